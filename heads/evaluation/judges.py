@@ -91,16 +91,18 @@ class Answers:
     def __call__(self, conversations: Sequence[Conversation]) -> Iterator[tuple[int, str | NoAnswer]]:
         """Yield place and answer of each conversation as it comes. StepDiffError: a server stopped."""
         messages = [[dict(message) for message in conversation] for conversation in conversations]
-        stopped: list[Failure] = []
+        stopped: list[str] = []
         for place, answer in self.llm.chat(messages, Sampling(LONGEST)):
             if not isinstance(answer, Failure):
                 yield place, str(answer)
             elif answer.passing:
-                stopped.append(answer)
+                stopped.append(answer.reason)
             else:
                 yield place, NoAnswer(answer.reason)
         if stopped:
-            raise StepDiffError(f"{self.name}: {len(stopped)} questions have no answer: {stopped[0].reason}")
+            # Only the question that the server failed at knows why; those after it find it down, and may end first.
+            reason = next((reason for reason in stopped if " is down; " not in reason), stopped[0])
+            raise StepDiffError(f"{self.name}: {len(stopped)} questions have no answer: {reason}")
 
 
 class Entailment:

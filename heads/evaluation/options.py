@@ -112,8 +112,8 @@ class EvaluateOptions:
     rows: int | None = None
     """evaluate this many rows, drawn by seed; null: all"""
     subset: str | None = None
-    """only rows of these categories, reference videos or reference clips: names separated by commas, or a file with
-    one name per line"""
+    """only rows of these categories, reference videos or reference clips, of a benchmark of these keys, concepts or
+    clips: names separated by commas, or a file with one name per line"""
     no_difference: str | None = None
     """DiffRank test set: diffcap also asks about its pairs of score 5, as many as --rows; Tools/Equipment is left out,
     because its score 5 allows another colour"""

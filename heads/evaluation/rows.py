@@ -23,7 +23,7 @@ from tasks.benchmarks import predictions as of_benchmarks
 from tasks.benchmarks import rows as benchmark_rows
 from tasks.benchmarks.benchmark import Asked
 from tasks.benchmarks.predictions import write_answers
-from tasks.benchmarks.rows import Choice, Ranking, Rating, Writing
+from tasks.benchmarks.rows import BenchmarkRow, Ranking, Rating, Writing
 from tasks.declining import agreeing
 from tasks.scoring import score, score_asked
 from tasks.testsets import (
@@ -95,11 +95,11 @@ def named(rows: Sequence[Any], subset: str) -> list[str]:
         pass
     if not names:
         raise StepDiffError(f"{subset or 'subset'}: no names; give categories, videos or reference clips")
-    unknown = sorted(set(names) - known)
-    if unknown:
+    if unknown := sorted(set(names) - known):
+        of_test_set = "category, reference video or reference clip of the test set"
+        what = "key, concept or clip of the benchmark" if isinstance(rows[0], BenchmarkRow) else of_test_set
         raise StepDiffError(
-            f"subset: {unknown[0]!r} is not a category, reference video or reference clip of the test set"
-            + (f" ({len(unknown)} such names)" if len(unknown) > 1 else "")
+            f"subset: {unknown[0]!r} is not a {what}" + (f" ({len(unknown)} such names)" if len(unknown) > 1 else "")
         )
     return names
 
@@ -116,7 +116,7 @@ def select(rows: Sequence[AnyRow], names: Collection[str]) -> list[AnyRow]:
 def _names(row: Any) -> set[str]:
     """Return the names that select a row: its category, reference clip and its video, or of a benchmark its key, the
     concept and every clip. A DiffMCQ row's reference is its answer's."""
-    if isinstance(row, Rating | Ranking | Choice | Writing):
+    if isinstance(row, BenchmarkRow):
         return {row.key, *row.clips, *([row.concept] if isinstance(row, Rating | Ranking) else [])}
     clip = row.answer[0] if isinstance(row, DiffMCQ) else row.reference
     return {row.category, reference_video(row), clip}
@@ -168,10 +168,11 @@ def benchmark_scores(
     benchmark, notes = benchmarks.get(options.task), list(asked.notes)
     if benchmark.judge is not None:
         judge = load_judge(judge_options(options), file.with_suffix(".judged.jsonl"), store, options.device)
-        predictions = benchmark.judge(replace(asked, rows=list(rows)), predictions, judge)
+        texts = [text.encode("utf-8", "replace").decode() for text in predictions]  # no lone surrogates
+        predictions = benchmark.judge(replace(asked, rows=list(rows)), texts, judge)
         notes.append(f"judge: {judge.name}")
     if left_out := len(asked.rows) - len(rows):
-        notes.append(f"{left_out} of {len(asked.rows)} rows were not asked")
+        notes.append(f"{left_out} of {len(asked.rows)} rows have no prediction")
     scores = benchmark.score(rows, predictions, asked.truth, options.bootstrap, options.seed)
     return scores | {"notes": [*scores.get("notes", ()), *notes]}
 

@@ -120,6 +120,8 @@ def _kept(path: Path | None) -> dict[str, str | None]:
     for number, line in enumerate(data[:end].split(b"\n")[:-1], 1):
         try:
             item = parse_object(line)
+            if not isinstance(item.get("answer"), str | None):
+                raise StepDiffError("its answer is not a text")
         except StepDiffError as error:
             raise StepDiffError(f"{path}:{number}: {error}; remove the file, and the judge is asked again") from error
         found[_name(item)] = item.get("answer")

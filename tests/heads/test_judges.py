@@ -137,6 +137,9 @@ def test_texts_are_judged_by_a_command_that_continues(
     assert len(server.requests) - asked == 14 - first and len(kept.read_text().splitlines()) == 14
     found = json.loads(capsys.readouterr().out)
     assert (found["similarities"], found["differences"], found["errors"]) == (1.0, 0.0, 0)
+    kept.write_text(kept.read_text().replace('"answer: no"', "5", 1))
+    assert score.main(argv) != 0
+    assert ".judged.jsonl:1: its answer is not a text; remove the file" in capsys.readouterr().err
     assert "judge: llama (as served)" in found["notes"] and found["notes"][0].startswith("control 'no difference'")
 
 
