@@ -88,7 +88,10 @@ def run(options: TableOptions) -> dict[str, Any]:
     for path in options.scores:
         try:
             record = json.loads(Path(path).read_text(encoding="utf-8"))
-            task, scores, form = record["options"]["task"], record["scores"], variant(record["options"])
+            task, scores = record["options"]["task"], record["scores"]
+            if task not in COLUMNS:
+                raise StepDiffError(f"{path}: {task} is a benchmark of others; python -m heads.report has its table")
+            form = variant(record["options"])
             name = system(record["options"], record["disclosed"])
             figures = {
                 metric + form: {"value": scores[metric], "interval": (scores["intervals"] or {}).get(metric)}

@@ -4,6 +4,8 @@ Guarantees
 - a_published_row_is_marked_and_names_its_source
 - a_record_of_a_part_of_a_benchmark_is_marked_with_its_rows
 - a_record_of_a_published_task_is_refused_in_one_line
+- a_note_on_some_methods_names_them
+- chance_is_that_of_the_most_rows
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,8 +46,9 @@ def read_scores(entries: Sequence[BenchmarkEntry]) -> list[BenchmarkScore]:
     found: dict[tuple[str, str], BenchmarkScore] = {}
     for entry in entries:
         record = score_record(entry.predictions)
-        task = record["options"]["task"] if isinstance(record, dict) and "options" in record else None
-        if task not in benchmarks.MODULES:
+        options, scores = (_part(record, name) for name in ("options", "scores"))
+        task = str(options.get("task"))
+        if task not in benchmarks.MODULES or not {"rows", "intervals"} <= scores.keys():
             raise StepDiffError(
                 f"{entry.predictions}: no score record of a benchmark next to it; write both with python -m "
                 "heads.evaluate, and list published tasks among predictions"
@@ -53,9 +56,13 @@ def read_scores(entries: Sequence[BenchmarkEntry]) -> list[BenchmarkScore]:
         if (task, entry.method) in found:
             first = found[task, entry.method].predictions
             raise StepDiffError(f"{entry.predictions}: {first} is the row {entry.method!r} of {task} too; rename one")
-        scores, seen = record["scores"], marked(record)
-        found[task, entry.method] = BenchmarkScore(task, entry.method, entry.predictions, scores, seen)
+        found[task, entry.method] = BenchmarkScore(task, entry.method, entry.predictions, scores, marked(record))
     return list(found.values())
+
+
+def _part(record: Any, name: str) -> dict[str, Any]:
+    found = record.get(name) if isinstance(record, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 def benchmark_grids(scores: Sequence[BenchmarkScore]) -> list[Grid]:
@@ -65,7 +72,8 @@ def benchmark_grids(scores: Sequence[BenchmarkScore]) -> list[Grid]:
 
 
 def _grid(benchmark: Benchmark, scores: Sequence[BenchmarkScore]) -> Grid:
-    most = max(score.scores["rows"] for score in scores)
+    largest = max(scores, key=lambda score: score.scores["rows"])
+    most = largest.scores["rows"]
     ours: list[Row] = []
     notes = [f"{benchmark.title}: {most} rows. Brackets: 95 % intervals."]
     for score in scores:
@@ -75,8 +83,10 @@ def _grid(benchmark: Benchmark, scores: Sequence[BenchmarkScore]) -> Grid:
             clips = f"{seen['clips_of_videos']} of {seen['of_clips']} clips are from videos that trained this head"
             notes.append(f"{MARK} {score.method}: {clips}.")
         ours.append((f"{name} {MARK}" if seen else name, _cells(benchmark, score.scores, score.scores["intervals"])))
-    notes += dict.fromkeys(note for score in scores for note in score.scores.get("notes", ()))
-    chance = scores[0].scores.get("chance") or benchmark.chance
+    for note in dict.fromkeys(note for score in scores for note in score.scores.get("notes", ())):
+        methods = [score.method for score in scores if note in score.scores.get("notes", ())]
+        notes.append(note if len(methods) == len(scores) else f"{', '.join(methods)}: {note}")
+    chance = largest.scores.get("chance") or benchmark.chance
     blocks = [Block("measured here", ours)]
     if chance:
         blocks.append(Block("", [("chance", _cells(benchmark, chance, {}))]))

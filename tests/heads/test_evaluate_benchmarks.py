@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from heads import evaluate, report, score
+from heads import table as table_of_systems
 from heads.data.clips import Features
 from heads.data.packing import Turn
 from heads.evaluation import loading
@@ -125,9 +126,35 @@ def test_a_published_row_is_marked_and_names_its_source(
     assert "As published: README of github.com/chuntianli666/CrossVid" in table
 
 
+def test_a_table_names_the_rows_and_the_judge_of_each_method_and_has_the_chance_of_the_most_rows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines, given = [], {"options": {"task": "crossvid-cc"}}
+    for name, rows, level, more in (("part", 3, 0.9, ()), ("whole", 9, 0.25, ("judge: lm",))):
+        scores = {"accuracy": 0.5, "rows": rows, "intervals": {}, "chance": {"accuracy": level}}
+        record = given | {"scores": scores | {"notes": ["of all", *more]}}
+        (tmp_path / f"{name}.scores.json").write_text(json.dumps(record))
+        lines.append(f"- {{method: {name}, predictions: {tmp_path / name}.jsonl}}")
+    config, out = tmp_path / "report.yaml", tmp_path / "report"
+    config.write_text("\n".join(["benchmarks:", *lines]))
+    assert report.main(["--config", str(config), "--out", str(out)]) == 0
+    table = (out / "report.md").read_text()
+    assert "part (3 rows)" in table and "whole: judge: lm" in table and "0.250" in table and "0.900" not in table
+    assert "of all" in table and ": of all" not in table
+    capsys.readouterr()
+    for record in (given, {"options": {"task": "diffmcq"}, "scores": {"rows": 1, "intervals": {}}}, {"options": [1]}):
+        (tmp_path / "part.scores.json").write_text(json.dumps(record))
+        assert report.main(["--config", str(config)]) == 2
+        assert "no score record of a benchmark next to it" in capsys.readouterr().err
+    assert table_of_systems.main([str(tmp_path / "whole.scores.json")]) == 2
+    said = capsys.readouterr().err
+    assert "crossvid-cc is a benchmark of others; python -m heads.report has its table" in said
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
+        (("--subset", "20"), "subset: '20' is not a key, concept or clip of the benchmark"),
         (("--test-set", "x.jsonl"), "--test-set is for diffcap, diffmcq, diffrank, and crossvid-cc does not read it"),
         (("--task", "crossvid"), "--task crossvid: no such task; give one of diffcap, "),
         (("--method", "rarest"), "--method rarest does not answer crossvid-cc: its class has no function choose"),
@@ -218,6 +245,12 @@ def test_texts_are_judged_by_a_language_model_and_its_answers_are_kept(
     assert any(note.startswith(f"judge: {tiny_lm} (") for note in scores["notes"])
     assert score.main([*judged, "--predictions", str(out)]) == 0
     assert out.with_suffix(".judged.jsonl").read_text().splitlines() == kept, "no question is asked twice"
+    out.write_text(
+        "".join(
+            json.dumps(json.loads(line) | {"generated_text": "\ud800"}) + "\n" for line in out.read_text().splitlines()
+        )
+    )
+    assert score.main([*judged, "--predictions", str(out)]) == 0, "half a character is no text for a tokenizer"
 
 
 def test_a_task_that_needs_a_judge_is_refused_without_one(
