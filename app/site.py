@@ -10,6 +10,7 @@ import polars as pl
 
 from app.media.cache import Cache
 from common.errors import StepDiffError
+from common.io.tars import is_regular
 from store import Store
 
 CACHE_BYTES = 2 * 2**30
@@ -126,7 +127,7 @@ class Site:
         if clip.video is None or clip.start is None or clip.end is None:
             raise UnknownError(f"the catalog has no video, start and end of clip {clip.key!r}")
         path = (self._root / clip.video).resolve()
-        if not path.is_relative_to(self._root) or not path.is_file():
+        if not path.is_relative_to(self._root) or not is_regular(path):
             raise UnknownError(f"{clip.video} is not a file in the folder of videos")
         return path
 

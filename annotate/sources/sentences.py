@@ -33,6 +33,7 @@ MOMENT = "sentences of no length"
 Clip = tuple[str, str, float, float, str, str]
 """clip, video, start, end (seconds), split, narration"""
 _SAID = {"video": pl.String, "second": pl.String, "text": pl.String}
+_TOGETHER = 16  # blocks that are divided together
 _PART = 2**27  # bytes of a .csv file in one temporary part, about
 
 
@@ -72,8 +73,12 @@ def _of_csv(path: Path, faults: Counter[str]) -> Iterator[tuple[str, list[Piece]
     buckets = Buckets()
     parts = np.uint64(path.stat().st_size // _PART + 1) if path.exists() else np.uint64(1)
     read = rows_of(path, "vid", "timestamp")
-    while rows := list(islice(read, ROWS)):
-        frame = pl.DataFrame([(row["vid"], row["timestamp"], row["text"]) for row in rows], _SAID, orient="row")
+    frames = (
+        pl.DataFrame([(row["vid"], row["timestamp"], row["text"]) for row in rows], _SAID, orient="row")
+        for rows in iter(lambda: list(islice(read, ROWS)), [])
+    )
+    while some := list(islice(frames, _TOGETHER)):  # few large files
+        frame = pl.concat(some)
         buckets.add(frame, (frame["video"].hash().to_numpy() % parts).astype(np.int64))
     for bucket in buckets:
         for (video,), own in buckets.read(bucket).group_by("video", maintain_order=True):

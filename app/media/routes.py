@@ -10,6 +10,7 @@ from fastapi.responses import FileResponse
 
 from app.media.cut import cut, filmstrip
 from app.site import Site
+from common.io.tars import stat_of
 
 Key = Annotated[str, InPath(max_length=1000, description="clip id")]
 _HEADERS = {"Cache-Control": "private, max-age=3600"}
@@ -50,6 +51,6 @@ def _made(site: Site, key: str, kind: str, suffix: str, make: Callable[[Path, fl
     file = site.file(clip)
     assert clip.start is not None and clip.end is not None
     start, end = clip.start, clip.end
-    about = file.stat()
+    about = stat_of(file)
     identity = "\n".join(map(str, (kind, file, about.st_size, about.st_mtime_ns, start, end)))
     return site.cache.get(identity, suffix, lambda out: make(file, start, end, out))

@@ -1,5 +1,6 @@
 """Clips cut from videos and their pictures, compared with the frames that PyAV decodes from the whole video."""
 
+import tarfile
 import threading
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from PIL import Image
 
 from app.media.cache import Cache
 from app.media.cut import MOST_PIXELS, cut, filmstrip
+from app.media.routes import _made as made
 from app.site import Site, UnknownError
 from common.errors import StepDiffError
 from store import Store
@@ -167,3 +169,27 @@ def test_clips_come_in_the_order_asked_for(world: Path) -> None:
         site.clips([keys[0], "nothing"])
     with pytest.raises(UnknownError, match="start the server with --videos"):
         site.file(site.clip(keys[0]))
+
+
+def test_an_image_in_a_tar_file_is_shown(tmp_path: Path) -> None:
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    Image.new("RGB", (64, 48), (250, 0, 0)).save(tmp_path / "red.png")
+    for tar in (folder / "00000.tar", tmp_path / "outside.tar"):
+        with tarfile.open(tar, "w") as file:
+            file.add(tmp_path / "red.png", "red.png")
+    (folder / "link.tar").symlink_to(tmp_path / "outside.tar")
+    store = Store.open(tmp_path / "features", create=True)
+    videos = ["00000.tar/red.png", "link.tar/red.png", "gone.tar/red.png"]
+    with store.lock():
+        store.catalog("clips").append(pl.DataFrame({"key": videos, "video": videos, "start": 0.0, "end": 1.0}))
+    site = Site.open(str(tmp_path / "features"), str(folder), cache=str(tmp_path / "cache"))
+
+    def strip(key: str) -> Path:
+        return made(site, key, "strip", ".jpg", lambda *clip: filmstrip(*clip[:3], 2, 24, clip[3]))
+
+    with Image.open(strip(videos[0])) as image:
+        assert image.size == (64, 24) and image.getpixel((40, 12))[0] > 240
+    for video in videos[1:]:
+        with pytest.raises(UnknownError, match="is not a file in the folder of videos"):
+            strip(video)
