@@ -187,6 +187,6 @@ def fill_command(store: Store, view: str, encoder: str, manifest: object) -> str
     featurize = ["python", "-m", "featurize", "--manifest", manifest, "--store", store.path]
     if _ENCODER.fullmatch(encoder):
         named = [] if encoder == view else ["--view", view]
-        return command(*featurize, "--encoder", encoder, *named)
+        return command(*featurize, "--encoder", "hf:MODEL" if encoder == "hf" else encoder, *named)
     embed = command("python", "-m", "heads.embed", "--head", "RUN", "--store", store.path, "--view", view)
     return f"{command(*featurize, '--encoder', 'ENCODER')}, then {embed} (the view is a {encoder})"

@@ -128,7 +128,7 @@ def of_text(store: Store, view: View, feature: str, text: str, weights: str | No
             f"clip, or one that a head trained on texts wrote "
             f"({command('python', '-m', 'heads.embed', '--head', 'RUN', '--store', store.path)})"
         )
-    encoder = (texts or view).provenance.encoder
+    encoder = (view if texts is None else texts).provenance.encoder
     add = "put it into the column `text` of a file TEXTS.jsonl and run "
     add += fill_command(store, name, encoder, "TEXTS.jsonl")
     if texts is None:

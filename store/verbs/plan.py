@@ -129,7 +129,7 @@ def plan(options: PlanOptions) -> Plan:
         dtype=options.dtype if options.dtype in dtypes else dtypes[0],
         workers=options.workers,
         sizes=[_sizes(rows, with_dtype(features, dtype), dtype, options.shard_size) for dtype in dtypes],
-        hours=_hours(options, rows, entity, made.encoder),
+        hours=_hours(options, rows, entity, made),
     )
 
 
@@ -158,12 +158,16 @@ def sizes(rows: int, features: Mapping[str, Feature], dtype: str, rows_per_shard
     )
 
 
-def measured_rates(store: Store, entity: str, encoder: str) -> dict[str, tuple[int, float]]:
-    """Return, by device, the rows of all views of an encoder and the seconds that one worker took for them."""
+def measured_rates(store: Store, entity: str, encoder: str, weights: str = "") -> dict[str, tuple[int, float]]:
+    """Return, by device, the rows of all views of an encoder and the seconds that one worker took for them.
+
+    With `weights`, a sha256, only of views with those: models of one encoder may differ in size.
+    """
     found: dict[str, tuple[int, float]] = defaultdict(lambda: (0, 0.0))
     for name in store.views(entity):
         view = store.view(entity, name)
-        if view.provenance.encoder != encoder:
+        made = view.provenance
+        if made.encoder != encoder or weights not in ("", made.weights):
             continue
         for _, writes in all_writes(view.paths, view.rows_per_shard):
             for write in writes:
@@ -180,7 +184,7 @@ def _is_count(value: Any) -> bool:
     return type(value) in (int, float) and 0 < value < _MOST_COUNTED
 
 
-def _hours(options: PlanOptions, rows: int, entity: str, encoder: str) -> list[Hours]:
+def _hours(options: PlanOptions, rows: int, entity: str, made: Provenance) -> list[Hours]:
     if options.clips_per_second is not None:
         if not 0 < options.clips_per_second < math.inf:
             raise StepDiffError(f"--clips-per-second {options.clips_per_second} is not above 0")
@@ -188,9 +192,11 @@ def _hours(options: PlanOptions, rows: int, entity: str, encoder: str) -> list[H
     where = options.measured_in or (str(Path(options.like).parent) if options.like else None)
     if where is None:
         return []
-    rates = measured_rates(Store.open(where), entity, encoder)
+    rates = measured_rates(Store.open(where), entity, made.encoder, made.weights)
     if options.measured_in and not rates:
-        raise StepDiffError(f"{where} has no measured rate of {encoder} on {entity}: run python -m featurize first")
+        raise StepDiffError(
+            f"{where} has no measured rate of {made.encoder} on {entity}: run python -m featurize first"
+        )
     return [
         _hour(rows, count / seconds, device, f"{count:,} {entity} in {seconds:,.1f} s in {where}", options.workers)
         for device, (count, seconds) in sorted(rates.items())

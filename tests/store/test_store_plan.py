@@ -11,13 +11,13 @@ import pytest
 
 from common.errors import StepDiffError
 from featurize.encoders import load
-from store import Feature, View
+from store import Feature, Provenance, Store, View
 from store.__main__ import main
 from store.feature_store import shard_rows
 from store.provenance import with_dtype
 from store.verbs.compact import compact
 from store.verbs.options import CompactOptions, PlanOptions
-from store.verbs.plan import ENCODERS, plan, sizes
+from store.verbs.plan import ENCODERS, measured_rates, plan, sizes
 
 Make = Callable[..., Any]
 TOKENS = {"tokens": Feature((3, 130), "float16"), "embedding": Feature((7,), "float32")}
@@ -177,3 +177,17 @@ def test_known_features_equal_those_that_featurize_declares(name: str, tmp_path:
         pytest.skip(f"weights of {name} are not at hand: python -m weights fetch {name}")
     assert {feature: made.shape for feature, made in features.items()} == ENCODERS[name].features
     assert {made.dtype for feature, made in features.items() if feature != "tokens"} == {"float32"}
+
+
+def test_a_rate_is_of_the_same_weights(tmp_path: Path) -> None:
+    """Models of one encoder may differ in size: `--like` counts views of its own weights alone."""
+    store = Store.open(tmp_path / "store", create=True)
+    features = {"embedding": Feature((2,), "float32")}
+    for name, seconds in (("small", 1.0), ("large", 50.0)):
+        made = Provenance("hf", name[0] * 64, "last", "8", "centre", {"embedding": "float32"})
+        info = {"device": "cpu", "rows": 2, "seconds": seconds}
+        with store.writer("clips", name, made, features, info=info) as writer:
+            writer.write(["a", "b"], {"embedding": np.ones((2, 2))})
+    (hours,) = plan(PlanOptions(100, like=f"{store.path}/large")).hours
+    assert hours.clips_per_second == 2 / 50
+    assert measured_rates(store, "clips", "hf") == {"cpu": (4, 51.0)}
