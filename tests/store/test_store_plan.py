@@ -188,6 +188,6 @@ def test_a_rate_is_of_the_same_weights(tmp_path: Path) -> None:
         info = {"device": "cpu", "rows": 2, "seconds": seconds}
         with store.writer("clips", name, made, features, info=info) as writer:
             writer.write(["a", "b"], {"embedding": np.ones((2, 2))})
-    (hours,) = plan(PlanOptions(100, like=f"{store.path}/large")).hours
+    (hours,) = plan(PlanOptions(100.0, like=f"{store.path}/large")).hours
     assert hours.clips_per_second == 2 / 50
     assert measured_rates(store, "clips", "hf") == {"cpu": (4, 51.0)}
