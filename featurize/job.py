@@ -61,6 +61,7 @@ def requested(options: Options) -> Windows:
         "--frames": options.frames,
         "--pool": options.pool,
         "--window": options.window,
+        "--pixels": options.pixels,
         "--shard-size": options.shard_size,
     }
     for name, number in numbers.items():
@@ -193,6 +194,7 @@ def _run(
         options.pool,
         options.pooling,
         options.window,
+        options.pixels,
     )
     lighter = "try a smaller --batch-size, or fewer --workers on one node"
     pool = WorkerPool(Worker, worker_options, gpu, lambda shard, why: Outcome(shard, error=why), lighter)
@@ -237,8 +239,8 @@ def _weights(options: Options) -> Path:
 def _finished_view(store: Store, options: Options, asked: Manifest, weights: Path) -> View | None:
     """Return the view if it is as the options request it and nothing is missing."""
     name = _view_name(options)
-    chosen = (options.layer, options.frames, options.sampling, options.pooling, options.window)
-    if chosen != (None,) * 5 or name not in store.views(asked.entity):
+    chosen = (options.layer, options.frames, options.sampling, options.pooling, options.window, options.pixels)
+    if chosen != (None,) * 6 or name not in store.views(asked.entity):
         return None
     view = store.view(asked.entity, name)
     made = view.provenance

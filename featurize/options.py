@@ -15,10 +15,10 @@ class Options:
     store: str
     """Folder of the feature store, or a URL as of s3://bucket/features; made where there is none."""
     encoder: str
-    """Frozen encoder. hf:FOLDER or hf:ID: any image or video model of transformers. Clips: efficientnet-lite0,
-    videomae, vjepa2, vlm (any video language model), and the image towers of llava, blip2, idefics, idefics2 and
-    idefics3. Texts: mpnet-base, sentence. Both: clip, siglip, internvideo-mm-b16 and internvideo-mm-l14. Your own:
-    package.module:Class, or an entry point of the group stepdiff.encoders."""
+    """Frozen encoder. hf:ID: any image or video model of transformers; vlm:ID: the vision part of any video language
+    model; ID is a hub id or a folder. Clips: efficientnet-lite0, videomae, vjepa2, and the image towers of llava,
+    blip2, idefics, idefics2 and idefics3. Texts: mpnet-base, sentence. Both: clip, siglip, internvideo-mm-b16 and
+    internvideo-mm-l14. Your own: package.module:Class, or an entry point of the group stepdiff.encoders."""
     manifest: str | None = None
     """File of clips (columns clip, video, start, end) or of texts: .csv, .parquet or .jsonl.
     Without one, give video files: each is one clip."""
@@ -36,7 +36,7 @@ class Options:
     layer: int | None = None
     """Hidden state of clip, siglip or hf whose tokens are stored. Default: the encoder's own choice."""
     frames: int | None = None
-    """Frames of a clip, for clip, siglip, vjepa2, hf and the image towers. Default: 8; of vjepa2 and video
+    """Frames of a clip, for clip, siglip, vjepa2, hf, vlm and the image towers. Default: 8; of vjepa2 and video
     models of hf as many as they were trained on, of an image tower one, the centre frame."""
     sampling: Sampling | None = None
     """Which frames: linspace (from a clip's first to its last), segment-centres (the middles of equal
@@ -46,8 +46,11 @@ class Options:
     tokens), cls (the first token) or none. Default: model."""
     window: int | None = None
     """Frames that a video model of hf sees at once; it must divide --frames. Default: all frames."""
+    pixels: int | None = None
+    """Most pixels of a frame that the processor of vlm is given; fewer pixels make fewer tokens, except of models that
+    resize every frame to one size. Default: 200704, as 448 x 448."""
     view: str | None = None
-    """Name of the view in the store. Default: the encoder's name, or of hf that of the model."""
+    """Name of the view in the store. Default: the encoder's name, or of hf and vlm that of the model."""
     dtype: Literal["float16", "int8", "float32"] = "float16"
     """How tokens are stored; int8 halves float16."""
     pool: int = 1

@@ -203,6 +203,7 @@ class WorkerOptions:
     """side of the squares of patches whose tokens are averaged"""
     pooling: str | None = None
     window: int | None = None
+    pixels: int | None = None
 
 
 class Worker:
@@ -257,4 +258,5 @@ class Worker:
             given.sampling,
             given.pooling,
             given.window,
+            given.pixels,
         )

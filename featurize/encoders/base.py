@@ -40,7 +40,7 @@ class Encoder(ABC):
     wanted: ClassVar[str] = "weights of that encoder"
     """A description of its weights, for messages about missing or wrong ones."""
     choices: ClassVar[tuple[str, ...]] = ()
-    """Which of "layer", "frames", "pooling" and "window" its constructor lets a user choose."""
+    """Which of "layer", "frames", "pooling", "window" and "pixels" its constructor lets a user choose."""
     layer: str
     """The layer whose output is stored, in words."""
     frames: int = FRAMES

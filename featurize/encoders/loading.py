@@ -1,8 +1,8 @@
 """The encoders by name, and those of other packages.
 
-A name is one of `NAMES`, `hf:WEIGHTS` (encoder hf with those weights), `package.module:Class`, or an entry point of the
-group `stepdiff.encoders`: its own name, or the `name` of its class, which provenance records. A new encoder of this
-package is a file and a line of `_ENCODERS`.
+A name is one of `NAMES`, `hf:WEIGHTS` or `vlm:WEIGHTS` (hf or vlm with those weights), `package.module:Class`, or an
+entry point of the group `stepdiff.encoders`: its own name, or the `name` of its class, which provenance records. A new
+encoder of this package is a file and a line of `_ENCODERS`.
 """
 
 import re
@@ -40,21 +40,22 @@ _ENCODERS = {  # name -> file of this folder and class, imported on first use
     "hf": ("hf.encoder", "HuggingFace"),
 }
 NAMES: tuple[str, ...] = tuple(_ENCODERS)
-_HF = "hf:"
+_OF_ANY = ("hf", "vlm")  # encoders of any model of a kind
 
 
 def split(name: str, weights: str | None = None) -> tuple[str, str | None]:
-    """Return encoder and weights, where `hf:WEIGHTS` names both. StepDiffError where they are named twice."""
-    if not name.startswith(_HF):
+    """Return encoder and weights, where a name such as `hf:WEIGHTS` has both. StepDiffError: weights named twice."""
+    kind, colon, own = name.partition(":")
+    if not colon or kind not in _OF_ANY:
         return name, weights
     if weights is not None:
         raise StepDiffError(f"weights are named twice, by {name} and by --weights {weights}: leave one out")
-    return _HF[:-1], name.removeprefix(_HF)
+    return kind, own
 
 
 def view_name(name: str, weights: str | None) -> str:
-    """Return the name of a view of an encoder, where users give none: of hf that of the model's folder or hub id."""
-    if name != _HF[:-1] or weights is None:
+    """Return the name of a view, where users give none: of hf and vlm that of the model's folder or hub id."""
+    if name not in _OF_ANY or weights is None:
         return proper_name(name)
     model = weights.partition("@")[0].rstrip("/").rpartition("/")[2]
     return re.sub(r"[^A-Za-z0-9_-]+", "-", model).strip("-_")[:100] or name
@@ -108,11 +109,13 @@ def load(
     sampling: Sampling | None = None,
     pooling: str | None = None,
     window: int | None = None,
+    pixels: int | None = None,
 ) -> Encoder:
     """Load an encoder and its weights.
 
     Args:
-        name: one of `NAMES`, `hf:WEIGHTS`, `package.module:Class`, or an entry point of `stepdiff.encoders`.
+        name: one of `NAMES`, `hf:WEIGHTS`, `vlm:WEIGHTS`, `package.module:Class`, or an entry point of
+            `stepdiff.encoders`.
         weights: a folder, a name that `python -m weights list` shows, or a hub id; None is the
             encoder's own name, where weights of that name can be fetched.
         device: as PyTorch names it, "cpu" or "cuda:0"; None is a GPU where there is one.
@@ -122,6 +125,7 @@ def load(
         sampling: the rule that picks them; None is the encoder's own.
         pooling: how an embedding is made, likewise.
         window: frames that a model sees at once, likewise.
+        pixels: of a frame that a model's own processor is given, at most, likewise.
 
     Raises:
         StepDiffError: no such encoder or device, no weights, weights of another model, or a
@@ -129,7 +133,7 @@ def load(
     """
     name, weights = split(name, weights)
     kind = encoder_class(name)
-    given = {"layer": layer, "frames": frames, "pooling": pooling, "window": window}
+    given = {"layer": layer, "frames": frames, "pooling": pooling, "window": window, "pixels": pixels}
     chosen = {key: value for key, value in given.items() if value is not None}
     refused = [choice for choice in chosen if choice not in kind.choices]
     if sampling is not None and "clips" not in kind.entities:

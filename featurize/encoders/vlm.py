@@ -29,8 +29,8 @@ from featurize.encoders.folder import load_model, quiet_loading
 from featurize.video.picture import Bounded, Picture
 from store import Feature
 
-_PIXELS = 448**2
-"""of a frame that the processor is given, at most"""
+PIXELS = 448**2
+"""of a frame that the processor is given, at most, by default"""
 _ASPECTS = (1, 4 / 3, 16 / 9, 2.4)
 """of the frames that decide N, and their inverses"""
 
@@ -40,16 +40,17 @@ class Vlm(Encoder):
 
     name = "vlm"
     entities = ("clips",)
-    choices = ("frames",)
+    choices = ("frames", "pixels")
     wanted = "a transformers folder of a video language model, or a hub id such as Qwen/Qwen3-VL-4B-Instruct"
 
-    def __init__(self, weights: Path, device: torch.device, frames: int = FRAMES) -> None:
+    def __init__(self, weights: Path, device: torch.device, frames: int = FRAMES, pixels: int = PIXELS) -> None:
         """Load the vision part.
 
         Args:
             weights: a folder of the whole model, that transformers saved.
             device: where it runs.
             frames: T of a clip.
+            pixels: of a frame, at most.
 
         Raises:
             StepDiffError: the folder does not hold such a model, or its class does not take cached tokens.
@@ -57,7 +58,7 @@ class Vlm(Encoder):
         from transformers import AutoConfig, AutoProcessor
 
         super().__init__(weights)
-        self.frames, self._device = frames, device
+        self.frames, self._pixels, self._device = frames, pixels, device
         try:
             with quiet_loading():
                 config = AutoConfig.from_pretrained(weights, trust_remote_code=False, local_files_only=True)
@@ -69,14 +70,14 @@ class Vlm(Encoder):
         names = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
         self._placeholders = [getattr(config, name) for name in names if getattr(config, name, None) is not None]
         self._video = self._takes_videos()
-        sizes = [round((_PIXELS * ratio) ** 0.5) for aspect in _ASPECTS for ratio in (aspect, 1 / aspect)]
-        shapes = {(height, _PIXELS // height) for height in sizes}
+        sizes = [round((pixels * ratio) ** 0.5) for aspect in _ASPECTS for ratio in (aspect, 1 / aspect)]
+        shapes = {(height, pixels // height) for height in sizes}
         self._most = max(self._count(self._inputs(np.zeros((frames, *shape, 3), np.uint8))) for shape in shapes)
 
     @property
     def picture(self) -> Picture:
         """See `Encoder.picture`."""
-        return Bounded(_PIXELS)
+        return Bounded(self._pixels)
 
     @property
     def crop(self) -> str:

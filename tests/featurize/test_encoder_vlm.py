@@ -91,6 +91,12 @@ def test_a_view_that_is_pooled_is_refused(encoder: Vlm) -> None:
         pooled_view(made, features, 2)
 
 
+def test_fewer_pixels_make_fewer_tokens_and_are_in_the_provenance(folder: Path, encoder: Vlm) -> None:
+    smaller = load(f"vlm:{folder}", device="cpu", frames=FRAMES, pixels=32 * 32)
+    assert smaller.features("clips")["tokens"].shape[0] < encoder.features("clips")["tokens"].shape[0]
+    assert "of at most 1024 pixels" in smaller.crop and smaller.fingerprint == encoder.fingerprint
+
+
 @pytest.mark.parametrize("sampling", ["linspace", "segment-centres"])
 def test_the_frame_rule_is_in_the_provenance(folder: Path, sampling: Sampling) -> None:
     made = load("vlm", str(folder), "cpu", frames=2, sampling=sampling).provenance("clips", "int8")
