@@ -187,6 +187,6 @@ def score_file(options: Any, folder: Path) -> dict[str, Any]:
         if export is None:
             raise StepDiffError(f"--export: the authors of {options.task} have no format of their own; leave it out")
         given = dict(zip((row.key for row in answered.rows), answered.predictions, strict=True))
-        for path in export(asked.rows, [given.get(row.key) for row in asked.rows], Path(options.export)):
+        for path in export(folder, asked.rows, [given.get(row.key) for row in asked.rows], Path(options.export)):
             say(f"exported: {path}")
     return benchmark_scores(options, asked, answered.rows, answered.predictions, file, options.store)

@@ -85,9 +85,9 @@ class Benchmark:
     judge: Callable[[Asked, Sequence[str | None], Judge], list[Any]] | None = None
     """Return a verdict on each text, which `score` takes instead of the texts; None: texts are scored, or scores.
     Raises StepDiffError: the judge lacks a part that the benchmark needs, or stopped; the next run continues"""
-    export: Callable[[Sequence[BenchmarkRow], Sequence[Prediction | None], Path], list[Path]] | None = None
-    """Write predictions for all rows, None for one without, in the authors' own format to a folder, for their own
-    scorer; return the files"""
+    export: Callable[[Path, Sequence[BenchmarkRow], Sequence[Prediction | None], Path], list[Path]] | None = None
+    """Write predictions for all rows of a benchmark's folder, None for one without, in the authors' own format to
+    another folder, for their own scorer; return the files"""
     published: tuple[Published, ...] = ()
     chance: Mapping[str, float] = field(default_factory=dict)
     """figure -> its value by chance"""

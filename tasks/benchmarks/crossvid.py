@@ -108,7 +108,7 @@ def score(
 
 
 def export(
-    name: Name, rows: Sequence[BenchmarkRow], predictions: Sequence[Prediction | None], folder: Path
+    name: Name, _: Path, rows: Sequence[BenchmarkRow], predictions: Sequence[Prediction | None], folder: Path
 ) -> list[Path]:
     """Write {"id", "answer": letter} of each row with a prediction, the most likely option; the first of those that
     tie."""

@@ -161,9 +161,9 @@ def test_exported_predictions_read_back_in_the_same_order_zeros_too(folder: Path
     ours = [[-1.0], [0.0], [0.25], [0.0]]
     action = [row for row in asked.rows if row.concept == ACTION]
     place = [row for row in asked.rows if row.concept == LOCATION]
-    (one,) = export([*action, *place], [*ours[:3], *[None] * 5], tmp_path / "part")
+    (one,) = export(folder, [*action, *place], [*ours[:3], *[None] * 5], tmp_path / "part")
     assert len(json.loads(one.read_text())) == 3
-    (one, two) = export([*action, *place], [*ours, *ours[::-1]], tmp_path / "mine")
+    (one, two) = export(folder, [*action, *place], [*ours, *ours[::-1]], tmp_path / "mine")
     assert (
         one == tmp_path / "mine/computed_conditioned_similarities/Main_Action/mine/mine_Main_Action_similarities.json"
     )

@@ -134,10 +134,10 @@ def test_an_export_has_the_ids_and_letters_of_the_published_file(tmp_path: Path)
     benchmark = benchmarks.get("crossvid-cc")
     rows = benchmark.read(folder_of(tmp_path, CC=CC)).rows
     assert benchmark.export is not None
-    (path,) = benchmark.export(rows, [[0, 0, 1, 0], [1, 2], [3, 3, 0]], tmp_path / "out")
+    (path,) = benchmark.export(tmp_path, rows, [[0, 0, 1, 0], [1, 2], [3, 3, 0]], tmp_path / "out")
     answers = [{"id": 7, "answer": "C"}, {"id": "late", "answer": "B"}, {"id": 9, "answer": "A"}]
     assert json.loads(path.read_text()) == answers
-    benchmark.export(rows, [None, [1, 2], None], tmp_path / "out")
+    benchmark.export(tmp_path, rows, [None, [1, 2], None], tmp_path / "out")
     assert json.loads(path.read_text()) == answers[1:2]
 
 

@@ -150,10 +150,16 @@ def test_an_extra_key_is_refused(folder: Path, tmp_path: Path, extra: dict[str, 
         closed.read_published(file, folder)
 
 
+def test_a_pair_without_a_row_has_its_place_in_an_export(tmp_path: Path) -> None:
+    folder = write(tmp_path, [entry(0, {"0": "c"}, "easy"), entry(1, {"0": "b"}, "hard")])
+    (listed, _) = closed.export(folder, closed.read(folder).rows, [[0.0, 1.0]], tmp_path / "out")
+    assert json.loads(listed.read_text()) == [{}, {"0": "b"}]
+
+
 def test_exported_predictions_are_read_again(folder: Path, tmp_path: Path) -> None:
     asked = closed.read(folder)
     scores = np.random.default_rng(1).normal(size=(len(asked.rows), 2)).tolist()
-    for file in closed.export(asked.rows, scores, tmp_path / "out"):
+    for file in closed.export(folder, asked.rows, scores, tmp_path / "out"):
         again = closed.read_published(file, folder)
         assert [own.index(max(own)) for own in again] == [own.index(max(own)) for own in scores]  # type: ignore[union-attr]
     listed = json.loads((tmp_path / "out/predictions.json").read_text())

@@ -273,13 +273,15 @@ def test_six_pairs_are_judged_in_one_question(folder: Path) -> None:
 def test_exported_differences_are_read_again(folder: Path, tmp_path: Path) -> None:
     asked = opened.read(folder)
     texts = ["the knees bend less (Video 2)\narms up: a", *[""] * 5]
-    assert json.loads(opened.export(asked.rows, [None, *texts[:5]], tmp_path / "part")[0].read_text())[0] == {}
-    for file in opened.export(asked.rows, texts, tmp_path):
+    assert json.loads(opened.export(folder, asked.rows, [None, *texts[:5]], tmp_path / "part")[0].read_text())[0] == {}
+    for file in opened.export(folder, asked.rows, texts, tmp_path):
         again = opened.read_published(file, folder)
         assert [parse_differences(own).differences for own in again] == [
             parse_differences(t).differences for t in texts
         ]
     listed = json.loads((tmp_path / "predictions.json").read_text())
+    many = "\n".join(f"{number} knees (Video 1)" for number in range(4))
+    assert len(json.loads(opened.export(folder, asked.rows, [many] * 6, tmp_path)[0].read_text())[0]) == 3
     assert listed[0]["0"] == {"description": "the knees bend less", "prediction": "b"} and listed[1] == {}
 
 

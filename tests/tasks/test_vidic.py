@@ -222,9 +222,9 @@ def test_a_killed_run_continues(folder: Path, tmp_path: Path) -> None:
 
 def test_pairs_are_joined_by_their_paths(folder: Path, tmp_path: Path) -> None:
     asked = read(folder)
-    (path,) = export(asked.rows, ["a", None, "c", "\ud800"], tmp_path / "part")
+    (path,) = export(folder, asked.rows, ["a", None, "c", "\ud800"], tmp_path / "part")
     assert [own["index"] for own in json.loads(path.read_text())] == [1, 3, 4]
-    (path,) = export(asked.rows, ["a", "b", "c", "d"], tmp_path / "out")
+    (path,) = export(folder, asked.rows, ["a", "b", "c", "d"], tmp_path / "out")
     entries = json.loads(path.read_text())
     assert [entry["index"] for entry in entries] == [1, 2, 3, 4]
     entries = [entry | {"index": 7} for entry in entries[::-1] if entry["response"] != "c"]

@@ -216,7 +216,7 @@ def _read_scores(path: Path) -> dict[Pair, float]:
     return found
 
 
-def export(rows: Sequence[BenchmarkRow], predictions: Sequence[Prediction | None], folder: Path) -> list[Path]:
+def export(_: Path, rows: Sequence[BenchmarkRow], predictions: Sequence[Prediction | None], folder: Path) -> list[Path]:
     """Write one file for each concept, where the authors' scorer looks for a model with the folder's name.
 
     A score of 0 is written as the smallest number above it, because that scorer takes 0.0 for a missing score.

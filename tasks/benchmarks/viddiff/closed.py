@@ -108,14 +108,15 @@ def score(
     return without_splits(summary("viddiff-closed", rows, figures, chance, pairs, counts, domains, bootstrap, seed))
 
 
-def export(rows: Sequence[BenchmarkRow], predictions: Sequence[Prediction | None], folder: Path) -> list[Path]:
-    """Write predictions of all rows in the authors' format, a list in the order of the pairs, and one by their keys."""
-    found: dict[str, dict[str, str]] = {}
+def export(
+    data: Path, rows: Sequence[BenchmarkRow], predictions: Sequence[Prediction | None], folder: Path
+) -> list[Path]:
+    """Write predictions in the authors' format, a list in the order of all pairs, and one by their keys."""
+    found: dict[str, dict[str, str]] = {sample.key: {} for sample in read_samples(data)}
     for row, prediction in zip(rows, predictions, strict=True):
         sample, _, name = row.key.rpartition("/")
-        own = found.setdefault(sample, {})
         if prediction is not None:
-            own[name] = LETTERS[chosen([float(score) for score in prediction])]
+            found[sample][name] = LETTERS[chosen([float(score) for score in prediction])]
     return write_published(found, folder)
 
 

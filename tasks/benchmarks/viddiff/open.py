@@ -149,12 +149,16 @@ def _figures(samples: Sequence[Sample], letters: Sequence[Letters]) -> dict[str,
     return split_figures(counts[:, 0], asked, splits) | shares
 
 
-def export(rows: Sequence[BenchmarkRow], predictions: Sequence[Any], folder: Path) -> list[Path]:
-    """Write the differences of texts in the authors' format, as a list in the order of the pairs and by their keys."""
+def export(data: Path, rows: Sequence[BenchmarkRow], predictions: Sequence[Any], folder: Path) -> list[Path]:
+    """Write the differences of texts in the authors' format, as a list in the order of the pairs and by their keys.
+
+    Those after the most that are asked for are left out, because the authors' scorer would count them.
+    """
+    most = {sample.key: sample.most for sample in read_samples(data)}
     found = {
         row.key: {
             str(number): {"description": own.description, "prediction": own.letter}
-            for number, own in enumerate(parse_differences(text or "").differences)
+            for number, own in enumerate(parse_differences(text or "", most[row.key]).differences)
         }
         for row, text in zip(rows, predictions, strict=True)
     }

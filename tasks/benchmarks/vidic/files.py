@@ -121,7 +121,7 @@ def clips(folder: Path) -> Iterator[ClipFile]:
         yield ClipFile(path, path, metadata={"source": path.removeprefix("data/").split("/")[0]})
 
 
-def export(rows: Sequence[BenchmarkRow], predictions: Sequence[Any], folder: Path) -> list[Path]:
+def export(_: Path, rows: Sequence[BenchmarkRow], predictions: Sequence[Any], folder: Path) -> list[Path]:
     """Write texts as the authors' responses, for their judge."""
     entries = [
         {"index": number, "video1_path": row.clips[0], "video2_path": row.clips[1], "response": text}
