@@ -218,6 +218,7 @@ def _of_benchmark(options: ManifestOptions) -> dict[str, Any]:
     from tasks import benchmarks
 
     benchmark = benchmarks.get(options.benchmark or "")
+    _keep_published(Path(options.out), Path(options.data or ""))
     if options.texts:
         return _texts_of(options, benchmark)
     folder = Path(options.out).parent
@@ -231,6 +232,17 @@ def _of_benchmark(options: ManifestOptions) -> dict[str, Any]:
     write_blocks(iter([found.frame]), selection, Path(options.out))
     share = {"videos": found.videos, "missing": found.missing, "unreadable": found.unreadable}
     return _record(options, selection) | {"benchmark": {"name": benchmark.name, "clips": found.clips, **share}}
+
+
+def _keep_published(out: Path, folder: Path) -> None:
+    """Raise StepDiffError if a file in the folder of a benchmark that is no manifest would be overwritten."""
+    from featurize.manifest import read_manifest
+
+    if out.exists() and out.resolve().is_relative_to(folder.resolve()):
+        try:
+            read_manifest(out)
+        except StepDiffError:
+            raise StepDiffError(f"--out {out} would overwrite a file of --data; name another --out") from None
 
 
 def _texts_of(options: ManifestOptions, benchmark: "Benchmark") -> dict[str, Any]:

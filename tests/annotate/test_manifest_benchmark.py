@@ -73,6 +73,17 @@ def test_without_any_video_nothing_is_written(folder: Path, capsys: pytest.Captu
     assert not out.exists()
 
 
+def test_no_published_file_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = benchmark(tmp_path / "viddiff")
+    (published,) = data.iterdir()
+    before, given = published.read_bytes(), ["--benchmark", "viddiff-closed", "--data", str(data), "--texts"]
+    assert manifest.main([*given, "--out", str(published)]) == 2
+    assert "would overwrite a file of --data; name another --out" in capsys.readouterr().err
+    assert published.read_bytes() == before
+    for _ in range(2):
+        assert manifest.main([*given, "--out", str(data / "texts.parquet")]) == 0
+
+
 def test_the_texts_of_a_benchmark_are_a_manifest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, out = benchmark(tmp_path / "viddiff"), tmp_path / "texts.parquet"
     assert manifest.main(["--benchmark", "viddiff-closed", "--data", str(data), "--texts", "--out", str(out)]) == 0
