@@ -4,7 +4,10 @@ from common.cli import command
 from common.cli.command import choose
 
 VERBS = {
-    "manifest": ("annotate.manifest", "HT-Step and HowTo100M files -> the manifest that python -m featurize reads"),
+    "manifest": (
+        "annotate.manifest",
+        "published annotations, captioned images -> the manifest that python -m featurize reads",
+    ),
     "align": ("annotate.align", "raw speech -> the clips that it is about, by a contrastive head"),
     "captions": ("annotate.captions", "clips -> action captions, or lists of objects"),
     "ground": ("annotate.ground", "lists of objects -> the objects that a clip really shows"),

@@ -21,7 +21,7 @@ from typing import Any
 import polars as pl
 
 from common.errors import StepDiffError
-from common.io.files import whole
+from common.io.files import make_folder, whole
 from common.io.tars import is_regular
 from heads.data.hold_out import HoldOut
 
@@ -140,6 +140,7 @@ def write_frames(frames: Iterator[pl.DataFrame], schema: Mapping[str, Any], out:
         except Exception as error:  # polars would wrap it
             failure.append(error)
 
+    make_folder(out.parent)
     with whole(out) as temporary:
         rows = register_io_source(pieces, schema=schema)
         write: Any = {".csv": rows.sink_csv, ".parquet": rows.sink_parquet, ".jsonl": rows.sink_ndjson}[out.suffix]

@@ -255,6 +255,8 @@ def test_images_of_webdataset_are_clips_with_their_captions(tmp_path: Path) -> N
     assert record["captioned"] == 3 and record["unusable"] == {}
     pattern = str(tmp_path / "laion/{00000..00001}.tar")
     assert made(tmp_path, "images", (pattern,), out="other.parquet")[1].equals(clips)
+    moved = made(tmp_path, "images", (pattern,), out="new/folder/m.parquet")[1]  # folders are created
+    assert moved["video"][0] == "../../laion/00000.tar/000000000.jpg"
 
 
 def test_an_image_without_a_caption_is_no_clip_and_is_counted(tmp_path: Path) -> None:
