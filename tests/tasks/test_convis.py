@@ -244,7 +244,7 @@ def test_an_empty_folder_is_refused_in_one_line(tmp_path: Path) -> None:
 
 def test_damaged_predictions_are_refused_in_one_line(folder: Path, tmp_path: Path) -> None:
     rows = read(folder).rows
-    for bad in (None, True, "4", float("nan")):
+    for bad in (None, True, "4", float("nan"), 10**400):
         file = dump(tmp_path / "x/g.json", [{"video1": "1_000.mp4", "video2": "2_000.mp4", "similarity": bad}])
         with pytest.raises(StepDiffError, match=r"g\.json: prediction 1: 'similarity' is .*, not a finite number"):
             read_published_predictions(file, rows)

@@ -187,6 +187,8 @@ def test_bad_files_give_one_line(tmp_path: Path) -> None:
         | {"videos": json.dumps({s: {"path": "p", "fps_original": 3, "frames_trim": [4, 4]} for s in "01"})},
         "not two frame numbers from 0": good
         | {"videos": json.dumps({s: {"path": "p", "fps_original": 3, "frames_trim": [-4, 4]} for s in "01"})},
+        "0], not two frame numbers from 0": good
+        | {"videos": json.dumps({s: {"path": "p", "fps_original": 3, "frames_trim": [0, 10**400]} for s in "01"})},
         "fps_original of p is 0": good
         | {"videos": json.dumps({s: {"path": "p", "fps_original": 0, "frames_trim": [0, 4]} for s in "01"})},
     }

@@ -208,7 +208,7 @@ def _read_scores(path: Path) -> dict[Pair, float]:
     for place, entry in read_entries(path, "the method that wrote it", "prediction"):
         try:
             value = value_of(entry, "similarity")
-            if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < float("inf"):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
                 raise StepDiffError(f"'similarity' is {value!r:.60}, not a finite number")
             found[clip_of(text_of(entry, "video1")), clip_of(text_of(entry, "video2"))] = float(value)
         except StepDiffError as error:

@@ -140,7 +140,7 @@ def _clip(video: Any, domain: str) -> ClipFile:
     path, fps, frames = text_of(video, "path"), value_of(video, "fps_original"), list_of(video, "frames_trim")
     if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps < float("inf"):
         raise StepDiffError(f"fps_original of {path} is {fps!r}, not a number above 0")
-    whole = [frame is None or (type(frame) is int and frame >= 0) for frame in frames]
+    whole = [frame is None or (type(frame) is int and 0 <= frame < 1e12) for frame in frames]
     if len(frames) != 2 or not all(whole):
         raise StepDiffError(f"frames_trim of {path} is {frames}, not two frame numbers from 0")
     start, end = (None if frame is None else frame / fps for frame in frames)
