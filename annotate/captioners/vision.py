@@ -5,7 +5,6 @@ Guarantees
 - a clip that cannot be decoded fails alone, with its reason
 """
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -17,6 +16,7 @@ from PIL import Image
 from annotate.qa.prompts import CaptionKind
 from annotate.stages.job import Answer, Failure, Item, plain
 from common.errors import StepDiffError
+from common.io.tars import is_regular
 from featurize.video.decode import Clip, Source, decoded_clips
 from featurize.video.frames import Sampling
 from featurize.video.media_file import shown
@@ -51,7 +51,7 @@ def check_videos(blocks: Iterable[pl.DataFrame], folder: str) -> None:
     """Raise StepDiffError if the first video of some items, given in blocks, does not exist in `folder`."""
     known = (items.filter(pl.col("video").is_not_null()).head(1) for items in blocks)
     first = next((with_videos(items, folder)["video"][0] for items in known if items.height), None)
-    if first is None or not os.path.exists(first):
+    if first is None or not is_regular(Path(first)):
         missing = "the video of every clip" if first is None else shown(Path(first))
         raise StepDiffError(f"{missing} does not exist: give --videos, the folder that the manifest's paths begin in")
 

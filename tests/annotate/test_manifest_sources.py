@@ -374,3 +374,31 @@ def test_tables_of_another_form_are_refused(tmp_path: Path) -> None:
     (tmp_path / "up.jpg").write_bytes(jpeg())
     with pytest.raises(StepDiffError, match=r"2 x links, devices, sparse files and unsafe names"):
         made(tmp_path, "images", (str(tmp_path / "unsafe.parquet"),))
+
+
+def test_sentences_of_a_folder_are_those_of_its_files(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw/abc.csv").write_text('start,end,text\n4.13,6.50,"so, we moved"\n6.50,8.36,and see\n9,9.5,\n')
+    record, clips = made(tmp_path, "sentences", str(tmp_path / "raw"), "on_disk", False)
+    assert clips["clip"].to_list() == ["abc_4.13_6.5", "abc_6.5_8.36"] and clips["narration"][0] == "so, we moved"
+    assert record["narration_faults"] == {"pieces without text or time": 1}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"x": [[1, 2]]},
+        {"x": [[1, 2, 3, "a", 5]]},
+        {"x": {"start": [1], "end": [2, 3], "text": ["a"]}},
+        {"x": 5},
+        {"x": [5]},
+        {"x": [[1, float("inf"), float("nan"), "a"], [1, "1", "0.5", "a"], [1, 1, 2, None]]},
+        {},
+        [],
+    ],
+)
+def test_sentences_of_another_form_are_refused_in_one_line(tmp_path: Path, content: Any) -> None:
+    (tmp_path / "s.json").write_text(json.dumps(content))
+    with pytest.raises(StepDiffError) as error:
+        made(tmp_path, "sentences", str(tmp_path / "s.json"), "on_disk", False)
+    assert "\n" not in str(error.value) and not (tmp_path / "m.parquet").exists()
