@@ -137,7 +137,12 @@ def test_predictions_and_scores_of_the_golden_heads_are_the_same(golden: Path, a
     make.run("evaluate", again, **PLACES)
     assert len(answered) > 20
     for name in answered:
-        same_text((again / "out" / name).read_text(), (golden / "out" / name).read_text())
+        found, expected = ((folder / "out" / name).read_text() for folder in (again, golden))
+        if name.endswith(".scores.json"):  # a later version may have more options, in another order
+            found, expected = json.loads(found), json.loads(expected)
+            found["options"] = {name: found["options"][name] for name in expected["options"]}
+            found, expected = json.dumps(found), json.dumps(expected)
+        same_text(found, expected)
 
 
 def test_heads_embed_and_train_the_same(golden: Path, again: Path) -> None:

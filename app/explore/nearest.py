@@ -95,7 +95,9 @@ class Searcher:
             check_space(store, view, texts, feature)
         elif not encodes(view, "texts"):
             return of_text(store, view, feature, text)  # which says why not
-        return Query(f"text {short(text)!r}", self._live.embed(view if texts is None else texts, text), np.empty(0, np.int64))
+        return Query(
+            f"text {short(text)!r}", self._live.embed(view if texts is None else texts, text), np.empty(0, np.int64)
+        )
 
     def _search(
         self,

@@ -188,6 +188,8 @@ def check(options: EvaluateOptions) -> None:
             if value not in known and getattr(options, name) != defaults[name]:
                 flag = name.replace("_", "-")
                 raise StepDiffError(f"--{flag} is for {', '.join(known)}, and {value} does not read it; leave it out")
+    if options.method == "token-regression" and options.task not in FORMS:
+        raise StepDiffError(f"--method token-regression answers the question of diffrank, not {options.task}")
     if options.store is None and options.method not in STORELESS:
         raise StepDiffError(f"--method {options.method} needs --store, the feature store that it reads")
     if options.task in benchmarks.JUDGED:

@@ -158,6 +158,10 @@ def test_a_table_names_the_rows_and_the_judge_of_each_method_and_has_the_chance_
         (("--test-set", "x.jsonl"), "--test-set is for diffcap, diffmcq, diffrank, and crossvid-cc does not read it"),
         (("--task", "crossvid"), "--task crossvid: no such task; give one of diffcap, "),
         (("--method", "rarest"), "--method rarest does not answer crossvid-cc: its class has no function choose"),
+        (
+            ("--method", "token-regression"),
+            "--method token-regression answers the question of diffrank, not crossvid-cc",
+        ),
         (("--seeded",), None),
         (("--no-seeded",), "--seeded is for diffcap, and crossvid-cc does not read it"),
     ],
