@@ -9,8 +9,10 @@ Guarantees
 - a_killed_run_continues: an answer in the file is not asked for again
 - an_answer_belongs_to_its_judge_and_its_messages: another judge, prompt, checklist or prediction is asked
 - an_incomplete_last_line_is_dropped
+- two_runs_cannot_write_one_file_at_the_same_time
 """
 
+import fcntl
 import hashlib
 import json
 import re
@@ -20,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import StepDiffError
-from common.io.files import make_folder, write_bytes
+from common.io.files import make_folder
 from common.io.jsonl import object_line, parse_object
 from common.io.local import named_errors
 from tasks.captions import Embed
@@ -88,16 +90,15 @@ def answers(judge: Judge, inquiries: Sequence[Inquiry], recorded: Mapping[str, s
         {"key": own.key, "judge": judge.name, "asked": sha, **recorded}
         for own, sha in zip(inquiries, asked, strict=True)
     ]
-    known = _kept(judge.kept)
-    found = {place: known[_name(stamp)] for place, stamp in enumerate(stamps) if _name(stamp) in known}
-    missing = [place for place in range(len(inquiries)) if place not in found]
-    if missing:
-        with _Appended(judge.kept) as lines:
-            for number, answer in judge.ask([inquiries[place].messages for place in missing]):
-                place = missing[number]
-                said = {"error": answer.reason} if isinstance(answer, NoAnswer) else {"answer": answer}
-                lines.add(stamps[place] | said)
-                found[place] = said.get("answer")
+    with _Kept(judge.kept) as kept:
+        known = kept.read()
+        found = {place: known[_name(stamp)] for place, stamp in enumerate(stamps) if _name(stamp) in known}
+        missing = [place for place in range(len(inquiries)) if place not in found]
+        for number, answer in judge.ask([inquiries[place].messages for place in missing]) if missing else ():
+            place = missing[number]
+            said = {"error": answer.reason} if isinstance(answer, NoAnswer) else {"answer": answer}
+            kept.add(stamps[place] | said)
+            found[place] = said.get("answer")
     if absent := [own.key for place, own in enumerate(inquiries) if place not in found]:
         raise StepDiffError(f"{judge.name} did not answer {absent[0]!r} ({len(absent)} such); run the command again")
     return [found[place] for place in range(len(inquiries))]
@@ -108,47 +109,58 @@ def _name(line: Mapping[str, Any]) -> str:
     return json.dumps({name: value for name, value in line.items() if name not in ("answer", "error")}, sort_keys=True)
 
 
-def _kept(path: Path | None) -> dict[str, str | None]:
-    """Return the answers in a file by what they depend on. An incomplete last line is removed from the file."""
-    if path is None or not path.exists():
-        return {}
-    data = path.read_bytes()
-    end = data.rfind(b"\n") + 1
-    if end < len(data):
-        write_bytes(path, data[:end])
-    found = {}
-    for number, line in enumerate(data[:end].split(b"\n")[:-1], 1):
-        try:
-            item = parse_object(line)
-            if not isinstance(item.get("answer"), str | None):
-                raise StepDiffError("its answer is not a text")
-        except StepDiffError as error:
-            raise StepDiffError(f"{path}:{number}: {error}; remove the file, and the judge is asked again") from error
-        found[_name(item)] = item.get("answer")
-    return found
-
-
-class _Appended:
-    """A file of lines that grows during the `with` block; each line is on disk when `add` returns."""
+class _Kept:
+    """A file of answers, locked during the `with` block; a line is on disk when `add` returns. None: no file."""
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
 
-    def __enter__(self) -> "_Appended":
+    def __enter__(self) -> "_Kept":
         if self.path is not None:
             make_folder(self.path.parent)
-            self._file = self.path.open("ab", buffering=0)
+            with named_errors(self.path, 0):
+                self._file = self.path.open("a+b", buffering=0)
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self._file.close()
+                raise StepDiffError(f"{self.path}: another run is writing it; wait for it") from None
         return self
 
     def __exit__(self, *_: object) -> None:
         if self.path is not None:
+            if not self.path.stat().st_size:
+                self.path.unlink()
             self._file.close()
 
+    def read(self) -> dict[str, str | None]:
+        """Return the answers by what they depend on. An incomplete last line is removed from the file."""
+        if self.path is None:
+            return {}
+        self._file.seek(0)
+        data = self._file.readall()
+        end = data.rfind(b"\n") + 1
+        self._file.truncate(end)
+        found = {}
+        for number, line in enumerate(data[:end].split(b"\n")[:-1], 1):
+            try:
+                item = parse_object(line)
+                if not isinstance(item.get("answer"), str | None):
+                    raise StepDiffError("its answer is not a text")
+            except StepDiffError as error:
+                raise StepDiffError(
+                    f"{self.path}:{number}: {error}; remove the file, and the judge is asked again"
+                ) from error
+            found[_name(item)] = item.get("answer")
+        return found
+
     def add(self, item: Mapping[str, Any]) -> None:
+        """Append a line."""
         if self.path is not None:
             data = object_line(dict(item)).encode()
             with named_errors(self.path, len(data)):
-                self._file.write(data)
+                while data:
+                    data = data[self._file.write(data) :]
 
 
 def json_values(text: str) -> Iterator[Any]:
