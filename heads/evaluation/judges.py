@@ -19,6 +19,7 @@ import torch
 from common.errors import StepDiffError
 from heads.llm.model import LLM, Failure, LLMOptions, Sampling, shown
 from tasks.benchmarks.judging import Conversation, Judge, NoAnswer
+from weights import resolve
 
 LONGEST = 512
 """tokens of a judge's answer"""
@@ -50,6 +51,13 @@ class JudgeOptions:
             )
         if self.judge_batch < 1:
             raise StepDiffError(f"--judge-batch {self.judge_batch}: give 1 or more")
+
+    def check_models(self) -> None:
+        """Raise StepDiffError if a model of this machine is missing, before any text is written."""
+        local = None if self.endpoint is not None else self.judge
+        for name in (local, self.entailment):
+            if name is not None:
+                resolve(name)
 
 
 def load(options: JudgeOptions, kept: Path | None, store: str | None = None, device: str = "auto") -> Judge:

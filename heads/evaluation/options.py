@@ -193,7 +193,7 @@ def check(options: EvaluateOptions) -> None:
     if options.store is None and options.method not in STORELESS:
         raise StepDiffError(f"--method {options.method} needs --store, the feature store that it reads")
     if options.task in benchmarks.JUDGED:
-        judge_options(options)  # refuses a missing judge
+        judge_options(options).check_models()  # refuses a missing judge
     if options.rows_at_once < 1 or (options.rows is not None and options.rows < 1):
         raise StepDiffError(f"--rows {options.rows}, --rows-at-once {options.rows_at_once}: neither may be below 1")
     if options.workers < 1:

@@ -170,7 +170,7 @@ def benchmark_scores(
         judge = load_judge(judge_options(options), file.with_suffix(".judged.jsonl"), store, options.device)
         texts = [text.encode("utf-8", "replace").decode() for text in predictions]  # no lone surrogates
         predictions = benchmark.judge(replace(asked, rows=list(rows)), texts, judge)
-        notes.append(f"judge: {judge.name}")
+        notes.append(f"judge: {judge.name}" + (f"; entailment: {options.entailment}" if options.entailment else ""))
     if left_out := len(asked.rows) - len(rows):
         notes.append(f"{left_out} of {len(asked.rows)} rows have no prediction")
     scores = benchmark.score(rows, predictions, asked.truth, options.bootstrap, options.seed)

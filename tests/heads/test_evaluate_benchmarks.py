@@ -263,6 +263,9 @@ def test_a_task_that_needs_a_judge_is_refused_without_one(
     given = ["--task", "vidic", "--data", str(write(tmp_path / "vidic")), "--store", str(world / "features")]
     assert evaluate.main([*given, "--method", "random", "--out", str(tmp_path / "x.jsonl")]) == 2
     assert "no judge: give --judge MODEL" in capsys.readouterr().err
+    judge = ["--judge", str(tmp_path / "no model")]
+    assert evaluate.main([*given, "--method", "random", *judge, "--out", str(tmp_path / "x.jsonl")]) == 2
+    assert "no model" in capsys.readouterr().err and not (tmp_path / "x.jsonl").exists()
 
 
 def test_the_help_names_every_benchmark(capsys: pytest.CaptureFixture[str]) -> None:
