@@ -32,8 +32,8 @@ VERBS = {
     "export-hdf5": ("store.__main__:export_hdf5", "copy the finished rows of a view into an HDF5 file"),
     "requantise": ("store.__main__:requantise", "make a new view with the largest feature in another dtype"),
     "pool": ("store.__main__:pool", "make a new view with the tokens of neighbouring patches averaged"),
-    "failures": ("store.verbs.info:failures", "list the rows that failed, with reasons"),
-    "rows": ("store.verbs.info:rows", "list rows with their status in each view"),
+    "failures": ("store.__main__:failures", "list the rows that failed, with reasons"),
+    "rows": ("store.__main__:rows", "list rows with their status in each view"),
     "forget": ("store.__main__:forget", "retire rows: no reader returns them, no run computes them again"),
     "drop": ("store.__main__:drop", "remove a view"),
     "compact": ("store.__main__:compact", "merge small files and delete unused ones"),
@@ -167,6 +167,28 @@ def pool(argv: list[str]) -> int:
         return pool(given)
 
     return parse(options.PoolOptions, argv, "store pool", None, run, _DERIVED, ("path",))
+
+
+def failures(argv: list[str]) -> int:
+    """List the rows that failed: view, key and reason, view by view, in the order of the catalog."""
+
+    def run(given: options.FailuresOptions) -> int:
+        from store.verbs.info import failed_rows, write_rows
+
+        return write_rows(given, failed_rows(given))
+
+    return parse(options.FailuresOptions, argv, "store failures", None, run, show=None, positional=("path",))
+
+
+def rows(argv: list[str]) -> int:
+    """List rows with their status in each view."""
+
+    def run(given: options.RowsOptions) -> int:
+        from store.verbs.info import status_of_rows, write_rows
+
+        return write_rows(given, status_of_rows(given))
+
+    return parse(options.RowsOptions, argv, "store rows", None, run, show=None, positional=("path",))
 
 
 def forget(argv: list[str]) -> int:

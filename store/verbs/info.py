@@ -14,7 +14,6 @@ from jaxtyping import UInt8
 from rich import box
 from rich.table import Table
 
-from common.cli.options import parse
 from common.errors import StepDiffError
 from store.catalog.forgotten import read_forgotten
 from store.feature_store import Store
@@ -118,32 +117,6 @@ WORDS = ("absent", "ok", "failed", "forgotten")
 _FORGOTTEN = 3
 
 
-def failures(argv: list[str]) -> int:
-    """List the rows that failed: view, key and reason, view by view, in the order of the catalog."""
-    return parse(
-        FailuresOptions,
-        argv,
-        "store failures",
-        None,
-        lambda given: _write(given, failed_rows(given)),
-        show=None,
-        positional=("path",),
-    )
-
-
-def rows(argv: list[str]) -> int:
-    """List rows with their status in each view."""
-    return parse(
-        RowsOptions,
-        argv,
-        "store rows",
-        None,
-        lambda given: _write(given, status_of_rows(given)),
-        show=None,
-        positional=("path",),
-    )
-
-
 def failed_rows(options: FailuresOptions) -> pl.DataFrame:
     """Return view, key and reason of the rows that failed."""
     store = Store.open(options.path)
@@ -184,8 +157,8 @@ def _longer(status: UInt8[np.ndarray, " rows"], count: int) -> UInt8[np.ndarray,
     return np.concatenate([status[:count], np.full(max(count - len(status), 0), ABSENT, np.uint8)])
 
 
-def _write(options: FailuresOptions | RowsOptions, frame: pl.DataFrame) -> int:
-    """Print the table, as text or JSON, or write it to a file."""
+def write_rows(options: FailuresOptions | RowsOptions, frame: pl.DataFrame) -> int:
+    """Print the table, as text or JSON, or write it to a file; return the exit status."""
     from common.io.tables import as_json, print_table, write_table
 
     if options.limit < 1:

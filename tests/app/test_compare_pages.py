@@ -19,7 +19,7 @@ from tests.app.conftest import Server
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-PUBLISHED = Path("/work/shared/data/stepdiff/diffrank_dataset.jsonl")
+PUBLISHED = Path(__file__).parents[3] / "shared/data/stepdiff/diffrank_dataset.jsonl"
 
 
 @pytest.fixture(scope="session")
