@@ -287,7 +287,8 @@ def test_a_decision_is_made_with_the_keyboard(
         page.goto(link(place.task, url, "admin")[0])
         page.wait_for_url("**/annotate/admin")
         page.goto(f"{url}/annotate/admin/disagreements")
-        page.locator("table a").first.click()
+        with page.expect_navigation():  # until the page's script hears keys
+            page.locator("table a").first.click()
         page.locator("[data-category=Ingredients] input").fill("quail eggs")
         page.keyboard.press("Control+Enter")
         page.wait_for_url(lambda address: " ".join(place.pairs[2]).replace(" ", "%20") in address)
