@@ -7,19 +7,37 @@ from typing import Any
 
 from common.errors import StepDiffError
 
+MOST_BYTES = 2**28
+"""of a published file; the checklist of ViDiC-1K has 1.4 MB"""
+
+
+def read_whole(path: Path, source: str) -> bytes:
+    """Return the bytes of a published file. source: where to get it, for errors.
+
+    Raises:
+        StepDiffError: The file is missing, cannot be read, or is too large to be a published one.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(MOST_BYTES + 1)
+    except FileNotFoundError:
+        raise StepDiffError(f"{path}: no such file; get it from {source}") from None
+    except OSError as error:
+        raise StepDiffError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
+    if len(data) > MOST_BYTES:
+        raise StepDiffError(f"{path}: has more than {MOST_BYTES >> 20} MiB; get the published file from {source}")
+    return data
+
 
 def read_json(path: Path, source: str) -> Any:
     """Return the content of a JSON file. source: where to get it, for errors.
 
     Raises:
-        StepDiffError: The file is missing or damaged.
+        StepDiffError: The file is missing, damaged or too large.
     """
+    data = read_whole(path, source)
     try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise StepDiffError(f"{path}: no such file; get it from {source}") from None
-    except OSError as error:
-        raise StepDiffError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
+        return json.loads(data)
     except (ValueError, RecursionError) as error:
         raise StepDiffError(f"{path}: not JSON ({error}); get it again from {source}") from None
 

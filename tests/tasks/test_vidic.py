@@ -317,3 +317,10 @@ def test_another_judge_or_text_is_asked(folder: Path, tmp_path: Path) -> None:
         calls.clear()
         judged(now, given, judge(said, kept, name))
         assert len(calls) == expected
+
+
+def test_a_file_that_is_too_large_to_be_published_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (path,) = folder.rglob("checklist.json")
+    monkeypatch.setattr("tasks.benchmarks.published_files.MOST_BYTES", path.stat().st_size - 1)
+    with pytest.raises(StepDiffError, match="checklist.json: has more than 0 MiB; get the published file"):
+        read(folder)

@@ -25,6 +25,7 @@ from jaxtyping import Float
 from common.errors import StepDiffError
 from tasks.benchmarks.benchmark import Asked
 from tasks.benchmarks.judging import Inquiry, Judge, answers, json_in, sha256
+from tasks.benchmarks.published_files import read_whole
 from tasks.benchmarks.viddiff.differences import Difference
 from tasks.benchmarks.viddiff.files import Sample
 from tasks.captions import Embed
@@ -64,8 +65,8 @@ def judge_prompts(folder: Path) -> tuple[dict[str, str], str]:
     if not path.is_file():
         return {"matching": MATCHING, "opposites": OPPOSITES}, "ours"
     try:
-        body = ast.parse(path.read_text(encoding="utf-8")).body
-    except (SyntaxError, ValueError) as error:
+        body = ast.parse(read_whole(path, "the authors' repository").decode()).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise StepDiffError(f"{path}: cannot be read as Python ({error}); get it again or remove it") from None
     texts = {
         target.id: node.value.value

@@ -21,7 +21,7 @@ from typing import Any, Literal, get_args
 from common.errors import StepDiffError
 from common.io.files import make_folder, write_text
 from tasks.benchmarks.benchmark import Asked, ClipFile
-from tasks.benchmarks.published_files import read_entries, text_of, value_of
+from tasks.benchmarks.published_files import read_entries, read_whole, text_of, value_of
 from tasks.benchmarks.rows import BenchmarkRow, Writing, check_keys
 
 SOURCE = "NJU-LINK/ViDiC-1K on Hugging Face (checklist) and on GitHub (prompts)"
@@ -57,7 +57,7 @@ def read(folder: Path) -> Asked:
             raise StepDiffError(f"{place}: {error}; get the file again from {SOURCE}") from error
         rows.append(row)
     check_keys(rows, str(path))
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = hashlib.sha256(read_whole(path, SOURCE)).hexdigest()
     counts = {section: sum(c.section == section for own in truth.values() for c in own) for section in SECTIONS}
     notes = (
         f"checklist sha256 {digest}: {len(rows)} pairs, {sum(counts.values())} questions "
@@ -90,8 +90,8 @@ def _file(folder: Path, name: str, inside: str) -> Path:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return read_whole(path, SOURCE).decode()
+    except UnicodeDecodeError as error:
         raise StepDiffError(f"{path}: cannot be read as UTF-8 ({error}); get it again from {SOURCE}") from None
 
 
