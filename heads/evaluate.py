@@ -32,7 +32,7 @@ def run(options: EvaluateOptions) -> dict[str, Any]:
     from heads.evaluation.answering import answering
     from heads.evaluation.answers import Partial, predict, similarities, write
     from heads.evaluation.inputs import ask, resolve
-    from heads.evaluation.rows import form_of
+    from tasks.benchmarks.predictions import form_of
 
     asked = ask(options)
     with answering(options, asked) as method:

@@ -54,17 +54,15 @@ class ScoreOptions:
 
 
 def run(options: ScoreOptions) -> dict[str, Any]:
-    from heads.evaluation.options import TASKS
+    from heads.evaluation.options import TASKS, check_task
     from heads.evaluation.rows import published_task, score_file
     from heads.methods.similarity import sentences
     from heads.reporting.entries import seen_counts
-    from tasks.benchmarks import MODULES
     from tasks.postprocess import parse as parse_caption
     from tasks.scoring import score, score_asked
-    from tasks.testsets import FORMS, read_captions, read_predictions, read_test_set
+    from tasks.testsets import read_captions, read_predictions, read_test_set
 
-    if options.task not in (*FORMS, *MODULES):
-        raise StepDiffError(f"--task {options.task}: no such task; give one of {', '.join((*FORMS, *MODULES))}")
+    check_task(options.task)
     for name in ("parse", "similarity", "judge", "endpoint", "entailment"):
         if getattr(options, name) and options.task not in TASKS[name]:
             raise StepDiffError(

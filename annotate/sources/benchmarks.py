@@ -13,6 +13,7 @@ from typing import Any
 
 import polars as pl
 
+from annotate.sources.blocks import place_of
 from common.progress import progress
 from featurize.manifest import length
 from featurize.video.media_file import why
@@ -48,7 +49,7 @@ def on_disk(clips: Iterable[ClipFile], pattern: str, folder: Path) -> OnDisk:
     rows: list[dict[str, Any]] = []
     with progress("videos on disk", found.videos, "videos") as advance:
         for video in dict.fromkeys(clip.video for clip in asked):
-            file = folder / pattern.replace("{video}", video)
+            file = folder / place_of(pattern, video)
             if not file.exists():
                 found.missing.append(video)
             else:
@@ -60,7 +61,7 @@ def on_disk(clips: Iterable[ClipFile], pattern: str, folder: Path) -> OnDisk:
     for clip in asked:
         if clip.video in ends:
             end = ends[clip.video] if clip.end is None else clip.end
-            place = {"clip": clip.clip, "video": pattern.replace("{video}", clip.video)}
+            place = {"clip": clip.clip, "video": place_of(pattern, clip.video)}
             rows.append({**place, "start": clip.start or 0.0, "end": end, **clip.metadata, "split": "test"})
     found.frame = pl.DataFrame(rows, infer_schema_length=None)
     return found

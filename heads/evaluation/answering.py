@@ -22,7 +22,7 @@ from common.workers.pool import WorkerPool
 from heads.evaluation.inputs import Asked
 from heads.evaluation.loading import ANSWERS, Described, load_method, present_rows
 from heads.evaluation.options import EvaluateOptions
-from heads.evaluation.rows import read_rows
+from heads.evaluation.rows import read_benchmark, read_rows
 from heads.evaluation.workers import WorkerOptions, worker_pool
 from heads.methods.stepdiff import StepDiff, protocol
 from heads.models.language_model import autocast, pick_device
@@ -155,7 +155,7 @@ class Worker:
         self._given.driver.imitate()
         options = self._given.options
         store = None if options.store is None else Store.open(options.store)
-        return Here(options, store, read_rows(options))
+        return Here(options, store, read_rows(options, read_benchmark(options)))
 
 
 class OnWorkers:

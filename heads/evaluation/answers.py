@@ -192,7 +192,7 @@ def write(
     """Score the predictions and write all files; return the score record. similar: as `similarities` returns."""
     out, rows = Path(options.out), inputs.rows
     write_files(options, rows, predictions, inputs.whole, similar)
-    scores = score_rows(options, rows, predictions, similar)
+    scores = score_rows(options, inputs.benchmark, rows, predictions, similar)
     depended = {name: value for name, value in asdict(options).items() if name not in ("workers", "address")}
     record = {
         "options": depended,

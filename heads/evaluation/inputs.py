@@ -18,11 +18,12 @@ from common.progress import say
 from heads.evaluation import seen
 from heads.evaluation.loading import Described, answered_rows
 from heads.evaluation.options import EvaluateOptions, check, check_files
-from heads.evaluation.rows import digest_of, read_rows
+from heads.evaluation.rows import digest_of, read_benchmark, read_rows
 from heads.methods.captions_cosine import MODEL
 from heads.training.checkpoint import Run
 from heads.training.recipe import read_recipe
 from store import Store
+from tasks.benchmarks import benchmark
 from weights import fingerprint
 from weights import resolve as resolve_weights
 
@@ -35,6 +36,8 @@ class Asked:
     rows: list[Any]
     seen: seen.Seen | None
     """which clips trained the head; None for a method without one"""
+    benchmark: benchmark.Asked | None
+    """what the folder of a benchmark asks; None for a published task"""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,8 @@ class Inputs:
     """whether the rows are the whole test set"""
     identity: dict[str, Any]
     """what the predictions depend on"""
+    benchmark: benchmark.Asked | None
+    """as of Asked"""
 
     @property
     def rows(self) -> list[Any]:
@@ -63,9 +68,10 @@ def ask(options: EvaluateOptions) -> Asked:
         raise StepDiffError(f"{options.out}: predictions are JSON lines; name the file *.jsonl")
     check(options)
     check_files(options)
-    rows = read_rows(options)
+    found = read_benchmark(options)
+    rows = read_rows(options, found)
     store = None if options.store is None else Store.open(options.store)
-    return Asked(store, rows, seen_by_head(options, rows, store))
+    return Asked(store, rows, seen_by_head(options, rows, store), found)
 
 
 def resolve(options: EvaluateOptions, asked: Asked, described: Described) -> Inputs:
@@ -75,7 +81,7 @@ def resolve(options: EvaluateOptions, asked: Asked, described: Described) -> Inp
     chosen = any(value is not None for value in (options.rows, options.subset, options.no_difference))
     skipped = {"clips": described.absent, "rows": len(asked.rows) - len(described.rows)}
     depended = identity(options, described.rows, asked.store, described.disclosed)
-    return Inputs(described, asked.seen, skipped, not chosen and not skipped["rows"], depended)
+    return Inputs(described, asked.seen, skipped, not chosen and not skipped["rows"], depended, asked.benchmark)
 
 
 def seen_by_head(options: EvaluateOptions, rows: Sequence[Any], store: Store | None) -> seen.Seen | None:

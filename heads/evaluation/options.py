@@ -168,6 +168,13 @@ def judge_options(options: Any) -> "JudgeOptions":
     return JudgeOptions(options.judge, options.endpoint, options.entailment, options.similarity)
 
 
+def check_task(name: str) -> None:
+    """Raise StepDiffError for a name that is neither a published task nor a benchmark."""
+    known = (*FORMS, *benchmarks.MODULES)
+    if name not in known:
+        raise StepDiffError(f"--task {name}: no such task; give one of {', '.join(known)}")
+
+
 def check(options: EvaluateOptions) -> None:
     """Raise StepDiffError for an unknown method, an option that is not read, or a number out of range."""
     reader = options.method if options.method in BUILT_IN else PLUGIN
@@ -176,9 +183,7 @@ def check(options: EvaluateOptions) -> None:
             names = ", ".join([*BUILT_IN, *plugins])
             raise StepDiffError(f"--method {options.method}: no such method; give {names}, or package.module:Class")
     defaults = {field.name: field.default for field in fields(EvaluateOptions)}
-    if options.task not in (*FORMS, *benchmarks.MODULES):
-        tasks = ", ".join((*FORMS, *benchmarks.MODULES))
-        raise StepDiffError(f"--task {options.task}: no such task; give one of {tasks}")
+    check_task(options.task)
     if not options.source:
         raise StepDiffError(
             f"--task {options.task} needs --{'test-set FILE' if options.task in FORMS else 'data FOLDER'}"

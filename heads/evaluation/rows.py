@@ -23,14 +23,12 @@ from tasks.benchmarks import predictions as of_benchmarks
 from tasks.benchmarks import rows as benchmark_rows
 from tasks.benchmarks.benchmark import Asked
 from tasks.benchmarks.predictions import write_answers
-from tasks.benchmarks.rows import BenchmarkRow, Ranking, Rating, Writing
+from tasks.benchmarks.rows import BenchmarkRow, Ranking, Rating
 from tasks.declining import agreeing
 from tasks.scoring import score, score_asked
 from tasks.testsets import (
     ROWS,
-    DiffCap,
     DiffMCQ,
-    Form,
     Task,
     digest,
     drawn,
@@ -43,25 +41,26 @@ from tasks.testsets import (
 AnyRow = TypeVar("AnyRow")
 
 
-def form_of(row: Any) -> Form:
-    """Return the form of a row's prediction."""
-    return "text" if isinstance(row, DiffCap | Writing) else "scores"
-
-
 def published_task(name: str) -> Task | None:
     """Return the published task of that name; None for a benchmark."""
     return next((task for task in ROWS if task == name), None)
 
 
-def asked_of(options: EvaluateOptions) -> Asked:
-    """Read the folder of a benchmark."""
+def read_benchmark(options: EvaluateOptions) -> Asked | None:
+    """Read the folder of a benchmark; None: the task is a published one."""
+    if published_task(options.task) is not None:
+        return None
     return benchmarks.get(options.task).read(Path(options.source))
 
 
-def read_rows(options: EvaluateOptions) -> list[Any]:
-    """Read the rows that the options select."""
-    task = published_task(options.task)
-    groups: list[list[Any]] = [asked_of(options).rows if task is None else read_test_set(task, options.source)]
+def read_rows(options: EvaluateOptions, benchmark: Asked | None) -> list[Any]:
+    """Return the rows that the options select; benchmark: as `read_benchmark` returns."""
+    if benchmark is not None:
+        groups: list[list[Any]] = [benchmark.rows]
+    else:
+        task = published_task(options.task)
+        assert task is not None
+        groups = [read_test_set(task, options.source)]
     if options.no_difference is not None:
         groups.append(agreeing(read_test_set("diffrank", options.no_difference)))
     if options.subset is not None:
@@ -145,12 +144,17 @@ def write_files(
 
 
 def score_rows(
-    options: EvaluateOptions, rows: Sequence[Any], predictions: Sequence[Any], similar: Sequence[float] | None
+    options: EvaluateOptions,
+    benchmark: Asked | None,
+    rows: Sequence[Any],
+    predictions: Sequence[Any],
+    similar: Sequence[float] | None,
 ) -> dict[str, Any]:
-    """Return the scores of predictions."""
+    """Return the scores of predictions; benchmark: as `read_benchmark` returns."""
+    if benchmark is not None:
+        return benchmark_scores(options, benchmark, rows, predictions, Path(options.out), options.store)
     task = published_task(options.task)
-    if task is None:
-        return benchmark_scores(options, asked_of(options), rows, predictions, Path(options.out), options.store)
+    assert task is not None
     embed = sentences(options.store, options.device) if options.similarity else None
     scores = score(task, rows, predictions, options.bootstrap, options.seed, embed)
     if similar is not None:

@@ -16,7 +16,7 @@ from common.errors import StepDiffError
 from common.io.files import write_text
 from common.io.jsonl import read_objects
 from tasks.benchmarks.rows import BenchmarkRow, Writing
-from tasks.testsets import Form, Prediction, prediction_line, prediction_of
+from tasks.testsets import DiffCap, Form, Prediction, prediction_line, prediction_of
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,11 @@ class Answered:
 
     rows: list[Any]
     predictions: list[Prediction]
-    missing: int
-    """rows of the benchmark without a line"""
 
 
-def form_of(row: BenchmarkRow) -> Form:
-    """Return the form of a row's prediction."""
-    return "text" if isinstance(row, Writing) else "scores"
+def form_of(row: Any) -> Form:
+    """Return the form of the prediction of a row, of a benchmark or of a published task."""
+    return "text" if isinstance(row, Writing | DiffCap) else "scores"
 
 
 def read_answers(path: str | Path, rows: Sequence[BenchmarkRow]) -> Answered:
@@ -55,7 +53,7 @@ def read_answers(path: str | Path, rows: Sequence[BenchmarkRow]) -> Answered:
     if not found:
         raise StepDiffError(f"{path}: has no predictions")
     answered = [row for row in rows if row.key in found]
-    return Answered(answered, [found[row.key] for row in answered], len(rows) - len(answered))
+    return Answered(answered, [found[row.key] for row in answered])
 
 
 def write_answers(path: Path, rows: Sequence[BenchmarkRow], predictions: Sequence[Prediction]) -> None:

@@ -25,6 +25,7 @@ from tasks.testsets import Prediction, check_prediction, parts_of
 
 Truth = TypeVar("Truth")
 Mask = Bool[np.ndarray, " rows"]
+PREDICTIONS, VERDICTS = "predictions for {} rows", "verdicts for {} pairs"
 
 
 def scores_of(rows: Sequence[BenchmarkRow], predictions: Sequence[Prediction]) -> list[list[float]]:
@@ -33,8 +34,7 @@ def scores_of(rows: Sequence[BenchmarkRow], predictions: Sequence[Prediction]) -
     Raises:
         StepDiffError: No rows, another number of predictions than rows, or one that does not fit its row.
     """
-    if not rows or len(rows) != len(predictions):
-        raise StepDiffError(f"{len(predictions)} predictions for {len(rows)} rows: nothing to score")
+    check_count(rows, predictions)
     found = []
     for row, prediction in zip(rows, predictions, strict=True):
         try:
@@ -42,6 +42,12 @@ def scores_of(rows: Sequence[BenchmarkRow], predictions: Sequence[Prediction]) -
         except StepDiffError as error:
             raise StepDiffError(f"row {row.key!r}: {error}") from error
     return found
+
+
+def check_count(rows: Sequence[BenchmarkRow], answers: Sequence[Any], words: str = PREDICTIONS) -> None:
+    """Raise StepDiffError unless there is one answer for each row, and at least one row."""
+    if not rows or len(rows) != len(answers):
+        raise StepDiffError(f"{len(answers)} {words.format(len(rows))}: nothing to score")
 
 
 def truths_of(rows: Sequence[BenchmarkRow], truth: Mapping[str, Truth]) -> list[Truth]:
@@ -118,7 +124,7 @@ def summary(
         **_part(figures, counts, everything),
         "videos": len({video_of(clip) for row in rows for clip in row.clips}),
         "groups": len(set(groups)),
-        "chance": _values(chance, everything),
+        "chance": values_of(chance),
         "intervals": {name: found if found is None else list(found) for name, found in low_high.items()},
         "per_category": {name: _part(figures, counts, mask) for name, mask in categories.items() if mask.any()},
     }
@@ -126,9 +132,10 @@ def summary(
 
 def _part(figures: Mapping[str, Figure], counts: Mapping[str, Mask], mask: Mask) -> dict[str, Any]:
     numbers = {name: int((counted & mask).sum()) for name, counted in counts.items()}
-    return {**_values(figures, mask), **numbers, "rows": int(mask.sum())}
+    return {**values_of(figures, mask), **numbers, "rows": int(mask.sum())}
 
 
-def _values(figures: Mapping[str, Figure], mask: Mask) -> dict[str, float | None]:
+def values_of(figures: Mapping[str, Figure], mask: Mask | None = None) -> dict[str, float | None]:
+    """Return figures over the marked rows (default: all), None where one is undefined."""
     values = {name: figure.of(mask) for name, figure in figures.items()}
     return {name: value if math.isfinite(value) else None for name, value in values.items()}

@@ -18,7 +18,7 @@ from common.errors import StepDiffError
 from tasks.benchmarks.benchmark import Asked, Benchmark
 from tasks.benchmarks.choosing import chosen, share_right
 from tasks.benchmarks.rows import BenchmarkRow, Choice, check_keys
-from tasks.benchmarks.summary import scores_of, summary, truths_of
+from tasks.benchmarks.summary import check_count, scores_of, summary, truths_of
 from tasks.benchmarks.viddiff.files import (
     LETTERS,
     LICENCE,
@@ -87,8 +87,7 @@ def score(
         bootstrap: Resamples for each 95 % interval; 0 omits the intervals.
         seed: Seed of the resamples.
     """
-    if not rows or len(rows) != len(predictions):
-        raise StepDiffError(f"{len(predictions)} predictions for {len(rows)} rows: nothing to score")
+    check_count(rows, predictions)
     places = [place for place, prediction in enumerate(predictions) if prediction is not None]
     scores = scores_of([rows[i] for i in places], [predictions[i] for i in places]) if places else []  # type: ignore[misc]
     truths = truths_of(rows, truth)

@@ -22,7 +22,7 @@ from common.errors import StepDiffError
 from tasks.benchmarks.benchmark import Asked, Benchmark
 from tasks.benchmarks.judging import Judge
 from tasks.benchmarks.rows import BenchmarkRow, Writing
-from tasks.benchmarks.summary import summary, truths_of
+from tasks.benchmarks.summary import VERDICTS, check_count, summary, truths_of
 from tasks.benchmarks.viddiff.differences import parse_differences
 from tasks.benchmarks.viddiff.files import (
     LICENCE,
@@ -119,8 +119,7 @@ def score(
         bootstrap: Resamples for each 95 % interval; 0 omits the intervals.
         seed: Seed of the resamples.
     """
-    if not rows or len(rows) != len(predictions):
-        raise StepDiffError(f"{len(predictions)} verdicts for {len(rows)} pairs: nothing to score")
+    check_count(rows, predictions, VERDICTS)
     if bad := [row.key for row, own in zip(rows, predictions, strict=True) if not isinstance(own, dict)]:
         raise StepDiffError(f"pair {bad[0]!r}: no verdict on its text; judge it with --judge or --endpoint")
     samples = truths_of(rows, truth)

@@ -20,7 +20,7 @@ from common.errors import StepDiffError
 from tasks.benchmarks.benchmark import Asked, Benchmark, Published
 from tasks.benchmarks.judging import Inquiry, Judge, answers, sha256
 from tasks.benchmarks.rows import Writing
-from tasks.benchmarks.summary import summary, truths_of
+from tasks.benchmarks.summary import VERDICTS, check_count, summary, truths_of, values_of
 from tasks.benchmarks.vidic.files import SECTIONS, Check, clips, export, read
 from tasks.bootstrap import Figure, ratio_figure
 
@@ -100,8 +100,7 @@ def score(
         bootstrap: Resamples for each 95 % interval; 0 omits the intervals.
         seed: Seed of the resamples.
     """
-    if not rows or len(rows) != len(predictions):
-        raise StepDiffError(f"{len(predictions)} verdicts for {len(rows)} pairs: nothing to score")
+    check_count(rows, predictions, VERDICTS)
     checks = truths_of(rows, truth)
     for row, verdict, own in zip(rows, predictions, checks, strict=True):
         if isinstance(verdict, str) or len(verdict) != len(own):
@@ -113,13 +112,13 @@ def score(
     found["errors"] = sum(answer == ERROR for verdict in predictions for answer in verdict)
     found["per_category"] = {
         name: {
-            **_values(_figures(checks, predictions, name)),
+            **values_of(_figures(checks, predictions, name)),
             "questions": sum(check.category == name for own in checks for check in own),
             "rows": sum(any(check.category == name for check in own) for own in checks),
         }
         for name in categories
     }
-    found["controls"] = {name: _values(_figures(checks, control(checks, said))) for name, said in CONTROLS.items()}
+    found["controls"] = {name: values_of(_figures(checks, control(checks, said))) for name, said in CONTROLS.items()}
     found["notes"] = [f"control {name!r}: {_shown(values)}" for name, values in found["controls"].items()]
     return found
 
@@ -140,11 +139,6 @@ def _figures(
                 right[number, SECTIONS.index(check.section)] += answer.lower() == check.answer
     parts = {"accuracy": slice(None), "similarities": slice(0, 1), "differences": slice(1, 2)}
     return {name: ratio_figure(right[:, part].sum(axis=1), asked[:, part].sum(axis=1)) for name, part in parts.items()}
-
-
-def _values(figures: Mapping[str, Figure]) -> dict[str, float | None]:
-    values = {name: figure.of() for name, figure in figures.items()}
-    return {name: None if np.isnan(value) else value for name, value in values.items()}
 
 
 def _published(method: str, accuracy: float, similarities: float, differences: float) -> Published:
