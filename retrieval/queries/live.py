@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from featurize.encoders import Encoder
 
 _RECORDS = 64  # shards whose records are read, at most
+Record = tuple[str | None, dict[str, Any] | None]
+"""of a shard: where its encoder's weights were found, and the options of the encoder"""
 _CHOICES = {"layer": int, "frames": int, "sampling": str, "pooling": str, "window": int}
 
 
@@ -91,11 +93,11 @@ def encoder_of(store: Store, view: View, weights: str | None = None, device: str
             f"view clips/{view.name} was made by a {made.encoder}, not by an encoder of files: run {featurize}, then "
             f"{embed}, and query with --clip"
         ) from None
-    records = list(islice(_records(view), _RECORDS))
+    records = _first_records(view)
     choices = next((choices for _, choices in records if choices is not None), None) or _choices(made)
-    named = weights or weights_of(view)
+    named = weights or weights_of(view, records)
     if named is None:
-        sources = _sources(view)
+        sources = _sources(records)
         where = f" at {' or '.join(sources)}" if sources else ""
         raise StepDiffError(
             f"the weights of view clips/{view.name} ({made.encoder}, sha256 {made.weights[:12]}) are not found{where}: "
@@ -111,7 +113,12 @@ def encoder_of(store: Store, view: View, weights: str | None = None, device: str
     return encoder
 
 
-def _records(view: View) -> Iterator[tuple[str | None, dict[str, Any] | None]]:
+def _first_records(view: View) -> list[Record]:
+    """Return the records of at most _RECORDS shards."""
+    return list(islice(_records(view), _RECORDS))
+
+
+def _records(view: View) -> Iterator[Record]:
     """Yield the source of the weights and the encoder's choices, as recorded with each shard; None if they are not."""
     for _, writes in all_writes(view.paths, view.rows_per_shard):
         for write in writes:
@@ -134,13 +141,19 @@ def _choices(made: Provenance) -> dict[str, Any]:
     return {"sampling": sampling, **frames}
 
 
-def weights_of(view: View) -> str | None:
-    """Return where the weights of a view are: the recorded place, or the encoder's own name; None if they are gone."""
+def weights_of(view: View, records: list[Record] | None = None) -> str | None:
+    """Return where the weights of a view are: the recorded place, or the encoder's own name; None if they are gone.
+
+    records: those of the view, if they are read already.
+    """
     from featurize.encoders import deciding
     from weights import NAMES, fingerprint, resolve
 
     made = view.provenance
-    for source in [*_sources(view), *([made.encoder] if made.encoder in NAMES else [])]:
+    for source in [
+        *_sources(_first_records(view) if records is None else records),
+        *([made.encoder] if made.encoder in NAMES else []),
+    ]:
         try:
             if fingerprint(deciding(made.encoder, resolve(source))) == made.weights:
                 return source
@@ -149,6 +162,6 @@ def weights_of(view: View) -> str | None:
     return None
 
 
-def _sources(view: View) -> list[str]:
+def _sources(records: list[Record]) -> list[str]:
     """Return the recorded places of a view's weights."""
-    return list(dict.fromkeys(source for source, _ in islice(_records(view), _RECORDS) if source))
+    return list(dict.fromkeys(source for source, _ in records if source))
