@@ -110,7 +110,7 @@ def import_hdf5(argv: list[str]) -> int:
     """Import; the exit status is 1 if any clip failed."""
 
     def run(given: options.ImportOptions) -> Any:
-        from store.verbs.hdf5 import import_hdf5
+        from store.exchange.hdf5 import import_hdf5
 
         return import_hdf5(given)
 
@@ -134,7 +134,7 @@ def export_hdf5(argv: list[str]) -> int:
     """Export, and print what the file contains."""
 
     def run(given: options.ExportOptions) -> Any:
-        from store.verbs.hdf5 import export_hdf5
+        from store.exchange.hdf5 import export_hdf5
 
         return export_hdf5(given)
 

@@ -13,8 +13,8 @@ from common.errors import StepDiffError
 from store import Feature, Store, View
 from store.__main__ import main
 from store.format.quantise import dequantise, quantise
-from store.verbs.hdf5 import export_hdf5, import_hdf5
-from store.verbs.hdf5_layout import opened
+from store.exchange.hdf5 import export_hdf5, import_hdf5
+from store.exchange.hdf5_layout import opened
 from store.verbs.options import ExportOptions, ImportOptions
 from store.verbs.verify import verify
 

@@ -14,7 +14,7 @@ import pytest
 
 from common.errors import StepDiffError
 from store import Feature, View
-from store.verbs.hdf5 import export_hdf5
+from store.exchange.hdf5 import export_hdf5
 from store.verbs.options import ExportOptions
 
 ROOT = Path(__file__).parents[2]
@@ -49,7 +49,7 @@ def test_an_export_is_complete_or_absent(filled: View, tmp_path: Path, monkeypat
             raise StepDiffError("damage")
         return read(view, *args)
 
-    monkeypatch.setattr("store.verbs.hdf5._BLOCK_BYTES", 1)
+    monkeypatch.setattr("store.exchange.hdf5._BLOCK_BYTES", 1)
     monkeypatch.setattr(View, "read", fails_later)
     with pytest.raises(StepDiffError, match="damage"):
         exported(filled, tmp_path / "out" / "a.h5")

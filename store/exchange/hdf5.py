@@ -31,7 +31,7 @@ from store.feature_store import Store
 from store.format.quantise import BLOCK
 from store.io.writer import Values, ViewWriter
 from store.provenance import Feature, Provenance, with_dtype
-from store.verbs.hdf5_layout import Source, opened
+from store.exchange.hdf5_layout import Source, opened
 from store.verbs.options import ExportOptions, ImportOptions
 from store.view import ABSENT, FAILED, OK, View
 

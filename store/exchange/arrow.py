@@ -1,0 +1,237 @@
+"""Rows of a view as Arrow record batches, without a copy of the features where they are in memory.
+
+    from store.exchange.arrow import record_batches, schema
+    for batch in record_batches(view, "embedding", columns=["video"]):  # key, video, embedding
+        ...
+
+A feature is a fixed-size list of its flattened row; its shape is in the metadata of the field (`shape`, JSON). float16
+and float32 keep their dtype. int8 is as stored, with its float16 scales in the column `NAME_scale`, unless a dtype is
+given. The columns of the catalog's metadata are those of all parts, null where a row has none.
+
+The memory of a zero-copy batch is a read-only part of the mapped shard file: it remains valid after the view is closed,
+and when a writer replaces the shard.
+
+Guarantees
+- float16 and float32 features that are in memory are not copied
+- only finished rows are returned, in the order that is asked for
+- a damaged row is refused with its key
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import _stepdiff
+
+_stepdiff.require("store.exchange", "export", ("pyarrow",))
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from jaxtyping import Int, Int64, Shaped
+
+from common.errors import StepDiffError
+from common.io import sealed as table
+from store.catalog.catalog import Catalog
+from store.provenance import Feature
+from store.view import OK, Rows, View
+
+KEY = "key"
+SCALE = "_scale"
+"""what follows the name of an int8 feature in the column of its scales"""
+BATCH_BYTES = 32 * 2**20
+"""bytes of the features of a batch, about, by default"""
+_WINDOW = 2**14  # rows whose metadata is read at a time
+_PRIMITIVE = {"float16": pa.float16(), "float32": pa.float32(), "int8": pa.int8()}
+
+
+def record_batches(
+    view: View,
+    features: str | Sequence[str] | None = None,
+    rows: Rows | None = None,
+    batch_rows: int | None = None,
+    columns: Sequence[str] | None = None,
+    dtype: str | None = None,
+) -> Iterator[pa.RecordBatch]:
+    """Yield rows of a view as Arrow record batches of the schema that `schema` returns for the same arguments.
+
+    Args:
+        view: open view; its `check` says when rows are compared with their checksums.
+        features: names. By default all.
+        rows: R row numbers, in any order. Rows that are absent or failed are left out. By default all finished rows,
+            in the order of the catalog.
+        batch_rows: rows of a batch, at most: consecutive rows never share a batch with those of another shard. By
+            default as many as have 32 MiB of features.
+        columns: metadata columns of the catalog. By default all; () for none. `key` is always the first column.
+        dtype: "float16" or "float32", which int8 is dequantised to, and floats are cast to. By default as stored.
+
+    Raises:
+        StepDiffError: unknown feature, column or dtype, or a value past float16.
+        DamageError: a row that differs from its checksum.
+    """
+    fields, wanted = _plan(view, features, columns, dtype)
+    names = _names(view, features)
+    if rows is None:
+        chosen = np.flatnonzero(view.status() == OK)
+    else:
+        asked = np.asarray(rows, np.int64)
+        asked = asked[asked >= 0]
+        chosen = asked[view.status(asked) == OK]
+    row_bytes = sum(view.stored[name].row_bytes for name in view.arrays_of(names))
+    count = max(BATCH_BYTES // row_bytes, 1) if batch_rows is None else batch_rows
+    if count < 1:
+        raise StepDiffError(f"batch_rows {count} is refused: give 1 or more")
+    for start in range(0, len(chosen), _WINDOW):
+        window = chosen[start : start + _WINDOW]
+        about = _metadata(view.catalog, window, wanted, fields)
+        for part in _parts(window, view.rows_per_shard, count):
+            arrays = about.slice(part.start, part.stop - part.start).columns
+            for name in names:
+                arrays += _arrays(view, name, window[part], dtype)
+            yield pa.RecordBatch.from_arrays(arrays, schema=fields)
+
+
+def schema(
+    view: View,
+    features: str | Sequence[str] | None = None,
+    columns: Sequence[str] | None = None,
+    dtype: str | None = None,
+) -> pa.Schema:
+    """Return the schema of `record_batches`: key, metadata columns, features. Arguments and errors are the same."""
+    return _plan(view, features, columns, dtype)[0]
+
+
+def stored_features(view: View, features: Sequence[str], dtype: str | None = None) -> dict[str, Feature]:
+    """Return the feature columns of the batches, by name, with shape and dtype: for int8 also that of its scales."""
+    found: dict[str, Feature] = {}
+    for name in features:
+        feature = view.features[name]
+        if dtype is None and feature.dtype == "int8":
+            found[name] = feature
+            found[name + SCALE] = view.stored["scale"]
+        else:
+            found[name] = Feature(feature.shape, dtype or feature.dtype)
+    return found
+
+
+def list_type(feature: Feature) -> pa.DataType:
+    """Return the type of a feature column: a fixed-size list of the flattened row."""
+    return pa.list_(_PRIMITIVE[feature.dtype], math.prod(feature.shape))
+
+
+def list_array(values: Shaped[np.ndarray, "B ..."]) -> pa.FixedSizeListArray:
+    """Return rows as an array of fixed-size lists that shares their memory."""
+    flat = np.ascontiguousarray(values).reshape(-1)
+    primitive = pa.Array.from_buffers(_PRIMITIVE[flat.dtype.name], len(flat), [None, pa.py_buffer(flat)])
+    return pa.FixedSizeListArray.from_arrays(primitive, math.prod(values.shape[1:]))
+
+
+def _plan(
+    view: View, features: str | Sequence[str] | None, columns: Sequence[str] | None, dtype: str | None
+) -> tuple[pa.Schema, pl.DataFrame]:
+    """Return the schema, and an empty frame of the catalog's columns."""
+    names = _names(view, features)
+    if dtype not in (None, "float16", "float32"):
+        raise StepDiffError(f"dtype {dtype!r} is refused: give float16 or float32, or none for values as stored")
+    there = _catalog_columns(view.catalog)
+    unknown = [name for name in columns or () if name not in there]
+    if unknown:
+        raise StepDiffError(
+            f"no column {unknown[0]!r} in the catalog of {view.entity}: it has {', '.join(there) or 'only keys'}"
+        )
+    like = pl.DataFrame(schema={KEY: pl.String(), **{name: there[name] for name in columns or there if name != KEY}})
+    if columns is not None and not columns:
+        like = like.select(KEY)
+    made = stored_features(view, names, dtype)
+    if clash := [name for name in made if name in like.columns]:
+        raise StepDiffError(
+            f"{clash[0]} is a feature of view {view.name} and a column of the catalog: name the columns to take with "
+            "--columns (columns=), without it"
+        )
+    about = [pa.field(field.name, _plain(field.type)) for field in like.to_arrow().schema]
+    lists = [
+        pa.field(name, list_type(feature), metadata={"shape": json.dumps(list(feature.shape))})
+        for name, feature in made.items()
+    ]
+    return pa.schema([*about, *lists]), like
+
+
+def _names(view: View, features: str | Sequence[str] | None) -> list[str]:
+    names = [features] if isinstance(features, str) else list(dict.fromkeys(features or view.features))
+    for name in names:
+        if name not in view.features:
+            raise StepDiffError(
+                f"no feature {name!r} in view {view.name} of {view.entity}: it has {', '.join(view.features)}"
+            )
+    return names
+
+
+def _catalog_columns(catalog: Catalog) -> Mapping[str, pl.DataType]:
+    """Return name and dtype of each metadata column, wide enough for the values of every part."""
+    while True:
+        parts = catalog.parts()
+        try:
+            frames = [pl.DataFrame(schema=table.schema(part)) for part in parts]
+            break
+        except StepDiffError:
+            if catalog.parts() == parts:  # else a part was merged into another meanwhile
+                raise
+    found = pl.concat(frames, how="diagonal_relaxed").schema if frames else {}
+    texts = (pl.Null, pl.Categorical, pl.Enum)  # Arrow readers differ in these
+    return {
+        name: pl.String() if isinstance(dtype, texts) else dtype
+        for name, dtype in found.items()
+        if name not in (KEY, "row", "seal")
+    }
+
+
+def _metadata(catalog: Catalog, rows: Int64[np.ndarray, " W"], like: pl.DataFrame, fields: pa.Schema) -> pa.RecordBatch:
+    """Return key and metadata of rows, in their order."""
+    frame = catalog.select(rows, like)
+    order = np.searchsorted(frame["row"].to_numpy(), rows)
+    taken = frame.drop("row")[order].to_arrow()
+    kinds = pa.schema([fields.field(name) for name in like.columns])
+    (batch,) = taken.cast(kinds).combine_chunks().to_batches()
+    return batch
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """Return the type without 64-bit offsets, which some readers lack; batches are far below their limit."""
+    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return pa.string()
+    if pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
+        return pa.binary()
+    if pa.types.is_large_list(kind) or pa.types.is_list(kind):
+        return pa.list_(_plain(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([pa.field(field.name, _plain(field.type)) for field in kind])
+    return kind
+
+
+def _parts(rows: Int[np.ndarray, " W"], shard_rows: int, count: int) -> Iterator[slice]:
+    """Yield parts of at most `count` rows; those of ascending rows end where their shard does."""
+    ascending = bool((np.diff(rows) > 0).all())
+    ends = (np.flatnonzero(np.diff(rows // shard_rows)) + 1).tolist() if ascending else []
+    start = 0
+    for end in [*ends, len(rows)]:
+        for first in range(start, end, count):
+            yield slice(first, min(first + count, end))
+        start = end
+
+
+def _arrays(view: View, name: str, rows: Int64[np.ndarray, " B"], dtype: str | None) -> list[pa.Array]:
+    """Return the columns of a feature."""
+    stored = view.features[name].dtype
+    if dtype is None and stored == "int8":
+        return [list_array(values) for values in view.read_quantised(name, rows)]
+    if dtype is None or dtype == stored:
+        lying = view.in_place(name, rows)
+        return [list_array(view.read(name, rows) if lying is None else lying)]
+    values = view.read(name, rows, dtype=dtype if stored == "int8" else None)
+    with np.errstate(over="ignore"):
+        made = values.astype(dtype, copy=False)
+    if dtype == "float16" and not np.isfinite(made).all():
+        place = int(np.flatnonzero(~np.isfinite(made.reshape(len(rows), -1)).all(axis=1))[0])
+        key = view.catalog.name(int(rows[place]))
+        raise StepDiffError(f"{name} of {key} holds a magnitude past float16: give float32")
+    return [list_array(made)]
