@@ -209,11 +209,23 @@ class ShardWriter:
             status = self.view.shard_status(self.shard).copy()
             slots = rows - self.first
             count = int((status[slots] == OK).sum())
+            self._remove_from_record(frozenset(rows.tolist()))
             if status[slots].any():
                 status[slots] = ABSENT
                 with Together(partial(check_held, lock)) as files:
                     _put(files, self.view.paths.status(self.shard), encode_chunk(status))
         return count
+
+    def _remove_from_record(self, rows: frozenset[int]) -> None:
+        """Remove rows from the record: `store.damage` keeps recorded rows alone where a status chunk is lost."""
+        try:
+            writes = writes_of_shard(self.view.paths, self.shard, self.view.rows_per_shard)
+        except StepDiffError:  # a damaged record, which keeps no row
+            return
+        if any(write.rows & rows for write in writes):
+            left = encode_writes(self.shard, [Write(write.rows - rows, write.info) for write in writes])
+            with Together(partial(check_held, self.view.paths.lock(self.shard))) as files:
+                _put(files, self.view.paths.info(self.shard), left)
 
     def _check(
         self,
