@@ -1,0 +1,317 @@
+"""A view as a dataset of Ray Data.
+
+    import polars as pl
+    from store.ray import read_view
+
+    clips = read_view("/data/features", "clips", "clip", "embedding", filter=pl.col("split") == "train")
+    for batch in clips.iter_batches(batch_format="numpy"):  # {"key": [B], "embedding": [B, D], "split": [B], ...}
+        ...
+
+Each task reads whole shards, if they are not larger than a block. The plan needs only the list of the view's shards:
+neither the catalog nor the status of rows is read before the tasks run. The dataset may contain rows that are finished
+while it is read.
+
+Guarantees
+- rows, order and values equal those of View.read
+- each finished row is read once, also when a worker is killed in the middle
+- a task reads whole shards, and part of one only if the shard is larger than the wanted block
+- the plan depends on the number of shards, not of rows
+- a dropped view, a damaged row and an unknown name are each named in one line
+"""
+
+import copy
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import _stepdiff
+
+_stepdiff.require("store.ray", "ray", ("ray", "pandas", "pyarrow"))
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import ray.data
+from jaxtyping import Int, Int64
+from ray.data.block import BlockMetadata
+from ray.data.datasource import Datasource, ReadTask
+from ray.data.extensions import ArrowTensorArray
+
+from common.errors import StepDiffError
+from common.io.remote import RemotePath
+from store.catalog.catalog import BLOCK
+from store.exchange.arrow import KEY, record_batches, schema, stored_features
+from store.feature_store import Store
+from store.format.layout import shard_number
+from store.io.row_checks import Check
+from store.provenance import Feature
+from store.view import Rows, View
+
+_COLUMN_BYTES = 32
+"""of a metadata column in one row, about"""
+Spans = Int64[np.ndarray, "S 2"]
+"""first row and end of each of S parts of a view"""
+
+
+def read_view(
+    store: Store | str | os.PathLike[str] | RemotePath,
+    entity: str,
+    view: str,
+    features: str | Sequence[str] | None = None,
+    *,
+    filter: pl.Expr | None = None,
+    columns: Sequence[str] | None = None,
+    rows: Rows | None = None,
+    dtype: str | None = None,
+    check: Check = "first",
+    **options: Any,
+) -> ray.data.Dataset:
+    """Return the finished rows of a view as a Ray dataset: `key`, metadata columns and features.
+
+    A feature is a tensor column, in numpy batches an array [B, *shape of a row]. int8 is as stored, with its float16
+    scales in the column `NAME_scale`, unless a dtype is given. Rows are in the order of the catalog if `preserve_order`
+    of Ray's execution options is set.
+
+    Args:
+        store: open store, or its folder or URL. All nodes must reach it at the same path.
+        entity: "clips" or "texts".
+        view: name of the view.
+        features: names. By default all.
+        filter: condition on the catalog's columns, evaluated row by row, such as `pl.col("split") == "train"`.
+        columns: metadata columns of the catalog. By default all; () for none. `key` is always the first column.
+        rows: R row numbers, each of which is read once. Rows that are absent or failed are left out.
+        dtype: "float16" or "float32", which int8 is dequantised to, and floats are cast to. By default as stored.
+        check: when rows are compared with their stored checksums (`View.read`). "first" compares each row.
+        options: of `ray.data.read_datasource`, such as `concurrency`, `num_cpus` or `override_num_blocks`.
+
+    Raises:
+        StepDiffError: unknown store, view, feature, column or row, or a filter that does not fit the catalog. What
+            only a task can know, such as a damaged row, is raised when the dataset is read.
+    """
+    names = [features] if isinstance(features, str) else features
+    source = ViewDatasource(_shared(store), entity, view, names, filter, columns, rows, dtype, check)
+    return ray.data.read_datasource(source, **options)
+
+
+class ViewDatasource(Datasource):
+    """The read tasks of a view; see `read_view`."""
+
+    def __init__(
+        self,
+        store: Store,
+        entity: str,
+        view: str,
+        features: Sequence[str] | None,
+        filter: pl.Expr | None,
+        columns: Sequence[str] | None,
+        rows: Rows | None,
+        dtype: str | None,
+        check: Check,
+    ) -> None:
+        super().__init__()
+        opened = store.view(entity, view, check)
+        fields = schema(opened, features, columns, dtype)
+        names = list(dict.fromkeys(features or opened.features))
+        tensors = stored_features(opened, names, dtype)
+        like = None if filter is None else _checked_filter(filter, opened)
+        about = [name for name in fields.names if name not in tensors]
+        self._reader = _Reader(
+            store, entity, view, check, _made(opened), names, about[1:], dtype, filter, like, fields.names, tensors
+        )
+        self._schema = pa.schema(
+            [pa.field(f.name, _tensor_type(tensors[f.name])) if f.name in tensors else f for f in fields]
+        )
+        self._row_bytes = sum(tensor.row_bytes for tensor in tensors.values()) + _COLUMN_BYTES * len(about)
+        self._rows = None if rows is None else _known_rows(opened, rows)
+        self._spans = _shards(opened) if self._rows is None else _parts_of(self._rows, opened.rows_per_shard)
+
+    def get_name(self) -> str:
+        """Return the name that Ray shows."""
+        return "View"
+
+    def estimate_inmemory_data_size(self) -> int:
+        """Return the bytes of all rows of the shards, in memory. A filter is not known before the rows are read."""
+        return int(np.diff(self._spans).sum()) * self._row_bytes
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
+    ) -> list[ReadTask]:
+        """Return about `parallelism` tasks in the order of their rows; fewer, if blocks would be very small."""
+        context = data_context or ray.data.DataContext.get_current()
+        wanted = max(self.estimate_inmemory_data_size() / max(parallelism, 1), context.target_min_block_size)
+        given = divide(self._spans, max(int(wanted / self._row_bytes), 1)) or [self._spans]  # one task has the schema
+        return [self._task(spans, per_task_row_limit) for spans in given]
+
+    def _task(self, spans: Spans, limit: int | None) -> ReadTask:
+        size = int(np.diff(spans).sum()) * self._row_bytes
+        given = spans if self._rows is None or not len(spans) else self._rows[spans[0, 0] : spans[-1, 1]]
+        about = BlockMetadata(num_rows=None, size_bytes=size, input_files=None, exec_stats=None)
+        return ReadTask(_Task(self._reader, given), about, self._schema, limit)
+
+
+def divide(shards: Spans, wanted: int) -> list[Spans]:
+    """Divide shards (rows from first to end, ascending) among tasks of about `wanted` rows each, in their order.
+
+    A shard of more than `wanted` rows is cut into equal parts; others are never cut.
+    """
+    if not len(shards):
+        return []
+    first, count = shards[:, 0], shards[:, 1] - shards[:, 0]
+    parts = -(-count // wanted)
+    shard = np.repeat(np.arange(len(shards)), parts)
+    part = np.arange(len(shard)) - np.repeat(np.cumsum(parts) - parts, parts)
+    starts = first[shard] + count[shard] * part // parts[shard]
+    ends = first[shard] + count[shard] * (part + 1) // parts[shard]
+    before = np.cumsum(ends - starts) - (ends - starts)
+    task = (2 * before + ends - starts) // (2 * wanted)  # that of the middle of each part
+    cuts = np.flatnonzero(np.diff(task)) + 1
+    return [_joined(spans) for spans in np.split(np.stack([starts, ends], axis=1), cuts)]
+
+
+def _joined(spans: Spans) -> Spans:
+    """Return spans, those that follow one another as one."""
+    gaps = np.flatnonzero(spans[1:, 0] != spans[:-1, 1])
+    return np.stack([spans[[0, *(gaps + 1)], 0], spans[[*gaps, -1], 1]], axis=1)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """What all tasks of a dataset have in common."""
+
+    store: Store
+    entity: str
+    view: str
+    check: Check
+    made: tuple[Any, ...]
+    features: list[str]
+    columns: list[str]
+    dtype: str | None
+    filter: pl.Expr | None
+    like: pl.DataFrame | None
+    """empty frame with the columns of the filter"""
+    names: list[str]
+    """columns of a block"""
+    tensors: dict[str, Feature]
+
+    def read(self, rows: Int[np.ndarray, " R"]) -> Iterator[pa.Table]:
+        """Yield blocks of the finished ones of R ascending rows that fulfil the filter."""
+        view = self._open()
+        if self.filter is not None:
+            rows = view.catalog.select(rows, self.like).filter(self.filter)["row"].to_numpy()
+        if len(rows):
+            for batch in record_batches(view, self.features, rows, columns=self.columns, dtype=self.dtype):
+                view.check_not_dropped()  # files that are gone would be read as zeros or as absent rows
+                yield pa.table([self._column(batch, name) for name in self.names], self.names)
+        view.check_not_dropped()
+
+    def _column(self, batch: pa.RecordBatch, name: str) -> pa.Array:
+        column = batch.column(name)
+        if name not in self.tensors:
+            return column
+        values = column.flatten().to_numpy(zero_copy_only=True)
+        return ArrowTensorArray.from_numpy(values.reshape(len(batch), *self.tensors[name].shape))
+
+    def _open(self) -> View:
+        """Return the view in a worker; StepDiffError if the node does not see it, or if it is another one now."""
+        try:
+            view = self.store.view(self.entity, self.view, self.check)
+        except StepDiffError as error:
+            raise StepDiffError(
+                f"node {socket.gethostname()} does not see the view: {error}; a view must exist until the dataset is "
+                "read, at the same path on all nodes"
+            ) from None
+        if _made(view) != self.made:
+            raise StepDiffError(
+                f"view {self.view} of {self.entity} in {self.store.path} was dropped and made differently: call "
+                "read_view again"
+            )
+        return view
+
+
+class _Task:
+    """A read task: spans of rows, or rows."""
+
+    __name__ = "read_view"  # in Ray's messages
+
+    def __init__(self, reader: _Reader, given: Int[np.ndarray, "..."]) -> None:
+        self._reader, self._given = reader, given
+
+    def __call__(self) -> Iterator[pa.Table]:
+        """Yield the blocks of the task."""
+        if self._given.ndim == 1:
+            for start in range(0, len(self._given), BLOCK):
+                yield from self._reader.read(self._given[start : start + BLOCK])
+            return
+        for first, end in self._given.tolist():
+            for start in range(first, end, BLOCK):
+                yield from self._reader.read(np.arange(start, min(start + BLOCK, end)))
+
+
+def _shared(store: Store | str | os.PathLike[str] | RemotePath) -> Store:
+    """Return the store at an absolute path: workers have other working folders."""
+    opened = copy.copy(store) if isinstance(store, Store) else Store.open(store)
+    if isinstance(opened.path, Path):
+        opened.path = opened.path.absolute()
+    return opened
+
+
+def _made(view: View) -> tuple[Any, ...]:
+    """Return what must not change between the plan and its tasks."""
+    return view.provenance, view.features, view.rows_per_shard
+
+
+def _shards(view: View) -> Spans:
+    """Return first row and end of each shard that has a status. Only names are listed."""
+    folder = view.paths.status(0).parent
+    names = folder.identities() if isinstance(folder, RemotePath) else os.listdir(folder) if folder.is_dir() else ()
+    found = np.fromiter((shard for name in names if (shard := shard_number(name)) is not None), np.int64)
+    first = np.sort(found) * view.rows_per_shard
+    first = first[first < (length := len(view))]
+    return np.stack([first, np.minimum(first + view.rows_per_shard, length)], axis=1)
+
+
+def _known_rows(view: View, rows: Rows) -> Int64[np.ndarray, " R"]:
+    """Return the rows that are asked for, ascending, each once."""
+    asked = np.unique(np.asarray(rows, np.int64))
+    known = len(view.catalog)
+    if len(asked) and not 0 <= asked[0] <= asked[-1] < known:
+        wrong = int(asked[0] if asked[0] < 0 else asked[-1])
+        raise StepDiffError(f"no row {wrong} in the catalog of {view.entity}: it has rows 0 to {known - 1}")
+    return asked
+
+
+def _parts_of(rows: Int64[np.ndarray, " R"], shard_rows: int) -> Spans:
+    """Return where the rows of each shard begin and end among `rows`."""
+    cuts = np.flatnonzero(np.diff(rows // shard_rows)) + 1
+    edges = np.array([0, *cuts, len(rows)], np.int64) if len(rows) else np.zeros(1, np.int64)
+    return np.stack([edges[:-1], edges[1:]], axis=1)
+
+
+def _checked_filter(filter: pl.Expr, view: View) -> pl.DataFrame:
+    """Return an empty frame with the columns of a filter; StepDiffError where it fits no part of the catalog."""
+    every = filter.meta.has_multiple_outputs()  # columns by pattern
+    named = sorted(set(filter.meta.root_names()) - {KEY, "row"})
+    fields = schema(view, columns=None if every else named)
+    empty = pl.DataFrame(fields.empty_table().select(named if not every else [n for n in fields.names if n != KEY]))
+    like = pl.DataFrame(schema={KEY: pl.String(), **empty.schema})
+    whole = like.with_columns(pl.lit(0, pl.Int64).alias("row")).lazy()
+    try:
+        plan = pl.concat([whole, whole]).filter(filter)
+        plan.collect()
+        order = plan.explain()
+    except pl.exceptions.PolarsError as error:
+        why = str(error).split("\n")[0]
+        raise StepDiffError(f"the filter does not fit the catalog of {view.entity}: {why}") from error
+    if order.lstrip().startswith("FILTER"):  # Polars moves only conditions on single rows into the parts of a union
+        raise StepDiffError(
+            "the filter compares rows with one another (as a mean, a rank or is_unique does), but rows are read in "
+            "parts: find the rows in the whole catalog and pass rows="
+        )
+    return like
+
+
+def _tensor_type(feature: Feature) -> pa.DataType:
+    return ArrowTensorArray.from_numpy(np.empty((0, *feature.shape), feature.dtype)).type
