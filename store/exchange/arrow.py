@@ -19,7 +19,8 @@ Guarantees
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import _stepdiff
 
@@ -166,7 +167,7 @@ def _names(view: View, features: str | Sequence[str] | None) -> list[str]:
     return names
 
 
-def _catalog_columns(catalog: Catalog) -> Mapping[str, pl.DataType]:
+def _catalog_columns(catalog: Catalog) -> dict[str, Any]:
     """Return name and dtype of each metadata column, wide enough for the values of every part."""
     while True:
         parts = catalog.parts()
