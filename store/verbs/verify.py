@@ -21,31 +21,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, UInt32
+from jaxtyping import Int
 
 from common.errors import DamageError, StepDiffError
 from common.io.files import Place, listed
 from common.io.local import TEMPORARY
-from common.io.sealed import crc32c, is_sealed
 from store.catalog.catalog import Catalog
 from store.catalog.key_index import open_index
 from store.catalog.parts import first_row, read_part
+from store.damage.files import unreadable, unsealed
+from store.damage.view_damage import view_damage
 from store.feature_store import Store
-from store.format.layout import (
-    ARRAYS,
-    LOCK,
-    MERGED_SHARDS,
-    chunked_metadata,
-    half_made,
-    read_json,
-    shard_number,
-    sharded_metadata,
-)
-from store.format.shard import read_chunk
+from store.format.layout import ARRAYS, LOCK, half_made, read_json
 from store.format.view_metadata import array_shape
-from store.io.remote import open_shard
 from store.verbs.forget import wrongly_forgotten
-from store.view import FAILED, OK, View
+from store.view import View
 
 NOT_COVERED = (
     "videos, manifests and runs outside the store",
@@ -56,7 +46,6 @@ NOT_COVERED = (
 """what verify cannot know about any store"""
 _MOST_NAMED = 100_000  # lost rows named one by one
 _MOST_CARD = 64 * 2**20  # bytes
-_MOST_SEALED = 2**40
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")  # in the folder of its card: no separators
 _Found = tuple[Place, str, Iterable[str]]
 
@@ -140,18 +129,17 @@ class _Keys:
     def all(self) -> list[str]:
         return list(self.known.values())
 
+    def rows(self) -> int:
+        """Return the number of rows that the catalog has, as far as is known."""
+        return max(self.known, default=-1) + 1
+
     def __call__(self, rows: Int[np.ndarray, " rows"]) -> list[str]:
         return [self.known.get(row, f"row {row}") for row in rows.tolist()]
 
 
 def _unsealed(paths: Iterable[Place], clips: Iterable[str]) -> Iterator[_Found]:
-    """Yield those of the sealed files `paths` that are missing or damaged."""
-    for path in paths:
-        if not path.exists():
-            yield path, "is missing", clips
-            continue
-        if (what := _unreadable(path)) is not None:
-            yield path, what, clips
+    """Yield those of the sealed files `paths` that are missing or damaged, with the clips that they affect."""
+    yield from ((path, what, clips) for path, what in unsealed(paths))
 
 
 def _catalog(store: Store, entity: str, keys: _Keys) -> Iterator[_Found]:
@@ -199,131 +187,15 @@ def _longest(store: Store, entity: str) -> int:
 
 
 def _view(view: View, keys: _Keys) -> Iterator[_Found]:
-    for array in (*view.stored, "checksum", "status"):
-        path = view.paths.metadata(array)
-        broken = list(_unsealed([path], keys.all()))
-        yield from broken
-        if not broken and (why := _misfit(view, array, path)):
-            yield path, why, keys.all()
-    if broken:
-        return  # without the metadata of `status` the number of rows is not known
-    try:
-        length = len(view)
-    except StepDiffError as error:
-        yield path, f"is refused ({error})", keys.all()
-        length = max(keys.known, default=-1) + 1
-    for shard in _shards(view, length):
-        yield from _shard(view, shard, keys, length)
-    for path in listed(view.paths.beside[0], "merged-*.parquet"):
-        for _, what, _ in _unsealed([path], ()):
-            group = shard_number(path.stem.removeprefix("merged-"))
-            yield path, what, keys(_failed_in(view, group, length)) if group is not None else ()
-    yield from _unsealed(listed(view.paths.beside[1], "merged-*.json"), ())
-
-
-def _misfit(view: View, array: str, path: Place) -> str | None:
-    """Return how the metadata of an array, which other readers use, differs from the view's; None where it does not."""
-    shape: tuple[int, ...] = ()
-    dtype, kind = "uint8", chunked_metadata
-    if array in view.stored:
-        shape, dtype, kind = view.stored[array].shape, view.stored[array].dtype, sharded_metadata
-    elif array == "checksum":
-        shape, dtype = (len(view.checksummed),), "uint32"
-    try:
-        metadata = read_json(path)
-        array_shape(path, metadata)
-    except StepDiffError as error:
-        return f"is refused ({error})"
-    expected = kind((0, *shape), dtype, view.rows_per_shard)
-    found = {**metadata, "shape": [0, *metadata["shape"][1:]]}
-    differs = [name for name in ("shape", "data_type", "chunk_grid") if found.get(name) != expected[name]]
-    return f"differs from the view in {', '.join(differs)}" if differs else None
-
-
-def _shards(view: View, length: int) -> list[int]:
-    names = [path.name for path in listed(view.paths.status(0).parent, "*")]
-    names += [path.stem for folder in view.paths.beside for path in listed(folder, "*")]
-    shards = {shard for name in names if (shard := shard_number(name)) is not None}
-    return sorted(shard for shard in shards if shard * view.rows_per_shard < length)
-
-
-def _failed_in(view: View, group: int, length: int) -> Int[np.ndarray, " rows"]:
-    """Return the rows whose failures are in the merged file of a group of shards."""
-    rows = [np.empty(0, np.int64)]
-    for shard in (shard for shard in _shards(view, length) if shard // MERGED_SHARDS == group):
-        with suppress(DamageError):  # reported with the shard
-            if not view.paths.failures(shard).exists():
-                rows.append(shard * view.rows_per_shard + np.flatnonzero(view.shard_status(shard) == FAILED))
-    return np.concatenate(rows)
-
-
-def _shard(view: View, shard: int, keys: _Keys, length: int) -> Iterator[_Found]:
-    first = shard * view.rows_per_shard
-    every = np.arange(first, min(first + view.rows_per_shard, length))
-    try:
-        status = view.shard_status(shard)
-    except DamageError:
-        yield view.paths.status(shard), "has a wrong checksum", keys(every)
-        return
-    ok, failed = first + np.flatnonzero(status == OK), first + np.flatnonzero(status == FAILED)
-    if (status > FAILED).any():
-        yield view.paths.status(shard), "holds values other than 0, 1, 2", keys(every)
-    paths, finished = view.paths, len(ok) > 0 or len(failed) > 0
-    yield from _own_or_merged(paths.failures(shard), paths.merged_failures(shard), len(failed) > 0, keys(failed))
-    yield from _own_or_merged(paths.info(shard), paths.merged_info(shard), finished, keys(every))
-    if not len(ok):
-        return
-    path = view.paths.checksum(shard)
-    try:
-        sums = read_chunk(path, (view.rows_per_shard, len(view.checksummed)), "uint32")
-    except DamageError:
-        yield path, "has a wrong checksum", keys(ok)
-        return
-    if sums is None:
-        yield path, "is missing", keys(ok)
-        return
-    for column, name in enumerate(view.checksummed):
-        yield from _rows(view, name, shard, sums[:, column], ok, keys)
-
-
-def _own_or_merged(path: Place, merged: Place, needed: bool, clips: Iterable[str]) -> Iterator[_Found]:
-    """Yield the damage of a shard's own file, which may be missing where it was merged into another."""
-    if path.exists() or (needed and not merged.exists()):
-        found = list(_unsealed([path], clips))
-        if path.exists() or not merged.exists():  # else it was merged in the meantime
-            yield from found
-
-
-def _rows(
-    view: View, name: str, shard: int, sums: UInt32[np.ndarray, " slots"], ok: Int[np.ndarray, " rows"], keys: _Keys
-) -> Iterator[_Found]:
-    """Yield the rows of one shard file against their checksums."""
-    feature = view.stored[name]
-    path = view.paths.shard(name, shard, 1 + len(feature.shape))
-    try:
-        file = open_shard(path, view.rows_per_shard)
-    except FileNotFoundError:
-        file = None  # every row is the fill value: the checksums decide
-    except DamageError:
-        yield path, "has a damaged index", keys(ok)
-        return
-    fill = bytes(feature.row_bytes)
-    slots = ok % view.rows_per_shard
-    data = ((file.row(slot) if file else None) or fill for slot in slots.tolist())
-    wrong = [
-        len(row) != feature.row_bytes or crc32c(row) != total
-        for row, total in zip(data, sums[slots].tolist(), strict=True)
-    ]
-    if any(wrong):
-        what = f"has {sum(wrong)} rows that are not as they were written"
-        yield path, what if file else "is missing", keys(ok[np.array(wrong)])
+    for found in view_damage(view, keys.rows()):
+        yield found.path, found.what, keys.all() if found.rows is None else keys(found.rows)
 
 
 def _annotations(root: Place) -> Iterator[_Found]:
     """Yield the damaged files below `annotations/`, and versions without their provenance."""
     files = _files(root)
     for path in filter(_is_sealed_file, files):
-        if (what := _unreadable(path)) is not None:
+        if (what := unreadable(path)) is not None:
             yield path, what, ()
     tables = [path for path in files if path.name.endswith(".parquet")]
     for version in (version for stage in listed(root, "*") for version in listed(stage, "*") if version.is_dir()):
@@ -334,18 +206,6 @@ def _annotations(root: Place) -> Iterator[_Found]:
 
 def _is_sealed_file(path: Place) -> bool:
     return path.name != LOCK and path.name.endswith((".json", ".parquet"))
-
-
-def _unreadable(path: Place) -> str | None:
-    """Return why a sealed file cannot be read, or that it is not as it was written; None where it is sound or gone."""
-    try:
-        return None if is_sealed(path.read_whole(_MOST_SEALED)) else "is not as it was written"
-    except FileNotFoundError:
-        return None  # replaced since it was listed
-    except OSError as error:
-        return f"cannot be read ({error.strerror})"
-    except StepDiffError as error:
-        return f"cannot be read ({error})"
 
 
 def _cards(root: Place) -> Iterator[_Found]:

@@ -1,0 +1,218 @@
+"""The damage of one view, shard by shard: which rows a damaged file affects. `verify` and `withdrawal` use it.
+
+Guarantees
+- a flipped byte in any file of a view is found, with the rows that it affects
+- whole rows of a shard file with damaged rows are not named
+- a file that the system does not let us read is not taken for a damaged one
+"""
+
+import errno
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Int, Int64, UInt32
+
+from common.errors import DamageError, StepDiffError
+from common.io.files import Place, listed
+from common.io.sealed import crc32c
+from store.damage.files import CANNOT, unsealed
+from store.format.layout import MERGED_SHARDS, chunked_metadata, read_json, shard_number, sharded_metadata
+from store.format.shard import read_chunk
+from store.format.view_metadata import array_shape
+from store.io.remote import open_shard
+from store.view import FAILED, OK, View
+
+Kind = Literal["metadata", "status", "rows", "reasons", "record", "unreadable"]
+"""what a damaged file holds: the metadata of an array; the status of rows; their features or checksums; why rows
+failed; what wrote them. Or it may be whole, and is unreadable for another reason, such as its permissions"""
+
+
+@dataclass(frozen=True)
+class FileDamage:
+    """A damaged or missing file of a view."""
+
+    path: Place
+    what: str
+    """what is wrong with it"""
+    kind: Kind
+    rows: Int64[np.ndarray, " rows"] | None
+    """rows that it affects; None: every row of the view"""
+    shard: int | None = None
+    """None: the file is of several shards"""
+
+
+def view_damage(view: View, known: int) -> Iterator[FileDamage]:
+    """Yield the damage of a view; `known`: rows of the catalog, for a view that is longer."""
+    broken = None
+    for array in (*view.stored, "checksum", "status"):
+        if broken := _metadata_damage(view, array):
+            yield broken
+    if broken:
+        return  # without the metadata of `status` the number of rows is not known
+    try:
+        length = len(view)
+    except StepDiffError as error:
+        yield FileDamage(view.paths.metadata("status"), f"is refused ({error})", "metadata", None)
+        length = known
+    for shard in shards_of(view, length):
+        yield from shard_damage(view, shard, length)
+    reasons, records = view.paths.beside
+    for path, what in unsealed(listed(reasons, "merged-*.parquet")):
+        group = shard_number(path.stem.removeprefix("merged-"))
+        yield _sealed_damage(path, what, "reasons", _no_rows() if group is None else _failed_in(view, group, length))
+    for path, what in unsealed(listed(records, "merged-*.json")):
+        yield _sealed_damage(path, what, "record", _no_rows())
+
+
+def _metadata_damage(view: View, array: str) -> FileDamage | None:
+    path = view.paths.metadata(array)
+    for _, what in unsealed([path]):
+        return _sealed_damage(path, what, "metadata", None)
+    what = _misfit(view, array, path)
+    return FileDamage(path, what, "metadata", None) if what else None
+
+
+def _sealed_damage(
+    path: Place, what: str, kind: Kind, rows: Int64[np.ndarray, " R"] | None, shard: int | None = None
+) -> FileDamage:
+    return FileDamage(path, what, "unreadable" if what.startswith(CANNOT) else kind, rows, shard)
+
+
+def metadata_of(view: View, array: str, length: int) -> dict[str, object]:
+    """Return the metadata that an array of a view of `length` rows has."""
+    if array in view.stored:
+        feature = view.stored[array]
+        return sharded_metadata((length, *feature.shape), feature.dtype, view.rows_per_shard)
+    shape, dtype = ((len(view.checksummed),), "uint32") if array == "checksum" else ((), "uint8")
+    return chunked_metadata((length, *shape), dtype, view.rows_per_shard)
+
+
+def _misfit(view: View, array: str, path: Place) -> str | None:
+    """Return how the metadata of an array, which other readers use, differs from the view's; None where it does not."""
+    try:
+        metadata = read_json(path)
+        array_shape(path, metadata)
+    except StepDiffError as error:
+        return f"is refused ({error})"
+    expected = metadata_of(view, array, 0)
+    found = {**metadata, "shape": [0, *metadata["shape"][1:]]}
+    differs = [name for name in ("shape", "data_type", "chunk_grid") if found.get(name) != expected[name]]
+    return f"differs from the view in {', '.join(differs)}" if differs else None
+
+
+def shards_of(view: View, length: int) -> list[int]:
+    """Return the shards of a view of `length` rows of which a file exists."""
+    names = [path.name for path in listed(view.paths.status(0).parent, "*")]
+    names += [path.stem for folder in view.paths.beside for path in listed(folder, "*")]
+    shards = {shard for name in names if (shard := shard_number(name)) is not None}
+    return sorted(shard for shard in shards if shard * view.rows_per_shard < length)
+
+
+def _failed_in(view: View, group: int, length: int) -> Int64[np.ndarray, " rows"]:
+    """Return the rows whose failures are in the merged file of a group of shards."""
+    rows = [_no_rows()]
+    for shard in (shard for shard in shards_of(view, length) if shard // MERGED_SHARDS == group):
+        with suppress(DamageError):  # reported with the shard
+            if not view.paths.failures(shard).exists():
+                rows.append(shard * view.rows_per_shard + np.flatnonzero(view.shard_status(shard) == FAILED))
+    return np.concatenate(rows)
+
+
+def shard_damage(view: View, shard: int, length: int) -> Iterator[FileDamage]:
+    """Yield the damage of a shard of a view of `length` rows."""
+    first = shard * view.rows_per_shard
+    every = rows_of_shard(view, shard, length)
+    path = view.paths.status(shard)
+    try:
+        status = view.shard_status(shard)
+    except DamageError as error:
+        yield _unreadable(path, error, every, shard) or FileDamage(path, "has a wrong checksum", "status", every, shard)
+        return
+    if (status > FAILED).any():
+        yield FileDamage(path, "holds values other than 0, 1, 2", "status", every, shard)
+    ok, failed = first + np.flatnonzero(status == OK), first + np.flatnonzero(status == FAILED)
+    paths = view.paths
+    for found in _own_or_merged(paths.failures(shard), paths.merged_failures(shard), len(failed) > 0):
+        yield _sealed_damage(*found, "reasons", failed, shard)
+    for found in _own_or_merged(paths.info(shard), paths.merged_info(shard), len(ok) + len(failed) > 0):
+        yield _sealed_damage(*found, "record", every, shard)
+    if len(ok):
+        yield from row_damage(view, shard, ok)
+
+
+def rows_of_shard(view: View, shard: int, length: int) -> Int64[np.ndarray, " rows"]:
+    """Return all rows of a shard of a view of `length` rows."""
+    first = shard * view.rows_per_shard
+    return np.arange(first, min(first + view.rows_per_shard, length))
+
+
+def _own_or_merged(path: Place, merged: Place, needed: bool) -> list[tuple[Place, str]]:
+    """Return the damage of a shard's own file, which may be missing where it was merged into another."""
+    if path.exists() or (needed and not merged.exists()):
+        found = list(unsealed([path]))
+        if path.exists() or not merged.exists():  # else it was merged in the meantime
+            return found
+    return []
+
+
+def row_damage(view: View, shard: int, rows: Int[np.ndarray, " R"]) -> Iterator[FileDamage]:
+    """Yield the files of a shard in which some of R rows differ from their checksums."""
+    path = view.paths.checksum(shard)
+    try:
+        sums = read_chunk(path, (view.rows_per_shard, len(view.checksummed)), "uint32")
+    except DamageError as error:
+        yield _unreadable(path, error, rows, shard) or FileDamage(path, "has a wrong checksum", "rows", rows, shard)
+        return
+    if sums is None:
+        yield FileDamage(path, "is missing", "rows", rows, shard)
+        return
+    for column, name in enumerate(view.checksummed):
+        yield from _array_damage(view, name, shard, sums[:, column], rows)
+
+
+def _array_damage(
+    view: View, name: str, shard: int, sums: UInt32[np.ndarray, " slots"], rows: Int[np.ndarray, " R"]
+) -> Iterator[FileDamage]:
+    """Yield the shard file of an array if some of R rows differ from their checksums."""
+    feature = view.stored[name]
+    path = view.paths.shard(name, shard, 1 + len(feature.shape))
+    fill = bytes(feature.row_bytes)
+    slots = rows % view.rows_per_shard
+    try:
+        file = open_shard(path, view.rows_per_shard)
+    except FileNotFoundError:
+        file = None  # every row is the fill value: the checksums decide
+    except DamageError:
+        yield FileDamage(path, "has a damaged index", "rows", rows, shard)
+        return
+    except OSError as error:
+        yield _unreadable(path, error, rows, shard) or FileDamage(path, "cannot be read", "rows", rows, shard)
+        return
+    wrong = np.zeros(len(rows), bool)
+    for place, (slot, total) in enumerate(zip(slots.tolist(), sums[slots].tolist(), strict=True)):
+        try:
+            row = (file.row(slot) if file else None) or fill
+        except OSError as error:
+            if found := _unreadable(path, error, rows, shard):
+                yield found
+                return
+            row = b""
+        wrong[place] = len(row) != feature.row_bytes or crc32c(row) != total
+    if wrong.any():
+        what = f"has {int(wrong.sum())} rows that are not as they were written"
+        yield FileDamage(path, what if file else "is missing", "rows", rows[wrong], shard)
+
+
+def _unreadable(path: Place, error: Exception, rows: Int64[np.ndarray, " R"], shard: int) -> FileDamage | None:
+    """Return the file as one that cannot be read, None where the disk itself is at fault or its content."""
+    cause = error if isinstance(error, OSError) else error.__cause__
+    if not isinstance(cause, OSError) or cause.errno == errno.EIO:
+        return None
+    return FileDamage(path, f"cannot be read ({cause.strerror})", "unreadable", rows, shard)
+
+
+def _no_rows() -> Int64[np.ndarray, " 0"]:
+    return np.empty(0, np.int64)
