@@ -3,8 +3,9 @@
     python -m store info data/features                 what it contains
     python -m store verify data/features               read every byte; exit status 1 on damage
     python -m store plan --clips 1e6 --encoder efficientnet-lite0 --measured-in data/features
-    python -m store export-hdf5 clips.h5 --store data/features --view efficientnet-lite0
-    python -m store import-hdf5 clips.h5 --store data/other --view net --encoder net --weights-sha256 0123... \\
+    python -m store export clips.lance --store data/features --view efficientnet-lite0
+    python -m store import clips.lance --store data/other --view net
+    python -m store import clips.h5 --store data/other --view net --encoder net --weights-sha256 0123... \\
         --layer last --frames "8 evenly" --crop "centre 224"
     python -m store requantise data/features --view efficientnet-lite0 --to small --dtype int8
     python -m store pool data/features --view efficientnet-lite0 --to pooled --pool 7
@@ -13,6 +14,9 @@
     python -m store forget data/features CLIP CLIP --reason "asked to be removed"
     python -m store drop data/features --view small --yes
     python -m store compact data/features
+    python -m store tag data/features paper-v1         read it later as data/features@paper-v1
+    python -m store log data/features
+    python -m store lineage data/features CLIP runs/stepdiff
 """
 
 import sys
@@ -28,8 +32,10 @@ VERBS = {
     "info": ("store.__main__:info", "list views, features, finished and failed rows, bytes"),
     "verify": ("store.__main__:verify", "compare every file with its checksum and name the damaged clips"),
     "plan": ("store.__main__:plan", "estimate the bytes, shards, files and hours of a job"),
-    "import-hdf5": ("store.__main__:import_hdf5", "copy features from an HDF5 file into a view"),
-    "export-hdf5": ("store.__main__:export_hdf5", "copy the finished rows of a view into an HDF5 file"),
+    "export": ("store.exchange.verbs:export", "copy a view to Parquet, Lance, Hugging Face, WebDataset or HDF5"),
+    "import": ("store.exchange.verbs:import_", "copy features from Parquet, Lance or HDF5 into a view"),
+    "export-hdf5": ("store.exchange.verbs:export_hdf5", "now: export --format hdf5"),
+    "import-hdf5": ("store.exchange.verbs:import_hdf5", "now: import --format hdf5"),
     "requantise": ("store.__main__:requantise", "make a new view with the largest feature in another dtype"),
     "pool": ("store.__main__:pool", "make a new view with the tokens of neighbouring patches averaged"),
     "failures": ("store.__main__:failures", "list the rows that failed, with reasons"),
@@ -37,6 +43,9 @@ VERBS = {
     "forget": ("store.__main__:forget", "retire rows: no reader returns them, no run computes them again"),
     "drop": ("store.__main__:drop", "remove a view"),
     "compact": ("store.__main__:compact", "merge small files and delete unused ones"),
+    "tag": ("store.snapshots.commands:tag", "name what the store holds now: a snapshot, without a copy"),
+    "log": ("store.snapshots.commands:log", "list the snapshots, and what changed from each to the next"),
+    "lineage": ("store.lineage.commands:lineage", "say where a clip's rows come from, and what was trained on them"),
 }
 _DERIVED = (
     "{done:,} {entity} of view {made_from} made into view {view}, {feature} in {dtype}, in {seconds:.1f} s; "
@@ -92,6 +101,8 @@ def verify(argv: list[str]) -> int:
             print(f"{found['path']} {found['what']}: {_names(found['clips'], _SHOWN) or 'no clips'}")
         damaged = f"damaged files: {len(damage)}, clips: {len(record['clips'])}"
         print(damaged if damage else f"{record['path']} is whole")
+        for remedy in dict.fromkeys(found["remedy"] for found in damage):
+            print(f"what to do: {remedy}")
         files = f"{len(left):,} files without a checksum ({_names(left, _FILES_SHOWN)}); " if left else ""
         print(f"not covered: {files}{'; '.join(record['not_covered']['never'])}")
 
@@ -104,47 +115,6 @@ def _names(names: Sequence[str], most: int) -> str:
     """Return `a, b and 3 more`: at most `most` names."""
     shown = ", ".join(names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
-
-
-def import_hdf5(argv: list[str]) -> int:
-    """Import; the exit status is 1 if any clip failed."""
-
-    def run(given: options.ImportOptions) -> Any:
-        from store.exchange.hdf5 import import_hdf5
-
-        return import_hdf5(given)
-
-    def show(done: Any) -> None:
-        print(
-            f"{done.done:,} of {done.asked:,} {done.entity} of {done.path} imported into view {done.view} of "
-            f"{done.store} in {done.seconds:.1f} s, {done.already:,} were there already, {done.failed:,} failed"
-            + (f", {done.forgotten:,} were forgotten and left out" if done.forgotten else "")
-        )
-        for failure in done.failures[:_SHOWN]:
-            print(f"  {failure['key']}: {failure['reason']}")
-        if done.failed > _SHOWN:
-            print(f"  ... and {done.failed - _SHOWN:,} more")
-
-    return parse(
-        options.ImportOptions, argv, "store import-hdf5", None, run, show, ("path",), lambda done: int(done.failed > 0)
-    )
-
-
-def export_hdf5(argv: list[str]) -> int:
-    """Export, and print what the file contains."""
-
-    def run(given: options.ExportOptions) -> Any:
-        from store.exchange.hdf5 import export_hdf5
-
-        return export_hdf5(given)
-
-    def show(done: Any) -> None:
-        from store.verbs.info import readable_bytes
-
-        left = f" (left out: {done.failed:,} failed, {done.absent:,} absent)" if done.failed + done.absent else ""
-        print(f"{done.rows:,} {done.entity} of view {done.view} in {done.path}, {readable_bytes(done.bytes)}{left}")
-
-    return parse(options.ExportOptions, argv, "store export-hdf5", None, run, show, ("path",))
 
 
 def requantise(argv: list[str]) -> int:

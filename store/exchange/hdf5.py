@@ -27,12 +27,13 @@ from common.errors import StepDiffError
 from common.io.local import LocalPath
 from common.progress import progress
 from store.catalog.forgotten import are_forgotten
+from store.exchange.card import make_card
+from store.exchange.hdf5_layout import Source, opened
+from store.exchange.options import UNKNOWN_LICENSE, Hdf5ExportOptions, Hdf5ImportOptions
 from store.feature_store import Store
 from store.format.quantise import BLOCK
 from store.io.writer import Values, ViewWriter
 from store.provenance import Feature, Provenance, with_dtype
-from store.exchange.hdf5_layout import Source, opened
-from store.verbs.options import ExportOptions, ImportOptions
 from store.view import ABSENT, FAILED, OK, View
 
 KEYS, SCALE = "key", "scale"
@@ -62,11 +63,13 @@ class Exported:
     """rows left out"""
     absent: int
     """rows left out"""
+    forgotten: int
+    """rows left out"""
     bytes: int
     """of the file"""
 
 
-def export_hdf5(options: ExportOptions) -> Exported:
+def export_hdf5(options: Hdf5ExportOptions, license: str = UNKNOWN_LICENSE) -> Exported:
     """Write the file. StepDiffError where the view lacks a feature, or the file cannot be written."""
     path = Path(options.path)
     if path.exists():
@@ -75,6 +78,8 @@ def export_hdf5(options: ExportOptions) -> Exported:
     arrays = _arrays(view, options)
     status = view.status()
     rows = np.flatnonzero(status == OK)
+    forms = {name: Feature(shape, dtype) for name, (shape, dtype) in arrays.items()}
+    card = make_card(view, status == OK, "hdf5", forms, (), license, -(-len(status) // view.rows_per_shard) or 1)
     a_row = sum(np.dtype(dtype).itemsize * int(np.prod(shape)) + _HEADER_BYTES for shape, dtype in arrays.values())
     with _whole(path, len(rows) * a_row) as file, progress(f"export of {view.name}", len(rows)) as advance:
         grouped = options.layout == "clips" and len(arrays) > 1
@@ -83,6 +88,7 @@ def export_hdf5(options: ExportOptions) -> Exported:
         file.attrs["provenance"] = json.dumps(view.provenance.as_dict())
         if options.raw:
             file.attrs["channels_per_scale"] = BLOCK
+        file.attrs["card"], file.attrs["readme"] = card.as_json(), card.readme(path.name)
         write = _write_clips if options.layout == "clips" else _write_rows
         write(file, arrays, len(rows), _blocks(view, arrays, rows, advance))
     return Exported(
@@ -91,13 +97,14 @@ def export_hdf5(options: ExportOptions) -> Exported:
         entity=view.entity,
         view=view.name,
         rows=len(rows),
-        failed=int((status == FAILED).sum()),
-        absent=len(status) - len(rows) - int((status == FAILED).sum()),
+        failed=card.failed,
+        absent=card.absent,
+        forgotten=card.forgotten,
         bytes=path.stat().st_size,
     )
 
 
-def _arrays(view: View, options: ExportOptions) -> dict[str, tuple[tuple[int, ...], str]]:
+def _arrays(view: View, options: Hdf5ExportOptions) -> dict[str, tuple[tuple[int, ...], str]]:
     if options.raw and options.dtype:
         raise StepDiffError("--raw writes what is stored: leave --dtype out")
     arrays = {}
@@ -219,7 +226,7 @@ class Imported:
     """key and reason of the failed clips"""
 
 
-def import_hdf5(options: ImportOptions) -> Imported:
+def import_hdf5(options: Hdf5ImportOptions) -> Imported:
     """Import what is missing of a file. StepDiffError where the file, the store or the view cannot be used."""
     if not _SHA256.fullmatch(options.weights_sha256):
         raise StepDiffError(f"--weights-sha256 {options.weights_sha256!r} is not a sha256: give 64 hex digits")

@@ -28,8 +28,8 @@ import numpy as np
 from jaxtyping import Int
 
 from common.errors import StepDiffError
+from store.exchange.options import Layout
 from store.provenance import check_name
-from store.verbs.options import Layout
 
 _BUILT_IN = {
     h5py.h5z.FILTER_DEFLATE,
@@ -227,7 +227,7 @@ def opened(
 ) -> Iterator[Source]:
     """Yield the clips of a file.
 
-    Arguments are as in `ImportOptions`. Raises StepDiffError where the file cannot be used.
+    Arguments are as in `Hdf5ImportOptions`. Raises StepDiffError where the file cannot be used.
     """
     try:
         file = h5py.File(path, "r")

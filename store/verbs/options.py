@@ -7,7 +7,6 @@ from typing import Literal
 Entity = Literal["clips", "texts"]
 Dtype = Literal["float16", "float32", "int8"]
 Floats = Literal["float16", "float32"]
-Layout = Literal["clips", "rows"]
 
 
 @dataclass(frozen=True)
@@ -28,73 +27,6 @@ class VerifyOptions:
 
     path: str
     """folder of the store"""
-
-
-@dataclass(frozen=True)
-class ImportOptions:
-    """Copy features from an HDF5 file into a view.
-
-    A second run copies only what is missing. Clips that cannot be read, or do not fit, are recorded as failed with the
-    reason; exit status 1 if there are any."""
-
-    path: str
-    """HDF5 file: one dataset (or group) per clip, named by its key; or datasets of rows and one of keys"""
-    store: str
-    """folder of the feature store; created if missing"""
-    view: str
-    """name of the view; created if missing"""
-    encoder: str
-    """provenance: name of the frozen encoder that computed the features"""
-    weights_sha256: str
-    """provenance: sha256, in hex, of the encoder's weights"""
-    layer: str
-    """provenance: the layer whose output the features are"""
-    frames: str
-    """provenance: how frames were sampled, `none` for texts"""
-    crop: str
-    """provenance: how frames were resized and cropped"""
-    entity: Entity = "clips"
-    """what a row is"""
-    features: tuple[str, ...] = ()
-    """features of the view, each NAME or NAME=DATASET, a dataset in the group of each clip. Default: in layout rows
-    all datasets of floats; in layout clips `tokens`, or `embedding` if it has one axis"""
-    layout: Layout | None = None
-    """clips: one dataset or group per clip; rows: datasets of rows. Default: rows if a dataset of texts exists"""
-    keys: str | None = None
-    """dataset of the rows' keys. Default: the only dataset of texts"""
-    group: str = "/"
-    """group of the file to read"""
-    dtype: Dtype | None = None
-    """dtype of the largest feature. Default: float16 stays float16, other floats become float32"""
-    retry_failed: bool = False
-    """retry clips that failed before"""
-    wait: bool = False
-    """wait while another run writes into the store, instead of failing"""
-
-
-@dataclass(frozen=True)
-class ExportOptions:
-    """Copy the finished rows of a view into an HDF5 file.
-
-    The file appears whole or not at all. Failed and absent rows are left out and counted."""
-
-    path: str
-    """HDF5 file to create; an existing file is not replaced"""
-    store: str
-    """folder of the feature store"""
-    view: str
-    """name of the view"""
-    entity: Entity = "clips"
-    """what a row is"""
-    features: tuple[str, ...] = ()
-    """features to export. Default: all"""
-    layout: Layout = "clips"
-    """clips: one dataset per clip, named by its key (one group per clip for several features); rows: one dataset per
-    feature, and the keys in dataset `key`"""
-    dtype: Floats | None = None
-    """dtype of all features. Default: as stored, and float32 for int8"""
-    raw: bool = False
-    """write int8 as stored, with a float16 scale per 64 channels in dataset `scale`: value = int8 * scale"""
 
 
 @dataclass(frozen=True)

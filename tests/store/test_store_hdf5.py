@@ -12,10 +12,11 @@ import pytest
 from common.errors import StepDiffError
 from store import Feature, Store, View
 from store.__main__ import main
-from store.format.quantise import dequantise, quantise
 from store.exchange.hdf5 import export_hdf5, import_hdf5
 from store.exchange.hdf5_layout import opened
-from store.verbs.options import ExportOptions, ImportOptions
+from store.exchange.options import Hdf5ExportOptions as ExportOptions
+from store.exchange.options import Hdf5ImportOptions as ImportOptions
+from store.format.quantise import dequantise, quantise
 from store.verbs.verify import verify
 
 ROOT = Path(__file__).parents[2]
@@ -233,7 +234,7 @@ def test_a_file_that_is_not_hdf5_is_refused_in_one_line(tmp_path: Path, capsys: 
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in MADE_BY.items()]
     for name, message in (("text.h5", "not an HDF5 file"), ("half.h5", "truncated"), ("gone.h5", "it does not exist")):
         path = str(tmp_path / name)
-        assert main(["import-hdf5", path, "--store", str(tmp_path / "s"), "--view", "v", *flags]) == 2
+        assert main(["import", path, "--store", str(tmp_path / "s"), "--view", "v", *flags]) == 2
         error = capsys.readouterr().err
         assert error.startswith(f"error: cannot open {path}: ") and message in error and error.count("\n") == 1
 
@@ -321,13 +322,13 @@ def test_the_command_line_reports_imported_and_failed_clips(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], filled: View
 ) -> None:
     store = str(filled.paths.store)
-    assert main(["export-hdf5", str(tmp_path / "a.h5"), "--store", store, "--view", "net", "--layout", "rows"]) == 0
+    assert main(["export", str(tmp_path / "a.h5"), "--store", store, "--view", "net", "--layout", "rows"]) == 0
     out = capsys.readouterr().out
     assert out.startswith(f"9 clips of view net in {tmp_path / 'a.h5'}, ") and "1 failed, 1 absent" in out
     with h5py.File(tmp_path / "a.h5", "r+") as file:
         file["tokens"][3] = np.nan
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in MADE_BY.items()]
-    command = ["import-hdf5", str(tmp_path / "a.h5"), "--store", str(tmp_path / "b"), "--view", "x", *flags]
+    command = ["import", str(tmp_path / "a.h5"), "--store", str(tmp_path / "b"), "--view", "x", *flags]
     assert main(command) == 1, "a clip has failed"
     assert "8 of 9 clips of" in (out := capsys.readouterr().out) and "  c3: tokens holds NaN" in out
     assert main([*command, "--json"]) == 1

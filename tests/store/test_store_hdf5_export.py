@@ -15,7 +15,7 @@ import pytest
 from common.errors import StepDiffError
 from store import Feature, View
 from store.exchange.hdf5 import export_hdf5
-from store.verbs.options import ExportOptions
+from store.exchange.options import Hdf5ExportOptions as ExportOptions
 
 ROOT = Path(__file__).parents[2]
 Make = Callable[..., Any]
@@ -77,7 +77,7 @@ def test_a_full_disk_gives_a_one_line_error_and_leaves_no_file(filled: View, tmp
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000));"
         "sys.exit(main(sys.argv[1:]))"
     )
-    command = ["export-hdf5", str(tmp_path / "out" / "a.h5"), "--store", str(filled.paths.store), "--view", "net"]
+    command = ["export", str(tmp_path / "out" / "a.h5"), "--store", str(filled.paths.store), "--view", "net"]
     done = subprocess.run([sys.executable, "-c", script, *command], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert done.stderr.startswith(f"error: no space to write {tmp_path / 'out' / 'a.h5'}")

@@ -12,7 +12,7 @@ import pytest
 
 from common.errors import StepDiffError
 from store.exchange.hdf5 import import_hdf5
-from store.verbs.options import ImportOptions
+from store.exchange.options import Hdf5ImportOptions as ImportOptions
 
 SECRET = np.arange(12, dtype="f4").reshape(4, 3)
 KEYS = ["a", "b", "c", "d"]

@@ -1,0 +1,301 @@
+"""Export of the finished rows of a view to Parquet, Lance, Hugging Face datasets, WebDataset or HDF5.
+
+The rows of whole shards of the view are one part, a file that is written whole. The parts lie in `data.unfinished/`,
+which becomes `data/` when all are written (Lance: one commit at the end); README.md, the last file, says that the
+export is complete. HDF5 is one file, written whole: a killed export to it begins again.
+
+Guarantees
+- a killed export continues, and ends with the same content
+- half an export never looks whole
+- an export of another view into the same folder is refused
+- an exported row has the stored bits, unless another dtype is asked for
+- a damaged row is never exported
+- an export holds one batch of rows, and one byte for each row of the view, in memory
+"""
+
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, get_args
+
+import numpy as np
+from jaxtyping import Bool
+
+from common.errors import StepDiffError
+from common.io.files import write_text
+from common.io.local import LocalPath
+from common.progress import progress
+from store.exchange import card as cards
+from store.exchange.card import Card
+from store.exchange.options import ExportOptions, Format, Hdf5ExportOptions
+from store.feature_store import Store
+from store.provenance import Feature
+from store.view import OK, View
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+PART_BYTES = 256 * 2**20
+"""bytes of features in a part, at most about, where a shard has fewer"""
+_ROWS = "_export.rows"
+"""the rows of an export that is not complete: their number, and a bit for each"""
+_MOST_CARD = 64 * 2**20
+_SUFFIXES: Mapping[str, Format] = {".parquet": "parquet", ".lance": "lance", ".h5": "hdf5", ".hdf5": "hdf5"}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The content of an export."""
+
+    path: str
+    format: str
+    store: str
+    entity: str
+    view: str
+    rows: int
+    failed: int
+    """rows left out"""
+    absent: int
+    """rows left out"""
+    forgotten: int
+    """rows left out"""
+    parts: int
+    already: int
+    """parts that an earlier run wrote"""
+    bytes: int
+    """of all files"""
+    seconds: float
+    how_to_open: str
+
+
+class Parts(Protocol):
+    """Where the parts of an export are written."""
+
+    def is_whole(self) -> bool:
+        """Return whether all parts are written and readable as one."""
+
+    def has(self, number: int) -> bool:
+        """Return whether a part is written."""
+
+    def write(self, number: int, batches: "Iterator[pa.RecordBatch]") -> None:
+        """Write a part, whole or not at all."""
+
+    def finish(self) -> None:
+        """Make the parts readable as one."""
+
+
+def export(options: ExportOptions) -> Exported:
+    """Export what is missing. StepDiffError where the view lacks a feature, or the files cannot be written."""
+    begin = time.monotonic()
+    format = chosen_format(options)
+    view = Store.open(options.store).view(options.entity, options.view, check="always")
+    if format == "hdf5":
+        return _to_hdf5(view, options, begin)
+    if options.layout:
+        raise StepDiffError("--layout is for hdf5: leave it out")
+    import _stepdiff
+
+    _stepdiff.require("store export", "export", ("pyarrow",))
+    from store.exchange import arrow
+
+    given = (view, options.features or None, options.columns or None)
+    schema = arrow.schema(*given, options.dtype)
+    features = arrow.stored_features(view, options.features or tuple(view.features), options.dtype)
+    columns = [name for name in schema.names if name not in (arrow.KEY, *features)]
+    a_shard = view.rows_per_shard * sum(feature.row_bytes for feature in features.values())
+    path = LocalPath(options.path)
+    shards = max(PART_BYTES // a_shard, 1)
+    card, ok = _begin(
+        path, view, lambda ok: cards.make_card(view, ok, format, features, columns, options.license, shards)
+    )
+    parts, header = _parts(path, card, schema, features)
+    already = len(card.parts) if ok is None else 0
+    if ok is not None:
+        with progress(f"export of {view.name}", card.rows) as advance:
+            for number, (first, last, count) in enumerate(card.parts):
+                if parts.is_whole() or parts.has(number):
+                    already += 1
+                    advance(count)
+                    continue
+                start = first * view.rows_per_shard
+                rows = start + np.flatnonzero(ok[start : (last + 1) * view.rows_per_shard])
+                batches = arrow.record_batches(*given[:2], rows, None, given[2], options.dtype)
+                parts.write(number, _counted(batches, count, path, advance))
+        parts.finish()
+        write_text(path / cards.README, card.readme(path.name, header))
+        (path / _ROWS).remove()
+    return Exported(
+        path=options.path,
+        format=format,
+        store=str(view.paths.store),
+        entity=view.entity,
+        view=view.name,
+        rows=card.rows,
+        failed=card.failed,
+        absent=card.absent,
+        forgotten=card.forgotten,
+        parts=len(card.parts),
+        already=already,
+        bytes=sum(path.files().values()),
+        seconds=round(time.monotonic() - begin, 3),
+        how_to_open=cards.how_to_open(format, options.path, list(features), len(card.parts)),
+    )
+
+
+def chosen_format(options: ExportOptions) -> Format:
+    """Return the format of an export; StepDiffError where neither option nor suffix says it."""
+    found = options.format or _SUFFIXES.get(Path(options.path).suffix.lower())
+    if found is None:
+        raise StepDiffError(f"the name {options.path} has no known suffix: give --format {'|'.join(get_args(Format))}")
+    return found
+
+
+def _begin(
+    path: LocalPath, view: View, make: Callable[[Bool[np.ndarray, " rows"]], Card]
+) -> tuple[Card, Bool[np.ndarray, " rows"] | None]:
+    """Return the card of the export in `path`, which begins or continues, and which rows it has; None: it is complete.
+
+    The rows are fixed when the export begins: those that finish later are not part of it.
+    """
+    if path.is_file():
+        raise StepDiffError(f"{path} is a file: give the name of a new folder")
+    try:
+        there = cards.read_card((path / cards.NAME).read_whole(_MOST_CARD))
+        complete = (path / cards.README).exists()
+        ok = view.status() == OK if complete else _read_rows(path / _ROWS)
+    except FileNotFoundError:
+        path.make_folder()
+        path.remove_dead(deep=False)
+        if any(file.name not in (cards.NAME, _ROWS) for file in path.iterdir()):
+            raise StepDiffError(f"{path} holds other files: give the name of a new folder") from None
+        ok = view.status() == OK
+        if not ok.any():
+            raise StepDiffError(
+                f"view {view.name} of {view.entity} has no finished rows: run featurize first"
+            ) from None
+        card = make(ok)
+        data = zlib.compress(len(ok).to_bytes(8, "little") + np.packbits(ok).tobytes())
+        (path / _ROWS).put([data], len(data))
+        write_text(path / cards.NAME, card.as_json())
+        return card, ok
+    except StepDiffError as error:
+        raise StepDiffError(f"{path} holds a damaged export ({error}): remove it and export again") from None
+    if differs := there.difference(make(ok), rows_too=not complete):
+        raise StepDiffError(f"{path} holds an export that differs: {differs}; give another name, or remove it")
+    return there, None if complete else ok
+
+
+def _read_rows(path: LocalPath) -> Bool[np.ndarray, " rows"]:
+    try:
+        data = zlib.decompress(path.read_whole(_MOST_CARD))
+    except zlib.error:
+        raise StepDiffError(f"{path.name} is damaged") from None
+    count = int.from_bytes(data[:8], "little")
+    if len(data) != 8 + -(-count // 8):
+        raise StepDiffError(f"{path.name} is damaged")
+    return np.unpackbits(np.frombuffer(data, np.uint8, offset=8), count=count).astype(bool)
+
+
+def _parts(
+    path: LocalPath, card: Card, schema: "pa.Schema", features: Mapping[str, Feature]
+) -> tuple[Parts, dict[str, Any]]:
+    """Return where parts are written, and more fields of the README's header."""
+    schema = schema.with_metadata({"stepdiff": card.as_json()})
+    if card.format == "lance":
+        from store.exchange.lance import Fragments
+
+        return Fragments(path, schema), {}
+    if card.format == "webdataset":
+        from store.exchange import webdataset
+
+        return Files(path, "features-{:06d}.tar", lambda to, some: webdataset.write_part(to, some, features)), {}
+    from store.exchange import parquet
+
+    if card.format == "parquet":
+        return Files(path, "part-{:06d}.parquet", lambda to, some: parquet.write_part(to, schema, some, features)), {}
+    own, about = parquet.datasets_schema(schema, features)
+    splits = [{"name": "train", "num_examples": card.rows}]
+    header = {
+        "dataset_info": {**about, "splits": splits},
+        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/*.parquet"}]}],
+    }
+
+    def write(to: Path, some: "Iterator[pa.RecordBatch]") -> None:
+        parquet.write_part(to, own, (parquet.nested(batch, own, features) for batch in some), features)
+
+    return Files(path, "part-{:06d}.parquet", write), header
+
+
+class Files:
+    """Parts that are files of one folder."""
+
+    def __init__(self, path: LocalPath, name: str, write: "Callable[[Path, Iterator[pa.RecordBatch]], None]") -> None:
+        """Open the folder of an export; `write` writes a part, whose file is `name` with its number."""
+        self._whole, self._unfinished = path / "data", path / "data.unfinished"
+        self._name, self._write = name, write
+        if not self.is_whole():
+            self._unfinished.make_folder()
+            self._unfinished.remove_dead(deep=False)
+
+    def is_whole(self) -> bool:
+        """Return whether all parts are written."""
+        return self._whole.is_dir()
+
+    def has(self, number: int) -> bool:
+        """Return whether a part is written."""
+        return (self._unfinished / self._name.format(number)).exists()
+
+    def write(self, number: int, batches: "Iterator[pa.RecordBatch]") -> None:
+        """Write a part."""
+        with (self._unfinished / self._name.format(number)).whole() as temp:
+            self._write(temp, batches)
+
+    def finish(self) -> None:
+        """Give the folder of the parts its name."""
+        if not self.is_whole():
+            self._unfinished.rename(self._whole)
+
+
+def _counted(
+    batches: "Iterator[pa.RecordBatch]", count: int, path: LocalPath, advance: Callable[[int], None]
+) -> "Iterator[pa.RecordBatch]":
+    """Yield the batches; StepDiffError where they have other than `count` rows."""
+    for batch in batches:
+        yield batch
+        count -= batch.num_rows
+        advance(batch.num_rows)
+    if count:
+        raise StepDiffError(f"{count} rows were withdrawn since the export began: remove {path} and export again")
+
+
+def _to_hdf5(view: View, options: ExportOptions, begin: float) -> Exported:
+    """Export as `store.exchange.hdf5` does: int8 as stored unless a dtype is given."""
+    from store.exchange.hdf5 import export_hdf5
+
+    if options.columns:
+        raise StepDiffError("--columns: an HDF5 export has no columns of the catalog; leave it out")
+    names = options.features or tuple(view.features)
+    raw = options.dtype is None and any(view.features[n].dtype == "int8" for n in names if n in view.features)
+    asked = Hdf5ExportOptions(
+        options.path, options.store, options.view, options.entity, options.features,
+        options.layout or "clips", options.dtype, raw,
+    )  # fmt: skip
+    done = export_hdf5(asked, options.license)
+    return Exported(
+        path=options.path,
+        format="hdf5",
+        store=done.store,
+        entity=done.entity,
+        view=done.view,
+        rows=done.rows,
+        failed=done.failed,
+        absent=done.absent,
+        forgotten=done.forgotten,
+        parts=1,
+        already=0,
+        bytes=done.bytes,
+        seconds=round(time.monotonic() - begin, 3),
+        how_to_open=cards.how_to_open("hdf5", options.path, list(names)),
+    )
