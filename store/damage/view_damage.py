@@ -71,8 +71,8 @@ def _metadata_damage(view: View, array: str) -> FileDamage | None:
     path = view.paths.metadata(array)
     for _, what in unsealed([path]):
         return _sealed_damage(path, what, "metadata", None)
-    what = _misfit(view, array, path)
-    return FileDamage(path, what, "metadata", None) if what else None
+    misfit = _misfit(view, array, path)
+    return FileDamage(path, misfit, "metadata", None) if misfit else None
 
 
 def _sealed_damage(

@@ -8,9 +8,12 @@ Guarantees
 """
 
 from collections.abc import Iterator
+from itertools import chain, islice
+from typing import Any
 
-from common.io.files import listed
-from store.format.layout import MERGED_SHARDS, ViewPaths, shard_number
+from common.errors import StepDiffError
+from common.io.files import Place, listed
+from store.format.layout import MERGED_SHARDS, ViewPaths, read_json, shard_number
 from store.format.view_metadata import Write, read_merged_writes, read_writes
 
 
@@ -38,3 +41,29 @@ def all_writes(paths: ViewPaths, rows_per_shard: int) -> Iterator[tuple[int, lis
     for group in sorted(group for group in groups if group is not None):
         merged = read_merged_writes(paths.merged_info(group * MERGED_SHARDS), rows_per_shard)
         yield from ((shard, writes) for shard, writes in merged.items() if shard not in own)
+
+
+_FEATURIZE = "batch_size"  # in the info of what featurize writes, and of nothing else
+_LOOKED_AT = 8  # records
+
+
+def filled_by_featurize(paths: ViewPaths, shard: int | None) -> bool:
+    """Return whether featurize wrote a shard, as its record says; where it has none that can be read, another one."""
+    own = [] if shard is None else [paths.info(shard), paths.merged_info(shard)]
+    others = (path for path in listed(paths.info(0).parent, "*.json"))
+    for path in chain(own, islice(others, _LOOKED_AT)):
+        if infos := _infos(path, shard if path in own else None):
+            return any(_FEATURIZE in info for info in infos)
+    return False
+
+
+def _infos(path: Place, shard: int | None) -> list[dict[str, Any]]:
+    """Return what wrote a shard, or any shard that the file has; nothing where it is damaged or does not exist."""
+    try:
+        about = read_json(path)
+    except (StepDiffError, FileNotFoundError):
+        return []
+    shards = about["shards"] if isinstance(about.get("shards"), dict) else {str(shard): about.get("writes")}
+    lists = [writes for number, writes in shards.items() if shard is None or number == str(shard)]
+    writes = [write for some in lists if isinstance(some, list) for write in some if isinstance(write, dict)]
+    return [info for write in writes if isinstance(info := write.get("info"), dict)]

@@ -26,6 +26,7 @@ from common.io.local import Identity
 from common.io.sealed import crc32c
 from store.format.layout import ViewPaths
 from store.format.shard import read_chunk
+from store.io.records import filled_by_featurize
 
 Check = Literal["always", "first", "never"]
 """when a row is compared with its checksum: at every read, at the first one through an open view, or never"""
@@ -191,10 +192,10 @@ def wrong_rows(
 
 def remedy(paths: ViewPaths, shard: int) -> str:
     """Return the end of a message: what to do about a damaged row."""
-    return (
-        f"run python -m store verify {paths.store} to list all damage; to compute the shard again, delete "
-        f"{paths.status(shard)} and repeat the command that filled the view"
-    )
+    listing = f"run python -m store verify {paths.store} to list all damage; to compute the shard again, "
+    if filled_by_featurize(paths, shard):
+        return f"{listing}repeat the featurize command that filled the view, with --repair"
+    return f"{listing}delete {paths.status(shard)} and repeat the command that filled the view"
 
 
 def _number(version: Identity | None) -> int:

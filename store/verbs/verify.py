@@ -30,6 +30,7 @@ from store.catalog.catalog import Catalog
 from store.catalog.key_index import open_index
 from store.catalog.parts import first_row, read_part
 from store.damage.files import unreadable, unsealed
+from store.damage.remedies import remedy
 from store.damage.view_damage import view_damage
 from store.feature_store import Store
 from store.format.layout import ARRAYS, LOCK, half_made, read_json
@@ -60,11 +61,14 @@ class Damage:
     """what is wrong with it"""
     clips: tuple[str, ...]
     """keys of the rows that it affects, `row N` where the key is not known"""
+    remedy: str
+    """what to do about it"""
 
 
-def verify(store: Store) -> list[Damage]:
-    """Return all damage in `store`; damage raises nothing."""
-    return [Damage(_below(store, path), what, tuple(clips)) for path, what, clips in _all(store)]
+def verify(store: Store, without: tuple[str, str] | None = None) -> list[Damage]:
+    """Return all damage in `store`, but of the view `without` (entity, name); damage raises nothing."""
+    found = ((_below(store, path), what, tuple(clips)) for path, what, clips in _all(store, without))
+    return [Damage(path, what, clips, remedy(store.path, path)) for path, what, clips in found]
 
 
 def _below(store: Store, path: Place) -> str:
@@ -85,7 +89,7 @@ def uncovered(store: Store) -> list[str]:
     return [_below(store, path) for path in found]
 
 
-def _all(store: Store) -> Iterator[_Found]:
+def _all(store: Store, without: tuple[str, str] | None) -> Iterator[_Found]:
     yield from _unsealed([store.path / "store.json", store.path / ARRAYS / "zarr.json"], ())
     for entity in store.entities():
         while True:
@@ -105,7 +109,7 @@ def _all(store: Store) -> Iterator[_Found]:
             group = folder / "zarr.json"
             broken = list(_unsealed([group], keys.all()))
             yield from broken
-            if not broken:
+            if not broken and without != (entity, folder.name):
                 try:
                     yield from _view(store.view(entity, folder.name), keys)
                 except StepDiffError as error:

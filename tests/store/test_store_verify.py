@@ -174,6 +174,7 @@ def test_the_verify_command_lists_damage_and_exits_with_1(view: View, capsys: py
     assert capsys.readouterr().out.splitlines() == [
         "arrays.zarr/clips/net/tokens/c/1/0/0 has 1 rows that are not as they were written: c4",
         "damaged files: 1, clips: 1",
+        f"what to do: delete {view.paths.status(1)} and repeat the command that filled view net of clips",
         left,
     ]
     assert main(["verify", path, "--json"]) == 1
