@@ -52,8 +52,8 @@ from store.view import Rows, View
 
 _COLUMN_BYTES = 32
 """of a metadata column in one row, about"""
-Spans = Int64[np.ndarray, "S 2"]
-"""first row and end of each of S parts of a view"""
+Spans = Int64[np.ndarray, "_ 2"]
+"""first row and end of each of some parts of a view"""
 
 
 def read_view(
@@ -138,14 +138,14 @@ class ViewDatasource(Datasource):
 
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
-    ) -> list[ReadTask]:
+    ) -> list[Any]:  # of ReadTask, whose bases beartype refuses
         """Return about `parallelism` tasks in the order of their rows; fewer, if blocks would be very small."""
         context = data_context or ray.data.DataContext.get_current()
         wanted = max(self.estimate_inmemory_data_size() / max(parallelism, 1), context.target_min_block_size)
         given = divide(self._spans, max(int(wanted / self._row_bytes), 1)) or [self._spans]  # one task has the schema
         return [self._task(spans, per_task_row_limit) for spans in given]
 
-    def _task(self, spans: Spans, limit: int | None) -> ReadTask:
+    def _task(self, spans: Spans, limit: int | None) -> Any:
         size = int(np.diff(spans).sum()) * self._row_bytes
         given = spans if self._rows is None or not len(spans) else self._rows[spans[0, 0] : spans[-1, 1]]
         about = BlockMetadata(num_rows=None, size_bytes=size, input_files=None, exec_stats=None)
@@ -201,11 +201,17 @@ class _Reader:
         view = self._open()
         if self.filter is not None:
             rows = view.catalog.select(rows, self.like).filter(self.filter)["row"].to_numpy()
-        if len(rows):
-            for batch in record_batches(view, self.features, rows, columns=self.columns, dtype=self.dtype):
-                view.check_not_dropped()  # files that are gone would be read as zeros or as absent rows
-                yield pa.table([self._column(batch, name) for name in self.names], self.names)
-        view.check_not_dropped()
+        batches = record_batches(view, self.features, rows, columns=self.columns, dtype=self.dtype)
+        while True:
+            try:
+                batch = next(batches, None)
+            except StepDiffError:
+                view.check_not_dropped()  # then other errors are its consequence
+                raise
+            view.check_not_dropped()  # files that are gone would be read as zeros, or their rows as absent
+            if batch is None:
+                return
+            yield pa.table([self._column(batch, name) for name in self.names], self.names)
 
     def _column(self, batch: pa.RecordBatch, name: str) -> pa.Array:
         column = batch.column(name)
