@@ -8,6 +8,7 @@ Guarantees
 """
 
 from collections.abc import Iterator
+from mmap import mmap
 from typing import Any
 
 _MAGIC = b"PAR1"
@@ -26,7 +27,7 @@ class ImplausibleSizes(Exception):
     """Why a file is refused."""
 
 
-def check_sizes(data: bytes) -> None:
+def check_sizes(data: bytes | mmap) -> None:
     """Raise ImplausibleSizes where the Parquet file `data` declares more than a file of its size can hold."""
     most_rows = max(FREE_ROWS, ROWS_PER_BYTE * len(data))
     most_bytes = max(FREE_BYTES, BYTES_PER_BYTE * len(data))
@@ -54,7 +55,7 @@ def check_sizes(data: bytes) -> None:
                     )
 
 
-def _pages(data: bytes, chunk: object) -> Iterator[Struct]:
+def _pages(data: bytes | mmap, chunk: object) -> Iterator[Struct]:
     """Yield the page headers of a column chunk."""
     if not isinstance(chunk, dict):
         raise ImplausibleSizes("a column has no metadata")
@@ -89,7 +90,7 @@ def _structs(struct: Struct, field: int) -> list[Struct]:
 class _Reader:
     """Thrift's compact protocol: a struct as field number -> value, without binary values. Parquet uses no maps."""
 
-    def __init__(self, data: bytes, at: int, end: int) -> None:
+    def __init__(self, data: bytes | mmap, at: int, end: int) -> None:
         self._data, self.at, self._end = data, at, end
 
     def struct(self, depth: int = 0) -> Struct:

@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Protocol, get_args, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool
@@ -70,6 +70,7 @@ class Exported:
     how_to_open: str
 
 
+@runtime_checkable
 class Parts(Protocol):
     """Where the parts of an export are written."""
 

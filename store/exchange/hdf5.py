@@ -1,40 +1,32 @@
-"""Export of the finished rows of a view to an HDF5 file, and import of features from an HDF5 file into a view.
+"""Export of the finished rows of a view to an HDF5 file.
 
 Guarantees
 - float16 and float32 keep every bit; int8 is exported dequantised, or as stored with its scale
 - an exported file appears whole or not at all, and replaces no other
 - an export holds the rows of one block in memory, and copies no damaged row
-- an import that was killed resumes, and ends with the same arrays as an uninterrupted one
-- a clip that cannot be imported, or does not fit, is recorded as failed, and changes no other
-- an import holds the keys, and the features of one shard, in memory
 """
 
 import json
 import os
 import re
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
 import numpy as np
-import polars as pl
 from jaxtyping import Int64
 
 from common.errors import StepDiffError
 from common.io.local import LocalPath
 from common.progress import progress
-from store.catalog.forgotten import are_forgotten
 from store.exchange.card import make_card
-from store.exchange.hdf5_layout import Source, opened
-from store.exchange.options import UNKNOWN_LICENSE, Hdf5ExportOptions, Hdf5ImportOptions
+from store.exchange.options import UNKNOWN_LICENSE, Hdf5ExportOptions
 from store.feature_store import Store
 from store.format.quantise import BLOCK
-from store.io.writer import Values, ViewWriter
-from store.provenance import Feature, Provenance, with_dtype
-from store.view import ABSENT, FAILED, OK, View
+from store.provenance import Feature
+from store.view import OK, View
 
 KEYS, SCALE = "key", "scale"
 _BLOCK_BYTES = 64 * 2**20
@@ -201,108 +193,3 @@ def _find_room(temp: Path, nbytes: int) -> None:
     finally:
         os.close(fd)
         temp.unlink()
-
-
-@dataclass(frozen=True)
-class Imported:
-    """The outcome of an import."""
-
-    path: str
-    store: str
-    entity: str
-    view: str
-    asked: int
-    """clips of the file"""
-    done: int
-    """imported by this run"""
-    already: int
-    """imported before"""
-    failed: int
-    """failed in this run or an earlier one"""
-    forgotten: int
-    """left out, because they were forgotten"""
-    seconds: float
-    failures: list[dict[str, str]] = field(default_factory=list)
-    """key and reason of the failed clips"""
-
-
-def import_hdf5(options: Hdf5ImportOptions) -> Imported:
-    """Import what is missing of a file. StepDiffError where the file, the store or the view cannot be used."""
-    if not _SHA256.fullmatch(options.weights_sha256):
-        raise StepDiffError(f"--weights-sha256 {options.weights_sha256!r} is not a sha256: give 64 hex digits")
-    begin = time.monotonic()
-    path = Path(options.path)
-    with opened(path, options.group, options.layout, options.keys, options.features) as source:
-        _check_keys(path, source.keys)
-        features = {name: Feature(kind.shape, kind.stored) for name, kind in source.kinds.items()}
-        if options.dtype:
-            features = with_dtype(features, options.dtype)
-        store = Store.open(options.store, create=True)
-        info = {"imported_from": path.name, "h5py": h5py.version.version, "hdf5": h5py.version.hdf5_version}
-        provenance = Provenance(
-            encoder=options.encoder,
-            weights=options.weights_sha256,
-            layer=options.layer,
-            frames=options.frames,
-            crop=options.crop,
-            dtypes={name: feature.dtype for name, feature in features.items()},
-        )
-        with store.writer(options.entity, options.view, provenance, features, info=info, wait=options.wait) as writer:
-            view = writer.view
-            rows = writer.add(pl.DataFrame({"key": source.keys}))
-            before = view.status()[rows]
-            todo = before == ABSENT
-            if options.retry_failed:
-                todo |= before == FAILED
-            forgotten = are_forgotten(store.path, options.entity, rows)
-            todo &= ~forgotten
-            places = np.flatnonzero(todo)
-            with progress(f"import into {options.view}", len(places)) as advance:
-                _import(source, writer, rows, places, advance)
-    after = view.status()[rows]
-    failed = {source.keys[place] for place in np.flatnonzero(after == FAILED).tolist()}
-    failures = view.failures() if failed else pl.DataFrame(schema={"key": pl.String, "reason": pl.String})
-    return Imported(
-        path=str(path),
-        store=str(store.path),
-        entity=options.entity,
-        view=options.view,
-        asked=len(rows),
-        done=int(((after == OK) & todo).sum()),
-        already=int((before == OK).sum()),
-        failed=len(failed),
-        forgotten=int(forgotten.sum()),
-        seconds=round(time.monotonic() - begin, 3),
-        failures=failures.filter(pl.col("key").is_in(failed)).to_dicts(),
-    )
-
-
-def _import(
-    source: Source,
-    writer: ViewWriter,
-    rows: Int64[np.ndarray, " keys"],
-    places: Int64[np.ndarray, " todo"],
-    advance: Callable[[int], None],
-) -> None:
-    """Write the clips at `places` of the source; `rows` are the rows of all its clips."""
-    places = places[np.argsort(rows[places])]
-
-    def imported(some: Int64[np.ndarray, " S"]) -> tuple[Values, Mapping[int, str]]:
-        here = places[np.searchsorted(rows[places], some)]
-        with np.errstate(over="ignore"):  # a float64 that overflows becomes infinity, and its clip fails
-            features, reasons = source.read(here)
-        if reasons:
-            good = np.setdiff1d(np.arange(len(here)), list(reasons))
-            features = {name: values[good] for name, values in features.items()}
-        return features, {int(some[at]): reason for at, reason in reasons.items()}
-
-    writer.fill(rows[places], imported, advance)
-
-
-def _check_keys(path: Path, keys: list[str]) -> None:
-    places: dict[str, int] = {}
-    for place, key in enumerate(keys):
-        if not key:
-            raise StepDiffError(f"{path} has no key for row {place}: give every row one")
-        if places.setdefault(key, place) != place:
-            raise StepDiffError(f"{path} has key {key!r} in rows {places[key]} and {place}: keys are unique")

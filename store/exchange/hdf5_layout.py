@@ -137,8 +137,15 @@ class Kind:
         return self.dtype.kind == "f"
 
     @property
+    def is_feature(self) -> bool:
+        """Whether values are floats, or int8, which needs scales."""
+        return self.is_float or self.dtype == np.int8
+
+    @property
     def stored(self) -> str:
         """The dtype that holds its values in a store."""
+        if not self.is_float:
+            return "int8"
         return "float16" if self.dtype.itemsize == 2 else "float32"
 
 
@@ -175,7 +182,10 @@ class ClipDatasets:
             return f"there is no dataset of {name}"
         if dataset.shape != self.kinds[name].shape:
             return f"{name} is {list(dataset.shape or ())}, not {list(self.kinds[name].shape)}"
-        return None if dataset.dtype.kind == "f" else f"{name} is {dataset.dtype}, not floats"
+        wanted = self.kinds[name].dtype
+        if dataset.dtype.kind != wanted.kind or (wanted.kind == "i" and dataset.dtype != wanted):
+            return f"{name} is {dataset.dtype}, not {'floats' if wanted.kind == 'f' else wanted}"
+        return None
 
 
 @dataclass(frozen=True)
@@ -290,7 +300,7 @@ def _rows(path: Path, root: h5py.Group, found: Mapping[str, Kind], keys: str, fe
     kinds = {}
     for name, dataset in paths.items():
         kind = found.get(dataset)
-        if kind is None or not kind.is_float or kind.shape[:1] != (count,) or len(kind.shape) < 2:
+        if kind is None or not kind.is_feature or kind.shape[:1] != (count,) or len(kind.shape) < 2:
             is_there = f"is {kind.dtype} {list(kind.shape)}" if kind else f"is not there: it has {_some(found)}"
             raise StepDiffError(f"dataset {dataset!r} of {path} {is_there}: give floats [{count}, ...], a row a key")
         kinds[name] = Kind(kind.shape[1:], kind.dtype)
@@ -333,11 +343,10 @@ def _refuse_groups(path: Path, found: Mapping[str, Kind]) -> None:
 def _commonest(path: Path, name: str, keys: list[str], end: str, found: Mapping[str, Kind]) -> Kind:
     """Return the shape that most clips have of a feature: rows of a store all have one shape."""
     kinds = [found[key + end] for key in keys if key + end in found]
-    floats = [kind for kind in kinds if kind.is_float]
+    floats = [kind for kind in kinds if kind.is_float] or [kind for kind in kinds if kind.is_feature]
     if not floats:
         dtype = str(kinds[0].dtype) if kinds else "not there"
-        advice = "; export-hdf5 writes them without --raw" if dtype == "int8" else ""
-        raise StepDiffError(f"{name} of {path} is {dtype}: features are floats{advice}")
+        raise StepDiffError(f"{name} of {path} is {dtype}: features are floats, or int8 with a dataset of scales")
     (shape, count), *others = Counter(kind.shape for kind in floats).most_common()
     if not shape or min(shape) < 1:
         raise StepDiffError(f"{name} of {path} is {list(shape)}: features have one axis or more, none 0")

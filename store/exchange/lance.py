@@ -1,26 +1,48 @@
-"""Parts of an export as fragments of a Lance dataset.
+"""Lance datasets: the parts of an export as fragments, and imports.
 
 The data files of a part are written first, then a record of them; one commit at the end makes all parts version 1 of
 the dataset. Until then the folder is no Lance dataset.
 """
 
 import json
-from collections.abc import Iterator
-from contextlib import suppress
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import _stepdiff
 
-_stepdiff.require("store export --format lance", "export", ("pyarrow", "lance"))
+_stepdiff.require("the format lance", "export", ("pyarrow", "lance"))
 
 import lance
+import numpy as np
+import polars as pl
 import pyarrow as pa
+from jaxtyping import Int
 from lance.fragment import write_fragments
 
 from common.errors import StepDiffError
 from common.io.local import LocalPath, sync_folder
+from common.io.parquet_sizes import FREE_ROWS, ROWS_PER_BYTE
+from store.exchange.columns import (
+    BATCH_BYTES,
+    DAMAGE,
+    KEY_ROWS,
+    Layout,
+    Read,
+    feature_columns,
+    fill,
+    frame_of,
+    layout,
+    one_line,
+    readable,
+    texts_of,
+)
+from store.provenance import Feature
 
 RECORDS = "_fragments"
+_SAMPLE = 64  # rows that say the length of lists
 
 
 class Fragments:
@@ -79,7 +101,64 @@ class Fragments:
 
 
 def _sync(path: Path) -> None:
-    import os
-
     with path.open("rb") as file:
         os.fsync(file.fileno())
+
+
+@dataclass
+class LanceRows:
+    """Rows of a Lance dataset."""
+
+    where: str
+    dataset: lance.LanceDataset
+    layout: Layout
+    nbytes: int
+    keys: pl.Series
+    versions: dict[str, str]
+
+    @property
+    def kinds(self) -> dict[str, Feature]:
+        """Shape and dtype of each array."""
+        return {name: column.feature for name, column in self.layout.features.items()}
+
+    def metadata(self) -> Iterator[pl.DataFrame]:
+        """Yield the metadata of all rows, in order."""
+        for batch in self.dataset.to_batches(columns=self.layout.about, batch_size=KEY_ROWS):
+            yield frame_of(self.where, batch, self.nbytes)
+
+    def read(self, places: Int[np.ndarray, " P"]) -> Read:
+        """Return the features of the rows at `places`."""
+        features = {n: np.zeros((len(places), *kind.shape), kind.dtype) for n, kind in self.kinds.items()}
+        reasons: dict[int, str] = {}
+        columns = sorted({column.name for column in self.layout.features.values()})
+        size = max(BATCH_BYTES // sum(kind.row_bytes for kind in self.kinds.values()), 1)
+        for start in range(0, len(places), size):
+            here = np.arange(start, min(start + size, len(places)))
+            try:
+                table = self.dataset.take(places[here].tolist(), columns=columns).combine_chunks()
+                (batch,) = table.to_batches()
+                fill(features, reasons, self.layout, batch, here)
+            except DAMAGE as error:
+                reasons.update((int(at), f"cannot be read ({one_line(error)})") for at in here)
+        return features, reasons
+
+
+@contextmanager
+def lance_rows(path: Path, keys: str | None, features: Sequence[str], columns: Sequence[str]) -> Iterator[LanceRows]:
+    """Yield the rows of a Lance dataset, of its newest version. As `parquet_rows`."""
+    with readable(path):
+        dataset = lance.dataset(str(path))
+        count = dataset.count_rows()
+    nbytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    if count > max(FREE_ROWS, ROWS_PER_BYTE * nbytes):
+        raise StepDiffError(f"{path} declares {count:,} rows in {nbytes:,} bytes: damaged?")
+    if not count:
+        raise StepDiffError(f"{path} has no rows")
+    with readable(path):
+        some = dataset.head(min(_SAMPLE, count), columns=feature_columns(dataset.schema))
+        sample = some.combine_chunks().to_batches()[0]
+    taken = layout(str(path), dataset.schema, sample, keys, features, columns)
+    with readable(path):
+        blocks = (b.column(0) for b in dataset.to_batches(columns=[taken.keys], batch_size=KEY_ROWS))
+        texts_found = texts_of(str(path), blocks, nbytes)
+    yield LanceRows(str(path), dataset, taken, nbytes, texts_found, {"pylance": lance.__version__})

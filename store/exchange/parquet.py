@@ -1,27 +1,57 @@
-"""Parts of an export as Parquet files, for any reader of Parquet and for `datasets.load_dataset`.
+"""Parquet files: the parts of an export, for any reader of Parquet and for `datasets.load_dataset`; and imports.
 
 `parquet`: a feature is a fixed-size list of its flattened row. The canonical Arrow type `fixed_shape_tensor` would also
 have the shape, but `datasets` refuses it; so the shape is in the field's metadata.
 `huggingface`: features of two to five axes are nested lists, which `datasets` opens as Array2D to Array5D.
+
+Guarantees
+- a Parquet file that declares more than its size can hold is refused before it is decoded
+- a row group that cannot be decoded makes its rows fail, and no others
 """
 
 import json
-from collections.abc import Iterator, Mapping
+import mmap
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import _stepdiff
 
-_stepdiff.require("store export", "export", ("pyarrow",))
+_stepdiff.require("store.exchange", "export", ("pyarrow",))
 
+import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
+from jaxtyping import Int, Int64
 
 from common.errors import StepDiffError
+from common.io.files import open_regular
+from common.io.parquet_sizes import ImplausibleSizes, check_sizes
+from store.exchange import card as cards
+from store.exchange.columns import (
+    BATCH_BYTES,
+    DAMAGE,
+    KEY_ROWS,
+    Layout,
+    Read,
+    check_same,
+    feature_columns,
+    fill,
+    frame_of,
+    layout,
+    one_line,
+    readable,
+    texts_of,
+)
 from store.provenance import Feature
 
 _AXES = range(2, 6)
 """of Array2D to Array5D"""
+_BLOCK = 2**18  # rows of a block of metadata
+_SAMPLE = 64  # rows that say the length of lists
 
 
 def write_part(path: Path, schema: pa.Schema, batches: Iterator[pa.RecordBatch], features: Mapping[str, Any]) -> None:
@@ -96,3 +126,162 @@ def _column(name: str, kind: pa.DataType) -> tuple[dict[str, Any], dict[str, Any
     if not isinstance(kind, pa.ListType | pa.StructType | pa.DictionaryType | pa.Decimal128Type):
         return {"dtype": text, "_type": "Value"}, {"dtype": text}
     raise StepDiffError(f"column {name} is {kind}, which a Hugging Face dataset lacks: leave it out with --columns")
+
+
+@dataclass
+class Groups:
+    """Rows of several Parquet files, in row groups."""
+
+    files: list[pq.ParquetFile]
+    starts: Int64[np.ndarray, " groups+1"]
+    """first row of each row group, and the end of the last"""
+    owners: list[tuple[int, int]]
+    """file and number of each row group"""
+    _open: "tuple[int, int, pa.RecordBatch, Iterator[pa.RecordBatch]] | None" = None
+    """the group that is being read, its last batch with its first row, and those that follow"""
+
+    def batches(
+        self, group: int, first: int, columns: Sequence[str], size: int
+    ) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """Yield the batches of a row group from its row `first` on, each with its first row.
+
+        A later call goes on where an earlier one ended, so that rows in ascending order are decoded once.
+        """
+        if self._open and self._open[0] == group and self._open[1] <= first:
+            _, row, batch, rest = self._open
+        else:
+            file, number = self.owners[group]
+            rest = self.files[file].iter_batches(size, row_groups=[number], columns=list(columns))
+            row, batch = 0, next(rest, None)
+        while batch is not None:
+            self._open = group, row, batch, rest
+            if row + batch.num_rows > first:
+                yield row, batch
+            row += batch.num_rows
+            batch = next(rest, None)
+
+    def forget(self) -> None:
+        """Read from the beginning of a row group next."""
+        self._open = None
+
+
+@dataclass
+class ParquetRows:
+    """Rows of Parquet files."""
+
+    where: str
+    groups: Groups
+    layout: Layout
+    nbytes: int
+    keys: pl.Series
+    versions: dict[str, str]
+
+    @property
+    def kinds(self) -> dict[str, Feature]:
+        """Shape and dtype of each array."""
+        return {name: column.feature for name, column in self.layout.features.items()}
+
+    def metadata(self) -> Iterator[pl.DataFrame]:
+        """Yield the metadata of all rows, in order."""
+        for file in self.groups.files:
+            for batch in file.iter_batches(_BLOCK, columns=self.layout.about):
+                yield frame_of(self.where, batch, self.nbytes)
+
+    def read(self, places: Int[np.ndarray, " P"]) -> Read:
+        """Return the features of the rows at `places`."""
+        features = {n: np.zeros((len(places), *kind.shape), kind.dtype) for n, kind in self.kinds.items()}
+        reasons: dict[int, str] = {}
+        order = np.argsort(places, kind="stable")
+        sorted_places = places[order]
+        columns = {column.name for column in self.layout.features.values()}
+        size = max(BATCH_BYTES // sum(kind.row_bytes for kind in self.kinds.values()), 1)
+        for group in np.unique(np.searchsorted(self.groups.starts, sorted_places, "right") - 1).tolist():
+            start, end = self.groups.starts[group], self.groups.starts[group + 1]
+            low, high = np.searchsorted(sorted_places, (start, end))
+            try:
+                while low < high:
+                    first = int(sorted_places[low] - start)
+                    for row, batch in self.groups.batches(group, first, sorted(columns), size):
+                        stop = int(np.searchsorted(sorted_places, start + row + batch.num_rows))
+                        some = sorted_places[low:stop] - start - row
+                        fill(features, reasons, self.layout, _taken(batch, some), order[low:stop])
+                        low = stop
+                        if low >= high:
+                            break
+                    else:
+                        raise OSError("its rows end too early")
+            except DAMAGE as error:
+                self.groups.forget()
+                reasons.update((int(at), f"cannot be read ({one_line(error)})") for at in order[low:high])
+        return features, reasons
+
+
+@contextmanager
+def parquet_rows(
+    path: Path, keys: str | None, features: Sequence[str], columns: Sequence[str]
+) -> Iterator[ParquetRows]:
+    """Yield the rows of a Parquet file, or of all below a folder, by name.
+
+    Other arguments as of `columns.layout`. Raises StepDiffError where they cannot be used.
+    """
+    found = _parquet_files(path)
+    files: list[pq.ParquetFile] = []
+    try:
+        for file in found:
+            _check_size(file)
+            try:
+                schema = pq.read_schema(file)
+                texts = [f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
+                files.append(pq.ParquetFile(file, read_dictionary=texts))
+            except DAMAGE as error:
+                raise StepDiffError(f"cannot read {file}: {one_line(error)}") from error
+        first = files[0].schema_arrow
+        with readable(path):
+            sample = next(files[0].iter_batches(_SAMPLE, columns=feature_columns(first)), None)
+        if sample is None:
+            raise StepDiffError(f"{found[0]} has no rows")
+        taken = layout(str(path), first, sample, keys, features, columns)
+        used = [taken.keys, *taken.about, *(column.name for column in taken.features.values())]
+        for file, opened in zip(found, files, strict=True):
+            check_same(str(file), opened.schema_arrow, first, used)
+        owners = [(n, g) for n, opened in enumerate(files) for g in range(opened.num_row_groups)]
+        sizes = [files[n].metadata.row_group(g).num_rows for n, g in owners]
+        groups = Groups(files, np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64), owners)
+        if taken.card and (path / cards.NAME).exists() and taken.card.rows != groups.starts[-1]:
+            raise StepDiffError(
+                f"{path} has {groups.starts[-1]:,} rows and its card says {taken.card.rows:,}: a part is missing"
+            )
+        nbytes = sum(file.stat().st_size for file in found)
+        with readable(path):
+            blocks = (b.column(0) for f in files for b in f.iter_batches(KEY_ROWS, columns=[taken.keys]))
+            texts_found = texts_of(str(path), blocks, nbytes)
+        yield ParquetRows(str(path), groups, taken, nbytes, texts_found, {"pyarrow": pa.__version__})
+    finally:
+        for opened in files:
+            opened.close()
+
+
+def _taken(batch: pa.RecordBatch, rows: Int[np.ndarray, " K"]) -> pa.RecordBatch:
+    """Return ascending rows of a batch; without a copy where they are neighbours."""
+    if len(rows) and rows[-1] - rows[0] == len(rows) - 1:
+        return batch.slice(int(rows[0]), len(rows))
+    return batch.take(pa.array(rows))
+
+
+def _parquet_files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    if (path / cards.NAME).exists() and not (path / cards.README).exists():
+        raise StepDiffError(f"{path} is an export that is not complete: repeat its command first")
+    found = sorted(file for file in path.rglob("*.parquet") if not file.name.startswith((".", "_")))
+    if not found:
+        raise StepDiffError(f"{path} has no Parquet files: give a file or a folder with some")
+    return found
+
+
+def _check_size(path: Path) -> None:
+    try:
+        with open_regular(path, "a Parquet file") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
+            check_sizes(data)
+    except (OSError, ValueError, IndexError, ImplausibleSizes) as error:
+        raise StepDiffError(f"cannot read {path}: {one_line(error)}") from None

@@ -65,7 +65,7 @@ def import_hdf5(argv: list[str]) -> int:
     say("notice: import-hdf5 is now import --format hdf5; the next version does not have import-hdf5")
 
     def run(given: options.Hdf5ImportOptions) -> Any:
-        from store.exchange.hdf5 import import_hdf5
+        from store.exchange.intake import import_hdf5
 
         return import_hdf5(given)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from common.errors import StepDiffError
-from store.exchange.hdf5 import import_hdf5
+from store.exchange.intake import import_hdf5
 from store.exchange.options import Hdf5ImportOptions as ImportOptions
 
 SECRET = np.arange(12, dtype="f4").reshape(4, 3)

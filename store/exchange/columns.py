@@ -1,0 +1,324 @@
+"""Columns of Arrow tables as features, keys and metadata: what an import takes from files of strangers.
+
+A feature is a column of lists: fixed-size or not, nested or flat, or an Arrow tensor. All rows of a feature have one
+shape; a row with another shape, a null or another number of values fails alone.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import _stepdiff
+
+_stepdiff.require("store.exchange", "export", ("pyarrow",))
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute  # noqa: F401, pa.compute
+from jaxtyping import Shaped
+
+from common.errors import StepDiffError
+from common.io.parquet_sizes import BYTES_PER_BYTE
+from store.exchange.card import Card, read_card
+from store.provenance import Feature, check_name
+
+SCALE = "_scale"
+_KEY = "key"
+BATCH_BYTES = 32 * 2**20
+"""bytes of features that are decoded at a time, about"""
+KEY_ROWS = 2**14
+"""keys that are decoded at a time"""
+DAMAGE = (pa.ArrowException, OSError, ValueError)
+"""what Arrow and Lance raise on damaged files"""
+Read = tuple[dict[str, np.ndarray], dict[int, str]]
+"""features of P places of a file [P, ...], and why some of the P could not be read"""
+_FREE_TEXT = 2**30  # bytes of text that files of any size may hold
+_DTYPES = {pa.float16(): "float16", pa.float32(): "float32", pa.float64(): "float32", pa.int8(): "int8"}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of features."""
+
+    name: str
+    """of the column"""
+    sizes: tuple[int, ...]
+    """length of the lists, level by level"""
+    feature: Feature
+    """shape of a row, and the dtype that holds its values"""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which columns of a table an import takes."""
+
+    keys: str
+    features: dict[str, Column]
+    """by the name of the feature"""
+    about: list[str]
+    """metadata"""
+    card: Card | None
+    """of store export; None in files of others"""
+
+
+def layout(
+    where: str,
+    schema: pa.Schema,
+    sample: pa.RecordBatch,
+    keys: str | None,
+    features: Sequence[str],
+    columns: Sequence[str],
+) -> Layout:
+    """Return which columns to take.
+
+    Args:
+        where: the file, for messages.
+        schema: its schema.
+        sample: its first rows, which say the length of lists of variable length.
+        keys: the column of keys, None to find it.
+        features: each NAME or NAME=COLUMN; () for all.
+        columns: of metadata; () for all.
+
+    Raises StepDiffError where columns do not exist or do not fit.
+    """
+    card = _card(where, schema)
+    texts = [field.name for field in schema if _is_text(field.type)]
+    key = keys or (_KEY if _KEY in texts or len(texts) != 1 else texts[0])
+    if key not in texts:
+        raise StepDiffError(
+            f"{where} has no column {key!r} of texts: name that of the keys with --keys ({_some(texts)})"
+        )
+    lists = feature_columns(schema)
+    named = {name: column or name for name, _, column in (text.partition("=") for text in features)}
+    if not named:
+        chosen = [c for c in lists if _is_float(schema, c) and not _is_scale(c, lists, schema)]
+        chosen += [c for c in lists if not _is_float(schema, c) and c + SCALE in lists]
+        if card:
+            chosen = [c for c in card.features if c in chosen]
+        named = {check_name("feature", c): c for c in chosen}
+    if not named:
+        raise StepDiffError(f"{where} has no column of lists of floats: it has {_some(schema.names)}")
+    for name, column in list(named.items()):
+        if column not in lists:
+            kind = f"is {schema.field(column).type}" if column in schema.names else "does not exist"
+            raise StepDiffError(f"column {column!r} of {where} {kind}: features are lists of floats ({_some(lists)})")
+        if not _is_float(schema, column):
+            if column + SCALE not in lists:
+                raise StepDiffError(
+                    f"column {column!r} of {where} is int8 without a column {column + SCALE!r} of scales"
+                )
+            named[name + SCALE] = column + SCALE
+    found = {name: _column(where, schema.field(column), sample) for name, column in named.items()}
+    about = list(columns) or (card.columns if card else [n for n in schema.names if n not in (key, "row", *lists)])
+    for name in about:
+        if name not in schema.names:
+            raise StepDiffError(f"{where} has no column {name!r}: it has {_some(schema.names)}")
+        if not _is_plain(schema.field(name).type):
+            raise StepDiffError(
+                f"column {name!r} of {where} is {schema.field(name).type}, which is not taken as metadata: "
+                "name the columns to take with --columns"
+            )
+    return Layout(key, found, about, card)
+
+
+def feature_columns(schema: pa.Schema) -> list[str]:
+    """Return the columns of lists of floats or int8."""
+    return [field.name for field in schema if _leaf(field.type) in _DTYPES and _depth(field.type)]
+
+
+def rows_of(array: pa.Array, column: Column) -> tuple[Shaped[np.ndarray, "B ..."], dict[int, str]]:
+    """Return a feature column as an array, and why some of its rows do not fit: place -> reason."""
+    count = len(array)
+    out = np.zeros((count, math.prod(column.sizes)), column.feature.dtype)
+    reasons: dict[int, str] = {}
+    good = np.arange(count)
+
+    def keep(fits: np.ndarray, per: int, reason: str) -> None:
+        nonlocal array, good
+        if not fits.all():
+            reasons.update((place, f"{column.name} {reason}") for place in good[~fits].tolist())
+            array, good = array.filter(pa.array(np.repeat(fits, per))), good[fits]
+
+    array = array.storage if isinstance(array, pa.ExtensionArray) else array
+    keep(_not_null(array), 1, "is null")
+    per = 1
+    for size in column.sizes:
+        lengths = np.where(_not_null(array), _lengths(array), -1)
+        keep(
+            np.asarray((lengths == size).reshape(len(good), per).all(axis=1)),
+            per,
+            f"is not {list(column.feature.shape)}",
+        )
+        array, per = array.flatten(), per * size
+    keep(np.asarray(_not_null(array).reshape(len(good), per).all(axis=1)), per, "holds null")
+    with np.errstate(over="ignore"):  # a float64 that overflows becomes infinity, and its row fails
+        out[good] = array.to_numpy(zero_copy_only=False).reshape(len(good), per)
+    return out.reshape(count, *column.feature.shape), reasons
+
+
+def texts_of(where: str, arrays: Iterable[pa.Array], nbytes: int) -> pl.Series:
+    """Return a column of texts, as it is read. StepDiffError where it repeats text out of proportion to `nbytes`."""
+    most = max(_FREE_TEXT, BYTES_PER_BYTE * nbytes)
+    found, total = [pl.Series([], dtype=pl.String)], 0
+    for array in arrays:
+        total += _text_bytes(array)
+        if total > most:
+            raise StepDiffError(f"{where} repeats text beyond {most:,} bytes: give a file without that")
+        found.append(pl.Series(pl.from_arrow(_plain(array))).cast(pl.String))
+    return pl.concat(found)
+
+
+def frame_of(where: str, batch: pa.RecordBatch, nbytes: int) -> pl.DataFrame:
+    """Return metadata columns as a frame. StepDiffError as `texts_of`."""
+    return pl.DataFrame(
+        {
+            name: texts_of(where, [array], nbytes) if _is_text(array.type) else pl.from_arrow(array)
+            for name, array in zip(batch.schema.names, batch.columns, strict=True)
+        }
+    )
+
+
+def fill(
+    features: dict[str, np.ndarray], reasons: dict[int, str], taken: Layout, batch: pa.RecordBatch, places: np.ndarray
+) -> None:
+    """Fill `places` of the features with the rows of a batch; note why some do not fit."""
+    for name, column in taken.features.items():
+        features[name][places], bad = rows_of(batch.column(column.name), column)
+        for at, reason in bad.items():
+            reasons.setdefault(int(places[at]), reason)
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turn what Arrow and Lance raise on damaged files into one line."""
+    try:
+        yield
+    except DAMAGE as error:
+        raise StepDiffError(f"cannot read {path}: {one_line(error)}") from error
+
+
+def one_line(error: BaseException) -> str:
+    """Return a message on one line."""
+    return " ".join(str(error).split())[:200]
+
+
+def check_same(where: str, schema: pa.Schema, first: pa.Schema, names: Iterable[str]) -> None:
+    """Raise StepDiffError where the columns `names` are not the same in two files."""
+    for name in names:
+        if name not in schema.names or schema.field(name).type != first.field(name).type:
+            found = schema.field(name).type if name in schema.names else "not there"
+            raise StepDiffError(f"column {name!r} is {found} in {where} and {first.field(name).type} in the first file")
+
+
+def _card(where: str, schema: pa.Schema) -> Card | None:
+    data = (schema.metadata or {}).get(b"stepdiff")
+    try:
+        return None if data is None else read_card(data)
+    except StepDiffError as error:
+        raise StepDiffError(f"{where}: {error}") from None
+
+
+def _column(where: str, field: pa.Field, sample: pa.RecordBatch) -> Column:
+    kind = field.type
+    noted: list[int] | None = None
+    if isinstance(kind, pa.FixedShapeTensorType):
+        if kind.permutation not in (None, list(range(len(kind.shape)))):
+            raise StepDiffError(f"column {field.name!r} of {where} is a tensor with permuted axes: write it in order")
+        noted = list(kind.shape)
+    elif field.metadata and b"shape" in field.metadata:
+        try:
+            noted = [int(length) for length in json.loads(field.metadata[b"shape"])]
+        except (ValueError, TypeError, RecursionError):
+            raise StepDiffError(f"column {field.name!r} of {where} has a damaged shape in its metadata") from None
+    sizes = _sizes(kind, sample.column(field.name))
+    if not sizes or min(sizes) < 1:
+        raise StepDiffError(f"column {field.name!r} of {where} has no values in its first rows: its shape is unknown")
+    if noted is None or math.prod(noted) != math.prod(sizes) or min(noted, default=0) < 1:
+        noted = list(sizes)
+    return Column(field.name, sizes, Feature(tuple(noted), _DTYPES[_leaf(kind)]))
+
+
+def _sizes(kind: pa.DataType, sample: pa.Array) -> tuple[int, ...]:
+    """Return the lengths of nested lists: the commonest of the sample where the type does not say it."""
+    kind, sizes = _storage(kind), []
+    sample = sample.storage if isinstance(sample, pa.ExtensionArray) else sample
+    while _is_list(kind):
+        if pa.types.is_fixed_size_list(kind):
+            sizes.append(kind.list_size)
+        else:
+            lengths = Counter(_lengths(sample)[_not_null(sample)].tolist())
+            sizes.append(lengths.most_common(1)[0][0] if lengths else 0)
+        kind, sample = kind.value_type, sample.flatten()
+    return tuple(sizes)
+
+
+def _lengths(array: pa.Array) -> np.ndarray:
+    if pa.types.is_fixed_size_list(array.type):
+        return np.full(len(array), array.type.list_size)
+    return array.value_lengths().fill_null(-1).to_numpy(zero_copy_only=False)
+
+
+def _not_null(array: pa.Array) -> np.ndarray:
+    return array.is_valid().to_numpy(zero_copy_only=False)
+
+
+def _storage(kind: pa.DataType) -> pa.DataType:
+    return kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
+def _leaf(kind: pa.DataType) -> pa.DataType:
+    kind = _storage(kind)
+    return _leaf(kind.value_type) if _is_list(kind) else kind
+
+
+def _depth(kind: pa.DataType) -> int:
+    kind = _storage(kind)
+    return 1 + _depth(kind.value_type) if _is_list(kind) else 0
+
+
+def _is_float(schema: pa.Schema, name: str) -> bool:
+    return pa.types.is_floating(_leaf(schema.field(name).type))
+
+
+def _is_scale(name: str, lists: Sequence[str], schema: pa.Schema) -> bool:
+    of = name.removesuffix(SCALE)
+    return of != name and of in lists and not _is_float(schema, of)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        return _is_text(kind.value_type)
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    numbers = pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)
+    plain = _is_text(kind) or numbers or pa.types.is_temporal(kind) or pa.types.is_null(kind)
+    return plain or (_is_list(kind) and not _is_text(kind.value_type) and _is_plain(kind.value_type))
+
+
+def _text_bytes(array: pa.Array) -> int:
+    """Return the bytes of the texts once each row has its own."""
+    if pa.types.is_dictionary(array.type):
+        lengths = np.array(pa.compute.binary_length(array.dictionary).fill_null(0), np.int64)
+        indices = array.indices.drop_null().to_numpy(zero_copy_only=False)
+        return int(lengths[indices].sum()) if len(indices) else 0
+    return int(pa.compute.sum(pa.compute.binary_length(array)).as_py() or 0)
+
+
+def _plain(array: pa.Array) -> pa.Array:
+    return array.cast(array.type.value_type) if pa.types.is_dictionary(array.type) else array
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:8]) or "none"
+    return f"{shown} and {len(names) - 8} more" if len(names) > 8 else shown
