@@ -3,6 +3,7 @@
     store = Store.open("data/features")
     store.catalog("clips").frame()  # Polars: key, row, metadata
     store.view("clips", "clip").read("embedding", keys=["clip_0", "clip_7"])
+    Store.open("data/features", at="paper-v1")  # as it was when `store tag paper-v1` ran
     with store.writer("clips", "mine", provenance, {"embedding": Feature((512,), "float16")}) as writer:
         for keys, frames in batches:
             writer.write(keys, {"embedding": encoder(frames)})
@@ -21,11 +22,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from common.errors import StepDiffError
 from common.io.files import Place, RemotePath, place
 from common.io.locks import holds, locked
 from common.io.sealed import BLANK
 from store.catalog.catalog import Catalog
+from store.catalog.forgotten import read_forgotten
 from store.format.layout import (
     ARRAYS,
     FORMAT,
@@ -52,21 +56,29 @@ _LEAST_ROWS = 2**12  # of a shard that is made smaller so that all workers get w
 class Store:
     """One feature store, from `Store.open`. Picklable."""
 
+    at: str | None = None
+    """name of the snapshot, None for the store of the moment"""
+
     def __init__(self, path: Path | Place) -> None:
         self.path = place(path)
         self._catalogs: dict[str, Catalog] = {}
         self._locked_by: int | None = None  # the thread in `lock`
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str] | RemotePath, create: bool = False) -> "Store":
+    def open(cls, path: str | os.PathLike[str] | RemotePath, create: bool = False, at: str | None = None) -> "Store":
         """Open the store in `path`, a folder or a URL as of `s3://`; with `create`, make it if it does not exist.
 
-        Raises StepDiffError if it does not exist, if `path` holds something else, or if a newer version wrote it.
+        `at` names a snapshot: the store is then read-only and as it was; `path@NAME` does the same where no store is
+        called so. Raises StepDiffError if store or snapshot do not exist, if `path` holds something else, or if a newer
+        version wrote it.
         """
         path = place(path)
         try:
             about = read_json(path / "store.json", sealed=False)
         except FileNotFoundError:
+            before, _, name = str(path).rpartition("@")
+            if before and at is None and (place(before) / "store.json").exists():
+                return cls.open(before, create, name)
             if not create:
                 raise StepDiffError(f"no feature store in {path}: create one with featurize") from None
             _create(path)
@@ -80,7 +92,13 @@ class Store:
             raise StepDiffError(f"{path} has no format version: its store.json says {str(about)[:200]}")
         if version > VERSION:
             raise StepDiffError(f"{path} has format version {version}, this program reads up to {VERSION}: upgrade it")
-        return cls(path)
+        if at is None:
+            return cls(path)
+        if create:
+            raise StepDiffError(f"snapshot {at} of {path} cannot be changed: give the store without it")
+        from store.snapshots.store_then import StoreOfSnapshot  # which imports this module
+
+        return StoreOfSnapshot(path, at)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Store, (self.path,)
@@ -108,6 +126,10 @@ class Store:
         if entity not in self._catalogs:
             self._catalogs[entity] = Catalog(self.path / "catalog" / entity)
         return self._catalogs[entity]
+
+    def forgotten(self, entity: str) -> pl.DataFrame:
+        """Return row, key and reason of the forgotten rows, by row."""
+        return read_forgotten(self.path, entity)
 
     def view(self, entity: str, name: str, check: Check = "first") -> View:
         """Return a view; StepDiffError lists the existing ones if it does not exist.

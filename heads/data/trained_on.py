@@ -3,14 +3,12 @@
     RUN/trained_on.safetensors    clips, videos, names: uint64, sorted, each value once
     RUN/lineage.json              its sha256 and counts, under `trained_on`
 
-A hash is the first 8 bytes, little-endian, of the blake2b of a UTF-8 text. `clips` has the ids of all clips that the
+The hashes are those of `store.lineage.trained_on`, which reads them. `clips` has the ids of all clips that the
 sources of a training may draw; `videos` the files of their videos or, for a clip without a file, its names; `names` the
 uids and stems of clips with a file. All of them include what the run at `init` was trained on.
 
 Guarantees
 - a run that starts from another includes its clips and videos
-- a file that differs from the lineage's sha256 is refused
-- a file is read in blocks, whatever its size
 - a run without the file loads, and is reported where its clips matter
 """
 
@@ -23,25 +21,11 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, UInt64
-from safetensors import SafetensorError, safe_open
 
-from common.errors import StepDiffError
 from common.io.files import write_pieces
 from heads.data.catalog_rows import blocks as blocks_of
 from heads.data.hold_out import COLUMNS, identified
-
-FILE = "trained_on.safetensors"
-KINDS = ("clips", "videos", "names")
-BLOCK = 2**20
-"""hashes read at a time"""
-Hashes = UInt64[np.ndarray, " H"]
-
-
-def hashes(texts: Iterable[str]) -> Hashes:
-    """Return the hash of each text, in order."""
-    data = b"".join(hashlib.blake2b(text.encode()).digest()[:8] for text in texts)
-    return np.frombuffer(data, "<u8").astype(np.uint64, copy=False)
+from store.lineage.trained_on import FILE, KINDS, Hashes, blocks, check, hashes
 
 
 @dataclass(frozen=True)
@@ -121,35 +105,6 @@ def _header(arrays: Mapping[str, Hashes]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def blocks(folder: Path, kind: str) -> Iterator[Hashes]:
-    """Yield the hashes of one kind that a run recorded, in sorted blocks.
-
-    Raises:
-        StepDiffError: the file is missing or damaged.
-    """
-    path = folder / FILE
-    try:
-        with safe_open(path, "np") as file:
-            values = file.get_slice(kind)
-            (count,) = values.get_shape()
-            for start in range(0, count, BLOCK):
-                yield values[start : min(start + BLOCK, count)]
-    except (OSError, SafetensorError, ValueError) as error:
-        raise _damaged(path, str(error)) from error
-
-
-def check(folder: Path, record: Mapping[str, Any]) -> None:
-    """Raise StepDiffError if the run's file differs from its lineage's record."""
-    path = folder / FILE
-    try:
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise _damaged(path, error.strerror or "unreadable") from error
-    if sha256 != record["sha256"]:
-        raise _damaged(path, f"sha256 {sha256[:12]}, lineage.json names {str(record['sha256'])[:12]}")
-
-
 def read(folder: Path, lineage: Mapping[str, Any]) -> TrainedOn:
     """Read what a run was trained on; without a record, the run is listed as unrecorded."""
     record = lineage.get("trained_on")
@@ -158,19 +113,3 @@ def read(folder: Path, lineage: Mapping[str, Any]) -> TrainedOn:
     check(folder, record)
     arrays = {kind: np.concatenate([np.empty(0, np.uint64), *blocks(folder, kind)]) for kind in KINDS}
     return TrainedOn(arrays, tuple(record["unrecorded"]))
-
-
-def contained(wanted: Hashes, found: Iterable[Hashes]) -> Bool[np.ndarray, " H"]:
-    """Return whether each wanted hash is in one of the sorted blocks."""
-    present = np.zeros(len(wanted), bool)
-    for block in found:
-        if len(block):
-            present |= block[np.searchsorted(block, wanted).clip(max=len(block) - 1)] == wanted
-    return present
-
-
-def _damaged(path: Path, why: str) -> StepDiffError:
-    return StepDiffError(
-        f"{path}: missing or damaged ({why}), so it is unknown which clips trained the head; restore it, or train into "
-        "a new folder"
-    )

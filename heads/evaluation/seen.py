@@ -27,13 +27,14 @@ from common.errors import StepDiffError
 from common.io import sealed as table
 from common.io.files import Place, make_folder, write_bytes
 from common.io.sealed import BLANK
-from heads.data import trained_on
 from heads.data.hold_out import clip_times, locate
-from heads.data.trained_on import KINDS, Hashes, Source, contained, hashes
+from heads.data.trained_on import Source
 from heads.evaluation.options import ENCODER
 from heads.training import lineage
 from store import Store
 from store.format.layout import read_json, write_json
+from store.lineage import trained_on
+from store.lineage.trained_on import KINDS, Hashes, contained, hashes
 from tasks.testsets import clips_of
 
 _DIGITS = 16

@@ -37,6 +37,8 @@ from heads.training.contrastive_task import ContrastiveHead
 from heads.training.recipe import ContrastiveRecipe, Schedule, TrainOptions, VideoLMRecipe, read_recipe
 from heads.workers.group import ALONE, Group
 from store import Provenance, Store
+from store.lineage import trained_on as hashes
+from store.lineage.answers import read_of
 from tasks.prompts import MAIN_ACTION, SIMILAR_QUESTION
 from weights import fingerprint, resolve
 
@@ -150,7 +152,7 @@ def origin(options: TrainOptions, store: Store, module: nn.Module) -> dict[str, 
         Run(folder).check_start(module)
         _check_scales(folder, options.video_lm, made)
         start = {"run": str(folder)} | disclosure(made, folder)
-    return {"reads": reads(options, store), "init": start}
+    return {"reads": reads(options, store), "store": read_of(store, views(options)), "init": start}
 
 
 def _check_scales(folder: Path, recipe: VideoLMRecipe, made: VideoLMRecipe) -> None:
@@ -202,7 +204,7 @@ def _check_validating(start: Path, recipe: VideoLMRecipe, store: Store, hold_out
     catalog, dtypes = store.catalog("clips"), {"key": pl.String, "video": pl.String}
     held = TrainedOn.of(of_rows(catalog, catalog.rows(hold_out.validating), dtypes))
     for kind in ("clips", "videos") if recipe.validation.by == "video" else ("clips",):
-        if common := int(trained_on.contained(held.arrays[kind], trained_on.blocks(start, kind)).sum()):
+        if common := int(hashes.contained(held.arrays[kind], hashes.blocks(start, kind)).sum()):
             raise StepDiffError(
                 f"{start}: trained on {common} {kind} that video_lm.validation.share holds out; start from a run of "
                 "the same seed and share, or set video_lm.validation to null or to files"
@@ -237,8 +239,8 @@ def _check_trained(folder: Path, options: TrainOptions, trained: TrainedOn) -> N
     record = read(folder).get("trained_on")
     if record is None or recipe is None or Run(folder).reached() >= recipe.schedule.steps:
         return
-    trained_on.check(folder, record)
-    new = int((~trained_on.contained(trained.arrays["clips"], trained_on.blocks(folder, "clips"))).sum())
+    hashes.check(folder, record)
+    new = int((~hashes.contained(trained.arrays["clips"], hashes.blocks(folder, "clips"))).sum())
     if new:
         raise StepDiffError(
             f"{folder}: the store has {new} more training clips than when its training began, so it cannot be resumed; "

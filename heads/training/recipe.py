@@ -335,6 +335,8 @@ class TrainOptions:
     """folder of the run: checkpoints, metrics, loss curve; an existing run is resumed"""
     store: str
     """feature store"""
+    at: str | None = None
+    """snapshot of the store to read, made by `store tag`; by default the store as it is now"""
     seed: int = 0
     """seed of weights and order"""
     device: str = "auto"
@@ -354,11 +356,7 @@ class TrainOptions:
 
 
 def read_recipe(path: Path) -> TrainOptions:
-    """Read the recipe of a run's folder.
-
-    Raises:
-        StepDiffError: no such file, or not a recipe of this version; the line names the option.
-    """
+    """Read the recipe of a run's folder. StepDiffError names the option that is not one of this version, or the file."""
     if not path.is_file():
         raise StepDiffError(
             f"{path.parent}: no trained head here; run python -m heads.train --config RECIPE.yaml --out {path.parent}"

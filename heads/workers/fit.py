@@ -105,7 +105,7 @@ def fit(options: TrainOptions, device: str, group: Group = ALONE, patience: floa
 
 def _fit(options: TrainOptions, device: str, group: Group, patience: float) -> dict[str, Any]:
     hold_out = HoldOut(options.hold_out, options.hold_out_by)  # first: a damaged test set ends the run
-    store, folder = Store.open(options.store), Path(options.out)
+    store, folder = Store.open(options.store, at=options.at), Path(options.out)
     kept = Run(folder)
 
     def accept() -> None:

@@ -33,6 +33,7 @@ from store.catalog.parts import (
     read_part,
     with_ends,
 )
+from store.snapshots.kept_parts import keeping
 
 Answer = TypeVar("Answer")
 BLOCK = 2**18
@@ -105,7 +106,7 @@ class Catalog:
                     check_follows(next(part for part in parts if first_row(part) > row), row)
                 return
             try:
-                block = _like(read_part(own, ["row", *like.columns]), like).filter(pl.col("row") >= row)
+                block = self._block(own, like).filter(pl.col("row") >= row)
             except StepDiffError:
                 if own in self.parts():
                     raise
@@ -114,6 +115,9 @@ class Catalog:
             if len(block):
                 yield from block.iter_slices(BLOCK)
                 row = int(block["row"][-1]) + 1
+
+    def _block(self, part: Place, like: pl.DataFrame) -> pl.DataFrame:
+        return _like(read_part(part, ["row", *like.columns]), like)
 
     def select(self, rows: Int[np.ndarray, " K"], like: pl.DataFrame | None = None) -> pl.DataFrame:
         """Return `row` and other columns of K rows in the order of the catalog, reading only the parts that hold them.
@@ -200,7 +204,8 @@ class Catalog:
         changed = new.height - int(new.select(same)[:, 0].sum())
         if changed:
             data = table.encode(new)
-            part.put([data], len(data))
+            with keeping(part):
+                part.put([data], len(data))
         return changed
 
     def rows(self, keys: Sequence[str] | pl.Series) -> Int64[np.ndarray, " K"]:

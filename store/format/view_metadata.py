@@ -130,6 +130,8 @@ class Write:
     rows: frozenset[int]
     info: dict[str, Any]
     """library versions, device"""
+    date: str | None = None
+    """UTC, ISO 8601; None: an earlier version of this program wrote it"""
 
 
 def read_writes(path: Place, first: int, count: int) -> list[Write]:
@@ -151,7 +153,11 @@ def encode_writes(shard: int, writes: Iterable[Write]) -> bytes:
 
 
 def _spans(writes: Iterable[Write]) -> list[dict[str, Any]]:
-    return [{"rows": _to_ranges(write.rows), "info": write.info} for write in writes if write.rows]
+    return [
+        {"rows": _to_ranges(write.rows), "info": write.info, **({"date": write.date} if write.date else {})}
+        for write in writes
+        if write.rows
+    ]
 
 
 def read_merged_writes(path: Place, rows_per_shard: int) -> dict[int, list[Write]]:
@@ -187,7 +193,8 @@ def _write(path: Place, write: object, first: int, end: int) -> Write:
         rows |= set(range(span[0], span[1] + 1))
     if not fits or not isinstance(write, dict):
         raise StepDiffError(f"{path} names rows other than {first} to {end - 1}: delete it, and run the command again")
-    return Write(frozenset(rows), write["info"])
+    date = write.get("date")
+    return Write(frozenset(rows), write["info"], date if isinstance(date, str) else None)
 
 
 def _to_ranges(rows: Iterable[int]) -> list[list[int]]:

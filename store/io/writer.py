@@ -13,6 +13,8 @@ Guarantees
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from itertools import tee
 from typing import Any
@@ -34,6 +36,7 @@ from store.io.commit_group import Together
 from store.io.records import writes_of_shard
 from store.io.remote import open_shard
 from store.io.status import ABSENT, FAILED, OK, REASONS, failures_of_shard
+from store.snapshots.kept import keep_rows
 from store.view import View
 
 Values = Mapping[str, Float[np.ndarray, "K ..."]]
@@ -182,6 +185,8 @@ class ShardWriter:
             if not len(slots) and not reasons:
                 return
             earlier = self._earlier_reasons(status)
+            if len(slots):
+                keep_rows(self.view, self.shard, status)
             with Together(held) as files:
                 if len(slots):
                     slots, unfit = self._write_rows(files, status == OK, slots, features)
@@ -223,7 +228,7 @@ class ShardWriter:
         except StepDiffError:  # a damaged record, which keeps no row
             return
         if any(write.rows & rows for write in writes):
-            left = encode_writes(self.shard, [Write(write.rows - rows, write.info) for write in writes])
+            left = encode_writes(self.shard, [replace(write, rows=write.rows - rows) for write in writes])
             with Together(partial(check_held, self.view.paths.lock(self.shard))) as files:
                 _put(files, self.view.paths.info(self.shard), left)
 
@@ -325,11 +330,14 @@ class ShardWriter:
     def _write_info(self, files: Together, rows: Int[np.ndarray, " W"], info: dict[str, Any]) -> None:
         """Record what wrote `rows`, next to what wrote the others."""
         writes = writes_of_shard(self.view.paths, self.shard, self.view.rows_per_shard)
-        new = frozenset(rows.tolist())
-        kept = [Write(write.rows - new, write.info) for write in writes]
-        if not any(write.info == info for write in kept):
-            kept.append(Write(frozenset(), info))
-        merged = [Write(write.rows | new, info) if write.info == info else write for write in kept]
+        new, today = frozenset(rows.tolist()), datetime.now(UTC).date().isoformat()
+        kept = [replace(write, rows=write.rows - new) for write in writes]
+        if not any((write.info, write.date) == (info, today) for write in kept):
+            kept.append(Write(frozenset(), info, today))
+        same = ((write.info, write.date) == (info, today) for write in kept)
+        merged = [
+            replace(write, rows=write.rows | new) if one else write for write, one in zip(kept, same, strict=True)
+        ]
         _put(files, self.view.paths.info(self.shard), encode_writes(self.shard, merged))
 
 

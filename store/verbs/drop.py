@@ -14,6 +14,7 @@ from common.io.files import Place, listed
 from store.feature_store import Store
 from store.format.layout import ViewPaths
 from store.provenance import check_entity, check_name
+from store.snapshots.manifest import Snapshot, snapshots
 from store.verbs.options import DropOptions
 
 
@@ -36,6 +37,11 @@ def drop(options: DropOptions) -> Dropped:
     """Remove a view if `yes`. StepDiffError where it does not exist, or another run is writing."""
     store = Store.open(options.path)
     paths = ViewPaths(store.path, check_entity(options.entity), check_name("view", options.view))
+    if options.yes and (named := [one.name for one in snapshots(store.path) if _names(one, options)]):
+        raise StepDiffError(
+            f"view {options.view} of {options.entity} in {store.path} is in snapshot {', '.join(named)}: delete that "
+            f"first, with store tag --delete"
+        )
     with store.lock(options.wait):
         folders = [folder for folder in (paths.group, *paths.beside) if folder.is_dir()]
         if not folders:
@@ -55,6 +61,10 @@ def drop(options: DropOptions) -> Dropped:
             for folder in folders:  # the group first: without it there is no view
                 folder.remove_folder(store.path)
     return found
+
+
+def _names(snapshot: Snapshot, options: DropOptions) -> bool:
+    return options.view in snapshot.views.get(options.entity, {})
 
 
 def _built_from(store: Place, options: DropOptions) -> list[Place]:

@@ -15,7 +15,6 @@ from rich import box
 from rich.table import Table
 
 from common.errors import StepDiffError
-from store.catalog.forgotten import read_forgotten
 from store.feature_store import Store
 from store.provenance import check_entity
 from store.verbs.options import FailuresOptions, RowsOptions
@@ -78,7 +77,7 @@ def store_info(store: Store) -> StoreInfo:
     """Return the figures of `store` and of every view."""
     rows = {entity: len(store.catalog(entity)) for entity in store.entities()}
     views = [view_info(store.view(entity, name)) for entity in rows for name in store.views(entity)]
-    forgotten = {entity: len(read_forgotten(store.path, entity)) for entity in rows}
+    forgotten = {entity: len(store.forgotten(entity)) for entity in rows}
     return StoreInfo(str(store.path), rows, views, {entity: count for entity, count in forgotten.items() if count})
 
 
@@ -133,7 +132,7 @@ def status_of_rows(options: RowsOptions) -> pl.DataFrame:
     """
     store = Store.open(options.path)
     views, catalog = _views(store, options.entity, options.view), store.catalog(options.entity)
-    forgotten = read_forgotten(store.path, options.entity)
+    forgotten = store.forgotten(options.entity)
     count = len(catalog)
     gone = np.isin(np.arange(count), forgotten["row"].to_numpy())
     status = {view.name: np.where(gone, _FORGOTTEN, _longer(view.status(), count)) for view in views}

@@ -35,6 +35,7 @@ from store.damage.view_damage import view_damage
 from store.feature_store import Store
 from store.format.layout import ARRAYS, LOCK, half_made, read_json
 from store.format.view_metadata import array_shape
+from store.snapshots.upkeep import snapshot_damage
 from store.verbs.forget import wrongly_forgotten
 from store.view import View
 
@@ -119,6 +120,7 @@ def _all(store: Store, without: tuple[str, str] | None) -> Iterator[_Found]:
                         raise
     yield from _annotations(store.path / "annotations")
     yield from _cards(store.path / "indexes")
+    yield from snapshot_damage(store)
 
 
 class _Keys:

@@ -17,7 +17,6 @@ from heads import evaluate, train
 from heads.data.hold_out import VALIDATES, HoldOut, drawn_clips
 from heads.data.packing import Turn
 from heads.data.paired_qa import PairQuestions
-from heads.data.trained_on import hashes
 from heads.methods.stepdiff import StepDiff
 from heads.training.checkpoint import Run
 from heads.training.contrastive_task import ContrastiveTask
@@ -27,6 +26,7 @@ from heads.training.recipe import HardNegativeOptions, Validation, WarmStart, re
 from heads.training.validation import questions
 from heads.training.video_task import VideoTask
 from store import Store, text_key
+from store.lineage.trained_on import hashes
 
 from .conftest import SYSTEMS, recipe, write_world
 

@@ -18,12 +18,14 @@ from heads import train
 from heads.data import trained_on
 from heads.data.hold_out import BY_ID, BY_OVERLAP, BY_VIDEO, HoldOut
 from heads.data.paired_qa import read_divided
-from heads.data.trained_on import KINDS, TrainedOn, hashes
+from heads.data.trained_on import TrainedOn
 from heads.training.checkpoint import Run
 from heads.training.contrastive_task import contrast_pairs
 from heads.training.recipe import HardNegativeOptions, WarmStart, read_recipe
 from heads.training.video_task import VideoTask
 from store import Store
+from store.lineage import trained_on as record_of
+from store.lineage.trained_on import KINDS, hashes
 
 from .conftest import SYSTEMS, recipe
 from .small_task import unsealed
@@ -215,11 +217,11 @@ def test_a_file_is_read_in_blocks_and_one_that_differs_from_the_lineage_is_refus
     catalog = pl.DataFrame({"key": keys, "video": [f"videos/v{i // 10}.mp4" for i in range(2000)]})
     made = TrainedOn.of(catalog[:1000].iter_slices(300))
     lineage = {"trained_on": made.write(tmp_path)}
-    monkeypatch.setattr(trained_on, "BLOCK", 64)
-    assert [len(block) for block in trained_on.blocks(tmp_path, "clips")] == [64] * 15 + [40]
+    monkeypatch.setattr(record_of, "BLOCK", 64)
+    assert [len(block) for block in record_of.blocks(tmp_path, "clips")] == [64] * 15 + [40]
     again = trained_on.read(tmp_path, lineage)
     assert all(np.array_equal(again.arrays[kind], made.arrays[kind]) for kind in KINDS)
-    found = trained_on.contained(hashes(keys), trained_on.blocks(tmp_path, "clips"))
+    found = record_of.contained(hashes(keys), record_of.blocks(tmp_path, "clips"))
     assert found.tolist() == [True] * 1000 + [False] * 1000
     assert made.arrays["videos"].tolist() == first_eight_bytes_of_blake2b(*(f"videos/v{i}.mp4" for i in range(100)))
     assert made.arrays["names"].tolist() == first_eight_bytes_of_blake2b(*(f"v{i}" for i in range(100)))

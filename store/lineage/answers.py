@@ -1,0 +1,192 @@
+"""Where rows come from and what was trained on them; what a head was trained on.
+
+Guarantees
+- a head whose record is missing or damaged is listed as unknown, never left out
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.errors import StepDiffError
+from store.feature_store import Store
+from store.io.records import writes_of_shard
+from store.io.status import FAILED, OK
+from store.lineage import trained_on
+from store.lineage.options import LineageOptions
+from store.snapshots.manifest import snapshots
+from store.snapshots.rows_then import RowsThen, commit_of
+from store.view import View
+
+RECORD = "lineage.json"
+_DEPTH = 2  # of folders in which runs are looked for
+_MOST_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class RowLineage:
+    """Where one row comes from."""
+
+    key: str
+    row: int
+    entity: str
+    metadata: dict[str, Any]
+    forgotten: str | None
+    """the reason, if the row was forgotten"""
+    views: list[dict[str, Any]]
+    """view, status, provenance; written: date, device, library versions; reason: why it failed"""
+    snapshots: list[str]
+    """those that name the row as finished in some view"""
+    trained: list[str]
+    """runs that may have drawn the clip in training"""
+    unknown: list[str]
+    """runs that do not state, or not completely, what trained them, and why"""
+
+
+@dataclass(frozen=True)
+class HeadLineage:
+    """What a head was trained on."""
+
+    run: str
+    store: dict[str, Any] | None
+    """path of the store, snapshot, and commit of each view; None: not recorded"""
+    reads: dict[str, Any]
+    """provenance of each view, and the language model's sha256"""
+    clips: int | None
+    """that may have trained it; None: not recorded"""
+    data: dict[str, str]
+    """other files that trained it -> their fingerprints"""
+    starts_from: list[str]
+    """runs before it, the latest first"""
+
+
+def lineage(options: LineageOptions) -> list[RowLineage | HeadLineage]:
+    """Answer for each name. StepDiffError: a name is neither a key nor a run."""
+    if not options.names:
+        raise StepDiffError("no clip or head: give ids of clips, or folders of runs of heads.train")
+    store = Store.open(options.path)
+    keys = [name for name in options.names if not (Path(name) / RECORD).is_file()]
+    rows = store.catalog(options.entity).rows(keys)
+    if (rows < 0).any():
+        unknown = keys[int(np.argmax(rows < 0))]
+        raise StepDiffError(f"{unknown!r} is no key of the {options.entity} of {store.path}, and no folder of a run")
+    found = dict(zip(keys, _rows(store, options, rows, keys), strict=True))
+    return [found[name] if name in found else head_lineage(Path(name)) for name in options.names]
+
+
+def _rows(store: Store, options: LineageOptions, rows: np.ndarray, keys: list[str]) -> Iterator[RowLineage]:
+    catalog, entity = store.catalog(options.entity), options.entity
+    about = {row.pop("row"): row for row in catalog.select(rows).to_dicts()}
+    gone = dict(store.forgotten(entity).select("row", "reason").iter_rows())
+    views = [store.view(entity, name) for name in store.views(entity)]
+    named = _named(store, entity, rows)
+    folder = None if store.path.remote else Path(str(store.path)).absolute().parent
+    heads = folder if options.heads is None else Path(options.heads)
+    trained, unknown = ({}, []) if heads is None or entity != "clips" else _trained(heads, keys)
+    for key, row in zip(keys, rows.tolist(), strict=True):
+        metadata = {name: value for name, value in about[row].items() if name != "key" and value is not None}
+        states = [_state(view, row) for view in views]
+        yield RowLineage(
+            key, row, entity, metadata, gone.get(row), states, named[row], trained.get(key, []), list(unknown)
+        )
+
+
+def _state(view: View, row: int) -> dict[str, Any]:
+    """Return status, provenance and record of one row of a view."""
+    rows = np.array([row])
+    status = int(view.status(rows)[0])
+    found: dict[str, Any] = {
+        "view": view.name,
+        "status": {OK: "ok", FAILED: "failed"}.get(status, "absent"),
+        "provenance": view.provenance.as_dict(),
+        "written": None,
+    }
+    shard = row // view.rows_per_shard
+    for write in writes_of_shard(view.paths, shard, view.rows_per_shard):
+        if status in (OK, FAILED) and row in write.rows:
+            found["written"] = {"date": write.date, **write.info}
+    if status == FAILED:
+        found["reason"] = view.failures(rows)["reason"][0]
+    return found
+
+
+def _named(store: Store, entity: str, rows: np.ndarray) -> dict[int, list[str]]:
+    """Return for each row the snapshots in which it is finished."""
+    found: dict[int, list[str]] = {row: [] for row in rows.tolist()}
+    for one in snapshots(store.path):
+        ok = np.zeros(len(rows), bool)
+        for view, about in one.views.get(entity, {}).items():
+            ok |= RowsThen(store.path, one.name, entity, view, about).of(rows)[0] == OK
+        for row in rows[ok].tolist():
+            found[row].append(one.name)
+    return found
+
+
+def runs(folder: Path) -> list[Path]:
+    """Return the folders of runs in `folder`, up to two levels below it."""
+    levels = ("/".join(["*"] * depth + [RECORD]) for depth in range(_DEPTH + 1))
+    return sorted({path.parent for level in levels for path in folder.glob(level)})
+
+
+def _trained(folder: Path, keys: list[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """Return for each key the runs that may have drawn it, and the runs of which that is unknown."""
+    wanted, unknown = trained_on.hashes(keys), list[str]()
+    found: dict[str, list[str]] = {key: [] for key in keys}
+    for run in runs(folder):
+        try:
+            record = _read(run).get("trained_on")
+            if record is None:
+                raise StepDiffError("it states no clips")
+            trained_on.check(run, record)
+            there = trained_on.contained(wanted, trained_on.blocks(run, "clips"))
+            if record.get("unrecorded"):
+                unknown.append(f"{run} (it started from {', '.join(record['unrecorded'])}, which states no clips)")
+        except StepDiffError as error:
+            unknown.append(f"{run} ({error})")
+            continue
+        for place in np.flatnonzero(there).tolist():
+            found[keys[place]].append(str(run))
+    return found, unknown
+
+
+def head_lineage(run: Path) -> HeadLineage:
+    """Return what the head of a run was trained on. StepDiffError: its record is damaged."""
+    record = _read(run)
+    before, init = [], record.get("init")
+    while isinstance(init, dict):
+        before.append(str(init.get("run")))
+        init = init.get("init")
+    trained = record.get("trained_on")
+    clips = trained.get("clips") if isinstance(trained, dict) else None
+    return HeadLineage(
+        str(run), record.get("store"), record.get("reads") or {}, clips, record.get("data") or {}, before
+    )
+
+
+def _read(run: Path) -> dict[str, Any]:
+    path = run / RECORD
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise ValueError(f"more than {_MOST_BYTES:,} bytes")
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(record, dict):
+            raise ValueError("no object")
+    except (OSError, ValueError, RecursionError) as error:
+        raise StepDiffError(f"{path}: missing or damaged ({error})") from None
+    return record
+
+
+def read_of(store: Store, views: dict[str, str]) -> dict[str, Any]:
+    """Return what a training that reads these views (entity -> view) records of the store.
+
+    Its path, the snapshot's name (None: the store of the moment), and the commit of each view.
+    """
+    commits = {}
+    for entity, name in views.items():
+        view = store.view(entity, name)
+        commits[f"{entity}/{name}"] = commit_of(view.provenance, view.status())
+    return {"path": str(store.path), "at": store.at, "commits": commits}

@@ -1,0 +1,80 @@
+"""`python -m store lineage`."""
+
+from dataclasses import asdict
+from typing import Any
+
+from common.cli.options import parse
+from store.lineage import options
+
+_DIGITS = 12  # of a sha256 that are shown
+
+
+def lineage(argv: list[str]) -> int:
+    """Say where rows come from, and what was trained on them."""
+
+    def run(given: options.LineageOptions) -> dict[str, Any]:
+        from store.lineage.answers import RowLineage, lineage
+
+        found = lineage(given)
+        return {
+            "path": given.path,
+            "rows": [asdict(one) for one in found if isinstance(one, RowLineage)],
+            "heads": [asdict(one) for one in found if not isinstance(one, RowLineage)],
+        }
+
+    def show(record: dict[str, Any]) -> None:
+        for row in record["rows"]:
+            _show_row(row)
+        for head in record["heads"]:
+            _show_head(head)
+
+    return parse(options.LineageOptions, argv, "store lineage", None, run, show, ("path", "names"))
+
+
+def _show_row(row: dict[str, Any]) -> None:
+    print(
+        f"{row['key']}: row {row['row']:,} of {row['entity']}"
+        + (" (forgotten)" if row["forgotten"] is not None else "")
+    )
+    if row["forgotten"]:
+        print(f"  forgotten: {row['forgotten']}")
+    for name, value in row["metadata"].items():
+        print(f"  {name}: {value}")
+    for view in row["views"]:
+        made, written = view["provenance"], view["written"]
+        print(f"  view {view['view']}: {view['status']}" + (f" ({view['reason']})" if "reason" in view else ""))
+        if view["status"] == "absent":
+            continue
+        print(f"    encoder {made['encoder']}, weights {made['weights'][:_DIGITS]}, layer {made['layer']}")
+        print(f"    frames {made['frames']}; crop {made['crop']}")
+        if written:
+            about = {"date": written.pop("date") or "unknown date", **written}
+            print(f"    written {about.pop('date')}" + "".join(f", {name} {value}" for name, value in about.items()))
+    for what, names in (
+        ("snapshots", row["snapshots"]),
+        ("may have trained", row["trained"]),
+        ("unknown", row["unknown"]),
+    ):
+        if names:
+            print(f"  {what}: {'; '.join(names)}")
+
+
+def _show_head(head: dict[str, Any]) -> None:
+    print(f"{head['run']}: a head")
+    if (store := head["store"]) is None:
+        print("  store: not recorded, an earlier version of this program trained it")
+    else:
+        at = "no snapshot" if store["at"] is None else f"snapshot {store['at']}"
+        print(f"  store: {store['path']}, {at}; commit {', '.join(f'{v} {c}' for v, c in store['commits'].items())}")
+    for name, made in head["reads"].items():
+        if isinstance(made, dict):
+            print(f"  {name}: encoder {made['encoder']}, weights {made['weights'][:_DIGITS]}, layer {made['layer']}")
+        else:
+            print(f"  {name.replace('_', ' ')}: {str(made)[:_DIGITS]}")
+    print(
+        f"  clips that may have trained it: {'not recorded' if head['clips'] is None else format(head['clips'], ',')}"
+    )
+    for file, digest in head["data"].items():
+        print(f"  data: {file} ({digest[:_DIGITS]})")
+    if head["starts_from"]:
+        print(f"  starts from: {' <- '.join(head['starts_from'])}")

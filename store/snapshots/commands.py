@@ -1,0 +1,73 @@
+"""`python -m store tag` and `log`."""
+
+import sys
+from dataclasses import asdict
+from typing import Any
+
+from common.cli.options import parse
+from store.snapshots import options
+
+
+def tag(argv: list[str]) -> int:
+    """Make a snapshot, or delete one."""
+
+    def run(given: options.TagOptions) -> dict[str, Any]:
+        from store.feature_store import Store
+        from store.snapshots.manifest import delete_snapshot
+        from store.snapshots.tag import tag
+
+        store = Store.open(given.path)
+        if given.delete:
+            delete_snapshot(store.path, given.name)
+            return {"path": str(store.path), "name": given.name, "deleted": True}
+        made = asdict(tag(store, given.name, given.note))
+        for catalog in made["catalogs"].values():
+            catalog["parts"] = len(catalog["parts"])
+        return {"path": str(store.path), **made, "deleted": False}
+
+    def show(made: dict[str, Any]) -> None:
+        if made["deleted"]:
+            print(
+                f"snapshot {made['name']} of {made['path']} deleted; store compact deletes what was kept for it alone"
+            )
+            return
+        rows = ", ".join(f"{about['rows']:,} {entity}" for entity, about in made["catalogs"].items()) or "nothing"
+        views = [(f"{entity}/{view}", about) for entity, own in made["views"].items() for view, about in own.items()]
+        print(f"snapshot {made['name']} of {made['path']}: {rows}")
+        for name, about in views:
+            print(f"  {name}: {about['ok']:,} ok, {about['failed']:,} failed, commit {about['commit']}")
+        print(f"read it with Store.open({made['path']!r}, at={made['name']!r}), or as {made['path']}@{made['name']}")
+
+    return parse(options.TagOptions, argv, "store tag", None, run, show, ("path", "name"))
+
+
+def log(argv: list[str]) -> int:
+    """List snapshots."""
+
+    def run(given: options.LogOptions) -> Any:
+        from store.feature_store import Store
+        from store.snapshots.log import log
+
+        return log(Store.open(given.path))
+
+    def show(found: Any) -> None:
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(box=box.SIMPLE_HEAD, padding=0)
+        for head in ("snapshot", "made (UTC)", "view"):
+            table.add_column(head, overflow="fold")
+        for head in ("ok", "change", "failed"):
+            table.add_column(head, justify="right", no_wrap=True)
+        for head in ("commit", "note"):
+            table.add_column(head, overflow="fold")
+        for one in found.entries:
+            name = f"{one.entity}/{one.view}" if one.view else "no views"
+            made = one.created.removesuffix("+00:00").replace("T", " ")
+            table.add_row(one.name, made, name, f"{one.ok:,}", f"{one.new:+,}", f"{one.failed:,}", one.commit, one.note)
+        Console(width=None if sys.stdout.isatty() else 160).print(table)
+        if found.unfinished:
+            print("a snapshot is being made, or a killed process left one: store tag --delete removes it")
+
+    return parse(options.LogOptions, argv, "store log", None, run, show, ("path",))

@@ -1,0 +1,72 @@
+"""The snapshots of a store, and what changed from one to the next."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from store.feature_store import Store
+from store.io.status import FAILED, OK
+from store.snapshots.manifest import ViewThen, names, snapshots
+from store.snapshots.rows_then import commit_of
+
+
+@dataclass(frozen=True)
+class Logged:
+    """One snapshot, or the store of now."""
+
+    name: str
+    """"now" for the store of now"""
+    created: str
+    note: str
+    entity: str
+    view: str
+    rows: int
+    ok: int
+    failed: int
+    commit: str
+    new: int
+    """finished rows more than in the snapshot before"""
+
+
+@dataclass(frozen=True)
+class Log:
+    """All snapshots of a store."""
+
+    path: str
+    entries: list[Logged]
+    """the newest first; one for each view of each snapshot"""
+    unfinished: bool
+    """whether a snapshot is being made, or a killed process left one"""
+
+
+def log(store: Store) -> Log:
+    """Return the log of a store. StepDiffError: a snapshot is damaged."""
+    entries: list[Logged] = []
+    before: dict[tuple[str, str], int] = {}
+    for one in snapshots(store.path):
+        entries += _entries(one.name, one.created, one.note, one.views, before)
+    now: dict[str, dict[str, ViewThen]] = {entity: {} for entity in store.entities()}
+    for entity in now:
+        for name in store.views(entity):
+            view = store.view(entity, name)
+            status, made = view.status(), view.provenance
+            ok, failed = int(np.sum(status == OK)), int(np.sum(status == FAILED))
+            about = ViewThen(len(status), ok, failed, commit_of(made, status), made.as_dict(), view.rows_per_shard)
+            now[entity][name] = about
+    entries += _entries("now", "", "", now, before)
+    return Log(str(store.path), entries[::-1], names(store.path)[1])
+
+
+def _entries(
+    name: str, created: str, note: str, views: dict[str, dict[str, ViewThen]], before: dict[tuple[str, str], int]
+) -> list[Logged]:
+    """Return the entries of one snapshot; `before` has the finished rows of each view so far."""
+    found = []
+    for entity, own in views.items():
+        for view, about in own.items():
+            new = about.ok - before.get((entity, view), 0)
+            before[entity, view] = about.ok
+            found.append(
+                Logged(name, created, note, entity, view, about.rows, about.ok, about.failed, about.commit, new)
+            )
+    return found[::-1] or [Logged(name, created, note, "", "", 0, 0, 0, "", 0)]

@@ -1,0 +1,102 @@
+"""A snapshot is made, also while a run writes the store.
+
+Its folder exists before anything is read, and a writer that sees an unfinished snapshot keeps whatever that might name
+(`store.snapshots.kept`). So no lock is needed, and a run of weeks can be tagged in the middle.
+
+Guarantees
+- a snapshot exists completely or not at all
+- a name is given once
+- a snapshot that is made while others write names each row as it was at one moment
+"""
+
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+
+import numpy as np
+from jaxtyping import Int, UInt8, UInt32
+
+from common.errors import StepDiffError
+from common.io import sealed as table
+from common.io.files import Place
+from common.io.sealed import BLANK
+from common.progress import progress
+from store.catalog.catalog import Catalog
+from store.feature_store import Store
+from store.format.layout import write_json
+from store.io.status import FAILED, OK, REASONS
+from store.snapshots.manifest import FAILURES, FILE, FOLDER, CatalogThen, Snapshot, ViewThen, folder_of
+from store.snapshots.rows_then import commit_of, row_digests, write_group
+from store.view import View
+
+_BEGUN = "begun.json"
+
+
+def tag(store: Store, name: str, note: str = "") -> Snapshot:
+    """Make a snapshot of all catalogs and views.
+
+    Raises:
+        StepDiffError: the name is taken or impossible, the disk is full, or the store is damaged.
+    """
+    target = folder_of(store.path, name)
+    if target.is_dir():
+        done = (target / FILE).exists()
+        raise StepDiffError(
+            f"snapshot {name} of {store.path} {'exists' if done else 'was begun and not finished'}: give another name, "
+            f"or delete it with store tag --delete {name}"
+        )
+    with target.whole_folder(store.path / FOLDER) as folder:
+        if not (folder / _BEGUN).create([b"{}"], 2):  # from now on writers keep what they replace
+            raise StepDiffError(f"snapshot {name} of {store.path} is being made by another process: give another name")
+        created = datetime.now(UTC).isoformat(timespec="seconds")
+        entities = store.entities()
+        catalogs = {entity: _catalog(store.catalog(entity)) for entity in entities}
+        views: dict[str, dict[str, ViewThen]] = {entity: {} for entity in entities}
+        every = [store.view(entity, view) for entity in entities for view in store.views(entity)]
+        with progress("views tagged", len(every)) as advance:
+            for view in every:
+                into = folder / view.entity / view.name
+                views[view.entity][view.name] = _view(into, view, catalogs[view.entity].rows)
+                advance(1)
+        made = Snapshot(name, created, note, catalogs, views)
+        write_json(folder / FILE, {**asdict(made), "seal": BLANK})
+        (folder / _BEGUN).unlink()
+    return made
+
+
+def _catalog(catalog: Catalog) -> CatalogThen:
+    """Return the catalog's parts as they were together."""
+    while True:
+        parts, rows = catalog.parts(), len(catalog)
+        try:
+            seals = {part.name: table.written_seal(part) for part in parts}
+        except StepDiffError:
+            if catalog.parts() == parts:
+                raise
+            continue  # one was merged into another
+        if catalog.parts() == parts:
+            return CatalogThen(rows, seals)
+
+
+def _view(folder: Place, view: View, most: int) -> ViewThen:
+    """Write status and digests of the rows of a view, of at most `most`, and why rows failed."""
+    about = ViewThen(min(len(view), most), 0, 0, "", view.provenance.as_dict(), view.rows_per_shard)
+    status = np.zeros(about.rows, np.uint8)
+    for first in range(0, about.rows, about.group):
+        rows = np.arange(first, min(first + about.group, about.rows))
+        status[rows], digests = _state(view, rows)
+        write_group(folder, first, status[rows], digests)
+    failed = np.flatnonzero(status == FAILED)
+    if len(failed):
+        data = table.encode(view.failures(failed).select(*REASONS))
+        (folder / FAILURES).put([data], len(data))
+    return replace(about, ok=int((status == OK).sum()), failed=len(failed), commit=commit_of(view.provenance, status))
+
+
+def _state(view: View, rows: Int[np.ndarray, " R"]) -> tuple[UInt8[np.ndarray, " R"], UInt32[np.ndarray, " R"]]:
+    """Return status and digest of rows, read again where a row was withdrawn in between."""
+    while True:
+        status, digests = view.status(rows), np.zeros(len(rows), np.uint32)
+        ok = np.flatnonzero(status == OK)
+        digests[ok] = row_digests(view.checksums(rows[ok]))
+        if (view.status(rows[ok]) == OK).all():
+            return status, digests

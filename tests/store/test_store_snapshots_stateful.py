@@ -1,0 +1,205 @@
+"""Snapshots of a store that is randomly written, withdrawn, forgotten, updated and compacted, compared with copies.
+
+Guarantees
+- every read of a snapshot gives what the store held when it was made, locally and in an object store
+- a tag that is made while a process writes names rows that can all be read
+"""
+
+import subprocess
+import sys
+import tempfile
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+
+from common.errors import StepDiffError
+from store import Feature, Provenance, Store
+from store.snapshots.manifest import delete_snapshot
+from store.snapshots.tag import tag
+from store.verbs.compact import compact
+from store.verbs.forget import forget
+from store.verbs.options import CompactOptions, ForgetOptions
+from store.verbs.verify import verify
+
+ROOT = Path(__file__).parents[2]
+FEATURES = {"tokens": Feature((2, 70), "int8"), "embedding": Feature((3,), "float32")}
+MADE = Provenance("net", "0" * 64, "last", "8", "centre", {"tokens": "int8", "embedding": "float32"})
+ROWS = st.lists(st.integers(0, 11), min_size=1, max_size=6, unique=True)
+
+
+@dataclass
+class Copied:
+    """Everything that reads of a store return."""
+
+    catalog: pl.DataFrame
+    status: np.ndarray
+    failures: pl.DataFrame
+    values: list[np.ndarray]
+
+    @classmethod
+    def of(cls, store: Store) -> "Copied":
+        view = store.view("clips", "net", check="always")
+        ok = np.flatnonzero(view.status() == 1)
+        values = [*view.read_quantised("tokens", ok), view.read("embedding", ok), view.checksums(ok)]
+        return cls(store.catalog("clips").frame(), view.status(), view.failures(), values)
+
+    def check(self, other: "Copied") -> None:
+        assert self.catalog.equals(other.catalog)
+        assert self.status.tolist() == other.status.tolist()
+        assert self.failures.equals(other.failures)
+        for mine, theirs in zip(self.values, other.values, strict=True):
+            assert np.array_equal(mine, theirs)
+
+
+class Machine(RuleBasedStateMachine):
+    """A store, and a copy of it for each snapshot."""
+
+    remote = False
+
+    @initialize()
+    def begin(self) -> None:
+        self.path = f"memory://{uuid.uuid4().hex}/s" if self.remote else tempfile.mkdtemp(prefix="snapshots") + "/s"
+        self.store, self.number, self.copies = Store.open(self.path, create=True), 0, dict[str, Copied]()
+        with self.store.writer("clips", "net", MADE, FEATURES, rows_per_shard=4) as writer:
+            keys = pl.DataFrame({"key": [f"c{row}" for row in range(5)], "step": ["a"] * 5})
+            writer.write(keys, self.values(5))
+
+    def values(self, count: int) -> dict[str, np.ndarray]:
+        self.number += 1
+        rng = np.random.default_rng(self.number)
+        return {name: rng.normal(size=(count, *form.shape)).astype(np.float32) for name, form in FEATURES.items()}
+
+    @rule(rows=ROWS, failed=st.booleans())
+    def write(self, rows: list[int], failed: bool) -> None:
+        keys = [f"c{row}" for row in rows if f"c{row}" not in set(self.store.forgotten("clips")["key"])]
+        reasons = {keys.pop(): f"why {self.number}"} if failed and keys else {}
+        with self.store.writer("clips", "net", MADE, FEATURES) as writer:
+            frame = pl.DataFrame({"key": keys, "step": ["new"] * len(keys)}, {"key": pl.String, "step": pl.String})
+            writer.write(frame, self.values(len(keys)), reasons)
+
+    @rule(rows=ROWS, step=st.sampled_from(["a", "b", "c"]))
+    def update(self, rows: list[int], step: str) -> None:
+        frame = pl.DataFrame({"key": [f"c{row}" for row in rows], "step": [step] * len(rows)})
+        with self.store.lock():
+            self.store.view("clips", "net").withdraw(self.store.catalog("clips").rows(frame["key"]))
+            self.store.catalog("clips").update(frame)
+
+    @rule(row=st.integers(0, 11), undo=st.booleans())
+    def forget(self, row: int, undo: bool) -> None:
+        if self.store.catalog("clips").rows([f"c{row}"])[0] >= 0:
+            forget(ForgetOptions(self.path, [f"c{row}"], "asked", undo=undo))
+
+    @rule()
+    def compact(self) -> None:
+        compact(CompactOptions(self.path))
+
+    @rule()
+    def tag(self) -> None:
+        name = f"t{self.number}-{len(self.copies)}"
+        tag(self.store, name)
+        self.copies[name] = Copied.of(self.store)
+
+    @precondition(lambda self: len(self.copies) > 1)
+    @rule()
+    def delete(self) -> None:
+        name = next(iter(self.copies))
+        del self.copies[name]
+        delete_snapshot(self.store.path, name)
+        with pytest.raises(StepDiffError, match="no snapshot"):
+            Store.open(self.path, at=name)
+
+    @rule()
+    def check(self) -> None:
+        for name, copied in self.copies.items():
+            copied.check(Copied.of(Store.open(f"{self.path}@{name}")))
+        assert verify(self.store) == []
+        if not self.remote:
+            Copied.of(self.store).check(Copied.of(Store.open(self.path)))
+
+    def teardown(self) -> None:
+        if hasattr(self, "store"):
+            self.check()
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_every_read_of_a_snapshot_gives_what_the_store_held_when_it_was_made(remote: bool) -> None:
+    machine: Any = type("Machine", (Machine,), {"remote": remote})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=12, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )
+
+
+WRITER = """
+import sys
+import numpy as np, polars as pl
+from store import Store
+from tests.store.test_store_snapshots_stateful import FEATURES, MADE, alike
+
+store = Store.open(sys.argv[1])
+for version in range(1, 1000):
+    rows = np.sort(np.random.default_rng(version).choice(32, 9, replace=False))
+    keys = pl.DataFrame({"key": [f"c{row}" for row in rows]})
+    with store.writer("clips", "net", MADE, FEATURES) as writer:
+        writer.view.withdraw(rows)
+        writer.write(keys, alike(rows + 100 * version))
+    with store.lock():
+        store.catalog("clips").update(keys.with_columns(version=pl.lit(version)))
+    print(version, flush=True)
+"""
+
+
+def alike(values: np.ndarray) -> dict[str, np.ndarray]:
+    """Return features whose elements are the row's value."""
+    return {
+        name: np.repeat(values, np.prod(form.shape)).reshape(-1, *form.shape).astype(np.float32)
+        for name, form in FEATURES.items()
+    }
+
+
+def test_a_tag_that_is_made_while_a_process_writes_names_rows_that_can_all_be_read(tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "s", create=True)
+    with store.writer("clips", "net", MADE, FEATURES, rows_per_shard=8) as writer:
+        keys = pl.DataFrame({"key": [f"c{row}" for row in range(32)], "version": [0] * 32})
+        values = np.arange(32, dtype=np.float32)
+        writer.write(
+            keys,
+            {
+                name: np.broadcast_to(values.reshape(-1, *[1] * len(f.shape)), (32, *f.shape))
+                for name, f in FEATURES.items()
+            },
+        )
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(tmp_path / "s")], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    names = []
+    try:
+        for number in range(12):
+            assert process.stdout.readline()
+            tag(store, f"t{number}")
+            names.append(f"t{number}")
+    finally:
+        process.kill()
+        process.wait()
+    versions = set()
+    for name in names:
+        then = Store.open(tmp_path / "s", at=name)
+        view, frame = then.view("clips", "net"), then.catalog("clips").frame()
+        ok = np.flatnonzero(view.status() == 1)
+        read = view.read("embedding", ok)
+        assert len(frame) == 32 and (read == read[:, :1]).all()
+        assert (read[:, 0].astype(int) % 100 == ok).all()  # each row has its own value, of some version
+        versions.add(tuple(read[:, 0]))
+    assert len(versions) > 1
+    assert [found for found in verify(store) if "snapshot" in found.path] == []
