@@ -3,6 +3,7 @@
     python -m featurize clip.mp4 --store features --encoder efficientnet-lite0
     python -m featurize --manifest data/kitchen/clips.csv --store data/features --encoder efficientnet-lite0
     python -m featurize --manifest data/kitchen/clips.csv --column narration --store data/features --encoder mpnet-base
+    python -m featurize --manifest data/kitchen/clips.csv --store data/features --encoder efficientnet-lite0 --repair
     ray job submit --working-dir . -- python featurize.py --manifest /data/clips.csv --store /data/features \\
         --encoder clip
 """
@@ -20,10 +21,11 @@ INTERRUPTED = "finished rows are kept; run the same command for the rest"
 
 
 def run(options: Options) -> int:
-    """Run the job and print its summary; returns 1 if any row failed."""
-    from featurize import job
+    """Run the job and print its summary; returns 1 if any row failed, or damage is left."""
+    from featurize import job, repair
 
-    summary = job.run(options, job.requested(options))
+    asked = job.requested(options)
+    summary = repair.run(options, asked) if options.repair else job.run(options, asked)
     print("\n".join(summary.lines()), file=sys.stderr if options.json else sys.stdout)
     if options.json:
         print(json.dumps(asdict(summary)))

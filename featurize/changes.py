@@ -103,28 +103,10 @@ class Changes:
         """Raise StepDiffError if a clip that has features changed, or with `replace`, if it could not be computed."""
         for clip in self.changed.filter("ok").iter_rows(named=True):
             if not replace:
-                raise StepDiffError(self._difference(clip))
+                raise StepDiffError(difference(self.asked, clip, int(self.changed["ok"].sum())))
             reason = self.asked.failures.get(clip["key"]) or unreadable(self.asked.paths[clip["video"]])
             if reason:
                 raise StepDiffError(f"clip {clip['key']!r} cannot be replaced, its features are kept: {reason}")
-
-    def _difference(self, clip: Mapping[str, Any]) -> str:
-        """How a clip differs, and what to do."""
-        others = self.changed["ok"].sum() - 1
-        more = f" (and {others} more clips differ)" if others else ""
-        if not clip["file"]:
-            return (
-                f"clip {clip['key']!r} is {clip['start_known']:g} to {clip['end_known']:g} s in the store and "
-                f"{clip['start']:g} to {clip['end']:g} s now{more}: give the new interval an id of its own, or replace "
-                "the old features with --replace"
-            )
-        return (
-            f"clip {clip['key']!r} was made from another file: {clip['video_known']} "
-            f"({Identity(clip[f'{BYTES}_known'], clip[f'{DIGEST}_known'])}) in the store, "
-            f"{self.asked.paths[clip['video']]} ({Identity(clip[BYTES], clip[DIGEST])}) now{more}: give the new file "
-            "an id of its own in the manifest (of video files: with --id-from path), or replace the old features "
-            "with --replace"
-        )
 
     def write(self, store: Store) -> None:
         """Make changed clips absent in every view, then update the catalog from the manifest and the files.
@@ -164,12 +146,42 @@ class Changes:
             say(f"{free} clips without features take their new file or interval from the manifest")
 
 
+def difference(asked: Manifest, clip: Mapping[str, Any], count: int) -> str:
+    """Return how a clip differs, as one of `count` clips, and what to do."""
+    more = f" (and {count - 1} more clips differ)" if count > 1 else ""
+    if not clip["file"]:
+        return (
+            f"clip {clip['key']!r} is {clip['start_known']:g} to {clip['end_known']:g} s in the store and "
+            f"{clip['start']:g} to {clip['end']:g} s now{more}: give the new interval an id of its own, or replace "
+            "the old features with --replace"
+        )
+    return (
+        f"clip {clip['key']!r} was made from another file: {clip['video_known']} "
+        f"({Identity(clip[f'{BYTES}_known'], clip[f'{DIGEST}_known'])}) in the store, "
+        f"{asked.paths[clip['video']]} ({Identity(clip[BYTES], clip[DIGEST])}) now{more}: give the new file "
+        "an id of its own in the manifest (of video files: with --id-from path), or replace the old features "
+        "with --replace"
+    )
+
+
 def compare(store: Store, asked: Manifest, quiet: bool = False) -> Changes:
     """Compare the files and intervals that a manifest asks for with those that the catalog has.
 
     Both ends of every video file are read; `quiet` shows no progress. The caller holds the store's lock.
     """
     found = identities(asked.paths, quiet)
+    both = differing(store, asked, found)
+    both = both.with_columns(ok=_have_features(store, both["row"].to_numpy()))
+    both = both.with_columns(interval=pl.col("interval") | (pl.col("filled") & ~pl.col("ok")))
+    changed, unknown = both.filter(pl.col("file") | pl.col("interval")), both.filter("lacking")
+    return Changes(asked, found, changed, unknown, both.filter("moved", "ok"))
+
+
+def differing(store: Store, asked: Manifest, found: Mapping[str, Identity | None]) -> pl.DataFrame:
+    """Return the clips of which catalog and manifest differ, and whether in `file`, `interval`, or what is `filled`.
+
+    `found`: the identity of each video file, by the name that the manifest gives it.
+    """
     catalog = store.catalog(asked.entity)
     rows = asked.rows if asked.entity == "clips" else pl.DataFrame(schema={"key": pl.String, **_KNOWN})
     now = _identified(rows, found).select("key", *_KNOWN).with_columns(row=catalog.rows(rows["key"]))
@@ -181,17 +193,13 @@ def compare(store: Store, asked: Manifest, quiet: bool = False) -> Changes:
     filled = [pl.col(time).is_not_null() & pl.col(f"{time}_known").is_null() for time in ("start", "end")]
     lacking = pl.col(BYTES).is_not_null() & pl.any_horizontal(pl.col(f"{BYTES}_known", f"{DIGEST}_known").is_null())
     moved = pl.col(BYTES).is_null() & (pl.col("video") != pl.col("video_known"))
-    both = both.with_columns(
+    return both.with_columns(
         file=identified & differs,
         interval=pl.any_horizontal(far).fill_null(False),
         filled=pl.any_horizontal(filled),
         lacking=lacking,
         moved=moved.fill_null(False),
     ).filter(pl.any_horizontal("file", "interval", "filled", "lacking", "moved"))
-    both = both.with_columns(ok=_have_features(store, both["row"].to_numpy()))
-    both = both.with_columns(interval=pl.col("interval") | (pl.col("filled") & ~pl.col("ok")))
-    changed, unknown = both.filter(pl.col("file") | pl.col("interval")), both.filter("lacking")
-    return Changes(asked, found, changed, unknown, both.filter("moved", "ok"))
 
 
 def _identified(rows: pl.DataFrame, found: Mapping[str, Identity | None]) -> pl.DataFrame:

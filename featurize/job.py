@@ -15,8 +15,8 @@ Guarantees
 """
 
 import time
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
@@ -35,7 +35,7 @@ from featurize.manifest import Manifest, as_manifest, unreadable_reason
 from featurize.options import Options
 from featurize.shard import Worker, WorkerOptions
 from featurize.summary import Summary, summarise
-from featurize.task import Outcome, Planner, Tally, known_status, pending, shards_of, tasks, todo
+from featurize.task import Outcome, Planner, Tally, Task, known_status, pending, shards_of, tasks, todo
 from featurize.windows import Windows, one_window, read_windows
 from store import Store, View
 from store.feature_store import shard_rows
@@ -85,9 +85,8 @@ def requested(options: Options) -> Windows:
 
 def run(options: Options, asked: Windows) -> Summary:
     """Featurize what is missing of `asked`. StepDiffError: encoder, store, cluster or weights cannot be used."""
-    name, given = split(options.encoder, options.weights)
-    options = replace(options, encoder=name, weights=given, view=options.view or view_name(name, given))
-    weights = _weights(options)
+    options = resolved(options)
+    weights = local_weights(options)
     where = place(options.store).expanduser().absolute()  # workers start in another folder
     if asked.entity == "clips" and not (where / "store.json").exists():
         _refuse_hopeless(None, options, asked)
@@ -112,7 +111,14 @@ def run(options: Options, asked: Windows) -> Summary:
             return _run(store, options, asked.rows, changes, compared, tally, joined)
 
 
-def _view_name(options: Options) -> str:
+def resolved(options: Options) -> Options:
+    """Return options whose encoder and weights are apart (`hf:ID`), with the name of the view."""
+    name, given = split(options.encoder, options.weights)
+    return replace(options, encoder=name, weights=given, view=options.view or view_name(name, given))
+
+
+def name_of_view(options: Options) -> str:
+    """Return the name of the view that the options ask for."""
     return options.view or proper_name(options.encoder)
 
 
@@ -178,6 +184,30 @@ def _run(
         joined: whether Ray is an existing cluster.
     """
     entity = changes.asked.entity
+    pool, count, cpus = start_workers(options, entity, joined)
+    provenance, features = pool.call("describe", entity, options.dtype)
+    size = shard_rows(features, options.shard_size, total, count)
+    view = store.create_view(entity, name_of_view(options), provenance, features, size)
+    if options.shard_size is not None and view.rows_per_shard != size:
+        raise StepDiffError(
+            f"view {view.name} has {view.rows_per_shard} rows per shard, --shard-size {options.shard_size} would be "
+            f"{size}: leave it out, or give a new view another name"
+        )
+    work = _Work(store, view, options, changes, later, tally)
+    planned = iter(work)
+    first = next(planned)
+    if changes.asked.last:
+        total, count = first.height, min(count, sum(1 for _ in shards_of(first, view.rows_per_shard)))
+    batch = options.batch_size or BATCH[entity]
+    jobs = (job for rows in chain([first], planned) for job in tasks(store, view, rows, batch, max(cpus - 1, 1)))
+    done = compute(pool, jobs, count, f"{proper_name(options.encoder)} on {entity}", total, entity)
+    if work.refused:
+        raise work.refused
+    return summarise(store, view, tally, done.repeated, done.truncated, done.errors, done.seconds)
+
+
+def start_workers(options: Options, entity: str, joined: bool) -> tuple[WorkerPool, int, int]:
+    """Return a pool whose first worker has started, how many workers to use, and the CPUs of each."""
     gpu = has_gpu(options.device, joined)
     count, cpus = pool_size(options.workers, CPUS[entity], gpu, joined)
     weights = options.weights
@@ -197,38 +227,37 @@ def _run(
         options.pixels,
     )
     lighter = "try a smaller --batch-size, or fewer --workers on one node"
-    pool = WorkerPool(Worker, worker_options, gpu, lambda shard, why: Outcome(shard, error=why), lighter)
-    provenance, features = pool.call("describe", entity, options.dtype)
-    size = shard_rows(features, options.shard_size, total, count)
-    view = store.create_view(entity, _view_name(options), provenance, features, size)
-    if options.shard_size is not None and view.rows_per_shard != size:
-        raise StepDiffError(
-            f"view {view.name} has {view.rows_per_shard} rows per shard, --shard-size {options.shard_size} would be "
-            f"{size}: leave it out, or give a new view another name"
-        )
-    work = _Work(store, view, options, changes, later, tally)
-    planned = iter(work)
-    first = next(planned)
-    if changes.asked.last:
-        total, count = first.height, min(count, sum(1 for _ in shards_of(first, view.rows_per_shard)))
-    batch = options.batch_size or BATCH[entity]
-    jobs = (job for rows in chain([first], planned) for job in tasks(store, view, rows, batch, max(cpus - 1, 1)))
-    begin = time.monotonic()
-    repeated = truncated = 0
-    errors: list[str] = []
-    with progress(f"{proper_name(options.encoder)} on {entity}", total, entity) as advance:
+    return WorkerPool(Worker, worker_options, gpu, lambda shard, why: Outcome(shard, error=why), lighter), count, cpus
+
+
+@dataclass
+class Computed:
+    """The outcome of all shards of a run."""
+
+    repeated: int = 0
+    """clips that show fewer frames than the encoder sees"""
+    truncated: int = 0
+    """texts of more tokens than the encoder sees"""
+    errors: list[str] = field(default_factory=list)
+    """why shards could not be written"""
+    seconds: float = 0.0
+
+
+def compute(pool: WorkerPool, jobs: Iterable[Task], count: int, what: str, total: int, entity: str) -> Computed:
+    """Give `jobs` to `count` workers; the progress line says `what` and counts `total` rows."""
+    done, begin = Computed(), time.monotonic()
+    with progress(what, total, entity) as advance:
         for outcome in pool.run(jobs, count, advance):
-            repeated += outcome.repeated
-            truncated += outcome.truncated
+            done.repeated += outcome.repeated
+            done.truncated += outcome.truncated
             if outcome.error:
-                errors.append(outcome.error)
+                done.errors.append(outcome.error)
                 say(f"error: {outcome.error}")
-    if work.refused:
-        raise work.refused
-    return summarise(store, view, tally, repeated, truncated, errors, time.monotonic() - begin)
+    done.seconds = time.monotonic() - begin
+    return done
 
 
-def _weights(options: Options) -> Path:
+def local_weights(options: Options) -> Path:
     """Return the encoder's weights on this machine."""
     name = proper_name(options.encoder)
     if options.weights is None and options.encoder not in WEIGHTS:
@@ -238,15 +267,12 @@ def _weights(options: Options) -> Path:
 
 def _finished_view(store: Store, options: Options, asked: Manifest, weights: Path) -> View | None:
     """Return the view if it is as the options request it and nothing is missing."""
-    name = _view_name(options)
+    name = name_of_view(options)
     chosen = (options.layer, options.frames, options.sampling, options.pooling, options.window, options.pixels)
     if chosen != (None,) * 6 or name not in store.views(asked.entity):
         return None
     view = store.view(asked.entity, name)
-    made = view.provenance
-    if (made.encoder, made.weights) != (proper_name(options.encoder), fingerprint(deciding(options.encoder, weights))):
-        return None
-    if made.dtypes.get("tokens", options.dtype) != options.dtype or pool_of(made) != options.pool:
+    if not made_by(view, options, weights):
         return None
     rows = store.catalog(asked.entity).rows(asked.rows["key"])
     if (rows < 0).any() or todo(known_status(view, rows), options.retry_failed).any():
@@ -254,12 +280,22 @@ def _finished_view(store: Store, options: Options, asked: Manifest, weights: Pat
     return view
 
 
+def made_by(view: View, options: Options, weights: Path) -> bool:
+    """Return whether encoder, weights, dtype and --pool are those of a view; other options are not compared."""
+    made = view.provenance
+    return (
+        (made.encoder, made.weights) == (proper_name(options.encoder), fingerprint(deciding(options.encoder, weights)))
+        and made.dtypes.get("tokens", options.dtype) == options.dtype
+        and pool_of(made) == options.pool
+    )
+
+
 def _refuse_hopeless(store: Store | None, options: Options, asked: Windows, changes: Changes | None = None) -> None:
     """StepDiffError if no missing clip can be computed and the view has none of the requested clips.
 
     `changes`: those of the first window that is not finished.
     """
-    name, count, first = _view_name(options), 0, ""
+    name, count, first = name_of_view(options), 0, ""
     tried: set[str] = set()
     for window in asked:
         keys = window.rows["key"]

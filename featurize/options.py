@@ -65,6 +65,9 @@ class Options:
     """Replace the features of clips whose video file or interval is another one than that they were computed from.
     Their rows become absent in every view, then this run computes them for its own view. Without it such a clip is
     refused."""
+    repair: bool = False
+    """Compute exactly the rows again that are damaged in the view of this command, as python -m store verify finds
+    them, and nothing else. Use it with the other options of the command that filled the view."""
     wait: bool = False
     """Wait while another run writes into the store, instead of giving up."""
     address: str | None = None

@@ -27,6 +27,7 @@ from featurize.video.decode import Clip, decoded_clips
 from featurize.video.frames import Sampling
 from featurize.video.picture import Crop
 from store import Feature, Provenance, Store
+from store.damage.withdrawal import REPAIRED
 from store.format.pool import TOKENS, pooled, pooled_view, time_steps
 
 _ENDS = 2
@@ -177,6 +178,7 @@ def _info(task: Task, encoder: Encoder, device: str) -> dict[str, Any]:
         "weights": encoder.source,
         "choices": dict(encoder.chosen),
         "batch_size": task.batch_size,
+        **({REPAIRED: True} if task.repair else {}),
         "device": device,
         "threads": torch.get_num_threads(),
         "machine": platform.machine(),

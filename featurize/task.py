@@ -168,6 +168,8 @@ class Task:
     entity is texts"""
     threads: int = 1
     """threads that decode"""
+    repair: bool = False
+    """whether the rows were damaged"""
 
 
 @dataclass(frozen=True)

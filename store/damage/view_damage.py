@@ -27,7 +27,7 @@ from store.view import FAILED, OK, View
 
 Kind = Literal["metadata", "status", "rows", "reasons", "record", "unreadable"]
 """what a damaged file holds: the metadata of an array; the status of rows; their features or checksums; why rows
-failed; what wrote them. Or it may be whole, and is unreadable for another reason, such as its permissions"""
+failed; what wrote them. `unreadable`: it may be whole, and the cause is another, such as its permissions"""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def view_damage(view: View, known: int) -> Iterator[FileDamage]:
     try:
         length = len(view)
     except StepDiffError as error:
-        yield FileDamage(view.paths.metadata("status"), f"is refused ({error})", "metadata", None)
+        yield FileDamage(view.paths.metadata("status"), f"is refused ({error})", "unreadable", None)
         length = known
     for shard in shards_of(view, length):
         yield from shard_damage(view, shard, length)

@@ -1,7 +1,8 @@
 """Damaged rows become absent, so that a later run computes them; files about rows are written again.
 
-A row that is withdrawn keeps its place in the record of its shard, with `"damaged": true` in its info. That mark names
-the rows to compute after a kill, and disappears when a run writes the row. The record is written before the status.
+A row that is withdrawn keeps its place in the record of its shard, with `"damaged": true` in its info. A repair writes
+`"repaired": true` in its place. Rows with one of these marks that are absent are computed after a kill. A record is
+written before the status.
 
 Where a status chunk is damaged, the truth about its rows is unknown. A row is ok if the record of its shard names it,
 no reason of a failure does, and its bytes match their checksums; it failed if a reason names it and its bytes do not
@@ -31,9 +32,9 @@ from common.io.files import listed
 from common.io.locks import check_held, holds, locked
 from store.catalog.forgotten import are_forgotten
 from store.damage.view_damage import FileDamage, metadata_of, row_damage, rows_of_shard, shard_damage, shards_of
-from store.format.layout import LOCK, MERGED_SHARDS, shard_number, write_json
+from store.format.layout import LOCK, MERGED_SHARDS, read_json, shard_number, write_json
 from store.format.shard import encode_chunk
-from store.format.view_metadata import Write, encode_writes, read_merged_writes, read_writes
+from store.format.view_metadata import Write, array_shape, encode_writes, read_merged_writes, read_writes
 from store.io.commit_group import Together
 from store.io.records import writes_of_shard
 from store.io.remote import open_shard
@@ -42,6 +43,8 @@ from store.view import View
 
 MARK = "damaged"
 """key in the info of rows that were withdrawn because they are damaged"""
+REPAIRED = "repaired"
+"""key in the info of rows that a repair computed"""
 LOST_REASON = "the reason is lost: its file was damaged"
 LOST_RECORD = {"record": "lost: its file was damaged"}
 
@@ -86,23 +89,27 @@ def withdraw_damaged(view: View, found: list[FileDamage]) -> Withdrawn:
 def rewrite_metadata(view: View, found: list[FileDamage]) -> list[str]:
     """Write the damaged metadata of arrays again, for as many rows as the catalog has; return the files.
 
-    The caller holds the store's lock. What else is damaged in the view is known only afterwards.
+    The caller holds the store's lock. What else is damaged in the view is known only afterwards. Raises StepDiffError
+    if another array of the view is longer than the catalog: arrays never shrink.
     """
     damaged = {str(damage.path) for damage in found if damage.kind == "metadata"}
-    rewritten = []
-    for array in (*view.stored, "checksum", "status"):  # status last: the view's length is its length
-        path = view.paths.metadata(array)
-        if str(path) in damaged:
-            write_json(path, metadata_of(view, array, len(view.catalog)))
-            rewritten.append(str(path))
-    return rewritten
+    arrays = {view.paths.metadata(array): array for array in (*view.stored, "checksum", "status")}
+    length = len(view.catalog)
+    for path in arrays:
+        if str(path) not in damaged and array_shape(path, read_json(path))[0] > length:
+            raise StepDiffError(f"{path} has more rows than the catalog of {view.entity}, {length}: restore its parts")
+    rewritten = [path for path in arrays if str(path) in damaged]  # status last: the view's length is its length
+    for path in rewritten:
+        write_json(path, metadata_of(view, arrays[path], length))
+    return [str(path) for path in rewritten]
 
 
 def unfinished(view: View) -> dict[int, dict[str, Any]]:
     """Return the rows that were withdrawn as damaged and are still absent, with the info of what wrote them."""
     rows: dict[int, dict[str, Any]] = {}
     for shard, writes in _readable_records(view):
-        marked = {row: write.info for write in writes if write.info.get(MARK) is True for row in write.rows}
+        infos = [write for write in writes if True in (write.info.get(MARK), write.info.get(REPAIRED))]
+        marked = {row: write.info for write in infos for row in write.rows}
         if marked:
             try:
                 status = view.shard_status(shard)
