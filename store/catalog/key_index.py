@@ -27,7 +27,9 @@ HASH = "splitmix64 of length, then of state xor each little-endian word"
 SPARE = 8
 """zero bytes after the last key, so that every key can be read by words"""
 _WORD = 8  # bytes
-_RUN = 2**20  # keys joined at a time
+_RUN = 2**20  # keys joined, and words of keys gathered, at a time
+_HIGH = np.uint64(48)
+"""bits of a hash below its highest 16"""
 _HASHES, _ROWS, _OFFSETS, _KEYS = "hashes", "rows", "offsets", "keys"
 
 
@@ -51,35 +53,48 @@ class PackedKeys:
 
     def hashes(self) -> UInt64[np.ndarray, " K"]:
         """Return the hash of every key."""
-        lengths = np.diff(self.offsets)
-        hashes = _mixed(lengths.astype(np.uint64))
-        at, left = 0, np.flatnonzero(lengths)
-        while len(left):
-            hashes[left] = _mixed(hashes[left] ^ self._words(left, at))
-            at += _WORD
-            left = left[lengths[left] > at]
+        hashes = np.empty(len(self), np.uint64)
+        for length, here in _by_length(np.diff(self.offsets)):
+            state = _mixed(np.full(len(here), length, np.uint64))
+            for word in self._words(self.offsets[here], length).T:
+                state = _mixed(state ^ word)
+            hashes[here] = state
         return hashes
 
     def equal(
         self, places: Int64[np.ndarray, " P"], others: "PackedKeys", theirs: Int64[np.ndarray, " P"]
     ) -> Bool[np.ndarray, " P"]:
         """Return whether the key at each of `places` is the one of `others` at `theirs`."""
-        lengths = self.offsets[places + 1] - self.offsets[places]
-        same = lengths == others.offsets[theirs + 1] - others.offsets[theirs]
-        at, left = 0, np.flatnonzero(same & (lengths > 0))
-        while len(left):
-            equal = self._words(places[left], at) == others._words(theirs[left], at)
-            same[left] = equal
-            at += _WORD
-            left = left[equal & (lengths[left] > at)]
+        starts, begins = self.offsets[places], others.offsets[theirs]
+        lengths = self.offsets[places + 1] - starts
+        same = lengths == others.offsets[theirs + 1] - begins
+        some = np.flatnonzero(same)
+        for length, group in _by_length(lengths[some]):
+            here = some[group]
+            differing = self._words(starts[here], length) ^ others._words(begins[here], length)
+            same[here] = ~np.bitwise_or.reduce(differing.T, axis=0).astype(bool)
         return same
 
-    def _words(self, places: Int64[np.ndarray, " P"], at: int) -> UInt64[np.ndarray, " P"]:
-        """Return eight bytes from byte `at` on of keys longer than that, zeros after their ends."""
-        words = np.ndarray(len(self.data) - _WORD + 1, "<u8", self.data, strides=(1,))
-        starts = self.offsets[places] + at
-        beyond = np.maximum(starts + _WORD - self.offsets[places + 1], 0)
-        return words[starts] & (np.uint64(2**64 - 1) >> (8 * beyond).astype(np.uint64))
+    def _words(self, starts: Int64[np.ndarray, " P"], length: int) -> UInt64[np.ndarray, "P words"]:
+        """Return the keys of `length` bytes that begin at `starts`, as words of eight bytes, zeros after their ends."""
+        count = -(-length // _WORD)
+        if not count:
+            return np.empty((len(starts), 0), np.uint64)
+        beginning = np.ndarray(len(self.data) - count * _WORD + 1, f"V{count * _WORD}", self.data, strides=(1,))
+        words = beginning[starts].view("<u8").reshape(len(starts), count)
+        words[:, -1] &= np.uint64(2**64 - 1) >> np.uint64(8 * (count * _WORD - length))
+        return words
+
+
+def _by_length(lengths: Int64[np.ndarray, " P"]) -> Iterator[tuple[int, Int64[np.ndarray, " some"]]]:
+    """Yield every length and the places that have it, at most _RUN words at a time."""
+    small = lengths.max(initial=0) < 2**16  # numbers of 16 bits are sorted six times as fast
+    order = np.argsort(lengths.astype(np.uint16) if small else lengths, kind="stable")
+    for group in np.split(order, np.flatnonzero(np.diff(lengths[order])) + 1):
+        length = int(lengths[group[0]]) if len(group) else 0
+        run = max(_RUN // max(-(-length // _WORD), 1), 1)
+        for at in range(0, len(group), run):
+            yield length, group[at : at + run]
 
 
 def _mixed(state: UInt64[np.ndarray, " K"]) -> UInt64[np.ndarray, " K"]:
@@ -96,8 +111,10 @@ def pack(keys: Sequence[str] | pl.Series) -> PackedKeys:
         pieces = [keys.slice(at, _RUN).str.join("").item().encode() for at in range(0, len(keys), _RUN)]
         lengths = keys.str.len_bytes().to_numpy().astype(np.int64)
     else:
-        pieces = [key.encode(errors="surrogatepass") for key in keys]
-        lengths = np.fromiter(map(len, pieces), np.int64, len(pieces))
+        pieces = ["".join(keys).encode(errors="surrogatepass")]
+        lengths = np.fromiter(map(len, keys), np.int64, len(keys))
+        if lengths.sum() != len(pieces[0]):  # not only ASCII
+            lengths = np.array([len(key.encode(errors="surrogatepass")) for key in keys], np.int64)
     data = np.frombuffer(b"".join([*pieces, bytes(SPARE)]), np.uint8)
     return PackedKeys(data, np.concatenate([[0], np.cumsum(lengths)]))
 
@@ -124,6 +141,9 @@ class KeyIndex:
         self, wanted: PackedKeys, hashes: UInt64[np.ndarray, " all"], places: Int64[np.ndarray, " K"]
     ) -> Int64[np.ndarray, " K"]:
         """Return the row of the key at each of `places` of `wanted` (hashes: `hashes`), -1 where it has none."""
+        order = np.argsort((hashes[places] >> _HIGH).astype(np.uint16), kind="stable")  # a search for nearly
+        # rising hashes stays in the processor's cache, and takes a fifth of the time
+        places = places[order]
         sought = hashes[places]
         self._file.load(_HASHES)
         at = np.searchsorted(self._hashes, sought)
@@ -145,7 +165,9 @@ class KeyIndex:
             left = left[at[left] < len(self)]
             self._file.check(_HASHES, at[left], at[left])
             left = left[self._hashes[at[left]] == sought[left]]
-        return found
+        by_place = np.empty_like(found)
+        by_place[order] = found
+        return by_place
 
     def keys(self, rows: Int64[np.ndarray, " rows"]) -> list[str]:
         """Return the key of each of `rows`, all of this index."""
