@@ -80,11 +80,11 @@ class Fragments:
             fragments = write_fragments(reader, str(self._path), schema=self._schema, mode="create")
         except (OSError, ValueError) as error:
             raise StepDiffError(f"cannot write {self._path}: {' '.join(str(error).split())[:200]}") from error
-        for fragment in fragments:
-            for file in fragment.data_files():
-                _sync(self._path / "data" / file.path)
+        record = [fragment.to_json() for fragment in fragments]
+        for file in (file for fragment in record for file in fragment["files"]):
+            _sync(self._path / "data" / file["path"])
         sync_folder(self._path / "data")
-        data = json.dumps([fragment.to_json() for fragment in fragments]).encode()
+        data = json.dumps(record).encode()
         (self._records / f"{number:06d}.json").put([data], len(data))
 
     def finish(self) -> None:

@@ -1,0 +1,203 @@
+"""Exports open in their own libraries, with the values and metadata of the store."""
+
+import gc
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import unquote
+
+import h5py
+import numpy as np
+import polars as pl
+import pytest
+import yaml
+
+from store import Feature, Provenance, Store, View
+from store.format.quantise import dequantise
+
+from .conftest import FORMATS, KEYS
+
+Run = Callable[..., int]
+ROOT = Path(__file__).parents[3]
+pytestmark = pytest.mark.usefixtures("small_parts")
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Datasets of Hugging Face are cached in the test's folder."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for module in ("datasets.config", "datasets.builder"):
+        if module in sys.modules:
+            monkeypatch.setattr(f"{module.split('.')[0]}.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def same(found: np.ndarray, expected: np.ndarray) -> None:
+    assert found.dtype == expected.dtype and found.shape == expected.shape
+    assert found.tobytes() == expected.tobytes()
+
+
+def quantised(view: View, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    levels, scale = view.read_quantised("q", rows)
+    return levels, scale
+
+
+def test_parquet_opens_in_polars_pandas_and_pyarrow(view: View, finished: np.ndarray, run: Run, tmp_path: Path) -> None:
+    pd, pq = pytest.importorskip("pandas"), pytest.importorskip("pyarrow.parquet")
+    assert run("out.parquet") == 0
+    frame = pl.read_parquet(tmp_path / "out.parquet/data/*.parquet")
+    assert frame["key"].to_list() == [KEYS[row] for row in finished]
+    same(frame["tokens"].to_numpy().reshape(-1, 3, 5), view.read("tokens", finished))
+    same(frame["embedding"].to_numpy(), view.read("embedding", finished))
+    same(frame["q"].to_numpy().reshape(-1, 2, 70), quantised(view, finished)[0])
+    same(frame["q_scale"].to_numpy().reshape(-1, 2, 2), quantised(view, finished)[1])
+    catalog = view.catalog.frame()[finished.tolist()]
+    for name in ("video", "start", "step", "seen", "made"):
+        assert frame[name].to_list() == catalog[name].to_list()
+    other = pd.read_parquet(tmp_path / "out.parquet/data")
+    same(np.stack(other["tokens"].to_list()).reshape(-1, 3, 5), view.read("tokens", finished))
+    table = pq.read_table(tmp_path / "out.parquet/data")
+    assert str(table.schema.field("tokens").type) == "fixed_size_list<element: halffloat>[15]"
+    assert table.schema.field("tokens").metadata[b"shape"] == b"[3, 5]"
+    assert [path.name for path in sorted((tmp_path / "out.parquet/data").iterdir())] == [
+        f"part-{n:06d}.parquet" for n in range(4)
+    ]
+
+
+def test_lance_opens_in_lance_and_is_indexed(view: View, finished: np.ndarray, run: Run, tmp_path: Path) -> None:
+    lance = pytest.importorskip("lance")
+    assert run("out.lance") == 0
+    dataset = lance.dataset(str(tmp_path / "out.lance"))
+    assert dataset.version == 1 and dataset.count_rows() == len(finished)
+    table = dataset.to_table()
+    assert table["key"].to_pylist() == [KEYS[row] for row in finished]
+    for name in ("tokens", "embedding"):
+        found = table[name].combine_chunks().flatten().to_numpy()
+        expected = view.read(name, finished)
+        same(found.reshape(expected.shape), expected)
+    same(table["q"].combine_chunks().flatten().to_numpy().reshape(-1, 2, 70), quantised(view, finished)[0])
+    assert table["step"].to_pylist() == view.catalog.frame()["step"].gather(finished).to_list()
+    dataset.create_index("embedding", "IVF_FLAT", num_partitions=1, metric="l2")
+    wanted = view.read("embedding", finished)[3]
+    nearest = dataset.to_table(nearest={"column": "embedding", "q": wanted, "k": 1})
+    assert nearest["key"].to_pylist() == [KEYS[finished[3]]]
+
+
+def test_huggingface_opens_in_datasets(view: View, finished: np.ndarray, run: Run, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    assert run("out", "--format", "huggingface", "--license", "cc-by-4.0") == 0
+    load = lambda **more: datasets.load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "c"), **more)  # noqa: E731
+    found = load(split="train")
+    assert found.features["tokens"] == datasets.Array2D((3, 5), "float16")
+    assert found.features["q"] == datasets.Array2D((2, 70), "int8")
+    assert found["key"][:] == [KEYS[row] for row in finished]
+    assert found["made"][:] == view.catalog.frame()["made"].gather(finished).to_list()
+    assert found["step"][:] == view.catalog.frame()["step"].gather(finished).to_list()
+    arrays = found.with_format("numpy")[:]
+    for name in ("tokens", "embedding"):  # as float32, which datasets makes of other floats
+        same(arrays[name], view.read(name, finished).astype(np.float32))
+    assert (arrays["q"] == quantised(view, finished)[0]).all()
+    assert [row["key"] for row in load(split="train", streaming=True)] == found["key"][:]
+    _, header, _ = (tmp_path / "out/README.md").read_text().split("---\n", 2)
+    assert yaml.safe_load(header)["license"] == "cc-by-4.0"
+    assert yaml.safe_load(header)["dataset_info"]["splits"] == [{"name": "train", "num_examples": 10}]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+def test_webdataset_opens_in_webdataset(view: View, finished: np.ndarray, run: Run, tmp_path: Path) -> None:
+    wds = pytest.importorskip("webdataset")
+    assert run("out", "--format", "webdataset") == 0
+    url = str(tmp_path / "out/data/features-{000000..000003}.tar")
+    found = list(wds.WebDataset(url, shardshuffle=False).decode())
+    assert [sample["json"]["key"] for sample in found] == [KEYS[row] for row in finished]
+    assert [unquote(sample["__key__"]) for sample in found] == [KEYS[row] for row in finished]
+    same(np.stack([sample["tokens.npy"] for sample in found]), view.read("tokens", finished))
+    same(np.stack([sample["embedding.npy"] for sample in found]), view.read("embedding", finished))
+    same(np.stack([sample["q.npy"] for sample in found]), quantised(view, finished)[0])
+    same(np.stack([sample["q_scale.npy"] for sample in found]), quantised(view, finished)[1])
+    assert found[1]["json"] == {
+        "key": KEYS[1], "video": "v0.mp4", "start": 0.5, "step": 1, "seen": False, "made": "2026-01-02 00:00:00",
+    }  # fmt: skip
+    (raw, *_) = wds.WebDataset(url, shardshuffle=False)
+    np.load(io.BytesIO(raw["tokens.npy"]), allow_pickle=False)
+    gc.collect()  # it leaves closing files to the collector
+
+
+def test_hdf5_opens_in_h5py(view: View, finished: np.ndarray, run: Run, tmp_path: Path) -> None:
+    assert run("out.h5", "--layout", "rows") == 0
+    with h5py.File(tmp_path / "out.h5") as file:
+        assert [key.decode() for key in file["key"][()]] == [KEYS[row] for row in finished]
+        same(file["tokens"][()], view.read("tokens", finished))
+        same(file["q"][()], quantised(view, finished)[0])
+        same(file["scale"][()], quantised(view, finished)[1])
+        assert json.loads(file.attrs["card"])["rows"] == 10 and "license: " in file.attrs["readme"]
+    assert run("floats.h5", "--layout", "rows", "--dtype", "float32") == 0
+    with h5py.File(tmp_path / "floats.h5") as file:
+        same(file["q"][()], view.read("q", finished, dtype="float32"))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_a_dtype_dequantises(view: View, finished: np.ndarray, run: Run, tmp_path: Path, dtype: str) -> None:
+    assert run("out.parquet", "--dtype", dtype, "--features", "q", "--columns", "video") == 0
+    frame = pl.read_parquet(tmp_path / "out.parquet/data/*.parquet")
+    assert frame.columns == ["key", "video", "q"]
+    same(frame["q"].to_numpy().reshape(-1, 2, 70), view.read("q", finished, dtype=dtype))
+    assert (frame["q"].to_numpy().reshape(-1, 2, 70) == dequantise(*quantised(view, finished)).astype(dtype)).all()
+
+
+@pytest.mark.parametrize("format", [*FORMATS, "hdf5"])
+def test_the_card_says_what_was_exported_and_how_to_open_it(
+    view: View, run: Run, tmp_path: Path, format: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip({"huggingface": "datasets", "hdf5": "h5py", "parquet": "pyarrow"}.get(format, format))
+    name = "out.h5" if format == "hdf5" else "out"
+    assert run(name, "--format", format) == 0
+    out = capsys.readouterr().out
+    assert "(left out: 1 failed, 1 absent, 1 forgotten)" in out
+    if format == "hdf5":
+        with h5py.File(tmp_path / name) as file:
+            card = file.attrs["readme"]
+    else:
+        card = (tmp_path / name / "README.md").read_text()
+    for text in ("license: 'unknown: features inherit the licence of the videos'", "- encoder: `net`", "0" * 64,
+                 "- layer: `last`", "- frames: `8 evenly`", "- crop: `centre 224`", "int8 from float32",
+                 "rows 10, failed 1, absent 1, forgotten 1", "| tokens | [3, 5] | float16 | float16 |",
+                 "- store format: `stepdiff-store 1`"):  # fmt: skip
+        assert text in card, text
+    code = card.split("```python\n")[1].split("```")[0]
+    assert len(code.splitlines()) == 3
+    script = f"{code}import numpy as np\nprint(np.asarray({code.splitlines()[-1].split(' = ')[0]}).size > 0)"
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.strip() == "True", done.stderr[-2000:]
+
+
+def test_memory_does_not_grow_with_the_view(tmp_path: Path) -> None:
+    """200 MB of features are exported with less than 100 MB more than 8 MB of features need."""
+    peaks = []
+    for rows in (64, 1600):
+        store = Store.open(tmp_path / f"s{rows}", create=True)
+        made = {"tokens": Feature((128, 256), "float32")}
+        with store.writer("clips", "net", Provenance("n", "0" * 64, "l", "f", "c", {}), made, rows_per_shard=64) as to:
+            for first in range(0, rows, 64):
+                keys = [f"k{row}" for row in range(first, first + 64)]
+                to.write(keys, {"tokens": np.full((64, 128, 256), first, np.float32)})
+        script = (
+            "import resource, sys; from store.__main__ import main; main(sys.argv[1:]);"
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        )
+        command = [
+            "export",
+            str(tmp_path / f"o{rows}"),
+            "--format",
+            "parquet",
+            "--store",
+            str(store.path),
+            "--view",
+            "net",
+        ]
+        done = subprocess.run([sys.executable, "-c", script, *command], cwd=ROOT, capture_output=True, text=True)
+        peaks.append(int(done.stdout.splitlines()[-1]) * 1024)
+    print(peaks)
+    assert peaks[1] - peaks[0] < 100 * 2**20
