@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from common.errors import DamageError
 from store import Store, View
 from store.verbs.verify import verify
 
@@ -160,3 +161,111 @@ def test_whole_rows_keep_their_bytes_on_disk_and_their_record(copy: Path, repair
     now = view.paths.info(0).read_text()
     assert '"batch_size": 3' in writes and now.count('"batch_size": 3') == now.count('"batch_size"')
     assert '"damaged"' not in now
+
+
+def test_a_store_without_damage_is_left_as_it_is(copy: Path, repair: Run) -> None:
+    before = {path: path.read_bytes() for path in (copy / "store").rglob("*") if path.is_file()}
+    status, summary, _ = repair(copy)
+    assert (status, summary["damaged"], summary["done"], summary["rewritten"]) == (0, 0, 0, [])
+    now = {path: path.read_bytes() for path in (copy / "store").rglob("*") if path.is_file()}
+    assert {path for path in now if now[path] != before.get(path)} <= {copy / "store" / "lock.json"}
+
+
+def test_a_damaged_row_whose_video_cannot_be_used_any_more_becomes_failed(copy: Path, repair: Run) -> None:
+    view = view_of(copy)
+    before = content(view)
+    damage_rows(view)
+    (copy / "other.mp4").write_text("no video")
+    changed = copy / "other.mp4"
+    status, _, message = repair(copy)
+    assert status == 2 and "was made from another file" in message and "--replace instead of --repair" in message
+    assert verify(Store.open(copy / "store")) != [] and view_of(copy).status().tolist() == before[0], "nothing changed"
+    changed.unlink()
+    status, summary, message = repair(copy)
+    assert (status, summary["damaged"], summary["done"], summary["failed"]) == (1, 2, 1, 1), message
+    assert [failure["key"] for failure in summary["failures"]] == ["c1"]  # type: ignore[index]
+    assert verify(Store.open(copy / "store")) == [] and view_of(copy).status().tolist()[5] == 2
+    assert repair(copy)[0] == 0, "a failed row is not tried again"
+
+
+def test_damage_that_featurize_cannot_repair_is_listed_with_what_to_do(copy: Path, repair: Run) -> None:
+    store = Store.open(copy / "store")
+    view = view_of(copy)
+    rows = damage_rows(view)
+    from store.verbs.options import RequantiseOptions
+    from store.verbs.requantise import requantise
+
+    shutil.copytree(copy / "store", copy / "whole")
+    for row in (2, 5):
+        path, at = row_bytes(view, row)
+        flip(path, at + 7)
+    requantise(RequantiseOptions(str(store.path), "clip", "small", "int8"))
+    for row in (2, 5):
+        path, at = row_bytes(view, row)
+        flip(path, at + 7)
+    flip(store.view("clips", "small").paths.shard("tokens", 0, 3), 3)
+    (copy / "store" / "indexes" / "clips").mkdir(parents=True)
+    (copy / "store" / "indexes" / "clips" / "clip.json").write_text("{}")
+    status, summary, message = repair(copy)
+    assert (status, summary["done"]) == (1, len(rows)), message
+    remedies = {one["path"]: one["remedy"] for one in summary["not_repaired"]}  # type: ignore[index, attr-defined]
+    assert "retrieval build" in remedies.pop("indexes/clips/clip.json")
+    ((path, what),) = remedies.items()
+    assert path.startswith("arrays.zarr/clips/small/") and what.startswith("delete ") and "status/c/0" in what
+
+
+def test_a_damaged_catalog_is_refused_before_anything_is_written(copy: Path, repair: Run) -> None:
+    view = view_of(copy)
+    damage_rows(view)
+    part = view.catalog.parts()[0]
+    flip(part, 20)
+    status, _, message = repair(copy)
+    assert status == 2 and part.name in message and "restore it from a copy" in message and message.count("error") == 1
+    flip(part, 20)
+    assert view_of(copy).status().tolist().count(1) == CLIPS - 2
+
+
+def test_rows_that_the_command_does_not_name_are_listed(copy: Path, repair: Run) -> None:
+    before = content(view_of(copy))
+    damage_rows(view_of(copy))
+    manifest = pl.read_csv(copy / "clips.csv")
+    for name, videos in (("one.csv", "good.mp4"), ("none.csv", "gone.mp4")):
+        manifest.filter(pl.col("video") == videos).write_csv(copy / name)
+    status, _, message = repair(copy, manifest="none.csv")
+    assert status == 2 and "none of the 2 damaged clips" in message
+    assert view_of(copy).status().tolist() == before[0]
+    status, summary, _ = repair(copy, manifest="one.csv")
+    assert (status, summary["done"], summary["left"]) == (1, 1, 1)
+    assert verify(Store.open(copy / "store")) == []
+    status, summary, _ = repair(copy)
+    assert (status, summary["damaged"], summary["done"], summary["left"]) == (0, 1, 1, 0)
+    assert content(view_of(copy)) == before
+
+
+def test_another_run_that_holds_the_lock_refuses_a_repair(copy: Path, repair: Run) -> None:
+    damage_rows(view_of(copy))
+    with Store.open(copy / "store").lock():
+        status, _, message = repair(copy)
+    assert status == 2 and "is being written by process" in message
+
+
+@pytest.mark.parametrize("option", ["--replace", "--retry-failed", "--shard-size=8", "--pool=2", "--frames=4"])
+def test_options_that_a_repair_cannot_take_are_refused_before_anything_is_written(
+    copy: Path, repair: Run, option: str
+) -> None:
+    view = view_of(copy)
+    damage_rows(view)
+    status, _, message = repair(copy, option)
+    assert status == 2 and message.count("error:") == 1
+    assert view_of(copy).status().tolist().count(1) == CLIPS - 2 and not list((copy / "store").rglob("*.parquet.tmp"))
+
+
+def test_the_error_of_a_damaged_row_names_the_repair(copy: Path) -> None:
+    view = view_of(copy)
+    damage_rows(view)
+    with pytest.raises(DamageError, match="repeat the featurize command that filled the view, with --repair$"):
+        view_of(copy).read("tokens", np.array([2]))
+    found = verify(Store.open(copy / "store"))
+    assert {one.remedy for one in found} == {
+        "repeat the featurize command that filled view clip of clips, with --repair"
+    }

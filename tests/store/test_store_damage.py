@@ -197,7 +197,8 @@ def run(store, kill_at):
                 name: np.random.default_rng([0, row, len(name)]).normal(size=(1, *f.shape)).astype(np.float32)
                 for name, f in view.features.items()
             }
-            view.write_shard(row // view.rows_per_shard, np.array([row]), values, {}, {"device": "cpu", "repaired": True})
+            info = {"device": "cpu", "repaired": True}
+            view.write_shard(row // view.rows_per_shard, np.array([row]), values, {}, info)
 
 for line in sys.stdin:
     pid = os.fork()
