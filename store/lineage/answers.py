@@ -66,8 +66,6 @@ class HeadLineage:
 
 def lineage(options: LineageOptions) -> list[RowLineage | HeadLineage]:
     """Answer for each name. StepDiffError: a name is neither a key nor a run."""
-    if not options.names:
-        raise StepDiffError("no clip or head: give ids of clips, or folders of runs of heads.train")
     store = Store.open(options.path)
     keys = [name for name in options.names if not (Path(name) / RECORD).is_file()]
     rows = store.catalog(options.entity).rows(keys)

@@ -32,12 +32,9 @@ def lineage(argv: list[str]) -> int:
 
 
 def _show_row(row: dict[str, Any]) -> None:
-    print(
-        f"{row['key']}: row {row['row']:,} of {row['entity']}"
-        + (" (forgotten)" if row["forgotten"] is not None else "")
-    )
-    if row["forgotten"]:
-        print(f"  forgotten: {row['forgotten']}")
+    print(f"{row['key']}: row {row['row']:,} of {row['entity']}")
+    if row["forgotten"] is not None:
+        print(f"  forgotten: {row['forgotten'] or 'no reason given'}")
     for name, value in row["metadata"].items():
         print(f"  {name}: {value}")
     for view in row["views"]:
@@ -50,13 +47,9 @@ def _show_row(row: dict[str, Any]) -> None:
         if written:
             about = {"date": written.pop("date") or "unknown date", **written}
             print(f"    written {about.pop('date')}" + "".join(f", {name} {value}" for name, value in about.items()))
-    for what, names in (
-        ("snapshots", row["snapshots"]),
-        ("may have trained", row["trained"]),
-        ("unknown", row["unknown"]),
-    ):
-        if names:
-            print(f"  {what}: {'; '.join(names)}")
+    for what, name in (("in snapshots", "snapshots"), ("may have trained", "trained"), ("not known of", "unknown")):
+        if row[name]:
+            print(f"  {what}: {'; '.join(row[name])}")
 
 
 def _show_head(head: dict[str, Any]) -> None:
@@ -71,9 +64,8 @@ def _show_head(head: dict[str, Any]) -> None:
             print(f"  {name}: encoder {made['encoder']}, weights {made['weights'][:_DIGITS]}, layer {made['layer']}")
         else:
             print(f"  {name.replace('_', ' ')}: {str(made)[:_DIGITS]}")
-    print(
-        f"  clips that may have trained it: {'not recorded' if head['clips'] is None else format(head['clips'], ',')}"
-    )
+    clips = "not recorded" if head["clips"] is None else f"{head['clips']:,}"
+    print(f"  clips that may have trained it: {clips}")
     for file, digest in head["data"].items():
         print(f"  data: {file} ({digest[:_DIGITS]})")
     if head["starts_from"]:

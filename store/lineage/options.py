@@ -1,6 +1,6 @@
 """Options of `python -m store lineage`."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from store.verbs.options import Entity
 
@@ -15,7 +15,7 @@ class LineageOptions:
 
     path: str
     """folder of the store"""
-    names: list[str] = field(default_factory=list)
+    names: tuple[str, ...]
     """ids of clips (or texts), or folders of runs of heads.train"""
     heads: str | None = None
     """folder with runs of heads.train, in it or up to two levels below; by default the one that contains the store"""

@@ -37,6 +37,8 @@ def tag(store: Store, name: str, note: str = "") -> Snapshot:
     Raises:
         StepDiffError: the name is taken or impossible, the disk is full, or the store is damaged.
     """
+    if store.at is not None:
+        raise StepDiffError(f"snapshot {store.at} of {store.path} has no snapshots: give the store without it")
     target = folder_of(store.path, name)
     if target.is_dir():
         done = (target / FILE).exists()

@@ -68,6 +68,8 @@ class Damage:
 
 def verify(store: Store, without: tuple[str, str] | None = None) -> list[Damage]:
     """Return all damage in `store`, but of the view `without` (entity, name); damage raises nothing."""
+    if store.at is not None:
+        raise StepDiffError(f"{store.path} is verified with all its snapshots: give the store without @{store.at}")
     found = ((_below(store, path), what, tuple(clips)) for path, what, clips in _all(store, without))
     return [Damage(path, what, clips, remedy(store.path, path)) for path, what, clips in found]
 

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,8 @@ def test_the_info_of_the_writer_is_stored_with_each_shard(make_view: Make, value
     from store.format.layout import read_json
 
     writes = read_json(view.paths.info(1))["writes"]
+    today = datetime.now(UTC).date()
+    assert {write.pop("date") for write in writes} <= {str(today), str(today - timedelta(days=1))}
     assert writes == [
         {"rows": [[4, 5]], "info": {"torch": "1"}},
         {"rows": [[6, 6]], "info": {"torch": "2"}},

@@ -95,7 +95,7 @@ class Machine(RuleBasedStateMachine):
     @rule(row=st.integers(0, 11), undo=st.booleans())
     def forget(self, row: int, undo: bool) -> None:
         if self.store.catalog("clips").rows([f"c{row}"])[0] >= 0:
-            forget(ForgetOptions(self.path, [f"c{row}"], "asked", undo=undo))
+            forget(ForgetOptions(self.path, (f"c{row}",), "asked", undo=undo))
 
     @rule()
     def compact(self) -> None:
@@ -135,7 +135,7 @@ def test_every_read_of_a_snapshot_gives_what_the_store_held_when_it_was_made(rem
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=12, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=8, stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )
 
@@ -179,19 +179,16 @@ def test_a_tag_that_is_made_while_a_process_writes_names_rows_that_can_all_be_re
                 for name, f in FEATURES.items()
             },
         )
-    process = subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(tmp_path / "s")], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    names = []
-    try:
-        for number in range(12):
-            assert process.stdout.readline()
-            tag(store, f"t{number}")
-            names.append(f"t{number}")
-    finally:
-        process.kill()
-        process.wait()
+    command = [sys.executable, "-c", WRITER, str(tmp_path / "s")]
+    names = [f"t{number}" for number in range(12)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            for name in names:
+                assert process.stdout.readline()
+                tag(store, name)
+        finally:
+            process.kill()
     versions = set()
     for name in names:
         then = Store.open(tmp_path / "s", at=name)

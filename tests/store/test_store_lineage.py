@@ -1,0 +1,103 @@
+"""`store lineage`: where rows come from, and which runs may have drawn a clip."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from safetensors.numpy import save_file
+
+from store import Store, View
+from store.__main__ import main
+from store.lineage.trained_on import hashes
+from store.snapshots.tag import tag
+
+
+@pytest.fixture
+def store(filled: View, tmp_path: Path) -> Store:
+    """A store of 11 clips; c6 has failed and c9 is absent in view net."""
+    found = Store.open(tmp_path / "store")
+    with found.lock():
+        found.catalog("clips").update(pl.DataFrame({"key": ["c0"], "video": ["a.mp4"], "start": [1.5]}))
+    tag(found, "v1")
+    return found
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
+    status = main([str(word) for word in words])
+    return status, *capsys.readouterr()
+
+
+def make_run(folder: Path, clips: list[str] | None, **more: object) -> Path:
+    """Make the record of a run that was trained on these clips."""
+    folder.mkdir(parents=True)
+    record: dict[str, object] = {"reads": {}, "init": None, **more}
+    if clips is not None:
+        save_file({"clips": np.sort(hashes(clips))}, folder / "trained_on.safetensors")
+        sha256 = hashlib.sha256((folder / "trained_on.safetensors").read_bytes()).hexdigest()
+        record["trained_on"] = {"sha256": sha256, "clips": len(clips), "unrecorded": []}
+    (folder / "lineage.json").write_text(json.dumps(record))
+    return folder
+
+
+def test_a_row_says_where_it_comes_from(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    (row,) = json.loads(run(capsys, "lineage", store.path, "c0", "--json")[1])["rows"]
+    (view,) = row["views"]
+    assert (row["row"], row["metadata"]) == (0, {"video": "a.mp4", "start": 1.5})
+    assert (view["view"], view["status"], view["provenance"]["encoder"]) == ("net", "ok", "net")
+    assert view["written"]["device"] == "cpu" and len(view["written"]["date"]) == 10
+    assert (row["snapshots"], row["trained"], row["unknown"]) == (["v1"], [], [])
+    out = run(capsys, "lineage", store.path, "c0", "c6", "c9")[1]
+    assert "c0: row 0 of clips" in out and "video: a.mp4" in out and "weights 000000000000" in out
+    assert "view net: failed (no video)" in out and "view net: absent" in out
+    run(capsys, "forget", store.path, "c0", "--reason", "asked to")
+    out = run(capsys, "lineage", store.path, "c0")[1]
+    assert "forgotten: asked to" in out and "in snapshots: v1" in out
+
+
+def test_runs_that_may_have_drawn_a_clip_are_named(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_run(tmp_path / "a", ["c0", "c1"])
+    make_run(tmp_path / "seed1" / "b", ["c1"])
+    make_run(tmp_path / "elsewhere" / "deep" / "deeper" / "c", ["c0"])  # too deep to be found
+    rows = json.loads(run(capsys, "lineage", store.path, "c0", "c1", "c2", "--json")[1])["rows"]
+    found = [[Path(name).relative_to(tmp_path).as_posix() for name in row["trained"]] for row in rows]
+    assert found == [["a"], ["a", "seed1/b"], []]
+    record = run(capsys, "lineage", store.path, "c0", "--heads", tmp_path / "elsewhere" / "deep", "--json")[1]
+    assert len(json.loads(record)["rows"][0]["trained"]) == 1
+
+
+def test_a_head_whose_record_is_missing_or_damaged_is_listed_as_unknown_never_left_out(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_run(tmp_path / "a", None)
+    path = make_run(tmp_path / "b", ["c0"]) / "trained_on.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    (make_run(tmp_path / "c", ["c0"]) / "lineage.json").write_text("{")
+    (row,) = json.loads(run(capsys, "lineage", store.path, "c0", "--json")[1])["rows"]
+    assert row["trained"] == [] and len(row["unknown"]) == 3
+    assert ["states no clips", "missing or damaged", "missing or damaged"] == [
+        next(text for text in ("states no clips", "missing or damaged") if text in line) for line in row["unknown"]
+    ]
+
+
+def test_a_head_says_what_it_read(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = store.view("clips", "net").provenance.as_dict()
+    read = {"path": str(store.path), "at": "v1", "commits": {"clips/net": "0123456789abcdef"}}
+    init = {"run": "warm", "init": {"run": "first", "init": None}}
+    run_of = make_run(tmp_path / "a", ["c0"], store=read, init=init, data={"qa.jsonl": "f" * 64}, reads={"clips": made})
+    out = run(capsys, "lineage", store.path, run_of)[1]
+    for text in ("a head", "snapshot v1; commit clips/net 0123456789abcdef", "encoder net", "qa.jsonl (ffffffffffff)"):
+        assert text in out
+    assert "clips that may have trained it: 1" in out and "starts from: warm <- first" in out
+    (head,) = json.loads(run(capsys, "lineage", store.path, run_of, "--json")[1])["heads"]
+    assert head["store"] == read and head["starts_from"] == ["warm", "first"]
+
+
+def test_a_name_that_is_neither_is_refused(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "'nope' is no key of the clips of" in run(capsys, "lineage", store.path, "c0", "nope")[2]
+    with pytest.raises(SystemExit):
+        main(["lineage", str(store.path)])
