@@ -16,7 +16,8 @@ them on the device.
 Guarantees
 - each row is read once per epoch by exactly one worker of one rank
 - the batches and their order are the same with any number of worker processes
-- a resumed epoch continues with exactly the remaining batches
+- a resumed epoch continues with exactly the remaining batches: in a new process, with any number of worker processes,
+  and after a kill
 - features equal `View.read` bit for bit, and labels match their keys
 - a failed or interrupted iteration leaves no process
 """
@@ -268,10 +269,12 @@ class FeatureStream(IterableDataset):
             allocate=_pinned_empty if pin_memory else aligned_empty,
             check=check,
         )
-        self._state = self._batches.state_dict()
+        self._state = self._begun = self._batches.state_dict()  # after the last batch; at the start of the iteration
         self._resumes = False  # the next iteration starts at the state's position
-        # The epoch to read, -1 if none was set, and whether worker processes began it. All processes share this memory.
-        self._shared = torch.tensor([-1, 0]).share_memory_()
+        self._loaded_by = 0  # the process that loaded the state
+        # The epoch to read, -1 if none was set; its first batch; and whether worker processes began it. All processes
+        # share this memory.
+        self._shared = torch.tensor([-1, 0, 0]).share_memory_()
 
     def __len__(self) -> int:
         """Return the batches of an epoch of this rank, with any number of worker processes."""
@@ -279,19 +282,35 @@ class FeatureStream(IterableDataset):
 
     def set_epoch(self, epoch: int) -> None:
         """Let the next iteration read this epoch: from its start, or from a state of this epoch that was loaded."""
-        if not (self._resumes and self._state["epoch"] == epoch):
-            self._state = {**self._batches.state_dict(), "epoch": epoch, "position": 0}
-            self._resumes = True
-        self._shared[0], self._shared[1] = epoch, 0
+        if self._shared[2] or not (self._resumes and self._state["epoch"] == epoch):
+            self._begin({**self._batches.state_dict(), "epoch": epoch, "position": 0})
+        else:
+            self._begin(self._state)
 
-    def state_dict(self) -> dict[str, Any]:
+    def _begin(self, state: dict[str, Any]) -> None:
+        """Let the next iteration start at a state, in this process or in worker processes."""
+        self._state, self._begun, self._resumes, self._loaded_by = state, state, True, os.getpid()
+        if get_worker_info() is None:
+            self._shared[:] = torch.tensor([state["epoch"], state["position"], 0])
+
+    def state_dict(self, received: int | None = None) -> dict[str, Any]:
         """Return the position after the last batch. Plain JSON, the same for every rank.
 
-        If worker processes read the batches, take the state of a StatefulDataLoader instead.
+        Args:
+            received: the batches that you received since `set_epoch` or `load_state_dict`. Only worker processes of a
+                DataLoader, which read ahead, need it; a StatefulDataLoader has a state_dict of its own.
         """
-        if get_worker_info() is None and self._shared[1]:
-            raise StepDiffError("worker processes read this epoch: take the state_dict of a StatefulDataLoader instead")
-        return dict(self._state)
+        if get_worker_info() is not None or not self._shared[2]:
+            return dict(self._state)
+        if received is None:
+            raise StepDiffError(
+                "worker processes read this epoch: pass the number of batches that you received, "
+                "state_dict(received), or take the state_dict of a StatefulDataLoader"
+            )
+        first, end = self._begun["position"], len(self)
+        if not 0 <= received <= end - first:
+            raise StepDiffError(f"received={received} is refused: {end - first} batches were left of this epoch")
+        return {**self._begun, "position": first + received}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Let the next iteration continue after `state`; StepDiffError if it is of another order."""
@@ -300,27 +319,28 @@ class FeatureStream(IterableDataset):
         if state.get("workers", workers) != workers:
             raise StepDiffError(f"the state is of {state['workers']} worker processes, not of {workers}")
         self._batches.load_state_dict(state)
-        self._state, self._resumes = dict(state), True
-        if not info:
-            self._shared[0], self._shared[1] = state["epoch"], 0
+        self._begin(dict(state))
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         info, state = get_worker_info(), self._state
-        epoch, begun = self._shared.tolist()
-        if not self._resumes:
-            state = {**self._batches.state_dict(), "epoch": max(epoch, 0) if info else state["epoch"], "position": 0}
-        unset = info is not None and epoch < 0 and not self._resumes
+        epoch, position, begun = self._shared.tolist()
+        loaded = self._resumes and (info is None or self._loaded_by == os.getpid())
+        if not loaded:
+            first = {"epoch": max(epoch, 0), "position": position} if info else {"position": 0}
+            state = {**self._batches.state_dict(), "epoch": state["epoch"], **first}
+        unset = info is not None and epoch < 0 and not loaded
         repeated = info is not None and info.id == 0 and begun > 0
+        uncounted = (unset or repeated) and (self._batches.shuffle or position > 0)
         self._resumes = False
         if info:
             if info.id == 0:
-                self._shared[1] = int(state["position"] < len(self))
+                self._shared[2] = int(state["position"] < len(self))
             self._batches.stride, self._batches.allocate = info.num_workers, aligned_empty
             if "workers" not in state:  # workers take turns, from the state's position on
                 state = {**state, "position": state["position"] + info.id, "workers": info.num_workers}
         self._batches.load_state_dict(state)
-        self._state = state
-        return self._iterate(iter(self._batches), state, self._batches.shuffle and (unset or repeated))
+        self._state = self._begun = state
+        return self._iterate(iter(self._batches), state, uncounted)
 
     def _iterate(self, batches: Iterator[Batch], state: dict[str, Any], uncounted: bool) -> Iterator[dict[str, Any]]:
         if uncounted:  # raised at the first batch: a DataLoader passes on no error of iter()
