@@ -24,6 +24,8 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
+from numba import carray, types
+from numba.extending import intrinsic
 from threadpoolctl import ThreadpoolController
 
 from common import threads
@@ -157,24 +159,37 @@ def keep_best(
                     worst[query] = best[query, kept - 1]
 
 
+def _as_pointer(context: Any, address: Any) -> Any:
+    return types.CPointer(types.float32)(types.int64), lambda context, builder, signature, given: builder.inttoptr(
+        given[0], context.get_value_type(signature.return_type)
+    )
+
+
+_pointer: Any = intrinsic(_as_pointer)
+"""an address as a pointer to float32, in compiled loops"""
+
+
 @compiled
-def cosines_of(
-    vectors: Float32[np.ndarray, "rows dim"],
-    norms: Float64[np.ndarray, " rows"],
-    places: Int64[np.ndarray, " pairs"],
+def cosines_at(
+    addresses: Int64[np.ndarray, " pairs"],
     queries: Float32[np.ndarray, "queries dim"],
     asking: Int64[np.ndarray, " pairs"],
     first: int,
     last: int,
     out: Float64[np.ndarray, " pairs"],
 ) -> None:
-    """Fill `out` from `first` to `last` (exclusive) with float64 cosines of vectors[places] and queries[asking]."""
+    """Fill `out` from `first` to `last` (exclusive) with float64 cosines of queries[asking] and the vectors in memory.
+
+    Each address is that of `dim` float32, which the caller keeps in memory.
+    """
+    square = np.empty(1)
     for pair in range(first, last):
-        vector, query = vectors[places[pair]], queries[asking[pair]]
+        vector, query = carray(_pointer(addresses[pair]), (1, queries.shape[1])), queries[asking[pair]]
+        squares_of(vector, square)
         total = 0.0
-        for d in range(len(vector)):
-            total += np.float64(vector[d]) * np.float64(query[d])
-        out[pair] = total / norms[places[pair]]
+        for d in range(len(query)):
+            total += np.float64(vector[0, d]) * np.float64(query[d])
+        out[pair] = total / np.sqrt(square[0])
 
 
 def search_exactly(
@@ -287,10 +302,10 @@ def compared(
         part = slice(start, start + COMPARED)
         near, places = np.unique(rows[asking[part], ranks[part]], return_inverse=True)
         vectors = chosen(view, feature, near)
-        norms = checked_norms(store, view, feature, near, squares(vectors))
-        cosines = np.empty(len(places))
-        given = vectors, norms, places, queries, asking[part]
-        each(lambda share: cosines_of(*given, *share, cosines), shares(len(cosines)))  # noqa: B023
+        checked_norms(store, view, feature, near, squares(vectors))
+        cosines, addresses = np.empty(len(places)), vectors.ctypes.data + places * vectors.strides[0]
+        given = addresses, queries, asking[part]
+        each(lambda share: cosines_at(*given, *share, cosines), shares(len(cosines)))  # noqa: B023
         exact[asking[part], ranks[part]] = cosines
     return exact
 

@@ -224,23 +224,32 @@ class _Build:
         return dict(zip(names, files.values(), strict=True)), sample
 
     def _measured(self, card: Card, sample: Sample) -> Card:
-        """Raise the number of probed lists until the recall is reached; returns the measurements."""
+        """Find the fewest probed lists that reach the recall; returns the measurements."""
         index = read_files(self.store, self.view, card)
         assert index is not None
         check_ids(index, file_of(card, INDEX), self.rows)
         opened = Index(self.store, self.view, card, index)
         true = sample.least_cosines(self.store, self.view, self.feature)
         ivf = ivf_of(index)
-        lists, probes = (ivf.nlist if ivf is not None else 1), 1
-        while True:
+        lists = ivf.nlist if ivf is not None else 1
+
+        def found(probes: int) -> float:
             probe(index, probes)
             hits, cosines = opened.search(sample.queries, K + 1)
-            found = recall(without_itself(hits, cosines, sample.rows)[1], true)
-            if found >= self.given.recall or probes >= lists:
-                break
-            probes = min(probes * 2, lists)
+            return recall(without_itself(hits, cosines, sample.rows)[1], true)
+
+        few, probes = 0, 1  # `few` lists find too little
+        while (reached := found(probes)) < self.given.recall and probes < lists:
+            few, probes = probes, min(probes * 2, lists)
+        while reached >= self.given.recall and probes - few > 1:  # the fewest lists that find enough
+            middle = (few + probes) // 2
+            if (share := found(middle)) >= self.given.recall:
+                probes, reached = middle, share
+            else:
+                few = middle
+        probe(index, probes)
         size = sum(file["bytes"] for file in card["files"].values())
-        figures = {"probes": probes, "recall": round(found, 4), "recall_queries": len(sample.rows), "recall_k": K}
+        figures = {"probes": probes, "recall": round(reached, 4), "recall_queries": len(sample.rows), "recall_k": K}
         return figures | {"latency": _latency(opened, sample), "memory": size, "bytes": size}
 
     def _card(self, factory: str, files: dict[str, Any]) -> Card:

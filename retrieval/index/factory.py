@@ -1,7 +1,7 @@
 """Choice of a FAISS factory string for a number of rows and a user's budgets; its bytes, memory and hours.
 
-Exact search below 100,000 rows; IVF with half floats up to 10 million; beyond, IVF with product quantisation, whose
-hits are compared again by the store's own vectors. A budget may require smaller codes, or an index for fewer rows.
+Exact search below 10,000 rows; IVF with half floats up to 10 million; beyond, IVF with product quantisation. Hits are
+compared again by the store's own vectors. A budget may require smaller codes, or an index for fewer rows.
 The hours to build an index are estimated from rates of this machine, measured with a few seconds of each kind of work.
 
 Guarantees
@@ -30,7 +30,8 @@ from common.streams import generator
 from retrieval.vectors import BLOCK_BYTES, FIXED, bytes_of
 
 FLAT = "Flat"  # no FAISS index: the store itself is searched
-FLAT_BELOW = 100_000  # rows; measured: exact search is fast enough, and needs no training
+FLAT_BELOW = 100_000  # rows that are searched exactly if they have no index, or a condition selects them
+INDEXED_FROM = 10_000  # rows for which an index that is built is approximate
 QUANTISED_FROM = 10_000_000  # rows; beyond, half floats no longer fit the memory of one machine
 FLAT_RATE = 4e9  # bytes/s of the store that one query reads, on two cores; the build measures it again
 FLAT_MEMORY = 512 * 2**20  # bytes; blocks of the store and scores
@@ -80,13 +81,13 @@ def choose(rows: int, dim: int, given: Budgets) -> Choice:
     if given.recall == 1:
         return Choice(FLAT, "only an exact search has a recall of 1")
     seconds = rows * dim * 4 / FLAT_RATE
-    if rows < FLAT_BELOW and (given.latency is None or seconds <= given.latency):
-        return Choice(FLAT, f"{rows:,} rows are fewer than {FLAT_BELOW:,}: the store itself is searched exactly")
+    if rows < INDEXED_FROM and (given.latency is None or seconds <= given.latency):
+        return Choice(FLAT, f"{rows:,} rows are fewer than {INDEXED_FROM:,}: the store itself is searched exactly")
     lists = list_count(rows)
     preferred = "SQfp16" if rows <= QUANTISED_FROM else f"PQ{pieces(dim)}"
     size = "more" if rows > QUANTISED_FROM else "no more"
     why = f"{rows:,} rows are {size} than {QUANTISED_FROM:,}"
-    if rows < FLAT_BELOW:
+    if rows < INDEXED_FROM:
         why = f"an exact search would take about {seconds * 1e3:.0f} ms"
     codes = ["SQfp16", "SQ8", *(f"PQ{n}" for n in range(pieces(dim), 0, -1) if dim % n == 0)]
     for code in codes[codes.index(preferred) :]:
@@ -102,8 +103,11 @@ def choose(rows: int, dim: int, given: Budgets) -> Choice:
 
 
 def list_count(rows: int) -> int:
-    """Return the number of lists of an IVF index: 4 sqrt(rows), or fewer if the rows cannot train that many."""
-    return max(min(round(4 * math.sqrt(rows)), rows // 39), 1)  # FAISS needs 39 rows per list
+    """Return the number of lists of an IVF index: 2 sqrt(rows), or fewer if the rows cannot train that many.
+
+    Twice as many search as fast, and take four times as long to train.
+    """
+    return max(min(round(2 * math.sqrt(rows)), rows // 39), 1)  # FAISS needs 39 rows per list
 
 
 def pieces(dim: int) -> int:

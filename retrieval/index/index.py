@@ -16,12 +16,14 @@ Guarantees
 from __future__ import annotations
 
 import math
+import re
 import struct
 import threading
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import import_module
 from io import BytesIO
 from pathlib import Path
@@ -31,7 +33,8 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
 from common.errors import StepDiffError
-from retrieval.exact import SPARE, compared, search_exactly
+from retrieval.exact import SPARE, search_exactly
+from retrieval.index.hits import Hits
 from retrieval.index.index_card import INDEX, Card, build_command, card_path, damaged, file_of, read_card, stale
 from retrieval.vectors import filled_rows
 from store import Store, View
@@ -164,10 +167,9 @@ def _array(data: bytes, kind: str, axes: int) -> np.ndarray:
     return np.frombuffer(data, dtype, offset=start).reshape(shape, order="F" if by_column else "C").copy()
 
 
-if TYPE_CHECKING:
-    import faiss
-
 AGAIN = 10  # hits of product-quantised codes compared exactly per requested hit
+_FINE = re.compile(r"IVF\d+(_HNSW\d+)?,(SQfp16|Flat)")  # indexes whose scores are those of half floats, or better
+HALF = 2.0**-11  # length of the rounding error of a vector of length 1 in half floats, at most
 
 
 @dataclass(frozen=True)
@@ -179,6 +181,11 @@ class Index:
     card: Card
     faiss: faiss.Index | None
     """None for an exact index: the store itself is searched"""
+
+    @cached_property
+    def hits(self) -> Hits:
+        """The comparison of hits with the store's rows."""
+        return Hits(self.store, self.view, self.card["feature"])
 
     def __len__(self) -> int:
         return int(self.card["rows"])
@@ -199,13 +206,16 @@ class Index:
         only = None if among is None else selecting(self.faiss, among)
         more = max(k * AGAIN, 100) if "PQ" in self.card["factory"] else k + SPARE
         try:
-            _, rows = self.faiss.search(queries, more, params=only)
+            scores, rows = self.faiss.search(queries, more, params=only)
         except RuntimeError as error:
             raise StepDiffError(
                 f"FAISS cannot search only some rows of an index {self.card['factory']!r}: "
                 "build one with --factory auto"
             ) from error
-        cosines = compared(self.store, self.view, feature, queries, rows)
+        if _FINE.fullmatch(self.card["factory"]):  # rows that their scores exclude are not compared
+            slack = HALF + (self.card["dim"] + 8) * 2.0**-23  # error of half floats, and of a sum in float32
+            rows = np.where(scores >= scores[:, k - 1 : k] - 2 * slack, rows, -1)
+        cosines = self.hits.cosines(queries, rows)
         order = np.lexsort((rows, -cosines))[:, :k]
         found = np.take_along_axis(cosines, order, axis=1).astype(np.float32)
         return np.take_along_axis(rows, order, axis=1), found

@@ -28,7 +28,7 @@ class Options:
     feature: str = "embedding"
     """array of the view to index: one vector a row"""
     factory: str = "auto"
-    """FAISS factory string; auto is exact below 100,000 rows, IVF with half floats up to 10 million,
+    """FAISS factory string; auto is exact below 10,000 rows, IVF with half floats up to 10 million,
     IVF with product quantisation beyond, or smaller where a budget requires it"""
     max_memory: str | None = None
     """limit of the index's memory during a search, e.g. 20GB"""

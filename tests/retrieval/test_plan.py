@@ -27,7 +27,7 @@ def test_planned_sizes_equal_those_of_a_built_index(store: Store, fill: Fill, fa
 
 def test_planned_times_are_work_divided_by_measured_rates() -> None:
     """136 million rows of 768 channels, computed by hand."""
-    rows, dim, lists = 136_000_000, 768, 46_648
+    rows, dim, lists = 136_000_000, 768, 23_324
     flat, half, product = costs(rows, dim, RATES, 1)
     assert flat.factory == "Flat" and flat.exact_query_seconds == pytest.approx(rows * dim * 4 / 1e10, abs=1e-3)
     assert half.factory == f"IVF{lists},SQfp16" and product.factory == f"IVF{lists},PQ64"
@@ -45,11 +45,11 @@ def test_planned_times_are_work_divided_by_measured_rates() -> None:
 def test_the_command_prints_a_table_and_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "--clips", "136e6", "--dim", "96"]) == 0
     printed = capsys.readouterr().out
-    assert "IVF46648,PQ48" in printed and "measured on" in printed and "136,000,000 rows" in printed
+    assert "IVF23324,PQ48" in printed and "measured on" in printed and "136,000,000 rows" in printed
     assert main(["plan", "--clips", "5e6", "--dim", "96", "--max-memory", "600MB", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
-    assert (plan["rows"], plan["factory"]) == (5_000_000, "IVF8944,SQ8")
-    assert [cost["factory"] for cost in plan["costs"]] == ["Flat", "IVF8944,SQfp16", "IVF8944,SQ8", "IVF8944,PQ48"]
+    assert (plan["rows"], plan["factory"]) == (5_000_000, "IVF4472,SQ8")
+    assert [cost["factory"] for cost in plan["costs"]] == ["Flat", "IVF4472,SQfp16", "IVF4472,SQ8", "IVF4472,PQ48"]
     assert all(rate > 0 for rate in plan["rates"]["encoded"].values())
 
 

@@ -1,0 +1,116 @@
+"""Hits of an index are compared in mapped memory or from the store, with the same result."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from common.errors import StepDiffError
+from retrieval.exact import compared
+from retrieval.index import hits
+from retrieval.index.builder import build_index
+from retrieval.index.hits import Hits
+from retrieval.index.index import Index, open_index
+from retrieval.vectors import filled_rows, normalised
+from store import Store, View
+
+Fill = Callable[..., View]
+ROWS, SHARD = 1500, 512
+
+
+def vectors(seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(ROWS, 16)).astype(np.float32)
+
+
+@pytest.fixture(params=["float32", "float16"])
+def view(store: Store, fill: Fill, request: pytest.FixtureRequest) -> View:
+    """A view of 1,500 rows in three shards, the first without a failed row."""
+    keys = [f"c{at}" for at in range(ROWS)]
+    return fill(store, vectors().astype(request.param), keys, failed=(600, 700, 703), shard=SHARD, dtype=request.param)
+
+
+@pytest.fixture
+def asked(store: Store, view: View) -> tuple[np.ndarray, np.ndarray]:
+    """40 queries, and 12 rows to compare with each, some of them missing."""
+    rng = np.random.default_rng(1)
+    queries = normalised(store, view, "embedding", filled_rows(view)[:40]).astype(np.float32)
+    rows = rng.choice(filled_rows(view), (40, 12))
+    rows[rng.random(rows.shape) < 0.1] = -1
+    return queries, rows
+
+
+def test_mapped_rows_give_the_same_cosines(
+    store: Store, view: View, asked: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queries, rows = asked
+    expected = compared(store, view, "embedding", queries, rows)
+    found = Hits(store, view, "embedding")
+    for _ in range(3):  # first from the store, then mapped
+        np.testing.assert_array_equal(found.cosines(queries, rows), expected)
+    monkeypatch.setattr(hits, "compared", lambda *_: pytest.fail("read from the store"))
+    if view.features["embedding"].dtype == "float32":
+        np.testing.assert_array_equal(found.cosines(queries, rows), expected)
+    else:
+        with pytest.raises(pytest.fail.Exception):
+            found.cosines(queries, rows)
+
+
+def test_rows_that_are_not_in_memory_are_read_from_the_store(
+    store: Store, view: View, asked: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queries, rows = asked
+    tries: list[int] = []
+    mapping = Hits._map
+    monkeypatch.setattr(View, "in_place", lambda *_: None)
+    monkeypatch.setattr(Hits, "_map", lambda self, *given: tries.append(given[1]) or mapping(self, *given))
+    found = Hits(store, view, "embedding")
+    for _ in range(5):
+        np.testing.assert_array_equal(found.cosines(queries, rows), compared(store, view, "embedding", queries, rows))
+    in_place = view.features["embedding"].dtype == "float32"
+    assert sorted(tries) == ([0, 1, 2] if in_place else [])  # the next try comes after many more rows
+
+
+@pytest.mark.parametrize("view", ["float32"], indirect=True)
+def test_a_replaced_shard_is_mapped_again(store: Store, view: View, asked: tuple[np.ndarray, np.ndarray]) -> None:
+    queries, rows = asked
+    found = Hits(store, view, "embedding")
+    before = [found.cosines(queries, rows) for _ in range(2)][-1]
+    with store.lock():
+        view.withdraw(np.arange(SHARD))
+        view.write_shard(0, np.arange(SHARD), {"embedding": vectors(2)[:SHARD]}, {})
+    now = found.cosines(queries, rows)
+    np.testing.assert_array_equal(now, compared(store, view, "embedding", queries, rows))
+    changed = (rows >= 0) & (rows < SHARD)
+    assert (now != before)[changed].all() and (now == before)[~changed].all()
+
+
+@pytest.mark.parametrize("view", ["float32"], indirect=True)
+def test_a_row_without_a_direction_is_named(store: Store, fill: Fill, view: View) -> None:
+    fill(store, np.zeros((100, 16), np.float32), [f"zero{at}" for at in range(100)], shard=SHARD)
+    found = Hits(store, view, "embedding")
+    queries = vectors()[:1] / np.linalg.norm(vectors()[0])
+    for _ in range(2):
+        with pytest.raises(StepDiffError, match="zero0 in clips/tiny is all zeros"):
+            found.cosines(queries, np.arange(ROWS - 80, ROWS + 80)[None])
+
+
+@pytest.mark.parametrize("factory", ["IVF16,SQfp16", "IVF16,Flat"])
+def test_rows_that_scores_exclude_would_not_be_hits(
+    store: Store, fill: Fill, factory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(3)
+    values = rng.normal(size=16) + 10.0 ** rng.uniform(-6, 0, (ROWS, 1)) * rng.normal(size=(ROWS, 16))
+    view = fill(store, values.astype(np.float32), [f"c{at}" for at in range(ROWS)], shard=SHARD)
+    build_index(store, view, factory=factory, workers=1)
+    queries = normalised(store, view, "embedding", np.arange(0, ROWS, 5)).astype(np.float32)
+    found = open_index(store, view).search(queries, 5)
+    seen: list[int] = []
+    inside = Hits.cosines
+    monkeypatch.setattr(Hits, "cosines", lambda self, q, rows: seen.append((rows >= 0).sum()) or inside(self, q, rows))
+    assert all((a == b).all() for a, b in zip(open_index(store, view).search(queries, 5), found, strict=True))
+    monkeypatch.setattr("retrieval.index.index._FINE", Index)  # which no factory matches
+    monkeypatch.setattr(Index, "fullmatch", lambda _: None, raising=False)
+    every = open_index(store, view).search(queries, 5)
+    np.testing.assert_array_equal(found[0], every[0])
+    np.testing.assert_array_equal(found[1], every[1])
+    assert seen[0] < seen[1]
