@@ -19,7 +19,6 @@ Guarantees
 - a dropped view, a damaged row and an unknown name are each named in one line
 """
 
-import copy
 import os
 import socket
 from collections.abc import Iterator, Sequence
@@ -41,6 +40,7 @@ from ray.data.datasource import Datasource, ReadTask
 from ray.data.extensions import ArrowTensorArray
 
 from common.errors import StepDiffError
+from common.io.files import Place
 from common.io.remote import RemotePath
 from store.catalog.catalog import BLOCK
 from store.exchange.arrow import KEY, record_batches, schema, stored_features
@@ -76,7 +76,7 @@ def read_view(
     of Ray's execution options is set.
 
     Args:
-        store: open store, or its folder or URL. All nodes must reach it at the same path.
+        store: open store, maybe at a snapshot, or its folder or URL. All nodes must reach it at the same path.
         entity: "clips" or "texts".
         view: name of the view.
         features: names. By default all.
@@ -119,14 +119,26 @@ class ViewDatasource(Datasource):
         like = None if filter is None else _checked_filter(filter, opened)
         about = [name for name in fields.names if name not in tensors]
         self._reader = _Reader(
-            store, entity, view, check, _made(opened), names, about[1:], dtype, filter, like, fields.names, tensors
+            store.path,
+            store.at,
+            entity,
+            view,
+            check,
+            _made(opened),
+            names,
+            about[1:],
+            dtype,
+            filter,
+            like,
+            fields.names,
+            tensors,
         )
         self._schema = pa.schema(
             [pa.field(f.name, _tensor_type(tensors[f.name])) if f.name in tensors else f for f in fields]
         )
         self._row_bytes = sum(tensor.row_bytes for tensor in tensors.values()) + _COLUMN_BYTES * len(about)
         self._rows = None if rows is None else _known_rows(opened, rows)
-        self._spans = _shards(opened) if self._rows is None else _parts_of(self._rows, opened.rows_per_shard)
+        self._spans = _shards(opened, store.at) if self._rows is None else _parts_of(self._rows, opened.rows_per_shard)
 
     def get_name(self) -> str:
         """Return the name that Ray shows."""
@@ -181,7 +193,9 @@ def _joined(spans: Spans) -> Spans:
 class _Reader:
     """What all tasks of a dataset have in common."""
 
-    store: Store
+    path: Place
+    at: str | None
+    """name of a snapshot"""
     entity: str
     view: str
     check: Check
@@ -223,7 +237,7 @@ class _Reader:
     def _open(self) -> View:
         """Return the view in a worker; StepDiffError if the node does not see it, or if it is another one now."""
         try:
-            view = self.store.view(self.entity, self.view, self.check)
+            view = Store.open(self.path, at=self.at).view(self.entity, self.view, self.check)
         except StepDiffError as error:
             raise StepDiffError(
                 f"node {socket.gethostname()} does not see the view: {error}; a view must exist until the dataset is "
@@ -231,7 +245,7 @@ class _Reader:
             ) from None
         if _made(view) != self.made:
             raise StepDiffError(
-                f"view {self.view} of {self.entity} in {self.store.path} was dropped and made differently: call "
+                f"view {self.view} of {self.entity} in {self.path} was dropped and made differently: call "
                 "read_view again"
             )
         return view
@@ -258,10 +272,9 @@ class _Task:
 
 def _shared(store: Store | str | os.PathLike[str] | RemotePath) -> Store:
     """Return the store at an absolute path: workers have other working folders."""
-    opened = copy.copy(store) if isinstance(store, Store) else Store.open(store)
-    if isinstance(opened.path, Path):
-        opened.path = opened.path.absolute()
-    return opened
+    opened = store if isinstance(store, Store) else Store.open(store)
+    path = opened.path.absolute() if isinstance(opened.path, Path) else opened.path
+    return Store.open(path, at=opened.at)
 
 
 def _made(view: View) -> tuple[Any, ...]:
@@ -269,13 +282,17 @@ def _made(view: View) -> tuple[Any, ...]:
     return view.provenance, view.features, view.rows_per_shard
 
 
-def _shards(view: View) -> Spans:
-    """Return first row and end of each shard that has a status. Only names are listed."""
-    folder = view.paths.status(0).parent
-    names = folder.identities() if isinstance(folder, RemotePath) else os.listdir(folder) if folder.is_dir() else ()
-    found = np.fromiter((shard for name in names if (shard := shard_number(name)) is not None), np.int64)
-    first = np.sort(found) * view.rows_per_shard
-    first = first[first < (length := len(view))]
+def _shards(view: View, at: str | None) -> Spans:
+    """Return first row and end of each shard that has a status; at a snapshot of all. No file is opened."""
+    length = len(view)
+    if at is None:
+        folder = view.paths.status(0).parent
+        names = folder.identities() if isinstance(folder, RemotePath) else os.listdir(folder) if folder.is_dir() else ()
+        shards = np.fromiter((shard for name in names if (shard := shard_number(name)) is not None), np.int64)
+        first = np.sort(shards) * view.rows_per_shard
+        first = first[first < length]
+    else:  # the status of then is elsewhere
+        first = np.arange(0, length, view.rows_per_shard)
     return np.stack([first, np.minimum(first + view.rows_per_shard, length)], axis=1)
 
 
