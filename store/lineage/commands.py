@@ -45,8 +45,8 @@ def _show_row(row: dict[str, Any]) -> None:
         print(f"    encoder {made['encoder']}, weights {made['weights'][:_DIGITS]}, layer {made['layer']}")
         print(f"    frames {made['frames']}; crop {made['crop']}")
         if written:
-            about = {"date": written.pop("date") or "unknown date", **written}
-            print(f"    written {about.pop('date')}" + "".join(f", {name} {value}" for name, value in about.items()))
+            date, *more = written.pop("date"), *(f"{name} {value}" for name, value in written.items())
+            print(f"    written {', '.join([date or 'on an unknown date', *more])}")
     for what, name in (("in snapshots", "snapshots"), ("may have trained", "trained"), ("not known of", "unknown")):
         if row[name]:
             print(f"  {what}: {'; '.join(row[name])}")

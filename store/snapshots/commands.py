@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import asdict
+from itertools import groupby
 from typing import Any
 
 from common.cli.options import parse
@@ -62,10 +63,17 @@ def log(argv: list[str]) -> int:
             table.add_column(head, justify="right", no_wrap=True)
         for head in ("commit", "note"):
             table.add_column(head, overflow="fold")
-        for one in found.entries:
-            name = f"{one.entity}/{one.view}" if one.view else "no views"
-            made = one.created.removesuffix("+00:00").replace("T", " ")
-            table.add_row(one.name, made, name, f"{one.ok:,}", f"{one.new:+,}", f"{one.failed:,}", one.commit, one.note)
+        for name, entries in groupby(found.entries, lambda one: one.name):
+            of_one = list(entries)
+            made = of_one[0].created.removesuffix("+00:00").replace("T", " ")
+            head, note = (name, made), of_one[0].note
+            for one in of_one:
+                if one.changed:
+                    counts = (f"{one.ok:,}", f"{one.new:+,}", f"{one.failed:,}")
+                    table.add_row(*head, f"{one.entity}/{one.view}", *counts, one.commit, note)
+                    head, note = ("", ""), ""
+            if head[0]:
+                table.add_row(*head, "no change", "", "", "", "", note)
         Console(width=None if sys.stdout.isatty() else 160).print(table)
         if found.unfinished:
             print("a snapshot is being made, or a killed process left one: store tag --delete removes it")

@@ -26,6 +26,8 @@ class Logged:
     commit: str
     new: int
     """finished rows more than in the snapshot before"""
+    changed: bool
+    """whether the view has another commit than in the snapshot before"""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Log:
 def log(store: Store) -> Log:
     """Return the log of a store. StepDiffError: a snapshot is damaged."""
     entries: list[Logged] = []
-    before: dict[tuple[str, str], int] = {}
+    before: dict[tuple[str, str], ViewThen] = {}
     for one in snapshots(store.path):
         entries += _entries(one.name, one.created, one.note, one.views, before)
     now: dict[str, dict[str, ViewThen]] = {entity: {} for entity in store.entities()}
@@ -58,15 +60,15 @@ def log(store: Store) -> Log:
 
 
 def _entries(
-    name: str, created: str, note: str, views: dict[str, dict[str, ViewThen]], before: dict[tuple[str, str], int]
+    name: str, created: str, note: str, views: dict[str, dict[str, ViewThen]], before: dict[tuple[str, str], ViewThen]
 ) -> list[Logged]:
-    """Return the entries of one snapshot; `before` has the finished rows of each view so far."""
+    """Return the entries of one snapshot; `before` has each view in the snapshot before."""
     found = []
     for entity, own in views.items():
-        for view, about in own.items():
-            new = about.ok - before.get((entity, view), 0)
-            before[entity, view] = about.ok
-            found.append(
-                Logged(name, created, note, entity, view, about.rows, about.ok, about.failed, about.commit, new)
-            )
-    return found[::-1] or [Logged(name, created, note, "", "", 0, 0, 0, "", 0)]
+        for view, now in own.items():
+            old = before.get((entity, view))
+            new, changed = now.ok - (old.ok if old else 0), old is None or old.commit != now.commit
+            figures = (now.rows, now.ok, now.failed, now.commit, new, changed)
+            found.append(Logged(name, created, note, entity, view, *figures))
+            before[entity, view] = now
+    return found[::-1] or [Logged(name, created, note, "", "", 0, 0, 0, "", 0, False)]
