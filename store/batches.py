@@ -12,6 +12,7 @@ The arrays of a batch are filled again once `keep` more batches were asked for: 
 Guarantees
 - an epoch reads every row once; seed and epoch determine the order, on every machine
 - a resumed iteration gives the same batches as an uninterrupted one
+- another number of workers that read as many rows a step continues with the same rows
 - each row is read by exactly one worker, and all workers have the same number of batches, none empty
 - the next batches are prefetched
 - a read error is raised in the consumer of its batch
@@ -135,15 +136,28 @@ class Batches:
         return {"epoch": self.epoch, "position": self.position, "order": self._order_of}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Let the next iteration continue after `state`; StepDiffError if it is of another order."""
+        """Let the next iteration continue after `state`; StepDiffError if it is of another order.
+
+        Another number of workers may load it if `world * batch_size` is the same: their steps have the same rows.
+        """
         differs = [name for name, value in self._order_of.items() if state["order"].get(name) != value]
-        if differs:
+        if differs and not self._same_steps(state["order"], state["position"]):
             raise StepDiffError(
                 f"the state is of other batches, which differ in {', '.join(differs)}: pass the same options, "
                 "or do not load it"
             )
         self.epoch, self.position = state["epoch"], state["position"]
         self._first = self.position
+
+    def _same_steps(self, order: Mapping[str, Any], position: int) -> bool:
+        """Return whether batches of another number of workers have read the same rows before a step."""
+        world, size = order.get("world"), order.get("batch_size")
+        if {**order, "world": self.world, "batch_size": self.batch_size} != self._order_of:
+            return False
+        if not isinstance(world, int) or not isinstance(size, int) or world * size != self.world * self.batch_size:
+            return False
+        theirs = _steps(len(self.rows), world, size, bool(order["drop_last"]))  # only the last two steps may differ
+        return position >= len(self) or bool(theirs[position] == self._bounds[position])
 
     def __iter__(self) -> Iterator[Batch]:
         """Iterate over the epoch from its start, or from a loaded state.

@@ -18,6 +18,7 @@ Guarantees
 - the batches and their order are the same with any number of worker processes
 - a resumed epoch continues with exactly the remaining batches: in a new process, with any number of worker processes,
   and after a kill
+- another number of ranks that reads as many rows a step continues with the same samples
 - features equal `View.read` bit for bit, and labels match their keys
 - a failed or interrupted iteration leaves no process
 """
@@ -313,7 +314,10 @@ class FeatureStream(IterableDataset):
         return {**self._begun, "position": first + received}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Let the next iteration continue after `state`; StepDiffError if it is of another order."""
+        """Let the next iteration continue after `state`; StepDiffError if it is of another order.
+
+        Another number of ranks may load it if `world * batch_size` is the same.
+        """
         info = get_worker_info()
         workers = info.num_workers if info else 0
         if state.get("workers", workers) != workers:

@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -111,6 +112,35 @@ def test_a_state_of_other_batches_is_refused(view: View) -> None:
         Batches(view, "tokens", batch_size=5, seed=4).load_state_dict(state)
     with pytest.raises(StepDiffError, match="differ in crc32c"):
         Batches(view, "tokens", np.arange(37)[::-1], batch_size=5, seed=3).load_state_dict(state)
+
+
+@pytest.mark.parametrize("worlds", [(1, 2, 1), (4, 1, 2), (2, 4, 4)])
+@pytest.mark.parametrize("size", [8, 12])  # rows a step: the last step has five rows, or only one
+def test_another_number_of_workers_that_read_as_many_rows_a_step_continues_with_the_same_rows(
+    view: View, worlds: tuple[int, ...], size: int
+) -> None:
+    whole = rows(Batches(view, "embedding", batch_size=size, seed=3))
+    state, seen = None, []
+    for world, steps in zip(worlds, (1, 1, None), strict=True):
+        workers = [
+            Batches(view, "embedding", batch_size=size // world, seed=3, rank=n, world=world) for n in range(world)
+        ]
+        for worker in workers if state else ():
+            worker.load_state_dict(state)
+        for parts in islice(zip(*workers, strict=True), steps):
+            seen.append(flat([part.rows.tolist() for part in parts]))
+            state = json.loads(json.dumps(workers[0].state_dict()))
+    assert flat(seen) == flat(whole) and seen[:-2] == whole[:-2]
+
+
+def test_a_step_that_the_workers_share_in_another_way_is_refused(view: View) -> None:
+    """Of 37 rows one is left after nine steps of one worker; two workers need one row each in their last step."""
+    state = {**Batches(view, "embedding", batch_size=4, seed=3).state_dict(), "position": 9}
+    with pytest.raises(StepDiffError, match="differ in batch_size, world"):
+        Batches(view, "embedding", batch_size=2, seed=3, world=2).load_state_dict(state)
+    Batches(view, "embedding", batch_size=2, seed=3, world=2).load_state_dict({**state, "position": 8})
+    with pytest.raises(StepDiffError, match="differ in world"):
+        Batches(view, "embedding", batch_size=4, seed=3, world=2).load_state_dict({**state, "position": 0})
 
 
 @given(st.integers(0, 300), st.integers(1, 9), st.integers(1, 20), st.booleans())

@@ -210,6 +210,30 @@ def test_the_state_of_one_rank_resumes_all(view: View, kind: str, workers: int) 
             Reader(view, kind, workers).load(states[0])
 
 
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize(("kind", "workers"), [("stream", 0), ("torch", 2), ("torchdata", 2)])
+def test_another_number_of_ranks_that_reads_as_many_rows_a_step_continues_with_the_same_samples(
+    view: View, kind: str, workers: int, shuffle: bool
+) -> None:
+    """One rank, then two, then one: each step has the samples of an uninterrupted run, in its order."""
+    whole = list(Reader(view, "stream", stream_options={"shuffle": shuffle}).batches(2))
+    seen: list[list[str]] = []
+    saved = None
+    for world, steps in ((1, 3), (2, 9), (1, 2), (2, None)):
+        options = [{"rank": n, "world": world, "batch_size": 4 // world, "shuffle": shuffle} for n in range(world)]
+        readers = [Reader(view, kind, workers, given) for given in options]
+        for reader in readers if saved else ():
+            reader.load(saved)
+        reading = [reader.batches(2) for reader in readers]
+        for parts in islice(zip(*reading, strict=True), steps):
+            seen.append([key for part in parts for key in part])
+            saved = readers[0].state()
+        for one in reading:
+            one.close()
+    assert [key for step in seen for key in step] == [key for step in whole for key in step]
+    assert seen[:8] == whole[:8] and len(seen) == len(whole)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_dataset_resumes_with_the_sampler_of_torchdata(view: View, workers: int) -> None:
     import torch
