@@ -64,8 +64,9 @@ class Card:
     """rows left out"""
     forgotten: int
     """rows left out; they are not counted as absent"""
+    shards_per_part: int
     parts: list[list[int]]
-    """first shard, last shard and rows of each part"""
+    """first shard and rows of each part"""
     digest: str
     """sha256 of the exported rows' numbers and checksums"""
     license: str
@@ -179,7 +180,7 @@ def make_card(
     for first in range(0, len(ok), size):
         if count := int(ok[first : first + size].sum()):
             shard = first // view.rows_per_shard
-            parts.append([shard, shard + shards_per_part - 1, count])
+            parts.append([shard, count])
     forgotten = read_forgotten(view.paths.store, view.entity)["row"].to_numpy()
     forgotten = forgotten[forgotten < len(status)]
     return Card(
@@ -195,10 +196,11 @@ def make_card(
         failed=int((status == FAILED).sum()),
         absent=int((status == ABSENT).sum()) - int((status[forgotten] == ABSENT).sum()),
         forgotten=len(forgotten),
+        shards_per_part=shards_per_part,
         parts=parts,
         digest=_digest(view, ok),
         license=license,
-        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        date=_now(),
     )
 
 
@@ -217,6 +219,10 @@ def _digest(view: View, ok: Bool[np.ndarray, " rows"]) -> str:
             found.update(rows.astype("<i8").tobytes())
             found.update(view.checksums(rows).astype("<u4").tobytes())
     return found.hexdigest()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _form(feature: Feature) -> dict[str, Any]:

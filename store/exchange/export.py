@@ -17,6 +17,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, get_args, runtime_checkable
 
@@ -107,21 +108,19 @@ def export(options: ExportOptions) -> Exported:
     columns = [name for name in schema.names if name not in (arrow.KEY, *features)]
     a_shard = view.rows_per_shard * sum(feature.row_bytes for feature in features.values())
     path = LocalPath(options.path)
-    shards = max(PART_BYTES // a_shard, 1)
-    card, ok = _begin(
-        path, view, lambda ok: cards.make_card(view, ok, format, features, columns, options.license, shards)
-    )
+    make = partial(cards.make_card, view, format=format, features=features, columns=columns, license=options.license)
+    card, ok = _begin(path, view, make, max(PART_BYTES // a_shard, 1))
     parts, header = _parts(path, card, schema, features)
     already = len(card.parts) if ok is None else 0
     if ok is not None:
         with progress(f"export of {view.name}", card.rows) as advance:
-            for number, (first, last, count) in enumerate(card.parts):
+            for number, (first, count) in enumerate(card.parts):
                 if parts.is_whole() or parts.has(number):
                     already += 1
                     advance(count)
                     continue
-                start = first * view.rows_per_shard
-                rows = start + np.flatnonzero(ok[start : (last + 1) * view.rows_per_shard])
+                start, size = first * view.rows_per_shard, card.shards_per_part * view.rows_per_shard
+                rows = start + np.flatnonzero(ok[start : start + size])
                 batches = arrow.record_batches(*given[:2], rows, None, given[2], options.dtype)
                 parts.write(number, _counted(batches, count, path, advance))
         parts.finish()
@@ -154,7 +153,7 @@ def chosen_format(options: ExportOptions) -> Format:
 
 
 def _begin(
-    path: LocalPath, view: View, make: Callable[[Bool[np.ndarray, " rows"]], Card]
+    path: LocalPath, view: View, make: Callable[..., Card], shards_per_part: int
 ) -> tuple[Card, Bool[np.ndarray, " rows"] | None]:
     """Return the card of the export in `path`, which begins or continues, and which rows it has; None: it is complete.
 
@@ -164,6 +163,7 @@ def _begin(
         raise StepDiffError(f"{path} is a file: give the name of a new folder")
     try:
         there = cards.read_card((path / cards.NAME).read_whole(_MOST_CARD))
+        path.remove_dead(deep=False)
         complete = (path / cards.README).exists()
         ok = view.status() == OK if complete else _read_rows(path / _ROWS)
     except FileNotFoundError:
@@ -176,15 +176,17 @@ def _begin(
             raise StepDiffError(
                 f"view {view.name} of {view.entity} has no finished rows: run featurize first"
             ) from None
-        card = make(ok)
+        card = make(ok, shards_per_part=shards_per_part)
         data = zlib.compress(len(ok).to_bytes(8, "little") + np.packbits(ok).tobytes())
         (path / _ROWS).put([data], len(data))
         write_text(path / cards.NAME, card.as_json())
         return card, ok
     except StepDiffError as error:
         raise StepDiffError(f"{path} holds a damaged export ({error}): remove it and export again") from None
-    if differs := there.difference(make(ok), rows_too=not complete):
+    if differs := there.difference(make(ok, shards_per_part=there.shards_per_part), rows_too=not complete):
         raise StepDiffError(f"{path} holds an export that differs: {differs}; give another name, or remove it")
+    if complete:
+        (path / _ROWS).remove()  # of a run that was killed before it did
     return there, None if complete else ok
 
 

@@ -133,7 +133,7 @@ class Groups:
     """Rows of several Parquet files, in row groups."""
 
     files: list[pq.ParquetFile]
-    starts: Int64[np.ndarray, " groups+1"]
+    starts: Int64[np.ndarray, " starts"]
     """first row of each row group, and the end of the last"""
     owners: list[tuple[int, int]]
     """file and number of each row group"""
