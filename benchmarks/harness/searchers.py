@@ -11,6 +11,8 @@ import numpy as np
 
 LINKS = 32  # of a graph's node
 CONSTRUCTION = 80  # candidates that a graph looks at for a new node
+PROBES = (*range(1, 17), 20, 24, 28, 32, 40, 48, 64, 96, 128, 192, 256)  # lists
+CANDIDATES = (10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 64, 80, 96, 128, 192, 256, 512)  # nodes of a graph
 
 
 class Searcher:
@@ -57,14 +59,15 @@ class NumpyPartition(Searcher):
 
 
 class FaissIvf(Searcher):
-    """FAISS with half floats in 4 sqrt(rows) lists."""
+    """FAISS with half floats in 4 sqrt(rows) lists, the number that it recommends."""
 
     name = "faiss IVF,SQfp16"
-    efforts = (1, 4, 16, 64)
+    code = "SQfp16"
+    efforts = PROBES
 
     def build(self, vectors: np.ndarray) -> None:
         lists = max(min(round(4 * len(vectors) ** 0.5), len(vectors) // 39), 1)
-        self.index = faiss.index_factory(vectors.shape[1], f"IVF{lists},SQfp16", faiss.METRIC_INNER_PRODUCT)
+        self.index = faiss.index_factory(vectors.shape[1], f"IVF{lists},{self.code}", faiss.METRIC_INNER_PRODUCT)
         self.index.train(vectors[np.random.default_rng(0).permutation(len(vectors))[: 64 * lists]])
         self.index.add(vectors)
 
@@ -73,15 +76,31 @@ class FaissIvf(Searcher):
         return self.index.search(queries, k)[1]
 
 
+class FaissIvfBytes(FaissIvf):
+    """The same with a byte a channel."""
+
+    name = "faiss IVF,SQ8"
+    code = "SQ8"
+
+
+class FaissIvfFlat(FaissIvf):
+    """The same with float32."""
+
+    name = "faiss IVF,Flat"
+    code = "Flat"
+
+
 class FaissHnsw(Searcher):
     """FAISS, a graph over float32."""
 
     name = "faiss HNSW32"
-    efforts = (16, 64, 256)
+    factory = f"HNSW{LINKS}"
+    efforts = CANDIDATES
 
     def build(self, vectors: np.ndarray) -> None:
-        self.index = faiss.IndexHNSWFlat(vectors.shape[1], LINKS, faiss.METRIC_INNER_PRODUCT)
+        self.index = faiss.index_factory(vectors.shape[1], self.factory, faiss.METRIC_INNER_PRODUCT)
         self.index.hnsw.efConstruction = CONSTRUCTION
+        self.index.train(vectors)
         self.index.add(vectors)
 
     def search(self, queries: np.ndarray, k: int, effort: int) -> np.ndarray:
@@ -89,11 +108,18 @@ class FaissHnsw(Searcher):
         return self.index.search(queries, k)[1]
 
 
+class FaissHnswHalf(FaissHnsw):
+    """The same over half floats."""
+
+    name = "faiss HNSW32,SQfp16"
+    factory = f"HNSW{LINKS},SQfp16"
+
+
 class Hnswlib(Searcher):
     """hnswlib, a graph over float32."""
 
     name = "hnswlib"
-    efforts = (16, 64, 256)
+    efforts = CANDIDATES
 
     def build(self, vectors: np.ndarray) -> None:
         import hnswlib
@@ -111,7 +137,7 @@ class Usearch(Searcher):
     """usearch, a graph over half floats."""
 
     name = "usearch"
-    efforts = (16, 64, 256)
+    efforts = CANDIDATES
 
     def build(self, vectors: np.ndarray) -> None:
         from usearch.index import Index
@@ -127,4 +153,4 @@ class Usearch(Searcher):
 
 
 EXACT = (FaissFlat, NumpyPartition)
-APPROXIMATE = (FaissIvf, FaissHnsw, Hnswlib, Usearch)
+APPROXIMATE = (FaissIvf, FaissIvfBytes, FaissIvfFlat, FaissHnsw, FaissHnswHalf, Hnswlib, Usearch)

@@ -80,6 +80,10 @@ def read_faiss(path: Path, dim: int, count: int, mapped: bool = False) -> faiss.
     except (RuntimeError, MemoryError) as error:
         reason = (str(error).strip().splitlines() or ["out of memory"])[-1]
         raise DamagedIndex(f"{path.name} is damaged: FAISS cannot read it ({reason})") from error
+    ivf = ivf_of(index)
+    lists = None if ivf is None else faiss.downcast_InvertedLists(ivf.invlists)
+    if isinstance(lists, faiss.OnDiskInvertedLists):
+        lists.prefetch_nthread = 0  # 32 threads a search: they take longer than the search of lists in memory
     if (index.d, index.ntotal) != (dim, count):  # a wrapper may declare other numbers than it holds
         raise DamagedIndex(f"{path.name} is damaged: it holds {index.ntotal:,} vectors of {index.d:,} channels")
     return index

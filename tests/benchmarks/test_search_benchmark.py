@@ -11,16 +11,19 @@ from benchmarks.search import clustered, compare, main
 
 def test_the_last_line_is_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     clustered(tmp_path / "real", 200, 16)
-    words = "--rows 2000 --approximate 1200 --dim 16 --queries [1,8] --asked 16 --rounds 1 --store".split()
+    words = "--rows 2000 --approximate [1200,2000] --dim 16 --queries [1,8] --asked 16 --rounds 1 --store".split()
     assert main([*words, str(tmp_path / "real"), "--folder", str(tmp_path)]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found["benchmark"] == "search"
     assert {(row["features"], row["queries"]) for row in found["rows"]} == {
-        ("clustered", 1), ("clustered", 8), ("clips/clustered", 1), ("clips/clustered", 17),
+        ("clips", 1), ("clips", 8), ("clips/clustered", 1), ("clips/clustered", 17),
     }  # fmt: skip
-    assert {row["search"] for row in found["approximate"]} >= {"ours", "faiss IVF,SQfp16", "faiss HNSW32"}
-    assert all(0 <= row["recall@10"] <= 1 and row["queries/s"] > 0 for row in found["approximate"])
-    assert {line["case"] for line in found["lines"]} >= {"clustered, 8 queries at once", "clustered: recall"}
+    for rows, factory in ((1200, "IVF30,SQfp16"), (2000, "IVF51,SQfp16")):
+        table = [row for row in found["approximate"] if row["rows"] == rows]
+        assert {row["search"] for row in table} >= {f"ours: {factory}", "faiss IVF,SQfp16", "faiss HNSW32"}
+        assert all(row["recall@10"] >= table[0]["recall@10"] > 0 and row["queries/s"] > 0 for row in table)
+    cases = {line["case"] for line in found["lines"]}
+    assert cases >= {"clips, 8 queries at once", "clips, 1,200 rows: queries/s of auto at its recall"}
 
 
 def test_different_answers_end_the_benchmark() -> None:
