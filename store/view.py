@@ -203,7 +203,7 @@ class View:
         self.check_ok(rows)
         reader, stored = self._readers[feature], self.stored[feature]
         lying = reader.in_place(rows, self._check(check)) if isinstance(reader, RowReader) else None
-        self._check_files_exist()
+        self.check_not_dropped()
         dtype = np.dtype(stored.dtype).newbyteorder("<")
         return None if lying is None else lying.view(dtype).reshape(len(rows), *stored.shape)
 
@@ -353,7 +353,7 @@ class View:
                 if isinstance(reader, RemoteReader):
                     found[name] = reader.read(rows, filled[name], check)
         finally:
-            self._check_files_exist()  # then missing files are not damage
+            self.check_not_dropped()  # then missing files are not damage, nor rows of zeros
         names = [name for name, places in found.items() if places]
         return (names, sorted({place for name in names for place in found[name]})) if names else None
 
@@ -379,11 +379,6 @@ class View:
         if out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous:
             raise StepDiffError(f"out is {out.dtype} {out.shape}: {name} needs C-contiguous {dtype} {shape}")
         return out
-
-    def _check_files_exist(self) -> None:
-        """Raise StepDiffError if the view was dropped: missing files would otherwise read as the fill value."""
-        if not self.paths.group.remote:  # an object that is gone raises there
-            self.check_not_dropped()
 
     def check_not_dropped(self) -> None:
         """Raise StepDiffError if the view was dropped since it was opened, or another has its name now."""

@@ -73,13 +73,6 @@ class Features:
 
     def read(self, keys: Sequence[str], device: str | torch.device = "cpu") -> Float32[Tensor, "K ..."]:
         """Return the features as float32 on `device`; they are transferred as stored and converted there."""
-        try:
-            return self._read(keys, device)
-        finally:
-            if self.view.paths.group.remote:  # reads of local files check it already
-                self.view.check_not_dropped()
-
-    def _read(self, keys: Sequence[str], device: str | torch.device) -> Float32[Tensor, "K ..."]:
         rows = self.catalog.rows(keys)
         if (rows < 0).any():
             self.rows(keys)  # names the first
