@@ -131,6 +131,18 @@ class Store:
         """Return row, key and reason of the forgotten rows, by row."""
         return read_forgotten(self.path, entity)
 
+    def tag(self, name: str, note: str = "") -> None:
+        """Make a snapshot of that name, as `store tag` does. StepDiffError: the name is taken or impossible."""
+        from store.snapshots.tag import tag  # which imports this module
+
+        tag(self, name, note)
+
+    def snapshots(self) -> list[str]:
+        """Return the names of the snapshots, the oldest first."""
+        from store.snapshots.manifest import snapshots  # which imports the views that this module makes
+
+        return [one.name for one in snapshots(self.path)]
+
     def view(self, entity: str, name: str, check: Check = "first") -> View:
         """Return a view; StepDiffError lists the existing ones if it does not exist.
 

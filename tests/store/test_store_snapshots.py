@@ -118,6 +118,8 @@ def test_a_snapshot_is_opened_by_its_name_after_the_path_and_travels_to_processe
     assert pickle.loads(pickle.dumps(then)).at == "v1" and store.at is None
     batches = list(Batches(then.view("clips", "net"), "tokens", batch_size=4))
     assert sorted(row for batch in batches for row in batch.rows.tolist()) == [0, 1, 2, 3, 4, 5, 7, 8, 10]
+    store.tag("v2", "the second")
+    assert store.snapshots() == ["v1", "v2"]
     assert repr(then).endswith("clips: 11 rows; views: net")
 
 
