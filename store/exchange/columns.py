@@ -33,8 +33,7 @@ BATCH_BYTES = 32 * 2**20
 """bytes of features that are decoded at a time, about"""
 KEY_ROWS = 2**14
 """keys that are decoded at a time"""
-DAMAGE = (pa.ArrowException, OSError, ValueError)
-"""what Arrow and Lance raise on damaged files"""
+_DAMAGE = (pa.ArrowException, OSError, ValueError, IndexError)
 Read = tuple[dict[str, np.ndarray], dict[int, str]]
 """features of P places of a file [P, ...], and why some of the P could not be read"""
 _FREE_TEXT = 2**30  # bytes of text that files of any size may hold
@@ -69,7 +68,7 @@ class Layout:
 def layout(
     where: str,
     schema: pa.Schema,
-    sample: pa.RecordBatch,
+    sample: pa.RecordBatch | None,
     keys: str | None,
     features: Sequence[str],
     columns: Sequence[str],
@@ -79,7 +78,7 @@ def layout(
     Args:
         where: the file, for messages.
         schema: its schema.
-        sample: its first rows, which say the length of lists of variable length.
+        sample: some rows of `ragged_columns`, which say how long lists are.
         keys: the column of keys, None to find it.
         features: each NAME or NAME=COLUMN; () for all.
         columns: of metadata; () for all.
@@ -131,6 +130,11 @@ def feature_columns(schema: pa.Schema) -> list[str]:
     return [field.name for field in schema if _leaf(field.type) in _DTYPES and _depth(field.type)]
 
 
+def ragged_columns(schema: pa.Schema) -> list[str]:
+    """Return those of `feature_columns` whose type does not say how long the lists are."""
+    return [name for name in feature_columns(schema) if None in _declared(schema.field(name).type)]
+
+
 def rows_of(array: pa.Array, column: Column) -> tuple[Shaped[np.ndarray, "B ..."], dict[int, str]]:
     """Return a feature column as an array, and why some of its rows do not fit: place -> reason."""
     count = len(array)
@@ -166,6 +170,7 @@ def texts_of(where: str, arrays: Iterable[pa.Array], nbytes: int) -> pl.Series:
     most = max(_FREE_TEXT, BYTES_PER_BYTE * nbytes)
     found, total = [pl.Series([], dtype=pl.String)], 0
     for array in arrays:
+        array.validate(full=True)
         total += _text_bytes(array)
         if total > most:
             raise StepDiffError(f"{where} repeats text beyond {most:,} bytes: give a file without that")
@@ -175,6 +180,7 @@ def texts_of(where: str, arrays: Iterable[pa.Array], nbytes: int) -> pl.Series:
 
 def frame_of(where: str, batch: pa.RecordBatch, nbytes: int) -> pl.DataFrame:
     """Return metadata columns as a frame. StepDiffError as `texts_of`."""
+    batch.validate(full=True)
     return pl.DataFrame(
         {
             name: texts_of(where, [array], nbytes) if _is_text(array.type) else pl.from_arrow(array)
@@ -187,18 +193,26 @@ def fill(
     features: dict[str, np.ndarray], reasons: dict[int, str], taken: Layout, batch: pa.RecordBatch, places: np.ndarray
 ) -> None:
     """Fill `places` of the features with the rows of a batch; note why some do not fit."""
+    batch.validate(full=True)
     for name, column in taken.features.items():
         features[name][places], bad = rows_of(batch.column(column.name), column)
         for at, reason in bad.items():
             reasons.setdefault(int(places[at]), reason)
 
 
+def is_damage(error: BaseException) -> bool:
+    """Return whether Arrow or Lance raised it because of a damaged file; a panic of Lance is no Exception."""
+    return isinstance(error, _DAMAGE) or type(error).__name__ == "PanicException"
+
+
 @contextmanager
-def readable(path: Path) -> Iterator[None]:
+def readable(path: Path | str) -> Iterator[None]:
     """Turn what Arrow and Lance raise on damaged files into one line."""
     try:
         yield
-    except DAMAGE as error:
+    except BaseException as error:
+        if not is_damage(error):
+            raise
         raise StepDiffError(f"cannot read {path}: {one_line(error)}") from error
 
 
@@ -223,7 +237,7 @@ def _card(where: str, schema: pa.Schema) -> Card | None:
         raise StepDiffError(f"{where}: {error}") from None
 
 
-def _column(where: str, field: pa.Field, sample: pa.RecordBatch) -> Column:
+def _column(where: str, field: pa.Field, sample: pa.RecordBatch | None) -> Column:
     kind = field.type
     noted: list[int] | None = None
     if isinstance(kind, pa.FixedShapeTensorType):
@@ -235,25 +249,35 @@ def _column(where: str, field: pa.Field, sample: pa.RecordBatch) -> Column:
             noted = [int(length) for length in json.loads(field.metadata[b"shape"])]
         except (ValueError, TypeError, RecursionError):
             raise StepDiffError(f"column {field.name!r} of {where} has a damaged shape in its metadata") from None
-    sizes = _sizes(kind, sample.column(field.name))
+    declared = _declared(kind)
+    sizes = (
+        _sizes(sample.column(field.name), declared) if sample and None in declared else tuple(n for n in declared if n)
+    )
     if not sizes or min(sizes) < 1:
-        raise StepDiffError(f"column {field.name!r} of {where} has no values in its first rows: its shape is unknown")
+        raise StepDiffError(f"column {field.name!r} of {where} has no values in its first rows: its shape is not known")
     if noted is None or math.prod(noted) != math.prod(sizes) or min(noted, default=0) < 1:
         noted = list(sizes)
     return Column(field.name, sizes, Feature(tuple(noted), _DTYPES[_leaf(kind)]))
 
 
-def _sizes(kind: pa.DataType, sample: pa.Array) -> tuple[int, ...]:
-    """Return the lengths of nested lists: the commonest of the sample where the type does not say it."""
-    kind, sizes = _storage(kind), []
+def _declared(kind: pa.DataType) -> list[int | None]:
+    """Return the lengths of nested lists, None where the type does not say it."""
+    kind = _storage(kind)
+    if not _is_list(kind):
+        return []
+    return [kind.list_size if pa.types.is_fixed_size_list(kind) else None, *_declared(kind.value_type)]
+
+
+def _sizes(sample: pa.Array, declared: Sequence[int | None]) -> tuple[int, ...]:
+    """Return the lengths of nested lists: where the type does not say it, the commonest of the sample."""
+    sizes = []
     sample = sample.storage if isinstance(sample, pa.ExtensionArray) else sample
-    while _is_list(kind):
-        if pa.types.is_fixed_size_list(kind):
-            sizes.append(kind.list_size)
-        else:
-            lengths = Counter(_lengths(sample)[_not_null(sample)].tolist())
-            sizes.append(lengths.most_common(1)[0][0] if lengths else 0)
-        kind, sample = kind.value_type, sample.flatten()
+    for length in declared:
+        if length is None:
+            found = Counter(_lengths(sample)[_not_null(sample)].tolist())
+            length = found.most_common(1)[0][0] if found else 0
+        sizes.append(length)
+        sample = sample.flatten()
     return tuple(sizes)
 
 

@@ -27,15 +27,15 @@ from common.io.local import LocalPath, sync_folder
 from common.io.parquet_sizes import FREE_ROWS, ROWS_PER_BYTE
 from store.exchange.columns import (
     BATCH_BYTES,
-    DAMAGE,
     KEY_ROWS,
     Layout,
     Read,
-    feature_columns,
     fill,
     frame_of,
+    is_damage,
     layout,
     one_line,
+    ragged_columns,
     readable,
     texts_of,
 )
@@ -123,8 +123,9 @@ class LanceRows:
 
     def metadata(self) -> Iterator[pl.DataFrame]:
         """Yield the metadata of all rows, in order."""
-        for batch in self.dataset.to_batches(columns=self.layout.about, batch_size=KEY_ROWS):
-            yield frame_of(self.where, batch, self.nbytes)
+        with readable(self.where):
+            for batch in self.dataset.to_batches(columns=self.layout.about, batch_size=KEY_ROWS):
+                yield frame_of(self.where, batch, self.nbytes)
 
     def read(self, places: Int[np.ndarray, " P"]) -> Read:
         """Return the features of the rows at `places`."""
@@ -138,7 +139,9 @@ class LanceRows:
                 table = self.dataset.take(places[here].tolist(), columns=columns).combine_chunks()
                 (batch,) = table.to_batches()
                 fill(features, reasons, self.layout, batch, here)
-            except DAMAGE as error:
+            except BaseException as error:
+                if not is_damage(error):
+                    raise
                 reasons.update((int(at), f"cannot be read ({one_line(error)})") for at in here)
         return features, reasons
 
@@ -155,9 +158,9 @@ def lance_rows(path: Path, keys: str | None, features: Sequence[str], columns: S
     if not count:
         raise StepDiffError(f"{path} has no rows")
     with readable(path):
-        some = dataset.head(min(_SAMPLE, count), columns=feature_columns(dataset.schema))
-        sample = some.combine_chunks().to_batches()[0]
-    taken = layout(str(path), dataset.schema, sample, keys, features, columns)
+        ragged = ragged_columns(dataset.schema)
+        some = dataset.head(min(_SAMPLE, count), columns=ragged).combine_chunks().to_batches() if ragged else [None]
+    taken = layout(str(path), dataset.schema, some[0], keys, features, columns)
     with readable(path):
         blocks = (b.column(0) for b in dataset.to_batches(columns=[taken.keys], batch_size=KEY_ROWS))
         texts_found = texts_of(str(path), blocks, nbytes)

@@ -33,16 +33,16 @@ from common.io.parquet_sizes import ImplausibleSizes, check_sizes
 from store.exchange import card as cards
 from store.exchange.columns import (
     BATCH_BYTES,
-    DAMAGE,
     KEY_ROWS,
     Layout,
     Read,
     check_same,
-    feature_columns,
     fill,
     frame_of,
+    is_damage,
     layout,
     one_line,
+    ragged_columns,
     readable,
     texts_of,
 )
@@ -64,7 +64,13 @@ def write_part(path: Path, schema: pa.Schema, batches: Iterator[pa.RecordBatch],
             kind, leaf = kind.value_type, f"{leaf}.list.element"
         packing[leaf] = "none"
     with pq.ParquetWriter(
-        path, schema, compression=packing, use_dictionary=about, write_statistics=about, version="2.6"
+        path,
+        schema,
+        compression=packing,
+        use_dictionary=about,
+        write_statistics=about,
+        write_page_checksum=True,
+        version="2.6",
     ) as writer:
         for batch in batches:
             writer.write_batch(batch, row_group_size=batch.num_rows)
@@ -183,9 +189,10 @@ class ParquetRows:
 
     def metadata(self) -> Iterator[pl.DataFrame]:
         """Yield the metadata of all rows, in order."""
-        for file in self.groups.files:
-            for batch in file.iter_batches(_BLOCK, columns=self.layout.about):
-                yield frame_of(self.where, batch, self.nbytes)
+        with readable(self.where):
+            for file in self.groups.files:
+                for batch in file.iter_batches(_BLOCK, columns=self.layout.about):
+                    yield frame_of(self.where, batch, self.nbytes)
 
     def read(self, places: Int[np.ndarray, " P"]) -> Read:
         """Return the features of the rows at `places`."""
@@ -210,7 +217,9 @@ class ParquetRows:
                             break
                     else:
                         raise OSError("its rows end too early")
-            except DAMAGE as error:
+            except BaseException as error:
+                if not is_damage(error):
+                    raise
                 self.groups.forget()
                 reasons.update((int(at), f"cannot be read ({one_line(error)})") for at in order[low:high])
         return features, reasons
@@ -229,17 +238,16 @@ def parquet_rows(
     try:
         for file in found:
             _check_size(file)
-            try:
+            with readable(file):
                 schema = pq.read_schema(file)
                 texts = [f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
-                files.append(pq.ParquetFile(file, read_dictionary=texts))
-            except DAMAGE as error:
-                raise StepDiffError(f"cannot read {file}: {one_line(error)}") from error
+                files.append(pq.ParquetFile(file, read_dictionary=texts, page_checksum_verification=True))
         first = files[0].schema_arrow
-        with readable(path):
-            sample = next(files[0].iter_batches(_SAMPLE, columns=feature_columns(first)), None)
-        if sample is None:
+        if not files[0].metadata.num_rows:
             raise StepDiffError(f"{found[0]} has no rows")
+        with readable(path):
+            ragged = ragged_columns(first)
+            sample = next(files[0].iter_batches(_SAMPLE, columns=ragged)) if ragged else None
         taken = layout(str(path), first, sample, keys, features, columns)
         used = [taken.keys, *taken.about, *(column.name for column in taken.features.values())]
         for file, opened in zip(found, files, strict=True):

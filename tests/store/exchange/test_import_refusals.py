@@ -1,0 +1,155 @@
+"""Files of strangers: refused in one line before anything is allocated, or with single rows failed."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from common.errors import StepDiffError
+from store import Store
+from store.exchange.intake import take_in
+from store.exchange.options import ImportOptions
+
+pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
+
+MADE_BY = {"encoder": "net", "weights_sha256": "ab" * 32, "layer": "last", "frames": "8 evenly", "crop": "centre 224"}
+KEYS = ["a", "b", "c"]
+FLOATS = pa.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], pa.list_(pa.float32(), 2))
+INT8 = pa.array([[1, 2], [3, 4], [5, 127]], pa.list_(pa.int8(), 2))
+
+
+def refused(path: Path, **options: Any) -> str:
+    with pytest.raises(StepDiffError) as caught:
+        take_in(
+            ImportOptions(**{"path": str(path), "store": str(path.parent / "s"), "view": "v", **MADE_BY, **options})
+        )
+    assert "\n" not in str(caught.value) and not (path.parent / "s").exists()
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "columns, options, message",
+    [
+        ({"key": KEYS}, {}, "has no column of lists of floats: it has key"),
+        ({"key": [1, 2, 3], "x": FLOATS}, {}, "has no column 'key' of texts: name that of the keys with --keys (none)"),
+        ({"a": KEYS, "b": KEYS, "x": FLOATS}, {}, "column 'key' of texts: name that of the keys with --keys (a, b)"),
+        ({"key": KEYS, "x": FLOATS}, {"keys": "x"}, "has no column 'x' of texts"),
+        ({"key": ["a", None, "c"], "x": FLOATS}, {}, "has no key for row 1: give every row one"),
+        ({"key": ["a", "b", ""], "x": FLOATS}, {}, "has no key for row 2: give every row one"),
+        ({"key": ["a", "b", "a"], "x": FLOATS}, {}, "has key 'a' in rows 0 and 2: keys are unique"),
+        ({"key": KEYS, "x": FLOATS}, {"features": ("y",)}, "column 'y' of {path} does not exist"),
+        ({"key": KEYS, "x": [[1, 2]] * 3}, {"features": ("x",)}, "list<element: int64>: features are lists of floats"),
+        ({"key": KEYS, "x": [1.0, 2.0, 3.0]}, {"features": ("x",)}, "is double: features are lists of floats"),
+        ({"key": KEYS, "x": FLOATS}, {"columns": ("y",)}, "has no column 'y': it has key, x"),
+        ({"key": KEYS, "x": FLOATS, "m": [{"a": 1}] * 3}, {}, "column 'm' of {path} is struct<a: int64>, which is not"),
+        ({"key": KEYS, "x": INT8}, {}, "has no column of lists of floats"),
+        ({"key": KEYS, "x": INT8}, {"features": ("x",)}, "'x' of {path} is int8 without a column 'x_scale' of scales"),
+        ({"key": KEYS, "x": INT8, "x_scale": FLOATS}, {}, "x is int8 and has no float16 scales of shape [1]"),
+        ({"key": KEYS, "x": pa.array([None] * 3, pa.list_(pa.float32()))}, {}, "has no values in its first rows"),
+        ({"key": KEYS, "a b": FLOATS}, {}, "feature name 'a b' is refused"),
+        ({"key": KEYS, "x": FLOATS}, {"layout": "rows"}, "--layout and --group are for hdf5"),
+        ({"key": KEYS, "x": FLOATS}, {"weights_sha256": "12"}, "--weights-sha256 '12' is not a sha256"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused_in_one_line(
+    tmp_path: Path, columns: dict[str, Any], options: dict[str, Any], message: str
+) -> None:
+    path = tmp_path / "f.parquet"
+    pq.write_table(pa.table(columns), path)
+    assert message.replace("{path}", str(path)) in refused(path, **options)
+
+
+def test_files_that_are_no_parquet_or_lance_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.parquet").write_text("no Parquet")
+    (tmp_path / "empty.parquet").write_bytes(b"")
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe.parquet")
+    pytest.importorskip("lance")
+    (tmp_path / "broken.lance/_versions").mkdir(parents=True)
+    for name, message in (
+        ("text.parquet", "it is no Parquet file"),
+        ("empty.parquet", "cannot read"),
+        ("gone.parquet", "No such file or directory"),
+        ("pipe.parquet", "is not a regular file"),
+        ("folder", "the format of {path} is not known by its name or content: give --format"),
+        ("gone.txt", "give --format"),
+        ("broken.lance", "cannot read {path}"),
+    ):
+        assert message.replace("{path}", str(tmp_path / name)) in refused(tmp_path / name)
+    assert "has no Parquet files" in refused(tmp_path / "folder", format="parquet")
+
+
+def test_a_parquet_file_that_declares_more_than_its_size_can_hold_is_refused_before_it_is_decoded(
+    tmp_path: Path,
+) -> None:
+    """A row of 64 MiB of zeros takes a few bytes, and so do a thousand rows that repeat one text."""
+    path, wide = tmp_path / "f.parquet", 2**24
+    zeros = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(4 * wide, np.float32)), wide)
+    pq.write_table(pa.table({"key": ["a", "b", "c", "d"], "x": zeros}), path, use_dictionary=True, compression="zstd")
+    assert path.stat().st_size < 2**16
+    assert "it declares " in refused(path)
+    text = pa.array(["x" * 2**21] * 1000).dictionary_encode()
+    pq.write_table(pa.table({"key": text, "x": pa.array([[1.0]] * 1000)}), path, compression="zstd")
+    assert path.stat().st_size < 2**20
+    assert "repeats text beyond" in refused(path)
+
+
+def test_a_row_group_that_cannot_be_decoded_makes_its_rows_fail_and_no_others(tmp_path: Path) -> None:
+    path = tmp_path / "f.parquet"
+    values = np.random.default_rng(0).normal(size=(8, 64)).astype(np.float16)
+    table = pa.table(
+        {"key": [f"k{i}" for i in range(8)], "x": pa.FixedSizeListArray.from_arrays(values.reshape(-1), 64)}
+    )
+    pq.write_table(table, path, row_group_size=2, compression="none", use_dictionary=False, write_page_checksum=True)
+    data = bytearray(path.read_bytes())
+    data[data.index(values[4].tobytes()) + 5] ^= 4
+    path.write_bytes(data)
+    done = take_in(ImportOptions(str(path), str(tmp_path / "s"), "v", **MADE_BY))
+    assert (done.done, done.failed) == (6, 2)
+    assert {row["key"] for row in done.failures} == {"k4", "k5"}
+    assert all(row["reason"].startswith("cannot be read (") for row in done.failures)
+    view = Store.open(tmp_path / "s").view("clips", "v")
+    assert view.read("x", keys=["k3", "k6"]).tobytes() == values[[3, 6]].tobytes()
+
+
+def test_parts_that_differ_or_are_missing_are_refused(
+    tmp_path: Path, run: Callable[..., int], small_parts: None
+) -> None:
+    folder = tmp_path / "files"
+    folder.mkdir()
+    pq.write_table(pa.table({"key": KEYS, "x": FLOATS}), folder / "0.parquet")
+    pq.write_table(
+        pa.table({"key": ["d", "e", "f"], "x": FLOATS.cast(pa.list_(pa.float16(), 2))}), folder / "1.parquet"
+    )
+    assert "column 'x' is fixed_size_list<element: halffloat>[2] in" in refused(folder)
+    pq.write_table(pa.table({"key": ["d", "e", "a"], "x": FLOATS}), folder / "1.parquet")
+    assert "has key 'a' in rows 0 and 5: keys are unique" in refused(folder)
+    assert run("out.parquet") == 0
+    (tmp_path / "out.parquet/data/part-000002.parquet").unlink()
+    assert "has 7 rows and its card says 10: a part is missing" in refused(
+        tmp_path / "out.parquet", encoder=None, weights_sha256=None, layer=None, frames=None, crop=None
+    )
+
+
+def test_flipped_bits_give_one_line_or_failed_rows(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(size=(9, 12)).astype(np.float16)
+    lists = pa.FixedSizeListArray.from_arrays(values.reshape(-1), 12)
+    table = pa.table({"key": [f"k{i}" for i in range(9)], "video": ["v"] * 9, "x": lists})
+    pq.write_table(table, tmp_path / "f.parquet", row_group_size=4)
+    whole, dice, outcomes = (tmp_path / "f.parquet").read_bytes(), np.random.default_rng(0), set()
+    for number in range(60):
+        data = bytearray(whole)
+        for _ in range(2):
+            data[int(dice.integers(len(data)))] ^= 1 << int(dice.integers(8))
+        (tmp_path / "f.parquet").write_bytes(data)
+        try:
+            take_in(ImportOptions(str(tmp_path / "f.parquet"), str(tmp_path / f"s{number}"), "v", **MADE_BY))
+            outcomes.add("taken")
+        except StepDiffError as error:
+            assert "\n" not in str(error)
+            outcomes.add("refused")
+    assert outcomes == {"taken", "refused"}
