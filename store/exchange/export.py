@@ -219,7 +219,8 @@ def _parts(
     if card.format == "parquet":
         return Files(path, "part-{:06d}.parquet", lambda to, some: parquet.write_part(to, schema, some, features)), {}
     own, about = parquet.datasets_schema(schema, features)
-    splits = [{"name": "train", "num_examples": card.rows}]
+    size = card.rows * sum(feature.row_bytes for feature in features.values())
+    splits = [{"name": "train", "num_bytes": size, "num_examples": card.rows}]
     header = {
         "dataset_info": {**about, "splits": splits},
         "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/*.parquet"}]}],
