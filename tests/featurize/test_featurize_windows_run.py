@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 
 from common.errors import StepDiffError
+from common.workers.pool import WorkerPool
 from featurize.__main__ import main
 from featurize.shard import Worker, WorkerOptions
 from featurize.task import Outcome, Task
@@ -44,7 +45,7 @@ def in_windows(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     return lambda window: monkeypatch.setattr("featurize.job.read_windows", partial(read_windows, window=window))
 
 
-class OneProcess:
+class OneProcess(WorkerPool):
     """What `WorkerPool` does, with one worker in this process."""
 
     def __init__(self, worker: type[Worker], options: WorkerOptions, *more: object) -> None:

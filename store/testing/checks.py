@@ -1,30 +1,34 @@
-"""Comparison of every read of a store with the model of the stateful test."""
+"""Comparison of every read of a store with the model of the state machine."""
 
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import zarr
+from jaxtyping import Int, Shaped
 
 from common.errors import StepDiffError
 from store import Store, View
 from store.batches import Batches
+from store.testing.model import MAIN, SHAPES, ModelStore, ModelView
 from store.verbs.verify import verify
 
-from .store_model import MAIN, ModelStore, ModelView
-from .store_writers import SHAPES
-
 COUNTS: Counter[str] = Counter()
+"""what the machines of this process did so far"""
 
 
 class Checks:
     """Comparison of reads with the model, for a store that may be damaged."""
 
     model: ModelStore
-    flips: dict[Path, tuple[int, int, int]]
+    flips: dict[Any, tuple[int, int, int]]
     """damaged file -> its inode, the place of the flipped bit, and the byte that was there"""
+
+    def read(self, view: View, feature: str, rows: Int[np.ndarray, " B"]) -> Shaped[np.ndarray, "B ..."]:
+        """Return rows of a feature in the dtype that they are stored in. Override it to test a reader of your own."""
+        return view.read(feature, rows)
 
     @contextmanager
     def damage(self) -> Iterator[None]:
@@ -37,7 +41,7 @@ class Checks:
                 raise
             COUNTS["reads refused, damage"] += 1
 
-    def check_all(self, store: Store) -> None:
+    def check_all(self, store: Any) -> None:
         """Check that every read returns the values of the model."""
         COUNTS["full checks"] += 1
         keys, catalog = self.model.keys, store.catalog("clips")
@@ -52,7 +56,7 @@ class Checks:
         with self.damage():
             assert store.views("clips") == sorted(self.model.views)
         if not self.flips:
-            assert verify(store) == []
+            assert verify(Store.open(store.path)) == []
         for name, model in self.model.views.items():
             with self.damage():
                 view = store.view("clips", name)
@@ -76,7 +80,7 @@ class Checks:
         expected = [model.ok[self.model.keys[row]] for row in rows.tolist()]
         for name, shape in SHAPES.items():
             with self.damage():
-                found = view.read(name, rows)
+                found = self.read(view, name, rows)
                 self._equal(found, [row.stored[name] for row in expected], shape, f"{name} of {view.name}")
             with self.damage():
                 floats = view.read(name, rows, dtype="float32")
@@ -108,7 +112,9 @@ class Checks:
         assert sorted(seen) == [row for row, key in enumerate(self.model.keys) if key in model.ok]
 
     def _check_with_zarr(self, view: View, model: ModelView, ok: np.ndarray) -> None:
-        group = zarr.open_group(view.paths.group, mode="r")
+        if str(view.paths.store).startswith("memory://"):  # which other readers cannot open
+            return
+        group: Any = zarr.open_group(view.paths.group.zarr(), mode="r")
         status = group["status"][:].tolist()
         assert status == model.status(self.model.keys)[: len(status)]
         for name in SHAPES:

@@ -1,7 +1,8 @@
-"""Writers of the stateful test, which run in the test's process or in a child that can be killed.
+"""Writers of the state machine, which run in the test's process or in a child that can be killed.
 
-As a program it reads commands as JSON lines and forks a child that executes each one. It prints the child's
-process id and then its exit status. With `crash_at` the child calls `os._exit` just before its n-th file operation.
+As a program (`python -m store.testing.writers`) it reads commands as JSON lines and forks a child that executes each
+one. It prints the child's process id and then its exit status. With `crash_at` the child calls `os._exit` just before
+its n-th file operation.
 """
 
 import contextlib
@@ -13,7 +14,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,18 +21,14 @@ import polars as pl
 
 from common.errors import StepDiffError
 from store import Feature, Provenance, Store
+from store.testing.model import MAIN, SHAPES, values_of
 from store.verbs.compact import compact
 from store.verbs.drop import drop
 from store.verbs.options import CompactOptions, DropOptions, RequantiseOptions
 from store.verbs.requantise import requantise
 
-if __name__ == "__main__":
-    from store_model import MAIN, values_of
-else:
-    from .store_model import MAIN, values_of
-
 CRASHED, REFUSED = 77, 78
-SHAPES = {"tokens": (3, 70), "embedding": (7,)}
+"""exit statuses of a child that called `os._exit`, and of one whose command was refused"""
 _OPERATIONS = (
     "open",
     "pwrite",
@@ -51,6 +47,11 @@ _OPERATIONS = (
 def provenance(seed: int, dtype: str) -> Provenance:
     """Return the provenance of a view of the state machine."""
     return Provenance("net", f"{seed:064d}", "last", "8 evenly", "crop", {"tokens": dtype, "embedding": "float32"})
+
+
+def filling(view: str, seed: int, good: list[str], bad: dict[str, str]) -> dict[str, Any]:
+    """Return the command that writes keys of a view: `good` ones, and `bad` ones with the reasons of their failure."""
+    return {"op": "fill", "view": view, "good": good, "bad": bad, "seed": seed}
 
 
 def perform(store: Store, command: dict[str, Any]) -> None:
@@ -105,11 +106,11 @@ class Writers:
     """The program below and its child processes."""
 
     def __init__(self) -> None:
-        root = Path(__file__).parents[2]
-        command = [sys.executable, "-W", "ignore:.*use of fork:DeprecationWarning", __file__]
-        environment = {**os.environ, "PYTHONPATH": str(root), "NUMBA_NUM_THREADS": "1"}
+        command = [sys.executable, "-W", "ignore:.*use of fork:DeprecationWarning", "-m", "store.testing.writers"]
+        search = os.pathsep.join(path for path in sys.path if path)
+        environment = {**os.environ, "PYTHONPATH": search, "NUMBA_NUM_THREADS": "1"}
         pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=root, env=environment)
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
 
     def run(self, command: dict[str, Any], kill_after: float | None = None) -> int:
         """Execute a command in a child process and return its exit status. `kill_after`: seconds until SIGKILL."""

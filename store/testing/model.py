@@ -1,7 +1,7 @@
-"""A plain-dictionary model of a feature store: the oracle of the stateful test.
+"""A plain-dictionary model of a feature store: the oracle of the state machine.
 
-It was written from the design document (words, formats, commit rules), not from the implementation, and shares no code
-with it. All values are derived from the key and a seed, so that a view can be recomputed at any time.
+It was written from the store's documented rules (words, formats, commit order), not from the implementation, and shares
+no code with it. All values are derived from the key and a seed, so that a view can be recomputed at any time.
 """
 
 import hashlib
@@ -12,7 +12,10 @@ import numpy as np
 
 ABSENT, OK, FAILED = 0, 1, 2
 BLOCK = 64  # channels per scale
-MAIN = "tokens"  # the largest feature: the one whose dtype users choose
+MAIN = "tokens"
+"""the largest feature: the one whose dtype users choose"""
+SHAPES = {MAIN: (3, 70), "embedding": (7,)}
+"""features of every view of the state machine, and the shapes of their rows"""
 
 
 def values_of(key: str, name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
