@@ -4,7 +4,8 @@
         def location(self) -> str:
             return tempfile.mkdtemp(dir="/mnt/disk") + "/store"
 
-    TestOnDisk = OnDisk.TestCase  # pytest finds it; or run_machine(OnDisk, examples=20)
+    def test_a_store_on_the_disk_gives_the_reads_of_the_model() -> None:
+        run_machine(OnDisk, examples=20)
 
 A subclass says where stores are made (`location`), how they are opened (`open`: a `Store`, or an object with its
 methods) and how rows are read (`read`). Everything else is compared with the model of `store.testing.model`.
