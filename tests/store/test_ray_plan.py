@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from common.errors import StepDiffError
 from store import Catalog, Feature, Provenance, Store, View
+from store.exchange.arrow import record_batches
 from store.format.layout import ViewPaths
 from store.io.status import OK, Statuses
 from store.ray import ViewDatasource, divide
@@ -246,6 +247,21 @@ def test_a_view_that_is_dropped_during_a_task_is_named(tmp_path: Path) -> None:
         list(running)
 
 
+def test_a_view_that_is_dropped_before_its_status_is_read_has_no_absent_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store.open(tmp_path / "store", create=True)
+    write(store, "net", 4, 1)
+
+    def too_late(*given: Any, **more: Any) -> Iterator[pa.RecordBatch]:
+        drop(DropOptions(str(store.path), "net", yes=True))
+        yield from record_batches(*given, **more)
+
+    monkeypatch.setattr("store.ray.record_batches", too_late)
+    with pytest.raises(StepDiffError, match="view net of clips in .* was dropped"):
+        blocks(source(store, "net", ["embedding"]), 1)
+
+
 def test_a_snapshot_is_read_as_it_was(tmp_path: Path) -> None:
     store = Store.open(tmp_path / "store", create=True)
     view = write(store, "net", 4, 1)
@@ -257,6 +273,7 @@ def test_a_snapshot_is_read_as_it_was(tmp_path: Path) -> None:
         view.withdraw(rows[:6])
     write(store, "net", 4, 0)  # now other rows are absent
     assert 0 < (view.status(rows) == OK).sum() < len(rows) < (view.status() == OK).sum()
+    Path(str(view.paths.status(0))).unlink()  # as for a shard that is to be computed again
     for again in (made, source(Store.open(f"{store.path}@paper"), "net", ["embedding"], columns=["step"])):
         tables = [table for task in blocks(again, 5) for table in task]
         assert [key for table in tables for key in table["key"].to_pylist()] == keys
