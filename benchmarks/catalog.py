@@ -1,9 +1,12 @@
 """The catalog of a store at scale: opening, looking up, appending, planning what is missing.
 
 python -m benchmarks.catalog --sizes '[1e5]'                 seconds
-python -m benchmarks.catalog                                 a million and ten million rows, next to polars and a dict
+python -m benchmarks.catalog                                 a million and ten million rows, next to peers
 python -m benchmarks.catalog --sizes '[1e6, 1e7, 1e8]'       the join holds all keys in memory
 python -m benchmarks.catalog --sizes '[136e6]' --join false  as many clips as the largest sets of how-to videos have
+
+The peers are a polars join and a dict, which hold all keys in memory, and what could replace our files of keys:
+sqlite3, LMDB (`pip install lmdb`) and Parquet sorted by key.
 
 Every size is built, asked and planned in processes of their own, whose memory is measured.
 Files are in the page cache. Look-ups are interleaved with those of the peers; figures are medians.
@@ -37,6 +40,8 @@ _PART = 10_000_000  # rows appended at a time
 _ROWS_PER_SHARD = 128  # of 2 MiB features: no view has more shards
 _STATUSES = 20_000  # status files that are read, to tell what all of them take
 _DICT_ROWS = 10_000_000
+_FILE_ROWS = 1_000_000  # above, sqlite3, LMDB and Parquet are left out
+_PEERS = ("join", "dict", "sqlite3", "lmdb", "parquet")
 _GIB = 2**30
 
 Figures = dict[str, Any]
@@ -85,7 +90,7 @@ def build(path: Path, rows: int) -> Figures:
 
 
 def ask(path: Path, rows: int, rounds: int, join: bool) -> Figures:
-    """Open the catalog and look keys up, next to a polars join and a dict."""
+    """Open the catalog and look keys up, next to the peers, which must give the same rows."""
     import polars as pl
 
     from store import Store
@@ -109,11 +114,15 @@ def ask(path: Path, rows: int, rounds: int, join: bool) -> Figures:
     if rows <= _DICT_ROWS:
         fill, places = _timed(lambda: dict(catalog.frame(["key", "row"]).iter_rows()))
         ways["dict"] = lambda: [places.get(key, -1) for key in asked]
+        if rows <= _FILE_ROWS:
+            ways |= {name: partial(look, asked) for name, look in key_files(path.parent, places).items()}
+    for name, look in ways.items():
+        assert np.array_equal(look(), found), f"{name} gives other rows"
     times: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(rounds):
         for way, look in ways.items():
             times[way].append(_timed(look)[0])
-    medians = {way: _ms(median(times[way])) if way in times else None for way in ("lookup", "join", "dict")}
+    medians = {way: _ms(median(times[way])) if way in times else None for way in ("lookup", *_PEERS)}
     appended = pl.DataFrame({"key": [f"another_{n}" for n in range(ASKED)]})
     return {
         "open_ms": _ms(opening + counting),
@@ -124,6 +133,48 @@ def ask(path: Path, rows: int, rounds: int, join: bool) -> Figures:
         "append_ms": _ms(_timed(lambda: catalog.append(appended))[0]),
         "lookup_private_mib": round(private, 1),
     }
+
+
+def key_files(folder: Path, places: dict[str, int]) -> dict[str, Callable[[list[str]], np.ndarray]]:
+    """Write `places` in the formats that could replace our files of keys; return their look-ups."""
+    import sqlite3
+
+    import polars as pl
+
+    in_order = sorted(places.items())
+    database = sqlite3.connect(folder / "keys.sqlite3")
+    database.execute("CREATE TABLE IF NOT EXISTS keys (key TEXT PRIMARY KEY, row INTEGER) WITHOUT ROWID")
+    database.execute("DELETE FROM keys")
+    database.executemany("INSERT INTO keys VALUES (?, ?)", in_order)
+    database.commit()
+
+    def from_sqlite(asked: list[str]) -> np.ndarray:
+        found = (database.execute("SELECT row FROM keys WHERE key = ?", (key,)).fetchone() for key in asked)
+        return np.array([row for (row,) in found])
+
+    pl.DataFrame(in_order, {"key": pl.String, "row": pl.Int64}, orient="row").write_parquet(
+        folder / "keys.parquet", row_group_size=2**14
+    )
+
+    def from_parquet(asked: list[str]) -> np.ndarray:
+        wanted = pl.LazyFrame({"key": asked}).unique()
+        return _join(asked, pl.scan_parquet(folder / "keys.parquet").join(wanted, on="key", how="semi").collect())
+
+    looks: dict[str, Callable[[list[str]], np.ndarray]] = {"sqlite3": from_sqlite, "parquet": from_parquet}
+    try:
+        import lmdb
+    except ModuleNotFoundError as error:
+        print(f"LMDB is left out: {error}", file=sys.stderr)
+        return looks
+    environment = lmdb.open(str(folder / "keys.lmdb"), map_size=2**34, subdir=False)
+    with environment.begin(write=True) as writing:
+        writing.cursor().putmulti([(key.encode(), row.to_bytes(8, "little")) for key, row in in_order])
+
+    def from_lmdb(asked: list[str]) -> np.ndarray:
+        with environment.begin() as reading:
+            return np.frombuffer(b"".join([reading.get(key.encode(), b"") for key in asked]), "<i8")
+
+    return looks | {"lmdb": from_lmdb}
 
 
 def plan_all(path: Path, rows: int) -> Figures:
@@ -191,9 +242,10 @@ def run(options: Options) -> dict[str, Any]:
             rows.append({"rows": count, **asked, **planned, **statuses, **built})
             shutil.rmtree(path)
     lines = [
-        line(f"{row['rows']:,} rows", 1 / row["lookup_ms"], 1 / row["join_ms"], 5, "the polars join's rate")
+        line(f"{row['rows']:,} rows", 1 / row["lookup_ms"], 1 / row[f"{peer}_ms"], least, f"the rate of {peer}")
         for row in rows
-        if row["join_ms"]
+        for peer, least in (("join", 5), ("sqlite3", 1), ("lmdb", 1), ("parquet", 1))
+        if row[f"{peer}_ms"]
     ]
     tables = {
         name: [{key: row[key] for key in ("rows", *columns)} for row in rows] for name, columns in _TABLES.items()
@@ -202,7 +254,7 @@ def run(options: Options) -> dict[str, Any]:
     return {"rows": tables.pop("look_up"), "lines": lines, **tables, "keys": ASKED, "statuses": extrapolated}
 
 
-_LOOK_UP = ("first_lookup_ms", "lookup_ms", "join_ms", "join_from_parts_ms", "dict_ms", "dict_fill_ms")
+_LOOK_UP = ("first_lookup_ms", "lookup_ms", *(f"{peer}_ms" for peer in _PEERS), "join_from_parts_ms", "dict_fill_ms")
 _TABLES = {
     "look_up": (*_LOOK_UP, "lookup_private_mib"),
     "append": ("open_ms", "append_ms", "build_s", "build_gib", "indexes", "index_gib"),
