@@ -47,11 +47,11 @@ def import_(argv: list[str]) -> int:
 
 def export_hdf5(argv: list[str]) -> int:
     """Export to HDF5 as earlier versions did."""
-    say("notice: export-hdf5 is now export --format hdf5; the next version does not have export-hdf5")
 
     def run(given: options.Hdf5ExportOptions) -> Any:
         from store.exchange.hdf5 import export_hdf5
 
+        say("notice: export-hdf5 is now export --format hdf5; the next version does not have export-hdf5")
         return export_hdf5(given)
 
     def show(done: Any) -> None:
@@ -62,11 +62,11 @@ def export_hdf5(argv: list[str]) -> int:
 
 def import_hdf5(argv: list[str]) -> int:
     """Import from HDF5 as earlier versions did; the exit status is 1 if any clip failed."""
-    say("notice: import-hdf5 is now import --format hdf5; the next version does not have import-hdf5")
 
     def run(given: options.Hdf5ImportOptions) -> Any:
         from store.exchange.intake import import_hdf5
 
+        say("notice: import-hdf5 is now import --format hdf5; the next version does not have import-hdf5")
         return import_hdf5(given)
 
     return parse(

@@ -18,7 +18,7 @@ from store.exchange.intake import take_in
 from store.exchange.options import ImportOptions
 from store.verbs.verify import verify
 
-from .conftest import FAILED, KEYS
+from .conftest import ABSENT, FAILED, KEYS
 
 Run = Callable[..., int]
 ROOT = Path(__file__).parents[3]
@@ -217,3 +217,33 @@ def test_a_single_part_is_imported(view: View, run: Run, tmp_path: Path) -> None
     assert run("out.parquet") == 0
     os.rename(tmp_path / "out.parquet/data/part-000001.parquet", tmp_path / "part.parquet")
     assert take_in(asked(tmp_path / "part.parquet")).done == 2
+
+
+def test_the_hdf5_commands_of_earlier_versions_work_with_a_notice(
+    view: View, finished: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, path = str(view.paths.store), str(tmp_path / "old.h5")
+    capsys.readouterr()
+    assert main(["export-hdf5", path, "--store", store, "--view", "net", "--layout", "rows"]) == 0
+    error = "notice: export-hdf5 is now export --format hdf5; the next version does not have export-hdf5\n"
+    assert capsys.readouterr().err == error
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in MADE_BY.items()]
+    assert main(["import-hdf5", path, "--store", str(tmp_path / "other"), "--view", "net", *flags]) == 0
+    assert capsys.readouterr().err == error.replace("export", "import")
+    made = opened(tmp_path / "old.h5")
+    assert made.provenance.weights == "ab" * 32, "the provenance in the file is not looked at"
+    assert (
+        made.read("q", keys=[KEYS[row] for row in finished]).tobytes()
+        == view.read("q", finished, dtype="float32").tobytes()
+    )
+
+
+def test_a_snapshot_is_exported_as_it_was(view: View, finished: np.ndarray, run: Run, tmp_path: Path) -> None:
+    store = str(view.paths.store)
+    assert main(["tag", store, "then"]) == 0
+    again = {name: np.ones((1, *form.shape), np.float32) for name, form in view.features.items()}
+    view.write_shard(ABSENT // 4, np.array([ABSENT]), again, {})
+    assert main(["export", str(tmp_path / "out.parquet"), "--store", f"{store}@then", "--view", "net"]) == 0
+    assert main(["import", str(tmp_path / "out.parquet"), "--store", str(tmp_path / "other"), "--view", "net"]) == 0
+    same_features(opened(tmp_path / "out.parquet"), view, finished)
+    assert len(opened(tmp_path / "out.parquet").catalog) == len(finished)
