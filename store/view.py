@@ -312,6 +312,7 @@ class View:
         """Raise StepDiffError, naming the key, if a row is absent or failed."""
         if found := self._statuses.first_not_ok(rows):
             row, status = found
+            self.check_not_dropped()
             refuse_forgotten(self.paths.store, self.entity, np.array([row]), self.catalog.name)
             raise StepDiffError(
                 f"{self.catalog.name(row)} is {'failed' if status == FAILED else 'absent'} in view {self.name} of "
