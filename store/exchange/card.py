@@ -55,8 +55,8 @@ class Card:
     """column -> shape and dtype, as exported"""
     stored: dict[str, dict[str, Any]]
     """feature -> shape and dtype in the store"""
-    columns: list[str]
-    """of the catalog"""
+    columns: dict[str, str]
+    """column of the catalog -> its Arrow type"""
     rows: int
     failed: int
     """rows left out"""
@@ -148,6 +148,8 @@ def read_card(data: bytes) -> Card:
             raise ValueError("another kind or version")
         card = Card(**values)
         Provenance.from_dict(card.provenance)
+        if not isinstance(card.columns, dict) or type(card.shards_per_part) is not int or card.shards_per_part < 1:
+            raise ValueError("columns or parts")
         [Feature(tuple(form["shape"]), form["dtype"]) for form in (*card.features.values(), *card.stored.values())]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, StepDiffError) as error:
         raise StepDiffError(f"the card is damaged ({_short(error)})") from None
@@ -159,7 +161,7 @@ def make_card(
     ok: Bool[np.ndarray, " rows"],
     format: str,
     features: Mapping[str, Feature],
-    columns: Sequence[str],
+    columns: Mapping[str, str],
     license: str,
     shards_per_part: int,
 ) -> Card:
@@ -170,7 +172,7 @@ def make_card(
         ok: which rows of the catalog are exported.
         format: of the export.
         features: as exported, by column.
-        columns: of the catalog.
+        columns: of the catalog, with their Arrow types.
         license: as the user gives it.
         shards_per_part: shards whose rows are one part.
     """
@@ -191,7 +193,7 @@ def make_card(
         provenance=view.provenance.as_dict(),
         features={name: _form(feature) for name, feature in features.items()},
         stored={name: _form(feature) for name, feature in view.features.items()},
-        columns=list(columns),
+        columns=dict(columns),
         rows=int(ok.sum()),
         failed=int((status == FAILED).sum()),
         absent=int((status == ABSENT).sum()) - int((status[forgotten] == ABSENT).sum()),

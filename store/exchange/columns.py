@@ -113,7 +113,9 @@ def layout(
                 )
             named[name + SCALE] = column + SCALE
     found = {name: _column(where, schema.field(column), sample) for name, column in named.items()}
-    about = list(columns) or (card.columns if card else [n for n in schema.names if n not in (key, "row", *lists)])
+    about = list(columns) or (
+        list(card.columns) if card else [n for n in schema.names if n not in (key, "row", *lists)]
+    )
     for name in about:
         if name not in schema.names:
             raise StepDiffError(f"{where} has no column {name!r}: it has {_some(schema.names)}")

@@ -10,13 +10,13 @@ Guarantees
 - an export of another view into the same folder is refused
 - an exported row has the stored bits, unless another dtype is asked for
 - a damaged row is never exported
-- an export holds one batch of rows, and one byte for each row of the view, in memory
+- memory does not grow with the view, but for two bytes a row
 """
 
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, get_args, runtime_checkable
@@ -102,12 +102,12 @@ def export(options: ExportOptions) -> Exported:
     _stepdiff.require("store export", "export", ("pyarrow",))
     from store.exchange import arrow
 
-    given = (view, options.features or None, options.columns or None)
-    schema = arrow.schema(*given, options.dtype)
+    path, names = LocalPath(options.path), options.features or None
+    chosen = options.columns or _columns_there(path, view)
+    schema = arrow.schema(view, names, chosen, options.dtype)
     features = arrow.stored_features(view, options.features or tuple(view.features), options.dtype)
-    columns = [name for name in schema.names if name not in (arrow.KEY, *features)]
+    columns = {field.name: str(field.type) for field in schema if field.name not in (arrow.KEY, *features)}
     a_shard = view.rows_per_shard * sum(feature.row_bytes for feature in features.values())
-    path = LocalPath(options.path)
     make = partial(cards.make_card, view, format=format, features=features, columns=columns, license=options.license)
     card, ok = _begin(path, view, make, max(PART_BYTES // a_shard, 1))
     parts, header = _parts(path, card, schema, features)
@@ -121,7 +121,7 @@ def export(options: ExportOptions) -> Exported:
                     continue
                 start, size = first * view.rows_per_shard, card.shards_per_part * view.rows_per_shard
                 rows = start + np.flatnonzero(ok[start : start + size])
-                batches = arrow.record_batches(*given[:2], rows, None, given[2], options.dtype)
+                batches = arrow.record_batches(view, names, rows, None, list(columns), options.dtype)
                 parts.write(number, _counted(batches, count, path, advance))
         parts.finish()
         write_text(path / cards.README, card.readme(path.name, header))
@@ -190,6 +190,15 @@ def _begin(
     return there, None if complete else ok
 
 
+def _columns_there(path: LocalPath, view: View) -> list[str] | None:
+    """Return the columns of an export that began in `path` and that the catalog has; None where there is none."""
+    try:
+        card = cards.read_card((path / cards.NAME).read_whole(_MOST_CARD))
+    except (OSError, StepDiffError):  # which `_begin` reports
+        return None
+    return [name for name in card.columns if name in view.catalog.schema()]
+
+
 def _read_rows(path: LocalPath) -> Bool[np.ndarray, " rows"]:
     try:
         data = zlib.decompress(path.read_whole(_MOST_CARD))
@@ -205,7 +214,7 @@ def _parts(
     path: LocalPath, card: Card, schema: "pa.Schema", features: Mapping[str, Feature]
 ) -> tuple[Parts, dict[str, Any]]:
     """Return where parts are written, and more fields of the README's header."""
-    schema = schema.with_metadata({"stepdiff": card.as_json()})
+    schema = schema.with_metadata({"stepdiff": replace(card, parts=[]).as_json()})
     if card.format == "lance":
         from store.exchange.lance import Fragments
 

@@ -71,7 +71,7 @@ def export_hdf5(options: Hdf5ExportOptions, license: str = UNKNOWN_LICENSE) -> E
     status = view.status()
     rows = np.flatnonzero(status == OK)
     forms = {name: Feature(shape, dtype) for name, (shape, dtype) in arrays.items()}
-    card = make_card(view, status == OK, "hdf5", forms, (), license, -(-len(status) // view.rows_per_shard) or 1)
+    card = make_card(view, status == OK, "hdf5", forms, {}, license, -(-len(status) // view.rows_per_shard) or 1)
     a_row = sum(np.dtype(dtype).itemsize * int(np.prod(shape)) + _HEADER_BYTES for shape, dtype in arrays.values())
     with _whole(path, len(rows) * a_row) as file, progress(f"export of {view.name}", len(rows)) as advance:
         grouped = options.layout == "clips" and len(arrays) > 1

@@ -138,13 +138,33 @@ def _column(name: str, kind: pa.DataType) -> tuple[dict[str, Any], dict[str, Any
 class Groups:
     """Rows of several Parquet files, in row groups."""
 
-    files: list[pq.ParquetFile]
+    paths: list[Path]
     starts: Int64[np.ndarray, " starts"]
     """first row of each row group, and the end of the last"""
     owners: list[tuple[int, int]]
     """file and number of each row group"""
     _open: "tuple[int, int, pa.RecordBatch, Iterator[pa.RecordBatch]] | None" = None
     """the group that is being read, its last batch with its first row, and those that follow"""
+    _file: tuple[int, pq.ParquetFile] | None = None
+
+    def file(self, number: int) -> pq.ParquetFile:
+        """Return an open file; the one before it is closed, because folders may have more files than can be open."""
+        if self._file is None or self._file[0] != number:
+            self.close()
+            self._file = number, _parquet_file(self.paths[number])
+        return self._file[1]
+
+    def close(self) -> None:
+        """Close the open file."""
+        self._open = None
+        if self._file is not None:
+            self._file[1].close()
+            self._file = None
+
+    def each(self, columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
+        """Yield columns of all files, in order, in batches of at most `rows` rows."""
+        for number in range(len(self.paths)):
+            yield from self.file(number).iter_batches(rows, columns=list(columns))
 
     def batches(
         self, group: int, first: int, columns: Sequence[str], size: int
@@ -157,7 +177,7 @@ class Groups:
             _, row, batch, rest = self._open
         else:
             file, number = self.owners[group]
-            rest = self.files[file].iter_batches(size, row_groups=[number], columns=list(columns))
+            rest = self.file(file).iter_batches(size, row_groups=[number], columns=list(columns))
             row, batch = 0, next(rest, None)
         while batch is not None:
             self._open = group, row, batch, rest
@@ -190,9 +210,8 @@ class ParquetRows:
     def metadata(self) -> Iterator[pl.DataFrame]:
         """Yield the metadata of all rows, in order."""
         with readable(self.where):
-            for file in self.groups.files:
-                for batch in file.iter_batches(_BLOCK, columns=self.layout.about):
-                    yield frame_of(self.where, batch, self.nbytes)
+            for batch in self.groups.each(self.layout.about, _BLOCK):
+                yield frame_of(self.where, batch, self.nbytes)
 
     def read(self, places: Int[np.ndarray, " P"]) -> Read:
         """Return the features of the rows at `places`."""
@@ -233,40 +252,52 @@ def parquet_rows(
 
     Other arguments as of `columns.layout`. Raises StepDiffError where they cannot be used.
     """
-    found = _parquet_files(path)
-    files: list[pq.ParquetFile] = []
+    groups = _groups(_parquet_files(path))
+    count = int(groups.starts[-1])
     try:
-        for file in found:
-            _check_size(file)
-            with readable(file):
-                schema = pq.read_schema(file)
-                texts = [f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
-                files.append(pq.ParquetFile(file, read_dictionary=texts, page_checksum_verification=True))
-        first = files[0].schema_arrow
-        if not files[0].metadata.num_rows:
-            raise StepDiffError(f"{found[0]} has no rows")
+        if not count:
+            raise StepDiffError(f"{path} has no rows")
+        first = groups.file(0).schema_arrow
         with readable(path):
             ragged = ragged_columns(first)
-            sample = next(files[0].iter_batches(_SAMPLE, columns=ragged)) if ragged else None
+            sample = next(groups.each(ragged, _SAMPLE)) if ragged else None
         taken = layout(str(path), first, sample, keys, features, columns)
         used = [taken.keys, *taken.about, *(column.name for column in taken.features.values())]
-        for file, opened in zip(found, files, strict=True):
-            check_same(str(file), opened.schema_arrow, first, used)
-        owners = [(n, g) for n, opened in enumerate(files) for g in range(opened.num_row_groups)]
-        sizes = [files[n].metadata.row_group(g).num_rows for n, g in owners]
-        groups = Groups(files, np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64), owners)
-        if taken.card and (path / cards.NAME).exists() and taken.card.rows != groups.starts[-1]:
-            raise StepDiffError(
-                f"{path} has {groups.starts[-1]:,} rows and its card says {taken.card.rows:,}: a part is missing"
-            )
-        nbytes = sum(file.stat().st_size for file in found)
+        for number, file in enumerate(groups.paths):
+            check_same(str(file), groups.file(number).schema_arrow, first, used)
+        if taken.card and (path / cards.NAME).exists() and taken.card.rows != count:
+            raise StepDiffError(f"{path} has {count:,} rows and its card says {taken.card.rows:,}: a part is missing")
+        nbytes = sum(file.stat().st_size for file in groups.paths)
         with readable(path):
-            blocks = (b.column(0) for f in files for b in f.iter_batches(KEY_ROWS, columns=[taken.keys]))
-            texts_found = texts_of(str(path), blocks, nbytes)
-        yield ParquetRows(str(path), groups, taken, nbytes, texts_found, {"pyarrow": pa.__version__})
+            found = (batch.column(0) for batch in groups.each([taken.keys], KEY_ROWS))
+            texts = texts_of(str(path), found, nbytes)
+        yield ParquetRows(str(path), groups, taken, nbytes, texts, {"pyarrow": pa.__version__})
     finally:
-        for opened in files:
-            opened.close()
+        groups.close()
+
+
+def _parquet_file(path: Path) -> pq.ParquetFile:
+    """Open a file; its texts are read as dictionaries, which take no more memory than in the file."""
+    with readable(path):
+        schema = pq.read_schema(path)
+        texts = [f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
+        return pq.ParquetFile(path, read_dictionary=texts, page_checksum_verification=True)
+
+
+def _groups(paths: list[Path]) -> Groups:
+    """Return the row groups of the files that have rows."""
+    filled: list[Path] = []
+    owners: list[tuple[int, int]] = []
+    sizes: list[int] = []
+    for path in paths:
+        _check_size(path)
+        with _parquet_file(path) as file:
+            counts = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+        if sum(counts):
+            owners += [(len(filled), group) for group in range(len(counts))]
+            sizes += counts
+            filled.append(path)
+    return Groups(filled, np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64), owners)
 
 
 def _taken(batch: pa.RecordBatch, rows: Int[np.ndarray, " K"]) -> pa.RecordBatch:

@@ -144,6 +144,7 @@ def test_the_rows_of_an_export_are_fixed_when_it_begins(
             export(options)
     again = {name: np.ones((1, *form.shape), np.float32) for name, form in view.features.items()}
     view.write_shard(ABSENT // 4, np.array([ABSENT]), again, {})
+    view.catalog.append(pl.DataFrame({"key": ["later"], "new": ["column"]}))
     done = export(options)
     assert (done.rows, done.already) == (10, 0)
     now = content(tmp_path / "out", format)
@@ -183,7 +184,7 @@ def test_an_export_of_another_view_into_the_same_folder_is_refused(
     for arguments, message in (
         (("--features", "tokens"), "differs: features {"),
         (("--license", "mit"), "differs: license unknown"),
-        (("--columns", "video"), "differs: columns ["),
+        (("--columns", "video"), "differs: columns {"),
         (("--dtype", "float32"), "differs: features {"),
     ):
         assert run("out", "--format", format, *arguments) == 2
