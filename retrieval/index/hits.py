@@ -58,7 +58,8 @@ class Hits:
         wanted = rows[asking, ranks]
         mapped = self._current(wanted)
         addresses = mapped.addresses[wanted]
-        lying = np.flatnonzero(addresses)
+        lying = np.argsort(addresses)  # in the order of memory, equal rows together
+        lying = lying[np.count_nonzero(addresses == 0) :]
         if len(lying):
             cosines = np.empty(len(lying))
             given = addresses[lying], queries, asking[lying]

@@ -172,8 +172,8 @@ def _array(data: bytes, kind: str, axes: int) -> np.ndarray:
 
 
 AGAIN = 10  # hits of product-quantised codes compared exactly per requested hit
-_FINE = re.compile(r"IVF\d+(_HNSW\d+)?,(SQfp16|Flat)")  # indexes whose scores are those of half floats, or better
-HALF = 2.0**-11  # length of the rounding error of a vector of length 1 in half floats, at most
+_FINE = re.compile(r"IVF\d+(_HNSW\d+)?,(SQfp16|Flat)")  # codes that order hits as the vectors do, but for near ties
+NEAR = 2  # hits of such codes compared exactly beyond k; each costs as much as 30 of a list
 
 
 @dataclass(frozen=True)
@@ -208,17 +208,15 @@ class Index:
             rows = filled_rows(self.view) if among is None else among
             return search_exactly(self.store, self.view, feature, rows, queries, k)
         only = None if among is None else selecting(self.faiss, among)
-        more = max(k * AGAIN, 100) if "PQ" in self.card["factory"] else k + SPARE
+        spare = NEAR if _FINE.fullmatch(self.card["factory"]) else SPARE
+        more = max(k * AGAIN, 100) if "PQ" in self.card["factory"] else k + spare
         try:
-            scores, rows = self.faiss.search(queries, more, params=only)
+            _, rows = self.faiss.search(queries, more, params=only)
         except RuntimeError as error:
             raise StepDiffError(
                 f"FAISS cannot search only some rows of an index {self.card['factory']!r}: "
                 "build one with --factory auto"
             ) from error
-        if _FINE.fullmatch(self.card["factory"]):  # rows that their scores exclude are not compared
-            slack = HALF + (self.card["dim"] + 8) * 2.0**-23  # error of half floats, and of a sum in float32
-            rows = np.where(scores >= scores[:, k - 1 : k] - 2 * slack, rows, -1)
         cosines = self.hits.cosines(queries, rows)
         order = np.lexsort((rows, -cosines))[:, :k]
         found = np.take_along_axis(cosines, order, axis=1).astype(np.float32)
