@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import faiss
 import numpy as np
 import pytest
 
@@ -10,7 +11,7 @@ from retrieval.exact import compared
 from retrieval.index import hits
 from retrieval.index.builder import build_index
 from retrieval.index.hits import Hits
-from retrieval.index.index import open_index
+from retrieval.index.index import ivf_of, open_index
 from retrieval.vectors import filled_rows, normalised
 from store import Store, View
 
@@ -106,3 +107,11 @@ def test_a_few_hits_of_fine_codes_give_the_result_of_many(
     many = open_index(store, view).search(queries, 10)
     np.testing.assert_array_equal(few[0], many[0])
     np.testing.assert_array_equal(few[1], many[1])
+
+
+def test_a_search_of_mapped_lists_starts_no_threads(store: Store, fill: Fill) -> None:
+    view = fill(store, vectors(), [f"c{at}" for at in range(ROWS)], shard=SHARD)
+    build_index(store, view, factory="IVF16,SQfp16", workers=1)
+    ivf = ivf_of(open_index(store, view).faiss)
+    lists = faiss.downcast_InvertedLists(ivf.invlists)
+    assert isinstance(lists, faiss.OnDiskInvertedLists) and lists.prefetch_nthread == 0
