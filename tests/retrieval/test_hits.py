@@ -112,6 +112,6 @@ def test_a_few_hits_of_fine_codes_give_the_result_of_many(
 def test_a_search_of_mapped_lists_starts_no_threads(store: Store, fill: Fill) -> None:
     view = fill(store, vectors(), [f"c{at}" for at in range(ROWS)], shard=SHARD)
     build_index(store, view, factory="IVF16,SQfp16", workers=1)
-    ivf = ivf_of(open_index(store, view).faiss)
-    lists = faiss.downcast_InvertedLists(ivf.invlists)
+    index = open_index(store, view)
+    lists = faiss.downcast_InvertedLists(ivf_of(index.faiss).invlists)
     assert isinstance(lists, faiss.OnDiskInvertedLists) and lists.prefetch_nthread == 0
