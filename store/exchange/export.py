@@ -7,8 +7,7 @@ export is complete. HDF5 is one file, written whole: a killed export to it begin
 Guarantees
 - a killed export continues, and ends with the same content
 - half an export never looks whole
-- an export of another view into the same folder is refused
-- an exported row has the stored bits, unless another dtype is asked for
+- an export of another view into the same folder is refused, and so is a second run at the same time
 - a damaged row is never exported
 - memory does not grow with the view, but for two bytes a row
 """
@@ -16,6 +15,7 @@ Guarantees
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from jaxtyping import Bool
 from common.errors import StepDiffError
 from common.io.files import write_text
 from common.io.local import LocalPath
+from common.io.locks import locked
 from common.progress import progress
 from store.exchange import card as cards
 from store.exchange.card import Card
@@ -42,6 +43,7 @@ PART_BYTES = 256 * 2**20
 """bytes of features in a part, at most about, where a shard has fewer"""
 _ROWS = "_export.rows"
 """the rows of an export that is not complete: their number, and a bit for each"""
+_LOCK = "_export.lock"
 _MOST_CARD = 64 * 2**20
 _SUFFIXES: Mapping[str, Format] = {".parquet": "parquet", ".lance": "lance", ".h5": "hdf5", ".hdf5": "hdf5"}
 
@@ -109,23 +111,24 @@ def export(options: ExportOptions) -> Exported:
     columns = {field.name: str(field.type) for field in schema if field.name not in (arrow.KEY, *features)}
     a_shard = view.rows_per_shard * sum(feature.row_bytes for feature in features.values())
     make = partial(cards.make_card, view, format=format, features=features, columns=columns, license=options.license)
-    card, ok = _begin(path, view, make, max(PART_BYTES // a_shard, 1))
-    parts, header = _parts(path, card, schema, features)
-    already = len(card.parts) if ok is None else 0
-    if ok is not None:
-        with progress(f"export of {view.name}", card.rows) as advance:
-            for number, (first, count) in enumerate(card.parts):
-                if parts.is_whole() or parts.has(number):
-                    already += 1
-                    advance(count)
-                    continue
-                start, size = first * view.rows_per_shard, card.shards_per_part * view.rows_per_shard
-                rows = start + np.flatnonzero(ok[start : start + size])
-                batches = arrow.record_batches(view, names, rows, None, list(columns), options.dtype)
-                parts.write(number, _counted(batches, count, path, advance))
-        parts.finish()
-        write_text(path / cards.README, card.readme(path.name, header))
-        (path / _ROWS).remove()
+    with _only_run(path):
+        card, ok = _begin(path, view, make, max(PART_BYTES // a_shard, 1))
+        already = len(card.parts)
+        if ok is not None:
+            parts, header = _parts(path, card, schema, features)
+            already = sum(parts.is_whole() or parts.has(number) for number in range(len(card.parts)))
+            with progress(f"export of {view.name}", card.rows) as advance:
+                for number, (first, count) in enumerate(card.parts):
+                    if parts.is_whole() or parts.has(number):
+                        advance(count)
+                        continue
+                    start, size = first * view.rows_per_shard, card.shards_per_part * view.rows_per_shard
+                    rows = start + np.flatnonzero(ok[start : start + size])
+                    batches = arrow.record_batches(view, names, rows, None, list(columns), options.dtype)
+                    parts.write(number, _counted(batches, count, path, advance))
+            parts.finish()
+            write_text(path / cards.README, card.readme(path.name, header))
+            (path / _ROWS).remove()
     return Exported(
         path=options.path,
         format=format,
@@ -152,6 +155,21 @@ def chosen_format(options: ExportOptions) -> Format:
     return found
 
 
+@contextmanager
+def _only_run(path: LocalPath) -> Iterator[None]:
+    """Make the folder, and hold its lock: another run would remove what this one writes. HeldError names it."""
+    if path.is_file():
+        raise StepDiffError(f"{path} is a file: give the name of a new folder")
+    path.make_folder()
+    with locked(path / _LOCK, wait=False):
+        try:
+            yield
+        finally:
+            (path / _LOCK).remove()
+            with suppress(OSError):  # it is empty if nothing could be exported
+                path.rmdir()
+
+
 def _begin(
     path: LocalPath, view: View, make: Callable[..., Card], shards_per_part: int
 ) -> tuple[Card, Bool[np.ndarray, " rows"] | None]:
@@ -159,17 +177,14 @@ def _begin(
 
     The rows are fixed when the export begins: those that finish later are not part of it.
     """
-    if path.is_file():
-        raise StepDiffError(f"{path} is a file: give the name of a new folder")
     try:
         there = cards.read_card((path / cards.NAME).read_whole(_MOST_CARD))
         path.remove_dead(deep=False)
         complete = (path / cards.README).exists()
-        ok = view.status() == OK if complete else _read_rows(path / _ROWS)
+        ok = view.status() == OK if complete else _read_rows(path / _ROWS, len(view.catalog))
     except FileNotFoundError:
-        path.make_folder()
         path.remove_dead(deep=False)
-        if any(file.name not in (cards.NAME, _ROWS) for file in path.iterdir()):
+        if any(file.name not in (cards.NAME, _ROWS, _LOCK) for file in path.iterdir()):
             raise StepDiffError(f"{path} holds other files: give the name of a new folder") from None
         ok = view.status() == OK
         if not ok.any():
@@ -199,9 +214,10 @@ def _columns_there(path: LocalPath, view: View) -> list[str] | None:
     return [name for name in card.columns if name in view.catalog.schema()]
 
 
-def _read_rows(path: LocalPath) -> Bool[np.ndarray, " rows"]:
+def _read_rows(path: LocalPath, most: int) -> Bool[np.ndarray, " rows"]:
+    """Return the rows of an export that began; there are at most `most`."""
     try:
-        data = zlib.decompress(path.read_whole(_MOST_CARD))
+        data = zlib.decompressobj().decompress(path.read_whole(_MOST_CARD), 9 + most // 8)
     except zlib.error:
         raise StepDiffError(f"{path.name} is damaged") from None
     count = int.from_bytes(data[:8], "little")

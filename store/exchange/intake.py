@@ -2,7 +2,7 @@
 
 Guarantees
 - an import that was killed resumes, and ends with the same arrays as an uninterrupted one
-- a row that cannot be imported, or does not fit, is recorded as failed, and changes no other
+- a row that does not fit fails alone: it is recorded with the reason
 - float16, float32 and int8 with scales keep every bit
 - the provenance in the files of store export is used, and one that contradicts it is refused
 - an import holds the keys, and the features of one shard, in memory

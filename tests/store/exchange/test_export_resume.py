@@ -270,3 +270,34 @@ def test_the_exported_rows_are_listed_as_json(run: Run, capsys: pytest.CaptureFi
     record = json.loads(capsys.readouterr().out)
     assert (record["rows"], record["failed"], record["absent"], record["forgotten"]) == (10, 1, 1, 1)
     assert (record["format"], record["parts"], record["already"]) == ("parquet", 4, 0)
+
+
+def test_a_second_run_at_the_same_time_is_refused(
+    view: View, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    needs("parquet")
+    (tmp_path / "out.parquet").mkdir()
+    holder = (
+        "import sys; from common.io.locks import locked; held = locked(sys.argv[1], False); held.__enter__();"
+        "print(1, flush=True); input()"
+    )
+    path = str(tmp_path / "out.parquet/_export.lock")
+    with subprocess.Popen(
+        [sys.executable, "-c", holder, path], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None and other.stdout.readline()
+        assert run("out.parquet") == 2
+        assert f"is being written by process {other.pid} on host" in capsys.readouterr().err
+        other.kill()
+    assert run("out.parquet") == 0
+
+
+def test_a_view_without_finished_rows_is_refused(
+    view: View, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    needs("parquet")
+    with Store.open(view.paths.store).lock():
+        view.withdraw(np.arange(13))
+    assert run("out.parquet") == 2
+    assert "view net of clips has no finished rows: run featurize first" in capsys.readouterr().err
+    assert not (tmp_path / "out.parquet").exists()

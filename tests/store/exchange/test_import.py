@@ -247,3 +247,27 @@ def test_a_snapshot_is_exported_as_it_was(view: View, finished: np.ndarray, run:
     assert main(["import", str(tmp_path / "out.parquet"), "--store", str(tmp_path / "other"), "--view", "net"]) == 0
     same_features(opened(tmp_path / "out.parquet"), view, finished)
     assert len(opened(tmp_path / "out.parquet").catalog) == len(finished)
+
+
+def test_an_import_holds_the_keys_and_the_features_of_one_shard_in_memory(tmp_path: Path) -> None:
+    """200 MB of features are imported with less than 100 MB more than 8 MB of features need."""
+    peaks = []
+    for rows in (64, 1600):
+        path = tmp_path / f"{rows}.parquet"
+        kind = pa.schema([("key", pa.string()), ("tokens", pa.list_(pa.float32(), 128 * 256))])
+        with pq.ParquetWriter(path, kind, use_dictionary=False, compression="none") as file:
+            for first in range(0, rows, 64):
+                values = np.random.default_rng(first).random((64, 128 * 256), np.float32)
+                keys = [f"k{row}" for row in range(first, first + 64)]
+                file.write_table(pa.table({"key": keys, "tokens": lists(values)}, kind))
+        script = (
+            "import resource, sys, store.feature_store; from store.__main__ import main;"
+            "store.feature_store.shard_rows = lambda *_: 64; assert main(sys.argv[1:]) == 0;"
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        )
+        flags = [f"--{name.replace('_', '-')}={value}" for name, value in MADE_BY.items()]
+        command = ["import", str(path), "--store", str(tmp_path / f"s{rows}"), "--view", "net", *flags]
+        done = subprocess.run([sys.executable, "-c", script, *command], cwd=ROOT, capture_output=True, text=True)
+        peaks.append(int(done.stdout.splitlines()[-1]) * 1024)
+    print(peaks)
+    assert peaks[1] - peaks[0] < 100 * 2**20
