@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from common.errors import StepDiffError
-from common.io.files import write_text
+from common.io.files import place, write_text
 from common.io.local import LocalPath
 from common.io.locks import locked
 from common.progress import progress
@@ -94,6 +94,8 @@ def export(options: ExportOptions) -> Exported:
     """Export what is missing. StepDiffError where the view lacks a feature, or the files cannot be written."""
     begin = time.monotonic()
     format = chosen_format(options)
+    if place(options.path).remote:
+        raise StepDiffError(f"{options.path} is not a local path: export to a folder, then copy it")
     view = Store.open(options.store).view(options.entity, options.view, check="always")
     if format == "hdf5":
         return _to_hdf5(view, options, begin)

@@ -223,6 +223,8 @@ def test_impossible_exports_are_refused_in_one_line(
         assert run(name, *arguments) == 2, name
         error = capsys.readouterr().err
         assert error.startswith("error: ") and message in error and error.count("\n") == 1, error
+    assert main(["export", "s3://bucket/a.parquet", "--store", str(view.paths.store), "--view", "net"]) == 2
+    assert "is not a local path: export to a folder" in capsys.readouterr().err
     assert not (tmp_path / "a.parquet").exists()
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["mine.txt"]
 
