@@ -5,9 +5,11 @@ become absent, and files about rows are written again (see `store.damage.withdra
 with the batch size that they were computed with. Rows that a killed repair left absent are marked in the store: the
 next repair computes them too.
 
+In memory are the damaged rows, about 300 bytes each. To compute most of a large view again, drop it.
+
 Guarantees
-- exactly the damaged rows of the view are computed; rows that are whole keep their bytes, and no other row is added
-- a damaged row is absent before it is computed
+- exactly the damaged rows of the view are computed, with the same bits
+- a store without damage is left as it is
 - a killed repair is completed by the same command
 - a damaged row whose video cannot be used any more becomes failed, with its reason
 - a clip whose file is another one now is refused before anything is written
@@ -106,6 +108,10 @@ def run(options: Options, asked: Windows) -> Repaired:
         raise StepDiffError("--repair keeps the shards of the view: leave out --shard-size")
     options = resolved(options)
     store = Store.open(place(options.store).expanduser().absolute())
+    if store.at is not None:
+        raise StepDiffError(
+            f"snapshot {store.at} of {store.path} is not repaired: repair the store, without @{store.at}"
+        )
     with store.lock(options.wait):
         view = store.view(asked.entity, name_of_view(options))
         if not made_by(view, options, local_weights(options)):

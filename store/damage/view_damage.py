@@ -1,9 +1,8 @@
 """The damage of one view, shard by shard: which rows a damaged file affects. `verify` and `withdrawal` use it.
 
 Guarantees
-- a flipped byte in any file of a view is found, with the rows that it affects
-- whole rows of a shard file with damaged rows are not named
-- a file that the system does not let us read is not taken for a damaged one
+- a flipped byte in any file of a view is found, and only the rows that it affects are named
+- a file that the system refuses is not taken for a damaged one
 """
 
 import errno

@@ -10,17 +10,20 @@ import pytest
 
 from common.errors import DamageError
 from store import Store, View
+from store.__main__ import main as store_main
+from store.verbs.options import RequantiseOptions
+from store.verbs.requantise import requantise
 from store.verbs.verify import verify
 
 Run = Callable[..., tuple[int, dict[str, object], str]]
 Writer = Callable[..., Path]
 CLIPS = 10
-FAILED, ABSENT = 4, 9
+FAILED = 4
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory, video: Writer, tiny_clip: Path, featurize: Run) -> Path:
-    """A folder with videos, a manifest of ten clips and a store with nine of them: row 4 failed, row 9 is absent."""
+    """A folder with videos, a manifest of ten clips and a store with nine of them: c4 failed, c9 is absent."""
     folder = tmp_path_factory.mktemp("world")
     for name, options in (("good.mp4", {"g": 10}), ("other.mp4", {"codec": "mpeg4"})):
         shutil.copy(video(name, **options), folder / name)
@@ -132,7 +135,7 @@ DAMAGE = [
     damage_rows, damage_index, damage_checksums, lose_checksums, lose_shard_file, damage_status, damage_status_and_row,
     damage_status_and_record,
 ]  # fmt: skip
-FAILED_ROW = 4  # "gone.mp4" sorts between good and other: see the fixture
+FAILED_ROW = 0  # of the clip of gone.mp4, the first video in the manifest
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
@@ -171,38 +174,36 @@ def test_a_store_without_damage_is_left_as_it_is(copy: Path, repair: Run) -> Non
     assert {path for path in now if now[path] != before.get(path)} <= {copy / "store" / "lock.json"}
 
 
-def test_a_damaged_row_whose_video_cannot_be_used_any_more_becomes_failed(copy: Path, repair: Run) -> None:
+def test_a_clip_whose_file_is_another_one_now_is_refused_before_anything_is_written(copy: Path, repair: Run) -> None:
     view = view_of(copy)
-    before = content(view)
+    before = view.status().tolist()
     damage_rows(view)
     (copy / "other.mp4").write_text("no video")
-    changed = copy / "other.mp4"
+    damaged = {path: path.read_bytes() for path in (copy / "store").rglob("*") if path.is_file()}
     status, _, message = repair(copy)
     assert status == 2 and "was made from another file" in message and "--replace instead of --repair" in message
-    assert verify(Store.open(copy / "store")) != [] and view_of(copy).status().tolist() == before[0], "nothing changed"
-    changed.unlink()
+    now = {path: path.read_bytes() for path in (copy / "store").rglob("*") if path.is_file()}
+    assert {path for path in now if now[path] != damaged.get(path)} <= {copy / "store" / "lock.json"}
+    assert view_of(copy).status().tolist() == before
+
+
+def test_a_damaged_row_whose_video_cannot_be_used_any_more_becomes_failed_with_its_reason(
+    copy: Path, repair: Run
+) -> None:
+    damage_rows(view_of(copy))
+    (copy / "other.mp4").unlink()
     status, summary, message = repair(copy)
     assert (status, summary["damaged"], summary["done"], summary["failed"]) == (1, 2, 1, 1), message
-    assert [failure["key"] for failure in summary["failures"]] == ["c1"]  # type: ignore[index]
+    ((key, reason),) = [failure.values() for failure in summary["failures"]]  # type: ignore[attr-defined]
+    assert key == "c1" and "other.mp4" in reason
     assert verify(Store.open(copy / "store")) == [] and view_of(copy).status().tolist()[5] == 2
     assert repair(copy)[0] == 0, "a failed row is not tried again"
 
 
 def test_damage_that_featurize_cannot_repair_is_listed_with_what_to_do(copy: Path, repair: Run) -> None:
     store = Store.open(copy / "store")
-    view = view_of(copy)
-    rows = damage_rows(view)
-    from store.verbs.options import RequantiseOptions
-    from store.verbs.requantise import requantise
-
-    shutil.copytree(copy / "store", copy / "whole")
-    for row in (2, 5):
-        path, at = row_bytes(view, row)
-        flip(path, at + 7)
     requantise(RequantiseOptions(str(store.path), "clip", "small", "int8"))
-    for row in (2, 5):
-        path, at = row_bytes(view, row)
-        flip(path, at + 7)
+    rows = damage_rows(view_of(copy))
     flip(store.view("clips", "small").paths.shard("tokens", 0, 3), 3)
     (copy / "store" / "indexes" / "clips").mkdir(parents=True)
     (copy / "store" / "indexes" / "clips" / "clip.json").write_text("{}")
@@ -240,6 +241,20 @@ def test_rows_that_the_command_does_not_name_are_listed(copy: Path, repair: Run)
     status, summary, _ = repair(copy)
     assert (status, summary["damaged"], summary["done"], summary["left"]) == (0, 1, 1, 0)
     assert content(view_of(copy)) == before
+
+
+def test_a_repair_makes_the_rows_of_a_snapshot_whole_and_refuses_the_snapshot_itself(
+    copy: Path, repair: Run, tiny_clip: Path, featurize: Run
+) -> None:
+    assert store_main(["tag", str(copy / "store"), "before"]) == 0
+    expected = view_of(copy).read("tokens", np.arange(1, 6))
+    damage_rows(view_of(copy))
+    snapshot = ["--manifest", copy / "clips.csv", "--store", f"{copy / 'store'}@before", "--encoder", "clip"]
+    status, _, message = featurize(*snapshot, "--weights", tiny_clip, "--repair")
+    assert status == 2 and "without @before" in message
+    assert repair(copy)[0] == 0
+    then = Store.open(copy / "store", at="before").view("clips", "clip")
+    assert (then.read("tokens", np.arange(1, 6)) == expected).all() and verify(Store.open(copy / "store")) == []
 
 
 def test_another_run_that_holds_the_lock_refuses_a_repair(copy: Path, repair: Run) -> None:

@@ -49,6 +49,26 @@ def states(view: View) -> list[int]:
     return opened(view).status().tolist()
 
 
+def test_a_flipped_byte_in_any_file_of_a_view_is_found_and_only_the_rows_that_it_affects_are_named(
+    filled: View,
+) -> None:
+    rows = {"tokens": {4}, "embedding": {4}, "checksum": {4, 5, 7}, "status": {4, 5, 6, 7}}
+    for file in (path for path in filled.paths.group.rglob("*") if path.is_file() and path.name != "zarr.json"):
+        array, _, shard = file.relative_to(filled.paths.group).parts[:3]
+        flip(file, 0)
+        (found,) = view_damage(opened(filled), 11)
+        assert found.path == file and found.shard == int(shard) and found.rows is not None
+        if shard == "1":
+            assert set(found.rows.tolist()) == rows[array]
+        flip(file, 0)
+    for array in ("tokens", "checksum", "status"):
+        flip(filled.paths.metadata(array), 50)
+        (found,) = view_damage(opened(filled), 11)
+        assert (found.kind, found.rows) == ("metadata", None)
+        flip(filled.paths.metadata(array), 50)
+    assert list(view_damage(opened(filled), 11)) == []
+
+
 def test_a_damaged_row_is_absent_before_anything_is_computed(filled: View) -> None:
     flip(filled.paths.shard("tokens", 1, 3), 0)  # row 4
     flip(filled.paths.shard("embedding", 1, 2), 30)  # row 5
