@@ -172,6 +172,7 @@ _pointer: Any = intrinsic(_as_pointer)
 @compiled
 def cosines_at(
     addresses: Int64[np.ndarray, " pairs"],
+    norms: Float64[np.ndarray, " pairs"],
     queries: Float32[np.ndarray, "queries dim"],
     asking: Int64[np.ndarray, " pairs"],
     first: int,
@@ -180,16 +181,14 @@ def cosines_at(
 ) -> None:
     """Fill `out` from `first` to `last` (exclusive) with float64 cosines of queries[asking] and the vectors in memory.
 
-    Each address is that of `dim` float32, which the caller keeps in memory.
+    Each address is that of `dim` float32, which the caller keeps in memory; `norms` are their lengths.
     """
-    square = np.empty(1)
     for pair in range(first, last):
-        vector, query = carray(_pointer(addresses[pair]), (1, queries.shape[1])), queries[asking[pair]]
-        squares_of(vector, square)
+        vector, query = carray(_pointer(addresses[pair]), queries.shape[1]), queries[asking[pair]]
         total = 0.0
         for d in range(len(query)):
-            total += np.float64(vector[0, d]) * np.float64(query[d])
-        out[pair] = total / np.sqrt(square[0])
+            total += np.float64(vector[d]) * np.float64(query[d])
+        out[pair] = total / norms[pair]
 
 
 def search_exactly(
@@ -302,9 +301,9 @@ def compared(
         part = slice(start, start + COMPARED)
         near, places = np.unique(rows[asking[part], ranks[part]], return_inverse=True)
         vectors = chosen(view, feature, near)
-        checked_norms(store, view, feature, near, squares(vectors))
+        norms = checked_norms(store, view, feature, near, squares(vectors))
         cosines, addresses = np.empty(len(places)), vectors.ctypes.data + places * vectors.strides[0]
-        given = addresses, queries, asking[part]
+        given = addresses, norms[places], queries, asking[part]
         each(lambda share: cosines_at(*given, *share, cosines), shares(len(cosines)))  # noqa: B023
         exact[asking[part], ranks[part]] = cosines
     return exact

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
 from common.threads import cores, each, shares
-from retrieval.exact import compared, cosines_at
+from retrieval.exact import compared, cosines_at, squares
 from retrieval.vectors import BLOCK
 from store import Store, View
 from store.view import OK
@@ -32,6 +32,7 @@ class _Mapped:
 
     def __init__(self, rows: int, stretches: int) -> None:
         self.addresses = np.zeros(rows, np.int64)  # 0: not mapped; pages that are not written take no memory
+        self.norms = np.zeros(rows)
         self.left = np.full(stretches, OFTEN)  # rows of a stretch to compare before it is mapped
         self.shards: dict[int, object] = {}  # version of each shard file when its first row was mapped
         self.kept: list[np.ndarray] = []
@@ -62,7 +63,7 @@ class Hits:
         lying = lying[np.count_nonzero(addresses == 0) :]
         if len(lying):
             cosines = np.empty(len(lying))
-            given = addresses[lying], queries, asking[lying]
+            given = addresses[lying], mapped.norms[wanted[lying]], queries, asking[lying]
             parts = shares(len(lying), min(cores(), -(-len(lying) // A_THREAD)))
             each(lambda part: cosines_at(*given, *part, cosines), parts)
             good = np.isfinite(cosines)  # `compared` names a row without a direction
@@ -112,4 +113,5 @@ class Hits:
                 mapped.left[stretch] = LATER
                 continue
             mapped.kept.append(vectors)
+            mapped.norms[run] = np.sqrt(squares(vectors))
             mapped.addresses[run] = vectors.ctypes.data + np.arange(len(run)) * vectors.strides[0]
