@@ -382,6 +382,7 @@ def test_the_commands_accept_a_url(bucket: str, tmp_path: Path, capsys: pytest.C
     assert (figures["path"], view["ok"], view["failed"], view["bytes"]) == (url, 17, 3, sum(sizes.values()))
     assert main(["requantise", url, "--view", "net", "--to", "small", "--dtype", "float16"]) == 0
     assert main(["export", str(tmp_path / "clips.h5"), "--store", url, "--view", "small"]) == 0
+    assert main(["export", str(tmp_path / "clips.parquet"), "--store", url, "--view", "small"]) == 0
     assert main(["compact", url]) == 0
     assert "2 catalog parts and 2 files of failures and 3 records of writers merged" in capsys.readouterr().out
     assert main(["drop", url, "--view", "small", "--yes"]) == 0
