@@ -12,7 +12,8 @@ limit of any float32 search here.
 
 Approximate searches are compared at the same recall of the 10 nearest: ours is the index that `--factory auto` builds
 for a recall of 0.95, and each peer has the least effort with which it finds as many of the neighbours as ours. Ours
-compares its hits with the store too, so its similarities are exact; those of the peers are of their codes.
+compares its hits with the store too, so its similarities are exact; those of the peers are of their codes. It is measured
+as an index in use, which has mapped the rows that it compares; the first search is printed apart.
 
 The features have the structure of clips: activities, their steps (a few of them frequent), videos of ten clips each and
 clips, in fewer directions than channels. Queries are clips of other videos. Features of a store are asked with some of
@@ -46,6 +47,7 @@ PRODUCT_ROWS = 8192  # multiplied at a time
 SLOWER = 1.1  # than the best peer at the same recall, at most
 SAME = 2e-6  # cosines as near as that are one number to float32
 ONE_BY_ONE = 16  # queries that are asked singly too
+IN_USE = 32  # searches before the clock starts, so that rows that are often compared are mapped
 OURS = "ours"
 
 
@@ -222,7 +224,11 @@ def approximate(
     given = Budgets(latency=0.0)  # an index, however few the rows are
     card = build_index(store, view, given=given, rebuild=True, workers=1)
     index = open_index(store, view)
+    start = time.perf_counter()
     ours = np.searchsorted(rows, index.search(queries, K)[0])
+    first = time.perf_counter() - start
+    for _ in range(IN_USE):
+        index.search(queries, K)
     wanted = recall(ours, true)
     chooser = f"{OURS}: {card['factory']}"
     ways: dict[str, Callable[[np.ndarray], np.ndarray]] = {chooser: lambda asked: index.search(asked, K)[0]}
@@ -260,6 +266,7 @@ def approximate(
         )
     case = f"{name}, {len(rows):,} rows"
     print(f"{case}: the card says recall {card['recall']}, these queries {wanted:.4f}", file=sys.stderr)
+    print(f"{case}: the first search of {len(queries)} queries took {first * 1e3:.0f} ms", file=sys.stderr)
     lines = [line(f"{case}: recall", wanted, 1.0, 0.93, "the true neighbours")]
     rivals = [way for way in ways if way != chooser]
     for what in ("clock", "cpu") if rivals else ():
