@@ -12,8 +12,8 @@ limit of any float32 search here.
 
 Approximate searches are compared at the same recall of the 10 nearest: ours is the index that `--factory auto` builds
 for a recall of 0.95, and each peer has the least effort with which it finds as many of the neighbours as ours. Ours
-compares its hits with the store too, so its similarities are exact; those of the peers are of their codes. It is measured
-as an index in use, which has mapped the rows that it compares; the first search is printed apart.
+compares its hits with the store too, so its similarities are exact; those of the peers are of their codes. It is
+measured as an index in use, which has mapped the rows that it compares; the first search is printed apart.
 
 The features have the structure of clips: activities, their steps (a few of them frequent), videos of ten clips each and
 clips, in fewer directions than channels. Queries are clips of other videos. Features of a store are asked with some of
