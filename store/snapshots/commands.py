@@ -66,14 +66,14 @@ def log(argv: list[str]) -> int:
         for name, entries in groupby(found.entries, lambda one: one.name):
             of_one = list(entries)
             made = of_one[0].created.removesuffix("+00:00").replace("T", " ")
-            head, note = (name, made), of_one[0].note
+            first, note = (name, made), of_one[0].note
             for one in of_one:
                 if one.changed:
                     counts = (f"{one.ok:,}", f"{one.new:+,}", f"{one.failed:,}")
-                    table.add_row(*head, f"{one.entity}/{one.view}", *counts, one.commit, note)
-                    head, note = ("", ""), ""
-            if head[0]:
-                table.add_row(*head, "no change", "", "", "", "", note)
+                    table.add_row(*first, f"{one.entity}/{one.view}", *counts, one.commit, note)
+                    first, note = ("", ""), ""
+            if first[0]:
+                table.add_row(*first, "no change", "", "", "", "", note)
         Console(width=None if sys.stdout.isatty() else 160).print(table)
         if found.unfinished:
             print("a snapshot is being made, or a killed process left one: store tag --delete removes it")
