@@ -1,6 +1,6 @@
 """Writers of the state machine, which run in the test's process or in a child that can be killed.
 
-As a program (`python -m store.testing.writers`) it reads commands as JSON lines and forks a child that executes each
+As a program (`run_commands`) it reads commands as JSON lines and forks a child that executes each
 one. It prints the child's process id and then its exit status. With `crash_at` the child calls `os._exit` just before
 its n-th file operation.
 """
@@ -29,6 +29,7 @@ from store.verbs.requantise import requantise
 
 CRASHED, REFUSED = 77, 78
 """exit statuses of a child that called `os._exit`, and of one whose command was refused"""
+_PROGRAM = "from store.testing.writers import run_commands; run_commands()"
 _OPERATIONS = (
     "open",
     "pwrite",
@@ -106,7 +107,7 @@ class Writers:
     """The program below and its child processes."""
 
     def __init__(self) -> None:
-        command = [sys.executable, "-W", "ignore:.*use of fork:DeprecationWarning", "-m", "store.testing.writers"]
+        command = [sys.executable, "-W", "ignore:.*use of fork:DeprecationWarning", "-c", _PROGRAM]
         search = os.pathsep.join(path for path in sys.path if path)
         environment = {**os.environ, "PYTHONPATH": search, "NUMBA_NUM_THREADS": "1"}
         pipe = subprocess.PIPE
@@ -150,7 +151,7 @@ def _crash_at(number: int) -> None:
         setattr(os, name, counted(getattr(os, name)))
 
 
-def _main() -> None:
+def run_commands() -> None:
     for line in sys.stdin:
         pid = os.fork()
         if not pid:
@@ -165,7 +166,3 @@ def _main() -> None:
             os._exit(0)
         print(pid, flush=True)
         print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
-
-
-if __name__ == "__main__":
-    _main()
