@@ -1,7 +1,8 @@
 """Exact cosines of an index's hits, compared where the rows are mapped.
 
 Reading a row by itself costs more than finding it in an index. So stretches of rows that are often compared are mapped,
-and compared in place. Other rows, and those that are not in main memory, are read from the store.
+and compared in place; if main memory can hold the whole view, they are read into it first. Other rows are read one by
+one from the store.
 
 Guarantees
 - mapped_rows_give_the_same_cosines: a cosine is the same float64, wherever its row was compared
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
+from common.io.direct_io import fill_memory
 from common.threads import cores, each, shares
 from retrieval.exact import compared, cosines_at, squares
 from retrieval.vectors import BLOCK
@@ -45,6 +47,7 @@ class Hits:
         self._given = store, view, feature
         self._stretch = min(BLOCK, view.rows_per_shard)  # powers of two: a stretch belongs to one shard
         self._in_place = view.features[feature].dtype == "float32"
+        self._fits = not fill_memory(len(view) * view.features[feature].shape[0] * 4)
         self._mapped = self._none()
 
     def cosines(
@@ -100,7 +103,7 @@ class Hits:
         return [(shard, view.paths.shard(feature, shard, 2).identity()) for shard in shards.tolist()]
 
     def _map(self, mapped: _Mapped, stretch: int) -> None:
-        """Add the rows of a stretch that are in main memory."""
+        """Add the rows of a stretch that are in main memory, or fit into it."""
         _, view, feature = self._given
         shard, slot = divmod(stretch * self._stretch, view.rows_per_shard)
         for known, now in self._versions(np.array([shard])):
@@ -109,6 +112,9 @@ class Hits:
         mapped.left[stretch] = np.iinfo(np.int64).max // 2
         for run in np.split(filled, np.flatnonzero(np.diff(filled) > 1) + 1):
             vectors = view.in_place(feature, run) if len(run) >= SHORTEST else None
+            if vectors is None and len(run) >= SHORTEST and self._fits:
+                view.read(feature, run)  # into memory
+                vectors = view.in_place(feature, run)
             if vectors is None:
                 mapped.left[stretch] = LATER
                 continue

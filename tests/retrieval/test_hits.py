@@ -86,6 +86,22 @@ def test_a_replaced_shard_is_mapped_again(store: Store, view: View, asked: tuple
 
 
 @pytest.mark.parametrize("view", ["float32"], indirect=True)
+def test_rows_are_read_into_memory_to_be_mapped(
+    store: Store, view: View, asked: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queries, rows = asked
+    in_place, read = View.in_place, set()
+    kept = View.read
+    monkeypatch.setattr(View, "read", lambda self, f, r, *a, **k: read.update(r.tolist()) or kept(self, f, r, *a, **k))
+    monkeypatch.setattr(
+        View, "in_place", lambda self, f, r, *a: in_place(self, f, r, *a) if {*r.tolist()} <= read else None
+    )
+    found = Hits(store, view, "embedding")
+    found.cosines(queries, rows)
+    assert (found._mapped.addresses[rows[rows >= 0]] != 0).mean() > 0.9
+
+
+@pytest.mark.parametrize("view", ["float32"], indirect=True)
 def test_a_row_without_a_direction_is_named(store: Store, fill: Fill, view: View) -> None:
     fill(store, np.zeros((100, 16), np.float32), [f"zero{at}" for at in range(100)], shard=SHARD)
     found = Hits(store, view, "embedding")
