@@ -6,7 +6,7 @@ python -m benchmarks.catalog --sizes '[1e6, 1e7, 1e8]'       the join holds all 
 python -m benchmarks.catalog --sizes '[136e6]' --join false  as many clips as the largest sets of how-to videos have
 
 The peers are a polars join and a dict, which hold all keys in memory, and what could replace our files of keys:
-sqlite3, LMDB (`pip install lmdb`) and Parquet sorted by key.
+sqlite3, LMDB and Parquet sorted by key.
 
 Every size is built, asked and planned in processes of their own, whose memory is measured.
 Files are in the page cache. Look-ups are interleaved with those of the peers; figures are medians.
