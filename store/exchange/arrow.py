@@ -42,7 +42,7 @@ SCALE = "_scale"
 """what follows the name of an int8 feature in the column of its scales"""
 BATCH_BYTES = 32 * 2**20
 """bytes of the features of a batch, about, by default"""
-_WINDOW = 2**14  # rows whose metadata is read at a time
+_WINDOW = 2**17  # rows whose metadata is read at a time: a part of a catalog is read whole each time
 _PRIMITIVE = {"float16": pa.float16(), "float32": pa.float32(), "int8": pa.int8()}
 
 
