@@ -111,6 +111,11 @@ class Store:
         ]
         return "\n".join([f"Store({self.path})", *lines])
 
+    @property
+    def location(self) -> str:
+        """Folder or URL as `open` takes it, with `@NAME` of a snapshot."""
+        return str(self.path) if self.at is None else f"{self.path}@{self.at}"
+
     def entities(self) -> list[str]:
         """Return the entities that have rows or views."""
         return [entity for entity in ENTITIES if self.catalog(entity).parts() or (self.path / ARRAYS / entity).is_dir()]
