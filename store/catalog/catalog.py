@@ -49,6 +49,7 @@ class Catalog:
         self.entity = self.folder.name
         self._indexes = KeyIndexes(self.folder)
         self._counted: tuple[Parts, int] = ((), 0)  # the parts, and their rows
+        self._dtypes: dict[str, Any] = {}  # of columns, as far as an append had to know them
 
     def parts(self) -> Parts:
         """Return the part files that together contain every row once, by first row."""
@@ -148,7 +149,19 @@ class Catalog:
         Raises StepDiffError on keys that are missing, empty or duplicated.
         """
         table.check_threads("append to a catalog")
+        self._check_dtypes(frame)
         return sum(map(self._append, self._checked(frame).iter_slices(MOST_ROWS)))
+
+    def _check_dtypes(self, frame: pl.DataFrame) -> None:
+        """Raise StepDiffError where a column has a type that does not go together with that of the catalog."""
+        known = {**self._dtypes, **self.schema()} if set(frame.columns) - self._dtypes.keys() else self._dtypes
+        self._dtypes = known
+        for name, dtype in frame.schema.items():
+            if not _go_together(known.get(name, dtype), dtype):
+                raise StepDiffError(
+                    f"column {name!r} of {self.entity} is {known[name]} in the catalog and {dtype} here: give values "
+                    "of its type, or another name"
+                )
 
     def _append(self, frame: pl.DataFrame) -> int:
         while True:
@@ -262,3 +275,16 @@ def _like(frame: pl.DataFrame, like: pl.DataFrame) -> pl.DataFrame:
     dtypes = {"row": pl.Int64(), **like.schema}
     found = frame.with_columns(pl.lit(None).alias(name) for name in dtypes if name not in frame.columns)
     return found.select(pl.col(name).cast(dtype, strict=False) for name, dtype in dtypes.items())
+
+
+def _go_together(one: Any, other: Any) -> bool:
+    """Return whether values of both dtypes can be in one column; numbers and texts are, as text."""
+    both = {one.base_type(), other.base_type()}
+    if len(both) == 1:
+        try:
+            pl.concat((pl.DataFrame(schema={"x": dtype}) for dtype in (one, other)), how="vertical_relaxed")
+            return True
+        except pl.exceptions.PolarsError:
+            return False
+    plain = all(kind.is_numeric() or kind in (pl.String, pl.Boolean) for kind in both)
+    return pl.Null in both or plain or both <= {pl.String, pl.Categorical, pl.Enum}

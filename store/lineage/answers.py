@@ -19,7 +19,8 @@ from store.io.status import FAILED, OK
 from store.lineage import trained_on
 from store.lineage.options import LineageOptions
 from store.snapshots.manifest import snapshots
-from store.snapshots.rows_then import RowsThen, commit_of
+from store.snapshots.rows_then import RowsThen, figures_of
+from store.snapshots.view_then import ViewOfSnapshot
 from store.view import View
 
 RECORD = "lineage.json"
@@ -103,6 +104,8 @@ def _state(view: View, row: int) -> dict[str, Any]:
         "provenance": view.provenance.as_dict(),
         "written": None,
     }
+    if isinstance(view, ViewOfSnapshot) and status == OK and view.changed(rows)[0]:
+        return found  # the record is of what was written since
     shard = row // view.rows_per_shard
     for write in writes_of_shard(view.paths, shard, view.rows_per_shard):
         if status in (OK, FAILED) and row in write.rows:
@@ -186,5 +189,6 @@ def read_of(store: Store, views: dict[str, str]) -> dict[str, Any]:
     commits = {}
     for entity, name in views.items():
         view = store.view(entity, name)
-        commits[f"{entity}/{name}"] = commit_of(view.provenance, view.status())
+        then = view.then if isinstance(view, ViewOfSnapshot) else figures_of(view)[0]
+        commits[f"{entity}/{name}"] = then.commit
     return {"path": str(store.path), "at": store.at, "commits": commits}

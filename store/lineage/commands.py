@@ -44,7 +44,9 @@ def _show_row(row: dict[str, Any]) -> None:
             continue
         print(f"    encoder {made['encoder']}, weights {made['weights'][:_DIGITS]}, layer {made['layer']}")
         print(f"    frames {made['frames']}; crop {made['crop']}")
-        if written:
+        if not written:
+            print("    written: not recorded")
+        else:
             date, *more = written.pop("date"), *(f"{name} {value}" for name, value in written.items())
             print(f"    written {', '.join([date or 'on an unknown date', *more])}")
     for what, name in (("in snapshots", "snapshots"), ("may have trained", "trained"), ("not known of", "unknown")):

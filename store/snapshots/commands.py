@@ -15,9 +15,10 @@ def tag(argv: list[str]) -> int:
     def run(given: options.TagOptions) -> dict[str, Any]:
         from store.feature_store import Store
         from store.snapshots.manifest import delete_snapshot
-        from store.snapshots.tag import tag
+        from store.snapshots.tag import refuse_snapshot, tag
 
         store = Store.open(given.path)
+        refuse_snapshot(store)
         if given.delete:
             delete_snapshot(store.path, given.name)
             return {"path": str(store.path), "name": given.name, "deleted": True}
@@ -48,8 +49,11 @@ def log(argv: list[str]) -> int:
     def run(given: options.LogOptions) -> Any:
         from store.feature_store import Store
         from store.snapshots.log import log
+        from store.snapshots.tag import refuse_snapshot
 
-        return log(Store.open(given.path))
+        store = Store.open(given.path)
+        refuse_snapshot(store)
+        return log(store)
 
     def show(found: Any) -> None:
         from rich import box

@@ -42,10 +42,7 @@ def keep_rows(view: View, shard: int, status: UInt8[np.ndarray, " slots"]) -> No
     made, begun = names(view.paths.store)
     if not made and not begun:
         return
-    try:
-        sums = read_chunk(view.paths.checksum(shard), (view.rows_per_shard, len(view.checksummed)), "uint32")
-    except DamageError:
-        return
+    sums = _stored_sums(view, shard)
     if sums is None:
         return
     gone = (status != OK) & sums.any(axis=1)
@@ -53,6 +50,27 @@ def keep_rows(view: View, shard: int, status: UInt8[np.ndarray, " slots"]) -> No
         gone &= _named(view, shard, sums, made)
     if gone.any():
         _copy(view, shard, gone, sums)
+
+
+def _stored_sums(view: View, shard: int) -> UInt32[np.ndarray, "slots arrays"] | None:
+    """Return the checksums of a shard's rows, computed from its files where they are damaged; None without files."""
+    shape = view.rows_per_shard, len(view.checksummed)
+    try:
+        known = read_chunk(view.paths.checksum(shard), shape, "uint32")
+    except DamageError:
+        known = None
+    if known is not None:
+        return known
+    sums = np.zeros(shape, np.uint32)
+    for column, name in enumerate(view.checksummed):
+        try:
+            path = view.paths.shard(name, shard, 1 + len(view.stored[name].shape))
+            file = open_shard(path, view.rows_per_shard)
+        except (FileNotFoundError, DamageError):
+            return None
+        for slot in np.flatnonzero(file.present).tolist():
+            sums[slot, column] = crc32c(file.row(slot) or b"")
+    return sums
 
 
 def _named(

@@ -2,12 +2,9 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from store.feature_store import Store
-from store.io.status import FAILED, OK
 from store.snapshots.manifest import ViewThen, names, snapshots
-from store.snapshots.rows_then import commit_of
+from store.snapshots.rows_then import figures_of
 
 
 @dataclass(frozen=True)
@@ -50,11 +47,7 @@ def log(store: Store) -> Log:
     now: dict[str, dict[str, ViewThen]] = {entity: {} for entity in store.entities()}
     for entity in now:
         for name in store.views(entity):
-            view = store.view(entity, name)
-            status, made = view.status(), view.provenance
-            ok, failed = int(np.sum(status == OK)), int(np.sum(status == FAILED))
-            about = ViewThen(len(status), ok, failed, commit_of(made, status), made.as_dict(), view.rows_per_shard)
-            now[entity][name] = about
+            now[entity][name] = figures_of(store.view(entity, name))[0]
     entries += _entries("now", "", "", now, before)
     return Log(str(store.path), entries[::-1], names(store.path)[1])
 

@@ -45,7 +45,7 @@ class ViewThen:
     ok: int
     failed: int
     commit: str
-    """see `store.snapshots.rows_then.commit_of`"""
+    """see `store.snapshots.rows_then.Commit`"""
     provenance: dict[str, Any]
     rows_per_shard: int
 

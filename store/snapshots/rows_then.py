@@ -11,6 +11,8 @@ Guarantees
 
 import hashlib
 import json
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -20,10 +22,13 @@ from common.errors import StepDiffError
 from common.io import sealed as table
 from common.io.files import Place
 from common.io.sealed import crc32c
-from store.io.status import ABSENT, REASONS
+from store.io.status import ABSENT, FAILED, OK, REASONS
 from store.provenance import Provenance
 from store.snapshots.manifest import FAILURES, ViewThen, folder_of
+from store.view import View
 
+Group = Callable[[int, UInt8[np.ndarray, " R"], UInt32[np.ndarray, " R"]], None]
+"""takes first row, statuses and digests of a group of rows"""
 _COLUMNS = {"status": pl.UInt8, "digest": pl.UInt32}
 
 
@@ -33,11 +38,58 @@ def row_digests(sums: UInt32[np.ndarray, "R arrays"]) -> UInt32[np.ndarray, " R"
     return np.array([crc32c(data[at : at + size]) for at in range(0, len(data), size)], np.uint32)
 
 
-def commit_of(provenance: Provenance, status: UInt8[np.ndarray, " rows"]) -> str:
-    """Return 16 hex digits, the same for the same provenance and the same finished and failed rows."""
-    found = hashlib.sha256(json.dumps(provenance.as_dict(), sort_keys=True).encode())
-    found.update(status[: int(np.max(np.flatnonzero(status), initial=-1)) + 1].tobytes())
-    return found.hexdigest()[:16]
+class Commit:
+    """16 hex digits, the same for the same provenance, the same finished and failed rows, and the same features.
+
+    It is the beginning of the sha256 of the provenance (JSON with sorted keys) and of the sha256 of each group of rows,
+    up to the last group that has a row: of its statuses, as uint8, and digests, as little-endian uint32, up to the last
+    row that is not absent.
+    """
+
+    def __init__(self, provenance: Provenance) -> None:
+        self._groups = [json.dumps(provenance.as_dict(), sort_keys=True).encode()]
+        self._end = 1
+
+    def add(self, status: UInt8[np.ndarray, " R"], digests: UInt32[np.ndarray, " R"]) -> None:
+        """Add the next group of rows."""
+        end = int(np.max(np.flatnonzero(status), initial=-1)) + 1
+        self._groups.append(hashlib.sha256(status[:end].tobytes() + digests[:end].astype("<u4").tobytes()).digest())
+        self._end = len(self._groups) if end else self._end
+
+    def digits(self) -> str:
+        """Return the 16 digits."""
+        return hashlib.sha256(b"".join(self._groups[: self._end])).hexdigest()[:16]
+
+
+def state_of(view: View, rows: Int[np.ndarray, " R"]) -> tuple[UInt8[np.ndarray, " R"], UInt32[np.ndarray, " R"]]:
+    """Return status and digest of rows as they were together: read again where one was withdrawn in between."""
+    while True:
+        status, digests = view.status(rows), np.zeros(len(rows), np.uint32)
+        ok = np.flatnonzero(status == OK)
+        digests[ok] = row_digests(view.checksums(rows[ok]))
+        if (view.status(rows[ok]) == OK).all():
+            return status, digests
+
+
+def figures_of(
+    view: View,
+    most: int | None = None,
+    write: Group = lambda first, status, digests: None,
+) -> tuple[ViewThen, UInt8[np.ndarray, " rows"]]:
+    """Return the figures of a view, of at most `most` rows, and their statuses.
+
+    write: gets first row, statuses and digests of each group.
+    """
+    count = len(view) if most is None else min(len(view), most)
+    about = ViewThen(count, 0, 0, "", view.provenance.as_dict(), view.rows_per_shard)
+    status, commit = np.zeros(count, np.uint8), Commit(view.provenance)
+    for first in range(0, count, about.group):
+        rows = np.arange(first, min(first + about.group, count))
+        status[rows], digests = state_of(view, rows)
+        write(first, status[rows], digests)
+        commit.add(status[rows], digests)
+    ok, failed = (int((status == kind).sum()) for kind in (OK, FAILED))
+    return replace(about, ok=ok, failed=failed, commit=commit.digits()), status
 
 
 def write_group(folder: Place, first: int, status: UInt8[np.ndarray, " R"], digests: UInt32[np.ndarray, " R"]) -> None:

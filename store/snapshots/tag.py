@@ -9,11 +9,11 @@ Guarantees
 - a snapshot that is made while others write names each row as it was at one moment
 """
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 
 import numpy as np
-from jaxtyping import Int, UInt8, UInt32
 
 from common.errors import StepDiffError
 from common.io import sealed as table
@@ -23,9 +23,9 @@ from common.progress import progress
 from store.catalog.catalog import Catalog
 from store.feature_store import Store
 from store.format.layout import write_json
-from store.io.status import FAILED, OK, REASONS
+from store.io.status import FAILED, REASONS
 from store.snapshots.manifest import FAILURES, FILE, FOLDER, CatalogThen, Snapshot, ViewThen, folder_of
-from store.snapshots.rows_then import commit_of, row_digests, write_group
+from store.snapshots.rows_then import figures_of, write_group
 from store.view import View
 
 _BEGUN = "begun.json"
@@ -37,8 +37,7 @@ def tag(store: Store, name: str, note: str = "") -> Snapshot:
     Raises:
         StepDiffError: the name is taken or impossible, the disk is full, or the store is damaged.
     """
-    if store.at is not None:
-        raise StepDiffError(f"snapshot {store.at} of {store.path} has no snapshots: give the store without it")
+    refuse_snapshot(store)
     target = folder_of(store.path, name)
     if target.is_dir():
         done = (target / FILE).exists()
@@ -59,10 +58,18 @@ def tag(store: Store, name: str, note: str = "") -> Snapshot:
                 into = folder / view.entity / view.name
                 views[view.entity][view.name] = _view(into, view, catalogs[view.entity].rows)
                 advance(1)
+        for view in every:  # `store drop` refuses from now on
+            view.check_not_dropped()
         made = Snapshot(name, created, note, catalogs, views)
         write_json(folder / FILE, {**asdict(made), "seal": BLANK})
         (folder / _BEGUN).unlink()
     return made
+
+
+def refuse_snapshot(store: Store) -> None:
+    """Raise StepDiffError for the store of a snapshot."""
+    if store.at is not None:
+        raise StepDiffError(f"snapshot {store.at} of {store.path} has no snapshots: give the store without it")
 
 
 def _catalog(catalog: Catalog) -> CatalogThen:
@@ -81,24 +88,8 @@ def _catalog(catalog: Catalog) -> CatalogThen:
 
 def _view(folder: Place, view: View, most: int) -> ViewThen:
     """Write status and digests of the rows of a view, of at most `most`, and why rows failed."""
-    about = ViewThen(min(len(view), most), 0, 0, "", view.provenance.as_dict(), view.rows_per_shard)
-    status = np.zeros(about.rows, np.uint8)
-    for first in range(0, about.rows, about.group):
-        rows = np.arange(first, min(first + about.group, about.rows))
-        status[rows], digests = _state(view, rows)
-        write_group(folder, first, status[rows], digests)
-    failed = np.flatnonzero(status == FAILED)
-    if len(failed):
-        data = table.encode(view.failures(failed).select(*REASONS))
+    about, status = figures_of(view, most, partial(write_group, folder))
+    if about.failed:
+        data = table.encode(view.failures(np.flatnonzero(status == FAILED)).select(*REASONS))
         (folder / FAILURES).put([data], len(data))
-    return replace(about, ok=int((status == OK).sum()), failed=len(failed), commit=commit_of(view.provenance, status))
-
-
-def _state(view: View, rows: Int[np.ndarray, " R"]) -> tuple[UInt8[np.ndarray, " R"], UInt32[np.ndarray, " R"]]:
-    """Return status and digest of rows, read again where a row was withdrawn in between."""
-    while True:
-        status, digests = view.status(rows), np.zeros(len(rows), np.uint32)
-        ok = np.flatnonzero(status == OK)
-        digests[ok] = row_digests(view.checksums(rows[ok]))
-        if (view.status(rows[ok]) == OK).all():
-            return status, digests
+    return about

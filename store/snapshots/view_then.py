@@ -11,7 +11,7 @@ Guarantees
 - a view of a snapshot cannot be written
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -110,22 +110,31 @@ class ViewOfSnapshot(View):
         return sums
 
     def lost(self, rows: Int[np.ndarray, " R"]) -> tuple[Int64[np.ndarray, " L"], str]:
-        """Return those of R finished rows that changed since the snapshot and were not kept whole, and why of the last.
+        """Return those of R finished rows that cannot be read any more, and why of the last.
 
-        Rows that did not change are not read.
+        Rows that did not change and are finished now are not read: `store verify` reads them with the store.
         """
-        changed = rows[self._sums(rows)[1]]
+        live = Statuses(self.paths, self.rows_per_shard).of_rows(rows)
         lost, why = [], ""
-        for row, kept in zip(changed.tolist(), self._kept.find(changed, self._rows.of(changed)[1]), strict=True):
+        for row in rows[self.changed(rows) | (live != OK)].tolist():
             try:
-                if kept is None:
-                    raise DamageError("nothing was kept")
-                for name in self.checksummed:
-                    kept.read(name)
+                self._read(np.array([row]), dict.fromkeys(self.checksummed), check="always")
             except DamageError as error:
                 lost.append(row)
                 why = str(error)
         return np.array(lost, np.int64), why
+
+    def changed(self, rows: Int[np.ndarray, " R"]) -> Bool[np.ndarray, " R"]:
+        """Return which of R finished rows the store of now has not, or with other features."""
+        return self._sums(rows)[1]
+
+    def damage(self, arrays: Sequence[str], rows: Int[np.ndarray, " R"]) -> DamageError:
+        """Return the error for rows that differ from their checksums in these arrays."""
+        return DamageError(
+            f"{self.catalog.name(int(rows[0]))}: stored {' and '.join(sorted(arrays))} of view {self.name} of "
+            f"{self.entity} is not as snapshot {self.catalog.snapshot} names it, and was not kept: run python -m store "
+            "verify"
+        )
 
     def in_place(
         self, feature: str, rows: Int[np.ndarray, " B"], check: Check | None = None
@@ -141,13 +150,21 @@ class ViewOfSnapshot(View):
         direct: bool = False,
         check: Check | None = None,
     ) -> list[Shaped[np.ndarray, "B ..."]]:
+        kept = np.zeros(len(rows), bool)
         for _ in range(_TRIES):
-            changed = self._sums(rows)[1]
-            if changed.any():
-                found = self._read_changed(rows, wanted, changed, direct, check)
-            else:
-                found = super()._read(rows, wanted, direct, check)
-            if not self._sums(rows[~changed])[1].any():  # else a writer replaced one in between
+            changed = self.changed(rows) | kept
+            try:
+                if changed.any():
+                    found = self._read_changed(rows, wanted, changed, direct, check)
+                else:
+                    found = super()._read(rows, wanted, direct, check)
+            except DamageError:  # a writer that has replaced the features, and not yet their checksums, kept the rows
+                there = np.array([one is not None for one in self._kept.find(rows, self._rows.of(rows)[1])], bool)
+                if not (there & ~changed).any():
+                    raise
+                kept |= there
+                continue
+            if not self.changed(rows[~changed]).any():  # else a writer replaced one in between
                 return found
         raise StepDiffError(f"rows of view {self.name} are being replaced all the time: read them again later")
 

@@ -14,7 +14,7 @@ from common.io.files import Place, listed
 from store.feature_store import Store
 from store.format.layout import ViewPaths
 from store.provenance import check_entity, check_name
-from store.snapshots.manifest import Snapshot, snapshots
+from store.snapshots.manifest import names, read_snapshot
 from store.verbs.options import DropOptions
 
 
@@ -37,12 +37,9 @@ def drop(options: DropOptions) -> Dropped:
     """Remove a view if `yes`. StepDiffError where it does not exist, or another run is writing."""
     store = Store.open(options.path)
     paths = ViewPaths(store.path, check_entity(options.entity), check_name("view", options.view))
-    if options.yes and (named := [one.name for one in snapshots(store.path) if _names(one, options)]):
-        raise StepDiffError(
-            f"view {options.view} of {options.entity} in {store.path} is in snapshot {', '.join(named)}: delete that "
-            f"first, with store tag --delete"
-        )
     with store.lock(options.wait):
+        if options.yes:
+            _refuse_named(store.path, options)
         folders = [folder for folder in (paths.group, *paths.beside) if folder.is_dir()]
         if not folders:
             there = ", ".join(store.views(options.entity)) or "none"
@@ -63,8 +60,15 @@ def drop(options: DropOptions) -> Dropped:
     return found
 
 
-def _names(snapshot: Snapshot, options: DropOptions) -> bool:
-    return options.view in snapshot.views.get(options.entity, {})
+def _refuse_named(store: Place, options: DropOptions) -> None:
+    """Raise StepDiffError if a snapshot names the view, or may because it is being made."""
+    made, begun = names(store)
+    named = [name for name in made if options.view in read_snapshot(store, name).views.get(options.entity, {})]
+    if named or begun:
+        which = f"is in snapshot {', '.join(named)}" if named else "may be in a snapshot that is being made"
+        raise StepDiffError(
+            f"view {options.view} of {options.entity} in {store} {which}: delete that first, with store tag --delete"
+        )
 
 
 def _built_from(store: Place, options: DropOptions) -> list[Place]:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import polars as pl
@@ -210,3 +211,13 @@ def test_indexes_beyond_a_size_are_not_merged(catalog: Catalog, monkeypatch: pyt
         catalog.append(frame(*(f"c{n}" for n in range(first, first + 4))))
     assert catalog.rows([f"c{n}" for n in range(20)]).tolist() == list(range(20))
     assert len(list(catalog.folder.glob("*.keys"))) == 3
+
+
+def test_a_column_of_a_type_that_the_catalog_cannot_take_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    catalog = Catalog(tmp_path / "clips")
+    catalog.append(pl.DataFrame({"key": ["a"], "split": ["train"], "start": [1]}))
+    for wrong in ([[1, 2]], [timedelta(seconds=1)]):
+        with pytest.raises(StepDiffError, match="column 'split' of clips is String in the catalog and .* here"):
+            Catalog(tmp_path / "clips").append(pl.DataFrame({"key": ["b"], "split": wrong}))
+    catalog.append(pl.DataFrame({"key": ["b"], "split": ["val"], "start": [1.5], "new": [[1]]}))
+    assert catalog.frame()["key"].to_list() == ["a", "b"]

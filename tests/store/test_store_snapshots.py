@@ -20,7 +20,7 @@ from common.io import local
 from store import Batches, Feature, Provenance, Store, View
 from store.__main__ import main
 from store.snapshots.manifest import names, read_snapshot, snapshots
-from store.snapshots.rows_then import commit_of
+from store.snapshots.rows_then import figures_of
 from store.snapshots.tag import tag
 from store.verbs.verify import verify
 
@@ -148,7 +148,7 @@ def test_a_snapshot_cannot_be_changed(
     ):
         with pytest.raises(StepDiffError, match="snapshot v1.* cannot be changed"):
             change()
-    for verb, *more in (["forget", "c0"], ["compact"], ["tag", "v2"], ["verify"]):
+    for verb, *more in (["forget", "c0"], ["compact"], ["tag", "v2"], ["tag", "v1", "--delete"], ["verify"], ["log"]):
         assert run(capsys, verb, f"{store.path}@v1", *more)[0] == 2
 
 
@@ -256,6 +256,33 @@ def test_a_row_that_a_snapshot_names_and_that_no_longer_has_its_bytes_anywhere_i
     assert len(Store.open(store.path, at="v1").view("clips", "net").read("tokens", [4, 7])) == 2
 
 
+def test_a_row_is_read_while_a_writer_has_replaced_the_features_and_not_yet_their_checksums(
+    store: Store, values: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = store.view("clips", "net").read("tokens", [0, 1])
+    sums = store.path / "arrays.zarr/clips/net/checksum/c/0/0"
+    old, status = sums.read_bytes(), (store.path / "arrays.zarr/clips/net/status/c/0").read_bytes()
+    rewrite(store, values, [0])
+    sums.write_bytes(old)  # as a writer that was killed between the renames leaves them
+    then = Store.open(store.path, at="v1").view("clips", "net")
+    assert np.array_equal(then.read("tokens", [0, 1]), before) and len(status) == 8
+    with store.lock():
+        store.view("clips", "net").withdraw(np.array([0]))
+    assert run(capsys, "verify", store.path)[0] == 0
+    shutil.rmtree(store.path / "kept")
+    with pytest.raises(StepDiffError, match="c0: stored tokens of view net of clips is not as snapshot v1 names it"):
+        Store.open(store.path, at="v1").view("clips", "net").read("tokens", [0, 1])
+    assert "names rows of view net whose features of then are gone or damaged" in run(capsys, "verify", store.path)[1]
+
+
+def test_rows_whose_checksums_are_damaged_are_kept_by_their_bytes(store: Store, values: Make) -> None:
+    before = store.view("clips", "net").read("tokens", [0, 1, 2, 3])
+    sums = store.path / "arrays.zarr/clips/net/checksum/c/0/0"
+    sums.write_bytes(b"x" + sums.read_bytes()[1:])
+    rewrite(store, values, [0, 1, 2, 3])
+    assert np.array_equal(Store.open(store.path, at="v1").view("clips", "net").read("tokens", [0, 1, 2, 3]), before)
+
+
 def test_a_damaged_or_impossible_snapshot_is_refused_in_one_line(
     store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -271,7 +298,25 @@ def test_a_view_that_a_snapshot_names_is_not_dropped(store: Store, capsys: pytes
     status, _, error = run(capsys, "drop", store.path, "--view", "net", "--yes")
     assert status == 2 and "view net of clips" in error and "is in snapshot v1: delete that first" in error
     assert run(capsys, "tag", store.path, "v1", "--delete")[0] == 0
+    (store.path / "snapshots" / "begun").mkdir()
+    assert "may be in a snapshot that is being made" in run(capsys, "drop", store.path, "--view", "net", "--yes")[2]
+    (store.path / "snapshots" / "begun").rmdir()
     assert run(capsys, "drop", store.path, "--view", "net", "--yes")[0] == 0
+
+
+def test_a_view_that_is_dropped_while_a_snapshot_is_made_ends_it(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    from store.snapshots import tag as module
+
+    real = module.write_group
+
+    def write(*given: Any) -> None:
+        real(*given)
+        shutil.rmtree(store.path / "arrays.zarr" / "clips" / "net")  # by a command that saw no snapshot
+
+    monkeypatch.setattr(module, "write_group", write)
+    with pytest.raises(StepDiffError, match="view net of clips in .* was dropped"):
+        tag(store, "v2")
+    assert names(store.path) == (["v1"], False)
 
 
 def test_the_log_says_what_changed(store: Store, values: Make, capsys: pytest.CaptureFixture[str]) -> None:
@@ -284,8 +329,10 @@ def test_the_log_says_what_changed(store: Store, values: Make, capsys: pytest.Ca
     assert figures == [("now", 8, 1, -2), ("v2", 10, 1, 1), ("v1", 9, 1, 9)]
     commits = [one["commit"] for one in record["entries"]]
     assert len(set(commits)) == 3
-    view = store.view("clips", "net")
-    assert commits[0] == commit_of(view.provenance, view.status())
+    assert commits[0] == figures_of(store.view("clips", "net"))[0].commit
+    rewrite(store, values, [2])  # the same rows are finished
+    again = json.loads(run(capsys, "log", store.path, "--json")[1])["entries"]
+    assert [one["commit"] for one in again[1:]] == commits[1:] and again[0]["commit"] != commits[0]
     out = run(capsys, "log", store.path)[1]
     assert "the first" in out and "+1" in out and "-2" in out and commits[2] in out
 
