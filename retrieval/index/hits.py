@@ -46,7 +46,7 @@ class Hits:
     def __init__(self, store: Store, view: View, feature: str) -> None:
         self._given = store, view, feature
         self._stretch = min(BLOCK, view.rows_per_shard)  # powers of two: a stretch belongs to one shard
-        self._in_place = view.features[feature].dtype == "float32"
+        self._in_place = view.features[feature].dtype == "float32" and not view.paths.store.remote
         self._fits = not fill_memory(len(view) * view.features[feature].shape[0] * 4)
         self._mapped = self._none()
 

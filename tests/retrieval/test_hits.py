@@ -14,6 +14,7 @@ from retrieval.index.hits import Hits
 from retrieval.index.index import ivf_of, open_index
 from retrieval.vectors import filled_rows, normalised
 from store import Store, View
+from store.io.remote import RemoteReader
 
 Fill = Callable[..., View]
 ROWS, SHARD = 1500, 512
@@ -131,3 +132,20 @@ def test_a_search_of_mapped_lists_starts_no_threads(store: Store, fill: Fill) ->
     index = open_index(store, view)
     lists = faiss.downcast_InvertedLists(ivf_of(index.faiss).invlists)
     assert isinstance(lists, faiss.OnDiskInvertedLists) and lists.prefetch_nthread == 0
+
+
+def test_rows_of_an_object_store_are_read_once(fill: Fill, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They cannot be mapped: the rows that are read are those that are compared."""
+    remote = Store.open("memory://hits/features", create=True)
+    view = fill(remote, vectors(), [f"c{at}" for at in range(ROWS)], shard=SHARD)
+    read: list[int] = []
+    reading = RemoteReader.read
+    monkeypatch.setattr(
+        RemoteReader, "read", lambda self, rows, *given: read.extend(rows.tolist()) or reading(self, rows, *given)
+    )
+    found, rng = Hits(remote, view, "embedding"), np.random.default_rng(1)
+    queries = vectors()[:1] / np.linalg.norm(vectors()[0])
+    asked = [rng.choice(ROWS, (1, 12), replace=False) for _ in range(20)]
+    for rows in asked:
+        found.cosines(queries, rows)
+    assert sorted(read) == sorted(np.concatenate(asked).ravel().tolist())
