@@ -74,9 +74,14 @@ def build_index(
         address: Ray cluster; by default a local one is started for several parts.
 
     Raises:
-        StepDiffError: No such embedding, no rows, a row without a direction, an unusable factory, or no index that
-            fits the memory.
+        StepDiffError: No such embedding, no rows, a row without a direction, an unusable factory, no index that fits
+            the memory, or a snapshot.
     """
+    if store.at is not None:
+        raise StepDiffError(
+            f"snapshot {store.at} of {store.path} is not indexed: an index is of the store as it is now, so give the "
+            f"store without @{store.at}"
+        )
     start = time.monotonic()
     dim, rows = width(view, feature), filled_rows(view)
     if not len(rows):

@@ -257,6 +257,11 @@ def open_index(store: Store, view: View) -> Index:
             return Index(store, view, card, index)
         except DamagedIndex as error:
             reason = str(error)
+    if store.at is not None:
+        raise StepDiffError(
+            f"the index of {path} is not of snapshot {store.at} ({reason}): an index is of the store as it is now, so "
+            f"give the store without @{store.at}"
+        )
     raise StepDiffError(f"the index of {path} is stale, {reason}: run {build_command(store, view, card)}")
 
 

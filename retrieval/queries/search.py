@@ -183,8 +183,9 @@ def resolve(
 ) -> Search:
     """Choose the index, the embedding and the eligible rows of a search.
 
-    The index is used if there is one and no condition, or if more than FLAT_BELOW rows are eligible. `query_of` makes
-    the query from the store, the view and the name of the embedding: `feature`, or that of the index, or "embedding".
+    The index is used if there is one and no condition, or if more than FLAT_BELOW rows are eligible; of a snapshot only
+    in the second case. `query_of` makes the query from the store, the view and the name of the embedding: `feature`, or
+    that of the index, or "embedding".
 
     Args:
         where: Condition that eligible clips fulfil.
@@ -203,7 +204,7 @@ def resolve(
         rows = np.unique(among) if rows is None else np.intersect1d(rows, among)
     if rows is not None:
         rows = rows[view.status(rows) == OK].astype(np.int64)
-    elif not card_path(store, "clips", view.name).exists():
+    elif store.at is not None or not card_path(store, "clips", view.name).exists():
         rows = filled_rows(view)
     index = None if rows is not None and len(rows) <= FLAT_BELOW else opened(store, view)
     compared = "embedding" if index is None else index.card["feature"]

@@ -142,7 +142,7 @@ def _write_sheet(path: Path, search: Any, hits: Any, options: Options) -> None:
         span = span_of(options.file, (options.start, options.end))
         asked = [Tile(options.file.name, frames(options.file, span, STRIP, SIDE))]
     found = [tile(hit["clip"], hit, options.videos, hit["rank"], hit["similarity"]) for hit in hits.to_dicts()]
-    below = f"view {options.view} of {search.store.path}" + (f", only {options.where}" if options.where else "")
+    below = f"view {options.view} of {search.store.location}" + (f", only {options.where}" if options.where else "")
     write_sheet(path, f"Nearest to {search.query.title}", below, asked, found)
 
 

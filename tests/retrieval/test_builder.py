@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from retrieval.index.index import open_index
 from retrieval.index.index_card import card_path
 from retrieval.index.parts import FillOptions, FillWorker
 from retrieval.index.sample import Sample
+from retrieval.queries.search import compute, of_clips, resolve
 from retrieval.vectors import filled_rows, normalised
 from store import Store, View
 
@@ -237,3 +239,29 @@ def test_an_error_in_a_worker_is_one_line(store: Store, fill: Fill) -> None:
     assert "the embedding of zeros in clips/tiny is all zeros" in str(
         FillWorker(FillOptions()).run(parts.Part(job, np.arange(61))).error
     )
+
+
+def test_a_snapshot_is_not_indexed_and_the_index_of_the_store_stays(store: Store, clips: View) -> None:
+    card = build_index(store, clips, factory="Flat")
+    path = card_path(store, "clips", clips.name)
+    before = path.read_bytes()
+    store.tag("v1")
+    with store.lock():
+        clips.withdraw(np.array([0]))
+    then = Store.open(f"{store.path}@v1")
+    with pytest.raises(StepDiffError, match="snapshot v1 of .* is not indexed: .* give the store without @v1"):
+        build_index(then, then.view("clips", clips.name), factory="Flat")
+    assert path.read_bytes() == before and open_index(then, then.view("clips", clips.name)).card == card
+
+
+def test_an_index_of_other_rows_than_a_snapshot_has_is_not_used_for_it(store: Store, clips: View) -> None:
+    store.tag("v1")
+    with store.lock():
+        clips.withdraw(np.array([0]))
+    build_index(store, clips, factory="Flat")
+    then = Store.open(f"{store.path}@v1")
+    view = then.view("clips", clips.name)
+    with pytest.raises(StepDiffError, match="is not of snapshot v1 .* give the store without @v1"):
+        open_index(then, view)
+    search = resolve(then, view, partial(of_clips, clips=["video_1_0_2"]))
+    assert search.index is None and "video_0_0_1" in compute(search, 27)["clip"].to_list()
