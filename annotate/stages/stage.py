@@ -86,9 +86,12 @@ def run_stage(options: StageOptions, name: str, job: Job, items: pl.DataFrame | 
     """Answer the items of stage `name` that have no answer yet; returns what `annotate.stages.job.show` prints.
 
     items: a table is as `Items` describes a block, with the fields that the job's model reads.
-    StepDiffError: another run writes the version, or no cluster answers.
+    StepDiffError: another run writes the version, no cluster answers, or the store is a snapshot.
     """
-    if not Store.open(options.store).path.remote:
+    store = Store.open(options.store)
+    if store.at is not None:
+        raise StepDiffError(f"snapshot {store.at} of {store.path} is not annotated: give the store without @{store.at}")
+    if not store.path.remote:
         refuse_relative([("--store", options.store)])
     version, items = Version(Store.open(absolute(options.store)), name, job.provenance()), Items.of(items)
     make_folder(version.folder)
@@ -165,8 +168,9 @@ def _record(options: StageOptions, version: Version, items: Items, sums: _Sums, 
 
 
 def absolute(store: str) -> str:
-    """Return the absolute path or URL of a store, for workers in another working folder."""
-    return str(Store.open(store).path.expanduser().absolute())
+    """Return the absolute path or URL of a store, with its `@NAME`, for workers in another working folder."""
+    found = Store.open(store)
+    return Store.open(found.path.expanduser().absolute(), at=found.at).location
 
 
 def clip_items(store: Store, split: str | None, columns: Sequence[str] = ()) -> pl.DataFrame:

@@ -282,3 +282,20 @@ def test_items_are_read_shard_by_shard(store: Store, job: Shout, small_shards: N
     assert (task.shard, [row["shard"] for row in task.rows]) == (0, [0, 0]) and read == [2, 2]
     assert [len(task.rows) for task in tasks] == [4, 4, 1]
     assert list(Items(lambda: [asked.clear()]).shards()) == list(Items(lambda: []).shards()) == []
+
+
+def test_a_snapshot_is_not_annotated(store: Store, job: Shout) -> None:
+    store.tag("v1")
+    given = StageOptions(store=f"{store.path}@v1")
+    with pytest.raises(StepDiffError, match="snapshot v1 of .* is not annotated: give the store without @v1"):
+        run_stage(given, "shout", job, items(["a"]))
+    assert not (store.path / "annotations").exists()
+
+
+def test_the_absolute_path_of_a_store_keeps_its_snapshot(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.tag("v1")
+    monkeypatch.chdir(tmp_path)
+    name = store.path.name
+    assert stage.absolute(f"{name}@v1") == f"{tmp_path / name}@v1" and stage.absolute(name) == str(tmp_path / name)
