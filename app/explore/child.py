@@ -45,7 +45,7 @@ def write_in_child(
         StepDiffError: As `project`, or the child ended without a result.
     """
     here, there = _SPAWN.Pipe(duplex=False)
-    given = (there, str(store.path), view, rows, projection, str(path))
+    given = (there, store, view, rows, projection, str(path))
     child = _SPAWN.Process(target=_compute, args=given, name=f"map of {view}", daemon=True)
     child.start()
     there.close()
@@ -65,12 +65,12 @@ def write_in_child(
         raise StepDiffError(problem)
 
 
-def _compute(answer: Connection, store: str, view: str, rows: np.ndarray, projection: str, path: str) -> None:
+def _compute(answer: Connection, store: Store, view: str, rows: np.ndarray, projection: str, path: str) -> None:
     """Write the coordinates, and send an empty message or what is wrong."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the terminal is for the server, which ends this process
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        write_coordinates(Store.open(store).view("clips", view), rows, projection, Path(path))
+        write_coordinates(store.view("clips", view), rows, projection, Path(path))
         answer.send_bytes(b"")
     except StepDiffError as error:
         answer.send_bytes(str(error).encode())

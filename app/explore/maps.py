@@ -204,4 +204,4 @@ def _identity(site: Site, view: View, projection: str, rows: np.ndarray, total: 
     """Return what decides the coordinates of a map."""
     made = json.dumps(view.provenance.as_dict(), sort_keys=True)
     numbers = hashlib.sha256(rows.tobytes()).hexdigest()
-    return "\n".join(map(str, ("map 1", site.store.path, view.name, made, projection, total, numbers)))
+    return "\n".join(map(str, ("map 1", site.store.location, view.name, made, projection, total, numbers)))

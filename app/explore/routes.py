@@ -127,7 +127,7 @@ def router(site: Site) -> APIRouter:
         texts = store.views("texts")
         views = tuple(_view(store.view("clips", name), name in texts) for name in store.views("clips"))
         projections = tuple(ProjectionRecord(name, title, missing(name)) for name, title in PROJECTIONS.items())
-        record = ExplorePage("Explore", str(store.path), views, projections, site.videos is not None)
+        record = ExplorePage("Explore", store.location, views, projections, site.videos is not None)
         return page(request, "explore.html", record)
 
     @routes.get("/points", responses=_UNFINISHED)

@@ -241,3 +241,25 @@ def test_an_error_of_the_child_is_an_error_of_the_caller(store: Store, tmp_path:
 def test_shown_is_compared_by_identity(site: Site) -> None:
     shown = Maps(site).get("tiny", "pca")
     assert shown == shown and shown != replace(shown)
+
+
+def test_a_map_of_a_snapshot_is_computed_from_its_rows_and_kept_apart(
+    store: Store, vectors: np.ndarray, tmp_path: Path
+) -> None:
+    store.tag("v1")
+    rows = np.arange(40)
+    view = store.view("clips", "tiny")
+    with store.lock():
+        view.withdraw(rows)
+    about = view.provenance
+    with store.writer("clips", "tiny", about, view.features) as writer:
+        writer.fill(rows, lambda rows: ({"embedding": vectors[::-1][rows]}, {}))
+    cache = str(tmp_path / "cache")
+    now = Maps(Site.open(str(store.path), cache=cache)).get("tiny", "pca").map.xy
+    then = Maps(Site.open(f"{store.path}@v1", cache=cache)).get("tiny", "pca").map.xy
+    old = Store.open(store.path, at="v1")
+    expected = project(old.view("clips", "tiny"), rows, "pca")[0]
+    assert (then == expected).all() and not np.allclose(now, then)
+    write_in_child(old, "tiny", rows, "pca", tmp_path / "map.npz", lambda: None)
+    with np.load(tmp_path / "map.npz") as arrays:
+        assert (arrays["xy"] == expected).all()
