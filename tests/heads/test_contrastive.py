@@ -17,6 +17,7 @@ from heads.training.contrastive_task import ContrastiveTask
 from heads.training.log import read_metrics
 from heads.training.recipe import read_recipe
 from store import Store, text_key
+from store.view import OK
 
 from .small_task import unsealed
 
@@ -197,3 +198,33 @@ def test_trained_on_pairs_it_is_validated_as_vlemb_evaluates_the_view_that_it_wr
     unit = dict(zip(store.catalog("clips").frame()["key"], vectors, strict=True))
     yes, no = (np.mean([unit[a] @ unit[b] for a, b, said in asked if said == answer]) for answer in ("YES", "NO"))
     assert yes > no + 0.5
+
+
+def test_heads_read_a_snapshot_and_write_no_view_into_it(
+    aligned: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    features = str(tmp_path / "features")
+    shutil.copytree(world / "features", features)
+    command = ["--head", str(aligned), "--view", "own"]
+    assert embed.main([*command, "--store", features]) == 0
+    store = Store.open(features)
+    store.tag("v1")
+
+    def predicted(path: str, name: str) -> str:
+        given = ["--task", "diffmcq", "--method", "vlemb", "--view", "own", "--store", path]
+        out = tmp_path / f"{name}.jsonl"
+        assert evaluate.main([*given, "--test_set", str(world / "diffmcq_test.jsonl"), "--out", str(out)]) == 0
+        return out.read_text()
+
+    then, view = predicted(features, "then"), store.view("clips", "own")
+    rows = np.flatnonzero(view.status() == OK)
+    values = view.read("embedding", rows)
+    with store.lock():
+        view.withdraw(rows)
+    with store.writer("clips", "own", view.provenance, view.features) as writer:
+        writer.write(store.catalog("clips").keys(rows), {"embedding": np.roll(values, 5, axis=0)})
+    assert predicted(f"{features}@v1", "v1") == then != predicted(features, "now")
+    capsys.readouterr()
+    assert embed.main([*command[:-1], "other", "--store", f"{features}@v1"]) == 2
+    assert capsys.readouterr().err == f"error: snapshot v1 of {features} cannot be changed: give the store without it\n"
+    assert "other" not in store.views("clips")
