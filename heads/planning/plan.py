@@ -69,21 +69,27 @@ class Plan:
     """settings with which a plan that does not fit would"""
 
 
-def clip_tokens(store: str, view: str) -> tuple[Feature, str]:
+def clip_tokens(store: str, view: str, at: str | None = None) -> tuple[Feature, str]:
     """Return the feature `tokens` of a view and where its shape comes from: the store, or a known encoder.
+
+    at: snapshot of the store, if it is not named as `STORE@NAME`.
 
     Raises:
         StepDiffError: the store does not exist and no encoder has the view's name, or the view has no tokens.
     """
-    return _feature(store, "clips", view, "tokens", "float16")
+    return _feature(store, at, "clips", view, "tokens", "float16")
 
 
-def _feature(store: str, entity: str, view: str, name: str, dtype: Any) -> tuple[Feature, str]:
-    if "://" in store or Path(store).exists():
-        features: Mapping[str, Feature] = Store.open(store).view(entity, view).features
+def _feature(store: str, at: str | None, entity: str, view: str, name: str, dtype: Any) -> tuple[Feature, str]:
+    before = store.rpartition("@")[0]
+    if "://" in store or Path(store).exists() or (before and (Path(before) / "store.json").exists()):
+        opened = Store.open(store, at=at)
+        features: Mapping[str, Feature] = opened.view(entity, view).features
         if name not in features:
-            raise StepDiffError(f"{store}: view {view} of {entity} has no feature {name!r}, which the recipe reads")
-        return features[name], f"view {view} of {store}"
+            raise StepDiffError(
+                f"{opened.location}: view {view} of {entity} has no feature {name!r}, which the recipe reads"
+            )
+        return features[name], f"view {view} of {opened.location}"
     if view not in ENCODERS or name not in ENCODERS[view].features:
         raise StepDiffError(
             f"{store}: no store here, and no encoder is named {view}; give --store a store with this view, or a view "
@@ -140,7 +146,7 @@ def build(options: TrainOptions, recipe: VideoLMRecipe) -> Built:
         )
     config, origin = architecture.configuration(recipe.language_model)
     sizes = architecture.sizes(config)
-    tokens, shape_of = clip_tokens(options.store, recipe.view)
+    tokens, shape_of = clip_tokens(options.store, recipe.view, options.at)
     precision = "bfloat16" if recipe.precision == "auto" else recipe.precision
     frozen = options.scaling.frozen if options.scaling.frozen != "auto" else precision
     lm = architecture.language_model(config, recipe, PRECISIONS[frozen])
@@ -194,9 +200,9 @@ def video_plan(options: TrainOptions, recipe: VideoLMRecipe, scaling: Scaling, h
 
 def contrastive_plan(options: TrainOptions, recipe: ContrastiveRecipe, how: PlanOptions) -> Plan:
     """Return the plan of a contrastive head, whose products are in float32."""
-    tokens, shape_of = clip_tokens(options.store, recipe.view)
+    tokens, shape_of = clip_tokens(options.store, recipe.view, options.at)
     clip = (tokens.shape[0], tokens.shape[1])
-    texts, _ = _feature(options.store, "texts", recipe.text_view, "embedding", "float32")
+    texts, _ = _feature(options.store, options.at, "texts", recipe.text_view, "embedding", "float32")
     own = weights(None, architecture.contrastive_head(recipe, clip, texts.shape[0]), options.scaling)
     pairs = 0 if recipe.pairs is None else 2 * recipe.pairs.pairs
     clips, samples = recipe.clips + 2 * pairs, recipe.clips + pairs

@@ -8,9 +8,12 @@ from typing import NoReturn
 
 import pytest
 
+from common.errors import StepDiffError
 from heads import train
 from heads.planning.cards import CARDS
+from heads.planning.plan import clip_tokens
 from heads.training.recipe import TrainOptions, read_recipe
+from store.testing.tiny import tiny_store
 from weights import registry
 
 from .conftest import CHANNELS, TOKENS, recipe
@@ -128,3 +131,22 @@ def test_a_plan_that_cannot_be_computed_is_refused_in_one_line(
     assert dry_run("vclm", *more) == 2
     shown = capsys.readouterr()
     assert shown.out == "" and shown.err.count("\n") == 1 and message in shown.err
+
+
+def test_a_plan_at_a_snapshot_reads_the_shape_of_its_view(tmp_path: Path) -> None:
+    store = tiny_store(tmp_path / "features")
+    store.tag("v1")
+    for path, at in ((f"{store.path}@v1", None), (str(store.path), "v1")):
+        tokens, origin = clip_tokens(path, "tiny", at)
+        assert tokens.shape == (3, 4) and origin == f"view tiny of {store.path}@v1"
+    for path, at in ((f"{store.path}@v2", None), (str(store.path), "v2")):
+        with pytest.raises(StepDiffError, match="no snapshot 'v2'"):
+            clip_tokens(path, "efficientnet-lite0", at)
+
+
+def test_a_plan_reads_the_snapshot_of_its_recipe(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    store = tiny_store(tmp_path / "features")
+    store.tag("v1")
+    shape = ("--video_lm.view", "tiny", "--video_lm.projector.frames", "3")
+    assert dry_run("vclm", "--store", str(store.path), "--at", "v1", *shape) == 0
+    assert f"view tiny of {store.path}@v1" in capsys.readouterr().out
