@@ -17,6 +17,7 @@ Guarantees
 - a damaged row is refused with its key
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -29,7 +30,7 @@ _stepdiff.require("store.exchange", "export", ("pyarrow",))
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from jaxtyping import Int, Int64, Shaped
+from jaxtyping import Bool, Int, Int64, Shaped
 
 from common.errors import StepDiffError
 from common.io import sealed as table
@@ -102,12 +103,32 @@ def schema(
     return _plan(view, features, columns, dtype)[0]
 
 
+def catalog_digest(catalog: Catalog, columns: Sequence[str], ok: Bool[np.ndarray, " rows"]) -> str:
+    """Return the sha256, in hex, of key and metadata columns of the rows that `ok` names.
+
+    It is the same when parts of the catalog are merged, and when it has more rows or columns.
+    """
+    like = _frame_like(catalog, columns)
+    found = hashlib.sha256()
+    for block in catalog.blocks(like):
+        rows = block["row"].to_numpy()
+        chosen = block.filter(pl.Series((rows < len(ok)) & ok[np.minimum(rows, len(ok) - 1)]))
+        plain = chosen.select(_as_json(name, kind) for name, kind in like.schema.items())
+        found.update(plain.write_ndjson().encode())
+    return found.hexdigest()
+
+
 def stored_features(view: View, features: Sequence[str], dtype: str | None = None) -> dict[str, Feature]:
     """Return the feature columns of the batches, by name, with shape and dtype: for int8 also that of its scales."""
     found: dict[str, Feature] = {}
     for name in features:
         feature = view.features[name]
         if dtype is None and feature.dtype == "int8":
+            if name + SCALE in features:
+                raise StepDiffError(
+                    f"feature {name + SCALE} of view {view.name} has the name of the scales of {name}: "
+                    "leave it out with --features (features=), or give a dtype"
+                )
             found[name] = feature
             found[name + SCALE] = view.stored["scale"]
         else:
@@ -134,16 +155,13 @@ def _plan(
     names = _names(view, features)
     if dtype not in (None, "float16", "float32"):
         raise StepDiffError(f"dtype {dtype!r} is refused: give float16 or float32, or none for values as stored")
-    there = _catalog_columns(view.catalog)
-    unknown = [name for name in columns or () if name not in there]
-    if unknown:
-        raise StepDiffError(
-            f"no column {unknown[0]!r} in the catalog of {view.entity}: it has {', '.join(there) or 'only keys'}"
-        )
-    like = pl.DataFrame(schema={KEY: pl.String(), **{name: there[name] for name in columns or there if name != KEY}})
-    if columns is not None and not columns:
-        like = like.select(KEY)
+    like = _frame_like(view.catalog, columns)
     made = stored_features(view, names, dtype)
+    if KEY in made:
+        raise StepDiffError(
+            f"feature {KEY} of view {view.name} has the name of the column of keys: leave it out with --features "
+            "(features=)"
+        )
     if clash := [name for name in made if name in like.columns]:
         raise StepDiffError(
             f"{clash[0]} is a feature of view {view.name} and a column of the catalog: name the columns to take with "
@@ -155,6 +173,18 @@ def _plan(
         for name, feature in made.items()
     ]
     return pa.schema([*about, *lists]), like
+
+
+def _frame_like(catalog: Catalog, columns: Sequence[str] | None) -> pl.DataFrame:
+    """Return an empty frame of key and metadata columns."""
+    there = _catalog_columns(catalog)
+    unknown = [name for name in columns or () if name not in there]
+    if unknown:
+        raise StepDiffError(
+            f"no column {unknown[0]!r} in the catalog of {catalog.entity}: it has {', '.join(there) or 'only keys'}"
+        )
+    wanted = there if columns is None else columns
+    return pl.DataFrame(schema={KEY: pl.String(), **{name: there[name] for name in wanted if name != KEY}})
 
 
 def _names(view: View, features: str | Sequence[str] | None) -> list[str]:
@@ -182,8 +212,18 @@ def _catalog_columns(catalog: Catalog) -> dict[str, Any]:
     return {
         name: pl.String() if isinstance(dtype, texts) else dtype
         for name, dtype in found.items()
-        if name not in (KEY, "row", "seal")
+        if name not in (KEY, "row")
     }
+
+
+def _as_json(name: str, dtype: Any) -> pl.Expr:
+    """Return a column as JSON can have it without loss; texts, numbers and dates are the same in every version."""
+    column = pl.col(name)
+    if dtype.is_float():
+        return column.cast(pl.String)  # JSON has no NaN
+    if dtype == pl.Binary:
+        return column.bin.encode("hex")
+    return column.hash() if dtype.is_nested() and "Binary" in repr(dtype) else column
 
 
 def _metadata(catalog: Catalog, rows: Int64[np.ndarray, " W"], like: pl.DataFrame, fields: pa.Schema) -> pa.RecordBatch:

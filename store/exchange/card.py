@@ -6,8 +6,9 @@ written last: an export without it is not complete.
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,7 +17,7 @@ import yaml
 from jaxtyping import Bool
 
 from common.errors import StepDiffError
-from store.catalog.forgotten import read_forgotten
+from store.feature_store import Store
 from store.format.layout import FORMAT, VERSION
 from store.format.quantise import BLOCK
 from store.io.status import ABSENT, FAILED
@@ -26,9 +27,10 @@ from store.view import View
 NAME = "_export.json"
 README = "README.md"
 _WINDOW = 2**16  # rows whose checksums are read at a time
-_LOOSE = ("date", "failed", "absent", "forgotten")
-"""fields that may differ between the runs of one export"""
-_ROWS = ("rows", "parts", "digest")
+_LOOSE = ("date", "failed", "absent", "forgotten", "parts")
+"""fields that may differ between the runs of one export; `digest` depends on the rows of all parts"""
+_SAID = {"digest": "the rows or their features", "catalog": "keys or metadata of the rows in the catalog"}
+"""fields whose values say nothing to a reader"""
 _OPEN = {
     "parquet": 'import polars as pl\nframe = pl.read_parquet("{path}/data/*.parquet")\n{name} = frame["{name}"]',
     "lance": 'import lance\ndataset = lance.dataset("{path}")\n{name} = dataset.take([0])["{name}"]',
@@ -72,19 +74,20 @@ class Card:
     license: str
     date: str
     """UTC, when the export began"""
+    store: str = ""
+    """path or URL of the store; empty in the exported files themselves"""
+    snapshot: str | None = None
+    """None: of the moment when the export began"""
+    catalog: str = ""
+    """sha256 of key and columns of the exported rows; empty where an export has no columns"""
 
     def as_json(self) -> str:
         """Return the card for programs."""
         return json.dumps({"kind": "stepdiff-export", "version": 1, **asdict(self)}, ensure_ascii=False, indent=1)
 
-    def difference(self, other: "Card", rows_too: bool = True) -> str:
-        """Return the fields of another export that differ, shortened; empty where its content would be the same.
-
-        Without `rows_too` it may have other rows.
-        """
-        loose = _LOOSE if rows_too else (*_LOOSE, *_ROWS)
-        pairs = ((f.name, getattr(self, f.name), getattr(other, f.name)) for f in fields(self) if f.name not in loose)
-        return ", ".join(f"{name} {_short(a)} against {_short(b)}" for name, a, b in pairs if a != b)
+    def difference(self, other: "Card") -> str:
+        """Return the fields of another export that differ, shortened; empty where its content would be the same."""
+        return differences(asdict(self), asdict(other))
 
     def readme(self, path: str, more: Mapping[str, Any] | None = None) -> str:
         """Return README.md; `more` are further fields of its YAML header."""
@@ -98,6 +101,7 @@ class Card:
             "crop": made.crop,
             "dtypes": json.dumps(made.dtypes),
             "store format": f"{FORMAT} {self.store_format}",
+            **({"snapshot": self.snapshot} if self.snapshot else {}),
             "date": self.date,
         }
         counts = {name: getattr(self, name) for name in ("rows", "failed", "absent", "forgotten")}
@@ -140,6 +144,18 @@ class Card:
         return notes and ["", *notes]
 
 
+def differences(here: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """Return the fields of a card that differ in another one, shortened."""
+    pairs = ((name, value, other[name]) for name, value in here.items() if name not in _LOOSE)
+    return ", ".join(_SAID.get(name, f"{name} {_short(a)} against {_short(b)}") for name, a, b in pairs if a != b)
+
+
+def source(store: Store) -> dict[str, Any]:
+    """Return the fields of a card that say which store it is."""
+    path = str(store.path) if store.path.remote else os.path.realpath(str(store.path))
+    return {"store": path, "snapshot": store.at}
+
+
 def read_card(data: bytes) -> Card:
     """Return the card for programs; StepDiffError where it is not one."""
     try:
@@ -157,6 +173,7 @@ def read_card(data: bytes) -> Card:
 
 
 def make_card(
+    store: Store,
     view: View,
     ok: Bool[np.ndarray, " rows"],
     format: str,
@@ -164,17 +181,20 @@ def make_card(
     columns: Mapping[str, str],
     license: str,
     shards_per_part: int,
+    catalog: str = "",
 ) -> Card:
     """Return the card of an export that begins now.
 
     Args:
-        view: the view.
+        store: the store, or that of a snapshot.
+        view: its view.
         ok: which rows of the catalog are exported.
         format: of the export.
         features: as exported, by column.
         columns: of the catalog, with their Arrow types.
         license: as the user gives it.
         shards_per_part: shards whose rows are one part.
+        catalog: see `Card`.
     """
     status = view.status()
     size = view.rows_per_shard * shards_per_part
@@ -183,7 +203,7 @@ def make_card(
         if count := int(ok[first : first + size].sum()):
             shard = first // view.rows_per_shard
             parts.append([shard, count])
-    forgotten = read_forgotten(view.paths.store, view.entity)["row"].to_numpy()
+    forgotten = store.forgotten(view.entity)["row"].to_numpy()
     forgotten = forgotten[forgotten < len(status)]
     return Card(
         format=format,
@@ -203,6 +223,8 @@ def make_card(
         digest=_digest(view, ok),
         license=license,
         date=_now(),
+        catalog=catalog,
+        **source(store),
     )
 
 

@@ -29,6 +29,7 @@ from store.provenance import Feature, check_name
 
 SCALE = "_scale"
 _KEY = "key"
+_RESERVED = (_KEY, "row")  # columns that a store gives its catalog
 BATCH_BYTES = 32 * 2**20
 """bytes of features that are decoded at a time, about"""
 KEY_ROWS = 2**14
@@ -114,9 +115,11 @@ def layout(
             named[name + SCALE] = column + SCALE
     found = {name: _column(where, schema.field(column), sample) for name, column in named.items()}
     about = list(columns) or (
-        list(card.columns) if card else [n for n in schema.names if n not in (key, "row", *lists)]
+        list(card.columns) if card else [n for n in schema.names if n not in (key, *_RESERVED, *lists)]
     )
     for name in about:
+        if name in _RESERVED:
+            raise StepDiffError(f"column {name!r} cannot be metadata, the store has its own: leave it out of --columns")
         if name not in schema.names:
             raise StepDiffError(f"{where} has no column {name!r}: it has {_some(schema.names)}")
         if not _is_plain(schema.field(name).type):

@@ -8,6 +8,9 @@ Guarantees
 - a killed export continues, and ends with the same content
 - half an export never looks whole
 - an export of another view into the same folder is refused, and so is a second run at the same time
+- an export of another store is refused, and so is one of another snapshot
+- an export does not continue with changed metadata
+- a complete export of a store that changed is refused
 - a damaged row is never exported
 - memory does not grow with the view, but for two bytes a row
 """
@@ -17,7 +20,6 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, get_args, runtime_checkable
 
@@ -96,7 +98,8 @@ def export(options: ExportOptions) -> Exported:
     format = chosen_format(options)
     if place(options.path).remote:
         raise StepDiffError(f"{options.path} is not a local path: export to a folder, then copy it")
-    view = Store.open(options.store).view(options.entity, options.view, check="always")
+    store = Store.open(options.store)
+    view = store.view(options.entity, options.view, check="always")
     if format == "hdf5":
         return _to_hdf5(view, options, begin)
     if options.layout:
@@ -112,9 +115,13 @@ def export(options: ExportOptions) -> Exported:
     features = arrow.stored_features(view, options.features or tuple(view.features), options.dtype)
     columns = {field.name: str(field.type) for field in schema if field.name not in (arrow.KEY, *features)}
     a_shard = view.rows_per_shard * sum(feature.row_bytes for feature in features.values())
-    make = partial(cards.make_card, view, format=format, features=features, columns=columns, license=options.license)
+
+    def make(ok: Bool[np.ndarray, " rows"], shards_per_part: int) -> Card:
+        catalog = arrow.catalog_digest(view.catalog, list(columns), ok)
+        return cards.make_card(store, view, ok, format, features, columns, options.license, shards_per_part, catalog)
+
     with _only_run(path):
-        card, ok = _begin(path, view, make, max(PART_BYTES // a_shard, 1))
+        card, ok = _begin(path, store, view, make, max(PART_BYTES // a_shard, 1))
         already = len(card.parts)
         if ok is not None:
             parts, header = _parts(path, card, schema, features)
@@ -128,6 +135,8 @@ def export(options: ExportOptions) -> Exported:
                     rows = start + np.flatnonzero(ok[start : start + size])
                     batches = arrow.record_batches(view, names, rows, None, list(columns), options.dtype)
                     parts.write(number, _counted(batches, count, path, advance))
+            if differs := card.difference(make(ok, card.shards_per_part)):
+                raise StepDiffError(f"the store changed while {path} was written ({differs}): remove it, export again")
             parts.finish()
             write_text(path / cards.README, card.readme(path.name, header))
             (path / _ROWS).remove()
@@ -173,17 +182,20 @@ def _only_run(path: LocalPath) -> Iterator[None]:
 
 
 def _begin(
-    path: LocalPath, view: View, make: Callable[..., Card], shards_per_part: int
+    path: LocalPath, store: Store, view: View, make: Callable[[Bool[np.ndarray, " rows"], int], Card], count: int
 ) -> tuple[Card, Bool[np.ndarray, " rows"] | None]:
     """Return the card of the export in `path`, which begins or continues, and which rows it has; None: it is complete.
 
-    The rows are fixed when the export begins: those that finish later are not part of it.
+    The rows are fixed when the export begins: those that finish later are not part of it. `count` shards are a part of
+    an export that begins. StepDiffError: `path` holds an export of another content.
     """
     try:
         there = cards.read_card((path / cards.NAME).read_whole(_MOST_CARD))
         path.remove_dead(deep=False)
+        mine = cards.source(store)
+        differs = cards.differences({name: getattr(there, name) for name in mine}, mine)
         complete = (path / cards.README).exists()
-        ok = view.status() == OK if complete else _read_rows(path / _ROWS, len(view.catalog))
+        ok = view.status() == OK if complete or differs else _read_rows(path / _ROWS, len(view.catalog))
     except FileNotFoundError:
         path.remove_dead(deep=False)
         if any(file.name not in (cards.NAME, _ROWS, _LOCK) for file in path.iterdir()):
@@ -193,14 +205,14 @@ def _begin(
             raise StepDiffError(
                 f"view {view.name} of {view.entity} has no finished rows: run featurize first"
             ) from None
-        card = make(ok, shards_per_part=shards_per_part)
+        card = make(ok, count)
         data = zlib.compress(len(ok).to_bytes(8, "little") + np.packbits(ok).tobytes())
         (path / _ROWS).put([data], len(data))
         write_text(path / cards.NAME, card.as_json())
         return card, ok
     except StepDiffError as error:
         raise StepDiffError(f"{path} holds a damaged export ({error}): remove it and export again") from None
-    if differs := there.difference(make(ok, shards_per_part=there.shards_per_part), rows_too=not complete):
+    if differs := differs or there.difference(make(ok, there.shards_per_part)):
         raise StepDiffError(f"{path} holds an export that differs: {differs}; give another name, or remove it")
     if complete:
         (path / _ROWS).remove()  # of a run that was killed before it did
@@ -232,11 +244,11 @@ def _parts(
     path: LocalPath, card: Card, schema: "pa.Schema", features: Mapping[str, Feature]
 ) -> tuple[Parts, dict[str, Any]]:
     """Return where parts are written, and more fields of the README's header."""
-    schema = schema.with_metadata({"stepdiff": replace(card, parts=[]).as_json()})
+    schema = schema.with_metadata({"stepdiff": replace(card, parts=[], store="").as_json()})
     if card.format == "lance":
         from store.exchange.lance import Fragments
 
-        return Fragments(path, schema), {}
+        return Fragments(path, schema, card.rows), {}
     if card.format == "webdataset":
         from store.exchange import webdataset
 

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import h5py
@@ -66,12 +66,13 @@ def export_hdf5(options: Hdf5ExportOptions, license: str = UNKNOWN_LICENSE) -> E
     path = Path(options.path)
     if path.exists():
         raise StepDiffError(f"{path} exists already: remove it, or give another name")
-    view = Store.open(options.store).view(options.entity, options.view, check="always")
+    store = Store.open(options.store)
+    view = store.view(options.entity, options.view, check="always")
     arrays = _arrays(view, options)
     status = view.status()
     rows = np.flatnonzero(status == OK)
     forms = {name: Feature(shape, dtype) for name, (shape, dtype) in arrays.items()}
-    card = make_card(view, status == OK, "hdf5", forms, {}, license, -(-len(status) // view.rows_per_shard) or 1)
+    card = make_card(store, view, status == OK, "hdf5", forms, {}, license, -(-len(status) // view.rows_per_shard) or 1)
     a_row = sum(np.dtype(dtype).itemsize * int(np.prod(shape)) + _HEADER_BYTES for shape, dtype in arrays.values())
     with _whole(path, len(rows) * a_row) as file, progress(f"export of {view.name}", len(rows)) as advance:
         grouped = options.layout == "clips" and len(arrays) > 1
@@ -80,7 +81,7 @@ def export_hdf5(options: Hdf5ExportOptions, license: str = UNKNOWN_LICENSE) -> E
         file.attrs["provenance"] = json.dumps(view.provenance.as_dict())
         if options.raw:
             file.attrs["channels_per_scale"] = BLOCK
-        file.attrs["card"], file.attrs["readme"] = card.as_json(), card.readme(path.name)
+        file.attrs["card"], file.attrs["readme"] = replace(card, store="").as_json(), card.readme(path.name)
         write = _write_clips if options.layout == "clips" else _write_rows
         write(file, arrays, len(rows), _blocks(view, arrays, rows, advance))
     return Exported(
@@ -150,11 +151,14 @@ def _values(view: View, name: str, dtype: str, rows: Int64[np.ndarray, " K"], ke
 
 
 def _write_rows(file: h5py.File, arrays: Arrays, count: int, blocks: Iterator[Block]) -> None:
+    if KEYS in arrays:
+        raise StepDiffError(f"feature {KEYS} has the name of the dataset of keys: give --layout clips")
     texts = file.create_dataset(KEYS, (count,), h5py.string_dtype())
     datasets = {name: file.create_dataset(name, (count, *shape), dtype) for name, (shape, dtype) in arrays.items()}
     start = 0
     for keys, values in blocks:
         end = start + len(keys)
+        _check_no_nul(keys)
         texts[start:end] = keys
         for name, dataset in datasets.items():
             dataset[start:end] = values[name]
@@ -163,14 +167,21 @@ def _write_rows(file: h5py.File, arrays: Arrays, count: int, blocks: Iterator[Bl
 
 def _write_clips(file: h5py.File, arrays: Arrays, count: int, blocks: Iterator[Block]) -> None:
     for keys, values in blocks:
+        _check_no_nul(keys)
         for at, key in enumerate(keys):
-            if "\0" in key or any(part in ("", ".") for part in key.split("/")):
+            if any(part in ("", ".") for part in key.split("/")):
                 raise StepDiffError(f"key {key!r} cannot be the name of an HDF5 dataset: give --layout rows")
             for name, array in values.items():
                 try:
                     file.create_dataset(f"{key}/{name}" if len(arrays) > 1 else key, data=array[at])
                 except (ValueError, TypeError, KeyError) as error:  # `a` is a clip, and so is `a/b`
                     raise StepDiffError(f"key {key!r} is a group of other clips in HDF5: give --layout rows") from error
+
+
+def _check_no_nul(keys: list[str]) -> None:
+    for key in keys:
+        if "\0" in key:
+            raise StepDiffError(f"key {key!r} holds NUL, where texts and names of HDF5 end: give --format parquet")
 
 
 @contextmanager

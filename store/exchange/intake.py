@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -24,6 +25,7 @@ from jaxtyping import Int, Int64
 
 from common.errors import StepDiffError
 from common.progress import progress
+from store.catalog.catalog import Catalog
 from store.catalog.forgotten import are_forgotten
 from store.exchange import hdf5_layout
 from store.exchange.options import Hdf5ImportOptions, ImportOptions, Readable
@@ -122,10 +124,11 @@ def take_in(options: ImportOptions, noted: bool = True) -> Imported:
             features = with_dtype(features, options.dtype)
         provenance = _provenance(path, options, features, given.provenance if noted else None)
         store = Store.open(options.store, create=True)
+        metadata = _fitting(path, store.catalog(options.entity), given.metadata)
         info = {"imported_from": path.name, **given.versions}
         with store.writer(options.entity, options.view, provenance, features, info=info, wait=options.wait) as writer:
             view = writer.view
-            rows = _add(writer, keys, given.metadata)
+            rows = _add(writer, keys, metadata)
             before = view.status()[rows]
             todo = before == ABSENT
             if options.retry_failed:
@@ -256,6 +259,18 @@ def _provenance(
         before = noted.dtypes.get(name, dtype) if noted else dtype
         dtypes[name] = before if before.split(" ")[0] == dtype else f"{dtype} from {before}"
     return Provenance(**made, dtypes=dtypes)
+
+
+def _fitting(path: Path, catalog: Catalog, metadata: Iterator[pl.DataFrame] | None) -> Iterator[pl.DataFrame] | None:
+    """Return the metadata. StepDiffError, before anything is written, where the catalog has other types of columns."""
+    if metadata is None:
+        return None
+    first = next(metadata)
+    try:
+        catalog.append(first.clear().insert_column(0, pl.Series("key", [], pl.String)))  # no row, which checks columns
+    except StepDiffError as error:
+        raise StepDiffError(f"{path}: {error}, or name the columns to take with --columns") from None
+    return chain([first], metadata)
 
 
 def _add(writer: ViewWriter, keys: pl.Series, metadata: Iterator[pl.DataFrame] | None) -> Int64[np.ndarray, " keys"]:

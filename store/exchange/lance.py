@@ -48,13 +48,20 @@ _SAMPLE = 64  # rows that say the length of lists
 class Fragments:
     """The parts of a Lance dataset that is not committed yet."""
 
-    def __init__(self, path: LocalPath, schema: pa.Schema) -> None:
-        """Open the folder of the dataset; data files without a record, of a killed export, are removed."""
+    def __init__(self, path: LocalPath, schema: pa.Schema, rows: int) -> None:
+        """Open the folder of a dataset of `rows` rows; what a killed export left without a record is removed."""
         self._path = path
         self._schema = schema
+        self._rows = rows
         self._records = path / RECORDS
-        if self.is_whole():
+        # Lance writes NAME.manifest#1 and links it to NAME.manifest: only with the link there is a version.
+        self._whole = any((path / "_versions").glob("*.manifest"))
+        if self._whole:
+            self._check()
             return
+        for folder in ("_versions", "_transactions"):  # of a commit that was killed
+            for file in (path / folder).glob("*"):
+                file.remove()
         self._records.make_folder()
         self._records.remove_dead(deep=False)
         known = {file["path"] for record in self._records.glob("*.json") for file in self._files(record)}
@@ -67,7 +74,7 @@ class Fragments:
 
     def is_whole(self) -> bool:
         """Return whether the parts are committed."""
-        return (self._path / "_versions").is_dir() and any((self._path / "_versions").iterdir())
+        return self._whole
 
     def has(self, number: int) -> bool:
         """Return whether a part is written."""
@@ -88,16 +95,25 @@ class Fragments:
         (self._records / f"{number:06d}.json").put([data], len(data))
 
     def finish(self) -> None:
-        """Make the parts a dataset, in their order."""
-        if not self.is_whole():
+        """Make the parts a dataset, in their order; the records are removed when it opens."""
+        if not self._whole:
             found = [json.loads(record.read_bytes()) for record in sorted(self._records.glob("*.json"))]
             fragments = [lance.FragmentMetadata.from_json(json.dumps(one)) for record in found for one in record]
             lance.LanceDataset.commit(str(self._path), lance.LanceOperation.Overwrite(self._schema, fragments))
             for file in (self._path / "_versions").iterdir():
                 _sync(file)
             sync_folder(self._path / "_versions")
+            self._check()
+            self._whole = True
         with suppress(FileNotFoundError):
             self._records.remove()
+
+    def _check(self) -> None:
+        """Raise StepDiffError where the dataset does not open, or has other rows."""
+        with readable(self._path):
+            count = lance.dataset(str(self._path)).count_rows()
+        if count != self._rows:
+            raise StepDiffError(f"{self._path} has {count:,} of {self._rows:,} rows: remove it and export again")
 
 
 def _sync(path: Path) -> None:

@@ -164,7 +164,7 @@ def test_a_view_that_changed_is_refused(view: View, run: Run, tmp_path: Path, mo
         export(options)
     again = {name: np.ones((1, *form.shape), np.float32) for name, form in view.features.items()}
     view.write_shard(1, np.array([7]), again, {})
-    with pytest.raises(StepDiffError, match="holds an export that differs: digest"):
+    with pytest.raises(StepDiffError, match="holds an export that differs: the rows or their features"):
         export(options)
 
 

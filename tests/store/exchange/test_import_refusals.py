@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 
 from common.errors import StepDiffError
@@ -45,6 +46,7 @@ def refused(path: Path, **options: Any) -> str:
         ({"key": KEYS, "x": [[1, 2]] * 3}, {"features": ("x",)}, "list<element: int64>: features are lists of floats"),
         ({"key": KEYS, "x": [1.0, 2.0, 3.0]}, {"features": ("x",)}, "is double: features are lists of floats"),
         ({"key": KEYS, "x": FLOATS}, {"columns": ("y",)}, "has no column 'y': it has key, x"),
+        ({"key": KEYS, "x": FLOATS}, {"columns": ("key",)}, "column 'key' cannot be metadata, the store has its own"),
         ({"key": KEYS, "x": FLOATS, "m": [{"a": 1}] * 3}, {}, "column 'm' of {path} is struct<a: int64>, which is not"),
         ({"key": KEYS, "x": INT8}, {}, "has no column of lists of floats"),
         ({"key": KEYS, "x": INT8}, {"features": ("x",)}, "'x' of {path} is int8 without a column 'x_scale' of scales"),
@@ -61,6 +63,27 @@ def test_what_does_not_fit_is_refused_in_one_line(
     path = tmp_path / "f.parquet"
     pq.write_table(pa.table(columns), path)
     assert message.replace("{path}", str(path)) in refused(path, **options)
+
+
+def test_a_second_column_of_keys_is_left_out_or_refused(tmp_path: Path) -> None:
+    path = tmp_path / "f.parquet"
+    pq.write_table(pa.table({"key": ["x", "y", "z"], "id": KEYS, "m": [1, 2, 3], "x": FLOATS}), path)
+    assert "column 'key' cannot be metadata" in refused(path, keys="id", columns=("m", "key"))
+    take_in(ImportOptions(str(path), str(tmp_path / "s"), "v", **MADE_BY, keys="id"))
+    catalog = Store.open(tmp_path / "s").catalog("clips").frame()
+    assert catalog["key"].to_list() == KEYS and catalog.columns == ["key", "row", "m"]
+
+
+@pytest.mark.parametrize("kind", [pa.list_(pa.int64()), pa.duration("us"), pa.timestamp("us", "UTC")])
+def test_metadata_that_do_not_fit_the_catalog_are_refused_before_anything_is_written(tmp_path: Path, kind: Any) -> None:
+    store, path = Store.open(tmp_path / "s", create=True), tmp_path / "f.parquet"
+    store.catalog("clips").append(pl.DataFrame({"key": ["a", "z"], "m": ["u", "v"]}))
+    values = [[1]] * 3 if pa.types.is_list(kind) else [1, 2, 3]
+    pq.write_table(pa.table({"key": KEYS, "m": pa.array(values, kind), "x": FLOATS}), path)
+    with pytest.raises(StepDiffError, match="f.parquet: column 'm' of clips is String .* with --columns") as caught:
+        take_in(ImportOptions(str(path), str(store.path), "v", **MADE_BY))
+    assert "\n" not in str(caught.value)
+    assert store.views("clips") == [] and store.catalog("clips").frame()["m"].to_list() == ["u", "v"]
 
 
 def test_files_that_are_no_parquet_or_lance_are_refused(tmp_path: Path) -> None:
