@@ -356,7 +356,7 @@ class TrainOptions:
 
 
 def read_recipe(path: Path) -> TrainOptions:
-    """Read the recipe of a run's folder. StepDiffError names the file, or the option that this version does not have."""
+    """Read the recipe of a run's folder. StepDiffError names the file, or an option that this version does not have."""
     if not path.is_file():
         raise StepDiffError(
             f"{path.parent}: no trained head here; run python -m heads.train --config RECIPE.yaml --out {path.parent}"
