@@ -25,7 +25,7 @@ def test_a_training_at_a_snapshot_ends_with_the_weights_of_then_and_records_it(
     assert main(["tag", str(store.path), "v1"]) == 0
     clips = store.catalog("clips").frame(["key", "split"]).filter(pl.col("split") == "train")["key"].to_list()
     with store.lock():  # two clips leave the training, one changes its split and all their narrations change
-        store.view("clips", store.views("clips")[0]).withdraw(store.catalog("clips").rows(clips[:2]))
+        store.view("clips", "visual").withdraw(store.catalog("clips").rows(clips[:2]))
         store.catalog("clips").update(pl.DataFrame({"key": clips, "narration": ["other words"] * len(clips)}))
     given = ["--config", str(recipe(world, tiny_lm, tmp_path / "run")), "--store", str(store.path)]
     assert train.main([*given, "--at", "v1"]) == 0
@@ -35,7 +35,7 @@ def test_a_training_at_a_snapshot_ends_with_the_weights_of_then_and_records_it(
         )
         assert ours.keys() == theirs.keys() and all(np.array_equal(ours[key], theirs[key]) for key in ours)
     record = json.loads((tmp_path / "run" / "lineage.json").read_text())["store"]
-    commit = Store.open(store.path, at="v1").then.views["clips"][store.views("clips")[0]].commit
+    commit = Store.open(store.path, at="v1").then.views["clips"]["visual"].commit
     assert (record["path"], record["at"], list(record["commits"].values())) == (str(store.path), "v1", [commit])
     capsys.readouterr()
     assert main(["lineage", str(store.path), str(tmp_path / "run")]) == 0
