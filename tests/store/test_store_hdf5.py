@@ -208,7 +208,10 @@ def test_rows_of_an_existing_store_are_found_by_key(tmp_path: Path) -> None:
         (lambda file: file.update(key=["a", "b"], x=np.zeros((3, 2))), "no dataset of floats with 2 rows"),
         (lambda file: file.update(key=np.array([b"\xff"]), x=np.zeros((1, 2))), "are not UTF-8"),
         (lambda file: file.update(k=["a"], l=["b"], x=np.zeros((1, 2))), "name that of the keys with --keys"),
-        (lambda file: file.update(a=np.zeros(3, np.int64)), "is int64: features are floats, or int8 with a dataset of scales$"),
+        (
+            lambda file: file.update(a=np.zeros(3, np.int64)),
+            "is int64: features are floats, or int8 with a dataset of scale",
+        ),
         (lambda file: file.update(a=np.zeros(3, np.int8)), "embedding is int8 and has no float16 scales of shape .1."),
         (lambda file: file.update(a=np.float32(3)), "features have one axis or more"),
         (lambda file: file.update(a=np.zeros((0, 3))), "features have one axis or more, none 0"),
