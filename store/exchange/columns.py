@@ -351,3 +351,41 @@ def _plain(array: pa.Array) -> pa.Array:
 def _some(names: Sequence[str]) -> str:
     shown = ", ".join(names[:8]) or "none"
     return f"{shown} and {len(names) - 8} more" if len(names) > 8 else shown
+
+
+@dataclass
+class ColumnRows:
+    """Rows of a file of Arrow columns, of which each library reads its own."""
+
+    where: str
+    layout: Layout
+    nbytes: int
+    keys: pl.Series
+    versions: dict[str, str]
+
+    @property
+    def kinds(self) -> dict[str, Feature]:
+        """Shape and dtype of each array."""
+        return {name: column.feature for name, column in self.layout.features.items()}
+
+    def metadata(self) -> Iterator[pl.DataFrame]:
+        """Yield the metadata of all rows, in order."""
+        with readable(self.where):
+            for batch in self._about():
+                yield frame_of(self.where, batch, self.nbytes)
+
+    def _about(self) -> Iterator[pa.RecordBatch]:
+        """Yield the metadata columns of all rows, in order."""
+        raise NotImplementedError
+
+    def _columns(self) -> list[str]:
+        """Return the columns that hold the features."""
+        return sorted({column.name for column in self.layout.features.values()})
+
+    def _at_once(self) -> int:
+        """Return how many rows are decoded at a time."""
+        return max(BATCH_BYTES // sum(kind.row_bytes for kind in self.kinds.values()), 1)
+
+    def _empty(self, count: int) -> dict[str, np.ndarray]:
+        """Return features of `count` rows, to be filled."""
+        return {name: np.zeros((count, *kind.shape), kind.dtype) for name, kind in self.kinds.items()}

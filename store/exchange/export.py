@@ -19,7 +19,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, get_args, runtime_checkable
 
@@ -327,18 +327,10 @@ def _to_hdf5(view: View, options: ExportOptions, begin: float) -> Exported:
     )  # fmt: skip
     done = export_hdf5(asked, options.license)
     return Exported(
-        path=options.path,
+        **{**asdict(done), "path": options.path},
         format="hdf5",
-        store=done.store,
-        entity=done.entity,
-        view=done.view,
-        rows=done.rows,
-        failed=done.failed,
-        absent=done.absent,
-        forgotten=done.forgotten,
         parts=1,
         already=0,
-        bytes=done.bytes,
         seconds=round(time.monotonic() - begin, 3),
         how_to_open=cards.how_to_open("hdf5", options.path, list(names)),
     )

@@ -17,7 +17,6 @@ _stepdiff.require("the format lance", "export", ("pyarrow", "lance"))
 
 import lance
 import numpy as np
-import polars as pl
 import pyarrow as pa
 from jaxtyping import Int
 from lance.fragment import write_fragments
@@ -26,12 +25,10 @@ from common.errors import StepDiffError
 from common.io.local import LocalPath, sync_folder
 from common.io.parquet_sizes import FREE_ROWS, ROWS_PER_BYTE
 from store.exchange.columns import (
-    BATCH_BYTES,
     KEY_ROWS,
-    Layout,
+    ColumnRows,
     Read,
     fill,
-    frame_of,
     is_damage,
     layout,
     one_line,
@@ -39,7 +36,6 @@ from store.exchange.columns import (
     readable,
     texts_of,
 )
-from store.provenance import Feature
 
 RECORDS = "_fragments"
 _SAMPLE = 64  # rows that say the length of lists
@@ -122,33 +118,20 @@ def _sync(path: Path) -> None:
 
 
 @dataclass
-class LanceRows:
+class LanceRows(ColumnRows):
     """Rows of a Lance dataset."""
 
-    where: str
     dataset: lance.LanceDataset
-    layout: Layout
-    nbytes: int
-    keys: pl.Series
-    versions: dict[str, str]
 
-    @property
-    def kinds(self) -> dict[str, Feature]:
-        """Shape and dtype of each array."""
-        return {name: column.feature for name, column in self.layout.features.items()}
-
-    def metadata(self) -> Iterator[pl.DataFrame]:
-        """Yield the metadata of all rows, in order."""
-        with readable(self.where):
-            for batch in self.dataset.to_batches(columns=self.layout.about, batch_size=KEY_ROWS):
-                yield frame_of(self.where, batch, self.nbytes)
+    def _about(self) -> Iterator[pa.RecordBatch]:
+        return self.dataset.to_batches(columns=self.layout.about, batch_size=KEY_ROWS)
 
     def read(self, places: Int[np.ndarray, " P"]) -> Read:
         """Return the features of the rows at `places`."""
-        features = {n: np.zeros((len(places), *kind.shape), kind.dtype) for n, kind in self.kinds.items()}
+        features = self._empty(len(places))
         reasons: dict[int, str] = {}
-        columns = sorted({column.name for column in self.layout.features.values()})
-        size = max(BATCH_BYTES // sum(kind.row_bytes for kind in self.kinds.values()), 1)
+        columns = self._columns()
+        size = self._at_once()
         for start in range(0, len(places), size):
             here = np.arange(start, min(start + size, len(places)))
             try:
@@ -180,4 +163,4 @@ def lance_rows(path: Path, keys: str | None, features: Sequence[str], columns: S
     with readable(path):
         blocks = (b.column(0) for b in dataset.to_batches(columns=[taken.keys], batch_size=KEY_ROWS))
         texts_found = texts_of(str(path), blocks, nbytes)
-    yield LanceRows(str(path), dataset, taken, nbytes, texts_found, {"pylance": lance.__version__})
+    yield LanceRows(str(path), taken, nbytes, texts_found, {"pylance": lance.__version__}, dataset)

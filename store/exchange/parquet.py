@@ -22,7 +22,6 @@ import _stepdiff
 _stepdiff.require("store.exchange", "export", ("pyarrow",))
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Int, Int64
@@ -32,13 +31,11 @@ from common.io.files import open_regular
 from common.io.parquet_sizes import ImplausibleSizes, check_sizes
 from store.exchange import card as cards
 from store.exchange.columns import (
-    BATCH_BYTES,
     KEY_ROWS,
-    Layout,
+    ColumnRows,
     Read,
     check_same,
     fill,
-    frame_of,
     is_damage,
     layout,
     one_line,
@@ -192,42 +189,29 @@ class Groups:
 
 
 @dataclass
-class ParquetRows:
+class ParquetRows(ColumnRows):
     """Rows of Parquet files."""
 
-    where: str
     groups: Groups
-    layout: Layout
-    nbytes: int
-    keys: pl.Series
-    versions: dict[str, str]
 
-    @property
-    def kinds(self) -> dict[str, Feature]:
-        """Shape and dtype of each array."""
-        return {name: column.feature for name, column in self.layout.features.items()}
-
-    def metadata(self) -> Iterator[pl.DataFrame]:
-        """Yield the metadata of all rows, in order."""
-        with readable(self.where):
-            for batch in self.groups.each(self.layout.about, _BLOCK):
-                yield frame_of(self.where, batch, self.nbytes)
+    def _about(self) -> Iterator[pa.RecordBatch]:
+        return self.groups.each(self.layout.about, _BLOCK)
 
     def read(self, places: Int[np.ndarray, " P"]) -> Read:
         """Return the features of the rows at `places`."""
-        features = {n: np.zeros((len(places), *kind.shape), kind.dtype) for n, kind in self.kinds.items()}
+        features = self._empty(len(places))
         reasons: dict[int, str] = {}
         order = np.argsort(places, kind="stable")
         sorted_places = places[order]
-        columns = {column.name for column in self.layout.features.values()}
-        size = max(BATCH_BYTES // sum(kind.row_bytes for kind in self.kinds.values()), 1)
+        columns = self._columns()
+        size = self._at_once()
         for group in np.unique(np.searchsorted(self.groups.starts, sorted_places, "right") - 1).tolist():
             start, end = self.groups.starts[group], self.groups.starts[group + 1]
             low, high = np.searchsorted(sorted_places, (start, end))
             try:
                 while low < high:
                     first = int(sorted_places[low] - start)
-                    for row, batch in self.groups.batches(group, first, sorted(columns), size):
+                    for row, batch in self.groups.batches(group, first, columns, size):
                         stop = int(np.searchsorted(sorted_places, start + row + batch.num_rows))
                         some = sorted_places[low:stop] - start - row
                         fill(features, reasons, self.layout, _taken(batch, some), order[low:stop])
@@ -271,7 +255,7 @@ def parquet_rows(
         with readable(path):
             found = (batch.column(0) for batch in groups.each([taken.keys], KEY_ROWS))
             texts = texts_of(str(path), found, nbytes)
-        yield ParquetRows(str(path), groups, taken, nbytes, texts, {"pyarrow": pa.__version__})
+        yield ParquetRows(str(path), taken, nbytes, texts, {"pyarrow": pa.__version__}, groups)
     finally:
         groups.close()
 
