@@ -39,7 +39,7 @@ def test_a_training_at_a_snapshot_ends_with_the_weights_of_then_and_records_it(
     assert (record["path"], record["at"], list(record["commits"].values())) == (str(store.path), "v1", [commit])
     capsys.readouterr()
     assert main(["lineage", str(store.path), str(tmp_path / "run")]) == 0
-    assert f"snapshot v1; commit clips/{store.views('clips')[0]} {commit}" in capsys.readouterr().out
+    assert f"snapshot v1; commit clips/visual {commit}" in capsys.readouterr().out
     assert train.main(given) == 2
     assert "holds a run of another recipe (at is v1 there and None here)" in capsys.readouterr().err
     assert train.main([*given, "--at", "v2", "--out", str(tmp_path / "new")]) == 2

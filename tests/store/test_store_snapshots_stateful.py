@@ -67,7 +67,7 @@ class Machine(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.path = f"memory://{uuid.uuid4().hex}/s" if self.remote else tempfile.mkdtemp(prefix="snapshots") + "/s"
-        self.store, self.number, self.copies = Store.open(self.path, create=True), 0, dict[str, Copied]()
+        self.store, self.number, self.tags, self.copies = Store.open(self.path, create=True), 0, 0, dict[str, Copied]()
         with self.store.writer("clips", "net", MADE, FEATURES, rows_per_shard=4) as writer:
             keys = pl.DataFrame({"key": [f"c{row}" for row in range(5)], "step": ["a"] * 5})
             writer.write(keys, self.values(5))
@@ -103,7 +103,8 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def tag(self) -> None:
-        name = f"t{self.number}-{len(self.copies)}"
+        self.tags += 1  # the name of a deleted snapshot is not given again
+        name = f"t{self.tags}"
         tag(self.store, name)
         self.copies[name] = Copied.of(self.store)
 
