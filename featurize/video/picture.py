@@ -1,8 +1,9 @@
 """A decoded frame becomes the square that an encoder is fed, or the whole picture for a model that crops by itself.
 
 The recipe, the same on every machine: to RGB at full size (swscale), turned upright by the file's
-rotation, resized by one of Pillow's antialiased filters, either the short side with a centre crop
-or both sides whatever the aspect, or, of the whole, the short side alone. Stored pixels count as square.
+rotation, resized by one of Pillow's antialiased filters (`featurize.video.resize`), either the short
+side with a centre crop or both sides whatever the aspect, or, of the whole, the short side alone.
+Stored pixels count as square.
 
 Guarantees
 - a frame that is stored turned is seen upright, and one that a video's matrix mirrors is unmirrored
@@ -13,7 +14,6 @@ Guarantees
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import av
 import numpy as np
@@ -22,9 +22,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from featurize.video.media_file import MAX_PIXELS
-
-Resample = Literal["bicubic", "bilinear", "lanczos"]
-"""Pillow's filters, by name"""
+from featurize.video.resize import Resample, resized_part
 
 
 @dataclass(frozen=True)
@@ -86,19 +84,16 @@ def pixels_of(frame: av.VideoFrame, picture: Picture) -> UInt8[np.ndarray, "heig
 
 def square(frame: av.VideoFrame, crop: Crop) -> UInt8[np.ndarray, "size size 3"]:
     """RGB pixels of the frame: upright, resized, and where the crop says so centre cropped."""
-    picture = np.ascontiguousarray(_upright(frame.to_ndarray(format="rgb24"), frame))
+    picture = _upright(frame.to_ndarray(format="rgb24"), frame)
     height, width = picture.shape[:2]
-    resample = Image.Resampling[crop.resample.upper()]
     if crop.short_side is None:
-        return np.asarray(Image.fromarray(picture).resize((crop.size, crop.size), resample))
+        return resized_part(picture, (crop.size, crop.size), (0, 0, crop.size, crop.size), crop.resample)
     short = min(height, width)
     size = (width * crop.short_side // short, height * crop.short_side // short)
     if size[0] * size[1] > MAX_PIXELS:
         raise ValueError(f"a picture of {width} x {height} is too narrow to resize its short side to {crop.short_side}")
-    resized = Image.fromarray(picture).resize(size, resample)
-    left = (resized.width - crop.size) // 2
-    top = (resized.height - crop.size) // 2
-    return np.asarray(resized.crop((left, top, left + crop.size, top + crop.size)))
+    left, top = (size[0] - crop.size) // 2, (size[1] - crop.size) // 2
+    return resized_part(picture, size, (left, top, left + crop.size, top + crop.size), crop.resample)
 
 
 def _upright(picture: UInt8[np.ndarray, "height width 3"], frame: av.VideoFrame) -> UInt8[np.ndarray, "_ _ 3"]:
