@@ -1,13 +1,10 @@
-"""Every stage and a training on a cluster of three Ray nodes on this host, of which one is killed in the middle.
+"""Every stage on a cluster of three Ray nodes on this host, of which one is killed in the middle.
 
 The nodes are real: each has its own raylet, ports and workers. A worker that is not on the head node takes a task, and
 its node is killed with SIGKILL before the task is done; the others wait until the node is chosen, so that the run is
 always in its middle. The results must be complete, and equal to those of one worker.
 """
 
-import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -24,66 +21,18 @@ from annotate.stages import stage
 from annotate.stages.job import StageOptions
 from annotate.stages.stage import run_stage
 from annotate.stages.versions import chosen
-from common.workers.cluster import connected
 from common.workers.pool import WorkerPool
 from featurize.__main__ import main as featurize
 from heads import embed, evaluate, train
-from heads.workers import launch, room
 from retrieval.index.builder import build_index
 from store import Store
 
 from .featurize.conftest import tiny_clip, video, write_video
 from .heads.conftest import recipe, world
-from .heads.processes import in_processes
-from .heads.test_parallel import RUNS, command, last
+from .ray_nodes import Nodes, nodes
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-__all__ = ["tiny_clip", "video", "world"]  # fixtures
-HEALTH = {"health_check_period_ms": 500, "health_check_timeout_ms": 10_000, "health_check_failure_threshold": 3}
-"""by default Ray notices after 25 s that a node is gone"""
-
-
-class Nodes:
-    """Three nodes of one CPU; `lose` kills one of them."""
-
-    def __init__(self) -> None:
-        from ray.cluster_utils import Cluster
-
-        head = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 100 * 2**20}
-        self._small = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
-        self.cluster = Cluster(initialize_head=True, head_node_args={**head, "_system_config": HEALTH})
-        self._others = [self.cluster.add_node(**self._small) for _ in range(2)]
-        self.head = str(self.cluster.head_node.node_id)
-
-    def lose(self, node_id: str) -> None:
-        """Kill every process of a node."""
-        (node,) = (node for node in self._others if node.node_id == node_id)
-        self._others.remove(node)
-        self.cluster.remove_node(node, allow_graceful=False)
-
-    def lose_chosen(self, marker: Path, stop: threading.Event, lost: list[str]) -> None:
-        """Kill the node whose id is written to the file `marker`, and add it to `lost`."""
-        while not stop.wait(0.05):
-            if marker.exists() and (node := marker.read_text()):
-                self.lose(node)
-                lost.append(node)
-                return
-
-    def complete(self) -> None:
-        """Start nodes until there are three."""
-        while len(self._others) < 2:
-            self._others.append(self.cluster.add_node(**self._small))
-        self.cluster.wait_for_nodes()
-
-
-@pytest.fixture(scope="module")
-def nodes() -> Iterator[Nodes]:
-    found = Nodes()
-    try:
-        with connected(found.cluster.address, "annotate"):
-            yield found
-    finally:
-        found.cluster.shutdown()
+__all__ = ["nodes", "tiny_clip", "video", "world"]  # fixtures
 
 
 @pytest.fixture
@@ -280,106 +229,3 @@ def test_embed(
     for entity in ("clips", "texts"):
         three, one = (Store.open(tmp_path / name).view(entity, "aligned") for name in ("three", "one"))
         np.testing.assert_array_equal(three.read("embedding", np.arange(24)), one.read("embedding", np.arange(24)))
-
-
-HELD = """
-import sys
-import time
-from pathlib import Path
-
-from heads import train
-from heads.workers import launch
-
-work, marker, head = launch._work, Path(sys.argv[1]), sys.argv[2]
-
-
-def held(config):
-    import ray
-
-    from heads.training.video_task import VideoTask
-
-    loss, node = VideoTask.loss, ray.get_runtime_context().get_node_id()
-
-    def waits(task, batch):
-        if batch >= 6 and node != head and not marker.exists():  # the fourth of six steps
-            try:
-                with marker.with_name("waits").open("x") as file:
-                    file.write(node)
-            except FileExistsError:
-                return loss(task, batch)
-            time.sleep(300)  # until the node is killed
-        return loss(task, batch)
-
-    VideoTask.loss = waits
-    work(config)
-
-
-if __name__ == "__main__":
-    launch._work = held
-    raise SystemExit(train.main(sys.argv[3:]))
-"""
-"""A driver of a training, of whose workers outside of the head node one waits in the fourth step"""
-
-
-@pytest.mark.timeout(900)
-def test_train(nodes: Nodes, world: Path, tiny_lm: str, tmp_path: Path) -> None:
-    nodes.complete()
-    path, script, marker = str(recipe(world, tiny_lm, tmp_path / "run", **RUNS)), tmp_path / "held.py", tmp_path / "now"
-    script.write_text(HELD)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
-    given = ["--config", path, "--workers", "2", "--address", nodes.cluster.address]
-
-    def started(*program: str) -> subprocess.Popen[str]:
-        asked = [sys.executable, *program, *given]
-        return subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-
-    driver = started(str(script), str(marker), nodes.head)
-    try:
-        assert in_processes(command, 2, tmp_path / "logs", path, None, ("--out", str(tmp_path / "whole"))) == [0, 0]
-        while not (waits := tmp_path / "waits").exists() or not waits.read_text():
-            assert driver.poll() is None, driver.communicate()
-            time.sleep(0.05)
-        second = started("-m", "heads.train")
-        _, refused = second.communicate(timeout=200)
-        assert second.returncode == 2 and len(refused.splitlines()) == 1, refused
-        assert f"run is being written by process {driver.pid} on host" in refused
-        marker.write_text(waits.read_text())
-        nodes.lose(waits.read_text())
-        out, err = driver.communicate(timeout=400)
-    finally:
-        driver.kill()
-    assert driver.returncode == 0, err
-    assert err.count("run: resumes from checkpoint-000003") == 1 and "best checkpoint: step" in out, err
-    ours, theirs = last(tmp_path / "run"), last(tmp_path / "whole")
-    assert ours.keys() == theirs.keys()
-    for name, value in theirs.items():
-        np.testing.assert_array_equal(ours[name], value)
-
-
-def test_a_training_of_more_workers_than_the_cluster_has_room_for_is_refused(
-    nodes: Nodes,
-    world: Path,
-    tiny_lm: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    nodes.complete()
-    monkeypatch.setattr(room, "PATIENCE", 2.0)
-    path = str(recipe(world, tiny_lm, tmp_path / "run", schedule={"steps": 2, "accumulate": 4}))
-    assert train.main(["--config", path, "--workers", "4"]) == 2
-    error = capsys.readouterr().err
-    assert "4 workers need 4 CPUs and the cluster has 3: give --workers 3, or add nodes" in error
-    assert len(error.splitlines()) == 1 and not (tmp_path / "run").exists()
-
-
-def test_what_the_driver_knows_of_its_workers_is_kept_on_its_own_node(nodes: Nodes) -> None:
-    import ray
-
-    nodes.complete()
-
-    def node(_: Any) -> str:
-        return str(ray.get_runtime_context().get_node_id())
-
-    outcomes = [launch._outcome() for _ in range(3)]
-    assert set(ray.get([one.__ray_call__.remote(node) for one in outcomes])) == {node(None)}
