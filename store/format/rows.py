@@ -19,7 +19,7 @@ from common.threads import ahead
 from store.format.quantise import quantise
 from store.provenance import Feature
 
-_PART_BYTES = 8 * 2**20  # of features prepared at a time
+_PART_BYTES = 8 * 2**20  # of stored rows prepared at a time: smaller writes of int8 are slower
 
 
 class StoredRows(NamedTuple):
@@ -38,7 +38,7 @@ def stored_rows(
     slots: Int[np.ndarray, " K"], given: Mapping[str, Float[np.ndarray, "K ..."]], features: Mapping[str, Feature]
 ) -> Iterator[StoredRows]:
     """Yield the rows of `slots` as `features` are stored, in parts, in order."""
-    row_bytes = sum(values[:1].nbytes for values in given.values())
+    row_bytes = sum(features[name].row_bytes for name in given)
     size = max(_PART_BYTES // max(row_bytes, 1), 1)
     fill = max(PAGE // gcd(features[name].row_bytes, PAGE) for name in given)  # rows that end at a page boundary
     size -= size % fill if size > fill else 0
