@@ -28,9 +28,9 @@ from benchmarks.harness.layouts import (
     Safetensors,
     TensorStore,
     ZarrPython,
-    direct_rate,
     drop,
     make_view,
+    plain_rate,
     read_view,
     write_view,
 )
@@ -62,7 +62,8 @@ LAYOUTS: tuple[Layout, ...] = (
     Safetensors(),
     Memmap(),
 )
-CEILING = "O_DIRECT ceiling"
+CEILINGS = {"O_DIRECT ceiling": True, "page cache ceiling": False}
+"""name: whether it bypasses the page cache"""
 _READS: dict[str, Check] = {"unchecked": "never", "first": "first", "later": "first", "always": "always"}
 _MOST = 1.5  # times an unchecked read, that a first read may take
 
@@ -105,13 +106,14 @@ class Case:
     def measure(self) -> None:
         """Measure all formats in turn, first from the disk, then from memory."""
         for repeat in range(self.repeats):
-            for turn in self.rng.permutation(len(self.layouts) + len(CEILING_THREADS)).tolist():
+            ceilings = [(name, threads) for name in CEILINGS for threads in CEILING_THREADS]
+            for turn in self.rng.permutation(len(self.layouts) + len(ceilings)).tolist():
                 if turn < len(self.layouts):
                     layout = self.layouts[turn]
                     drop(self._where(layout))
                     self.cold[layout.name].append(self._rate(layout, cold=True))
                 else:
-                    self._ceiling(CEILING_THREADS[turn - len(self.layouts)])
+                    self._ceiling(*ceilings[turn - len(self.layouts)])
             print(f"{self.name}: {repeat + 1} of {self.repeats} from the disk", file=sys.stderr)
         for _ in range(self.repeats):
             for turn in self.rng.permutation(len(self.layouts)).tolist():
@@ -119,10 +121,11 @@ class Case:
                 self.warm[layout.name].append(self._rate(layout, cold=False))
         print(f"{self.name}: from memory, done", file=sys.stderr)
 
-    def _ceiling(self, threads: int) -> None:
+    def _ceiling(self, name: str, threads: int) -> None:
         file = self.folder / "memmap" / "tokens"
         drop(file.parent)
-        self.cold[f"{CEILING}, {threads}"].append(direct_rate(file, self.row_bytes, self._rows(cold=True), threads))
+        rate = plain_rate(file, self.row_bytes, self._rows(cold=True), threads, CEILINGS[name])
+        self.cold[f"{name}, {threads}"].append(rate)
 
     def _rows(self, cold: bool) -> np.ndarray:
         rows = self.rng.permutation(self.count)
