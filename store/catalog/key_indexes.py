@@ -3,8 +3,8 @@
 Indexes are merged like a log: each has at least RATIO times the rows of the next, so there are few of them, and a
 small append rewrites little. Beyond MOST_ROWS they are not merged: that takes memory for all their rows. All can be
 rebuilt from the parts: one that is lost, damaged or built from other parts counts as missing. Measured with 1,000,000
-keys (CPU time): look-up of 256 keys 1.2 ms, LMDB 0.4, sqlite3 2.5, sorted Parquet 59; of 100,000 keys 30 ms, LMDB 90,
-Parquet 133, a join 163, sqlite3 1,054. None of the files checks its bytes, and only Parquet is read in an object store.
+keys: look-up of 256 keys 1.2 ms, LMDB 0.4, sqlite3 2.5, sorted Parquet 59 (CPU time); of 100,000 keys 27 ms, LMDB 85,
+Parquet 85, a join 98, sqlite3 953. None of the files checks its bytes, and only Parquet is read in an object store.
 Loops of numba took less, and a second at a process's first look-up, where this takes 7 ms.
 
 Guarantees
