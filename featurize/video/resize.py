@@ -18,14 +18,12 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Int32, UInt8
 
-from common.threads import compiled
-
 Resample = Literal["bicubic", "bilinear", "lanczos"]
 """Pillow's filters, by name"""
 ROWS = 32
 """rows that the horizontal pass computes at once: more do not stay in the cache"""
-_PLACES = 22
-_HALF = np.int32(1 << (_PLACES - 1))
+PLACES = 22
+"""binary places of the weights"""
 
 
 def resized_part(
@@ -35,15 +33,17 @@ def resized_part(
     resample: Resample,
 ) -> UInt8[np.ndarray, "part_height part_width 3"]:
     """Return the part (left, top, right, bottom) of the picture that is resized to `size`, width and height."""
+    from featurize.video import resize_kernels as kernels  # imports numba: as slow as all other imports
+
     left, top, right, bottom = part
     columns, of_columns = _weights(picture.shape[1], size[0], left, right, resample)
     rows, of_rows = _weights(picture.shape[0], size[1], top, bottom, resample)
     taken = slice(int(columns[0]), int(columns[-1]) + of_columns.shape[1])
     read = slice(int(rows[0]), int(rows[-1]) + of_rows.shape[1])
     across = np.empty((len(picture[read]), 3 * (right - left)), np.uint8)
-    _horizontal(picture[read, taken].reshape(len(across), -1), columns - columns[0], of_columns, across, ROWS)
+    kernels.horizontal(picture[read, taken].reshape(len(across), -1), columns - columns[0], of_columns, across, ROWS)
     made = np.empty((bottom - top, 3 * (right - left)), np.uint8)
-    _vertical(across, rows - rows[0], of_rows, made)
+    kernels.vertical(across, rows - rows[0], of_rows, made)
     return made.reshape(bottom - top, right - left, 3)
 
 
@@ -67,68 +67,13 @@ def _weights(
             total += weight
         shares = [weight / total for weight in exact]
         starts.append(start)
-        weights.append([int(math.copysign(0.5, share) + share * (1 << _PLACES)) for share in shares])
+        weights.append([int(math.copysign(0.5, share) + share * (1 << PLACES)) for share in shares])
     taps = max(map(len, weights))
     for number, start in enumerate(starts):  # all with as many weights, none past the inputs
         more = max(min(start, start + taps - given), 0)
         starts[number] -= more
         weights[number] = [0] * more + weights[number] + [0] * (taps - more - len(weights[number]))
     return np.array(starts, np.int32), np.array(weights, np.int32)
-
-
-@compiled
-def _horizontal(
-    picture: UInt8[np.ndarray, "height values"],
-    starts: Int32[np.ndarray, " columns"],
-    weights: Int32[np.ndarray, "columns taps"],
-    out: UInt8[np.ndarray, "height out_values"],
-    at_once: int,
-) -> None:
-    """Fill `out` with resized rows; rows lie side by side in `turned`, so that a loop takes `at_once` of them.
-
-    LLVM makes slower code where it knows that number.
-    """
-    turned = np.zeros((picture.shape[1], at_once), np.uint8)
-    sums = np.empty((3, at_once), np.int32)
-    for top in range(0, len(picture), at_once):
-        count = min(at_once, len(picture) - top)
-        for value in range(picture.shape[1]):
-            for row in range(count):
-                turned[value, row] = picture[top + row, value]
-        for column in range(len(starts)):
-            for colour in range(3):
-                total = sums[colour]
-                for row in range(at_once):
-                    total[row] = _HALF
-                for tap in range(weights.shape[1]):
-                    weight = weights[column, tap]
-                    values = turned[3 * (starts[column] + tap) + colour]
-                    for row in range(at_once):
-                        total[row] += np.int32(values[row]) * weight
-                for row in range(count):
-                    out[top + row, 3 * column + colour] = np.uint8(min(max(total[row] >> _PLACES, 0), 255))
-
-
-@compiled
-def _vertical(
-    picture: UInt8[np.ndarray, "height values"],
-    starts: Int32[np.ndarray, " rows"],
-    weights: Int32[np.ndarray, "rows taps"],
-    out: UInt8[np.ndarray, "rows values"],
-) -> None:
-    """Fill `out` with weighted sums of rows."""
-    total = np.empty(picture.shape[1], np.int32)
-    for row in range(len(starts)):
-        for place in range(len(total)):
-            total[place] = _HALF
-        for tap in range(weights.shape[1]):
-            weight = weights[row, tap]
-            values = picture[starts[row] + tap]
-            for place in range(len(total)):
-                total[place] += np.int32(values[place]) * weight
-        made = out[row]
-        for place in range(len(total)):
-            made[place] = np.uint8(min(max(total[place] >> _PLACES, 0), 255))
 
 
 def _bilinear(x: float) -> float:
