@@ -97,8 +97,15 @@ def whole(world: Path, tiny_lm: str, tmp_path_factory: pytest.TempPathFactory) -
     return folder / "run"
 
 
-def same_weights(one: Path, other: Path) -> None:
-    ours, theirs = last(one), last(other)
+def check_resumed(driver: subprocess.Popen[str], run: Path, whole: Path) -> None:
+    """Wait for a training; assert that it resumed once and has the weights of the run that nothing interrupted."""
+    try:
+        out, err = driver.communicate(timeout=400)
+    finally:
+        driver.kill()
+    assert driver.returncode == 0, err
+    assert err.count("run: resumes from checkpoint-000003") == 1 and "best checkpoint: step" in out, err
+    ours, theirs = last(run), last(whole)
     assert ours.keys() == theirs.keys()
     for name, value in theirs.items():
         np.testing.assert_array_equal(ours[name], value)
@@ -118,12 +125,9 @@ def test_a_training_that_loses_a_node_resumes(
         assert f"run is being written by process {driver.pid} on host" in refused
         training.marker.write_text(node)
         nodes.lose(node)
-        out, err = driver.communicate(timeout=400)
+        check_resumed(driver, tmp_path / "run", whole)
     finally:
         driver.kill()
-    assert driver.returncode == 0, err
-    assert err.count("run: resumes from checkpoint-000003") == 1 and "best checkpoint: step" in out, err
-    same_weights(tmp_path / "run", whole)
 
 
 def test_a_training_whose_driver_is_killed_continues_when_it_is_started_again(
@@ -138,14 +142,7 @@ def test_a_training_whose_driver_is_killed_continues_when_it_is_started_again(
         driver.communicate()
     finally:
         driver.kill()
-    again = training.start(held=False)
-    try:
-        out, err = again.communicate(timeout=400)
-    finally:
-        again.kill()
-    assert again.returncode == 0, err
-    assert err.count("run: resumes from checkpoint-000003") == 1 and "best checkpoint: step" in out, err
-    same_weights(tmp_path / "run", whole)
+    check_resumed(training.start(held=False), tmp_path / "run", whole)
 
 
 def test_a_training_of_more_workers_than_the_cluster_has_room_for_is_refused(

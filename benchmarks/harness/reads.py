@@ -105,8 +105,8 @@ class Case:
 
     def measure(self) -> None:
         """Measure all formats in turn, first from the disk, then from memory."""
+        ceilings = [(name, threads) for name in CEILINGS for threads in CEILING_THREADS]
         for repeat in range(self.repeats):
-            ceilings = [(name, threads) for name in CEILINGS for threads in CEILING_THREADS]
             for turn in self.rng.permutation(len(self.layouts) + len(ceilings)).tolist():
                 if turn < len(self.layouts):
                     layout = self.layouts[turn]
