@@ -12,15 +12,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from heads import train
 from heads.workers import launch, room
 
 from .heads.conftest import recipe, world
+from .heads.ends import assert_same_weights
 from .heads.processes import in_processes
-from .heads.test_parallel import RUNS, command, last
+from .heads.test_parallel import RUNS, command
 from .ray_nodes import Nodes, nodes
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -105,10 +105,7 @@ def check_resumed(driver: subprocess.Popen[str], run: Path, whole: Path) -> None
         driver.kill()
     assert driver.returncode == 0, err
     assert err.count("run: resumes from checkpoint-000003") == 1 and "best checkpoint: step" in out, err
-    ours, theirs = last(run), last(whole)
-    assert ours.keys() == theirs.keys()
-    for name, value in theirs.items():
-        np.testing.assert_array_equal(ours[name], value)
+    assert_same_weights(run, whole)
 
 
 def test_a_training_that_loses_a_node_resumes(

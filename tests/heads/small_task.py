@@ -4,9 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors.numpy import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -61,10 +59,6 @@ def trained(folder: Path, seed: int = 0, schedule: Schedule = SCHEDULE, task: Sm
     task = SmallTask() if task is None else task
     train(task, schedule, folder, folder.name, seed)
     return task
-
-
-def last_weights(folder: Path, step: int = 6) -> dict[str, np.ndarray]:
-    return load_file(folder / f"checkpoint-{step:06d}" / "head.safetensors")
 
 
 def unsealed(run: Path) -> Path:

@@ -19,7 +19,8 @@ from heads.training import checkpoint
 from heads.training.checkpoint import Run, restore_optimizer
 
 from .conftest import recipe
-from .small_task import SmallTask, last_weights, unsealed
+from .ends import assert_same_weights
+from .small_task import SmallTask, unsealed
 from .small_task import trained as train_small
 
 INSTEAD = "no other checkpoint is used instead"
@@ -126,8 +127,7 @@ def test_an_earlier_checkpoint_is_used_only_if_the_damaged_one_is_removed(tmp_pa
     assert {path: path.read_bytes() for path in before} == before
     shutil.rmtree(latest(run))
     train_small(run, task=SmallTask(scores=[0.3, 0.2]))
-    ours, theirs = last_weights(run), last_weights(whole)
-    assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
+    assert_same_weights(run, whole)
 
 
 def test_a_checkpoint_without_sha256sums_loads_with_one_notice(run: Path, capsys: pytest.CaptureFixture) -> None:

@@ -29,8 +29,9 @@ from store.verbs.options import DropOptions
 
 from ..featurize.test_featurize_cluster import Head, head
 from .conftest import provenance, recipe
+from .ends import assert_same_weights
 from .processes import in_processes
-from .test_parallel import RUNS, command, contrastive, last, near
+from .test_parallel import RUNS, command, contrastive, near
 
 __all__ = ["head"]  # a fixture
 ROOT = Path(__file__).parents[2]
@@ -74,8 +75,7 @@ def test_a_worker_that_is_killed_is_restarted_and_the_run_ends_with_the_same_wei
     assert driver.returncode == 0, err
     assert "best checkpoint: step" in out and "run: resumes from checkpoint-0000" in err
     assert err.count("run: step 30/30") == 1
-    ours, theirs = last(run, 30), last(tmp_path / "whole", 30)
-    assert ours.keys() == theirs.keys() and all(np.array_equal(ours[name], theirs[name]) for name in theirs)
+    assert_same_weights(run, tmp_path / "whole", 30)
     steps = [record["step"] for record in read_metrics(run / "metrics.jsonl") if "loss" in record]
     assert steps == list(range(1, 31))
 

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from safetensors.numpy import load_file
 
 from common.errors import StepDiffError
 from heads import train
@@ -25,6 +24,7 @@ from heads.workers.group import ALONE, Group, joined
 from store import Store
 
 from .conftest import TOOLS, recipe
+from .ends import assert_same_weights, weights
 from .processes import in_processes
 from .small_task import trained as small_run
 
@@ -252,13 +252,9 @@ def test_a_worker_out_of_memory_names_the_settings_to_change(
     assert any(message in log for log in logs) and not any("Traceback" in log for log in logs)
 
 
-def last(run: Path, step: int = 6) -> dict[str, np.ndarray]:
-    return load_file(run / f"checkpoint-{step:06d}" / "head.safetensors")
-
-
 def near(ours: Path, theirs: Path) -> None:
     """Assert that two runs end with the same weights to 1e-5, relative to the largest of each."""
-    one, two = last(ours), last(theirs)
+    one, two = weights(ours), weights(theirs)
     assert one.keys() == two.keys()
     for name, value in two.items():
         np.testing.assert_allclose(one[name], value, rtol=0, atol=1e-5 * np.abs(value).max(), err_msg=name)
@@ -282,8 +278,7 @@ def test_any_number_of_processes_that_divides_the_batches_of_a_step_trains_the_s
         assert not (tmp_path / name / "checkpoint-000006").exists()
         assert in_processes(command, 2, tmp_path / "logs/resumed", config(name)) == [0, 0]
         assert "resumes from checkpoint-00000" in (tmp_path / "logs/resumed/rank-0.log").read_text()
-        ours, theirs = last(tmp_path / name), last(tmp_path / "two")
-        assert all(np.array_equal(ours[key], theirs[key]) for key in theirs), "bit for bit"
+        assert_same_weights(tmp_path / name, tmp_path / "two")
     in_processes(command, 0, tmp_path / "logs/a", config("changing"), (0, 4), dies=(0,))
     in_processes(command, 2, tmp_path / "logs/b", config("changing"), (1, 9), dies=(1,))
     assert in_processes(command, 0, tmp_path / "logs/c", config("changing")) == [0]

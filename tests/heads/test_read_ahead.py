@@ -3,9 +3,7 @@
 import threading
 from pathlib import Path
 
-import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 from common.errors import StepDiffError
 from heads import train
@@ -13,6 +11,7 @@ from heads.training.video_task import VideoTask
 from heads.workers.read_ahead import ReadAhead
 
 from .conftest import SYSTEMS, recipe
+from .ends import assert_same_weights
 
 
 @pytest.mark.parametrize("mine_every", [0, 2])
@@ -36,15 +35,13 @@ def test_training_with_and_without_reading_ahead_is_the_same_bit_for_bit(
     hard = {"neighbours": 2, "mine_every": mine_every}
     more = {"sources": list(SYSTEMS["StepDiff"]), "warm_start": None, "hard_negatives": hard}
     schedule = {"steps": 6, "accumulate": 2, "warmup": 2, "validate_every": 6}
-    ends = []
     for name in ("ahead", "without"):
         with monkeypatch.context() as patched:
             if name == "without":
                 patched.setattr(VideoTask, "expect", lambda task, batch: None)
             path = recipe(world, tiny_lm, tmp_path / name, schedule=schedule, **more)
             assert train.main(["--config", str(path)]) == 0
-        ends.append(load_file(tmp_path / name / "checkpoint-000006" / "head.safetensors"))
-    assert ends[0].keys() == ends[1].keys() and all(np.array_equal(ends[0][key], ends[1][key]) for key in ends[0])
+    assert_same_weights(tmp_path / "ahead", tmp_path / "without")
     read_in_order = [number for what, number in order if what == "read"]
     assert read_in_order == [*range(12), *range(12)], "each batch is read once, in order"
     assert [what for what, _ in order[24:]] == ["read", "taken"] * 12, "without, a batch is read when it is used"

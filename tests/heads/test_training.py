@@ -16,7 +16,6 @@ import pytest
 import torch
 import yaml
 from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from common.errors import StepDiffError
 from common.io.locks import locked
@@ -32,11 +31,8 @@ from heads.training.video_task import VideoTask
 from store import Store
 
 from .conftest import recipe
+from .ends import assert_same_weights, weights
 from .small_task import unsealed
-
-
-def weights(run: Path, step: int) -> dict[str, np.ndarray]:
-    return load_file(run / f"checkpoint-{step:06d}" / "head.safetensors")
 
 
 def test_the_learning_rate_warms_up_stays_and_decays() -> None:
@@ -64,9 +60,7 @@ def test_a_killed_run_resumed_ends_with_the_same_weights(
     process.wait()
     assert (out / "checkpoint-000002").exists() and not (out / "checkpoint-000006").exists()
     assert train.main(command[3:]) == 0
-    ours, theirs = weights(out, 6), weights(trained, 6)
-    assert ours.keys() == theirs.keys()
-    assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
+    assert_same_weights(out, trained)
     steps = [r["step"] for r in read_metrics(out / "metrics.jsonl") if "loss" in r]
     assert steps == [1, 2, 3, 4, 5, 6]
 
@@ -92,8 +86,7 @@ def test_a_killed_run_resumes_from_a_checkpoint_that_was_not_validated(
     capsys.readouterr()
     assert train.main(["--config", str(killed)]) == train.main(["--config", str(whole)]) == 0
     assert "killed: resumes from checkpoint-000004" in capsys.readouterr().err
-    ours, theirs = weights(out, 6), weights(tmp_path / "whole", 6)
-    assert ours.keys() == theirs.keys() and all(np.array_equal(ours[name], theirs[name]) for name in ours)
+    assert_same_weights(out, tmp_path / "whole")
     assert [r["step"] for r in read_metrics(out / "metrics.jsonl") if "val_score" in r] == [0, 6]
 
 

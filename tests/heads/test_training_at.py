@@ -4,16 +4,15 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import pytest
-from safetensors.numpy import load_file
 
 from heads import train
 from heads.training.checkpoint import Run
 from store import Store
 from store.__main__ import main
 
+from .ends import assert_same_weights
 from .test_training import recipe
 
 
@@ -29,11 +28,8 @@ def test_a_training_at_a_snapshot_ends_with_the_weights_of_then_and_records_it(
         store.catalog("clips").update(pl.DataFrame({"key": clips, "narration": ["other words"] * len(clips)}))
     given = ["--config", str(recipe(world, tiny_lm, tmp_path / "run")), "--store", str(store.path)]
     assert train.main([*given, "--at", "v1"]) == 0
-    for name in ("000006", Run(trained).best().name.partition("-")[2]):
-        ours, theirs = (
-            load_file(run / f"checkpoint-{name}" / "head.safetensors") for run in (tmp_path / "run", trained)
-        )
-        assert ours.keys() == theirs.keys() and all(np.array_equal(ours[key], theirs[key]) for key in ours)
+    for step in (6, int(Run(trained).best().name.partition("-")[2])):
+        assert_same_weights(tmp_path / "run", trained, step)
     record = json.loads((tmp_path / "run" / "lineage.json").read_text())["store"]
     commit = Store.open(store.path, at="v1").then.views["clips"]["visual"].commit
     assert (record["path"], record["at"], list(record["commits"].values())) == (str(store.path), "v1", [commit])

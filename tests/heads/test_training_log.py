@@ -21,7 +21,8 @@ from heads.training.log import Events, TrainingLog, read_metrics
 from heads.training.loop import rate_factor
 from heads.training.recipe import Schedule
 
-from .small_task import SCHEDULE, SmallTask, last_weights, trained
+from .ends import assert_same_weights
+from .small_task import SCHEDULE, SmallTask, trained
 
 FULL = "nothing committed is lost: make room and run the command again"
 
@@ -39,8 +40,7 @@ def limit(size: int) -> None:
 
 
 def same_end(run: Path, whole: Path) -> None:
-    ours, theirs = last_weights(run), last_weights(whole)
-    assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
+    assert_same_weights(run, whole)
     assert read_metrics(run / "metrics.jsonl") == read_metrics(whole / "metrics.jsonl")
     assert (run / "loss.png").read_bytes().startswith(b"\x89PNG")
 
@@ -129,8 +129,7 @@ def test_a_full_file_system_during_the_log_ends_in_one_line_and_the_run_resumes_
     filler.unlink()
     trained(run, schedule=schedule)
     trained(tmp_path / "whole", schedule=schedule)
-    ours, theirs = last_weights(run, 100), last_weights(tmp_path / "whole", 100)
-    assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
+    assert_same_weights(run, tmp_path / "whole", 100)
     assert read_metrics(run / "metrics.jsonl") == read_metrics(tmp_path / "whole" / "metrics.jsonl")
 
 

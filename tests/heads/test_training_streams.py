@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -12,7 +11,8 @@ from heads.training.recipe import Schedule
 from heads.training.validation import Validator
 
 from .conftest import recipe
-from .small_task import SmallTask, last_weights, trained
+from .ends import assert_same_weights
+from .small_task import SmallTask, trained
 
 
 def test_two_seeds_share_no_dropout_mask_in_any_of_the_first_steps(tmp_path: Path) -> None:
@@ -39,8 +39,7 @@ def test_a_resumed_run_draws_the_same_as_an_uninterrupted_one(tmp_path: Path, mo
     trained(tmp_path / "killed", task=again)
     assert sorted(again.masks) == list(range(4, 12)) or sorted(again.masks) == list(range(8, 12))
     assert first.masks | again.masks == unbroken.masks
-    ours, theirs = last_weights(tmp_path / "killed"), last_weights(tmp_path / "unbroken")
-    assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
+    assert_same_weights(tmp_path / "killed", tmp_path / "unbroken")
 
 
 def test_the_streams_of_a_warm_start_differ_from_those_of_the_next_seed_a_step_later(

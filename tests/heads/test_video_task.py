@@ -26,6 +26,7 @@ from store import Feature, Provenance, Store
 from tasks.prompts import DIFFCAP_SEED, DIFFERENCE_QUESTION
 
 from .conftest import SYSTEMS
+from .ends import assert_same_weights, weights
 from .small_task import unsealed
 
 
@@ -42,10 +43,6 @@ def options(world: Path, tiny_lm: str, out: Path, steps: int = 4, every: int = 2
         precision="float32",
     )
     return TrainOptions(str(out), str(world / "features"), video_lm=dataclasses.replace(recipe, **more))  # type: ignore[arg-type]
-
-
-def weights(run: Path, step: int) -> dict[str, np.ndarray]:
-    return load_file(run / f"checkpoint-{step:06d}" / "head.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -116,8 +113,7 @@ def test_a_stopped_run_resumed_ends_with_the_same_weights(
         with pytest.raises(KeyboardInterrupt):
             train.run(stopped)
     train.run(stopped)
-    ours, theirs = weights(tmp_path / "stopped", 4), weights(tmp_path / "whole", 4)
-    assert ours.keys() == theirs.keys() and all(np.array_equal(ours[name], theirs[name]) for name in ours)
+    assert_same_weights(tmp_path / "stopped", tmp_path / "whole", 4)
 
 
 def test_a_new_search_finds_the_neighbours_of_the_current_projector(world: Path, tiny_lm: str, tmp_path: Path) -> None:
