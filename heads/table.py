@@ -3,6 +3,7 @@
 python -m heads.table data/demo/*.scores.json --out data/demo/scores.json
 
 Several test sets of DiffMCQ differ in their variant: V1, or the V2 or V3 in the name of the file (diffmcq_V2.jsonl).
+The accuracy of a method that prefers no option in any row, such as one without video, is undefined.
 The regime says what trained a row: – nothing, s1 what the paper's methods learn from, supervised also answers to
 DiffRank's question; it is blank where that is not recorded.
 
@@ -93,8 +94,9 @@ def run(options: TableOptions) -> dict[str, Any]:
                 raise StepDiffError(f"{path}: {task} is a benchmark of others; python -m heads.report has its table")
             form = variant(record["options"])
             name = system(record["options"], record["disclosed"])
+            known = scores | dict.fromkeys(["accuracy"] if scores.get("ties") == scores["rows"] else [])
             figures = {
-                metric + form: {"value": scores[metric], "interval": (scores["intervals"] or {}).get(metric)}
+                metric + form: {"value": known[metric], "interval": (scores["intervals"] or {}).get(metric)}
                 for metric in (COLUMNS[task] if task != "diffmcq" else ("accuracy",))
             }
         except (OSError, ValueError, KeyError, TypeError) as error:

@@ -6,6 +6,7 @@ Guarantees
 - the best baseline is the highest figure among the baselines that had no more supervision
 - tau is the mean over the same rows for all methods: a row to which a method gives no order counts 0, as chance does
 - rows that a figure is not defined on are left out: captions of pairs that agree have no BLEU
+- the accuracy of a method that never prefers an option is undefined
 - captions with the number "similar" are measured as written and as if the method had been asked first
 - predictions whose score record says that the head has seen clips or videos of the test set keep those counts
 - a method trained with several seeds has one figure, their mean, with the interval of the mean
@@ -34,13 +35,13 @@ METRICS: dict[Task, tuple[str, ...]] = {
     "diffmcq": ("accuracy",),
     "diffrank": ("ktau_all_rows",),
 }
-"""figures that are compared"""
+"""figures of all rows, which are compared"""
 ADDITIONAL: dict[Task, tuple[str, ...]] = {
     "diffcap": ("declined", "invented", f"declined{ASKED}", f"invented{ASKED}"),
     "diffmcq": (),
     "diffrank": ("ktau_within_step_all_rows",),
 }
-"""figures that are shown but not compared: how captions decline, if a test set has pairs that agree; and tau within
+"""figures of some rows: how captions decline, which is not compared, if a test set has pairs that agree; and tau within
 the step, which knowing only the step cannot give"""
 
 
@@ -128,7 +129,8 @@ def measure(entries: Sequence[Entry], resamples: int, seed: int) -> Measured:
                     figure, counted = figures[metric], defined_rows(metric, rows)
                     none = _undecided(metric, marks, counted)
                     value, values = figure.of(), draws.values(figure)
-                    known = value if math.isfinite(value) else None
+                    guessed = metric == "accuracy" and none == len(rows)  # the answer to each row is its first option
+                    known = value if math.isfinite(value) and not guessed else None
                     groups = len(set(compress(videos, counted)))
                     within = interval(values, groups) if groups > 1 else None
                     counts = int(counted.sum()), groups, none
@@ -216,7 +218,7 @@ def compare(
     known: Trainings | None = None,
     baselines: Sequence[str] = (),
 ) -> list[Comparison]:
-    """Compare each figure of METRICS of ours with the best baseline's, corrected for the number of comparisons.
+    """Compare each figure of ours with the best baseline's, corrected for their number; declining is not compared.
 
     Of VLEmb's pair embeddings only the average is a baseline.
 
@@ -230,7 +232,7 @@ def compare(
     for score, values in figures:
         if score.method not in ours or score.setting.pair != "average":
             continue
-        if score.metric not in METRICS[score.setting.task]:
+        if score.metric in ADDITIONAL["diffcap"]:
             continue
         rivals = [
             (other, theirs)

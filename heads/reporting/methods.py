@@ -23,6 +23,7 @@ from heads.reporting.grid import Block, Cell, Grid, Row
 Regime = Literal["none", "s1", "supervised"]
 ORDER: tuple[Regime, ...] = ("none", "s1", "supervised")
 """from the least supervision to the most"""
+CHOSEN = "In brackets, for each training: the steps before the checkpoint that validation chose."
 LEGEND = (
     "Regime: – not trained; s1: trained on narration, captions and questions of the types of supplement S1; "
     "supervised: also on answers to the question of a task, from the source that labels its test set."
@@ -40,8 +41,10 @@ class Training:
     learns_from: str = ""
     """what it was trained on, in a few words"""
     steps: int | None = None
-    """optimiser steps in all, those of the warm start and of the runs that it starts from included; regime and steps
-    are by default those of the score records next to the predictions"""
+    """optimiser steps in all, those of the warm start and of the runs that it starts from included"""
+    chosen: tuple[int, ...] = ()
+    """steps before the checkpoint that validation chose, for each training, if one of them is not the last; regime,
+    steps and chosen are by default those of the score records next to the predictions"""
 
 
 Trainings = Mapping[str, Training]
@@ -60,26 +63,42 @@ def trainings(given: Sequence[Training], entries: Sequence[Entry]) -> dict[str, 
         if found[training.method] != Training(training.method):
             raise StepDiffError(f"methods: {training.method!r} is listed twice; remove one of them")
         found[training.method] = training
+    chosen: dict[str, dict[int, int]] = {}
     for entry in entries:
-        for name, recorded in _recorded(entry).items():
+        record = _recipe(entry)
+        for name, recorded in (("regime", record.get("regime")), ("steps", record.get("optimiser_steps"))):
             stated = getattr(found[entry.method], name)
+            if recorded is None:
+                continue
             if stated not in (None, recorded):
                 raise StepDiffError(
                     f"methods: {entry.method} has {name} {stated}, but the score record of {entry.predictions} has "
                     f"{recorded}; correct the config"
                 )
             found[entry.method] = replace(found[entry.method], **{name: recorded})
+        if (steps := _chosen(record)) is not None:
+            chosen.setdefault(entry.method, {})[entry.seed or 0] = steps
+    for method, by_seed in chosen.items():
+        steps_of_each = tuple(by_seed[seed] for seed in sorted(by_seed))
+        if set(steps_of_each) != {found[method].steps}:
+            found[method] = replace(found[method], chosen=steps_of_each)
     return found
 
 
-def _recorded(entry: Entry) -> dict[str, Any]:
-    """Return the regime and the optimiser steps in the score record next to the predictions, if it states them."""
+def _recipe(entry: Entry) -> dict[str, Any]:
+    """Return what the score record next to the predictions states about the training, {} if nothing."""
     record: Any = score_record(entry.predictions)
     for name in ("disclosed", "recipe"):
         record = record.get(name) if isinstance(record, dict) else None
-    found = record if isinstance(record, dict) else {}
-    stated = {"regime": found.get("regime"), "steps": found.get("optimiser_steps")}
-    return {name: value for name, value in stated.items() if value is not None}
+    return record if isinstance(record, dict) else {}
+
+
+def _chosen(record: Mapping[str, Any]) -> int | None:
+    """Return the optimiser steps before the checkpoint that was evaluated, None if the record does not state them."""
+    steps, trained, checkpoint = (record.get(name) for name in ("optimiser_steps", "trained", "checkpoint"))
+    if steps is None or trained is None or not isinstance(checkpoint, str):
+        return None
+    return int(steps) - int(trained) + int(checkpoint.rpartition("-")[2])
 
 
 def comparable(method: str, baseline: str, known: Trainings) -> bool:
@@ -98,8 +117,11 @@ def methods_grid(known: Trainings, controls: Sequence[str]) -> Grid:
     rows: dict[bool, list[Row]] = {False: [], True: []}
     for name, own in known.items():
         steps = "" if own.steps is None else f"{own.steps:,}"
+        if own.chosen:
+            steps += f" ({', '.join(f'{step:,}' for step in own.chosen)})"
         rows[name in controls].append((name, [regime_cell(name, known), Cell(own.learns_from), Cell(steps)]))
     blocks = [Block(title, rows[control]) for title, control in (("", False), ("controls", True)) if rows[control]]
     columns = [("", "regime"), ("", "learns from"), ("", "optimiser steps")]
+    notes = [LEGEND, *([CHOSEN] if any(own.chosen for own in known.values()) else [])]
     anything = any(own != Training(name) for name, own in known.items())
-    return Grid("Methods", "method", columns, blocks if anything else [], [LEGEND])
+    return Grid("Methods", "method", columns, blocks if anything else [], notes)

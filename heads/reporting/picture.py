@@ -3,13 +3,13 @@
 import io
 from typing import Any
 
-from heads.reporting.entries import CAPTIONS, CHANCE, CHOICES, MARK, RANK, TASKS, Place, heading
+from heads.reporting.entries import CAPTIONS, CHANCE, CHOICES, MARK, RANK, TASKS, WITHIN, Place, heading
 from heads.reporting.figures import Score
 from heads.reporting.tables import TABLE_S3, TABLE_S4, Report, marked
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73")  # safe for colour-blind readers (Okabe and Ito)
 MARKERS = ("o", "s", "D")
-PANELS: list[list[Place]] = [CAPTIONS, CHOICES, [RANK]]
+PANELS: list[list[Place]] = [CAPTIONS, CHOICES, [RANK, WITHIN]]
 ROW, STEP = 0.42, 0.24  # inches per method; rows between the figures of one method
 
 
@@ -20,8 +20,8 @@ def draw(report: Report) -> bytes | None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    scores = {(s.method, (s.setting, s.metric)): s for s in report.scores if s.value is not None}
-    measured = {place for _, place in scores}
+    scores = {(s.method, (s.setting, s.metric)): s for s in report.scores}
+    measured = {place for (_, place), score in scores.items() if score.value is not None}
     panels = [found for panel in PANELS if (found := [place for place in panel if place in measured])]
     if not panels:
         return None
@@ -32,17 +32,18 @@ def draw(report: Report) -> bytes | None:
         for place, colour, marker in zip(panel, COLOURS, MARKERS, strict=False):
             offset = STEP * (panel.index(place) - (len(panel) - 1) / 2)
             _points(axis, place, methods, scores, offset, colour, marker)
-            if report.paper:
-                paper = _published(place)
+            if report.paper and (paper := _published(place)):
                 rows = [(value, methods.index(name) + offset) for name, value in paper.items()]
                 axis.plot(*zip(*rows, strict=True), marker, color=colour, markerfacecolor="white", markersize=4.5)
         _dress(axis, panel, len(methods))
-    labels = [marked(name, report.scores) for name in methods]
+    labels = [_name(name, report) for name in methods]
     axes[0][0].set_yticks(range(len(methods)), [label.replace("$", r"\$") for label in labels])
     axes[0][0].set_ylim(len(methods) - 0.5, -0.5)
     for name, label in zip(methods, axes[0][0].get_yticklabels(), strict=True):
         label.set_style("italic" if name in report.controls else "normal")
     note = "Bars: 95 % intervals, resampled by reference video. Dotted: chance. Italic: controls."
+    if any(score.seeds for score in scores.values()):
+        note += " Small: each training; bars do not include the differences between them."
     if report.paper:
         note += " Hollow: the paper's supplement (Tables S3 and S4)."
     if any(score.seen_clips for score in report.scores):
@@ -52,6 +53,13 @@ def draw(report: Report) -> bytes | None:
     figure.savefig(out, format="png", dpi=150)
     pyplot.close(figure)
     return out.getvalue()
+
+
+def _name(method: str, report: Report) -> str:
+    """Return the label of a method: its name, the mark of a head that has seen test videos, and its regime."""
+    training = report.methods.get(method)
+    known = training is not None and training.regime not in (None, "none") and method not in report.controls
+    return marked(method, report.scores) + (f" · {training.regime}" if training is not None and known else "")
 
 
 def _methods(report: Report, places: set[Place]) -> list[str]:
@@ -65,6 +73,8 @@ def _methods(report: Report, places: set[Place]) -> list[str]:
 
 
 def _published(place: Place) -> dict[str, float]:
+    if place == WITHIN:
+        return {}
     if place in CHOICES:
         return {name: values[CHOICES.index(place)] for name, values in TABLE_S4.items()}
     column = [*CAPTIONS, CHOICES[0], RANK].index(place)
@@ -84,15 +94,22 @@ def _points(
         score = scores.get((method, place))
         if score is None:
             continue
+        if score.value is None:
+            aside = {"transform": axis.get_yaxis_transform(), "va": "center", "fontsize": 7}
+            axis.text(0.01, row + offset, "undefined", color=colour, **aside)
+            continue
         if score.interval is not None:
             axis.plot(score.interval, [row + offset] * 2, color=colour, linewidth=1.6, solid_capstyle="butt")
         axis.plot([score.value], [row + offset], marker, color=colour, markersize=4.5)
+        axis.plot(score.seeds, [row + offset] * len(score.seeds), "|", color=colour, markersize=6, markeredgewidth=1)
     axis.plot([], [], marker, color=colour, markersize=4.5, label=_label(place))
 
 
 def _label(place: Place) -> str:
     setting, _ = place
-    return setting.variant if setting.task == "diffmcq" else heading(place)[1]
+    if setting.task == "diffmcq":
+        return setting.variant
+    return f"{heading(place)[1]} within the step" if place == WITHIN else heading(place)[1]
 
 
 def _dress(axis: Any, panel: list[Place], methods: int) -> None:
@@ -102,8 +119,7 @@ def _dress(axis: Any, panel: list[Place], methods: int) -> None:
     if len(panel) > 1:
         place = {"loc": "lower left", "bbox_to_anchor": (-0.02, 1.0)}
         axis.legend(frameon=False, fontsize=8, ncols=3, handletextpad=0.1, **place)
-    if setting.task != "diffcap":
-        axis.set_xlabel(heading(panel[0])[1])
+    axis.set_xlabel("score" if setting.task == "diffcap" else heading(panel[0])[1])
     if metric in CHANCE:
         axis.axvline(CHANCE[metric], color="#888888", linewidth=1, linestyle=":", zorder=0)
     for row in range(0, methods, 2):

@@ -41,7 +41,8 @@ from tasks.bootstrap import CONFIDENCE, paired_p
 ABOVE, BELOW = "*", "†"
 _UNDECIDED = {
     "diffrank": "τ counts as 0 in rows to which a method gives no order",
-    "diffmcq": "the first option counts as chosen if several share the highest score",
+    "diffmcq": "the first option counts as chosen if several share the highest score (if they do in every row, the "
+    "accuracy is undefined)",
 }
 LEVEL = 1 - CONFIDENCE
 
@@ -304,7 +305,7 @@ def _mark(comparison: Comparison) -> str:
 
 
 def _legend(report: Report, ranked: bool = True) -> str:
-    notes = ["Bold: the best of a column."] if ranked else []
+    notes = ["Bold: the best of a column, controls aside."] if ranked else []
     if report.resamples:
         notes.append(
             f"Brackets: 95 % intervals from {report.resamples} resamples of the reference videos, widened for their "

@@ -16,6 +16,7 @@ from heads.reporting import figures
 from heads.reporting.entries import Entry, Setting, check_entries
 from heads.reporting.figures import Score, compare, measure
 from heads.reporting.grid import Cell
+from heads.reporting.picture import draw
 from heads.reporting.tables import Report, grids
 from tasks.bootstrap import interval
 from tasks.postprocess import parse
@@ -71,7 +72,7 @@ def test_ours_are_compared_with_the_highest_baseline_on_the_same_resamples(made:
     measured = measure(made, 200, seed=0)
     values = {(s.method, s.setting, s.metric): (s, v) for s, v in measured}
     found = compare(measured, ["StepDiff"], ["no video"])
-    assert len(found) == 8  # raw and parsed captions of three figures, V1, rank; V3 has no baseline
+    assert len(found) == 9  # raw and parsed captions of three figures, V1, both ranks; V3 has no baseline
     for comparison in found:
         assert comparison.method == "StepDiff"
         place = (comparison.setting, comparison.metric)
@@ -225,13 +226,13 @@ def test_a_figure_that_was_not_measured_is_a_dash_and_the_best_is_bold(made: lis
     assert [cells[0] is None for _, cells in tables["Table S2"].blocks[0].rows] == [False, True, False]
     assert [heading for _, heading in tables["Table S4"].columns] == ["accuracy"] * 3
     (note,) = tables["Against the best baseline"].notes
-    assert "corrected for 8 comparisons (Holm)" in note
+    assert "corrected for 9 comparisons (Holm)" in note
 
 
 def test_the_table_says_so_if_the_resamples_are_too_few(made: list[Entry]) -> None:
     grid = grids(reported(made, resamples=200))[-1]
     assert grid.notes[-1] == (
-        "200 resamples of 12 videos are too few for a mark among 8: raise --bootstrap, or compare fewer figures."
+        "200 resamples of 12 videos are too few for a mark among 9: raise --bootstrap, or compare fewer figures."
     )
     assert not any(cell is not None and cell.mark for _, cells in grid.blocks[0].rows for cell in cells)
 
@@ -250,15 +251,16 @@ def test_a_figure_that_is_undefined_says_so(made: list[Entry], tmp_path: Path) -
     assert "DiffRank: τ counts as 0 in rows to which a method gives no order: all 80, one 1." in grid.notes
 
 
-def test_tau_within_the_step_is_shown_and_not_compared(made: list[Entry], tmp_path: Path) -> None:
-    """A method that knows only the step has no tau within a step."""
+def test_tau_within_the_step_of_a_method_that_knows_only_the_step_is_undefined(
+    made: list[Entry], tmp_path: Path
+) -> None:
     entry = next(e for e in made if (e.task, e.method) == ("diffrank", "StepDiff"))
     ranks = read_test_set("diffrank", entry.test_set)
     write_predictions("diffrank", tmp_path / "step.jsonl", [[float(s > 0) for s in row.scores] for row in ranks])
     step = Entry("knowing the step", "diffrank", entry.test_set, str(tmp_path / "step.jsonl"))
     measured = measure([entry, step], 50, 0)
     comparisons = compare(measured, ["StepDiff"], [])
-    assert [c.metric for c in comparisons] == ["ktau_all_rows"]
+    assert [c.metric for c in comparisons] == ["ktau_all_rows"], "an undefined figure is not compared"
     grid = next(g for g in grids(Report([s for s, _ in measured], comparisons, [], 50, False)) if "own step" in g.title)
     assert grid.columns == [("DiffRank", "τ"), ("DiffRank within the step", "τ")]
     rows = dict(grid.blocks[0].rows)
@@ -323,7 +325,21 @@ def test_rows_of_diffmcq_with_a_shared_highest_score_are_counted(made: list[Entr
     write_predictions("diffmcq", tmp_path / "ties.jsonl", scores)
     ties = Entry("ties", "diffmcq", entry.test_set, str(tmp_path / "ties.jsonl"))
     notes = [note for grid in grids(reported([entry, ties])) for note in grid.notes]
-    assert "DiffMCQ V1: the first option counts as chosen if several share the highest score: ties 3." in notes
+    said = "the first option counts as chosen if several share the highest score (if they do in every row, the accuracy"
+    assert f"DiffMCQ V1: {said} is undefined): ties 3." in notes
+
+
+def test_the_accuracy_of_a_method_that_never_prefers_an_option_is_undefined(made: list[Entry], tmp_path: Path) -> None:
+    """Without video every pair has the same prompt; the first option would be right by chance."""
+    entry = next(e for e in made if e.task == "diffmcq")
+    for name, rows in (("blind", 80), ("once", 79)):
+        scores = [[-2.0] * 4 if n < rows else [1.0, 0.5, 0.0, 0.0] for n in range(80)]
+        write_predictions("diffmcq", tmp_path / f"{name}.jsonl", scores)
+    methods = [Entry(name, "diffmcq", entry.test_set, str(tmp_path / f"{name}.jsonl")) for name in ("blind", "once")]
+    measured = measure(methods, 50, 0)
+    assert [score.value is None for score, _ in measured] == [True, False]
+    assert compare(measured, ["blind"], []) == []
+    assert draw(Report([score for score, _ in measured], [], [], 50, False)) is not None
 
 
 def test_a_method_gains_nothing_from_ties(made: list[Entry], tmp_path: Path) -> None:
@@ -337,5 +353,6 @@ def test_a_method_gains_nothing_from_ties(made: list[Entry], tmp_path: Path) -> 
     for name, scores in predicted.items():
         write_predictions("diffrank", tmp_path / f"{name}.jsonl", scores)
         methods.append(Entry(name, "diffrank", entry.test_set, str(tmp_path / f"{name}.jsonl")))
-    (comparison,) = compare(measure(methods, 200, 0), ["StepDiff"], [])
+    comparison, within = compare(measure(methods, 200, 0), ["StepDiff"], [])
+    assert (comparison.metric, within.metric) == ("ktau_all_rows", "ktau_within_step_all_rows")
     assert comparison.difference > 0 and comparison.p < 0.05

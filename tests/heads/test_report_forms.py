@@ -155,7 +155,7 @@ def test_the_command_writes_every_form(made: list[Entry], tmp_path: Path, capsys
     record = json.loads(capsys.readouterr().out)
     assert json.loads((out / "report.json").read_text()) == record
     assert {path.name for path in out.iterdir()} == {"report.json", "report.md", "report.png", "report.tex"}
-    assert len(record["comparisons"]) == 8
+    assert len(record["comparisons"]) == 9
     assert record["scores"][0]["setting"] == {"task": "diffcap", "variant": "V1", "parsed": False, "pair": "average"}
     assert (out / "report.md").read_text().count("## ") == 7
 

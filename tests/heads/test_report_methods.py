@@ -12,7 +12,7 @@ from heads import report
 from heads.reporting.entries import Entry
 from heads.reporting.figures import compare, measure
 from heads.reporting.grid import Cell
-from heads.reporting.methods import LEGEND, Regime, Training, comparable, trainings
+from heads.reporting.methods import CHOSEN, LEGEND, Regime, Training, comparable, methods_grid, trainings
 from heads.reporting.tables import Report, grids
 from heads.training.lineage import disclosure, regime
 from heads.training.recipe import read_recipe
@@ -113,6 +113,24 @@ def test_a_number_of_steps_or_a_regime_that_a_score_record_contradicts_is_refuse
     with pytest.raises(SystemExit):
         report.main(["--config", path])
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_steps_before_the_checkpoint_that_validation_chose_are_shown_where_it_is_not_the_last(
+    made: list[Entry], tmp_path: Path
+) -> None:
+    entry = next(e for e in made if (e.method, e.task, e.variant) == ("StepDiff", "diffmcq", "V1"))
+    own = []
+    for seed, checkpoint in enumerate(("checkpoint-000120", "checkpoint-000060")):
+        said = tmp_path / f"said_{seed}.jsonl"
+        said.write_bytes(Path(entry.predictions).read_bytes())
+        recipe = {"optimiser_steps": 1680, "trained": 120, "checkpoint": checkpoint}
+        said.with_suffix(".scores.json").write_text(json.dumps({"disclosed": {"recipe": recipe}}))
+        own.append(replace(entry, predictions=str(said), seed=seed))
+    found = trainings([], own)
+    assert found["StepDiff"] == Training("StepDiff", steps=1680, chosen=(1680, 1620))
+    grid = methods_grid(found, [])
+    assert grid.blocks[0].rows[0][1][-1] == Cell("1,680 (1,680, 1,620)") and CHOSEN in grid.notes
+    assert trainings([], own[:1])["StepDiff"] == Training("StepDiff", steps=1680), "it chose the last"
 
 
 def test_a_method_without_an_entry_has_blank_cells_except_for_what_its_score_records_state(made: list[Entry]) -> None:

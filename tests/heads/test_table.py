@@ -36,6 +36,15 @@ def test_a_record_of_another_version_is_refused(tmp_path: Path, capsys: pytest.C
     assert "evaluate again" in printed and printed.count("\n") == 1
 
 
+def test_the_accuracy_of_a_method_that_prefers_no_option_in_any_row_is_undefined(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for ties, shown in ((9, None), (8, 0.4)):
+        assert table.main([record(tmp_path / "m.scores.json", "diffmcq", accuracy=0.4, ties=ties), "--json"]) == 0
+        (row,) = [row for name, row in json.loads(capsys.readouterr().out)["systems"].items() if name != "chance"]
+        assert row["accuracy"]["value"] == shown
+
+
 def test_a_name_is_not_read_as_markup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = record(tmp_path / "r.scores.json", "diffrank", ktau_all_rows=0.25, ktau_within_step_all_rows=0.125)
     Path(path).write_text(Path(path).read_text().replace("aligned", "a[v2][/b]"))
