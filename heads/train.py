@@ -28,8 +28,8 @@ class Command(PlanOptions, TrainOptions):
     workers: int | None = None
     """processes, one per device: short for --scaling.workers"""
     address: str | None = None
-    """Ray cluster to join, `auto` or HOST:6379. Default: RAY_ADDRESS, else Ray is started here; with one worker, or
-    under torchrun, Ray is not used"""
+    """Ray cluster to join, `auto` or HOST:6379. Default: RAY_ADDRESS, else Ray is started here; with one worker and no
+    address, or under torchrun, Ray is not used"""
     dry_run: bool = False
     """print what the recipe needs of memory, network, store and time, and train nothing; refuse what does not fit"""
 
@@ -59,7 +59,7 @@ def run(options: TrainOptions) -> Any:
         return plan(options, planned)
     need(options.log_to)
     refuse_relative_paths(options)
-    if options.scaling.workers > 1 and not launched():
+    if (options.scaling.workers > 1 or address is not None) and not launched():
         from heads.workers.launch import launch
 
         return launch(options, address)

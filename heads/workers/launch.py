@@ -7,9 +7,12 @@ Guarantees
 - workers_that_die_at_the_same_step_again_and_again_end_the_run
 - a_second_driver_on_one_run_folder_is_refused_in_one_line
 - an_error_of_a_worker_is_the_error_of_the_command, and its lines are those of the command, each once
+- a_worker_whose_node_does_not_have_the_drivers_folder_ends_the_run
+- a_failure_of_ray_train_is_reported_with_its_cause
 """
 
 import os
+import socket
 import sys
 import tempfile
 import threading
@@ -30,6 +33,8 @@ from heads.workers.room import LOOK, PATIENCE, Lack, cpus_of_each
 
 ATTEMPTS = 3
 """starts from one step after which the run ends"""
+MARK = "driver"
+"""file in the folder of Ray's own files, by which workers recognise the driver's `out`"""
 LEFT_LOCK = 150.0
 """seconds in which the lock of a lost worker may end: an NFS server keeps that of a lost node for 90 by default"""
 
@@ -49,8 +54,8 @@ class Outcome:
         self.begun.append(step)
         if self.error is None and self.begun.count(step) > ATTEMPTS:
             self.error = (
-                f"the workers died {ATTEMPTS} times after step {step}: if memory is short, lower the recipe's batch "
-                "and raise schedule.accumulate as much, or set scaling.fsdp; else see the logs of Ray's nodes"
+                f"the workers died {ATTEMPTS} times after step {step}: if memory is short, halve the recipe's batch "
+                "and double schedule.accumulate, or set scaling.fsdp; else see the logs of Ray's nodes"
                 f"{self.died and ', '}{self.died}"
             )
         return self.error
@@ -110,8 +115,8 @@ def launch(options: TrainOptions, address: str | None) -> dict[str, Any]:
         out = Path(options.out)
         make_folder(out)
         # The first worker locks the folder too, but workers of a second driver may wait for free CPUs until then.
-        with locked(out / "driver.json", wait=False), _scratch(out, cluster) as scratch:
-            return _fit(options, _outcome(), gpu, cpus, scratch, cluster)
+        with locked(out / "driver.json", wait=False), scratch(out, cluster) as own:
+            return _fit(options, _outcome(), gpu, cpus, own, cluster)
 
 
 def _outcome() -> Any:
@@ -130,25 +135,26 @@ def _has_gpu(options: TrainOptions, cluster: bool) -> bool:
 
 
 @contextmanager
-def _scratch(out: Path, cluster: bool) -> Iterator[str]:
-    """Yield a folder for Ray's own files, which all nodes see and which is removed."""
+def scratch(out: Path, cluster: bool) -> Iterator[Path]:
+    """Yield a folder for Ray's own files, with MARK in it, which is removed; on a cluster it is in `out`."""
     with tempfile.TemporaryDirectory(prefix=".ray-", dir=out if cluster else None, ignore_cleanup_errors=True) as made:
-        yield str(Path(made).absolute())
+        (Path(made) / MARK).touch()
+        yield Path(made).absolute()
 
 
-def _fit(options: TrainOptions, outcome: Any, gpu: bool, cpus: int, scratch: str, cluster: bool) -> dict[str, Any]:
+def _fit(options: TrainOptions, outcome: Any, gpu: bool, cpus: int, own: Path, cluster: bool) -> dict[str, Any]:
     """Run Ray's trainer and print what the workers say."""
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    workers = options.scaling.workers
+    workers, mark = options.scaling.workers, f"{own.name}/{MARK}" if cluster else None
     trainer = TorchTrainer(
         _work,
-        train_loop_config={"options": options, "outcome": outcome, "folder": os.getcwd()},
+        train_loop_config={"options": options, "outcome": outcome, "folder": os.getcwd(), "mark": mark},
         torch_config=TorchConfig(BACKEND["cuda" if gpu else "cpu"], timeout_s=options.scaling.timeout),
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu, resources_per_worker=_each(cpus, gpu)),
-        run_config=RunConfig(storage_path=scratch, failure_config=FailureConfig(max_failures=-1)),
+        run_config=RunConfig(storage_path=str(own), failure_config=FailureConfig(max_failures=-1)),
     )
     failed: list[BaseException] = []
 
@@ -175,8 +181,19 @@ def _fit(options: TrainOptions, outcome: Any, gpu: bool, cpus: int, scratch: str
         raise StepDiffError(error)
     if record is not None:
         return record
-    why = str(failed[0]).strip().splitlines()[0] if failed and str(failed[0]).strip() else "no worker reported an end"
+    why = cause(failed[0]) if failed else "no worker reported an end"
     raise StepDiffError(f"Ray Train ended: {why}; run the same command again, it resumes from the last checkpoint")
+
+
+def cause(error: BaseException) -> str:
+    """Return why Ray Train failed, in one line."""
+    from ray.train import TrainingFailedError
+
+    found = getattr(error, "controller_failure", error)
+    found = getattr(found, "cause", None) or found  # an error of a Ray task has a traceback of several lines
+    lines = [line.strip() for line in str(found).splitlines() if line.strip()] or [type(found).__name__]
+    # The first line of Ray Train's own errors says only that the training failed.
+    return lines[-1] if isinstance(found, TrainingFailedError) else lines[0]
 
 
 def _each(cpus: int, gpu: bool) -> dict[str, float]:
@@ -199,9 +216,10 @@ def _work(config: dict[str, Any]) -> None:
     if Path(config["folder"]).is_dir():
         os.chdir(config["folder"])
     first = ray.train.get_context().get_world_rank() == 0
-    ended = ray.get(outcome.begin.remote(Run(Path(options.out)).reached())) if first else None
-    patience = ray.get(outcome.patience.remote())
     try:
+        check_folder(options.out, config["mark"])
+        ended = ray.get(outcome.begin.remote(Run(Path(options.out)).reached())) if first else None
+        patience = ray.get(outcome.patience.remote())
         device = own_device(pick_device(options.device))
         with joined(options.scaling, device) as group:
             if group.from_first(lambda: ended) is not None:
@@ -217,6 +235,17 @@ def _work(config: dict[str, Any]) -> None:
     except Exception as error:
         ray.get(outcome.die.remote(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"))
         raise
+
+
+def check_folder(out: str, mark: str | None) -> None:
+    """Raise StepDiffError if `out` is another folder on this node than on the driver's.
+
+    mark: path, in the driver's `out`, of a file that was written for this start; None: the node is the driver's.
+    """
+    if mark is not None and not (Path(out) / mark).exists():
+        raise StepDiffError(
+            f"{out} is not the driver's folder on host {socket.gethostname()}: use a file system that all nodes mount"
+        )
 
 
 def _ended_elsewhere(error: StepDiffError) -> bool:

@@ -41,7 +41,7 @@ def cpus_of_each(workers: int, gpu: bool, cluster: bool) -> int:
         if time.monotonic() >= until:
             raise StepDiffError(
                 f"{workers} workers need {workers} {kind}s and {'the cluster' if cluster else 'this machine'} has "
-                f"{there}: give --workers {max(there, 1)}, or add nodes"
+                f"{there}: {f'give --workers {there}, or ' if there else ''}add nodes"
             )
         time.sleep(LOOK)
     if gpu:

@@ -3,10 +3,13 @@
 import dataclasses
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import psutil
@@ -19,9 +22,9 @@ from heads import train
 from heads.training.log import read_metrics
 from heads.training.recipe import read_recipe
 from heads.training.video_task import VideoTask
-from heads.workers import room
+from heads.workers import launch, room
 from heads.workers.fit import refuse_relative_paths
-from heads.workers.launch import ATTEMPTS, LEFT_LOCK, Outcome
+from heads.workers.launch import ATTEMPTS, LEFT_LOCK, MARK, Outcome, cause, check_folder, scratch
 from heads.workers.room import MISSING, PATIENCE, Lack, cpus_of_each
 from store import Store
 from store.verbs.drop import drop
@@ -202,6 +205,62 @@ def test_a_training_is_submitted_as_a_job_to_a_head_node(head: Head, world: Path
     assert "run: step 6/6" in done.stdout and "best checkpoint: step" in done.stdout
     assert train.main(["--config", path, "--out", str(tmp_path / "alone")]) == 0
     near(tmp_path / "run", tmp_path / "alone")
+    one = [sys.executable, "-m", "heads.train", "--config", path, "--out", str(tmp_path / "one")]
+    done = subprocess.run(
+        [*one, "--address", head.address], env=head.environment, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0 and "one: step 6/6" in done.stderr, done.stdout + done.stderr
+    near(tmp_path / "one", tmp_path / "alone")
+
+
+def test_one_worker_is_started_on_the_cluster_at_an_address(
+    world: Path, tiny_lm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launched = []
+
+    def instead(options: Any, address: str | None) -> dict[str, Any]:
+        launched.append((options.scaling.workers, address))
+        return {"step": 6, "score": None}
+
+    monkeypatch.setattr(launch, "launch", instead)
+    path = str(recipe(world, tiny_lm, tmp_path / "run", **RUNS))
+    assert train.main(["--config", path, "--address", "auto"]) == 0
+    assert launched == [(1, "auto")] and not (tmp_path / "run").exists()
+
+
+def test_a_worker_whose_node_does_not_have_the_drivers_folder_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcome, out = Outcome(), tmp_path / "driver/runs/align"
+    named = ("failed", "begin", "patience", "end", "die", "add")
+    actor = SimpleNamespace(**{name: SimpleNamespace(remote=getattr(outcome, name)) for name in named})
+    monkeypatch.setattr("ray.get", lambda answer: answer)
+    monkeypatch.setattr("ray.train.get_context", lambda: SimpleNamespace(get_world_rank=lambda: 0))
+    (tmp_path / "node").mkdir()
+    monkeypatch.chdir(tmp_path / "node")
+    out.mkdir(parents=True)
+    with scratch(out, cluster=True) as own:
+        check_folder(str(out), f"{own.name}/{MARK}")
+        config = {"options": SimpleNamespace(out="runs/align"), "outcome": actor, "folder": "/no/such/folder"}
+        with pytest.raises(StepDiffError):
+            launch._work(config | {"mark": f"{own.name}/{MARK}"})
+    host = socket.gethostname()
+    assert outcome.error == (
+        f"runs/align is not the driver's folder on host {host}: use a file system that all nodes mount"
+    )
+    assert not outcome.begun and not list(out.iterdir()) and not list((tmp_path / "node").iterdir())
+
+
+def test_a_failure_of_ray_train_is_reported_with_its_cause() -> None:
+    from ray.exceptions import RayTaskError
+    from ray.train import ControllerError, WorkerGroupError
+
+    inner = ValueError("No module named 'heads'\nsee the log")
+    assert cause(ControllerError(inner)) == "No module named 'heads'"
+    assert cause(ControllerError(RayTaskError("create", "Traceback\n  ...", inner))) == "No module named 'heads'"
+    assert cause(WorkerGroupError("[Rank 0]\nTraceback\nOSError: gone\n", {})) == "OSError: gone"
+    assert cause(RuntimeError("\n the actor died \nits id is 3")) == "the actor died"
+    assert cause(RuntimeError()) == "RuntimeError"
 
 
 def test_more_workers_than_a_batch_of_a_contrastive_head_has_rows_are_refused_in_one_line(
