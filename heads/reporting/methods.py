@@ -118,7 +118,7 @@ def methods_grid(known: Trainings, controls: Sequence[str]) -> Grid:
     for name, own in known.items():
         steps = "" if own.steps is None else f"{own.steps:,}"
         if own.chosen:
-            steps += f" ({', '.join(f'{step:,}' for step in own.chosen)})"
+            steps += f" ({' / '.join(f'{step:,}' for step in own.chosen)})"
         rows[name in controls].append((name, [regime_cell(name, known), Cell(own.learns_from), Cell(steps)]))
     blocks = [Block(title, rows[control]) for title, control in (("", False), ("controls", True)) if rows[control]]
     columns = [("", "regime"), ("", "learns from"), ("", "optimiser steps")]

@@ -129,7 +129,7 @@ def test_the_steps_before_the_checkpoint_that_validation_chose_are_shown_where_i
     found = trainings([], own)
     assert found["StepDiff"] == Training("StepDiff", steps=1680, chosen=(1680, 1620))
     grid = methods_grid(found, [])
-    assert grid.blocks[0].rows[0][1][-1] == Cell("1,680 (1,680, 1,620)") and CHOSEN in grid.notes
+    assert grid.blocks[0].rows[0][1][-1] == Cell("1,680 (1,680 / 1,620)") and CHOSEN in grid.notes
     assert trainings([], own[:1])["StepDiff"] == Training("StepDiff", steps=1680), "it chose the last"
 
 
