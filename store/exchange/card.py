@@ -29,7 +29,11 @@ README = "README.md"
 _WINDOW = 2**16  # rows whose checksums are read at a time
 _LOOSE = ("date", "failed", "absent", "forgotten", "parts")
 """fields that may differ between the runs of one export; `digest` depends on the rows of all parts"""
-_SAID = {"digest": "the rows or their features", "catalog": "keys or metadata of the rows in the catalog"}
+_SAID = {
+    "digest": "the rows or their features",
+    "catalog": "keys or metadata of the rows in the catalog",
+    "all_columns": "--columns was given for one of them only",
+}
 """fields whose values say nothing to a reader"""
 _OPEN = {
     "parquet": 'import polars as pl\nframe = pl.read_parquet("{path}/data/*.parquet")\n{name} = frame["{name}"]',
@@ -80,6 +84,8 @@ class Card:
     """None: of the moment when the export began"""
     catalog: str = ""
     """sha256 of key and columns of the exported rows; empty where an export has no columns"""
+    all_columns: bool = True
+    """whether --columns was not given"""
 
     def as_json(self) -> str:
         """Return the card for programs."""
@@ -145,9 +151,14 @@ class Card:
 
 
 def differences(here: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    """Return the fields of a card that differ in another one, shortened."""
-    pairs = ((name, value, other[name]) for name, value in here.items() if name not in _LOOSE)
-    return ", ".join(_SAID.get(name, f"{name} {_short(a)} against {_short(b)}") for name, a, b in pairs if a != b)
+    """Return the fields of a card that differ in another one, shortened. The order of features and columns counts."""
+    found = []
+    for name, a, b in ((name, value, other[name]) for name, value in here.items() if name not in _LOOSE):
+        if a != b:
+            found.append(_SAID.get(name, f"{name} {_short(a)} against {_short(b)}"))
+        elif isinstance(a, dict) and list(a) != list(b):
+            found.append(f"order of {name} {_short(', '.join(a))} against {_short(', '.join(b))}")
+    return ", ".join(found)
 
 
 def source(store: Store) -> dict[str, Any]:
@@ -182,6 +193,7 @@ def make_card(
     license: str,
     shards_per_part: int,
     catalog: str = "",
+    all_columns: bool = True,
 ) -> Card:
     """Return the card of an export that begins now.
 
@@ -195,6 +207,7 @@ def make_card(
         license: as the user gives it.
         shards_per_part: shards whose rows are one part.
         catalog: see `Card`.
+        all_columns: see `Card`.
     """
     status = view.status()
     size = view.rows_per_shard * shards_per_part
@@ -224,6 +237,7 @@ def make_card(
         license=license,
         date=_now(),
         catalog=catalog,
+        all_columns=all_columns,
         **source(store),
     )
 

@@ -10,7 +10,7 @@ Guarantees
 - an export of another view into the same folder is refused, and so is a second run at the same time
 - an export of another store is refused, and so is one of another snapshot
 - an export does not continue with changed metadata
-- a complete export of a store that changed is refused
+- a complete export of a store that changed is refused, and so is one of which a file is missing
 - a damaged row is never exported
 - memory does not grow with the view, but for two bytes a row
 """
@@ -45,6 +45,8 @@ PART_BYTES = 256 * 2**20
 """bytes of features in a part, at most about, where a shard has fewer"""
 _ROWS = "_export.rows"
 """the rows of an export that is not complete: their number, and a bit for each"""
+_NAMES = {format: "part-{:06d}.parquet" for format in ("parquet", "huggingface")}
+_NAMES["webdataset"] = "features-{:06d}.tar"
 _LOCK = "_export.lock"
 _MOST_CARD = 64 * 2**20
 _SUFFIXES: Mapping[str, Format] = {".parquet": "parquet", ".lance": "lance", ".h5": "hdf5", ".hdf5": "hdf5"}
@@ -118,7 +120,9 @@ def export(options: ExportOptions) -> Exported:
 
     def make(ok: Bool[np.ndarray, " rows"], shards_per_part: int) -> Card:
         catalog = arrow.catalog_digest(view.catalog, list(columns), ok)
-        return cards.make_card(store, view, ok, format, features, columns, options.license, shards_per_part, catalog)
+        return cards.make_card(
+            store, view, ok, format, features, columns, options.license, shards_per_part, catalog, not options.columns
+        )
 
     with _only_run(path):
         card, ok = _begin(path, store, view, make, max(PART_BYTES // a_shard, 1))
@@ -138,6 +142,7 @@ def export(options: ExportOptions) -> Exported:
             if differs := card.difference(make(ok, card.shards_per_part)):
                 raise StepDiffError(f"the store changed while {path} was written ({differs}): remove it, export again")
             parts.finish()
+            _check_files(path, card)
             write_text(path / cards.README, card.readme(path.name, header))
             (path / _ROWS).remove()
     return Exported(
@@ -215,12 +220,26 @@ def _begin(
     if differs := differs or there.difference(make(ok, there.shards_per_part)):
         raise StepDiffError(f"{path} holds an export that differs: {differs}; give another name, or remove it")
     if complete:
+        _check_files(path, there)
         (path / _ROWS).remove()  # of a run that was killed before it did
     return there, None if complete else ok
 
 
+def _check_files(path: LocalPath, card: Card) -> None:
+    """Raise StepDiffError where the files of parts that were written are gone."""
+    if card.format == "lance":
+        from store.exchange.lance import files_of
+
+        files = files_of(path)
+    else:
+        files = [path / "data" / _NAMES[card.format].format(number) for number in range(len(card.parts))]
+    if gone := [file for file in files if not file.exists()]:
+        more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
+        raise StepDiffError(f"{gone[0]}{more} of a complete export is missing: restore it, or remove {path} and repeat")
+
+
 def _columns_there(path: LocalPath, view: View) -> list[str] | None:
-    """Return the columns of an export that began in `path` and that the catalog has; None where there is none."""
+    """Return the columns of an export that began in `path` and that the catalog has; None where none began."""
     try:
         card = cards.read_card((path / cards.NAME).read_whole(_MOST_CARD))
     except (OSError, StepDiffError):  # which `_begin` reports
@@ -252,11 +271,11 @@ def _parts(
     if card.format == "webdataset":
         from store.exchange import webdataset
 
-        return Files(path, "features-{:06d}.tar", lambda to, some: webdataset.write_part(to, some, features)), {}
+        return Files(path, _NAMES[card.format], lambda to, some: webdataset.write_part(to, some, features)), {}
     from store.exchange import parquet
 
     if card.format == "parquet":
-        return Files(path, "part-{:06d}.parquet", lambda to, some: parquet.write_part(to, schema, some, features)), {}
+        return Files(path, _NAMES[card.format], lambda to, some: parquet.write_part(to, schema, some, features)), {}
     own, about = parquet.datasets_schema(schema, features)
     size = card.rows * sum(feature.row_bytes for feature in features.values())
     splits = [{"name": "train", "num_bytes": size, "num_examples": card.rows}]
@@ -268,7 +287,7 @@ def _parts(
     def write(to: Path, some: "Iterator[pa.RecordBatch]") -> None:
         parquet.write_part(to, own, (parquet.nested(batch, own, features) for batch in some), features)
 
-    return Files(path, "part-{:06d}.parquet", write), header
+    return Files(path, _NAMES[card.format], write), header
 
 
 class Files:

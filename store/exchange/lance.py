@@ -112,6 +112,13 @@ class Fragments:
             raise StepDiffError(f"{self._path} has {count:,} of {self._rows:,} rows: remove it and export again")
 
 
+def files_of(path: LocalPath) -> list[LocalPath]:
+    """Return the data files of a dataset, which may be missing. StepDiffError where it does not open."""
+    with readable(path):
+        fragments = [fragment.metadata for fragment in lance.dataset(str(path)).get_fragments()]
+    return [path / "data" / file.path for fragment in fragments for file in fragment.files]
+
+
 def _sync(path: Path) -> None:
     with path.open("rb") as file:
         os.fsync(file.fileno())

@@ -249,3 +249,54 @@ def test_a_column_named_seal_is_exported(tmp_path: Path) -> None:
     export(ExportOptions(str(tmp_path / "out.parquet"), str(store.path), "net"))
     assert pl.read_parquet(tmp_path / "out.parquet/data/*.parquet")["seal"].to_list() == ["u", "v"]
     assert list(json.loads((tmp_path / "out.parquet/_export.json").read_text())["columns"]) == ["seal"]
+
+
+@pytest.mark.parametrize("option", ["features", "columns"])
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("format", FORMATS)
+def test_an_export_does_not_continue_with_another_order(
+    view: View, tmp_path: Path, stopped: Export, format: Any, whole: bool, option: str
+) -> None:
+    """Lance numbers the columns of each part by their order: parts in two orders would exchange their values."""
+    if format == "lance":
+        pytest.importorskip("lance")
+    names = ("tokens", "embedding") if option == "features" else ("video", "step")
+    of = lambda names: ExportOptions(  # noqa: E731
+        str(tmp_path / "out"), str(view.paths.store), "net", format, **{option: names}
+    )
+    export(of(names)) if whole else stopped(of(names))
+    wrong = f"differs: order of {option} {', '.join(names)} against {', '.join(names[::-1])}"
+    assert wrong in refused(of(names[::-1]))
+    assert export(of(names)).already == (4 if whole else 1)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_chosen_columns_and_all_columns_are_different_exports(
+    view: View, tmp_path: Path, stopped: Export, whole: bool
+) -> None:
+    of = lambda *names: ExportOptions(  # noqa: E731
+        str(tmp_path / "out"), str(view.paths.store), "net", "parquet", columns=names
+    )
+    export(of("step")) if whole else stopped(of("step"))
+    assert "differs: --columns was given for one of them only; give another name" in refused(of())
+    assert export(of("step")).already == (4 if whole else 1)
+    view.catalog.append(pl.DataFrame({"key": ["later"], "step": [3]}))
+    assert export(of("step")).already == 4
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_complete_export_of_which_a_file_is_missing_is_refused(view: View, tmp_path: Path, format: Any) -> None:
+    if format == "lance":
+        pytest.importorskip("lance")
+    options = ExportOptions(str(tmp_path / "out"), str(view.paths.store), "net", format)
+    export(options)
+    first, second, *_ = sorted((tmp_path / "out/data").iterdir())
+    kept = first.read_bytes()
+    first.unlink()
+    error = f"{first} of a complete export is missing: restore it, or remove {tmp_path / 'out'} and repeat"
+    assert refused(options) == error
+    second.rename(tmp_path / "second")
+    assert " and 1 more of a complete export is missing" in refused(options)
+    first.write_bytes(kept)
+    (tmp_path / "second").rename(second)
+    assert export(options).already == 4
