@@ -61,29 +61,47 @@ def load_tensor_parallel(name: str, mesh: Any, device: str, frozen: torch.dtype)
 
     mesh: One axis, these processes. Embeddings and the output layer stay whole.
     """
-    from transformers.distributed import DistributedConfig
     from transformers.distributed.tensor_parallel import apply_tensor_parallelism
 
     made = _OnMeta(name, device, frozen)
-    size = mesh.size()
+    plan = tensor_plan(made.model, name, mesh.size())
     try:
-        plan, _, _ = made.model._resolve_parallel_plans(DistributedConfig(tp_size=size))
-        within = f"{made.model.base_model_prefix}.layers."
-        plan = {place: style for place, style in plan.items() if place.startswith(within)}
-        odd = sorted({style for style in plan.values()} - {"colwise", "rowwise"})
-        if odd or not plan or _kv_heads(made.model) % size:
-            raise ValueError(f"{', '.join(odd) or 'its key heads'} cannot be divided by {size}")
         apply_tensor_parallelism(made.model, mesh, plan)
     except ValueError as error:
-        raise StepDiffError(
-            f"{name}: {size} processes cannot compute it together ({error}); set scaling.tensor_parallel to 1 and "
-            "scaling.fsdp to true, or evaluate with a number of processes that divides it"
-        ) from error
+        raise _indivisible(name, mesh.size(), error) from error
     made.fill(device)
     loaded = LanguageModel(made.model, made.chat)
     with autocast(device, precision_of(frozen)):
         loaded.prepare(name)
     return loaded
+
+
+def tensor_plan(model: Any, name: str, size: int) -> dict[str, str]:
+    """Return the linear maps of the decoder layers that `size` processes divide: "colwise" by outputs, "rowwise" by
+    inputs.
+
+    Raises:
+        StepDiffError: So many processes cannot divide them. name: of the model, for this error.
+    """
+    from transformers.distributed import DistributedConfig
+
+    try:
+        plan, _, _ = model._resolve_parallel_plans(DistributedConfig(tp_size=size))
+        within = f"{model.base_model_prefix}.layers."
+        plan = {place: style for place, style in plan.items() if place.startswith(within)}
+        odd = sorted({style for style in plan.values()} - {"colwise", "rowwise"})
+        if odd or not plan or _kv_heads(model) % size:
+            raise ValueError(f"{', '.join(odd) or 'its key heads'} cannot be divided by {size}")
+    except ValueError as error:
+        raise _indivisible(name, size, error) from error
+    return plan
+
+
+def _indivisible(name: str, size: int, error: ValueError) -> StepDiffError:
+    return StepDiffError(
+        f"{name}: {size} processes cannot compute it together ({error}); set scaling.tensor_parallel to 1 and "
+        "scaling.fsdp to true, or evaluate with a number of processes that divides it"
+    )
 
 
 @contextmanager
@@ -171,12 +189,17 @@ def matrices_of(layer: nn.Module) -> Iterator[nn.Parameter]:
             yield from part.parameters(recurse=False)
 
 
+def divided_matrices(model: Any) -> set[int]:
+    """Return the id() of the weights that `divide_layers` divides: the matrices of the decoder layers."""
+    return {id(own) for layer in layers(model) for own in matrices_of(layer) if own.ndim > 1}
+
+
 def divide_layers(model: Any, mesh: Any, offload: bool) -> None:
     """Divide the matrices of the decoder layers by rows; gradients are summed over the processes."""
     from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 
     every = layers(model)
-    divided = {id(own) for layer in every for own in matrices_of(layer) if own.ndim > 1}
+    divided = divided_matrices(model)
     whole = {own for own in model.parameters() if id(own) not in divided}
     policy = CPUOffloadPolicy() if offload else OffloadPolicy()
     for layer in every:

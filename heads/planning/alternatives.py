@@ -1,7 +1,8 @@
 """Settings with which a training that does not fit its card would: as few changes as possible.
 
-Guarantee
-- every_setting_that_is_named_keeps_the_samples_of_a_step
+Guarantees
+- every setting that is named for a language model keeps the samples of a step
+- every_setting_that_is_named_fits
 """
 
 import re
@@ -9,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 
-from heads.training.recipe import Scaling, VideoLMRecipe
+from heads.training.recipe import ContrastiveRecipe, Scaling, VideoLMRecipe
 
 SHOWN = 4
 """most settings that are named"""
@@ -76,7 +77,8 @@ def candidates(recipe: VideoLMRecipe, scaling: Scaling) -> Iterator[Setting]:
 def _flags(old: Scaling, new: Scaling) -> Iterator[str]:
     for name in ("workers", "fsdp", "tensor_parallel", "cpu_offload"):
         if (value := getattr(new, name)) != getattr(old, name):
-            yield f"--scaling.{name.replace('_', '-')} {str(value).lower()}"
+            short = "--workers" if name == "workers" else f"--scaling.{name.replace('_', '-')}"
+            yield f"{short} {str(value).lower()}"
 
 
 def _smaller(recipe: VideoLMRecipe) -> Iterator[tuple[int, int]]:
@@ -89,13 +91,39 @@ def _smaller(recipe: VideoLMRecipe) -> Iterator[tuple[int, int]]:
 
 
 def _divided(recipe: VideoLMRecipe, scaling: Scaling) -> Iterator[Scaling]:
-    """Yield the scaling as it is, and with layers divided among more workers."""
+    """Yield the scaling as it is, and with layers divided among as many workers or more."""
     yield scaling
     for workers in _WORKERS:
-        if workers < scaling.workers or scaling.tensor_parallel > 1:
+        if workers < scaling.workers:
             continue
+        shared = replace(scaling, workers=workers, tensor_parallel=1, fsdp=True)
         if workers > 1:
-            yield replace(scaling, workers=workers, fsdp=True)
-        if recipe.lora is None and not recipe.full and not scaling.fsdp and 1 < workers <= 8:
-            yield replace(scaling, workers=workers, tensor_parallel=workers)
-        yield replace(scaling, workers=workers, fsdp=True, cpu_offload=True)
+            yield shared
+        for together in (2, 4, 8) if recipe.lora is None and not recipe.full and not scaling.fsdp else ():
+            if together > scaling.tensor_parallel and workers == max(scaling.workers, together):
+                yield replace(scaling, workers=workers, tensor_parallel=together)
+        yield replace(shared, cpu_offload=True)
+
+
+def contrastive_settings(
+    recipe: ContrastiveRecipe, scaling: Scaling, fitting: Callable[[ContrastiveRecipe, Scaling], float | None]
+) -> list[str]:
+    """Return the flags of as few more workers, and of as few fewer clips and pairs, as fit; and the bytes of each.
+
+    fitting: -> bytes of the card, or None if it does not fit.
+    """
+    found: list[str] = []
+    for workers in _WORKERS:
+        if workers > scaling.workers and (taken := fitting(recipe, replace(scaling, workers=workers))) is not None:
+            found.append(f"--workers {workers} ({taken / 1e9:.1f} GB)")
+            break
+    smaller = recipe
+    while smaller.clips > 1:
+        pairs = smaller.pairs and replace(smaller.pairs, pairs=max(smaller.pairs.pairs // 2, 1))
+        smaller = replace(smaller, clips=smaller.clips // 2, pairs=pairs)
+        if (taken := fitting(smaller, scaling)) is not None:
+            flags = f"--contrastive.clips {smaller.clips}"
+            if pairs is not None:
+                flags += f" --contrastive.pairs.pairs {pairs.pairs}"
+            return [*found, f"{flags} ({taken / 1e9:.1f} GB)"]
+    return found

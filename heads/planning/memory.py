@@ -12,7 +12,8 @@ precision. A frozen linear layer keeps nothing.
     full            + 8 E T (norms) + c (2 E + H D + F) T; in bfloat16 c 3 E T more, and a copy of the layer's weights
     checkpointing   E T in the residual's precision for each layer + one layer whole, instead of all layers
     ends            (4 + 2 of the residual's precision) E T: embeddings and the last norm
-    logits          (4 + 4 + 4 + c) V of each target: log-probabilities, logits in both precisions, a gradient
+    logits          (4 + 4 + 4 + c) V of each target: log-probabilities, logits in both precisions, a gradient;
+                    of a contrastive head 16 bytes for each clip with each text of the batch
     projector       of each clip of N tokens of C channels at width W: (4 + c) N C + (4 + 3 c layers) N W, and
                     its latents
 
@@ -22,13 +23,13 @@ Guarantees
 """
 
 import math
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import nn
 
 from heads.models.language_model import LanguageModel
+from heads.models.parallelize import divided_matrices, tensor_plan
 from heads.planning.architecture import Sizes
 from heads.planning.rows import Rows
 from heads.training.recipe import Lora, ProjectorOptions, Scaling, VideoLMRecipe
@@ -85,20 +86,21 @@ class Weights:
 
 def weights(lm: LanguageModel | None, head: nn.Module, scaling: Scaling) -> Weights:
     """Return the weights of a model. lm: None for a contrastive head."""
-    workers, layers = scaling.workers // scaling.tensor_parallel, decoder_layers(lm)
-    inside = {id(p) for layer in layers for p in layer.parameters()}
-    plan = tensor_plan(lm) if scaling.tensor_parallel > 1 else None
+    together, layers = scaling.tensor_parallel, decoder_layers(lm)
+    workers = scaling.workers // together
+    inside = divided_matrices(lm.model) if lm is not None and scaling.fsdp else set[int]()
+    plan = tensor_plan(lm.model, lm.model.config.model_type, together) if lm is not None and together > 1 else {}
     frozen = trained = copies = 0
     held = offloaded = own = 0.0
     parts = [*head.named_parameters(), *(() if lm is None else lm.model.named_parameters())]
     for name, weight in parts:
         count, item = weight.numel(), weight.element_size()
-        divided = scaling.fsdp and id(weight) in inside and "lora_" not in name
+        divided = id(weight) in inside and "lora_" not in name  # LoRA is added to divided layers, whole
         part = count
         if divided:
-            part = math.ceil(weight.shape[0] / workers) * (count // max(weight.shape[0], 1))
-        elif plan is not None and plan.fullmatch(name):
-            part = math.ceil(count / scaling.tensor_parallel)
+            part = share(weight, 0, workers)
+        elif (style := plan.get(name.rpartition(".")[0])) and (style == "colwise" or weight.ndim > 1):
+            part = share(weight, 0 if style == "colwise" else 1, together)
         trains, away = weight.requires_grad, scaling.cpu_offload and divided
         trained, frozen = trained + trains * count, frozen + (not trains) * count
         copies += trains * (not divided) * count
@@ -128,10 +130,10 @@ def decoder_layers(lm: LanguageModel | None) -> list[nn.Module]:
     return [] if lm is None else [m for m in lm.model.modules() if isinstance(m, GradientCheckpointingLayer)]
 
 
-def tensor_plan(lm: LanguageModel | None) -> re.Pattern[str]:
-    """Return the names of the weights that tensor parallelism divides."""
-    places = () if lm is None else (getattr(lm.model, "tp_plan", None) or ())
-    return re.compile("|".join(re.escape(place).replace(r"\*", r"\d+") + r"\.(weight|bias)" for place in places))
+def share(weight: nn.Parameter, axis: int, processes: int) -> int:
+    """Return the elements of the largest share of a weight that processes divide along an axis."""
+    length = weight.shape[axis]
+    return math.ceil(length / processes) * (weight.numel() // length)
 
 
 def largest(
@@ -211,6 +213,14 @@ def compared(recipe: VideoLMRecipe, rows: Rows) -> int:
 def logits(sizes: Sizes, targets: int, item: int) -> float:
     """Return the bytes of the logits of a batch and what the loss makes of them."""
     return float(targets * sizes.vocabulary * (3 * FLOAT + (item if item != FLOAT else 0)))
+
+
+def matched(clips: int, pairs: int) -> float:
+    """Return the bytes of a contrastive loss of clips with their texts and of pairs with theirs, on every process.
+
+    Both directions keep their log-probabilities, and each has a gradient.
+    """
+    return float(4 * FLOAT * (clips**2 + pairs**2))
 
 
 def projected(options: ProjectorOptions, clip: tuple[int, int], out: int, item: int) -> float:

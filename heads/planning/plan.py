@@ -16,9 +16,9 @@ from torch import nn
 from common.errors import StepDiffError
 from heads.models.language_model import LanguageModel
 from heads.planning import architecture, work
-from heads.planning.alternatives import Setting, settings
+from heads.planning.alternatives import Setting, contrastive_settings, settings
 from heads.planning.cards import card
-from heads.planning.memory import FLOAT, RESERVE, Memory, largest, projected, weights
+from heads.planning.memory import FLOAT, RESERVE, Memory, largest, matched, projected, weights
 from heads.planning.options import PlanOptions
 from heads.planning.rows import batches
 from heads.training.recipe import ContrastiveRecipe, Scaling, Schedule, TrainOptions, VideoLMRecipe
@@ -107,14 +107,25 @@ def plan(options: TrainOptions, how: PlanOptions) -> Plan:
     how.check()
     if options.video_lm is None:
         assert options.contrastive is not None
-        return contrastive_plan(options, options.contrastive, how)
+        found = contrastive_plan(options, options.contrastive, options.scaling, how)
+        if found.fits:
+            return found
+
+        def contrastive(recipe: ContrastiveRecipe, scaling: Scaling) -> float | None:
+            tried = contrastive_plan(options, recipe, scaling, how)
+            return tried.memory.card if tried.fits else None
+
+        return replace(found, alternatives=contrastive_settings(options.contrastive, options.scaling, contrastive))
     built = build(options, options.video_lm)
     found = video_plan(options, options.video_lm, options.scaling, how, built)
     if found.fits:
         return found
 
     def fitting(setting: Setting) -> float | None:
-        tried = video_plan(options, setting.recipe, setting.scaling, how, built)
+        try:
+            tried = video_plan(options, setting.recipe, setting.scaling, how, built)
+        except StepDiffError:  # so many processes cannot divide its key heads
+            return None
         return tried.memory.card if tried.fits else None
 
     return replace(found, alternatives=settings(options.video_lm, options.scaling, fitting))
@@ -198,24 +209,24 @@ def video_plan(options: TrainOptions, recipe: VideoLMRecipe, scaling: Scaling, h
     )
 
 
-def contrastive_plan(options: TrainOptions, recipe: ContrastiveRecipe, how: PlanOptions) -> Plan:
+def contrastive_plan(options: TrainOptions, recipe: ContrastiveRecipe, scaling: Scaling, how: PlanOptions) -> Plan:
     """Return the plan of a contrastive head, whose products are in float32."""
     tokens, shape_of = clip_tokens(options.store, recipe.view, options.at)
     clip = (tokens.shape[0], tokens.shape[1])
     texts, _ = _feature(options.store, options.at, "texts", recipe.text_view, "embedding", "float32")
-    own = weights(None, architecture.contrastive_head(recipe, clip, texts.shape[0]), options.scaling)
+    own = weights(None, architecture.contrastive_head(recipe, clip, texts.shape[0]), scaling)
     pairs = 0 if recipe.pairs is None else 2 * recipe.pairs.pairs
     clips, samples = recipe.clips + 2 * pairs, recipe.clips + pairs
     embedded = recipe.clips + (0 if recipe.pairs is None else recipe.pairs.pairs)
-    workers, schedule = options.scaling.workers, recipe.schedule
+    workers, schedule = scaling.workers, recipe.schedule
     here = clips / workers
     operations = clips * work.projector(recipe.projector, clip, recipe.width)
     operations += 3 * 2.0 * embedded * texts.shape[0] * recipe.width
-    sent = work.transfers(options.scaling, own, float(schedule.accumulate), 0.0, 0, 0, FLOAT, False)
+    sent = work.transfers(scaling, own, float(schedule.accumulate), 0.0, 0, 0, FLOAT, False)
     return _plan(
         options,
         how,
-        options.scaling,
+        scaling,
         schedule,
         schedule.accumulate * operations / workers,
         language_model=None,
@@ -223,6 +234,7 @@ def contrastive_plan(options: TrainOptions, recipe: ContrastiveRecipe, how: Plan
         memory=replace(
             own.memory,
             activations=here * projected(recipe.projector, clip, recipe.width, FLOAT),
+            logits=matched(recipe.clips, embedded - recipe.clips),
             reserve=RESERVE * card(how.card).memory,
         ),
         frozen_parameters=own.frozen,

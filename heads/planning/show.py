@@ -52,4 +52,6 @@ def refusal(plan: Plan) -> str:
     )
     if plan.alternatives:
         return f"{line}; it fits with {', or with '.join(plan.alternatives)}"
+    if plan.language_model is None:
+        return f"{line}; no batch and no number of workers up to 64 fits; give a larger --card or a smaller projector"
     return f"{line}; no batch, checkpointing or division among 64 workers fits; give a larger --card or a smaller model"

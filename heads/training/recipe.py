@@ -304,7 +304,7 @@ class Scaling:
     workers, so their number divides `schedule.accumulate`."""
 
     workers: int = 1
-    """processes, one per device; 1: this process, without Ray"""
+    """processes, one per device; 1: this process, without Ray unless heads.train has an --address"""
     fsdp: bool = False
     """divide the language model's layers among the workers (FSDP2), instead of a copy on each"""
     tensor_parallel: int = 1

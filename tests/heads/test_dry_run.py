@@ -94,6 +94,44 @@ def test_a_plan_that_does_not_fit_is_refused_with_settings_that_fit(capsys: pyte
         assert needed / 1e9 == pytest.approx(float(size), abs=0.06) and found["samples"] == plan["samples"]
 
 
+@pytest.mark.parametrize(
+    ("name", "given", "named"),
+    [
+        (
+            "vclm",
+            "--card a100-40gb --workers 2 --scaling.fsdp false --scaling.tensor-parallel 2",
+            {
+                "--workers 8 --scaling.fsdp true --scaling.tensor-parallel 1",
+                "--workers 8 --scaling.tensor-parallel 8",
+            },
+        ),
+        ("kitchen/align", "--card rtx4090 --contrastive.clips 200000", {"--contrastive.clips 1562"}),
+        (
+            "kitchen/align_pairs",
+            "--card rtx4090 --contrastive.clips 4000 --contrastive.pairs.pairs 500",
+            {"--workers 4", "--contrastive.clips 1000 --contrastive.pairs.pairs 125"},
+        ),
+    ],
+)
+def test_every_setting_that_is_named_fits(
+    name: str, given: str, named: set[str], capsys: pytest.CaptureFixture
+) -> None:
+    assert dry_run(name, *given.split()) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "; it fits with --" in error
+    assert dry_run(name, *given.split(), "--json") == 2
+    alternatives = json.loads(capsys.readouterr().out)["alternatives"]
+    assert {setting.rpartition(" (")[0] for setting in alternatives} == named
+    for flags in named:
+        assert dry_run(name, *given.split(), *flags.split()) == 0
+        assert "sum" in capsys.readouterr().out
+
+
+def test_a_contrastive_head_that_fits_with_no_batch_says_so(capsys: pytest.CaptureFixture) -> None:
+    assert dry_run("kitchen/align", "--card", "rtx4090", "--contrastive.projector.width", "800000") == 2
+    assert "no batch and no number of workers up to 64 fits; give a larger --card" in capsys.readouterr().err
+
+
 def test_a_plan_of_a_store_has_the_shape_of_its_view(
     world: Path, tiny_lm: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -13,9 +13,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from torch import nn
 
 from common.errors import StepDiffError
 from heads import train
+from heads.planning import architecture
+from heads.planning.memory import weights as weights_of
 from heads.training.contrastive_task import ContrastiveTask
 from heads.training.log import read_metrics
 from heads.training.recipe import Scaling, read_recipe
@@ -87,6 +90,15 @@ def step(path: str, group: Group, scaling: Scaling) -> dict[str, Any]:
     }
 
 
+def planned(path: str, scaling: Scaling) -> float:
+    """Return the bytes of the language model's weights in a process, as --dry-run plans them."""
+    recipe = read_recipe(Path(path)).video_lm
+    assert recipe is not None
+    config, _ = architecture.configuration(recipe.language_model)
+    memory = weights_of(architecture.language_model(config, recipe, torch.float32), nn.Module(), scaling).memory
+    return memory.frozen + memory.trained
+
+
 def steps(paths: list[str], scalings: list[Scaling]) -> list[list[dict[str, Any]]]:
     """Return the result of `step` for each recipe and scaling."""
     with joined(scalings[0], "cpu") as group:
@@ -123,6 +135,7 @@ def test_a_divided_model_has_the_losses_and_gradients_of_a_whole_one(world: Path
         assert shared["validated"] == pytest.approx(one["validated"], rel=1e-5)
         assert two["bytes"] == one["bytes"]
         held = (shared["bytes"], other["bytes"])
+        assert max(held) == planned(paths[name], divided) and one["bytes"] == planned(paths[name], whole)
         assert max(held) < one["bytes"] < sum(held), "each holds its share of the layers, and the rest"
 
 
@@ -135,9 +148,11 @@ def test_tensor_parallel_layers_have_the_losses_and_gradients_of_whole_ones(
         out.parent.mkdir()
         paths.append(str(recipe(world, lm, out, warm_start=None, precision="float32", lora=None)))
     (alone,) = in_processes(steps, 0, tmp_path / "alone", paths[:2], [Scaling()])
-    first, second = in_processes(steps, 2, tmp_path / "two", paths[:2], [Scaling(workers=2, tensor_parallel=2)])
-    for (one,), (two,), (other,) in zip(alone, first, second, strict=True):
+    together = Scaling(workers=2, tensor_parallel=2)
+    first, second = in_processes(steps, 2, tmp_path / "two", paths[:2], [together])
+    for path, (one,), (two,), (other,) in zip(paths[:2], alone, first, second, strict=True):
         close(two, one)
+        assert max(two["bytes"], other["bytes"]) == planned(path, together)
         assert two["validated"] == pytest.approx(one["validated"], rel=1e-5)
         assert max(two["bytes"], other["bytes"]) < 0.8 * one["bytes"]
     for error in in_processes(refused, 2, tmp_path / "refused", paths[2]):

@@ -15,10 +15,12 @@ from common.errors import StepDiffError
 from heads.data.packing import Chat, Packer, Turn
 from heads.models import packed_attention
 from heads.models.language_model import LanguageModel
+from heads.models.parallelize import divide_layers, plain_weights
 from heads.models.projector import Comparison, Projector
 from heads.planning import architecture, memory, rows, work
 from heads.planning.rows import Rows
-from heads.training.recipe import Lora, ProjectorOptions, Scaling, Schedule, VideoLMRecipe
+from heads.training.contrastive_task import ContrastiveHead
+from heads.training.recipe import ContrastiveRecipe, Lora, ProjectorOptions, Scaling, Schedule, VideoLMRecipe
 from heads.training.sources import Sequences
 from tasks.prompts import DIFFERENCE_QUESTION, NARRATION_QUESTION, PAIR_SYSTEM, SYSTEM
 from weights import registry, resolve
@@ -96,17 +98,16 @@ def fake_group() -> Iterator[None]:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_planned_weights_of_a_process_are_those_that_fsdp_leaves_it(fake_group: None, tiny_lm: str, mode: str) -> None:
-    from torch.distributed.fsdp import fully_shard
     from torch.distributed.tensor import DTensor
 
     recipe = replace(RECIPE, language_model=tiny_lm, **MODES[mode])
     found = planned(recipe, Scaling(workers=8, fsdp=True))
     config, _ = architecture.configuration(tiny_lm)
-    lm = architecture.language_model(config, recipe, torch.float32)
-    mesh = torch.distributed.init_device_mesh("cpu", (8,))
-    for layer in memory.decoder_layers(lm):
-        whole = {p for name, p in layer.named_parameters() if "lora_" in name}
-        fully_shard(layer, mesh=mesh, ignored_params=whole)
+    lm = architecture.language_model(config, replace(recipe, lora=None), torch.float32)
+    divide_layers(lm.model, torch.distributed.init_device_mesh("cpu", (8,)), offload=False)
+    if recipe.lora is not None:
+        with plain_weights(lm.model, "cpu"):
+            lm.add_lora(recipe.lora, 0)
     head = architecture.projector(recipe, CLIP, lm.width)
     ours = [
         (w.requires_grad, w.to_local() if isinstance(w, DTensor) else w)
@@ -115,6 +116,12 @@ def test_planned_weights_of_a_process_are_those_that_fsdp_leaves_it(fake_group: 
     assert any(isinstance(w, DTensor) for w in lm.model.parameters())
     assert found.memory.frozen == sum(w.nbytes for trains, w in ours if not trains)
     assert found.memory.trained == sum(w.nbytes for trains, w in ours if trains)
+
+
+def test_layers_that_tensor_parallelism_cannot_divide_are_refused_by_the_plan(tiny_lm: str) -> None:
+    recipe = replace(RECIPE, language_model=tiny_lm)
+    with pytest.raises(StepDiffError, match=r"3 processes cannot compute it together \(its key heads cannot be"):
+        planned(recipe, Scaling(workers=3, tensor_parallel=3))
 
 
 def asked(made: Rows, width: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -197,6 +204,13 @@ def test_planned_activations_of_the_projector_are_close_to_what_autograd_keeps(d
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
         measured = kept(lambda: projector(tokens), list(projector.parameters()))
     assert 5 * memory.projected(options, clip, 48, dtype.itemsize) == pytest.approx(measured, rel=0.15)
+
+
+def test_planned_memory_of_a_contrastive_loss_is_close_to_what_autograd_keeps() -> None:
+    head = ContrastiveHead(ContrastiveRecipe(Schedule(1), width=16, projector=PERCEIVER), *CLIP, 8)
+    clips, texts = (torch.randn(500, 16, requires_grad=True) for _ in range(2))
+    measured = kept(lambda: head.match(clips, texts), [clips, texts])
+    assert memory.matched(500, 0) == memory.matched(0, 500) == pytest.approx(2 * measured, rel=0.05), "and gradients"
 
 
 @pytest.mark.parametrize("recompute", [False, True])
