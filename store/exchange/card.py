@@ -7,7 +7,7 @@ written last: an export without it is not complete.
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -36,14 +36,14 @@ _SAID = {
 }
 """fields whose values say nothing to a reader"""
 _OPEN = {
-    "parquet": 'import polars as pl\nframe = pl.read_parquet("{path}/data/*.parquet")\n{name} = frame["{name}"]',
-    "lance": 'import lance\ndataset = lance.dataset("{path}")\n{name} = dataset.take([0])["{name}"]',
+    "parquet": 'import polars as pl\nframe = pl.read_parquet("{path}/data/*.parquet")\nvalues = frame["{name}"]',
+    "lance": 'import lance\ndataset = lance.dataset("{path}")\nvalues = dataset.take([0])["{name}"]',
     "huggingface": "from datasets import load_dataset\n"
-    'dataset = load_dataset("{path}", split="train").with_format("numpy")\n{name} = dataset[0]["{name}"]',
+    'dataset = load_dataset("{path}", split="train").with_format("numpy")\nvalues = dataset[0]["{name}"]',
     "webdataset": "import webdataset\n"
     'dataset = webdataset.WebDataset("{path}/data/features-{{000000..{last:06d}}}.tar", shardshuffle=False).decode()\n'
-    '{name} = next(iter(dataset))["{name}.npy"]',
-    "hdf5": 'import h5py\nfile = h5py.File("{path}")\n{name} = file[{key}]',
+    'values = next(iter(dataset))["{name}.npy"]',
+    "hdf5": 'import h5py\nfile = h5py.File("{path}")\nvalues = file[{name!r}]',
 }
 
 
@@ -95,8 +95,8 @@ class Card:
         """Return the fields of another export that differ, shortened; empty where its content would be the same."""
         return differences(asdict(self), asdict(other))
 
-    def readme(self, path: str, more: Mapping[str, Any] | None = None) -> str:
-        """Return README.md; `more` are further fields of its YAML header."""
+    def readme(self, path: str, more: Mapping[str, Any] | None = None, dataset: str | None = None) -> str:
+        """Return README.md; `more` are further fields of its YAML header, `dataset` is as of `how_to_open`."""
         header = {"license": self.license, "tags": ["features", "embeddings", "stepdiff"], **(more or {})}
         made = Provenance.from_dict(self.provenance)
         about = {
@@ -133,7 +133,7 @@ class Card:
             *self._notes(),
             "",
             "```python",
-            how_to_open(self.format, path, list(self.features), len(self.parts)),
+            how_to_open(self.format, path, dataset or next(iter(self.features)), len(self.parts)),
             "```",
             "",
         ]
@@ -242,11 +242,9 @@ def make_card(
     )
 
 
-def how_to_open(format: str, path: str, features: Sequence[str], parts: int = 1) -> str:
-    """Return three lines of Python that open an export and take its first feature."""
-    name = features[0]
-    key = "next(iter(file))" if len(features) == 1 else f"next(iter(file)) + '/{name}'"
-    return _OPEN[format].format(path=path, name=name, last=parts - 1, key=key)
+def how_to_open(format: str, path: str, name: str, parts: int = 1) -> str:
+    """Return three lines of Python that open an export and take the values of the feature `name`; HDF5: dataset."""
+    return _OPEN[format].format(path=path, name=name, last=parts - 1)
 
 
 def _digest(view: View, ok: Bool[np.ndarray, " rows"]) -> str:

@@ -159,7 +159,7 @@ def export(options: ExportOptions) -> Exported:
         already=already,
         bytes=sum(path.files().values()),
         seconds=round(time.monotonic() - begin, 3),
-        how_to_open=cards.how_to_open(format, options.path, list(features), len(card.parts)),
+        how_to_open=cards.how_to_open(format, options.path, next(iter(features)), len(card.parts)),
     )
 
 
@@ -344,12 +344,13 @@ def _to_hdf5(view: View, options: ExportOptions, begin: float) -> Exported:
         options.path, options.store, options.view, options.entity, options.features,
         options.layout or "clips", options.dtype, raw,
     )  # fmt: skip
-    done = export_hdf5(asked, options.license)
+    done = asdict(export_hdf5(asked, options.license))
+    dataset = done.pop("dataset")
     return Exported(
-        **{**asdict(done), "path": options.path},
+        **{**done, "path": options.path},
         format="hdf5",
         parts=1,
         already=0,
         seconds=round(time.monotonic() - begin, 3),
-        how_to_open=cards.how_to_open("hdf5", options.path, list(names)),
+        how_to_open=cards.how_to_open("hdf5", options.path, dataset),
     )

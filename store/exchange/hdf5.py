@@ -59,6 +59,8 @@ class Exported:
     """rows left out"""
     bytes: int
     """of the file"""
+    dataset: str
+    """of the first feature; in layout `clips` of the first row"""
 
 
 def export_hdf5(options: Hdf5ExportOptions, license: str = UNKNOWN_LICENSE) -> Exported:
@@ -81,7 +83,11 @@ def export_hdf5(options: Hdf5ExportOptions, license: str = UNKNOWN_LICENSE) -> E
         file.attrs["provenance"] = json.dumps(view.provenance.as_dict())
         if options.raw:
             file.attrs["channels_per_scale"] = BLOCK
-        file.attrs["card"], file.attrs["readme"] = replace(card, store="").as_json(), card.readme(path.name)
+        dataset = next(name for name in arrays if name != SCALE or not options.raw)
+        if options.layout == "clips":
+            dataset = "/".join([*view.catalog.keys(rows[:1]), *([dataset] if grouped else [])])
+        file.attrs["card"] = replace(card, store="").as_json()
+        file.attrs["readme"] = card.readme(path.name, dataset=dataset)
         write = _write_clips if options.layout == "clips" else _write_rows
         write(file, arrays, len(rows), _blocks(view, arrays, rows, advance))
     return Exported(
@@ -94,6 +100,7 @@ def export_hdf5(options: Hdf5ExportOptions, license: str = UNKNOWN_LICENSE) -> E
         absent=card.absent,
         forgotten=card.forgotten,
         bytes=path.stat().st_size,
+        dataset=dataset,
     )
 
 

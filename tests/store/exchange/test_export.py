@@ -3,10 +3,12 @@
 import gc
 import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import h5py
@@ -167,10 +169,35 @@ def test_the_card_says_what_was_exported_and_how_to_open_it(
                  "- store format: `stepdiff-store 1`"):  # fmt: skip
         assert text in card, text
     code = card.split("```python\n")[1].split("```")[0]
+    assert opened(code, tmp_path)[0] > 0
+
+
+def opened(code: str, folder: Path) -> list[int]:
+    """Run the three lines that open an export; return the shape of their values."""
     assert len(code.splitlines()) == 3
-    script = f"{code}import numpy as np\nprint(np.asarray({code.splitlines()[-1].split(' = ')[0]}).size > 0)"
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
-    assert done.stdout.strip() == "True", done.stderr[-2000:]
+    script = f"{code}\nimport numpy as np\nprint(np.asarray(values).shape)"
+    done = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return [int(length) for length in re.findall("[0-9]+", done.stdout)]
+
+
+@pytest.mark.parametrize("layout", ["clips", "rows"])
+@pytest.mark.parametrize(
+    "features, shape", [(("tokens",), [3, 5]), (("tokens", "embedding"), [3, 5]), (("q",), [2, 70])]
+)
+def test_the_lines_that_open_an_hdf5_file_give_the_first_feature(
+    view: View, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], layout: str, features: Any, shape: Any
+) -> None:
+    with Store.open(view.paths.store).lock():
+        view.withdraw(np.array([0, 1]))  # the first key is now one with a slash
+    capsys.readouterr()
+    assert run("out.h5", "--layout", layout, "--features", *features) == 0
+    shape = [8, *shape] if layout == "rows" else shape
+    printed = [line[2:] for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+    assert opened("\n".join(printed), tmp_path) == shape
+    with h5py.File(tmp_path / "out.h5") as file:
+        code = file.attrs["readme"].split("```python\n")[1].split("```")[0]
+    assert opened(code, tmp_path) == shape
 
 
 def test_memory_does_not_grow_with_the_view(tmp_path: Path) -> None:
