@@ -37,7 +37,7 @@ class RowLineage:
     entity: str
     metadata: dict[str, Any]
     forgotten: str | None
-    """the reason, if the row was forgotten"""
+    """the reason, if the row was forgotten; empty if none was given"""
     views: list[dict[str, Any]]
     """view, status, provenance; written: date, device, library versions; reason: why it failed"""
     snapshots: list[str]
@@ -88,19 +88,19 @@ def _rows(store: Store, options: LineageOptions, rows: np.ndarray, keys: list[st
     trained, unknown = ({}, []) if heads is None or entity != "clips" else _trained(heads, keys)
     for key, row in zip(keys, rows.tolist(), strict=True):
         metadata = {name: value for name, value in about[row].items() if name != "key" and value is not None}
-        states = [_state(view, row) for view in views]
-        yield RowLineage(
-            key, row, entity, metadata, gone.get(row), states, named[row], trained.get(key, []), list(unknown)
-        )
+        reason = (gone[row] or "") if row in gone else None
+        absent = "absent" if reason is None else "forgotten"
+        states = [_state(view, row, absent) for view in views]
+        yield RowLineage(key, row, entity, metadata, reason, states, named[row], trained.get(key, []), list(unknown))
 
 
-def _state(view: View, row: int) -> dict[str, Any]:
-    """Return status, provenance and record of one row of a view."""
+def _state(view: View, row: int, absent: str) -> dict[str, Any]:
+    """Return status, provenance and record of one row of a view; `absent` is the word for a row without features."""
     rows = np.array([row])
     status = int(view.status(rows)[0])
     found: dict[str, Any] = {
         "view": view.name,
-        "status": {OK: "ok", FAILED: "failed"}.get(status, "absent"),
+        "status": {OK: "ok", FAILED: "failed"}.get(status, absent),
         "provenance": view.provenance.as_dict(),
         "written": None,
     }

@@ -40,7 +40,7 @@ def _show_row(row: dict[str, Any]) -> None:
     for view in row["views"]:
         made, written = view["provenance"], view["written"]
         print(f"  view {view['view']}: {view['status']}" + (f" ({view['reason']})" if "reason" in view else ""))
-        if view["status"] == "absent":
+        if view["status"] in ("absent", "forgotten"):
             continue
         print(f"    encoder {made['encoder']}, weights {made['weights'][:_DIGITS]}, layer {made['layer']}")
         print(f"    frames {made['frames']}; crop {made['crop']}")

@@ -1,6 +1,7 @@
 """The list of a store's snapshots, and what each names: parts of catalogs and figures of views.
 
     snapshots/NAME/snapshot.json                  written last
+    snapshots/NAME/ENTITY/forgotten.parquet       the rows that were forgotten, as of `store.catalog.forgotten`
     snapshots/NAME/ENTITY/VIEW/<first>.parquet    see `store.snapshots.rows_then`
     snapshots/NAME/ENTITY/VIEW/failures.parquet   key and reason of the rows that failed
 
@@ -25,6 +26,7 @@ from store.provenance import ENTITIES, Provenance, check_name
 FOLDER = "snapshots"
 FILE = "snapshot.json"
 FAILURES = "failures.parquet"
+FORGOTTEN = "forgotten.parquet"
 _GROUP = 2**20
 
 
@@ -35,6 +37,8 @@ class CatalogThen:
     rows: int
     parts: dict[str, str]
     """name of a part's file -> its seal, by first row"""
+    forgotten: int = 0
+    """rows that were forgotten; 0 also in snapshots of earlier versions, which do not record them"""
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,10 @@ def read_snapshot(store: Place, name: str) -> Snapshot:
 
 
 def _parsed(name: str, found: Mapping[str, Any]) -> Snapshot:
-    catalogs = {entity: CatalogThen(int(c["rows"]), dict(c["parts"])) for entity, c in found["catalogs"].items()}
+    catalogs = {
+        entity: CatalogThen(int(about["rows"]), dict(about["parts"]), int(about.get("forgotten", 0)))
+        for entity, about in found["catalogs"].items()
+    }
     views = {e: {view: ViewThen(**about) for view, about in own.items()} for e, own in found["views"].items()}
     if {*catalogs, *views} - set(ENTITIES):
         raise ValueError("it names unknown entities")

@@ -11,12 +11,12 @@ import polars as pl
 
 from common.errors import StepDiffError
 from common.io.files import Place
-from store.catalog.forgotten import COLUMNS
+from store.catalog.forgotten import COLUMNS, read_list
 from store.feature_store import Store
 from store.io.row_checks import Check
 from store.provenance import check_entity
 from store.snapshots.catalog_then import CatalogOfSnapshot
-from store.snapshots.manifest import CatalogThen, read_snapshot
+from store.snapshots.manifest import FORGOTTEN, CatalogThen, folder_of, read_snapshot
 from store.snapshots.view_then import ViewOfSnapshot
 
 
@@ -52,8 +52,15 @@ class StoreOfSnapshot(Store):
         return found
 
     def forgotten(self, entity: str) -> pl.DataFrame:
-        """Return no row: what is forgotten now was not then."""
-        return pl.DataFrame(schema=COLUMNS)
+        """Return row, key and reason of the rows that were forgotten, by row. StepDiffError: the list is damaged."""
+        then = self.then.catalogs.get(check_entity(entity), CatalogThen(0, {}))
+        if not then.forgotten:
+            return pl.DataFrame(schema=COLUMNS)
+        path = folder_of(self.path, self.at) / entity / FORGOTTEN
+        found = read_list(path)
+        if len(found) != then.forgotten:
+            raise StepDiffError(f"{path} has {len(found)} rows, its snapshot {then.forgotten}: restore the file")
+        return found
 
     def view(self, entity: str, name: str, check: Check = "first") -> ViewOfSnapshot:
         """Return a view as it was; see `Store.view`. `check` "never" is taken as "first"."""

@@ -9,11 +9,13 @@ Guarantees
 - a snapshot that is made while others write names each row as it was at one moment
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
 
 import numpy as np
+import polars as pl
+from jaxtyping import UInt8
 
 from common.errors import StepDiffError
 from common.io import sealed as table
@@ -21,10 +23,11 @@ from common.io.files import Place
 from common.io.sealed import BLANK
 from common.progress import progress
 from store.catalog.catalog import Catalog
+from store.catalog.forgotten import write_list
 from store.feature_store import Store
 from store.format.layout import write_json
-from store.io.status import FAILED, REASONS
-from store.snapshots.manifest import FAILURES, FILE, FOLDER, CatalogThen, Snapshot, ViewThen, folder_of
+from store.io.status import ABSENT, FAILED, REASONS
+from store.snapshots.manifest import FAILURES, FILE, FOLDER, FORGOTTEN, CatalogThen, Snapshot, ViewThen, folder_of
 from store.snapshots.rows_then import figures_of, write_group
 from store.view import View
 
@@ -50,16 +53,22 @@ def tag(store: Store, name: str, note: str = "") -> Snapshot:
             raise StepDiffError(f"snapshot {name} of {store.path} is being made by another process: give another name")
         created = datetime.now(UTC).isoformat(timespec="seconds")
         entities = store.entities()
+        gone = {entity: store.forgotten(entity) for entity in entities}
         catalogs = {entity: _catalog(store.catalog(entity)) for entity in entities}
         views: dict[str, dict[str, ViewThen]] = {entity: {} for entity in entities}
         every = [store.view(entity, view) for entity in entities for view in store.views(entity)]
         with progress("views tagged", len(every)) as advance:
             for view in every:
-                into = folder / view.entity / view.name
-                views[view.entity][view.name] = _view(into, view, catalogs[view.entity].rows)
+                entity, into = view.entity, folder / view.entity / view.name
+                views[entity][view.name], status = _view(into, view, catalogs[entity].rows)
+                gone[entity] = _without_recalled(gone[entity], status)
                 advance(1)
         for view in every:  # `store drop` refuses from now on
             view.check_not_dropped()
+        for entity, rows in gone.items():
+            if len(rows):
+                write_list(folder / entity / FORGOTTEN, rows)
+                catalogs[entity] = replace(catalogs[entity], forgotten=len(rows))
         made = Snapshot(name, created, note, catalogs, views)
         write_json(folder / FILE, {**asdict(made), "seal": BLANK})
         (folder / _BEGUN).unlink()
@@ -86,10 +95,17 @@ def _catalog(catalog: Catalog) -> CatalogThen:
             return CatalogThen(rows, seals)
 
 
-def _view(folder: Place, view: View, most: int) -> ViewThen:
-    """Write status and digests of the rows of a view, of at most `most`, and why rows failed."""
+def _view(folder: Place, view: View, most: int) -> tuple[ViewThen, UInt8[np.ndarray, " rows"]]:
+    """Write status and digests of the rows of a view, of at most `most`, and why rows failed; return the statuses."""
     about, status = figures_of(view, most, partial(write_group, folder))
     if about.failed:
         data = table.encode(view.failures(np.flatnonzero(status == FAILED)).select(*REASONS))
         (folder / FAILURES).put([data], len(data))
-    return about
+    return about, status
+
+
+def _without_recalled(gone: pl.DataFrame, status: UInt8[np.ndarray, " rows"]) -> pl.DataFrame:
+    """Return a list of forgotten rows without those that were recalled and computed since it was read."""
+    rows = gone["row"].to_numpy()
+    known = np.flatnonzero(rows < len(status))
+    return gone[np.setdiff1d(np.arange(len(rows)), known[status[rows[known]] != ABSENT])]

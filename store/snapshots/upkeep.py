@@ -37,6 +37,7 @@ def snapshot_damage(store: Store) -> Iterator[_Found]:
             continue
         for entity in then.entities():
             try:
+                then.forgotten(entity)
                 for part in then.catalog(entity).parts():
                     table.read(part, ["row"])
                 views = [then.view(entity, view) for view in then.views(entity)]

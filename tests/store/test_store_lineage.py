@@ -54,7 +54,11 @@ def test_a_row_says_where_it_comes_from(store: Store, capsys: pytest.CaptureFixt
     assert "view net: failed (no video)" in out and "view net: absent" in out
     run(capsys, "forget", store.path, "c0", "--reason", "asked to")
     out = run(capsys, "lineage", store.path, "c0")[1]
-    assert "forgotten: asked to" in out and "in snapshots: v1" in out
+    assert "forgotten: asked to" in out and "in snapshots: v1" in out and "view net: forgotten" in out
+    run(capsys, "forget", store.path, "c1")
+    assert "forgotten: no reason given\n  view net: forgotten\n" in run(capsys, "lineage", store.path, "c1")[1]
+    then = run(capsys, "lineage", f"{store.path}@v1", "c1")[1]
+    assert "view net: ok" in then and "forgotten" not in then
 
 
 def test_a_row_of_a_snapshot_does_not_say_what_wrote_it_since(store: Store, capsys: pytest.CaptureFixture[str]) -> None:

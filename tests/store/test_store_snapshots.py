@@ -17,8 +17,10 @@ import pytest
 
 from common.errors import StepDiffError
 from common.io import local
+from common.io.sealed import BLANK
 from store import Batches, Feature, Provenance, Store, View
 from store.__main__ import main
+from store.format.layout import write_json
 from store.snapshots.manifest import names, read_snapshot, snapshots
 from store.snapshots.rows_then import figures_of
 from store.snapshots.tag import tag
@@ -107,6 +109,57 @@ def test_rows_have_the_status_that_they_had(store: Store, values: Make, capsys: 
     with pytest.raises(StepDiffError, match="c2 was absent"):
         later.view("clips", "net").read("tokens", keys="c2")
     assert json.loads(run(capsys, "rows", f"{store.path}@v1", "--status", "forgotten", "--json")[1])["rows"] == []
+    gone = json.loads(run(capsys, "rows", f"{store.path}@v2", "--status", "forgotten", "--json")[1])["rows"]
+    assert [(row["key"], row["net"], row["reason"]) for row in gone] == [("c2", "forgotten", "asked")]
+    assert run(capsys, "forget", store.path, "c2", "--undo")[0] == 0
+    assert later.forgotten("clips").rows() == [(2, "c2", "asked")]
+    assert "11 clips (1 forgotten)" in run(capsys, "info", later.location)[1]
+    assert "11 clips\n" in run(capsys, "info", f"{store.path}@v1")[1]
+
+
+def test_a_list_of_forgotten_rows_that_is_damaged_or_lost_is_found(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(capsys, "forget", store.path, "c2")[0] == 0
+    tag(store, "v2")
+    path = store.path / "snapshots/v2/clips/forgotten.parquet"
+    path.write_bytes(path.read_bytes()[:-9] + b"x" * 9)
+    assert "snapshots/v2/snapshot.json names what is damaged or gone (" in run(capsys, "verify", store.path)[1]
+    shutil.copy(store.path / "forgotten/clips.parquet", path)
+    assert run(capsys, "verify", store.path)[0] == 0
+    assert run(capsys, "forget", store.path, "c3")[0] == 0
+    shutil.copy(store.path / "forgotten/clips.parquet", path)
+    with pytest.raises(StepDiffError, match="forgotten.parquet has 2 rows, its snapshot 1: restore the file"):
+        Store.open(store.path, at="v2").forgotten("clips")
+
+
+def test_a_snapshot_of_an_earlier_version_has_no_list_of_forgotten_rows(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(capsys, "forget", store.path, "c2")[0] == 0
+    tag(store, "v2")
+    path = store.path / "snapshots/v2/snapshot.json"
+    old = json.loads(path.read_bytes())
+    assert old["catalogs"]["clips"].pop("forgotten") == 1
+    path.unlink()
+    write_json(path, {**old, "seal": BLANK})
+    assert len(Store.open(store.path, at="v2").forgotten("clips")) == 0
+    assert run(capsys, "verify", store.path)[0] == 0
+
+
+def test_a_row_that_is_recalled_and_computed_while_a_snapshot_is_made_is_not_in_its_list(
+    store: Store, values: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(capsys, "forget", store.path, "c2", "c9")[0] == 0
+
+    def recalled(*given: Any) -> Any:
+        assert run(capsys, "forget", store.path, "c2", "--undo")[0] == 0
+        rewrite(store, values, [2])
+        return figures_of(*given)
+
+    monkeypatch.setattr("store.snapshots.tag.figures_of", recalled)
+    tag(store, "v2")
+    assert Store.open(store.path, at="v2").forgotten("clips")["key"].to_list() == ["c9"]
 
 
 def test_a_snapshot_is_opened_by_its_name_after_the_path_and_travels_to_processes(store: Store) -> None:
@@ -180,6 +233,7 @@ def test_a_snapshot_exists_completely_or_not_at_all(store: Store, monkeypatch: p
 TAG = """
 import os, signal, sys
 from common.io import local
+from common.io.sealed import BLANK
 from store import Store
 from store.snapshots.tag import tag
 real = local.LocalPath.put
