@@ -34,6 +34,7 @@ from common.io.direct_io import aligned_empty
 from common.io.sealed import crc32c
 from store.format.quantise import Quantised
 from store.io.row_checks import Check, known_check
+from store.io.row_numbers import row_numbers
 from store.view import OK, View
 
 _READERS = 2  # batches that are read at once, so that the disk is never idle
@@ -98,7 +99,7 @@ class Batches:
         """
         self.view = view
         self.features = [features] if isinstance(features, str) else list(features)
-        self.rows = np.flatnonzero(view.status() == OK) if rows is None else np.asarray(rows, np.int64)
+        self.rows = np.flatnonzero(view.status() == OK) if rows is None else row_numbers(rows)
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
         self.rank, self.world, self.stride = rank, world, stride
         self.ahead, self.keep, self.allocate, self.in_place = ahead, keep, allocate, in_place
@@ -106,8 +107,13 @@ class Batches:
         self.epoch = 0
         self.position = 0
         self._first = 0  # of the next iteration
-        if min(batch_size, ahead, stride, keep or 1) < 1 or keep == 0 or seed < 0 or not 0 <= rank < world:
-            raise StepDiffError("batches need batch_size, ahead, stride, keep >= 1, seed >= 0 and 0 <= rank < world")
+        for name, value in {"batch_size": batch_size, "ahead": ahead, "stride": stride, "keep": keep}.items():
+            if value is not None and value < 1:
+                raise StepDiffError(f"{name} is {value}: give 1 or more")
+        if seed < 0:
+            raise StepDiffError(f"seed is {seed}: give 0 or more")
+        if not 0 <= rank < world:
+            raise StepDiffError(f"rank is {rank} and world is {world}: give a rank of 0 or more, below world")
         for feature in self.features:
             if feature not in view.features:
                 raise StepDiffError(f"no feature {feature!r} in view {view.name}: it has {', '.join(view.features)}")

@@ -47,8 +47,9 @@ from store.exchange.arrow import KEY, record_batches, schema, stored_features
 from store.feature_store import Store
 from store.format.layout import shard_number
 from store.io.row_checks import Check
+from store.io.row_numbers import Rows, row_numbers
 from store.provenance import Feature
-from store.view import Rows, View
+from store.view import View
 
 _COLUMN_BYTES = 32
 """of a metadata column in one row, about"""
@@ -298,11 +299,10 @@ def _shards(view: View, at: str | None) -> Spans:
 
 def _known_rows(view: View, rows: Rows) -> Int64[np.ndarray, " R"]:
     """Return the rows that are asked for, ascending, each once."""
-    asked = np.unique(np.asarray(rows, np.int64))
+    asked = np.unique(row_numbers(rows))
     known = len(view.catalog)
-    if len(asked) and not 0 <= asked[0] <= asked[-1] < known:
-        wrong = int(asked[0] if asked[0] < 0 else asked[-1])
-        raise StepDiffError(f"no row {wrong} in the catalog of {view.entity}: it has rows 0 to {known - 1}")
+    if len(asked) and asked[-1] >= known:
+        raise StepDiffError(f"no row {asked[-1]} in the catalog of {view.entity}: it has rows 0 to {known - 1}")
     return asked
 
 

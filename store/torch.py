@@ -367,7 +367,10 @@ def _rank(rank: int | None, world: int | None) -> tuple[int, int]:
         return rank, world
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    if not 0 <= rank < world:
+        raise StepDiffError(f"RANK is {rank} and WORLD_SIZE is {world}: set both variables")
+    return rank, world
 
 
 def _pinned(batch: Mapping[str, Any]) -> dict[str, Any]:

@@ -34,11 +34,11 @@ from store.format.view_metadata import array_shape, read_view
 from store.io.reader import RowReader, read_together
 from store.io.remote import RemoteReader
 from store.io.row_checks import Check, Checksums, RowChecks, known_check, remedy
+from store.io.row_numbers import Rows, row_numbers
 from store.io.status import ABSENT, FAILED, OK, Statuses, failures_of_shards
 from store.provenance import Feature
 
 Keys = str | Sequence[str] | Shaped[np.ndarray, " B"] | pl.Series
-Rows = Sequence[int] | Int[np.ndarray, " B"] | pl.Series
 
 
 class View:
@@ -172,13 +172,16 @@ class View:
             [B, *shape of a row].
 
         Raises:
-            StepDiffError: unknown feature or key, unsuitable `out` or `dtype`, or a row that is absent or failed.
+            StepDiffError: unknown feature or key, unsuitable `rows`, `out` or `dtype`; a row that is absent or failed.
             DamageError: a row that differs from its checksum.
         """
         self._check_feature(feature)
-        if (rows is None) == (keys is None):
+        if keys is None and rows is not None:
+            rows = row_numbers(rows)
+        elif keys is not None and rows is None:
+            rows = self.rows(keys)
+        else:
             raise StepDiffError(f"read {feature} of view {self.name} by rows or by keys: give one of them")
-        rows = self.rows(keys) if keys is not None else np.asarray(rows, np.int64)
         stored = self.features[feature].dtype
         if dtype is None or dtype == stored:
             self.check_ok(rows)
@@ -200,6 +203,7 @@ class View:
         differs from its checksum (`read` then names it).
         """
         self._check_feature(feature)
+        rows = row_numbers(rows)
         self.check_ok(rows)
         reader, stored = self._readers[feature], self.stored[feature]
         lying = reader.in_place(rows, self._check(check)) if isinstance(reader, RowReader) else None
@@ -219,6 +223,7 @@ class View:
         self._check_feature(feature)
         if self.features[feature].dtype != "int8":
             raise StepDiffError(f"{feature} of view {self.name} is {self.features[feature].dtype}, not int8: use read")
+        rows = row_numbers(rows)
         self.check_ok(rows)
         levels, scale = out or (None, None)
         scale, levels = self._read(rows, {"scale": scale, feature: levels}, direct, check)  # what is small first

@@ -35,8 +35,9 @@ from jaxtyping import Bool, Int, Int64, Shaped
 from common.errors import StepDiffError
 from common.io import sealed as table
 from store.catalog.catalog import Catalog
+from store.io.row_numbers import Rows, row_numbers
 from store.provenance import Feature
-from store.view import OK, Rows, View
+from store.view import OK, View
 
 KEY = "key"
 SCALE = "_scale"
@@ -68,7 +69,7 @@ def record_batches(
         dtype: "float16" or "float32", which int8 is dequantised to, and floats are cast to. By default as stored.
 
     Raises:
-        StepDiffError: unknown feature, column or dtype, or a value past float16.
+        StepDiffError: unknown feature, column or dtype, unsuitable `rows`, or a value past float16.
         DamageError: a row that differs from its checksum.
     """
     fields, wanted = _plan(view, features, columns, dtype)
@@ -76,8 +77,7 @@ def record_batches(
     if rows is None:
         chosen = np.flatnonzero(view.status() == OK)
     else:
-        asked = np.asarray(rows, np.int64)
-        asked = asked[asked >= 0]
+        asked = row_numbers(rows)
         chosen = asked[view.status(asked) == OK]
     row_bytes = sum(view.stored[name].row_bytes for name in view.arrays_of(names))
     count = max(BATCH_BYTES // row_bytes, 1) if batch_rows is None else batch_rows

@@ -104,7 +104,7 @@ def test_a_missing_index_entry_raises_where_status_is_0_or_2(make_view: Make, fi
 def test_reading_a_row_outside_the_catalog_raises(make_view: Make, fill: Make, row: int) -> None:
     view = make_view()
     fill(view)
-    with pytest.raises(StepDiffError, match=f"row {row} is absent"):
+    with pytest.raises(StepDiffError, match=f"row {row} is absent|no row {row} in a view"):
         view.read("tokens", np.array([0, row]))
 
 

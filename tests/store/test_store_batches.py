@@ -238,9 +238,19 @@ def test_batches_work_in_a_worker_of_a_torch_dataloader(view: View, start: str) 
     running.close()
 
 
-@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"rank": 2, "world": 2}, {"ahead": 0}, {"keep": 0}, {"seed": -1}])
-def test_invalid_options_are_refused(view: View, wrong: dict[str, int]) -> None:
-    with pytest.raises(StepDiffError, match="batches need"):
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"batch_size": 0}, "batch_size is 0: give 1 or more"),
+        ({"ahead": 0}, "ahead is 0: give 1 or more"),
+        ({"keep": 0}, "keep is 0: give 1 or more"),
+        ({"stride": -1}, "stride is -1: give 1 or more"),
+        ({"seed": -1}, "seed is -1: give 0 or more"),
+        ({"rank": 2, "world": 2}, "rank is 2 and world is 2: give a rank of 0 or more, below world"),
+    ],
+)
+def test_invalid_options_are_refused(view: View, wrong: dict[str, int], message: str) -> None:
+    with pytest.raises(StepDiffError, match=message):
         Batches(view, "tokens", **{"batch_size": 2, **wrong})
     with pytest.raises(StepDiffError, match="no feature 'pixels'"):
         Batches(view, "pixels", batch_size=2)

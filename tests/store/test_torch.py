@@ -204,6 +204,9 @@ def test_ranks_come_from_the_environment(view: View, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("WORLD_SIZE", "2")
     made = FeatureStream(view, "embedding", batch_size=4)
     assert (made.rank, made.world) == (1, 2) and keys(made) == keys(stream(view, rank=1, world=2))
+    monkeypatch.delenv("WORLD_SIZE")
+    with pytest.raises(StepDiffError, match="RANK is 1 and WORLD_SIZE is 1: set both variables"):
+        FeatureStream(view, "embedding", batch_size=4)
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
