@@ -6,7 +6,10 @@ from itertools import groupby
 from typing import Any
 
 from common.cli.options import parse
+from common.io.local import TEMPORARY
 from store.snapshots import options
+
+_SECONDS = len("2026-11-29T12:00:00")
 
 
 def tag(argv: list[str]) -> int:
@@ -67,10 +70,9 @@ def log(argv: list[str]) -> int:
             table.add_column(head, justify="right", no_wrap=True)
         for head in ("commit", "note"):
             table.add_column(head, overflow="fold")
-        for name, entries in groupby(found.entries, lambda one: one.name):
+        for (name, created), entries in groupby(found.entries, lambda one: (one.name, one.created)):
             of_one = list(entries)
-            made = of_one[0].created.removesuffix("+00:00").replace("T", " ")
-            first, note = (name, made), of_one[0].note
+            first, note = (name, created[:_SECONDS].replace("T", " ")), of_one[0].note
             for one in of_one:
                 if one.changed:
                     counts = (f"{one.ok:,}", f"{one.new:+,}", f"{one.failed:,}")
@@ -79,7 +81,11 @@ def log(argv: list[str]) -> int:
             if first[0]:
                 table.add_row(*first, "no change", "", "", "", "", note)
         Console(width=None if sys.stdout.isatty() else 160).print(table)
-        if found.unfinished:
-            print("a snapshot is being made, or a killed process left one: store tag --delete removes it")
+        for name in found.begun:
+            if name.startswith(TEMPORARY):
+                remedy = f"python -m store compact {found.path} removes it once its process has ended"
+            else:
+                remedy = f"python -m store tag {found.path} {name} --delete removes it"
+            print(f"a snapshot is being made, or a killed process left it: {remedy}")
 
     return parse(options.LogOptions, argv, "store log", None, run, show, ("path",))

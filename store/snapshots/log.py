@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from store.feature_store import Store
-from store.snapshots.manifest import ViewThen, names, snapshots
+from store.snapshots.manifest import NOW, ViewThen, folders, snapshots
 from store.snapshots.rows_then import figures_of
 
 
@@ -12,7 +12,7 @@ class Logged:
     """One snapshot, or the store of now."""
 
     name: str
-    """"now" for the store of now"""
+    """NOW for the store of now"""
     created: str
     note: str
     entity: str
@@ -36,6 +36,8 @@ class Log:
     """the newest first; one for each view of each snapshot"""
     unfinished: bool
     """whether a snapshot is being made, or a killed process left one"""
+    begun: list[str]
+    """names of the folders of such snapshots: temporary names, but in object stores their own"""
 
 
 def log(store: Store) -> Log:
@@ -48,8 +50,9 @@ def log(store: Store) -> Log:
     for entity in now:
         for name in store.views(entity):
             now[entity][name] = figures_of(store.view(entity, name))[0]
-    entries += _entries("now", "", "", now, before)
-    return Log(str(store.path), entries[::-1], names(store.path)[1])
+    entries += _entries(NOW, "", "", now, before)
+    begun = folders(store.path)[1]
+    return Log(str(store.path), entries[::-1], bool(begun), begun)
 
 
 def _entries(

@@ -25,6 +25,8 @@ from store.provenance import ENTITIES, Provenance, check_name
 
 FOLDER = "snapshots"
 FILE = "snapshot.json"
+NOW = "now"
+"""what `store log` calls the current state"""
 FAILURES = "failures.parquet"
 FORGOTTEN = "forgotten.parquet"
 _GROUP = 2**20
@@ -65,7 +67,7 @@ class Snapshot:
 
     name: str
     created: str
-    """UTC, ISO 8601"""
+    """UTC, ISO 8601 with microseconds; earlier versions wrote whole seconds"""
     note: str
     catalogs: dict[str, CatalogThen]
     views: dict[str, dict[str, ViewThen]]
@@ -79,13 +81,19 @@ def folder_of(store: Place, name: str) -> Place:
 
 def names(store: Place) -> tuple[list[str], bool]:
     """Return the names of the snapshots, and whether one is being made, or was when a process was killed."""
-    made, begun, root = [], False, store / FOLDER
+    made, begun = folders(store)
+    return made, bool(begun)
+
+
+def folders(store: Place) -> tuple[list[str], list[str]]:
+    """Return the names of the snapshots, and of the folders of those that are being made or were left by a kill."""
+    made: list[str] = []
+    begun: list[str] = []
+    root = store / FOLDER
     for folder in root.iterdir() if root.is_dir() else ():
-        if not folder.name.startswith(TEMPORARY) and (folder / FILE).exists():
-            made.append(folder.name)
-        else:
-            begun = True
-    return sorted(made), begun
+        is_made = not folder.name.startswith(TEMPORARY) and (folder / FILE).exists()
+        (made if is_made else begun).append(folder.name)
+    return sorted(made), sorted(begun)
 
 
 def snapshots(store: Place) -> list[Snapshot]:

@@ -27,7 +27,7 @@ from store.catalog.forgotten import write_list
 from store.feature_store import Store
 from store.format.layout import write_json
 from store.io.status import ABSENT, FAILED, REASONS
-from store.snapshots.manifest import FAILURES, FILE, FOLDER, FORGOTTEN, CatalogThen, Snapshot, ViewThen, folder_of
+from store.snapshots.manifest import FAILURES, FILE, FOLDER, FORGOTTEN, NOW, CatalogThen, Snapshot, ViewThen, folder_of
 from store.snapshots.rows_then import figures_of, write_group
 from store.view import View
 
@@ -41,6 +41,8 @@ def tag(store: Store, name: str, note: str = "") -> Snapshot:
         StepDiffError: the name is taken or impossible, the disk is full, or the store is damaged.
     """
     refuse_snapshot(store)
+    if name == NOW:
+        raise StepDiffError(f"snapshot name {NOW} is refused: store log calls the current state so; give another name")
     target = folder_of(store.path, name)
     if target.is_dir():
         done = (target / FILE).exists()
@@ -51,7 +53,7 @@ def tag(store: Store, name: str, note: str = "") -> Snapshot:
     with target.whole_folder(store.path / FOLDER) as folder:
         if not (folder / _BEGUN).create([b"{}"], 2):  # from now on writers keep what they replace
             raise StepDiffError(f"snapshot {name} of {store.path} is being made by another process: give another name")
-        created = datetime.now(UTC).isoformat(timespec="seconds")
+        created = datetime.now(UTC).isoformat(timespec="microseconds")
         entities = store.entities()
         gone = {entity: store.forgotten(entity) for entity in entities}
         catalogs = {entity: _catalog(store.catalog(entity)) for entity in entities}

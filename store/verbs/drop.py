@@ -65,10 +65,11 @@ def _refuse_named(store: Place, options: DropOptions) -> None:
     made, begun = names(store)
     named = [name for name in made if options.view in read_snapshot(store, name).views.get(options.entity, {})]
     if named or begun:
-        which = f"is in snapshot {', '.join(named)}" if named else "may be in a snapshot that is being made"
-        raise StepDiffError(
-            f"view {options.view} of {options.entity} in {store} {which}: delete that first, with store tag --delete"
-        )
+        if named:
+            which = f"is in snapshot {', '.join(named)}: delete that first, with store tag --delete"
+        else:
+            which = "may be in a snapshot that is being made: store log says what to do if a killed process left it"
+        raise StepDiffError(f"view {options.view} of {options.entity} in {store} {which}")
 
 
 def _built_from(store: Place, options: DropOptions) -> list[Place]:

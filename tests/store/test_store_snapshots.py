@@ -4,9 +4,7 @@ import json
 import os
 import pickle
 import shutil
-import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -230,33 +228,6 @@ def test_a_snapshot_exists_completely_or_not_at_all(store: Store, monkeypatch: p
     assert 1 < puts < 9 and names(store.path) == (["v1", "v2"], False)
 
 
-TAG = """
-import os, signal, sys
-from common.io import local
-from common.io.sealed import BLANK
-from store import Store
-from store.snapshots.tag import tag
-real = local.LocalPath.put
-def put(self, *given, **named):
-    real(self, *given, **named)
-    if self.name == "snapshot.json":
-        os.kill(os.getpid(), signal.SIGKILL)
-local.LocalPath.put = put
-tag(Store.open(sys.argv[1]), "v2")
-"""
-
-
-def test_what_a_killed_tag_leaves_is_no_snapshot_and_the_next_run_removes_it(
-    store: Store, values: Make, capsys: pytest.CaptureFixture[str]
-) -> None:
-    done = subprocess.run([sys.executable, "-c", TAG, str(store.path)], cwd=ROOT)
-    assert done.returncode == -signal.SIGKILL and names(store.path) == (["v1"], True)
-    assert "a snapshot is being made, or a killed process left one" in run(capsys, "log", store.path)[1]
-    rewrite(store, values, [0])  # takes the lock, which removes it
-    assert names(store.path) == (["v1"], False)
-    tag(store, "v2")
-
-
 def test_while_a_snapshot_is_being_made_writers_keep_whatever_it_might_name(store: Store, values: Make) -> None:
     shutil.rmtree(store.path / "snapshots" / "v1")
     (store.path / "snapshots" / "v2").mkdir()
@@ -371,24 +342,6 @@ def test_a_view_that_is_dropped_while_a_snapshot_is_made_ends_it(store: Store, m
     with pytest.raises(StepDiffError, match="view net of clips in .* was dropped"):
         tag(store, "v2")
     assert names(store.path) == (["v1"], False)
-
-
-def test_the_log_says_what_changed(store: Store, values: Make, capsys: pytest.CaptureFixture[str]) -> None:
-    rewrite(store, values, [9])
-    tag(store, "v2")
-    with store.lock():
-        store.view("clips", "net").withdraw(np.array([0, 1]))
-    record = json.loads(run(capsys, "log", store.path, "--json")[1])
-    figures = [(one["name"], one["ok"], one["failed"], one["new"]) for one in record["entries"]]
-    assert figures == [("now", 8, 1, -2), ("v2", 10, 1, 1), ("v1", 9, 1, 9)]
-    commits = [one["commit"] for one in record["entries"]]
-    assert len(set(commits)) == 3
-    assert commits[0] == figures_of(store.view("clips", "net"))[0].commit
-    rewrite(store, values, [2])  # the same rows are finished
-    again = json.loads(run(capsys, "log", store.path, "--json")[1])["entries"]
-    assert [one["commit"] for one in again[1:]] == commits[1:] and again[0]["commit"] != commits[0]
-    out = run(capsys, "log", store.path)[1]
-    assert "the first" in out and "+1" in out and "-2" in out and commits[2] in out
 
 
 @pytest.mark.skipif(os.name != "posix", reason="modes of files")
