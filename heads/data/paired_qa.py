@@ -5,12 +5,12 @@ Guarantees
 - a pair with a clip that is held out is dropped; a pair of two clips that validate the run validates it
 - with weights, YES and NO have the same total weight in every pair that has both
 - the order of pairs depends only on seed and step, so a resumed run sees what an uninterrupted one sees
+- an order of items takes four bytes per item in every epoch
 """
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from itertools import compress
 
 import numpy as np
@@ -84,20 +84,30 @@ def refuse_held_out(clips: Iterable[str], catalog: Clips, path: str) -> None:
         )
 
 
-def draw(items: int, count: int, step: int, seed: int, purpose: str) -> list[int]:
-    """Return the places of the `count` items of a step: every item once per epoch, in a new order each epoch.
+class Order:
+    """The order of some items: every item once per epoch, in a new order each epoch.
 
-    purpose: as in `common.streams`.
+    It holds the order of one epoch, because that of 100 million clips takes seconds.
     """
-    places = range(step * count, (step + 1) * count)
-    return [int(_order(items, place // items, seed, purpose)[place % items]) for place in places]
 
+    def __init__(self, items: int, seed: int, purpose: str) -> None:
+        """items: their number; purpose: as in `common.streams`."""
+        self.items, self.seed, self.purpose = items, seed, purpose
+        self._epoch: int | None = None
+        self._places = np.empty(0, np.uint32)
 
-@lru_cache(maxsize=4)  # an order of 100 million clips takes seconds; at most four kinds alternate
-def _order(items: int, epoch: int, seed: int, purpose: str) -> UInt32[np.ndarray, " items"]:
-    order = np.arange(items, dtype=np.uint32)  # half the memory of `permutation`, and the same order
-    generator(seed, purpose, epoch).shuffle(order)
-    return order
+    def draw(self, count: int, step: int) -> list[int]:
+        """Return the places of the `count` items of a step."""
+        places = range(step * count, (step + 1) * count)
+        return [int(self._of(place // self.items)[place % self.items]) for place in places]
+
+    def _of(self, epoch: int) -> UInt32[np.ndarray, " items"]:
+        if epoch != self._epoch:
+            self._places = np.empty(0, np.uint32)  # freed before the next one is made
+            places = np.arange(self.items, dtype=np.uint32)  # half the memory of `permutation`, and the same order
+            generator(self.seed, self.purpose, epoch).shuffle(places)
+            self._epoch, self._places = epoch, places
+        return self._places
 
 
 def kind(answer: str) -> str:

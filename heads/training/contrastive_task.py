@@ -33,7 +33,7 @@ from common.streams import generator, torch_seed
 from heads.data.catalog_rows import of_rows
 from heads.data.clips import Features, split_texts
 from heads.data.hold_out import HoldOut
-from heads.data.paired_qa import PairQuestions, draw, kind, read_divided
+from heads.data.paired_qa import Order, PairQuestions, kind, read_divided
 from heads.data.texts import Texts
 from heads.data.trained_on import TrainedOn
 from heads.methods.vlemb import VLEmb
@@ -97,6 +97,10 @@ class PairContrast:
         """Select the pairs. StepDiffError: texts without features, or no pair of either kind."""
         self.options, self.clips, self.texts, self.seed, self.group = options, clips, texts, seed, group
         self.differing, self.judged = contrast_pairs(pairs, options.pairqa)
+        self.orders = (
+            Order(len(self.differing), seed, "contrastive order of differences"),
+            Order(len(self.judged), seed, "contrastive order of decisions"),
+        )
         keys = list(dict.fromkeys(text_key(text) for _, texts in self.differing for text in texts))
         lacking = int((~texts.has(keys)).sum())
         if lacking:
@@ -113,10 +117,9 @@ class PairContrast:
     def batch(self, number: int, device: str) -> PairBatch:
         """Return this process's share of the batch of that number; one text is drawn for a pair with several."""
         rng = generator(self.seed, "contrastive texts", number)
-        size = self.size
-        order, kinds = "contrastive order of differences", "contrastive order of decisions"
-        differing = [self.differing[place] for place in draw(len(self.differing), size, number, self.seed, order)]
-        judged = [self.judged[place] for place in draw(len(self.judged), size, number, self.seed, kinds)]
+        size, (differences, decisions) = self.size, self.orders
+        differing = [self.differing[place] for place in differences.draw(size, number)]
+        judged = [self.judged[place] for place in decisions.draw(size, number)]
         texts = [own[rng.integers(len(own))] for _, own in differing]
         own = self.group.share(size)
         return PairBatch(
@@ -223,7 +226,8 @@ class ContrastiveTask:
                 "and in the val split or among what contrastive.pairs.validation.share holds out"
             )
         if len(self.val) > VALIDATED:
-            self.val = [self.val[i] for i in draw(len(self.val), VALIDATED, 0, seed, "validation clips")]
+            self.val = [self.val[i] for i in Order(len(self.val), seed, "validation clips").draw(VALIDATED, 0)]
+        self.order = Order(len(self.train), seed, "contrastive order")
         self.pairs: PairContrast | None = None
         self.validator: Validator | None = None
         self.held: tuple[HeldOutPairs, PairContrast] | None = None
@@ -271,7 +275,7 @@ class ContrastiveTask:
 
     def read(self, batch: int) -> tuple[Tensor, Tensor, PairBatch | None]:
         """Return this process's share of a training batch on the device: clips, their texts, and pairs."""
-        places = draw(len(self.train), self.size, batch, self.seed, "contrastive order")
+        places = self.order.draw(self.size, batch)
         rows = [self.train[place] for place in places[self.group.share(self.size)]]
         clips = self.clips.read([key for key, _ in rows], self.device)
         texts = self.texts.read([text_key(text) for _, text in rows], self.device)

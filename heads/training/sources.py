@@ -9,32 +9,31 @@ Guarantees
 - a neighbour is a clip of the train split, of the same step, and never the clip itself
 - no clip that is held out is a neighbour
 - questions of other kinds keep their pair, and so do those about a clip without neighbours
-- no list of all clips: texts are in temporary files, their places in arrays
+- no list of all clips: texts are in temporary files, their places and neighbours in arrays
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float
+from jaxtyping import Float, Int32, Int64, Integer
 
 from common.errors import StepDiffError
-from common.io.sealed import copied
 from common.streams import generator
-from heads.data.catalog_rows import Clips, blocks, need_columns
+from heads.data.catalog_rows import blocks, need_columns
 from heads.data.clips import Features
 from heads.data.hold_out import HoldOut
 from heads.data.packing import Chat, Packed, Row, Turn, collate
-from heads.data.paired_qa import PairQuestions, balanced, draw, turns
+from heads.data.paired_qa import Order, PairQuestions, balanced, turns
 from heads.data.runs import Runs
 from heads.data.texts import Texts
 from heads.methods.stepdiff import batches as packed_batches
 from heads.training.recipe import VideoLMRecipe
 from retrieval import nearest
 from retrieval.vectors import normalised
-from store import Store
+from store import Catalog, Store
 from tasks.prompts import NEXT_VIDEO, PAIR_SYSTEM, SYSTEM, VIDEOS
 
 SEQUENCE = 3  # clips of a video in a row (S3)
@@ -72,11 +71,11 @@ class TextedClips:
         if not texts:
             raise StepDiffError("no clip of the train split has features and a text; featurize some")
         self.items = texts
-        self.question, self.size, self.seed, self.order = question, size, seed, order
+        self.question, self.size, self.order = question, size, Order(len(texts), seed, order)
         self.packer = chat.packer(outputs, SYSTEM)
 
     def batch(self, number: int) -> Batch:
-        return self.of([self.items[i] for i in draw(len(self.items), self.size, number, self.seed, self.order)])
+        return self.of([self.items[i] for i in self.order.draw(self.size, number)])
 
     def of(self, chosen: Sequence[tuple[str, str]]) -> Batch:
         """Return the batch of some of its items (key, text)."""
@@ -93,7 +92,7 @@ class Sequences:
             raise StepDiffError(
                 f"no video of the train split has {SEQUENCE} clips with features and narration; drop `sequences`"
             )
-        self.items, self.size, self.seed = runs, size, seed
+        self.items, self.size, self.order = runs, size, Order(len(runs), seed, "order of sequences")
         self.chat, self.outputs = chat, outputs
         self.opening = chat.pieces(PAIR_SYSTEM).around_videos[0]
 
@@ -110,9 +109,7 @@ class Sequences:
         return row
 
     def batch(self, number: int) -> Batch:
-        return self.of(
-            [self.items[i] for i in draw(len(self.items), self.size, number, self.seed, "order of sequences")]
-        )
+        return self.of([self.items[i] for i in self.order.draw(self.size, number)])
 
     def of(self, chosen: Sequence[list[tuple[str, str]]]) -> Batch:
         """Return the batch of some of its items, runs of (key, text)."""
@@ -136,49 +133,64 @@ class HardNegatives:
     about too: no text about it is checked.
     """
 
-    def __init__(self, catalog: Clips, features: Features, neighbours: int, hold_out: HoldOut | None = None) -> None:
+    def __init__(self, catalog: Catalog, features: Features, neighbours: int, hold_out: HoldOut | None = None) -> None:
         """Select the clips; call `mine` before `with_neighbours`. catalog: key, split, step, known to `hold_out`."""
         drop = ", or drop video_lm.hard_negatives"
         need_columns(catalog, "split", "step", reader="hard negatives: ", otherwise=drop)
         dtypes = dict.fromkeys(("key", "split", "step"), pl.String)
         asked = (pl.col("split") == "train") & pl.col("step").is_not_null()
-        rows = pl.concat(copied(features.present(block.filter(asked))) for block in blocks(catalog, dtypes))
-        if hold_out is not None:
-            rows = hold_out.keep(rows, "hard-negative mining")
-        self.clips: list[str] = rows["key"].to_list()
-        steps = rows.with_row_index("place").group_by("step", maintain_order=True).agg("place")
-        self.groups = [places.to_numpy() for places in steps["place"]]
-        self.neighbours = neighbours
-        self.near: dict[str, list[str]] = {}
+        train = (features.present(block.filter(asked)) for block in blocks(catalog, dtypes))
+        kept = train if hold_out is None else hold_out.kept(train, "hard-negative mining")
+        parts = [(clips["row"].to_numpy(writable=True), clips["step"].hash().to_numpy()) for clips in kept]
+        rows, steps = zip(*parts, strict=True)
+        self.catalog, self.neighbours = catalog, neighbours
+        self.rows: Int64[np.ndarray, " C"] = np.concatenate(rows)
+        """of the clips in the catalog, ascending"""
+        self.near = np.full((len(self.rows), neighbours), -1, np.int32)
+        """neighbours [C, K] of each clip by their place in `rows`, nearest first; -1: fewer exist"""
+        step = np.concatenate(steps)
+        order = np.argsort(step, kind="stable").astype(np.uint32)
+        self.groups = np.split(order, np.flatnonzero(np.diff(step[order])) + 1)
+        """places of the clips of each step"""
 
-    def embeddings(self, store: Store, view: str) -> Float[np.ndarray, "C D"]:
-        """Return the view's embedding of every clip, in the order of `clips`."""
-        return normalised(store, store.view("clips", view), "embedding", store.catalog("clips").rows(self.clips))
+    def embeddings(self, store: Store, view: str) -> Callable[[Integer[np.ndarray, " C"]], Float[np.ndarray, "C D"]]:
+        """Return what reads the view's embeddings of the clips at some places."""
+        return lambda places: normalised(store, store.view("clips", view), "embedding", self.rows[places])
 
-    def mine(self, vectors: Float[np.ndarray, "C D"]) -> None:
-        """Find the neighbours of every clip by the cosine of `vectors`, in the order of `clips`."""
-        unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-        self.near = {}
+    def mine(self, vectors: Callable[[Integer[np.ndarray, " C"]], Float[np.ndarray, "C D"]]) -> None:
+        """Find the neighbours of every clip by the cosine of `vectors` of the clips at some places."""
         for group in self.groups:
-            places, _ = nearest(unit[group].astype(np.float32), np.arange(len(group)), self.neighbours)
-            for place, own in zip(group, places, strict=True):
-                self.near[self.clips[place]] = [self.clips[group[other]] for other in own if other >= 0]
+            own = vectors(group)
+            unit = (own / np.linalg.norm(own, axis=1, keepdims=True)).astype(np.float32)
+            places, _ = nearest(unit, np.arange(len(group)), self.neighbours)
+            self.near[group] = np.where(places < 0, -1, group.astype(np.int32)[places])
+
+    def near_to(self, clips: Sequence[str]) -> dict[str, Int32[np.ndarray, " K"]]:
+        """Return the places of the neighbours of some clips; a clip that is not among `rows` has none."""
+        rows = self.catalog.rows(clips)
+        places = np.searchsorted(self.rows, rows).clip(max=len(self.rows) - 1)
+        found = np.where((self.rows[places] == rows)[:, None], self.near[places], -1)
+        return {clip: own[own >= 0] for clip, own in zip(clips, found, strict=True)}
 
     def with_neighbours(self, questions: Sequence[Questions], rng: np.random.Generator) -> list[Questions]:
         """Move the questions that one video answers to a pair of that video and one of its neighbours."""
-        found: list[Questions] = []
+        clips = list(dict.fromkeys(clip for pair, _ in questions for clip in pair))
+        neighbours = self.near_to(clips)
+        found: list[tuple[tuple[str | int, str | int], list[Turn]]] = []  # ids of clips, and places of neighbours
         for pair, own in questions:
-            kept = list(own)
-            pairs: list[Questions] = []
+            kept, pairs = list(own), []
             for clip, answer in zip(pair, VIDEOS, strict=True):
-                near = self.near.get(clip, [])
+                near = neighbours[clip]
                 moved = [turn for turn in own if turn.answer == answer]
-                if near and moved:
-                    other = near[rng.integers(len(near))]
+                if len(near) and moved:
+                    other = int(near[rng.integers(len(near))])
                     pairs.append(((clip, other) if answer == VIDEOS[0] else (other, clip), moved))
                     kept = [turn for turn in kept if turn.answer != answer]
             found += [(pair, kept), *pairs] if kept else pairs
-        return found
+        drawn = [end for pair, _ in found for end in pair if isinstance(end, int)]
+        names: dict[str | int, str] = dict(zip(clips, clips, strict=True))
+        names.update(zip(drawn, self.catalog.keys(self.rows[np.array(drawn, np.int64)]), strict=True))
+        return [((names[one], names[other]), own) for (one, other), own in found]
 
 
 class PairedSource:
@@ -195,11 +207,12 @@ class PairedSource:
         self.recipe, self.pairs, self.seed, self.negatives = recipe, pairs, seed, negatives
         self.packed = recipe.packed and packs
         self.packer = chat.packer(recipe.projector.outputs)
+        self.order = Order(len(pairs), seed, "order of pairs")
 
     def batch(self, number: int) -> Batch:
         recipe = self.recipe
         rng = generator(self.seed, "questions of a pair", number)
-        pairs = [self.pairs[i] for i in draw(len(self.pairs), recipe.batch, number, self.seed, "order of pairs")]
+        pairs = [self.pairs[i] for i in self.order.draw(recipe.batch, number)]
         questions: list[tuple[tuple[str, str], list[Turn]]] = [
             ((pair.reference, pair.candidate), turns(pair, recipe.questions, rng)) for pair in pairs
         ]

@@ -243,7 +243,7 @@ class VideoTask:
         self.trained = [self.catalog.rows(list(paired)).astype(np.uint32)]
         """rows of the clips that may train, by source"""
         if self.negatives is not None:
-            self.trained.append(self.catalog.rows(self.negatives.clips).astype(np.uint32))
+            self.trained.append(self.negatives.rows.astype(np.uint32))
         self.warm_texts = None if recipe.warm_start is None else self._warm_texts(recipe.warm_start)
         self.module = build(recipe, self.features, seed, device, scaling or Scaling(), group)
         self.comparing = comparing(recipe, self.module)
@@ -378,14 +378,14 @@ class VideoTask:
     def mine(self) -> None:
         """Search hard negatives by the mean of each clip's projected tokens, as the projector now is."""
         assert self.negatives is not None
-        clips = self.negatives.clips
+        rows = self.negatives.rows
 
         def means(start: int) -> Float[np.ndarray, "C E"]:
-            tokens = self.features.read(clips[start : start + CLIPS_MINED])
+            tokens = self.features.read(self.catalog.keys(rows[start : start + CLIPS_MINED]))
             with autocast(self.device, self.recipe.precision):
                 return self.module.project(tokens).float().mean(dim=1).cpu().numpy()
 
-        self.negatives.mine(np.concatenate(self.group.spread(means, range(0, len(clips), CLIPS_MINED))))
+        self.negatives.mine(np.concatenate(self.group.spread(means, range(0, len(rows), CLIPS_MINED))).__getitem__)
 
     def validate(self) -> dict[str, float | None]:
         method = StepDiff(self.module, self.features, group=self.group)

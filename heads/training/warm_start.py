@@ -38,7 +38,7 @@ from common.errors import StepDiffError
 from common.streams import torch_seed
 from heads.data.clips import Features
 from heads.data.packing import Chat
-from heads.data.paired_qa import PairQuestions, draw
+from heads.data.paired_qa import Order, PairQuestions
 from heads.models.language_model import autocast
 from heads.models.video_lm import VideoLM
 from heads.training.loop import rate_factor
@@ -182,12 +182,12 @@ def warm_start(
     table = model.lm.embed(torch.tensor([*content, chat.text_ids(".")[0]], device=device)).float().detach()
     optimizer = torch.optim.AdamW(model.projector.parameters(), lr=options.learning_rate)
     keys = texts["key"].to_list()
-    schedule = Schedule(options.steps, warmup=20, decay=1.0)
+    schedule, order = Schedule(options.steps, warmup=20, decay=1.0), Order(len(keys), seed, "warm start order")
     model.train()
     for step in range(options.steps):
         torch.manual_seed(torch_seed(seed, "warm start leave-out", step))
         optimizer.param_groups[0]["lr"] = options.learning_rate * rate_factor(schedule, step)
-        chosen = draw(len(keys), min(options.clips, len(keys)), step, seed, "warm start order")
+        chosen = order.draw(min(options.clips, len(keys)), step)
         tokens = features.read([keys[i] for i in chosen], device)
         with autocast(device.type, precision):
             outputs = model.project(tokens, options.leave_out).float()

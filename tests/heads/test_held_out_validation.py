@@ -101,7 +101,7 @@ def test_no_clip_of_a_video_that_is_held_out_for_validation_trains(world: Path, 
     left = set(CLIPS[:12]) - held
     assert {clip for number in range(80) for clip in task.batch(number).clips} == left
     assert task.warm_texts is not None and set(task.warm_texts["key"]) == left
-    assert task.negatives is not None and set(task.negatives.clips) == left
+    assert task.negatives is not None and set(task.catalog.keys(task.negatives.rows)) == left
     assert {clip for pair in task.pairs for clip in (pair.reference, pair.candidate)} == left
     assert set(task.trained_on().arrays["clips"]) == set(hashes(left))
     assert {clip for batch in task.held for clip in batch.clips} <= held

@@ -56,7 +56,7 @@ def test_no_source_draws_a_clip_of_a_test_set_or_of_its_video(world: Path, tiny_
     drawn = {clip for number in range(80) for clip in task.batch(number).clips}
     assert drawn == set(CLIPS[4:12])
     assert task.warm_texts is not None and set(task.warm_texts["key"]) == set(CLIPS[4:12])
-    assert task.negatives is not None and set(task.negatives.clips) == set(CLIPS[4:12])
+    assert task.negatives is not None and set(task.catalog.keys(task.negatives.rows)) == set(CLIPS[4:12])
     assert {pair.reference for pair in task.pairs} | {pair.candidate for pair in task.pairs} == set(CLIPS[4:12])
     counts = {source: counts["of"] for source, counts in hold_out.sources.items()}
     # six captions of the twelve training clips

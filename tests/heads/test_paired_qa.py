@@ -1,6 +1,7 @@
 """Guarantees of heads.data.paired_qa about rows, their order, and the choice of questions."""
 
 import json
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from common.errors import StepDiffError
-from heads.data.paired_qa import PairQuestions, draw, kind, read_paired_qa, turns
+from heads.data.paired_qa import Order, PairQuestions, kind, read_paired_qa, turns
 from store import Store
 
 
@@ -22,9 +23,24 @@ def test_a_row_of_paired_qa_without_words_is_named(world: Path, tmp_path: Path) 
 
 
 def test_an_epoch_draws_every_pair_once_from_any_step() -> None:
-    both = [i for step in range(10) for i in draw(10, 2, step, 3, "order of pairs")]
+    order = Order(10, 3, "order of pairs")
+    both = [i for step in range(10) for i in order.draw(2, step)]
     assert sorted(both[:10]) == sorted(both[10:]) == list(range(10))
-    assert draw(10, 4, 2, 3, "order of pairs") == both[8:12]
+    assert order.draw(4, 2) == Order(10, 3, "order of pairs").draw(4, 2) == both[8:12]
+
+
+def test_an_order_of_items_takes_four_bytes_per_item_in_every_epoch() -> None:
+    items = 100_000
+    order = Order(items, 0, "contrastive order")
+    tracemalloc.start()
+    try:
+        for epoch in range(4):
+            order.draw(10, (epoch + 1) * items // 10 - 1)
+        order.draw(20_000, 22)  # of two epochs
+        held, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert 4 * items <= held < 4 * items + 50_000 and peak < 2 * 4 * items + 1_000_000
 
 
 def test_every_kind_of_answer_is_drawn() -> None:

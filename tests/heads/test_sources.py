@@ -1,7 +1,9 @@
 """Guarantees of heads.training.sources and heads.training.sources."""
 
+import tracemalloc
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import polars as pl
@@ -16,8 +18,9 @@ from heads.data.texts import Texts
 from heads.models.language_model import LanguageModel
 from heads.models.projector import Projector, ProjectorOptions
 from heads.models.video_lm import VideoLM
+from heads.training import sources
 from heads.training.sources import SEQUENCE, HardNegatives, Sequences, TextedClips
-from store import Store
+from store import Catalog, Store
 from tasks.prompts import NARRATION_QUESTION
 
 OUTPUTS = 4
@@ -154,7 +157,7 @@ def test_long_texts_are_cut_and_missing_texts_are_refused(store: Store, model: V
 
 @pytest.fixture(scope="module")
 def negatives(store: Store) -> HardNegatives:
-    made = HardNegatives(store.catalog("clips").frame(), Features(store, "visual", "tokens"), 2)
+    made = HardNegatives(store.catalog("clips"), Features(store, "visual", "tokens"), 2)
     made.mine(made.embeddings(store, "visual"))
     return made
 
@@ -164,16 +167,39 @@ def test_neighbours_are_the_nearest_of_the_same_step_and_the_train_split(
 ) -> None:
     train = store.catalog("clips").frame().filter(split="train")
     step = dict(train["key", "step"].iter_rows())
-    vectors = dict(zip(negatives.clips, negatives.embeddings(store, "visual"), strict=True))
-    assert negatives.near.keys() == step.keys()
-    for clip, near in negatives.near.items():
+    clips = store.catalog("clips").keys(negatives.rows)
+    vectors = dict(zip(clips, negatives.embeddings(store, "visual")(np.arange(len(clips))), strict=True))
+    assert set(clips) == step.keys()
+    for clip, near in zip(clips, negatives.near, strict=True):
         same = [other for other in step if step[other] == step[clip] and other != clip]
         same.sort(key=lambda other: -float(vectors[clip] @ vectors[other]))
-        assert near == same[:2]
+        assert [clips[place] for place in near] == same[:2]
+
+
+def test_hard_negatives_hold_no_text_and_no_object_per_clip(monkeypatch: pytest.MonkeyPatch) -> None:
+    count, channels, neighbours = 20_000, 256, 8
+    steps = [f"step {number % 200}" for number in range(count)]
+    keys = [f"video{number // 10:08d}_{number}.0_{number}.5" for number in range(count)]
+    block = pl.DataFrame({"row": range(count), "key": keys, "split": ["train"] * count, "step": steps})
+    monkeypatch.setattr(sources, "blocks", lambda *_: block.iter_slices(5_000))
+    monkeypatch.setattr(sources, "need_columns", lambda *_, **__: None)
+    vectors = np.random.default_rng(0).standard_normal((count, channels)).astype(np.float32)
+    tracemalloc.start()
+    try:
+        negatives = HardNegatives(Mock(spec=Catalog), Mock(spec=Features, present=lambda clips: clips), neighbours)
+        negatives.mine(lambda places: vectors[places])
+        held, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < count * (12 + 4 * neighbours) + 200_000
+    assert peak < held + vectors.nbytes, "vectors of one step at a time"
+    assert (negatives.near >= 0).all() and (negatives.near % 200 == np.arange(count)[:, None] % 200).all()
 
 
 def test_only_which_video_questions_get_another_pair_and_their_answer_stays_true(negatives: HardNegatives) -> None:
-    a, b = negatives.clips[0], negatives.clips[7]
+    clips = negatives.catalog.keys(negatives.rows)
+    near = {clip: [clips[place] for place in own] for clip, own in zip(clips, negatives.near, strict=True)}
+    a, b = clips[0], clips[7]
     alike, first, second = Turn("Alike?", "NO"), Turn("Which video has x?", "Video 1"), Turn("Which one?", "Video 2")
     asked = negatives.with_neighbours([((a, b), [second, alike, first])], np.random.default_rng(0))
     assert asked[0] == ((a, b), [alike])
@@ -181,11 +207,11 @@ def test_only_which_video_questions_get_another_pair_and_their_answer_stays_true
     assert dict((turns[0], pair[1]) for pair, turns in asked[1:])[second] == b
     for pair, (turn,) in asked[1:]:
         kept, other = pair if turn is first else pair[::-1]
-        assert other in negatives.near[kept]
+        assert other in near[kept]
     unknown = [(("x", "y"), [first])]
     assert negatives.with_neighbours(unknown, np.random.default_rng(0)) == unknown
     others = [negatives.with_neighbours([((a, b), [first])], np.random.default_rng(i))[0][0][1] for i in range(20)]
-    assert set(others) == set(negatives.near[a]), "all neighbours are drawn"
+    assert set(others) == set(near[a]), "all neighbours are drawn"
 
 
 def clips_of_videos(rng: np.random.Generator, count: int, keys: Sequence[str]) -> pl.DataFrame:
