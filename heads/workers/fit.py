@@ -53,7 +53,8 @@ def check(options: TrainOptions) -> None:
         fitting = [str(n * scaling.tensor_parallel) for n in range(1, batches + 1) if batches % n == 0]
         raise StepDiffError(
             f"video_lm.schedule.accumulate {batches}, the batches of a step, does not divide among {workers} workers; "
-            f"give {' or '.join(fitting)} workers, or an accumulate that {groups} divides, with a batch so much smaller"
+            f"give {' or '.join(fitting)} workers, or set accumulate to a multiple of {groups} and reduce batch by the "
+            "same factor"
         )
 
 
@@ -97,10 +98,18 @@ def fit(options: TrainOptions, device: str, group: Group = ALONE, patience: floa
     except (MemoryError, RuntimeError) as error:  # torch's kinds are RuntimeErrors
         if group is ALONE or not _is_memory(error):
             raise
-        raise StepDiffError(
-            f"worker {group.rank} is out of memory: lower the recipe's batch and raise schedule.accumulate as much, "
-            "set video_lm.gradient_checkpointing, or divide the language model with scaling.fsdp"
-        ) from error
+        raise StepDiffError(f"worker {group.rank} is out of memory: {lighter(options)}") from error
+
+
+def lighter(options: TrainOptions) -> str:
+    """Return what to do where a worker has too little memory for the recipe."""
+    if options.contrastive is not None:
+        pairs = "" if options.contrastive.pairs is None else " and contrastive.pairs.pairs"
+        return f"lower contrastive.clips{pairs}, or give more workers"
+    return (
+        "halve batch and double schedule.accumulate, set video_lm.gradient_checkpointing, or divide the language model "
+        "with scaling.fsdp"
+    )
 
 
 def _fit(options: TrainOptions, device: str, group: Group, patience: float) -> dict[str, Any]:

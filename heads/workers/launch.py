@@ -42,7 +42,9 @@ LEFT_LOCK = 150.0
 class Outcome:
     """What the workers tell the driver: lines, an error, or the record of the finished run. A Ray actor."""
 
-    def __init__(self) -> None:
+    def __init__(self, lighter: str) -> None:
+        """lighter: what to do where the workers have too little memory."""
+        self.lighter = lighter
         self.lines: list[str] = []
         self.error: str | None = None
         self.record: dict[str, Any] | None = None
@@ -54,9 +56,8 @@ class Outcome:
         self.begun.append(step)
         if self.error is None and self.begun.count(step) > ATTEMPTS:
             self.error = (
-                f"the workers died {ATTEMPTS} times after step {step}: if memory is short, halve the recipe's batch "
-                "and double schedule.accumulate, or set scaling.fsdp; else see the logs of Ray's nodes"
-                f"{self.died and ', '}{self.died}"
+                f"the workers died {ATTEMPTS} times after step {step}: if memory is short, {self.lighter}; else see "
+                f"the logs of Ray's nodes{self.died and ', '}{self.died}"
             )
         return self.error
 
@@ -108,6 +109,8 @@ def launch(options: TrainOptions, address: str | None) -> dict[str, Any]:
     Raises:
         StepDiffError: No such cluster, too few CPUs or GPUs, another driver trains there, or the error of a worker.
     """
+    from heads.workers.fit import lighter
+
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = os.environ["RAY_TRAIN_ENABLE_PRINT_PATCH"] = "0"  # else lines appear twice
     with connected(address, "heads") as cluster:
         gpu = _has_gpu(options, cluster)
@@ -116,16 +119,16 @@ def launch(options: TrainOptions, address: str | None) -> dict[str, Any]:
         make_folder(out)
         # The first worker locks the folder too, but workers of a second driver may wait for free CPUs until then.
         with locked(out / "driver.json", wait=False), scratch(out, cluster) as own:
-            return _fit(options, _outcome(), gpu, cpus, own, cluster)
+            return _fit(options, _outcome(lighter(options)), gpu, cpus, own, cluster)
 
 
-def _outcome() -> Any:
+def _outcome(lighter: str) -> Any:
     """Start the Outcome on the driver's node: it is lost with the driver only."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(Outcome).options(num_cpus=0, scheduling_strategy=here).remote()  # type: ignore[attr-defined]
+    return ray.remote(Outcome).options(num_cpus=0, scheduling_strategy=here).remote(lighter)  # type: ignore[attr-defined]
 
 
 def _has_gpu(options: TrainOptions, cluster: bool) -> bool:

@@ -23,7 +23,7 @@ from heads.training.log import read_metrics
 from heads.training.recipe import read_recipe
 from heads.training.video_task import VideoTask
 from heads.workers import launch, room
-from heads.workers.fit import refuse_relative_paths
+from heads.workers.fit import lighter, refuse_relative_paths
 from heads.workers.launch import ATTEMPTS, LEFT_LOCK, MARK, Outcome, cause, check_folder, scratch
 from heads.workers.room import MISSING, PATIENCE, Lack, cpus_of_each
 from store import Store
@@ -179,16 +179,27 @@ def test_a_run_whose_cluster_has_lost_the_room_for_its_workers_ends_in_one_line(
 
 
 def test_workers_that_die_at_the_same_step_again_and_again_end_the_run() -> None:
-    outcome = Outcome()
+    outcome = Outcome("halve batch")
     assert outcome.patience() == PATIENCE
     assert [outcome.begin(0), outcome.begin(3), outcome.begin(0)] == [None] * 3
     assert [outcome.begin(3) for _ in range(ATTEMPTS - 1)] == [None] * (ATTEMPTS - 1)
     assert outcome.patience() == LEFT_LOCK, "the lock of a worker that was lost"
     outcome.die("ValueError: no such row")
     error = outcome.begin(3)
-    assert error is not None and error.startswith(f"the workers died {ATTEMPTS} times after step 3: if memory is short")
-    assert error.endswith("the last one with ValueError: no such row")
+    assert error == (
+        f"the workers died {ATTEMPTS} times after step 3: if memory is short, halve batch; else see the logs of Ray's "
+        "nodes, the last one with ValueError: no such row"
+    )
     assert outcome.begin(9) == outcome.failed() == outcome.look()[2] == error, "later starts end at once"
+
+
+def test_settings_for_less_memory_are_those_that_the_recipe_accepts(world: Path, tiny_lm: str, tmp_path: Path) -> None:
+    options = read_recipe(recipe(world, tiny_lm, tmp_path / "run", **RUNS))
+    assert lighter(options).startswith("halve batch and double schedule.accumulate, set video_lm.gradient_checkpoint")
+    options = read_recipe(contrastive(world, tmp_path / "align"))
+    assert options.contrastive is not None
+    pairs = "" if options.contrastive.pairs is None else " and contrastive.pairs.pairs"
+    assert lighter(options) == f"lower contrastive.clips{pairs}, or give more workers"
 
 
 @pytest.mark.slow
@@ -231,7 +242,7 @@ def test_one_worker_is_started_on_the_cluster_at_an_address(
 def test_a_worker_whose_node_does_not_have_the_drivers_folder_ends_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    outcome, out = Outcome(), tmp_path / "driver/runs/align"
+    outcome, out = Outcome("halve batch"), tmp_path / "driver/runs/align"
     named = ("failed", "begin", "patience", "end", "die", "add")
     actor = SimpleNamespace(**{name: SimpleNamespace(remote=getattr(outcome, name)) for name in named})
     monkeypatch.setattr("ray.get", lambda answer: answer)

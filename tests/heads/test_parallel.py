@@ -254,7 +254,7 @@ def fails(path: str, late: bool) -> int:
 @pytest.mark.parametrize(
     ("late", "message"),
     [
-        (False, "error: worker 1 is out of memory: lower the recipe's batch and raise schedule.accumulate as much, "),
+        (False, "error: worker 1 is out of memory: halve batch and double schedule.accumulate, set video_lm.gradient"),
         (True, "error: a worker did not answer for 15 s: raise scaling.timeout if a step or a validation takes longer"),
     ],
 )
@@ -324,6 +324,7 @@ def test_a_divided_run_is_resumed_by_one_process(world: Path, tiny_lm: str, tmp_
     ("more", "message"),
     [
         (["--workers", "4"], "accumulate 6, the batches of a step, does not divide among 4 workers; give 1 or 2 or 3"),
+        (["--workers", "4"], "or set accumulate to a multiple of 4 and reduce batch by the same factor"),
         (["--workers", "2", "--scaling.tensor_parallel", "2"], "needs a frozen language model"),
         (["--workers", "3", "--scaling.tensor_parallel", "2"], "tensor_parallel 2 does not divide scaling.workers 3"),
         (["--scaling.frozen", "bfloat16", "--video_lm.precision", "float32"], "set video_lm.precision to bfloat16"),
