@@ -148,6 +148,42 @@ def list_array(values: Shaped[np.ndarray, "B ..."]) -> pa.FixedSizeListArray:
     return pa.FixedSizeListArray.from_arrays(primitive, math.prod(values.shape[1:]))
 
 
+def storage_type(kind: pa.DataType) -> pa.DataType:
+    """Return the type that an extension type is stored as, or the type itself."""
+    return kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Return whether values are lists, of any kind."""
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
+def leaf_type(kind: pa.DataType) -> pa.DataType:
+    """Return the type of the values in nested lists."""
+    kind = storage_type(kind)
+    return leaf_type(kind.value_type) if is_list(kind) else kind
+
+
+def depth(kind: pa.DataType) -> int:
+    """Return how many levels of lists there are."""
+    kind = storage_type(kind)
+    return 1 + depth(kind.value_type) if is_list(kind) else 0
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Return whether values are texts, of any kind."""
+    if pa.types.is_dictionary(kind):
+        return is_text(kind.value_type)
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def is_plain(kind: pa.DataType) -> bool:
+    """Return whether a catalog can have such values as metadata."""
+    numbers = pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)
+    plain = is_text(kind) or numbers or pa.types.is_temporal(kind) or pa.types.is_null(kind)
+    return plain or (is_list(kind) and not is_text(kind.value_type) and is_plain(kind.value_type))
+
+
 def _plan(
     view: View, features: str | Sequence[str] | None, columns: Sequence[str] | None, dtype: str | None
 ) -> tuple[pa.Schema, pl.DataFrame]:

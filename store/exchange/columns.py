@@ -24,12 +24,11 @@ from jaxtyping import Shaped
 
 from common.errors import StepDiffError
 from common.io.parquet_sizes import BYTES_PER_BYTE
+from store.exchange.arrow import KEY, SCALE, depth, is_list, is_plain, is_text, leaf_type, storage_type
 from store.exchange.card import Card, read_card
 from store.provenance import Feature, check_name
 
-SCALE = "_scale"
-_KEY = "key"
-_RESERVED = (_KEY, "row")  # columns that a store gives its catalog
+_RESERVED = (KEY, "row")  # columns that a store gives its catalog
 BATCH_BYTES = 32 * 2**20
 """bytes of features that are decoded at a time, about"""
 KEY_ROWS = 2**14
@@ -62,6 +61,8 @@ class Layout:
     """by the name of the feature"""
     about: list[str]
     """metadata"""
+    left_out: list[str]
+    """other columns"""
     card: Card | None
     """of store export; None in files of others"""
 
@@ -86,10 +87,17 @@ def layout(
 
     Raises StepDiffError where columns do not exist or do not fit.
     """
+    if twice := [name for name, count in Counter(schema.names).items() if count > 1]:
+        raise StepDiffError(f"{where} has several columns {twice[0]!r}: give each a name of its own")
     card = _card(where, schema)
-    texts = [field.name for field in schema if _is_text(field.type)]
-    key = keys or (_KEY if _KEY in texts or len(texts) != 1 else texts[0])
+    texts = [field.name for field in schema if is_text(field.type)]
+    key = keys or (KEY if KEY in texts or len(texts) != 1 else texts[0])
     if key not in texts:
+        if key in schema.names:
+            raise StepDiffError(
+                f"column {key!r} of {where} is {schema.field(key).type}; keys are texts: cast it to text, or name "
+                f"another column with --keys ({_some(texts)})"
+            )
         raise StepDiffError(
             f"{where} has no column {key!r} of texts: name that of the keys with --keys ({_some(texts)})"
         )
@@ -122,22 +130,23 @@ def layout(
             raise StepDiffError(f"column {name!r} cannot be metadata, the store has its own: leave it out of --columns")
         if name not in schema.names:
             raise StepDiffError(f"{where} has no column {name!r}: it has {_some(schema.names)}")
-        if not _is_plain(schema.field(name).type):
+        if not is_plain(schema.field(name).type):
             raise StepDiffError(
                 f"column {name!r} of {where} is {schema.field(name).type}, which is not taken as metadata: "
                 "name the columns to take with --columns"
             )
-    return Layout(key, found, about, card)
+    taken = {key, *about, *named.values()}
+    return Layout(key, found, about, [name for name in schema.names if name not in taken], card)
 
 
 def feature_columns(schema: pa.Schema) -> list[str]:
     """Return the columns of lists of floats or int8."""
-    return [field.name for field in schema if _leaf(field.type) in _DTYPES and _depth(field.type)]
+    return [field.name for field in schema if leaf_type(field.type) in _DTYPES and depth(field.type)]
 
 
 def ragged_columns(schema: pa.Schema) -> list[str]:
     """Return those of `feature_columns` whose type does not say how long the lists are."""
-    return [name for name in feature_columns(schema) if None in _declared(schema.field(name).type)]
+    return [field.name for field in schema if leaf_type(field.type) in _DTYPES and None in _declared(field.type)]
 
 
 def rows_of(array: pa.Array, column: Column) -> tuple[Shaped[np.ndarray, "B ..."], dict[int, str]]:
@@ -188,7 +197,7 @@ def frame_of(where: str, batch: pa.RecordBatch, nbytes: int) -> pl.DataFrame:
     batch.validate(full=True)
     return pl.DataFrame(
         {
-            name: texts_of(where, [array], nbytes) if _is_text(array.type) else pl.from_arrow(array)
+            name: texts_of(where, [array], nbytes) if is_text(array.type) else pl.from_arrow(array)
             for name, array in zip(batch.schema.names, batch.columns, strict=True)
         }
     )
@@ -229,8 +238,9 @@ def one_line(error: BaseException) -> str:
 def check_same(where: str, schema: pa.Schema, first: pa.Schema, names: Iterable[str]) -> None:
     """Raise StepDiffError where the columns `names` are not the same in two files."""
     for name in names:
-        if name not in schema.names or schema.field(name).type != first.field(name).type:
-            found = schema.field(name).type if name in schema.names else "not there"
+        count = schema.names.count(name)
+        if count != 1 or schema.field(name).type != first.field(name).type:
+            found = schema.field(name).type if count == 1 else "there several times" if count else "not there"
             raise StepDiffError(f"column {name!r} is {found} in {where} and {first.field(name).type} in the first file")
 
 
@@ -262,13 +272,13 @@ def _column(where: str, field: pa.Field, sample: pa.RecordBatch | None) -> Colum
         raise StepDiffError(f"column {field.name!r} of {where} has no values in its first rows: its shape is not known")
     if noted is None or math.prod(noted) != math.prod(sizes) or min(noted, default=0) < 1:
         noted = list(sizes)
-    return Column(field.name, sizes, Feature(tuple(noted), _DTYPES[_leaf(kind)]))
+    return Column(field.name, sizes, Feature(tuple(noted), _DTYPES[leaf_type(kind)]))
 
 
 def _declared(kind: pa.DataType) -> list[int | None]:
     """Return the lengths of nested lists, None where the type does not say it."""
-    kind = _storage(kind)
-    if not _is_list(kind):
+    kind = storage_type(kind)
+    if not is_list(kind):
         return []
     return [kind.list_size if pa.types.is_fixed_size_list(kind) else None, *_declared(kind.value_type)]
 
@@ -296,43 +306,13 @@ def _not_null(array: pa.Array) -> np.ndarray:
     return array.is_valid().to_numpy(zero_copy_only=False)
 
 
-def _storage(kind: pa.DataType) -> pa.DataType:
-    return kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-
-
-def _leaf(kind: pa.DataType) -> pa.DataType:
-    kind = _storage(kind)
-    return _leaf(kind.value_type) if _is_list(kind) else kind
-
-
-def _depth(kind: pa.DataType) -> int:
-    kind = _storage(kind)
-    return 1 + _depth(kind.value_type) if _is_list(kind) else 0
-
-
 def _is_float(schema: pa.Schema, name: str) -> bool:
-    return pa.types.is_floating(_leaf(schema.field(name).type))
+    return pa.types.is_floating(leaf_type(schema.field(name).type))
 
 
 def _is_scale(name: str, lists: Sequence[str], schema: pa.Schema) -> bool:
     of = name.removesuffix(SCALE)
     return of != name and of in lists and not _is_float(schema, of)
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind):
-        return _is_text(kind.value_type)
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-
-
-def _is_plain(kind: pa.DataType) -> bool:
-    numbers = pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)
-    plain = _is_text(kind) or numbers or pa.types.is_temporal(kind) or pa.types.is_null(kind)
-    return plain or (_is_list(kind) and not _is_text(kind.value_type) and _is_plain(kind.value_type))
 
 
 def _text_bytes(array: pa.Array) -> int:

@@ -282,6 +282,8 @@ def _source(
         if keys is None and len(texts) != 1:
             raise StepDiffError(f"{path} has datasets of texts {texts}: name that of the keys with --keys")
         return _rows(path, root, found, keys or texts[0], features)
+    if layout is None:
+        _refuse_numbers(path, found)
     return _clips(path, root, found, features)
 
 
@@ -294,9 +296,7 @@ def _rows(path: Path, root: h5py.Group, found: Mapping[str, Kind], keys: str, fe
         fitting = [name for name, kind in found.items() if kind.is_float and kind.shape[:1] == (count,)]
         paths = {check_name("feature", name): name for name in fitting}
     if not paths:
-        raise StepDiffError(
-            f"{path} has no dataset of floats with {count} rows, as {keys!r} has: it has {_some(found)}"
-        )
+        raise StepDiffError(f"{path} has no dataset of floats with {count} rows, as {keys!r}: it has {_some(found)}")
     kinds = {}
     for name, dataset in paths.items():
         kind = found.get(dataset)
@@ -325,9 +325,20 @@ def _clips(path: Path, root: h5py.Group, found: Mapping[str, Kind], features: li
         paths = {name: ""}
     if not keys:
         raise StepDiffError(f"{path} has no clips with datasets {', '.join(paths)}: it has {_some(found)}")
-    return ClipDatasets(
-        root, keys, paths, {name: _commonest(path, name, keys, end, found) for name, end in paths.items()}
-    )
+    kinds = {name: _commonest(path, name, keys, end, found) for name, end in paths.items()}
+    return ClipDatasets(root, keys, paths, kinds)
+
+
+def _refuse_numbers(path: Path, found: Mapping[str, Kind]) -> None:
+    """Raise StepDiffError where a dataset of integers may be the keys of another one's rows."""
+    alone = {name: kind for name, kind in found.items() if "/" not in name}
+    rows = {kind.shape[:1]: name for name, kind in alone.items() if kind.is_float and len(kind.shape) > 1}
+    for name, kind in alone.items():
+        if kind.dtype.kind in "iu" and kind.shape in rows:
+            raise StepDiffError(
+                f"dataset {name!r} of {path} has an integer for each row of {rows[kind.shape]!r}; keys are texts: "
+                f"write it as texts and give --keys {name}, or --layout clips if each dataset is a clip"
+            )
 
 
 def _refuse_groups(path: Path, found: Mapping[str, Kind]) -> None:

@@ -75,6 +75,8 @@ class Given:
     """of store export; None in files of others"""
     versions: dict[str, str]
     """of the libraries that read the files"""
+    left_out: list[str] = field(default_factory=list)
+    """columns that are neither keys, features nor metadata"""
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,8 @@ class Imported:
     seconds: float
     failures: list[dict[str, str]] = field(default_factory=list)
     """key and reason of the failed rows"""
+    left_out: list[str] = field(default_factory=list)
+    """columns of the files that were not taken"""
 
 
 def import_hdf5(options: Hdf5ImportOptions) -> Imported:
@@ -152,11 +156,14 @@ def take_in(options: ImportOptions, noted: bool = True) -> Imported:
         forgotten=int(forgotten.sum()),
         seconds=round(time.monotonic() - begin, 3),
         failures=view.failures(np.sort(failed)).to_dicts() if len(failed) else [],
+        left_out=given.left_out,
     )
 
 
 def format_of(path: Path) -> Readable:
-    """Return the format of files, by suffix and content; StepDiffError where neither says it."""
+    """Return the format of files, by suffix and content; StepDiffError where neither says it, or they do not exist."""
+    if not path.exists():
+        raise StepDiffError(f"{path} does not exist")
     if (path / "_versions").is_dir():
         return "lance"
     if path.is_dir() and any(path.rglob("*.parquet")):
@@ -182,7 +189,9 @@ def _opened(path: Path, options: ImportOptions) -> Iterator[Given]:
     with _rows(format)(path, options.keys, options.features, options.columns) as rows:
         card = rows.layout.card
         provenance = Provenance.from_dict(card.provenance) if card else None
-        yield Given(rows, rows.metadata() if rows.layout.about else None, provenance, rows.versions)
+        yield Given(
+            rows, rows.metadata() if rows.layout.about else None, provenance, rows.versions, rows.layout.left_out
+        )
 
 
 def _rows(format: Readable) -> Any:

@@ -89,6 +89,9 @@ def _show_import(done: Any) -> None:
         f"{done.store} in {done.seconds:.1f} s, {done.already:,} were there already, {done.failed:,} failed"
         + (f", {done.forgotten:,} were forgotten and left out" if done.forgotten else "")
     )
+    if done.left_out:
+        more = f" and {len(done.left_out) - _SHOWN:,} more" if len(done.left_out) > _SHOWN else ""
+        print(f"  columns left out: {', '.join(done.left_out[:_SHOWN])}{more}")
     for failure in done.failures[:_SHOWN]:
         print(f"  {failure['key']}: {failure['reason']}")
     if done.failed > _SHOWN:

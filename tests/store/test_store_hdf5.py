@@ -236,11 +236,15 @@ def test_a_file_that_is_not_hdf5_is_refused_in_one_line(tmp_path: Path, capsys: 
     (tmp_path / "text.h5").write_text("no HDF5")
     (tmp_path / "half.h5").write_bytes(whole[: len(whole) // 2])
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in MADE_BY.items()]
-    for name, message in (("text.h5", "not an HDF5 file"), ("half.h5", "truncated"), ("gone.h5", "it does not exist")):
+    for name, message in (
+        ("text.h5", "cannot open {path}: it is not an HDF5 file"),
+        ("half.h5", "cannot open {path}: it is not an HDF5 file, or damaged: "),
+        ("gone.h5", "{path} does not exist"),
+    ):
         path = str(tmp_path / name)
         assert main(["import", path, "--store", str(tmp_path / "s"), "--view", "v", *flags]) == 2
         error = capsys.readouterr().err
-        assert error.startswith(f"error: cannot open {path}: ") and message in error and error.count("\n") == 1
+        assert error.startswith(f"error: {message.replace('{path}', path)}") and error.count("\n") == 1
 
 
 def test_damage_is_a_failed_clip_or_a_one_line_error(tmp_path: Path) -> None:

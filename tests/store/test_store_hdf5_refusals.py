@@ -162,3 +162,24 @@ def test_ordinary_compression_is_read(tmp_path: Path) -> None:
             file.create_dataset(f"c{n}", data=np.zeros((512, 640), "f4"), chunks=(512, 640), **how)
     options = {"path": str(tmp_path / "f.h5"), "store": str(tmp_path / "store"), "view": "v", **made_by}
     assert import_hdf5(ImportOptions(**options)).done == 3
+
+
+def test_integers_that_may_be_keys_are_refused(tmp_path: Path) -> None:
+    """As clips, the second dataset would be one clip whose values are the whole matrix."""
+    with h5py.File(tmp_path / "f.h5", "w") as file:
+        file["ids"], file["feats"] = np.arange(4), SECRET
+    error = refused(tmp_path / "f.h5")
+    assert (
+        "dataset 'ids' of " in error and "has an integer for each row of 'feats'; keys are texts: write it as" in error
+    )
+    assert "give --keys ids, or --layout clips" in error and "dataset 'ids' of " in refused(
+        tmp_path / "f.h5", features=("feats",)
+    )
+    made_by = {"encoder": "net", "weights_sha256": "ab" * 32, "layer": "l", "frames": "f", "crop": "c"}
+    given = ImportOptions(str(tmp_path / "f.h5"), str(tmp_path / "s"), "v", **made_by, layout="clips")
+    assert [failure["key"] for failure in import_hdf5(given).failures] == ["ids"]
+    with h5py.File(tmp_path / "g.h5", "w") as file:  # clips as groups, with the number of each frame
+        for key in "ab":
+            file[f"{key}/frames"], file[f"{key}/feats"] = np.arange(4), SECRET
+    given = ImportOptions(str(tmp_path / "g.h5"), str(tmp_path / "t"), "v", **made_by, features=("x=feats",))
+    assert import_hdf5(given).done == 2

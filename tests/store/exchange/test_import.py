@@ -271,3 +271,24 @@ def test_an_import_holds_the_keys_and_the_features_of_one_shard_in_memory(tmp_pa
         peaks.append(int(done.stdout.splitlines()[-1]) * 1024)
     print(peaks)
     assert peaks[1] - peaks[0] < 100 * 2**20
+
+
+def test_columns_that_are_left_out_are_named(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A column that was added to an exported file, and columns of others that no catalog can have."""
+    assert run("out.parquet", "--features", "tokens") == 0
+    table = pq.read_table(tmp_path / "out.parquet/data/part-000000.parquet")
+    pq.write_table(table.append_column("label", pa.array([1] * len(table))), tmp_path / "more.parquet")
+    command = ["import", str(tmp_path / "more.parquet"), "--store", str(tmp_path / "s"), "--view"]
+    capsys.readouterr()
+    assert main([*command, "all"]) == 0
+    assert "\n  columns left out: label\n" in capsys.readouterr().out
+    assert main([*command, "some", "--columns", "video", "label"]) == 0
+    assert "\n  columns left out: start, step, seen, made\n" in capsys.readouterr().out
+    levels = pa.array([[1, 2]], pa.list_(pa.int8(), 2))
+    floats = pa.array([[1.0]], pa.list_(pa.float32(), 1))
+    pq.write_table(
+        pa.table({"key": ["a"], "row": [7], "levels": levels, "x": floats, "m": [3]}), tmp_path / "f.parquet"
+    )
+    done = take_in(ImportOptions(str(tmp_path / "f.parquet"), str(tmp_path / "t"), "v", **MADE_BY))
+    assert done.left_out == ["row", "levels"]
+    assert Store.open(tmp_path / "t").catalog("clips").frame().rows() == [("a", 0, 3)]

@@ -36,9 +36,11 @@ def refused(path: Path, **options: Any) -> str:
     "columns, options, message",
     [
         ({"key": KEYS}, {}, "has no column of lists of floats: it has key"),
-        ({"key": [1, 2, 3], "x": FLOATS}, {}, "has no column 'key' of texts: name that of the keys with --keys (none)"),
+        ({"key": [1, 2, 3], "x": FLOATS}, {}, "column 'key' of {path} is int64; keys are texts: cast it to text, or "),
+        ({"id": [1, 2, 3], "x": FLOATS}, {}, "has no column 'key' of texts: name that of the keys with --keys (none)"),
+        ({"id": [1, 2, 3], "x": FLOATS}, {"keys": "id"}, "column 'id' of {path} is int64; keys are texts: cast it"),
         ({"a": KEYS, "b": KEYS, "x": FLOATS}, {}, "column 'key' of texts: name that of the keys with --keys (a, b)"),
-        ({"key": KEYS, "x": FLOATS}, {"keys": "x"}, "has no column 'x' of texts"),
+        ({"key": KEYS, "x": FLOATS}, {"keys": "y"}, "has no column 'y' of texts: name"),
         ({"key": ["a", None, "c"], "x": FLOATS}, {}, "has no key for row 1: give every row one"),
         ({"key": ["a", "b", ""], "x": FLOATS}, {}, "has no key for row 2: give every row one"),
         ({"key": ["a", "b", "a"], "x": FLOATS}, {}, "has key 'a' in rows 0 and 2: keys are unique"),
@@ -63,6 +65,21 @@ def test_what_does_not_fit_is_refused_in_one_line(
     path = tmp_path / "f.parquet"
     pq.write_table(pa.table(columns), path)
     assert message.replace("{path}", str(path)) in refused(path, **options)
+
+
+def test_a_name_that_several_columns_have_is_refused(tmp_path: Path) -> None:
+    path, columns = tmp_path / "f.parquet", [pa.array(KEYS), FLOATS, pa.array([[1.0]] * 3), pa.array([[2.0]] * 3)]
+    for names, twice in (
+        (["key", "x", "m", "m"], "m"),
+        (["key", "x", "x", "m"], "x"),
+        (["key", "x", "key", "m"], "key"),
+    ):
+        pq.write_table(pa.Table.from_arrays(columns, names), path)
+        assert refused(path) == f"{path} has several columns {twice!r}: give each a name of its own"
+    (tmp_path / "files").mkdir()
+    pq.write_table(pa.table({"key": ["d"], "x": FLOATS[:1]}), tmp_path / "files/0.parquet")
+    pq.write_table(pa.Table.from_arrays([columns[0], FLOATS, FLOATS], ["key", "x", "x"]), tmp_path / "files/1.parquet")
+    assert "column 'x' is there several times in" in refused(tmp_path / "files")
 
 
 def test_a_second_column_of_keys_is_left_out_or_refused(tmp_path: Path) -> None:
@@ -96,10 +113,10 @@ def test_files_that_are_no_parquet_or_lance_are_refused(tmp_path: Path) -> None:
     for name, message in (
         ("text.parquet", "it is no Parquet file"),
         ("empty.parquet", "cannot read"),
-        ("gone.parquet", "No such file or directory"),
+        ("gone.parquet", "{path} does not exist"),
         ("pipe.parquet", "is not a regular file"),
         ("folder", "the format of {path} is not known by its name or content: give --format"),
-        ("gone.txt", "give --format"),
+        ("gone.txt", "{path} does not exist"),
         ("broken.lance", "cannot read {path}"),
     ):
         assert message.replace("{path}", str(tmp_path / name)) in refused(tmp_path / name)
