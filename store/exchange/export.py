@@ -32,6 +32,7 @@ from common.io.local import LocalPath
 from common.io.locks import locked
 from common.progress import progress
 from store.exchange import card as cards
+from store.exchange import webdataset
 from store.exchange.card import Card
 from store.exchange.options import ExportOptions, Format, Hdf5ExportOptions
 from store.feature_store import Store
@@ -116,6 +117,8 @@ def export(options: ExportOptions) -> Exported:
     schema = arrow.schema(view, names, chosen, options.dtype)
     features = arrow.stored_features(view, options.features or tuple(view.features), options.dtype)
     columns = {field.name: str(field.type) for field in schema if field.name not in (arrow.KEY, *features)}
+    if format == "webdataset":
+        webdataset.check_names(features)
     a_shard = view.rows_per_shard * sum(feature.row_bytes for feature in features.values())
 
     def make(ok: Bool[np.ndarray, " rows"], shards_per_part: int) -> Card:
@@ -269,8 +272,6 @@ def _parts(
 
         return Fragments(path, schema, card.rows), {}
     if card.format == "webdataset":
-        from store.exchange import webdataset
-
         return Files(path, _NAMES[card.format], lambda to, some: webdataset.write_part(to, some, features)), {}
     from store.exchange import parquet
 

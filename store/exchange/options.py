@@ -45,8 +45,9 @@ class ExportOptions:
 class ImportOptions:
     """Copy features from Parquet, Lance or HDF5 files into a view.
 
-    Other columns than key and features become metadata of new clips; those that do not are listed. A second run copies only what is missing. Rows
-    that cannot be read, or do not fit, are recorded as failed with the reason; exit status 1 if there are any."""
+    Other columns than key and features become metadata of new clips; those that do not are listed. A second run copies
+    only what is missing. Rows that cannot be read, or do not fit, are recorded as failed with the reason; exit status 1
+    if there are any."""
 
     path: str
     """file or folder to read"""

@@ -120,13 +120,14 @@ def datasets_schema(schema: pa.Schema, features: Mapping[str, Feature]) -> tuple
 
 def _column(name: str, kind: pa.DataType) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the type of a metadata column, as in a file and as in a card."""
-    if pa.types.is_list(kind):
+    if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
         inside, _ = _column(name, kind.value_type)
         if "dtype" in inside:
-            return {"feature": inside, "_type": "List"}, {"list": inside["dtype"]}
+            size = {"length": kind.list_size} if pa.types.is_fixed_size_list(kind) else {}
+            return {"feature": inside, **size, "_type": "List"}, {"list": inside["dtype"], **size}
     plain = {pa.bool_(): "bool", pa.float64(): "float64", pa.float32(): "float32", pa.float16(): "float16"}
     text = plain.get(kind, str(kind).removesuffix("[day]"))
-    if not isinstance(kind, pa.ListType | pa.StructType | pa.DictionaryType | pa.Decimal128Type):
+    if not isinstance(kind, pa.ListType | pa.FixedSizeListType | pa.StructType | pa.DictionaryType | pa.Decimal128Type):
         return {"dtype": text, "_type": "Value"}, {"dtype": text}
     raise StepDiffError(f"column {name} is {kind}, which a Hugging Face dataset lacks: leave it out with --columns")
 

@@ -9,17 +9,28 @@ import io
 import json
 import math
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import numpy as np
 
+from common.errors import StepDiffError
 from store.provenance import Feature
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+def check_names(features: Iterable[str]) -> None:
+    """Raise StepDiffError where readers would not find a feature by its name: they make fields lower case."""
+    for name in features:
+        if name != name.lower():
+            raise StepDiffError(
+                f"feature {name} has upper case letters, which readers of WebDataset make lower case: leave it out "
+                "with --features, or choose another format"
+            )
 
 
 def write_part(path: Path, batches: "Iterator[pa.RecordBatch]", features: Mapping[str, Feature]) -> None:

@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from store import Feature, Provenance, Store, View
+from store.__main__ import main
 from store.format.quantise import dequantise
 
 from .conftest import FORMATS, KEYS
@@ -105,6 +106,36 @@ def test_huggingface_opens_in_datasets(view: View, finished: np.ndarray, run: Ru
     _, header, _ = (tmp_path / "out/README.md").read_text().split("---\n", 2)
     assert yaml.safe_load(header)["license"] == "cc-by-4.0"
     assert yaml.safe_load(header)["dataset_info"]["splits"][0]["num_examples"] == 10
+
+
+def test_metadata_of_one_length_open_in_datasets(view: View, run: Run, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    boxes = [[1.0 * i, 2.0] if i % 3 else None for i in range(13)]
+    with Store.open(view.paths.store).lock():
+        view.catalog.update(pl.DataFrame({"key": KEYS, "box": pl.Series(boxes, dtype=pl.Array(pl.Float32, 2))}))
+    assert run("out", "--format", "huggingface", "--columns", "box", "--features", "tokens") == 0
+    found = datasets.load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "c"))
+    kept = np.flatnonzero(view.status() == 1)
+    assert found["box"][:] == [boxes[row] for row in kept]
+    assert found.features["box"] == datasets.List(datasets.Value("float32"), 2)
+
+
+def test_a_webdataset_with_upper_case_names_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wds = pytest.importorskip("webdataset")
+    store = Store.open(tmp_path / "s", create=True)
+    features = {name: Feature((2,), "float32") for name in ("Tok", "emb")}
+    with store.writer("clips", "net", Provenance("n", "0" * 64, "l", "f", "c", {}), features) as writer:
+        writer.write(["a"], {name: np.ones((1, 2), np.float32) for name in features})
+    command = ["export", str(tmp_path / "out"), "--format", "webdataset", "--store", str(store.path), "--view", "net"]
+    assert main(command) == 2
+    assert capsys.readouterr().err == (
+        "error: feature Tok has upper case letters, which readers of WebDataset make lower case: leave it out with "
+        "--features, or choose another format\n"
+    )
+    assert not (tmp_path / "out").exists()
+    assert main([*command, "--features", "emb"]) == 0
+    (row,) = wds.WebDataset(str(tmp_path / "out/data/features-000000.tar"), shardshuffle=False)
+    assert row["emb.npy"]
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
