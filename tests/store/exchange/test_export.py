@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -121,7 +122,6 @@ def test_metadata_of_one_length_open_in_datasets(view: View, run: Run, tmp_path:
 
 
 def test_a_webdataset_with_upper_case_names_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    wds = pytest.importorskip("webdataset")
     store = Store.open(tmp_path / "s", create=True)
     features = {name: Feature((2,), "float32") for name in ("Tok", "emb")}
     with store.writer("clips", "net", Provenance("n", "0" * 64, "l", "f", "c", {}), features) as writer:
@@ -134,8 +134,8 @@ def test_a_webdataset_with_upper_case_names_is_refused(tmp_path: Path, capsys: p
     )
     assert not (tmp_path / "out").exists()
     assert main([*command, "--features", "emb"]) == 0
-    (row,) = wds.WebDataset(str(tmp_path / "out/data/features-000000.tar"), shardshuffle=False)
-    assert row["emb.npy"]
+    with tarfile.open(tmp_path / "out/data/features-000000.tar") as tar:
+        assert tar.getnames() == ["a.emb.npy", "a.json"]
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
