@@ -118,7 +118,7 @@ def contrastive_settings(
             found.append(f"--workers {workers} ({taken / 1e9:.1f} GB)")
             break
     smaller = recipe
-    while smaller.clips > 1:
+    while smaller.clips > 3:  # a clip is compared with at least one other
         pairs = smaller.pairs and replace(smaller.pairs, pairs=max(smaller.pairs.pairs // 2, 1))
         smaller = replace(smaller, clips=smaller.clips // 2, pairs=pairs)
         if (taken := fitting(smaller, scaling)) is not None:

@@ -146,6 +146,8 @@ class HardNegatives:
         self.catalog, self.neighbours = catalog, neighbours
         self.rows: Int64[np.ndarray, " C"] = np.concatenate(rows)
         """of the clips in the catalog, ascending"""
+        if not len(self.rows):
+            raise StepDiffError(f"hard negatives: no clip of the train split has features and a step; add them{drop}")
         self.near = np.full((len(self.rows), neighbours), -1, np.int32)
         """neighbours [C, K] of each clip by their place in `rows`, nearest first; -1: fewer exist"""
         step = np.concatenate(steps)

@@ -176,6 +176,12 @@ def test_neighbours_are_the_nearest_of_the_same_step_and_the_train_split(
         assert [clips[place] for place in near] == same[:2]
 
 
+def test_hard_negatives_without_any_clip_are_refused(store: Store) -> None:
+    nothing = Mock(spec=Features, present=lambda clips: clips.clear())
+    with pytest.raises(StepDiffError, match="no clip of the train split has features and a step; add them, or drop"):
+        HardNegatives(store.catalog("clips"), nothing, 2)
+
+
 def test_hard_negatives_hold_no_text_and_no_object_per_clip(monkeypatch: pytest.MonkeyPatch) -> None:
     count, channels, neighbours = 20_000, 256, 8
     steps = [f"step {number % 200}" for number in range(count)]
