@@ -209,6 +209,7 @@ def test_another_view_is_refused_in_one_line(
         made = Provenance("visual", "1" * 64, "last", "8 linspace", "none", {"embedding": "float32"})
         view = store.create_view("clips", "visual", made, {"tokens": Feature((16, 24), "float16")}, rows_per_shard=16)
         view.resize()
+        view.write_shard(0, np.arange(16), {"tokens": np.ones((16, 16, 24), np.float16)}, {})
     made = options(world, tiny_lm, tmp_path / "run", hard_negatives=HardNegativeOptions())
     recipe = tmp_path / "run.yaml"
     recipe.write_text(yaml.safe_dump(json.loads(json.dumps(dataclasses.asdict(made)))))
