@@ -167,5 +167,5 @@ def test_what_the_driver_knows_of_its_workers_is_kept_on_its_own_node(nodes: Nod
     def node(_: Any) -> str:
         return str(ray.get_runtime_context().get_node_id())
 
-    outcomes = [launch._outcome() for _ in range(3)]
+    outcomes = [launch._outcome("halve the batch") for _ in range(3)]
     assert set(ray.get([one.__ray_call__.remote(node) for one in outcomes])) == {node(None)}
