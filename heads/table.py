@@ -21,7 +21,7 @@ from common.cli import command
 from common.cli.options import parse
 from common.errors import StepDiffError
 from heads.evaluation.options import BUILT_IN, ENCODER, PAIRS
-from heads.reporting.entries import CHANCE, MARK, footnote, marked
+from heads.reporting.entries import CHANCE, MARK, footnote, marked, prefers
 from heads.reporting.methods import Regime
 
 COLUMNS = {
@@ -94,7 +94,7 @@ def run(options: TableOptions) -> dict[str, Any]:
                 raise StepDiffError(f"{path}: {task} is a benchmark of others; python -m heads.report has its table")
             form = variant(record["options"])
             name = system(record["options"], record["disclosed"])
-            known = scores | dict.fromkeys(["accuracy"] if scores.get("ties") == scores["rows"] else [])
+            known = scores if prefers(scores.get("ties", 0), scores["rows"]) else scores | {"accuracy": None}
             figures = {
                 metric + form: {"value": known[metric], "interval": (scores["intervals"] or {}).get(metric)}
                 for metric in (COLUMNS[task] if task != "diffmcq" else ("accuracy",))

@@ -20,12 +20,12 @@
 """
 
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 from common.cli import command
 from common.cli.command import choose
 from common.cli.options import parse
+from common.errors import some
 from store.verbs import options  # each command imports what it runs only then, so that --help is fast
 
 VERBS = {
@@ -98,23 +98,18 @@ def verify(argv: list[str]) -> int:
     def show(record: dict[str, Any]) -> None:
         damage, left = record["damage"], record["not_covered"]["files"]
         for found in damage:
-            print(f"{found['path']} {found['what']}: {_names(found['clips'], _SHOWN) or 'no clips'}")
+            clips = some(found["clips"], _SHOWN) if found["clips"] else "no clips"
+            print(f"{found['path']} {found['what']}: {clips}")
         damaged = f"damaged files: {len(damage)}, clips: {len(record['clips'])}"
         print(damaged if damage else f"{record['path']} is whole")
         for remedy in dict.fromkeys(found["remedy"] for found in damage):
             print(f"what to do: {remedy}")
-        files = f"{len(left):,} files without a checksum ({_names(left, _FILES_SHOWN)}); " if left else ""
+        files = f"{len(left):,} files without a checksum ({some(left, _FILES_SHOWN)}); " if left else ""
         print(f"not covered: {files}{'; '.join(record['not_covered']['never'])}")
 
     return parse(
         options.VerifyOptions, argv, "store verify", None, run, show, ("path",), lambda record: int(not record["ok"])
     )
-
-
-def _names(names: Sequence[str], most: int) -> str:
-    """Return `a, b and 3 more`: at most `most` names."""
-    shown = ", ".join(names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
 def requantise(argv: list[str]) -> int:

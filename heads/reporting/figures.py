@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Bool, Float64
 
 from common.errors import StepDiffError
-from heads.reporting.entries import ASKED, Entry, Setting, seen_counts
+from heads.reporting.entries import ASKED, DECLINING, Entry, Setting, prefers, seen_counts
 from heads.reporting.methods import Trainings, comparable
 from tasks.bootstrap import Resamples, holm, interval, paired_p
 from tasks.declining import asked_first
@@ -129,8 +129,8 @@ def measure(entries: Sequence[Entry], resamples: int, seed: int) -> Measured:
                     figure, counted = figures[metric], defined_rows(metric, rows)
                     none = _undecided(metric, marks, counted)
                     value, values = figure.of(), draws.values(figure)
-                    guessed = metric == "accuracy" and none == len(rows)  # the answer to each row is its first option
-                    known = value if math.isfinite(value) and not guessed else None
+                    answered = metric != "accuracy" or prefers(none, len(rows))
+                    known = value if math.isfinite(value) and answered else None
                     groups = len(set(compress(videos, counted)))
                     within = interval(values, groups) if groups > 1 else None
                     counts = int(counted.sum()), groups, none
@@ -232,7 +232,7 @@ def compare(
     for score, values in figures:
         if score.method not in ours or score.setting.pair != "average":
             continue
-        if score.metric in ADDITIONAL["diffcap"]:
+        if (score.setting, score.metric) in DECLINING:
             continue
         rivals = [
             (other, theirs)

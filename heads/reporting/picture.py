@@ -3,8 +3,21 @@
 import io
 from typing import Any
 
-from heads.reporting.entries import CAPTIONS, CHANCE, CHOICES, MARK, RANK, TASKS, WITHIN, Place, heading
+from heads.reporting.entries import (
+    AMONG,
+    CAPTIONS,
+    CHANCE,
+    CHOICES,
+    MARK,
+    METRICS,
+    RANK,
+    TASKS,
+    WITHIN,
+    Place,
+    heading,
+)
 from heads.reporting.figures import Score
+from heads.reporting.methods import Training
 from heads.reporting.tables import TABLE_S3, TABLE_S4, Report, marked
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73")  # safe for colour-blind readers (Okabe and Ito)
@@ -57,9 +70,8 @@ def draw(report: Report) -> bytes | None:
 
 def _name(method: str, report: Report) -> str:
     """Return the label of a method: its name, the mark of a head that has seen test videos, and its regime."""
-    training = report.methods.get(method)
-    known = training is not None and training.regime not in (None, "none") and method not in report.controls
-    return marked(method, report.scores) + (f" · {training.regime}" if training is not None and known else "")
+    label, regime = marked(method, report.scores), report.methods.get(method, Training(method)).regime
+    return label if regime in (None, "none") or method in report.controls else f"{label} · {regime}"
 
 
 def _methods(report: Report, places: set[Place]) -> list[str]:
@@ -106,10 +118,8 @@ def _points(
 
 
 def _label(place: Place) -> str:
-    setting, _ = place
-    if setting.task == "diffmcq":
-        return setting.variant
-    return f"{heading(place)[1]} within the step" if place == WITHIN else heading(place)[1]
+    setting, metric = place
+    return setting.variant if setting.task == "diffmcq" else METRICS[metric] + AMONG.get(metric, "")
 
 
 def _dress(axis: Any, panel: list[Place], methods: int) -> None:

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute  # noqa: F401, pa.compute
 from jaxtyping import Shaped
 
-from common.errors import StepDiffError
+from common.errors import StepDiffError, some
 from common.io.parquet_sizes import BYTES_PER_BYTE
 from store.exchange.arrow import KEY, SCALE, depth, is_list, is_plain, is_text, leaf_type, storage_type
 from store.exchange.card import Card, read_card
@@ -96,10 +96,10 @@ def layout(
         if key in schema.names:
             raise StepDiffError(
                 f"column {key!r} of {where} is {schema.field(key).type}; keys are texts: cast it to text, or name "
-                f"another column with --keys ({_some(texts)})"
+                f"another column with --keys ({some(texts)})"
             )
         raise StepDiffError(
-            f"{where} has no column {key!r} of texts: name that of the keys with --keys ({_some(texts)})"
+            f"{where} has no column {key!r} of texts: name that of the keys with --keys ({some(texts)})"
         )
     lists = feature_columns(schema)
     named = {name: column or name for name, _, column in (text.partition("=") for text in features)}
@@ -110,11 +110,11 @@ def layout(
             chosen = [c for c in card.features if c in chosen]
         named = {check_name("feature", c): c for c in chosen}
     if not named:
-        raise StepDiffError(f"{where} has no column of lists of floats: it has {_some(schema.names)}")
+        raise StepDiffError(f"{where} has no column of lists of floats: it has {some(schema.names)}")
     for name, column in list(named.items()):
         if column not in lists:
             kind = f"is {schema.field(column).type}" if column in schema.names else "does not exist"
-            raise StepDiffError(f"column {column!r} of {where} {kind}: features are lists of floats ({_some(lists)})")
+            raise StepDiffError(f"column {column!r} of {where} {kind}: features are lists of floats ({some(lists)})")
         if not _is_float(schema, column):
             if column + SCALE not in lists:
                 raise StepDiffError(
@@ -129,7 +129,7 @@ def layout(
         if name in _RESERVED:
             raise StepDiffError(f"column {name!r} cannot be metadata, the store has its own: leave it out of --columns")
         if name not in schema.names:
-            raise StepDiffError(f"{where} has no column {name!r}: it has {_some(schema.names)}")
+            raise StepDiffError(f"{where} has no column {name!r}: it has {some(schema.names)}")
         if not is_plain(schema.field(name).type):
             raise StepDiffError(
                 f"column {name!r} of {where} is {schema.field(name).type}, which is not taken as metadata: "
@@ -326,11 +326,6 @@ def _text_bytes(array: pa.Array) -> int:
 
 def _plain(array: pa.Array) -> pa.Array:
     return array.cast(array.type.value_type) if pa.types.is_dictionary(array.type) else array
-
-
-def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:8]) or "none"
-    return f"{shown} and {len(names) - 8} more" if len(names) > 8 else shown
 
 
 @dataclass

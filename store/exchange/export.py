@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Protocol, get_args, runtime_checkable
 import numpy as np
 from jaxtyping import Bool
 
-from common.errors import StepDiffError
+from common.errors import StepDiffError, some
 from common.io.files import place, write_text
 from common.io.local import LocalPath
 from common.io.locks import locked
@@ -46,8 +46,12 @@ PART_BYTES = 256 * 2**20
 """bytes of features in a part, at most about, where a shard has fewer"""
 _ROWS = "_export.rows"
 """the rows of an export that is not complete: their number, and a bit for each"""
-_NAMES = {format: "part-{:06d}.parquet" for format in ("parquet", "huggingface")}
-_NAMES["webdataset"] = "features-{:06d}.tar"
+_NAMES = {
+    "parquet": "part-{:06d}.parquet",
+    "huggingface": "part-{:06d}.parquet",
+    "webdataset": "features-{:06d}.tar",
+}
+"""of the files of parts"""
 _LOCK = "_export.lock"
 _MOST_CARD = 64 * 2**20
 _SUFFIXES: Mapping[str, Format] = {".parquet": "parquet", ".lance": "lance", ".h5": "hdf5", ".hdf5": "hdf5"}
@@ -236,9 +240,8 @@ def _check_files(path: LocalPath, card: Card) -> None:
         files = files_of(path)
     else:
         files = [path / "data" / _NAMES[card.format].format(number) for number in range(len(card.parts))]
-    if gone := [file for file in files if not file.exists()]:
-        more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
-        raise StepDiffError(f"{gone[0]}{more} of a complete export is missing: restore it, or remove {path} and repeat")
+    if gone := [str(file) for file in files if not file.exists()]:
+        raise StepDiffError(f"{some(gone, 1)} of a complete export is missing: restore it, or remove {path} and repeat")
 
 
 def _columns_there(path: LocalPath, view: View) -> list[str] | None:

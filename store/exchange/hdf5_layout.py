@@ -27,7 +27,7 @@ import h5py
 import numpy as np
 from jaxtyping import Int
 
-from common.errors import StepDiffError
+from common.errors import StepDiffError, some
 from store.exchange.options import Layout
 from store.provenance import check_name
 
@@ -289,19 +289,19 @@ def _source(
 
 def _rows(path: Path, root: h5py.Group, found: Mapping[str, Kind], keys: str, features: list[str]) -> RowDatasets:
     if keys not in found or not found[keys].is_text:
-        raise StepDiffError(f"{path} has no dataset {keys!r} of one text a row: it has {_some(found)}")
+        raise StepDiffError(f"{path} has no dataset {keys!r} of one text a row: it has {some(found)}")
     (count,) = found[keys].shape
     paths = _named(features)
     if not paths:
         fitting = [name for name, kind in found.items() if kind.is_float and kind.shape[:1] == (count,)]
         paths = {check_name("feature", name): name for name in fitting}
     if not paths:
-        raise StepDiffError(f"{path} has no dataset of floats with {count} rows, as {keys!r}: it has {_some(found)}")
+        raise StepDiffError(f"{path} has no dataset of floats with {count} rows, as {keys!r}: it has {some(found)}")
     kinds = {}
     for name, dataset in paths.items():
         kind = found.get(dataset)
         if kind is None or not kind.is_feature or kind.shape[:1] != (count,) or len(kind.shape) < 2:
-            is_there = f"is {kind.dtype} {list(kind.shape)}" if kind else f"is not there: it has {_some(found)}"
+            is_there = f"is {kind.dtype} {list(kind.shape)}" if kind else f"is not there: it has {some(found)}"
             raise StepDiffError(f"dataset {dataset!r} of {path} {is_there}: give floats [{count}, ...], a row a key")
         kinds[name] = Kind(kind.shape[1:], kind.dtype)
     try:
@@ -324,7 +324,7 @@ def _clips(path: Path, root: h5py.Group, found: Mapping[str, Kind], features: li
         name = features[0] if features else "embedding" if axes[1] > len(found) / 2 else "tokens"
         paths = {name: ""}
     if not keys:
-        raise StepDiffError(f"{path} has no clips with datasets {', '.join(paths)}: it has {_some(found)}")
+        raise StepDiffError(f"{path} has no clips with datasets {', '.join(paths)}: it has {some(found)}")
     kinds = {name: _commonest(path, name, keys, end, found) for name, end in paths.items()}
     return ClipDatasets(root, keys, paths, kinds)
 
@@ -392,8 +392,3 @@ def _named(features: list[str]) -> dict[str, str]:
     """Return feature -> dataset, from `NAME` or `NAME=DATASET`."""
     pairs = [feature.partition("=") for feature in features]
     return {name: dataset or name for name, _, dataset in pairs}
-
-
-def _some(found: Mapping[str, Kind]) -> str:
-    shown = ", ".join(list(found)[:8]) or "none"
-    return f"{shown} and {len(found) - 8} more" if len(found) > 8 else shown

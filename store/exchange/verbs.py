@@ -3,6 +3,7 @@
 from typing import Any
 
 from common.cli.options import parse
+from common.errors import some
 from common.progress import say
 from store.exchange import options
 
@@ -90,8 +91,7 @@ def _show_import(done: Any) -> None:
         + (f", {done.forgotten:,} were forgotten and left out" if done.forgotten else "")
     )
     if done.left_out:
-        more = f" and {len(done.left_out) - _SHOWN:,} more" if len(done.left_out) > _SHOWN else ""
-        print(f"  columns left out: {', '.join(done.left_out[:_SHOWN])}{more}")
+        print(f"  columns left out: {some(done.left_out, _SHOWN)}")
     for failure in done.failures[:_SHOWN]:
         print(f"  {failure['key']}: {failure['reason']}")
     if done.failed > _SHOWN:

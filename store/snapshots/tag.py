@@ -109,5 +109,6 @@ def _view(folder: Place, view: View, most: int) -> tuple[ViewThen, UInt8[np.ndar
 def _without_recalled(gone: pl.DataFrame, status: UInt8[np.ndarray, " rows"]) -> pl.DataFrame:
     """Return a list of forgotten rows without those that were recalled and computed since it was read."""
     rows = gone["row"].to_numpy()
-    known = np.flatnonzero(rows < len(status))
-    return gone[np.setdiff1d(np.arange(len(rows)), known[status[rows[known]] != ABSENT])]
+    recalled, known = np.zeros(len(rows), bool), rows < len(status)
+    recalled[known] = status[rows[known]] != ABSENT
+    return gone.filter(~recalled)
