@@ -47,6 +47,8 @@ ANSWERS = {
     Writing: "write",
 }
 """row -> the method's function (heads.methods.Method)"""
+HEAD = "a run folder of python -m heads.train"
+"""what --head names"""
 
 
 @dataclass(frozen=True)
@@ -97,20 +99,20 @@ def _load(options: EvaluateOptions, store: Store, device: str, group: Group) -> 
     if options.method not in BUILT_IN:
         return _plugin(options, store, device)
     if options.method == "vlemb":
-        view = _needed(options, "view", "a view of the store with embeddings")
+        view = needed(options, "view", "a view of the store with embeddings")
         encoder = store.view("clips", view).provenance.encoder
         disclosed: dict[str, Any] = {"view": view, "encoder": encoder, "pair_embedding": options.pair_embedding}
         return Loaded(VLEmb.of_view(store, view, options.pair_embedding), disclosed=disclosed)
     if options.method in PUBLIC:
-        weights = _needed(options, "weights", "its checkpoint")
-        view = _needed(options, "view", "the tokens of its vision part")
+        weights = needed(options, "weights", "its checkpoint")
+        view = needed(options, "view", "the tokens of its vision part")
         if options.method == "vlm":
             return _loaded(options, *load_cached(weights, store, view, device))
         return _loaded(options, *load_public(weights, store, view, device, families(options.method)))
-    head = Path(_needed(options, "head", "a run folder of python -m heads.train"))
+    head = Path(needed(options, "head", HEAD))
     model, features, recipe = load_video_lm(head, store, device, group)
     disclosed = {"head": str(options.head), "view": recipe.view, "recipe": disclosure(recipe, head)}
-    return Loaded(StepDiff(model, features, **_how(options)), pick_precision(device, recipe.precision), disclosed)
+    return Loaded(StepDiff(model, features, group=group, **_how(options)), pick_precision(device, recipe.precision), disclosed)
 
 
 def _loaded(options: EvaluateOptions, model: VideoLM, clips: Reads, disclosed: dict[str, Any]) -> Loaded:
@@ -126,7 +128,7 @@ def _load_storeless(options: EvaluateOptions, device: str) -> Loaded:
     """Load a method that reads no features."""
     if options.method == "random":
         return Loaded(controls.Chance(options.seed))
-    texts = _needed(options, "texts", "a Parquet file of texts about clips")
+    texts = needed(options, "texts", "a Parquet file of texts about clips")
     if options.method == "captions-cosine":
         captions, model = ClipTexts(texts, options.kind), options.weights or MODEL
         disclosed = {"texts": texts, "kind": captions.kind, "provenance": captions.provenance, "sentences": model}
@@ -156,16 +158,16 @@ def _load_control(options: EvaluateOptions, store: Store, rows: Sequence[Any], d
     if options.method == "rarest":
         return Loaded(controls.Rarest(rows, options.seed))
     if options.method == "shuffled-captions":
-        texts = _needed(options, "texts", "the predictions of another method")
+        texts = needed(options, "texts", "the predictions of another method")
         answered = read_test_set("diffcap", answered_rows(texts) or options.test_set or "")
         captions = read_predictions("diffcap", texts, answered)
         method = controls.ShuffledCaptions(answered, captions, rows, texts, options.seed)
         return Loaded(method, disclosed={"texts": texts})
-    texts = _needed(options, "texts", "paired QA of training clips")
+    texts = needed(options, "texts", "paired QA of training clips")
     if options.method == "medoid":
         captions_of = controls.Medoid(texts, store, rows, options.source)
         return Loaded(captions_of, disclosed={"texts": texts, "captions": captions_of.captions})
-    head = Path(_needed(options, "head", "a run folder of python -m heads.train"))
+    head = Path(needed(options, "head", HEAD))
     model, features, recipe = load_video_lm(head, store, device)
     categories = [row.category for row in rows]
     regression = controls.TokenRegression(model, features, texts, store, categories, options.source)
@@ -204,7 +206,7 @@ def _plugin(options: EvaluateOptions, store: Store, device: str) -> Loaded:
     return Loaded(kind(store, options.view, device), disclosed=disclosed)
 
 
-def _needed(options: EvaluateOptions, name: str, what: str) -> str:
+def needed(options: EvaluateOptions, name: str, what: str) -> str:
     """Return an option that the method cannot do without."""
     value: str | None = getattr(options, name)
     if value is None:

@@ -2,26 +2,28 @@
 
     torchrun --nproc-per-node 8 -m heads.evaluate --method video-lm --head runs/stepdiff ...
 
-The processes answer each batch together, by tensor parallelism. The first one reads the rows and writes the answers;
-the others compute what it asks for, until it has finished.
+A frozen language model is divided by tensor parallelism: the processes compute each batch together. One that trained,
+also with LoRA, is divided layer by layer (FSDP2), and the processes share the rows of a batch. The first process reads
+the rows and writes the answers; the others compute what it asks for, until it has finished.
 
 Guarantees
 - a_divided_head_answers_as_a_whole_one
 - only_the_first_process_writes
-- a_head_that_cannot_be_divided_is_refused
+- what_cannot_be_divided_is_refused
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from common.errors import StepDiffError
 from common.progress import Advance
 from heads.evaluation.answering import Answered, Batch, Here
 from heads.evaluation.inputs import Asked
-from heads.evaluation.loading import Described
+from heads.evaluation.loading import HEAD, Described, needed
 from heads.evaluation.options import VIDEO_LM, EvaluateOptions
 from heads.models.language_model import pick_device
-from heads.training.recipe import Scaling
+from heads.training.lineage import division
 from heads.workers.group import Group, joined, own_device, world_size
 
 
@@ -47,7 +49,7 @@ def together(options: EvaluateOptions, asked: Asked) -> Iterator[Together | None
     """Load this process's share of the head; None: not the first process, and there is nothing left to compute.
 
     Raises:
-        StepDiffError: The method has no language model that can be divided among so many processes.
+        StepDiffError: The method has no language model that can be divided among so many processes; or no such head.
     """
     if options.method not in VIDEO_LM or options.workers > 1 or options.address is not None:
         raise StepDiffError(
@@ -55,7 +57,8 @@ def together(options: EvaluateOptions, asked: Asked) -> Iterator[Together | None
             "other methods, and for --workers or --address"
         )
     device = own_device(pick_device(options.device))
-    with joined(Scaling(tensor_parallel=world_size()), device) as group:
+    head = Path(needed(options, "head", HEAD))
+    with joined(division(head, world_size()), device) as group:
         here = Here(options, asked.store, asked.rows, group)
         if not group.first:
             while (batch := _next(group)) is not None:

@@ -13,7 +13,7 @@ Guarantees
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from math import ceil
 from typing import Any, Literal, TypeVar
 
@@ -146,7 +146,7 @@ class StepDiff:
         control: "blind" gives the model no video tokens, "shuffled" those of another clip drawn by seed.
         seeded: captions continue from their seed, which is part of them.
         decline_at: answer "no difference" where a pair is similar by more than this; None: never.
-        group: processes with the same model, which score the batches in turn.
+        group: processes with the same model, which compute the batches in turn.
     """
 
     def __init__(
@@ -274,12 +274,9 @@ class StepDiff:
         for own in of_each_count(rows):
             if self.control != "blind":
                 self._prepare(clip for row in own for clip in row.clips)
-            for start in range(0, len(own), ROWS_WRITTEN):
-                some = own[start : start + ROWS_WRITTEN]
-                turns = [Turn(row.prompt, "", ends=False) for row in some]
-                clips = self._clips([row.clips for row in some])
-                texts = self.model.generate(turns, clips, MOST_TOKENS_OF_TEXT, count=len(some[0].clips))
-                found |= {row.key: text for row, text in zip(some, texts, strict=True)}
+            turns = [Turn(row.prompt, "", ends=False) for row in own]
+            texts = self._go_on(turns, [row.clips for row in own], MOST_TOKENS_OF_TEXT)
+            found |= {row.key: text for row, text in zip(own, texts, strict=True)}
         return [found[row.key] for row in rows]
 
     def caption(self, rows: Sequence[DiffCap], each_token: Callable[[], None] | None = None) -> list[str]:
@@ -298,22 +295,28 @@ class StepDiff:
 
     def _written(self, rows: Sequence[DiffCap], streamer: Tokens | None = None) -> list[str]:
         self._prepare(clip for row in rows for clip in (row.reference, row.candidate))
-        captions: list[str] = []
-        for start in range(0, len(rows), ROWS_WRITTEN):
-            some = rows[start : start + ROWS_WRITTEN]
-            turns = [
-                Turn(
-                    DIFFERENCE_QUESTION.format(category=row.category),
-                    "",
-                    DIFFCAP_SEED.format(category=row.category) if self.seeded else "",
-                    ends=False,
-                )
-                for row in some
-            ]
-            clips = self._clips([(row.reference, row.candidate) for row in some])
-            written = self.model.generate(turns, clips, MOST_TOKENS, streamer)
-            captions += [f"{turn.given} {text}".strip() for turn, text in zip(turns, written, strict=True)]
-        return captions
+        turns = [
+            Turn(
+                DIFFERENCE_QUESTION.format(category=row.category),
+                "",
+                DIFFCAP_SEED.format(category=row.category) if self.seeded else "",
+                ends=False,
+            )
+            for row in rows
+        ]
+        written = self._go_on(turns, [(row.reference, row.candidate) for row in rows], MOST_TOKENS, streamer)
+        return [f"{turn.given} {text}".strip() for turn, text in zip(turns, written, strict=True)]
+
+    def _go_on(
+        self, turns: Sequence[Turn], shown: Sequence[tuple[str, ...]], most: int, streamer: Tokens | None = None
+    ) -> list[str]:
+        """Return what follows each turn about its clips, greedily; shown: equally many clips for each turn."""
+
+        def written(start: int) -> list[str]:
+            some = slice(start, start + ROWS_WRITTEN)
+            return self.model.generate(turns[some], self._clips(shown[some]), most, streamer, len(shown[0]))
+
+        return list(chain.from_iterable(self.group.spread(written, range(0, len(turns), ROWS_WRITTEN))))
 
     def ask(self, reference: str, candidate: str, question: str, max_tokens: int, say: Say | None = None) -> str:
         """Return a greedy answer to a question about two clips.

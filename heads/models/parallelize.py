@@ -46,6 +46,7 @@ def load_divided(
     made = _OnMeta(name, device, frozen)
     divide_layers(made.model, mesh, offload and torch.device(device).type == "cuda")
     made.fill("cpu" if offload else device)
+    made.model._is_fsdp_managed_module = True  # generate(): no process stops while another one writes
     loaded = LanguageModel(made.model, made.chat)
     if full:
         loaded.train_all()

@@ -65,9 +65,6 @@ class Plan:
     hours: float
     """of all steps, without validation"""
     fits: bool
-    evaluation: float = 0.0
-    """bytes of the weights on the one card that evaluates a language model which trains; 0: it is frozen, and can be
-    divided"""
     alternatives: list[str] = field(default_factory=list)
     """settings with which a plan that does not fit would"""
 
@@ -209,7 +206,6 @@ def video_plan(options: TrainOptions, recipe: VideoLMRecipe, scaling: Scaling, h
         step_operations=schedule.accumulate * (inside + outside),
         transfers=sent,
         read=schedule.accumulate * sum(rows.clips for rows in usual) / len(usual) * row_bytes(tokens),
-        evaluation=float(own.frozen * item + own.trained * FLOAT) if recipe.full or recipe.lora is not None else 0.0,
     )
 
 

@@ -41,11 +41,6 @@ def lines(plan: Plan) -> list[str]:
         f"  time              {plan.step_seconds:,.2f} s per step, {plan.hours:,.1f} hours for {plan.steps:,} steps, "
         f"{plan.hours * plan.workers:,.0f} card-hours, without validation",
     ]
-    if plan.evaluation + memory.reserve > plan.memory_limit:
-        found.append(
-            f"  evaluation        does not fit: a language model with lora or full is evaluated whole on one card, and "
-            f"its weights take {plan.evaluation / GIGA:,.2f} GB"
-        )
     return found
 
 

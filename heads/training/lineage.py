@@ -34,7 +34,7 @@ from heads.models.video_lm import VideoLM
 from heads.training import contrastive_task, video_task
 from heads.training.checkpoint import Run
 from heads.training.contrastive_task import ContrastiveHead
-from heads.training.recipe import ContrastiveRecipe, Schedule, TrainOptions, VideoLMRecipe, read_recipe
+from heads.training.recipe import ContrastiveRecipe, Scaling, Schedule, TrainOptions, VideoLMRecipe, read_recipe
 from heads.workers.group import ALONE, Group
 from store import Provenance, Store
 from store.lineage import trained_on as hashes
@@ -50,7 +50,7 @@ def load_video_lm(
 ) -> tuple[VideoLM, Features, VideoLMRecipe]:
     """Load the best checkpoint of a run: the model, the features that it reads, and its recipe.
 
-    group: processes among which a frozen language model is divided.
+    group: processes among which the language model is divided, as `division` says.
 
     Raises:
         StepDiffError: no such head, damage, a language model that cannot be divided, or a store with features of
@@ -62,14 +62,21 @@ def load_video_lm(
         raise StepDiffError(f"{folder}: holds a contrastive head, which answers no questions; name another run")
     features = video_task.clips_of(recipe, store)
     check(folder, options, store)
-    if group.together > 1 and (recipe.full or recipe.lora is not None):
-        raise StepDiffError(
-            f"{folder}: its language model was trained (video_lm.lora or full), so it cannot be divided; evaluate it "
-            "without torchrun"
-        )
-    model = video_task.build(recipe, features, options.seed, device, group=group)
-    _load(Run(folder), model, recipe.schedule)
+    model = video_task.build(recipe, features, options.seed, device, division(folder, group.size), group)
+    _load(Run(folder), model, recipe.schedule, group)
     return model.eval(), features, recipe
+
+
+def division(folder: Path, processes: int) -> Scaling:
+    """Return how processes divide the language model of a head: a frozen one by tensor parallelism; one that trained,
+    also with LoRA, layer by layer, as in its training."""
+    options = _recipe(folder)
+    recipe = options.video_lm
+    if processes == 1 or recipe is None:
+        return Scaling()
+    if recipe.full or recipe.lora is not None:
+        return Scaling(fsdp=True, cpu_offload=options.scaling.cpu_offload)
+    return Scaling(tensor_parallel=processes)
 
 
 def load_contrastive(folder: Path, store: Store, device: str = "cpu") -> tuple[ContrastiveHead, ContrastiveRecipe]:
@@ -89,11 +96,11 @@ def _recipe(folder: Path) -> TrainOptions:
     return read_recipe(folder / "recipe.yaml")
 
 
-def _load(run: Run, module: nn.Module, schedule: Schedule) -> None:
+def _load(run: Run, module: nn.Module, schedule: Schedule, group: Group = ALONE) -> None:
     best, reached = run.best(), run.reached()
-    if reached < schedule.steps:
+    if reached < schedule.steps and group.first:
         say(f"{run.folder}: trained {reached} of {schedule.steps} steps so far; {best.name} is the best of them")
-    run.load(best, module)
+    run.load(best, module, group=group)
 
 
 def reads(options: TrainOptions, store: Store) -> dict[str, Any]:

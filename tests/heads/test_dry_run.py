@@ -127,22 +127,6 @@ def test_every_setting_that_is_named_fits(
         assert "sum" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("name", "more", "said"),
-    [
-        ("vclm", ["--video-lm.lora.rank", "8"], "does not fit: a language model with lora or full is evaluated whole"),
-        ("vclm", [], None),
-        ("vclm-7b", ["--video-lm.lora.rank", "8"], None),
-    ],
-)
-def test_a_plan_says_where_a_head_can_be_trained_but_not_evaluated(
-    name: str, more: list[str], said: str | None, capsys: pytest.CaptureFixture
-) -> None:
-    assert dry_run(name, *more) == 0
-    shown = capsys.readouterr().out
-    assert said in shown if said is not None else "  evaluation " not in shown
-
-
 def test_a_contrastive_head_that_fits_with_no_batch_says_so(capsys: pytest.CaptureFixture) -> None:
     assert dry_run("kitchen/align", "--card", "rtx4090", "--contrastive.projector.width", "800000") == 2
     assert "no batch and no number of workers up to 64 fits; give a larger --card" in capsys.readouterr().err

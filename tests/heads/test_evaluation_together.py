@@ -1,13 +1,16 @@
 """Guarantees of heads.evaluation.together."""
 
 import json
+import shutil
 from pathlib import Path
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import pytest
 
 from heads import evaluate, train
 from heads.evaluation import answers
+from heads.methods import stepdiff
+from heads.training import video_task
 
 from .conftest import recipe
 from .processes import in_processes
@@ -16,6 +19,7 @@ from .test_evaluation_workers import command
 pytestmark = pytest.mark.timeout(600)
 METHODS = {"diffmcq": "video-lm", "diffcap": "video-lm", "diffrank": "stepdiff"}
 """task -> method, by both of its names"""
+DIVISIONS = ("load_divided", "load_tensor_parallel")
 
 
 @pytest.fixture(scope="module")
@@ -27,34 +31,67 @@ def frozen(world: Path, tiny_lm: str) -> Path:
     return out
 
 
+@pytest.fixture(scope="module")
+def full(world: Path, tiny_lm: str) -> Path:
+    """A head whose language model was trained in full, in float32; its captions end at many tokens, so early or late."""
+    out, lm = world / "full", world / "lm"
+    shutil.copytree(tiny_lm, lm)
+    vocabulary = json.loads((lm / "config.json").read_text())["vocab_size"]
+    (lm / "generation_config.json").write_text(json.dumps({"eos_token_id": list(range(0, vocabulary, 8))}))
+    made = recipe(world, str(lm), out, lora=None, full=True, precision="float32")
+    assert train.main(["--config", str(made)]) == 0
+    return out
+
+
 def commands(world: Path, head: Path, out: Path) -> list[list[str]]:
     """Return one command for each task."""
-    more = ["--head", str(head), "--rows-at-once", "3"]
-    return [
-        command(world, task, method, *more, "--out", str(out / f"{task}.jsonl")) for task, method in METHODS.items()
-    ]
+    more, captions = ["--head", str(head), "--rows-at-once", "9"], out / "captions.jsonl"
+    rows = [json.loads(line) for line in (world / "diffmcq_test.jsonl").read_text().splitlines()]
+    pairs = dict.fromkeys((a, b) for row in rows for a, b in row["options"])
+    asked = [{"reference": a, "candidate": b, "category": "Visuals", "text": ["a spoon"]} for a, b in pairs]
+    captions.write_text("".join(json.dumps(row) + "\n" for row in asked))
+    found = [command(world, task, method, *more, "--out", str(out / f"{task}.jsonl")) for task, method in METHODS.items()]
+    return [[str(captions) if given.endswith("diffcap_test.jsonl") else given for given in one] for one in found]
 
 
-def evaluated(given: list[str]) -> tuple[int, int]:
-    """Run a command; return its exit status, and how many records this process wrote."""
-    with patch.object(answers, "write", wraps=answers.write) as write:
-        return evaluate.main(given), write.call_count
+def evaluated(given: list[str]) -> tuple[int, int, list[str]]:
+    """Run a command; return its exit status, how many records this process wrote, and how it divided the model."""
+    divided = [Mock(wraps=getattr(video_task, name), name=name) for name in DIVISIONS]
+    with (
+        patch.multiple(video_task, **dict(zip(DIVISIONS, divided, strict=True))),
+        patch.object(answers, "write", wraps=answers.write) as write,
+        patch.object(stepdiff, "ROWS_WRITTEN", 1),  # so that every process writes captions of its own
+    ):
+        status = evaluate.main(given)
+    return status, write.call_count, [name for name, used in zip(DIVISIONS, divided, strict=True) if used.called]
 
 
+@pytest.mark.parametrize(
+    ("kind", "division"), [("frozen", "load_tensor_parallel"), ("trained", "load_divided"), ("full", "load_divided")]
+)
 def test_a_divided_head_answers_as_a_whole_one(
-    world: Path, frozen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    kind: str,
+    division: str,
+    world: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
 ) -> None:
-    """Only the first process writes."""
+    """Only the first process writes. trained: with LoRA."""
+    head = request.getfixturevalue(kind)
     one, two = tmp_path / "one", tmp_path / "two"
     one.mkdir()
     two.mkdir()
-    assert [evaluate.main(given) for given in commands(world, frozen, one)] == [0, 0, 0]
+    assert [evaluate.main(given) for given in commands(world, head, one)] == [0, 0, 0]
     capsys.readouterr()
-    for task, given in zip(METHODS, commands(world, frozen, two), strict=True):
-        assert in_processes(evaluated, 2, tmp_path / task, given) == [(0, 1), (0, 0)]
+    for task, given in zip(METHODS, commands(world, head, two), strict=True):
+        assert in_processes(evaluated, 2, tmp_path / task, given) == [(0, 1, [division]), (0, 0, [division])]
         logs = [(tmp_path / task / f"rank-{rank}.log").read_text() for rank in (0, 1)]
         assert "predictions: " in logs[0] and "predictions: " not in logs[1]
     assert {path.name for path in one.iterdir()} == {path.name for path in two.iterdir()}
+    if kind == "full":
+        lengths = {len(json.loads(line)["generated_text"]) for line in (one / "diffcap.jsonl").read_text().splitlines()}
+        assert len(lengths) > 1
     for task in METHODS:
         rows = [
             [json.loads(line) for line in (folder / f"{task}.jsonl").read_text().splitlines()] for folder in (one, two)
@@ -67,9 +104,7 @@ def test_a_divided_head_answers_as_a_whole_one(
                 assert value == same, (task, name)
 
 
-def test_a_head_that_cannot_be_divided_is_refused(world: Path, trained: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_divided_is_refused(world: Path, trained: Path, tmp_path: Path) -> None:
     (given, *_) = commands(world, trained, tmp_path)
-    assert in_processes(evaluated, 2, tmp_path / "trained", given) == [(2, 0), (2, 0)]
-    assert "its language model was trained (video_lm.lora or full)" in (tmp_path / "trained/rank-0.log").read_text()
-    assert in_processes(evaluated, 2, tmp_path / "workers", [*given, "--workers", "2"]) == [(2, 0), (2, 0)]
+    assert in_processes(evaluated, 2, tmp_path / "workers", [*given, "--workers", "2"]) == [(2, 0, []), (2, 0, [])]
     assert "torchrun divides the language model" in (tmp_path / "workers/rank-1.log").read_text()
