@@ -7,12 +7,12 @@ Guarantees
 - a column that the catalog lacks is null; a value of another type is cast
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Integer
+from jaxtyping import Int64, Integer
 
 from common.errors import StepDiffError
 from store import Catalog
@@ -48,6 +48,21 @@ def of_rows(catalog: Catalog, rows: Integer[np.ndarray, " R"], dtypes: Mapping[s
     rows, like = np.unique(rows), pl.DataFrame(schema=dtypes)
     for start in range(0, max(len(rows), 1), _AT_ONCE):
         yield catalog.select(rows[start : start + _AT_ONCE].astype(np.int64), like)
+
+
+def united(parts: Iterable[np.ndarray]) -> Iterator[Int64[np.ndarray, " B"]]:
+    """Yield the rows that are in any of the parts, each once, ascending, in blocks; -1 is left out.
+
+    Memory: a byte for each row up to the largest, and one of the parts at a time.
+    """
+    there = np.zeros(0, bool)
+    for rows in parts:
+        rows = rows[rows >= 0] if len(rows) and rows.min() < 0 else rows
+        more = int(rows.max(initial=0)) + 1 - len(there) if len(rows) else 0
+        there = np.concatenate([there, np.zeros(max(more, 0), bool)])
+        there[rows] = True
+    for start in range(0, len(there), _AT_ONCE):
+        yield start + np.flatnonzero(there[start : start + _AT_ONCE])
 
 
 def need_columns(clips: Clips, *names: str, reader: str = "", otherwise: str = "") -> None:

@@ -3,7 +3,7 @@
 Guarantees
 - the clips of a video are in the order of their end times, and of their ids where these are equal
 - runs are numbered by the end of the first clip of their video, then by its id
-- memory: eight bytes per clip, and a few more for the clips that are sorted at a time
+- memory: four bytes per clip and twelve per video, and a few more for the clips that are sorted at a time
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float64, Int64, UInt32, UInt64
 
 from heads.data.texts import Column, Texts
 
-SORTED = 2**24  # clips that are sorted at a time
+SORTED = 2**22  # clips that are sorted at a time
 
 
 class Runs(Sequence[list[tuple[str, str]]]):
@@ -30,10 +30,10 @@ class Runs(Sequence[list[tuple[str, str]]]):
             self._texts.add(block)
             ends.add(block["end"].fill_null(float("-inf")).to_numpy())
             videos.add(block["video"].hash().to_numpy())
-        self._places, self._starts = self._numbered(ends.array(), videos.array())
+        self._places, self._first, self._before = self._numbered(ends.array(), videos.array())
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return int(self._before[-1])
 
     @overload
     def __getitem__(self, number: SupportsIndex) -> list[tuple[str, str]]: ...
@@ -45,7 +45,9 @@ class Runs(Sequence[list[tuple[str, str]]]):
         """Return the run of that number."""
         if isinstance(number, slice):
             return [self[one] for one in range(*number.indices(len(self)))]
-        start = int(self._starts[index(number)])
+        number = range(len(self))[index(number)]
+        video = int(np.searchsorted(self._before, number, side="right")) - 1
+        start = int(self._first[video]) + number - int(self._before[video])
         return [self._texts[int(place)] for place in self._places[start : start + self.length]]
 
     @property
@@ -55,8 +57,9 @@ class Runs(Sequence[list[tuple[str, str]]]):
 
     def _numbered(
         self, ends: Float64[np.ndarray, " T"], videos: UInt64[np.ndarray, " T"]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the places [P] of clips in runs, video by video, and the first of each run among them [R]."""
+    ) -> tuple[UInt32[np.ndarray, " P"], UInt32[np.ndarray, " V"], Int64[np.ndarray, " V+1"]]:
+        """Return the places of clips in runs, video by video; then, for each video in the order of its runs, its first
+        clip among them, and the number of runs before it, with the number of all runs at the end."""
         places, firsts, counts, begun = [np.empty(0, np.uint32)], [], [], 0
         for own in self._sorted(ends, videos):
             changes = np.flatnonzero(np.diff(videos[own]))
@@ -72,11 +75,7 @@ class Runs(Sequence[list[tuple[str, str]]]):
         first = np.concatenate([np.empty(0, np.int64), *firsts])
         number = np.concatenate([np.empty(0, np.int64), *counts]) - self.length + 1
         order = self._ordered(in_runs[first], ends)
-        first, number = first[order].astype(np.uint32), number[order]
-        before = np.append(0, np.cumsum(number))[:-1].astype(np.uint32)
-        starts = np.arange(number.sum(), dtype=np.uint32)
-        starts += np.repeat(first - before, number)  # wraps around where it is negative
-        return in_runs, starts
+        return in_runs, first[order].astype(np.uint32), np.append(0, np.cumsum(number[order]))
 
     def _sorted(
         self, ends: Float64[np.ndarray, " T"], videos: UInt64[np.ndarray, " T"]

@@ -25,7 +25,7 @@ import polars as pl
 from common.io.files import write_pieces
 from heads.data.catalog_rows import blocks as blocks_of
 from heads.data.hold_out import COLUMNS, identified
-from store.lineage.trained_on import FILE, KINDS, Hashes, blocks, check, hashes
+from store.lineage.trained_on import FILE, KINDS, Hashes, blocks, check, contained, hashes
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class TrainedOn:
     @classmethod
     def of(cls, clips: Iterable[pl.DataFrame]) -> "TrainedOn":
         """Return the hashes of clips (key and, if known, video), given in blocks."""
-        found: dict[str, list[Hashes]] = {kind: [np.empty(0, np.uint64)] for kind in KINDS}
+        found = {kind: np.empty(0, np.uint64) for kind in KINDS}
         for block in clips:
             (known,) = blocks_of(block, COLUMNS)
             known = identified(known)
@@ -63,13 +63,26 @@ class TrainedOn:
                 "names": pl.concat([filed["uid"], filed["stem"]]),
             }
             for kind, values in texts.items():
-                found[kind].append(np.unique(hashes(values.drop_nulls().unique())))
-        return cls({kind: _united(found.pop(kind)) for kind in KINDS})
+                _append(found[kind], hashes(values.drop_nulls().unique()))
+        return cls({kind: _sorted(found.pop(kind)) for kind in KINDS})
 
-    def union(self, other: "TrainedOn") -> "TrainedOn":
-        """Return the clips and videos of both."""
-        arrays = {kind: np.union1d(self.arrays[kind], other.arrays[kind]) for kind in KINDS}
-        return TrainedOn(arrays, tuple(dict.fromkeys([*self.unrecorded, *other.unrecorded])))
+    def after(self, folder: Path, lineage: Mapping[str, Any]) -> "TrainedOn":
+        """Return also what the run in `folder` was trained on; without a record, it is listed as unrecorded.
+
+        lineage: of that run. Ends this object's use.
+
+        Raises:
+            StepDiffError: its record is missing or damaged.
+        """
+        record = lineage.get("trained_on")
+        if record is None:
+            return TrainedOn(self.arrays, (*self.unrecorded, str(folder)))
+        check(folder, record)
+        for kind, own in self.arrays.items():
+            new = [block[~contained(block, iter([own]))] for block in blocks(folder, kind)]
+            _append(own, np.concatenate([np.empty(0, np.uint64), *new]))
+        arrays = {kind: _sorted(own) for kind, own in self.arrays.items()}
+        return TrainedOn(arrays, tuple(dict.fromkeys([*self.unrecorded, *record["unrecorded"]])))
 
     def write(self, folder: Path) -> dict[str, Any]:
         """Write the file of the run in `folder`; return its record in lineage.json."""
@@ -83,10 +96,15 @@ class TrainedOn:
         return {"sha256": sha256.hexdigest(), **counts, "unrecorded": list(self.unrecorded)}
 
 
-def _united(parts: list[np.ndarray]) -> Hashes:
-    """Return the hashes of all parts, sorted, each once. `parts`, which may take a gigabyte, is emptied."""
-    every = np.concatenate(parts)
-    parts.clear()
+def _append(every: np.ndarray, more: np.ndarray) -> None:
+    """Append to an array, in place: where np.concatenate copies a gigabyte, this moves its pages."""
+    end = len(every)
+    every.resize(end + len(more), refcheck=False)
+    every[end:] = more
+
+
+def _sorted(every: Hashes) -> Hashes:
+    """Return the hashes, sorted in place, each once."""
     every.sort()
     first = np.ones(len(every), bool)
     np.not_equal(every[1:], every[:-1], out=first[1:])
@@ -103,13 +121,3 @@ def _header(arrays: Mapping[str, Hashes]) -> bytes:
     text = json.dumps(described, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
-
-
-def read(folder: Path, lineage: Mapping[str, Any]) -> TrainedOn:
-    """Read what a run was trained on; without a record, the run is listed as unrecorded."""
-    record = lineage.get("trained_on")
-    if record is None:
-        return TrainedOn({kind: np.empty(0, np.uint64) for kind in KINDS}, (str(folder),))
-    check(folder, record)
-    arrays = {kind: np.concatenate([np.empty(0, np.uint64), *blocks(folder, kind)]) for kind in KINDS}
-    return TrainedOn(arrays, tuple(record["unrecorded"]))

@@ -112,7 +112,9 @@ def _load(options: EvaluateOptions, store: Store, device: str, group: Group) -> 
     head = Path(needed(options, "head", HEAD))
     model, features, recipe = load_video_lm(head, store, device, group)
     disclosed = {"head": str(options.head), "view": recipe.view, "recipe": disclosure(recipe, head)}
-    return Loaded(StepDiff(model, features, group=group, **_how(options)), pick_precision(device, recipe.precision), disclosed)
+    return Loaded(
+        StepDiff(model, features, group=group, **_how(options)), pick_precision(device, recipe.precision), disclosed
+    )
 
 
 def _loaded(options: EvaluateOptions, model: VideoLM, clips: Reads, disclosed: dict[str, Any]) -> Loaded:

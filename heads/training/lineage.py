@@ -25,7 +25,6 @@ from common.errors import StepDiffError
 from common.io.files import write_text
 from common.io.jsonl import read_objects
 from common.progress import say
-from heads.data import trained_on
 from heads.data.catalog_rows import of_rows
 from heads.data.clips import Features
 from heads.data.hold_out import HoldOut
@@ -198,7 +197,7 @@ def keep(
     if options.video_lm is not None and options.video_lm.init is not None:
         start = Path(options.video_lm.init)
         _check_validating(start, options.video_lm, store, hold_out)
-        trained = trained.union(trained_on.read(start, read(start)))
+        trained = trained.after(start, read(start))
     folder.mkdir(parents=True, exist_ok=True)
     lineage["trained_on"] = trained.write(folder)
     write_text(folder / FILE, json.dumps(lineage, indent=1))

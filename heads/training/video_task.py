@@ -35,7 +35,7 @@ from torch.nn import functional
 
 from common.errors import StepDiffError
 from common.streams import generator, torch_seed
-from heads.data.catalog_rows import need_columns, of_rows
+from heads.data.catalog_rows import need_columns, of_rows, united
 from heads.data.clips import Features, split_texts
 from heads.data.hold_out import HoldOut
 from heads.data.packing import NO_TARGET, PADDING, Chat, Packed
@@ -240,10 +240,10 @@ class VideoTask:
         elif self.held_pairs is not None:
             validating = self.held_pairs.clips()
         self.features.rows([*paired, *validating])  # a clip without features is reported here
-        self.trained = [self.catalog.rows(list(paired)).astype(np.uint32)]
+        self.trained: list[Callable[[], np.ndarray]] = [lambda: np.asarray(self.catalog.rows(list(paired)))]
         """rows of the clips that may train, by source"""
-        if self.negatives is not None:
-            self.trained.append(self.negatives.rows.astype(np.uint32))
+        if (negatives := self.negatives) is not None:
+            self.trained.append(lambda: negatives.rows)
         self.warm_texts = None if recipe.warm_start is None else self._warm_texts(recipe.warm_start)
         self.module = build(recipe, self.features, seed, device, scaling or Scaling(), group)
         self.comparing = comparing(recipe, self.module)
@@ -267,7 +267,7 @@ class VideoTask:
             need_columns(self.catalog, "video", "end")
         clips = partial(split_texts, self.catalog, column, self.features, "train")
         texts = read_texts(name, self.hold_out.kept(clips(), name), recipe.words)
-        self.trained.append(texts.rows)
+        self.trained.append(lambda: texts.rows)
         source = self._texted(name, texts)
         if validation is not None and validation.share is not None and self.held_pairs is None:
             self._hold(name, read_texts(name, self.hold_out.validates(clips()), recipe.words), validation)
@@ -300,13 +300,15 @@ class VideoTask:
                 "featurize some"
             )
         texts = self.hold_out.keep(texts, "warm start")
-        self.trained.append(texts["row"].to_numpy().astype(np.uint32))
+        rows = texts["row"].to_numpy()
+        self.trained.append(lambda: rows)
         return texts.select("key", "text")
 
     def trained_on(self) -> TrainedOn:
         """Return the clips that the sources and the warm start may draw."""
         dtypes = {"key": pl.String, "video": pl.String}
-        return TrainedOn.of(of_rows(self.catalog, np.concatenate(self.trained), dtypes))
+        rows = united(own() for own in self.trained)
+        return TrainedOn.of(block for some in rows for block in of_rows(self.catalog, some, dtypes))
 
     def groups(self) -> list[dict[str, Any]]:
         rate, lora = self.recipe.schedule.learning_rate, self.recipe.lora

@@ -11,7 +11,7 @@ Guarantees
 
 import json
 import mmap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -124,19 +124,33 @@ def _end_bytes(end: bytes, size: int) -> int:
     return min(size - (size - head) // (BLOCK + 4) * BLOCK, size) if head <= size else len(end)
 
 
-def encode(arrays: Mapping[str, Shaped[np.ndarray, " _"]], about: dict[str, Any]) -> Iterator[Buffer]:
-    """Yield a file of `arrays`, with the metadata `about`, in pieces."""
-    sums = []
-    for array in arrays.values():
-        data = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).view(np.uint8).data
-        whole = len(data) // BLOCK * BLOCK
-        last = bytes(data[whole:]).ljust(-(-len(data) // BLOCK) * BLOCK - whole, b"\0")
-        yield data[:whole]
-        yield last
-        sums += [crc32c(data[at : at + BLOCK]) for at in range(0, whole, BLOCK)] + [crc32c(last)] * bool(last)
+def encode(arrays: Mapping[str, Iterable[Shaped[np.ndarray, " _"]]], about: dict[str, Any]) -> Iterator[Buffer]:
+    """Yield a file of arrays, each given in parts of one dtype, with the metadata `about`, in pieces."""
+    sums: list[int] = []
+    described: list[list[Any]] = []
+    for name, parts in arrays.items():
+        rest, count, dtype = b"", 0, ""
+        for part in parts:
+            part = np.ascontiguousarray(part, part.dtype.newbyteorder("<"))
+            count, dtype, data = count + len(part), part.dtype.str, part.view(np.uint8).data
+            if rest:  # fill the block that the part before began
+                begun = rest + bytes(data[: BLOCK - len(rest)])
+                data, rest = data[BLOCK - len(rest) :], begun
+                if len(rest) < BLOCK:
+                    continue
+                yield rest
+                sums.append(crc32c(rest))
+            whole = len(data) // BLOCK * BLOCK
+            yield data[:whole]
+            sums += (crc32c(data[at : at + BLOCK]) for at in range(0, whole, BLOCK))
+            rest = bytes(data[whole:])
+        if rest:
+            last = rest.ljust(BLOCK, b"\0")
+            yield last
+            sums.append(crc32c(last))
+        described.append([name, dtype, count])
     table = np.array(sums, "<u4")
     yield table
-    described = [[name, array.dtype.newbyteorder("<").str, len(array)] for name, array in arrays.items()]
     head = seal(json.dumps({"about": about, "arrays": described, "sums": crc32c(table), "seal": BLANK}).encode())
     yield head + len(head).to_bytes(_LENGTH, "little")
 

@@ -11,7 +11,7 @@ Guarantees
 - a forged index is rebuilt: none of its offsets leads outside the file
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -237,31 +237,54 @@ def built(first: int, keys: PackedKeys, parts: Mapping[str, str]) -> Iterator[Bu
     """Yield the file of an index of `keys`, whose rows begin at `first`, read from `parts` (name -> seal)."""
     hashes = keys.hashes()
     rows = np.argsort(hashes, kind="stable")  # of equal hashes the first row comes first
-    return _encoded(hashes[rows], rows, keys, first, parts)
+    arrays = {_HASHES: [hashes[rows]], _ROWS: [rows], _OFFSETS: [keys.offsets], _KEYS: [keys.data]}
+    return _encoded(arrays, first, first + len(keys), parts)
 
 
 def merged(indexes: Sequence[KeyIndex]) -> Iterator[Buffer]:
-    """Yield the file of one index of the rows of `indexes`, which are consecutive; DamagedFile where one is damaged."""
+    """Yield the file of one index of the rows of `indexes`, which are consecutive; DamagedFile where one is damaged.
+
+    Memory: some runs of rows, whatever the indexes have.
+    """
     for index in indexes:
         index.check_all()
-    hashes = np.concatenate([index._hashes for index in indexes])
-    rows = np.concatenate([index._rows + (index.first - indexes[0].first) for index in indexes])
-    order = np.argsort(hashes, kind="stable")
-    ends = [index._keys.offsets[-1] for index in indexes]
-    starts = np.cumsum([0, *ends[:-1]])
-    offsets = [index._keys.offsets[1:] + start for index, start in zip(indexes, starts, strict=True)]
-    data = [index._keys.data[:end] for index, end in zip(indexes, ends, strict=True)]
-    keys = PackedKeys(np.concatenate([*data, np.zeros(SPARE, np.uint8)]), np.concatenate([[0], *offsets]))
+    first, end = indexes[0].first, indexes[-1].end
+
+    def hashes() -> Iterator[np.ndarray]:
+        for some in _ranges(indexes):
+            yield np.sort(np.concatenate([index._hashes[part] for index, part in some]))
+
+    def rows() -> Iterator[np.ndarray]:
+        for some in _ranges(indexes):
+            order = np.argsort(np.concatenate([index._hashes[part] for index, part in some]), kind="stable")
+            yield np.concatenate([index._rows[part] + (index.first - first) for index, part in some])[order]
+
+    def offsets() -> Iterator[np.ndarray]:
+        yield np.zeros(1, np.int64)
+        start = 0
+        for index in indexes:
+            own = index._keys.offsets
+            yield from (own[at : at + _RUN] + start for at in range(1, len(own), _RUN))
+            start += own[-1]
+
+    def keys() -> Iterator[np.ndarray]:
+        yield from (index._keys.data[: index._keys.offsets[-1]] for index in indexes)
+        yield np.zeros(SPARE, np.uint8)
+
     parts = {name: seal for index in indexes for name, seal in index.parts.items()}
-    return _encoded(hashes[order], rows[order], keys, indexes[0].first, parts)
+    return _encoded({_HASHES: hashes(), _ROWS: rows(), _OFFSETS: offsets(), _KEYS: keys()}, first, end, parts)
+
+
+def _ranges(indexes: Sequence[KeyIndex]) -> Iterator[list[tuple[KeyIndex, slice]]]:
+    """Yield the part of every index that has the hashes of a range, about _RUN in all, range by range."""
+    count = -(-sum(map(len, indexes)) // _RUN)
+    bounds = np.array([2**64 * place // count for place in range(1, count)], np.uint64)
+    cuts = [[0, *np.searchsorted(index._hashes, bounds), len(index)] for index in indexes]
+    for place in range(count):
+        yield [(index, slice(own[place], own[place + 1])) for index, own in zip(indexes, cuts, strict=True)]
 
 
 def _encoded(
-    hashes: UInt64[np.ndarray, " K"],
-    rows: Int64[np.ndarray, " K"],
-    keys: PackedKeys,
-    first: int,
-    parts: Mapping[str, str],
+    arrays: Mapping[str, Iterable[np.ndarray]], first: int, end: int, parts: Mapping[str, str]
 ) -> Iterator[Buffer]:
-    arrays = {_HASHES: hashes, _ROWS: rows, _OFFSETS: keys.offsets, _KEYS: keys.data}
-    return encode(arrays, {"hash": HASH, "first": first, "end": first + len(keys), "parts": dict(parts)})
+    return encode(arrays, {"hash": HASH, "first": first, "end": end, "parts": dict(parts)})

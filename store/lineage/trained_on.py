@@ -64,12 +64,20 @@ def check(folder: Path, record: Mapping[str, Any]) -> None:
         raise _damaged(path, f"sha256 {sha256[:12]}, lineage.json names {str(record['sha256'])[:12]}")
 
 
-def contained(wanted: Hashes, found: Iterable[Hashes]) -> Bool[np.ndarray, " H"]:
-    """Return whether each wanted hash is in one of the sorted blocks."""
+def contained(wanted: Hashes, found: Iterator[Hashes]) -> Bool[np.ndarray, " H"]:
+    """Return whether each wanted hash is in one of the blocks, which are sorted; fastest if `wanted` is sorted too."""
     present = np.zeros(len(wanted), bool)
+    if (wanted[1:] < wanted[:-1]).any():
+        order = np.argsort(wanted)
+        present[order] = contained(wanted[order], found)
+        return present
     for block in found:
-        if len(block):
-            present |= block[np.searchsorted(block, wanted).clip(max=len(block) - 1)] == wanted
+        if not len(block):
+            continue
+        first, end = np.searchsorted(wanted, block[0]), np.searchsorted(wanted, block[-1], side="right")
+        for start in range(first, end, BLOCK):
+            some = wanted[start : min(start + BLOCK, end)]
+            present[start : start + len(some)] |= block[np.searchsorted(block, some)] == some
     return present
 
 

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from common.errors import StepDiffError
-from heads.data.catalog_rows import blocks, knows_splits, need_columns, of_keys, of_rows
+from heads.data.catalog_rows import blocks, knows_splits, need_columns, of_keys, of_rows, united
 from heads.data.clips import Features, split_texts
 from heads.data.hold_out import HoldOut, drawn_clips, held_out, read_test_clips
 from heads.data.runs import Runs
@@ -133,3 +133,10 @@ def test_one_block_after_another_is_held(world: Path, tmp_path: Path, monkeypatc
     features = Features(Store.open(world / "features"), "visual", "tokens")
     assert len(Runs(hold_out.kept(split_texts(parts, "narration", features, "train"), "sequences"), 3))
     assert knows_splits(parts) and most <= 2
+
+
+def test_rows_of_all_parts_are_united(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("heads.data.catalog_rows._AT_ONCE", 4)
+    parts = [np.array([9, 2, -1]), np.array([], np.int64), np.array([2, 3, 17], np.uint32)]
+    assert [block.tolist() for block in united(parts)] == [[2, 3], [], [9], [], [17]]
+    assert list(united([])) == []

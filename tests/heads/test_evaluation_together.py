@@ -33,7 +33,7 @@ def frozen(world: Path, tiny_lm: str) -> Path:
 
 @pytest.fixture(scope="module")
 def full(world: Path, tiny_lm: str) -> Path:
-    """A head whose language model was trained in full, in float32; its captions end at many tokens, so early or late."""
+    """A head whose language model was trained in full, in float32; its captions end at one of many tokens."""
     out, lm = world / "full", world / "lm"
     shutil.copytree(tiny_lm, lm)
     vocabulary = json.loads((lm / "config.json").read_text())["vocab_size"]
@@ -50,7 +50,9 @@ def commands(world: Path, head: Path, out: Path) -> list[list[str]]:
     pairs = dict.fromkeys((a, b) for row in rows for a, b in row["options"])
     asked = [{"reference": a, "candidate": b, "category": "Visuals", "text": ["a spoon"]} for a, b in pairs]
     captions.write_text("".join(json.dumps(row) + "\n" for row in asked))
-    found = [command(world, task, method, *more, "--out", str(out / f"{task}.jsonl")) for task, method in METHODS.items()]
+    found = [
+        command(world, task, method, *more, "--out", str(out / f"{task}.jsonl")) for task, method in METHODS.items()
+    ]
     return [[str(captions) if given.endswith("diffcap_test.jsonl") else given for given in one] for one in found]
 
 

@@ -5,17 +5,19 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import polars as pl
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from common.cli.parser import gathered
 from common.errors import StepDiffError
 from heads import train
-from heads.data import trained_on
 from heads.data.hold_out import BY_ID, BY_OVERLAP, BY_VIDEO, HoldOut
 from heads.data.paired_qa import read_divided
 from heads.data.trained_on import TrainedOn
@@ -219,8 +221,10 @@ def test_a_file_is_read_in_blocks_and_one_that_differs_from_the_lineage_is_refus
     lineage = {"trained_on": made.write(tmp_path)}
     monkeypatch.setattr(record_of, "BLOCK", 64)
     assert [len(block) for block in record_of.blocks(tmp_path, "clips")] == [64] * 15 + [40]
-    again = trained_on.read(tmp_path, lineage)
+    again = TrainedOn.of([]).after(tmp_path, lineage)
     assert all(np.array_equal(again.arrays[kind], made.arrays[kind]) for kind in KINDS)
+    both = TrainedOn.of([catalog[500:]]).after(tmp_path, lineage)
+    assert all(np.array_equal(both.arrays[kind], TrainedOn.of([catalog]).arrays[kind]) for kind in KINDS)
     found = record_of.contained(hashes(keys), record_of.blocks(tmp_path, "clips"))
     assert found.tolist() == [True] * 1000 + [False] * 1000
     assert made.arrays["videos"].tolist() == first_eight_bytes_of_blake2b(*(f"videos/v{i}.mp4" for i in range(100)))
@@ -231,10 +235,18 @@ def test_a_file_is_read_in_blocks_and_one_that_differs_from_the_lineage_is_refus
     with pytest.raises(
         StepDiffError, match=r"trained_on.safetensors: missing or damaged \(sha256 .*, lineage.json names"
     ):
-        trained_on.read(tmp_path, lineage)
+        TrainedOn.of([]).after(tmp_path, lineage)
     (tmp_path / "trained_on.safetensors").unlink()
     with pytest.raises(StepDiffError, match=r"trained_on.safetensors: missing or damaged \(No such file"):
-        trained_on.read(tmp_path, lineage)
+        TrainedOn.of([]).after(tmp_path, lineage)
+
+
+@given(st.lists(st.integers(0, 40)), st.lists(st.lists(st.integers(0, 40)), max_size=4), st.integers(1, 9))
+def test_hashes_are_found_in_sorted_blocks(wanted: list[int], blocks: list[list[int]], size: int) -> None:
+    found = [np.unique(np.array(block, np.uint64)) for block in blocks]
+    with patch.object(record_of, "BLOCK", size):
+        there = record_of.contained(np.array(wanted, np.uint64), iter(found))
+    assert there.tolist() == [one in {value for block in blocks for value in block} for one in wanted]
 
 
 def test_a_flag_accepts_several_files_and_is_refused_without_one(

@@ -3,6 +3,7 @@
 import random
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +86,20 @@ def test_a_merged_index_finds_the_same_rows_as_a_dict(keys: list[str], data: st.
     assert index.keys(np.arange(len(keys))) == keys
 
 
+@pytest.mark.parametrize("run", [1, 7, 1000, 2**20])
+def test_a_merged_index_is_to_the_byte_the_index_of_all_keys(run: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("store.catalog.key_index._RUN", run)
+    monkeypatch.setattr("store.catalog.block_file.BLOCK", 512)
+    keys = [f"{n % 400}" for n in range(700)]  # of equal keys the first row comes first
+    indexes = [index_of(keys[a:b], a) for a, b in pairwise([0, 300, 301, 700])]
+    parts = {name: seal for index in indexes for name, seal in index.parts.items()}
+    whole = b"".join(map(bytes, built(0, pack(keys), parts)))
+    assert b"".join(map(bytes, merged(indexes))) == whole
+    above = [in_memory(HERE, built(300, pack(keys[300:]), {"a": "0"})), index_of(keys[:9], 700)]
+    rows = in_memory(HERE, merged(above))
+    assert find(rows, ["399", "8", "x"]) == [399, 408, -1]
+
+
 def test_keys_with_equal_hashes_are_distinguished(monkeypatch: pytest.MonkeyPatch) -> None:
     hashes = lambda self: (self.offsets[1:] - self.offsets[:-1]).astype(np.uint64) // 2  # noqa: E731
     monkeypatch.setattr("store.catalog.key_index.PackedKeys.hashes", hashes)
@@ -121,11 +136,15 @@ def test_random_bytes_are_an_index_or_reported_as_damage(noise: bytes, size: int
             BlockFile(HERE, data)
 
 
-@given(st.lists(st.integers(0, 3 * BLOCK), min_size=1, max_size=5))
-def test_arrays_of_any_size_are_read_as_written(sizes: list[int]) -> None:
-    arrays = {f"a{n}": np.random.default_rng(n).integers(0, 256, size, np.uint8) for n, size in enumerate(sizes)}
-    arrays["words"] = np.arange(3, dtype="<u8")
-    file = BlockFile(HERE, b"".join(bytes(p) for p in encode(arrays, {"x": 1})))
+@given(st.lists(st.lists(st.integers(0, 3 * BLOCK), min_size=1, max_size=4), min_size=1, max_size=4))
+def test_arrays_of_any_size_are_read_as_written_in_any_parts(sizes: list[list[int]]) -> None:
+    rng = np.random.default_rng(0)
+    given = {f"a{n}": [rng.integers(0, 256, size, np.uint8) for size in own] for n, own in enumerate(sizes)}
+    given["words"] = [np.arange(3, dtype="<u8"), np.arange(BLOCK, dtype="<u8")]
+    arrays = {name: np.concatenate(parts) for name, parts in given.items()}
+    written = [bytes(p) for p in encode(given, {"x": 1})]
+    assert b"".join(written) == b"".join(bytes(p) for p in encode({n: [a] for n, a in arrays.items()}, {"x": 1}))
+    file = BlockFile(HERE, b"".join(written))
     file.check_all()
     assert list(file.arrays) == list(arrays) and all((file.arrays[name] == arrays[name]).all() for name in arrays)
     assert file.about == {"x": 1}
