@@ -35,6 +35,7 @@ from heads.reporting.entries import Entry, check_entries
 from heads.reporting.methods import Training
 
 if TYPE_CHECKING:
+    from common.io.files import Place
     from heads.reporting.tables import Report
 
 
@@ -65,6 +66,7 @@ class ReportOptions:
 
 
 def run(options: ReportOptions) -> "Report":
+    from common.io.files import place
     from heads.reporting.benchmarks import read_scores
     from heads.reporting.figures import compare, measure
     from heads.reporting.methods import trainings
@@ -86,20 +88,17 @@ def run(options: ReportOptions) -> "Report":
     report = Report(scores, comparisons, options.controls, options.bootstrap, options.paper, known, options.baselines)
     report = replace(report, benchmarks=others)
     if options.out is not None:
-        write(report, Path(options.out))
+        write(report, place(options.out))
     return report
 
 
-def write(report: "Report", out: Path) -> None:
+def write(report: "Report", out: "Place") -> None:
     """Write the report in every form into the folder `out`."""
-    from common.io.files import write_bytes, write_text
+    from common.io.files import make_folder, write_bytes, write_text
     from heads.reporting import grid, picture
     from heads.reporting.tables import grids
 
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StepDiffError(f"{out}: cannot be created ({error.strerror})") from error
+    make_folder(out)
     found, points = grids(report), picture.draw(report)
     write_text(out / "report.md", "".join(map(grid.to_markdown, found)))
     write_text(out / "report.tex", grid.to_latex(found))

@@ -42,6 +42,15 @@ def place(path: str | os.PathLike[str] | RemotePath) -> Place:
     return RemotePath(f"{scheme}://{rest.rstrip('/')}")
 
 
+def refuse_url(name: str, path: str) -> None:
+    """Raise StepDiffError for a URL as the option `name`, whose files are locked and appended to, which only a file
+    system can do."""
+    if _URL.fullmatch(path):
+        raise StepDiffError(
+            f"{name} {path} is a URL: give a path of a file system; of a run only the store may be remote"
+        )
+
+
 def open_regular(path: str | os.PathLike[str], wanted: str = "a file") -> IO[bytes]:
     """Open a local file that a user names.
 

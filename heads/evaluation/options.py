@@ -3,6 +3,7 @@
 Guarantees
 - an option that the method or the task does not read is refused, never ignored
 - no file that is read is written
+- a_url_as_the_file_of_predictions_is_refused
 - inside a Ray job relative paths are refused
 """
 
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from common.errors import StepDiffError
-from common.io.files import place
+from common.io.files import place, refuse_url
 from common.plugins import installed
 from common.workers.cluster import refuse_relative
 from tasks import benchmarks
@@ -214,7 +215,9 @@ def check(options: EvaluateOptions) -> None:
 
 
 def check_files(options: EvaluateOptions) -> None:
-    """Raise StepDiffError if a file that is read would be overwritten, or a path of a Ray job is relative."""
+    """Raise StepDiffError if a file that is read would be overwritten, OUT is a URL, or a path of a Ray job is
+    relative."""
+    refuse_url("--out", options.out)
     is_remote = options.store is not None and place(options.store).remote
     paths = ("test_set", "data", "out", "head", "texts", "no_difference", *(() if is_remote else ("store",)))
     named = [(f"--{name.replace('_', '-')}", getattr(options, name)) for name in paths]

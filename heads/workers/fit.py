@@ -2,6 +2,7 @@
 
 Guarantees
 - a folder that holds a run of another recipe is refused
+- a_url_as_the_folder_of_a_run_is_refused_before_anything_is_written
 - a_number_of_workers_that_does_not_divide_a_step_is_refused_with_those_that_do
 - more_workers_than_a_batch_of_a_contrastive_head_has_rows_are_refused_in_one_line
 - a_worker_out_of_memory_names_the_settings_to_change
@@ -17,7 +18,7 @@ import torch
 import yaml
 
 from common.errors import StepDiffError
-from common.io.files import place
+from common.io.files import place, refuse_url
 from common.progress import say
 from common.workers.cluster import refuse_relative
 from heads.data.hold_out import HoldOut
@@ -34,7 +35,8 @@ RECIPE = "recipe.yaml"
 
 
 def check(options: TrainOptions) -> None:
-    """Raise StepDiffError for a recipe that its number of workers cannot train."""
+    """Raise StepDiffError for a recipe that its number of workers cannot train, or that names a URL as its folder."""
+    refuse_url("--out", options.out)
     scaling, recipe, workers = options.scaling, options.video_lm, options.scaling.workers
     if (recipe is None) == (options.contrastive is None):
         raise StepDiffError("a recipe has one of video_lm and contrastive, as kitchen/stepdiff and kitchen/align do")
