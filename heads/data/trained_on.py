@@ -66,10 +66,10 @@ class TrainedOn:
                 _append(found[kind], hashes(values.drop_nulls().unique()))
         return cls({kind: _sorted(found.pop(kind)) for kind in KINDS})
 
-    def after(self, folder: Path, lineage: Mapping[str, Any]) -> "TrainedOn":
+    def including(self, folder: Path, lineage: Mapping[str, Any]) -> "TrainedOn":
         """Return also what the run in `folder` was trained on; without a record, it is listed as unrecorded.
 
-        lineage: of that run. Ends this object's use.
+        lineage: of that run.
 
         Raises:
             StepDiffError: its record is missing or damaged.
@@ -78,10 +78,11 @@ class TrainedOn:
         if record is None:
             return TrainedOn(self.arrays, (*self.unrecorded, str(folder)))
         check(folder, record)
+        arrays = dict(self.arrays)
         for kind, own in self.arrays.items():
-            new = [block[~contained(block, iter([own]))] for block in blocks(folder, kind)]
-            _append(own, np.concatenate([np.empty(0, np.uint64), *new]))
-        arrays = {kind: _sorted(own) for kind, own in self.arrays.items()}
+            new = [block[~contained(block, [own])] for block in blocks(folder, kind)]
+            if any(map(len, new)):
+                arrays[kind] = _sorted(np.concatenate([own, *new]))
         return TrainedOn(arrays, tuple(dict.fromkeys([*self.unrecorded, *record["unrecorded"]])))
 
     def write(self, folder: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ Guarantees
 - a_divided_head_answers_as_a_whole_one
 - only_the_first_process_writes
 - what_cannot_be_divided_is_refused
+- a_process_that_fails_ends_the_others
 """
 
 from collections.abc import Iterator, Sequence
@@ -32,6 +33,8 @@ class Together:
 
     def __init__(self, here: Here, group: Group) -> None:
         self._here, self._group = here, group
+        self.computing = False
+        """whether the others compute a batch, or did when this process failed"""
 
     @property
     def described(self) -> Described:
@@ -40,7 +43,10 @@ class Together:
     def answer(self, batches: Sequence[Batch], advance: Advance) -> Iterator[Answered]:
         for batch in batches:
             _next(self._group, batch)
-            yield self._here.answered(batch)
+            self.computing = True
+            answered = self._here.answered(batch)
+            self.computing = False
+            yield answered
             advance(len(batch.rows))
 
 
@@ -65,11 +71,13 @@ def together(options: EvaluateOptions, asked: Asked) -> Iterator[Together | None
                 here.answered(batch)
             yield None
             return
+        method = Together(here, group)
         try:
-            yield Together(here, group)
+            yield method
         finally:
-            with suppress(RuntimeError):  # the others have gone
-                _next(group)
+            if not method.computing:  # else they wait in a layer, and end once this process has left the group
+                with suppress(RuntimeError):  # they have gone
+                    _next(group)
 
 
 def _next(group: Group, batch: Batch | None = None) -> Batch | None:

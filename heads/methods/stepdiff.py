@@ -312,11 +312,13 @@ class StepDiff:
     ) -> list[str]:
         """Return what follows each turn about its clips, greedily; shown: equally many clips for each turn."""
 
+        size = max(min(ROWS_WRITTEN, ceil(len(turns) / self.group.data_size)), 1)
+
         def written(start: int) -> list[str]:
-            some = slice(start, start + ROWS_WRITTEN)
+            some = slice(start, start + size)
             return self.model.generate(turns[some], self._clips(shown[some]), most, streamer, len(shown[0]))
 
-        return list(chain.from_iterable(self.group.spread(written, range(0, len(turns), ROWS_WRITTEN))))
+        return list(chain.from_iterable(self.group.spread(written, range(0, len(turns), size))))
 
     def ask(self, reference: str, candidate: str, question: str, max_tokens: int, say: Say | None = None) -> str:
         """Return a greedy answer to a question about two clips.

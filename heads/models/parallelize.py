@@ -17,6 +17,7 @@ Guarantees
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +179,8 @@ def layers(model: Any) -> list[nn.Module]:
     ]
     if not found:
         raise StepDiffError(
-            f"{type(model).__name__} does not name its layers, so scaling.fsdp cannot divide it; set it to false"
+            f"{type(model).__name__} does not name its layers, so several processes cannot divide them; train with "
+            "scaling.fsdp false, and evaluate without torchrun"
         )
     return found
 
@@ -226,7 +228,10 @@ def _shares(
         short = name.removeprefix(f"{model.base_model_prefix}.")
         key = name if name in files else short
         if key not in files:
-            raise StepDiffError(f"{folder}: has no weight {name}; scaling.fsdp reads weights by name, set it to false")
+            raise StepDiffError(
+                f"{folder}: has no weight {name}, and a divided model is read by name; train with scaling.fsdp false, "
+                "and evaluate without torchrun"
+            )
         with safe_open(files[key], "pt") as file:
             if not isinstance(weight, DTensor):
                 yield name, file.get_tensor(key).to(device, precision[name])
@@ -235,8 +240,18 @@ def _shares(
             shape, offset = compute_local_shape_and_global_offset(weight.shape, mesh, places)
             part = tuple(slice(first, first + length) for first, length in zip(offset, shape, strict=True))
             own = file.get_slice(key)[part].to(home, precision[name]).contiguous()
-            size, stride = weight.shape, weight.stride()
-            yield name, DTensor.from_local(own, mesh, places, run_check=False, shape=size, stride=stride)
+            yield name, share_of(weight, own)
+
+
+def share_of(weight: Any, own: Tensor) -> Any:
+    """Return a DTensor like `weight` whose part in this process is `own`, wherever it is and of its dtype.
+
+    DTensor.from_local would move it to the device of the mesh, also where it is to stay in host memory.
+    """
+    from torch.distributed.tensor import DTensor
+
+    meta = weight._spec.tensor_meta._replace(dtype=own.dtype)
+    return DTensor(own, replace(weight._spec, tensor_meta=meta), requires_grad=False)
 
 
 def _files(folder: Path) -> dict[str, Path]:

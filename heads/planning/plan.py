@@ -205,7 +205,8 @@ def video_plan(options: TrainOptions, recipe: VideoLMRecipe, scaling: Scaling, h
         batch_tokens=max(rows.tokens for rows in most),
         step_operations=schedule.accumulate * (inside + outside),
         transfers=sent,
-        read=schedule.accumulate * sum(rows.clips for rows in usual) / len(usual) * row_bytes(tokens),
+        # Processes that compute a batch together all read it.
+        read=schedule.accumulate * together * sum(rows.clips for rows in usual) / len(usual) * row_bytes(tokens),
     )
 
 

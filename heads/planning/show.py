@@ -33,10 +33,13 @@ def lines(plan: Plan) -> list[str]:
     found.append(f"    {'sum':<16}{memory.card / GIGA:>8.2f} of {plan.memory_limit / GIGA:.2f}")
     if memory.host:
         found.append(f"    {'in host memory':<16}{memory.host / GIGA:>8.2f}")
+    moved = f"{sent.host / GIGA:,.2f} GB per process, {sent.host / seconds / GIGA:,.2f} GB/s"
+    from_host = [f"  from host memory  {moved}, in each step"] if sent.host else []
     found += [
         f"  received per step {sent.all / GIGA:,.2f} GB per process, {sent.all / seconds / GIGA:,.2f} GB/s: "
         f"{sent.gathers / GIGA:,.2f} gathered layers, {sent.reduced / GIGA:,.2f} gradients, "
         f"{sent.tensor / GIGA:,.2f} tensor parallelism",
+        *from_host,
         f"  read per step     {plan.read / GIGA:,.2f} GB of features, {plan.read / seconds / GIGA:,.2f} GB/s",
         f"  time              {plan.step_seconds:,.2f} s per step, {plan.hours:,.1f} hours for {plan.steps:,} steps, "
         f"{plan.hours * plan.workers:,.0f} card-hours, without validation",

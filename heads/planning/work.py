@@ -73,9 +73,12 @@ class Transfers:
     """gradients: one ring all-reduce of the copies, and reduce-scatters of divided layers that train"""
     tensor: float
     """outputs of the halves of each layer (tensor parallelism)"""
+    host: float = 0.0
+    """shares and gradients between host memory and the device (cpu_offload)"""
 
     @property
     def all(self) -> float:
+        """Return what other processes send."""
         return self.gathers + self.reduced + self.tensor
 
 
@@ -96,10 +99,11 @@ def transfers(
     """
     together = scaling.tensor_parallel
     workers = scaling.workers // together
-    others, beside = (workers - 1) / workers, (together - 1) / together
+    others, rest = (workers - 1) / workers, (together - 1) / together
     gathers = 2 * batches * own.layers * others if scaling.fsdp else 0.0
     divided = FLOAT * (own.trained - own.copies) * batches * others
     reduced = 2 * FLOAT * own.copies * others + divided
     # two all-reduces of the hidden states in each layer, forward, backward and where a layer is computed again
     sent = 2 * layers * tokens * width * item * batches
-    return Transfers(gathers, reduced, sent * (3 if recompute else 2) * 2 * beside)
+    moved = batches * (2 * own.layers + FLOAT * (own.trained - own.copies)) / workers
+    return Transfers(gathers, reduced, sent * (3 if recompute else 2) * 2 * rest, moved * scaling.cpu_offload)

@@ -15,6 +15,7 @@ Guarantees
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,14 +69,17 @@ def load_video_lm(
 
 def division(folder: Path, processes: int) -> Scaling:
     """Return how processes divide the language model of a head: a frozen one by tensor parallelism; one that trained,
-    also with LoRA, layer by layer, as in its training."""
+    also with LoRA, layer by layer, as in its training. StepDiffError: it cannot be divided."""
     options = _recipe(folder)
     recipe = options.video_lm
     if processes == 1 or recipe is None:
         return Scaling()
+    if recipe.public:
+        raise StepDiffError(f"{folder}: a video_lm.public model is not divided; evaluate it without torchrun")
+    own = Scaling(workers=processes, timeout=options.scaling.timeout)
     if recipe.full or recipe.lora is not None:
-        return Scaling(fsdp=True, cpu_offload=options.scaling.cpu_offload)
-    return Scaling(tensor_parallel=processes)
+        return replace(own, fsdp=True, cpu_offload=options.scaling.cpu_offload)
+    return replace(own, tensor_parallel=processes)
 
 
 def load_contrastive(folder: Path, store: Store, device: str = "cpu") -> tuple[ContrastiveHead, ContrastiveRecipe]:
@@ -197,7 +201,7 @@ def keep(
     if options.video_lm is not None and options.video_lm.init is not None:
         start = Path(options.video_lm.init)
         _check_validating(start, options.video_lm, store, hold_out)
-        trained = trained.after(start, read(start))
+        trained = trained.including(start, read(start))
     folder.mkdir(parents=True, exist_ok=True)
     lineage["trained_on"] = trained.write(folder)
     write_text(folder / FILE, json.dumps(lineage, indent=1))

@@ -60,6 +60,7 @@ from heads.training.sources import (
     Source,
     TextedClips,
     read_texts,
+    rows_of,
 )
 from heads.training.speed import Counts
 from heads.training.validation import HeldOutPairs, clips_to_hold_out, need_rows, validator_of
@@ -240,10 +241,9 @@ class VideoTask:
         elif self.held_pairs is not None:
             validating = self.held_pairs.clips()
         self.features.rows([*paired, *validating])  # a clip without features is reported here
-        self.trained: list[Callable[[], np.ndarray]] = [lambda: np.asarray(self.catalog.rows(list(paired)))]
-        """rows of the clips that may train, by source"""
-        if (negatives := self.negatives) is not None:
-            self.trained.append(lambda: negatives.rows)
+        self.trained = [self.catalog.rows(list(paired)).astype(np.int32)]  # what may train, without texts of sources
+        if self.negatives is not None:
+            self.trained.append(self.negatives.rows)
         self.warm_texts = None if recipe.warm_start is None else self._warm_texts(recipe.warm_start)
         self.module = build(recipe, self.features, seed, device, scaling or Scaling(), group)
         self.comparing = comparing(recipe, self.module)
@@ -267,7 +267,6 @@ class VideoTask:
             need_columns(self.catalog, "video", "end")
         clips = partial(split_texts, self.catalog, column, self.features, "train")
         texts = read_texts(name, self.hold_out.kept(clips(), name), recipe.words)
-        self.trained.append(lambda: texts.rows)
         source = self._texted(name, texts)
         if validation is not None and validation.share is not None and self.held_pairs is None:
             self._hold(name, read_texts(name, self.hold_out.validates(clips()), recipe.words), validation)
@@ -300,14 +299,12 @@ class VideoTask:
                 "featurize some"
             )
         texts = self.hold_out.keep(texts, "warm start")
-        rows = texts["row"].to_numpy()
-        self.trained.append(lambda: rows)
+        self.trained.append(texts["row"].to_numpy().astype(np.int32))
         return texts.select("key", "text")
 
     def trained_on(self) -> TrainedOn:
         """Return the clips that the sources and the warm start may draw."""
-        dtypes = {"key": pl.String, "video": pl.String}
-        rows = united(own() for own in self.trained)
+        dtypes, rows = {"key": pl.String, "video": pl.String}, united(rows_of(self.trained, self.sources.values()))
         return TrainedOn.of(block for some in rows for block in of_rows(self.catalog, some, dtypes))
 
     def groups(self) -> list[dict[str, Any]]:

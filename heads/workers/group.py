@@ -78,8 +78,12 @@ class Group:
 
     @torch.no_grad()
     def sum_gradients(self, weights: Iterable[nn.Parameter]) -> None:
-        """Sum the gradients of weights of which each process has a whole copy, in one transfer."""
-        if self.data_size == 1:
+        """Sum the gradients of weights of which each process has a whole copy, in one transfer.
+
+        Processes that compute a batch together then have the first one's sums: their own may differ in the last bits on
+        GPUs, where some kernels add in any order.
+        """
+        if self.size == 1:
             return
         copies = [weight for weight in weights if not _divided(weight)]
         if not copies:
@@ -88,7 +92,10 @@ class Group:
         used = [torch.tensor([float(w.grad is not None) for w in copies], device=copies[0].device)]
         parts = [torch.zeros_like(w) if w.grad is None else w.grad for w in copies]
         flat = torch.cat([*used, *(part.flatten().float() for part in parts)])
-        torch.distributed.all_reduce(flat, group=self._data())
+        if self.data_size > 1:
+            torch.distributed.all_reduce(flat, group=self._data())
+        if self.together > 1:
+            torch.distributed.broadcast(flat, self.data_rank * self.together, group=self.mesh.get_group("tensor"))
         place = len(copies)
         for weight, there in zip(copies, flat[:place].tolist(), strict=True):
             part, place = flat[place : place + weight.numel()], place + weight.numel()

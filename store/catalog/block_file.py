@@ -148,6 +148,8 @@ def encode(arrays: Mapping[str, Iterable[Shaped[np.ndarray, " _"]]], about: dict
             last = rest.ljust(BLOCK, b"\0")
             yield last
             sums.append(crc32c(last))
+        if not dtype:
+            raise ValueError(f"array {name} has no part, so its dtype is not known")
         described.append([name, dtype, count])
     table = np.array(sums, "<u4")
     yield table

@@ -182,7 +182,9 @@ class KeyIndex:
         """Check every byte of the file, and that its rows and offsets lie in it; DamagedFile."""
         self._file.check_all()
         self._check_rows(self._rows)
-        self._check_offsets(self._keys.offsets[:-1], self._keys.offsets[1:])
+        for at in range(0, len(self), _RUN):
+            offsets = self._keys.offsets[at : at + _RUN + 1]
+            self._check_offsets(offsets[:-1], offsets[1:])
 
     def _row(self, at: Int64[np.ndarray, " P"]) -> Int64[np.ndarray, " P"]:
         """Return the rows, relative to the first, of the hashes at `at`; these and their keys are checked."""
@@ -244,7 +246,7 @@ def built(first: int, keys: PackedKeys, parts: Mapping[str, str]) -> Iterator[Bu
 def merged(indexes: Sequence[KeyIndex]) -> Iterator[Buffer]:
     """Yield the file of one index of the rows of `indexes`, which are consecutive; DamagedFile where one is damaged.
 
-    Memory: some runs of rows, whatever the indexes have.
+    Memory for some runs of rows, whatever the indexes have.
     """
     for index in indexes:
         index.check_all()

@@ -1,7 +1,7 @@
 """The key indexes of a catalog, next to its parts.
 
 Indexes are merged like a log: each has at least RATIO times the rows of the next, so there are few of them, and a
-small append rewrites little. Beyond MOST_ROWS they are not merged: that takes memory for all their rows. All can be
+small append rewrites little. Beyond MOST_ROWS they are not merged: a merge writes all their rows again. All can be
 rebuilt from the parts: one that is lost, damaged or built from other parts counts as missing. Measured with 1,000,000
 keys: look-up of 256 keys 1.2 ms, LMDB 0.4, sqlite3 2.5, sorted Parquet 59 (CPU time); of 100,000 keys 27 ms, LMDB 85,
 Parquet 85, a join 98, sqlite3 953. None of the files checks its bytes, and only Parquet is read in an object store.
@@ -33,7 +33,7 @@ from store.catalog.parts import Parts, check_follows, first_row, read_part
 
 RATIO = 2  # 200 appends of 10,000 keys leave 3 files, and 100,000 keys take 44 ms; unmerged: 200 files, 468 ms
 MOST_ROWS = 2**24
-"""rows of an index that is merged from others: 100 bytes of memory each"""
+"""rows of an index that is merged from others: about 60 bytes of a file each"""
 _GROUP = 2**22  # rows of small parts that are indexed together
 _DIGITS = 12
 

@@ -64,7 +64,7 @@ def check(folder: Path, record: Mapping[str, Any]) -> None:
         raise _damaged(path, f"sha256 {sha256[:12]}, lineage.json names {str(record['sha256'])[:12]}")
 
 
-def contained(wanted: Hashes, found: Iterator[Hashes]) -> Bool[np.ndarray, " H"]:
+def contained(wanted: Hashes, found: Iterable[np.ndarray]) -> Bool[np.ndarray, " H"]:
     """Return whether each wanted hash is in one of the blocks, which are sorted; fastest if `wanted` is sorted too."""
     present = np.zeros(len(wanted), bool)
     if (wanted[1:] < wanted[:-1]).any():

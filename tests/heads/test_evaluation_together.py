@@ -1,16 +1,23 @@
 """Guarantees of heads.evaluation.together."""
 
 import json
+import os
 import shutil
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock, patch
 
 import pytest
+import yaml
 
+from common.errors import StepDiffError
 from heads import evaluate, train
 from heads.evaluation import answers
 from heads.methods import stepdiff
+from heads.models.video_lm import VideoLM
 from heads.training import video_task
+from heads.training.lineage import division
+from heads.training.recipe import Scaling
 
 from .conftest import recipe
 from .processes import in_processes
@@ -53,6 +60,7 @@ def commands(world: Path, head: Path, out: Path) -> list[list[str]]:
     found = [
         command(world, task, method, *more, "--out", str(out / f"{task}.jsonl")) for task, method in METHODS.items()
     ]
+    found[list(METHODS).index("diffcap")].append("--ask-similar")
     return [[str(captions) if given.endswith("diffcap_test.jsonl") else given for given in one] for one in found]
 
 
@@ -62,7 +70,7 @@ def evaluated(given: list[str]) -> tuple[int, int, list[str]]:
     with (
         patch.multiple(video_task, **dict(zip(DIVISIONS, divided, strict=True))),
         patch.object(answers, "write", wraps=answers.write) as write,
-        patch.object(stepdiff, "ROWS_WRITTEN", 1),  # so that every process writes captions of its own
+        patch.object(stepdiff, "ROWS_WRITTEN", 1),  # each process writes captions of its own
     ):
         status = evaluate.main(given)
     return status, write.call_count, [name for name, used in zip(DIVISIONS, divided, strict=True) if used.called]
@@ -110,3 +118,36 @@ def test_what_cannot_be_divided_is_refused(world: Path, trained: Path, tmp_path:
     (given, *_) = commands(world, trained, tmp_path)
     assert in_processes(evaluated, 2, tmp_path / "workers", [*given, "--workers", "2"]) == [(2, 0, []), (2, 0, [])]
     assert "torchrun divides the language model" in (tmp_path / "workers/rank-1.log").read_text()
+
+
+def failing(given: list[str], rank: int) -> int:
+    """Run a command of which one process fails at its second batch of texts."""
+    own, calls = VideoLM.log_likelihoods, [0]
+
+    def fails(self: VideoLM, *more: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == 2 and int(os.environ["RANK"]) == rank:
+            raise StepDiffError("no such luck")
+        return own(self, *more)
+
+    with patch.object(VideoLM, "log_likelihoods", fails), patch.object(stepdiff, "ROWS_A_BATCH", 1):
+        return evaluate.main(given)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_fails_ends_the_others(rank: int, world: Path, trained: Path, tmp_path: Path) -> None:
+    (given, *_) = commands(world, trained, tmp_path)
+    assert in_processes(failing, 2, tmp_path / "logs", given, rank, seconds=120) == [2, 2]  # not after scaling.timeout
+    logs = [(tmp_path / f"logs/rank-{one}.log").read_text() for one in (rank, 1 - rank)]
+    assert "no such luck" in logs[0] and "another worker ended" in logs[1]
+
+
+def test_a_head_of_a_public_model_is_refused_before_processes_meet(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "public")
+    made = yaml.safe_load((trained / "recipe.yaml").read_text())
+    made["video_lm"]["public"] = True
+    (tmp_path / "public/recipe.yaml").write_text(yaml.safe_dump(made))
+    (tmp_path / "public/SHA256SUMS").unlink()
+    with pytest.raises(StepDiffError, match="public: a video_lm.public model is not divided; evaluate it without"):
+        division(tmp_path / "public", 2)
+    assert division(tmp_path / "public", 1) == Scaling()

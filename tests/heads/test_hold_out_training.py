@@ -221,9 +221,9 @@ def test_a_file_is_read_in_blocks_and_one_that_differs_from_the_lineage_is_refus
     lineage = {"trained_on": made.write(tmp_path)}
     monkeypatch.setattr(record_of, "BLOCK", 64)
     assert [len(block) for block in record_of.blocks(tmp_path, "clips")] == [64] * 15 + [40]
-    again = TrainedOn.of([]).after(tmp_path, lineage)
+    again = TrainedOn.of([]).including(tmp_path, lineage)
     assert all(np.array_equal(again.arrays[kind], made.arrays[kind]) for kind in KINDS)
-    both = TrainedOn.of([catalog[500:]]).after(tmp_path, lineage)
+    both = TrainedOn.of([catalog[500:]]).including(tmp_path, lineage)
     assert all(np.array_equal(both.arrays[kind], TrainedOn.of([catalog]).arrays[kind]) for kind in KINDS)
     found = record_of.contained(hashes(keys), record_of.blocks(tmp_path, "clips"))
     assert found.tolist() == [True] * 1000 + [False] * 1000
@@ -235,10 +235,10 @@ def test_a_file_is_read_in_blocks_and_one_that_differs_from_the_lineage_is_refus
     with pytest.raises(
         StepDiffError, match=r"trained_on.safetensors: missing or damaged \(sha256 .*, lineage.json names"
     ):
-        TrainedOn.of([]).after(tmp_path, lineage)
+        TrainedOn.of([]).including(tmp_path, lineage)
     (tmp_path / "trained_on.safetensors").unlink()
     with pytest.raises(StepDiffError, match=r"trained_on.safetensors: missing or damaged \(No such file"):
-        TrainedOn.of([]).after(tmp_path, lineage)
+        TrainedOn.of([]).including(tmp_path, lineage)
 
 
 @given(st.lists(st.integers(0, 40)), st.lists(st.lists(st.integers(0, 40)), max_size=4), st.integers(1, 9))
