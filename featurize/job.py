@@ -227,7 +227,8 @@ def start_workers(options: Options, entity: str, joined: bool) -> tuple[WorkerPo
         options.pixels,
     )
     lighter = "try a smaller --batch-size, or fewer --workers on one node"
-    return WorkerPool(Worker, worker_options, gpu, lambda shard, why: Outcome(shard, error=why), lighter), count, cpus
+    pool = WorkerPool(Worker, worker_options, gpu, lambda shard, why: Outcome(shard, error=why), lighter, joined=joined)
+    return pool, count, cpus
 
 
 @dataclass

@@ -2,10 +2,12 @@
 
 Guarantees
 - a worker that is killed is replaced, and its shard is done again
+- a_worker_that_dies_while_it_loads_is_replaced_as_often_as_one_that_dies_at_a_shard
 - a shard whose workers die ATTEMPTS times is given up, and the others go on
 - a shard is given to a worker that has started, so workers that find no room delay nothing
 - more workers than the nodes have room for are reported at once; where not even one has room, the run ends within a
   minute, except on a cluster with an autoscaler
+- workers_without_room_for_their_threads_are_reported_with_the_omp_num_threads_that_makes_room
 - a worker without memory is reported in one line that names the options to change
 """
 
@@ -133,6 +135,13 @@ class _Slot:
         """rows of its task that are finished"""
         self.question: Any = self.worker.finished.remote()
 
+    def replace(self) -> None:
+        """Start another worker instead of one that died."""
+        import ray
+
+        ray.kill(self.worker)  # it may only be out of reach
+        self._start()
+
     def give(self, task: Task) -> None:
         """Start a task."""
         self.task, self.finished = task, 0
@@ -169,8 +178,7 @@ class _Slot:
         try:
             return ray.get(self.call)
         except (RayActorError, OutOfMemoryError):  # the latter: Ray ended it before the node ran out of memory
-            ray.kill(self.worker)  # it may only be out of reach
-            self._start()
+            self.replace()
             return None
         except RayTaskError as error:
             why = f"shard {task.shard}: {type(error.cause).__name__}: {_first_line(error.cause)}"
@@ -181,7 +189,15 @@ class WorkerPool:
     """Workers that each do one shard at a time."""
 
     def __init__(
-        self, worker: type, options: Any, gpu: bool, failed: Callable[[int, str], Any], lighter: str = _FEWER
+        self,
+        worker: type,
+        options: Any,
+        gpu: bool,
+        failed: Callable[[int, str], Any],
+        lighter: str = _FEWER,
+        *,
+        joined: bool,
+        by_threads: bool = False,
     ) -> None:
         """Start the first worker, with a GPU of its own where `gpu`.
 
@@ -191,6 +207,8 @@ class WorkerPool:
             options: The argument of each worker; `options.cpus` are the CPUs of one.
             failed: Makes the outcome of a shard that was given up, from its number and the reason.
             lighter: What a user can do where a worker has too little memory.
+            joined: Whether nodes may join; a Ray of our own, on this machine, starts no more.
+            by_threads: Whether a worker has a CPU for each thread of this process.
         """
         import ray
 
@@ -201,36 +219,62 @@ class WorkerPool:
         self._start = lambda: actor.remote(options)
         self._slots = [_Slot(self._start)]
         self._failed, self._lighter = failed, lighter
-        self._cpus, self._gpu = options.cpus, gpu
+        self._cpus, self._gpu, self._joined = options.cpus, gpu, joined
+        self._by_threads = by_threads and options.cpus > 1
 
     def _waits(self) -> None:
         """Say that no worker has started. StepDiffError if none ever will."""
         if not room(self._cpus, self._gpu) and not autoscaled():
-            raise StepDiffError(f"no node of the cluster has {self._need()}, which a worker needs: start such nodes")
+            node = "no node of the cluster has" if self._joined else "this machine does not have"
+            advice = ["start such nodes"] * self._joined
+            if self._by_threads:
+                advice.append(f"set OMP_NUM_THREADS={max((cpus for cpus, _ in nodes()), default=1)}")
+            raise StepDiffError(f"{node} {self._need()}, which a worker needs: {' or '.join(advice)}")
         say(_NO_WORKER)
+
+    def _say_lack(self, count: int, most: int) -> None:
+        """Say that `most` of `count` workers have room, and how more would have."""
+        where = "the cluster" if self._joined else "this machine"
+        line = f"--workers {count}: {where} has room for {most} of {self._need()} each"
+        if self._by_threads:
+            fewer = max((n for n in range(1, self._cpus) if room(n, self._gpu) >= count), default=1)
+            there = min(room(fewer, self._gpu), count)
+            line += f", one for each thread of this process: OMP_NUM_THREADS={fewer} makes room for {there}"
+        if self._joined:
+            line += f"; {'its autoscaler may add nodes' if autoscaled() else 'the others wait for nodes that join it'}"
+        say(line)
 
     def _need(self) -> str:
         return f"{self._cpus} CPU{'s' * (self._cpus > 1)}" + " and a GPU" * self._gpu
 
     def call(self, method: str, *arguments: object) -> Any:
-        """Call a method of the first worker. StepDiffError where the worker dies or answers a text, its error."""
+        """Call a method of the first worker, which is replaced where it dies.
+
+        StepDiffError: ATTEMPTS workers died, or one answers a text, its error.
+        """
         import ray
         from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
-        call = getattr(self._slots[0].worker, method).remote(*arguments)
-        while not ray.wait([call], timeout=_PATIENCE)[0]:
-            self._waits()
-        try:
-            answer = ray.get(call)
-        except RayActorError as error:
-            raise StepDiffError(f"a worker died in {method} ({_first_line(error)}): run it again") from None
-        except OutOfMemoryError:
-            raise StepDiffError(f"a worker's node had too little memory in {method}: {self._lighter}") from None
-        except RayTaskError as error:
-            if not _without_memory(error.cause):
-                raise
-            why = f"{type(error.cause).__name__}: {_first_line(error.cause)}"
-            raise StepDiffError(f"a worker had too little memory in {method} ({why}): {self._lighter}") from None
+        for left in reversed(range(ATTEMPTS)):
+            call = getattr(self._slots[0].worker, method).remote(*arguments)
+            while not ray.wait([call], timeout=_PATIENCE)[0]:
+                self._waits()
+            try:
+                answer = ray.get(call)
+                break
+            except RayActorError as error:
+                why = f"a worker died in {method} ({_first_line(error)}): run it again"
+            except OutOfMemoryError:
+                why = f"a worker's node had too little memory in {method}: {self._lighter}"
+            except RayTaskError as error:
+                if not _without_memory(error.cause):
+                    raise
+                why = f"{type(error.cause).__name__}: {_first_line(error.cause)}"
+                raise StepDiffError(f"a worker had too little memory in {method} ({why}): {self._lighter}") from None
+            if not left:
+                raise StepDiffError(why)
+            say(f"a worker died in {method}: another does it again")
+            self._slots[0].replace()
         if isinstance(answer, str):
             raise StepDiffError(answer)
         return answer
@@ -245,8 +289,7 @@ class WorkerPool:
 
         slots = self._slots
         if count > (most := room(self._cpus, self._gpu)):
-            goes_on = "its autoscaler may add nodes" if autoscaled() else "the others wait for nodes that join it"
-            say(f"--workers {count}: the cluster has room for {most} of {self._need()} each; {goes_on}")
+            self._say_lack(count, most)
         slots += [_Slot(self._start) for _ in range(count - len(slots))]
         new, again, deaths = iter(tasks), deque[Any](), Counter[int]()
         finished = shown = errors = stillborn = 0

@@ -61,4 +61,5 @@ def worker_pool(worker: type, options: Any, failed: Callable[[int, str], Any], l
     with connected(options.address, "heads") as joined:
         gpu = has_gpu(None if options.device == "auto" else options.device, joined)
         cpus = pool_size(options.workers, driver.threads, gpu, joined)[1] if gpu else driver.threads
-        yield WorkerPool(worker, WorkerOptions(options, driver, cpus), gpu, failed, lighter)
+        given = WorkerOptions(options, driver, cpus)
+        yield WorkerPool(worker, given, gpu, failed, lighter, joined=joined, by_threads=not gpu)

@@ -298,7 +298,7 @@ def fill_all(parts: Sequence[Part], workers: int | None, address: str | None, ad
         return
     with connected(address, "retrieval") as joined:
         options = FillOptions()
-        pool = WorkerPool(FillWorker, options, False, failed)
+        pool = WorkerPool(FillWorker, options, False, failed, joined=joined)
         count, _ = pool_size(workers, options.cpus, False, joined)
         for filled in pool.run(parts, min(count, len(parts)), advance):
             if filled.error:
