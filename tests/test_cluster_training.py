@@ -155,7 +155,7 @@ def test_a_training_of_more_workers_than_the_cluster_has_room_for_is_refused(
     path = str(recipe(world, tiny_lm, tmp_path / "run", schedule={"steps": 2, "accumulate": 4}))
     assert train.main(["--config", path, "--workers", "4"]) == 2
     error = capsys.readouterr().err
-    assert "4 workers need 4 CPUs and the cluster has 3: give --workers 3, or add nodes" in error
+    assert "4 workers need 4 CPUs and the cluster has 3: give --workers 2, or add nodes" in error
     assert len(error.splitlines()) == 1 and not (tmp_path / "run").exists()
 
 

@@ -50,14 +50,21 @@ def check(options: TrainOptions) -> None:
         raise StepDiffError(
             "scaling.tensor_parallel needs a frozen language model; with video_lm.lora or full set scaling.fsdp instead"
         )
-    groups, batches = workers // scaling.tensor_parallel, recipe.schedule.accumulate
-    if batches % groups:
-        fitting = [str(n * scaling.tensor_parallel) for n in range(1, batches + 1) if batches % n == 0]
+    if workers not in (given := fitting(options)):
+        groups = workers // scaling.tensor_parallel
         raise StepDiffError(
-            f"video_lm.schedule.accumulate {batches}, the batches of a step, does not divide among {workers} workers; "
-            f"give {' or '.join(fitting)} workers, or set accumulate to a multiple of {groups} and reduce batch by the "
-            "same factor"
+            f"video_lm.schedule.accumulate {recipe.schedule.accumulate}, the batches of a step, does not divide among "
+            f"{workers} workers; give {' or '.join(map(str, given))} workers, or set accumulate to a multiple of "
+            f"{groups} and reduce batch by the same factor"
         )
+
+
+def fitting(options: TrainOptions) -> list[int]:
+    """Return the numbers of workers that can train a recipe; of a contrastive head those up to its own number."""
+    if options.video_lm is None:
+        return [*range(1, options.scaling.workers + 1)]
+    batches = options.video_lm.schedule.accumulate
+    return [n * options.scaling.tensor_parallel for n in range(1, batches + 1) if batches % n == 0]
 
 
 def refuse_other(options: TrainOptions, folder: Path) -> None:

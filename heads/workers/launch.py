@@ -109,12 +109,12 @@ def launch(options: TrainOptions, address: str | None) -> dict[str, Any]:
     Raises:
         StepDiffError: No such cluster, too few CPUs or GPUs, another driver trains there, or the error of a worker.
     """
-    from heads.workers.fit import lighter
+    from heads.workers.fit import fitting, lighter
 
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = os.environ["RAY_TRAIN_ENABLE_PRINT_PATCH"] = "0"  # else lines appear twice
     with connected(address, "heads") as cluster:
         gpu = _has_gpu(options, cluster)
-        cpus = cpus_of_each(options.scaling.workers, gpu, cluster)
+        cpus = cpus_of_each(options.scaling.workers, gpu, cluster, fitting(options))
         out = Path(options.out)
         make_folder(out)
         # The first worker locks the folder too, but workers of a second driver may wait for free CPUs until then.

@@ -2,11 +2,13 @@
 
 Guarantees
 - more_workers_than_the_cluster_will_ever_have_are_refused_in_one_line
+- the_number_of_workers_that_is_advised_is_one_that_the_recipe_accepts
 - a_run_whose_cluster_has_lost_the_room_for_its_workers_ends_in_one_line
 - a_training_waits_for_an_autoscaler_and_says_so
 """
 
 import time
+from collections.abc import Sequence
 
 from common.errors import StepDiffError
 from common.progress import say
@@ -22,8 +24,14 @@ MOST_CPUS = 8
 """of a worker"""
 
 
-def cpus_of_each(workers: int, gpu: bool, cluster: bool) -> int:
+def cpus_of_each(workers: int, gpu: bool, cluster: bool, fitting: Sequence[int]) -> int:
     """Return the CPUs of each worker.
+
+    Args:
+        workers: How many to start.
+        gpu: Whether each has one.
+        cluster: Whether nodes may still join.
+        fitting: Numbers of workers that the recipe accepts, of which the error names the largest that has room.
 
     Raises:
         StepDiffError: The nodes have no room for all workers, and no autoscaler could add some that have.
@@ -39,9 +47,10 @@ def cpus_of_each(workers: int, gpu: bool, cluster: bool) -> int:
             say(f"waiting for the autoscaler: {workers} workers need {workers} {kind}s, and {there} are there")
             return 1
         if time.monotonic() >= until:
+            most = max((number for number in fitting if number <= there), default=0)
             raise StepDiffError(
                 f"{workers} workers need {workers} {kind}s and {'the cluster' if cluster else 'this machine'} has "
-                f"{there}: {f'give --workers {there}, or ' if there else ''}add nodes"
+                f"{there}: {f'give --workers {most}, or ' if most else ''}add nodes"
             )
         time.sleep(LOOK)
     if gpu:

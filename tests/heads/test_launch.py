@@ -20,10 +20,10 @@ from common.errors import StepDiffError
 from common.io.locks import locked
 from heads import train
 from heads.training.log import read_metrics
-from heads.training.recipe import read_recipe
+from heads.training.recipe import Scaling, read_recipe
 from heads.training.video_task import VideoTask
 from heads.workers import launch, room
-from heads.workers.fit import lighter, refuse_relative_paths
+from heads.workers.fit import check, fitting, lighter, refuse_relative_paths
 from heads.workers.launch import ATTEMPTS, LEFT_LOCK, MARK, Outcome, cause, check_folder, scratch
 from heads.workers.room import MISSING, PATIENCE, Lack, cpus_of_each
 from store import Store
@@ -130,17 +130,53 @@ def nodes(monkeypatch: pytest.MonkeyPatch, *resources: dict[str, float], autosca
 
 def test_a_worker_has_as_many_cpus_as_all_workers_have_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
     nodes(monkeypatch, {"CPU": 16.0}, {"CPU": 9.0}, {"memory": 1.0})
-    found = [cpus_of_each(workers, False, True) for workers in (1, 3, 4, 5, 25)]
+    found = [cpus_of_each(workers, False, True, ()) for workers in (1, 3, 4, 5, 25)]
     assert found == [8, 8, 5, 4, 1]
     nodes(monkeypatch, {"CPU": 64.0}, {"CPU": 24.0, "GPU": 4.0}, {"CPU": 192.0, "GPU": 8.0})
-    assert cpus_of_each(12, True, True) == 6
+    assert cpus_of_each(12, True, True, ()) == 6
+
+
+@pytest.mark.parametrize(
+    ("accumulate", "workers", "together", "cpus", "advised"),
+    [(3, 3, 1, 2.0, 1), (12, 12, 1, 11.0, 6), (6, 12, 2, 11.0, 6), (2, 4, 2, 3.0, 2), (2, 4, 4, 3.0, None)],
+)
+def test_the_number_of_workers_that_is_advised_is_one_that_the_recipe_accepts(
+    accumulate: int,
+    workers: int,
+    together: int,
+    cpus: float,
+    advised: int | None,
+    world: Path,
+    tiny_lm: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nodes(monkeypatch, {"CPU": cpus})
+    path = recipe(world, tiny_lm, tmp_path / "run", lora=None, schedule={"steps": 2, "accumulate": accumulate})
+    options = dataclasses.replace(read_recipe(path), scaling=Scaling(workers=workers, tensor_parallel=together))
+    check(options)
+    with pytest.raises(StepDiffError) as error:
+        cpus_of_each(workers, False, False, fitting(options))
+    give = "" if advised is None else f"give --workers {advised}, or "
+    assert str(error.value).endswith(f"this machine has {cpus:.0f}: {give}add nodes")
+    if advised is not None:
+        check(dataclasses.replace(options, scaling=Scaling(workers=advised, tensor_parallel=together)))
+
+
+def test_the_number_of_workers_that_is_advised_for_a_contrastive_head_is_all_that_have_room(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes(monkeypatch, {"CPU": 3.0})
+    options = dataclasses.replace(read_recipe(contrastive(world, tmp_path / "run")), scaling=Scaling(workers=4))
+    with pytest.raises(StepDiffError, match="has 3: give --workers 3, or add nodes"):
+        cpus_of_each(4, False, False, fitting(options))
 
 
 def test_a_training_waits_for_an_autoscaler_and_says_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     nodes(monkeypatch, {"CPU": 2.0}, autoscaled=True)
-    assert cpus_of_each(4, False, True) == 1
+    assert cpus_of_each(4, False, True, ()) == 1
     assert "waiting for the autoscaler: 4 workers need 4 CPUs, and 2 are there" in capsys.readouterr().err
     lack = Lack(4, 1, False)
     lack.look(begun=False)
