@@ -17,6 +17,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -63,15 +64,17 @@ def open_file(path: Path, wanted: Sequence[str], scratch: Callable[[], Path]) ->
             return pl.scan_parquet(path, glob=False)
         if path.stat().st_size <= _WHOLE_BYTES:
             return read_file(path, wanted).lazy()
-        copy = scratch() / "manifest.parquet"
         if path.suffix == ".csv":
-            rows = _scan_csv(path, wanted, scratch)
-        elif path.suffix in (".jsonl", ".ndjson"):
+            return _copied_csv(path, wanted, scratch)
+        if path.suffix in (".jsonl", ".ndjson"):
             rows = pl.scan_ndjson(_plain_text(path, None, scratch), infer_schema_length=None)
-        else:
-            raise _unknown(path)
-        rows.sink_parquet(copy, row_group_size=_GROUP_ROWS)
-        return pl.scan_parquet(copy)
+            return _copied(rows, scratch() / "manifest.parquet")
+    raise _unknown(path)
+
+
+def _copied(rows: pl.LazyFrame, copy: Path) -> pl.LazyFrame:
+    rows.sink_parquet(copy, row_group_size=_GROUP_ROWS)
+    return pl.scan_parquet(copy)
 
 
 @contextmanager
@@ -164,8 +167,11 @@ def _read_csv(path: Path, wanted: Sequence[str]) -> pl.DataFrame:
     return pl.read_csv(source, schema_overrides=kept, infer_schema_length=None, separator=separator)
 
 
-def _scan_csv(path: Path, wanted: Sequence[str], scratch: Callable[[], Path]) -> pl.LazyFrame:
-    """Return the rows of a large .csv as `_read_csv` does."""
+def _copied_csv(path: Path, wanted: Sequence[str], scratch: Callable[[], Path]) -> pl.LazyFrame:
+    """Return the rows of a large .csv as `_read_csv` does, from a copy.
+
+    All columns are copied as text first, because Polars needs memory for every row that it infers types from.
+    """
     with open(path, encoding=_encoding(path) or "utf-8") as file:
         header = next((line.rstrip("\n") for line in file if line.strip()), "")
     if "\0" in header:
@@ -175,8 +181,42 @@ def _scan_csv(path: Path, wanted: Sequence[str], scratch: Callable[[], Path]) ->
     refuse_twins([name for name in names if folded(name) in map(folded, wanted)], path)
     spaces = any(name != name.strip() for name in names)
     source = _plain_text(path, separator if spaces else None, scratch)
-    kept = {name: pl.String for name in map(str.strip, names) if folded(name) in map(folded, wanted)}
-    return pl.scan_csv(source, schema_overrides=kept, infer_schema_length=None, separator=separator, glob=False)
+    schema = pl.scan_csv(source, infer_schema_length=0, separator=separator, glob=False).collect_schema()
+    text = scratch() / "text.parquet"
+    rows = _copied(pl.scan_csv(source, schema=schema, separator=separator, glob=False), text)
+    types = _types(rows, [name for name in schema if folded(name) not in map(folded, wanted)])
+    if all(dtype == pl.String for dtype in types.values()):
+        return rows
+    typed = pl.scan_csv(source, schema={**schema, **types}, separator=separator, glob=False)
+    rows = _copied(typed, scratch() / "manifest.parquet")
+    text.unlink()
+    return rows
+
+
+def _types(rows: pl.LazyFrame, columns: Sequence[str]) -> dict[str, Any]:
+    """Return the dtypes that `_read_csv` gives columns of texts, from a group of rows at a time."""
+    types: dict[str, Any] = dict.fromkeys(columns, pl.String())
+    count = rows.select(pl.len()).collect().item()
+    for column in columns:
+        texts = pl.Series(column, dtype=pl.String)
+        for first in range(0, count, _GROUP_ROWS):
+            group = rows.select(column).slice(first, _GROUP_ROWS).collect()[column]
+            texts = pl.concat([texts, group.drop_nulls().unique()])
+            types |= _inferred(texts)
+            if len(texts) and types[column] == pl.String:
+                break  # other rows do not change it
+            # One text of each kind goes on to the next group. Short integers, long ones and others are kinds,
+            # because Polars infers text from all three together, numbers from any two.
+            integer, short = texts.str.contains(r"^-?\d+$"), texts.cast(pl.Int64, strict=False).is_not_null()
+            kinds = (integer & short, integer & ~short, ~integer)
+            texts = pl.concat([texts.filter(kind).head(1) for kind in kinds])
+    return types
+
+
+def _inferred(texts: pl.Series) -> dict[str, Any]:
+    """Return the name and the dtype of a column of these texts in a .csv."""
+    table = texts.to_frame().write_csv(quote_style="always").encode()
+    return dict(pl.scan_csv(table, infer_schema_length=None).collect_schema())
 
 
 def _plain_text(path: Path, separator: str | None, scratch: Callable[[], Path]) -> Path:
