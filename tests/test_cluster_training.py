@@ -137,9 +137,11 @@ def test_a_training_whose_driver_is_killed_continues_when_it_is_started_again(
         training.waiting(driver)
         driver.send_signal(signal.SIGKILL)
         driver.communicate()
+        assert len(list((tmp_path / "run").glob(".ray-*"))) == 1
     finally:
         driver.kill()
     check_resumed(training.start(held=False), tmp_path / "run", whole)
+    assert not list((tmp_path / "run").glob(".ray-*"))
 
 
 def test_a_training_of_more_workers_than_the_cluster_has_room_for_is_refused(

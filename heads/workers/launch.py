@@ -6,12 +6,14 @@ Guarantees
 - a_worker_that_is_killed_is_restarted_and_the_run_ends_with_the_same_weights
 - workers_that_die_at_the_same_step_again_and_again_end_the_run
 - a_second_driver_on_one_run_folder_is_refused_in_one_line
+- what_ray_wrote_for_a_driver_that_was_killed_is_removed_by_the_next_one
 - an_error_of_a_worker_is_the_error_of_the_command, and its lines are those of the command, each once
 - a_worker_whose_node_does_not_have_the_drivers_folder_ends_the_run
 - a_failure_of_ray_train_is_reported_with_its_cause
 """
 
 import os
+import shutil
 import socket
 import sys
 import tempfile
@@ -35,6 +37,8 @@ ATTEMPTS = 3
 """starts from one step after which the run ends"""
 MARK = "driver"
 """file in the folder of Ray's own files, by which workers recognise the driver's `out`"""
+OWN = ".ray-"
+"""prefix of the folder of Ray's own files"""
 LEFT_LOCK = 150.0
 """seconds in which the lock of a lost worker may end: an NFS server keeps that of a lost node for 90 by default"""
 
@@ -139,8 +143,13 @@ def _has_gpu(options: TrainOptions, cluster: bool) -> bool:
 
 @contextmanager
 def scratch(out: Path, cluster: bool) -> Iterator[Path]:
-    """Yield a folder for Ray's own files, with MARK in it, which is removed; on a cluster it is in `out`."""
-    with tempfile.TemporaryDirectory(prefix=".ray-", dir=out if cluster else None, ignore_cleanup_errors=True) as made:
+    """Yield a folder for Ray's own files, with MARK in it, which is removed; on a cluster it is in `out`.
+
+    The caller holds the lock of `out`'s drivers, so such folders of earlier drivers are of no use, and are removed.
+    """
+    for left in out.glob(f"{OWN}*"):
+        shutil.rmtree(left, ignore_errors=True)  # a worker that has outlived its driver may still write
+    with tempfile.TemporaryDirectory(prefix=OWN, dir=out if cluster else None, ignore_cleanup_errors=True) as made:
         (Path(made) / MARK).touch()
         yield Path(made).absolute()
 

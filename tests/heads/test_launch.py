@@ -298,6 +298,16 @@ def test_a_worker_whose_node_does_not_have_the_drivers_folder_ends_the_run(
     assert not outcome.begun and not list(out.iterdir()) and not list((tmp_path / "node").iterdir())
 
 
+@pytest.mark.parametrize("cluster", [True, False])
+def test_what_ray_wrote_for_a_driver_that_was_killed_is_removed_by_the_next_one(tmp_path: Path, cluster: bool) -> None:
+    (tmp_path / ".ray-killed" / "ray_train_run").mkdir(parents=True)
+    (tmp_path / ".ray-killed" / MARK).touch()
+    (tmp_path / "checkpoint-000003").mkdir()
+    with scratch(tmp_path, cluster) as own:
+        assert (own / MARK).exists()
+        assert set(tmp_path.iterdir()) == {tmp_path / "checkpoint-000003", *([own] if cluster else [])}
+
+
 def test_a_failure_of_ray_train_is_reported_with_its_cause() -> None:
     from ray.exceptions import RayTaskError
     from ray.train import ControllerError, WorkerGroupError
