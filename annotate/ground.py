@@ -78,8 +78,9 @@ def run(options: GroundOptions) -> dict[str, Any]:
 
 def make_job(options: GroundOptions, reads: dict[str, str]) -> Job:
     """Return the job of the chosen scorer. A mean covers all clips of the view: all splits are scored alike."""
+    from annotate.grounding.row_set import RowSet
     from annotate.grounding.scorers import DetectorJob, SpaceJob
-    from annotate.stages.stage import absolute, clip_items
+    from annotate.stages.stage import absolute, clip_blocks
     from heads.data.clips import Features
     from store import Store
 
@@ -88,9 +89,8 @@ def make_job(options: GroundOptions, reads: dict[str, str]) -> Job:
     assert options.view is not None
     head = None if options.head is None else str(Path(options.head).expanduser().absolute())
     store = Store.open(options.store)
-    clips = clip_items(store, None, [])["key"].to_list()
-    embedded = Features(store, options.view, "embedding").has(clips)
-    others = tuple(clip for clip, has in zip(clips, embedded, strict=True) if has)
+    features = Features(store, options.view, "embedding")
+    others = RowSet.of(features.present(block)["row"].to_numpy() for block in clip_blocks(store, None))
     return SpaceJob(absolute(options.store), options.view, head, options.weights, others, reads)
 
 

@@ -112,6 +112,7 @@ def describe(bench: Bench, options: Options, clips: "pl.DataFrame") -> dict[str,
     import polars as pl
 
     from annotate.describe import KIND, DescribeJob
+    from annotate.grounding.row_set import RowSet
     from annotate.grounding.scorers import GROUNDED, SpaceJob
     from annotate.qa.prompts import DESCRIBE
 
@@ -122,8 +123,8 @@ def describe(bench: Bench, options: Options, clips: "pl.DataFrame") -> dict[str,
         objects = caption(bench, options, "objects", options.centre, items)
     if options.space_head is not None:
         listed = items.with_columns(objects=_column(items, objects))
-        clip_ids = tuple(items["key"])
-        space = SpaceJob(options.store, options.space, options.space_head, None, clip_ids, {})
+        others = RowSet.of([items["row"].to_numpy()])
+        space = SpaceJob(options.store, options.space, options.space_head, None, others, {})
         objects = bench.stage("ground", space, listed, "clips", listed.height).texts(GROUNDED)
     items = items.with_columns(action_caption=_column(items, actions), object_caption=_column(items, objects))
     job = DescribeJob(LLMOptions.of(options), DESCRIBE, 200, {})

@@ -13,12 +13,11 @@ Guarantees
 - a clip that cannot be decoded fails alone
 """
 
-import hashlib
 import json
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from annotate.captioners.vision import SHORT_SIDE, pictures
+from annotate.grounding.row_set import RowSet, sha256_of_keys
 from annotate.stages.job import Answer, Failure, Item
 from common.errors import StepDiffError
 from common.threads import prefetched
@@ -74,12 +74,13 @@ class SpaceJob:
     view: str  # of clips, with embeddings
     head: str | None  # run folder of the contrastive head that made the view; None: its encoder embeds texts too
     weights: str | None  # of that encoder: a folder or hub id; None: those of its name
-    others: tuple[str, ...] = field(repr=False)  # clips with embeddings, over which an object's mean is computed
+    others: RowSet  # clips with embeddings, over which an object's mean is computed
     reads: dict[str, str]  # stage -> version of the object captions
 
     def provenance(self) -> dict[str, Any]:
-        made = Store.open(self.store).view("clips", self.view).provenance
-        others = hashlib.sha256("\n".join(sorted(self.others)).encode()).hexdigest()
+        store = Store.open(self.store)
+        made = store.view("clips", self.view).provenance
+        others = sha256_of_keys(store.catalog("clips"), self.others)
         return {"view": made.as_dict(), "mean_over": others, "reads": self.reads}
 
     def load(self, device: str, threads: int) -> "Space":
@@ -106,14 +107,16 @@ class SpaceJob:
 
 
 class Space:
-    def __init__(self, features: Features, embed: Embed, others: Sequence[str]) -> None:
+    def __init__(self, features: Features, embed: Embed, others: RowSet) -> None:
         """Sum the embeddings of `others`, over which an object's mean is computed; embed: texts -> embeddings."""
         self.features, self.embed = features, embed
-        if len(others) < 2:
-            raise StepDiffError(f"view {features.view.name} has {len(others)} of the clips; a mean needs 2 or more")
-        blocks = (self._clips(others[start : start + _BLOCK]) for start in range(0, len(others), _BLOCK))
-        self._sum = torch.stack([block.double().sum(0) for block in blocks]).sum(0)
         self._count = len(others)
+        if self._count < 2:
+            raise StepDiffError(f"view {features.view.name} has {self._count} of the clips; a mean needs 2 or more")
+        sums = torch.empty(-(-self._count // _BLOCK), *features.shape, dtype=torch.float64)
+        for number, rows in enumerate(others.blocks(_BLOCK)):
+            sums[number] = self._clips(features.catalog.keys(rows)).double().sum(0)
+        self._sum = sums.sum(0)
         self.busy = 0.0
 
     def _clips(self, keys: Sequence[str]) -> Float32[Tensor, "K E"]:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from annotate.captioners.vision import pictures
+from annotate.grounding.row_set import RowSet
 from annotate.grounding.scorers import GROUNDED, MOST, SCORES, Detector, DetectorJob, Space, SpaceJob, kept, objects
 from annotate.stages.job import Answer, Failure, Item
 from common.errors import StepDiffError
@@ -128,6 +129,11 @@ def test_a_clip_that_cannot_be_decoded_fails_alone(detectors: dict[str, Path], c
 VECTORS = {f"thing {i}": np.random.default_rng(i).standard_normal(8).astype(np.float32) for i in range(4)}
 
 
+def rows(count: int) -> RowSet:
+    """Return the first rows of the catalog."""
+    return RowSet.of([np.arange(count)])
+
+
 def embed(texts: Sequence[str]) -> torch.Tensor:
     return torch.from_numpy(np.stack([VECTORS[text] for text in texts]))
 
@@ -148,7 +154,7 @@ def test_the_score_is_a_difference_of_cosines(space_store: Store) -> None:
     """Compared with a loop over the other clips."""
     features = Features(space_store, "clip", "embedding")
     clips, names = CLIPS[:5], list(VECTORS)
-    space = Space(features, embed, clips)
+    space = Space(features, embed, rows(5))
     vectors = features.read(clips).numpy().astype(float)
 
     def cosine(a: np.ndarray, b: np.ndarray) -> float:
@@ -165,7 +171,7 @@ def test_the_score_is_a_difference_of_cosines(space_store: Store) -> None:
 
 
 def test_a_clip_without_embedding_or_caption_fails_alone(space_store: Store) -> None:
-    space = Space(Features(space_store, "clip", "embedding"), embed, CLIPS[:5])
+    space = Space(Features(space_store, "clip", "embedding"), embed, rows(5))
     texts = ["thing 0", None, "", "thing 1"]
     items = [{"key": key, "objects": text} for key, text in zip([*CLIPS[:3], CLIPS[5]], texts, strict=True)]
     found = dict(space.annotate(items))
@@ -174,7 +180,7 @@ def test_a_clip_without_embedding_or_caption_fails_alone(space_store: Store) -> 
         failed = found[key]
         assert isinstance(failed, Failure) and message in failed.reason
     with pytest.raises(StepDiffError, match="view clip has 1 of the clips; a mean needs 2 or more"):
-        Space(Features(space_store, "clip", "embedding"), embed, CLIPS[:1])
+        Space(Features(space_store, "clip", "embedding"), embed, rows(1))
 
 
 def test_embeddings_of_another_model_than_the_views_are_refused(space_store: Store, tmp_path: Path) -> None:
@@ -194,7 +200,7 @@ def test_embeddings_of_another_model_than_the_views_are_refused(space_store: Sto
     )
     folder = saved(tmp_path / "clip", CLIPModel(config), tokenizer)
     CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
-    job = SpaceJob(str(space_store.path), "clip", None, str(folder), tuple(CLIPS[:5]), {})
+    job = SpaceJob(str(space_store.path), "clip", None, str(folder), rows(5), {})
     with pytest.raises(StepDiffError, match="view clip was made with other weights .* than those of --weights"):
         job.load("cpu", 1)
 
@@ -207,14 +213,14 @@ def test_embeddings_of_another_model_than_the_views_are_refused(space_store: Sto
         view.resize()
         values = np.random.default_rng(9).standard_normal((5, 8)).astype(np.float32)
         view.write_shard(0, np.arange(5), {"embedding": values}, {})
-    job = SpaceJob(str(space_store.path), "own", None, str(folder), tuple(CLIPS[:5]), {})
+    job = SpaceJob(str(space_store.path), "own", None, str(folder), rows(5), {})
     space = job.load("cpu", 1)
     assert isinstance(space, Space)
     text = torch.from_numpy(encoder.encode_texts(["a red egg"])["embedding"])[0]
     unit = torch.nn.functional.normalize(torch.from_numpy(values), dim=-1)
     expected = text @ (unit[0] - unit[1:].mean(0))
     assert space.scores(CLIPS[0], ["a red egg"])[0] == pytest.approx(float(expected), abs=1e-5)
-    other = SpaceJob(str(space_store.path), "own", None, str(folder), tuple(CLIPS[:4]), {})
+    other = SpaceJob(str(space_store.path), "own", None, str(folder), rows(4), {})
     assert job.provenance() != other.provenance()  # the mean over other clips changes the scores
 
 
