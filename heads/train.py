@@ -18,9 +18,11 @@ from typing import Any
 
 from common.cli import command
 from common.cli.options import parse
+from common.errors import StepDiffError
+from common.progress import say
 from heads.planning.options import PlanOptions
 from heads.training.recipe import TrainOptions
-from heads.workers import first_prints
+from heads.workers import first_prints, is_first
 
 
 @dataclass(frozen=True)
@@ -40,18 +42,19 @@ def run(options: TrainOptions) -> Any:
     from heads.models.language_model import pick_device
     from heads.tracking.trackers import need
     from heads.workers.fit import check, fit, refuse_relative_paths
-    from heads.workers.group import joined, launched, own_device, world_size
+    from heads.workers.group import joined, launched, own_device
 
-    address, planned = None, None
+    address, planned, number = None, None, "scaling.workers"
     if isinstance(options, Command):
         if options.workers is not None:
+            number = "--workers"
             options = replace(options, scaling=replace(options.scaling, workers=options.workers))
         address = options.address
         if options.dry_run:
             planned = PlanOptions(options.card, options.flops_share, options.mean_words)
         options = TrainOptions(**{field.name: getattr(options, field.name) for field in fields(TrainOptions)})
     if launched():
-        options = replace(options, scaling=replace(options.scaling, workers=world_size()))
+        options = of_torchrun(options, address, number)
     check(options)
     if planned is not None:
         from heads.planning.plan import plan
@@ -66,6 +69,30 @@ def run(options: TrainOptions) -> Any:
     device = own_device(pick_device(options.device))
     with joined(options.scaling, device) as group:
         return fit(options, device, group)
+
+
+def of_torchrun(options: TrainOptions, address: str | None, number: str) -> TrainOptions:
+    """Return the options with torchrun's processes as workers; say so where another number of workers was given.
+
+    Args:
+        options: Of the command.
+        address: Of a Ray cluster.
+        number: The option that gave the number of workers; 1 in a recipe is the default.
+
+    Raises:
+        StepDiffError: An address was given.
+    """
+    from heads.workers.group import world_size
+
+    if address is not None:
+        raise StepDiffError(
+            f"--address {address} starts workers on Ray, and torchrun has started its own: leave --address out, or "
+            "start python -m heads.train without torchrun"
+        )
+    size, given = world_size(), options.scaling.workers
+    if given != size and (given > 1 or number == "--workers") and is_first():
+        say(f"{number} {given} is not used: the workers are the {size} processes that torchrun started")
+    return replace(options, scaling=replace(options.scaling, workers=size))
 
 
 def show(record: Any) -> None:

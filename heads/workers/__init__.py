@@ -5,10 +5,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 
 
+def is_first() -> bool:
+    """Return whether this process is the first of torchrun's, or not one of them."""
+    return os.environ.get("RANK", "0") == "0" or "WORLD_SIZE" not in os.environ
+
+
 @contextmanager
 def first_prints() -> Iterator[None]:
     """Let only the first of torchrun's processes write to standard output within this block."""
-    if os.environ.get("RANK", "0") == "0" or "WORLD_SIZE" not in os.environ:
+    if is_first():
         yield
         return
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):

@@ -30,6 +30,7 @@ from heads.training.recipe import TrainOptions, as_yaml, differences, read_recip
 from heads.training.video_task import VideoTask
 from heads.workers.group import ALONE, Group
 from store import Store
+from weights import NAMES
 
 RECIPE = "recipe.yaml"
 
@@ -88,7 +89,11 @@ def _paths(options: TrainOptions) -> Iterator[tuple[str, str | None]]:
         yield "--store", options.store
     yield from (("--out", options.out), *(("--hold-out", one) for one in options.hold_out))
     yield "pairqa", recipe.pairqa if recipe else None
-    yield "init", options.video_lm.init if options.video_lm else None
+    if options.video_lm is not None:
+        yield "init", options.video_lm.init
+        name = options.video_lm.language_model
+        if name not in NAMES and Path(name).expanduser().exists():  # else an id of the hub, see weights.resolve
+            yield "video_lm.language_model", name
     yield "validation.diffmcq", validation.diffmcq if validation else None
     yield "validation.diffrank", validation.diffrank if validation else None
 
