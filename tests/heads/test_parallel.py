@@ -236,6 +236,14 @@ def command(path: str, dies: tuple[int, int] | None = None, more: Sequence[str] 
     return train.main(["--config", path, *more])
 
 
+def test_a_contrastive_head_of_two_processes_is_that_of_one(world: Path, tmp_path: Path) -> None:
+    for count, name in ((0, "one"), (2, "two")):
+        schedule = {"steps": 6, "accumulate": 1, "warmup": 0, "validate_every": 2}
+        path = str(contrastive(world, tmp_path / name, pairs=paired(world, tmp_path), schedule=schedule))
+        assert set(in_processes(command, count, tmp_path / "logs" / name, path)) == {0}
+    near(tmp_path / "two", tmp_path / "one")
+
+
 def fails(path: str, late: bool) -> int:
     """Run heads.train, in which the second process fails in the third batch: late, or out of memory."""
     loss = VideoTask.loss
@@ -307,11 +315,16 @@ def test_any_number_of_processes_that_divides_the_batches_of_a_step_trains_the_s
     assert "two:" not in (tmp_path / "logs/two/rank-1.log").read_text()
 
 
-def test_a_divided_run_is_resumed_by_one_process(world: Path, tiny_lm: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("full", "shared"), [(True, ("--scaling.fsdp", "true")), (False, ("--scaling.tensor-parallel", "2"))]
+)
+def test_a_divided_run_is_resumed_by_one_process(
+    full: bool, shared: tuple[str, ...], world: Path, tiny_lm: str, tmp_path: Path
+) -> None:
     def config(name: str) -> str:
-        return str(recipe(world, tiny_lm, tmp_path / name, lora=None, full=True, **RUNS))
+        more = {"lora": None, "full": full, "precision": "float32"}
+        return str(recipe(world, tiny_lm, tmp_path / name, **more, **RUNS))
 
-    shared = ("--scaling.fsdp", "true")
     assert in_processes(command, 0, tmp_path / "logs/alone", config("alone")) == [0]
     in_processes(command, 2, tmp_path / "logs/killed", config("run"), (1, 9), shared, dies=(1,))
     assert in_processes(command, 2, tmp_path / "logs/divided", config("run"), (1, 11), shared, dies=(1,)) != [0, 0]
