@@ -115,12 +115,9 @@ class Space:
             raise StepDiffError(f"view {features.view.name} has {self._count} of the clips; a mean needs 2 or more")
         sums = torch.empty(-(-self._count // _BLOCK), *features.shape, dtype=torch.float64)
         for number, rows in enumerate(others.blocks(_BLOCK)):
-            sums[number] = self._clips(features.catalog.keys(rows)).double().sum(0)
+            sums[number] = normalize(features.read_rows(rows), dim=-1).double().sum(0)
         self._sum = sums.sum(0)
         self.busy = 0.0
-
-    def _clips(self, keys: Sequence[str]) -> Float32[Tensor, "K E"]:
-        return normalize(self.features.read(keys), dim=-1)
 
     def annotate(self, items: Sequence[Item]) -> Iterator[tuple[str, Answer]]:
         """Yield the objects of every item: key, objects (a caption, or None)."""
@@ -140,7 +137,7 @@ class Space:
         begin = time.monotonic()
         with torch.inference_mode():
             texts = normalize(self.embed(names), dim=-1).double()
-            clip = self._clips([key])[0].double()
+            clip = normalize(self.features.read([key]), dim=-1)[0].double()
             others = (self._sum - clip) / (self._count - 1)
             found = (texts @ (clip - others)).tolist()
         self.busy += time.monotonic() - begin

@@ -16,7 +16,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from common.errors import StepDiffError
@@ -77,6 +77,10 @@ class Features:
         rows = self.catalog.rows(keys)
         if (rows < 0).any():
             self.rows(keys)  # names the first
+        return self.read_rows(rows, device)
+
+    def read_rows(self, rows: Int64[np.ndarray, " K"], device: str | torch.device = "cpu") -> Float32[Tensor, "K ..."]:
+        """Return the features of rows of the catalog, as `read` does."""
         if self.view.features[self.feature].dtype != "int8":
             return _moved(self.view.read(self.feature, rows, direct=self._direct), device).float()
         if torch.device(device).type == "cpu":
