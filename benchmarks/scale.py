@@ -10,6 +10,7 @@ plan of a store of that size. Smaller sizes are shown only: blocks of the catalo
 a few of them were read, memory grows with their size.
 
 - featurize: all windows of a manifest are read, compared, added to the catalog and planned; no worker runs
+- featurize, CSV: the same of a text file with a column of numbers, which is copied to Parquet first
 - train, pairs: start of a run on 20,000 pairs, to its first batch; a share of the videos and a test set are held out
 - train, narration: the same on sequences and on single clips of all videos
 - annotate: the tasks of a captioner for all clips
@@ -33,7 +34,7 @@ from benchmarks.harness.report import Row, benchmark, line
 from common.cli import command
 from common.errors import StepDiffError
 
-MOST_GIB = {"featurize": 4.0, "train, pairs": 4.0, "train, narration": 4.0, "annotate": 2.0}
+MOST_GIB = {"featurize": 4.0, "featurize, CSV": 4.0, "train, pairs": 4.0, "train, narration": 4.0, "annotate": 2.0}
 """memory that each may take at the size of the fit"""
 FIRST = 60.0
 """seconds until featurize's first shard is planned, at the size of the fit"""
@@ -182,6 +183,9 @@ def measured(folder: Path, rows: int, lm: str) -> dict[str, Measured]:
         "annotate": lambda: apart(annotate, store),
         "query": lambda: apart(query, store),
         "featurize": lambda: apart(featurize, write_manifest(folder / "videos", rows), folder / "planned"),
+        "featurize, CSV": lambda: apart(
+            featurize, write_manifest(folder / "csv", rows, ".csv"), folder / "csv planned"
+        ),
     }
     found = {}
     for name, work in works.items():

@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -82,18 +83,22 @@ def write_test_set(path: Path, count: int) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def write_manifest(folder: Path, count: int) -> Path:
+def write_manifest(folder: Path, count: int, suffix: Literal[".parquet", ".csv"] = ".parquet") -> Path:
     """Write a manifest of `count` clips of _FILES video files, which are there but hold no video."""
     folder.mkdir(parents=True)
     for number in range(_FILES):
         (folder / f"{number}.mp4").write_bytes(b"no video")
-    path, each = folder / "clips.parquet", -(-count // _FILES)
+    path, each = folder / f"clips{suffix}", -(-count // _FILES)
     place = pl.int_range(0, count, eager=True).alias("place").to_frame().lazy()
     start = (pl.col("place") % each) * 10.0
-    place.select(
+    rows = place.select(
         clip=pl.format("v{}_{}", pl.col("place") // each, start),
         video=pl.format("{}.mp4", pl.col("place") // each),
         start=start,
         end=start + 10,
-    ).sink_parquet(path, engine="streaming")
+    )
+    if suffix == ".csv":
+        rows.with_columns(camera=pl.col("start") % 7).sink_csv(path, engine="streaming")
+    else:
+        rows.sink_parquet(path, engine="streaming")
     return path

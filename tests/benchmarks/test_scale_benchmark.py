@@ -25,7 +25,7 @@ def test_every_work_is_measured_fitted_and_removed(tmp_path: Path, monkeypatch: 
     names = {row["work"] for row in record["rows"]}
     assert names == {*MOST_GIB, "build", "query"} == {row["work"] for row in record["fit"]}
     assert all(abs(row["bytes per clip"]) < 1 and row["GiB"] == 2.0 for row in record["fit"])
-    assert all(one["met"] for one in record["lines"]) and len(record["lines"]) == 5
+    assert all(one["met"] for one in record["lines"]) and len(record["lines"]) == 6
     assert json.loads(json.dumps(record)) == record
     with pytest.raises(StepDiffError, match="a line needs two sizes"):
         run(Options(clips=(3000,)))
