@@ -16,6 +16,7 @@ import io
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -181,14 +182,14 @@ def _copied_csv(path: Path, wanted: Sequence[str], scratch: Callable[[], Path]) 
     refuse_twins([name for name in names if folded(name) in map(folded, wanted)], path)
     spaces = any(name != name.strip() for name in names)
     source = _plain_text(path, separator if spaces else None, scratch)
-    schema = pl.scan_csv(source, infer_schema_length=0, separator=separator, glob=False).collect_schema()
+    as_text = partial(pl.scan_csv, source, infer_schema_length=0, separator=separator, glob=False)
     text = scratch() / "text.parquet"
-    rows = _copied(pl.scan_csv(source, schema=schema, separator=separator, glob=False), text)
-    types = _types(rows, [name for name in schema if folded(name) not in map(folded, wanted)])
-    if all(dtype == pl.String for dtype in types.values()):
+    rows = _copied(as_text(), text)
+    others = [name for name in rows.collect_schema() if folded(name) not in map(folded, wanted)]
+    types = {name: dtype for name, dtype in _types(rows, others).items() if dtype != pl.String}
+    if not types:
         return rows
-    typed = pl.scan_csv(source, schema={**schema, **types}, separator=separator, glob=False)
-    rows = _copied(typed, scratch() / "manifest.parquet")
+    rows = _copied(as_text(schema_overrides=types), scratch() / "manifest.parquet")
     text.unlink()
     return rows
 

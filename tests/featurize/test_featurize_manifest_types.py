@@ -122,7 +122,7 @@ def test_types_are_inferred_from_one_group_of_rows_at_a_time(
         if isinstance(source, bytes):
             sizes.append(source.count(b"\n"))
         else:
-            assert options.get("schema") or options["infer_schema_length"] == 0
+            assert options["infer_schema_length"] == 0
         return scan(source, **options)
 
     monkeypatch.setattr(pl, "scan_csv", watched)
