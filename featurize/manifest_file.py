@@ -203,7 +203,7 @@ def _types(rows: pl.LazyFrame, columns: Sequence[str]) -> dict[str, Any]:
         for first in range(0, count, _GROUP_ROWS):
             group = rows.select(column).slice(first, _GROUP_ROWS).collect()[column]
             texts = pl.concat([texts, group.drop_nulls().unique()])
-            types |= _inferred(texts)
+            types[column] = _inferred(texts)
             if len(texts) and types[column] == pl.String:
                 break  # other rows do not change it
             # One text of each kind goes on to the next group. Short integers, long ones and others are kinds,
@@ -214,10 +214,10 @@ def _types(rows: pl.LazyFrame, columns: Sequence[str]) -> dict[str, Any]:
     return types
 
 
-def _inferred(texts: pl.Series) -> dict[str, Any]:
-    """Return the name and the dtype of a column of these texts in a .csv."""
-    table = texts.to_frame().write_csv(quote_style="always").encode()
-    return dict(pl.scan_csv(table, infer_schema_length=None).collect_schema())
+def _inferred(texts: pl.Series) -> Any:
+    """Return the dtype of a column of these texts in a .csv."""
+    table = texts.to_frame("text").write_csv(quote_style="always").encode()
+    return pl.scan_csv(table, infer_schema_length=None).collect_schema()["text"]
 
 
 def _plain_text(path: Path, separator: str | None, scratch: Callable[[], Path]) -> Path:

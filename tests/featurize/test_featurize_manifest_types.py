@@ -75,7 +75,7 @@ def test_a_large_csv_has_the_types_and_values_of_a_small_one(
     separator: str,
     encoding: str,
 ) -> None:
-    path = written(tmp_path / "clips.csv", {f"c{i}": some for i, some in enumerate(columns)}, separator, encoding)
+    path = written(tmp_path / "clips.csv", {f'"{i}"; a,b': some for i, some in enumerate(columns)}, separator, encoding)
     whole, found = read_file(path, WANTED), large(path)
     assert found.schema == whole.schema
     assert found.equals(whole)
