@@ -78,7 +78,7 @@ def run(options: GroundOptions) -> dict[str, Any]:
 
 def make_job(options: GroundOptions, reads: dict[str, str]) -> Job:
     """Return the job of the chosen scorer. A mean covers all clips of the view: all splits are scored alike."""
-    from annotate.grounding.row_set import RowSet
+    from annotate.grounding.row_set import RowSet, sha256_of_keys
     from annotate.grounding.scorers import DetectorJob, SpaceJob
     from annotate.stages.stage import absolute, clip_blocks
     from heads.data.clips import Features
@@ -91,7 +91,8 @@ def make_job(options: GroundOptions, reads: dict[str, str]) -> Job:
     store = Store.open(options.store)
     features = Features(store, options.view, "embedding")
     others = RowSet.of(features.present(block)["row"].to_numpy() for block in clip_blocks(store, None))
-    return SpaceJob(absolute(options.store), options.view, head, options.weights, others, reads)
+    mean_over = sha256_of_keys(store.catalog("clips"), others)
+    return SpaceJob(absolute(options.store), options.view, head, options.weights, others, mean_over, reads)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -124,7 +124,7 @@ def describe(bench: Bench, options: Options, clips: "pl.DataFrame") -> dict[str,
     if options.space_head is not None:
         listed = items.with_columns(objects=_column(items, objects))
         others = RowSet.of([items["row"].to_numpy()])
-        space = SpaceJob(options.store, options.space, options.space_head, None, others, {})
+        space = SpaceJob(options.store, options.space, options.space_head, None, others, "", {})
         objects = bench.stage("ground", space, listed, "clips", listed.height).texts(GROUNDED)
     items = items.with_columns(action_caption=_column(items, actions), object_caption=_column(items, objects))
     job = DescribeJob(LLMOptions.of(options), DESCRIBE, 200, {})

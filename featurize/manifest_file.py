@@ -197,11 +197,12 @@ def _copied_csv(path: Path, wanted: Sequence[str], scratch: Callable[[], Path]) 
 def _types(rows: pl.LazyFrame, columns: Sequence[str]) -> dict[str, Any]:
     """Return the dtypes that `_read_csv` gives columns of texts, from a group of rows at a time."""
     types: dict[str, Any] = dict.fromkeys(columns, pl.String())
-    count = rows.select(pl.len()).collect().item()
+    count, places = rows.select(pl.len()).collect().item(), {name: n for n, name in enumerate(rows.collect_schema())}
     for column in columns:
-        texts = pl.Series(column, dtype=pl.String)
+        texts = pl.Series("text", dtype=pl.String)
         for first in range(0, count, _GROUP_ROWS):
-            group = rows.select(column).slice(first, _GROUP_ROWS).collect()[column]
+            part = rows.select(pl.nth(places[column]))  # Polars takes some names for regular expressions
+            group = part.slice(first, _GROUP_ROWS).collect().to_series().alias("text")
             texts = pl.concat([texts, group.drop_nulls().unique()])
             types[column] = _inferred(texts)
             if len(texts) and types[column] == pl.String:
@@ -216,7 +217,7 @@ def _types(rows: pl.LazyFrame, columns: Sequence[str]) -> dict[str, Any]:
 
 def _inferred(texts: pl.Series) -> Any:
     """Return the dtype of a column of these texts in a .csv."""
-    table = texts.to_frame("text").write_csv(quote_style="always").encode()
+    table = texts.to_frame().write_csv(quote_style="always").encode()
     return pl.scan_csv(table, infer_schema_length=None).collect_schema()["text"]
 
 

@@ -31,7 +31,7 @@ class Command(PlanOptions, TrainOptions):
     """processes, one per device: short for --scaling.workers"""
     address: str | None = None
     """Ray cluster to join, `auto` or HOST:6379. Default: RAY_ADDRESS, else Ray is started here; with one worker and no
-    address, or under torchrun, Ray is not used"""
+    address Ray is not used; torchrun takes no address"""
     dry_run: bool = False
     """print what the recipe needs of memory, network, store and time, and train nothing; refuse what does not fit"""
 
@@ -44,17 +44,17 @@ def run(options: TrainOptions) -> Any:
     from heads.workers.fit import check, fit, refuse_relative_paths
     from heads.workers.group import joined, launched, own_device
 
-    address, planned, number = None, None, "scaling.workers"
+    address, planned, option = None, None, "scaling.workers"
     if isinstance(options, Command):
         if options.workers is not None:
-            number = "--workers"
+            option = "--workers"
             options = replace(options, scaling=replace(options.scaling, workers=options.workers))
         address = options.address
         if options.dry_run:
             planned = PlanOptions(options.card, options.flops_share, options.mean_words)
         options = TrainOptions(**{field.name: getattr(options, field.name) for field in fields(TrainOptions)})
     if launched():
-        options = of_torchrun(options, address, number)
+        options = of_torchrun(options, address, option)
     check(options)
     if planned is not None:
         from heads.planning.plan import plan
@@ -71,13 +71,13 @@ def run(options: TrainOptions) -> Any:
         return fit(options, device, group)
 
 
-def of_torchrun(options: TrainOptions, address: str | None, number: str) -> TrainOptions:
+def of_torchrun(options: TrainOptions, address: str | None, option: str) -> TrainOptions:
     """Return the options with torchrun's processes as workers; say so where another number of workers was given.
 
     Args:
         options: Of the command.
         address: Of a Ray cluster.
-        number: The option that gave the number of workers; 1 in a recipe is the default.
+        option: Which gave the number of workers; 1 in a recipe is the default.
 
     Raises:
         StepDiffError: An address was given.
@@ -90,8 +90,8 @@ def of_torchrun(options: TrainOptions, address: str | None, number: str) -> Trai
             "start python -m heads.train without torchrun"
         )
     size, given = world_size(), options.scaling.workers
-    if given != size and (given > 1 or number == "--workers") and is_first():
-        say(f"{number} {given} is not used: the workers are the {size} processes that torchrun started")
+    if given != size and (given > 1 or option == "--workers") and is_first():
+        say(f"{option} {given} is not used: the workers are the {size} processes that torchrun started")
     return replace(options, scaling=replace(options.scaling, workers=size))
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int64
 
+from heads.data.catalog_rows import marked
 from store import Catalog
 
 _BYTES = 2**16  # of the bits that are unpacked at once
@@ -33,12 +34,7 @@ class RowSet:
     @classmethod
     def of(cls, blocks: Iterable[Int64[np.ndarray, " _"]]) -> "RowSet":
         """Return the set of the rows of all blocks."""
-        found = np.zeros(0, bool)
-        for rows in blocks:
-            if len(rows):
-                found.resize(max(len(found), int(rows.max()) + 1), refcheck=False)  # new rows are False
-                found[rows] = True
-        return cls(np.packbits(found).tobytes())
+        return cls(np.packbits(marked(blocks)).tobytes())
 
     def __len__(self) -> int:
         """Return the number of rows."""

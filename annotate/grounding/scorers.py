@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from annotate.captioners.vision import SHORT_SIDE, pictures
-from annotate.grounding.row_set import RowSet, sha256_of_keys
+from annotate.grounding.row_set import RowSet
 from annotate.stages.job import Answer, Failure, Item
 from common.errors import StepDiffError
 from common.threads import prefetched
@@ -75,13 +75,12 @@ class SpaceJob:
     head: str | None  # run folder of the contrastive head that made the view; None: its encoder embeds texts too
     weights: str | None  # of that encoder: a folder or hub id; None: those of its name
     others: RowSet  # clips with embeddings, over which an object's mean is computed
+    mean_over: str  # their checksum, sha256_of_keys
     reads: dict[str, str]  # stage -> version of the object captions
 
     def provenance(self) -> dict[str, Any]:
-        store = Store.open(self.store)
-        made = store.view("clips", self.view).provenance
-        others = sha256_of_keys(store.catalog("clips"), self.others)
-        return {"view": made.as_dict(), "mean_over": others, "reads": self.reads}
+        made = Store.open(self.store).view("clips", self.view).provenance
+        return {"view": made.as_dict(), "mean_over": self.mean_over, "reads": self.reads}
 
     def load(self, device: str, threads: int) -> "Space":
         store = Store.open(self.store)

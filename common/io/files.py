@@ -45,10 +45,8 @@ def place(path: str | os.PathLike[str] | RemotePath) -> Place:
 def refuse_url(name: str, path: str) -> None:
     """Raise StepDiffError for a URL as the option `name`, whose files are locked and appended to, which only a file
     system can do."""
-    if _URL.fullmatch(path):
-        raise StepDiffError(
-            f"{name} {path} is a URL: give a path of a file system; of a run only the store may be remote"
-        )
+    if _URL.fullmatch(path.lower()):
+        raise StepDiffError(f"{name} {path} is a URL: give a path of a file system")
 
 
 def open_regular(path: str | os.PathLike[str], wanted: str = "a file") -> IO[bytes]:

@@ -226,9 +226,9 @@ class WorkerPool:
         """Say that no worker has started. StepDiffError if none ever will."""
         if not room(self._cpus, self._gpu) and not autoscaled():
             node = "no node of the cluster has" if self._joined else "this machine does not have"
-            advice = ["start such nodes"] * self._joined
-            if self._by_threads:
-                advice.append(f"set OMP_NUM_THREADS={max((cpus for cpus, _ in nodes()), default=1)}")
+            advice = ["start such nodes" if self._joined else "use a larger one"]
+            if self._by_threads and (most := max((cpus for cpus, _ in nodes()), default=0)):
+                advice.append(f"set OMP_NUM_THREADS={most}")
             raise StepDiffError(f"{node} {self._need()}, which a worker needs: {' or '.join(advice)}")
         say(_NO_WORKER)
 
@@ -239,6 +239,7 @@ class WorkerPool:
         if self._by_threads:
             fewer = max((n for n in range(1, self._cpus) if room(n, self._gpu) >= count), default=1)
             there = min(room(fewer, self._gpu), count)
+        if self._by_threads and there > most:
             line += f", one for each thread of this process: OMP_NUM_THREADS={fewer} makes room for {there}"
         if self._joined:
             line += f"; {'its autoscaler may add nodes' if autoscaled() else 'the others wait for nodes that join it'}"
@@ -265,7 +266,7 @@ class WorkerPool:
             except RayActorError as error:
                 why = f"a worker died in {method} ({_first_line(error)}): run it again"
             except OutOfMemoryError:
-                why = f"a worker's node had too little memory in {method}: {self._lighter}"
+                raise StepDiffError(f"a worker's node had too little memory in {method}: {self._lighter}") from None
             except RayTaskError as error:
                 if not _without_memory(error.cause):
                     raise
@@ -273,7 +274,7 @@ class WorkerPool:
                 raise StepDiffError(f"a worker had too little memory in {method} ({why}): {self._lighter}") from None
             if not left:
                 raise StepDiffError(why)
-            say(f"a worker died in {method}: another does it again")
+            say(f"{why.rpartition(': ')[0]}: another does it again")
             self._slots[0].replace()
         if isinstance(answer, str):
             raise StepDiffError(answer)

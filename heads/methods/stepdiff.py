@@ -312,7 +312,9 @@ class StepDiff:
     ) -> list[str]:
         """Return what follows each turn about its clips, greedily; shown: equally many clips for each turn."""
 
-        size = max(min(ROWS_WRITTEN, ceil(len(turns) / self.group.data_size)), 1)
+        size, processes = ROWS_WRITTEN, self.group.data_size
+        if processes > 1 and turns:  # as few rounds as possible, with equally many rows in each
+            size = ceil(len(turns) / (ceil(len(turns) / (ROWS_WRITTEN * processes)) * processes))
 
         def written(start: int) -> list[str]:
             some = slice(start, start + size)

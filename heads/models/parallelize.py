@@ -30,6 +30,9 @@ from heads.data.packing import Chat
 from heads.models.language_model import LanguageModel, autocast
 from weights import resolve
 
+WHOLE = "set scaling.fsdp false and tensor_parallel 1, or evaluate without torchrun"
+"""how a model is not divided"""
+
 
 def load_divided(
     name: str, mesh: Any, device: str, frozen: torch.dtype, offload: bool = False, full: bool = False
@@ -179,8 +182,7 @@ def layers(model: Any) -> list[nn.Module]:
     ]
     if not found:
         raise StepDiffError(
-            f"{type(model).__name__} does not name its layers, so several processes cannot divide them; train with "
-            "scaling.fsdp false, and evaluate without torchrun"
+            f"{type(model).__name__} does not name its layers, so several processes cannot divide them: {WHOLE}"
         )
     return found
 
@@ -228,10 +230,7 @@ def _shares(
         short = name.removeprefix(f"{model.base_model_prefix}.")
         key = name if name in files else short
         if key not in files:
-            raise StepDiffError(
-                f"{folder}: has no weight {name}, and a divided model is read by name; train with scaling.fsdp false, "
-                "and evaluate without torchrun"
-            )
+            raise StepDiffError(f"{folder}: has no weight {name}, and a divided model is read by name: {WHOLE}")
         with safe_open(files[key], "pt") as file:
             if not isinstance(weight, DTensor):
                 yield name, file.get_tensor(key).to(device, precision[name])
@@ -264,4 +263,6 @@ def _files(folder: Path) -> dict[str, Path]:
         with safe_open(single, "pt") as file:
             return dict.fromkeys(file.keys(), single)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise StepDiffError(f"{folder}: has no readable model.safetensors ({error}), as scaling.fsdp needs") from error
+        raise StepDiffError(
+            f"{folder}: has no readable model.safetensors ({error}), and a divided model needs one: {WHOLE}"
+        ) from error

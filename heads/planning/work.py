@@ -70,7 +70,8 @@ class Transfers:
     gathers: float
     """divided layers (FSDP), forward and backward of each batch"""
     reduced: float
-    """gradients: one ring all-reduce of the copies, and reduce-scatters of divided layers that train"""
+    """gradients: one ring all-reduce of the copies, with tensor parallelism a broadcast of their sums, and
+    reduce-scatters of divided layers that train"""
     tensor: float
     """outputs of the halves of each layer (tensor parallelism)"""
     host: float = 0.0
@@ -102,7 +103,7 @@ def transfers(
     others, rest = (workers - 1) / workers, (together - 1) / together
     gathers = 2 * batches * own.layers * others if scaling.fsdp else 0.0
     divided = FLOAT * (own.trained - own.copies) * batches * others
-    reduced = 2 * FLOAT * own.copies * others + divided
+    reduced = FLOAT * own.copies * (2 * others + (together > 1)) + divided
     # two all-reduces of the hidden states in each layer, forward, backward and where a layer is computed again
     sent = 2 * layers * tokens * width * item * batches
     moved = batches * (2 * own.layers + FLOAT * (own.trained - own.copies)) / workers

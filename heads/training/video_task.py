@@ -240,8 +240,8 @@ class VideoTask:
             validating = self.validator.clips()
         elif self.held_pairs is not None:
             validating = self.held_pairs.clips()
-        self.features.rows([*paired, *validating])  # a clip without features is reported here
-        self.trained = [self.catalog.rows(list(paired)).astype(np.int32)]  # what may train, without texts of sources
+        rows = self.features.rows([*paired, *validating])  # a clip without features is reported here
+        self.trained = [rows[: len(paired)].astype(np.int32)]  # what may train, without texts of sources
         if self.negatives is not None:
             self.trained.append(self.negatives.rows)
         self.warm_texts = None if recipe.warm_start is None else self._warm_texts(recipe.warm_start)

@@ -51,11 +51,11 @@ def check(options: TrainOptions) -> None:
         raise StepDiffError(
             "scaling.tensor_parallel needs a frozen language model; with video_lm.lora or full set scaling.fsdp instead"
         )
-    if workers not in (given := fitting(options)):
+    if workers not in (accepted := fitting(options)):
         groups = workers // scaling.tensor_parallel
         raise StepDiffError(
             f"video_lm.schedule.accumulate {recipe.schedule.accumulate}, the batches of a step, does not divide among "
-            f"{workers} workers; give {' or '.join(map(str, given))} workers, or set accumulate to a multiple of "
+            f"{workers} workers; give {' or '.join(map(str, accepted))} workers, or set accumulate to a multiple of "
             f"{groups} and reduce batch by the same factor"
         )
 

@@ -78,7 +78,7 @@ class Group:
 
     @torch.no_grad()
     def sum_gradients(self, weights: Iterable[nn.Parameter]) -> None:
-        """Sum the gradients of weights of which each process has a whole copy, in one transfer.
+        """Sum the gradients of weights of which each process has a whole copy, in one piece.
 
         Processes that compute a batch together then have the first one's sums: their own may differ in the last bits on
         GPUs, where some kernels add in any order.

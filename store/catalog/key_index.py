@@ -246,7 +246,7 @@ def built(first: int, keys: PackedKeys, parts: Mapping[str, str]) -> Iterator[Bu
 def merged(indexes: Sequence[KeyIndex]) -> Iterator[Buffer]:
     """Yield the file of one index of the rows of `indexes`, which are consecutive; DamagedFile where one is damaged.
 
-    Memory for some runs of rows, whatever the indexes have.
+    Memory for some runs of rows of mapped indexes, whatever they have; what is fetched from an object store stays.
     """
     for index in indexes:
         index.check_all()

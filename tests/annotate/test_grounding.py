@@ -200,7 +200,7 @@ def test_embeddings_of_another_model_than_the_views_are_refused(space_store: Sto
     )
     folder = saved(tmp_path / "clip", CLIPModel(config), tokenizer)
     CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
-    job = SpaceJob(str(space_store.path), "clip", None, str(folder), rows(5), {})
+    job = SpaceJob(str(space_store.path), "clip", None, str(folder), rows(5), "5", {})
     with pytest.raises(StepDiffError, match="view clip was made with other weights .* than those of --weights"):
         job.load("cpu", 1)
 
@@ -213,14 +213,14 @@ def test_embeddings_of_another_model_than_the_views_are_refused(space_store: Sto
         view.resize()
         values = np.random.default_rng(9).standard_normal((5, 8)).astype(np.float32)
         view.write_shard(0, np.arange(5), {"embedding": values}, {})
-    job = SpaceJob(str(space_store.path), "own", None, str(folder), rows(5), {})
+    job = SpaceJob(str(space_store.path), "own", None, str(folder), rows(5), "5", {})
     space = job.load("cpu", 1)
     assert isinstance(space, Space)
     text = torch.from_numpy(encoder.encode_texts(["a red egg"])["embedding"])[0]
     unit = torch.nn.functional.normalize(torch.from_numpy(values), dim=-1)
     expected = text @ (unit[0] - unit[1:].mean(0))
     assert space.scores(CLIPS[0], ["a red egg"])[0] == pytest.approx(float(expected), abs=1e-5)
-    other = SpaceJob(str(space_store.path), "own", None, str(folder), rows(4), {})
+    other = SpaceJob(str(space_store.path), "own", None, str(folder), rows(4), "4", {})
     assert job.provenance() != other.provenance()  # the mean over other clips changes the scores
 
 

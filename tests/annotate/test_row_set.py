@@ -97,4 +97,4 @@ def test_the_sum_has_the_bits_of_one_over_all_ids(clips: Store, block: int, monk
 def test_a_worker_receives_a_bit_for_each_row() -> None:
     rows = RowSet.of(np.arange(first, first + 10**5, 3) for first in range(0, 10**6, 10**5))
     assert len(rows) > 330_000
-    assert len(pickle.dumps(SpaceJob("store", "view", None, None, rows, {}))) < 10**6 / 8 + 1000
+    assert len(pickle.dumps(SpaceJob("store", "view", None, None, rows, "", {}))) < 10**6 / 8 + 1000

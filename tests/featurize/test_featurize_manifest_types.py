@@ -100,6 +100,12 @@ def test_a_late_value_decides_the_type(
     assert large(path)["n"].dtype == read_file(path, WANTED)["n"].dtype == expected
 
 
+def test_a_name_like_a_regular_expression_is_a_name(tmp_path: Path, large: Callable[[Path], pl.DataFrame]) -> None:
+    path = tmp_path / "clips.csv"
+    path.write_text("clip,video,start,end,^n$,n\na,v,0,1,1,x\n")
+    assert large(path)[["^n$", "n"]].schema == {"^n$": pl.Int64, "n": pl.String}
+
+
 @pytest.mark.parametrize("bad", ["a,v,0,1,2,3\n", 'a,v,0,1,"2\n', f"a,v,0,1,{2**200}\n"])
 def test_a_large_csv_that_is_damaged_is_refused_in_one_line(
     tmp_path: Path, large: Callable[[Path], pl.DataFrame], bad: str

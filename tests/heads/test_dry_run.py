@@ -4,7 +4,7 @@ import json
 import re
 import socket
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
@@ -125,6 +125,22 @@ def test_every_setting_that_is_named_fits(
     for flags in named:
         assert dry_run(name, *given.split(), *flags.split()) == 0
         assert "sum" in capsys.readouterr().out
+
+
+def test_a_plan_counts_moves_from_host_memory_and_what_processes_read_together(capsys: pytest.CaptureFixture) -> None:
+    def planned(*more: str) -> dict[str, Any]:
+        assert dry_run("vclm", *more, "--json") == 0
+        return dict(json.loads(capsys.readouterr().out))
+
+    divided, offloaded = planned(), planned("--scaling.cpu-offload", "true")
+    assert divided["transfers"]["host"] == 0
+    # Of each layer a process moves its own eighth, and receives the other seven.
+    assert offloaded["transfers"]["host"] == pytest.approx(offloaded["transfers"]["gathers"] / 7)
+    assert dry_run("vclm", "--scaling.cpu-offload", "true") == 0
+    assert f"  from host memory  {offloaded['transfers']['host'] / 1e9:,.2f} GB per process" in capsys.readouterr().out
+    together = planned("--scaling.fsdp", "false", "--scaling.tensor-parallel", "8")
+    assert together["read"] == pytest.approx(8 * divided["read"])  # each of the eight reads every batch
+    assert together["transfers"]["reduced"] == 4 * together["trained_parameters"]  # the first one's gradients
 
 
 def test_a_contrastive_head_that_fits_with_no_batch_says_so(capsys: pytest.CaptureFixture) -> None:

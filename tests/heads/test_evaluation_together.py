@@ -54,7 +54,8 @@ def commands(world: Path, head: Path, out: Path) -> list[list[str]]:
     """Return one command for each task."""
     more, captions = ["--head", str(head), "--rows-at-once", "9"], out / "captions.jsonl"
     rows = [json.loads(line) for line in (world / "diffmcq_test.jsonl").read_text().splitlines()]
-    pairs = dict.fromkeys((a, b) for row in rows for a, b in row["options"])
+    pairs = [*dict.fromkeys((a, b) for row in rows for a, b in row["options"])]
+    pairs = pairs[::2] + pairs[1::2]  # of `full`, the second process's captions end early
     asked = [{"reference": a, "candidate": b, "category": "Visuals", "text": ["a spoon"]} for a, b in pairs]
     captions.write_text("".join(json.dumps(row) + "\n" for row in asked))
     found = [
@@ -70,7 +71,6 @@ def evaluated(given: list[str]) -> tuple[int, int, list[str]]:
     with (
         patch.multiple(video_task, **dict(zip(DIVISIONS, divided, strict=True))),
         patch.object(answers, "write", wraps=answers.write) as write,
-        patch.object(stepdiff, "ROWS_WRITTEN", 1),  # each process writes captions of its own
     ):
         status = evaluate.main(given)
     return status, write.call_count, [name for name, used in zip(DIVISIONS, divided, strict=True) if used.called]
@@ -137,7 +137,7 @@ def failing(given: list[str], rank: int) -> int:
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_process_that_fails_ends_the_others(rank: int, world: Path, trained: Path, tmp_path: Path) -> None:
     (given, *_) = commands(world, trained, tmp_path)
-    assert in_processes(failing, 2, tmp_path / "logs", given, rank, seconds=120) == [2, 2]  # not after scaling.timeout
+    assert in_processes(failing, 2, tmp_path / "logs", given, rank, seconds=500) == [2, 2]  # not after scaling.timeout
     logs = [(tmp_path / f"logs/rank-{one}.log").read_text() for one in (rank, 1 - rank)]
     assert "no such luck" in logs[0] and "another worker ended" in logs[1]
 

@@ -12,6 +12,8 @@ from .conftest import recipe
 from .processes import in_processes
 from .test_parallel import RUNS, command
 
+pytestmark = pytest.mark.timeout(1000)
+
 
 def test_an_address_is_refused_under_torchrun(
     world: Path,

@@ -15,7 +15,7 @@ from .conftest import recipe
 from .ends import weights
 
 pytestmark = [
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(1000),
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
 ]
 SCALINGS: dict[str, list[str]] = {
@@ -32,7 +32,9 @@ def test_features_on_a_gpu_are_those_on_a_cpu(world: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [{"lora": None}, {"lora": {"rank": 2}}, {"lora": None, "full": True}])
-def test_a_divided_model_trains_as_a_whole_one(mode: dict[str, Any], world: Path, tiny_lm: str, tmp_path: Path) -> None:
+def test_fsdp_in_one_process_and_shares_in_host_memory_train_as_a_whole_model(
+    mode: dict[str, Any], world: Path, tiny_lm: str, tmp_path: Path
+) -> None:
     ends = []
     for name, more in SCALINGS.items():
         made = recipe(world, tiny_lm, tmp_path / name, precision="float32", **mode)

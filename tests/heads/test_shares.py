@@ -13,7 +13,7 @@ from heads.workers.group import joined
 
 from .processes import in_processes
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1000)
 
 
 def drifting(rank: int, together: int) -> Any:

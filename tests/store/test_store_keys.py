@@ -144,6 +144,8 @@ def test_arrays_of_any_size_are_read_as_written_in_any_parts(sizes: list[list[in
     arrays = {name: np.concatenate(parts) for name, parts in given.items()}
     written = [bytes(p) for p in encode(given, {"x": 1})]
     assert b"".join(written) == b"".join(bytes(p) for p in encode({n: [a] for n, a in arrays.items()}, {"x": 1}))
+    with pytest.raises(ValueError, match="array none has no part"):
+        list(encode({"none": []}, {}))
     file = BlockFile(HERE, b"".join(written))
     file.check_all()
     assert list(file.arrays) == list(arrays) and all((file.arrays[name] == arrays[name]).all() for name in arrays)
