@@ -246,6 +246,7 @@ def made(tmp_path: Path) -> Callable[..., Any]:
 
     def make(**options: Any) -> tuple[Any, Person]:
         annotating = opened(write_task(tmp_path, names(40), **options))
+        annotating = replace(annotating, assigner=Assigner(annotating.task, "seed"))  # the same draws in each run
         with annotating.database.write() as connection:
             return annotating, people.add(connection, "Ann", 0.0)[0]
 
