@@ -1,6 +1,6 @@
 """Work that must not grow with the store: memory and time of drivers and of a training's start, and a fit to any size.
 
-python -m benchmarks.scale --clips '[1e5, 2e5]'        a minute
+python -m benchmarks.scale --clips '[1e5, 2e5]'        a minute: too few clips for the line
 python -m benchmarks.scale                             one, four and ten million clips: 10 GiB of disk, ten minutes
 python -m benchmarks.scale --clips '[4e6, 2e7]' --to 50e6
 
