@@ -94,13 +94,16 @@ class Bench:
 
 def run(options: Options) -> dict[str, Any]:
     """Return the figures of every stage, and what they were measured with."""
-    from annotate.stages.stage import clip_items
+    import polars as pl
+
+    from annotate.stages.stage import clip_blocks
     from heads.models.language_model import pick_device
     from store import Store
 
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(folder, pick_device(options.device))
-        described = describe(bench, options, clip_items(Store.open(options.store), None, ["narration"]))
+        clips = pl.concat(clip_blocks(Store.open(options.store), None, ["narration"]))
+        described = describe(bench, options, clips)
         ask(bench, options, described)
     lines = [line(f"{row['stage']}, busy", row["busy"], 1.0, BUSY, "the time") for row in bench.rows]
     facts = {"llm": options.llm, "device": bench.device, "batch": options.batch, "sampling": asdict(options.sampling)}

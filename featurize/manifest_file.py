@@ -200,9 +200,9 @@ def _types(rows: pl.LazyFrame, columns: Sequence[str]) -> dict[str, Any]:
     count, places = rows.select(pl.len()).collect().item(), {name: n for n, name in enumerate(rows.collect_schema())}
     for column in columns:
         texts = pl.Series("text", dtype=pl.String)
+        values = rows.select(pl.nth(places[column]))  # Polars takes some names for regular expressions
         for first in range(0, count, _GROUP_ROWS):
-            part = rows.select(pl.nth(places[column]))  # Polars takes some names for regular expressions
-            group = part.slice(first, _GROUP_ROWS).collect().to_series().alias("text")
+            group = values.slice(first, _GROUP_ROWS).collect().to_series().alias("text")
             texts = pl.concat([texts, group.drop_nulls().unique()])
             types[column] = _inferred(texts)
             if len(texts) and types[column] == pl.String:

@@ -173,13 +173,11 @@ def absolute(store: str) -> str:
     return Store.open(found.path.expanduser().absolute(), at=found.at).location
 
 
-def clip_items(store: Store, split: str | None, columns: Sequence[str] = ()) -> pl.DataFrame:
-    """Return `key`, `row` and `columns` of the clips of a split (None: all), in the store's order."""
-    return pl.concat(clip_blocks(store, split, columns))
-
-
 def clip_blocks(store: Store, split: str | None, columns: Sequence[str] = ()) -> Iterator[pl.DataFrame]:
-    """Yield what `clip_items` returns, in blocks. StepDiffError: no such column, or no clips."""
+    """Yield `key`, `row` and `columns` of the clips of a split (None: all), in the store's order and in blocks.
+
+    StepDiffError: no such column, or no clips.
+    """
     there = store.catalog("clips").schema()
     wanted = [*columns, *(["split"] if split is not None else [])]
     if missing := [name for name in wanted if name not in there]:

@@ -24,7 +24,9 @@ import polars as pl
 
 from common.io.files import write_pieces
 from heads.data.catalog_rows import blocks as blocks_of
+from heads.data.catalog_rows import of_rows, united
 from heads.data.hold_out import COLUMNS, identified
+from store import Catalog
 from store.lineage.trained_on import FILE, KINDS, Hashes, blocks, check, contained, hashes
 
 
@@ -65,6 +67,12 @@ class TrainedOn:
             for kind, values in texts.items():
                 _append(found[kind], hashes(values.drop_nulls().unique()))
         return cls({kind: _sorted(found.pop(kind)) for kind in KINDS})
+
+    @classmethod
+    def of_catalog(cls, catalog: Catalog, parts: Iterable[np.ndarray]) -> "TrainedOn":
+        """Return the hashes of the clips whose rows of the catalog are in any of the parts; -1 is left out."""
+        dtypes = {"key": pl.String, "video": pl.String}
+        return cls.of(block for rows in united(parts) for block in of_rows(catalog, rows, dtypes))
 
     def including(self, folder: Path, lineage: Mapping[str, Any]) -> "TrainedOn":
         """Return also what the run in `folder` was trained on; without a record, it is listed as unrecorded.

@@ -74,7 +74,7 @@ class Transfers:
     reduce-scatters of divided layers that train"""
     tensor: float
     """outputs of the halves of each layer (tensor parallelism)"""
-    host: float = 0.0
+    host: float
     """shares and gradients between host memory and the device (cpu_offload)"""
 
     @property

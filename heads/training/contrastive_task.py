@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import polars as pl
 import torch
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
@@ -29,7 +28,6 @@ from torch.nn import functional
 
 from common.errors import StepDiffError
 from common.streams import generator, torch_seed
-from heads.data.catalog_rows import of_rows, united
 from heads.data.clips import Features, split_texts
 from heads.data.hold_out import HoldOut
 from heads.data.paired_qa import Order, PairQuestions, kind, read_divided
@@ -251,9 +249,7 @@ class ContrastiveTask:
     def trained_on(self) -> TrainedOn:
         """Return the clips that batches may hold."""
         pairs = self.catalog.rows([] if self.pairs is None else self.pairs.pair_clips())
-        dtypes = {"key": pl.String, "video": pl.String}
-        rows = united([self.train.rows, pairs])
-        return TrainedOn.of(block for some in rows for block in of_rows(self.catalog, some, dtypes))
+        return TrainedOn.of_catalog(self.catalog, [self.train.rows, pairs])
 
     def groups(self) -> list[dict[str, Any]]:
         return [{"params": list(self.module.parameters())}]

@@ -19,14 +19,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 from torch import nn
 
 from common.errors import StepDiffError
 from common.io.files import write_text
 from common.io.jsonl import read_objects
 from common.progress import say
-from heads.data.catalog_rows import of_rows
 from heads.data.clips import Features
 from heads.data.hold_out import HoldOut
 from heads.data.trained_on import TrainedOn
@@ -211,8 +209,8 @@ def _check_validating(start: Path, recipe: VideoLMRecipe, store: Store, hold_out
     """Raise StepDiffError if the run at `start` was trained on a clip or video that is now held out for validation."""
     if recipe.validation is None or hold_out.validating.is_empty() or read(start).get("trained_on") is None:
         return
-    catalog, dtypes = store.catalog("clips"), {"key": pl.String, "video": pl.String}
-    held = TrainedOn.of(of_rows(catalog, catalog.rows(hold_out.validating), dtypes))
+    catalog = store.catalog("clips")
+    held = TrainedOn.of_catalog(catalog, [catalog.rows(hold_out.validating)])
     for kind in ("clips", "videos") if recipe.validation.by == "video" else ("clips",):
         if common := int(hashes.contained(held.arrays[kind], hashes.blocks(start, kind)).sum()):
             raise StepDiffError(

@@ -35,7 +35,7 @@ from torch.nn import functional
 
 from common.errors import StepDiffError
 from common.streams import generator, torch_seed
-from heads.data.catalog_rows import need_columns, of_rows, united
+from heads.data.catalog_rows import need_columns
 from heads.data.clips import Features, split_texts
 from heads.data.hold_out import HoldOut
 from heads.data.packing import NO_TARGET, PADDING, Chat, Packed
@@ -304,8 +304,7 @@ class VideoTask:
 
     def trained_on(self) -> TrainedOn:
         """Return the clips that the sources and the warm start may draw."""
-        dtypes, rows = {"key": pl.String, "video": pl.String}, united(rows_of(self.trained, self.sources.values()))
-        return TrainedOn.of(block for some in rows for block in of_rows(self.catalog, some, dtypes))
+        return TrainedOn.of_catalog(self.catalog, rows_of(self.trained, self.sources.values()))
 
     def groups(self) -> list[dict[str, Any]]:
         rate, lora = self.recipe.schedule.learning_rate, self.recipe.lora

@@ -14,7 +14,7 @@ from annotate.grounding.scorers import GROUNDED, SCORES
 from annotate.qa.prompts import DESCRIBE, Message
 from annotate.stages import stage
 from annotate.stages.job import Failure
-from annotate.stages.stage import clip_items
+from annotate.stages.stage import clip_blocks
 from annotate.stages.versions import SCHEMA, Version, chosen
 from common.errors import StepDiffError
 from common.io import sealed as table
@@ -213,10 +213,10 @@ def test_a_server_that_dies_loses_no_answer(
 def test_only_clips_that_show_a_step_are_annotated(store: Store) -> None:
     with store.lock():
         store.catalog("clips").append(pl.DataFrame({"key": ["still_0_1"], "split": ["train"]}))
-    assert clip_items(store, None)["key"].to_list() == CLIPS
-    assert clip_items(store, "test", ["step"]).to_dicts()[0] == {"key": CLIPS[4], "row": 4, "step": "whisk"}
+    assert pl.concat(clip_blocks(store, None))["key"].to_list() == CLIPS
+    assert pl.concat(clip_blocks(store, "test", ["step"])).to_dicts()[0] == {"key": CLIPS[4], "row": 4, "step": "whisk"}
     with pytest.raises(StepDiffError, match="no clips of split 'val'"):
-        clip_items(store, "val")
+        list(clip_blocks(store, "val"))
 
 
 def test_llm_options_are_selected_from_those_of_a_stage() -> None:
