@@ -52,14 +52,6 @@ def test_no_circle_between_files() -> None:
     assert not uses, f"circles among {sorted(uses)}"
 
 
-def test_a_folder_has_at_most_a_dozen_files_and_a_file_at_most_400_lines() -> None:
-    folders = [folder for room in [*BELOW, "benchmarks"] for folder in (ROOT / room, *(ROOT / room).rglob("*/"))]
-    modules = {folder: [file for file in folder.glob("*.py") if file.name[0] != "_"] for folder in folders}
-    assert [(folder.name, len(files)) for folder, files in modules.items() if len(files) > 12] == []
-    lines = {file: len(file.read_text(encoding="utf-8").splitlines()) for files in modules.values() for file in files}
-    assert [(file.name, count) for file, count in lines.items() if count > 400] == []
-
-
 def module_name(file: Path) -> str:
     """Return the name that a file is imported by."""
     return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
