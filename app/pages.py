@@ -54,7 +54,11 @@ def page(request: Request, template: str, record: Page, status: int = 200) -> Re
         return JSONResponse(plain(record), status, headers)
     site: Site = request.app.state.site
     html = _TEMPLATES.get_template(template).render(
-        page=record, sections=sections(site, request.app.state.public), path=request.url.path, plain=plain
+        page=record,
+        sections=sections(site, request.app.state.public),
+        path=request.url.path,
+        plain=plain,
+        sheet=template.split("_")[0].removesuffix(".html"),
     )
     return HTMLResponse(html, status, headers)
 

@@ -58,7 +58,7 @@ def test_a_body_larger_than_most_body_is_refused(ask: Ask) -> None:
     assert ask("POST", "/docs", b" " * MOST_BODY)[0] == 405
 
 
-@pytest.mark.parametrize("path", ["/docs", "/static/style.css", "/openapi.json", "/nothing", "/media/video/nothing"])
+@pytest.mark.parametrize("path", ["/docs", "/static/base.css", "/openapi.json", "/nothing", "/media/video/nothing"])
 def test_every_response_forbids_inline_scripts_foreign_resources_and_foreign_frames(ask: Ask, path: str) -> None:
     _, headers, _ = ask("GET", path)
     rules = dict(rule.strip().split(" ", 1) for rule in headers["content-security-policy"].split(";"))
