@@ -1,7 +1,8 @@
 """The card of an export: what the features are, how many rows there are, how to open them.
 
 `_export.json` in the folder of an export is the card for programs, written first; README.md is the card for readers,
-written last: an export without it is not complete.
+written last. Parquet has it as `_README.md`, because pandas and pyarrow read all files of a folder but those whose
+names begin with `_` or `.`; Hugging Face looks for README.md.
 """
 
 import hashlib
@@ -25,7 +26,8 @@ from store.provenance import Feature, Provenance
 from store.view import View
 
 NAME = "_export.json"
-README = "README.md"
+ROWS = "_export.rows"
+"""the rows of an export that is not complete: their number, and a bit for each"""
 _WINDOW = 2**16  # rows whose checksums are read at a time
 _LOOSE = ("date", "failed", "absent", "forgotten", "parts")
 """fields that may differ between the runs of one export; `digest` depends on the rows of all parts"""
@@ -36,7 +38,7 @@ _SAID = {
 }
 """fields whose values say nothing to a reader"""
 _OPEN = {
-    "parquet": 'import polars as pl\nframe = pl.read_parquet("{path}/data/*.parquet")\nvalues = frame["{name}"]',
+    "parquet": 'import pandas as pd\nframe = pd.read_parquet("{path}")\nvalues = frame["{name}"]',
     "lance": 'import lance\ndataset = lance.dataset("{path}")\nvalues = dataset.take([0])["{name}"]',
     "huggingface": "from datasets import load_dataset\n"
     'dataset = load_dataset("{path}", split="train").with_format("numpy")\nvalues = dataset[0]["{name}"]',
@@ -96,7 +98,7 @@ class Card:
         return differences(asdict(self), asdict(other))
 
     def readme(self, path: str, more: Mapping[str, Any] | None = None, dataset: str | None = None) -> str:
-        """Return README.md; `more` are further fields of its YAML header, `dataset` is as of `how_to_open`."""
+        """Return the card for readers; `more` are further fields of its YAML header, `dataset` as of `how_to_open`."""
         header = {"license": self.license, "tags": ["features", "embeddings", "stepdiff"], **(more or {})}
         made = Provenance.from_dict(self.provenance)
         about = {
@@ -240,6 +242,11 @@ def make_card(
         all_columns=all_columns,
         **source(store),
     )
+
+
+def readme_name(format: str) -> str:
+    """Return the name of the card for readers."""
+    return "_README.md" if format == "parquet" else "README.md"
 
 
 def how_to_open(format: str, path: str, name: str, parts: int = 1) -> str:

@@ -1,8 +1,9 @@
 """Export of the finished rows of a view to Parquet, Lance, Hugging Face datasets, WebDataset or HDF5.
 
-The rows of whole shards of the view are one part, a file that is written whole. The parts lie in `data.unfinished/`,
-which becomes `data/` when all are written (Lance: one commit at the end); README.md, the last file, says that the
-export is complete. HDF5 is one file, written whole: a killed export to it begins again.
+The rows of whole shards of the view are one part, a file that is written whole. The parts lie in `.unfinished/`, which
+no reader looks into and which becomes `data/` when all are written (Lance: one commit at the end). Then the card is
+written, and `_export.rows` is removed: an export that has it is not complete. HDF5 is one file, written whole: a killed
+export to it begins again.
 
 Guarantees
 - a killed export continues, and ends with the same content
@@ -44,8 +45,6 @@ if TYPE_CHECKING:
 
 PART_BYTES = 256 * 2**20
 """bytes of features in a part, at most about, where a shard has fewer"""
-_ROWS = "_export.rows"
-"""the rows of an export that is not complete: their number, and a bit for each"""
 _NAMES = {
     "parquet": "part-{:06d}.parquet",
     "huggingface": "part-{:06d}.parquet",
@@ -150,8 +149,8 @@ def export(options: ExportOptions) -> Exported:
                 raise StepDiffError(f"the store changed while {path} was written ({differs}): remove it, export again")
             parts.finish()
             _check_files(path, card)
-            write_text(path / cards.README, card.readme(path.name, header))
-            (path / _ROWS).remove()
+            write_text(path / cards.readme_name(format), card.readme(path.name, header))
+            (path / cards.ROWS).remove()
     return Exported(
         path=options.path,
         format=format,
@@ -206,11 +205,11 @@ def _begin(
         path.remove_dead(deep=False)
         mine = cards.source(store)
         differs = cards.differences({name: getattr(there, name) for name in mine}, mine)
-        complete = (path / cards.README).exists()
-        ok = view.status() == OK if complete or differs else _read_rows(path / _ROWS, len(view.catalog))
+        complete = not (path / cards.ROWS).exists()
+        ok = view.status() == OK if complete or differs else _read_rows(path / cards.ROWS, len(view.catalog))
     except FileNotFoundError:
         path.remove_dead(deep=False)
-        if any(file.name not in (cards.NAME, _ROWS, _LOCK) for file in path.iterdir()):
+        if any(file.name not in (cards.NAME, cards.ROWS, _LOCK) for file in path.iterdir()):
             raise StepDiffError(f"{path} holds other files: give the name of a new folder") from None
         ok = view.status() == OK
         if not ok.any():
@@ -219,7 +218,7 @@ def _begin(
             ) from None
         card = make(ok, count)
         data = zlib.compress(len(ok).to_bytes(8, "little") + np.packbits(ok).tobytes())
-        (path / _ROWS).put([data], len(data))
+        (path / cards.ROWS).put([data], len(data))
         write_text(path / cards.NAME, card.as_json())
         return card, ok
     except StepDiffError as error:
@@ -228,7 +227,6 @@ def _begin(
         raise StepDiffError(f"{path} holds an export that differs: {differs}; give another name, or remove it")
     if complete:
         _check_files(path, there)
-        (path / _ROWS).remove()  # of a run that was killed before it did
     return there, None if complete else ok
 
 
@@ -299,9 +297,11 @@ class Files:
 
     def __init__(self, path: LocalPath, name: str, write: "Callable[[Path, Iterator[pa.RecordBatch]], None]") -> None:
         """Open the folder of an export; `write` writes a part, whose file is `name` with its number."""
-        self._whole, self._unfinished = path / "data", path / "data.unfinished"
+        self._whole, self._unfinished = path / "data", path / ".unfinished"
         self._name, self._write = name, write
         if not self.is_whole():
+            with suppress(FileNotFoundError):  # its name in earlier versions
+                (path / "data.unfinished").rename(self._unfinished)
             self._unfinished.make_folder()
             self._unfinished.remove_dead(deep=False)
 

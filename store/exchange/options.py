@@ -15,7 +15,7 @@ UNKNOWN_LICENSE = "unknown: features inherit the licence of the videos"
 class ExportOptions:
     """Copy the finished rows of a view, with the catalog's metadata, into the files of another library.
 
-    Failed and absent rows are left out and counted. A killed export continues with the same command. README.md in the
+    Failed and absent rows are left out and counted. A killed export continues with the same command. A card in the
     result describes encoder, provenance, counts and how to open it."""
 
     path: str

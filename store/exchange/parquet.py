@@ -295,7 +295,7 @@ def _taken(batch: pa.RecordBatch, rows: Int[np.ndarray, " K"]) -> pa.RecordBatch
 def _parquet_files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
-    if (path / cards.NAME).exists() and not (path / cards.README).exists():
+    if (path / cards.ROWS).exists():
         raise StepDiffError(f"{path} is an export that is not complete: repeat its command first")
     found = sorted(file for file in path.rglob("*.parquet") if not file.name.startswith((".", "_")))
     if not found:

@@ -3,6 +3,7 @@
 import gc
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -60,14 +61,42 @@ def test_parquet_opens_in_polars_pandas_and_pyarrow(view: View, finished: np.nda
     catalog = view.catalog.frame()[finished.tolist()]
     for name in ("video", "start", "step", "seen", "made"):
         assert frame[name].to_list() == catalog[name].to_list()
-    other = pd.read_parquet(tmp_path / "out.parquet/data")
+    other = pd.read_parquet(tmp_path / "out.parquet")
     same(np.stack(other["tokens"].to_list()).reshape(-1, 3, 5), view.read("tokens", finished))
-    table = pq.read_table(tmp_path / "out.parquet/data")
+    table = pq.read_table(tmp_path / "out.parquet")
     assert str(table.schema.field("tokens").type) == "fixed_size_list<element: halffloat>[15]"
     assert table.schema.field("tokens").metadata[b"shape"] == b"[3, 5]"
     assert [path.name for path in sorted((tmp_path / "out.parquet/data").iterdir())] == [
         f"part-{n:06d}.parquet" for n in range(4)
     ]
+
+
+LINES = (
+    'pd.read_parquet("data/exchange/clips.parquet")',
+    'pyarrow.dataset.dataset("data/exchange/clips.parquet")',
+    'load_dataset("data/exchange/clips", split="train")',
+    'lance.dataset("data/exchange/clips.lance")',
+    "webdataset.WebDataset(tar, shardshuffle=False)",
+    'h5py.File("data/exchange/clips.h5")',
+)
+
+
+def test_an_export_opens_by_the_path_that_was_given_with_the_lines_of_the_guide(run: Run, tmp_path: Path) -> None:
+    for package in ("pandas", "lance", "datasets", "webdataset"):
+        pytest.importorskip(package)
+    guide = (ROOT / "docs/guides/exchange.md").read_text().split("## Open the files")[1]
+    code = guide.split("```python\n")[1].split("```")[0]
+    assert [line for line in LINES if line not in code] == []
+    for name, *more in (
+        ("clips.parquet",), ("clips.lance",), ("clips", "--format", "huggingface"),
+        ("tars", "--format", "webdataset"), ("clips.h5",),
+    ):  # fmt: skip
+        assert run(f"data/exchange/{name}", *more) == 0
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    first, count, *_, clip, sample, tokens = done.stdout.splitlines()
+    assert (first, count, sample) == ("c0 (7,)", "10", "c0 (3, 5)") and clip == tokens == "(3, 5)"
 
 
 def test_lance_opens_in_lance_and_is_indexed(view: View, finished: np.ndarray, run: Run, tmp_path: Path) -> None:
@@ -193,7 +222,7 @@ def test_the_card_says_what_was_exported_and_how_to_open_it(
         with h5py.File(tmp_path / name) as file:
             card = file.attrs["readme"]
     else:
-        card = (tmp_path / name / "README.md").read_text()
+        card = (tmp_path / name / ("_README.md" if format == "parquet" else "README.md")).read_text()
     for text in ("license: 'unknown: features inherit the licence of the videos'", "- encoder: `net`", "0" * 64,
                  "- layer: `last`", "- frames: `8 evenly`", "- crop: `centre 224`", "int8 from float32",
                  "rows 10, failed 1, absent 1, forgotten 1", "| tokens | [3, 5] | float16 | float16 |",

@@ -96,7 +96,7 @@ def test_an_export_of_another_snapshot_is_refused(view: View, tmp_path: Path, st
     assert "differs: snapshot v1 against None; give another name" in refused(of(""))
     assert export(of("@v1")).already == (4 if whole else 1)
     assert pl.read_parquet(tmp_path / "out/data/*.parquet")["step"][0] == 0
-    assert "- snapshot: `v1`" in (tmp_path / "out/README.md").read_text()
+    assert "- snapshot: `v1`" in (tmp_path / "out/_README.md").read_text()
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -147,7 +147,7 @@ def test_a_store_that_changes_during_an_export_is_refused(
     monkeypatch.setattr(arrow, "record_batches", changing)
     options = ExportOptions(str(tmp_path / "out"), str(store.path), "net", "parquet")
     assert "out was written (keys or metadata of the rows in the catalog): remove it, export again" in refused(options)
-    assert not (tmp_path / "out/data").exists() and not (tmp_path / "out/README.md").exists()
+    assert not (tmp_path / "out/data").exists() and not (tmp_path / "out/_README.md").exists()
 
 
 def test_the_digest_of_metadata_differs_for_values_of_every_type(tmp_path: Path) -> None:
