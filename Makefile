@@ -2,6 +2,7 @@
 # make demo SIZE=full   the same on the whole sample world and with longer training, in data/full and runs/full
 # make app              pages in a browser, on the demo's data: explore clips, ask about pairs, compare methods
 # make test             environment and all tests
+# make test SIMD=oldest the tests with the vector instructions of an old x86-64 processor; SIMD=avx2: those before AVX-512
 # make lint             ruff and mypy
 # make docs             the documentation as a site, in site/; a broken link fails
 # Each line that `make demo` runs is a public command; docs/quickstart.md explains them.
@@ -185,8 +186,14 @@ scores: answers
 
 # The tests of a file run in one process and share its fixtures; test_readme.py, the longest, runs first.
 # One thread of OpenMP each: processes that all use all cores slow each other down many times.
+# NumPy, its BLAS, PyTorch, MKL, oneDNN, Numba, FAISS and the C library each have a variable that limits instructions.
+SIMD_avx2 := NPY_DISABLE_CPU_FEATURES="X86_V4 AVX512_ICL AVX512_SPR" OPENBLAS_CORETYPE=Haswell ATEN_CPU_CAPABILITY=avx2 \
+    MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 NUMBA_CPU_NAME=haswell FAISS_SIMD_LEVEL=AVX2
+SIMD_oldest := NPY_DISABLE_CPU_FEATURES="X86_V3 X86_V4 AVX512_ICL AVX512_SPR" OPENBLAS_CORETYPE=Prescott \
+    ATEN_CPU_CAPABILITY=default MKL_ENABLE_INSTRUCTIONS=SSE4_2 ONEDNN_MAX_CPU_ISA=SSE41 NUMBA_CPU_NAME=generic \
+    FAISS_SIMD_LEVEL=NONE GLIBC_TUNABLES=glibc.cpu.hwcaps=-AVX512F,-AVX2,-FMA
 test: weights
-	OMP_NUM_THREADS=1 $(RUN) pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(SIMD_$(SIMD)) $(RUN) pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: env
 	$(VENV)/bin/ruff check .

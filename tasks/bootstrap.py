@@ -3,8 +3,13 @@
 A figure is a function of sums over rows. Rows that share a reference video are not independent, so whole videos are
 drawn, with replacement. Two methods are compared on the same resamples: a draw that is easy for both cancels.
 
+Parts are rounded to multiples of GRID before they are summed. Sums of such numbers have no rounding error up to 2^23
+(whole numbers: up to 2^53), so that neither the order of summation nor the processor changes them. The last bit of a
+part, as exp and log leave it, disappears in the rounding. Differences up to TIE are ties: the formula of a figure, or a
+mean over trainings, has a last bit of its own.
+
 Guarantees
-- the same seed gives the same interval
+- the same seed gives the same interval, on every processor
 - an interval equals recomputing the figure on each resample (CIDEr keeps the document frequencies of the test set)
 - an interval of eight groups or more is as wide as Student's: it covers the true mean of normal draws 95 times in 100;
   an interval of fewer groups cannot extend beyond their own figures and covers it less often
@@ -26,6 +31,10 @@ from common.streams import published
 
 CONFIDENCE = 0.95
 DRAWS_AT_ONCE = 64
+GRID = 2.0**-30
+"""parts of figures are summed as multiples of this"""
+TIE = 1e-9
+"""differences up to this are ties: rounding to GRID moves a mean by half a step at most, a difference of two by one"""
 
 
 @dataclass(frozen=True)
@@ -80,7 +89,8 @@ class Resamples:
 
     def values(self, figure: Figure) -> Float64[np.ndarray, " resamples"]:
         """Return the figure on each resample, NaN where it is undefined."""
-        sums = np.stack([np.bincount(self.member, part, self.groups) for part in figure.parts.T], axis=1)
+        parts = np.rint(figure.parts / GRID) * GRID
+        sums = np.stack([np.bincount(self.member, part, self.groups) for part in parts.T], axis=1)
         return figure.value(self.counts @ sums)
 
 
@@ -116,14 +126,15 @@ def intervals(
 def paired_p(differences: Float64[np.ndarray, " resamples"], groups: int) -> float | None:
     """Return the two-sided p of "there is no difference"; None where all differences are undefined (NaN).
 
-    `differences` are those of two figures on the same resamples of `groups` groups. The smaller share of resamples at
-    or below zero and at or above zero, with one resample added to each count for the test set itself, is converted to
-    a distance from zero of a normal variable; p is twice Student's tail beyond it, corrected as in `tail_share`.
+    `differences` are those of two figures on the same resamples of `groups` groups; up to TIE they are zero. The
+    smaller share of resamples at or below zero and at or above zero, with one resample added to each count for the test
+    set itself, is converted to a distance from zero of a normal variable; p is twice Student's tail beyond it,
+    corrected as in `tail_share`.
     """
     known = differences[np.isfinite(differences)]
     if len(known) == 0:
         return None
-    fewer = min(np.sum(known <= 0), np.sum(known >= 0))
+    fewer = min(np.sum(known <= TIE), np.sum(known >= -TIE))
     distance = stats.norm.ppf(min(0.5, (1 + fewer) / (1 + len(known))))
     return float(2 * stats.t.cdf(distance * math.sqrt((groups - 1) / groups), groups - 1))
 

@@ -21,6 +21,10 @@ from typing import Any
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
+LIMITS = (  # variables that choose other instructions than the processor's best: `make test SIMD=oldest` sets them
+    "NPY_DISABLE_CPU_FEATURES OPENBLAS_CORETYPE ATEN_CPU_CAPABILITY MKL_ENABLE_INSTRUCTIONS ONEDNN_MAX_CPU_ISA "
+    "NUMBA_CPU_NAME FAISS_SIMD_LEVEL GLIBC_TUNABLES"
+).split()
 PACKAGES = ("polars", "h5py", "numpy", "torch", "transformers", "safetensors")
 PROVENANCE = f"--encoder golden --weights-sha256 {'0' * 64} --layer last --frames 4 --crop none"
 COMMANDS = {
@@ -126,7 +130,7 @@ def run(kinds: str, folder: Path, **places: str) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """Return what decides the last bits of a float: a digest of the processor's kind, and the libraries."""
+    """Return what decides the last bits of a float: a digest of the processor's kind and LIMITS, and the libraries."""
     kind = [platform.machine()]
     if Path("/proc/cpuinfo").is_file():
         fields = [line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines()]
@@ -135,6 +139,7 @@ def machine() -> dict[str, Any]:
         vector = ("avx", "amx", "fma", "sse", "asimd", "sve")
         flags = f"{found.get('flags', '')} {found.get('Features', '')}".split()
         kind += sorted(flag for flag in flags if flag.startswith(vector))
+    kind += [f"{name}={os.environ[name]}" for name in LIMITS if name in os.environ]
     return {"processor": sha(" ".join(kind).encode()), "packages": {name: version(name) for name in PACKAGES}}
 
 

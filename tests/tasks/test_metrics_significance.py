@@ -1,5 +1,8 @@
 """Guarantees of tasks/bootstrap.py."""
 
+import os
+import subprocess
+import sys
 from itertools import chain, combinations
 
 import numpy as np
@@ -102,3 +105,42 @@ def test_corrected_values_are_those_of_closed_testing_with_bonferroni() -> None:
         ]
         assert holm(values) == pytest.approx(expected)
     assert holm([]) == []
+
+
+TENTHS = np.random.default_rng(4).integers(0, 4, 90)
+SCORES = TENTHS / 10, np.random.default_rng(5).permutation(TENTHS) / 10  # of two methods: their sums often tie
+GROUPS = [f"video{row % 18}" for row in range(90)]
+
+
+def resampled(order: np.ndarray) -> tuple[list[float], float | None]:
+    """Return the means of two methods on each resample, and p of their difference, from rows in this order."""
+    draws = Resamples([GROUPS[row] for row in order], 2000, seed=0)
+    ours, theirs = (draws.values(mean_figure(scores[order])) for scores in SCORES)
+    return [*ours.tolist(), *theirs.tolist()], paired_p(ours - theirs, 18)
+
+
+def test_equal_sums_tie() -> None:
+    tenths = np.rint((SCORES[0] - SCORES[1]) * 10).astype(int).reshape(5, 18).sum(axis=0)  # of each video
+    exact = Resamples(GROUPS, 2000, seed=0).counts.astype(int) @ tenths
+    assert np.sum(exact == 0) > 20
+    assert resampled(np.arange(90))[1] == paired_p(exact.astype(float), 18)
+    assert paired_p(np.full(10, 0.1 + 0.2 - 0.3), 10) == 1.0, "the last bit of a mean over trainings"
+
+
+def test_figures_on_resamples_and_p_do_not_depend_on_the_order_of_summation() -> None:
+    random, expected = np.random.default_rng(1), resampled(np.arange(90))
+    for _ in range(5):
+        order = np.concatenate([np.arange(18), 18 + random.permutation(72)])  # first rows number the groups
+        assert resampled(order) == expected
+
+
+@pytest.mark.parametrize("kernel", ["Prescott", "Haswell"])
+def test_figures_on_resamples_and_p_do_not_depend_on_the_processor(kernel: str) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OPENBLAS_CORETYPE": kernel}
+    command = [sys.executable, __file__]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{resampled(np.arange(90))}\n"
+
+
+if __name__ == "__main__":
+    print(resampled(np.arange(90)))
