@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pytest import MonkeyPatch
 
 from heads import report
 from heads.reporting.grid import number
@@ -61,3 +62,15 @@ def test_the_readme_contains_the_main_figures(reported: Path) -> None:
     for method, regime, *cells in rows:
         assert regime == regimes[method], method
         assert cells == [shown(scores.get((method, *place)), between) for *place, between in IN_SHORT], method
+
+
+def test_the_text_contains_the_differences_from_another_clips_video(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    given = ["--ours", "[StepDiff]", "--controls", "[]", "--baselines", '["StepDiff, another clip\'s video"]']
+    assert report.main(["--config", "docs/reproduce/report.yaml", *given, "--out", str(tmp_path)]) == 0
+    compared = {each["metric"]: each for each in json.loads((tmp_path / "report.json").read_text())["comparisons"]}
+    text = (ROOT / "docs/reproduce.md").read_text().split("## Limits")[0]
+    for metric in ("accuracy", "ktau_within_step_all_rows"):
+        low, high = (number(end, ".3f") for end in compared[metric]["interval"])
+        assert f"{number(compared[metric]['difference'], '.3f')} \\[{low}, {high}\\]" in text, metric
+    assert f"p {compared['accuracy']['p']:.3f} before any correction" in text
