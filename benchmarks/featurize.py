@@ -25,6 +25,7 @@ import numpy as np
 
 from benchmarks.harness.report import Row, benchmark, line, measured
 from common.cli import command
+from common.threads import cores
 
 if TYPE_CHECKING:
     from benchmarks.harness.footage import Footage, Read
@@ -64,7 +65,7 @@ class Case:
         self.footage, self.encoder, self.device, self.folder = footage, encoder, device, folder
         self.crop = encoder.picture
         self.clips = dict(enumerate(footage.clips))
-        self.threads = 1 if device == "cpu" else max((os.cpu_count() or 2) - 1, 1)
+        self.threads = 1 if device == "cpu" else max(cores() - 1, 1)
         found = dict(decoded_clips(self.clips, encoder.frames, self.crop, self.threads))
         self.frames = np.stack([clip.frames for _, clip in sorted(found.items()) if isinstance(clip, Clip)])
         assert len(self.frames) == len(self.clips), "a clip could not be decoded"

@@ -7,12 +7,15 @@ Guarantees
 """
 
 import inspect
+import math
 import os
 import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 READERS = 8
@@ -110,8 +113,32 @@ def shares(count: int, parts: int | None = None) -> list[tuple[int, int]]:
 
 
 def cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the number of cores that this process may use: those of its CPU affinity, at most its cgroups' limit."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(allowed, cgroup_cores() or allowed)
+
+
+@cache
+def cgroup_cores(root: Path = Path("/")) -> int | None:
+    """Return the cores that the cgroups of this process may use, rounded up; None where they have no limit.
+
+    Containers are limited in this way. A limit holds for all cgroups below, and a container may see its own as the top.
+    """
+    groups = root / "proc/self/cgroup"
+    limits = []
+    for line in groups.read_text().splitlines() if groups.exists() else ():
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        top = root / "sys/fs/cgroup" / ("cpu" if controllers else "")  # of version 1, or of version 2
+        names = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if controllers else ("cpu.max",)
+        group = top / path.lstrip("/")
+        for folder in (group, *list(group.parents)[: len(group.parts) - len(top.parts)]):
+            if all((folder / name).exists() for name in names):
+                quota, period = " ".join((folder / name).read_text() for name in names).split()
+                if quota not in ("max", "-1"):
+                    limits.append(max(math.ceil(int(quota) / int(period)), 1))
+    return min(limits, default=None)
 
 
 os.register_at_fork(after_in_child=_pool.clear)

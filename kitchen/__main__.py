@@ -6,7 +6,6 @@ python -m kitchen --out /tmp/tiny --videos 12          # a tiny world, in second
 
 import json
 import multiprocessing
-import os
 import signal
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -18,6 +17,7 @@ from common.cli import command
 from common.cli.options import parse
 from common.errors import StepDiffError
 from common.progress import Advance, progress
+from common.threads import cores
 
 if TYPE_CHECKING:
     from kitchen.world import Video
@@ -62,7 +62,7 @@ def run(options: Options) -> dict[str, Any]:
     _claim(options)
     world = make_world(options.videos, options.seed, options.seconds, options.steps)
     missing = [v for v in world if not (out / "videos" / f"{v.uid}.mp4").is_file()]
-    workers = options.processes or min(8, os.cpu_count() or 1)
+    workers = options.processes or min(8, cores())
     with progress("videos rendered", len(missing)) as advance:
         if missing and (workers == 1 or len(missing) == 1):
             for video in missing:

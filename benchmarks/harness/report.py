@@ -1,7 +1,6 @@
 """The frame of a benchmark: its command line, a stopwatch, tables for people, and one JSON line for programs."""
 
 import json
-import os
 import platform
 import sys
 import time
@@ -11,6 +10,7 @@ from statistics import median
 from typing import Any, Protocol
 
 from common.cli.options import parse
+from common.threads import cores
 
 Row = Mapping[str, Any]
 Ways = Mapping[str, Callable[[], object]]
@@ -99,7 +99,7 @@ def report(name: str, rows: Sequence[Row], lines: Sequence[Row] = (), **facts: A
             console.print(f"{fact}: {value}")
     machine = {
         "machine": platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores(),
         "python": platform.python_version(),
     }
     print(json.dumps({"benchmark": name, "rows": list(rows), "lines": list(lines), **facts, **machine}))

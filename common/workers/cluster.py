@@ -1,11 +1,12 @@
 """The connection to Ray: a local one that is started, a cluster that is joined, or the cluster of the current job.
 
 Guarantees
-- a local Ray listens on this machine only, opens no dashboard and sends no usage report
+- a local Ray listens on this machine only, opens no dashboard and sends no usage report; it has the CPUs that this
+  process may use
 - Ray prints nothing to standard output
 - a program that is already connected to Ray keeps its connection
 - inside a Ray job relative paths are refused: they would point into a temporary copy of the working folder
-- a failed start is reported in one line, within a time limit
+- a failed start is reported in one line, within a time limit; where Ray ends the driver, one line is the last output
 - a signal to the driver's process group (Ctrl-C, `timeout`) reaches the driver only
 - no process of a local Ray is alive 15 seconds after the driver's end, also after SIGKILL
 - the processes of an existing cluster are left alone
@@ -29,11 +30,13 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from _stepdiff import BELOW
 from common.errors import StepDiffError
+from common.threads import cores
 from common.workers import reaper
 
 _ROOT = Path(__file__).resolve().parents[2]  # where the rooms are imported from
@@ -121,6 +124,7 @@ def local_ray() -> Iterator[None]:
             _init(
                 address="local",
                 include_dashboard=False,
+                num_cpus=cores(),
                 object_store_memory=_OBJECT_STORE,
                 _node_ip_address="127.0.0.1",
             )
@@ -218,19 +222,21 @@ def _reaped() -> Iterator[Callable[[], None]]:
     assert process.stdin is not None
     pipe = process.stdin.fileno()
 
-    def started() -> None:
+    def said(word: bytes) -> None:
         global _starting
         _starting = False
-        os.environ.pop(reaper.VARIABLE, None)  # processes that the caller starts from now on are not Ray's
+        for name in marks:  # processes that the caller starts from now on are not Ray's
+            os.environ.pop(name, None)
         with suppress(BrokenPipeError):
-            os.write(pipe, reaper.STARTED)
+            os.write(pipe, word)
 
-    os.environ[reaper.VARIABLE] = mark
+    marks = {reaper.VARIABLE: mark, reaper.KEEP: "1"}
+    os.environ.update(marks)
     _starting = True
     try:
-        yield started
+        yield partial(said, reaper.STARTED)
     finally:
-        started()
+        said(reaper.ENDED)
         process.stdin.close()
         with suppress(subprocess.TimeoutExpired):
             process.wait(_LAST)

@@ -4,20 +4,27 @@
 
 It is a separate process in its own session, because a driver killed by SIGKILL cannot clean up. The driver holds the
 other end of PIPE, which closes when the driver ends or shuts Ray down. A process belongs to the local Ray if its
-environment contains `COMMON_RAY_MARK=MARK`; no other process is touched. Until STARTED arrives, Ray is starting, and
-its C++ code may end the driver without a Python exception: then this process prints the error.
+environment contains `COMMON_RAY_MARK=MARK`; no other process is touched. Ray's agents set their title, which would
+overwrite that environment without `KEEP`. Where Ray's C++ code ends the driver, for example because the GCS is gone, no
+Python code of the driver runs: then this process prints the error.
 """
 
 import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 VARIABLE = "COMMON_RAY_MARK"
+KEEP = "SPT_NOENV"
+"""variable of the setproctitle in Ray"""
 STARTED = b"s"
-"""sent once Ray answers, or the driver reports a failed start itself"""
-_LINE = b"error: ended while Ray was starting (logs: /tmp/ray/session_latest/logs); run the same command again\n"
+"""sent once Ray answers"""
+ENDED = b"e"
+"""sent once the driver has shut Ray down, or reports a failed start itself"""
+_LINE = b"error: %b (logs: /tmp/ray/session_latest/logs); run the same command again\n"
+_STARTING, _RUNNING = b"ended while Ray was starting", b"this process was killed, or it lost its Ray"
 _PATIENCE = 10.0  # seconds
 _PAUSE = 0.05  # seconds
 
@@ -50,12 +57,13 @@ def end(mark: str) -> None:
 
 def main(mark: str) -> None:
     """Wait for the driver's end, then end its Ray."""
-    started = False
-    while said := os.read(0, 1):
-        started = started or said == STARTED
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # readers of the driver's stderr need not wait
-    if not started:
-        os.write(2, _LINE)
+    said = b""
+    while byte := os.read(0, 1):
+        said = byte
+    if said != ENDED:
+        with suppress(OSError):  # nobody reads it
+            os.write(2, _LINE % (_RUNNING if said == STARTED else _STARTING))
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # readers of the driver's stderr need not wait
     end(mark)
 
 

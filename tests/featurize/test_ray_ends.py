@@ -21,13 +21,15 @@ BOUND = 60.0  # seconds that a failed start may take; Ray gives up after 30
 UP = """
 import time
 
+import ray
+
 from common.cli import command
 from common.workers.cluster import local_ray
 
 
 def main():
     with local_ray():
-        print("up", flush=True)
+        print(f"up {ray.cluster_resources()['CPU']:g}", flush=True)
         time.sleep(60)
 
 
@@ -108,6 +110,42 @@ def test_no_ray_process_is_alive_after_the_end_of_the_driver_even_with_sigkill(
     run.assert_nothing_is_left()
 
 
+def wait_until_up(run: Run) -> str:
+    """Return the number of CPUs of its Ray."""
+    assert run.process.stdout is not None
+    up, _, cpus = run.process.stdout.readline().strip().partition(" ")
+    assert up == "up"
+    return cpus
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", ["the driver", "the GCS"])
+def test_the_agents_end_with_the_driver_and_one_line_is_the_last_output(driver: Callable[..., Run], first: str) -> None:
+    """Agents set their title, which overwrites the environment that others see."""
+    run = driver("-c", UP)
+    wait_until_up(run)
+    children = psutil.Process(run.process.pid).children
+    agents = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
+    while not all(any(name in " ".join(each.cmdline()) for each in children(recursive=True)) for name in agents):
+        time.sleep(0.1)
+    family = children(recursive=True)
+    if first == "the GCS":  # Ray's C++ code ends the driver
+        os.kill(run.wait_for("gcs_server"), signal.SIGKILL)
+    else:
+        run.process.kill()
+    _, message = run.process.communicate(timeout=60)
+    _, alive = psutil.wait_procs(family, AT_ONCE)
+    assert [each.cmdline() for each in alive] == []
+    assert message.splitlines()[-1].startswith("error: this process was killed, or it lost its Ray (logs: ")
+
+
+@pytest.mark.slow
+def test_ray_has_the_cpus_that_the_driver_may_use(driver: Callable[..., Run]) -> None:
+    core = max(os.sched_getaffinity(0))
+    run = driver("-c", f"import os; os.sched_setaffinity(0, {{{core}}})\n{UP}")
+    assert wait_until_up(run) == "1"
+
+
 @pytest.mark.slow
 def test_a_failed_start_is_reported_in_one_line_within_a_time_limit(
     driver: Callable[..., Run], tmp_path: Path, tiny_clip: Path, video: Callable[..., Path]
@@ -124,7 +162,7 @@ def test_a_failed_start_is_reported_in_one_line_within_a_time_limit(
 @pytest.mark.slow
 def test_a_signal_to_the_drivers_process_group_reaches_the_driver_only(driver: Callable[..., Run]) -> None:
     run = driver("-c", UP)
-    assert run.process.stdout is not None and run.process.stdout.readline() == "up\n"
+    wait_until_up(run)
     family = run.family()
     assert any("gcs_server" in line for line in family.values())
     assert any("raylet/raylet" in line for line in family.values())
@@ -139,7 +177,7 @@ def test_an_interrupted_driver_prints_one_line_and_ends_its_ray(
     driver: Callable[..., Run], number: signal.Signals, status: int
 ) -> None:
     run = driver("-c", UP)
-    assert run.process.stdout is not None and run.process.stdout.readline() == "up\n"
+    wait_until_up(run)
     os.killpg(run.process.pid, number)
     _, message = run.process.communicate(timeout=60)
     assert (run.process.returncode, message) == (status, "error: interrupted; run the same command again\n")
