@@ -1,12 +1,13 @@
 """Near-duplicate clips: the same footage in two videos, for example after a re-upload.
 
-Two clips of different videos whose cosine reaches the threshold are duplicates; chains of duplicates form a group.
+Two clips of different videos whose cosine reaches the threshold are duplicates. In the order of the store, a clip joins
+the group of the earliest first clip that it is a duplicate of, or is the first clip of a group itself.
 
 Guarantees
 - groups_equal_those_of_all_pairs: `exact` misses no pair at or above the threshold and counts none below it, up to the
   rounding of float32 (1e-6)
-- connected_rows_have_the_same_root: two clips share a group if a chain of duplicates connects them
-- clips_of_one_video_are_not_duplicates_of_each_other: clips of one video are not duplicates of each other
+- every clip of a group is a duplicate of its first clip; clips of one video are not duplicates of each other
+- connected_rows_have_the_same_root: `against` keeps what chains of duplicates connect, so that it misses no copy
 """
 
 from __future__ import annotations
@@ -39,8 +40,10 @@ class Groups:
     """Groups of n clips found so far, and the nearest duplicate of each clip."""
 
     video: Int64[np.ndarray, " n"]
+    first: Int64[np.ndarray, " n"]
+    """position of the first clip of its group"""
     parent: Int64[np.ndarray, " n"]
-    """a forest: clips with the same root are one group"""
+    """a forest: a chain of duplicates connects clips with the same root"""
     nearest: Int64[np.ndarray, " n"]
     """position of the most similar clip of another video, -1 if none reaches the threshold"""
     cosine: Float32[np.ndarray, " n"]
@@ -49,10 +52,10 @@ class Groups:
     def none(cls, video: Int64[np.ndarray, " n"]) -> Groups:
         """Return the state without duplicates."""
         count = len(video)
-        return cls(video, np.arange(count), np.full(count, -1), np.full(count, -np.inf, np.float32))
+        return cls(video, np.arange(count), np.arange(count), np.full(count, -1), np.full(count, -np.inf, np.float32))
 
     def roots(self) -> Int64[np.ndarray, " n"]:
-        """Return the root of each clip's tree, which identifies its group."""
+        """Return the root of each clip's tree, which identifies its chain."""
         roots = self.parent
         while (roots != roots[roots]).any():
             roots = roots[roots]
@@ -70,11 +73,12 @@ def duplicates(
 ) -> pl.DataFrame:
     """Return clips that have duplicates: group, clip, similarity, copy, video, and the column of `against`.
 
-    Groups are numbered from 1 in the order of their first clips.
+    Groups are numbered from 1 in the order of their first clips, which come first, and the others by similarity. A
+    group has one clip where its copies are in other groups.
 
     Args:
         threshold: Least cosine of duplicates.
-        against: Catalog column, e.g. split: keep only groups with more than one value in it.
+        against: Catalog column, e.g. split: keep only clips that chains of duplicates connect with another value of it.
         by: "exact" compares all pairs, in n * n * D / 2 multiplications; "index" compares each clip with the nearest
             ones that the view's index finds.
         max_memory: Memory that may be used, e.g. 4GB.
@@ -92,14 +96,17 @@ def duplicates(
     else:
         pairs = _all_pairs(store, view, feature, rows, rows_that_fit(max_memory, len(rows), width(view, feature)), bar)
     for first, second, cosines in pairs:
-        join(first, second, cosines, groups.video, groups.parent, groups.nearest, groups.cosine)
+        join(first, second, cosines, groups.video, groups.first, groups.parent, groups.nearest, groups.cosine)
     return _frame(frame, groups, against)
 
 
 def _all_pairs(
     store: Store, view: View, feature: str, rows: Int64[np.ndarray, " n"], most: int, bar: np.float32
 ) -> Iterator[Pairs]:
-    """All pairs that reach the bar: `most` rows at a time are held in memory, and compared with all rows from there."""
+    """Yield all pairs that reach the bar, in the order that `join` needs.
+
+    `most` rows at a time are held in memory, and compared with all rows from there.
+    """
     starts = range(0, len(rows), most)
     with progress("compared blocks", sum(-(-(len(rows) - start) // BLOCK) for start in starts)) as advance:
         for start in starts:
@@ -115,7 +122,7 @@ def _all_pairs(
 
 
 def _pairs_of_index(store: Store, view: View, rows: Int64[np.ndarray, " n"], bar: np.float32) -> Iterator[Pairs]:
-    """The pairs that reach the bar among each row and the nearest rows that the index finds."""
+    """Yield the pairs that reach the bar among each row and the nearest rows of the index, as `join` needs them."""
     index = open_index(store, view)
     k = min(CANDIDATES, len(rows))
     with progress("searched clips", len(rows)) as advance:
@@ -123,7 +130,9 @@ def _pairs_of_index(store: Store, view: View, rows: Int64[np.ndarray, " n"], bar
             hits, cosines = index.search(vectors.astype(np.float32), k)
             one, rank = np.nonzero(cosines >= bar)
             first, second = np.searchsorted(rows, part[one]), np.searchsorted(rows, hits[one, rank])
-            yield np.minimum(first, second), np.maximum(first, second), cosines[one, rank]
+            low, high = np.minimum(first, second), np.maximum(first, second)
+            order = np.lexsort((high, low, one))
+            yield low[order], high[order], cosines[one, rank][order]
             advance(len(part))
 
 
@@ -133,11 +142,16 @@ def join(
     second: Int64[np.ndarray, " pairs"],
     cosines: Float32[np.ndarray, " pairs"],
     video: Int64[np.ndarray, " n"],
+    first_of: Int64[np.ndarray, " n"],
     parent: Int64[np.ndarray, " n"],
     nearest: Int64[np.ndarray, " n"],
     cosine: Float32[np.ndarray, " n"],
 ) -> None:
-    """Join the groups of each pair of different videos, and update the nearest duplicate of both clips."""
+    """Add pairs of different videos to groups and chains, and update the nearest duplicate of both clips.
+
+    The pairs of a clip with earlier clips must come before those with later clips: whether it is a first clip is known
+    from then on.
+    """
     for at in range(len(first)):
         a, b = first[at], second[at]
         if a >= b or video[a] == video[b]:
@@ -145,6 +159,8 @@ def join(
         for one, other in ((a, b), (b, a)):
             if cosines[at] > cosine[one]:
                 cosine[one], nearest[one] = cosines[at], other
+        if first_of[a] == a:
+            first_of[b] = min(first_of[b], a)
         while parent[a] != a:
             parent[a] = parent[parent[a]]
             a = parent[a]
@@ -155,17 +171,19 @@ def join(
 
 
 def _frame(frame: pl.DataFrame, groups: Groups, against: str | None) -> pl.DataFrame:
-    """The clips that have a duplicate, group by group, most similar first."""
+    """Return the clips that have a duplicate, group by group."""
     found = np.flatnonzero(groups.nearest >= 0)
+    chain = pl.Series(groups.roots()[found])
     clips = frame[found].select(
-        pl.Series("group", groups.roots()[found]),
+        pl.Series("group", groups.first[found]),
         pl.col("key").alias("clip"),
         pl.Series("similarity", groups.cosine[found].astype(float)),
         frame["key"].gather(groups.nearest[found]).alias("copy"),
         pl.exclude("key"),
     )
     if against is not None:
-        clips = clips.filter(pl.col(against).drop_nulls().n_unique().over("group") > 1)
+        clips = clips.filter(pl.col(against).drop_nulls().n_unique().over(chain) > 1)
+    later = pl.int_range(pl.len()).over("group") > 0  # the first clip of a group has a duplicate, if any clip has
     return clips.with_columns(pl.col("group").rank("dense").cast(pl.Int64)).sort(
-        "group", "similarity", descending=[False, True], maintain_order=True
+        "group", later, "similarity", descending=[False, False, True], maintain_order=True
     )

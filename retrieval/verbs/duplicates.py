@@ -3,8 +3,9 @@
 python -m retrieval duplicates --store data/features --view efficientnet-lite0 --threshold 0.98
 python -m retrieval duplicates --store data/features --view efficientnet-lite0 --against split --out duplicates.parquet
 
-With `--against split`, only groups with clips of more than one split are kept: leave out their training clips, so that
-no duplicate of a test clip trains.
+Every clip of a group is a duplicate of the group's first clip, which is listed first. `--against split` keeps only
+clips that chains of duplicates connect with another split: leave out the training clips among them, so that no
+duplicate of a test clip trains.
 """
 
 import json
@@ -22,7 +23,7 @@ SHOWN = 50  # rows of the printed table
 
 @dataclass(frozen=True)
 class Options:
-    """Find groups of clips that show the same footage in different videos."""
+    """Find groups of clips that show the same footage as the group's first clip, in different videos."""
 
     store: Path
     """folder of the feature store"""
@@ -31,7 +32,7 @@ class Options:
     threshold: float = field(default=0.98, metadata={"type": ClosedUnitInterval})
     """cosine from which two clips are duplicates; it depends on the encoder: look at some with `query --html`"""
     against: str | None = None
-    """column of the catalog, e.g. split: keep only groups with more than one value in it"""
+    """column of the catalog, e.g. split: keep only clips that chains of duplicates connect with another value of it"""
     by: Literal["exact", "index"] = "exact"
     """exact compares all pairs; index only the nearest that the view's index finds, for many millions of clips"""
     out: Path | None = None
@@ -56,7 +57,7 @@ def run(options: Options) -> int:
     view = store.view("clips", options.view)
     found = duplicates(store, view, options.threshold, options.against, options.by, options.max_memory, options.feature)
     groups = found["group"].n_unique()
-    of = f" in more than one {options.against}" if options.against else ""
+    of = f" that chains of duplicates connect with another {options.against}" if options.against else ""
     title = (
         f"{groups} {'group' if groups == 1 else 'groups'}{of}, {found.height} clips with a copy at "
         f"{options.threshold:g} or above in {options.view}"

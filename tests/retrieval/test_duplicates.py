@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -33,15 +34,19 @@ def copied(store: Store, fill: Fill) -> View:
     return fill(store, vectors, [f"clip_{at}_0_1" for at in range(90)], failed=(33,), columns=columns)
 
 
-def naive(store: Store, view: View, threshold: float) -> tuple[set[frozenset[str]], dict[str, float]]:
-    """Return the groups, and the cosine of each clip to its nearest copy."""
+def naive(
+    store: Store, view: View, threshold: float
+) -> tuple[set[frozenset[str]], set[frozenset[str]], dict[str, float]]:
+    """Return the groups, the chains, and the cosine of each clip to its nearest copy."""
     frame = store.catalog("clips").frame()
     rows = np.flatnonzero(view.status() == 1)
     vectors = view.read("embedding", rows, dtype="float32").astype(np.float64)
     vectors /= np.sqrt(np.sum(vectors**2, axis=1, keepdims=True))
-    groups = {frame["key"][int(row)]: {frame["key"][int(row)]} for row in rows}
+    chains = {frame["key"][int(row)]: {frame["key"][int(row)]} for row in rows}
+    firsts: dict[str, set[str]] = {}
     nearest: dict[str, float] = {}
     for a, one in enumerate(rows):
+        near = set()
         for b, other in enumerate(rows):
             cosine = float(vectors[a] @ vectors[b])
             videos = frame["video"][int(one)], frame["video"][int(other)]
@@ -49,11 +54,16 @@ def naive(store: Store, view: View, threshold: float) -> tuple[set[frozenset[str
                 continue
             first, second = frame["key"][int(one)], frame["key"][int(other)]
             nearest[first] = max(nearest.get(first, -1), cosine)
-            if groups[first] is not groups[second]:
-                both = groups[first] | groups[second]
+            near.add(second)
+            if chains[first] is not chains[second]:
+                both = chains[first] | chains[second]
                 for clip in both:
-                    groups[clip] = both
-    return {frozenset(group) for group in groups.values() if len(group) > 1}, nearest
+                    chains[clip] = both
+        if near:
+            joined = next((clip for clip in firsts if clip in near), frame["key"][int(one)])
+            firsts.setdefault(joined, set()).add(frame["key"][int(one)])
+    of_chains = {frozenset(chain) for chain in chains.values() if len(chain) > 1}
+    return {frozenset(group) for group in firsts.values()}, of_chains, nearest
 
 
 def grouped(found: pl.DataFrame) -> set[frozenset[str]]:
@@ -72,8 +82,8 @@ def test_groups_equal_those_of_all_pairs(
         monkeypatch.setattr("retrieval.vectors.BLOCK", 7)
         monkeypatch.setattr("retrieval.mining.duplicates.rows_that_fit", lambda *_: 16)
     found = duplicates(store, store.view("clips", "tiny"), threshold)
-    groups, nearest = naive(store, copied, threshold)
-    assert len(groups) > 0 and grouped(found) == groups
+    groups, chains, nearest = naive(store, copied, threshold)
+    assert len(chains) > 0 and grouped(found) == groups
     assert found["group"].unique().to_list() == list(range(1, len(groups) + 1))
     cosines = dict(zip(found["clip"], found["similarity"], strict=True))
     assert cosines == pytest.approx(nearest, abs=1e-6)
@@ -99,12 +109,27 @@ def test_clips_of_one_video_are_not_duplicates_of_each_other(store: Store, fill:
 
 def test_against_split_keeps_the_groups_that_leak(store: Store, copied: View) -> None:
     split = dict(store.catalog("clips").frame().select("key", "split").iter_rows())
-    groups, _ = naive(store, copied, 0.9)
-    leaking = {group for group in groups if len({split[clip] for clip in group} - {None}) > 1}
-    assert 0 < len(leaking) < len(groups)
+    groups, chains, _ = naive(store, copied, 0.9)
+    leaking = {chain for chain in chains if len({split[clip] for clip in chain} - {None}) > 1}
+    assert 0 < len(leaking) < len(chains)
     found = duplicates(store, store.view("clips", "tiny"), 0.9, against="split")
-    assert grouped(found) == leaking
-    assert dict(found.select("clip", "split").iter_rows()) == {c: split[c] for group in leaking for c in group}
+    assert grouped(found) == {group for group in groups if any(group <= chain for chain in leaking)}
+    assert dict(found.select("clip", "split").iter_rows()) == {c: split[c] for chain in leaking for c in chain}
+
+
+@pytest.mark.parametrize("by", ["exact", "index"])
+def test_a_group_has_only_duplicates_of_its_first_clip(store: Store, fill: Fill, by: Literal["exact", "index"]) -> None:
+    """A is near B and B near C, but A is not near C; D, a copy of A, is a test clip."""
+    angles = np.radians([0, 20, 40, 1])
+    vectors = np.stack([np.cos(angles), np.sin(angles), 0 * angles], 1).astype(np.float32)
+    columns = {"video": ["one", "two", "one", "three"], "split": ["train", "train", "train", "test"]}
+    view = fill(store, vectors, list("ABCD"), columns=columns)
+    build_index(store, view)
+    found = duplicates(store, store.view("clips", "tiny"), 0.9, by=by)
+    rows = found.select("group", "clip", "copy").rows()
+    assert rows == [(1, "A", "D"), (1, "D", "A"), (1, "B", "D"), (2, "C", "B")]
+    leaking = duplicates(store, store.view("clips", "tiny"), 0.9, "split", by)
+    assert leaking.filter(split="train")["clip"].to_list() == ["A", "B", "C"], "chains count across splits"
 
 
 @given(edges=st.lists(st.tuples(st.integers(0, 19), st.integers(0, 19)).filter(lambda e: e[0] < e[1]), max_size=40))
@@ -112,9 +137,11 @@ def test_against_split_keeps_the_groups_that_leak(store: Store, copied: View) ->
 def test_connected_rows_have_the_same_root(edges: list[tuple[int, int]]) -> None:
     """Two clips have the same root if and only if a path of edges connects them."""
     groups = Groups.none(np.arange(20))
-    first, second = np.array(edges, np.int64).reshape(-1, 2).T
+    first, second = np.array(sorted(edges), np.int64).reshape(-1, 2).T
     cosines = np.ones(len(edges), np.float32)
-    join(first, second, cosines, groups.video, groups.parent, groups.nearest, groups.cosine)
+    join(first, second, cosines, groups.video, groups.first, groups.parent, groups.nearest, groups.cosine)
+    for clip, its_first in enumerate(groups.first):
+        assert its_first == clip or ((its_first, clip) in edges and groups.first[its_first] == its_first)
     reach = np.eye(20, dtype=bool)
     for a, b in edges:
         reach[a, b] = reach[b, a] = True
@@ -128,7 +155,7 @@ def test_duplicates_from_the_command_line(
     store: Store, copied: View, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     start = ["duplicates", "--store", str(store.path), "--view", "tiny", "--threshold", "0.9"]
-    groups, nearest = naive(store, copied, 0.9)
+    groups, _, nearest = naive(store, copied, 0.9)
     assert main([*start, "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["groups"] == len(groups) and {one["clip"] for one in answer["clips"]} == set(nearest)
