@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
@@ -20,6 +20,7 @@ import pytest
 import yaml
 
 from common.errors import StepDiffError
+from common.threads import cores
 from common.workers.cluster import inside_job, joined_ray
 from common.workers.pool import ATTEMPTS, pool_size
 from featurize.job import CPUS, Options, requested
@@ -29,11 +30,21 @@ ROOT = Path(__file__).parents[2]
 NICENESS = "RAY_worker_niceness"  # as tests/conftest.py sets it
 
 
-def test_the_cluster_file_is_valid_in_rays_schema() -> None:
+CLUSTERS = ("ray_cluster.yaml", "ray_cluster_gcp.yaml")
+
+
+def cluster(name: str) -> dict[str, Any]:
+    """Return a cluster file as Ray loads it, with the defaults of its provider."""
     from ray.autoscaler._private.util import prepare_config, validate_config
 
-    config = prepare_config(yaml.safe_load((ROOT / "ray_cluster.yaml").read_text()))
+    config = prepare_config(yaml.safe_load((ROOT / name).read_text()))
     validate_config(config)
+    return config
+
+
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_the_cluster_file_is_valid_in_rays_schema(name: str) -> None:
+    config = cluster(name)
     kinds = config["available_node_types"]
     assert config["head_node_type"] == "head" and set(kinds) == {"head", "gpu_worker", "train_worker", "cpu_worker"}
     assert kinds["gpu_worker"]["min_workers"] == 0 < kinds["gpu_worker"]["max_workers"]
@@ -43,8 +54,44 @@ def test_the_cluster_file_is_valid_in_rays_schema() -> None:
     assert any("pip install" in command for command in config["setup_commands"])
 
 
-def test_every_node_receives_the_token_that_it_needs() -> None:
-    config = yaml.safe_load((ROOT / "ray_cluster.yaml").read_text())
+def test_aws_accepts_the_fields_of_every_node_and_each_has_an_image() -> None:
+    import boto3
+    from botocore.validate import ParamValidator
+
+    requests = boto3.client("ec2", "us-west-2").meta.service_model.operation_model("RunInstances").input_shape
+    for name, kind in cluster("ray_cluster.yaml")["available_node_types"].items():
+        node = kind["node_config"]
+        assert not (report := ParamValidator().validate({**node, "MinCount": 1, "MaxCount": 1}, requests)).has_errors()
+        assert {"InstanceType", "ImageId", "BlockDeviceMappings"} <= node.keys(), (name, report)
+
+
+def test_nodes_of_google_cloud_have_the_fields_that_it_needs() -> None:
+    config = cluster("ray_cluster_gcp.yaml")
+    provider = config["provider"]
+    assert provider["availability_zone"].startswith(provider["region"]) and provider["project_id"]
+    for name, kind in config["available_node_types"].items():
+        node = kind["node_config"]
+        (disk,) = node["disks"]
+        assert disk["boot"] and disk["initializeParams"]["sourceImage"].startswith("projects/"), name
+        zone = disk["initializeParams"]["diskType"].split("/")[1]
+        assert node["machineType"] and zone == provider["availability_zone"], name
+        has_gpu = "GPU" in kind["resources"]
+        assert (node.get("scheduling", {}).get("onHostMaintenance") == "TERMINATE") == has_gpu, name
+
+
+def test_the_clusters_of_both_clouds_differ_only_where_the_clouds_do() -> None:
+    aws, gcp = (yaml.safe_load((ROOT / name).read_text()) for name in CLUSTERS)
+    for config in (aws, gcp):
+        for name in ("provider", "initialization_commands", "head_setup_commands"):
+            config.pop(name, None)
+        for kind in config["available_node_types"].values():
+            del kind["node_config"], kind["resources"]
+    assert aws == gcp
+
+
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_every_node_receives_the_token_that_it_needs(name: str) -> None:
+    config = yaml.safe_load((ROOT / name).read_text())
     starts = [line for kind in ("head", "worker") for line in config[f"{kind}_start_ray_commands"] if "start" in line]
     assert len(starts) == 2 and all("RAY_AUTH_MODE=token" in line for line in starts)
     assert config["file_mounts"]["/home/ray/.ray/auth_token"] == "~/.ray/auth_token"  # where Ray looks for it
@@ -177,6 +224,7 @@ import os
 from dataclasses import replace
 
 from common.errors import StepDiffError
+from common.threads import cores
 from common.workers import pool as pools
 from common.workers.cluster import connected
 from common.workers.pool import WorkerPool
@@ -202,9 +250,9 @@ if __name__ == "__main__":
     with connected("local", "featurize"):
         options = WorkerOptions("", None, None, "cpu", 1)
         pool = WorkerPool(Dying, options, False, failed, "try less", joined=False)
-        outcomes = list(pool.run(tasks, 2 + os.cpu_count(), lambda count: None))  # more than there is room for
+        outcomes = list(pool.run(tasks, 2 + cores(), lambda count: None))  # more than there is room for
         pools._PATIENCE = 1.0
-        pool = WorkerPool(Dying, replace(options, cpus=os.cpu_count() + 1), False, failed, joined=True)
+        pool = WorkerPool(Dying, replace(options, cpus=cores() + 1), False, failed, joined=True)
         describe = lambda: pool.call("describe", "clips", "float16")
         for never in (describe, lambda: list(pool.run(tasks, 1, lambda count: None))):
             try:
@@ -225,14 +273,13 @@ def test_workers_that_die_have_no_memory_or_find_no_room_are_reported_and_the_ot
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     run = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, timeout=280)
     assert run.returncode == 0, run.stderr
-    cores = os.cpu_count() or 1
     zero, one, two, three = run.stdout.splitlines()
     assert (zero, two) == ("0 None", "2 None")
     assert one == f"1 shard 1: {ATTEMPTS} workers died at it: if memory is short, try less"
     assert three == "3 shard 3: MemoryError: too large: try less"
-    assert run.stderr.count("a worker died at shard 1: another does it again") == ATTEMPTS - 1
-    assert f"--workers {cores + 2}: this machine has room for {cores} of 1 CPU each" in run.stderr.splitlines()
-    need = f"no node of the cluster has {cores + 1} CPUs, which a worker needs: start such nodes"
+    assert run.stderr.count("a worker died at shard 1: its 1 rows start again on another worker") == ATTEMPTS - 1
+    assert f"--workers {cores() + 2}: this machine has room for {cores()} of 1 CPU each" in run.stderr.splitlines()
+    need = f"no node of the cluster has {cores() + 1} CPUs, which a worker needs: start such nodes"
     assert run.stderr.splitlines().count(need) == 2  # inside `connected`, what is printed goes there
 
 
