@@ -30,7 +30,7 @@ from common.progress import progress, say
 from common.workers.cluster import connected, refuse_relative
 from common.workers.pool import WorkerPool, has_gpu, pool_size
 from featurize.changes import Changes, compare
-from featurize.encoders import deciding, proper_name, split, view_name
+from featurize.encoders import digest, find_weights, proper_name, split, view_name
 from featurize.manifest import Manifest, as_manifest, unreadable_reason
 from featurize.options import Options
 from featurize.shard import Worker, WorkerOptions
@@ -41,8 +41,6 @@ from store import Store, View
 from store.feature_store import shard_rows
 from store.format.pool import pool_of
 from store.view import ABSENT, OK
-from weights import NAMES as WEIGHTS
-from weights import fingerprint, resolve
 
 CPUS = {"clips": 1, "texts": 8}
 """of a worker without a GPU, at most. Clips fill many shards, and one thread an encoder beats threads that wait for
@@ -86,7 +84,7 @@ def requested(options: Options) -> Windows:
 def run(options: Options, asked: Windows) -> Summary:
     """Featurize what is missing of `asked`. StepDiffError: encoder, store, cluster or weights cannot be used."""
     options = resolved(options)
-    weights = local_weights(options)
+    weights = find_weights(options.encoder, options.weights)
     where = place(options.store).expanduser().absolute()  # workers start in another folder
     if asked.entity == "clips" and not (where / "store.json").exists():
         _refuse_hopeless(None, options, asked)
@@ -227,7 +225,15 @@ def start_workers(options: Options, entity: str, joined: bool) -> tuple[WorkerPo
         options.pixels,
     )
     lighter = "try a smaller --batch-size, or fewer --workers on one node"
-    pool = WorkerPool(Worker, worker_options, gpu, lambda shard, why: Outcome(shard, error=why), lighter, joined=joined)
+    pool = WorkerPool(
+        Worker,
+        worker_options,
+        gpu,
+        lambda shard, why: Outcome(shard, error=why),
+        lighter,
+        joined=joined,
+        unit=entity,
+    )
     return pool, count, cpus
 
 
@@ -258,15 +264,7 @@ def compute(pool: WorkerPool, jobs: Iterable[Task], count: int, what: str, total
     return done
 
 
-def local_weights(options: Options) -> Path:
-    """Return the encoder's weights on this machine."""
-    name = proper_name(options.encoder)
-    if options.weights is None and options.encoder not in WEIGHTS:
-        raise StepDiffError(f"encoder {name} has no weights of its own: give --weights, a folder or hub id")
-    return resolve(options.weights or options.encoder)
-
-
-def _finished_view(store: Store, options: Options, asked: Manifest, weights: Path) -> View | None:
+def _finished_view(store: Store, options: Options, asked: Manifest, weights: Path | None) -> View | None:
     """Return the view if it is as the options request it and nothing is missing."""
     name = name_of_view(options)
     chosen = (options.layer, options.frames, options.sampling, options.pooling, options.window, options.pixels)
@@ -281,11 +279,11 @@ def _finished_view(store: Store, options: Options, asked: Manifest, weights: Pat
     return view
 
 
-def made_by(view: View, options: Options, weights: Path) -> bool:
+def made_by(view: View, options: Options, weights: Path | None) -> bool:
     """Return whether encoder, weights, dtype and --pool are those of a view; other options are not compared."""
     made = view.provenance
     return (
-        (made.encoder, made.weights) == (proper_name(options.encoder), fingerprint(deciding(options.encoder, weights)))
+        (made.encoder, made.weights) == (proper_name(options.encoder), digest(options.encoder, weights))
         and made.dtypes.get("tokens", options.dtype) == options.dtype
         and pool_of(made) == options.pool
     )

@@ -23,13 +23,14 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int64
 
+from common.cli.options import incomplete
 from common.errors import StepDiffError
 from common.io.files import place
 from common.progress import say
 from common.workers.cluster import connected
 from featurize.changes import difference, differing
-from featurize.encoders import proper_name
-from featurize.job import BATCH, Computed, compute, local_weights, made_by, name_of_view, resolved, start_workers
+from featurize.encoders import find_weights, proper_name
+from featurize.job import BATCH, Computed, compute, made_by, name_of_view, resolved, start_workers
 from featurize.manifest import Manifest
 from featurize.options import Options
 from featurize.summary import MOST_FAILURES, SHOWN
@@ -68,10 +69,10 @@ class Repaired:
     not_repaired: list[dict[str, str]] = field(default_factory=list)
     """path, what and remedy of damage that this command cannot repair"""
 
-    @property
-    def status(self) -> int:
-        """The exit status: 1 where a row is not whole again, or other damage is left."""
-        return int(self.failed + self.left + len(self.not_repaired) > 0)
+    def status(self, allow_failed: bool = False) -> int:
+        """Return the exit status: 1 where a row is not whole again, or other damage is left."""
+        left = self.left + len(self.not_repaired)
+        return incomplete({"absent": left, "failed": self.failed, "allowed": allow_failed})
 
     def lines(self) -> list[str]:
         """Return the summary for people."""
@@ -114,7 +115,7 @@ def run(options: Options, asked: Windows) -> Repaired:
         )
     with store.lock(options.wait):
         view = store.view(asked.entity, name_of_view(options))
-        if not made_by(view, options, local_weights(options)):
+        if not made_by(view, options, find_weights(options.encoder, options.weights)):
             raise StepDiffError(
                 f"view {view.name} of {view.entity} in {store.path} was made by another encoder, other weights or "
                 "other options: repeat the command that filled it, with --repair"

@@ -98,7 +98,7 @@ def test_a_command_that_reads_gives_the_results_of_then(name: str, folder: Path,
 def test_a_command_that_writes_is_refused_in_one_line(
     name: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("featurize.job.local_weights", lambda options: tmp_path)
+    monkeypatch.setattr("featurize.job.find_weights", lambda *given: tmp_path)
     before = files(folder / "now")
     assert run(REFUSED[name], f"{folder}/now@v1", tmp_path / "out", folder) == 2
     shown = capsys.readouterr().err

@@ -17,9 +17,9 @@ from jaxtyping import Float32
 
 from app.site import MOST_RUNS, Site
 from common.errors import StepDiffError
-from featurize.encoders import load
+from featurize.encoders import load, version_of
 from heads.evaluation.options import ENCODER
-from retrieval.queries.live import encoder_of, weights_of
+from retrieval.queries.live import encoder_of, encodes, weights_of
 from store import View
 from weights import fingerprint
 
@@ -60,7 +60,7 @@ class LiveTexts:
             own = encoder_of(self._site.store, texts, self._site.weights, self._device())
             return lambda text: own.encode_texts([text])["embedding"][0]
         made, weights = texts.provenance, self._site.weights or weights_of(texts)
-        if weights is None:
+        if weights is None and not (encodes(texts, "texts") and version_of(made.encoder)):
             raise StepDiffError(
                 f"the text is not in texts/{texts.name}, and to encode it needs weights of {made.encoder}: start the "
                 "server with --weights, their folder or hub id"

@@ -2,17 +2,29 @@
 
 from featurize.encoders.base import Encoder, unusable
 from featurize.encoders.folder import load_model
-from featurize.encoders.loading import NAMES, deciding, encoder_class, load, proper_name, split, view_name
+from featurize.encoders.loading import (
+    NAMES,
+    digest,
+    encoder_class,
+    find_weights,
+    load,
+    proper_name,
+    split,
+    version_of,
+    view_name,
+)
 
 __all__ = [
     "NAMES",
     "Encoder",
-    "deciding",
+    "digest",
     "encoder_class",
+    "find_weights",
     "load",
     "load_model",
     "proper_name",
     "split",
     "unusable",
+    "version_of",
     "view_name",
 ]

@@ -7,9 +7,11 @@ Guarantees
 - The declared `features` match the encoder's output
   (`test_declared_features_match_the_encoders_output`).
 - The same batch gives the same bits on one machine (`test_the_same_batch_gives_the_same_bits`).
-- An encoder reads its weights from one local place, never from the network.
+- An encoder reads its weights from one local place, never from the network. One without weights has a version, so that
+  features of two versions never share a view (`test_an_encoder_without_weights_has_a_version`).
 """
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import cached_property
@@ -39,6 +41,8 @@ class Encoder(ABC):
     """What it encodes: "clips", "texts" or both."""
     wanted: ClassVar[str] = "weights of that encoder"
     """A description of its weights, for messages about missing or wrong ones."""
+    version: ClassVar[str | None] = None
+    """Of an encoder without weights: changed with the code that decides its features. None: it has weights."""
     choices: ClassVar[tuple[str, ...]] = ()
     """Which of "layer", "frames", "pooling", "window" and "pixels" its constructor lets a user choose."""
     layer: str
@@ -61,9 +65,12 @@ class Encoder(ABC):
     chosen: Mapping[str, int | str] = MappingProxyType({})
     """Choices of the user, by name; recorded with each shard, so that a query can load the same encoder."""
 
-    def __init__(self, weights: Path) -> None:
-        self.weights = weights
-        """The local folder or file with the weights."""
+    weights: Path
+    """The local folder or file with the weights; an encoder without weights has no such attribute."""
+
+    def __init__(self, weights: Path | None) -> None:
+        if weights is not None:
+            self.weights = weights
 
     @classmethod
     def variant(cls, weights: Path) -> "type[Encoder]":
@@ -88,12 +95,14 @@ class Encoder(ABC):
     @cached_property
     def tokenizer(self) -> Any:
         """What cuts texts into tokens, where texts are encoded. StepDiffError where the weights have none."""
+        if self.version is not None:
+            raise StepDiffError(f"encoder {self.name} has no weights to read a tokenizer from: set max_tokens = None")
         return load_tokenizer(self.weights, self.wanted)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Sha256 hex of the weights."""
-        return fingerprint(self.weights)
+        """Sha256 hex of the weights, or of the version."""
+        return fingerprint(self.weights) if self.version is None else version_digest(self.version)
 
     @abstractmethod
     def features(self, entity: str, dtype: str = "float16") -> dict[str, Feature]:
@@ -162,6 +171,11 @@ class Encoder(ABC):
             raise StepDiffError(
                 f"encoder {self.name} takes frames [B, {', '.join(map(str, expected))}], not {list(frames.shape)}"
             )
+
+
+def version_digest(version: str) -> str:
+    """Return the sha256 hex that provenance has in place of that of weights."""
+    return hashlib.sha256(f"no weights, version {version}\n".encode()).hexdigest()
 
 
 def unusable(text: str) -> str | None:

@@ -13,11 +13,11 @@ from pathlib import Path
 from common.errors import StepDiffError
 from common.plugins import installed
 from common.plugins import load as load_plugin
-from featurize.encoders.base import Encoder
+from featurize.encoders.base import Encoder, version_digest
 from featurize.encoders.folder import checkpoint_file
 from featurize.video.frames import Sampling
 from weights import NAMES as FETCHED
-from weights import resolve
+from weights import fingerprint, resolve
 
 GROUP = "stepdiff.encoders"
 """entry-point group of other packages' encoders"""
@@ -91,13 +91,41 @@ def proper_name(name: str) -> str:
     return name if name in _ENCODERS else encoder_class(name).name
 
 
-def deciding(name: str, weights: Path) -> Path:
-    """Which of an encoder's weights decide the features of clips: they are what its provenance knows.
+def version_of(name: str) -> str | None:
+    """Return the version of an encoder without weights, None if it has weights. StepDiffError: it is not a text."""
+    version = None if name in _ENCODERS else encoder_class(name).version
+    if version is not None and not (isinstance(version, str) and version.strip()):
+        raise StepDiffError(f"encoder {name} has the version {version!r}: give it a text, such as version = '1'")
+    return version
+
+
+def find_weights(name: str, weights: str | None) -> Path | None:
+    """Return the local folder or file of an encoder's weights, None of one without weights.
+
+    weights: as of `load`.
+
+    Raises:
+        StepDiffError: there are none, or the encoder has none and some are given.
+    """
+    if version_of(name) is not None:
+        if weights is not None:
+            raise StepDiffError(f"encoder {name} has no weights: leave --weights {weights} out")
+        return None
+    if weights is None and name not in FETCHED:
+        advice = "" if name in _ENCODERS else "; an encoder that computes without weights declares a `version`"
+        raise StepDiffError(f"encoder {name} needs weights: {encoder_class(name).wanted}{advice}")
+    return resolve(weights or name)
+
+
+def digest(name: str, weights: Path | None) -> str:
+    """Return the sha256 hex of the weights that decide the features of clips, which is what provenance knows.
 
     Raises:
         StepDiffError: there are none among them.
     """
-    return checkpoint_file(weights) if name.startswith("internvideo-mm") else weights
+    if weights is None:
+        return version_digest(version_of(name) or "")
+    return fingerprint(checkpoint_file(weights) if name.startswith("internvideo-mm") else weights)
 
 
 def load(
@@ -117,7 +145,7 @@ def load(
         name: one of `NAMES`, `hf:WEIGHTS`, `vlm:WEIGHTS`, `package.module:Class`, or an entry point of
             `stepdiff.encoders`.
         weights: a folder, a name that `python -m weights list` shows, or a hub id; None is the
-            encoder's own name, where weights of that name can be fetched.
+            encoder's own name, where weights of that name can be fetched, or of an encoder without weights.
         device: as PyTorch names it, "cpu" or "cuda:0"; None is a GPU where there is one.
         layer: the hidden state whose tokens are kept, where the encoder has "layer" among its
             `choices`; None is its own choice.
@@ -142,9 +170,7 @@ def load(
         raise StepDiffError(f"encoder {name} has no choice of {' or '.join(refused)}: leave it out")
     if frames is not None and frames < 1:
         raise StepDiffError(f"{frames} frames of a clip are too few: give 1 or more")
-    if weights is None and name not in FETCHED:
-        raise StepDiffError(f"encoder {name} needs weights: {kind.wanted}")
-    folder = resolve(weights or name)
+    folder = find_weights(name, weights)
 
     import torch
 
@@ -154,8 +180,8 @@ def load(
         raise StepDiffError(f"no device {device!r}: give cpu, cuda or cuda:<number>") from None
     if place.type == "cuda" and not torch.cuda.is_available():
         raise StepDiffError("no CUDA device here: give cpu")
-    encoder = kind.variant(folder)(folder, place, **chosen)  # type: ignore[call-arg]
-    encoder.source, encoder.chosen = weights or name, chosen
+    encoder = (kind if folder is None else kind.variant(folder))(folder, place, **chosen)  # type: ignore[call-arg]
+    encoder.source, encoder.chosen = None if folder is None else weights or name, chosen
     if sampling is not None:
         encoder.sampling = sampling
         encoder.chosen = {**chosen, "sampling": sampling}

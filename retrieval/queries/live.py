@@ -81,7 +81,7 @@ def encoder_of(store: Store, view: View, weights: str | None = None, device: str
     Raises:
         StepDiffError: The view was made by something else, its weights are not found, or the encoder differs.
     """
-    from featurize.encoders import encoder_class, load
+    from featurize.encoders import encoder_class, load, version_of
 
     made = unpooled(view.provenance)  # embeddings do not depend on pooled tokens
     try:
@@ -96,7 +96,7 @@ def encoder_of(store: Store, view: View, weights: str | None = None, device: str
     records = _first_records(view)
     choices = next((choices for _, choices in records if choices is not None), None) or _choices(made)
     named = weights or weights_of(view, records)
-    if named is None:
+    if named is None and version_of(made.encoder) is None:
         sources = _sources(records)
         where = f" at {' or '.join(sources)}" if sources else ""
         raise StepDiffError(
@@ -146,8 +146,8 @@ def weights_of(view: View, records: list[Record] | None = None) -> str | None:
 
     records: those of the view, if they are read already.
     """
-    from featurize.encoders import deciding
-    from weights import NAMES, fingerprint, resolve
+    from featurize.encoders import digest
+    from weights import NAMES, resolve
 
     made = view.provenance
     for source in [
@@ -155,7 +155,7 @@ def weights_of(view: View, records: list[Record] | None = None) -> str | None:
         *([made.encoder] if made.encoder in NAMES else []),
     ]:
         try:
-            if fingerprint(deciding(made.encoder, resolve(source))) == made.weights:
+            if digest(made.encoder, resolve(source)) == made.weights:
                 return source
         except (StepDiffError, OSError):  # gone, or out of reach: another place may have them
             continue

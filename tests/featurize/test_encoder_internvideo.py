@@ -11,14 +11,13 @@ import pytest
 import torch
 
 from common.errors import StepDiffError
-from featurize.encoders import Encoder, deciding, load
+from featurize.encoders import Encoder, digest, load
 from featurize.encoders.internvideo.mm import InternVideo, InternVideoB16
 from featurize.encoders.internvideo.model import InternVideoMM, Size
 from featurize.manifest import Manifest
 from featurize.shard import featurize_shard
 from featurize.task import pending, tasks
 from store import Store, View
-from weights import fingerprint
 
 TINY = Size(patch=16, width=128, layers=5, embedding=24, text_width=64, text_layers=2, image=48, vocabulary=515)
 NAME = "internvideo-mm-b16"
@@ -124,7 +123,7 @@ def test_tokenizer_files_do_not_change_the_provenance_of_clips(
     bare, file = opened(tmp_path), opened(tmp_path / "model.ckpt")
     assert expected == bare.provenance("clips") == file.provenance("clips")
     for place in (weights, tmp_path, tmp_path / "model.ckpt"):  # the values that a finished run compares
-        assert fingerprint(deciding(NAME, place)) == expected.weights
+        assert digest(NAME, place) == expected.weights
     with pytest.raises(StepDiffError, match=r"texts need a tokenizer, and .* has none: put CLIP's tokenizer.json"):
         bare.features("texts")
     assert opened(weights / "model.ckpt").provenance("texts") == encoder.provenance("texts")

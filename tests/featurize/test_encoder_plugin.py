@@ -1,5 +1,6 @@
 """An encoder of another package, named on the command line and used in Ray workers."""
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -91,6 +92,56 @@ def test_an_unusable_encoder_is_refused_in_one_line(plugin: Path, monkeypatch: p
     for name in ("mymodule:np", "mymodule:Nothing", "mymodule:MEAN"):
         with pytest.raises(StepDiffError, match=f"{name} is not a subclass of featurize.encoders.Encoder"):
             encoder_class(name)
+
+
+BY_HAND = """
+from featurize.encoders import Encoder
+from store import Feature
+
+
+class Colour(Encoder):
+    name, entities, layer, size, short_side = "colour", ("clips",), "mean colour", 32, 32
+    version = VERSION
+
+    def __init__(self, weights, device):
+        super().__init__(weights)
+
+    def features(self, entity, dtype="float16"):
+        return {"embedding": Feature((3,), "float32")}
+
+    def encode_clips(self, frames):
+        return {"embedding": frames.mean((1, 2, 3)).astype("float32") + 1}
+"""
+
+
+def test_an_encoder_without_weights_has_a_version(video: Writer, tmp_path: Path) -> None:
+    """Two versions never share a view, and a finished view is recognised."""
+    clip, store = str(video("by_hand.mp4")), tmp_path / "store"
+    paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
+
+    def run(version: str, *more: str) -> tuple[int, str]:
+        (tmp_path / "by_hand.py").write_text(BY_HAND.replace("VERSION", version))
+        command = [sys.executable, "-m", "featurize", clip, "--store", str(store), "--encoder", "by_hand:Colour", *more]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+        return done.returncode, done.stdout + done.stderr
+
+    needs = "needs weights: weights of that encoder; an encoder that computes without weights declares a `version`"
+    for version, more, why in (
+        ("None", (), f"error: encoder by_hand:Colour {needs}\n"),
+        ("2", (), "error: encoder by_hand:Colour has the version 2: give it a text, such as version = '1'\n"),
+        ("'1'", ("--weights", "any"), "error: encoder by_hand:Colour has no weights: leave --weights any out\n"),
+    ):
+        assert run(version, *more) == (2, why) and not store.exists()
+    status, shown = run("'1'")
+    assert status == 0, shown
+    view = Store.open(store).view("clips", "colour")
+    assert view.provenance.weights == hashlib.sha256(b"no weights, version 1\n").hexdigest()
+    assert view.read("embedding", np.array([0])).all()
+    assert run("'1'")[1].startswith("nothing to do: 1 clips in view colour")
+    status, shown = run("'2'")
+    assert status == 2 and "weights" in shown.splitlines()[-1], "a view of another version is refused"
+    assert run("'2'", "--view", "colour2")[0] == 0
 
 
 def test_an_entry_point_registers_an_encoder(plugin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
