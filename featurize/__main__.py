@@ -21,7 +21,7 @@ INTERRUPTED = "finished rows are kept; run the same command for the rest"
 
 
 def run(options: Options) -> int:
-    """Run the job and print its summary; returns 1 if any row failed, or damage is left."""
+    """Run the job and print its summary; returns 1 if rows failed and that is not allowed, or damage is left."""
     from featurize import job, repair
 
     asked = job.requested(options)
@@ -29,7 +29,7 @@ def run(options: Options) -> int:
     print("\n".join(summary.lines()), file=sys.stderr if options.json else sys.stdout)
     if options.json:
         print(json.dumps(asdict(summary)))
-    return summary.status
+    return summary.status(options.allow_failed)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from common.cli.options import FailureOptions
 from featurize.video.frames import Sampling
 
 IdFrom = Literal["stem", "path"]
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(FailureOptions):
     """Options of a featurize run."""
 
     store: str

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from common.cli.options import incomplete
 from featurize.task import FORGOTTEN, Tally
 from store import Store, View
 from store.view import ABSENT, FAILED, OK
@@ -46,10 +47,9 @@ class Summary:
     failures_in: str = ""
     """folder of all reasons"""
 
-    @property
-    def status(self) -> int:
-        """The exit status: 1 where anything asked for is not there."""
-        return int(self.failed + self.absent > 0)
+    def status(self, allow_failed: bool = False) -> int:
+        """Return the exit status: 1 where anything asked for is not there."""
+        return incomplete({"absent": self.absent, "failed": self.failed, "allowed": allow_failed})
 
     def lines(self) -> list[str]:
         """Return the summary for people."""

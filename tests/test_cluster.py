@@ -5,6 +5,7 @@ its node is killed with SIGKILL before the task is done; the others wait until t
 always in its middle. The results must be complete, and equal to those of one worker.
 """
 
+import re
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,7 @@ from annotate.stages import stage
 from annotate.stages.job import StageOptions
 from annotate.stages.stage import run_stage
 from annotate.stages.versions import chosen
+from common.workers import pool
 from common.workers.pool import WorkerPool
 from featurize.__main__ import main as featurize
 from heads import embed, evaluate, train
@@ -106,8 +108,12 @@ def test_featurize(
     clips = [(f"v_{i}_1", str(tmp_path / "v.mp4"), i / 10, 1 + i / 10) for i in range(10)]
     pl.DataFrame(clips, ["clip", "video", "start", "end"], orient="row").write_csv(tmp_path / "clips.csv")
     given = ["--manifest", str(tmp_path / "clips.csv"), "--encoder", "clip", "--weights", str(tiny_clip)]
+    monkeypatch.setattr(pool, "_LOOK_AT_NODES", 0.0)
     assert featurize([*given, "--store", str(tmp_path / "three"), "--workers", "3"]) == 0
-    assert "a worker died at shard" in capsys.readouterr().err
+    log = capsys.readouterr().err
+    died = r"^a worker died at shard \d \(its node does not answer\): its 2 clips start again on another worker$"
+    assert re.search(died, log, re.MULTILINE)
+    assert re.search(r"^node [\d.]+ was lost: 2 nodes are left$", log, re.MULTILINE)
     assert featurize([*given, "--store", str(tmp_path / "one"), "--workers", "1"]) == 0
     three, one = (Store.open(tmp_path / name).view("clips", "clip") for name in ("three", "one"))
     assert len(three.features) == 3

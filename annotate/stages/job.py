@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+from common.cli.options import FailureOptions
 from heads.llm.model import Failure
 
 SHOWN = 5  # failures in a record
@@ -44,15 +45,13 @@ class Job(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageOptions:
+class StageOptions(FailureOptions):
     """The options of every stage."""
 
     store: str
     """feature store; answers are written into its folder"""
     retry_failed: bool = False
     """try items again that failed in an earlier run"""
-    allow_failed: bool = False
-    """exit with status 0 even if items failed for good, for scripts that go on with the others"""
     workers: int | None = None
     """processes that each load the model; null: one a GPU, else one for up to eight CPUs"""
     device: str = "auto"

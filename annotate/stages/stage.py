@@ -132,7 +132,9 @@ def _work(
         gpu = not options.served and has_gpu(device, joined)
         workers, cpus = pool_size(options.workers, CPUS, gpu, joined)
         of_workers = StageWorkerOptions(absolute(options.store), version.stage, version.name, job, device, cpus)
-        pool = WorkerPool(Worker, of_workers, gpu, lambda shard, why: Answered(shard, error=why), joined=joined)
+        pool = WorkerPool(
+            Worker, of_workers, gpu, lambda shard, why: Answered(shard, error=why), joined=joined, unit="items"
+        )
         with progress(version.stage, total, "items") as advance:
             for outcome in pool.run(tasks, min(workers, count), advance):
                 yield outcome

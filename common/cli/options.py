@@ -19,8 +19,16 @@ from common.errors import StepDiffError
 _NONE: Mapping[str, str] = MappingProxyType({})
 
 
-def incomplete(record: dict[str, Any]) -> int:
-    """Return the exit status of a stage: 1 where items are absent, or failed and that is not allowed."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FailureOptions:
+    """What a command that keeps the failures of single items does about them."""
+
+    allow_failed: bool = False
+    """exit with status 0 even if items failed for good, for scripts that go on with the others"""
+
+
+def incomplete(record: Mapping[str, Any]) -> int:
+    """Return the exit status of a command: 1 where items are absent, or failed and that is not allowed."""
     return int(bool(record.get("absent") or (record.get("failed") and not record.get("allowed"))))
 
 

@@ -1,7 +1,7 @@
 """A pool of workers on Ray, and what happens when one dies.
 
 Guarantees
-- a worker that is killed is replaced, and its shard is done again
+- a worker that is killed is replaced, and its shard is done again; a line says so, and another which node was lost
 - a_worker_that_dies_while_it_loads_is_replaced_as_often_as_one_that_dies_at_a_shard
 - a shard whose workers die ATTEMPTS times is given up, and the others go on
 - a shard is given to a worker that has started, so workers that find no room delay nothing
@@ -27,9 +27,14 @@ _CPUS_UNSEEN = 4
 """of a worker with a GPU that the cluster has still to start"""
 _LOOK = 0.5
 """seconds between two looks at the workers' progress"""
+_LOOK_AT_NODES = 5.0
+"""seconds between two looks at the nodes of a cluster"""
 _PATIENCE = 60.0
 """seconds after which a line says that the cluster has started no worker yet"""
-_NO_WORKER = "no worker has answered yet: waiting for free CPUs or GPUs of the cluster"
+_NO_WORKER = "no worker has answered yet: "
+_ON_CLUSTER, _HERE = "waiting for free CPUs or GPUs of the cluster", "still starting Ray on this machine"
+_LOST = (2, 3)
+"""Ray's numbers of why a node is gone: it failed, or its cloud took it back; others are removed on purpose"""
 _NODE_GROUP = "ray.io/node-group"
 """label that Ray gives the nodes of a cluster with an autoscaler"""
 _FEWER = "try fewer --workers"
@@ -108,6 +113,13 @@ def autoscaled() -> bool:
     return any(_NODE_GROUP in node.get("Labels", {}) for node in ray.nodes())
 
 
+def _lost_nodes() -> dict[str, str]:
+    """Return id and address of every node that the cluster has lost, also before this run."""
+    import ray
+
+    return {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node.get("DeathReason") in _LOST}
+
+
 def _without_memory(error: BaseException) -> bool:
     """Return whether this is Python's, torch's or Ray's error for too little memory; torch is not imported for it."""
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
@@ -134,6 +146,7 @@ class _Slot:
         self.finished = 0
         """rows of its task that are finished"""
         self.question: Any = self.worker.finished.remote()
+        self.node_lost = False
 
     def replace(self) -> None:
         """Start another worker instead of one that died."""
@@ -171,14 +184,15 @@ class _Slot:
         lighter: how a user makes a worker need less memory.
         """
         import ray
-        from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
+        from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayActorError, RayTaskError
 
         task, self.task, self.finished = self.task, None, 0
         self.question = None  # an answer still to come is about a task that is over
         try:
             return ray.get(self.call)
-        except (RayActorError, OutOfMemoryError):  # the latter: Ray ended it before the node ran out of memory
+        except (RayActorError, OutOfMemoryError) as error:  # the latter: Ray ended it before the node had no memory
             self.replace()
+            self.node_lost = isinstance(error, ActorUnavailableError) or "node has died" in str(error)
             return None
         except RayTaskError as error:
             why = f"shard {task.shard}: {type(error.cause).__name__}: {_first_line(error.cause)}"
@@ -198,6 +212,7 @@ class WorkerPool:
         *,
         joined: bool,
         by_threads: bool = False,
+        unit: str = "rows",
     ) -> None:
         """Start the first worker, with a GPU of its own where `gpu`.
 
@@ -209,6 +224,7 @@ class WorkerPool:
             lighter: What a user can do where a worker has too little memory.
             joined: Whether nodes may join; a Ray of our own, on this machine, starts no more.
             by_threads: Whether a worker has a CPU for each thread of this process.
+            unit: What the rows of a task are, in the plural.
         """
         import ray
 
@@ -221,6 +237,7 @@ class WorkerPool:
         self._failed, self._lighter = failed, lighter
         self._cpus, self._gpu, self._joined = options.cpus, gpu, joined
         self._by_threads = by_threads and options.cpus > 1
+        self._unit = unit
 
     def _waits(self) -> None:
         """Say that no worker has started. StepDiffError if none ever will."""
@@ -230,7 +247,7 @@ class WorkerPool:
             if self._by_threads and (most := max((cpus for cpus, _ in nodes()), default=0)):
                 advice.append(f"set OMP_NUM_THREADS={most}")
             raise StepDiffError(f"{node} {self._need()}, which a worker needs: {' or '.join(advice)}")
-        say(_NO_WORKER)
+        say(_NO_WORKER + (_ON_CLUSTER if self._joined else _HERE))
 
     def _say_lack(self, count: int, most: int) -> None:
         """Say that `most` of `count` workers have room, and how more would have."""
@@ -294,8 +311,13 @@ class WorkerPool:
         slots += [_Slot(self._start) for _ in range(count - len(slots))]
         new, again, deaths = iter(tasks), deque[Any](), Counter[int]()
         finished = shown = errors = stillborn = 0
-        waiting = time.monotonic()
+        waiting = looked = time.monotonic()
+        gone = _lost_nodes()
         while True:
+            if self._joined and time.monotonic() - looked > _LOOK_AT_NODES:
+                looked, before, gone = time.monotonic(), gone, _lost_nodes()
+                for node in gone.keys() - before:
+                    say(f"node {gone[node]} was lost: {len(nodes())} nodes are left")
             stillborn += sum(not slot.look() for slot in slots)
             if stillborn > ATTEMPTS * count:
                 raise StepDiffError(
@@ -323,7 +345,9 @@ class WorkerPool:
                 if outcome is None:
                     deaths[task.shard] += 1
                     if deaths[task.shard] < ATTEMPTS:
-                        say(f"a worker died at shard {task.shard}: another does it again")
+                        why = " (its node does not answer)" if slot.node_lost else ""
+                        count_of = f"{len(task.rows)} {self._unit}"
+                        say(f"a worker died at shard {task.shard}{why}: its {count_of} start again on another worker")
                         again.append(task)
                         continue
                     outcome = f"shard {task.shard}: {ATTEMPTS} workers died at it: if memory is short, {self._lighter}"

@@ -155,3 +155,18 @@ def test_a_worker_of_more_threads_than_any_node_has_cpus_ends_the_run(
     with pytest.raises(StepDiffError) as raised:
         pool.call("describe")
     assert str(raised.value) == error
+
+
+@pytest.mark.parametrize(
+    ("joined", "line"),
+    [(True, "waiting for free CPUs or GPUs of the cluster"), (False, "still starting Ray on this machine")],
+)
+def test_a_slow_start_waits_for_a_cluster_only_where_one_was_joined(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], joined: bool, line: str
+) -> None:
+    pool = lacking(monkeypatch, 1, 2, joined=joined, by_threads=False)
+    answers = iter([False, True])
+    monkeypatch.setattr("ray.wait", lambda calls, **more: (calls, []) if next(answers) else ([], calls))
+    monkeypatch.setattr("ray.get", lambda call: 7)
+    assert pool.call("describe") == 7
+    assert capsys.readouterr().err == f"no worker has answered yet: {line}\n"

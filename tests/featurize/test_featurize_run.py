@@ -16,6 +16,7 @@ import pytest
 from common.workers.cluster import connected
 from featurize.__main__ import main
 from featurize.encoders import load
+from featurize.summary import Summary
 from store import Store, View
 
 Writer = Callable[..., Path]
@@ -131,6 +132,15 @@ def test_a_repeated_run_starts_neither_ray_nor_the_encoder(
     assert main([str(option) for option in options(kitchen, store, tiny_clip)]) == 1
     assert not any(name.startswith("ray.") for name in set(sys.modules) - loaded)
     assert "nothing to do: 3 clips" in capsys.readouterr().out
+
+
+def test_allow_failed_exits_with_status_0_but_not_for_rows_that_were_not_written(
+    store: Path, kitchen: Path, tiny_clip: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*map(str, options(kitchen, store, tiny_clip)), "--allow-failed"]) == 0
+    assert "8 of 11 clips failed:" in capsys.readouterr().out
+    summary = Summary("clips", "clip", str(store), asked=3, done=1, already=0, failed=1, absent=1)
+    assert (summary.status(), summary.status(allow_failed=True)) == (1, 1)
 
 
 def test_a_second_writer_is_refused(store: Path, kitchen: Path, tiny_clip: Path) -> None:
