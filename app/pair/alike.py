@@ -52,8 +52,10 @@ class Similarity:
     category: str
     log_odds: float
     """log p(YES) - log p(NO) that they are similar"""
-    not_sure: str
-    """why a reader should not rely on a difference here; empty: no reason"""
+    verdict: str
+    """would decline, or not sure: a reader should not rely on a difference here; empty: neither"""
+    reason: str
+    """of the verdict"""
 
 
 @dataclass(frozen=True)
@@ -79,12 +81,12 @@ KeptOdds = Kept[tuple[RunHead, Pair], Odds]
 
 def similarity(category: str, log_odds: float) -> Similarity:
     """Return the log-odds with what they mean for a reader."""
-    reason = ""
     if log_odds > DECLINES:
         reason = "the head finds them alike and would answer that nothing differs"
-    elif abs(log_odds) < UNSURE:
-        reason = "YES and NO are nearly equally likely"
-    return Similarity(category, log_odds, reason)
+        return Similarity(category, log_odds, "would decline", reason)
+    if abs(log_odds) < UNSURE:
+        return Similarity(category, log_odds, "not sure", "YES and NO are nearly equally likely")
+    return Similarity(category, log_odds, "", "")
 
 
 def odds(loaded: Loaded, kept: KeptOdds, pair: Pair, categories: Sequence[str] = CATEGORIES) -> Odds:

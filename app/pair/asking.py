@@ -33,7 +33,7 @@ class Written:
 
     category: str
     caption: Caption
-    not_sure: str
+    declines: str
     """why the head would decline to name a difference; empty: it would not"""
 
 
@@ -63,7 +63,7 @@ def answer(kept: KeptOdds, pair: Pair, question: str, category: str | None, most
         known = odds(loaded, kept, pair, CATEGORIES if category is None else [category])
         return {
             "answer": found,
-            "not_sure": declines(known, category),
+            "declines": declines(known, category),
             "first": round(first, 3),
             "seconds": round(seconds, 3),
             "similar": [asdict(similarity(*each)) for each in known.items()],

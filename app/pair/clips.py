@@ -32,8 +32,10 @@ class Shown:
 
     clip: ClipRecord
     picture: Picture
-    pictures: bool
-    """whether its video file is there"""
+    path: str
+    """of its video file; empty: the catalog names none"""
+    missing: str
+    """why its video cannot be shown; empty: its file can be opened"""
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,13 @@ class Column:
 
 
 def shown(site: Site, clip: ClipRecord) -> Shown:
-    """Return a clip with its frame rate; usual values where it has no pictures."""
+    """Return a clip with its frame rate; usual values, and the reason, where its video cannot be opened."""
+    path = "" if clip.video is None else str(Path(site.videos or "") / clip.video)
     try:
-        path = site.file(clip)
-        return Shown(clip, _picture(path, path.stat().st_mtime_ns), True)
-    except (StepDiffError, OSError):
-        return Shown(clip, Picture(RATE, *SIZE), False)
+        file = site.file(clip)
+        return Shown(clip, _picture(file, file.stat().st_mtime_ns), path, "")
+    except (StepDiffError, OSError) as error:
+        return Shown(clip, Picture(RATE, *SIZE), path, str(error))
 
 
 @lru_cache(maxsize=1024)

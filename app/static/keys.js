@@ -3,7 +3,9 @@
 //   import {key} from "/static/keys.js";
 //   key("space", "play or pause", () => player.toggle());
 //
-// Letters work only while no text field has the focus. `{everywhere: true}` is for combinations such as "ctrl+enter".
+// Letters work only while no text field has the focus, and escape leaves the field. `{everywhere: true}` is for
+// combinations such as "ctrl+enter". A button that was clicked with the pointer does not keep the focus, so that space
+// is the page's key again; one that was reached with the keyboard does.
 
 const registered = new Map();
 const list = document.querySelector("#keys dl");
@@ -35,8 +37,13 @@ function types(target) {
   return target.isContentEditable || target.matches("textarea, select, input:not([type=radio], [type=checkbox], [type=range], [type=button])");
 }
 
+document.addEventListener("click", (event) => {
+  if (event.detail > 0 && registered.has("space")) event.target.closest("button")?.blur();
+});
+
 document.addEventListener("keydown", (event) => {
   if (event.defaultPrevented || event.altKey) return;
+  if (event.key === "Escape" && types(event.target)) event.target.blur();
   const found = registered.get(named(event));
   if (!found || (types(event.target) && !found.everywhere)) return;
   if (dialog.open && named(event) !== "?") return;

@@ -7,6 +7,9 @@ const page = JSON.parse(document.querySelector("#pair-data").textContent);
 const pair = {reference: page.reference.clip.key, candidate: page.candidate.clip.key};
 const head = document.querySelector("#head");
 const desk = new Desk();
+const MOST_ANSWERS = 20; // that are kept of a pair
+const ANSWERS = `answers ${JSON.stringify(pair)}`;
+const answers = JSON.parse(sessionStorage.getItem(ANSWERS) ?? "[]"); // of this tab, oldest first
 const SVG = "http://www.w3.org/2000/svg";
 
 /** Return an element with text or children. */
@@ -32,7 +35,7 @@ function bar(value, most) {
   svg.setAttribute("aria-hidden", "true");
   svg.classList.add("pair-bar");
   const band = Math.min((100 * page.unsure) / most, 100);
-  set("rect", {x: -band, width: 2 * band, y: 0, height: 12, class: "band"});
+  set("rect", {x: -band, width: band, y: 0, height: 12, class: "band"});
   const length = Math.min((100 * Math.abs(value)) / most, 100);
   set("rect", {x: value < 0 ? -length : 0, width: length, y: 2, height: 8, class: value < 0 ? "apart" : "near"});
   set("rect", {x: -0.4, width: 0.8, y: 0, height: 12, class: "zero"});
@@ -59,7 +62,7 @@ function drawAlike() {
       if (page.similar.length > 1) row.append(made("td", {class: "small quiet"}, each.head));
       row.append(made("td", {class: "pair-bars"}, ...(value ? [bar(value.log_odds, most)] : [])));
       row.append(made("td", {class: "pair-odds"}, value ? signed(value.log_odds) : "–"));
-      row.append(made("td", {class: "pair-verdict"}, ...(value?.not_sure ? [made("b", {class: "unsure", title: value.not_sure}, "not sure")] : [])));
+      row.append(made("td", {class: "pair-verdict"}, ...(value?.verdict ? [made("b", {class: "verdict", title: value.reason}, value.verdict)] : [])));
       body.append(row);
     });
   }
@@ -82,39 +85,71 @@ async function compute() {
   if (found) keepAlike(found.head, found.values);
 }
 
-/** Ask a question; its answer is written into a new entry above the earlier ones. */
+/** Add an entry above the earlier ones; return it with its answer and the note below. */
+function addEntry({question, answer, declines, note}) {
+  const entry = made("article", {"aria-label": question}, made("p", {class: "asked"}, question));
+  const words = made("p", {class: "answer"}, answer);
+  const below = made("p", {class: "small quiet note"});
+  entry.append(words, below);
+  fillNote(below, note, declines);
+  document.querySelector("#answers").prepend(entry);
+  document.querySelector("#forget").hidden = false;
+  return [entry, words, below];
+}
+
+function fillNote(below, note, declines) {
+  below.replaceChildren(...(declines ? [made("b", {class: "verdict"}, "would decline"), `: ${declines}. `] : []), note);
+}
+
+/** Ask a question; its answer is written into a new entry, which this tab keeps over a reload. */
 async function ask(question, preset) {
   const model = head.value;
-  const words = made("p", {class: "answer"});
-  const verdict = made("p", {class: "small quiet verdict"});
-  const entry = made("article", {"aria-label": question}, made("p", {class: "asked"}, question), words, verdict);
-  const end = (text) => {
+  const kept = {question, answer: "", declines: "", note: "not finished"};
+  const [entry, words, below] = addEntry(kept);
+  const end = (note, declines = "") => {
     entry.removeAttribute("aria-busy");
-    verdict.textContent = text;
+    fillNote(below, note, declines);
+    Object.assign(kept, {answer: words.textContent, note, declines});
+    save();
   };
   entry.setAttribute("aria-busy", "true");
-  document.querySelector("#answers").prepend(entry);
+  answers.push(kept);
+  answers.splice(0, answers.length - MOST_ANSWERS);
+  save();
   const body = {head: model, ...pair, ...(preset ? {preset} : {question})};
   const found = await desk.run("/pair/ask", body, {
-    status: (text) => (verdict.textContent = text),
-    words: ({text}) => words.append(text),
+    status: (text) => (below.textContent = text),
+    words: ({text}) => {
+      if (!words.textContent) entry.scrollIntoView({block: "nearest"}); // later words do not move the page
+      words.append(text);
+    },
     stopped: () => end("stopped"),
     failed: (error) => end(error.message),
   });
   if (!found) return;
-  if (words.textContent !== found.answer) words.textContent = found.answer;
-  end(`${model}, first word after ${found.first.toFixed(1)} s, ${found.seconds.toFixed(1)} s in all`);
-  if (found.not_sure) verdict.prepend(made("b", {class: "unsure"}, "not sure"), `: ${found.not_sure}. `);
+  words.textContent = found.answer;
+  end(`${model}, first word after ${found.first.toFixed(1)} s, ${found.seconds.toFixed(1)} s in all`, found.declines);
   keepAlike(model, found.similar);
+}
+
+function save() {
+  sessionStorage.setItem(ANSWERS, JSON.stringify(answers));
+}
+
+function forget() {
+  answers.length = 0;
+  save();
+  document.querySelector("#answers").replaceChildren();
+  document.querySelector("#forget").hidden = true;
 }
 
 /** Show the captions that a head has written, in the last column. */
 function showWritten(name, captions) {
   document.querySelector("#written-by").textContent = `by ${name}`;
-  for (const {category, caption, not_sure: reason} of captions) {
+  for (const {category, caption, declines} of captions) {
     const row = [...document.querySelectorAll("[data-category]")].find((each) => each.dataset.category === category);
     const pieces = caption.pieces.map((piece) => (piece.supported ? made("u", {}, piece.text) : piece.text));
-    const note = reason ? [made("p", {class: "small"}, made("b", {class: "unsure", title: reason}, "not sure"))] : [];
+    const note = declines ? [made("p", {class: "small"}, made("b", {class: "verdict", title: declines}, "would decline"))] : [];
     row.querySelector(".written").replaceChildren(...pieces, ...note);
   }
 }
@@ -140,6 +175,8 @@ follow("#next", "n", page.listed ? "next pair of the list" : "find pairs");
 follow("#previous", "p", "previous pair of the list");
 if (head) {
   const question = document.querySelector("#question");
+  answers.forEach(addEntry);
+  document.querySelector("#forget").addEventListener("click", forget);
   document.querySelector("#compute").addEventListener("click", compute);
   document.querySelector("#write").addEventListener("click", write);
   document.querySelector("#ask").addEventListener("submit", (event) => {
@@ -152,4 +189,5 @@ if (head) {
   key("h", "compute how alike they are", compute);
   key("w", "write the differences", write);
   key("q", "write a question", () => question.focus());
+  key("z", "clear the answers", forget);
 }

@@ -4,6 +4,8 @@
 // returns to 0, or, with "same length", both clips are played so fast that they end together. While it plays, the clock
 // is corrected from the clips and the clips from the clock: one that is more than DRIFT off is set to its place.
 //
+// A clip that fails gives its place to the reason, and the other one plays.
+//
 // A frame step goes to the next frame of the clip with more frames a second (data-rate of its video). Times of frames
 // are those that the browser reports, because a clip may begin between two frames of its video.
 //
@@ -27,14 +29,14 @@ export class PairPlayer {
     this.stretched = false;
     this.playing = false;
     root.player = this;
+    this.strips = [...root.querySelectorAll("[data-strip]")];
+    for (const strip of this.strips) this.#watch(strip);
     for (const video of this.videos) {
       video.addEventListener("loadedmetadata", () => this.#measured());
       video.addEventListener("error", () => this.#failed(video));
       if (video.error || video.dataset.failed) this.#failed(video);
       video.requestVideoFrameCallback?.((_, frame) => (video.phase = frame.mediaTime));
     }
-    this.strips = [...root.querySelectorAll("[data-strip]")];
-    for (const strip of this.strips) this.#watch(strip);
     this.#measured();
     this.slider?.addEventListener("input", () => {
       this.pause();
@@ -201,7 +203,9 @@ export class PairPlayer {
     this.seek(this.time);
     const waiting = this.#playable().filter((video) => this.#place(video) < video.duration - 0.01);
     try {
-      await Promise.all(waiting.map((video) => video.play()));
+      await Promise.all(waiting.map((video) => video.play().catch((error) => {
+        if (!video.error) throw error; // one that fails leaves the other playing
+      })));
     } catch {
       this.pause(); // the browser does not play without a click
       return;
@@ -245,10 +249,16 @@ export class PairPlayer {
     if (this.wanted && this.ready) this.play();
   }
 
-  #failed(video) {
+  /** Go on with the other clip, and say why this one is missing: the server knows. */
+  async #failed(video) {
+    const figure = video.closest("figure");
     video.dataset.failed = "true";
-    video.closest("figure")?.classList.add("missing");
+    figure?.classList.add("missing");
     this.#measured();
+    const reason = video.src && figure?.querySelector("[data-reason]");
+    if (!reason) return;
+    const answer = await fetch(video.src, {headers: {Accept: "application/json", Range: "bytes=0-0"}});
+    reason.textContent = answer.ok ? `The browser cannot play it: ${video.error?.message}` : (await answer.json()).error;
   }
 
   #show() {
@@ -265,5 +275,5 @@ export class PairPlayer {
 
 for (const root of document.querySelectorAll("[data-player=auto]")) {
   const player = new PairPlayer(root);
-  player.play();
+  if (!matchMedia("(prefers-reduced-motion: reduce)").matches) player.play();
 }

@@ -33,11 +33,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Server:
-    """A server of the pages in its own process."""
+    """A server of the pages in its own process. `videos`: their folder, by default that of the world, "" for none."""
 
-    def __init__(self, world: Path, cache: Path, *options: str, port: int = 0) -> None:
-        self._command = ["app", "--store", str(world / "features"), "--videos", str(world / "kitchen"), *options]
-        self._command += ["--cache", str(cache)]
+    def __init__(self, world: Path, cache: Path, *options: str, port: int = 0, videos: str | None = None) -> None:
+        folder = str(world / "kitchen") if videos is None else videos
+        self._command = ["app", "--store", str(world / "features"), "--cache", str(cache), *options]
+        self._command += ["--videos", folder] if folder else []
         self.process: subprocess.Popen[str]
         self.url = ""
         self.start(port)

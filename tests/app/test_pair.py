@@ -131,7 +131,7 @@ def test_escape_stops_the_answer_and_the_model(slow: Inside, pair: dict[str, str
     tab.get_by_role("button", name="mistake").click()
     tab.locator(".answer:not(:empty)").wait_for()
     tab.keyboard.press("Escape")
-    tab.locator(".verdict", has_text="stopped").wait_for()
+    tab.locator(".note", has_text="stopped").wait_for()
     time.sleep(0.2)
     generated = len(slow.tokens)
     time.sleep(0.5)
@@ -238,10 +238,11 @@ def test_predictions_of_a_pair_in_the_other_order_are_not_shown_as_this_pairs(in
     assert other.swapped and not other.methods and not any(line.references for line in other.rows)
 
 
-def test_not_sure_is_shown_by_a_stated_rule() -> None:
-    assert not similarity("Actions", -0.21).not_sure
-    assert "nearly equally likely" in similarity("Actions", -0.19).not_sure
-    assert "alike" in similarity("Actions", 0.01).not_sure
+def test_a_verdict_follows_a_stated_rule() -> None:
+    verdicts = {value: similarity("Actions", value).verdict for value in (-1.6, -0.21, -0.19, 0.0, 0.01, 1.6)}
+    assert list(verdicts.values()) == ["", "", "not sure", "not sure", "would decline", "would decline"]
+    assert "nearly equally likely" in similarity("Actions", -0.19).reason
+    assert "alike" in similarity("Actions", 0.01).reason
     found = dict.fromkeys(CATEGORIES, 0.5)
     assert "alike in every category" in declines(found, None)
     assert "alike in Actions (log-odds +0.50, above 0)" in declines(found, "Actions")
@@ -253,7 +254,7 @@ def test_an_answer_says_whether_the_head_would_decline(inside: Inside, pair: dic
     values = Asked(inside.url, "/pair/alike", head="small", **pair).last()[1]["values"]
     known = {each["category"]: each["log_odds"] for each in values}
     for preset, category in {"tools": "Tools/Equipment", "oil": "Ingredients", "mistake": None}.items():
-        assert question(inside, pair, preset=preset).last()[1]["not_sure"] == declines(known, category)
+        assert question(inside, pair, preset=preset).last()[1]["declines"] == declines(known, category)
 
 
 def test_a_request_whose_client_has_gone_cancels_its_job() -> None:

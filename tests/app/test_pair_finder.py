@@ -145,7 +145,8 @@ def test_the_columns_of_both_clips_are_compared(site: Site) -> None:
     assert found["start"].reference == str(frame["start"][0])
     assert not any(column.differs for column in columns(site, (one, one)))
     assert shown(site, site.clip(one)).picture.rate == 12
-    assert not shown(Site.open(str(site.store.path)), site.clip(one)).pictures
+    bare = shown(Site.open(str(site.store.path)), site.clip(one))
+    assert bare.missing == "no pictures: start the server with --videos FOLDER" and bare.path == frame["video"][0]
 
 
 def ordered(address: str) -> tuple[str, str]:
@@ -194,20 +195,34 @@ def test_questions_bars_and_captions_of_a_head_in_the_browser(
     # The whole text: the page begins with "not in memory". The load imports torch, as long as the search below.
     tab.locator("#progress", has_text=re.compile("^in memory$")).wait_for(timeout=120_000)
     tab.get_by_role("button", name="mistake").click()
-    tab.locator(".verdict", has_text="first word after").wait_for()
+    tab.locator(".note", has_text="first word after").wait_for()
     assert tab.locator(".answer").text_content()
+    box = tab.locator(".pair-answers article").bounding_box()
+    assert box is not None and 0 <= box["y"] and box["y"] + box["height"] <= 720, "the answer is outside the window"
     tab.keyboard.press("q")
     tab.keyboard.type("Why?")
     tab.keyboard.press("Enter")
-    tab.locator("article", has_text="Why?").locator(".verdict", has_text="in all").wait_for()
+    tab.locator("article", has_text="Why?").locator(".note", has_text="in all").wait_for()
+    assert tab.evaluate("document.activeElement.id") == "question"
+    tab.keyboard.press("Escape")
+    assert tab.evaluate("document.activeElement === document.body")
     asked = tab.locator(".asked").all_text_contents()
     assert asked[0] == "Why?" and len(asked) == 2  # the newest first
     tab.get_by_role("button", name="Compute with the model").click()
     tab.locator(".pair-alike svg").nth(4).wait_for()
     odds = tab.locator(".pair-odds").all_text_contents()
     assert len(odds) == 5 and all(text[0] in "+−" for text in odds)
+    verdicts = zip(odds, tab.locator(".pair-verdict").all_text_contents(), strict=True)
+    assert all((verdict == "would decline") == odd.startswith("+") for odd, verdict in verdicts if odd != "+0.00")
     tab.get_by_role("button", name="Write with the model").click()
     tab.locator("#written-by", has_text="by small").wait_for()
+    answers = tab.locator(".pair-answers article").all_inner_texts()
+    tab.reload()
+    assert tab.locator(".pair-answers article").all_inner_texts() == answers and "in all" in answers[0]
+    tab.get_by_role("button", name="Clear the answers").click()
+    tab.reload()
+    tab.locator(".pair-alike").wait_for()
+    assert not tab.locator(".pair-answers article").count() and tab.locator("#forget").is_hidden()
 
 
 def test_a_head_scores_pairs_in_the_browser(serve: Callable[..., Server], tab: "Page", made: tuple[Path, Path]) -> None:
