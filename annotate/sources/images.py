@@ -30,7 +30,7 @@ import polars as pl
 
 from annotate.sources.blocks import ROWS
 from common.errors import StepDiffError
-from common.io.files import open_regular
+from common.io.files import open_regular, refuse_links_out
 from common.io.tars import DamagedTar, Member, members, safe_name
 from common.progress import progress
 
@@ -100,6 +100,7 @@ def _expanded(name: str) -> Iterator[str]:
 def _in_folder(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
+    refuse_links_out(path)
     for suffix in ("tar", "parquet"):
         if found := sorted(path.glob(f"*.{suffix}")):
             return found

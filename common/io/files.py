@@ -68,6 +68,16 @@ def open_regular(path: str | os.PathLike[str], wanted: str = "a file") -> IO[byt
     return file
 
 
+def refuse_links_out(folder: Path) -> None:
+    """Raise StepDiffError where a symbolic link below a folder of strangers leads out of it."""
+    for path in folder.rglob("*"):  # which enters no links
+        if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+            raise StepDiffError(
+                f"{shown(path)} is a link to {shown(path.resolve())}, which is not in {shown(folder)}: only files in "
+                "the folder are read; copy it there (cp -rL copies what links lead to)"
+            )
+
+
 def shown(path: str | os.PathLike[str]) -> str:
     """Return a path as one line of a message has it: quoted where it would be another line or nothing."""
     name = os.fspath(path)

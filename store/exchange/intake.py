@@ -1,6 +1,12 @@
 """Import of features from Parquet, Lance or HDF5 files into a view.
 
+An import reads the file that was given, or files in the folder that was given, and nothing else. Whatever makes a
+reader look elsewhere is refused before anything is read through it: symbolic links out of the folder
+(`refuse_links_out`), base paths of Lance (`store.exchange.lance`), external links, external storage and virtual
+datasets of HDF5 (`store.exchange.hdf5_layout`).
+
 Guarantees
+- an import reads, and requests, nothing outside the file or folder that was given
 - an import that was killed resumes, and ends with the same arrays as an uninterrupted one
 - a row that does not fit fails alone: it is recorded with the reason
 - float16, float32 and int8 with scales keep every bit
@@ -24,6 +30,7 @@ import polars as pl
 from jaxtyping import Int, Int64
 
 from common.errors import StepDiffError
+from common.io.files import refuse_links_out
 from common.progress import progress
 from store.catalog.catalog import Catalog
 from store.catalog.forgotten import are_forgotten
@@ -176,6 +183,7 @@ def format_of(path: Path) -> Readable:
 
 @contextmanager
 def _opened(path: Path, options: ImportOptions) -> Iterator[Given]:
+    refuse_links_out(path)
     format = options.format or format_of(path)
     if format == "hdf5":
         if options.columns:

@@ -119,6 +119,15 @@ def files_of(path: LocalPath) -> list[LocalPath]:
     return [path / "data" / file.path for fragment in fragments for file in fragment.files]
 
 
+def _has_base(metadata: object) -> bool:
+    """Return whether data, deletions or anything else of a fragment is at a base path instead of in the folder."""
+    if isinstance(metadata, list):
+        return any(map(_has_base, metadata))
+    if not isinstance(metadata, dict):
+        return False
+    return metadata.get("base_id") is not None or any(map(_has_base, metadata.values()))
+
+
 def _sync(path: Path) -> None:
     with path.open("rb") as file:
         os.fsync(file.fileno())
@@ -156,7 +165,13 @@ class LanceRows(ColumnRows):
 def lance_rows(path: Path, keys: str | None, features: Sequence[str], columns: Sequence[str]) -> Iterator[LanceRows]:
     """Yield the rows of a Lance dataset, of its newest version. As `parquet_rows`."""
     with readable(path):
-        dataset = lance.dataset(str(path))
+        dataset = lance.dataset(str(path.absolute()))  # which reads the manifest only
+        for fragment in dataset.get_fragments():
+            if _has_base(fragment.metadata.to_json()):
+                raise StepDiffError(
+                    f"{path} has base paths, which lead to files elsewhere: copy all into one folder first "
+                    "(lance.write_dataset(lance.dataset(PATH), NEW))"
+                )
         count = dataset.count_rows()
     nbytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     if count > max(FREE_ROWS, ROWS_PER_BYTE * nbytes):

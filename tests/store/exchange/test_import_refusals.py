@@ -1,14 +1,22 @@
 """Files of strangers: refused in one line before anything is allocated, or with single rows failed."""
 
+import json
 import os
-from collections.abc import Callable
+import socket
+import tarfile
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import polars as pl
 import pytest
 
+from annotate.sources.images import read_images
 from common.errors import StepDiffError
 from store import Store
 from store.exchange.intake import take_in
@@ -30,6 +38,125 @@ def refused(path: Path, **options: Any) -> str:
         )
     assert "\n" not in str(caught.value) and not (path.parent / "s").exists()
     return str(caught.value)
+
+
+@pytest.fixture
+def requests(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bytes]]:
+    """Requests to object stores, which all go to a server of the test."""
+    received: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            with suppress(OSError):  # it is closed
+                while True:
+                    with server.accept()[0] as connection:
+                        received.append(connection.recv(1024))
+                        connection.sendall(b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n")
+
+        threading.Thread(target=serve, daemon=True).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+        given = {"ACCESS_KEY_ID": "k", "SECRET_ACCESS_KEY": "s", "REGION": "r", "ALLOW_HTTP": "true"}
+        for name, value in given.items():
+            monkeypatch.setenv(f"AWS_{name}", value)
+        yield received
+
+
+def lance_of(path: Path, base: str | None = None, name: str | None = None, deleted: bool = False) -> Path:
+    """Write a Lance dataset whose data or deletions are at a base path, or whose data file has another name."""
+    lance = pytest.importorskip("lance")
+    dataset = lance.write_dataset(pa.table({"key": KEYS, "x": FLOATS}), str(path))
+    if deleted:
+        dataset.delete("key = 'b'")
+    (fragment,) = (one.metadata.to_json() for one in dataset.get_fragments())
+    if base:
+        dataset.add_bases([lance.DatasetBasePath(base, "theirs", is_dataset_root=True, id=7)])
+        (fragment["deletion_file"] if deleted else fragment["files"][0])["base_id"] = 7
+    if name:
+        fragment["files"][0]["path"] = name
+    fragments = [lance.FragmentMetadata.from_json(json.dumps(fragment))]
+    if deleted:
+        operation = lance.LanceOperation.Delete(fragments, [], "key = 'b'")
+    else:
+        operation = lance.LanceOperation.Overwrite(dataset.schema, fragments)
+    lance.LanceDataset.commit(str(path), operation, read_version=lance.dataset(str(path)).version)
+    return path
+
+
+def linked(path: Path, target: Path) -> Path:
+    path.parent.mkdir()
+    path.symlink_to(target)
+    return path.parent
+
+
+def hdf5_of(path: Path, add: Callable[[h5py.File], object]) -> Path:
+    with h5py.File(path, "w") as file:
+        file["mine"] = np.ones((3, 2), "f4")
+        add(file)
+    return path
+
+
+def virtual(file: h5py.File, source: Path) -> None:
+    layout = h5py.VirtualLayout((3, 2), "f4")
+    layout[:] = h5py.VirtualSource(str(source), "x", (3, 2), "f4")
+    file.create_virtual_dataset("x", layout)
+
+
+OUTSIDE = {
+    "Lance, data at a local base path": (lambda t: lance_of(t / "f.lance", str(t / "secret.lance")), "has base paths"),
+    "Lance, data at an s3 base path": (lambda t: lance_of(t / "f.lance", "s3://bucket/f"), "has base paths"),
+    "Lance, deletions at a base path": (lambda t: lance_of(t / "f.lance", "s3://b/f", None, True), "has base paths"),
+    "Lance, an upward path": (lambda t: lance_of(t / "f.lance", None, "../../s.lance/data/f.lance"), "cannot read"),
+    "Lance, an absolute path": (lambda t: lance_of(t / "f.lance", None, f"{t}/s.lance/data/f.lance"), "cannot read"),
+    "Lance, a linked folder": (lambda t: linked(t / "f.lance/data", t / "secret.lance/data"), "data is a link to"),
+    "Parquet, a linked file": (lambda t: linked(t / "f/0.parquet", t / "secret.parquet"), "0.parquet is a link to"),
+    "Parquet, a linked folder": (lambda t: linked(t / "f.parquet/d", t / "secret"), "d is a link to"),
+    "HDF5, an external link": (
+        lambda t: hdf5_of(t / "f.h5", lambda f: f.__setitem__("x", h5py.ExternalLink("secret.h5", "/x"))),
+        "links x to secret.h5",
+    ),
+    "HDF5, external storage": (
+        lambda t: hdf5_of(t / "f.h5", lambda f: f.create_dataset("x", (3, 2), "f4", external=[(t / "secret", 0, 24)])),
+        "reads the file",
+    ),
+    "HDF5, a virtual dataset": (
+        lambda t: hdf5_of(t / "f.h5", lambda f: virtual(f, t / "secret.h5")),
+        "is virtual, which",
+    ),
+    "tar, a linked file": (lambda t: linked(t / "tars/0.tar", t / "secret.tar"), "0.tar is a link to"),
+}
+"""files that lead out of themselves or of their folder, and the refusal; what they lead to does not exist"""
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_nothing_outside_the_given_file_or_folder_is_read_or_requested(
+    tmp_path: Path, requests: list[bytes], name: str
+) -> None:
+    make, message = OUTSIDE[name]
+    path = make(tmp_path)
+    if name.startswith("tar"):
+        with pytest.raises(StepDiffError, match=message):
+            list(read_images([str(path)], tmp_path, Counter()))
+    else:
+        assert message in refused(path)
+    assert requests == []
+
+
+def test_links_and_upward_names_in_a_tar_are_no_clips(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for name, kind in (("a.jpg", tarfile.SYMTYPE), ("b.jpg", tarfile.LNKTYPE), ("../c.jpg", tarfile.REGTYPE)):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, "/etc/passwd"
+            tar.addfile(member)
+    left_out: Counter[str] = Counter()
+    assert list(read_images([str(tmp_path / "0.tar")], tmp_path, left_out)) == [] and left_out.total() == 3
+
+
+def test_links_inside_a_folder_are_followed(tmp_path: Path) -> None:
+    (tmp_path / "f/deep").mkdir(parents=True)
+    pq.write_table(pa.table({"key": KEYS, "x": FLOATS}), tmp_path / "f/deep/0.data")
+    (tmp_path / "f/0.parquet").symlink_to("deep/0.data")
+    (tmp_path / "given").symlink_to("f")
+    assert take_in(ImportOptions(str(tmp_path / "given"), str(tmp_path / "s"), "v", **MADE_BY)).done == 3
 
 
 @pytest.mark.parametrize(
