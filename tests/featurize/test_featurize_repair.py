@@ -147,7 +147,9 @@ def test_exactly_the_damaged_rows_of_the_view_are_computed_with_the_same_bits(
     assert before[0].count(1) == CLIPS - 2 and before[0].count(2) == 1 and before[0][-1] == 0
     catalog = [path.read_bytes() for path in view.catalog.parts()]
     rows = damage(view)
-    status, summary, message = repair(copy)
+    # last bits depend on the batch size, which a damaged record does not name
+    size = ["--batch-size", 3] if damage is damage_status_and_record else []
+    status, summary, message = repair(copy, *size)
     assert (status, summary["damaged"], summary["done"]) == (0, len(rows), len(rows)), message
     assert content(view_of(copy)) == before
     assert verify(Store.open(copy / "store")) == []
