@@ -106,9 +106,10 @@ def encoder_of(store: Store, view: View, weights: str | None = None, device: str
     encoder = load(made.encoder, named, device, **choices)
     differs = made.difference(encoder.provenance("clips", made.dtypes.get("tokens", "float16")))
     if differs:
+        advice = "name the view's own weights with --weights, or query" if named else "query"
         raise StepDiffError(
             f"view clips/{view.name} differs from what {made.encoder} makes of a file now ({differs}): "
-            "name the view's own weights with --weights, or query with --clip"
+            f"{advice} with --clip"
         )
     return encoder
 

@@ -8,10 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
 from common.errors import StepDiffError
 from featurize.encoders import encoder_class, load, proper_name
+from retrieval.queries.live import encoder_of
 from store import Store
 from weights import fingerprint
 
@@ -141,7 +143,25 @@ def test_an_encoder_without_weights_has_a_version(video: Writer, tmp_path: Path)
     assert run("'1'")[1].startswith("nothing to do: 1 clips in view colour")
     status, shown = run("'2'")
     assert status == 2 and "weights" in shown.splitlines()[-1], "a view of another version is refused"
-    assert run("'2'", "--view", "colour2")[0] == 0
+
+
+def test_a_query_loads_an_encoder_without_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "by_hand_too.py").write_text(BY_HAND.replace("VERSION", "'1'"))
+    installed = tmp_path / "colour-1.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: colour\nVersion: 1.0\n")
+    (installed / "entry_points.txt").write_text("[stepdiff.encoders]\ncolour = by_hand_too:Colour\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    encoder = load("colour", None, "cpu")
+    store, clips = Store.open(tmp_path / "store", create=True), pl.DataFrame({"key": ["a"]})
+    store.catalog("clips").append(clips)
+    with store.writer("clips", "colour", encoder.provenance("clips"), encoder.features("clips")) as writer:
+        writer.write(clips, {"embedding": np.ones((1, 3), np.float32)})
+    view = store.view("clips", "colour")
+    assert encoder_of(store, view).provenance("clips") == view.provenance
+    monkeypatch.setattr(encoder_class("colour"), "version", "2")
+    with pytest.raises(StepDiffError, match=r"differs from what colour makes of a file now \(weights .*\): query with"):
+        encoder_of(store, view)
 
 
 def test_an_entry_point_registers_an_encoder(plugin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
