@@ -1,10 +1,11 @@
 """Collected answers as CSV in long form, for spreadsheets: one row for each pair, annotator and category.
 
 An answer without scores has one row without a category. An empty `rejected`, `left`, `seconds` or `submitted` is null.
-Scores: 5 = not different, 1 = very different.
+Scores: 5 = not different, 1 = very different. A text that a spreadsheet would take for a formula has a quote before it.
 
 Guarantees
 - a written table reads back equal, also if its rows are sorted in another way
+- no text is a formula of a spreadsheet
 - an error names the row
 """
 
@@ -19,6 +20,7 @@ from annotate.people.files import read_text
 from annotate.people.task import HIGHEST, LOWEST
 from common.errors import StepDiffError
 from common.io.files import write_text
+from common.io.tables import escaped, unescaped
 
 HEAD = ("pair", "reference", "candidate", "annotator", "kind", "submitted", "left", "seconds", "keystep", "rejected")
 COLUMNS = (*HEAD, "category", "score", "text")
@@ -27,9 +29,9 @@ COLUMNS = (*HEAD, "category", "score", "text")
 def rows_of(answers: Iterable[Answer]) -> Iterator[dict[str, Any]]:
     """Yield the rows of the table."""
     for answer in answers:
-        head = {name: getattr(answer, name) for name in HEAD}
+        head = {name: escaped(own) if isinstance(own := getattr(answer, name), str) else own for name in HEAD}
         for category, difference in answer.differences.items():
-            yield {**head, "category": category, "score": difference.score, "text": difference.text}
+            yield {**head, "category": escaped(category), "score": difference.score, "text": escaped(difference.text)}
         if not answer.differences:
             yield head
 
@@ -63,6 +65,7 @@ def read_table(path: str | Path) -> list[Answer]:
         place = f"{path}: row {number}"
         if None in row or None in row.values():
             raise StepDiffError(f"{place}: has other fields than the {len(reader.fieldnames or ())} columns")
+        row = {name: unescaped(text) for name, text in row.items()}
         key = tuple(row[name] for name in HEAD)
         places.setdefault(key, number)
         own = found.setdefault(key, {})

@@ -3,11 +3,13 @@
 Guarantees:
 - ids_are_never_cut: fixed columns are shown whole; the others share the rest, or are left out.
 - whole_or_not_at_all: a file appears complete, under its name, or not.
+- no_text_is_a_formula: a text that a spreadsheet would compute has a quote before it in a CSV; numbers are unchanged.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +24,7 @@ NARROWEST = 18  # characters of a column; columns that would get fewer are left 
 MARGIN = 3  # characters around a column
 WIDEST = 60  # characters of a cell
 FORMATS = (".parquet", ".csv", ".jsonl")
+_FORMULA = "^('*[=+\\-@\\t\\r\\n\uff1d\uff0b\uff0d\uff20])"  # OWASP, "CSV Injection"; also after quotes
 
 
 def print_table(frame: pl.DataFrame, fixed: Sequence[str], title: str) -> None:
@@ -61,6 +64,16 @@ def check_format(path: Path) -> None:
         raise StepDiffError(f"{path} is none of {', '.join(FORMATS)}: give the output one of these suffixes")
 
 
+def escaped(text: str) -> str:
+    """Return a text as a CSV has it: one that a spreadsheet would take for a formula has a single quote before it."""
+    return re.sub(_FORMULA, r"'\1", text)
+
+
+def unescaped(text: str) -> str:
+    """Return the text that `escaped` made this one of."""
+    return re.sub("^'" + _FORMULA[1:], r"\1", text)
+
+
 def write_table(path: Path, frame: pl.DataFrame) -> None:
     """Write the frame as Parquet, CSV or JSON lines, by the suffix."""
     check_format(path)
@@ -68,7 +81,8 @@ def write_table(path: Path, frame: pl.DataFrame) -> None:
         if path.suffix == ".parquet":
             frame.write_parquet(temporary)
         elif path.suffix == ".csv":
-            frame.write_csv(temporary)
+            texts = frame.with_columns(pl.col(pl.String).str.replace(_FORMULA, "'${1}"))
+            texts.rename(escaped).write_csv(temporary)
         else:
             frame.write_ndjson(temporary)
 

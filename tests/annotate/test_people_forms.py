@@ -108,3 +108,22 @@ def test_a_score_may_be_written_as_a_spreadsheet_writes_it(tmp_path: Path) -> No
     text = (tmp_path / "a.csv").read_text()
     (tmp_path / "a.csv").write_text(text.replace(",5,", ",5.0,"))
     assert read_table(tmp_path / "a.csv") == [answer()]
+
+
+FORMULAS = ("=HYPERLINK(1)", "+1", "-1+2", "@SUM(1)", "\t=1", "\r=1", "\n=1", "＝1+1")
+
+
+def test_no_text_is_a_formula_of_a_spreadsheet(tmp_path: Path) -> None:
+    path, texts = tmp_path / "a.csv", [*FORMULAS, "'=1", "''@x", "'tis salt", "less -1", "5", ""]
+    made = [
+        Answer("=pair", "@clip", "-x1", f"{text}ann {place}", text, {"=category": Difference(text, 2)}, seconds=1e-7)
+        for place, text in enumerate(texts)
+    ]
+    write_table(path, made)
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        assert not [value for value in row.values() if value.startswith(("=", "+", "-", "@", "\t", "\r", "\n", "＝"))]
+        assert (row["score"], row["seconds"]) == ("2", "1e-07"), "numbers are numbers"
+    assert [row["text"] for row in rows][: len(FORMULAS)] == [f"'{text}" for text in FORMULAS]
+    assert rows[-4]["text"] == "'tis salt" and read_table(path) == made

@@ -44,6 +44,12 @@ def test_failures_are_listed_with_their_reasons(
     assert run(capsys, "failures", store, "--view", "none")[0] == 2
 
 
+def test_no_text_of_a_csv_is_a_formula(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(capsys, "forget", store, "c2", "--reason", "=HYPERLINK(1)")
+    assert run(capsys, "rows", store, "--status", "forgotten", "--out", tmp_path / "rows.csv")[0] == 0
+    assert (tmp_path / "rows.csv").read_text() == "row,key,net,reason\n2,c2,forgotten,'=HYPERLINK(1)\n"
+
+
 @pytest.mark.parametrize(
     ("status", "keys"),
     [
