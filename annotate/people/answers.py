@@ -36,6 +36,8 @@ Side = Literal["reference", "candidate"]
 SIDES: tuple[Side, ...] = ("reference", "candidate")
 TEXT = 10_000
 """characters of a text, at most"""
+FORM_TEXT = 2000
+"""characters of a text on a form, at most"""
 CATEGORIES = 100
 """categories of an answer, at most"""
 _LONGEST = 366 * 24 * 3600.0  # seconds
@@ -163,27 +165,40 @@ def problems(answer: Answer, task: Task) -> list[str]:
 
     An answer that rejects its pair needs only a reason.
     """
-    found = []
+    return [sentence for _, sentence in faults(answer, task)]
+
+
+def faults(answer: Answer, task: Task) -> Iterator[tuple[str, str]]:
+    """Yield each of `problems` with the field of the form: pair, rejected, keystep, or `category` and its name."""
     pair = task.by_id.get(answer.pair)
     if pair is None or (pair.reference, pair.candidate) != (answer.reference, answer.candidate):
-        found.append(f"The pair {answer.pair} with these two clips is not part of the task.")
+        yield "pair", f"The pair {answer.pair} with these two clips is not part of the task."
     if answer.rejected is not None:
         if answer.rejected not in task.reject_reasons:
-            found.append(f"Choose one of the reasons to reject a pair: {', '.join(task.reject_reasons)}.")
-        return found
+            yield "rejected", f"Choose one of the reasons to reject a pair: {', '.join(task.reject_reasons)}."
+        return
     words = len(answer.keystep.split())
     if not words:
-        found.append(f"Write the keystep that both clips show, in at most {task.keystep_words} words.")
+        yield "keystep", f"Write the keystep that both clips show, in at most {task.keystep_words} words."
     elif words > task.keystep_words:
-        found.append(f"The keystep has {words} words; write at most {task.keystep_words}.")
+        yield "keystep", f"The keystep has {words} words; write at most {task.keystep_words}."
+    elif not _fits(answer.keystep):
+        yield "keystep", f"The keystep has at most {FORM_TEXT:,} characters, and no NUL."
     for category in task.categories:
-        difference = answer.differences.get(category.name)
+        difference, field = answer.differences.get(category.name), f"category {category.name}"
         if difference is None:
-            found.append(f"{category.title}: choose a score from 1 (very different) to 5 (not different).")
+            yield field, f"{category.title}: choose a score from 1 (very different) to 5 (not different)."
         elif difference.score < HIGHEST and not difference.text.strip():
-            found.append(f"{category.title}: describe the difference, or choose score 5 (not different).")
-    unknown = [name for name in answer.differences if name not in task.names]
-    return found + [f"{name} is not a category of the task." for name in unknown]
+            yield field, f"{category.title}: describe the difference, or choose score 5 (not different)."
+        elif not _fits(difference.text):
+            yield field, f"{category.title}: write at most {FORM_TEXT:,} characters, and no NUL."
+    for name in answer.differences:
+        if name not in task.names:
+            yield f"category {name}", f"{name} is not a category of the task."
+
+
+def _fits(text: str) -> bool:
+    return len(text) <= FORM_TEXT and "\0" not in text
 
 
 def read_answers(path: str | Path) -> Iterator[Answer]:

@@ -1,10 +1,10 @@
 """Collected answers as tasks of Label Studio, and its exports as answers.
 
 A task is a pair, shown with one of its clips on the left: {"data": {"video1": URL, "video2": URL, "pair", "reference",
-"candidate", "left", "categories", "keystep_words"}, "annotations": [{"result": [...], "lead_time", ...}]}.
+"candidate", "left", "categories", "keystep_words", "answers"}, "annotations": [{"id", "result": [...], ...}]}.
 `configuration` makes the labelling configuration, which names the controls: `keystep`, `rejected`, `text_1` and
-`score_1` for the first of the task's categories, and the hidden text `record`, which has what an import replaces:
-annotator, kind, time and seconds.
+`score_1` for the first of the task's categories. `answers` has what an import there replaces: annotator, kind, time and
+seconds of each annotation that the file comes with. Label Studio keeps the annotation's `id` as its `import_id`.
 
 Files are for "Import" and from "Export, JSON"; tried with Label Studio 1.23.2. `completed_by` is not written, because
 an import refuses people whom the project does not have. Scores: 5 = not different, 1 = very different.
@@ -12,7 +12,8 @@ an import refuses people whom the project does not have. Scores: 5 = not differe
 Guarantees
 - written answers read back equal, also after an import into Label Studio and an export
 - an annotation made in Label Studio is an answer: no text and no score is score 5, a skipped pair is rejected
-- an annotation made or changed in Label Studio keeps the rules of the form, or is refused in one line
+- every annotation keeps the rules of the form, or is refused in one line
+- who answered is a field of the task or of Label Studio, never a text that an annotator can write
 - a line about a fault names the task and the annotation by their ids, or by their places in the file
 - the configuration has a control for every result, and nothing in a rubric is markup
 """
@@ -34,6 +35,7 @@ URL = "/data/local-files/?d=videos/{clip}.mp4"
 """where Label Studio serves files of a local storage, which is a folder inside its document root"""
 SKIPPED = "skipped"
 """the reason of a pair that was skipped in Label Studio"""
+CORRECT = "Correct this in Label Studio and export again."
 _RECORD = ("annotator", "kind", "submitted", "seconds")
 _HINT = "make the project with the configuration that python -m annotate.export writes"
 
@@ -62,11 +64,13 @@ def tasks_of(answers: Iterable[Answer], url: Callable[[str], str], task: Task | 
         videos = {f"video{number}": url(clip) for number, clip in enumerate(shown, 1)}
         about = {"pair": pair, "reference": reference, "candidate": candidate, "left": left}
         form = {"categories": names, "keystep_words": task.keystep_words}
-        return tasks.setdefault((pair, reference, candidate, left), {"data": videos | about | form, "annotations": []})
+        made = {"data": videos | about | form | {"answers": []}, "annotations": []}
+        return tasks.setdefault((pair, reference, candidate, left), made)
 
     for answer in answers:
         own = of(answer.pair, answer.reference, answer.candidate, answer.left)
-        own["annotations"].append(_annotation(answer, names))
+        own["data"]["answers"].append({name: getattr(answer, name) for name in _RECORD})
+        own["annotations"].append(_annotation(answer, names, len(own["data"]["answers"])))
     answered = {answer.pair for answer in answers}
     for pair in task.pairs:
         if pair.id not in answered:
@@ -79,7 +83,7 @@ def write_label_studio(path: str | Path, tasks: Sequence[dict[str, Any]]) -> Non
     write_text(Path(path), json.dumps(tasks, indent=1, allow_nan=False) + "\n")
 
 
-def _annotation(answer: Answer, names: Sequence[str]) -> dict[str, Any]:
+def _annotation(answer: Answer, names: Sequence[str], identity: int) -> dict[str, Any]:
     results = [_result("keystep", "text", answer.keystep)] if answer.keystep else []
     for number, name in enumerate(names, 1):
         if (difference := answer.differences.get(name)) is not None:
@@ -87,9 +91,8 @@ def _annotation(answer: Answer, names: Sequence[str]) -> dict[str, Any]:
             results.append(_result(f"score_{number}", "choices", str(difference.score)))
     if answer.rejected is not None:
         results.append(_result("rejected", "choices", answer.rejected))
-    record = {name: getattr(answer, name) for name in _RECORD}
-    results.append(_result("record", "text", json.dumps(record, allow_nan=False)))
     return {
+        "id": identity,
         "result": results,
         "lead_time": answer.seconds,
         "was_cancelled": False,
@@ -117,16 +120,21 @@ def answers_of(
     Raises:
         StepDiffError: A task of another form, or without `refused` an annotation that is refused.
     """
-    found = []
+    return [answer for _, answer in placed_answers(tasks, where, refused, first)]
+
+
+def placed_answers(
+    tasks: Sequence[Any], where: str, refused: Callable[[str], None] | None = None, first: int = 1
+) -> Iterator[tuple[str, Answer]]:
+    """Yield the answers of `answers_of`, each with its place: `where`, the task and the annotation."""
     for number, task in enumerate(tasks, first):
-        for answer in _answers(task, f"{where}: task {_identity(task, number)}"):
+        for place, answer in _answers(task, f"{where}: task {_identity(task, number)}"):
             if isinstance(answer, Answer):
-                found.append(answer)
+                yield place, answer
             elif refused is None:
-                raise answer
+                raise StepDiffError(f"{place}: {answer}")
             else:
-                refused(str(answer))
-    return found
+                refused(f"{place}: {answer}")
 
 
 def _identity(found: Any, number: int) -> int:
@@ -135,7 +143,7 @@ def _identity(found: Any, number: int) -> int:
     return own if type(own) is int else number
 
 
-def _answers(task: Any, where: str) -> Iterator[Answer | StepDiffError]:
+def _answers(task: Any, where: str) -> Iterator[tuple[str, Answer | StepDiffError]]:
     data, annotations = (task.get(name) if isinstance(task, dict) else None for name in ("data", "annotations"))
     if not isinstance(data, dict) or not isinstance(annotations, list):
         raise StepDiffError(f"{where}: expects data and annotations, as an export of Label Studio in the form JSON has")
@@ -150,31 +158,40 @@ def _answers(task: Any, where: str) -> Iterator[Answer | StepDiffError]:
     reference, candidate = data.get("reference", data["video1"]), data.get("candidate", data["video2"])
     pair = {"pair": data.get("pair", f"{reference} {candidate}"), "reference": reference, "candidate": candidate}
     pair["left"] = data.get("left", "reference")
+    records = _records(data.get("answers", []), where)
     for number, annotation in enumerate(annotations, 1):
+        place = f"{where}: annotation {_identity(annotation, number)}"
         try:
-            yield _answer(pair, annotation, categories, words)
+            yield place, _answer(pair, annotation, categories, words, records)
         except StepDiffError as error:
-            yield StepDiffError(f"{where}: annotation {_identity(annotation, number)}: {error}")
+            yield place, error
 
 
-def _answer(pair: Mapping[str, Any], annotation: Any, categories: Sequence[str], words: int) -> Answer:
-    """Return the answer in an annotation. One that a person made or changed in Label Studio keeps the form's rules."""
+def _answer(
+    pair: Mapping[str, Any], annotation: Any, categories: Sequence[str], words: int, records: dict[int, dict[str, Any]]
+) -> Answer:
+    """Return the answer in an annotation; the record of an answer that was imported there is taken from `records`."""
     values = _values(annotation)
-    record = _record(values.pop("record", None))
-    if annotation.get("parent_annotation") is not None:  # a copy that its new author changed
-        record = None
+    record = None
+    if annotation.get("parent_annotation") is None:  # else a copy, which is its new author's
+        number = annotation.get("import_id" if "completed_by" in annotation else "id")
+        record = records.pop(number, None) if type(number) is int else None
+    unchanged = annotation.get("updated_by") is None
+    if record is None and unchanged and "record" in values:
+        raise StepDiffError(
+            "only its text 'record' names who answered, which anybody may change: export the tasks again"
+        )
     rejected = SKIPPED if annotation.get("was_cancelled") else values.get("rejected")
-    if record is not None and annotation.get("updated_by") is None:  # imported there, and not changed since
-        differences = dict(_differences(values, categories, None))
-        given = {"keystep": values.get("keystep", ""), "differences": differences, "rejected": rejected}
-        return answer_of({**pair, **given, **record})
-    values = {name: value.strip() if isinstance(value, str) else value for name, value in values.items()}
-    keystep = " ".join(str(values.get("keystep", "")).split())
-    differences = {} if rejected else dict(_differences(values, categories, HIGHEST))
-    record = _native(annotation) if record is None else record | {"submitted": annotation.get("updated_at")}
+    if record is not None and unchanged:  # imported there
+        keystep, differences = values.get("keystep", ""), dict(_differences(values, categories, None))
+    else:
+        values = {name: value.strip() if isinstance(value, str) else value for name, value in values.items()}
+        keystep = " ".join(str(values.get("keystep", "")).split())
+        differences = {} if rejected else dict(_differences(values, categories, HIGHEST))
+        record = _native(annotation) if record is None else record | {"submitted": annotation.get("updated_at")}
     answer = answer_of({**pair, "keystep": keystep, "differences": differences, "rejected": rejected, **record})
     if broken := _broken(answer, categories, words):
-        raise StepDiffError(f"{' '.join(broken)} Correct this in Label Studio and export again.")
+        raise StepDiffError(f"{' '.join(broken)} {CORRECT}")
     return answer
 
 
@@ -234,17 +251,11 @@ def _whole(score: str | int) -> str | int:
     return int(score) if isinstance(score, str) and score in map(str, SCORES) else score
 
 
-def _record(text: str | int | None) -> dict[str, Any] | None:
-    """Return the record of an answer that was written here, None for an annotation made in Label Studio."""
-    if not text:
-        return None
-    try:
-        found = json.loads(str(text))
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict) or set(found) != set(_RECORD):
-        raise StepDiffError(f"the text 'record' has {', '.join(_RECORD)}, not {text!r:.80}; leave it empty")
-    return found
+def _records(found: Any, where: str) -> dict[int, dict[str, Any]]:
+    """Return the records of the answers that a task came with, by the `id` of their annotations."""
+    if not isinstance(found, list) or not all(isinstance(own, dict) and set(own) == set(_RECORD) for own in found):
+        raise StepDiffError(f"{where}: answers: expects a list of {', '.join(_RECORD)}, not {found!r:.80}; {_HINT}")
+    return dict(enumerate(found, 1))
 
 
 def _native(annotation: Mapping[str, Any]) -> dict[str, Any]:
@@ -288,7 +299,6 @@ def configuration(task: Task) -> str:
     choices = _choices(view, "rejected")
     for reason in task.reject_reasons:
         _add(choices, "Choice", value=reason)
-    _text_area(_add(view, "View", style="display: none"), "record")
     ElementTree.indent(view)
     return ElementTree.tostring(view, encoding="unicode") + "\n"
 

@@ -28,11 +28,21 @@ EXPORT = Path(__file__).parent / "label_studio_1.23.2.json"
 with_files = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
+def whole(own: Answer) -> Answer:
+    """An answer that keeps the rules of the form, with the texts of one that may not."""
+    found = list(own.differences.values())
+    text = own.keystep.strip() or "x"
+    given = {name: found[place] if place < len(found) else Difference(text, 3) for place, name in enumerate(CATEGORIES)}
+    told = {name: each if each.text.strip() else Difference("", 5) for name, each in given.items()}
+    return replace(own, keystep=" ".join(own.keystep.replace("\0", "").split()[:10]) or "x", differences=told)
+
+
 @with_files
 @given(answers())
 def test_written_answers_read_back_equal(tmp_path: Path, made: list[Answer]) -> None:
+    made = [answer for answer in map(whole, made) if "\0" not in repr(answer.differences)]
     write_label_studio(tmp_path / "a.json", tasks_of(made, URL))
-    found = read_collected(tmp_path / "a.json")
+    found = answers_of(json.loads((tmp_path / "a.json").read_text()), "a.json")
     assert len(found) == len(made) and all(each in found for each in made)
 
 
@@ -117,7 +127,8 @@ def native_with(**data: Any) -> list[dict[str, Any]]:
         (native({"from_name": "x"}), "annotation 7: a result has from_name and value"),
         (native(result("keystep", labels=["x"])), "a value has text, choices or rating"),
         (native(result("score_2", choices=["9"])), "score: expects a whole number from 1 to 5, not '9'"),
-        (native(result("record", text=["{"])), "the text 'record' has annotator, kind"),
+        (native_with(answers=[{"annotator": "bob"}]), "task 1: answers: expects a list of annotator, kind, submitted"),
+        (native(result("record", text=["{"])), "only its text 'record' names who answered, which anybody may change"),
         (native(created_at="once"), "submitted: expects a time in UTC"),
         (native(lead_time="long"), "seconds: expects a number"),
     ],
@@ -186,8 +197,8 @@ def sent() -> dict[str, Answer]:
 def test_what_label_studio_imported_and_nobody_changed_is_exported_equal() -> None:
     refused: list[str] = []
     found = read_collected(EXPORT, refused.append)
-    for name in ("p1 judge", "p2 ann", "p2 bob", "p3 cy"):
-        assert sent()[name] in found, "also an answer without a keystep, of another collection"
+    for name in ("p1 judge", "p2 ann", "p2 bob"):
+        assert sent()[name] in found
     assert len(found) + len(refused) == 6 + 3, "three were added there"
 
 
@@ -210,13 +221,14 @@ def test_pairs_annotated_and_skipped_in_label_studio_are_answers() -> None:
 REFUSED = [
     "task 16: annotation 18: Write the keystep that both clips show, in at most 10 words. Correct this in Label Studio",
     "task 18: annotation 23: Visuals: describe the difference, or choose score 5 (not different). Correct this in",
+    "task 19: annotation 21: Write the keystep that both clips show, in at most 10 words. Ingredients: choose a score",
 ]
 
 
 def test_an_annotation_that_breaks_a_rule_of_the_form_is_refused_in_one_line_and_the_others_are_read() -> None:
     refused: list[str] = []
-    assert len(read_collected(EXPORT, refused.append)) == 7
-    assert [line.startswith(f"{EXPORT}: {start}") for line, start in zip(refused, REFUSED, strict=True)] == [True, True]
+    assert len(read_collected(EXPORT, refused.append)) == 6
+    assert [line.startswith(f"{EXPORT}: {start}") for line, start in zip(refused, REFUSED, strict=True)] == [True] * 3
     with pytest.raises(StepDiffError, match="task 16: annotation 18: Write the keystep") as error:
         read_collected(EXPORT)
     assert str(error.value) == refused[0]
@@ -244,7 +256,7 @@ def test_an_annotation_made_or_changed_in_label_studio_keeps_the_rules_of_the_fo
     assert why in line and "\n" not in line
     (changed,) = tasks_of([answer()], URL)
     own = changed["annotations"][0] | {"updated_by": 3, "updated_at": "2026-11-28T10:00:00Z"}
-    own["result"] = [*results, own["result"][-1]]  # its record
+    own["result"] = results
     refused.clear()
     assert (
         answers_of([{"data": changed["data"] | {"keystep_words": words}, "annotations": [own]}], "f", refused.append)
@@ -261,6 +273,40 @@ def test_a_copy_of_an_annotation_is_of_the_person_who_changed_it() -> None:
     assert found == replace(answer(), annotator="3", submitted="2026-11-28T10:00:00Z")
 
 
+def exported(made: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The export of a project in which tasks were imported: Label Studio gives ids, and names who imported them."""
+    made = json.loads(json.dumps(made))
+    for number, annotation in enumerate((own for each in made for own in each["annotations"]), 70):
+        annotation |= {"import_id": annotation["id"], "id": number, "completed_by": 1, "updated_by": None}
+        annotation |= {"parent_annotation": None, "created_at": "2026-11-29T08:00:00Z"}
+    return made
+
+
+RECORD = json.dumps({"annotator": "ann", "kind": "adjudication", "submitted": None, "seconds": None})
+
+
+def test_no_text_of_an_annotation_says_who_answered() -> None:
+    """A hidden text names another person, and calls the answer an adjudication: the account of Label Studio counts."""
+    forged = (result("keystep", text=["whisk"]), result("record", text=[RECORD]))
+    (found,) = answers_of(native(*forged, updated_by=3), "file")
+    assert (found.annotator, found.kind) == ("3", "work")
+    made = exported(tasks_of([answer(), answer(annotator="bob")], URL))
+    assert answers_of(made, "file") == [answer(), answer(annotator="bob")]
+    eve = {**made[0]["annotations"][0], "id": 99, "import_id": None, "completed_by": 5, "updated_by": 5}
+    again = {**eve, "id": 100, "import_id": 1, "completed_by": 6}  # the number of an answer that is there
+    made[0]["annotations"] += [{**eve, "result": [*eve["result"], forged[1]]}, again]
+    assert [own.annotator for own in answers_of(made, "file")] == ["ann", "bob", "5", "6"]
+    refused: list[str] = []
+    old = exported(tasks_of([answer()], URL))
+    del old[0]["data"]["answers"]
+    old[0]["annotations"][0]["result"].append(forged[1])
+    assert answers_of(old, "file", refused.append) == []
+    assert refused == [
+        "file: task 1: annotation 70: only its text 'record' names who answered, which anybody may change: export the "
+        "tasks again"
+    ]
+
+
 def test_commands_end_with_status_1_where_answers_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -273,9 +319,9 @@ def test_commands_end_with_status_1_where_answers_are_refused(
     for main, flags in commands.items():
         assert main([str(EXPORT), *flags]) == 1
         lines = capsys.readouterr().err.splitlines()
-        assert [line.startswith(f"refused: {EXPORT}: task 1") for line in lines] == [True, True]
+        assert [line.startswith(f"refused: {EXPORT}: task 1") for line in lines] == [True] * 3
         assert main([str(EXPORT), *flags, "--json"]) == 1
-        assert len(json.loads(capsys.readouterr().out)["failed"]) == 2
+        assert len(json.loads(capsys.readouterr().out)["failed"]) == 3
     assert list(read_answers(out)) == read_collected(EXPORT, lambda line: None)
     assert export.main([str(out), "--csv", str(tmp_path / "a.csv")]) == 0
 
