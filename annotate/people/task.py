@@ -12,7 +12,9 @@
     keystep_words: 10          # most words of the keystep
     reject_reasons: [different steps, unclear, too short, other]
     timeout_minutes: 30        # after which a pair that nobody submitted returns
+    person_mib: 64             # most MiB that a person's changes take in the database: some 10,000 pairs
     instructions: Watch ...    # by default those of Fig. S2
+    guidelines: ...            # text of the guidelines page, next to instructions and rubrics
 
 Scores have one direction everywhere: 5 = not different, 1 = very different. Paths are relative to the YAML file. A line
 of gold or training is {"reference", "candidate", "scores": {category: 1 to 5}}, also with "id", "step" and "feedback".
@@ -46,7 +48,7 @@ TOLERANCE = 1
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffe\uffff]")  # what XML cannot hold, and no form shows
 _KEYS = (
     *("pairs", "people", "categories", "gold", "gold_rate", "training"),
-    *("keystep_words", "reject_reasons", "timeout_minutes", "instructions"),
+    *("keystep_words", "reject_reasons", "timeout_minutes", "person_mib", "instructions", "guidelines"),
 )
 
 
@@ -95,6 +97,10 @@ class Task:
     keystep_words: int = 10
     reject_reasons: tuple[str, ...] = REJECT_REASONS
     timeout_minutes: float = 30.0
+    person_mib: float = 64.0
+    """most MiB of a person's changes in the database. A pair takes 3 to 5 KB as people type: 64 MiB are 10,000 pairs"""
+    guidelines: str = ""
+    """more text of the guidelines page; paragraphs are separated by an empty line"""
     left_out: int = 0
     """pairs of different steps in the file, which nobody annotates"""
 
@@ -144,7 +150,9 @@ def read_task(path: str | Path) -> Task:
         training=_check(found.get("training"), f"{path}: training", folder, names),
         keystep_words=_whole(found.get("keystep_words", 10), f"{path}: keystep_words", 1, 1000),
         reject_reasons=_texts(found.get("reject_reasons", list(REJECT_REASONS)), f"{path}: reject_reasons"),
-        timeout_minutes=_minutes(found.get("timeout_minutes", 30), f"{path}: timeout_minutes"),
+        timeout_minutes=_positive(found.get("timeout_minutes", 30), f"{path}: timeout_minutes", "minutes"),
+        person_mib=_positive(found.get("person_mib", 64), f"{path}: person_mib", "MiB"),
+        guidelines=_text(found["guidelines"], f"{path}: guidelines") if "guidelines" in found else "",
         left_out=left_out,
     )
     _refuse_repetitions(task, path)
@@ -187,9 +195,9 @@ def _whole(value: Any, where: str, low: int, high: int) -> int:
     return value
 
 
-def _minutes(value: Any, where: str) -> float:
+def _positive(value: Any, where: str, unit: str) -> float:
     if type(value) not in (int, float) or not 0 < value <= 1e6:
-        raise StepDiffError(f"{where}: expects a number of minutes above 0, not {value!r:.80}")
+        raise StepDiffError(f"{where}: expects a number of {unit} above 0, not {value!r:.80}")
     return float(value)
 
 

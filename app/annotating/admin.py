@@ -11,14 +11,14 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 from fastapi import Path as InPath
-from fastapi.responses import FileResponse, Response
+from fastapi.responses import FileResponse, JSONResponse, Response
 
-from annotate.people.label_studio import answers_of
+from annotate.people.label_studio import placed_answers
 from annotate.people.pairs import ID
 from app.annotating import session
 from app.annotating.collection import imports, people
 from app.annotating.collection.people import Person
-from app.annotating.messages import Adjudication, Done, Import, Imported, Link, Name, Someone
+from app.annotating.messages import Adjudication, Done, Faults, Import, Imported, Link, Name, Someone
 from app.annotating.overview import Form, Overview
 from app.annotating.service import Annotating
 from app.media.routes import clip_video
@@ -69,14 +69,17 @@ def router(site: Site, path: Path, annotating: Annotating) -> APIRouter:
             raise UnknownError(f"no pair of the task has the clip {clip[:200]!r}")
         return clip_video(site, clip)
 
-    @routes.post("/adjudicate")
-    def adjudicate(request: Request, sent: Adjudication) -> Done:
+    @routes.post("/adjudicate", response_model=Done, responses={400: {"model": Faults}})
+    def adjudicate(request: Request, sent: Adjudication) -> Response:
         """Decide about a pair. An earlier decision stays in the history."""
         by = admin(request)
-        with annotating.database.write() as connection:
-            values = (sent.pair, sent.keystep, sent.texts, sent.scores, sent.rejected)
-            imports.adjudicate(connection, annotating.task, by, *values, annotating.clock())
-        return Done(done="decided")
+        values = (sent.pair, sent.keystep, sent.texts, sent.scores, sent.rejected)
+        try:
+            with annotating.database.write() as connection:
+                imports.adjudicate(connection, annotating.task, by, *values, annotating.clock(), sent.left)
+        except imports.FaultsError as error:
+            return JSONResponse(Faults(error=str(error), fields=error.fields).model_dump(), 400)
+        return JSONResponse({"done": "decided"})
 
     @routes.get("/export/{form}", response_class=FileResponse)
     def exported(request: Request, form: Form) -> FileResponse:
@@ -89,9 +92,9 @@ def router(site: Site, path: Path, annotating: Annotating) -> APIRouter:
         """Take the answers of tasks of a Label Studio export."""
         by = admin(request)
         refused: list[str] = []
-        found = answers_of(sent.tasks, "the file", refused.append, sent.first)
+        found = list(placed_answers(sent.tasks, "the file", refused.append, sent.first))
         with annotating.database.write() as connection:
-            left_out = imports.take(connection, annotating.task, found, by, annotating.clock())
+            left_out = imports.take(connection, annotating.task, found, by, annotating.clock(), refused.append)
         taken = left_out.pop("taken", 0)
         words = [f"{taken} answers taken", *(f"{count} left out: {why}" for why, count in left_out.items())]
         words += [f"{len(refused)} refused"] if refused else []

@@ -4,13 +4,13 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from annotate.people.answers import CATEGORIES
+from annotate.people.answers import CATEGORIES, FORM_TEXT, Side
 from annotate.people.pairs import ID
 from annotate.people.task import HIGHEST, LOWEST
 from app.annotating.collection.people import MOST_NAME
-from app.annotating.collection.work import MOST_TEXT, Feedback
+from app.annotating.collection.work import Feedback
 
-Text = Annotated[str, Field(max_length=MOST_TEXT)]
+Text = Annotated[str, Field(max_length=FORM_TEXT)]
 Category = Annotated[str, Field(max_length=ID)]
 Score = Annotated[int, Field(ge=LOWEST, le=HIGHEST)]
 Number = Annotated[int, Field(ge=1, le=2**31 - 1)]
@@ -72,6 +72,8 @@ class Adjudication(_Sent):
     texts: dict[Category, Text] = Field(max_length=CATEGORIES)
     scores: dict[Category, Score] = Field(max_length=CATEGORIES)
     rejected: Annotated[str, Field(max_length=200)] | None = None
+    left: Side = "reference"
+    """the clip that the texts compare the other one with"""
 
 
 class Import(_Sent):
@@ -105,6 +107,14 @@ class Link(BaseModel):
 
     name: str
     address: str
+
+
+class Faults(BaseModel):
+    """Why an answer is refused."""
+
+    error: str
+    fields: dict[str, str]
+    """by field of the form: keystep, rejected, or `category` and its name"""
 
 
 class Done(BaseModel):

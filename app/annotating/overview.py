@@ -95,7 +95,9 @@ class JudgedPair(Page):
     categories: list[tuple[str, str]]
     """name and title"""
     suggested: dict[str, Any]
-    """the answer to begin with: the adjudication, or the median scores"""
+    """the answer to begin with: the adjudication, or the median scores with their texts"""
+    other_way: str
+    """begins a text that says how Video 1 differs, where the others say how Video 2 does"""
     reject_reasons: tuple[str, ...]
     next: str | None
     """the pair with the next widest disagreement that is not decided"""
@@ -179,7 +181,8 @@ class Overview:
             videos=[f"{session.PATH}/admin/media/{clip}" for clip in (pair.reference, pair.candidate)],
             answers=found,
             categories=[(category.name, category.title) for category in task.categories],
-            suggested=results.suggestion(found, task.names),
+            suggested=results.suggestion(found, task),
+            other_way=results.OTHER_WAY,
             reject_reasons=task.reject_reasons,
             next=left[0] if left else None,
         )

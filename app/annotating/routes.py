@@ -8,7 +8,7 @@ Guarantees
 
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -17,6 +17,8 @@ from fastapi import Path as InPath
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from starlette.background import BackgroundTask
 
+from annotate.people.answers import FORM_TEXT
+from annotate.people.task import Category
 from app.annotating import admin, session
 from app.annotating.collection import people, results, work
 from app.annotating.collection.people import Person
@@ -36,15 +38,6 @@ _ENTERED = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Signed
 
 
 @dataclass(frozen=True)
-class CategoryRecord:
-    """A category of the form."""
-
-    name: str
-    title: str
-    rubric: Mapping[int, tuple[str, ...]]
-
-
-@dataclass(frozen=True)
 class WorkPage(Page):
     """A pair to annotate. The names of the clips are not part of it."""
 
@@ -58,14 +51,27 @@ class WorkPage(Page):
     """of the last save"""
     form: dict[str, Any]
     instructions: str
-    categories: list[CategoryRecord]
+    categories: tuple[Category, ...]
     keystep_words: int
     reject_reasons: tuple[str, ...]
     most_text: int
     done: int
     """pairs that this person submitted"""
+    of: int
+    """with those that are left for this person now: others may take them"""
     seconds: float | None
     """median for a pair, of the last ones"""
+
+
+@dataclass(frozen=True)
+class GuidelinesPage(Page):
+    """What the task says about annotating."""
+
+    instructions: str
+    guidelines: str
+    categories: tuple[Category, ...]
+    keystep_words: int
+    reject_reasons: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -98,6 +104,15 @@ def router(site: Site) -> APIRouter:
     def current(request: Request) -> Response:
         """The pair that the person works on, or a form to sign in."""
         return pages.current(request)
+
+    @routes.get("/guidelines")
+    def guidelines(request: Request) -> Response:
+        """The instructions, the rules of the form and the criteria of each score, for people who signed in."""
+        if session.current(annotating, request, "admin") is None:
+            session.required(annotating, request)
+        task = annotating.task
+        values = (task.instructions, task.guidelines, task.categories, task.keystep_words, task.reject_reasons)
+        return page(request, "annotate_guidelines.html", GuidelinesPage("Guidelines", *values))
 
     @routes.get("/as/{token}")
     def enter_by_link(request: Request, token: str) -> Response:
@@ -161,7 +176,8 @@ class _Pages:
         task, now = self._annotating.task, self._annotating.clock()
         with self._annotating.database.write() as connection:
             own = self._annotating.assigner.next(connection, person, now)
-            done, seconds = results.own_progress(connection, person.id)
+        with self._annotating.database.read() as connection:
+            done, left, seconds = results.own_progress(connection, person.id, task.people)
         if own is None:
             return page(request, "annotate_done.html", DonePage("Annotate", person.name, done))
         record = WorkPage(
@@ -174,11 +190,12 @@ class _Pages:
             number=own.number,
             form=own.form,
             instructions=task.instructions,
-            categories=[CategoryRecord(found.name, found.title, found.rubric) for found in task.categories],
+            categories=task.categories,
             keystep_words=task.keystep_words,
             reject_reasons=task.reject_reasons,
-            most_text=work.MOST_TEXT,
+            most_text=FORM_TEXT,
             done=done,
+            of=done + left,
             seconds=seconds,
         )
         response = page(request, "annotate.html", record)

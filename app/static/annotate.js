@@ -1,4 +1,7 @@
 // The form of a pair: texts, scores, the scoring matrix of the focused category, reject, undo and submit.
+//
+// A category has a score because somebody chose one, or 5 because its text was left empty: the person went from the text
+// to another field of the form, or deleted what it had. A text that nobody saw sets no score. The server has this rule too.
 
 import {announce, key} from "/static/keys.js";
 import {Saving} from "/static/annotate_saving.js";
@@ -15,7 +18,10 @@ const rows = [...form.querySelectorAll("[data-category]")].map((root) => ({
   title: root.querySelector("label").textContent,
   text: root.querySelector("textarea"),
   note: root.querySelector(".annotate-note"),
+  group: root.querySelector("fieldset"),
   scores: [...root.querySelectorAll("input")],
+  chosen: null, // what the person chose
+  left: false, // the text was left empty, or has words
 }));
 const saved = document.querySelector("#saved");
 const saving = new Saving(page, (text, fails) => {
@@ -28,8 +34,19 @@ function words(text) {
 }
 
 function scoreOf(row) {
-  const chosen = row.scores.find((input) => input.checked);
-  return chosen ? Number(chosen.value) : null;
+  return row.chosen ?? (row.left && !words(row.text.value) ? 5 : null);
+}
+
+function showScore(row) {
+  const score = scoreOf(row);
+  for (const input of row.scores) input.checked = Number(input.value) === score;
+}
+
+function write(row) {
+  row.left = true;
+  saving.change("texts", row.text.value, row.name);
+  showScore(row);
+  check(false);
 }
 
 function note(element, text, problem) {
@@ -46,10 +63,9 @@ function check(complete) {
   let first = problem ? keystep : null;
   for (const row of rows) {
     const length = words(row.text.value), score = scoreOf(row);
-    row.root.toggleAttribute("data-empty", !length && score === null);
     let wrong = "";
     if (!length && score !== null && score < 5) wrong = "Describe the difference, or choose 5";
-    else if (complete && length && score === null) wrong = "Choose a score from 1 to 5";
+    else if (complete && score === null) wrong = length ? "Choose a score from 1 to 5" : "Describe a difference, or choose 5";
     note(row.note, length === 1 ? "1 word" : `${length} words`, wrong);
     if (wrong) first ??= length ? row.scores[0] : row.text;
   }
@@ -64,7 +80,8 @@ function follow(row) {
 }
 
 function choose(row, value) {
-  for (const input of row.scores) input.checked = Number(input.value) === value;
+  row.chosen = value;
+  showScore(row);
   saving.change("scores", value, row.name);
   check(false);
   follow(row);
@@ -74,20 +91,24 @@ function fill() {
   const {changes} = saving;
   keystep.value = changes.keystep ?? page.form.keystep;
   for (const row of rows) {
-    row.text.value = changes.texts?.[row.name] ?? page.form.texts[row.name] ?? "";
+    const text = changes.texts?.[row.name] ?? page.form.texts[row.name];
     const kept = changes.scores?.[row.name];
-    const score = kept === undefined ? page.form.scores[row.name] : kept;
-    for (const input of row.scores) input.checked = Number(input.value) === score;
+    row.text.value = text ?? "";
+    row.left = text !== undefined;
+    row.chosen = (kept === undefined ? page.form.scores[row.name] : kept) ?? null;
+    showScore(row);
   }
   check(false);
 }
 
 async function submit(rejected) {
   if (saving.submitting) return;
+  const last = rows.find((row) => row.text === document.activeElement);
+  if (rejected === null && last && scoreOf(last) === null && !words(last.text.value)) write(last);
   const faulty = rejected === null && check(true);
   if (faulty) {
     faulty.focus();
-    announce("✗ not submitted: see the marked line");
+    announce("✗ not submitted: see the marked lines");
     return;
   }
   document.querySelector(".annotate").inert = true;
@@ -131,12 +152,17 @@ keystep.addEventListener("input", () => {
 keystep.addEventListener("keydown", (event) => event.key === "Enter" && !event.ctrlKey && event.preventDefault());
 form.addEventListener("submit", (event) => event.preventDefault());
 for (const row of rows) {
-  row.text.addEventListener("input", () => {
-    saving.change("texts", row.text.value, row.name);
-    check(false);
+  row.text.addEventListener("input", () => write(row));
+  row.text.addEventListener("blur", ({relatedTarget: to}) => {
+    const away = to && to !== form && form.contains(to) && !row.group.matches(":active"); // a click on an own score chooses it
+    if (away && scoreOf(row) === null && !words(row.text.value)) write(row);
   });
   for (const input of row.scores) input.addEventListener("change", () => choose(row, Number(input.value)));
-  row.root.querySelector("fieldset").addEventListener("keydown", (event) => {
+  row.group.addEventListener("focusin", ({target}) => {
+    const checked = row.scores.find((input) => input.checked);
+    if (checked && !row.group.matches(":active") && target !== checked) checked.focus(); // the text has just set it
+  });
+  row.group.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.altKey || event.metaKey) return;
     if (/^[1-5]$/.test(event.key)) {
       choose(row, Number(event.key));

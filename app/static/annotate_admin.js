@@ -75,16 +75,70 @@ document.querySelector("#import")?.addEventListener("submit", async (event) => {
 
 const pair = document.querySelector("#pair");
 if (pair) {
-  const rejected = document.querySelector("#rejected");
+  const {id, left, otherWay} = JSON.parse(pair.textContent);
+  const keystep = document.querySelector("#keystep"), rejected = document.querySelector("#rejected");
+  const rows = [...document.querySelectorAll("[data-category]")].map((root) => ({
+    root,
+    name: root.dataset.category,
+    score: root.querySelector("select"),
+    text: root.querySelector("input"),
+  }));
+  for (const row of rows) row.left = row.text.value.startsWith(otherWay) ? "candidate" : left; // on the left of this text
+  let side = left;
+
+  /** Give all texts one direction: how Video 2 differs, unless all of them say how Video 1 does. */
+  const turn = () => {
+    const written = rows.filter((row) => row.text.value.trim());
+    side = written.length && written.every((row) => row.left === "candidate") ? "candidate" : "reference";
+    for (const row of written.filter((row) => row.left === "candidate"))
+      row.text.value = (side === "reference" ? otherWay : "") + row.text.value.replace(otherWay, "");
+    const [one, two] = side === "reference" ? [2, 1] : [1, 2];
+    document.querySelector("#direction").textContent = `Texts of the decision say how Video ${one} differs from Video ${two}.`;
+    for (const row of rows) row.text.placeholder = `How does Video ${one} differ?`;
+  };
+  turn();
+  for (const row of rows) {
+    row.text.addEventListener("input", () => {
+      row.left = row.text.value.startsWith(otherWay) ? "candidate" : side;
+    });
+  }
+  for (const answer of document.querySelectorAll("[data-take]")) {
+    answer.addEventListener("click", () => {
+      const {take, text, score, left} = answer.dataset;
+      rejected.value = take === "rejected" ? text : "";
+      if (take === "keystep") keystep.value = text;
+      if (take === "difference") {
+        const row = rows.find((own) => own.root.contains(answer));
+        [row.score.value, row.text.value, row.left] = [score, text, left];
+        turn();
+      }
+    });
+  }
+
   const decide = async () => {
     const texts = {}, scores = {};
-    for (const row of document.querySelectorAll("[data-category]")) {
-      texts[row.dataset.category] = row.querySelector("input").value;
-      scores[row.dataset.category] = Number(row.querySelector("select").value);
+    for (const row of rows) {
+      texts[row.name] = row.text.value;
+      if (row.score.value) scores[row.name] = Number(row.score.value);
     }
-    const keystep = document.querySelector("#keystep").value;
-    const body = {pair: JSON.parse(pair.textContent).id, keystep, texts, scores, rejected: rejected.value || null};
-    if (await act("adjudicate", body)) location.href = document.querySelector("#next")?.href ?? "/annotate/admin/disagreements";
+    const body = {pair: id, keystep: keystep.value, texts, scores, rejected: rejected.value || null, left: side};
+    const result = await send("/annotate/admin/adjudicate", body);
+    if (result.status === 200) {
+      location.href = document.querySelector("#next")?.href ?? "/annotate/admin/disagreements";
+      return;
+    }
+    const {fields = {}} = result.body;
+    let first = null;
+    for (const place of document.querySelectorAll("[data-field]")) {
+      const why = fields[place.dataset.field];
+      place.querySelector(".annotate-note").textContent = why ? `✗ ${why}` : "";
+      for (const field of place.querySelectorAll("input, select")) {
+        field.setAttribute("aria-invalid", String(Boolean(why)));
+        if (why) first ??= field;
+      }
+    }
+    first?.focus();
+    announce(first ? "✗ not decided: see the marked lines" : `✗ ${reason(result)}`);
   };
   document.querySelector("#decide").addEventListener("click", decide);
   key("ctrl+enter", "decide", decide, {everywhere: true});

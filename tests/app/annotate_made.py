@@ -9,6 +9,8 @@ from app.annotating.collection.database import Database
 from app.annotating.service import Annotating
 
 CATEGORIES = ("Ingredients", "Tools/Equipment", "Technique", "Actions", "Visuals")
+EMPTY = dict.fromkeys(CATEGORIES, "")
+"""texts that a person left empty"""
 
 
 class Clock:
@@ -30,11 +32,13 @@ def write_task(
     minutes: float = 30,
     feedback: str = "",
     gold_rate: float = 0.1,
+    person_mib: float = 64,
 ) -> Path:
     """Write a task and return its YAML file. Known scores: Ingredients 3, Actions 5."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "pairs.csv").write_text("reference,candidate\n" + "".join(f"{a},{b}\n" for a, b in pairs))
     lines = ["pairs: pairs.csv", f"people: {people}", f"timeout_minutes: {minutes}", f"gold_rate: {gold_rate}"]
+    lines.append(f"person_mib: {person_mib}")
     for name, known, text in (("gold", gold, feedback), ("training", training, "Eggs were added.")):
         if known:
             rows = [

@@ -9,6 +9,7 @@ from threading import Thread
 from app.annotating.collection import people, work
 from app.annotating.service import Annotating
 from app.site import RefusedError
+from tests.app.annotate_made import CATEGORIES
 
 
 def annotate(annotating: Annotating, name: str, failures: list[BaseException]) -> None:
@@ -29,7 +30,10 @@ def annotate(annotating: Annotating, name: str, failures: list[BaseException]) -
                 with annotating.database.write(durable=False) as connection:
                     typed = {"texts": {"Visuals": f"{name} {letter}"}}
                     work.save(connection, annotating.assigner, person, own.id, number, typed, time.time())
-            rest = {"keystep": "whisk the eggs", "scores": {"Visuals": rng.randint(1, 4)}}
+            rest = {
+                "keystep": "whisk the eggs",
+                "scores": dict.fromkeys(CATEGORIES, 5) | {"Visuals": rng.randint(1, 4)},
+            }
             with annotating.database.write() as connection:
                 sent = (own.id, number + 1, rest, None, 1.0, time.time())
                 assert not work.submit(connection, annotating.assigner, person, *sent).problems

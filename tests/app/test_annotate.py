@@ -15,7 +15,7 @@ from annotate.people.answers import Answer, read_answers
 from annotate.people.task import read_task
 from app.annotating.collection.database import Database, default_url
 from store import Store
-from tests.app.annotate_made import replayed, write_task
+from tests.app.annotate_made import CATEGORIES, replayed, write_task
 from tests.app.conftest import CHROMIUM, ROOT, Server
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 Typed = tuple[str, int, str, int]  # name, assignment, text, score
 WORK = "JSON.parse(document.querySelector('#work').textContent)"
+THROUGH = ["Tab"] * 9  # from the keystep to the text of the last category
 FOCUS = "() => document.activeElement.id || document.activeElement.name + ' ' + document.activeElement.value"
 
 
@@ -105,6 +106,13 @@ def test_a_pair_is_annotated_with_the_keyboard_alone(
     assert "Describe the difference, or choose 5" in tab.locator("#note-2").inner_text()
     assert tab.evaluate(FOCUS) == "text-2"
     type_keys(tab, "a steel fork", "Control+Enter")
+    assert tab.evaluate(FOCUS) == "text-3"
+    assert [tab.locator(f"#note-{row}").inner_text() for row in (3, 4, 5)] == [
+        "✗ Describe a difference, or choose 5"
+    ] * 3
+    type_keys(tab, "Tab", "5", "Tab", "Tab")  # one 5 is chosen, another one set by a text that was left empty
+    assert tab.evaluate(FOCUS) == "score-Actions 5" and tab.locator("[name=score-Actions][value='5']").is_checked()
+    type_keys(tab, "Tab", "Control+Enter")
     wait_for_another(tab, first)
 
     second = number(tab)
@@ -119,7 +127,7 @@ def test_a_pair_is_annotated_with_the_keyboard_alone(
     assert number(tab) == third
     type_keys(tab, "Tab", "mix one two three four five six seven eight nine ten", "Control+Enter")
     assert "11 words: write at most 10" in tab.locator("#note-0").inner_text()
-    type_keys(tab, "Control+a", "mix it", "Control+Enter")
+    type_keys(tab, "Control+a", "mix it", *THROUGH, "Control+Enter")
     tab.get_by_text("No pair is left for you").wait_for()
     assert tab.evaluate("document.querySelectorAll('script:not([src])').length") == 0
 
@@ -140,7 +148,14 @@ def test_training_shows_the_known_scores(
     begin(tab, serve("--annotate", str(task)).url, "Ann")
     first = number(tab)
     assert tab.get_by_text("Training.").is_visible()
-    type_keys(tab, "Tab", "whisk the eggs", "Control+Enter")
+    assert "Ann: 0 of 2 done" in tab.locator(".annotate-progress").inner_text()
+    with tab.expect_popup() as opened:
+        tab.locator("a", has_text="guidelines").click()
+    guidelines = opened.value
+    assert "Substitution of tool used for the same purpose" in guidelines.locator("main").inner_text()
+    assert "Watch the two videos carefully" in guidelines.locator("main").inner_text()
+    guidelines.close()
+    type_keys(tab, "Tab", "whisk the eggs", *THROUGH, "Control+Enter")
     tab.locator("#feedback[open]").wait_for()
     lines = [line.inner_text().split("\t") for line in tab.locator("#feedback tbody tr").all()]
     assert lines == [["Ingredients", "5", "3", "✗ too far"], ["Action /steps", "5", "5", "✓ close enough"]]
@@ -247,6 +262,9 @@ async def one_pair(page: "AsyncPage", name: str, done: list[Typed]) -> None:
     await page.locator("#text-3").press_sequentially(text, delay=20)
     await page.keyboard.press("Tab")
     await page.keyboard.press(str(score))
+    for other in (1, 2, 4, 5):
+        await page.locator(f"#text-{other}").focus()
+    await page.locator("#keystep").focus()
     await page.keyboard.press("Control+Enter")
     await page.wait_for_function(
         "before => document.readyState === 'complete' && (!document.querySelector('#work')"
@@ -297,3 +315,72 @@ def test_three_people_label_ten_pairs_while_the_server_is_killed_twice(
     database, copy = Database.open(default_url(task)), Database.open(f"sqlite:///{tmp_path}/copy.db")
     before, after = replayed(database, read_task(task), copy)
     assert before == after
+
+
+@pytest.mark.parametrize("size", [(1280, 720), (1440, 900), (390, 844)])
+def test_the_form_does_not_move_under_the_pointer(
+    serve: Callable[..., Server],
+    browser: "Browser",
+    pairs: list[tuple[str, str]],
+    tmp_path: Path,
+    size: tuple[int, int],
+) -> None:
+    """A click on a score counts, although the focus changes the rubric between mouse-down and mouse-up."""
+    task = write_task(tmp_path, pairs[:1])
+    url = serve("--annotate", str(task)).url
+    with browser.new_context(viewport={"width": size[0], "height": size[1]}) as context:
+        tab = context.new_page()
+        begin(tab, url, "Ann")
+        number(tab)
+        places = "() => [...document.querySelectorAll('.annotate-row')].map((row) => row.offsetTop)"
+        before = tab.evaluate(places)
+        for row, category in enumerate(CATEGORIES, 1):
+            tab.locator("#keystep").focus()
+            score = tab.locator(f"[name='score-{category}'][value='3']")
+            score.scroll_into_view_if_needed()
+            box = score.bounding_box()
+            assert box is not None
+            tab.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] - 2)
+            tab.mouse.down()
+            tab.wait_for_timeout(120)
+            assert tab.locator(f"[data-rubric='{category}']").is_visible()
+            tab.mouse.up()
+            assert score.is_checked() and tab.evaluate(places) == before
+            assert tab.locator(f"#note-{row}").inner_text() == "✗ Describe the difference, or choose 5"
+
+
+def test_a_score_that_nobody_chose_is_not_submitted(
+    serve: Callable[..., Server], tab: "Page", pairs: list[tuple[str, str]], tmp_path: Path
+) -> None:
+    task = write_task(tmp_path, pairs[:1])
+    begin(tab, serve("--annotate", str(task)).url, "Ann")
+    number(tab)
+    tab.locator("#keystep").fill("whisk the eggs")
+    tab.locator("#text-1").click()
+    tab.locator("[data-do=toggle]").click()  # plays the clips: the text was not left for another field
+    assert tab.locator("fieldset :checked").count() == 0
+    tab.locator("#submit").click()
+    tab.get_by_text("✗ not submitted: see the marked lines").wait_for()
+    assert tab.get_by_text("✗ Describe a difference, or choose 5").count() == 5
+    toast, reject = tab.locator("#status").bounding_box(), tab.locator("#reject").bounding_box()
+    assert toast is not None and reject is not None and toast["x"] + toast["width"] <= reject["x"], (
+        "the toast covers Reject"
+    )
+    tab.locator("#text-1").click()
+    tab.locator("#text-2").click()
+    assert tab.locator("[name=score-Ingredients]:checked").input_value() == "5"
+    tab.locator("#text-1").press_sequentially("less salt")  # the 5 of the empty text does not stay with a text
+    assert tab.locator("[name=score-Ingredients]:checked").count() == 0
+    tab.get_by_text("✓ saved").wait_for()
+    tab.reload()
+    number(tab)
+    assert (
+        tab.locator("[name=score-Ingredients]:checked").count() == 0
+        and tab.locator("#text-1").input_value() == "less salt"
+    )
+    tab.locator("#text-1").fill("")
+    assert tab.locator("[name=score-Ingredients]:checked").input_value() == "5"
+    for category in CATEGORIES[1:]:
+        tab.locator(f"[name='score-{category}'][value='5']").click()
+    tab.locator("#submit").click()
+    tab.get_by_text("No pair is left for you").wait_for()

@@ -12,9 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from annotate.people.answers import Answer, read_answers
+from annotate.people.answers import Answer, Difference, read_answers
 from annotate.people.collected import read_collected
+from annotate.people.task import Task, defaults
+from app.annotating.collection import results
 from app.annotating.limits import Limit
+from tests.app.annotate_made import EMPTY
 from tests.app.conftest import ROOT, Server
 from tests.app.test_annotate import begin, link, number, type_keys, wait_for_another
 from tests.app.test_annotate_hostile import Place, work
@@ -28,7 +31,7 @@ SCHEMES = [("light", 1280, 720), ("dark", 1280, 720), ("light", 390, 844)]
 
 def answer(client: "TestClient", score: int, text: str, rejected: str | None = None) -> None:
     """Submit the next pair."""
-    changes = {"keystep": "whisk the eggs", "texts": {"Ingredients": text}, "scores": {"Ingredients": score}}
+    changes = {"keystep": "whisk the eggs", "texts": EMPTY | {"Ingredients": text}, "scores": {"Ingredients": score}}
     body = {"number": 1, "changes": changes, "rejected": rejected, "seconds": 4.0}
     assert client.post(f"/annotate/work/{work(client)['assignment']}/submit", json=body).json()["done"]
 
@@ -74,9 +77,13 @@ def test_a_disagreement_is_decided_and_the_decision_wins_in_the_files(place: Pla
     ]
     shown = admin.get("/annotate/admin/pair", params={"id": names[0]}).json()
     assert shown["next"] == names[2] and shown["suggested"]["scores"]["Ingredients"] == 2
-    body = {"pair": names[0], **shown["suggested"]}
-    refused = admin.post("/annotate/admin/adjudicate", json=body)
-    assert refused.status_code == 400 and "describe the difference" in refused.json()["error"]
+    assert shown["suggested"]["texts"] == {"Ingredients": "eggs 1"}
+    body = {"pair": names[0], **shown["suggested"], "left": "reference"}
+    refused = admin.post("/annotate/admin/adjudicate", json={**body, "texts": {}, "keystep": " "})
+    assert refused.status_code == 400 and refused.json()["fields"] == {
+        "keystep": "Write the keystep that both clips show, in at most 10 words.",
+        "category Ingredients": "Ingredients: describe the difference, or choose score 5 (not different).",
+    }
     for text in ("quail eggs", "quail eggs, not hen eggs"):
         assert (
             admin.post("/annotate/admin/adjudicate", json={**body, "texts": {"Ingredients": text}}).status_code == 200
@@ -89,6 +96,52 @@ def test_a_disagreement_is_decided_and_the_decision_wins_in_the_files(place: Pla
     diffcap = admin.get("/annotate/admin/export/diffcap").text.splitlines()
     assert {"reference": place.pairs[0][0], "candidate": place.pairs[0][1]}.items() <= json.loads(diffcap[0]).items()
     assert json.loads(diffcap[0])["text"] == ["quail eggs, not hen eggs"]
+
+
+def test_what_the_page_of_a_pair_offers_can_be_confirmed_as_it_is(place: Place, tmp_path: Path) -> None:
+    ann, bob = place.visit("Ann"), place.visit("Bob")
+    for client in (ann, bob):  # a pair that all of them reject, and one that half of them do
+        answer(client, 5, "", "too short")
+    answer(ann, 2, "salt", "unclear")
+    answer(bob, 2, "salt")
+    admin = place.visit("admin")
+    names = [" ".join(pair) for pair in place.pairs]
+    for name in names[:5]:
+        suggested = admin.get("/annotate/admin/pair", params={"id": name}).json()["suggested"]
+        sent = admin.post("/annotate/admin/adjudicate", json={"pair": name, **suggested})
+        assert sent.status_code == 200, (suggested, sent.json())
+        if suggested["rejected"] is None:
+            again = admin.get("/annotate/admin/pair", params={"id": name}).json()["suggested"]
+            assert again == suggested
+    decided = {own.pair: own for own in collected(admin, tmp_path / "a.jsonl") if own.kind == "adjudication"}
+    assert [decided[name].rejected for name in names[:5]] == [None, None, None, "too short", "unclear"]
+    assert [decided[name].differences["Ingredients"].text for name in names[:3]] == ["eggs 1", "eggs 4", "eggs 3"]
+
+
+def test_offered_texts_have_one_direction_or_say_so() -> None:
+    task = Task((), defaults()[0])
+
+    def suggested(**sides: str) -> dict[str, Any]:
+        """Each person wrote about a category of their own, with one of the clips on the left."""
+        return results.suggestion(
+            [
+                answer_made(annotator=side, left=side, scores={category: 3, "Actions": 5})
+                for category, side in sides.items()
+            ],
+            task,
+        )
+
+    def answer_made(annotator: str, left: str, scores: dict[str, int]) -> Answer:
+        differences = {name: Difference("" if score == 5 else name, score) for name, score in scores.items()}
+        return Answer("p", "a", "b", annotator, "whisk", differences, left=left)  # type: ignore[arg-type]
+
+    other = "(Video 1 compared with Video 2) "
+    one = suggested(Visuals="reference")
+    assert (one["left"], one["texts"]) == ("reference", {"Visuals": "Visuals"})
+    two = suggested(Visuals="candidate", Technique="candidate")
+    assert (two["left"], two["texts"]) == ("candidate", {"Visuals": "Visuals", "Technique": "Technique"})
+    both = suggested(Visuals="reference", Technique="candidate")
+    assert (both["left"], both["texts"]) == ("reference", {"Visuals": "Visuals", "Technique": f"{other}Technique"})
 
 
 def test_files_hold_the_same_answers_and_label_studio_comes_back(place: Place, world: Path, tmp_path: Path) -> None:
@@ -107,7 +160,7 @@ def test_files_hold_the_same_answers_and_label_studio_comes_back(place: Place, w
     assert again == "0 answers taken; 6 left out: answered by the same person already" and other.count() == before
     copies = collected(receiver, tmp_path / "copies.jsonl")
     assert sorted(map(repr, copies)) == sorted(map(repr, found))
-    third = json.loads(json.dumps(tasks).replace("Ann", "Cid"))
+    third = json.loads(json.dumps(tasks).replace('"Ann"', '"Cid"'))
     assert (
         "answered by enough people already"
         in receiver.post("/annotate/admin/import", json={"tasks": third}).json()["done"]
@@ -142,10 +195,21 @@ def test_an_import_takes_the_other_answers_and_gives_one_line_for_each_refused_o
     tasks[0]["annotations"][0]["completed_by"] = {"email": "x" * 101}
     tasks[2]["data"]["pair"] = "another"
     tasks[2]["annotations"] = tasks[1]["annotations"]
+    score = {"from_name": "score_1", "type": "choices", "value": {"choices": ["2"]}}
+    tasks.append({**tasks[1], "annotations": [{**tasks[1]["annotations"][0], "completed_by": 9}]})
+    tasks[4]["data"] = {**tasks[4]["data"], "keystep_words": 99, "categories": ["Mess"]}  # not the rules of the task
+    tasks[4]["annotations"][0]["result"] = [
+        *tasks[4]["annotations"][0]["result"],
+        score,
+        {**score, "from_name": "text_1"},
+    ]
     again = admin.post("/annotate/admin/import", json={"tasks": tasks}).json()
     name = "the annotator's name does not have 1 to 100 printable characters"
     answered = "answered by the same person already"
-    assert again["left_out"] == {name: 1, answered: 2, "not a pair of the task": 1} and again["refused"] == []
+    assert again["left_out"] == {name: 1, answered: 2, "not a pair of the task": 1}
+    (line,) = again["refused"]
+    assert line.startswith("the file: task 5: annotation 1: Ingredients: choose a score from 1 (very different) to 5")
+    assert "Mess is not a category of the task. Correct this in Label Studio" in line
 
 
 def test_an_import_on_the_page_shows_counts_and_refused_annotations(
@@ -265,7 +329,7 @@ def test_the_pages_have_no_serious_finding(
             check(page, "work")
             type_keys(page, "Tab", "whisk the eggs", "Tab", "two words", "Control+Enter")  # no score
             check(page, "a problem")
-            type_keys(page, str(place_of + 1), "Control+Enter")
+            type_keys(page, str(place_of + 1), *["Tab"] * 7, "Control+Enter")
             wait_for_another(page, first)
             type_keys(page, "r")
             check(page, "reject")
@@ -289,7 +353,22 @@ def test_a_decision_is_made_with_the_keyboard(
         page.goto(f"{url}/annotate/admin/disagreements")
         with page.expect_navigation():  # until the page's script hears keys
             page.locator("table a").first.click()
-        page.locator("[data-category=Ingredients] input").fill("quail eggs")
+        row = page.locator("[data-category=Ingredients]")
+        assert (row.locator("select").input_value(), row.locator("input").input_value()) == ("2", "eggs 1")
+        row.locator("[data-take]", has_text="eggs 4").click()  # what a person said
+        assert (row.locator("select").input_value(), row.locator("input").input_value()) == ("4", "eggs 4")
+        row.locator("input").fill("")
+        page.locator("#keystep").fill("")
+        page.keyboard.press("Control+Enter")
+        page.get_by_text("✗ not decided: see the marked lines").wait_for()
+        assert page.evaluate("document.activeElement.id") == "keystep"
+        for field in (page.locator("#keystep"), row.locator("input"), row.locator("select")):
+            assert field.get_attribute("aria-invalid") == "true"
+            note = page.locator(f"#{field.get_attribute('aria-describedby')}").inner_text()
+            assert note.startswith(("✗ Write the keystep", "✗ Ingredients: describe the difference"))
+        page.locator("[data-take=keystep]").first.click()
+        assert page.locator("#keystep").input_value() == "whisk the eggs"
+        row.locator("input").fill("quail eggs")
         page.keyboard.press("Control+Enter")
         page.wait_for_url(lambda address: " ".join(place.pairs[2]).replace(" ", "%20") in address)
         page.locator("[data-category=Ingredients] input").fill("more eggs")

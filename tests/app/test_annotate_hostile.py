@@ -18,21 +18,21 @@ from app.annotating.service import ADDRESS_BURST, PERSON_BURST
 from app.server import MOST_BODY, create_app
 from app.site import Site
 from store import Store
-from tests.app.annotate_made import write_task
+from tests.app.annotate_made import CATEGORIES, EMPTY, write_task
 
 SCRIPT = "</script><script>alert('x')</script><img src=x onerror=alert(1)>"
 SQL = "x'); DROP TABLE people; DELETE FROM events; --"
-PLAIN = {"keystep": "whisk the eggs"}
+PLAIN: dict[str, Any] = {"keystep": "whisk the eggs", "texts": EMPTY}
 Visit = Callable[..., TestClient]
 
 
 class Place:
     """A task, its database and its server."""
 
-    def __init__(self, world: Path, folder: Path, host: str = "127.0.0.1", people: int = 1) -> None:
+    def __init__(self, world: Path, folder: Path, host: str = "127.0.0.1", **options: Any) -> None:
         clips = Store.open(world / "features").catalog("clips").frame().sort("step", "key")["key"].to_list()
         self.pairs = [(clips[place], clips[place + 1]) for place in range(0, 12, 2)]
-        self.task = write_task(folder, self.pairs, people=people)
+        self.task = write_task(folder, self.pairs, **{"people": 1, **options})
         site = Site.open(str(world / "features"), str(world / "kitchen"), annotate=str(self.task), cache=str(folder))
         self.app = create_app(site, host)
         self.database = Database.open(default_url(self.task))
@@ -69,6 +69,7 @@ def work(client: TestClient) -> dict[str, Any]:
 
 
 def submit(client: TestClient, number: int = 1, rejected: str | None = None, **changes: Any) -> Any:
+    changes["texts"] = EMPTY | changes.get("texts", {})
     body = {"number": number, "changes": {**PLAIN, **changes}, "rejected": rejected, "seconds": 4.0}
     return client.post(f"/annotate/work/{work(client)['assignment']}/submit", json=body)
 
@@ -315,6 +316,28 @@ def test_too_many_requests_of_a_person_are_429_and_others_are_not_concerned(plac
     assert bob.get("/annotate").status_code == 200
 
 
+def test_nobody_writes_more_than_the_task_allows(world: Path, tmp_path: Path) -> None:
+    """Emoji texts of all fields, in turn, are refused in one line once they have the bytes of the task."""
+    place = Place(world, tmp_path, person_mib=0.5)
+    ann, bob = place.visit("Ann"), place.visit("Bob")
+    address, statuses = f"/annotate/work/{work(ann)['assignment']}/save", []
+    for number in range(1, 50):
+        texts = {name: chr(0x1F373) * 2000 for name in (CATEGORIES if number % 2 else CATEGORIES[1:])}
+        response = ann.post(address, json={"number": number, "changes": {"texts": texts}})
+        statuses.append(response.status_code)
+    assert statuses == sorted(statuses) and statuses.count(413) > 40
+    assert response.json()["error"] == (
+        "not saved: your changes have 0.5 MiB, the most of a person in this task; ask the person who collects to raise "
+        "person_mib"
+    )
+    submission = {"number": 99, "changes": PLAIN, "rejected": None, "seconds": 1.0}
+    assert ann.post(address.replace("save", "submit"), json=submission).status_code == 413
+    with place.database.read() as connection:
+        size = connection.execute(select(func.sum(func.length(events.c.data)))).scalar_one()
+    assert size < 0.7 * 2**20
+    assert submit(bob).json()["done"], "others go on"
+
+
 def test_guessing_tokens_is_429_and_people_of_the_same_address_go_on(place: Place) -> None:
     stranger, ann = place.visit(), place.visit("Ann")
     codes = {stranger.get(f"/annotate/as/guess{number}").status_code for number in range(int(ADDRESS_BURST) + 20)}
@@ -336,7 +359,8 @@ def test_a_server_for_other_machines_has_the_annotation_pages_only(world: Path, 
     for address in ("/explore", "/pair", "/compare", "/docs", "/openapi.json", f"/media/video/{clip}", "/redoc"):
         assert place.visit().get(address).status_code == 404, address
     assert place.visit().get("/").headers["location"] == "/annotate"
-    for address in ("/annotate", "/annotate/admin", "/annotate/media/1/left.mp4", "/annotate/admin/export/answers"):
+    closed = ("", "/guidelines", "/admin", "/media/1/left.mp4", "/admin/export/answers")
+    for address in (f"/annotate{own}" for own in closed):
         assert place.visit().get(address).status_code == 401, address
     assert place.visit().post("/annotate/enter", json={"name": "Eve"}).status_code == 403
     client = place.visit("Ann", https=True)

@@ -22,11 +22,11 @@ from app.annotating.collection.people import Person
 from app.annotating.collection.tables import assignments, events
 from app.site import RefusedError, UnknownError
 from common.errors import StepDiffError
-from tests.app.annotate_made import CATEGORIES, Clock, names, opened, replayed, write_task
+from tests.app.annotate_made import CATEGORIES, EMPTY, Clock, names, opened, replayed, write_task
 
 LIMIT = 30 * 60.0
 WORK, GOLD, TRAINING = names(3), names(1, "gold"), names(1, "training")
-FULL: dict[str, Any] = {"keystep": "whisk eggs", "texts": {"Visuals": "darker"}, "scores": {"Visuals": 2}}
+FULL: dict[str, Any] = {"keystep": "whisk eggs", "texts": EMPTY | {"Visuals": "darker"}, "scores": {"Visuals": 2}}
 
 
 def identity(pair: tuple[str, str]) -> str:
@@ -43,8 +43,11 @@ class Held:
     kind: str
     state: str
     touched: float
+    last: int
+    """place of the last change among all changes"""
     answered: bool = False
-    submitted: float = 0.0
+    done: int = 0
+    """place of the submission"""
     number: int = 0
 
 
@@ -56,6 +59,7 @@ class Rules(RuleBasedStateMachine):
         self.folder = tempfile.TemporaryDirectory()
         self.clock = Clock()
         self.held: list[Held] = []
+        self.changes = 0
         self.people: dict[str, Person] = {}
 
     @initialize(pairs=st.integers(1, 3), per_pair=st.integers(1, 2), known=st.integers(0, 1))
@@ -86,7 +90,12 @@ class Rules(RuleBasedStateMachine):
 
     def mine(self, name: str, *states: str) -> list[Held]:
         own = [found for found in self.held if found.person == name and found.state in states]
-        return sorted(own, key=lambda found: (found.touched, found.id), reverse=True)
+        return sorted(own, key=lambda found: found.last, reverse=True)
+
+    def touch(self, own: Held, state: str) -> None:
+        """Change an assignment of the model, as its person does."""
+        self.changes += 1
+        own.state, own.touched, own.last = state, self.clock(), self.changes
 
     @rule(name=st.sampled_from(["Ann", "Bob", "Cid"]))
     def ask(self, name: str) -> None:
@@ -102,12 +111,12 @@ class Rules(RuleBasedStateMachine):
         if expected := self.mine(name, "open"):
             assert found is not None and found.id == expected[0].id
             if now - expected[0].touched > LIMIT / 2:
-                expected[0].touched = now
+                self.touch(expected[0], "open")
             return
         for own in self.mine(name, "expired"):
             if own.kind != "work" or not self.full(own.pair):
                 assert found is not None and found.id == own.id and found.state == "open"
-                own.state, own.touched = "open", now
+                self.touch(own, "open")
                 return
         seen = {own.pair for own in self.held if own.person == name}
         training = [identity(pair) for pair in self.training if identity(pair) not in seen]
@@ -125,7 +134,8 @@ class Rules(RuleBasedStateMachine):
             allowed = [(max(free, key=lambda pair: (self.taken(pair), -free.index(pair))), "work")]
             allowed += [(identity(pair), "gold") for pair in self.gold if identity(pair) not in seen]
         assert found is not None and (found.pair.id, found.kind) in allowed
-        self.held.append(Held(found.id, name, found.pair.id, found.kind, "open", now))
+        self.held.append(Held(found.id, name, found.pair.id, found.kind, "open", now, 0))
+        self.touch(self.held[-1], "open")
 
     @rule(name=st.sampled_from(["Ann", "Bob", "Cid"]))
     def ask_and_submit(self, name: str) -> None:
@@ -162,7 +172,8 @@ class Rules(RuleBasedStateMachine):
                 change()
         else:
             change()
-            own.state, own.touched, own.number = "open", now, number
+            self.touch(own, "open")
+            own.number = number
 
     @precondition(lambda self: self.held)
     @rule(data=st.data(), reject=st.booleans())
@@ -185,12 +196,13 @@ class Rules(RuleBasedStateMachine):
             return
         result = change()
         assert not result.problems and (result.feedback is not None) == (own.kind == "training")
-        own.state, own.touched, own.submitted, own.number, own.answered = "submitted", now, now, number, True
+        self.touch(own, "submitted")
+        own.done, own.number, own.answered = own.last, number, True
         assert number == own.number and change_again(self, own, reason)
 
     @rule(name=st.sampled_from(["Ann", "Bob", "Cid"]))
     def undo(self, name: str) -> None:
-        done = sorted(self.mine(name, "submitted"), key=lambda own: (own.submitted, own.id))
+        done = sorted(self.mine(name, "submitted"), key=lambda own: own.done)
 
         def change() -> int:
             with self.annotating.database.write() as connection:
@@ -201,7 +213,7 @@ class Rules(RuleBasedStateMachine):
                 change()
         else:
             assert change() == done[-1].id
-            done[-1].state, done[-1].touched = "open", self.clock()
+            self.touch(done[-1], "open")
 
     @rule(name=st.sampled_from(["Ann", "Bob", "Cid"]))
     def revoke(self, name: str) -> None:
@@ -210,7 +222,7 @@ class Rules(RuleBasedStateMachine):
         for own in self.mine(name, "open"):
             own.state = "submitted" if own.answered else "expired"
 
-    @rule(seconds=st.sampled_from([1.0, 60.0, LIMIT / 2 + 1, LIMIT + 1]))
+    @rule(seconds=st.sampled_from([1.0, 60.0, LIMIT / 2 + 1, LIMIT + 1, -1.0, -LIMIT]))
     def wait(self, seconds: float) -> None:
         self.clock.now += seconds
 
@@ -296,8 +308,8 @@ def test_gold_with_a_text_gives_feedback_and_is_final(made: Callable[..., Any]) 
     assert gold and all(own is not None and own.text == "Salt was added." for own in gold)
     with annotating.database.write() as connection:
         shown = assignments.c.kind == "gold"
-        latest = connection.execute(select(func.max(assignments.c.submitted)).where(shown)).scalar_one()
-        connection.execute(update(assignments).where(~shown).values(submitted=latest - 1))  # the last one is gold
+        last = select(func.max(assignments.c.id)).where(shown).scalar_subquery()
+        connection.execute(update(assignments).where(assignments.c.id == last).values(done=2**40))
     with pytest.raises(RefusedError), annotating.database.write() as connection:
         work.undo(connection, annotating.assigner, person, annotating.clock())
 
@@ -311,7 +323,8 @@ def test_left_and_right_are_drawn_for_each_person_and_pair(made: Callable[..., A
     assert [own.left for own, _ in all_of(annotating, other)] != left
 
 
-def test_an_empty_text_means_score_5_and_a_lower_score_needs_a_text(made: Callable[..., Any]) -> None:
+def test_a_score_that_nobody_chose_is_refused(made: Callable[..., Any]) -> None:
+    """A category that nobody touched has no score; a text that was left empty means 5; a lower score needs a text."""
     annotating, person = made()
 
     def submit(number: int, **changes: Any) -> work.Submitted:
@@ -319,12 +332,17 @@ def test_an_empty_text_means_score_5_and_a_lower_score_needs_a_text(made: Callab
             own = annotating.assigner.next(connection, person, 1.0)
             return work.submit(connection, annotating.assigner, person, own.id, number, changes, None, 5.0, 2.0)
 
-    assert submit(1).problems == ["Write the keystep that both clips show, in at most 10 words."]
-    (problem,) = submit(1, keystep="whisk", scores={"Visuals": 4}).problems
+    assert submit(1, texts=EMPTY).problems == ["Write the keystep that both clips show, in at most 10 words."]
+    (problem,) = submit(1, keystep="whisk", texts=EMPTY, scores={"Visuals": 4}).problems
     assert problem == "Visual differences: describe the difference, or choose score 5 (not different)."
-    (problem,) = submit(1, keystep="whisk", texts={"Visuals": "darker"}).problems
-    assert problem == "Visual differences: choose a score from 1 (very different) to 5 (not different)."
-    assert submit(1, keystep="whisk").problems == []
+    choose = "choose a score from 1 (very different) to 5 (not different)."
+    (problem,) = submit(1, keystep="whisk", texts=EMPTY | {"Visuals": "darker"}).problems
+    assert problem == f"Visual differences: {choose}"
+    titles = ["Ingredients", "Tools / Equipment", "Techniques", "Action /steps", "Visual differences"]
+    assert submit(1, keystep="whisk").problems == [f"{title}: {choose}" for title in titles]
+    untouched = {name: "" for name in CATEGORIES if name != "Actions"}
+    assert submit(1, keystep="whisk", texts=untouched).problems == [f"Action /steps: {choose}"]
+    assert submit(1, keystep="whisk", texts=untouched, scores={"Actions": 5}).problems == []
     with annotating.database.read() as connection:
         row = connection.execute(select(assignments.c.answer)).scalar()
     assert all(f'"{name}": {{"text": "", "score": 5}}' in row for name in CATEGORIES)
@@ -361,7 +379,7 @@ def test_an_answer_appears_once_as_it_was_submitted_last(made: Callable[..., Any
     def submit(number: int, text: str) -> None:
         with annotating.database.write() as connection:
             own = annotating.assigner.next(connection, person, annotating.clock())
-            changes = FULL | {"texts": {"Visuals": text}}
+            changes = FULL | {"texts": EMPTY | {"Visuals": text}}
             assert not work.submit(
                 connection, annotating.assigner, person, own.id, number, changes, None, 5.0, annotating.clock()
             ).problems
@@ -381,7 +399,10 @@ def answered(pair: tuple[str, str], name: str) -> Answer:
 
 def taken(annotating: Any, person: Person, *found: Answer) -> dict[str, int]:
     with annotating.database.write() as connection:
-        return dict(imports.take(connection, annotating.task, found, person, 1.0))
+        refused: list[str] = []
+        placed = [(str(place), answer) for place, answer in enumerate(found)]
+        counts = dict(imports.take(connection, annotating.task, placed, person, 1.0, refused.append))
+        return counts | ({"refused": len(refused)} if refused else {})
 
 
 def test_imported_answers_keep_the_rules_of_assignment(made: Callable[..., Any]) -> None:
@@ -389,6 +410,24 @@ def test_imported_answers_keep_the_rules_of_assignment(made: Callable[..., Any])
     given = [answered(names(1)[0], name) for name in ("Bob", "Bob", "Cid", "Dan")]
     counts = {"taken": 2, "answered by the same person already": 1, "answered by enough people already": 1}
     assert taken(annotating, person, *given) == counts
+
+
+def test_an_imported_answer_keeps_the_rules_of_the_form(made: Callable[..., Any]) -> None:
+    annotating, person = made()
+    good, text = answered(names(1)[0], "Bob"), Difference("x" * 2001, 2)
+    broken = [
+        replace(good, keystep=""),
+        replace(good, keystep="w " * 11),
+        replace(good, differences={**good.differences, "Visuals": Difference("", 2)}),
+        replace(good, differences={**good.differences, "Visuals": text}),
+        replace(good, differences={**good.differences, "Mess": Difference("", 5)}),
+        replace(good, differences={}),
+        replace(good, differences={}, rejected="because"),
+        replace(good, kind="adjudication", keystep=""),
+    ]
+    assert taken(annotating, person, *broken, good) == {"refused": 8, "taken": 1}
+    skipped = replace(answered(names(2)[1], "Bob"), differences={}, rejected="skipped")
+    assert taken(annotating, person, skipped) == {"taken": 1}
 
 
 def test_importing_a_file_twice_changes_nothing(made: Callable[..., Any]) -> None:

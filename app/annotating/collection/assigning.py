@@ -44,7 +44,6 @@ class Assignment:
     """open, submitted or expired"""
     opened: float
     touched: float
-    submitted: float | None
     number: int
     """of the last save"""
     form: dict[str, Any]
@@ -73,13 +72,13 @@ class Assigner:
         """Return the pair that a person works on: the last one, or a new one; None: nothing is left."""
         self._expire(connection, person, now)
         mine = assignments.c.person == person.id
-        latest = assignments.c.touched.desc(), assignments.c.id.desc()
-        for row in connection.execute(select(assignments).where(mine, assignments.c.state == "open").order_by(*latest)):
+        latest = assignments.c.last.desc()
+        for row in connection.execute(select(assignments).where(mine, assignments.c.state == "open").order_by(latest)):
             if row.pair in self._pairs:
                 if now - row.touched > self._limit / 2:
                     record(connection, "seen", now, person.id, row.id)
                 return self.get(connection, person, row.id)
-        expired = select(assignments).where(mine, assignments.c.state == "expired").order_by(*latest)
+        expired = select(assignments).where(mine, assignments.c.state == "expired").order_by(latest)
         for row in connection.execute(expired).all():
             if row.pair in self._pairs and self.resume(connection, person, row, now):
                 return self.get(connection, person, row.id)
@@ -99,7 +98,6 @@ class Assigner:
             state=row.state,
             opened=row.opened,
             touched=row.touched,
-            submitted=row.submitted,
             number=row.number,
             form=json.loads(row.form),
             answer=None if row.answer is None else json.loads(row.answer),
@@ -126,7 +124,7 @@ class Assigner:
         old = [assignments.c.state == "open", assignments.c.touched < now - self._limit]
         old.append(assignments.c.person != person.id)
         old.append(or_(assignments.c.slot.is_not(None), assignments.c.answer.is_not(None)))
-        rows = select(assignments).where(*old).order_by(assignments.c.touched, assignments.c.id).limit(_EXPIRED_AT_ONCE)
+        rows = select(assignments).where(*old).order_by(assignments.c.last).limit(_EXPIRED_AT_ONCE)
         for row in connection.execute(rows).all():
             record(connection, "expired" if row.answer is None else "restored", now, None, row.id)
 

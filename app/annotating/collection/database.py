@@ -3,7 +3,8 @@
 Guarantees
 - processes on one database assign no pair too often and lose nothing: one transaction writes at a time, and is there
   whole or not at all, also after SIGKILL
-- events are never changed or deleted
+- events are never changed or deleted, but for the last save of a person, which a later one of the same fields replaces
+- a database of an earlier version is updated where it is opened
 - a database that cannot be opened is one line, which names what to give
 """
 
@@ -13,10 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, func, make_url, select
+from sqlalchemy import Connection, Engine, create_engine, event, func, inspect, make_url, select
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
 
-from app.annotating.collection.tables import METADATA
+from app.annotating.collection.events import rebuild
+from app.annotating.collection.tables import METADATA, protect_events
 from app.site import RefusedError
 from common.errors import StepDiffError
 
@@ -62,7 +64,7 @@ class Database:
         database = cls(engine)
         try:
             with database._locked() as connection:
-                METADATA.create_all(connection)
+                _create(connection)
         except DBAPIError as error:
             why = str(error.orig).strip().partition("\n")[0]
             raise StepDiffError(f"database: {shown} cannot be opened ({why})") from None
@@ -104,6 +106,18 @@ class Database:
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
+
+
+def _create(connection: Connection) -> None:
+    """Create the tables, or bring those of an earlier version up to date."""
+    known = inspect(connection)
+    new = not known.has_table("events")
+    earlier = not new and "last" not in {column["name"] for column in known.get_columns("assignments")}
+    METADATA.create_all(connection)
+    if earlier:
+        rebuild(connection)
+    if new or earlier:
+        protect_events(connection)
 
 
 def default_url(task: Path) -> str:

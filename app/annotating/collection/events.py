@@ -1,8 +1,9 @@
-"""Events: every change is a row that is only ever added, and `apply` makes the current state of it.
+"""Events: every change is a row, and `apply` makes the current state of it.
 
 Guarantees
 - the state is what the events make of empty tables
 - a change and its event are there both or neither
+- an event is never changed, but that consecutive saves of the same fields by one person are one event: the last of them
 """
 
 import json
@@ -13,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 
-from app.annotating.collection.tables import adjudications, assignments, events, pairs, people
+from app.annotating.collection.tables import METADATA, adjudications, assignments, events, pairs, people
 
 NO_FORM: dict[str, Any] = {"keystep": "", "texts": {}, "scores": {}}
 
@@ -48,16 +49,60 @@ def record(
 ) -> Event:
     """Add an event and change the state by it. The connection is one that writes."""
     values = {"at": at, "kind": kind, "person": person, "assignment": assignment}
-    row = connection.execute(insert(events).values(**values, data=json.dumps(data, allow_nan=False)))
-    assert row.inserted_primary_key is not None
-    event = Event(row.inserted_primary_key[0], at, kind, person, assignment, data)
+    text = json.dumps(data, allow_nan=False)
+    again = _saved_before(connection, person, assignment, data) if kind == "saved" else None
+    if again is not None:
+        connection.execute(update(events).where(events.c.seq == again.seq).values(at=at, data=text))
+        _count(connection, person, -len(again.data))
+        seq = again.seq
+    else:
+        row = connection.execute(insert(events).values(**values, data=text))
+        assert row.inserted_primary_key is not None
+        seq = row.inserted_primary_key[0]
+    event = Event(seq, at, kind, person, assignment, data)
     apply(connection, event)
     return event
 
 
-def history(connection: Connection, after: int = 0) -> Iterator[Event]:
-    """Yield the events after a number, in order."""
-    for row in connection.execute(select(events).where(events.c.seq > after).order_by(events.c.seq)):
+def _saved_before(connection: Connection, person: int | None, assignment: int | None, data: dict[str, Any]) -> Any:
+    """Return the last event of a person where it saved the same fields of the same assignment, else None."""
+    last = select(events).where(events.c.person == person).order_by(events.c.seq.desc()).limit(1)
+    row = connection.execute(last).one_or_none()
+    if row is None or (row.kind, row.assignment) != ("saved", assignment):
+        return None
+    return row if fields(json.loads(row.data)["changes"]) == fields(data["changes"]) else None
+
+
+def fields(changes: dict[str, Any]) -> set[str]:
+    """Return the names of the fields of the form that changed."""
+    named = {f"{part} {name}" for part in ("texts", "scores") for name in changes.get(part, {})}
+    return named | {"keystep"} & changes.keys()
+
+
+def _count(connection: Connection, person: int | None, size: int) -> None:
+    """Add to the bytes that a person has written."""
+    connection.execute(update(people).where(people.c.id == person).values(written=people.c.written + size))
+
+
+def rebuild(connection: Connection) -> int:
+    """Make the tables of an earlier version again from the events; return their number."""
+    connection.execute(update(pairs).values(taken=0))
+    for table in (people, assignments, adjudications):
+        table.drop(connection)
+    METADATA.create_all(connection)
+    for index in events.indexes:
+        index.create(connection, checkfirst=True)
+    count = 0
+    while rows := list(history(connection, count, 1000)):
+        for event in rows:
+            apply(connection, event)
+        count = rows[-1].seq
+    return count
+
+
+def history(connection: Connection, after: int = 0, most: int | None = None) -> Iterator[Event]:
+    """Yield the events after a number, in order, at most `most`."""
+    for row in connection.execute(select(events).where(events.c.seq > after).order_by(events.c.seq).limit(most)):
         yield Event(row.seq, row.at, row.kind, row.person, row.assignment, json.loads(row.data))
 
 
@@ -74,6 +119,7 @@ def merged(form: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 def apply(connection: Connection, event: Event) -> None:
     """Change the state by an event."""
     _KINDS[event.kind](connection, event)
+    _count(connection, event.person, len(json.dumps(event.data, allow_nan=False)))
 
 
 def _nothing(connection: Connection, event: Event) -> None:
@@ -82,7 +128,7 @@ def _nothing(connection: Connection, event: Event) -> None:
 
 def _added(connection: Connection, event: Event) -> None:
     names = ("name", "role", "origin", "token")
-    connection.execute(insert(people).values(id=event.seq, **{name: event.data[name] for name in names}))
+    connection.execute(insert(people).values(id=event.seq, written=0, **{name: event.data[name] for name in names}))
 
 
 def _linked(connection: Connection, event: Event) -> None:
@@ -107,6 +153,7 @@ def _opened(connection: Connection, event: Event) -> None:
             state="open",
             opened=event.at,
             touched=event.at,
+            last=event.seq,
             number=0,
             form=json.dumps(NO_FORM),
         )
@@ -119,6 +166,11 @@ def _take(connection: Connection, key: str, slots: int) -> None:
         connection.execute(update(pairs).where(pairs.c.pair == key).values(taken=pairs.c.taken + slots))
 
 
+def _touch(connection: Connection, event: Event, **values: Any) -> None:
+    """Change an assignment by something that its person does."""
+    _change(connection, event, touched=event.at, last=event.seq, **values)
+
+
 def _change(connection: Connection, event: Event, **values: Any) -> None:
     connection.execute(update(assignments).where(assignments.c.id == event.assignment).values(**values))
 
@@ -127,16 +179,16 @@ def _saved(connection: Connection, event: Event) -> None:
     """Also the changes that a submission brings."""
     row = connection.execute(select(assignments.c.form).where(assignments.c.id == event.assignment)).one()
     form = merged(json.loads(row.form), event.data["changes"])
-    _change(connection, event, form=json.dumps(form), number=event.data["number"], touched=event.at)
+    _touch(connection, event, form=json.dumps(form), number=event.data["number"])
 
 
 def _submitted(connection: Connection, event: Event) -> None:
     _saved(connection, event)
-    _change(connection, event, state="submitted", submitted=event.at, answer=json.dumps(event.data["answer"]))
+    _change(connection, event, state="submitted", done=event.seq, answer=json.dumps(event.data["answer"]))
 
 
 def _undone(connection: Connection, event: Event) -> None:
-    _change(connection, event, state="open", touched=event.at)
+    _touch(connection, event, state="open")
 
 
 def _restored(connection: Connection, event: Event) -> None:
@@ -144,7 +196,7 @@ def _restored(connection: Connection, event: Event) -> None:
 
 
 def _seen(connection: Connection, event: Event) -> None:
-    _change(connection, event, touched=event.at)
+    _touch(connection, event)
 
 
 def _expired(connection: Connection, event: Event) -> None:
@@ -155,7 +207,7 @@ def _expired(connection: Connection, event: Event) -> None:
 
 def _resumed(connection: Connection, event: Event) -> None:
     row = connection.execute(select(assignments).where(assignments.c.id == event.assignment)).one()
-    _change(connection, event, state="open", slot=event.data["slot"], touched=event.at)
+    _touch(connection, event, state="open", slot=event.data["slot"])
     _take(connection, row.pair, int(event.data["slot"] is not None))
 
 
@@ -173,7 +225,8 @@ def _imported(connection: Connection, event: Event) -> None:
             state="submitted",
             opened=event.at,
             touched=event.at,
-            submitted=event.at,
+            last=event.seq,
+            done=event.seq,
             number=0,
             form=json.dumps(NO_FORM),
             answer=json.dumps(answer),
@@ -183,7 +236,7 @@ def _imported(connection: Connection, event: Event) -> None:
 
 
 def _adjudicated(connection: Connection, event: Event) -> None:
-    values = {"at": event.at, "answer": json.dumps(event.data["answer"])}
+    values = {"event": event.seq, "answer": json.dumps(event.data["answer"])}
     key = pair_key(event.data["answer"]["pair"])
     if not connection.execute(update(adjudications).where(adjudications.c.pair == key).values(**values)).rowcount:
         connection.execute(insert(adjudications).values(pair=key, **values))

@@ -1,20 +1,22 @@
 """Answers of other tools, and adjudications.
 
 Guarantees
-- imported answers keep the rules of assignment: one of a person and pair, no more of a pair than the task has people
+- imported answers keep the rules of the form, and those of assignment: one of a person and pair, no more of a pair than
+  the task has people
 - importing a file twice changes nothing
 - an answer about a pair that is not part of the task is left out
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Connection, select
 
-from annotate.people.answers import Answer, answer_of, problems
+from annotate.people.answers import Answer, Side, answer_of, faults, problems
+from annotate.people.label_studio import CORRECT, SKIPPED
 from annotate.people.task import Task
 from app.annotating.collection import people
 from app.annotating.collection.assigning import free_slot
@@ -25,20 +27,46 @@ from app.site import UnknownError
 from common.errors import StepDiffError
 
 
-def take(connection: Connection, task: Task, answers: Iterable[Answer], by: Person, now: float) -> Counter[str]:
-    """Add answers; return how many were taken, and how many were left out for each reason."""
+class FaultsError(StepDiffError):
+    """An answer that breaks rules of the form."""
+
+    def __init__(self, faults: list[tuple[str, str]]) -> None:
+        """Give the fields and the sentences about them."""
+        super().__init__(" ".join(sentence for _, sentence in faults))
+        self.fields = dict(faults)
+
+
+def take(
+    connection: Connection,
+    task: Task,
+    answers: Iterable[tuple[str, Answer]],
+    by: Person,
+    now: float,
+    refused: Callable[[str], None],
+) -> Counter[str]:
+    """Add answers; return how many were taken, and how many were left out for each reason.
+
+    Args:
+        connection: One that writes.
+        task: Has the rules of the form.
+        answers: Each with its place in the file.
+        by: Who imports them.
+        now: Seconds since 1970.
+        refused: Receives one line for each answer that breaks a rule of the form.
+    """
     counts: Counter[str] = Counter()
-    for answer in answers:
-        counts[_take(connection, task, answer, by, now)] += 1
+    for place, answer in answers:
+        pair = task.by_id.get(answer.pair)
+        if pair is None or (pair.reference, pair.candidate) != (answer.reference, answer.candidate):
+            counts["not a pair of the task"] += 1
+        elif answer.rejected != SKIPPED and (broken := problems(answer, task)):
+            refused(f"{place}: {' '.join(broken)} {CORRECT}")
+        else:
+            counts[_take(connection, task, answer, by, now)] += 1
     return counts
 
 
 def _take(connection: Connection, task: Task, answer: Answer, by: Person, now: float) -> str:
-    pair = task.by_id.get(answer.pair)
-    if pair is None or (pair.reference, pair.candidate) != (answer.reference, answer.candidate):
-        return "not a pair of the task"
-    if answer.rejected is None and any(name not in task.names for name in answer.differences):
-        return "another category than the task's"
     key, found = pair_key(answer.pair), asdict(answer)
     if answer.kind == "adjudication":
         known = connection.execute(select(adjudications.c.answer).where(adjudications.c.pair == key)).scalar()
@@ -75,18 +103,17 @@ def adjudicate(
     scores: dict[str, int],
     rejected: str | None,
     now: float,
+    left: Side = "reference",
 ) -> Answer:
-    """Record the answer that decides about a pair; its texts say how the candidate differs from the reference.
+    """Record the answer that decides about a pair; its texts say how the other clip differs from the `left` one.
 
     Raises:
         UnknownError: The task has no such pair.
-        StepDiffError: The answer breaks a rule of the task.
+        FaultsError: The answer breaks rules of the task.
     """
     known = task.by_id.get(pair)
     if known is None:
         raise UnknownError(f"the task has no pair {pair!r:.200}")
-    if any("\0" in text for text in (keystep, *texts.values())):
-        raise StepDiffError("a text has no NUL")
     differences: dict[str, Any] = {
         name: {"text": texts.get(name, "").strip(), "score": score} for name, score in scores.items()
     }
@@ -99,13 +126,13 @@ def adjudicate(
             "keystep": " ".join(keystep.split()),
             "differences": {} if rejected is not None else differences,
             "rejected": rejected,
-            "left": "reference",
+            "left": left,
             "seconds": None,
             "submitted": datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds"),
             "kind": "adjudication",
         }
     )
-    if found := problems(answer, task):
-        raise StepDiffError(" ".join(found))
+    if found := list(faults(answer, task)):
+        raise FaultsError(found)
     record(connection, "adjudicated", now, by.id, answer=asdict(answer))
     return answer

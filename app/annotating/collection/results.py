@@ -6,7 +6,7 @@ Guarantees
 """
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -15,8 +15,12 @@ from typing import Any
 from sqlalchemy import Connection, case, func, select
 
 from annotate.people.answers import Answer, answer_of
+from annotate.people.task import HIGHEST, Task
 from app.annotating.collection.events import pair_key
 from app.annotating.collection.tables import adjudications, assignments, pairs, people
+
+OTHER_WAY = "(Video 1 compared with Video 2) "
+"""begins a text of a decision that says how the reference differs from the candidate"""
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class OwnProgress:
     training: int
     open: int
     last: float | None
-    """seconds since 1970"""
+    """time of the last change, in seconds since 1970"""
 
 
 @dataclass(frozen=True)
@@ -65,8 +69,8 @@ class Disagreement:
 def answers(connection: Connection) -> Iterator[Answer]:
     """Yield the submitted answers in the order of submission, and then the adjudications."""
     submitted = assignments.c.state == "submitted"
-    final = select(adjudications.c.answer).order_by(adjudications.c.at, adjudications.c.pair)
-    rows = select(assignments.c.answer).where(submitted).order_by(assignments.c.submitted, assignments.c.id)
+    final = select(adjudications.c.answer).order_by(adjudications.c.event)
+    rows = select(assignments.c.answer).where(submitted).order_by(assignments.c.done)
     for query in (rows, final):
         for row in connection.execute(query):
             yield answer_of(json.loads(row.answer))
@@ -86,24 +90,35 @@ def totals(connection: Connection, per_pair: int) -> Totals:
 
 def progress(connection: Connection) -> dict[int, OwnProgress]:
     """Return the progress of each person who has assignments."""
+    own = assignments.alias()
+    latest = select(own.c.touched).where(own.c.person == assignments.c.person).order_by(own.c.last.desc())
     submitted, training = assignments.c.state == "submitted", assignments.c.kind == "training"
     columns = (
         func.count(case((submitted & ~training, 1))).label("submitted"),
         func.count(case((submitted & training, 1))).label("training"),
         func.count(case((assignments.c.state == "open", 1))).label("open"),
-        func.max(assignments.c.touched).label("last"),
+        latest.limit(1).label("last"),
     )
     rows = connection.execute(select(assignments.c.person, *columns).group_by(assignments.c.person))
     return {row.person: OwnProgress(row.submitted, row.training, row.open, row.last) for row in rows}
 
 
-def own_progress(connection: Connection, person: int) -> tuple[int, float | None]:
-    """Return how many pairs of work and gold a person submitted, and the median seconds of the last 50."""
-    mine = (assignments.c.person == person) & (assignments.c.state == "submitted") & (assignments.c.kind != "training")
+def own_progress(connection: Connection, person: int, per_pair: int) -> tuple[int, int, float | None]:
+    """Return how many pairs of work and gold a person submitted, how many are left, and median seconds of the last 50.
+
+    Left are the open ones, and those of the work that the person has not had and that are not complete.
+    """
+    own = (assignments.c.person == person) & (assignments.c.kind != "training")
+    mine = own & (assignments.c.state == "submitted")
     count = connection.execute(select(func.count()).where(mine)).scalar_one()
-    last = select(assignments.c.answer).where(mine).order_by(assignments.c.submitted.desc()).limit(50)
+    begun = connection.execute(select(func.count()).where(own, assignments.c.state == "open")).scalar_one()
+    free = pairs.c.place.is_not(None) & (pairs.c.taken < per_pair)
+    had = select(func.count()).select_from(assignments).join(pairs, pairs.c.pair == assignments.c.pair)
+    had = had.where(own, free, assignments.c.state != "expired")
+    left = connection.execute(select(func.count()).where(free)).scalar_one() - connection.execute(had).scalar_one()
+    last = select(assignments.c.answer).where(mine).order_by(assignments.c.done.desc()).limit(50)
     seconds = sorted(own for row in connection.execute(last) if (own := json.loads(row.answer)["seconds"]) is not None)
-    return count, seconds[len(seconds) // 2] if seconds else None
+    return count, begun + left, seconds[len(seconds) // 2] if seconds else None
 
 
 def disagreements(found: list[Answer]) -> list[Disagreement]:
@@ -142,18 +157,36 @@ def people_of(connection: Connection, shown: Sequence[str]) -> dict[str, tuple[l
     return found
 
 
-def suggestion(found: Sequence[Answer], categories: Sequence[str]) -> dict[str, Any]:
-    """Return the form to begin a decision with: the last one, or the median score of each category and no text."""
+def suggestion(found: Sequence[Answer], task: Task) -> dict[str, Any]:
+    """Return the form to begin a decision with, which can be confirmed as it is: the last decision, or what people say.
+
+    That is a rejection where at least half of them reject. Else it has the median score of each category with the text
+    of the nearest score, where the median is below 5. Texts say how the candidate differs from the reference, unless
+    all of them were written the other way; one of several that was begins with OTHER_WAY.
+    """
     decided = [answer for answer in found if answer.kind == "adjudication"]
-    if decided:
-        own = decided[-1]
-        texts = {name: own.differences[name].text for name in categories if name in own.differences}
-        scores = {name: own.differences[name].score for name in categories if name in own.differences}
-        return {"keystep": own.keystep, "texts": texts, "scores": scores, "rejected": own.rejected}
-    scores = {}
-    for name in categories:
-        given = [answer.differences[name].score for answer in found if name in answer.differences]
+    answers = decided[-1:] or list(found)
+    accepting = [answer for answer in answers if answer.rejected is None]
+    rejected = None
+    if 2 * len(accepting) <= len(answers) and answers:
+        known = Counter(answer.rejected for answer in answers if answer.rejected in task.reject_reasons)
+        rejected = max(known, key=lambda reason: known[reason], default=task.reject_reasons[-1])
+    chosen, scores = {}, {}
+    for name in task.names:
+        given = [answer for answer in accepting if name in answer.differences]
         if given:
-            scores[name] = int(median(given))
-    keystep = next((answer.keystep for answer in found if answer.keystep), "")
-    return {"keystep": keystep, "texts": {}, "scores": scores, "rejected": None}
+            score = scores[name] = int(median(answer.differences[name].score for answer in given))
+            described = [answer for answer in given if answer.differences[name].text.strip()]
+            if described and (decided or score < HIGHEST):
+                chosen[name] = min(described, key=lambda answer: abs(answer.differences[name].score - score))
+    turned = bool(chosen) and all(answer.left == "candidate" for answer in chosen.values())
+    texts = {name: answer.differences[name].text for name, answer in chosen.items()}
+    if not turned:
+        texts |= {name: OTHER_WAY + texts[name] for name, answer in chosen.items() if answer.left == "candidate"}
+    return {
+        "keystep": next((answer.keystep for answer in [*accepting, *answers] if answer.keystep), ""),
+        "texts": texts,
+        "scores": scores,
+        "rejected": rejected,
+        "left": "candidate" if turned else "reference",
+    }

@@ -2,9 +2,11 @@
 
 Guarantees
 - a save or submission that is sent again changes nothing
-- an empty text means score 5, and a lower score needs a text: each rule that an answer breaks is a sentence
+- a text that was left empty means score 5, and a lower score needs a text; a category that nobody touched has no score:
+  each rule that an answer breaks is a sentence
 - nobody changes another person's assignment
 - gold with a text gives feedback and is final
+- a person writes at most the task's person_mib into the database
 """
 
 from dataclasses import asdict, dataclass
@@ -13,17 +15,14 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
-from annotate.people.answers import Answer, answer_of, problems
+from annotate.people.answers import FORM_TEXT, Answer, answer_of, problems
 from annotate.people.task import HIGHEST, Check, Known, Task
 from app.annotating.collection.assigning import Assigner, Assignment
 from app.annotating.collection.events import merged, record
 from app.annotating.collection.people import Person
-from app.annotating.collection.tables import assignments
+from app.annotating.collection.tables import assignments, people
 from app.site import RefusedError
 from common.errors import StepDiffError
-
-MOST_TEXT = 2000
-"""characters of a text"""
 
 
 @dataclass(frozen=True)
@@ -86,12 +85,13 @@ def save(
 
     Raises:
         StaleError: The number is not higher.
-        RefusedError: The assignment is submitted, or others have finished its pair.
+        RefusedError: The assignment is submitted, others have finished its pair, or the person has written too much.
         UnknownError: The person has no such assignment.
     """
     own = _open(connection, assigner, person, identity, now)
     if number <= own.number:
         raise StaleError(own.number)
+    _refuse_over_quota(connection, assigner.task, person)
     record(connection, "saved", now, person.id, identity, number=number, changes=_checked(changes, assigner.task))
     return number
 
@@ -121,6 +121,7 @@ def submit(
     found = problems(answer, assigner.task)
     if found:
         return Submitted(found)
+    _refuse_over_quota(connection, assigner.task, person)
     record(connection, "submitted", now, person.id, identity, number=number, changes=changes, answer=asdict(answer))
     return Submitted([], feedback(assigner.task, own, answer))
 
@@ -129,16 +130,17 @@ def undo(connection: Connection, assigner: Assigner, person: Person, now: float)
     """Open the last submitted assignment of a person again and return its id.
 
     Raises:
-        RefusedError: There is none, or its feedback was shown.
+        RefusedError: There is none, its feedback was shown, or the person has written too much.
     """
     mine = (assignments.c.person == person.id) & (assignments.c.state == "submitted")
-    latest = select(assignments.c.id).where(mine).order_by(assignments.c.submitted.desc(), assignments.c.id.desc())
+    latest = select(assignments.c.id).where(mine).order_by(assignments.c.done.desc())
     identity = connection.execute(latest.limit(1)).scalar()
     if identity is None:
         raise RefusedError("there is no submission to undo", 409)
     own = assigner.get(connection, person, identity)
     if feedback(assigner.task, own, _answer(own)) is not None:
         raise RefusedError("the last pair had feedback: its answer is final", 409)
+    _refuse_over_quota(connection, assigner.task, person)
     record(connection, "undone", now, person.id, identity)
     return identity
 
@@ -176,14 +178,25 @@ def _open(connection: Connection, assigner: Assigner, person: Person, identity: 
     return assigner.get(connection, person, identity)
 
 
+def _refuse_over_quota(connection: Connection, task: Task, person: Person) -> None:
+    """Raise RefusedError where the events of a person have as many bytes as the task allows."""
+    written = connection.execute(select(people.c.written).where(people.c.id == person.id)).scalar_one()
+    if written >= task.person_mib * 2**20:
+        raise RefusedError(
+            f"not saved: your changes have {task.person_mib:g} MiB, the most of a person in this task; ask the person "
+            "who collects to raise person_mib",
+            413,
+        )
+
+
 def _checked(changes: dict[str, Any], task: Task) -> dict[str, Any]:
     """Return changes that name categories of the task only and have texts that every database takes."""
     for part in ("texts", "scores"):
         if unknown := [name for name in changes.get(part, {}) if name not in task.names]:
             raise StepDiffError(f"{unknown[0]!r:.80} is not a category of the task: reload the page")
     for text in (changes.get("keystep", ""), *changes.get("texts", {}).values()):
-        if len(text) > MOST_TEXT or "\0" in text:
-            raise StepDiffError(f"a text has at most {MOST_TEXT:,} characters, and no NUL")
+        if len(text) > FORM_TEXT or "\0" in text:
+            raise StepDiffError(f"a text has at most {FORM_TEXT:,} characters, and no NUL")
     return changes
 
 
@@ -192,13 +205,16 @@ def _made(
 ) -> Answer:
     """Return the answer of a form.
 
-    A category without text and score has score 5; one with a text and no score is left out.
+    A text that was left empty means score 5. A category with neither text nor score, or with words and no score, has no
+    score that somebody chose: it is left out.
     """
     differences = {}
     for name in task.names:
-        text, score = form["texts"].get(name, "").strip(), form["scores"].get(name)
-        if score is not None or not text:
-            differences[name] = {"text": text, "score": HIGHEST if score is None else score}
+        text, score = form["texts"].get(name), form["scores"].get(name)
+        if score is None and text is not None and not text.strip():
+            score = HIGHEST
+        if score is not None:
+            differences[name] = {"text": (text or "").strip(), "score": score}
     submitted = datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds")
     found = {
         "pair": own.pair.id,
@@ -209,7 +225,7 @@ def _made(
         "differences": differences if rejected is None else {},
         "rejected": rejected,
         "left": own.left,
-        "seconds": round(min(seconds, max(0.0, now - own.opened)), 1),
+        "seconds": round(min(seconds, now - own.opened) if now > own.opened else seconds, 1),  # the clock may move back
         "submitted": submitted,
         "kind": own.kind,
     }
