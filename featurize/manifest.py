@@ -31,6 +31,7 @@ from featurize.video.media_file import BYTES, DIGEST, why
 from featurize.video.stream import opened
 from featurize.video.timeline import from_packets
 from store import text_key
+from store.catalog.catalog import MOST_SECONDS, check_rows
 
 CLIP_COLUMNS = ("clip", "video", "start", "end")
 _OWN = ("key", "row", BYTES, DIGEST)  # the catalog's own columns
@@ -121,8 +122,8 @@ def clips_of(frame: pl.DataFrame, path: Path, last: bool = True) -> Manifest:
 
 def usable(start: str, end: str) -> pl.Expr:
     """Whether an interval in two columns of numbers can be featurized."""
-    finite = pl.all_horizontal(pl.col(start, end).is_finite())
-    return (finite & (pl.col(start) >= 0) & (pl.col(end) > pl.col(start))).fill_null(False)
+    ordered = (pl.col(start) >= 0) & (pl.col(end) > pl.col(start)) & (pl.col(end) < MOST_SECONDS)
+    return ordered.fill_null(False)
 
 
 def check_clips(frame: pl.DataFrame, path: Path) -> None:
@@ -142,13 +143,17 @@ def check_clips(frame: pl.DataFrame, path: Path) -> None:
 
 
 def check_names(frame: pl.DataFrame, path: Path, first: int = 0) -> None:
-    """Raise StepDiffError on a row without a clip or video; `first` is the place of the first row in the file."""
+    """Raise StepDiffError on a row without a clip or video, or with one that no catalog takes.
+
+    `first` is the place of the first row in the file.
+    """
     for name in ("clip", "video"):
         if frame[name].dtype != pl.String:
             raise StepDiffError(f"column {name!r} of {path} holds {frame[name].dtype}: write text")
         empty = frame[name].fill_null("").str.strip_chars() == ""
         if empty.any():
             raise StepDiffError(f"row {first + empty.arg_true()[0] + 1} of {path} has no {name}: give it one")
+    check_rows(frame.select("clip", "video"), str(path), first + 1)
 
 
 def refuse_twice(clips: pl.Series, path: Path) -> None:
@@ -173,8 +178,8 @@ def numbers(times: pl.Series) -> pl.Series:
 def _unusable(start: object, end: object, first: float | None, last: float | None) -> str | None:
     """Why an interval is none, in words."""
     for name, written, number in (("start", start, first), ("end", end, last)):
-        if number is None or not abs(number) < float("inf"):
-            return f"{name} {written!r} is not a number of seconds"
+        if number is None or not abs(number) < MOST_SECONDS:
+            return f"{name} {written!r} is not a number of seconds below {MOST_SECONDS:,.0f}"
     assert first is not None and last is not None
     if first < 0:
         return f"start {first:g} is before the video"

@@ -21,6 +21,7 @@ from jaxtyping import Int, Int64
 from common.errors import StepDiffError
 from common.io import sealed as table
 from common.io.files import Place, place
+from store.catalog.key_index import pack
 from store.catalog.key_indexes import KeyIndexes
 from store.catalog.parts import (
     MOST_ROWS,
@@ -38,6 +39,12 @@ from store.snapshots.kept_parts import keeping
 Answer = TypeVar("Answer")
 BLOCK = 2**18
 """rows of a block of a catalog"""
+MOST_BYTES = 4096
+"""of a key or a path in UTF-8: the longest path of Linux"""
+MOST_SECONDS = 1e9
+"""of a start or end, which are below: 31 years. Times in milliseconds or since 1970 are above"""
+MOST_EQUAL = 64
+"""keys of one hash in one piece: look-ups compare all of them, and by chance there are not two"""
 
 
 class Catalog:
@@ -267,7 +274,41 @@ class Catalog:
         if not frame["key"].is_unique().all():
             twice = frame.filter(pl.col("key").is_duplicated())["key"][0]
             raise StepDiffError(f"{self.entity} to append contain {twice!r} twice: keys are unique")
+        check_rows(frame, f"the {self.entity} to append")
         return frame
+
+
+def check_rows(frame: pl.DataFrame, where: str, first: int = 0) -> None:
+    """Raise StepDiffError, naming the row, where a key, path or time is none that a catalog takes.
+
+    Every way into a catalog has this check: manifests, imports and appends. Rows that a catalog has are not checked
+    again. The first row of the frame is number `first` of `where`.
+    """
+
+    def refuse(wrong: pl.Series, column: pl.Series, why: str, remedy: str) -> None:
+        if at := wrong.fill_null(False).arg_true()[:1].to_list():
+            value = str(column[at[0]])
+            shown = repr(value if len(value) <= 40 else f"{value[:40]}...")
+            raise StepDiffError(f"row {first + at[0]} of {where} has {column.name} {shown}, {why}: {remedy}")
+
+    for name, dtype in frame.schema.items():
+        column = frame[name]
+        if name in ("key", "clip", "video") and dtype == pl.String:
+            column = column.fill_null("")
+            refuse(column.str.len_bytes() > MOST_BYTES, column, f"of more than {MOST_BYTES:,} bytes", "shorten it")
+            refuse(column.str.contains("\0", literal=True), column, "with a NUL character", "remove it")
+            if name != "video" and _has_equal_hashes(column) and _has_equal_hashes(column.unique()):
+                raise StepDiffError(f"{where} has keys that were made to have one hash: give others")
+        elif name in ("start", "end") and (dtype.is_numeric() or dtype.is_temporal() or dtype == pl.String):
+            seconds = column.cast(pl.Float64, strict=False)
+            wrong = seconds.abs() >= MOST_SECONDS  # NaN too, which Polars orders after all numbers
+            refuse(wrong, column, "not a time in a video", f"give seconds below {MOST_SECONDS:,.0f}, or null")
+
+
+def _has_equal_hashes(keys: pl.Series) -> bool:
+    """Return whether more than MOST_EQUAL keys, equal ones too, have one hash."""
+    hashes = np.sort(pack(keys).hashes())
+    return bool((hashes[MOST_EQUAL:] == hashes[:-MOST_EQUAL]).any())
 
 
 def _like(frame: pl.DataFrame, like: pl.DataFrame) -> pl.DataFrame:

@@ -31,6 +31,8 @@ from store.provenance import Feature, check_name
 _RESERVED = (KEY, "row")  # columns that a store gives its catalog
 BATCH_BYTES = 32 * 2**20
 """bytes of features that are decoded at a time, about"""
+MOST_COLUMNS = 1000
+"""of metadata"""
 KEY_ROWS = 2**14
 """keys that are decoded at a time"""
 _DAMAGE = (pa.ArrowException, OSError, ValueError, IndexError)
@@ -125,6 +127,10 @@ def layout(
     about = list(columns) or (
         list(card.columns) if card else [n for n in schema.names if n not in (key, *_RESERVED, *lists)]
     )
+    if len(about) > MOST_COLUMNS:
+        raise StepDiffError(
+            f"{where} has {len(about):,} columns of metadata: name at most {MOST_COLUMNS:,} with --columns"
+        )
     for name in about:
         if name in _RESERVED:
             raise StepDiffError(f"column {name!r} cannot be metadata, the store has its own: leave it out of --columns")

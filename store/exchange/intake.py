@@ -20,7 +20,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -32,7 +31,7 @@ from jaxtyping import Int, Int64
 from common.errors import StepDiffError
 from common.io.files import refuse_links_out
 from common.progress import progress
-from store.catalog.catalog import Catalog
+from store.catalog.catalog import Catalog, check_rows
 from store.catalog.forgotten import are_forgotten
 from store.exchange import hdf5_layout
 from store.exchange.options import Hdf5ImportOptions, ImportOptions, Readable
@@ -43,6 +42,8 @@ from store.io.writer import Values, ViewWriter
 from store.provenance import Feature, Provenance, with_dtype
 from store.view import ABSENT, FAILED, OK
 
+MOST_FEATURES = 100
+"""of an import, which writes files of each while it holds the store's lock"""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _FIELDS = {
     "encoder": "encoder",
@@ -76,8 +77,8 @@ class Given:
     """What is imported."""
 
     source: Source
-    metadata: Iterator[pl.DataFrame] | None
-    """of all rows in order; None where the files have none"""
+    metadata: Callable[[], Iterator[pl.DataFrame]] | None
+    """reads that of all rows, in order; None where the files have none"""
     provenance: Provenance | None
     """of store export; None in files of others"""
     versions: dict[str, str]
@@ -131,15 +132,20 @@ def take_in(options: ImportOptions, noted: bool = True) -> Imported:
         _check_keys(path, keys)
         scales = _scales(source.kinds)
         features = {name: kind for name, kind in source.kinds.items() if name not in scales.values()}
+        if len(features) > MOST_FEATURES:
+            raise StepDiffError(
+                f"{path} has {len(features):,} features, a view at most {MOST_FEATURES}: give --features"
+            )
         if options.dtype:
             features = with_dtype(features, options.dtype)
         provenance = _provenance(path, options, features, given.provenance if noted else None)
+        columns = _checked_columns(path, given.metadata)
         store = Store.open(options.store, create=True)
-        metadata = _fitting(path, store.catalog(options.entity), given.metadata)
+        _check_fits(path, store.catalog(options.entity), columns)
         info = {"imported_from": path.name, **given.versions}
         with store.writer(options.entity, options.view, provenance, features, info=info, wait=options.wait) as writer:
             view = writer.view
-            rows = _add(writer, keys, metadata)
+            rows = _add(writer, keys, given.metadata)
             before = view.status()[rows]
             todo = before == ABSENT
             if options.retry_failed:
@@ -197,9 +203,7 @@ def _opened(path: Path, options: ImportOptions) -> Iterator[Given]:
     with _rows(format)(path, options.keys, options.features, options.columns) as rows:
         card = rows.layout.card
         provenance = Provenance.from_dict(card.provenance) if card else None
-        yield Given(
-            rows, rows.metadata() if rows.layout.about else None, provenance, rows.versions, rows.layout.left_out
-        )
+        yield Given(rows, rows.metadata if rows.layout.about else None, provenance, rows.versions, rows.layout.left_out)
 
 
 def _rows(format: Readable) -> Any:
@@ -278,24 +282,34 @@ def _provenance(
     return Provenance(**made, dtypes=dtypes)
 
 
-def _fitting(path: Path, catalog: Catalog, metadata: Iterator[pl.DataFrame] | None) -> Iterator[pl.DataFrame] | None:
-    """Return the metadata. StepDiffError, before anything is written, where the catalog has other types of columns."""
-    if metadata is None:
-        return None
-    first = next(metadata)
+def _checked_columns(path: Path, metadata: Callable[[], Iterator[pl.DataFrame]] | None) -> pl.DataFrame:
+    """Read the metadata once, before the store's lock is held, and return their columns without rows.
+
+    Raises StepDiffError where they are damaged, or `check_rows` refuses one.
+    """
+    columns, first = pl.DataFrame(), 0
+    for block in metadata() if metadata else ():
+        check_rows(block, str(path), first)
+        columns, first = block.clear(), first + len(block)
+    return columns
+
+
+def _check_fits(path: Path, catalog: Catalog, columns: pl.DataFrame) -> None:
+    """Raise StepDiffError, before anything is written, where the catalog has other types of columns."""
     try:
-        catalog.append(first.clear().insert_column(0, pl.Series("key", [], pl.String)))  # no row, which checks columns
+        catalog.append(columns.insert_column(0, pl.Series("key", [], pl.String)))  # no row, which checks columns
     except StepDiffError as error:
         raise StepDiffError(f"{path}: {error}, or name the columns to take with --columns") from None
-    return chain([first], metadata)
 
 
-def _add(writer: ViewWriter, keys: pl.Series, metadata: Iterator[pl.DataFrame] | None) -> Int64[np.ndarray, " keys"]:
+def _add(
+    writer: ViewWriter, keys: pl.Series, metadata: Callable[[], Iterator[pl.DataFrame]] | None
+) -> Int64[np.ndarray, " keys"]:
     """Give new keys rows, with their metadata; return the row of every key."""
     if metadata is None:
         return writer.add(keys.to_frame())
     start = 0
-    for block in metadata:
+    for block in metadata():
         writer.add(block.insert_column(0, keys[start : start + len(block)]))
         start += len(block)
     return writer.view.catalog.rows(keys)
@@ -329,7 +343,7 @@ def _import(
 
 
 def _check_keys(path: Path, keys: pl.Series) -> None:
-    """Raise StepDiffError where keys are missing or occur twice."""
+    """Raise StepDiffError where keys are missing or occur twice, or `check_rows` refuses one."""
     missing = keys.is_null() | (keys == "")
     if missing.any():
         raise StepDiffError(f"{path} has no key for row {missing.arg_max()}: give every row one")
@@ -337,3 +351,4 @@ def _check_keys(path: Path, keys: pl.Series) -> None:
         twice = keys.filter(keys.is_duplicated())[0]
         first, second = (keys == twice).arg_true()[:2]
         raise StepDiffError(f"{path} has key {twice!r} in rows {first} and {second}: keys are unique")
+    check_rows(keys.to_frame(), str(path))

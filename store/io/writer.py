@@ -28,6 +28,7 @@ from common.io import sealed as table
 from common.io.files import Place
 from common.io.locks import check_held, locked
 from common.io.sealed import crc32c
+from store.catalog.catalog import check_rows
 from store.catalog.forgotten import are_forgotten, refuse_forgotten
 from store.format.rows import StoredRows, stored_rows
 from store.format.shard import encode_chunk, pieces
@@ -90,6 +91,8 @@ class ViewWriter:
         """
         if not isinstance(keys, pl.DataFrame):
             keys = pl.DataFrame({"key": [keys] if isinstance(keys, str) else list(keys)}, schema={"key": pl.String})
+        check_rows(keys, "the rows to write")
+        check_rows(pl.DataFrame({"key": list(failures or ())}, schema={"key": pl.String}), "the failures to write")
         copies = {name: np.array(np.asarray(values)) for name, values in features.items()}
         shapes = {name: (keys.height, *feature.shape) for name, feature in self.view.features.items()}
         given = {name: values.shape for name, values in copies.items()}

@@ -5,6 +5,7 @@ import sys
 from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given
@@ -12,7 +13,13 @@ from hypothesis import strategies as st
 
 from common.errors import StepDiffError
 from common.io import sealed as table
-from store import Catalog, Store, text_key
+from featurize.manifest import read_manifest
+from featurize.windows import read_windows
+from store import Catalog, Feature, Provenance, Store, text_key
+from store.catalog.catalog import MOST_EQUAL, check_rows
+from store.catalog.key_index import pack
+from store.exchange.intake import take_in
+from store.exchange.options import ImportOptions
 from store.verbs.compact import compact
 from store.verbs.options import CompactOptions
 
@@ -221,3 +228,79 @@ def test_a_column_of_a_type_that_the_catalog_cannot_take_is_refused_before_anyth
             Catalog(tmp_path / "clips").append(pl.DataFrame({"key": ["b"], "split": wrong}))
     catalog.append(pl.DataFrame({"key": ["b"], "split": ["val"], "start": [1.5], "new": [[1]]}))
     assert catalog.frame()["key"].to_list() == ["a", "b"]
+
+
+MADE_BY = {"encoder": "net", "weights_sha256": "ab" * 32, "layer": "last", "frames": "8 evenly", "crop": "centre 224"}
+WRONG = {
+    "a long key": ({"key": ["a", "ü" * 2049]}, "has KEY 'üüü"),
+    "a key with NUL": ({"key": ["a", "b\0"]}, r"has KEY 'b\x00', with a NUL character: remove it"),
+    "a path with NUL": ({"video": ["a.mp4", "v\0.mp4"]}, r"has video 'v\x00.mp4', with a NUL character: remove it"),
+    "a start far away": ({"start": [0.0, 1e18]}, "has start '1e+18', not a time in a video: give seconds below 1,000,"),
+    "a start as text": ({"start": ["0", "1e18"]}, "has start '1e18', not a time in a video"),
+    "an infinite end": ({"end": [9.0, float("inf")]}, "has end 'inf', not a time in a video"),
+    "an end that is NaN": ({"end": [9.0, float("nan")]}, "has end 'nan', not a time in a video"),
+}
+"""columns of two clips, and why the second is refused"""
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("door", ["append", "update", "write", "failures", "import", "manifest", "windows"])
+def test_keys_paths_and_times_that_no_catalog_takes_are_refused_at_every_door_with_their_row(
+    tmp_path: Path, door: str, wrong: str
+) -> None:
+    columns, message = WRONG[wrong]
+    clips = pl.DataFrame(
+        {"key": ["a", "b"], "video": ["a.mp4", "b.mp4"], "start": [0.0, 1.0], "end": [9.0, 9.0], **columns}
+    )
+    store = Store.open(tmp_path / "s", create=True)
+    features, ones = {"x": Feature((2,), "float32")}, np.ones((2, 2), np.float32)
+    row = "row 2" if door in ("manifest", "windows") else "row 1"
+    path = tmp_path / "f.parquet"
+    if door in ("manifest", "windows") and not {"start", "end"}.isdisjoint(columns):
+        clips.rename({"key": "clip"}).write_parquet(path)
+        assert list(read_manifest(path).failures) == ["b"], "a bad interval fails alone"
+        return
+    if door == "failures" and "key" not in columns:
+        return
+    with pytest.raises(StepDiffError) as caught:
+        if door == "append":
+            store.catalog("clips").append(clips)
+        elif door == "update":
+            store.catalog("clips").update(clips)
+        elif door in ("write", "failures"):
+            with store.writer("clips", "v", Provenance("n", "0" * 64, "l", "f", "c", {}), features) as writer:
+                if door == "write":
+                    writer.write(clips, {"x": ones})
+                writer.write([], {}, dict.fromkeys(clips["key"], "no video"))
+        elif door == "import":
+            clips.with_columns(x=ones).write_parquet(path)
+            take_in(ImportOptions(str(path), str(tmp_path / "new"), "v", **MADE_BY))
+        else:
+            clips.rename({"key": "clip"}).write_parquet(path)
+            list(read_windows(path, window=1)) if door == "windows" else read_manifest(path)
+    name = "clip" if door in ("manifest", "windows") else "key"
+    assert row in str(caught.value) and message.replace("KEY", name) in str(caught.value)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
+    assert len(store.catalog("clips")) == 0 and not (tmp_path / "new").exists()
+
+
+def test_a_store_with_keys_that_no_door_takes_now_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = "a" * 5000
+    with monkeypatch.context() as earlier:
+        earlier.setattr("store.catalog.catalog.MOST_BYTES", 10_000)
+        Store.open(tmp_path / "s", create=True).catalog("clips").append(frame("b", long, start=[0.0, 1.0]))
+    store = Store.open(tmp_path / "s")
+    assert store.catalog("clips").rows([long, "b"]).tolist() == [1, 0]
+    assert store.catalog("clips").append(frame("c")) == 1
+    compact(CompactOptions(str(tmp_path / "s")))
+    assert store.catalog("clips").keys(np.arange(3)) == ["b", long, "c"]
+
+
+def test_keys_that_were_made_to_have_one_hash_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = [f"{n}" for n in range(MOST_EQUAL + 2)]
+    check_rows(frame(*keys, *["7"] * 100), "f")  # equal keys are refused elsewhere, with a line that says so
+    hashes = pack(keys).hashes()
+    monkeypatch.setattr("store.catalog.key_index.PackedKeys.hashes", lambda keys: hashes[: len(keys)] * 0)
+    check_rows(frame(*keys[:MOST_EQUAL]), "f")
+    with pytest.raises(StepDiffError, match="f has keys that were made to have one hash"):
+        check_rows(frame(*keys), "f")

@@ -224,7 +224,9 @@ def test_fragments_are_kept_until_the_dataset_opens_with_all_rows(
 
 
 @pytest.mark.parametrize("layout", ["clips", "rows"])
-def test_a_key_with_nul_is_refused_in_hdf5(tmp_path: Path, layout: Any) -> None:
+def test_a_key_with_nul_is_refused_in_hdf5(tmp_path: Path, layout: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("catalog.catalog", "io.writer"):  # catalogs of earlier versions may have such keys
+        monkeypatch.setattr(f"store.{module}.check_rows", lambda *_: None)
     store = small_store(tmp_path / "s", {"x": Feature((2,), "float32")}, ["c", "a\0b"])
     options = ExportOptions(str(tmp_path / "out.h5"), str(store.path), "net", layout=layout)
     assert refused(options) == r"key 'a\x00b' holds NUL, where texts and names of HDF5 end: give --format parquet"

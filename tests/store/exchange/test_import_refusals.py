@@ -5,9 +5,10 @@ import os
 import socket
 import tarfile
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -320,3 +321,51 @@ def test_flipped_bits_give_one_line_or_failed_rows(tmp_path: Path) -> None:
             assert "\n" not in str(error)
             outcomes.add("refused")
     assert outcomes == {"taken", "refused"}
+
+
+def parquet_of(path: Path, columns: dict[str, Any]) -> Path:
+    pq.write_table(pa.table(columns), path / "f.parquet", compression="zstd")
+    return path / "f.parquet"
+
+
+def floats(rows: int) -> Any:
+    return pa.FixedSizeListArray.from_arrays(pa.array(np.ones(rows, np.float32)), 1)
+
+
+SLOW = {
+    "a key of 50 MB": lambda t: parquet_of(t, {"key": ["a" * 50_000_000], "x": floats(1)}),
+    "keys of every length": lambda t: parquet_of(t, {"key": ["a" * n for n in range(1, 4097)], "x": floats(4096)}),
+    "a text of 256 kB in 2,000 rows": lambda t: parquet_of(
+        t,
+        {
+            "key": [f"{n}" for n in range(2000)],
+            "m": pa.array(["x" * 2**18] * 2000).dictionary_encode(),
+            "x": floats(2000),
+        },
+    ),
+    "200 features": lambda t: parquet_of(t, {"key": ["a"], **{f"x{n}": floats(1) for n in range(200)}}),
+    "1,100 columns": lambda t: parquet_of(t, {"key": ["a"], "x": floats(1), **{f"m{n}": [1] for n in range(1100)}}),
+}
+"""files of less than 2 MB that held the store's lock for up to 100 s"""
+
+
+@pytest.mark.parametrize("name", SLOW)
+def test_no_small_file_holds_the_lock_for_more_than_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    path = SLOW[name](tmp_path)
+    assert path.stat().st_size < 2 * 2**20
+    lock, held = Store.lock, []
+
+    @contextmanager
+    def timed(self: Store, wait: bool = False) -> Iterator[None]:
+        with lock(self, wait):
+            begin = time.process_time()
+            yield
+            held.append(time.process_time() - begin)
+
+    monkeypatch.setattr(Store, "lock", timed)
+    with suppress(StepDiffError):
+        take_in(ImportOptions(str(path), str(tmp_path / "s"), "v", **MADE_BY))
+    print(f"{name}: {path.stat().st_size:,} bytes, {sum(held):.1f} s")
+    assert sum(held) < 5
