@@ -43,7 +43,10 @@ _PREAMBLE = re.compile(
     rf"|{_SEED}[^.]{{0,80}}? (?:is|are|was)\b ?(?:the fact )?(?:that\b|:)?[,:]* *)+",
     re.I,
 )
-_AGAINST = r"(?:unlike|compared (?:to|with)|in contrast to|in comparison (?:to|with)|relative to|as opposed to|versus)"
+_AGAINST = (
+    r"(?:unlike|(?:(?:when|as) )?compared (?:to|with)|in contrast to|in comparison (?:to|with)|relative to"
+    r"|as opposed to|versus)"
+)
 _LINK = r"(?:instead of|rather than|as opposed to|compared (?:to|with))"
 _WHERE = r"(?:where|in which|which|when|who)\b"
 
@@ -52,6 +55,13 @@ _SEEN = r"(?:used|shown|seen|done|present|visible|added)"
 _OWN = r"(?:['’]s)?"
 _BOTH = r"(?:both (?:of )?(?:the )?(?:videos|clips)|the two (?:videos|clips))"
 _THOSE = r"(?:the|that|those|it|he|she|they)"
+_PERSON = r"the (?:person|cook|chef|man|woman)"
+# "like in Video 1", "as they did in Video 1", "similar to the one in Video 1", without the name of the video
+_LIKE = (
+    r"(?:(?:just|much|exactly) )?(?:like|as|similar to|the way)"
+    rf"(?: {_BE}(?: the case)?| (?:the one|{_PERSON}|{_THOSE})(?: {_BE}| does| did)?)?(?: {_SEEN})?"
+    r" (?:(?:in|of|from) )?"
+)
 
 # Phrases that name a video and say nothing else -> what is left.
 _PHRASES = [
@@ -63,9 +73,19 @@ _PHRASES = [
         r"\3 \1 \2\4",
     ),
     (rf"^only (?={_C})", ""),
+    (
+        rf"(\b(?:{_LINK}|not|no|never|without) [^.,{_R}{_C}]{{1,80}}?),? {_LIKE}{_R}{_OWN}(?: (?:does|did)\b)?"
+        rf"(?!,? {_WHERE})",
+        r"\1",
+    ),
+    (
+        rf",? unlike (?!{_PERSON}|{_THOSE} (?:in|of) )((?:the|an?) [^.,{_R}{_C}]{{1,40}}?)"
+        rf"(?: (?:that {_BE} )?{_SEEN})? (?:in|of|from) {_R}",
+        r" instead of \1",
+    ),
     (rf"^(?:in )?{_BOTH}\b[^.{_R}{_C}]*(?:,? (?:but|although|though),? |\. (?:however,? )?)(?=.*{_V})", ""),
     (rf"^{_AGAINST} (?:what (?:happens|{_BE} {_SEEN}) )?(?:in )?{_R},? (?!{_WHERE})", ""),
-    (rf",? {_AGAINST} (?:(?:(?:those|that|the one) )?in )?{_R}{_OWN}(?=[,.;]|$)(?!,? {_WHERE}),?", ""),
+    (rf",? {_AGAINST} (?:(?:(?:those|that|the one|{_PERSON}) )?in )?{_R}{_OWN}(?=[,.;]|$)(?!,? {_WHERE}),?", ""),
     (rf"\b({_LINK}) {_R}{_OWN} (?!{_WHERE})", r"\1 "),
     (
         rf",? (?:(?:a|one) \w+ )?(?:which|that) (?:{_BE}|do|does|did)(?: not|n['’]t)?"
@@ -73,13 +93,14 @@ _PHRASES = [
         "",
     ),
     (
-        rf" than (?:there {_BE} )?(?:in |{_THOSE}(?: \w+)?(?: {_BE}| does| did)?(?: {_SEEN})?(?: in)? )?{_R}{_OWN}"
+        rf"(?<!rather) than (?:there {_BE} )?(?:in |(?:what (?={_BE})|(?={_BE})|{_THOSE})(?: ?\w+)?"
+        rf"(?: {_BE}| does| did)?(?: {_SEEN})?(?: in)? )?{_R}{_OWN}"
         rf"(?: (?:does|did|is|was)\b)?(?!,? {_WHERE})",
         "",
     ),
     (rf",? as (?:(?:{_BE} |it is )?(?:{_SEEN} )?in) {_R}", ""),
     (rf" (?:that {_BE} )?{_SEEN} in {_R}(?= with\b|[,.]? *$)", ""),
-    (rf"(\b{_LINK} [^.{_R}{_C}]+) in {_R}(?=[,.]? *$)", r"\1"),
+    (rf"(\b{_LINK} [^.{_R}{_C}]+) (?:in|of|from) {_R}(?=[,.]? *$)", r"\1"),
 ]
 _NOUN = r"(?:(?:the|a|an|this|one)(?: [\w-]+){1,3}|those|that)"
 _HEAD = rf"(?:(?:in |for |with )?{_V}|{_NOUN} (?:in|of|from) {_V})"
@@ -100,6 +121,8 @@ _SPELLING = [
     (re.compile(pattern, re.I), left)
     for pattern, left in [
         (r" (?=[,;:]|\.(?!\.))", ""),
+        (rf"\(([^(){_R}{_C}]+ {_V})\)", r"\1"),
+        (rf"^in {_R}, ([^.{_R}{_C}]+?),? ({_LINK}) ([^.{_R}{_C}]+?),? {_LIKE}({_C}\.?)$", rf"\1 in {_R} \2 \3 in \4"),
         (rf"({_V}) (?:-|–|—|=|→|->) ", r"\1: "),
         (rf"^#+ [\w/ ]+(?=[-*•] {_V})", ""),
         (r"\b(is|are|was|were|does|do|did|has|have)n['’]t\b", r"\1 not"),
