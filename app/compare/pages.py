@@ -134,7 +134,7 @@ class RowsPage(Page):
     clear: str
     """address without filters"""
     export: str
-    """address of the selected rows as a test set"""
+    """address of the selected rows with their predictions, as an archive"""
     strips: str
     """address that shows or hides the clips of all rows"""
     at: Pages

@@ -1,8 +1,6 @@
 """Methods side by side, at /compare."""
 
-import re
 import threading
-from dataclasses import asdict
 from typing import Annotated
 from weakref import WeakKeyDictionary
 
@@ -10,6 +8,7 @@ from fastapi import APIRouter, Request
 from fastapi import Path as InPath
 from fastapi.responses import Response
 
+from app.compare.export import archive
 from app.compare.files import Answers, Broken, library
 from app.compare.pages import ComparePage, RowsPage, SetLine, rows_page, set_line
 from app.compare.rows import steps_of
@@ -17,8 +16,6 @@ from app.compare.select import Chosen, Selected, Selection, choose
 from app.compare.sets import TestSet, grouped
 from app.pages import page
 from app.site import Site, UnknownError
-from common.errors import StepDiffError
-from common.io.jsonl import object_line
 from tasks.testsets import Task
 
 AnyTask = Annotated[Task, InPath(description="task: diffcap, diffmcq, diffrank")]
@@ -50,16 +47,11 @@ def router(site: Site) -> APIRouter:
 
     @routes.get("/{task}/export")
     def export(task: AnyTask, selection: Selected) -> Response:
-        """The selected rows as a test set in the published format, JSON lines, in the order of the test set."""
+        """The selected rows, the predictions of the methods shown, and the commands that score them: a zip file."""
         chosen = shelf.choose(task, selection)
-        rows = [chosen.tests.rows[place] for place in sorted(chosen.order.tolist())]
-        if not rows:
-            raise StepDiffError("no rows are selected: remove a filter")
-        name = re.sub(r"[^A-Za-z0-9_-]+", "_", chosen.tests.name)[:80]
+        name, data = archive(chosen, chosen.selection.address(f"/compare/{task}"))
         return Response(
-            "".join(object_line(asdict(row)) for row in rows),
-            media_type="application/jsonl",
-            headers={"Content-Disposition": f'attachment; filename="{name}_{len(rows)}_rows.jsonl"'},
+            data, media_type="application/zip", headers={"Content-Disposition": f'attachment; filename="{name}"'}
         )
 
     return routes

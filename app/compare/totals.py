@@ -1,11 +1,12 @@
 """Totals of the methods over the selected rows: figures, intervals, and the comparison with one of them.
 
 Figures are those of `tasks.scoring`; an interval resamples the videos of the reference clips of the selected rows;
-methods are compared on the rows that both have answered, on the same resamples. CIDEr keeps the document frequencies of
-all rows of a method's file.
+methods are compared on the rows that both have answered, on the same resamples. CIDEr has the document frequencies of
+the rows that it is computed on.
 
 Guarantees
 - totals equal the report of a test set with the selected rows: figures, intervals, differences and p
+- figures equal those of heads.score on the exported rows
 - no interval of fewer than two videos
 """
 
@@ -20,6 +21,7 @@ from jaxtyping import Bool, Float64
 from app.compare.sets import Column, TestSet
 from heads.reporting.entries import AMONG, METRICS
 from tasks.bootstrap import Figure, Resamples, interval, paired_p
+from tasks.scoring import cider_figure
 
 RESAMPLES, SEED = 1000, 0
 """as heads.evaluate has them by default"""
@@ -67,6 +69,7 @@ class Totals:
     def __init__(self, tests: TestSet, mask: Mask) -> None:
         self._tests, self._mask = tests, mask
         self._draws: dict[bytes, Resamples] = {}
+        self._rarities: dict[tuple[str, bytes], Figure] = {}
 
     def of(self, column: Column) -> MethodTotals:
         """Return the totals of a method over the selected rows that it answers."""
@@ -103,7 +106,17 @@ class Totals:
         """Return a figure over the marked rows, and on each resample."""
         whole = column.figures[metric]
         figure = Figure(whole.parts[mask], whole.value)
+        if metric == "CIDEr" and not np.array_equal(mask, column.answered):
+            figure = self._cider(column, mask)
         return figure.of(), self._resamples(mask).values(figure)
+
+    def _cider(self, column: Column, mask: Mask) -> Figure:
+        """Return CIDEr with the document frequencies of the marked rows."""
+        key = column.letter, mask.tobytes()
+        if key not in self._rarities:
+            rows, places = list(compress(self._tests.rows, mask)), np.flatnonzero(mask).tolist()
+            self._rarities[key] = cider_figure(rows, [column.said(place) for place in places])
+        return self._rarities[key]
 
     def _resamples(self, mask: Mask) -> Resamples:
         key = mask.tobytes()
