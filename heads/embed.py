@@ -174,7 +174,7 @@ def run(options: EmbedOptions) -> dict[str, Any]:
     from common.io.files import place
     from common.workers.cluster import refuse_relative
     from heads.evaluation import seen
-    from heads.evaluation.options import ENCODER, PAIRS
+    from heads.methods.registry import ENCODER, PAIRS
     from heads.models.language_model import pick_device
     from heads.training.checkpoint import Run
     from store import Feature, Provenance

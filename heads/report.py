@@ -48,7 +48,8 @@ class ReportOptions:
     ours: tuple[str, ...] = ()
     """methods to compare with the best baseline"""
     controls: tuple[str, ...] = ()
-    """methods that are neither ours nor a baseline: no video, another video, knowing the step"""
+    """methods that are neither ours nor a baseline: no video, another video, knowing the step. Methods whose score
+    record is that of a control are among them, unless they are listed as ours or as baselines"""
     baselines: tuple[str, ...] = ()
     """methods to compare ours with; none: all that are neither ours nor controls"""
     methods: tuple[Training, ...] = ()
@@ -69,7 +70,7 @@ def run(options: ReportOptions) -> "Report":
     from common.io.files import place
     from heads.reporting.benchmarks import read_scores
     from heads.reporting.figures import compare, measure
-    from heads.reporting.methods import trainings
+    from heads.reporting.methods import recorded_controls, trainings
     from heads.reporting.tables import Report
 
     if options.bootstrap < 0 or options.seed < 0 or options.seeds < 1:
@@ -84,8 +85,10 @@ def run(options: ReportOptions) -> "Report":
     known = trainings(options.methods, entries)
     measured = measure(entries, options.bootstrap, options.seed)
     scores = [score for score, _ in measured]
-    comparisons = compare(measured, options.ours, options.controls, known, options.baselines)
-    report = Report(scores, comparisons, options.controls, options.bootstrap, options.paper, known, options.baselines)
+    listed = {*options.ours, *options.controls, *options.baselines}
+    controls = (*options.controls, *(name for name in recorded_controls(entries) if name not in listed))
+    comparisons = compare(measured, options.ours, controls, known, options.baselines)
+    report = Report(scores, comparisons, controls, options.bootstrap, options.paper, known, options.baselines)
     report = replace(report, benchmarks=others)
     if options.out is not None:
         write(report, place(options.out))

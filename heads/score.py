@@ -58,6 +58,7 @@ def run(options: ScoreOptions) -> dict[str, Any]:
     from heads.evaluation.rows import published_task, score_file
     from heads.methods.similarity import sentences
     from heads.reporting.entries import seen_counts
+    from heads.reporting.methods import recorded_method
     from tasks.postprocess import parse as parse_caption
     from tasks.scoring import score, score_asked
     from tasks.testsets import read_captions, read_predictions, read_test_set
@@ -74,10 +75,10 @@ def run(options: ScoreOptions) -> dict[str, Any]:
     source = options.data if task is None else options.test_set
     if source is None or None not in (options.data, options.test_set):
         raise StepDiffError(f"--task {options.task} needs --{'data FOLDER' if task is None else 'test-set FILE'} alone")
+    next_to_it = {"seen": seen_counts(options.predictions), "method": recorded_method(options.predictions)}
+    recorded = {name: value for name, value in next_to_it.items() if value is not None}
     if task is None:
-        scores = score_file(options, Path(source))
-        seen = seen_counts(options.predictions)
-        return scores if seen is None else scores | {"seen": seen}
+        return score_file(options, Path(source)) | recorded
     if options.export is not None:
         raise StepDiffError("--export is for benchmarks: the published tasks have one format; leave it out")
     rows = read_test_set(task, source)
@@ -91,8 +92,7 @@ def run(options: ScoreOptions) -> dict[str, Any]:
     scores = score(task, rows, predictions, options.bootstrap, options.seed, embed)
     if similar is not None:
         scores["asked_first"] = score_asked(rows, predictions, similar, options.bootstrap, options.seed)
-    seen = seen_counts(options.predictions)
-    return scores if seen is None else scores | {"seen": seen}
+    return scores | recorded
 
 
 def show_scores(task: str, scores: dict[str, Any], seen: dict[str, Any] | None = None) -> None:
@@ -137,6 +137,9 @@ def show_scores(task: str, scores: dict[str, Any], seen: dict[str, Any] | None =
     console.print(
         f"{task}{'' if seen is None else f' {MARK}'}: {sizes}", whole, *([each] if categories else []), sep="\n"
     )
+    if method := scores.get("method"):
+        kind = "a control, " if method["control"] else ""
+        console.print(f"method: {kind}regime {method['regime'] or 'not recorded'}")
     for note in scores.get("notes", ()):
         console.print(note, soft_wrap=True)
     if seen is not None:

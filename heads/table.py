@@ -20,25 +20,15 @@ from typing import Any
 from common.cli import command
 from common.cli.options import parse
 from common.errors import StepDiffError
-from heads.evaluation.options import BUILT_IN, ENCODER, PAIRS
-from heads.reporting.entries import CHANCE, MARK, footnote, marked, prefers
-from heads.reporting.methods import Regime
+from heads.methods.registry import regime_of, regime_words, title_of
+from heads.reporting.entries import CHANCE, MARK, footnote, marked
+from tasks.scoring import prefers
 
 COLUMNS = {
     "diffcap": ("BLEU", "CIDEr", "ROUGE-L"),
     "diffmcq": ("accuracy", "accuracy_V2", "accuracy_V3"),
     "diffrank": ("ktau_all_rows", "ktau_within_step_all_rows"),
 }
-CONTROLS: dict[str, tuple[str, Regime | None]] = {
-    "random": ("control: random scores", "none"),
-    "step-oracle": ("control: knows the step only", "none"),
-    "rarest": ("control: rarest clips", "none"),
-    "kitchen.controls:MostDifferences": ("control: most differences, text not read", "none"),
-    "medoid": ("control: one caption a category", "s1"),
-    "shuffled-captions": ("control: captions of other rows", None),
-    "token-regression": ("control: regression on token distances", "supervised"),
-}
-"""method -> its name and regime"""
 
 
 @dataclass(frozen=True)
@@ -47,33 +37,6 @@ class TableOptions:
     """score records of heads.evaluate (*.scores.json)"""
     out: str | None = None
     """JSON file to write the table to"""
-
-
-def system(options: dict[str, Any], disclosed: dict[str, Any]) -> str:
-    """Return the name of a row of the table."""
-    if options["method"] in CONTROLS:
-        name, source = CONTROLS[options["method"]][0], options["head"] or options.get("texts")
-        return name + (f" ({source})" if source else "")
-    if options["method"] not in BUILT_IN:
-        return options["method"] + (f" ({options['view']})" if options["view"] else "")
-    if options["method"] == "vlemb":
-        pair = options.get("pair_embedding", "average")
-        return f"VLEmb ({options['view']}" + (")" if pair == "average" else f", {pair} only)")
-    control = {"none": "", "blind": ", control: no video", "shuffled": ", control: another video"}
-    public = {"llava": "VCLM", "idefics": "Interleaved", "vlm": "VLM", "socratic": "Socratic"}
-    name = public.get(options["method"]) or disclosed["recipe"]["system"]
-    source = options["head"] or options.get("weights") or options.get("kind") or options.get("texts")
-    return f"{name} ({source}){control[options['control']]}"
-
-
-def regime(options: dict[str, Any], disclosed: dict[str, Any]) -> Regime | None:
-    """Return what trained a row of the table, None if that is not recorded."""
-    if options["method"] in CONTROLS:
-        return CONTROLS[options["method"]][1]
-    if options["method"] == "vlemb":
-        encoder = disclosed.get("encoder", ENCODER + PAIRS)
-        return None if PAIRS in encoder else "s1" if encoder.startswith(ENCODER) else "none"
-    return disclosed.get("recipe", {}).get("regime")
 
 
 def variant(options: dict[str, Any]) -> str:
@@ -93,10 +56,11 @@ def run(options: TableOptions) -> dict[str, Any]:
             if task not in COLUMNS:
                 raise StepDiffError(f"{path}: {task} is a benchmark of others; python -m heads.report has its table")
             form = variant(record["options"])
-            name = system(record["options"], record["disclosed"])
-            known = scores if prefers(scores.get("ties", 0), scores["rows"]) else scores | {"accuracy": None}
+            name = title_of(record["options"], record["disclosed"])
+            if not prefers(scores.get("ties", 0), scores["rows"]):  # earlier versions recorded an accuracy
+                scores = scores | {"accuracy": None}
             figures = {
-                metric + form: {"value": known[metric], "interval": (scores["intervals"] or {}).get(metric)}
+                metric + form: {"value": scores[metric], "interval": (scores["intervals"] or {}).get(metric)}
                 for metric in (COLUMNS[task] if task != "diffmcq" else ("accuracy",))
             }
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -110,7 +74,7 @@ def run(options: TableOptions) -> dict[str, Any]:
                 "with V2 or V3 in the name of its file"
             )
         row.update(figures)
-        row["regime"] = regime(record["options"], record["disclosed"])
+        row["regime"] = regime_of(record["options"], record["disclosed"])
         row.setdefault("rows", {})[task + form] = scores["rows"]
         if seen := marked(record):
             row.setdefault("seen", {})[task + form] = seen
@@ -163,8 +127,7 @@ def show(record: dict[str, Any]) -> None:
     table = Table(Column("system", overflow="fold"), "regime", *names.values(), title="scores with 95 % intervals")
     for name, row in rows:
         mark = f" {MARK}" if "seen" in row else ""
-        trained_on = {None: "", "none": "–"}.get(row["regime"], row["regime"])
-        table.add_row(name + mark, trained_on, *(cell(row, metric) for metric in names))
+        table.add_row(name + mark, regime_words(row["regime"]), *(cell(row, metric) for metric in names))
     Console(width=None if sys.stdout.isatty() else 180, markup=False).print(table)  # a folder's name is not markup
     for name, row in record["systems"].items():
         for task, seen in row.get("seen", {}).items():

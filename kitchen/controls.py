@@ -24,6 +24,8 @@ from tasks.testsets import DiffMCQ, Pair, clips_of
 class MostDifferences:
     """The option whose clips differ in the most attributes of the row's category."""
 
+    title, regime, control = "most differences, text not read", "none", True
+
     def __init__(self, store: Any, view: str | None, device: str) -> None:
         """Find the world of the store's videos: a folder next to the store, or where the catalog's paths lead.
 

@@ -6,7 +6,8 @@
                invented: share of the rows without a text whose caption does not state it; only if such rows exist,
                with no_difference_rows, their number
                unparsed_rows: number of captions that still name a video, since post-processing has no pattern for them
-    diffmcq    accuracy (the choice is the first of the highest scores); ties: rows with several highest scores
+    diffmcq    accuracy (the choice is the first of the highest scores), null if every row has several of them, as a
+               method without video has; ties: rows with several highest scores
     diffrank   ktau: mean tau-b over rows, null if any row has no tau, as a constant row has none
                ktau_defined: mean over the rows that have a tau; nan_rows: number of rows without one
                ktau_all_rows: mean over the rows with an order in the truth; a constant prediction counts 0
@@ -22,6 +23,7 @@ Guarantees
 - rows without a text affect only `invented`
 - a category's CIDEr keeps the document frequencies of the whole test set
 - ties gain a method nothing in ktau_all_rows; a method that orders no row has no ktau_all_rows
+- a method that prefers no option in any row has no accuracy
 - the result contains null instead of NaN
 - tau_is_equal_to_scipy_row_by_row: NaN where all values of one side tie
 """
@@ -179,6 +181,12 @@ def _diffcap(rows: Sequence[DiffCap], predictions: Sequence[str]) -> tuple[dict[
     return figures | {"invented": mean_figure(1 - declined, ~differs)}, marks | {"no_difference_rows": ~differs}
 
 
+def cider_figure(rows: Sequence[DiffCap], predictions: Sequence[str]) -> Figure:
+    """Return CIDEr alone, with the document frequencies of these rows, as `task_figures` does."""
+    differs = np.array([bool(row.text) for row in rows], bool)
+    return mean_figure(_spread(cider_rows(count_corpus(*_with_text(rows, predictions))), differs), differs)
+
+
 def _similarity(rows: Sequence[Any], predictions: Sequence[str], embed: Embed) -> Figure:
     differs = np.array([bool(row.text) for row in rows])
     return mean_figure(_spread(similarity_rows(*_with_text(rows, predictions), embed), differs), differs)
@@ -207,7 +215,23 @@ def _diffmcq(rows: Sequence[DiffMCQ], predictions: Sequence[list[float]]) -> tup
     answers = np.array([row.options.index(row.answer) for row in rows])
     correct = scores.argmax(axis=1) == answers
     ties = (scores == scores.max(axis=1, keepdims=True)).sum(axis=1) > 1
-    return {"accuracy": mean_figure(correct.astype(float))}, {"ties": ties}
+    parts = np.stack([correct, np.ones(len(rows)), ties], axis=1).astype(float)
+    return {"accuracy": Figure(parts, _accuracy)}, {"ties": ties}
+
+
+def _accuracy(sums: Float64[np.ndarray, "*batch 3"]) -> Float64[np.ndarray, "*batch"]:
+    """Accuracy from sums of right rows, rows and ties."""
+    right, rows, ties = np.moveaxis(sums, -1, 0)
+    with np.errstate(invalid="ignore"):
+        return np.where(prefers(ties, rows), right / rows, np.nan)
+
+
+def prefers(ties: Any, rows: Any) -> Any:
+    """Return whether a method of DiffMCQ prefers one option in any row, from numbers or arrays of them.
+
+    Otherwise, all its choices are first options, and their share of right ones says nothing about the method.
+    """
+    return ties < rows
 
 
 def _diffrank(rows: Sequence[DiffRank], predictions: Sequence[list[float]]) -> tuple[dict[str, Figure], Marks]:

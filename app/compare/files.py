@@ -16,7 +16,7 @@ import json
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ from weakref import WeakValueDictionary
 
 from common.errors import StepDiffError
 from common.io.jsonl import read_objects
-from heads.evaluation.options import CONTROLS, VIDEO_LM
+from heads.evaluation.options import VIDEO_LM
+from heads.methods.registry import is_control, regime_words
 from heads.reporting.entries import MARK, PAIRS, TASKS, Entry, footnote, marked, score_record
 from heads.reporting.methods import trainings
 from tasks import benchmarks
@@ -92,6 +93,8 @@ class Method:
     """whether it has a head"""
     regime: str
     """none, s1, supervised; empty if it is not disclosed"""
+    regime_words: str
+    """the same as tables show it"""
     steps: int | None
     """optimiser steps"""
     notes: tuple[str, ...]
@@ -210,11 +213,9 @@ class Library:
             said, similar = read_captions(path, of.rows)
         else:
             said = read_predictions(task, path, of.rows)
-        notes = _notes(task, options, record)
-        answers = Answers(_method(path, name, task, options, notes), test_set, of, said, similar)
+        answers = Answers(_method(path, name, task, record), test_set, of, said, similar)
         if note := _other_figures(answers, record):
-            method = _method(path, name, task, options, (*notes, note))
-            answers = Answers(method, test_set, of, said, similar)
+            answers = replace(answers, method=replace(answers.method, notes=(*answers.method.notes, note)))
         return answers
 
     def _rows(self, task: Task, path: Path) -> Rows:
@@ -301,18 +302,19 @@ def _task_of_rows(path: Path) -> Task:
     raise StepDiffError(f"{path}: its rows are not of {', '.join(TASKS.values())}")
 
 
-def _method(path: Path, name: str, task: Task, options: dict[str, Any], notes: tuple[str, ...]) -> Method:
+def _method(path: Path, name: str, task: Task, record: dict[str, Any]) -> Method:
     training = trainings([], [Entry("", task, "", str(path))])[""]
-    method, head = str(options.get("method") or ""), options.get("head")
+    options = _dict(record.get("options"))
     return Method(
         id=name,
         name=", ".join(_names(path, options))[:120],
         file=str(path),
-        control=options.get("control", "none") != "none" or method in CONTROLS,
-        trained=bool(head),
-        regime="" if training.regime is None else str(training.regime)[:40],
+        control=is_control(options, _dict(record.get("disclosed"))),
+        trained=bool(options.get("head")),
+        regime=training.regime or "",
+        regime_words=regime_words(training.regime),
         steps=training.steps if isinstance(training.steps, int) else None,
-        notes=notes,
+        notes=_notes(task, options, record),
     )
 
 

@@ -15,6 +15,7 @@ from app.compare.select import Chosen
 from app.compare.sets import RIGHT, WRONG, Column, TestSet
 from app.compare.words import Piece, supported
 from app.site import Site
+from tasks.scoring import kendall_tau
 from tasks.testsets import DiffCap, DiffMCQ, DiffRank, clips_of
 
 MOST_TEXT = 2000
@@ -43,6 +44,8 @@ class Cell:
     """right, wrong, neither (empty), or absent: the method has not answered this row"""
     text: str
     """margin, tau, or the chosen figure of the row"""
+    most: str
+    """DiffRank: the highest tau that these scores can have in any order, where ties of the truth keep it below 1"""
     tie: bool
     """DiffMCQ: the answer shares the highest score with other options"""
 
@@ -78,7 +81,8 @@ class Reply:
     name: str
     verdict: Verdict
     text: str
-    """as in the cell"""
+    """as in the cell, like `most`"""
+    most: str
     places: list[Place]
     """DiffMCQ: in the order of the options; DiffRank: in the method's order, most similar first"""
     caption: list[Piece]
@@ -182,7 +186,20 @@ def _cell(chosen: Chosen, column: Column, place: int) -> Cell:
     text = "" if np.isnan(value) else signed(value) if task != "diffcap" else f"{value:.2f}"
     if task == "diffrank" and not text and column.answered[place]:
         text = "no order"
-    return Cell(column.method.id, column.letter, verdict(column, place), text, task == "diffmcq" and bool(value == 0))
+    most = (
+        highest_tau(chosen.tests.rows[place], column.said(place), chosen.metric) if text and task == "diffrank" else ""
+    )
+    tie = task == "diffmcq" and bool(value == 0)
+    return Cell(column.method.id, column.letter, verdict(column, place), text, most, tie)
+
+
+def highest_tau(row: DiffRank, said: Sequence[float], metric: str) -> str:
+    """Return the tau of the scores in the order of the truth; empty if it is 1 or undefined."""
+    least = 1 if metric.startswith("ktau_within_step") else 0
+    counted = [(true, score) for true, score in zip(row.scores, said, strict=True) if true >= least]
+    truth, scores = (np.array([sorted(values)], float) for values in zip(*counted, strict=True))
+    tau = kendall_tau(scores, truth)[0]
+    return "" if np.isnan(tau) or tau > 0.995 else f"{tau:.2f}"
 
 
 def verdict(column: Column, place: int) -> Verdict:
@@ -211,8 +228,8 @@ def _short(text: str) -> str:
 def _reply(chosen: Chosen, column: Column, place: int, order: list[int]) -> Reply:
     row, said, places = chosen.tests.rows[place], column.said(place), list[Place]()
     if said is not None and isinstance(row, DiffMCQ):
-        best = max(range(len(said)), key=said.__getitem__)
-        places = [Place(number, score, number == best + 1, False) for number, score in enumerate(said, 1)]
+        choice = column.choice(place)
+        places = [Place(number, score, number - 1 == choice, False) for number, score in enumerate(said, 1)]
     elif said is not None and isinstance(row, DiffRank):
         numbers = sorted(range(1, len(order) + 1), key=lambda number: -said[order[number - 1]])
         truth = [row.scores[order[number - 1]] for number in numbers]
@@ -226,8 +243,9 @@ def _reply(chosen: Chosen, column: Column, place: int, order: list[int]) -> Repl
         column.letter,
         column.method.name,
         verdict(column, place),
-        _cell(chosen, column, place).text,
+        (cell := _cell(chosen, column, place)).text,
+        cell.most,
         places,
-        supported(_short(said), row.text) if caption else [],
+        supported(_short(said), row.text, chosen.tests.frequent_words) if caption else [],
         similar[column.place[place]] if similar else None,
     )

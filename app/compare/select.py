@@ -218,7 +218,7 @@ def differ(a: Column, b: Column) -> Mask:
 def _answer(column: Column, row: int) -> object:
     said = column.said(row)
     if column.answers.of.task == "diffmcq":
-        return max(range(len(said)), key=said.__getitem__)
+        return column.choice(row)
     if column.answers.of.task == "diffrank":
         levels = {score: level for level, score in enumerate(sorted(set(said)))}
         return tuple(levels[score] for score in said)

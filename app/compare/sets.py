@@ -11,6 +11,7 @@ Guarantees
 
 import hashlib
 import itertools
+import math
 import string
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +22,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int8, Int64
 
 from app.compare.files import Answers, Method
+from app.compare.words import frequent
 from heads.reporting.figures import ADDITIONAL, METRICS, defined_rows
 from tasks.bootstrap import Figure
 from tasks.testsets import DiffMCQ, DiffRank, Task
@@ -63,10 +65,23 @@ class Column:
     def values(self, metric: str) -> Float64[np.ndarray, " rows"]:
         """Return a figure of each row by itself, NaN where it is undefined."""
         if metric not in self._values:
+            figure = self.figures[metric]
             with np.errstate(invalid="ignore", divide="ignore"):
-                found = np.asarray(self.figures[metric].value(self.figures[metric].parts), float)
+                found = np.asarray(figure.value(figure.parts), float)
+            if metric == "accuracy" and self.chooses:
+                found = figure.parts[:, 0]  # in a row with a tie the first option is chosen
             self._values[metric] = np.where(self.answered, found, np.nan)
         return self._values[metric]
+
+    @cached_property
+    def chooses(self) -> bool:
+        """Whether the method has chosen options of DiffMCQ: it prefers one in some row."""
+        return "accuracy" in self.figures and math.isfinite(self.figures["accuracy"].of())
+
+    def choice(self, row: int) -> int | None:
+        """Return the option that DiffMCQ's answer to a row chooses, None without an answer or a choice."""
+        said = self.said(row)
+        return said.index(max(said)) if said is not None and self.chooses else None
 
     @cached_property
     def _values(self) -> dict[str, Float64[np.ndarray, " rows"]]:
@@ -76,8 +91,9 @@ class Column:
     def verdicts(self) -> Int8[np.ndarray, " rows"]:
         """RIGHT, WRONG or NEITHER for each row.
 
-        DiffMCQ: whether the choice is the answer. DiffRank: whether all pairs of targets that the truth orders are in
-        that order. DiffCap: whether a caption declines that should, or does where the clips differ; all others NEITHER.
+        DiffMCQ: whether the choice is the answer; NEITHER for a method that prefers no option in any row. DiffRank:
+        whether all pairs of targets that the truth orders are in that order. DiffCap: whether a caption declines that
+        should, or does where the clips differ; all others NEITHER.
         """
         task = self.answers.of.task
         found = np.full(len(self.place), NEITHER, np.int8)
@@ -174,6 +190,11 @@ class TestSet:
     def texts(self) -> list[str]:
         """What a search for words looks at in each row: its clips, category and texts, without case."""
         return [" ".join(_strings(asdict(row))).casefold() for row in self.rows]
+
+    @cached_property
+    def frequent_words(self) -> frozenset[str]:
+        """The words of DiffCap's reference texts that many rows share."""
+        return frequent(row.text for row in self.rows) if self.task == "diffcap" else frozenset()
 
     def column(self, name: str) -> Column | None:
         """Return the column of a method, by its id."""

@@ -18,7 +18,7 @@ from jaxtyping import Float32
 from app.site import MOST_RUNS, Site
 from common.errors import StepDiffError
 from featurize.encoders import load, version_of
-from heads.evaluation.options import ENCODER
+from heads.methods.registry import ENCODER
 from retrieval.queries.live import encoder_of, encodes, weights_of
 from store import View
 from weights import fingerprint

@@ -19,9 +19,10 @@ from common import plugins
 from common.errors import StepDiffError
 from heads.data.clip_texts import ClipTexts
 from heads.data.clips import Reads
-from heads.evaluation.options import BUILT_IN, CONTROLS, PLUGINS, PUBLIC, STORELESS, EvaluateOptions
+from heads.evaluation.options import PLUGINS, PUBLIC, EvaluateOptions
 from heads.methods import controls
 from heads.methods.captions_cosine import MODEL, CaptionsCosine
+from heads.methods.registry import PLUGIN, REGISTRY, stated
 from heads.methods.socratic import TokenIds, load_socratic
 from heads.methods.stepdiff import StepDiff
 from heads.methods.vlemb import VLEmb, text_of
@@ -81,12 +82,12 @@ def load_method(options: EvaluateOptions, store: Store | None, rows: Sequence[An
     """Load the method, a head divided among a group. StepDiffError: an option that it needs is missing, or it does not
     answer the task."""
     device = pick_device(options.device)
-    is_control = options.method in CONTROLS
-    if options.method in STORELESS:
+    method = REGISTRY.get(options.method, PLUGIN)
+    if not method.store:
         loaded = _load_storeless(options, device)
     else:
         assert store is not None  # heads.evaluation.options.check
-        loaded = _load_control(options, store, rows, device) if is_control else _load(options, store, device, group)
+        loaded = _load_control(options, store, rows, device) if method.control else _load(options, store, device, group)
     function = ANSWERS[type(rows[0])]
     if not hasattr(loaded.method, function):
         raise StepDiffError(
@@ -96,7 +97,7 @@ def load_method(options: EvaluateOptions, store: Store | None, rows: Sequence[An
 
 
 def _load(options: EvaluateOptions, store: Store, device: str, group: Group) -> Loaded:
-    if options.method not in BUILT_IN:
+    if options.method not in REGISTRY:
         return _plugin(options, store, device)
     if options.method == "vlemb":
         view = needed(options, "view", "a view of the store with embeddings")
@@ -203,6 +204,7 @@ def _plugin(options: EvaluateOptions, store: Store, device: str) -> Loaded:
     file = inspect.getsourcefile(kind)
     disclosed: dict[str, Any] = {"method": f"{kind.__module__}:{kind.__qualname__}"}
     disclosed["source"] = None if file is None else fingerprint(file)
+    disclosed["registered"] = stated(kind, options.method)
     if options.view is not None:
         disclosed |= {"view": options.view, "encoder": store.view("clips", options.view).provenance.encoder}
     return Loaded(kind(store, options.view, device), disclosed=disclosed)

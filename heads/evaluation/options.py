@@ -16,6 +16,7 @@ from common.errors import StepDiffError
 from common.io.files import place, refuse_url
 from common.plugins import installed
 from common.workers.cluster import refuse_relative
+from heads.methods.registry import PLUGIN, REGISTRY
 from tasks import benchmarks
 from tasks.testsets import FORMS
 
@@ -24,28 +25,11 @@ if TYPE_CHECKING:
 
 VIDEO_LM = ("video-lm", "stepdiff")
 PUBLIC = ("llava", "idefics", "vlm")
-CONTROLS = ("random", "step-oracle", "rarest", "medoid", "shuffled-captions", "token-regression")
-BUILT_IN = (*VIDEO_LM, "vlemb", *PUBLIC, "socratic", "captions-cosine", *CONTROLS)
-STORELESS = ("socratic", "captions-cosine", "random")
-"""methods that read no features"""
-PLUGIN = "a plug-in"
 PLUGINS = "stepdiff.methods"
 """entry-point group of other packages' methods"""
-ENCODER = "contrastive head"
-PAIRS = " trained on pairs"
-"""prefix of the encoder in the provenance of a view that a head wrote, and what follows if paired QA trained it too"""
 METHODS: dict[str, tuple[str, ...]] = {
-    "head": (*VIDEO_LM, "token-regression"),
-    "view": ("vlemb", *PUBLIC, PLUGIN),
-    "pair_embedding": ("vlemb",),
-    "weights": (*PUBLIC, "captions-cosine"),
-    "texts": ("socratic", "captions-cosine", "medoid", "shuffled-captions", "token-regression"),
-    "kind": ("socratic", "captions-cosine"),
-    "language_model": ("socratic",),
-    "precision": ("socratic",),
-    "control": (*VIDEO_LM, *PUBLIC, "socratic"),
-    "ask_similar": (*VIDEO_LM, *PUBLIC, "socratic"),
-    "allow_seen": (*VIDEO_LM, "vlemb", "token-regression"),
+    option: tuple(method.name for method in (*REGISTRY.values(), PLUGIN) if option in method.options)
+    for option in dict.fromkeys(option for method in REGISTRY.values() for option in method.options)
 }
 """option -> the methods that read it"""
 TASKS: dict[str, tuple[str, ...]] = {
@@ -178,10 +162,10 @@ def check_task(name: str) -> None:
 
 def check(options: EvaluateOptions) -> None:
     """Raise StepDiffError for an unknown method, an option that is not read, or a number out of range."""
-    reader = options.method if options.method in BUILT_IN else PLUGIN
-    if reader is PLUGIN and ":" not in options.method:
+    method = REGISTRY.get(options.method, PLUGIN)
+    if method is PLUGIN and ":" not in options.method:
         if options.method not in (plugins := installed(PLUGINS)):
-            names = ", ".join([*BUILT_IN, *plugins])
+            names = ", ".join([*REGISTRY, *plugins])
             raise StepDiffError(f"--method {options.method}: no such method; give {names}, or package.module:Class")
     defaults = {field.name: field.default for field in fields(EvaluateOptions)}
     check_task(options.task)
@@ -189,14 +173,14 @@ def check(options: EvaluateOptions) -> None:
         raise StepDiffError(
             f"--task {options.task} needs --{'test-set FILE' if options.task in FORMS else 'data FOLDER'}"
         )
-    for value, readers in ((reader, METHODS), (options.task, TASKS)):
+    for value, readers in ((method.name, METHODS), (options.task, TASKS)):
         for name, known in readers.items():
             if value not in known and getattr(options, name) != defaults[name]:
                 flag = name.replace("_", "-")
                 raise StepDiffError(f"--{flag} is for {', '.join(known)}, and {value} does not read it; leave it out")
     if options.method == "token-regression" and options.task not in FORMS:
         raise StepDiffError(f"--method token-regression answers the question of diffrank, not {options.task}")
-    if options.store is None and options.method not in STORELESS:
+    if options.store is None and method.store:
         raise StepDiffError(f"--method {options.method} needs --store, the feature store that it reads")
     if options.task in benchmarks.JUDGED:
         judge_options(options).check_models()  # refuses a missing judge

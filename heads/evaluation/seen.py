@@ -29,7 +29,7 @@ from common.io.files import Place, make_folder, write_bytes
 from common.io.sealed import BLANK
 from heads.data.hold_out import clip_times, locate
 from heads.data.trained_on import Source
-from heads.evaluation.options import ENCODER
+from heads.methods.registry import ENCODER
 from heads.training import lineage
 from store import Store
 from store.format.layout import read_json, write_json

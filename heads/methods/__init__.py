@@ -8,11 +8,12 @@ can give it a short name in its pyproject.toml:
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from store import Store
-from tasks.benchmarks.rows import Choice, Ranking, Rating, Writing
-from tasks.testsets import DiffCap, DiffMCQ, DiffRank
+if TYPE_CHECKING:
+    from store import Store
+    from tasks.benchmarks.rows import Choice, Ranking, Rating, Writing
+    from tasks.testsets import DiffCap, DiffMCQ, DiffRank
 
 
 class Method(Protocol):
@@ -20,30 +21,34 @@ class Method(Protocol):
 
     Define only the functions of the tasks that your method answers: heads.evaluate refuses the others in one line.
     Rows come in batches of `--rows-at-once`; return one answer for each row, in order.
+
+    Three attributes of the class, all optional, register it for tables and pages (heads.methods.registry):
+    `title`, its name in tables (default: the value of --method); `regime`, what trained it, "none", "s1" or
+    "supervised" (default: None, unknown); `control`, whether it is a control (default: False).
     """
 
-    def __init__(self, store: Store, view: str | None, device: str) -> None:
+    def __init__(self, store: "Store", view: str | None, device: str) -> None:
         """Prepare the method. view: the value of --view; device: cpu or cuda."""
 
-    def score_options(self, rows: Sequence[DiffMCQ]) -> list[list[float]]:
+    def score_options(self, rows: "Sequence[DiffMCQ]") -> list[list[float]]:
         """Return a score for each (reference, candidate) pair of `row.options`; the highest is the choice."""
         ...
 
-    def rank(self, rows: Sequence[DiffRank | Rating | Ranking]) -> list[list[float]]:
+    def rank(self, rows: "Sequence[DiffRank | Rating | Ranking]") -> list[list[float]]:
         """Return how similar each clip of `row.targets` is to `row.reference` in `row.category`.
 
         A benchmark's Rating is a row with one target.
         """
         ...
 
-    def caption(self, rows: Sequence[DiffCap]) -> list[str]:
+    def caption(self, rows: "Sequence[DiffCap]") -> list[str]:
         """Return a sentence that says how `row.candidate` differs from `row.reference` in `row.category`."""
         ...
 
-    def choose(self, rows: Sequence[Choice]) -> list[list[float]]:
+    def choose(self, rows: "Sequence[Choice]") -> list[list[float]]:
         """Return a score for each of `row.options`, answers to `row.question` about `row.clips`."""
         ...
 
-    def write(self, rows: Sequence[Writing]) -> list[str]:
+    def write(self, rows: "Sequence[Writing]") -> list[str]:
         """Return the answer to `row.prompt` about `row.clips`."""
         ...

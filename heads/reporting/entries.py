@@ -116,11 +116,6 @@ PAIRS: dict[PairEmbedding, str] = {"reference": "V_r only", "candidate": "V_c on
 Place = tuple[Setting, str]  # a setting and a metric: a column
 
 
-def prefers(ties: int, rows: int) -> bool:
-    """Return whether a method of DiffMCQ prefers an option in any row: else its choices are all first options."""
-    return ties < rows
-
-
 def heading(place: Place) -> tuple[str, str]:
     """Return the names of a task in its form and of a metric."""
     setting, metric = place

@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Bool, Float64
 
 from common.errors import StepDiffError
-from heads.reporting.entries import ASKED, DECLINING, Entry, Setting, prefers, seen_counts
+from heads.reporting.entries import ASKED, DECLINING, Entry, Setting, seen_counts
 from heads.reporting.methods import Trainings, comparable
 from tasks.bootstrap import Resamples, holm, interval, paired_p
 from tasks.declining import asked_first
@@ -129,8 +129,7 @@ def measure(entries: Sequence[Entry], resamples: int, seed: int) -> Measured:
                     figure, counted = figures[metric], defined_rows(metric, rows)
                     none = _undecided(metric, marks, counted)
                     value, values = figure.of(), draws.values(figure)
-                    answered = metric != "accuracy" or prefers(none, len(rows))
-                    known = value if math.isfinite(value) and answered else None
+                    known = value if math.isfinite(value) else None
                     groups = len(set(compress(videos, counted)))
                     within = interval(values, groups) if groups > 1 else None
                     counts = int(counted.sum()), groups, none

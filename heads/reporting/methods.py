@@ -14,15 +14,13 @@ Guarantees
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from common.errors import StepDiffError
+from heads.methods.registry import ORDER, Regime, is_control, regime_of, regime_words
 from heads.reporting.entries import Entry, score_record
 from heads.reporting.grid import Block, Cell, Grid, Row
 
-Regime = Literal["none", "s1", "supervised"]
-ORDER: tuple[Regime, ...] = ("none", "s1", "supervised")
-"""from the least supervision to the most"""
 CHOSEN = "In brackets, for each training: the steps before the checkpoint that validation chose."
 LEGEND = (
     "Regime: – not trained; s1: trained on narration, captions and questions of the types of supplement S1; "
@@ -65,8 +63,9 @@ def trainings(given: Sequence[Training], entries: Sequence[Entry]) -> dict[str, 
         found[training.method] = training
     chosen: dict[str, dict[int, int]] = {}
     for entry in entries:
-        record = _recipe(entry)
-        for name, recorded in (("regime", record.get("regime")), ("steps", record.get("optimiser_steps"))):
+        options, disclosed = _record(entry.predictions)
+        recipe = _dict(disclosed.get("recipe"))
+        for name, recorded in (("regime", regime_of(options, disclosed)), ("steps", recipe.get("optimiser_steps"))):
             stated = getattr(found[entry.method], name)
             if recorded is None:
                 continue
@@ -76,7 +75,7 @@ def trainings(given: Sequence[Training], entries: Sequence[Entry]) -> dict[str, 
                     f"{recorded}; correct the config"
                 )
             found[entry.method] = replace(found[entry.method], **{name: recorded})
-        if (steps := _chosen(record)) is not None:
+        if (steps := _chosen(recipe)) is not None:
             chosen.setdefault(entry.method, {})[entry.seed or 0] = steps
     for method, by_seed in chosen.items():
         steps_of_each = tuple(by_seed[seed] for seed in sorted(by_seed))
@@ -85,12 +84,27 @@ def trainings(given: Sequence[Training], entries: Sequence[Entry]) -> dict[str, 
     return found
 
 
-def _recipe(entry: Entry) -> dict[str, Any]:
-    """Return what the score record next to the predictions states about the training, {} if nothing."""
-    record: Any = score_record(entry.predictions)
-    for name in ("disclosed", "recipe"):
-        record = record.get(name) if isinstance(record, dict) else None
-    return record if isinstance(record, dict) else {}
+def recorded_controls(entries: Sequence[Entry]) -> list[str]:
+    """Return the methods of which a score record next to their predictions is that of a control."""
+    return list(dict.fromkeys(entry.method for entry in entries if is_control(*_record(entry.predictions))))
+
+
+def recorded_method(predictions: str) -> dict[str, Any] | None:
+    """Return regime and control by the score record next to the predictions, None without a record of a method."""
+    options, disclosed = _record(predictions)
+    if "method" not in options:
+        return None
+    return {"regime": regime_of(options, disclosed), "control": is_control(options, disclosed)}
+
+
+def _record(predictions: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return options and disclosed of the score record next to the predictions, {} if it states nothing."""
+    record = _dict(score_record(predictions))
+    return _dict(record.get("options")), _dict(record.get("disclosed"))
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _chosen(record: Mapping[str, Any]) -> int | None:
@@ -109,7 +123,7 @@ def comparable(method: str, baseline: str, known: Trainings) -> bool:
 
 def regime_cell(method: str, known: Trainings) -> Cell:
     regime = known[method].regime if method in known else None
-    return Cell({None: "", "none": "–"}.get(regime, str(regime)))
+    return Cell(regime_words(regime))
 
 
 def methods_grid(known: Trainings, controls: Sequence[str]) -> Grid:

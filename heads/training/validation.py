@@ -68,12 +68,13 @@ class Validator:
             )
 
     def figures(self, method: Compares) -> dict[str, float | None]:
-        """Return "score", the mean of accuracy and tau, and its parts; None for an undefined figure."""
+        """Return "score", the mean of accuracy and tau, and its parts; None for an undefined figure, which counts as by
+        chance."""
         choices = score("diffmcq", self.choices, method.score_options(self.choices), 0)
         ranks = score("diffrank", self.ranks, method.rank(self.ranks), 0)
         accuracy, tau = choices["accuracy"], ranks["ktau_all_rows"]
         return {
-            "score": (accuracy + (tau or 0.0)) / 2,
+            "score": ((1 / OPTIONS if accuracy is None else accuracy) + (tau or 0.0)) / 2,
             "accuracy": accuracy,
             "ktau": tau,
             "ktau_within_step": ranks["ktau_within_step_all_rows"],

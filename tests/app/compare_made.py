@@ -10,7 +10,8 @@ from tasks.scoring import score
 from tasks.testsets import DiffCap, DiffMCQ, DiffRank, Task, write_predictions, write_test_set
 
 CATEGORIES = ("Actions", "Visuals", "Technique")
-WORDS = "whisk fork bowl egg sugar pan knife slow fast red".split()
+TOOLS = "whisk fork bowl egg sugar pan knife slow fast red".split()
+WORDS = [*TOOLS, *(f"{kind}-{tool}" for kind in ("steel", "wooden", "small", "large", "old") for tool in TOOLS)]
 
 
 def made(task: Task, count: int, seed: int = 0, videos: int = 9, clips: Sequence[str] = ()) -> list[Any]:

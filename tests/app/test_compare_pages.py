@@ -1,8 +1,13 @@
-"""The pages of methods side by side, in a real browser, and the same pages as JSON and as a test set."""
+"""The pages of methods side by side, in a real browser, and the same pages as JSON and as an archive."""
 
 import json
+import os
+import shlex
+import subprocess
+import sys
 import time
 import urllib.request
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +16,11 @@ from urllib.parse import quote
 
 import pytest
 
+from heads import report, score, table
 from store import Store
-from tasks.testsets import read_test_set
+from tasks.testsets import Task, read_test_set
 from tests.app.compare_made import guesses, made, write
-from tests.app.conftest import Server
+from tests.app.conftest import ROOT, Server
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -49,6 +55,85 @@ def fetched(address: str) -> Any:
         return json.load(response)
 
 
+def test_all_tools_agree_on_figures_regimes_and_controls(
+    serve: Callable[..., Server], tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A method that prefers an option in some row, one that prefers none, and controls: three commands and a page."""
+    folder, rows = tmp_path_factory.mktemp("tools"), made("diffmcq", 60)
+    said = {
+        "vlemb": [[1.0, 1.0, 0.0, 0.0]] * 20 + guesses("diffmcq", rows[20:], 1),
+        "video-lm": [[-2.0] * 4 if number % 2 else [-2.0, -3.0, -2.0, -3.0] for number in range(60)],
+        "rarest": guesses("diffmcq", rows, 2),
+        "own:Control": guesses("diffmcq", rows, 3),
+    }
+    stated = {
+        "vlemb": ({"view": "clip"}, {"encoder": "clip"}),
+        "video-lm": ({"head": "r", "control": "blind"}, {"recipe": {"system": "VCLM", "regime": "s1"}}),
+        "rarest": ({}, {}),
+        "own:Control": ({}, {"registered": {"title": "mine", "regime": "supervised", "control": True}}),
+    }
+    files = []
+    for name, (options, disclosed) in stated.items():
+        path = write(folder, name.replace(":", "_"), "diffmcq", rows, said[name], method=name, **options)
+        record = json.loads(path.with_suffix(".scores.json").read_text()) | {"disclosed": disclosed}
+        path.with_suffix(".scores.json").write_text(json.dumps(record))
+        files.append((name, path))
+    found: dict[str, dict[str, list[Any]]] = {name: {} for name in said}  # method -> tool -> figure, interval, regime
+
+    for name, path in files:
+        given = ["--test-set", str(path.with_suffix(".rows.jsonl")), "--predictions", str(path)]
+        assert score.main(["--task", "diffmcq", *given, "--json"]) == 0
+        own = json.loads(capsys.readouterr().out)
+        method = own["method"]
+        found[name]["score"] = [own["accuracy"], own["intervals"]["accuracy"], method["regime"], method["control"]]
+        assert score.main(["--task", "diffmcq", *given]) == 0
+        assert ("undefined" in capsys.readouterr().out) == (name == "video-lm")
+
+    assert table.main([*(str(path.with_suffix(".scores.json")) for _, path in files), "--json"]) == 0
+    lines = list(json.loads(capsys.readouterr().out)["systems"].items())[1:]
+    for name, (title, line) in zip(said, lines, strict=True):
+        figure = line["accuracy"]
+        found[name]["table"] = [figure["value"], figure["interval"], line["regime"], "control: " in title]
+
+    entries = [
+        {
+            "method": name,
+            "task": "diffmcq",
+            "test_set": str(path.with_suffix(".rows.jsonl")),
+            "predictions": str(path),
+        }
+        for name, path in files
+    ]
+    config, out = folder / "report.yaml", folder / "report"
+    config.write_text(json.dumps({"predictions": entries, "bootstrap": 1000, "ours": ["vlemb"], "out": str(out)}))
+    assert report.main(["--config", str(config)]) == 0
+    assert "undefined" in capsys.readouterr().out
+    printed = json.loads((out / "report.json").read_text())
+    assert printed["comparisons"] == [], "no baseline is left"
+    for line in printed["scores"]:
+        method = printed["methods"][line["method"]]
+        is_control = line["method"] in printed["controls"]
+        found[line["method"]]["report"] = [line["value"], line["interval"], method["regime"], is_control]
+
+    site = serve("--predictions", str(folder)).url
+    record = fetched(f"{site}/compare/diffmcq")
+    for line in record["methods"]:
+        (figure,), own = line["totals"]["figures"], line["method"]
+        name = Path(own["file"]).stem.replace("_", ":")
+        found[name]["page"] = [figure["value"], figure["interval"], own["regime"], own["control"]]
+        chosen = 0 if name == "video-lm" else 60
+        assert line["right"]["rows"] + line["wrong"]["rows"] == chosen
+        assert name == "video-lm" or line["right"]["rows"] == pytest.approx(figure["value"] * 60)
+    with urllib.request.urlopen(f"{site}/compare") as page:
+        assert page.read().decode().count('<td class="number">undefined') == 1
+
+    regimes = {"vlemb": "none", "video-lm": "s1", "rarest": "none", "own:Control": "supervised"}
+    for name, tools in found.items():
+        assert len(tools) == 4 and all(own == tools["score"] for own in tools.values()), tools
+        assert tools["score"][2:] == [regimes[name], name != "vlemb"]
+        assert (tools["score"][0] is None) == (tools["score"][1] is None) == (name == "video-lm")
+
+
 def test_the_list_has_the_test_sets_their_methods_and_what_is_broken(url: str, tab: "Page") -> None:
     record = fetched(f"{url}/compare")
     assert [(each["task"], each["rows"], each["common"]) for each in record["sets"]] == [
@@ -80,17 +165,51 @@ def test_one_click_shows_where_one_method_is_right_and_the_other_wrong(url: str,
     assert record["selected"] == count and a["totals"]["figures"][0]["value"] == 1.0
 
 
-def test_the_selection_is_saved_as_a_test_set(url: str, tab: "Page", tmp_path: Path) -> None:
-    for task in ("diffcap", "diffmcq", "diffrank"):
-        tab.goto(f"{url}/compare/{task}?category=Visuals")
-        record = fetched(tab.url)
-        with tab.expect_download() as download:
-            tab.get_by_role("link", name="as a test set").click()
-        path = tmp_path / download.value.suggested_filename
-        download.value.save_as(path)
-        rows = read_test_set(task, path)
-        assert len(rows) == record["selected"] > 0
-        assert {row.category for row in rows} == {"Visuals"}
+@pytest.mark.parametrize(
+    ("task", "query"),
+    [("diffcap", "category=Visuals"), ("diffmcq", "where=better&category=Visuals"), ("diffrank", "text=1_")],
+)
+def test_an_export_scores_by_its_own_commands_as_the_page_shows_it(
+    url: str,
+    predictions: Path,
+    tab: "Page",
+    tmp_path: Path,
+    task: Task,
+    query: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tab.goto(f"{url}/compare/{task}?{query}")
+    record = fetched(tab.url)
+    with tab.expect_download() as download:
+        tab.get_by_role("link", name="with predictions").click()
+    with zipfile.ZipFile(download.value.path()) as packed:
+        packed.extractall(tmp_path)
+    folder = tmp_path / download.value.suggested_filename.removesuffix(".zip")
+    readme = (folder / "README.txt").read_text()
+    assert f"{record['selected']} of 60 rows" in readme and f"Page: /compare/{task}?" in readme
+    for own in record["filters"]:
+        assert own["words"] in readme.splitlines()[1]
+    rows = read_test_set(task, folder / "rows.jsonl")
+    assert len(rows) == record["selected"] > 0
+    commands = [line for line in readme.splitlines() if line.startswith("python -m heads.score ")]
+    assert len(commands) == 3
+    monkeypatch.chdir(folder)
+    for line, command in zip(record["methods"], commands, strict=True):
+        assert score.main([*shlex.split(command)[3:], "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found["rows"] == line["totals"]["figures"][0]["rows"] or task == "diffcap"
+        for figure in line["totals"]["figures"]:
+            name = figure["metric"]
+            if found["videos"] == figure["videos"]:
+                assert [found[name], found["intervals"][name]] == [figure["value"], figure["interval"]], name
+            assert found[name] == figure["value"], name
+    figure = record["methods"][0]["totals"]["figures"][0]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(commands[0], shell=True, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0 and f"{figure['value']:.4f}" in done.stdout, done.stderr
+    with pytest.raises(urllib.error.HTTPError, match="400"):
+        fetched(f"{url}/compare/{task}/export?text=zebra")
 
 
 @pytest.mark.parametrize("task", ["diffcap", "diffmcq", "diffrank"])

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from heads import table
-from heads.evaluation.options import CONTROLS as OPTIONS
+from heads.methods.registry import REGISTRY, stated
+from kitchen.controls import MostDifferences
 
 
 def record(path: Path, task: str, **scores: float) -> str:
@@ -96,12 +97,14 @@ def test_test_sets_of_one_task_differ_in_the_variant_in_the_name_of_their_file(
 
 
 def test_controls_are_named_and_every_row_has_its_regime(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plugin = {"registered": stated(MostDifferences, "kitchen.controls:MostDifferences")}
     heads = {"recipe": {"system": "StepDiff", "regime": "supervised"}}
     found = [
         ("random", {}, {}, "control: random scores", "none"),
         ("rarest", {}, {}, "control: rarest clips", "none"),
         ("step-oracle", {}, {}, "control: knows the step only", "none"),
-        ("kitchen.controls:MostDifferences", {}, {}, "control: most differences, text not read", "none"),
+        ("kitchen.controls:MostDifferences", {}, plugin, "control: most differences, text not read", "none"),
+        ("captions-cosine", {"texts": "t.parquet"}, {}, "cosine of texts (t.parquet)", None),
         ("medoid", {"texts": "q.jsonl"}, {}, "control: one caption a category (q.jsonl)", "s1"),
         ("shuffled-captions", {"texts": "p.jsonl"}, {}, "control: captions of other rows (p.jsonl)", None),
         ("token-regression", {"head": "r"}, heads, "control: regression on token distances (r)", "supervised"),
@@ -121,4 +124,5 @@ def test_controls_are_named_and_every_row_has_its_regime(tmp_path: Path, capsys:
     assert table.main(paths) == 0
     printed = capsys.readouterr().out
     assert "regime" in printed and "supervised" in printed
-    assert {f[0] for f in found} >= set(OPTIONS), "every control has a name"
+    controls = {name for name, method in REGISTRY.items() if method.control}
+    assert {f[0] for f in found} >= controls, "every control has a name"

@@ -1,0 +1,142 @@
+"""The registry of methods and controls: what heads.evaluate accepts, and what every table states about a row.
+
+heads.evaluate, heads.table, heads.report, heads.score, the comparison pages and the table of methods in the docs read
+it. A class of your own states the same in attributes (heads.methods.Method); its score record repeats them, so that no
+table has to import it.
+
+Guarantees
+- a score record has one regime, and is of a control or not, in every table
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from common.errors import StepDiffError
+from tasks.testsets import FORMS, Task
+
+Regime = Literal["none", "s1", "supervised"]
+ORDER: tuple[Regime, ...] = ("none", "s1", "supervised")
+"""from the least supervision to the most"""
+ENCODER = "contrastive head"
+PAIRS = " trained on pairs"
+"""prefix of the encoder in the provenance of a view that a head wrote, and what follows if paired QA trained it too"""
+CHANGED = {"blind": "control: no video", "shuffled": "control: another video"}
+"""value of --control, which makes a control of a model -> its name"""
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A method that heads.evaluate accepts."""
+
+    name: str
+    """value of --method"""
+    title: str = ""
+    """its name in tables; empty: the value of --method"""
+    regime: Regime | None = None
+    """what trained it; None: as its recipe or the encoder of its view states"""
+    control: bool = False
+    """whether it shows how far a task can be solved without understanding a difference"""
+    tasks: tuple[Task, ...] = tuple(FORMS)
+    """published tasks that it answers; figures of the others are not defined"""
+    options: tuple[str, ...] = ()
+    """options of heads.evaluate that not every method reads"""
+    store: bool = True
+    """whether it reads a feature store"""
+
+
+_LM = ("control", "ask_similar")
+_HEAD = ("head", *_LM, "allow_seen")
+_PUBLIC = ("view", "weights", *_LM)
+_CAPTION: tuple[Task, ...] = ("diffcap",)
+_CHOOSE: tuple[Task, ...] = ("diffmcq",)
+_RANK: tuple[Task, ...] = ("diffrank",)
+_BOTH = _CHOOSE + _RANK
+_BUILT_IN = (
+    Registered("video-lm", options=_HEAD),
+    Registered("stepdiff", options=_HEAD),
+    Registered("vlemb", "VLEmb", tasks=_BOTH, options=("view", "pair_embedding", "allow_seen")),
+    Registered("llava", "VCLM", options=_PUBLIC),
+    Registered("idefics", "Interleaved", options=_PUBLIC),
+    Registered("vlm", "VLM", options=_PUBLIC),
+    Registered("socratic", "Socratic", options=("texts", "kind", "language_model", "precision", *_LM), store=False),
+    Registered("captions-cosine", "cosine of texts", tasks=_RANK, options=("weights", "texts", "kind"), store=False),
+    Registered("random", "random scores", "none", True, _BOTH, store=False),
+    Registered("step-oracle", "knows the step only", "none", True, _BOTH),
+    Registered("rarest", "rarest clips", "none", True, _CHOOSE),
+    Registered("medoid", "one caption a category", "s1", True, _CAPTION, ("texts",)),
+    Registered("shuffled-captions", "captions of other rows", None, True, _CAPTION, ("texts",)),
+    Registered(
+        "token-regression", "regression on token distances", "supervised", True, _RANK, ("head", "texts", "allow_seen")
+    ),
+)
+REGISTRY: dict[str, Registered] = {method.name: method for method in _BUILT_IN}
+"""value of --method -> the methods of this package"""
+PLUGIN = Registered("a plug-in", options=("view",))
+"""what every class of another package reads"""
+
+
+def stated(kind: type, name: str) -> dict[str, Any]:
+    """Return what the class of a plug-in states in its attributes, for its score record.
+
+    Raises:
+        StepDiffError: an attribute has another type.
+    """
+    found = {field: getattr(kind, field, getattr(PLUGIN, field)) for field in ("title", "regime", "control")}
+    title, regime, control = found.values()
+    if not isinstance(title, str) or regime not in (None, *ORDER) or not isinstance(control, bool):
+        raise StepDiffError(
+            f"--method {name}: its class states {found}; title is text, regime None or one of {', '.join(ORDER)}, and "
+            "control True or False"
+        )
+    return found
+
+
+def registered(options: Mapping[str, Any], disclosed: Mapping[str, Any]) -> Registered:
+    """Return the method of a score record. options, disclosed: parts of the record."""
+    name = str(options.get("method") or "")
+    if name in REGISTRY:
+        return REGISTRY[name]
+    given = disclosed.get("registered")
+    given = given if isinstance(given, dict) else {}
+    title, regime = given.get("title"), given.get("regime")
+    known = regime if regime in ORDER else None
+    return Registered(name, title if isinstance(title, str) else "", known, given.get("control") is True)
+
+
+def is_control(options: Mapping[str, Any], disclosed: Mapping[str, Any]) -> bool:
+    """Return whether a score record is of a control: such a method, or a model without the right video."""
+    return options.get("control") in CHANGED or registered(options, disclosed).control
+
+
+def regime_of(options: Mapping[str, Any], disclosed: Mapping[str, Any]) -> Regime | None:
+    """Return what trained the method of a score record, None if that is not recorded."""
+    method = registered(options, disclosed)
+    if method.name == "vlemb":
+        encoder = str(disclosed.get("encoder", ENCODER + PAIRS))
+        return None if PAIRS in encoder else "s1" if encoder.startswith(ENCODER) else "none"
+    recipe = disclosed.get("recipe")
+    recorded = recipe.get("regime") if isinstance(recipe, dict) else None
+    return method.regime or (recorded if recorded in ORDER else None)
+
+
+def regime_words(regime: str | None) -> str:
+    """Return the cell of a regime in a table: – for a method that is not trained, blank for an unknown regime."""
+    return {None: "", "none": "–"}.get(regime, str(regime))
+
+
+def title_of(options: Mapping[str, Any], disclosed: Mapping[str, Any]) -> str:
+    """Return the name of a row of a table. KeyError: the record is of another version."""
+    method = registered(options, disclosed)
+    view, source = options.get("view"), options.get("head") or options.get("texts")
+    if method.control:
+        return f"control: {method.title or method.name}" + (f" ({source})" if source else "")
+    if method.name not in REGISTRY:
+        return (method.title or method.name) + (f" ({view})" if view else "")
+    if method.name == "vlemb":
+        pair = options.get("pair_embedding", "average")
+        return f"{method.title} ({view}" + (")" if pair == "average" else f", {pair} only)")
+    name = method.title or disclosed["recipe"]["system"]
+    source = options["head"] or options.get("weights") or options.get("kind") or options.get("texts")
+    control = options["control"]
+    return f"{name} ({source})" + (f", {CHANGED[control]}" if control in CHANGED else "")
