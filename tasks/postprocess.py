@@ -74,7 +74,7 @@ _PHRASES = [
     ),
     (rf"^only (?={_C})", ""),
     (
-        rf"(\b(?:{_LINK}|not|no|never|without) [^.,{_R}{_C}]{{1,80}}?),? {_LIKE}{_R}{_OWN}(?: (?:does|did)\b)?"
+        rf"(\b(?:{_LINK}|not(?= an? | the )) [^.,{_R}{_C}]{{1,80}}?),? {_LIKE}{_R}{_OWN}(?: (?:does|did)\b)?"
         rf"(?!,? {_WHERE})",
         r"\1",
     ),

@@ -75,7 +75,6 @@ REFERRING = {
         "In Video 2, the person uses a whisk rather than the fork in Video 1",
     ],
     "the person uses a whisk and not a fork": ["In Video 2, the person uses a whisk and not a fork like in Video 1"],
-    "the person does not use a fork": ["In Video 2, the person does not use a fork like in Video 1"],
     "the person uses a whisk": [
         "In Video 2, the person uses a whisk, unlike in Video 1",
         "In Video 2, the person uses a whisk, unlike the person in Video 1",
@@ -90,7 +89,8 @@ REFERRING = {
         "In Video 2, the person uses a larger bowl than was used in Video 1",
     ],
 }
-UNRELATED = [  # nothing says what Video 2 shows, or what is the same is no difference
+UNRELATED = [  # nothing says what Video 2 shows, what is the same is no difference, or it is not clear which of both
+    "In Video 2, the person does not use a fork like in Video 1",
     "In Video 1, the person uses a smaller bowl than in Video 2",
     "In Video 1, the person uses a fork, unlike in Video 2",
     "In Video 2, the person uses a whisk like in Video 1, but a larger bowl",
