@@ -65,7 +65,8 @@ def trainings(given: Sequence[Training], entries: Sequence[Entry]) -> dict[str, 
     for entry in entries:
         options, disclosed = _record(entry.predictions)
         recipe = _dict(disclosed.get("recipe"))
-        for name, recorded in (("regime", regime_of(options, disclosed)), ("steps", recipe.get("optimiser_steps"))):
+        of_record: dict[str, Any] = {"regime": regime_of(options, disclosed), "steps": recipe.get("optimiser_steps")}
+        for name, recorded in of_record.items():
             stated = getattr(found[entry.method], name)
             if recorded is None:
                 continue
