@@ -348,10 +348,11 @@ def test_captions_are_post_processed_by_evaluate_or_by_score(
     assert raw["BLEU"] != parsed["BLEU"]
     given = ["--task", "diffcap", "--test-set", str(world / "diffcap_test.jsonl"), "--bootstrap", "20", "--json"]
     given += ["--predictions", str(tmp_path / "p.jsonl")]
+    method = {"method": {"regime": None, "control": False}}
     assert score.main(given) == 0
-    assert json.loads(capsys.readouterr().out) == raw
+    assert json.loads(capsys.readouterr().out) == raw | method
     assert score.main([*given, "--parse"]) == 0
-    assert json.loads(capsys.readouterr().out) == parsed
+    assert json.loads(capsys.readouterr().out) == parsed | method
 
 
 def test_pairs_that_agree_are_evaluated_with_no_difference(
