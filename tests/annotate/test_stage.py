@@ -250,7 +250,7 @@ def test_a_stage_with_a_served_model_requests_no_gpu(
     """On a cluster whose GPUs are used by the server, a worker that requests one would never start."""
     taken: list[bool] = []
 
-    def pool(worker: type, options: StageWorkerOptions, gpu: bool, failed: object, joined: bool) -> None:
+    def pool(worker: type, options: StageWorkerOptions, gpu: bool, failed: object, **more: object) -> None:
         taken.append(gpu)
         raise StepDiffError("enough")
 

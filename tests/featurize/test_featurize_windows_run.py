@@ -48,7 +48,7 @@ def in_windows(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 class OneProcess(WorkerPool):
     """What `WorkerPool` does, with one worker in this process."""
 
-    def __init__(self, worker: type[Worker], options: WorkerOptions, *more: object, joined: bool) -> None:
+    def __init__(self, worker: type[Worker], options: WorkerOptions, *more: object, **named: object) -> None:
         self._worker = worker(options)
 
     def call(self, method: str, *arguments: object) -> Any:
