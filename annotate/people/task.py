@@ -12,7 +12,7 @@
     keystep_words: 10          # most words of the keystep
     reject_reasons: [different steps, unclear, too short, other]
     timeout_minutes: 30        # after which a pair that nobody submitted returns
-    person_mib: 64             # most MiB that a person's changes take in the database: some 10,000 pairs
+    person_mib: 64             # most MiB that a person's changes take in the database: some 20,000 pairs
     instructions: Watch ...    # by default those of Fig. S2
     guidelines: ...            # text of the guidelines page, next to instructions and rubrics
 
@@ -98,7 +98,7 @@ class Task:
     reject_reasons: tuple[str, ...] = REJECT_REASONS
     timeout_minutes: float = 30.0
     person_mib: float = 64.0
-    """most MiB of a person's changes in the database. A pair takes 3 to 5 KB as people type: 64 MiB are 10,000 pairs"""
+    """most MiB of a person's changes in the database. A pair takes 1 to 3 KB as people type: 64 MiB are 20,000 pairs"""
     guidelines: str = ""
     """more text of the guidelines page; paragraphs are separated by an empty line"""
     left_out: int = 0

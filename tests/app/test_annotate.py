@@ -155,6 +155,7 @@ def test_training_shows_the_known_scores(
     assert "Substitution of tool used for the same purpose" in guidelines.locator("main").inner_text()
     assert "Watch the two videos carefully" in guidelines.locator("main").inner_text()
     guidelines.close()
+    tab.locator("#form").focus()
     type_keys(tab, "Tab", "whisk the eggs", *THROUGH, "Control+Enter")
     tab.locator("#feedback[open]").wait_for()
     lines = [line.inner_text().split("\t") for line in tab.locator("#feedback tbody tr").all()]

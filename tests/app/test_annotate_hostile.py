@@ -327,8 +327,7 @@ def test_nobody_writes_more_than_the_task_allows(world: Path, tmp_path: Path) ->
         statuses.append(response.status_code)
     assert statuses == sorted(statuses) and statuses.count(413) > 40
     assert response.json()["error"] == (
-        "not saved: your changes have 0.5 MiB, the most of a person in this task; ask the person who collects to raise "
-        "person_mib"
+        "your changes have 0.5 MiB, the most of a person in this task: ask the person who collects to raise person_mib"
     )
     submission = {"number": 99, "changes": PLAIN, "rejected": None, "seconds": 1.0}
     assert ann.post(address.replace("save", "submit"), json=submission).status_code == 413

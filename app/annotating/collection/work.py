@@ -183,8 +183,8 @@ def _refuse_over_quota(connection: Connection, task: Task, person: Person) -> No
     written = connection.execute(select(people.c.written).where(people.c.id == person.id)).scalar_one()
     if written >= task.person_mib * 2**20:
         raise RefusedError(
-            f"not saved: your changes have {task.person_mib:g} MiB, the most of a person in this task; ask the person "
-            "who collects to raise person_mib",
+            f"your changes have {task.person_mib:g} MiB, the most of a person in this task: "
+            "ask the person who collects to raise person_mib",
             413,
         )
 
