@@ -33,8 +33,8 @@ def whole(own: Answer) -> Answer:
     found = list(own.differences.values())
     text = own.keystep.strip() or "x"
     given = {name: found[place] if place < len(found) else Difference(text, 3) for place, name in enumerate(CATEGORIES)}
-    told = {name: each if each.text.strip() else Difference("", 5) for name, each in given.items()}
-    return replace(own, keystep=" ".join(own.keystep.replace("\0", "").split()[:10]) or "x", differences=told)
+    differences = {name: each if each.text.strip() else Difference("", 5) for name, each in given.items()}
+    return replace(own, keystep=" ".join(own.keystep.replace("\0", "").split()[:10]) or "x", differences=differences)
 
 
 @with_files
