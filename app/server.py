@@ -30,6 +30,7 @@ from app.pages import STATIC, Page, failed, malformed, missing, page
 from app.pair import routes as pair
 from app.site import Site
 from common.errors import StepDiffError
+from common.look import look
 
 MOST_BODY = 2**20
 """bytes of a request"""
@@ -71,6 +72,11 @@ def create_app(site: Site, host: str = "127.0.0.1") -> FastAPI:
     app.add_exception_handler(StepDiffError, failed)
     app.add_exception_handler(RequestValidationError, malformed)
     app.add_exception_handler(HTTPException, missing)
+
+    @app.get("/static/look.css", include_in_schema=False)
+    def shared_style() -> Response:
+        return Response(look(), media_type="text/css")
+
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     app.mount("/swagger", StaticFiles(directory=Path(swagger_ui_bundle.swagger_ui_path)), name="swagger")
     for section in (annotating,) if public else (media, explore, pair, compare, annotating):

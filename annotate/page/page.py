@@ -25,6 +25,7 @@ from PIL import Image
 
 from annotate.qa.job import Question
 from common.errors import StepDiffError
+from common.look import look
 from common.streams import generator
 from featurize.video.decode import Clip, read_clips
 from featurize.video.picture import Crop
@@ -54,7 +55,7 @@ def page(record: Mapping[str, Any], samples: Sequence[Sample]) -> str:
     return environment.get_template("page.html").render(
         record=record,
         samples=samples,
-        style=Markup((here / "page.css").read_text(encoding="utf-8")),
+        style=Markup(look() + (here / "page.css").read_text(encoding="utf-8")),
         base64=lambda data: base64.b64encode(data).decode(),
         dropped=lambda counts: [(f"dropped: {reason}", count) for reason, count in counts["dropped"].items()],
         leak_rows=lambda leaks: [(reason, len(clips), ", ".join(clips[:3])) for reason, clips in leaks.items()],

@@ -20,6 +20,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from common.io.files import whole
+from common.look import look
 from retrieval.queries.footage import Pictures, frames
 
 STRIP = 3  # frames of a clip
@@ -28,36 +29,28 @@ QUALITY = 82  # of a JPEG
 LABELS = ("step", "activity", "split")  # columns shown as labels
 
 STYLE = """
-:root { color-scheme: light dark; --paper: #f6f4ef; --ink: #24211c; --soft: #7b7468; --card: #ffffff; --line: #e4dfd4;
-  --accent: #c4552d; --blank: #d9d6cf; }
-@media (prefers-color-scheme: dark) { :root { --paper: #191816; --ink: #ece8df; --soft: #9b9488; --card: #232120;
-  --line: #35322e; --accent: #ee8358; --blank: #3a3835; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1320px; padding: 40px 28px 64px; background: var(--paper); color: var(--ink);
-  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", sans-serif; }
-header { margin-bottom: 28px; }
-h1 { margin: 0 0 4px; font-size: 25px; font-weight: 650; letter-spacing: -0.01em; overflow-wrap: anywhere; }
-header p { margin: 0; color: var(--soft); }
-.asked, .found { display: grid; gap: 20px; grid-template-columns: repeat(auto-fill, minmax(min(390px, 100%), 1fr)); }
-.asked { margin-bottom: 32px; padding-bottom: 32px; border-bottom: 1px solid var(--line); }
-figure { margin: 0; overflow: hidden; border: 1px solid var(--line); border-radius: 12px; background: var(--card); }
+body { margin: 0 auto; max-width: 1360px; padding: 12px 16px 48px; }
+h1 { overflow-wrap: anywhere; }
+.asked, .found { display: grid; gap: 12px; grid-template-columns: repeat(auto-fill, minmax(min(360px, 100%), 1fr)); }
+.asked { margin: 16px 0; padding-bottom: 16px; border-bottom: 1px solid var(--line); }
+figure { margin: 0; overflow: hidden; }
+figure.panel { padding: 0; }
 .asked figure { border: 2px solid var(--accent); }
 .strip { display: grid; grid-template-columns: repeat(3, 1fr); gap: 2px; aspect-ratio: 3 / 1; background: var(--line); }
 .strip img { display: block; width: 100%; height: 100%; object-fit: cover; }
-.blank { display: flex; align-items: center; justify-content: center; aspect-ratio: 3 / 1; padding: 16px 24px;
-  background: var(--blank); color: var(--soft); font-size: 13px; text-align: center; overflow-wrap: anywhere; }
-figcaption { padding: 12px 16px 14px; }
-.top { display: flex; align-items: baseline; gap: 10px; }
-.rank { color: var(--soft); font-variant-numeric: tabular-nums; }
+.blank { display: grid; place-items: center; aspect-ratio: 3 / 1; padding: 12px; background: var(--ground);
+  text-align: center; overflow-wrap: anywhere; }
+figcaption { padding: 8px 12px 12px; }
+.top { display: flex; align-items: baseline; gap: 8px; }
 .clip { flex: 1; font-weight: 600; overflow-wrap: anywhere; }
-.cosine { color: var(--accent); font-weight: 650; font-variant-numeric: tabular-nums; }
-.bar { height: 3px; margin: 8px 0 10px; border-radius: 2px; background: var(--line); }
+.cosine { color: var(--accent); font-weight: 600; }
+.bar { height: 3px; margin: 8px 0; border-radius: 2px; background: var(--line); }
 .bar span { display: block; height: 100%; border-radius: 2px; background: var(--accent); }
-.labels span { display: inline-block; margin: 0 6px 4px 0; padding: 1px 9px; border-radius: 999px;
-  background: var(--paper); color: var(--soft); font-size: 12.5px; }
-.said { margin: 6px 0 0; color: var(--soft); font-size: 13px; display: -webkit-box; -webkit-box-orient: vertical;
-  -webkit-line-clamp: 3; overflow: hidden; }
+.labels span { display: inline-block; margin: 0 4px 4px 0; padding: 0 5px; border: 1px solid currentcolor;
+  border-radius: 4px; font-size: 12px; }
+.said { margin: 4px 0 0; display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 3; overflow: hidden; }
 """
+"""of the sheet, after common/look.css"""
 
 
 @dataclass(frozen=True)
@@ -81,12 +74,13 @@ def write_sheet(path: Path, title: str, below: str, asked: Sequence[Tile], found
         "<!doctype html>",
         '<html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>",
-        f"<header><h1>{escape(title)}</h1><p>{escape(below)}</p></header>",
+        '<meta name="color-scheme" content="light dark">',
+        f"<title>{escape(title)}</title><style>{look()}{STYLE}</style></head><body><main>",
+        f"<header><h1>{escape(title)}</h1><p class='quiet'>{escape(below)}</p></header>",
         *(["<section class='asked'>", *map(_figure, asked), "</section>"] if asked else []),
         "<section class='found'>",
         *map(_figure, found),
-        "</section></body></html>",
+        "</section></main></body></html>",
     ]
     with whole(path) as temporary:
         temporary.write_text("\n".join(page) + "\n", encoding="utf-8")
@@ -111,20 +105,20 @@ def _pictures(known: dict[str, Any], videos: Path) -> Pictures:
 
 def _figure(one: Tile) -> str:
     if isinstance(one.pictures, str):
-        seen = f"<div class='blank'>{escape(one.pictures)}</div>"
+        seen = f"<div class='blank quiet small'>{escape(one.pictures)}</div>"
     else:
         seen = f"<div class='strip'>{''.join(map(_image, one.pictures))}</div>"
-    rank = "" if one.rank is None else f"<span class='rank'>{one.rank}</span>"
+    rank = "" if one.rank is None else f"<span class='quiet'>{one.rank}</span>"
     top = f"{rank}<span class='clip'>{escape(one.clip)}</span>"
     bar = ""
     if one.similarity is not None:
         top += f"<span class='cosine'>{one.similarity:.3f}</span>"
         bar = f"<div class='bar'><span style='width:{100 * min(max(one.similarity, 0.0), 1.0):.1f}%'></span></div>"
     labels = "".join(f"<span>{escape(label)}</span>" for label in one.labels)
-    said = "" if one.said is None else f"<p class='said'>{escape(one.said)}</p>"
+    said = "" if one.said is None else f"<p class='said quiet small'>{escape(one.said)}</p>"
     return (
-        f"<figure>{seen}<figcaption><div class='top'>{top}</div>{bar}"
-        f"<div class='labels'>{labels}</div>{said}</figcaption></figure>"
+        f"<figure class='panel'>{seen}<figcaption><div class='top'>{top}</div>{bar}"
+        f"<div class='labels quiet'>{labels}</div>{said}</figcaption></figure>"
     )
 
 

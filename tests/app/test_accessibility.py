@@ -1,4 +1,7 @@
-"""No page has a serious or critical finding of axe-core, light and dark, nor on a phone."""
+"""No page has a serious or critical finding of axe-core, light and dark, nor on a phone, where no word is broken.
+
+The pages are those of the server, and the files that commands write: the audit page and the contact sheet.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,7 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from annotate import audit
+from retrieval.verbs import query
 from store import Store
+from tests.app.annotate_made import write_task
 from tests.app.compare_made import guesses, made, write
 from tests.app.conftest import Server
 
@@ -23,38 +29,72 @@ PAGES = {
     "diffcap": "/compare/diffcap?strips=1",
     "diffmcq": "/compare/diffmcq?strips=1",
     "diffrank": "/compare/diffrank?strips=1",
-    "open row": "/compare/diffmcq?row={row}",
+    "open row": "/compare/diffmcq",
     "no row": "/compare/diffmcq?text=nothing",
     "unknown clip": "/pair?reference=none&candidate=none",
+    "annotate": "/annotate",
+    "audit": "",
+    "sheet": "",
 }
+FILES = ("audit", "sheet")
+
+
+BROKEN = """() => {
+  const found = [], walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  for (let node = walker.nextNode(); node; node = walker.nextNode()) {
+    const element = node.parentElement;
+    if (!element.checkVisibility() || element.closest("code, script, option, .visually-hidden, .unseen")) continue;
+    for (const {0: word, index} of node.data.matchAll(/\\p{L}{2,20}/gu)) {
+      const range = document.createRange();
+      range.setStart(node, index);
+      range.setEnd(node, index + word.length);
+      if (new Set([...range.getClientRects()].map((box) => Math.round(box.top))).size > 1) found.push(word);
+    }
+  }
+  return found;
+}"""
+"""the words of up to 20 letters that the page shows on more than one line"""
 
 
 @pytest.fixture(scope="module")
-def site(serve: Callable[..., Server], world: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[str]]:
-    """Address of a server with predictions of three tasks, and clips of its store."""
+def site(serve: Callable[..., Server], world: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The address of each page."""
     folder = tmp_path_factory.mktemp("answers")
-    clips = Store.open(world / "features").catalog("clips").frame()["key"].to_list()
+    store, videos = world / "features", world / "kitchen"
+    clips = Store.open(store).catalog("clips").frame()["key"].to_list()
     for task in ("diffcap", "diffmcq", "diffrank"):
         rows = made(task, 6, clips=clips)
         for seed, name in enumerate(("one", "two")):
             write(folder, f"{task}_{name}", task, rows, guesses(task, rows, seed), control="none")
-    return serve("--predictions", str(folder)).url, clips
+    task = write_task(folder / "task", [(clips[0], clips[1])])
+    url = serve("--predictions", str(folder), "--annotate", str(task)).url
+    assert audit.main(
+        [str(videos / "pairqa_train.jsonl"), "--out", str(folder / "audit.html"), "--samples", "6"]
+        + ["--store", str(store), "--videos", str(videos)]
+    ) in (0, 1)
+    sheet = ["--view", "efficientnet-lite0", "--clip", clips[0], "-k", "9", "--html", str(folder / "sheet.html")]
+    assert query.main(["--store", str(store), "--videos", str(videos), *sheet]) == 0
+    return {name: url + address.format(*clips) for name, address in PAGES.items() if name not in FILES} | {
+        name: f"file://{folder / name}.html" for name in FILES
+    }
 
 
 @pytest.mark.parametrize(("size", "scheme"), [("desktop", "light"), ("desktop", "dark"), ("phone", "light")])
 @pytest.mark.parametrize("name", PAGES)
-def test_no_page_has_a_serious_finding(
-    site: tuple[str, list[str]], browser: "Browser", name: str, size: str, scheme: str
+def test_no_page_has_a_serious_finding_or_a_broken_word(
+    site: dict[str, str], browser: "Browser", name: str, size: str, scheme: str
 ) -> None:
-    url, clips = site
     width, height = SIZES[size]
     with browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme) as context:  # type: ignore[arg-type]
         page = context.new_page()
-        address = PAGES[name]
-        if "{row}" in address:
-            page.goto(f"{url}/compare/diffmcq")
-            address = address.format(row=page.locator("[data-row]").first.get_attribute("data-row"))
-        page.goto(url + address.format(*clips))
+        page.goto(site[name])
+        if name == "open row":
+            page.locator("[data-row]").first.click()
+            page.locator("#drawer").wait_for()
+        if name == "annotate":
+            page.get_by_role("textbox").first.fill("Ann")
+            page.keyboard.press("Enter")
+            page.locator(".annotate").wait_for()
         page.locator("main").wait_for()
         page.wait_for_load_state("load")
         found = axe.Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
@@ -65,3 +105,4 @@ def test_no_page_has_a_serious_finding(
         }
         assert serious == {}
         assert page.evaluate("document.documentElement.scrollWidth") <= width, "the page is wider than its window"
+        assert page.evaluate(BROKEN) == []
