@@ -20,7 +20,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
-from app.site import RefusedError, Site, UnknownError
+from app.site import FieldError, RefusedError, Site, UnknownError
 
 _HERE = Path(__file__).parent
 STATIC = _HERE / "static"
@@ -45,6 +45,14 @@ class ErrorPage(Page):
     """Something that could not be shown."""
 
     error: str
+
+
+@dataclass(frozen=True)
+class FieldErrorPage(ErrorPage):
+    """A value that is refused."""
+
+    field: str
+    """name of its parameter"""
 
 
 def page(request: Request, template: str, record: Page, status: int = 200) -> Response:
@@ -101,7 +109,7 @@ def failed(request: Request, error: Exception) -> Response:
         if error.retry_after is not None:
             response.headers["Retry-After"] = str(error.retry_after)
         return response
-    return _refused(request, status, str(error))
+    return _refused(request, status, str(error), error.field if isinstance(error, FieldError) else "")
 
 
 def missing(request: Request, error: Exception) -> Response:
@@ -124,9 +132,9 @@ def malformed(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     found = error.errors()[0]
     why = f"{'.'.join(map(str, found['loc']))}: {found['msg']}".encode(errors="replace").decode()
-    return _refused(request, 422, why[:300])
+    return _refused(request, 422, why[:300], str(found["loc"][-1]))
 
 
-def _refused(request: Request, status: int, why: str) -> Response:
+def _refused(request: Request, status: int, why: str, field: str = "") -> Response:
     title = "Not found" if status == 404 else "Not possible"
-    return page(request, "error.html", ErrorPage(title, why), status)
+    return page(request, "error.html", FieldErrorPage(title, why, field) if field else ErrorPage(title, why), status)

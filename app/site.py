@@ -35,6 +35,14 @@ class RefusedError(StepDiffError):
         self.status, self.retry_after = status, retry_after
 
 
+class FieldError(StepDiffError):
+    """A value of a parameter that is refused: the page marks the field with its name."""
+
+    def __init__(self, message: str, field: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
 @dataclass(frozen=True)
 class ClipRecord:
     """A clip of the catalog."""

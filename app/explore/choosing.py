@@ -14,6 +14,7 @@ import polars as pl
 from jaxtyping import Bool, Float32
 
 from app.explore.maps import Shown
+from app.site import FieldError
 from common.errors import StepDiffError
 from retrieval.queries.condition import DURATION, parts_of, places_where, read_condition
 
@@ -33,7 +34,7 @@ def passing(shown: Shown, where: str, words: str) -> tuple[Mask, str | None]:
         words: Each must be in a text column, in upper or lower case.
 
     Raises:
-        StepDiffError: `where` is not a condition on these columns, or there are too many words.
+        FieldError: `where` is not a condition on these columns, which the error lists, or there are too many words.
     """
     parts: list[tuple[str, Mask]] = []
     if where.strip():
@@ -88,8 +89,12 @@ def read_lasso(text: str) -> list[tuple[float, float]]:
 
 
 def _where(shown: Shown, where: str) -> Mask:
-    condition = read_condition(where, "the filter")
-    places_where(shown.like, condition)  # refuses unknown columns, and lists those that exist
+    try:
+        condition = read_condition(where, "the filter")
+        places_where(shown.like, condition)  # refuses unknown columns, and values of another type
+    except StepDiffError as error:
+        text, columns = str(error), ", ".join([*shown.like.drop("row").columns, DURATION])
+        raise FieldError(text if columns in text else f"{text}; the catalog has {columns}", "where") from None
     needed = {"row", *condition.columns} | ({"start", "end"} if DURATION in condition.columns else set())
     found = np.zeros(len(shown.map.rows), bool)
     found[places_where(shown.read(*(name for name in shown.like.columns if name in needed)), condition)] = True
@@ -99,7 +104,7 @@ def _where(shown: Shown, where: str) -> Mask:
 def _words(text: str) -> list[str]:
     words = list(dict.fromkeys(text.split()))
     if len(words) > MOST_WORDS:
-        raise StepDiffError(f"the search has {len(words)} words: give at most {MOST_WORDS}")
+        raise FieldError(f"the search has {len(words)} words: give at most {MOST_WORDS}", "words")
     return words
 
 

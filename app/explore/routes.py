@@ -18,7 +18,8 @@ from app.explore.colours import Legend, colours, columns_of, default_colour, val
 from app.explore.maps import Maps, Shown
 from app.explore.nearest import MOST, Hits, Searcher
 from app.pages import Page, page, plain
-from app.site import Site, UnknownError
+from app.site import FieldError, Site, UnknownError
+from common.errors import StepDiffError
 from common.io.tables import short
 from retrieval.projection import PROJECTIONS, missing
 
@@ -121,8 +122,10 @@ def router(site: Site) -> APIRouter:
     routes = APIRouter(prefix="/explore", tags=["explore"], lifespan=closing)
 
     @routes.get("")
-    def explore(request: Request) -> Response:
+    def explore(request: Request, view: Annotated[str, Query(description="view that is shown first")] = "") -> Response:
         """The page: a map of clips, a grid and a table. Its whole state is in the address."""
+        if view:
+            maps.view(view)  # refuses an unknown one, and lists those that exist
         store = site.store
         texts = store.views("texts")
         views = tuple(_view(store.view("clips", name), name in texts) for name in store.views("clips"))
@@ -219,7 +222,10 @@ def _chosen(maps: Maps, searcher: Searcher, choice: Choice, shown: Shown) -> Cho
         among = None if found.all() else shown.map.rows[found]
         by = maps.view(choice.by)
         if choice.text:
-            hits = searcher.of_text(by, choice.text, choice.k, among)
+            try:
+                hits = searcher.of_text(by, choice.text, choice.k, among)
+            except StepDiffError as error:
+                raise FieldError(str(error), "text") from None
         elif choice.near:
             hits = searcher.of_clips(by, list(choice.near), choice.k, among)
         else:

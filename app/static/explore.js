@@ -36,7 +36,10 @@ async function ask(address) {
       await new Promise((done) => setTimeout(done, 300));
       continue;
     }
-    if (!response.ok) throw new Error((await response.json()).error ?? response.statusText);
+    if (!response.ok) {
+      const {error, field} = await response.json();
+      throw Object.assign(new Error(error ?? response.statusText), {field});
+    }
     return response;
   }
 }
@@ -70,9 +73,22 @@ async function show(before) {
     if (differs("view", "projection", "colour", "where", "words", "lasso", "near", "lassoed", "text", "by")) await choose();
     else if (differs("sort", "offset")) await list();
   } catch (error) {
-    progress();
-    why(error.message, true);
+    refused(error);
   }
+}
+
+/** Show why a request is refused, mark its field, and clear what would have been chosen. */
+function refused(error) {
+  progress();
+  why(error.message, error);
+  if (!about) return;
+  chosen = {passing: 0, selected: null, hits: null};
+  masks = {passing: new Uint8Array((about.count + 7) >> 3), selected: null};
+  map.select(masks.passing, masks.selected, palette());
+  mark();
+  lists.show([], about.columns.map((column) => column.name), state.sort, state.pins);
+  summary({total: 0, offset: 0, clips: []});
+  Object.assign($("summary"), {textContent: "no clips", title: ""});
 }
 
 async function loadPoints(moves) {
@@ -109,7 +125,7 @@ async function choose() {
   try {
     [head, data, at] = await binary(await ask(`/explore/chosen?${choiceOf(state)}`));
   } catch (error) {
-    if (number === asked) why(error.message, true);
+    if (number === asked) refused(error);
     return;
   }
   if (number !== asked) return;
@@ -125,7 +141,7 @@ async function choose() {
   };
   map.select(masks.passing, masks.selected, palette());
   mark();
-  why(head.why ?? "", false);
+  why(head.why ?? "");
   await list();
 }
 
@@ -154,10 +170,10 @@ function summary(found) {
   $("after").disabled = found.offset + found.clips.length >= found.total;
 }
 
-function why(words, wrong) {
+function why(words, error) {
   $("why").textContent = words;
-  $("why").className = wrong ? "explore-why error" : "explore-why";
-  for (const name of ["where", "words"]) $(name).setAttribute("aria-invalid", wrong);
+  $("why").classList.toggle("error", Boolean(error));
+  for (const name of ["where", "words", "text"]) $(name).setAttribute("aria-invalid", name === error?.field);
 }
 
 function note() {
@@ -372,6 +388,6 @@ function bind() {
 
 bind();
 const first = readState();
-if (!views.some((view) => view.name === first.view)) first.view = views[0].name;
+first.view ||= views[0].name; // the server refuses an unknown one
 window.explorer = {map, get state() { return state; }, get about() { return about; }};
 change(first, {push: false});

@@ -126,16 +126,36 @@ def test_filter_words_and_the_back_button(opened: "Page", clips: pl.DataFrame) -
     listed(opened, len(some))
 
 
-def test_a_wrong_filter_is_explained_below_the_box(serve: Callable[..., Server], browser: "Browser") -> None:
+def test_a_refused_value_marks_its_field_and_clears_what_it_would_have_chosen(
+    serve: Callable[..., Server], browser: "Browser", clips: pl.DataFrame
+) -> None:
+    fields = ("where", "words", "text")
+    passing = "explorer.map.passing.reduce((sum, byte) => sum + byte, 0)"
     with browser.new_context() as context:  # the browser's console reports status 400
         page = context.new_page()
-        page.goto(f"{serve().url}/explore?where=size>3")
-        page.get_by_text("the filter names no column of the clips: size; the catalog has").wait_for()
-        assert page.locator("#where").get_attribute("aria-invalid") == "true"
-        page.fill("#where", "duration > 0")
-        page.press("#where", "Enter")
+        page.goto(f"{serve().url}/explore?where=step='whisk+the+eggs'")
         page.wait_for_function(READY)
-        assert page.locator("#where").get_attribute("aria-invalid") == "false" and page.inner_text("#why") == ""
+        assert page.evaluate(passing) > 0
+        for marked, value, reason in (
+            ("where", "size > 3", "names no column of the clips: size; the catalog has key, video, start, end"),
+            ("where", "step = ", "is not a condition (it ends too early)"),
+            ("where", "step > 3 AND", "; the catalog has key, video, start, end"),
+            ("words", "a " + " ".join(map(str, range(20))), "the search has 21 words: give at most 20"),
+        ):
+            page.fill("#where", "duration > 0")
+            page.fill("#words", "")
+            page.press("#where", "Enter")
+            page.wait_for_function(f"() => document.querySelector('#why').textContent === '' && {LISTED}.length > 0")
+            assert [page.locator(f"#{name}").get_attribute("aria-invalid") for name in fields] == ["false"] * 3
+            page.fill(f"#{marked}", value)
+            page.press(f"#{marked}", "Enter")
+            page.locator("#why.error", has_text=reason).wait_for()
+            invalid = [name for name in fields if page.locator(f"#{name}").get_attribute("aria-invalid") == "true"]
+            assert invalid == [marked] and listed(page, 0) == []
+            assert page.evaluate(passing) == 0 and page.inner_text("#summary") == "no clips"
+        page.goto(f"{serve().url}/explore?view=none")
+        page.get_by_text(f"no view 'none' of clips: the views are {VIEW}").wait_for()
+        assert not page.locator("#map").count() and page.url.endswith("view=none")
 
 
 def test_a_legend_entry_filters(opened: "Page", clips: pl.DataFrame) -> None:
