@@ -2,6 +2,7 @@
 
 python -m app --store data/features --videos data/kitchen --runs runs --predictions data/demo
 python -m app --store data/features --videos data/kitchen --annotate data/annotation.yaml
+python -m app ... --annotate data/annotation.yaml --public-url https://annotate.example.org --trust-proxy 127.0.0.1
 
 Guarantees
 - without --host the server listens on this machine only
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 
 from common.cli import command
 from common.cli.options import parse
+from common.errors import StepDiffError
+from common.progress import stages
 
 
 @dataclass(frozen=True)
@@ -30,9 +33,13 @@ class AppOptions:
     database: str | None = None
     """where annotations are kept, an SQLAlchemy URL; null: SQLite next to the task"""
     host: str = "127.0.0.1"
-    """address to listen on; any other than this machine's own needs --annotate and serves its pages only"""
+    """address to listen on; any other than this machine's own needs --public-url"""
     port: int = 8000
     """port to listen on; 0: a free one"""
+    public_url: str | None = None
+    """address that other machines open, such as https://annotate.example.org: its pages are those of --annotate only"""
+    trust_proxy: tuple[str, ...] = ()
+    """IP addresses or networks of proxies in front of the server, whose X-Forwarded-For counts"""
     cache: str | None = None
     """folder of cut clips and thumbnails; null: stepdiff in the user's cache folder"""
     cache_mib: int = 2048
@@ -44,30 +51,37 @@ class AppOptions:
 
 
 def run(options: AppOptions) -> int:
-    import uvicorn
+    with stages() as show:
+        show("loading the libraries of the pages")
+        from app.connections import server
+        from app.server import create_app, listener
+        from app.site import LOCAL, Site
 
-    from app.server import create_app, listener
-    from app.site import Site
-
-    site = Site.open(
-        store=options.store,
-        videos=options.videos,
-        runs=options.runs,
-        predictions=options.predictions,
-        annotate=options.annotate,
-        database=options.database,
-        cache=options.cache,
-        cache_bytes=options.cache_mib * 2**20,
-        device=options.device,
-        weights=options.weights,
-    )
+        if options.host not in LOCAL and options.public_url is None:
+            raise StepDiffError(f"--host {options.host}: give --public-url, the address that other machines open")
+        show(f"opening the store {options.store}")
+        site = Site.open(
+            store=options.store,
+            videos=options.videos,
+            runs=options.runs,
+            predictions=options.predictions,
+            annotate=options.annotate,
+            database=options.database,
+            cache=options.cache,
+            cache_bytes=options.cache_mib * 2**20,
+            device=options.device,
+            weights=options.weights,
+            public_url=options.public_url,
+            trust_proxy=options.trust_proxy,
+        )
     with listener(options.host, options.port) as socket:
+        with stages() as show:
+            show("preparing the pages" if site.annotate is None else f"opening the annotation task {site.annotate}")
+            application = create_app(site)
         host, port = socket.getsockname()[:2]
-        application = create_app(site, host=options.host)
         print(f"http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
         print("Ctrl-C ends the server", file=sys.stderr)
-        config = uvicorn.Config(application, log_level="warning", server_header=False, timeout_graceful_shutdown=3)
-        uvicorn.Server(config).run(sockets=[socket])
+        server(application).run(sockets=[socket])
     return 0
 
 

@@ -3,8 +3,8 @@
 Guarantees
 - a request for another host name is refused, so that a foreign page cannot reach this server through its own name
 - a request that changes something is refused unless this site's own page sends it
-- a body larger than MOST_BODY is refused
-- every response forbids inline scripts, foreign resources and foreign frames
+- a body larger than MOST_BODY is refused, and a NUL in an address
+- every response, errors included, forbids inline scripts, foreign resources and foreign frames
 - a server for other machines has the annotation pages only
 """
 
@@ -19,6 +19,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
+from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES, GZipMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -28,14 +29,13 @@ from app.explore import routes as explore
 from app.media import routes as media
 from app.pages import STATIC, Page, failed, malformed, missing, page
 from app.pair import routes as pair
-from app.site import Site
+from app.site import LOCAL, Site
 from common.errors import StepDiffError
 from common.look import look
 
 MOST_BODY = 2**20
 """bytes of a request"""
-_LOCAL = ("127.0.0.1", "localhost", "[::1]", "::1")
-_HEADERS = {
+HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
     "media-src 'self' blob:; connect-src 'self'; font-src 'self'; form-action 'self'; frame-src 'self'; "
     "frame-ancestors 'self'; base-uri 'none'",
@@ -43,23 +43,15 @@ _HEADERS = {
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-cache",
 }
+"""of every response that has no other value for them; no-cache: a file is used again where its ETag is the same"""
 
 
-def create_app(site: Site, host: str = "127.0.0.1") -> FastAPI:
-    """Return the application of the pages.
-
-    Args:
-        site: What they show.
-        host: Address that the server listens on. Requests may name it, or this machine.
-
-    Raises:
-        StepDiffError: Other machines can reach the address, and the site has no annotation task.
-    """
-    public = host not in _LOCAL
-    if public and site.annotate is None:
-        raise StepDiffError(f"--host {host}: a server for other machines needs --annotate TASK, and has its pages only")
-    app = FastAPI(
+def create_app(site: Site) -> FastAPI:
+    """Return the application of the pages; those of annotation only, where other machines can reach the site."""
+    public = site.public_url is not None
+    app = _App(
         title="StepDiff",
         version=metadata.version("stepdiff"),
         description="Explore clips, ask about pairs, compare methods, annotate differences.",
@@ -78,7 +70,6 @@ def create_app(site: Site, host: str = "127.0.0.1") -> FastAPI:
         return Response(look(), media_type="text/css")
 
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
-    app.mount("/swagger", StaticFiles(directory=Path(swagger_ui_bundle.swagger_ui_path)), name="swagger")
     for section in (annotating,) if public else (media, explore, pair, compare, annotating):
         app.include_router(section.router(site))
 
@@ -87,15 +78,25 @@ def create_app(site: Site, host: str = "127.0.0.1") -> FastAPI:
         return RedirectResponse("/annotate" if public else "/explore")
 
     if not public:
+        app.mount("/swagger", StaticFiles(directory=Path(swagger_ui_bundle.swagger_ui_path)), name="swagger")
 
         @app.get("/docs", include_in_schema=False)
         def docs(request: Request) -> Response:
             return page(request, "docs.html", Page("API"))
 
-    allowed = ["*"] if host in ("0.0.0.0", "::") else [*_LOCAL, host]  # any name may lead to a public address
-    app.add_middleware(_Guard)
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=allowed)
+    name = urlsplit(site.public_url or "").hostname or ""
+    allowed = [name, f"[{name}]"] if public else LOCAL
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=allowed, www_redirect=False)
+    arrays = "application/octet-stream"  # which hardly get smaller
+    app.add_middleware(GZipMiddleware, exclude_content_types=(*DEFAULT_EXCLUDED_CONTENT_TYPES, arrays))
     return app
+
+
+class _App(FastAPI):
+    """Has _Guard around everything, also around the response to an error of the server."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        return _Guard(super().build_middleware_stack(), self.state.site.public_url)
 
 
 def listener(host: str, port: int) -> socket.socket:
@@ -112,8 +113,8 @@ def listener(host: str, port: int) -> socket.socket:
 class _Guard:
     """Checks requests that change something, bounds bodies, and adds the security headers."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, public_url: str | None) -> None:
+        self._app, self._public_url = app, public_url
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -125,28 +126,30 @@ class _Guard:
                 names = {name.lower() for name, _ in message["headers"]}
                 message["headers"] += [
                     (name.lower().encode(), value.encode())
-                    for name, value in _HEADERS.items()
+                    for name, value in HEADERS.items()
                     if name.lower().encode() not in names
                 ]
             await send(message)
 
         request = Request(scope)
-        if refusal := _refusal(request):
+        if refusal := _refusal(request, self._public_url):
             await Response(refusal[1] + "\n", refusal[0], media_type="text/plain")(scope, receive, with_headers)
             return
         await self._app(scope, _bounded(receive), with_headers)
 
 
-def _refusal(request: Request) -> tuple[int, str] | None:
+def _refusal(request: Request, public_url: str | None) -> tuple[int, str] | None:
     """Return status and reason where a request is refused before it is read."""
+    if "\0" in request.scope["path"] or b"%00" in request.scope["query_string"]:
+        return 400, "the address has a NUL character"
     if request.method in ("GET", "HEAD", "OPTIONS"):
         return None
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > MOST_BODY:
         return 413, f"the request has more than {MOST_BODY:,} bytes"
     origin = request.headers.get("origin")
-    other = origin is not None and urlsplit(origin).netloc != request.headers.get("host")
-    if other or request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+    own = public_url or f"{request.scope['scheme']}://{request.headers.get('host')}"
+    if origin not in (None, own) or request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
         return 403, "only this site's own pages may change something"
     return None
 

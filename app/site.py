@@ -1,25 +1,39 @@
 """What the pages show: the store, the folder of its videos, runs and predictions. Opened once, before the server."""
 
+import ipaddress
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import polars as pl
+from pydantic import AnyHttpUrl, TypeAdapter, ValidationError
 
 from app.media.cache import Cache
 from common.errors import StepDiffError
 from common.io.tars import is_regular
 from store import Store
 
+LOCAL = ("127.0.0.1", "localhost", "[::1]", "::1")
+"""names of this machine, which only itself reaches"""
+NO_NUL = r"^[^\0]*$"
+"""pattern of texts from outside: PostgreSQL and file names cannot have a NUL"""
+MOST_ROW = 2**40
+"""a row's number, at most"""
 CACHE_BYTES = 2 * 2**30
 BEST = "best.json"
 """the file that names the checkpoint of a finished training"""
+MOST_SECONDS = 1e7
+"""end of a clip in its video"""
 MOST_RUNS = 200
 """runs that are looked at"""
 CLIP = {"key": pl.String, "video": pl.String, "start": pl.Float64, "end": pl.Float64, "step": pl.String}
 """columns of the catalog that every page needs; a catalog may lack all but `key`"""
+
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class UnknownError(StepDiffError):
@@ -71,6 +85,10 @@ class Site:
     device: str
     weights: str | None = None
     """of the encoder of texts"""
+    public_url: str | None = None
+    """scheme, host and port under which other machines reach the pages, as a browser's Origin header has it"""
+    proxies: tuple[Network, ...] = ()
+    """addresses that set X-Forwarded-For"""
 
     @classmethod
     def open(
@@ -85,12 +103,18 @@ class Site:
         cache_bytes: int = CACHE_BYTES,
         device: str = "auto",
         weights: str | None = None,
+        public_url: str | None = None,
+        trust_proxy: Sequence[str] = (),
     ) -> "Site":
         """Open what the pages show; the arguments are the options of `python -m app`.
 
         Raises:
             StepDiffError: Something that is named does not exist or cannot be read.
         """
+        if public_url is not None and annotate is None:
+            raise StepDiffError("--public-url: other machines reach the annotation pages only: give --annotate TASK")
+        if trust_proxy and public_url is None:
+            raise StepDiffError("--trust-proxy: give the address that the proxy has, with --public-url URL")
         folder = cache or os.path.join(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "stepdiff", "app")
         return cls(
             store=Store.open(store),
@@ -102,7 +126,13 @@ class Site:
             cache=Cache(Path(folder).expanduser(), cache_bytes),
             device=device,
             weights=weights,
+            public_url=None if public_url is None else _origin(public_url),
+            proxies=tuple(map(_network, trust_proxy)),
         )
+
+    def trusts(self, address: str) -> bool:
+        """Return whether an IP address is that of a proxy whose X-Forwarded-For counts."""
+        return bool(self.proxies) and any(ipaddress.ip_address(address) in network for network in self.proxies)
 
     def clip(self, key: str) -> ClipRecord:
         """Return a clip of the catalog. Raises UnknownError where it has none of that id."""
@@ -127,16 +157,18 @@ class Site:
         """Return the video file of a clip.
 
         Raises:
-            UnknownError: There are no videos, the catalog does not know the clip's place, or the path leads out of the
-                folder of videos.
+            UnknownError: There are no videos, the catalog does not know the clip's place in them, or the path leads out
+                of the folder of videos.
         """
         if self.videos is None:
             raise UnknownError("no pictures: start the server with --videos FOLDER")
         if clip.video is None or clip.start is None or clip.end is None:
             raise UnknownError(f"the catalog has no video, start and end of clip {clip.key!r}")
-        path = (self._root / clip.video).resolve()
-        if not path.is_relative_to(self._root) or not is_regular(path):
-            raise UnknownError(f"{clip.video} is not a file in the folder of videos")
+        if not 0 <= clip.start < clip.end <= MOST_SECONDS:
+            raise UnknownError(f"clip {clip.key!r} from {clip.start:g} to {clip.end:g} s is no part of a video")
+        path = None if "\0" in clip.video else (self._root / clip.video).resolve()
+        if path is None or not path.is_relative_to(self._root) or not is_regular(path):
+            raise UnknownError(f"{clip.video!r} is not a file in the folder of videos")
         return path
 
     def finished_runs(self) -> list[Path]:
@@ -157,3 +189,20 @@ def _folder(path: str | None, name: str) -> Path | None:
     if not Path(path).is_dir():
         raise StepDiffError(f"{name}: {path} is not a folder: give another, or leave --{name} out")
     return Path(path)
+
+
+def _origin(url: str) -> str:
+    try:
+        found = str(TypeAdapter(AnyHttpUrl).validate_python(url)).removesuffix("/")
+    except ValidationError:
+        found = ""
+    if not re.fullmatch(r"https?://[^/?#@]+", found):
+        raise StepDiffError(f"--public-url {url!r}: give scheme and host only, such as https://annotate.example.org")
+    return found
+
+
+def _network(address: str) -> Network:
+    try:
+        return ipaddress.ip_network(address)
+    except ValueError as error:
+        raise StepDiffError(f"--trust-proxy: {error}: give an IP address, or a network such as 10.0.0.0/8") from None

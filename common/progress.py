@@ -19,6 +19,19 @@ def say(line: str) -> None:
 
 
 @contextmanager
+def stages() -> Iterator[Callable[[str], None]]:
+    """Yield `show(what)`, for stages of unknown length: a line each, which replaces the one before on a terminal."""
+    if not sys.stderr.isatty():
+        yield say
+        return
+    from rich.console import Console
+    from rich.markup import escape
+
+    with Console(stderr=True).status("") as status:
+        yield lambda what: status.update(escape(what))
+
+
+@contextmanager
 def progress(what: str, total: int, unit: str = "") -> Iterator[Advance]:
     """Yield `advance(count)`; show `what`, the count out of `total`, the rate and the time left.
 

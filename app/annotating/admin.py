@@ -106,7 +106,7 @@ def router(site: Site, path: Path, annotating: Annotating) -> APIRouter:
         by = admin(request)
         with annotating.database.write() as connection:
             person, token = people.add(connection, sent.name, annotating.clock(), by=by.id)
-        return Link(name=person.name, address=session.link(token, str(request.base_url)))
+        return Link(name=person.name, address=session.link(token, site.public_url or str(request.base_url)))
 
     @routes.post("/people/link")
     def link(request: Request, sent: Someone) -> Link:
@@ -115,7 +115,7 @@ def router(site: Site, path: Path, annotating: Annotating) -> APIRouter:
         with annotating.database.write() as connection:
             person = people.by_id(connection, sent.person)
             token = people.link(connection, person, annotating.clock(), by=by.id)
-        return Link(name=person.name, address=session.link(token, str(request.base_url)))
+        return Link(name=person.name, address=session.link(token, site.public_url or str(request.base_url)))
 
     @routes.post("/people/revoke")
     def revoke(request: Request, sent: Someone) -> Done:

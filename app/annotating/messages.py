@@ -9,9 +9,11 @@ from annotate.people.pairs import ID
 from annotate.people.task import HIGHEST, LOWEST
 from app.annotating.collection.people import MOST_NAME
 from app.annotating.collection.work import Feedback
+from app.site import NO_NUL
 
-Text = Annotated[str, Field(max_length=FORM_TEXT)]
-Category = Annotated[str, Field(max_length=ID)]
+Text = Annotated[str, Field(max_length=FORM_TEXT, pattern=NO_NUL)]
+Category = Annotated[str, Field(max_length=ID, pattern=NO_NUL)]
+Reason = Annotated[str, Field(max_length=200, pattern=NO_NUL)]
 Score = Annotated[int, Field(ge=LOWEST, le=HIGHEST)]
 Number = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Seconds = Annotated[float, Field(ge=0, le=1e7, allow_inf_nan=False)]
@@ -46,7 +48,7 @@ class Save(_Sent):
 class Submission(Save):
     """The last changes, and the end of an assignment."""
 
-    rejected: Annotated[str, Field(max_length=200)] | None = None
+    rejected: Reason | None = None
     """reason; null: the pair is accepted"""
     seconds: Seconds
     """for which the person worked on the pair"""
@@ -55,7 +57,7 @@ class Submission(Save):
 class Name(_Sent):
     """Who annotates."""
 
-    name: Annotated[str, Field(max_length=10 * MOST_NAME)]
+    name: Annotated[str, Field(max_length=10 * MOST_NAME, pattern=NO_NUL)]
 
 
 class Someone(_Sent):
@@ -67,11 +69,11 @@ class Someone(_Sent):
 class Adjudication(_Sent):
     """The answer that decides about a pair."""
 
-    pair: Annotated[str, Field(max_length=ID)]
+    pair: Annotated[str, Field(max_length=ID, pattern=NO_NUL)]
     keystep: Text
     texts: dict[Category, Text] = Field(max_length=CATEGORIES)
     scores: dict[Category, Score] = Field(max_length=CATEGORIES)
-    rejected: Annotated[str, Field(max_length=200)] | None = None
+    rejected: Reason | None = None
     left: Side = "reference"
     """the clip that the texts compare the other one with"""
 

@@ -29,7 +29,7 @@ from app.pages import Page, page
 from app.site import RefusedError, Site
 from common.errors import StepDiffError
 
-Identity = Annotated[int, InPath(ge=1, description="number of an assignment")]
+Identity = Annotated[int, InPath(ge=1, le=2**62, description="number of an assignment")]
 Side = Literal["left", "right"]
 _ENTERED = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Signed in</title>
 <link rel="icon" href="data:,">
@@ -96,7 +96,8 @@ def router(site: Site) -> APIRouter:
         return routes
     annotating = Annotating.open(site.annotate, site.database)
     if annotating.new_admin is not None:
-        print(f"admin link, shown once: {session.link(annotating.new_admin)}", file=sys.stderr, flush=True)
+        address = session.link(annotating.new_admin, site.public_url or "")
+        print(f"admin link, shown once: {address}", file=sys.stderr, flush=True)
     pages = _Pages(site, annotating)
     routes.include_router(admin.router(site, site.annotate, annotating))
 

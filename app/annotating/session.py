@@ -1,7 +1,7 @@
 """Who sends a request: the token in a cookie, which a personal link sets.
 
 Guarantees
-- the cookie is HttpOnly and SameSite=Strict, and Secure where the page came by https
+- the cookie is HttpOnly and SameSite=Strict, and Secure where the public URL is https
 - a revoked or replaced token opens nothing
 - too many requests of a person are 429, and others are not concerned
 - guessing tokens is 429, and people of the same address go on
@@ -13,7 +13,7 @@ from fastapi.responses import Response
 from app.annotating.collection import people
 from app.annotating.collection.people import Person, Role
 from app.annotating.service import Annotating
-from app.site import RefusedError
+from app.site import RefusedError, Site
 
 PATH = "/annotate"
 _SECONDS = 180 * 24 * 3600
@@ -37,7 +37,7 @@ def sign_in(response: Response, request: Request, token: str, role: str) -> None
         token,
         max_age=_SECONDS,
         path=PATH,
-        secure=request.url.scheme == "https",
+        secure=(_site(request).public_url or "").startswith("https:"),
         httponly=True,
         samesite="strict",
     )
@@ -83,4 +83,12 @@ def _pass(seconds: int) -> None:
 
 def count_address(annotating: Annotating, request: Request) -> None:
     """Count a request of somebody who is not signed in. RefusedError: too many of this address."""
-    _pass(annotating.addresses.take(request.client.host if request.client else ""))
+    address = request.client.host if request.client else ""
+    if _site(request).trusts(address):  # each proxy appends the address that it sees, after those that it was sent
+        address = ",".join(request.headers.getlist("x-forwarded-for")).rpartition(",")[2].strip() or address
+    _pass(annotating.addresses.take(address))
+
+
+def _site(request: Request) -> Site:
+    site: Site = request.app.state.site
+    return site

@@ -18,7 +18,7 @@ from app.explore.colours import Legend, colours, columns_of, default_colour, val
 from app.explore.maps import Maps, Shown
 from app.explore.nearest import MOST, Hits, Searcher
 from app.pages import Page, page, plain
-from app.site import FieldError, Site, UnknownError
+from app.site import MOST_ROW, FieldError, Site, UnknownError
 from common.errors import StepDiffError
 from common.io.tables import short
 from retrieval.projection import PROJECTIONS, missing
@@ -176,7 +176,7 @@ def router(site: Site) -> APIRouter:
     def clips(
         choice: Annotated[Choice, Depends(_choice)],
         sort: Annotated[str, Query(description="column; with a minus first, falling")] = "",
-        offset: Annotated[int, Query(ge=0)] = 0,
+        offset: Annotated[int, Query(ge=0, le=MOST_ROW)] = 0,
         limit: Annotated[int, Query(ge=1, le=MOST_ROWS)] = 60,
     ) -> Response:
         """A page of the chosen clips with their columns: of the selection, or of all that pass the filter."""
@@ -189,7 +189,12 @@ def router(site: Site) -> APIRouter:
         return JSONResponse(plain({"total": total, "offset": offset, "clips": records}))
 
     @routes.get("/clip", responses=_UNFINISHED)
-    def clip(view: str, projection: str = "pca", row: int | None = None, key: str | None = None) -> Response:
+    def clip(
+        view: str,
+        projection: str = "pca",
+        row: Annotated[int | None, Query(ge=0, le=MOST_ROW)] = None,
+        key: str | None = None,
+    ) -> Response:
         """One clip with its columns and its place in the map (-1: not in the map), by row or by id."""
         shown = maps.get(view, projection)
         if row is None:

@@ -35,7 +35,17 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Server:
     """A server of the pages in its own process. `videos`: their folder, by default that of the world, "" for none."""
 
-    def __init__(self, world: Path, cache: Path, *options: str, port: int = 0, videos: str | None = None) -> None:
+    def __init__(
+        self,
+        world: Path,
+        cache: Path,
+        *options: str,
+        port: int = 0,
+        videos: str | None = None,
+        log: Path | None = None,
+    ) -> None:
+        """Start it; log: file of its standard error, where it may also have 1,024 files open and no more."""
+        self._log = log
         folder = str(world / "kitchen") if videos is None else videos
         self._command = ["app", "--store", str(world / "features"), "--cache", str(cache), *options]
         self._command += ["--videos", folder] if folder else []
@@ -45,9 +55,10 @@ class Server:
 
     def start(self, port: int = 0) -> None:
         """Start the process and wait until it answers."""
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", *self._command, "--port", str(port)], cwd=ROOT, stdout=subprocess.PIPE, text=True
-        )
+        command = [sys.executable, "-m", *self._command, "--port", str(port)]
+        if self._log is not None:
+            command = ["bash", "-c", 'ulimit -n 1024; exec "$@" 2> "$0"', str(self._log), *command]
+        self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         self.url = self.process.stdout.readline().strip()
         assert self.url.startswith("http://127.0.0.1:"), "the server did not start"

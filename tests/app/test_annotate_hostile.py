@@ -34,7 +34,7 @@ class Place:
         self.pairs = [(clips[place], clips[place + 1]) for place in range(0, 12, 2)]
         self.task = write_task(folder, self.pairs, **{"people": 1, **options})
         site = Site.open(str(world / "features"), str(world / "kitchen"), annotate=str(self.task), cache=str(folder))
-        self.app = create_app(site, host)
+        self.app = create_app(site)
         self.database = Database.open(default_url(self.task))
 
     def visit(self, name: str | None = None, https: bool = False) -> TestClient:

@@ -1,15 +1,32 @@
-"""Hosts, origins, sizes, headers and the two forms of a page, asked from a real server."""
+"""Hosts, origins, sizes, headers, connections and the two forms of a page, asked from a real server."""
 
+import contextlib
+import gzip
 import json
-from collections.abc import Callable
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
 from http.client import HTTPConnection
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import polars as pl
 import pytest
+from starlette.testclient import TestClient
 
-from app.server import MOST_BODY, listener
+from app import connections
+from app.annotating import service
+from app.annotating.collection import people
+from app.annotating.collection.database import Database, default_url
+from app.server import HEADERS, MOST_BODY, create_app, listener
+from app.site import Site
 from common.errors import StepDiffError
+from store import Store
+from tests.app.annotate_made import names, write_task
+from tests.app.compare_made import guesses, made, write
 from tests.app.conftest import Server
 
 
@@ -89,6 +106,218 @@ def test_the_api_reference_needs_no_other_site(ask: Ask) -> None:
     assert {"/media/video/{key}", "/media/strip/{key}", "/pair"} <= described["paths"].keys()
     assert ask("GET", "/swagger/swagger-ui-bundle.js")[0] == 200
     assert b"http" not in ask("GET", "/docs")[2].replace(b'lang="en"', b"")
+
+
+HALF_A_HEADER = b"GET /annotate HTTP/1.1\r\nHost: 127.0.0.1\r\nX: "
+HALF_A_BODY = b"POST /annotate/enter HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 99\r\n"
+HALF_A_BODY += b"Content-Type: application/json\r\n\r\n{"
+WHOLE = b"GET /static/style.css HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+
+
+def exchange(port: int, request: bytes, source: str = "127.0.0.1") -> bytes:
+    """Return all bytes that the server answers to these bytes, sent from an address of this machine."""
+    with socket.create_connection(("127.0.0.1", port), timeout=20, source_address=(source, 0)) as connection:
+        connection.sendall(request)
+        return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+@pytest.fixture
+def public(world: Path, tmp_path: Path) -> Iterator[tuple[int, Path]]:
+    """The port and the log of a server for other machines, which can have 1,024 files open."""
+    options = ("--annotate", str(write_task(tmp_path, names(1))), "--public-url", "http://127.0.0.1")
+    server = Server(world, tmp_path / "cache", *options, log=tmp_path / "log")
+    yield int(server.url.rpartition(":")[2]), tmp_path / "log"
+    server.kill()
+
+
+def test_the_server_answers_while_1100_half_sent_requests_are_open(public: tuple[int, Path]) -> None:
+    port, log = public
+    before = len(log.read_text().splitlines())
+    with contextlib.ExitStack() as opened:
+        for half in (HALF_A_HEADER, HALF_A_BODY):
+            for number in range(1100):
+                address = ("127.0.0.2" if number < 550 else f"127.0.1.{number % 10}", 0)
+                connection = socket.create_connection(("127.0.0.1", port), 20, address)
+                opened.enter_context(connection).sendall(half)
+            for source in ("127.0.0.3", "127.0.0.2"):
+                start = time.monotonic()
+                assert exchange(port, WHOLE, source).startswith(b"HTTP/1.1 200")
+                assert time.monotonic() - start < 5
+        for _ in range(50):
+            assert exchange(port, b"no request\r\n\r\n").startswith(b"HTTP/1.1 400")
+            upgrade = WHOLE.replace(b"close", b"upgrade, close\r\nUpgrade: websocket")
+            assert exchange(port, upgrade).startswith(b"HTTP/1.1 200")
+    lines = log.read_text().splitlines()[before:]
+    assert len(lines) == len({line[:20] for line in lines}) <= 5, "each line once a minute"
+    assert "closed one that waits" in lines[0]
+
+
+@pytest.fixture
+def port(tmp_path: Path) -> Iterator[int]:
+    """The port of a server in this process, with an address that fails."""
+    app = create_app(Site.open(str(Store.open(tmp_path / "features", create=True).path), cache=str(tmp_path)))
+
+    def fails() -> None:
+        raise RuntimeError("a defect")
+
+    app.add_api_route("/fails", fails)
+    running, listening = connections.server(app), listener("127.0.0.1", 0)
+    thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})
+    thread.start()
+    yield listening.getsockname()[1]
+    running.should_exit = True
+    thread.join(20)
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", HALF_A_HEADER, HALF_A_BODY, WHOLE.replace(b"close", b"x") + HALF_A_HEADER], ids=len
+)
+def test_a_request_arrives_in_time_or_its_connection_is_closed(
+    port: int, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr(connections, "ARRIVAL", 1.0)
+    start = time.monotonic()
+    with socket.create_connection(("127.0.0.1", port)) as connection, contextlib.suppress(ConnectionError):
+        connection.sendall(sent)
+        while time.monotonic() < start + 5:
+            time.sleep(0.1)
+            connection.sendall(b"x" * bool(sent))  # drops that arrive one by one do not help
+            connection.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                if not connection.recv(100_000):
+                    break
+            connection.setblocking(True)
+    assert 0.9 < time.monotonic() - start < 4
+
+
+def of_method(method: bytes, *lines: bytes, path: bytes = b"/docs", host: bytes = b"127.0.0.1") -> bytes:
+    """Return a request."""
+    return b"\r\n".join([method + b" " + path + b" HTTP/1.1", b"Host: " + host, b"Connection: close", *lines, b"", b""])
+
+
+REQUESTS = {
+    "another host": (400, of_method(b"GET", host=b"evil.example")),
+    "a host that is none": (400, of_method(b"GET", host=b"[")),
+    "no request": (400, b"no request\r\n\r\n"),
+    "a NUL": (400, of_method(b"GET", path=b"/media/video/%00")),
+    "another origin": (403, of_method(b"POST", b"Origin: http://evil.example")),
+    "an origin that is none": (403, of_method(b"POST", b"Origin: http://[")),
+    "another site": (403, of_method(b"POST", b"Sec-Fetch-Site: cross-site")),
+    "nothing there": (404, of_method(b"GET", path=b"/nothing")),
+    "another method": (405, of_method(b"POST")),
+    "a large body": (413, of_method(b"POST", b"Content-Length: 1048577")),
+    "a large header": (431, of_method(b"GET", b"X: " + b"x" * 2**20)),
+    "a defect": (500, of_method(b"GET", path=b"/fails")),
+    "a page": (200, of_method(b"GET")),
+}
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_every_response_has_the_security_headers(port: int, name: str) -> None:
+    status, request = REQUESTS[name]
+    answer = exchange(port, request)
+    head = answer.partition(b"\r\n\r\n")[0].decode().lower().split("\r\n")
+    assert head[0].startswith(f"http/1.1 {status} ")
+    for header, value in HEADERS.items():
+        own = [line.partition(": ")[2] for line in head if line.startswith(f"{header.lower()}: ")]
+        assert own == [value.lower()] or (header == "Cache-Control" and own == ["no-store"]), header
+
+
+def test_texts_are_compressed_and_files_are_not_sent_twice(ask: Ask) -> None:
+    for path in ("/static/style.css", "/openapi.json", "/explore"):
+        plain, packed = ask("GET", path), ask("GET", path, Accept_Encoding="gzip")
+        assert "content-encoding" not in plain[1] and packed[1]["content-encoding"] == "gzip"
+        assert gzip.decompress(packed[2]) == plain[2] and len(packed[2]) < len(plain[2]) / 2
+    _, headers, _ = ask("GET", "/static/style.css", Accept_Encoding="gzip")
+    assert headers["cache-control"] == "no-cache" and "accept-encoding" in headers["vary"].lower()
+    again = ask("GET", "/static/style.css", Accept_Encoding="gzip", If_None_Match=headers["etag"])
+    assert again[0] == 304 and again[2] == b"" and again[1]["cache-control"] == "no-cache"
+
+
+ODD = (
+    "",
+    "x",
+    "-1",
+    "0",
+    "9223372036854775808",
+    "1e400",
+    "nan",
+    "%00",
+    "%ED%A0%80",
+    "٣",
+    "[",
+    "'",
+    "../..",
+    "a" * 3000,
+)
+ODD_VALUES = (None, True, -1, 2**63, 1e308, "", "\0", "\ud800", "x" * 3000, [], ["\ud800"], {"\0": "\0"}, {"x": 2**70})
+
+
+def hostile(world: Path, folder: Path) -> tuple[str, list[str]]:
+    """Copy the store; return its path, and clips: a sound one, and those whose video, start or end no video has."""
+    path = shutil.copytree(world / "features", folder / "features")
+    (part,) = (path / "catalog/clips").glob("*.parquet")
+    frame = pl.read_parquet(part)
+    keys = frame["key"].to_list()[:6]
+    bad = {"video": ["v\0.mp4", "v" * 5000], "start": [1e18, float("nan"), -1e300], "end": [float("inf")]}
+    at = 1
+    for name, values in bad.items():
+        for value in values:
+            changed = pl.when(pl.col("key") == keys[at % 6]).then(pl.lit(value)).otherwise(pl.col(name))
+            frame, at = frame.with_columns(changed.alias(name)), at + 1
+    frame.write_parquet(part)
+    return str(path), keys
+
+
+def test_no_request_ends_in_500(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each parameter and each field of each address, with odd values; the other parameters are sound."""
+    monkeypatch.setattr(service, "PERSON_BURST", 1e9)
+    monkeypatch.setattr(service, "ADDRESS_BURST", 1e9)
+    store, keys = hostile(world, tmp_path)
+    rows = made("diffmcq", 6, clips=keys)
+    write(tmp_path / "said", "diffmcq_one", "diffmcq", rows, guesses("diffmcq", rows, 0), control="none")
+    task = write_task(tmp_path / "task", [(keys[0], key) for key in keys[1:]])
+    said, videos = [str(tmp_path / "said")], str(world / "kitchen")
+    app = create_app(Site.open(store, videos, predictions=said, annotate=str(task), cache=str(tmp_path / "cache")))
+    client = TestClient(app, "http://127.0.0.1", raise_server_exceptions=False)
+    client.headers.update({"Accept": "application/json", "Content-Type": "application/json"})
+    with Database.open(default_url(task)).write() as connection:
+        admin = people.named(connection, people.ADMIN)
+        assert admin is not None
+        tokens = [people.add(connection, "Ann", 0.0)[1], people.link(connection, admin, 0.0)]
+    for token in tokens:
+        assert client.get(f"/annotate/as/{token}").status_code == 200
+    sound = {"view": "efficientnet-lite0", "task": "diffmcq", "identity": "1", "side": "left", "form": "answers"}
+    sound |= {"key": keys[0], "clip": keys[0], "reference": keys[0], "candidate": keys[1], "colour": "step"}
+    sound |= {"id": f"{keys[0]} {keys[1]}", "token": tokens[0]}
+    described, failed, sent = app.openapi(), [], 0
+
+    def ask(method: str, path: str, **given: Any) -> None:
+        nonlocal sent
+        sent += 1
+        if client.request(method, path, **given).status_code == 500:
+            failed.append((method, path, given))
+
+    while client.get(f"/explore/points?view={sound['view']}").status_code == 202:
+        time.sleep(0.1)
+    for path, methods in described["paths"].items():
+        for method, about in methods.items():
+            places = {found["name"]: found["in"] for found in about.get("parameters", [])}
+            required = [found["name"] for found in about.get("parameters", []) if found["required"]]
+            for name in places:
+                for value in (*ODD, *keys[1:]) if name in ("key", "clip", "reference", "candidate", "near") else ODD:
+                    values = {**{own: sound[own] for own in required}, name: value}
+                    query = "&".join(f"{own}={values[own]}" for own in values if places[own] == "query")
+                    ask(method, f"{path.format(**values)}?{query}")
+            kinds = about.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
+            fields = described["components"]["schemas"].get(kinds.get("$ref", "").rpartition("/")[2], {})
+            whole = {"number": 1, "changes": {}, "seconds": 1.0, "person": 1, "pair": sound["id"], "keystep": "x"}
+            whole |= {"texts": {}, "scores": {}, "tasks": [], "head": "x", "step": "", "category": "Actions"} | sound
+            for name in fields.get("properties", {}):
+                for odd in ODD_VALUES:
+                    body = {own: whole[own] for own in fields.get("required", []) if own in whole} | {name: odd}
+                    ask(method, path.format(**sound), content=json.dumps(body))
+    assert failed == [] and sent > 1000
 
 
 def test_a_port_in_use_is_one_line() -> None:
