@@ -29,17 +29,18 @@ Visit = Callable[..., TestClient]
 class Place:
     """A task, its database and its server."""
 
-    def __init__(self, world: Path, folder: Path, host: str = "127.0.0.1", **options: Any) -> None:
+    def __init__(self, world: Path, folder: Path, public_url: str | None = None, **options: Any) -> None:
         clips = Store.open(world / "features").catalog("clips").frame().sort("step", "key")["key"].to_list()
         self.pairs = [(clips[place], clips[place + 1]) for place in range(0, 12, 2)]
         self.task = write_task(folder, self.pairs, **{"people": 1, **options})
-        site = Site.open(str(world / "features"), str(world / "kitchen"), annotate=str(self.task), cache=str(folder))
+        store, videos = str(world / "features"), str(world / "kitchen")
+        site = Site.open(store, videos, annotate=str(self.task), cache=str(folder), public_url=public_url)
         self.app = create_app(site)
         self.database = Database.open(default_url(self.task))
 
-    def visit(self, name: str | None = None, https: bool = False) -> TestClient:
+    def visit(self, name: str | None = None) -> TestClient:
         """Return a browser, with the link of a person who is added where there is none of this name."""
-        base = f"http{'s' * https}://127.0.0.1"
+        base = self.app.state.site.public_url or "http://127.0.0.1"
         client = TestClient(self.app, base, raise_server_exceptions=False, follow_redirects=False)
         client.headers["Accept"] = "application/json"
         if name is not None:
@@ -76,7 +77,7 @@ def submit(client: TestClient, number: int = 1, rejected: str | None = None, **c
 
 def posts(place: Place) -> list[str]:
     """Return all addresses that change something."""
-    found = create_app(place.app.state.site, "0.0.0.0").openapi()["paths"]
+    found = create_app(place.app.state.site).openapi()["paths"]
     return [path.replace("{identity}", "1") for path, about in found.items() if "post" in about and "annotate" in path]
 
 
@@ -353,7 +354,7 @@ def test_names_are_closed_once_somebody_has_a_link(place: Place) -> None:
 
 
 def test_a_server_for_other_machines_has_the_annotation_pages_only(world: Path, tmp_path: Path) -> None:
-    place = Place(world, tmp_path, host="0.0.0.0")
+    place = Place(world, tmp_path, "https://127.0.0.1")
     clip = place.pairs[0][0]
     for address in ("/explore", "/pair", "/compare", "/docs", "/openapi.json", f"/media/video/{clip}", "/redoc"):
         assert place.visit().get(address).status_code == 404, address
@@ -362,7 +363,7 @@ def test_a_server_for_other_machines_has_the_annotation_pages_only(world: Path, 
     for address in (f"/annotate{own}" for own in closed):
         assert place.visit().get(address).status_code == 401, address
     assert place.visit().post("/annotate/enter", json={"name": "Eve"}).status_code == 403
-    client = place.visit("Ann", https=True)
+    client = place.visit("Ann")
     assert work(client)["person"] == "Ann"
     response = client.get(f"/annotate/as/{place.token('Ann')}")
     assert {"Secure", "HttpOnly", "SameSite=strict"} <= set(response.headers["set-cookie"].split("; "))

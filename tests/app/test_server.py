@@ -248,25 +248,29 @@ ODD = (
     "[",
     "'",
     "../..",
-    "a" * 3000,
+    3000 * "a",
 )
 ODD_VALUES = (None, True, -1, 2**63, 1e308, "", "\0", "\ud800", "x" * 3000, [], ["\ud800"], {"\0": "\0"}, {"x": 2**70})
 
 
+NO_CLIPS: tuple[dict[str, Any], ...] = (
+    {"video": "v\0.mp4"},
+    {"video": "v" * 5000},
+    {"start": 1e18, "end": 1e18 + 256},
+    {"start": float("nan")},
+    {"start": -1e300, "end": float("inf")},
+)
+
+
 def hostile(world: Path, folder: Path) -> tuple[str, list[str]]:
-    """Copy the store; return its path, and clips: a sound one, and those whose video, start or end no video has."""
+    """Copy the store; return its path, and ids of clips: a sound one, and one for each of NO_CLIPS."""
     path = shutil.copytree(world / "features", folder / "features")
     (part,) = (path / "catalog/clips").glob("*.parquet")
-    frame = pl.read_parquet(part)
-    keys = frame["key"].to_list()[:6]
-    bad = {"video": ["v\0.mp4", "v" * 5000], "start": [1e18, float("nan"), -1e300], "end": [float("inf")]}
-    at = 1
-    for name, values in bad.items():
-        for value in values:
-            changed = pl.when(pl.col("key") == keys[at % 6]).then(pl.lit(value)).otherwise(pl.col(name))
-            frame, at = frame.with_columns(changed.alias(name)), at + 1
-    frame.write_parquet(part)
-    return str(path), keys
+    records = pl.read_parquet(part).to_dicts()
+    for record, values in zip(records[1:], NO_CLIPS, strict=False):
+        record.update(values)
+    pl.DataFrame(records, schema=pl.read_parquet_schema(part)).write_parquet(part)
+    return str(path), [record["key"] for record in records[: 1 + len(NO_CLIPS)]]
 
 
 def test_no_request_ends_in_500(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

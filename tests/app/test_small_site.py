@@ -18,10 +18,10 @@ def store(tmp_path: Path) -> str:
     return str(Store.open(tmp_path / "features", create=True).path)
 
 
-def visit(store: str, task: Path | None = None, base: str = "http://127.0.0.1") -> TestClient:
+def visit(store: str, task: Path | None = None) -> TestClient:
     """Return a browser of a server of these pages."""
     site = Site.open(store, annotate=None if task is None else str(task), cache=f"{store}/../cache")
-    return TestClient(create_app(site), base)
+    return TestClient(create_app(site), "http://127.0.0.1")
 
 
 def test_without_host_the_server_listens_on_this_machine_only() -> None:
@@ -37,7 +37,9 @@ def test_a_missing_store_folder_or_task_is_one_line_before_the_server_starts(
         raise SystemExit(main(["--store", store, "--port", "0", f"--{option}", "/none"]))
     shown = capsys.readouterr()
     assert ended.value.code == 2 and "/none" in shown.err
-    assert shown.err.count("\n") == 1 and "http" not in shown.out
+    *said, error = shown.err.splitlines()
+    assert error.startswith("error: ") and "/none" in error and "http" not in shown.out
+    assert said[0] == "loading the libraries of the pages" and len(said) < 4
 
 
 @pytest.mark.parametrize("address", ["/explore", "/pair", "/compare", "/annotate"])
@@ -59,7 +61,25 @@ def test_the_page_of_a_gold_pair_is_like_that_of_any_other_pair(store: str, tmp_
 
 
 def test_the_cookie_is_httponly_and_samesite_strict(store: str, tmp_path: Path) -> None:
-    for scheme in ("http", "https"):
-        client = visit(store, write_task(tmp_path / scheme, names(1)), f"{scheme}://127.0.0.1")
-        found = client.post("/annotate/enter", json={"name": "Ann"}).headers["set-cookie"].split("; ")
-        assert {"HttpOnly", "SameSite=strict"} <= set(found) and ("Secure" in found) == (scheme == "https")
+    client = visit(store, write_task(tmp_path, names(1)))
+    found = client.post("/annotate/enter", json={"name": "Ann"}).headers["set-cookie"].split("; ")
+    assert {"HttpOnly", "SameSite=strict"} <= set(found) and "Secure" not in found, "of http, on this machine"
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (["--host", "0.0.0.0"], "--host 0.0.0.0: give --public-url, the address that other machines open"),
+        (["--public-url", "https://a.example"], "--public-url: other machines reach the annotation pages only"),
+        (["--trust-proxy", "10.0.0.1"], "--trust-proxy: give the address that the proxy has, with --public-url"),
+        (["--public-url", "a.example", "--annotate", "x"], "--public-url 'a.example': give scheme and host only"),
+        (["--public-url", "https://a.example/x", "--annotate", "x"], "give scheme and host only"),
+        (["--public-url", "https://a.example", "--annotate", "x", "--trust-proxy", "a"], "--trust-proxy: 'a' does not"),
+    ],
+)
+def test_addresses_of_the_server_that_cannot_be_are_one_line(
+    store: str, options: list[str], why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--store", store, "--port", "0", *options]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ") and why in error
