@@ -1,5 +1,11 @@
 """common.progress if standard error is not a terminal: plain lines there, nothing on standard output."""
 
+import os
+import pty
+import re
+import subprocess
+import sys
+
 import pytest
 
 from common import progress
@@ -32,3 +38,20 @@ def test_short_work_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     with progress.progress("indexed rows", 8) as advance:
         advance(8)
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_stage_replaces_the_one_before_on_a_terminal_and_is_a_line_elsewhere() -> None:
+    code = "import sys, time; from common.progress import stages\n"
+    code += "with stages() as show: show('one [1]'); time.sleep(0.3); show('two [2]'); time.sleep(0.3)"
+    plain = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (plain.stdout, plain.stderr) == ("", "one [1]\ntwo [2]\n")
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80"}
+    subprocess.run([sys.executable, "-c", code], stderr=theirs, env=environment, check=True)
+    os.close(theirs)
+    shown = os.read(ours, 100_000).decode()
+    os.close(ours)
+    assert shown.index("one [1]") < shown.index("two [2]")
+    assert "\x1b[2K" in shown[shown.index("one [1]") :], "the line is cleared"
+    last = shown[shown.rindex("two [2]") + len("two [2]") :]
+    assert re.fullmatch(r"(\x1b\[[\d;?]*[a-zA-Z]|\s)*", last) and "\x1b[2K" in last, "nothing is left of it"
