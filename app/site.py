@@ -131,8 +131,12 @@ class Site:
         )
 
     def trusts(self, address: str) -> bool:
-        """Return whether an IP address is that of a proxy whose X-Forwarded-For counts."""
-        return bool(self.proxies) and any(ipaddress.ip_address(address) in network for network in self.proxies)
+        """Return whether an address is that of a proxy whose X-Forwarded-For counts."""
+        try:
+            found = ipaddress.ip_address(address)
+        except ValueError:  # of a client that has gone
+            return False
+        return any(found in network for network in self.proxies)
 
     def clip(self, key: str) -> ClipRecord:
         """Return a clip of the catalog. Raises UnknownError where it has none of that id."""

@@ -111,7 +111,7 @@ def test_the_api_reference_needs_no_other_site(ask: Ask) -> None:
 HALF_A_HEADER = b"GET /annotate HTTP/1.1\r\nHost: 127.0.0.1\r\nX: "
 HALF_A_BODY = b"POST /annotate/enter HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 99\r\n"
 HALF_A_BODY += b"Content-Type: application/json\r\n\r\n{"
-WHOLE = b"GET /static/style.css HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+WHOLE = b"GET /static/base.css HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
 
 
 def exchange(port: int, request: bytes, source: str = "127.0.0.1") -> bytes:
@@ -224,13 +224,13 @@ def test_every_response_has_the_security_headers(port: int, name: str) -> None:
 
 
 def test_texts_are_compressed_and_files_are_not_sent_twice(ask: Ask) -> None:
-    for path in ("/static/style.css", "/openapi.json", "/explore"):
+    for path in ("/static/base.css", "/openapi.json", "/explore"):
         plain, packed = ask("GET", path), ask("GET", path, Accept_Encoding="gzip")
         assert "content-encoding" not in plain[1] and packed[1]["content-encoding"] == "gzip"
         assert gzip.decompress(packed[2]) == plain[2] and len(packed[2]) < len(plain[2]) / 2
-    _, headers, _ = ask("GET", "/static/style.css", Accept_Encoding="gzip")
+    _, headers, _ = ask("GET", "/static/base.css", Accept_Encoding="gzip")
     assert headers["cache-control"] == "no-cache" and "accept-encoding" in headers["vary"].lower()
-    again = ask("GET", "/static/style.css", Accept_Encoding="gzip", If_None_Match=headers["etag"])
+    again = ask("GET", "/static/base.css", Accept_Encoding="gzip", If_None_Match=headers["etag"])
     assert again[0] == 304 and again[2] == b"" and again[1]["cache-control"] == "no-cache"
 
 
