@@ -80,7 +80,8 @@ def run(options: AppOptions) -> int:
             application = create_app(site)
         host, port = socket.getsockname()[:2]
         print(f"http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
-        print("Ctrl-C ends the server", file=sys.stderr)
+        where = "" if site.public_url is None else f"other machines open {site.public_url}; "
+        print(f"{where}Ctrl-C ends the server", file=sys.stderr)
         server(application).run(sockets=[socket])
     return 0
 
