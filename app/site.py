@@ -18,7 +18,7 @@ from store import Store
 
 LOCAL = ("127.0.0.1", "localhost", "[::1]", "::1")
 """names of this machine, which only itself reaches"""
-NO_NUL = r"^[^\0]*$"
+NO_NUL = r"^[^\x00]*$"
 """pattern of texts from outside: PostgreSQL and file names cannot have a NUL"""
 MOST_ROW = 2**40
 """a row's number, at most"""
