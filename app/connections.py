@@ -67,8 +67,9 @@ class Connection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take data; the deadline ends with the request."""
-        super().data_received(data)
-        self._watch()
+        if self.conn.their_state is not h11.ERROR:  # after an error the rest is dropped, so that the client reads why
+            super().data_received(data)
+            self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
@@ -78,16 +79,18 @@ class Connection(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is no request, with the headers of every response; a response that has begun is cut off."""
-        if self.cycle is None or self.cycle.response_complete:
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.transport.close()
+        else:
             status = HTTPStatus(getattr(sys.exception(), "error_status_hint", 400))
             headers = {"Content-Type": "text/plain; charset=utf-8", "Connection": "close", **HEADERS}
             lines = [f"{name}: {value}" for name, value in headers.items()]
             self.transport.write("\r\n".join([f"HTTP/1.1 {status.value} {status.phrase}", *lines, "", msg]).encode())
-        self.transport.close()
+            self.transport.write_eof()
 
     def _watch(self) -> None:
         """Start the deadline of a request that is arriving, end that of one that is complete."""
-        arriving = self.conn.their_state in (h11.IDLE, h11.SEND_BODY)
+        arriving = self.conn.their_state in (h11.IDLE, h11.SEND_BODY, h11.ERROR)
         if arriving and self._deadline is None:
             self._deadline = self.loop.call_later(ARRIVAL, self.transport.abort)
         elif not arriving and self._deadline is not None:

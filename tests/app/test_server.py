@@ -206,7 +206,7 @@ REQUESTS = {
     "nothing there": (404, of_method(b"GET", path=b"/nothing")),
     "another method": (405, of_method(b"POST")),
     "a large body": (413, of_method(b"POST", b"Content-Length: 1048577")),
-    "a large header": (431, of_method(b"GET", b"X: " + b"x" * 17_000)),
+    "a large header": (431, of_method(b"GET", b"X: " + b"x" * 2**20)),
     "a defect": (500, of_method(b"GET", path=b"/fails")),
     "a page": (200, of_method(b"GET")),
 }
