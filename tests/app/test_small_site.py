@@ -57,6 +57,7 @@ def test_the_page_of_a_gold_pair_is_like_that_of_any_other_pair(store: str, tmp_
         client = visit(store, write_task(tmp_path / str(rate), names(2), gold=names(1, "gold"), gold_rate=rate))
         assert client.post("/annotate/enter", json={"name": "Ann"}).status_code == 200
         pages.append(client.get("/annotate", headers={"Accept": "application/json"}).json())
+    assert [shown.pop("of") for shown in pages] == [2, 3], "a task with gold pairs has more pairs, whichever is shown"
     assert pages[0] == pages[1] and not pages[0]["training"]
 
 
