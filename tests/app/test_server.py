@@ -250,7 +250,21 @@ ODD = (
     "../..",
     3000 * "a",
 )
-ODD_VALUES = (None, True, -1, 2**63, 1e308, "", "\0", "\ud800", "x" * 3000, [], ["\ud800"], {"\0": "\0"}, {"x": 2**70})
+ODD_VALUES: tuple[Any, ...] = (
+    None,
+    True,
+    -1,
+    2**63,
+    1e308,
+    "",
+    "\0",
+    "\ud800",
+    "x" * 3000,
+    [],
+    ["\ud800"],
+    {"\0": "\0"},
+    {"x": 2**70},
+)
 
 
 NO_CLIPS: tuple[dict[str, Any], ...] = (
@@ -315,7 +329,14 @@ def test_no_request_ends_in_500(world: Path, tmp_path: Path, monkeypatch: pytest
                     ask(method, f"{path.format(**values)}?{query}")
             kinds = about.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
             fields = described["components"]["schemas"].get(kinds.get("$ref", "").rpartition("/")[2], {})
-            whole = {"number": 1, "changes": {}, "seconds": 1.0, "person": 1, "pair": sound["id"], "keystep": "x"}
+            whole: dict[str, Any] = {
+                "number": 1,
+                "changes": {},
+                "seconds": 1.0,
+                "person": 1,
+                "pair": sound["id"],
+                "keystep": "x",
+            }
             whole |= {"texts": {}, "scores": {}, "tasks": [], "head": "x", "step": "", "category": "Actions"} | sound
             for name in fields.get("properties", {}):
                 for odd in ODD_VALUES:
