@@ -25,7 +25,7 @@ MARGIN = 3  # characters around a column
 WIDEST = 60  # characters of a cell
 FORMATS = (".parquet", ".csv", ".jsonl")
 _FORMULA = "^('*(?:[=+@\\t\\r\\n\uff1d\uff0b\uff0d\uff20]|-[\\w.-]*[^\\w.-]))"
-"""OWASP, "CSV Injection", also after quotes. A clip id may begin with "-": without other characters it computes nothing"""
+"""OWASP, "CSV Injection", also after quotes. A clip id may begin with "-": with no other characters it is no formula"""
 
 
 def print_table(frame: pl.DataFrame, fixed: Sequence[str], title: str) -> None:
