@@ -57,6 +57,13 @@ def test_every_page_is_in_the_navigation() -> None:
     assert [page for page in pages if f'"{page}"' not in configuration] == []
 
 
+def test_the_diagram_of_the_start_page_fits_next_to_the_navigation() -> None:
+    (diagram,) = re.findall(
+        r"^```text\n(videos.*?)^```", (ROOT / "docs/index.md").read_text(), re.DOTALL | re.MULTILINE
+    )
+    assert "annotate\n" in diagram and max(map(len, diagram.splitlines())) <= 72
+
+
 def test_the_readme_has_at_most_250_lines() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 250
 
