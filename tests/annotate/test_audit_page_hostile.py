@@ -57,7 +57,7 @@ def page(folder: Path, texts: list[str], videos: list[str]) -> Parsed:
     """Return the page of questions about clips of these videos; every text is one of `texts`."""
     folder.mkdir()
     write_video(folder / "real.mp4", [RED, BLUE])
-    clips = [f"{text}_{n}_{n + 1}" for n, text in enumerate(texts)]
+    clips = [f"{text}_{n}_{n + 1}".replace("\0", "") for n, text in enumerate(texts)]  # a key has no NUL
     rows = {"key": clips, "video": videos, "start": [0.0] * len(clips), "end": [1.0] * len(clips)}
     Store.open(folder / "features", create=True).catalog("clips").append(pl.DataFrame(rows))
     questions: list[dict[str, Any]] = [
