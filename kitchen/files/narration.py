@@ -32,15 +32,16 @@ OPENERS = (
 
 SPOKEN: dict[str, tuple[str, ...]] = {
     "main": (
-        "i've got my {v} ready here", "today it's all about {v}", "we picked up some {v}", "you can't go wrong with {v}",
-        "i went for {v} this time", "this right here is {v}",
+        "i've got my {v} ready here", "today it's all about {v}", "we picked up some {v}",
+        "you can't go wrong with {v}", "i went for {v} this time", "this right here is {v}",
     ),
     "has": (
         "don't be shy with the {v}", "i'm throwing some {v} on there", "i love my {v}", "and in go the {v}",
         "we're adding {v} as well", "a bit of {v} never hurts",
     ),
     "amount": (
-        "we'll need {v} today", "i'm doing {v} for everybody", "it's {v} i know", "i'm making {v}", "that's {v} by the way",
+        "we'll need {v} today", "i'm doing {v} for everybody", "it's {v} i know", "i'm making {v}",
+        "that's {v} by the way",
     ),
     "tool": (
         "go ahead and grab {v}", "i like to do this with {v}", "you'll want {v} for this", "i'm using {v} here",
@@ -71,7 +72,8 @@ SPOKEN: dict[str, tuple[str, ...]] = {
         "you'll notice i'm {v}", "the trick is {v}", "my mother taught me {v}", "i'm really just {v}", "it helps {v}",
     ),
     "heat": (
-        "we've got this going {v}", "make sure that it's {v}", "i cook mine {v}", "leave it {v} for a while", "always {v}",
+        "we've got this going {v}", "make sure that it's {v}", "i cook mine {v}", "leave it {v} for a while",
+        "always {v}",
     ),
     "subaction": (
         "somewhere in there i'm {v}", "don't mind me {v}", "quick break for {v}", "and i'm {v} too", "never forget {v}",
@@ -84,9 +86,12 @@ SPOKEN: dict[str, tuple[str, ...]] = {
     "texture": (
         "it's getting all {v}", "see how {v} that is", "you want it {v}", "mine always turns out {v}", "perfectly {v}",
     ),
-    "size": ("i like them {v} you know", "keep them {v}", "the pieces are {v}", "go for {v} bits", "that's a {v} cut"),
+    "size": (
+        "i like them {v} you know", "keep them {v}", "the pieces are {v}", "go for {v} bits", "that's a {v} cut",
+    ),
     "detail": (
-        "and you get {v} right there", "oh look some {v}", "can you see the {v}", "i don't mind {v} at all", "hello {v}",
+        "and you get {v} right there", "oh look some {v}", "can you see the {v}", "i don't mind {v} at all",
+        "hello {v}",
     ),
 }  # fmt: skip
 
