@@ -5,6 +5,7 @@ words of their own. Every function takes its own seeded generator, so a text dep
 """
 
 import random
+import re
 from typing import Literal
 
 from kitchen.attributes import CATEGORY_ATTRIBUTES, Attributes, Difference, differences
@@ -131,6 +132,14 @@ def phrase(style: Style, attribute: str, value: str, rng: random.Random) -> str:
         inside = attribute == "vessel" and value.endswith(("bowl", "pan", "pot"))
         return f"{'in' if inside else 'on'} {with_article(value)}"
     return _COMMON.get(key, value)
+
+
+def wordings(attribute: str, value: str) -> list[str]:
+    """Return all words for a value in texts of either style, without an article or preposition of place."""
+    key = f"{attribute}:{value}"
+    own = value if attribute in ("vessel", "surface") else _COMMON.get(key, value)
+    found = [own, value, *(words for style in _SYNONYMS.values() for words in style.get(key, ()))]
+    return list(dict.fromkeys(re.sub(r"^(?:(?:in|on|with|over) )?(?:an? )?", "", words) for words in found))
 
 
 def with_article(noun: str) -> str:
