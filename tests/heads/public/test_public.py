@@ -268,4 +268,5 @@ def test_socratic_reads_the_whole_models_caption_of_each_clip(
     given += ["--test-set", str(tmp_path / "rank.jsonl"), "--out", str(tmp_path / "out.jsonl"), "--device", "cpu"]
     assert evaluate.main([*store, *given]) == 0
     scores = json.loads((tmp_path / "out.jsonl").read_text())["scores"]
-    assert len(set(scores)) == len({written[key] for key in keys[1:5]})
+    # Equal captions in one batch may differ in the last bit (float32, 5e-7 of 4); others differ by far more.
+    assert len({round(score, 5) for score in scores}) == len({written[key] for key in keys[1:5]})
