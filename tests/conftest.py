@@ -6,6 +6,10 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("without deadline", deadline=None)  # no test depends on the speed of the machine
+settings.load_profile("without deadline")
 
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
     # Set before anything loads OpenMP, so that test processes do not compete for cores.
