@@ -31,7 +31,6 @@ from app.pages import STATIC, Page, failed, malformed, missing, page
 from app.pair import routes as pair
 from app.site import LOCAL, Site
 from common.errors import StepDiffError
-from common.look import look
 
 MOST_BODY = 2**20
 """bytes of a request"""
@@ -65,11 +64,7 @@ def create_app(site: Site) -> FastAPI:
     app.add_exception_handler(RequestValidationError, malformed)
     app.add_exception_handler(HTTPException, missing)
 
-    @app.get("/static/look.css", include_in_schema=False)
-    def shared_style() -> Response:
-        return Response(look(), media_type="text/css")
-
-    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    app.mount("/static", StaticFiles(directory=STATIC, packages=[("common", "static")]), name="static")
     for section in (annotating,) if public else (media, explore, pair, compare, annotating):
         app.include_router(section.router(site))
 

@@ -50,7 +50,7 @@ figcaption { padding: 8px 12px 12px; }
   border-radius: 4px; font-size: 12px; }
 .said { margin: 4px 0 0; display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 3; overflow: hidden; }
 """
-"""of the sheet, after common/look.css"""
+"""of the sheet, after common/static/look.css"""
 
 
 @dataclass(frozen=True)
