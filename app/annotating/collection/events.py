@@ -31,6 +31,8 @@ class Event:
     """who changed something"""
     assignment: int | None
     data: dict[str, Any]
+    size: int
+    """bytes of `data` in the database"""
 
 
 def pair_key(pair: str) -> str:
@@ -59,7 +61,7 @@ def record(
         row = connection.execute(insert(events).values(**values, data=text))
         assert row.inserted_primary_key is not None
         seq = row.inserted_primary_key[0]
-    event = Event(seq, at, kind, person, assignment, data)
+    event = Event(seq, at, kind, person, assignment, data, len(text))
     apply(connection, event)
     return event
 
@@ -103,7 +105,7 @@ def rebuild(connection: Connection) -> int:
 def history(connection: Connection, after: int = 0, most: int | None = None) -> Iterator[Event]:
     """Yield the events after a number, in order, at most `most`."""
     for row in connection.execute(select(events).where(events.c.seq > after).order_by(events.c.seq).limit(most)):
-        yield Event(row.seq, row.at, row.kind, row.person, row.assignment, json.loads(row.data))
+        yield Event(row.seq, row.at, row.kind, row.person, row.assignment, json.loads(row.data), len(row.data))
 
 
 def merged(form: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -119,7 +121,7 @@ def merged(form: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 def apply(connection: Connection, event: Event) -> None:
     """Change the state by an event."""
     _KINDS[event.kind](connection, event)
-    _count(connection, event.person, len(json.dumps(event.data, allow_nan=False)))
+    _count(connection, event.person, event.size)
 
 
 def _nothing(connection: Connection, event: Event) -> None:
