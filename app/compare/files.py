@@ -25,9 +25,8 @@ from weakref import WeakValueDictionary
 from common.errors import StepDiffError
 from common.io.jsonl import read_objects
 from heads.evaluation.options import VIDEO_LM
-from heads.methods.registry import is_control, regime_words
-from heads.reporting.entries import MARK, PAIRS, TASKS, Entry, footnote, marked, score_record
-from heads.reporting.methods import trainings
+from heads.methods.registry import is_control, regime_of, regime_words, section
+from heads.reporting.entries import MARK, PAIRS, TASKS, footnote, marked, score_record
 from tasks import benchmarks
 from tasks.bootstrap import Figure
 from tasks.scoring import Marks, task_figures
@@ -197,7 +196,7 @@ class Library:
             self._check(record_path, MOST_RECORD_BYTES)
             record = score_record(str(path))
         record = record if isinstance(record, dict) else {}
-        options = _dict(record.get("options"))
+        options = section(record, "options")
         if str(options.get("task")) in benchmarks.MODULES:
             raise StepDiffError(f"answers the benchmark {options['task']}, which has tables of python -m heads.report")
         self._check(path, MOST_BYTES)
@@ -234,7 +233,7 @@ class Library:
 
     def _whole(self, task: Task, options: dict[str, Any], record: dict[str, Any], watched: list[Path]) -> Rows:
         """Return the test set that a record names: a file of this name in a given folder, with as many rows."""
-        name, count = Path(str(options.get("test_set"))).name, _dict(record.get("scores")).get("rows")
+        name, count = Path(str(options.get("test_set"))).name, section(record, "scores").get("rows")
         for folder in self._test_sets:
             path = folder / name
             watched.append(path)
@@ -280,10 +279,6 @@ def _state(path: Path) -> tuple[int, int, int] | None:
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 
-def _dict(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
 def _short(reason: str) -> str:
     return reason if len(reason) <= 400 else reason[:400] + " ..."
 
@@ -303,17 +298,17 @@ def _task_of_rows(path: Path) -> Task:
 
 
 def _method(path: Path, name: str, task: Task, record: dict[str, Any]) -> Method:
-    training = trainings([], [Entry("", task, "", str(path))])[""]
-    options = _dict(record.get("options"))
+    options, disclosed = section(record, "options"), section(record, "disclosed")
+    regime, steps = regime_of(options, disclosed), section(disclosed, "recipe").get("optimiser_steps")
     return Method(
         id=name,
         name=", ".join(_names(path, options))[:120],
         file=str(path),
-        control=is_control(options, _dict(record.get("disclosed"))),
+        control=is_control(options, disclosed),
         trained=bool(options.get("head")),
-        regime=training.regime or "",
-        regime_words=regime_words(training.regime),
-        steps=training.steps if isinstance(training.steps, int) else None,
+        regime=regime or "",
+        regime_words=regime_words(regime),
+        steps=steps if isinstance(steps, int) else None,
         notes=_notes(task, options, record),
     )
 
@@ -343,7 +338,7 @@ def _notes(task: Task, options: dict[str, Any], record: dict[str, Any]) -> tuple
 
 def _other_figures(answers: Answers, record: dict[str, Any]) -> str:
     """Return a note where the record's figures are not those of the files."""
-    recorded = _dict(record.get("scores"))
+    recorded = section(record, "scores")
     for name, figure in answers.measured[0].items():
         value = recorded.get(name)
         if isinstance(value, int | float) and abs(figure.of() - value) > 1e-6:

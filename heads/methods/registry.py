@@ -92,13 +92,18 @@ def stated(kind: type, name: str) -> dict[str, Any]:
     return found
 
 
+def section(record: Any, name: str) -> dict[str, Any]:
+    """Return a part of a score record, {} if it has none of that form."""
+    found = record.get(name) if isinstance(record, Mapping) else None
+    return found if isinstance(found, dict) else {}
+
+
 def registered(options: Mapping[str, Any], disclosed: Mapping[str, Any]) -> Registered:
     """Return the method of a score record. options, disclosed: parts of the record."""
     name = str(options.get("method") or "")
     if name in REGISTRY:
         return REGISTRY[name]
-    given = disclosed.get("registered")
-    given = given if isinstance(given, dict) else {}
+    given = section(disclosed, "registered")
     title, regime = given.get("title"), given.get("regime")
     known = regime if regime in ORDER else None
     return Registered(name, title if isinstance(title, str) else "", known, given.get("control") is True)
@@ -115,8 +120,7 @@ def regime_of(options: Mapping[str, Any], disclosed: Mapping[str, Any]) -> Regim
     if method.name == "vlemb":
         encoder = str(disclosed.get("encoder", ENCODER + PAIRS))
         return None if PAIRS in encoder else "s1" if encoder.startswith(ENCODER) else "none"
-    recipe = disclosed.get("recipe")
-    recorded = recipe.get("regime") if isinstance(recipe, dict) else None
+    recorded = section(disclosed, "recipe").get("regime")
     return method.regime or (recorded if recorded in ORDER else None)
 
 

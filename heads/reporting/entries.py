@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from common.errors import StepDiffError
+from heads.methods.registry import section
 from tasks.testsets import Task
 
 Variant = Literal["V1", "V2", "V3"]
@@ -174,5 +175,5 @@ def score_record(predictions: str) -> Any:
 
 def marked(record: Any) -> dict[str, Any] | None:
     """Return the counts of a score record whose row has the MARK, else None."""
-    counts = record.get("seen") if isinstance(record, dict) else None
-    return counts if isinstance(counts, dict) and counts.get("clips_of_videos") else None
+    counts = section(record, "seen")
+    return counts if counts.get("clips_of_videos") else None

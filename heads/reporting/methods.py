@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from common.errors import StepDiffError
-from heads.methods.registry import ORDER, Regime, is_control, regime_of, regime_words
+from heads.methods.registry import ORDER, Regime, is_control, regime_of, regime_words, section
 from heads.reporting.entries import Entry, score_record
 from heads.reporting.grid import Block, Cell, Grid, Row
 
@@ -64,7 +64,7 @@ def trainings(given: Sequence[Training], entries: Sequence[Entry]) -> dict[str, 
     chosen: dict[str, dict[int, int]] = {}
     for entry in entries:
         options, disclosed = _record(entry.predictions)
-        recipe = _dict(disclosed.get("recipe"))
+        recipe = section(disclosed, "recipe")
         of_record: dict[str, Any] = {"regime": regime_of(options, disclosed), "steps": recipe.get("optimiser_steps")}
         for name, recorded in of_record.items():
             stated = getattr(found[entry.method], name)
@@ -100,12 +100,8 @@ def recorded_method(predictions: str) -> dict[str, Any] | None:
 
 def _record(predictions: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return options and disclosed of the score record next to the predictions, {} if it states nothing."""
-    record = _dict(score_record(predictions))
-    return _dict(record.get("options")), _dict(record.get("disclosed"))
-
-
-def _dict(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
+    record = score_record(predictions)
+    return section(record, "options"), section(record, "disclosed")
 
 
 def _chosen(record: Mapping[str, Any]) -> int | None:
