@@ -182,7 +182,7 @@ def faults(answer: Answer, task: Task) -> Iterator[tuple[str, str]]:
         yield "keystep", f"Write the keystep that both clips show, in at most {task.keystep_words} words."
     elif words > task.keystep_words:
         yield "keystep", f"The keystep has {words} words; write at most {task.keystep_words}."
-    elif not _fits(answer.keystep):
+    elif not fits(answer.keystep):
         yield "keystep", f"The keystep has at most {FORM_TEXT:,} characters, and no NUL."
     for category in task.categories:
         difference, field = answer.differences.get(category.name), f"category {category.name}"
@@ -190,14 +190,15 @@ def faults(answer: Answer, task: Task) -> Iterator[tuple[str, str]]:
             yield field, f"{category.title}: choose a score from 1 (very different) to 5 (not different)."
         elif difference.score < HIGHEST and not difference.text.strip():
             yield field, f"{category.title}: describe the difference, or choose score 5 (not different)."
-        elif not _fits(difference.text):
+        elif not fits(difference.text):
             yield field, f"{category.title}: write at most {FORM_TEXT:,} characters, and no NUL."
     for name in answer.differences:
         if name not in task.names:
             yield f"category {name}", f"{name} is not a category of the task."
 
 
-def _fits(text: str) -> bool:
+def fits(text: str) -> bool:
+    """Return whether a form and every database take a text."""
     return len(text) <= FORM_TEXT and "\0" not in text
 
 

@@ -37,6 +37,9 @@ def router(site: Site, path: Path, annotating: Annotating) -> APIRouter:
     def admin(request: Request) -> Person:
         return session.required(annotating, request, "admin")
 
+    def linked(request: Request, person: Person, token: str) -> Link:
+        return Link(name=person.name, address=session.link(token, site.public_url or str(request.base_url)))
+
     @routes.get("")
     def overview(request: Request) -> Response:
         """Progress, people and agreement."""
@@ -106,7 +109,7 @@ def router(site: Site, path: Path, annotating: Annotating) -> APIRouter:
         by = admin(request)
         with annotating.database.write() as connection:
             person, token = people.add(connection, sent.name, annotating.clock(), by=by.id)
-        return Link(name=person.name, address=session.link(token, site.public_url or str(request.base_url)))
+        return linked(request, person, token)
 
     @routes.post("/people/link")
     def link(request: Request, sent: Someone) -> Link:
@@ -115,7 +118,7 @@ def router(site: Site, path: Path, annotating: Annotating) -> APIRouter:
         with annotating.database.write() as connection:
             person = people.by_id(connection, sent.person)
             token = people.link(connection, person, annotating.clock(), by=by.id)
-        return Link(name=person.name, address=session.link(token, site.public_url or str(request.base_url)))
+        return linked(request, person, token)
 
     @routes.post("/people/revoke")
     def revoke(request: Request, sent: Someone) -> Done:

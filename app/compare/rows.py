@@ -186,9 +186,9 @@ def _cell(chosen: Chosen, column: Column, place: int) -> Cell:
     text = "" if np.isnan(value) else signed(value) if task != "diffcap" else f"{value:.2f}"
     if task == "diffrank" and not text and column.answered[place]:
         text = "no order"
-    most = (
-        highest_tau(chosen.tests.rows[place], column.said(place), chosen.metric) if text and task == "diffrank" else ""
-    )
+    most = ""
+    if text and task == "diffrank":
+        most = highest_tau(chosen.tests.rows[place], column.said(place), chosen.metric)
     tie = task == "diffmcq" and bool(value == 0)
     return Cell(column.method.id, column.letter, verdict(column, place), text, most, tie)
 
@@ -239,11 +239,12 @@ def _reply(chosen: Chosen, column: Column, place: int, order: list[int]) -> Repl
         ]
     caption = isinstance(row, DiffCap) and said is not None
     similar = column.answers.similar if caption else None
+    cell = _cell(chosen, column, place)
     return Reply(
         column.letter,
         column.method.name,
-        verdict(column, place),
-        (cell := _cell(chosen, column, place)).text,
+        cell.verdict,
+        cell.text,
         cell.most,
         places,
         supported(_short(said), row.text, chosen.tests.frequent_words) if caption else [],

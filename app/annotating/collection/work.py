@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
-from annotate.people.answers import FORM_TEXT, Answer, answer_of, problems
+from annotate.people.answers import FORM_TEXT, Answer, answer_of, fits, problems
 from annotate.people.task import HIGHEST, Check, Known, Task
 from app.annotating.collection.assigning import Assigner, Assignment
 from app.annotating.collection.events import merged, record
@@ -195,7 +195,7 @@ def _checked(changes: dict[str, Any], task: Task) -> dict[str, Any]:
         if unknown := [name for name in changes.get(part, {}) if name not in task.names]:
             raise StepDiffError(f"{unknown[0]!r:.80} is not a category of the task: reload the page")
     for text in (changes.get("keystep", ""), *changes.get("texts", {}).values()):
-        if len(text) > FORM_TEXT or "\0" in text:
+        if not fits(text):
             raise StepDiffError(f"a text has at most {FORM_TEXT:,} characters, and no NUL")
     return changes
 
