@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from common.errors import StepDiffError
     from heads.data.clips import Features
     from heads.data.hold_out import HoldOut
+    from heads.evidence.head import WordHead
     from heads.methods import Method
     from heads.methods.stepdiff import StepDiff
     from heads.methods.vlemb import VLEmb
@@ -28,6 +29,7 @@ __all__ = [
     "StepDiffError",
     "TrainOptions",
     "VLEmb",
+    "WordHead",
     "load_contrastive",
     "load_video_lm",
     "read_recipe",
@@ -39,6 +41,7 @@ __getattr__ = _stepdiff.lazy(
         "common.errors": ("StepDiffError",),
         "heads.data.clips": ("Features",),
         "heads.data.hold_out": ("HoldOut",),
+        "heads.evidence.head": ("WordHead",),
         "heads.methods": ("Method",),
         "heads.methods.stepdiff": ("StepDiff",),
         "heads.methods.vlemb": ("VLEmb",),

@@ -5,6 +5,7 @@ from common.cli.command import choose
 
 VERBS = {
     "train": ("heads.train", "train a head on cached features"),
+    "words": ("heads.words", "fit the evidence that a clip shows what a word names, in closed form"),
     "embed": ("heads.embed", "write a contrastive head's embeddings as a view of the store"),
     "ask": ("heads.ask", "ask a trained head a question about two clips"),
     "evaluate": ("heads.evaluate", "answer a test set with a method, and score the answers"),

@@ -31,6 +31,8 @@ class PairQuestions:
     reference: str
     candidate: str
     questions: tuple[tuple[str, str], ...]
+    categories: tuple[str, ...] = ()
+    """of each question; empty where its row has none"""
 
 
 def read_paired_qa(path: str, catalog: Clips) -> list[PairQuestions]:
@@ -52,7 +54,7 @@ def read_divided(path: str, catalog: Clips, hold_out: HoldOut) -> tuple[list[Pai
     Raises:
         StepDiffError: an invalid row, a clip of another split than train, or no pair that may train.
     """
-    pairs: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    pairs: dict[tuple[str, str], list[tuple[tuple[str, str], str]]] = {}
     for place, row in read_objects(path):
         try:
             pair, qa = (row["reference"], row["candidate"]), (row["question"], row["answer"])
@@ -62,10 +64,10 @@ def read_divided(path: str, catalog: Clips, hold_out: HoldOut) -> tuple[list[Pai
             raise StepDiffError(
                 f"{place}: not a PairQA row; its clips, question and answer must be texts that are not empty"
             )
-        pairs.setdefault(pair, []).append(qa)
+        pairs.setdefault(pair, []).append((qa, str(row.get("category") or "")))
     if not pairs:
         raise StepDiffError(f"{path}: no questions in it")
-    found = [PairQuestions(*pair, tuple(questions)) for pair, questions in pairs.items()]
+    found = [PairQuestions(*pair, *zip(*questions, strict=True)) for pair, questions in pairs.items()]
     train = list(compress(found, hold_out.keep_pairs(list(pairs), "pairs")))
     validate = list(compress(found, hold_out.validating_pairs(list(pairs))))
     refuse_held_out((clip for own in (*train, *validate) for clip in (own.reference, own.candidate)), catalog, path)

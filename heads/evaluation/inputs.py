@@ -19,6 +19,7 @@ from heads.evaluation import seen
 from heads.evaluation.loading import Described, answered_rows
 from heads.evaluation.options import EvaluateOptions, check, check_files
 from heads.evaluation.rows import digest_of, read_benchmark, read_rows
+from heads.evidence.head import FILE, WordHead
 from heads.methods.captions_cosine import MODEL
 from heads.training.checkpoint import Run
 from heads.training.recipe import read_recipe
@@ -94,7 +95,10 @@ def seen_by_head(options: EvaluateOptions, rows: Sequence[Any], store: Store | N
     if store is None:
         return None
     if options.head is not None:
-        read_recipe(Path(options.head) / "recipe.yaml")  # reports a folder without a head
+        if options.method == "word-evidence":
+            WordHead.load(options.head)
+        else:
+            read_recipe(Path(options.head) / "recipe.yaml")  # reports a folder without a head
         source = seen.of_run(Path(options.head))
     elif options.method == "vlemb" and options.view is not None:
         source = seen.of_view(store, options.view)
@@ -119,7 +123,11 @@ def identity(
     of_scores = ("bootstrap", "similarity", "judge", "endpoint", "entailment")
     free = (*of_scores, "ask_similar", "store", "out", "workers", "address", *of_rows)
     depended = {name: value for name, value in asdict(options).items() if name not in free}
-    head = None if options.head is None else fingerprint(Run(Path(options.head)).best() / "head.safetensors")
+    head = None
+    if options.head is not None:
+        folder = Path(options.head)
+        words = options.method == "word-evidence"
+        head = fingerprint(folder / FILE if words else Run(folder).best() / "head.safetensors")
     files = [None if options.weights is None else resolve_weights(options.weights), options.texts]
     if options.method == "socratic":
         files.append(resolve_weights(options.language_model))

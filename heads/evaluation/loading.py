@@ -20,12 +20,14 @@ from common.errors import StepDiffError
 from heads.data.clip_texts import ClipTexts
 from heads.data.clips import Reads
 from heads.evaluation.options import PLUGINS, PUBLIC, EvaluateOptions
+from heads.evidence.head import WordHead
 from heads.methods import controls
 from heads.methods.captions_cosine import MODEL, CaptionsCosine
 from heads.methods.registry import PLUGIN, REGISTRY, stated
 from heads.methods.socratic import TokenIds, load_socratic
 from heads.methods.stepdiff import StepDiff
 from heads.methods.vlemb import VLEmb, text_of
+from heads.methods.word_evidence import WordEvidence
 from heads.models.language_model import pick_device, pick_precision
 from heads.models.public.cached import load_cached
 from heads.models.public.families import families, load_public
@@ -87,7 +89,11 @@ def load_method(options: EvaluateOptions, store: Store | None, rows: Sequence[An
         loaded = _load_storeless(options, device)
     else:
         assert store is not None  # heads.evaluation.options.check
-        loaded = _load_control(options, store, rows, device) if method.control else _load(options, store, device, group)
+        loaded = (
+            _load_control(options, store, rows, device)
+            if method.control
+            else _load(options, store, rows, device, group)
+        )
     function = ANSWERS[type(rows[0])]
     if not hasattr(loaded.method, function):
         raise StepDiffError(
@@ -96,13 +102,19 @@ def load_method(options: EvaluateOptions, store: Store | None, rows: Sequence[An
     return loaded
 
 
-def _load(options: EvaluateOptions, store: Store, device: str, group: Group) -> Loaded:
+def _load(options: EvaluateOptions, store: Store, rows: Sequence[Any], device: str, group: Group) -> Loaded:
+    disclosed: dict[str, Any]
     if options.method not in REGISTRY:
         return _plugin(options, store, device)
+    if options.method == "word-evidence":
+        words = WordHead.load(needed(options, "head", "a folder of python -m heads.words"))
+        evidence = WordEvidence.of_store(words, store)
+        disclosed = {"head": str(options.head), "view": words.view, "recipe": words.disclosure()}
+        return Loaded(evidence, disclosed=disclosed | {"rows_without_known_words": evidence.unknown(rows)})
     if options.method == "vlemb":
         view = needed(options, "view", "a view of the store with embeddings")
         encoder = store.view("clips", view).provenance.encoder
-        disclosed: dict[str, Any] = {"view": view, "encoder": encoder, "pair_embedding": options.pair_embedding}
+        disclosed = {"view": view, "encoder": encoder, "pair_embedding": options.pair_embedding}
         return Loaded(VLEmb.of_view(store, view, options.pair_embedding), disclosed=disclosed)
     if options.method in PUBLIC:
         weights = needed(options, "weights", "its checkpoint")

@@ -58,11 +58,12 @@ class EvaluateOptions:
     captaincook-retrieval, captaincook-retrieval-flawed, convis, convis-retrieval, crossvid-cc, crossvid-pea,
     viddiff-closed, viddiff-open, vidic"""
     method: str
-    """video-lm (a trained head: VCLM, Interleaved or StepDiff, by its recipe; stepdiff means the same), vlemb
-    (embeddings in one space), llava or idefics (a public vision-language model), vlm (any video language model of
-    transformers that takes cached tokens), socratic (a language model that reads a text about each clip),
-    captions-cosine (embeddings of such texts), a control (random, step-oracle, rarest, medoid, shuffled-captions,
-    token-regression), the name of an installed plug-in, or package.module:Class (heads.methods.Method)"""
+    """video-lm (a trained head: VCLM, Interleaved or StepDiff, by its recipe; stepdiff means the same), word-evidence
+    (a head of words), vlemb (embeddings in one space), llava or idefics (a public vision-language model), vlm (any
+    video language model of transformers that takes cached tokens), socratic (a language model that reads a text about
+    each clip), captions-cosine (embeddings of such texts), a control (random, step-oracle, rarest, medoid,
+    shuffled-captions, token-regression), the name of an installed plug-in, or package.module:Class
+    (heads.methods.Method)"""
     out: str
     """predictions file to write"""
     test_set: str | None = None
@@ -72,7 +73,7 @@ class EvaluateOptions:
     store: str | None = None
     """feature store; null: none, for methods that read no features (socratic, captions-cosine, random)"""
     head: str | None = None
-    """run folder of heads.train, for video-lm and token-regression"""
+    """run folder of heads.train, for video-lm and token-regression; of heads.words, for word-evidence"""
     view: str | None = None
     """view with embeddings, for vlemb; with the tokens of the model's own vision part, for llava, idefics and vlm;
     passed to plug-ins"""

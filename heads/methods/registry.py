@@ -55,6 +55,7 @@ _BOTH = _CHOOSE + _RANK
 _BUILT_IN = (
     Registered("video-lm", options=_HEAD),
     Registered("stepdiff", options=_HEAD),
+    Registered("word-evidence", "Word evidence", "s1", options=("head", "allow_seen")),
     Registered("vlemb", "VLEmb", tasks=_BOTH, options=("view", "pair_embedding", "allow_seen")),
     Registered("llava", "VCLM", options=_PUBLIC),
     Registered("idefics", "Interleaved", options=_PUBLIC),

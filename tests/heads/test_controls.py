@@ -261,7 +261,7 @@ def test_paired_qa_without_the_questions_or_answers_that_a_control_learns_from_i
         (["diffrank", "token-regression"], ["--texts", questions], "needs --head, a run folder"),
         (["diffcap", "shuffled-captions"], [], "needs --texts, the predictions of another method"),
         (["diffrank", "random"], ["--texts", questions], "--texts is for socratic, captions-.* and random does not"),
-        (["diffmcq", "rarest"], head, "--head is for video-lm, stepdiff, token-regression, and rarest does not"),
+        (["diffmcq", "rarest"], head, "--head is for video-lm, stepdiff, .*, token-regression, and rarest does not"),
         (["diffrank", "medoid"], ["--texts", questions], "medoid does not answer diffrank: its class has no"),
     ]
     capsys.readouterr()

@@ -79,7 +79,7 @@ def test_a_users_class_is_evaluated(package: Path, world: Path) -> None:
 def test_a_wrong_method_lists_what_is_known_in_one_line(monkeypatch: pytest.MonkeyPatch, package: Path) -> None:
     monkeypatch.syspath_prepend(str(package))
     controls = "random, step-oracle, rarest, medoid, shuffled-captions, token-regression"
-    own = "video-lm, stepdiff, vlemb, llava, idefics, vlm, socratic, captions-cosine"
+    own = "video-lm, stepdiff, word-evidence, vlemb, llava, idefics, vlm, socratic, captions-cosine"
     known = f"{own}, {controls}, mean-tokens, or package.module:Class"
     with pytest.raises(StepDiffError) as error:
         check(EvaluateOptions("diffrank", "vlemm", "p.jsonl", "set", store="features"))

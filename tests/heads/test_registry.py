@@ -8,7 +8,7 @@ import pytest
 from common.errors import StepDiffError
 from heads.evaluation.loading import ANSWERS
 from heads.evaluation.options import EvaluateOptions
-from heads.methods import captions_cosine, controls, stepdiff, vlemb
+from heads.methods import captions_cosine, controls, stepdiff, vlemb, word_evidence
 from heads.methods.registry import (
     REGISTRY,
     Registered,
@@ -26,6 +26,7 @@ from tasks.testsets import ROWS
 ROOT = Path(__file__).parents[2]
 CLASSES = {
     **dict.fromkeys(("video-lm", "stepdiff", "llava", "idefics", "vlm", "socratic"), stepdiff.StepDiff),
+    "word-evidence": word_evidence.WordEvidence,
     "vlemb": vlemb.VLEmb,
     "captions-cosine": captions_cosine.CaptionsCosine,
     "random": controls.Chance,

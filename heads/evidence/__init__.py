@@ -1,0 +1,1 @@
+"""Evidence of words: how likely a clip shows what a word or phrase names, by closed-form ridge regression."""

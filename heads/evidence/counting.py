@@ -1,0 +1,245 @@
+"""One pass over a store: the sums of its training clips, shard by shard, and the head that follows from them.
+
+Guarantees
+- a killed run resumes after its last saved shard, and a run with more shards continues: the same bits as in one pass
+- sums of other features, texts or options, or of clips that have changed since, are refused
+- a shard that the catalog has not filled is counted, but not kept, because rows may be added to it
+- memory depends on channels and terms, not on the number of clips, of which five bytes each are held
+- workers read and average tokens; one process adds, in the order of shards, so their number changes no bit
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float64, Int8, Int64
+
+from common.errors import StepDiffError
+from common.io.files import make_folder, whole
+from common.progress import Advance, progress, say
+from heads.data.catalog_rows import of_keys, of_rows
+from heads.data.clips import Features, split_texts
+from heads.data.hold_out import VIDEO, HoldOut
+from heads.data.paired_qa import read_divided
+from heads.evidence.head import fold_of
+from heads.evidence.options import WordOptions
+from heads.evidence.sums import Sums
+from heads.evidence.wording import CLIPS, Wording, learn
+from store import Store
+from weights import fingerprint
+
+FILE = "sums.safetensors"
+_AT_ONCE = 16
+"""clips whose tokens are in memory"""
+
+
+def pooled(features: Features, rows: Int64[np.ndarray, " n"]) -> Float64[np.ndarray, "n D"]:
+    """Return the mean of the tokens of each clip."""
+    parts = [
+        features.read_rows(rows[start : start + _AT_ONCE]).numpy().mean(axis=1, dtype=np.float64)
+        for start in range(0, len(rows), _AT_ONCE)
+    ]
+    return np.concatenate(parts)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The clips of one shard that count; a task of the worker pool."""
+
+    shard: int
+    rows: Int64[np.ndarray, " n"]
+    groups: Int8[np.ndarray, " n"]
+    failures: tuple[()] = field(default=(), init=False)
+
+
+@dataclass
+class Count:
+    """The sums of each group, and what they depend on."""
+
+    identity: Mapping[str, Any]
+    wording: Wording
+    groups: list[Sums]
+    """of each fold of the training clips, and of the clips of split val"""
+    shards: dict[int, str]
+    """counted shards and the digests of their clips"""
+
+    def save(self, path: Path) -> None:
+        """Write the file of sums."""
+        from safetensors.numpy import save_file
+
+        arrays = {
+            f"{group}.{f.name}": getattr(sums, f.name) for group, sums in enumerate(self.groups) for f in fields(sums)
+        }
+        about = {"identity": self.identity, "wording": self.wording.as_dict(), "shards": list(self.shards.items())}
+        with whole(path) as temporary:
+            save_file(arrays, temporary, {"about": json.dumps(about)})
+
+    @classmethod
+    def load(cls, path: Path) -> "Count":
+        """Read a file of sums. StepDiffError: it is damaged."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, "np") as file:
+                about = json.loads(file.metadata()["about"])
+                names = [each.name for each in fields(Sums)]
+                groups = [
+                    Sums(*(file.get_tensor(f"{group}.{name}") for name in names))
+                    for group in range(len(file.keys()) // len(names))
+                ]
+            return cls(
+                about["identity"], Wording.from_dict(about["wording"]), groups, dict(map(tuple, about["shards"]))
+            )
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise StepDiffError(f"{path}: damaged ({error}); remove it, and the next run counts all clips") from error
+
+
+class Counting:
+    """A pass: the clips that count, what their texts say, and the sums so far."""
+
+    def __init__(self, options: WordOptions, store: Store) -> None:
+        """Read the texts, and the sums of an earlier run. StepDiffError: they cannot be used."""
+        self.options, self.store, self.folder = options, store, Path(options.out)
+        self.features = Features(store, options.view, "tokens")
+        if len(self.features.shape) != 2:
+            raise StepDiffError(f"--view {options.view}: its tokens are {list(self.features.shape)}, not [N, D]")
+        self.catalog = store.catalog("clips")
+        self.hold_out = HoldOut(options.hold_out, options.hold_out_by)
+        self.hold_out.look_up(self.catalog)
+        self.pairs, _ = read_divided(options.pairqa, self.catalog, self.hold_out)
+        self.rows, self.groups = self._clips()
+        identity = {
+            "features": self.features.view.provenance.as_dict(),
+            "--pairqa": fingerprint(options.pairqa),
+            "--narration": options.narration,
+            "--hold-out": [fingerprint(file) for file in options.hold_out],
+            "--hold-out-by": options.hold_out_by,
+            "--least": options.least,
+            "--most": options.most,
+            "--folds": options.folds,
+        }
+        if (self.folder / FILE).exists():
+            self.count = Count.load(self.folder / FILE)
+            if differs := [name for name, value in identity.items() if self.count.identity.get(name) != value]:
+                raise StepDiffError(
+                    f"{self.folder}: its sums are of other {', '.join(differs)}; give the same, or another --out"
+                )
+        else:
+            wording, channels = self._wording(), self.features.shape[-1]
+            groups = [Sums.zeros(channels, len(wording.terms)) for _ in range(options.folds + 1)]
+            self.count = Count(identity, wording, groups, {})
+        self.signs = self.count.wording.signs(self.pairs)
+        self.shards = self._shards()
+
+    def _clips(self) -> tuple[Int64[np.ndarray, " n"], Int8[np.ndarray, " n"]]:
+        """Return rows and groups of the clips that count, by row."""
+        options, folds = self.options, self.options.folds
+        rows, groups = [], []
+        held = self.hold_out.clips["key"].implode()
+        validating = (b.filter(~pl.col("key").is_in(held)) for b in self._texts("val"))
+        for split, blocks in (
+            ("train", self.hold_out.kept(self._texts("train"), options.narration)),
+            ("val", validating),
+        ):
+            for block in blocks:
+                videos = block.select(pl.coalesce(VIDEO, "key"))["video"]
+                rows.append(block["row"].to_numpy())
+                own = [fold_of(video, folds) for video in videos] if split == "train" else [folds] * len(block)
+                groups.append(np.array(own, np.int8))
+        every, of = np.concatenate(rows).astype(np.int64), np.concatenate(groups)
+        if len(np.unique(of[of < folds])) < 2:
+            raise StepDiffError(
+                f"{self.options.store}: its clips of split train with {options.view} features and a text in column "
+                f"{options.narration} are of too few videos; featurize more, or give a smaller --hold-out"
+            )
+        order = np.argsort(every, kind="stable")
+        return every[order], of[order]
+
+    def _texts(self, split: str) -> Iterator[pl.DataFrame]:
+        return split_texts(self.catalog, self.options.narration, self.features, split)
+
+    def _wording(self) -> Wording:
+        """Learn what the texts say."""
+        column = {"key": pl.String, self.options.narration: pl.String}
+        train = self.rows[self.groups < self.options.folds]
+        texts = (
+            text for block in of_rows(self.catalog, train[:CLIPS], column) for text in block[self.options.narration]
+        )
+        keys = list(dict.fromkeys(clip for pair in self.pairs for clip in (pair.reference, pair.candidate)))
+        narrated = of_keys(self.catalog, keys, column).drop_nulls()
+        return learn(texts, dict(narrated.iter_rows()), self.pairs, self.options.least, self.options.most)
+
+    def _shards(self) -> list[Shard]:
+        """Return the shards still to count, in order. StepDiffError: counted ones have changed."""
+        numbers = self.rows // self.features.view.rows_per_shard
+        starts = np.flatnonzero(np.diff(numbers, prepend=-1))
+        parts = zip(numbers[starts], np.split(self.rows, starts[1:]), np.split(self.groups, starts[1:]), strict=True)
+        shards = {int(number): Shard(int(number), rows, groups) for number, rows, groups in parts}
+        for number, digest in self.count.shards.items():
+            if number not in shards or self._digest(shards[number]) != digest:
+                raise StepDiffError(
+                    f"{self.folder}: clips of shard {number} of view {self.options.view} have changed since they were "
+                    f"counted (features, text or split); give another --out, or remove {self.folder / FILE}"
+                )
+        last = max(self.count.shards, default=-1)
+        left = [shard for number, shard in shards.items() if number not in self.count.shards]
+        if left and left[0].shard < last:
+            raise StepDiffError(
+                f"{self.folder}: shard {left[0].shard} of view {self.options.view} has clips now, and shard {last} was "
+                f"counted without them; give another --out, or remove {self.folder / FILE}"
+            )
+        return left
+
+    def _narrated(self, shard: Shard) -> list[tuple[str, str]]:
+        column = {"key": pl.String, self.options.narration: pl.String}
+        return [row[1:] for block in of_rows(self.catalog, shard.rows, column) for row in block.iter_rows()]
+
+    def _digest(self, shard: Shard) -> str:
+        """Return a digest of all that a shard adds: its rows, groups, checksums of tokens, and texts."""
+        view = self.features.view
+        sums = view.checksums(shard.rows)[:, view.checksummed.index("tokens")]
+        texts = json.dumps(self._narrated(shard)).encode()
+        data = b"".join((shard.rows.tobytes(), shard.groups.tobytes(), np.ascontiguousarray(sums).tobytes(), texts))
+        return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+    def run(self) -> None:
+        """Count all shards that are left, and save the sums."""
+        make_folder(self.folder)
+        per_shard, catalog, saved, fresh = self.features.view.rows_per_shard, len(self.catalog), time.monotonic(), False
+        if self.count.shards:
+            say(f"{self.folder}: {len(self.count.shards)} shards are counted already, {len(self.shards)} are left")
+        with progress("words", sum(len(shard.rows) for shard in self.shards), "clips") as advance:
+            for shard, values in self._values(advance):
+                full = (shard.shard + 1) * per_shard <= catalog
+                if not full:  # rows may be added to it, and its sums are computed again
+                    self._save(fresh)
+                    fresh = False
+                self._add(shard, values)
+                if full:
+                    self.count.shards[shard.shard], fresh = self._digest(shard), True
+                    if time.monotonic() - saved > self.options.save_every:
+                        self._save(fresh)
+                        saved, fresh = time.monotonic(), False
+            self._save(fresh)
+
+    def _save(self, fresh: bool) -> None:
+        if fresh:
+            self.count.save(self.folder / FILE)
+
+    def _values(self, advance: Advance) -> Iterator[tuple[Shard, Float64[np.ndarray, "n D"]]]:
+        """Yield the shards that are left with the features of their clips, in order."""
+        for shard in self.shards:
+            yield shard, pooled(self.features, shard.rows)
+            advance(len(shard.rows))
+
+    def _add(self, shard: Shard, values: Float64[np.ndarray, "n D"]) -> None:
+        labels = self.count.wording.targets(self._narrated(shard), self.signs)
+        for group in np.unique(shard.groups):
+            of_group = np.flatnonzero(shard.groups == group)
+            self.count.groups[group].add(Sums.of(values[of_group], labels[of_group]))

@@ -1,0 +1,161 @@
+"""The head that follows from the sums of a pass, in closed form.
+
+Guarantees
+- clips of split val choose the ridge, and train nothing
+- a term's evidence is calibrated on clips of videos that its weights have not seen
+"""
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float64
+
+from common.errors import StepDiffError
+from common.io.files import make_folder, write_text
+from common.progress import say
+from heads.data.clips import Features
+from heads.data.trained_on import TrainedOn
+from heads.evidence.counting import Counting, pooled
+from heads.evidence.head import WordHead
+from heads.evidence.sums import Fit, Sums, calibrate, fit, squared_errors, total
+from heads.evidence.wording import Wording
+from store.lineage.answers import RECORD, read_of
+from tasks.testsets import DiffRank, clips_of, read_test_set
+from weights import fingerprint
+
+RIDGES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+AGREES = 5
+"""DiffRank score of clips between which nothing differs"""
+
+
+def fitted(counting: Counting, began: float) -> WordHead:
+    """Return the head. began: when the run did, by time.monotonic."""
+    options, wording = counting.options, counting.count.wording
+    *folds, val = counting.count.groups
+    train = total(folds)
+    ridge, chosen_on = _ridge(folds, val, _asked_of(wording))
+    models = [model for part in (train, *_without_each(folds)) for model in fit(part, [ridge])]
+    calibration = calibrate(models[1:], folds)
+    kept = np.flatnonzero(calibration.distance >= options.least_distance)
+    if not len(kept):
+        raise StepDiffError(
+            f"no word can be seen in {options.view}: none has d' of {options.least_distance} between clips with and "
+            "without it; give more clips, or a smaller --least-distance"
+        )
+    odds = [calibration.log_odds(model) for model in models]
+    about: dict[str, Any] = {
+        "view": options.view,
+        "provenance": counting.features.view.provenance.as_dict(),
+        "options": {name: getattr(options, name) for name in ("narration", "least", "folds", "least_distance")},
+        "clips": {"train": int(train.clips), "val": int(val.clips)},
+        "ridge": {"value": ridge, "chosen_on": chosen_on},
+        "distance": calibration.distance[kept].round(4).tolist(),
+        "frequency": (train.y / train.clips)[kept].round(6).tolist(),
+        "declines": None,
+    }
+    head = WordHead(
+        Path(options.out),
+        about,
+        tuple(wording.terms[place] for place in kept),
+        np.stack([model.weights[kept] for model in odds]).astype(np.float32).astype(np.float64),
+        np.stack([model.bias[kept] for model in odds]).astype(np.float32).astype(np.float64),
+        wording.sides,
+        wording.categories,
+    )
+    if options.validation is not None:
+        rows = read_test_set("diffrank", options.validation)
+        about["declines"] = declines(head, counting.features, rows, options.validation)
+    about["seconds"] = round(time.monotonic() - began, 1)
+    return head
+
+
+def _without_each(folds: Sequence[Sums]) -> Iterator[Sums]:
+    """Yield the sums without each fold."""
+    return (total([other for other in folds if other is not fold]) for fold in folds)
+
+
+def _asked_of(wording: Wording) -> Bool[np.ndarray, " V"]:
+    """Return whether each term belongs to a category, so that it may be asked about; without categories all do."""
+    asked = {term for own in wording.categories.values() for term in own} or set(wording.terms)
+    return np.array([term in asked for term in wording.terms])
+
+
+def _ridge(folds: Sequence[Sums], val: Sums, asked: Bool[np.ndarray, " V"]) -> tuple[float, str]:
+    """Return the penalty with the least squared error, and the name of the clips that it is measured on.
+
+    The error of a term is relative to that of its mean, and a term that cannot be predicted counts as its mean: most
+    words cannot be seen, and all of them would choose the largest penalty.
+    """
+    if val.clips:
+        tests, rests, name = [val], [total(folds)], "split val"
+    else:
+        say("no clip of split val: the ridge is chosen by the error on training clips, each fold left out once")
+        tests, rests, name = list(folds), _without_each(folds), "left-out folds"
+    errors, of_means = np.zeros((len(RIDGES), len(asked))), np.zeros(len(asked))
+    for test, rest in zip(tests, rests, strict=True):
+        means = Fit(np.zeros_like(rest.xy), rest.y / rest.clips)
+        of_means += squared_errors(means, test)
+        errors += [squared_errors(model, test) for model in fit(rest, RIDGES)]
+    known = asked & (of_means > 0)
+    explained = np.maximum(1 - errors[:, known] / of_means[known], 0).sum(axis=1)
+    return RIDGES[int(np.argmax(explained))], name
+
+
+def declines(head: WordHead, features: Features, rows: Sequence[DiffRank], source: str) -> dict[str, Any]:
+    """Return the distance below which two clips agree, by the best balanced accuracy on scored pairs.
+
+    source: the file of the rows.
+    """
+    evidence = evidence_of(head, features, list(dict.fromkeys(clip for row in rows for clip in clips_of(row))))
+    found = [
+        (head.distance(evidence[row.reference], evidence[target], row.category), score == AGREES)
+        for row in rows
+        if row.category in head.known_categories
+        for target, score in zip(row.targets, row.scores, strict=True)
+    ]
+    distances, agree = np.array([distance for distance, _ in found]), np.array([same for _, same in found], bool)
+    if not agree.any() or agree.all():
+        raise StepDiffError(
+            f"--validation {source}: it needs pairs of score {AGREES} and others in {head.folder}'s categories"
+        )
+    order = np.argsort(distances, kind="stable")
+    below = np.append(0, np.cumsum(agree[order])) / agree.sum()  # the first n are declined: agreeing ones among them
+    above = 1 - np.append(0, np.cumsum(~agree[order])) / (~agree).sum()
+    best = int(np.argmax(below + above))
+    edges = np.concatenate([[0.0], distances[order], [2 * distances.max() + 1]])
+    return {
+        "below": float((edges[best] + edges[best + 1]) / 2),
+        "balanced_accuracy": float((below + above)[best] / 2),
+        "rows": len(found),
+    }
+
+
+def evidence_of(head: WordHead, features: Features, clips: Sequence[str]) -> dict[str, Float64[np.ndarray, " T"]]:
+    """Return the evidence of each clip. StepDiffError: one has no features."""
+    return dict(zip(clips, head.evidence(pooled(features, features.rows(clips))), strict=True))
+
+
+def keep_lineage(counting: Counting) -> None:
+    """Write what the head reads and which clips train it, as a head of heads.train does."""
+    options, rows = counting.options, counting.rows[counting.groups < counting.options.folds]
+    store, folder = counting.store, Path(options.out)
+    make_folder(folder)
+    lineage = {
+        "reads": {"clips": counting.features.view.provenance.as_dict()},
+        "store": read_of(store, {"clips": options.view}),
+        "init": None,
+        "regime": "s1",
+        "data": {
+            file: fingerprint(file)
+            for file in (options.pairqa, *options.hold_out, *([options.validation] if options.validation else []))
+        },
+        "hold_out": counting.hold_out.record(),
+        "trained_on": TrainedOn.of_catalog(counting.catalog, [rows]).write(folder),
+    }
+    write_text(folder / RECORD, json.dumps(lineage, indent=1))
+    for line in counting.hold_out.lines():
+        say(line)

@@ -1,0 +1,223 @@
+"""A head of words: the log-odds that a clip shows what a term names, linear in the mean of its tokens.
+
+    head = WordHead.load("runs/words")
+    head.evidence(features)  # [C, D] means of tokens -> [C, terms]
+
+    RUN/words.json             terms, categories, sides, calibration, the view, what trained it; names the weights' file
+    RUN/words-*.safetensors    weights [1 + folds, terms, D] and bias: of all clips, then without each fold
+    RUN/sums.safetensors       the sums that it was computed from (heads.evidence.counting)
+
+Guarantees
+- the evidence of a clip is the mean over its frames of the evidence of each frame
+- the evidence of a clip does not depend on the clips that are computed with it
+- cross_fitted_evidence_of_a_clip_comes_from_clips_of_other_videos
+- a folder holds a whole head or none
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Float64, Int64
+
+from common.errors import StepDiffError, some
+from common.io.files import write_bytes, write_text
+from heads.evidence.terms import Occurrence, Sides, occurrences
+from store import Provenance, View
+
+FILE = "words.json"
+MOST = 4.0  # log-odds of a term, past which more changes nothing
+
+
+def fold_of(video: str, folds: int) -> int:
+    """Return the fold of a video, by a hash of its name."""
+    return int.from_bytes(hashlib.blake2b(video.encode(), digest_size=8).digest(), "little") % folds
+
+
+@dataclass(frozen=True)
+class WordHead:
+    folder: Path
+    about: Mapping[str, Any]
+    """words.json"""
+    terms: tuple[str, ...]
+    weights: Float64[np.ndarray, "M T D"]
+    """of all training clips, then of those outside each of the folds; values of float32, as they are stored"""
+    bias: Float64[np.ndarray, "M T"]
+    side_model: Sides
+    categories: Mapping[str, Mapping[str, float]]
+    """category -> term -> share of its answers that have the term"""
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "WordHead":
+        """Read a folder of python -m heads.words. StepDiffError: it holds no head, or a damaged one."""
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
+
+        folder = Path(folder)
+        path = folder / FILE
+        try:
+            about = json.loads(path.read_text(encoding="utf-8"))
+            data = (folder / about["weights"]["file"]).read_bytes()
+            if hashlib.sha256(data).hexdigest() != about["weights"]["sha256"]:
+                raise ValueError(f"the sha256 of {about['weights']['file']} differs")
+            arrays = load(data)
+            terms, sides = tuple(about["terms"]), Sides(about["sides"])
+            weights, bias = (arrays[name].astype(np.float64) for name in ("weights", "bias"))
+            return cls(folder, about, terms, weights, bias, sides, about["categories"])
+        except FileNotFoundError as error:
+            raise StepDiffError(
+                f"{folder}: holds no head of words ({Path(error.filename).name} is missing); run python -m heads.words "
+                f"--out {folder}"
+            ) from None
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise StepDiffError(f"{path}: damaged ({error}); run python -m heads.words again") from error
+
+    def save(self) -> None:
+        """Write the head; words.json comes last."""
+        from safetensors.numpy import save
+
+        data = save({"weights": self.weights.astype(np.float32), "bias": self.bias.astype(np.float32)})
+        sha256 = hashlib.sha256(data).hexdigest()
+        name = f"words-{sha256[:12]}.safetensors"
+        write_bytes(self.folder / name, data)
+        about = dict(self.about) | {"weights": {"file": name, "sha256": sha256}, "terms": list(self.terms)}
+        about |= {"sides": dict(self.side_model.weights), "categories": self.categories}
+        write_text(self.folder / FILE, json.dumps(about, indent=1))
+        for old in self.folder.glob("words-*.safetensors"):
+            if old.name != name:
+                old.unlink()
+
+    @property
+    def view(self) -> str:
+        """Name of the view whose tokens it reads."""
+        return str(self.about["view"])
+
+    def disclosure(self) -> dict[str, Any]:
+        """Return how it was fitted, to be shown next to every score."""
+        return {
+            "system": "Word evidence",
+            "regime": "s1",
+            "clips": self.about["clips"]["train"],
+            "terms": len(self.terms),
+            "ridge": self.about["ridge"]["value"],
+            "declines_below": self.declines_below,
+            "seconds": self.about["seconds"],
+        }
+
+    @property
+    def folds(self) -> int:
+        return len(self.weights) - 1
+
+    @property
+    def declines_below(self) -> float | None:
+        """Distance of two clips in a category below which nothing differs; None: not chosen."""
+        found = self.about.get("declines")
+        return None if found is None else float(found["below"])
+
+    def check(self, view: View) -> None:
+        """Raise StepDiffError if a view's tokens are not those that the head was computed from."""
+        channels = self.weights.shape[-1]
+        feature = view.features.get("tokens")
+        if feature is None or len(feature.shape) != 2:
+            raise StepDiffError(
+                f"{self.folder}: reads tokens, and view {view.name} has {some(sorted(view.features))}; name a store "
+                f"with view {self.view}"
+            )
+        if feature.shape[-1] != channels:
+            raise StepDiffError(
+                f"{self.folder}: reads tokens of {channels} channels, and those of view {view.name} have "
+                f"{feature.shape[-1]}; name a store with view {self.view}, or run python -m heads.words for this one"
+            )
+        differs = Provenance.from_dict(self.about["provenance"]).difference(view.provenance)
+        if differs:
+            raise StepDiffError(
+                f"{self.folder}: computed from other features than view {view.name} of {view.paths.store} has "
+                f"({differs}); name the store it was computed from, or run python -m heads.words again"
+            )
+
+    def evidence(self, features: Float[np.ndarray, "C D"]) -> Float64[np.ndarray, "C T"]:
+        """Return the log-odds of each term in each clip, without the term's prior. features: means of tokens."""
+        return self._evidence(features, [0] * len(features))
+
+    def cross_fitted(self, features: Float[np.ndarray, "C D"], videos: Sequence[str]) -> Float64[np.ndarray, "C T"]:
+        """Return the evidence of training clips, each from the clips outside the fold of its video.
+
+        videos: as the catalog names them.
+        """
+        return self._evidence(features, [1 + fold_of(video, self.folds) for video in videos])
+
+    def moments(self, tokens: Float[np.ndarray, "N D"], frames: int) -> Float64[np.ndarray, "frames T"]:
+        """Return the evidence of each frame of a clip; their mean is the evidence of the clip.
+
+        Raises:
+            StepDiffError: The tokens are not equally many for each frame.
+        """
+        if len(tokens) % frames:
+            raise StepDiffError(f"{len(tokens)} tokens are not those of {frames} frames; give the frames of the view")
+        return self.evidence(tokens.reshape(frames, -1, tokens.shape[-1]).mean(axis=1, dtype=np.float64))
+
+    def _evidence(self, features: Float[np.ndarray, "C D"], models: Sequence[int]) -> Float64[np.ndarray, "C T"]:
+        channels = self.weights.shape[-1]
+        if features.ndim != 2 or features.shape[1] != channels:
+            raise StepDiffError(
+                f"{self.folder}: reads [clips, {channels}] means of tokens, not {list(features.shape)}; use view "
+                f"{self.view}"
+            )
+        found = np.empty((len(features), len(self.terms)))
+        for place, (row, model) in enumerate(zip(features, models, strict=True)):  # the sums of a row stay the same
+            found[place] = self.weights[model] @ row.astype(np.float64) + self.bias[model]
+        return found
+
+    def occurrences(self, text: str, video: int = 0) -> list[Occurrence]:
+        """Return the terms of a text that have evidence. video: the one that it is about before its first mention."""
+        return occurrences(text, self.columns, video)
+
+    def sides(self, text: str, video: int = 0) -> list[float]:
+        """Return for each occurrence from -1, surely about Video 1, to 1, surely about Video 2."""
+        return [self.side_model.of(one) for one in self.occurrences(text, video)]
+
+    @cached_property
+    def columns(self) -> dict[str, int]:
+        """Place of each term."""
+        return {term: place for place, term in enumerate(self.terms)}
+
+    @cached_property
+    def _of_category(self) -> dict[str, tuple[Int64[np.ndarray, " c"], Float64[np.ndarray, " c"]]]:
+        """Places of the terms of each category, and their weights, which sum to 1."""
+        found = {}
+        for category, shares in self.categories.items():
+            known = {self.columns[term]: share for term, share in shares.items() if term in self.columns}
+            if known:
+                weights = np.array(list(known.values()))
+                found[category] = np.array(list(known)), weights / weights.sum()
+        return found
+
+    @property
+    def known_categories(self) -> tuple[str, ...]:
+        """Categories that have terms with evidence."""
+        return tuple(self._of_category)
+
+    def of_category(self, category: str) -> tuple[Int64[np.ndarray, " c"], Float64[np.ndarray, " c"]]:
+        """Return the places of a category's terms and their weights, which sum to 1. StepDiffError: it has none."""
+        if category not in self._of_category:
+            known = ", ".join(self._of_category) or "none"
+            raise StepDiffError(
+                f"{self.folder}: no word of category {category!r} has evidence; the categories of its paired questions "
+                f"are {known}; leave such rows out with --subset"
+            )
+        return self._of_category[category]
+
+    def distance(self, one: Float64[np.ndarray, " T"], other: Float64[np.ndarray, " T"], category: str) -> float:
+        """Return how far the evidence of two clips is apart over the terms of a category, from 0 to 2 * MOST."""
+        places, weights = self.of_category(category)
+        return float(weights @ np.abs(clipped(one[places]) - clipped(other[places])))
+
+
+def clipped(evidence: Float64[np.ndarray, "..."]) -> Float64[np.ndarray, "..."]:
+    """Return evidence between -MOST and MOST."""
+    return np.clip(evidence, -MOST, MOST)

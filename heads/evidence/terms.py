@@ -1,0 +1,132 @@
+"""Terms, which are phrases of one to three words, and the video of a pair that each of them is about.
+
+Text is split at punctuation, and a term does not cross it. "Video 1" and "first video", "Video 2" and "second video"
+are mentions, not words. The rest of a text's grammar is learned: `Sides` predicts from the last mention and the words
+before a term which of the two videos the term is about. It is a ridge regression over counts, trained on answers about
+pairs whose narrations differ in the term, so it knows "instead of" and "skips" as far as the answers have them.
+
+Guarantees
+- a text is read from left to right, and each word is part of at most one occurrence, the longest known term
+"""
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sparse
+
+LONGEST = 3
+"""words of a term"""
+BEFORE = 4
+"""words before a term that tell its side"""
+_TOKEN = re.compile(
+    r"(?P<one>\b(?:video (?:1|one)|first video)\b)|(?P<two>\b(?:video (?:2|two)|second video)\b)"
+    r"|(?P<word>[^\W_][\w'-]*)|[^\w\s]"
+)
+_GAP = "_"  # takes the place of a term among the words before another
+_LEAST = 5  # occurrences of a feature of a side
+_PENALTY = 3.0
+_SLOPE = 2.5  # the regression shrinks towards 0
+
+
+def segments(text: str) -> Iterator[list[str]]:
+    """Yield the words of each part of a text between punctuation and mentions, in lower case."""
+    words: list[str] = []
+    for token in _TOKEN.finditer(text.lower()):
+        if token["word"]:
+            words.append(token[0])
+        elif words:
+            yield words
+            words = []
+    if words:
+        yield words
+
+
+def terms_of(text: str) -> set[str]:
+    """Return all phrases of one to LONGEST words."""
+    return {
+        " ".join(words[start:end])
+        for words in segments(text)
+        for start in range(len(words))
+        for end in range(start + 1, min(start + LONGEST, len(words)) + 1)
+    }
+
+
+@dataclass(frozen=True)
+class Occurrence:
+    """One term in a text about a pair."""
+
+    term: str
+    video: int
+    """the last one mentioned before it, 1 or 2; 0: none"""
+    before: tuple[str, ...]
+    """up to BEFORE words and marks since that mention, with "_" for terms"""
+
+    def features(self) -> set[str]:
+        """Return what its side is predicted from."""
+        near = {f"{place} {word}" for place, word in enumerate(reversed(self.before))}
+        pair = {" ".join(("pair", *self.before[-2:]))} if len(self.before) > 1 else set()
+        return {f"video {self.video}", *near, *(f"any {word}" for word in self.before), *pair}
+
+
+def occurrences(text: str, terms: Collection[str], video: int = 0) -> list[Occurrence]:
+    """Return the known terms of a text in order. video: the one that the text is about before its first mention."""
+    found: list[Occurrence] = []
+    tokens = list(_TOKEN.finditer(text.lower()))
+    words = [token["word"] for token in tokens]
+    before: list[str] = []
+    place = 0
+    while place < len(tokens):
+        if tokens[place]["one"] or tokens[place]["two"]:
+            video, before = (1 if tokens[place]["one"] else 2), []
+            place += 1
+            continue
+        for length in range(LONGEST, 0, -1):
+            own = words[place : place + length]
+            if len(own) == length and None not in own and (term := " ".join(own)) in terms:
+                found.append(Occurrence(term, video, tuple(before[-BEFORE:])))
+                before.append(_GAP)
+                place += length
+                break
+        else:
+            before.append(tokens[place][0])
+            place += 1
+    return found
+
+
+@dataclass(frozen=True)
+class Sides:
+    """A linear model of the video that an occurrence is about."""
+
+    weights: Mapping[str, float]
+    """feature of an occurrence -> its weight; "" is the constant"""
+
+    @classmethod
+    def learn(cls, examples: Sequence[Occurrence], labels: Sequence[float]) -> "Sides":
+        """Fit a ridge regression. labels: 1 for Video 2, -1 for Video 1."""
+        rows = [one.features() for one in examples]
+        counts = Counter(feature for row in rows for feature in row)
+        columns = {feature: place for place, (feature, count) in enumerate(counts.items()) if count >= _LEAST}
+        columns = {feature: place for place, feature in enumerate(["", *columns])}
+        cells = [
+            (row, columns[name]) for row, names in enumerate(rows) for name in ("", *sorted(names)) if name in columns
+        ]
+        at = tuple(np.array(cells, int).reshape(-1, 2).T)
+        table = sparse.csr_matrix((np.ones(len(cells)), at), (len(rows), len(columns)))
+        gram = (table.T @ table).toarray() + _PENALTY * np.eye(len(columns))
+        return cls(dict(zip(columns, np.linalg.solve(gram, table.T @ np.asarray(labels, float)).tolist(), strict=True)))
+
+    def of(self, occurrence: Occurrence) -> float:
+        """Return the side of an occurrence, from -1 (surely Video 1) to 1 (surely Video 2)."""
+        found = self.weights.get("", 0.0) + sum(self.weights.get(name, 0.0) for name in sorted(occurrence.features()))
+        return float(np.clip(_SLOPE * found, -1, 1))
+
+
+def counted(texts: Iterable[str]) -> Counter[str]:
+    """Return for each term the number of texts that have it."""
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(terms_of(text))
+    return counts

@@ -1,0 +1,149 @@
+"""Word evidence: a difference is scored, ranked and written by the words that its clips give evidence for.
+
+A text is scored by its known terms: each adds its side times the evidence of the candidate less that of the reference.
+Clips are ranked by the distance of their evidence over the terms of the category. A caption names the terms that differ
+most. The words of a text and their sides are all that is read of it: see heads.evidence.terms.
+
+Guarantees
+- the answers to a row do not depend on its batch
+- a text without a known term scores 0 for every option, and is counted
+- a category without terms is refused, and the line names those that have some
+"""
+
+from collections.abc import Sequence
+from operator import ge
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float64
+
+from heads.data.clips import Features
+from heads.evidence.fitting import evidence_of
+from heads.evidence.head import WordHead, clipped
+from store import Store
+from tasks.clauses import DETERMINERS, PREPOSITIONS
+from tasks.prompts import NO_DIFFERENCE
+from tasks.testsets import DiffCap, DiffMCQ, DiffRank, clips_of
+
+SEEDED = 2
+"""the video that a text of DiffMCQ is about before its first mention: it continues "In Video 2," """
+NAMED = 3
+"""terms that a caption names of each video, at most"""
+CLEAR = 2.0
+"""difference of the log-odds from which a caption names a term"""
+LONGER = 0.8
+"""share of a term's difference that a longer phrase with it needs"""
+_JOINS = {"and", "or", "but", "of"}
+
+
+class WordEvidence:
+    def __init__(self, head: WordHead, features: Features, decline: bool = True) -> None:
+        """decline: answer "no difference" below the head's distance."""
+        self.head, self.features, self.decline = head, features, decline
+        self._evidence: dict[str, Float64[np.ndarray, " T"]] = {}
+
+    @classmethod
+    def of_store(cls, head: WordHead, store: Store) -> "WordEvidence":
+        """Return the method over the view that the head reads. StepDiffError: the store has other features."""
+        view = store.view("clips", head.view)
+        head.check(view)
+        return cls(head, Features(store, head.view, "tokens"))
+
+    def unknown(self, rows: Sequence[Any]) -> int:
+        """Return the number of DiffMCQ rows whose text has no known term."""
+        return sum(isinstance(row, DiffMCQ) and not self.head.occurrences(row.difference, SEEDED) for row in rows)
+
+    def evidence(self, clips: Sequence[str]) -> list[Float64[np.ndarray, " T"]]:
+        """Return the evidence of clips; it is computed once for each."""
+        new = [clip for clip in dict.fromkeys(clips) if clip not in self._evidence]
+        if new:
+            self._evidence |= evidence_of(self.head, self.features, new)
+        return [self._evidence[clip] for clip in clips]
+
+    def score_options(self, rows: Sequence[DiffMCQ]) -> list[list[float]]:
+        """Return for each option the sum of side times clipped evidence, over the occurrences of terms in the text."""
+        self.evidence([clip for row in rows for clip in clips_of(row)])
+        found = []
+        for row in rows:
+            places = [self.head.columns[one.term] for one in self.head.occurrences(row.difference, SEEDED)]
+            sides = np.array(self.head.sides(row.difference, SEEDED))
+            scores = []
+            for pair in row.options:
+                reference, candidate = (clipped(each[places]) for each in self.evidence(pair))
+                scores.append(float(sides @ (candidate - reference)))
+            found.append(scores)
+        return found
+
+    def rank(self, rows: Sequence[DiffRank]) -> list[list[float]]:
+        """Return minus the distance of the evidence over the terms of the row's category."""
+        self.evidence([clip for row in rows for clip in clips_of(row)])
+        found = []
+        for row in rows:
+            reference, *targets = self.evidence([row.reference, *row.targets])
+            found.append([-self.head.distance(reference, target, row.category) for target in targets])
+        return found
+
+    def caption(self, rows: Sequence[DiffCap]) -> list[str]:
+        """Return a sentence of the terms that differ most, or "no difference" below the head's distance."""
+        self.evidence([clip for row in rows for clip in clips_of(row)])
+        found = []
+        for row in rows:
+            reference, candidate = self.evidence([row.reference, row.candidate])
+            below = self.head.declines_below if self.decline else None
+            if below is not None and self.head.distance(reference, candidate, row.category) < below:
+                found.append(NO_DIFFERENCE.format(category=row.category))
+                continue
+            parts = [
+                f"in Video {video}, {' and '.join(terms)}"
+                for video, terms in enumerate(self.named(reference, candidate, row.category), start=1)
+                if terms
+            ]
+            text = ", while ".join(parts)
+            found.append(f"{text[0].upper()}{text[1:]}." if parts else NO_DIFFERENCE.format(category=row.category))
+        return found
+
+    def named(
+        self, reference: Float64[np.ndarray, " T"], candidate: Float64[np.ndarray, " T"], category: str
+    ) -> tuple[list[str], list[str]]:
+        """Return the terms of a category that a caption names of Video 1 and of Video 2, the strongest first."""
+        places, shares = self.head.of_category(category)
+        whole = np.array([_whole(self.head.terms[place]) for place in places])
+        places, weights = places[whole], np.sqrt(shares[whole])
+        terms = [self.head.terms[place] for place in places]
+        differences = clipped(candidate[places]) - clipped(reference[places])
+        return (
+            _strongest(terms, -differences, weights, reference[places] > 0),
+            _strongest(terms, differences, weights, candidate[places] > 0),
+        )
+
+
+def _whole(term: str) -> bool:
+    """Return whether a phrase can be named: it does not break off, and does not begin in the middle."""
+    words = term.split()
+    return not {*DETERMINERS, *PREPOSITIONS, *_JOINS}.intersection(words[-1:]) and words[0] not in _JOINS
+
+
+def _strongest(
+    terms: Sequence[str],
+    differences: Float64[np.ndarray, " c"],
+    weights: Float64[np.ndarray, " c"],
+    likely: Bool[np.ndarray, " c"],
+) -> list[str]:
+    """Return at most NAMED terms with the largest weighted differences, none with a word of another.
+
+    A longer phrase stands for a term in it if it is hardly less frequent and its difference hardly smaller.
+    """
+    strength = {
+        term: (difference, weight)
+        for term, difference, weight, ok in zip(terms, differences.tolist(), weights.tolist(), likely, strict=True)
+        if ok and difference >= CLEAR
+    }
+    found: list[str] = []
+    while strength and len(found) < NAMED:
+        best = max(strength, key=lambda term: (strength[term][0] * strength[term][1], term))
+        least = [LONGER * value for value in strength[best]]
+        longer = [t for t in strength if f" {best} " in f" {t} " and all(map(ge, strength[t], least))]
+        found.append(max(longer, key=lambda t: (len(t.split()), strength[t], t)))
+        words = set(found[-1].split())
+        strength = {term: value for term, value in strength.items() if words.isdisjoint(term.split())}
+    return found
