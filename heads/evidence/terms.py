@@ -2,7 +2,7 @@
 
 Text is split at punctuation, and a term does not cross it. "Video 1" and "first video", "Video 2" and "second video"
 are mentions, not words. The rest of a text's grammar is learned: `Sides` predicts from the last mention and the words
-before a term which of the two videos the term is about. It is a ridge regression over counts, trained on answers about
+around a term which of the two videos the term is about. It is a ridge regression over counts, trained on answers about
 pairs whose narrations differ in the term, so it knows "instead of" and "skips" as far as the answers have them.
 
 Guarantees
@@ -13,14 +13,23 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
+from typing import Literal
 
 import numpy as np
 import scipy.sparse as sparse
 
+from tasks.clauses import AUXILIARIES, DETERMINERS, OBJECTS, PREPOSITIONS
+
 LONGEST = 3
 """words of a term"""
-BEFORE = 4
-"""words before a term that tell its side"""
+NEAR = 4
+"""words before a term, and words after it, that tell its side"""
+_FUNCTION = {*AUXILIARIES, *DETERMINERS, *OBJECTS, *PREPOSITIONS} | set(
+    "and or but nor not than while whereas also too so then there here he she they we you i me us who which what be "
+    "been being".split()
+)
+"""words that name nothing: no term begins or ends with one"""
 _TOKEN = re.compile(
     r"(?P<one>\b(?:video (?:1|one)|first video)\b)|(?P<two>\b(?:video (?:2|two)|second video)\b)"
     r"|(?P<word>[^\W_][\w'-]*)|[^\w\s]"
@@ -45,12 +54,13 @@ def segments(text: str) -> Iterator[list[str]]:
 
 
 def terms_of(text: str) -> set[str]:
-    """Return all phrases of one to LONGEST words."""
+    """Return all phrases of one to LONGEST words that neither begin nor end with a function word."""
     return {
         " ".join(words[start:end])
         for words in segments(text)
         for start in range(len(words))
         for end in range(start + 1, min(start + LONGEST, len(words)) + 1)
+        if not _FUNCTION.intersection((words[start], words[end - 1]))
     }
 
 
@@ -62,38 +72,80 @@ class Occurrence:
     video: int
     """the last one mentioned before it, 1 or 2; 0: none"""
     before: tuple[str, ...]
-    """up to BEFORE words and marks since that mention, with "_" for terms"""
+    """words and marks since that mention, at most NEAR, with "_" for terms"""
+    after: tuple[str, ...] = ()
+    """words and marks up to the next term or mention, at most NEAR"""
+    follows: str = "end"
+    """kind of what comes next: other, term, mention or end"""
+    clause: frozenset[str] = frozenset()
+    """words since the last mark or mention"""
 
     def features(self) -> set[str]:
-        """Return what its side is predicted from."""
-        near = {f"{place} {word}" for place, word in enumerate(reversed(self.before))}
-        pair = {" ".join(("pair", *self.before[-2:]))} if len(self.before) > 1 else set()
-        return {f"video {self.video}", *near, *(f"any {word}" for word in self.before), *pair}
+        """Return what its side is predicted from: its context, and the same context with the video."""
+        context = {f"{place} {word}" for place, word in enumerate(reversed(self.before))}
+        context |= {f"any {word}" for word in self.before} | {f"clause {word}" for word in self.clause}
+        context |= {f"+{place} {word}" for place, word in enumerate(self.after)}
+        context |= {f"+any {word}" for word in self.after}
+        if len(self.before) > 1:
+            context.add(" ".join(("pair", *self.before[-2:])))
+        if not self.after:
+            context.add(f"then {self.follows}")
+        return {f"video {self.video}"} | context | {f"video {self.video} {name}" for name in context}
+
+
+_Item = tuple[Literal["mention", "term", "other"], str]
+
+
+def _items(text: str, terms: Collection[str]) -> list[_Item]:
+    """Return the mentions, the longest known terms, and the other words and marks of a text, in order."""
+    items: list[_Item] = []
+    tokens = list(_TOKEN.finditer(text.lower()))
+    words = [token["word"] for token in tokens]
+    place = 0
+    while place < len(tokens):
+        token = tokens[place]
+        if token["one"] or token["two"]:
+            items.append(("mention", "1" if token["one"] else "2"))
+            place += 1
+            continue
+        for length in range(LONGEST, 0, -1):
+            phrase = words[place : place + length]
+            if len(phrase) == length and None not in phrase and (term := " ".join(phrase)) in terms:
+                items.append(("term", term))
+                place += length
+                break
+        else:
+            items.append(("other", token[0]))
+            place += 1
+    return items
+
+
+def _read(items: Sequence[_Item], video: int) -> Iterator[Occurrence]:
+    """Yield the terms of a text with their contexts."""
+    before: list[str] = []
+    clause: list[str] = []
+    for place, (kind, value) in enumerate(items):
+        if kind == "mention":
+            video, before, clause = int(value), [], []
+        elif kind == "other":
+            before.append(value)
+            clause = [*clause, value] if value[0].isalnum() else []
+        else:
+            after = [name for _, name in takewhile(lambda item: item[0] == "other", items[place + 1 :])][:NEAR]
+            follows = items[place + 1][0] if place + 1 < len(items) else "end"
+            yield Occurrence(value, video, tuple(before[-NEAR:]), tuple(after), follows, frozenset(clause))
+            before.append(_GAP)
 
 
 def occurrences(text: str, terms: Collection[str], video: int = 0) -> list[Occurrence]:
     """Return the known terms of a text in order. video: the one that the text is about before its first mention."""
-    found: list[Occurrence] = []
-    tokens = list(_TOKEN.finditer(text.lower()))
-    words = [token["word"] for token in tokens]
-    before: list[str] = []
-    place = 0
-    while place < len(tokens):
-        if tokens[place]["one"] or tokens[place]["two"]:
-            video, before = (1 if tokens[place]["one"] else 2), []
-            place += 1
-            continue
-        for length in range(LONGEST, 0, -1):
-            own = words[place : place + length]
-            if len(own) == length and None not in own and (term := " ".join(own)) in terms:
-                found.append(Occurrence(term, video, tuple(before[-BEFORE:])))
-                before.append(_GAP)
-                place += length
-                break
-        else:
-            before.append(tokens[place][0])
-            place += 1
-    return found
+    return list(_read(_items(text, terms), video))
+
+
+def next_in(text: str, terms: Collection[str], video: int = 0) -> Occurrence:
+    """Return the context of whatever term may follow a text."""
+    *_, last = _read([*_items(text, terms), ("term", "")], video)
+    return last
 
 
 @dataclass(frozen=True)

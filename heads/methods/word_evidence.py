@@ -21,7 +21,6 @@ from heads.data.clips import Features
 from heads.evidence.fitting import evidence_of
 from heads.evidence.head import WordHead, clipped
 from store import Store
-from tasks.clauses import DETERMINERS, PREPOSITIONS
 from tasks.prompts import NO_DIFFERENCE
 from tasks.testsets import DiffCap, DiffMCQ, DiffRank, clips_of
 
@@ -33,7 +32,8 @@ CLEAR = 2.0
 """difference of the log-odds from which a caption names a term"""
 LONGER = 0.8
 """share of a term's difference that a longer phrase with it needs"""
-_JOINS = {"and", "or", "but", "of"}
+_SURE = 0.98  # a side is never certain
+_SLOPE = 0.25  # evidence of the terms of a text is not independent
 
 
 class WordEvidence:
@@ -63,16 +63,16 @@ class WordEvidence:
     def score_options(self, rows: Sequence[DiffMCQ]) -> list[list[float]]:
         """Return for each option the sum of side times clipped evidence, over the occurrences of terms in the text."""
         self.evidence([clip for row in rows for clip in clips_of(row)])
-        found = []
-        for row in rows:
-            places = [self.head.columns[one.term] for one in self.head.occurrences(row.difference, SEEDED)]
-            sides = np.array(self.head.sides(row.difference, SEEDED))
-            scores = []
-            for pair in row.options:
-                reference, candidate = (clipped(each[places]) for each in self.evidence(pair))
-                scores.append(float(sides @ (candidate - reference)))
-            found.append(scores)
-        return found
+        return [[self.score(row.difference, *self.evidence(pair)) for pair in row.options] for row in rows]
+
+    def score(self, text: str, reference: Float64[np.ndarray, " T"], candidate: Float64[np.ndarray, " T"]) -> float:
+        """Return the log-probability that each term of a text is true of the video that it is about, and only of it."""
+        terms = self.head.occurrences(text, SEEDED)
+        places = [self.head.columns[one.term] for one in terms]
+        of_second = (1 + _SURE * np.array([self.head.side_model.of(one) for one in terms])) / 2
+        first, second = (_SLOPE * evidence[places] for evidence in (reference, candidate))
+        only_first, only_second = only(first, second), only(second, first)
+        return float(np.logaddexp(np.log(1 - of_second) + only_first, np.log(of_second) + only_second).sum())
 
     def rank(self, rows: Sequence[DiffRank]) -> list[list[float]]:
         """Return minus the distance of the evidence over the terms of the row's category."""
@@ -107,8 +107,7 @@ class WordEvidence:
     ) -> tuple[list[str], list[str]]:
         """Return the terms of a category that a caption names of Video 1 and of Video 2, the strongest first."""
         places, shares = self.head.of_category(category)
-        whole = np.array([_whole(self.head.terms[place]) for place in places])
-        places, weights = places[whole], np.sqrt(shares[whole])
+        weights = np.sqrt(shares)
         terms = [self.head.terms[place] for place in places]
         differences = clipped(candidate[places]) - clipped(reference[places])
         return (
@@ -117,10 +116,9 @@ class WordEvidence:
         )
 
 
-def _whole(term: str) -> bool:
-    """Return whether a phrase can be named: it does not break off, and does not begin in the middle."""
-    words = term.split()
-    return not {*DETERMINERS, *PREPOSITIONS, *_JOINS}.intersection(words[-1:]) and words[0] not in _JOINS
+def only(one: Float64[np.ndarray, " c"], other: Float64[np.ndarray, " c"]) -> Float64[np.ndarray, " c"]:
+    """Return the log-probability that one clip shows a term and the other does not, from the log-odds of both."""
+    return -np.logaddexp(0, -one) - np.logaddexp(0, other)
 
 
 def _strongest(
