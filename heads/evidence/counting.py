@@ -11,8 +11,10 @@ Guarantees
 import hashlib
 import json
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from heads.data.catalog_rows import of_keys, of_rows
 from heads.data.clips import Features, split_texts
 from heads.data.hold_out import VIDEO, HoldOut
 from heads.data.paired_qa import read_divided
+from heads.evaluation.workers import WorkerOptions, worker_pool
 from heads.evidence.head import fold_of
 from heads.evidence.options import WordOptions
 from heads.evidence.sums import Sums
@@ -56,6 +59,51 @@ class Shard:
     rows: Int64[np.ndarray, " n"]
     groups: Int8[np.ndarray, " n"]
     failures: tuple[()] = field(default=(), init=False)
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """The outcome of a shard on a worker."""
+
+    shard: int
+    values: Float64[np.ndarray, "n D"] | None = None
+    error: str | None = None
+    """why its tokens were not read"""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a worker of the pool reads."""
+
+    store: Store
+    view: str
+    workers: int
+    address: str | None
+    device: str = "cpu"
+
+
+class Worker:
+    """Averages tokens in a process of the worker pool; a second thread may call `finished`."""
+
+    def __init__(self, given: WorkerOptions) -> None:
+        """Load nothing yet."""
+        self._given = given
+
+    def run(self, shard: Shard) -> Pooled:
+        """Read a shard."""
+        try:
+            self._given.driver.imitate()
+            return Pooled(shard.shard, pooled(self._features, shard.rows))
+        except StepDiffError as error:
+            return Pooled(shard.shard, error=str(error))
+
+    def finished(self) -> int:
+        """Return 0: rows count once their shard is read."""
+        return 0
+
+    @cached_property
+    def _features(self) -> Features:
+        return Features(self._given.options.store, self._given.options.view, "tokens")
 
 
 @dataclass
@@ -234,9 +282,24 @@ class Counting:
 
     def _values(self, advance: Advance) -> Iterator[tuple[Shard, Float64[np.ndarray, "n D"]]]:
         """Yield the shards that are left with the features of their clips, in order."""
-        for shard in self.shards:
-            yield shard, pooled(self.features, shard.rows)
-            advance(len(shard.rows))
+        options = self.options
+        if options.workers == 1 and options.address is None:
+            for shard in self.shards:
+                yield shard, pooled(self.features, shard.rows)
+                advance(len(shard.rows))
+        elif self.shards:
+            reading = Reading(self.store, options.view, options.workers, options.address)
+            early: dict[int, Float64[np.ndarray, "n D"]] = {}  # shards that ended before those in front of them
+            waiting = deque(self.shards)
+            lighter = "try fewer --workers on one node"
+            with worker_pool(Worker, reading, lambda shard, why: Pooled(shard, error=why), lighter) as pool:
+                for done in pool.run(self.shards, min(options.workers, len(self.shards)), advance):
+                    if done.values is None:
+                        raise StepDiffError(done.error or "")
+                    early[done.shard] = done.values
+                    while waiting and waiting[0].shard in early:
+                        shard = waiting.popleft()
+                        yield shard, early.pop(shard.shard)
 
     def _add(self, shard: Shard, values: Float64[np.ndarray, "n D"]) -> None:
         labels = self.count.wording.targets(self._narrated(shard), self.signs)

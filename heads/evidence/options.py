@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from common.errors import StepDiffError
+from common.io.files import place
+from common.workers.cluster import refuse_relative
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,10 @@ class WordOptions:
     """Ray cluster to join, auto or HOST:6379; null: RAY_ADDRESS, else Ray is started on this machine"""
 
     def check(self) -> None:
-        """Raise StepDiffError for a number out of range."""
+        """Raise StepDiffError for a number out of range, or a relative path in a Ray job."""
+        files = {"out": self.out, "pairqa": self.pairqa, "validation": self.validation}
+        files |= {} if place(self.store).remote else {"store": self.store}
+        refuse_relative([(f"--{name}", path) for name, path in files.items() if path is not None])
         if self.least < 1 or self.folds < 2 or self.workers < 1:
             raise StepDiffError(
                 f"--least {self.least}, --folds {self.folds}, --workers {self.workers}: give at least 1, 2 and 1"

@@ -1,7 +1,10 @@
 """Guarantees of heads.words: sums, terms, sides, the pass over a store, and the method word-evidence."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,12 +13,17 @@ from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
 from common.errors import StepDiffError
+from common.workers.cluster import connected
 from heads import evaluate, words
+from heads.evidence.counting import Count, Counting
 from heads.evidence.head import WordHead, fold_of
 from heads.evidence.options import WordOptions
 from heads.evidence.sums import Fit, Sums, calibrate, fit, squared_errors, total
 from heads.evidence.terms import Sides, occurrences, segments, terms_of
-from store import Store
+from heads.methods.word_evidence import WordEvidence
+from store import Feature, Store
+from tasks.testsets import DiffCap, DiffRank, read_test_set
+from tests.heads.conftest import provenance
 
 
 def command(world: Path, out: Path, *more: str) -> list[str]:
@@ -25,7 +33,7 @@ def command(world: Path, out: Path, *more: str) -> list[str]:
 
 def options(world: Path, out: Path) -> WordOptions:
     return WordOptions(
-        str(world / "features"), "visual", str(world / "pairqa.jsonl"), str(out), least=3, folds=3, save_every=0
+        str(world / "features"), "visual", str(world / "pairqa.jsonl"), str(out), least=3, folds=3, save_every=0.0
     )
 
 
@@ -155,3 +163,136 @@ def test_answers_to_all_tasks_are_scored_and_seen_clips_refused(
     assert "was trained on 1 of its" in capsys.readouterr().err
     assert evaluate.main([*given, str(world / "diffrank_test.jsonl")]) == 2
     assert "no word of category 'Visuals' has evidence; the categories of its paired" in capsys.readouterr().err
+
+
+def sums_of(world: Path, out: Path) -> list[np.ndarray]:
+    """Run the pass in the folder and return all sums, also of a shard that is not full."""
+    counting = Counting(options(world, out), Store.open(world / "features"))
+    counting.run()
+    return [array for sums in counting.count.groups for array in vars(sums).values()]
+
+
+def assert_same(one: list[np.ndarray], other: list[np.ndarray]) -> None:
+    for a, b in zip(one, other, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def with_shards(folder: Path, clips: int, copy_of: Path) -> Path:
+    """Write the world's first clips in shards of 4, or the others to the store that is there already."""
+    store = Store.open(folder / "features", create=True)
+    frame = Store.open(copy_of / "features").catalog("clips").frame().drop("row")
+    whole = Store.open(copy_of / "features").view("clips", "visual")
+    with store.lock():
+        catalog = store.catalog("clips")
+        first = len(catalog)
+        catalog.append(frame[first:clips])
+        if "visual" not in store.views("clips"):
+            store.create_view("clips", "visual", whole.provenance, whole.features, rows_per_shard=4)
+        view = store.view("clips", "visual")
+        view.resize()
+        for shard in range(first // 4, -(-clips // 4)):
+            rows = np.arange(max(shard * 4, first), min(shard * 4 + 4, clips))
+            view.write_shard(shard, rows, {name: whole.read(name, rows) for name in whole.features}, {})
+    shutil.copy(copy_of / "pairqa.jsonl", folder / "pairqa.jsonl")
+    return folder
+
+
+def test_a_run_that_was_killed_or_has_more_shards_gives_the_bits_of_one_pass(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = with_shards(tmp_path, 14, world)  # its last shard has two of four clips
+    whole = sums_of(small, tmp_path / "whole")
+    add, calls = Counting._add, iter(range(2))
+
+    def dies(self: Counting, *given: Any) -> None:
+        if next(calls, None) is None:
+            raise KeyboardInterrupt
+        add(self, *given)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Counting, "_add", dies)
+        sums_of(small, tmp_path / "killed")
+    assert list(Count.load(tmp_path / "killed" / "sums.safetensors").shards) == [0, 1]
+    assert_same(sums_of(small, tmp_path / "killed"), whole)
+    assert "2 shards are counted already, 2 are left" in capsys.readouterr().err
+    with_shards(small, 22, world)
+    shutil.rmtree(tmp_path / "killed")
+    shutil.copytree(tmp_path / "whole", tmp_path / "killed")
+    more = sums_of(small, tmp_path / "whole")
+    fresh = Counting(options(small, tmp_path / "fresh"), Store.open(small / "features"))
+    assert fresh.count.wording == Count.load(tmp_path / "whole" / "sums.safetensors").wording
+    fresh.run()
+    assert_same([array for sums in fresh.count.groups for array in vars(sums).values()], more)
+    assert words.main(command(small, tmp_path / "whole")) == words.main(command(small, tmp_path / "fresh")) == 0
+    weights = [WordHead.load(tmp_path / name).about["weights"] for name in ("whole", "fresh")]
+    assert weights[0] == weights[1]
+
+
+def test_sums_of_something_else_are_refused(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = with_shards(tmp_path, 20, world)
+    out = tmp_path / "words"
+    assert words.main(command(small, out)) == 0
+    assert words.main(command(small, out, "--least", "2")) == 2
+    assert f"{out}: its sums are of other --least; give the same, or another --out" in capsys.readouterr().err
+    store = Store.open(small / "features")
+    with store.lock():
+        store.view("clips", "visual").withdraw(np.array([5]))
+    assert words.main(command(small, out)) == 2
+    assert "clips of shard 1 of view visual have changed since they were counted" in capsys.readouterr().err
+    (out / "sums.safetensors").write_bytes(b"damaged")
+    assert words.main(command(small, out)) == 2
+    assert "sums.safetensors: damaged" in capsys.readouterr().err
+    (out / "words.json").write_text(json.dumps(json.loads((out / "words.json").read_text()) | {"weights": {}}))
+    with pytest.raises(StepDiffError, match="words.json: damaged"):
+        WordHead.load(out)
+    with pytest.raises(StepDiffError, match=r"holds no head of words \(words.json is missing\)"):
+        WordHead.load(tmp_path)
+
+
+def test_other_views_than_the_heads_are_refused(world: Path, head: WordHead, tmp_path: Path) -> None:
+    shapes = {"tokens": ((4, 8), "reads tokens of 24 channels, and those of view other have 8")}
+    shapes["embedding"] = ((24,), "reads tokens, and view other has embedding")
+    for feature, (shape, message) in shapes.items():
+        store = Store.open(tmp_path / feature, create=True)
+        with store.lock():
+            view = store.create_view("clips", "other", provenance("other"), {feature: Feature(shape, "float32")})
+        with pytest.raises(StepDiffError, match=message):
+            head.check(view)
+    with pytest.raises(StepDiffError, match="no feature 'tokens'"):
+        Counting(replace(options(world, tmp_path), store=str(tmp_path / "embedding"), view="other"), store)
+    view = Store.open(world / "features").view("clips", "visual")
+    view.provenance = replace(view.provenance, weights="1" * 64)
+    with pytest.raises(StepDiffError, match="computed from other features than view visual .*weights"):
+        head.check(view)
+    with pytest.raises(StepDiffError, match=r"reads \[clips, 24\] means of tokens, not \[1, 8\]"):
+        head.evidence(np.zeros((1, 8)))
+
+
+def test_a_text_without_known_words_scores_zero_and_is_counted(world: Path, head: WordHead) -> None:
+    method = WordEvidence.of_store(head, Store.open(world / "features"))
+    rows = read_test_set("diffmcq", world / "diffmcq_test.jsonl")
+    unknown = replace(rows[0], difference="xyzzy")
+    assert method.score_options([unknown]) == [[0.0] * 4] and method.unknown([*rows, unknown]) == 1
+    assert method.score_options(rows) == [method.score_options([row])[0] for row in rows], "no batch changes a score"
+
+
+def test_captions_name_what_differs_and_decline(world: Path, head: WordHead) -> None:
+    method = WordEvidence.of_store(head, Store.open(world / "features"))
+    clips = [f"video-_{i}_0.0_{i + 1}.5" for i in range(18, 24)]
+    differs, agrees = (DiffCap(clips[0], clips[place], "Tools/Equipment", ("",)) for place in (1, 3))
+    text, none = method.caption([differs, agrees])
+    assert text == "In Video 1, whisk, while in Video 2, spoon."
+    assert none == "There is no difference in Tools/Equipment."
+    similar = method.rank([DiffRank(clips[0], (clips[1], clips[3]), "Tools/Equipment", (0, 5))])[0]
+    assert similar[1] > similar[0]
+
+
+@pytest.mark.slow
+def test_workers_give_the_same_bits(world: Path, tmp_path: Path) -> None:
+    small = with_shards(tmp_path, 22, world)
+    assert words.main(command(small, tmp_path / "one")) == 0
+    with connected("local", "heads"):
+        assert words.main(command(small, tmp_path / "two", "--workers", "2")) == 0
+    assert (tmp_path / "one" / "sums.safetensors").read_bytes() == (tmp_path / "two" / "sums.safetensors").read_bytes()
+    weights = [WordHead.load(tmp_path / name).about["weights"] for name in ("one", "two")]
+    assert weights[0] == weights[1]
