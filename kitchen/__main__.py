@@ -22,7 +22,7 @@ from common.threads import cores
 if TYPE_CHECKING:
     from kitchen.world import Video
 
-FORMAT = 7
+FORMAT = 8
 """Version of the files, which changes if the same options give other bytes than before."""
 
 

@@ -25,20 +25,20 @@ from typing import Literal
 from kitchen.attributes import CATEGORY_ATTRIBUTES, Attributes, Difference, differences, score
 from kitchen.files.pairqa_words import (
     CAPTIONS,
-    CHANGE,
     COMMON,
     CONTRASTS,
     ONE_SIDED,
     QUESTIONS,
     SAME,
     SHARED,
-    STATE,
     TOPICS,
     VISIBLE,
     WHICH,
 )
+from kitchen.files.phrasings import PLURAL, STATEMENTS, clauses, conjugated, subject
 from kitchen.files.texts import (
     MENTIONED,
+    change,
     compared,
     facts,
     grouped,
@@ -47,7 +47,6 @@ from kitchen.files.texts import (
     phrase,
     template_of,
     value_phrase,
-    values_of,
 )
 from kitchen.world import Clip
 from tasks.prompts import MAIN_ACTION, SIMILAR_QUESTION
@@ -152,10 +151,9 @@ def _question(category: str, rng: random.Random, pool: tuple[str, ...] = QUESTIO
 
 def _answer(category: str, a: Attributes, b: Attributes, rng: random.Random) -> str:
     if rng.random() < 0.5:
-        one, two = (state_for_pairqa(category, a, b, side, rng) for side in ("old", "new"))
+        one, two = (state(category, a, b, side, rng) for side in ("old", "new"))
         return rng.choice(CONTRASTS).format(one=one, two=two)
-    change = change_for_pairqa(category, a, b, rng)
-    return rng.choice(ONE_SIDED).format(change=change)
+    return rng.choice(ONE_SIDED).format(change=change(category, a, b, "train", rng))
 
 
 def _same_step(one: Clip, two: Clip, rng: random.Random) -> list[Record]:
@@ -169,7 +167,7 @@ def _same_step(one: Clip, two: Clip, rng: random.Random) -> list[Record]:
         records += _common(one, two, category, category not in differing, rng)
     for category in rng.sample(differing, min(WHICH_QUESTIONS, len(differing))):
         d = rng.choice(mentioned(category, a, b))
-        question, second = which_for_pairqa(d, a.step, rng)
+        question, second = which(d, category, a.step, rng)
         answer = "Video 2" if second else "Video 1"
         records.append(_record(one, two, 2, category, question, answer))
     return records
@@ -190,84 +188,59 @@ def _common(one: Clip, two: Clip, category: str, agree: bool, rng: random.Random
     if not shared:
         return []
     question, _ = _question(category, rng, COMMON)
-    told = []
-    for name, value in shared[:MENTIONED]:
-        words = _fact(name, value, one.truth.step, rng)
-        told.append(rng.choice(STATE[name]).format(v=words))
-    state = _clauses(told)
-    return [_record(one, two, 1, category, question, rng.choice(SHARED).format(state=state))]
+    said = [
+        rng.choice(STATEMENTS[name]).format(v=_fact(name, value, one.truth.step, rng))
+        for name, value in shared[:MENTIONED]
+    ]
+    return [_record(one, two, 1, category, question, rng.choice(SHARED).format(state=_joined(said, category, rng)))]
 
 
 def _other_step(one: Clip, two: Clip, rng: random.Random) -> list[Record]:
-    first, second = (phrase("pairqa", "step", c.truth.step, rng) for c in (one, two))
+    first, second = (phrase("written", "step", c.truth.step, rng) for c in (one, two))
     records = []
     question, _ = _question(MAIN_ACTION, rng)
     if rng.random() < 0.5:
-        state = STATE["step"][0]
-        answer = rng.choice(CONTRASTS).format(one=state.format(v=first), two=state.format(v=second))
+        answer = rng.choice(CONTRASTS).format(one=f"the cook is {first}", two=f"the cook is {second}")
     else:
-        change = CHANGE["step"][0].format(x=second, y=first)
-        answer = rng.choice(ONE_SIDED).format(change=change)
+        phrasing = rng.choice(clauses("step", "train")).format(x=second, y=first)
+        answer = rng.choice(ONE_SIDED).format(change=conjugated("the cook", phrasing))
     records.append(_record(one, two, 1, MAIN_ACTION, question, answer))
     asked = rng.random() < 0.5
-    question = WHICH["step"][0].format(v=second if asked else first)
+    question = rng.choice(WHICH).format(clause=f"the cook is {second if asked else first}")
     records.append(_record(one, two, 2, MAIN_ACTION, question, "Video 2" if asked else "Video 1"))
     return records
 
 
-def change_for_pairqa(category: str, a: Attributes, b: Attributes, rng: random.Random) -> str:
-    """Return what happens in Video 2 instead of Video 1."""
-    clauses: list[str] = []
-    for group in grouped(mentioned(category, a, b)):
-        template = rng.choice(CHANGE[template_of(group[0])])
-        clause = template.format(**compared("pairqa", group, a.step, rng))
-        clauses.append(clause.removeprefix("the person ") if clauses else clause)
-    return listed(clauses)
-
-
-def _seen(group: list[Difference], step: str, rng: random.Random) -> tuple[str, dict[str, str]]:
-    """Return template name and words of what one video shows; it is the candidate of `group`."""
-    name = template_of(group[0])
-    absent = name in ("lacks", "without", "plain")
-    values = values_of("pairqa", group, "old" if absent else "new", step, rng)
-    words = {"v": listed(values), "z": listed(values, "or")}
-    if name == "order":
-        words["w"] = listed(values_of("pairqa", group, "old", step, rng))
-    return name, words
-
-
-def state_for_pairqa(category: str, a: Attributes, b: Attributes, side: str, rng: random.Random) -> str:
+def state(category: str, a: Attributes, b: Attributes, side: str, rng: random.Random) -> str:
     """Return what is true of Video 1 (side "old") or Video 2 ("new") where the two differ."""
     found = mentioned(category, a, b)
     seen = found if side == "new" else tuple(d.reversed() for d in found)
-    told = []
-    for group in grouped(seen):
-        name, words = _seen(group, a.step, rng)
-        told.append(rng.choice(STATE[name]).format(**words))
-    return _clauses(told)
+    return _joined([_statement(group, a.step, rng) for group in grouped(seen)], category, rng)
 
 
-def _clauses(told: list[str]) -> str:
-    """Join clauses; the cook is named once where neighbours are about the cook."""
-    joined: list[str] = []
-    subject = ""
-    for clause in told:
-        joined.append(clause.removeprefix("the cook ") if subject == "the cook" else clause)
-        if subject != "the cook" or not clause.startswith("the cook "):
-            subject = "the cook" if clause.startswith("the cook ") else "other"
-    return listed(joined)
+def _statement(group: list[Difference], step: str, rng: random.Random) -> str:
+    """Return what is true of the candidate of a group of differences, its verb in the base form."""
+    name, words = template_of(group[0]), compared(group, step, rng)
+    if name in ("lacks", "without", "plain", "order"):
+        return rng.choice(clauses(name, "train")).format(**words)
+    return rng.choice(STATEMENTS[name]).format(v=words["x"])
 
 
-def which_for_pairqa(d: Difference, step: str, rng: random.Random) -> tuple[str, bool]:
+def _joined(statements: list[str], category: str, rng: random.Random) -> str:
+    who = subject(category, rng)
+    return listed([conjugated("" if at else who, said, who in PLURAL) for at, said in enumerate(statements)])
+
+
+def which(d: Difference, category: str, step: str, rng: random.Random) -> tuple[str, bool]:
     """Return a question that one of the two videos answers, and whether that is Video 2."""
     second = rng.random() < 0.5
-    name, words = _seen([d if second else d.reversed()], step, rng)
-    return rng.choice(WHICH[name]).format(**words), second
+    clause = _joined([_statement([d if second else d.reversed()], step, rng)], category, rng)
+    return rng.choice(WHICH).format(clause=clause), second
 
 
 def _fact(name: str, value: str, step: str, rng: random.Random) -> str:
     """Return the phrase of the value of a fact (kitchen.files.texts.facts)."""
-    return value_phrase("pairqa", "extras" if name == "has" else name, value, step, rng)
+    return value_phrase("written", "extras" if name == "has" else name, value, step, rng)
 
 
 def caption(truth: Attributes, rng: random.Random) -> str:
@@ -277,5 +250,5 @@ def caption(truth: Attributes, rng: random.Random) -> str:
         if attribute in VISIBLE:
             words = _fact(attribute, value, truth.step, rng)
             seen.append(rng.choice(VISIBLE[attribute]).format(v=words))
-    step = phrase("pairqa", "step", truth.step, rng)
+    step = phrase("written", "step", truth.step, rng)
     return rng.choice(CAPTIONS).format(step=step, facts=listed(seen))

@@ -4,8 +4,7 @@ DiffMCQ is made from DiffCap and the features of its clips (python -m retrieval 
 the number of differences does not tell its answer, a pair of DiffCap differs in every category and is asked about in
 each, and pairs with about two differences in a category come first, if the world has enough such pairs.
 
-In templates {x} is the value in the candidate, {y} the value in the reference; several values are joined by "and", in
-{z} by "or". Every attribute has one phrasing for each of three tones, so that a text keeps its tone.
+The texts of a row have phrasings of the row's split (kitchen.files.phrasings), which no training text has.
 
 Guarantees
 - all clips of a row are of the given split; DiffCap asks about a pair once a category;
@@ -21,14 +20,15 @@ import random
 from collections import Counter
 from math import ceil
 
-from kitchen.attributes import Attributes, differences, score
-from kitchen.files.texts import compared, grouped, listed, mentioned, template_of
+from kitchen.attributes import differences, score
+from kitchen.files.phrasings import Split
+from kitchen.files.texts import changes
 from kitchen.world import Clip
 from tasks.testsets import CATEGORIES, DiffCap, DiffRank
 
 Pair = tuple[Clip, Clip]
 
-SIZES = {"test": (180, 300), "val": (72, 180)}
+SIZES: dict[Split, tuple[int, int]] = {"test": (180, 300), "val": (72, 180)}
 """Most pairs of DiffCap and rows of DiffRank of each split."""
 PAIRS_OF_CLIPS = 0.6
 """Most pairs of DiffCap for each clip of the split: in a small world the others differ in few categories."""
@@ -43,78 +43,8 @@ OTHER_STEP = 3 * (0,) + 10 * (1,) + 7 * (2,)
 DRAWS = 20
 """Sets of targets that are drawn for a reference; the one with the most different scores is taken."""
 
-TONES = 3
-SUBJECTS = dict.fromkeys(CATEGORIES, ("the person ", "this cook ", "they ")) | {"Visuals": ("", "", "they ")}
-"""The beginning of a text in each tone."""
-
-CHANGE: dict[str, tuple[str, str, str]] = {
-    "main": ("uses {x} instead of {y}", "replaces {y} with {x}", "opt for {x} rather than {y}"),
-    "has": ("adds {x}", "throws in {x} too", "sprinkle {x} over it"),
-    "lacks": ("does not add {z}", "skips the {y}", "leave the {y} out"),
-    "amount": ("uses {x} instead of {y}", "handles {x} and not {y}", "opt for {x} rather than {y}"),
-    "tool": ("uses {x} instead of {y}", "replaces {y} with {x}", "opt for {x} rather than {y}"),
-    "vessel": ("keeps it {x} instead of {y}", "has it {x} and not {y}", "opt to have it {x} rather than {y}"),
-    "surface": ("stands at work {x} instead of {y}", "is busy {x} and not {y}", "opt to be {x} rather than {y}"),
-    "gloves": ("shows {x} instead of {y}", "replaces {y} with {x}", "opt for {x} rather than {y}"),
-    "trim": (
-        "uses a dish bearing {x} instead of {y}",
-        "owns a dish marked by {x} and not {y}",
-        "opt for {x} on the dish rather than {y}",
-    ),
-    "speed": ("moves {x} instead of {y}", "goes about it {x} and not {y}", "opt to move {x} rather than {y}"),
-    "motion": ("does it by {x} instead of {y}", "replaces {y} by {x}", "opt for {x} rather than {y}"),
-    "hands": ("does it {x} instead of {y}", "goes about it {x} and not {y}", "opt to do it {x} rather than {y}"),
-    "manner": ("does it by {x} instead of {y}", "replaces {y} by {x}", "opt for {x} rather than {y}"),
-    "heat": ("heats it {x} instead of {y}", "has it {x} and not {y}", "opt to heat it {x} rather than {y}"),
-    "subaction": ("takes time for {x}", "spends a moment {x} too", "fit in {x} besides"),
-    "without": ("takes no time for {z}", "skips {y}", "leave out {y}"),
-    "order": ("goes for {x} before {y}", "moves {x} ahead of {y}", "put {x} before {y}"),
-    "colour": (
-        "the food is {x} in colour instead of {y}",
-        "its colour is {x} and not {y}",
-        "end up with {x} food rather than {y}",
-    ),
-    "shade": (
-        "it is {x} in tone instead of {y}",
-        "it has a {x} tone and not a {y} one",
-        "end up with a {x} tone rather than a {y} one",
-    ),
-    "texture": (
-        "it is {x} instead of {y}",
-        "the mass is {x} and not {y}",
-        "end up with a {x} mass rather than a {y} one",
-    ),
-    "size": (
-        "the pieces are {x} instead of {y}",
-        "everything is {x} in size and not {y}",
-        "end up with {x} pieces rather than {y} ones",
-    ),
-    "detail": ("it comes with {x}", "one can make out {x}", "end up with {x} on it"),
-    "plain": ("it comes without {y}", "one can make out no {y}", "end up without {y}"),
-}
-
-REPEATED = ("opt for ", "end up with ")
-"""Openings that a clause drops when the one before it opens the same way."""
-
-
-def change_for_test(category: str, a: Attributes, b: Attributes, tone: int, rng: random.Random) -> str:
-    """Return what `b` does differently from `a`, in phrasing number `tone`."""
-    clauses: list[str] = []
-    opened = ""
-    for group in grouped(mentioned(category, a, b)):
-        template = CHANGE[template_of(group[0])][tone]
-        clause = template.format(**compared("test", group, a.step, rng))
-        for opening in REPEATED:
-            if opened == opening and clause.startswith(opening):
-                clause = clause.removeprefix(opening)
-                break
-            if clause.startswith(opening):
-                opened = opening
-                break
-        else:
-            opened = ""
-        clauses.append(clause)
-    return SUBJECTS[category][tone] + listed(clauses)
+TEXTS = 3
+"""Texts of a row of DiffCap, as different people would write them."""
 
 
 def _by_step(clips: list[Clip]) -> dict[str, list[Clip]]:
@@ -158,14 +88,14 @@ def _categories(one: Clip, two: Clip) -> list[str]:
     return [category for category in CATEGORIES if differences(category, one.truth, two.truth)]
 
 
-def diffcap(clips: list[Clip], limit: int, seed: int) -> list[DiffCap]:
-    """Return the rows of at most `limit` pairs: one a category, whose text holds one phrasing of each tone."""
+def diffcap(clips: list[Clip], limit: int, seed: int, split: Split) -> list[DiffCap]:
+    """Return the rows of at most `limit` pairs, one a category, in phrasings of the split."""
     rng = random.Random(f"diffcap {seed}")
     rows = []
     for one, two in _pairs(clips, min(limit, ceil(PAIRS_OF_CLIPS * len(clips))), rng):
         for category in _categories(one, two):
-            texts = tuple(change_for_test(category, one.truth, two.truth, t, rng) for t in range(TONES))
-            rows.append(DiffCap(one.id, two.id, category, texts))
+            texts = changes(category, one.truth, two.truth, split, TEXTS, rng)
+            rows.append(DiffCap(one.id, two.id, category, tuple(texts)))
     return rows
 
 

@@ -1,18 +1,19 @@
 """Words for attribute values, and what texts of every kind share: facts of a clip, differences of a pair.
 
-The narration, the paired questions and the test sets have disjoint pools of phrasings, each in its own file. Nouns may
-be shared by the pools; some synonyms are not. Every function takes its own seeded generator, so a text depends on
-nothing but its arguments.
+Written texts (paired questions, test sets) name a value by the same words in every split; spoken ones have colloquial
+words of their own. Every function takes its own seeded generator, so a text depends on nothing but its arguments.
 """
 
 import random
+import re
 from typing import Literal
 
 from kitchen.attributes import CATEGORY_ATTRIBUTES, Attributes, Difference, differences
+from kitchen.files.phrasings import PLURAL, Split, clauses, conjugated, subject
 from kitchen.steps import MAIN, STEPS
 from tasks.testsets import CATEGORIES
 
-Pool = Literal["narration", "pairqa", "test"]
+Style = Literal["spoken", "written"]
 
 MENTIONED = 3
 """Plain attributes whose differences one text names, at most; added and skipped things are all named."""
@@ -89,8 +90,8 @@ _COMMON: dict[str, str] = {  # attribute:value -> its phrase, where that is not 
     "step:roll out the dough": "rolling out the dough",
     "step:grate the topping": "grating the topping",
 }
-_SYNONYMS: dict[Pool, dict[str, tuple[str, ...]]] = {
-    "narration": {
+_SYNONYMS: dict[Style, dict[str, tuple[str, ...]]] = {
+    "spoken": {
         "tool:rubber spatula": ("silicone spatula",),
         "tool:electric mixer": ("hand mixer",),
         "tool:cleaver": ("big cleaver",),
@@ -104,37 +105,41 @@ _SYNONYMS: dict[Pool, dict[str, tuple[str, ...]]] = {
         "subaction:wipe": ("wiping things down",),
         "subaction:taste": ("having a taste",),
     },
-    "pairqa": {
-        "speed:slow": ("at a slow pace",),
-        "speed:fast": ("at a fast pace",),
-        "vessel:black pan": ("in a black non-stick pan",),
-        "subaction:read": ("looking at the recipe book",),
-    },
-    "test": {
+    "written": {
         "tool:turner": ("metal turner",),
         "tool:scissors": ("kitchen scissors",),
         "tool:measuring cup": ("plastic measuring cup",),
-        "speed:slow": ("unhurriedly",),
-        "speed:fast": ("rapidly",),
+        "speed:slow": ("unhurriedly", "at a slow pace"),
+        "speed:fast": ("rapidly", "at a fast pace"),
+        "vessel:black pan": ("in a black non-stick pan",),
         "extras:herbs": ("green herbs",),
         "extras:chilli flakes": ("red chilli flakes",),
         "texture:runny": ("thin and runny",),
         "subaction:thermometer": ("measuring the temperature",),
         "subaction:timer": ("winding a timer",),
+        "subaction:read": ("looking at the recipe book",),
     },
 }
 
 
-def phrase(pool: Pool, attribute: str, value: str, rng: random.Random) -> str:
-    """Return what `pool` calls this value, without an article unless the phrase brings its own."""
+def phrase(style: Style, attribute: str, value: str, rng: random.Random) -> str:
+    """Return what texts of a style call this value, without an article unless the phrase brings its own."""
     key = f"{attribute}:{value}"
-    others = _SYNONYMS[pool].get(key, ())
+    others = _SYNONYMS[style].get(key, ())
     if others and rng.random() < SYNONYM_SHARE:
         return rng.choice(others)
     if attribute in ("vessel", "surface"):
         inside = attribute == "vessel" and value.endswith(("bowl", "pan", "pot"))
         return f"{'in' if inside else 'on'} {with_article(value)}"
     return _COMMON.get(key, value)
+
+
+def wordings(attribute: str, value: str) -> list[str]:
+    """Return all words for a value in texts of either style, without an article or preposition of place."""
+    key = f"{attribute}:{value}"
+    own = value if attribute in ("vessel", "surface") else _COMMON.get(key, value)
+    found = [own, value, *(words for style in _SYNONYMS.values() for words in style.get(key, ()))]
+    return list(dict.fromkeys(re.sub(r"^(?:(?:in|on|with|over) )?(?:an? )?", "", words) for words in found))
 
 
 def with_article(noun: str) -> str:
@@ -145,18 +150,18 @@ def with_article(noun: str) -> str:
 
 
 def listed(items: list[str], last: str = "and") -> str:
-    """Return `a`, `a and b`, `a, b and c`; with a comma before the last if an item contains `and`."""
+    """Return `a`, `a and b`, `a, b and c`; with a comma before the last if an item contains `and` or a comma."""
     if len(items) < 2:
         return "".join(items)
-    comma = "," if any(f" {last} " in item for item in items) else ""
+    comma = "," if any(f" {last} " in item or "," in item for item in items) else ""
     return f"{', '.join(items[:-1])}{comma} {last} {items[-1]}"
 
 
-def value_phrase(pool: Pool, attribute: str, value: str, step: str, rng: random.Random) -> str:
-    """Return a value's phrase in a pool, ready for a template."""
+def value_phrase(style: Style, attribute: str, value: str, step: str, rng: random.Random) -> str:
+    """Return a value's phrase, ready for a template."""
     if attribute in ("order", "subaction"):
-        return phrase(pool, "step", step, rng) if value == MAIN else phrase(pool, "subaction", value, rng)
-    words = phrase(pool, attribute, value, rng)
+        return phrase(style, "step", step, rng) if value == MAIN else phrase(style, "subaction", value, rng)
+    words = phrase(style, attribute, value, rng)
     return with_article(words) if attribute == "tool" else words
 
 
@@ -203,16 +208,33 @@ def grouped(found: tuple[Difference, ...]) -> list[list[Difference]]:
     return list(groups.values())
 
 
-def values_of(pool: Pool, group: list[Difference], side: str, step: str, rng: random.Random) -> list[str]:
-    values = [getattr(d, side) for d in group]
-    return [value_phrase(pool, group[0].attribute, v, step, rng) for v in values if v]
-
-
-def compared(pool: Pool, group: list[Difference], step: str, rng: random.Random) -> dict[str, str]:
+def compared(group: list[Difference], step: str, rng: random.Random) -> dict[str, str]:
     """Return the words of a change: `in a pan` instead of `a pot`, not instead of `in a pot`."""
-    new, old = (values_of(pool, group, side, step, rng) for side in ("new", "old"))
+    name = group[0].attribute
+    new, old = ([value_phrase("written", name, v, step, rng) for v in values if v]
+                for values in zip(*((d.new, d.old) for d in group), strict=True))  # fmt: skip
     x, y = listed(new), listed(old)
     first, _, rest = y.partition(" ")
     if first in _PREPOSITIONS and x.startswith(f"{first} "):
         y = rest
     return {"x": x, "y": y, "z": listed(old, "or")}
+
+
+def change(category: str, a: Attributes, b: Attributes, split: Split, rng: random.Random) -> str:
+    """Return what `b` does differently from `a`, in phrasings of a split, without a full stop."""
+    return changes(category, a, b, split, 1, rng)[0]
+
+
+def changes(category: str, a: Attributes, b: Attributes, split: Split, count: int, rng: random.Random) -> list[str]:
+    """Return `count` texts about the same differences (at most 3), whose clauses all differ."""
+    texts = []
+    groups = grouped(mentioned(category, a, b))
+    drawn = [rng.sample(clauses(template_of(group[0]), split), count) for group in groups]
+    for phrasings in zip(*drawn, strict=True):
+        who = subject(category, rng)
+        said = []
+        for phrasing, group in zip(phrasings, groups, strict=True):
+            clause = phrasing.format(**compared(group, a.step, rng))
+            said.append(conjugated("" if said else who, clause, who in PLURAL))
+        texts.append(listed(said))
+    return texts

@@ -71,7 +71,7 @@ def write_files(world: list[Video], seed: int, out: Path) -> dict[str, int]:
     embedded = narration
     for split, (pairs, rank_rows) in testsets.SIZES.items():
         own = [clip for clip in clips if clip.split == split]
-        caps = testsets.diffcap(own, pairs, seed)
+        caps = testsets.diffcap(own, pairs, seed, split)
         lines(f"diffcap_{split}.jsonl", map(asdict, caps))
         lines(f"diffrank_{split}.jsonl", map(asdict, testsets.diffrank(own, rank_rows, seed)))
         embedded += [text for row in caps for text in row.text]
