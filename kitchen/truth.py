@@ -1,8 +1,7 @@
 """The truth score: details that captions name, checked against the exact attributes of both clips.
 
-A detail is a value of an attribute that one of two clips has and the other lacks. A caption names the details whose
-words it says, each for one of its clips: "uses a whisk instead of a fork" says that the candidate has the whisk and the
-reference the fork; "skips the nuts" says that the reference has nuts.
+A detail is a value of an attribute of the row's category, named for one of the two clips. The words of a value are
+those of the world's texts, their inflections, and words that leave one value only ("mixer", but not "bowl").
 
 | a named detail is | if |
 | --- | --- |
@@ -13,81 +12,131 @@ reference the fork; "skips the nuts" says that the reference has nuts.
 
 Precision is the share of true details among the named ones, recall the share of named ones among the pair's details.
 
+Which clip a value is named for:
+
+1. The last video named before it in its sentence, or in "a whisk in Video 1 and a fork in Video 2" the next one.
+2. Without such a name, the sentence continues about the video before it; a caption starts with the candidate, as the
+   supplement's seed "In Video 2," does. After "while" or "whereas" without a name it is the other video.
+3. A contrast ("instead of", "rather than", "replaces", "swapped for") gives one side to the other video, and so does an
+   absence ("skips", "without", "is left out"): what one video lacks, the other has.
+
+An order of two actions counts for clips that have both; otherwise it names the actions. A detail that is named twice
+for a clip counts once, what is said of both videos not at all, and a caption that declines names nothing.
+
 Guarantees
 - every text of the world's own test sets has precision 1, and recall 1 for the details that it is made of
 - a text with the roles of the clips exchanged has no true detail
+- captions without an order, a name or a verb are read like others, and no caption is refused
 """
 
 import re
 from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
+from common.errors import StepDiffError
+from common.io.jsonl import read_objects
 from kitchen.attributes import CATEGORY_ATTRIBUTES, Attributes, differences
 from kitchen.files.texts import wordings
 from kitchen.steps import MAIN, STEPS
-from tasks.postprocess import parse
+from tasks.bootstrap import Figure, ratio_figure
+from tasks.declining import declines
+from tasks.testsets import DiffCap
 
 Side = Literal["candidate", "reference"]
 Detail = tuple[str, str, Side]
-"""attribute, value, and the clip that has it; of an order of two actions, the value is the one that comes first"""
+"""attribute, value, and the clip that has it; of an order of two actions, the value is "first<second" """
 Judgement = Literal["true", "swapped", "shared", "invented"]
+JUDGEMENTS: tuple[Judgement, ...] = ("true", "swapped", "shared", "invented")
+Flip = Literal["", "contrast", "absent"]
+_OTHER: dict[Side, Side] = {"candidate": "reference", "reference": "candidate"}
 
+_FREE = {  # attribute:value -> words of people that no text of the world has, as patterns
+    "gloves:bare hands": r"bare[- ]?hand(?:ed|s)?",
+    "main:hen eggs": r"chicken eggs",
+    "amount:small": r"less|(?:a )?little(?: bit)?",
+    "amount:large": r"more|(?:a )?lots?|big(?:ger)?",
+    "size:large": r"big(?:ger)?",
+    "speed:slow": r"slow(?:er|ly)?|gently|tak\w+ (?:her|his|their) time",
+    "speed:fast": r"fast(?:er)?|quick(?:er|ly)?",
+    "hands:one hand": r"(?:one|single)[- ]hand(?:ed(?:ly)?)?",
+    "hands:both hands": r"two[- ]hand(?:s|ed)?|both of (?:\w+ )?hands",
+    "motion:back and forth": r"back[ -]forth",
+    "manner:tilted": r"(?:at|on) an angle",
+    "manner:slanted": r"at an angle",
+    "shade:light": r"paler?",
+    "texture:frothy": r"foamy",
+}
+_NOUNS = ("main", "extras", "tool", "vessel", "surface", "gloves", "colour", "texture", "detail")
+"""Attributes whose values are words for nothing else, so that those of other steps are seen, too: invented ones."""
+_COMMON_WORDS = frozenset(
+    "a an and at back big blade both bits checking chef's cutting dark down fresh from green hand hands having holding"
+    " in it just keeping kitchen left long looking lot low made making measuring moving of off on one orange out"
+    " over pace pouring put real red setting super the things to turning under up whole with".split()
+)
+"""Words that do not name a value alone."""
+_FORMS = {
+    "keeping": "keep(?:s|ing)?|kept", "holding": "h[oe]ld(?:s|ing)?", "making": "ma(?:kes?|king|de)",
+    "wooden": "wood(?:en)?", "knife": "kni(?:fe|ves)", "slices": "slices(?! the)", "it": "(?:it|them|the \\w+)",
+}  # fmt: skip
+"""Patterns of words with forms of their own."""
+
+_LISTED = re.compile(r"(?:\s|,|\band\b|\bor\b|\bnor\b|\bthe\b|\ba\b|\ban\b|\bsome\b)*")
+_WHO = "video|clip|one|cook|person|chef"
+_NAME = (
+    r"(?:(?:in|of|from|for|with) )?(?:(?:the |this )?(?:(?:video|clip) ?#?(?:(?P<r1>1|one)|(?P<c1>2|two))"
+    rf"|(?:(?P<r2>first|reference)|(?P<c2>second|candidate)|(?P<o1>other)) (?:{_WHO})|(?P<c3>(?<=this )one))"
+    r"|(?<!\w)the (?:(?P<r4>first|reference)|(?P<c4>second|candidate))(?=[,.;]| they| he| she|$))"
+)
 _MARKERS = {
-    "reference": (
-        r"instead of|rather than|in place of|as opposed to|unlike|and not|but not|not|no|never|without|free of"
-        r"|over(?! \w+ heat)|skip\w*|omit\w*|drop\w*|lack\w*|miss\w*|lea\w+ (?=[^.,;]*\bout\b)"
+    "both": r"(?:in )?both(?: of)?(?: the)? (?:videos|clips)|both(?= (?:use|show|have|are))|the same",
+    "against": r"unlike|compared (?:to|with)|in contrast to|in comparison (?:to|with)|than",
+    "contrast": (
+        r"instead(?: of)?|rather than|in place of|as opposed to|(?:and|but) not|(?<=, )not|not in|over(?! \w+ heat)"
     ),
-    "exchanged": r"replac\w+|swap\w*|trad\w+|exchang\w+|switch\w* from|chang\w+ from",
+    "gone": r"(?:is|are|was|were|gets?|got|goes|go)(?:n't| (?:not|never|missing|gone|absent|omitted|skipped|left out))",
+    "absent": (
+        r"not|no|never|without|free of|neither|nor|\w+n't|skip\w*|omit\w*|drop(?:s|ped|ping)?|lack\w*|miss(?:es|ing)?"
+        r"|lea\w+(?= [^.,;]*\bout\b)"
+    ),
+    "passive": r"(?:is|are|was|were|gets?|got|been) (?:replaced|swapped|exchanged|traded)",
+    "exchanged": r"replac\w+|swap\w*|trad(?:es?|ed|ing)|exchang\w+|(?:switch|chang)\w* from",
     "preferred": r"prefer\w*",
     "turn": r"with|by|for|to|into",
-    "first": r"before|ahead of|prior to|first",
-    "boundary": r"and|but|then|also",
+    "before": r"before|ahead of|prior to",
+    "after": r"after(?!wards| that)",
+    "first": r"first",
+    "while": r"while(?! \w+ing)|whilst|whereas|although|where(?= the other)|vs|versus",
+    "but": r"but|then|also",
+    "and": r"and|or",
 }
-"""Words that say which clip the values after them belong to; `turn` counts only after "replace" and "prefer"."""
-_LISTED = re.compile(r"(?:\s|,|\band\b|\bor\b|\bthe\b|\ba\b|\ban\b|\bsome\b)*")
 
 
-@dataclass(frozen=True)
-class Truth:
-    """The judgements of some captions: how many details were named, by judgement, and how many there were to name."""
+@dataclass
+class _Named:
+    """A value in a caption; flip: whether a contrast or an absence before it gives it to the other video."""
 
-    named: Counter[Judgement]
-    details: int
-    found: int
-    """different true details that were named"""
-
-    def __add__(self, other: "Truth") -> "Truth":
-        return Truth(self.named + other.named, self.details + other.details, self.found + other.found)
-
-    @property
-    def precision(self) -> float | None:
-        """The share of true details among the named ones; None if none is named."""
-        total = self.named.total()
-        return self.named["true"] / total if total else None
-
-    @property
-    def recall(self) -> float | None:
-        """The share of the details of the pairs that are named; None if they have none."""
-        return self.found / self.details if self.details else None
+    attribute: str
+    value: str
+    at: int
+    flip: Flip = ""
+    side: Side | None = None
 
 
-def judge(caption: str, category: str, reference: Attributes, candidate: Attributes) -> Truth:
-    """Return how true a caption about a pair of one step is in a category."""
-    details = details_of(category, reference, candidate)
-    named = Counter[Judgement]()
-    said = named_details(caption, category, candidate.step)
-    for attribute, value, side in said:
+def judgements(caption: str, category: str, reference: Attributes, candidate: Attributes) -> dict[Detail, Judgement]:
+    """Return the details that a caption about a pair of one step names in a category, and whether they are true."""
+    found: dict[Detail, Judgement] = {}
+    for attribute, value, side in named_details(caption, category, reference, candidate):
         own, other = (candidate, reference) if side == "candidate" else (reference, candidate)
-        named[_judgement(_has(own, attribute, value), _has(other, attribute, value))] += 1
-    return Truth(named, len(details), len(details & said))
-
-
-def _judgement(own: bool, other: bool) -> Judgement:
-    if own:
-        return "shared" if other else "true"
-    return "swapped" if other else "invented"
+        has, other_has = _has(own, attribute, value), _has(other, attribute, value)
+        kind: Judgement = ("shared" if other_has else "true") if has else ("swapped" if other_has else "invented")
+        found[attribute, value, side] = kind
+    return found
 
 
 def details_of(category: str, reference: Attributes, candidate: Attributes) -> set[Detail]:
@@ -104,70 +153,252 @@ def details_of(category: str, reference: Attributes, candidate: Attributes) -> s
     return found
 
 
+def truth_figures(file: Path) -> "Callable[[Sequence[DiffCap], Sequence[str]], dict[str, Figure]]":
+    """Return a function from rows and captions to the figures of the truth score, over rows with a text.
+
+    Its figures are truth_precision, truth_swapped, truth_shared and truth_invented, shares of the named details, and
+    truth_recall.
+
+    Args:
+        file: attributes.jsonl of the world that the rows are of.
+
+    Raises:
+        StepDiffError: The file cannot be read, or lacks a clip of the rows.
+    """
+    try:
+        world = {str(row["clip"]): Attributes.from_dict(row) for _, row in read_objects(file)}
+    except (KeyError, TypeError) as error:
+        raise StepDiffError(f"{file}: not the attributes.jsonl of a world of python -m kitchen ({error})") from error
+
+    def figures(rows: Sequence[DiffCap], captions: Sequence[str]) -> dict[str, Figure]:
+        counts = np.zeros((len(rows), 2 + len(JUDGEMENTS)))
+        for at, (row, caption) in enumerate(zip(rows, captions, strict=True)):
+            if not row.text:
+                continue
+            for clip in (row.reference, row.candidate):
+                if clip not in world:
+                    raise StepDiffError(f"{clip}: not in {file}; name the attributes.jsonl of the test set's world")
+            pair = row.category, world[row.reference], world[row.candidate]
+            details, judged = details_of(*pair), judgements(caption, *pair)
+            kinds = Counter(judged.values())
+            counts[at] = [len(details & judged.keys()), len(details), *(kinds[kind] for kind in JUDGEMENTS)]
+        named = counts[:, 2:].sum(1)
+        shares = {
+            "precision": (counts[:, 2], named),
+            "recall": (counts[:, 0], counts[:, 1]),
+            **{kind: (counts[:, 2 + at], named) for at, kind in enumerate(JUDGEMENTS) if at},
+        }
+        return {f"truth_{name}": ratio_figure(*parts) for name, parts in shares.items()}
+
+    return figures
+
+
 def _has(clip: Attributes, attribute: str, value: str) -> bool:
     if attribute == "extras":
         return value in clip.extras
     if attribute == "subaction":
         return value in clip.sequence
     if attribute == "order":
-        first, second = (clip.sequence.index(v) if v in clip.sequence else -1 for v in value.split("<"))
-        return 0 <= first < second
+        first, second = (clip.sequence.index(action) for action in value.split("<"))
+        return first < second
     return bool(getattr(clip, attribute) == value)
 
 
-def named_details(caption: str, category: str, step: str) -> set[Detail]:
-    """Return the details that a caption names in a category.
-
-    A value belongs to the candidate, unless a word before it in its clause gives it to the reference. What the
-    candidate lacks, the reference has.
-    """
-    pattern, values = _pattern(category, step)
-    text = parse(caption).lower()
+def named_details(caption: str, category: str, reference: Attributes, candidate: Attributes) -> set[Detail]:
+    """Return the details that a caption about a pair of one step names in a category."""
+    text = " ".join(caption.lower().replace("\u2019", "'").split())
+    if declines(caption):
+        return set()
+    common = set(reference.sequence) & set(candidate.sequence)
     found: set[Detail] = set()
-    side: Side = "candidate"
-    kept: Side = "candidate"
-    mode, last, end = "", "", 0
-    actions: list[str] = []
-    ordered = False
-    for match in pattern.finditer(text):
-        kind = str(match.lastgroup)
-        if kind == "value":
-            attribute, value = values[match[0]]
-            if _LISTED.fullmatch(text[end : match.start()]) and attribute == last and last in ("extras", "subaction"):
-                side = kept
-            if attribute == "subaction":
-                actions.append(value)
-            if (attribute, value) != ("subaction", MAIN):
-                found.add((attribute, value, side))
-            last, end, kept = attribute, match.end(), side
-        elif kind == "reference":
-            side = "reference"
-        elif kind == "exchanged":
-            mode, side = kind, "reference"
-        elif kind == "preferred":
-            mode, side = kind, "candidate"
-        elif kind == "turn" and mode:
-            mode, side = "", "candidate" if mode == "exchanged" else "reference"
-        elif kind == "first":
-            ordered = True
-        elif kind in ("boundary", "stop") and not mode:
-            side = "candidate"
-    if ordered and len(actions) == 2:
-        return {("order", f"{actions[0]}<{actions[1]}", "candidate")}
+    about: Side = "candidate"
+    for at, part in enumerate(_parts(text, category, candidate.step)):
+        values, about = _sided(part, about, not at)
+        if any(token.kind == "both" for token in part):
+            continue
+        ordered = _order(part, values)
+        if ordered is not None and common.issuperset(action.value for action in ordered):
+            one, two = (action.value for action in ordered)
+            if ordered[0].side == "reference":
+                one, two = two, one
+            found.add(("order", f"{one}<{two}", "candidate"))
+            values = [named for named in values if named.value not in (one, two)]
+        for named in values:
+            assert named.side is not None
+            if named.value != MAIN:
+                found.add((named.attribute, named.value, named.side))
     return found
 
 
+@dataclass(frozen=True)
+class _Token:
+    kind: str
+    at: int
+    end: int
+    said: tuple[str, str] = ("", "")
+    """of a value: attribute and value; of a name: the side, or "other" """
+    listed: bool = False
+    """of a value: only a comma or "and" separates it from the value before it"""
+
+
+def _parts(text: str, category: str, step: str) -> Iterator[list[_Token]]:
+    """Yield the values, names and markers of each sentence, and of its clauses with "while"."""
+    pattern, values = _pattern(category, step)
+    part: list[_Token] = []
+    end = 0
+    for match in pattern.finditer(text):
+        kind, said = str(match.lastgroup), ("", "")
+        if kind[0] == "v" and kind[1:].isdigit():
+            kind, said = "value", values[int(kind[1:])]
+        elif kind == "name":
+            named = next(group for group, words in match.groupdict().items() if words and group[1:].isdigit())
+            said = ({"r": "reference", "c": "candidate", "o": "other"}[named[0]], "")
+        if kind in ("while", "stop") and part:
+            yield part
+            part = []
+        if kind == "name" and part and part[-1].kind == "against" and re.match(r",? who\b", text[match.end() :]):
+            part.pop()  # "unlike the first cook, who uses a whisk": a clause about the first
+        if kind != "stop":
+            listed = said[0] in ("extras", "subaction") and bool(_LISTED.fullmatch(text[end : match.start()]))
+            part.append(_Token(kind, match.start(), match.end(), said, listed))
+        end = match.end() if kind == "value" else end
+    if part:
+        yield part
+
+
+def _sided(part: list[_Token], about: Side, first: bool) -> tuple[list[_Named], Side]:
+    """Return the values of a part of a caption with their sides, and which video the next part is about."""
+    names = sum(token.kind == "name" for token in part)
+    here = _OTHER[about] if part[0].kind == "while" and not names and not first else about
+    lead: Side | None = None
+    values: list[_Named] = []
+    waiting: list[_Named] = []  # for the name of their video
+    clause: list[_Named] = []
+    flip: Flip = ""
+    mode, before = "", _Token("", 0, 0)
+
+    def settle(side: Side) -> None:
+        for named in waiting:
+            named.side = _OTHER[side] if named.flip else side
+        waiting.clear()
+
+    for token in part:
+        kind = token.kind
+        if kind == "value":
+            listed = token.listed and bool(values) and values[-1].attribute == token.said[0]
+            named = _Named(*token.said, token.at, values[-1].flip if listed else flip)
+            values.append(named)
+            waiting.append(named)
+            clause.append(named)
+            flip = ""
+            if lead is not None:
+                settle(lead)
+        elif kind == "name":
+            last = lead or here
+            side: Side = _OTHER[last] if token.said[0] == "other" else token.said[0]  # type: ignore[assignment]
+            flips = {named.flip for named in waiting}
+            if before.kind == "against":
+                settle(_OTHER[side])
+                lead, flip = lead or _OTHER[side], ""
+            elif not waiting or before.kind in ("comma", "and", "but"):
+                settle(here)
+                lead = side
+            elif flips == {"contrast"}:
+                settle(_OTHER[side])
+                here = side
+            else:  # "a whisk instead of a fork in Video 1" is about the candidate
+                settle("candidate" if "contrast" in flips else side)
+                here = side
+        elif kind in ("contrast", "absent", "against"):
+            flip = "absent" if kind == "absent" else "contrast"
+        elif kind in ("gone", "passive") and clause and before.kind in ("value", "name"):
+            for named in clause:
+                if named in waiting or lead is not None:
+                    named.flip = "" if named.flip else "absent"
+                    named.side = None if named.side is None else _OTHER[named.side]
+        elif kind == "gone":
+            flip = "absent"
+        elif kind in ("exchanged", "preferred"):
+            mode, flip = kind, "contrast" if kind == "exchanged" else ""
+        elif kind == "turn" and mode:
+            mode, flip = "", "" if mode == "exchanged" else "contrast"
+        elif kind in ("comma", "and", "but") and not mode:
+            flip = ""
+            if kind != "and":
+                clause = []
+        before = token if kind not in ("turn", "first", "before", "after") else before
+    settle(here)
+    return values, (about if names == 0 else lead if lead is not None and names == 1 else "candidate")
+
+
+def _order(part: list[_Token], values: list[_Named]) -> tuple[_Named, _Named] | None:
+    """Return two actions of which a part of a caption says that the first comes before the second."""
+    actions = [named for named in values if named.attribute == "subaction"]
+    for token in part:
+        earlier, later = ([a for a in actions if (a.at < token.at) == side] for side in (True, False))
+        if token.kind in ("before", "after") and len(later) > (not earlier):
+            pair = (earlier[-1], later[0]) if earlier else (later[1], later[0])
+            return pair if token.kind == "before" else (pair[1], pair[0])
+        if token.kind == "first" and len(actions) > 1:
+            return actions[0], actions[1]
+    return None
+
+
 @cache
-def _pattern(category: str, step: str) -> tuple[re.Pattern[str], dict[str, tuple[str, str]]]:
-    """Return the pattern of the words of all values of a step and of markers, and the value of each of these words."""
-    values: dict[str, tuple[str, str]] = {}
-    for name in CATEGORY_ATTRIBUTES[category]:
-        own = "subaction" if name == "sequence" else name
-        choices = STEPS[step].subactions if own == "subaction" else STEPS[step].options(name)
-        for value in choices:
-            values |= dict.fromkeys(wordings(own, value), (own, value)) if value != "plain" else {}
-        if own == "subaction":
-            values |= dict.fromkeys(wordings("step", step), (own, MAIN))
-    words = "|".join(map(re.escape, sorted(values, key=len, reverse=True)))
+def _pattern(category: str, step: str) -> tuple[re.Pattern[str], list[tuple[str, str]]]:
+    """Return the pattern of names, words of values and markers, and the value of each of its groups v0, v1, ..."""
+    verbs = set(" ".join(wordings("step", step)).split())
+    own = {value: wordings(*value) for value in _values(category, step)}
+    words = {value: {word for phrase in phrases for word in phrase.split()} for value, phrases in own.items()}
+    uses = Counter(word for each in words.values() for word in each)
+    patterns: dict[str, tuple[str, str]] = {}
+    for value, phrases in own.items():
+        for phrase in phrases:
+            patterns[_forms(phrase, verbs)] = value
+        for word in words[value] - _COMMON_WORDS - verbs:
+            if uses[word] == 1:
+                patterns.setdefault(_forms(word, verbs), value)
+        if free := _FREE.get(":".join(value)):
+            patterns.setdefault(free, value)
+    if category == "Actions":
+        for phrase in wordings("step", step):
+            patterns |= dict.fromkeys((_forms(phrase, set()), _forms(phrase.split()[0], set())), ("subaction", MAIN))
+    for value in (value for other in STEPS for value in _values(category, other)):
+        for phrase in wordings(*value):
+            if value[0] in _NOUNS or " " in phrase:
+                patterns.setdefault(_forms(phrase, verbs), value)
+    ordered = sorted(patterns, key=len, reverse=True)
+    groups = "|".join(f"(?P<v{at}>{form})" for at, form in enumerate(ordered))
     markers = "|".join(f"(?P<{name}>{form})" for name, form in _MARKERS.items())
-    return re.compile(rf"\b(?:(?P<value>{words})|{markers})\b|(?P<stop>[.,;:])"), values
+    whole = rf"(?<!\w)(?:(?P<name>{_NAME})|{groups}|{markers})(?!\w)|(?P<stop>[.;!?]+(?!\w))|(?P<comma>[,:])"
+    return re.compile(whole), [patterns[form] for form in ordered]
+
+
+def _values(category: str, step: str) -> list[tuple[str, str]]:
+    """Return attribute and value of all details that a clip of a step can have in a category."""
+    found: list[tuple[str, str]] = []
+    for name in CATEGORY_ATTRIBUTES[category]:
+        attribute = "subaction" if name == "sequence" else name
+        choices = STEPS[step].subactions if name == "sequence" else STEPS[step].options(name)
+        found += [(attribute, value) for value in choices if value != "plain"]
+    return found
+
+
+def _forms(phrase: str, verbs: set[str]) -> str:
+    """Return a pattern of a phrase and its inflections; words of the step's own action have none."""
+    words = phrase.split()
+    forms = (word if [word] == words and word in verbs else f"(?:{_inflected(word)})" for word in words)
+    return "[ -]".join(forms).replace(f"[ -](?:{_FORMS['it']})", f"(?: {_FORMS['it']})?")
+
+
+def _inflected(word: str) -> str:
+    if word in _FORMS or len(word) < 3:
+        return _FORMS.get(word, word)
+    for ending, forms in (
+        ("ing", "(?:e[sd]?|e?s|ed|ing)?"), ("ies", "(?:y|ies)"), ("ed", "(?:ed|s|ing)?"), ("y", "(?:y|ier|ies)"),
+        ("ss", "ss"), ("s", "s?"), ("e", "e[drs]?"),
+    ):  # fmt: skip
+        if word.endswith(ending):
+            stem = re.sub(r"(.)\1$", r"\1\1?", word.removesuffix(ending))
+            return stem.replace("'", "'?") + forms
+    return word.replace("'", "'?") + "(?:e?s|er|'s)?"

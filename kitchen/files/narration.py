@@ -37,7 +37,7 @@ SPOKEN: dict[str, tuple[str, ...]] = {
     ),
     "has": (
         "don't be shy with the {v}", "i'm throwing some {v} on there", "i love my {v}", "and in go the {v}",
-        "we're adding {v} as well", "a bit of {v} never hurts",
+        "we're adding {v} as well", "some {v} never hurts",
     ),
     "amount": (
         "we'll need {v} today", "i'm doing {v} for everybody", "it's {v} i know", "i'm making {v}",
@@ -151,7 +151,8 @@ def spoken(truth: Attributes, share: float, rng: random.Random) -> list[str]:
             name = "extras" if attribute == "has" else attribute
             words = value_phrase("spoken", name, value, truth.step, rng)
             line = rng.choice(SPOKEN[attribute]).format(v=words)
-            if rng.random() < 0.35:
-                line = f"{rng.choice(FILLERS)} {line}"
+            filler = rng.choice(FILLERS)
+            if rng.random() < 0.35 and not line.startswith(filler):
+                line = f"{filler} {line}"
             said.append(line)
     return said

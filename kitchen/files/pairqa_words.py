@@ -14,7 +14,7 @@ QUESTIONS = (
 COMMON = (
     "What do the two videos have in common in terms of {topic}?",
     "What is the similarity between the two videos with respect to {topic}?",
-    "In which way are the two videos alike in {topic}?",
+    "How are the two videos alike when it comes to {topic}?",
 )
 
 TOPICS = {
@@ -31,9 +31,15 @@ CONTRASTS = (
     "In Video 1, {one}, whereas in Video 2, {two}.",
     "In the first video, {one}, but in the second video, {two}.",
     "Video 1: {one}. Video 2: {two}.",
+    "While in Video 1 {one}, in Video 2 {two}.",
 )
 
-ONE_SIDED = ("In the second video, {change}.", "The second video differs: {change}.", "Video 2 shows that {change}.")
+ONE_SIDED = (
+    "In the second video, {change}.",
+    "The second video differs: {change}.",
+    "Video 2 shows that {change}.",
+    "Compared to the first video, in the second one {change}.",
+)
 
 SHARED = ("In both videos, {state}.", "Both videos share this: {state}.")
 
@@ -42,7 +48,7 @@ SAME = ("There is no difference in {topic}.", "Both videos agree in {topic}.", "
 WHICH = (
     "Which video shows that {clause}?",
     "Which is the video in which {clause}?",
-    "Which of the two videos is it where {clause}?",
+    "Which of the two videos is the one where {clause}?",
     "In which video can one see that {clause}?",
 )
 

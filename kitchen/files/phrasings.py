@@ -27,21 +27,21 @@ STATEMENTS: dict[str, tuple[str, ...]] = {
     "amount": ("use {v}", "make {v}", "prepare {v}", "handle {v}", "go for {v}"),
     "tool": ("use {v}", "work with {v}", "pick up {v}", "hold {v}", "go for {v}", "have {v} at hand"),
     "vessel": ("keep it {v}", "have it {v}", "leave it {v}", "make it {v}", "keep the food {v}"),
-    "surface": ("work {v}", "do it {v}", "be busy {v}", "cook {v}", "stay {v}"),
-    "gloves": ("show {v}", "work with {v}", "use {v}", "have {v}", "touch it with {v}"),
+    "surface": ("work {v}", "do it {v}", "be busy {v}", "set up {v}", "stay {v}"),
+    "gloves": ("show {v}", "work with {v}", "use {v}", "go with {v}", "touch it with {v}"),
     "trim": ("use a dish with {v}", "have a dish with {v}", "pick a dish that has {v}", "show a dish with {v}"),
     "speed": ("work {v}", "move {v}", "do it {v}", "go about it {v}", "proceed {v}"),
     "motion": ("do it by {v}", "work by {v}", "be busy {v}", "go about it by {v}", "proceed by {v}"),
     "hands": ("work {v}", "do it {v}", "move {v}", "go about it {v}", "handle it {v}"),
     "manner": ("do it by {v}", "be busy {v}", "work by {v}", "go about it by {v}", "insist on {v}"),
     "heat": ("cook it {v}", "heat it {v}", "have it {v}", "keep it {v}", "leave it {v}"),
-    "colour": ("be {v}", "look {v}", "come out {v}", "turn out {v}", "have a {v} colour"),
+    "colour": ("be {v}", "look {v}", "come out {v}", "turn out {v}", "be {v} in colour"),
     "shade": ("be {v} in tone", "have a {v} tone", "look {v} in tone", "come out in a {v} shade", "show a {v} shade"),
-    "texture": ("be {v}", "look {v}", "come out {v}", "turn out {v}", "have a {v} consistency"),
+    "texture": ("be {v}", "look {v}", "come out {v}", "turn out {v}", "be {v} in consistency"),
     "size": ("be cut {v}", "be in {v} pieces", "come in {v} pieces", "have {v} pieces", "show {v} portions"),
     "has": ("add {v}", "put in {v}", "throw in {v}", "include {v}", "use {v}"),
-    "subaction": ("take time for {v}", "spend a moment {v}", "find time for {v}", "be busy {v}", "stop for {v}"),
-    "detail": ("show {v}", "come with {v}", "have {v} on it", "end up with {v}", "bear {v}"),
+    "subaction": ("take time for {v}", "spend a moment {v}", "find time for {v}", "be busy {v}", "make time for {v}"),
+    "detail": ("show {v}", "come with {v}", "have {v} on it", "end up with {v}", "reveal {v}"),
     "order": ("go for", "start with", "put", "choose", "get to"),
     "step": ("be busy {v}",),
 }
@@ -77,7 +77,7 @@ _SWAPS: dict[str, Split] = {
 _SWAPPED = ("main", "tool", "gloves", "amount", "motion", "manner")
 _CYCLE: tuple[Split, ...] = ("train", "train", "test", "train", "val")
 _SUBJECTS = ("the person", "the cook", "this cook", "they", "someone")
-_FOOD = ("the food", "it", "the result", "the dish", "everything")
+_FOOD = ("the food", "it", "the result", "the dish", "the whole thing")
 PLURAL = ("they",)
 
 
@@ -119,7 +119,9 @@ def bank() -> dict[str, dict[str, Split]]:
 
 def _fill(frame: str, statement: str, name: str) -> str:
     said = statement if name == "order" else statement.format(v="{x}")
-    return frame.format(s=said, x="{x}", y="{y}", z="{z}")
+    # After "has a light tone rather than" comes "a dark one", after "large pieces" come "small ones".
+    old = "a {y} one" if "a {v} " in statement else "{y} ones" if "{v} p" in statement else "{y}"
+    return frame.format(s=said, x="{x}", y=old, z="{z}")
 
 
 def category_of(template: str) -> str:

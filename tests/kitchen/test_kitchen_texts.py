@@ -1,19 +1,23 @@
-"""Texts and test sets agree with the ground truth, each in its own pool of phrasings."""
+"""Texts and test sets agree with the ground truth; phrasings are split into train, val and test."""
 
 import itertools
 import random
 import re
 from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
 
+from kitchen.__main__ import Options
 from kitchen.attributes import differences, score
 from kitchen.files import narration, pairqa_words, testsets
 from kitchen.files.narration import heard, narrate
-from kitchen.files.pairqa import Record, caption, paired_questions, state_for_pairqa
+from kitchen.files.pairqa import Record, caption, paired_questions, state
+from kitchen.files.phrasings import OMISSIONS, STATEMENTS, Split, bank, category_of, clauses, conjugated
 from kitchen.files.texts import facts, mentioned
 from kitchen.steps import STEPS
-from kitchen.world import Clip, make_world
+from kitchen.world import SPLITS, Clip, make_world
 from tasks.prompts import DIFFCAP_SEED, DIFFMCQ_SEED, MAIN_ACTION
 from tasks.testsets import CATEGORIES
 
@@ -25,49 +29,58 @@ S1 = paired_questions(TRAIN, 0, "s1")
 both = pytest.mark.parametrize("records", [S1, RECORDS], ids=["s1", "supervised"])
 
 
-def templates(*tables: dict[str, tuple[str, ...]] | tuple[str, ...]) -> tuple[str, ...]:
-    pools = [pool for table in tables for pool in (table.values() if isinstance(table, dict) else [table])]
-    return tuple(template for pool in pools for template in pool if template)
-
-
-_ASKED = (pairqa_words.QUESTIONS, pairqa_words.COMMON, pairqa_words.WHICH)
-_ANSWERS = (pairqa_words.CONTRASTS, pairqa_words.ONE_SIDED, pairqa_words.SAME, pairqa_words.SHARED)
-_STATES = (pairqa_words.STATE, pairqa_words.CHANGE, pairqa_words.CAPTIONS, pairqa_words.VISIBLE)
-POOLS = {
-    "narration": templates(narration.OPENERS, narration.OFF_TOPIC, narration.SPOKEN),
-    "pairqa": templates(*_ASKED, *_ANSWERS, *_STATES),
-    "test": templates(testsets.SUBJECTS, testsets.CHANGE),
-}
-
-
 def of_split(split: str) -> list[Clip]:
     return [clip for clip in CLIPS.values() if clip.split == split]
 
 
-# -- pools -----------------------------------------------------------------------------------------
+# -- phrasings -------------------------------------------------------------------------------------
 
 
-def grams(templates: tuple[str, ...], size: int) -> set[tuple[str, ...]]:
-    """Return the word sequences of length `size` in the fixed parts of templates."""
-    found = set()
-    for template in templates:
-        for part in re.split(r"\{\w+\}|[.,;:?!]", template.lower()):
-            words = part.split()
-            found |= {tuple(words[i : i + size]) for i in range(len(words) - size + 1)}
-    return found
+def test_no_phrasing_is_in_two_splits_whatever_it_says() -> None:
+    splits: dict[str, set[str]] = {}
+    for phrasings in bank().values():
+        for clause, split in phrasings.items():
+            splits.setdefault(clause, set()).add(split)
+    assert [clause for clause, of in splits.items() if len(of) > 1] == []
 
 
-@pytest.mark.parametrize(("one", "two"), list(itertools.combinations(POOLS, 2)))
-def test_pools_are_disjoint(one: str, two: str) -> None:
-    assert not set(POOLS[one]) & set(POOLS[two])
-    assert grams(POOLS[one], 4), "a pool without any 4-gram would prove nothing"
-    assert not grams(POOLS[one], 4) & grams(POOLS[two], 4)
+def test_every_category_has_forty_clauses_and_each_kind_of_difference_three_in_each_split() -> None:
+    assert set(bank()) == set(STATEMENTS) | set(OMISSIONS)
+    counts = Counter(category_of(name) for name in bank() for _ in bank()[name] if name != "step")
+    assert min(counts[category] for category in CATEGORIES) >= 40
+    for name in set(bank()) - {"step"}:
+        for split in SPLITS:
+            assert len(clauses(name, split)) >= testsets.TEXTS
 
 
-def test_every_difference_has_words_in_both_pools() -> None:
-    assert set(testsets.CHANGE) == set(pairqa_words.CHANGE) - {"step"} == set(pairqa_words.STATE) - {"step"}
-    assert set(testsets.CHANGE) == set(pairqa_words.WHICH) - {"step"}
-    assert set(testsets.SUBJECTS) == set(CATEGORIES)
+def words(texts: Iterable[str]) -> Counter[str]:
+    return Counter(word for text in texts for word in re.findall(r"[\w'-]+", text.lower()))
+
+
+def test_at_most_two_percent_of_the_words_of_test_texts_are_in_no_training_text() -> None:
+    world = make_world(Options(Path()).videos, 0)
+    of = {split: [c for v in world for c in v.clips if c.split == split] for split in SPLITS}
+    spoken = [piece.text for video in world if video.split == "train" for piece in narrate(video, 0)]
+    asked = paired_questions(of["train"], 0, "s1")
+    known = words([*spoken, *(str(record[name]) for record in asked for name in ("question", "answer"))])
+    answers = {str(record["answer"]).rstrip(".") for record in asked}
+    for split in ("val", "test"):
+        rows = testsets.diffcap(of[split], testsets.SIZES[split][0], 0, split)
+        texts = [text for row in rows for text in row.text]
+        counts = words(texts)
+        assert sum(n for word, n in counts.items() if word not in known) <= 0.02 * counts.total()
+        assert not answers & set(texts)
+
+
+def test_clauses_are_grammatical() -> None:
+    rows = [row for split in ("val", "test") for row in testsets.diffcap(of_split(split), 200, 0, split)]
+    texts = [text for row in rows for text in row.text] + [str(r[name]) for r in S1 for name in ("question", "answer")]
+    wrong = re.compile(r"\ba [aeio]|\ban [^aeio]|\ba (?:tongs|scissors|chopsticks)\b|\b(\w+) \1\b|[{}]")
+    assert [text for text in texts if wrong.search(text)] == []
+    assert conjugated("they", "also be busy x", plural=True) == "they are also busy x"
+    assert conjugated("the cook", "not be busy x") == "the cook is not busy x"
+    assert conjugated("it", "not show x at all") == "it does not show x at all"
+    assert conjugated("someone", "never touch it with x") == "someone never touches it with x"
 
 
 # -- narration -------------------------------------------------------------------------------------
@@ -245,7 +258,7 @@ def test_statements_are_true() -> None:
         for x, y in itertools.permutations(TRAIN, 2)
         if x.truth.step == y.truth.step and x.truth.tool != y.truth.tool
     )
-    one, two = (state_for_pairqa("Tools/Equipment", a, b, s, random.Random(1)) for s in ("old", "new"))
+    one, two = (state("Tools/Equipment", a, b, s, random.Random(1)) for s in ("old", "new"))
     assert a.tool.split()[-1] in one and b.tool.split()[-1] in two
 
 
@@ -253,22 +266,22 @@ def test_statements_are_true() -> None:
 
 
 @pytest.mark.parametrize(("split", "caps", "ranks"), [("test", 400, 100), ("val", 150, 50)])
-def test_test_sets_are_large_enough(split: str, caps: int, ranks: int) -> None:
+def test_test_sets_are_large_enough(split: Split, caps: int, ranks: int) -> None:
     pairs, rows = testsets.SIZES[split]
-    assert len(testsets.diffcap(of_split(split), pairs, 0)) >= caps
+    assert len(testsets.diffcap(of_split(split), pairs, 0, split)) >= caps
     assert len(testsets.diffrank(of_split(split), rows, 0)) >= ranks
 
 
 @pytest.mark.parametrize("split", ["test", "val"])
-def test_diffcap_texts_name_true_differences(split: str) -> None:
-    rows = testsets.diffcap(of_split(split), testsets.SIZES[split][0], 0)
+def test_diffcap_texts_name_true_differences(split: Split) -> None:
+    rows = testsets.diffcap(of_split(split), testsets.SIZES[split][0], 0, split)
     asked = set()
     for row in rows:
         a, b = CLIPS[row.reference], CLIPS[row.candidate]
         assert (a.split, b.split) == (split, split)
         assert differences(row.category, a.truth, b.truth)
         texts = row.text
-        assert len(set(texts)) == testsets.TONES
+        assert len(set(texts)) == testsets.TEXTS
         for d in mentioned(row.category, a.truth, b.truth):
             if d.attribute in ("gloves", "main", "colour"):
                 assert all(d.new.split()[-1] in t and d.old.split()[-1] in t for t in texts)
@@ -278,7 +291,7 @@ def test_diffcap_texts_name_true_differences(split: str) -> None:
 
 def test_in_a_large_split_a_pair_differs_in_every_category_and_its_clips_are_in_one_or_two_pairs() -> None:
     own = [clip for video in make_world(264, 0) for clip in video.clips if clip.split == "test"]
-    rows = testsets.diffcap(own, testsets.SIZES["test"][0], 0)
+    rows = testsets.diffcap(own, testsets.SIZES["test"][0], 0, "test")
     pairs = Counter((row.reference, row.candidate) for row in rows)
     assert len(pairs) == testsets.SIZES["test"][0] and set(pairs.values()) == {len(CATEGORIES)}
     uses = Counter(clip for pair in pairs for clip in pair)
@@ -317,8 +330,3 @@ def test_the_rows_of_a_diffrank_reference_are_adjacent_and_have_the_same_targets
         assert len({row.category for row in run}) == len(run)
     levels = Counter(len(set(row.scores)) for row in rows)
     assert levels[2] < len(rows) / 2, "scores differ if any of the draws allows it"
-
-
-def test_every_step_has_a_gerund() -> None:
-    spoken = {pairqa_words.STATE["step"][0].format(v=s) for s in STEPS}
-    assert len(spoken) == len(STEPS)
