@@ -31,7 +31,7 @@ Guarantees
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -46,6 +46,7 @@ from kitchen.files.texts import wordings
 from kitchen.steps import MAIN, STEPS
 from tasks.bootstrap import Figure, ratio_figure
 from tasks.declining import declines
+from tasks.scoring import TruthFigures
 from tasks.testsets import DiffCap
 
 Side = Literal["candidate", "reference"]
@@ -77,7 +78,7 @@ _NOUNS = ("main", "extras", "tool", "vessel", "surface", "gloves", "colour", "te
 _COMMON_WORDS = frozenset(
     "a an and at back big blade both bits checking chef's cutting dark down fresh from green hand hands having holding"
     " in it just keeping kitchen left long looking lot low made making measuring moving of off on one orange out"
-    " over pace pouring put real red setting super the things to turning under up whole with".split()
+    " over pace pan pouring put real red setting super the things to turning under up whole with".split()
 )
 """Words that do not name a value alone."""
 _FORMS = {
@@ -91,17 +92,20 @@ _WHO = "video|clip|one|cook|person|chef"
 _NAME = (
     r"(?:(?:in|of|from|for|with) )?(?:(?:the |this )?(?:(?:video|clip) ?#?(?:(?P<r1>1|one)|(?P<c1>2|two))"
     rf"|(?:(?P<r2>first|reference)|(?P<c2>second|candidate)|(?P<o1>other)) (?:{_WHO})|(?P<c3>(?<=this )one))"
-    r"|(?<!\w)the (?:(?P<r4>first|reference)|(?P<c4>second|candidate))(?=[,.;]| they| he| she|$))"
+    r"|the (?:(?P<r4>first|reference)|(?P<c4>second|candidate))"
+    r"|(?P<r5>previously|originally|before(?=[,.;]|$)))"
 )
 _MARKERS = {
     "both": r"(?:in )?both(?: of)?(?: the)? (?:videos|clips)|both(?= (?:use|show|have|are))|the same",
-    "against": r"unlike|compared (?:to|with)|in contrast to|in comparison (?:to|with)|than",
+    "against": r"unlike|differ(?:s|ent) from|compared (?:to|with)|in contrast to|in comparison (?:to|with)|than",
     "contrast": (
-        r"instead(?: of)?|rather than|in place of|as opposed to|(?:and|but) not|(?<=, )not|not in|over(?! \w+ heat)"
+        r"instead of|rather than|in place of|as opposed to|(?:and|but) not|(?<=, )not|not in|over(?! \w+ heat)"
     ),
+    "instead": r"instead",
     "gone": r"(?:is|are|was|were|gets?|got|goes|go)(?:n't| (?:not|never|missing|gone|absent|omitted|skipped|left out))",
     "absent": (
-        r"not|no|never|without|free of|neither|nor|\w+n't|skip\w*|omit\w*|drop(?:s|ped|ping)?|lack\w*|miss(?:es|ing)?"
+        r"not|less|no(?: one)?|nothing|nobody|never|without|free of|neither|nor|\w+n't"
+        r"|skip\w*|omit\w*|drop(?:s|ped|ping)?|lack\w*|miss(?:es|ing)?"
         r"|lea\w+(?= [^.,;]*\bout\b)"
     ),
     "passive": r"(?:is|are|was|were|gets?|got|been) (?:replaced|swapped|exchanged|traded)",
@@ -153,7 +157,7 @@ def details_of(category: str, reference: Attributes, candidate: Attributes) -> s
     return found
 
 
-def truth_figures(file: Path) -> "Callable[[Sequence[DiffCap], Sequence[str]], dict[str, Figure]]":
+def truth_figures(file: Path) -> TruthFigures:
     """Return a function from rows and captions to the figures of the truth score, over rows with a text.
 
     Its figures are truth_precision, truth_swapped, truth_shared and truth_invented, shares of the named details, and
@@ -214,8 +218,7 @@ def named_details(caption: str, category: str, reference: Attributes, candidate:
     about: Side = "candidate"
     for at, part in enumerate(_parts(text, category, candidate.step)):
         values, about = _sided(part, about, not at)
-        if any(token.kind == "both" for token in part):
-            continue
+        values = [named for named in values if not _of_both(part, named)]
         ordered = _order(part, values)
         if ordered is not None and common.issuperset(action.value for action in ordered):
             one, two = (action.value for action in ordered)
@@ -236,7 +239,7 @@ class _Token:
     at: int
     end: int
     said: tuple[str, str] = ("", "")
-    """of a value: attribute and value; of a name: the side, or "other" """
+    """of a value: attribute and value; of a name: the side or "other", and "who" if a clause about it follows"""
     listed: bool = False
     """of a value: only a comma or "and" separates it from the value before it"""
 
@@ -252,12 +255,11 @@ def _parts(text: str, category: str, step: str) -> Iterator[list[_Token]]:
             kind, said = "value", values[int(kind[1:])]
         elif kind == "name":
             named = next(group for group, words in match.groupdict().items() if words and group[1:].isdigit())
-            said = ({"r": "reference", "c": "candidate", "o": "other"}[named[0]], "")
+            goes_on = re.match(r",? (?:who|where|which)\b", text[match.end() :])
+            said = ({"r": "reference", "c": "candidate", "o": "other"}[named[0]], "who" if goes_on else "")
         if kind in ("while", "stop") and part:
             yield part
             part = []
-        if kind == "name" and part and part[-1].kind == "against" and re.match(r",? who\b", text[match.end() :]):
-            part.pop()  # "unlike the first cook, who uses a whisk": a clause about the first
         if kind != "stop":
             listed = said[0] in ("extras", "subaction") and bool(_LISTED.fullmatch(text[end : match.start()]))
             part.append(_Token(kind, match.start(), match.end(), said, listed))
@@ -286,7 +288,10 @@ def _sided(part: list[_Token], about: Side, first: bool) -> tuple[list[_Named], 
         kind = token.kind
         if kind == "value":
             listed = token.listed and bool(values) and values[-1].attribute == token.said[0]
-            named = _Named(*token.said, token.at, values[-1].flip if listed else flip)
+            again = (
+                before.kind == "gone" and bool(values) and (values[-1].attribute, values[-1].value) == token.said
+            )  # "the timer isn't set"
+            named = _Named(*token.said, token.at, flip or (values[-1].flip if listed or again else ""))
             values.append(named)
             waiting.append(named)
             clause.append(named)
@@ -299,10 +304,10 @@ def _sided(part: list[_Token], about: Side, first: bool) -> tuple[list[_Named], 
             flips = {named.flip for named in waiting}
             if before.kind == "against":
                 settle(_OTHER[side])
-                lead, flip = lead or _OTHER[side], ""
+                lead, flip = (side if token.said[1] else lead or _OTHER[side]), ""
             elif not waiting or before.kind in ("comma", "and", "but"):
                 settle(here)
-                lead = side
+                lead, clause = side, []
             elif flips == {"contrast"}:
                 settle(_OTHER[side])
                 here = side
@@ -316,8 +321,8 @@ def _sided(part: list[_Token], about: Side, first: bool) -> tuple[list[_Named], 
                 if named in waiting or lead is not None:
                     named.flip = "" if named.flip else "absent"
                     named.side = None if named.side is None else _OTHER[named.side]
-        elif kind == "gone":
-            flip = "absent"
+        elif kind == "gone" or (kind == "instead" and values):
+            flip = "absent" if kind == "gone" else "contrast"
         elif kind in ("exchanged", "preferred"):
             mode, flip = kind, "contrast" if kind == "exchanged" else ""
         elif kind == "turn" and mode:
@@ -329,6 +334,12 @@ def _sided(part: list[_Token], about: Side, first: bool) -> tuple[list[_Named], 
         before = token if kind not in ("turn", "first", "before", "after") else before
     settle(here)
     return values, (about if names == 0 else lead if lead is not None and names == 1 else "candidate")
+
+
+def _of_both(part: list[_Token], named: _Named) -> bool:
+    """Return whether a value is said of both videos: after "both videos" or "the same", and before a "but"."""
+    before = [token.kind for token in part if token.at < named.at]
+    return "both" in before and "but" not in before[before.index("both") :]
 
 
 def _order(part: list[_Token], values: list[_Named]) -> tuple[_Named, _Named] | None:

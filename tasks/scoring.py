@@ -2,6 +2,8 @@
 
     diffcap    BLEU (BLEU-1 of the corpus), CIDEr (CIDEr-D, 0 to 10), ROUGE-L, over the rows with a text
                MPNet (optional): highest cosine of sentence embeddings to one of the texts
+               truth_precision, truth_recall, truth_swapped, truth_shared, truth_invented (optional): details that
+               captions name, checked against the exact attributes of both clips (kitchen.truth)
                declined: share of the rows with a text whose caption states that nothing differs
                invented: share of the rows without a text whose caption does not state it; only if such rows exist,
                with no_difference_rows, their number
@@ -29,7 +31,7 @@ Guarantees
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -84,6 +86,8 @@ def kendall_tau(
 
 Marks = dict[str, np.ndarray]
 """masks whose true entries are counted: {name: bool [rows]}"""
+TruthFigures = Callable[[Sequence[DiffCap], Sequence[str]], dict[str, Figure]]
+"""figures of captions by name, from rows and predictions"""
 
 
 def score(
@@ -93,6 +97,7 @@ def score(
     bootstrap: int = 1000,
     seed: int = 0,
     embed: Embed | None = None,
+    truth: TruthFigures | None = None,
 ) -> dict[str, Any]:
     """Return the scores as a dict for JSON.
 
@@ -103,6 +108,7 @@ def score(
         bootstrap: Resamples of the reference videos for each 95 % interval; 0 omits the intervals.
         seed: Seed of the resamples.
         embed: Sentence embeddings for MPNet, a figure of diffcap.
+        truth: The figures of the truth score, of diffcap (kitchen.truth.truth_figures).
 
     Raises:
         StepDiffError: No rows, or a prediction that does not fit its row.
@@ -120,6 +126,8 @@ def score(
         except StepDiffError as error:
             raise StepDiffError(f"prediction {number}: {error}") from error
     figures, marks = task_figures(task, rows, checked)
+    if truth is not None:
+        figures |= truth(rows, checked)
     if embed is not None:
         if task != "diffcap":
             raise StepDiffError(f"{task} has no captions, so no similarity to a text")
