@@ -149,7 +149,9 @@ RECORDS := $(addprefix $(DEMO)/,diffmcq_stepdiff diffrank_stepdiff diffcap_stepd
     $(if $(filter full,$(SIZE)),diffmcq_aligned diffrank_aligned))
 SCORES := $(RECORDS:=.scores.json)
 TASK = $(firstword $(subst _, ,$(notdir $*)))
-SET = --task $(TASK) --test-set $(WORLD)/$(TASK)_test.jsonl --rows $(ROWS) --out $(DEMO)/$*
+# Captions are also checked against the exact attributes of the clips.
+TRUTH = $(if $(filter diffcap,$(TASK)),--truth $(WORLD)/attributes.jsonl)
+SET = --task $(TASK) --test-set $(WORLD)/$(TASK)_test.jsonl $(TRUTH) --rows $(ROWS) --out $(DEMO)/$*
 
 # Two evaluations at once, each with half of the cores: a third of the time of an evaluation is its start. The output of
 # each appears when it ends. A head that was trained again is scored again.

@@ -113,8 +113,9 @@ $(REPRODUCE)/seed$(1)/%/embedded: $(REPRODUCE)/seed$(1)/%/loss.png
 endef
 
 # Captions are kept raw. The same number of pairs without a difference is added, to count invented differences; methods
-# are also asked whether the clips are similar, to count them with the natural threshold.
-OF_CAPTIONS = --parse false --no-difference $(TEST_diffrank) $(if $(filter medoid reassigned,$(3)),,--ask-similar)
+# are also asked whether the clips are similar, to count them with the natural threshold. Details that captions name are
+# checked against the exact attributes.
+OF_CAPTIONS = --parse false --no-difference $(TEST_diffrank) --truth $(R_WORLD)/attributes.jsonl $(if $(filter medoid reassigned,$(3)),,--ask-similar)
 
 # $(1) folder, $(2) test set, $(3) name, $(4) prerequisite, $(5) options
 define EVALUATION

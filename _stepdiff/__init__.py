@@ -28,7 +28,7 @@ BELOW: dict[str, tuple[str, ...]] = {  # room -> the rooms that it may import
     "kitchen": ("common", "tasks"),
     "featurize": ("common", "store", "weights"),
     "retrieval": ("common", "store", "tasks", "weights"),
-    "heads": ("common", "store", "tasks", "retrieval", "weights"),
+    "heads": ("common", "store", "tasks", "kitchen", "retrieval", "weights"),
     "annotate": ("common", "store", "tasks", "weights", "featurize", "retrieval", "heads"),
     "app": ("common", "store", "tasks", "weights", "kitchen", "featurize", "retrieval", "heads", "annotate"),
 }

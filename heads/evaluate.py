@@ -9,6 +9,7 @@ Writes the predictions in the published format (OUT), the scores with all that t
     --method package.module:Class        your own method (heads.methods.Method), or the name of an installed plug-in
     --subset Technique,Visuals           only rows of these categories, videos or clips, or those named in a file
     --no-difference diffrank_test.jsonl  diffcap also asks about pairs that agree, and counts invented differences
+    --truth attributes.jsonl             diffcap on the sample world also checks the details that captions name
     --allow-seen                         evaluate on clips or videos that trained the head, and mark the scores
     --ask-similar                        diffcap also asks whether two clips are similar, and writes the answer
     --decline-at 0                       diffcap answers "no difference" where the method finds two clips similar

@@ -56,6 +56,8 @@ class ReportOptions:
     """how methods were trained: method, regime (none, s1, supervised), learns_from, steps"""
     seeds: int = 1
     """number of trainings, from 0, that {seed} in the name of predictions is replaced by; the tables show their mean"""
+    truth: str | None = None
+    """attributes.jsonl of the sample world that the test sets are of: also show the truth score of captions"""
     paper: bool = False
     """show the figures of the paper's supplement next to these"""
     out: str | None = None
@@ -83,7 +85,12 @@ def run(options: ReportOptions) -> "Report":
         check_entries(entries, options.ours, options.controls, options.baselines)
     others = read_scores(options.benchmarks)
     known = trainings(options.methods, entries)
-    measured = measure(entries, options.bootstrap, options.seed)
+    truth = None
+    if options.truth is not None:
+        from kitchen.truth import truth_figures
+
+        truth = truth_figures(options.truth)
+    measured = measure(entries, options.bootstrap, options.seed, truth)
     scores = [score for score, _ in measured]
     listed = {*options.ours, *options.controls, *options.baselines}
     controls = (*options.controls, *(name for name in recorded_controls(entries) if name not in listed))

@@ -2,6 +2,7 @@
 
 python -m heads.score --task diffcap --test-set diffcap_test.jsonl --predictions predictions.jsonl
 python -m heads.score --task diffcap --test-set diffcap_test.jsonl --predictions raw.jsonl --parse --similarity
+python -m heads.score --task diffcap --test-set diffcap_test.jsonl --predictions raw.jsonl --truth attributes.jsonl
 python -m heads.score --task diffrank --test-set diffrank_test.jsonl --predictions predictions.jsonl --json
 python -m heads.score --task convis --data data/convis --predictions predictions.jsonl
 """
@@ -34,6 +35,9 @@ class ScoreOptions:
     similarity: bool = False
     """diffcap: also score MPNet, the sentence similarity to the reference texts; viddiff-open: also match differences
     by it"""
+    truth: str | None = None
+    """diffcap, on the sample world: also score the details that captions name, checked against the exact attributes in
+    this file, its attributes.jsonl (the truth score)"""
     judge: str | None = None
     """language model that judges the texts of vidic or viddiff-open: a name, folder or hub id, or with an endpoint the
     name of the model that is served"""
@@ -64,7 +68,7 @@ def run(options: ScoreOptions) -> dict[str, Any]:
     from tasks.testsets import read_captions, read_predictions, read_test_set
 
     check_task(options.task)
-    for name in ("parse", "similarity", "judge", "endpoint", "entailment"):
+    for name in ("parse", "similarity", "truth", "judge", "endpoint", "entailment"):
         if getattr(options, name) and options.task not in TASKS[name]:
             raise StepDiffError(
                 f"--{name} is for {', '.join(TASKS[name])}, and {options.task} does not read it; leave it out"
@@ -89,7 +93,12 @@ def run(options: ScoreOptions) -> dict[str, Any]:
     else:
         predictions = read_predictions(task, options.predictions, rows)
     embed = sentences(options.store, options.device) if options.similarity else None
-    scores = score(task, rows, predictions, options.bootstrap, options.seed, embed)
+    truth = None
+    if options.truth is not None:
+        from kitchen.truth import truth_figures
+
+        truth = truth_figures(options.truth)
+    scores = score(task, rows, predictions, options.bootstrap, options.seed, embed, truth)
     if similar is not None:
         scores["asked_first"] = score_asked(rows, predictions, similar, options.bootstrap, options.seed)
     return scores | recorded
@@ -128,14 +137,17 @@ def show_scores(task: str, scores: dict[str, Any], seen: dict[str, Any] | None =
     columns = [
         name for name in (*figures, *counts) if name != "videos" and any(name in own for own in categories.values())
     ]
-    each = Table(Column("category", no_wrap=True))
-    for name in columns:
-        each.add_column(name.replace("_", " "), justify="right")  # long names wrap between words
-    for category, own in categories.items():
-        each.add_row(category, *(_shown(own[name]) if name in own else "" for name in columns))
+    tables = []
+    checked = [name for name in columns if name.startswith("truth_")]
+    for names in filter(None, ([name for name in columns if name not in checked], checked)):
+        tables.append(each := Table(Column("category", no_wrap=True)))
+        for name in names:
+            each.add_column(name.replace("_", " "), justify="right")  # long names wrap between words
+        for category, own in categories.items():
+            each.add_row(category, *(_shown(own[name]) if name in own else "" for name in names))
     console = Console(width=None if sys.stdout.isatty() else 120, markup=False)  # a category is not markup
     console.print(
-        f"{task}{'' if seen is None else f' {MARK}'}: {sizes}", whole, *([each] if categories else []), sep="\n"
+        f"{task}{'' if seen is None else f' {MARK}'}: {sizes}", whole, *(tables if categories else []), sep="\n"
     )
     if method := scores.get("method"):
         kind = "a control, " if method["control"] else ""

@@ -7,6 +7,8 @@ The accuracy of a method that prefers no option in any row, such as one without 
 The regime says what trained a row: – nothing, s1 what the paper's methods learn from, supervised also answers to
 DiffRank's question; it is blank where that is not recorded.
 
+Where score records have the truth score (heads.evaluate --truth), a second table has it.
+
 A row marked ‡ is of a head that was trained on clips or videos of its test set (heads.evaluate --allow-seen).
 """
 
@@ -21,7 +23,7 @@ from common.cli import command
 from common.cli.options import parse
 from common.errors import StepDiffError
 from heads.methods.registry import regime_of, regime_words, title_of
-from heads.reporting.entries import CHANCE, MARK, footnote, marked
+from heads.reporting.entries import CHANCE, MARK, TRUTH_METRICS, footnote, marked
 from tasks.scoring import prefers
 
 COLUMNS = {
@@ -59,9 +61,10 @@ def run(options: TableOptions) -> dict[str, Any]:
             name = title_of(record["options"], record["disclosed"])
             if not prefers(scores.get("ties", 0), scores["rows"]):  # earlier versions recorded an accuracy
                 scores = scores | {"accuracy": None}
+            metrics = COLUMNS[task] if task != "diffmcq" else ("accuracy",)
             figures = {
                 metric + form: {"value": scores[metric], "interval": (scores["intervals"] or {}).get(metric)}
-                for metric in (COLUMNS[task] if task != "diffmcq" else ("accuracy",))
+                for metric in (*metrics, *(name for name in TRUTH_METRICS if name in scores))
             }
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StepDiffError(
@@ -124,11 +127,16 @@ def show(record: dict[str, Any]) -> None:
     for metric in COLUMNS["diffmcq"][1:]:
         if not any(metric in row for name, row in rows if name != "chance"):
             del names[metric]
-    table = Table(Column("system", overflow="fold"), "regime", *names.values(), title="scores with 95 % intervals")
-    for name, row in rows:
-        mark = f" {MARK}" if "seen" in row else ""
-        table.add_row(name + mark, regime_words(row["regime"]), *(cell(row, metric) for metric in names))
-    Console(width=None if sys.stdout.isatty() else 180, markup=False).print(table)  # a folder's name is not markup
+    tables = [("scores with 95 % intervals", names, [name for name, _ in rows])]
+    if checked := [name for name, row in rows if any(metric in row for metric in TRUTH_METRICS)]:
+        tables.append(("details that captions name, checked against the truth", TRUTH_METRICS, checked))
+    for title, columns, systems in tables:
+        table = Table(Column("system", overflow="fold"), "regime", *columns.values(), title=title)
+        for name in systems:
+            row = record["systems"][name]
+            mark = f" {MARK}" if "seen" in row else ""
+            table.add_row(name + mark, regime_words(row["regime"]), *(cell(row, metric) for metric in columns))
+        Console(width=None if sys.stdout.isatty() else 180, markup=False).print(table)  # a folder's name is not markup
     for name, row in record["systems"].items():
         for task, seen in row.get("seen", {}).items():
             print(f"{MARK} {name}, {task}: {footnote(seen)}")

@@ -157,7 +157,7 @@ def details_of(category: str, reference: Attributes, candidate: Attributes) -> s
     return found
 
 
-def truth_figures(file: Path) -> TruthFigures:
+def truth_figures(file: str | Path) -> TruthFigures:
     """Return a function from rows and captions to the figures of the truth score, over rows with a text.
 
     Its figures are truth_precision, truth_swapped, truth_shared and truth_invented, shares of the named details, and

@@ -43,6 +43,14 @@ def test_only_the_query_verb_reaches_footage() -> None:
     }
 
 
+def test_heads_read_only_the_truth_score_of_the_sample_world() -> None:
+    found = {module for file in (ROOT / "heads").rglob("*.py") for module in imports(file)}
+    assert {module for module in found if module.split(".")[0] == "kitchen"} <= {
+        "kitchen.truth",
+        "kitchen.truth.truth_figures",
+    }
+
+
 def test_no_circle_between_files() -> None:
     """Module-level imports of all rooms, including those for type checkers, have no circle."""
     files = {module_name(file): file for room in BELOW for file in (ROOT / room).rglob("*.py")}

@@ -71,6 +71,10 @@ def ask(options: EvaluateOptions) -> Asked:
     check_files(options)
     found = read_benchmark(options)
     rows = read_rows(options, found)
+    if options.truth is not None:
+        from kitchen.truth import truth_figures
+
+        truth_figures(options.truth)(rows, [""] * len(rows))  # refuses a file that lacks clips of the rows
     store = None if options.store is None else Store.open(options.store)
     return Asked(store, rows, seen_by_head(options, rows, store), found)
 
@@ -120,7 +124,7 @@ def identity(
 ) -> dict[str, Any]:
     """Return what predictions depend on: a partial file with another identity is not continued."""
     of_rows = ("test_set", "data", "rows", "subset", "no_difference", "skip_missing", "allow_seen")
-    of_scores = ("bootstrap", "similarity", "judge", "endpoint", "entailment")
+    of_scores = ("bootstrap", "similarity", "truth", "judge", "endpoint", "entailment")
     free = (*of_scores, "ask_similar", "store", "out", "workers", "address", *of_rows)
     depended = {name: value for name, value in asdict(options).items() if name not in free}
     head = None

@@ -36,6 +36,7 @@ TASKS: dict[str, tuple[str, ...]] = {
     "pair_embedding": ("diffmcq",),
     "no_difference": ("diffcap",),
     "similarity": ("diffcap", "viddiff-open"),
+    "truth": ("diffcap",),
     "judge": benchmarks.JUDGED,
     "endpoint": benchmarks.JUDGED,
     "entailment": ("viddiff-open",),
@@ -123,6 +124,9 @@ class EvaluateOptions:
     similarity: bool = False
     """diffcap: also score MPNet, the sentence similarity to the reference texts; viddiff-open: also match differences
     by it"""
+    truth: str | None = None
+    """diffcap, on the sample world: also score the details that captions name, checked against the exact attributes in
+    this file, its attributes.jsonl (the truth score)"""
     judge: str | None = None
     """language model that judges the texts of vidic or viddiff-open: a name, folder or hub id, or with an endpoint the
     name of the model that is served"""
@@ -204,12 +208,12 @@ def check_files(options: EvaluateOptions) -> None:
     relative."""
     refuse_url("--out", options.out)
     is_remote = options.store is not None and place(options.store).remote
-    paths = ("test_set", "data", "out", "head", "texts", "no_difference", *(() if is_remote else ("store",)))
+    paths = ("test_set", "data", "out", "head", "texts", "no_difference", "truth", *(() if is_remote else ("store",)))
     named = [(f"--{name.replace('_', '-')}", getattr(options, name)) for name in paths]
     refuse_relative([(flag, path) for flag, path in named if path is not None])
     out = Path(options.out)
     taken = {path.resolve() for path in (out, *(out.with_suffix(f".{name}") for name in WRITTEN))}
-    for name in ("test_set", "no_difference", "subset", "texts"):
+    for name in ("test_set", "no_difference", "subset", "texts", "truth"):
         value = getattr(options, name)
         if value is not None and Path(value).resolve() in taken:
             flag = name.replace("_", "-")

@@ -156,7 +156,12 @@ def score_rows(
     task = published_task(options.task)
     assert task is not None
     embed = sentences(options.store, options.device) if options.similarity else None
-    scores = score(task, rows, predictions, options.bootstrap, options.seed, embed)
+    truth = None
+    if options.truth is not None:
+        from kitchen.truth import truth_figures  # the sample world needs packages that heads do not
+
+        truth = truth_figures(options.truth)
+    scores = score(task, rows, predictions, options.bootstrap, options.seed, embed, truth)
     if similar is not None:
         scores["asked_first"] = score_asked(rows, predictions, similar, options.bootstrap, options.seed)
     return scores

@@ -103,6 +103,15 @@ METRICS = {
     "invented": "invented a difference, as written",
     "invented_asked": "invented a difference, asked first",
 }
+TRUTH_METRICS = {
+    "truth_precision": "precision: true of named",
+    "truth_recall": "recall: named of true",
+    "truth_swapped": "swapped: true of the other video",
+    "truth_shared": "shared: true of both",
+    "truth_invented": "invented: true of neither",
+}
+"""figures of the truth score (kitchen.truth)"""
+METRICS |= TRUTH_METRICS
 AMONG = {
     "ktau_within_step_all_rows": " within the step",
     "declined": ", pairs that differ",
@@ -138,6 +147,7 @@ ASKED = "_asked"
 DECLINING: list[Place] = [
     (Setting("diffcap"), metric + asked) for metric in ("invented", "declined") for asked in ("", ASKED)
 ]
+TRUTH: list[Place] = [(Setting("diffcap"), metric) for metric in TRUTH_METRICS]
 CAPTIONS, RAW = _captions(True), _captions(False)
 
 

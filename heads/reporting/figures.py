@@ -22,12 +22,12 @@ import numpy as np
 from jaxtyping import Bool, Float64
 
 from common.errors import StepDiffError
-from heads.reporting.entries import ASKED, DECLINING, Entry, Setting, seen_counts
+from heads.reporting.entries import ASKED, DECLINING, TRUTH, TRUTH_METRICS, Entry, Setting, seen_counts
 from heads.reporting.methods import Trainings, comparable
 from tasks.bootstrap import Resamples, holm, interval, paired_p
 from tasks.declining import asked_first
 from tasks.postprocess import parse
-from tasks.scoring import Marks, ordered, task_figures
+from tasks.scoring import Marks, TruthFigures, ordered, task_figures
 from tasks.testsets import Task, digest, read_captions, read_predictions, read_test_set, reference_video
 
 METRICS: dict[Task, tuple[str, ...]] = {
@@ -89,8 +89,11 @@ class Comparison:
 Measured = list[tuple[Score, Float64[np.ndarray, " resamples"]]]
 
 
-def measure(entries: Sequence[Entry], resamples: int, seed: int) -> Measured:
+def measure(entries: Sequence[Entry], resamples: int, seed: int, truth: TruthFigures | None = None) -> Measured:
     """Return scores in the order of the entries, each with its values on the resamples.
+
+    Args:
+        truth: the figures of the truth score of parsed captions (kitchen.truth.truth_figures).
 
     Raises:
         StepDiffError: a missing or damaged file, or a prediction that does not fit its row (file and line).
@@ -120,6 +123,8 @@ def measure(entries: Sequence[Entry], resamples: int, seed: int) -> Measured:
             seen_of = seen.get("clips_of_videos", 0), seen.get("of_clips", 0)
             for setting, answers in _readings(entry, predictions, brought):
                 figures, marks = task_figures(task, rows, answers)
+                if truth is not None and task == "diffcap" and setting.parsed:
+                    figures |= truth(rows, answers)
                 if similar is not None:
                     asked, _ = task_figures(task, rows, asked_first(rows, answers, similar))
                     figures |= {name + ASKED: figure for name, figure in asked.items()}
@@ -148,7 +153,7 @@ def _metrics(setting: Setting, rows: Sequence[Any]) -> list[str]:
     more = [metric for metric in ADDITIONAL[setting.task] if defined_rows(metric, rows).any()]
     if setting.task == "diffcap" and not (setting.parsed and "invented" in more):
         more = []
-    return [*METRICS[setting.task], *more]
+    return [*METRICS[setting.task], *more, *(TRUTH_METRICS if setting.task == "diffcap" else ())]
 
 
 def defined_rows(metric: str, rows: Sequence[Any]) -> Bool[np.ndarray, " rows"]:
@@ -217,7 +222,7 @@ def compare(
     known: Trainings | None = None,
     baselines: Sequence[str] = (),
 ) -> list[Comparison]:
-    """Compare each figure of ours with the best baseline's, corrected for their number; declining is not compared.
+    """Compare each figure of ours with the best baseline's, corrected for their number; not declining and truth.
 
     Of VLEmb's pair embeddings only the average is a baseline.
 
@@ -231,7 +236,7 @@ def compare(
     for score, values in figures:
         if score.method not in ours or score.setting.pair != "average":
             continue
-        if (score.setting, score.metric) in DECLINING:
+        if (score.setting, score.metric) in (*DECLINING, *TRUTH):
             continue
         rivals = [
             (other, theirs)

@@ -29,6 +29,7 @@ from heads.reporting.entries import (
     RANK,
     RAW,
     TASKS,
+    TRUTH,
     WITHIN,
     Place,
     heading,
@@ -147,6 +148,7 @@ LAYOUTS = [
     ),
     Layout("Table S4: DiffMCQ by choice of wrong options", CHOICES, TABLE_S4, "supplement, S4"),
     Layout("DiffRank: all targets, and those of the reference's own step", [RANK, WITHIN], {}),
+    Layout("DiffCap: details that captions name, checked against the exact attributes", TRUTH, {}, ranked=False),
     Layout("DiffCap: differences invented where clips agree, declined where they differ", DECLINING, {}, ranked=False),
 ]
 
