@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import StepDiffError
-from common.io.jsonl import read_objects
 from kitchen.attributes import Attributes, differences
+from kitchen.truth import read_world
 from tasks.testsets import DiffMCQ, Pair, clips_of
 
 
@@ -72,7 +72,7 @@ def _truth(store: Any) -> dict[str, Attributes]:
     for file in sorted({(base / folder / "attributes.jsonl").absolute() for base in bases for folder in folders}):
         if not file.is_file():
             continue
-        truth = {row["clip"]: Attributes.from_dict(row) for _, row in read_objects(file)}
+        truth = read_world(file)
         known = truth.keys() & steps.keys()
         if known and all(truth[clip].step == steps[clip] for clip in known):
             found.append(truth)

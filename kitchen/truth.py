@@ -157,6 +157,14 @@ def details_of(category: str, reference: Attributes, candidate: Attributes) -> s
     return found
 
 
+def read_world(file: str | Path) -> dict[str, Attributes]:
+    """Return the attributes of each clip of a world, from its attributes.jsonl. StepDiffError: it cannot be read."""
+    try:
+        return {str(row["clip"]): Attributes.from_dict(row) for _, row in read_objects(file)}
+    except (KeyError, TypeError) as error:
+        raise StepDiffError(f"{file}: not the attributes.jsonl of a world of python -m kitchen ({error})") from error
+
+
 def truth_figures(file: str | Path) -> TruthFigures:
     """Return a function from rows and captions to the figures of the truth score, over rows with a text.
 
@@ -169,10 +177,7 @@ def truth_figures(file: str | Path) -> TruthFigures:
     Raises:
         StepDiffError: The file cannot be read, or lacks a clip of the rows.
     """
-    try:
-        world = {str(row["clip"]): Attributes.from_dict(row) for _, row in read_objects(file)}
-    except (KeyError, TypeError) as error:
-        raise StepDiffError(f"{file}: not the attributes.jsonl of a world of python -m kitchen ({error})") from error
+    world = read_world(file)
 
     def figures(rows: Sequence[DiffCap], captions: Sequence[str]) -> dict[str, Figure]:
         counts = np.zeros((len(rows), 2 + len(JUDGEMENTS)))

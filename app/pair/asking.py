@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from app.compare.words import supported
 from app.kept import Kept
 from app.pair.alike import KeptOdds, declines, odds, score_pairs, similarity
 from app.pair.finder import Search
@@ -94,7 +93,7 @@ def write(kept: KeptOdds, captions: KeptCaptions, stored: Stored, pair: Pair) ->
             known = odds(loaded, kept, pair)
             references = stored.references(pair)
             found = [
-                Written(category, Caption(supported(text, references.get(category, []))), declines(known, category))
+                Written(category, stored.caption(pair, category, text, references), declines(known, category))
                 for category, text in zip(CATEGORIES, texts, strict=True)
             ]
             captions.put((loaded.head, pair), found)

@@ -92,6 +92,8 @@ class PairPage(Page):
     unsure: float
     declines: float
     captions: Captions
+    checked: bool
+    """whether the exact attributes of both clips are known, so that details of captions are checked"""
     written: list[WrittenBy]
     presets: list[Preset]
 
@@ -141,6 +143,7 @@ class Pages:
             unsure=UNSURE,
             declines=DECLINES,
             captions=self._stored.captions(pair),
+            checked=self._stored.truth_of(pair) is not None,
             written=written,
             presets=[Preset(name, question, PRESET_CATEGORIES[name]) for name, question in PRESETS.items()],
         )

@@ -3,18 +3,24 @@
 Guarantees
 - a_caption_is_shown_with_the_references_of_its_pair_and_category
 - predictions of a pair in the other order are not shown as this pair's
+- details are checked only against a world whose clips show the steps of the catalog
 """
 
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from app.compare.files import Answers, library
 from app.compare.words import Piece, supported
+from app.kept import Kept
 from app.pair.alike import Similarities, similarity
 from app.site import Site
+from kitchen.attributes import Attributes
+from kitchen.steps import MAIN
+from kitchen.truth import Judgement, judgements, read_world
 from tasks.testsets import CATEGORIES, DiffRank, Pair, Task
 
 MOST_METHODS = 12
@@ -28,6 +34,18 @@ class Caption:
     """A method's caption of a category."""
 
     pieces: list[Piece]
+    details: list["Detail"]
+    """those that it names, if the videos are of the sample world"""
+
+
+@dataclass(frozen=True)
+class Detail:
+    """A detail that a caption names for a video, checked against the exact attributes of both."""
+
+    words: str
+    video: int
+    """1 or 2"""
+    judgement: Judgement
 
 
 @dataclass(frozen=True)
@@ -61,6 +79,8 @@ class Stored:
     """The predictions of a site, found by pair."""
 
     def __init__(self, site: Site) -> None:
+        self._site = site
+        self._worlds: Kept[tuple[Path, int], dict[str, Attributes]] = Kept(1)
         self._library = library(site.predictions, () if site.videos is None else (site.videos,))
         self._lines: WeakKeyDictionary[Answers, Lines] = WeakKeyDictionary()
         self._lock = threading.Lock()
@@ -80,7 +100,7 @@ class Stored:
             CaptionRow(
                 category,
                 [
-                    Caption(supported(own[category], references.get(category, ()))) if category in own else None
+                    self.caption(pair, category, own[category], references) if category in own else None
                     for _, own in found
                 ],
                 references.get(category, []),
@@ -88,6 +108,36 @@ class Stored:
             for category in categories
         ]
         return Captions([name for name, _ in found], rows, swapped)
+
+    def caption(self, pair: Pair, category: str, text: str, references: dict[str, list[str]]) -> Caption:
+        """Return a caption of a pair with the words that references have, and its details."""
+        truth = self.truth_of(pair)
+        judged = judgements(text, category, *truth) if truth and category in CATEGORIES else {}
+        found = [
+            Detail(
+                f"{attribute}: {value.replace('<', ' before ').replace(MAIN, 'the step itself')}",
+                1 if side == "reference" else 2,
+                judgement,
+            )
+            for (attribute, value, side), judgement in judged.items()
+        ]
+        pieces = supported(text, references.get(category, ()))
+        return Caption(pieces, sorted(found, key=lambda detail: (detail.video, detail.words)))
+
+    def truth_of(self, pair: Pair) -> tuple[Attributes, Attributes] | None:
+        """Return the attributes of both clips, if the videos are of a sample world and show one step."""
+        folder = self._site.videos
+        if folder is None or not (folder / "world.json").is_file() or not (folder / "attributes.jsonl").is_file():
+            return None
+        file = folder / "attributes.jsonl"
+        version = file, file.stat().st_mtime_ns
+        world = self._worlds.get(version)
+        if world is None:
+            self._worlds.put(version, world := read_world(file))
+        truths = [world.get(clip) for clip in pair]
+        steps = {clip.step for clip in self._site.clips(pair)} | {truth and truth.step for truth in truths}
+        one, two = truths
+        return None if one is None or two is None or len(steps) > 1 else (one, two)
 
     def references(self, pair: Pair) -> dict[str, list[str]]:
         """Return the references of a pair, by category."""

@@ -150,7 +150,9 @@ function showWritten(name, captions) {
     const row = [...document.querySelectorAll("[data-category]")].find((each) => each.dataset.category === category);
     const pieces = caption.pieces.map((piece) => (piece.supported ? made("u", {}, piece.text) : piece.text));
     const note = declines ? [made("p", {class: "small"}, made("b", {class: "verdict", title: declines}, "would decline"))] : [];
-    row.querySelector(".written").replaceChildren(...pieces, ...note);
+    const details = caption.details.map(({words, video, judgement}) =>
+      made("li", {}, made("b", {class: `verdict ${judgement}`}, judgement), ` ${words} `, made("span", {class: "quiet"}, `(Video ${video})`)));
+    row.querySelector(".written").replaceChildren(...pieces, ...(details.length ? [made("ul", {class: "details"}, ...details)] : []), ...note);
   }
 }
 

@@ -1,11 +1,12 @@
 """Questions about a pair, log-odds and captions, with small random heads: app.pair over real connections."""
 
 import asyncio
+import re
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -228,6 +229,26 @@ def test_a_caption_is_shown_with_the_references_of_its_pair_and_category(inside:
         assert "".join(piece.text for piece in line.captions[0].pieces) == caption
         words = " ".join(row.text).lower()
         assert all(piece.text.lower() in words for piece in line.captions[0].pieces if piece.supported)
+
+
+def test_details_of_a_caption_are_checked_against_the_attributes_of_both_clips(inside: Inside, tmp_path: Path) -> None:
+    stored = Stored(inside.site)
+    row = next(row for row in read_test_set("diffcap", inside.said / "diffcap_small.rows.jsonl") if row.text)
+    pair = row.reference, row.candidate
+    for text in row.text:
+        details = stored.caption(pair, row.category, text, {}).details
+        assert details and {detail.judgement for detail in details} == {"true"}
+        other = stored.caption((pair[1], pair[0]), row.category, text, {}).details
+        assert "true" not in {detail.judgement for detail in other}
+    assert stored.caption(pair, row.category, "no difference", {}).details == []
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    elsewhere = Stored(replace(inside.site, videos=videos))
+    assert elsewhere.caption(pair, row.category, row.text[0], {}).details == [], "not the sample world"
+    (videos / "world.json").write_text("{}")
+    lines = (inside.site.videos / "attributes.jsonl").read_text()  # type: ignore[operator]
+    (videos / "attributes.jsonl").write_text(re.sub('"step": "[^"]*"', '"step": "grate the topping"', lines))
+    assert elsewhere.truth_of(pair) is None, "another world with clips of the same names"
 
 
 def test_predictions_of_a_pair_in_the_other_order_are_not_shown_as_this_pairs(inside: Inside) -> None:
