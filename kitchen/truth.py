@@ -175,7 +175,7 @@ def truth_figures(file: str | Path) -> TruthFigures:
         file: attributes.jsonl of the world that the rows are of.
 
     Raises:
-        StepDiffError: The file cannot be read, or lacks a clip of the rows.
+        StepDiffError: The file cannot be read. The function: a row is not of that world.
     """
     world = read_world(file)
 
@@ -188,6 +188,11 @@ def truth_figures(file: str | Path) -> TruthFigures:
                 if clip not in world:
                     raise StepDiffError(f"{clip}: not in {file}; name the attributes.jsonl of the test set's world")
             pair = row.category, world[row.reference], world[row.candidate]
+            if row.category not in CATEGORY_ATTRIBUTES or pair[1].step != pair[2].step:
+                what = f"{row.reference} and {row.candidate}, {row.category}"
+                raise StepDiffError(
+                    f"{what}: not a row of the sample world, whose pairs show one step; leave out --truth"
+                )
             details, judged = details_of(*pair), judgements(caption, *pair)
             kinds = Counter(judged.values())
             counts[at] = [len(details & judged.keys()), len(details), *(kinds[kind] for kind in JUDGEMENTS)]
@@ -293,9 +298,8 @@ def _sided(part: list[_Token], about: Side, first: bool) -> tuple[list[_Named], 
         kind = token.kind
         if kind == "value":
             listed = token.listed and bool(values) and values[-1].attribute == token.said[0]
-            again = (
-                before.kind == "gone" and bool(values) and (values[-1].attribute, values[-1].value) == token.said
-            )  # "the timer isn't set"
+            # "the timer isn't set": both words name the timer
+            again = before.kind == "gone" and bool(values) and (values[-1].attribute, values[-1].value) == token.said
             named = _Named(*token.said, token.at, flip or (values[-1].flip if listed or again else ""))
             values.append(named)
             waiting.append(named)

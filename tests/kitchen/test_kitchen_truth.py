@@ -141,6 +141,9 @@ def test_a_file_of_another_world_is_refused(attributes: Path, tmp_path: Path) ->
     rows = [DiffCap("a_0.00_1.00", "b_0.00_1.00", "Actions", ("x",))]
     with pytest.raises(StepDiffError, match="a_0.00_1.00: not in .*name the attributes.jsonl of the test set's world"):
         truth_figures(attributes)(rows, ["x"])
+    with pytest.raises(StepDiffError, match="Serving: not a row of the sample world"):
+        row = JUDGED[0]
+        truth_figures(attributes)([DiffCap(row["reference"], row["candidate"], "Serving", ("x",))], ["x"])
     (tmp_path / "other.jsonl").write_text('{"clip": "a"}\n')
     with pytest.raises(StepDiffError, match="not the attributes.jsonl of a world"):
         truth_figures(tmp_path / "other.jsonl")
