@@ -197,11 +197,11 @@ def truth_figures(file: str | Path) -> TruthFigures:
             kinds = Counter(judged.values())
             counts[at] = [len(details & judged.keys()), len(details), *(kinds[kind] for kind in JUDGEMENTS)]
         named = counts[:, 2:].sum(1)
-        shares = {
+        shares: dict[str, tuple[np.ndarray, np.ndarray]] = {
             "precision": (counts[:, 2], named),
             "recall": (counts[:, 0], counts[:, 1]),
-            **{kind: (counts[:, 2 + at], named) for at, kind in enumerate(JUDGEMENTS) if at},
         }
+        shares |= {kind: (counts[:, 2 + at], named) for at, kind in enumerate(JUDGEMENTS) if at}
         return {f"truth_{name}": ratio_figure(*parts) for name, parts in shares.items()}
 
     return figures

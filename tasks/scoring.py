@@ -127,7 +127,7 @@ def score(
             raise StepDiffError(f"prediction {number}: {error}") from error
     figures, marks = task_figures(task, rows, checked)
     if truth is not None:
-        figures |= truth(rows, checked)
+        figures |= truth([row for row in rows if isinstance(row, DiffCap)], checked)
     if embed is not None:
         if task != "diffcap":
             raise StepDiffError(f"{task} has no captions, so no similarity to a text")

@@ -97,7 +97,7 @@ def bank() -> dict[str, dict[str, Split]]:
     places = {statement: i for i, statement in enumerate(dict.fromkeys(itertools.chain(*STATEMENTS.values())))}
     found: dict[str, dict[str, Split]] = {}
     for name, statements in STATEMENTS.items():
-        frames = _RELATIONS if name == "order" else _ADDED if name in _PRESENT.values() else _REPLACED
+        frames: tuple[str, ...] = _RELATIONS if name == "order" else _ADDED if name in _PRESENT.values() else _REPLACED
         if name in ("main", "tool", "gloves"):
             frames += _NOUNS
         # The first frame of what is added is the bare statement, which training texts use everywhere.
@@ -110,10 +110,10 @@ def bank() -> dict[str, dict[str, Split]]:
         if name in _SWAPPED:
             found[name] |= _SWAPS
     for name, statements in OMISSIONS.items():
-        cells = itertools.product(enumerate(statements), enumerate(_MISSING))
-        found[name] = {frame.format(s=s): _CYCLE[(i + 2 * j) % 5] if j else "train" for (i, s), (j, frame) in cells}
-        cells = itertools.product(enumerate(STATEMENTS[_PRESENT[name]]), enumerate(_DENIED))
-        found[name] |= {f.format(s=s.format(v="{z}")): _CYCLE[(i + 2 * j) % 5] for (i, s), (j, f) in cells}
+        places_of = itertools.product(enumerate(statements), enumerate(_MISSING))
+        found[name] = {f.format(s=s): _CYCLE[(i + 2 * j) % 5] if j else "train" for (i, s), (j, f) in places_of}
+        places_of = itertools.product(enumerate(STATEMENTS[_PRESENT[name]]), enumerate(_DENIED))
+        found[name] |= {f.format(s=s.format(v="{z}")): _CYCLE[(i + 2 * j) % 5] for (i, s), (j, f) in places_of}
     return found
 
 

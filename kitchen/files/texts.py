@@ -232,7 +232,7 @@ def changes(category: str, a: Attributes, b: Attributes, split: Split, count: in
     drawn = [rng.sample(clauses(template_of(group[0]), split), count) for group in groups]
     for phrasings in zip(*drawn, strict=True):
         who = subject(category, rng)
-        said = []
+        said: list[str] = []
         for phrasing, group in zip(phrasings, groups, strict=True):
             clause = phrasing.format(**compared(group, a.step, rng))
             said.append(conjugated("" if said else who, clause, who in PLURAL))

@@ -303,7 +303,7 @@ def test_in_a_large_split_a_pair_differs_in_every_category_and_its_clips_are_in_
 
 
 @pytest.mark.parametrize("split", ["test", "val"])
-def test_diffrank_scores_equal_the_documented_scores(split: str) -> None:
+def test_diffrank_scores_equal_the_documented_scores(split: Split) -> None:
     rows = testsets.diffrank(of_split(split), testsets.SIZES[split][1], 0)
     foreign = targets_elsewhere = 0
     for row in rows:
@@ -321,7 +321,7 @@ def test_diffrank_scores_equal_the_documented_scores(split: str) -> None:
 
 
 @pytest.mark.parametrize("split", ["test", "val"])
-def test_the_rows_of_a_diffrank_reference_are_adjacent_and_have_the_same_targets(split: str) -> None:
+def test_the_rows_of_a_diffrank_reference_are_adjacent_and_have_the_same_targets(split: Split) -> None:
     rows = testsets.diffrank(of_split(split), testsets.SIZES[split][1], 0)
     runs = [list(run) for _, run in itertools.groupby(rows, key=lambda row: row.reference)]
     assert len(runs) == len({row.reference for row in rows}) and len(rows) / len(runs) > 4
