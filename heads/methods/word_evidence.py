@@ -10,7 +10,9 @@ Guarantees
 - a category without terms is refused, and the line names those that have some
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from operator import ge
 from typing import Any
 
@@ -18,6 +20,7 @@ import numpy as np
 from jaxtyping import Bool, Float64
 
 from heads.data.clips import Features
+from heads.data.hold_out import clip_times, locate
 from heads.evidence.fitting import evidence_of
 from heads.evidence.head import WordHead, clipped
 from store import Store
@@ -32,8 +35,27 @@ CLEAR = 2.0
 """difference of the log-odds from which a caption names a term"""
 LONGER = 0.8
 """share of a term's difference that a longer phrase with it needs"""
+REASONS = 6
+"""terms of each clip that `why` lists"""
+MOMENTS = 2
+"""frames of a clip that it lists for a term"""
 _SURE = 0.98  # a side is never certain
 _SLOPE = 0.25  # evidence of the terms of a text is not independent
+
+
+@dataclass(frozen=True)
+class Reason:
+    """A term that one of two clips gives more evidence for."""
+
+    term: str
+    evidence: float
+    """log-odds in this clip"""
+    other: float
+    """log-odds in the other clip"""
+    seconds: list[float]
+    """times in the video of the frames with the most evidence; empty if unknown"""
+    moments: list[float]
+    """evidence of each frame, of which `evidence` is the mean"""
 
 
 class WordEvidence:
@@ -114,6 +136,49 @@ class WordEvidence:
             _strongest(terms, -differences, weights, reference[places] > 0),
             _strongest(terms, differences, weights, candidate[places] > 0),
         )
+
+    def why(self, reference: str, candidate: str) -> tuple[list[Reason], list[Reason]]:
+        """Return the terms for which each clip gives more evidence than the other, over all categories, the clearest
+        first."""
+        one, other = self.evidence([reference, candidate])
+        found: tuple[dict[str, None], dict[str, None]] = ({}, {})
+        for category in self.head.known_categories:
+            for terms, named in zip(found, self.named(one, other, category), strict=True):
+                terms.update(dict.fromkeys(named))
+        return self._reasons(reference, found[0], one, other), self._reasons(candidate, found[1], other, one)
+
+    def _reasons(
+        self, clip: str, terms: Iterable[str], here: Float64[np.ndarray, " T"], there: Float64[np.ndarray, " T"]
+    ) -> list[Reason]:
+        """Return terms of a clip with the evidence of each of its frames."""
+        (tokens,) = self.features.read([clip]).numpy()
+        rule = self.features.view.provenance.frames
+        moments = self.head.moments(tokens, frames_of(rule, len(tokens)))
+        times = locate(self.features.catalog, clip_times([clip])).row(0, named=True)
+        seconds = seconds_of(rule, len(moments), times["start"], times["end"])
+        reasons = []
+        for term in terms:
+            place = self.head.columns[term]
+            clearest = sorted(np.argsort(-moments[:, place], kind="stable")[:MOMENTS].tolist())
+            at = [round(seconds[frame], 2) for frame in clearest if seconds]
+            values = [round(float(value), 4) for value in moments[:, place]]
+            reasons.append(Reason(term, float(here[place]), float(there[place]), at, values))
+        return sorted(reasons, key=lambda reason: (reason.other - reason.evidence, reason.term))[:REASONS]
+
+
+def frames_of(rule: str, tokens: int) -> int:
+    """Return the frames of a clip that has so many tokens, by the rule of its view; 1 if tokens belong to no frame."""
+    found = re.match(r"[1-9]\d*", rule)
+    return int(found[0]) if found and tokens % int(found[0]) == 0 else 1
+
+
+def seconds_of(rule: str, frames: int, start: float | None, end: float | None) -> list[float]:
+    """Return the times of a clip's frames in its video, to about a frame; none if they are unknown."""
+    if start is None or end is None or frames == 1:
+        return []
+    if "linspace" in rule:
+        return [float(each) for each in np.linspace(start, end, frames)]
+    return [start + (frame + 0.5) / frames * (end - start) for frame in range(frames)]
 
 
 def only(one: Float64[np.ndarray, " c"], other: Float64[np.ndarray, " c"]) -> Float64[np.ndarray, " c"]:

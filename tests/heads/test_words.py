@@ -14,13 +14,13 @@ from sklearn.preprocessing import StandardScaler
 
 from common.errors import StepDiffError
 from common.workers.cluster import connected
-from heads import evaluate, words
+from heads import ask, evaluate, words
 from heads.evidence.counting import Count, Counting
 from heads.evidence.head import WordHead, fold_of
 from heads.evidence.options import WordOptions
 from heads.evidence.sums import Fit, Sums, calibrate, fit, squared_errors, total
 from heads.evidence.terms import Sides, occurrences, segments, terms_of
-from heads.methods.word_evidence import WordEvidence
+from heads.methods.word_evidence import WordEvidence, frames_of, seconds_of
 from store import Feature, Store
 from tasks.testsets import DiffCap, DiffRank, read_test_set
 from tests.heads.conftest import provenance
@@ -296,3 +296,32 @@ def test_workers_give_the_same_bits(world: Path, tmp_path: Path) -> None:
     assert (tmp_path / "one" / "sums.safetensors").read_bytes() == (tmp_path / "two" / "sums.safetensors").read_bytes()
     weights = [WordHead.load(tmp_path / name).about["weights"] for name in ("one", "two")]
     assert weights[0] == weights[1]
+
+
+def test_ask_why_lists_words_and_the_moments_that_give_evidence(
+    world: Path, head: WordHead, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clips = ["--reference", "video-_18_0.0_19.5", "--candidate", "video-_19_0.0_20.5"]
+    given = [*clips, "--store", str(world / "features"), "--words", str(head.folder)]
+    assert ask.main([*given, "--why"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "Video 1: log-odds here against the other video"
+    assert ask.main([*given, "--why", "--json"]) == 0
+    first, second = json.loads(capsys.readouterr().out)["why"]
+    assert first[0]["term"] == "whisk" and second[0]["term"] == "spoon"
+    assert first[0]["evidence"] == pytest.approx(np.mean(first[0]["moments"]), abs=1e-3) and first[0]["other"] < 0
+    best = sorted(np.argsort(first[0]["moments"])[-2:])
+    assert first[0]["seconds"] == pytest.approx([19.5 * frame / 7 for frame in best], abs=0.01)
+    assert ask.main(given) == 2
+    assert "error: give one question, or one --preset" in capsys.readouterr().err
+    assert ask.main([*clips, "--store", str(world / "features"), "--words", str(world), "--why"]) == 2
+    assert f"error: {world}: holds no head of words (words.json is missing)" in capsys.readouterr().err
+
+
+def test_the_moments_of_frames_are_their_times() -> None:
+    assert frames_of("8 at linspace(0, n - 1) truncated", 392) == 8 and frames_of("all", 392) == 1
+    assert frames_of("3 frames", 392) == 1
+    assert seconds_of("2 at linspace", 2, 1.0, 3.0) == [1.0, 3.0] and seconds_of("2 at centres", 2, 1.0, 3.0) == [
+        1.5,
+        2.5,
+    ]
+    assert seconds_of("2 at linspace", 2, None, 3.0) == [] == seconds_of("", 1, 0.0, 1.0)
