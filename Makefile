@@ -27,6 +27,7 @@ export MALLOC_MMAP_THRESHOLD_ := 4294967296
 export MALLOC_TRIM_THRESHOLD_ := 8589934592
 WEIGHTS := smollm2-135m-instruct mpnet-base efficientnet-lite0
 STEPDIFF := $(RUNS)/stepdiff/best.json
+WORDS := $(RUNS)/words/words.json
 ALIGN := $(RUNS)/align/best.json
 
 .PHONY: demo app env weights world features questions heads answers scores test lint docs
@@ -43,6 +44,8 @@ demo: scores
 	@echo "       --videos $(WORLD) --html $(DEMO)/neighbours.html"
 	@echo "   python -m heads.ask --store $(STORE) --head $(RUNS)/stepdiff --reference $(call CLIP,2) \\"
 	@echo "       --candidate $(call CLIP,3) 'What did I do differently in video 2?'"
+	@echo "   python -m heads.ask --store $(STORE) --words $(RUNS)/words --reference $(call CLIP,2) \\"
+	@echo "       --candidate $(call CLIP,3) --why"
 	@echo "   make app$(if $(filter full,$(SIZE)), SIZE=full)   # the same in a browser: explore clips, ask about pairs, compare methods"
 
 # Until Ctrl-C.
@@ -100,6 +103,11 @@ endef
 define TEXT_FEATURES
 	$(RUN) featurize --manifest $(1)/texts.csv --store $(2) --encoder mpnet-base
 endef
+# $(1) world, $(2) store, $(3) folder
+define WORD_HEAD
+	$(RUN) heads.words --store $(2) --view efficientnet-lite0 --pairqa $(1)/pairqa_train.jsonl \
+	    --validation $(1)/diffrank_val.jsonl --out $(3) $(call HOLD_OUT,$(1))
+endef
 # $(1) world, $(2) store, $(3) split: DiffMCQ (V1) from the split's DiffCap, by the walk of supplement S5
 define QUESTIONS
 	$(RUN) retrieval negatives --store $(2) --view efficientnet-lite0 --text-view mpnet-base \
@@ -127,6 +135,7 @@ endif
 
 heads: questions
 	$(call STEP,4,training)
+	$(call WORD_HEAD,$(WORLD),$(STORE),$(RUNS)/words)
 ifeq ($(SIZE),full)
 	$(RUN) heads.train --config $(RECIPES)/align.yaml --store $(STORE) --out $(RUNS)/align$(HELD_OUT)
 	$(RUN) heads.embed --head $(RUNS)/align --store $(STORE) --view aligned
@@ -145,7 +154,7 @@ ROWS = $(patsubst $(TASK):%,%,$(filter $(TASK):%,$(ROWS_$(SIZE))))
 # Those that read the language model first: they take longest.
 CONTROLS := diffmcq_blind diffmcq_shuffled diffrank_shuffled $(if $(filter full,$(SIZE)),diffrank_blind) \
     diffmcq_step diffmcq_rarest diffmcq_most diffrank_cosine diffrank_step diffcap_medoid diffcap_reassigned
-RECORDS := $(addprefix $(DEMO)/,diffmcq_stepdiff diffrank_stepdiff diffcap_stepdiff $(CONTROLS) \
+RECORDS := $(addprefix $(DEMO)/,diffmcq_stepdiff diffrank_stepdiff diffcap_stepdiff diffmcq_words diffrank_words diffcap_words $(CONTROLS) \
     $(if $(filter full,$(SIZE)),diffmcq_aligned diffrank_aligned))
 SCORES := $(RECORDS:=.scores.json)
 TASK = $(firstword $(subst _, ,$(notdir $*)))
@@ -159,10 +168,12 @@ answers: heads
 	$(call STEP,5,answers of the head and of the controls)
 	@OMP_NUM_THREADS=$$(( ($$(nproc) + 1) / 2 )) $(MAKE) --no-print-directory --output-sync=target -j2 $(SCORES)
 
-$(STEPDIFF) $(ALIGN): ;
+$(STEPDIFF) $(WORDS) $(ALIGN): ;
 
 $(DEMO)/%_stepdiff.scores.json: $(STEPDIFF)
 	$(EVALUATE) $(SET)_stepdiff.jsonl --method stepdiff --head $(RUNS)/stepdiff
+$(DEMO)/%_words.scores.json: $(WORDS)
+	$(EVALUATE) $(SET)_words.jsonl --method word-evidence --head $(RUNS)/words
 $(DEMO)/%_blind.scores.json: $(STEPDIFF)
 	$(EVALUATE) $(SET)_blind.jsonl --method stepdiff --head $(RUNS)/stepdiff --control blind
 $(DEMO)/%_shuffled.scores.json: ROWS_$(SIZE) := $(SHUFFLED_$(SIZE))

@@ -115,7 +115,7 @@ endef
 # Captions are kept raw. The same number of pairs without a difference is added, to count invented differences; methods
 # are also asked whether the clips are similar, to count them with the natural threshold. Details that captions name are
 # checked against the exact attributes.
-OF_CAPTIONS = --parse false --no-difference $(TEST_diffrank) --truth $(R_WORLD)/attributes.jsonl $(if $(filter medoid reassigned,$(3)),,--ask-similar)
+OF_CAPTIONS = --parse false --no-difference $(TEST_diffrank) --truth $(R_WORLD)/attributes.jsonl $(if $(filter words medoid reassigned,$(3)),,--ask-similar)
 
 # $(1) folder, $(2) test set, $(3) name, $(4) prerequisite, $(5) options
 define EVALUATION
@@ -141,6 +141,11 @@ $(foreach s,$(TRAININGS),$(foreach m,align align_pairs,$(foreach p,reference can
     $(call EVALUATION,seed$(s),diffmcq,$(m)_$(p),$(REPRODUCE)/seed$(s)/$(m)/embedded,--method vlemb --view $(m)-seed$(s) \
     --pair-embedding $(p))))))
 $(eval $(call EVALUATION,all,diffrank,cosine,,--method vlemb --view efficientnet-lite0))
+# Word evidence, in closed form: no seed changes it.
+$(REPRODUCE)/all/words/words.json: $(R_STORE)/.clips
+	$(call WORD_HEAD,$(R_WORLD),$(R_STORE),$(REPRODUCE)/all/words)
+$(foreach t,$(SETS),$(eval $(call EVALUATION,all,$(t),words,$(REPRODUCE)/all/words/words.json,--method word-evidence \
+    --head $(REPRODUCE)/all/words)))
 # Controls that read no features. medoid: one caption a category; reassigned: StepDiff's captions, of another row.
 CHOICES := diffmcq diffmcq_V2 diffmcq_V3
 $(foreach t,$(CHOICES) diffrank,$(eval $(call EVALUATION,all,$(t),step,,--method step-oracle)))

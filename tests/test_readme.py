@@ -103,6 +103,8 @@ def small(command: str, folder: Path, lm: str) -> str:
         for task in ("diffmcq", "diffrank") if "stepdiff.yaml" in command else ():
             # The val split of such a small world has no such rows.
             extra.append(f"--video-lm.validation.{task} {world}/{task}_test.jsonl")
+    if command.startswith("python -m heads.words"):  # the val split of such a small world has no such rows
+        extra.append(f"--validation {folder}/data/kitchen/diffrank_test.jsonl")
     extra += [f"--llm {lm}"] if module(command).startswith(("annotate.describe", "annotate.pairqa")) else []
     return " ".join([command, *extra])
 
@@ -275,7 +277,7 @@ def test_make_reproduce_runs_on_a_tiny_world(readme_folder: Path, tiny_lm: str, 
     assert "VLEmb (aligned head, pairs)" in methods and "StepDiff, generated QA" not in methods
     assert {score["setting"]["pair"] for score in report["scores"]} == {"average", "reference", "candidate"}
     written = {"Socratic (step desc.)", "VCLM", "Interleaved", "Interleaved, StepDiff's steps"}
-    written |= {"StepDiff, paper's recipe in small", "StepDiff", "StepDiff (supervised)"}
+    written |= {"Word evidence", "StepDiff, paper's recipe in small", "StepDiff", "StepDiff (supervised)"}
     controls = {"StepDiff, captions shuffled", "one caption a category"}
     assert {s["method"] for s in report["scores"] if s["metric"] == "invented"} == written | controls
     assert methods >= {"regression on tokens", "rarest clips", "most differences", "knowing the step"}
@@ -295,6 +297,7 @@ case $verb in
     kitchen) mkdir -p "$out"; touch "$out"/diffmcq_test.jsonl "$out"/diffrank_test.jsonl "$out"/diffcap_test.jsonl
         printf '{"videos": %s, "steps": 12, "seed": %s, "seconds": 3.5}\\n' "$videos" "$seed" > "$out"/world.json ;;
     heads.train) made=$out/loss.png ;;
+    heads.words) made=$out/words.json ;;
     heads.evaluate) made=${out%.jsonl}.scores.json ;;
     heads.report) made=$out/report.json ;;
     *) made=$out ;;
