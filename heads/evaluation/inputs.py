@@ -129,9 +129,8 @@ def identity(
     depended = {name: value for name, value in asdict(options).items() if name not in free}
     head = None
     if options.head is not None:
-        folder = Path(options.head)
-        words = options.method == "word-evidence"
-        head = fingerprint(folder / FILE if words else Run(folder).best() / "head.safetensors")
+        run, words = Path(options.head), options.method == "word-evidence"
+        head = fingerprint(run / FILE if words else Run(run).best() / "head.safetensors")
     files = [None if options.weights is None else resolve_weights(options.weights), options.texts]
     if options.method == "socratic":
         files.append(resolve_weights(options.language_model))

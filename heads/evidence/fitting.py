@@ -91,10 +91,12 @@ def _ridge(folds: Sequence[Sums], val: Sums, asked: Bool[np.ndarray, " V"]) -> t
     words cannot be seen, and all of them would choose the largest penalty.
     """
     if val.clips:
-        tests, rests, name = [val], [total(folds)], "split val"
+        tests, name = [val], "split val"
+        rests = iter([total(folds)])
     else:
         say("no clip of split val: the ridge is chosen by the error on training clips, each fold left out once")
-        tests, rests, name = list(folds), _without_each(folds), "left-out folds"
+        tests, name = list(folds), "left-out folds"
+        rests = _without_each(folds)
     errors, of_means = np.zeros((len(RIDGES), len(asked))), np.zeros(len(asked))
     for test, rest in zip(tests, rests, strict=True):
         means = Fit(np.zeros_like(rest.xy), rest.y / rest.clips)

@@ -310,7 +310,7 @@ def test_ask_why_lists_words_and_the_moments_that_give_evidence(
     assert first[0]["term"] == "whisk" and second[0]["term"] == "spoon"
     assert first[0]["evidence"] == pytest.approx(np.mean(first[0]["moments"]), abs=1e-3) and first[0]["other"] < 0
     best = sorted(np.argsort(first[0]["moments"])[-2:])
-    assert first[0]["seconds"] == pytest.approx([5.0 * frame / 7 for frame in best], abs=0.01)  # the catalog has the end
+    assert first[0]["seconds"] == pytest.approx([5.0 * frame / 7 for frame in best], abs=0.01)
     assert ask.main(given) == 2
     assert "error: give one question, or one --preset" in capsys.readouterr().err
     assert ask.main([*clips, "--store", str(world / "features"), "--words", str(world), "--why"]) == 2
