@@ -25,6 +25,7 @@ from heads.evaluation.options import EvaluateOptions
 from heads.evaluation.rows import read_benchmark, read_rows
 from heads.evaluation.workers import WorkerOptions, worker_pool
 from heads.methods.stepdiff import StepDiff, protocol
+from heads.methods.word_evidence import WordEvidence
 from heads.models.language_model import autocast, pick_device
 from heads.workers.group import ALONE, Group, launched
 from store import Store
@@ -80,6 +81,8 @@ class Here:
     def described(self) -> Described:
         options, loaded = self._options, self._loaded
         disclosed = dict(loaded.disclosed)
+        if isinstance(loaded.method, WordEvidence):
+            disclosed["rows_without_known_words"] = loaded.method.unknown(self._rows)
         reads_pairs = isinstance(loaded.method, StepDiff)
         if reads_pairs:
             lm = loaded.method.model.lm

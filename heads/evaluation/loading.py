@@ -89,11 +89,7 @@ def load_method(options: EvaluateOptions, store: Store | None, rows: Sequence[An
         loaded = _load_storeless(options, device)
     else:
         assert store is not None  # heads.evaluation.options.check
-        loaded = (
-            _load_control(options, store, rows, device)
-            if method.control
-            else _load(options, store, rows, device, group)
-        )
+        loaded = _load_control(options, store, rows, device) if method.control else _load(options, store, device, group)
     function = ANSWERS[type(rows[0])]
     if not hasattr(loaded.method, function):
         raise StepDiffError(
@@ -102,15 +98,14 @@ def load_method(options: EvaluateOptions, store: Store | None, rows: Sequence[An
     return loaded
 
 
-def _load(options: EvaluateOptions, store: Store, rows: Sequence[Any], device: str, group: Group) -> Loaded:
+def _load(options: EvaluateOptions, store: Store, device: str, group: Group) -> Loaded:
     disclosed: dict[str, Any]
     if options.method not in REGISTRY:
         return _plugin(options, store, device)
     if options.method == "word-evidence":
         words = WordHead.load(needed(options, "head", "a folder of python -m heads.words"))
-        evidence = WordEvidence.of_store(words, store)
         disclosed = {"head": str(options.head), "view": words.view, "recipe": words.disclosure()}
-        return Loaded(evidence, disclosed=disclosed | {"rows_without_known_words": evidence.unknown(rows)})
+        return Loaded(WordEvidence.of_store(words, store), disclosed=disclosed)
     if options.method == "vlemb":
         view = needed(options, "view", "a view of the store with embeddings")
         encoder = store.view("clips", view).provenance.encoder
