@@ -1,6 +1,7 @@
 """Word evidence: a difference is scored, ranked and written by the words that its clips give evidence for.
 
-A text is scored by its known terms: each adds its side times the evidence of the candidate less that of the reference.
+A text is scored by its known terms: each adds the log-probability that it is true of the video that it is about, and
+only of it.
 Clips are ranked by the distance of their evidence over the terms of the category. A caption names the terms that differ
 most. The words of a text and their sides are all that is read of it: see heads.evidence.terms.
 
@@ -29,9 +30,9 @@ from tasks.testsets import DiffCap, DiffMCQ, DiffRank, clips_of
 
 SEEDED = 2
 """the video that a text of DiffMCQ is about before its first mention: it continues "In Video 2," """
-NAMED = 3
+NAMED = 4
 """terms that a caption names of each video, at most"""
-CLEAR = 2.0
+CLEAR = 4.0
 """difference of the log-odds from which a caption names a term"""
 LONGER = 0.8
 """share of a term's difference that a longer phrase with it needs"""
@@ -83,7 +84,7 @@ class WordEvidence:
         return [self._evidence[clip] for clip in clips]
 
     def score_options(self, rows: Sequence[DiffMCQ]) -> list[list[float]]:
-        """Return for each option the sum of side times clipped evidence, over the occurrences of terms in the text."""
+        """Return the score of the difference text for each option's pair."""
         self.evidence([clip for row in rows for clip in clips_of(row)])
         return [[self.score(row.difference, *self.evidence(pair)) for pair in row.options] for row in rows]
 
