@@ -35,6 +35,7 @@ from heads.evidence.options import WordOptions
 from heads.evidence.sums import Sums
 from heads.evidence.wording import CLIPS, Wording, learn
 from store import Store
+from tasks.testsets import DiffRank, read_test_set
 from weights import fingerprint
 
 FILE = "sums.safetensors"
@@ -154,6 +155,9 @@ class Counting:
     def __init__(self, options: WordOptions, store: Store) -> None:
         """Read the texts, and the sums of an earlier run. StepDiffError: they cannot be used."""
         self.options, self.store, self.folder = options, store, Path(options.out)
+        self.validation: list[DiffRank] | None = None
+        if options.validation is not None:
+            self.validation = read_test_set("diffrank", options.validation)
         self.features = Features(store, options.view, "tokens")
         if len(self.features.shape) != 2:
             raise StepDiffError(f"--view {options.view}: its tokens are {list(self.features.shape)}, not [N, D]")

@@ -24,7 +24,7 @@ from heads.evidence.head import WordHead
 from heads.evidence.sums import Fit, Sums, calibrate, fit, squared_errors, total
 from heads.evidence.wording import Wording
 from store.lineage.answers import RECORD, read_of
-from tasks.testsets import DiffRank, clips_of, read_test_set
+from tasks.testsets import DiffRank, clips_of
 from weights import fingerprint
 
 RIDGES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
@@ -66,9 +66,8 @@ def fitted(counting: Counting, began: float) -> WordHead:
         wording.sides,
         wording.categories,
     )
-    if options.validation is not None:
-        rows = read_test_set("diffrank", options.validation)
-        about["declines"] = declines(head, counting.features, rows, options.validation)
+    if counting.validation is not None:
+        about["declines"] = declines(head, counting.features, counting.validation, str(options.validation))
     about["seconds"] = round(time.monotonic() - began, 1)
     return head
 
