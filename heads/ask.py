@@ -66,12 +66,14 @@ def answer(options: AskOptions, store: "Store", question: str) -> str:
     """Return the answer of the head."""
     from heads.methods.stepdiff import StepDiff
     from heads.models.language_model import autocast, pick_device
-    from heads.training.lineage import load_video_lm
+    from heads.training.lineage import load_video_lm, load_words
 
     device = pick_device(options.device)
     model, features, recipe = load_video_lm(Path(options.head), store, device)
     with autocast(device, recipe.precision):
-        return StepDiff(model, features).ask(options.reference, options.candidate, question, options.max_tokens)
+        words = load_words(Path(options.head), recipe, store)
+        method = StepDiff(model, features, words=words, evidence=recipe.evidence)
+        return method.ask(options.reference, options.candidate, question, options.max_tokens)
 
 
 def show(record: dict[str, Any]) -> None:

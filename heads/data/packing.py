@@ -117,6 +117,8 @@ class Turn:
     given: str = ""
     weight: float = 1.0
     ends: bool = True
+    about: str = ""
+    """category of the question, whose words of evidence it shows; empty: unknown"""
 
 
 @dataclass

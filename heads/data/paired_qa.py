@@ -126,7 +126,9 @@ def turns(pair: PairQuestions, limit: int, rng: np.random.Generator) -> list[Tur
     for place in order:
         rounds[place] = met[kind(questions[place][1])]
         met[kind(questions[place][1])] += 1
-    return [Turn(*questions[place]) for place in sorted(order, key=rounds.__getitem__)[:limit]]
+    about = pair.categories or ("",) * len(questions)
+    chosen = sorted(order, key=rounds.__getitem__)[:limit]
+    return [Turn(*questions[place], about=about[place]) for place in chosen]
 
 
 def balanced(turns: Sequence[Turn], yes_no_weight: float) -> list[Turn]:

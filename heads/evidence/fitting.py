@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 from jaxtyping import Bool, Float64
 
 from common.errors import StepDiffError
 from common.io.files import make_folder, write_text
 from common.progress import say
+from heads.data.catalog_rows import Clips, of_keys
 from heads.data.clips import Features
+from heads.data.hold_out import VIDEO
 from heads.data.trained_on import TrainedOn
 from heads.evidence.counting import Counting, pooled
 from heads.evidence.head import WordHead
@@ -136,8 +139,18 @@ def declines(head: WordHead, features: Features, rows: Sequence[DiffRank], sourc
 
 
 def evidence_of(head: WordHead, features: Features, clips: Sequence[str]) -> dict[str, Float64[np.ndarray, " T"]]:
-    """Return the evidence of each clip. StepDiffError: one has no features."""
-    return dict(zip(clips, head.evidence(pooled(features, features.rows(clips))), strict=True))
+    """Return the evidence of clips, that of training clips from other videos. StepDiffError: one has no features."""
+    means, videos = pooled(features, features.rows(clips)), training_videos(features.catalog, clips)
+    train = [place for place, clip in enumerate(clips) if clip in videos]
+    evidence = head.evidence(means)
+    evidence[train] = head.cross_fitted(means[train], [videos[clips[place]] for place in train])
+    return dict(zip(clips, evidence, strict=True))
+
+
+def training_videos(catalog: Clips, clips: Sequence[str]) -> dict[str, str]:
+    """Return the video of each clip of split train."""
+    known = of_keys(catalog, clips, dict.fromkeys(("key", "split", "video"), pl.String))
+    return dict(known.filter(pl.col("split") == "train").select("key", pl.coalesce(VIDEO, "key")).iter_rows())
 
 
 def keep_lineage(counting: Counting) -> None:

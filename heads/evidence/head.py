@@ -151,15 +151,20 @@ class WordHead:
         """
         return self._evidence(features, [1 + fold_of(video, self.folds) for video in videos])
 
-    def moments(self, tokens: Float[np.ndarray, "N D"], frames: int) -> Float64[np.ndarray, "frames T"]:
+    def moments(
+        self, tokens: Float[np.ndarray, "N D"], frames: int, video: str | None = None
+    ) -> Float64[np.ndarray, "frames T"]:
         """Return the evidence of each frame of a clip; their mean is the evidence of the clip.
+
+        video: of a training clip, whose evidence is from clips of other videos.
 
         Raises:
             StepDiffError: The tokens are not equally many for each frame.
         """
         if len(tokens) % frames:
             raise StepDiffError(f"{len(tokens)} tokens are not those of {frames} frames; give the frames of the view")
-        return self.evidence(tokens.reshape(frames, -1, tokens.shape[-1]).mean(axis=1, dtype=np.float64))
+        means = tokens.reshape(frames, -1, tokens.shape[-1]).mean(axis=1, dtype=np.float64)
+        return self.evidence(means) if video is None else self.cross_fitted(means, [video] * frames)
 
     def _evidence(self, features: Float[np.ndarray, "C D"], models: Sequence[int]) -> Float64[np.ndarray, "C T"]:
         channels = self.weights.shape[-1]

@@ -27,8 +27,11 @@ from common.streams import generator
 from common.threads import shares
 from heads.data.clips import Reads
 from heads.data.packing import Turn
+from heads.evidence.naming import Naming
+from heads.methods.word_evidence import WordEvidence
 from heads.models.streaming import Say, Tokens, Words
 from heads.models.video_lm import VideoLM
+from heads.training.recipe import EvidenceOptions
 from heads.workers.group import ALONE, Group
 from tasks.benchmarks.rows import Choice, Ranking, Rating, Writing
 from tasks.prompts import DIFFCAP_SEED, DIFFERENCE_QUESTION, DIFFMCQ_SEED, NO, NO_DIFFERENCE, SIMILAR_QUESTION, YES
@@ -102,7 +105,7 @@ def batches(queries: Mapping[Shown, Collection[Turn]]) -> Iterator[list[tuple[Sh
 
 def difference_turn(category: str, difference: str) -> Turn:
     """Return the question for a difference, with the text as its answer after the seed (S4)."""
-    return Turn(DIFFERENCE_QUESTION.format(category=category), difference, DIFFMCQ_SEED, ends=False)
+    return Turn(DIFFERENCE_QUESTION.format(category=category), difference, DIFFMCQ_SEED, ends=False, about=category)
 
 
 def protocol(answer: str, seeded: bool = True, decline_at: float | None = None) -> dict[str, Any]:
@@ -147,6 +150,8 @@ class StepDiff:
         seeded: captions continue from their seed, which is part of them.
         decline_at: answer "no difference" where a pair is similar by more than this; None: never.
         group: processes with the same model, which compute the batches in turn.
+        words: evidence of words, next to what the model reads; None: nothing but the tokens.
+        evidence: how it is used.
     """
 
     def __init__(
@@ -158,8 +163,12 @@ class StepDiff:
         seeded: bool = True,
         decline_at: float | None = None,
         group: Group = ALONE,
+        words: WordEvidence | None = None,
+        evidence: EvidenceOptions | None = None,
     ) -> None:
         self.model, self.group = model.eval(), group
+        self.words = None if control == "blind" else words
+        self.evidence = evidence or EvidenceOptions()
         self.features = features
         self.control = control
         self.seed = seed
@@ -188,6 +197,17 @@ class StepDiff:
                 tokens = self.model.project(self.features.read(some, self.model.lm.device))
             self.projected |= dict(zip(some, tokens, strict=True))
 
+    def _shown(self, clips: Shown) -> Shown:
+        """Return the clips that the model sees in place of some."""
+        return tuple(self.stand_in[clip] for clip in clips) if self.control == "shuffled" else clips  # type: ignore
+
+    def _asked(self, clips: tuple[str, ...], turn: Turn) -> Turn:
+        """Return a question about a pair with the evidence of its words."""
+        if self.words is None or not self.evidence.asked or len(clips) != 2:
+            return turn
+        reference, candidate = self._shown(clips)
+        return self.words.asked((reference, candidate), turn)
+
     def _clips(self, pairs: Sequence[tuple[str, ...]]) -> Float[Tensor, "C L E"] | None:
         if self.control == "blind":
             return None
@@ -210,7 +230,8 @@ class StepDiff:
 
         def scored(batch: list[tuple[Shown, list[Turn]]]) -> list[list[float]]:
             clips = self._clips([pair for pair, _ in batch])
-            return self.model.log_likelihoods([turns for _, turns in batch], clips, mean, count)
+            asked = [[self._asked(pair, turn) for turn in turns] for pair, turns in batch]
+            return self.model.log_likelihoods(asked, clips, mean, count)
 
         found: dict[tuple[Shown, Turn], float] = {}
         all_batches = list(batches(queries))
@@ -238,7 +259,13 @@ class StepDiff:
         """Return the mean log-likelihood of each difference text's tokens after its seed, for each distinct pair."""
         queries = {own.pair: [difference_turn(*text) for text in own.texts] for own in pairs}
         found = self.likelihoods({pair: dict.fromkeys(turns) for pair, turns in queries.items()}, mean=True)
-        return [[found[pair, turn] for turn in turns] for pair, turns in queries.items()]
+        return [[found[pair, turn] + self._true(pair, turn) for turn in turns] for pair, turns in queries.items()]
+
+    def _true(self, pair: Pair, turn: Turn) -> float:
+        """Return the weighted evidence that a text is true of a pair."""
+        if self.words is None or not self.evidence.choice:
+            return 0.0
+        return self.evidence.choice * self.words.score(turn.answer, *self.words.evidence(self._shown(pair)))
 
     def rank(self, rows: Sequence[DiffRank | Rating | Ranking]) -> list[list[float]]:
         """Return how similar each target is to its reference in the row's category."""
@@ -248,7 +275,7 @@ class StepDiff:
     def alike(self, queries: Sequence[tuple[Pair, str]]) -> list[float]:
         """Return log p(YES and its end) - log p(NO and its end), in float32, for each pair and category."""
         turns = {
-            category: [Turn(SIMILAR_QUESTION.format(category=category), word) for word in (YES, NO)]
+            category: [Turn(SIMILAR_QUESTION.format(category=category), word, about=category) for word in (YES, NO)]
             for _, category in queries
         }
         of_pair: dict[Pair, dict[Turn, None]] = {}
@@ -256,7 +283,17 @@ class StepDiff:
             of_pair.setdefault(pair, {}).update(dict.fromkeys(turns[category]))
         found = self.likelihoods(of_pair, mean=False)
         both = [[found[pair, turn] for turn in turns[category]] for pair, category in queries]
-        return [float(np.float32(yes - no)) for yes, no in both]
+        return [
+            float(np.float32(yes - no)) - self._apart(pair, category)
+            for (yes, no), (pair, category) in zip(both, queries, strict=True)
+        ]
+
+    def _apart(self, pair: Pair, category: str) -> float:
+        """Return the weighted distance of a pair in a category, past the one below which nothing differs."""
+        if self.words is None or category not in self.words.head.known_categories:
+            return 0.0
+        distance = self.words.head.distance(*self.words.evidence(self._shown(pair)), category)
+        return self.evidence.choice * (distance - (self.words.head.declines_below or 0.0))
 
     def choose(self, rows: Sequence[Choice]) -> list[list[float]]:
         """Return the mean log-likelihood of each option as the answer to its row's question."""
@@ -285,6 +322,11 @@ class StepDiff:
         each_token: called after every token of the captions; what it raises ends the generation.
         """
         captions = self._written(rows, None if each_token is None else Tokens(each_token))
+        if self.words is not None:
+            captions = [
+                NO_DIFFERENCE.format(category=row.category) if self._agree(row) else caption
+                for row, caption in zip(rows, captions, strict=True)
+            ]
         if self.decline_at is None:
             return captions
         alike = self.alike([((row.reference, row.candidate), row.category) for row in rows])
@@ -292,6 +334,13 @@ class StepDiff:
             NO_DIFFERENCE.format(category=row.category) if score > self.decline_at else caption
             for row, score, caption in zip(rows, alike, captions, strict=True)
         ]
+
+    def _agree(self, row: DiffCap) -> bool:
+        """Return whether the evidence of words names no difference in the row's category."""
+        words = self.words
+        if words is None or row.category not in words.head.known_categories:
+            return False
+        return words.agree(self._shown((row.reference, row.candidate)), row.category)
 
     def _written(self, rows: Sequence[DiffCap], streamer: Tokens | None = None) -> list[str]:
         self._prepare(clip for row in rows for clip in (row.reference, row.candidate))
@@ -301,6 +350,7 @@ class StepDiff:
                 "",
                 DIFFCAP_SEED.format(category=row.category) if self.seeded else "",
                 ends=False,
+                about=row.category,
             )
             for row in rows
         ]
@@ -318,9 +368,23 @@ class StepDiff:
 
         def written(start: int) -> list[str]:
             some = slice(start, start + size)
-            return self.model.generate(turns[some], self._clips(shown[some]), most, streamer, len(shown[0]))
+            asked = list(map(self._asked, shown[some], turns[some]))
+            clips, naming = self._clips(shown[some]), self._naming(turns[some], shown[some])
+            return self.model.generate(asked, clips, most, streamer, len(shown[0]), naming)
 
         return list(chain.from_iterable(self.group.spread(written, range(0, len(turns), size))))
+
+    def _naming(self, turns: Sequence[Turn], shown: Sequence[tuple[str, ...]]) -> Naming | None:
+        """Return what adds evidence to the logits of captions; None: a question is not about a category with words."""
+        words, weight = self.words, self.evidence.naming
+        if words is None or not weight or any(turn.about not in words.head.known_categories for turn in turns):
+            return None
+        rows = []
+        for turn, clips in zip(turns, shown, strict=True):
+            reference, candidate = self._shown(clips)
+            rows.append(words.values((reference, candidate), turn.about, turn.given, weight))
+        chat = self.model.lm.chat
+        return Naming(rows, chat.text_ids, self.model.decode)
 
     def ask(self, reference: str, candidate: str, question: str, max_tokens: int, say: Say | None = None) -> str:
         """Return a greedy answer to a question about two clips.

@@ -13,7 +13,8 @@ Guarantees
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import inf
 from operator import ge
 from typing import Any
 
@@ -22,18 +23,21 @@ from jaxtyping import Bool, Float64
 
 from heads.data.clips import Features
 from heads.data.hold_out import clip_times, locate
-from heads.evidence.fitting import evidence_of
+from heads.data.packing import Turn
+from heads.evidence.fitting import evidence_of, training_videos
 from heads.evidence.head import WordHead, clipped
+from heads.evidence.naming import Values
+from heads.evidence.terms import next_in
 from store import Store
-from tasks.prompts import NO_DIFFERENCE
-from tasks.testsets import DiffCap, DiffMCQ, DiffRank, clips_of
+from tasks.prompts import NO_DIFFERENCE, VIDEOS
+from tasks.testsets import DiffCap, DiffMCQ, DiffRank, Pair, clips_of
 
 SEEDED = 2
 """the video that a text of DiffMCQ is about before its first mention: it continues "In Video 2," """
 NAMED = 4
 """terms that a caption names of each video, at most"""
-CLEAR = 4.0
-"""difference of the log-odds from which a caption names a term"""
+CLEAR, LIKELY = 4.0, 2.0
+"""difference of the log-odds from which a caption names a term, and from which a question of a language model does"""
 LONGER = 0.8
 """share of a term's difference that a longer phrase with it needs"""
 REASONS = 6
@@ -41,6 +45,8 @@ REASONS = 6
 MOMENTS = 2
 """frames of a clip that it lists for a term"""
 _SURE = 0.98  # a side is never certain
+_HELD = 8192  # clips
+_NEW = 1.0  # added to the log-probability of a word that a caption has not named yet
 _SLOPE = 0.25  # evidence of the terms of a text is not independent
 
 
@@ -77,11 +83,48 @@ class WordEvidence:
         return sum(isinstance(row, DiffMCQ) and not self.head.occurrences(row.difference, SEEDED) for row in rows)
 
     def evidence(self, clips: Sequence[str]) -> list[Float64[np.ndarray, " T"]]:
-        """Return the evidence of clips; it is computed once for each."""
+        """Return the evidence of clips; that of training clips is from clips of other videos."""
         new = [clip for clip in dict.fromkeys(clips) if clip not in self._evidence]
+        if len(self._evidence) + len(new) > _HELD:
+            self._evidence, new = {}, list(dict.fromkeys(clips))
         if new:
             self._evidence |= evidence_of(self.head, self.features, new)
         return [self._evidence[clip] for clip in clips]
+
+    def asked(self, pair: Pair, turn: Turn) -> Turn:
+        """Return a question about a pair with the words that differ most before it: of its category, or of all."""
+        known = self.head.known_categories
+        named: tuple[dict[str, None], dict[str, None]] = ({}, {})
+        for category in (turn.about,) if turn.about in known else known:
+            for terms, new in zip(named, self.named(*self.evidence(pair), category, LIKELY), strict=True):
+                terms.update(dict.fromkeys(new))
+        words = " ".join(
+            f"{video}: {', '.join(terms) or 'nothing'}." for video, terms in zip(VIDEOS, named, strict=True)
+        )
+        return replace(turn, question=f"{words} {turn.question}")
+
+    def values(self, pair: Pair, category: str, given: str, weight: float) -> Values:
+        """Return what is added to the logits of words while a caption of a pair is written after the words `given`."""
+        evidence = self.evidence(pair)
+        places, _ = self.head.of_category(category)
+        best: dict[str, tuple[float, float]] = {}  # word -> log-probability that only the first, or second, shows it
+        first, second = (_SLOPE * one[places] for one in evidence)
+        only_first, only_second = only(first, second), only(second, first)
+        for term, *values in zip((self.head.terms[p] for p in places), only_first, only_second, strict=True):
+            for word in term.split():
+                if term == word or word not in self.head.columns:
+                    best[word] = tuple(map(max, best.get(word, (-inf, -inf)), values))  # type: ignore[assignment]
+        words, of_either = list(best), np.array(list(best.values()))
+
+        def values(text: str) -> dict[str, float]:
+            side = self.head.side_model.of(next_in(f"{given} {text}", self.head.columns))
+            of_second = (1 + _SURE * side) / 2
+            sure = np.logaddexp(np.log(1 - of_second) + of_either[:, 0], np.log(of_second) + of_either[:, 1])
+            said = set(text.lower().replace(",", " ").replace(".", " ").split())
+            new = np.array([word not in said for word in words])
+            return dict(zip(words, weight * (sure + new * _NEW), strict=True))
+
+        return values
 
     def score_options(self, rows: Sequence[DiffMCQ]) -> list[list[float]]:
         """Return the score of the difference text for each option's pair."""
@@ -111,31 +154,44 @@ class WordEvidence:
         self.evidence([clip for row in rows for clip in clips_of(row)])
         found = []
         for row in rows:
-            reference, candidate = self.evidence([row.reference, row.candidate])
-            below = self.head.declines_below if self.decline else None
-            if below is not None and self.head.distance(reference, candidate, row.category) < below:
+            pair = row.reference, row.candidate
+            if self.agree(pair, row.category):
                 found.append(NO_DIFFERENCE.format(category=row.category))
                 continue
             parts = [
                 f"in Video {video}, {' and '.join(terms)}"
-                for video, terms in enumerate(self.named(reference, candidate, row.category), start=1)
+                for video, terms in enumerate(self.named(*self.evidence(pair), row.category), start=1)
                 if terms
             ]
             text = ", while ".join(parts)
-            found.append(f"{text[0].upper()}{text[1:]}." if parts else NO_DIFFERENCE.format(category=row.category))
+            found.append(f"{text[0].upper()}{text[1:]}.")
         return found
 
+    def agree(self, pair: Pair, category: str) -> bool:
+        """Return whether nothing differs: no term is clear, or the clips are nearer than the head's distance."""
+        evidence = self.evidence(pair)
+        below = self.head.declines_below if self.decline else None
+        near = below is not None and self.head.distance(*evidence, category) < below
+        return near or not any(self.named(*evidence, category))
+
     def named(
-        self, reference: Float64[np.ndarray, " T"], candidate: Float64[np.ndarray, " T"], category: str
+        self,
+        reference: Float64[np.ndarray, " T"],
+        candidate: Float64[np.ndarray, " T"],
+        category: str,
+        clear: float = CLEAR,
     ) -> tuple[list[str], list[str]]:
-        """Return the terms of a category that a caption names of Video 1 and of Video 2, the strongest first."""
+        """Return the terms of a category that a caption names of Video 1 and of Video 2, the strongest first.
+
+        clear: the difference of their log-odds, at least.
+        """
         places, shares = self.head.of_category(category)
         weights = np.sqrt(shares)
         terms = [self.head.terms[place] for place in places]
         differences = clipped(candidate[places]) - clipped(reference[places])
         return (
-            _strongest(terms, -differences, weights, reference[places] > 0),
-            _strongest(terms, differences, weights, candidate[places] > 0),
+            _strongest(terms, -differences, weights, (reference[places] > 0) & (-differences >= clear)),
+            _strongest(terms, differences, weights, (candidate[places] > 0) & (differences >= clear)),
         )
 
     def why(self, reference: str, candidate: str) -> tuple[list[Reason], list[Reason]]:
@@ -154,7 +210,8 @@ class WordEvidence:
         """Return terms of a clip with the evidence of each of its frames."""
         (tokens,) = self.features.read([clip]).numpy()
         rule = self.features.view.provenance.frames
-        moments = self.head.moments(tokens, frames_of(rule, len(tokens)))
+        video = training_videos(self.features.catalog, [clip]).get(clip)
+        moments = self.head.moments(tokens, frames_of(rule, len(tokens)), video)
         times = locate(self.features.catalog, clip_times([clip])).row(0, named=True)
         seconds = seconds_of(rule, len(moments), times["start"], times["end"])
         reasons = []
@@ -191,7 +248,7 @@ def _strongest(
     terms: Sequence[str],
     differences: Float64[np.ndarray, " c"],
     weights: Float64[np.ndarray, " c"],
-    likely: Bool[np.ndarray, " c"],
+    clear: Bool[np.ndarray, " c"],
 ) -> list[str]:
     """Return at most NAMED terms with the largest weighted differences, none with a word of another.
 
@@ -199,8 +256,8 @@ def _strongest(
     """
     strength = {
         term: (difference, weight)
-        for term, difference, weight, ok in zip(terms, differences.tolist(), weights.tolist(), likely, strict=True)
-        if ok and difference >= CLEAR
+        for term, difference, weight, kept in zip(terms, differences.tolist(), weights.tolist(), clear, strict=True)
+        if kept
     }
     found: list[str] = []
     while strength and len(found) < NAMED:

@@ -225,7 +225,7 @@ def pick_device(device: str) -> str:
 def pick_precision(device: str, precision: str) -> str:
     """Return the precision of matrix products; `auto` is bfloat16 where the device computes it fast, else float32.
 
-    Without AVX-512 a CPU multiplies bfloat16 in one thread and several times slower than float32.
+    Without instructions for bfloat16 (AVX512-BF16, AMX) a CPU emulates its products, several times slower than float32.
     """
     if precision != "auto":
         return precision
@@ -233,7 +233,7 @@ def pick_precision(device: str, precision: str) -> str:
 
 
 def _fast_bfloat16() -> bool:
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def autocast(device: str, precision: str) -> AbstractContextManager[Any]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from heads.data.packing import NO_TARGET, PADDING, TEXT, Packed, Packer, Turn
+from heads.evidence.naming import Naming
 from heads.models.language_model import LanguageModel
 from heads.models.projector import Comparison, Projector
 from heads.models.streaming import Tokens, Words
@@ -117,12 +118,14 @@ class VideoLM(nn.Module):
         max_tokens: int,
         streamer: Tokens | Words | None = None,
         count: int | None = None,
+        naming: Naming | None = None,
     ) -> list[str]:
         """Return greedy answers to one question about each pair, after the words of Turn.given.
 
-        streamer: receives the tokens as they are generated; count: as `packer_of` takes it.
+        streamer: receives the tokens as they are generated; count: as `packer_of` takes it; naming: adds evidence to
+        the logits.
         """
-        return self.go_on(*self.pack([[turn] for turn in turns], clips, True, count), max_tokens, streamer)
+        return self.go_on(*self.pack([[turn] for turn in turns], clips, True, count), max_tokens, streamer, naming)
 
     def go_on(
         self,
@@ -130,6 +133,7 @@ class VideoLM(nn.Module):
         clips: Float[Tensor, "C L E"] | None,
         max_tokens: int,
         streamer: Tokens | Words | None = None,
+        naming: Naming | None = None,
     ) -> list[str]:
         """Return the greedy continuation of every row."""
         columns = columns_to_front(batch.segment)
@@ -139,6 +143,7 @@ class VideoLM(nn.Module):
             attention_mask=(batch.segment != PADDING).gather(1, columns).long(),
             max_new_tokens=max_tokens,
             streamer=streamer,
+            **({} if naming is None else {"logits_processor": [naming]}),
         )
 
     def write(self, **inputs: Any) -> list[str]:

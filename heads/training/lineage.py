@@ -15,7 +15,7 @@ Guarantees
 """
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,9 @@ from common.progress import say
 from heads.data.clips import Features
 from heads.data.hold_out import HoldOut
 from heads.data.trained_on import TrainedOn
+from heads.evidence import head as words
+from heads.evidence.head import WordHead
+from heads.methods.word_evidence import WordEvidence
 from heads.models.video_lm import VideoLM
 from heads.training import contrastive_task, video_task
 from heads.training.checkpoint import Run
@@ -41,6 +44,8 @@ from tasks.prompts import MAIN_ACTION, SIMILAR_QUESTION
 from weights import fingerprint, resolve
 
 FILE = "lineage.json"
+WORDS = "words"
+"""folder in a run's, with the head of words that it uses"""
 
 
 def load_video_lm(
@@ -63,6 +68,11 @@ def load_video_lm(
     model = video_task.build(recipe, features, options.seed, device, division(folder, group.size), group)
     _load(Run(folder), model, recipe.schedule, group)
     return model.eval(), features, recipe
+
+
+def load_words(folder: Path, recipe: VideoLMRecipe, store: Store) -> WordEvidence | None:
+    """Load the evidence of words that a head uses, from the copy in its run; None if it uses none."""
+    return video_task.words_of(recipe, store, folder / WORDS)
 
 
 def division(folder: Path, processes: int) -> Scaling:
@@ -201,6 +211,10 @@ def keep(
         _check_validating(start, options.video_lm, store, hold_out)
         trained = trained.including(start, read(start))
     folder.mkdir(parents=True, exist_ok=True)
+    if options.video_lm is not None and options.video_lm.evidence is not None:
+        source = Path(options.video_lm.evidence.head)
+        trained = trained.including(source, read(source))
+        replace(WordHead.load(source), folder=folder / WORDS).save()
     lineage["trained_on"] = trained.write(folder)
     write_text(folder / FILE, json.dumps(lineage, indent=1))
 
@@ -225,6 +239,8 @@ def data(options: TrainOptions) -> dict[str, str]:
     files: list[str | None] = [*options.hold_out]
     if recipe is not None:
         files.append(recipe.pairqa)
+        if isinstance(recipe, VideoLMRecipe) and recipe.evidence is not None:
+            files.append(str(Path(recipe.evidence.head) / words.FILE))
         if recipe.validation is not None:
             files += [recipe.validation.diffmcq, recipe.validation.diffrank]
     return {file: fingerprint(file) for file in files if file is not None}
@@ -298,6 +314,7 @@ def disclosure(recipe: VideoLMRecipe, folder: Path) -> dict[str, Any]:
         "checkpoint": run.best().name,
         "optimiser_steps": None if before is None else before + own,
         "regime": lineage.get("regime"),
+        "evidence": None if recipe.evidence is None else asdict(recipe.evidence),
         "init": init,
     }
 

@@ -144,6 +144,20 @@ class HardNegativeOptions:
     and save_every; 0: one search, by the view's `embedding`"""
 
 
+@dataclass(frozen=True)
+class EvidenceOptions:
+    """Evidence of words (python -m heads.words), which decides what is named; the language model words it."""
+
+    head: str = "runs/words"
+    """folder of a head of words on the same view; the run keeps a copy"""
+    asked: bool = True
+    """write the words that differ most before each question: "Video 1: fork. Video 2: whisk." """
+    choice: float = 1.0
+    """weight of a text's evidence next to its mean log-likelihood, and of the distance of clips next to YES and NO"""
+    naming: float = 2.0
+    """weight of evidence on the logits of the words that a caption may name"""
+
+
 SourceName = Literal["clips", "sequences", "images", "pairs"]
 
 
@@ -205,6 +219,8 @@ class VideoLMRecipe:
     """recompute the language model's layers in the backward pass: less memory, more time"""
     hard_negatives: HardNegativeOptions | None = None
     """null: every question keeps its pair"""
+    evidence: EvidenceOptions | None = None
+    """null: the language model reads the projected tokens only, as published"""
 
     @property
     def system(self) -> str:
@@ -236,6 +252,8 @@ class VideoLMRecipe:
         for name in ours if self.public else ():
             if getattr(self, name):
                 raise StepDiffError(f"video_lm.public has its own projector and prompts: leave out {name}")
+        if self.evidence is not None and (self.public or "pairs" not in self.sources):
+            raise StepDiffError("video_lm.evidence is for heads with a projector and the source `pairs`; leave it out")
         if self.public and "sequences" in self.sources:
             raise StepDiffError("video_lm.public has prompts of its own: leave sequences out of sources")
         if self.public and self.lora is None and not self.full:

@@ -30,6 +30,7 @@ from heads.data.paired_qa import Order, PairQuestions, balanced, turns
 from heads.data.runs import Runs
 from heads.data.texts import Texts
 from heads.methods.stepdiff import batches as packed_batches
+from heads.methods.word_evidence import WordEvidence
 from heads.training.recipe import VideoLMRecipe
 from retrieval import nearest
 from retrieval.vectors import normalised
@@ -213,9 +214,10 @@ class PairedSource:
         packs: bool,
         seed: int,
         negatives: HardNegatives | None,
+        words: WordEvidence | None = None,
     ) -> None:
-        """pairs: those that train; packs: whether the language model can read packed questions."""
-        self.recipe, self.pairs, self.seed, self.negatives = recipe, pairs, seed, negatives
+        """pairs: those that train; packs: whether the language model can read packed questions; words: before them."""
+        self.recipe, self.pairs, self.seed, self.negatives, self.words = recipe, pairs, seed, negatives, words
         self.packed = recipe.packed and packs
         self.packer = chat.packer(recipe.projector.outputs)
         self.order = Order(len(pairs), seed, "order of pairs")
@@ -231,14 +233,24 @@ class PairedSource:
             questions = [(pair, balanced(own, recipe.yes_no_weight)) for pair, own in questions]
         if self.negatives is not None:
             questions = self.negatives.with_neighbours(questions, generator(self.seed, "hard negatives", number))
+        questions = [(pair, self._asked(pair, own)) for pair, own in questions]
         clips = [clip for pair, _ in questions for clip in pair]
         return Batch(clips, self.packer.pack([own for _, own in questions], self.packed, clips))
 
     def of(self, pairs: Sequence[PairQuestions]) -> Iterator[Batch]:
         """Yield batches of all questions of some pairs, each with the same weight."""
         queries = {
-            (pair.reference, pair.candidate): dict.fromkeys(Turn(*own) for own in pair.questions) for pair in pairs
+            (pair.reference, pair.candidate): dict.fromkeys(
+                Turn(*own, about=about)
+                for own, about in zip(pair.questions, pair.categories or ("",) * len(pair.questions), strict=True)
+            )
+            for pair in pairs
         }
         for rows in packed_batches(queries):
             clips = [clip for pair, _ in rows for clip in pair]
-            yield Batch(clips, self.packer.pack([own for _, own in rows], self.packed, clips))
+            asked = [self._asked(pair, own) for pair, own in rows]
+            yield Batch(clips, self.packer.pack(asked, self.packed, clips))
+
+    def _asked(self, pair: tuple[str, str], turns: Sequence[Turn]) -> list[Turn]:
+        """Return the questions about a pair, with the evidence of its words."""
+        return list(turns) if self.words is None else [self.words.asked(pair, turn) for turn in turns]

@@ -43,7 +43,9 @@ from heads.data.paired_qa import PairQuestions, read_divided
 from heads.data.runs import Runs
 from heads.data.texts import Texts
 from heads.data.trained_on import TrainedOn
+from heads.evidence.head import WordHead
 from heads.methods.stepdiff import StepDiff
+from heads.methods.word_evidence import WordEvidence
 from heads.models.language_model import LanguageModel, autocast, pick_precision
 from heads.models.parallelize import load_divided, load_tensor_parallel, plain_weights
 from heads.models.projector import Comparison, Projector
@@ -200,6 +202,16 @@ def mean_loss(model: VideoLM, features: Features, batches: Sequence[Batch], grou
     return total / weight
 
 
+def words_of(recipe: VideoLMRecipe, store: Store, folder: Path | None = None) -> WordEvidence | None:
+    """Return the evidence of words that a recipe uses, None if it uses none.
+
+    folder: of the copy that a run keeps; None: the one that the recipe names.
+    """
+    if recipe.evidence is None:
+        return None
+    return WordEvidence.of_store(WordHead.load(recipe.evidence.head if folder is None else folder), store)
+
+
 class VideoTask:
     def __init__(
         self,
@@ -244,6 +256,7 @@ class VideoTask:
         self.trained = [rows[: len(paired)].astype(np.int32)]  # what may train, without texts of sources
         if self.negatives is not None:
             self.trained.append(self.negatives.rows)
+        self.words = words_of(recipe, store)
         self.warm_texts = None if recipe.warm_start is None else self._warm_texts(recipe.warm_start)
         self.module = build(recipe, self.features, seed, device, scaling or Scaling(), group)
         self.comparing = comparing(recipe, self.module)
@@ -258,7 +271,8 @@ class VideoTask:
         recipe, validation = self.recipe, self.recipe.validation
         if name == "pairs":
             chat, packs = self.module.lm.chat, self.module.lm.packs
-            paired = PairedSource(recipe, self.pairs, chat, packs, self.seed, self.negatives)
+            words = self.words if recipe.evidence is not None and recipe.evidence.asked else None
+            paired = PairedSource(recipe, self.pairs, chat, packs, self.seed, self.negatives, words)
             if self.held_pairs is not None:
                 self.held += paired.of(self.held_pairs.pairs)
             return paired
@@ -386,7 +400,7 @@ class VideoTask:
         self.negatives.mine(np.concatenate(self.group.spread(means, range(0, len(rows), CLIPS_MINED))).__getitem__)
 
     def validate(self) -> dict[str, float | None]:
-        method = StepDiff(self.module, self.features, group=self.group)
+        method = StepDiff(self.module, self.features, group=self.group, words=self.words, evidence=self.recipe.evidence)
         with autocast(self.device, self.recipe.precision):
             if self.validator is not None:
                 return self.validator.figures(method)

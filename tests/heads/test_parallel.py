@@ -276,11 +276,14 @@ def test_a_worker_out_of_memory_names_the_settings_to_change(
 
 
 def near(ours: Path, theirs: Path) -> None:
-    """Assert that two runs end with the same weights to 1e-5, relative to the largest of each."""
+    """Assert that two runs end with the same weights to 1e-4, relative to the largest of each.
+
+    Sums in another order differ in last bits, and AdamW divides a gradient near zero by its own size.
+    """
     one, two = weights(ours), weights(theirs)
     assert one.keys() == two.keys()
     for name, value in two.items():
-        np.testing.assert_allclose(one[name], value, rtol=0, atol=1e-5 * np.abs(value).max(), err_msg=name)
+        np.testing.assert_allclose(one[name], value, rtol=0, atol=1e-4 * np.abs(value).max(), err_msg=name)
 
 
 RUNS = {"schedule": {"steps": 6, "accumulate": 2, "warmup": 2, "validate_every": 3, "save_every": 1}}

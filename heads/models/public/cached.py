@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from common.errors import StepDiffError
 from heads.data.clips import Features
 from heads.data.packing import PADDING, TEXT, Packed, Packer, Turn
+from heads.evidence.naming import Naming
 from heads.models.language_model import LanguageModel
 from heads.models.public.families import line, load_whole
 from heads.models.public.prompts import ClipLayout, ClipPacker, ProcessorChat
@@ -173,6 +174,7 @@ class CachedLM(VideoLM):
         clips: Float[Tensor, "C H_N D"] | None,
         max_tokens: int,
         streamer: Tokens | Words | None = None,
+        naming: Naming | None = None,
     ) -> list[str]:
         """Return the greedy continuation of every row."""
         return [

@@ -25,6 +25,7 @@ from torch.nn.functional import one_hot
 from common.errors import StepDiffError
 from heads.data.clips import Features
 from heads.data.packing import PADDING, TEXT, Packed
+from heads.evidence.naming import Naming
 from heads.models.packed_attention import may_see
 from heads.models.public.model import IMAGE, TURN_ENDS, PublicLM, patches
 from heads.models.streaming import Tokens, Words
@@ -78,6 +79,7 @@ class Idefics(PublicLM):
         clips: Float[Tensor, "C T_N D"] | None,
         max_tokens: int,
         streamer: Tokens | Words | None = None,
+        naming: Naming | None = None,
     ) -> list[str]:
         """Return the greedy continuation of every row."""
         columns = columns_to_front(batch.segment)
