@@ -1,4 +1,5 @@
 # make demo             environment, weights, a small sample world, features, a head, and a table of scores with controls
+# make demo SEED=7      the same on a sample world of another seed, in an empty folder
 # make demo SIZE=full   the same on the whole sample world and with longer training, in data/full and runs/full
 # make app              pages in a browser, on the demo's data: explore clips, ask about pairs, compare methods
 # make test             environment and all tests
@@ -78,12 +79,12 @@ weights: env
 
 # Your own world, a folder with the same files as the sample world, is not changed.
 OWN := $(if $(wildcard $(WORLD)/world.json),,$(wildcard $(WORLD)/clips.csv))
-VIDEOS_small := --videos 80 --steps 3
+VIDEOS_small := --videos 240 --steps 3
 VIDEOS_full :=
 
 world: weights
 	$(call STEP,1,sample world)
-	$(if $(OWN),@echo "   $(WORLD) as it is",$(RUN) kitchen --out $(WORLD) $(VIDEOS_$(SIZE)))
+	$(if $(OWN),@echo "   $(WORLD) as it is",$(RUN) kitchen --out $(WORLD) $(VIDEOS_$(SIZE))$(if $(SEED), --seed $(SEED)))
 
 # Training data, validation sets and held-out test sets, if the world is not that of the recipes.
 OTHER_WORLD = $(filter-out data/kitchen,$(WORLD))
@@ -141,14 +142,15 @@ ifeq ($(SIZE),full)
 	$(RUN) heads.embed --head $(RUNS)/align --store $(STORE) --view aligned
 	$(RUN) heads.train --config $(RECIPES)/stepdiff.yaml --store $(STORE) --out $(RUNS)/stepdiff$(HELD_OUT)$(ASKED)
 else
-	$(RUN) heads.train --config $(RECIPES)/quick.yaml --store $(STORE) --out $(RUNS)/stepdiff$(HELD_OUT)$(ASKED)
+	$(RUN) heads.train --config $(RECIPES)/quick.yaml --store $(STORE) --out $(RUNS)/stepdiff$(HELD_OUT)$(ASKED)$(if \
+	    $(filter-out runs,$(RUNS)), --video_lm.evidence.head $(RUNS)/words)
 endif
 
 EVALUATE = $(RUN) heads.evaluate --store $(STORE)
 # Rows of each task for the head, and for its control with another clip's video.
-ROWS_small := diffmcq:80 diffrank:48 diffcap:30
+ROWS_small := diffmcq:240 diffrank:80 diffcap:100
 ROWS_full := diffmcq:150 diffrank:100 diffcap:50
-SHUFFLED_small := diffmcq:40 diffrank:24
+SHUFFLED_small := diffmcq:60 diffrank:24
 SHUFFLED_full := diffmcq:75 diffrank:50
 ROWS = $(patsubst $(TASK):%,%,$(filter $(TASK):%,$(ROWS_$(SIZE))))
 # Those that read the language model first: they take longest.
