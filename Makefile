@@ -148,7 +148,7 @@ endif
 
 EVALUATE = $(RUN) heads.evaluate --store $(STORE)
 # Rows of each task for the head, and for its control with another clip's video.
-ROWS_small := diffmcq:240 diffrank:80 diffcap:100
+ROWS_small := diffmcq:240 diffrank:80 diffcap:80
 ROWS_full := diffmcq:150 diffrank:100 diffcap:50
 SHUFFLED_small := diffmcq:60 diffrank:24
 SHUFFLED_full := diffmcq:75 diffrank:50
@@ -162,6 +162,8 @@ SCORES := $(RECORDS:=.scores.json)
 TASK = $(firstword $(subst _, ,$(notdir $*)))
 # Captions are also checked against the exact attributes of the clips.
 TRUTH = $(if $(filter diffcap,$(TASK)),--truth $(WORLD)/attributes.jsonl)
+# As many pairs without a difference are captioned too, to count invented differences.
+AGREEING = $(if $(filter diffcap,$(TASK)), --no-difference $(WORLD)/diffrank_test.jsonl)
 SET = --task $(TASK) --test-set $(WORLD)/$(TASK)_test.jsonl $(TRUTH) --rows $(ROWS) --out $(DEMO)/$*
 
 # Two evaluations at once, each with half of the cores: a third of the time of an evaluation is its start. The output of
@@ -173,9 +175,9 @@ answers: heads
 $(STEPDIFF) $(WORDS) $(ALIGN): ;
 
 $(DEMO)/%_stepdiff.scores.json: $(STEPDIFF)
-	$(EVALUATE) $(SET)_stepdiff.jsonl --method stepdiff --head $(RUNS)/stepdiff
+	$(EVALUATE) $(SET)_stepdiff.jsonl --method stepdiff --head $(RUNS)/stepdiff$(AGREEING)
 $(DEMO)/%_words.scores.json: $(WORDS)
-	$(EVALUATE) $(SET)_words.jsonl --method word-evidence --head $(RUNS)/words
+	$(EVALUATE) $(SET)_words.jsonl --method word-evidence --head $(RUNS)/words$(AGREEING)
 $(DEMO)/%_blind.scores.json: $(STEPDIFF)
 	$(EVALUATE) $(SET)_blind.jsonl --method stepdiff --head $(RUNS)/stepdiff --control blind
 $(DEMO)/%_shuffled.scores.json: ROWS_$(SIZE) := $(SHUFFLED_$(SIZE))

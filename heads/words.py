@@ -40,12 +40,10 @@ def show(record: dict[str, Any]) -> None:
     clips, ridge = record["clips"], record["ridge"]
     fitted = f"{record['terms']:,} words and phrases from {clips['train']:,} clips in {record['seconds']:.0f} s"
     print(f"{record['out']}: {fitted}, ridge {ridge['value']:g} chosen on {ridge['chosen_on']}")
-    if record["declines"] is not None:
-        print(
-            "declines below distance {below:.2f}: balanced accuracy {balanced_accuracy:.2f} on {rows:,} pairs".format(
-                **record["declines"]
-            )
-        )
+    if (declines := record["declines"]) is not None:
+        below = ", ".join(f"{category} {distance:.2f}" for category, distance in declines["below"].items())
+        right = f"balanced accuracy {declines['balanced_accuracy']:.2f} on {declines['rows']:,} pairs"
+        print(f"declines below distance {below}: {right}")
 
 
 def main(argv: list[str] | None = None) -> int:

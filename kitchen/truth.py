@@ -252,6 +252,8 @@ class _Token:
     """of a value: attribute and value; of a name: the side or "other", and "who" if a clause about it follows"""
     listed: bool = False
     """of a value: only a comma or "and" separates it from the value before it"""
+    either: bool = False
+    """of a value: only "or" does: what is absent of one is absent of the other"""
 
 
 def _parts(text: str, category: str, step: str) -> Iterator[list[_Token]]:
@@ -271,8 +273,12 @@ def _parts(text: str, category: str, step: str) -> Iterator[list[_Token]]:
             yield part
             part = []
         if kind != "stop":
-            listed = said[0] in ("extras", "subaction") and bool(_LISTED.fullmatch(text[end : match.start()]))
-            part.append(_Token(kind, match.start(), match.end(), said, listed))
+            between = text[end : match.start()]
+            joined = bool(said[0] and _LISTED.fullmatch(between))
+            either = joined and re.search(r"\bor\b", between) is not None
+            part.append(
+                _Token(kind, match.start(), match.end(), said, joined and said[0] in ("extras", "subaction"), either)
+            )
         end = match.end() if kind == "value" else end
     if part:
         yield part
@@ -298,6 +304,7 @@ def _sided(part: list[_Token], about: Side, first: bool) -> tuple[list[_Named], 
         kind = token.kind
         if kind == "value":
             listed = token.listed and bool(values) and values[-1].attribute == token.said[0]
+            listed |= token.either and bool(values) and values[-1].flip == "absent"
             # "the timer isn't set": both words name the timer
             again = before.kind == "gone" and bool(values) and (values[-1].attribute, values[-1].value) == token.said
             named = _Named(*token.said, token.at, flip or (values[-1].flip if listed or again else ""))

@@ -110,32 +110,39 @@ def _ridge(folds: Sequence[Sums], val: Sums, asked: Bool[np.ndarray, " V"]) -> t
 
 
 def declines(head: WordHead, features: Features, rows: Sequence[DiffRank], source: str) -> dict[str, Any]:
-    """Return the distance below which two clips agree, by the best balanced accuracy on scored pairs.
+    """Return the distance of each category below which two clips agree, by scored pairs.
 
-    source: the file of the rows.
+    A category whose pairs all agree, or none, gets the distance of all pairs. source: the file of the rows.
     """
     evidence = evidence_of(head, features, list(dict.fromkeys(clip for row in rows for clip in clips_of(row))))
     found = [
-        (head.distance(evidence[row.reference], evidence[target], row.category), score == AGREES)
+        (row.category, head.distance(evidence[row.reference], evidence[target], row.category), score == AGREES)
         for row in rows
         if row.category in head.known_categories
         for target, score in zip(row.targets, row.scores, strict=True)
     ]
-    distances, agree = np.array([distance for distance, _ in found]), np.array([same for _, same in found], bool)
-    if not agree.any() or agree.all():
+    if len({agree for *_, agree in found}) < 2:
         raise StepDiffError(
             f"--validation {source}: it needs pairs of score {AGREES} and others in {head.folder}'s categories"
         )
-    order = np.argsort(distances, kind="stable")
-    below = np.append(0, np.cumsum(agree[order])) / agree.sum()  # the first n are declined: agreeing ones among them
-    above = 1 - np.append(0, np.cumsum(~agree[order])) / (~agree).sum()
+    of_all = _threshold([(distance, agree) for _, distance, agree in found])
+    below, right = {}, []
+    for category in head.known_categories:
+        own = [(distance, agree) for name, distance, agree in found if name == category]
+        below[category] = _threshold(own) if len({agree for _, agree in own}) == 2 else of_all
+        right += [(agree, (distance < below[category]) == agree) for distance, agree in own]
+    shares = [np.mean([correct for agree, correct in right if agree == each]) for each in (True, False)]
+    return {"below": below, "balanced_accuracy": round(float(np.mean(shares)), 4), "rows": len(found)}
+
+
+def _threshold(pairs: Sequence[tuple[float, bool]]) -> float:
+    """Return the distance that separates pairs that agree from the others with the best balanced accuracy."""
+    distances, agree = (np.array(values) for values in zip(*sorted(pairs), strict=True))
+    below = np.append(0, np.cumsum(agree)) / agree.sum()  # the first n are declined: agreeing ones among them
+    above = 1 - np.append(0, np.cumsum(~agree)) / (~agree).sum()
     best = int(np.argmax(below + above))
-    edges = np.concatenate([[0.0], distances[order], [2 * distances.max() + 1]])
-    return {
-        "below": float((edges[best] + edges[best + 1]) / 2),
-        "balanced_accuracy": float((below + above)[best] / 2),
-        "rows": len(found),
-    }
+    edges = np.concatenate([[0.0], distances, [2 * distances[-1] + 1]])
+    return float((edges[best] + edges[best + 1]) / 2)
 
 
 def evidence_of(head: WordHead, features: Features, clips: Sequence[str]) -> dict[str, Float64[np.ndarray, " T"]]:

@@ -114,10 +114,10 @@ class WordHead:
         return len(self.weights) - 1
 
     @property
-    def declines_below(self) -> float | None:
-        """Distance of two clips in a category below which nothing differs; None: not chosen."""
-        found = self.about.get("declines")
-        return None if found is None else float(found["below"])
+    def declines_below(self) -> dict[str, float]:
+        """Category -> distance of two clips below which nothing differs; empty: not chosen."""
+        found = self.about["declines"]
+        return {} if found is None else dict(found["below"])
 
     def check(self, view: View) -> None:
         """Raise StepDiffError if a view's tokens are not those that the head was computed from."""

@@ -1,4 +1,4 @@
-"""Terms, which are phrases of one to three words, and the video of a pair that each of them is about.
+"""Terms, which are phrases of one to four words, and the video of a pair that each of them is about.
 
 Text is split at punctuation, and a term does not cross it. "Video 1" and "first video", "Video 2" and "second video"
 are mentions, not words. The rest of a text's grammar is learned: `Sides` predicts from the last mention and the words
@@ -21,13 +21,13 @@ import scipy.sparse as sparse
 
 from tasks.clauses import AUXILIARIES, DETERMINERS, OBJECTS, PREPOSITIONS
 
-LONGEST = 3
+LONGEST = 4
 """words of a term"""
 NEAR = 4
 """words before a term, and words after it, that tell its side"""
 _FUNCTION = {*AUXILIARIES, *DETERMINERS, *OBJECTS, *PREPOSITIONS} | set(
     "and or but nor not than while whereas also too so then there here he she they we you i me us who which what be "
-    "been being".split()
+    "been being someone somebody person people".split()
 )
 """words that name nothing: no term begins or ends with one"""
 _TOKEN = re.compile(

@@ -293,7 +293,7 @@ class StepDiff:
         if self.words is None or category not in self.words.head.known_categories:
             return 0.0
         distance = self.words.head.distance(*self.words.evidence(self._shown(pair)), category)
-        return self.evidence.choice * (distance - (self.words.head.declines_below or 0.0))
+        return self.evidence.choice * (distance - self.words.head.declines_below.get(category, 0.0))
 
     def choose(self, rows: Sequence[Choice]) -> list[list[float]]:
         """Return the mean log-likelihood of each option as the answer to its row's question."""

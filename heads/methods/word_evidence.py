@@ -158,21 +158,19 @@ class WordEvidence:
             if self.agree(pair, row.category):
                 found.append(NO_DIFFERENCE.format(category=row.category))
                 continue
-            parts = [
-                f"in Video {video}, {' and '.join(terms)}"
-                for video, terms in enumerate(self.named(*self.evidence(pair), row.category), start=1)
-                if terms
-            ]
-            text = ", while ".join(parts)
-            found.append(f"{text[0].upper()}{text[1:]}.")
+            first, second = self.named(*self.evidence(pair), row.category)
+            without = " or ".join(first)
+            if first and second:
+                found.append(f"In Video 2, {' and '.join(second)}, without {without}.")
+            else:
+                found.append(f"In Video 2, {' and '.join(second) or f'no {without}'}.")
         return found
 
     def agree(self, pair: Pair, category: str) -> bool:
         """Return whether nothing differs: no term is clear, or the clips are nearer than the head's distance."""
         evidence = self.evidence(pair)
-        below = self.head.declines_below if self.decline else None
-        near = below is not None and self.head.distance(*evidence, category) < below
-        return near or not any(self.named(*evidence, category))
+        below = self.head.declines_below.get(category, 0.0) if self.decline else 0.0
+        return self.head.distance(*evidence, category) < below or not any(self.named(*evidence, category))
 
     def named(
         self,
@@ -189,10 +187,14 @@ class WordEvidence:
         weights = np.sqrt(shares)
         terms = [self.head.terms[place] for place in places]
         differences = clipped(candidate[places]) - clipped(reference[places])
-        return (
-            _strongest(terms, -differences, weights, (reference[places] > 0) & (-differences >= clear)),
-            _strongest(terms, differences, weights, (candidate[places] > 0) & (differences >= clear)),
-        )
+        for least in (clear, LIKELY):  # where nothing is clear, what is likely
+            named = (
+                _strongest(terms, -differences, weights, (reference[places] > 0) & (-differences >= least)),
+                _strongest(terms, differences, weights, (candidate[places] > 0) & (differences >= least)),
+            )
+            if any(named):
+                break
+        return named
 
     def why(self, reference: str, candidate: str) -> tuple[list[Reason], list[Reason]]:
         """Return the terms for which each clip gives more evidence than the other, over all categories, the clearest

@@ -281,7 +281,7 @@ def test_captions_name_what_differs_and_decline(world: Path, head: WordHead) -> 
     clips = [f"video-_{i}_0.0_{i + 1}.5" for i in range(18, 24)]
     differs, agrees = (DiffCap(clips[0], clips[place], "Tools/Equipment", ("",)) for place in (1, 3))
     text, none = method.caption([differs, agrees])
-    assert text == "In Video 1, whisk, while in Video 2, spoon."
+    assert text == "In Video 2, spoon, without whisk."
     assert none == "There is no difference in Tools/Equipment."
     similar = method.rank([DiffRank(clips[0], (clips[1], clips[3]), "Tools/Equipment", (0, 5))])[0]
     assert similar[1] > similar[0]
