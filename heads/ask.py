@@ -64,15 +64,12 @@ def run(options: AskOptions) -> dict[str, Any]:
 
 def answer(options: AskOptions, store: "Store", question: str) -> str:
     """Return the answer of the head."""
-    from heads.methods.stepdiff import StepDiff
     from heads.models.language_model import autocast, pick_device
-    from heads.training.lineage import load_video_lm, load_words
+    from heads.training.lineage import load_stepdiff
 
     device = pick_device(options.device)
-    model, features, recipe = load_video_lm(Path(options.head), store, device)
+    method, recipe = load_stepdiff(Path(options.head), store, device)
     with autocast(device, recipe.precision):
-        words = load_words(Path(options.head), recipe, store)
-        method = StepDiff(model, features, words=words, evidence=recipe.evidence)
         return method.ask(options.reference, options.candidate, question, options.max_tokens)
 
 

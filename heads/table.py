@@ -104,6 +104,8 @@ def plain(value: Any) -> str:
     """Return a recipe's value in words."""
     if isinstance(value, list):
         return " and ".join(map(plain, value))
+    if isinstance(value, dict):
+        return f"({', '.join(f'{key} {plain(own)}' for key, own in value.items())})"
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "none" if value is None else str(value)

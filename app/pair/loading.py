@@ -69,16 +69,13 @@ class Runs:
 
     def load(self, head: RunHead) -> Loaded:
         """Load a head, as `heads.ask` does. Raises StepDiffError where that is not possible."""
-        from heads.methods.stepdiff import StepDiff
         from heads.models.language_model import pick_device
-        from heads.training.lineage import load_video_lm, load_words
+        from heads.training.lineage import load_stepdiff
 
         assert self._site.runs is not None
         device = pick_device(self._site.device)
         folder = self._site.runs if head.name == self._site.runs.name else self._site.runs / head.name
-        model, features, recipe = load_video_lm(folder, self._site.store, device)
-        words = load_words(folder, recipe, self._site.store)
-        method = StepDiff(model, features, words=words, evidence=recipe.evidence)
+        method, recipe = load_stepdiff(folder, self._site.store, device)
         return Loaded(head, method, device, recipe.precision)
 
     def _head(self, folder: Path) -> RunHead | None:

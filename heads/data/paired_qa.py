@@ -34,6 +34,12 @@ class PairQuestions:
     categories: tuple[str, ...] = ()
     """of each question; empty where its row has none"""
 
+    @property
+    def turns(self) -> list[Turn]:
+        """All questions, as turns about their categories."""
+        about = self.categories or ("",) * len(self.questions)
+        return [Turn(*own, about=category) for own, category in zip(self.questions, about, strict=True)]
+
 
 def read_paired_qa(path: str, catalog: Clips) -> list[PairQuestions]:
     """Return the pairs of a file that all train; raises as `read_divided`."""
@@ -119,16 +125,14 @@ def kind(answer: str) -> str:
 
 def turns(pair: PairQuestions, limit: int, rng: np.random.Generator) -> list[Turn]:
     """Draw at most `limit` questions of a pair without repeats, alternating between kinds of answers."""
-    questions = pair.questions
+    questions = pair.turns
     order = rng.permutation(len(questions)).tolist()
     met = Counter[str]()
     rounds: dict[int, int] = {}
     for place in order:
-        rounds[place] = met[kind(questions[place][1])]
-        met[kind(questions[place][1])] += 1
-    about = pair.categories or ("",) * len(questions)
-    chosen = sorted(order, key=rounds.__getitem__)[:limit]
-    return [Turn(*questions[place], about=about[place]) for place in chosen]
+        rounds[place] = met[kind(questions[place].answer)]
+        met[kind(questions[place].answer)] += 1
+    return [questions[place] for place in sorted(order, key=rounds.__getitem__)[:limit]]
 
 
 def balanced(turns: Sequence[Turn], yes_no_weight: float) -> list[Turn]:

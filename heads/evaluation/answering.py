@@ -87,11 +87,11 @@ class Here:
         if reads_pairs:
             lm = loaded.method.model.lm
             precision = {"precision": "bfloat16" if loaded.precision == "bfloat16" else lm.precision}
-            disclosed["protocol"] = (
-                protocol(ANSWERS[type(self._rows[0])], options.seeded, options.decline_at) | precision
-            )
+            answer = ANSWERS[type(self._rows[0])]
+            evidence = None if loaded.method.words is None else loaded.method.evidence
+            disclosed["protocol"] = protocol(answer, options.seeded, options.decline_at, evidence) | precision
             if options.ask_similar:
-                disclosed["protocol"]["similar"] = protocol("rank")
+                disclosed["protocol"]["similar"] = protocol("rank", evidence=evidence)
         # Without video all pairs are the same prompt, so rows are answered as they are.
         by_pair = reads_pairs and options.task == "diffmcq" and options.control != "blind"
         return Described(self._rows, self._absent, disclosed, by_pair)

@@ -32,7 +32,7 @@ from heads.models.language_model import pick_device, pick_precision
 from heads.models.public.cached import load_cached
 from heads.models.public.families import families, load_public
 from heads.models.video_lm import VideoLM
-from heads.training.lineage import disclosure, load_video_lm, load_words
+from heads.training.lineage import disclosure, load_stepdiff, load_video_lm
 from heads.workers.group import ALONE, Group
 from store import Store
 from store.view import OK
@@ -118,20 +118,9 @@ def _load(options: EvaluateOptions, store: Store, device: str, group: Group) -> 
             return _loaded(options, *load_cached(weights, store, view, device))
         return _loaded(options, *load_public(weights, store, view, device, families(options.method)))
     head = Path(needed(options, "head", HEAD))
-    model, features, recipe = load_video_lm(head, store, device, group)
+    method, recipe = load_stepdiff(head, store, device, group, **_how(options))
     disclosed = {"head": str(options.head), "view": recipe.view, "recipe": disclosure(recipe, head)}
-    return Loaded(
-        StepDiff(
-            model,
-            features,
-            group=group,
-            words=load_words(head, recipe, store),
-            evidence=recipe.evidence,
-            **_how(options),
-        ),
-        pick_precision(device, recipe.precision),
-        disclosed,
-    )
+    return Loaded(method, pick_precision(device, recipe.precision), disclosed)
 
 
 def _loaded(options: EvaluateOptions, model: VideoLM, clips: Reads, disclosed: dict[str, Any]) -> Loaded:

@@ -3,12 +3,18 @@
 Each word that an answer could name has a value, which depends on the text before it: how sure it is that only the video
 that the text is about there shows it. The language model writes the sentence, the values decide what it names.
 
+While a word is written, its tokens have the value of the best word that they may become. A longer word that only begins
+with the tokens of a known one ("panels", "pan") keeps the value of that one.
+
 Guarantees
-- the tokens of a word get its value in total, also where it begins another word, and tokens of other words get nothing
+- the tokens of a word get its value in total, also where it begins another word
+- tokens that begin a word and do not end one get nothing in total
+- the value of a word is that after the text before it
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 import torch
 from jaxtyping import Float, Int
@@ -53,8 +59,7 @@ class _Writing:
 
     def __init__(self, values: Values, encode: Callable[[str], Sequence[int]]) -> None:
         self._values_after = values
-        self._following = values("")
-        self._values = self._following
+        self._following = self._values = values("")
         self._root = _tree(list(self._following), encode)
         self._node: _Node | None = None
 
@@ -64,10 +69,9 @@ class _Writing:
             self._node = self._node.children.get(ids[-1]) if self._node is not None else None
             if self._node is None and ids[-1] in self._root.children:
                 self._node, self._values = self._root.children[ids[-1]], self._following
-        node = self._node
-        if node is None or node.word is not None:
-            self._following = self._values_after(text)
+        self._following = self._values_after(text)
         begins = {token: child.most(self._following) for token, child in self._root.children.items()}
+        node = self._node
         if node is None:
             return 0.0, begins
         # The tokens so far got the value of the best word that they could become.
@@ -80,15 +84,22 @@ class Naming:
     """A logits processor of transformers' generate: adds evidence to the logits of each row."""
 
     def __init__(
-        self, rows: Sequence[Values], encode: Callable[[str], Sequence[int]], decode: Callable[[Sequence[int]], str]
+        self,
+        rows: Sequence[Values | None],
+        encode: Callable[[str], Sequence[int]],
+        decode: Callable[[Sequence[int]], str],
     ) -> None:
-        """rows: of a batch; encode: text within a prompt -> its tokens; decode: generated tokens -> their text."""
-        self._rows = [_Writing(values, encode) for values in rows]
+        """rows: of a batch, None: without evidence; encode: text within a prompt -> its tokens; decode: generated
+        tokens -> their text."""
+        encode = cache(encode)  # rows of a batch have many words in common
+        self._rows = [None if values is None else _Writing(values, encode) for values in rows]
         self._decode = decode
 
     def __call__(self, generated: Int[Tensor, "B L"], scores: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
         """Return the logits of the next token of each row. generated: tokens so far, without the prompt."""
         for row, (writing, ids) in enumerate(zip(self._rows, generated.tolist(), strict=True)):
+            if writing is None:
+                continue
             every, some = writing.added(ids, self._decode(ids))
             scores[row] += every
             tokens = torch.tensor(list(some), device=scores.device)

@@ -5,7 +5,7 @@ The published DiffMCQ set asks about 23 texts of each pair, in questions far apa
 
 Guarantees
 - a pair's prefix is computed once for up to 128 texts, with the same scores as texts scored one by one
-- controls change what the model sees of the videos and nothing else
+- controls change what the model sees of the videos, their evidence of words included, and nothing else
 - with decline_at, pairs found similar get "no difference", and all others the same caption as without it
 - every pair is scored with every text of its questions, once
 - scores return to the options that they belong to
@@ -27,7 +27,7 @@ from common.streams import generator
 from common.threads import shares
 from heads.data.clips import Reads
 from heads.data.packing import Turn
-from heads.evidence.naming import Naming
+from heads.evidence.naming import Naming, Values
 from heads.methods.word_evidence import WordEvidence
 from heads.models.streaming import Say, Tokens, Words
 from heads.models.video_lm import VideoLM
@@ -108,23 +108,37 @@ def difference_turn(category: str, difference: str) -> Turn:
     return Turn(DIFFERENCE_QUESTION.format(category=category), difference, DIFFMCQ_SEED, ends=False, about=category)
 
 
-def protocol(answer: str, seeded: bool = True, decline_at: float | None = None) -> dict[str, Any]:
+def protocol(
+    answer: str, seeded: bool = True, decline_at: float | None = None, evidence: EvidenceOptions | None = None
+) -> dict[str, Any]:
     """Return the question and the scoring rule: the supplement's, and ours where it leaves them open.
 
-    answer: the function of StepDiff that answers; seeded, decline_at: as in StepDiff.
+    answer: the function of StepDiff that answers; seeded, decline_at: as in StepDiff; evidence: how it is used, if it
+    is.
     """
+    how: dict[str, Any] = {}
+    if evidence is not None and evidence.asked:
+        how["before_question"] = "the words of its category that differ most; of all categories if it has none"
+    weight = "" if evidence is None else f"{evidence.choice:g} *"
     if answer == "rank":
-        return {"question": SIMILAR_QUESTION, "score": f"log p({YES}) - log p({NO})"}
+        apart = weight and f" - {weight} (distance of the evidence of words - the distance below which pairs agree)"
+        return how | {"question": SIMILAR_QUESTION, "score": f"log p({YES}) - log p({NO}){apart}"}
     if answer == "score_options":
-        score = "mean log-likelihood of the tokens of the difference text"
-        return {"question": DIFFERENCE_QUESTION, "seed": DIFFMCQ_SEED, "score": score}
+        true = weight and f" + {weight} log-probability of its terms by the evidence of words"
+        score = f"mean log-likelihood of the tokens of the difference text{true}"
+        return how | {"question": DIFFERENCE_QUESTION, "seed": DIFFMCQ_SEED, "score": score}
     if answer == "choose":
-        return {"question": "that of the row", "score": "mean log-likelihood of the tokens of the option"}
+        return how | {"question": "that of the row", "score": "mean log-likelihood of the tokens of the option"}
     if answer == "write":
-        return {"question": "that of the row", "written": "greedily", "most_tokens": MOST_TOKENS_OF_TEXT}
-    found = {"question": DIFFERENCE_QUESTION, "seed": DIFFCAP_SEED if seeded else None, "written": "greedily"}
-    declines = None if decline_at is None else f"{protocol('rank')['score']} > {decline_at:g}: {SIMILAR_QUESTION}"
-    return found | {"most_tokens": MOST_TOKENS, "declines": declines}
+        return how | {"question": "that of the row", "written": "greedily", "most_tokens": MOST_TOKENS_OF_TEXT}
+    written, declines = "greedily", []
+    if evidence is not None:
+        written += f", with {evidence.naming:g} * evidence of words on the logits"
+        declines.append("no word of the category differs clearly, or its evidence is as near as in pairs that agree")
+    if decline_at is not None:
+        declines.append(f"{protocol('rank', evidence=evidence)['score']} > {decline_at:g}: {SIMILAR_QUESTION}")
+    found = {"question": DIFFERENCE_QUESTION, "seed": DIFFCAP_SEED if seeded else None, "written": written}
+    return how | found | {"most_tokens": MOST_TOKENS, "declines": "; ".join(declines) or None}
 
 
 AnyShowing = TypeVar("AnyShowing", Choice, Writing)
@@ -205,8 +219,7 @@ class StepDiff:
         """Return a question about a pair with the evidence of its words."""
         if self.words is None or not self.evidence.asked or len(clips) != 2:
             return turn
-        reference, candidate = self._shown(clips)
-        return self.words.asked((reference, candidate), turn)
+        return self.words.asked(self._shown((clips[0], clips[1])), turn)
 
     def _clips(self, pairs: Sequence[tuple[str, ...]]) -> Float[Tensor, "C L E"] | None:
         if self.control == "blind":
@@ -245,15 +258,16 @@ class StepDiff:
         pairs = pair_texts(rows)
         return option_scores(rows, pairs, self.score_texts(pairs))
 
-    def score_answers(self, rows: Sequence[DiffMCQ]) -> list[list[float]]:
+    def score_answers(self, rows: Sequence[DiffMCQ], about: Mapping[str, str]) -> list[list[float]]:
         """Return the mean log-likelihood of each option's whole answer, `difference`, to a question of paired QA, which
-        is the row's `category`."""
+        is the row's `category`. about: category of each question."""
+        turns = [Turn(row.category, row.difference, about=about[row.category]) for row in rows]
         queries: dict[Pair, dict[Turn, None]] = {}
-        for row in rows:
+        for row, turn in zip(rows, turns, strict=True):
             for pair in row.options:
-                queries.setdefault(pair, {})[Turn(row.category, row.difference)] = None
+                queries.setdefault(pair, {})[turn] = None
         found = self.likelihoods(queries, mean=True)
-        return [[found[pair, Turn(row.category, row.difference)] for pair in row.options] for row in rows]
+        return [[found[pair, turn] for pair in row.options] for row, turn in zip(rows, turns, strict=True)]
 
     def score_texts(self, pairs: Sequence[PairTexts]) -> list[list[float]]:
         """Return the mean log-likelihood of each difference text's tokens after its seed, for each distinct pair."""
@@ -375,16 +389,15 @@ class StepDiff:
         return list(chain.from_iterable(self.group.spread(written, range(0, len(turns), size))))
 
     def _naming(self, turns: Sequence[Turn], shown: Sequence[tuple[str, ...]]) -> Naming | None:
-        """Return what adds evidence to the logits of captions; None: a question is not about a category with words."""
+        """Return what adds evidence to the logits of answers about categories with words; None: no answer is."""
         words, weight = self.words, self.evidence.naming
-        if words is None or not weight or any(turn.about not in words.head.known_categories for turn in turns):
+        if words is None or not weight or not any(turn.about in words.head.known_categories for turn in turns):
             return None
-        rows = []
+        rows: list[Values | None] = []
         for turn, clips in zip(turns, shown, strict=True):
-            reference, candidate = self._shown(clips)
-            rows.append(words.values((reference, candidate), turn.about, turn.given, weight))
-        chat = self.model.lm.chat
-        return Naming(rows, chat.text_ids, self.model.decode)
+            pair, known = self._shown((clips[0], clips[1])), turn.about in words.head.known_categories
+            rows.append(words.values(pair, turn.about, turn.given, weight) if known else None)
+        return Naming(rows, self.model.lm.chat.text_ids, self.model.decode)
 
     def ask(self, reference: str, candidate: str, question: str, max_tokens: int, say: Say | None = None) -> str:
         """Return a greedy answer to a question about two clips.
@@ -392,6 +405,6 @@ class StepDiff:
         say: receives its words as they are generated.
         """
         self._prepare([reference, candidate])
-        turn = Turn(question, "", ends=False)
+        turn = self._asked((reference, candidate), Turn(question, "", ends=False))
         streamer = None if say is None else Words(self.model.decode, say)
         return self.model.generate([turn], self._clips([(reference, candidate)]), max_tokens, streamer)[0]

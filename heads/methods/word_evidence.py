@@ -14,7 +14,6 @@ Guarantees
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from math import inf
 from operator import ge
 from typing import Any
 
@@ -84,15 +83,17 @@ class WordEvidence:
 
     def evidence(self, clips: Sequence[str]) -> list[Float64[np.ndarray, " T"]]:
         """Return the evidence of clips; that of training clips is from clips of other videos."""
-        new = [clip for clip in dict.fromkeys(clips) if clip not in self._evidence]
-        if len(self._evidence) + len(new) > _HELD:
-            self._evidence, new = {}, list(dict.fromkeys(clips))
+        held = self._evidence  # replaced, not changed: training reads batches ahead in another thread
+        new = [clip for clip in dict.fromkeys(clips) if clip not in held]
+        if len(held) + len(new) > _HELD:
+            held, new = {}, list(dict.fromkeys(clips))
         if new:
-            self._evidence |= evidence_of(self.head, self.features, new)
-        return [self._evidence[clip] for clip in clips]
+            self._evidence = held = held | evidence_of(self.head, self.features, new)
+        return [held[clip] for clip in clips]
 
     def asked(self, pair: Pair, turn: Turn) -> Turn:
-        """Return a question about a pair with the words that differ most before it: of its category, or of all."""
+        """Return a question about a pair with the words that differ most before it, of all categories if its own is
+        unknown."""
         known = self.head.known_categories
         named: tuple[dict[str, None], dict[str, None]] = ({}, {})
         for category in (turn.about,) if turn.about in known else known:
@@ -107,19 +108,19 @@ class WordEvidence:
         """Return what is added to the logits of words while a caption of a pair is written after the words `given`."""
         evidence = self.evidence(pair)
         places, _ = self.head.of_category(category)
-        best: dict[str, tuple[float, float]] = {}  # word -> log-probability that only the first, or second, shows it
         first, second = (_SLOPE * one[places] for one in evidence)
-        only_first, only_second = only(first, second), only(second, first)
-        for term, *values in zip((self.head.terms[p] for p in places), only_first, only_second, strict=True):
+        of_terms = np.stack([only(first, second), only(second, first)], axis=1)
+        best: dict[str, Float64[np.ndarray, " 2"]] = {}  # a word that is no term has the best values of its phrases
+        for term, own in zip((self.head.terms[place] for place in places), of_terms, strict=True):
             for word in term.split():
                 if term == word or word not in self.head.columns:
-                    best[word] = tuple(map(max, best.get(word, (-inf, -inf)), values))  # type: ignore[assignment]
-        words, of_either = list(best), np.array(list(best.values()))
+                    best[word] = np.maximum(best.get(word, own), own)
+        words, of_words = list(best), np.array(list(best.values()))
 
         def values(text: str) -> dict[str, float]:
             side = self.head.side_model.of(next_in(f"{given} {text}", self.head.columns))
             of_second = (1 + _SURE * side) / 2
-            sure = np.logaddexp(np.log(1 - of_second) + of_either[:, 0], np.log(of_second) + of_either[:, 1])
+            sure = np.logaddexp(np.log(1 - of_second) + of_words[:, 0], np.log(of_second) + of_words[:, 1])
             said = set(text.lower().replace(",", " ").replace(".", " ").split())
             new = np.array([word not in said for word in words])
             return dict(zip(words, weight * (sure + new * _NEW), strict=True))

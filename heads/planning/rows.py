@@ -10,6 +10,7 @@ Guarantee
 import math
 from dataclasses import dataclass
 
+from heads.methods.word_evidence import NAMED
 from heads.training.recipe import VideoLMRecipe
 from heads.training.sources import SEQUENCE
 from tasks.prompts import (
@@ -24,6 +25,10 @@ from tasks.prompts import (
 TOKENS_PER_WORD = 1.25
 TEMPLATE = 16
 """tokens of a chat template around the system prompt and the first question"""
+
+
+EVIDENCE = 2 * (TEMPLATE // 4 + math.ceil(2 * NAMED * TOKENS_PER_WORD))
+"""most tokens of the words of evidence before a question, for terms of two words"""
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,8 @@ def batch(recipe: VideoLMRecipe, source: str, words: int | float) -> Rows:
     if source == "pairs":
         prefix, rows = count(PAIR_SYSTEM) + TEMPLATE // 2 + 2 * outputs, size
         question = count(DIFFERENCE_QUESTION) + TEMPLATE // 2 + text
+        if recipe.evidence is not None and recipe.evidence.asked:
+            question += EVIDENCE
         questions = recipe.questions
         if not recipe.packed:
             rows, questions = size * questions, 1

@@ -1,12 +1,14 @@
 """What a head was trained on, recorded in its run's folder, and the head loaded again for the same features.
 
     RUN/lineage.json    the views' provenance, the language model's weights, the run that it started from, what trained
+    RUN/words           copy of the head of words whose evidence it uses
 
 Guarantees
 - a head reads only features of the provenance, and the language model, that it was trained on
 - a run that starts from another reads its weights as that one did: the same LoRA alpha and attention heads
 - a run does not start from an unfinished training
 - the disclosure of an earlier run is part of the disclosure of those that start from it
+- a run reads its own copy of the head of words, and no other
 - a run whose paired QA, val test sets or held-out test sets have changed is not resumed
 - a run records which clips and videos may train it, including those of the run that it starts from
 - a run that would draw clips that it did not know at its start is not resumed
@@ -30,6 +32,7 @@ from heads.data.hold_out import HoldOut
 from heads.data.trained_on import TrainedOn
 from heads.evidence import head as words
 from heads.evidence.head import WordHead
+from heads.methods.stepdiff import StepDiff
 from heads.methods.word_evidence import WordEvidence
 from heads.models.video_lm import VideoLM
 from heads.training import contrastive_task, video_task
@@ -45,7 +48,6 @@ from weights import fingerprint, resolve
 
 FILE = "lineage.json"
 WORDS = "words"
-"""folder in a run's, with the head of words that it uses"""
 
 
 def load_video_lm(
@@ -70,9 +72,44 @@ def load_video_lm(
     return model.eval(), features, recipe
 
 
-def load_words(folder: Path, recipe: VideoLMRecipe, store: Store) -> WordEvidence | None:
-    """Load the evidence of words that a head uses, from the copy in its run; None if it uses none."""
-    return video_task.words_of(recipe, store, folder / WORDS)
+def load_stepdiff(
+    folder: Path, store: Store, device: str = "cpu", group: Group = ALONE, **how: Any
+) -> tuple[StepDiff, VideoLMRecipe]:
+    """Load the best checkpoint of a run as a method, and its recipe; raises as `load_video_lm` and `words_of`.
+
+    how: options of StepDiff that a run does not have.
+    """
+    model, features, recipe = load_video_lm(folder, store, device, group)
+    words = words_of(folder, recipe, store)
+    return StepDiff(model, features, group=group, words=words, evidence=recipe.evidence, **how), recipe
+
+
+def words_of(folder: Path, recipe: VideoLMRecipe, store: Store) -> WordEvidence | None:
+    """Return the evidence of words that a recipe uses, None if it uses none.
+
+    A run that has begun reads its copy, so the folder that the recipe names may change or go.
+
+    Raises:
+        StepDiffError: no such head of words, one of another view, or another one than the run began with.
+    """
+    if recipe.evidence is None:
+        return None
+    source, copy = Path(recipe.evidence.head), folder / WORDS
+    if Run(folder).latest() is not None:
+        path, began = copy / words.FILE, read(folder)["data"].get(str(source / words.FILE))
+        if not path.is_file() or fingerprint(path) != began:
+            raise StepDiffError(
+                f"{copy}: not the head of words that the run began with; restore it from a copy, or train into a new "
+                "folder"
+            )
+        source = copy
+    head = WordHead.load(source)
+    if head.view != recipe.view:
+        raise StepDiffError(
+            f"{source}: reads view {head.view}, and the recipe's is {recipe.view}; set video_lm.evidence.head to a "
+            "head of words on the same view"
+        )
+    return WordEvidence.of_store(head, store)
 
 
 def division(folder: Path, processes: int) -> Scaling:
@@ -215,6 +252,7 @@ def keep(
         source = Path(options.video_lm.evidence.head)
         trained = trained.including(source, read(source))
         replace(WordHead.load(source), folder=folder / WORDS).save()
+        lineage["data"][str(source / words.FILE)] = fingerprint(folder / WORDS / words.FILE)
     lineage["trained_on"] = trained.write(folder)
     write_text(folder / FILE, json.dumps(lineage, indent=1))
 
@@ -239,8 +277,6 @@ def data(options: TrainOptions) -> dict[str, str]:
     files: list[str | None] = [*options.hold_out]
     if recipe is not None:
         files.append(recipe.pairqa)
-        if isinstance(recipe, VideoLMRecipe) and recipe.evidence is not None:
-            files.append(str(Path(recipe.evidence.head) / words.FILE))
         if recipe.validation is not None:
             files += [recipe.validation.diffmcq, recipe.validation.diffrank]
     return {file: fingerprint(file) for file in files if file is not None}

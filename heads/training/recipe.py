@@ -146,12 +146,12 @@ class HardNegativeOptions:
 
 @dataclass(frozen=True)
 class EvidenceOptions:
-    """Evidence of words (python -m heads.words), which decides what is named; the language model words it."""
+    """Evidence of words (python -m heads.words) decides what is named, and the language model words it."""
 
     head: str = "runs/words"
     """folder of a head of words on the same view; the run keeps a copy"""
     asked: bool = True
-    """write the words that differ most before each question: "Video 1: fork. Video 2: whisk." """
+    """write the words that differ most before each question, "Video 1: fork. Video 2: whisk.", also in training"""
     choice: float = 1.0
     """weight of a text's evidence next to its mean log-likelihood, and of the distance of clips next to YES and NO"""
     naming: float = 2.0
@@ -252,8 +252,10 @@ class VideoLMRecipe:
         for name in ours if self.public else ():
             if getattr(self, name):
                 raise StepDiffError(f"video_lm.public has its own projector and prompts: leave out {name}")
-        if self.evidence is not None and (self.public or "pairs" not in self.sources):
-            raise StepDiffError("video_lm.evidence is for heads with a projector and the source `pairs`; leave it out")
+        if self.evidence is not None:
+            if self.public or "pairs" not in self.sources:
+                raise StepDiffError("video_lm.evidence is for a projector and the source `pairs`; leave it out")
+            at_least(0, "video_lm.evidence", self.evidence, "choice", "naming")
         if self.public and "sequences" in self.sources:
             raise StepDiffError("video_lm.public has prompts of its own: leave sequences out of sources")
         if self.public and self.lora is None and not self.full:

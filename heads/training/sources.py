@@ -239,13 +239,7 @@ class PairedSource:
 
     def of(self, pairs: Sequence[PairQuestions]) -> Iterator[Batch]:
         """Yield batches of all questions of some pairs, each with the same weight."""
-        queries = {
-            (pair.reference, pair.candidate): dict.fromkeys(
-                Turn(*own, about=about)
-                for own, about in zip(pair.questions, pair.categories or ("",) * len(pair.questions), strict=True)
-            )
-            for pair in pairs
-        }
+        queries = {(pair.reference, pair.candidate): dict.fromkeys(pair.turns) for pair in pairs}
         for rows in packed_batches(queries):
             clips = [clip for pair, _ in rows for clip in pair]
             asked = [self._asked(pair, own) for pair, own in rows]

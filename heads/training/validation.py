@@ -129,6 +129,8 @@ class HeldOutPairs:
         steps: dict[str, str | None] = dict(of_keys(catalog, clips, {"key": pl.String, "step": pl.String}).iter_rows())
         self.choices = list(questions(self.pairs, pairs, steps, seed))
         """a question for each of them, if there is one; its category is the question of the paired QA"""
+        self.about = {turn.question: turn.about for own in self.pairs for turn in own.turns}
+        """category of each question"""
 
     def clips(self) -> list[str]:
         """Return the clips of its pairs and options, each once."""

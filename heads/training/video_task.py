@@ -43,7 +43,6 @@ from heads.data.paired_qa import PairQuestions, read_divided
 from heads.data.runs import Runs
 from heads.data.texts import Texts
 from heads.data.trained_on import TrainedOn
-from heads.evidence.head import WordHead
 from heads.methods.stepdiff import StepDiff
 from heads.methods.word_evidence import WordEvidence
 from heads.models.language_model import LanguageModel, autocast, pick_precision
@@ -202,16 +201,6 @@ def mean_loss(model: VideoLM, features: Features, batches: Sequence[Batch], grou
     return total / weight
 
 
-def words_of(recipe: VideoLMRecipe, store: Store, folder: Path | None = None) -> WordEvidence | None:
-    """Return the evidence of words that a recipe uses, None if it uses none.
-
-    folder: of the copy that a run keeps; None: the one that the recipe names.
-    """
-    if recipe.evidence is None:
-        return None
-    return WordEvidence.of_store(WordHead.load(recipe.evidence.head if folder is None else folder), store)
-
-
 class VideoTask:
     def __init__(
         self,
@@ -222,9 +211,12 @@ class VideoTask:
         hold_out: HoldOut | None = None,
         group: Group = ALONE,
         scaling: Scaling | None = None,
+        words: WordEvidence | None = None,
     ) -> None:
-        """hold_out: the test sets whose clips never train; the clips that validate are added to it."""
+        """hold_out: the test sets whose clips never train; the clips that validate are added to it. words: the
+        evidence of a recipe that uses it (heads.training.lineage.words_of)."""
         recipe.check()
+        assert (words is None) == (recipe.evidence is None)
         self.counts, self.group = Counts(), group
         self.hold_out = hold_out or HoldOut()
         self.recipe, self.store, self.seed, self.device = recipe, store, seed, device
@@ -256,7 +248,7 @@ class VideoTask:
         self.trained = [rows[: len(paired)].astype(np.int32)]  # what may train, without texts of sources
         if self.negatives is not None:
             self.trained.append(self.negatives.rows)
-        self.words = words_of(recipe, store)
+        self.words = words
         self.warm_texts = None if recipe.warm_start is None else self._warm_texts(recipe.warm_start)
         self.module = build(recipe, self.features, seed, device, scaling or Scaling(), group)
         self.comparing = comparing(recipe, self.module)
@@ -409,4 +401,4 @@ class VideoTask:
             loss = mean_loss(self.module, self.features, self.held, self.group)
             if self.held_pairs is None:
                 return {"score": -loss, "loss": loss}
-            return self.held_pairs.figures(loss, method.score_answers)
+            return self.held_pairs.figures(loss, partial(method.score_answers, about=self.held_pairs.about))

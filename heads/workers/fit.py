@@ -91,6 +91,7 @@ def _paths(options: TrainOptions) -> Iterator[tuple[str, str | None]]:
     yield "pairqa", recipe.pairqa if recipe else None
     if options.video_lm is not None:
         yield "init", options.video_lm.init
+        yield "evidence.head", options.video_lm.evidence and options.video_lm.evidence.head
         name = options.video_lm.language_model
         if name not in NAMES and Path(name).expanduser().exists():  # else an id of the hub, see weights.resolve
             yield "video_lm.language_model", name
@@ -138,8 +139,8 @@ def _fit(options: TrainOptions, device: str, group: Group, patience: float) -> d
     group.from_first(accept)
     task: VideoTask | ContrastiveTask
     if options.video_lm is not None:
-        schedule = options.video_lm.schedule
-        task = VideoTask(options.video_lm, store, options.seed, device, hold_out, group, options.scaling)
+        schedule, words = options.video_lm.schedule, lineage.words_of(folder, options.video_lm, store)
+        task = VideoTask(options.video_lm, store, options.seed, device, hold_out, group, options.scaling, words)
     else:
         assert options.contrastive is not None
         schedule = options.contrastive.schedule

@@ -2,28 +2,44 @@
 
 import json
 import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import scipy.sparse as sparse
+import torch
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
 from common.errors import StepDiffError
 from common.workers.cluster import connected
-from heads import ask, evaluate, words
+from heads import ask, evaluate, train, words
+from heads.data.clips import Features
+from heads.data.packing import Packed, Packer, Turn
 from heads.evidence.counting import Count, Counting
 from heads.evidence.head import WordHead, fold_of
+from heads.evidence.naming import Naming
 from heads.evidence.options import WordOptions
 from heads.evidence.sums import Fit, Sums, calibrate, fit, squared_errors, total
 from heads.evidence.terms import Sides, occurrences, segments, terms_of
+from heads.methods.stepdiff import StepDiff, protocol
 from heads.methods.word_evidence import WordEvidence, frames_of, seconds_of
+from heads.models.language_model import LanguageModel
+from heads.models.projector import Projector
+from heads.models.video_lm import VideoLM
+from heads.training.recipe import EvidenceOptions, ProjectorOptions, read_recipe
+from heads.training.video_task import VideoTask
+from heads.workers.fit import _paths
 from store import Feature, Store
-from tasks.testsets import DiffCap, DiffRank, read_test_set
-from tests.heads.conftest import provenance
+from tasks.benchmarks.rows import Choice
+from tasks.prompts import DIFFCAP_SEED, NO_DIFFERENCE, SIMILAR_QUESTION
+from tasks.testsets import DiffCap, DiffRank, Pair, read_test_set
+from tests.heads.conftest import CHANNELS, TOKENS, provenance, recipe
+from tests.heads.ends import assert_same_weights
 
 
 def command(world: Path, out: Path, *more: str) -> list[str]:
@@ -325,3 +341,270 @@ def test_the_moments_of_frames_are_their_times() -> None:
         2.5,
     ]
     assert seconds_of("2 at linspace", 2, None, 3.0) == [] == seconds_of("", 1, 0.0, 1.0)
+
+
+LETTERS = {
+    "of letters": (
+        " ab.",
+        {word: [" ab.".index(letter) for letter in f" {word}"] for word in ("a", "ab", "ba", "bab")},
+    ),
+    "of pieces": (("x", " a", " b", "c"), {"a": [1], "ac": [1, 3], "b": [2], "bab": [2, 1, 2], "cac": [3, 1, 3]}),
+}
+
+
+@pytest.mark.parametrize("tokens", LETTERS)
+def test_the_tokens_of_a_word_get_its_value_in_total(tokens: str) -> None:
+    """Of all sequences of five tokens, against the words along the longest paths of the sequence."""
+    alphabet, encoded = LETTERS[tokens]
+
+    def decode(ids: Sequence[int]) -> str:
+        return "".join(alphabet[each] for each in ids)
+
+    def values(text: str) -> dict[str, float]:
+        return {word: (3 * len(text) + 7 * place) % 5 - 2.5 for place, word in enumerate(encoded)}
+
+    def expected(ids: list[int]) -> float:
+        total, place = 0.0, 0
+        while place < len(ids):
+            lengths = [n for n in range(1, 6) if any(own[:n] == ids[place : place + n] for own in encoded.values())]
+            length = min(max(lengths, default=1), len(ids) - place)
+            path, of_text = ids[place : place + length], values(decode(ids[:place]))
+            may_be = [of_text[word] for word, own in encoded.items() if own[:length] == path]
+            if place + length == len(ids):
+                total += max(may_be, default=0.0)
+            else:
+                total += sum(of_text[word] for word, own in encoded.items() if own == path)
+            place += length
+        return total
+
+    rows = list(product(range(4), repeat=5))
+    naming = Naming([*([values] * len(rows)), None], lambda word: encoded[word.strip()], decode)
+    ids, given = torch.tensor([*rows, rows[0]]), torch.zeros(len(rows) + 1)
+    for length in range(5):
+        scores = naming(ids[:, :length], torch.zeros(len(ids), 4))
+        given += scores.gather(1, ids[:, length : length + 1])[:, 0]
+        np.testing.assert_allclose(given[:-1], [expected(list(row[: length + 1])) for row in rows], atol=1e-5)
+    assert not given[-1], "a row without values"
+
+
+class Prompts:
+    """Records the questions of all prompts."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.questions: list[str] = []
+        pack = Packer.pack
+
+        def recorded(packer: Packer, prompts: Sequence[Sequence[Turn]], *more: Any) -> Packed:
+            self.questions += [turn.question for turns in prompts for turn in turns]
+            return pack(packer, prompts, *more)
+
+        patch.setattr(Packer, "pack", recorded)
+
+    def of(self, answer: Callable[..., Any], *given: Any) -> list[str]:
+        """Return the questions of what a call asks."""
+        self.questions.clear()
+        answer(*given)
+        return list(self.questions)
+
+
+@pytest.fixture
+def method(world: Path, head: WordHead, tiny_lm: str) -> Callable[..., StepDiff]:
+    """Return a StepDiff that never trained, with the head's evidence."""
+    store = Store.open(world / "features")
+    features = Features(store, "visual", "tokens")
+    lm = LanguageModel.load(tiny_lm)
+    model = VideoLM(lm, Projector(ProjectorOptions(16, 1, 2, 4, 4), TOKENS, CHANNELS, lm.width, lm.embedding_std), 4)
+
+    def loaded(own: WordHead | None = head, how: EvidenceOptions | None = None, **more: Any) -> StepDiff:
+        words = None if own is None else WordEvidence.of_store(own, store)
+        return StepDiff(model, features, words=words, evidence=how, **more)
+
+    return loaded
+
+
+def clip(place: int) -> str:
+    return f"video-_{place}_0.0_{place + 1}.5"
+
+
+def test_the_words_of_a_pair_are_before_its_questions(
+    world: Path, head: WordHead, method: Callable[..., StepDiff], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = Prompts(monkeypatch)
+    category, both = "Tools/Equipment", (clip(18), clip(19))
+    rows: dict[str, list[Any]] = {
+        "score_options": read_test_set("diffmcq", world / "diffmcq_test.jsonl"),
+        "rank": [DiffRank(clip(18), (clip(19), clip(20)), category, (0, 0))],
+        "caption": [DiffCap(*both, category, ("",))],
+        "choose": [Choice("1", both, "Which?", ("a", "b")), Choice("2", both[:1], "Which?", ("a", "b"))],
+    }
+    with_words = {name: asked.of(getattr(method(), name), own) for name, own in rows.items()}
+    assert all(with_words.values())
+    assert with_words["caption"][0].startswith("Video 1: whisk. Video 2: spoon. What")
+    alone = with_words.pop("choose")
+    assert {each for each in alone if not each.startswith("Video 1: ")} == {"Which?"}, "one clip has no other"
+    assert all(each.startswith("Video 1: ") for own in with_words.values() for each in own)
+    for without in (method(None), method(control="blind"), method(how=EvidenceOptions(asked=False))):
+        for name, own in rows.items():
+            assert not any(each.startswith("Video 1: ") for each in asked.of(getattr(without, name), own)), name
+    two = replace(head, categories={category: {"whisk": 1.0}, "Vessels": {"spoon": 1.0}})
+    (free,) = asked.of(method(two).ask, *both, "Why?", 2)
+    assert free == "Video 1: whisk. Video 2: spoon. Why?", "of all categories"
+
+
+@pytest.mark.parametrize("control", ["none", "shuffled", "blind"])
+def test_scores_have_the_evidence_of_the_clips_that_are_shown(
+    control: str, world: Path, head: WordHead, method: Callable[..., StepDiff], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, category = Prompts(monkeypatch), "Tools/Equipment"
+    with_it, alone = (method(how=EvidenceOptions(choice=weight, asked=False), control=control) for weight in (3.0, 0.0))
+    words = WordEvidence.of_store(head, Store.open(world / "features"))
+
+    def shown(pair: Pair) -> Pair:
+        one, other = (with_it.stand_in[each] if control == "shuffled" else each for each in pair)
+        return one, other
+
+    ranked = [DiffRank(clip(18), (clip(19), clip(20), clip(21)), category, (0, 0, 5))]
+    (scores,), (plain,) = with_it.rank(ranked), alone.rank(ranked)
+    pairs = [shown((clip(18), target)) for target in ranked[0].targets] if control != "blind" else []
+    apart = [words.head.distance(*words.evidence(pair), category) - (head.declines_below or 0) for pair in pairs]
+    np.testing.assert_allclose(np.subtract(plain, scores), 3 * np.array(apart) if apart else 0, atol=1e-5)
+    chosen = read_test_set("diffmcq", world / "diffmcq_test.jsonl")
+    found, without = with_it.score_options(chosen), alone.score_options(chosen)
+    for row, scores, plain in zip(chosen, found, without, strict=True):
+        pairs = [shown(pair) for pair in row.options] if control != "blind" else []
+        true = [words.score(row.difference, *words.evidence(pair)) for pair in pairs]
+        np.testing.assert_allclose(np.subtract(scores, plain), 3 * np.array(true) if true else 0, atol=1e-5)
+    asking = method(control=control)
+    questions = set(asked.of(asking.rank, ranked))
+    if control == "shuffled":
+        pairs = [(asking.stand_in[clip(18)], asking.stand_in[target]) for target in ranked[0].targets]
+        turn = Turn(SIMILAR_QUESTION.format(category=category), "", about=category)
+        assert questions == {words.asked(pair, turn).question for pair in pairs}
+
+
+def test_a_caption_begins_the_word_with_the_most_evidence_whatever_its_batch(
+    head: WordHead, method: Callable[..., StepDiff]
+) -> None:
+    how = EvidenceOptions(asked=False, naming=1000.0)
+    category = "Tools/Equipment"
+    rows = [DiffCap(clip(18), clip(19), category, ("",)), DiffCap(clip(18), clip(20), "Visuals", ("",))]
+    rows.append(DiffCap(clip(20), clip(18), category, ("",)))
+    captions = method(how=how).caption(rows)
+    assert captions == [method(how=how).caption([row])[0] for row in rows]
+    assert captions[1] == method(None).caption(rows[1:2])[0], "a category without words has no evidence"
+    words = method().words
+    assert words is not None
+    for row, caption in zip(rows, captions, strict=True):
+        if row.category == category:
+            seed = DIFFCAP_SEED.format(category=category)
+            of_word = words.values((row.reference, row.candidate), category, seed, 1000.0)("")
+            best = max(of_word, key=of_word.__getitem__)
+            assert of_word[best] > 0 and caption.startswith(f"{seed} {best[0]}"), "a random model may not end it"
+    declined = method().caption([DiffCap(clip(18), clip(21), category, ("",))])
+    assert declined == [NO_DIFFERENCE.format(category=category)], "of the same tool"
+
+
+def test_the_protocol_states_the_evidence() -> None:
+    how = EvidenceOptions(choice=2.0, naming=3.0)
+    assert "2 * (distance of the evidence" in protocol("rank", evidence=how)["score"]
+    assert "2 * log-probability of its terms" in protocol("score_options", evidence=how)["score"]
+    caption = protocol("caption", decline_at=1.0, evidence=how)
+    assert "3 * evidence of words" in caption["written"] and "; log p(YES)" in caption["declines"]
+    assert all("before_question" in protocol(name, evidence=how) for name in ("rank", "caption", "choose", "write"))
+    for name in ("rank", "score_options", "caption", "choose", "write"):
+        assert "evidence" not in str(protocol(name))
+
+
+def test_evidence_of_training_clips_is_that_of_sums_without_their_fold(world: Path, head: WordHead) -> None:
+    """The evidence of a term is the regression's prediction up to scale and shift."""
+    counting = Counting(options(world, world / "folds"), Store.open(world / "features"))
+    counting.run()
+    *folds, _ = counting.count.groups
+    words = WordEvidence.of_store(head, Store.open(world / "features"))
+    kept = [counting.count.wording.terms.index(term) for term in head.terms]
+    assert not np.allclose(words.evidence([clip(0)])[0], head.evidence(means(head, [clip(0)]))[0])
+    np.testing.assert_allclose(words.evidence([clip(18)])[0], head.evidence(means(head, [clip(18)]))[0])
+    features = np.random.default_rng(0).standard_normal((50, CHANNELS))
+    for place in range(0, 12, 4):
+        left_out = fold_of(f"video {place // 4}", head.folds)
+        (model,) = fit(
+            total([one for fold, one in enumerate(folds) if fold != left_out]), [head.about["ridge"]["value"]]
+        )
+        predictions = features @ model.weights[kept].T
+        evidence = head.cross_fitted(features, [f"video {place // 4}"] * 50)
+        for term in range(len(kept)):
+            assert np.corrcoef(predictions[:, term], evidence[:, term])[0, 1] == pytest.approx(1, abs=1e-6)
+        np.testing.assert_allclose(
+            words.evidence([clip(place)])[0],
+            head.cross_fitted(means(head, [clip(place)]), [f"video {place // 4}"])[0],
+            atol=1e-9,
+        )
+
+
+def test_a_run_keeps_its_head_of_words_and_resumes_to_the_same_bits_without_the_source(
+    world: Path, head: WordHead, tiny_lm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    source = shutil.copytree(head.folder, tmp_path / "words")
+    pairs = tmp_path / "pairqa.jsonl"  # of the first six clips; the head of words was trained on twelve
+    rows = map(json.loads, (world / "pairqa.jsonl").read_text().splitlines())
+    few = {clip(place) for place in range(6)}
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows if {row["reference"], row["candidate"]} <= few))
+    more = {"evidence": {"head": str(source)}, "pairqa": str(pairs), "warm_start": None, "precision": "float32"}
+    whole, stopped = (recipe(world, tiny_lm, tmp_path / name, **more) for name in ("whole", "stopped"))
+    asked = Prompts(monkeypatch)
+    assert train.main(["--config", str(whole)]) == 0
+    assert asked.questions and all(each.startswith("Video 1: ") for each in asked.questions)
+    assert any("Video 1: whisk. Video 2: fork. What differs?" in each for each in asked.questions)
+    loss = VideoTask.loss
+
+    def stop(task: VideoTask, batch: int) -> torch.Tensor:
+        if batch == 6:
+            raise KeyboardInterrupt
+        return loss(task, batch)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(VideoTask, "loss", stop)
+        train.run(read_recipe(stopped))
+    shutil.rmtree(source)
+    assert train.main(["--config", str(stopped)]) == 0
+    assert_same_weights(tmp_path / "stopped", tmp_path / "whole", 6)
+    capsys.readouterr()
+    given = ["--method", "video-lm", "--head", str(tmp_path / "stopped"), "--store", str(world / "features")]
+    given += ["--task", "diffrank", "--out", str(tmp_path / "ranked.jsonl"), "--test-set"]
+    assert evaluate.main([*given, str(world / "diffrank_test.jsonl"), "--json"]) == 0
+    disclosed = json.loads(capsys.readouterr().out)["disclosed"]
+    assert disclosed["recipe"]["evidence"] == {"head": str(source), "asked": True, "choice": 1.0, "naming": 2.0}
+    assert "evidence of words" in disclosed["protocol"]["score"]
+    seen = tmp_path / "seen.jsonl"
+    seen.write_text((world / "diffrank_test.jsonl").read_text().replace(clip(18), clip(10)))
+    assert evaluate.main([*given, str(seen)]) == 2
+    assert "was trained on 1 of its" in capsys.readouterr().err, "the head of words was"
+    copy = tmp_path / "stopped" / "words"
+    record = json.loads((copy / "words.json").read_text())
+    (copy / "words.json").write_text(json.dumps(record | {"seconds": 0.0}))
+    where = ["--head", str(tmp_path / "stopped"), "--store", str(world / "features")]
+    for _ in range(2):
+        assert ask.main([*where, "--reference", clip(18), "--candidate", clip(19), "Why?"]) == 2
+        assert f"{copy}: not the head of words that the run began with" in capsys.readouterr().err
+        shutil.rmtree(copy, ignore_errors=True)
+
+
+def test_a_recipe_with_evidence_that_cannot_be_used_is_refused_in_one_line(
+    world: Path, head: WordHead, tiny_lm: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = shutil.copytree(head.folder, tmp_path / "other")
+    record = json.loads((other / "words.json").read_text())
+    (other / "words.json").write_text(json.dumps(record | {"view": "elsewhere"}))
+    how = {"head": str(head.folder)}
+    for evidence, more, message in (
+        ({"head": str(tmp_path / "no")}, {}, f"{tmp_path / 'no'}: holds no head of words (words.json is missing)"),
+        ({"head": str(other)}, {}, "reads view elsewhere, and the recipe's is visual"),
+        (how | {"naming": -1}, {}, "video_lm.evidence.naming is -1.0; it must be 0 or more"),
+        (how, {"sources": ["clips"]}, "video_lm.evidence is for a projector and the source `pairs`"),
+    ):
+        path = recipe(world, tiny_lm, tmp_path / "run", evidence=evidence, **more)
+        assert train.main(["--config", str(path)]) == 2
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "run").exists()
+    paths = dict(_paths(read_recipe(recipe(world, tiny_lm, tmp_path / "run", evidence=how))))
+    assert paths["evidence.head"] == str(head.folder)

@@ -82,6 +82,7 @@ class Idefics(PublicLM):
         naming: Naming | None = None,
     ) -> list[str]:
         """Return the greedy continuation of every row."""
+        assert naming is None  # recipes of public models have no evidence
         columns = columns_to_front(batch.segment)
         images, seen = self._images(batch, clips)
         return self.write(
