@@ -279,7 +279,7 @@ class StepDiff:
         """Return the weighted evidence that a text is true of a pair."""
         if self.words is None or not self.evidence.choice:
             return 0.0
-        return self.evidence.choice * self.words.score(turn.answer, *self.words.evidence(self._shown(pair)))
+        return self.evidence.choice * self.words.score(turn.answer, *self.words.both(self._shown(pair)))
 
     def rank(self, rows: Sequence[DiffRank | Rating | Ranking]) -> list[list[float]]:
         """Return how similar each target is to its reference in the row's category."""
@@ -306,7 +306,7 @@ class StepDiff:
         """Return the weighted distance of a pair in a category, past the one below which nothing differs."""
         if self.words is None or category not in self.words.head.known_categories:
             return 0.0
-        distance = self.words.head.distance(*self.words.evidence(self._shown(pair)), category)
+        distance = self.words.head.distance(*self.words.both(self._shown(pair)), category)
         return self.evidence.choice * (distance - self.words.head.declines_below.get(category, 0.0))
 
     def choose(self, rows: Sequence[Choice]) -> list[list[float]]:

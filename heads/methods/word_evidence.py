@@ -91,13 +91,18 @@ class WordEvidence:
             self._evidence = held = held | evidence_of(self.head, self.features, new)
         return [held[clip] for clip in clips]
 
+    def both(self, pair: Pair) -> tuple[Float64[np.ndarray, " T"], Float64[np.ndarray, " T"]]:
+        """Return the evidence of the two clips of a pair."""
+        reference, candidate = self.evidence(pair)
+        return reference, candidate
+
     def asked(self, pair: Pair, turn: Turn) -> Turn:
         """Return a question about a pair with the words that differ most before it, of all categories if its own is
         unknown."""
         known = self.head.known_categories
         named: tuple[dict[str, None], dict[str, None]] = ({}, {})
         for category in (turn.about,) if turn.about in known else known:
-            for terms, new in zip(named, self.named(*self.evidence(pair), category, LIKELY), strict=True):
+            for terms, new in zip(named, self.named(*self.both(pair), category, LIKELY), strict=True):
                 terms.update(dict.fromkeys(new))
         words = " ".join(
             f"{video}: {', '.join(terms) or 'nothing'}." for video, terms in zip(VIDEOS, named, strict=True)
@@ -130,7 +135,7 @@ class WordEvidence:
     def score_options(self, rows: Sequence[DiffMCQ]) -> list[list[float]]:
         """Return the score of the difference text for each option's pair."""
         self.evidence([clip for row in rows for clip in clips_of(row)])
-        return [[self.score(row.difference, *self.evidence(pair)) for pair in row.options] for row in rows]
+        return [[self.score(row.difference, *self.both(pair)) for pair in row.options] for row in rows]
 
     def score(self, text: str, reference: Float64[np.ndarray, " T"], candidate: Float64[np.ndarray, " T"]) -> float:
         """Return the log-probability that each term of a text is true of the video that it is about, and only of it."""
@@ -159,7 +164,7 @@ class WordEvidence:
             if self.agree(pair, row.category):
                 found.append(NO_DIFFERENCE.format(category=row.category))
                 continue
-            first, second = self.named(*self.evidence(pair), row.category)
+            first, second = self.named(*self.both(pair), row.category)
             without = " or ".join(first)
             if first and second:
                 found.append(f"In Video 2, {' and '.join(second)}, without {without}.")
@@ -169,7 +174,7 @@ class WordEvidence:
 
     def agree(self, pair: Pair, category: str) -> bool:
         """Return whether nothing differs: no term is clear, or the clips are nearer than the head's distance."""
-        evidence = self.evidence(pair)
+        evidence = self.both(pair)
         below = self.head.declines_below.get(category, 0.0) if self.decline else 0.0
         return self.head.distance(*evidence, category) < below or not any(self.named(*evidence, category))
 

@@ -91,7 +91,7 @@ def _paths(options: TrainOptions) -> Iterator[tuple[str, str | None]]:
     yield "pairqa", recipe.pairqa if recipe else None
     if options.video_lm is not None:
         yield "init", options.video_lm.init
-        yield "evidence.head", options.video_lm.evidence and options.video_lm.evidence.head
+        yield "evidence.head", options.video_lm.evidence.head if options.video_lm.evidence else None
         name = options.video_lm.language_model
         if name not in NAMES and Path(name).expanduser().exists():  # else an id of the hub, see weights.resolve
             yield "video_lm.language_model", name
