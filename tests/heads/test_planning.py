@@ -20,7 +20,15 @@ from heads.models.projector import Comparison, Projector
 from heads.planning import architecture, memory, rows, work
 from heads.planning.rows import Rows
 from heads.training.contrastive_task import ContrastiveHead
-from heads.training.recipe import ContrastiveRecipe, Lora, ProjectorOptions, Scaling, Schedule, VideoLMRecipe
+from heads.training.recipe import (
+    ContrastiveRecipe,
+    EvidenceOptions,
+    Lora,
+    ProjectorOptions,
+    Scaling,
+    Schedule,
+    VideoLMRecipe,
+)
 from heads.training.sources import Sequences
 from tasks.prompts import DIFFERENCE_QUESTION, NARRATION_QUESTION, PAIR_SYSTEM, SYSTEM
 from weights import registry, resolve
@@ -257,6 +265,12 @@ def test_counted_rows_are_close_to_those_of_a_tokenizer() -> None:
         assert counted.tokens == pytest.approx(int((batch.segment >= 0).sum()), rel=0.2), name
         assert counted.targets == pytest.approx(int((batch.targets >= 0).sum()), rel=0.3), name
         assert counted.rows == len(batch.ids)
+    terms = "copper pan, wooden spoon, oil, chopped red onion"
+    asked = replace(pair, question=f"Video 1: {terms}. Video 2: {terms}. {DIFFERENCE_QUESTION}")
+    evidence = rows.batch(replace(recipe, evidence=EvidenceOptions()), "pairs", words)
+    tokens = int((Packer(chat, 4, PAIR_SYSTEM).pack([[asked] * 3] * 2).segment >= 0).sum())
+    assert evidence.tokens == pytest.approx(tokens, rel=0.2)
+    assert rows.batch(replace(recipe, evidence=EvidenceOptions(asked=False)), "pairs", words).tokens < evidence.tokens
 
 
 def test_an_unknown_language_model_is_refused_in_one_line(tmp_path: Path) -> None:

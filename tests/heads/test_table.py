@@ -56,6 +56,7 @@ def test_a_name_is_not_read_as_markup(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_the_training_is_described_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A head and its controls have one training, described below the table once."""
     recipe = {"system": "StepDiff", "sources": ["sequences", "pairs"], "lora": True, "full": False, "init": None}
+    recipe["evidence"] = {"head": "runs/words", "asked": True, "choice": 1.0}
     paths = []
     for control in ("none", "blind", "shuffled"):
         options = {"task": "diffmcq", "method": "stepdiff", "head": "runs/stepdiff", "control": control}
@@ -65,7 +66,8 @@ def test_the_training_is_described_once(tmp_path: Path, capsys: pytest.CaptureFi
     assert table.main([str(path) for path in paths]) == 0
     printed = capsys.readouterr().out
     assert printed.count("system StepDiff") == 1
-    facts = "system StepDiff, sources sequences and pairs, lora yes, full no, init none"
+    facts = "system StepDiff, sources sequences and pairs, lora yes, full no, init none, "
+    facts += "evidence (head runs/words, asked yes, choice 1.0)"
     assert printed.splitlines()[-1] == f"StepDiff (runs/stepdiff): {facts}"
 
 
