@@ -26,8 +26,7 @@ SMALLER = {
     "kitchen": "--videos 32",
     "heads.train --config heads/recipes/kitchen/stepdiff.yaml": "--video-lm.schedule.steps 2 "
     "--video-lm.warm-start.steps 2 --video-lm.validation.rows 2 --video-lm.batch 2",
-    "heads.train --config heads/recipes/kitchen/quick.yaml": "--video-lm.schedule.steps 2 "
-    "--video-lm.batch 2",
+    "heads.train --config heads/recipes/kitchen/quick.yaml": "--video-lm.schedule.steps 2 --video-lm.batch 2",
     "heads.train --config heads/recipes/kitchen/align.yaml": "--contrastive.schedule.steps 4",
     "heads.evaluate": "--rows 3 --bootstrap 50",
     # A caption of another row needs two rows of a category.

@@ -466,13 +466,14 @@ def test_scores_have_the_evidence_of_the_clips_that_are_shown(
     ranked = [DiffRank(clip(18), (clip(19), clip(20), clip(21)), category, (0, 0, 5))]
     (scores,), (plain,) = with_it.rank(ranked), alone.rank(ranked)
     pairs = [shown((clip(18), target)) for target in ranked[0].targets] if control != "blind" else []
-    apart = [words.head.distance(*words.evidence(pair), category) - head.declines_below.get(category, 0.0) for pair in pairs]
+    below = head.declines_below.get(category, 0.0)
+    apart = [words.head.distance(*words.both(pair), category) - below for pair in pairs]
     np.testing.assert_allclose(np.subtract(plain, scores), 3 * np.array(apart) if apart else 0, atol=1e-5)
     chosen = read_test_set("diffmcq", world / "diffmcq_test.jsonl")
     found, without = with_it.score_options(chosen), alone.score_options(chosen)
     for row, scores, plain in zip(chosen, found, without, strict=True):
         pairs = [shown(pair) for pair in row.options] if control != "blind" else []
-        true = [words.score(row.difference, *words.evidence(pair)) for pair in pairs]
+        true = [words.score(row.difference, *words.both(pair)) for pair in pairs]
         np.testing.assert_allclose(np.subtract(scores, plain), 3 * np.array(true) if true else 0, atol=1e-5)
     asking = method(control=control)
     questions = set(asked.of(asking.rank, ranked))
