@@ -177,9 +177,13 @@ class Site:
 
     def finished_runs(self) -> list[Path]:
         """Return the folders of finished trainings: the folder of runs, those in it, and those one level below."""
+        return self.run_folders(BEST)
+
+    def run_folders(self, file: str) -> list[Path]:
+        """Return which of these have a file: the folder of runs, those in it, and those one level below."""
         root = self.runs
         folders = [] if root is None else [root, *sorted(root.glob("*/")), *sorted(root.glob("*/*/"))]
-        return [folder for folder in folders if (folder / BEST).is_file()]
+        return [folder for folder in folders if (folder / file).is_file()]
 
     @cached_property
     def _root(self) -> Path:

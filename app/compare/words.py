@@ -16,7 +16,7 @@ from tasks.clauses import ADVERBS, AUXILIARIES, DETERMINERS, OBJECTS, PREPOSITIO
 
 FREQUENT = 0.2
 """words in the texts of more than this share of the rows, and of more than two rows, are frequent"""
-_GRAMMAR = AUXILIARIES | DETERMINERS | OBJECTS | PREPOSITIONS | ADVERBS
+_GRAMMAR = AUXILIARIES | DETERMINERS | OBJECTS | PREPOSITIONS | ADVERBS | {"and", "but", "or"}
 _WORD = re.compile(r"\w+(?:['’-]\w+)*")
 
 

@@ -11,11 +11,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from app.kept import Kept
+from app.pages import plain
 from app.pair.alike import KeptOdds, declines, odds, score_pairs, similarity
 from app.pair.finder import Search
 from app.pair.loading import Loaded, RunHead
 from app.pair.stored import Caption, Stored
+from app.pair.words import words_of
 from app.pair.worker import Job
+from app.site import Site
 from tasks.postprocess import parse
 from tasks.testsets import CATEGORIES, DiffCap, Pair
 
@@ -39,7 +42,7 @@ class Written:
 KeptCaptions = Kept[tuple[RunHead, Pair], list[Written]]
 
 
-def answer(kept: KeptOdds, pair: Pair, question: str, category: str | None, most_tokens: int) -> Work:
+def answer(site: Site, kept: KeptOdds, pair: Pair, question: str, category: str | None, most_tokens: int) -> Work:
     """Return the work that answers a question about a pair, with an event `words` for what is new.
 
     category: what the question is about, None for no single category.
@@ -60,8 +63,10 @@ def answer(kept: KeptOdds, pair: Pair, question: str, category: str | None, most
         seconds = time.monotonic() - start
         job.check()
         known = odds(loaded, kept, pair, CATEGORIES if category is None else [category])
+        evidence = loaded.method.words if loaded.method.evidence.asked else None
         return {
             "answer": found,
+            "rests_on": [] if evidence is None else plain(words_of(site, evidence, pair, asked=True)),
             "declines": declines(known, category),
             "first": round(first, 3),
             "seconds": round(seconds, 3),

@@ -1,4 +1,4 @@
-"""The heads among a site's runs that answer questions, and a head in memory."""
+"""The heads among a site's runs: those that answer questions and those of words; and heads in memory."""
 
 import threading
 from contextlib import AbstractContextManager
@@ -6,12 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from app.kept import Kept
 from app.site import BEST, MOST_RUNS, Site, UnknownError
 from common.errors import StepDiffError
+from heads.evidence.head import FILE, WordHead
 from heads.training.recipe import read_recipe
 
 if TYPE_CHECKING:
     from heads.methods.stepdiff import StepDiff
+    from heads.methods.word_evidence import WordEvidence
+
+COPY = "words"
+"""folder in a run's, with the head of words that it uses"""
+MOST_WORDS = 2
+"""heads of words in memory"""
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,7 @@ class Runs:
     def __init__(self, site: Site) -> None:
         self._site = site
         self._known: dict[tuple[Path, int], RunHead | None] = {}
+        self._words: Kept[tuple[Path, int], WordEvidence] = Kept(MOST_WORDS)
         self._lock = threading.Lock()
 
     def heads(self) -> list[RunHead]:
@@ -72,11 +81,38 @@ class Runs:
         from heads.models.language_model import pick_device
         from heads.training.lineage import load_stepdiff
 
-        assert self._site.runs is not None
         device = pick_device(self._site.device)
-        folder = self._site.runs if head.name == self._site.runs.name else self._site.runs / head.name
-        method, recipe = load_stepdiff(folder, self._site.store, device)
+        method, recipe = load_stepdiff(self._folder(head.name), self._site.store, device)
         return Loaded(head, method, device, recipe.precision)
+
+    def words(self) -> list[str]:
+        """Return the names of the heads of words; of copies with equal weights, such as that of a run, the first."""
+        copies = [folder / COPY for folder in self._site.run_folders(f"{COPY}/{FILE}")]
+        of_weights: dict[object, Path] = {}
+        for folder in [*self._site.run_folders(FILE), *copies][:MOST_RUNS]:
+            of_weights.setdefault(tuple(file.name for file in folder.glob("words-*")) or folder, folder)
+        return [self._name(folder) for folder in of_weights.values()]
+
+    def evidence(self, name: str) -> "WordEvidence":
+        """Return a head of `words` over the store. StepDiffError: it is damaged, or reads other features."""
+        from heads.methods.word_evidence import WordEvidence
+
+        folder = self._folder(name)
+        key = folder, (folder / FILE).stat().st_mtime_ns
+        with self._lock:
+            found = self._words.get(key)
+            if found is None:
+                self._words.put(key, found := WordEvidence.of_store(WordHead.load(folder), self._site.store))
+        return found
+
+    def _name(self, folder: Path) -> str:
+        root = self._site.runs
+        assert root is not None
+        return root.name if folder == root else folder.relative_to(root).as_posix()
+
+    def _folder(self, name: str) -> Path:
+        assert self._site.runs is not None
+        return self._site.runs if name == self._site.runs.name else self._site.runs / name
 
     def _head(self, folder: Path) -> RunHead | None:
         key = folder, (folder / BEST).stat().st_mtime_ns
@@ -91,7 +127,4 @@ class Runs:
             return None
         if recipe is None:  # a contrastive head answers no questions
             return None
-        root = self._site.runs
-        assert root is not None
-        name = root.name if folder == root else folder.relative_to(root).as_posix()
-        return RunHead(name, stamp, recipe.system, recipe.language_model, recipe.view)
+        return RunHead(self._name(folder), stamp, recipe.system, recipe.language_model, recipe.view)

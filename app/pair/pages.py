@@ -82,6 +82,8 @@ class PairPage(Page):
     columns: list[Column]
     categories: list[str]
     heads: list[HeadChoice]
+    words: list[str]
+    """heads of words, whose evidence `/pair/words` returns"""
     similar: list[Similarities]
     """by the heads that have been asked, and by stored predictions"""
     truth: dict[str, int]
@@ -120,7 +122,9 @@ class Pages:
         self._site, self._stored, self._finder = site, stored, finder
         self._kept, self._captions = kept, captions
 
-    def pair(self, pair: Pair, search: Search | None, at: int, heads: list[RunHead], loaded: str | None) -> PairPage:
+    def pair(
+        self, pair: Pair, search: Search | None, at: int, heads: list[RunHead], loaded: str | None, words: list[str]
+    ) -> PairPage:
         """Return the page of a pair. search, at: the list that it is shown from, and its place there."""
         first, second = self._site.clips(pair)
         swapped = {"reference": pair[1], "candidate": pair[0]}
@@ -136,6 +140,7 @@ class Pages:
             columns=columns(self._site, pair),
             categories=list(CATEGORIES),
             heads=[HeadChoice(head.name, _title(head), head.name == loaded) for head in heads],
+            words=words,
             similar=self._similar(pair, heads),
             truth=self._stored.truth(pair),
             cosines=cosines(self._site, pair),

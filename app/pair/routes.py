@@ -16,8 +16,9 @@ from app.pair.loading import Runs
 from app.pair.pages import FinderPage, Pages, PairPage
 from app.pair.stored import Stored
 from app.pair.streams import Events
+from app.pair.words import PairWords, words_or_problem
 from app.pair.worker import Job, Worker
-from app.site import Site
+from app.site import Site, UnknownError
 from common.errors import StepDiffError
 from tasks.prompts import PRESETS
 from tasks.testsets import CATEGORIES
@@ -92,11 +93,24 @@ def router(site: Site) -> APIRouter:
             raise StepDiffError("a pair has two clips: give reference and candidate, or neither to search for pairs")
         given = search if "at" in request.query_params else None
         loaded = None if worker.head is None else worker.head.name
-        return page(request, "pair.html", pages.pair((reference, candidate), given, at, heads, loaded))
+        found = pages.pair((reference, candidate), given, at, heads, loaded, runs.words())
+        return page(request, "pair.html", found)
+
+    @routes.get("/words")
+    def words(reference: Clip, candidate: Clip, head: str = Query(max_length=500)) -> PairWords:
+        """Return the words for which each clip gives more evidence than the other, by a head of words of the runs."""
+        site.clips([reference, candidate])
+        if head not in runs.words():
+            raise UnknownError(f"no head of words {head[:200]!r} among the runs: run python -m heads.words")
+        return words_or_problem(site, head, runs.evidence, (reference, candidate))
 
     @routes.post("/ask", response_class=StreamingResponse, responses=_STREAM)
     def ask(body: AskBody) -> Response:
-        """Answer a question about a pair, word by word: events `words` {text}, whose texts joined are the answer."""
+        """Answer a question about a pair, word by word: events `words` {text}, whose texts joined are the answer.
+
+        `rests_on` of the event `done` has the words of each clip, as `/pair/words` returns them, that the head read
+        before the question; it is empty for a head without evidence of words.
+        """
         site.clips([body.reference, body.candidate])
         if (body.preset is None) == (not body.question.strip()):
             raise StepDiffError(f"give one question, or one preset: {', '.join(PRESETS)}")
@@ -105,7 +119,7 @@ def router(site: Site) -> APIRouter:
         question = body.question if body.preset is None else PRESETS[body.preset]
         category = None if body.preset is None else PRESET_CATEGORIES[body.preset]
         both = body.reference, body.candidate
-        return begin(body.head, asking.answer(kept, both, question, category, body.max_tokens))
+        return begin(body.head, asking.answer(site, kept, both, question, category, body.max_tokens))
 
     @routes.post("/alike", response_class=StreamingResponse, responses=_STREAM)
     def alike(body: PairBody) -> Response:

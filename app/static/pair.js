@@ -2,6 +2,7 @@
 
 import {key} from "/static/keys.js";
 import {Desk} from "/static/pair_events.js";
+import {basis, made, showWords, signed} from "/static/pair_words.js";
 
 const page = JSON.parse(document.querySelector("#pair-data").textContent);
 const pair = {reference: page.reference.clip.key, candidate: page.candidate.clip.key};
@@ -11,16 +12,6 @@ const MOST_ANSWERS = 20; // that are kept of a pair
 const ANSWERS = `answers ${JSON.stringify(pair)}`;
 const answers = JSON.parse(sessionStorage.getItem(ANSWERS) ?? "[]"); // of this tab, oldest first
 const SVG = "http://www.w3.org/2000/svg";
-
-/** Return an element with text or children. */
-function made(tag, attributes = {}, ...children) {
-  const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  element.append(...children);
-  return element;
-}
-
-const signed = (value) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(2);
 
 /** Return a bar from 0 to the log-odds on a scale from -most to most. */
 function bar(value, most) {
@@ -86,19 +77,20 @@ async function compute() {
 }
 
 /** Add an entry above the earlier ones; return it with its answer and the note below. */
-function addEntry({question, answer, declines, note}) {
+function addEntry({question, answer, declines, note, rests}) {
   const entry = made("article", {"aria-label": question}, made("p", {class: "asked"}, question));
   const words = made("p", {class: "answer"}, answer);
   const below = made("p", {class: "small quiet note"});
   entry.append(words, below);
-  fillNote(below, note, declines);
+  fillNote(below, note, declines, rests);
   document.querySelector("#answers").prepend(entry);
   document.querySelector("#forget").hidden = false;
   return [entry, words, below];
 }
 
-function fillNote(below, note, declines) {
+function fillNote(below, note, declines, rests = []) {
   below.replaceChildren(...(declines ? [made("b", {class: "verdict"}, "would decline"), `: ${declines}. `] : []), note);
+  if (rests.length) below.after(...basis(rests));
 }
 
 /** Ask a question; its answer is written into a new entry, which this tab keeps over a reload. */
@@ -106,10 +98,10 @@ async function ask(question, preset) {
   const model = head.value;
   const kept = {question, answer: "", declines: "", note: "not finished"};
   const [entry, words, below] = addEntry(kept);
-  const end = (note, declines = "") => {
+  const end = (note, declines = "", rests = []) => {
     entry.removeAttribute("aria-busy");
-    fillNote(below, note, declines);
-    Object.assign(kept, {answer: words.textContent, note, declines});
+    fillNote(below, note, declines, rests);
+    Object.assign(kept, {answer: words.textContent, note, declines, rests});
     save();
   };
   entry.setAttribute("aria-busy", "true");
@@ -128,7 +120,7 @@ async function ask(question, preset) {
   });
   if (!found) return;
   words.textContent = found.answer;
-  end(`${model}, first word after ${found.first.toFixed(1)} s, ${found.seconds.toFixed(1)} s in all`, found.declines);
+  end(`${model}, first word after ${found.first.toFixed(1)} s, ${found.seconds.toFixed(1)} s in all`, found.declines, found.rests_on);
   keepAlike(model, found.similar);
 }
 
@@ -171,6 +163,11 @@ function follow(id, name, words) {
 }
 
 drawAlike();
+const words = document.querySelector("#words");
+if (words) {
+  showWords(words, pair);
+  document.querySelector("#words-by").addEventListener("change", () => showWords(words, pair));
+}
 for (const {head: name, captions} of page.written) showWritten(name, captions);
 follow("#swap", "x", "swap the two clips");
 follow("#next", "n", page.listed ? "next pair of the list" : "find pairs");

@@ -30,7 +30,7 @@ export class PairPlayer {
     this.playing = false;
     root.player = this;
     this.strips = [...root.querySelectorAll("[data-strip]")];
-    for (const strip of this.strips) this.#watch(strip);
+    for (const strip of this.strips) this.#press(strip);
     for (const video of this.videos) {
       video.addEventListener("loadedmetadata", () => this.#measured());
       video.addEventListener("error", () => this.#failed(video));
@@ -91,6 +91,25 @@ export class PairPlayer {
       if (Math.abs(video.currentTime - place) > 1e-3) video.currentTime = place;
     }
     this.#show();
+  }
+
+  /** Pause and set the clock to a time of one clip, in seconds. */
+  seekIn(number, time) {
+    this.pause();
+    this.seek(time * this.#stretch(this.videos[number]));
+  }
+
+  /** Mark the place of its clip in a strip that the page adds, and seek where it is pressed. */
+  watch(strip) {
+    this.strips.push(strip);
+    this.#press(strip);
+    this.#show();
+  }
+
+  /** Remove such a strip. */
+  leave(strip) {
+    this.strips = this.strips.filter((other) => other !== strip);
+    strip.remove();
   }
 
   /** Pause and move by frames of the clip that has more of them a second. */
@@ -162,15 +181,14 @@ export class PairPlayer {
     return (Number(video.dataset.rate) || RATE) / this.#stretch(video);
   }
 
-  /** Seek where a filmstrip is pressed, or by its keys; `#show` moves its marker. */
-  #watch(strip) {
+  /** Seek where a strip is pressed; `#show` moves its marker. */
+  #press(strip) {
     const video = this.videos[Number(strip.dataset.strip)];
     strip.marker = strip.querySelector(".marker");
     const seek = (event) => {
       const box = strip.getBoundingClientRect();
       const part = Math.min(Math.max((event.clientX - box.left) / box.width, 0), 1);
-      this.pause();
-      this.seek(part * video.duration * this.#stretch(video));
+      this.seekIn(Number(strip.dataset.strip), part * video.duration);
     };
     strip.addEventListener("pointerdown", (event) => {
       strip.setPointerCapture(event.pointerId);
@@ -183,6 +201,7 @@ export class PairPlayer {
     if (!video.duration) return;
     const part = Math.min(this.#place(video) / video.duration, 1);
     strip.marker.style.left = `${100 * part}%`;
+    if (strip.role !== "slider") return;
     strip.setAttribute("aria-valuenow", String(Math.round(100 * part)));
     strip.setAttribute("aria-valuetext", `${this.#place(video).toFixed(2)} seconds`);
   }

@@ -99,15 +99,23 @@ class WordEvidence:
     def asked(self, pair: Pair, turn: Turn) -> Turn:
         """Return a question about a pair with the words that differ most before it, of all categories if its own is
         unknown."""
-        known = self.head.known_categories
-        named: tuple[dict[str, None], dict[str, None]] = ({}, {})
-        for category in (turn.about,) if turn.about in known else known:
-            for terms, new in zip(named, self.named(*self.both(pair), category, LIKELY), strict=True):
-                terms.update(dict.fromkeys(new))
         words = " ".join(
-            f"{video}: {', '.join(terms) or 'nothing'}." for video, terms in zip(VIDEOS, named, strict=True)
+            f"{video}: {', '.join(terms) or 'nothing'}."
+            for video, terms in zip(VIDEOS, self.likely(pair, turn.about), strict=True)
         )
         return replace(turn, question=f"{words} {turn.question}")
+
+    def likely(self, pair: Pair, about: str = "") -> tuple[list[str], list[str]]:
+        """Return the terms of each clip that are put before a question about a category, or about no single one."""
+        return self._named_in((about,) if about in self.head.known_categories else (), pair, LIKELY)
+
+    def _named_in(self, categories: Sequence[str], pair: Pair, clear: float) -> tuple[list[str], list[str]]:
+        """Return the terms of each clip that `named` returns for some categories; none given: for all."""
+        found: tuple[dict[str, None], dict[str, None]] = ({}, {})
+        for category in categories or self.head.known_categories:
+            for terms, named in zip(found, self.named(*self.both(pair), category, clear), strict=True):
+                terms.update(dict.fromkeys(named))
+        return list(found[0]), list(found[1])
 
     def values(self, pair: Pair, category: str, given: str, weight: float) -> Values:
         """Return what is added to the logits of words while a caption of a pair is written after the words `given`."""
@@ -205,12 +213,13 @@ class WordEvidence:
     def why(self, reference: str, candidate: str) -> tuple[list[Reason], list[Reason]]:
         """Return the terms for which each clip gives more evidence than the other, over all categories, the clearest
         first."""
-        one, other = self.evidence([reference, candidate])
-        found: tuple[dict[str, None], dict[str, None]] = ({}, {})
-        for category in self.head.known_categories:
-            for terms, named in zip(found, self.named(one, other, category), strict=True):
-                terms.update(dict.fromkeys(named))
-        return self._reasons(reference, found[0], one, other), self._reasons(candidate, found[1], other, one)
+        first, second = self.reasons((reference, candidate), self._named_in((), (reference, candidate), CLEAR))
+        return first[:REASONS], second[:REASONS]
+
+    def reasons(self, pair: Pair, terms: tuple[Iterable[str], Iterable[str]]) -> tuple[list[Reason], list[Reason]]:
+        """Return the evidence of terms of each clip, the clearest first."""
+        one, other = self.both(pair)
+        return self._reasons(pair[0], terms[0], one, other), self._reasons(pair[1], terms[1], other, one)
 
     def _reasons(
         self, clip: str, terms: Iterable[str], here: Float64[np.ndarray, " T"], there: Float64[np.ndarray, " T"]
@@ -229,7 +238,7 @@ class WordEvidence:
             at = [round(seconds[frame], 2) for frame in clearest if seconds]
             values = [round(float(value), 4) for value in moments[:, place]]
             reasons.append(Reason(term, float(here[place]), float(there[place]), at, values))
-        return sorted(reasons, key=lambda reason: (reason.other - reason.evidence, reason.term))[:REASONS]
+        return sorted(reasons, key=lambda reason: (reason.other - reason.evidence, reason.term))
 
 
 def frames_of(rule: str, tokens: int) -> int:

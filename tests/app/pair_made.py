@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from heads import evaluate, train
+from heads import evaluate, train, words
 
 HEADS = ("other", "small")
 """names of the heads"""
@@ -21,31 +21,44 @@ def write_runs(world: Path, language_model: str, folder: Path) -> tuple[Path, Pa
     """Train both heads for two steps and write predictions of `small`; return the folders of runs and predictions."""
     runs, said = folder / "runs", folder / "predictions"
     for seed, name in enumerate(HEADS):
-        recipe = {
-            "store": str(world / "features"),
-            "out": str(runs / name),
-            "seed": seed,
-            "video_lm": {
-                "view": "efficientnet-lite0",
-                "language_model": language_model,
-                "pairqa": str(world / "kitchen/pairqa_train.jsonl"),
-                "projector": {"width": 16, "heads": 2, "outputs": 4},
-                "batch": 2,
-                "schedule": {"steps": 2, "accumulate": 1, "warmup": 1, "validate_every": 2},
-                "validation": None,
-                "lora": {"rank": 2},
-                "warm_start": None,
-            },
-        }
-        path = folder / f"{name}.yaml"
-        path.write_text(yaml.safe_dump(recipe))
-        assert train.main(["--config", str(path)]) == 0
+        write_head(world, language_model, runs / name, seed)
     for task in ("diffcap", "diffrank"):
         options = ["--task", task, "--method", "video-lm", "--head", str(runs / "small"), "--rows", str(ROWS)]
         options += ["--store", str(world / "features"), "--test-set", str(world / f"kitchen/{task}_test.jsonl")]
         options += ["--allow-seen", "--bootstrap", "0", "--out", str(said / f"{task}_small.jsonl")]
         assert evaluate.main(options) == 0
     return runs, said
+
+
+def write_head(world: Path, language_model: str, out: Path, seed: int = 0, evidence: Path | None = None) -> None:
+    """Train a head for two steps. evidence: folder of the head of words that it uses."""
+    recipe = {
+        "store": str(world / "features"),
+        "out": str(out),
+        "seed": seed,
+        "video_lm": {
+            "view": "efficientnet-lite0",
+            "language_model": language_model,
+            "pairqa": str(world / "kitchen/pairqa_train.jsonl"),
+            "projector": {"width": 16, "heads": 2, "outputs": 4},
+            "batch": 2,
+            "schedule": {"steps": 2, "accumulate": 1, "warmup": 1, "validate_every": 2},
+            "validation": None,
+            "lora": {"rank": 2},
+            "warm_start": None,
+            "evidence": None if evidence is None else {"head": str(evidence)},
+        },
+    }
+    path = out.parent.parent / f"{out.name}.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    assert train.main(["--config", str(path)]) == 0
+
+
+def write_words(world: Path, out: Path) -> Path:
+    """Fit a head of words to the sample world; return its folder."""
+    given = ["--store", str(world / "features"), "--view", "efficientnet-lite0", "--out", str(out), "--least", "4"]
+    assert words.main([*given, "--pairqa", str(world / "kitchen/pairqa_train.jsonl"), "--least-distance", "0.5"]) == 0
+    return out
 
 
 class Asked:

@@ -15,6 +15,7 @@ from store import Store
 from tests.app.annotate_made import write_task
 from tests.app.compare_made import guesses, made, write
 from tests.app.conftest import Server
+from tests.app.pair_made import write_words
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -67,7 +68,8 @@ def site(serve: Callable[..., Server], world: Path, tmp_path_factory: pytest.Tem
         for seed, name in enumerate(("one", "two")):
             write(folder, f"{task}_{name}", task, rows, guesses(task, rows, seed), control="none")
     task = write_task(folder / "task", [(clips[0], clips[1])])
-    url = serve("--predictions", str(folder), "--annotate", str(task)).url
+    write_words(world, folder / "runs" / "words")
+    url = serve("--predictions", str(folder), "--annotate", str(task), "--runs", str(folder / "runs")).url
     assert audit.main(
         [str(videos / "pairqa_train.jsonl"), "--out", str(folder / "audit.html"), "--samples", "6"]
         + ["--store", str(store), "--videos", str(videos)]
@@ -91,6 +93,11 @@ def test_no_page_has_a_serious_finding_or_a_broken_word(
         if name == "open row":
             page.locator("[data-row]").first.click()
             page.locator("#drawer").wait_for()
+        if name == "pair":
+            page.locator("#words button").first.wait_for()
+            for button in page.locator("#words li:first-child button").all():
+                button.click()
+            assert page.locator("#words .moments").count() == 2
         if name == "annotate":
             page.get_by_role("textbox").first.fill("Ann")
             page.keyboard.press("Enter")
