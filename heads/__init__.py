@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from heads.methods import Method
     from heads.methods.stepdiff import StepDiff
     from heads.methods.vlemb import VLEmb
-    from heads.training.lineage import load_contrastive, load_video_lm
+    from heads.training.lineage import load_contrastive, load_stepdiff, load_video_lm
     from heads.training.recipe import TrainOptions, read_recipe
 
 
@@ -31,6 +31,7 @@ __all__ = [
     "VLEmb",
     "WordHead",
     "load_contrastive",
+    "load_stepdiff",
     "load_video_lm",
     "read_recipe",
 ]
@@ -45,7 +46,7 @@ __getattr__ = _stepdiff.lazy(
         "heads.methods": ("Method",),
         "heads.methods.stepdiff": ("StepDiff",),
         "heads.methods.vlemb": ("VLEmb",),
-        "heads.training.lineage": ("load_contrastive", "load_video_lm"),
+        "heads.training.lineage": ("load_contrastive", "load_stepdiff", "load_video_lm"),
         "heads.training.recipe": ("TrainOptions", "read_recipe"),
     },
 )
