@@ -1,6 +1,6 @@
-"""Draw docs/pair.png: answers of the demo's StepDiff about pairs of test clips, drawn by seed, right and wrong marked.
+"""Draw docs/pair.png: answers of the demo about test pairs, one a category, drawn by seed, right and wrong marked.
 
-    make demo && .venv/bin/python docs/picture.py
+make demo && .venv/bin/python docs/picture.py
 """
 
 import json
@@ -13,12 +13,12 @@ import matplotlib
 import numpy as np
 import polars as pl
 
-from kitchen.truth import judgements, read_world
-from tasks.prompts import DIFFERENCE_QUESTION
-from tasks.testsets import read_test_set
+from kitchen.truth import details_of, judgements, read_world
+from tasks.testsets import DiffCap, read_test_set
 
-WORLD, ANSWERS, SEED = Path("data/kitchen"), Path("data/demo/diffcap_stepdiff.jsonl"), 0
-MARKS = {"true": ("✓", "#007a55"), "swapped": ("✗", "#b3411a"), "shared": ("≈", "#b3411a"), "invented": ("✗", "#b3411a")}
+WORLD, DEMO, SEED = Path("data/kitchen"), Path("data/demo"), 0
+METHODS = {"StepDiff": "diffcap_stepdiff", "Word evidence": "diffcap_words"}
+RIGHT, WRONG = "#007a55", "#b3411a"
 
 
 def frame(video: Path, second: float) -> np.ndarray:
@@ -30,6 +30,15 @@ def frame(video: Path, second: float) -> np.ndarray:
     raise ValueError(f"{video}: ends before {second} s")
 
 
+def answered(name: str) -> dict[tuple[str, str, str], tuple[DiffCap, str]]:
+    """Return the rows that a method answered, with its captions."""
+    rows = read_test_set("diffcap", DEMO / f"{name}.rows.jsonl")
+    lines = (DEMO / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    captions = [json.loads(line)["generated_text"] for line in lines]
+    pairs = zip(rows, captions, strict=True)
+    return {(row.category, row.reference, row.candidate): (row, text) for row, text in pairs if row.text}
+
+
 def main() -> None:
     """Draw one pair of each category."""
     matplotlib.use("Agg")
@@ -37,35 +46,40 @@ def main() -> None:
 
     world = read_world(WORLD / "attributes.jsonl")
     clips = {row["clip"]: row for row in pl.read_csv(WORLD / "clips.csv").iter_rows(named=True)}
-    rows = read_test_set("diffcap", ANSWERS.with_suffix(".rows.jsonl"))
-    answers = [json.loads(line)["generated_text"] for line in ANSWERS.read_text(encoding="utf-8").splitlines()]
-    answered = [(row, text) for row, text in zip(rows, answers, strict=True) if row.text]
-    random.Random(SEED).shuffle(answered)
-    drawn = {row.category: (row, text) for row, text in reversed(answered)}
-    figure, axes = pyplot.subplots(
-        len(drawn), 3, figsize=(11, 1.75 * len(drawn)), width_ratios=(1, 1, 2.9), layout="constrained"
-    )
-    for (category, (row, text)), line in zip(sorted(drawn.items()), axes, strict=True):
-        for axis, clip, title in zip(line, (row.reference, row.candidate), ("Video 1", "Video 2"), strict=False):
+    captions = {method: answered(name) for method, name in METHODS.items()}
+    keys = sorted(set.intersection(*map(set, captions.values())))
+    random.Random(SEED).shuffle(keys)
+    drawn = {key[0]: key for key in keys}
+    size, widths = (12, 1.62 * len(drawn)), (1, 1, 3.6)
+    figure, axes = pyplot.subplots(len(drawn), 3, figsize=size, width_ratios=widths, layout="constrained")
+    for (category, key), line in zip(sorted(drawn.items()), axes, strict=True):
+        for axis, clip, title in zip(line, key[1:], ("Video 1", "Video 2"), strict=False):
             about = clips[clip]
             axis.imshow(frame(WORLD / about["video"], (float(about["start"]) + float(about["end"])) / 2))
-            axis.set_title(title, fontsize=9, loc="left", pad=3)
+            axis.set_title(title, fontsize=8, loc="left", pad=2)
         for axis in line:
             axis.set_axis_off()
         pen = {"transform": line[2].transAxes, "va": "top"}
-        line[2].text(0, 1.0, DIFFERENCE_QUESTION.format(category=category), fontsize=8.5, color="#555555", **pen)
-        line[2].text(0, 0.82, textwrap.fill(text, 78), fontsize=10.5, **pen)
-        named = judgements(text, category, world[row.reference], world[row.candidate])
-        at = 0.0
-        for (_, value, side), judgement in sorted(named.items(), key=lambda item: item[0][1:]):
-            mark, colour = MARKS[judgement]
-            label = f"{mark} {value} in Video {1 if side == 'reference' else 2}" + (
-                "" if judgement == "true" else f" ({judgement})"
-            )
-            line[2].text(at, 0.36, label, fontsize=8.5, color=colour, **pen)
-            at += 0.018 * len(label)
-        line[2].text(0, 0.16, textwrap.fill(f"A person's words: {row.text[0]}.", 96), fontsize=8.5, color="#555555", **pen)
-    figure.savefig("docs/pair.png", dpi=110)
+        row, _ = captions["StepDiff"][key]
+        line[2].text(0, 1.0, category, fontsize=9, fontweight="bold", **pen)
+        line[2].text(0.2, 0.99, textwrap.shorten(f"test set: {row.text[0]}", 100), fontsize=8, color="#555555", **pen)
+        for place, method in enumerate(METHODS):
+            text = captions[method][key][1]
+            top = 0.8 - 0.4 * place
+            line[2].text(0, top, method, fontsize=8, color="#555555", **pen)
+            line[2].text(0.2, top + 0.01, textwrap.shorten(text, 96), fontsize=9.5, **pen)
+            named = judgements(text, category, world[row.reference], world[row.candidate])
+            at = 0.2
+            if not named:
+                missed = len(details_of(category, world[row.reference], world[row.candidate]))
+                line[2].text(at, top - 0.17, f"✗ names none of {missed} details", fontsize=7.5, color=WRONG, **pen)
+            for (_, value, side), judgement in sorted(named.items(), key=lambda item: item[0][1:]):
+                true = judgement == "true"
+                label = f"{'✓' if true else '✗'} {value} in Video {1 if side == 'reference' else 2}"
+                label += "" if true else f" ({judgement})"
+                line[2].text(at, top - 0.17, label, fontsize=7.5, color=RIGHT if true else WRONG, **pen)
+                at += 0.012 * len(label) + 0.01
+    figure.savefig("docs/pair.png", dpi=100)
 
 
 if __name__ == "__main__":
