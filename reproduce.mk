@@ -192,7 +192,7 @@ $(foreach s,$(TRAININGS),$(foreach t,$(SETS),$(eval $(call EVALUATION,seed$(s),$
 endif
 
 $(REPRODUCE)/report$(MODE).yaml: $(RECIPES)/report.yaml | $(R_STORE)/.clips
-	sed $(if $(GENERATED),,-e /generated/d) -e 's#data/reproduce#$(REPRODUCE)#g' $< > $@
+	sed $(if $(GENERATED),,-e /generated/d) -e 's#data/reproduce/kitchen#$(R_WORLD)#' -e 's#data/reproduce#$(REPRODUCE)#g' $< > $@
 
 $(REPRODUCE)/report$(MODE)/report.json: $(REPRODUCE)/report$(MODE).yaml $(ANSWERS)
 	$(RUN) heads.report --config $< --seeds $(SEEDS) --out $(@D)
