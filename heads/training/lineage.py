@@ -350,7 +350,7 @@ def disclosure(recipe: VideoLMRecipe, folder: Path) -> dict[str, Any]:
         "checkpoint": run.best().name,
         "optimiser_steps": None if before is None else before + own,
         "regime": lineage.get("regime"),
-        "evidence": None if recipe.evidence is None else asdict(recipe.evidence),
+        **({} if recipe.evidence is None else {"evidence": asdict(recipe.evidence)}),
         "init": init,
     }
 
