@@ -70,6 +70,7 @@ class ReportOptions:
 
 def run(options: ReportOptions) -> "Report":
     from common.io.files import place
+    from heads.evaluation.rows import load_truth
     from heads.reporting.benchmarks import read_scores
     from heads.reporting.figures import compare, measure
     from heads.reporting.methods import recorded_controls, trainings
@@ -85,12 +86,7 @@ def run(options: ReportOptions) -> "Report":
         check_entries(entries, options.ours, options.controls, options.baselines)
     others = read_scores(options.benchmarks)
     known = trainings(options.methods, entries)
-    truth = None
-    if options.truth is not None:
-        from kitchen.truth import truth_figures
-
-        truth = truth_figures(options.truth)
-    measured = measure(entries, options.bootstrap, options.seed, truth)
+    measured = measure(entries, options.bootstrap, options.seed, load_truth(options.truth))
     scores = [score for score, _ in measured]
     listed = {*options.ours, *options.controls, *options.baselines}
     controls = (*options.controls, *(name for name in recorded_controls(entries) if name not in listed))

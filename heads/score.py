@@ -59,7 +59,7 @@ class ScoreOptions:
 
 def run(options: ScoreOptions) -> dict[str, Any]:
     from heads.evaluation.options import TASKS, check_task
-    from heads.evaluation.rows import published_task, score_file
+    from heads.evaluation.rows import load_truth, published_task, score_file
     from heads.methods.similarity import sentences
     from heads.reporting.entries import seen_counts
     from heads.reporting.methods import recorded_method
@@ -93,12 +93,7 @@ def run(options: ScoreOptions) -> dict[str, Any]:
     else:
         predictions = read_predictions(task, options.predictions, rows)
     embed = sentences(options.store, options.device) if options.similarity else None
-    truth = None
-    if options.truth is not None:
-        from kitchen.truth import truth_figures
-
-        truth = truth_figures(options.truth)
-    scores = score(task, rows, predictions, options.bootstrap, options.seed, embed, truth)
+    scores = score(task, rows, predictions, options.bootstrap, options.seed, embed, load_truth(options.truth))
     if similar is not None:
         scores["asked_first"] = score_asked(rows, predictions, similar, options.bootstrap, options.seed)
     return scores | recorded

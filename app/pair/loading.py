@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Any
 from app.kept import Kept
 from app.site import BEST, MOST_RUNS, Site, UnknownError
 from common.errors import StepDiffError
-from heads.evidence.head import FILE, WordHead
+from heads.evidence.head import COPY, FILE, WordHead
 from heads.training.recipe import read_recipe
 
 if TYPE_CHECKING:
     from heads.methods.stepdiff import StepDiff
     from heads.methods.word_evidence import WordEvidence
 
-COPY = "words"
-"""folder in a run's, with the head of words that it uses"""
 MOST_WORDS = 2
 """heads of words in memory"""
 

@@ -18,7 +18,7 @@ from common.progress import say
 from heads.evaluation import seen
 from heads.evaluation.loading import Described, answered_rows
 from heads.evaluation.options import EvaluateOptions, check, check_files
-from heads.evaluation.rows import digest_of, read_benchmark, read_rows
+from heads.evaluation.rows import digest_of, load_truth, read_benchmark, read_rows
 from heads.evidence.head import FILE, WordHead
 from heads.methods.captions_cosine import MODEL
 from heads.training.checkpoint import Run
@@ -71,10 +71,8 @@ def ask(options: EvaluateOptions) -> Asked:
     check_files(options)
     found = read_benchmark(options)
     rows = read_rows(options, found)
-    if options.truth is not None:
-        from kitchen.truth import truth_figures
-
-        truth_figures(options.truth)(rows, [""] * len(rows))  # refuses a file that lacks clips of the rows
+    if (truth := load_truth(options.truth)) is not None:
+        truth(rows, [""] * len(rows))  # refuses a file that lacks clips of the rows
     store = None if options.store is None else Store.open(options.store)
     return Asked(store, rows, seen_by_head(options, rows, store), found)
 

@@ -25,7 +25,7 @@ from tasks.benchmarks.benchmark import Asked
 from tasks.benchmarks.predictions import write_answers
 from tasks.benchmarks.rows import BenchmarkRow, Ranking, Rating
 from tasks.declining import agreeing
-from tasks.scoring import score, score_asked
+from tasks.scoring import TruthFigures, score, score_asked
 from tasks.testsets import (
     ROWS,
     DiffMCQ,
@@ -156,15 +156,19 @@ def score_rows(
     task = published_task(options.task)
     assert task is not None
     embed = sentences(options.store, options.device) if options.similarity else None
-    truth = None
-    if options.truth is not None:
-        from kitchen.truth import truth_figures  # the sample world needs packages that heads do not
-
-        truth = truth_figures(options.truth)
-    scores = score(task, rows, predictions, options.bootstrap, options.seed, embed, truth)
+    scores = score(task, rows, predictions, options.bootstrap, options.seed, embed, load_truth(options.truth))
     if similar is not None:
         scores["asked_first"] = score_asked(rows, predictions, similar, options.bootstrap, options.seed)
     return scores
+
+
+def load_truth(file: str | None) -> TruthFigures | None:
+    """Return the truth score by a world's attributes.jsonl, None without a file. StepDiffError: it cannot be read."""
+    if file is None:
+        return None
+    from kitchen.truth import truth_figures  # the sample world needs packages that heads do not
+
+    return truth_figures(file)
 
 
 def benchmark_scores(

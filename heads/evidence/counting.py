@@ -12,7 +12,7 @@ import hashlib
 import json
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -234,7 +234,7 @@ class Counting:
         parts = zip(numbers[starts], np.split(self.rows, starts[1:]), np.split(self.groups, starts[1:]), strict=True)
         shards = {int(number): Shard(int(number), rows, groups) for number, rows, groups in parts}
         for number, digest in self.count.shards.items():
-            if number not in shards or self._digest(shards[number]) != digest:
+            if number not in shards or self._digest(shards[number], self._narrated(shards[number])) != digest:
                 raise StepDiffError(
                     f"{self.folder}: clips of shard {number} of view {self.options.view} have changed since they were "
                     f"counted (features, text or split); give another --out, or remove {self.folder / FILE}"
@@ -252,11 +252,11 @@ class Counting:
         column = {"key": pl.String, self.options.narration: pl.String}
         return [row[1:] for block in of_rows(self.catalog, shard.rows, column) for row in block.iter_rows()]
 
-    def _digest(self, shard: Shard) -> str:
+    def _digest(self, shard: Shard, narrated: Sequence[tuple[str, str]]) -> str:
         """Return a digest of all that a shard adds: its rows, groups, checksums of tokens, and texts."""
         view = self.features.view
         sums = view.checksums(shard.rows)[:, view.checksummed.index("tokens")]
-        texts = json.dumps(self._narrated(shard)).encode()
+        texts = json.dumps(narrated).encode()
         data = b"".join((shard.rows.tobytes(), shard.groups.tobytes(), np.ascontiguousarray(sums).tobytes(), texts))
         return hashlib.blake2b(data, digest_size=16).hexdigest()
 
@@ -272,9 +272,10 @@ class Counting:
                 if not full:  # rows may be added to it, and its sums are computed again
                     self._save(fresh)
                     fresh = False
-                self._add(shard, values)
+                narrated = self._narrated(shard)
+                self._add(shard, narrated, values)
                 if full:
-                    self.count.shards[shard.shard], fresh = self._digest(shard), True
+                    self.count.shards[shard.shard], fresh = self._digest(shard, narrated), True
                     if time.monotonic() - saved > self.options.save_every:
                         self._save(fresh)
                         saved, fresh = time.monotonic(), False
@@ -305,8 +306,8 @@ class Counting:
                         shard = waiting.popleft()
                         yield shard, early.pop(shard.shard)
 
-    def _add(self, shard: Shard, values: Float64[np.ndarray, "n D"]) -> None:
-        labels = self.count.wording.targets(self._narrated(shard), self.signs)
+    def _add(self, shard: Shard, narrated: Sequence[tuple[str, str]], values: Float64[np.ndarray, "n D"]) -> None:
+        labels = self.count.wording.targets(narrated, self.signs)
         for group in np.unique(shard.groups):
             of_group = np.flatnonzero(shard.groups == group)
             self.count.groups[group].add(Sums.of(values[of_group], labels[of_group]))

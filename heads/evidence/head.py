@@ -31,6 +31,8 @@ from heads.evidence.terms import Occurrence, Sides, occurrences
 from store import Provenance, View
 
 FILE = "words.json"
+COPY = "words"
+"""folder in the run of a StepDiff, with the head of words that it uses"""
 MOST = 4.0  # log-odds of a term, past which more changes nothing
 
 

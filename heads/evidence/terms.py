@@ -11,7 +11,7 @@ Guarantees
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Literal
@@ -174,11 +174,3 @@ class Sides:
         """Return the side of an occurrence, from -1 (surely Video 1) to 1 (surely Video 2)."""
         found = self.weights.get("", 0.0) + sum(self.weights.get(name, 0.0) for name in sorted(occurrence.features()))
         return float(np.clip(_SLOPE * found, -1, 1))
-
-
-def counted(texts: Iterable[str]) -> Counter[str]:
-    """Return for each term the number of texts that have it."""
-    counts: Counter[str] = Counter()
-    for text in texts:
-        counts.update(terms_of(text))
-    return counts

@@ -119,10 +119,9 @@ class WordEvidence:
 
     def values(self, pair: Pair, category: str, given: str, weight: float) -> Values:
         """Return what is added to the logits of words while a caption of a pair is written after the words `given`."""
-        evidence = self.evidence(pair)
+        evidence = self.both(pair)
         places, _ = self.head.of_category(category)
-        first, second = (_SLOPE * one[places] for one in evidence)
-        of_terms = np.stack([only(first, second), only(second, first)], axis=1)
+        of_terms = np.stack(_only_one(*evidence, places), axis=1)
         best: dict[str, Float64[np.ndarray, " 2"]] = {}  # a word that is no term has the best values of its phrases
         for term, own in zip((self.head.terms[place] for place in places), of_terms, strict=True):
             for word in term.split():
@@ -132,8 +131,7 @@ class WordEvidence:
 
         def values(text: str) -> dict[str, float]:
             side = self.head.side_model.of(next_in(f"{given} {text}", self.head.columns))
-            of_second = (1 + _SURE * side) / 2
-            sure = np.logaddexp(np.log(1 - of_second) + of_words[:, 0], np.log(of_second) + of_words[:, 1])
+            sure = _true(np.array(side), of_words[:, 0], of_words[:, 1])
             said = set(text.lower().replace(",", " ").replace(".", " ").split())
             new = np.array([word not in said for word in words])
             return dict(zip(words, weight * (sure + new * _NEW), strict=True))
@@ -149,10 +147,8 @@ class WordEvidence:
         """Return the log-probability that each term of a text is true of the video that it is about, and only of it."""
         terms = self.head.occurrences(text, SEEDED)
         places = [self.head.columns[one.term] for one in terms]
-        of_second = (1 + _SURE * np.array([self.head.side_model.of(one) for one in terms])) / 2
-        first, second = (_SLOPE * evidence[places] for evidence in (reference, candidate))
-        only_first, only_second = only(first, second), only(second, first)
-        return float(np.logaddexp(np.log(1 - of_second) + only_first, np.log(of_second) + only_second).sum())
+        sides = np.array([self.head.side_model.of(one) for one in terms])
+        return float(_true(sides, *_only_one(reference, candidate, places)).sum())
 
     def rank(self, rows: Sequence[DiffRank]) -> list[list[float]]:
         """Return minus the distance of the evidence over the terms of the row's category."""
@@ -256,9 +252,24 @@ def seconds_of(rule: str, frames: int, start: float | None, end: float | None) -
     return [start + (frame + 0.5) / frames * (end - start) for frame in range(frames)]
 
 
-def only(one: Float64[np.ndarray, " c"], other: Float64[np.ndarray, " c"]) -> Float64[np.ndarray, " c"]:
-    """Return the log-probability that one clip shows a term and the other does not, from the log-odds of both."""
-    return -np.logaddexp(0, -one) - np.logaddexp(0, other)
+def _only_one(
+    reference: Float64[np.ndarray, " T"], candidate: Float64[np.ndarray, " T"], places: Any
+) -> tuple[Float64[np.ndarray, " c"], Float64[np.ndarray, " c"]]:
+    """Return the log-probability that only the reference shows the terms at some places, and that only the candidate
+    does."""
+    first, second = (_SLOPE * evidence[places] for evidence in (reference, candidate))
+    return -np.logaddexp(0, -first) - np.logaddexp(0, second), -np.logaddexp(0, -second) - np.logaddexp(0, first)
+
+
+def _true(
+    sides: Float64[np.ndarray, "..."], only_first: Float64[np.ndarray, " c"], only_second: Float64[np.ndarray, " c"]
+) -> Float64[np.ndarray, " c"]:
+    """Return the log-probability that terms are true of the video that they are about, and only of it.
+
+    sides: from -1, surely about Video 1, to 1, surely about Video 2.
+    """
+    of_second = (1 + _SURE * sides) / 2
+    return np.logaddexp(np.log(1 - of_second) + only_first, np.log(of_second) + only_second)
 
 
 def _strongest(
@@ -269,7 +280,7 @@ def _strongest(
 ) -> list[str]:
     """Return at most NAMED terms with the largest weighted differences, none with a word of another.
 
-    A longer phrase stands for a term in it if it is hardly less frequent and its difference hardly smaller.
+    A longer phrase replaces a term that it contains if it is hardly less frequent and its difference hardly smaller.
     """
     strength = {
         term: (difference, weight)

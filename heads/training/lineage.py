@@ -47,7 +47,6 @@ from tasks.prompts import MAIN_ACTION, SIMILAR_QUESTION
 from weights import fingerprint, resolve
 
 FILE = "lineage.json"
-WORDS = "words"
 
 
 def load_video_lm(
@@ -94,7 +93,7 @@ def words_of(folder: Path, recipe: VideoLMRecipe, store: Store) -> WordEvidence 
     """
     if recipe.evidence is None:
         return None
-    source, copy = Path(recipe.evidence.head), folder / WORDS
+    source, copy = Path(recipe.evidence.head), folder / words.COPY
     if Run(folder).latest() is not None:
         path, began = copy / words.FILE, read(folder)["data"].get(str(source / words.FILE))
         if not path.is_file() or fingerprint(path) != began:
@@ -251,8 +250,8 @@ def keep(
     if options.video_lm is not None and options.video_lm.evidence is not None:
         source = Path(options.video_lm.evidence.head)
         trained = trained.including(source, read(source))
-        replace(WordHead.load(source), folder=folder / WORDS).save()
-        lineage["data"][str(source / words.FILE)] = fingerprint(folder / WORDS / words.FILE)
+        replace(WordHead.load(source), folder=folder / words.COPY).save()
+        lineage["data"][str(source / words.FILE)] = fingerprint(folder / words.COPY / words.FILE)
     lineage["trained_on"] = trained.write(folder)
     write_text(folder / FILE, json.dumps(lineage, indent=1))
 
