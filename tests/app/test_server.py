@@ -308,7 +308,7 @@ def test_no_request_ends_in_500(world: Path, tmp_path: Path, monkeypatch: pytest
         assert client.get(f"/annotate/as/{token}").status_code == 200
     sound = {"view": "efficientnet-lite0", "task": "diffmcq", "identity": "1", "side": "left", "form": "answers"}
     sound |= {"key": keys[0], "clip": keys[0], "reference": keys[0], "candidate": keys[1], "colour": "step"}
-    sound |= {"id": f"{keys[0]} {keys[1]}", "token": tokens[0]}
+    sound |= {"id": f"{keys[0]} {keys[1]}", "token": tokens[0], "head": "x"}
     described, failed, sent = app.openapi(), [], 0
 
     def ask(method: str, path: str, **given: Any) -> None:
@@ -338,7 +338,7 @@ def test_no_request_ends_in_500(world: Path, tmp_path: Path, monkeypatch: pytest
                 "pair": sound["id"],
                 "keystep": "x",
             }
-            whole |= {"texts": {}, "scores": {}, "tasks": [], "head": "x", "step": "", "category": "Actions"} | sound
+            whole |= {"texts": {}, "scores": {}, "tasks": [], "step": "", "category": "Actions"} | sound
             for name in fields.get("properties", {}):
                 for odd in ODD_VALUES:
                     body = {own: whole[own] for own in fields.get("required", []) if own in whole} | {name: odd}
