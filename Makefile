@@ -1,6 +1,5 @@
 # make demo             environment, weights, a small sample world, features, a head, and a table of scores with controls
 # make demo SEED=7      the same on a sample world of another seed, in an empty folder
-# make demo SIZE=full   the same on the whole sample world and with longer training, in data/full and runs/full
 # make app              pages in a browser, on the demo's data: explore clips, ask about pairs, compare methods
 # make test             environment and all tests
 # make test SIMD=oldest the tests with the vector instructions of an old x86-64 processor; SIMD=avx2: those before AVX-512
@@ -12,12 +11,10 @@ SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 PYTHON ?= python3
 VENV ?= .venv
-SIZE ?= small
-PLACE := $(if $(filter full,$(SIZE)),/full)
-WORLD ?= data$(PLACE)/kitchen
-STORE ?= data$(PLACE)/features
-DEMO ?= data$(PLACE)/demo
-RUNS ?= runs$(PLACE)
+WORLD ?= data/kitchen
+STORE ?= data/features
+DEMO ?= data/demo
+RUNS ?= runs
 RUN := $(VENV)/bin/python -m
 RECIPES := heads/recipes/kitchen
 # Threads that wait for work go to sleep soon (libgomp). By default two processes on the same cores slow each other ten
@@ -29,14 +26,12 @@ export MALLOC_TRIM_THRESHOLD_ := 8589934592
 WEIGHTS := smollm2-135m-instruct mpnet-base efficientnet-lite0
 STEPDIFF := $(RUNS)/stepdiff/best.json
 WORDS := $(RUNS)/words/words.json
-ALIGN := $(RUNS)/align/best.json
 
 .PHONY: demo app env weights world features questions heads answers scores test lint docs
 .DELETE_ON_ERROR:
 
-CLIPS_small := kitchen_0000_0.50_4.50 kitchen_0002_0.50_4.25 kitchen_0005_0.50_4.00
-CLIPS_full := kitchen_0000_0.50_4.50 kitchen_0002_0.50_4.25 kitchen_0005_0.50_4.50
-CLIP = $(word $(1),$(CLIPS_$(SIZE)))
+CLIPS := kitchen_0000_0.50_4.50 kitchen_0002_0.50_4.25 kitchen_0005_0.50_4.00
+CLIP = $(word $(1),$(CLIPS))
 
 demo: scores
 	@echo "== try next (docs/quickstart.md explains it):"
@@ -47,16 +42,15 @@ demo: scores
 	@echo "       --candidate $(call CLIP,3) 'What did I do differently in video 2?'"
 	@echo "   python -m heads.ask --store $(STORE) --words $(RUNS)/words --reference $(call CLIP,2) \\"
 	@echo "       --candidate $(call CLIP,3) --why"
-	@echo "   make app$(if $(filter full,$(SIZE)), SIZE=full)   # the same in a browser: explore clips, ask about pairs, compare methods"
+	@echo "   make app   # the same in a browser: explore clips, ask about pairs, compare methods"
 
 # Until Ctrl-C.
 app: env
 	$(RUN) app --store $(STORE) --videos $(WORLD) --runs $(RUNS) --predictions $(DEMO)
 
 # Announces a step: its number, and the time left, from the seconds that steps take on two cores (PLAN) and the time so far.
-PLAN_small := 150 170 20 220 280
-PLAN_full := 330 660 20 1100 180
-STEP = @$(eval RAN += $(1))$(eval STARTED := $(or $(STARTED),$(shell date +%s)))awk -v plan="$(PLAN_$(SIZE))" -v ran="$(RAN)" -v at=$(1) -v took=$$(($$(date +%s) - $(STARTED))) \
+PLAN := 150 170 20 220 280
+STEP = @$(eval RAN += $(1))$(eval STARTED := $(or $(STARTED),$(shell date +%s)))awk -v plan="$(PLAN)" -v ran="$(RAN)" -v at=$(1) -v took=$$(($$(date +%s) - $(STARTED))) \
     'BEGIN { n = split(plan, s); m = split(ran, r); for (i = at; i <= n; i++) left += s[i]; \
     for (i = 1; i < m; i++) done += s[r[i]]; left *= done ? took / done : 1; \
     printf "== step %d of %d: $(2) (about %d min %02d s left)\n", at, n, left / 60, left % 60 }'
@@ -79,20 +73,17 @@ weights: env
 
 # Your own world, a folder with the same files as the sample world, is not changed.
 OWN := $(if $(wildcard $(WORLD)/world.json),,$(wildcard $(WORLD)/clips.csv))
-VIDEOS_small := --videos 240 --steps 3
-VIDEOS_full :=
 
 world: weights
 	$(call STEP,1,sample world)
-	$(if $(OWN),@echo "   $(WORLD) as it is",$(RUN) kitchen --out $(WORLD) $(VIDEOS_$(SIZE))$(if $(SEED), --seed $(SEED)))
+	$(if $(OWN),@echo "   $(WORLD) as it is",$(RUN) kitchen --out $(WORLD) --videos 240 --steps 3$(if $(SEED), --seed $(SEED)))
 
-# Training data, validation sets and held-out test sets, if the world is not that of the recipes.
+# Training data and held-out test sets, if the world is not that of the recipes.
 OTHER_WORLD = $(filter-out data/kitchen,$(WORLD))
 HOLD_OUT = --hold-out $(foreach task,diffcap diffrank,$(1)/$(task)_test.jsonl)
 HELD_OUT = $(if $(OTHER_WORLD), $(call HOLD_OUT,$(WORLD)))
-VALIDATED = --video_lm.validation.diffmcq $(1)/diffmcq_val.jsonl --video_lm.validation.diffrank $(1)/diffrank_val.jsonl
 PAIRED = --video_lm.pairqa $(1)/pairqa_train.jsonl
-ASKED = $(if $(OTHER_WORLD), $(call PAIRED,$(WORLD)) $(if $(filter full,$(SIZE)),$(call VALIDATED,$(WORLD))))
+ASKED = $(if $(OTHER_WORLD), $(call PAIRED,$(WORLD)))
 
 # $(1) world, $(2) store
 define CLIP_FEATURES
@@ -118,46 +109,29 @@ endef
 features: world
 	$(call STEP,2,features of clips and texts)
 	$(call CLIP_FEATURES,$(WORLD),$(STORE))
-ifeq ($(SIZE),full)
-	$(call IMAGE_FEATURES,$(WORLD),$(STORE))
-	$(call TEXT_FEATURES,$(WORLD),$(STORE))
-else
 	$(RUN) featurize --manifest $(WORLD)/diffcap_test.jsonl --store $(STORE) --encoder mpnet-base
-endif
 	$(RUN) store info $(STORE)
 
 questions: features
 	$(call STEP,3,DiffMCQ questions with hard negatives)
 	$(call QUESTIONS,$(WORLD),$(STORE),test)
-ifeq ($(SIZE),full)
-	$(call QUESTIONS,$(WORLD),$(STORE),val)
-	$(RUN) retrieval build --store $(STORE) --view efficientnet-lite0
-endif
 
 heads: questions
 	$(call STEP,4,training)
 	$(call WORD_HEAD,$(WORLD),$(STORE),$(RUNS)/words)
-ifeq ($(SIZE),full)
-	$(RUN) heads.train --config $(RECIPES)/align.yaml --store $(STORE) --out $(RUNS)/align$(HELD_OUT)
-	$(RUN) heads.embed --head $(RUNS)/align --store $(STORE) --view aligned
-	$(RUN) heads.train --config $(RECIPES)/stepdiff.yaml --store $(STORE) --out $(RUNS)/stepdiff$(HELD_OUT)$(ASKED)
-else
-	$(RUN) heads.train --config $(RECIPES)/quick.yaml --store $(STORE) --out $(RUNS)/stepdiff$(HELD_OUT)$(ASKED)$(if \
+	$(RUN) heads.train --config $(RECIPES)/stepdiff.yaml --store $(STORE) --out $(RUNS)/stepdiff$(HELD_OUT)$(ASKED)$(if \
 	    $(filter-out runs,$(RUNS)), --video_lm.evidence.head $(RUNS)/words)
-endif
 
 EVALUATE = $(RUN) heads.evaluate --store $(STORE)
 # Rows of each task for the head, and for its control with another clip's video.
-ROWS_small := diffmcq:240 diffrank:80 diffcap:80
-ROWS_full := diffmcq:150 diffrank:100 diffcap:50
-SHUFFLED_small := diffmcq:60 diffrank:24
-SHUFFLED_full := diffmcq:75 diffrank:50
-ROWS = $(patsubst $(TASK):%,%,$(filter $(TASK):%,$(ROWS_$(SIZE))))
+ROWS_ALL := diffmcq:240 diffrank:80 diffcap:80
+SHUFFLED := diffmcq:60 diffrank:24
+ROWS = $(patsubst $(TASK):%,%,$(filter $(TASK):%,$(ROWS_ALL)))
 # Those that read the language model first: they take longest.
-CONTROLS := diffmcq_blind diffmcq_shuffled diffrank_shuffled $(if $(filter full,$(SIZE)),diffrank_blind) \
+CONTROLS := diffmcq_blind diffmcq_shuffled diffrank_shuffled \
     diffmcq_step diffmcq_rarest diffmcq_most diffrank_cosine diffrank_step diffcap_medoid diffcap_reassigned
-RECORDS := $(addprefix $(DEMO)/,diffmcq_stepdiff diffrank_stepdiff diffcap_stepdiff diffmcq_words diffrank_words diffcap_words $(CONTROLS) \
-    $(if $(filter full,$(SIZE)),diffmcq_aligned diffrank_aligned))
+RECORDS := $(addprefix $(DEMO)/,diffmcq_stepdiff diffrank_stepdiff diffcap_stepdiff diffmcq_words diffrank_words diffcap_words \
+    $(CONTROLS))
 SCORES := $(RECORDS:=.scores.json)
 TASK = $(firstword $(subst _, ,$(notdir $*)))
 # Captions are also checked against the exact attributes of the clips.
@@ -172,7 +146,7 @@ answers: heads
 	$(call STEP,5,answers of the head and of the controls)
 	@OMP_NUM_THREADS=$$(( ($$(nproc) + 1) / 2 )) $(MAKE) --no-print-directory --output-sync=target -j2 $(SCORES)
 
-$(STEPDIFF) $(WORDS) $(ALIGN): ;
+$(STEPDIFF) $(WORDS): ;
 
 $(DEMO)/%_stepdiff.scores.json: $(STEPDIFF)
 	$(EVALUATE) $(SET)_stepdiff.jsonl --method stepdiff --head $(RUNS)/stepdiff$(AGREEING)
@@ -180,11 +154,9 @@ $(DEMO)/%_words.scores.json: $(WORDS)
 	$(EVALUATE) $(SET)_words.jsonl --method word-evidence --head $(RUNS)/words$(AGREEING)
 $(DEMO)/%_blind.scores.json: $(STEPDIFF)
 	$(EVALUATE) $(SET)_blind.jsonl --method stepdiff --head $(RUNS)/stepdiff --control blind
-$(DEMO)/%_shuffled.scores.json: ROWS_$(SIZE) := $(SHUFFLED_$(SIZE))
+$(DEMO)/%_shuffled.scores.json: ROWS_ALL := $(SHUFFLED)
 $(DEMO)/%_shuffled.scores.json: $(STEPDIFF)
 	$(EVALUATE) $(SET)_shuffled.jsonl --method stepdiff --head $(RUNS)/stepdiff --control shuffled
-$(DEMO)/%_aligned.scores.json: $(ALIGN)
-	$(EVALUATE) $(SET)_aligned.jsonl --method vlemb --view aligned
 $(DEMO)/%_cosine.scores.json:
 	$(EVALUATE) $(SET)_cosine.jsonl --method vlemb --view efficientnet-lite0
 $(DEMO)/%_step.scores.json:

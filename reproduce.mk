@@ -4,18 +4,17 @@
 # OMP_NUM_THREADS=1 make -j2 reproduce SEEDS=3    two jobs at once on two cores: a tenth more work per hour
 #
 # The world is rendered with another seed than the one that the recipes were developed on. Another world or another
-# recipe needs another folder: WORLD_SEED=1 REPRODUCE=data/world1. VIDEOS=132 takes about five minutes less.
+# recipe needs another folder: WORLD_SEED=1 REPRODUCE=data/world1. VIDEOS=300 takes about seven minutes less.
 # This file is included by the Makefile.
 
 SEEDS ?= 1
-WORLD_SEED ?= 2035
-VIDEOS ?= 264
+WORLD_SEED ?= 2042
+VIDEOS ?= 600
 REPRODUCE ?= data/reproduce
 R_WORLD ?= $(REPRODUCE)/kitchen
 R_STORE ?= $(REPRODUCE)/features
-# For small trials: options of the warm start, of the three trainings, of the contrastive head, of the descriptions and
-# of every evaluation, and the number of rows of each evaluation.
-R_WARM ?=
+# For small trials: options of the trainings, of the contrastive head, of the descriptions and of every evaluation, and
+# the number of rows of each evaluation.
 R_OURS ?=
 R_ALIGN ?=
 R_DESCRIBE ?=
@@ -25,7 +24,7 @@ R_ROWS ?=
 TRAININGS := $(shell seq 0 $$(($(SEEDS) - 1)))
 SETS := diffmcq diffmcq_V2 diffmcq_V3 diffrank diffcap
 # The longest chain first: with -j make starts in this order.
-OURS := stepdiff supervised interleaved_long plain interleaved vclm
+OURS := stepdiff interleaved_long plain vclm
 
 # With GENERATED=1 more clips are described and more methods reported, in separate files.
 MODE := $(if $(GENERATED),_generated)
@@ -61,12 +60,12 @@ $(R_STORE)/.answers: $(R_STORE)/.texts
 	@touch $@
 
 # Test sets: DiffMCQ in the three variants of supplement S5 (Table S4). R_ROWS_* rows of each are drawn by seed, the same
-# for all methods, because all rows would take more than an hour. DiffRank uses all rows: those of a reference share its targets.
+# for all methods, because all rows would take hours.
 R_ROWS_diffmcq := 150
 R_ROWS_diffmcq_V2 := 50
 R_ROWS_diffmcq_V3 := 50
-R_ROWS_diffrank := 200
-R_ROWS_diffcap := 50
+R_ROWS_diffrank := 100
+R_ROWS_diffcap := 80
 TEST_diffmcq := $(R_WORLD)/diffmcq_test.jsonl
 TEST_diffrank := $(R_WORLD)/diffrank_test.jsonl
 TEST_diffcap := $(R_WORLD)/diffcap_test.jsonl
@@ -79,33 +78,29 @@ $(REPRODUCE)/diffmcq_%.jsonl: $(R_STORE)/.texts
 
 # $(1) seed, $(2) run, $(3) recipe, $(4) the run that it starts from or empty, $(5) options
 define TRAINING
-$(REPRODUCE)/seed$(1)/$(2)/loss.png: $(if $(filter warm,$(2)),$(R_STORE)/.clips,$(R_WORLD)/diffmcq_val.jsonl) $(if $(4),$(REPRODUCE)/seed$(1)/$(4)/loss.png)
+$(REPRODUCE)/seed$(1)/$(2)/loss.png: $(REPRODUCE)/all/words/words.json $(if $(4),$(REPRODUCE)/seed$(1)/$(4)/loss.png)
 	$(RUN) heads.train --config $(RECIPES)/$(3).yaml --seed $(1) --store $(R_STORE) --out $$(@D) \
 	    $(call HOLD_OUT,$(R_WORLD)) $(5)
 endef
-R_VALIDATED := $(call VALIDATED,$(R_WORLD))
 R_PAIRED := $(call PAIRED,$(R_WORLD))
-# The regime `supervised` also has the question that DiffRank asks; `s1` has only the questions of supplement S1.
-SUPERVISED := --video_lm.pairqa $(R_WORLD)/pairqa_supervised.jsonl
-# Interleaved with as many steps as StepDiff, which continues from it.
-LONG := --video_lm.schedule.steps 120 --video_lm.schedule.validate_every 60
+R_WORDS := --video_lm.evidence.head $(REPRODUCE)/all/words
+# VCLM and Interleaved take as many steps as StepDiff, which continues from 40 steps of Interleaved.
+steps = --video_lm.schedule.steps $(1) --video_lm.schedule.validate_every $(1)
 ALIGN_PAIRED := --contrastive.pairs.pairqa $(R_WORLD)/pairqa_train.jsonl \
     --contrastive.pairs.validation.diffmcq $(R_WORLD)/diffmcq_val.jsonl \
     --contrastive.pairs.validation.diffrank $(R_WORLD)/diffrank_val.jsonl
 init = --video_lm.init $(REPRODUCE)/seed$(1)/$(2)
 
 define TRAININGS_OF
-$(call TRAINING,$(1),warm,warm,,$(R_PAIRED) $(R_WARM))
-$(call TRAINING,$(1),vclm,vclm,warm,$(R_VALIDATED) $(call init,$(1),warm) $(R_OURS))
-$(call TRAINING,$(1),interleaved,interleaved,warm,$(R_VALIDATED) $(call init,$(1),warm) $(R_OURS))
-$(call TRAINING,$(1),interleaved_long,interleaved,interleaved,$(R_VALIDATED) $(call init,$(1),interleaved) $(LONG) $(R_OURS))
-$(call TRAINING,$(1),plain_interleaved,plain_interleaved,,$(R_VALIDATED) $(R_OURS))
-$(call TRAINING,$(1),plain,plain,plain_interleaved,$(R_VALIDATED) $(R_PAIRED) $(call init,$(1),plain_interleaved) $(R_OURS))
-$(call TRAINING,$(1),stepdiff,stepdiff_interleaved,interleaved,$(R_VALIDATED) $(R_PAIRED) $(call init,$(1),interleaved) $(R_OURS))
-$(call TRAINING,$(1),supervised,stepdiff_interleaved,interleaved,$(R_VALIDATED) $(SUPERVISED) $(call init,$(1),interleaved) $(R_OURS))
+$(call TRAINING,$(1),vclm,vclm,,$(R_WORDS) $(call steps,160) $(R_OURS))
+$(call TRAINING,$(1),interleaved,interleaved,,$(R_WORDS) $(R_OURS))
+$(call TRAINING,$(1),interleaved_long,interleaved,interleaved,$(R_WORDS) $(call init,$(1),interleaved) $(call steps,120) $(R_OURS))
+$(call TRAINING,$(1),plain_interleaved,plain_interleaved,,$(R_OURS))
+$(call TRAINING,$(1),plain,plain,plain_interleaved,$(R_PAIRED) $(call init,$(1),plain_interleaved) $(R_OURS))
+$(call TRAINING,$(1),stepdiff,stepdiff,interleaved,$(R_WORDS) $(R_PAIRED) $(call init,$(1),interleaved) $(call steps,120) $(R_OURS))
 $(REPRODUCE)/seed$(1)/align/loss.png: $(R_STORE)/.texts
 $(call TRAINING,$(1),align,align,,$(R_ALIGN))
-$(REPRODUCE)/seed$(1)/align_pairs/loss.png: $(R_STORE)/.answers
+$(REPRODUCE)/seed$(1)/align_pairs/loss.png: $(R_STORE)/.answers $(R_WORLD)/diffmcq_val.jsonl
 $(call TRAINING,$(1),align_pairs,align_pairs,,$(ALIGN_PAIRED) $(R_ALIGN))
 $(REPRODUCE)/seed$(1)/%/embedded: $(REPRODUCE)/seed$(1)/%/loss.png
 	$(RUN) heads.embed --head $$(@D) --store $(R_STORE) --view $$*-seed$(1) --wait true
@@ -154,9 +149,6 @@ $(foreach t,$(CHOICES),$(eval $(call EVALUATION,all,$(t),most,,--method kitchen.
 $(eval $(call EVALUATION,all,diffcap,medoid,,--method medoid --texts $(R_WORLD)/pairqa_train.jsonl))
 $(foreach s,$(TRAININGS),$(eval $(call EVALUATION,seed$(s),diffcap,reassigned,$(REPRODUCE)/seed$(s)/diffcap_stepdiff.scores.json,\
     --method shuffled-captions --texts $(REPRODUCE)/seed$(s)/diffcap_stepdiff.jsonl)))
-# A logistic regression on the tokens that the warm start projects, supervised like StepDiff in that regime.
-$(foreach s,$(TRAININGS),$(eval $(call EVALUATION,seed$(s),diffrank,regression,$(REPRODUCE)/seed$(s)/warm/loss.png,\
-    --method token-regression --head $(REPRODUCE)/seed$(s)/warm --texts $(R_WORLD)/pairqa_supervised.jsonl)))
 
 # Descriptions of clips (supplement, S1) from the narration, the caption of VCLM and those objects of Interleaved that the
 # contrastive head grounds in the clip. Both models get the questions that they were trained with.
@@ -184,9 +176,9 @@ $(REPRODUCE)/generated.jsonl: $(REPRODUCE)/all/described_generated
 	    --allow-failed true
 ifdef GENERATED
 $(foreach s,$(TRAININGS),$(eval $(REPRODUCE)/seed$(s)/generated/loss.png: $(REPRODUCE)/generated.jsonl))
-$(foreach s,$(TRAININGS),$(eval $(call TRAINING,$(s),generated,stepdiff_interleaved,interleaved,\
-    $(R_VALIDATED) --video_lm.pairqa $(REPRODUCE)/generated.jsonl \
-    $(call init,$(s),interleaved) $(R_OURS))))
+$(foreach s,$(TRAININGS),$(eval $(call TRAINING,$(s),generated,stepdiff,interleaved,\
+    $(R_WORDS) --video_lm.pairqa $(REPRODUCE)/generated.jsonl \
+    $(call init,$(s),interleaved) $(call steps,120) $(R_OURS))))
 $(foreach s,$(TRAININGS),$(foreach t,$(SETS),$(eval $(call EVALUATION,seed$(s),$(t),generated,\
     $(REPRODUCE)/seed$(s)/generated/loss.png,$(call head,$(s),generated)))))
 endif

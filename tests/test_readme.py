@@ -24,9 +24,7 @@ THREAD = "--workers 2"  # two workers, for two cores
 # Options that make each command small. Apart from them only the folders of a command are changed.
 SMALLER = {
     "kitchen": "--videos 32",
-    "heads.train --config heads/recipes/kitchen/stepdiff.yaml": "--video-lm.schedule.steps 2 "
-    "--video-lm.warm-start.steps 2 --video-lm.validation.rows 2 --video-lm.batch 2",
-    "heads.train --config heads/recipes/kitchen/quick.yaml": "--video-lm.schedule.steps 2 --video-lm.batch 2",
+    "heads.train --config heads/recipes/kitchen/stepdiff.yaml": "--video-lm.schedule.steps 2 --video-lm.batch 2",
     "heads.train --config heads/recipes/kitchen/align.yaml": "--contrastive.schedule.steps 4",
     "heads.evaluate": "--rows 3 --bootstrap 50",
     # A caption of another row needs two rows of a category.
@@ -98,11 +96,8 @@ def small(command: str, folder: Path, lm: str) -> str:
         world = f"{folder}/data/kitchen"
         extra.append("--hold-out " + " ".join(f"{world}/{t}_test.jsonl" for t in ("diffcap", "diffrank")))
         paired = f"--video-lm.pairqa {world}/pairqa_train.jsonl --video-lm.language-model {lm}"
-        extra += [paired] if re.search("(stepdiff|quick).yaml", command) else []
-        extra += [f"--video-lm.evidence.head {folder}/runs/words"] if "quick.yaml" in command else []
-        for task in ("diffmcq", "diffrank") if "stepdiff.yaml" in command else ():
-            # The val split of such a small world has no such rows.
-            extra.append(f"--video-lm.validation.{task} {world}/{task}_test.jsonl")
+        if "stepdiff.yaml" in command:
+            extra += [paired, f"--video-lm.evidence.head {folder}/runs/words"]
     if command.startswith("python -m heads.words"):  # the val split of such a small world has no such rows
         extra.append(f"--validation {folder}/data/kitchen/diffrank_test.jsonl")
     extra += [f"--llm {lm}"] if module(command).startswith(("annotate.describe", "annotate.pairqa")) else []

@@ -9,7 +9,7 @@ Guarantees
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
 
@@ -121,6 +121,19 @@ class Order:
 def kind(answer: str) -> str:
     """Return the kind of an answer, one of the supplement's three prompt types."""
     return "decision" if answer in (YES, NO) else "video" if answer in VIDEOS else "text"
+
+
+def answered_by(pairs: Sequence[PairQuestions], kinds: Collection[str], path: str) -> list[PairQuestions]:
+    """Return pairs with only their questions whose answers are of some kinds. StepDiffError: `path` has none."""
+    found = []
+    for pair in pairs:
+        kept = [place for place, (_, answer) in enumerate(pair.questions) if kind(answer) in kinds]
+        if kept:
+            questions, categories = (tuple(own[i] for i in kept if own) for own in (pair.questions, pair.categories))
+            found.append(PairQuestions(pair.reference, pair.candidate, questions, categories))
+    if not found:
+        raise StepDiffError(f"{path}: no question has an answer of video_lm.answers, {', '.join(kinds) or 'none'}")
+    return found
 
 
 def turns(pair: PairQuestions, limit: int, rng: np.random.Generator) -> list[Turn]:

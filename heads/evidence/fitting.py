@@ -68,6 +68,7 @@ def fitted(counting: Counting, began: float) -> WordHead:
         np.stack([model.bias[kept] for model in odds]).astype(np.float32).astype(np.float64),
         wording.sides,
         wording.categories,
+        frozenset(wording.followed),
     )
     if counting.validation is not None:
         about["declines"] = declines(head, counting.features, counting.validation, str(options.validation))

@@ -53,6 +53,8 @@ class WordHead:
     side_model: Sides
     categories: Mapping[str, Mapping[str, float]]
     """category -> term -> share of its answers that have the term"""
+    followed: frozenset[str]
+    """terms that answers take from what is seen; the others are ways of saying it"""
 
     @classmethod
     def load(cls, folder: str | Path) -> "WordHead":
@@ -70,7 +72,7 @@ class WordHead:
             arrays = load(data)
             terms, sides = tuple(about["terms"]), Sides(about["sides"])
             weights, bias = (arrays[name].astype(np.float64) for name in ("weights", "bias"))
-            return cls(folder, about, terms, weights, bias, sides, about["categories"])
+            return cls(folder, about, terms, weights, bias, sides, about["categories"], frozenset(about["followed"]))
         except FileNotFoundError as error:
             raise StepDiffError(
                 f"{folder}: holds no head of words ({Path(error.filename).name} is missing); run python -m heads.words "
@@ -89,6 +91,7 @@ class WordHead:
         write_bytes(self.folder / name, data)
         about = dict(self.about) | {"weights": {"file": name, "sha256": sha256}, "terms": list(self.terms)}
         about |= {"sides": dict(self.side_model.weights), "categories": self.categories}
+        about["followed"] = sorted(self.followed)
         write_text(self.folder / FILE, json.dumps(about, indent=1))
         for old in self.folder.glob("words-*.safetensors"):
             if old.name != name:
@@ -218,6 +221,12 @@ class WordHead:
                 f"are {known}; leave such rows out with --subset"
             )
         return self._of_category[category]
+
+    def nameable(self, category: str) -> tuple[Int64[np.ndarray, " c"], Float64[np.ndarray, " c"]]:
+        """Return what `of_category` does, of the terms that answers take from what is seen, if it has such terms."""
+        places, weights = self.of_category(category)
+        kept = np.array([self.terms[place] in self.followed for place in places])
+        return (places[kept], weights[kept]) if kept.any() else (places, weights)
 
     def distance(self, one: Float64[np.ndarray, " T"], other: Float64[np.ndarray, " T"], category: str) -> float:
         """Return how far the evidence of two clips is apart over the terms of a category, from 0 to 2 * MOST."""

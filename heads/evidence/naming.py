@@ -1,7 +1,8 @@
 """Evidence on the logits of words, while a language model writes about a pair.
 
 Each word that an answer could name has a value, which depends on the text before it: how sure it is that only the video
-that the text is about there shows it. The language model writes the sentence, the values decide what it names.
+that the text is about there shows it. The language model writes the sentence, the values decide what it names, and that
+it does not end while something clear is left to name.
 
 While a word is written, its tokens have the value of the best word that they may become. A longer word that only begins
 with the tokens of a known one ("panels", "pan") keeps the value of that one.
@@ -20,6 +21,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+ENDS = 2.0
+"""times the value of the best word that it leaves out, which the end of a text or sentence loses"""
 Values = Callable[[str], Mapping[str, float]]
 """text so far -> value of each word that may come next; always the same words"""
 
@@ -57,8 +60,9 @@ def _tree(words: Sequence[str], encode: Callable[[str], Sequence[int]]) -> _Node
 class _Writing:
     """A row in progress."""
 
-    def __init__(self, values: Values, encode: Callable[[str], Sequence[int]]) -> None:
+    def __init__(self, values: Values, encode: Callable[[str], Sequence[int]], ends: Sequence[int]) -> None:
         self._values_after = values
+        self._ends = ends
         self._following = self._values = values("")
         self._root = _tree(list(self._following), encode)
         self._node: _Node | None = None
@@ -70,7 +74,8 @@ class _Writing:
             if self._node is None and ids[-1] in self._root.children:
                 self._node, self._values = self._root.children[ids[-1]], self._following
         self._following = self._values_after(text)
-        begins = {token: child.most(self._following) for token, child in self._root.children.items()}
+        begins = dict.fromkeys(self._ends, -ENDS * max(*self._following.values(), 0.0))
+        begins |= {token: child.most(self._following) for token, child in self._root.children.items()}
         node = self._node
         if node is None:
             return 0.0, begins
@@ -88,11 +93,12 @@ class Naming:
         rows: Sequence[Values | None],
         encode: Callable[[str], Sequence[int]],
         decode: Callable[[Sequence[int]], str],
+        ends: Sequence[int] = (),
     ) -> None:
         """rows: of a batch, None: without evidence; encode: text within a prompt -> its tokens; decode: generated
-        tokens -> their text."""
+        tokens -> their text; ends: tokens that end a sentence or the text."""
         encode = cache(encode)  # rows of a batch have many words in common
-        self._rows = [None if values is None else _Writing(values, encode) for values in rows]
+        self._rows = [None if values is None else _Writing(values, encode, ends) for values in rows]
         self._decode = decode
 
     def __call__(self, generated: Int[Tensor, "B L"], scores: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:

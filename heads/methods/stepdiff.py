@@ -133,7 +133,7 @@ def protocol(
         return how | {"question": "that of the row", "written": "greedily", "most_tokens": MOST_TOKENS_OF_TEXT}
     written, declines = "greedily", []
     if evidence is not None:
-        written += f", with {evidence.naming:g} * evidence of words on the logits"
+        written += f", with {evidence.naming:g} * evidence of words on the logits; the end loses what is left to name"
         declines.append("no word of the category differs clearly, or its evidence is as near as in pairs that agree")
     if decline_at is not None:
         declines.append(f"{protocol('rank', evidence=evidence)['score']} > {decline_at:g}: {SIMILAR_QUESTION}")
@@ -397,7 +397,8 @@ class StepDiff:
         for turn, clips in zip(turns, shown, strict=True):
             pair, known = self._shown((clips[0], clips[1])), turn.about in words.head.known_categories
             rows.append(words.values(pair, turn.about, turn.given, weight) if known else None)
-        return Naming(rows, self.model.lm.chat.text_ids, self.model.decode)
+        chat = self.model.lm.chat
+        return Naming(rows, chat.text_ids, self.model.decode, [chat.tokenizer.eos_token_id, *chat.text_ids(".")])
 
     def ask(self, reference: str, candidate: str, question: str, max_tokens: int, say: Say | None = None) -> str:
         """Return a greedy answer to a question about two clips.

@@ -120,7 +120,7 @@ class WordEvidence:
     def values(self, pair: Pair, category: str, given: str, weight: float) -> Values:
         """Return what is added to the logits of words while a caption of a pair is written after the words `given`."""
         evidence = self.both(pair)
-        places, _ = self.head.of_category(category)
+        places, _ = self.head.nameable(category)
         of_terms = np.stack(_only_one(*evidence, places), axis=1)
         best: dict[str, Float64[np.ndarray, " 2"]] = {}  # a word that is no term has the best values of its phrases
         for term, own in zip((self.head.terms[place] for place in places), of_terms, strict=True):
@@ -193,7 +193,7 @@ class WordEvidence:
 
         clear: the difference of their log-odds, at least.
         """
-        places, shares = self.head.of_category(category)
+        places, shares = self.head.nameable(category)
         weights = np.sqrt(shares)
         terms = [self.head.terms[place] for place in places]
         differences = clipped(candidate[places]) - clipped(reference[places])

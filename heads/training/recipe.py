@@ -158,6 +158,7 @@ class EvidenceOptions:
     """weight of evidence on the logits of the words that a caption may name"""
 
 
+Answers = Literal["text", "video", "decision"]
 SourceName = Literal["clips", "sequences", "images", "pairs"]
 
 
@@ -196,6 +197,8 @@ class VideoLMRecipe:
     """clips, sequences, images or pairs per batch; a step has schedule.accumulate batches"""
     questions: int = 8
     """most questions about a pair in a batch"""
+    answers: tuple[Answers, ...] = ("text", "video", "decision")
+    """kinds of answers of paired QA that train, those of supplement S1: a text, "Video 1" or "Video 2", YES or NO"""
     yes_no_weight: float | None = None
     """weight of a YES / NO answer, on average over a pair; YES and NO have the same total weight within a pair; null:
     they count as any other answer"""
@@ -253,8 +256,8 @@ class VideoLMRecipe:
             if getattr(self, name):
                 raise StepDiffError(f"video_lm.public has its own projector and prompts: leave out {name}")
         if self.evidence is not None:
-            if self.public or "pairs" not in self.sources:
-                raise StepDiffError("video_lm.evidence is for a projector and the source `pairs`; leave it out")
+            if self.public:
+                raise StepDiffError("video_lm.evidence is for a projector; leave it out with video_lm.public")
             at_least(0, "video_lm.evidence", self.evidence, "choice", "naming")
         if self.public and "sequences" in self.sources:
             raise StepDiffError("video_lm.public has prompts of its own: leave sequences out of sources")

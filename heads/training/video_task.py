@@ -39,7 +39,7 @@ from heads.data.catalog_rows import need_columns
 from heads.data.clips import Features, split_texts
 from heads.data.hold_out import HoldOut
 from heads.data.packing import NO_TARGET, PADDING, Chat, Packed
-from heads.data.paired_qa import PairQuestions, read_divided
+from heads.data.paired_qa import PairQuestions, answered_by, read_divided
 from heads.data.runs import Runs
 from heads.data.texts import Texts
 from heads.data.trained_on import TrainedOn
@@ -227,6 +227,7 @@ class VideoTask:
         held_pairs: list[PairQuestions] = []
         if recipe.pairqa is not None:
             self.pairs, held_pairs = read_divided(recipe.pairqa, self.catalog, self.hold_out)
+            self.pairs = answered_by(self.pairs, recipe.answers, recipe.pairqa)
         self.validator = validator_of(recipe.validation, seed)
         self.held_pairs: HeldOutPairs | None = None
         if (options := recipe.validation) is not None and options.share is not None and "pairs" in recipe.sources:

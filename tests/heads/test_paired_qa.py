@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from common.errors import StepDiffError
-from heads.data.paired_qa import Order, PairQuestions, kind, read_paired_qa, turns
+from heads.data.paired_qa import Order, PairQuestions, answered_by, kind, read_paired_qa, turns
 from store import Store
 
 
@@ -41,6 +41,16 @@ def test_an_order_of_items_takes_four_bytes_per_item_in_every_epoch() -> None:
     finally:
         tracemalloc.stop()
     assert 4 * items <= held < 4 * items + 50_000 and peak < 2 * 4 * items + 1_000_000
+
+
+def test_only_questions_with_answers_of_the_given_kinds_train() -> None:
+    questions = (("What?", "a fork"), ("Which?", "Video 2"), ("Similar?", "NO"))
+    pairs = [PairQuestions("a", "b", questions, ("Tools", "", "main action")), PairQuestions("a", "c", questions[1:2])]
+    assert answered_by(pairs, ("text", "video", "decision"), "file") == pairs
+    assert answered_by(pairs, ("text",), "file") == [PairQuestions("a", "b", questions[:1], ("Tools",))]
+    assert [len(own.questions) for own in answered_by(pairs, ("video", "decision"), "file")] == [2, 1]
+    with pytest.raises(StepDiffError, match="file: no question has an answer of video_lm.answers, text"):
+        answered_by(pairs[1:], ("text",), "file")
 
 
 def test_every_kind_of_answer_is_drawn() -> None:

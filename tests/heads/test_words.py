@@ -22,7 +22,7 @@ from heads.data.clips import Features
 from heads.data.packing import Packed, Packer, Turn
 from heads.evidence.counting import Count, Counting
 from heads.evidence.head import WordHead, fold_of
-from heads.evidence.naming import Naming
+from heads.evidence.naming import ENDS, Naming
 from heads.evidence.options import WordOptions
 from heads.evidence.sums import Fit, Sums, calibrate, fit, squared_errors, total
 from heads.evidence.terms import Sides, occurrences, segments, terms_of
@@ -303,6 +303,17 @@ def test_captions_name_what_differs_and_decline(world: Path, head: WordHead) -> 
     assert similar[1] > similar[0]
 
 
+def test_a_caption_names_what_answers_take_from_what_is_seen(world: Path, head: WordHead) -> None:
+    """Other terms, such as "besides", score texts and set clips apart, but are no details."""
+    assert {"whisk", "spoon"} <= head.followed < set(head.terms)
+    row = DiffCap(clip(18), clip(19), "Tools/Equipment", ("",))
+    for followed, text in (({"spoon"}, "In Video 2, spoon."), (set(), "In Video 2, spoon, without whisk.")):
+        method = WordEvidence.of_store(replace(head, followed=frozenset(followed)), Store.open(world / "features"))
+        assert method.caption([row]) == [text], "all terms of a category that has none of them"
+        named = method.values((row.reference, row.candidate), row.category, "", 1.0)("")
+        assert ("whisk" in named) == (not followed)
+
+
 @pytest.mark.slow
 def test_workers_give_the_same_bits(world: Path, tmp_path: Path) -> None:
     small = with_shards(tmp_path, 22, world)
@@ -385,6 +396,26 @@ def test_the_tokens_of_a_word_get_its_value_in_total(tokens: str) -> None:
         given += scores.gather(1, ids[:, length : length + 1])[:, 0]
         np.testing.assert_allclose(given[:-1], [expected(list(row[: length + 1])) for row in rows], atol=1e-5)
     assert not given[-1], "a row without values"
+
+
+def test_a_text_does_not_end_while_a_clear_word_is_left() -> None:
+    alphabet = " ab."
+
+    def values(text: str) -> dict[str, float]:
+        return {"a": -1.0 if "a" in text else 3.0, "b": -2.0}
+
+    def decode(ids: Sequence[int]) -> str:
+        return "".join(alphabet[each] for each in ids)
+
+    def added(ids: Sequence[int]) -> list[float]:
+        naming = Naming([values], lambda word: [alphabet.index(letter) for letter in word], decode, [3])
+        row: list[float] = []
+        for length in range(len(ids) + 1):
+            row = naming(torch.tensor([ids[:length]], dtype=torch.long), torch.zeros(1, 4))[0].tolist()
+        return row
+
+    assert added([])[3] == -ENDS * 3.0, "of the best word that is left"
+    assert added([0, 1])[3] == 0, "no other is clear"
 
 
 class Prompts:
@@ -601,7 +632,6 @@ def test_a_recipe_with_evidence_that_cannot_be_used_is_refused_in_one_line(
         ({"head": str(tmp_path / "no")}, {}, f"{tmp_path / 'no'}: holds no head of words (words.json is missing)"),
         ({"head": str(other)}, {}, "reads view elsewhere, and the recipe's is visual"),
         (how | {"naming": -1}, {}, "video_lm.evidence.naming is -1.0; it must be 0 or more"),
-        (how, {"sources": ["clips"]}, "video_lm.evidence is for a projector and the source `pairs`"),
     ):
         path = recipe(world, tiny_lm, tmp_path / "run", evidence=evidence, **more)
         assert train.main(["--config", str(path)]) == 2
