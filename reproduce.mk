@@ -141,6 +141,8 @@ $(REPRODUCE)/all/words/words.json: $(R_STORE)/.clips
 	$(call WORD_HEAD,$(R_WORLD),$(R_STORE),$(REPRODUCE)/all/words)
 $(foreach t,$(SETS),$(eval $(call EVALUATION,all,$(t),words,$(REPRODUCE)/all/words/words.json,--method word-evidence \
     --head $(REPRODUCE)/all/words)))
+# Captions that do not continue the seed of supplement S4.
+$(foreach s,$(TRAININGS),$(eval $(call EVALUATION,seed$(s),diffcap,unseeded,$(REPRODUCE)/seed$(s)/stepdiff/loss.png,$(call head,$(s),stepdiff) --no-seeded)))
 # Controls that read no features. medoid: one caption a category; reassigned: StepDiff's captions, of another row.
 CHOICES := diffmcq diffmcq_V2 diffmcq_V3
 $(foreach t,$(CHOICES) diffrank,$(eval $(call EVALUATION,all,$(t),step,,--method step-oracle)))

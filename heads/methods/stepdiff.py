@@ -390,13 +390,19 @@ class StepDiff:
 
     def _naming(self, turns: Sequence[Turn], shown: Sequence[tuple[str, ...]]) -> Naming | None:
         """Return what adds evidence to the logits of answers about categories with words; None: no answer is."""
-        words, weight = self.words, self.evidence.naming
-        if words is None or not weight or not any(turn.about in words.head.known_categories for turn in turns):
+        words = self.words
+        if words is None or not any(turn.about in words.head.known_categories for turn in turns):
             return None
         rows: list[Values | None] = []
         for turn, clips in zip(turns, shown, strict=True):
             pair, known = self._shown((clips[0], clips[1])), turn.about in words.head.known_categories
-            rows.append(words.values(pair, turn.about, turn.given, weight) if known else None)
+            rows.append(words.values(pair, turn.about, turn.given, self.evidence.naming) if known else None)
+        return self._adding(rows)
+
+    def _adding(self, rows: Sequence[Values | None]) -> Naming | None:
+        """Return what adds the values of rows to their logits; None: the evidence has no weight."""
+        if not self.evidence.naming:
+            return None
         chat = self.model.lm.chat
         return Naming(rows, chat.text_ids, self.model.decode, [chat.tokenizer.eos_token_id, *chat.text_ids(".")])
 
@@ -405,7 +411,10 @@ class StepDiff:
 
         say: receives its words as they are generated.
         """
-        self._prepare([reference, candidate])
-        turn = self._asked((reference, candidate), Turn(question, "", ends=False))
+        pair = (reference, candidate)
+        self._prepare(pair)
+        turn, naming = self._asked(pair, Turn(question, "", ends=False)), None
+        if self.words is not None:
+            naming = self._adding([self.words.values(self._shown(pair), "", "", self.evidence.naming)])
         streamer = None if say is None else Words(self.model.decode, say)
-        return self.model.generate([turn], self._clips([(reference, candidate)]), max_tokens, streamer)[0]
+        return self.model.generate([turn], self._clips([pair]), max_tokens, streamer, naming=naming)[0]

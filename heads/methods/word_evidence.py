@@ -118,9 +118,13 @@ class WordEvidence:
         return list(found[0]), list(found[1])
 
     def values(self, pair: Pair, category: str, given: str, weight: float) -> Values:
-        """Return what is added to the logits of words while a caption of a pair is written after the words `given`."""
+        """Return what is added to the logits of words while a text about a pair is written after the words `given`.
+
+        category: of the words; empty: all categories.
+        """
         evidence = self.both(pair)
-        places, _ = self.head.nameable(category)
+        categories = [category] if category else self.head.known_categories
+        places = np.unique(np.concatenate([self.head.nameable(each)[0] for each in categories]))
         of_terms = np.stack(_only_one(*evidence, places), axis=1)
         best: dict[str, Float64[np.ndarray, " 2"]] = {}  # a word that is no term has the best values of its phrases
         for term, own in zip((self.head.terms[place] for place in places), of_terms, strict=True):
