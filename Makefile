@@ -30,18 +30,18 @@ WORDS := $(RUNS)/words/words.json
 .PHONY: demo app env weights world features questions heads answers scores test lint docs
 .DELETE_ON_ERROR:
 
-CLIPS := kitchen_0000_0.50_4.50 kitchen_0002_0.50_4.25 kitchen_0005_0.50_4.00
-CLIP = $(word $(1),$(CLIPS))
+# A pair to ask about: the first of DiffCap, at hand once the world is rendered.
+PAIR = $(shell sed -nE '1s/.*"reference": "([^"]*)", "candidate": "([^"]*)".*/\1 \2/p' $(WORLD)/diffcap_test.jsonl)
 
 demo: scores
 	@echo "== try next (docs/quickstart.md explains it):"
 	@echo "   source $(VENV)/bin/activate"
-	@echo "   python -m retrieval query --store $(STORE) --view efficientnet-lite0 --clip $(call CLIP,1) -k 5 \\"
+	@echo "   python -m retrieval query --store $(STORE) --view efficientnet-lite0 --clip $(firstword $(PAIR)) -k 5 \\"
 	@echo "       --videos $(WORLD) --html $(DEMO)/neighbours.html"
-	@echo "   python -m heads.ask --store $(STORE) --head $(RUNS)/stepdiff --reference $(call CLIP,2) \\"
-	@echo "       --candidate $(call CLIP,3) 'What did I do differently in video 2?'"
-	@echo "   python -m heads.ask --store $(STORE) --words $(RUNS)/words --reference $(call CLIP,2) \\"
-	@echo "       --candidate $(call CLIP,3) --why"
+	@echo "   python -m heads.ask --store $(STORE) --head $(RUNS)/stepdiff --reference $(firstword $(PAIR)) \\"
+	@echo "       --candidate $(lastword $(PAIR)) 'What did I do differently in video 2?'"
+	@echo "   python -m heads.ask --store $(STORE) --words $(RUNS)/words --reference $(firstword $(PAIR)) \\"
+	@echo "       --candidate $(lastword $(PAIR)) --why"
 	@echo "   make app   # the same in a browser: explore clips, ask about pairs, compare methods"
 
 # Until Ctrl-C.

@@ -396,15 +396,13 @@ class StepDiff:
         rows: list[Values | None] = []
         for turn, clips in zip(turns, shown, strict=True):
             pair, known = self._shown((clips[0], clips[1])), turn.about in words.head.known_categories
-            rows.append(words.values(pair, turn.about, turn.given, self.evidence.naming) if known else None)
-        return self._adding(rows)
-
-    def _adding(self, rows: Sequence[Values | None]) -> Naming | None:
-        """Return what adds the values of rows to their logits; None: the evidence has no weight."""
-        if not self.evidence.naming:
-            return None
+            rows.append(words.values(pair, (turn.about,), turn.given, self.evidence.naming) if known else None)
         chat = self.model.lm.chat
-        return Naming(rows, chat.text_ids, self.model.decode, [chat.tokenizer.eos_token_id, *chat.text_ids(".")])
+        return self._adding(rows, [chat.tokenizer.eos_token_id, *chat.text_ids(".")])
+
+    def _adding(self, rows: Sequence[Values | None], ends: Sequence[int]) -> Naming | None:
+        """Return what adds the values of rows to their logits; None: the evidence has no weight."""
+        return Naming(rows, self.model.lm.chat.text_ids, self.model.decode, ends) if self.evidence.naming else None
 
     def ask(self, reference: str, candidate: str, question: str, max_tokens: int, say: Say | None = None) -> str:
         """Return a greedy answer to a question about two clips.
@@ -415,6 +413,8 @@ class StepDiff:
         self._prepare(pair)
         turn, naming = self._asked(pair, Turn(question, "", ends=False)), None
         if self.words is not None:
-            naming = self._adding([self.words.values(self._shown(pair), "", "", self.evidence.naming)])
+            categories = self.words.about(question)
+            values = self.words.values(self._shown(pair), categories, "", self.evidence.naming)
+            naming = self._adding([values], ())  # it may end anywhere: a question need not be about all that differs
         streamer = None if say is None else Words(self.model.decode, say)
         return self.model.generate([turn], self._clips([pair]), max_tokens, streamer, naming=naming)[0]

@@ -97,17 +97,25 @@ class WordEvidence:
         return reference, candidate
 
     def asked(self, pair: Pair, turn: Turn) -> Turn:
-        """Return a question about a pair with the words that differ most before it, of all categories if its own is
-        unknown."""
+        """Return a question about a pair with the words that differ most before it: those of its category; if that is
+        unknown, of the categories that it names, or of all."""
+        categories = (turn.about,) if turn.about in self.head.known_categories else self.about(turn.question)
         words = " ".join(
             f"{video}: {', '.join(terms) or 'nothing'}."
-            for video, terms in zip(VIDEOS, self.likely(pair, turn.about), strict=True)
+            for video, terms in zip(VIDEOS, self.likely(pair, categories), strict=True)
         )
         return replace(turn, question=f"{words} {turn.question}")
 
-    def likely(self, pair: Pair, about: str = "") -> tuple[list[str], list[str]]:
-        """Return the terms of each clip that are put before a question about a category, or about no single one."""
-        return self._named_in((about,) if about in self.head.known_categories else (), pair, LIKELY)
+    def about(self, question: str) -> tuple[str, ...]:
+        """Return the categories that a question names, "tool" for "Tools/Equipment"; if it names none, all."""
+        words = {word.removesuffix("s") for word in re.findall(r"\w+", question.lower())}
+        known = self.head.known_categories
+        named = [name for name in known if words & {word.removesuffix("s") for word in re.findall(r"\w+", name.lower())}]
+        return tuple(named) or known
+
+    def likely(self, pair: Pair, categories: Sequence[str] = ()) -> tuple[list[str], list[str]]:
+        """Return the terms of each clip that are put before a question about some categories; none given: all."""
+        return self._named_in(categories, pair, LIKELY)
 
     def _named_in(self, categories: Sequence[str], pair: Pair, clear: float) -> tuple[list[str], list[str]]:
         """Return the terms of each clip that `named` returns for some categories; none given: for all."""
@@ -117,13 +125,12 @@ class WordEvidence:
                 terms.update(dict.fromkeys(named))
         return list(found[0]), list(found[1])
 
-    def values(self, pair: Pair, category: str, given: str, weight: float) -> Values:
+    def values(self, pair: Pair, categories: Sequence[str], given: str, weight: float) -> Values:
         """Return what is added to the logits of words while a text about a pair is written after the words `given`.
 
-        category: of the words; empty: all categories.
+        categories: of the words.
         """
         evidence = self.both(pair)
-        categories = [category] if category else self.head.known_categories
         places = np.unique(np.concatenate([self.head.nameable(each)[0] for each in categories]))
         of_terms = np.stack(_only_one(*evidence, places), axis=1)
         best: dict[str, Float64[np.ndarray, " 2"]] = {}  # a word that is no term has the best values of its phrases

@@ -310,7 +310,7 @@ def test_a_caption_names_what_answers_take_from_what_is_seen(world: Path, head: 
     for followed, text in (({"spoon"}, "In Video 2, spoon."), (set(), "In Video 2, spoon, without whisk.")):
         method = WordEvidence.of_store(replace(head, followed=frozenset(followed)), Store.open(world / "features"))
         assert method.caption([row]) == [text], "all terms of a category that has none of them"
-        named = method.values((row.reference, row.candidate), row.category, "", 1.0)("")
+        named = method.values((row.reference, row.candidate), (row.category,), "", 1.0)("")
         assert ("whisk" in named) == (not followed)
 
 
@@ -480,6 +480,8 @@ def test_the_words_of_a_pair_are_before_its_questions(
     two = replace(head, categories={category: {"whisk": 1.0}, "Vessels": {"spoon": 1.0}})
     (free,) = asked.of(method(two).ask, *both, "Why?", 2)
     assert free == "Video 1: whisk. Video 2: spoon. Why?", "of all categories"
+    (free,) = asked.of(method(two).ask, *both, "Which tool?", 2)
+    assert free == "Video 1: whisk. Video 2: nothing. Which tool?", "of the category that it names"
 
 
 @pytest.mark.parametrize("control", ["none", "shuffled", "blind"])
@@ -529,7 +531,7 @@ def test_a_caption_begins_the_word_with_the_most_evidence_whatever_its_batch(
     for row, caption in zip(rows, captions, strict=True):
         if row.category == category:
             seed = DIFFCAP_SEED.format(category=category)
-            of_word = words.values((row.reference, row.candidate), category, seed, 1000.0)("")
+            of_word = words.values((row.reference, row.candidate), (category,), seed, 1000.0)("")
             best = max(of_word, key=of_word.__getitem__)
             assert of_word[best] > 0 and caption.startswith(f"{seed} {best[0]}"), "a random model may not end it"
     declined = method().caption([DiffCap(clip(18), clip(21), category, ("",))])
