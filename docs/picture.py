@@ -19,6 +19,7 @@ from tasks.testsets import DiffCap, read_test_set
 WORLD, DEMO, SEED = Path("data/kitchen"), Path("data/demo"), 0
 METHODS = {"StepDiff": "diffcap_stepdiff", "Word evidence": "diffcap_words"}
 RIGHT, WRONG = "#007a55", "#b3411a"
+TEXT, END = 0.225, 0.86  # of the width: where texts begin, and where no other detail begins
 
 
 def frame(video: Path, second: float) -> np.ndarray:
@@ -62,14 +63,14 @@ def main() -> None:
         pen = {"transform": line[2].transAxes, "va": "top"}
         row, _ = captions["StepDiff"][key]
         line[2].text(0, 1.0, category, fontsize=9, fontweight="bold", **pen)
-        line[2].text(0.2, 0.99, textwrap.shorten(f"test set: {row.text[0]}", 100), fontsize=8, color="#555555", **pen)
+        line[2].text(TEXT, 0.99, textwrap.shorten(f"test set: {row.text[0]}", 96), fontsize=8, color="#555555", **pen)
         for place, method in enumerate(METHODS):
             text = captions[method][key][1]
             top = 0.8 - 0.4 * place
             line[2].text(0, top, method, fontsize=8, color="#555555", **pen)
-            line[2].text(0.2, top + 0.01, textwrap.shorten(text, 96), fontsize=9.5, **pen)
+            line[2].text(TEXT, top + 0.01, textwrap.shorten(text, 92), fontsize=9.5, **pen)
             named = judgements(text, category, world[row.reference], world[row.candidate])
-            at = 0.2
+            at = TEXT
             if not named:
                 missed = len(details_of(category, world[row.reference], world[row.candidate]))
                 line[2].text(at, top - 0.17, f"✗ names none of {missed} details", fontsize=7.5, color=WRONG, **pen)
@@ -77,6 +78,9 @@ def main() -> None:
                 true = judgement == "true"
                 label = f"{'✓' if true else '✗'} {value} in Video {1 if side == 'reference' else 2}"
                 label += "" if true else f" ({judgement})"
+                if at > END:
+                    line[2].text(at, top - 0.17, "...", fontsize=7.5, **pen)
+                    break
                 line[2].text(at, top - 0.17, label, fontsize=7.5, color=RIGHT if true else WRONG, **pen)
                 at += 0.012 * len(label) + 0.01
     figure.savefig("docs/pair.png", dpi=100)

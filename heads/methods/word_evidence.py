@@ -108,10 +108,8 @@ class WordEvidence:
 
     def about(self, question: str) -> tuple[str, ...]:
         """Return the categories that a question names, "tool" for "Tools/Equipment"; if it names none, all."""
-        words = {word.removesuffix("s") for word in re.findall(r"\w+", question.lower())}
-        known = self.head.known_categories
-        named = [name for name in known if words & {word.removesuffix("s") for word in re.findall(r"\w+", name.lower())}]
-        return tuple(named) or known
+        words, known = _singular(question), self.head.known_categories
+        return tuple(name for name in known if words & _singular(name)) or known
 
     def likely(self, pair: Pair, categories: Sequence[str] = ()) -> tuple[list[str], list[str]]:
         """Return the terms of each clip that are put before a question about some categories; none given: all."""
@@ -261,6 +259,10 @@ def seconds_of(rule: str, frames: int, start: float | None, end: float | None) -
     if "linspace" in rule:
         return [float(each) for each in np.linspace(start, end, frames)]
     return [start + (frame + 0.5) / frames * (end - start) for frame in range(frames)]
+
+
+def _singular(text: str) -> set[str]:
+    return {word.removesuffix("s") for word in re.findall(r"\w+", text.lower())}
 
 
 def _only_one(
