@@ -129,7 +129,8 @@ def answered_by(pairs: Sequence[PairQuestions], kinds: Collection[str], path: st
     for pair in pairs:
         kept = [place for place, (_, answer) in enumerate(pair.questions) if kind(answer) in kinds]
         if kept:
-            questions, categories = (tuple(own[i] for i in kept if own) for own in (pair.questions, pair.categories))
+            questions = tuple(pair.questions[place] for place in kept)
+            categories = tuple(pair.categories[place] for place in kept if pair.categories)
             found.append(PairQuestions(pair.reference, pair.candidate, questions, categories))
     if not found:
         raise StepDiffError(f"{path}: no question has an answer of video_lm.answers, {', '.join(kinds) or 'none'}")
