@@ -99,9 +99,9 @@ def test_an_answer_rests_on_the_words_that_its_head_read(
     questions: list[str] = []
     generate = VideoLM.generate
 
-    def noted(self: VideoLM, turns: list[Turn], *more: Any) -> list[str]:
+    def noted(self: VideoLM, turns: list[Turn], *more: Any, **how: Any) -> list[str]:
         questions.extend(turn.question for turn in turns)
-        return generate(self, turns, *more)
+        return generate(self, turns, *more, **how)
 
     monkeypatch.setattr(VideoLM, "generate", noted)
     for folder, name in ((runs, "reads"), (runs.parent / "more", "plain")):
@@ -158,13 +158,13 @@ def test_a_word_seeks_its_clearest_moment(server: Server, tab: "Page", pair: Pai
             assert tab.evaluate(clock) == pytest.approx(min(word["seconds"], tab.evaluate(length)))
             assert section.locator("[aria-current]").all_inner_texts() == [word["term"]]
             assert section.locator(".moments rect").count() == len(word["moments"])
-    before = tab.locator("#words .moments .marker").first.evaluate("mark => mark.style.left")
-    tab.keyboard.press("ArrowLeft") if tab.evaluate(clock) > 1 else tab.keyboard.press("ArrowRight")
-    assert tab.locator("#words .moments .marker").first.evaluate("mark => mark.style.left") != before
     box = tab.locator("#words .moments").first.bounding_box()
     assert box is not None
     tab.mouse.click(box["x"] + box["width"] / 2, box["y"] + 4)
     assert tab.evaluate(clock) == pytest.approx(data[0]["length"] / 2, abs=0.1)
+    before = tab.locator("#words .moments .marker").first.evaluate("mark => mark.style.left")
+    tab.keyboard.press("ArrowLeft")
+    assert tab.locator("#words .moments .marker").first.evaluate("mark => mark.style.left") != before
 
 
 def test_the_words_of_an_answer_are_kept_over_a_reload(server: Server, tab: "Page", pair: Pair) -> None:

@@ -149,7 +149,7 @@ def test_the_server_answers_while_1100_half_sent_requests_are_open(public: tuple
             assert exchange(port, upgrade).startswith(b"HTTP/1.1 200")
     lines = log.read_text().splitlines()[before:]
     assert len(lines) == len({line[:20] for line in lines}) <= 5, "each line once a minute"
-    assert "closed one that waits" in lines[0]
+    assert any("closed one that waits" in line for line in lines)
 
 
 @pytest.fixture
