@@ -60,15 +60,16 @@ def fitted(counting: Counting, began: float) -> WordHead:
         "frequency": (train.y / train.clips)[kept].round(6).tolist(),
         "declines": None,
     }
+    terms = tuple(wording.terms[place] for place in kept)
     head = WordHead(
         Path(options.out),
         about,
-        tuple(wording.terms[place] for place in kept),
+        terms,
         np.stack([model.weights[kept] for model in odds]).astype(np.float32).astype(np.float64),
         np.stack([model.bias[kept] for model in odds]).astype(np.float32).astype(np.float64),
         wording.sides,
         wording.categories,
-        frozenset(wording.followed),
+        frozenset(wording.narrated).intersection(terms),
     )
     if counting.validation is not None:
         about["declines"] = declines(head, counting.features, counting.validation, str(options.validation))

@@ -53,8 +53,8 @@ class WordHead:
     side_model: Sides
     categories: Mapping[str, Mapping[str, float]]
     """category -> term -> share of its answers that have the term"""
-    followed: frozenset[str]
-    """terms that answers take from what is seen; the others are ways of saying it"""
+    narrated: frozenset[str]
+    """terms that narrations have; the others are ways of answering, "besides" or "time for looking" """
 
     @classmethod
     def load(cls, folder: str | Path) -> "WordHead":
@@ -72,7 +72,7 @@ class WordHead:
             arrays = load(data)
             terms, sides = tuple(about["terms"]), Sides(about["sides"])
             weights, bias = (arrays[name].astype(np.float64) for name in ("weights", "bias"))
-            return cls(folder, about, terms, weights, bias, sides, about["categories"], frozenset(about["followed"]))
+            return cls(folder, about, terms, weights, bias, sides, about["categories"], frozenset(about["narrated"]))
         except FileNotFoundError as error:
             raise StepDiffError(
                 f"{folder}: holds no head of words ({Path(error.filename).name} is missing); run python -m heads.words "
@@ -91,7 +91,7 @@ class WordHead:
         write_bytes(self.folder / name, data)
         about = dict(self.about) | {"weights": {"file": name, "sha256": sha256}, "terms": list(self.terms)}
         about |= {"sides": dict(self.side_model.weights), "categories": self.categories}
-        about["followed"] = sorted(self.followed)
+        about["narrated"] = sorted(self.narrated)
         write_text(self.folder / FILE, json.dumps(about, indent=1))
         for old in self.folder.glob("words-*.safetensors"):
             if old.name != name:
@@ -223,9 +223,9 @@ class WordHead:
         return self._of_category[category]
 
     def nameable(self, category: str) -> tuple[Int64[np.ndarray, " c"], Float64[np.ndarray, " c"]]:
-        """Return what `of_category` does, of the terms that answers take from what is seen, if it has such terms."""
+        """Return what `of_category` does, of the terms that narrations have, if there are such."""
         places, weights = self.of_category(category)
-        kept = np.array([self.terms[place] in self.followed for place in places])
+        kept = np.array([self.terms[place] in self.narrated for place in places])
         return (places[kept], weights[kept]) if kept.any() else (places, weights)
 
     def distance(self, one: Float64[np.ndarray, " T"], other: Float64[np.ndarray, " T"], category: str) -> float:

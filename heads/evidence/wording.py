@@ -37,6 +37,8 @@ _OF_CATEGORY = 0.6  # share of a term's occurrences in answers
 @dataclass(frozen=True)
 class Wording:
     terms: tuple[str, ...]
+    narrated: tuple[str, ...]
+    """terms that enough narrations have; the others are only in questions and answers"""
     followed: tuple[str, ...]
     """terms that answers take from what is seen; those label clips"""
     sides: Sides
@@ -55,8 +57,8 @@ class Wording:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Wording":
         """Return the inverse of `as_dict`."""
-        terms, followed = tuple(values["terms"]), tuple(values["followed"])
-        return cls(terms, followed, Sides(values["sides"]), values["categories"])
+        terms, narrated, followed = (tuple(values[name]) for name in ("terms", "narrated", "followed"))
+        return cls(terms, narrated, followed, Sides(values["sides"]), values["categories"])
 
     def signs(self, pairs: Iterable[PairQuestions]) -> dict[str, dict[int, float]]:
         """Return what questions and answers say of clips: clip -> place of a term -> sum of signs."""
@@ -134,7 +136,8 @@ def learn(
             "no answer of the paired questions has a word that the narration of one of its clips has, so it is unknown "
             "which video a word is about; give --pairqa with more answers about narrated clips"
         )
-    return Wording(tuple(terms), followed, Sides.learn(examples, labels), _categories(asked, set(terms)))
+    sides, categories = Sides.learn(examples, labels), _categories(asked, set(terms))
+    return Wording(tuple(terms), tuple(sorted(narrated)), followed, sides, categories)
 
 
 _Asked = tuple[PairQuestions, str, str, str]

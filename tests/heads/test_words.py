@@ -303,15 +303,15 @@ def test_captions_name_what_differs_and_decline(world: Path, head: WordHead) -> 
     assert similar[1] > similar[0]
 
 
-def test_a_caption_names_what_answers_take_from_what_is_seen(world: Path, head: WordHead) -> None:
+def test_a_caption_names_what_narrations_name(world: Path, head: WordHead) -> None:
     """Other terms, such as "besides", score texts and set clips apart, but are no details."""
-    assert {"whisk", "spoon"} <= head.followed < set(head.terms)
+    assert {"whisk", "spoon"} <= head.narrated < set(head.terms)
     row = DiffCap(clip(18), clip(19), "Tools/Equipment", ("",))
-    for followed, text in (({"spoon"}, "In Video 2, spoon."), (set(), "In Video 2, spoon, without whisk.")):
-        method = WordEvidence.of_store(replace(head, followed=frozenset(followed)), Store.open(world / "features"))
+    for narrated, text in (({"spoon"}, "In Video 2, spoon."), (set(), "In Video 2, spoon, without whisk.")):
+        method = WordEvidence.of_store(replace(head, narrated=frozenset(narrated)), Store.open(world / "features"))
         assert method.caption([row]) == [text], "all terms of a category that has none of them"
         named = method.values((row.reference, row.candidate), (row.category,), "", 1.0)("")
-        assert ("whisk" in named) == (not followed)
+        assert ("whisk" in named) == (not narrated)
 
 
 @pytest.mark.slow
