@@ -66,7 +66,7 @@ def answer(site: Site, kept: KeptOdds, pair: Pair, question: str, category: str 
         evidence = loaded.method.words if loaded.method.evidence.asked else None
         return {
             "answer": found,
-            "rests_on": [] if evidence is None else plain(words_of(site, evidence, pair, asked=True)),
+            "rests_on": [] if evidence is None else plain(words_of(site, evidence, pair, question)),
             "declines": declines(known, category),
             "first": round(first, 3),
             "seconds": round(seconds, 3),

@@ -53,11 +53,14 @@ class PairWords:
     """why there are none; empty: the evidence could be read"""
 
 
-def words_of(site: Site, evidence: "WordEvidence", pair: Pair, asked: bool = False) -> list[ClipWords]:
-    """Return the words of both clips. asked: those that a head reads before a question, which are more."""
+def words_of(site: Site, evidence: "WordEvidence", pair: Pair, question: str = "") -> list[ClipWords]:
+    """Return the words of both clips. question: those that a head reads before it, which are more."""
     from heads.methods.word_evidence import seconds_of
 
-    reasons = evidence.reasons(pair, evidence.likely(pair)) if asked else evidence.why(*pair)
+    if question:
+        reasons = evidence.reasons(pair, evidence.likely(pair, evidence.about(question)))
+    else:
+        reasons = evidence.why(*pair)
     found = []
     for clip, own in zip(site.clips(pair), reasons, strict=True):
         length = (clip.end or 0.0) - (clip.start or 0.0)

@@ -118,7 +118,9 @@ def protocol(
     """
     how: dict[str, Any] = {}
     if evidence is not None and evidence.asked:
-        how["before_question"] = "the words of its category that differ most; of all categories if it has none"
+        how["before_question"] = (
+            "the words of its category that differ most; without one, of the categories that it names, or of all"
+        )
     weight = "" if evidence is None else f"{evidence.choice:g} *"
     if answer == "rank":
         apart = weight and f" - {weight} (distance of the evidence of words - the distance below which pairs agree)"
@@ -390,19 +392,16 @@ class StepDiff:
 
     def _naming(self, turns: Sequence[Turn], shown: Sequence[tuple[str, ...]]) -> Naming | None:
         """Return what adds evidence to the logits of answers about categories with words; None: no answer is."""
-        words = self.words
-        if words is None or not any(turn.about in words.head.known_categories for turn in turns):
+        words, weight = self.words, self.evidence.naming
+        if words is None or not weight or not any(turn.about in words.head.known_categories for turn in turns):
             return None
         rows: list[Values | None] = []
         for turn, clips in zip(turns, shown, strict=True):
             pair, known = self._shown((clips[0], clips[1])), turn.about in words.head.known_categories
-            rows.append(words.values(pair, (turn.about,), turn.given, self.evidence.naming) if known else None)
+            rows.append(words.values(pair, (turn.about,), turn.given, weight) if known else None)
         chat = self.model.lm.chat
-        return self._adding(rows, [chat.tokenizer.eos_token_id, *chat.text_ids(".")])
-
-    def _adding(self, rows: Sequence[Values | None], ends: Sequence[int]) -> Naming | None:
-        """Return what adds the values of rows to their logits; None: the evidence has no weight."""
-        return Naming(rows, self.model.lm.chat.text_ids, self.model.decode, ends) if self.evidence.naming else None
+        ends = [chat.tokenizer.eos_token_id, *chat.text_ids(".")]
+        return Naming(rows, chat.text_ids, self.model.decode, ends)
 
     def ask(self, reference: str, candidate: str, question: str, max_tokens: int, say: Say | None = None) -> str:
         """Return a greedy answer to a question about two clips.
@@ -412,9 +411,9 @@ class StepDiff:
         pair = (reference, candidate)
         self._prepare(pair)
         turn, naming = self._asked(pair, Turn(question, "", ends=False)), None
-        if self.words is not None:
-            categories = self.words.about(question)
-            values = self.words.values(self._shown(pair), categories, "", self.evidence.naming)
-            naming = self._adding([values], ())  # it may end anywhere: a question need not be about all that differs
+        if self.words is not None and self.evidence.naming:
+            values = self.words.values(self._shown(pair), self.words.about(question), "", self.evidence.naming)
+            # Without a price on its end: a question need not be about all that differs.
+            naming = Naming([values], self.model.lm.chat.text_ids, self.model.decode)
         streamer = None if say is None else Words(self.model.decode, say)
         return self.model.generate([turn], self._clips([pair]), max_tokens, streamer, naming=naming)[0]

@@ -111,8 +111,8 @@ class WordEvidence:
         words, known = _singular(question), self.head.known_categories
         return tuple(name for name in known if words & _singular(name)) or known
 
-    def likely(self, pair: Pair, categories: Sequence[str] = ()) -> tuple[list[str], list[str]]:
-        """Return the terms of each clip that are put before a question about some categories; none given: all."""
+    def likely(self, pair: Pair, categories: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Return the terms of each clip that are put before a question about some categories."""
         return self._named_in(categories, pair, LIKELY)
 
     def _named_in(self, categories: Sequence[str], pair: Pair, clear: float) -> tuple[list[str], list[str]]:

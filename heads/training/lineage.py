@@ -19,7 +19,7 @@ Guarantees
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from torch import nn
 
@@ -38,15 +38,7 @@ from heads.models.video_lm import VideoLM
 from heads.training import contrastive_task, video_task
 from heads.training.checkpoint import Run
 from heads.training.contrastive_task import ContrastiveHead
-from heads.training.recipe import (
-    Answers,
-    ContrastiveRecipe,
-    Scaling,
-    Schedule,
-    TrainOptions,
-    VideoLMRecipe,
-    read_recipe,
-)
+from heads.training.recipe import ContrastiveRecipe, Scaling, Schedule, TrainOptions, VideoLMRecipe, read_recipe
 from heads.workers.group import ALONE, Group
 from store import Provenance, Store
 from store.lineage import trained_on as hashes
@@ -357,7 +349,7 @@ def disclosure(recipe: VideoLMRecipe, folder: Path) -> dict[str, Any]:
         "checkpoint": run.best().name,
         "optimiser_steps": None if before is None else before + own,
         "regime": lineage.get("regime"),
-        **({} if recipe.answers == get_args(Answers) else {"answers": list(recipe.answers)}),
+        **({} if recipe.answers == VideoLMRecipe.answers else {"answers": list(recipe.answers)}),
         **({} if recipe.evidence is None else {"evidence": asdict(recipe.evidence)}),
         "init": init,
     }

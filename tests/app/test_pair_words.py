@@ -104,18 +104,21 @@ def test_an_answer_rests_on_the_words_that_its_head_read(
         return generate(self, turns, *more, **how)
 
     monkeypatch.setattr(VideoLM, "generate", noted)
-    for folder, name in ((runs, "reads"), (runs.parent / "more", "plain")):
+    asked = ("reads", "What differs?"), ("reads", "Which tool differs?"), ("plain", "What differs?")
+    for name, text in asked:
+        folder = runs if name == "reads" else runs.parent / "more"
         site = Site.open(str(world / "features"), runs=str(folder), device="cpu")
         loaded = Runs(site).load(Runs(site).head(name))
-        work = answer(site, Kept(9), pair, "What differs?", None, 3)
+        work = answer(site, Kept(9), pair, text, None, 3)
         rests = work(loaded, Job(loaded.head, work))["rests_on"]
         if name == "plain":
-            assert rests == [] and questions.pop() == "What differs?"
+            assert rests == [] and questions.pop() == text
             continue
         (question,) = questions
-        before = [{word["term"] for word in clip["words"]} for clip in rests]
-        of_videos = question.removesuffix(". What differs?").split(". ")
-        assert [set(text.split(": ")[1].split(", ")) for text in of_videos] == before and all(before)
+        before = [{word["term"] for word in clip["words"]} or {"nothing"} for clip in rests]
+        of_videos = question.removesuffix(f". {text}").split(". ")
+        assert [set(video.split(": ")[1].split(", ")) for video in of_videos] == before
+        assert all(words != {"nothing"} for words in before) or text != "What differs?"
         questions.clear()
 
 
