@@ -55,9 +55,9 @@ def pair(world: Path) -> list[str]:
 
 @pytest.fixture
 def opened(serve: Callable[..., Server], tab: "Page", pair: list[str]) -> "Page":
-    """The page of the pair, with both clips loaded."""
+    """The page of the pair, while both clips play: their first frames are shown, which tells where frames begin."""
     tab.goto(f"{serve().url}/pair?reference={pair[0]}&candidate={pair[1]}")
-    tab.wait_for_function("() => document.querySelector('[data-player]').player.length > 0")
+    tab.wait_for_function(f"() => {PLAYER}.playing && {PLAYER}.videos.every((video) => video.phase !== undefined)")
     return tab
 
 
@@ -68,7 +68,6 @@ def test_two_clips_stay_within_50_ms_of_each_other_for_a_loop(opened: "Page") ->
 
 
 def test_keys_play_step_and_change_speed(opened: "Page") -> None:
-    opened.wait_for_function(f"() => {PLAYER}.playing")
     opened.keyboard.press("Space")
     assert not opened.evaluate(f"{PLAYER}.playing")
     opened.keyboard.press(".")
@@ -116,7 +115,6 @@ def test_clips_of_equal_length_end_together(opened: "Page") -> None:
 
 
 def test_a_click_leaves_space_to_the_player_and_reduced_motion_leaves_it_paused(opened: "Page") -> None:
-    opened.wait_for_function(f"() => {PLAYER}.playing")
     opened.get_by_role("button", name="Loop").click()
     opened.keyboard.press("Space")
     assert opened.evaluate(f"[{PLAYER}.playing, {PLAYER}.looping]") == [False, False]
