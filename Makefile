@@ -3,7 +3,6 @@
 # make app              pages in a browser, on the demo's data: explore clips, ask about pairs, compare methods
 # make test             environment and all tests
 # make test SIMD=oldest the tests with the vector instructions of an old x86-64 processor; SIMD=avx2: those before AVX-512
-# make test-failed      the tests that failed last, alone
 # make lint             ruff and mypy
 # make docs             the documentation as a site, in site/; a broken link fails
 # Each line that `make demo` runs is a public command; docs/quickstart.md explains them.
@@ -28,7 +27,7 @@ WEIGHTS := smollm2-135m-instruct mpnet-base efficientnet-lite0
 STEPDIFF := $(RUNS)/stepdiff/best.json
 WORDS := $(RUNS)/words/words.json
 
-.PHONY: demo app env weights world features questions heads answers scores test test-failed lint docs
+.PHONY: demo app env weights world features questions heads answers scores test lint docs
 .DELETE_ON_ERROR:
 
 # A pair to ask about: the first of DiffCap, at hand once the world is rendered.
@@ -182,11 +181,8 @@ SIMD_avx2 := NPY_DISABLE_CPU_FEATURES="X86_V4 AVX512_ICL AVX512_SPR" OPENBLAS_CO
 SIMD_oldest := NPY_DISABLE_CPU_FEATURES="X86_V3 X86_V4 AVX512_ICL AVX512_SPR" OPENBLAS_CORETYPE=Prescott \
     ATEN_CPU_CAPABILITY=default MKL_ENABLE_INSTRUCTIONS=SSE4_2 ONEDNN_MAX_CPU_ISA=SSE41 NUMBA_CPU_NAME=generic \
     FAISS_SIMD_LEVEL=NONE GLIBC_TUNABLES=glibc.cpu.hwcaps=-AVX512F,-AVX2,-FMA
-PYTEST = OMP_NUM_THREADS=1 $(if $(SIMD),$(or $(SIMD_$(SIMD)),$(error SIMD=$(SIMD): it is oldest or avx2))) $(RUN) pytest
 test: weights
-	$(PYTEST) --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
-test-failed: weights
-	$(PYTEST) --last-failed --last-failed-no-failures none
+	OMP_NUM_THREADS=1 $(if $(SIMD),$(or $(SIMD_$(SIMD)),$(error SIMD=$(SIMD): it is oldest or avx2))) $(RUN) pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: env
 	$(VENV)/bin/ruff check .
