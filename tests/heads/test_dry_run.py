@@ -13,7 +13,7 @@ from heads import train
 from heads.planning.cards import CARDS
 from heads.planning.plan import clip_tokens
 from heads.training.recipe import TrainOptions, read_recipe
-from store.testing.tiny import tiny_store
+from store.testing import tiny_store
 from weights import registry
 
 from .conftest import CHANNELS, TOKENS, recipe

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from store import View
-from store.testing import StoreMachine, run_machine
-from store.testing.checks import COUNTS
+from tests.store.machine.checks import COUNTS
+from tests.store.machine.machine import StoreMachine, run_machine
 
 SECONDS = float(os.environ.get("STATEFUL_SECONDS", "0"))
 

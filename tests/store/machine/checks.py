@@ -12,8 +12,8 @@ from jaxtyping import Int, Shaped
 from common.errors import StepDiffError
 from store import Store, View
 from store.batches import Batches
-from store.testing.model import MAIN, SHAPES, ModelStore, ModelView
 from store.verbs.verify import verify
+from tests.store.machine.model import MAIN, SHAPES, ModelStore, ModelView
 
 COUNTS: Counter[str] = Counter()
 """what the machines of this process did so far"""

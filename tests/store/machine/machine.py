@@ -1,14 +1,7 @@
 """A store that is randomly written, killed, damaged, repaired, compacted and read, compared with a plain model.
 
-    class OnDisk(StoreMachine):
-        def location(self) -> str:
-            return tempfile.mkdtemp(dir="/mnt/disk") + "/store"
-
-    def test_a_store_on_the_disk_gives_the_reads_of_the_model() -> None:
-        run_machine(OnDisk, examples=20)
-
 A subclass says where stores are made (`location`), how they are opened (`open`: a `Store`, or an object with its
-methods) and how rows are read (`read`). Everything else is compared with the model of `store.testing.model`.
+methods) and how rows are read (`read`). Everything else is compared with the model of `tests.store.machine.model`.
 
 Guarantees
 - after any sequence of writes, kills, compactions, requantisations and drops, reads give the model's values
@@ -33,11 +26,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from common.errors import StepDiffError
 from common.io.files import Place, place
 from store import Store
-from store.testing.checks import COUNTS
-from store.testing.flips import Flips
-from store.testing.model import MAIN, SHAPES, ModelStore, ModelView
-from store.testing.writers import CRASHED, Writers, filling, perform
 from store.verbs.verify import verify
+from tests.store.machine.checks import COUNTS
+from tests.store.machine.flips import Flips
+from tests.store.machine.model import MAIN, SHAPES, ModelStore, ModelView
+from tests.store.machine.writers import CRASHED, Writers, filling, perform
 
 DTYPES = ("float16", "float32", "int8")
 VIEWS = ("a", "b")

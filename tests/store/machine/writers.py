@@ -21,15 +21,15 @@ import polars as pl
 
 from common.errors import StepDiffError
 from store import Feature, Provenance, Store
-from store.testing.model import MAIN, SHAPES, values_of
 from store.verbs.compact import compact
 from store.verbs.drop import drop
 from store.verbs.options import CompactOptions, DropOptions, RequantiseOptions
 from store.verbs.requantise import requantise
+from tests.store.machine.model import MAIN, SHAPES, values_of
 
 CRASHED, REFUSED = 77, 78
 """exit statuses of a child that called `os._exit`, and of one whose command was refused"""
-_PROGRAM = "from store.testing.writers import run_commands; run_commands()"
+_PROGRAM = "from tests.store.machine.writers import run_commands; run_commands()"
 _OPERATIONS = (
     "open",
     "pwrite",

@@ -12,10 +12,10 @@ from common.io.files import Place
 from store import Store, View
 from store.damage.view_damage import view_damage
 from store.damage.withdrawal import unfinished, withdraw_damaged
-from store.testing.checks import COUNTS, Checks
-from store.testing.model import FAILED, OK, ModelView
-from store.testing.writers import filling, perform
 from store.verbs.verify import verify
+from tests.store.machine.checks import COUNTS, Checks
+from tests.store.machine.model import FAILED, OK, ModelView
+from tests.store.machine.writers import filling, perform
 
 
 class Flips(Checks):
