@@ -124,7 +124,7 @@ class Training:
         from heads.data.clips import Features
         from heads.data.paired_qa import read_paired_qa
         from heads.training.sources import PairedSource
-        from heads.training.video_task import build, comparing
+        from heads.training.video_task import build
 
         self.recipe, self.device = recipe, device
         self.features = Features(world.store, recipe.view, "tokens")
@@ -132,7 +132,6 @@ class Training:
         self.model = build(recipe, self.features, 0, device)
         pairs = read_paired_qa(str(world.pairqa), world.store.catalog("clips"))
         self.source = PairedSource(recipe, pairs, self.model.lm.chat, self.model.lm.packs, 0, None)
-        self.comparing = comparing(recipe, self.model)
         self.optimizer = torch.optim.AdamW([p for p in self.model.parameters() if p.requires_grad], lr=1e-5)
 
     def load(self, number: int, features: "Reads") -> "tuple[Batch, Tensor]":
@@ -150,7 +149,7 @@ class Training:
         self.model.train()
         self.optimizer.zero_grad()
         with autocast(self.device, self.recipe.precision):
-            loss = answer_loss(self.model, batch.rows, tokens, self.comparing)
+            loss = answer_loss(self.model, batch.rows, tokens)
         loss.backward()
         torch.nn.utils.clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], 1.0)
         self.optimizer.step()

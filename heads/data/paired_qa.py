@@ -3,14 +3,13 @@
 Guarantees
 - only clips of split train are used, if the catalog has splits: not val, test, val_seen ..., nor a clip without a split
 - a pair with a clip that is held out is dropped; a pair of two clips that validate the run validates it
-- with weights, YES and NO have the same total weight in every pair that has both
 - the order of pairs depends only on seed and step, so a resumed run sees what an uninterrupted one sees
 - an order of items takes four bytes per item in every epoch
 """
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import compress
 
 import numpy as np
@@ -147,15 +146,3 @@ def turns(pair: PairQuestions, limit: int, rng: np.random.Generator) -> list[Tur
         rounds[place] = met[kind(questions[place].answer)]
         met[kind(questions[place].answer)] += 1
     return [questions[place] for place in sorted(order, key=rounds.__getitem__)[:limit]]
-
-
-def balanced(turns: Sequence[Turn], yes_no_weight: float) -> list[Turn]:
-    """Weight the turns of a pair so that YES and NO have the same total, `yes_no_weight` per answer on average.
-
-    Otherwise the overall similarity of the clips would answer most questions, whatever they are about. If all answers
-    are the same they get half the weight.
-    """
-    counts = Counter(turn.answer for turn in turns)
-    total = counts[YES] + counts[NO]
-    weights = {answer: yes_no_weight * total / (2 * max(counts[answer], 1)) for answer in (YES, NO)}
-    return [replace(turn, weight=weights.get(turn.answer, 1.0)) for turn in turns]

@@ -76,23 +76,3 @@ class Projector(nn.Module):
         for layer in self.layers:
             latents = layer(latents, tokens)
         return self.output(self.output_norm(latents))
-
-
-class Comparison(nn.Module):
-    """Adds to a token of a clip how it differs from the previous clip's token at the same place; ours, not the paper's.
-
-    A small network reads the change from that token to this one, in units of the language model's embeddings, and its
-    absolute value. Its last layer starts at zero.
-    """
-
-    def __init__(self, width: int, scale: float) -> None:
-        super().__init__()
-        self.scale = scale
-        self.network = nn.Sequential(nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, width))
-        nn.init.zeros_(self.network[-1].weight)  # type: ignore[arg-type]
-        nn.init.zeros_(self.network[-1].bias)  # type: ignore[arg-type]
-
-    def forward(self, before: Float[Tensor, "... E"], after: Float[Tensor, "... E"]) -> Float[Tensor, "... E"]:
-        """Return the tokens of the later clips with the comparison added; before: those at their places."""
-        change = (after - before) / self.scale
-        return after + self.scale * self.network(torch.cat([change, change.abs()], dim=-1))

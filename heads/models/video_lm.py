@@ -11,26 +11,23 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
 from heads.data.packing import NO_TARGET, PADDING, TEXT, Packed, Packer, Turn
 from heads.evidence.naming import Naming
 from heads.models.language_model import LanguageModel
-from heads.models.projector import Comparison, Projector
+from heads.models.projector import Projector
 from heads.models.streaming import Tokens, Words
 from tasks.prompts import system
 
 
 class VideoLM(nn.Module):
-    def __init__(
-        self, lm: LanguageModel, projector: Projector | nn.Identity, outputs: int, comparison: Comparison | None = None
-    ) -> None:
+    def __init__(self, lm: LanguageModel, projector: Projector | nn.Identity, outputs: int) -> None:
         super().__init__()
         self.lm = lm
         self.projector = projector
-        self.comparison = comparison
         self.outputs = outputs
         self.packer = Packer(lm.chat, outputs)
         self.blind_packer = Packer(lm.chat, 0)
@@ -78,12 +75,7 @@ class VideoLM(nn.Module):
         if clips is None:
             return embeddings
         slots = batch.video != TEXT
-        tokens, place = clips.flatten(0, 1), batch.video[slots]
-        shown = tokens[place]
-        if self.comparison is not None:
-            later = follows(batch.video, self.outputs)[slots]
-            compared = self.comparison(tokens[place[later] - self.outputs], shown[later])
-            shown = shown.masked_scatter(later[:, None], compared.to(shown.dtype))
+        shown = clips.flatten(0, 1)[batch.video[slots]]
         return embeddings.masked_scatter(slots[..., None], shown.to(embeddings.dtype))
 
     def project(self, tokens: Float[Tensor, "C N D"], leave_out: float = 0.0) -> Float[Tensor, "C L E"]:
@@ -164,12 +156,6 @@ class VideoLM(nn.Module):
     def decode(self, ids: Sequence[int] | Int[Tensor, " L"]) -> str:
         """Return the text of an answer's tokens."""
         return str(self.lm.chat.tokenizer.decode(ids, skip_special_tokens=True)).strip()
-
-
-def follows(video: Int[Tensor, "B S"], outputs: int) -> Bool[Tensor, "B S"]:
-    """Return where a row shows a clip after another clip; video: slots of a packed batch."""
-    clip = (video // outputs).masked_fill(video == TEXT, torch.iinfo(video.dtype).max)
-    return (video != TEXT) & (clip > clip.amin(dim=1, keepdim=True))
 
 
 def columns_to_front(segment: Int[Tensor, "B S"]) -> Int[Tensor, "B S"]:

@@ -17,7 +17,7 @@ from torch import nn
 from common.errors import StepDiffError
 from heads.data.packing import Chat
 from heads.models.language_model import LanguageModel
-from heads.models.projector import Comparison, Projector
+from heads.models.projector import Projector
 from heads.training.contrastive_task import ContrastiveHead
 from heads.training.recipe import ContrastiveRecipe, VideoLMRecipe
 from weights import registry, resolve
@@ -131,10 +131,7 @@ def language_model(config: Any, recipe: VideoLMRecipe, dtype: torch.dtype) -> La
 def projector(recipe: VideoLMRecipe, tokens: tuple[int, int], width: int) -> nn.Module:
     """Return what trains next to the language model. tokens: shape [N, D] of a clip's tokens."""
     with torch.device("meta"):
-        parts: list[nn.Module] = [Projector(recipe.projector, *tokens, width, 1.0)]
-        if recipe.compare_tokens:
-            parts.append(Comparison(width, 1.0))
-    return nn.ModuleList(parts)
+        return Projector(recipe.projector, *tokens, width, 1.0)
 
 
 def contrastive_head(recipe: ContrastiveRecipe, tokens: tuple[int, int], text_width: int) -> ContrastiveHead:

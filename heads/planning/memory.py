@@ -154,7 +154,7 @@ def largest(
         kept = language(recipe, sizes, rows, item, together) + rows.clips * projected(
             recipe.projector, clip, sizes.width, item
         )
-        return Memory(activations=kept, logits=logits(sizes, rows.targets + compared(recipe, rows), item))
+        return Memory(activations=kept, logits=logits(sizes, rows.targets, item))
 
     return max((of(rows) for rows in batches), key=lambda memory: memory.card)
 
@@ -203,11 +203,6 @@ def linear_weights(sizes: Sizes) -> int:
     """Return the number of weights in the linear layers of a decoder layer."""
     attention = sizes.width * sizes.head * (2 * sizes.heads + 2 * sizes.key_heads)
     return attention + 3 * sizes.width * sizes.hidden
-
-
-def compared(recipe: VideoLMRecipe, rows: Rows) -> int:
-    """Return the targets of a batch that compare tokens of clips (compare_weight)."""
-    return (rows.clips - rows.rows) * recipe.projector.outputs if recipe.compare_weight else 0
 
 
 def logits(sizes: Sizes, targets: int, item: int) -> float:

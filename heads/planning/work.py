@@ -15,7 +15,7 @@ from torch import nn
 
 from heads.models.language_model import LanguageModel
 from heads.planning.architecture import Sizes
-from heads.planning.memory import FLOAT, Weights, compared, decoder_layers
+from heads.planning.memory import FLOAT, Weights, decoder_layers
 from heads.planning.rows import Rows
 from heads.training.recipe import ProjectorOptions, Scaling, VideoLMRecipe
 
@@ -46,12 +46,8 @@ def operations(
     if recipe.lora is None or "down_proj" not in recipe.lora.targets:
         again -= 2.0 * rows.tokens * sizes.width * sizes.hidden * sizes.layers
     inside = forward + frozen + 2 * trained + 2 * attention + again * recipe.gradient_checkpointing
-    targets = rows.targets + compared(recipe, rows)
+    targets = rows.targets
     output = 2.0 * targets * sizes.width * sizes.vocabulary * (3 if recipe.full else 2)
-    if recipe.compare_weight:  # the nearest word of each token
-        output += 2.0 * rows.clips * recipe.projector.outputs * sizes.width * sizes.vocabulary
-    if recipe.compare_tokens:  # backward without the gradient of its input's frozen part: all of it is computed
-        output += 3 * 2.0 * 3 * sizes.width**2 * (rows.clips - rows.rows) * recipe.projector.outputs
     return inside, output + rows.clips * projector(recipe.projector, clip, sizes.width)
 
 

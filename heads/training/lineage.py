@@ -323,31 +323,24 @@ def read(folder: Path) -> dict[str, Any]:
 def disclosure(recipe: VideoLMRecipe, folder: Path) -> dict[str, Any]:
     """Return how the training differs from the published recipe, to be shown next to every score.
 
-    trained: the steps so far; checkpoint: the one of them that validation chose; optimiser_steps: those of the warm
-    start and of earlier runs included; regime: see `regime`. None: the run, or an earlier one, does not state it.
+    trained: the steps so far; checkpoint: the one of them that validation chose; optimiser_steps: those of
+    earlier runs included; regime: see `regime`. None: the run, or an earlier one, does not state it.
     """
-    run, warm, lineage = Run(folder), None, read(folder)
+    run, lineage = Run(folder), read(folder)
     init = lineage["init"]
-    if (start := recipe.warm_start) is not None:
-        warm = f"{start.steps} steps on {' and '.join(start.texts)}, on those of their words that paired QA has too"
     before = 0 if init is None else init.get("optimiser_steps")
-    own = run.reached() + (0 if start is None else start.steps)
     return {
         "system": recipe.system,
         "sources": list(recipe.sources),
-        "warm_start": warm,
         "lora": recipe.lora is not None,
         "full": recipe.full,
         "packed": recipe.packed,
-        "yes_no_weight": recipe.yes_no_weight,
-        "compare_weight": recipe.compare_weight,
-        "compare_tokens": recipe.compare_tokens,
         "hard_negatives": recipe.hard_negatives is not None,
         "language_model": recipe.language_model,
         "steps": recipe.schedule.steps,
         "trained": run.reached(),
         "checkpoint": run.best().name,
-        "optimiser_steps": None if before is None else before + own,
+        "optimiser_steps": None if before is None else before + run.reached(),
         "regime": lineage.get("regime"),
         **({} if recipe.answers == VideoLMRecipe.answers else {"answers": list(recipe.answers)}),
         **({} if recipe.evidence is None else {"evidence": asdict(recipe.evidence)}),

@@ -62,22 +62,6 @@ class ProjectorOptions:
 
 
 @dataclass(frozen=True)
-class WarmStart:
-    """Training of the projector without the language model, towards its embeddings of a text's content words."""
-
-    texts: tuple[str, ...] = ("narration",)
-    """catalog columns with texts of training clips or images"""
-    steps: int = 300
-    """optimiser steps"""
-    clips: int = 16
-    """clips per step"""
-    learning_rate: float = 1e-3
-    """learning rate"""
-    leave_out: float = 0.0
-    """share of the input tokens that each step drops: faster, and no single token becomes essential"""
-
-
-@dataclass(frozen=True)
 class Validation:
     """Choice of the checkpoint, on rows drawn by seed: by the mean of DiffMCQ accuracy and DiffRank tau on files of the
     val split, or by the loss on a share of the training data that is held out."""
@@ -177,7 +161,7 @@ class VideoLMRecipe:
     init: str | None = None
     """run whose best checkpoint this training starts from"""
     pairqa: str | None = None
-    """paired QA, JSON lines: the source `pairs`; a warm start finds its content words in it"""
+    """paired QA, JSON lines: the source `pairs`"""
     narration: str = "narration"
     """catalog column with the narration of clips"""
     caption: str = "caption"
@@ -199,21 +183,10 @@ class VideoLMRecipe:
     """most questions about a pair in a batch"""
     answers: tuple[Answers, ...] = ("text", "video", "decision")
     """kinds of answers of paired QA that train, those of supplement S1: a text, "Video 1" or "Video 2", YES or NO"""
-    yes_no_weight: float | None = None
-    """weight of a YES / NO answer, on average over a pair; YES and NO have the same total weight within a pair; null:
-    they count as any other answer"""
-    compare_weight: float = 0.0
-    """weight of an additional question at each token of a clip that follows another clip: whether both clips' tokens
-    at this place are nearest to the same word; answers alone teach this comparison late; 0: no such question"""
-    compare_tokens: bool = False
-    """add to each token of a clip that follows another clip what a small network makes of the change from that clip's
-    token at this place; it has LoRA's learning rate"""
     packed: bool = True
     """put all questions about a pair after one copy of its video tokens"""
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
     """precision of matrix products (autocast); auto: bfloat16 on GPUs and CPUs that are fast at it, else float32"""
-    warm_start: WarmStart | None = None
-    """null: none"""
     lora: Lora | None = None
     """null: none"""
     full: bool = False
@@ -239,22 +212,16 @@ class VideoLMRecipe:
             self.validation.check("video_lm.validation")
         self.projector.check("video_lm.projector")
         at_least(1, "video_lm", self, "batch", "questions", "words")
-        if self.warm_start is not None:
-            at_least(1, "video_lm.warm_start", self.warm_start, "steps", "clips")
         if not self.sources:
             raise StepDiffError("video_lm.sources is empty; name clips, sequences, images or pairs")
         if self.full and self.lora is not None:
             raise StepDiffError("video_lm.full trains the weights that video_lm.lora leaves frozen; choose one")
         if "pairs" in self.sources and self.pairqa is None:
             raise StepDiffError("the source `pairs` needs video_lm.pairqa, a file of paired QA")
-        if self.warm_start is not None and self.pairqa is None:
-            raise StepDiffError("video_lm.warm_start needs video_lm.pairqa, in which it finds content words")
         if self.hard_negatives is not None and "pairs" not in self.sources:
             raise StepDiffError("video_lm.hard_negatives are for the source `pairs`; add it or drop them")
-        ours = ("warm_start", "compare_weight", "compare_tokens", "hard_negatives")
-        for name in ours if self.public else ():
-            if getattr(self, name):
-                raise StepDiffError(f"video_lm.public has its own projector and prompts: leave out {name}")
+        if self.public and self.hard_negatives is not None:
+            raise StepDiffError("video_lm.public has its own projector and prompts: leave out hard_negatives")
         if self.evidence is not None:
             if self.public:
                 raise StepDiffError("video_lm.evidence is for a projector; leave it out with video_lm.public")

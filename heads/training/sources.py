@@ -26,7 +26,7 @@ from heads.data.catalog_rows import blocks, need_columns
 from heads.data.clips import Features
 from heads.data.hold_out import HoldOut
 from heads.data.packing import Chat, Packed, Row, Turn, collate
-from heads.data.paired_qa import Order, PairQuestions, balanced, turns
+from heads.data.paired_qa import Order, PairQuestions, turns
 from heads.data.runs import Runs
 from heads.data.texts import Texts
 from heads.methods.stepdiff import batches as packed_batches
@@ -229,8 +229,6 @@ class PairedSource:
         questions: list[tuple[tuple[str, str], list[Turn]]] = [
             ((pair.reference, pair.candidate), turns(pair, recipe.questions, rng)) for pair in pairs
         ]
-        if recipe.yes_no_weight is not None:
-            questions = [(pair, balanced(own, recipe.yes_no_weight)) for pair, own in questions]
         if self.negatives is not None:
             questions = self.negatives.with_neighbours(questions, generator(self.seed, "hard negatives", number))
         questions = [(pair, self._asked(pair, own)) for pair, own in questions]

@@ -2,43 +2,33 @@
 
 Batch b is of source b modulo the number of sources, as the supplement's S3 samples its data sets.
 
-`Comparing` adds a question at every token of a clip that follows another clip: does it say the same word as that
-clip's token at the same place? To answer "Do the two videos share a similar ...?" a model has to find where the clips
-agree, and one answer per question teaches that late. A token says the word of the language model's vocabulary whose
-embedding is nearest; no label is needed, and no token is added to the row.
-
 Guarantees
 - only the projector changes, and of the language model what the recipe trains: nothing, LoRA, or all
 - the source of a batch depends only on the batch's number
 - validation reads the val test sets of the recipe, or answers about clips that are held out, on rows drawn by seed
 - no_clip_of_a_video_that_is_held_out_for_validation_trains
 - a clip without features is reported before anything trains
-- no source draws a clip that is held out: clips, sequences, images, pairs, the warm start, hard negatives
-- only tokens of clips after another clip of their row get the question; the row's other targets do not change
-- YES and NO have the same total weight in every batch
+- no source draws a clip that is held out: clips, sequences, images, pairs, hard negatives
 - any number of processes validates with the figures of one
 """
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional
 
 from common.errors import StepDiffError
 from common.streams import generator, torch_seed
 from heads.data.catalog_rows import need_columns
 from heads.data.clips import Features, split_texts
 from heads.data.hold_out import HoldOut
-from heads.data.packing import NO_TARGET, PADDING, Chat, Packed
+from heads.data.packing import PADDING, Packed
 from heads.data.paired_qa import PairQuestions, answered_by, read_divided
 from heads.data.runs import Runs
 from heads.data.texts import Texts
@@ -47,12 +37,11 @@ from heads.methods.stepdiff import StepDiff
 from heads.methods.word_evidence import WordEvidence
 from heads.models.language_model import LanguageModel, autocast, pick_precision
 from heads.models.parallelize import load_divided, load_tensor_parallel, plain_weights
-from heads.models.projector import Comparison, Projector
+from heads.models.projector import Projector
 from heads.models.public.cached import CachedClips, CachedLM, cached_model
-from heads.models.video_lm import VideoLM, follows
+from heads.models.video_lm import VideoLM
 from heads.training.checkpoint import Run
-from heads.training.loop import step_lines
-from heads.training.recipe import Scaling, Validation, VideoLMRecipe, WarmStart
+from heads.training.recipe import Scaling, Validation, VideoLMRecipe
 from heads.training.sources import (
     Batch,
     HardNegatives,
@@ -65,57 +54,11 @@ from heads.training.sources import (
 )
 from heads.training.speed import Counts
 from heads.training.validation import HeldOutPairs, clips_to_hold_out, need_rows, validator_of
-from heads.training.warm_start import warm_start
 from heads.workers.group import ALONE, Group
 from heads.workers.read_ahead import ReadAhead
 from store import Store
-from tasks.prompts import CAPTION_QUESTION, NARRATION_QUESTION, NO, YES
+from tasks.prompts import CAPTION_QUESTION, NARRATION_QUESTION
 from tasks.testsets import drawn
-
-
-class Comparing:
-    """Adds the questions to the clips of a batch. weight: average weight of such a token; an answer's token has 1."""
-
-    def __init__(self, lm: LanguageModel, weight: float) -> None:
-        self.weight, self.answers = weight, answer_ids(lm.chat)
-        self.embeddings: Tensor = lm.model.get_input_embeddings().weight
-        self.held: tuple[Tensor, Tensor] | None = None
-
-    def ask(self, rows: Packed, clips: Float[Tensor, "C L E"]) -> Packed:
-        return with_comparisons(rows, self.nearest_words(clips), self.answers, self.weight)
-
-    @torch.no_grad()
-    def nearest_words(self, tokens: Float[Tensor, "C L E"]) -> Int[Tensor, "C L"]:
-        """Return the nearest word of the vocabulary for each token of clips."""
-        table, device = self.embeddings, self.embeddings.device.type
-        if self.held is None or table.requires_grad:  # frozen embeddings are cast once
-            product = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else table.dtype
-            self.held = table.to(product), (table.float().square().sum(dim=1) / -2).to(product)
-        return functional.linear(tokens, *self.held).argmax(dim=-1)
-
-
-def answer_ids(chat: Chat) -> tuple[int, int]:
-    """Return the first tokens in which YES and NO differ."""
-    both = zip(chat.text_ids(YES), chat.text_ids(NO), strict=False)
-    return next((yes, no) for yes, no in both if yes != no)
-
-
-def with_comparisons(rows: Packed, words: Int[Tensor, "C L"], answers: tuple[int, int], weight: float) -> Packed:
-    """Return the rows with the questions at their clips' tokens.
-
-    words: of each clip, as the rows number them; answers: ids of YES and NO; weight: average weight of such a token.
-    """
-    clip, place = rows.video // words.shape[1], rows.video % words.shape[1]
-    compared = follows(rows.video, words.shape[1]) & (rows.targets == NO_TARGET)
-    clip, place = clip[compared], place[compared]
-    same = words[clip, place] == words[clip - 1, place]
-    yes, no = answers
-    share = torch.where(same, same.float().mean(), (~same).float().mean())
-    targets, weights = rows.targets.clone(), rows.weights.clone()
-    targets[compared] = torch.where(same, yes, no)
-    weights[compared] = weight / (2 * share)
-    return replace(rows, targets=targets, weights=weights)
-
 
 CLIPS_MINED = 32  # projected at a time
 
@@ -165,23 +108,12 @@ def build(
     torch.manual_seed(torch_seed(seed, "projector weights"))
     tokens, channels = features.shape
     projector = Projector(recipe.projector, tokens, channels, lm.width, lm.embedding_std).to(device)
-    comparison = Comparison(lm.width, lm.embedding_std).to(device) if recipe.compare_tokens else None
-    return VideoLM(lm, projector, recipe.projector.outputs, comparison)
+    return VideoLM(lm, projector, recipe.projector.outputs)
 
 
-def comparing(recipe: VideoLMRecipe, model: VideoLM) -> Comparing | None:
-    """Return the additional questions of a recipe; None if it has none."""
-    return Comparing(model.lm, recipe.compare_weight) if recipe.compare_weight else None
-
-
-def answer_loss(
-    model: VideoLM, rows: Packed, tokens: Float[Tensor, "C N D"], comparing: Comparing | None = None
-) -> Float[Tensor, ""]:
+def answer_loss(model: VideoLM, rows: Packed, tokens: Float[Tensor, "C N D"]) -> Float[Tensor, ""]:
     """Return the mean loss over the answer tokens of a batch, weighted by turn; tokens: of the rows' clips."""
-    rows, clips = rows.to(model.lm.device), model.project(tokens)
-    if comparing is not None:
-        rows = comparing.ask(rows, clips)
-    losses, weights, _ = model.token_losses(rows, clips)
+    losses, weights, _ = model.token_losses(rows.to(model.lm.device), model.project(tokens))
     return (losses * weights).sum() / weights.sum()
 
 
@@ -250,9 +182,7 @@ class VideoTask:
         if self.negatives is not None:
             self.trained.append(self.negatives.rows)
         self.words = words
-        self.warm_texts = None if recipe.warm_start is None else self._warm_texts(recipe.warm_start)
         self.module = build(recipe, self.features, seed, device, scaling or Scaling(), group)
-        self.comparing = comparing(recipe, self.module)
         self.held: list[Batch] = []
         """batches whose answers give the loss on what is held out"""
         self.sources = {name: self._source(name) for name in dict.fromkeys(recipe.sources)}
@@ -296,21 +226,8 @@ class VideoTask:
             question, order = CAPTION_QUESTION, "order of images"
         return TextedClips(texts, question, chat, outputs, recipe.batch, self.seed, order)
 
-    def _warm_texts(self, options: WarmStart) -> pl.DataFrame:
-        """Return key and text of what the warm start reads. StepDiffError: there is nothing."""
-        of_columns = (split_texts(self.catalog, name, self.features, "train") for name in options.texts)
-        texts = pl.concat(block for blocks in of_columns for block in blocks)
-        if texts.is_empty():
-            raise StepDiffError(
-                f"warm start: no clip of the train split has features and a {' or '.join(options.texts)}; "
-                "featurize some"
-            )
-        texts = self.hold_out.keep(texts, "warm start")
-        self.trained.append(texts["row"].to_numpy().astype(np.int32))
-        return texts.select("key", "text")
-
     def trained_on(self) -> TrainedOn:
-        """Return the clips that the sources and the warm start may draw."""
+        """Return the clips that the sources may draw."""
         return TrainedOn.of_catalog(self.catalog, rows_of(self.trained, self.sources.values()))
 
     def groups(self) -> list[dict[str, Any]]:
@@ -318,8 +235,6 @@ class VideoTask:
         projector = list(self.module.projector.parameters())
         groups: list[dict[str, Any]] = [{"params": projector, "lr": rate}] if projector else []
         trained = self.module.lm.trained()
-        if self.module.comparison is not None:
-            trained = [*self.module.comparison.parameters(), *trained]
         if trained:
             groups.append({"params": trained, "lr": rate if lora is None else lora.learning_rate})
         return groups
@@ -330,12 +245,6 @@ class VideoTask:
             say(f"starts from {checkpoint}")
         if self.held_pairs is not None:
             say(self.held_pairs.line())
-        options, texts = self.recipe.warm_start, self.warm_texts
-        if options is None or texts is None:
-            return
-        say(f"warm start on {len(texts)} texts of the train split ({', '.join(options.texts)})")
-        report, precision = step_lines("warm start", options.steps), self.recipe.precision
-        warm_start(self.module, self.features, texts, self.pairs, options, precision, self.seed, report)
 
     def batch(self, number: int) -> Batch:
         """Return the training batch of that number."""
@@ -372,7 +281,7 @@ class VideoTask:
             time.monotonic() - started,
         )
         with autocast(self.device, self.recipe.precision):
-            return answer_loss(self.module, drawn_batch.rows, tokens, self.comparing)
+            return answer_loss(self.module, drawn_batch.rows, tokens)
 
     def _mines(self, batch: int) -> bool:
         """Return whether neighbours are searched before the batch: it is the first of its step in this process."""

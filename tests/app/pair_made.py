@@ -45,7 +45,6 @@ def write_head(world: Path, language_model: str, out: Path, seed: int = 0, evide
             "schedule": {"steps": 2, "accumulate": 1, "warmup": 1, "validate_every": 2},
             "validation": None,
             "lora": {"rank": 2},
-            "warm_start": None,
             "evidence": None if evidence is None else {"head": str(evidence)},
         },
     }

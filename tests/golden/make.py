@@ -100,7 +100,6 @@ STEPDIFF = {
     "precision": "float32",
     "projector": {**PROJECTOR, "outputs": 4},
     "schedule": SCHEDULE,
-    "warm_start": {"texts": ["narration"], "steps": 2, "clips": 4},
     "lora": {"rank": 2},
     "validation": {"diffmcq": "out/diffmcq_val.jsonl", "diffrank": "world/diffrank_val.jsonl", "rows": 2},
 }

@@ -138,7 +138,6 @@ def recipe(world: Path, tiny_lm: str, out: Path, **more: object) -> Path:
             "rows": 2,
         },
         "lora": {"rank": 2},
-        "warm_start": {"steps": 3, "clips": 4},
     }
     for key, value in more.items():
         video_lm[key] = value

@@ -180,7 +180,7 @@ def test_every_reader_of_a_trained_head_refuses_a_changed_byte(
     def readers(run: Path) -> list[tuple[Callable[[list[str]], int], list[str]]]:
         head = ["--head", str(run), *store]
         task = ["--task", "diffrank", "--method", "video-lm", "--test-set", str(world / "diffrank_test.jsonl")]
-        started = recipe(world, tiny_lm, tmp_path / "started", init=str(run), warm_start=None)
+        started = recipe(world, tiny_lm, tmp_path / "started", init=str(run))
         return [
             (ask.main, [*both, *head, "--max-tokens", "2", "What differs?"]),
             (evaluate.main, [*task, *head, "--out", str(tmp_path / "p.jsonl")]),

@@ -21,7 +21,7 @@ from heads.training.checkpoint import Run
 from heads.training.contrastive_task import ContrastiveTask
 from heads.training.lineage import load_video_lm
 from heads.training.log import read_metrics
-from heads.training.recipe import HardNegativeOptions, Validation, WarmStart, read_recipe
+from heads.training.recipe import HardNegativeOptions, Validation, read_recipe
 from heads.training.validation import questions
 from heads.training.video_task import VideoTask
 from store import Store, text_key
@@ -46,7 +46,7 @@ def held_clips(world: Path, seed: int = SEED) -> set[str]:
 
 
 def trains(world: Path, tiny_lm: str, out: Path, *flags: str, **more: object) -> int:
-    more = {"schedule": SHORT, "warm_start": None, "validation": SHARE} | more
+    more = {"schedule": SHORT, "validation": SHARE} | more
     return train.main(["--config", str(recipe(world, tiny_lm, out, **more)), "--seed", str(SEED), *flags])
 
 
@@ -92,7 +92,6 @@ def test_no_clip_of_a_video_that_is_held_out_for_validation_trains(world: Path, 
     made = dataclasses.replace(
         options.video_lm,
         hard_negatives=HardNegativeOptions(),
-        warm_start=WarmStart(("narration", "caption"), 2),
         validation=Validation(**SHARE),
     )
     held = held_clips(world)
@@ -100,7 +99,6 @@ def test_no_clip_of_a_video_that_is_held_out_for_validation_trains(world: Path, 
     task = VideoTask(made, Store.open(world / "features"), SEED, "cpu")
     left = set(CLIPS[:12]) - held
     assert {clip for number in range(80) for clip in task.batch(number).clips} == left
-    assert task.warm_texts is not None and set(task.warm_texts["key"]) == left
     assert task.negatives is not None and set(task.catalog.keys(task.negatives.rows)) == left
     assert {clip for pair in task.pairs for clip in (pair.reference, pair.candidate)} == left
     assert set(task.trained_on().arrays["clips"]) == set(hashes(left))

@@ -23,7 +23,7 @@ from heads.data.paired_qa import read_divided
 from heads.data.trained_on import TrainedOn
 from heads.training.checkpoint import Run
 from heads.training.contrastive_task import contrast_pairs
-from heads.training.recipe import HardNegativeOptions, WarmStart, read_recipe
+from heads.training.recipe import HardNegativeOptions, read_recipe
 from heads.training.video_task import VideoTask
 from store import Store
 from store.lineage import trained_on as record_of
@@ -50,20 +50,17 @@ def first_eight_bytes_of_blake2b(*texts: str) -> list[int]:
 def test_no_source_draws_a_clip_of_a_test_set_or_of_its_video(world: Path, tiny_lm: str, tmp_path: Path) -> None:
     options = read_recipe(recipe(world, tiny_lm, tmp_path / "run", sources=[*SYSTEMS["StepDiff"], "clips"]))
     assert options.video_lm is not None
-    made = dataclasses.replace(
-        options.video_lm, hard_negatives=HardNegativeOptions(), warm_start=WarmStart(("narration", "caption"), 2)
-    )
+    made = dataclasses.replace(options.video_lm, hard_negatives=HardNegativeOptions())
     hold_out = HoldOut([write_test_set(tmp_path / "test.jsonl", CLIPS[0])])
     task = VideoTask(made, Store.open(world / "features"), 0, "cpu", hold_out)
     drawn = {clip for number in range(80) for clip in task.batch(number).clips}
     assert drawn == set(CLIPS[4:12])
-    assert task.warm_texts is not None and set(task.warm_texts["key"]) == set(CLIPS[4:12])
     assert task.negatives is not None and set(task.catalog.keys(task.negatives.rows)) == set(CLIPS[4:12])
     assert {pair.reference for pair in task.pairs} | {pair.candidate for pair in task.pairs} == set(CLIPS[4:12])
     counts = {source: counts["of"] for source, counts in hold_out.sources.items()}
     # six captions of the twelve training clips
     assert counts == {
-        "pairs": 132, "hard-negative mining": 12, "warm start": 18, "sequences": 12, "images": 6, "clips": 12
+        "pairs": 132, "hard-negative mining": 12, "sequences": 12, "images": 6, "clips": 12
     }  # fmt: skip
     assert hold_out.sources["clips"] == {
         "of": 12,
@@ -101,9 +98,7 @@ def test_test_sets_of_other_videos_change_no_weight_and_dropped_rows_are_printed
     assert train.main(["--config", str(recipe(world, tiny_lm, out)), "--hold-out", *files]) == 0
     message = capsys.readouterr().err
     assert "run: hold-out by video: 6 clips of 3 test sets" in message
-    assert (
-        "run: hold-out, pairs: 0 of 132 dropped" in message and "run: hold-out, warm start: 0 of 12 dropped" in message
-    )
+    assert "run: hold-out, pairs: 0 of 132 dropped" in message
     for step in (6, int(Run(trained).best().name.partition("-")[2])):
         assert_same_weights(out, trained, step)
     lineage = json.loads((out / "lineage.json").read_text())
@@ -112,7 +107,7 @@ def test_test_sets_of_other_videos_change_no_weight_and_dropped_rows_are_printed
         "by": "video",
         "files": files,
         "test_clips": 6,
-        "sources": {"pairs": {"of": 132} | none, "warm start": {"of": 12} | none},
+        "sources": {"pairs": {"of": 132} | none},
     }
     assert set(files) < lineage["data"].keys()
     assert json.loads((trained / "lineage.json").read_text())["hold_out"] is None
@@ -159,7 +154,7 @@ def test_a_run_whose_hold_out_has_changed_is_not_resumed(
 ) -> None:
     out, file = tmp_path / "run", write_test_set(tmp_path / "test.jsonl", CLIPS[0])
     schedule = {"steps": 1, "validate_every": 1}
-    path = recipe(world, tiny_lm, out, schedule=schedule, warm_start=None)
+    path = recipe(world, tiny_lm, out, schedule=schedule)
     command = ["--config", str(path), f"--hold-out={file}"]
     assert train.main(command) == 0 and train.main(command) == 0
     write_test_set(tmp_path / "test.jsonl", CLIPS[0], CLIPS[4])
@@ -201,7 +196,7 @@ def test_a_run_that_starts_from_another_records_its_clips_and_names_one_without_
             del lineage["trained_on"], lineage["hold_out"]
             (start / "lineage.json").write_text(json.dumps(lineage))
             (start / "trained_on.safetensors").unlink()
-        path = recipe(world, tiny_lm, tmp_path / name, schedule=schedule, warm_start=None, init=str(start))
+        path = recipe(world, tiny_lm, tmp_path / name, schedule=schedule, init=str(start))
         assert train.main(["--config", str(path), "--hold-out", file]) == 0
     record = json.loads((tmp_path / "next" / "lineage.json").read_text())["trained_on"]
     found = load_file(tmp_path / "next" / "trained_on.safetensors")

@@ -9,7 +9,7 @@ import torch
 from common.errors import StepDiffError
 from heads.data.packing import NO_TARGET, TEXT, Chat, Packer, Turn
 from heads.models.language_model import LanguageModel, Lora
-from heads.models.projector import Comparison, Projector, ProjectorOptions
+from heads.models.projector import Projector, ProjectorOptions
 from heads.models.video_lm import VideoLM
 from tasks.prompts import PAIR_SYSTEM
 
@@ -24,17 +24,13 @@ TURNS = [
 ]
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["plain", "compared"])
-def model(request: pytest.FixtureRequest, tiny_lm: str) -> VideoLM:
+@pytest.fixture(scope="module")
+def model(tiny_lm: str) -> VideoLM:
     lm = LanguageModel.load(tiny_lm)
     torch.manual_seed(1)
     options = ProjectorOptions(width=16, heads=2, outputs=OUTPUTS)
     projector = Projector(options, 16, 24, lm.width, 0.5)
-    comparison = None
-    if request.param:
-        comparison = Comparison(lm.width, 0.5)
-        torch.nn.init.normal_(comparison.network[-1].weight, std=0.1)
-    return VideoLM(lm, projector, OUTPUTS, comparison)
+    return VideoLM(lm, projector, OUTPUTS)
 
 
 @pytest.fixture(scope="module")

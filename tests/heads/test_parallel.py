@@ -123,7 +123,7 @@ def test_a_divided_model_has_the_losses_and_gradients_of_a_whole_one(world: Path
         for mode in modes:
             out = tmp_path / f"{kind} {mode}" / "recipe"
             out.parent.mkdir()
-            paths[out.parent.name] = str(recipe(world, lm, out, warm_start=None, precision="float32", **MODES[mode]))
+            paths[out.parent.name] = str(recipe(world, lm, out, precision="float32", **MODES[mode]))
     whole, divided = Scaling(workers=2), Scaling(workers=2, fsdp=True)
     (alone,) = in_processes(steps, 0, tmp_path / "alone", [*paths.values()], [Scaling()])
     first, second = in_processes(steps, 2, tmp_path / "two", [*paths.values()], [whole, divided])
@@ -146,7 +146,7 @@ def test_tensor_parallel_layers_have_the_losses_and_gradients_of_whole_ones(
     for kind in ("llama", "qwen2", "qwen3"):
         lm, out = language_model(kind, tiny_lm, tmp_path), tmp_path / f"{kind} recipe" / "recipe"
         out.parent.mkdir()
-        paths.append(str(recipe(world, lm, out, warm_start=None, precision="float32", lora=None)))
+        paths.append(str(recipe(world, lm, out, precision="float32", lora=None)))
     (alone,) = in_processes(steps, 0, tmp_path / "alone", paths[:2], [Scaling()])
     together = Scaling(workers=2, tensor_parallel=2)
     first, second = in_processes(steps, 2, tmp_path / "two", paths[:2], [together])
@@ -269,7 +269,7 @@ def fails(path: str, late: bool) -> int:
 def test_a_worker_out_of_memory_names_the_settings_to_change(
     late: bool, message: str, world: Path, tiny_lm: str, tmp_path: Path
 ) -> None:
-    path = str(recipe(world, tiny_lm, tmp_path / "run", warm_start=None, **RUNS))
+    path = str(recipe(world, tiny_lm, tmp_path / "run", **RUNS))
     assert in_processes(fails, 2, tmp_path / "logs", path, late) == [2, 2]
     logs = [(tmp_path / f"logs/rank-{rank}.log").read_text() for rank in (0, 1)]
     assert any(message in log for log in logs) and not any("Traceback" in log for log in logs)

@@ -16,7 +16,7 @@ from heads.data.packing import Chat, Packer, Turn
 from heads.models import packed_attention
 from heads.models.language_model import LanguageModel
 from heads.models.parallelize import divide_layers, plain_weights
-from heads.models.projector import Comparison, Projector
+from heads.models.projector import Projector
 from heads.planning import architecture, memory, rows, work
 from heads.planning.rows import Rows
 from heads.training.contrastive_task import ContrastiveHead
@@ -35,7 +35,7 @@ from weights import registry, resolve
 
 CLIP = (16, 24)
 PERCEIVER = ProjectorOptions(width=16, heads=2, outputs=4)
-RECIPE = VideoLMRecipe(Schedule(1), projector=PERCEIVER, compare_tokens=True, pairqa="pairs")
+RECIPE = VideoLMRecipe(Schedule(1), projector=PERCEIVER, pairqa="pairs")
 MODES: dict[str, dict[str, Any]] = {
     "projector": {},
     "lora": {"lora": Lora(4, targets=("q_proj", "v_proj", "down_proj"))},
@@ -59,8 +59,7 @@ def real(recipe: VideoLMRecipe) -> tuple[LanguageModel, nn.Module]:
         lm.add_lora(recipe.lora, 0)
     if recipe.full:
         lm.train_all()
-    parts = [Projector(recipe.projector, *CLIP, lm.width, 1.0), Comparison(lm.width, 1.0)]
-    return lm, nn.ModuleList(parts)
+    return lm, Projector(recipe.projector, *CLIP, lm.width, 1.0)
 
 
 def planned(recipe: VideoLMRecipe, scaling: Scaling | None = None) -> memory.Weights:
@@ -224,7 +223,7 @@ def test_planned_memory_of_a_contrastive_loss_is_close_to_what_autograd_keeps() 
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("mode", MODES)
 def test_planned_operations_are_those_that_torch_counts(mode: str, recompute: bool) -> None:
-    recipe = replace(RECIPE, compare_tokens=False, gradient_checkpointing=recompute, **MODES[mode])
+    recipe = replace(RECIPE, gradient_checkpointing=recompute, **MODES[mode])
     lm, sizes = small_llama(recipe, torch.float32)
     projector, tokens = Projector(PERCEIVER, *CLIP, sizes.width, 1.0), torch.randn(ASKED.clips, *CLIP)
     given, segment, places = asked(ASKED, sizes.width)

@@ -33,7 +33,7 @@ def test_training_with_and_without_reading_ahead_is_the_same_bit_for_bit(
     monkeypatch.setattr(VideoTask, "read", reads)
     monkeypatch.setattr(ReadAhead, "take", takes)
     hard = {"neighbours": 2, "mine_every": mine_every}
-    more = {"sources": list(SYSTEMS["StepDiff"]), "warm_start": None, "hard_negatives": hard}
+    more = {"sources": list(SYSTEMS["StepDiff"]), "hard_negatives": hard}
     schedule = {"steps": 6, "accumulate": 2, "warmup": 2, "validate_every": 6}
     for name in ("ahead", "without"):
         with monkeypatch.context() as patched:

@@ -11,7 +11,7 @@ from heads import train
 from heads.data.packing import Turn
 from heads.training.lineage import load_video_lm
 from heads.training.log import read_metrics
-from heads.training.recipe import Validation, WarmStart, read_recipe
+from heads.training.recipe import Validation, read_recipe
 from store import Store
 
 from .conftest import SYSTEMS
@@ -31,8 +31,7 @@ def test_the_recipes_have_the_published_figures(name: str, system: str, batch: i
     assert (recipe.batch * recipe.schedule.accumulate, recipe.schedule.steps) == (batch, steps)
     assert recipe.schedule.learning_rate == 1e-4 and (recipe.projector.layers, recipe.projector.outputs) == (2, 32)
     assert recipe.view == "internvideo-mm-l14" and recipe.language_model == "meta-llama/Llama-2-70b-chat-hf"
-    assert not recipe.full and recipe.lora is None and recipe.warm_start is None
-    assert recipe.yes_no_weight is None and recipe.compare_weight == 0.0 and not recipe.compare_tokens
+    assert not recipe.full and recipe.lora is None
     assert recipe.init == ("runs/interleaved" if system == "StepDiff" else None)
 
 
@@ -79,7 +78,6 @@ def test_the_kitchens_stepdiff_learns_with_the_fetched_language_model(world: Pat
         batch=2,
         answers=("text", "video", "decision"),
         evidence=None,
-        warm_start=WarmStart(steps=2, clips=4),
         validation=Validation(str(world / "diffmcq_val.jsonl"), str(world / "diffrank_val.jsonl"), 2),
     )
     files = tuple(str(world / f"{task}_test.jsonl") for task in ("diffcap", "diffmcq", "diffrank"))

@@ -1,4 +1,4 @@
-"""Guarantees of heads.training.loop, heads.training.checkpoint, heads.data.paired_qa, heads.training.warm_start."""
+"""Guarantees of heads.training.loop, heads.training.checkpoint, heads.data.paired_qa."""
 
 import itertools
 import json
@@ -99,16 +99,6 @@ def test_a_non_finite_loss_ends_the_run_before_it_reaches_any_weight(
     assert "step 5 has loss nan" in capsys.readouterr().err.splitlines()[-1]
     assert max(r["step"] for r in read_metrics(out / "metrics.jsonl")) == 4
     assert all(np.isfinite(value).all() for value in weights(out, 4).values())
-
-
-def test_a_warm_start_with_a_non_finite_loss_ends_at_once(
-    world: Path, tiny_lm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    monkeypatch.setattr(
-        "heads.training.warm_start.word_loss", lambda *arguments: torch.tensor(math.nan, requires_grad=True)
-    )
-    assert train.main(["--config", str(recipe(world, tiny_lm, tmp_path / "run"))]) == 2
-    assert "warm start: step 1 has loss nan; lower warm_start.learning_rate" in capsys.readouterr().err
 
 
 def test_a_checkpoint_that_cannot_be_written_is_reported_and_leaves_no_file(
@@ -215,7 +205,7 @@ def test_the_checkpoint_before_the_first_step_is_named_only_until_a_later_one_is
 
     monkeypatch.setattr(VideoTask, "validate", validate)
     out = tmp_path / "run"
-    assert train.main(["--config", str(recipe(world, tiny_lm, out, warm_start=None, lora=None))]) == 0
+    assert train.main(["--config", str(recipe(world, tiny_lm, out, lora=None))]) == 0
     assert named == [None, "checkpoint-000000", "checkpoint-000002", "checkpoint-000004"]
     assert json.loads((out / "best.json").read_text()) == {"checkpoint": "checkpoint-000004", "step": 4, "score": 0.7}
 
@@ -237,7 +227,7 @@ def test_a_best_checkpoint_that_a_killed_run_did_not_name_is_named_by_the_next(
 
     out = tmp_path / "run"
     schedule = {"steps": 4, "validate_every": 2}
-    command = ["--config", str(recipe(world, tiny_lm, out, schedule=schedule, warm_start=None, lora=None))]
+    command = ["--config", str(recipe(world, tiny_lm, out, schedule=schedule, lora=None))]
     with monkeypatch.context() as patched:
         patched.setattr(Run, "name_best", dies)
         with pytest.raises(KeyboardInterrupt):
@@ -283,7 +273,7 @@ def test_a_model_that_orders_no_row_has_no_tau_and_no_credit(
     monkeypatch.setattr(StepDiff, "rank", lambda self, rows: [[0.0] * len(row.targets) for row in rows])
     out = tmp_path / "constant"
     schedule = {"steps": 1, "validate_every": 1}
-    assert train.main(["--config", str(recipe(world, tiny_lm, out, schedule=schedule, warm_start=None))]) == 0
+    assert train.main(["--config", str(recipe(world, tiny_lm, out, schedule=schedule))]) == 0
     first = next(r for r in read_metrics(out / "metrics.jsonl") if "val_score" in r)
     assert first["val_ktau"] is None and first["val_score"] == first["val_accuracy"] / 2
     assert "ktau -" in capsys.readouterr().err
@@ -328,7 +318,7 @@ def test_a_run_of_a_version_without_an_option_resumes_and_may_save_more_often(
 def test_the_loss_falls_and_options_work(world: Path, tiny_lm: str, tmp_path: Path) -> None:
     out = tmp_path / "long"
     schedule = {"steps": 40, "warmup": 2, "validate_every": 40, "learning_rate": 0.01, "decay": 1.0}
-    more = {"schedule": schedule, "packed": False, "precision": "float32", "warm_start": None, "lora": None}
+    more = {"schedule": schedule, "packed": False, "precision": "float32", "lora": None}
     assert train.main(["--config", str(recipe(world, tiny_lm, out, **more))]) == 0
     losses = [r["loss"] for r in read_metrics(out / "metrics.jsonl") if "loss" in r]
     assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.2

@@ -20,7 +20,7 @@ from heads.models.video_lm import VideoLM
 from heads.training.checkpoint import Run
 from heads.training.lineage import disclosure, load_video_lm
 from heads.training.log import read_metrics
-from heads.training.recipe import HardNegativeOptions, Schedule, TrainOptions, Validation, VideoLMRecipe, WarmStart
+from heads.training.recipe import HardNegativeOptions, Schedule, TrainOptions, Validation, VideoLMRecipe
 from heads.training.video_task import VideoTask
 from store import Feature, Provenance, Store
 from tasks.prompts import DIFFCAP_SEED, DIFFERENCE_QUESTION
@@ -48,7 +48,7 @@ def options(world: Path, tiny_lm: str, out: Path, steps: int = 4, every: int = 2
 @pytest.fixture(scope="module")
 def interleaved(world: Path, tiny_lm: str) -> Path:
     out = world / "interleaved"
-    more = {"sources": SYSTEMS["Interleaved"], "lora": Lora(rank=2), "warm_start": WarmStart(steps=2, clips=4)}
+    more = {"sources": SYSTEMS["Interleaved"], "lora": Lora(rank=2)}
     train.run(options(world, tiny_lm, out, **more))
     return out
 
@@ -149,12 +149,8 @@ def test_a_run_starts_from_the_best_checkpoint_of_another(
     assert start.keys() == best.keys() and all(np.array_equal(start[name], best[name]) for name in best)
     assert made.video_lm is not None
     disclosed = disclosure(made.video_lm, tmp_path / "run")
-    assert disclosed["system"] == "StepDiff" and not disclosed["warm_start"]
-    assert (
-        disclosed["init"]["system"] == "Interleaved"
-        and disclosed["init"]["warm_start"]
-        and disclosed["init"]["init"] is None
-    )
+    assert disclosed["system"] == "StepDiff"
+    assert disclosed["init"]["system"] == "Interleaved" and disclosed["init"]["init"] is None
     assert disclosed["init"]["checkpoint"] == Run(interleaved).best().name
 
 
@@ -231,7 +227,6 @@ def test_another_view_is_refused_in_one_line(
         ({"sources": ()}, "sources is empty"),
         ({"full": True, "lora": Lora()}, "choose one"),
         ({"pairqa": None}, "needs video_lm.pairqa"),
-        ({"pairqa": None, "sources": ("clips",), "warm_start": WarmStart()}, "in which it finds content words"),
         ({"sources": ("clips",), "hard_negatives": HardNegativeOptions()}, "are for the source `pairs`"),
         ({"hard_negatives": HardNegativeOptions(2, 4)}, "mine_every 4 does not divide schedule.validate_every 2"),
         (
@@ -243,7 +238,6 @@ def test_another_view_is_refused_in_one_line(
         ({"schedule": Schedule(4, accumulate=0)}, "video_lm.schedule.accumulate is 0"),
         ({"validation": Validation("a", "b", 0)}, "video_lm.validation.rows is 0"),
         ({"batch": 0}, "video_lm.batch is 0"),
-        ({"warm_start": WarmStart(clips=0)}, "video_lm.warm_start.clips is 0"),
         ({"projector": ProjectorOptions(outputs=0)}, "video_lm.projector.outputs is 0"),
         ({"projector": ProjectorOptions(width=16, heads=7)}, "projector.heads 7 does not divide .*width 16"),
     ],

@@ -583,7 +583,7 @@ def test_a_run_keeps_its_head_of_words_and_resumes_to_the_same_bits_without_the_
     rows = map(json.loads, (world / "pairqa.jsonl").read_text().splitlines())
     few = {clip(place) for place in range(6)}
     pairs.write_text("".join(json.dumps(row) + "\n" for row in rows if {row["reference"], row["candidate"]} <= few))
-    more = {"evidence": {"head": str(source)}, "pairqa": str(pairs), "warm_start": None, "precision": "float32"}
+    more = {"evidence": {"head": str(source)}, "pairqa": str(pairs), "precision": "float32"}
     whole, stopped = (recipe(world, tiny_lm, tmp_path / name, **more) for name in ("whole", "stopped"))
     asked = Prompts(monkeypatch)
     assert train.main(["--config", str(whole)]) == 0
