@@ -61,8 +61,7 @@ def run(options: ScoreOptions) -> dict[str, Any]:
     from heads.evaluation.options import TASKS, check_task
     from heads.evaluation.rows import load_truth, published_task, score_file
     from heads.methods.similarity import sentences
-    from heads.reporting.entries import seen_counts
-    from heads.reporting.methods import recorded_method
+    from heads.reporting.entries import marked, recorded_method, score_record
     from tasks.postprocess import parse as parse_caption
     from tasks.scoring import score, score_asked
     from tasks.testsets import read_captions, read_predictions, read_test_set
@@ -79,7 +78,7 @@ def run(options: ScoreOptions) -> dict[str, Any]:
     source = options.data if task is None else options.test_set
     if source is None or None not in (options.data, options.test_set):
         raise StepDiffError(f"--task {options.task} needs --{'data FOLDER' if task is None else 'test-set FILE'} alone")
-    next_to_it = {"seen": seen_counts(options.predictions), "method": recorded_method(options.predictions)}
+    next_to_it = {"seen": marked(score_record(options.predictions)), "method": recorded_method(options.predictions)}
     recorded = {name: value for name, value in next_to_it.items() if value is not None}
     if task is None:
         return score_file(options, Path(source)) | recorded
@@ -110,40 +109,34 @@ def show_scores(task: str, scores: dict[str, Any], seen: dict[str, Any] | None =
     from heads.reporting.entries import MARK, footnote
 
     categories: dict[str, dict[str, Any]] = scores["per_category"]
-    own_counts = [name for name, value in scores.items() if isinstance(value, int) and name not in COUNTS]
-    counts = [*(name for name in COUNTS if name in scores), *own_counts]
     figures = [name for name, value in scores.items() if value is None or isinstance(value, float)]
+    integers = [name for name, value in scores.items() if isinstance(value, int)]
+    counts = sorted(integers, key=lambda name: COUNTS.index(name) if name in COUNTS else len(COUNTS))
     chance: dict[str, float | None] = scores.get("chance", {})
-    sizes = ", ".join(f"{scores[name]} {name}" for name in counts)
-    whole = Table("figure")
-    whole.add_column("value", justify="right")
-    whole.add_column("95 % interval", justify="right")
-    if chance:
-        whole.add_column("chance", justify="right")
-    for own, names, after in (
+    columns = ["value", "95 % interval", *(["chance"] if chance else [])]
+    whole = Table("figure", *(Column(name, justify="right") for name in columns))
+    asked: dict[str, Any] = scores.get("asked_first", {})
+    for values, names, after in (
         (scores, figures, ""),
-        (asked := scores.get("asked_first", {}), [name for name in asked if name != "intervals"], ", asked first"),
+        (asked, [n for n in asked if n != "intervals"], ", asked first"),
     ):
         for name in names:
-            interval = own["intervals"].get(name)
+            interval = values["intervals"].get(name)
             between = "" if interval is None else f"{interval[0]:.4f} to {interval[1]:.4f}"
             by_chance = [_shown(chance[name])] if name in chance else []
-            whole.add_row(name + after, _shown(own[name]), between, *by_chance)
-    columns = [
-        name for name in (*figures, *counts) if name != "videos" and any(name in own for own in categories.values())
-    ]
-    tables = []
-    checked = [name for name in columns if name.startswith("truth_")]
-    for names in filter(None, ([name for name in columns if name not in checked], checked)):
-        tables.append(each := Table(Column("category", no_wrap=True)))
-        for name in names:
-            each.add_column(name.replace("_", " "), justify="right")  # long names wrap between words
-        for category, own in categories.items():
-            each.add_row(category, *(_shown(own[name]) if name in own else "" for name in names))
+            whole.add_row(name + after, _shown(values[name]), between, *by_chance)
+    tables = [whole]
+    known = {name for values in categories.values() for name in values} - {"videos"}
+    for checked in (False, True):
+        names = [name for name in (*figures, *counts) if name in known and name.startswith("truth_") == checked]
+        if names:
+            headings = (Column(name.replace("_", " "), justify="right") for name in names)  # wrap between words
+            tables.append(Table(Column("category", no_wrap=True), *headings))
+            for category, values in categories.items():
+                tables[-1].add_row(category, *(_shown(values[name]) if name in values else "" for name in names))
     console = Console(width=None if sys.stdout.isatty() else 120, markup=False)  # a category is not markup
-    console.print(
-        f"{task}{'' if seen is None else f' {MARK}'}: {sizes}", whole, *(tables if categories else []), sep="\n"
-    )
+    sizes = ", ".join(f"{scores[name]} {name}" for name in counts)
+    console.print(f"{task}{'' if seen is None else f' {MARK}'}: {sizes}", *tables, sep="\n")
     if method := scores.get("method"):
         kind = "a control, " if method["control"] else ""
         console.print(f"method: {kind}regime {method['regime'] or 'not recorded'}")

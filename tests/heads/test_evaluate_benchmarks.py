@@ -1,4 +1,4 @@
-"""Evaluation on other people's benchmarks: heads/evaluation/rows.py, heads/reporting/benchmarks.py, and what StepDiff
+"""Evaluation on other people's benchmarks: heads/evaluation/rows.py, heads/reporting/tables.py, and what StepDiff
 chooses and writes."""
 
 import json

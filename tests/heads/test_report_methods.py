@@ -1,4 +1,4 @@
-"""Guarantees of heads.reporting.methods: what methods were trained on, and which are compared."""
+"""What the methods of a report were trained on, and which are compared."""
 
 import json
 from dataclasses import replace
@@ -9,11 +9,11 @@ import yaml
 
 from common.errors import StepDiffError
 from heads import report
-from heads.reporting.entries import Entry
+from heads.methods.registry import Regime
+from heads.reporting.entries import Entry, Training, comparable, trainings
 from heads.reporting.figures import compare, measure
 from heads.reporting.grid import Cell
-from heads.reporting.methods import CHOSEN, LEGEND, Regime, Training, comparable, methods_grid, trainings
-from heads.reporting.tables import Report, grids
+from heads.reporting.tables import CHOSEN, LEGEND, Report, grids
 from heads.training.lineage import disclosure, regime
 from heads.training.recipe import read_recipe
 from tasks.prompts import SIMILAR_QUESTION
@@ -128,15 +128,9 @@ def test_the_steps_before_the_checkpoint_that_validation_chose_are_shown_where_i
         own.append(replace(entry, predictions=str(said), seed=seed))
     found = trainings([], own)
     assert found["StepDiff"] == Training("StepDiff", steps=1680, chosen=(1680, 1620))
-    grid = methods_grid(found, [])
+    (grid,) = grids(Report([], [], [], 0, False, found))
     assert grid.blocks[0].rows[0][1][-1] == Cell("1,680 (1,680 / 1,620)") and CHOSEN in grid.notes
     assert trainings([], own[:1])["StepDiff"] == Training("StepDiff", steps=1680), "it chose the last"
-
-
-def test_a_method_without_an_entry_has_blank_cells_except_for_what_its_score_records_state(made: list[Entry]) -> None:
-    known = trainings([], made)
-    assert set(known) == {entry.method for entry in made}
-    assert all(own == Training(name) for name, own in known.items())
 
 
 def test_the_disclosure_counts_the_steps_of_earlier_runs(trained: Path, tmp_path: Path) -> None:

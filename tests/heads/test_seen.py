@@ -208,11 +208,11 @@ def test_a_training_clip_is_found_by_its_id_although_its_file_has_another_name(t
 
 
 def test_a_file_next_to_predictions_that_is_not_a_score_record_is_named(tmp_path: Path) -> None:
-    from heads.reporting.entries import seen_counts
+    from heads.reporting.entries import marked, score_record
 
-    assert seen_counts(str(tmp_path / "p.jsonl")) is None
+    assert marked(score_record(str(tmp_path / "p.jsonl"))) is None
     (tmp_path / "p.scores.json").write_text('{"scores": {}}')  # of an earlier version
-    assert seen_counts(str(tmp_path / "p.jsonl")) is None
+    assert marked(score_record(str(tmp_path / "p.jsonl"))) is None
     (tmp_path / "p.scores.json").write_text('{"scores"')
     with pytest.raises(StepDiffError, match="p.scores.json: not a score record"):
-        seen_counts(str(tmp_path / "p.jsonl"))
+        score_record(str(tmp_path / "p.jsonl"))
