@@ -173,9 +173,10 @@ def on_ray(options: EmbedOptions) -> bool:
 def run(options: EmbedOptions) -> dict[str, Any]:
     from common.io.files import place
     from common.workers.cluster import refuse_relative
-    from heads.evaluation import seen
+    from heads.data.trained_on import copy_to_store
     from heads.methods.registry import ENCODER, PAIRS
     from heads.models.language_model import pick_device
+    from heads.training import lineage
     from heads.training.checkpoint import Run
     from store import Feature, Provenance
     from weights import fingerprint
@@ -189,7 +190,7 @@ def run(options: EmbedOptions) -> dict[str, Any]:
     written: dict[str, Any] = {"view": options.view}
     todo: list[Part] = []
     with store.lock(options.wait):
-        seen.record_origin(store, weights, Path(options.head))
+        copy_to_store(store, weights, Path(options.head), lineage.read(Path(options.head)))
         for entity, (features, _) in embedder.sides.items():
             source = features.view
             provenance = Provenance(

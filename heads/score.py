@@ -101,7 +101,7 @@ def run(options: ScoreOptions) -> dict[str, Any]:
 def show_scores(task: str, scores: dict[str, Any], seen: dict[str, Any] | None = None) -> None:
     """Print what tasks.scoring.score returned: a table of all rows with intervals, and one with a line per category.
 
-    seen: counts of heads.evaluation.seen, if the head was trained on clips or videos of the test set.
+    seen: counts of heads.data.trained_on.Seen, if the head was trained on clips or videos of the test set.
     """
     from rich.console import Console
     from rich.table import Column, Table

@@ -1,15 +1,10 @@
 """The connection to Ray: a local one that is started, a cluster that is joined, or the cluster of the current job.
 
 Guarantees
-- a local Ray listens on this machine only, opens no dashboard and sends no usage report; it has the CPUs that this
-  process may use
-- Ray prints nothing to standard output
-- a program that is already connected to Ray keeps its connection
-- inside a Ray job relative paths are refused: they would point into a temporary copy of the working folder
-- a failed start is reported in one line, within a time limit; where Ray ends the driver, one line is the last output
+- a local Ray listens on this machine only, and prints nothing to standard output
 - a signal to the driver's process group (Ctrl-C, `timeout`) reaches the driver only
-- no process of a local Ray is alive 15 seconds after the driver's end, also after SIGKILL
-- the processes of an existing cluster are left alone
+- no process of a local Ray is alive 15 seconds after the driver's end, also after SIGKILL; those of an existing
+  cluster are left alone
 
 `ray.shutdown` asks the GCS to end the job. Where the same signal had ended the GCS, it took 8 s, and once longer than
 _RECONNECT, after which Ray's C++ code ends the driver with status 1.

@@ -1,14 +1,9 @@
 """A pool of workers on Ray, and what happens when one dies.
 
 Guarantees
-- a worker that is killed is replaced, and its shard is done again; a line says so, and another which node was lost
-- a_worker_that_dies_while_it_loads_is_replaced_as_often_as_one_that_dies_at_a_shard
-- a shard whose workers die ATTEMPTS times is given up, and the others go on
+- a worker that is killed is replaced, and its shard is done again; a shard whose workers die ATTEMPTS times is given up
 - a shard is given to a worker that has started, so workers that find no room delay nothing
-- more workers than the nodes have room for are reported at once; where not even one has room, the run ends within a
-  minute, except on a cluster with an autoscaler
-- workers_without_room_for_their_threads_are_reported_with_the_omp_num_threads_that_makes_room
-- a worker without memory is reported in one line that names the options to change
+- where not even one worker has room, the run ends within a minute, except on a cluster with an autoscaler
 """
 
 import os

@@ -1,9 +1,9 @@
 """Clips that never train: clips of published test sets, clips that overlap them in time, and clips of their videos.
 
 A test set names its clips by published ids, `<uid>_<start>_<end>`, split from the right, or by ids of any other form,
-whose videos and times only the catalog knows. A clip of the catalog is held
-out for the first of these reasons that applies (`REASONS`): its id is in a test set; it overlaps a test clip of the
-same video; it is of the video of a test clip. With `hold_out_by: clip` the last reason is not used.
+whose videos and times only the catalog knows. A clip of the catalog is held out for the first of these reasons that
+applies (`REASONS`): its id is in a test set; it overlaps a test clip of the same video; it is of the video of a test
+clip. With `hold_out_by: clip` the last reason is not used.
 
 Two clips, one of them a test clip, are of the same video as follows:
 
@@ -21,13 +21,8 @@ A clip of another file that has a name of a test clip is kept and counted as a n
 two paths does not go unnoticed. A clip without times, a test clip or another, overlaps every clip of its video.
 
 Guarantees
-- a clip of a test set is held out by its id
-- a clip that overlaps a test clip of the same video is held out, whatever its id is
-- by video, every other clip of a test clip's video is held out; by clip, none is
-- a test clip whose file the catalog knows matches by that file, and namesakes are kept and counted
-- a file that does not exist or is not a test set is refused before anything is computed
-- runs_of_one_seed_hold_out_the_same_videos_and_a_larger_share_adds_to_them
-- a_clip_that_validates_never_trains_and_a_clip_of_a_test_set_does_neither
+- a clip of a test set, or one that overlaps it, never trains; by video, no other clip of its video does either
+- runs of one seed hold out the same videos, and a larger share adds to them
 - a catalog is read in blocks: memory depends on what is held out
 """
 
@@ -250,16 +245,13 @@ class HoldOut:
             validating: keys of the clips that validate the run; None if no share of the clips does.
         """
         if self.files:
-            self._set(held_out(catalog, self.test, self.by))
+            found = held_out(catalog, self.test, self.by)
+            namesake = pl.col("reason") == NAMESAKE
+            self.clips, self.namesakes = found.filter(~namesake), found.filter(namesake)
         if validating is not None:
             self.reasons = (*(REASONS if self.files else ()), VALIDATES)
-            own = pl.DataFrame({"key": validating}).with_columns(reason=pl.lit(VALIDATES))
-            self._set(pl.concat([self.clips, own.join(self.clips, on="key", how="anti"), self.namesakes]))
-
-    def _set(self, found: pl.DataFrame) -> None:
-        self.clips = found.filter(pl.col("reason") != NAMESAKE)
-        """key, reason"""
-        self.namesakes = found.filter(pl.col("reason") == NAMESAKE)
+            chosen = pl.DataFrame({"key": validating}).join(self.clips, on="key", how="anti")
+            self.clips = pl.concat([self.clips, chosen.with_columns(reason=pl.lit(VALIDATES))])
 
     @property
     def validating(self) -> pl.Series:

@@ -4,9 +4,8 @@
     verdicts = benchmark.judge(asked, texts, judge)
 
 Guarantees
-- an_answer_that_failed_for_good_is_kept: the judge is not asked again
-- a_server_that_stops_keeps_earlier_answers: the error says to run the command again
-- a_local_judge_is_named_with_its_weights
+- an answer that failed for good is kept, and the judge is not asked again
+- answers before a server stopped are kept, and the error says to run the command again
 """
 
 from collections.abc import Iterator, Sequence

@@ -2,8 +2,6 @@
 
 Guarantees
 - a clip or text that the store lacks is reported before anything is predicted
-- a_wrong_method_lists_what_is_known_in_one_line
-- an option that a method cannot do without is named
 """
 
 import inspect
@@ -62,22 +60,6 @@ class Loaded:
     """of its matrix products"""
     disclosed: dict[str, Any] = field(default_factory=dict)
     """printed next to the scores"""
-
-
-@dataclass(frozen=True)
-class Described:
-    """What the process that has loaded the method knows. Picklable."""
-
-    rows: list[Any]
-    """rows to answer: those whose clips and texts are present"""
-    absent: int
-    """clips that the store lacks"""
-    disclosed: dict[str, Any]
-    """printed next to the scores"""
-    by_pair: bool
-    """whether a DiffMCQ set is answered pair by pair, so that each pair is read once"""
-    notices: tuple[str, ...] = ()
-    """lines that the method printed while it was loaded in another process"""
 
 
 def load_method(options: EvaluateOptions, store: Store | None, rows: Sequence[Any], group: Group = ALONE) -> Loaded:

@@ -3,8 +3,6 @@
 Guarantees
 - an option that the method or the task does not read is refused, never ignored
 - no file that is read is written
-- a_url_as_the_file_of_predictions_is_refused
-- inside a Ray job relative paths are refused
 """
 
 import math
@@ -166,29 +164,41 @@ def check_task(name: str) -> None:
 
 
 def check(options: EvaluateOptions) -> None:
-    """Raise StepDiffError for an unknown method, an option that is not read, or a number out of range."""
+    """Raise StepDiffError for an unknown method or task, an option that is not read or out of range, or a file that is
+    read and would be overwritten."""
+    if Path(options.out).suffix != ".jsonl":
+        raise StepDiffError(f"{options.out}: predictions are JSON lines; name the file *.jsonl")
     method = REGISTRY.get(options.method, PLUGIN)
-    if method is PLUGIN and ":" not in options.method:
-        if options.method not in (plugins := installed(PLUGINS)):
-            names = ", ".join([*REGISTRY, *plugins])
-            raise StepDiffError(f"--method {options.method}: no such method; give {names}, or package.module:Class")
-    defaults = {field.name: field.default for field in fields(EvaluateOptions)}
+    if method is PLUGIN and ":" not in options.method and options.method not in (plugins := installed(PLUGINS)):
+        names = ", ".join([*REGISTRY, *plugins])
+        raise StepDiffError(f"--method {options.method}: no such method; give {names}, or package.module:Class")
     check_task(options.task)
     if not options.source:
         raise StepDiffError(
             f"--task {options.task} needs --{'test-set FILE' if options.task in FORMS else 'data FOLDER'}"
         )
+    defaults = {field.name: field.default for field in fields(EvaluateOptions)}
     for value, readers in ((method.name, METHODS), (options.task, TASKS)):
         for name, known in readers.items():
             if value not in known and getattr(options, name) != defaults[name]:
-                flag = name.replace("_", "-")
-                raise StepDiffError(f"--{flag} is for {', '.join(known)}, and {value} does not read it; leave it out")
+                raise StepDiffError(
+                    f"{_flag(name)} is for {', '.join(known)}, and {value} does not read it; leave it out"
+                )
     if options.method == "token-regression" and options.task not in FORMS:
         raise StepDiffError(f"--method token-regression answers the question of diffrank, not {options.task}")
     if options.store is None and method.store:
         raise StepDiffError(f"--method {options.method} needs --store, the feature store that it reads")
     if options.task in benchmarks.JUDGED:
         judge_options(options).check_models()  # refuses a missing judge
+    _check_numbers(options)
+    _check_files(options)
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _check_numbers(options: EvaluateOptions) -> None:
     if options.rows_at_once < 1 or (options.rows is not None and options.rows < 1):
         raise StepDiffError(f"--rows {options.rows}, --rows-at-once {options.rows_at_once}: neither may be below 1")
     if options.workers < 1:
@@ -203,22 +213,21 @@ def check(options: EvaluateOptions) -> None:
         raise StepDiffError(f"--seed {options.seed}, --bootstrap {options.bootstrap}: neither may be below 0")
 
 
-def check_files(options: EvaluateOptions) -> None:
+def _check_files(options: EvaluateOptions) -> None:
     """Raise StepDiffError if a file that is read would be overwritten, OUT is a URL, or a path of a Ray job is
     relative."""
     refuse_url("--out", options.out)
     is_remote = options.store is not None and place(options.store).remote
     paths = ("test_set", "data", "out", "head", "texts", "no_difference", "truth", *(() if is_remote else ("store",)))
-    named = [(f"--{name.replace('_', '-')}", getattr(options, name)) for name in paths]
-    refuse_relative([(flag, path) for flag, path in named if path is not None])
+    refuse_relative([(_flag(name), path) for name in paths if (path := getattr(options, name)) is not None])
     out = Path(options.out)
-    taken = {path.resolve() for path in (out, *(out.with_suffix(f".{name}") for name in WRITTEN))}
+    written = [out, *(out.with_suffix(f".{name}") for name in WRITTEN)]
+    taken = {path.resolve() for path in written}
     for name in ("test_set", "no_difference", "subset", "texts", "truth"):
         value = getattr(options, name)
         if value is not None and Path(value).resolve() in taken:
-            flag = name.replace("_", "-")
-            raise StepDiffError(f"--{flag} {value}: --out {options.out} would overwrite it; name another --out")
-    is_ours = any(out.with_suffix(f".{name}").exists() for name in WRITTEN)
+            raise StepDiffError(f"{_flag(name)} {value}: --out {options.out} would overwrite it; name another --out")
+    is_ours = any(path.exists() for path in written[1:])
     if options.data is not None and out.exists() and not is_ours:
         if out.resolve().is_relative_to(Path(options.data).resolve()):
             raise StepDiffError(f"--out {options.out} would overwrite a file of --data; name another --out")

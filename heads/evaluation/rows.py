@@ -3,8 +3,6 @@
 Guarantees
 - rows keep the order of the test set
 - every name of a subset selects a row, or is refused
-- names of rows are not read as a file's name, even if such a file exists
-- a_line_of_a_benchmark's_predictions_names_its_row
 """
 
 from collections.abc import Collection, Sequence

@@ -127,7 +127,7 @@ class BenchmarkScore:
     scores: dict[str, Any]
     """as Benchmark.score returns"""
     seen: dict[str, Any] | None
-    """counts of heads.evaluation.seen, if its head was trained on clips or videos of the benchmark"""
+    """counts of heads.data.trained_on.Seen, if its head was trained on clips or videos of the benchmark"""
 
 
 @dataclass(frozen=True)

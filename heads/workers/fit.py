@@ -1,13 +1,9 @@
 """A training as one process runs it, alone or in a group: the recipe is checked, the task is built, the loop runs.
 
 Guarantees
-- a folder that holds a run of another recipe is refused
-- a_url_as_the_folder_of_a_run_is_refused_before_anything_is_written
-- a_number_of_workers_that_does_not_divide_a_step_is_refused_with_those_that_do
-- more_workers_than_a_batch_of_a_contrastive_head_has_rows_are_refused_in_one_line
-- a_worker_out_of_memory_names_the_settings_to_change
-- inside_a_ray_job_a_relative_path_is_refused_with_any_number_of_workers
-- a_store_whose_features_change_during_a_training_ends_it_in_one_line
+- a folder that holds a run of another recipe, or that cannot hold one, is refused before anything is written
+- a number of workers that does not divide a step is refused with those that do
+- a worker out of memory names the settings to change
 """
 
 from collections.abc import Iterator

@@ -5,10 +5,9 @@ parallelism neighbouring processes compute the same batches together. `ALONE` is
 nothing is sent and nothing changes a bit.
 
 Guarantees
-- a_group_of_one_sends_nothing
-- a_weight_without_gradient_on_every_process_has_none_after_the_sum
-- an_error_of_the_first_process_is_raised_on_all
-- every_process_computes_equally_often
+- a group of one sends nothing
+- an error of the first process is raised on all
+- every process computes equally often
 """
 
 import os

@@ -3,13 +3,9 @@
 Each start resumes from the run's folder, which every node must see; Ray keeps no checkpoint of its own.
 
 Guarantees
-- a_worker_that_is_killed_is_restarted_and_the_run_ends_with_the_same_weights
-- workers_that_die_at_the_same_step_again_and_again_end_the_run
-- a_second_driver_on_one_run_folder_is_refused_in_one_line
-- what_ray_wrote_for_a_driver_that_was_killed_is_removed_by_the_next_one
-- an_error_of_a_worker_is_the_error_of_the_command, and its lines are those of the command, each once
-- a_worker_whose_node_does_not_have_the_drivers_folder_ends_the_run
-- a_failure_of_ray_train_is_reported_with_its_cause
+- a worker that is killed is restarted, and the run ends with the same weights; ATTEMPTS deaths at one step end the run
+- an error of a worker is the error of the command, and its lines are those of the command, each once
+- a second driver on one run folder is refused
 """
 
 import os
@@ -29,6 +25,7 @@ from common.io.files import make_folder
 from common.io.locks import locked
 from common.progress import say
 from common.workers.cluster import connected
+from common.workers.pool import has_gpu
 from heads.training.recipe import TrainOptions
 from heads.workers.group import BACKEND, joined
 from heads.workers.room import LOOK, PATIENCE, Lack, cpus_of_each
@@ -117,7 +114,7 @@ def launch(options: TrainOptions, address: str | None) -> dict[str, Any]:
 
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = os.environ["RAY_TRAIN_ENABLE_PRINT_PATCH"] = "0"  # else lines appear twice
     with connected(address, "heads") as cluster:
-        gpu = _has_gpu(options, cluster)
+        gpu = has_gpu(None if options.device == "auto" else options.device, cluster)
         cpus = cpus_of_each(options.scaling.workers, gpu, cluster, fitting(options))
         out = Path(options.out)
         make_folder(out)
@@ -133,12 +130,6 @@ def _outcome(lighter: str) -> Any:
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return ray.remote(Outcome).options(num_cpus=0, scheduling_strategy=here).remote(lighter)  # type: ignore[attr-defined]
-
-
-def _has_gpu(options: TrainOptions, cluster: bool) -> bool:
-    from common.workers.pool import has_gpu
-
-    return has_gpu(None if options.device == "auto" else options.device, cluster)
 
 
 @contextmanager
@@ -161,11 +152,12 @@ def _fit(options: TrainOptions, outcome: Any, gpu: bool, cpus: int, own: Path, c
     from ray.train.torch import TorchConfig, TorchTrainer
 
     workers, mark = options.scaling.workers, f"{own.name}/{MARK}" if cluster else None
+    each = {"CPU": float(cpus)} | ({"GPU": 1.0} if gpu else {})
     trainer = TorchTrainer(
         _work,
         train_loop_config={"options": options, "outcome": outcome, "folder": os.getcwd(), "mark": mark},
         torch_config=TorchConfig(BACKEND["cuda" if gpu else "cpu"], timeout_s=options.scaling.timeout),
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu, resources_per_worker=_each(cpus, gpu)),
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu, resources_per_worker=each),
         run_config=RunConfig(storage_path=str(own), failure_config=FailureConfig(max_failures=-1)),
     )
     failed: list[BaseException] = []
@@ -206,10 +198,6 @@ def cause(error: BaseException) -> str:
     lines = [line.strip() for line in str(found).splitlines() if line.strip()] or [type(found).__name__]
     # The first line of Ray Train's own errors says only that the training failed.
     return lines[-1] if isinstance(found, TrainingFailedError) else lines[0]
-
-
-def _each(cpus: int, gpu: bool) -> dict[str, float]:
-    return {"CPU": float(cpus), "GPU": 1.0} if gpu else {"CPU": float(cpus)}
 
 
 def _work(config: dict[str, Any]) -> None:

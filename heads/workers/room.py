@@ -1,10 +1,9 @@
 """Room for the workers of a training on the nodes of Ray: at the start, and after nodes were lost.
 
 Guarantees
-- more_workers_than_the_cluster_will_ever_have_are_refused_in_one_line
-- the_number_of_workers_that_is_advised_is_one_that_the_recipe_accepts
-- a_run_whose_cluster_has_lost_the_room_for_its_workers_ends_in_one_line
-- a_training_waits_for_an_autoscaler_and_says_so
+- more workers than the cluster will ever have are refused, with a number that the recipe accepts
+- a run whose cluster has lost the room for its workers ends
+- a training waits for an autoscaler
 """
 
 import time

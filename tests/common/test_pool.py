@@ -1,4 +1,4 @@
-"""Guarantees of common/workers/pool.py that need no command: workers that die while they load, and room for threads."""
+"""The worker pool without a command: workers that die while they load, and room for threads."""
 
 import os
 import re
@@ -108,12 +108,6 @@ def lacking(
             "the cluster has room for 0 of 4 CPUs each, one for each thread of this process: "
             "OMP_NUM_THREADS=1 makes room for 2; its autoscaler may add nodes",
         ),
-        (1, [2], 3, False, True, False, "this machine has room for 2 of 1 CPU each"),
-        (2, [2], 2, False, False, False, "this machine has room for 1 of 2 CPUs each"),
-        (
-            2, [2], 2, True, False, False,
-            "the cluster has room for 1 of 2 CPUs each; the others wait for nodes that join it",
-        ),
     ],
 )  # fmt: skip
 def test_workers_without_room_for_their_threads_are_reported_with_the_omp_num_threads_that_makes_room(
@@ -155,18 +149,3 @@ def test_a_worker_of_more_threads_than_any_node_has_cpus_ends_the_run(
     with pytest.raises(StepDiffError) as raised:
         pool.call("describe")
     assert str(raised.value) == error
-
-
-@pytest.mark.parametrize(
-    ("joined", "line"),
-    [(True, "waiting for free CPUs or GPUs of the cluster"), (False, "still starting Ray on this machine")],
-)
-def test_a_slow_start_waits_for_a_cluster_only_where_one_was_joined(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], joined: bool, line: str
-) -> None:
-    pool = lacking(monkeypatch, 1, 2, joined=joined, by_threads=False)
-    answers = iter([False, True])
-    monkeypatch.setattr("ray.wait", lambda calls, **more: (calls, []) if next(answers) else ([], calls))
-    monkeypatch.setattr("ray.get", lambda call: 7)
-    assert pool.call("describe") == 7
-    assert capsys.readouterr().err == f"no worker has answered yet: {line}\n"

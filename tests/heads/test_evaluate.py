@@ -13,15 +13,13 @@ import pytest
 import torch
 
 from common.cli.parser import underscored
-from common.errors import StepDiffError
 from heads import evaluate, score
 from heads.data.clips import Features
 from heads.data.packing import Turn
 from heads.evaluation import loading
-from heads.evaluation.answers import batch_starts
-from heads.evaluation.inputs import identity
+from heads.evaluation.evaluation import batch_starts, identity
 from heads.evaluation.loading import Loaded
-from heads.evaluation.options import EvaluateOptions, check
+from heads.evaluation.options import EvaluateOptions
 from heads.methods.stepdiff import PairTexts, StepDiff
 from heads.methods.vlemb import VLEmb
 from heads.models.language_model import LanguageModel
@@ -57,7 +55,7 @@ def test_a_killed_evaluation_ends_with_the_same_predictions(world: Path, tmp_pat
     program = f"""
 import os, signal, sys
 from heads import evaluate
-from heads.evaluation.answers import Partial
+from heads.evaluation.partial import Partial
 
 add, count = Partial.add, [0]
 
@@ -199,6 +197,10 @@ def test_without_video_all_options_of_a_question_score_the_same_bits(
             "--view is for vlemb, llava, idefics, vlm, a plug-in, and video-lm does not read it",
         ),
         (["--pair-embedding", "candidate"], "--pair-embedding is for diffmcq, and diffrank does not read it"),
+        (
+            ["--task", "diffmcq", "--method", "rarest", "--view", "null", "--pair-embedding", "candidate"],
+            "--pair-embedding is for vlemb, and rarest does not read it",
+        ),
         (["--head", "runs/x"], "--head is for video-lm, stepdiff, .*, token-regression, and vlemb does not"),
         (["--control", "blind"], "--control is for video-lm, .* and vlemb does not read it"),
         (["--similarity"], "--similarity is for diffcap"),
@@ -252,12 +254,6 @@ def test_answers_of_another_language_model_of_the_same_name_are_not_used(
     config = tmp_path / "lm/config.json"
     config.write_text(config.read_text() + " ")
     assert identity(asked, [], Store.open(asked.store)) != first
-
-
-def test_pair_embedding_is_refused_for_a_method_that_does_not_read_it() -> None:
-    asked = EvaluateOptions("diffmcq", "video-lm", "p.jsonl", "set", store="features", pair_embedding="candidate")
-    with pytest.raises(StepDiffError, match="--pair-embedding is for vlemb, and video-lm does not read it"):
-        check(asked)
 
 
 def test_batches_have_similar_sizes() -> None:

@@ -12,7 +12,7 @@ from heads import table as table_of_systems
 from heads.data.clips import Features
 from heads.data.packing import Turn
 from heads.evaluation import loading
-from heads.evaluation.inputs import identity
+from heads.evaluation.evaluation import identity
 from heads.evaluation.loading import Loaded
 from heads.evaluation.options import EvaluateOptions
 from heads.methods.stepdiff import StepDiff

@@ -1,4 +1,4 @@
-"""Guarantees of heads.evaluation.answering and heads.evaluation.workers, and of heads.embed on workers."""
+"""Evaluations (heads.evaluation.answerers) and heads.embed on workers."""
 
 import os
 import shutil
@@ -19,9 +19,8 @@ from threadpoolctl import threadpool_limits
 from common.errors import StepDiffError
 from common.workers.cluster import connected
 from heads import embed, evaluate, train
-from heads.evaluation import answering
-from heads.evaluation.answering import Answered, Batch, Here
-from heads.evaluation.answers import in_order
+from heads.evaluation import answerers
+from heads.evaluation.answerers import Answered, Batch, LocalAnswerer, in_order
 from heads.evaluation.workers import Driver
 from store import Store
 
@@ -45,7 +44,7 @@ def worker_that(before: Callable[[], None], notices: tuple[str, ...] = ()) -> ty
 
     class Made:
         def __init__(self, given: Any) -> None:
-            from heads.evaluation.answering import Worker
+            from heads.evaluation.answerers import Worker
 
             self._own = Worker(given)
 
@@ -98,7 +97,7 @@ def test_the_predictions_are_the_same_to_the_byte_whatever_the_number_of_workers
             marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
 
-    monkeypatch.setattr(answering, "Worker", worker_that(die_once))
+    monkeypatch.setattr(answerers, "Worker", worker_that(die_once))
     assert evaluate.main([*given, "--out", str(tmp_path / "two.jsonl"), "--workers", "2"]) == 0
     assert marker.exists() and "a worker died at shard" in capsys.readouterr().err
     assert (tmp_path / "one.jsonl").read_bytes() == (tmp_path / "two.jsonl").read_bytes()
@@ -117,7 +116,7 @@ def test_an_evaluation_on_workers_that_is_killed_is_continued_by_one_process(
     program = f"""
 import os, signal, sys
 from heads import evaluate
-from heads.evaluation.answers import Partial
+from heads.evaluation.partial import Partial
 
 add, count = Partial.add, [0]
 
@@ -137,7 +136,8 @@ if __name__ == "__main__":
     assert run.returncode == -signal.SIGKILL, run.stderr
     assert len((tmp_path / "killed.partial.jsonl").read_bytes().splitlines()) == 2
     answered: list[int] = []
-    monkeypatch.setattr(Here, "answered", lambda self, batch, own=Here.answered: answered.append(1) or own(self, batch))
+    answers = LocalAnswerer.answers
+    monkeypatch.setattr(LocalAnswerer, "answers", lambda self, batch: answered.append(1) or answers(self, batch))
     assert evaluate.main([*given, "--out", str(tmp_path / "killed.jsonl")]) == 0
     of_the_rest = len(answered)
     assert evaluate.main([*given, "--out", str(tmp_path / "whole.jsonl")]) == 0
@@ -191,7 +191,7 @@ def test_what_a_worker_refuses_or_prints_reaches_the_user(
     def fail() -> None:
         raise MemoryError("too large")
 
-    monkeypatch.setattr(answering, "Worker", worker_that(fail, ("a notice of the method",)))
+    monkeypatch.setattr(answerers, "Worker", worker_that(fail, ("a notice of the method",)))
     assert evaluate.main([*command(world, "diffmcq", "video-lm", "--head", str(trained)), *out, "2"]) == 2
     errors = capsys.readouterr().err
     assert "a notice of the method" in errors

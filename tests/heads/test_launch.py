@@ -23,7 +23,7 @@ from heads.training.log import read_metrics
 from heads.training.recipe import Scaling, read_recipe
 from heads.training.video_task import VideoTask
 from heads.workers import launch, room
-from heads.workers.fit import check, fitting, lighter, refuse_relative_paths
+from heads.workers.fit import check, fitting, refuse_relative_paths
 from heads.workers.launch import ATTEMPTS, LEFT_LOCK, MARK, Outcome, cause, check_folder, scratch
 from heads.workers.room import MISSING, PATIENCE, Lack, cpus_of_each
 from store import Store
@@ -227,15 +227,6 @@ def test_workers_that_die_at_the_same_step_again_and_again_end_the_run() -> None
         "nodes, the last one with ValueError: no such row"
     )
     assert outcome.begin(9) == outcome.failed() == outcome.look()[2] == error, "later starts end at once"
-
-
-def test_settings_for_less_memory_are_those_that_the_recipe_accepts(world: Path, tiny_lm: str, tmp_path: Path) -> None:
-    options = read_recipe(recipe(world, tiny_lm, tmp_path / "run", **RUNS))
-    assert lighter(options).startswith("halve batch and double schedule.accumulate, set video_lm.gradient_checkpoint")
-    options = read_recipe(contrastive(world, tmp_path / "align"))
-    assert options.contrastive is not None
-    pairs = "" if options.contrastive.pairs is None else " and contrastive.pairs.pairs"
-    assert lighter(options) == f"lower contrastive.clips{pairs}, or give more workers"
 
 
 @pytest.mark.slow

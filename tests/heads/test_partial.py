@@ -1,4 +1,4 @@
-"""Guarantees of heads/evaluation/answers.py."""
+"""Guarantees of heads.evaluation.partial."""
 
 import json
 import signal
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import StepDiffError
-from heads.evaluation.answers import Partial
+from heads.evaluation.partial import Partial
 from tasks.testsets import DiffRank, read_predictions, write_predictions
 
 ROWS = [DiffRank("a_0_1", ("b_0_1", "c_0_1"), "Visuals", (5, number % 5)) for number in range(10)]
@@ -114,7 +114,7 @@ def test_a_kill_during_a_write_loses_no_complete_batch(tmp_path: Path) -> None:
     program = f"""
 import os, signal
 from pathlib import Path
-from heads.evaluation import answers
+from heads.evaluation.partial import Partial
 from tasks.testsets import DiffRank
 
 write, count = os.write, [0]
@@ -127,7 +127,7 @@ def torn(file, data):
     return write(file, data)
 
 rows = [DiffRank("a_0_1", ("b_0_1", "c_0_1"), "Visuals", (5, number % 5)) for number in range(10)]
-with answers.Partial("scores", Path({str(out)!r}), {WHO!r}) as file:
+with Partial("scores", Path({str(out)!r}), {WHO!r}) as file:
     file.resume(rows, {STARTS!r})
     os.write = torn
     for batch in {BATCHES!r}:

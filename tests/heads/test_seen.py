@@ -1,7 +1,8 @@
-"""Guarantees of heads.evaluation.seen and its marks in tables: a head is not evaluated on clips that trained it."""
+"""A head is not evaluated on clips that trained it (heads.data.trained_on), or tables mark the scores."""
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ import pytest
 from common.errors import StepDiffError
 from heads import embed, evaluate, report, score, table, train
 from heads.data.trained_on import TrainedOn
-from heads.evaluation.seen import Source, find, refuse
 from store import Store
 from tasks.testsets import DiffRank, write_test_set
 
@@ -165,10 +165,10 @@ def seen(trained: dict[str, Any], tests: dict[str, Any], store: Path) -> Any:
     """Return the overlap if clips `trained` trained a head and the store has clips `tests`; both map key to video."""
     schema = {"key": pl.String, "video": pl.String}
     catalog = pl.DataFrame(list(trained.items()), schema=schema, orient="row")
-    made = TrainedOn.of([catalog])
+    trained_on = replace(TrainedOn.of([catalog]), source="run")
     opened = Store.open(store, create=True)
     opened.catalog("clips").append(pl.DataFrame(list(tests.items()), schema=schema, orient="row"))
-    return find(Source("run", lambda kind: iter([made.arrays[kind]]), ()), rows(*tests), opened)
+    return trained_on.seen(rows(*tests), opened)
 
 
 @pytest.mark.parametrize(
@@ -195,9 +195,9 @@ def test_two_clips_are_of_one_video_by_the_rule_of_the_hold_out(
         with pytest.raises(
             StepDiffError, match="t.jsonl: run was trained on 0 of its 1 clips, and 1 of them are from 1"
         ):
-            refuse(counts, "t.jsonl")
+            found.refuse(rows("v_7_8"), "t.jsonl")
     else:
-        refuse(counts, "t.jsonl")
+        found.refuse(rows("v_7_8"), "t.jsonl")
 
 
 def test_a_training_clip_is_found_by_its_id_although_its_file_has_another_name(tmp_path: Path) -> None:

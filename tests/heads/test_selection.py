@@ -1,4 +1,4 @@
-"""Guarantees of heads/evaluation/inputs.py and loading.py."""
+"""Rows that are selected, and clips that are absent."""
 
 from pathlib import Path
 

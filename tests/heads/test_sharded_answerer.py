@@ -1,4 +1,4 @@
-"""Guarantees of heads.evaluation.together."""
+"""A head that torchrun's processes divide answers as a whole one (heads.evaluation.answerers)."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import yaml
 
 from common.errors import StepDiffError
 from heads import evaluate, train
-from heads.evaluation import answers
+from heads.evaluation.evaluation import Evaluation
 from heads.methods import stepdiff
 from heads.models.video_lm import VideoLM
 from heads.training import video_task
@@ -70,7 +70,7 @@ def evaluated(given: list[str]) -> tuple[int, int, list[str]]:
     divided = [Mock(wraps=getattr(video_task, name), name=name) for name in DIVISIONS]
     with (
         patch.multiple(video_task, **dict(zip(DIVISIONS, divided, strict=True))),
-        patch.object(answers, "write", wraps=answers.write) as write,
+        patch.object(Evaluation, "write", autospec=True, side_effect=Evaluation.write) as write,
     ):
         status = evaluate.main(given)
     return status, write.call_count, [name for name, used in zip(DIVISIONS, divided, strict=True) if used.called]
