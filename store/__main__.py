@@ -5,7 +5,7 @@
     python -m store plan --clips 1e6 --encoder efficientnet-lite0 --measured-in data/features
     python -m store export clips.lance --store data/features --view efficientnet-lite0
     python -m store import clips.lance --store data/other --view net
-    python -m store import clips.h5 --store data/other --view net --encoder net --weights-sha256 0123... \\
+    python -m store import theirs.parquet --store data/other --view net --encoder net --weights-sha256 0123... \\
         --layer last --frames "8 evenly" --crop "centre 224"
     python -m store requantise data/features --view efficientnet-lite0 --to small --dtype int8
     python -m store pool data/features --view efficientnet-lite0 --to pooled --pool 7
@@ -32,10 +32,8 @@ VERBS = {
     "info": ("store.__main__:info", "list views, features, finished and failed rows, bytes"),
     "verify": ("store.__main__:verify", "compare every file with its checksum and name the damaged clips"),
     "plan": ("store.__main__:plan", "estimate the bytes, shards, files and hours of a job"),
-    "export": ("store.exchange.verbs:export", "copy a view to Parquet, Lance, Hugging Face, WebDataset or HDF5"),
-    "import": ("store.exchange.verbs:import_", "copy features from Parquet, Lance or HDF5 into a view"),
-    "export-hdf5": ("store.exchange.verbs:export_hdf5", "now: export --format hdf5"),
-    "import-hdf5": ("store.exchange.verbs:import_hdf5", "now: import --format hdf5"),
+    "export": ("store.exchange.commands:export", "copy a view to Parquet, Lance, Hugging Face or WebDataset"),
+    "import": ("store.exchange.commands:import_", "copy features from Parquet or Lance into a view"),
     "requantise": ("store.__main__:requantise", "make a new view with the largest feature in another dtype"),
     "pool": ("store.__main__:pool", "make a new view with the tokens of neighbouring patches averaged"),
     "failures": ("store.__main__:failures", "list the rows that failed, with reasons"),

@@ -43,7 +43,7 @@ from common.errors import StepDiffError
 from common.io.files import Place
 from common.io.remote import RemotePath
 from store.catalog.catalog import BLOCK
-from store.exchange.arrow import KEY, record_batches, schema, stored_features
+from store.exchange.arrow import KEY, feature_fields, record_batches, row_values, schema
 from store.feature_store import Store
 from store.format.layout import shard_number
 from store.io.row_checks import Check
@@ -116,7 +116,7 @@ class ViewDatasource(Datasource):
         opened = store.view(entity, view, check)
         fields = schema(opened, features, columns, dtype)
         names = list(dict.fromkeys(features or opened.features))
-        tensors = stored_features(opened, names, dtype)
+        tensors = feature_fields(fields)
         like = None if filter is None else _checked_filter(filter, opened)
         about = [name for name in fields.names if name not in tensors]
         self._reader = _Reader(
@@ -232,8 +232,7 @@ class _Reader:
         column = batch.column(name)
         if name not in self.tensors:
             return column
-        values = column.flatten().to_numpy(zero_copy_only=True)
-        return ArrowTensorArray.from_numpy(values.reshape(len(batch), *self.tensors[name].shape))
+        return ArrowTensorArray.from_numpy(row_values(batch, name, self.tensors[name].shape))
 
     def _open(self) -> View:
         """Return the view in a worker; StepDiffError if the node does not see it, or if it is another one now."""

@@ -18,8 +18,8 @@ from featurize.windows import read_windows
 from store import Catalog, Feature, Provenance, Store, text_key
 from store.catalog.catalog import MOST_EQUAL, check_rows
 from store.catalog.key_index import pack
+from store.exchange.commands import ImportOptions
 from store.exchange.intake import take_in
-from store.exchange.options import ImportOptions
 from store.verbs.compact import compact
 from store.verbs.options import CompactOptions
 

@@ -381,7 +381,6 @@ def test_the_commands_accept_a_url(bucket: str, tmp_path: Path, capsys: pytest.C
     sizes = {name: len(data) for name, data in contents(url).items() if name.startswith("arrays.zarr/clips/net/")}
     assert (figures["path"], view["ok"], view["failed"], view["bytes"]) == (url, 17, 3, sum(sizes.values()))
     assert main(["requantise", url, "--view", "net", "--to", "small", "--dtype", "float16"]) == 0
-    assert main(["export", str(tmp_path / "clips.h5"), "--store", url, "--view", "small"]) == 0
     assert main(["export", str(tmp_path / "clips.parquet"), "--store", url, "--view", "small"]) == 0
     assert main(["compact", url]) == 0
     assert "2 catalog parts and 2 files of failures and 3 records of writers merged" in capsys.readouterr().out

@@ -2,18 +2,14 @@
 
 import gc
 import io
-import json
 import os
-import re
 import subprocess
 import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote
 
-import h5py
 import numpy as np
 import polars as pl
 import pytest
@@ -77,7 +73,6 @@ LINES = (
     'load_dataset("data/exchange/clips", split="train")',
     'lance.dataset("data/exchange/clips.lance")',
     "webdataset.WebDataset(tar, shardshuffle=False)",
-    'h5py.File("data/exchange/clips.h5")',
 )
 
 
@@ -89,14 +84,14 @@ def test_an_export_opens_by_the_path_that_was_given_with_the_lines_of_the_guide(
     assert [line for line in LINES if line not in code] == []
     for name, *more in (
         ("clips.parquet",), ("clips.lance",), ("clips", "--format", "huggingface"),
-        ("tars", "--format", "webdataset"), ("clips.h5",),
+        ("tars", "--format", "webdataset"),
     ):  # fmt: skip
         assert run(f"data/exchange/{name}", *more) == 0
     environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    first, count, *_, clip, sample, tokens = done.stdout.splitlines()
-    assert (first, count, sample) == ("c0 (7,)", "10", "c0 (3, 5)") and clip == tokens == "(3, 5)"
+    first, count, *_, clip, sample = done.stdout.splitlines()
+    assert (first, count, clip, sample) == ("c0 (7,)", "10", "(3, 5)", "c0 (3, 5)")
 
 
 def test_lance_opens_in_lance_and_is_indexed(view: View, finished: np.ndarray, run: Run, tmp_path: Path) -> None:
@@ -135,7 +130,6 @@ def test_huggingface_opens_in_datasets(view: View, finished: np.ndarray, run: Ru
     assert [row["key"] for row in load(split="train", streaming=True)] == found["key"][:]
     _, header, _ = (tmp_path / "out/README.md").read_text().split("---\n", 2)
     assert yaml.safe_load(header)["license"] == "cc-by-4.0"
-    assert yaml.safe_load(header)["dataset_info"]["splits"][0]["num_examples"] == 10
 
 
 def test_metadata_of_one_length_open_in_datasets(view: View, run: Run, tmp_path: Path) -> None:
@@ -187,19 +181,6 @@ def test_webdataset_opens_in_webdataset(view: View, finished: np.ndarray, run: R
     gc.collect()  # it leaves closing files to the collector
 
 
-def test_hdf5_opens_in_h5py(view: View, finished: np.ndarray, run: Run, tmp_path: Path) -> None:
-    assert run("out.h5", "--layout", "rows") == 0
-    with h5py.File(tmp_path / "out.h5") as file:
-        assert [key.decode() for key in file["key"][()]] == [KEYS[row] for row in finished]
-        same(file["tokens"][()], view.read("tokens", finished))
-        same(file["q"][()], quantised(view, finished)[0])
-        same(file["scale"][()], quantised(view, finished)[1])
-        assert json.loads(file.attrs["card"])["rows"] == 10 and "license: " in file.attrs["readme"]
-    assert run("floats.h5", "--layout", "rows", "--dtype", "float32") == 0
-    with h5py.File(tmp_path / "floats.h5") as file:
-        same(file["q"][()], view.read("q", finished, dtype="float32"))
-
-
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_a_dtype_dequantises(view: View, finished: np.ndarray, run: Run, tmp_path: Path, dtype: str) -> None:
     assert run("out.parquet", "--dtype", dtype, "--features", "q", "--columns", "video") == 0
@@ -209,55 +190,25 @@ def test_a_dtype_dequantises(view: View, finished: np.ndarray, run: Run, tmp_pat
     assert (frame["q"].to_numpy().reshape(-1, 2, 70) == dequantise(*quantised(view, finished)).astype(dtype)).all()
 
 
-@pytest.mark.parametrize("format", [*FORMATS, "hdf5"])
+@pytest.mark.parametrize("format", FORMATS)
 def test_the_card_says_what_was_exported_and_how_to_open_it(
     view: View, run: Run, tmp_path: Path, format: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip({"huggingface": "datasets", "hdf5": "h5py", "parquet": "pyarrow"}.get(format, format))
-    name = "out.h5" if format == "hdf5" else "out"
-    assert run(name, "--format", format) == 0
+    pytest.importorskip({"huggingface": "datasets", "parquet": "pyarrow"}.get(format, format))
+    assert run("out", "--format", format) == 0
     out = capsys.readouterr().out
     assert "(left out: 1 failed, 1 absent, 1 forgotten)" in out
-    if format == "hdf5":
-        with h5py.File(tmp_path / name) as file:
-            card = file.attrs["readme"]
-    else:
-        card = (tmp_path / name / ("_README.md" if format == "parquet" else "README.md")).read_text()
+    card = (tmp_path / "out" / ("_README.md" if format == "parquet" else "README.md")).read_text()
     for text in ("license: 'unknown: features inherit the licence of the videos'", "- encoder: `net`", "0" * 64,
                  "- layer: `last`", "- frames: `8 evenly`", "- crop: `centre 224`", "int8 from float32",
                  "rows 10, failed 1, absent 1, forgotten 1", "| tokens | [3, 5] | float16 | float16 |",
                  "- store format: `stepdiff-store 1`"):  # fmt: skip
         assert text in card, text
     code = card.split("```python\n")[1].split("```")[0]
-    assert opened(code, tmp_path)[0] > 0
-
-
-def opened(code: str, folder: Path) -> list[int]:
-    """Run the three lines that open an export; return the shape of their values."""
     assert len(code.splitlines()) == 3
-    script = f"{code}\nimport numpy as np\nprint(np.asarray(values).shape)"
-    done = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return [int(length) for length in re.findall("[0-9]+", done.stdout)]
-
-
-@pytest.mark.parametrize("layout", ["clips", "rows"])
-@pytest.mark.parametrize(
-    "features, shape", [(("tokens",), [3, 5]), (("tokens", "embedding"), [3, 5]), (("q",), [2, 70])]
-)
-def test_the_lines_that_open_an_hdf5_file_give_the_first_feature(
-    view: View, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], layout: str, features: Any, shape: Any
-) -> None:
-    with Store.open(view.paths.store).lock():
-        view.withdraw(np.array([0, 1]))  # the first key is now one with a slash
-    capsys.readouterr()
-    assert run("out.h5", "--layout", layout, "--features", *features) == 0
-    shape = [8, *shape] if layout == "rows" else shape
-    printed = [line[2:] for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
-    assert opened("\n".join(printed), tmp_path) == shape
-    with h5py.File(tmp_path / "out.h5") as file:
-        code = file.attrs["readme"].split("```python\n")[1].split("```")[0]
-    assert opened(code, tmp_path) == shape
+    script = f"{code}\nimport numpy as np\nprint(np.asarray(values).size)"
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and int(done.stdout) > 0, done.stderr[-2000:]
 
 
 def test_memory_does_not_grow_with_the_view(tmp_path: Path) -> None:
@@ -274,16 +225,7 @@ def test_memory_does_not_grow_with_the_view(tmp_path: Path) -> None:
             "import resource, sys; from store.__main__ import main; main(sys.argv[1:]);"
             "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
         )
-        command = [
-            "export",
-            str(tmp_path / f"o{rows}"),
-            "--format",
-            "parquet",
-            "--store",
-            str(store.path),
-            "--view",
-            "net",
-        ]
+        command = ["export", str(tmp_path / f"o{rows}.parquet"), "--store", str(store.path), "--view", "net"]
         done = subprocess.run([sys.executable, "-c", script, *command], cwd=ROOT, capture_output=True, text=True)
         peaks.append(int(done.stdout.splitlines()[-1]) * 1024)
     print(peaks)

@@ -4,7 +4,8 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,18 @@ import numpy as np
 import polars as pl
 import pytest
 
-from common.errors import StepDiffError
-from store import Store, View
+from common.errors import DamageError, StepDiffError
+from store import Feature, Provenance, Store, View
 from store.__main__ import main
-from store.exchange.export import export
-from store.exchange.options import ExportOptions
+from store.catalog.catalog import Catalog
+from store.exchange.commands import ExportOptions
 
 from .conftest import ABSENT, FORMATS, KEYS
+
+pytest.importorskip("pyarrow")
+from store.exchange import writers  # noqa: E402
+from store.exchange.arrow import catalog_digest  # noqa: E402
+from store.exchange.export import export  # noqa: E402
 
 Run = Callable[..., int]
 ROOT = Path(__file__).parents[3]
@@ -48,7 +54,39 @@ def one_date(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def needs(format: str) -> None:
-    pytest.importorskip("lance" if format == "lance" else "pyarrow")
+    package = {"lance": "lance", "huggingface": "datasets"}.get(format)
+    if package:
+        pytest.importorskip(package)
+
+
+def options(view: View, path: Path, format: Any = None, at: str = "", **more: Any) -> ExportOptions:
+    return ExportOptions(str(path), f"{view.paths.store}{at}", "net", format, **more)
+
+
+def refused(given: ExportOptions) -> str:
+    with pytest.raises(StepDiffError) as caught:
+        export(given)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@contextmanager
+def damaged(view: View, shard: int = 1, byte: int = 31) -> Iterator[None]:
+    """Flip a bit of the tokens of a shard, by default in its second row."""
+    path = view.paths.shard("tokens", shard, 3)
+    data = path.read_bytes()
+    path.write_bytes(data[:byte] + bytes([data[byte] ^ 1]) + data[byte + 1 :])
+    yield
+    path.write_bytes(data)
+
+
+def begin(view: View, given: ExportOptions, whole: bool = False) -> None:
+    """Export all parts, or only the first one of four."""
+    if whole:
+        export(given)
+        return
+    with damaged(view), pytest.raises(DamageError, match=f"^{KEYS[5]}: stored tokens of view net"):
+        export(given)
 
 
 def content(path: Path, format: str) -> dict[str, Any]:
@@ -69,15 +107,26 @@ def content(path: Path, format: str) -> dict[str, Any]:
     return found
 
 
-def looks_whole(path: Path, format: str) -> bool:
-    if format == "lance":
-        import lance
+def update(view: View, step: int) -> None:
+    with Store.open(view.paths.store).lock():
+        assert view.catalog.update(pl.DataFrame({"key": KEYS[:1], "step": [step]})) == 1
 
-        try:
-            return lance.dataset(str(path)).count_rows() > 0
-        except ValueError:
-            return False
-    return (path / "data").exists()
+
+def rewrite(view: View, row: int) -> None:
+    """Write one absent row of ones."""
+    ones = {name: np.ones((1, *form.shape), np.float32) for name, form in view.features.items()}
+    view.write_shard(row // 4, np.array([row]), ones, {})
+
+
+def small_store(path: Path, features: dict[str, Feature], keys: list[str], **columns: Any) -> Store:
+    """Make a store with a finished view `net` of ones."""
+    store = Store.open(path, create=True)
+    dtypes = {name: feature.dtype for name, feature in features.items()}
+    made = Provenance("net", "0" * 64, "last", "8 evenly", "centre 224", dtypes)
+    with store.writer("clips", "net", made, features) as writer:
+        values = {name: np.ones((len(keys), *feature.shape), np.float32) for name, feature in features.items()}
+        writer.write(pl.DataFrame({"key": keys, **columns}), values)
+    return store
 
 
 @pytest.mark.slow
@@ -88,7 +137,8 @@ def test_a_killed_export_continues_and_ends_with_the_same_content(
     """Each run is killed by SIGKILL when it is about to make its next file but three durable."""
     needs(format)
     assert run("whole", "--format", format) == 0
-    command = ["export", str(tmp_path / "out"), "--format", format, "--store", str(view.paths.store), "--view", "net"]
+    whole, out = content(tmp_path / "whole", format), tmp_path / "out"
+    command = ["export", str(out), "--format", format, "--store", str(view.paths.store), "--view", "net"]
     runs = 0
     while True:
         done = subprocess.run([sys.executable, "-c", KILLED, "3", *command], cwd=ROOT, capture_output=True, text=True)
@@ -97,154 +147,252 @@ def test_a_killed_export_continues_and_ends_with_the_same_content(
             break
         assert done.returncode == -9, done.stderr
         assert runs < 30, "each run goes further"
-        if looks_whole(tmp_path / "out", format):
-            assert content(tmp_path / "out", format).get("rows") == content(tmp_path / "whole", format).get("rows")
-        elif (tmp_path / "out").exists():
-            assert (tmp_path / "out/_export.rows").exists() or not (tmp_path / "out/_export.json").exists()
+        if writers.is_whole(out, format):  # type: ignore[arg-type]
+            assert content(out, format).get("rows") == whole.get("rows")
     assert runs > 3
-    assert content(tmp_path / "out", format) == content(tmp_path / "whole", format)
-
-
-def test_half_an_export_never_looks_whole(
-    view: View, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    needs("parquet")
-    pd, pq = pytest.importorskip("pandas"), pytest.importorskip("pyarrow.parquet")
-    from store.exchange import parquet
-
-    write, parts = parquet.write_part, []
-
-    def fails_later(*arguments: Any) -> None:
-        parts.append(arguments)
-        if len(parts) == 3:
-            raise StepDiffError("stopped")
-        write(*arguments)
-
-    monkeypatch.setattr(parquet, "write_part", fails_later)
-    assert run("out.parquet") == 2
-    names = {path.name for path in (tmp_path / "out.parquet").iterdir()}
-    assert names == {"_export.json", "_export.rows", ".unfinished"}
-    assert len(list((tmp_path / "out.parquet/.unfinished").iterdir())) == 2
-    for reader in (pd.read_parquet, pq.read_table):
-        assert len(reader(tmp_path / "out.parquet")) == 0
-    capsys.readouterr()
-    assert main(["import", str(tmp_path / "out.parquet"), "--store", str(tmp_path / "b"), "--view", "net"]) == 2
-    assert "is an export that is not complete: repeat its command first" in capsys.readouterr().err
-    (tmp_path / "out.parquet/.unfinished").rename(tmp_path / "out.parquet/data.unfinished")  # as earlier versions had
-    assert run("out.parquet") == 0
-    assert len(parts) == 5, "two parts were kept"
-    assert len(pd.read_parquet(tmp_path / "out.parquet")) == 10
-    (tmp_path / "out.parquet/_README.md").rename(tmp_path / "out.parquet/README.md")  # as earlier versions had
-    assert main(["import", str(tmp_path / "out.parquet"), "--store", str(tmp_path / "b"), "--view", "net"]) == 0
-    assert run("out.parquet") == 0 and "complete already" in capsys.readouterr().out
+    assert content(out, format) == whole
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_the_rows_of_an_export_are_fixed_when_it_begins(
-    view: View, run: Run, tmp_path: Path, format: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    needs(format)
-    options = ExportOptions(str(tmp_path / "out"), str(view.paths.store), "net", format)  # type: ignore[arg-type]
-    assert run("whole", "--format", format) == 0
-    with monkeypatch.context() as patch:
-        patch.setattr("store.exchange.export._counted", lambda *_: (_ for _ in ()).throw(StepDiffError("stopped")))
-        with pytest.raises(StepDiffError, match="stopped"):
-            export(options)
-    again = {name: np.ones((1, *form.shape), np.float32) for name, form in view.features.items()}
-    view.write_shard(ABSENT // 4, np.array([ABSENT]), again, {})
-    view.catalog.append(pl.DataFrame({"key": ["later"], "new": ["column"]}))
-    done = export(options)
-    assert (done.rows, done.already) == (10, 0)
-    now = content(tmp_path / "out", format)
-    assert now == content(tmp_path / "whole", format)
-
-
-def test_a_view_that_changed_is_refused(view: View, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    needs("parquet")
-    options = ExportOptions(str(tmp_path / "out"), str(view.paths.store), "net", "parquet")
-    with monkeypatch.context() as patch:
-        patch.setattr("store.exchange.export._counted", lambda *_: (_ for _ in ()).throw(StepDiffError("stopped")))
-        with pytest.raises(StepDiffError, match="stopped"):
-            export(options)
-    with Store.open(view.paths.store).lock():
-        view.withdraw(np.array([7]))
-    with pytest.raises(StepDiffError, match="1 rows were withdrawn since the export began"):
-        export(options)
-    again = {name: np.ones((1, *form.shape), np.float32) for name, form in view.features.items()}
-    view.write_shard(1, np.array([7]), again, {})
-    with pytest.raises(StepDiffError, match="holds an export that differs: the rows or their features"):
-        export(options)
-
-
-@pytest.mark.parametrize("format", FORMATS)
-def test_an_export_of_another_view_into_the_same_folder_is_refused(
+def test_an_export_that_ended_in_the_middle_looks_empty_and_continues(
     view: View, run: Run, tmp_path: Path, format: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     needs(format)
-    store = str(view.paths.store)
-    assert main(["requantise", store, "--view", "net", "--to", "small", "--dtype", "float16"]) == 0
-    assert run("out", "--format", format) == 0
-    before = content(tmp_path / "out", format)
-    capsys.readouterr()
-    other = ["export", str(tmp_path / "out"), "--store", store, "--view", "small", "--format", format]
-    assert main(other) == 2
-    assert "holds an export that differs: view net against small, provenance {" in capsys.readouterr().err
-    for arguments, message in (
-        (("--features", "tokens"), "differs: features {"),
-        (("--license", "mit"), "differs: license unknown"),
-        (("--columns", "video"), "differs: columns {"),
-        (("--dtype", "float32"), "differs: features {"),
-    ):
-        assert run("out", "--format", format, *arguments) == 2
-        error = capsys.readouterr().err
-        assert message in error and error.count("\n") == 1
+    out = tmp_path / "out"
+    assert run("whole", "--format", format) == 0
+    begin(view, options(view, out, format))
+    assert not writers.is_whole(out, format) and not list(out.glob("*README.md"))  # type: ignore[arg-type]
+    if format == "parquet":
+        assert len(pytest.importorskip("pandas").read_parquet(out)) == 0
+        capsys.readouterr()
+        assert main(["import", str(out), "--store", str(tmp_path / "b"), "--view", "net"]) == 2
+        assert "is an export that is not complete: repeat its command first" in capsys.readouterr().err
+    assert export(options(view, out, format)).already == 1
+    assert content(out, format) == content(tmp_path / "whole", format)
+    assert run("out", "--format", format) == 0 and "complete already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("format", FORMATS)
+def test_an_export_with_other_options_is_refused(view: View, tmp_path: Path, format: str, whole: bool) -> None:
+    """Lance numbers the columns of each part by their order: parts in two orders would exchange their values."""
+    needs(format)
+    store, out = Store.open(view.paths.store), tmp_path / "out"
+    assert main(["requantise", str(store.path), "--view", "net", "--to", "small", "--dtype", "float16"]) == 0
+    store.tag("v1")
+    given = {"features": ("tokens", "q"), "columns": ("video", "step")}
+    begin(view, options(view, out, format, "@v1", **given), whole)
+    store.tag("v2")
     another = "parquet" if format == "lance" else "lance"
-    assert run("out", "--format", another) == 2
-    assert f"differs: format {format} against {another}" in capsys.readouterr().err
-    assert run("out", "--format", format) == 0, "the same one is reported as complete"
-    assert "complete already" in capsys.readouterr().out
-    assert content(tmp_path / "out", format) == before
+    other = small_store(tmp_path / "other", dict(view.features), KEYS[:2], video=["v"] * 2, step=[1] * 2)
+    for more, message in (
+        ({"store": f"{other.path}"}, f"store {store.path} against {other.path}; give another name, or remove it"),
+        ({"store": f"{store.path}@v2"}, "snapshot v1 against v2"),
+        ({"store": f"{store.path}"}, "snapshot v1 against None"),
+        ({"view": "small"}, "view net against small"),
+        ({"format": another}, f"format {format} against {another}"),
+        ({"features": ("tokens",)}, "features {"),
+        ({"features": ("q", "tokens")}, "order of features tokens, q, q_scale against q, q_scale, tokens"),
+        ({"columns": ("step", "video")}, "order of columns video, step against step, video"),
+        ({"columns": ("step",)}, "columns {"),
+        ({"dtype": "float32"}, "features {"),
+        ({"license": "mit"}, "license unknown: features inherit the licence of the videos against mit"),
+    ):
+        changed = {"store": f"{store.path}@v1", "view": "net", "format": format, **given, **more}
+        assert f"holds an export that differs: {message}" in refused(ExportOptions(str(out), **changed))  # type: ignore[arg-type]
+    (tmp_path / "link").symlink_to(store.path)
+    same = ExportOptions(str(out), f"{tmp_path / 'link'}@v1", "net", format, **given)  # type: ignore[arg-type]
+    assert export(same).already == (4 if whole else 1), "it is the same store"
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_an_export_of_a_store_that_changed_is_refused(view: View, tmp_path: Path, whole: bool) -> None:
+    given = options(view, tmp_path / "out", "parquet", columns=("step",))
+    begin(view, given, whole)
+    update(view, 77)
+    assert "differs: keys or metadata of the rows in the catalog (those of a snapshot," in refused(given)
+    update(view, 0)
+    assert main(["compact", str(view.paths.store)]) == 0
+    view.catalog.append(pl.DataFrame({"key": ["later"], "new": ["column"]}))
+    begin(view, given, whole)  # merged parts and other rows and columns of the catalog change nothing
+    with Store.open(view.paths.store).lock():
+        view.withdraw(np.array([7]))
+    assert "differs: rows 10 against 9" in refused(given)
+    rewrite(view, 7)
+    assert "differs: the rows or their features (those of a snapshot, STORE@NAME, do not change)" in refused(given)
+
+
+def test_an_export_of_a_snapshot_continues_whatever_happens_to_the_store(view: View, tmp_path: Path) -> None:
+    Store.open(view.paths.store).tag("v1")
+    before = view.read("tokens", [7])
+    given = options(view, tmp_path / "out.parquet", None, "@v1")
+    begin(view, given)
+    update(view, 77)
+    with Store.open(view.paths.store).lock():
+        view.withdraw(np.array([7]))
+    rewrite(view, 7)
+    rewrite(view, ABSENT)
+    view.catalog.append(pl.DataFrame({"key": ["later"], "new": ["column"]}))
+    assert export(given).already == 1
+    frame = pl.read_parquet(tmp_path / "out.parquet/data/*.parquet")
+    assert frame.height == 10 and frame["step"][0] == 0 and "new" not in frame.columns
+    assert frame.filter(key=KEYS[7])["tokens"].to_numpy().tobytes() == before.tobytes()
+    assert "- snapshot: `v1`" in (tmp_path / "out.parquet/_README.md").read_text()
+    noted = pytest.importorskip("pyarrow.parquet").read_schema(next((tmp_path / "out.parquet/data").iterdir())).metadata
+    assert str(view.paths.store) not in noted[b"stepdiff"].decode(), "exported files do not name folders"
+
+
+def test_a_store_that_changes_during_an_export_is_refused(
+    view: View, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, write = writers.WRITERS["parquet"]
+    given = options(view, tmp_path / "out", "parquet")
+
+    def withdraw(row: int) -> None:
+        with Store.open(view.paths.store).lock():
+            view.withdraw(np.array([row]))
+
+    def changing(path: Path, batches: Any) -> None:
+        write(path, batches)
+        if len(list(path.parent.glob("part-*"))) == 2:
+            change(number)
+
+    monkeypatch.setitem(writers.WRITERS, "parquet", (name, changing))  # type: ignore[arg-type]
+    change, number = lambda step: update(view, step), 77
+    assert "out was written (keys or metadata of the rows in the catalog (" in refused(given)
+    assert not (tmp_path / "out/data").exists() and not (tmp_path / "out/_README.md").exists()
+    change, number = withdraw, 12
+    assert "1 rows were withdrawn since the export began: remove" in refused(options(view, tmp_path / "b", "parquet"))
+    assert len(list((tmp_path / "b/.unfinished").iterdir())) == 3
+
+
+def test_the_digest_of_metadata_differs_for_values_of_every_type(tmp_path: Path) -> None:
+    ok, digests = np.array([True, False, True]), []
+    for number, values in enumerate((
+        ["a", "x", None], ["a", "x", "null"], [b"a", b"x", b"\xff"], [b"a", b"x", b"\xfe"], [1.0, 2.0, None],
+        [1.0, 2.0, float("nan")], [[b"a"], [], [b"b"]], [[b"a"], [], [b"c"]], [{"a": 1}, None, {"a": 2}],
+    )):  # fmt: skip
+        frame = pl.DataFrame({"key": ["k0", "k1", "k2"], "c": values})
+        for parts in (1, 3):
+            catalog = Catalog(tmp_path / f"{number}-{parts}/clips")
+            for some in frame.iter_slices(3 // parts):
+                catalog.append(some)
+            digests.append(catalog_digest(catalog, ["c"], ok))
+        catalog.update(pl.DataFrame({"key": ["k1"], "c": [values[0]]}))
+        assert catalog_digest(catalog, ["c"], ok) == digests[-1] == digests[-2], "of the rows of `ok` alone"
+    assert len(set(digests)) == 9
+
+
+def test_a_row_that_was_forgotten_later_is_not_counted_in_a_snapshot(view: View, tmp_path: Path) -> None:
+    store = Store.open(view.paths.store)
+    store.tag("v1")
+    assert main(["forget", str(store.path), KEYS[0]]) == 0
+    store.tag("v2")
+    for at, counts in (("", (9, 1, 1, 2)), ("@v1", (10, 1, 1, 1)), ("@v2", (9, 1, 1, 2))):
+        done = export(options(view, tmp_path / f"out{at}", "parquet", at))
+        assert (done.rows, done.failed, done.absent, done.forgotten) == counts
+
+
+def test_a_commit_of_lance_that_was_killed_or_lost_rows_is_found(
+    view: View, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lance writes a manifest as NAME.manifest#1 before it has its name."""
+    lance = pytest.importorskip("lance")
+    given, out = options(view, tmp_path / "out", "lance"), tmp_path / "out"
+    commit = lance.LanceDataset.commit
+
+    def killed(path: str, *_: Any) -> None:
+        for name in ("_versions/18446744073709551614.manifest#1", "_transactions/0-ab.txn"):
+            (Path(path) / name).parent.mkdir()
+            (Path(path) / name).write_bytes(b"half")
+        raise StepDiffError("killed")
+
+    def lossy(path: str, operation: Any) -> None:
+        commit(path, lance.LanceOperation.Overwrite(operation.new_schema, operation.fragments[:1]))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lance.LanceDataset, "commit", killed)
+        assert refused(given) == "killed"
+    assert not (out / "README.md").exists() and len(list((out / ".unfinished").iterdir())) == 4
+    assert export(given).already == 4
+    dataset = lance.dataset(str(out))
+    assert dataset.version == 1 and dataset.count_rows() == 10 and not list((out / "_versions").glob("*#1"))
+    monkeypatch.setattr(lance.LanceDataset, "commit", lossy)
+    for _ in range(2):
+        assert "lossy has 4 of 10 rows: remove it and export again" in refused(
+            options(view, tmp_path / "lossy", "lance")
+        )
+        assert not (tmp_path / "lossy/README.md").exists()
+
+
+def test_features_with_the_name_of_another_column_are_refused(tmp_path: Path) -> None:
+    q, x = Feature((4,), "int8"), Feature((2,), "float32")
+    store = small_store(tmp_path / "s", {"q": q, "q_scale": x, "key": x}, ["a", "b"])
+    to = lambda name, *features, **more: ExportOptions(  # noqa: E731
+        str(tmp_path / name), str(store.path), "net", features=features, **more
+    )
+    message = "feature q_scale of view net has the name of the scales of q: leave it out with --features"
+    assert message in refused(to("a.parquet", "q", "q_scale"))
+    assert "feature key of view net has the name of the column of keys" in refused(to("a.parquet", "key"))
+    assert not (tmp_path / "a.parquet").exists()
+    assert export(to("b.parquet", "q")).rows == export(to("c.parquet", "q_scale")).rows == 2
+    assert export(to("d.parquet", "q", "q_scale", dtype="float32")).rows == 2
+
+
+def test_a_column_named_seal_is_exported(tmp_path: Path) -> None:
+    store = small_store(tmp_path / "s", {"x": Feature((2,), "float32")}, ["a", "b"], seal=["u", "v"])
+    export(ExportOptions(str(tmp_path / "out.parquet"), str(store.path), "net"))
+    assert pl.read_parquet(tmp_path / "out.parquet/data/*.parquet")["seal"].to_list() == ["u", "v"]
+    assert list(json.loads((tmp_path / "out.parquet/_export.json").read_text())["columns"]) == ["seal"]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_complete_export_of_which_a_file_is_missing_is_refused(view: View, tmp_path: Path, format: Any) -> None:
+    needs(format)
+    given = options(view, tmp_path / "out", format)
+    export(given)
+    first, second, *_ = sorted((tmp_path / "out/data").iterdir())
+    kept = first.read_bytes()
+    first.unlink()
+    error = f"{first} of a complete export is missing: restore it, or remove {tmp_path / 'out'} and repeat"
+    assert refused(given) == error
+    second.rename(tmp_path / "second")
+    assert " and 1 more of a complete export is missing" in refused(given)
+    first.write_bytes(kept)
+    (tmp_path / "second").rename(second)
+    assert export(given).already == 4
 
 
 def test_impossible_exports_are_refused_in_one_line(
     view: View, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    needs("parquet")
     (tmp_path / "full").mkdir()
     (tmp_path / "full/mine.txt").write_text("mine")
     (tmp_path / "file.parquet").write_text("mine")
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad/_export.json").write_text('{"kind": "stepdiff-export", "version": 1, "rows": 3}')
-    view.catalog.append(pl.DataFrame({"key": ["later"], "tokens": ["text"]}))
+    view.catalog.append(pl.DataFrame({"key": ["later"], "tokens": ["text"], "many": [{"a": [1]}]}))
     capsys.readouterr()
     for name, arguments, message in (
-        ("out", (), "has no known suffix: give --format parquet|lance|huggingface|webdataset|hdf5"),
+        ("out", (), "has no known suffix: give --format parquet|lance|huggingface|webdataset"),
         ("full", ("--format", "parquet", "--columns", "video"), "holds other files: give the name of a new folder"),
         ("file.parquet", ("--columns", "video"), "is a file: give the name of a new folder"),
         ("bad", ("--format", "parquet", "--columns", "video"), "holds a damaged export (the card is damaged"),
         ("a.parquet", ("--features", "nothing"), "no feature 'nothing' in view net"),
         ("a.parquet", ("--columns", "nothing"), "no column 'nothing' in the catalog of clips"),
         ("a.parquet", (), "tokens is a feature of view net and a column of the catalog"),
-        ("a.parquet", ("--layout", "rows"), "--layout is for hdf5"),
-        ("a.h5", ("--columns", "video"), "--columns: an HDF5 export has no columns"),
     ):
         assert run(name, *arguments) == 2, name
         error = capsys.readouterr().err
         assert error.startswith("error: ") and message in error and error.count("\n") == 1, error
     assert main(["export", "s3://bucket/a.parquet", "--store", str(view.paths.store), "--view", "net"]) == 2
     assert "is not a local path: export to a folder" in capsys.readouterr().err
+    with Store.open(view.paths.store).lock():
+        view.withdraw(np.arange(13))
+    assert run("a.parquet", "--columns", "video") == 2
+    assert "view net of clips has no finished rows: run featurize first" in capsys.readouterr().err
     assert not (tmp_path / "a.parquet").exists()
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["mine.txt"]
-
-
-def test_a_damaged_row_is_never_exported(view: View, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    needs("parquet")
-    path = view.paths.shard("q", 1, 3)
-    data = bytearray(path.read_bytes())
-    data[2 * 70 + 1] ^= 1
-    path.write_bytes(data)
-    assert run("out.parquet") == 2
-    assert f"{KEYS[5]}: stored q of view net of clips (shard 1) is not as it was written" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -263,18 +411,18 @@ def test_a_full_disk_is_reported_in_one_line(view: View, run: Run, tmp_path: Pat
     assert run("out", "--format", format) == 0
 
 
-def test_a_missing_package_is_named_with_its_extra(view: View, tmp_path: Path) -> None:
-    for package, format in (("pyarrow", "parquet"), ("lance", "lance")):
-        script = (
-            f"import sys; sys.modules[{package!r}] = None; from store.__main__ import main;sys.exit(main(sys.argv[1:]))"
-        )
-        command = ["export", str(tmp_path / "o"), "--format", format, "--store", str(view.paths.store), "--view", "net"]
-        done = subprocess.run([sys.executable, "-c", script, *command], capture_output=True, text=True, cwd=ROOT)
-        assert f"needs packages that are not installed ({package}): pip install 'stepdiff[export]'" in done.stderr
+@pytest.mark.parametrize("package, format", [("pyarrow", "parquet"), ("lance", "lance"), ("datasets", "huggingface")])
+def test_a_missing_package_is_named_with_its_extra(view: View, tmp_path: Path, package: str, format: str) -> None:
+    needs(format)
+    script = (
+        f"import sys; sys.modules[{package!r}] = None; from store.__main__ import main;sys.exit(main(sys.argv[1:]))"
+    )
+    command = ["export", str(tmp_path / "o"), "--format", format, "--store", str(view.paths.store), "--view", "net"]
+    done = subprocess.run([sys.executable, "-c", script, *command], capture_output=True, text=True, cwd=ROOT)
+    assert f"needs packages that are not installed ({package}): pip install 'stepdiff[export]'" in done.stderr
 
 
 def test_the_exported_rows_are_listed_as_json(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    needs("parquet")
     capsys.readouterr()
     assert run("out.parquet", "--json") == 0
     record = json.loads(capsys.readouterr().out)
@@ -285,7 +433,6 @@ def test_the_exported_rows_are_listed_as_json(run: Run, capsys: pytest.CaptureFi
 def test_a_second_run_at_the_same_time_is_refused(
     view: View, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    needs("parquet")
     (tmp_path / "out.parquet").mkdir()
     holder = (
         "import sys; from common.io.locks import locked; held = locked(sys.argv[1], False); held.__enter__();"
@@ -300,14 +447,3 @@ def test_a_second_run_at_the_same_time_is_refused(
         assert f"is being written by process {other.pid} on host" in capsys.readouterr().err
         other.kill()
     assert run("out.parquet") == 0
-
-
-def test_a_view_without_finished_rows_is_refused(
-    view: View, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    needs("parquet")
-    with Store.open(view.paths.store).lock():
-        view.withdraw(np.arange(13))
-    assert run("out.parquet") == 2
-    assert "view net of clips has no finished rows: run featurize first" in capsys.readouterr().err
-    assert not (tmp_path / "out.parquet").exists()

@@ -14,8 +14,8 @@ import pytest
 
 from store import Store, View
 from store.__main__ import main
+from store.exchange.commands import ImportOptions
 from store.exchange.intake import take_in
-from store.exchange.options import ImportOptions
 from store.verbs.verify import verify
 
 from .conftest import ABSENT, FAILED, KEYS
@@ -67,32 +67,22 @@ def same_features(made: View, view: View, rows: np.ndarray) -> None:
         assert found.tobytes() == expected.tobytes()
 
 
-@pytest.mark.parametrize("format", ["parquet", "lance", "huggingface", "hdf5"])
+@pytest.mark.parametrize("format", ["parquet", "lance", "huggingface"])
 def test_float16_float32_and_int8_with_scales_keep_every_bit(
     view: View, finished: np.ndarray, run: Run, tmp_path: Path, format: str
 ) -> None:
     needs(format)
-    name = "out.h5" if format == "hdf5" else "out"
-    assert run(name, "--format", format, *(["--layout", "rows"] if format == "hdf5" else [])) == 0
-    assert main(["import", str(tmp_path / name), "--store", str(tmp_path / "other"), "--view", "net"]) == 0
-    made = opened(tmp_path / name)
+    assert run("out", "--format", format) == 0
+    assert main(["import", str(tmp_path / "out"), "--store", str(tmp_path / "other"), "--view", "net"]) == 0
+    made = opened(tmp_path / "out")
     assert made.features == view.features and made.provenance == view.provenance
     same_features(made, view, finished)
     catalog, before = made.catalog.frame(), view.catalog.frame()[finished.tolist()]
     assert catalog["key"].to_list() == [KEYS[row] for row in finished]
-    for column in () if format == "hdf5" else ("video", "start", "step", "seen", "made"):
+    for column in ("video", "start", "step", "seen", "made"):
         assert catalog[column].to_list() == before[column].to_list(), column
     assert verify(Store.open(tmp_path / "other")) == []
     assert KEYS[FAILED] not in catalog["key"].to_list()
-
-
-def test_one_hdf5_dataset_per_clip_keeps_int8(view: View, finished: np.ndarray, run: Run, tmp_path: Path) -> None:
-    plain = [key for key in KEYS if "/" not in key and "." not in key]
-    assert main(["forget", str(view.paths.store), *(set(KEYS) - set(plain)), "--reason", "x"]) == 0
-    assert run("out.h5") == 0
-    assert main(["import", str(tmp_path / "out.h5"), "--store", str(tmp_path / "other"), "--view", "net"]) == 0
-    rows = np.flatnonzero(Store.open(view.paths.store).view("clips", "net").status() == 1)
-    same_features(opened(tmp_path / "out.h5"), view, rows)
 
 
 @pytest.mark.parametrize("format", ["parquet", "lance"])
@@ -217,25 +207,6 @@ def test_a_single_part_is_imported(view: View, run: Run, tmp_path: Path) -> None
     assert run("out.parquet") == 0
     os.rename(tmp_path / "out.parquet/data/part-000001.parquet", tmp_path / "part.parquet")
     assert take_in(asked(tmp_path / "part.parquet")).done == 2
-
-
-def test_the_hdf5_commands_of_earlier_versions_work_with_a_notice(
-    view: View, finished: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    store, path = str(view.paths.store), str(tmp_path / "old.h5")
-    capsys.readouterr()
-    assert main(["export-hdf5", path, "--store", store, "--view", "net", "--layout", "rows"]) == 0
-    error = "notice: export-hdf5 is now export --format hdf5; the next version does not have export-hdf5\n"
-    assert capsys.readouterr().err == error
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in MADE_BY.items()]
-    assert main(["import-hdf5", path, "--store", str(tmp_path / "other"), "--view", "net", *flags]) == 0
-    assert capsys.readouterr().err == error.replace("export", "import")
-    made = opened(tmp_path / "old.h5")
-    assert made.provenance.weights == "ab" * 32, "the provenance in the file is not looked at"
-    assert (
-        made.read("q", keys=[KEYS[row] for row in finished]).tobytes()
-        == view.read("q", finished, dtype="float32").tobytes()
-    )
 
 
 def test_a_snapshot_is_exported_as_it_was(view: View, finished: np.ndarray, run: Run, tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import polars as pl
 import pytest
@@ -20,8 +19,8 @@ import pytest
 from annotate.sources.images import read_images
 from common.errors import StepDiffError
 from store import Store
+from store.exchange.commands import ImportOptions
 from store.exchange.intake import take_in
-from store.exchange.options import ImportOptions
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -89,19 +88,6 @@ def linked(path: Path, target: Path) -> Path:
     return path.parent
 
 
-def hdf5_of(path: Path, add: Callable[[h5py.File], object]) -> Path:
-    with h5py.File(path, "w") as file:
-        file["mine"] = np.ones((3, 2), "f4")
-        add(file)
-    return path
-
-
-def virtual(file: h5py.File, source: Path) -> None:
-    layout = h5py.VirtualLayout((3, 2), "f4")
-    layout[:] = h5py.VirtualSource(str(source), "x", (3, 2), "f4")
-    file.create_virtual_dataset("x", layout)
-
-
 OUTSIDE = {
     "Lance, data at a local base path": (lambda t: lance_of(t / "f.lance", str(t / "secret.lance")), "has base paths"),
     "Lance, data at an s3 base path": (lambda t: lance_of(t / "f.lance", "s3://bucket/f"), "has base paths"),
@@ -111,18 +97,6 @@ OUTSIDE = {
     "Lance, a linked folder": (lambda t: linked(t / "f.lance/data", t / "secret.lance/data"), "data is a link to"),
     "Parquet, a linked file": (lambda t: linked(t / "f/0.parquet", t / "secret.parquet"), "0.parquet is a link to"),
     "Parquet, a linked folder": (lambda t: linked(t / "f.parquet/d", t / "secret"), "d is a link to"),
-    "HDF5, an external link": (
-        lambda t: hdf5_of(t / "f.h5", lambda f: f.__setitem__("x", h5py.ExternalLink("secret.h5", "/x"))),
-        "links x to secret.h5",
-    ),
-    "HDF5, external storage": (
-        lambda t: hdf5_of(t / "f.h5", lambda f: f.create_dataset("x", (3, 2), "f4", external=[(t / "secret", 0, 24)])),
-        "reads the file",
-    ),
-    "HDF5, a virtual dataset": (
-        lambda t: hdf5_of(t / "f.h5", lambda f: virtual(f, t / "secret.h5")),
-        "is virtual, which",
-    ),
     "tar, a linked file": (lambda t: linked(t / "tars/0.tar", t / "secret.tar"), "0.tar is a link to"),
 }
 """files that lead out of themselves or of their folder, and the refusal; what they lead to does not exist"""
@@ -180,10 +154,9 @@ def test_links_inside_a_folder_are_followed(tmp_path: Path) -> None:
         ({"key": KEYS, "x": FLOATS, "m": [{"a": 1}] * 3}, {}, "column 'm' of {path} is struct<a: int64>, which is not"),
         ({"key": KEYS, "x": INT8}, {}, "has no column of lists of floats"),
         ({"key": KEYS, "x": INT8}, {"features": ("x",)}, "'x' of {path} is int8 without a column 'x_scale' of scales"),
-        ({"key": KEYS, "x": INT8, "x_scale": FLOATS}, {}, "x is int8 and has no float16 scales of shape [1]"),
+        ({"key": KEYS, "x": INT8, "x_scale": FLOATS}, {}, "x_scale are not its scales: give float16 of shape [1]"),
         ({"key": KEYS, "x": pa.array([None] * 3, pa.list_(pa.float32()))}, {}, "has no values in its first rows"),
         ({"key": KEYS, "a b": FLOATS}, {}, "feature name 'a b' is refused"),
-        ({"key": KEYS, "x": FLOATS}, {"layout": "rows"}, "--layout and --group are for hdf5"),
         ({"key": KEYS, "x": FLOATS}, {"weights_sha256": "12"}, "--weights-sha256 '12' is not a sha256"),
     ],
 )  # fmt: skip
