@@ -181,7 +181,7 @@ def plan_all(path: Path, rows: int) -> Figures:
     """Plan what is missing where every row is asked for and half are present."""
     import polars as pl
 
-    from featurize.task import shards_of, todo
+    from featurize.plan import shards_of, todo
     from store import Store
 
     catalog = Store.open(path).catalog("clips")

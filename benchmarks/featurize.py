@@ -106,8 +106,8 @@ class Case:
 
     def featurize(self) -> None:
         """Do what a worker does with its shards."""
+        from featurize.plan import Task
         from featurize.shard import featurize_shard
-        from featurize.task import Task
         from store import Store
 
         store = Store.open(self.folder / "store")

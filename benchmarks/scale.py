@@ -92,30 +92,17 @@ def train(path: Path, lm: str, narration: bool) -> dict[str, float]:
 def featurize(manifest: Path, store: Path) -> dict[str, float]:
     """Plan a manifest into a new store, window by window, as featurize's driver does."""
     from featurize.changes import compare
-    from featurize.task import Planner, Tally, pending, tasks, todo
+    from featurize.plan import Plan, tasks
     from featurize.windows import read_windows
     from store import Feature, Provenance, Store
 
     begin = time.perf_counter()
     asked, opened, first, planned = read_windows(manifest), Store.open(store, create=True), 0.0, 0
-    tally, planner = Tally(), Planner(_SHARD)
     with opened.lock():
         made = Provenance("synthetic", "0", "last", "8", "", {"tokens": "int8"})
         view = opened.create_view("clips", "small", made, {"tokens": Feature((2, 8), "int8")}, _SHARD)
-
-        def planned_rows() -> Any:
-            for window in asked:
-                changes = compare(opened, window)
-                changes.refuse(False)
-                changes.write(opened)
-                view.resize()
-                rows = view.catalog.rows(window.rows["key"])
-                status = view.status(rows)
-                tally.add(rows, status)
-                yield planner.add(rows, pending(window, rows, todo(status)), window.last)
-            yield from planner.rest()
-
-        for some in planned_rows():
+        windows = (compare(opened, window) for window in asked)
+        for some in Plan(view).rows(next(windows), windows, opened, replace=False):
             for task in tasks(opened, view, some, 64, 1):
                 first = first or time.perf_counter() - begin
                 planned += len(task.rows) + len(task.failures)

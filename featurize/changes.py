@@ -7,11 +7,11 @@ file. A kill between the two leaves rows that are absent, never features of anot
 What else in a store was made from clips that are replaced: annotations, indexes, other clips of their files.
 
 Guarantees
-- another file under the id of a clip that has features is refused, naming both files, before anything is written
-- the same content at another path is accepted
-- a clip that has features in no view takes the manifest's file and interval, and is tried again
-- a clip of an older store, which knows no file sizes and digests, is recorded and not compared; the run says how many
+- another file under the id of a clip that has features is refused, naming both files, before anything is written; the
+  same content at another path is accepted
 - what is replaced is absent in every view before the catalog names the new file
+- a clip that has features in no view takes the manifest's file and interval; one of an older store, which knows no
+  sizes and digests, is recorded and not compared
 """
 
 from collections.abc import Iterable, Mapping, Sequence

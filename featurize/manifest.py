@@ -8,14 +8,10 @@ text or a list of texts a row. How the file is written is read from it (see mani
 Video files without a manifest: each is one clip, `<stem>_0_<duration>`, or `<path>_0_<duration>`.
 
 Guarantees
-- a manifest that cannot be trusted (unreadable, a column missing, a clip twice) is refused whole,
-  in one line, before anything is written
-- one bad row (no text, an interval that is none) fails alone, with its reason
-- clips are in video order: videos as they first appear, their clips by start; texts by length, so
-  that a batch holds few tokens that only fill it
-- two files of the same stem are refused, unless ids are made from paths
-- a folder, and a path where nothing is, are refused
-- a file that cannot be opened still is a clip, so that its failure is recorded
+- a manifest that cannot be trusted (unreadable, a column missing, a clip twice, two files of one stem) is refused
+  whole, in one line, before anything is written; one bad row, or a file that cannot be opened, fails alone
+- clips are in video order: videos as they first appear, their clips by start; texts by length, so that a batch holds
+  few tokens that only fill it
 """
 
 from collections.abc import Sequence

@@ -1,11 +1,10 @@
 """The file of a manifest: how its text is encoded and separated, and which columns it has.
 
 Guarantees
-- wanted columns are found by their names without surrounding spaces and regardless of case
-- values of a .csv are separated by commas, semicolons or tabs, whichever fits the wanted columns to its first line
-- text is UTF-8, with or without a byte order mark, or UTF-16 with one; anything else is refused in one line
-- two columns that differ only by case or spaces are refused
-- a wanted column that is missing is named with the nearest column that is there
+- wanted columns are found regardless of case and surrounding spaces; one that is missing is named with the nearest
+  column, and two that differ only by case or spaces are refused
+- text is UTF-8, with or without a byte order mark, or UTF-16 with one; values of a .csv are separated by commas,
+  semicolons or tabs, whichever fits the wanted columns to its first line
 - a file of any size is read in bounded memory: a large text file is copied to Parquet first, and read from there
 """
 

@@ -1,7 +1,7 @@
 """Options of `python -m featurize`; importing them imports no encoder, so that `--help` is fast."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from common.cli.options import FailureOptions
 from featurize.video.frames import Sampling
@@ -83,3 +83,8 @@ class Options(FailureOptions):
     """Clips (default 4) or texts (default 128) of one batch; part of what decides a feature's last bits."""
     json: bool = False
     """Print the summary as one JSON object on standard output."""
+
+    def choices(self) -> dict[str, Any]:
+        """Return the choices of the encoder, as `featurize.encoders.load` takes them; None is its own."""
+        names = ("layer", "frames", "sampling", "pooling", "window", "pixels")
+        return {name: getattr(self, name) for name in names}

@@ -8,12 +8,10 @@ next repair computes them too.
 In memory are the damaged rows, about 300 bytes each. To compute most of a large view again, drop it.
 
 Guarantees
-- exactly the damaged rows of the view are computed, with the same bits
-- a store without damage is left as it is
+- exactly the damaged rows of the view are computed, with the same bits; a store without damage is left as it is
 - a killed repair is completed by the same command
-- a damaged row whose video cannot be used any more becomes failed, with its reason
-- a clip whose file is another one now is refused before anything is written
-- damage that featurize cannot repair is listed with what to do
+- a damaged row whose video cannot be used any more becomes failed; a clip whose file is another one now is refused
+  before anything is written
 """
 
 from dataclasses import dataclass, field, replace
@@ -30,11 +28,11 @@ from common.progress import say
 from common.workers.cluster import connected
 from featurize.changes import difference, differing
 from featurize.encoders import find_weights, proper_name
-from featurize.job import BATCH, Computed, compute, made_by, name_of_view, resolved, start_workers
+from featurize.job import BATCH, compute, made_by, name_of_view, resolved, start_workers
 from featurize.manifest import Manifest
 from featurize.options import Options
-from featurize.summary import MOST_FAILURES, SHOWN
-from featurize.task import Task, pending, tasks
+from featurize.plan import Task, pending, tasks
+from featurize.summary import MOST_FAILURES, SHOWN, Computed
 from featurize.video.media_file import identities
 from featurize.windows import Windows
 from store import Store, View

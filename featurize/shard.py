@@ -5,8 +5,6 @@ Guarantees
   bits
 - a clip that fails is recorded with its reason and changes no other
 - in memory are the frames of a few batches and the features of one shard
-- the encoder is loaded once a worker
-- frames and features leave a worker for the store alone
 """
 
 import platform
@@ -22,9 +20,9 @@ from jaxtyping import Float, Int64
 
 from common.errors import StepDiffError
 from featurize.encoders import Encoder, load
-from featurize.task import Outcome, Task, blocks
+from featurize.options import Options
+from featurize.plan import Outcome, Task, blocks
 from featurize.video.decode import Clip, decoded_clips
-from featurize.video.frames import Sampling
 from featurize.video.picture import Crop
 from store import Feature, Provenance, Store
 from store.damage.withdrawal import REPAIRED
@@ -192,31 +190,20 @@ def _info(task: Task, encoder: Encoder, device: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class WorkerOptions:
-    """Options of every worker of a run."""
+    """What every worker of a run receives."""
 
-    encoder: str
-    weights: str | None
-    layer: int | None
-    device: str | None
-    """None is a GPU where the worker was given one"""
+    options: Options
+    """of the run: `device` None is a GPU where the worker was given one"""
     cpus: int
     """threads of the encoder"""
-    frames: int | None = None
-    """of a clip; None is the encoder's own choice, and so below"""
-    sampling: Sampling | None = None
-    pool: int = 1
-    """side of the squares of patches whose tokens are averaged"""
-    pooling: str | None = None
-    window: int | None = None
-    pixels: int | None = None
 
 
 class Worker:
     """Featurizes shards; a second thread may call `finished`."""
 
-    def __init__(self, options: WorkerOptions) -> None:
+    def __init__(self, given: WorkerOptions) -> None:
         """Load nothing yet."""
-        self._options, self._finished = options, 0
+        self._options, self._cpus, self._finished = given.options, given.cpus, 0
 
     def describe(self, entity: str, dtype: str) -> tuple[Provenance, dict[str, Feature]] | str:
         """Return provenance and features of a view of the encoder, or why it cannot have one."""
@@ -252,16 +239,5 @@ class Worker:
     def _encoder(self) -> Encoder:
         import torch
 
-        given = self._options
-        torch.set_num_threads(given.cpus)
-        return load(
-            given.encoder,
-            given.weights,
-            self._device,
-            given.layer,
-            given.frames,
-            given.sampling,
-            given.pooling,
-            given.window,
-            given.pixels,
-        )
+        torch.set_num_threads(self._cpus)
+        return load(self._options.encoder, self._options.weights, self._device, **self._options.choices())

@@ -1,13 +1,12 @@
 """The summary of a run, in figures and in words."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from common.cli.options import incomplete
-from featurize.task import FORGOTTEN, Tally
-from store import Store, View
+from featurize.plan import FORGOTTEN, Plan
+from store import Store
 from store.view import ABSENT, FAILED, OK
 
 SHOWN = 5
@@ -80,18 +79,24 @@ class Summary:
         return lines
 
 
-def summarise(
-    store: Store,
-    view: View,
-    tally: Tally,
-    repeated: int = 0,
-    truncated: int = 0,
-    errors: Sequence[str] = (),
-    seconds: float = 0.0,
-) -> Summary:
-    """Return the summary of a run over the rows of `tally`."""
+@dataclass
+class Computed:
+    """The outcome of the shards that a run computed."""
+
+    repeated: int = 0
+    """clips that show fewer frames than the encoder sees"""
+    truncated: int = 0
+    """texts of more tokens than the encoder sees"""
+    errors: list[str] = field(default_factory=list)
+    """why shards could not be written"""
+    seconds: float = 0.0
+
+
+def summarise(store: Store, plan: Plan, done: Computed) -> Summary:
+    """Return the summary of a run over the rows of a plan."""
+    view = plan.view
     now = view.status()
-    asked, before = tally.before(len(now))
+    asked, before = plan.before(len(now))
     failed = np.flatnonzero(asked & (now == FAILED))
     return Summary(
         entity=view.entity,
@@ -103,10 +108,10 @@ def summarise(
         failed=len(failed),
         absent=int((asked & (now == ABSENT) & (before != FORGOTTEN)).sum()),
         forgotten=int((asked & (before == FORGOTTEN)).sum()),
-        repeated=repeated,
-        truncated=truncated,
-        seconds=round(seconds, 3),
-        errors=list(errors),
+        repeated=done.repeated,
+        truncated=done.truncated,
+        seconds=round(done.seconds, 3),
+        errors=done.errors,
         failures=view.failures(failed[:MOST_FAILURES]).to_dicts(),
         failures_in=str(store.path / "failures" / view.entity / view.name),
     )

@@ -117,13 +117,14 @@ class _File:
 def _clips(file: _File, names: dict[str, str], window: int) -> Windows:
     """Return the windows of a manifest of clips; `names` are its columns by their names in the file."""
     columns = [name for name, known in names.items() if known in CLIP_COLUMNS]
-    ids, order = _Ids(), _Order()
+    ids, order = np.empty(file.count, np.uint64), _Order()
     for first, batch in file.batches(columns):
         batch = batch.rename({name: names[name] for name in columns})
         check_names(batch, file.path, first)
-        ids.add(batch["clip"])
+        ids[first : first + batch.height] = batch["clip"].hash().to_numpy()
         order.add(*_places(batch))
-    ids.refuse_twice(file, {known: name for name, known in names.items()}["clip"])
+    _refuse_twice(ids, file, {known: name for name, known in names.items()}["clip"])
+    del ids  # 8 bytes a clip
     buckets = None if order.is_kept() else _sorted_by_video(file, names, window)
 
     def windows() -> Iterator[Manifest]:
@@ -153,28 +154,15 @@ def _video_hashes(videos: pl.Series) -> UInt64[np.ndarray, " rows"]:
     return videos.str.strip_chars().hash().to_numpy()
 
 
-class _Ids:
-    """The hashes of all clip ids."""
-
-    def __init__(self) -> None:
-        self._hashes = np.empty(0, np.uint64)
-
-    def add(self, clips: pl.Series) -> None:
-        """Add the ids of more rows."""
-        end = len(self._hashes)
-        self._hashes.resize(end + len(clips), refcheck=False)  # moves pages, where np.concatenate copies them
-        self._hashes[end:] = clips.hash().to_numpy()
-
-    def refuse_twice(self, file: _File, column: str) -> None:
-        """Raise StepDiffError if a clip occurs twice: of equal hashes the ids are compared. Ends the object's use."""
-        hashes, self._hashes = self._hashes, np.empty(0, np.uint64)
-        hashes.sort()
-        twice = pl.Series(np.unique(hashes[1:][hashes[1:] == hashes[:-1]]), dtype=pl.UInt64)
-        if len(twice):
-            suspects = [
-                clips[column].filter(clips[column].hash().is_in(twice.implode())) for _, clips in file.batches([column])
-            ]
-            refuse_twice(pl.concat(suspects), file.path)
+def _refuse_twice(hashes: UInt64[np.ndarray, " rows"], file: _File, column: str) -> None:
+    """Raise StepDiffError if a clip occurs twice: of equal hashes, which are sorted here, the ids are compared."""
+    hashes.sort()
+    twice = pl.Series(np.unique(hashes[1:][hashes[1:] == hashes[:-1]]), dtype=pl.UInt64)
+    if len(twice):
+        suspects = [
+            clips[column].filter(clips[column].hash().is_in(twice.implode())) for _, clips in file.batches([column])
+        ]
+        refuse_twice(pl.concat(suspects), file.path)
 
 
 class _Order:

@@ -3,12 +3,9 @@
 Notation: B batch, T frames, N tokens, D channels, E numbers of an embedding.
 
 Guarantees
-----------
-- The declared `features` match the encoder's output
-  (`test_declared_features_match_the_encoders_output`).
-- The same batch gives the same bits on one machine (`test_the_same_batch_gives_the_same_bits`).
-- An encoder reads its weights from one local place, never from the network. One without weights has a version, so that
-  features of two versions never share a view (`test_an_encoder_without_weights_has_a_version`).
+- the declared `features` match the encoder's output, and the same batch gives the same bits on one machine
+- an encoder reads its weights from one local place, never from the network; one without weights has a version, so that
+  features of two versions never share a view
 """
 
 import hashlib

@@ -4,9 +4,7 @@ The tokens are the last feature map before the classifier (7 x 7, after batch no
 frame by frame, row by row. Pixels are fed as (value - 127) / 128, as the model was trained.
 
 Guarantees
-----------
-- The tokens are what the package `efficientnet-lite-pytorch` computes, to 1e-4 of their largest
-  value, at twice its speed (`test_tokens_equal_the_package`).
+- tokens are what the package `efficientnet-lite-pytorch` computes, to 1e-4 of their largest value, at twice its speed
 """
 
 from pathlib import Path

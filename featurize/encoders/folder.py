@@ -1,8 +1,8 @@
 """Weights from a local folder: configuration, model, tokenizer, one checkpoint file, or one module of a whole model.
 
 Guarantees
-- files that contain no tensor of the module are not opened (`test_the_language_model_is_not_read`)
-- every tensor of the module is found, in its shape, or the folder is refused (`test_an_incomplete_tower_is_refused`)
+- files that contain no tensor of the module are not opened
+- every tensor of the module is found, in its shape, or the folder is refused
 """
 
 import json

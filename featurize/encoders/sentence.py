@@ -5,8 +5,7 @@ Texts of a batch are encoded sorted by length, a few at once: the last bits of a
 all-mpnet-base-v2: one L2-normalised embedding of 768 numbers for a text.
 
 Guarantees
-----------
-- Embeddings are what sentence-transformers computes (`test_embeddings_equal_sentence_transformers`).
+- embeddings are what sentence-transformers computes
 """
 
 import json

@@ -9,9 +9,9 @@ A clip is a video where the processor takes several videos in a prompt, else T i
 of ordinary aspect has; a clip with more fails.
 
 Guarantees
-- no tensor of the language model is loaded (`test_the_encoder_has_no_language_model`)
-- tokens are those that the whole model computes of the same frames, padded (`test_logits_from_the_store_...`)
-- a clip's tokens do not depend on the other clips of its batch
+- no tensor of the language model is loaded
+- tokens are those that the whole model computes of the same frames, padded; they do not depend on other
+  clips of a batch
 """
 
 import inspect

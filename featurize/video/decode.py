@@ -1,15 +1,12 @@
 """The chosen frames of clips: each video is decoded in one pass, several videos by threads at the same time.
 
 Guarantees
-- the frames are those that decoding the whole video and choosing among all frames would give:
-  B-frames, variable frame rates, edit lists and missing timestamps included
-- no frame is decoded twice, and no keyframe's group without a chosen frame is decoded; only a file whose packets do not
-  identify its frames is decoded twice from end to end
-- only chosen frames are converted, each once; H.264 frames that are neither chosen nor references are not decoded, so
-  damage to them is not noticed
-- every clip is yielded once, as its frames or as the reason why it has none
-- an_unexpected_exception_fails_only_its_file: whatever is raised while a file is opened or decoded is its clips' reason
-- at most QUEUED finished clips wait; a caller who stops early stops the threads
+- the frames are those that decoding the whole video and choosing among all frames would give: B-frames, variable frame
+  rates, edit lists and missing timestamps included
+- every clip is yielded once, as its frames or as the reason why it has none, whatever is raised while its file is
+  decoded
+- only groups of frames with a chosen one are decoded, once; only a file whose packets do not identify its frames is
+  decoded twice. Damage to H.264 frames that are neither chosen nor references is not noticed
 """
 
 from collections import defaultdict

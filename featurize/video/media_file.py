@@ -9,14 +9,10 @@ differ only in between have the same identity. A member of a tar file, FILE.tar/
 picture has the same identity and the same features there.
 
 Guarantees
-- only_a_regular_file_is_opened: a pipe, a device or a folder is refused and never blocks
-- no_other_file_is_read: playlists and other lists of files are refused, and external tracks are not followed
-- a_file_name_is_not_a_pattern: a file is opened under exactly its name, whatever characters the name has
-- invalid_metadata_does_not_fail_a_file: metadata may be in another encoding than UTF-8
-- pictures_of_absurd_size_are_refused: no memory is allocated for a picture of more than MAX_PIXELS
-- compressed_text_chunks_are_bounded: a PNG whose texts and profiles unpack to more than MAX_TEXT is refused
-- a file is read once, however many clips it has
-- a file that is missing or cannot be read has no identity, which is no error
+- a pipe, a device or a folder is refused and never blocks; of a path no other file is read: playlists are refused,
+  external tracks are not followed, and no character of a name is a pattern
+- memory is bounded: a picture has at most MAX_PIXELS, the texts and profiles of a PNG at most MAX_TEXT once unpacked
+- a file is read once, however many clips it has; one that cannot be read has no identity, which is no error
 """
 
 import hashlib

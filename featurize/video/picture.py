@@ -6,10 +6,9 @@ side with a centre crop or both sides whatever the aspect, or, of the whole, the
 Stored pixels count as square.
 
 Guarantees
-- a frame that is stored turned is seen upright, and one that a video's matrix mirrors is unmirrored
-- a picture smaller than the crop is enlarged, never padded
-- narrow_pictures_are_bounded: a picture that the resize would make larger than MAX_PIXELS is a ValueError
-- crops that give different pixels have different descriptions (`test_each_crop_has_its_own_provenance`)
+- a frame is seen upright and unmirrored, as its file says; a picture smaller than the crop is enlarged, never padded
+- a picture that the resize would make larger than MAX_PIXELS is a ValueError
+- crops that give different pixels have different descriptions
 """
 
 import math

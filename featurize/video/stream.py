@@ -3,8 +3,7 @@
 Seconds are those of the file's own clock. Only a broadcast format (MPEG-TS, MPEG-PS, ...), whose
 clock starts anywhere, counts from where it starts.
 
-Guarantees
-- a file that cannot be read as a video raises StepDiffError with one reason
+A file that cannot be read as a video raises StepDiffError with one reason.
 """
 
 from collections.abc import Iterator

@@ -15,7 +15,7 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
 from common.errors import StepDiffError
 from featurize.encoders import Encoder, load, split, view_name
-from featurize.encoders.hf.settings import preprocessing_of, timm_settings
+from featurize.encoders.preprocessing import preprocessing_of, timm_settings
 from featurize.video.picture import pixels_of
 
 from . import hf_models as models

@@ -15,8 +15,8 @@ from featurize.encoders import Encoder, digest, load
 from featurize.encoders.internvideo.mm import InternVideo, InternVideoB16
 from featurize.encoders.internvideo.model import InternVideoMM, Size
 from featurize.manifest import Manifest
+from featurize.plan import pending, tasks
 from featurize.shard import featurize_shard
-from featurize.task import pending, tasks
 from store import Store, View
 
 TINY = Size(patch=16, width=128, layers=5, embedding=24, text_width=64, text_layers=2, image=48, vocabulary=515)

@@ -219,8 +219,12 @@ def test_provenance_records_size_crop_and_layer(case: str, folders: dict[str, Pa
         "llava": "hidden state 2 of 3, the first token left out",
         "llava-layers": "hidden state 2, 1 of 3, all tokens",
         "llava-siglip": "hidden state 3 of 3, all tokens",
+        "blip2": "last hidden state, final norm, class token first",
+        "idefics": "last hidden state, class token first",
+        "idefics2": "last hidden state, final norm",
+        "idefics3": "last hidden state, final norm",
     }
-    assert provenance.layer == layers.get(case, provenance.layer)
+    assert provenance.layer == layers[case] and provenance.encoder == MODELS[case][0]
 
 
 @pytest.mark.parametrize("case", MODELS)

@@ -12,8 +12,8 @@ from common.errors import StepDiffError
 from featurize.encoders import load
 from featurize.encoders.vlm import Vlm
 from featurize.manifest import Manifest
+from featurize.plan import pending, tasks
 from featurize.shard import featurize_shard
-from featurize.task import pending, tasks
 from featurize.video.decode import Clip, read_clips
 from featurize.video.frames import Sampling
 from store import Store

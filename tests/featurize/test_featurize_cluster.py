@@ -230,7 +230,8 @@ from common.threads import cores
 from common.workers import pool as pools
 from common.workers.cluster import connected
 from common.workers.pool import WorkerPool
-from featurize.task import Outcome, Task
+from featurize.options import Options
+from featurize.plan import Outcome, Task
 from featurize.shard import Worker, WorkerOptions
 
 
@@ -250,7 +251,7 @@ if __name__ == "__main__":
         return Outcome(shard, error=why)
 
     with connected("local", "featurize"):
-        options = WorkerOptions("", None, None, "cpu", 1)
+        options = WorkerOptions(Options("", ""), 1)
         pool = WorkerPool(Dying, options, False, failed, "try less", joined=False)
         outcomes = list(pool.run(tasks, 2 + cores(), lambda count: None))  # more than there is room for
         pools._PATIENCE = 1.0

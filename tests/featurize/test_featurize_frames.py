@@ -7,7 +7,7 @@ import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featurize.task import blocks, shards_of, todo
+from featurize.plan import blocks, shards_of, todo
 from featurize.video.frames import Sampling, between, chosen
 from store.view import ABSENT, FAILED, OK
 

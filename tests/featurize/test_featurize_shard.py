@@ -13,8 +13,8 @@ from PIL import Image
 
 from featurize.encoders import Encoder, load
 from featurize.manifest import Manifest
+from featurize.plan import Outcome, Task, pending, tasks
 from featurize.shard import featurize_shard
-from featurize.task import Outcome, Task, pending, tasks
 from featurize.video.decode import Source, decoded_clips
 from featurize.video.picture import Crop
 from store import Store, View, text_key

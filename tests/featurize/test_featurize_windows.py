@@ -10,8 +10,9 @@ import pytest
 import featurize.manifest_file as manifest_file
 from common.errors import StepDiffError
 from featurize.manifest import Manifest, parsed, read_manifest
-from featurize.task import Planner, Tally, shards_of
+from featurize.plan import Plan, shards_of
 from featurize.windows import Windows, read_windows
+from store import Feature, Provenance, Store
 
 WINDOW = 7
 TIMES = ["0", "1.5", " 2", "-1", "late", None, "9", "3"]
@@ -150,52 +151,63 @@ def test_windows_of_texts_are_by_length_and_have_each_text_once(
         read_windows(path, window=WINDOW)
 
 
-def plan_all(size: int, windows: list[np.ndarray], known: set[int]) -> list[tuple[int, list[int]]]:
-    """Plan windows of rows; `known` rows are there already. Return each planned shard with its rows."""
-    planner, found = Planner(size), []
-    for number, rows in enumerate(windows):
-        todo = [row for row in rows.tolist() if row not in known]
-        frame = pl.DataFrame(
-            {"row": todo, "place": "v", "start": 0.0, "end": 1.0, "reason": None},
-            {"row": pl.Int64, "place": pl.String, "start": pl.Float64, "end": pl.Float64, "reason": pl.String},
+ROWS = 230
+Planned = list[tuple[int, list[int]]]
+"""shards and their rows, in the order in which they are planned"""
+
+
+def opened(folder: Path, size: int, known: set[int]) -> Store:
+    """Return a store with a view of ROWS clips of which the `known` ones are there."""
+    store = Store.open(folder, create=True)
+    with store.lock():
+        store.catalog("clips").append(pl.DataFrame({"key": [f"clip {row}" for row in range(ROWS)]}))
+        view = store.create_view(
+            "clips", "net", Provenance("net", "0", "l", "f", "c", {}), {"x": Feature((1,), "float32")}, size
         )
-        found += [
-            (shard, part["row"].to_list())
-            for shard, part in shards_of(planner.add(rows, frame, number == len(windows) - 1), size)
-        ]
-    for frame in planner.rest():
-        found += [(shard, part["row"].to_list()) for shard, part in shards_of(frame, size)]
-    return found
+        view.resize()
+        for shard in {row // size for row in known}:
+            rows = np.array(sorted(row for row in known if row // size == shard))
+            view.write_shard(shard, rows, {"x": np.ones((len(rows), 1), np.float32)}, {})
+    return store
+
+
+def plan_all(store: Store, windows: list[np.ndarray]) -> tuple[Plan, Planned]:
+    """Plan windows of clips."""
+    plan, planned = Plan(store.view("clips", "net")), []
+    size = plan.view.rows_per_shard
+    with store.lock():
+        for number, rows in enumerate(windows):
+            frame = pl.DataFrame({"key": [f"clip {row}" for row in rows]}, {"key": pl.String})
+            frame = frame.with_columns(video=pl.lit("v"), start=0.0, end=1.0)
+            window = Manifest("clips", frame, {"v": Path("v")}, {}, number == len(windows) - 1)
+            planned += [(shard, part["row"].to_list()) for shard, part in shards_of(plan.add(window), size)]
+    for waiting in plan.rest():
+        planned += [(shard, part["row"].to_list()) for shard, part in shards_of(waiting, size)]
+    return plan, planned
 
 
 @pytest.mark.parametrize("size", [1, 4, 64])
 @pytest.mark.parametrize("seed", range(4))
-def test_each_shard_is_planned_once_with_all_its_rows(size: int, seed: int) -> None:
+def test_each_shard_is_planned_once_with_all_its_rows(tmp_path: Path, size: int, seed: int) -> None:
     draw = np.random.default_rng(seed)
-    rows = np.arange(200) if seed == 0 else draw.permutation(230)[:200]
-    known = set() if seed < 2 else set(draw.permutation(230)[:90].tolist())
+    rows = np.arange(200) if seed == 0 else draw.permutation(ROWS)[:200]
+    known = set() if seed < 2 else set(draw.permutation(ROWS)[:90].tolist())
     windows = np.split(rows, sorted(draw.integers(0, 200, 9).tolist()))
-    found = plan_all(size, windows, known)
-    assert len({shard for shard, _ in found}) == len(found)
-    assert sorted(row for _, part in found for row in part) == sorted(set(rows.tolist()) - known)
-    assert all(part == sorted(part) and {row // size for row in part} == {shard} for shard, part in found)
+    plan, planned = plan_all(opened(tmp_path / "store", size, known), windows)
+    assert len({shard for shard, _ in planned}) == len(planned)
+    assert sorted(row for _, part in planned for row in part) == sorted(set(rows.tolist()) - known)
+    assert all(part == sorted(part) and {row // size for row in part} == {shard} for shard, part in planned)
     if seed == 0:
-        assert [shard for shard, _ in found] == sorted(shard for shard, _ in found)
+        assert [shard for shard, _ in planned] == sorted(shard for shard, _ in planned)
+    asked, before = plan.before(ROWS + 5)
+    assert np.flatnonzero(asked).tolist() == sorted(rows.tolist())
+    assert before[rows].tolist() == [int(row in known) for row in rows.tolist()]
 
 
-def test_shards_of_a_manifest_that_grew_are_planned_as_windows_complete_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shards_of_a_manifest_that_grew_are_planned_as_windows_complete_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("featurize.scratch.Buckets.add", None)  # nothing waits on disk
-    planner = Planner(4)
-    frame = pl.DataFrame({"row": np.arange(10), "place": "v", "start": 0.0, "end": 1.0, "reason": None}).cast(
-        {"reason": pl.String}
-    )
-    planned = [planner.add(np.arange(a, b), frame[a:b], b == 10)["row"].to_list() for a, b in ((0, 3), (3, 9), (9, 10))]
-    assert planned == [[], [0, 1, 2, 3, 4, 5, 6, 7], [8, 9]]
-
-
-def test_the_tally_has_the_status_before_the_run() -> None:
-    tally = Tally()
-    tally.add(np.array([5, 2]), np.array([1, 0], np.uint8))
-    tally.add(np.array([300]), np.array([2], np.uint8))
-    asked, before = tally.before(302)
-    assert np.flatnonzero(asked).tolist() == [2, 5, 300] and before[[2, 5, 300]].tolist() == [0, 1, 2]
+    store = opened(tmp_path / "store", 4, set())
+    _, planned = plan_all(store, [np.arange(a, b) for a, b in ((0, 3), (3, 9), (9, 10))])
+    assert planned == [(0, [0, 1, 2, 3]), (1, [4, 5, 6, 7]), (2, [8, 9])]

@@ -15,8 +15,8 @@ import pytest
 from common.errors import StepDiffError
 from common.workers.pool import WorkerPool
 from featurize.__main__ import main
+from featurize.plan import Outcome, Task
 from featurize.shard import Worker, WorkerOptions
-from featurize.task import Outcome, Task
 from featurize.windows import read_windows
 from store import Store
 from store.verbs.verify import verify

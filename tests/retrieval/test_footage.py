@@ -16,8 +16,8 @@ from PIL import Image
 
 from common.errors import StepDiffError
 from featurize.encoders import load
+from featurize.plan import Task
 from featurize.shard import featurize_shard
-from featurize.task import Task
 from featurize.video.decode import Source
 from retrieval.__main__ import main
 from retrieval.queries import search

@@ -7,11 +7,8 @@
 On a GPU that has bf16 the matrix products run in it, LayerNorms and sums in float32; on a CPU all is float32.
 
 Guarantees
-----------
-- Features equal the output of `encoder.module` (`test_features_equal_the_modules_output`).
-- The provenance depends on the checkpoint only: clips are the same view with tokenizer files or without
-  (`test_tokenizer_files_do_not_change_the_provenance_of_clips`); that of texts also names the vocabulary.
-- Frames that repeat the previous one are encoded by the ViT once (`test_a_still_image_is_encoded_by_the_vit_once`).
+- features equal the output of `encoder.module`
+- the provenance of clips depends on the checkpoint only; that of texts also names the vocabulary
 """
 
 from dataclasses import replace

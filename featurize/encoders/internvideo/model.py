@@ -10,7 +10,6 @@ patch tokens of a clip, D channels, E numbers of an embedding, H W pixels.
 
 Guarantees
 - the numbers are those of the published model, within 1e-4 of the largest of each array
-  (`test_outputs_equal_those_of_the_published_model`)
 """
 
 from dataclasses import dataclass

@@ -125,14 +125,6 @@ def tubelet_of(model: Any) -> int:
     return int(found if isinstance(found, int) else found[0])
 
 
-def attention_of(config: Any) -> str | None:
-    """Return how a model's attention is computed, None for its own choice.
-
-    AIMv2's texts have a causal mask, which its sdpa leaves out where no text of a batch is padded (transformers 5.24).
-    """
-    return "eager" if config.model_type == "aimv2" else None
-
-
 def _taken(call: Callable[..., Any], inputs: Any) -> dict[str, torch.Tensor]:
     """Return those inputs that a function takes by name."""
     function = call.forward if isinstance(call, torch.nn.Module) else inspect.unwrap(call)

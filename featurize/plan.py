@@ -1,13 +1,11 @@
 """The plan of a run: the rows to compute, shard by shard, the task of a worker for each, and its outcome.
 
-Tasks and outcomes hold names and numbers only.
+Tasks and outcomes hold names and numbers only: a manifest of any size travels shard by shard.
 
 Guarantees
-- a task contains only its own rows, so a manifest of any size travels shard by shard
-- a row that is ok is never computed again, a failed one only with `retry_failed`
-- a forgotten row is never computed
-- every row is in the one shard that contains it, and a shard has one task however many windows name its rows
-- the rows that wait for others of their shard are on disk, except those of one shard
+- a row that is ok or forgotten is not computed again, a failed one only with `retry_failed`
+- a shard has one task however many windows name its rows
+- in memory are a byte for each row of the catalog, and the rows of one window and one shard; others wait on disk
 """
 
 from collections.abc import Iterable, Iterator
@@ -18,6 +16,8 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Int64, UInt8
 
+from common.errors import StepDiffError
+from featurize.changes import Changes
 from featurize.encoders import unusable
 from featurize.manifest import Manifest
 from featurize.scratch import Buckets
@@ -33,26 +33,6 @@ _SPAN = 2**22  # rows whose waiting ones are read together
 _TEXTS = 2**17  # rows whose texts are read together
 _PENDING = {"row": pl.Int64, "place": pl.String, "start": pl.Float64, "end": pl.Float64, "reason": pl.String}
 """a row to compute: its clip's file and interval, or why it cannot be computed"""
-
-
-class Tally:
-    """The rows that a run is asked for, with their status before it: a byte for each row of the catalog."""
-
-    def __init__(self) -> None:
-        self._status = np.empty(0, np.uint8)
-
-    def add(self, rows: Int64[np.ndarray, " asked"], status: UInt8[np.ndarray, " asked"]) -> None:
-        """Add rows of the catalog."""
-        if len(rows) and rows.max() >= len(self._status):
-            more = np.full(max(int(rows.max()) + 1 - len(self._status), len(self._status)), _NEVER, np.uint8)
-            self._status = np.concatenate([self._status, more])
-        self._status[rows] = status
-
-    def before(self, rows: int) -> tuple[Bool[np.ndarray, " rows"], UInt8[np.ndarray, " rows"]]:
-        """Return which of the first `rows` rows were asked for, and their status before the run."""
-        status = np.full(rows, _NEVER, np.uint8)
-        status[: len(self._status)] = self._status[:rows]
-        return status != _NEVER, status
 
 
 def known_status(view: View, rows: Int64[np.ndarray, " asked"]) -> UInt8[np.ndarray, " asked"]:
@@ -79,31 +59,73 @@ def pending(asked: Manifest, rows: Int64[np.ndarray, " asked"], wanted: Bool[np.
     return frame.with_columns(absent).select(pl.col(name).cast(dtype) for name, dtype in _PENDING.items())
 
 
-class Planner:
-    """Rows to compute, window by window. A shard is planned once all its rows were named, the others at the end."""
+class Plan:
+    """The rows that a run is asked for, window by window: their status before it, and what is to compute."""
 
-    def __init__(self, rows_per_shard: int) -> None:
-        """Plan for a view of `rows_per_shard` rows per shard."""
-        self._size = rows_per_shard
+    def __init__(self, view: View, retry_failed: bool = False) -> None:
+        """Plan no row yet of a view."""
+        self.view = view
+        self.refused: StepDiffError | None = None
+        """why a window of `rows` was refused"""
+        self._size, self._retry_failed = view.rows_per_shard, retry_failed
+        self._before = np.empty(0, np.uint8)  # status of each row of the catalog before the run
         self._named = np.zeros(0, np.int32)  # rows of each shard that were named so far
         self._carried = pl.DataFrame(schema=_PENDING)  # rows of the last shard, which the next window may complete
         self._waiting = Buckets()
         self._put_off = np.zeros(0, np.int64)  # shards that have waiting rows
 
-    def add(self, rows: Int64[np.ndarray, " asked"], wanted: pl.DataFrame, last: bool) -> pl.DataFrame:
-        """Add a window; return rows of complete shards, ascending.
+    def is_finished(self, window: Manifest) -> bool:
+        """Return whether all rows of a window are in the catalog, and none of them is to compute."""
+        rows = self.view.catalog.rows(window.rows["key"])
+        return not (rows < 0).any() and not todo(known_status(self.view, rows), self._retry_failed).any()
 
-        Args:
-            rows: of the catalog, that the window names.
-            wanted: those to compute, as `pending` returns them.
-            last: whether no window follows. Then the rows are all that do not wait on disk.
+    def before(self, rows: int) -> tuple[Bool[np.ndarray, " rows"], UInt8[np.ndarray, " rows"]]:
+        """Return which of the first `rows` rows were asked for, and their status before the run."""
+        status = _longer(self._before, rows, _NEVER)[:rows]
+        return status != _NEVER, status
+
+    def rows(self, accepted: Changes, later: Iterator[Changes], store: Store, replace: bool) -> Iterator[pl.DataFrame]:
+        """Write windows to the catalog; yield the rows to compute, shards whole: of each window, and last what is left.
+
+        A later window that is refused ends them early.
         """
-        named, counts = np.unique(rows // self._size, return_counts=True)
-        if len(named) and named[-1] >= len(self._named):
-            more = max(int(named[-1]) + 1 - len(self._named), len(self._named))
-            self._named = np.concatenate([self._named, np.zeros(more, np.int32)])
-        self._named[named] += counts.astype(np.int32)
-        wanted = pl.concat([self._carried, wanted]).sort("row")
+        changes: Changes | None = accepted
+        while changes is not None:
+            changes.write(store)
+            yield self.add(changes.asked)
+            try:
+                changes = next(later, None)
+                if changes is not None:
+                    changes.refuse(replace)
+            except StepDiffError as error:
+                changes, self.refused = None, error
+        yield from self.rest()
+
+    def rest(self) -> Iterator[pl.DataFrame]:
+        """Yield the rows of shards that no window completed, ascending, some whole shards at a time."""
+        if self._carried.height:  # the last window was refused
+            yield self._carried
+        for bucket in self._waiting:
+            yield self._waiting.read(bucket).sort("row")
+
+    def add(self, window: Manifest) -> pl.DataFrame:
+        """Add a window whose rows are in the catalog; return what is to compute of shards that it completes, ascending.
+
+        After the last window that is all that does not wait on disk.
+        """
+        self.view.resize()
+        rows = self.view.catalog.rows(window.rows["key"])
+        status = known_status(self.view, rows)
+        self._before = _longer(self._before, int(rows.max(initial=-1)) + 1, _NEVER)
+        self._before[rows] = status
+        shards, counts = np.unique(rows // self._size, return_counts=True)
+        self._named = _longer(self._named, int(shards.max(initial=-1)) + 1, 0)
+        self._named[shards] += counts.astype(np.int32)
+        wanted = pending(window, rows, todo(status, self._retry_failed))
+        return self._completed(pl.concat([self._carried, wanted]).sort("row"), window.last)
+
+    def _completed(self, wanted: pl.DataFrame, last: bool) -> pl.DataFrame:
+        """Return those of the `wanted` rows that are planned now, and keep the others."""
         shards = wanted["row"].to_numpy() // self._size
         waiting = np.isin(shards, self._put_off)
         complete = ~waiting & (last | (self._named[shards] == self._size))
@@ -115,13 +137,11 @@ class Planner:
             self._waiting.add(wanted.filter(pl.Series(left)), shards[left] // max(_SPAN // self._size, 1))
         return wanted.filter(pl.Series(complete, dtype=pl.Boolean))
 
-    def rest(self) -> Iterator[pl.DataFrame]:
-        """Yield the rows that are left, ascending, some whole shards at a time."""
-        carried, self._carried = self._carried, self._carried.clear()
-        if carried.height:  # the last window was refused
-            yield carried
-        for bucket in self._waiting:
-            yield self._waiting.read(bucket).sort("row")
+
+def _longer(values: np.ndarray, length: int, fill: int) -> np.ndarray:
+    """Return an array of `length` or more: at least twice as long where it grows."""
+    missing = length - len(values)
+    return values if missing <= 0 else np.append(values, np.full(max(missing, len(values)), fill, values.dtype))
 
 
 def shards_of(rows: pl.DataFrame, size: int) -> Iterator[tuple[int, pl.DataFrame]]:

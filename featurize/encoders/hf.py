@@ -21,8 +21,8 @@ pooler; of a model without one the mean), `mean` (of the tokens that are stored)
 No code of a checkpoint is run, and only safetensors are loaded.
 
 Guarantees
-- features equal those of the model's own call (`test_features_equal_the_models_own_call`)
-- a model whose class transformers does not have is refused (`test_remote_code_is_refused`)
+- features equal those of the model's own call
+- a model whose class transformers does not have is refused
 """
 
 import json
@@ -31,22 +31,30 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float, Float32, UInt8
 from torch.nn.functional import normalize
 
 from common.errors import StepDiffError
+from featurize.encoders import hf_families as families
 from featurize.encoders.base import FRAMES, Encoder, check_texts
 from featurize.encoders.folder import hidden_state, load_model
-from featurize.encoders.hf import families
-from featurize.encoders.hf.settings import Settings, image_settings, preprocessing_of, timm_settings, video_settings
-from featurize.encoders.preprocessing import encode_distinct
+from featurize.encoders.preprocessing import (
+    Settings,
+    encode_distinct,
+    image_settings,
+    preprocessing_of,
+    read_processor,
+    timm_settings,
+    video_settings,
+)
+from featurize.video.picture import Bounded, Picture
 from store import Feature
 
-_CHUNK = 16  # frames at once
+_FINER = 4  # times the pixels that the model sees: the processor's resize decides, not the decoder's
 POOLINGS = ("model", "mean", "cls", "none")
 
 
@@ -57,6 +65,8 @@ class HuggingFace(Encoder):
     entities: tuple[str, ...] = ("clips", "texts")
     choices = ("layer", "frames", "pooling", "window")
     wanted = "a folder of an image or video model of transformers, or a hub id such as facebook/dinov2-base"
+    chunk: ClassVar[int] = 16
+    """frames that an image model sees at once"""
 
     def __init__(
         self,
@@ -102,8 +112,6 @@ class HuggingFace(Encoder):
     def variant(cls, weights: Path) -> type[Encoder]:
         """See `Encoder.variant`."""
         if _model_type(weights) in ("siglip2", "siglip2_vision_model"):
-            from featurize.encoders.hf.naflex import NaFlex  # which imports this module
-
             return NaFlex
         return cls
 
@@ -113,27 +121,42 @@ class HuggingFace(Encoder):
         crop = self._preprocessing.crop
         self.short_side, self.size, self.resample = crop.short_side, crop.size, crop.resample
 
-    def _load(self, weights: Path, device: torch.device) -> Any:
-        from transformers import AutoConfig, AutoModel
+    @staticmethod
+    def attention(config: Any, device: torch.device) -> str | None:
+        """Return how a model's attention is computed, None for its own choice.
+
+        AIMv2's texts have a causal mask, which its sdpa leaves out where no text of a batch is padded (transformers
+        5.24).
+        """
+        return "eager" if config.model_type == "aimv2" else None
+
+    def _config(self, weights: Path) -> Any:
+        from transformers import AutoConfig
 
         try:
-            config = AutoConfig.from_pretrained(weights, local_files_only=True, trust_remote_code=False)
+            return AutoConfig.from_pretrained(weights, local_files_only=True, trust_remote_code=False)
         except (OSError, ValueError, TypeError, ImportError) as problem:
             reason = str(problem).strip().splitlines()[0]
             raise StepDiffError(f"{weights} cannot be loaded ({reason}): give {self.wanted}") from None
+
+    def _load(self, weights: Path, device: torch.device) -> Any:
+        from transformers import AutoModel
+
+        config = self._config(weights)
         if type(config) not in AutoModel._model_mapping:
             raise StepDiffError(
                 f"transformers has no AutoModel of {config.model_type} in {weights}: give {self.wanted}"
             )
         with redirect_stdout(sys.stderr):  # some classes print remarks about themselves
-            return load_model(AutoModel, weights, device, self.wanted, families.attention_of(config))
+            return load_model(AutoModel, weights, device, self.wanted, self.attention(config, device))
 
     def _settings(self) -> Settings:
         """Return the settings of the folder's own processor."""
         config = self._model.config
         if config.model_type == "timm_wrapper":
             return timm_settings(config.pretrained_cfg or {})
-        settings = video_settings(self.weights, self.wanted) if families.takes_videos(self._model) else None
+        jepa = {"video_processor_type": "VJEPA2VideoProcessor"} if config.model_type == "vjepa2" else {}
+        settings = video_settings(self.weights, self.wanted, jepa) if families.takes_videos(self._model) else None
         settings = settings or image_settings(self.weights, self.wanted)
         if config.model_type.startswith("videoprism"):  # its processor says so, whatever the file says
             side = getattr(config, "vision_config", config).image_size
@@ -149,8 +172,9 @@ class HuggingFace(Encoder):
             raise StepDiffError(f"--window {window} does not divide {self.frames} frames: change it or --frames")
         step = families.tubelet_of(self._model) if self._clips else 1
         if window % step:
+            change = "--frames or --window" if "window" in self.choices else "--frames"
             raise StepDiffError(
-                f"{self._title} sees {step} frames as one, and {window} are no multiple: change --frames or --window"
+                f"{self._title} sees {step} frames as one, and {window} are no multiple: change {change}"
             )
         return window
 
@@ -177,10 +201,12 @@ class HuggingFace(Encoder):
                 return self._black(hidden)
         except (RuntimeError, ValueError, IndexError) as problem:
             reason = str(problem).strip().splitlines()[0]
-            what = f"{self._window} frames at once" if self._clips else f"frames of {self.size} x {self.size} pixels"
-            raise StepDiffError(
-                f"{self._title} cannot take {what} ({reason}): give other --frames or --window"
-            ) from None
+            if self._clips:
+                what, remedy = f"{self._window} frames at once", "give other --frames"
+            else:
+                what = f"frames of {self.size} x {self.size} pixels"
+                remedy = "correct the size in the preprocessor_config.json of its folder"
+            raise StepDiffError(f"{self._title} cannot take {what} ({reason}): {remedy}") from None
 
     def _black(self, hidden: bool) -> families.Seen:
         black = torch.zeros((1, self._window, self.size, self.size, 3), dtype=torch.uint8)
@@ -246,7 +272,7 @@ class HuggingFace(Encoder):
             parts = [self._encode(window[None]) for clip in windows for window in clip]
             found = [torch.cat(part).unflatten(0, (len(frames), -1)) for part in zip(*parts, strict=True)]
         else:
-            found = encode_distinct(self._encode, frames, _CHUNK)
+            found = encode_distinct(self._encode, frames, self.chunk)
         values = {"tokens": found[0].flatten(1, 2).numpy()}
         if len(found) > 1:
             if not self._clips:
@@ -315,3 +341,74 @@ class _Shape:
     """how the embedding is made: one of POOLINGS"""
     width: int | None
     """numbers of the embedding, None without one"""
+
+
+class NaFlex(HuggingFace):
+    """SigLIP 2 of any resolution (NaFlex): pictures in their own aspect, of up to N patches.
+
+    The decoder hands over whole pictures, and the folder's own processor resizes them and cuts them into patches.
+
+    - `tokens` [T*N, D]: of each frame the tokens of its patches, row by row, then zeros up to N, the processor's most.
+    - `grid` [2]: rows and columns of patches of a frame: the first rows * columns of its N tokens are its own.
+    - `frame_embedding` [T, E], `embedding` [E]: as of other image models; a mean is of the frame's own tokens.
+    """
+
+    def _prepare(self, settings: Settings) -> None:
+        """See `HuggingFace._prepare`."""
+        self._processor: Any = read_processor(self.weights, self.wanted)
+        self._patches, self._patch = int(settings["max_num_patches"]), int(settings["patch_size"])
+
+    @property
+    def picture(self) -> Picture:
+        """See `Encoder.picture`."""
+        return Bounded(_FINER * self._patches * self._patch**2)
+
+    @property
+    def crop(self) -> str:
+        """See `Encoder.crop`."""
+        kind = type(self._processor).__name__
+        return (
+            f"{self.picture}, resized by {kind} to at most {self._patches} patches of {self._patch}, zeros after them"
+        )
+
+    def features(self, entity: str, dtype: str = "float16") -> dict[str, Feature]:
+        """See `Encoder.features`."""
+        found = super().features(entity, dtype)
+        return {**found, "grid": Feature((2,), "float32")} if entity == "clips" else found
+
+    def encode_clips(self, frames: UInt8[np.ndarray, "B T size size 3"]) -> dict[str, Float32[np.ndarray, "B ..."]]:
+        """Raise StepDiffError: whole pictures are encoded."""
+        raise self._refusal("squares of clips")
+
+    @torch.inference_mode()
+    def encode_whole(
+        self, frames: UInt8[np.ndarray, "T H W 3"], seconds: Float[np.ndarray, " T"]
+    ) -> dict[str, Float32[np.ndarray, "..."]]:
+        """See `Encoder.encode_whole`."""
+        if len(frames) != self.frames:
+            raise StepDiffError(f"encoder {self.name} takes {self.frames} frames of a clip, not {len(frames)}")
+        seen, inputs = self._see_whole(frames, self._hidden is not None)
+        state, _ = self._state(seen)
+        own = inputs["pixel_attention_mask"].bool()[..., None]
+        tokens = torch.where(own, state.float(), 0)
+        values = {"tokens": tokens.flatten(0, 1).cpu().numpy()}
+        values["grid"] = inputs["spatial_shapes"][0].float().cpu().numpy()
+        embedded = self._embedded(seen, state, tokens.sum(1) / own.sum(1))
+        if embedded is not None:
+            values["frame_embedding"] = embedded.cpu().numpy()
+            values["embedding"] = embedded.mean(0).cpu().numpy()
+        return values
+
+    def _see_whole(self, frames: UInt8[np.ndarray, "T H W 3"], hidden: bool) -> tuple[families.Seen, Any]:
+        """Return what the model gives for pictures, and what it was given."""
+        inputs = self._processor(list(frames), return_tensors="pt", input_data_format="channels_last").to(self._device)
+        with torch.autocast("cuda", torch.bfloat16, enabled=self._device.type == "cuda"):
+            return families.see_pictures(self._model, hidden, **inputs), inputs
+
+    def _black(self, hidden: bool) -> families.Seen:
+        """See `HuggingFace._black`."""
+        return self._see_whole(np.zeros((1, 2 * self._patch, 2 * self._patch, 3), np.uint8), hidden)[0]
+
+    def _state(self, seen: families.Seen) -> tuple[torch.Tensor, int]:
+        """See `HuggingFace._state`; no token comes before those of patches."""
+        return super()._state(seen)[0], 0
