@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from annotate.page.figures import figures
     from annotate.people.agreement import Agreement
-    from annotate.people.answers import Answer, answer_of, problems, write_answers
-    from annotate.people.collected import read_collected
+    from annotate.people.answers import read_collected, write_answers
     from annotate.people.export import decide, diffcap_rows, diffrank_rows
+    from annotate.people.form import Answer, answer_of
     from annotate.people.task import read_task
     from annotate.qa.job import Question, read_questions
     from annotate.qa.prompts import DESCRIBE, PAIRQA
@@ -37,7 +37,6 @@ __all__ = [
     "diffcap_rows",
     "diffrank_rows",
     "figures",
-    "problems",
     "read_collected",
     "read_questions",
     "read_task",
@@ -51,9 +50,9 @@ __getattr__ = _stepdiff.lazy(
         "heads.llm.model": ("LLMOptions", "Sampling"),
         "annotate.page.figures": ("figures",),
         "annotate.people.agreement": ("Agreement",),
-        "annotate.people.answers": ("Answer", "answer_of", "problems", "write_answers"),
-        "annotate.people.collected": ("read_collected",),
+        "annotate.people.answers": ("read_collected", "write_answers"),
         "annotate.people.export": ("decide", "diffcap_rows", "diffrank_rows"),
+        "annotate.people.form": ("Answer", "answer_of"),
         "annotate.people.task": ("read_task",),
         "annotate.qa.job": ("Question", "read_questions"),
         "annotate.qa.prompts": ("DESCRIBE", "PAIRQA"),

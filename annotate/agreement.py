@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 NOTES = (
     "Scores: {scores}. An item is a pair of clips in a category that at least two people scored.",
-    "2 of 3: share of all threes of people who scored one item in which at least two gave the same score. "
-    "Equal: share of all twos. "
+    "2 of 3: share of all triples of people who scored one item in which at least two gave the same score. "
+    "Equal: share of all pairs of people. "
     "Kappa: Cohen's, mean over pairs of people who share items; weighted: by how many items they share. "
     "Distance: mean distance of two different scores of one item. "
     "Alpha: Krippendorff's; 0 = chance, 1 = all agree.",
@@ -47,29 +47,31 @@ class AgreementOptions:
 
 def run(options: AgreementOptions) -> dict[str, Any]:
     from annotate.people.agreement import agreement
-    from annotate.people.collected import read_collected
+    from annotate.people.answers import read_collected
     from annotate.people.task import read_task
 
     task = None if options.task is None else read_task(options.task)
     refused: list[str] = []
     answers = read_collected(options.file, refused.append)
-    found = {"file": options.file, **asdict(agreement(answers, task)), "failed": refused}
+    record = {"file": options.file, **asdict(agreement(answers, task)), "failed": refused}
     if options.out is not None:
         from common.io.files import write_text
         from heads.reporting.grid import to_markdown
 
-        write_text(Path(options.out), f"# Agreement\n\n{summary(found)}\n\n" + "".join(map(to_markdown, grids(found))))
-    return found
+        write_text(
+            Path(options.out), f"# Agreement\n\n{summary(record)}\n\n" + "".join(map(to_markdown, grids(record)))
+        )
+    return record
 
 
-def summary(found: dict[str, Any]) -> str:
+def summary(record: dict[str, Any]) -> str:
     """Return the counts in a sentence."""
     counts = "{answers:,} answers of {people:,} people about {pairs:,} pairs, {rejected:,} of them rejections"
-    replaced = "; {replaced:,} earlier answers do not count." if found["replaced"] else "."
-    return (counts + replaced).format(**found)
+    replaced = "; {replaced:,} earlier answers do not count." if record["replaced"] else "."
+    return (counts + replaced).format(**record)
 
 
-def grids(found: dict[str, Any]) -> "list[Grid]":
+def grids(record: dict[str, Any]) -> "list[Grid]":
     """Return the tables of categories and of people."""
     from heads.reporting.grid import Block, Grid
 
@@ -82,11 +84,11 @@ def grids(found: dict[str, Any]) -> "list[Grid]":
         counts = [cell(figures["items"], ","), cell(figures["ratings"], ",")]
         return name, [*counts, *(cell(figures[key], ".3f") for key in shares)]
 
-    blocks = [Block("", [row(name, figures) for name, figures in found["categories"].items()])]
-    blocks.append(Block("", [row("all categories", found["overall"])]))
-    if found["rejected"]:
-        blocks.append(Block("", [row("rejecting the pair", found["rejections"])]))
-    notes = [note.format(**found) for note in NOTES]
+    blocks = [Block("", [row(name, figures) for name, figures in record["categories"].items()])]
+    blocks.append(Block("", [row("all categories", record["overall"])]))
+    if record["rejected"]:
+        blocks.append(Block("", [row("rejecting the pair", record["rejections"])]))
+    notes = [note.format(**record) for note in NOTES]
     people = [
         (
             person["annotator"],
@@ -99,7 +101,7 @@ def grids(found: dict[str, Any]) -> "list[Grid]":
                 cell(person["gold"], ".0%"),
             ],
         )
-        for person in found["annotators"]
+        for person in record["annotators"]
     ]
     headings = ["pairs", "rejected", "median s", "distance", "gold scores", "gold"]
     table = Grid("People", "annotator", [("", name) for name in headings], [Block("", people)], [PEOPLE_NOTE])
@@ -113,18 +115,18 @@ def cell(value: int | float | None, form: str) -> "Cell | None":
     return None if value is None else Cell(f"{value:{form}}" if form in (",", ".0%") else number(value, form))
 
 
-def show(found: dict[str, Any]) -> None:
+def show(record: dict[str, Any]) -> None:
     from rich.console import Console
 
-    from annotate.people.collected import show_refused
+    from annotate.people.answers import show_refused
     from heads.reporting.grid import to_text
 
-    show_refused(found)
-    print(f"{found['file']}: {summary(found)}")
+    show_refused(record)
+    print(f"{record['file']}: {summary(record)}")
     console = Console(markup=False)
     if not console.is_terminal:
         console = Console(markup=False, width=160)
-    for grid in grids(found):
+    for grid in grids(record):
         console.print(to_text(grid))
 
 

@@ -42,21 +42,18 @@ class AuditOptions:
     """pairs on the page"""
     seed: int = 0
     """seed of their choice"""
-    test_sets: tuple[str, ...] = ()
-    """old name of hold_out: files with commas between them"""
 
 
 def run(options: AuditOptions) -> dict[str, Any]:
     from annotate.page.figures import figures, leaks, overlap
     from annotate.page.page import draw, page, read_record, samples
     from annotate.qa.job import read_questions
-    from annotate.qa.pair_choice import hold_out_of
     from common.io.files import write_text
     from heads.data.clip_texts import ClipTexts
-    from heads.data.hold_out import known_clips
+    from heads.data.hold_out import HoldOut, known_clips
     from store import Store
 
-    hold_out = hold_out_of(options.hold_out, options.hold_out_by, options.test_sets)
+    hold_out = HoldOut(options.hold_out, options.hold_out_by)
     rows = read_questions(options.file)
     clips = None if options.store is None else known_clips(Store.open(options.store))
     if clips is None and (hold_out.files or options.videos):

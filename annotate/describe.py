@@ -13,7 +13,6 @@ Guarantees
 - the language model reads the supplement's prompt with the texts of this clip, and of no other
 - a prompt fits with hours of narration and without any
 - a clip without an action caption fails, and the reason gives the command
-- a sentence that was cut by the token limit is left out after a complete one
 """
 
 import re

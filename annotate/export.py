@@ -18,7 +18,7 @@ Guarantees
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,7 +27,7 @@ from common.cli.options import incomplete, parse
 from common.errors import StepDiffError
 
 if TYPE_CHECKING:
-    from annotate.people.answers import Answer
+    from annotate.people.form import Answer, Form
     from annotate.people.task import Task
 
 
@@ -68,10 +68,8 @@ class ExportOptions:
 
 def run(options: ExportOptions) -> dict[str, Any]:
     from annotate.people import export
-    from annotate.people.answers import write_answers
-    from annotate.people.collected import read_collected
+    from annotate.people.answers import read_collected, write_answers, write_table
     from annotate.people.label_studio import configuration, tasks_of, video_url, write_label_studio
-    from annotate.people.long_form import write_table
     from annotate.people.task import read_task
     from common.io.files import write_text
     from tasks.testsets import write_test_set
@@ -104,7 +102,7 @@ def run(options: ExportOptions) -> dict[str, Any]:
         write_label_studio(options.label_studio, tasks)
         rows["label_studio"] = len(tasks)
     if options.label_studio_config is not None:
-        write_text(Path(options.label_studio_config), configuration(task or _task(answers)))
+        write_text(Path(options.label_studio_config), configuration(task or _form(answers)))
     return {
         "answers": len(answers),
         "pairs": len(decided) + len(rejected),
@@ -151,19 +149,18 @@ def _steps(options: ExportOptions, task: "Task | None") -> dict[str, str]:
     return {clip: pair.step for pair in pairs for clip in (pair.reference, pair.candidate) if pair.step}
 
 
-def _task(answers: "Sequence[Answer]") -> "Task":
-    """Return a task with the categories of the answers; the default ones keep their rubric."""
-    from annotate.people.task import SCORES, Category, Task, defaults
+def _form(answers: "Sequence[Answer]") -> "Form":
+    """Return a form with the categories of the answers; the default ones keep their rubric."""
+    from annotate.people.task import defaults, plain
 
-    categories, instructions = defaults()
-    known = {category.name: category for category in categories}
+    usual = defaults()
+    known = {category.name: category for category in usual.categories}
     names = dict.fromkeys(name for answer in answers for name in answer.differences)
-    made = (known.get(name, Category(name, name, dict.fromkeys(SCORES, ()))) for name in names)
-    return Task((), tuple(made), instructions)
+    return replace(usual, categories=tuple(known.get(name, plain(name)) for name in names))
 
 
 def show(record: dict[str, Any]) -> None:
-    from annotate.people.collected import show_refused
+    from annotate.people.answers import show_refused
 
     show_refused(record)
     counts = "{answers:,} answers about {pairs:,} pairs: {rejected:,} pairs rejected, {adjudicated:,} adjudicated"

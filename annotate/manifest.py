@@ -24,7 +24,6 @@ Clips of --sentences, --dataset and --benchmark whose videos are not on disk are
 share of the videos is on disk; --json lists the missing ones. Nothing is downloaded.
 
 Guarantees
-- the files of the sample world give exactly its clips
 - unusable segments are counted by reason
 - a held-out clip has the split test, whatever the split of its video: heads.data.hold_out names it
 - the manifest of test sets has each of their clips once, with the times of its id

@@ -8,9 +8,7 @@ pair.
 Guarantees
 - clips of other splits, and test clips and their overlaps, are in no pair: those that heads.data.hold_out names
 - the same seed and clips give the same file
-- steps with only one clip or one video are counted
 - pairs of one step are of two videos, and other pairs of steps with different names
-- the chosen pairs are written in pieces
 """
 
 import json
@@ -44,8 +42,6 @@ class PairsOptions:
     """published test sets whose clips are in no pair"""
     hold_out_by: Literal["video", "clip"] = "video"
     """video: every clip of a test clip's video; clip: test clips and clips that overlap one in time"""
-    test_sets: tuple[str, ...] = ()
-    """old name of hold_out: files with commas between them"""
 
 
 def run(options: PairsOptions) -> dict[str, Any]:
@@ -57,9 +53,9 @@ def run(options: PairsOptions) -> dict[str, Any]:
     from annotate.qa import pair_choice as choice
     from common.io.files import stream_parquet
     from common.streams import generator
-    from heads.data.hold_out import NAMESAKE
+    from heads.data.hold_out import NAMESAKE, HoldOut
 
-    hold_out = choice.hold_out_of(options.hold_out, options.hold_out_by, options.test_sets)
+    hold_out = HoldOut(options.hold_out, options.hold_out_by)
     clips, left_out = choice.candidates(options.store, options.step, options.texts, hold_out)
     label, labels = choice.coded(clips["label"])
     step, _ = choice.coded(clips["step"].str.to_lowercase())

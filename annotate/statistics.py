@@ -46,10 +46,10 @@ def run(options: StatisticsOptions) -> dict[str, Any]:
     from common.io.files import write_bytes, write_text
 
     refused: list[str] = []
-    found = statistics_of(read_files(options.files, refused.append))
+    statistics = statistics_of(read_files(options.files, refused.append))
     out = Path(options.out)
-    pictures = {"scores.png": scores_figure(found), "words.png": clouds_figure(found)}
-    record = {"files": list(options.files), **asdict(found)}
+    pictures = {"scores.png": scores_figure(statistics), "words.png": clouds_figure(statistics)}
+    record = {"files": list(options.files), **asdict(statistics)}
     record["pictures"] = [name for name, data in pictures.items() if data is not None]
     for name, data in pictures.items():
         if data is not None:
@@ -113,7 +113,7 @@ def _grids(record: dict[str, Any]) -> "list[Grid]":
 def show(record: dict[str, Any]) -> None:
     from rich.console import Console
 
-    from annotate.people.collected import show_refused
+    from annotate.people.answers import show_refused
     from heads.reporting.grid import to_text
 
     show_refused(record)

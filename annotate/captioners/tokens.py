@@ -2,8 +2,7 @@
 
 Guarantees
 - a caption generated in a batch is the same as one generated alone, in float32
-- a view of another encoder is refused: than the head was trained on; one of other frames is accepted
-- object captions read only centre frames
+- a view of another encoder than that of the head is refused; one of other frames is accepted
 - a clip without tokens fails alone, and its reason says what to run
 """
 

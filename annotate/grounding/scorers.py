@@ -5,12 +5,9 @@
 - By a zero-shot object detector of transformers (OWL-ViT, OWLv2, Grounding DINO) in the clip's centre frame.
 
 Guarantees
-- the score is a difference of cosines
-- embeddings of another model than the view's are refused
-- exactly the objects with a score above zero are kept, in the caption's order; every score is recorded next to them
+- exactly the objects with a score above zero are kept, in the order of the caption; every score is recorded
 - the score of an object is that of its best box, whatever other objects the clip has
-- a score is 0 below the threshold, which is part of the provenance
-- a clip that cannot be decoded fails alone
+- embeddings of another model than that of the view are refused; a clip that cannot be decoded fails alone
 """
 
 import json

@@ -2,10 +2,8 @@
 
 Guarantees
 - every question and every pair is counted, each unordered pair once
-- answers are counted by the video that they name, and as YES and NO
 - lengths and words are those of types 1 and 2; type 3 always has the same question
-- a clip that should not train is found: by split, by id and by overlap in time
-- the_overlap_counts_every_run_of_words_of_the_test_texts: by whether an answer has it too
+- a clip that should not train is reported: by split, by id and by overlap in time
 """
 
 import re

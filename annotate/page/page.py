@@ -22,7 +22,9 @@ import numpy as np
 import polars as pl
 from markupsafe import Markup
 from PIL import Image
+from pydantic import BaseModel
 
+from annotate.people.files import checked, read_text
 from annotate.qa.job import Question
 from common.errors import StepDiffError
 from common.look import look
@@ -122,21 +124,27 @@ def samples(drawn: Drawn, clips: pl.DataFrame | None, videos: str | None, texts:
     ]
 
 
+class _Type(BaseModel, strict=True):
+    written: int
+    kept: int
+    dropped: dict[str, int]
+
+
+class _Record(BaseModel, strict=True):
+    pairs: int
+    undescribed: int
+    types: dict[str, _Type]
+    examples: dict[str, list[str]]
+    provenance: Any
+
+
 def read_record(path: Path) -> dict[str, Any] | None:
     """Return what annotate.pairqa recorded about the PairQA file `path`; None if it has no record."""
     record = path.with_suffix(".record.json")
     if not record.exists():
         return None
     try:
-        made = json.loads(record.read_text(encoding="utf-8"))
-        found = {name: made[name] for name in ("pairs", "undescribed", "types", "examples", "provenance")}
-        counts = [found["pairs"], found["undescribed"]]
-        for of_type in found["types"].values():
-            counts += [of_type["written"], of_type["kept"], *of_type["dropped"].values()]
-        texts = [text for some in found["examples"].values() for text in some]
-        if not all(type(count) is int for count in counts) or not all(isinstance(text, str) for text in texts):
-            raise TypeError("its counts must be whole numbers, its examples texts")
-        return found
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        return checked(_Record.model_validate, json.loads(read_text(record))).model_dump()
+    except (StepDiffError, ValueError, RecursionError) as error:
         why = f"not a record of annotate.pairqa ({error})"
         raise StepDiffError(f"{record}: {why}; run that again, or remove it") from error

@@ -1,228 +1,41 @@
-"""Collected answers: one JSON object a line, one line for what one person answered about one pair.
+"""Files of collected answers: JSON lines, CSV, a Label Studio export, and `user_inputs.json` of ConViS-Bench.
 
-    {"pair": id, "reference": clip, "candidate": clip, "annotator": str, "keystep": str,
-     "differences": {category: {"text": str, "score": 1 to 5}}, "rejected": null or the reason,
-     "left": "reference" or "candidate", "seconds": float, "submitted": ISO time in UTC,
-     "kind": "work", "gold", "training" or "adjudication"}
-
-Scores: 5 = not different, 1 = very different. A text says how the right video differs from the left one. `left`,
-`seconds` and `submitted` are null where another tool did not record them. An adjudication decides where people
-disagree; it wins in exports and does not count in agreement.
+JSON lines have one answer a line, as `annotate.people.form` describes it. The CSV is for spreadsheets: one row for each
+pair, annotator and category; an answer without scores has one row without a category, and an empty `rejected`, `left`,
+`seconds` or `submitted` is null. A text that a spreadsheet would take for a formula has a quote before it.
 
 Guarantees
-- written answers read back equal
-- an error names the file and the line
-- an answer that breaks a rule of Fig. S2 or S3 gets one sentence for each
-- of several answers of one person about a pair the last one counts
+- a file is recognised by its content, not by its name; written answers read back equal
+- an error names the file and the line, row or annotation
+- two answers that give one pair different clips are refused
 """
 
-import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+import csv
+import io
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from annotate.people.files import read_lines
-from annotate.people.pairs import ID, pair_of, usable
-from annotate.people.task import HIGHEST, LOWEST, Task
+from pydantic import TypeAdapter
+
+from annotate.people.files import checked, first_byte, read_lines, read_text
+from annotate.people.form import Answer, Difference, Kind, answer_of
+from annotate.people.label_studio import answers_of
 from common.errors import StepDiffError
-from common.io.files import write_pieces
+from common.io.files import write_pieces, write_text
 from common.io.jsonl import object_line, parse_object
+from common.io.tables import escaped, unescaped
 
-Kind = Literal["work", "gold", "training", "adjudication"]
-KINDS: tuple[Kind, ...] = ("work", "gold", "training", "adjudication")
-Side = Literal["reference", "candidate"]
-SIDES: tuple[Side, ...] = ("reference", "candidate")
-TEXT = 10_000
-"""characters of a text, at most"""
-FORM_TEXT = 2000
-"""characters of a text on a form, at most"""
-CATEGORIES = 100
-"""categories of an answer, at most"""
-_LONGEST = 366 * 24 * 3600.0  # seconds
-_KEYS = ("pair", "reference", "candidate", "annotator", "keystep", "differences", "rejected", "left", "seconds")
-KEYS = (*_KEYS, "submitted", "kind")
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How two clips differ in a category: 5 = not different, 1 = very different."""
-
-    text: str
-    score: int
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What one person answered about one pair. `answer_of` checks it."""
-
-    pair: str
-    reference: str
-    candidate: str
-    annotator: str
-    keystep: str
-    differences: Mapping[str, Difference]
-    rejected: str | None = None
-    left: Side | None = None
-    seconds: float | None = None
-    submitted: str | None = None
-    kind: Kind = "work"
-
-    @property
-    def shown(self) -> tuple[str, str]:
-        """The left and the right clip: a text says how the right one differs from the left one."""
-        return (self.candidate, self.reference) if self.left == "candidate" else (self.reference, self.candidate)
-
-    @property
-    def time(self) -> datetime:
-        """When it was submitted; the earliest time if that is not recorded."""
-        return datetime.min.replace(tzinfo=UTC) if self.submitted is None else datetime.fromisoformat(self.submitted)
-
-
-def answer_of(found: Any) -> Answer:
-    """Return the answer in a JSON object.
-
-    Raises:
-        StepDiffError: One line that names the key and what it expects.
-    """
-    if not isinstance(found, dict):
-        raise StepDiffError(f"an answer is an object, not {found!r:.80}")
-    if unknown := [key for key in found if key not in KEYS]:
-        raise StepDiffError(f"an answer has no key {unknown[0]!r:.80}; its keys are {', '.join(KEYS)}")
-    if missing := [key for key in KEYS if key not in found]:
-        raise StepDiffError(f"the answer has no {missing[0]!r}")
-    pair = pair_of({"id": found["pair"], "reference": found["reference"], "candidate": found["candidate"]}, "pair")
-    return Answer(
-        pair=pair.id,
-        reference=pair.reference,
-        candidate=pair.candidate,
-        annotator=_text(found["annotator"], "annotator", 1, ID),
-        keystep=_text(found["keystep"], "keystep"),
-        differences=_differences(found["differences"]),
-        rejected=None if found["rejected"] is None else _text(found["rejected"], "rejected", 1),
-        left=_one_of(found["left"], "left", (*SIDES, None)),
-        seconds=_seconds(found["seconds"]),
-        submitted=_time(found["submitted"]),
-        kind=_one_of(found["kind"], "kind", KINDS),
-    )
-
-
-def _text(value: Any, name: str, least: int = 0, most: int = TEXT) -> str:
-    if not isinstance(value, str):
-        raise StepDiffError(f"{name}: expects a text, not {value!r:.80}")
-    if not least <= len(value) <= most or not usable(value):
-        raise StepDiffError(f"{name}: expects {least} to {most:,} characters of text, not {value!r:.80}")
-    return value
-
-
-def _one_of(value: Any, name: str, known: tuple[Any, ...]) -> Any:
-    if value not in known:
-        choices = ", ".join("null" if each is None else each for each in known)
-        raise StepDiffError(f"{name}: expects one of {choices}, not {value!r:.80}")
-    return value
-
-
-def _differences(value: Any) -> dict[str, Difference]:
-    if not isinstance(value, dict) or len(value) > CATEGORIES:
-        raise StepDiffError(
-            f"differences: expects up to {CATEGORIES} categories with text and score, not {value!r:.80}"
-        )
-    made = {}
-    for name, each in value.items():
-        where = f"differences: {name!r:.80}"
-        if not isinstance(each, dict) or set(each) != {"text", "score"}:
-            raise StepDiffError(f"{where}: expects text and score, not {each!r:.80}")
-        score = each["score"]
-        if type(score) is not int or not LOWEST <= score <= HIGHEST:
-            raise StepDiffError(f"{where}: score: expects a whole number from {LOWEST} to {HIGHEST}, not {score!r:.80}")
-        made[_text(name, "differences", 1, ID)] = Difference(_text(each["text"], f"{where}: text"), score)
-    return made
-
-
-def _seconds(value: Any) -> float | None:
-    if value is None:
-        return None
-    if type(value) not in (int, float) or not math.isfinite(value) or not 0 <= value <= _LONGEST:
-        raise StepDiffError(f"seconds: expects a number of seconds, not {value!r:.80}")
-    return float(value)
-
-
-def _time(value: Any) -> str | None:
-    if value is None:
-        return None
-    try:
-        found = datetime.fromisoformat(_text(value, "submitted", 1, 40))
-    except ValueError:
-        found = None
-    if found is None or found.utcoffset() != timedelta(0):
-        raise StepDiffError(f"submitted: expects a time in UTC such as 2026-11-28T09:30:00Z, not {value!r:.80}")
-    return str(value)
-
-
-def problems(answer: Answer, task: Task) -> list[str]:
-    """Return what is wrong with an answer to a task, as sentences for the person who answered; empty if nothing is.
-
-    An answer that rejects its pair needs only a reason.
-    """
-    return [sentence for _, sentence in faults(answer, task)]
-
-
-def faults(answer: Answer, task: Task) -> Iterator[tuple[str, str]]:
-    """Yield each of `problems` with the field of the form: pair, rejected, keystep, or `category` and its name."""
-    pair = task.by_id.get(answer.pair)
-    if pair is None or (pair.reference, pair.candidate) != (answer.reference, answer.candidate):
-        yield "pair", f"The pair {answer.pair} with these two clips is not part of the task."
-    if answer.rejected is not None:
-        if answer.rejected not in task.reject_reasons:
-            yield "rejected", f"Choose one of the reasons to reject a pair: {', '.join(task.reject_reasons)}."
-        return
-    words = len(answer.keystep.split())
-    if not words:
-        yield "keystep", f"Write the keystep that both clips show, in at most {task.keystep_words} words."
-    elif words > task.keystep_words:
-        yield "keystep", f"The keystep has {words} words; write at most {task.keystep_words}."
-    elif not fits(answer.keystep):
-        yield "keystep", f"The keystep has at most {FORM_TEXT:,} characters, and no NUL."
-    for category in task.categories:
-        difference, field = answer.differences.get(category.name), f"category {category.name}"
-        if difference is None:
-            yield field, f"{category.title}: choose a score from 1 (very different) to 5 (not different)."
-        elif difference.score < HIGHEST and not difference.text.strip():
-            yield field, f"{category.title}: describe the difference, or choose score 5 (not different)."
-        elif not fits(difference.text):
-            yield field, f"{category.title}: write at most {FORM_TEXT:,} characters, and no NUL."
-    for name in answer.differences:
-        if name not in task.names:
-            yield f"category {name}", f"{name} is not a category of the task."
-
-
-def fits(text: str) -> bool:
-    """Return whether a form and every database take a text."""
-    return len(text) <= FORM_TEXT and "\0" not in text
-
-
-def read_answers(path: str | Path) -> Iterator[Answer]:
-    """Yield the answers of a file of JSON lines, one line in memory at a time.
-
-    Raises:
-        StepDiffError: One line with the file, the line and what it expects.
-    """
-    for number, line in read_lines(path):
-        try:
-            yield answer_of(parse_object(line))
-        except StepDiffError as error:
-            raise StepDiffError(f"{path}:{number}: {error}") from None
-
-
-def answer_line(answer: Answer) -> str:
-    """Return the line of an answer with its end, as the file of JSON lines has it."""
-    return object_line(asdict(answer))
-
-
-def write_answers(path: str | Path, answers: Iterable[Answer]) -> None:
-    """Write one line an answer. The file appears whole or not at all."""
-    write_pieces(Path(path), (answer_line(answer).encode() for answer in answers))
+FORMS = "JSON lines or CSV of collected answers, a Label Studio export, or user_inputs.json of ConViS-Bench"
+HEAD = ("pair", "reference", "candidate", "annotator", "kind", "submitted", "left", "seconds", "keystep", "rejected")
+COLUMNS = (*HEAD, "category", "score", "text")
+_CONVIS = {"user_id", "video_pair_id", "user_inputs"}
+_VIDEO = ".mp4"
+_DIFFERENCE = TypeAdapter(Difference).validate_python
 
 
 def latest(answers: Iterable[Answer]) -> list[Answer]:
@@ -233,3 +46,180 @@ def latest(answers: Iterable[Answer]) -> list[Answer]:
         if key not in kept or answer.time >= kept[key].time:
             kept[key] = answer
     return list(kept.values())
+
+
+def read_collected(path: str | Path, refused: Callable[[str], None] | None = None) -> list[Answer]:
+    """Return all answers of a file.
+
+    Args:
+        path: A file in one of the known forms.
+        refused: Receives one line for each annotation of a Label Studio export that breaks a rule of the form, which
+            Label Studio does not check; the others are returned. None: the first one raises.
+
+    Raises:
+        StepDiffError: A file of no known form, a fault in it, or no answers.
+    """
+    lines: list[str] = []
+    answers = _read(path, None if refused is None else lines.append)
+    if not answers:
+        if lines:
+            raise StepDiffError(f"{path}: all its answers are refused ({len(lines):,}); the first: {lines[0]}")
+        raise StepDiffError(f"{path}: has no answers; give {FORMS}")
+    if refused is not None:
+        for line in lines:
+            refused(line)
+    clips: dict[str, tuple[str, str]] = {}
+    for answer in answers:
+        both = (answer.reference, answer.candidate)
+        if clips.setdefault(answer.pair, both) != both:
+            raise StepDiffError(f"{path}: the pair {answer.pair!r:.80} has other clips in another answer; rename one")
+    return answers
+
+
+def show_refused(record: dict[str, Any]) -> None:
+    """Print the lines in a command's record about refused answers to standard error."""
+    for line in record["failed"]:
+        print(f"refused: {line}", file=sys.stderr)
+
+
+def _read(path: str | Path, refused: Callable[[str], None] | None) -> list[Answer]:
+    first = first_byte(path)
+    if first == b"{":
+        return list(read_answers(path))
+    if first != b"[":
+        return read_table(path)
+    try:
+        rows = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise StepDiffError(f"{path}: not JSON ({error}); give {FORMS}") from None
+    if all(isinstance(row, dict) and _CONVIS <= row.keys() for row in rows):
+        return _convis(path, rows)
+    if not all(isinstance(row, dict) for row in rows):
+        raise StepDiffError(f"{path}: a list of another form; give {FORMS}")
+    return answers_of(rows, str(path), refused)
+
+
+@contextmanager
+def _at(place: str) -> Iterator[None]:
+    """Begin the line of a StepDiffError with a place."""
+    try:
+        yield
+    except StepDiffError as error:
+        raise StepDiffError(f"{place}: {error}") from None
+
+
+# ------------------------------------------------------------------------------------------------- JSON lines
+
+
+def read_answers(path: str | Path) -> Iterator[Answer]:
+    """Yield the answers of a file of JSON lines, one line in memory at a time.
+
+    Raises:
+        StepDiffError: One line with the file, the line and what it should be.
+    """
+    for number, line in read_lines(path):
+        with _at(f"{path}:{number}"):
+            answer = answer_of(parse_object(line))
+        yield answer
+
+
+def write_answers(path: str | Path, answers: Iterable[Answer]) -> None:
+    """Write one line an answer. The file appears whole or not at all."""
+    write_pieces(Path(path), (object_line(asdict(answer)).encode() for answer in answers))
+
+
+# -------------------------------------------------------------------------------------------------------- CSV
+
+
+def _table_rows(answers: Iterable[Answer]) -> Iterator[dict[str, Any]]:
+    for answer in answers:
+        head = {name: escaped(text) if isinstance(text := getattr(answer, name), str) else text for name in HEAD}
+        for category, difference in answer.differences.items():
+            yield {**head, "category": escaped(category), "score": difference.score, "text": escaped(difference.text)}
+        if not answer.differences:
+            yield head
+
+
+def write_table(path: str | Path, answers: Iterable[Answer]) -> None:
+    """Write the CSV; null is an empty field."""
+    text = io.StringIO()
+    # With another end of lines the module would not quote a text with a lone carriage return.
+    writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\r\n")
+    writer.writeheader()
+    writer.writerows(_table_rows(answers))
+    write_text(Path(path), text.getvalue())
+
+
+def read_table(path: str | Path) -> list[Answer]:
+    """Return the answers of a CSV, in the order of their first rows; rows may be in any order.
+
+    Raises:
+        StepDiffError: A missing column, or a row that is no part of an answer; the line names the row.
+    """
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
+    try:
+        rows = list(reader)
+    except csv.Error as error:
+        raise StepDiffError(f"{path}: row {reader.line_num}: not CSV ({error}); write the file again") from None
+    if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
+        raise StepDiffError(f"{path}: no column {missing[0]!r}; a table of answers has {', '.join(COLUMNS)}")
+    answers: dict[tuple[str, ...], tuple[int, dict[str, Any]]] = {}
+    for number, row in enumerate(rows, 1):
+        place = f"{path}: row {number}"
+        if None in row or None in row.values():
+            raise StepDiffError(f"{place}: has other fields than the {len(reader.fieldnames or ())} columns")
+        row = {name: unescaped(text) for name, text in row.items()}
+        _, differences = answers.setdefault(tuple(row[name] for name in HEAD), (number, {}))
+        if row["category"] in differences:
+            raise StepDiffError(f"{place}: {row['category']!r:.80} of this answer is in an earlier row; keep one")
+        if row["category"]:
+            keys = {"text": row["text"], "score": _number(row["score"])}
+            differences[row["category"]] = checked(_DIFFERENCE, keys, f"{place}: ")
+    return [_table_answer(path, *key_and_rest) for key_and_rest in answers.items()]
+
+
+def _table_answer(path: str | Path, key: tuple[str, ...], rest: tuple[int, dict[str, Any]]) -> Answer:
+    head: dict[str, Any] = dict(zip(HEAD, key, strict=True))
+    head |= {name: head[name] or None for name in ("submitted", "left", "rejected")}
+    head["seconds"] = _number(head["seconds"]) if head["seconds"] else None
+    with _at(f"{path}: row {rest[0]}"):
+        return answer_of({**head, "differences": rest[1]})
+
+
+def _number(text: str) -> int | float | str:
+    """Return the number in a field, or the field, which is refused later. A spreadsheet may write 5 as 5.0."""
+    try:
+        value = float(text)
+    except ValueError:
+        return text
+    return int(value) if value.is_integer() else value
+
+
+# ----------------------------------------------------------------------------------------------- ConViS-Bench
+
+
+def _convis(path: str | Path, rows: Sequence[dict[str, Any]]) -> list[Answer]:
+    """Return the answers of ConViS-Bench, whose scores have our direction. It has no texts, sides and times of day."""
+    answers = []
+    for number, row in enumerate(rows, 1):
+        pair, scores, seconds = row["video_pair_id"], row["user_inputs"], row.get("execution_time")
+        reference, middle, candidate = str(pair).partition(f"{_VIDEO}-")
+        with _at(f"{path}: answer {number}"):
+            if not middle or not isinstance(scores, dict):
+                raise StepDiffError("expects video_pair_id <clip>.mp4-<clip>.mp4, and user_inputs by concept")
+            numbers = {name: int(score) if str(score).isdecimal() else score for name, score in scores.items()}
+            answers.append(
+                answer_of(
+                    {
+                        "pair": pair,
+                        "reference": reference,
+                        "candidate": candidate.removesuffix(_VIDEO),
+                        "annotator": row["user_id"],
+                        "keystep": "",
+                        "differences": {name: {"text": "", "score": score} for name, score in numbers.items()},
+                        # some of the published ones are negative
+                        "seconds": seconds if isinstance(seconds, int | float) and seconds >= 0 else None,
+                    }
+                )
+            )
+    return answers

@@ -9,11 +9,9 @@ The score of a pair in a category is the median over people, a half rounded down
 difference, there is one. Scores: 5 = not different, 1 = very different, 0 = a clip of another step.
 
 Guarantees
-- only work counts, and an adjudication wins over it
-- a pair that at least half of its people reject is in no row
+- only work counts, an adjudication wins over it, and a pair that at least half of its people reject is in no row
 - a text keeps its direction, also where the candidate was on the left
 - every DiffRank row has different scores, and the same seed gives the same rows
-- written rows read back as test sets
 """
 
 import math
@@ -24,7 +22,8 @@ from statistics import median
 
 import numpy as np
 
-from annotate.people.answers import Answer, latest
+from annotate.people.answers import latest
+from annotate.people.form import Answer
 from common.streams import generator
 from tasks.testsets import DiffCap, DiffRank
 
@@ -76,8 +75,8 @@ def decide(answers: Iterable[Answer]) -> tuple[list[Decided], list[str]]:
                 reference=counted[0].reference,
                 candidate=counted[0].candidate,
                 people=len(accepting),
-                scores={category: math.floor(median(own)) for category, own in scores.items()},
-                texts={key: tuple(dict.fromkeys(own)) for key, own in texts.items()},
+                scores={category: math.floor(median(values)) for category, values in scores.items()},
+                texts={key: tuple(dict.fromkeys(written)) for key, written in texts.items()},
                 adjudicated=bool(final),
             )
         )
@@ -115,9 +114,9 @@ def diffrank_rows(
         step = steps.get(reference)
         others = [clip for clip in clips if step is not None and steps[clip] != step and clip not in scores]
         foreign = int(rng.choice(OTHER_STEP)) if others else 0
-        own = _some(rng, sorted(scores), targets - foreign)
-        drawn = _some(rng, others, targets - len(own))
-        chosen = _some(rng, [*own, *drawn], targets)
+        near_clips = _some(rng, sorted(scores), targets - foreign)
+        drawn = _some(rng, others, targets - len(near_clips))
+        chosen = _some(rng, [*near_clips, *drawn], targets)
         for category in categories:
             known = [0 if clip in drawn else scores[clip].get(category) for clip in chosen]
             values = tuple(score for score in known if score is not None)

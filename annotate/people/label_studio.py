@@ -11,23 +11,23 @@ an import refuses people whom the project does not have. Scores: 5 = not differe
 
 Guarantees
 - written answers read back equal, also after an import into Label Studio and an export
-- an annotation made in Label Studio is an answer: no text and no score is score 5, a skipped pair is rejected
-- every annotation keeps the rules of the form, or is refused in one line
+- an annotation made or changed there keeps the rules of the form, or is refused in one line that names task and
+  annotation; no text and no score is score 5, a skipped pair is rejected
 - who answered is a field of the task or of Label Studio, never a text that an annotator can write
-- a line about a fault names the task and the annotation by their ids, or by their places in the file
-- the configuration has a control for every result, and nothing in a rubric is markup
 """
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import quote
 from xml.etree import ElementTree
 
-from annotate.people.answers import Answer, answer_of, problems
-from annotate.people.pairs import Pair
-from annotate.people.task import HIGHEST, SCORES, Category, Task
+from pydantic import AfterValidator, BaseModel, Field, Strict
+
+from annotate.people.files import checked
+from annotate.people.form import SCORES, Answer, Form, answer_of
+from annotate.people.task import Task, plain
 from common.errors import StepDiffError
 from common.io.files import write_text
 
@@ -38,6 +38,51 @@ SKIPPED = "skipped"
 CORRECT = "Correct this in Label Studio and export again."
 _RECORD = ("annotator", "kind", "submitted", "seconds")
 _HINT = "make the project with the configuration that python -m annotate.export writes"
+
+
+def _whole(record: dict[str, Any]) -> dict[str, Any]:
+    if set(record) != set(_RECORD):
+        raise ValueError(f"should be an object of {', '.join(_RECORD)}")
+    return record
+
+
+Record = Annotated[dict[str, Any], AfterValidator(_whole)]
+
+
+class _Data(BaseModel):
+    """The pair of a task. A task of another tool has only videos."""
+
+    video1: str
+    video2: str
+    categories: list[str]
+    pair: Any = None
+    reference: Any = None
+    candidate: Any = None
+    left: Any = "reference"
+    keystep_words: Annotated[int, Strict(), Field(ge=1)] = 10
+    answers: list[Record] = []
+
+
+class _Task(BaseModel):
+    data: _Data
+    annotations: list[Any]
+
+
+class _Value(BaseModel):
+    """The text, choice or rating of a control."""
+
+    rating: int | None = None
+    text: str | list[str] | None = None
+    choices: str | list[str] | None = None
+
+
+class _Result(BaseModel):
+    from_name: str
+    value: _Value
+
+
+class _Annotation(BaseModel):
+    result: list[_Result]
 
 
 def video_url(form: str) -> Callable[[str], str]:
@@ -55,7 +100,7 @@ def tasks_of(answers: Iterable[Answer], url: Callable[[str], str], task: Task | 
         url: Returns the URL of a clip's video.
         task: Also its pairs that nobody answered are tasks. Its categories come first; those of the answers follow.
     """
-    answers, task = list(answers), task or Task((), ())
+    answers, task = list(answers), task or Task(())
     names = list(dict.fromkeys([*task.names, *(name for answer in answers for name in answer.differences)]))
     tasks: dict[tuple[Any, ...], dict[str, Any]] = {}
 
@@ -63,14 +108,13 @@ def tasks_of(answers: Iterable[Answer], url: Callable[[str], str], task: Task | 
         shown = (candidate, reference) if left == "candidate" else (reference, candidate)
         videos = {f"video{number}": url(clip) for number, clip in enumerate(shown, 1)}
         about = {"pair": pair, "reference": reference, "candidate": candidate, "left": left}
-        form = {"categories": names, "keystep_words": task.keystep_words}
-        made = {"data": videos | about | form | {"answers": []}, "annotations": []}
-        return tasks.setdefault((pair, reference, candidate, left), made)
+        form = {"categories": names, "keystep_words": task.keystep_words, "answers": []}
+        return tasks.setdefault((*about.values(),), {"data": videos | about | form, "annotations": []})
 
     for answer in answers:
-        own = of(answer.pair, answer.reference, answer.candidate, answer.left)
-        own["data"]["answers"].append({name: getattr(answer, name) for name in _RECORD})
-        own["annotations"].append(_annotation(answer, names, len(own["data"]["answers"])))
+        shown = of(answer.pair, answer.reference, answer.candidate, answer.left)
+        shown["data"]["answers"].append({name: getattr(answer, name) for name in _RECORD})
+        shown["annotations"].append(_annotation(answer, names, len(shown["data"]["answers"])))
     answered = {answer.pair for answer in answers}
     for pair in task.pairs:
         if pair.id not in answered:
@@ -84,16 +128,15 @@ def write_label_studio(path: str | Path, tasks: Sequence[dict[str, Any]]) -> Non
 
 
 def _annotation(answer: Answer, names: Sequence[str], identity: int) -> dict[str, Any]:
-    results = [_result("keystep", "text", answer.keystep)] if answer.keystep else []
+    values = [("keystep", "text", answer.keystep)]
     for number, name in enumerate(names, 1):
         if (difference := answer.differences.get(name)) is not None:
-            results += [_result(f"text_{number}", "text", difference.text)] if difference.text else []
-            results.append(_result(f"score_{number}", "choices", str(difference.score)))
-    if answer.rejected is not None:
-        results.append(_result("rejected", "choices", answer.rejected))
+            values.append((f"text_{number}", "text", difference.text))
+            values.append((f"score_{number}", "choices", str(difference.score)))
+    values.append(("rejected", "choices", answer.rejected or ""))
     return {
         "id": identity,
-        "result": results,
+        "result": [_result(*value) for value in values if value[2]],
         "lead_time": answer.seconds,
         "was_cancelled": False,
         "ground_truth": answer.kind == "adjudication",
@@ -127,51 +170,36 @@ def placed_answers(
     tasks: Sequence[Any], where: str, refused: Callable[[str], None] | None = None, first: int = 1
 ) -> Iterator[tuple[str, Answer]]:
     """Yield the answers of `answers_of`, each with its place: `where`, the task and the annotation."""
-    for number, task in enumerate(tasks, first):
-        for place, answer in _answers(task, f"{where}: task {_identity(task, number)}"):
-            if isinstance(answer, Answer):
-                yield place, answer
-            elif refused is None:
-                raise StepDiffError(f"{place}: {answer}")
-            else:
-                refused(f"{place}: {answer}")
-
-
-def _identity(found: Any, number: int) -> int:
-    """Return the id that Label Studio gave, by default the place in the file, from 1."""
-    own = found.get("id") if isinstance(found, dict) else None
-    return own if type(own) is int else number
-
-
-def _answers(task: Any, where: str) -> Iterator[tuple[str, Answer | StepDiffError]]:
-    data, annotations = (task.get(name) if isinstance(task, dict) else None for name in ("data", "annotations"))
-    if not isinstance(data, dict) or not isinstance(annotations, list):
-        raise StepDiffError(f"{where}: expects data and annotations, as an export of Label Studio in the form JSON has")
-    for name in ("video1", "video2"):
-        if not isinstance(data.get(name), str):
-            raise StepDiffError(f"{where}: its data has no {name}; {_HINT}")
-    categories, words = data.get("categories"), data.get("keystep_words", Task.keystep_words)
-    if not isinstance(categories, list) or not all(isinstance(name, str) for name in categories):
-        raise StepDiffError(f"{where}: its data has no list of categories; {_HINT}")
-    if type(words) is not int or words < 1:
-        raise StepDiffError(f"{where}: keystep_words: expects a number of words, not {words!r:.80}; {_HINT}")
-    reference, candidate = data.get("reference", data["video1"]), data.get("candidate", data["video2"])
-    pair = {"pair": data.get("pair", f"{reference} {candidate}"), "reference": reference, "candidate": candidate}
-    pair["left"] = data.get("left", "reference")
-    records = _records(data.get("answers", []), where)
-    for number, annotation in enumerate(annotations, 1):
-        place = f"{where}: annotation {_identity(annotation, number)}"
+    for number, keys in enumerate(tasks, first):
+        place = f"{where}: task {_identity(keys, number)}"
         try:
-            yield place, _answer(pair, annotation, categories, words, records)
+            task = checked(_Task.model_validate, keys, f"{place}: ")
         except StepDiffError as error:
-            yield place, error
+            raise StepDiffError(f"{error}; {_HINT}") from None
+        records = dict(enumerate(task.data.answers, 1))
+        for number, annotation in enumerate(task.annotations, 1):
+            at = f"{place}: annotation {_identity(annotation, number)}"
+            try:
+                answer = _answer(task.data, annotation, checked(_Annotation.model_validate, annotation).result, records)
+            except StepDiffError as error:
+                if refused is None:
+                    raise StepDiffError(f"{at}: {error}") from None
+                refused(f"{at}: {error}")
+            else:
+                yield at, answer
+
+
+def _identity(keys: Any, number: int) -> int:
+    """Return the id that Label Studio gave, by default the place in the file, from 1."""
+    identity = keys.get("id") if isinstance(keys, dict) else None
+    return identity if type(identity) is int else number
 
 
 def _answer(
-    pair: Mapping[str, Any], annotation: Any, categories: Sequence[str], words: int, records: dict[int, dict[str, Any]]
+    data: _Data, annotation: dict[str, Any], results: list[_Result], records: dict[int, dict[str, Any]]
 ) -> Answer:
     """Return the answer in an annotation; the record of an answer that was imported there is taken from `records`."""
-    values = _values(annotation)
+    values = {result.from_name: _text(result.value) for result in results}
     record = None
     if annotation.get("parent_annotation") is None:  # else a copy, which is its new author's
         number = annotation.get("import_id" if "completed_by" in annotation else "id")
@@ -181,84 +209,51 @@ def _answer(
         raise StepDiffError(
             "only its text 'record' names who answered, which anybody may change: export the tasks again"
         )
+    reference, candidate = data.reference or data.video1, data.candidate or data.video2
+    pair = {"pair": data.pair or f"{reference} {candidate}", "reference": reference, "candidate": candidate}
+    form = Form(tuple(map(plain, data.categories)), data.keystep_words)
     rejected = SKIPPED if annotation.get("was_cancelled") else values.get("rejected")
+    scores = {name: _score(score) for name, score in _controls("score", data.categories, values)}
+    texts = dict(_controls("text", data.categories, values))
     if record is not None and unchanged:  # imported there
-        keystep, differences = values.get("keystep", ""), dict(_differences(values, categories, None))
+        if unscored := [name for name in texts if name not in scores]:
+            raise StepDiffError(f"{unscored[0]} has a text and no score; {_HINT}")
+        differences = {name: {"text": texts.get(name, ""), "score": score} for name, score in scores.items()}
+        filled = {"keystep": values.get("keystep", ""), "differences": differences, "rejected": rejected}
     else:
-        values = {name: value.strip() if isinstance(value, str) else value for name, value in values.items()}
-        keystep = " ".join(str(values.get("keystep", "")).split())
-        differences = {} if rejected else dict(_differences(values, categories, HIGHEST))
-        record = _native(annotation) if record is None else record | {"submitted": annotation.get("updated_at")}
-    answer = answer_of({**pair, "keystep": keystep, "differences": differences, "rejected": rejected, **record})
-    if broken := _broken(answer, categories, words):
+        texts = {name: texts.get(name, "") for name in data.categories}
+        filled = form.filled(values.get("keystep", ""), texts, scores, rejected and rejected.strip())
+    if record is None:
+        record = _native(annotation)
+    elif not unchanged:
+        record = record | {"submitted": annotation.get("updated_at")}
+    answer = answer_of({**pair, "left": data.left, **filled, **record})
+    # The project has its own reasons to reject.
+    if broken := form.problems(answer) if answer.rejected is None else []:
         raise StepDiffError(f"{' '.join(broken)} {CORRECT}")
     return answer
 
 
-def _broken(answer: Answer, categories: Sequence[str], words: int) -> list[str]:
-    """Return the sentences of the annotation page about an answer. The form has its own reasons to reject."""
-    pair = Pair(answer.pair, answer.reference, answer.candidate)
-    made = tuple(Category(name, name, {}) for name in categories)
-    reasons = () if answer.rejected is None else (answer.rejected,)
-    return problems(answer, Task((pair,), made, keystep_words=words, reject_reasons=reasons))
-
-
-def _values(annotation: Any) -> dict[str, str | int]:
-    """Return the text, choice or rating of each control of an annotation."""
-    if not isinstance(annotation, dict) or not isinstance(annotation.get("result"), list):
-        raise StepDiffError("has no list of results")
-    values = {}
-    for result in annotation["result"]:
-        if not isinstance(result, dict) or not isinstance(result.get("value"), dict) or "from_name" not in result:
-            raise StepDiffError(f"a result has from_name and value, not {result!r:.80}")
-        values[str(result["from_name"])] = _value(result["value"])
-    return values
-
-
-def _differences(
-    values: Mapping[str, str | int], categories: Sequence[str], without: int | None
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield category, text and score.
-
-    Args:
-        values: By the name of the control.
-        categories: In the order of their controls.
-        without: Score of a category with neither text nor score; one with only a text is left out, as on the annotation
-            page. None leaves out the former and refuses the latter.
-    """
+def _controls(kind: str, categories: Sequence[str], values: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield category and value of the controls of a kind that have a value."""
     for number, name in enumerate(categories, 1):
-        text, score = values.get(f"text_{number}", ""), values.get(f"score_{number}")
-        if score is None and text and without is None:
-            raise StepDiffError(f"text_{number} has no score_{number}; {_HINT}")
-        if score is None and not text:
-            score = without
-        if score is not None:
-            yield name, {"text": text, "score": _whole(score)}
+        if value := values.get(f"{kind}_{number}"):
+            yield name, value
 
 
-def _value(value: Mapping[str, Any]) -> str | int:
+def _text(value: _Value) -> str:
     """Return the text, choice or rating of a result."""
-    if type(rating := value.get("rating")) is int:
-        return rating
-    texts = value.get("text", value.get("choices"))
-    texts = [texts] if isinstance(texts, str) else texts
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise StepDiffError(f"a value has text, choices or rating, not {value!r:.80}")
-    return "\n".join(texts)
+    given = [part for part in (value.rating, value.text, value.choices) if part is not None]
+    if not given:
+        raise StepDiffError("a value has text, choices or rating, and this one has none")
+    return "\n".join(given[0]) if isinstance(given[0], list) else str(given[0])
 
 
-def _whole(score: str | int) -> str | int:
-    return int(score) if isinstance(score, str) and score in map(str, SCORES) else score
+def _score(value: str) -> int | str:
+    return int(value) if value in map(str, SCORES) else value
 
 
-def _records(found: Any, where: str) -> dict[int, dict[str, Any]]:
-    """Return the records of the answers that a task came with, by the `id` of their annotations."""
-    if not isinstance(found, list) or not all(isinstance(own, dict) and set(own) == set(_RECORD) for own in found):
-        raise StepDiffError(f"{where}: answers: expects a list of {', '.join(_RECORD)}, not {found!r:.80}; {_HINT}")
-    return dict(enumerate(found, 1))
-
-
-def _native(annotation: Mapping[str, Any]) -> dict[str, Any]:
+def _native(annotation: dict[str, Any]) -> dict[str, Any]:
     """Return who made an annotation in Label Studio, and when."""
     person = annotation.get("completed_by")
     person = person.get("email", person.get("id")) if isinstance(person, dict) else person
@@ -269,10 +264,10 @@ def _native(annotation: Mapping[str, Any]) -> dict[str, Any]:
     return {"annotator": str(person), "kind": kind, "submitted": when, "seconds": seconds}
 
 
-def configuration(task: Task) -> str:
+def configuration(form: Form) -> str:
     """Return the labelling configuration of a project, as XML."""
     view = ElementTree.Element("View")
-    _add(view, "Header", value=task.instructions)
+    _add(view, "Header", value=form.instructions)
     # With 1fr alone the second video leaves the window, because a player does not become narrower than its buttons.
     grid = "display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); column-gap: 12px"
     videos = _add(view, "View", style=grid)
@@ -284,10 +279,10 @@ def configuration(task: Task) -> str:
         view,
         "Header",
         size="4",
-        value=f"What is the common keystep in both clips? (at most {task.keystep_words} words)",
+        value=f"What is the common keystep in both clips? (at most {form.keystep_words} words)",
     )
     _text_area(view, "keystep")
-    for number, category in enumerate(task.categories, 1):
+    for number, category in enumerate(form.categories, 1):
         _add(view, "Header", size="4", value=f"{category.title}: how does Video 2 differ from Video 1?")
         _text_area(view, f"text_{number}")
         _add(view, "Header", size="6", value=f"{category.title} score (1: very different; 5: not different)")
@@ -297,7 +292,7 @@ def configuration(task: Task) -> str:
             _add(choices, "Choice", value=str(score), **({"hint": hint} if hint else {}))
     _add(view, "Header", size="4", value="Reject the pair")
     choices = _choices(view, "rejected")
-    for reason in task.reject_reasons:
+    for reason in form.reject_reasons:
         _add(choices, "Choice", value=reason)
     ElementTree.indent(view)
     return ElementTree.tostring(view, encoding="unicode") + "\n"

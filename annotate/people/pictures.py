@@ -1,68 +1,43 @@
 """The figures of the paper's supplement about difference annotations: Fig. S5 as bars, Fig. S6 as word clouds.
 
 Guarantees
-- no two words of a cloud overlap, and the same terms give the same cloud
-- a figure without data is left out
-- a word that the font cannot draw is left out of the cloud
-- nothing in a name is read as a formula, and all figures are drawn
+- the same statistics give the same bytes, and a figure without data is left out
+- nothing in a name is read as a formula
 """
 
 import io
 import math
 import textwrap
 import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+from jaxtyping import UInt8
+
+from annotate.people.form import DIRECTION, HIGHEST, LOWEST, SCORES
 from annotate.people.statistics import BINS, Statistics
-from annotate.people.task import DIRECTION, HIGHEST, LOWEST, SCORES
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
 """of categories; safe for colour-blind readers (Okabe and Ito)"""
 INKS = ("#0072b2", "#b34f00", "#007a57", "#a8527f", "#8a6000", "#2b7ba8", "#555555")
 """the same for words, dark enough to read on white"""
 FONT = "DejaVu Sans"
-WIDTH, HEIGHT = 100.0, 62.0
-"""of a cloud; its unit is that of the sizes of words"""
-LARGEST = (18.0, 16.0, 14.0, 12.5, 11.0, 10.0, 9.0, 8.0, 7.0, 6.0)
-"""sizes of the largest word: the first with which all words find a place"""
-SMALLEST, GAP = 2.6, 1.1
-SPACE = 0.3
-"""least distance of two words on a line, in sizes of the smaller one"""
-WORDS = 32
-"""of a cloud, at most"""
-_TURN, _STEP = 0.13, 0.006  # of the spiral on which a place is searched: radians, and part of the cloud per radian
+SIZE, SCALE = (960, 600), 2
+"""width and height of a cloud in pixels; words are placed on every second one"""
+WORDS, LONGEST = 32, 40
+"""words of a cloud and letters of a word, at most"""
 _SAMPLE = {"fontsize": 8, "color": "#555555"}
 
 
-@dataclass(frozen=True)
-class Placed:
-    """A word in a cloud: its lower left corner, its size as a font and as a box."""
-
-    word: str
-    x: float
-    y: float
-    size: float
-    width: float
-    height: float
-
-    def overlaps(self, other: "Placed", across: float = 0.0, above: float = 0.0) -> bool:
-        """Return whether the boxes overlap, or are nearer than `across` next to or `above` one another."""
-        if self.y >= other.y + other.height + above or other.y >= self.y + self.height + above:
-            return False
-        return self.x < other.x + other.width + across and other.x < self.x + self.width + across
-
-
-def scores_figure(found: Statistics) -> bytes | None:
+def scores_figure(record: Statistics) -> bytes | None:
     """Return Fig. S5 as PNG: captions by category, aggregate scores of pairs, scores with a text; None without data."""
     panels = [
         draw
         for draw, data in (
-            (_captions, found.captions),
-            (_aggregates, sum(found.aggregates)),
-            (_written, found.written),
+            (_captions, record.captions),
+            (_aggregates, sum(record.aggregates)),
+            (_written, record.written),
         )
         if data
     ]
@@ -72,19 +47,19 @@ def scores_figure(found: Statistics) -> bytes | None:
     size = (4.1 * len(panels), 3.5)
     figure, axes = pyplot.subplots(1, len(panels), figsize=size, squeeze=False, layout="constrained")
     for axis, draw in zip(axes[0], panels, strict=True):
-        draw(axis, found)
+        draw(axis, record)
         axis.spines[["top", "right"]].set_visible(False)
         axis.set_axisbelow(True)
-    note = textwrap.fill(f"Scores: {DIRECTION}. {found.sentence}.", 66 * len(panels))
+    note = textwrap.fill(f"Scores: {DIRECTION}. {record.sentence}.", 66 * len(panels))
     figure.supxlabel(note, **_SAMPLE)
     return _png(figure)
 
 
-def _captions(axis: Any, found: Statistics) -> None:
-    names = [name for name, category in found.categories.items() if category.captions]
-    counts = [found.categories[name].captions for name in names]
-    bars = axis.barh(range(len(names)), counts, color=[_colour(found, name) for name in names], height=0.72)
-    labels = [f"{count:,} ({count / found.captions:.0%})" for count in counts]
+def _captions(axis: Any, record: Statistics) -> None:
+    names = [name for name, category in record.categories.items() if category.captions]
+    counts = [record.categories[name].captions for name in names]
+    bars = axis.barh(range(len(names)), counts, color=[_colour(record, name) for name in names], height=0.72)
+    labels = [f"{count:,} ({count / record.captions:.0%})" for count in counts]
     axis.bar_label(bars, labels, padding=3, fontsize=8)
     axis.set_yticks(range(len(names)), [_plain(name) for name in names])
     axis.set_xlim(0, max(counts) * 1.38)
@@ -95,11 +70,11 @@ def _captions(axis: Any, found: Statistics) -> None:
     _title(axis, "Difference captions by category")
 
 
-def _aggregates(axis: Any, found: Statistics) -> None:
+def _aggregates(axis: Any, record: Statistics) -> None:
     width = (HIGHEST - LOWEST) / BINS
     places = [LOWEST + width * (number + 0.5) for number in range(BINS)]
-    axis.bar(places, found.aggregates, width=width * 0.92, color="#9aa5b4")
-    mean = found.aggregate or 0.0
+    axis.bar(places, record.aggregates, width=width * 0.92, color="#9aa5b4")
+    mean = record.aggregate or 0.0
     axis.axvline(mean, color="#222222", linewidth=1.2, linestyle="--")
     left = mean > (LOWEST + HIGHEST) / 2
     axis.annotate(
@@ -113,21 +88,21 @@ def _aggregates(axis: Any, found: Statistics) -> None:
         fontsize=8,
     )
     axis.set_xticks(SCORES)
-    axis.set_ylim(0, max(found.aggregates) * 1.14)
+    axis.set_ylim(0, max(record.aggregates) * 1.14)
     axis.set_xlabel("mean score over categories")
     axis.set_ylabel("pairs")
     axis.grid(axis="y", alpha=0.4, linewidth=0.6)
     _title(axis, "Aggregate score of a pair")
 
 
-def _written(axis: Any, found: Statistics) -> None:
-    names = [name for name, category in found.categories.items() if sum(category.written.values())]
+def _written(axis: Any, record: Statistics) -> None:
+    names = [name for name, category in record.categories.items() if sum(category.written.values())]
     width = 0.84 / len(names)
     for number, name in enumerate(names):
-        counts = found.categories[name].written
+        counts = record.categories[name].written
         shares = [100 * counts[str(score)] / sum(counts.values()) for score in SCORES]
         places = [score + width * (number - (len(names) - 1) / 2) for score in SCORES]
-        axis.bar(places, shares, width=width * 0.94, color=_colour(found, name), label=_plain(name))
+        axis.bar(places, shares, width=width * 0.94, color=_colour(record, name), label=_plain(name))
     axis.set_xticks(SCORES)
     axis.set_xlabel("score where a text was written")
     axis.set_ylabel("% of the category's scores")
@@ -136,106 +111,67 @@ def _written(axis: Any, found: Statistics) -> None:
     _title(axis, "Scores with a difference text")
 
 
-def clouds_figure(found: Statistics) -> bytes | None:
+def clouds_figure(record: Statistics) -> bytes | None:
     """Return Fig. S6 as PNG: the terms of each category as a word cloud; None where no category has any."""
-    names = [name for name, category in found.categories.items() if category.terms]
+    names = [name for name, category in record.categories.items() if category.terms]
     if not names:
         return None
-    from matplotlib.patches import Rectangle
-
     pyplot = _pyplot()
     columns = min(3, len(names))
     rows = math.ceil(len(names) / columns)
     size = (4.1 * columns, 2.85 * rows + 0.3)
     figure, axes = pyplot.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
-    for axis, name in zip(axes.flat, names, strict=False):
-        ink = INKS[list(found.categories).index(name) % len(INKS)]
-        _title(axis, _plain(name), ink)
-        axis.add_patch(Rectangle((0, 0), WIDTH, HEIGHT, facecolor="none", edgecolor="#dddddd", linewidth=0.8))
-        for placed in cloud({term.term: term.weight for term in found.categories[name].terms}):
-            _draw_word(axis, placed, ink)
     for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_color("#dddddd")
+    for axis in axes.flat[len(names) :]:
         axis.set_axis_off()
-        axis.set_xlim(-0.5, WIDTH + 0.5)
-        axis.set_ylim(-0.5, HEIGHT + 0.5)
-        axis.set_aspect("equal")
+    for axis, name in zip(axes.flat, names, strict=False):
+        ink = INKS[list(record.categories).index(name) % len(INKS)]
+        _title(axis, _plain(name), ink)
+        axis.imshow(cloud({term.term: term.weight for term in record.categories[name].terms}, ink))
     note = "Size: mean TF-IDF over the captions of a category; terms in more than 25 % of all captions are left out."
     figure.supxlabel(note, **_SAMPLE)
     return _png(figure)
 
 
-def cloud(weights: Mapping[str, float], width: float = WIDTH, height: float = HEIGHT) -> list[Placed]:
-    """Return the places of words whose sizes follow their weights, at most WORDS of them.
+def cloud(weights: Mapping[str, float], ink: str) -> UInt8[np.ndarray, "H W 3"]:
+    """Return a word cloud of at most WORDS words, whose sizes follow their weights.
 
-    The words are placed from the largest weight on, each at the first free place of a spiral from the middle. Words
-    that find no place at any size are left out.
+    Words of more than LONGEST letters and those that the font cannot draw are left out.
     """
-    words = [word for word in sorted(weights, key=lambda word: (-weights[word], word)) if drawable(word)][:WORDS]
-    placed: list[Placed] = []
-    for largest in LARGEST if words else ():
-        placed = []
-        for word in words:
-            size = max(largest * weights[word] / weights[words[0]], SMALLEST)
-            made = _place(word, size, placed, width, height)
-            placed += [] if made is None else [made]
-        if len(placed) == len(words):
-            break
-    return placed
-
-
-def _place(word: str, size: float, placed: list[Placed], width: float, height: float) -> Placed | None:
-    """Return the word at its first free place, None if it has none."""
-    _, _, across, high = box(word)
-    for x, y in _spiral(width, height):
-        made = Placed(word, x - size * across / 2, y - size * high / 2, size, size * across, size * high)
-        inside = GAP <= made.x <= width - made.width - GAP and GAP <= made.y <= height - made.height - GAP
-        if inside and not any(made.overlaps(each, max(GAP, SPACE * min(size, each.size)), GAP) for each in placed):
-            return made
-    return None
-
-
-def _spiral(width: float, height: float) -> Iterator[tuple[float, float]]:
-    """Yield points from the middle outwards, along an ellipse of the form of the cloud."""
-    angle = 0.0
-    while (radius := _STEP * angle) < 0.65:
-        yield width * (0.5 + radius * math.cos(angle)), height * (0.5 + radius * math.sin(angle))
-        angle += _TURN
-
-
-@cache
-def box(word: str) -> tuple[float, float, float, float]:
-    """Return the left and lower edge, the width and the height of a word of size 1."""
-    edges = _path(word).get_extents()
-    return float(edges.x0), float(edges.y0), float(edges.width), float(edges.height)
-
-
-def _path(word: str) -> Any:
-    from matplotlib.font_manager import FontProperties
-    from matplotlib.textpath import TextPath
-
-    return TextPath((0, 0), word, size=1, prop=FontProperties(family=FONT), usetex=False)
-
-
-def drawable(word: str) -> bool:
-    """Return whether the font has all letters of a word."""
     from matplotlib.font_manager import findfont, get_font
+    from wordcloud import WordCloud
 
-    font = get_font(findfont(FONT))
-    return bool(word.strip()) and all(font.get_char_index(ord(letter)) for letter in word)
+    path = findfont(FONT)
+    font = get_font(path)
+    known = {
+        word: weight
+        for word, weight in sorted(weights.items())
+        if len(word) <= LONGEST and all(font.get_char_index(ord(letter)) for letter in word)
+    }
+    if not known:
+        return np.full((*SIZE[::-1], 3), 255, np.uint8)
+    words = WordCloud(
+        font_path=path,
+        width=SIZE[0] // SCALE,
+        height=SIZE[1] // SCALE,
+        scale=SCALE,
+        max_words=WORDS,
+        relative_scaling=1,
+        min_font_size=8,
+        max_font_size=50,
+        margin=8,
+        prefer_horizontal=1,
+        background_color="white",
+        color_func=lambda *_, **__: ink,
+        random_state=0,
+    )
+    return words.generate_from_frequencies(known).to_array()
 
 
-def _draw_word(axis: Any, placed: Placed, colour: str) -> None:
-    from matplotlib.patches import PathPatch
-    from matplotlib.transforms import Affine2D
-
-    left, low, _, _ = box(placed.word)
-    move = Affine2D().translate(-left, -low).scale(placed.size).translate(placed.x, placed.y)
-    strength = 0.7 + 0.3 * min(placed.size / LARGEST[3], 1)
-    axis.add_patch(PathPatch(move.transform_path(_path(placed.word)), facecolor=colour, alpha=strength, linewidth=0))
-
-
-def _colour(found: Statistics, name: str) -> str:
-    return COLOURS[list(found.categories).index(name) % len(COLOURS)]
+def _colour(record: Statistics, name: str) -> str:
+    return COLOURS[list(record.categories).index(name) % len(COLOURS)]
 
 
 def _plain(name: str) -> str:

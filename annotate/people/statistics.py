@@ -11,10 +11,9 @@ of published rows of DiffCap (texts) and DiffRank (scores; targets of another st
   category. Left out are terms in more than 25 % of all captions, as in the paper, and function words of English
 
 Guarantees
-- totals are those of a naive count, and a pair counts once in both directions
+- a pair counts once in both directions
 - the aggregate is the mean over categories, not over answers
-- terms in more than a quarter of the captions are left out, and weights are those of scikit-learn
-- targets of another step change no score
+- weights of terms are those of scikit-learn
 """
 
 import math
@@ -26,10 +25,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from annotate.people.answers import Answer, latest
-from annotate.people.collected import read_collected
+from annotate.people.answers import latest, read_collected
 from annotate.people.files import first_byte, read_lines
-from annotate.people.task import DIRECTION, SCORES
+from annotate.people.form import DIRECTION, SCORES, Answer
 from common.io.jsonl import parse_object
 from tasks.testsets import DiffCap, DiffRank, read_test_set
 
@@ -155,53 +153,58 @@ def read_files(paths: Sequence[str | Path], refused: Callable[[str], None] | Non
     Raises:
         StepDiffError: A file of another form, or a fault in it.
     """
-    found = Collection()
+    collection = Collection()
     for path in paths:
         keys = parse_object(next(read_lines(path))[1]).keys() if first_byte(path) == b"{" else ()
         if "targets" in keys:
-            found.add_diffrank(read_test_set("diffrank", path))
+            collection.add_diffrank(read_test_set("diffrank", path))
         elif "text" in keys:
-            found.add_diffcap(read_test_set("diffcap", path))
+            collection.add_diffcap(read_test_set("diffcap", path))
         else:
-            found.add_answers(read_collected(path, refused))
-    return found
+            collection.add_answers(read_collected(path, refused))
+    return collection
 
 
-def statistics_of(found: Collection) -> Statistics:
+def statistics_of(collection: Collection) -> Statistics:
     """Return all figures of a collection."""
-    described = {(pair, category) for pair, category, _ in found.captions}
-    by_person = bool(found.people)
+    described = {(pair, category) for pair, category, _ in collection.captions}
+    by_person = bool(collection.people)
     written = Counter(
         (category, score)
-        for pair, category, score, with_text in found.scores
+        for pair, category, score, with_text in collection.scores
         if with_text or (not by_person and (pair, category) in described)
     )
-    pairs = {pair for pair, *_ in (*found.captions, *found.scores)}
-    means = aggregates(found)
-    weights = terms(found.captions)
-    captions = Counter(category for _, category, _ in found.captions)
+    pairs = {pair for pair, *_ in (*collection.captions, *collection.scores)}
+    means = aggregates(collection)
+    weights = terms(collection.captions)
+    captions = Counter(category for _, category, _ in collection.captions)
     scores = defaultdict(list)
-    for _, category, score, _ in found.scores:
+    for _, category, score, _ in collection.scores:
         scores[category].append(score)
     categories = {
         name: OfCategory(
             captions=captions[name],
-            share=captions[name] / len(found.captions) if found.captions else None,
+            share=captions[name] / len(collection.captions) if collection.captions else None,
             mean=fmean(scores[name]) if scores[name] else None,
             written={str(score): written[name, score] for score in SCORES},
             terms=weights.get(name, []),
         )
         for name in dict.fromkeys([*captions, *scores])
     }
-    what = f"{len(found.captions):,} difference captions" if found.captions else f"{len(found.scores):,} scores"
+    clips = len(collection.clips)
+    what = (
+        f"{len(collection.captions):,} difference captions"
+        if collection.captions
+        else f"{len(collection.scores):,} scores"
+    )
     return Statistics(
-        sentence=f"{what} across {len(pairs):,} video clip pairs involving {len(found.clips):,} unique video clips",
-        captions=len(found.captions),
+        sentence=f"{what} across {len(pairs):,} video clip pairs involving {clips:,} unique video clips",
+        captions=len(collection.captions),
         pairs=len(pairs),
-        clips=len(found.clips),
-        people=len(found.people),
-        scores=len(found.scores),
-        other_step=found.other_step,
+        clips=clips,
+        people=len(collection.people),
+        scores=len(collection.scores),
+        other_step=collection.other_step,
         direction=DIRECTION,
         aggregate=fmean(means.values()) if means else None,
         aggregates=_histogram(means.values()),
@@ -210,12 +213,12 @@ def statistics_of(found: Collection) -> Statistics:
     )
 
 
-def aggregates(found: Collection) -> dict[Pair, float]:
+def aggregates(collection: Collection) -> dict[Pair, float]:
     """Return the aggregate score of each pair: mean over its categories, each the mean over people."""
     scores: dict[Pair, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    for pair, category, score, _ in found.scores:
+    for pair, category, score, _ in collection.scores:
         scores[pair][category].append(score)
-    return {pair: fmean(map(fmean, own.values())) for pair, own in scores.items()}
+    return {pair: fmean(map(fmean, by_category.values())) for pair, by_category in scores.items()}
 
 
 def _histogram(values: Iterable[float]) -> list[int]:
@@ -251,8 +254,8 @@ def terms(captions: Sequence[tuple[Any, str, str]], most: int = TERMS) -> dict[s
         for term, weight in weights.items():
             sums[category][term] += weight / length
             having[category][term] += 1
-    found = {}
+    prominent = {}
     for category, weighted in sums.items():
         ordered = sorted(weighted.items(), key=lambda item: (-item[1], item[0]))[:most]
-        found[category] = [Term(term, s / sizes[category], having[category][term]) for term, s in ordered]
-    return found
+        prominent[category] = [Term(term, s / sizes[category], having[category][term]) for term, s in ordered]
+    return prominent

@@ -23,50 +23,49 @@ Guarantees
 - the default rubric is that of the supplement, to the letter
 - an error names the file and the key, or the line
 - a pair is annotated once: no pair comes twice, in either order, in pairs, gold and training
-- a file of annotate.pairs is a task's pairs, without those of different steps
 """
 
+import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
-from annotate.people import files
-from annotate.people.pairs import Pair, pair_of, read_pairs, usable
+import polars as pl
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Strict, TypeAdapter, with_config
+
+from annotate.people.files import checked, read_lines, read_whole
+from annotate.people.form import ID, LOWEST, REJECT_REASONS, SCORES, Answer, Category, Clip, Form, Score, two_clips
 from common.errors import StepDiffError
 from common.io import yaml_file
 from common.io.jsonl import parse_object
+from common.io.parquet_sizes import ImplausibleSizes, check_sizes
 
-LOWEST, HIGHEST = 1, 5
-DIRECTION = "5 = not different, 1 = very different"
-SCORES = tuple(range(LOWEST, HIGHEST + 1))
-REJECT_REASONS = ("different steps", "unclear", "too short", "other")
 DEFAULTS = Path(__file__).parent / "rubric.yaml"
-TOLERANCE = 1
+PAIRS = 2**20
+"""pairs of a file, at most"""
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffe\uffff]")  # what XML cannot hold, and no form shows
-_KEYS = (
-    *("pairs", "people", "categories", "gold", "gold_rate", "training"),
-    *("keystep_words", "reject_reasons", "timeout_minutes", "person_mib", "instructions", "guidelines"),
-)
 
 
+@with_config(extra="forbid")
 @dataclass(frozen=True)
-class Category:
-    """What people compare: its published name, its title on the form, and the criteria of each score."""
+class Pair:
+    """Two clips to compare. The id names the pair in every answer; by default it is both clips."""
 
-    name: str
-    title: str
-    rubric: Mapping[int, tuple[str, ...]]
+    id: Annotated[str, Field(max_length=ID)]
+    reference: Clip
+    candidate: Clip
+    step: str | None = None
 
 
+@with_config(extra="forbid")
 @dataclass(frozen=True)
-class Known:
+class Known(Pair):
     """A pair whose scores are known, and a text that explains them."""
 
-    pair: Pair
-    scores: Mapping[str, int]
+    scores: Annotated[dict[str, Score], Field(min_length=1)] = field(default_factory=dict)
     feedback: str = ""
 
 
@@ -75,202 +74,241 @@ class Check:
     """Pairs with known scores, and how far a score may be from the known one."""
 
     rows: tuple[Known, ...] = ()
-    tolerance: int = TOLERANCE
+    tolerance: int = 1
 
     def agrees(self, known: int, score: int) -> bool:
         """Return whether a score is close enough to the known one."""
         return abs(known - score) <= self.tolerance
 
+    @cached_property
+    def by_id(self) -> dict[str, Known]:
+        """The pairs by id."""
+        return {row.id: row for row in self.rows}
+
 
 @dataclass(frozen=True)
-class Task:
-    """A task. `read_task` makes it from a file."""
+class Task(Form):
+    """A form, and the pairs about which people fill it in. `read_task` reads it from a file."""
 
-    pairs: tuple[Pair, ...]
-    categories: tuple[Category, ...]
-    instructions: str = ""
+    pairs: tuple[Pair, ...] = ()
     people: int = 3
     gold: Check = Check()
     gold_rate: float = 0.1
     """share of gold pairs in a person's work, as long as there are some that the person has not seen"""
     training: Check = Check()
-    keystep_words: int = 10
-    reject_reasons: tuple[str, ...] = REJECT_REASONS
     timeout_minutes: float = 30.0
     person_mib: float = 64.0
     """most MiB of a person's changes in the database. A pair takes 1 to 3 KB as people type: 64 MiB are 20,000 pairs"""
     guidelines: str = ""
     """more text of the guidelines page; paragraphs are separated by an empty line"""
-    left_out: int = 0
-    """pairs of different steps in the file, which nobody annotates"""
 
     @cached_property
     def by_id(self) -> dict[str, Pair]:
         """All pairs by id, also those of gold and training."""
-        known = [row.pair for check in (self.gold, self.training) for row in check.rows]
-        return {pair.id: pair for pair in (*self.pairs, *known)}
+        return {pair.id: pair for pair in (*self.pairs, *self.gold.rows, *self.training.rows)}
 
-    @cached_property
-    def gold_by_id(self) -> dict[str, Known]:
-        """The pairs of gold by id."""
-        return {row.pair.id: row for row in self.gold.rows}
+    def knows(self, answer: Answer) -> bool:
+        """Return whether an answer is about a pair of the task, with its clips."""
+        pair = self.by_id.get(answer.pair)
+        return pair is not None and (pair.reference, pair.candidate) == (answer.reference, answer.candidate)
 
-    @cached_property
-    def training_by_id(self) -> dict[str, Known]:
-        """The pairs of training by id."""
-        return {row.pair.id: row for row in self.training.rows}
+    def faults(self, answer: Answer) -> Iterator[tuple[str, str]]:
+        """Yield the faults of the form, and first that of a pair that the task does not have."""
+        if not self.knows(answer):
+            yield "pair", f"The pair {answer.pair} with these two clips is not part of the task."
+        yield from super().faults(answer)
 
-    @cached_property
-    def names(self) -> tuple[str, ...]:
-        """The names of the categories, in order."""
-        return tuple(category.name for category in self.categories)
+
+# ---------------------------------------------------------------------------------------------- the YAML file
+
+
+def _printed(text: str) -> str:
+    if not text.strip() or _CONTROL.search(text):
+        raise ValueError(f"should be a text, not {text!r:.80}")
+    return text
+
+
+def _different(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    names = [getattr(value, "name", value) for value in values]
+    if twice := [name for place, name in enumerate(names) if name in names[:place]]:
+        raise ValueError(f"has {twice[0]!r:.80} twice; keep one")
+    return values
+
+
+Text = Annotated[str, AfterValidator(_printed)]
+Texts = Annotated[tuple[Text, ...], AfterValidator(_different)]
+Whole = Annotated[int, Strict(), Field(ge=1, le=1000)]
+Positive = Annotated[float, Strict(), Field(gt=0, le=1e6)]
+Criteria = Annotated[Texts, BeforeValidator(lambda rows: rows or ())]
+
+
+class _Category(BaseModel, extra="forbid"):
+    name: Text
+    title: Text | None = None
+    rubric: dict[Annotated[int, Field(ge=LOWEST, le=SCORES[-1])], Criteria] | None = None
+
+
+class _Check(BaseModel, extra="forbid"):
+    file: Text
+    tolerance: Annotated[int, Strict(), Field(ge=0, le=SCORES[-1] - LOWEST)] = 1
+
+
+_File = Annotated[_Check, BeforeValidator(lambda value: {"file": value} if isinstance(value, str) else value)]
+
+
+class _Task(BaseModel, extra="forbid"):
+    """The keys of the file."""
+
+    pairs: Text
+    categories: Annotated[tuple[_Category, ...], Field(min_length=1), AfterValidator(_different)]
+    instructions: Text
+    people: Whole = 3
+    gold: _File | None = None
+    gold_rate: Annotated[float, Strict(), Field(ge=0, le=1)] = 0.1
+    training: _File | None = None
+    keystep_words: Whole = 10
+    reject_reasons: Annotated[Texts, Field(min_length=1)] = REJECT_REASONS
+    timeout_minutes: Positive = 30.0
+    person_mib: Positive = 64.0
+    guidelines: Text = ""
+
+
+_CATEGORIES = TypeAdapter(tuple[_Category, ...]).validate_python
 
 
 def read_task(path: str | Path) -> Task:
     """Read a task and the files that it names.
 
     Raises:
-        StepDiffError: One line with the file, the key or line, and what it expects.
+        StepDiffError: One line with the file, the key or line, and what it should be.
     """
-    found = _mapping(yaml_file.read(path), str(path), _KEYS)
-    if "pairs" not in found:
-        raise StepDiffError(f"{path}: no key 'pairs'; name a CSV or Parquet file with reference and candidate")
-    categories, instructions = defaults()
-    if "categories" in found:
-        categories = _categories(found["categories"], f"{path}: categories", {c.name: c for c in categories})
-    folder, names = Path(path).parent, [category.name for category in categories]
-    pairs, left_out = read_pairs(folder / _text(found["pairs"], f"{path}: pairs"))
+    keys, usual = yaml_file.read(path), yaml_file.read(DEFAULTS)
+    file = checked(_Task.model_validate, usual | keys if isinstance(keys, dict) else keys, f"{path}: ")
+    folder, known = Path(path).parent, {category.name: category for category in defaults().categories}
+    categories = tuple(_category(category, known) for category in file.categories)
+    names = [category.name for category in categories]
     task = Task(
-        pairs=pairs,
         categories=categories,
-        instructions=_text(found.get("instructions", instructions), f"{path}: instructions"),
-        people=_whole(found.get("people", 3), f"{path}: people", 1, 1000),
-        gold=_check(found.get("gold"), f"{path}: gold", folder, names),
-        gold_rate=_share(found.get("gold_rate", 0.1), f"{path}: gold_rate"),
-        training=_check(found.get("training"), f"{path}: training", folder, names),
-        keystep_words=_whole(found.get("keystep_words", 10), f"{path}: keystep_words", 1, 1000),
-        reject_reasons=_texts(found.get("reject_reasons", list(REJECT_REASONS)), f"{path}: reject_reasons"),
-        timeout_minutes=_positive(found.get("timeout_minutes", 30), f"{path}: timeout_minutes", "minutes"),
-        person_mib=_positive(found.get("person_mib", 64), f"{path}: person_mib", "MiB"),
-        guidelines=_text(found["guidelines"], f"{path}: guidelines") if "guidelines" in found else "",
-        left_out=left_out,
+        pairs=read_pairs(folder / file.pairs),
+        gold=_check(file.gold, folder, names),
+        training=_check(file.training, folder, names),
+        **file.model_dump(exclude={"categories", "pairs", "gold", "training"}),
     )
     _refuse_repetitions(task, path)
     return task
 
 
-def defaults() -> tuple[tuple[Category, ...], str]:
-    """Return the five categories with the scoring matrix of Fig. S3, and the instructions of Fig. S2."""
-    found = yaml_file.read(DEFAULTS)
-    return _categories(found["categories"], str(DEFAULTS), {}), found["instructions"]
+def defaults() -> Form:
+    """Return the form with the scoring matrix of Fig. S3 and the instructions of Fig. S2."""
+    keys = yaml_file.read(DEFAULTS)
+    categories = checked(_CATEGORIES, keys["categories"], f"{DEFAULTS}: ")
+    return Form(tuple(_category(category, {}) for category in categories), instructions=keys["instructions"])
 
 
-def _mapping(value: Any, where: str, known: Sequence[str | int]) -> dict[Any, Any]:
-    keys = ", ".join(map(str, known))
-    if not isinstance(value, dict):
-        raise StepDiffError(f"{where}: expects keys {keys}, not {value!r:.80}")
-    if unknown := [key for key in value if key not in known]:
-        raise StepDiffError(f"{where}: no key {unknown[0]!r:.80}; the keys are {keys}")
-    return value
+def plain(name: str) -> Category:
+    """Return a category without criteria."""
+    return Category(name, name, dict.fromkeys(SCORES, ()))
 
 
-def _text(value: Any, where: str) -> str:
-    if not isinstance(value, str) or not value.strip() or _CONTROL.search(value) or not usable(value):
-        raise StepDiffError(f"{where}: expects a text, not {value!r:.80}")
-    return value
+def _category(keys: _Category, known: dict[str, Category]) -> Category:
+    """Return a category; title and rubric that one of a default name does not state are the default ones."""
+    usual = known.get(keys.name, plain(keys.name))
+    rubric = usual.rubric if keys.rubric is None else {score: keys.rubric.get(score, ()) for score in SCORES[::-1]}
+    return Category(keys.name, keys.title or usual.title, rubric)
 
 
-def _texts(value: Any, where: str) -> tuple[str, ...]:
-    if not isinstance(value, list) or not value:
-        raise StepDiffError(f"{where}: expects a list of texts, not {value!r:.80}")
-    texts = tuple(_text(each, where) for each in value)
-    if len(set(texts)) < len(texts):
-        raise StepDiffError(f"{where}: a text comes twice; keep one")
-    return texts
-
-
-def _whole(value: Any, where: str, low: int, high: int) -> int:
-    if type(value) is not int or not low <= value <= high:
-        raise StepDiffError(f"{where}: expects a whole number from {low} to {high}, not {value!r:.80}")
-    return value
-
-
-def _positive(value: Any, where: str, unit: str) -> float:
-    if type(value) not in (int, float) or not 0 < value <= 1e6:
-        raise StepDiffError(f"{where}: expects a number of {unit} above 0, not {value!r:.80}")
-    return float(value)
-
-
-def _share(value: Any, where: str) -> float:
-    if type(value) not in (int, float) or not 0 <= value <= 1:
-        raise StepDiffError(f"{where}: expects a number from 0 to 1, not {value!r:.80}")
-    return float(value)
-
-
-def _categories(value: Any, where: str, known: Mapping[str, Category]) -> tuple[Category, ...]:
-    """Return the categories; title and rubric that one of a default name does not state are the default ones."""
-    if not isinstance(value, list) or not value:
-        raise StepDiffError(f"{where}: expects a list of categories with name, title and rubric, not {value!r:.80}")
-    made: dict[str, Category] = {}
-    for number, each in enumerate(value, 1):
-        place = f"{where}: category {number}"
-        found = _mapping(each, place, ("name", "title", "rubric"))
-        name = _text(found.get("name"), f"{place}: name")
-        if name in made:
-            raise StepDiffError(f"{place}: {name!r} is there already; keep one")
-        usual = known.get(name, Category(name, name, dict.fromkeys(SCORES, ())))
-        rubric = _rubric(found["rubric"], f"{place}: rubric") if "rubric" in found else usual.rubric
-        made[name] = Category(name, _text(found.get("title", usual.title), f"{place}: title"), rubric)
-    return tuple(made.values())
-
-
-def _rubric(value: Any, where: str) -> dict[int, tuple[str, ...]]:
-    if not isinstance(value, dict):
-        raise StepDiffError(f"{where}: expects lists of criteria for scores {LOWEST} to {HIGHEST}, not {value!r:.80}")
-    rows = {score: _mapping(value, where, SCORES).get(score) for score in reversed(SCORES)}
-    return {score: _texts(row, f"{where}: {score}") if row else () for score, row in rows.items()}
-
-
-def _check(value: Any, where: str, folder: Path, categories: Sequence[str]) -> Check:
-    if value is None:
+def _check(keys: _Check | None, folder: Path, categories: Sequence[str]) -> Check:
+    if keys is None:
         return Check()
-    found = _mapping({"file": value} if isinstance(value, str) else value, where, ("file", "tolerance"))
-    path = folder / _text(found.get("file"), f"{where}: file")
-    tolerance = _whole(found.get("tolerance", TOLERANCE), f"{where}: tolerance", 0, HIGHEST - LOWEST)
+    path = folder / keys.file
     rows = tuple(_known_rows(path, categories))
     if not rows:
-        raise StepDiffError(f"{path}: has no pairs; give one JSON object a line, or leave out {where.split(': ')[-1]}")
-    return Check(rows, tolerance)
+        raise StepDiffError(f"{path}: has no pairs; give one JSON object a line, or leave out its key")
+    return Check(rows, keys.tolerance)
+
+
+# ---------------------------------------------------------------------------------------------- files of pairs
+
+P = TypeVar("P", bound=Pair)
+
+
+def _given(keys: Any) -> Any:
+    """Leave out keys that are null, and give an empty id where there is none."""
+    return {"id": ""} | {key: value for key, value in keys.items() if value is not None}
+
+
+def _named(pair: P) -> P:
+    return pair if pair.id.strip() else replace(pair, id=f"{pair.reference} {pair.candidate}")
+
+
+_PAIR = TypeAdapter(
+    Annotated[Pair, BeforeValidator(_given), AfterValidator(_named), AfterValidator(two_clips)]
+).validate_python
+_KNOWN = TypeAdapter(
+    Annotated[Known, BeforeValidator(_given), AfterValidator(_named), AfterValidator(two_clips)]
+).validate_python
 
 
 def _known_rows(path: Path, categories: Sequence[str]) -> Iterator[Known]:
-    for number, line in files.read_lines(path):
-        place = f"{path}:{number}"
+    for number, line in read_lines(path):
+        place = f"{path}:{number}: "
         try:
-            found = parse_object(line)
+            row = checked(_KNOWN, parse_object(line))
         except StepDiffError as error:
-            raise StepDiffError(f"{place}: {error}") from None
-        found = _mapping(found, place, ("id", "reference", "candidate", "step", "scores", "feedback"))
-        scores = _mapping(found.get("scores"), f"{place}: scores", categories)
-        if not scores:
-            raise StepDiffError(f"{place}: scores: is empty; give the known score of a category")
-        feedback = found.get("feedback", "")
-        if not isinstance(feedback, str):
-            raise StepDiffError(f"{place}: feedback: expects a text, not {feedback!r:.80}")
-        known = {name: _whole(score, f"{place}: scores: {name}", LOWEST, HIGHEST) for name, score in scores.items()}
-        yield Known(pair_of(found, place), known, feedback)
+            raise StepDiffError(f"{place}{error}") from None
+        if not row.scores or (unknown := [name for name in row.scores if name not in categories]):
+            why = f"{unknown[0]!r:.80} is no category of the task" if row.scores else "is missing"
+            raise StepDiffError(f"{place}scores: {why}; the categories are {', '.join(categories)}")
+        yield row
+
+
+def read_pairs(path: Path) -> tuple[Pair, ...]:
+    """Return the pairs of a CSV or Parquet file, without those of different steps, which annotate.pairs writes too.
+
+    Raises:
+        StepDiffError: Not a CSV or Parquet file with reference and candidate, no pairs, or too many.
+    """
+    frame = _frame(path)
+    if missing := [name for name in ("reference", "candidate") if name not in frame.columns]:
+        columns = ", ".join(frame.columns[:8])
+        raise StepDiffError(f"{path}: no column {missing[0]!r}; it has {columns}: give reference and candidate")
+    if "same_step" in frame.columns:  # of annotate.pairs
+        same = pl.col("same_step").cast(pl.String).str.to_lowercase() == "true"
+        frame = frame.with_columns(step=pl.col("reference_step")) if "reference_step" in frame.columns else frame
+        frame = frame.filter(same)
+    if not 0 < frame.height <= PAIRS:
+        raise StepDiffError(f"{path}: has {frame.height:,} pairs to annotate; give 1 to {PAIRS:,}")
+    columns = [name for name in ("id", "reference", "candidate", "step") if name in frame.columns]
+    rows = frame.select(pl.col(columns).cast(pl.String)).iter_rows(named=True)
+    return tuple(checked(_PAIR, row, f"{path}: pair {number}: ") for number, row in enumerate(rows, 1))
+
+
+def _frame(path: Path) -> pl.DataFrame:
+    data = read_whole(path)
+    try:
+        if path.suffix == ".parquet":
+            check_sizes(data)
+            return pl.read_parquet(io.BytesIO(data))
+        if path.suffix == ".csv":
+            return pl.read_csv(io.BytesIO(data), infer_schema=False)
+    except (ImplausibleSizes, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        why = str(error).strip().partition("\n")[0]
+        raise StepDiffError(f"{path}: cannot be read ({why}); write the file again") from None
+    raise StepDiffError(f"{path}: is neither .csv nor .parquet; give pairs in one of these")
 
 
 def _refuse_repetitions(task: Task, path: str | Path) -> None:
     """Raise StepDiffError where an id or the same two clips come twice in pairs, gold and training."""
     ids: dict[str, str] = {}
     clips: dict[frozenset[str], str] = {}
-    known = [(name, row.pair) for name in ("gold", "training") for row in getattr(task, name).rows]
-    for where, pair in [*(("pairs", pair) for pair in task.pairs), *known]:
-        both = frozenset((pair.reference, pair.candidate))
-        if both in clips:
-            named = f"{pair.reference!r:.80} and {pair.candidate!r:.80}"
-            raise StepDiffError(f"{path}: {where}: {named} are in {clips[both]} already; keep one, in any order")
-        if pair.id in ids:
-            raise StepDiffError(f"{path}: {where}: the id {pair.id!r} is in {ids[pair.id]} already; give another id")
-        ids[pair.id] = clips[both] = where
+    for where, rows in (("pairs", task.pairs), ("gold", task.gold.rows), ("training", task.training.rows)):
+        for pair in rows:
+            both = frozenset((pair.reference, pair.candidate))
+            if both in clips:
+                named = f"{pair.reference!r:.80} and {pair.candidate!r:.80}"
+                raise StepDiffError(f"{path}: {where}: {named} are in {clips[both]} already; keep one, in any order")
+            if pair.id in ids:
+                raise StepDiffError(
+                    f"{path}: {where}: the id {pair.id!r} is in {ids[pair.id]} already; give another id"
+                )
+            ids[pair.id] = clips[both] = where

@@ -8,14 +8,9 @@ Near duplicates of a pair's questions are found by sentence embeddings.
 
 Guarantees
 - every text is kept, or dropped with a reason that is counted
-- a pair of different steps gets only type 3 with answer NO
-- every question is written in both orders of its pair, so that Video 1 is right half of the time
-- a pair that breaks a rule is dropped with its reason: an answer of type 2 names exactly one of the two videos; its
-  question does not name one of them alone; no text is about descriptions or a third video, of which a video language
-  model knows nothing; none has a first and a second that may be videos or something in them, which cannot be turned
-- the same questions of the turned pair have the opposite answers
-- of similar questions the first is kept
-- only questions of one pair are compared: other pairs may have the same question
+- every question is written in both orders of its pair, with the opposite answer, so that Video 1 is right half of the
+  time; a pair of different steps gets only type 3 with answer NO
+- no text is about descriptions or a third video, which a video language model does not see
 """
 
 import re

@@ -9,10 +9,12 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import polars as pl
+from pydantic import Strict, TypeAdapter
 
+from annotate.people.files import checked
 from annotate.qa.pair_choice import SCHEMA
 from annotate.qa.prompts import PAIRQA
 from annotate.stages.job import Annotator, Answer, Failure, Item
@@ -117,7 +119,10 @@ class Question(NamedTuple):
     candidate: str
     question: str
     answer: str
-    type: int | None  # of the supplement's prompts; None if the file does not say
+    type: Annotated[int, Strict()] | None = None  # of the supplement's prompts; None if the file does not say
+
+
+_QUESTION = TypeAdapter(Question).validate_python
 
 
 def read_questions(path: str | Path) -> list[Question]:
@@ -129,11 +134,5 @@ def read_questions(path: str | Path) -> list[Question]:
 
 
 def _question(row: dict[str, Any], place: str) -> Question:
-    try:
-        found = Question(row["reference"], row["candidate"], row["question"], row["answer"], row.get("type"))
-    except KeyError as error:
-        raise StepDiffError(f"{place}: not a PairQA row, it has no {error.args[0]}") from error
-    texts = (found.reference, found.candidate, found.question, found.answer)
-    if not all(isinstance(text, str) for text in texts) or not (found.type is None or isinstance(found.type, int)):
-        raise StepDiffError(f"{place}: not a PairQA row; clips, question and answer must be texts, its type a number")
-    return found
+    keys = {name: row[name] for name in Question._fields if name in row}
+    return checked(_QUESTION, keys, f"{place}: not a PairQA row: ")

@@ -2,9 +2,7 @@
 
 Guarantees
 - a sentence turned twice is the sentence
-- a turned sentence names the other videos
-- every way to name a video is turned: by number, letter or order, as the former or the latter; "the second" alone if
-  the text contrasts it with the first or with a video
+- every way to name a video is turned: by number, letter or order, as the former or the latter
 - an ordinal that may mean a video or something in it is reported, because such a sentence cannot be turned
 """
 

@@ -6,7 +6,6 @@ later videos. So the pairs of a step have consecutive numbers, and one binary se
 Guarantees
 - every pair of clips of one step and of two videos is equally likely
 - a step gives all its pairs or as many as the cap, and no pair twice
-- pairs of different steps are of different videos too, and no pair comes twice
 - the pairs of a step depend on the seed, its name and its clips, on no other step
 """
 
@@ -17,11 +16,10 @@ import polars as pl
 from jaxtyping import Int64, Integer
 
 from common.errors import StepDiffError
-from common.progress import say
 from common.streams import generator
 from heads.data.catalog_rows import knows_splits
 from heads.data.clip_texts import ClipTexts
-from heads.data.hold_out import REASONS, VIDEO, By, HoldOut, known_clips
+from heads.data.hold_out import REASONS, VIDEO, HoldOut, known_clips
 from store import Store
 
 SCHEMA = {
@@ -35,13 +33,6 @@ SCHEMA = {
 ROWS = 2**18  # pairs written at once
 OTHER_SPLIT = "not of the train split"
 _DRAWS = 4  # random pairs for each one that is wanted: most are of different steps
-
-
-def hold_out_of(files: Sequence[str], by: By, test_sets: Sequence[str]) -> HoldOut:
-    """Read the test sets to hold out, also those of the option's old name, with commas between files."""
-    if test_sets:
-        say("--test-sets is now --hold-out FILE [FILE ...], and holds out whole videos unless --hold-out-by is clip")
-    return HoldOut([*files, *(file for value in test_sets for file in value.split(","))], by)
 
 
 def same_step(

@@ -4,7 +4,6 @@ Guarantees
 - the published prompts are those of the supplement
 - a template with a missing or unknown field is refused
 - the text of a field is never read as a template
-- a changed letter changes the sha256
 """
 
 import hashlib

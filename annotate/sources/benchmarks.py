@@ -1,9 +1,8 @@
 """The clips of a benchmark and the videos of them that are on disk.
 
 Guarantees
-- a_missing_video_is_listed_and_its_clips_are_left_out
-- a_clip_without_an_end_has_that_of_its_file
-- a_file_that_does_not_open_is_listed_with_the_reason
+- a missing video, and a file that does not open, are listed, and their clips are left out
+- a clip without an end has that of its file
 """
 
 from collections.abc import Iterable

@@ -4,10 +4,9 @@ A source yields blocks: tables of clips with the columns clip, video (its id), s
 block has all clips of its videos. What is left out is counted by reason.
 
 Guarantees
-- a_manifest_of_any_size_is_written_in_bounded_memory: one block, and the names of missing videos
-- a_video_that_is_not_on_disk_is_listed_and_its_clips_are_left_out
-- a_clip_that_is_too_short_or_too_long_is_left_out_and_counted
-- a_source_that_fails_leaves_no_manifest
+- a manifest of any size is written in bounded memory: one block, and the names of missing videos
+- what is left out is counted by reason, and missing videos are listed
+- a source that fails leaves no manifest
 """
 
 import re

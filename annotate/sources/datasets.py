@@ -9,9 +9,8 @@
 Videos have the paths that the authors use, from the folder of the dataset.
 
 Guarantees
-- each_dataset_gives_the_clips_of_its_published_files
-- what_an_expert_says_is_about_the_seconds_before_the_moment
-- two_actions_of_one_interval_are_one_clip
+- what an expert says is about the seconds before the moment
+- two actions of one interval are one clip
 """
 
 import csv

@@ -14,11 +14,14 @@ import csv
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from pydantic import BaseModel, TypeAdapter
+
+from annotate.people.files import checked
 from annotate.sources.narration import heard, read_narration
 from common.errors import StepDiffError
 
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 SPLITS = ("train", "val", "test")
+T = TypeVar("T")
 
 
 class Step(NamedTuple):
@@ -48,6 +52,20 @@ class Segment:
     split: str
 
 
+class _Row(BaseModel):
+    id: int
+    segment: Any
+
+
+class _Video(BaseModel):
+    subset: str
+    annotations: list[_Row]
+
+
+_VIDEOS = TypeAdapter(dict[str, _Video]).validate_python
+_SPLITS = TypeAdapter(dict[str, list[str]]).validate_python
+
+
 def read_taxonomy(path: str | Path) -> dict[int, Step]:
     """Read the steps by global_step_index. StepDiffError: not such a file, or an index twice."""
     steps: dict[int, Step] = {}
@@ -59,26 +77,24 @@ def read_taxonomy(path: str | Path) -> dict[int, Step]:
                     raise StepDiffError(f"{path}: step {index} occurs twice; keep one")
                 steps[index] = Step(row["activity"].strip(), row["headline"].strip())
     except (OSError, UnicodeDecodeError, csv.Error, KeyError, ValueError, AttributeError) as error:
-        raise StepDiffError(f"{path}: no taxonomy of HT-Step ({_why(error)}); give its taxonomy.csv") from error
+        raise StepDiffError(f"{path}: no taxonomy of HT-Step ({error!r}); give its taxonomy.csv") from error
     return steps
 
 
 def read_splits(path: str | Path) -> dict[str, str]:
     """Read the split (train, val, test) of each video. StepDiffError: another subset, or a video in two splits."""
     splits: dict[str, str] = {}
-    for subset, videos in _object(path).items():
+    for subset, videos in _read(path, _SPLITS).items():
         split = split_of(subset, path)
-        if not (isinstance(videos, list) and all(isinstance(video, str) for video in videos)):
-            raise StepDiffError(f"{path}: subset {subset!r} is not a list of videos; give HT-Step's video_splits.json")
         for video in videos:
             if splits.setdefault(video, split) != split:
                 raise StepDiffError(f"{path}: video {video} is of {splits[video]} and of {split}; keep one")
     return splits
 
 
-def split_of(subset: Any, path: str | Path) -> str:
+def split_of(subset: str, path: str | Path) -> str:
     """Return train, val or test: `val_seen` is of val. StepDiffError: another subset."""
-    split = str(subset).partition("_")[0]
+    split = subset.partition("_")[0]
     if split not in SPLITS:
         raise StepDiffError(f"{path}: subset {subset!r} is of none of {', '.join(SPLITS)}; correct it")
     return split
@@ -93,17 +109,13 @@ def read_annotations(
     """
     segments: dict[str, Segment] = {}
     unusable = Counter[str]()
-    for video, about in _object(path).items():
-        try:
-            split = split_of(about["subset"], path)
-            found = [(int(row["id"]), row["segment"]) for row in about["annotations"]]
-        except (KeyError, TypeError, ValueError) as error:
-            raise StepDiffError(f"{path}: video {video} is not annotated as HT-Step's are ({_why(error)})") from error
+    for video, about in _read(path, _VIDEOS).items():
+        split = split_of(about.subset, path)
         if splits is not None and splits.get(video) != split:
             other = splits.get(video, "none")
             raise StepDiffError(f"{path}: video {video} is of {split} here and of {other} in the splits; correct one")
-        for step_id, written in found:
-            segment = _segment(video, written, step_id, taxonomy, split)
+        for row in about.annotations:
+            segment = _segment(video, row.segment, row.id, taxonomy, split)
             if isinstance(segment, str):
                 unusable[segment] += 1
             elif segment.clip in segments:
@@ -164,18 +176,10 @@ def _segment(video: str, written: Any, step_id: int, taxonomy: dict[int, Step], 
     return Segment(clip, video, start, end, step_id, taxonomy[step_id], split)
 
 
-def _object(path: str | Path) -> dict[str, Any]:
-    """Read the object in a JSON file; numbers with a point stay as they are written."""
+def _read(path: str | Path, validate: Callable[[Any], T]) -> T:
+    """Return what a JSON file of HT-Step has; numbers with a point stay as they are written."""
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"), parse_float=str)
+        keys = json.loads(Path(path).read_text(encoding="utf-8"), parse_float=str)
     except (OSError, ValueError, RecursionError) as error:
-        raise StepDiffError(f"{path}: no JSON that can be read ({_why(error)}); copy it again") from error
-    if not isinstance(found, dict):
-        raise StepDiffError(f"{path}: holds {type(found).__name__}, not an object; give HT-Step's file")
-    return found
-
-
-def _why(error: Exception) -> str:
-    if isinstance(error, OSError):
-        return error.strerror or type(error).__name__
-    return f"no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
+        raise StepDiffError(f"{path}: no JSON that can be read ({error}); copy it again") from error
+    return checked(validate, keys, f"{path}: ")

@@ -10,11 +10,9 @@ position. Its video is the path `FILE.tar/MEMBER`, which is read where it is. Th
 to the first dot after the last slash, as webdataset has it.
 
 Guarantees
-- a_tar_is_read_once_in_order_and_its_pictures_are_not_read
-- an_image_without_a_caption_is_no_clip_and_is_counted
-- two_files_of_one_name_are_refused
-- links_and_unsafe_names_in_a_tar_are_counted_and_are_no_clips
-- a_damaged_tar_gives_the_images_before_the_damage_and_is_named
+- a tar is read once, in order, and its pictures are not read
+- links and unsafe names in a tar, and images without a caption, are counted and are no clips
+- a damaged tar gives the images before the damage and is named
 """
 
 import json

@@ -10,13 +10,9 @@ A JSON file may have any size. It is not read by ijson, which refuses HowTo100M'
 texts, control characters and bytes that are not UTF-8.
 
 Guarantees
-- speech of a clip is what overlaps it in time, in order of time
-- all formats of one narration give the same speech
+- all formats of one narration give the same speech, in order of time
 - pieces without text or time are left out and counted; a video without speech is no error
-- a byte that is not UTF-8 becomes U+FFFD and is counted
-- the entries of a JSON file are those of json.load, in the order of the file
-- memory is bounded by the longest entry and one piece of the file
-- a damaged file is refused at the damage
+- memory is bounded by the longest entry of a file; a damaged file is refused at the damage
 """
 
 import csv

@@ -8,10 +8,8 @@ Sentences are not merged: neither HTM-AA nor the recipe of VCLM does so. Sentenc
 are one clip. A .csv file may name its videos in any order; it is divided by video into temporary files first.
 
 Guarantees
-- each_sentence_is_a_clip_named_by_its_video_and_times
-- sentences_that_cannot_be_aligned_are_no_clips_and_are_counted
-- sentences_of_one_interval_are_one_clip
-- sentences_of_a_csv_are_read_in_bounded_memory: one temporary part, whatever the order of its videos
+- sentences of one interval are one clip; those that cannot be aligned are counted
+- sentences of a .csv file are read in bounded memory
 """
 
 from collections import Counter

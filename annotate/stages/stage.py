@@ -3,9 +3,7 @@
 Guarantees
 - an answered item is never answered again, a failed one only with `--retry-failed`
 - a killed run continues where it stopped, and ends with the same answers
-- failures are recorded with their reason; where the item is not to blame, the next run tries again
-- only clips that show a step are annotated, if the catalog has steps: stills of captioned images are left out
-- items are read shard by shard: memory depends on the size of a block of the catalog, not on the number of items
+- memory depends on the size of a block of the catalog, not on the number of items
 """
 
 import time

@@ -9,8 +9,7 @@
 Guarantees
 - another provenance is another folder: another model, prompt, sampling or input; no folder mixes two
 - one of several versions is only used if it is named
-- a failure no longer counts once its item is answered
-- a provenance.json of another form, or in another folder than its own, is refused in one line
+- a damaged provenance.json is refused in one line
 """
 
 import hashlib

@@ -13,8 +13,8 @@ from fastapi import APIRouter, Query, Request
 from fastapi import Path as InPath
 from fastapi.responses import FileResponse, JSONResponse, Response
 
+from annotate.people.form import ID
 from annotate.people.label_studio import placed_answers
-from annotate.people.pairs import ID
 from app.annotating import session
 from app.annotating.collection import imports, people
 from app.annotating.collection.people import Person
@@ -76,10 +76,9 @@ def router(site: Site, path: Path, annotating: Annotating) -> APIRouter:
     def adjudicate(request: Request, sent: Adjudication) -> Response:
         """Decide about a pair. An earlier decision stays in the history."""
         by = admin(request)
-        values = (sent.pair, sent.keystep, sent.texts, sent.scores, sent.rejected)
         try:
             with annotating.database.write() as connection:
-                imports.adjudicate(connection, annotating.task, by, *values, annotating.clock(), sent.left)
+                imports.adjudicate(connection, annotating.task, by, sent, annotating.clock())
         except imports.FaultsError as error:
             return JSONResponse(Faults(error=str(error), fields=error.fields).model_dump(), 400)
         return JSONResponse({"done": "decided"})

@@ -1,14 +1,12 @@
 """What the annotation pages send and get, as JSON."""
 
+from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from annotate.people.answers import CATEGORIES, FORM_TEXT, Side
-from annotate.people.pairs import ID
-from annotate.people.task import HIGHEST, LOWEST
+from annotate.people.form import CATEGORIES, FORM_TEXT, HIGHEST, ID, LOWEST, Side
 from app.annotating.collection.people import MOST_NAME
-from app.annotating.collection.work import Feedback
 from app.site import NO_NUL
 
 Text = Annotated[str, Field(max_length=FORM_TEXT, pattern=NO_NUL)]
@@ -84,6 +82,27 @@ class Import(_Sent):
     tasks: Annotated[list[object], Field(max_length=10_000)]
     first: Number = 1
     """place of the first of these tasks in the file, from 1"""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A score of a pair with known scores."""
+
+    category: str
+    title: str
+    yours: int | None
+    """null: the pair was rejected"""
+    known: int
+    agrees: bool
+    """within the task's tolerance"""
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """What a person learns after a pair with known scores."""
+
+    scores: list[Judged]
+    text: str
 
 
 class Saved(BaseModel):

@@ -12,8 +12,9 @@ from starlette.background import BackgroundTask
 
 from annotate import export
 from annotate.people.agreement import Agreement, agreement
-from annotate.people.answers import Answer, write_answers
-from annotate.people.pairs import Pair
+from annotate.people.answers import write_answers
+from annotate.people.form import Answer
+from annotate.people.task import Pair
 from app.annotating import session
 from app.annotating.collection import people, results
 from app.annotating.collection.people import Person

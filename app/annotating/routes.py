@@ -17,8 +17,7 @@ from fastapi import Path as InPath
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from starlette.background import BackgroundTask
 
-from annotate.people.answers import FORM_TEXT
-from annotate.people.task import Category
+from annotate.people.form import FORM_TEXT, Category
 from app.annotating import admin, session
 from app.annotating.collection import people, results, work
 from app.annotating.collection.people import Person
@@ -235,8 +234,7 @@ class _Pages:
 
         def change() -> Saved:
             with self._annotating.database.write(durable=False) as connection:
-                now, fields = self._annotating.clock(), sent.changes.fields()
-                work.save(connection, self._annotating.assigner, person, identity, sent.number, fields, now)
+                work.save(connection, self._annotating.assigner, person, identity, sent, self._annotating.clock())
             return Saved(saved=True, number=sent.number)
 
         return _answered(change)
@@ -246,19 +244,8 @@ class _Pages:
 
         def change() -> SubmissionResult:
             with self._annotating.database.write() as connection:
-                own = work.submit(
-                    connection,
-                    self._annotating.assigner,
-                    person,
-                    identity,
-                    sent.number,
-                    sent.changes.fields(),
-                    sent.rejected,
-                    sent.seconds,
-                    self._annotating.clock(),
-                )
-            done = not own.problems
-            return SubmissionResult(done=done, number=sent.number, problems=own.problems, feedback=own.feedback)
+                now = self._annotating.clock()
+                return work.submit(connection, self._annotating.assigner, person, identity, sent, now)
 
         return _answered(change)
 

@@ -1,7 +1,10 @@
 """A task, its database and its limits, opened once for a server."""
 
+import math
 import secrets
+import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -15,13 +18,38 @@ from app.annotating.collection.assigning import Assigner
 from app.annotating.collection.database import Database, default_url
 from app.annotating.collection.events import history, pair_key, record
 from app.annotating.collection.tables import events, pairs
-from app.annotating.limits import Limit
 
 PERSON_RATE, PERSON_BURST = 40.0, 120.0
 """requests of a person in a second, and at once"""
 ADDRESS_RATE, ADDRESS_BURST = 5.0, 60.0
 """requests of an address that are not of a person who signed in"""
 _BATCH = 1000
+_KEYS = 10_000
+
+
+class Limit:
+    """How many requests each of many keys may send: a bucket that is filled at a constant rate.
+
+    The keys are bounded, however many addresses send requests: the one that was used longest ago goes first.
+    """
+
+    def __init__(self, rate: float, burst: float, clock: Callable[[], float] = time.monotonic) -> None:
+        """Pass `rate` requests a second on average, and `burst` at once."""
+        self._rate, self._burst, self._clock = rate, burst, clock
+        self._lock = threading.Lock()
+        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()  # key -> requests left, and when
+
+    def take(self, key: str) -> int:
+        """Take one request; return 0, or after how many seconds there is one again."""
+        now = self._clock()
+        with self._lock:
+            left, at = self._left.pop(key, (self._burst, now))
+            left = min(self._burst, left + (now - at) * self._rate)
+            passed = left >= 1
+            self._left[key] = (left - 1 if passed else left, now)
+            while len(self._left) > _KEYS:
+                self._left.popitem(last=False)
+        return 0 if passed else math.ceil((1 - left) / self._rate)
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,7 @@
 Guarantees
 - the cookie is HttpOnly and SameSite=Strict, and Secure where the public URL is https
 - a revoked or replaced token opens nothing
-- too many requests of a person are 429, and others are not concerned
-- guessing tokens is 429, and people of the same address go on
+- too many requests of a person, or guesses of an address, are 429, and others are not concerned
 """
 
 from fastapi import Request

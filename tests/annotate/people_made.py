@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from annotate.people.answers import KINDS, Answer, Difference
+from annotate.people.form import KINDS, Answer, Difference
 from annotate.people.task import Task, defaults
 
 CATEGORIES = ("Ingredients", "Tools/Equipment", "Technique", "Actions", "Visuals")
@@ -41,7 +41,7 @@ def task(folder: Path, rows: str = "x,y\nz,w\n", **keys: Any) -> Path:
 
 def usual() -> Task:
     """A task without pairs, with the categories of the supplement."""
-    return Task((), defaults()[0])
+    return Task(defaults().categories)
 
 
 texts = st.text(st.characters(codec="utf-8"), max_size=12)

@@ -232,8 +232,11 @@ def test_dropped_questions_are_shown_if_the_file_has_a_record(
     ("text", "message"),
     [
         ("", "no questions in it"),
-        ('{"reference": "a"}\n', ":1: not a PairQA row, it has no candidate"),
-        ('{"reference": "a", "candidate": "b", "question": 1, "answer": "c"}\n', ":1: not a PairQA row; clips"),
+        ('{"reference": "a"}\n', ":1: not a PairQA row: candidate is missing"),
+        (
+            '{"reference": "a", "candidate": "b", "question": 1, "answer": "c"}\n',
+            ":1: not a PairQA row: question should be",
+        ),
         ("[]\n", ":1: not a JSON object"),
     ],
 )

@@ -119,22 +119,17 @@ def test_clips_of_other_splits_and_test_clips_and_their_overlaps_are_in_no_pair(
     assert chosen(folder, hold_out=files[1:])[1]["left_out"][BY_VIDEO] == 3
 
 
-def test_the_old_name_of_the_option_works_with_a_notice_and_the_new_one_accepts_several_files(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_hold_out_accepts_several_files(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, clip in (("a", "v0_0_5"), ("b", "v1_0_5")):
         row = {"reference": clip, "candidate": "w2_0_5", "category": "Visuals", "text": ["x"]}
         (folder / f"{name}.jsonl").write_text(json.dumps(row))
     given = ["--store", str(folder / "features"), "--out", str(folder / "p.parquet"), "--json"]
     a, b = (str(folder / f"{name}.jsonl") for name in "ab")
     records = []
-    for more in (["--hold-out", a, b], ["--hold-out", a, f"--hold-out={b}"], ["--test-sets", f"{a},{b}"]):
+    for more in (["--hold-out", a, b], ["--hold-out", a, f"--hold-out={b}"]):
         assert pairs.main([*more, *given]) == 0
-        printed = capsys.readouterr()
-        records.append(json.loads(printed.out))
-        assert printed.err.count("--test-sets is now --hold-out FILE [FILE ...]") == int(more[0] == "--test-sets")
-        assert printed.err.count("\n") <= 1
-    assert records[0] == records[1] == records[2] and records[0]["left_out"][BY_ID] == 2
+        records.append(json.loads(capsys.readouterr().out))
+    assert records[0] == records[1] and records[0]["left_out"][BY_ID] == 2
 
 
 def test_only_described_clips_make_pairs_if_texts_are_given(folder: Path) -> None:

@@ -14,11 +14,10 @@ from hypothesis import strategies as st
 
 from annotate import agreement as command
 from annotate import export
-from annotate.people import ratings as measures
-from annotate.people.agreement import agreement
-from annotate.people.answers import Answer, Difference, write_answers
-from annotate.people.collected import read_collected
-from annotate.people.ratings import Ratings, figures, from_others, two_of_three
+from annotate.people import agreement as measures
+from annotate.people.agreement import Ratings, agreement, figures, from_others, two_of_three
+from annotate.people.answers import read_collected, write_answers
+from annotate.people.form import Answer, Difference
 from annotate.people.task import read_task
 from common.errors import StepDiffError
 
@@ -181,18 +180,6 @@ def test_no_answers_have_no_figures() -> None:
     assert (found.pairs, found.answers, found.annotators, found.overall.ordinal) == (0, 0, [], None)
 
 
-def test_twenty_thousand_answers_take_less_than_a_second_or_two() -> None:
-    import time
-
-    rng = np.random.default_rng(0)
-    scores = rng.integers(1, 6, (20_000, 5)).tolist()
-    names = ("Ingredients", "Tools/Equipment", "Technique", "Actions", "Visuals")
-    given = [answer(f"p{i // 3}", f"a{i % 40}", dict(zip(names, row, strict=True))) for i, row in enumerate(scores)]
-    start = time.process_time()
-    assert agreement(given).answers == 20_000
-    assert time.process_time() - start < 5  # 0.3 s where nothing is checked at run time
-
-
 # -------------------------------------------------------------------------------------------------- command
 
 
@@ -222,7 +209,7 @@ def test_two_answers_that_give_one_pair_different_clips_are_refused(tmp_path: Pa
         ("[{", "not JSON"),
         ("a,b\n1,2\n", "no column|columns"),
         ('[{"user_id": "u", "video_pair_id": "a-b", "user_inputs": {"x": "1"}}]', "answer 1: expects video_pair_id"),
-        ('[{"user_id": "u", "video_pair_id": "a.mp4-b.mp4", "user_inputs": {"x": "9"}}]', "from 1 to 5, not 9"),
+        ('[{"user_id": "u", "video_pair_id": "a.mp4-b.mp4", "user_inputs": {"x": "9"}}]', "score should be .*, not 9"),
         ('[{"user_id": 7, "video_pair_id": "a.mp4-b.mp4", "user_inputs": {"x": "9"}}]', "answer 1"),
     ],
 )

@@ -2,17 +2,19 @@
 
 import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from annotate.people.answers import Answer, Difference, answer_line, answer_of, latest, problems, read_answers
+from annotate.people.answers import latest, read_answers
 from annotate.people.answers import write_answers as write
-from annotate.people.pairs import Pair
+from annotate.people.form import Answer, Difference, answer_of
+from annotate.people.task import Pair
 from common.errors import StepDiffError
+from common.io.jsonl import object_line
 
 from .people_made import answer, answers, usual
 
@@ -29,35 +31,40 @@ def test_written_answers_read_back_equal(tmp_path: Path, made: list[Answer]) -> 
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"pair": 3}, "pair: id: expects a text of 1 to 2,049 characters, not 3"),
+        ({"pair": 3}, "pair should be"),
+        ({"pair": " "}, "pair should not be empty"),
         ({"candidate": "p1-a"}, "pairs 'p1-a' with itself"),
-        ({"annotator": ""}, "annotator: expects 1 to"),
-        ({"keystep": None}, "keystep: expects a text, not None"),
-        ({"keystep": "x" * 10_001}, "keystep: expects 0 to 10,000 characters"),
-        ({"keystep": "\ud800"}, "keystep: expects 0 to 10,000 characters of text"),
-        ({"differences": []}, "differences: expects up to 100 categories"),
-        ({"differences": {str(i): {"text": "", "score": 5} for i in range(101)}}, "differences: expects up to 100"),
-        ({"differences": {"Visuals": 5}}, "'Visuals': expects text and score, not 5"),
-        ({"differences": {"Visuals": {"text": "", "score": 6}}}, "score: expects a whole number from 1 to 5, not 6"),
+        ({"annotator": ""}, "annotator should have at least 1"),
+        ({"keystep": None}, "keystep should be a valid string, not None"),
+        ({"keystep": "x" * 10_001}, "keystep should have at most 10000"),
+        ({"keystep": "\ud800"}, "keystep should be a valid string"),
+        ({"differences": []}, "differences should be"),
+        (
+            {"differences": {str(i): {"text": "", "score": 5} for i in range(101)}},
+            "should have at most 100",
+        ),
+        ({"differences": {"Visuals": 5}}, "differences: Visuals should be an object, not 5"),
+        ({"differences": {"Visuals": {"text": "", "score": 6}}}, "Visuals: score should be less than or equal to 5"),
         ({"differences": {"Visuals": {"text": "", "score": True}}}, "not True"),
         ({"differences": {"Visuals": {"text": "", "score": float("nan")}}}, "not nan"),
         ({"differences": {"Visuals": {"text": "", "score": "5"}}}, "not '5'"),
-        ({"differences": {"Visuals": {"text": "", "score": 5, "x": 1}}}, "expects text and score"),
-        ({"rejected": ""}, "rejected: expects 1 to"),
-        ({"left": "top"}, "left: expects one of reference, candidate, null, not 'top'"),
-        ({"seconds": float("inf")}, "seconds: expects a number of seconds, not inf"),
-        ({"seconds": float("nan")}, "seconds: expects a number of seconds, not nan"),
-        ({"seconds": -1}, "seconds: expects a number of seconds, not -1"),
-        ({"submitted": "yesterday"}, "submitted: expects a time in UTC such as"),
-        ({"submitted": "2026-11-28T09:30:00"}, "submitted: expects a time in UTC"),
-        ({"submitted": "2026-11-28T09:30:00+02:00"}, "submitted: expects a time in UTC"),
-        ({"kind": "play"}, "kind: expects one of work, gold, training, adjudication, not 'play'"),
-        ({"kind": ["work"]}, "kind: expects one of work"),
-        ({"extra": 1}, "an answer has no key 'extra'"),
+        ({"differences": {"Visuals": {"text": "", "score": 5, "x": 1}}}, "Visuals: x is no key"),
+        ({"rejected": ""}, "rejected should have at least 1"),
+        ({"left": "top"}, "left should be 'reference' or 'candidate', not 'top'"),
+        ({"seconds": float("inf")}, "seconds should be"),
+        ({"seconds": float("nan")}, "seconds should be"),
+        ({"seconds": -1}, "seconds should be"),
+        ({"seconds": True}, "seconds should be"),
+        ({"submitted": "yesterday"}, "submitted should be a time in UTC such as"),
+        ({"submitted": "2026-11-28T09:30:00"}, "submitted should be a time in UTC"),
+        ({"submitted": "2026-11-28T09:30:00+02:00"}, "submitted should be a time in UTC"),
+        ({"kind": "play"}, "kind should be 'work', 'gold'"),
+        ({"kind": ["work"]}, "kind should be"),
+        ({"extra": 1}, "extra is no key"),
     ],
 )
 def test_an_error_names_the_file_and_the_line(change: dict[str, Any], named: str, tmp_path: Path) -> None:
-    line = answer_line(answer())
+    line = object_line(asdict(answer()))
     path = tmp_path / "answers.jsonl"
     path.write_text(line + json.dumps(json.loads(line) | change) + "\n")
     with pytest.raises(StepDiffError, match="answers.jsonl:2: .*" + re.escape(named)) as error:
@@ -67,8 +74,13 @@ def test_an_error_names_the_file_and_the_line(change: dict[str, Any], named: str
 
 def test_a_line_of_another_kind_is_refused_by_its_number(tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
-    for line, why in ((b"[]", "not a JSON object"), (b"\xff", "not a JSON"), (b"", "empty line"), (b"{}", "no 'pair'")):
-        path.write_bytes(answer_line(answer()).encode() + line + b"\n")
+    for line, why in (
+        (b"[]", "not a JSON object"),
+        (b"\xff", "not a JSON"),
+        (b"", "empty line"),
+        (b"{}", "is missing"),
+    ):
+        path.write_bytes(object_line(asdict(answer())).encode() + line + b"\n")
         with pytest.raises(StepDiffError, match=f"answers.jsonl:2: .*{why}"):
             list(read_answers(path))
     path.write_bytes(b"[" * 100_000)
@@ -77,7 +89,7 @@ def test_a_line_of_another_kind_is_refused_by_its_number(tmp_path: Path) -> None
 
 
 def test_the_lines_before_a_fault_are_read_first(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text(answer_line(answer()) + "{")
+    (tmp_path / "a.jsonl").write_text(object_line(asdict(answer())) + "{")
     assert next(read_answers(tmp_path / "a.jsonl")) == answer()
 
 
@@ -116,11 +128,7 @@ def changed(name: str, text: str, score: int) -> Answer:
 def test_an_answer_that_breaks_a_rule_of_fig_s2_or_s3_gets_one_sentence_for_each(
     given: Answer, sentences: list[str]
 ) -> None:
-    assert problems(given, TASK) == sentences
-
-
-def test_several_broken_rules_give_several_sentences() -> None:
-    assert len(problems(answer(keystep="", differences={}), TASK)) == 6
+    assert TASK.problems(given) == sentences
 
 
 def test_of_several_answers_of_one_person_about_a_pair_the_last_one_counts() -> None:
@@ -138,5 +146,5 @@ def test_a_text_says_how_the_right_video_differs_from_the_left_one() -> None:
 
 
 def test_an_answer_is_an_object() -> None:
-    with pytest.raises(StepDiffError, match="an answer is an object"):
+    with pytest.raises(StepDiffError, match="should be an object, not"):
         answer_of([1])

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 
 from annotate import export as command
-from annotate.people.answers import Answer, Difference, read_answers, write_answers
-from annotate.people.collected import read_collected
+from annotate.people.answers import read_answers, read_collected, write_answers
 from annotate.people.export import TARGETS, decide, diffcap_rows, diffrank_rows
+from annotate.people.form import Answer, Difference
 from common.errors import StepDiffError
 from store import Store
 from tasks.testsets import DiffCap, DiffRank, read_test_set, write_test_set

@@ -1,4 +1,4 @@
-"""Guarantees of annotate.people.task, pairs and files, with real files."""
+"""Guarantees of annotate.people.task and files, with real files."""
 
 import json
 import os
@@ -10,8 +10,7 @@ import polars as pl
 import pytest
 
 from annotate.people import files
-from annotate.people.pairs import Pair, read_pairs
-from annotate.people.task import REJECT_REASONS, defaults, read_task
+from annotate.people.task import REJECT_REASONS, Pair, defaults, read_pairs, read_task
 from annotate.qa.pair_choice import SCHEMA
 from common.errors import StepDiffError
 
@@ -26,11 +25,11 @@ def test_the_default_rubric_is_that_of_the_supplement_to_the_letter() -> None:
     (file,) = SUPPLEMENT.glob("*.txt")
     text = file.read_text(encoding="utf-8")
     matrix = text[text.index("\t5\t4\t3\t2\t1") : text.index("Figure S3.")]
-    categories, instructions = defaults()
-    assert instructions in text
+    form = defaults()
+    assert form.instructions in text
     rows = [line.split("\t") for line in matrix.strip().splitlines()[1:]]
-    assert len(rows) == len(categories)
-    for (title, *cells), category in zip([[c for c in row if c] for row in rows], categories, strict=True):
+    assert len(rows) == len(form.categories)
+    for (title, *cells), category in zip([[c for c in row if c] for row in rows], form.categories, strict=True):
         assert category.title == re.sub("</?b>", "", title)
         for score, cell in zip((5, 4, 3, 2, 1), cells, strict=True):
             items = re.findall(r"<li>(.*?)</li>", cell) or [cell]
@@ -63,10 +62,10 @@ def test_a_task_of_all_keys(tmp_path: Path) -> None:
         instructions="Look.",
     )
     made = read_task(path)
-    assert made.categories[0] == defaults()[0][4] and made.categories[1].title == "How messy"
+    assert made.categories[0] == defaults().categories[4] and made.categories[1].title == "How messy"
     assert made.categories[1].rubric == dict.fromkeys((5, 4, 3, 2, 1), ())
-    assert made.gold_by_id["g h"].scores == {"Visuals": 2} and not made.gold.agrees(2, 3)
-    assert made.training_by_id["t"].feedback == "<b>Equal</b>" and made.training.agrees(5, 4)
+    assert made.gold.by_id["g h"].scores == {"Visuals": 2} and not made.gold.agrees(2, 3)
+    assert made.training.by_id["t"].feedback == "<b>Equal</b>" and made.training.agrees(5, 4)
     assert set(made.by_id) == {"x y", "z w", "g h", "t"} and made.gold_rate == 1
     assert (made.people, made.keystep_words, made.timeout_minutes, made.instructions) == (2, 4, 1.5, "Look.")
 
@@ -74,29 +73,29 @@ def test_a_task_of_all_keys(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "named"),
     [
-        ({"peple": 3}, "no key 'peple'; the keys are pairs, people"),
-        ({"people": 0}, "people: expects a whole number from 1 to 1000, not 0"),
-        ({"people": True}, "people: expects a whole number"),
-        ({"people": 2.5}, "people: expects a whole number"),
-        ({"pairs": 3}, "pairs: expects a text, not 3"),
+        ({"peple": 3}, "task.yaml: peple is no key"),
+        ({"people": 0}, "people should be"),
+        ({"people": True}, "people should be"),
+        ({"people": 2.5}, "people should be"),
+        ({"pairs": 3}, "pairs should be a valid string, not 3"),
         ({"pairs": "none.csv"}, "none.csv: cannot be read"),
-        ({"categories": []}, "categories: expects a list"),
-        ({"categories": ["Visuals"]}, "category 1: expects keys name, title, rubric, not 'Visuals'"),
-        ({"categories": [{"title": "x"}]}, "category 1: name: expects a text, not None"),
-        ({"categories": [{"name": "a"}, {"name": "a"}]}, "category 2: 'a' is there already"),
-        ({"categories": [{"name": "a", "rubric": [1]}]}, "rubric: expects lists of criteria"),
-        ({"categories": [{"name": "a", "rubric": {"6": []}}]}, "rubric: no key '6'"),
-        ({"reject_reasons": ["a", "a"]}, "reject_reasons: a text comes twice"),
-        ({"reject_reasons": ["a\x00"]}, "reject_reasons: expects a text, not 'a"),
-        ({"reject_reasons": "a"}, "reject_reasons: expects a list of texts, not 'a'"),
-        ({"gold_rate": 1.1}, "gold_rate: expects a number from 0 to 1, not 1.1"),
-        ({"gold_rate": -0.1}, "gold_rate: expects a number from 0 to 1"),
-        ({"gold_rate": True}, "gold_rate: expects a number from 0 to 1"),
-        ({"gold_rate": float("nan")}, "gold_rate: expects a number from 0 to 1"),
-        ({"timeout_minutes": 0}, "timeout_minutes: expects a number of minutes above 0"),
-        ({"gold": {"tolerance": 1}}, "gold: file: expects a text"),
+        ({"categories": []}, "categories should have at least 1"),
+        ({"categories": ["Visuals"]}, "categories: 0 should be an object, not 'Visuals'"),
+        ({"categories": [{"title": "x"}]}, "categories: 0: name is missing"),
+        ({"categories": [{"name": "a"}, {"name": "a"}]}, "categories has 'a' twice"),
+        ({"categories": [{"name": "a", "rubric": [1]}]}, "rubric should be"),
+        ({"categories": [{"name": "a", "rubric": {"6": []}}]}, "rubric: 6 should be less"),
+        ({"reject_reasons": ["a", "a"]}, "reject_reasons has 'a' twice"),
+        ({"reject_reasons": ["a\x00"]}, "reject_reasons: 0 should be a text"),
+        ({"reject_reasons": "a"}, "reject_reasons should be"),
+        ({"gold_rate": 1.1}, "gold_rate should be"),
+        ({"gold_rate": -0.1}, "gold_rate should be"),
+        ({"gold_rate": True}, "gold_rate should be"),
+        ({"gold_rate": float("nan")}, "gold_rate should be"),
+        ({"timeout_minutes": 0}, "timeout_minutes should be greater than 0"),
+        ({"gold": {"tolerance": 1}}, "gold: file is missing"),
         ({"gold": {"file": "pairs.csv"}}, "pairs.csv:1: not a JSON object"),
-        ({"gold": ["a"]}, "gold: expects keys file, tolerance"),
+        ({"gold": ["a"]}, "gold should be an object"),
     ],
 )
 def test_an_error_names_the_file_and_the_key(keys: dict[str, Any], named: str, tmp_path: Path) -> None:
@@ -108,13 +107,13 @@ def test_an_error_names_the_file_and_the_key(keys: dict[str, Any], named: str, t
 @pytest.mark.parametrize(
     ("line", "named"),
     [
-        ('{"reference": "a", "candidate": "b", "scores": {}}', "scores: is empty"),
-        ('{"reference": "a", "candidate": "b", "scores": {"Taste": 3}}', "scores: no key 'Taste'"),
-        ('{"reference": "a", "candidate": "b", "scores": {"Visuals": NaN}}', "Visuals: expects a whole number"),
+        ('{"reference": "a", "candidate": "b", "scores": {}}', "scores should have at least 1"),
+        ('{"reference": "a", "candidate": "b", "scores": {"Taste": 3}}', "scores: 'Taste' is no category"),
+        ('{"reference": "a", "candidate": "b", "scores": {"Visuals": NaN}}', "scores: Visuals should be"),
         ('{"reference": "a", "candidate": "a", "scores": {"Visuals": 1}}', "pairs 'a' with itself"),
         ('{"reference": "x", "candidate": "y", "scores": {"Visuals": 1}}', "gold: 'x' and 'y' are in pairs already"),
-        ('{"reference": "a", "candidate": "b", "feedback": 1, "scores": {"Visuals": 1}}', "feedback: expects a text"),
-        ('{"reference": "\\ud800", "candidate": "b", "scores": {"Visuals": 1}}', "reference: expects a text"),
+        ('{"reference": "a", "candidate": "b", "feedback": 1, "scores": {"Visuals": 1}}', "feedback should be"),
+        ('{"reference": "\\ud800", "candidate": "b", "scores": {"Visuals": 1}}', "reference should be"),
         ('{"id": "x y", "reference": "a", "candidate": "b", "scores": {"Visuals": 1}}', "the id 'x y' is in pairs"),
         ("", "an empty line"),
     ],
@@ -135,8 +134,7 @@ def test_a_file_of_annotate_pairs_is_a_tasks_pairs_without_those_of_different_st
     rows = [(0, "a", "b", "whisk", "whisk", True), (1, "a", "c", "whisk", "bake", False)]
     path = tmp_path / "pairs.parquet"
     pl.DataFrame(rows, schema=SCHEMA, orient="row").write_parquet(path)
-    assert read_pairs(path) == ((Pair("a b", "a", "b", "whisk"),), 1)
-    assert read_task(task(tmp_path, pairs="pairs.parquet")).left_out == 1
+    assert read_pairs(path) == (Pair("a b", "a", "b", "whisk"),)
 
 
 def test_only_csv_and_parquet_files_of_a_plausible_size_are_decoded(
@@ -151,12 +149,12 @@ def test_only_csv_and_parquet_files_of_a_plausible_size_are_decoded(
     refused("a.csv", b"", "cannot be read")
     refused("b.csv", b"reference,candidate\n", "has 0 pairs")
     refused("c.csv", b"one,two\na,b\n", "no column 'reference'; it has one, two")
-    refused("d.csv", b"reference,candidate\na,\n", "pair 1: candidate: expects a text")
+    refused("d.csv", b"reference,candidate\na,\n", "pair 1: candidate is missing")
     refused("e.csv", b"reference,candidate\na,b,c\n", "cannot be read")
     refused("f.parquet", b"PAR1 no PAR1", "cannot be read")
     refused("g.txt", b"reference,candidate\na,b\n", "neither .csv nor .parquet")
-    refused("h.csv", b"reference,candidate\n" + b"a" * 2000 + b",b\n", "expects a text of 1 to 1,024")
-    monkeypatch.setattr("annotate.people.pairs.PAIRS", 1)
+    refused("h.csv", b"reference,candidate\n" + b"a" * 2000 + b",b\n", "should have at most 1024")
+    monkeypatch.setattr("annotate.people.task.PAIRS", 1)
     refused("i.csv", b"reference,candidate\na,b\nc,d\n", "has 2 pairs to annotate; give 1 to 1")
 
 

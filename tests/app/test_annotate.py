@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from annotate.people.answers import Answer, read_answers
+from annotate.people.answers import read_answers
+from annotate.people.form import Answer
 from annotate.people.task import read_task
 from app.annotating.collection.database import Database, default_url
 from store import Store

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from annotate.people.answers import Answer, Difference, read_answers
-from annotate.people.collected import read_collected
-from annotate.people.task import Task, defaults
+from annotate.people.answers import read_answers, read_collected
+from annotate.people.form import Answer, Difference
+from annotate.people.task import defaults
 from app.annotating.collection import results
-from app.annotating.limits import Limit
+from app.annotating.service import Limit
 from tests.app.annotate_made import EMPTY
 from tests.app.conftest import ROOT, Server
 from tests.app.test_annotate import begin, link, number, type_keys, wait_for_another
@@ -119,7 +119,7 @@ def test_what_the_page_of_a_pair_offers_can_be_confirmed_as_it_is(place: Place, 
 
 
 def test_offered_texts_have_one_direction_or_say_so() -> None:
-    task = Task((), defaults()[0])
+    task = defaults()
 
     def suggested(**sides: str) -> dict[str, Any]:
         """Each person wrote about a category of their own, with one of the clips on the left."""
@@ -237,7 +237,7 @@ def test_an_import_on_the_page_shows_counts_and_refused_annotations(
         file.write_text(json.dumps([*tasks[:1], {"id": 9}]))
         page.locator("#file").set_input_files(file)
         page.get_by_role("button", name="Import", exact=True).click()
-        page.get_by_text("Not imported from task 2 on: the file: task 9: expects data and annotations").first.wait_for()
+        page.get_by_text("Not imported from task 2 on: the file: task 9: data is missing").first.wait_for()
         assert "1 left out: answered by the same person already." in page.locator("#imported p").inner_text()
         assert page.locator("#imported li").count() == 0
 

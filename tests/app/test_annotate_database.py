@@ -10,11 +10,12 @@ import pytest
 from sqlalchemy import create_engine, delete, func, make_url, select, text, update
 from sqlalchemy.exc import DBAPIError
 
-from annotate.people.answers import Answer
+from annotate.people.form import Answer
 from app.annotating.collection import imports, people, results, tables, work
 from app.annotating.collection.database import Database
 from app.annotating.collection.events import history
 from app.annotating.collection.tables import assignments, events
+from app.annotating.messages import Adjudication, Save, Submission
 from app.annotating.service import Annotating
 from tests.app import postgres
 from tests.app.annotate_made import CATEGORIES, EMPTY, Clock, names, replayed, write_task
@@ -112,7 +113,8 @@ def test_consecutive_saves_of_one_field_are_one_event(new_url: Callable[[str], s
         clock.now += 1
         numbers[person.id] += 1
         with annotating.database.write() as connection:
-            work.save(connection, assigner, person, own[person.id], numbers[person.id], changes, clock())
+            sent = Save(number=numbers[person.id], changes=changes)
+            work.save(connection, assigner, person, own[person.id], sent, clock())
 
     def saved() -> list[tuple[int, dict[str, object]]]:
         with annotating.database.read() as connection:
@@ -138,7 +140,7 @@ def test_consecutive_saves_of_one_field_are_one_event(new_url: Callable[[str], s
     rest = {"keystep": "whisk", "texts": EMPTY | {"Visuals": "darker eggs"}}
     for number in (100, 102):
         with annotating.database.write() as connection:
-            sent = (own[ann.id], number, rest, None, 1.0, clock())
+            sent = own[ann.id], Submission(number=number, changes=rest, seconds=1.0), clock()
             assert not work.submit(connection, assigner, ann, *sent).problems
         with annotating.database.write() as connection:
             work.undo(connection, assigner, ann, clock())
@@ -168,7 +170,7 @@ def test_order_is_that_of_events_also_where_the_clock_moves_back(new_url: Callab
             own = assigner.next(connection, ann, clock())
             assert own is not None
             changes = {"keystep": "whisk", "texts": EMPTY}
-            sent = (own.id, 1, changes, None, 10.0 + seconds, clock())
+            sent = own.id, Submission(number=1, changes=changes, seconds=10.0 + seconds), clock()
             assert not work.submit(connection, assigner, ann, *sent).problems
             done.append(own)
         clock.now -= 3600
@@ -189,7 +191,8 @@ def test_order_is_that_of_events_also_where_the_clock_moves_back(new_url: Callab
     for score in (2, 3):
         with annotating.database.write() as connection:
             pair, scores = names(4)[score], dict.fromkeys(CATEGORIES, 5)
-            imports.adjudicate(connection, annotating.task, ann, " ".join(pair), "whisk", {}, scores, None, clock())
+            decision = Adjudication(pair=" ".join(pair), keystep="whisk", texts={}, scores=scores)
+            imports.adjudicate(connection, annotating.task, ann, decision, clock())
         clock.now -= 3600
     with annotating.database.read() as connection:
         decided = [answer.pair for answer in results.answers(connection)]
@@ -204,7 +207,8 @@ def test_a_database_of_an_earlier_version_is_updated(new_url: Callable[[str], st
         ann, token = people.add(connection, "Ann", clock())
         own = annotating.assigner.next(connection, ann, clock())
         assert own is not None
-        work.save(connection, annotating.assigner, ann, own.id, 1, {"texts": {"Visuals": "darker"}}, clock())
+        sent = Save(number=1, changes={"texts": {"Visuals": "darker"}})
+        work.save(connection, annotating.assigner, ann, own.id, sent, clock())
     with annotating.database.write() as connection:
         before = {name: connection.execute(select(table)).all() for name, table in tables.METADATA.tables.items()}
         for index in ("assignments_of_person_by_event", "events_of_person"):
@@ -219,7 +223,8 @@ def test_a_database_of_an_earlier_version_is_updated(new_url: Callable[[str], st
             name: connection.execute(select(table)).all() for name, table in tables.METADATA.tables.items()
         } == before
         assert people.signed_in(connection, token) == ann
-        work.save(connection, later.assigner, ann, own.id, 2, {"texts": {"Visuals": "darker eggs"}}, clock())
+        sent = Save(number=2, changes={"texts": {"Visuals": "darker eggs"}})
+        work.save(connection, later.assigner, ann, own.id, sent, clock())
         assert sum(event.kind == "saved" for event in history(connection)) == 1
     later.database.close()
 

@@ -13,13 +13,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 
-from annotate.people.answers import Answer, Difference
+from annotate.people.form import Answer, Difference
 from app.annotating.collection import imports, people, results, work
 from app.annotating.collection.assigning import Assigner
 from app.annotating.collection.database import Database
 from app.annotating.collection.events import record
 from app.annotating.collection.people import Person
 from app.annotating.collection.tables import assignments, events
+from app.annotating.messages import Save, Submission, SubmissionResult
 from app.site import RefusedError, UnknownError
 from common.errors import StepDiffError
 from tests.app.annotate_made import CATEGORIES, EMPTY, Clock, names, opened, replayed, write_task
@@ -153,13 +154,14 @@ class Rules(RuleBasedStateMachine):
     @rule(data=st.data(), name=st.sampled_from(["Ann", "Bob", "Cid"]), stale=st.booleans())
     def save(self, data: st.DataObject, name: str, stale: bool) -> None:
         own = data.draw(st.sampled_from(self.held))
+        stale = stale and own.number > 0
         number = own.number if stale else own.number + 1
         assigner, text = self.annotating.assigner, {"keystep": f"save {number}"}
         now = self.clock()
 
         def change() -> None:
             with self.annotating.database.write() as connection:
-                work.save(connection, assigner, self.people[name], own.id, number, text, now)
+                work.save(connection, assigner, self.people[name], own.id, Save(number=number, changes=text), now)
 
         if own.person != name:
             with pytest.raises(UnknownError):
@@ -185,10 +187,11 @@ class Rules(RuleBasedStateMachine):
         before = own.state
         now, number = self.clock(), own.number + 1
 
-        def change() -> work.Submitted:
+        def change() -> SubmissionResult:
             with self.annotating.database.write() as connection:
                 sender = self.people[own.person]
-                return work.submit(connection, self.annotating.assigner, sender, own.id, number, FULL, reason, 9.0, now)
+                sent = Submission(number=number, changes=FULL, rejected=reason, seconds=9.0)
+                return work.submit(connection, self.annotating.assigner, sender, own.id, sent, now)
 
         if before == "submitted" or (before == "expired" and own.kind == "work" and self.full(own.pair)):
             with pytest.raises(RefusedError):
@@ -242,8 +245,8 @@ def change_again(machine: Rules, own: Held, reason: str | None) -> bool:
     """Send a submission again, as a page does that got no response; returns whether it is accepted."""
     with machine.annotating.database.write() as connection:
         sender = machine.people[own.person]
-        again = (own.number, FULL, reason, 9.0, machine.clock())
-        return not work.submit(connection, machine.annotating.assigner, sender, own.id, *again).problems
+        again = Submission(number=own.number, changes=FULL, rejected=reason, seconds=9.0)
+        return not work.submit(connection, machine.annotating.assigner, sender, own.id, again, machine.clock()).problems
 
 
 Rules.TestCase.settings = settings(
@@ -273,9 +276,8 @@ def all_of(annotating: Any, person: Person, changes: dict[str, Any] = FULL) -> l
             own = annotating.assigner.next(connection, person, annotating.clock())
             if own is None:
                 return found
-            result = work.submit(
-                connection, annotating.assigner, person, own.id, 1, changes, None, 5.0, annotating.clock()
-            )
+            sent = Submission(number=1, changes=changes, seconds=5.0)
+            result = work.submit(connection, annotating.assigner, person, own.id, sent, annotating.clock())
             found.append((own, result))
 
 
@@ -327,10 +329,11 @@ def test_a_score_that_nobody_chose_is_refused(made: Callable[..., Any]) -> None:
     """A category that nobody touched has no score; a text that was left empty means 5; a lower score needs a text."""
     annotating, person = made()
 
-    def submit(number: int, **changes: Any) -> work.Submitted:
+    def submit(number: int, **changes: Any) -> SubmissionResult:
         with annotating.database.write() as connection:
             own = annotating.assigner.next(connection, person, 1.0)
-            return work.submit(connection, annotating.assigner, person, own.id, number, changes, None, 5.0, 2.0)
+            sent = Submission(number=number, changes=changes, seconds=5.0)
+            return work.submit(connection, annotating.assigner, person, own.id, sent, 2.0)
 
     assert submit(1, texts=EMPTY).problems == ["Write the keystep that both clips show, in at most 10 words."]
     (problem,) = submit(1, keystep="whisk", texts=EMPTY, scores={"Visuals": 4}).problems
@@ -380,9 +383,8 @@ def test_an_answer_appears_once_as_it_was_submitted_last(made: Callable[..., Any
         with annotating.database.write() as connection:
             own = annotating.assigner.next(connection, person, annotating.clock())
             changes = FULL | {"texts": EMPTY | {"Visuals": text}}
-            assert not work.submit(
-                connection, annotating.assigner, person, own.id, number, changes, None, 5.0, annotating.clock()
-            ).problems
+            sent = Submission(number=number, changes=changes, seconds=5.0)
+            assert work.submit(connection, annotating.assigner, person, own.id, sent, annotating.clock()).done
 
     submit(1, "darker")
     with annotating.database.write() as connection:

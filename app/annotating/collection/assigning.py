@@ -5,12 +5,10 @@ annotate it. An assignment takes one from the time it is opened until it expires
 task's time limit, and somebody asks for a pair. Its person may resume it while a slot is free.
 
 Guarantees
-- the rules of assignment are those of a naive model: nobody has two assignments of a pair; a pair has at most as many
-  open or submitted ones as the task has people; one that nobody changed for the time limit returns to the pool; a
-  submission that was undone and left alone is restored
-- training comes first, and gold is mixed in by the seed
-- gold_rate is the share of gold pairs
-- left and right are drawn for each person and pair, by the seed
+- nobody has two assignments of a pair, and a pair has at most as many open or submitted ones as the task has people
+- a pair that nobody changed for the time limit returns to the pool; a submission that was undone and left alone is
+  restored
+- training comes first, gold is mixed in, left and right are drawn, all by the seed
 """
 
 import json
@@ -20,8 +18,7 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, exists, func, or_, select
 
-from annotate.people.pairs import Pair
-from annotate.people.task import Task
+from annotate.people.task import Pair, Task
 from app.annotating.collection.events import pair_key, record
 from app.annotating.collection.people import Person
 from app.annotating.collection.tables import assignments, pairs
@@ -64,8 +61,8 @@ class Assigner:
         """Use the seed of the database."""
         self.task, self._seed = task, seed
         self._pairs = {pair_key(pair): found for pair, found in task.by_id.items()}
-        self._training = [pair_key(row.pair.id) for row in task.training.rows]
-        self._gold = [pair_key(row.pair.id) for row in task.gold.rows]
+        self._training = [pair_key(row.id) for row in task.training.rows]
+        self._gold = [pair_key(row.id) for row in task.gold.rows]
         self._limit = task.timeout_minutes * 60
 
     def next(self, connection: Connection, person: Person, now: float) -> Assignment | None:

@@ -5,7 +5,6 @@ Guarantees
   whole or not at all, also after SIGKILL
 - events are never changed or deleted, but for the last save of a person, which a later one of the same fields replaces
 - a database of an earlier version is updated where it is opened
-- a database that cannot be opened is one line, which names what to give
 """
 
 import threading

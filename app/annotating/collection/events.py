@@ -9,6 +9,7 @@ Guarantees
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any
 
@@ -33,6 +34,11 @@ class Event:
     data: dict[str, Any]
     size: int
     """bytes of `data` in the database"""
+
+
+def utc(now: float) -> str:
+    """Return seconds since 1970 as the time of an answer."""
+    return datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds")
 
 
 def pair_key(pair: str) -> str:
@@ -124,17 +130,13 @@ def apply(connection: Connection, event: Event) -> None:
     _count(connection, event.person, event.size)
 
 
-def _nothing(connection: Connection, event: Event) -> None:
-    """An event that is only history."""
-
-
 def _added(connection: Connection, event: Event) -> None:
-    names = ("name", "role", "origin", "token")
-    connection.execute(insert(people).values(id=event.seq, written=0, **{name: event.data[name] for name in names}))
+    values = _of(event.data, "name", "role", "origin", "token")
+    connection.execute(insert(people).values(id=event.seq, written=0, **values))
 
 
 def _linked(connection: Connection, event: Event) -> None:
-    values = {name: event.data[name] for name in ("token", "origin")}
+    values = _of(event.data, "token", "origin")
     connection.execute(update(people).where(people.c.id == event.data["id"]).values(**values, revoked=None))
 
 
@@ -143,22 +145,25 @@ def _revoked(connection: Connection, event: Event) -> None:
 
 
 def _opened(connection: Connection, event: Event) -> None:
-    key, slot = pair_key(event.data["pair"]), event.data["slot"]
+    _assign(connection, event, event.data["pair"], person=event.person, state="open", **_of(event.data, "kind", "left"))
+
+
+def _imported(connection: Connection, event: Event) -> None:
+    answer = event.data["answer"]
+    values = {"kind": answer["kind"], "left": answer["left"] or "reference", "answer": json.dumps(answer)}
+    _assign(connection, event, answer["pair"], person=event.data["id"], state="submitted", done=event.seq, **values)
+
+
+def _of(data: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: data[name] for name in names}
+
+
+def _assign(connection: Connection, event: Event, pair: str, **values: Any) -> None:
+    """Add an assignment."""
+    key, slot, form = pair_key(pair), event.data["slot"], json.dumps(NO_FORM)
+    times = {"opened": event.at, "touched": event.at, "last": event.seq}
     connection.execute(
-        insert(assignments).values(
-            id=event.seq,
-            person=event.person,
-            pair=key,
-            kind=event.data["kind"],
-            left=event.data["left"],
-            slot=slot,
-            state="open",
-            opened=event.at,
-            touched=event.at,
-            last=event.seq,
-            number=0,
-            form=json.dumps(NO_FORM),
-        )
+        insert(assignments).values(id=event.seq, pair=key, slot=slot, number=0, form=form, **times, **values)
     )
     _take(connection, key, int(slot is not None))
 
@@ -189,18 +194,6 @@ def _submitted(connection: Connection, event: Event) -> None:
     _change(connection, event, state="submitted", done=event.seq, answer=json.dumps(event.data["answer"]))
 
 
-def _undone(connection: Connection, event: Event) -> None:
-    _touch(connection, event, state="open")
-
-
-def _restored(connection: Connection, event: Event) -> None:
-    _change(connection, event, state="submitted")
-
-
-def _seen(connection: Connection, event: Event) -> None:
-    _touch(connection, event)
-
-
 def _expired(connection: Connection, event: Event) -> None:
     row = connection.execute(select(assignments).where(assignments.c.id == event.assignment)).one()
     _change(connection, event, state="expired", slot=None)
@@ -213,30 +206,6 @@ def _resumed(connection: Connection, event: Event) -> None:
     _take(connection, row.pair, int(event.data["slot"] is not None))
 
 
-def _imported(connection: Connection, event: Event) -> None:
-    answer, slot = event.data["answer"], event.data["slot"]
-    key = pair_key(answer["pair"])
-    connection.execute(
-        insert(assignments).values(
-            id=event.seq,
-            person=event.data["id"],
-            pair=key,
-            kind=answer["kind"],
-            left=answer["left"] or "reference",
-            slot=slot,
-            state="submitted",
-            opened=event.at,
-            touched=event.at,
-            last=event.seq,
-            done=event.seq,
-            number=0,
-            form=json.dumps(NO_FORM),
-            answer=json.dumps(answer),
-        )
-    )
-    _take(connection, key, int(slot is not None))
-
-
 def _adjudicated(connection: Connection, event: Event) -> None:
     values = {"event": event.seq, "answer": json.dumps(event.data["answer"])}
     key = pair_key(event.data["answer"]["pair"])
@@ -245,17 +214,21 @@ def _adjudicated(connection: Connection, event: Event) -> None:
 
 
 _KINDS: dict[str, Callable[[Connection, Event], None]] = {
-    "created": _nothing,  # a new database, with its seed
-    "task": _nothing,  # the task's pairs were read for the first time, or were others before
+    "created": lambda *_: None,  # a new database, with its seed
+    "task": lambda *_: None,  # the task's pairs were read for the first time, or were others before
     "added": _added,  # a person
     "linked": _linked,  # a person has a new link
     "revoked": _revoked,  # a person
     "opened": _opened,  # an assignment
     "saved": _saved,
     "submitted": _submitted,
-    "undone": _undone,  # a submission
-    "restored": _restored,  # a submission that was undone and not made again
-    "seen": _seen,  # an assignment that was opened long ago is shown again
+    "undone": lambda connection, event: _touch(connection, event, state="open"),  # a submission
+    "restored": lambda connection, event: _change(
+        connection, event, state="submitted"
+    ),  # a submission that was undone and not made again
+    "seen": lambda connection, event: _touch(
+        connection, event
+    ),  # an assignment that was opened long ago is shown again
     "expired": _expired,  # an assignment
     "resumed": _resumed,  # an expired assignment
     "imported": _imported,  # an answer of another tool

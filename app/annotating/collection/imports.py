@@ -10,19 +10,18 @@ Guarantees
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
-from datetime import UTC, datetime
-from typing import Any
 
 from sqlalchemy import Connection, select
 
-from annotate.people.answers import Answer, Side, answer_of, faults, problems
+from annotate.people.form import Answer, answer_of
 from annotate.people.label_studio import CORRECT, SKIPPED
 from annotate.people.task import Task
 from app.annotating.collection import people
 from app.annotating.collection.assigning import free_slot
-from app.annotating.collection.events import pair_key, record
+from app.annotating.collection.events import pair_key, record, utc
 from app.annotating.collection.people import Person
 from app.annotating.collection.tables import adjudications, assignments
+from app.annotating.messages import Adjudication
 from app.site import UnknownError
 from common.errors import StepDiffError
 
@@ -56,10 +55,9 @@ def take(
     """
     counts: Counter[str] = Counter()
     for place, answer in answers:
-        pair = task.by_id.get(answer.pair)
-        if pair is None or (pair.reference, pair.candidate) != (answer.reference, answer.candidate):
+        if not task.knows(answer):
             counts["not a pair of the task"] += 1
-        elif answer.rejected != SKIPPED and (broken := problems(answer, task)):
+        elif answer.rejected != SKIPPED and (broken := task.problems(answer)):
             refused(f"{place}: {' '.join(broken)} {CORRECT}")
         else:
             counts[_take(connection, task, answer, by, now)] += 1
@@ -84,55 +82,36 @@ def _take(connection: Connection, task: Task, answer: Answer, by: Person, now: f
     mine = (assignments.c.person == person.id) & (assignments.c.pair == key)
     if connection.execute(select(assignments.c.id).where(mine)).first() is not None:
         return "answered by the same person already"
-    known_scores = answer.pair in task.gold_by_id or answer.pair in task.training_by_id
-    slot = None if known_scores else free_slot(connection, key, task.people)
-    if slot is None and not known_scores:
+    kind = "gold" if answer.pair in task.gold.by_id else "training" if answer.pair in task.training.by_id else "work"
+    slot = free_slot(connection, key, task.people) if kind == "work" else None
+    if slot is None and kind == "work":
         return "answered by enough people already"
-    kind = "gold" if answer.pair in task.gold_by_id else "training" if known_scores else "work"
     record(connection, "imported", now, by.id, id=person.id, slot=slot, answer={**found, "kind": kind})
     return "taken"
 
 
-def adjudicate(
-    connection: Connection,
-    task: Task,
-    by: Person,
-    pair: str,
-    keystep: str,
-    texts: dict[str, str],
-    scores: dict[str, int],
-    rejected: str | None,
-    now: float,
-    left: Side = "reference",
-) -> Answer:
+def adjudicate(connection: Connection, task: Task, by: Person, decision: Adjudication, now: float) -> Answer:
     """Record the answer that decides about a pair; its texts say how the other clip differs from the `left` one.
 
     Raises:
         UnknownError: The task has no such pair.
         FaultsError: The answer breaks rules of the task.
     """
-    known = task.by_id.get(pair)
-    if known is None:
-        raise UnknownError(f"the task has no pair {pair!r:.200}")
-    differences: dict[str, Any] = {
-        name: {"text": texts.get(name, "").strip(), "score": score} for name, score in scores.items()
+    pair = task.by_id.get(decision.pair)
+    if pair is None:
+        raise UnknownError(f"the task has no pair {decision.pair!r:.200}")
+    about = {
+        "pair": pair.id,
+        "reference": pair.reference,
+        "candidate": pair.candidate,
+        "annotator": by.name,
+        "left": decision.left,
+        "submitted": utc(now),
+        "kind": "adjudication",
     }
-    answer = answer_of(
-        {
-            "pair": known.id,
-            "reference": known.reference,
-            "candidate": known.candidate,
-            "annotator": by.name,
-            "keystep": " ".join(keystep.split()),
-            "differences": {} if rejected is not None else differences,
-            "rejected": rejected,
-            "left": left,
-            "seconds": None,
-            "submitted": datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds"),
-            "kind": "adjudication",
-        }
-    )
-    if found := list(faults(answer, task)):
-        raise FaultsError(found)
+    texts = {name: decision.texts.get(name, "") for name in decision.scores}
+    answer = answer_of(about | task.filled(decision.keystep, texts, decision.scores, decision.rejected))
+    if faults := list(task.faults(answer)):
+        raise FaultsError(faults)
     record(connection, "adjudicated", now, by.id, answer=asdict(answer))
     return answer

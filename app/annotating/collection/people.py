@@ -2,9 +2,7 @@
 
 Guarantees
 - the database has no token: of its 128 random bits, the SHA-256 is stored
-- a revoked or replaced token opens nothing
-- a revoked person leaves open work to others
-- names are unique
+- a revoked or replaced token opens nothing, and a revoked person leaves open work to others
 """
 
 import secrets

@@ -14,8 +14,7 @@ from typing import Any
 
 from sqlalchemy import Connection, case, func, select
 
-from annotate.people.answers import Answer, answer_of
-from annotate.people.task import HIGHEST, Task
+from annotate.people.form import HIGHEST, Answer, Form, answer_of
 from app.annotating.collection.events import pair_key
 from app.annotating.collection.tables import adjudications, assignments, pairs, people
 
@@ -157,7 +156,7 @@ def people_of(connection: Connection, shown: Sequence[str]) -> dict[str, tuple[l
     return found
 
 
-def suggestion(found: Sequence[Answer], task: Task) -> dict[str, Any]:
+def suggestion(found: Sequence[Answer], task: Form) -> dict[str, Any]:
     """Return the form to begin a decision with, which can be confirmed as it is: the last decision, or what people say.
 
     That is a rejection where at least half of them reject. Else it has the median score of each category with the text

@@ -1,57 +1,25 @@
 """What a person does with an assignment: save changes, submit, reject, undo.
 
 Guarantees
-- a save or submission that is sent again changes nothing
-- a text that was left empty means score 5, and a lower score needs a text; a category that nobody touched has no score:
-  each rule that an answer breaks is a sentence
-- nobody changes another person's assignment
+- a save or submission that is sent again changes nothing, and nobody changes another person's assignment
 - gold with a text gives feedback and is final
 - a person writes at most the task's person_mib into the database
 """
 
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import Connection, select
 
-from annotate.people.answers import FORM_TEXT, Answer, answer_of, fits, problems
-from annotate.people.task import HIGHEST, Check, Known, Task
+from annotate.people.form import Answer, answer_of
+from annotate.people.task import Task
 from app.annotating.collection.assigning import Assigner, Assignment
-from app.annotating.collection.events import merged, record
+from app.annotating.collection.events import merged, record, utc
 from app.annotating.collection.people import Person
 from app.annotating.collection.tables import assignments, people
+from app.annotating.messages import Feedback, Judged, Save, Submission, SubmissionResult
 from app.site import RefusedError
 from common.errors import StepDiffError
-
-
-@dataclass(frozen=True)
-class Judged:
-    """A score of a pair with known scores."""
-
-    category: str
-    title: str
-    yours: int | None
-    """null: the pair was rejected"""
-    known: int
-    agrees: bool
-    """within the task's tolerance"""
-
-
-@dataclass(frozen=True)
-class Feedback:
-    """What a person learns after a pair with known scores."""
-
-    scores: list[Judged]
-    text: str
-
-
-@dataclass(frozen=True)
-class Submitted:
-    """The result of a submission: problems, or what to show before the next pair."""
-
-    problems: list[str]
-    feedback: Feedback | None = None
 
 
 class StaleError(RefusedError):
@@ -63,24 +31,15 @@ class StaleError(RefusedError):
         self.number = number
 
 
-def save(
-    connection: Connection,
-    assigner: Assigner,
-    person: Person,
-    identity: int,
-    number: int,
-    changes: dict[str, Any],
-    now: float,
-) -> int:
-    """Save changes of a form and return the number of the save.
+def save(connection: Connection, assigner: Assigner, person: Person, identity: int, sent: Save, now: float) -> None:
+    """Save changes of a form.
 
     Args:
         connection: One that writes.
         assigner: Of the task.
         person: Who sends them.
         identity: Of the assignment.
-        number: Higher than that of every earlier save of the assignment.
-        changes: `keystep`, and by category `texts` and `scores`.
+        sent: With a number that is higher than that of every earlier save of the assignment.
         now: Seconds since 1970.
 
     Raises:
@@ -88,42 +47,28 @@ def save(
         RefusedError: The assignment is submitted, others have finished its pair, or the person has written too much.
         UnknownError: The person has no such assignment.
     """
-    own = _open(connection, assigner, person, identity, now)
-    if number <= own.number:
-        raise StaleError(own.number)
+    _open(connection, assigner, person, identity, sent.number, now)
     _refuse_over_quota(connection, assigner.task, person)
-    record(connection, "saved", now, person.id, identity, number=number, changes=_checked(changes, assigner.task))
-    return number
+    changes = _checked(sent.changes.fields(), assigner.task)
+    record(connection, "saved", now, person.id, identity, number=sent.number, changes=changes)
 
 
 def submit(
-    connection: Connection,
-    assigner: Assigner,
-    person: Person,
-    identity: int,
-    number: int,
-    changes: dict[str, Any],
-    rejected: str | None,
-    seconds: float,
-    now: float,
-) -> Submitted:
+    connection: Connection, assigner: Assigner, person: Person, identity: int, sent: Submission, now: float
+) -> SubmissionResult:
     """Submit an assignment with its last changes, or reject its pair with a reason; arguments and errors as `save`."""
+    task, number = assigner.task, sent.number
     before = assigner.get(connection, person, identity)
-    if before.state == "submitted":
-        if number == before.number:  # the response to it was lost
-            return Submitted([], feedback(assigner.task, before, _answer(before)))
-        raise RefusedError("this pair is submitted already: undo that first", 409)
-    own = _open(connection, assigner, person, identity, now)
-    if number <= own.number:
-        raise StaleError(own.number)
-    changes = _checked(changes, assigner.task)
-    answer = _made(assigner.task, own, person, merged(own.form, changes), rejected, seconds, now)
-    found = problems(answer, assigner.task)
-    if found:
-        return Submitted(found)
-    _refuse_over_quota(connection, assigner.task, person)
+    if before.state == "submitted" and number == before.number:  # the response to it was lost
+        return SubmissionResult(done=True, number=number, feedback=feedback(task, before, answer_of(before.answer)))
+    own = _open(connection, assigner, person, identity, number, now)
+    changes = _checked(sent.changes.fields(), task)
+    answer = _made(task, own, person, merged(own.form, changes), sent.rejected, sent.seconds, now)
+    if problems := task.problems(answer):
+        return SubmissionResult(done=False, number=number, problems=problems)
+    _refuse_over_quota(connection, task, person)
     record(connection, "submitted", now, person.id, identity, number=number, changes=changes, answer=asdict(answer))
-    return Submitted([], feedback(assigner.task, own, answer))
+    return SubmissionResult(done=True, number=number, feedback=feedback(task, own, answer))
 
 
 def undo(connection: Connection, assigner: Assigner, person: Person, now: float) -> int:
@@ -138,7 +83,7 @@ def undo(connection: Connection, assigner: Assigner, person: Person, now: float)
     if identity is None:
         raise RefusedError("there is no submission to undo", 409)
     own = assigner.get(connection, person, identity)
-    if feedback(assigner.task, own, _answer(own)) is not None:
+    if feedback(assigner.task, own, answer_of(own.answer)) is not None:
         raise RefusedError("the last pair had feedback: its answer is final", 409)
     _refuse_over_quota(connection, assigner.task, person)
     record(connection, "undone", now, person.id, identity)
@@ -147,34 +92,32 @@ def undo(connection: Connection, assigner: Assigner, person: Person, now: float)
 
 def feedback(task: Task, own: Assignment, answer: Answer) -> Feedback | None:
     """Return what a person learns after a pair: always of training, and of gold where the task has a text for it."""
-    known = task.training_by_id.get(own.pair.id)
-    gold = task.gold_by_id.get(own.pair.id)
-    if known is not None:
-        return _feedback(task, known, answer, task.training)
-    return None if gold is None or not gold.feedback else _feedback(task, gold, answer, task.gold)
-
-
-def _feedback(task: Task, known: Known, answer: Answer, check: Check) -> Feedback:
+    check = task.training if own.pair.id in task.training.by_id else task.gold
+    known = check.by_id.get(own.pair.id)
+    if known is None or (check is task.gold and not known.feedback):
+        return None
     judged = []
     for category in task.categories:
         if category.name in known.scores:
-            right, own = known.scores[category.name], answer.differences.get(category.name)
-            yours = None if own is None else own.score
+            right, difference = known.scores[category.name], answer.differences.get(category.name)
+            yours = None if difference is None else difference.score
             agrees = yours is not None and check.agrees(right, yours)
             judged.append(Judged(category.name, category.title, yours, right, agrees))
     return Feedback(judged, known.feedback)
 
 
-def _open(connection: Connection, assigner: Assigner, person: Person, identity: int, now: float) -> Assignment:
-    """Return an assignment that may be changed."""
+def _open(
+    connection: Connection, assigner: Assigner, person: Person, identity: int, number: int, now: float
+) -> Assignment:
+    """Return an assignment that may be changed by a save of a number."""
     row = assigner.row(connection, person, identity)
     if row.state == "submitted":
         raise RefusedError("this pair is submitted already: undo that first", 409)
-    if row.state == "open":
-        return assigner.assignment(row)
-    if not assigner.resume(connection, person, row, now):
+    if row.state != "open" and not assigner.resume(connection, person, row, now):
         minutes = assigner.task.timeout_minutes
         raise RefusedError(f"nothing changed here for {minutes:g} minutes, and others have finished this pair", 410)
+    if number <= row.number:
+        raise StaleError(row.number)
     return assigner.get(connection, person, identity)
 
 
@@ -190,47 +133,26 @@ def _refuse_over_quota(connection: Connection, task: Task, person: Person) -> No
 
 
 def _checked(changes: dict[str, Any], task: Task) -> dict[str, Any]:
-    """Return changes that name categories of the task only and have texts that every database takes."""
+    """Return changes that name categories of the task only."""
     for part in ("texts", "scores"):
         if unknown := [name for name in changes.get(part, {}) if name not in task.names]:
             raise StepDiffError(f"{unknown[0]!r:.80} is not a category of the task: reload the page")
-    for text in (changes.get("keystep", ""), *changes.get("texts", {}).values()):
-        if not fits(text):
-            raise StepDiffError(f"a text has at most {FORM_TEXT:,} characters, and no NUL")
     return changes
 
 
 def _made(
     task: Task, own: Assignment, person: Person, form: dict[str, Any], rejected: str | None, seconds: float, now: float
 ) -> Answer:
-    """Return the answer of a form.
-
-    A text that was left empty means score 5. A category with neither text nor score, or with words and no score, has no
-    score that somebody chose: it is left out.
-    """
-    differences = {}
-    for name in task.names:
-        text, score = form["texts"].get(name), form["scores"].get(name)
-        if score is None and text is not None and not text.strip():
-            score = HIGHEST
-        if score is not None:
-            differences[name] = {"text": (text or "").strip(), "score": score}
-    submitted = datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds")
-    found = {
+    """Return the answer of a form."""
+    about = {
         "pair": own.pair.id,
         "reference": own.pair.reference,
         "candidate": own.pair.candidate,
         "annotator": person.name,
-        "keystep": " ".join(form["keystep"].split()),
-        "differences": differences if rejected is None else {},
-        "rejected": rejected,
         "left": own.left,
         "seconds": round(min(seconds, now - own.opened) if now > own.opened else seconds, 1),  # the clock may move back
-        "submitted": submitted,
+        "submitted": utc(now),
         "kind": own.kind,
     }
-    return answer_of(found)
-
-
-def _answer(own: Assignment) -> Answer:
-    return answer_of(own.answer)
+    here = {part: {name: form[part][name] for name in task.names if name in form[part]} for part in ("texts", "scores")}
+    return answer_of(about | task.filled(form["keystep"], here["texts"], here["scores"], rejected))
