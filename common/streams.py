@@ -55,9 +55,7 @@ PURPOSES: dict[str, int] = {
     # retrieval
     "index training rows": 40,
     "recall queries": 41,
-    "rates: vectors": 42,
-    "rates: codebook": 43,
-    "rows of a map": 44,
+    "rows of a map": 44,  # 42 and 43 were given before
     "rows of a map's axes": 45,
     # app
     "averaged clips": 50,

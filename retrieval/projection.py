@@ -9,7 +9,6 @@ Shapes: D channels.
 Guarantees
 - pca_equals_a_naive_one: if all rows are in the sample, coordinates are those of an eigendecomposition of all rows
 - a_map_is_the_same_on_every_run: the sample is seeded, and the largest weight of each axis is positive
-- tokens_are_averaged: without an embedding, a clip is the mean of its tokens
 - a_map_needs_only_a_few_blocks_of_memory: PCA reads one block at a time
 """
 
@@ -24,11 +23,10 @@ from jaxtyping import Float32, Float64, Int64
 
 from common.errors import StepDiffError
 from common.streams import generator
-from retrieval.vectors import BLOCK_BYTES, raw_blocks, unit
+from retrieval.vectors import BLOCK_BYTES, filled_rows, raw_blocks, unit
 from store import View
 from store.batches import Batches
 from store.format.quantise import dequantise
-from store.view import OK
 
 PROJECTIONS = {"pca": "PCA", "umap": "UMAP"}
 """name -> title"""
@@ -39,7 +37,6 @@ FIT = 20_000
 REDUCED = 50
 """channels that UMAP reads, those of the largest variance"""
 SEED = 0
-_COUNTED = 2**16  # rows that are counted at a time
 _BLOCK = 4096  # rows of a block, at most
 
 Advance = Callable[[int], None]
@@ -141,20 +138,10 @@ def pooled_blocks(
 
 def sample_rows(view: View, most: int, seed: int = SEED) -> tuple[Int64[np.ndarray, " rows"], int]:
     """Return at most `most` filled rows, rising, and how many the view has; any sample is equally likely."""
-    filled = view.status() == OK
-    total = int(np.count_nonzero(filled))
-    if total <= most:
-        return np.flatnonzero(filled).astype(np.int64), total
-    ranks = np.sort(generator(seed, "rows of a map").choice(total, most, replace=False, shuffle=False))
-    counts = np.add.reduceat(filled, np.arange(0, len(filled), _COUNTED), dtype=np.int64)
-    ends = np.cumsum(counts)
-    found = []
-    for block in np.flatnonzero(counts):
-        first, last = np.searchsorted(ranks, [ends[block] - counts[block], ends[block]])
-        if first < last:
-            rows = np.flatnonzero(filled[block * _COUNTED : (block + 1) * _COUNTED]) + block * _COUNTED
-            found.append(rows[ranks[first:last] - (ends[block] - counts[block])])
-    return np.concatenate(found).astype(np.int64), total
+    rows = filled_rows(view)
+    if len(rows) <= most:
+        return rows, len(rows)
+    return np.sort(generator(seed, "rows of a map").choice(rows, most, replace=False, shuffle=False)), len(rows)
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,14 @@
 """A FAISS index over one view of a store: its files, checked before memory is allocated for them, and its search.
 
-On disk, in the store: indexes/ENTITY/VIEW.json (the card) and the files that it names (see index_card.py, sample.py).
-An exact index has only a card: the store itself is searched.
+On disk, in the store: indexes/ENTITY/VIEW.json (the card) and the file that it names (see index_card.py). An exact
+index has only a card: the store itself is searched.
 
 Guarantees
-- ids_are_store_rows: a hit is a row of the store, also where other rows failed or are missing
 - an_index_of_changed_rows_is_refused: an index of changed rows, of another provenance, without its card or with a
   damaged byte is refused; the error gives the reason and the command that rebuilds it
 - similarities_are_exact: hits of an approximate index are compared again by the store's own vectors, so a similarity is
   always the cosine
 - forged_sizes_allocate_nothing: a file that declares more than it holds is refused before memory is allocated
-- ids_that_are_not_ok_rows_are_refused: an index whose numbers are not the filled rows of its view is refused
 """
 
 from __future__ import annotations
@@ -19,25 +17,24 @@ import math
 import re
 import struct
 import threading
-import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Float32, Int64
 
 from common.errors import StepDiffError
-from retrieval.exact import SPARE, search_exactly
+from retrieval.exact import search_exactly
 from retrieval.index.hits import Hits
-from retrieval.index.index_card import INDEX, Card, build_command, card_path, damaged, file_of, read_card, stale
+from retrieval.index.index_card import Card, build_command, card_path, damaged, index_file, read_card, stale
 from retrieval.vectors import filled_rows
 from store import Store, View
+from store.view import OK
 
 if TYPE_CHECKING:
     import faiss
@@ -114,67 +111,32 @@ def _limited(size: int) -> Iterator[None]:
 
 def check_ids(index: faiss.Index, name: str, filled: Int64[np.ndarray, " rows"]) -> None:
     """Raise DamagedIndex unless the numbers in an index are the filled rows of its view, each exactly once."""
-    found: Bool[np.ndarray, " up_to_last"] = np.zeros(int(filled.max(initial=-1)) + 1, bool)
-    total = 0
-    for part in ids(index):
-        if len(part) and (part.min() < 0 or part.max() >= len(found)):
-            break
-        found[part] = True
-        total += len(part)
-    if total != len(filled) or np.count_nonzero(found) != len(filled) or not found[filled].all():
+    rows, there = rows_of(index), np.zeros(int(filled.max(initial=0)) + 1, bool)
+    valid = len(rows) == len(filled) and rows.min(initial=0) >= 0 and rows.max(initial=0) < len(there)
+    if valid:
+        there[rows] = True
+    if not valid or not there[filled].all():
         raise DamagedIndex(f"{name} is damaged: its numbers are not the rows of its view")
 
 
-def ids(index: faiss.Index) -> Iterator[Int64[np.ndarray, " list"]]:
-    """Yield the row numbers of each inverted list that is not empty, or all at once if the index has no lists."""
+def rows_of(index: faiss.Index) -> Int64[np.ndarray, " rows"]:
+    """Return the row numbers in an index, list by list."""
     import faiss
 
-    ivf = faiss.try_extract_index_ivf(index)
+    ivf = ivf_of(index)
     if ivf is None:
         outer = faiss.downcast_index(index)
-        yield faiss.vector_to_array(outer.id_map) if isinstance(outer, faiss.IndexIDMap) else np.empty(0, np.int64)
-        return
-    lists = ivf.invlists
-    for n in range(lists.nlist):
-        if size := lists.list_size(n):
-            yield faiss.rev_swig_ptr(lists.get_ids(n), size)
-
-
-def read_arrays(path: Path, forms: Mapping[str, tuple[str, int]]) -> dict[str, np.ndarray]:
-    """Return the arrays of an uncompressed .npz file; `forms` gives the type and number of axes of each.
-
-    Raises:
-        DamagedIndex: Not such a file, or an array that declares another form or size than it has.
-    """
-    size = path.stat().st_size
-    try:
-        with zipfile.ZipFile(path) as file:
-            members = {info.filename: info for info in file.infolist()}
-            if sorted(members) != sorted(f"{name}.npy" for name in forms) or any(
-                info.compress_type != zipfile.ZIP_STORED or info.file_size > size for info in members.values()
-            ):
-                raise ValueError("it contains other arrays, or compressed ones")
-            return {name: _array(file.read(f"{name}.npy"), *form) for name, form in forms.items()}
-    except (zipfile.BadZipFile, ValueError, KeyError, EOFError, OSError, NotImplementedError, struct.error) as error:
-        raise DamagedIndex(f"{path.name} is damaged: it cannot be read ({error})") from error
-
-
-def _array(data: bytes, kind: str, axes: int) -> np.ndarray:
-    """An array from the bytes of a .npy file. Raises ValueError where header and bytes disagree."""
-    file = BytesIO(data)
-    version = np.lib.format.read_magic(file)
-    if version != (1, 0):
-        raise ValueError(f"version {version} of an array")
-    shape, by_column, dtype = np.lib.format.read_array_header_1_0(file)
-    start = file.tell()
-    if dtype != np.dtype(kind) or len(shape) != axes or math.prod(shape) * dtype.itemsize != len(data) - start:
-        raise ValueError(f"{len(data) - start:,} bytes that declare {dtype} {shape}")
-    return np.frombuffer(data, dtype, offset=start).reshape(shape, order="F" if by_column else "C").copy()
+        held = [faiss.vector_to_array(outer.id_map)] if isinstance(outer, faiss.IndexIDMap) else []
+    else:
+        sizes = enumerate(map(ivf.invlists.list_size, range(ivf.nlist)))
+        held = [faiss.rev_swig_ptr(ivf.invlists.get_ids(n), size) for n, size in sizes if size]
+    return np.concatenate([np.empty(0, np.int64), *held])
 
 
 AGAIN = 10  # hits of product-quantised codes compared exactly per requested hit
-_FINE = re.compile(r"IVF\d+(_HNSW\d+)?,(SQfp16|Flat)")  # codes that order hits as the vectors do, but for near ties
-NEAR = 2  # hits of such codes compared exactly beyond k; each costs as much as 30 of a list
+SPARE = 22  # hits of other codes compared exactly beyond k
+NEAR = 2  # the same of codes that order hits as the vectors do, but for near ties
+_FINE = re.compile(r"(IVF\d+(_HNSW\d+)?|HNSW\d+),(SQfp16|Flat)")
 
 
 @dataclass(frozen=True)
@@ -190,7 +152,7 @@ class Index:
     @cached_property
     def hits(self) -> Hits:
         """The comparison of hits with the store's rows."""
-        return Hits(self.store, self.view, self.card["feature"])
+        return Hits(self.store, self.view, self.card["feature"], filled_rows(self.view))
 
     def __len__(self) -> int:
         return int(self.card["rows"])
@@ -225,18 +187,32 @@ class Index:
 
 
 def selecting(index: Any, rows: Int64[np.ndarray, " rows"]) -> Any:
-    """Return search parameters that select `rows`; fewer rows mean more probed lists of an IVF index."""
+    """Return search parameters that select `rows`; of fewer rows, more of the index is visited."""
     faiss: Any = import_module("faiss")  # its stubs lack the selectors
     chosen = np.zeros(int(rows.max(initial=0)) + 1, bool)
     chosen[rows] = True
     only = faiss.IDSelectorBitmap(np.packbits(chosen, bitorder="little"))
+    more = index.ntotal / max(len(rows), 1)
     if isinstance(index, faiss.IndexIVF):
-        lists = math.ceil(index.nprobe * index.ntotal / max(len(rows), 1))
-        return faiss.SearchParametersIVF(sel=only, nprobe=min(lists, index.nlist))
-    inner = faiss.downcast_index(index.index)
-    if isinstance(inner, faiss.IndexHNSW):
-        return faiss.SearchParametersHNSW(sel=only, efSearch=inner.hnsw.efSearch)
+        return faiss.SearchParametersIVF(sel=only, nprobe=min(math.ceil(index.nprobe * more), index.nlist))
+    if (graph := graph_of(index)) is not None:
+        return faiss.SearchParametersHNSW(sel=only, efSearch=min(math.ceil(graph.efSearch * more), index.ntotal))
     return faiss.SearchParameters(sel=only)
+
+
+def exact_index(store: Store, view: View, feature: str) -> Index:
+    """Return an index of a view that has none: the store itself is searched."""
+    return Index(store, view, {"feature": feature, "rows": int(np.count_nonzero(view.status() == OK))}, None)
+
+
+def check_feature(index: Index, feature: str | None) -> None:
+    """Raise StepDiffError if an index is not of the embedding that a user named."""
+    compared = index.card["feature"]
+    if feature not in (None, compared):
+        raise StepDiffError(
+            f"the index of {index.view.entity}/{index.view.name} compares {compared}, not {feature}: leave --feature "
+            f"out, or build one with --feature {feature}"
+        )
 
 
 def open_index(store: Store, view: View) -> Index:
@@ -252,9 +228,10 @@ def open_index(store: Store, view: View) -> Index:
     reason = stale(store, view, card)
     if reason is None:
         try:
+            if card["exact"]:
+                return Index(store, view, card, None)
             index = read_files(store, view, card)
-            if index is not None:
-                check_ids(index, file_of(card, INDEX), filled_rows(view))
+            check_ids(index, index_file(card), filled_rows(view))
             return Index(store, view, card, index)
         except DamagedIndex as error:
             reason = str(error)
@@ -266,26 +243,30 @@ def open_index(store: Store, view: View) -> Index:
     raise StepDiffError(f"the index of {path} is stale, {reason}: run {build_command(store, view, card)}")
 
 
-def read_files(store: Store, view: View, card: Card) -> faiss.Index | None:
-    """Return the FAISS index of a card, None for an exact one. Raises DamagedIndex if a file has changed."""
+def read_files(store: Store, view: View, card: Card, mapped: bool = True) -> faiss.Index:
+    """Return the FAISS index of a card that is not exact. Raises DamagedIndex if a file has changed.
+
+    `mapped` leaves the inverted lists in the file, if it is on this machine.
+    """
     home = card_path(store, view.entity, view.name).parent
-    if not card["files"]:
-        return None
     with home.fetched(list(card["files"])) as folder:
         if damaged(card, folder):
             raise DamagedIndex("its file is damaged or of another build")
-        index = read_faiss(folder / file_of(card, INDEX), card["dim"], card["rows"], mapped=folder == home)
-    probe(index, card["probes"])
+        index = read_faiss(folder / index_file(card), card["dim"], card["rows"], mapped and folder == home)
+    set_effort(index, card["probes"])
     return index
 
 
-def probe(index: faiss.Index, lists: int) -> None:
-    """Set the number of lists that an IVF index probes; other indexes have none.
+def set_effort(index: faiss.Index, effort: int) -> None:
+    """Set the number of lists that an IVF index probes, or of candidates that a graph keeps; others have none.
 
-    Threads take a query at a time: as many queries for each, FAISS's default, take a fifth longer in all.
+    Threads take a query at a time: as many queries for each, FAISS's default, take a fifth longer in all. Cards of
+    older versions have 1 for a graph: their recall was measured with 34 candidates.
     """
     if (ivf := ivf_of(index)) is not None:
-        ivf.nprobe, ivf.parallel_mode = lists, _QUERY_BY_QUERY
+        ivf.nprobe, ivf.parallel_mode = effort, _QUERY_BY_QUERY
+    elif (graph := graph_of(index)) is not None:
+        graph.efSearch = effort if effort > 1 else 34
 
 
 def ivf_of(index: faiss.Index) -> faiss.IndexIVF | None:
@@ -293,6 +274,13 @@ def ivf_of(index: faiss.Index) -> faiss.IndexIVF | None:
     import faiss
 
     return faiss.try_extract_index_ivf(index)
+
+
+def graph_of(index: Any) -> Any:
+    """Return the HNSW graph of an index, or None."""
+    faiss: Any = import_module("faiss")
+    inner = faiss.downcast_index(index.index) if isinstance(index, faiss.IndexIDMap) else index
+    return inner.hnsw if isinstance(inner, faiss.IndexHNSW) else None
 
 
 @contextmanager

@@ -24,9 +24,10 @@ from common.progress import progress
 from retrieval.exact import compiled
 from retrieval.index.index import open_index
 from retrieval.mining.neighbours import columns, video_numbers
-from retrieval.vectors import BLOCK, blocks, compact, filled_rows, rows_that_fit, width
+from retrieval.vectors import BLOCK, blocks, compact, filled_rows, width
 from store import Store, View
 
+HELD_BYTES = 2**32  # of rows that are held in memory and compared with all others
 TILE = 1024  # rows compared with a block at a time
 CANDIDATES = 16  # nearest rows of each row that are requested from an index
 ROUNDING = 1e-6  # of a float32 cosine
@@ -68,7 +69,6 @@ def duplicates(
     threshold: float = 0.98,
     against: str | None = None,
     by: Literal["exact", "index"] = "exact",
-    max_memory: str = "4GB",
     feature: str = "embedding",
 ) -> pl.DataFrame:
     """Return clips that have duplicates: group, clip, similarity, copy, video, and the column of `against`.
@@ -81,11 +81,10 @@ def duplicates(
         against: Catalog column, e.g. split: keep only clips that chains of duplicates connect with another value of it.
         by: "exact" compares all pairs, in n * n * D / 2 multiplications; "index" compares each clip with the nearest
             ones that the view's index finds.
-        max_memory: Memory that may be used, e.g. 4GB.
         feature: Embedding to compare.
 
     Raises:
-        StepDiffError: A column that the catalog lacks, a row without a direction, too little memory, or no index.
+        StepDiffError: A column that the catalog lacks, a row without a direction, or no index.
     """
     rows = filled_rows(view)
     frame = columns(store, "clips", ["key", "video", *([] if against in (None, "video") else [against])])[rows]
@@ -94,7 +93,7 @@ def duplicates(
     if by == "index":
         pairs = _pairs_of_index(store, view, rows, bar)
     else:
-        pairs = _all_pairs(store, view, feature, rows, rows_that_fit(max_memory, len(rows), width(view, feature)), bar)
+        pairs = _all_pairs(store, view, feature, rows, HELD_BYTES // (4 * width(view, feature)), bar)
     for first, second, cosines in pairs:
         join(first, second, cosines, groups.video, groups.first, groups.parent, groups.nearest, groups.cosine)
     return _frame(frame, groups, against)

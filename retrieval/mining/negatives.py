@@ -19,14 +19,9 @@ certain. If that is not enough, four times as many pairs are sorted.
 
 Guarantees
 - every_option_has_features: a clip without features is refused, so every question can be answered
-- one_question_per_text: each text of each row is one question, in the order of the file; a question with fewer than
-  three negatives is dropped and counted
 - negatives_equal_the_naive_ones: the compiled walk sorts few pairs, with the result of walking all of them
 - the_order_of_options_depends_on_seed_and_content_only: random draws depend on the seed and the question's content, not
   on its position in the file
-- pairs_clips_and_texts_are_in_order_of_first_appearance: pairs, clips and texts keep the order in which the test set
-  names them first
-- only_exact_distances_order_the_candidates: estimates only decide which pairs need not be sorted
 """
 
 from __future__ import annotations
@@ -45,7 +40,7 @@ from common.errors import StepDiffError
 from common.io.tables import short
 from common.progress import progress
 from common.threads import cores, each
-from retrieval.exact import compiled, distance, dot
+from retrieval.exact import compiled
 from retrieval.vectors import fill_command, normalised
 from store import Store, View, text_key
 from store.view import OK
@@ -181,6 +176,15 @@ def _walk_some(
 
 
 @compiled
+def distance(a: Float64[np.ndarray, " dim"], b: Float64[np.ndarray, " dim"]) -> float:
+    """Return the L2 distance."""
+    total = 0.0
+    for d in range(len(a)):
+        total += (a[d] - b[d]) * (a[d] - b[d])
+    return np.sqrt(total)
+
+
+@compiled
 def _shared(one: Int64[np.ndarray, " 2"], other: Int64[np.ndarray, " 2"]) -> int:
     return int(one[0] == other[0] or one[0] == other[1]) + int(one[1] == other[0] or one[1] == other[1])
 
@@ -191,7 +195,10 @@ def _alike(
 ) -> bool:
     """Whether the cosine of a text to one of the others is above the threshold."""
     for other in others:
-        if dot(texts[text], texts[other]) > threshold:
+        cosine = 0.0
+        for d in range(texts.shape[1]):
+            cosine += texts[text, d] * texts[other, d]
+        if cosine > threshold:
             return True
     return False
 

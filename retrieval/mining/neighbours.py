@@ -5,11 +5,8 @@ step. Each piece is compared with all rows of its steps, which are read from the
 written to the folder OUT.parts before the next piece starts.
 
 Guarantees
-- a_row_is_never_its_own_neighbour: a row is not its own neighbour
-- the_nearest_rows_come_first: neighbours are sorted by falling cosine, then by position
-- neighbours_can_be_restricted_to_the_same_step: with `same`, a neighbour has the same value in that catalog column
-- neighbours_equal_those_of_a_naive_join: neighbours are exact; only cosines that differ by less than the rounding of
-  float32 (1e-6) may be in another order
+- neighbours_equal_those_of_a_naive_join: neighbours are exact and sorted by falling cosine, then by row, and never the
+  row itself; only cosines that differ by less than the rounding of float32 (1e-6) may be in another order
 - a_killed_run_resumes_with_the_same_file: an interrupted run continues with the first missing piece, and writes the
   same file
 - memory_is_bounded: the vectors of one piece and one block are in memory, whatever the size of a step
@@ -33,15 +30,13 @@ from jaxtyping import Float32, Int64
 from common.errors import StepDiffError
 from common.io.files import whole
 from common.progress import progress
-from retrieval.exact import Best
+from retrieval.exact import Candidates, Found, nearest_of, without_itself
 from retrieval.index.index import open_index
 from retrieval.index.index_card import digest
-from retrieval.vectors import BLOCK, blocks, compact, filled_rows, normalised, rows_that_fit, width
+from retrieval.vectors import BLOCK, blocks, compact, filled_rows, normalised, width
 from store import Store, View
 
 QUERIES = 1024  # searched at a time in an index
-
-Neighbours = tuple[Int64[np.ndarray, "rows k"], Float32[np.ndarray, "rows k"]]
 
 
 def neighbours(
@@ -51,7 +46,7 @@ def neighbours(
     k: int,
     same: str | None = None,
     feature: str = "embedding",
-) -> Neighbours:
+) -> Found:
     """Return the k nearest filled rows of each of `rows` and their cosines, best first.
 
     Where fewer rows exist, the row is -1 and the cosine -inf.
@@ -73,38 +68,13 @@ def neighbours(
         )
     found = np.full((len(rows), k), -1, np.int64), np.full((len(rows), k), -np.inf, np.float32)
     if same is None:
-        _from_index(store, view, rows, found)
-    else:
-        _within_groups(store, view, rows, same, feature, found)
-    return found
-
-
-def nearest(
-    vectors: Float32[np.ndarray, "vectors dim"], asked: Int64[np.ndarray, " asked"], k: int
-) -> tuple[Int64[np.ndarray, "asked k"], Float32[np.ndarray, "asked k"]]:
-    """Return the positions of the k other vectors nearest to each vector at `asked`, and their cosines, best first.
-
-    `vectors` have length 1. The search is exact. Where fewer exist, the position is -1 and the cosine -inf.
-    """
-    found, places = Best.none(len(asked), k), np.arange(len(vectors))
-    found.see(vectors[asked], asked, vectors, places, places)
-    return found.rows, found.cosines
-
-
-def _from_index(store: Store, view: View, rows: Int64[np.ndarray, " rows"], found: Neighbours) -> None:
-    index, k = open_index(store, view), found[0].shape[1]
-    for start in range(0, len(rows), QUERIES):
-        part = rows[start : start + QUERIES]
-        queries = normalised(store, view, index.card["feature"], part).astype(np.float32)
-        for at, (hits, cosines) in enumerate(zip(*index.search(queries, k + 1), strict=True)):
-            others = np.flatnonzero((hits >= 0) & (hits != part[at]))[:k]
-            found[0][start + at, : len(others)] = hits[others]
-            found[1][start + at, : len(others)] = cosines[others]
-
-
-def _within_groups(
-    store: Store, view: View, rows: Int64[np.ndarray, " rows"], same: str, feature: str, found: Neighbours
-) -> None:
+        index = open_index(store, view)
+        for start in range(0, len(rows), QUERIES):
+            part = rows[start : start + QUERIES]
+            queries = normalised(store, view, index.card["feature"], part).astype(np.float32)
+            nearest_rows, cosines = without_itself(index.search(queries, k + 1), part, k)
+            found[0][start : start + QUERIES], found[1][start : start + QUERIES] = nearest_rows, cosines
+        return found
     frame = columns(store, view.entity, ["row", same])
     filled = filled_rows(view)
     for group in frame.filter(frame[same].is_not_null()).partition_by(same):
@@ -113,9 +83,19 @@ def _within_groups(
         if not len(asked):
             continue
         vectors = normalised(store, view, feature, members).astype(np.float32)
-        places, cosines = nearest(vectors, np.searchsorted(members, rows[asked]), found[0].shape[1])
+        places, cosines = nearest(vectors, np.searchsorted(members, rows[asked]), k)
         found[0][asked] = np.where(places < 0, -1, members[places])
         found[1][asked] = cosines
+    return found
+
+
+def nearest(vectors: Float32[np.ndarray, "vectors dim"], asked: Int64[np.ndarray, " asked"], k: int) -> Found:
+    """Return the positions of the k other vectors nearest to each vector at `asked`, and their cosines, best first.
+
+    `vectors` have length 1. The search is exact. Where fewer exist, the position is -1 and the cosine -inf.
+    """
+    places = np.arange(len(vectors))
+    return nearest_of(vectors[asked], asked, [(places, vectors, places)], k)
 
 
 PIECE = 65_536  # rows of a piece, at most: the work that an interruption can lose
@@ -143,23 +123,22 @@ def join(
     within: str = "step",
     k: int = 8,
     other_videos: bool = False,
-    max_memory: str = "4GB",
     feature: str = "embedding",
 ) -> int:
     """Write clip, `within`, neighbours and similarities of every clip as Parquet; returns the number of clips.
 
-    Raises StepDiffError for an unknown column, no clips, too little memory, or pieces of another join in OUT.parts.
+    Raises StepDiffError for an unknown column, no clips, or pieces of another join in OUT.parts.
     """
     given = _sort(store, view, feature, within, other_videos)
-    most = min(rows_that_fit(max_memory, len(given.rows), width(view, feature), more=60 * k), PIECE)
+    width(view, feature)  # refuses tokens before OUT.parts is made
     options = {
         "rows": digest(store, view, given.rows), "groups": hashlib.sha256(given.bounds.tobytes()).hexdigest(),
-        "view": view.name, "feature": feature, "within": within, "k": k, "other_videos": other_videos, "piece": most,
+        "view": view.name, "feature": feature, "within": within, "k": k, "other_videos": other_videos, "piece": PIECE,
     }  # fmt: skip
     parts = _parts_folder(out, options)
     files, clips = [], 0
     with progress("joined clips", len(given.rows)) as advance:
-        for piece in pieces(given.bounds, most):
+        for piece in pieces(given.bounds, PIECE):
             file = parts / f"{piece.start:012d}.parquet"
             if not file.exists():
                 frame = _join_piece(given, within, k, piece)
@@ -237,21 +216,21 @@ def _parts_folder(out: Path, options: dict[str, Any]) -> Path:
 def _join_piece(given: Sorted, within: str, k: int, piece: slice) -> pl.DataFrame:
     """The neighbours of the rows of a piece."""
     queries = compact(given.store, given.view, given.feature, given.rows[piece])
-    best = Best.none(len(queries), k)
+    rows, cosines = np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float32)
     first = int(np.searchsorted(given.bounds, piece.start, side="right")) - 1
     for start, end in pairwise(given.bounds[first:].tolist()):
         if start >= piece.stop:
             break
         inside = slice(max(start, piece.start), min(end, piece.stop))
         mine = slice(inside.start - piece.start, inside.stop - piece.start)
-        for group, vectors in _candidates(given, slice(start, end), piece, queries):
-            best.of(mine).see(queries[mine], given.apart[inside], vectors, group, given.apart[group])
-    query, rank = np.nonzero(best.rows >= 0)
+        candidates = _candidates(given, slice(start, end), piece, queries)
+        rows[mine], cosines[mine] = nearest_of(queries[mine], given.apart[inside], candidates, k)
+    query, rank = np.nonzero(rows >= 0)
     found = pl.DataFrame(
         {
             "place": query,
-            "neighbours": given.frame["key"].gather(best.rows[query, rank]),
-            "similarities": best.cosines[query, rank],
+            "neighbours": given.frame["key"].gather(rows[query, rank]),
+            "similarities": cosines[query, rank],
         }
     )
     clips = given.frame[piece].select(pl.int_range(pl.len()).alias("place"), pl.col("key").alias("clip"), within)
@@ -262,15 +241,17 @@ def _join_piece(given: Sorted, within: str, k: int, piece: slice) -> pl.DataFram
 
 def _candidates(
     given: Sorted, group: slice, piece: slice, held: Float32[np.ndarray, "piece dim"]
-) -> Iterator[tuple[Int64[np.ndarray, " block"], Float32[np.ndarray, "block dim"]]]:
-    """Positions and vectors of a group: from the piece if it holds all of them, otherwise block by block."""
+) -> Iterator[Candidates]:
+    """Positions, vectors and `apart` of a group: from the piece if it holds all of them, otherwise block by block."""
     places = np.arange(group.start, group.stop)
     if piece.start <= group.start and group.stop <= piece.stop:
-        yield places, held[group.start - piece.start : group.stop - piece.start]
+        yield places, held[group.start - piece.start : group.stop - piece.start], given.apart[places]
         return
-    read = blocks(given.store, given.view, given.feature, given.rows[group])
-    for start, (rows, vectors) in zip(range(0, len(places), BLOCK), read, strict=True):
-        yield places[start : start + len(rows)], vectors.astype(np.float32)
+    for start, (rows, vectors) in zip(
+        range(0, len(places), BLOCK), blocks(given.store, given.view, given.feature, given.rows[group]), strict=True
+    ):
+        some = places[start : start + len(rows)]
+        yield some, vectors.astype(np.float32), given.apart[some]
 
 
 def columns(store: Store, entity: str, names: Sequence[str]) -> pl.DataFrame:

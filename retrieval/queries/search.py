@@ -7,7 +7,6 @@ Guarantees
 - a_filter_is_applied_before_the_search: the k nearest are those among the clips that the condition selects
 - a_query_by_a_text_of_the_store: a text's embedding is read from texts/VIEW by the text's key if it is there; no
   encoder runs
-- k_rows_of_the_catalog_are_read: a query without a condition reads the catalog's rows of its hits alone
 """
 
 from __future__ import annotations
@@ -24,9 +23,8 @@ from jaxtyping import Float32, Int64
 from common.errors import StepDiffError
 from common.io.sealed import copied
 from common.io.tables import short
-from retrieval.exact import search_exactly
 from retrieval.index.factory import FLAT_BELOW
-from retrieval.index.index import Index, open_index
+from retrieval.index.index import Index, check_feature, exact_index, open_index
 from retrieval.index.index_card import card_path
 from retrieval.vectors import command, fill_command, filled_rows, normalised, width
 from store import Store, View, text_key
@@ -156,20 +154,16 @@ class Search:
     """A query and the rows among which its neighbours are searched."""
 
     store: Store
-    view: View
-    feature: str
     query: Query
     rows: Int64[np.ndarray, " rows"] | None
     """eligible rows: filled, selected by the condition, and not the query's own; None: all others of the index"""
-    index: Index | None
-    """None: the store is searched exactly"""
+    index: Index
 
     def __len__(self) -> int:
         """Return the number of eligible rows."""
         if self.rows is not None:
             return len(self.rows)
-        assert self.index is not None
-        return len(self.index) - int(np.count_nonzero(self.view.status(np.unique(self.query.rows)) == OK))
+        return len(self.index) - int(np.count_nonzero(self.index.view.status(np.unique(self.query.rows)) == OK))
 
 
 def resolve(
@@ -206,16 +200,13 @@ def resolve(
         rows = rows[view.status(rows) == OK].astype(np.int64)
     elif store.at is not None or not card_path(store, "clips", view.name).exists():
         rows = filled_rows(view)
-    index = None if rows is not None and len(rows) <= FLAT_BELOW else opened(store, view)
-    compared = "embedding" if index is None else index.card["feature"]
-    if index is not None and feature not in (None, compared):
-        raise StepDiffError(
-            f"the index of clips/{view.name} compares {compared}, not {feature}: leave --feature out, or "
-            f"build one with --feature {feature}"
-        )
-    feature = feature or compared
-    query = query_of(store, view, feature)
-    return Search(store, view, feature, query, None if rows is None else rows[~np.isin(rows, query.rows)], index)
+    if rows is not None and len(rows) <= FLAT_BELOW:
+        index = exact_index(store, view, feature or "embedding")
+    else:
+        index = opened(store, view)
+        check_feature(index, feature)
+    query = query_of(store, view, index.card["feature"])
+    return Search(store, query, None if rows is None else rows[~np.isin(rows, query.rows)], index)
 
 
 def compute(search: Search, k: int) -> pl.DataFrame:
@@ -223,18 +214,12 @@ def compute(search: Search, k: int) -> pl.DataFrame:
 
     There are fewer if fewer rows are eligible, or if an approximate index finds fewer.
     """
-    k = min(k, len(search))
-    query, vector = search.query, search.query.vector[None]
-    if k == 0:
-        found, cosines = np.empty(0, np.int64), np.empty(0, np.float32)
-    elif search.index is None:
-        assert search.rows is not None
-        rows, similarities = search_exactly(search.store, search.view, search.feature, search.rows, vector, k)
-        found, cosines = rows[0], similarities[0]
-    else:
-        rows, similarities = search.index.search(vector, k + len(query.rows), search.rows)
-        keep = np.flatnonzero((rows[0] >= 0) & ~np.isin(rows[0], query.rows))[:k]
-        found, cosines = rows[0][keep], similarities[0][keep]
+    k, own = min(k, len(search)), search.query.rows
+    found, cosines = np.empty(0, np.int64), np.empty(0, np.float32)
+    if k:
+        (found,), (cosines,) = search.index.search(search.query.vector[None], k + len(own), search.rows)
+        keep = np.flatnonzero((found >= 0) & ~np.isin(found, own))[:k]
+        found, cosines = found[keep], cosines[keep]
     catalog = search.store.catalog("clips").select(found)
     frame = pl.DataFrame({"row": found}).join(catalog, on="row", how="left", maintain_order="left")
     ranks = pl.int_range(1, frame.height + 1, eager=True).alias("rank")

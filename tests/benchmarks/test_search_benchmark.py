@@ -18,7 +18,7 @@ def test_the_last_line_is_json(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert {(row["features"], row["queries"]) for row in found["rows"]} == {
         ("clips", 1), ("clips", 8), ("clips/clustered", 1), ("clips/clustered", 17),
     }  # fmt: skip
-    for rows, factory in ((1200, "IVF30,SQfp16"), (2000, "IVF51,SQfp16")):
+    for rows, factory in ((1200, "HNSW32,SQfp16"), (2000, "HNSW32,SQfp16")):
         table = [row for row in found["approximate"] if row["rows"] == rows]
         assert {row["search"] for row in table} >= {f"ours: {factory}", "faiss IVF,SQfp16", "faiss HNSW32"}
         assert all(row["recall@10"] >= table[0]["recall@10"] > 0 and row["queries/s"] > 0 for row in table)

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import StepDiffError
-from retrieval import exact as best
-from retrieval.exact import Best
-from retrieval.vectors import bytes_of, rows_that_fit
+from retrieval import exact
+from retrieval.exact import nearest_of
+from retrieval.index.factory import bytes_of
 
 
 @given(
@@ -23,26 +23,23 @@ def test_the_best_come_first(vectors: list[list[int]], asking: int, k: int, bloc
     all_of = np.array(vectors, np.float32)
     rows, apart = np.arange(len(all_of)) * 3, np.arange(len(all_of)) // 2
     asked, mine = all_of[:asking], apart[:asking]
-    kept = Best.none(len(asked), k)
-    for start in range(0, len(all_of), block):
-        some = slice(start, start + block)
-        kept.see(asked, mine, all_of[some], rows[some], apart[some])
+    parts = [slice(start, start + block) for start in range(0, len(all_of), block)]
+    found, cosines = nearest_of(asked, mine, ((rows[some], all_of[some], apart[some]) for some in parts), k)
     for at in range(len(asked)):
         others = [other for other in range(len(all_of)) if apart[other] != mine[at]]
         others.sort(key=lambda other: (-float(all_of[other] @ asked[at]), other))  # noqa: B023
         expected = [other * 3 for other in others[:k]]
-        assert kept.rows[at].tolist() == expected + [-1] * (k - len(expected))
-        cosines = [float(all_of[other] @ asked[at]) for other in others[:k]]
-        assert kept.cosines[at].tolist() == cosines + [-np.inf] * (k - len(cosines))
+        assert found[at].tolist() == expected + [-1] * (k - len(expected))
+        expected_cosines = [float(all_of[other] @ asked[at]) for other in others[:k]]
+        assert cosines[at].tolist() == expected_cosines + [-np.inf] * (k - len(expected_cosines))
 
 
 def test_a_row_is_never_its_own_neighbour(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(best, "ASKING", 7)
-    monkeypatch.setattr(best, "CANDIDATES", 11)
+    monkeypatch.setattr(exact, "QUERIES", 7)
+    monkeypatch.setattr(exact, "VECTORS", 11)
     vectors, rows = np.ones((50, 4), np.float32), np.arange(50)
-    kept = Best.none(50, 3)
-    kept.see(vectors, rows, vectors, rows, rows)
-    assert kept.rows.tolist() == [[other for other in range(5) if other != at][:3] for at in range(50)]
+    found, _ = nearest_of(vectors, rows, [(rows, vectors, rows)], 3)
+    assert found.tolist() == [[other for other in range(5) if other != at][:3] for at in range(50)]
 
 
 @pytest.mark.parametrize(
@@ -57,11 +54,3 @@ def test_common_spellings_of_sizes_are_read(size: str, expected: int) -> None:
 def test_an_invalid_size_is_refused(size: str) -> None:
     with pytest.raises(StepDiffError, match="is not a size: write for example 20GB or 512MiB"):
         bytes_of(size)
-
-
-def test_the_least_memory_in_the_error_message_is_enough() -> None:
-    with pytest.raises(StepDiffError, match="give --max-memory") as caught:
-        rows_that_fit("10MB", 1_000_000, 768)
-    least = str(caught.value).split("--max-memory ")[1].split()[0]
-    assert rows_that_fit(least, 1_000_000, 768) >= 1024
-    assert rows_that_fit("8GB", 1_000_000, 768) > rows_that_fit("4GB", 1_000_000, 768)

@@ -17,11 +17,10 @@ from common.io.locks import locked
 from retrieval.__main__ import main
 from retrieval.index import builder, parts
 from retrieval.index.builder import build_index
-from retrieval.index.factory import Budgets
+from retrieval.index.factory import Budgets, Choice
 from retrieval.index.index import open_index
 from retrieval.index.index_card import card_path
 from retrieval.index.parts import FillOptions, FillWorker
-from retrieval.index.sample import Sample
 from retrieval.queries.search import compute, of_clips, resolve
 from retrieval.vectors import filled_rows, normalised
 from store import Store, View
@@ -71,9 +70,9 @@ def true_recall(store: Store, view: View, k: int = 10) -> float:
 def test_recall_is_measured(store: Store, clustered: View) -> None:
     card = built(store, clustered, given=Budgets(recall=0.9))
     assert 0.9 <= card["recall"] <= 1 and card["probes"] < 16
-    assert card["recall"] == pytest.approx(true_recall(store, clustered), abs=0.05)  # 64 of 1,333 queries
+    assert card["recall"] == pytest.approx(true_recall(store, clustered), abs=0.03)  # 256 of 1,333 queries
     few = json.loads(card_path(store, "clips", "tiny").read_text())
-    assert few["recall_queries"] == 64 and few["latency"] > 0 and few["phases"].keys() >= {"training", "adding"}
+    assert few["recall_queries"] == 256 and few["latency"] > 0
 
 
 def test_higher_recall_probes_more_lists(store: Store, fill: Fill) -> None:
@@ -100,19 +99,6 @@ def test_an_index_built_in_parts_equals_one_built_at_once(
     assert capfd.readouterr().out == ""
 
 
-def test_parts_find_the_true_neighbours_of_all_rows(
-    store: Store, clustered: View, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The true neighbours that the parts record are those of float64 over all rows."""
-    built(store, clustered)
-    sample = Sample.read(files(store)[1], filled_rows(clustered))
-    rows = filled_rows(clustered)
-    cosines = sample.queries.astype(float) @ normalised(store, clustered, "embedding", rows).T
-    cosines[np.arange(len(sample.rows)), np.searchsorted(rows, sample.rows)] = -2
-    expected = -np.sort(-cosines, axis=1)[:, :10]
-    np.testing.assert_allclose(sample.least_cosines(store, clustered, "embedding"), expected, atol=1e-6)
-
-
 def test_a_killed_build_resumes(store: Store, clustered: View, monkeypatch: pytest.MonkeyPatch) -> None:
     built(store, clustered)
     unbroken = content(store)
@@ -128,15 +114,15 @@ def test_a_killed_build_resumes(store: Store, clustered: View, monkeypatch: pyte
     run = subprocess.Popen([sys.executable, "-c", script, str(store.path)])
     work = store.path / "indexes/clips/tiny.building"
     until = time.monotonic() + 60
-    while len(done := list(work.glob("*/*-*.npz"))) < 2 and time.monotonic() < until:
+    while len(done := list(work.glob("*/*-*.faiss"))) < 2 and time.monotonic() < until:
         time.sleep(0.02)
     run.send_signal(signal.SIGKILL)
     assert run.wait() == -signal.SIGKILL and done
-    there = {path.name: path.stat().st_mtime_ns for path in work.glob("*/*-*.npz")}
+    there = {path.name: path.stat().st_mtime_ns for path in work.glob("*/*-*.faiss")}
     assert not files(store)
     filled: list[str] = []
     fill = parts.fill
-    monkeypatch.setattr("retrieval.index.parts.fill", lambda part: filled.append(f"{part.name}.npz") or fill(part))
+    monkeypatch.setattr("retrieval.index.parts.fill", lambda part: filled.append(f"{part.name}.faiss") or fill(part))
     card = built(store, clustered)
     assert filled and not set(filled) & set(there) and len(filled) + len(there) == 6
     assert content(store) == unbroken and card["rows"] == 1333
@@ -152,11 +138,11 @@ def test_a_build_that_is_killed_during_measurement_keeps_the_old_index(
         patched.setattr(builder._Build, "_measured", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             built(store, clustered, rebuild=True)
-    assert len(open_index(store, clustered)) == 1333 and len(files(store)) == 4
+    assert len(open_index(store, clustered)) == 1333 and len(files(store)) == 2
     view = fill(store, clusters(300, 3), [f"new{at}" for at in range(300)], shard=128)
     monkeypatch.setattr(builder, "train", lambda *_: pytest.fail("trained again"))
     assert built(store, view)["trained_rows"] == 1333
-    assert content(store) != before and len(files(store)) == 2  # files without a card are removed
+    assert content(store) != before and len(files(store)) == 1  # files without a card are removed
 
 
 def test_new_rows_are_added(store: Store, clustered: View, fill: Fill, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,6 +163,39 @@ def test_new_rows_are_added(store: Store, clustered: View, fill: Fill, monkeypat
     monkeypatch.undo()
     card = built(store, view, rebuild=True)
     assert (card["trained_rows"], card["new_share"], card["rebuild"]) == (2234, 0.0, False)
+
+
+def test_new_rows_are_added_to_a_graph(
+    store: Store, clustered: View, fill: Fill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A graph is neither divided into parts nor trained again; the effort of a query is measured as that of lists."""
+    card = build_index(store, clustered, factory="HNSW32,SQfp16", given=Budgets(recall=0.99))
+    assert card["probes"] > 12 and card["recall"] >= 0.99 and card["rebuild"] is False
+    monkeypatch.setattr(builder, "train", lambda *_: pytest.fail("trained again"))
+    view = fill(store, clusters(900, 3), [f"new{at}" for at in range(900)], shard=128)
+    added: list[int] = []
+    add = parts.add
+    monkeypatch.setattr(builder, "add", lambda index, job, rows: added.extend(rows) or add(index, job, rows))
+    card = build_index(store, view, factory="HNSW32,SQfp16")
+    assert added == list(range(1500, 2400)) and (card["rows"], card["rebuild"]) == (2233, False)
+    assert card["recall"] == pytest.approx(true_recall(store, view), abs=0.03) and card["recall"] >= 0.95
+
+
+@pytest.mark.parametrize(
+    ("built", "chosen", "kept"),
+    [
+        ("IVF16,SQfp16", "HNSW32,SQfp16", True),
+        ("HNSW8,SQfp16", "IVF20,SQfp16", False),
+        ("IVF16,SQ8", "HNSW32,SQfp16", False),
+    ],
+)
+def test_auto_extends_an_index_of_the_same_codes(
+    store: Store, clustered: View, monkeypatch: pytest.MonkeyPatch, built: str, chosen: str, kept: bool
+) -> None:
+    """An older IVF index is kept where `auto` now builds a graph; a graph that became too large is not."""
+    build_index(store, clustered, factory=built, workers=1)
+    monkeypatch.setattr(builder, "choose", lambda *_: Choice(chosen, "the number of rows"))
+    assert build_index(store, clustered, workers=1)["factory"] == (built if kept else chosen)
 
 
 def test_a_second_build_adds_nothing(store: Store, clustered: View, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,7 +245,7 @@ def test_ray_fills_parts_in_parallel(store: Store, clustered: View) -> None:
     built(store, clustered)
     here = content(store)
     card = build_index(store, clustered, factory=FACTORY, rebuild=True, workers=2, part_rows=PART)
-    assert content(store) == here and card["build_memory"] > 0
+    assert content(store) == here and card["rows"] == 1333
 
 
 def test_an_error_in_a_worker_is_one_line(store: Store, fill: Fill) -> None:
@@ -235,7 +254,7 @@ def test_an_error_in_a_worker_is_one_line(store: Store, fill: Fill) -> None:
     built(store, view)
     fill(store, np.zeros((1, 16), np.float32), ["zeros"], shard=64)
     job = parts.Job(store.path, "clips", "tiny", "embedding", store.path)
-    parts.train(job, "IVF2,SQ8", np.arange(60))
+    parts.write_index(parts.train(job, "IVF2,SQ8", parts.new_index(16, "IVF2,SQ8", 60), np.arange(60)), job.trained)
     assert "the embedding of zeros in clips/tiny is all zeros" in str(
         FillWorker(FillOptions()).run(parts.Part(job, np.arange(61))).error
     )
@@ -264,4 +283,4 @@ def test_an_index_of_other_rows_than_a_snapshot_has_is_not_used_for_it(store: St
     with pytest.raises(StepDiffError, match="is not of snapshot v1 .* give the store without @v1"):
         open_index(then, view)
     search = resolve(then, view, partial(of_clips, clips=["video_1_0_2"]))
-    assert search.index is None and "video_0_0_1" in compute(search, 27)["clip"].to_list()
+    assert search.index.faiss is None and "video_0_0_1" in compute(search, 27)["clip"].to_list()

@@ -80,7 +80,7 @@ def test_groups_equal_those_of_all_pairs(
         monkeypatch.setattr("retrieval.mining.duplicates.TILE", tile)
         monkeypatch.setattr("retrieval.mining.duplicates.BLOCK", 7)
         monkeypatch.setattr("retrieval.vectors.BLOCK", 7)
-        monkeypatch.setattr("retrieval.mining.duplicates.rows_that_fit", lambda *_: 16)
+        monkeypatch.setattr("retrieval.mining.duplicates.HELD_BYTES", 16 * 8 * 4)
     found = duplicates(store, store.view("clips", "tiny"), threshold)
     groups, chains, nearest = naive(store, copied, threshold)
     assert len(chains) > 0 and grouped(found) == groups
@@ -168,7 +168,6 @@ def test_duplicates_from_the_command_line(
     assert title in printed and "clip_50_0_1" in printed
     refused = {
         ("--against", "fold"): "clips have no column 'fold': the catalog has key, row, video, split",
-        ("--max-memory", "1MB"): "1MB is too little memory for 89 rows of 8 channels: give --max-memory 30",
         ("--by", "index"): "has no index: run `python -m retrieval build",
         ("--out", "duplicates.txt"): "duplicates.txt is none of .parquet, .csv, .jsonl",
     }

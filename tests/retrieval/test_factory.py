@@ -10,7 +10,9 @@ from retrieval.index.factory import FLAT, Budgets, budgets, choose, memory_bytes
     ("rows", "dim", "factory"),
     [
         (9_999, 1280, "Flat"),
-        (10_000, 1280, "IVF200,SQfp16"),
+        (10_000, 1280, "HNSW32,SQfp16"),
+        (1_000_000, 1280, "HNSW32,SQfp16"),
+        (1_000_001, 1280, "IVF2000,SQfp16"),
         (10_000_000, 1280, "IVF6325,SQfp16"),
         (10_000_001, 1280, "IVF6325,PQ64"),
         (20_000_000, 50, "IVF8944,PQ50"),
@@ -22,9 +24,9 @@ def test_the_factory_depends_on_the_number_of_rows(rows: int, dim: int, factory:
 
 
 def test_a_memory_budget_selects_smaller_codes() -> None:
-    asked = {memory: choose(10**6, 768, Budgets(memory=memory * 10**6)) for memory in (1600, 1500, 700, 50)}
+    asked = {memory: choose(10**6, 768, Budgets(memory=memory * 10**6)) for memory in (2000, 1600, 1500, 700, 50)}
     assert [one.factory for one in asked.values()] == [
-        "IVF2000,SQfp16", "IVF2000,SQ8", "IVF2000,PQ64", "IVF2000,PQ32",
+        "HNSW32,SQfp16", "IVF2000,SQfp16", "IVF2000,SQ8", "IVF2000,PQ64", "IVF2000,PQ32",
     ]  # fmt: skip
     assert all(memory_bytes(one.factory, 10**6, 768) <= memory * 1e6 for memory, one in asked.items())
     assert "SQfp16 would exceed --max-memory" in asked[700].why
@@ -35,7 +37,7 @@ def test_a_memory_budget_selects_smaller_codes() -> None:
 
 def test_a_latency_budget_below_exact_search_selects_an_approximate_index() -> None:
     assert choose(5_000, 768, Budgets(latency=1.0)).factory == FLAT
-    assert choose(5_000, 768, Budgets(latency=0.001)).factory == "IVF128,SQfp16"
+    assert choose(5_000, 768, Budgets(latency=0.001)).factory == "HNSW32,SQfp16"
 
 
 def test_a_recall_of_1_selects_exact_search() -> None:

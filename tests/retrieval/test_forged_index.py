@@ -1,11 +1,8 @@
 """Forged cards and files of an index are refused in one line before anything is opened or allocated."""
 
-import io
-import json
 import struct
 import sys
 import tracemalloc
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,10 +14,7 @@ from common.errors import StepDiffError
 from common.io.files import place
 from retrieval.index.builder import build_index
 from retrieval.index.index import DamagedIndex, open_index, read_faiss
-from retrieval.index.index_card import INDEX, SAMPLE, Card, card_path, described, file_of, read_card, write_card
-from retrieval.index.parts import Job
-from retrieval.index.sample import Sample
-from retrieval.vectors import filled_rows
+from retrieval.index.index_card import Card, card_path, described, index_file, read_card, write_card
 from store import Store, View
 
 FACTORY = "IVF2,SQfp16"
@@ -50,11 +44,11 @@ def forge(store: Store, change: Callable[[Card], Any]) -> None:
 
 def forge_file(store: Store, card: Card, at: int, value: bytes) -> None:
     """Change the FAISS file and its size and sha256 in the card."""
-    path = card_path(store, "clips", "tiny").parent / file_of(card, INDEX)
+    path = card_path(store, "clips", "tiny").parent / index_file(card)
     content = bytearray(path.read_bytes())
     content[at : at + len(value)] = value
     path.write_bytes(content)
-    forge(store, lambda card: card["files"].update(described(path)))
+    forge(store, lambda card: card["files"].update({path.name: described(path)}))
 
 
 @pytest.mark.parametrize("name", ["../../../x.faiss", "/etc/passwd", "other.0123abcd.faiss", "tiny.faiss/../x.faiss"])
@@ -63,7 +57,7 @@ def test_a_card_can_name_only_files_of_its_own_folder(store: Store, clips: View,
     outside = tmp_path / "x.faiss"  # the same folder as indexes/clips/../../../x.faiss
 
     def elsewhere(card: Card) -> None:
-        own = file_of(card, INDEX)
+        own = index_file(card)
         outside.write_bytes((card_path(store, "clips", "tiny").parent / own).read_bytes())
         card["files"][name] = card["files"].pop(own)
 
@@ -85,8 +79,8 @@ def test_a_card_can_name_only_files_of_its_own_folder(store: Store, clips: View,
         ({"provenance": []}, "its card has no usable 'provenance'"),
         ({"view": "huge"}, "its card belongs to clips/huge"),
         ({"entity": "texts"}, "its card belongs to texts/tiny"),
-        ({"files": {}}, "its card names 0 files instead of 2"),
-        ({"exact": True}, "its card names 2 files instead of 0"),
+        ({"files": {}}, "its card names 0 index files instead of 1"),
+        ({"exact": True}, "its card names 1 index files instead of 0"),
         ({"version": None}, "is missing or was changed"),
     ],
 )
@@ -167,61 +161,21 @@ def test_ids_that_are_not_ok_rows_are_refused(store: Store, clips: View, factory
 
     card = build_index(store, clips, factory=factory)
     assert len(open_index(store, clips)) == 27
-    path = card_path(store, "clips", "tiny").parent / file_of(card, INDEX)
+    path = card_path(store, "clips", "tiny").parent / index_file(card)
     content = path.read_bytes()
     for wrong in (3, 30, -1, 2**62, 6):  # failed, after the last, negative, far too large, duplicate
         at = content.rfind(struct.pack("<q", 7))
         assert at > 0 and faiss.read_index(str(path)).ntotal == 27
         path.write_bytes(content[:at] + struct.pack("<q", wrong) + content[at + 8 :])
-        forge(store, lambda card: card["files"].update(described(path)))
+        forge(store, lambda card: card["files"].update({path.name: described(path)}))
         assert "its numbers are not the rows of its view" in refused(store, clips)
-
-
-def npz(path: Path, compression: int = zipfile.ZIP_STORED, **arrays: bytes) -> None:
-    with zipfile.ZipFile(path, "w", compression) as file:
-        for name, data in arrays.items():
-            file.writestr(f"{name}.npy", data)
-
-
-def npy(array: np.ndarray, shape: tuple[int, ...] | None = None) -> bytes:
-    """Return the bytes of an array in npy format, with a forged `shape` if given."""
-    file = io.BytesIO()
-    header = {"descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": False, "shape": shape or array.shape}
-    np.lib.format.write_array_header_1_0(file, header)
-    return file.getvalue() + array.tobytes()
-
-
-def test_a_forged_sample_is_refused(store: Store, clips: View, tmp_path: Path) -> None:
-    card = build_index(store, clips, factory=FACTORY)
-    rows = filled_rows(clips)
-    true = Sample.read(card_path(store, "clips", "tiny").parent / file_of(card, SAMPLE), rows)
-    good = {name: npy(getattr(true, name)) for name in ("rows", "queries", "near", "estimates")}
-    path = tmp_path / "s.npz"
-    npz(path, **good)
-    assert (Sample.read(path, rows).near == true.near).all()
-    forged: list[tuple[dict[str, bytes], str]] = [
-        ({**good, "queries": npy(true.queries, (2**40, 16))}, "cannot be read"),
-        ({**good, "queries": npy(true.queries.astype("f8"))}, "cannot be read"),
-        ({**good, "rows": npy(true.rows[:-1])}, "different lengths"),
-        ({**good, "rows": npy(true.rows + 1)}, "names rows that have no features"),
-        ({**good, "near": npy(np.full_like(true.near, 2**50))}, "names rows that have no features"),
-        ({**good, "more": b""}, "cannot be read"),
-        ({name: good[name] for name in ("rows", "near")}, "cannot be read"),
-    ]
-    for arrays, why in forged:
-        npz(path, **arrays)
-        with pytest.raises(DamagedIndex, match=why):
-            Sample.read(path, rows)
-    npz(path, zipfile.ZIP_DEFLATED, **{**good, "queries": npy(np.zeros((2**18, 16), np.float32))})
-    with pytest.raises(DamagedIndex, match="compressed"):
-        Sample.read(path, rows)
 
 
 def test_the_message_for_damaged_parts_of_a_build_names_their_folder(
     store: Store, clips: View, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The files of an interrupted build are checked like those of an index."""
-    monkeypatch.setattr("retrieval.index.builder._Build._merge", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("retrieval.index.builder.merge", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         build_index(store, clips, factory=FACTORY)
     monkeypatch.undo()
@@ -238,12 +192,17 @@ def test_the_message_for_damaged_parts_of_a_build_names_their_folder(
         with pytest.raises(StepDiffError, match=f"is damaged: .*; delete {folder} and run the same command again"):
             build_index(store, clips, factory=FACTORY)
     part.write_bytes(whole)
-    assert Job(store.path, "clips", "tiny", "embedding", folder).mergeable()
     assert build_index(store, clips, factory=FACTORY)["rows"] == 27
 
 
-def test_the_format_of_cards_is_unchanged(store: Store, clips: View) -> None:
-    """Cards have no new fields, so that indexes of older versions open."""
-    build_index(store, clips, factory=FACTORY)
-    written = json.loads(card_path(store, "clips", "tiny").read_text())
-    assert written["version"] == 2 and "seal" in written
+def test_an_index_of_an_older_version_is_searched_and_extended(store: Store, clips: View) -> None:
+    """It has a second file, with the sample queries of its recall, which is removed by the next build."""
+    card = build_index(store, clips, factory=FACTORY)
+    sample = card_path(store, "clips", "tiny").with_name(index_file(card).replace(".faiss", ".sample.npz"))
+    sample.write_bytes(b"queries")
+    forge(store, lambda card: card["files"].update({sample.name: described(sample)}))
+    assert len(open_index(store, clips)) == 27
+    with store.lock():
+        clips.write_shard(0, np.array([3]), {"embedding": np.ones((1, 16), np.float32)}, {})
+    card = build_index(store, clips, factory=FACTORY)
+    assert (card["rows"], card["trained_rows"], card["version"]) == (28, 27, 2) and not sample.exists()

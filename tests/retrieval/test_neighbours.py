@@ -139,8 +139,6 @@ def test_neighbours_from_the_command_line(
     check(tmp_path / "n.parquet", naive(store, steps, 3))
     refused = {
         ("--within", "stop"): "clips have no column 'stop': the catalog has key, row, step, video",
-        ("--max-memory", "300MB"): "300MB is too little memory for 67 rows of 12 channels: give --max-memory 30",
-        ("--max-memory", "a lot"): "'a lot' is not a size: write for example 20GB or 512MiB",
         ("--out", str(tmp_path / "no" / "n.parquet")): "cannot write",
         ("--feature", "tokens"): "has no embedding called tokens",
     }
@@ -155,7 +153,7 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch, store: Store, fill: 
     monkeypatch.setattr(join_module, "PIECE", 1024)
     monkeypatch.setattr(join_module, "BLOCK", 256)
     monkeypatch.setattr("retrieval.vectors.BLOCK", 256)
-    monkeypatch.setattr("retrieval.exact.ASKING", 256)
+    monkeypatch.setattr("retrieval.exact.QUERIES", 256)
     vectors = np.random.default_rng(0).normal(size=(12_000, 256)).astype(np.float32)
     fill(store, vectors, [f"c{at}" for at in range(12_000)], columns={"step": ["chop"] * 12_000}, shard=4096)
     options = store.view("clips", "tiny"), tmp_path / "n.parquet", "step", 2

@@ -10,7 +10,7 @@ from common.errors import StepDiffError
 from retrieval.__main__ import main
 from retrieval.index.builder import build_index
 from retrieval.index.index import open_index
-from retrieval.index.index_card import INDEX, card_path, file_of
+from retrieval.index.index_card import card_path, index_file
 from store import Store, View
 
 Fill = Callable[..., View]
@@ -49,7 +49,7 @@ def test_a_stale_or_damaged_index_is_refused(bucket: str, fill: Fill) -> None:
     with pytest.raises(StepDiffError, match=f"has no index: run .*--store {bucket}/features"):
         open_index(store, view)
     card = build_index(store, view, factory="IVF2,SQfp16")
-    path = card_path(store, "clips", "tiny").parent / file_of(card, INDEX)
+    path = card_path(store, "clips", "tiny").parent / index_file(card)
     whole = path.read_bytes()
     path.put([whole[:-1]])
     with pytest.raises(StepDiffError, match="damaged or of another build"):

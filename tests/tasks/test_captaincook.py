@@ -16,7 +16,7 @@ from annotate import export
 from common.errors import StepDiffError
 from heads import evaluate
 from kitchen import make_world
-from retrieval.verbs import negatives
+from retrieval.verbs.files import negatives_main
 from store import Store, text_key
 from tasks import benchmarks
 from tasks.benchmarks.benchmark import Asked
@@ -363,7 +363,7 @@ def test_mistakes_become_diffcap_rows_and_these_become_diffmcq(
         store.catalog("texts").append(pl.DataFrame({"key": [text_key(text) for text in texts], "text": texts}))
         fill_view(store, "words", [text_key(text) for text in texts], np.eye(len(texts), dtype=np.float32), "texts")
     given = ["--store", kitchen / "features", "--view", "pixels", "--text-view", "words", "--test-set", diffcap]
-    assert negatives.main([str(value) for value in (*given, "--out", diffmcq)]) == 0
+    assert negatives_main([str(value) for value in (*given, "--out", diffmcq)]) == 0
     questions = read_test_set("diffmcq", diffmcq)
     pairs = {(row.reference, row.candidate) for row in rows}
     assert len(questions) > 10 and all(set(question.options) <= pairs for question in questions)
