@@ -166,9 +166,9 @@ def exact(name: str, store: "Store", view: "View", asked: list[np.ndarray], roun
                 }
             )
         case, own = f"{name}, {len(queries)} queries at once", medians[OURS]
-        for peer in peers:
-            lines.append(line(case, medians[peer].clock, own.clock, 1.0, peer))
-            lines.append(line(f"{case}, by CPU time", medians[peer].cpu, own.cpu, 1.0, peer))
+        for peer_name in peers:
+            lines.append(line(case, medians[peer_name].clock, own.clock, 1.0, peer_name))
+            lines.append(line(f"{case}, by CPU time", medians[peer_name].cpu, own.cpu, 1.0, peer_name))
         lines.append(line(case, medians[PRODUCT].clock, own.clock, OF_LIMIT, PRODUCT))
     return table, lines
 

@@ -143,7 +143,7 @@ class Form:
         A text that was left empty means score 5. A category with neither text nor score, or with words and no score,
         has no score that somebody chose: it is left out.
         """
-        scores = {name: HIGHEST for name, text in texts.items() if not text.strip()} | scores
+        scores = {name: HIGHEST for name, text in texts.items() if not text.strip()} | dict(scores)
         order = [name for name in self.names if name in scores]
         names = dict.fromkeys([*order, *scores]) if rejected is None else ()
         differences = {name: {"text": texts.get(name, "").strip(), "score": scores[name]} for name in names}

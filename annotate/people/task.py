@@ -278,8 +278,8 @@ def read_pairs(path: Path) -> tuple[Pair, ...]:
         frame = frame.filter(same)
     if not 0 < frame.height <= PAIRS:
         raise StepDiffError(f"{path}: has {frame.height:,} pairs to annotate; give 1 to {PAIRS:,}")
-    columns = [name for name in ("id", "reference", "candidate", "step") if name in frame.columns]
-    rows = frame.select(pl.col(columns).cast(pl.String)).iter_rows(named=True)
+    present = [name for name in ("id", "reference", "candidate", "step") if name in frame.columns]
+    rows = frame.select(pl.col(present).cast(pl.String)).iter_rows(named=True)
     return tuple(checked(_PAIR, row, f"{path}: pair {number}: ") for number, row in enumerate(rows, 1))
 
 

@@ -63,7 +63,7 @@ class HuggingFace(Encoder):
 
     name = "hf"
     entities: tuple[str, ...] = ("clips", "texts")
-    choices = ("layer", "frames", "pooling", "window")
+    choices: ClassVar[tuple[str, ...]] = ("layer", "frames", "pooling", "window")
     wanted = "a folder of an image or video model of transformers, or a hub id such as facebook/dinov2-base"
     chunk: ClassVar[int] = 16
     """frames that an image model sees at once"""

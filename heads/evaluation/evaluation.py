@@ -196,6 +196,6 @@ def identity(
             if options.view in store.views(entity):
                 views[entity] = store.view(entity, options.view).provenance.as_dict()
     folder = None if options.store is None else str(Path(options.store).absolute())
-    depends = {"options": depended, "store": folder, "rows": digest_of(options, rows)}
+    depends: dict[str, Any] = {"options": depended, "store": folder, "rows": digest_of(options, rows)}
     depends |= {"head": head, "contents": contents, "views": views}
     return depends | ({"source": disclosed["source"]} if "source" in disclosed else {})  # of a plug-in

@@ -81,8 +81,7 @@ def test_log_likelihoods_equal_those_of_the_models_own_forward(model: VideoLM, c
     turn = TURNS[0][0]
     batch = model.packer.pack([[turn]])
     embeddings = model.lm.embed(batch.ids)
-    later = clips[1:2] if model.comparison is None else model.comparison(clips[:1], clips[1:2])
-    embeddings[batch.video != TEXT] = torch.cat([clips[:1], later]).flatten(0, 1)
+    embeddings[batch.video != TEXT] = clips[:2].flatten(0, 1)
     with torch.inference_mode():
         log_p = model.lm.model(inputs_embeds=embeddings).logits.log_softmax(-1)
     answer = model.lm.chat.text_ids(turn.answer) + model.packer.pieces.end
