@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from annotate.sources.blocks import Selection
-    from tasks.benchmarks.benchmark import Benchmark
+    from tasks.spec import TaskSpec
 
 
 VIDEOS = "videos/{video}.mp4"
@@ -150,11 +150,12 @@ def _source(options: ManifestOptions) -> str:
 def _check_name(options: ManifestOptions, source: str) -> None:
     """Raise StepDiffError where the benchmark or dataset does not exist or its folder is not given."""
     from annotate.sources.datasets import DATASETS
-    from tasks import benchmarks
+    from tasks import registry
 
     name = getattr(options, source)
     if source == "benchmark":
-        benchmarks.get(name)
+        if registry.get(name).clips is None:
+            raise StepDiffError(f"--benchmark {name}: the task has no list of its videos; give --test-sets")
     elif name not in DATASETS:
         raise StepDiffError(f"--dataset {name}: no such dataset; known: {', '.join(DATASETS)}")
     if options.data is None:
@@ -214,9 +215,10 @@ def _of_benchmark(options: ManifestOptions) -> dict[str, Any]:
     from annotate.sources.benchmarks import on_disk
     from annotate.sources.blocks import Selection, write_blocks
     from heads.data.hold_out import HoldOut
-    from tasks import benchmarks
+    from tasks import registry
 
-    benchmark = benchmarks.get(options.benchmark or "")
+    benchmark = registry.get(options.benchmark or "")
+    assert benchmark.clips is not None  # _check_name refuses it
     _keep_published(Path(options.out), Path(options.data or ""))
     if options.texts:
         return _texts_of(options, benchmark)
@@ -244,7 +246,7 @@ def _keep_published(out: Path, folder: Path) -> None:
             raise StepDiffError(f"--out {out} would overwrite a file of --data; name another --out") from None
 
 
-def _texts_of(options: ManifestOptions, benchmark: "Benchmark") -> dict[str, Any]:
+def _texts_of(options: ManifestOptions, benchmark: "TaskSpec") -> dict[str, Any]:
     """Write the manifest of the texts of a benchmark; return its record."""
     import polars as pl
 

@@ -58,44 +58,22 @@ class ScoreOptions:
 
 
 def run(options: ScoreOptions) -> dict[str, Any]:
-    from heads.evaluation.options import TASKS, check_task
-    from heads.evaluation.rows import load_truth, published_task, score_file
-    from heads.methods.similarity import sentences
+    from heads.evaluation.options import check_task
+    from heads.evaluation.rows import export_predicted, read_predicted, score_rows
     from heads.reporting.entries import marked, recorded_method, score_record
-    from tasks.postprocess import parse as parse_caption
-    from tasks.scoring import score, score_asked
-    from tasks.testsets import read_captions, read_predictions, read_test_set
 
-    check_task(options.task)
-    for name in ("parse", "similarity", "truth", "judge", "endpoint", "entailment"):
-        if getattr(options, name) and options.task not in TASKS[name]:
-            raise StepDiffError(
-                f"--{name} is for {', '.join(TASKS[name])}, and {options.task} does not read it; leave it out"
-            )
+    spec = check_task(options)
     if options.store is not None and not options.similarity:
         raise StepDiffError("--store is read only with --similarity; give both, or neither")
-    task = published_task(options.task)
-    source = options.data if task is None else options.test_set
-    if source is None or None not in (options.data, options.test_set):
-        raise StepDiffError(f"--task {options.task} needs --{'data FOLDER' if task is None else 'test-set FILE'} alone")
-    next_to_it = {"seen": marked(score_record(options.predictions)), "method": recorded_method(options.predictions)}
-    recorded = {name: value for name, value in next_to_it.items() if value is not None}
-    if task is None:
-        return score_file(options, Path(source)) | recorded
-    if options.export is not None:
+    if options.export is not None and spec.test_set:
         raise StepDiffError("--export is for benchmarks: the published tasks have one format; leave it out")
-    rows = read_test_set(task, source)
-    similar = None
-    if task == "diffcap":
-        predictions, similar = read_captions(options.predictions, rows)
-        predictions = [parse_caption(caption) for caption in predictions] if options.parse else predictions
-    else:
-        predictions = read_predictions(task, options.predictions, rows)
-    embed = sentences(options.store, options.device) if options.similarity else None
-    scores = score(task, rows, predictions, options.bootstrap, options.seed, embed, load_truth(options.truth))
-    if similar is not None:
-        scores["asked_first"] = score_asked(rows, predictions, similar, options.bootstrap, options.seed)
-    return scores | recorded
+    next_to_it = {"seen": marked(score_record(options.predictions)), "method": recorded_method(options.predictions)}
+    asked = spec.read(Path(options.test_set or options.data or ""))
+    rows, predictions, similar = read_predicted(options, asked)
+    if options.export is not None:
+        export_predicted(options, asked, rows, predictions)
+    scores = score_rows(options, asked, rows, predictions, options.predictions, similar)
+    return scores | {name: value for name, value in next_to_it.items() if value is not None}
 
 
 def show_scores(task: str, scores: dict[str, Any], seen: dict[str, Any] | None = None) -> None:

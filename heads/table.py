@@ -24,12 +24,12 @@ from common.cli.options import parse
 from common.errors import StepDiffError
 from heads.methods.registry import regime_of, regime_words, title_of
 from heads.reporting.entries import CHANCE, MARK, TRUTH_METRICS, footnote, marked
+from tasks.published import PUBLISHED
 from tasks.scoring import prefers
 
-COLUMNS = {
-    "diffmcq": {"accuracy": "DiffMCQ accuracy"},
-    "diffrank": {"ktau_all_rows": "DiffRank tau", "ktau_within_step_all_rows": "tau within step"},
-    "diffcap": {"BLEU": "DiffCap BLEU", "CIDEr": "CIDEr", "ROUGE-L": "ROUGE-L"},
+COLUMNS: dict[str, dict[str, str]] = {
+    task: {**spec.figures, **{figure: heading for figure, heading in spec.further.items() if heading}}
+    for task, spec in PUBLISHED.items()
 }
 """task -> heading of each figure"""
 

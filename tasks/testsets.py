@@ -102,6 +102,8 @@ class Listed(Protocol):
 Row = DiffCap | DiffMCQ | DiffRank
 ROWS: dict[Task, type[Row]] = {"diffcap": DiffCap, "diffmcq": DiffMCQ, "diffrank": DiffRank}
 FORMS: dict[Task, Form] = {"diffcap": "text", "diffmcq": "scores", "diffrank": "scores"}
+_FIELDS: dict[str, Task] = {"options": "diffmcq", "targets": "diffrank", "candidate": "diffcap"}
+"""field that only rows of one task have -> the task"""
 _KEYS: dict[Form, str] = {"text": "generated_text", "scores": "scores"}
 
 
@@ -138,6 +140,27 @@ def clips_of(row: Row | Listed) -> list[str]:
     if isinstance(row, DiffMCQ):
         return [clip for pair in row.options for clip in pair]
     return [row.reference, *(row.targets if isinstance(row, DiffRank) else [row.candidate])]
+
+
+def published_task(name: object) -> Task | None:
+    """Return the published task of that name, None for another."""
+    return next((task for task in ROWS if task == name), None)
+
+
+def task_of(path: str | Path) -> Task:
+    """Return the task of a test set, by the fields of its first row.
+
+    Raises:
+        StepDiffError: The file does not exist or is not a test set.
+    """
+    for _, row in read_objects(path):
+        for name, task in _FIELDS.items():
+            if name in row:
+                return task
+        break
+    raise StepDiffError(
+        f"{path}: not a test set, its rows have none of {', '.join(_FIELDS)}; name a published test set"
+    )
 
 
 def read_test_set(task: Task, path: str | Path) -> list[Any]:

@@ -16,7 +16,7 @@ from annotate.sources.blocks import place_of
 from common.progress import progress
 from featurize.manifest import length
 from featurize.video.media_file import why
-from tasks.benchmarks.benchmark import ClipFile
+from tasks.spec import ClipFile
 
 
 @dataclass

@@ -20,7 +20,7 @@ from app.compare.select import Chosen
 from app.compare.sets import Column
 from common.errors import StepDiffError
 from common.io.jsonl import object_line
-from heads.reporting.entries import TASKS
+from tasks.published import PUBLISHED
 from tasks.testsets import FORMS, prediction_line
 
 _DATE = (1980, 1, 1, 0, 0, 0)
@@ -53,7 +53,7 @@ def archive(chosen: Chosen, address: str) -> tuple[str, bytes]:
         commands.append(f"python -m heads.score --task {tests.task} --test-set {rows} --predictions {stem}.jsonl")
     words = [" ".join(words.split()) for words, _ in chosen.masks.values()]
     readme = [
-        f"{TASKS[tests.task]}, {' '.join(tests.name.split())}: {len(places)} of {len(tests.rows)} rows",
+        f"{PUBLISHED[tests.task].title}, {' '.join(tests.name.split())}: {len(places)} of {len(tests.rows)} rows",
         f"Filter: {'; '.join(words) or 'none'}",
         f"Page: {address}",
         "",

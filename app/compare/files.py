@@ -23,14 +23,20 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from common.errors import StepDiffError
-from common.io.jsonl import read_objects
 from heads.evaluation.options import VIDEO_LM
 from heads.methods.registry import is_control, regime_of, regime_words, section
-from heads.reporting.entries import MARK, PAIRS, TASKS, footnote, marked, score_record
-from tasks import benchmarks
+from heads.reporting.entries import MARK, PAIRS, footnote, marked, score_record
 from tasks.bootstrap import Figure
 from tasks.scoring import Marks, task_figures
-from tasks.testsets import Task, read_captions, read_predictions, read_test_set, reference_video
+from tasks.testsets import (
+    Task,
+    published_task,
+    read_captions,
+    read_predictions,
+    read_test_set,
+    reference_video,
+    task_of,
+)
 
 MOST_BYTES = 64 * 2**20
 """of a file of predictions or rows"""
@@ -40,8 +46,6 @@ MOST_FILES = 1000
 """files of predictions in all folders"""
 MOST_TARGETS = 100
 """of a row of DiffRank"""
-_FIELDS: dict[str, Task] = {"text": "diffcap", "options": "diffmcq", "targets": "diffrank"}
-"""a field that only rows of the task have"""
 Signature = tuple[tuple[int, int, int] | None, ...]
 
 
@@ -197,12 +201,13 @@ class Library:
             record = score_record(str(path))
         record = record if isinstance(record, dict) else {}
         options = section(record, "options")
-        if str(options.get("task")) in benchmarks.MODULES:
+        task = published_task(options.get("task"))
+        if task is None and options.get("task"):
             raise StepDiffError(f"answers the benchmark {options['task']}, which has tables of python -m heads.report")
         self._check(path, MOST_BYTES)
         if exists := rows_path.exists():
             self._check(rows_path, MOST_BYTES)
-        task = _task(options) or (_task_of_rows(rows_path) if exists else None)
+        task = task or (task_of(rows_path) if exists else None)
         if task is None:
             raise StepDiffError(f"{record_path}: has no task; evaluate again")
         of = self._rows(task, rows_path) if exists else self._whole(task, options, record, watched)
@@ -281,20 +286,6 @@ def _state(path: Path) -> tuple[int, int, int] | None:
 
 def _short(reason: str) -> str:
     return reason if len(reason) <= 400 else reason[:400] + " ..."
-
-
-def _task(options: dict[str, Any]) -> Task | None:
-    return next((task for task in _FIELDS.values() if task == options.get("task")), None)
-
-
-def _task_of_rows(path: Path) -> Task:
-    """Return the task of a file of rows, by the fields of its first row."""
-    for _, row in read_objects(path):
-        found = [task for field, task in _FIELDS.items() if field in row]
-        if len(found) == 1:
-            return found[0]
-        break
-    raise StepDiffError(f"{path}: its rows are not of {', '.join(TASKS.values())}")
 
 
 def _method(path: Path, name: str, task: Task, record: dict[str, Any]) -> Method:

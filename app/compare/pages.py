@@ -16,7 +16,8 @@ from app.compare.sets import Column, TestSet
 from app.compare.totals import MethodTotals, Totals, Versus, names
 from app.pages import Page
 from app.site import Site
-from heads.reporting.entries import CHANCE, TASKS
+from heads.reporting.entries import CHANCE
+from tasks.published import PUBLISHED
 from tasks.testsets import Task
 
 
@@ -151,7 +152,7 @@ def set_line(tests: TestSet, path: str) -> SetLine:
     ]
     return SetLine(
         task=tests.task,
-        task_name=TASKS[tests.task],
+        task_name=PUBLISHED[tests.task].title,
         id=tests.id,
         name=tests.name,
         address=path,
@@ -181,9 +182,9 @@ def rows_page(
     here = order[start : start + ROWS_AT_ONCE].tolist()
     totals = Totals(tests, chosen.mask)
     return RowsPage(
-        title=f"{TASKS[tests.task]}, {tests.name}",
+        title=f"{PUBLISHED[tests.task].title}, {tests.name}",
         task=tests.task,
-        task_name=TASKS[tests.task],
+        task_name=PUBLISHED[tests.task].title,
         path=path,
         set=tests.id,
         others=others,

@@ -18,8 +18,9 @@ from fastapi import Query
 from jaxtyping import Bool, Float64, Int64
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.compare.sets import MAIN, RIGHT, WRONG, Column, TestSet
+from app.compare.sets import RIGHT, WRONG, Column, TestSet
 from app.site import UnknownError
+from tasks.published import PUBLISHED
 
 ROWS_AT_ONCE = 50
 """rows of a page"""
@@ -182,7 +183,7 @@ def choose(
     a = _column(tests, selection.a) if selection.a else shown[0]
     others = [column for column in shown if column is not a]
     b = _column(tests, selection.b) if selection.b else next(iter(others), None)
-    metric = selection.metric or MAIN[tests.task]
+    metric = selection.metric or PUBLISHED[tests.task].main
     if metric not in tests.metrics:
         if selection.metric:
             raise UnknownError(f"metric {metric[:60]!r} is not one of {', '.join(tests.metrics)}")

@@ -23,14 +23,13 @@ from jaxtyping import Bool, Float64, Int8, Int64
 
 from app.compare.files import Answers, Method
 from app.compare.words import frequent
-from heads.reporting.figures import ADDITIONAL, METRICS, defined_rows
+from heads.reporting.figures import defined_rows
 from tasks.bootstrap import Figure
+from tasks.published import PUBLISHED
 from tasks.testsets import DiffMCQ, DiffRank, Task
 
 RIGHT, WRONG, NEITHER = 1, 0, -1
 """verdicts: NEITHER for a row without an answer, or whose answer is neither right nor wrong"""
-MAIN = {"diffcap": "CIDEr", "diffmcq": "accuracy", "diffrank": "ktau_all_rows"}
-"""the figure that methods are compared by, if no other is chosen"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,7 +165,7 @@ class TestSet:
     @cached_property
     def metrics(self) -> list[str]:
         """The figures that are shown."""
-        wanted = [*METRICS[self.task], *ADDITIONAL[self.task]]
+        wanted = [*PUBLISHED[self.task].figures, *PUBLISHED[self.task].further]
         wanted = [name for name in wanted if name in self.columns[0].figures and self.defined(name).any()]
         agree = "invented" in wanted
         return [name for name in wanted if name != "declined" or agree]

@@ -34,12 +34,11 @@ from typing import Literal
 import polars as pl
 
 from common.errors import StepDiffError
-from common.io.jsonl import read_objects
 from common.io.sealed import copied
 from common.streams import sequence
 from heads.data.catalog_rows import Clips, blocks, of_keys
 from store import Store
-from tasks.testsets import Task, clips_of, parts_of, read_test_set
+from tasks.testsets import clips_of, parts_of, read_test_set, task_of
 
 By = Literal["video", "clip"]
 BY_ID, BY_OVERLAP, BY_VIDEO = REASONS = (
@@ -50,7 +49,6 @@ BY_ID, BY_OVERLAP, BY_VIDEO = REASONS = (
 VALIDATES = "held out for validation"
 NAMESAKE = "another file with the name of a test video"
 """not a reason to hold a clip out"""
-_FIELDS: dict[str, Task] = {"options": "diffmcq", "targets": "diffrank", "candidate": "diffcap"}
 COLUMNS = {"key": pl.String, "video": pl.String, "start": pl.Float64, "end": pl.Float64}
 """columns by which clips are compared"""
 _TIMES = ("start", "end")
@@ -59,22 +57,6 @@ UID = pl.col("key").str.extract(r"^(.+)_[0-9][0-9.eE+-]*_[0-9][0-9.eE+-]*$")
 _STEM = pl.col("video").str.extract(r"([^/]+?)(?:\.[^./]*)?$")
 VIDEO = pl.coalesce(pl.when(pl.col("video") != "").then("video"), UID)
 """the video of a clip (key, video): the catalog's, else the uid of its id"""
-
-
-def task_of(path: str | Path) -> Task:
-    """Return the task of a test set, by the fields of its first line.
-
-    Raises:
-        StepDiffError: the file does not exist or is not a test set.
-    """
-    for _, row in read_objects(path):
-        for field, task in _FIELDS.items():
-            if field in row:
-                return task
-        break
-    raise StepDiffError(
-        f"{path}: not a test set, its rows have none of {', '.join(_FIELDS)}; name a published test set"
-    )
 
 
 def read_test_clips(paths: Sequence[str | Path]) -> pl.DataFrame:

@@ -28,7 +28,7 @@ from common.progress import Advance
 from common.workers.pool import WorkerPool
 from heads.evaluation.loading import ANSWERS, HEAD, load_method, needed, present_rows
 from heads.evaluation.options import VIDEO_LM, EvaluateOptions
-from heads.evaluation.rows import read_benchmark, read_rows
+from heads.evaluation.rows import read_asked, read_rows
 from heads.evaluation.workers import WorkerOptions, worker_pool
 from heads.methods.stepdiff import StepDiff, protocol
 from heads.methods.word_evidence import WordEvidence
@@ -168,7 +168,7 @@ class Worker:
         self._given.driver.imitate()
         options = self._given.options
         store = None if options.store is None else Store.open(options.store)
-        return LocalAnswerer(options, store, read_rows(options, read_benchmark(options)))
+        return LocalAnswerer(options, store, read_rows(options, read_asked(options)))
 
 
 class RayAnswerer:

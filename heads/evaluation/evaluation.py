@@ -26,7 +26,7 @@ from heads.evaluation.answerers import Answerer, Batch, Method, Question, answer
 from heads.evaluation.loading import answered_rows
 from heads.evaluation.options import EvaluateOptions, check
 from heads.evaluation.partial import Partial
-from heads.evaluation.rows import digest_of, load_truth, read_benchmark, read_rows, score_rows, write_files
+from heads.evaluation.rows import digest_of, load_truth, read_asked, read_rows, score_rows, write_files
 from heads.evidence.head import FILE, WordHead
 from heads.methods.captions_cosine import MODEL
 from heads.methods.stepdiff import option_scores, pair_texts
@@ -50,9 +50,9 @@ class Evaluation:
         """
         check(options)
         self.options = options
-        self.benchmark = read_benchmark(options)
-        """what the folder of a benchmark asks; None for a published task"""
-        self.rows = read_rows(options, self.benchmark)
+        self.asked = read_asked(options)
+        """all rows of the test set or the benchmark, and what is true"""
+        self.rows = read_rows(options, self.asked)
         if (truth := load_truth(options.truth)) is not None:
             truth(self.rows, [""] * len(self.rows))  # refuses a file that lacks clips of the rows
         self.store = None if options.store is None else Store.open(options.store)
@@ -116,7 +116,7 @@ class Evaluation:
         chosen = any(value is not None for value in (options.rows, options.subset, options.no_difference))
         dropped = len(self.rows) - len(rows)
         write_files(options, rows, predictions, not chosen and not dropped, similar)
-        scores = score_rows(options, self.benchmark, rows, predictions, similar)
+        scores = score_rows(options, self.asked, rows, predictions, options.out, similar)
         record = {
             "options": {name: value for name, value in asdict(options).items() if name not in ("workers", "address")},
             "disclosed": method.disclosed,

@@ -30,7 +30,7 @@ from heads.models.language_model import pick_device, pick_precision
 from heads.models.public.cached import load_cached
 from heads.models.public.families import families, load_public
 from heads.models.video_lm import VideoLM
-from heads.training.lineage import disclosure, load_stepdiff, load_video_lm
+from heads.training.lineage import disclosure, load_stepdiff
 from heads.workers.group import ALONE, Group
 from store import Store
 from store.view import OK
@@ -132,7 +132,6 @@ _CONTROLS: dict[str, type] = {
     "rarest": controls.Rarest,
     "medoid": controls.Medoid,
     "shuffled-captions": controls.ShuffledCaptions,
-    "token-regression": controls.TokenRegression,
 }
 
 
@@ -154,16 +153,8 @@ def _load_control(options: EvaluateOptions, store: Store, rows: Sequence[Any], d
         method = controls.ShuffledCaptions(answered, captions, rows, texts, options.seed)
         return Loaded(method, disclosed={"texts": texts})
     texts = needed(options, "texts", "paired QA of training clips")
-    if options.method == "medoid":
-        captions_of = controls.Medoid(texts, store, rows, options.source)
-        return Loaded(captions_of, disclosed={"texts": texts, "captions": captions_of.captions})
-    head = Path(needed(options, "head", HEAD))
-    model, features, recipe = load_video_lm(head, store, device)
-    categories = [row.category for row in rows]
-    regression = controls.TokenRegression(model, features, texts, store, categories, options.source)
-    trained = disclosure(recipe, head) | {"regime": "supervised"}  # by the answers that the regression learns from
-    disclosed: dict[str, Any] = {"head": str(head), "view": recipe.view, "recipe": trained}
-    return Loaded(regression, disclosed=disclosed | {"texts": texts, "questions": regression.questions})
+    medoid = controls.Medoid(texts, store, rows, options.source)
+    return Loaded(medoid, disclosed={"texts": texts, "captions": medoid.captions})
 
 
 def answered_rows(predictions: str) -> Path | None:

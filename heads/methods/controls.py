@@ -7,7 +7,6 @@
 | Rarest | DiffMCQ | how often each clip occurs among the rows |
 | Medoid | DiffCap | the category; one caption each, from the answers of paired QA |
 | ShuffledCaptions | DiffCap | the captions of another method for other rows |
-| TokenRegression | DiffRank | the distances of a head's tokens; learns from YES and NO of paired QA |
 
 Guarantees
 - ties are broken at random by the seed and the row's clips and category, so every row has an order
@@ -21,23 +20,17 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-import torch
-from jaxtyping import Bool, Float
-from scipy.optimize import minimize
 
 from common.errors import StepDiffError
 from common.io.jsonl import read_objects
 from common.streams import generator
 from heads.data.catalog_rows import need_columns
-from heads.data.clips import Reads
 from heads.data.hold_out import NAMESAKE, held_out, read_test_clips
-from heads.data.paired_qa import kind, read_paired_qa, refuse_held_out
-from heads.models.video_lm import VideoLM
+from heads.data.paired_qa import kind, refuse_held_out
 from store import Store
 from tasks.benchmarks.rows import Choice, Ranking, Rating
 from tasks.postprocess import parse
-from tasks.prompts import NO, SIMILAR_QUESTION, YES
-from tasks.testsets import DiffCap, DiffMCQ, DiffRank, Pair, clips_of
+from tasks.testsets import DiffCap, DiffMCQ, DiffRank, clips_of
 
 CLIPS_AT_ONCE = 32
 PENALTY = 1e-3  # of the squared weights of standardised features, next to the mean loss
@@ -169,76 +162,6 @@ class ShuffledCaptions:
 
 def _question(row: DiffCap) -> tuple[str, str, str]:
     return row.reference, row.candidate, row.category
-
-
-class TokenRegression:
-    """Logistic regressions, one a category, of YES on the distances between token j of one clip and of the other."""
-
-    def __init__(
-        self, model: VideoLM, features: Reads, path: str, store: Store, categories: Iterable[str], test_set: str
-    ) -> None:
-        """path: paired QA with SIMILAR_QUESTION about each of the categories, answered YES and NO."""
-        self.model, self.features = model.eval(), features
-        pairs = read_paired_qa(path, store.catalog("clips"))
-        _check_clips({clip for pair in pairs for clip in (pair.reference, pair.candidate)}, path, store, test_set)
-        self.weights: dict[str, Float[np.ndarray, " tokens"]] = {}
-        self.bias: dict[str, float] = {}
-        self.questions: dict[str, int] = {}
-        """category -> the number of questions that trained its regression"""
-        for category in dict.fromkeys(categories):
-            question = SIMILAR_QUESTION.format(category=category)
-            found = [
-                ((pair.reference, pair.candidate), answer == YES)
-                for pair in pairs
-                for asked, answer in pair.questions
-                if asked == question and answer in (YES, NO)
-            ]
-            if len({yes for _, yes in found}) < 2:
-                raise StepDiffError(f'{path}: no YES and NO to "{question}"; token-regression learns from both')
-            answers = np.array([yes for _, yes in found])
-            self.weights[category], self.bias[category] = fit(self.distances([pair for pair, _ in found]), answers)
-            self.questions[category] = len(found)
-
-    def distances(self, pairs: Sequence[Pair]) -> Float[np.ndarray, "pairs tokens"]:
-        """Return the Euclidean distance of token j of the reference and token j of the candidate, for every j."""
-        clips = list(dict.fromkeys(clip for pair in pairs for clip in pair))
-        tokens: dict[str, torch.Tensor] = {}
-        for start in range(0, len(clips), CLIPS_AT_ONCE):
-            some = clips[start : start + CLIPS_AT_ONCE]
-            with torch.inference_mode():
-                projected = self.model.project(self.features.read(some, self.model.lm.device)).float()
-            tokens |= dict(zip(some, projected, strict=True))
-        found = [torch.linalg.vector_norm(tokens[one] - tokens[other], dim=-1) for one, other in pairs]
-        return torch.stack(found).double().cpu().numpy()
-
-    def rank(self, rows: Sequence[DiffRank]) -> list[list[float]]:
-        """Return the log odds of YES for each target."""
-        return [
-            (self.distances([(row.reference, target) for target in row.targets]) @ self.weights[row.category]
-             + self.bias[row.category]).tolist()
-            for row in rows
-        ]  # fmt: skip
-
-
-def fit(
-    values: Float[np.ndarray, "pairs tokens"], yes: Bool[np.ndarray, " pairs"]
-) -> tuple[Float[np.ndarray, " tokens"], float]:
-    """Return weights and bias of a logistic regression: L-BFGS on standardised values with a small L2 penalty."""
-    mean, spread = values.mean(axis=0), values.std(axis=0)
-    spread[spread == 0] = 1
-    inputs = np.column_stack([(values - mean) / spread, np.ones(len(values))])
-    signs = np.where(yes, 1.0, -1.0)
-    penalty = np.append(np.full(values.shape[1], PENALTY), 0)
-
-    def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
-        margins = signs * (inputs @ parameters)
-        slope = -signs * np.exp(-np.logaddexp(0, margins)) / len(signs)
-        value = np.logaddexp(0, -margins).mean() + penalty @ parameters**2 / 2
-        return float(value), inputs.T @ slope + penalty * parameters
-
-    found = minimize(loss, np.zeros(inputs.shape[1]), jac=True, method="L-BFGS-B").x
-    weights = found[:-1] / spread
-    return weights, float(found[-1] - weights @ mean)
 
 
 def _check_clips(clips: set[str], path: str, store: Store, test_set: str) -> None:

@@ -67,9 +67,6 @@ _BUILT_IN = (
     Registered("rarest", "rarest clips", "none", True, _CHOOSE),
     Registered("medoid", "one caption a category", "s1", True, _CAPTION, ("texts",)),
     Registered("shuffled-captions", "captions of other rows", None, True, _CAPTION, ("texts",)),
-    Registered(
-        "token-regression", "regression on token distances", "supervised", True, _RANK, ("head", "texts", "allow_seen")
-    ),
 )
 REGISTRY: dict[str, Registered] = {method.name: method for method in _BUILT_IN}
 """value of --method -> the methods of this package"""

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from common.errors import StepDiffError
 from heads.methods.registry import ORDER, Regime, is_control, regime_of, section
+from tasks.published import PUBLISHED
 from tasks.testsets import Task
 
 Variant = Literal["V1", "V2", "V3"]
@@ -219,7 +220,6 @@ def footnote(counts: dict[str, Any]) -> str:
     )
 
 
-TASKS = {"diffcap": "DiffCap", "diffmcq": "DiffMCQ", "diffrank": "DiffRank"}
 TRUTH_METRICS = {
     "truth_precision": "precision: true of named",
     "truth_recall": "recall: named of true",
@@ -249,7 +249,5 @@ AMONG = {
     "invented_asked": ", pairs that agree",
 }
 """figure -> the part of a test set's rows or targets that it is about"""
-CHANCE = {"accuracy": 0.25, "ktau_all_rows": 0.0, "ktau_within_step_all_rows": 0.0}
+CHANCE = {figure: value for spec in PUBLISHED.values() for figure, value in spec.chance.items()}
 PAIRS: dict[PairEmbedding, str] = {"reference": "V_r only", "candidate": "V_c only", "average": "avg(V_r, V_c)"}
-ASKED = "_asked"
-"""ends the figures of captions that decline where the method, asked first, finds the clips similar"""

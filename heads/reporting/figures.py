@@ -16,26 +16,22 @@ import numpy as np
 from jaxtyping import Bool, Float64
 
 from common.errors import StepDiffError
-from heads.reporting.entries import ASKED, TRUTH_METRICS, Entry, Setting, Trainings, comparable, marked, score_record
+from heads.reporting.entries import (
+    TRUTH_METRICS,
+    Entry,
+    Setting,
+    Trainings,
+    comparable,
+    marked,
+    score_record,
+)
 from tasks.bootstrap import Resamples, holm, interval, paired_p
 from tasks.declining import asked_first
 from tasks.postprocess import parse
+from tasks.published import ASKED, PUBLISHED
 from tasks.scoring import Marks, TruthFigures, ordered, task_figures
 from tasks.testsets import Task, digest, read_captions, read_predictions, read_test_set, reference_video
 
-METRICS: dict[Task, tuple[str, ...]] = {
-    "diffcap": ("BLEU", "CIDEr", "ROUGE-L"),
-    "diffmcq": ("accuracy",),
-    "diffrank": ("ktau_all_rows",),
-}
-"""figures of all rows, which are compared"""
-ADDITIONAL: dict[Task, tuple[str, ...]] = {
-    "diffcap": ("declined", "invented", f"declined{ASKED}", f"invented{ASKED}"),
-    "diffmcq": (),
-    "diffrank": ("ktau_within_step_all_rows",),
-}
-"""figures of some rows: how captions decline, which is not compared, if a test set has pairs that agree; and tau within
-the step, which knowing only the step cannot give"""
 COMPARED = {"BLEU", "CIDEr", "ROUGE-L", "accuracy", "ktau_all_rows", "ktau_within_step_all_rows"}
 
 Place = tuple[Setting, str]  # a setting and a metric: a column
@@ -152,10 +148,10 @@ def measure(entries: Sequence[Entry], resamples: int, seed: int, truth: TruthFig
 
 def _metrics(setting: Setting, rows: Sequence[Any]) -> list[str]:
     """Return the figures to show: declining is measured on parsed captions, if some pairs agree."""
-    more = [metric for metric in ADDITIONAL[setting.task] if defined_rows(metric, rows).any()]
+    more = [metric for metric in PUBLISHED[setting.task].further if defined_rows(metric, rows).any()]
     if setting.task == "diffcap" and not (setting.parsed and "invented" in more):
         more = []
-    return [*METRICS[setting.task], *more, *(TRUTH_METRICS if setting.task == "diffcap" else ())]
+    return [*PUBLISHED[setting.task].figures, *more, *(TRUTH_METRICS if setting.task == "diffcap" else ())]
 
 
 def defined_rows(metric: str, rows: Sequence[Any]) -> Bool[np.ndarray, " rows"]:

@@ -3,9 +3,10 @@
 import io
 from typing import Any
 
-from heads.reporting.entries import AMONG, CHANCE, MARK, METRICS, TASKS, Training
+from heads.reporting.entries import AMONG, CHANCE, MARK, METRICS, Training
 from heads.reporting.figures import Place
 from heads.reporting.tables import CAPTIONS, CHOICES, RANK, TABLE_S3, TABLE_S4, WITHIN, Report, heading, with_mark
+from tasks.published import PUBLISHED
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73")  # safe for colour-blind readers (Okabe and Ito)
 MARKERS = ("o", "s", "D")
@@ -92,7 +93,7 @@ def _label(place: Place) -> str:
 
 def _dress(axis: Any, panel: list[Place], methods: int) -> None:
     setting, metric = panel[0]
-    title = TASKS[setting.task] + (f" {setting.variant}" if metric == "accuracy" and len(panel) == 1 else "")
+    title = PUBLISHED[setting.task].title + (f" {setting.variant}" if metric == "accuracy" and len(panel) == 1 else "")
     axis.set_title(title, fontsize=11, loc="left", fontweight="bold", pad=22)
     if len(panel) > 1:
         place = {"loc": "lower left", "bbox_to_anchor": (-0.02, 1.0)}

@@ -17,11 +17,9 @@ from common.errors import StepDiffError
 from heads.methods.registry import regime_words, section
 from heads.reporting.entries import (
     AMONG,
-    ASKED,
     MARK,
     METRICS,
     PAIRS,
-    TASKS,
     TRUTH_METRICS,
     BenchmarkEntry,
     Setting,
@@ -33,9 +31,11 @@ from heads.reporting.entries import (
 )
 from heads.reporting.figures import Comparison, Place, Score
 from heads.reporting.grid import Block, Cell, Grid, Row, between, figure_cell, number
-from tasks import benchmarks
-from tasks.benchmarks.benchmark import Benchmark
+from tasks import registry
 from tasks.bootstrap import CONFIDENCE, paired_p
+from tasks.published import ASKED, PUBLISHED
+from tasks.spec import TaskSpec
+from tasks.testsets import published_task
 
 ABOVE, BELOW = "*", "†"
 LEVEL = 1 - CONFIDENCE
@@ -125,7 +125,7 @@ class BenchmarkScore:
     method: str
     predictions: str
     scores: dict[str, Any]
-    """as Benchmark.score returns"""
+    """as TaskSpec.score returns"""
     seen: dict[str, Any] | None
     """counts of heads.data.trained_on.Seen, if its head was trained on clips or videos of the benchmark"""
 
@@ -317,9 +317,9 @@ def heading(place: Place) -> tuple[str, str]:
     """Return the names of a task in its form and of a metric."""
     setting, metric = place
     if metric in AMONG:
-        return TASKS[setting.task] + AMONG[metric], METRICS[metric]
+        return PUBLISHED[setting.task].title + AMONG[metric], METRICS[metric]
     form = {"diffcap": "" if setting.parsed else ", raw", "diffmcq": f" {setting.variant}", "diffrank": ""}
-    return TASKS[setting.task] + form[setting.task], METRICS[metric]
+    return PUBLISHED[setting.task].title + form[setting.task], METRICS[metric]
 
 
 def with_mark(method: str, scores: Iterable[Score]) -> str:
@@ -369,7 +369,7 @@ def _legend(report: Report, ranked: bool = True) -> str:
 
 def _sizes(scores: Sequence[Score]) -> list[str]:
     """Return notes on the rows and videos of each task's figures, undecided rows, and methods with several seeds."""
-    order = list(TASKS)
+    order = list(PUBLISHED)
     of_task: dict[str, list[Score]] = {}
     for score in sorted(scores, key=lambda score: (order.index(score.setting.task), score.setting.variant)):
         of_task.setdefault(heading(score.place)[0], []).append(score)
@@ -401,7 +401,7 @@ def read_scores(entries: Sequence[BenchmarkEntry]) -> list[BenchmarkScore]:
     for entry in entries:
         record = score_record(entry.predictions)
         task, scores = str(section(record, "options").get("task")), section(record, "scores")
-        if task not in benchmarks.MODULES or not {"rows", "intervals"} <= scores.keys():
+        if task == "None" or published_task(task) or not {"rows", "intervals"} <= scores.keys():
             raise StepDiffError(
                 f"{entry.predictions}: no score record of a benchmark next to it; write both with python -m "
                 "heads.evaluate, and list published tasks among predictions"
@@ -418,10 +418,10 @@ def read_scores(entries: Sequence[BenchmarkEntry]) -> list[BenchmarkScore]:
 def _benchmarks(scores: Sequence[BenchmarkScore]) -> list[Grid]:
     """Return a table for each benchmark, in the order of first appearance: ours, chance, and rows of its authors."""
     names = dict.fromkeys(score.task for score in scores)
-    return [_benchmark(benchmarks.get(name), [score for score in scores if score.task == name]) for name in names]
+    return [_benchmark(registry.get(name), [score for score in scores if score.task == name]) for name in names]
 
 
-def _benchmark(benchmark: Benchmark, scores: Sequence[BenchmarkScore]) -> Grid:
+def _benchmark(benchmark: TaskSpec, scores: Sequence[BenchmarkScore]) -> Grid:
     largest = max(scores, key=lambda score: score.scores["rows"])
     most = largest.scores["rows"]
 

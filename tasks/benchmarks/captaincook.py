@@ -30,13 +30,13 @@ import numpy as np
 
 from common.errors import StepDiffError
 from common.streams import generator
-from tasks.benchmarks.benchmark import Asked, Benchmark, ClipFile
 from tasks.benchmarks.captaincook_files import TAGS, alike, read_recorded
 from tasks.benchmarks.choosing import score_choices
 from tasks.benchmarks.ranking import FIGURES, score_rankings
 from tasks.benchmarks.rows import Choice, Ranking, check_keys
 from tasks.benchmarks.summary import Mask, truths_of
 from tasks.prompts import VIDEOS
+from tasks.spec import Asked, ClipFile, TaskSpec
 from tasks.testsets import DiffCap, Prediction
 
 QUESTION = 'The step is: "{step}". In which video is it done with a mistake?'
@@ -150,7 +150,7 @@ def score_mistakes(
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Return the accuracy, over all and by tag; as Benchmark.score."""
+    """Return the accuracy, over all and by tag; as TaskSpec.score."""
     own = truths_of(rows, truth)
     answers, recipes = [one.answer for one in own], [one.recipe for one in own]
     seen = {"accuracy_without_order": np.array([one.tags != UNSEEN for one in own])}
@@ -166,7 +166,7 @@ def score_retrieval(
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Return where the first right target comes, over all and by tag; as Benchmark.score."""
+    """Return where the first right target comes, over all and by tag; as TaskSpec.score."""
     own = truths_of(rows, truth)
     right, recipes = [one.right for one in own], [one.recipe for one in own]
     return score_rankings(task, rows, predictions, right, recipes, _tags(own), bootstrap, seed)
@@ -207,7 +207,7 @@ def diffcap_rows(folder: Path, part: str = PART) -> tuple[list[DiffCap], dict[st
 
 _LICENCE = "annotations: Apache-2.0 by their README, MIT by their LICENSE file; ask the authors before you redistribute"
 
-MISTAKE = Benchmark(
+MISTAKE = TaskSpec(
     name="captaincook-mistake",
     title="CaptainCook4D: the video with the mistake",
     figures={"accuracy": "accuracy", "accuracy_without_order": "without order"},
@@ -219,9 +219,9 @@ MISTAKE = Benchmark(
 )
 
 
-def _retrieval(name: str, title: str, flawed: bool) -> Benchmark:
+def _retrieval(name: str, title: str, flawed: bool) -> TaskSpec:
     read = partial(read_retrieval, flawed=flawed)
-    return Benchmark(
+    return TaskSpec(
         name=name,
         title=f"CaptainCook4D: {title}",
         figures=FIGURES,

@@ -25,11 +25,11 @@ from typing import Any, Literal
 
 from common.errors import StepDiffError
 from common.io.files import write_text
-from tasks.benchmarks.benchmark import Asked, Benchmark, ClipFile, Published
 from tasks.benchmarks.choosing import chosen, score_choices
 from tasks.benchmarks.published_files import list_of, read_entries, text_of, value_of
 from tasks.benchmarks.rows import BenchmarkRow, Choice, check_keys
 from tasks.benchmarks.summary import groups_of, scores_of, truths_of
+from tasks.spec import Asked, ClipFile, Published, TaskSpec
 from tasks.testsets import Prediction
 
 Name = Literal["CC", "PEA"]
@@ -101,7 +101,7 @@ def score(
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Return the accuracy and its interval; as Benchmark.score."""
+    """Return the accuracy and its interval; as TaskSpec.score."""
     own = truths_of(rows, truth)
     answers, groups = [one.answer for one in own], groups_of([one.videos for one in own])
     return score_choices(f"crossvid-{name.lower()}", rows, predictions, answers, groups, {}, {}, bootstrap, seed)
@@ -228,9 +228,9 @@ PUBLISHED = tuple(
 """Means over tasks; the authors' table has no accuracy of a single task."""
 
 
-def _benchmark(name: Name, title: str) -> Benchmark:
+def _benchmark(name: Name, title: str) -> TaskSpec:
     scorer: Callable[..., dict[str, Any]] = partial(score, name)
-    return Benchmark(
+    return TaskSpec(
         name=f"crossvid-{name.lower()}",
         title=f"CrossVid {name}: {title}",
         figures={"accuracy": "accuracy", "C.Avg": "mean of BU, NC, CC, PEA"},

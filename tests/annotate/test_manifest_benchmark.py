@@ -9,7 +9,7 @@ import pytest
 from annotate import manifest
 from annotate.sources.benchmarks import on_disk
 from featurize.manifest import read_manifest
-from tasks.benchmarks.benchmark import ClipFile
+from tasks.spec import ClipFile
 from tests.annotate.test_audit import write_video
 from tests.tasks.viddiff_files import benchmark
 

@@ -10,7 +10,7 @@ import pytest
 from common.errors import StepDiffError
 from heads.data.clip_texts import ClipTexts, write_texts
 from heads.methods.captions_cosine import CaptionsCosine
-from tasks import benchmarks
+from tasks import registry
 from tasks.benchmarks.convis.files import CONCEPTS
 from tasks.benchmarks.rows import Ranking, Rating
 from tasks.testsets import DiffRank
@@ -110,7 +110,7 @@ def test_published_captions_have_the_figures_of_the_published_baseline() -> None
         resolve("minilm-l6")
     except StepDiffError as problem:
         pytest.skip(str(problem))
-    benchmark = benchmarks.get("convis")
+    benchmark = registry.get("convis")
     asked = benchmark.read(DATA)
     scores = CaptionsCosine(ClipTexts(CAPTIONS)).rank(asked.rows)
     found = benchmark.score(asked.rows, scores, asked.truth, 0, 0)

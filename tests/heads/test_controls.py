@@ -13,7 +13,6 @@ import torch
 
 from heads import evaluate
 from heads.methods.controls import Chance, Rarest, StepOracle, fit, medoid
-from heads.training.lineage import load_video_lm
 from store import Store
 from tasks.postprocess import parse
 from tasks.prompts import SIMILAR_QUESTION
@@ -205,49 +204,19 @@ def similar(world: Path, tmp_path: Path) -> Path:
     return path
 
 
-def test_token_regression_is_the_log_odds_of_yes_from_the_distances_of_tokens(
-    trained: Path, world: Path, tmp_path: Path, similar: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "p.jsonl"
-    more = ("--head", str(trained), "--texts", str(similar))
-    capsys.readouterr()
-    assert evaluate.main([*command(world, "diffrank", "token-regression", out, *more), "--json"]) == 0
-    disclosed = json.loads(capsys.readouterr().out)["disclosed"]
-    assert disclosed["questions"] == {"Visuals": 132} and disclosed["recipe"]["regime"] == "supervised"
-    model, features, _ = load_video_lm(trained, Store.open(world / "features"))
-
-    def distance(one: str, other: str) -> list[float]:
-        with torch.inference_mode():
-            a, b = (model.project(features.read([clip]))[0] for clip in (one, other))
-        return [float(np.sqrt(((x - y) ** 2).sum())) for x, y in zip(a.numpy(), b.numpy(), strict=True)]
-
-    questions = [json.loads(line) for line in similar.read_text().splitlines()]
-    values = np.array([distance(q["reference"], q["candidate"]) for q in questions])
-    weights, bias = fit(values, np.array([q["answer"] == "YES" for q in questions]))
-    assert values.shape == (132, 4)
-    for row, scores in zip(read_test_set("diffrank", world / "diffrank_test.jsonl"), answers(out), strict=True):
-        expected = [float(np.array(distance(row.reference, target)) @ weights + bias) for target in row.targets]
-        np.testing.assert_allclose(scores, expected, rtol=0.01, atol=0.02)
-        assert int(np.argmax(scores)) == 2, "the target with the reference's tool"
-
-
 def test_a_control_that_learns_from_paired_qa_reads_no_clip_of_the_test_set_or_of_its_videos(
     trained: Path, world: Path, tmp_path: Path, similar: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for task, method, more in (
-        ("diffrank", "token-regression", ["--head", str(trained)]),
-        ("diffcap", "medoid", []),
-    ):
-        for clip in (CLIPS[18], CLIPS[12]):
-            row = json.loads(similar.read_text().splitlines()[0]) | {"candidate": clip}
-            row |= {"answer": "a spoon", "category": "Visuals"}
-            leaking = tmp_path / "leaking.jsonl"
-            leaking.write_text(similar.read_text() + json.dumps(row) + "\n")
-            given = command(world, task, method, tmp_path / "p.jsonl", "--texts", str(leaking), *more)
-            assert evaluate.main(given) == 2
-            error = capsys.readouterr().err.strip()
-            assert re.search(f"1 clips are (of the test set's videos|not of split train).* {clip}", error)
-            assert "\n" not in error
+    for clip in (CLIPS[18], CLIPS[12]):
+        row = json.loads(similar.read_text().splitlines()[0]) | {"candidate": clip}
+        row |= {"answer": "a spoon", "category": "Visuals"}
+        leaking = tmp_path / "leaking.jsonl"
+        leaking.write_text(similar.read_text() + json.dumps(row) + "\n")
+        given = command(world, "diffcap", "medoid", tmp_path / "p.jsonl", "--texts", str(leaking))
+        assert evaluate.main(given) == 2
+        error = capsys.readouterr().err.strip()
+        assert re.search(f"1 clips are (of the test set's videos|not of split train).* {clip}", error)
+        assert "\n" not in error
 
 
 def test_paired_qa_without_the_questions_or_answers_that_a_control_learns_from_is_refused_in_one_line(
@@ -255,13 +224,11 @@ def test_paired_qa_without_the_questions_or_answers_that_a_control_learns_from_i
 ) -> None:
     questions, head = str(world / "pairqa.jsonl"), ["--head", str(trained)]
     cases = [
-        (["diffrank", "token-regression"], ["--texts", questions, *head], "no YES and NO to .*similar Visuals"),
         (["diffcap", "medoid"], ["--texts", str(similar)], "no open answers about Visuals"),
-        (["diffrank", "token-regression"], head, "needs --texts, paired QA of training clips"),
-        (["diffrank", "token-regression"], ["--texts", questions], "needs --head, a run folder"),
+        (["diffcap", "medoid"], [], "needs --texts, paired QA of training clips"),
         (["diffcap", "shuffled-captions"], [], "needs --texts, the predictions of another method"),
         (["diffrank", "random"], ["--texts", questions], "--texts is for socratic, captions-.* and random does not"),
-        (["diffmcq", "rarest"], head, "--head is for video-lm, stepdiff, .*, token-regression, and rarest does not"),
+        (["diffmcq", "rarest"], head, "--head is for video-lm, stepdiff, .*, and rarest does not"),
         (["diffrank", "medoid"], ["--texts", questions], "medoid does not answer diffrank: its class has no"),
     ]
     capsys.readouterr()

@@ -201,7 +201,7 @@ def test_without_video_all_options_of_a_question_score_the_same_bits(
             ["--task", "diffmcq", "--method", "rarest", "--view", "null", "--pair-embedding", "candidate"],
             "--pair-embedding is for vlemb, and rarest does not read it",
         ),
-        (["--head", "runs/x"], "--head is for video-lm, stepdiff, .*, token-regression, and vlemb does not"),
+        (["--head", "runs/x"], "--head is for video-lm, stepdiff, .*, and vlemb does not"),
         (["--control", "blind"], "--control is for video-lm, .* and vlemb does not read it"),
         (["--similarity"], "--similarity is for diffcap"),
         (["--rows-at-once", "0"], "neither may be below 1"),

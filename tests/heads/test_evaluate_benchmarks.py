@@ -21,7 +21,7 @@ from heads.models.projector import Projector
 from heads.models.video_lm import VideoLM
 from heads.training.recipe import ProjectorOptions
 from store import Store
-from tasks import benchmarks
+from tasks import registry
 from tasks.benchmarks.rows import Choice, Writing
 from tasks.prompts import system
 from tests.tasks.viddiff_files import benchmark as viddiff
@@ -156,13 +156,9 @@ def test_a_table_names_the_rows_and_the_judge_of_each_method_and_has_the_chance_
     ("more", "said"),
     [
         (("--subset", "20"), "subset: '20' is not a key, concept or clip of the benchmark"),
-        (("--test-set", "x.jsonl"), "--test-set is for diffcap, diffmcq, diffrank, and crossvid-cc does not read it"),
+        (("--test-set", "x.jsonl"), "--task crossvid-cc needs --data FOLDER, and no other source of rows"),
         (("--task", "crossvid"), "--task crossvid: no such task; give one of diffcap, "),
         (("--method", "rarest"), "--method rarest does not answer crossvid-cc: its class has no function choose"),
-        (
-            ("--method", "token-regression"),
-            "--method token-regression answers the question of diffrank, not crossvid-cc",
-        ),
         (("--seeded",), None),
         (("--no-seeded",), "--seeded is for diffcap, and crossvid-cc does not read it"),
     ],
@@ -217,7 +213,7 @@ def test_an_option_that_a_scored_benchmark_does_not_read_is_refused(
 def test_an_export_of_some_rows_keeps_the_places_of_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The authors' scorer of VidDiffBench joins predictions with pairs by their places."""
     folder = viddiff(tmp_path / "viddiff")
-    rows = benchmarks.get("viddiff-closed").read(folder).rows
+    rows = registry.get("viddiff-closed").read(folder).rows
     said = tmp_path / "said.jsonl"
     said.write_text(json.dumps({"key": rows[-1].key, "scores": [0, 1]}) + "\n")
     given = ["--task", "viddiff-closed", "--data", str(folder), "--predictions", str(said), "--bootstrap", "0"]
@@ -273,4 +269,4 @@ def test_the_help_names_every_benchmark(capsys: pytest.CaptureFixture[str]) -> N
     with pytest.raises(SystemExit):
         evaluate.main(["--help"])
     words = set(capsys.readouterr().out.replace(",", " ").split())
-    assert words >= benchmarks.MODULES.keys()
+    assert words >= set(registry.names())

@@ -34,7 +34,6 @@ CLASSES = {
     "rarest": controls.Rarest,
     "medoid": controls.Medoid,
     "shuffled-captions": controls.ShuffledCaptions,
-    "token-regression": controls.TokenRegression,
 }
 
 

@@ -106,7 +106,7 @@ def test_a_test_set_of_other_videos_is_evaluated_and_has_no_mark(
     assert evaluate.main(command(world, test_set, out, "--method", "step-oracle")) == 0
     assert json.loads(capsys.readouterr().out)["seen"] is None, "a method without a head was not trained"
     assert evaluate.main(command(world, test_set, out, "--method", "step-oracle", "--allow-seen")) == 2
-    readers = "video-lm, stepdiff, word-evidence, vlemb, token-regression"
+    readers = "video-lm, stepdiff, word-evidence, vlemb"
     assert f"--allow-seen is for {readers}, and step-oracle" in capsys.readouterr().err
 
 

@@ -109,7 +109,6 @@ def test_controls_are_named_and_every_row_has_its_regime(tmp_path: Path, capsys:
         ("captions-cosine", {"texts": "t.parquet"}, {}, "cosine of texts (t.parquet)", None),
         ("medoid", {"texts": "q.jsonl"}, {}, "control: one caption a category (q.jsonl)", "s1"),
         ("shuffled-captions", {"texts": "p.jsonl"}, {}, "control: captions of other rows (p.jsonl)", None),
-        ("token-regression", {"head": "r"}, heads, "control: regression on token distances (r)", "supervised"),
         ("video-lm", {"head": "r"}, heads, "StepDiff (r)", "supervised"),
         ("video-lm", {"head": "r", "control": "blind"}, heads, "StepDiff (r), control: no video", "supervised"),
         ("vlemb", {"view": "clip"}, {"encoder": "clip"}, "VLEmb (clip)", "none"),

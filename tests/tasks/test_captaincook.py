@@ -18,10 +18,10 @@ from heads import evaluate
 from kitchen import make_world
 from retrieval.verbs.files import negatives_main
 from store import Store, text_key
-from tasks import benchmarks
-from tasks.benchmarks.benchmark import Asked
+from tasks import registry
 from tasks.benchmarks.captaincook import CATEGORIES, diffcap_rows, read_mistakes, read_retrieval
 from tasks.benchmarks.captaincook_files import SPLIT, TAGS, instruction_of, read_recorded
+from tasks.spec import Asked
 from tasks.testsets import read_test_set, write_test_set
 
 from .kitchen_recipes import fill_view, pixels_of, write_recipes
@@ -106,7 +106,7 @@ def test_a_step_is_of_one_recipe_and_one_description(write: Callable[..., Path])
 
 
 def test_a_pair_has_one_step_two_recordings_and_one_mistake(write: Callable[..., Path]) -> None:
-    asked = benchmarks.get("captaincook-mistake").read(write())
+    asked = registry.get("captaincook-mistake").read(write())
     found = set()
     for row in asked.rows:
         truth = asked.truth[row.key]
@@ -142,7 +142,7 @@ def test_the_order_of_the_two_videos_depends_on_their_clips_only(write: Callable
 
 
 def test_accuracy_is_that_of_each_tag_and_of_all(write: Callable[..., Path]) -> None:
-    benchmark = benchmarks.get("captaincook-mistake")
+    benchmark = registry.get("captaincook-mistake")
     asked = benchmark.read(write())
     predictions = [[float(asked.truth[row.key].answer == place) for place in (0, 1)] for row in asked.rows]
     scores = benchmark.score(asked.rows, predictions, asked.truth, 50, 0)
@@ -160,7 +160,7 @@ def test_accuracy_is_that_of_each_tag_and_of_all(write: Callable[..., Path]) -> 
 
 
 def test_targets_are_of_the_same_recipe_and_other_recordings(write: Callable[..., Path]) -> None:
-    asked = benchmarks.get("captaincook-retrieval").read(write())
+    asked = registry.get("captaincook-retrieval").read(write())
     rows = {row.reference: row for row in asked.rows}
     assert set(rows) == {"1_10_10_21.25", "1_7_2_8", "1_8_6_8", "1_8_9_15", "1_9_8_9", "2_1_5_6", "2_2_0_4"}
     assert rows["1_7_2_8"].targets == ("1_10_0.5_9", "1_10_30_40", "1_8_1_5", "1_9_3_7")
@@ -188,7 +188,7 @@ def naive(asked: Asked, predictions: list[list[float]]) -> dict[str, float]:
 
 
 def test_figures_and_chance_of_a_retrieval_equal_naive_ones(write: Callable[..., Path]) -> None:
-    benchmark = benchmarks.get("captaincook-retrieval")
+    benchmark = registry.get("captaincook-retrieval")
     asked = benchmark.read(write())
     draws = np.random.default_rng(3)
     predictions = [draws.integers(3, size=len(row.targets)).tolist() for row in asked.rows]
@@ -201,7 +201,7 @@ def test_figures_and_chance_of_a_retrieval_equal_naive_ones(write: Callable[...,
 
 def test_clips_are_those_of_the_rows(write: Callable[..., Path]) -> None:
     for name in ("captaincook-mistake", "captaincook-retrieval", "captaincook-retrieval-flawed"):
-        benchmark = benchmarks.get(name)
+        benchmark = registry.get(name)
         clips = list(benchmark.clips(write()))
         assert {clip.clip for clip in clips} == {clip for row in benchmark.read(write()).rows for clip in row.clips}
         assert len({clip.clip for clip in clips}) == len(clips)
@@ -300,7 +300,7 @@ def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     world, folder = make_world(36, 0, 2.5, 6), tmp_path_factory.mktemp("kitchen")
     write_recipes(folder / "data", world)
     pixels = pixels_of(world)
-    clips = list(benchmarks.get("captaincook-retrieval-flawed").clips(folder / "data"))
+    clips = list(registry.get("captaincook-retrieval-flawed").clips(folder / "data"))
     vectors = np.stack([pixels[clip.clip.rsplit("_", 2)[0], clip.start] for clip in clips])
     keys, steps = [clip.clip for clip in clips], [clip.metadata["step"] for clip in clips]
     store = Store.open(folder / "features", create=True)

@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from common.errors import StepDiffError
-from tasks import benchmarks
+from tasks import registry
 from tasks.benchmarks.convis.files import (
     CONCEPTS,
     Predicted,
@@ -68,7 +68,7 @@ def values_of(found: Predicted, concept: str) -> list[float]:
 
 
 def test_the_truth_is_the_mean_of_all_answers_about_a_pair(folder: Path) -> None:
-    asked = benchmarks.get("convis").read(folder)
+    asked = registry.get("convis").read(folder)
     assert [(row.clips, row.concept) for row in asked.rows] == [(pair, name) for pair in PAIRS for name in NAMES]
     assert [asked.truth[row.key] for row in asked.rows if row.concept == ACTION] == MEANS
     assert [asked.truth[row.key] for row in asked.rows if row.concept == LOCATION] == [6 - mean for mean in MEANS]
@@ -81,7 +81,7 @@ def test_a_flat_folder_reads_as_the_authors_repository(folder: Path) -> None:
     for file, name in (("vicos.user_inputs.json", "user_inputs.json"), ("to_be_ranked.json", "to_be_ranked.json")):
         shutil.copy(folder / "human_annotations" / file, flat / name)
     for name in ("convis", "convis-retrieval"):
-        assert benchmarks.get(name).read(flat) == benchmarks.get(name).read(folder)
+        assert registry.get(name).read(flat) == registry.get(name).read(folder)
 
 
 def test_the_figures_are_correlations_of_each_concept_times_100(folder: Path) -> None:
@@ -95,7 +95,7 @@ def test_the_figures_are_correlations_of_each_concept_times_100(folder: Path) ->
     assert found["per_category"][LOCATION] == both | {"rows": 4, "missing": 0}
     assert (found["task"], found["rows"], found["missing"], found["videos"]) == ("convis", 20, 0, 4)
     assert found["intervals"] == {}
-    assert set(benchmarks.get("convis").figures) <= set(found)
+    assert set(registry.get("convis").figures) <= set(found)
 
 
 def test_a_constant_prediction_has_no_figure(folder: Path) -> None:
@@ -176,7 +176,7 @@ def test_exported_predictions_read_back_in_the_same_order_zeros_too(folder: Path
 
 
 def test_the_videos_of_clips_come_from_the_published_list(folder: Path) -> None:
-    benchmark = benchmarks.get("convis")
+    benchmark = registry.get("convis")
     with pytest.raises(StepDiffError, match=r"ConVIS\.jsonl: no such file; get it with the videos from"):
         list(benchmark.clips(folder))
     lines = [
@@ -281,7 +281,7 @@ def test_figures_of_the_published_predictions_equal_the_published_table_to_its_d
     asked = read(published_folder)
     found = read_published_predictions(str(published_folder / files), asked.rows)
     result = score(found.rows, found.predictions, asked.truth, 0)
-    (row,) = [row for row in benchmarks.get("convis").published if row.method == method]
+    (row,) = [row for row in registry.get("convis").published if row.method == method]
     assert {name: round(result[name], 1) for name in row.figures} == row.figures
     without = 337 if method == "Gemini-2.0-Flash" else 0
     assert (result["missing"], result["per_category"][LOCATION]["rows"]) == (without, 610 - without)
@@ -290,12 +290,12 @@ def test_figures_of_the_published_predictions_equal_the_published_table_to_its_d
 
 def test_the_published_table_has_the_figures_of_the_paper() -> None:
     """Rows that do not come from a scorer of ours."""
-    rho = {row.method: [row.figures[f"rho {name}"] for name in NAMES] for row in benchmarks.get("convis").published}
+    rho = {row.method: [row.figures[f"rho {name}"] for name in NAMES] for row in registry.get("convis").published}
     assert len(rho) == 19
     assert rho["LLaVA-OneVision-7B"] == [51.8, 48.4, 58.6, 58.9, 41.0]
     assert rho["CLIPScore, InternVideo-MM-L-14"] == [43.1, 54.8, 54.5, 40.9, 40.2]
     assert rho["cosine, DINOv2-L"] == [33.3, 40.9, 37.4, 57.4, 34.6]
-    (intern,) = [row for row in benchmarks.get("convis").published if "InternVideo" in row.method]
+    (intern,) = [row for row in registry.get("convis").published if "InternVideo" in row.method]
     assert [intern.figures[f"tau {name}"] for name in NAMES] == [30.0, 38.7, 38.5, 28.4, 28.1]
 
 

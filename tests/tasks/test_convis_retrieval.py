@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from common.errors import StepDiffError
-from tasks import benchmarks
+from tasks import registry
 from tasks.benchmarks.convis.retrieval import compare
 from tasks.benchmarks.rows import Ranking
 
@@ -16,7 +16,7 @@ from .test_convis import DATA, PAIRS, dump, folder
 
 __all__ = ["folder"]  # a fixture
 
-RETRIEVAL = benchmarks.get("convis-retrieval")
+RETRIEVAL = registry.get("convis-retrieval")
 
 
 def test_targets_with_equal_scores_share_a_rank() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from common.errors import StepDiffError
-from tasks import benchmarks
+from tasks import registry
 from tasks.benchmarks.crossvid import ERRORS, read, without_letters
 
 CC: list[dict[str, Any]] = [
@@ -70,7 +70,7 @@ def broken(index: int = 0, of: list[dict[str, Any]] = CC, **values: Any) -> list
 
 
 def test_options_have_no_letters_and_the_answer_is_one_of_them(tmp_path: Path) -> None:
-    asked = benchmarks.get("crossvid-cc").read(folder_of(tmp_path, CC=CC))
+    asked = registry.get("crossvid-cc").read(folder_of(tmp_path, CC=CC))
     assert [row.key for row in asked.rows] == ["7", '"late"', "9"]
     assert asked.rows[0].clips == ("cook/a", "cook/b-_1", "cook/c", "cook/d")
     assert asked.rows[0].options == ("Video 1", "Video 2", "Video 3", "Video 4")
@@ -89,7 +89,7 @@ def test_rows_do_not_contain_the_truth(tmp_path: Path) -> None:
 
 
 def test_times_are_cut_to_whole_seconds_and_the_errors_precede_the_question(tmp_path: Path) -> None:
-    benchmark = benchmarks.get("crossvid-pea")
+    benchmark = registry.get("crossvid-pea")
     (row,) = benchmark.read(folder_of(tmp_path, PEA=PEA)).rows
     assert row.clips == ("assembly/u_3_10", "assembly/v_4_9", "assembly/u_0_8")
     assert row.question == f"{ERRORS} What is wrong in Video 2?"
@@ -109,15 +109,15 @@ def test_a_segment_without_a_whole_second_is_left_out_and_counted(tmp_path: Path
 
 
 def test_each_clip_is_listed_once(tmp_path: Path) -> None:
-    found = [clip.clip for clip in benchmarks.get("crossvid-cc").clips(folder_of(tmp_path, CC=CC))]
+    found = [clip.clip for clip in registry.get("crossvid-cc").clips(folder_of(tmp_path, CC=CC))]
     assert found == ["cook/a", "cook/b-_1", "cook/c", "cook/d", "cook/e", "cook/y", "cook/z"]
     videos = ["cook/a.mp4", "cook/a.webm"]
     with pytest.raises(StepDiffError, match=r"cook/a\.mp4 and videos/cook/a\.webm have one id; rename"):
-        list(benchmarks.get("crossvid-cc").clips(folder_of(tmp_path, CC=broken(videos=videos))))
+        list(registry.get("crossvid-cc").clips(folder_of(tmp_path, CC=broken(videos=videos))))
 
 
 def test_accuracy_equals_the_count_of_right_letters(tmp_path: Path) -> None:
-    benchmark = benchmarks.get("crossvid-cc")
+    benchmark = registry.get("crossvid-cc")
     asked = benchmark.read(folder_of(tmp_path, CC=CC))
     predictions = [[0.0, -1.0, 5.0, 2.0], [-3.0, -2.0], [-1.0, -9.0, -1.0]]
     scores = benchmark.score(asked.rows, predictions, asked.truth, 100, 0)
@@ -131,7 +131,7 @@ def test_accuracy_equals_the_count_of_right_letters(tmp_path: Path) -> None:
 
 
 def test_an_export_has_the_ids_and_letters_of_the_published_file(tmp_path: Path) -> None:
-    benchmark = benchmarks.get("crossvid-cc")
+    benchmark = registry.get("crossvid-cc")
     rows = benchmark.read(folder_of(tmp_path, CC=CC)).rows
     assert benchmark.export is not None
     (path,) = benchmark.export(tmp_path, rows, [[0, 0, 1, 0], [1, 2], [3, 3, 0]], tmp_path / "out")
@@ -147,7 +147,7 @@ def test_the_interval_of_few_groups_is_that_of_resampled_groups(tmp_path: Path) 
         CC[1] | {"id": number, "videos": [f"cook/{number % 2}.mp4", f"cook/{number % 2}-{number}.mp4"]}
         for number in range(20)
     ]
-    benchmark = benchmarks.get("crossvid-cc")
+    benchmark = registry.get("crossvid-cc")
     asked = benchmark.read(folder_of(tmp_path, CC=entries))
     predictions = [[1.0, 0.0] if number % 2 else [0.0, 1.0] for number in range(20)]
     scores = benchmark.score(asked.rows, predictions, asked.truth, 200, 0)
@@ -204,7 +204,7 @@ def test_a_missing_or_damaged_file_is_named_with_its_source(tmp_path: Path) -> N
 
 
 def test_predictions_must_fit_their_rows(tmp_path: Path) -> None:
-    benchmark = benchmarks.get("crossvid-cc")
+    benchmark = registry.get("crossvid-cc")
     asked = benchmark.read(folder_of(tmp_path, CC=CC))
     with pytest.raises(StepDiffError, match="row '\"late\"': 3 scores for a row that needs 2"):
         benchmark.score(asked.rows, [[0] * 4, [0] * 3, [0] * 3], asked.truth, 0, 0)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from common.errors import StepDiffError
-from tasks import benchmarks
+from tasks import registry
 from tasks.benchmarks.viddiff import closed
 from tasks.benchmarks.viddiff import open as opened
 from tasks.benchmarks.viddiff.files import clips, read_samples
@@ -20,7 +20,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_statement_without_a_video_is_not_asked_about(folder: Path) -> None:
-    asked = benchmarks.get("viddiff-closed").read(folder)
+    asked = registry.get("viddiff-closed").read(folder)
     expected = [
         f"{SPLITS[number % 3]}_{number}/{key}"
         for number, truth in enumerate(TRUTHS)

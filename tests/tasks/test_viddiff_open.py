@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from common.errors import StepDiffError
-from tasks import benchmarks
-from tasks.benchmarks.benchmark import Asked
+from tasks import registry
 from tasks.benchmarks.judging import Conversation, Judge
 from tasks.benchmarks.viddiff import matching
 from tasks.benchmarks.viddiff import open as opened
 from tasks.benchmarks.viddiff.differences import parse_differences
 from tasks.benchmarks.viddiff.matching import match_by_cosine, parse_matching, parse_opposites
+from tasks.spec import Asked
 from tests.tasks.viddiff_files import SPLITS, benchmark, entry, write
 
 
@@ -287,7 +287,7 @@ def test_exported_differences_are_read_again(folder: Path, tmp_path: Path) -> No
 
 def test_published_rows_have_figures_of_the_table() -> None:
     for name in ("viddiff-closed", "viddiff-open"):
-        found = benchmarks.get(name)
+        found = registry.get(name)
         assert all(set(own.figures) <= set(found.figures) for own in found.published)
         for own in found.published:
             each = [own.figures[split] for split in SPLITS]

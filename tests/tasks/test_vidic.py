@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from common.errors import StepDiffError
-from tasks import benchmarks
+from tasks import registry
 from tasks.benchmarks.judging import Conversation, Judge, NoAnswer
 from tasks.benchmarks.vidic import checklist
 from tasks.benchmarks.vidic.checklist import CONTROLS, control, judged, parse_answer, score
@@ -31,7 +31,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def test_a_pair_is_asked_once_with_the_published_prompt(folder: Path) -> None:
-    asked = benchmarks.get("vidic").read(folder)
+    asked = registry.get("vidic").read(folder)
     assert [row.clips for row in asked.rows] == [(own["video1_path"], own["video2_path"]) for own in PAIRS]
     assert asked.rows[0].key == "data/set 0/0_a.mp4 | data/set 0/0_b.mp4"
     assert {row.prompt.split("\n\n")[0] for row in asked.rows} == {"Compare Video A and Video B."}
@@ -117,7 +117,7 @@ def test_similarities_and_differences_are_never_given_alone(folder: Path) -> Non
         "all differs": {"accuracy": 8 / 14, "similarities": 0.0, "differences": 1.0},
     }
     assert found["notes"][0] == "control 'no difference': accuracy 0.4286, similarities 1.0000, differences 0.0000"
-    assert set(benchmarks.get("vidic").figures) == {"accuracy", "similarities", "differences"}
+    assert set(registry.get("vidic").figures) == {"accuracy", "similarities", "differences"}
 
 
 def test_a_part_of_the_pairs_is_scored(folder: Path) -> None:
@@ -291,8 +291,8 @@ def test_the_controls_of_the_published_checklist() -> None:
 
 
 def test_published_rows_have_the_figures_of_the_table() -> None:
-    for own in benchmarks.get("vidic").published:
-        assert own.figures.keys() == checklist.BENCHMARK.figures.keys()
+    for own in registry.get("vidic").published:
+        assert own.figures.keys() == checklist.SPEC.figures.keys()
 
 
 def test_another_judge_or_text_is_asked(folder: Path, tmp_path: Path) -> None:

@@ -29,10 +29,10 @@ from typing import Any
 from common.errors import StepDiffError
 from common.io.files import make_folder, write_text
 from common.io.jsonl import read_objects
-from tasks.benchmarks.benchmark import ClipFile
 from tasks.benchmarks.published_files import read_entries, read_json, text_of, value_of
 from tasks.benchmarks.rows import BenchmarkRow, Rating
 from tasks.benchmarks.summary import scores_of
+from tasks.spec import ClipFile
 from tasks.testsets import Pair, Prediction, parts_of
 
 SOURCE = "github.com/benedettaliberatori/convisbench"

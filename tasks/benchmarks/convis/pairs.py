@@ -31,13 +31,13 @@ import numpy as np
 
 from common.errors import StepDiffError
 from tasks.agreement import alpha, ceiling
-from tasks.benchmarks.benchmark import Asked, Benchmark
 from tasks.benchmarks.convis.files import CONCEPTS, SCORES, clips, export, read_answers, video_of
 from tasks.benchmarks.convis.published import PUBLISHED
 from tasks.benchmarks.rows import Rating
 from tasks.benchmarks.summary import scores_of, truths_of
 from tasks.bootstrap import Resamples, interval
 from tasks.correlation import kendall, spearman
+from tasks.spec import Asked, TaskSpec
 from tasks.testsets import Pair, Prediction
 
 CORRELATIONS = {"rho": spearman, "tau": kendall}
@@ -158,7 +158,7 @@ def people(folder: Path, splits: int = 50, seed: int = 0) -> dict[str, dict[str,
     }
 
 
-BENCHMARK = Benchmark(
+SPEC = TaskSpec(
     name="convis",
     title="ConViS-Bench",
     figures={f"{kind} {concept.name}": f"{concept.name}, {kind}" for kind in CORRELATIONS for concept in CONCEPTS},

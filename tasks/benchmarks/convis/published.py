@@ -6,8 +6,8 @@ figures differ from its output by 0.1 for this reason.
 
 from collections.abc import Sequence
 
-from tasks.benchmarks.benchmark import Published
 from tasks.benchmarks.convis.files import CONCEPTS, SOURCE
+from tasks.spec import Published
 
 COMMIT = "b8fa4ef"
 """of the authors' repository"""

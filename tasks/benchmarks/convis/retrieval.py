@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 
-from tasks.benchmarks.benchmark import Asked, Benchmark
 from tasks.benchmarks.convis.files import CONCEPTS, clips, read_rankings, video_of
 from tasks.benchmarks.convis.pairs import LICENCE
 from tasks.benchmarks.convis.pairs import read as read_pairs
@@ -27,6 +26,7 @@ from tasks.benchmarks.rows import Ranking
 from tasks.benchmarks.summary import scores_of, summary, truths_of
 from tasks.bootstrap import mean_figure
 from tasks.correlation import kendall
+from tasks.spec import Asked, TaskSpec
 from tasks.testsets import Prediction
 
 FIGURES = ("P@1", "R@1", "F1@1", "tau")
@@ -86,7 +86,7 @@ def score(
     return found | {"videos": len({video_of(clip) for row in rows for clip in row.clips})}
 
 
-BENCHMARK = Benchmark(
+SPEC = TaskSpec(
     name="convis-retrieval",
     title="ConViS-Bench, retrieval",
     figures={name: name for name in FIGURES},

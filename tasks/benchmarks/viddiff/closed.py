@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from common.errors import StepDiffError
-from tasks.benchmarks.benchmark import Asked, Benchmark
 from tasks.benchmarks.choosing import chosen, share_right
 from tasks.benchmarks.rows import BenchmarkRow, Choice, check_keys
 from tasks.benchmarks.summary import check_count, scores_of, summary, truths_of
@@ -36,6 +35,7 @@ from tasks.benchmarks.viddiff.files import (
     write_published,
 )
 from tasks.bootstrap import mean_figure
+from tasks.spec import Asked, TaskSpec
 from tasks.testsets import Prediction
 
 QUESTION = 'Both videos show this action: {action}. Of which video is this statement more true: "{statement}"?'
@@ -142,7 +142,7 @@ def read_published(path: Path, folder: Path) -> list[list[float] | None]:
     return [marks.get(str(letters.get(row.key))) for row in read(folder).rows]
 
 
-BENCHMARK = Benchmark(
+SPEC = TaskSpec(
     name="viddiff-closed",
     title="VidDiffBench, closed",
     figures={"average": "average", "easy": "easy", "medium": "medium", "hard": "hard", "accuracy": "all statements"},

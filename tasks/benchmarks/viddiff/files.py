@@ -22,11 +22,11 @@ from jaxtyping import Float64
 
 from common.errors import StepDiffError
 from common.io.files import make_folder, write_text
-from tasks.benchmarks.benchmark import ClipFile, Published
 from tasks.benchmarks.published_files import list_of, read_json, text_of, value_of
 from tasks.benchmarks.rows import Writing, check_keys
 from tasks.benchmarks.summary import Mask
 from tasks.bootstrap import Figure, ratio_figure
+from tasks.spec import ClipFile, Published
 
 SOURCE = "jmhb/VidDiffBench on Hugging Face"
 SPLITS = ("easy", "medium", "hard")

@@ -23,12 +23,12 @@ import numpy as np
 from jaxtyping import Float
 
 from common.errors import StepDiffError
-from tasks.benchmarks.benchmark import Asked
 from tasks.benchmarks.judging import Inquiry, Judge, answers, json_in, sha256
 from tasks.benchmarks.published_files import read_whole
 from tasks.benchmarks.viddiff.differences import Difference
 from tasks.benchmarks.viddiff.files import Sample
 from tasks.captions import Embed
+from tasks.spec import Asked
 
 THRESHOLD = 0.5
 """least cosine of a match; ours, chosen without the benchmark's data"""

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 
 from common.errors import StepDiffError
-from tasks.benchmarks.benchmark import Asked, Benchmark
 from tasks.benchmarks.judging import Judge
 from tasks.benchmarks.rows import BenchmarkRow, Writing
 from tasks.benchmarks.summary import VERDICTS, check_count, summary, truths_of
@@ -48,6 +47,7 @@ from tasks.benchmarks.viddiff.matching import (
     match_by_sentences,
 )
 from tasks.bootstrap import Figure, ratio_figure
+from tasks.spec import Asked, TaskSpec
 
 WAYS = {"lm": "", "ours": "_ours"}
 """way of judging -> ending of its figures"""
@@ -170,7 +170,7 @@ def read_published(path: Path, folder: Path) -> list[str]:
     return [json.dumps(list(own.values())) if own else "" for own in found]
 
 
-BENCHMARK = Benchmark(
+SPEC = TaskSpec(
     name="viddiff-open",
     title="VidDiffBench, open",
     figures={
@@ -190,6 +190,7 @@ BENCHMARK = Benchmark(
     score=score,
     clips=clips,
     judge=judged,
+    options=("judge", "endpoint", "entailment", "similarity"),
     export=export,
     published=(
         published("VidDiff", 49.9, 37.9, 38.5, 42.1),

@@ -17,12 +17,12 @@ from typing import Any, Literal
 import numpy as np
 
 from common.errors import StepDiffError
-from tasks.benchmarks.benchmark import Asked, Benchmark, Published
 from tasks.benchmarks.judging import Inquiry, Judge, answers, sha256
 from tasks.benchmarks.rows import Writing
 from tasks.benchmarks.summary import VERDICTS, check_count, summary, truths_of, values_of
 from tasks.benchmarks.vidic.files import SECTIONS, Check, clips, export, read
 from tasks.bootstrap import Figure, ratio_figure
+from tasks.spec import Asked, Published, TaskSpec
 
 SYSTEM = "You are a rigorous video analysis assistant. This is a {section} problem."
 """the authors' system prompt to the judge (MIT licence)"""
@@ -146,7 +146,7 @@ def _published(method: str, accuracy: float, similarities: float, differences: f
     return Published(method, {name: value / 100 for name, value in figures.items()}, "README of NJU-LINK/ViDiC-1K")
 
 
-BENCHMARK = Benchmark(
+SPEC = TaskSpec(
     name="vidic",
     title="ViDiC-1K",
     figures={"accuracy": "all", "similarities": "similarities", "differences": "differences"},
@@ -154,6 +154,7 @@ BENCHMARK = Benchmark(
     score=score,
     clips=clips,
     judge=judged,
+    options=("judge", "endpoint"),
     export=export,
     published=(
         _published("people", 94.46, 98.57, 92.99),

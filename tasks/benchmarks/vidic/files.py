@@ -20,9 +20,9 @@ from typing import Any, Literal, get_args
 
 from common.errors import StepDiffError
 from common.io.files import make_folder, write_text
-from tasks.benchmarks.benchmark import Asked, ClipFile
 from tasks.benchmarks.published_files import read_entries, read_whole, text_of, value_of
 from tasks.benchmarks.rows import BenchmarkRow, Writing, check_keys
+from tasks.spec import Asked, ClipFile
 
 SOURCE = "NJU-LINK/ViDiC-1K on Hugging Face (checklist) and on GitHub (prompts)"
 Section = Literal["Similarities", "Differences"]

@@ -1,17 +1,18 @@
-"""A benchmark: its rows, their truth, its scorer, its published figures and its videos.
+"""A task: its rows, their truth, its scorer, the columns of its table, its published figures and its videos.
 
-A folder holds what the authors publish, under the names that they give. `read` returns rows and truth apart, so that no
-method can read the truth.
+Everything that evaluation, tables and pages know about a task is in its TaskSpec (tasks.registry finds it by name).
+The folder of a benchmark holds what its authors publish, under the names that they give. `read` returns rows and truth
+apart, so that no method can read the truth.
 
-    benchmark = benchmarks.get("convis")
-    asked = benchmark.read(Path("data/convis"))
-    scores = benchmark.score(asked.rows, predictions, asked.truth, 1000, 0)
+    spec = registry.get("convis")
+    asked = spec.read(Path("data/convis"))
+    scores = spec.score(asked.rows, predictions, asked.truth, 1000, 0)
 
 Texts of some benchmarks cannot be scored by rules. A judge compares them with the truth first, and its verdicts are
 scored instead of the texts:
 
-    verdicts = benchmark.judge(asked, texts, judge)
-    scores = benchmark.score(asked.rows, verdicts, asked.truth, 1000, 0)
+    verdicts = spec.judge(asked, texts, judge)
+    scores = spec.score(asked.rows, verdicts, asked.truth, 1000, 0)
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,12 +27,12 @@ from tasks.testsets import Prediction
 
 @dataclass(frozen=True)
 class Asked:
-    """What a folder of a benchmark asks, and what is true."""
+    """What a folder of a benchmark or a test set asks, and what is true."""
 
     rows: list[Any]
-    """BenchmarkRow, in the order of the published files"""
+    """BenchmarkRow, or a row of a published task, in the order of the files"""
     truth: Mapping[str, Any]
-    """row's key -> what its answer is scored against"""
+    """row's key -> what its answer is scored against; empty where rows contain it"""
     notes: tuple[str, ...] = ()
     """printed and recorded next to the scores: rows left out and why, the digest of a checklist, published rules"""
     prompts: Mapping[str, str] = field(default_factory=dict)
@@ -68,20 +69,21 @@ class Published:
 
 
 @dataclass(frozen=True)
-class Benchmark:
+class TaskSpec:
     name: str
-    """of --task and --benchmark"""
+    """of --task and --benchmark; lower case, no spaces"""
     title: str
     figures: Mapping[str, str]
     """figure of `score` -> heading of its column; together they are the table"""
     read: Callable[[Path], Asked]
-    """Read the published files in a folder. Raises StepDiffError: one is missing or damaged; it says where to get it"""
+    """Read the published files in a folder, or a test set. Raises StepDiffError: one is missing or damaged; it says
+    where to get it"""
     score: Callable[[Sequence[Any], Sequence[Any], Mapping[str, Any], int, int], dict[str, Any]]
     """Return scores of (rows, predictions, truth, bootstrap, seed), as tasks.scoring.score does: {"task", figure: value
     or None, "rows", "videos", "intervals": {figure: [low, high]}, "per_category": {category: {figure: value}}}. rows
     may be a part of those read"""
-    clips: Callable[[Path], Iterator[ClipFile]]
-    """Yield the clips of a folder's rows, each once, with their files"""
+    clips: Callable[[Path], Iterator[ClipFile]] | None = None
+    """Yield the clips of a folder's rows, each once, with their files; None: the task has no manifest of its own"""
     judge: Callable[[Asked, Sequence[str | None], Judge], list[Any]] | None = None
     """Return a verdict on each text, which `score` takes instead of the texts; None: texts are scored, or scores.
     Raises StepDiffError: the judge lacks a part that the benchmark needs, or stopped; the next run continues"""
@@ -95,3 +97,13 @@ class Benchmark:
     """format of a figure; .1f for those in percent"""
     licence: str = ""
     """of the data, as its authors state it"""
+    options: tuple[str, ...] = ()
+    """options of heads.evaluate and heads.score that not every task reads: judge, endpoint, similarity, ..."""
+    test_set: bool = False
+    """whether `read` takes a test set, whose rows contain the truth and are answered line by line, instead of a folder,
+    whose rows are answered by key"""
+    further: Mapping[str, str] = field(default_factory=dict)
+    """figure on some of the rows, which reports and pages show after `figures` -> its heading in heads.table, empty: it
+    is not there"""
+    main: str = ""
+    """the figure that pages compare methods by, if no other is chosen"""

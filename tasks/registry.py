@@ -1,0 +1,53 @@
+"""The tasks by name: the published ones, the benchmarks of others, and those of installed packages.
+
+A package adds a task with an entry point whose object is a TaskSpec; `package.module:SPEC` names one without it:
+
+    [project.entry-points."stepdiff.tasks"]
+    mine = "my_package.tasks:SPEC"
+"""
+
+from common.errors import StepDiffError
+from common.plugins import installed, load
+from tasks.spec import TaskSpec
+
+GROUP = "stepdiff.tasks"
+BUILT_IN = {
+    "diffcap": "tasks.published:DIFFCAP",
+    "diffmcq": "tasks.published:DIFFMCQ",
+    "diffrank": "tasks.published:DIFFRANK",
+    "captaincook-mistake": "tasks.benchmarks.captaincook:MISTAKE",
+    "captaincook-retrieval": "tasks.benchmarks.captaincook:RETRIEVAL",
+    "captaincook-retrieval-flawed": "tasks.benchmarks.captaincook:FLAWED",
+    "convis": "tasks.benchmarks.convis.pairs:SPEC",
+    "convis-retrieval": "tasks.benchmarks.convis.retrieval:SPEC",
+    "crossvid-cc": "tasks.benchmarks.crossvid:CC",
+    "crossvid-pea": "tasks.benchmarks.crossvid:PEA",
+    "viddiff-closed": "tasks.benchmarks.viddiff.closed:SPEC",
+    "viddiff-open": "tasks.benchmarks.viddiff.open:SPEC",
+    "vidic": "tasks.benchmarks.vidic.checklist:SPEC",
+}
+"""name -> module and attribute of the spec, which is imported when it is asked for"""
+
+
+def names() -> list[str]:
+    """Return the names of all tasks that are installed, ours first."""
+    return [*BUILT_IN, *(name for name in installed(GROUP) if name not in BUILT_IN)]
+
+
+def get(name: str) -> TaskSpec:
+    """Return the spec of a task, by its name or package.module:SPEC.
+
+    Raises:
+        StepDiffError: No such task, or its module cannot be imported.
+    """
+    if ":" not in name and name not in (known := names()):
+        raise StepDiffError(f"--task {name}: no such task; give one of {', '.join(known)}, or package.module:SPEC")
+    place, spec = load(BUILT_IN.get(name, name), GROUP, "--task")
+    if not isinstance(spec, TaskSpec):
+        raise StepDiffError(f"--task {name}: {place} is not a tasks.spec.TaskSpec")
+    return spec
+
+
+def readers(option: str) -> list[str]:
+    """Return the names of our tasks that read an option of heads.evaluate."""
+    return [name for name in BUILT_IN if option in get(name).options]
