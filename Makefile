@@ -1,7 +1,9 @@
 # make demo             environment, weights, a small sample world, features, a head, and a table of scores with controls
 # make demo SEED=7      the same on a sample world of another seed, in an empty folder
 # make app              pages in a browser, on the demo's data: explore clips, ask about pairs, compare methods
-# make test             environment and all tests
+# make test             environment and the quick tests, in about eight minutes on two cores
+# make test-all         all tests: browsers, clusters, kills at every step, hostile files, oracles at full size
+# make test-failed      the tests that failed last, alone
 # make test SIMD=oldest the tests with the vector instructions of an old x86-64 processor; SIMD=avx2: those before AVX-512
 # make lint             ruff and mypy
 # make docs             the documentation as a site, in site/; a broken link fails
@@ -27,7 +29,7 @@ WEIGHTS := smollm2-135m-instruct mpnet-base efficientnet-lite0
 STEPDIFF := $(RUNS)/stepdiff/best.json
 WORDS := $(RUNS)/words/words.json
 
-.PHONY: demo app env weights world features questions heads answers scores test lint docs
+.PHONY: demo app env weights world features questions heads answers scores test test-all test-failed lint docs
 .DELETE_ON_ERROR:
 
 # A pair to ask about: the first of DiffCap, at hand once the world is rendered.
@@ -181,8 +183,14 @@ SIMD_avx2 := NPY_DISABLE_CPU_FEATURES="X86_V4 AVX512_ICL AVX512_SPR" OPENBLAS_CO
 SIMD_oldest := NPY_DISABLE_CPU_FEATURES="X86_V3 X86_V4 AVX512_ICL AVX512_SPR" OPENBLAS_CORETYPE=Prescott \
     ATEN_CPU_CAPABILITY=default MKL_ENABLE_INSTRUCTIONS=SSE4_2 ONEDNN_MAX_CPU_ISA=SSE41 NUMBA_CPU_NAME=generic \
     FAISS_SIMD_LEVEL=NONE GLIBC_TUNABLES=glibc.cpu.hwcaps=-AVX512F,-AVX2,-FMA
+PYTEST = OMP_NUM_THREADS=1 $(if $(SIMD),$(or $(SIMD_$(SIMD)),$(error SIMD=$(SIMD): it is oldest or avx2))) $(RUN) pytest
+SIDE_BY_SIDE := --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 test: weights
-	OMP_NUM_THREADS=1 $(if $(SIMD),$(or $(SIMD_$(SIMD)),$(error SIMD=$(SIMD): it is oldest or avx2))) $(RUN) pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) $(SIDE_BY_SIDE) -m "not full"
+test-all: weights
+	$(PYTEST) $(SIDE_BY_SIDE)
+test-failed: weights
+	$(PYTEST) --last-failed --last-failed-no-failures none
 
 lint: env
 	$(VENV)/bin/ruff check .
