@@ -20,6 +20,7 @@ from store.verbs.drop import drop
 from store.verbs.options import DropOptions
 
 pytestmark = [
+    pytest.mark.full,
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning"),
 ]
@@ -138,13 +139,6 @@ def test_each_finished_row_is_read_once_also_when_a_worker_is_killed_in_the_midd
     np.testing.assert_array_equal(found["embedding"], view.read("embedding", OK))
 
 
-def test_a_relative_path_is_that_of_the_driver(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = Path(str(view.paths.store))
-    monkeypatch.chdir(folder.parent)
-    for store in (folder.name, Store.open(folder.name)):
-        assert read_view(store, "clips", "net", "half").count() == len(OK)
-
-
 def test_errors_of_tasks_reach_the_driver(tmp_path: Path) -> None:
     view = write(str(tmp_path / "store"))
     shard = Path(str(view.paths.shard("embedding", 2, 2)))
@@ -171,10 +165,3 @@ def test_a_view_in_an_object_store_is_read(bucket: str) -> None:
         assert found["key"].tolist() == [f"c{row}" for row in rows]
         np.testing.assert_array_equal(found["tokens"], view.read("tokens", rows, dtype="float32"))
         np.testing.assert_array_equal(found["half"], view.read("half", rows).astype(np.float32))
-    source = ViewDatasource(Store.open(url), "clips", "net", ["half"], None, (), None, None, "first")
-    (task,) = source.get_read_tasks(1)
-    running = iter(task())
-    next(running)
-    drop(DropOptions(url, "net", yes=True))
-    with pytest.raises(StepDiffError, match="view net of clips in .* was dropped"):
-        list(running)

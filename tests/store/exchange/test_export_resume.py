@@ -1,4 +1,4 @@
-"""Exports that are killed, repeated, or asked for where something else is."""
+"""Exports that are killed, repeated, or requested where something else is."""
 
 import hashlib
 import json
@@ -16,18 +16,15 @@ import pytest
 from common.errors import DamageError, StepDiffError
 from store import Feature, Provenance, Store, View
 from store.__main__ import main
-from store.catalog.catalog import Catalog
-from store.exchange.commands import ExportOptions
-
-from .conftest import ABSENT, FORMATS, KEYS
-
-pytest.importorskip("pyarrow")
 from store.exchange import writers  # noqa: E402
-from store.exchange.arrow import catalog_digest  # noqa: E402
+from store.exchange.commands import ExportOptions
 from store.exchange.export import export  # noqa: E402
+from tests.store.conftest import ROOT
 
+from .conftest import ABSENT, FORMATS, KEYS, needs
+
+pq = pytest.importorskip("pyarrow.parquet")
 Run = Callable[..., int]
-ROOT = Path(__file__).parents[3]
 KILLED = """
 import os, signal, sys
 import store.exchange.card, store.exchange.export
@@ -53,13 +50,7 @@ def one_date(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("store.exchange.card._now", lambda: "2026-11-29T00:00:00+00:00")
 
 
-def needs(format: str) -> None:
-    package = {"lance": "lance", "huggingface": "datasets"}.get(format)
-    if package:
-        pytest.importorskip(package)
-
-
-def options(view: View, path: Path, format: Any = None, at: str = "", **more: Any) -> ExportOptions:
+def options(view: View, path: Path, format: Any = "parquet", at: str = "", **more: Any) -> ExportOptions:
     return ExportOptions(str(path), f"{view.paths.store}{at}", "net", format, **more)
 
 
@@ -91,20 +82,20 @@ def begin(view: View, given: ExportOptions, whole: bool = False) -> None:
 
 def content(path: Path, format: str) -> dict[str, Any]:
     """Return what an export holds; a Lance dataset as rows, since its files have random names."""
-    found: dict[str, Any] = {}
+    held: dict[str, Any] = {}
     for file in sorted(path.rglob("*")):
         if file.suffix in (".json", ".md") and file.parent == path:
-            found[file.name] = file.read_text().replace(f'"{path.name}', '"OUT')
+            held[file.name] = file.read_text().replace(f'"{path.name}', '"OUT')
         elif file.is_file() and format != "lance":
-            found[str(file.relative_to(path))] = hashlib.sha256(file.read_bytes()).hexdigest()
+            held[str(file.relative_to(path))] = hashlib.sha256(file.read_bytes()).hexdigest()
     if format == "lance":
         import lance
 
         dataset = lance.dataset(str(path))
-        found["rows"] = pl.from_arrow(dataset.to_table()).write_json()
-        found["version"], found["files"] = dataset.version, len(list((path / "data").iterdir()))
-        found["folders"] = sorted(child.name for child in path.iterdir())
-    return found
+        held["rows"] = pl.from_arrow(dataset.to_table()).write_json()
+        held["version"], held["files"] = dataset.version, len(list((path / "data").iterdir()))
+        held["folders"] = sorted(child.name for child in path.iterdir())
+    return held
 
 
 def update(view: View, step: int) -> None:
@@ -129,6 +120,7 @@ def small_store(path: Path, features: dict[str, Feature], keys: list[str], **col
     return store
 
 
+@pytest.mark.full
 @pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_killed_export_continues_and_ends_with_the_same_content(
@@ -172,7 +164,21 @@ def test_an_export_that_ended_in_the_middle_looks_empty_and_continues(
     assert run("out", "--format", format) == 0 and "complete already" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("whole", [True, False])
+OTHER_OPTIONS = [
+    ({"store": "{}@v2"}, "snapshot v1 against v2"),
+    ({"store": "{}"}, "snapshot v1 against None"),
+    ({"view": "small"}, "view net against small"),
+    ({"format": "another"}, "format "),
+    ({"features": ("tokens",)}, "features {"),
+    ({"features": ("q", "tokens")}, "order of features tokens, q, q_scale against q, q_scale, tokens"),
+    ({"columns": ("step", "video")}, "order of columns video, step against step, video"),
+    ({"columns": ("step",)}, "columns {"),
+    ({"dtype": "float32"}, "features {"),
+    ({"license": "mit"}, "license "),
+]
+
+
+@pytest.mark.parametrize("whole", [True, pytest.param(False, marks=pytest.mark.full)])
 @pytest.mark.parametrize("format", FORMATS)
 def test_an_export_with_other_options_is_refused(view: View, tmp_path: Path, format: str, whole: bool) -> None:
     """Lance numbers the columns of each part by their order: parts in two orders would exchange their values."""
@@ -183,29 +189,18 @@ def test_an_export_with_other_options_is_refused(view: View, tmp_path: Path, for
     given = {"features": ("tokens", "q"), "columns": ("video", "step")}
     begin(view, options(view, out, format, "@v1", **given), whole)
     store.tag("v2")
-    another = "parquet" if format == "lance" else "lance"
-    other = small_store(tmp_path / "other", dict(view.features), KEYS[:2], video=["v"] * 2, step=[1] * 2)
-    for more, message in (
-        ({"store": f"{other.path}"}, f"store {store.path} against {other.path}; give another name, or remove it"),
-        ({"store": f"{store.path}@v2"}, "snapshot v1 against v2"),
-        ({"store": f"{store.path}"}, "snapshot v1 against None"),
-        ({"view": "small"}, "view net against small"),
-        ({"format": another}, f"format {format} against {another}"),
-        ({"features": ("tokens",)}, "features {"),
-        ({"features": ("q", "tokens")}, "order of features tokens, q, q_scale against q, q_scale, tokens"),
-        ({"columns": ("step", "video")}, "order of columns video, step against step, video"),
-        ({"columns": ("step",)}, "columns {"),
-        ({"dtype": "float32"}, "features {"),
-        ({"license": "mit"}, "license unknown: features inherit the licence of the videos against mit"),
-    ):
+    for more, message in OTHER_OPTIONS:
         changed = {"store": f"{store.path}@v1", "view": "net", "format": format, **given, **more}
+        changed["store"] = changed["store"].format(store.path)
+        if changed["format"] == "another":
+            changed["format"] = "parquet" if format == "lance" else "lance"
         assert f"holds an export that differs: {message}" in refused(ExportOptions(str(out), **changed))  # type: ignore[arg-type]
     (tmp_path / "link").symlink_to(store.path)
     same = ExportOptions(str(out), f"{tmp_path / 'link'}@v1", "net", format, **given)  # type: ignore[arg-type]
     assert export(same).already == (4 if whole else 1), "it is the same store"
 
 
-@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("whole", [True, pytest.param(False, marks=pytest.mark.full)])
 def test_an_export_of_a_store_that_changed_is_refused(view: View, tmp_path: Path, whole: bool) -> None:
     given = options(view, tmp_path / "out", "parquet", columns=("step",))
     begin(view, given, whole)
@@ -222,10 +217,11 @@ def test_an_export_of_a_store_that_changed_is_refused(view: View, tmp_path: Path
     assert "differs: the rows or their features (those of a snapshot, STORE@NAME, do not change)" in refused(given)
 
 
+@pytest.mark.full
 def test_an_export_of_a_snapshot_continues_whatever_happens_to_the_store(view: View, tmp_path: Path) -> None:
     Store.open(view.paths.store).tag("v1")
     before = view.read("tokens", [7])
-    given = options(view, tmp_path / "out.parquet", None, "@v1")
+    given = options(view, tmp_path / "out.parquet", "parquet", "@v1")
     begin(view, given)
     update(view, 77)
     with Store.open(view.paths.store).lock():
@@ -242,47 +238,30 @@ def test_an_export_of_a_snapshot_continues_whatever_happens_to_the_store(view: V
     assert str(view.paths.store) not in noted[b"stepdiff"].decode(), "exported files do not name folders"
 
 
+@pytest.mark.full
 def test_a_store_that_changes_during_an_export_is_refused(
     view: View, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name, write = writers.WRITERS["parquet"]
-    given = options(view, tmp_path / "out", "parquet")
+    close = pq.ParquetWriter.close
 
-    def withdraw(row: int) -> None:
+    def withdraw() -> None:
         with Store.open(view.paths.store).lock():
-            view.withdraw(np.array([row]))
+            view.withdraw(np.array([12]))
 
-    def changing(path: Path, batches: Any) -> None:
-        write(path, batches)
-        if len(list(path.parent.glob("part-*"))) == 2:
-            change(number)
+    def changing(writer: Any, *given: Any) -> None:
+        close(writer, *given)
+        if parts.pop():
+            change()
 
-    monkeypatch.setitem(writers.WRITERS, "parquet", (name, changing))  # type: ignore[arg-type]
-    change, number = lambda step: update(view, step), 77
-    assert "out was written (keys or metadata of the rows in the catalog (" in refused(given)
+    monkeypatch.setattr(pq.ParquetWriter, "close", changing)
+    parts, change = [False, False, True, False], lambda: update(view, 77)
+    assert "out was written (keys or metadata of the rows in the catalog (" in refused(options(view, tmp_path / "out"))
     assert not (tmp_path / "out/data").exists() and not (tmp_path / "out/_README.md").exists()
-    change, number = withdraw, 12
-    assert "1 rows were withdrawn since the export began: remove" in refused(options(view, tmp_path / "b", "parquet"))
-    assert len(list((tmp_path / "b/.unfinished").iterdir())) == 3
+    parts, change = [False, False, True, False], withdraw
+    assert "1 rows were withdrawn since the export began: remove" in refused(options(view, tmp_path / "b"))
 
 
-def test_the_digest_of_metadata_differs_for_values_of_every_type(tmp_path: Path) -> None:
-    ok, digests = np.array([True, False, True]), []
-    for number, values in enumerate((
-        ["a", "x", None], ["a", "x", "null"], [b"a", b"x", b"\xff"], [b"a", b"x", b"\xfe"], [1.0, 2.0, None],
-        [1.0, 2.0, float("nan")], [[b"a"], [], [b"b"]], [[b"a"], [], [b"c"]], [{"a": 1}, None, {"a": 2}],
-    )):  # fmt: skip
-        frame = pl.DataFrame({"key": ["k0", "k1", "k2"], "c": values})
-        for parts in (1, 3):
-            catalog = Catalog(tmp_path / f"{number}-{parts}/clips")
-            for some in frame.iter_slices(3 // parts):
-                catalog.append(some)
-            digests.append(catalog_digest(catalog, ["c"], ok))
-        catalog.update(pl.DataFrame({"key": ["k1"], "c": [values[0]]}))
-        assert catalog_digest(catalog, ["c"], ok) == digests[-1] == digests[-2], "of the rows of `ok` alone"
-    assert len(set(digests)) == 9
-
-
+@pytest.mark.full
 def test_a_row_that_was_forgotten_later_is_not_counted_in_a_snapshot(view: View, tmp_path: Path) -> None:
     store = Store.open(view.paths.store)
     store.tag("v1")
@@ -293,6 +272,7 @@ def test_a_row_that_was_forgotten_later_is_not_counted_in_a_snapshot(view: View,
         assert (done.rows, done.failed, done.absent, done.forgotten) == counts
 
 
+@pytest.mark.full
 def test_a_commit_of_lance_that_was_killed_or_lost_rows_is_found(
     view: View, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -325,6 +305,7 @@ def test_a_commit_of_lance_that_was_killed_or_lost_rows_is_found(
         assert not (tmp_path / "lossy/README.md").exists()
 
 
+@pytest.mark.full
 def test_features_with_the_name_of_another_column_are_refused(tmp_path: Path) -> None:
     q, x = Feature((4,), "int8"), Feature((2,), "float32")
     store = small_store(tmp_path / "s", {"q": q, "q_scale": x, "key": x}, ["a", "b"])
@@ -395,6 +376,7 @@ def test_impossible_exports_are_refused_in_one_line(
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["mine.txt"]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_full_disk_is_reported_in_one_line(view: View, run: Run, tmp_path: Path, format: str) -> None:
     needs(format)
@@ -411,6 +393,7 @@ def test_a_full_disk_is_reported_in_one_line(view: View, run: Run, tmp_path: Pat
     assert run("out", "--format", format) == 0
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("package, format", [("pyarrow", "parquet"), ("lance", "lance"), ("datasets", "huggingface")])
 def test_a_missing_package_is_named_with_its_extra(view: View, tmp_path: Path, package: str, format: str) -> None:
     needs(format)
@@ -422,14 +405,7 @@ def test_a_missing_package_is_named_with_its_extra(view: View, tmp_path: Path, p
     assert f"needs packages that are not installed ({package}): pip install 'stepdiff[export]'" in done.stderr
 
 
-def test_the_exported_rows_are_listed_as_json(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    capsys.readouterr()
-    assert run("out.parquet", "--json") == 0
-    record = json.loads(capsys.readouterr().out)
-    assert (record["rows"], record["failed"], record["absent"], record["forgotten"]) == (10, 1, 1, 1)
-    assert (record["format"], record["parts"], record["already"]) == ("parquet", 4, 0)
-
-
+@pytest.mark.full
 def test_a_second_run_at_the_same_time_is_refused(
     view: View, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
