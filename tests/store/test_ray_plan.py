@@ -17,7 +17,6 @@ from store import Feature, Provenance, Store, View
 from store.format.layout import ViewPaths
 from store.io.status import OK
 from store.ray import ViewDatasource
-from store.snapshots.tag import tag
 from store.verbs.drop import drop
 from store.verbs.options import DropOptions
 
@@ -205,7 +204,7 @@ def test_a_snapshot_is_read_as_it_was(tmp_path: Path) -> None:
     view = write(store, "net", 4, 1)
     rows = np.flatnonzero(view.status() == OK)
     values, keys = view.read("embedding", rows), [KEYS[row] for row in rows]
-    tag(store, "paper")
+    store.tag("paper")
     made = source(Store.open(store.path, at="paper"), "net", ["embedding"], columns=["step"])
     with store.lock():
         view.withdraw(rows[:6])

@@ -1,10 +1,8 @@
 """Batches: order, resuming, workers, prefetching, threads and errors."""
 
-import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -89,48 +87,12 @@ def test_buffers_are_reused_after_keep_further_batches(view: View) -> None:
     assert all((batch.arrays["embedding"] == view.read("embedding", batch.rows)).all() for batch in whole)
 
 
-@pytest.mark.parametrize("stop", [0, 1, 5, 8, 11])
-def test_a_resumed_iteration_gives_the_same_batches_as_an_uninterrupted_one(view: View, stop: int) -> None:
-    def begun() -> Batches:
-        return Batches(view, "tokens", batch_size=5, seed=3)
-
-    def epochs(batches: Batches) -> Iterator[tuple[list[int], dict[str, Any]]]:
-        while batches.epoch < 3:
-            for batch in batches:
-                yield batch.rows.tolist(), json.loads(json.dumps(batches.state_dict()))
-
-    unbroken = list(epochs(begun()))
-    assert len(unbroken) == 24
-    again = begun()
-    again.load_state_dict(unbroken[stop - 1][1] if stop else begun().state_dict())
-    assert [part for part, _ in epochs(again)] == [part for part, _ in unbroken[stop:]]
-
-
 def test_a_state_of_other_batches_is_refused(view: View) -> None:
     state = Batches(view, "tokens", batch_size=5, seed=3).state_dict()
     with pytest.raises(StepDiffError, match="differ in seed"):
         Batches(view, "tokens", batch_size=5, seed=4).load_state_dict(state)
     with pytest.raises(StepDiffError, match="differ in crc32c"):
         Batches(view, "tokens", np.arange(37)[::-1], batch_size=5, seed=3).load_state_dict(state)
-
-
-@pytest.mark.parametrize("worlds", [(1, 2, 1), (4, 1, 2), (2, 4, 4)])
-@pytest.mark.parametrize("size", [8, 12])  # rows a step: the last step has five rows, or only one
-def test_another_number_of_workers_that_read_as_many_rows_a_step_continues_with_the_same_rows(
-    view: View, worlds: tuple[int, ...], size: int
-) -> None:
-    whole = rows(Batches(view, "embedding", batch_size=size, seed=3))
-    state, seen = None, []
-    for world, steps in zip(worlds, (1, 1, None), strict=True):
-        workers = [
-            Batches(view, "embedding", batch_size=size // world, seed=3, rank=n, world=world) for n in range(world)
-        ]
-        for worker in workers if state else ():
-            worker.load_state_dict(state)
-        for parts in islice(zip(*workers, strict=True), steps):
-            seen.append(flat([part.rows.tolist() for part in parts]))
-            state = json.loads(json.dumps(workers[0].state_dict()))
-    assert flat(seen) == flat(whole) and seen[:-2] == whole[:-2]
 
 
 def test_a_step_that_the_workers_share_in_another_way_is_refused(view: View) -> None:

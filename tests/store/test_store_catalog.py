@@ -19,7 +19,7 @@ from common.io.remote import RemotePath
 from featurize.manifest import read_manifest
 from featurize.windows import read_windows
 from store import Catalog, Feature, Provenance, Store, text_key
-from store.catalog.block_file import BLOCK, BlockFile, DamagedFile, encode
+from store.catalog.block_file import BLOCK, BlockFile, DamagedFile
 from store.catalog.catalog import MOST_EQUAL
 from store.catalog.key_index import KeyIndex, built, in_memory, merged, pack
 from store.exchange.commands import ImportOptions
@@ -72,13 +72,6 @@ def test_metadata_of_existing_rows_is_updated(tmp_path: Path, catalog: Catalog) 
     assert catalog.update(frame("a")) == catalog.update(frame()) == 0
     with pytest.raises(StepDiffError, match="give values of its type"):
         catalog.update(frame("a", start=[["no", "number"]]))
-
-
-def test_a_catalog_sees_rows_that_other_processes_append(tmp_path: Path, catalog: Catalog) -> None:
-    catalog.append(frame("a"))
-    assert (len(catalog), catalog.rows(["b"]).tolist()) == (1, [-1])
-    Store.open(tmp_path / "store").catalog("clips").append(frame("b"))
-    assert (len(catalog), catalog.rows(["b"]).tolist()) == (2, [1])
 
 
 @pytest.mark.parametrize(
@@ -324,23 +317,6 @@ def test_a_flipped_byte_of_an_index_is_detected_or_harmless() -> None:
         except DamagedFile:
             detected += 1
     assert detected > 900
-
-
-@pytest.mark.full
-@given(st.lists(st.lists(st.integers(0, 3 * BLOCK), min_size=1, max_size=4), min_size=1, max_size=4))
-def test_arrays_of_any_size_are_read_as_written_in_any_parts(sizes: list[list[int]]) -> None:
-    rng = np.random.default_rng(0)
-    given = {f"a{n}": [rng.integers(0, 256, size, np.uint8) for size in own] for n, own in enumerate(sizes)}
-    given["words"] = [np.arange(3, dtype="<u8"), np.arange(BLOCK, dtype="<u8")]
-    arrays = {name: np.concatenate(parts) for name, parts in given.items()}
-    written = [bytes(p) for p in encode(given, {"x": 1})]
-    assert b"".join(written) == b"".join(bytes(p) for p in encode({n: [a] for n, a in arrays.items()}, {"x": 1}))
-    with pytest.raises(ValueError, match="array none has no part"):
-        list(encode({"none": []}, {}))
-    file = BlockFile(HERE, b"".join(written))
-    file.check_all()
-    assert list(file.arrays) == list(arrays) and all((file.arrays[name] == arrays[name]).all() for name in arrays)
-    assert file.about == {"x": 1}
 
 
 @pytest.fixture

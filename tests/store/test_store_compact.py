@@ -18,7 +18,6 @@ from common.errors import StepDiffError
 from common.io.locks import locked
 from store import Store, View
 from store.__main__ import main
-from store.io.records import all_writes
 from store.verbs.compact import compact
 from store.verbs.options import CompactOptions
 from store.verbs.verify import verify
@@ -81,27 +80,6 @@ def test_parts_and_failures_are_merged_and_no_row_moves(view: View) -> None:
     done = compacted(view)
     assert (done["catalog_parts"], done["failure_files"], done["orphans"]) == (0, 0, 0)
     assert files == {file: file.stat().st_mtime_ns for file in files}, "there is nothing to do"
-
-
-def test_merged_records_are_read_as_those_of_each_shard(view: View, fill: Make) -> None:
-    before = dict(all_writes(view.paths, view.rows_per_shard))
-    assert len(before) > 8
-    compacted(view)
-    assert dict(all_writes(view.paths, view.rows_per_shard)) == before
-    again = np.flatnonzero(view.status() != 1)[:1]
-    shard = int(again[0]) // view.rows_per_shard
-    fill(view, again)
-    after = dict(all_writes(view.paths, view.rows_per_shard))
-    rows = {number: {row for write in writes for row in write.rows} for number, writes in before.items()}
-    rows.setdefault(shard, set()).add(int(again[0]))
-    assert {number: {row for write in writes for row in write.rows} for number, writes in after.items()} == rows
-    assert view.paths.info(shard).exists() and compacted(view)["records"] == 1
-    assert dict(all_writes(view.paths, view.rows_per_shard)) == after and verify(Store.open(view.paths.store)) == []
-    merged = view.paths.merged_info(0)
-    Path(str(merged)).write_bytes(Path(str(merged)).read_bytes().replace(b"device", b"DEVICE", 1))
-    assert [(found.path, found.what) for found in verify(Store.open(view.paths.store))] == [
-        ("shards/clips/net/merged-0.json", "is not as it was written")
-    ]
 
 
 def test_open_readers_see_every_row_once(view: View) -> None:
@@ -185,19 +163,6 @@ def test_a_shard_whose_writer_still_runs_is_unchanged(view: View) -> None:
     assert (compacted(view)["failure_files"], view.paths.checksum(9).exists()) == (1, False)
 
 
-def test_merged_failures_are_retried(view: View, fill: Make) -> None:
-    compacted(view)
-    fill(view, np.array([5]))
-    view.write_shard(5, np.array([], np.int64), {}, {20: "still bad"})
-    reasons = dict(view.failures().rows())
-    assert "c5" not in reasons and reasons["c20"] == "still bad" and reasons["c10"] == "bad 10"
-    before = content(view.paths.store)
-    compacted(view)
-    assert content(view.paths.store) == before and dict(view.failures().rows()) == reasons
-    merged = pl.read_parquet(view.paths.merged_failures(0))
-    assert sorted(merged["key"]) == sorted(reasons)
-
-
 def test_damage_stops_compaction_before_anything_is_deleted(view: View, capsys: pytest.CaptureFixture[str]) -> None:
     path = view.paths.store
     part = view.catalog.parts()[3]
@@ -215,25 +180,3 @@ def test_damage_stops_compaction_before_anything_is_deleted(view: View, capsys: 
     with pytest.raises(StepDiffError, match="is not as it was written"):
         compacted(view)
     assert (merged.parent / part.name).exists(), "the hidden files may be the only copy"
-
-
-def test_a_flipped_byte_in_merged_files_is_found(view: View) -> None:
-    compacted(view)
-    store = Store.open(view.paths.store)
-    for path, clips in (
-        (view.paths.merged_failures(0), {f"c{n}" for n in range(0, 36, 5)}),
-        (view.catalog.parts()[0], None),
-    ):
-        good = bytearray(path.read_bytes())
-        good[len(good) // 2] ^= 1
-        path.write_bytes(good)
-        (found,) = [damage for damage in verify(Store.open(store.path)) if store.path / damage.path == path]
-        assert clips is None or set(found.clips) == clips
-        good[len(good) // 2] ^= 1
-        path.write_bytes(good)
-    view.paths.merged_failures(0).unlink()
-    assert {damage.path for damage in verify(Store.open(store.path))} == {
-        f"failures/clips/net/{shard}.parquet"
-        for shard in range(9)
-        if any(not r % 5 for r in range(4 * shard, 4 * shard + 4))
-    }

@@ -68,7 +68,7 @@ def write_card(path: Path, files: dict[str, Any]) -> None:
     path.write_text(json.dumps({**card, "seal": seal}, indent=2) + "\n")
 
 
-@pytest.mark.parametrize("places", [2, pytest.param(14, marks=pytest.mark.full)])
+@pytest.mark.parametrize("places", [1, pytest.param(6, marks=pytest.mark.full)])
 def test_a_flipped_byte_in_any_file_is_found(every_file: View, places: int) -> None:
     files = [p for p in sorted(every_file.paths.store.rglob("*")) if p.is_file() and p.suffix != ".lock"]
     dice = random.Random(0)
@@ -77,7 +77,7 @@ def test_a_flipped_byte_in_any_file_is_found(every_file: View, places: int) -> N
             continue
         good, name = path.read_bytes(), str(path.relative_to(every_file.paths.store))
         ends = [len(good) - 1, 0, len(good) // 2][:places]
-        for at in sorted({*ends, *(dice.randrange(len(good)) for _ in range(places - 2))}):
+        for at in sorted({*ends, *(dice.randrange(len(good)) for _ in range(places))}):
             flip(path, at, dice.randrange(8))
             names, clips = damaged(every_file)
             assert name in names, f"byte {at} of {path}"

@@ -28,7 +28,7 @@ from store import Catalog, Store, View
 from store.__main__ import main
 from store.catalog.key_index import built, pack
 from store.format.layout import FORMAT, ViewPaths, read_json, write_json
-from store.format.shard import ShardFile, index_bytes, pieces, read_chunk
+from store.format.shard import ShardFile, index_bytes, pieces
 from store.io.reader import RowReader, read_together
 from store.io.row_checks import Checksums, RowChecks
 from store.verbs.compact import compact
@@ -377,19 +377,6 @@ def test_a_random_shard_index_gives_its_rows_or_is_refused_in_one_line(
         assert new == b"".join(kept) + index_bytes(np.ones(SLOTS, bool), ROW)
     except StepDiffError as error:
         refused(error, path)
-
-
-@FUZZED
-@given(st.binary(max_size=40))
-def test_random_bytes_as_a_chunk_are_read_or_refused_in_one_line(tmp_path: Path, data: bytes) -> None:
-    path = LocalPath(tmp_path) / "chunk"
-    path.write_bytes(data)
-    with pytest.raises(StepDiffError, match="is damaged") as caught:
-        read_chunk(path, (SLOTS,), "uint8")
-    refused(caught.value, path)
-    path.write_bytes(data[:SLOTS].ljust(SLOTS, b"x") + crc32c(data[:SLOTS].ljust(SLOTS, b"x")).to_bytes(4, "little"))
-    content = read_chunk(path, (SLOTS,), "uint8")
-    assert content is not None and content.tobytes() == data[:SLOTS].ljust(SLOTS, b"x")
 
 
 @pytest.fixture

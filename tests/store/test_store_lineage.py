@@ -11,7 +11,6 @@ from safetensors.numpy import save_file
 
 from store import Store, View
 from store.lineage.trained_on import hashes
-from store.snapshots.tag import tag
 from tests.store.conftest import run
 
 
@@ -21,7 +20,7 @@ def store(filled: View, tmp_path: Path) -> Store:
     store = Store.open(tmp_path / "store")
     with store.lock():
         store.catalog("clips").update(pl.DataFrame({"key": ["c0"], "video": ["a.mp4"], "start": [1.5]}))
-    tag(store, "v1")
+    store.tag("v1")
     return store
 
 

@@ -100,16 +100,6 @@ def test_a_missing_index_entry_is_the_fill_value_where_status_is_1(make_view: Ma
         view.read("tokens", np.arange(8, 11))
 
 
-def test_a_missing_index_entry_raises_where_status_is_0_or_2(make_view: Make, fill: Make, values: Make) -> None:
-    view = make_view()
-    rows = np.array([4, 6])
-    view.write_shard(1, rows, values(view, rows), {5: "no video"})
-    rewrite(view, "tokens", with_zarr(view, "tokens"))
-    for row, state in ((5, "failed"), (7, "absent")):
-        with pytest.raises(StepDiffError, match=rf"^c{row} is {state} in view net of clips \(shard 1\)"):
-            view.read("tokens", np.array([4, row]))
-
-
 MASKS = """
 import sys
 import numpy as np

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-import torch
 
 from common.errors import DamageError, StepDiffError
 from store import Feature, Provenance, Store, View
@@ -111,21 +110,6 @@ def test_a_damaged_row_is_refused_with_its_key_at_the_first_read(whole: Make, pl
         read()  # all flips are undone
 
 
-def test_a_row_missing_from_the_shard_must_be_zeros(whole: Make, make_view: Make) -> None:
-    view = make_view(rows=8, shard=4)
-    zeros = {name: np.zeros((8, *f.shape), np.float32) for name, f in view.features.items()}
-    for shard in range(2):
-        rows = np.arange(shard * 4, shard * 4 + 4)
-        view.write_shard(shard, rows, {name: values[rows] for name, values in zeros.items()}, {})
-    shard_file(view, "tokens", 0).unlink()  # zarr-python leaves out rows equal to the fill value
-    assert not view.read("tokens", np.arange(8)).any()
-    other = whole(str(view.paths.store.parent / "other"), KINDS["float16"])
-    shard_file(other, "tokens", 1).unlink()
-    with pytest.raises(DamageError, match="^c4 and 3 more: stored tokens"):
-        other.read("tokens", np.arange(ROWS))
-    assert not other.read("tokens", np.arange(4, 8), check="never").any()
-
-
 def test_always_finds_damage_after_the_first_read_and_never_does_not(whole: Make, place: str) -> None:
     view = whole(place, KINDS["float16"])
     before = view.read("tokens", np.arange(ROWS))
@@ -174,16 +158,6 @@ def test_following_the_error_message_recovers_the_rows(whole: Make, fill: Make, 
     fill(Store.open(advice[1]).view("clips", "net"), np.arange(4, 8))
     assert main(["verify", advice[1]]) == 0
     assert (view.read("tokens", np.arange(ROWS), dtype="float32") == expected).all(), "also with the view that was open"
-
-
-def test_an_open_reader_sees_a_recomputed_shard(whole: Make, place: str, values: Make) -> None:
-    view = whole(place, KINDS["float16"])
-    view.read("embedding", np.arange(ROWS))
-    rows = np.arange(4, 8)
-    view.paths.status(1).unlink()
-    other = values(view, rows, seed=9)
-    Store.open(place).view("clips", "net").write_shard(1, rows, other, {})
-    assert (view.read("embedding", rows) == other["embedding"]).all()
 
 
 @pytest.mark.parametrize("array", ["tokens", "scale", "embedding", "checksum"])
@@ -239,37 +213,3 @@ def test_threads_check_rows_concurrently(whole: Make, tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert not problems
-
-
-class _Rows(torch.utils.data.Dataset[np.ndarray]):
-    """Rows of a view one at a time, or the error message of a refused row."""
-
-    def __init__(self, view: View) -> None:
-        self.view = view
-
-    def __len__(self) -> int:
-        return ROWS
-
-    def __getitem__(self, row: int) -> Any:
-        try:
-            return self.view.read("embedding", np.array([row]))[0]
-        except DamageError as error:
-            return str(error)
-
-
-@pytest.mark.full
-@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
-@pytest.mark.parametrize("context", ["fork", "spawn"])
-def test_workers_of_a_dataloader_check_rows(whole: Make, tmp_path: Path, context: str) -> None:
-    view = whole(str(tmp_path / "store"), KINDS["float16"])
-    expected = view.read("embedding", np.arange(ROWS))  # the parent has checked its rows: a forked child inherits that
-    damage(view, "embedding", 9)
-    loader = torch.utils.data.DataLoader(
-        _Rows(view), batch_size=None, num_workers=2, multiprocessing_context=context, timeout=60
-    )
-    for _ in range(2):
-        for row, got in enumerate(loader):
-            if row == 9:
-                assert got.startswith("c9: stored embedding of view net")
-            else:
-                assert (np.asarray(got) == expected[row]).all()

@@ -243,37 +243,6 @@ def test_reserved_names_and_impossible_sizes_are_refused(filled: View, provenanc
     assert store.views("clips") == ["net"]
 
 
-@pytest.mark.parametrize("early", [[5], [4, 7], [5, 6], [4, 5, 6]])
-def test_kept_and_new_rows_are_ordered_by_slot_in_the_file(
-    make_view: Make, fill: Make, values: Make, early: list[int]
-) -> None:
-    view = make_view()
-    fill(view, np.array(early))
-    every = np.array([7, 4, 6, 5])
-    view.write_shard(1, every, values(view, every, seed=1), {})
-    rows = np.arange(4, 8)
-    expected = values(view, rows, seed=1)
-    for name, kept in values(view, np.array(early)).items():
-        expected[name][np.array(early) - 4] = kept
-        stored = expected[name].astype(view.features[name].dtype)
-        assert np.array_equal(view.read(name, rows), stored)
-        path = view.paths.shard(name, 1, 1 + len(view.features[name].shape))
-        assert path.read_bytes().startswith(stored.tobytes())
-
-
-def test_a_shard_with_only_unfit_rows_is_committed_and_verifies(make_view: Make, fill: Make, values: Make) -> None:
-    view = make_view()
-    rows = np.arange(4, 8)
-    given = values(view, rows)
-    given["embedding"][:, 0] = np.nan
-    view.write_shard(1, rows, given, {})
-    assert view.status().tolist() == [0] * 4 + [2] * 4 + [0] * 3
-    assert set(view.failures()["reason"]) == {"embedding holds NaN"}
-    assert not verify(Store.open(view.paths.store))
-    fill(view, rows)  # retried
-    assert np.array_equal(view.read("embedding", rows), values(view, rows)["embedding"])
-
-
 def numbered(count: int, first: int = 0) -> np.ndarray:
     return np.arange(first * 15, (first + count) * 15, dtype=np.float32).reshape(count, 3, 5)
 

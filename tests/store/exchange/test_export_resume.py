@@ -262,17 +262,6 @@ def test_a_store_that_changes_during_an_export_is_refused(
 
 
 @pytest.mark.full
-def test_a_row_that_was_forgotten_later_is_not_counted_in_a_snapshot(view: View, tmp_path: Path) -> None:
-    store = Store.open(view.paths.store)
-    store.tag("v1")
-    assert main(["forget", str(store.path), KEYS[0]]) == 0
-    store.tag("v2")
-    for at, counts in (("", (9, 1, 1, 2)), ("@v1", (10, 1, 1, 1)), ("@v2", (9, 1, 1, 2))):
-        done = export(options(view, tmp_path / f"out{at}", "parquet", at))
-        assert (done.rows, done.failed, done.absent, done.forgotten) == counts
-
-
-@pytest.mark.full
 def test_a_commit_of_lance_that_was_killed_or_lost_rows_is_found(
     view: View, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -403,23 +392,3 @@ def test_a_missing_package_is_named_with_its_extra(view: View, tmp_path: Path, p
     command = ["export", str(tmp_path / "o"), "--format", format, "--store", str(view.paths.store), "--view", "net"]
     done = subprocess.run([sys.executable, "-c", script, *command], capture_output=True, text=True, cwd=ROOT)
     assert f"needs packages that are not installed ({package}): pip install 'stepdiff[export]'" in done.stderr
-
-
-@pytest.mark.full
-def test_a_second_run_at_the_same_time_is_refused(
-    view: View, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "out.parquet").mkdir()
-    holder = (
-        "import sys; from common.io.locks import locked; held = locked(sys.argv[1], False); held.__enter__();"
-        "print(1, flush=True); input()"
-    )
-    path = str(tmp_path / "out.parquet/_export.lock")
-    with subprocess.Popen(
-        [sys.executable, "-c", holder, path], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as other:
-        assert other.stdout is not None and other.stdout.readline()
-        assert run("out.parquet") == 2
-        assert f"is being written by process {other.pid} on host" in capsys.readouterr().err
-        other.kill()
-    assert run("out.parquet") == 0
