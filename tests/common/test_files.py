@@ -1,6 +1,5 @@
 """Files in folders, object stores and archives, and YAML and JSON lines that users write."""
 
-import inspect
 import io
 import os
 import pickle
@@ -27,20 +26,9 @@ from common.io.yaml_file import YamlError
 ROOT = Path(__file__).parents[2]
 
 
-ONLY_REMOTE = {"url", "exchange", "read_range", "read_tail", "read_versioned"}
-
-
 @pytest.fixture(params=["local", "remote"])
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     return place(tmp_path / "root" if request.param == "local" else f"memory://places/{tmp_path.name}")
-
-
-def test_local_and_remote_paths_have_the_same_operations() -> None:
-    names = {name for name in vars(RemotePath) if not name.startswith("_")} - ONLY_REMOTE
-    assert not [name for name in names if not hasattr(LocalPath, name)]
-    for name in names & vars(LocalPath).keys() - {"remote", "remove_dead"}:
-        here, there = (list(inspect.signature(vars(kind)[name]).parameters) for kind in (LocalPath, RemotePath))
-        assert here[: len(there)] == there, name
 
 
 def test_a_path_is_a_folder_or_a_url(tmp_path: Path) -> None:

@@ -20,7 +20,6 @@ from common import plugins, progress
 from common.errors import StepDiffError
 from common.streams import PURPOSES, generator, torch_seed
 from common.threads import AHEAD, ahead, cgroup_cores, cores, prefetched
-from common.workers import pool as pools
 from common.workers.cluster import connected
 from common.workers.pool import ATTEMPTS, WorkerPool
 
@@ -76,82 +75,6 @@ def test_a_worker_that_dies_while_it_loads_is_replaced_as_often_as_one_that_dies
     with pytest.raises(StepDiffError, match=r"^a worker died in describe \([^\n]*\): run it again$"):
         pool("never", 99).call("describe", "loaded")
     assert len((tmp_path / "never").read_text()) == ATTEMPTS
-
-
-NODE = "no node of the cluster has 8 CPUs, which a worker needs: "
-
-
-class NoActor:
-    """Every actor, handle and call of Ray; none ever answers."""
-
-    def __getattr__(self, name: str) -> Any:
-        return NoActor()
-
-    def __call__(self, *given: Any, **more: Any) -> Any:
-        return NoActor()
-
-
-def lacking(
-    monkeypatch: pytest.MonkeyPatch, cpus: int, *there: int, joined: bool, by_threads: bool, autoscaled: bool = False
-) -> WorkerPool:
-    """Return a pool of workers of `cpus` CPUs on nodes that have `there`."""
-    labels = {"ray.io/node-group": "workers"} if autoscaled else {}
-    nodes = [{"Alive": True, "Resources": {"CPU": float(one)}, "Labels": labels} for one in there]
-    monkeypatch.setattr("ray.nodes", lambda: nodes)
-    monkeypatch.setattr("ray.remote", NoActor())
-    options = SimpleNamespace(cpus=cpus)
-    return WorkerPool(object, options, False, lambda shard, why: why, joined=joined, by_threads=by_threads)
-
-
-@pytest.mark.parametrize(
-    ("cpus", "there", "count", "joined", "by_threads", "autoscaled", "line"),
-    [
-        (
-            2, [2], 2, False, True, False,
-            "this machine has room for 1 of 2 CPUs each, one for each thread of this process: "
-            "OMP_NUM_THREADS=1 makes room for 2",
-        ),
-        (
-            4, [2], 3, True, True, True,
-            "the cluster has room for 0 of 4 CPUs each, one for each thread of this process: "
-            "OMP_NUM_THREADS=1 makes room for 2; its autoscaler may add nodes",
-        ),
-    ],
-)  # fmt: skip
-def test_workers_without_room_for_their_threads_are_reported_with_the_omp_num_threads_that_makes_room(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    cpus: int,
-    there: list[int],
-    count: int,
-    joined: bool,
-    by_threads: bool,
-    autoscaled: bool,
-    line: str,
-) -> None:
-    pool = lacking(monkeypatch, cpus, *there, joined=joined, by_threads=by_threads, autoscaled=autoscaled)
-    monkeypatch.setattr("ray.wait", lambda calls, **more: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        next(pool.run([], count, lambda rows: None))
-    assert capsys.readouterr().err.splitlines() == [f"--workers {count}: {line}"]
-
-
-@pytest.mark.parametrize(
-    ("joined", "by_threads", "error"),
-    [
-        (False, True, "this machine does not have 8 CPUs, which a worker needs: use a larger one"),
-        (True, False, NODE + "start such nodes"),
-    ],
-)
-def test_a_worker_of_more_threads_than_any_node_has_cpus_ends_the_run(
-    monkeypatch: pytest.MonkeyPatch, joined: bool, by_threads: bool, error: str
-) -> None:
-    pool = lacking(monkeypatch, 8, 2, 1, joined=joined, by_threads=by_threads)
-    monkeypatch.setattr(pools, "_PATIENCE", 0.0)
-    monkeypatch.setattr("ray.wait", lambda calls, **more: ([], calls))
-    with pytest.raises(StepDiffError) as raised:
-        pool.call("describe")
-    assert str(raised.value).startswith(error)
 
 
 def test_prefetched_items_come_in_order_and_are_few() -> None:

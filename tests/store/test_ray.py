@@ -77,19 +77,6 @@ def test_batches_are_arrays_of_the_stored_shape_and_dtype(view: View) -> None:
         np.testing.assert_array_equal(found[name], values)
 
 
-def test_map_batches_receives_and_returns_arrays(view: View) -> None:
-    def doubled(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        assert batch["tokens"].dtype == np.float16 and batch["tokens"].shape[1:] == (3, 70)
-        return {"key": batch["key"], "twice": batch["tokens"] * np.float16(2)}
-
-    given = {"features": "tokens", "dtype": "float16", "columns": ()}
-    chosen = read_view(Store.open(view.paths.store), "clips", "net", filter=pl.col("step") > 2, **given)
-    found = joined(chosen.map_batches(doubled, batch_size=5))
-    rows = [row for row in OK if row % 5 > 2]
-    assert found["key"].tolist() == [f"c{row}" for row in rows]
-    np.testing.assert_array_equal(found["twice"], view.read("tokens", rows, dtype="float16") * np.float16(2))
-
-
 def test_a_dataset_can_be_sorted_shuffled_and_written(view: View, tmp_path: Path) -> None:
     whole = read_view(view.paths.store, "clips", "net", ["embedding", "half"], override_num_blocks=2)
     assert whole.count() == len(OK) and whole.schema().names == ["key", "step", "embedding", "half"]

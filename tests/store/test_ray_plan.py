@@ -129,19 +129,6 @@ def test_tasks_are_whole_shards_of_the_view(store: Store) -> None:
     assert len(shards) == len(set(shards)) and len(whole) in range(6, 11)
 
 
-def test_sizes_are_those_of_the_blocks(tmp_path: Path) -> None:
-    store = Store.open(tmp_path / "store", create=True)
-    with store.writer("clips", "net", MADE, FORMS, rows_per_shard=8) as writer:
-        writer.write(ABOUT, {n: np.ones((COUNT, *form.shape), np.float32) for n, form in FORMS.items()})
-    for dtype in (None, "float32"):
-        made = source(store, "net", dtype=dtype)
-        tasks = made.get_read_tasks(4)
-        expected = [task.metadata.size_bytes for task in tasks]
-        found = [sum(table.nbytes for table in task()) for task in tasks]
-        assert sum(expected) == made.estimate_inmemory_data_size()
-        np.testing.assert_allclose(found, expected, rtol=0.15)
-
-
 @pytest.mark.parametrize(
     ("wrong", "why"),
     [

@@ -1,6 +1,5 @@
 """The catalog: each row number is assigned once, whichever process appends; its index finds each key and no other."""
 
-import random
 import subprocess
 import sys
 from datetime import timedelta
@@ -19,14 +18,13 @@ from common.io.remote import RemotePath
 from featurize.manifest import read_manifest
 from featurize.windows import read_windows
 from store import Catalog, Feature, Provenance, Store, text_key
-from store.catalog.block_file import BLOCK, BlockFile, DamagedFile
+from store.catalog.block_file import BLOCK
 from store.catalog.catalog import MOST_EQUAL
 from store.catalog.key_index import KeyIndex, built, in_memory, merged, pack
 from store.exchange.commands import ImportOptions
 from store.exchange.intake import take_in
 from store.verbs.compact import compact
 from store.verbs.options import CompactOptions
-from store.verbs.verify import verify
 from tests.store.conftest import ROOT, flip
 
 
@@ -210,17 +208,6 @@ def test_keys_paths_and_times_that_no_catalog_takes_are_refused_at_every_door_wi
     assert len(store.catalog("clips")) == 0 and not (tmp_path / "new").exists()
 
 
-def test_columns_of_selected_rows_are_read_from_the_parts_that_contain_them(tmp_path: Path) -> None:
-    catalog = Store.open(tmp_path / "store", create=True).catalog("clips")
-    like = pl.DataFrame(schema={"start": pl.Float64, "split": pl.String})
-    assert catalog.select(np.array([-1]), like).rows() == []
-    catalog.append(pl.DataFrame({"key": ["b", "a"], "start": [1, 2]}))
-    catalog.append(pl.DataFrame({"key": ["c"], "split": ["val"]}))
-    catalog.append(pl.DataFrame({"key": ["d"]}))
-    catalog.parts()[2].write_bytes(b"damaged")
-    assert catalog.select(np.array([2, -1, 1]), like).rows() == [(1, 2.0, None), (2, None, "val")]
-
-
 HERE = LocalPath("here.keys")
 MASK = 2**64 - 1
 PARTS = ((0, 10), (10, 19), (19, 30))  # each append merges the earlier indexes
@@ -297,28 +284,6 @@ def test_keys_with_equal_hashes_are_distinguished_and_too_many_are_refused(tmp_p
         Store.open(tmp_path / "other", create=True).catalog("clips").append(frame(*keys))
 
 
-@pytest.mark.full
-def test_a_flipped_byte_of_an_index_is_detected_or_harmless() -> None:
-    """Flip each byte of a small index: the answer is right, or the damage is reported."""
-    keys = [f"c{n}" for n in range(40)]
-    good = b"".join(bytes(piece) for piece in built(0, pack(keys), {"p": "0"}))
-    asked = [*keys, *(f"no{n}" for n in range(40))]
-    expected = find(KeyIndex(BlockFile(HERE, good)), asked)
-    dice, detected = random.Random(0), 0
-    places = [*range(320), *dice.sample(range(len(good)), 300), *range(len(good) - 700, len(good))]
-    for at in places:
-        bad = bytearray(good)
-        bad[at] ^= 1 << dice.randrange(8)
-        try:
-            index = KeyIndex(BlockFile(HERE, bytes(bad)))
-            with pytest.raises(DamagedFile):
-                index.check_all()
-            assert find(index, asked) == expected and index.keys(np.arange(40)) == keys, f"byte {at}"
-        except DamagedFile:
-            detected += 1
-    assert detected > 900
-
-
 @pytest.fixture
 def thirty(tmp_path: Path) -> Catalog:
     """A catalog of thirty rows in three parts."""
@@ -371,16 +336,6 @@ def test_many_appends_leave_few_index_files(tmp_path: Path) -> None:
         sizes = [int(b) - int(a) for a, b in (path.stem.split("-") for path in indexes(thirty)[:-1])]
         assert sum(sizes) == row + 1 and all(a >= 2 * b for a, b in zip(sizes, sizes[1:], strict=False))
     works(thirty, 100)
-
-
-def test_an_append_reads_no_earlier_part(thirty: Catalog) -> None:
-    for part in thirty.parts():
-        data = bytearray(part.read_bytes())
-        data[20] ^= 1  # a reader of this part would report damage
-        part.write_bytes(data)
-    thirty = Catalog(thirty.folder)
-    assert thirty.append(frame("c3", "new")) == 1
-    assert thirty.rows(["new", "c3"]).tolist() == [30, 3] and thirty.keys(np.array([29])) == ["c29"]
 
 
 ASK = """
@@ -447,13 +402,3 @@ def test_an_index_that_is_merged_while_it_is_used(place: str) -> None:
     assert catalog.keys(np.array([3])) == [KEYS[3]]
     index_object(place).unlink()
     assert catalog.rows([more[-1]]).tolist() == [2 * ROWS - 1] and index_object(place).exists()
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("at", [1000, -100])
-def test_a_damaged_index_is_detected_and_rebuilt(place: str, at: int) -> None:
-    index = index_object(place)
-    flip(index, at)
-    assert [damage.clips for damage in verify(Store.open(place))] == [()]
-    assert np.array_equal(opened(place).rows(KEYS), np.arange(ROWS))
-    assert verify(Store.open(place)) == []

@@ -142,13 +142,6 @@ def test_uncovered_files_are_listed(every_file: View, capsys: pytest.CaptureFixt
     assert set(record["files"]) == left and record["never"] == list(NOT_COVERED)
 
 
-def test_an_unreadable_file_is_damage(every_file: View) -> None:
-    path = every_file.paths.status(1)
-    path.unlink()
-    path.mkdir()  # as a failing disk would, also for root
-    assert str(path.relative_to(every_file.paths.store)) in damaged(every_file)[0]
-
-
 @pytest.mark.full
 def test_verify_reports_no_damage_while_a_store_is_being_written(make_view: Make, fill: Make) -> None:
     every_file = make_view()
@@ -239,26 +232,6 @@ def withdraw(view: View) -> tuple[int, list[str]]:
 
 def states(view: View) -> list[int]:
     return opened(view).status().tolist()
-
-
-def test_a_flipped_byte_in_any_file_of_a_view_is_found_and_only_the_rows_that_it_affects_are_named(
-    filled: View,
-) -> None:
-    rows = {"tokens": {4}, "embedding": {4}, "checksum": {4, 5, 7}, "status": {4, 5, 6, 7}}
-    for file in (path for path in filled.paths.group.rglob("*") if path.is_file() and path.name != "zarr.json"):
-        array, _, shard = file.relative_to(filled.paths.group).parts[:3]
-        flip(file, 0, 4)
-        (damage,) = view_damage(opened(filled), 11)
-        assert damage.path == file and damage.shard == int(shard) and damage.rows is not None
-        if shard == "1":
-            assert set(damage.rows.tolist()) == rows[array]
-        flip(file, 0, 4)
-    for array in ("tokens", "checksum", "status"):
-        flip(filled.paths.metadata(array), 50)
-        (damage,) = view_damage(opened(filled), 11)
-        assert (damage.kind, damage.rows) == ("metadata", None)
-        flip(filled.paths.metadata(array), 50)
-    assert list(view_damage(opened(filled), 11)) == []
 
 
 def test_a_damaged_row_is_absent_before_anything_is_computed(filled: View) -> None:

@@ -1,6 +1,5 @@
 """Files of strangers: forged or random content is read rightly or refused in one line, before any allocation."""
 
-import contextlib
 import io
 import json
 import os
@@ -116,13 +115,6 @@ def test_an_array_whose_metadata_differs_from_the_view_is_found(view: View) -> N
     verify_ends(view, "embedding/zarr.json", "shape")
 
 
-@pytest.mark.parametrize("name", ["a b", "-a", "ü", "a\nb"])
-def test_an_unsafe_view_name_is_refused(view: View, name: str) -> None:
-    view.paths.group.rename(view.paths.group.with_name(name))
-    one_line(lambda: Store.open(view.paths.store).view("clips", name), "is refused")
-    assert verify(Store.open(view.paths.store))
-
-
 @pytest.mark.parametrize(
     "rows", [[0, 0, 2], [1, 2, 3], [-1, 0, 1], [2**62] * 3, [None, 1, 2], ["0", "1", "2"], [2, 1, 0]]
 )
@@ -193,17 +185,6 @@ def test_shard_info_about_rows_of_other_shards_is_refused(view: View, values: Ma
     with little_memory():
         one_line(lambda: view.write_shard(1, row, values(view, row), {}), str(view.paths.info(1)))
     assert view.status()[6] == 2
-
-
-def test_overlapping_rows_in_a_shard_are_refused(tmp_path: Path) -> None:
-    for index in ([(0, 6), (3, 6)], [(0, 6), (0, 6)], [(6, 6), (0, 7)], [(0, 2**63), (0, 6)]):
-        data = np.array(index, "<u8").tobytes()
-        (tmp_path / "shard").write_bytes(bytes(12) + data + crc32c(data).to_bytes(4, "little"))
-        one_line(lambda: ShardFile(tmp_path / "shard", 2), "run python -m store verify")
-    one_line(lambda: ShardFile(tmp_path / "shard", 2**24))
-    data = np.array([(6, 6), (0, 6)], "<u8").tobytes()
-    (tmp_path / "shard").write_bytes(bytes(12) + data + crc32c(data).to_bytes(4, "little"))
-    assert ShardFile(tmp_path / "shard", 2).row(0) == bytes(6), "another order is allowed"
 
 
 DEEP = "[" * 100_000
@@ -412,31 +393,6 @@ def test_a_corrupt_catalog_part_is_refused_in_one_line(fifty: Catalog, indexed: 
             if not indexed:
                 index.unlink(missing_ok=True)
             asks(fifty)
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        seal(BLANK.encode()),
-        seal(b"PAR1" + BLANK.encode() + b"\1\0\0\0PAR1"),
-        table.encode(pl.DataFrame({"row": [0]})),
-        table.encode(pl.DataFrame({"key": [1], "row": [0]})),
-        table.encode(pl.DataFrame({"key": [None], "row": [0]}, schema={"key": pl.String, "row": pl.Int64})),
-    ],
-)
-def test_a_sealed_file_that_is_not_a_part_is_refused_in_one_line(fifty: Catalog, data: bytes) -> None:
-    for index in fifty.folder.glob("*.keys"):
-        index.unlink()
-    (part,) = fifty.parts()
-    part.write_bytes(data)
-    frame = pl.DataFrame({"key": ["new"]})
-    for ask in (lambda c: c.rows(["c1"]), lambda c: c.keys(np.array([0])), lambda c: c.append(frame)):
-        with pytest.raises(StepDiffError) as caught:
-            ask(Catalog(fifty.folder))
-        refused(caught.value, part)
-    for ask in (len, Catalog.frame):  # the query may not need the wrong column
-        with contextlib.suppress(StepDiffError):
-            ask(Catalog(fifty.folder))
 
 
 JSON = st.recursive(

@@ -25,7 +25,6 @@ from hypothesis import strategies as st
 from common.errors import StepDiffError
 from common.io.direct_io import LEAST, PAGE, aligned_empty
 from store import Feature, Store, View
-from store.format.quantise import Quantised, dequantise
 from store.io.commit_group import Together
 from tests.store.conftest import ROOT
 
@@ -218,23 +217,6 @@ def test_in_place_rows_skip_a_failed_row_and_survive_a_replaced_shard(make_view:
     assert np.array_equal(view.in_place("embedding", np.array([2, 3])), values[[1, 0]])
     with pytest.raises(StepDiffError, match="absent"):
         view.in_place("embedding", np.array([0, 5]))
-
-
-def test_int8_is_read_as_stored(make_view: Make, fill: Make) -> None:
-    view = make_view({"tokens": Feature((3, 70), "int8"), "embedding": Feature((7,), "float32")}, rows=11)
-    fill(view)
-    rows = np.array([9, 0, 9, 4])
-    levels, scale = view.read_quantised("tokens", rows)
-    for got, name in ((levels, "tokens"), (scale, "scale")):
-        whole = zarr.open_array(view.paths.group / name, mode="r")[:]
-        assert got.dtype == whole.dtype and (got == whole[rows]).all()
-    assert (view.read("tokens", rows, dtype="float32") == dequantise(levels, scale)).all()
-    out = Quantised(np.empty_like(levels), np.empty_like(scale))
-    again = view.read_quantised("tokens", rows, out)
-    assert again.levels is out.levels and again.scale is out.scale
-    assert (out.levels == levels).all() and (out.scale == scale).all()
-    with pytest.raises(StepDiffError, match="embedding of view net is float32, not int8"):
-        view.read_quantised("embedding", rows)
 
 
 @pytest.mark.parametrize("big", [False, True])

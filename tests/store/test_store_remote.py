@@ -22,7 +22,7 @@ import zarr
 from common.errors import StepDiffError
 from common.io import object_stores
 from common.io.files import place
-from common.io.remote import RemotePath, ReplacedError
+from common.io.remote import RemotePath
 from store import Feature, Provenance, Store, View
 from store.__main__ import main
 from store.format.shard import index_bytes
@@ -114,17 +114,6 @@ def test_an_object_is_created_or_replaced_by_one_writer_only(root: RemotePath) -
     (winner,) = [n for n, etag in enumerate(etags) if etag]
     assert (root / "a").read_bytes() == b"new%d" % winner
     assert (root / "b").create([b"x"]) and not (root / "b").create([b"y"])
-
-
-def test_ranges_of_different_versions_are_refused(root: RemotePath) -> None:
-    (root / "a").put([bytes(range(100))])
-    tail, etag, size = (root / "a").read_tail(10)
-    assert (bytes(tail), size) == (bytes(range(90, 100)), 100)
-    assert bytes((root / "a").read_tail(1000)[0]) == bytes(range(100))
-    assert bytes((root / "a").read_range(5, 8, etag)) == bytes([5, 6, 7])
-    (root / "a").put([bytes(100)])
-    with pytest.raises(ReplacedError):
-        (root / "a").read_range(5, 8, etag)
 
 
 def test_credentials_are_never_stored(bucket: str) -> None:

@@ -110,17 +110,6 @@ def test_the_provenance_of_a_requantised_view_names_its_source(filled: View, pro
         store.create_view("clips", "small", direct, small.features)
 
 
-def test_only_the_row_that_does_not_fit_the_dtype_fails(make_view: Make, values: Make) -> None:
-    view = make_view({"tokens": Feature((3, 130), "float32")})
-    rows = np.array([0, 1, 2])
-    given = values(view, rows)
-    given["tokens"][1, 0, 0] = 1e6
-    view.write_shard(0, rows, given, {})
-    done, new = requantised(view, "float16")
-    assert (done.done, done.failed) == (2, 1)
-    assert new.failures().rows() == [("c1", "tokens holds 1e+06, a magnitude past float16")]
-
-
 def test_a_later_run_adds_the_new_rows_of_the_source(filled: View, fill: Make) -> None:
     requantised(filled)
     filled.catalog.append(pl.DataFrame({"key": ["d0", "d1"]}))
@@ -194,14 +183,6 @@ def test_each_pooled_token_is_the_mean_of_neighbouring_patches_of_one_frame(toke
                 np.testing.assert_allclose(small[:, frame, y, x], patches.mean((1, 2)), rtol=1e-5, atol=1e-6)
     assert pooled(tokens[1:2], FRAMES, 2).tobytes() == means[1].tobytes(), "of the row only"
     np.testing.assert_allclose(pooled(tokens, FRAMES, 4)[:, 0], grid[:, 0].mean((1, 2)), rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("number", "frames", "steps"),
-    [(2048, "8 at linspace", 8), (1568, "8 evenly", 8), (256, "1 at the centre", 1), (1568, "16 at linspace", 8)],
-)
-def test_time_steps_are_frames_or_pairs_of_frames(number: int, frames: str, steps: int) -> None:
-    assert time_steps(number, frames) == steps
 
 
 def test_tokens_that_cannot_be_pooled_are_refused_in_one_line(provenance: Provenance) -> None:

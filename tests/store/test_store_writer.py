@@ -122,16 +122,6 @@ def test_only_the_row_that_does_not_fit_fails(
     assert (view.read("embedding", np.array([4, 7])) == given["embedding"][[0, 3]]).all()
 
 
-def test_a_failure_that_succeeds_on_retry_is_removed_from_the_list(make_view: Make, values: Make) -> None:
-    view = make_view()
-    rows = np.array([4])
-    view.write_shard(1, rows, values(view, rows), {5: "no video", 6: "no frames", 7: "too short"})
-    view.write_shard(1, np.array([5]), values(view, np.array([5])), {6: "still no frames"})
-    assert view.failures().rows() == [("c6", "still no frames"), ("c7", "too short")]
-    on_file = pl.read_parquet(view.paths.failures(1))
-    assert on_file.sort("key").rows() == [("c6", "still no frames"), ("c7", "too short")]
-
-
 def test_writing_the_same_rows_again_changes_no_file(make_view: Make, fill: Make) -> None:
     view = make_view()
     fill(view)

@@ -94,24 +94,6 @@ kinds = pytest.mark.parametrize(("kind", "workers"), KINDS)
 
 
 @kinds
-def test_a_second_loader_continues_after_the_batches_of_the_first(view: View, kind: str, workers: int) -> None:
-    """The state is taken after five samples, a sixth is read, and a second loader goes on with the sixth."""
-    options = {"batch_size": 1}
-    whole = list(Reader(view, "stream", stream_options=options).batches(1))
-    first = Reader(view, kind, workers, options)
-    reading = first.batches(1)
-    seen = list(islice(reading, 5))
-    saved = first.state()
-    seen.append(next(reading))
-    assert seen == whole[:6]
-    reading.close()
-    for second in (Reader(view, kind, workers, options), first):  # over another stream, and over the same
-        second.loader = second.loads()
-        second.load(saved)
-        assert list(second.batches(1)) == whole[5:]
-
-
-@kinds
 @pytest.mark.parametrize("shuffle", [pytest.param(False, marks=pytest.mark.full), True])
 def test_an_epoch_resumes_after_any_batch(view: View, kind: str, workers: int, shuffle: bool) -> None:
     """Also before the first batch, after the last one, and in the next epoch."""
@@ -190,29 +172,6 @@ def test_an_epoch_that_was_resumed_is_followed_by_a_whole_one_or_refused(view: V
     assert [batch["key"] for batch in loader] == whole
     with pytest.raises(StepDiffError, match="received=11 is refused: 10 batches were left of this epoch"):
         ordered.state_dict(11)
-
-
-@pytest.mark.full
-@pytest.mark.parametrize(("kind", "workers"), [("stream", 0), ("torch", 2), ("torchdata", 2)])
-def test_the_state_of_one_rank_resumes_all(view: View, kind: str, workers: int) -> None:
-    ranks = [{"rank": rank, "world": 2} for rank in range(2)]
-    whole = [list(Reader(view, "stream", stream_options=rank).batches(2)) for rank in ranks]
-    assert sorted(key for part in whole for batch in part[:5] for key in batch) == sorted(f"c{n}" for n in range(COUNT))
-    seen, states = [], []
-    for rank in ranks:
-        first = Reader(view, kind, workers, rank)
-        reading = first.batches(2)
-        seen.append(list(islice(reading, 3)))
-        states.append(first.state())
-        reading.close()
-    assert kind == "torchdata" or states[0] == states[1]
-    for rank, part, expected in zip(ranks, seen, whole, strict=True):
-        second = Reader(view, kind, workers, rank)
-        second.load(states[0])
-        assert part + list(second.batches(2)) == expected
-    if kind != "torchdata":
-        with pytest.raises(StepDiffError, match="the state is of other batches, which differ in world"):
-            Reader(view, kind, workers).load(states[0])
 
 
 @pytest.mark.full

@@ -17,7 +17,6 @@ import polars as pl
 import pytest
 import yaml
 
-from common.errors import StepDiffError
 from store import Feature, Provenance, Store, View
 from store.__main__ import main
 from store.exchange.arrow import record_batches, schema
@@ -149,19 +148,6 @@ def test_huggingface_opens_in_datasets(view: View, finished: np.ndarray, run: Ru
     assert [row["key"] for row in load(split="train", streaming=True)] == rows["key"][:]
     _, header, _ = (tmp_path / "out/README.md").read_text().split("---\n", 2)
     assert yaml.safe_load(header)["license"] == "cc-by-4.0"
-
-
-@pytest.mark.full
-def test_metadata_of_one_length_open_in_datasets(view: View, run: Run, tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets")
-    boxes = [[1.0 * i, 2.0] if i % 3 else None for i in range(13)]
-    with Store.open(view.paths.store).lock():
-        view.catalog.update(pl.DataFrame({"key": KEYS, "box": pl.Series(boxes, dtype=pl.Array(pl.Float32, 2))}))
-    assert run("out", "--format", "huggingface", "--columns", "box", "--features", "tokens") == 0
-    found = datasets.load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "c"))
-    kept = np.flatnonzero(view.status() == 1)
-    assert found["box"][:] == [boxes[row] for row in kept]
-    assert found.features["box"] == datasets.List(datasets.Value("float32"), 2)
 
 
 @pytest.mark.full
@@ -305,14 +291,3 @@ def test_metadata_of_all_parts_is_kept(view: View) -> None:
     assert first["step"].to_pylist() == [0, 1, 2, None] and last["step"].to_pylist() == [None]
     assert first.schema.field("tokens").metadata == {b"shape": b"[3, 5]"}
     assert next(record_batches(view, "tokens", columns=())).schema.names == ["key", "tokens"]
-
-
-def test_impossible_batches_are_refused(view: View) -> None:
-    for arguments, message in (
-        ({"features": "nothing"}, "no feature 'nothing' in view net"),
-        ({"columns": ["nothing"]}, "no column 'nothing' in the catalog of clips: it has video, start"),
-        ({"dtype": "int8"}, "dtype 'int8' is refused"),
-        ({"batch_rows": 0}, "batch_rows 0 is refused"),
-    ):
-        with pytest.raises(StepDiffError, match=message):
-            next(record_batches(view, **arguments))

@@ -1,7 +1,6 @@
 """Exports that are killed, repeated, or requested where something else is."""
 
 import hashlib
-import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ import polars as pl
 import pytest
 
 from common.errors import DamageError, StepDiffError
-from store import Feature, Provenance, Store, View
+from store import Store, View
 from store.__main__ import main
 from store.exchange import writers  # noqa: E402
 from store.exchange.commands import ExportOptions
@@ -107,17 +106,6 @@ def rewrite(view: View, row: int) -> None:
     """Write one absent row of ones."""
     ones = {name: np.ones((1, *form.shape), np.float32) for name, form in view.features.items()}
     view.write_shard(row // 4, np.array([row]), ones, {})
-
-
-def small_store(path: Path, features: dict[str, Feature], keys: list[str], **columns: Any) -> Store:
-    """Make a store with a finished view `net` of ones."""
-    store = Store.open(path, create=True)
-    dtypes = {name: feature.dtype for name, feature in features.items()}
-    made = Provenance("net", "0" * 64, "last", "8 evenly", "centre 224", dtypes)
-    with store.writer("clips", "net", made, features) as writer:
-        values = {name: np.ones((len(keys), *feature.shape), np.float32) for name, feature in features.items()}
-        writer.write(pl.DataFrame({"key": keys, **columns}), values)
-    return store
 
 
 @pytest.mark.full
@@ -294,28 +282,6 @@ def test_a_commit_of_lance_that_was_killed_or_lost_rows_is_found(
         assert not (tmp_path / "lossy/README.md").exists()
 
 
-@pytest.mark.full
-def test_features_with_the_name_of_another_column_are_refused(tmp_path: Path) -> None:
-    q, x = Feature((4,), "int8"), Feature((2,), "float32")
-    store = small_store(tmp_path / "s", {"q": q, "q_scale": x, "key": x}, ["a", "b"])
-    to = lambda name, *features, **more: ExportOptions(  # noqa: E731
-        str(tmp_path / name), str(store.path), "net", features=features, **more
-    )
-    message = "feature q_scale of view net has the name of the scales of q: leave it out with --features"
-    assert message in refused(to("a.parquet", "q", "q_scale"))
-    assert "feature key of view net has the name of the column of keys" in refused(to("a.parquet", "key"))
-    assert not (tmp_path / "a.parquet").exists()
-    assert export(to("b.parquet", "q")).rows == export(to("c.parquet", "q_scale")).rows == 2
-    assert export(to("d.parquet", "q", "q_scale", dtype="float32")).rows == 2
-
-
-def test_a_column_named_seal_is_exported(tmp_path: Path) -> None:
-    store = small_store(tmp_path / "s", {"x": Feature((2,), "float32")}, ["a", "b"], seal=["u", "v"])
-    export(ExportOptions(str(tmp_path / "out.parquet"), str(store.path), "net"))
-    assert pl.read_parquet(tmp_path / "out.parquet/data/*.parquet")["seal"].to_list() == ["u", "v"]
-    assert list(json.loads((tmp_path / "out.parquet/_export.json").read_text())["columns"]) == ["seal"]
-
-
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_complete_export_of_which_a_file_is_missing_is_refused(view: View, tmp_path: Path, format: Any) -> None:
     needs(format)
@@ -380,15 +346,3 @@ def test_a_full_disk_is_reported_in_one_line(view: View, run: Run, tmp_path: Pat
     assert done.stderr.startswith("error: ")
     assert not list((tmp_path / "out").glob("*README.md"))
     assert run("out", "--format", format) == 0
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("package, format", [("pyarrow", "parquet"), ("lance", "lance"), ("datasets", "huggingface")])
-def test_a_missing_package_is_named_with_its_extra(view: View, tmp_path: Path, package: str, format: str) -> None:
-    needs(format)
-    script = (
-        f"import sys; sys.modules[{package!r}] = None; from store.__main__ import main;sys.exit(main(sys.argv[1:]))"
-    )
-    command = ["export", str(tmp_path / "o"), "--format", format, "--store", str(view.paths.store), "--view", "net"]
-    done = subprocess.run([sys.executable, "-c", script, *command], capture_output=True, text=True, cwd=ROOT)
-    assert f"needs packages that are not installed ({package}): pip install 'stepdiff[export]'" in done.stderr

@@ -3,7 +3,6 @@
 import json
 import os
 import socket
-import tarfile
 import threading
 import time
 from collections import Counter
@@ -116,16 +115,6 @@ def test_nothing_outside_the_given_file_or_folder_is_read_or_requested(
     assert requests == []
 
 
-def test_links_and_upward_names_in_a_tar_are_no_clips(tmp_path: Path) -> None:
-    with tarfile.open(tmp_path / "0.tar", "w") as tar:
-        for name, kind in (("a.jpg", tarfile.SYMTYPE), ("b.jpg", tarfile.LNKTYPE), ("../c.jpg", tarfile.REGTYPE)):
-            member = tarfile.TarInfo(name)
-            member.type, member.linkname = kind, "/etc/passwd"
-            tar.addfile(member)
-    left_out: Counter[str] = Counter()
-    assert list(read_images([str(tmp_path / "0.tar")], tmp_path, left_out)) == [] and left_out.total() == 3
-
-
 def test_links_inside_a_folder_are_followed(tmp_path: Path) -> None:
     (tmp_path / "f/deep").mkdir(parents=True)
     pq.write_table(pa.table({"key": KEYS, "x": FLOATS}), tmp_path / "f/deep/0.data")
@@ -147,15 +136,6 @@ def test_a_name_that_several_columns_have_is_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"key": ["d"], "x": FLOATS[:1]}), tmp_path / "files/0.parquet")
     pq.write_table(pa.Table.from_arrays([columns[0], FLOATS, FLOATS], ["key", "x", "x"]), tmp_path / "files/1.parquet")
     assert "column 'x' is there several times in" in refused(tmp_path / "files")
-
-
-def test_a_second_column_of_keys_is_left_out_or_refused(tmp_path: Path) -> None:
-    path = tmp_path / "f.parquet"
-    pq.write_table(pa.table({"key": ["x", "y", "z"], "id": KEYS, "m": [1, 2, 3], "x": FLOATS}), path)
-    assert "column 'key' cannot be metadata" in refused(path, keys="id", columns=("m", "key"))
-    take_in(ImportOptions(str(path), str(tmp_path / "s"), "v", **MADE_BY, keys="id"))
-    catalog = Store.open(tmp_path / "s").catalog("clips").frame()
-    assert catalog["key"].to_list() == KEYS and catalog.columns == ["key", "row", "m"]
 
 
 @pytest.mark.parametrize("kind", [pa.list_(pa.int64()), pa.duration("us"), pa.timestamp("us", "UTC")])
