@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -77,44 +76,42 @@ def test_a_worker_that_dies_while_it_loads_is_replaced_as_often_as_one_that_dies
     assert len((tmp_path / "never").read_text()) == ATTEMPTS
 
 
-def test_prefetched_items_come_in_order_and_are_few() -> None:
+def test_prefetched_items_come_in_order_are_few_and_end_with_the_error() -> None:
     begun: list[int] = []
 
-    def things() -> Iterator[int]:
+    def items() -> Iterator[int]:
         for number in range(20):
             begun.append(number)
             yield number
+        raise KeyError("twenty")
 
-    taken = []
-    for number in prefetched([things()], waiting=2):
-        time.sleep(0.005)
-        taken.append(number)
-        assert len(begun) <= len(taken) + 3  # two wait, one is being begun
-    assert taken == list(range(20))
-
-
-def test_an_error_reaches_the_caller() -> None:
-    def things() -> Iterator[int]:
-        yield 1
-        raise KeyError("two")
-
-    left = prefetched([things()])
-    assert next(left) == 1
-    with pytest.raises(KeyError, match="two"):
-        next(left)
+    threads = threading.active_count()
+    running = prefetched([items()], waiting=2)
+    for number in range(20):
+        assert next(running) == number and len(begun) <= number + 4  # two wait, one is being computed
+    with pytest.raises(KeyError, match="twenty"):
+        next(running)
+    stopped = prefetched([iter(range(1000))])
+    assert next(stopped) == 0
+    stopped.close()  # type: ignore[attr-defined]
+    assert threading.active_count() == threads
+    assert sorted(prefetched([range(10 * n, 10 * n + 10) for n in range(7)], threads=3)) == list(range(70))
 
 
-def test_a_caller_who_stops_early_stops_the_threads() -> None:
-    before = threading.active_count()
-    left = prefetched([iter(range(1000))])
-    assert next(left) == 0
-    left.close()  # type: ignore[attr-defined]
-    assert threading.active_count() == before
+def test_results_that_are_computed_ahead_come_in_order_and_are_few() -> None:
+    begun: list[int] = []
 
+    def divided(number: int) -> int:
+        begun.append(number)
+        return 600 // number
 
-def test_items_of_many_sources_come_once() -> None:
-    sources = [range(10 * n, 10 * n + 10) for n in range(7)]
-    assert sorted(prefetched(sources, threads=3)) == list(range(70))
+    results = ahead(divided, range(1, 100))
+    assert next(results) == 600 and len(begun) <= AHEAD * cores() + 2
+    assert list(results) == [600 // number for number in range(2, 100)]
+    results = ahead(divided, [3, 2, 0, 1])
+    assert [next(results), next(results)] == [200, 300]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
 
 
 @pytest.mark.parametrize(
@@ -143,22 +140,6 @@ def test_cores_are_those_that_the_cgroups_allow(
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     assert cgroup_cores(tmp_path) == cores
-
-
-def test_results_that_are_computed_ahead_come_in_order_and_are_few() -> None:
-    begun: list[int] = []
-
-    def divided(number: int) -> int:
-        begun.append(number)
-        return 600 // number
-
-    results = ahead(divided, range(1, 100))
-    assert next(results) == 600 and len(begun) <= AHEAD * cores() + 2
-    assert list(results) == [600 // number for number in range(2, 100)]
-    results = ahead(divided, [3, 2, 0, 1])
-    assert [next(results), next(results)] == [200, 300]
-    with pytest.raises(ZeroDivisionError):
-        next(results)
 
 
 def test_a_plain_line_shows_count_rate_and_time_left(

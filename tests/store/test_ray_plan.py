@@ -117,18 +117,6 @@ def test_rows_order_and_values_equal_those_of_view_read(
             assert joined.dtype == values.dtype and np.array_equal(joined, values)
 
 
-def test_tasks_are_whole_shards_of_the_view(store: Store) -> None:
-    tasks = blocks(source(store, "small", ["embedding"], columns=[]), 10**6)
-    rows = [[int(key[1:]) for table in task for key in table["key"].to_pylist()] for task in tasks]
-    assert len([task for task in rows if task]) > COUNT / 4, "each row is larger than the wanted block"
-    whole = [
-        [int(key[1:]) // 4 for table in task for key in table["key"].to_pylist()]
-        for task in blocks(source(store, "small", ["embedding"], columns=[]), 8)
-    ]
-    shards = [shard for task in whole for shard in dict.fromkeys(task)]
-    assert len(shards) == len(set(shards)) and len(whole) in range(6, 11)
-
-
 @pytest.mark.parametrize(
     ("wrong", "why"),
     [

@@ -234,17 +234,6 @@ def states(view: View) -> list[int]:
     return opened(view).status().tolist()
 
 
-def test_a_damaged_row_is_absent_before_anything_is_computed(filled: View) -> None:
-    flip(filled.paths.shard("tokens", 1, 3), 0)  # row 4
-    flip(filled.paths.shard("embedding", 1, 2), 30)  # row 5
-    flip(filled.paths.shard("embedding", 2, 2), -1)  # the index: rows 8 and 10
-    assert withdraw(filled) == (4, [])
-    assert states(filled) == [1, 1, 1, 1, 0, 0, 2, 1, 0, 0, 0]
-    assert verify(Store.open(filled.paths.store)) == []
-    assert sorted(unfinished(opened(filled))) == [4, 5, 8, 10]
-    assert withdraw(filled) == (0, [])
-
-
 def test_a_whole_row_keeps_its_status_and_its_bytes(filled: View, fill: Make) -> None:
     before = {name: filled.read(name, np.array(OK_ROWS)).copy() for name in filled.features}
     files = {name: filled.paths.shard(name, 1, 1 + len(f.shape)).read_bytes() for name, f in filled.features.items()}

@@ -3,10 +3,8 @@
 import gc
 import io
 import json
-import os
 import subprocess
 import sys
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,8 +16,7 @@ import pytest
 import yaml
 
 from store import Feature, Provenance, Store, View
-from store.__main__ import main
-from store.exchange.arrow import record_batches, schema
+from store.exchange.arrow import record_batches
 from store.format.quantise import dequantise
 from tests.store.conftest import ROOT
 
@@ -82,34 +79,6 @@ def test_parquet_opens_in_polars_pandas_and_pyarrow(
     ]
 
 
-LINES = (
-    'pd.read_parquet("data/exchange/clips.parquet")',
-    'pyarrow.dataset.dataset("data/exchange/clips.parquet")',
-    'load_dataset("data/exchange/clips", split="train")',
-    'lance.dataset("data/exchange/clips.lance")',
-    "webdataset.WebDataset(tar, shardshuffle=False)",
-)
-
-
-@pytest.mark.full
-def test_an_export_opens_by_the_path_that_was_given_with_the_lines_of_the_guide(run: Run, tmp_path: Path) -> None:
-    for package in ("pandas", "lance", "datasets", "webdataset"):
-        pytest.importorskip(package)
-    guide = (ROOT / "docs/guides/exchange.md").read_text().split("## Open the files")[1]
-    code = guide.split("```python\n")[1].split("```")[0]
-    assert [line for line in LINES if line not in code] == []
-    for name, *more in (
-        ("clips.parquet",), ("clips.lance",), ("clips", "--format", "huggingface"),
-        ("tars", "--format", "webdataset"),
-    ):  # fmt: skip
-        assert run(f"data/exchange/{name}", *more) == 0
-    environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    first, count, *_, clip, sample = done.stdout.splitlines()
-    assert (first, count, clip, sample) == ("c0 (7,)", "10", "(3, 5)", "c0 (3, 5)")
-
-
 @pytest.mark.full
 def test_lance_opens_in_lance_and_is_indexed(view: View, finished: np.ndarray, run: Run, tmp_path: Path) -> None:
     lance = pytest.importorskip("lance")
@@ -148,21 +117,6 @@ def test_huggingface_opens_in_datasets(view: View, finished: np.ndarray, run: Ru
     assert [row["key"] for row in load(split="train", streaming=True)] == rows["key"][:]
     _, header, _ = (tmp_path / "out/README.md").read_text().split("---\n", 2)
     assert yaml.safe_load(header)["license"] == "cc-by-4.0"
-
-
-@pytest.mark.full
-def test_a_webdataset_with_upper_case_names_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    store = Store.open(tmp_path / "s", create=True)
-    features = {name: Feature((2,), "float32") for name in ("Tok", "emb")}
-    with store.writer("clips", "net", Provenance("n", "0" * 64, "l", "f", "c", {}), features) as writer:
-        writer.write(["a"], {name: np.ones((1, 2), np.float32) for name in features})
-    command = ["export", str(tmp_path / "out"), "--format", "webdataset", "--store", str(store.path), "--view", "net"]
-    assert main(command) == 2
-    assert "error: feature Tok has upper case letters" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
-    assert main([*command, "--features", "emb"]) == 0
-    with tarfile.open(tmp_path / "out/data/features-000000.tar") as tar:
-        assert tar.getnames() == ["a.emb.npy", "a.json"]
 
 
 @pytest.mark.full
@@ -281,13 +235,3 @@ def test_only_finished_rows_are_returned_in_the_order_that_is_asked_for(view: Vi
     assert [key for b in some for key in b["key"].to_pylist()] == [KEYS[row] for row in (12, 0, 5, 0)]
     assert [step for b in some for step in b["step"].to_pylist()] == [None, 0, 5, 0]
     assert values(some, "tokens", (3, 5)).tobytes() == view.read("tokens", [12, 0, 5, 0]).tobytes()
-
-
-def test_metadata_of_all_parts_is_kept(view: View) -> None:
-    (first, *_, last) = record_batches(view, "tokens")
-    assert first.schema == schema(view, "tokens") == last.schema
-    assert first.schema.names == ["key", "video", "start", "step", "seen", "made", "tokens"]
-    assert first["start"].to_pylist() == [0.0, 0.5, 1.0, 1.5] and last["start"].to_pylist() == [6.0]
-    assert first["step"].to_pylist() == [0, 1, 2, None] and last["step"].to_pylist() == [None]
-    assert first.schema.field("tokens").metadata == {b"shape": b"[3, 5]"}
-    assert next(record_batches(view, "tokens", columns=())).schema.names == ["key", "tokens"]

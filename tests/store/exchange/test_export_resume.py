@@ -238,34 +238,32 @@ def test_a_store_that_changes_during_an_export_is_refused(
 
     def changing(writer: Any, *given: Any) -> None:
         close(writer, *given)
-        if parts.pop():
+        closed.append(1)
+        if len(closed) == 2:
             change()
 
     monkeypatch.setattr(pq.ParquetWriter, "close", changing)
-    parts, change = [False, False, True, False], lambda: update(view, 77)
+    closed: list[int] = []
+    change: Callable[[], None] = lambda: update(view, 77)  # noqa: E731
     assert "out was written (keys or metadata of the rows in the catalog (" in refused(options(view, tmp_path / "out"))
     assert not (tmp_path / "out/data").exists() and not (tmp_path / "out/_README.md").exists()
-    parts, change = [False, False, True, False], withdraw
+    closed, change = [], withdraw
     assert "1 rows were withdrawn since the export began: remove" in refused(options(view, tmp_path / "b"))
 
 
 @pytest.mark.full
-def test_a_commit_of_lance_that_was_killed_or_lost_rows_is_found(
+def test_a_commit_of_lance_that_was_killed_is_repeated(
     view: View, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Lance writes a manifest as NAME.manifest#1 before it has its name."""
     lance = pytest.importorskip("lance")
     given, out = options(view, tmp_path / "out", "lance"), tmp_path / "out"
-    commit = lance.LanceDataset.commit
 
     def killed(path: str, *_: Any) -> None:
         for name in ("_versions/18446744073709551614.manifest#1", "_transactions/0-ab.txn"):
             (Path(path) / name).parent.mkdir()
             (Path(path) / name).write_bytes(b"half")
         raise StepDiffError("killed")
-
-    def lossy(path: str, operation: Any) -> None:
-        commit(path, lance.LanceOperation.Overwrite(operation.new_schema, operation.fragments[:1]))
 
     with monkeypatch.context() as patch:
         patch.setattr(lance.LanceDataset, "commit", killed)
@@ -274,26 +272,16 @@ def test_a_commit_of_lance_that_was_killed_or_lost_rows_is_found(
     assert export(given).already == 4
     dataset = lance.dataset(str(out))
     assert dataset.version == 1 and dataset.count_rows() == 10 and not list((out / "_versions").glob("*#1"))
-    monkeypatch.setattr(lance.LanceDataset, "commit", lossy)
-    for _ in range(2):
-        assert "lossy has 4 of 10 rows: remove it and export again" in refused(
-            options(view, tmp_path / "lossy", "lance")
-        )
-        assert not (tmp_path / "lossy/README.md").exists()
 
 
-@pytest.mark.parametrize("format", FORMATS)
-def test_a_complete_export_of_which_a_file_is_missing_is_refused(view: View, tmp_path: Path, format: Any) -> None:
-    needs(format)
-    given = options(view, tmp_path / "out", format)
+def test_a_complete_export_of_which_a_file_is_missing_is_refused(view: View, tmp_path: Path) -> None:
+    given = options(view, tmp_path / "out")
     export(given)
     first, second, *_ = sorted((tmp_path / "out/data").iterdir())
     kept = first.read_bytes()
     first.unlink()
-    error = f"{first} of a complete export is missing: restore it, or remove {tmp_path / 'out'} and repeat"
-    assert refused(given) == error
     second.rename(tmp_path / "second")
-    assert " and 1 more of a complete export is missing" in refused(given)
+    assert f"{first} and 1 more of a complete export is missing" in refused(given)
     first.write_bytes(kept)
     (tmp_path / "second").rename(second)
     assert export(given).already == 4
