@@ -179,8 +179,8 @@ def test_nothing_is_unpacked_and_no_link_is_followed(tmp_path: Path) -> None:
         for name in ("/absolute.txt", "../up.txt", "a/../../up.txt", "back\\slash.txt", "new\nline.txt", "good.txt"):
             tar.addfile(tarfile.TarInfo(name))
     before = sorted(os.listdir(tmp_path))
-    read = members_of(path)
-    assert [member.name for member in read] == [""] * 9 + ["good.txt"]  # folders are no entries
+    entries = members_of(path)
+    assert [member.name for member in entries] == [""] * 9 + ["good.txt"]  # folders are no entries
     assert content(path / "good.txt") == b"" and sorted(os.listdir(tmp_path)) == before
     for name in ("of kind 2", "../secret.txt", "absolute.txt", "up.txt", "missing.txt"):
         with pytest.raises(StepDiffError, match="a.tar has no member"):
@@ -221,11 +221,11 @@ def test_a_tar_that_is_cut_short_gives_the_members_before_the_damage(tmp_path: P
         whole[: second.offset - BLOCK] + b"x" * BLOCK,
     ):
         path.write_bytes(damaged)
-        read = []
+        entries = []
         with path.open("rb") as file, pytest.raises(DamagedTar, match="after 1 members|damaged"):
-            read += [next(reading := members(file, path))]
+            entries += [next(reading := members(file, path))]
             list(reading)
-        assert [member.name for member in read] == ["a.txt"]
+        assert [member.name for member in entries] == ["a.txt"]
         assert content(path / "a.txt") == b"a" * 600
         with pytest.raises(StepDiffError, match=r"has no member b\.txt"):
             open_member(path / "b.txt")

@@ -45,19 +45,19 @@ def write(store: Store, name: str, shard: int, seed: int) -> View:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    made = Store.open(tmp_path_factory.mktemp("ray") / "store", create=True)
-    write(made, "small", 4, 1)
-    write(made, "large", 64, 0)
-    return made
+    opened = Store.open(tmp_path_factory.mktemp("ray") / "store", create=True)
+    write(opened, "small", 4, 1)
+    write(opened, "large", 64, 0)
+    return opened
 
 
 @pytest.fixture(autouse=True)
 def context() -> Iterator[ray.data.DataContext]:
     """Ray's settings, of which the smallest block is a byte within a test."""
-    found = ray.data.DataContext.get_current()
-    before, found.target_min_block_size = found.target_min_block_size, 1
-    yield found
-    found.target_min_block_size = before
+    data_context = ray.data.DataContext.get_current()
+    before, data_context.target_min_block_size = data_context.target_min_block_size, 1
+    yield data_context
+    data_context.target_min_block_size = before
 
 
 def source(store: Store, view: str = "small", features: Any = None, **options: Any) -> ViewDatasource:
@@ -65,9 +65,9 @@ def source(store: Store, view: str = "small", features: Any = None, **options: A
     return ViewDatasource(store, "clips", view, features, **given)
 
 
-def blocks(made: ViewDatasource, parallelism: int) -> list[list[pa.Table]]:
+def blocks(reading: ViewDatasource, parallelism: int) -> list[list[pa.Table]]:
     """Return the blocks of each task."""
-    return [list(task()) for task in made.get_read_tasks(parallelism)]
+    return [list(task()) for task in reading.get_read_tasks(parallelism)]
 
 
 FILTERS = [None, pl.col("step") == 1, (pl.col("step") < 3) & pl.col("name").is_in(["n0", "n2"]), pl.col("row") > 20]
@@ -148,19 +148,19 @@ def test_a_dropped_view_a_damaged_row_and_an_unknown_name_are_each_named_in_one_
     data = shard.read_bytes()
     at = data.index(view.read("embedding", keys=[key]).tobytes())
     shard.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
-    made = source(store, "net", ["embedding"])
+    reading = source(store, "net", ["embedding"])
     with pytest.raises(StepDiffError, match=rf"^{key}: stored embedding of view net of clips \(shard 0\)"):
-        blocks(made, 4)
+        blocks(reading, 4)
     assert sum(len(table) for task in blocks(source(store, "net", ["embedding"], check="never"), 4) for table in task)
     drop(DropOptions(str(store.path), "net", yes=True))
     with pytest.raises(
         StepDiffError, match="^node .* does not see the view: no view 'net' of clips in .*: there is none"
     ):
-        blocks(made, 4)
+        blocks(reading, 4)
     with store.writer("clips", "net", MADE, {"embedding": Feature((3,), "float32")}) as writer:
         writer.write(["c1"], {"embedding": np.ones((1, 3), np.float32)})
     with pytest.raises(StepDiffError, match="view net of clips in .* was dropped and made differently: call read_view"):
-        blocks(made, 4)
+        blocks(reading, 4)
 
 
 def test_a_view_that_is_dropped_during_a_task_is_named(tmp_path: Path) -> None:
@@ -180,14 +180,14 @@ def test_a_snapshot_is_read_as_it_was(tmp_path: Path) -> None:
     rows = np.flatnonzero(view.status() == OK)
     values, keys = view.read("embedding", rows), [KEYS[row] for row in rows]
     store.tag("paper")
-    made = source(Store.open(store.path, at="paper"), "net", ["embedding"], columns=["step"])
+    reading = source(Store.open(store.path, at="paper"), "net", ["embedding"], columns=["step"])
     with store.lock():
         view.withdraw(rows[:6])
     write(store, "net", 4, 0)  # now other rows are absent
     assert 0 < (view.status(rows) == OK).sum() < len(rows) < (view.status() == OK).sum()
     Path(str(view.paths.status(0))).unlink()  # as for a shard that is to be computed again
-    for again in (made, source(Store.open(f"{store.path}@paper"), "net", ["embedding"], columns=["step"])):
+    for again in (reading, source(Store.open(f"{store.path}@paper"), "net", ["embedding"], columns=["step"])):
         tables = [table for task in blocks(again, 5) for table in task]
         assert [key for table in tables for key in table["key"].to_pylist()] == keys
-        found = np.concatenate([table["embedding"].combine_chunks().to_numpy() for table in tables])
-        np.testing.assert_array_equal(found, values)
+        joined = np.concatenate([table["embedding"].combine_chunks().to_numpy() for table in tables])
+        np.testing.assert_array_equal(joined, values)

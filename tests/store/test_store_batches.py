@@ -68,11 +68,11 @@ def test_batches_contain_the_rows_as_stored(view: View, keep: int | None) -> Non
 
 
 def test_buffers_are_reused_after_keep_further_batches(view: View) -> None:
-    made: list[np.ndarray] = []
+    buffers: list[np.ndarray] = []
 
     def allocate(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        made.append(torch.empty(shape, dtype=torch.float32).numpy())  # as a pinned tensor would be
-        return made[-1]
+        buffers.append(torch.empty(shape, dtype=torch.float32).numpy())  # as a pinned tensor would be
+        return buffers[-1]
 
     batches = Batches(view, "embedding", batch_size=2, ahead=2, keep=3, allocate=allocate)
     given: list[Batch] = []
@@ -81,8 +81,8 @@ def test_buffers_are_reused_after_keep_further_batches(view: View) -> None:
         time.sleep(0.002)  # the reader continues meanwhile
         for held in given[-3:]:
             assert (held.arrays["embedding"] == view.read("embedding", held.rows)).all()
-    assert len(made) == 5
-    assert all(any(np.shares_memory(batch.arrays["embedding"], one) for one in made) for batch in given)
+    assert len(buffers) == 5
+    assert all(any(np.shares_memory(batch.arrays["embedding"], one) for one in buffers) for batch in given)
     whole = list(Batches(view, "embedding", batch_size=2, keep=None))
     assert all((batch.arrays["embedding"] == view.read("embedding", batch.rows)).all() for batch in whole)
 

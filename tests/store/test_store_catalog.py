@@ -269,8 +269,8 @@ def test_a_merged_index_finds_the_same_rows_as_a_dict(keys: list[str], data: st.
     index = in_memory(HERE, merged(indexes)) if len(indexes) > 1 else indexes[0]
     assert (index.first, index.end, len(index.parts)) == (0, len(keys), len(indexes))
     rows = {key: row for row, key in enumerate(keys)}
-    asked = [*reversed(keys), "", "abc", *data.draw(st.lists(st.text("ab_0")))]
-    assert find(index, asked) == [rows.get(key, -1) for key in asked]
+    wanted = [*reversed(keys), "", "abc", *data.draw(st.lists(st.text("ab_0")))]
+    assert find(index, wanted) == [rows.get(key, -1) for key in wanted]
     assert index.keys(np.arange(len(keys))) == keys
 
 

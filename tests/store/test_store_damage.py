@@ -204,13 +204,13 @@ def test_info_lists_the_content_of_a_store(every_file: View, capsys: pytest.Capt
         assert text in table
     assert main(["info", path, "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
-    (found,) = record["views"]
+    (figures,) = record["views"]
     assert record["rows"] == {"clips": 11}
-    assert {k: found[k] for k in ("rows", "ok", "failed", "absent", "shards", "rows_per_shard")} == {
+    assert {k: figures[k] for k in ("rows", "ok", "failed", "absent", "shards", "rows_per_shard")} == {
         "rows": 11, "ok": 10, "failed": 1, "absent": 0, "shards": 3, "rows_per_shard": 4,
     }  # fmt: skip
-    assert found["features"]["tokens"] == {"shape": [3, 70], "dtype": "int8"}
-    assert found["bytes"] == sum(p.stat().st_size for p in every_file.paths.group.rglob("*") if p.is_file())
+    assert figures["features"]["tokens"] == {"shape": [3, 70], "dtype": "int8"}
+    assert figures["bytes"] == sum(p.stat().st_size for p in every_file.paths.group.rglob("*") if p.is_file())
 
 
 OK_ROWS = [0, 1, 2, 3, 4, 5, 7, 8, 10]  # of the fixture `filled`: row 6 failed, row 9 is absent

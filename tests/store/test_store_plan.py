@@ -120,9 +120,9 @@ def test_a_rate_is_of_the_same_weights(tmp_path: Path) -> None:
     store = Store.open(tmp_path / "store", create=True)
     features = {"embedding": Feature((2,), "float32")}
     for name, seconds in (("small", 1.0), ("large", 50.0)):
-        made = Provenance("hf", name[0] * 64, "last", "8", "centre", {"embedding": "float32"})
+        provenance = Provenance("hf", name[0] * 64, "last", "8", "centre", {"embedding": "float32"})
         info = {"device": "cpu", "rows": 2, "seconds": seconds}
-        with store.writer("clips", name, made, features, info=info) as writer:
+        with store.writer("clips", name, provenance, features, info=info) as writer:
             writer.write(["a", "b"], {"embedding": np.ones((2, 2))})
     (hours,) = plan(PlanOptions(100.0, like=f"{store.path}/large")).hours
     assert hours.clips_per_second == 2 / 50

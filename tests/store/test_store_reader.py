@@ -71,7 +71,7 @@ def test_the_zarr_hierarchy_contains_no_other_files(make_view: Make, fill: Make)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # zarr warns about unknown files
         members = dict(zarr.open_group(view.paths.store / "arrays.zarr", mode="r").members(max_depth=None))
-    arrays = {name for name, found in members.items() if isinstance(found, zarr.Array)}
+    arrays = {name for name, member in members.items() if isinstance(member, zarr.Array)}
     assert arrays == {f"clips/net/{name}" for name in ("tokens", "embedding", "checksum", "status")}
     assert members["clips/net"].attrs["provenance"]["encoder"] == "net"
 
@@ -85,9 +85,9 @@ def test_a_missing_index_entry_is_the_fill_value_where_status_is_1(make_view: Ma
     view = make_view()
     for shard in range(3):
         rows = np.arange(shard * 4, min(shard * 4 + 4, 11))
-        made = values(view, rows)
-        made["tokens"][np.isin(rows, [2, 4, 5, 6, 7])] = 0
-        view.write_shard(shard, rows, made, {})
+        features = values(view, rows)
+        features["tokens"][np.isin(rows, [2, 4, 5, 6, 7])] = 0
+        view.write_shard(shard, rows, features, {})
     tokens = with_zarr(view, "tokens")
     rewrite(view, "tokens", tokens)
     shard_bytes = view.paths.shard("tokens", 0, 3).stat().st_size
@@ -379,9 +379,9 @@ def test_a_truncated_file_is_named(make_view: Make, fill: Make, left: int) -> No
     drop_from_memory(view.paths.group)
     view.read("tokens", np.array([0]), direct=True)  # the file is open and its index is read
     path = view.paths.shard("tokens", 0, 3)
-    found = path.stat()
+    times = path.stat()
     os.truncate(path, 4 * LEAST + left)
-    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     with pytest.raises(StepDiffError, match="it ends too early|index of .* run python -m store verify"):
         view.read("tokens", np.array([0, 1]), direct=True)
 

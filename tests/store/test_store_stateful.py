@@ -390,11 +390,11 @@ class StoreMachine(RuleBasedStateMachine, Flips):
                 self.model = after
                 self._forget_replaced()
             return
-        asked = {**command, "path": str(self.path), "crash_at": at if way == "crash" else None}
+        request = {**command, "path": str(self.path), "crash_at": at if way == "crash" else None}
         if type(self).writers is None:
             StoreMachine.writers = Writers()
         assert self.writers is not None
-        ended = self.writers.run(asked, random.uniform(0, 0.001 * at) if way == "kill" else None)
+        ended = self.writers.run(request, random.uniform(0, 0.001 * at) if way == "kill" else None)
         assert ended in (0, -9, CRASHED), f"{command}: exit status {ended}"
         self.model = after
         if ended:

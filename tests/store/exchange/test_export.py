@@ -35,9 +35,9 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             monkeypatch.setattr(f"{module.split('.')[0]}.config.HF_DATASETS_CACHE", tmp_path / "cache")
 
 
-def same(found: np.ndarray, expected: np.ndarray) -> None:
-    assert found.dtype == expected.dtype and found.shape == expected.shape
-    assert found.tobytes() == expected.tobytes()
+def same(values: np.ndarray, expected: np.ndarray) -> None:
+    assert values.dtype == expected.dtype and values.shape == expected.shape
+    assert values.tobytes() == expected.tobytes()
 
 
 def quantised(view: View, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -88,9 +88,9 @@ def test_lance_opens_in_lance_and_is_indexed(view: View, finished: np.ndarray, r
     table = dataset.to_table()
     assert table["key"].to_pylist() == [KEYS[row] for row in finished]
     for name in ("tokens", "embedding"):
-        found = table[name].combine_chunks().flatten().to_numpy()
+        values = table[name].combine_chunks().flatten().to_numpy()
         expected = view.read(name, finished)
-        same(found.reshape(expected.shape), expected)
+        same(values.reshape(expected.shape), expected)
     same(table["q"].combine_chunks().flatten().to_numpy().reshape(-1, 2, 70), quantised(view, finished)[0])
     assert table["step"].to_pylist() == view.catalog.frame()["step"].gather(finished).to_list()
     dataset.create_index("embedding", "IVF_FLAT", num_partitions=1, metric="l2")
@@ -125,14 +125,14 @@ def test_webdataset_opens_in_webdataset(view: View, finished: np.ndarray, run: R
     wds = pytest.importorskip("webdataset")
     assert run("out", "--format", "webdataset") == 0
     url = str(tmp_path / "out/data/features-{000000..000003}.tar")
-    found = list(wds.WebDataset(url, shardshuffle=False).decode())
-    assert [sample["json"]["key"] for sample in found] == [KEYS[row] for row in finished]
-    assert [unquote(sample["__key__"]) for sample in found] == [KEYS[row] for row in finished]
-    same(np.stack([sample["tokens.npy"] for sample in found]), view.read("tokens", finished))
-    same(np.stack([sample["embedding.npy"] for sample in found]), view.read("embedding", finished))
-    same(np.stack([sample["q.npy"] for sample in found]), quantised(view, finished)[0])
-    same(np.stack([sample["q_scale.npy"] for sample in found]), quantised(view, finished)[1])
-    assert found[1]["json"] == {
+    samples = list(wds.WebDataset(url, shardshuffle=False).decode())
+    assert [sample["json"]["key"] for sample in samples] == [KEYS[row] for row in finished]
+    assert [unquote(sample["__key__"]) for sample in samples] == [KEYS[row] for row in finished]
+    same(np.stack([sample["tokens.npy"] for sample in samples]), view.read("tokens", finished))
+    same(np.stack([sample["embedding.npy"] for sample in samples]), view.read("embedding", finished))
+    same(np.stack([sample["q.npy"] for sample in samples]), quantised(view, finished)[0])
+    same(np.stack([sample["q_scale.npy"] for sample in samples]), quantised(view, finished)[1])
+    assert samples[1]["json"] == {
         "key": KEYS[1], "video": "v0.mp4", "start": 0.5, "step": 1, "seen": False, "made": "2026-01-02 00:00:00",
     }  # fmt: skip
     (raw, *_) = wds.WebDataset(url, shardshuffle=False)
@@ -229,8 +229,8 @@ def test_only_finished_rows_are_returned_in_the_order_that_is_asked_for(view: Vi
     levels, scale = view.read_quantised("q", finished)
     assert values(batches, "q", (2, 70)).tobytes() == levels.tobytes()
     assert values(batches, "q_scale", (2, 2)).tobytes() == scale.tobytes()
-    asked = [12, FAILED, 0, ABSENT, 5, FORGOTTEN, 0, 99]
-    some = list(record_batches(view, "tokens", rows=asked, batch_rows=3, columns=["step"]))
+    wanted = [12, FAILED, 0, ABSENT, 5, FORGOTTEN, 0, 99]
+    some = list(record_batches(view, "tokens", rows=wanted, batch_rows=3, columns=["step"]))
     assert [b.num_rows for b in some] == [3, 1]
     assert [key for b in some for key in b["key"].to_pylist()] == [KEYS[row] for row in (12, 0, 5, 0)]
     assert [step for b in some for step in b["step"].to_pylist()] == [None, 0, 5, 0]

@@ -137,9 +137,9 @@ def test_lists_of_every_kind_are_features(tmp_path: Path) -> None:
         path.parent.mkdir()
         write(path, "parquet", {"key": pa.array([f"k{i}" for i in range(7)]).dictionary_encode(), name: column})
         assert take_in(import_options(path, features=(f"tokens={name}",), **MADE_BY)).done == 7
-        found = opened(path).read("tokens", np.arange(7))
+        values = opened(path).read("tokens", np.arange(7))
         expected = tokens.astype("float32") if name == "double" else tokens
-        assert found.dtype == expected.dtype and found.tobytes() == expected.tobytes()
+        assert values.dtype == expected.dtype and values.tobytes() == expected.tobytes()
 
 
 def test_rows_are_found_by_key_in_any_order(tmp_path: Path) -> None:
