@@ -340,9 +340,9 @@ def read_row(path: Path, slot: int) -> bytes | None:
 def test_a_random_shard_index_gives_its_rows_or_is_refused_in_one_line(
     tmp_path: Path, rows: bytes, index: list[tuple[int, int]]
 ) -> None:
-    table_ = np.array(index, "<u8").tobytes()
+    places = np.array(index, "<u8").tobytes()
     path = LocalPath(tmp_path) / "shard"
-    path.write_bytes(rows + table_ + crc32c(table_).to_bytes(4, "little"))
+    path.write_bytes(rows + places + crc32c(places).to_bytes(4, "little"))
     for slot, (offset, length) in enumerate(index):
         content = read_row(path, slot)
         if content is None:
@@ -368,7 +368,7 @@ def fifty(tmp_path: Path) -> Catalog:
 
 
 def asks(fifty: Catalog) -> None:
-    """Check that every query of a newly opened fifty is answered correctly or refused in one line."""
+    """Check that every query of a newly opened catalog is answered correctly or refused in one line."""
     keys = [f"c{n}" for n in range(50)]
     for ask, answer in (
         (lambda c: c.frame()["step"].to_list(), list(range(50))),
