@@ -88,7 +88,8 @@ def repair(path: str) -> None:
 def serve() -> None:
     """Run each command of the input in a fork of this process, which has everything imported.
 
-    A line is JSON: the words of a command, and before which renaming or deletion of a file it is killed (0: never).
+    A line is JSON: the words of a command, before which renaming or deletion of a file it is killed (0: never), and
+    variables of the environment.
     The answer is the process id, and then the exit status.
     """
 
@@ -102,10 +103,11 @@ def serve() -> None:
         return counted_call
 
     for line in sys.stdin:
-        words, kill_at = json.loads(line)
+        words, kill_at, environment = json.loads(line)
         pid = os.fork()
         if not pid:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            os.environ.update(environment)
             left = [kill_at]
             for name in ("link", "replace", "rename", "unlink"):
                 setattr(os, name, counted(getattr(os, name), left))
@@ -116,7 +118,7 @@ def serve() -> None:
 
 
 @pytest.fixture(scope="module")
-def execute(s3_server: str) -> Iterator[Callable[..., int]]:
+def execute() -> Iterator[Callable[..., int]]:
     """Return a function that runs a command, kills it at a step or after some seconds, and returns its exit status."""
     code = "from tests.store.test_store_killed import serve; serve()"
     command = [sys.executable, "-W", "ignore:.*use of fork:DeprecationWarning", "-c", code]
@@ -124,7 +126,8 @@ def execute(s3_server: str) -> Iterator[Callable[..., int]]:
 
         def run(*words: str, kill_at: int = 0, kill_after: float | None = None) -> int:
             assert process.stdin is not None and process.stdout is not None
-            process.stdin.write(json.dumps([words, kill_at]) + "\n")
+            server = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+            process.stdin.write(json.dumps([words, kill_at, server]) + "\n")
             process.stdin.flush()
             pid = int(process.stdout.readline())
             if kill_after is not None:

@@ -22,11 +22,11 @@ import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from common.errors import StepDiffError
+from common.errors import DamageError, StepDiffError
 from common.io.direct_io import LEAST, PAGE, aligned_empty
 from store import Feature, Store, View
 from store.io.commit_group import Together
-from tests.store.conftest import ROOT
+from tests.store.conftest import ROOT, flip
 
 Make = Callable[..., Any]
 
@@ -102,7 +102,7 @@ def test_a_missing_index_entry_is_the_fill_value_where_status_is_1(make_view: Ma
 MASKS = """
 import sys
 import numpy as np
-from common.errors import StepDiffError
+from common.errors import DamageError, StepDiffError
 from store import Batches, Store
 from store.exchange.arrow import record_batches
 view = Store.open(sys.argv[1]).view("clips", "net")
@@ -360,7 +360,9 @@ def system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setattr(os, "pwrite", refusing(os.pwrite))
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    "shape", ["whole pages", *(pytest.param(name, marks=pytest.mark.full) for name in list(SHAPES)[1:])]
+)
 def test_a_read_gives_the_same_bytes(make_view: Make, fill: Make, system: None, shape: str) -> None:
     view = make_view({"tokens": Feature(SHAPES[shape], "float16"), "embedding": Feature((7,), "float32")}, rows=7)
     fill(view)
@@ -370,8 +372,12 @@ def test_a_read_gives_the_same_bytes(make_view: Make, fill: Make, system: None, 
         drop_from_memory(view.paths.group)
         got = view.read("tokens", rows, out, direct=True)
         assert (got == whole[rows]).all() and (out is None or got is out)
+    flip(view.paths.shard("tokens", 0, 3), 5)
+    with pytest.raises(DamageError, match="^c0: "):
+        Store.open(view.paths.store).view("clips", "net").read("tokens", [0], direct=True)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("left", [0, 1, PAGE + 5])
 def test_a_truncated_file_is_named(make_view: Make, fill: Make, left: int) -> None:
     view = make_view({"tokens": Feature((2, LEAST), "float16"), "embedding": Feature((7,), "float32")})
@@ -386,8 +392,10 @@ def test_a_truncated_file_is_named(make_view: Make, fill: Make, left: int) -> No
         view.read("tokens", np.array([0, 1]), direct=True)
 
 
-@pytest.mark.parametrize("first", [0, 5, PAGE])
-@pytest.mark.parametrize("size", [2 * LEAST, 2 * LEAST + 7, 100])
+@pytest.mark.parametrize("first", [5, *(pytest.param(first, marks=pytest.mark.full) for first in (0, PAGE))])
+@pytest.mark.parametrize(
+    "size", [2 * LEAST + 7, *(pytest.param(size, marks=pytest.mark.full) for size in (2 * LEAST, 100))]
+)
 def test_a_write_gives_the_same_bytes(tmp_path: Path, system: None, first: int, size: int) -> None:
     rng = np.random.default_rng(0)
     pieces = [rng.integers(0, 256, n, np.uint8) for n in (first, 0, 0, 9)]

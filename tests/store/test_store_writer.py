@@ -104,7 +104,7 @@ def test_rows_added_to_the_catalog_complete_the_last_shard(make_view: Make, fill
     ("bad", "dtype", "reason"),
     [
         (-np.inf, "float32", "tokens holds infinity"),
-        (65520, "float16", "tokens holds 65520, a magnitude past float16"),  # rounds to infinity
+        (65520, "float16", "tokens holds 6.552e+04, a magnitude past float16"),  # rounds to infinity
         (7e4, "int8", "tokens holds 7e+04, a magnitude past float16"),
         (np.nan, "int8", "tokens holds NaN"),
     ],
