@@ -275,11 +275,11 @@ def test_a_merged_index_finds_the_same_rows_as_a_dict(keys: list[str], data: st.
 
 
 def test_keys_with_equal_hashes_are_distinguished_and_too_many_are_refused(tmp_path: Path) -> None:
-    thirty, keys = Store.open(tmp_path / "store", create=True).catalog("clips"), colliding(MOST_EQUAL + 2)
+    catalog, keys = Store.open(tmp_path / "store", create=True).catalog("clips"), colliding(MOST_EQUAL + 2)
     assert set(pack(keys).hashes().tolist()) == {naive_hash(keys[0].encode())}
     for part in (keys[:30], keys[30:60]):
-        thirty.append(frame(*part))
-    assert thirty.rows([*keys[:60], keys[60], "x"]).tolist() == [*range(60), -1, -1]
+        catalog.append(frame(*part))
+    assert catalog.rows([*keys[:60], keys[60], "x"]).tolist() == [*range(60), -1, -1]
     with pytest.raises(StepDiffError, match="has keys that were made to have one hash"):
         Store.open(tmp_path / "other", create=True).catalog("clips").append(frame(*keys))
 
@@ -287,22 +287,22 @@ def test_keys_with_equal_hashes_are_distinguished_and_too_many_are_refused(tmp_p
 @pytest.fixture
 def thirty(tmp_path: Path) -> Catalog:
     """A catalog of thirty rows in three parts."""
-    thirty = Store.open(tmp_path / "store", create=True).catalog("clips")
+    catalog = Store.open(tmp_path / "store", create=True).catalog("clips")
     for first, end in PARTS:
-        thirty.append(frame(*(f"c{n}" for n in range(first, end))))
-    return thirty
+        catalog.append(frame(*(f"c{n}" for n in range(first, end))))
+    return catalog
 
 
-def indexes(thirty: Catalog) -> list[Path]:
-    return sorted(thirty.folder.glob("*.keys"))
+def indexes(catalog: Catalog) -> list[Path]:
+    return sorted(catalog.folder.glob("*.keys"))
 
 
-def works(thirty: Catalog, rows: int = 30) -> None:
+def works(catalog: Catalog, rows: int = 30) -> None:
     """Return whether a newly opened catalog finds rows and keys."""
-    thirty = Catalog(thirty.folder)
-    assert len(thirty) == rows
-    assert thirty.rows([*(f"c{n}" for n in range(rows)), "c", "nobody"]).tolist() == [*range(rows), -1, -1]
-    assert thirty.keys(np.arange(rows)[::-1]) == [f"c{n}" for n in reversed(range(rows))]
+    catalog = Catalog(catalog.folder)
+    assert len(catalog) == rows
+    assert catalog.rows([*(f"c{n}" for n in range(rows)), "c", "nobody"]).tolist() == [*range(rows), -1, -1]
+    assert catalog.keys(np.arange(rows)[::-1]) == [f"c{n}" for n in reversed(range(rows))]
 
 
 @pytest.mark.parametrize("what", ["missing", "damaged", "cut", "empty", "of other parts"])
@@ -328,14 +328,14 @@ def test_an_index_that_is_lost_or_wrong_is_rebuilt(thirty: Catalog, tmp_path: Pa
 
 
 def test_many_appends_leave_few_index_files(tmp_path: Path) -> None:
-    thirty = Store.open(tmp_path / "store", create=True).catalog("clips")
-    thirty.folder.mkdir(parents=True)
-    (thirty.folder / "my own.keys").write_bytes(b"")  # of this process only
+    catalog = Store.open(tmp_path / "store", create=True).catalog("clips")
+    catalog.folder.mkdir(parents=True)
+    (catalog.folder / "my own.keys").write_bytes(b"")  # of this process only
     for row in range(100):
-        thirty.append(frame(f"c{row}"))
-        sizes = [int(b) - int(a) for a, b in (path.stem.split("-") for path in indexes(thirty)[:-1])]
+        catalog.append(frame(f"c{row}"))
+        sizes = [int(b) - int(a) for a, b in (path.stem.split("-") for path in indexes(catalog)[:-1])]
         assert sum(sizes) == row + 1 and all(a >= 2 * b for a, b in zip(sizes, sizes[1:], strict=False))
-    works(thirty, 100)
+    works(catalog, 100)
 
 
 ASK = """
