@@ -32,9 +32,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning
 def view(tmp_path_factory: pytest.TempPathFactory) -> View:
     """37 clips with labels, shards of 8 rows, the tokens int8; and a clip that failed."""
     store = Store.open(tmp_path_factory.mktemp("torch") / "store", create=True)
-    one_stream = Provenance("net", "0" * 64, "last", "8 evenly", "centre 224", {"tokens": "int8"})
+    provenance = Provenance("net", "0" * 64, "last", "8 evenly", "centre 224", {"tokens": "int8"})
     rng = np.random.default_rng(0)
-    with store.writer("clips", "net", one_stream, FORMS, rows_per_shard=8) as writer:
+    with store.writer("clips", "net", provenance, FORMS, rows_per_shard=8) as writer:
         for part in FRAME.iter_slices(5):
             values = {name: rng.normal(size=(part.height, *form.shape)) for name, form in FORMS.items()}
             writer.write(part, {name: array.astype(np.float32) for name, array in values.items()})

@@ -1,7 +1,7 @@
 """Training that is interrupted in the middle of an epoch: what follows is exactly what was not yet read.
 
-The case that users of other libraries report as broken is the first: read some batches, save the state, load it into a
-second loader, and go on.
+Users of other libraries report this case as broken: read some batches, save the state, load it into a second loader,
+and go on.
 """
 
 import json
@@ -48,19 +48,12 @@ class Reader:
     """A stream with a loader of one kind: none, torch's or torchdata's, with some worker processes."""
 
     def __init__(self, view: View, kind: str, workers: int = 0, stream_options: Any = None, **options: Any) -> None:
-        self.stream, self.kind, self._options = stream(view, **stream_options or {}), kind, dict(options)
+        self.stream, self.kind = stream(view, **stream_options or {}), kind
         if workers:
-            self._options |= {"num_workers": workers, "multiprocessing_context": "fork", "timeout": 200}
-        self.loader = self.loads()
+            options |= {"num_workers": workers, "multiprocessing_context": "fork", "timeout": 200}
+        loaders = {"torch": DataLoader, "torchdata": StatefulDataLoader}
+        self.loader = loaders[kind](self.stream, batch_size=None, **options) if kind in loaders else self.stream
         self.epoch = self.received = 0
-
-    def loads(self) -> Any:
-        """Return a new loader over the stream."""
-        if self.kind == "stream":
-            return self.stream
-        return {"torch": DataLoader, "torchdata": StatefulDataLoader}[self.kind](
-            self.stream, batch_size=None, **self._options
-        )
 
     def state(self) -> str:
         """Return the state as a checkpoint has it."""
