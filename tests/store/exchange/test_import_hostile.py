@@ -1,14 +1,13 @@
-"""Files of strangers: refused in one line before anything is allocated, or with single rows failed."""
+"""Imported files of strangers: refused in one line before anything is allocated, or with single rows failed."""
 
 import json
 import os
 import socket
-import tarfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,13 @@ from store import Store
 from store.exchange.commands import ImportOptions
 from store.exchange.intake import take_in
 
+from .conftest import MADE_BY
+
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
-
-MADE_BY = {"encoder": "net", "weights_sha256": "ab" * 32, "layer": "last", "frames": "8 evenly", "crop": "centre 224"}
+pytestmark = pytest.mark.full
 KEYS = ["a", "b", "c"]
 FLOATS = pa.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], pa.list_(pa.float32(), 2))
-INT8 = pa.array([[1, 2], [3, 4], [5, 127]], pa.list_(pa.int8(), 2))
 
 
 def refused(path: Path, **options: Any) -> str:
@@ -116,56 +115,12 @@ def test_nothing_outside_the_given_file_or_folder_is_read_or_requested(
     assert requests == []
 
 
-def test_links_and_upward_names_in_a_tar_are_no_clips(tmp_path: Path) -> None:
-    with tarfile.open(tmp_path / "0.tar", "w") as tar:
-        for name, kind in (("a.jpg", tarfile.SYMTYPE), ("b.jpg", tarfile.LNKTYPE), ("../c.jpg", tarfile.REGTYPE)):
-            member = tarfile.TarInfo(name)
-            member.type, member.linkname = kind, "/etc/passwd"
-            tar.addfile(member)
-    left_out: Counter[str] = Counter()
-    assert list(read_images([str(tmp_path / "0.tar")], tmp_path, left_out)) == [] and left_out.total() == 3
-
-
 def test_links_inside_a_folder_are_followed(tmp_path: Path) -> None:
     (tmp_path / "f/deep").mkdir(parents=True)
     pq.write_table(pa.table({"key": KEYS, "x": FLOATS}), tmp_path / "f/deep/0.data")
     (tmp_path / "f/0.parquet").symlink_to("deep/0.data")
     (tmp_path / "given").symlink_to("f")
     assert take_in(ImportOptions(str(tmp_path / "given"), str(tmp_path / "s"), "v", **MADE_BY)).done == 3
-
-
-@pytest.mark.parametrize(
-    "columns, options, message",
-    [
-        ({"key": KEYS}, {}, "has no column of lists of floats: it has key"),
-        ({"key": [1, 2, 3], "x": FLOATS}, {}, "column 'key' of {path} is int64; keys are texts: cast it to text, or "),
-        ({"id": [1, 2, 3], "x": FLOATS}, {}, "has no column 'key' of texts: name that of the keys with --keys (none)"),
-        ({"id": [1, 2, 3], "x": FLOATS}, {"keys": "id"}, "column 'id' of {path} is int64; keys are texts: cast it"),
-        ({"a": KEYS, "b": KEYS, "x": FLOATS}, {}, "column 'key' of texts: name that of the keys with --keys (a, b)"),
-        ({"key": KEYS, "x": FLOATS}, {"keys": "y"}, "has no column 'y' of texts: name"),
-        ({"key": ["a", None, "c"], "x": FLOATS}, {}, "has no key for row 1: give every row one"),
-        ({"key": ["a", "b", ""], "x": FLOATS}, {}, "has no key for row 2: give every row one"),
-        ({"key": ["a", "b", "a"], "x": FLOATS}, {}, "has key 'a' in rows 0 and 2: keys are unique"),
-        ({"key": KEYS, "x": FLOATS}, {"features": ("y",)}, "column 'y' of {path} does not exist"),
-        ({"key": KEYS, "x": [[1, 2]] * 3}, {"features": ("x",)}, "list<element: int64>: features are lists of floats"),
-        ({"key": KEYS, "x": [1.0, 2.0, 3.0]}, {"features": ("x",)}, "is double: features are lists of floats"),
-        ({"key": KEYS, "x": FLOATS}, {"columns": ("y",)}, "has no column 'y': it has key, x"),
-        ({"key": KEYS, "x": FLOATS}, {"columns": ("key",)}, "column 'key' cannot be metadata, the store has its own"),
-        ({"key": KEYS, "x": FLOATS, "m": [{"a": 1}] * 3}, {}, "column 'm' of {path} is struct<a: int64>, which is not"),
-        ({"key": KEYS, "x": INT8}, {}, "has no column of lists of floats"),
-        ({"key": KEYS, "x": INT8}, {"features": ("x",)}, "'x' of {path} is int8 without a column 'x_scale' of scales"),
-        ({"key": KEYS, "x": INT8, "x_scale": FLOATS}, {}, "x_scale are not its scales: give float16 of shape [1]"),
-        ({"key": KEYS, "x": pa.array([None] * 3, pa.list_(pa.float32()))}, {}, "has no values in its first rows"),
-        ({"key": KEYS, "a b": FLOATS}, {}, "feature name 'a b' is refused"),
-        ({"key": KEYS, "x": FLOATS}, {"weights_sha256": "12"}, "--weights-sha256 '12' is not a sha256"),
-    ],
-)  # fmt: skip
-def test_what_does_not_fit_is_refused_in_one_line(
-    tmp_path: Path, columns: dict[str, Any], options: dict[str, Any], message: str
-) -> None:
-    path = tmp_path / "f.parquet"
-    pq.write_table(pa.table(columns), path)
-    assert message.replace("{path}", str(path)) in refused(path, **options)
 
 
 def test_a_name_that_several_columns_have_is_refused(tmp_path: Path) -> None:
@@ -181,15 +136,6 @@ def test_a_name_that_several_columns_have_is_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"key": ["d"], "x": FLOATS[:1]}), tmp_path / "files/0.parquet")
     pq.write_table(pa.Table.from_arrays([columns[0], FLOATS, FLOATS], ["key", "x", "x"]), tmp_path / "files/1.parquet")
     assert "column 'x' is there several times in" in refused(tmp_path / "files")
-
-
-def test_a_second_column_of_keys_is_left_out_or_refused(tmp_path: Path) -> None:
-    path = tmp_path / "f.parquet"
-    pq.write_table(pa.table({"key": ["x", "y", "z"], "id": KEYS, "m": [1, 2, 3], "x": FLOATS}), path)
-    assert "column 'key' cannot be metadata" in refused(path, keys="id", columns=("m", "key"))
-    take_in(ImportOptions(str(path), str(tmp_path / "s"), "v", **MADE_BY, keys="id"))
-    catalog = Store.open(tmp_path / "s").catalog("clips").frame()
-    assert catalog["key"].to_list() == KEYS and catalog.columns == ["key", "row", "m"]
 
 
 @pytest.mark.parametrize("kind", [pa.list_(pa.int64()), pa.duration("us"), pa.timestamp("us", "UTC")])
@@ -323,22 +269,10 @@ SLOW = {
 
 
 @pytest.mark.parametrize("name", SLOW)
-def test_no_small_file_holds_the_lock_for_more_than_seconds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_no_small_file_takes_more_than_seconds(tmp_path: Path, name: str) -> None:
     path = SLOW[name](tmp_path)
     assert path.stat().st_size < 2 * 2**20
-    lock, held = Store.lock, []
-
-    @contextmanager
-    def timed(self: Store, wait: bool = False) -> Iterator[None]:
-        with lock(self, wait):
-            begin = time.process_time()
-            yield
-            held.append(time.process_time() - begin)
-
-    monkeypatch.setattr(Store, "lock", timed)
+    begin = time.process_time()
     with suppress(StepDiffError):
         take_in(ImportOptions(str(path), str(tmp_path / "s"), "v", **MADE_BY))
-    print(f"{name}: {path.stat().st_size:,} bytes, {sum(held):.1f} s")
-    assert sum(held) < 5
+    assert time.process_time() - begin < 8
