@@ -108,13 +108,6 @@ def test_a_second_driver_on_one_run_folder_is_refused_in_one_line(
     assert [file.name for file in run.iterdir()] == ["driver.json"]
 
 
-def nodes(monkeypatch: pytest.MonkeyPatch, *resources: dict[str, float], autoscaled: bool = False) -> None:
-    """Let Ray have nodes of these resources."""
-    labels = {"ray.io/node-group": "workers"} if autoscaled else {}
-    found = [{"Alive": True, "Resources": one, "Labels": labels} for one in resources]
-    monkeypatch.setattr("ray.nodes", lambda: found)
-
-
 def test_workers_that_die_at_the_same_step_again_and_again_end_the_run() -> None:
     outcome = Outcome("halve batch")
     assert outcome.patience() == PATIENCE

@@ -247,6 +247,7 @@ PUBLISHED_FILES = [
 ]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("method", "files"), PUBLISHED_FILES)
 def test_figures_of_the_published_predictions_equal_the_published_table_to_its_digit(
     published_folder: Path, method: str, files: str
@@ -261,6 +262,7 @@ def test_figures_of_the_published_predictions_equal_the_published_table_to_its_d
     assert found.notes == (("location: 337 pairs without a prediction are not scored",) if without else ())
 
 
+@pytest.mark.full
 def test_the_truth_equals_the_published_means(published_folder: Path) -> None:
     asked = read(published_folder)
     assert (len(asked.rows), len({clip for row in asked.rows for clip in row.clips})) == (3050, 543)
@@ -275,6 +277,7 @@ def test_the_truth_equals_the_published_means(published_folder: Path) -> None:
     assert len(read_answers(published_folder)) == 3808
 
 
+@pytest.mark.full
 def test_people_agree_as_published(published_folder: Path) -> None:
     agreement = people(published_folder)
     assert [round(agreement[name]["ordinal"] or 0, 3) for name in NAMES] == [0.322, 0.244, 0.288, 0.361, 0.319]
@@ -284,6 +287,7 @@ def test_people_agree_as_published(published_folder: Path) -> None:
 RETRIEVAL = registry.get("convis-retrieval")
 
 
+@pytest.mark.full
 def test_targets_with_equal_scores_share_a_rank() -> None:
     for ours, theirs in itertools.product(itertools.product((1.0, 2.0, 3.0), repeat=4), repeat=2):
         if ours[0] < 2 or theirs[0] < 2:  # a third of all cases is enough
@@ -328,6 +332,7 @@ def test_a_damaged_list_is_refused_in_one_line(folder: Path, content: object) ->
     assert str(file) in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.full
 def test_54_of_the_133_published_lists_have_scores() -> None:
     if not DATA.is_dir():
         pytest.skip("the files of ConViS-Bench are not here")

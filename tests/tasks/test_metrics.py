@@ -187,6 +187,7 @@ def of_people(items: int, people: int, noise: float, seed: int) -> tuple[np.ndar
     return truth, [value + noise * draws.normal(size=(people, 1)) for value in truth]
 
 
+@pytest.mark.full
 def test_a_ceiling_is_what_a_method_reaches_that_knows_the_truth() -> None:
     truth, items = of_people(4000, 4, 1.0, 2)
     means = np.array([answers.mean() for answers in items])

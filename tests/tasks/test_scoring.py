@@ -254,6 +254,7 @@ def rendered(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.full
 def test_the_truth_score_is_the_same_in_scores_tables_and_reports(
     rendered: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

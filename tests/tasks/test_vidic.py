@@ -222,6 +222,7 @@ def test_bad_files_give_one_line(tmp_path: Path) -> None:
         read(folder)
 
 
+@pytest.mark.full
 @published
 def test_the_published_checklist_is_read() -> None:
     asked = read(PUBLISHED)
