@@ -19,7 +19,6 @@ from heads.evaluation.loading import ANSWERS, method_class
 from heads.evaluation.options import EvaluateOptions, check
 from heads.methods import captions_cosine, controls, stepdiff, vlemb, word_evidence
 from heads.methods.registry import REGISTRY, stated
-from heads.reporting.entries import TASKS
 from heads.training.lineage import load_video_lm
 from heads.training.log import read_metrics
 from heads.training.recipe import Validation, differences, read_recipe
@@ -147,7 +146,7 @@ CLASSES = {
 
 
 def answered(kind: type) -> tuple[str, ...]:
-    return tuple(task for task in TASKS if hasattr(kind, ANSWERS[ROWS[task]]))
+    return tuple(task for task in ROWS if hasattr(kind, ANSWERS[ROWS[task]]))
 
 
 def test_every_method_answers_its_tasks_and_no_other() -> None:
