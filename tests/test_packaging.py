@@ -51,6 +51,7 @@ def python(*arguments: str, path: Path, cwd: Path) -> subprocess.CompletedProces
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=cwd, env=environment)
 
 
+@pytest.mark.full
 def test_the_wheel_contains_the_rooms_but_no_tests_or_benchmarks(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     top = {name.split("/")[0] for name in names}
@@ -62,6 +63,7 @@ def test_the_wheel_contains_the_rooms_but_no_tests_or_benchmarks(wheel: Path) ->
     assert any(name.endswith("/licenses/LICENSE") for name in names)
 
 
+@pytest.mark.full
 def test_the_installed_package_runs_from_any_folder(installed: Path, tmp_path: Path) -> None:
     where = python("-c", "import store, heads; print(store.__file__, heads.__file__)", path=installed, cwd=tmp_path)
     assert where.stdout.split() == [str(installed / "store/__init__.py"), str(installed / "heads/__init__.py")]
@@ -84,6 +86,7 @@ def test_a_recipe_is_found_by_name_and_a_file_of_that_path_takes_precedence(
     assert find_recipe("kitchen/stepdiff.yaml", recipes) == recipes / "kitchen/stepdiff.yaml"
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["store/__init__.py", "common/__init__.py", "tasks.py"])
 def test_a_folder_that_hides_a_room_is_named_in_one_line(name: str, installed: Path, tmp_path: Path) -> None:
     own = tmp_path / name
@@ -99,6 +102,7 @@ def test_a_folder_that_hides_a_room_is_named_in_one_line(name: str, installed: P
     assert python("-P", "-m", "heads.train", "--help", path=installed, cwd=tmp_path).returncode == 0
 
 
+@pytest.mark.full
 def test_a_folder_of_data_or_of_an_unused_room_is_accepted(installed: Path, tmp_path: Path) -> None:
     for folder in ("store/clips", "common", "heads"):
         (tmp_path / folder).mkdir(parents=True)
@@ -115,6 +119,7 @@ MISSING = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("command", MISSING)
 def test_a_missing_package_is_named_with_its_extra(command: str, installed: Path, tmp_path: Path) -> None:
     room, module = command.split(".")[0], MISSING[command]

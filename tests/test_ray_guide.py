@@ -15,7 +15,7 @@ from store import Feature, Provenance, Store
 
 ROOT = Path(__file__).parents[1]
 GUIDE = ROOT / "docs/guides/ray_data.md"
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.full, pytest.mark.slow, pytest.mark.timeout(600)]
 COUNT, SHARD, WIDTH = 4096, 128, 32
 
 

@@ -19,7 +19,7 @@ from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 
@@ -79,6 +79,7 @@ class Method:
     """lines that the method printed while it was loaded in another process"""
 
 
+@runtime_checkable
 class Answerer(Protocol):
     method: Method
 

@@ -1,5 +1,6 @@
-"""Guarantees of tasks/benchmarks/convis: of a small folder, and of the published files."""
+"""ConViS-Bench: of a small folder, and of the published files."""
 
+import itertools
 import json
 import shutil
 from collections.abc import Callable
@@ -12,18 +13,10 @@ from scipy import stats
 
 from common.errors import StepDiffError
 from tasks import registry
-from tasks.benchmarks.convis.files import (
-    CONCEPTS,
-    Predicted,
-    clip_of,
-    export,
-    read_answers,
-    read_published_predictions,
-    split_pair,
-)
+from tasks.benchmarks.convis.files import CONCEPTS, Predicted, clip_of, export, read_answers, read_published_predictions
 from tasks.benchmarks.convis.pairs import people, read, score
-from tasks.benchmarks.rows import Rating
-from tasks.testsets import parts_of
+from tasks.benchmarks.convis.retrieval import compare
+from tasks.benchmarks.rows import Ranking, Rating
 
 DATA = Path(__file__).parents[3] / "shared/data/convis"
 NAMES = [concept.name for concept in CONCEPTS]
@@ -64,9 +57,6 @@ def values_of(found: Predicted, concept: str) -> list[float]:
     return [p[0] for row, p in zip(found.rows, found.predictions, strict=True) if row.concept == concept]
 
 
-# ------------------------------------------------------------------------------------------------- a small folder
-
-
 def test_the_truth_is_the_mean_of_all_answers_about_a_pair(folder: Path) -> None:
     asked = registry.get("convis").read(folder)
     assert [(row.clips, row.concept) for row in asked.rows] == [(pair, name) for pair in PAIRS for name in NAMES]
@@ -87,22 +77,15 @@ def test_a_flat_folder_reads_as_the_authors_repository(folder: Path) -> None:
 def test_the_figures_are_correlations_of_each_concept_times_100(folder: Path) -> None:
     asked = read(folder)
     ours = dict(zip(PAIRS, [4.0, 1.0, 2.0, 2.0], strict=True))
-    found = score(asked.rows, [[ours[row.clips]] for row in asked.rows], asked.truth, 0)
+    scores = score(asked.rows, [[ours[row.clips]] for row in asked.rows], asked.truth, 0)
     rho, tau = (100 * f([4, 1, 2, 2], MEANS).statistic for f in (stats.spearmanr, stats.kendalltau))
-    assert found["rho main action"] == pytest.approx(rho) and found["tau main action"] == pytest.approx(tau)
-    assert found["rho location"] == pytest.approx(-rho) and found["rho main objects"] is None  # its truths tie
-    both = {"rho": found["rho location"], "tau": found["tau location"]}
-    assert found["per_category"][LOCATION] == both | {"rows": 4, "missing": 0}
-    assert (found["task"], found["rows"], found["missing"], found["videos"]) == ("convis", 20, 0, 4)
-    assert found["intervals"] == {}
-    assert set(registry.get("convis").figures) <= set(found)
-
-
-def test_a_constant_prediction_has_no_figure(folder: Path) -> None:
-    asked = read(folder)
-    found = score(asked.rows, [[0.1]] * 20, asked.truth, 50)
-    assert {found[f"{kind} {name}"] for kind in ("rho", "tau") for name in NAMES} == {None}
-    assert set(found["intervals"].values()) == {None}
+    assert scores["rho main action"] == pytest.approx(rho) and scores["tau main action"] == pytest.approx(tau)
+    assert scores["rho location"] == pytest.approx(-rho) and scores["rho main objects"] is None  # its truths tie
+    both = {"rho": scores["rho location"], "tau": scores["tau location"]}
+    assert scores["per_category"][LOCATION] == both | {"rows": 4, "missing": 0}
+    assert (scores["task"], scores["rows"], scores["missing"], scores["videos"]) == ("convis", 20, 0, 4)
+    assert scores["intervals"] == {}
+    assert set(registry.get("convis").figures) <= set(scores)
 
 
 def test_a_mean_over_concepts_has_all_five(folder: Path) -> None:
@@ -121,20 +104,20 @@ def test_an_interval_contains_its_figure_and_depends_on_the_seed_alone() -> None
     rows = [Rating(f"{i}: {ACTION}", (f"{i}_0", f"{i}_1"), ACTION) for i in range(80)]
     truth = {row.key: float(i) for i, row in enumerate(rows)}
     ours = [[truth[row.key] + 20 * rng.normal()] for row in rows]
-    found = score(rows, ours, truth, 200, 3)
+    scores = score(rows, ours, truth, 200, 3)
     for name in ("rho main action", "tau main action"):
-        low, high = found["intervals"][name]
-        assert low < found[name] < high and 1 < high - low < 40
-    assert found == score(rows, ours, truth, 200, 3) != score(rows, ours, truth, 200, 4)
+        low, high = scores["intervals"][name]
+        assert low < scores[name] < high and 1 < high - low < 40
+    assert scores == score(rows, ours, truth, 200, 3) != score(rows, ours, truth, 200, 4)
 
 
 def test_a_pair_without_a_prediction_is_not_scored_but_counted(folder: Path, tmp_path: Path) -> None:
     asked = read(folder)
     scores = dict(zip(PAIRS[:3], [2.0, 3.0, 1.0], strict=True)) | {("9_000", "8_000"): 5.0}  # the last is no pair
-    found = read_published_predictions(predicted(tmp_path / "M_Main_Action_similarities.json", scores), asked.rows)
-    assert {row.concept for row in found.rows} == {ACTION} and values_of(found, ACTION) == [2.0, 3.0, 1.0]
-    assert "main action: 1 pairs without a prediction are not scored" in found.notes
-    result = score(found.rows, found.predictions, asked.truth, 0)
+    published = read_published_predictions(predicted(tmp_path / "M_Main_Action_similarities.json", scores), asked.rows)
+    assert {row.concept for row in published.rows} == {ACTION} and values_of(published, ACTION) == [2.0, 3.0, 1.0]
+    assert "main action: 1 pairs without a prediction are not scored" in published.notes
+    result = score(published.rows, published.predictions, asked.truth, 0)
     assert result["rho main action"] == pytest.approx(100 * stats.spearmanr([2, 3, 1], MEANS[:3]).statistic)
     assert (result["missing"], result["per_category"][ACTION]["missing"]) == (17, 1)
     assert result["rho location"] is None and result["per_category"][LOCATION]["missing"] == 4
@@ -143,9 +126,9 @@ def test_a_pair_without_a_prediction_is_not_scored_but_counted(folder: Path, tmp
 def test_a_prediction_of_0_0_in_a_published_file_counts_as_3_0(folder: Path, tmp_path: Path) -> None:
     asked = read(folder)
     file = predicted(tmp_path / "global.json", dict(zip(PAIRS, [0.0, 1.0, 4.0, 2.0], strict=True)))
-    found = read_published_predictions(file, asked.rows)
-    assert found.rows == asked.rows and values_of(found, LOCATION) == [3.0, 1.0, 4.0, 2.0]
-    assert found.notes == ("5 predictions of 0.0, which mean that no score was found, count as 3.0",)
+    published = read_published_predictions(file, asked.rows)
+    assert published.rows == asked.rows and values_of(published, LOCATION) == [3.0, 1.0, 4.0, 2.0]
+    assert published.notes == ("5 predictions of 0.0, which mean that no score was found, count as 3.0",)
     ours = score(asked.rows, [[0.0 if row.clips == PAIRS[0] else 1.0] for row in asked.rows], asked.truth, 0)
     assert ours["rho main action"] < 0  # a 0 of our own is a 0
 
@@ -169,10 +152,10 @@ def test_exported_predictions_read_back_in_the_same_order_zeros_too(folder: Path
     )
     entry = json.loads(one.read_text())[0]
     assert entry == {"video1": "videos_trimmed/1_000.mp4", "video2": "videos_trimmed/2_000.mp4", "similarity": -1.0}
-    found = read_published_predictions(tmp_path / "mine", asked.rows)
-    assert found.notes[:-1] == tuple(f"{name}: 4 pairs without a prediction are not scored" for name in NAMES[1:3])
-    assert stats.rankdata(values_of(found, ACTION)).tolist() == stats.rankdata(ours, axis=None).tolist()
-    assert values_of(found, LOCATION) == values_of(found, ACTION)[::-1] and two.is_file()
+    published = read_published_predictions(tmp_path / "mine", asked.rows)
+    assert published.notes[:-1] == tuple(f"{name}: 4 pairs without a prediction are not scored" for name in NAMES[1:3])
+    assert stats.rankdata(values_of(published, ACTION)).tolist() == stats.rankdata(ours, axis=None).tolist()
+    assert values_of(published, LOCATION) == values_of(published, ACTION)[::-1] and two.is_file()
 
 
 def test_the_videos_of_clips_come_from_the_published_list(folder: Path) -> None:
@@ -183,16 +166,9 @@ def test_the_videos_of_clips_come_from_the_published_list(folder: Path) -> None:
         {"video1": f"videos_trimmed/diy/{one}.mp4", "video2": f"videos_trimmed/music/{two}.mp4"} for one, two in PAIRS
     ]
     (folder / "ConVIS.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    found = list(benchmark.clips(folder))
-    assert [clip.clip for clip in found] == ["1_000", "2_000", "3_001", "4_000", "4_002"]
-    assert (found[2].video, found[2].metadata) == ("videos_trimmed/music/3_001.mp4", {"domain": "music"})
-
-
-def test_an_id_that_reads_as_seconds_of_a_video_is_refused() -> None:
-    assert clip_of("videos_trimmed/sports/1754_007.mp4") == "1754_007" and parts_of("1754_007") is None
-    with pytest.raises(StepDiffError, match="'a_0_10' is not a clip of ConViS-Bench"):
-        clip_of("a_0_10.mp4")
-    assert split_pair("1_0.mp4-2_0.mp4") == ("1_0", "2_0")
+    files = list(benchmark.clips(folder))
+    assert [clip.clip for clip in files] == ["1_000", "2_000", "3_001", "4_000", "4_002"]
+    assert (files[2].video, files[2].metadata) == ("videos_trimmed/music/3_001.mp4", {"domain": "music"})
 
 
 def test_figures_of_agreement_are_those_of_the_last_answer_of_each_person_about_a_pair(folder: Path) -> None:
@@ -256,9 +232,6 @@ def test_damaged_predictions_are_refused_in_one_line(folder: Path, tmp_path: Pat
         score(rows[:1], [[1.0, 2.0]], {rows[0].key: 1.0})
 
 
-# --------------------------------------------------------------------------------------------- the published files
-
-
 @pytest.fixture
 def published_folder() -> Path:
     if not DATA.is_dir():
@@ -274,6 +247,7 @@ PUBLISHED_FILES = [
 ]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("method", "files"), PUBLISHED_FILES)
 def test_figures_of_the_published_predictions_equal_the_published_table_to_its_digit(
     published_folder: Path, method: str, files: str
@@ -288,17 +262,7 @@ def test_figures_of_the_published_predictions_equal_the_published_table_to_its_d
     assert found.notes == (("location: 337 pairs without a prediction are not scored",) if without else ())
 
 
-def test_the_published_table_has_the_figures_of_the_paper() -> None:
-    """Rows that do not come from a scorer of ours."""
-    rho = {row.method: [row.figures[f"rho {name}"] for name in NAMES] for row in registry.get("convis").published}
-    assert len(rho) == 19
-    assert rho["LLaVA-OneVision-7B"] == [51.8, 48.4, 58.6, 58.9, 41.0]
-    assert rho["CLIPScore, InternVideo-MM-L-14"] == [43.1, 54.8, 54.5, 40.9, 40.2]
-    assert rho["cosine, DINOv2-L"] == [33.3, 40.9, 37.4, 57.4, 34.6]
-    (intern,) = [row for row in registry.get("convis").published if "InternVideo" in row.method]
-    assert [intern.figures[f"tau {name}"] for name in NAMES] == [30.0, 38.7, 38.5, 28.4, 28.1]
-
-
+@pytest.mark.full
 def test_the_truth_equals_the_published_means(published_folder: Path) -> None:
     asked = read(published_folder)
     assert (len(asked.rows), len({clip for row in asked.rows for clip in row.clips})) == (3050, 543)
@@ -313,7 +277,69 @@ def test_the_truth_equals_the_published_means(published_folder: Path) -> None:
     assert len(read_answers(published_folder)) == 3808
 
 
+@pytest.mark.full
 def test_people_agree_as_published(published_folder: Path) -> None:
-    found = people(published_folder)
-    assert [round(found[name]["ordinal"] or 0, 3) for name in NAMES] == [0.322, 0.244, 0.288, 0.361, 0.319]
-    assert [found[name]["ceiling"] for name in NAMES] == pytest.approx([0.85, 0.77, 0.84, 0.86, 0.84], abs=0.01)
+    agreement = people(published_folder)
+    assert [round(agreement[name]["ordinal"] or 0, 3) for name in NAMES] == [0.322, 0.244, 0.288, 0.361, 0.319]
+    assert [agreement[name]["ceiling"] for name in NAMES] == pytest.approx([0.85, 0.77, 0.84, 0.86, 0.84], abs=0.01)
+
+
+RETRIEVAL = registry.get("convis-retrieval")
+
+
+@pytest.mark.full
+def test_targets_with_equal_scores_share_a_rank() -> None:
+    for ours, theirs in itertools.product(itertools.product((1.0, 2.0, 3.0), repeat=4), repeat=2):
+        if ours[0] < 2 or theirs[0] < 2:  # a third of all cases is enough
+            continue
+        best = {i for i in range(4) if ours[i] == max(ours)}
+        right = {i for i in range(4) if theirs[i] == max(theirs)}
+        precision, recall, f1, tau = compare(ours, theirs)
+        assert (precision, recall) == (len(best & right) / len(best), len(best & right) / len(right))
+        assert f1 == pytest.approx(2 * len(best & right) / (len(best) + len(right)))
+        if min(len(set(ours)), len(set(theirs))) > 1:
+            assert tau == pytest.approx(stats.kendalltau(ours, theirs).statistic)
+
+
+def test_a_clip_with_a_pair_that_people_did_not_score_is_not_a_row(folder: Path) -> None:
+    asked = RETRIEVAL.read(folder)
+    assert {(row.reference, row.targets) for row in asked.rows} == {("1_000", ("2_000", "3_001"))}
+    assert len(asked.rows) == 5 and asked.truth["1_000: main action"] == [5.0, 1.5]
+    assert asked.notes == ("1 of 2 lists, those whose pairs all have scores; their own ranking is not published",)
+
+
+def test_a_pair_counts_in_both_orders(folder: Path) -> None:
+    one, two = PAIRS[0]
+    dump(folder / "human_annotations/to_be_ranked.json", {f"{two}.mp4": [f"{one}.mp4", "3_001.mp4"]})
+    assert RETRIEVAL.read(folder).truth[f"{two}: main action"] == [5.0, 3.0]
+
+
+def test_a_row_without_a_tau_does_not_count_in_tau() -> None:
+    rows = [Ranking(name, name, ("1_0", "1_1"), "location") for name in ("a", "b")]
+    truth = {"a": [1.0, 2.0], "b": [2.0, 2.0]}
+    scores = RETRIEVAL.score(rows, [[1.0, 2.0], [2.0, 1.0]], truth, 0, 0)
+    assert (scores["tau"], scores["rows_with_tau"]) == (pytest.approx(100), 1)
+    assert (scores["P@1"], scores["R@1"], scores["F1@1"]) == (100, 75, pytest.approx(100 * (1 + 2 / 3) / 2))
+    assert scores["per_category"]["location"]["rows"] == 2
+    assert scores["chance"] == {"P@1": 75, "R@1": 50, "F1@1": pytest.approx(100 * (1 / 2 + 2 / 3) / 2), "tau": 0}
+
+
+@pytest.mark.parametrize("content", [[], {"1_0.mp4": []}, {"1_0.mp4": [3]}, {"a_1_2.mp4": ["1_0.mp4"]}])
+def test_a_damaged_list_is_refused_in_one_line(folder: Path, content: object) -> None:
+    file = dump(folder / "human_annotations/to_be_ranked.json", content)
+    with pytest.raises(StepDiffError, match="get it again from github.com/benedettaliberatori/convisbench") as caught:
+        RETRIEVAL.read(folder)
+    assert str(file) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.full
+def test_54_of_the_133_published_lists_have_scores() -> None:
+    if not DATA.is_dir():
+        pytest.skip("the files of ConViS-Bench are not here")
+    asked = RETRIEVAL.read(DATA)
+    assert len(json.loads((DATA / "to_be_ranked.json").read_text())) == 133
+    assert len(asked.rows) == 54 * 5 and {row.answers for row in asked.rows} == {4}
+    truth = RETRIEVAL.score(asked.rows, [asked.truth[row.key] for row in asked.rows], asked.truth, 0, 0)
+    assert [truth[name] for name in ("P@1", "R@1", "F1@1", "tau")] == pytest.approx([100] * 4)
+    level = RETRIEVAL.score(asked.rows, [[1.0] * 4] * 270, asked.truth, 0, 0)
+    assert level["R@1"] == 100 and level["P@1"] < 50 and level["tau"] is None
