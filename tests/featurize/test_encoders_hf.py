@@ -1,4 +1,4 @@
-"""Encoder hf compared with the own call of each model family, on small random checkpoints."""
+"""Encoders hf and vlm compared with the library's own forward pass, on small random checkpoints."""
 
 import json
 import shutil
@@ -8,6 +8,7 @@ from typing import Any
 
 import av
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from PIL import Image
@@ -16,12 +17,27 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 from common.errors import StepDiffError
 from featurize.encoders import Encoder, load, split, view_name
 from featurize.encoders.preprocessing import preprocessing_of, timm_settings
+from featurize.encoders.vlm import Vlm
+from featurize.manifest import Manifest
+from featurize.plan import pending, tasks
+from featurize.shard import featurize_shard
+from featurize.video.decode import Clip, read_clips
+from featurize.video.frames import Sampling
 from featurize.video.picture import pixels_of
+from retrieval.__main__ import main as retrieval
+from store import Store
+from store.format.pool import pooled_view
+from store.io.records import all_writes
+from tests.heads.public.vlms import save
 
 from . import hf_models as models
 
 NORMAL = ([0.5, 0.4, 0.3], [0.2, 0.3, 0.4])
+
+
 PLAIN = ([0.0] * 3, [1.0] * 3)
+
+
 PILLOW = {  # families whose processor needs torchvision or timm: filter, mean, std
     "dinov3": (Image.Resampling.BILINEAR, *NORMAL),
     "dinov3-convnext": (Image.Resampling.BILINEAR, *NORMAL),
@@ -32,9 +48,17 @@ PILLOW = {  # families whose processor needs torchvision or timm: filter, mean, 
     "videoprism": (Image.Resampling.BICUBIC, *PLAIN),
     "pe-video": (Image.Resampling.BILINEAR, *NORMAL),
 }
+
+
 Folder = Callable[[str], Path]
+
+
 Pictures = np.ndarray
+
+
 FRAMES = 4
+
+
 EXACT = 1e-5
 
 
@@ -122,6 +146,8 @@ def reference(family: str, path: Path, pixels: torch.Tensor) -> tuple[torch.Tens
 
 
 PREFIX = {"dinov2": 1, "dinov2-registers": 5, "dinov3": 5, "dinov3-convnext": 1, "clip": 1, "metaclip2": 1, "mlcd": 1}
+
+
 PREFIX |= {"timm": 1, "vit": 1, "tipsv2": 2, "timesformer": 1, "vivit": 1}
 
 
@@ -215,6 +241,7 @@ def test_an_image_model_has_no_texts(folder: Folder) -> None:
         pooled.encode_texts(["whisk"])
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("family", ["dinov3", "tipsv2", "vjepa2", "videoprism", "pe-video"])
 def test_pixels_equal_those_of_the_own_processor(family: str, folder: Folder, pictures: Pictures) -> None:
     """With torchvision, the processors that need it differ by at most two levels of 255."""
@@ -237,6 +264,7 @@ def test_pixels_equal_those_of_the_own_processor(family: str, folder: Folder, pi
     assert got.shape == expected.shape and (got - expected).abs().max().item() <= 2.01 * level
 
 
+@pytest.mark.full
 def test_windows_divide_the_frames(folder: Folder) -> None:
     """Tokens of windows follow one another, and the embedding is their mean."""
     path = str(folder("vjepa2"))
@@ -262,6 +290,7 @@ def test_windows_divide_the_frames(folder: Folder) -> None:
         load(f"hf:{folder('dinov2')}", None, "cpu", window=4)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("family", ["dinov2-registers", "clip", "vjepa2", "dinov3-convnext"])
 def test_layer_and_pooling_are_chosen_and_recorded(family: str, folder: Folder, pictures: Pictures) -> None:
     path = folder(family)
@@ -305,13 +334,6 @@ def test_layer_and_pooling_are_chosen_and_recorded(family: str, folder: Folder, 
         load(f"hf:{path}", None, "cpu", layer=9)
 
 
-def test_hidden_states_of_other_tokens_are_refused(folder: Folder) -> None:
-    with pytest.raises(StepDiffError, match="hidden state 1 of VideoPrismClipModel has other tokens than its last one"):
-        load(f"hf:{folder('videoprism')}", None, "cpu", layer=1)
-    with pytest.raises(StepDiffError, match="there is no pooling 'max'"):
-        load(f"hf:{folder('dinov2')}", None, "cpu", pooling="max")
-
-
 def test_remote_code_is_refused(folder: Folder, tmp_path: Path) -> None:
     """Neither code nor pickles of a folder are read."""
     path = tmp_path / "own"
@@ -330,17 +352,7 @@ def test_remote_code_is_refused(folder: Folder, tmp_path: Path) -> None:
         load(f"hf:{path}", None, "cpu")
 
 
-def test_a_package_that_is_missing_is_named(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    from transformers.models.dinov2 import modeling_dinov2
-
-    def missing(*_: object) -> None:
-        raise ImportError("\nDinov2Model requires the timm library but it was not found.\n")
-
-    monkeypatch.setattr(modeling_dinov2.Dinov2Model, "__init__", missing)
-    with pytest.raises(StepDiffError, match="cannot be loaded here: Dinov2Model requires the timm library"):
-        load(f"hf:{folder('dinov2')}", None, "cpu")
-
-
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
@@ -361,6 +373,7 @@ def test_unsupported_settings_are_refused(settings: dict[str, Any], reason: str)
         preprocessing_of({**said, **settings}, Path("/folder"), torch.device("cpu"))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("config", "crop"),
     [
@@ -387,3 +400,291 @@ def test_hf_names_its_weights_and_its_view() -> None:
     names = {"facebook/dinov2-base": "dinov2-base", "/data/my model.v2/": "my-model-v2", "a/b.c@main": "b-c"}
     assert {weights: view_name("hf", weights) for weights in names} == names
     assert view_name("clip", "a/b") == "clip"
+
+
+TOKENS, WIDTH = 16, 24
+
+
+NAMES = ("clip", "siglip", "videomae", "vjepa2")
+
+
+LINSPACE = "linspace(0, n - 1) truncated, start <= time < end"
+
+
+RECORDED = {  # by views of these names: layer, frames and crop
+    "clip": ("hidden state 1 of 2, patch tokens", f"8 at {LINSPACE}", "short side 40, centre crop 32"),
+    "siglip": ("last hidden state, final norm, patch tokens", f"8 at {LINSPACE}", "square resize to 32, bicubic"),
+    "videomae": ("last hidden state, space-time tokens", f"4 at {LINSPACE}", "short side 40, centre crop 32"),
+    "vjepa2": (
+        "last hidden state of the encoder, space-time tokens",
+        f"4 at {LINSPACE}",
+        "short side 36, centre crop 32, bilinear",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    paths = {name: tmp_path_factory.mktemp(name) for name in NAMES}
+    for name, path in paths.items():
+        models.shaken(models.EVERY[name](path)).save_pretrained(path)
+    return paths
+
+
+@pytest.fixture(scope="module")
+def three_clips() -> np.ndarray:
+    """Return decoded frames of three clips, wider than high."""
+    return np.random.default_rng(0).integers(0, 256, (3, FRAMES, 45, 61, 3), dtype=np.uint8)
+
+
+def named_reference(
+    name: str, path: Path, three_clips: np.ndarray, layer: int | None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return tokens [B, N, D] and embeddings of frames [B, T, E] of the whole model's forward pass."""
+    model, pixels = AutoModel.from_pretrained(path).eval(), own_pixels(name, path, three_clips)
+    with torch.inference_mode():
+        if name in ("videomae", "vjepa2"):
+            return model(pixels).last_hidden_state, None
+        ids = torch.full((1, 20), 2)
+        output = model(input_ids=ids, pixel_values=pixels.flatten(0, 1), output_hidden_states=True)
+    seen = output.vision_model_output
+    state = seen.last_hidden_state if layer is None else seen.hidden_states[layer]
+    tokens = state[:, int(name == "clip") :].reshape(len(three_clips), FRAMES * TOKENS, WIDTH)
+    return tokens, output.image_embeds.unflatten(0, (-1, FRAMES))
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [("clip", None), ("clip", -1), ("clip", 0), ("siglip", None), ("siglip", 1), ("videomae", None), ("vjepa2", None)],
+)
+def test_features_equal_transformers(
+    name: str, layer: int | None, folders: dict[str, Path], three_clips: np.ndarray
+) -> None:
+    frames_of_images = FRAMES if name in ("clip", "siglip") else None
+    encoder = load(name, str(folders[name]), "cpu", layer, frames_of_images)
+    frames = decoded(encoder, three_clips)
+    got, again = encoder.encode_clips(frames), encoder.encode_clips(frames)
+    tokens, embedded = named_reference(
+        name, folders[name], three_clips, -2 if name == "clip" and layer is None else layer
+    )
+    assert tokens.std() > 0.1
+    close(got["tokens"], tokens)
+    if embedded is None:
+        close(got["embedding"], tokens.mean(1))
+    else:
+        close(got["frame_embedding"], embedded)
+        close(got["embedding"], embedded.mean(1))
+    declared = {key: feature.shape for key, feature in encoder.features("clips").items()}
+    assert {key: values.shape[1:] for key, values in got.items()} == declared
+    assert all(values.tobytes() == again[key].tobytes() for key, values in got.items())
+    few = np.zeros_like(frames)  # other clips of a batch do not change a clip's bits
+    few[1] = frames[1]
+    assert all(values[1].tobytes() == got[key][1].tobytes() for key, values in encoder.encode_clips(few).items())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_recorded_provenance(name: str, folders: dict[str, Path]) -> None:
+    """A view that exists must be continued: no word of its provenance may change."""
+    made = load(name, str(folders[name]), "cpu").provenance("clips", "int8")
+    assert (made.encoder, made.layer, made.frames, made.crop) == (name, *RECORDED[name])
+    images = {"frame_embedding": "float32"} if name in ("clip", "siglip") else {}
+    assert made.dtypes == {"tokens": "int8", **images, "embedding": "float32"}
+    if images:
+        texts = load(name, str(folders[name]), "cpu").provenance("texts")
+        assert (texts.layer, texts.frames, texts.crop) == (made.layer, "none", "first 20 tokens")
+        other = load(name, str(folders[name]), "cpu", -1, frames=3, sampling="segment-centres").provenance("clips")
+        assert other.layer == "hidden state 2 of 2, patch tokens"
+        assert other.frames == "3 at the centres of equal segments of the n frames, start <= time < end"
+
+
+def refusal(name: str, folder: Path, **choices: int) -> str:
+    with pytest.raises(StepDiffError) as caught:
+        load(name, str(folder), "cpu", **choices)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", NAMES)
+def test_other_weights_are_refused(name: str, folders: dict[str, Path], tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    other = "clip" if name != "clip" else "siglip"
+    assert f"{other!r}, not {name!r}" in refusal(name, folders[other])
+    assert "holds no config.json" in refusal(name, tmp_path)
+    shutil.copytree(folders[name], tmp_path, dirs_exist_ok=True)
+    state = load_file(tmp_path / "model.safetensors")
+    lost = max(key for key in state if key.endswith("weight"))
+    save_file({key: value for key, value in state.items() if key != lost}, tmp_path / "model.safetensors")
+    line = refusal(name, tmp_path)
+    assert "lacks 1 tensors of a" in line and lost in line
+    whole = (folders[name] / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    assert "cannot be loaded" in refusal(name, tmp_path)
+
+
+def test_choices_that_do_not_fit_are_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+    assert "0 to 2" in refusal("clip", folders["clip"], layer=4)
+    assert "hidden states 0 to 2" in refusal("siglip", folders["siglip"], layer=4)
+    assert "no choice of frames" in refusal("videomae", folders["videomae"], frames=8)
+    assert "5 are no multiple: change --frames" in refusal("vjepa2", folders["vjepa2"], frames=5)
+    shutil.copytree(folders["siglip"], tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "siglip2"}))
+    assert "'siglip2', not 'siglip'" in refusal("siglip", tmp_path)
+
+
+def test_without_a_tokenizer_clips_are_encoded_and_texts_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(folders["siglip"], tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("tokenizer*"))
+    encoder = load("siglip", str(tmp_path), "cpu")
+    assert set(encoder.features("clips")) == {"tokens", "frame_embedding", "embedding"}
+    with pytest.raises(StepDiffError, match="has no tokenizer that can be loaded"):
+        encoder.features("texts")
+
+
+@pytest.fixture(scope="module")
+def vlm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("qwen3_vl")
+    save("qwen3_vl", made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def vlm_encoder(vlm_folder: Path) -> Vlm:
+    made = load("vlm", str(vlm_folder), "cpu", frames=FRAMES)
+    assert isinstance(made, Vlm)
+    return made
+
+
+def test_clips_of_several_shapes_are_featurized_and_one_that_cannot_be_fails_alone(
+    vlm_encoder: Vlm, video: Callable[..., Path], tmp_path: Path
+) -> None:
+    shapes = {"wide.mp4": (96, 64), "high.mp4": (48, 80), "strip.mp4": (1024, 4)}
+    paths = {name: video(f"vlm-{name}", size=size) for name, size in shapes.items()}
+    rows = [(f"{name}_0.5_1.5", name, 0.5, 1.5) for name in shapes]
+    asked = Manifest("clips", pl.DataFrame(rows, ["key", "video", "start", "end"], orient="row"), paths, {})
+    store = Store.open(tmp_path / "store", create=True)
+    with store.lock():
+        store.catalog("clips").append(asked.rows)
+        features = vlm_encoder.features("clips", "float32")
+        view = store.create_view("clips", "vlm", vlm_encoder.provenance("clips", "float32"), features, 4)
+        view.resize()
+    known = store.catalog("clips").rows(asked.rows["key"])
+    wanted = pending(asked, known, np.ones(3, bool)).sort("row")
+    (task,) = tasks(store, view, wanted, 4, threads=1)
+    featurize_shard(task, vlm_encoder, "cpu", lambda rows: None)
+    assert view.status().tolist() == [1, 1, 2]
+    ((key, reason),) = view.failures().rows()
+    assert key == "strip.mp4_0.5_1.5" and reason.startswith("Qwen3VLProcessor refuses its frames (absolute aspect")
+    for row, (name, (width, height)) in enumerate(list(shapes.items())[:2]):
+        (clip,) = read_clips(paths[name], [(0.5, 1.5)], FRAMES, vlm_encoder.picture)
+        assert isinstance(clip, Clip) and clip.frames.shape == (FRAMES, height, width, 3)
+        found = vlm_encoder.encode_whole(clip.frames, clip.seconds)
+        layout = view.read("layout", np.array([row]))[0]
+        own = int(layout[0])
+        assert own == height // 16 * (width // 16) * FRAMES // 2  # 16 x 16 pixels of two frames are a token
+        assert layout[1:].tolist() == pytest.approx([height, width, 0, 0.3, 0.6, 0.95])
+        tokens = view.read("tokens", np.array([row]))[0]
+        np.testing.assert_array_equal(tokens, found["tokens"])
+        assert np.abs(tokens[:own]).max(1).min() > 0 and not tokens[own:].any()
+
+
+@pytest.mark.full
+def test_a_view_that_is_pooled_is_refused(vlm_encoder: Vlm) -> None:
+    made, features = vlm_encoder.provenance("clips"), vlm_encoder.features("clips")
+    with pytest.raises(StepDiffError, match="--pool is for views with tokens of patches"):
+        pooled_view(made, features, 2)
+
+
+@pytest.mark.full
+def test_fewer_pixels_make_fewer_tokens_and_are_in_the_provenance(vlm_folder: Path, vlm_encoder: Vlm) -> None:
+    smaller = load(f"vlm:{vlm_folder}", device="cpu", frames=FRAMES, pixels=32 * 32)
+    assert smaller.features("clips")["tokens"].shape[0] < vlm_encoder.features("clips")["tokens"].shape[0]
+    assert "of at most 1024 pixels" in smaller.crop and smaller.fingerprint == vlm_encoder.fingerprint
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("sampling", ["linspace", "segment-centres"])
+def test_the_frame_rule_is_in_the_provenance(vlm_folder: Path, sampling: Sampling) -> None:
+    made = load("vlm", str(vlm_folder), "cpu", frames=2, sampling=sampling).provenance("clips", "int8")
+    assert made.encoder == "vlm" and made.frames.startswith("2 at ")
+    assert made.layer == "get_video_features: list of 2 axes; 2 deepstack levels: list of 2 axes"
+    assert made.crop == "whole pictures of at most 200704 pixels, bicubic, given to Qwen3VLProcessor as a video"
+    assert made.dtypes == {"tokens": "int8", "layout": "float32"}
+
+
+@pytest.mark.full
+def test_a_model_that_takes_no_cached_tokens_is_refused(tmp_path: Path, vlm_folder: Path) -> None:
+    from transformers import CLIPConfig, CLIPModel
+
+    shutil.copytree(vlm_folder, tmp_path, dirs_exist_ok=True)
+    small = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    CLIPModel(CLIPConfig(text_config=small, vision_config={**small, "image_size": 8, "patch_size": 8})).save_pretrained(
+        tmp_path
+    )
+    with pytest.raises(StepDiffError, match="is a clip, whose class in transformers takes no mm_encoder_outputs"):
+        load("vlm", str(tmp_path), "cpu")
+
+
+Run = Callable[..., tuple[int, dict[str, object], str]]
+
+
+Writer = Callable[..., Path]
+
+
+@pytest.mark.full
+def test_a_store_of_hf_is_asked_by_words_and_files(
+    tmp_path: Path, video: Writer, featurize: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The view has the name of the model's folder, its records name weights and choices."""
+    source, store, path = video("good.mp4", g=10), tmp_path / "features", tmp_path / "video prism"
+    path.mkdir()
+    models.shaken(models.VIDEOS["videoprism"](path)).save_pretrained(path)
+    rows = [(f"clip_{n}", str(source), n / 2, n / 2 + 0.5) for n in range(4)]
+    pl.DataFrame(rows, ["clip", "video", "start", "end"], orient="row").write_csv(tmp_path / "clips.csv")
+    given = ["--manifest", tmp_path / "clips.csv", "--store", store, "--encoder", f"hf:{path}"]
+    status, summary, message = featurize(*given, "--frames", 8, "--window", 4, "--sampling", "segment-centres")
+    assert status == 0 and summary["view"] == "video-prism", message
+    view = Store.open(store).view("clips", "video-prism")
+    made = view.provenance
+    assert (made.encoder, made.layer) == (
+        "hf",
+        "VideoPrismClipModel: last hidden state, windows of 4 frames; embedding model",
+    )
+    ((_, (write,)),) = all_writes(view.paths, view.rows_per_shard)
+    assert write.info["weights"] == str(path)
+    assert write.info["choices"] == {"frames": 8, "window": 4, "sampling": "segment-centres"}
+
+    query = ["query", "--store", str(store), "--view", "video-prism", "-k", "9", "--json"]
+    assert retrieval([*query, "--text", "whisk the eggs"]) == 0
+    hits = json.loads(capsys.readouterr().out)["hits"]
+    encoder = load(f"hf:{path}", None, "cpu", frames=8, window=4, sampling="segment-centres")
+    keys = [f"clip_{n}" for n in range(4)]
+    words = encoder.encode_texts(["whisk the eggs"])["embedding"][0]
+    clips = view.read("embedding", keys=keys)
+    cosines = dict(zip(keys, (clips @ words / (clips**2).sum(1) ** 0.5).tolist(), strict=True))
+    assert {hit["clip"]: hit["similarity"] for hit in hits} == pytest.approx(cosines, abs=1e-5)
+    assert retrieval([*query, "--file", str(source), "--start", "0.5", "--end", "1"]) == 0
+    best = json.loads(capsys.readouterr().out)["hits"][0]
+    assert best["clip"] == "clip_1" and best["similarity"] == pytest.approx(1, abs=1e-4)
+
+    assert featurize(*given, "--frames", 8)[0] == 2  # another layer: the view is refused
+    capsys.readouterr()
+    shutil.move(path, tmp_path / "moved")
+    assert retrieval([*query, "--text", "whisk"]) == 2
+    assert f"are not found at {path}: name them with --weights" in capsys.readouterr().err
+    assert retrieval([*query, "--text", "whisk", "--weights", str(tmp_path / "moved")]) == 0
+
+
+@pytest.mark.full
+def test_naflex_views_are_filled_and_asked_by_files(
+    tmp_path: Path, video: Writer, featurize: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, store, path = video("good.mp4", g=10), tmp_path / "features", tmp_path / "naflex"
+    path.mkdir()
+    models.shaken(models.NAFLEX["siglip2-naflex"](path)).save_pretrained(path)
+    assert featurize(source, "--store", store, "--encoder", f"hf:{path}", "--frames", 2)[0] == 0
+    view = Store.open(store).view("clips", "naflex")
+    assert view.read("grid", rows=[0]).tolist() == [[3, 5]] and view.features["tokens"].shape == (2 * 16, 24)
+    assert retrieval(["query", "--store", str(store), "--view", "naflex", "--file", str(source), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["hits"][0]["similarity"] == pytest.approx(1, abs=1e-4)

@@ -1,9 +1,6 @@
-"""A shard: fixed batches, isolated failures, decoding threads that stop."""
+"""A shard: fixed batches, isolated failures, pooled tokens."""
 
-import threading
-import time
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +13,14 @@ from featurize.manifest import Manifest
 from featurize.plan import Outcome, Task, pending, tasks
 from featurize.shard import featurize_shard
 from featurize.video.decode import Source, decoded_clips
-from featurize.video.picture import Crop
 from store import Store, View, text_key
 from store.format.pool import pooled_view
 from store.verbs import pool as verbs
 from store.verbs.options import PoolOptions
-from store.verbs.plan import measured_rates
 
 Writer = Callable[..., Path]
+
+
 ROWS = 16
 
 
@@ -64,6 +61,7 @@ def do(store: Store, view: View, asked: Manifest, encoder: Encoder, rows: Iterab
     return featurize_shard(task, encoder, "cpu", lambda rows: None)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_pooling_while_featurizing_equals_pooling_a_view(
     tmp_path: Path, encoder: Encoder, clips: Manifest, dtype: str
@@ -117,17 +115,7 @@ def test_a_part_of_a_shard_gives_the_same_bits(tmp_path: Path, encoder: Encoder,
     assert parts.failures().sort("key").equals(whole.failures().sort("key"))
 
 
-def test_features_do_not_depend_on_other_clips(tmp_path: Path, encoder: Encoder, clips: Manifest) -> None:
-    store, view = opened(tmp_path / "store", encoder, clips)
-    do(store, view, clips, encoder, range(10))
-    for row in (3, 8):
-        source = Source(str(clips.paths[clips.rows["video"][row]]), clips.rows["start"][row], clips.rows["end"][row])
-        ((_, done),) = decoded_clips({row: source}, 8, Crop(encoder.short_side, encoder.size))
-        alone = encoder.encode_clips(done.frames[None])
-        np.testing.assert_allclose(view.read("embedding", np.array([row])), alone["embedding"], atol=1e-5)
-        np.testing.assert_allclose(view.read("tokens", np.array([row]), dtype="float32"), alone["tokens"], atol=2e-3)
-
-
+@pytest.mark.full
 def test_frames_and_sampling_are_passed_to_the_decoder(tmp_path: Path, tiny_clip: Path, clips: Manifest) -> None:
     """With one frame and centre sampling, of 20 frames from 0.25 s on it is the eleventh."""
     centre = load("clip", str(tiny_clip), "cpu", frames=1, sampling="segment-centres")
@@ -156,6 +144,7 @@ def test_a_part_of_the_texts_gives_the_same_bits(tmp_path: Path, encoder: Encode
     np.testing.assert_array_equal(arrays(parts, good)["embedding"], arrays(whole, good)["embedding"])
 
 
+@pytest.mark.full
 def test_an_unusual_file_fails_only_its_own_clips(tmp_path: Path, encoder: Encoder, video: Writer) -> None:
     """Neither an invalid path nor a picture that is too large after the resize raises an FFmpegError."""
     narrow = tmp_path / "narrow.png"
@@ -175,15 +164,7 @@ def test_an_unusual_file_fails_only_its_own_clips(tmp_path: Path, encoder: Encod
     np.testing.assert_array_equal(arrays(view, [0, 3])["tokens"], arrays(alone, [0, 3])["tokens"])
 
 
-def test_a_task_contains_only_its_own_rows(tmp_path: Path, encoder: Encoder, clips: Manifest) -> None:
-    store, view = opened(tmp_path / "store", encoder, clips, rows_per_shard=2)
-    made = planned(store, view, clips, (2, 8, 9))
-    assert [(task.shard, sorted(task.clips)) for task in made] == [(1, [2]), (4, [8, 9])]
-    bad = replace(clips, failures={clips.rows["key"][9]: "no interval"})
-    (task,) = planned(store, view, bad, (8, 9))
-    assert task.rows == (8,) and task.failures == {9: "no interval"} and list(task.clips) == [8]
-
-
+@pytest.mark.full
 def test_a_value_outside_float16_fails_its_clip(tmp_path: Path, tiny_clip: Path, clips: Manifest) -> None:
     loud = load("clip", str(tiny_clip), "cpu", layer=0)
     store, view = opened(tmp_path / "store", loud, clips)
@@ -192,28 +173,3 @@ def test_a_value_outside_float16_fails_its_clip(tmp_path: Path, tiny_clip: Path,
     do(store, view, clips, loud, range(6))
     assert (view.status()[:6] == 2).all()
     assert "a magnitude past float16" in view.failures()["reason"][0]
-
-
-def test_a_consumer_that_stops_early_stops_the_threads(clips: Manifest) -> None:
-    before = threading.active_count()
-    path = str(clips.paths["one.mp4"])
-    many = {row: Source(path, 0.0, 1.0) for row in range(100)}
-    taking = decoded_clips(many, 8, Crop(40, 32), threads=3)
-    next(taking)
-    taking.close()
-    assert threading.active_count() == before
-
-
-def test_every_row_is_returned_once(clips: Manifest) -> None:
-    names = ["one.mp4", "two.mp4", "gone.mp4"]
-    many = {row: Source(str(clips.paths[names[row % 3]]), 0.0, 0.5) for row in range(40)}
-    rows = [row for row, _ in decoded_clips(many, 8, Crop(40, 32), threads=2)]
-    assert sorted(rows) == list(range(40))
-
-
-def test_a_shard_records_its_duration(tmp_path: Path, encoder: Encoder, clips: Manifest) -> None:
-    store, view = opened(tmp_path / "store", encoder, clips, rows_per_shard=8)
-    begin = time.monotonic()
-    do(store, view, clips, encoder, range(8))
-    ((rows, seconds),) = measured_rates(store, "clips", "clip").values()
-    assert rows == (view.status() == 1).sum() == 7 and 0 < seconds <= time.monotonic() - begin
