@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,16 @@ from app.site import Site
 from store import Store
 from tests.app.annotate_made import CATEGORIES, EMPTY, write_task
 
+pytestmark = pytest.mark.full
+
+
 SCRIPT = "</script><script>alert('x')</script><img src=x onerror=alert(1)>"
+
+
 SQL = "x'); DROP TABLE people; DELETE FROM events; --"
+
+
 PLAIN: dict[str, Any] = {"keystep": "whisk the eggs", "texts": EMPTY}
-Visit = Callable[..., TestClient]
 
 
 class Place:

@@ -92,12 +92,6 @@ def test_at_most_one_model_is_in_memory() -> None:
     assert worker.head == ONE
 
 
-def test_loading_is_reported_and_the_same_head_is_not_loaded_again() -> None:
-    worker = Worker(lambda head: head.name)
-    assert names(worker.submit(Job(ONE, done))) == ["load", "loaded", "done"]
-    assert names(worker.submit(Job(ONE, done))) == ["done"]
-
-
 def test_jobs_run_one_at_a_time_in_the_order_in_which_they_were_submitted() -> None:
     ran: list[int] = []
     at_once = 0
