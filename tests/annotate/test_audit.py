@@ -208,17 +208,6 @@ def test_the_page_is_one_file_and_nothing_of_the_data_is_read_as_html(
     assert style is not None and "url(" not in style[1]
 
 
-@pytest.mark.full
-def test_the_same_seed_shows_the_same_pairs(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = [(f"v{n}_0_1", f"w{n}_0_1", 2, "Which?", "Video 1") for n in range(40)]
-    write_rows(tmp_path / "pairqa.jsonl", rows)
-    shown = []
-    for seed in ("0", "0", "1"):
-        audited(tmp_path, capsys, "--out", str(tmp_path / "p.html"), "--samples", "5", "--seed", seed)
-        shown.append(re.findall(r"v\d+_0_1", (tmp_path / "p.html").read_text()))
-    assert len(shown[0]) == 5 and shown[0] == shown[1] != shown[2]
-
-
 def test_dropped_questions_are_shown_if_the_file_has_a_record(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

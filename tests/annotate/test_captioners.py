@@ -1,9 +1,7 @@
 """Captions by a head and by models of others, and objects that are grounded, compared with the library's own calls."""
 
 import dataclasses
-import hashlib
 import json
-import random
 import re
 import shutil
 from collections.abc import Sequence
@@ -18,10 +16,9 @@ import torch
 from PIL import Image
 
 from annotate import captions
-from annotate.captioners.tokens import TokenCaptioner, TokenJob, check_centre
+from annotate.captioners.tokens import TokenCaptioner, TokenJob
 from annotate.captioners.video import VideoCaptioner, VideoJob
 from annotate.captioners.vision import caption, check_videos, pictures, with_videos
-from annotate.ground import GroundOptions, make_job
 from annotate.grounding.row_set import RowSet
 from annotate.grounding.scorers import GROUNDED, MOST, SCORES, Detector, DetectorJob, Space, SpaceJob, kept, objects
 from annotate.qa.prompts import CaptionKind
@@ -29,7 +26,6 @@ from annotate.stages.job import Answer, Failure, Item
 from annotate.stages.versions import chosen
 from common.errors import StepDiffError
 from featurize.video.decode import Clip, read_clips
-from featurize.video.frames import WORDS
 from featurize.video.picture import Whole
 from heads import train
 from heads.data.clip_texts import ClipTexts
@@ -160,20 +156,6 @@ def test_provenance_contains_head_view_and_question(world: Path) -> None:
 
 
 @pytest.mark.full
-def test_object_captions_read_only_centre_frames(world: Path) -> None:
-    job = TokenJob(str(world / "features"), "objects", str(world / "run"), None, "centre", ASKED, 8, 4)
-    assert job.provenance()["view"]["frames"] == "centre"
-    for sampling in WORDS:
-        words = f"8 at {WORDS[sampling]}, start <= time < end"
-        if sampling == "centre":
-            check_centre("view", dataclasses.replace(MADE, frames=words))
-            continue
-        check_centre("view", dataclasses.replace(MADE, frames=words.replace("8 at", "1 at")))
-        with pytest.raises(StepDiffError, match=f"view view shows 8 at {re.escape(WORDS[sampling])}"):
-            check_centre("view", dataclasses.replace(MADE, frames=words))
-
-
-@pytest.mark.full
 def test_the_command_captions_clips_and_heads_reads_the_result(
     world: Path, ray: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -293,13 +275,6 @@ def test_a_model_reads_the_inputs_of_its_own_processor(
 
 
 @pytest.mark.full
-def test_provenance_contains_the_number_of_frames(models: dict[str, Path]) -> None:
-    asked: list[tuple[str, CaptionKind, int]] = [("llava", "action", 8), ("llava", "objects", 1), ("blip", "action", 1)]
-    for case, kind, frames in asked:
-        assert VideoJob(kind, str(models[case]), ASKED, 8, 2).provenance()["shown"]["frames"] == frames
-
-
-@pytest.mark.full
 def test_video_captions_do_not_depend_on_the_batch(models: dict[str, Path], video: Path) -> None:
     together = dict(video_captioner(models["llava"], batch=5).annotate(video_clips(video)))
     alone = dict(video_captioner(models["llava"], batch=1).annotate(video_clips(video)))
@@ -337,13 +312,6 @@ def test_another_kind_of_model_is_refused_in_one_line(models: dict[str, Path], t
     with pytest.raises(StepDiffError, match="no model that AutoModelForImageTextToText can load") as caught:
         video_captioner(lacking)
     assert "\n" not in str(caught.value)
-
-
-def test_captions_are_one_line_and_objects_one_per_line() -> None:
-    assert caption("action", " A hand\n\nwhisks   eggs. ") == {"action": "A hand whisks eggs."}
-    assert caption("objects", "- eggs \r\n\n - a  whisk\0") == {"objects": "- eggs\n- a whisk"}
-    assert caption("action", "Q: who?\nA: me") == {"action": "Q: who? A: me"}
-    assert caption("objects", " \n") == {"objects": ""}
 
 
 @pytest.mark.full
@@ -454,14 +422,6 @@ def test_a_score_is_0_below_the_threshold(detectors: dict[str, Path], clips: lis
     assert isinstance(answer, dict) and answer[GROUNDED].split("\n") == [n for n in NAMES if message[n] >= middle]
     made = DetectorJob(str(detectors[case]), 0.25, {"captions-objects": "abc"}).provenance()
     assert made["threshold"] == 0.25 and made["reads"] == {"captions-objects": "abc"}
-
-
-@pytest.mark.full
-def test_an_unreadable_clip_fails_alone(detectors: dict[str, Path], clips: list[Item]) -> None:
-    late = {**clips[0], "key": "late", "start": 90.0, "end": 91.0}
-    found = dict(detector(detectors["owlv2"]).annotate([clips[0], late, clips[1]]))
-    assert isinstance(found["late"], Failure) and "begins at 90 s" in found["late"].reason
-    assert found[CLIPS[0]] == dict(detector(detectors["owlv2"]).annotate(clips[:1]))[CLIPS[0]]
 
 
 VECTORS = {f"thing {i}": np.random.default_rng(i).standard_normal(8).astype(np.float32) for i in range(4)}
@@ -576,41 +536,3 @@ def test_ground_reports_missing_input(space_store: Store, capsys: pytest.Capture
         assert ground.main([*store, *more]) == 2
         assert message in capsys.readouterr().err
     assert pl.DataFrame(space_store.catalog("clips").frame()).height == 6
-
-
-KEYS = ["b", "a", "a\nb", "é", "e\u0301", "\uffff", "\U00010000", "B", "10", "9", " ", "_", "a b", "aa", '"', "ä"]
-
-
-@pytest.fixture
-def ground_store(tmp_path: Path) -> Store:
-    """A store of 40 clips in three parts; one in four has no step, and some have no embedding."""
-    store, draw = Store.open(tmp_path / "features", create=True), random.Random(0)
-    keys = [*KEYS, *(f"clip {n}" for n in draw.sample(range(1000), 24))]
-    steps = ["whisk" if n % 4 else None for n in range(40)]
-    with store.lock():
-        for first, last in ((0, 7), (7, 30), (30, 40)):
-            rows = {"key": keys[first:last], "step": pl.Series(steps[first:last], dtype=pl.String)}
-            store.catalog("clips").append(pl.DataFrame(rows))
-        made = Provenance("clip", "0" * 64, "last", "8", "none", {"embedding": "float32"})
-        view = store.create_view("clips", "clip", made, {"embedding": Feature((8,), "float32")}, rows_per_shard=8)
-        view.resize()
-        for shard in (0, 1, 3, 4):
-            rows_there = np.arange(8 * shard, 8 * shard + 7)
-            values = np.random.default_rng(shard).standard_normal((7, 8)).astype(np.float32)
-            view.write_shard(shard, rows_there, {"embedding": values}, {})
-    return store
-
-
-def others(store: Store) -> list[str]:
-    """Return the ids of the clips with a step and an embedding, in the catalog's order."""
-    catalog = store.catalog("clips").frame(["key", "step"])
-    keys = catalog.filter(pl.col("step").is_not_null())["key"].to_list()
-    return [key for key, has in zip(keys, Features(store, "clip", "embedding").has(keys), strict=True) if has]
-
-
-def test_a_job_has_the_clips_with_a_step_and_an_embedding(ground_store: Store) -> None:
-    job = make_job(GroundOptions(store=str(ground_store.path), view="clip"), {})
-    assert isinstance(job, SpaceJob)
-    keys = [key for rows in job.others.blocks(3) for key in ground_store.catalog("clips").keys(rows)]
-    assert keys == others(ground_store) and 0 < len(keys) < 28
-    assert job.provenance()["mean_over"] == hashlib.sha256("\n".join(sorted(keys)).encode()).hexdigest()

@@ -4,7 +4,6 @@ import itertools
 import json
 import re
 from collections import Counter, defaultdict
-from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, median
 
@@ -21,7 +20,7 @@ from annotate.people.agreement import Ratings, agreement, figures, from_others, 
 from annotate.people.answers import latest, read_collected, write_answers
 from annotate.people.form import Answer, Difference
 from annotate.people.pictures import clouds_figure, scores_figure
-from annotate.people.statistics import BINS, Collection, aggregates, read_files, statistics_of, terms, words
+from annotate.people.statistics import BINS, Collection, aggregates, read_files, statistics_of, terms
 from annotate.people.task import read_task
 from common.errors import StepDiffError
 from tasks.testsets import DiffCap, DiffRank, write_test_set
@@ -138,25 +137,6 @@ def test_only_the_last_answers_of_work_that_do_not_reject_count() -> None:
     assert "5 = not different" in found.scores
 
 
-def test_a_category_that_one_person_left_out_counts_where_others_have_it() -> None:
-    short = replace(answer(annotator="a"), differences={"Visuals": Difference("", 5)})
-    found = agreement([short, answer(annotator="b"), answer(annotator="c")])
-    assert found.categories["Visuals"].ratings == 3 and found.categories["Actions"].ratings == 2
-
-
-def test_a_person_is_compared_with_the_median_of_the_others_not_with_the_own_answers() -> None:
-    scores = {"a": 1, "b": 3, "c": 5}
-    only = [
-        replace(answer(annotator=name, seconds=score * 10.0), differences={"Visuals": Difference("x", score)})
-        for name, score in scores.items()
-    ]
-    people = {person.annotator: person for person in agreement(only).annotators}
-    assert {name: person.distance for name, person in people.items()} == {"a": 3, "b": 0, "c": 3}
-    assert {name: person.seconds for name, person in people.items()} == {"a": 10, "b": 30, "c": 50}
-    alone = agreement([answer(seconds=None)]).annotators[0]
-    assert (alone.distance, alone.seconds, alone.gold, alone.gold_scores) == (None, None, None, 0)
-
-
 def test_agreement_on_gold_pairs_is_the_share_of_scores_within_the_tolerance_of_the_known_ones(tmp_path: Path) -> None:
     gold = {"id": "g", "reference": "g-a", "candidate": "g-b", "scores": {"Visuals": 3, "Actions": 5}}
     (tmp_path / "gold.jsonl").write_text(json.dumps(gold))
@@ -180,12 +160,6 @@ def collection() -> list[Answer]:
 def test_a_file_is_recognised_by_its_content_not_by_its_name(tmp_path: Path) -> None:
     write_answers(tmp_path / "answers.csv", collection())
     assert read_collected(tmp_path / "answers.csv") == collection()
-
-
-def test_two_answers_that_give_one_pair_different_clips_are_refused(tmp_path: Path) -> None:
-    write_answers(tmp_path / "a.jsonl", [answer(), answer(annotator="b", candidate="other")])
-    with pytest.raises(StepDiffError, match="the pair 'p1' has other clips in another answer"):
-        read_collected(tmp_path / "a.jsonl")
 
 
 @pytest.mark.parametrize(
@@ -286,39 +260,12 @@ def test_the_aggregate_is_the_mean_over_categories_not_over_answers(made: list[A
     assert sum(statistics_of(found).aggregates) == len(expected)
 
 
-def test_a_category_that_more_people_scored_weighs_the_same() -> None:
-    def only(name: str, **scores: int) -> Answer:
-        return answer(annotator=name, differences={n: Difference("", score) for n, score in scores.items()})
-
-    found = collected([only("a", Visuals=1, Actions=5), only("b", Visuals=1), only("c", Visuals=1)])
-    assert list(aggregates(found).values()) == [3.0]
-    assert statistics_of(found).aggregates == [0] * 8 + [1] + [0] * 7
-
-
 def test_targets_of_another_step_change_no_score() -> None:
     found = Collection()
     found.add_diffrank([DiffRank("a", ("b", "c", "d"), "Visuals", (0, 3, 5)), DiffRank("x", ("y",), "Visuals", (0,))])
     made = statistics_of(found)
     assert (made.other_step, made.scores, made.pairs, made.clips, made.aggregate) == (2, 2, 2, 3, 4.0)
     assert made.sentence.startswith("2 scores across 2 video clip pairs")
-
-
-def test_a_score_of_diffrank_has_a_text_where_diffcap_has_one() -> None:
-    found = Collection()
-    found.add_diffrank([DiffRank("a", ("b", "c"), "Visuals", (3, 5)), DiffRank("a", ("b",), "Actions", (2,))])
-    found.add_diffcap([DiffCap("b", "a", "Visuals", ("paler",))])
-    made = statistics_of(found)
-    assert made.written == 1 and made.categories["Visuals"].written["3"] == 1
-
-
-def test_terms_in_more_than_a_quarter_of_the_captions_are_left_out() -> None:
-    captions = [("", "Visuals", f"person pours the milk word{'abcdefgh'[i]}") for i in range(8)]
-    captions += [("", "Actions", "stirs twice"), ("", "Actions", "stirs")]
-    found = terms(captions)
-    assert {term.term for term in found["Visuals"]} == {f"word{letter}" for letter in "abcdefgh"}
-    assert [(term.term, term.captions) for term in found["Actions"]] == [("stirs", 2), ("twice", 1)]
-    assert found["Actions"][0].weight > found["Actions"][1].weight
-    assert terms([]) == {} and terms([("", "Visuals", "the of")]) == {}
 
 
 captions = st.lists(
@@ -345,16 +292,6 @@ def test_weights_are_those_of_scikit_learn(made: list[tuple[str, str, str]]) -> 
         rows = [number for number, (_, name, _) in enumerate(made) if name == category]
         for term in own:
             assert term.weight == pytest.approx(matrix[rows, kept.index(term.term)].mean())
-
-
-def test_words_are_whole_words_in_lower_case_without_function_words() -> None:
-    assert words("The cook's NON-STICK pan, 2 of them: crème <b>brûlée</b> x") == [
-        "cook's",
-        "non-stick",
-        "pan",
-        "crème",
-        "brûlée",
-    ]
 
 
 def many() -> list[Answer]:

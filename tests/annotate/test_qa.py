@@ -97,11 +97,6 @@ def test_pairs_of_one_step_are_of_two_videos_and_other_pairs_of_steps_with_diffe
     assert chosen_pairs(folder, cap=3)[1]["pairs"] == 6
 
 
-def test_steps_with_only_one_clip_or_one_video_are_counted(folder: Path) -> None:
-    _, record = chosen_pairs(folder)
-    assert (record["steps"], record["steps_of_one_clip"], record["steps_of_one_video"]) == (5, 2, 1)
-
-
 def test_a_step_is_a_value_of_the_column(folder: Path) -> None:
     frame, record = chosen_pairs(folder, step="step_id", other=0.5)
     assert record["pairs"] == 2 * (4 * 3 // 2) + 4 * 3 // 2
@@ -259,9 +254,6 @@ def test_pairs_of_different_steps_are_of_different_videos_too_and_no_pair_comes_
 SUPPLEMENT = Path(__file__).parents[3] / "shared/seeds"
 
 
-FIELDS = {"narration": "we whisk", "action_caption": "a hand whisks", "object_caption": "eggs"}
-
-
 def published() -> list[str]:
     """Return the supplement's prompts in order with joined lines; a line ending in a hyphen continues in the next."""
     text = "".join(path.read_text(encoding="utf-8") for path in sorted(SUPPLEMENT.glob("*.txt")))
@@ -317,16 +309,6 @@ def test_the_text_of_a_field_is_never_read_as_a_template(narration: str, action:
     then, _, end = rest.partition("{object_caption}")
     assert user == {"role": "user", "content": before + narration + between + action + then + objects + end}
     assert system == {"role": "system", "content": DESCRIBE.system}
-
-
-def test_a_changed_letter_changes_the_sha256(tmp_path: Path) -> None:
-    path = tmp_path / "mine.yaml"
-    path.write_text("system: |-\n  " + DESCRIBE.system + "\nuser: |-\n  " + DESCRIBE.user.replace("\n", "\n  ") + "\n")
-    same = read_prompt(str(path), DESCRIBE)
-    assert same.messages(**FIELDS) == DESCRIBE.messages(**FIELDS) and same.sha256 == DESCRIBE.sha256
-    others = [Prompt("other", DESCRIBE.system + " ", DESCRIBE.user, DESCRIBE.fields), *PAIRQA.values(), DESCRIBE]
-    assert len({prompt.sha256 for prompt in others}) == len(others)
-    assert read_prompt(None, DESCRIBE) is DESCRIBE
 
 
 WHISK = QA("Which video uses a whisk?", "Video 1")

@@ -313,15 +313,6 @@ def test_gold_rate_is_the_share_of_gold_pairs(made: Callable[..., Any], rate: fl
     assert kinds == ["gold"] * count + ["work"] * 40
 
 
-def test_left_and_right_are_drawn_for_each_person_and_pair(made: Callable[..., Any]) -> None:
-    annotating, person = made()
-    left = [own.left for own, _ in all_of(annotating, person)]
-    assert 8 <= left.count("reference") <= 32
-    with annotating.database.write() as connection:
-        other, _ = people.add(connection, "Bob", 0.0)
-    assert [own.left for own, _ in all_of(annotating, other)] != left
-
-
 def test_a_score_that_nobody_chose_is_refused(made: Callable[..., Any]) -> None:
     """A category that nobody touched has no score; a text that was left empty means 5; a lower score needs a text."""
     annotating, person = made()

@@ -10,7 +10,6 @@ import urllib.request
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -20,8 +19,7 @@ import pytest
 
 from app.compare import totals
 from app.compare.files import Answers, Broken, Library
-from app.compare.rows import highest_tau
-from app.compare.select import ROWS_AT_ONCE, Selection, choose
+from app.compare.select import Selection, choose
 from app.compare.sets import RIGHT, TestSet, grouped
 from app.compare.totals import Totals
 from app.compare.words import supported
@@ -294,51 +292,12 @@ def test_predictions_without_a_record_are_shown(tmp_path: Path) -> None:
     assert [each.columns[0].method.name for each in sets] == list(TASKS)
 
 
-def test_methods_of_one_name_also_have_that_of_their_file(tmp_path: Path) -> None:
-    rows = made("diffmcq", 6)
-    for name in ("one", "two"):
-        write(tmp_path, name, "diffmcq", rows, guesses("diffmcq", rows, 0), head="runs/x", method="stepdiff")
-    (found,), _ = read(tmp_path)
-    assert [column.method.name for column in found.columns] == ["x (one)", "x (two)"]
-
-
 def test_the_pieces_of_a_caption_are_the_caption() -> None:
     for caption in ("", "a whisk", "The Whisk, not a fork!", "it's in the bowl.  twice"):
         pieces = supported(caption, ["uses a whisk and a bowl", "twice"])
         assert "".join(piece.text for piece in pieces) == caption
     pieces = supported("The Whisk, not a fork, in the bowl", ["uses a whisk in the bowl"])
     assert [piece.text for piece in pieces if piece.supported] == ["Whisk", "bowl"]
-
-
-@pytest.mark.parametrize(
-    ("scores", "said", "most"),
-    [
-        ((3, 3, 3, 0), [4.0, 3.0, 2.0, 1.0], "0.71"),
-        ((3, 3, 3, 0), [1.0, 2.0, 3.0, 4.0], "0.71"),
-        ((3, 3, 3, 0), [2.0, 2.0, 2.0, 1.0], ""),
-        ((3, 2, 1, 0), [1.0, 2.0, 3.0, 4.0], ""),
-        ((3, 3, 3, 0), [1.0, 1.0, 1.0, 1.0], ""),
-    ],
-)
-def test_tau_says_how_high_ties_of_the_truth_let_it_be(scores: Any, said: list[float], most: str) -> None:
-    row = DiffRank("a", tuple("bcde"), "Visuals", scores)
-    assert highest_tau(row, said, "ktau_all_rows") == most
-    taus = [kendall_tau(np.array([order]), np.array([scores], float))[0] for order in permutations(said)]
-    assert most in ("", f"{max(taus):.2f}")
-    assert highest_tau(row, said, "ktau_within_step_all_rows") == "", "their targets all tie, or none do"
-
-
-def test_a_page_has_at_most_50_rows_and_the_list_shows_the_figures_of_the_record(tests: TestSet) -> None:
-    from app.compare.pages import set_line
-
-    line = set_line(tests, "/compare/x")
-    assert line.common == 20 and ROWS_AT_ONCE == 50
-    for method, column in zip(line.methods, tests.columns, strict=True):
-        path = Path(column.method.file).with_suffix(".scores.json")
-        recorded = json.loads(path.read_text())["scores"]
-        for total in method.totals.figures:
-            assert total.value == pytest.approx(recorded[total.metric], abs=1e-12)
-    assert replace(line, methods=[]).rows == 40
 
 
 if TYPE_CHECKING:

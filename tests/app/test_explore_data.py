@@ -202,16 +202,6 @@ def test_coordinates_are_kept_and_computed_again_if_rows_were_added(
     assert len(newer.map.rows) == 50 and newer.version != shown.version
 
 
-def test_new_metadata_is_a_new_version_with_the_same_coordinates(site: Site, store: Store) -> None:
-    maps = Maps(site)
-    shown = maps.get("tiny", "pca")
-    with store.lock():
-        store.catalog("clips").update(pl.DataFrame({"key": ["clip_3"], "step": ["fry"]}))
-    newer = maps.get("tiny", "pca", fresh=True)
-    assert newer.version != shown.version and newer.read("step")["step"][3] == "fry"
-    assert (newer.map.xy == shown.map.xy).all()
-
-
 def test_what_cannot_be_shown_is_refused(site: Site) -> None:
     maps = Maps(site)
     with pytest.raises(UnknownError, match="no view 'none' of clips: the views are tiny"):

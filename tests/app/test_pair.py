@@ -188,18 +188,6 @@ def test_predictions_of_a_pair_in_the_other_order_are_not_shown_as_this_pairs(in
     assert other.swapped and not other.methods and not any(line.references for line in other.rows)
 
 
-def test_a_verdict_follows_a_stated_rule() -> None:
-    verdicts = {value: similarity("Actions", value).verdict for value in (-1.6, -0.21, -0.19, 0.0, 0.01, 1.6)}
-    assert list(verdicts.values()) == ["", "", "not sure", "not sure", "would decline", "would decline"]
-    assert "nearly equally likely" in similarity("Actions", -0.19).reason
-    assert "alike" in similarity("Actions", 0.01).reason
-    found = dict.fromkeys(CATEGORIES, 0.5)
-    assert "alike in every category" in declines(found, None)
-    assert "alike in Actions (log-odds +0.50, above 0)" in declines(found, "Actions")
-    assert not declines(found | {"Actions": 0.0}, "Actions")
-    assert not declines(found | {"Actions": -0.1}, None)
-
-
 def test_an_answer_says_whether_the_head_would_decline(inside: Inside, pair: dict[str, str]) -> None:
     values = Asked(inside.url, "/pair/alike", head="small", **pair).last()[1]["values"]
     known = {each["category"]: each["log_odds"] for each in values}
@@ -293,16 +281,6 @@ def test_a_head_of_words_answers_no_questions_and_a_copy_of_it_is_listed_once(
     assert [head["name"] for head in data["heads"]] == ["reads"] and data["words"] == ["words"]
     with pytest.raises(HTTPError, match="404"):
         read_json(word_server, address(word_pair, "/pair/words", head="reads"))
-
-
-def test_without_a_head_of_words_the_copy_of_a_run_is_listed(world: Path, word_runs: Path, tmp_path: Path) -> None:
-    def names(folder: Path) -> list[str]:
-        return Runs(Site.open(str(world / "features"), word_runs=str(folder))).words()
-
-    shutil.copytree(word_runs / "reads", tmp_path / "group" / "reads")
-    assert names(tmp_path / "group") == ["reads/words"] and names(tmp_path) == ["group/reads/words"]
-    assert names(tmp_path / "group" / "reads") == ["words"] and names(word_runs / "words") == ["words"]
-    assert Runs(Site.open(str(world / "features"))).words() == []
 
 
 def test_a_store_with_other_features_shows_the_reason(

@@ -165,17 +165,3 @@ def test_a_job_that_fails_ends_with_one_event_that_says_why_and_the_next_one_run
     last = all_of(worker.submit(Job(ONE, work)))[-1]
     assert last.name == "error" and line in last.data["error"]
     assert names(worker.submit(Job(ONE, done))) == ["done"]
-
-
-def test_a_head_that_cannot_be_loaded_is_tried_again() -> None:
-    tries: list[Named] = []
-
-    def load(head: Named) -> None:
-        tries.append(head)
-        if len(tries) == 1:
-            raise StepDiffError("damaged")
-
-    worker = Worker(load)
-    assert names(worker.submit(Job(ONE, done))) == ["load", "error"]
-    assert worker.head is None
-    assert names(worker.submit(Job(ONE, done))) == ["load", "loaded", "done"]

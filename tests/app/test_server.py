@@ -594,18 +594,6 @@ def test_no_path_leads_out_of_the_folder_of_videos(tmp_path: Path, video: str) -
         site.file(site.clip("x"))
 
 
-@pytest.mark.full
-def test_clips_come_in_the_order_asked_for(world: Path) -> None:
-    site = Site.open(str(world / "features"))
-    keys = Store.open(world / "features").catalog("clips").frame()["key"].to_list()
-    wanted = [keys[5], keys[0], keys[5], keys[3]]
-    assert [clip.key for clip in site.clips(wanted)] == wanted
-    with pytest.raises(UnknownError, match="no clip 'nothing'"):
-        site.clips([keys[0], "nothing"])
-    with pytest.raises(UnknownError, match="start the server with --videos"):
-        site.file(site.clip(keys[0]))
-
-
 def test_an_image_in_a_tar_file_is_shown(tmp_path: Path) -> None:
     folder = tmp_path / "videos"
     folder.mkdir()

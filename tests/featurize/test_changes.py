@@ -17,7 +17,7 @@ from common.io import sealed as table
 from common.io.files import place
 from featurize.changes import compare
 from featurize.manifest import read_manifest
-from featurize.video.media_file import END_BYTES, identity
+from featurize.video.media_file import identity
 from store import Feature, Provenance, Store, View
 from store.__main__ import main as store_main
 from store.damage.withdrawal import unfinished
@@ -114,19 +114,6 @@ def test_the_same_content_at_another_path_is_accepted(videos: Path, run: Run) ->
     assert known(videos, "clip_0_2.000")["video"] == str(videos / "b" / "clip.mp4")
 
 
-@pytest.mark.full
-def test_a_missing_file_of_finished_rows_is_no_error_and_not_reported_as_compared(videos: Path, run: Run) -> None:
-    path = manifest(videos / "clips.csv", ("one", "a/clip.mp4", 0, 1))
-    assert run("--manifest", path)[0] == 0
-    manifest(path, ("one", "c/clip.mp4", 0, 1))
-    status, _, message = run("--manifest", path)
-    assert status == 0 and "1 clips keep their path in the catalog" in message
-    assert known(videos, "one")["video"] == "a/clip.mp4"
-    (videos / "b").rename(videos / "c")
-    status, _, message = run("--manifest", path)
-    assert status == 2 and "was made from another file" in message
-
-
 def test_replace_makes_rows_absent_in_every_view_and_recomputes_them(videos: Path, run: Run) -> None:
     path = manifest(videos / "clips.csv", ("one", "a/clip.mp4", 0, 1), ("two", "a/clip.mp4", 1, 2))
     other = ("three", "kept.mp4", 0, 1)
@@ -202,21 +189,6 @@ def test_a_failed_clip_is_retried_with_the_manifests_new_interval_or_file(videos
     assert "3 clips without features take their new file or interval" in message
     np.testing.assert_array_equal(tokens(videos, "late"), tokens(videos, "backwards"))
     assert (known(videos, "late")["start"], known(videos, "backwards")["start"]) == (1.0, 1.0)
-
-
-@pytest.mark.parametrize("nbytes", [0, 1, END_BYTES, END_BYTES + 1, 2 * END_BYTES + 1, 4 * END_BYTES])
-def test_both_ends_of_a_file_distinguish_it_from_another_of_the_same_size(tmp_path: Path, nbytes: int) -> None:
-    path = tmp_path / "a.mp4"
-
-    def of(data: bytes) -> object:
-        path.write_bytes(data)
-        return identity(path)
-
-    data = bytes(nbytes)
-    whole = of(data)
-    for at in {0, nbytes // 8, nbytes - nbytes // 8 - 1, nbytes - 1} if nbytes else ():
-        assert of(data[:at] + b"\1" + data[at + 1 :]) != whole, at
-    assert of(data + b"\0") != whole
 
 
 CLIPS = 10

@@ -165,15 +165,6 @@ def test_sentences_of_similar_meaning_are_closer(mpnet: Encoder) -> None:
     assert cosine[0, 1] > cosine[0, 2] + 0.2
 
 
-def test_a_long_text_is_truncated_and_an_empty_one_refused(mpnet: Encoder) -> None:
-    long = "stir the soup " * 400
-    both = mpnet.encode_texts([long, long + "then drive the car home"])["embedding"]
-    np.testing.assert_array_equal(both[0], both[1])
-    assert mpnet.provenance("texts").crop == "first 384 tokens"
-    with pytest.raises(StepDiffError, match="the text is empty"):
-        mpnet.encode_texts(["fine", ""])
-
-
 def test_a_frame_has_the_same_bits_in_any_batch(efficientnet: Encoder) -> None:
     frames = np.random.default_rng(1).integers(0, 256, (4, 8, 224, 224, 3), dtype=np.uint8)
     frames[1] = frames[1, 0]
@@ -287,27 +278,6 @@ def test_embeddings_equal_sentence_transformers(checkpoint: Path, sentence_encod
     assert np.abs(got[0] - got[3]).max() > 0.01
     assert sentence_encoder.features("texts")["embedding"].shape == got.shape[1:] == (24,)
     assert sentence_encoder.encode_texts(TEXTS)["embedding"].tobytes() == got.tobytes()
-
-
-@pytest.mark.full
-def test_a_model_without_attention_has_no_limit(tmp_path: Path) -> None:
-    from safetensors.numpy import save_file
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    words = ["[UNK]", "flip", "the", "pancake", "pour"]
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    place = tmp_path / "0_StaticEmbedding"
-    place.mkdir()
-    tokenizer.save(str(place / "tokenizer.json"))
-    vectors = np.random.default_rng(0).normal(size=(5, 8)).astype(np.float32)
-    save_file({"embedding.weight": vectors}, place / "model.safetensors")
-    modules(tmp_path, StaticEmbedding=place.name)
-    sentence_encoder = load("sentence", str(tmp_path), "cpu")
-    assert sentence_encoder.max_tokens is None and sentence_encoder.provenance("texts").crop == "all tokens"
-    got = sentence_encoder.encode_texts(["flip the pancake", "pour"])["embedding"]
-    expected = np.stack([vectors[1:4].mean(0), vectors[4]])
-    np.testing.assert_allclose(got, expected / np.linalg.norm(expected, axis=1, keepdims=True), rtol=0, atol=1e-6)
 
 
 def sentence_refusal(folder: Path, **choices: object) -> str:
@@ -587,24 +557,6 @@ def test_another_model_is_refused_in_one_line(name: str, folders: dict[str, Path
     shutil.copy(folders[different] / "model.safetensors", tmp_path)
     line = tower_refusal(name, tmp_path)
     assert "is unknown or of another shape" in line or "tensors of the image tower, first" in line
-
-
-@pytest.mark.full
-def test_an_incomplete_tower_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
-    shutil.copytree(folders["idefics2"], tmp_path, dirs_exist_ok=True)
-    state = load_file(folders["idefics2"] / "model.safetensors")
-    lost = next(key for key in state if key.endswith("post_layernorm.bias"))
-    save_file({key: value for key, value in state.items() if key != lost}, tmp_path / "model.safetensors")
-    assert "lacks 1 tensors of the image tower, first post_layernorm.bias" in tower_refusal("idefics2", tmp_path)
-    save_file({**state, lost: torch.zeros(3)}, tmp_path / "model.safetensors")
-    assert f"{lost} is unknown or of another shape" in tower_refusal("idefics2", tmp_path)
-    whole = (folders["idefics2"] / "model.safetensors").read_bytes()
-    (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
-    assert "cannot be read" in tower_refusal("idefics2", tmp_path)
-    (tmp_path / "model.safetensors").unlink()
-    assert "cannot be read" in tower_refusal("idefics2", tmp_path)
 
 
 Writer = Callable[..., Path]

@@ -15,18 +15,16 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
 from common.errors import StepDiffError
-from featurize.encoders import Encoder, load, split, view_name
+from featurize.encoders import Encoder, load
 from featurize.encoders.preprocessing import preprocessing_of, timm_settings
 from featurize.encoders.vlm import Vlm
 from featurize.manifest import Manifest
 from featurize.plan import pending, tasks
 from featurize.shard import featurize_shard
 from featurize.video.decode import Clip, read_clips
-from featurize.video.frames import Sampling
 from featurize.video.picture import pixels_of
 from retrieval.__main__ import main as retrieval
 from store import Store
-from store.format.pool import pooled_view
 from store.io.records import all_writes
 from tests.heads.public.vlms import save
 
@@ -392,16 +390,6 @@ def test_settings_of_timm(config: dict[str, Any], crop: str) -> None:
     assert (found.normalised(torch.from_numpy(seen.copy())) - transform(picture)).abs().max() < 1e-5
 
 
-def test_hf_names_its_weights_and_its_view() -> None:
-    assert split("hf:facebook/dinov2-base") == ("hf", "facebook/dinov2-base")
-    assert split("clip", "folder") == ("clip", "folder")
-    with pytest.raises(StepDiffError, match="weights are named twice, by hf:a/b and by --weights c"):
-        split("hf:a/b", "c")
-    names = {"facebook/dinov2-base": "dinov2-base", "/data/my model.v2/": "my-model-v2", "a/b.c@main": "b-c"}
-    assert {weights: view_name("hf", weights) for weights in names} == names
-    assert view_name("clip", "a/b") == "clip"
-
-
 TOKENS, WIDTH = 16, 24
 
 
@@ -590,40 +578,10 @@ def test_clips_of_several_shapes_are_featurized_and_one_that_cannot_be_fails_alo
 
 
 @pytest.mark.full
-def test_a_view_that_is_pooled_is_refused(vlm_encoder: Vlm) -> None:
-    made, features = vlm_encoder.provenance("clips"), vlm_encoder.features("clips")
-    with pytest.raises(StepDiffError, match="--pool is for views with tokens of patches"):
-        pooled_view(made, features, 2)
-
-
-@pytest.mark.full
 def test_fewer_pixels_make_fewer_tokens_and_are_in_the_provenance(vlm_folder: Path, vlm_encoder: Vlm) -> None:
     smaller = load(f"vlm:{vlm_folder}", device="cpu", frames=FRAMES, pixels=32 * 32)
     assert smaller.features("clips")["tokens"].shape[0] < vlm_encoder.features("clips")["tokens"].shape[0]
     assert "of at most 1024 pixels" in smaller.crop and smaller.fingerprint == vlm_encoder.fingerprint
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("sampling", ["linspace", "segment-centres"])
-def test_the_frame_rule_is_in_the_provenance(vlm_folder: Path, sampling: Sampling) -> None:
-    made = load("vlm", str(vlm_folder), "cpu", frames=2, sampling=sampling).provenance("clips", "int8")
-    assert made.encoder == "vlm" and made.frames.startswith("2 at ")
-    assert made.layer == "get_video_features: list of 2 axes; 2 deepstack levels: list of 2 axes"
-    assert made.crop == "whole pictures of at most 200704 pixels, bicubic, given to Qwen3VLProcessor as a video"
-    assert made.dtypes == {"tokens": "int8", "layout": "float32"}
-
-
-@pytest.mark.full
-def test_a_model_that_takes_no_cached_tokens_is_refused(tmp_path: Path, vlm_folder: Path) -> None:
-    from transformers import CLIPConfig, CLIPModel
-
-    shutil.copytree(vlm_folder, tmp_path, dirs_exist_ok=True)
-    small = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
-    CLIPModel(CLIPConfig(text_config=small, vision_config={**small, "image_size": 8, "patch_size": 8})).save_pretrained(
-        tmp_path
-    )
-    with pytest.raises(StepDiffError, match="is a clip, whose class in transformers takes no mm_encoder_outputs"):
-        load("vlm", str(tmp_path), "cpu")
 
 
 Run = Callable[..., tuple[int, dict[str, object], str]]

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -18,10 +17,6 @@ from featurize.encoders import Encoder, digest, load
 from featurize.encoders.internvideo.checkpoint import load_model
 from featurize.encoders.internvideo.mm import InternVideo, InternVideoB16
 from featurize.encoders.internvideo.model import SIZES, InternVideoMM, Size, halve
-from featurize.manifest import Manifest
-from featurize.plan import pending, tasks
-from featurize.shard import featurize_shard
-from store import Store, View
 
 TINY = Size(patch=16, width=128, layers=5, embedding=24, text_width=64, text_layers=2, image=48, vocabulary=515)
 
@@ -33,9 +28,6 @@ TEXTS = ["flip the pancake", "a", "clean the pool with a long brush, then rinse 
 
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-
-
-Writer = Callable[..., Path]
 
 
 def vocabulary() -> tuple[dict[str, int], list[str]]:
@@ -188,43 +180,6 @@ def test_weights_are_required(tmp_path: Path) -> None:
         load(NAME, str(tmp_path), "cpu")
 
 
-@pytest.mark.full
-@pytest.mark.parametrize("dtype", ["float16", "int8", "float32"])
-def test_stored_features_equal_the_modules_output(
-    encoder: InternVideo, video: Writer, tmp_path: Path, dtype: str
-) -> None:
-    """Featurize videos; the tokens of a view are those of the clip's frames in order."""
-    from featurize.video.decode import Clip, read_clips
-    from featurize.video.picture import Crop
-
-    path = video("cooking.mp4", frames=60, g=10)
-    intervals = [(0.0, 1.0), (0.5, 2.0), (1.0, 3.0)]
-    keys = [f"cooking_{start}_{end}" for start, end in intervals]
-    table = pl.DataFrame({"key": keys, "video": "cooking.mp4"}).with_columns(
-        start=pl.Series([start for start, _ in intervals]), end=pl.Series([end for _, end in intervals])
-    )
-    asked = Manifest("clips", table, {"cooking.mp4": path}, {})
-    store = Store.open(tmp_path / "store", create=True)
-    with store.lock():
-        store.catalog("clips").append(asked.rows)
-        made = encoder.provenance("clips", dtype), encoder.features("clips", dtype)
-        view: View = store.create_view("clips", NAME, *made, 16)
-        view.resize()
-    (task,) = tasks(store, view, pending(asked, np.arange(3), np.ones(3, bool)), 2, 1)
-    featurize_shard(task, encoder, "cpu", lambda rows: None)
-    rows = np.arange(3)
-    stored = view.read("tokens", rows, dtype="float32")
-    clips = [c for c in read_clips(path, intervals, 8, Crop(encoder.short_side, encoder.size)) if isinstance(c, Clip)]
-    pixels = np.stack([clip.frames for clip in sorted(clips, key=lambda clip: clip.index)])
-    embedding, tokens = encoder.module.encode_video(normalised(pixels))
-    exact = tokens.numpy()
-    allowed = {"float32": 1e-5, "float16": 1e-3, "int8": 1e-2}[dtype]
-    assert np.abs(stored - exact).max() <= allowed * np.abs(exact).max()
-    np.testing.assert_allclose(
-        view.read("embedding", rows), torch.nn.functional.normalize(embedding), rtol=0, atol=1e-5
-    )
-
-
 SMALL = Size(patch=16, width=64, layers=4, embedding=24, text_width=64, text_layers=1, image=32, vocabulary=20)
 
 
@@ -309,13 +264,6 @@ def test_wrong_checkpoints_are_refused(
             wrong[name] = torch.zeros(shape)
     write_published(tmp_path / "model.ckpt", wrong)
     assert reason in refusal(tmp_path / "model.ckpt")
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("content", [[1, 2], {"weights": {}}, {"state_dict": [1]}])
-def test_a_torch_file_that_is_not_a_checkpoint_is_refused(tmp_path: Path, content: object) -> None:
-    torch.save(content, tmp_path / "model.ckpt")
-    assert "has no state_dict" in refusal(tmp_path / "model.ckpt")
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path, state: State) -> None:

@@ -379,29 +379,6 @@ def wait_until_up(run: Driver) -> str:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("first", ["the driver", "the GCS"])
-def test_the_agents_end_with_the_driver_and_one_line_is_the_last_output(
-    driver: Callable[..., Driver], first: str
-) -> None:
-    """Agents set their title, which overwrites the environment that others see."""
-    run = driver("-c", UP)
-    wait_until_up(run)
-    children = psutil.Process(run.process.pid).children
-    agents = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
-    while not all(any(name in " ".join(each.cmdline()) for each in children(recursive=True)) for name in agents):
-        time.sleep(0.1)
-    family = children(recursive=True)
-    if first == "the GCS":  # Ray's C++ code ends the driver
-        os.kill(run.wait_for("gcs_server"), signal.SIGKILL)
-    else:
-        run.process.kill()
-    _, message = run.process.communicate(timeout=60)
-    _, alive = psutil.wait_procs(family, AT_ONCE)
-    assert [each.cmdline() for each in alive] == []
-    assert message.splitlines()[-1].startswith("error: this process was killed, or it lost its Ray (logs: ")
-
-
-@pytest.mark.full
 def test_a_failed_start_is_reported_in_one_line_within_a_time_limit(
     driver: Callable[..., Driver], tmp_path: Path, tiny_clip: Path, video: Callable[..., Path]
 ) -> None:

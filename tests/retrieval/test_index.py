@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from common.errors import StepDiffError
-from common.io.locks import locked
 from retrieval.__main__ import main
 from retrieval.index.builder import build_index
 from retrieval.index.factory import FLAT, Budgets, budgets, choose, memory_bytes
@@ -64,18 +63,6 @@ def test_similarities_of_approximate_indexes_are_exact(store: Store, fill: Fill,
     best = np.argsort(-cosines[:50], axis=1)[:, :10]
     recall = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found, best, strict=True)])
     assert recall > 0.9
-
-
-def test_the_card_describes_the_index(store: Store, clips: View) -> None:
-    build_index(store, clips)
-    path = card_path(store, "clips", "tiny")
-    card = json.loads(path.read_text())
-    assert card["provenance"] == clips.provenance.as_dict()
-    assert (card["factory"], card["rows"], card["dim"], card["files"]) == ("Flat", 27, 16, {})
-    card = build_index(store, clips, factory="IVF2,SQfp16")
-    assert {name: known["bytes"] for name, known in card["files"].items()} == {
-        file.name: file.stat().st_size for file in path.parent.glob("tiny.*.*")
-    }
 
 
 def refused(store: Store, view: View, why: str, command: str = "--view tiny") -> None:
@@ -292,28 +279,6 @@ def test_a_second_build_adds_nothing(store: Store, clustered: View) -> None:
     assert {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in files(store)} == before
 
 
-def test_an_index_of_rewritten_rows_is_not_extended(store: Store, clustered: View, fill: Fill, tmp_path: Path) -> None:
-    """The old index belongs to another store, so that all of it is built again."""
-    built(store, clustered)
-    other = Store.open(tmp_path / "other", create=True)
-    view = fill(other, clusters(1500, 8), [f"c{at}" for at in range(1500)], shard=128)
-    folder = Path(str(card_path(other, "clips", "tiny").parent))
-    folder.mkdir(parents=True)
-    for path in (*files(store), card_path(store, "clips", "tiny")):
-        (folder / path.name).write_bytes(path.read_bytes())
-    with pytest.raises(StepDiffError, match="is stale, "):
-        open_index(other, view)
-    assert built(other, view)["trained_rows"] == 1500
-    assert true_recall(other, view) > 0.9
-
-
-def test_a_second_builder_is_refused(store: Store, clustered: View) -> None:
-    folder = store.path / "indexes/clips"
-    folder.mkdir(parents=True)
-    with locked(folder / ".tiny.lock", wait=False), pytest.raises(StepDiffError, match="is being written by process"):
-        built(store, clustered)
-
-
 def test_an_exceeded_budget_is_reported(store: Store, clustered: View, capsys: pytest.CaptureFixture[str]) -> None:
     common = ["build", "--store", str(store.path), "--view", "tiny", "--factory", "IVF4,PQ1x2", "--workers", "1"]
     assert main([*common, "--max-latency", "1us", "--max-memory", "1KB", "--min-recall", "0.999", "--json"]) == 1
@@ -436,16 +401,6 @@ def test_an_index_is_stored_in_and_searched_from_the_object_store(
     cosines = unit @ unit[7]
     cosines[[4, 7]] = -1
     assert [hit["clip"] for hit in hits] == [f"c{n}" for n in np.argsort(-cosines)[:3]]
-
-
-@pytest.mark.full
-def test_an_approximate_index_is_searched_from_the_object_store(bucket: str, fill: Fill) -> None:
-    store = Store.open(f"{bucket}/features", create=True)
-    vectors = np.random.default_rng(0).normal(size=(200, 16)).astype(np.float32)
-    view = fill(store, vectors, [f"c{n}" for n in range(200)], shard=64)
-    build_index(store, view, factory="IVF4,SQfp16")
-    found, cosines = open_index(store, view).search(vectors[:5] / np.linalg.norm(vectors[:5], axis=1, keepdims=True), 1)
-    assert found.ravel().tolist() == [0, 1, 2, 3, 4] and np.allclose(cosines, 1)
 
 
 @pytest.mark.full

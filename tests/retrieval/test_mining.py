@@ -100,14 +100,6 @@ def test_copies_in_other_blocks_are_found(store: Store, fill: Fill) -> None:
     assert grouped(found) == expected
 
 
-def test_an_exact_index_finds_the_same_duplicates(store: Store, copied: View) -> None:
-    build_index(store, copied)
-    by_index = duplicates(store, store.view("clips", "tiny"), 0.9, by="index")
-    exact = duplicates(store, store.view("clips", "tiny"), 0.9)
-    assert grouped(by_index) == grouped(exact)
-    assert by_index["similarity"].to_list() == pytest.approx(exact["similarity"].to_list(), abs=1e-6)
-
-
 def test_clips_of_one_video_are_not_duplicates_of_each_other(store: Store, fill: Fill) -> None:
     vectors = np.ones((5, 4), np.float32)
     fill(store, vectors, list("abcde"), columns={"video": ["one", "one", None, None, "one"]})
@@ -167,14 +159,6 @@ def test_duplicates_from_the_command_line(
         assert main([*start, *words]) == 2
         out, err = capsys.readouterr()
         assert out == "" and err.startswith("error: ") and err.count("\n") == 1 and why in err
-
-
-def test_a_view_with_nan_is_refused(store: Store, fill: Fill, capsys: pytest.CaptureFixture[str]) -> None:
-    vectors = np.eye(4, dtype=np.float32)
-    vectors[2] = 0
-    fill(store, vectors, list("abcd"), columns={"video": list("wxyz")})
-    assert main(["duplicates", "--store", str(store.path), "--view", "tiny"]) == 2
-    assert "the embedding of c in clips/tiny is all zeros: run `python -m store verify" in capsys.readouterr().err
 
 
 STEPS = ["chop"] * 40 + ["whisk"] * 7 + ["alone"] + [None] * 3 + ["fry"] * 21
@@ -508,13 +492,6 @@ def test_v3_draws_all_other_clips_equally_often() -> None:
     seen = Counter(c for q in drawn for pair in q.options for c in pair if c not in clips[:2])
     assert set(seen) == set(clips[2:])
     assert max(seen.values()) < 1.12 * min(seen.values())
-
-
-def test_v3_drops_questions_with_too_few_clips() -> None:
-    rows = [Difference(("a", "b"), "Actions", "x"), Difference(("c", "d"), "Actions", "x")]
-    assert random_negatives(TestSet(rows), 0).dropped == 2
-    rows.append(Difference(("e", "a"), "Actions", "x"))
-    assert random_negatives(TestSet(rows), 0).dropped == 0
 
 
 def test_the_order_of_options_depends_on_seed_and_content_only() -> None:
