@@ -333,13 +333,13 @@ def captioned(store: Store) -> Store:
     return store
 
 
-def test_the_input_texts_are_part_of_the_provenance(captioned: Store, tmp_path: Path) -> None:
+def test_the_input_texts_are_part_of_the_provenance(captioned: Store, tiny_lm: str, tmp_path: Path) -> None:
     prompt = tmp_path / "mine.yaml"
     prompt.write_text("system: Be short.\nuser: '{narration}{action_caption}{object_caption}'")
     reads = {"narration": "narration", "captions-action": "one", "ground": "two"}
     jobs = [
         DescribeJob(
-            LLMOptions(llm="llama", sampling=sampling), read_prompt(text, DESCRIBE), words, {**reads, **changed}
+            LLMOptions(llm=tiny_lm, sampling=sampling), read_prompt(text, DESCRIBE), words, {**reads, **changed}
         )
         for sampling, text, words, changed in (
             (Sampling(), None, 200, {}),
@@ -350,11 +350,11 @@ def test_the_input_texts_are_part_of_the_provenance(captioned: Store, tmp_path: 
         )
     ]
     assert len({json.dumps(job.provenance(), sort_keys=True) for job in jobs}) == 7
-    same = DescribeJob(LLMOptions(llm="llama", batch=3, timeout=9.0), read_prompt(None, DESCRIBE), 200, reads)
+    same = DescribeJob(LLMOptions(llm=tiny_lm, batch=3, timeout=9.0), read_prompt(None, DESCRIBE), 200, reads)
     assert same.provenance() == jobs[0].provenance()  # none of these options changes an answer
     caption(captioned, "captions-action", {}, "another head")
     with pytest.raises(StepDiffError, match="2 versions of captions-action"):
-        describe.run(describe.DescribeOptions(store=str(captioned.path), llm="llama", endpoint="http://127.0.0.1:1/v1"))
+        describe.run(describe.DescribeOptions(store=str(captioned.path), llm=tiny_lm))
 
 
 def test_the_command_describes_clips_with_a_server_and_heads_reads_the_result(

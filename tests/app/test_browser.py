@@ -312,7 +312,7 @@ DEMO = os.environ.get("DEMO")
 
 SHOWN = """() => document.fonts.status === "loaded"
   && [...document.images].every((image) => image.complete || image.loading === "lazy")
-  && [...document.querySelectorAll("video")].every((video) => video.readyState > 1 || video.error)"""
+  && [...document.querySelectorAll("video")].every((video) => video.preload === "none" || video.readyState > 1 || video.error)"""
 
 
 """whether everything that the page shows is there"""

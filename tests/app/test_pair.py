@@ -237,7 +237,7 @@ def word_runs(world: Path, tiny_lm: str, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="module")
 def word_pair(world: Path, word_runs: Path) -> Pair:
     """Two clips, each with words of its own."""
-    evidence = Runs(Site.open(str(world / "features"), word_runs=str(word_runs))).evidence("words")
+    evidence = Runs(Site.open(str(world / "features"), runs=str(word_runs))).evidence("words")
     rows = read_test_set("diffcap", world / "kitchen/diffcap_test.jsonl")
     return next(each for row in rows if all(evidence.why(*(each := (row.reference, row.candidate)))))
 

@@ -340,7 +340,10 @@ def test_no_request_ends_in_500(world: Path, tmp_path: Path) -> None:
     def ask(method: str, path: str, **given: Any) -> None:
         nonlocal sent
         sent += 1
-        while (answer := client.request(method, path, **given)).status_code == 429:
+        for _ in range(600):  # a person may send so many requests in a second
+            answer = client.request(method, path, **given)
+            if answer.status_code != 429:
+                break
             time.sleep(0.1)
         if answer.status_code == 500:
             failed.append((method, path, given))

@@ -590,7 +590,7 @@ def test_a_file_name_is_not_a_pattern(tmp_path: Path, video: Writer, monkeypatch
     for name in ("seq%02d.png", "seq%d.jpg", "seq*.png", "seq?0.png", "seq{00,01}.png", "seq[0-9]%*.png"):
         image(Path(name), BLUE)
         assert np.abs(frames_of(Path(name)).astype(int) - BLUE).max() < 3, name
-    other, mine = video("other.mp4", g=10), video("mine.mp4", g=10, frames_of=30).read_bytes()
+    other, mine = video("other.mp4", g=10), video("mine.mp4", g=10, frames=30).read_bytes()
     Path("other.mp4").write_bytes(other.read_bytes())
     expected = frames_of(video("mine.mp4"))
     assert not np.array_equal(expected, frames_of(other))
@@ -699,8 +699,8 @@ def test_compressed_text_chunks_are_bounded(tmp_path: Path) -> None:
 @pytest.fixture
 def two_sizes(tmp_path: Path, video: Writer) -> Path:
     """A stream whose frames change their size after 20 frames, made by joining two streams."""
-    small = video("small.h264", frames_of=20, rate=25, g=10)
-    large = video("large.h264", frames_of=20, rate=25, g=10, size=(128, 96))
+    small = video("small.h264", frames=20, rate=25, g=10)
+    large = video("large.h264", frames=20, rate=25, g=10, size=(128, 96))
     path = tmp_path / "sizes.h264"
     path.write_bytes(small.read_bytes() + large.read_bytes())
     return path

@@ -27,7 +27,7 @@ from retrieval.__main__ import main
 from retrieval.queries.search import compute, of_file, resolve
 from store import Store, View, text_key
 from store.__main__ import main as store_main
-from weights import resolve_weights
+from weights import resolve as resolve_weights
 
 Fill = Callable[..., View]
 
@@ -81,8 +81,9 @@ def test_a_table_shows_whole_clip_ids_and_plain_words(
         assert word in out
     keys = [f"{'x' * 90}_{at}_{at + 1}" for at in range(3)]
     columns = {name: ["words " * 20] * 3 for name in ("step", "narration", "activity", "split", "more", "most")}
-    fill(store, np.eye(3, dtype=np.float32) + 1, keys, view="wide", columns=columns)
-    _, out, _ = run(capsys, "query", "--store", store.path, "--view", "wide", "--clip", keys[0], "-k", 2)
+    wide = Store.open(store.path.with_name("wide"), create=True)
+    fill(wide, np.eye(3, dtype=np.float32) + 1, keys, columns=columns)
+    _, out, _ = run(capsys, "query", "--store", wide.path, "--view", "tiny", "--clip", keys[0], "-k", 2)
     assert keys[1] in out and keys[2] in out and "step" in out and "most" not in out
 
 
