@@ -116,9 +116,7 @@ def test_the_overlap_counts_every_run_of_words_of_the_test_texts(tmp_path: Path)
     assert overlap(rows, []) == {}
 
 
-def test_a_clip_that_should_not_train_is_found_by_split_by_id_and_by_overlap_in_time(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_a_clip_that_should_not_train_is_found(folder: Path, tmp_path: Path) -> None:
     rows = [Question(one, two, "?", "!", 1) for one, two in (("red_0_1", "late_0_1"), ("red_1_2", "new_0_1"))]
     catalog = Store.open(folder / "features").catalog("clips").frame()
     test_set = {"reference": "red_0_1", "candidate": "red_1.5_9", "category": "Visuals", "text": ["x"]}
@@ -138,9 +136,7 @@ def test_a_clip_that_should_not_train_is_found_by_split_by_id_and_by_overlap_in_
     assert reason not in leaks(rows, catalog.with_columns(split=pl.lit(None, pl.String)), none)
 
 
-def test_a_clip_that_should_not_train_gives_exit_status_1_and_the_page_is_written(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_leak_gives_status_1_and_a_page(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_rows(tmp_path / "pairqa.jsonl", [("red_0_1", "late_0_1", 2, "Which video is red?", "Video 1")])
     more = ("--store", str(folder / "features"), "--out", str(tmp_path / "audit.html"))
     assert audited(tmp_path, capsys, *more, status=1)["failed"] == 1
@@ -192,9 +188,7 @@ class _Page(HTMLParser):
         self.words += data
 
 
-def test_the_page_is_one_file_and_nothing_of_the_data_is_read_as_html(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_page_is_one_file_without_markup(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     more = ("--store", str(folder / "features"), "--videos", str(folder), "--out", str(tmp_path / "audit.html"))
     audited(folder, capsys, *more)
     page = _Page((tmp_path / "audit.html").read_text())
@@ -208,9 +202,7 @@ def test_the_page_is_one_file_and_nothing_of_the_data_is_read_as_html(
     assert style is not None and "url(" not in style[1]
 
 
-def test_dropped_questions_are_shown_if_the_file_has_a_record(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_dropped_questions_are_shown(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_rows(tmp_path / "pairqa.jsonl", ROWS)
     types = {"2": {"written": 9, "kept": 3, "dropped": {"refusal": 6}}}
     made = {"pairs": 9, "undescribed": 4, "types": types, "examples": {"refusal": ["I <i>cannot</i>"]}}
@@ -238,9 +230,7 @@ def test_dropped_questions_are_shown_if_the_file_has_a_record(
         ("[]\n", ":1: not a JSON object"),
     ],
 )
-def test_a_file_that_is_not_pairqa_is_refused_in_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, message: str
-) -> None:
+def test_a_file_without_pairqa(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, message: str) -> None:
     (tmp_path / "pairqa.jsonl").write_text(text)
     assert audit.main([str(tmp_path / "pairqa.jsonl")]) == 2
     error = capsys.readouterr().err
@@ -355,9 +345,7 @@ def test_nothing_of_the_data_is_read_as_html(pages: tuple[Parsed, Parsed]) -> No
         {"examples": None},
     ],
 )
-def test_a_record_of_another_form_is_refused_in_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], change: dict[str, Any]
-) -> None:
+def test_a_wrong_record_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], change: dict[str, Any]) -> None:
     row = {"reference": "a", "candidate": "b", "question": "?", "answer": "!"}
     (tmp_path / "qa.jsonl").write_text(json.dumps(row) + "\n")
     made: dict[str, Any] = {"pairs": 1, "undescribed": 0, "types": {}, "examples": {}, "provenance": {}}

@@ -156,9 +156,7 @@ def test_provenance_contains_head_view_and_question(world: Path) -> None:
 
 
 @pytest.mark.full
-def test_the_command_captions_clips_and_heads_reads_the_result(
-    world: Path, ray: None, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_captions_clips(world: Path, ray: None, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["--store", str(world / "features"), "--head", str(world / "run"), "--kind", "action"]
     assert captions.main([*command, "--split", "train", "--max-tokens", "8", "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
@@ -262,7 +260,7 @@ def by_hand(case: str, folder: Path, shown: list[Image.Image], kind: CaptionKind
 @pytest.mark.parametrize(
     ("case", "kind"), [("llava", "action"), ("llava", "objects"), ("blip2", "action"), ("blip", "objects")]
 )
-def test_a_model_reads_the_inputs_of_its_own_processor(
+def test_a_model_reads_its_processors_inputs(
     models: dict[str, Path], video: Path, case: str, kind: CaptionKind
 ) -> None:
     made = video_captioner(models[case], kind)
@@ -396,9 +394,7 @@ def best_box(case: str, folder: Path, item: Item, name: str) -> float:
 
 @pytest.mark.full
 @pytest.mark.parametrize("case", ["owlv2", "grounding_dino"])
-def test_the_score_of_an_object_is_that_of_its_best_box(
-    detectors: dict[str, Path], clips: list[Item], case: str
-) -> None:
+def test_a_score_is_that_of_the_best_box(detectors: dict[str, Path], clips: list[Item], case: str) -> None:
     made = detector(detectors[case])
     found = dict(made.annotate(clips))
     for item in clips[:2]:

@@ -71,9 +71,7 @@ def test_kappa_is_that_of_scikit_learn_for_two_people(given: dict[tuple[int, int
 
 
 @given(rated)
-def test_two_of_three_is_the_share_of_threes_of_people_in_which_at_least_two_give_the_same_score(
-    given: dict[tuple[int, int], int],
-) -> None:
+def test_two_of_three_is_a_share_of_triples_of_people(given: dict[tuple[int, int], int]) -> None:
     threes = [three for scores in by_item(given) for three in itertools.combinations(scores, 3)]
     expected = fmean(len(set(three)) < 3 for three in threes) if threes else None
     assert two_of_three(counts(given)) == pytest.approx(expected)
@@ -323,9 +321,7 @@ def test_nothing_in_a_name_is_read_as_a_formula_and_all_figures_are_drawn(tmp_pa
     assert {(0, 114, 178), (213, 94, 0), (0, 158, 115)} <= drawn  # one colour a category
 
 
-def test_a_file_is_recognised_by_its_content_and_several_are_counted_together(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_files_are_recognised_and_counted_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_test_set("diffcap", tmp_path / "one", [DiffCap("a", "b", "Visuals", ("paler",))])
     write_test_set("diffrank", tmp_path / "two", [DiffRank("a", ("b", "c"), "Visuals", (3, 0))])
     write_answers(tmp_path / "three", [answer(scores={"Actions": 2})])
@@ -336,9 +332,7 @@ def test_a_file_is_recognised_by_its_content_and_several_are_counted_together(
     assert json.loads((tmp_path / "out/statistics.json").read_text())["files"] == files
 
 
-def test_the_page_has_the_figures_and_nothing_of_the_data_is_markup(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_nothing_of_the_data_is_markup_of_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_answers(tmp_path / "a.jsonl", many())
     assert statistics_command.main([str(tmp_path / "a.jsonl"), "--out", str(tmp_path / "out")]) == 0
     page, shown = (tmp_path / "out/statistics.md").read_text(), capsys.readouterr().out
@@ -394,7 +388,7 @@ def test_the_published_diffrank_set_has_its_known_totals(tmp_path: Path) -> None
         ('{"pair": "x"}', "a.jsonl:1: reference is missing"),
     ],
 )
-def test_an_unusable_file_of_statistics_is_one_line(
+def test_an_unusable_file_is_one_line(
     content: str, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "a.jsonl").write_text(content)

@@ -39,9 +39,7 @@ def options(world: Path, out: Path, **more: str) -> list[str]:
     return [f"--{name}={value}" for name, value in {**paths, "out": str(out), **more}.items()]
 
 
-def test_the_files_of_the_sample_world_give_exactly_its_clips(
-    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_clips_of_the_sample_world(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("clips.csv", "clips.parquet", "clips.jsonl"):
         assert manifest.main([*options(world, tmp_path / name), "--json"]) == 0
         found = read_manifest(tmp_path / name).rows
@@ -68,9 +66,7 @@ def test_the_files_of_the_sample_world_give_exactly_its_clips(
     assert sum(record["splits"].values()) == record["clips"] >= record["narrated"] > 0
 
 
-def test_unusable_segments_are_counted_by_reason(
-    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unusable_segments_are_counted(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     annotations = json.loads((world / "annotations.json").read_text())
     first, second = list(annotations)[:2]
     annotations[first]["annotations"][0]["segment"] = [3, 2]
@@ -89,9 +85,7 @@ def test_unusable_segments_are_counted_by_reason(
     assert set(heard["video"]) == {f"{second}.webm"} and set(heard["narration"]) == {"hello"}
 
 
-def test_a_held_out_clip_has_the_split_test_whatever_the_split_of_its_video(
-    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_held_out_clips_have_the_split_test(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert manifest.main(options(world, tmp_path / "m.csv")) == 0
     before = pl.read_csv(tmp_path / "m.csv")
     train = before.filter(split="train")
@@ -119,9 +113,7 @@ def test_a_held_out_clip_has_the_split_test_whatever_the_split_of_its_video(
         assert record["splits"] == dict(expected["split"].value_counts().iter_rows())
 
 
-def test_the_manifest_of_test_sets_has_each_of_their_clips_once_with_the_times_of_its_id(
-    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_manifest_of_test_sets(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     clips = [row["reference"] for row in map(json.loads, (world / "diffrank_test.jsonl").read_text().splitlines())]
     pairs = [[clips[0], clips[-1]], [clips[-1], clips[0]]] * 2
     choice = {"difference": "a whisk", "category": "Visuals", "options": pairs, "answer": pairs[0]}
@@ -426,9 +418,7 @@ def test_videos_of_a_dataset_that_are_missing_are_listed(assembly: Path, capsys:
         ("assembly101-coarse", "coarse-annotations/coarse_labels/none.txt", "", ""),
     ],
 )
-def test_files_of_another_form_are_refused_in_one_line(
-    egoexo: Path, assembly: Path, name: str, file: str, content: Any, said: str
-) -> None:
+def test_wrong_files_are_refused(egoexo: Path, assembly: Path, name: str, file: str, content: Any, said: str) -> None:
     put(egoexo / file, content)
     if not said:
         (assembly / "coarse-annotations/coarse_seq_views.txt").unlink()
@@ -510,9 +500,7 @@ def test_sentences_of_one_interval_are_one_clip(tmp_path: Path) -> None:
     assert longer.select("start", "end").rows() == [(7.0, 17.0), (279.0, 289.0), (0.0, 6.0)]
 
 
-def test_a_video_that_is_not_on_disk_is_listed_and_its_clips_are_left_out(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_clips_of_a_video_not_on_disk_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "s.json"
     file.write_text(json.dumps(SENTENCIFIED))
     (tmp_path / "howto").mkdir()
@@ -584,9 +572,7 @@ def test_sentences_of_held_out_videos_get_the_split_test(tmp_path: Path) -> None
         (["--sentences", "s.json", "--videos", "videos"], "write {video} in the place"),
     ],
 )
-def test_options_that_a_source_does_not_use_are_refused(
-    given: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unused_options(given: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert manifest.main([*given, "--out", str(tmp_path / "m.parquet")]) == 2
     assert said in capsys.readouterr().err
 

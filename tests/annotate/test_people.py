@@ -272,9 +272,7 @@ def changed(name: str, text: str, score: int) -> Answer:
         ),
     ],
 )
-def test_an_answer_that_breaks_a_rule_of_fig_s2_or_s3_gets_one_sentence_for_each(
-    given: Answer, sentences: list[str]
-) -> None:
+def test_each_broken_rule_of_the_form_gives_a_sentence(given: Answer, sentences: list[str]) -> None:
     assert TASK.problems(given) == sentences
 
 
@@ -308,9 +306,7 @@ def hostile() -> Answer:
 
 @with_files
 @given(answers())
-def test_a_written_table_reads_back_equal_also_if_its_rows_are_sorted_in_another_way(
-    tmp_path: Path, made: list[Answer]
-) -> None:
+def test_a_written_table_reads_back_equal_in_any_order(tmp_path: Path, made: list[Answer]) -> None:
     path = tmp_path / "answers.csv"
     write_table(path, made)
     assert read_table(path) == made
@@ -551,9 +547,7 @@ def test_the_steps_of_a_task_are_known_without_a_store(tmp_path: Path) -> None:
     "flags",
     [[], ["FILE"], ["--csv", "OUT"], ["FILE", "--label-studio", "OUT", "--video-url", "x"], ["none", "--csv", "OUT"]],
 )
-def test_an_unusable_command_line_is_one_line_and_exit_status_2(
-    flags: list[str], collected: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unusable_command_is_one_line(flags: list[str], collected: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = {"FILE": str(collected / "answers.jsonl"), "OUT": str(collected / "out")}
     assert command.main([names.get(flag, flag) for flag in flags]) == 2
     printed = capsys.readouterr()
@@ -777,9 +771,7 @@ def test_an_annotation_that_breaks_a_rule_of_the_form_is_refused_in_one_line_and
         ),
     ],
 )
-def test_an_annotation_made_or_changed_in_label_studio_keeps_the_rules_of_the_form(
-    results: list[Any], words: int, why: str
-) -> None:
+def test_annotations_of_label_studio_keep_the_rules(results: list[Any], words: int, why: str) -> None:
     good = native(result("keystep", text=["whisk"]))[0]
     bad = native(*results)[0]
     bad["data"]["keystep_words"] = words
@@ -840,9 +832,7 @@ def test_no_text_of_an_annotation_says_who_answered() -> None:
     ]
 
 
-def test_commands_end_with_status_1_where_answers_are_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_refused_answers_give_status_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "answers.jsonl"
     commands = {
         export.main: ["--answers", str(out)],

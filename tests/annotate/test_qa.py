@@ -203,9 +203,7 @@ def columns(clips: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
 
 
 @given(STEPS_AND_VIDEOS, st.integers(1, 30), st.integers(0, 3))
-def test_a_step_gives_all_its_pairs_or_as_many_as_the_cap_and_no_pair_twice(
-    clips: list[tuple[int, int]], cap: int, seed: int
-) -> None:
+def test_a_step_gives_its_pairs_up_to_the_cap_once(clips: list[tuple[int, int]], cap: int, seed: int) -> None:
     pairs = [frozenset(pair) for pair in same_step(*columns(clips), NAMES, cap, seed).tolist()]
     assert len(set(pairs)) == len(pairs)
     there = allowed(clips, True)
@@ -243,9 +241,7 @@ def test_the_pairs_of_a_step_depend_on_the_seed_its_name_and_its_clips_on_no_oth
 
 
 @given(STEPS_AND_VIDEOS, st.integers(0, 10), st.integers(0, 3))
-def test_pairs_of_different_steps_are_of_different_videos_too_and_no_pair_comes_twice(
-    clips: list[tuple[int, int]], count: int, seed: int
-) -> None:
+def test_pairs_of_different_steps_are_of_two_videos(clips: list[tuple[int, int]], count: int, seed: int) -> None:
     pairs = [frozenset(pair) for pair in other_step(*columns(clips), count, seed).tolist()]
     assert len(pairs) == len(set(pairs)) <= count
     assert set(pairs) <= allowed(clips, False)

@@ -175,9 +175,7 @@ TENTHS = st.integers(0, 80).map(lambda tenth: tenth / 10)
 
 
 @given(st.lists(st.tuples(TENTHS, TENTHS), max_size=8), TENTHS, st.integers(1, 30))
-def test_speech_of_a_clip_is_what_overlaps_it_in_time_in_order_of_time(
-    times: list[tuple[float, float]], start: float, tenths: int
-) -> None:
+def test_speech_of_a_clip_is_what_overlaps_it(times: list[tuple[float, float]], start: float, tenths: int) -> None:
     end = (round(start * 10) + tenths) / 10
     pieces = sorted(Piece(*sorted(pair), f"piece{number}") for number, pair in enumerate(times))
     moments = {tenth / 10 + 0.05 for tenth in range(round(start * 10), round(end * 10))}
@@ -224,9 +222,7 @@ def test_a_video_with_lists_of_different_lengths_is_named(tmp_path: Path, value:
 @pytest.mark.full
 @pytest.mark.parametrize("indent", [None, 1])
 @pytest.mark.parametrize("ascii_only", [True, False])
-def test_the_entries_of_a_json_file_are_those_of_json_load(
-    tmp_path: Path, indent: int | None, ascii_only: bool
-) -> None:
+def test_entries_are_those_of_json_load(tmp_path: Path, indent: int | None, ascii_only: bool) -> None:
     """The file has more characters than are read at once."""
     draw = random.Random(0)
     value = {
@@ -362,9 +358,7 @@ def aligned(folder: Path, *more: str) -> list[str]:
     return [*(f"--{name}={folder / path}" for name, path in paths.items()), *more]
 
 
-def test_early_speech_is_assigned_to_the_clips_that_it_is_about(
-    world: World,
-) -> None:
+def test_early_speech_is_assigned_to_its_clips(world: World) -> None:
     folder, rows, speech = world
     assert align.main(aligned(folder)) == 0
     given = dict(ClipTexts(folder / "said.parquet").items())
@@ -393,9 +387,7 @@ def test_clips_without_tokens_receive_no_speech(world: World, capsys: pytest.Cap
 
 
 @pytest.mark.full
-def test_the_texts_record_the_head_narration_window_and_least_cosine_that_made_them(
-    world: World,
-) -> None:
+def test_the_texts_record_what_made_them(world: World) -> None:
     folder, _, _ = world
     assert align.main(aligned(folder, "--window=5", "--least=-1")) == 0
     (line,) = ClipTexts(folder / "said.parquet").provenance

@@ -140,9 +140,7 @@ def test_one_of_several_versions_is_only_used_if_it_is_named(store: Store, job: 
         ({"model": "another"}, "is that of version"),
     ],
 )
-def test_a_provenance_json_of_another_form_or_in_another_folder_than_its_own_is_refused_in_one_line(
-    store: Store, job: Shout, provenance: Any, message: str
-) -> None:
+def test_a_wrong_provenance_is_refused(store: Store, job: Shout, provenance: Any, message: str) -> None:
     work(store, job, items(["a"]))
     path = chosen(store, "shout", None).folder / "provenance.json"
     write_json(path, {"seal": BLANK} | ({} if provenance is None else {"provenance": provenance}))
@@ -357,9 +355,7 @@ def test_the_input_texts_are_part_of_the_provenance(captioned: Store, tiny_lm: s
         describe.run(describe.DescribeOptions(store=str(captioned.path), llm=tiny_lm))
 
 
-def test_the_command_describes_clips_with_a_server_and_heads_reads_the_result(
-    captioned: Store, server: Server, capsys: pytest.CaptureFixture[str], ray: None
-) -> None:
+def test_the_command_describes(captioned: Store, server: Server, capsys: pytest.CaptureFixture[str], ray: None) -> None:
     server.answer = lambda body: said("A hand\n" + body["messages"][1]["content"].split("objects: ")[1][:7])
     command = ["--store", str(captioned.path), "--endpoint", server.url, "--llm", "llama"]
     assert describe.main([*command, "--json"]) == 1  # the last clip has no action caption
@@ -379,9 +375,7 @@ def test_the_command_describes_clips_with_a_server_and_heads_reads_the_result(
 
 
 @pytest.mark.full
-def test_a_server_that_dies_loses_no_answer(
-    captioned: Store, server: Server, capsys: pytest.CaptureFixture[str], ray: None
-) -> None:
+def test_a_server_that_dies(captioned: Store, server: Server, capsys: pytest.CaptureFixture[str], ray: None) -> None:
     server.answer = lambda body: said("A hand whisks.") if len(server.requests) <= 3 else None
     command = ["--store", str(captioned.path), "--endpoint", server.url, "--llm", "llama", "--split", "train"]
     command += ["--batch", "1", "--retries", "0", "--json"]

@@ -213,7 +213,7 @@ def test_a_link_opens_the_pages_also_from_a_foreign_page(
     assert tab.url == f"{url}/annotate"
 
 
-def test_what_was_typed_survives_a_server_that_is_killed(
+def test_typed_text_survives_a_kill(
     world: Path, browser: "Browser", pairs: list[tuple[str, str]], tmp_path: Path
 ) -> None:
     task = write_task(tmp_path, pairs[:1])
@@ -311,7 +311,7 @@ async def together(server: Server, links: dict[str, str], done: list[Typed], kil
 
 
 @pytest.mark.timeout(900)
-def test_three_people_label_ten_pairs_while_the_server_is_killed_twice(
+def test_people_label_during_kills(
     world: Path, browser: "Browser", pairs: list[tuple[str, str]], tmp_path: Path
 ) -> None:
     task = write_task(tmp_path, pairs[:10], people=3)
@@ -567,9 +567,7 @@ def test_an_import_takes_the_other_answers_and_gives_one_line_for_each_refused_o
     assert "Mess is not a category of the task. Correct this in Label Studio" in line
 
 
-def test_an_import_on_the_page_shows_counts_and_refused_annotations(
-    serve: Callable[..., Server], browser: "Browser", world: Path, tmp_path: Path
-) -> None:
+def test_an_import_on_the_page(serve: Callable[..., Server], browser: "Browser", world: Path, tmp_path: Path) -> None:
     place = Place(world, tmp_path, people=2)
     file = tmp_path / "export.json"
     tasks = of_label_studio(place.visit("admin"), ["whisk", "", "<b>whisk</b>", "w " * 11])

@@ -312,9 +312,7 @@ def test_a_file_that_is_no_export_of_label_studio_changes_nothing(place: Place, 
     assert place.count() == before
 
 
-def test_too_many_requests_of_a_person_are_429_and_others_are_not_concerned(
-    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_many_requests_of_a_person(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.annotating.service.PERSON_RATE", 1.0)  # slower than any machine that runs this
     place = Place(world, tmp_path)
     ann, bob = place.visit("Ann"), place.visit("Bob")

@@ -485,9 +485,7 @@ def start(task: Path, url: str, group: list[str]) -> "subprocess.Popen[str]":
 
 
 @pytest.mark.full
-def test_processes_on_one_database_assign_no_pair_too_often_and_lose_nothing(
-    new_url: Callable[[str], str], tmp_path: Path
-) -> None:
+def test_processes_on_one_database_lose_nothing(new_url: Callable[[str], str], tmp_path: Path) -> None:
     url, task = new_url("together"), write_task(tmp_path, names(PAIRS), PEOPLE)
     annotating = Annotating.open(task, url)
     with annotating.database.write() as connection:

@@ -141,9 +141,7 @@ def test_a_click_leaves_space_to_the_player_and_reduced_motion_leaves_it_paused(
     assert not opened.evaluate(f"{PLAYER}.playing || {PLAYER}.wanted")
 
 
-def test_a_clip_that_cannot_be_shown_gives_its_reason_and_the_other_one_plays(
-    world: Path, browser: "Browser", tmp_path: Path
-) -> None:
+def test_a_clip_that_cannot_be_shown_gives_its_reason(world: Path, browser: "Browser", tmp_path: Path) -> None:
     """One video is gone, one is cut short, and one breaks off before the clip, which is found when it is cut."""
     clips = Store.open(world / "features").catalog("clips").frame()
     gone, short, early, there = (clips.filter(pl.col("video") == name) for name in clips["video"].unique().sort()[:4])
@@ -271,9 +269,7 @@ def site(serve: Callable[..., Server], world: Path, tmp_path_factory: pytest.Tem
 
 @pytest.mark.parametrize(("size", "scheme"), [("desktop", "light"), ("desktop", "dark"), ("phone", "light")])
 @pytest.mark.parametrize("name", PAGES)
-def test_no_page_has_a_serious_finding_or_a_broken_word(
-    site: dict[str, str], browser: "Browser", name: str, size: str, scheme: str
-) -> None:
+def test_no_page_has_a_finding(site: dict[str, str], browser: "Browser", name: str, size: str, scheme: str) -> None:
     width, height = SIZES[size]
     with browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme) as context:  # type: ignore[arg-type]
         page = context.new_page()
@@ -312,7 +308,9 @@ DEMO = os.environ.get("DEMO")
 
 SHOWN = """() => document.fonts.status === "loaded"
   && [...document.images].every((image) => image.complete || image.loading === "lazy")
-  && [...document.querySelectorAll("video")].every((video) => video.preload === "none" || video.readyState > 1 || video.error)"""
+  && [...document.querySelectorAll("video")].every(
+    (video) => video.preload === "none" || video.readyState > 1 || video.error
+  )"""
 
 
 """whether everything that the page shows is there"""

@@ -181,9 +181,7 @@ def test_unknown_methods_and_figures_are_refused(tests: TestSet) -> None:
 
 @pytest.mark.full
 @pytest.mark.parametrize("given", [{}, {"category": "Visuals"}, {"where": "wrong", "a": "poor"}], ids=str)
-def test_totals_equal_the_report_of_a_test_set_with_the_selected_rows(
-    tests: TestSet, given: dict[str, Any], tmp_path: Path
-) -> None:
+def test_totals_equal_the_report_of_the_rows(tests: TestSet, given: dict[str, Any], tmp_path: Path) -> None:
     chosen = choose(tests, Selection(**{"show": ["good", "poor"], **given}))
     places = [place for place in range(40) if chosen.mask[place]]
     if not places:

@@ -137,9 +137,7 @@ def test_filter_words_and_the_back_button(opened: "Page", clips: pl.DataFrame) -
     listed(opened, len(some))
 
 
-def test_a_refused_value_marks_its_field_and_clears_what_it_would_have_chosen(
-    serve: Callable[..., Server], browser: "Browser", clips: pl.DataFrame
-) -> None:
+def test_a_refused_value_marks_its_field(serve: Callable[..., Server], browser: "Browser", clips: pl.DataFrame) -> None:
     fields = ("where", "words", "text")
     passing = "explorer.map.passing.reduce((sum, byte) => sum + byte, 0)"
     with browser.new_context() as context:  # the browser's console reports status 400

@@ -88,9 +88,7 @@ def test_words_are_searched_as_they_are_written(shown: Shown, where: str, words:
         ("start = 3", "clip_4", "start = 3 selects 1 clip, the word 'clip_4' selects 11 clips, and no clip has both"),
     ],
 )  # fmt: skip
-def test_an_empty_result_names_the_part_of_the_filter_that_excluded_everything(
-    shown: Shown, where: str, words: str, reason: str
-) -> None:
+def test_an_empty_result_names_the_part_that_excluded_all(shown: Shown, where: str, words: str, reason: str) -> None:
     found, why = passing(shown, where, words)
     assert not found.any() and why == reason
 
@@ -187,9 +185,7 @@ def site(store: Store, tmp_path: Path) -> Site:
     return Site.open(str(store.path), cache=str(tmp_path / "cache"))
 
 
-def test_coordinates_are_kept_and_computed_again_if_rows_were_added(
-    site: Site, store: Store, vectors: np.ndarray
-) -> None:
+def test_coordinates_are_kept_until_rows_are_added(site: Site, store: Store, vectors: np.ndarray) -> None:
     maps = Maps(site)
     shown = maps.get("tiny", "pca", fresh=True)
     assert (shown.map.xy == map_of(store.view("clips", "tiny")).xy).all()
@@ -252,9 +248,7 @@ def test_an_error_of_the_child_is_an_error_of_the_caller(store: Store, tmp_path:
 
 
 @pytest.mark.full
-def test_a_map_of_a_snapshot_is_computed_from_its_rows_and_kept_apart(
-    store: Store, vectors: np.ndarray, tmp_path: Path
-) -> None:
+def test_a_map_of_a_snapshot_is_kept_apart(store: Store, vectors: np.ndarray, tmp_path: Path) -> None:
     store.tag("v1")
     rows = np.arange(40)
     view = store.view("clips", "tiny")
@@ -329,9 +323,7 @@ def test_a_new_text_is_encoded_by_the_encoder_of_the_view(tmp_path: Path) -> Non
         ("clip", "folder", " ", "the text is empty"),
     ],
 )
-def test_a_search_that_is_not_possible_says_why(
-    tmp_path: Path, encoder: str, weights: str | None, text: str, message: str
-) -> None:
+def test_a_search_says_why_not(tmp_path: Path, encoder: str, weights: str | None, text: str, message: str) -> None:
     site = site_of(tmp_path, encoder, weights)
     with pytest.raises(StepDiffError, match=message):
         Searcher(site).of_text(site.store.view("clips", "space"), text, 2, None)

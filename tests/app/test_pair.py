@@ -90,9 +90,7 @@ def question(inside: Inside, pair: dict[str, str], **more: object) -> Asked:
 
 
 @pytest.mark.parametrize("asked", [{"preset": "mistake"}, {"preset": "tools"}, {"question": "Why 3 eggs\n in *both*?"}])
-def test_a_streamed_answer_is_that_of_heads_ask_to_the_byte(
-    inside: Inside, pair: dict[str, str], asked: dict[str, str]
-) -> None:
+def test_a_streamed_answer_is_that_of_ask(inside: Inside, pair: dict[str, str], asked: dict[str, str]) -> None:
     events = list(question(inside, pair, **asked).events())
     said = "".join(data["text"] for name, data in events if name == "words")
     options = ask.AskOptions(
@@ -274,9 +272,7 @@ def test_the_words_of_a_pair_are_those_of_heads_ask(
             assert round(start + word["seconds"], 2) in reason["seconds"]
 
 
-def test_a_head_of_words_answers_no_questions_and_a_copy_of_it_is_listed_once(
-    word_server: Server, word_pair: Pair
-) -> None:
+def test_a_head_of_words_answers_no_questions(word_server: Server, word_pair: Pair) -> None:
     data = read_json(word_server, address(word_pair))
     assert [head["name"] for head in data["heads"]] == ["reads"] and data["words"] == ["words"]
     with pytest.raises(HTTPError, match="404"):
@@ -382,9 +378,7 @@ def sets(result: Result) -> list[frozenset[str]]:
 
 
 @pytest.mark.parametrize("order", ["different", "alike"])
-def test_the_first_pair_of_a_step_is_that_of_a_comparison_of_all_its_pairs(
-    site: Site, finder: Finder, order: str
-) -> None:
+def test_the_pairs_of_a_step_are_those_of_a_naive_search(site: Site, finder: Finder, order: str) -> None:
     result = finder.search(Search("whisk the eggs", order=order, by=f"cosine:{VIEW}"), [])  # type: ignore[arg-type]
     expected = naive(site, "whisk the eggs")[:: 1 if order == "different" else -1]
     cosines = {pair: cosine for cosine, pair in expected}
@@ -452,9 +446,7 @@ def ordered(address: str) -> tuple[str, str]:
     return query["reference"], query["candidate"]
 
 
-def test_a_list_is_walked_by_keys_and_clips_are_swapped(
-    serve: Callable[..., Server], tab: "Page", head_runs: tuple[Path, Path]
-) -> None:
+def test_a_list_is_walked_by_keys(serve: Callable[..., Server], tab: "Page", head_runs: tuple[Path, Path]) -> None:
     server = serve("--runs", str(head_runs[0]), "--predictions", str(head_runs[1]))
     tab.goto(f"{server.url}/pair")
     tab.get_by_label("Step").select_option("whisk the eggs")

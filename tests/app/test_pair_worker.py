@@ -155,9 +155,7 @@ def test_a_cancelled_job_that_waits_never_starts_and_one_that_runs_ends_at_its_n
     ("error", "line"),
     [(StepDiffError("no features of clip x"), "no features of clip x"), (ZeroDivisionError("oh"), "ZeroDivisionError")],
 )
-def test_a_job_that_fails_ends_with_one_event_that_says_why_and_the_next_one_runs(
-    error: Exception, line: str, capsys: pytest.CaptureFixture
-) -> None:
+def test_a_job_that_fails_says_why(error: Exception, line: str, capsys: pytest.CaptureFixture) -> None:
     def work(model: Any, job: Job) -> dict[str, Any]:
         raise error
 

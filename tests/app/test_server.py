@@ -69,9 +69,7 @@ def test_a_request_for_another_host_name_is_refused(ask: Ask) -> None:
     [{"Origin": "http://evil.example"}, {"Origin": "null"}, {"Sec_Fetch_Site": "cross-site"}],
     ids=["another site", "a sandboxed frame", "cross-site"],
 )
-def test_a_request_that_changes_something_is_refused_unless_this_sites_own_page_sends_it(
-    ask: Ask, headers: dict[str, str]
-) -> None:
+def test_a_change_sent_by_another_site_is_refused(ask: Ask, headers: dict[str, str]) -> None:
     status, _, body = ask("POST", "/docs", b"{}", **headers)
     assert status == 403 and b"only this site's own pages" in body
     assert ask("POST", "/docs", b"{}")[0] == 405, "a program on this machine may try"
@@ -395,9 +393,7 @@ def test_without_host_the_server_listens_on_this_machine_only() -> None:
 
 
 @pytest.mark.parametrize("option", ["store", "videos", "runs", "predictions", "annotate"])
-def test_a_missing_store_folder_or_task_is_one_line_before_the_server_starts(
-    store: str, option: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_missing_folder_or_task_is_one_line(store: str, option: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         raise SystemExit(main(["--store", store, "--port", "0", f"--{option}", "/none"]))
     shown = capsys.readouterr()
@@ -443,9 +439,7 @@ def test_the_cookie_is_httponly_and_samesite_strict(store: str, tmp_path: Path) 
         (["--public-url", "https://a.example", "--annotate", "x", "--trust-proxy", "a"], "--trust-proxy: 'a' does not"),
     ],
 )
-def test_addresses_of_the_server_that_cannot_be_are_one_line(
-    store: str, options: list[str], why: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_addresses_that_cannot_be(store: str, options: list[str], why: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--store", store, "--port", "0", *options]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ") and why in error
@@ -464,9 +458,7 @@ def video(world: Path) -> Path:
 
 @pytest.mark.full
 @pytest.mark.parametrize(("start", "end"), [(0.0, 1.0), (0.5, 4.25), (2.03, 2.5), (3.0, 3.04)])
-def test_a_cut_clip_has_exactly_the_frames_with_start_time_end_at_their_times_in_the_video(
-    video: Path, tmp_path: Path, start: float, end: float
-) -> None:
+def test_a_cut_clip_has_exactly_its_frames(video: Path, tmp_path: Path, start: float, end: float) -> None:
     cut(video, start, end, tmp_path / "clip.mp4")
     expected = [(time - start, pixels) for time, pixels in frames(video) if start <= time + 1e-6 < end]
     found = frames(tmp_path / "clip.mp4")

@@ -68,9 +68,7 @@ def known(videos: Path, key: str) -> dict[str, object]:
     return Store.open(videos / "features").catalog("clips").frame().filter(key=key).row(0, named=True)
 
 
-def test_another_file_with_the_stem_and_length_of_a_stored_clip_is_refused_naming_both_files(
-    videos: Path, run: Run
-) -> None:
+def test_another_file_of_one_name_and_length_is_refused(videos: Path, run: Run) -> None:
     first, second = videos / "a" / "clip.mp4", videos / "b" / "clip.mp4"
     assert run(first)[0] == 0
     before = tokens(videos, "clip_0_2.000")
@@ -318,9 +316,7 @@ FAILED_ROW = 0  # of the clip of gone.mp4, the first video in the manifest
 
 @pytest.mark.full
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_exactly_the_damaged_rows_of_the_view_are_computed_with_the_same_bits(
-    copy: Path, repair: Run, damage: Callable[[View], set[int]]
-) -> None:
+def test_each_damage_is_repaired_exactly(copy: Path, repair: Run, damage: Callable[[View], set[int]]) -> None:
     view = repaired_view(copy)
     before = content(view)
     assert before[0].count(1) == CLIPS - 2 and before[0].count(2) == 1 and before[0][-1] == 0
@@ -352,9 +348,7 @@ def test_a_clip_whose_file_is_another_one_now_is_refused_before_anything_is_writ
 
 
 @pytest.mark.full
-def test_a_damaged_row_whose_video_cannot_be_used_any_more_becomes_failed_with_its_reason(
-    copy: Path, repair: Run
-) -> None:
+def test_a_damaged_row_without_its_video_becomes_failed(copy: Path, repair: Run) -> None:
     damage_rows(repaired_view(copy))
     (copy / "other.mp4").unlink()
     status, summary, message = repair(copy)
@@ -412,9 +406,7 @@ def test_rows_that_the_command_does_not_name_are_listed(copy: Path, repair: Run)
 
 
 @pytest.mark.full
-def test_a_repair_makes_the_rows_of_a_snapshot_whole_and_refuses_the_snapshot_itself(
-    copy: Path, repair: Run, tiny_clip: Path, featurize: Run
-) -> None:
+def test_a_repair_fixes_the_rows_of_a_snapshot(copy: Path, repair: Run, tiny_clip: Path, featurize: Run) -> None:
     assert store_main(["tag", str(copy / "store"), "before"]) == 0
     expected = repaired_view(copy).read("tokens", np.arange(1, 6))
     damage_rows(repaired_view(copy))
@@ -428,9 +420,7 @@ def test_a_repair_makes_the_rows_of_a_snapshot_whole_and_refuses_the_snapshot_it
 
 @pytest.mark.full
 @pytest.mark.parametrize("option", ["--replace", "--retry-failed", "--shard-size=8", "--pool=2", "--frames=4"])
-def test_options_that_a_repair_cannot_take_are_refused_before_anything_is_written(
-    copy: Path, repair: Run, option: str
-) -> None:
+def test_options_that_a_repair_cannot_take_are_refused(copy: Path, repair: Run, option: str) -> None:
     view = repaired_view(copy)
     damage_rows(view)
     status, _, message = repair(copy, option)
@@ -485,7 +475,7 @@ def test_texts_are_repaired_with_the_same_bits(
 
 @pytest.mark.full
 @pytest.mark.timeout(300)
-def test_a_killed_repair_is_completed_by_the_same_command(
+def test_a_killed_repair_is_completed(
     video: Callable[..., Path], tiny_clip: Path, tmp_path: Path, featurize: Run
 ) -> None:
     path = video("good.mp4", g=10)
@@ -594,9 +584,7 @@ def states(path: Path, values: dict[object, float]) -> dict[str, list[int]]:
 
 
 @pytest.mark.full
-def test_a_kill_at_any_moment_during_replace_leaves_no_features_of_another_video(
-    tmp_path: Path, video: Callable[..., Path], runs: Callable[..., int]
-) -> None:
+def test_no_kill_leaves_old_features(tmp_path: Path, video: Callable[..., Path], runs: Callable[..., int]) -> None:
     old, new = video("good.mp4", g=10), video("other.mp4", codec="mpeg4")
     file = tmp_path / "clip.mp4"
     file.write_bytes(old.read_bytes())

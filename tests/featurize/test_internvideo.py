@@ -100,9 +100,7 @@ def test_unusable_input_is_refused(encoder: Encoder) -> None:
         encoder.encode_clips(np.zeros((1, 8, 224, 224, 3), np.uint8))
 
 
-def test_tokenizer_files_do_not_change_the_provenance_of_clips(
-    encoder: InternVideo, weights: Path, tmp_path: Path
-) -> None:
+def test_a_tokenizer_does_not_change_clips(encoder: InternVideo, weights: Path, tmp_path: Path) -> None:
     shutil.copy(weights / "model.ckpt", tmp_path)
     expected = encoder.provenance("clips")
     assert expected.crop == "short side 55, centre crop 48"

@@ -136,9 +136,7 @@ def test_each_failure_has_one_reason_and_the_run_continues(store: Path) -> None:
     assert view.read("tokens", rows).any(axis=(1, 2)).all()
 
 
-def test_a_repeated_run_starts_neither_ray_nor_the_encoder(
-    store: Path, kitchen: Path, tiny_clip: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_repeated_run(store: Path, kitchen: Path, tiny_clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
     loaded = set(sys.modules)
     assert main([*map(str, options(kitchen, store, tiny_clip)), "--json"]) == 1
     assert not any(name.startswith("ray.") for name in set(sys.modules) - loaded)
@@ -210,9 +208,7 @@ def test_retry_failed_computes_fixed_clips(store: Path, kitchen: Path, tiny_clip
 
 
 @pytest.mark.full
-def test_the_manifest_updates_metadata_in_the_catalog(
-    store: Path, tmp_path: Path, tiny_clip: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_metadata_is_updated(store: Path, tmp_path: Path, tiny_clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [("good_0_1", "good.mp4", 0, 1, "whisk slowly", "test"), ("good_1_2", "good.mp4", 1, 2, "whisk", None)]
     columns = ["clip", "video", "start", "end", "step", "split"]
     pl.DataFrame(rows, columns, orient="row").write_csv(tmp_path / "clips.csv")
@@ -269,9 +265,7 @@ def until(done: Callable[[], bool], run: subprocess.Popen[str]) -> None:
     raise AssertionError("nothing happened")
 
 
-def test_a_run_whose_driver_is_killed_writes_the_same_arrays(
-    tmp_path: Path, tiny_clip: Path, video: Writer, featurize: Run
-) -> None:
+def test_a_killed_run_writes_the_same_arrays(tmp_path: Path, tiny_clip: Path, video: Writer, featurize: Run) -> None:
     given = ["--manifest", many(tmp_path, video), "--encoder", "clip", "--weights", tiny_clip, "--workers", 1]
     view = prepared(tmp_path / "driver", tiny_clip)
     run = started(*given, "--store", tmp_path / "driver")
@@ -339,9 +333,7 @@ def refused(capsys: pytest.CaptureFixture[str], store: Path, weights: Path, *arg
     return message
 
 
-def test_a_folder_a_missing_path_and_a_manifest_without_videos_are_refused_before_anything_is_written(
-    bad: Path, video: Writer, tiny_clip: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_nothing_to_compute(bad: Path, video: Writer, tiny_clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
     new, good = bad / "features", video("good.mp4", g=10)
     rows = [("a", "gone.mp4", 0, 1), ("b", "text.mp4", 0, 1), ("c", "folder", 0, 1), ("d", "empty.mp4", 0, 1)]
     intervals = [("a", str(good), 2, 1), ("b", str(good), "0:01", "0:02")]
@@ -358,9 +350,7 @@ def test_a_folder_a_missing_path_and_a_manifest_without_videos_are_refused_befor
         assert not new.exists()
 
 
-def test_ids_from_paths_and_replace_are_refused_if_they_have_no_meaning(
-    bad: Path, tiny_clip: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_options_without_meaning_are_refused(bad: Path, tiny_clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_manifest(bad / "clips.csv", ("a", "a.mp4", 0, 1))
     message = refused(capsys, bad / "features", tiny_clip, "--manifest", path, "--id-from", "path")
     assert "--id-from is for video files" in message
@@ -486,9 +476,7 @@ def as_files(tar_clips: Path, out: Path) -> Path:
 
 
 @pytest.mark.full
-def test_features_and_identities_are_those_of_the_same_images_as_files(
-    tar_clips: Path, tmp_path: Path, featurize: Run, tiny_clip: Path
-) -> None:
+def test_images_in_tars_equal_those_in_files(tar_clips: Path, tmp_path: Path, featurize: Run, tiny_clip: Path) -> None:
     of_files = as_files(tar_clips, tmp_path / "files.parquet")
     stores = []
     for asked, name in ((tar_clips, "tars"), (of_files, "files")):

@@ -63,9 +63,7 @@ def do(store: Store, view: View, asked: Manifest, encoder: Encoder, rows: Iterab
 
 @pytest.mark.full
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_pooling_while_featurizing_equals_pooling_a_view(
-    tmp_path: Path, encoder: Encoder, clips: Manifest, dtype: str
-) -> None:
+def test_pooling_equals_that_of_a_view(tmp_path: Path, encoder: Encoder, clips: Manifest, dtype: str) -> None:
     """From float32 to the last bit, with the same provenance; from float16 up to its rounding."""
     store, _ = opened(tmp_path / "store", encoder, clips)
     provenance, features = encoder.provenance("clips", dtype), encoder.features("clips", dtype)

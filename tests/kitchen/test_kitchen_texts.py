@@ -350,9 +350,7 @@ def naive(category: str, one: Attributes, other: Attributes) -> int:
     return sum(getattr(one, name) != getattr(other, name) for name in names)
 
 
-def test_an_option_scores_the_number_of_its_differences_and_ties_are_broken_at_random_the_same_way_every_time(
-    control: MostDifferences, world_clips: list[Clip]
-) -> None:
+def test_an_option_scores_its_number_of_differences(control: MostDifferences, world_clips: list[Clip]) -> None:
     pairs = [
         (one, other)
         for one in world_clips

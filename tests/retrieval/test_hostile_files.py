@@ -91,9 +91,7 @@ def test_a_card_can_name_only_files_of_its_own_folder(store: Store, clips: View,
         ({"version": None}, "is missing or was changed"),
     ],
 )
-def test_a_card_whose_numbers_differ_from_the_store_is_refused(
-    store: Store, clips: View, change: dict[str, Any], why: str
-) -> None:
+def test_a_card_unlike_its_store_is_refused(store: Store, clips: View, change: dict[str, Any], why: str) -> None:
     build_index(store, clips, factory=FACTORY)
     forge(store, lambda card: card.update(change))
     assert why in refused(store, clips)
@@ -220,9 +218,7 @@ def commands(view: View, out: Path) -> list[list[str]]:
     ]
 
 
-def test_a_bit_flip_in_any_file_of_a_view_is_harmless_or_a_one_line_error(
-    view: View, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_bit_flip_is_harmless_or_one_line(view: View, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Also in checksum/, status/ and each zarr.json, which used to give tracebacks."""
 
     def run() -> list[tuple[int, str, list[str]]]:

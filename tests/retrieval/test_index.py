@@ -206,9 +206,7 @@ def test_recall_is_measured(store: Store, clustered: View) -> None:
 
 @pytest.mark.full
 @pytest.mark.parametrize("factory", [FACTORY, "IVF8,PQ4x4", "PCA8,IVF8,SQ8", "IVF16_HNSW8,Flat", "IVF200,SQ8"])
-def test_an_index_built_in_parts_equals_one_built_at_once(
-    tmp_path: Path, fill: Fill, factory: str, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_parts_equal_one_build(tmp_path: Path, fill: Fill, factory: str, capfd: pytest.CaptureFixture[str]) -> None:
     found = []
     for name, size in (("parts", PART), ("whole", 10**6)):
         store = Store.open(tmp_path / name, create=True)
@@ -390,9 +388,7 @@ def test_plan_prints_a_table_and_json(capsys: pytest.CaptureFixture[str]) -> Non
     assert "--clips 0" in capsys.readouterr().err
 
 
-def test_an_index_is_stored_in_and_searched_from_the_object_store(
-    bucket: str, fill: Fill, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_index_in_an_object_store(bucket: str, fill: Fill, capsys: pytest.CaptureFixture[str]) -> None:
     url = f"{bucket}/features"
     store = Store.open(url, create=True)
     vectors = np.random.default_rng(0).normal(size=(30, 16)).astype(np.float32)

@@ -525,9 +525,7 @@ def write_diffcap(path: Path, rows: list[Difference]) -> Path:
 
 
 @pytest.mark.parametrize("variant", ["V1", "V2", "V2 reversed", "V3"])
-def test_negatives_from_a_store_equal_the_naive_ones(
-    tmp_path: Path, store: Store, fill: Fill, fill_texts: Fill, variant: str
-) -> None:
+def test_negatives_from_a_store(tmp_path: Path, store: Store, fill: Fill, fill_texts: Fill, variant: str) -> None:
     rows, clip, text = big_world(6, 70)
     fill(store, np.stack([*clip.values()])[::-1], [*clip][::-1])
     fill_texts(store, np.stack([*text.values()]), [*text], "mpnet-base")

@@ -73,9 +73,7 @@ def test_a_query_by_clip_returns_its_neighbours(query: tuple, clips: View, capsy
     assert set(hits[0]) == {"rank", "similarity", "clip", "step", "video", "narration"}
 
 
-def test_a_table_shows_whole_clip_ids_and_plain_words(
-    query: tuple, store: Store, fill: Fill, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_table_shows_whole_ids(query: tuple, store: Store, fill: Fill, capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = run(capsys, *query, "--clip", "video_10_0_11", "-k", 2)
     for word in ("rank", "similarity", "step", "nearest to clip video_10_0_11 in tiny", "[bold]it[/bold]", "…"):
         assert word in out
@@ -98,9 +96,7 @@ def test_a_row_is_never_its_own_neighbour(
     assert f"video_{clip}_0_{clip + 1}" not in found
 
 
-def test_a_clip_without_features_is_refused_with_the_reason(
-    query: tuple, store: Store, capsys: pytest.CaptureFixture[str], fill: Fill
-) -> None:
+def test_a_clip_without_features(query: tuple, store: Store, capsys: pytest.CaptureFixture[str], fill: Fill) -> None:
     line = error(capsys, *query, "--clip", "video_8_0_9")
     assert "clip video_8_0_9 failed in view clips/tiny (no frames)" in line
     assert "--retry-failed" in line
@@ -205,9 +201,7 @@ def test_every_option_has_features(
     assert not (tmp_path / "out.jsonl").exists()
 
 
-def test_a_query_by_pair_returns_neighbours_of_the_average(
-    query: tuple, clips: View, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_query_by_pair(query: tuple, clips: View, capsys: pytest.CaptureFixture[str]) -> None:
     """The answers are nearest to the average of both normalised embeddings, without the two clips."""
     rows = np.flatnonzero(clips.status() == 1)
     vectors = clips.read("embedding", rows, dtype="float32").astype(np.float64)
@@ -319,9 +313,7 @@ def asked(capsys: pytest.CaptureFixture[str], store: Store, *words: object) -> t
     return status, *capsys.readouterr()
 
 
-def test_a_live_text_equals_the_text_of_the_store(
-    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_live_text_equals_a_stored_one(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """No text was featurized. Then this one is, and the hits are the same."""
     encoder = load("clip", str(weights), "cpu", frames=2)
     store, words = filled(tmp_path / "store", encoder), "whisk the eggs"
@@ -344,7 +336,7 @@ def test_a_live_text_equals_the_text_of_the_store(
 
 
 @pytest.mark.full
-def test_weights_are_found_by_the_record_of_the_view(
+def test_weights_are_those_that_a_view_records(
     weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The record names the weights and the choices of the encoder; weights of another sha256 there are not used."""
@@ -362,9 +354,7 @@ def test_weights_are_found_by_the_record_of_the_view(
         assert asked(capsys, lost, "--text", "whisk", "--weights", weights)[0] == 0
 
 
-def test_a_view_of_an_encoder_without_texts_says_what_to_query(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_encoder_without_texts_says_what_to_query(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from store import Feature, Provenance
 
     made = Provenance("videomae", "0" * 64, "last", "8", "centre", {"embedding": "float32"})

@@ -6,7 +6,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import StepDiffError
@@ -37,7 +37,6 @@ def unit(values: np.ndarray) -> np.ndarray:
 
 
 @given(seed=st.integers(0, 10**6), queries=st.integers(1, 70), k=st.integers(1, 45), distinct=st.integers(1, 40))
-@settings(max_examples=15)
 def test_exact_search_equals_float64(
     tmp_path_factory: pytest.TempPathFactory, fill: Fill, seed: int, queries: int, k: int, distinct: int
 ) -> None:
