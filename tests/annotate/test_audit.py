@@ -26,11 +26,7 @@ from heads.data.hold_out import BY_ID, BY_OVERLAP, BY_VIDEO, HoldOut
 from store import Store
 
 RED, BLUE = (220, 30, 30), (30, 30, 220)
-
-
 SIMILAR = "Do the two videos share a similar main action? Answer with a single word: YES or NO."
-
-
 ROWS = [
     ("red_0_1", "blue_0_1", 1, "How do the bowls differ <b>here</b>?", "In Video 1 it is red, in Video 2 it is blue."),
     ("red_0_1", "blue_0_1", 2, "Which video is red?", "Video 1"),

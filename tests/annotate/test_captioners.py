@@ -37,14 +37,8 @@ from .conftest import CLIPS
 from .vision_models import blip, blip2, grounding_dino, llava, owlv2
 
 TOKEN_CLIPS = [f"video-_{i}_0.0_{i + 1}.5" for i in range(7)]
-
-
 TOKENS, CHANNELS, WITHOUT = 16, 24, TOKEN_CLIPS[6]
-
-
 ASKED = "In one short sentence, describe what the person is doing?"
-
-
 MADE = Provenance("visual", "0" * 64, "last", "8 linspace", "none", {"tokens": "float16"})
 
 

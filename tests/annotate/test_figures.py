@@ -25,14 +25,10 @@ from annotate.people.task import read_task
 from common.errors import StepDiffError
 from tasks.testsets import DiffCap, DiffRank, write_test_set
 
-from .people_made import answer, answers, task
+from .people_answers import answer, answers, task
 
 PUBLISHED = Path(__file__).parents[3] / "shared/data/convis/user_inputs.json"
-
-
 LEVELS = 5
-
-
 # who gave which item which score, each person once an item
 rated = st.dictionaries(st.tuples(st.integers(0, 5), st.integers(0, 4)), st.integers(0, LEVELS - 1), min_size=1)
 

@@ -163,11 +163,11 @@ def test_unusable_input_is_refused_in_one_line(
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """CrossVid's CC with a question about three videos: of two seconds, missing, and damaged."""
-    made = tmp_path / "crossvid"
-    (made / "QA").mkdir(parents=True)
+    folder = tmp_path / "crossvid"
+    (folder / "QA").mkdir(parents=True)
     question = {"id": 0, "videos": ["a/whole.mp4", "missing.mp4", "damaged.mp4"], "question": "Which?", "answer": "B"}
-    (made / "QA/CC.json").write_text(json.dumps([question | {"options": ["A. One.", "B. Two."]}]))
-    return made
+    (folder / "QA/CC.json").write_text(json.dumps([question | {"options": ["A. One.", "B. Two."]}]))
+    return folder
 
 
 def place(folder: Path, name: str) -> Path:
@@ -242,8 +242,6 @@ def test_options_of_another_source_are_refused(
 
 
 SEQUENCE = "nusar-2021_action_both_9033-a30_9033_user_id_2021-02-04_131528"
-
-
 FINE = (
     "id,video,start_frame,end_frame,action_id,verb_id,noun_id,action_cls,verb_cls,noun_cls,toy_id,toy_name,is_shared,is_RGB\n"
     f"7,{SEQUENCE}/C10404_rgb.mp4,84,111,10,18,0,clap hand,clap,hand,a30,suv,0,1\n"
@@ -322,7 +320,7 @@ def assembly(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def made_of(name: str, folder: Path, **more: Any) -> tuple[dict[str, Any], pl.DataFrame]:
+def run_dataset(name: str, folder: Path, **more: Any) -> tuple[dict[str, Any], pl.DataFrame]:
     given = {"dataset": name, "data": str(folder), "on_disk": False, **more}
     record = run(ManifestOptions(str(folder / "m.parquet"), **given))
     show(record)
@@ -330,7 +328,7 @@ def made_of(name: str, folder: Path, **more: Any) -> tuple[dict[str, Any], pl.Da
 
 
 def test_each_dataset_gives_the_clips_of_its_published_files(captaincook: Path) -> None:
-    record, clips = made_of("captaincook", captaincook)
+    record, clips = run_dataset("captaincook", captaincook)
     assert clips["split"].to_list() == ["train"] * 2 + ["val"] * 2 + ["test"] * 2
     assert clips.head(2).drop("split").rows() == [
         ("1_7_0.5_9", "1_7_360p.mp4", 0.5, 9.0, "Add 1 egg", "3", "1", ""),
@@ -341,7 +339,7 @@ def test_each_dataset_gives_the_clips_of_its_published_files(captaincook: Path) 
 
 
 def test_what_an_expert_says_is_about_the_seconds_before_the_moment(egoexo: Path) -> None:
-    record, clips = made_of("egoexo-exo", egoexo)
+    record, clips = run_dataset("egoexo-exo", egoexo)
     video = "takes/unc_basketball_1/frame_aligned_videos/cam02"
     assert clips.rows() == [
         ("unc_basketball_1/cam02_0.0_3.0", f"{video}.mp4", 0.0, 3.0, "train", "Reverse Layup", "early"),
@@ -360,16 +358,16 @@ def test_what_an_expert_says_is_about_the_seconds_before_the_moment(egoexo: Path
         "comments without a transcript": 2,
         "comments before the video": 1,
     }
-    _, ego = made_of("egoexo-ego", egoexo, seconds=2.0)
+    _, ego = run_dataset("egoexo-ego", egoexo, seconds=2.0)
     assert ego["split"].to_list() == ["train", "train", "val"]
     assert ego["video"].unique().to_list() == [f"{video.replace('cam02', 'aria02_214-1')}.mp4"]
     assert ego.select("start", "end").rows() == [(1.0, 3.0), (10.25, 12.25), (7.0, 9.0)]
-    _, small = made_of("egoexo-exo", egoexo, videos="{folder}/downscaled/448/{name}")
+    _, small = run_dataset("egoexo-exo", egoexo, videos="{folder}/downscaled/448/{name}")
     assert small["video"][0] == "takes/unc_basketball_1/frame_aligned_videos/downscaled/448/cam02.mp4"
 
 
 def test_two_actions_of_one_interval_are_one_clip(assembly: Path) -> None:
-    record, clips = made_of("assembly101-fine", assembly)
+    record, clips = run_dataset("assembly101-fine", assembly)
     video = f"recordings/{SEQUENCE}/C10404_rgb"
     assert clips.filter(split="train").drop("split").rows() == [
         (f"{SEQUENCE}/C10404_rgb_0.0_1.0", f"{video}.mp4", 0.0, 1.0, "remove excavator arm", "suv"),
@@ -380,7 +378,7 @@ def test_two_actions_of_one_interval_are_one_clip(assembly: Path) -> None:
 
 
 def test_coarse_actions_are_clips_of_every_view(assembly: Path) -> None:
-    record, clips = made_of("assembly101-coarse", assembly)
+    record, clips = run_dataset("assembly101-coarse", assembly)
     assert clips.drop("clip").rows() == [
         (f"recordings/{SEQUENCE}/{view}_rgb.mp4", 1.0, 2.5, "train", "attempt to screw chassis", "suv")
         for view in ("C10115", "C10404")
@@ -390,7 +388,7 @@ def test_coarse_actions_are_clips_of_every_view(assembly: Path) -> None:
 
 def test_videos_of_a_dataset_that_are_missing_are_listed(assembly: Path, capsys: pytest.CaptureFixture[str]) -> None:
     put(assembly / f"recordings/{SEQUENCE}/C10115_rgb.mp4", "a video")
-    record, clips = made_of("assembly101-coarse", assembly, on_disk=True)
+    record, clips = run_dataset("assembly101-coarse", assembly, on_disk=True)
     assert record["missing"] == [f"recordings/{SEQUENCE}/C10404_rgb.mp4"] and clips.height == 1
     assert "1 of 2 videos (50.0%) are on disk" in capsys.readouterr().out
 
@@ -424,7 +422,7 @@ def test_wrong_files_are_refused(egoexo: Path, assembly: Path, name: str, file: 
         (assembly / "coarse-annotations/coarse_seq_views.txt").unlink()
         said = "coarse_seq_views.txt: cannot be read"
     with pytest.raises(StepDiffError) as error:
-        made_of(name, egoexo)
+        run_dataset(name, egoexo)
     assert said in str(error.value) and "\n" not in str(error.value)
     assert not (egoexo / "m.parquet").exists()
 
@@ -436,8 +434,6 @@ ALIGN = {  # htm_align.json: alignable, start, end, text
         [1, 18.0, 21.25, "saute\nthem"],
     ]
 }
-
-
 SENTENCIFIED = {  # sentencified_htm_370k.json
     "abcdefghijk": {
         "start": [4.13, 6.5, 9.0, 12.0],
@@ -446,8 +442,6 @@ SENTENCIFIED = {  # sentencified_htm_370k.json
     },
     "lmnopqrstuv": {"start": [0.5], "end": [0.9], "text": ["short"]},
 }
-
-
 AUTO_ALIGNED = """vid,timestamp,text
 6yooogsTG8k,284,and starting with pink
 abcdefghijk,1,at the start
@@ -456,7 +450,7 @@ abcdefghijk,1,at the start
 """
 
 
-def made(folder: Path, *given: object, out: str = "m.parquet") -> tuple[dict[str, Any], pl.DataFrame]:
+def run_manifest(folder: Path, *given: object, out: str = "m.parquet") -> tuple[dict[str, Any], pl.DataFrame]:
     """Run the command; return its record and the manifest."""
     record = manifest.run(
         manifest.ManifestOptions(str(folder / out), **dict(zip(given[::2], given[1::2], strict=True)))
@@ -468,7 +462,7 @@ def made(folder: Path, *given: object, out: str = "m.parquet") -> tuple[dict[str
 def test_each_sentence_is_a_clip_named_by_its_video_and_times(tmp_path: Path) -> None:
     file = tmp_path / "sentencified_htm_370k.json"
     file.write_text(json.dumps(SENTENCIFIED))
-    record, clips = made(tmp_path, "sentences", str(file), "on_disk", False)
+    record, clips = run_manifest(tmp_path, "sentences", str(file), "on_disk", False)
     assert clips.drop("narration").rows() == [
         ("abcdefghijk_4.13_6.5", "videos/abcdefghijk.mp4", 4.13, 6.5, "train"),
         ("abcdefghijk_6.5_8.36", "videos/abcdefghijk.mp4", 6.5, 8.36, "train"),
@@ -482,7 +476,7 @@ def test_each_sentence_is_a_clip_named_by_its_video_and_times(tmp_path: Path) ->
 
 def test_sentences_that_cannot_be_aligned_are_no_clips_and_are_counted(tmp_path: Path) -> None:
     (tmp_path / "htm_align.json").write_text(json.dumps(ALIGN))
-    record, clips = made(tmp_path, "sentences", str(tmp_path / "htm_align.json"), "on_disk", False)
+    record, clips = run_manifest(tmp_path, "sentences", str(tmp_path / "htm_align.json"), "on_disk", False)
     assert clips["clip"].to_list() == ["-3CEg4y7mQM_10.739_17.535", "-3CEg4y7mQM_18.0_21.25"]
     assert clips["narration"][1] == "saute them"
     assert record["narration_faults"] == {"sentences that are not alignable": 1}
@@ -490,13 +484,13 @@ def test_sentences_that_cannot_be_aligned_are_no_clips_and_are_counted(tmp_path:
 
 def test_sentences_of_one_interval_are_one_clip(tmp_path: Path) -> None:
     (tmp_path / "htm_aa_v1.csv").write_text(AUTO_ALIGNED)
-    _, clips = made(tmp_path, "sentences", str(tmp_path / "htm_aa_v1.csv"), "on_disk", False)
+    _, clips = run_manifest(tmp_path, "sentences", str(tmp_path / "htm_aa_v1.csv"), "on_disk", False)
     assert clips.select("clip", "start", "end", "narration").rows() == [
         ("6yooogsTG8k_10.4_13.6", 10.4, 13.6, "first, of this video"),
         ("6yooogsTG8k_282.4_285.6", 282.4, 285.6, "and starting with pink knead that a little bit"),
         ("abcdefghijk_0.0_2.6", 0.0, 2.6, "at the start"),
     ]
-    _, longer = made(tmp_path, "sentences", str(tmp_path / "htm_aa_v1.csv"), "on_disk", False, "seconds", 10.0)
+    _, longer = run_manifest(tmp_path, "sentences", str(tmp_path / "htm_aa_v1.csv"), "on_disk", False, "seconds", 10.0)
     assert longer.select("start", "end").rows() == [(7.0, 17.0), (279.0, 289.0), (0.0, 6.0)]
 
 
@@ -526,11 +520,11 @@ def test_clips_of_a_video_not_on_disk_are_left_out(tmp_path: Path, capsys: pytes
 def test_a_clip_that_is_too_short_or_too_long_is_left_out_and_counted(tmp_path: Path) -> None:
     (tmp_path / "s.json").write_text(json.dumps(SENTENCIFIED))
     given = ("sentences", str(tmp_path / "s.json"), "on_disk", False)
-    record, clips = made(tmp_path, *given, "least_seconds", 1.0, "most_seconds", 30.0)
+    record, clips = run_manifest(tmp_path, *given, "least_seconds", 1.0, "most_seconds", 30.0)
     assert clips["clip"].to_list() == ["abcdefghijk_4.13_6.5", "abcdefghijk_6.5_8.36"]
     assert record["unusable"] == {"clips shorter than 1 s": 1, "clips longer than 30 s": 1}
     with pytest.raises(StepDiffError, match=r"no clip can be used \(4 x clips shorter than 100 s\)"):
-        made(tmp_path, *given, "least_seconds", 100.0)
+        run_manifest(tmp_path, *given, "least_seconds", 100.0)
 
 
 def test_a_source_that_fails_leaves_no_manifest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -552,7 +546,7 @@ def test_sentences_of_held_out_videos_get_the_split_test(tmp_path: Path) -> None
     row = {"reference": "lmnopqrstuv_3_9", "targets": ["elsewhere_0_1"], "category": "Visuals", "scores": [1]}
     (tmp_path / "diffrank.jsonl").write_text(json.dumps(row))
     given = ("sentences", str(tmp_path / "s.json"), "on_disk", False, "hold_out", (str(tmp_path / "diffrank.jsonl"),))
-    record, clips = made(tmp_path, *given)
+    record, clips = run_manifest(tmp_path, *given)
     assert clips.filter(split="test")["clip"].to_list() == ["lmnopqrstuv_0.5_0.9"]
     assert record["held_out_of"] == {"train": 1} and record["splits"] == {"train": 3, "test": 1}
 
@@ -580,7 +574,7 @@ def test_unused_options(given: list[str], said: str, tmp_path: Path, capsys: pyt
 def test_sentences_of_a_folder_are_those_of_its_files(tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw/abc.csv").write_text('start,end,text\n4.13,6.50,"so, we moved"\n6.50,8.36,and see\n9,9.5,\n')
-    record, clips = made(tmp_path, "sentences", str(tmp_path / "raw"), "on_disk", False)
+    record, clips = run_manifest(tmp_path, "sentences", str(tmp_path / "raw"), "on_disk", False)
     assert clips["clip"].to_list() == ["abc_4.13_6.5", "abc_6.5_8.36"] and clips["narration"][0] == "so, we moved"
     assert record["narration_faults"] == {"pieces without text or time": 1}
 
@@ -602,7 +596,7 @@ def test_sentences_of_a_folder_are_those_of_its_files(tmp_path: Path) -> None:
 def test_sentences_of_another_form_are_refused_in_one_line(tmp_path: Path, content: Any) -> None:
     (tmp_path / "s.json").write_text(json.dumps(content))
     with pytest.raises(StepDiffError) as error:
-        made(tmp_path, "sentences", str(tmp_path / "s.json"), "on_disk", False)
+        run_manifest(tmp_path, "sentences", str(tmp_path / "s.json"), "on_disk", False)
     assert "\n" not in str(error.value) and not (tmp_path / "m.parquet").exists()
 
 
@@ -635,7 +629,7 @@ def test_images_of_webdataset_are_clips_with_their_captions(tmp_path: Path) -> N
     }
     write_tar(tmp_path / "laion/00000.tar", files)
     write_tar(tmp_path / "laion/00001.tar", {"000000000.jpg": jpeg(), "000000000.txt": b"another"})
-    record, clips = made(tmp_path, "images", (str(tmp_path / "laion"),))
+    record, clips = run_manifest(tmp_path, "images", (str(tmp_path / "laion"),))
     assert clips.rows() == [
         ("00000/000000000", "laion/00000.tar/000000000.jpg", 0.0, 1.0, "train", "a red square"),
         ("00000/sub.dir/2", "laion/00000.tar/sub.dir/2.PNG", 0.0, 1.0, "train", "of the json"),
@@ -643,8 +637,8 @@ def test_images_of_webdataset_are_clips_with_their_captions(tmp_path: Path) -> N
     ]
     assert record["captioned"] == 3 and record["unusable"] == {}
     pattern = str(tmp_path / "laion/{00000..00001}.tar")
-    assert made(tmp_path, "images", (pattern,), out="other.parquet")[1].equals(clips)
-    moved = made(tmp_path, "images", (pattern,), out="new/folder/m.parquet")[1]  # folders are created
+    assert run_manifest(tmp_path, "images", (pattern,), out="other.parquet")[1].equals(clips)
+    moved = run_manifest(tmp_path, "images", (pattern,), out="new/folder/m.parquet")[1]  # folders are created
     assert moved["video"][0] == "../../laion/00000.tar/000000000.jpg"
 
 
@@ -661,7 +655,7 @@ def test_an_image_without_a_caption_is_no_clip_and_is_counted(tmp_path: Path) ->
         "5.txt": b"x" * (images.MOST_CAPTION + 1),
         "9.txt": b"no image",
     }
-    record, clips = made(tmp_path, "images", (str(write_tar(tmp_path / "a.tar", files)),))
+    record, clips = run_manifest(tmp_path, "images", (str(write_tar(tmp_path / "a.tar", files)),))
     assert clips["clip"].to_list() == ["a/0"] and clips["caption"].to_list() == ["good"]
     assert record["unusable"] == {images.NO_CAPTION: 6, images.NO_IMAGE: 1, images.TWICE: 1}
 
@@ -671,7 +665,7 @@ def test_links_and_unsafe_names_in_a_tar_are_counted_and_are_no_clips(tmp_path: 
     link = tarfile.TarInfo("0.jpg")
     link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
     files = {"../1.jpg": jpeg(), "/2.jpg": jpeg(), "0.txt": b"a link", "3.jpg": jpeg(), "3.txt": b"good"}
-    record, clips = made(tmp_path, "images", (str(write_tar(tmp_path / "a.tar", files, link)),))
+    record, clips = run_manifest(tmp_path, "images", (str(write_tar(tmp_path / "a.tar", files, link)),))
     assert clips["clip"].to_list() == ["a/3"]
     assert record["unusable"] == {images.REFUSED: 3, images.NO_IMAGE: 1}
 
@@ -682,7 +676,7 @@ def test_a_damaged_tar_gives_the_images_before_the_damage_and_is_named(tmp_path:
     with tarfile.open(tar) as read:
         cut = read.getmember("1.jpg").offset_data + 10
     os.truncate(tar, cut)
-    record, clips = made(tmp_path, "images", (str(tar),))
+    record, clips = run_manifest(tmp_path, "images", (str(tar),))
     assert clips["clip"].to_list() == ["a/0"]
     assert record["unusable"] == {f"{tar} is cut short after 2 members; copy it again": 1}
 
@@ -693,7 +687,7 @@ def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir()
         write_tar(tmp_path / folder / "0.tar", {"0.jpg": jpeg(), "0.txt": b"x"})
     with pytest.raises(StepDiffError, match="would give two images one id"):
-        made(tmp_path, "images", (str(tmp_path / "a"), str(tmp_path / "b")))
+        run_manifest(tmp_path, "images", (str(tmp_path / "a"), str(tmp_path / "b")))
 
 
 def img2dataset(folder: Path, form: str) -> Path:
@@ -722,28 +716,28 @@ def img2dataset(folder: Path, form: str) -> Path:
 @pytest.mark.parametrize("form", ["webdataset", "files"])
 def test_tables_of_img2dataset_name_the_images_that_it_got(tmp_path: Path, form: str) -> None:
     table = img2dataset(tmp_path / "laion", form)
-    record, clips = made(tmp_path, "images", (str(table),))
+    record, clips = run_manifest(tmp_path, "images", (str(table),))
     place = "laion/00000.tar/000000000.jpg" if form == "webdataset" else "laion/00000/000000000.jpg"
     assert clips.rows() == [("00000/000000000", place, 0.0, 1.0, "train", "zero")]
     counts = {images.NOT_DOWNLOADED: 1, images.NO_CAPTION: 1, images.NO_IMAGE: 1}
     assert record["unusable"] == counts
     if form == "files":  # a folder without tar files is its tables
-        assert made(tmp_path, "images", (str(table.parent),))[1].equals(clips)
+        assert run_manifest(tmp_path, "images", (str(table.parent),))[1].equals(clips)
 
 
 @pytest.mark.full
 def test_tables_of_another_form_are_refused(tmp_path: Path) -> None:
     pl.DataFrame({"URL": ["x"], "TEXT": ["y"]}).write_parquet(tmp_path / "list.parquet")
     with pytest.raises(StepDiffError, match=r"list.parquet: no column caption; give the \.parquet that img2dataset"):
-        made(tmp_path, "images", (str(tmp_path / "list.parquet"),))
+        run_manifest(tmp_path, "images", (str(tmp_path / "list.parquet"),))
     pl.DataFrame({"key": ["x"], "jpg": [b"y"]}).write_parquet(tmp_path / "inside.parquet")
     with pytest.raises(StepDiffError, match="holds the images themselves"):
-        made(tmp_path, "images", (str(tmp_path / "inside.parquet"),))
+        run_manifest(tmp_path, "images", (str(tmp_path / "inside.parquet"),))
     (tmp_path / "damaged.parquet").write_bytes(b"PAR1 no table PAR1")
     with pytest.raises(StepDiffError, match="damaged.parquet"):
-        made(tmp_path, "images", (str(tmp_path / "damaged.parquet"),))
+        run_manifest(tmp_path, "images", (str(tmp_path / "damaged.parquet"),))
     keys = {"key": ["../up", "/etc/x"], "caption": ["a", "b"], "status": ["success"] * 2}
     pl.DataFrame(keys).write_parquet(tmp_path / "unsafe.parquet")
     (tmp_path / "up.jpg").write_bytes(jpeg())
     with pytest.raises(StepDiffError, match=r"2 x links, devices, sparse files and unsafe names"):
-        made(tmp_path, "images", (str(tmp_path / "unsafe.parquet"),))
+        run_manifest(tmp_path, "images", (str(tmp_path / "unsafe.parquet"),))

@@ -34,7 +34,7 @@ from common.io.jsonl import object_line
 from store import Store
 from tasks.testsets import DiffCap, DiffRank, read_test_set, write_test_set
 
-from .people_made import CATEGORIES, answer, answers, task, usual
+from .people_answers import CATEGORIES, answer, answers, task, usual
 
 SUPPLEMENT = Path(__file__).parents[3] / "shared/seeds"
 
@@ -291,11 +291,7 @@ def test_a_text_says_how_the_right_video_differs_from_the_left_one() -> None:
 
 
 URL = video_url("https://example.org/{clip}.mp4")
-
-
 HOSTILE = "<img src=x onerror=alert(1)> & \"quoted\", 'single'\n=cmd() | \r\n\t{{7*7}} ${x}"
-
-
 with_files = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 

@@ -183,8 +183,6 @@ def test_clips_of_unknown_video_make_no_pair_with_each_other(tmp_path: Path) -> 
 
 
 STEPS_AND_VIDEOS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4)), max_size=24)
-
-
 NAMES = ["whisk", "pour", "chop", "bake"]
 
 
@@ -308,14 +306,8 @@ def test_the_text_of_a_field_is_never_read_as_a_template(narration: str, action:
 
 
 WHISK = QA("Which video uses a whisk?", "Video 1")
-
-
 WRITTEN = Path(__file__).with_name("written.txt").read_text(encoding="utf-8")
-
-
 CASES = {case.partition("\n")[0]: case.partition("\n")[2] for case in WRITTEN.split("%% ")[1:]}
-
-
 """name -> what a model wrote, then "%+ question | answer" for each pair in it and "%- reason" for what is dropped"""
 
 
@@ -382,8 +374,6 @@ PIECES = st.sampled_from(
     "Q: A: **Q:** 1. Q2. Answer: ? [ ] - YES NO … “ <s> ** <|im_end|>".split()
     + ["\n", "\n\n", " ", "\u2028", "\0", "Video 1", "Which video", "I hope this helps", "I'm sorry", "Question 1"]
 )
-
-
 ANY = st.one_of(st.text(), st.lists(st.one_of(PIECES, st.text(max_size=8)), max_size=40).map("".join))
 
 
@@ -408,8 +398,6 @@ def test_a_question_or_answer_is_one_line_without_markers_formatting_or_control_
 
 
 TEXT = "the person whisks eggs in a glass bowl Video 1 2 slowly, gently oil it's"
-
-
 WRITTEN_WORDS = st.lists(st.sampled_from(TEXT.split()), min_size=1)
 
 
@@ -498,11 +486,7 @@ def test_every_way_to_name_a_video_is_turned(text: str) -> None:
 
 
 WORDS = "Video video videos 1 2 one two ii II I A B V1 the first second former latter clip and , . #2 VIDEO 10".split()
-
-
 WORDS += "eggs 1st uses (1) each instructional in".split()
-
-
 TEXTS = st.lists(st.sampled_from(WORDS), max_size=14).map(" ".join)
 
 
@@ -531,8 +515,6 @@ def test_an_ordinal_that_may_mean_a_video_or_something_in_it_is_reported(text: s
 
 
 WHICH = "Which video uses a whisk?"
-
-
 KEPT = {
     (2, WHICH, "Video 1"): "Video 1",
     (2, WHICH, "video 2."): "Video 2",
@@ -545,8 +527,6 @@ KEPT = {
     (1, "How do they differ?", "In Video 1 it is red, while in Video 2 it is blue."): None,
     (1, "What do both share?", "Both videos show onions."): None,
 }
-
-
 DROPPED = {
     (2, WHICH, "Both videos"): qa_rules.NOT_ONE,
     (2, WHICH, "Neither."): qa_rules.NOT_ONE,
@@ -690,8 +670,6 @@ LINES = st.sampled_from(
         "A: No",
     ]
 )
-
-
 LINES_WRITTEN = st.lists(LINES, max_size=8).map("\n".join)
 
 
@@ -729,8 +707,6 @@ JOB_PAIRS = pl.DataFrame(
         "same_step": [True, False, True],
     }
 )
-
-
 JOB_TEXTS = {"a": "whisks {eggs}", "b": 'says "Q: why?"', "c": "chops"}
 
 

@@ -27,8 +27,6 @@ from store import Feature, Provenance, Store, text_key
 from weights import fingerprint, resolve
 
 PUBLISHED = Path(__file__).parents[3] / "shared/data/htstep"
-
-
 TAXONOMY = {3: Step("Make Tea", "Boil the water."), 4: Step("Make Tea", "Serve.")}
 
 
@@ -246,8 +244,6 @@ def test_a_damaged_file_is_refused_at_the_damage(tmp_path: Path, text: str) -> N
 
 
 TIMES = st.tuples(st.integers(0, 60), st.integers(1, 10)).map(lambda pair: (float(pair[0]), float(sum(pair))))
-
-
 COSINES = st.integers(-100, 100).map(lambda hundredth: hundredth / 100)
 
 
@@ -281,18 +277,12 @@ def test_speech_near_a_clip_is_assigned_to_it() -> None:
 
 
 SAID = ("we whisk the eggs now", "chop these onions finely", "pour oil into the pan")
-
-
 TOKENS, CHANNELS, VIDEOS = 8, 16, 16
-
-
 World = tuple[Path, list[dict[str, Any]], dict[str, list[Piece]]]
-
-
 EARLY = 4.0  # seconds; also the length of a clip
 
 
-def made(folder: Path) -> tuple[Store, list[dict[str, Any]]]:
+def write_world(folder: Path) -> tuple[Store, list[dict[str, Any]]]:
     """Return a store of videos with three clips each; tokens and narration of a clip encode one of SAID."""
     rng = np.random.default_rng(0)
     rows, about = [], []
@@ -336,7 +326,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     except StepDiffError as error:
         pytest.skip(str(error))
     folder = tmp_path_factory.mktemp("align")
-    store, rows = made(folder)
+    store, rows = write_world(folder)
     schedule = {"steps": 60, "learning_rate": 3e-3}
     head: dict[str, Any] = {"view": "planted", "width": 16, "clips": 3, "schedule": schedule}
     head |= {"projector": {"width": 32, "layers": 1, "outputs": 1}}

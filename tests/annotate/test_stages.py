@@ -237,8 +237,6 @@ SYSTEM = (
     "You are an AI assistant that synthesizes the output of narration, action and object captioning models into a "
     "single description of the content."
 )
-
-
 END = (
     "Summarize the captions into a single, descriptive sentence about what the person is doing, and using what objects."
 )

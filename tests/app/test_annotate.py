@@ -20,28 +20,20 @@ from annotate.people.task import read_task
 from app.annotating.collection.database import Database, default_url
 from app.annotating.service import Limit
 from store import Store
-from tests.app.annotate_made import CATEGORIES, EMPTY, replayed, write_task
+from tests.app.annotation_tasks import CATEGORIES, EMPTY, replayed, write_task
 from tests.app.conftest import CHROMIUM, ROOT, Server
 from tests.app.test_annotate_hostile import Place, work
-
-pytestmark = pytest.mark.full
-
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser as AsyncBrowser
     from playwright.async_api import Page as AsyncPage
     from playwright.sync_api import Browser, Page
+    from starlette.testclient import TestClient
 
-
+pytestmark = pytest.mark.full
 Typed = tuple[str, int, str, int]  # name, assignment, text, score
-
-
 WORK = "JSON.parse(document.querySelector('#work').textContent)"
-
-
 THROUGH = ["Tab"] * 9  # from the keystep to the text of the last category
-
-
 FOCUS = "() => document.activeElement.id || document.activeElement.name + ' ' + document.activeElement.value"
 
 
@@ -400,11 +392,6 @@ def test_a_score_that_nobody_chose_is_not_submitted(
         tab.locator(f"[name='score-{category}'][value='5']").click()
     tab.locator("#submit").click()
     tab.get_by_text("No pair is left for you").wait_for()
-
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser
-    from starlette.testclient import TestClient
 
 
 SCHEMES = [("light", 1280, 720), ("dark", 1280, 720), ("light", 390, 844)]

@@ -18,17 +18,11 @@ from app.annotating.service import ADDRESS_BURST, PERSON_BURST
 from app.server import MOST_BODY, create_app
 from app.site import Site
 from store import Store
-from tests.app.annotate_made import CATEGORIES, EMPTY, write_task
+from tests.app.annotation_tasks import CATEGORIES, EMPTY, write_task
 
 pytestmark = pytest.mark.full
-
-
 SCRIPT = "</script><script>alert('x')</script><img src=x onerror=alert(1)>"
-
-
 SQL = "x'); DROP TABLE people; DELETE FROM events; --"
-
-
 PLAIN: dict[str, Any] = {"keystep": "whisk the eggs", "texts": EMPTY}
 
 

@@ -28,14 +28,10 @@ from app.annotating.service import Annotating
 from app.site import RefusedError, UnknownError
 from common.errors import StepDiffError
 from tests.app import postgres
-from tests.app.annotate_made import CATEGORIES, EMPTY, Clock, names, opened, replayed, write_task
+from tests.app.annotation_tasks import CATEGORIES, EMPTY, Clock, names, opened, replayed, write_task
 
 LIMIT = 30 * 60.0
-
-
 WORK, GOLD, TRAINING = names(3), names(1, "gold"), names(1, "training")
-
-
 FULL: dict[str, Any] = {"keystep": "whisk eggs", "texts": EMPTY | {"Visuals": "darker"}, "scores": {"Visuals": 2}}
 
 
@@ -259,8 +255,6 @@ def change_again(machine: Rules, own: Held, reason: str | None) -> bool:
 
 
 Rules.TestCase.settings = settings(max_examples=40, stateful_step_count=40, suppress_health_check=list(HealthCheck))
-
-
 test_the_rules_of_assignment_are_those_of_a_naive_model = pytest.mark.full(Rules.TestCase)
 
 
@@ -444,11 +438,7 @@ def test_a_database_that_cannot_be_opened_is_one_line(url: str) -> None:
 
 
 ROOT = Path(__file__).parents[2]
-
-
 PAIRS, PEOPLE = 25, 3
-
-
 EVERYONE = [f"person {number}" for number in range(8)]
 
 

@@ -1,4 +1,8 @@
-"""The player under one clock, accessibility of all pages, and their pictures, in a real browser."""
+"""The player under one clock, accessibility of all pages, and their pictures, in a real browser.
+
+`DEMO=FOLDER pytest tests/app/test_browser.py -k picture_of` writes the pictures of the docs; `make demo` ran in FOLDER.
+Without DEMO the pages of a small world are pictured, in a temporary folder, with no trained head.
+"""
 
 import os
 import shutil
@@ -16,21 +20,16 @@ from PIL import Image
 from annotate import audit
 from retrieval.verbs import query
 from store import Store
-from tests.app.annotate_made import write_task
-from tests.app.compare_made import guesses, made, write
+from tests.app.annotation_tasks import write_task
 from tests.app.conftest import ROOT, Server
-from tests.app.pair_made import write_words
-
-pytestmark = pytest.mark.full
-
+from tests.app.pair_heads import write_words
+from tests.app.predictions import guesses, random_rows, write
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-
+pytestmark = pytest.mark.full
 PLAYER = "document.querySelector('[data-player]').player"
-
-
 FRAMES = """async (steps) => {
   const {player} = document.querySelector("[data-player]"), [video] = player.videos;
   const frame = () => new Promise((found) => video.requestVideoFrameCallback((_, data) => found(data.mediaTime)));
@@ -194,16 +193,8 @@ def index_first(path: Path) -> None:
     whole.unlink()
 
 
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser
-
-
 axe = pytest.importorskip("axe_playwright_python.sync_playwright")
-
-
 SIZES = {"desktop": (1280, 720), "phone": (390, 844)}
-
-
 PAGES = {
     "explore": "/explore",
     "pair": "/pair?reference={0}&candidate={1}",
@@ -219,11 +210,7 @@ PAGES = {
     "audit": "",
     "sheet": "",
 }
-
-
 FILES = ("audit", "sheet")
-
-
 BROKEN = """() => {
   const found = [], walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   for (let node = walker.nextNode(); node; node = walker.nextNode()) {
@@ -238,8 +225,6 @@ BROKEN = """() => {
   }
   return found;
 }"""
-
-
 """the words of up to 20 letters that the page shows on more than one line"""
 
 
@@ -250,7 +235,7 @@ def site(serve: Callable[..., Server], world: Path, tmp_path_factory: pytest.Tem
     store, videos = world / "features", world / "kitchen"
     clips = Store.open(store).catalog("clips").frame()["key"].to_list()
     for task in ("diffcap", "diffmcq", "diffrank"):
-        rows = made(task, 6, clips=clips)
+        rows = random_rows(task, 6, clips=clips)
         for seed, name in enumerate(("one", "two")):
             write(folder, f"{task}_{name}", task, rows, guesses(task, rows, seed), control="none")
     task = write_task(folder / "task", [(clips[0], clips[1])])
@@ -299,23 +284,13 @@ def test_no_page_has_a_finding(site: dict[str, str], browser: "Browser", name: s
         assert page.evaluate(BROKEN) == []
 
 
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
-
-
 DEMO = os.environ.get("DEMO")
-
-
 SHOWN = """() => document.fonts.status === "loaded"
   && [...document.images].every((image) => image.complete || image.loading === "lazy")
   && [...document.querySelectorAll("video")].every(
     (video) => video.preload === "none" || video.readyState > 1 || video.error
   )"""
-
-
 """whether everything that the page shows is there"""
-
-
 QUESTION = "What did I do differently in video 2?"
 
 
@@ -342,7 +317,7 @@ def shot_url(shot_data: Path, shot_pair: tuple[str, str], tmp_path_factory: pyte
         predictions = folder
         clips = Store.open(shot_data / "features").catalog("clips").frame(["key"])["key"].to_list()
         for seed, name in enumerate(("one", "two")):
-            rows = made("diffmcq", 6, clips=clips)
+            rows = random_rows("diffmcq", 6, clips=clips)
             write(folder, f"diffmcq_{name}", "diffmcq", rows, guesses("diffmcq", rows, seed), control="none")
     options = ["--predictions", str(predictions), "--annotate", str(write_task(folder / "task", [shot_pair]))]
     options += [] if DEMO is None else ["--runs", str(shot_data.parent / "runs")]
@@ -372,14 +347,14 @@ def shoot(browser: "Browser", shot_url: str, tmp_path: Path) -> Iterator[Callabl
         yield take
 
 
-def test_explore(shoot: Callable[..., None], shot_pair: tuple[str, str]) -> None:
+def test_picture_of_explore(shoot: Callable[..., None], shot_pair: tuple[str, str]) -> None:
     def ready(page: "Page") -> None:
         page.get_by_text("of the variance").wait_for(timeout=60_000)
 
     shoot("explore", "/explore", ready)
 
 
-def test_pair(shoot: Callable[..., None], shot_pair: tuple[str, str]) -> None:
+def test_picture_of_pair(shoot: Callable[..., None], shot_pair: tuple[str, str]) -> None:
     def ready(page: "Page") -> None:
         page.wait_for_function("() => document.querySelector('[data-player]').player.length > 0")
         page.keyboard.press("Space")
@@ -392,11 +367,11 @@ def test_pair(shoot: Callable[..., None], shot_pair: tuple[str, str]) -> None:
     shoot("pair", f"/pair?reference={shot_pair[0]}&candidate={shot_pair[1]}", ready, 1240)
 
 
-def test_compare(shoot: Callable[..., None]) -> None:
+def test_picture_of_compare(shoot: Callable[..., None]) -> None:
     shoot("compare", "/compare/diffmcq?strips=1", lambda page: page.locator("[data-row]").first.wait_for())
 
 
-def test_annotate(shoot: Callable[..., None]) -> None:
+def test_picture_of_annotate(shoot: Callable[..., None]) -> None:
     def ready(page: "Page") -> None:
         page.get_by_role("textbox").first.fill("Ann")
         page.keyboard.press("Enter")

@@ -30,8 +30,11 @@ from heads.reporting.figures import compare, measure
 from store import Store
 from tasks.scoring import kendall_tau
 from tasks.testsets import DiffRank, Task, read_test_set, write_predictions, write_test_set
-from tests.app.compare_made import guesses, made, write
 from tests.app.conftest import ROOT, Server
+from tests.app.predictions import guesses, random_rows, write
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 TASKS: tuple[Task, ...] = ("diffcap", "diffmcq", "diffrank")
 
@@ -46,7 +49,7 @@ def read(folder: Path) -> tuple[list[TestSet], list[Broken]]:
 def tests(request: pytest.FixtureRequest, tmp_path: Path) -> TestSet:
     """A test set of 40 rows with two methods on all rows, and one on every second row, in another order."""
     task: Task = request.param
-    rows = made(task, 40)
+    rows = random_rows(task, 40)
     write(tmp_path, "good", task, rows, guesses(task, rows, 1, 2.0), method="video-lm", head="runs/good")
     write(tmp_path, "poor", task, rows, guesses(task, rows, 2, 0.2))
     half = rows[::-2]
@@ -220,7 +223,7 @@ def test_no_interval_of_fewer_than_two_videos(tests: TestSet) -> None:
 
 
 def test_a_file_that_cannot_be_used_is_listed_with_its_reason_and_the_others_are_shown(tmp_path: Path) -> None:
-    rows = made("diffmcq", 6)
+    rows = random_rows("diffmcq", 6)
     said = guesses("diffmcq", rows, 0)
     for name in ("good", "short", "record", "gone", "whole", "large"):
         write(tmp_path, name, "diffmcq", rows, said)
@@ -246,7 +249,7 @@ def test_a_file_that_cannot_be_used_is_listed_with_its_reason_and_the_others_are
 
 
 def test_rows_of_a_whole_test_set_are_found_by_its_name_in_the_given_folders(tmp_path: Path) -> None:
-    rows = made("diffmcq", 6)
+    rows = random_rows("diffmcq", 6)
     (tmp_path / "sets").mkdir()
     (tmp_path / "answers").mkdir()
     write(tmp_path / "answers", "one", "diffmcq", rows, guesses("diffmcq", rows, 0), test_set="/elsewhere/test.jsonl")
@@ -261,7 +264,7 @@ def test_rows_of_a_whole_test_set_are_found_by_its_name_in_the_given_folders(tmp
 
 
 def test_no_file_outside_the_given_folders_is_read(tmp_path: Path) -> None:
-    rows = made("diffmcq", 6)
+    rows = random_rows("diffmcq", 6)
     inside, outside = tmp_path / "inside", tmp_path / "outside"
     inside.mkdir()
     outside.mkdir()
@@ -274,7 +277,7 @@ def test_no_file_outside_the_given_folders_is_read(tmp_path: Path) -> None:
 
 def test_test_sets_of_one_name_and_other_rows_are_apart(tmp_path: Path) -> None:
     for name, seed in (("one", 0), ("two", 1)):
-        rows = made("diffmcq", 6, seed)
+        rows = random_rows("diffmcq", 6, seed)
         write(tmp_path, name, "diffmcq", rows, guesses("diffmcq", rows, 0))
     sets, _ = read(tmp_path)
     assert len(sets) == 2 and len({each.id for each in sets}) == 2
@@ -283,7 +286,7 @@ def test_test_sets_of_one_name_and_other_rows_are_apart(tmp_path: Path) -> None:
 
 def test_predictions_without_a_record_are_shown(tmp_path: Path) -> None:
     for task in TASKS:
-        rows = made(task, 6)
+        rows = random_rows(task, 6)
         write(tmp_path, task, task, rows, guesses(task, rows, 0)).with_suffix(".scores.json").unlink()
     sets, broken = read(tmp_path)
     assert broken == [] and [each.task for each in sets] == list(TASKS)
@@ -298,10 +301,6 @@ def test_the_pieces_of_a_caption_are_the_caption() -> None:
     assert [piece.text for piece in pieces if piece.supported] == ["Whisk", "bowl"]
 
 
-if TYPE_CHECKING:
-    from playwright.sync_api import Page
-
-
 @pytest.fixture(scope="session")
 def predictions(world: Path) -> Path:
     """A folder with predictions of three methods on 60 rows of each task, and a broken file."""
@@ -309,7 +308,7 @@ def predictions(world: Path) -> Path:
     folder.mkdir()
     clips = Store.open(world / "features").catalog("clips").frame()["key"].to_list()
     for task in ("diffcap", "diffmcq", "diffrank"):
-        rows = made(task, 60, clips=clips)
+        rows = random_rows(task, 60, clips=clips)
         write(folder, f"{task}_good", task, rows, guesses(task, rows, 1, 2.0), method="video-lm", head="runs/good")
         write(folder, f"{task}_poor", task, rows, guesses(task, rows, 2, 0.2))
         write(folder, f"{task}_blind", task, rows[:30], guesses(task, rows[:30], 3), control="blind")
@@ -334,7 +333,7 @@ def test_all_tools_agree_on_figures_regimes_and_controls(
     serve: Callable[..., Server], tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A method that prefers an option in some row, one that prefers none, and controls: three commands and a page."""
-    folder, rows = tmp_path_factory.mktemp("tools"), made("diffmcq", 60)
+    folder, rows = tmp_path_factory.mktemp("tools"), random_rows("diffmcq", 60)
     said = {
         "vlemb": [[1.0, 1.0, 0.0, 0.0]] * 20 + guesses("diffmcq", rows[20:], 1),
         "video-lm": [[-2.0] * 4 if number % 2 else [-2.0, -3.0, -2.0, -3.0] for number in range(60)],
@@ -567,9 +566,9 @@ def test_text_from_files_is_escaped_and_clips_that_the_store_lacks_have_no_pictu
 ) -> None:
     folder = tmp_path_factory.mktemp("strange")
     attack = '"><img src=x onerror=alert(1)><script>alert(1)</script>'
-    rows = [replace(row, category=attack, text=(attack,)) for row in made("diffcap", 6)]
+    rows = [replace(row, category=attack, text=(attack,)) for row in random_rows("diffcap", 6)]
     write(folder, "one", "diffcap", rows, [attack] * 6, method=attack, test_set=f"{attack}.jsonl")
-    more = made("diffmcq", 6)
+    more = random_rows("diffmcq", 6)
     for number in range(12):
         write(folder, f"m{number}", "diffmcq", more, guesses("diffmcq", more, number), method=f"{attack}{number}")
     url = serve("--predictions", str(folder)).url

@@ -20,22 +20,13 @@ from retrieval.queries.search import compute, of_clips, resolve
 from store import Feature, Provenance, Store
 from tests.app.conftest import Server
 
-pytestmark = pytest.mark.full
-
-
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-
+pytestmark = pytest.mark.full
 VIEW = "efficientnet-lite0"
-
-
 READY = "() => window.explorer?.about && document.querySelector('#table tbody tr')"
-
-
 LISTED = "[...document.querySelectorAll('#table tbody tr')].map((line) => line.querySelector('button').textContent)"
-
-
 TILES = "[...document.querySelectorAll('.explore-tile button')].map((tile) => tile.title.split('\\n')[0])"
 
 

@@ -35,13 +35,12 @@ from app.site import Site, UnknownError
 from heads import ask
 from tasks.testsets import CATEGORIES, Pair, read_predictions, read_test_set
 from tests.app.conftest import Server
-from tests.app.pair_made import HEADS, ROWS, Asked, write_head, write_runs, write_words
-
-pytestmark = pytest.mark.full
-
+from tests.app.pair_heads import HEADS, ROWS, Asked, write_head, write_runs, write_words
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
+
+pytestmark = pytest.mark.full
 
 
 @dataclass
@@ -219,10 +218,6 @@ def test_a_request_whose_client_has_gone_cancels_its_job() -> None:
     assert job.cancelled.is_set()
 
 
-if TYPE_CHECKING:
-    from playwright.sync_api import Page
-
-
 @pytest.fixture(scope="module")
 def word_runs(world: Path, tiny_lm: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A head of words, and a head that answers questions with a copy of it."""
@@ -336,10 +331,6 @@ def test_the_words_of_an_answer_are_kept_over_a_reload(word_server: Server, tab:
     assert tab.locator("#answers .words").all_inner_texts() == words and len(words) == 2
     tab.locator("#answers button.word").first.click()
     assert tab.locator("#answers .moments").count() == 1
-
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Page
 
 
 VIEW = "efficientnet-lite0"

@@ -32,9 +32,9 @@ from app.server import HEADERS, MOST_BODY, create_app, listener
 from app.site import Site, UnknownError
 from common.errors import StepDiffError
 from store import Store
-from tests.app.annotate_made import names, write_task
-from tests.app.compare_made import guesses, made, write
+from tests.app.annotation_tasks import names, write_task
 from tests.app.conftest import Server
+from tests.app.predictions import guesses, random_rows, write
 
 
 @pytest.fixture(scope="module")
@@ -120,14 +120,8 @@ def test_the_api_reference_needs_no_other_site(ask: Ask) -> None:
 
 
 HALF_A_HEADER = b"GET /annotate HTTP/1.1\r\nHost: 127.0.0.1\r\nX: "
-
-
 HALF_A_BODY = b"POST /annotate/enter HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 99\r\n"
-
-
 HALF_A_BODY += b"Content-Type: application/json\r\n\r\n{"
-
-
 WHOLE = b"GET /static/base.css HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
 
 
@@ -273,8 +267,6 @@ ODD = (
     "../..",
     3000 * "a",
 )
-
-
 ODD_VALUES: tuple[Any, ...] = (
     None,
     True,
@@ -290,8 +282,6 @@ ODD_VALUES: tuple[Any, ...] = (
     {"\0": "\0"},
     {"x": 2**70},
 )
-
-
 NO_CLIPS: tuple[dict[str, Any], ...] = (
     {"video": "v\0.mp4"},
     {"video": "v" * 5000},
@@ -317,7 +307,7 @@ def hostile(world: Path, folder: Path) -> tuple[str, list[str]]:
 def test_no_request_ends_in_500(world: Path, tmp_path: Path) -> None:
     """Each parameter and each field of each address, with odd values; the other parameters are sound."""
     store, keys = hostile(world, tmp_path)
-    rows = made("diffmcq", 6, clips=keys)
+    rows = random_rows("diffmcq", 6, clips=keys)
     write(tmp_path / "said", "diffmcq_one", "diffmcq", rows, guesses("diffmcq", rows, 0), control="none")
     task = write_task(tmp_path / "task", [(keys[0], key) for key in keys[1:]])
     said, videos = [str(tmp_path / "said")], str(world / "kitchen")

@@ -26,8 +26,6 @@ from store.verbs.requantise import requantise
 from store.verbs.verify import verify
 
 Writer = Callable[..., Path]
-
-
 Run = Callable[..., tuple[int, dict[str, object], str]]
 
 
@@ -190,8 +188,6 @@ def test_a_failed_clip_is_retried_with_the_manifests_new_interval_or_file(videos
 
 
 CLIPS = 10
-
-
 FAILED = 4
 
 
@@ -309,8 +305,6 @@ DAMAGE = [
     damage_rows, damage_index, damage_checksums, lose_checksums, lose_shard_file, damage_status, damage_status_and_row,
     damage_status_and_record,
 ]  # fmt: skip
-
-
 FAILED_ROW = 0  # of the clip of gone.mp4, the first video in the manifest
 
 
@@ -431,8 +425,6 @@ def test_options_that_a_repair_cannot_take_are_refused(copy: Path, repair: Run, 
 
 
 ROOT = Path(__file__).parents[2]
-
-
 TEXTS = 300
 
 
@@ -505,8 +497,6 @@ def test_a_killed_repair_is_completed(
 
 
 VIEWS = ("clip", "second")
-
-
 # A process with everything imported. For each line "STORE MANIFEST N" it forks a child that replaces changed clips and
 # is killed before it renames its Nth file; it prints the exit status of the child.
 RUNS = """

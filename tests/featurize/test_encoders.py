@@ -80,8 +80,6 @@ def test_options_that_an_encoder_does_not_have_are_refused(tmp_path: Path) -> No
 
 
 VIDEOS = Path(__file__).parents[2].parent / "shared" / "videos"
-
-
 # ImageNet classes: sharks, rays, sea snake, snorkel, scuba diver
 AQUATIC = [2, 3, 4, 5, 6, 65, 801, 983]
 
@@ -293,11 +291,7 @@ def test_unusable_weights_are_refused_in_one_line(checkpoint: Path, tiny_clip: P
 
 
 SIZE, PATCH, WIDTH = 32, 8, 24
-
-
 PATCHES = (SIZE // PATCH) ** 2
-
-
 VISION = {
     "hidden_size": WIDTH,
     "intermediate_size": 32,
@@ -306,8 +300,6 @@ VISION = {
     "image_size": SIZE,
     "patch_size": PATCH,
 }
-
-
 LANGUAGE = {
     "vocab_size": 40,
     "hidden_size": 16,
@@ -404,8 +396,6 @@ MODELS: dict[str, tuple[str, Callable[[], Any], str, str, tuple[int, int]]] = {
     "idefics2": ("idefics2", idefics2, "model.connector", "Idefics2ImageProcessorPil", (PATCHES, WIDTH)),
     "idefics3": ("idefics3", idefics3, "model.connector", "Idefics3ImageProcessorPil", (PATCHES, WIDTH)),
 }
-
-
 FILTERS = {"idefics2": "bilinear", "idefics3": "lanczos"}  # default of these processors; the others use bicubic
 
 
@@ -558,11 +548,7 @@ def test_another_model_is_refused_in_one_line(name: str, folders: dict[str, Path
 
 
 Writer = Callable[..., Path]
-
-
 ROOT = Path(__file__).parents[2]
-
-
 MODULE = '''
 import numpy as np
 import torch

@@ -31,11 +31,7 @@ from tests.heads.public.vlms import save
 from . import hf_models as models
 
 NORMAL = ([0.5, 0.4, 0.3], [0.2, 0.3, 0.4])
-
-
 PLAIN = ([0.0] * 3, [1.0] * 3)
-
-
 PILLOW = {  # families whose processor needs torchvision or timm: filter, mean, std
     "dinov3": (Image.Resampling.BILINEAR, *NORMAL),
     "dinov3-convnext": (Image.Resampling.BILINEAR, *NORMAL),
@@ -46,17 +42,9 @@ PILLOW = {  # families whose processor needs torchvision or timm: filter, mean, 
     "videoprism": (Image.Resampling.BICUBIC, *PLAIN),
     "pe-video": (Image.Resampling.BILINEAR, *NORMAL),
 }
-
-
 Folder = Callable[[str], Path]
-
-
 Pictures = np.ndarray
-
-
 FRAMES = 4
-
-
 EXACT = 1e-5
 
 
@@ -144,8 +132,6 @@ def reference(family: str, path: Path, pixels: torch.Tensor) -> tuple[torch.Tens
 
 
 PREFIX = {"dinov2": 1, "dinov2-registers": 5, "dinov3": 5, "dinov3-convnext": 1, "clip": 1, "metaclip2": 1, "mlcd": 1}
-
-
 PREFIX |= {"timm": 1, "vit": 1, "tipsv2": 2, "timesformer": 1, "vivit": 1}
 
 
@@ -391,14 +377,8 @@ def test_settings_of_timm(config: dict[str, Any], crop: str) -> None:
 
 
 TOKENS, WIDTH = 16, 24
-
-
 NAMES = ("clip", "siglip", "videomae", "vjepa2")
-
-
 LINSPACE = "linspace(0, n - 1) truncated, start <= time < end"
-
-
 RECORDED = {  # by views of these names: layer, frames and crop
     "clip": ("hidden state 1 of 2, patch tokens", f"8 at {LINSPACE}", "short side 40, centre crop 32"),
     "siglip": ("last hidden state, final norm, patch tokens", f"8 at {LINSPACE}", "square resize to 32, bicubic"),
@@ -583,8 +563,6 @@ def test_fewer_pixels_make_fewer_tokens_and_are_in_the_provenance(vlm_folder: Pa
 
 
 Run = Callable[..., tuple[int, dict[str, object], str]]
-
-
 Writer = Callable[..., Path]
 
 

@@ -19,14 +19,8 @@ from featurize.encoders.internvideo.mm import InternVideo, InternVideoB16
 from featurize.encoders.internvideo.model import SIZES, InternVideoMM, Size, halve
 
 TINY = Size(patch=16, width=128, layers=5, embedding=24, text_width=64, text_layers=2, image=48, vocabulary=515)
-
-
 NAME = "internvideo-mm-b16"
-
-
 TEXTS = ["flip the pancake", "a", "clean the pool with a long brush, then rinse it twice " * 8]
-
-
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
@@ -179,8 +173,6 @@ def test_weights_are_required(tmp_path: Path) -> None:
 
 
 SMALL = Size(patch=16, width=64, layers=4, embedding=24, text_width=64, text_layers=1, image=32, vocabulary=20)
-
-
 State = dict[str, torch.Tensor]
 
 
@@ -326,17 +318,9 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path: Path, state: State, zipped
 
 
 GOLDEN = Path(__file__).parents[2].parent / "shared" / "golden"
-
-
 NORMS = {"ln_1", "ln_2", "ln_3", "ln_pre", "ln_final", "visual_ln_post"}
-
-
 MODEL = Size(patch=16, width=128, layers=5, embedding=24, text_width=64, text_layers=2, image=48, vocabulary=514)
-
-
 golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="no folder shared/golden next to the project")
-
-
 by_hand = pytest.mark.skipif("STEPDIFF_GOLDEN_L14" not in os.environ, reason="takes a minute: set STEPDIFF_GOLDEN_L14")
 
 

@@ -24,8 +24,6 @@ from featurize.windows import Windows, read_windows
 from store import Feature, Provenance, Store, text_key
 
 Writer = Callable[..., Path]
-
-
 CLIPS = pl.DataFrame(
     {
         "clip": ["007", "b_2_3", "a_1_2", "b_0_1.50"],
@@ -145,8 +143,6 @@ def test_files_with_the_same_stem_are_refused(tmp_path: Path, video: Writer) -> 
 
 
 TABLE_ROWS = [("007", "a.mp4", 0.0, 1.0, "stir; mix"), ("b_1_2", "a b.mp4", 1.0, 2.5, "chop, fry")]
-
-
 TABLES = {
     "plain": 'clip,video,start,end,Step\n007,a.mp4,0,1,stir; mix\nb_1_2,a b.mp4,1,2.5,"chop, fry"\n',
     "capitals": 'Clip,VIDEO,Start,End,Step\n007,a.mp4,0,1,stir; mix\nb_1_2,a b.mp4,1,2.5,"chop, fry"\n',
@@ -244,18 +240,12 @@ def test_a_time_of_day_or_a_date_is_refused_in_one_line(tmp_path: Path, value: o
 
 
 SUFFIXES = (".csv", ".parquet", ".jsonl")
-
-
 COLUMNS = ["clip", "video", "start", "end", "step"]
-
-
 GOOD = [
     ["a_0_1", "a.mp4", "0", "1", "stir"],
     ["b_2_3.5", "b.mp4", "2", "3.5", "mix, well"],
     ["ä_1_2", "a.mp4", "1", "2", ""],
 ]
-
-
 LINES = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -322,8 +312,6 @@ def test_a_damaged_manifest_is_read_correctly_or_refused(tmp_path: Path, suffix:
 
 
 RANDOM_TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=8)
-
-
 RANDOM_ROWS = st.lists(
     st.tuples(RANDOM_TEXT.filter(str.strip), RANDOM_TEXT.filter(str.strip), st.integers(0, 5), st.integers(0, 9)),
     min_size=1,
@@ -375,8 +363,6 @@ def test_a_column_of_any_type_is_read_or_refused(tmp_path: Path, column: str, od
 
 
 WINDOW = 7
-
-
 TIMES = ["0", "1.5", " 2", "-1", "late", None, "9", "3"]
 
 
@@ -460,11 +446,7 @@ def test_windows_of_texts_are_by_length_and_have_each_text_once(tmp_path: Path) 
 
 
 PLANNED_ROWS = 230
-
-
 Planned = list[tuple[int, list[int]]]
-
-
 """shards and their rows, in the order in which they are planned"""
 
 

@@ -28,17 +28,9 @@ from store.__main__ import main as store_main
 from store.verbs.verify import verify
 
 Writer = Callable[..., Path]
-
-
 Run = Callable[..., tuple[int, dict[str, object], str]]
-
-
 ROOT = Path(__file__).parents[2]
-
-
 NICENESS = "RAY_worker_niceness"  # as tests/conftest.py sets it
-
-
 FEATURES = ("tokens", "frame_embedding", "embedding")
 
 

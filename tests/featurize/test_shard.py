@@ -19,8 +19,6 @@ from store.verbs import pool as verbs
 from store.verbs.options import PoolOptions
 
 Writer = Callable[..., Path]
-
-
 ROWS = 16
 
 

@@ -27,14 +27,8 @@ from featurize.video.stream import opened
 from featurize.video.timeline import by_decoding, from_packets
 
 Writer = Callable[..., Path]
-
-
 CROP = Crop(36, 32)
-
-
 UNEVEN = np.cumsum(np.random.default_rng(0).integers(5, 200, 60)).tolist()
-
-
 VIDEOS: dict[str, dict[str, object]] = {
     "b-frames.mp4": {"g": 12, "bf": 3, "sc_threshold": 0},
     "all-keyframes.mp4": {"g": 1, "bf": 0},
@@ -158,8 +152,6 @@ def test_real_videos(name: str) -> None:
 
 
 SQUARE = Crop(None, 32, "bilinear")
-
-
 OTHER_UNEVEN = np.cumsum(np.random.default_rng(1).integers(5, 200, 60)).tolist()
 
 
@@ -325,8 +317,6 @@ def test_centre_sampling_takes_the_middle_of_equal_segments(n: int, count: int) 
 
 
 SIDES = st.integers(1, 3 * ROWS)
-
-
 NAMES = st.sampled_from(["bicubic", "bilinear", "lanczos"])
 
 

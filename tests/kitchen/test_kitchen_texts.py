@@ -28,20 +28,10 @@ from tasks.scoring import score as score_captions
 from tasks.testsets import CATEGORIES, DiffCap, DiffMCQ
 
 WORLD = make_world(132, 0)
-
-
 CLIPS = {clip.id: clip for video in WORLD for clip in video.clips}
-
-
 TRAIN = [clip for clip in CLIPS.values() if clip.split == "train"]
-
-
 RECORDS = paired_questions(TRAIN, 0, "supervised")
-
-
 S1 = paired_questions(TRAIN, 0, "s1")
-
-
 both = pytest.mark.parametrize("records", [S1, RECORDS], ids=["s1", "supervised"])
 
 
@@ -189,11 +179,7 @@ def test_diffrank_scores_equal_the_documented_scores(split: Split) -> None:
 
 
 JUDGED_WORLD = {clip.id: clip for video in make_world(60, 5) for clip in video.clips}
-
-
 JUDGED = [json.loads(line) for line in (Path(__file__).parent / "judged_captions.jsonl").read_text().splitlines()]
-
-
 FIRST = ("template", "free", "broken")
 
 

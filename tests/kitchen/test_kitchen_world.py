@@ -28,8 +28,6 @@ from kitchen.world import FPS, HELD_OUT_PAIRS, Look, held_out, make_world
 from tasks.testsets import CATEGORIES
 
 WORLD = make_world(Options.videos, Options.seed)
-
-
 CLIPS = [clip for video in WORLD for clip in video.clips]
 
 
@@ -87,23 +85,11 @@ def test_a_world_of_fewer_steps_shows_only_these() -> None:
 
 
 LOOK = Look(0, 0, 0)
-
-
 SECONDS = 3.5
-
-
 FRAMES = 3
-
-
 MARGIN = 22
-
-
 """Pixels of the central square that a tighter crop may lose at each side."""
-
-
 SEEN = 0.7
-
-
 """Mean absolute difference in grey levels, over the inner square and all frames, that tells two
 clips apart: one small dish with its flecks reaches 1.4, a wholly other counter 60."""
 
@@ -165,8 +151,6 @@ def test_drawing_is_deterministic_and_frames_move() -> None:
 
 
 SCORED = [clip for video in make_world(60, 3) for clip in video.clips]
-
-
 BY_STEP = {s: [c.truth for c in SCORED if c.truth.step == s] for s in STEPS}
 
 

@@ -36,20 +36,10 @@ FRAME = pl.DataFrame(
         "end": [1.5, 2.5, None, 4.5, 5.5, 6.5, 7.5, 8.5],
     }
 )
-
-
 NAMES = st.sampled_from(["i", "f", "s", "t", "b", '"i"', '"odd ""name"""', '"end"'])
-
-
 TEXT = st.text(alphabet="aAbx%_ \\'Ä.^$[*\n1", max_size=5).map(lambda text: "'" + text.replace("'", "''") + "'")
-
-
 NUMBER = st.sampled_from("0 1 2 7 0.5 1e3 2. 1.5E-2 10000000000000000000 4611686018427387904".split())
-
-
 VALUE = st.one_of(NUMBER, TEXT, st.sampled_from(["true", "FALSE", "null", "-1", "- 2.5"]))
-
-
 COMPARISON = st.sampled_from(["=", "==", "!=", "<>", "<", "<=", ">", ">="])
 
 
@@ -63,8 +53,6 @@ ATOM = st.one_of(
     VALUE,
     words(st.sampled_from(["lower(", "UPPER (", "length("]), NAMES, ")"),
 )
-
-
 TERM = st.recursive(
     ATOM,
     lambda inner: st.one_of(
@@ -72,8 +60,6 @@ TERM = st.recursive(
     ),
     max_leaves=4,
 )
-
-
 PREDICATE = st.one_of(
     words(TERM, COMPARISON, TERM),
     words(NAMES, st.sampled_from(["in", "NOT IN"]), "(", st.lists(VALUE, min_size=1, max_size=4).map(", ".join), ")"),
@@ -82,8 +68,6 @@ PREDICATE = st.one_of(
     words(TERM, st.sampled_from(["is null", "IS NOT NULL"])),
     NAMES,
 )
-
-
 CONDITION = st.recursive(
     PREDICATE,
     lambda inner: st.one_of(
@@ -91,8 +75,6 @@ CONDITION = st.recursive(
     ),
     max_leaves=5,
 )
-
-
 SOUP = st.lists(
     st.one_of(NAMES, VALUE, COMPARISON, st.sampled_from("( ) , + - * / % and or not in like is null between".split())),
     min_size=1,

@@ -20,11 +20,7 @@ from retrieval.queries.sheet import Tile, tile, write_sheet
 from store import Store, View
 
 pytestmark = pytest.mark.full
-
-
 FACTORY = "IVF2,SQfp16"
-
-
 D, VECTORS, LISTS = 4, 8, 37  # offsets in a FAISS file of dimension, number of vectors and number of lists
 
 
@@ -195,8 +191,6 @@ def test_an_index_of_an_older_version_is_searched_and_extended(store: Store, cli
 
 
 Fill = Callable[..., View]
-
-
 COUNT = 12
 
 
@@ -262,8 +256,6 @@ def test_a_damaged_row_is_refused(view: View, array: str) -> None:
 
 
 PICTURE = np.full((1, 192, 192, 3), 90, np.uint8)
-
-
 EVIL = [
     "<script>alert(1)</script>",
     '"><img src=x onerror=alert(1)>',

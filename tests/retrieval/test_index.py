@@ -154,8 +154,6 @@ def test_what_cannot_be_built_is_refused(store: Store, clips: View, fill: Fill) 
 
 
 FACTORY = "IVF16,SQfp16"
-
-
 PART = 256  # rows
 
 

@@ -366,8 +366,6 @@ def test_an_encoder_without_texts_says_what_to_query(tmp_path: Path, capsys: pyt
 
 
 ENCODER = "efficientnet-lite0"
-
-
 CLIPS = [("stripes", 0.0, 1.0), ("stripes", 1.0, 2.0), ("blobs", 0.0, 1.0), ("blobs", 1.0, 2.0)]
 
 

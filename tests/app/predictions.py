@@ -14,7 +14,7 @@ TOOLS = "whisk fork bowl egg sugar pan knife slow fast red".split()
 WORDS = [*TOOLS, *(f"{kind}-{tool}" for kind in ("steel", "wooden", "small", "large", "old") for tool in TOOLS)]
 
 
-def made(task: Task, count: int, seed: int = 0, videos: int = 9, clips: Sequence[str] = ()) -> list[Any]:
+def random_rows(task: Task, count: int, seed: int = 0, videos: int = 9, clips: Sequence[str] = ()) -> list[Any]:
     """Return rows with clips of some videos, or with the given clips; the last row equals the first."""
     random_ = random.Random(seed)
 

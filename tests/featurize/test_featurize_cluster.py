@@ -30,11 +30,7 @@ from featurize.job import Options, requested
 from store import Store
 
 ROOT = Path(__file__).parents[2]
-
-
 NICENESS = "RAY_worker_niceness"  # as tests/conftest.py sets it
-
-
 CLUSTERS = ("ray_cluster.yaml", "ray_cluster_gcp.yaml")
 
 
@@ -269,11 +265,7 @@ def test_a_relative_path_is_refused_in_a_job(monkeypatch: pytest.MonkeyPatch, tm
 
 
 AT_ONCE = 5.0  # seconds; the guarantee is 15; without a reaper agents lived 16 s and workers 34 s on two busy cores
-
-
 BOUND = 60.0  # seconds that a failed start may take; Ray gives up after 30
-
-
 UP = """
 import time
 
