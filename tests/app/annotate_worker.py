@@ -10,7 +10,7 @@ from app.annotating.collection import people, work
 from app.annotating.messages import Save, Submission
 from app.annotating.service import Annotating
 from app.site import RefusedError
-from tests.app.annotate_made import CATEGORIES
+from tests.app.annotation_tasks import CATEGORIES
 
 
 def annotate(annotating: Annotating, name: str, failures: list[BaseException]) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,12 @@ from app.annotating.service import ADDRESS_BURST, PERSON_BURST
 from app.server import MOST_BODY, create_app
 from app.site import Site
 from store import Store
-from tests.app.annotate_made import CATEGORIES, EMPTY, write_task
+from tests.app.annotation_tasks import CATEGORIES, EMPTY, write_task
 
+pytestmark = pytest.mark.full
 SCRIPT = "</script><script>alert('x')</script><img src=x onerror=alert(1)>"
 SQL = "x'); DROP TABLE people; DELETE FROM events; --"
 PLAIN: dict[str, Any] = {"keystep": "whisk the eggs", "texts": EMPTY}
-Visit = Callable[..., TestClient]
 
 
 class Place:
@@ -306,9 +306,7 @@ def test_a_file_that_is_no_export_of_label_studio_changes_nothing(place: Place, 
     assert place.count() == before
 
 
-def test_too_many_requests_of_a_person_are_429_and_others_are_not_concerned(
-    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_many_requests_of_a_person(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.annotating.service.PERSON_RATE", 1.0)  # slower than any machine that runs this
     place = Place(world, tmp_path)
     ann, bob = place.visit("Ann"), place.visit("Bob")

@@ -19,9 +19,10 @@ import pytest
 
 from app.annotating.service import ADDRESS_BURST
 from app.server import listener
-from tests.app.annotate_made import names, write_task
+from tests.app.annotation_tasks import names, write_task
 from tests.app.conftest import ROOT, Server
 
+pytestmark = pytest.mark.full
 NAME = "annotate.example.org"
 NGINX = "daemon off; master_process off; pid {0}/pid; error_log {0}/errors; events {{}} http {{ access_log off;\n"
 NGINX += "client_body_temp_path {0}/1; proxy_temp_path {0}/2; fastcgi_temp_path {0}/3; uwsgi_temp_path {0}/4;\n"

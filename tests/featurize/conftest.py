@@ -18,10 +18,6 @@ Writer = Callable[..., Path]
 Run = Callable[..., tuple[int, dict[str, object], str]]
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "slow: takes ten seconds or more")
-
-
 def write_video(
     path: Path,
     frames: int = 40,
