@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from jaxtyping import UInt64
 
 from common.errors import StepDiffError
 from common.io import sealed as table
@@ -262,7 +263,7 @@ def _append(every: np.ndarray, more: np.ndarray) -> None:
     every[end:] = more
 
 
-def _sorted(every: Hashes) -> Hashes:
+def _sorted(every: Hashes) -> UInt64[np.ndarray, " K"]:
     """Return the hashes, sorted in place, each once."""
     every.sort()
     first = np.ones(len(every), bool)

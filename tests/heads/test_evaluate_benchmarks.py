@@ -72,7 +72,8 @@ def test_a_line_of_a_benchmarks_predictions_names_its_row(
     capsys.readouterr()
     assert score.main([*given, "--predictions", str(out), "--json"]) == 0
     again = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert again.pop("method").keys() == {"regime", "control"} and again == record["scores"]
+    assert again.pop("method").keys() == {"regime", "control"} and again.pop("seen")["clips"] == 10
+    assert again == record["scores"]
     assert score.main([*given, "--predictions", str(out), "--export", str(tmp_path / "theirs")]) == 0
     assert "exported: " in capsys.readouterr().err and list((tmp_path / "theirs").rglob("*.json"))
     part = tmp_path / "part.jsonl"
