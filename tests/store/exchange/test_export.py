@@ -79,7 +79,7 @@ LINES = (
 def test_an_export_opens_by_the_path_that_was_given_with_the_lines_of_the_guide(run: Run, tmp_path: Path) -> None:
     for package in ("pandas", "lance", "datasets", "webdataset"):
         pytest.importorskip(package)
-    guide = (ROOT / "docs/guides/exchange.md").read_text().split("## Open the files")[1]
+    guide = (ROOT / "docs/guides/store.md").read_text().split("### Open the files")[1]
     code = guide.split("```python\n")[1].split("```")[0]
     assert [line for line in LINES if line not in code] == []
     for name, *more in (
