@@ -85,7 +85,7 @@ def proxied(request: pytest.FixtureRequest, world: Path, tmp_path: Path) -> Iter
     task, address = write_task(tmp_path, names(1)), f"https://{NAME}:{port}"
     options = ("--annotate", str(task), "--public-url", address, "--trust-proxy", "127.0.0.1")
     server = Server(world, tmp_path / "cache", *options, log=tmp_path / "log")
-    guide = (ROOT / "docs/guides/annotate-pairs.md").read_text()
+    guide = (ROOT / "docs/guides/annotation.md").read_text()
     (block,) = re.findall(rf"^```{request.param}\n(.*?)^```", guide, re.DOTALL | re.MULTILINE)
     block = block.replace("/etc/ssl/", f"{tmp_path}/").replace("127.0.0.1:8000", server.url.removeprefix("http://"))
     if request.param == "nginx":

@@ -73,7 +73,34 @@ def test_parquet_opens_in_polars_pandas_and_pyarrow(
     ]
 
 
+LINES = (
+    'pd.read_parquet("data/exchange/clips.parquet")',
+    'pyarrow.dataset.dataset("data/exchange/clips.parquet")',
+    'load_dataset("data/exchange/clips", split="train")',
+    'lance.dataset("data/exchange/clips.lance")',
+    "webdataset.WebDataset(tar, shardshuffle=False)",
+)
+
+
 @pytest.mark.full
+def test_an_export_opens_by_the_path_that_was_given_with_the_lines_of_the_guide(run: Run, tmp_path: Path) -> None:
+    for package in ("pandas", "lance", "datasets", "webdataset"):
+        pytest.importorskip(package)
+    guide = (ROOT / "docs/guides/store.md").read_text().split("### Open the files")[1]
+    code = guide.split("```python\n")[1].split("```")[0]
+    assert [line for line in LINES if line not in code] == []
+    for name, *more in (
+        ("clips.parquet",), ("clips.lance",), ("clips", "--format", "huggingface"),
+        ("tars", "--format", "webdataset"),
+    ):  # fmt: skip
+        assert run(f"data/exchange/{name}", *more) == 0
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    first, count, *_, clip, sample = done.stdout.splitlines()
+    assert (first, count, clip, sample) == ("c0 (7,)", "10", "(3, 5)", "c0 (3, 5)")
+
+
 def test_lance_opens_in_lance_and_is_indexed(view: View, finished: np.ndarray, run: Run, tmp_path: Path) -> None:
     lance = pytest.importorskip("lance")
     assert run("out.lance") == 0
