@@ -25,10 +25,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import _stepdiff
-
-_stepdiff.require("store.exchange", "export", ("pyarrow",))
-
 import numpy as np
 import polars as pl
 import pyarrow as pa

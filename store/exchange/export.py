@@ -17,10 +17,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
-import _stepdiff
-
-_stepdiff.require("store export", "export", ("pyarrow",))
-
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool

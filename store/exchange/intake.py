@@ -15,10 +15,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import _stepdiff
-
-_stepdiff.require("store import", "export", ("pyarrow",))
-
 import numpy as np
 import polars as pl
 from jaxtyping import Int64
