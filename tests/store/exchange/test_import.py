@@ -193,7 +193,7 @@ def test_columns_that_are_left_out_are_named(run: Run, tmp_path: Path, capsys: p
     assert main([*command, "all"]) == 0
     assert "\n  columns left out: label\n" in capsys.readouterr().out
     assert main([*command, "some", "--columns", "video", "label"]) == 0
-    assert "\n  columns left out: start, step, seen, imported\n" in capsys.readouterr().out
+    assert "\n  columns left out: start, step, seen, made\n" in capsys.readouterr().out
     levels = pa.array([[1, 2]], pa.list_(pa.int8(), 2))
     floats = pa.array([[1.0]], pa.list_(pa.float32(), 1))
     pq.write_table(
