@@ -119,7 +119,7 @@ def end_family(process: subprocess.Popen[bytes]) -> None:
 
 
 def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(300):
+    for _ in range(1200):
         assert process.poll() is None, "the head node ended"
         try:
             socket.create_connection(("127.0.0.1", port), 1).close()
