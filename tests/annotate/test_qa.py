@@ -748,7 +748,7 @@ PAIRS = [(0, 0, 1, True), (1, 1, 2, True), (2, 2, 3, True), (3, 0, 3, False), (4
 
 
 @pytest.fixture
-def given(store: Store, tmp_path: Path) -> list[str]:
+def qa_options(store: Store, tmp_path: Path) -> list[str]:
     """Options for five pairs, one of which lacks a description."""
     try:
         resolve(MODEL)
@@ -779,10 +779,10 @@ def writes(body: dict[str, Any]) -> Reply:
 
 
 def test_the_file_is_written_once_the_language_model_has_answered_for_every_pair_and_no_answer_is_computed_twice(
-    given: list[str], server: Server, store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    qa_options: list[str], server: Server, store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "pairqa.jsonl"
-    asked = [*given, f"--endpoint={server.url}?api_key=sk-query-secret", "--retries=0", "--json"]
+    asked = [*qa_options, f"--endpoint={server.url}?api_key=sk-query-secret", "--retries=0", "--json"]
     server.answer = lambda body: writes(body) if len(server.requests) < 6 else Reply(b"<html>", 502, "text/html")
     assert pairqa.main(asked) == 1
     assert not out.exists() and json.loads(capsys.readouterr().out)["absent"] > 0
@@ -832,7 +832,7 @@ def test_the_file_is_written_once_the_language_model_has_answered_for_every_pair
     ],
 )
 def test_unusable_input_is_refused_in_one_line(
-    given: list[str],
+    qa_options: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -840,19 +840,26 @@ def test_unusable_input_is_refused_in_one_line(
     reported: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert pairqa.main([*given, more]) == 2
+    assert pairqa.main([*qa_options, more]) == 2
     error = capsys.readouterr().err
     assert reported in error and error.count("\n") == 1
 
 
 @pytest.mark.full
 def test_no_pair_with_a_clip_that_is_held_out_gets_a_question(
-    given: list[str], server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    qa_options: list[str], server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     row = {"reference": CLIPS[0], "candidate": "other_0_1", "category": "Visuals", "text": ["x"]}
     (tmp_path / "test.jsonl").write_text(json.dumps(row))
     server.answer = writes
-    asked = [*given, f"--endpoint={server.url}", "--retries=0", "--json", "--hold-out", str(tmp_path / "test.jsonl")]
+    asked = [
+        *qa_options,
+        f"--endpoint={server.url}",
+        "--retries=0",
+        "--json",
+        "--hold-out",
+        str(tmp_path / "test.jsonl"),
+    ]
     assert pairqa.main(asked) == 0
     printed = capsys.readouterr()
     record = json.loads(printed.out)

@@ -223,6 +223,7 @@ def test_texts_of_the_world_are_true_and_false_with_their_clips_exchanged(split:
     assert len(rows) > 30
 
 
+@pytest.mark.full
 def test_training_answers_about_differences_are_true() -> None:
     records = paired_questions([clip for clip in JUDGED_WORLD.values() if clip.split == "train"], 0, "s1")
     common = ("in common", "similarity", "alike")
