@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import yaml
 import zarr
 
 from kitchen.__main__ import FORMAT
@@ -143,11 +144,17 @@ def test_predictions_and_scores_of_the_golden_heads_are_the_same(golden: Path, a
         if name.endswith(".scores.json"):  # a later version may have more options, in another order
             found, expected = json.loads(found), json.loads(expected)
             found["options"] = {name: found["options"][name] for name in expected["options"]}
-            found, expected = json.dumps(found), json.dumps(expected)
+            recipe = expected["disclosed"].get("recipe", {})
+            for option in {"yes_no_weight", "compare_weight", "compare_tokens"} & recipe.keys():
+                assert not recipe.pop(option)  # which a later version does not have
+            found, expected = json.dumps(found, sort_keys=True), json.dumps(expected, sort_keys=True)
         same_text(found, expected)
 
 
 def test_heads_embed_and_train_the_same(golden: Path, again: Path) -> None:
+    recipe = yaml.safe_load((again / "stepdiff.yaml").read_text())
+    del recipe["video_lm"]["warm_start"]  # which a later version does not have: its heads are those of golden.json
+    (again / "stepdiff.yaml").write_text(yaml.safe_dump(recipe))
     make.run("embed train" if SAME else "embed", again, **PLACES)
     for entity in ("clips", "texts"):
         keys = list(GOLDEN["rows"][f"{entity}/aligned/embedding"])
@@ -157,7 +164,9 @@ def test_heads_embed_and_train_the_same(golden: Path, again: Path) -> None:
         written = sorted((golden / "runs").rglob("head.safetensors"))
         assert len(written) == 3
         for path in written:
-            assert (again / "trained" / path.relative_to(golden / "runs")).read_bytes() == path.read_bytes(), path
+            name = path.relative_to(golden / "runs")
+            head = make.sha((again / "trained" / name).read_bytes())
+            assert head == GOLDEN["heads"].get(str(name), make.sha(path.read_bytes())), name
 
 
 def test_the_kitchen_has_the_same_texts(tmp_path: Path) -> None:

@@ -38,7 +38,15 @@ from heads.models.video_lm import VideoLM
 from heads.training import contrastive_task, video_task
 from heads.training.checkpoint import Run
 from heads.training.contrastive_task import ContrastiveHead
-from heads.training.recipe import ContrastiveRecipe, Scaling, Schedule, TrainOptions, VideoLMRecipe, read_recipe
+from heads.training.recipe import (
+    ContrastiveRecipe,
+    Scaling,
+    Schedule,
+    TrainOptions,
+    VideoLMRecipe,
+    earlier_options,
+    read_recipe,
+)
 from heads.workers.group import ALONE, Group
 from store import Provenance, Store
 from store.lineage import trained_on as hashes
@@ -323,12 +331,16 @@ def read(folder: Path) -> dict[str, Any]:
 def disclosure(recipe: VideoLMRecipe, folder: Path) -> dict[str, Any]:
     """Return how the training differs from the published recipe, to be shown next to every score.
 
-    trained: the steps so far; checkpoint: the one of them that validation chose; optimiser_steps: those of
-    earlier runs included; regime: see `regime`. None: the run, or an earlier one, does not state it.
+    trained: the steps so far; checkpoint: the one of them that validation chose; optimiser_steps: those of earlier
+    runs and of a warm start included; regime: see `regime`. None: the run, or an earlier one, does not state it.
     """
-    run, lineage = Run(folder), read(folder)
-    init = lineage["init"]
+    run, lineage, earlier = Run(folder), read(folder), earlier_options(folder)
+    init, own = lineage["init"], run.reached()
     before = 0 if init is None else init.get("optimiser_steps")
+    if (start := earlier.get("warm_start")) is not None:
+        own += start["steps"]
+        words_of = f"{' and '.join(start['texts'])}, on those of their words that paired QA has too"
+        earlier["warm_start"] = f"{start['steps']} steps on {words_of}"
     return {
         "system": recipe.system,
         "sources": list(recipe.sources),
@@ -340,8 +352,9 @@ def disclosure(recipe: VideoLMRecipe, folder: Path) -> dict[str, Any]:
         "steps": recipe.schedule.steps,
         "trained": run.reached(),
         "checkpoint": run.best().name,
-        "optimiser_steps": None if before is None else before + run.reached(),
+        "optimiser_steps": None if before is None else before + own,
         "regime": lineage.get("regime"),
+        **earlier,
         **({} if recipe.answers == VideoLMRecipe.answers else {"answers": list(recipe.answers)}),
         **({} if recipe.evidence is None else {"evidence": asdict(recipe.evidence)}),
         "init": init,
