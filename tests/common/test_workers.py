@@ -257,9 +257,7 @@ def test_a_class_is_named_by_its_place_or_by_an_entry_point(plugin_folder: Path)
 
 @pytest.mark.parametrize("name", ["absent_plugin:A", "absent_plugin.inner:A"])
 def test_a_module_that_does_not_exist_is_one_line(plugin_folder: Path, name: str) -> None:
-    message = (
-        f"method {name} cannot be imported here: no module absent_plugin; install it, or name its folder in "
-    )
+    message = f"method {name} cannot be imported here: no module absent_plugin; install it, or name its folder in "
     with pytest.raises(StepDiffError) as error:
         plugins.load(name, GROUP, "method", "; or ask")
     assert str(error.value) == f"{message}PYTHONPATH; or ask"
