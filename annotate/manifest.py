@@ -154,7 +154,7 @@ def _check_name(options: ManifestOptions, source: str) -> None:
 
     name = getattr(options, source)
     if source == "benchmark":
-        if registry.get(name).clips is None:
+        if registry.get(name, "--benchmark").clips is None:
             raise StepDiffError(f"--benchmark {name}: the task has no list of its videos; give --test-sets")
     elif name not in DATASETS:
         raise StepDiffError(f"--dataset {name}: no such dataset; known: {', '.join(DATASETS)}")

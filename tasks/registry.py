@@ -34,17 +34,17 @@ def names() -> list[str]:
     return [*BUILT_IN, *(name for name in installed(GROUP) if name not in BUILT_IN)]
 
 
-def get(name: str) -> TaskSpec:
-    """Return the spec of a task, by its name or package.module:SPEC.
+def get(name: str, flag: str = "--task") -> TaskSpec:
+    """Return the spec of a task, by its name or package.module:SPEC; flag: the option that names it.
 
     Raises:
         StepDiffError: No such task, or its module cannot be imported.
     """
     if ":" not in name and name not in (known := names()):
-        raise StepDiffError(f"--task {name}: no such task; give one of {', '.join(known)}, or package.module:SPEC")
-    place, spec = load(BUILT_IN.get(name, name), GROUP, "--task")
+        raise StepDiffError(f"{flag} {name}: no such task; give one of {', '.join(known)}, or package.module:SPEC")
+    place, spec = load(BUILT_IN.get(name, name), GROUP, flag)
     if not isinstance(spec, TaskSpec):
-        raise StepDiffError(f"--task {name}: {place} is not a tasks.spec.TaskSpec")
+        raise StepDiffError(f"{flag} {name}: {place} is not a tasks.spec.TaskSpec")
     return spec
 
 

@@ -153,6 +153,8 @@ class _Build:
             card, index = old
             factory, held, trained_rows = card["factory"], np.sort(rows_of(index)), card["trained_rows"]
         new = np.setdiff1d(self.rows, held, assume_unique=True)
+        if old is not None and not len(new):  # the effort for another recall is found again
+            return self._measured(card, least_recall)
         same = f"{VERSION} {faiss_version()} {factory} {self.feature} {self.digest} {len(held)} {part_rows}"
         folder = self.work / hashlib.sha256(same.encode()).hexdigest()[:16]
         if not folder.is_dir():  # what is there belongs to another build

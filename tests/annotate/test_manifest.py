@@ -228,7 +228,7 @@ def test_the_texts_of_a_benchmark_are_a_manifest(tmp_path: Path, capsys: pytest.
     ("given", "said"),
     [
         (["--benchmark", "crossvid-cc"], "--benchmark crossvid-cc needs --data"),
-        (["--benchmark", "crossvid"], "no such benchmark; known: "),
+        (["--benchmark", "crossvid"], "no such task; give one of "),
         (["--data", "x"], "--data is the folder of a --benchmark"),
         (["--benchmark", "crossvid-cc", "--data", "x", "--taxonomy", "t.csv"], "leave out --taxonomy"),
         (["--benchmark", "crossvid-cc", "--data", "x", "--texts"], "x/QA/CC.json: no such file"),

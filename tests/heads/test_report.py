@@ -13,7 +13,6 @@ import pytest
 from common.errors import StepDiffError
 from heads import report, table
 from heads.methods.registry import Regime, stated
-from heads.reporting import figures
 from heads.reporting import tables as published_tables
 from heads.reporting.entries import Entry, Setting, Training, comparable, trainings
 from heads.reporting.figures import compare, measure
@@ -25,6 +24,7 @@ from kitchen.controls import MostDifferences
 from tasks.bootstrap import interval
 from tasks.postprocess import parse
 from tasks.prompts import SIMILAR_QUESTION
+from tasks.published import PUBLISHED
 from tasks.scoring import score
 from tasks.testsets import read_predictions, read_test_set, write_predictions, write_test_set
 
@@ -41,7 +41,7 @@ def test_figures_and_intervals_are_those_of_heads_score(entries: list[Entry]) ->
             *([] if entry.parsed else [(Setting("diffcap"), [parse(caption) for caption in predicted])]),
         ):
             expected = score(entry.task, rows, predictions, 200, 0)
-            for metric in figures.METRICS[entry.task] + figures.ADDITIONAL[entry.task]:
+            for metric in (*PUBLISHED[entry.task].figures, *PUBLISHED[entry.task].further):
                 if metric.startswith(("declined", "invented")):
                     continue  # every pair of these rows differs
                 own = by_place.pop((entry.method, setting, metric))

@@ -241,7 +241,7 @@ def test_help_imports_no_heavy_library(words: list[str]) -> None:
     subprocess.run([sys.executable, "-c", code, *words], check=True, cwd=Path(__file__).parents[2])
 
 
-@pytest.mark.parametrize("factory", ["Flat", "HNSW8", None])
+@pytest.mark.parametrize("factory", ["Flat", "HNSW32", None])
 def test_a_forgotten_clip_is_in_no_answer(
     store: Store, clips: View, factory: str | None, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -48,7 +48,6 @@ def bad_options(view: View) -> list[tuple[list[str], str]]:
         ([*plan, "--encoder", "mpnet-base"], "give either --encoder"),
         (["plan", "--clips", "1.5", *plan[3:]], "is not a whole number"),
         (["plan", "--clips", "0", *plan[3:]], "is not a whole number"),
-        (["plan", "--clips", "inf", *plan[3:]], "is not a whole number"),
         (["plan", "--clips", "5", "--encoder", "resnet"], "encoder 'resnet' is not known"),
         (["plan", "--clips", "5", "--like", f"{path}/gone"], "no view 'gone'"),
         (["plan", "--clips", "5", "--encoder", "efficientnet-lite0", "--pool", "2"], "does not divide 7 x 7"),

@@ -173,7 +173,7 @@ FORMS = {"tokens": Feature((3, 5), "float16")}
 
 
 @pytest.mark.parametrize(
-    ("rows", "features", "failures", "message"),
+    ("rows", "changed", "failures", "message"),
     [
         ([3], {}, {}, "takes rows 4 to 7, got 3 to 3"),
         ([4, 4], {}, {}, "a row is given twice"),
@@ -183,10 +183,10 @@ FORMS = {"tokens": Feature((3, 5), "float16")}
     ],
 )
 def test_rows_that_do_not_fit_the_view_are_refused(
-    make_view: Make, values: Make, rows: list[int], features: Any, failures: dict[int, str], message: str
+    make_view: Make, values: Make, rows: list[int], changed: Any, failures: dict[int, str], message: str
 ) -> None:
     view = make_view()
-    given = {name: array for name, array in (values(view, np.array(rows)) | features).items() if array is not None}
+    given = {name: array for name, array in (values(view, np.array(rows)) | changed).items() if array is not None}
     with pytest.raises(StepDiffError, match=message):
         view.write_shard(1, np.array(rows), given, failures)
     assert not view.status().any()
