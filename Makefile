@@ -48,7 +48,7 @@ demo: scores
 
 # Until Ctrl-C.
 app: env
-	$(RUN) app --store $(STORE) --videos $(WORLD) --runs $(RUNS) --predictions $(DEMO)
+	$(RUN) stepdiff.app --store $(STORE) --videos $(WORLD) --runs $(RUNS) --predictions $(DEMO)
 
 # Announces a step: its number, and the time left, from the seconds that steps take on two cores (PLAN) and the time so far.
 PLAN := 150 170 20 220 280
@@ -71,14 +71,14 @@ $(VENV)/.installed: pyproject.toml
 	@touch $@
 
 weights: env
-	$(RUN) weights fetch $(WEIGHTS)
+	$(RUN) stepdiff.weights fetch $(WEIGHTS)
 
 # Your own world, a folder with the same files as the sample world, is not changed.
 OWN := $(if $(wildcard $(WORLD)/world.json),,$(wildcard $(WORLD)/clips.csv))
 
 world: weights
 	$(call STEP,1,sample world)
-	$(if $(OWN),@echo "   $(WORLD) as it is",$(RUN) kitchen --out $(WORLD) --videos 240 --steps 3$(if $(SEED), --seed $(SEED)))
+	$(if $(OWN),@echo "   $(WORLD) as it is",$(RUN) stepdiff.kitchen --out $(WORLD) --videos 240 --steps 3$(if $(SEED), --seed $(SEED)))
 
 # Training data and held-out test sets, if the world is not that of the recipes.
 OTHER_WORLD = $(filter-out data/kitchen,$(WORLD))
@@ -166,7 +166,7 @@ $(DEMO)/%_step.scores.json:
 $(DEMO)/%_rarest.scores.json:
 	$(EVALUATE) $(SET)_rarest.jsonl --method rarest
 $(DEMO)/%_most.scores.json:
-	$(EVALUATE) $(SET)_most.jsonl --method kitchen.controls:MostDifferences
+	$(EVALUATE) $(SET)_most.jsonl --method stepdiff.kitchen.controls:MostDifferences
 $(DEMO)/%_medoid.scores.json:
 	$(EVALUATE) $(SET)_medoid.jsonl --method medoid --texts $(WORLD)/pairqa_train.jsonl
 $(DEMO)/%_reassigned.scores.json: $(DEMO)/%_stepdiff.scores.json

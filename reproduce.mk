@@ -1,6 +1,6 @@
 # make reproduce            all methods trained on a rendered kitchen, with controls; the tables of a reviewer
 # make reproduce SEEDS=3    the same with three trainings each; existing results are kept, a killed run resumes
-# make reproduce GENERATED=1    also StepDiff trained on paired QA that annotate/ generates instead of the world's own
+# make reproduce GENERATED=1    also StepDiff trained on paired QA that stepdiff/annotate/ generates instead of the world's own
 # OMP_NUM_THREADS=1 make -j2 reproduce SEEDS=3    two jobs at once on two cores: a tenth more work per hour
 #
 # The world is rendered with another seed than the one that the recipes were developed on. Another world or another
@@ -34,7 +34,7 @@ MODE := $(if $(GENERATED),_generated)
 reproduce: $(REPRODUCE)/report$(MODE)/report.json
 
 $(R_WORLD)/world.json: | env
-	$(RUN) kitchen --out $(R_WORLD) --seed $(WORLD_SEED) --videos $(VIDEOS)
+	$(RUN) stepdiff.kitchen --out $(R_WORLD) --seed $(WORLD_SEED) --videos $(VIDEOS)
 
 # kitchen refuses another world too, but it rewrites its files, so that make would run everything that reads them again.
 same_world: $(R_WORLD)/world.json
@@ -147,7 +147,7 @@ $(foreach s,$(TRAININGS),$(eval $(call EVALUATION,seed$(s),diffcap,unseeded,$(RE
 CHOICES := diffmcq diffmcq_V2 diffmcq_V3
 $(foreach t,$(CHOICES) diffrank,$(eval $(call EVALUATION,all,$(t),step,,--method step-oracle)))
 $(foreach t,$(CHOICES),$(eval $(call EVALUATION,all,$(t),rarest,,--method rarest)))
-$(foreach t,$(CHOICES),$(eval $(call EVALUATION,all,$(t),most,,--method kitchen.controls:MostDifferences)))
+$(foreach t,$(CHOICES),$(eval $(call EVALUATION,all,$(t),most,,--method stepdiff.kitchen.controls:MostDifferences)))
 $(eval $(call EVALUATION,all,diffcap,medoid,,--method medoid --texts $(R_WORLD)/pairqa_train.jsonl))
 $(foreach s,$(TRAININGS),$(eval $(call EVALUATION,seed$(s),diffcap,reassigned,$(REPRODUCE)/seed$(s)/diffcap_stepdiff.scores.json,\
     --method shuffled-captions --texts $(REPRODUCE)/seed$(s)/diffcap_stepdiff.jsonl)))
@@ -156,14 +156,14 @@ $(foreach s,$(TRAININGS),$(eval $(call EVALUATION,seed$(s),diffcap,reassigned,$(
 # contrastive head grounds in the clip. Both models get the questions that they were trained with.
 DESCRIBED := --store $(R_STORE) --allow-failed true $(if $(GENERATED),,--split test)
 $(REPRODUCE)/all/described$(MODE): $(addprefix $(REPRODUCE)/seed0/,vclm/loss.png interleaved/loss.png align/embedded)
-	$(RUN) annotate.captions $(DESCRIBED) --head $(REPRODUCE)/seed0/vclm --kind action \
+	$(RUN) stepdiff.annotate.captions $(DESCRIBED) --head $(REPRODUCE)/seed0/vclm --kind action \
 	    --question "What does the person in the video say?"
 	$(RUN) featurize --manifest $(R_WORLD)/clips.csv --store $(R_STORE) --encoder efficientnet-lite0 --sampling centre \
 	    --view efficientnet-centre --wait
-	$(RUN) annotate.captions $(DESCRIBED) --head $(REPRODUCE)/seed0/interleaved --kind objects --view efficientnet-centre \
+	$(RUN) stepdiff.annotate.captions $(DESCRIBED) --head $(REPRODUCE)/seed0/interleaved --kind objects --view efficientnet-centre \
 	    --question "What does the picture show?"
-	$(RUN) annotate.ground $(DESCRIBED) --head $(REPRODUCE)/seed0/align --view align-seed0
-	$(RUN) annotate.describe $(DESCRIBED) --llm smollm2-135m-instruct $(R_DESCRIBE)
+	$(RUN) stepdiff.annotate.ground $(DESCRIBED) --head $(REPRODUCE)/seed0/align --view align-seed0
+	$(RUN) stepdiff.annotate.describe $(DESCRIBED) --llm smollm2-135m-instruct $(R_DESCRIBE)
 	@mkdir -p $(@D)
 	@touch $@
 # Socratic (step desc.) compares the descriptions of the test clips.
@@ -172,9 +172,9 @@ $(foreach t,$(SETS),$(eval $(call EVALUATION,all,$(t),socratic,$(REPRODUCE)/all/
 
 # StepDiff again, trained on questions that a language model generated from the descriptions of the training clips.
 $(REPRODUCE)/generated.jsonl: $(REPRODUCE)/all/described_generated
-	$(RUN) annotate.pairs --store $(R_STORE) --out $(REPRODUCE)/pairs.parquet --cap 12 \
+	$(RUN) stepdiff.annotate.pairs --store $(R_STORE) --out $(REPRODUCE)/pairs.parquet --cap 12 \
 	    --hold-out $(TEST_diffcap) $(TEST_diffmcq) $(TEST_diffrank)
-	$(RUN) annotate.pairqa --store $(R_STORE) --pairs $(REPRODUCE)/pairs.parquet --out $@ \
+	$(RUN) stepdiff.annotate.pairqa --store $(R_STORE) --pairs $(REPRODUCE)/pairs.parquet --out $@ \
 	    --allow-failed true
 ifdef GENERATED
 $(foreach s,$(TRAININGS),$(eval $(REPRODUCE)/seed$(s)/generated/loss.png: $(REPRODUCE)/generated.jsonl))

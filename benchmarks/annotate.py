@@ -14,17 +14,17 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.harness.report import Row, benchmark, line
-from common.cli import command
-from common.cli.options import incomplete
-from common.errors import StepDiffError
+from stepdiff.common.cli import command
+from stepdiff.common.cli.options import incomplete
+from stepdiff.common.errors import StepDiffError
 from heads.llm.model import LLMOptions
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from annotate.qa.prompts import CaptionKind
-    from annotate.stages.job import Job
-    from annotate.stages.versions import Version
+    from stepdiff.annotate.qa.prompts import CaptionKind
+    from stepdiff.annotate.stages.job import Job
+    from stepdiff.annotate.stages.versions import Version
 
 BUSY = 0.95
 """share of the time in which a local model should work"""
@@ -65,9 +65,9 @@ class Bench:
         """Run a stage on all items and note `count` of `what` a second."""
         import torch
 
-        from annotate.stages.stage import pending
-        from annotate.stages.versions import Version
-        from annotate.stages.worker import StageWorkerOptions, Worker
+        from stepdiff.annotate.stages.stage import pending
+        from stepdiff.annotate.stages.versions import Version
+        from stepdiff.annotate.stages.worker import StageWorkerOptions, Worker
 
         version = Version(self.store, name, job.provenance())
         version.create()
@@ -96,7 +96,7 @@ def run(options: Options) -> dict[str, Any]:
     """Return the figures of every stage, and what they were measured with."""
     import polars as pl
 
-    from annotate.stages.stage import clip_blocks
+    from stepdiff.annotate.stages.stage import clip_blocks
     from heads.models.language_model import pick_device
     from store import Store
 
@@ -114,10 +114,10 @@ def describe(bench: Bench, options: Options, clips: "pl.DataFrame") -> dict[str,
     """Caption, ground and describe the clips; return clip -> its description."""
     import polars as pl
 
-    from annotate.describe import KIND, DescribeJob
-    from annotate.grounding.row_set import RowSet
-    from annotate.grounding.scorers import GROUNDED, SpaceJob
-    from annotate.qa.prompts import DESCRIBE
+    from stepdiff.annotate.describe import KIND, DescribeJob
+    from stepdiff.annotate.grounding.row_set import RowSet
+    from stepdiff.annotate.grounding.scorers import GROUNDED, SpaceJob
+    from stepdiff.annotate.qa.prompts import DESCRIBE
 
     items = clips.filter(pl.col("narration").str.len_chars() > 0).head(options.clips)
     actions = objects = dict(zip(items["key"], items["narration"], strict=True))
@@ -138,8 +138,8 @@ def caption(
     bench: Bench, options: Options, kind: "CaptionKind", view: str | None, items: "pl.DataFrame"
 ) -> dict[str, str]:
     """Return captions of one kind by the head."""
-    from annotate.captioners.tokens import TokenJob
-    from annotate.qa.prompts import QUESTIONS
+    from stepdiff.annotate.captioners.tokens import TokenJob
+    from stepdiff.annotate.qa.prompts import QUESTIONS
 
     job = TokenJob(options.store, kind, options.head, None, view, QUESTIONS[kind], 48, 16)
     return bench.stage(f"captions-{kind}", job, items, "clips", items.height).texts(kind)
@@ -149,8 +149,8 @@ def ask(bench: Bench, options: Options, described: dict[str, str]) -> None:
     """Ask about pairs of neighbouring clips."""
     import polars as pl
 
-    from annotate.qa.job import PairQAJob
-    from annotate.qa.job import items as pair_items
+    from stepdiff.annotate.qa.job import PairQAJob
+    from stepdiff.annotate.qa.job import items as pair_items
 
     keys = list(described)[: options.pairs + 1]
     pairs = pl.DataFrame({"reference": keys[:-1], "candidate": keys[1:]}).with_columns(

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from benchmarks.harness.report import benchmark, line
-from common.cli import command
+from stepdiff.common.cli import command
 
 if TYPE_CHECKING:
     import polars as pl

@@ -17,7 +17,7 @@ from itertools import islice, product
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.harness.report import Row, benchmark, line, measured
-from common.cli import command
+from stepdiff.common.cli import command
 
 if TYPE_CHECKING:
     import torch

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.harness.report import Row, benchmark, line, measured
-from common.cli import command
-from common.threads import cores
+from stepdiff.common.cli import command
+from stepdiff.common.threads import cores
 
 if TYPE_CHECKING:
     from benchmarks.harness.footage import Footage, Read

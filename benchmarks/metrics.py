@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness.report import Row, benchmark, line, measured
-from common.cli import command
+from stepdiff.common.cli import command
 
 LINE = 0.5  # seconds for all figures, of the published sizes
 VOCABULARY = 4000
@@ -47,9 +47,9 @@ def sentences(count: int, random: np.random.Generator) -> list[str]:
 
 
 def ours(references: list[list[str]], captions: list[str], said: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """Return the four figures of tasks.scoring."""
-    from tasks.captions import bleu, bleu_parts, cider_rows, count_corpus, rouge_rows
-    from tasks.scoring import kendall_tau
+    """Return the four figures of stepdiff.tasks.scoring."""
+    from stepdiff.tasks.captions import bleu, bleu_parts, cider_rows, count_corpus, rouge_rows
+    from stepdiff.tasks.scoring import kendall_tau
 
     corpus = count_corpus(references, captions)
     return {

@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.harness.report import Row, benchmark, line, measured
-from common.cli import command
+from stepdiff.common.cli import command
 
 if TYPE_CHECKING:
     from jaxtyping import Float64
 
     from retrieval.mining.negatives import Difference, Drawn, TestSet, Variant
-    from tasks.testsets import Pair
+    from stepdiff.tasks.testsets import Pair
 
 SECONDS = 5.0  # for V1, V2 and V3 of the published size
 CATEGORIES = ("Visuals", "Ingredients", "Actions", "Technique", "Tools/Equipment", "Serving / Presentation")

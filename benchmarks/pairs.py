@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.harness.report import benchmark, line
-from common.cli import command
+from stepdiff.common.cli import command
 
 if TYPE_CHECKING:
     from store import Store
@@ -30,7 +30,7 @@ TEST_CLIPS = 8000
 # time and peak memory of a process that does nothing else
 _MEASURED = """
 import json, resource, sys, time
-from annotate.pairs import PairsOptions, run
+from stepdiff.annotate.pairs import PairsOptions, run
 begin = time.monotonic()
 record = run(PairsOptions(*sys.argv[1:3], hold_out=(sys.argv[3],), hold_out_by="clip", cap=int(sys.argv[4])))
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -54,7 +54,7 @@ def make_catalog(store: "Store", options: Options) -> None:
     """Write ten clips of each video, each clip of a random step."""
     import polars as pl
 
-    from common.io import sealed as table
+    from stepdiff.common.io import sealed as table
     from store.catalog.parts import part_name
 
     rng = np.random.default_rng(options.seed)

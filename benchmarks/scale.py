@@ -31,8 +31,8 @@ import numpy as np
 
 from benchmarks.harness.memory import GIB, Measured, apart
 from benchmarks.harness.report import Row, benchmark, line
-from common.cli import command
-from common.errors import StepDiffError
+from stepdiff.common.cli import command
+from stepdiff.common.errors import StepDiffError
 
 MOST_GIB = {"featurize": 4.0, "featurize, CSV": 4.0, "train, pairs": 4.0, "train, narration": 4.0, "annotate": 2.0}
 """memory that each may take at the size of the fit"""
@@ -112,8 +112,8 @@ def featurize(manifest: Path, store: Path) -> dict[str, float]:
 
 def annotate(path: Path) -> dict[str, float]:
     """Plan a captioner's work on all clips with a step, and make every task."""
-    from annotate.stages.stage import Items, clip_blocks, pending, unanswered
-    from annotate.stages.versions import Version
+    from stepdiff.annotate.stages.stage import Items, clip_blocks, pending, unanswered
+    from stepdiff.annotate.stages.versions import Version
     from store import Store
 
     begin = time.perf_counter()

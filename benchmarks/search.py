@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.harness.report import Row, benchmark, line, measured
-from common.cli import command
+from stepdiff.common.cli import command
 
 if TYPE_CHECKING:
     from benchmarks.harness.searchers import Searcher

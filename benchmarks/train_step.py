@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.harness.report import Row, benchmark, line, measured
-from common.cli import command
+from stepdiff.common.cli import command
 
 if TYPE_CHECKING:
     import polars as pl
@@ -82,8 +82,8 @@ class World:
 
         from featurize.encoders import load
         from featurize.video.decode import Source
-        from kitchen.__main__ import Options as KitchenOptions
-        from kitchen.__main__ import run as render
+        from stepdiff.kitchen.__main__ import Options as KitchenOptions
+        from stepdiff.kitchen.__main__ import run as render
 
         self.folder = folder / f"kitchen_{videos}"
         render(KitchenOptions(self.folder, videos=videos))

@@ -12,8 +12,8 @@ import json
 import sys
 from dataclasses import asdict
 
-from common.cli import command
-from common.cli.options import parse
+from stepdiff.common.cli import command
+from stepdiff.common.cli.options import parse
 from featurize.options import Options
 
 INTERRUPTED = "finished rows are kept; run the same command for the rest"

@@ -22,10 +22,10 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Int64
 
-from common.errors import StepDiffError
-from common.io import sealed as table
-from common.io.files import listed
-from common.progress import say
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io import sealed as table
+from stepdiff.common.io.files import listed
+from stepdiff.common.progress import say
 from featurize.manifest import Manifest, unreadable
 from featurize.video.media_file import BYTES, DIGEST, Identity, identities
 from store import Store

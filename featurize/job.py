@@ -18,11 +18,11 @@ from pathlib import Path
 
 import polars as pl
 
-from common.errors import StepDiffError
-from common.io.files import place
-from common.progress import progress, say
-from common.workers.cluster import connected, refuse_relative
-from common.workers.pool import WorkerPool, has_gpu, pool_size
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import place
+from stepdiff.common.progress import progress, say
+from stepdiff.common.workers.cluster import connected, refuse_relative
+from stepdiff.common.workers.pool import WorkerPool, has_gpu, pool_size
 from featurize.changes import Changes, compare
 from featurize.encoders import digest, find_weights, proper_name, split, view_name
 from featurize.manifest import as_manifest, unreadable_reason

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import polars as pl
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from featurize.manifest_file import folded, nearest, read_file, refuse_twins, renamed
 from featurize.options import IdFrom
 from featurize.video.media_file import BYTES, DIGEST, why

@@ -21,7 +21,7 @@ from typing import Any
 
 import polars as pl
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 
 _SEPARATORS = ",;\t"
 _HEADER_BYTES = 2**20

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from common.cli.options import FailureOptions
+from stepdiff.common.cli.options import FailureOptions
 from featurize.video.frames import Sampling
 
 IdFrom = Literal["stem", "path"]
@@ -32,7 +32,7 @@ class Options(FailureOptions):
     """Column of the manifest whose texts are wanted: a text, or a list of texts, a row. Default:
     text, where the manifest is not one of clips."""
     weights: str | None = None
-    """Weights of the encoder: a folder or file, a hub id, or a name that `python -m weights list` shows.
+    """Weights of the encoder: a folder or file, a hub id, or a name that `stepdiff weights list` shows.
     Default: those of the encoder's name."""
     layer: int | None = None
     """Hidden state of clip, siglip or hf whose tokens are stored. Default: the encoder's own choice."""

@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Int64, UInt8
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from featurize.changes import Changes
 from featurize.encoders import unusable
 from featurize.manifest import Manifest

@@ -21,11 +21,11 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int64
 
-from common.cli.options import incomplete
-from common.errors import StepDiffError
-from common.io.files import place
-from common.progress import say
-from common.workers.cluster import connected
+from stepdiff.common.cli.options import incomplete
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import place
+from stepdiff.common.progress import say
+from stepdiff.common.workers.cluster import connected
 from featurize.changes import difference, differing
 from featurize.encoders import find_weights, proper_name
 from featurize.job import BATCH, compute, made_by, name_of_view, resolved, start_workers

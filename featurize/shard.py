@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int64
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from featurize.encoders import Encoder, load
 from featurize.options import Options
 from featurize.plan import Outcome, Task, blocks

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from common.cli.options import incomplete
+from stepdiff.common.cli.options import incomplete
 from featurize.plan import FORGOTTEN, Plan
 from store import Store
 from store.view import ABSENT, FAILED, OK

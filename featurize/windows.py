@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float64, Int64, UInt64
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from featurize.manifest import (
     CLIP_COLUMNS,
     Manifest,

@@ -15,9 +15,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.cli import command
-from common.cli.options import parse
-from common.errors import StepDiffError
+from stepdiff.common.cli import command
+from stepdiff.common.cli.options import parse
+from stepdiff.common.errors import StepDiffError
 
 if TYPE_CHECKING:
     from jaxtyping import Int64
@@ -147,7 +147,7 @@ def parts(entity: str, source: "View", view: "View", size: int, first: int = 0) 
 
 def write_parts(options: EmbedOptions, embedder: Embedder, todo: Sequence[Part]) -> None:
     """Embed and commit all parts, here or on workers."""
-    from common.progress import progress
+    from stepdiff.common.progress import progress
     from heads.evaluation.workers import worker_pool
 
     def on_workers() -> Iterator[Embedded]:
@@ -171,15 +171,15 @@ def on_ray(options: EmbedOptions) -> bool:
 
 
 def run(options: EmbedOptions) -> dict[str, Any]:
-    from common.io.files import place
-    from common.workers.cluster import refuse_relative
+    from stepdiff.common.io.files import place
+    from stepdiff.common.workers.cluster import refuse_relative
     from heads.data.trained_on import copy_to_store
     from heads.methods.registry import ENCODER, PAIRS
     from heads.models.language_model import pick_device
     from heads.training import lineage
     from heads.training.checkpoint import Run
     from store import Feature, Provenance
-    from weights import fingerprint
+    from stepdiff.weights import fingerprint
 
     if options.workers < 1:
         raise StepDiffError(f"--workers {options.workers} is too few: give 1 or more")

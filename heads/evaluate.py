@@ -22,8 +22,8 @@ An evaluation that was killed resumes after its last complete batch, and its pre
 
 from typing import Any
 
-from common.cli import command
-from common.cli.options import parse
+from stepdiff.common.cli import command
+from stepdiff.common.cli.options import parse
 from heads.evaluation.options import EvaluateOptions
 from heads.workers import first_prints
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.cli import command
-from common.cli.options import parse
-from common.errors import StepDiffError
+from stepdiff.common.cli import command
+from stepdiff.common.cli.options import parse
+from stepdiff.common.errors import StepDiffError
 
 COUNTS = ("rows", "videos", "ties", "nan_rows", "within_step_rows", "no_difference_rows", "unparsed_rows")
 
@@ -77,7 +77,7 @@ def run(options: ScoreOptions) -> dict[str, Any]:
 
 
 def show_scores(task: str, scores: dict[str, Any], seen: dict[str, Any] | None = None) -> None:
-    """Print what tasks.scoring.score returned: a table of all rows with intervals, and one with a line per category.
+    """Print what stepdiff.tasks.scoring.score returned: a table of all rows with intervals, and one with a line per category.
 
     seen: counts of heads.data.trained_on.Seen, if the head was trained on clips or videos of the test set.
     """

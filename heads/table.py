@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.cli import command
-from common.cli.options import parse
-from common.errors import StepDiffError
+from stepdiff.common.cli import command
+from stepdiff.common.cli.options import parse
+from stepdiff.common.errors import StepDiffError
 from heads.methods.registry import regime_of, regime_words, title_of
 from heads.reporting.entries import CHANCE, MARK, TRUTH_METRICS, footnote, marked
-from tasks.published import PUBLISHED
-from tasks.scoring import prefers
+from stepdiff.tasks.published import PUBLISHED
+from stepdiff.tasks.scoring import prefers
 
 COLUMNS: dict[str, dict[str, str]] = {
     task: {**spec.figures, **{figure: heading for figure, heading in spec.further.items() if heading}}
@@ -84,7 +84,7 @@ def run(options: TableOptions) -> dict[str, Any]:
         disclosed[name] = record["disclosed"]
     table = {"systems": systems, "disclosed": disclosed}
     if options.out is not None:
-        from common.io.files import write_text
+        from stepdiff.common.io.files import write_text
 
         write_text(Path(options.out), json.dumps(table, indent=1, allow_nan=False))
     return table

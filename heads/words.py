@@ -11,8 +11,8 @@ learning rate, no steps. A killed run resumes, and a run after `featurize` has a
 import time
 from typing import Any
 
-from common.cli import command
-from common.cli.options import parse
+from stepdiff.common.cli import command
+from stepdiff.common.cli.options import parse
 from heads.evidence.options import WordOptions
 
 

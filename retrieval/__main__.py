@@ -10,8 +10,8 @@
     python -m retrieval atlas --store data/features --view efficientnet-lite0 --out data/map.parquet
 """
 
-from common.cli import command
-from common.cli.command import choose
+from stepdiff.common.cli import command
+from stepdiff.common.cli.command import choose
 
 VERBS = {
     "build": ("retrieval.verbs.build", "build the index of a view, or add new rows to it"),

@@ -19,10 +19,10 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float32, Int64
 
-from common.errors import StepDiffError
-from common.io import sealed
-from common.io.files import whole
-from common.progress import progress
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io import sealed
+from stepdiff.common.io.files import whole
+from stepdiff.common.progress import progress
 from retrieval.exact import Found, without_itself
 from retrieval.index.factory import FLAT_BELOW
 from retrieval.index.index import check_feature, exact_index, open_index

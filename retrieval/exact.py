@@ -22,8 +22,8 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64
 from threadpoolctl import ThreadpoolController
 
-from common import threads
-from common.threads import each, shares
+from stepdiff.common import threads
+from stepdiff.common.threads import each, shares
 from retrieval.vectors import checked_norms, raw_blocks, width
 from store import Store, View
 

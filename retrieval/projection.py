@@ -21,8 +21,8 @@ from importlib.util import find_spec
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
-from common.errors import StepDiffError
-from common.streams import generator
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.streams import generator
 from retrieval.vectors import BLOCK_BYTES, filled_rows, raw_blocks, unit
 from store import View
 from store.batches import Batches

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int64
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from store import Store, View
 from store.batches import Batches
 from store.format.quantise import dequantise

@@ -22,10 +22,10 @@
 import sys
 from typing import Any
 
-from common.cli import command
-from common.cli.command import choose
-from common.cli.options import parse
-from common.errors import some
+from stepdiff.common.cli import command
+from stepdiff.common.cli.command import choose
+from stepdiff.common.cli.options import parse
+from stepdiff.common.errors import some
 from store.verbs import options  # each command imports what it runs only then, so that --help is fast
 
 VERBS = {

@@ -29,9 +29,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from common.errors import StepDiffError
-from common.io.direct_io import aligned_empty
-from common.io.sealed import crc32c
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.direct_io import aligned_empty
+from stepdiff.common.io.sealed import crc32c
 from store.format.quantise import Quantised
 from store.io.row_checks import Check, known_check
 from store.io.row_numbers import row_numbers

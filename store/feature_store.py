@@ -24,10 +24,10 @@ from typing import Any
 
 import polars as pl
 
-from common.errors import StepDiffError
-from common.io.files import Place, RemotePath, place
-from common.io.locks import holds, locked
-from common.io.sealed import BLANK
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import Place, RemotePath, place
+from stepdiff.common.io.locks import holds, locked
+from stepdiff.common.io.sealed import BLANK
 from store.catalog.catalog import Catalog
 from store.catalog.forgotten import read_forgotten
 from store.format.layout import (

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 
 DTYPES = ("float16", "float32", "int8")
 MOST_ROW_BYTES = 2**28

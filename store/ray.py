@@ -26,9 +26,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import _stepdiff
+import stepdiff
 
-_stepdiff.require("store.ray", "ray", ("ray", "pandas", "pyarrow"))
+stepdiff.require("store.ray", "ray", ("ray", "pandas", "pyarrow"))
 
 import numpy as np
 import polars as pl
@@ -39,9 +39,9 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 from ray.data.extensions import ArrowTensorArray
 
-from common.errors import StepDiffError
-from common.io.files import Place
-from common.io.remote import RemotePath
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import Place
+from stepdiff.common.io.remote import RemotePath
 from store.catalog.catalog import BLOCK
 from store.exchange.arrow import KEY, feature_fields, record_batches, row_values, schema
 from store.feature_store import Store

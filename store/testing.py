@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import polars as pl
 
-from common.io.remote import RemotePath
+from stepdiff.common.io.remote import RemotePath
 from store import Feature, Provenance, Store, text_key
 
 CLIPS, TEXTS = 6, ("crack", "whisk", "pour", "bake")

@@ -19,13 +19,13 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float, Int, Int64, Shaped, UInt8, UInt32
 
-from common.errors import DamageError, StepDiffError
-from common.io import sealed as table
-from common.io.direct_io import aligned_empty, fill_memory
-from common.io.files import Place
-from common.io.local import Identity
-from common.io.locks import holds
-from common.io.sealed import BLANK
+from stepdiff.common.errors import DamageError, StepDiffError
+from stepdiff.common.io import sealed as table
+from stepdiff.common.io.direct_io import aligned_empty, fill_memory
+from stepdiff.common.io.files import Place
+from stepdiff.common.io.local import Identity
+from stepdiff.common.io.locks import holds
+from stepdiff.common.io.sealed import BLANK
 from store.catalog.catalog import Catalog
 from store.catalog.forgotten import refuse_forgotten
 from store.format.layout import LOCK, ViewPaths, read_json, write_json

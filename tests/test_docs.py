@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from _stepdiff import BELOW
+from stepdiff import BELOW
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
-FOLDERS = "|".join([*BELOW, "_stepdiff", "benchmarks", "docs", "tests"])
+FOLDERS = "|".join([*BELOW, "stepdiff", "benchmarks", "docs", "tests"])
 NAMED_FILE = re.compile(rf"`((?:{FOLDERS})/[\w./-]+\.(?:py|yaml|md|mk))`")
 
 

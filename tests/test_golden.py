@@ -24,7 +24,7 @@ import pytest
 import yaml
 import zarr
 
-from kitchen.__main__ import FORMAT
+from stepdiff.kitchen.__main__ import FORMAT
 from store import Store
 
 HERE = Path(__file__).parent / "golden"

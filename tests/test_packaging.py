@@ -14,9 +14,9 @@ from shutil import copyfile, copytree, ignore_patterns
 
 import pytest
 
-import _stepdiff
-from common.cli.parser import find_recipe
-from common.io.yaml_file import YamlError
+import stepdiff
+from stepdiff.common.cli.parser import find_recipe
+from stepdiff.common.io.yaml_file import YamlError
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -29,7 +29,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (made / "source").mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         copyfile(ROOT / name, made / "source" / name)
-    for folder in ("_stepdiff", "benchmarks", "docs", "tests", *_stepdiff.BELOW):
+    for folder in ("stepdiff", "benchmarks", "docs", "tests", *stepdiff.BELOW):
         copytree(ROOT / folder, made / "source" / folder, ignore=ignore_patterns("__pycache__"))
     build = ["pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", "out", str(made / "source")]
     subprocess.run([sys.executable, "-m", *build], check=True, cwd=made)
@@ -55,11 +55,11 @@ def python(*arguments: str, path: Path, cwd: Path) -> subprocess.CompletedProces
 def test_the_wheel_contains_the_rooms_but_no_tests_or_benchmarks(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     top = {name.split("/")[0] for name in names}
-    assert {name for name in top if not name.endswith(".dist-info")} == {"_stepdiff", *_stepdiff.BELOW}
-    sources = {file.relative_to(ROOT).as_posix() for room in _stepdiff.BELOW for file in (ROOT / room).rglob("*.*")}
+    assert {name for name in top if not name.endswith(".dist-info")} == {"stepdiff", *stepdiff.BELOW}
+    sources = {file.relative_to(ROOT).as_posix() for room in stepdiff.BELOW for file in (ROOT / room).rglob("*.*")}
     expected = {name for name in sources if name.endswith((".py", ".yaml", ".css", ".html", ".js", "py.typed"))}
     assert expected - names == set()
-    assert {f"{room}/py.typed" for room in ("_stepdiff", *_stepdiff.BELOW)} < names
+    assert {f"{room}/py.typed" for room in ("stepdiff", *stepdiff.BELOW)} < names
     assert any(name.endswith("/licenses/LICENSE") for name in names)
 
 
@@ -87,7 +87,7 @@ def test_a_recipe_is_found_by_name_and_a_file_of_that_path_takes_precedence(
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("name", ["store/__init__.py", "common/__init__.py", "tasks.py"])
+@pytest.mark.parametrize("name", ["store/__init__.py", "stepdiff/common/__init__.py", "tasks.py"])
 def test_a_folder_that_hides_a_room_is_named_in_one_line(name: str, installed: Path, tmp_path: Path) -> None:
     own = tmp_path / name
     own.parent.mkdir(exist_ok=True)
@@ -115,7 +115,7 @@ MISSING = {
     "featurize": "av",
     "retrieval": "faiss",
     "heads.train": "peft",
-    "annotate.describe": "httpx2",
+    "stepdiff.annotate.describe": "httpx2",
 }
 
 
@@ -123,7 +123,7 @@ MISSING = {
 @pytest.mark.parametrize("command", MISSING)
 def test_a_missing_package_is_named_with_its_extra(command: str, installed: Path, tmp_path: Path) -> None:
     room, module = command.split(".")[0], MISSING[command]
-    extra = _stepdiff.EXTRAS[room][0]
+    extra = stepdiff.EXTRAS[room][0]
     (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules[{module!r}] = None\n")
     message = f"{room} needs packages that are not installed ({module}): pip install 'stepdiff[{extra}]'"
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{installed}"}
@@ -152,20 +152,20 @@ def provided(requirements: list[str]) -> set[str]:
     return {module for module, by in found if names & {re.sub(r"[-_.]+", "-", name).lower() for name in by}}
 
 
-@pytest.mark.parametrize("room", _stepdiff.EXTRAS)
+@pytest.mark.parametrize("room", stepdiff.EXTRAS)
 def test_an_extra_installs_the_packages_that_its_room_checks_for(room: str) -> None:
-    extra, modules = _stepdiff.EXTRAS[room]
+    extra, modules = stepdiff.EXTRAS[room]
     assert set(modules) - provided(PROJECT["optional-dependencies"][extra]) == set()
 
 
 @pytest.mark.parametrize("room", ["common", "store", "weights"])
 def test_a_store_needs_only_the_hard_dependencies(room: str) -> None:
-    allowed = provided(PROJECT["dependencies"]) | sys.stdlib_module_names | {"_stepdiff", *_stepdiff.BELOW}
+    allowed = provided(PROJECT["dependencies"]) | sys.stdlib_module_names | {"stepdiff", *stepdiff.BELOW}
     for file in (ROOT / room).rglob("*.py"):
         text = file.read_text(encoding="utf-8")
-        if re.search(r"^_stepdiff\.require\(", text, re.MULTILINE):  # the module names its extra
+        if re.search(r"^stepdiff\.require\(", text, re.MULTILINE):  # the module names its extra
             continue
-        if "_stepdiff.require(" in (file.parent / "__init__.py").read_text(encoding="utf-8"):  # its package does
+        if "stepdiff.require(" in (file.parent / "__init__.py").read_text(encoding="utf-8"):  # its package does
             continue
         for node in ast.parse(text).body:
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []

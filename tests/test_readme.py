@@ -32,11 +32,11 @@ SMALLER = {
     "heads.ask": "--max-tokens 4",
     "heads.report": "--bootstrap 50",
     "featurize --manifest data/kitchen/texts.csv": THREAD,
-    "annotate.captions": f"--max-tokens 4 {THREAD}",
-    "annotate.ground": THREAD,
-    "annotate.describe": f"--sampling.max-tokens 4 --words 10 --allow-failed {THREAD}",
-    "annotate.pairs": "--cap 4",
-    "annotate.pairqa": f"--sampling.max-tokens 8 {THREAD}",
+    "stepdiff.annotate.captions": f"--max-tokens 4 {THREAD}",
+    "stepdiff.annotate.ground": THREAD,
+    "stepdiff.annotate.describe": f"--sampling.max-tokens 4 --words 10 --allow-failed {THREAD}",
+    "stepdiff.annotate.pairs": "--cap 4",
+    "stepdiff.annotate.pairqa": f"--sampling.max-tokens 8 {THREAD}",
 }
 
 
@@ -102,7 +102,7 @@ def small(command: str, folder: Path, lm: str) -> str:
             extra += [paired, f"--video-lm.evidence.head {folder}/runs/words"]
     if command.startswith("python -m heads.words"):  # the val split of such a small world has no such rows
         extra.append(f"--validation {folder}/data/kitchen/diffrank_test.jsonl")
-    extra += [f"--llm {lm}"] if module(command).startswith(("annotate.describe", "annotate.pairqa")) else []
+    extra += [f"--llm {lm}"] if module(command).startswith(("stepdiff.annotate.describe", "stepdiff.annotate.pairqa")) else []
     return " ".join([command, *extra])
 
 
@@ -173,7 +173,7 @@ for name, *rest in json.load(sys.stdin):
     flags[" ".join([name, *rest[:-1]])] = flags.get(" ".join([name, *rest[:-1]]), "") + printed.getvalue()
 json.dump(flags, sys.stdout)
 """
-ROOMS_OF_VERBS = ("store", "retrieval", "weights", "app.people")
+ROOMS_OF_VERBS = ("store", "retrieval", "weights", "stepdiff.app.people")
 NESTED = (("heads.train", "video-lm"), ("heads.train", "contrastive"))
 OPTION = r"(?<![\w-])--[a-z][\w.-]*"
 
@@ -258,7 +258,7 @@ def test_make_reproduce_runs_on_a_tiny_world(readme_folder: Path, tiny_lm: str, 
     (tmp_path / "reproduce").mkdir()
     subprocess.run(settings, shell=True, cwd=ROOT, check=True)
     assert len(lines) > 20
-    there = ("python -m kitchen", "python -m featurize")  # the world and its features; the answers are new
+    there = ("stepdiff kitchen", "python -m featurize")  # the world and its features; the answers are new
     run_lines([line for line in lines if not line.startswith(there) or "--column answer" in line])
     report = json.loads((tmp_path / "reproduce/report/report.json").read_text())
     methods = {score["method"] for score in report["scores"]}
@@ -327,7 +327,7 @@ def test_make_reproduce_does_what_is_missing(tmp_path: Path) -> None:
     assert verbs(seeds) == {"heads.train", "heads.embed", "heads.evaluate", "heads.report"}
     assert run("SEEDS=2") == []
     generated = run("GENERATED=1")
-    assert verbs(generated) >= {"annotate.captions", "annotate.describe", "annotate.pairs", "annotate.pairqa"}
+    assert verbs(generated) >= {"stepdiff.annotate.captions", "stepdiff.annotate.describe", "stepdiff.annotate.pairs", "stepdiff.annotate.pairqa"}
     assert not any("--split test" in line for line in generated)  # training clips are described too
     assert [line for line in generated if line.startswith("heads.train")] != []
     report = (tmp_path / "reproduce/report_generated.yaml").read_text()

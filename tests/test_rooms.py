@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from _stepdiff import BELOW
+from stepdiff import BELOW
 
 ROOT = Path(__file__).parents[1]
 # A query may be a file or words: featurize is imported when such a query is made, and nowhere else.
@@ -46,8 +46,8 @@ def test_only_the_query_verb_reaches_footage() -> None:
 def test_heads_read_only_the_truth_score_of_the_sample_world() -> None:
     found = {module for file in (ROOT / "heads").rglob("*.py") for module in imports(file)}
     assert {module for module in found if module.split(".")[0] == "kitchen"} <= {
-        "kitchen.truth",
-        "kitchen.truth.truth_figures",
+        "stepdiff.kitchen.truth",
+        "stepdiff.kitchen.truth.truth_figures",
     }
 
 

@@ -45,8 +45,8 @@ class Footage:
 
 
 def kitchen(folder: Path, count: int) -> Footage:
-    """Render `count` clips of kitchen videos as `python -m kitchen` renders them: 384 x 288, 12 frames/s."""
-    from kitchen.__main__ import Options, run
+    """Render `count` clips of kitchen videos as `stepdiff kitchen` renders them: 384 x 288, 12 frames/s."""
+    from stepdiff.kitchen.__main__ import Options, run
 
     videos = -(-count // _CLIPS) + 2
     out = folder / f"kitchen_{videos}"

@@ -35,7 +35,7 @@ from benchmarks.harness.layouts import (
     write_view,
 )
 from benchmarks.harness.report import Row
-from common.io.direct_io import aligned_empty
+from stepdiff.common.io.direct_io import aligned_empty
 from store import Store, View
 from store.batches import Batches
 from store.io.row_checks import Check

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, Protocol
 
-from common.cli.options import parse
-from common.threads import cores
+from stepdiff.common.cli.options import parse
+from stepdiff.common.threads import cores
 
 Row = Mapping[str, Any]
 Ways = Mapping[str, Callable[[], object]]
@@ -28,7 +28,7 @@ def benchmark(
 
     Args:
         run: takes the options and returns the arguments of `report`.
-        more: as `common.cli.options.parse` takes it.
+        more: as `stepdiff.common.cli.options.parse` takes it.
     """
 
     def main(argv: list[str] | None = None) -> int:

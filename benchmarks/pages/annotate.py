@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness.report import benchmark
-from common.cli import command
+from stepdiff.common.cli import command
 
 LIMIT = 100.0
 """ms that 95 of 100 saves should take at most"""
@@ -112,10 +112,10 @@ def run(options: Options) -> dict[str, Any]:
         given += ["--database", options.database] if options.database else []
         names = [f"person {number} {os.getpid()}" for number in range(options.people)]
         made = subprocess.run(
-            [sys.executable, "-m", "app.people", "add", *given, "--json", *names], check=True, capture_output=True
+            [sys.executable, "-m", "stepdiff.app.people", "add", *given, "--json", *names], check=True, capture_output=True
         )
         tokens = [person["link"].rsplit("/", 1)[1] for person in json.loads(made.stdout)["people"]]
-        server = [sys.executable, "-m", "app", "--store", folder + "/store", *given, "--port", "0"]
+        server = [sys.executable, "-m", "stepdiff.app", "--store", folder + "/store", *given, "--port", "0"]
         process = subprocess.Popen(server, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         try:
             assert process.stdout is not None

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.harness.report import Row, benchmark, line
-from common.cli import command
-from common.errors import StepDiffError
+from stepdiff.common.cli import command
+from stepdiff.common.errors import StepDiffError
 
 if TYPE_CHECKING:
     from benchmarks.harness.reads import Case

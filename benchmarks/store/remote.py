@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.harness.report import benchmark, line
-from common.cli import command
+from stepdiff.common.cli import command
 
 if TYPE_CHECKING:
     from store import View
@@ -70,7 +70,7 @@ def _server(delay: float) -> Iterator[str]:
     os.environ.update(AWS_ENDPOINT_URL=endpoint, AWS_REGION="us-east-1")
     os.environ.update(AWS_ACCESS_KEY_ID="key", AWS_SECRET_ACCESS_KEY="secret")
     os.environ.update(AWS_CONFIG_FILE=os.devnull, AWS_SHARED_CREDENTIALS_FILE=os.devnull)  # tensorstore looks for them
-    from common.io.object_stores import objects
+    from stepdiff.common.io.object_stores import objects
 
     objects.cache_clear()
     try:
@@ -152,8 +152,8 @@ def _rates(view: "View", endpoint: str, options: Options) -> dict[str, float]:
 def _loop(view: "View") -> Read:
     import obstore
 
-    from common.io.object_stores import objects as objects_at
-    from common.io.remote import RemotePath
+    from stepdiff.common.io.object_stores import objects as objects_at
+    from stepdiff.common.io.remote import RemotePath
     from store.io.remote import RemoteShard
 
     group = view.paths.group

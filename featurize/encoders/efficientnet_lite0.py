@@ -29,7 +29,7 @@ class EfficientNetLite0(Encoder):
     """ImageNet features of single frames, cheap enough for a laptop."""
 
     name = "efficientnet-lite0"
-    wanted = "what python -m weights fetch efficientnet-lite0 makes"
+    wanted = "what stepdiff weights fetch efficientnet-lite0 makes"
     entities = ("clips",)
     layer = "last feature map, after ReLU6"
 

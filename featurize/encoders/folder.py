@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 
 
 def read_config(folder: Path, wanted: str, key: str, value: str) -> dict[str, Any]:

@@ -38,7 +38,7 @@ import torch
 from jaxtyping import Float, Float32, UInt8
 from torch.nn.functional import normalize
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from featurize.encoders import hf_families as families
 from featurize.encoders.base import FRAMES, Encoder, check_texts
 from featurize.encoders.folder import hidden_state, load_model

@@ -10,14 +10,14 @@ from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
-from common.errors import StepDiffError
-from common.plugins import installed
-from common.plugins import load as load_plugin
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.plugins import installed
+from stepdiff.common.plugins import load as load_plugin
 from featurize.encoders.base import Encoder, version_digest
 from featurize.encoders.folder import checkpoint_file
 from featurize.video.frames import Sampling
-from weights import NAMES as FETCHED
-from weights import fingerprint, resolve
+from stepdiff.weights import NAMES as FETCHED
+from stepdiff.weights import fingerprint, resolve
 
 GROUP = "stepdiff.encoders"
 """entry-point group of other packages' encoders"""
@@ -144,7 +144,7 @@ def load(
     Args:
         name: one of `NAMES`, `hf:WEIGHTS`, `vlm:WEIGHTS`, `package.module:Class`, or an entry point of
             `stepdiff.encoders`.
-        weights: a folder, a name that `python -m weights list` shows, or a hub id; None is the
+        weights: a folder, a name that `stepdiff weights list` shows, or a hub id; None is the
             encoder's own name, where weights of that name can be fetched, or of an encoder without weights.
         device: as PyTorch names it, "cpu" or "cuda:0"; None is a GPU where there is one.
         layer: the hidden state whose tokens are kept, where the encoder has "layer" among its

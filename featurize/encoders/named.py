@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from jaxtyping import Float32, UInt8
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from featurize.encoders.base import FRAMES, Encoder
 from featurize.encoders.folder import hidden_state, load_part, read_config
 from featurize.encoders.hf import HuggingFace

@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Float32, UInt8
 from torch.nn.functional import pad
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from featurize.video.picture import Crop, Resample
 
 FILTERS: dict[int, Resample] = {1: "lanczos", 2: "bilinear", 3: "bicubic"}

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from jaxtyping import Float32
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from featurize.encoders.base import Encoder, check_texts
 from featurize.encoders.folder import quiet_loading, read_config
 from store import Feature
@@ -92,7 +92,7 @@ class MpnetBase(Sentence):
     """The sentence encoder that this project fetches."""
 
     name = "mpnet-base"
-    wanted = "what python -m weights fetch mpnet-base makes"
+    wanted = "what stepdiff weights fetch mpnet-base makes"
 
     def __init__(self, weights: Path, device: torch.device) -> None:
         """StepDiffError where the folder does not hold this model."""

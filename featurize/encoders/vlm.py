@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32, UInt8
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from featurize.encoders.base import FRAMES, Encoder
 from featurize.encoders.folder import load_model, quiet_loading
 from featurize.video.picture import Bounded, Picture

@@ -20,7 +20,7 @@ import av.error
 import numpy as np
 from jaxtyping import Float64, Int64, UInt8
 
-from common.threads import prefetched
+from stepdiff.common.threads import prefetched
 from featurize.video.frames import Sampling, between, chosen
 from featurize.video.media_file import shown, why
 from featurize.video.picture import Picture, pixels_of

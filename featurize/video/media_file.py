@@ -30,9 +30,9 @@ from typing import NamedTuple
 import av
 import av.container
 
-from common.errors import StepDiffError
-from common.io.tars import Part, open_member
-from common.progress import progress
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.tars import Part, open_member
+from stepdiff.common.progress import progress
 
 MAX_PIXELS = 1 << 27
 """pixels of a picture: 16384 x 8192, which is four frames of 8K video, and more than a photograph of 108 megapixels"""

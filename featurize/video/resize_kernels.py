@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Int32, UInt8
 
-from common.threads import compiled
+from stepdiff.common.threads import compiled
 from featurize.video.resize import PLACES
 
 _HALF = np.int32(1 << (PLACES - 1))

@@ -20,7 +20,7 @@ from av.packet import Packet
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from featurize.video.media_file import content, opened_alone, shown
 
 _CUT_SHORT = "is cut short: copy it again"

@@ -17,7 +17,7 @@ import av.error
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from featurize.video.media_file import MAX_PIXELS, shown
 from featurize.video.stream import Video, opened
 

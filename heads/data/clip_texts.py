@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from common.errors import StepDiffError
-from common.io import sealed as table
-from common.io.files import write_bytes
-from common.io.jsonl import parse_object
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io import sealed as table
+from stepdiff.common.io.files import write_bytes
+from stepdiff.common.io.jsonl import parse_object
 
 COLUMNS = ("key", "kind", "text", "provenance")
 

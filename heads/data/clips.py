@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from heads.data.catalog_rows import blocks, need_columns
 from store import Catalog, Store
 from store.torch import dequantise

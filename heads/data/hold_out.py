@@ -33,12 +33,12 @@ from typing import Literal
 
 import polars as pl
 
-from common.errors import StepDiffError
-from common.io.sealed import copied
-from common.streams import sequence
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.sealed import copied
+from stepdiff.common.streams import sequence
 from heads.data.catalog_rows import Clips, blocks, of_keys
 from store import Store
-from tasks.testsets import clips_of, parts_of, read_test_set, task_of
+from stepdiff.tasks.testsets import clips_of, parts_of, read_test_set, task_of
 
 By = Literal["video", "clip"]
 BY_ID, BY_OVERLAP, BY_VIDEO = REASONS = (

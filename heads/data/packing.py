@@ -20,8 +20,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from common.errors import StepDiffError
-from tasks.prompts import PAIR_SYSTEM
+from stepdiff.common.errors import StepDiffError
+from stepdiff.tasks.prompts import PAIR_SYSTEM
 
 _VIDEO, _QUESTION = "@@video@@", "@@question@@"
 _BEFORE = ("\n", "x")  # a piece is cut after the first of them that the tokenizer does not join to it

@@ -16,13 +16,13 @@ import numpy as np
 import polars as pl
 from jaxtyping import UInt32
 
-from common.errors import StepDiffError
-from common.io.jsonl import read_objects
-from common.streams import generator
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.jsonl import read_objects
+from stepdiff.common.streams import generator
 from heads.data.catalog_rows import Clips, knows_splits, of_keys
 from heads.data.hold_out import HoldOut
 from heads.data.packing import Turn
-from tasks.prompts import NO, VIDEOS, YES
+from stepdiff.tasks.prompts import NO, VIDEOS, YES
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Order:
     """
 
     def __init__(self, items: int, seed: int, purpose: str) -> None:
-        """items: their number; purpose: as in `common.streams`."""
+        """items: their number; purpose: as in `stepdiff.common.streams`."""
         self.items, self.seed, self.purpose = items, seed, purpose
         self._epoch: int | None = None
         self._places = np.empty(0, np.uint32)

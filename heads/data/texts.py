@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Shaped
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 
 _AT_ONCE = 2**16  # texts that are joined at a time
 

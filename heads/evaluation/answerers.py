@@ -23,9 +23,9 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 
-from common.errors import StepDiffError
-from common.progress import Advance
-from common.workers.pool import WorkerPool
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.progress import Advance
+from stepdiff.common.workers.pool import WorkerPool
 from heads.evaluation.loading import ANSWERS, HEAD, load_method, needed, present_rows
 from heads.evaluation.options import VIDEO_LM, EvaluateOptions
 from heads.evaluation.rows import read_asked, read_rows
@@ -36,8 +36,8 @@ from heads.models.language_model import autocast, pick_device
 from heads.training.lineage import division
 from heads.workers.group import ALONE, Group, joined, launched, own_device, world_size
 from store import Store
-from tasks.benchmarks.rows import Writing
-from tasks.postprocess import parse
+from stepdiff.tasks.benchmarks.rows import Writing
+from stepdiff.tasks.postprocess import parse
 
 Question = Literal["task", "texts", "similar"]
 """what is asked about the rows of a batch: the task; all texts of pairs; whether the clips of diffcap are similar"""

@@ -18,9 +18,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from common.io.files import write_text
-from common.progress import progress, say
-from common.threads import shares
+from stepdiff.common.io.files import write_text
+from stepdiff.common.progress import progress, say
+from stepdiff.common.threads import shares
 from heads.data.trained_on import Seen, TrainedOn
 from heads.evaluation.answerers import Answerer, Batch, Method, Question, answerer
 from heads.evaluation.loading import answered_rows
@@ -34,9 +34,9 @@ from heads.training import lineage
 from heads.training.checkpoint import Run
 from heads.training.recipe import read_recipe
 from store import Store
-from tasks.benchmarks.predictions import form_of
-from weights import fingerprint
-from weights import resolve as resolve_weights
+from stepdiff.tasks.benchmarks.predictions import form_of
+from stepdiff.weights import fingerprint
+from stepdiff.weights import resolve as resolve_weights
 
 
 class Evaluation:

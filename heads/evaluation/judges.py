@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from heads.llm.model import LLM, Failure, LLMOptions, Sampling, shown
-from tasks.benchmarks.judging import Conversation, Judge, NoAnswer
-from weights import resolve
+from stepdiff.tasks.benchmarks.judging import Conversation, Judge, NoAnswer
+from stepdiff.weights import resolve
 
 LONGEST = 512
 """tokens of a judge's answer"""

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from common import plugins
-from common.errors import StepDiffError
+from stepdiff.common import plugins
+from stepdiff.common.errors import StepDiffError
 from heads.data.clip_texts import ClipTexts
 from heads.data.clips import Reads
 from heads.evaluation.options import PLUGINS, PUBLIC, EvaluateOptions
@@ -34,9 +34,9 @@ from heads.training.lineage import disclosure, load_stepdiff
 from heads.workers.group import ALONE, Group
 from store import Store
 from store.view import OK
-from tasks.benchmarks.rows import Choice, Ranking, Rating, Writing
-from tasks.testsets import DiffCap, DiffMCQ, DiffRank, clips_of, read_predictions, read_test_set
-from weights import fingerprint
+from stepdiff.tasks.benchmarks.rows import Choice, Ranking, Rating, Writing
+from stepdiff.tasks.testsets import DiffCap, DiffMCQ, DiffRank, clips_of, read_predictions, read_test_set
+from stepdiff.weights import fingerprint
 
 ANSWERS = {
     DiffCap: "caption",
@@ -226,7 +226,7 @@ def present_rows(
             raise StepDiffError(
                 f"{next(iter(lacking))!r}: no embedding of this text in view {options.view} of {options.store} "
                 f"(absent: {len(lacking)} texts of these rows); featurize the test set's texts, or those of python -m "
-                "annotate.manifest --benchmark NAME --texts, or pass --skip-missing"
+                "stepdiff annotate manifest --benchmark NAME --texts, or pass --skip-missing"
             )
         found = [row for row in found if text_of(row) not in lacking]
         if not found:

@@ -10,13 +10,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from common.errors import StepDiffError
-from common.io.files import place, refuse_url
-from common.plugins import installed
-from common.workers.cluster import refuse_relative
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import place, refuse_url
+from stepdiff.common.plugins import installed
+from stepdiff.common.workers.cluster import refuse_relative
 from heads.methods.registry import PLUGIN, REGISTRY
-from tasks import registry
-from tasks.spec import TaskSpec
+from stepdiff.tasks import registry
+from stepdiff.tasks.spec import TaskSpec
 
 if TYPE_CHECKING:
     from heads.evaluation.judges import JudgeOptions
@@ -45,7 +45,7 @@ class EvaluateOptions:
     """diffcap, diffmcq or diffrank, the published tasks; or a benchmark of others: captaincook-mistake,
     captaincook-retrieval, captaincook-retrieval-flawed, convis, convis-retrieval, crossvid-cc, crossvid-pea,
     viddiff-closed, viddiff-open, vidic; or the name of an installed plug-in, or package.module:SPEC
-    (tasks.spec.TaskSpec)"""
+    (stepdiff.tasks.spec.TaskSpec)"""
     method: str
     """video-lm (a trained head: VCLM, Interleaved or StepDiff, by its recipe; stepdiff means the same), word-evidence
     (a head of words), vlemb (embeddings in one space), llava or idefics (a public vision-language model), vlm (any

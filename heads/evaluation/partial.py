@@ -17,11 +17,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from common.errors import StepDiffError
-from common.io.files import make_folder, write_text
-from common.io.jsonl import parse_object
-from common.io.local import named_errors
-from tasks.testsets import Form, Prediction, prediction_line, prediction_of
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import make_folder, write_text
+from stepdiff.common.io.jsonl import parse_object
+from stepdiff.common.io.local import named_errors
+from stepdiff.tasks.testsets import Form, Prediction, prediction_line, prediction_of
 
 
 class Partial:

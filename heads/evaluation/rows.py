@@ -10,22 +10,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from common.errors import StepDiffError
-from common.progress import say
-from common.streams import published
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.progress import say
+from stepdiff.common.streams import published
 from heads.evaluation.judges import load as load_judge
 from heads.evaluation.options import EvaluateOptions, judge_options
 from heads.methods.similarity import sentences
-from tasks import registry
-from tasks.benchmarks import predictions as of_benchmarks
-from tasks.benchmarks import rows as benchmark_rows
-from tasks.benchmarks.predictions import write_answers
-from tasks.benchmarks.rows import BenchmarkRow, Ranking, Rating
-from tasks.declining import agreeing
-from tasks.postprocess import parse
-from tasks.scoring import TruthFigures, score, score_asked
-from tasks.spec import Asked
-from tasks.testsets import (
+from stepdiff.tasks import registry
+from stepdiff.tasks.benchmarks import predictions as of_benchmarks
+from stepdiff.tasks.benchmarks import rows as benchmark_rows
+from stepdiff.tasks.benchmarks.predictions import write_answers
+from stepdiff.tasks.benchmarks.rows import BenchmarkRow, Ranking, Rating
+from stepdiff.tasks.declining import agreeing
+from stepdiff.tasks.postprocess import parse
+from stepdiff.tasks.scoring import TruthFigures, score, score_asked
+from stepdiff.tasks.spec import Asked
+from stepdiff.tasks.testsets import (
     DiffMCQ,
     digest,
     drawn,
@@ -164,7 +164,7 @@ def load_truth(file: str | None) -> TruthFigures | None:
     """Return the truth score by a world's attributes.jsonl, None without a file. StepDiffError: it cannot be read."""
     if file is None:
         return None
-    from kitchen.truth import truth_figures  # the sample world needs packages that heads do not
+    from stepdiff.kitchen.truth import truth_figures  # the sample world needs packages that heads do not
 
     return truth_figures(file)
 

@@ -1,4 +1,4 @@
-"""Workers that compute what one process would, on the pool of common.workers.
+"""Workers that compute what one process would, on the pool of stepdiff.common.workers.
 
 Guarantees
 - a worker has the number of threads of the driver, because sums of another number of threads differ in their last bits
@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from threadpoolctl import threadpool_limits
 
-from common.workers.cluster import connected, inside_job
-from common.workers.pool import WorkerPool, has_gpu, pool_size
+from stepdiff.common.workers.cluster import connected, inside_job
+from stepdiff.common.workers.pool import WorkerPool, has_gpu, pool_size
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,9 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float64, Int8, Int64
 
-from common.errors import StepDiffError
-from common.io.files import make_folder, whole
-from common.progress import Advance, progress, say
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import make_folder, whole
+from stepdiff.common.progress import Advance, progress, say
 from heads.data.catalog_rows import of_keys, of_rows
 from heads.data.clips import Features, split_texts
 from heads.data.hold_out import VIDEO, HoldOut
@@ -35,8 +35,8 @@ from heads.evidence.options import WordOptions
 from heads.evidence.sums import Sums
 from heads.evidence.wording import CLIPS, Wording, learn
 from store import Store
-from tasks.testsets import DiffRank, read_test_set
-from weights import fingerprint
+from stepdiff.tasks.testsets import DiffRank, read_test_set
+from stepdiff.weights import fingerprint
 
 FILE = "sums.safetensors"
 _AT_ONCE = 16

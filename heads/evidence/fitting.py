@@ -15,9 +15,9 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float64
 
-from common.errors import StepDiffError
-from common.io.files import make_folder, write_text
-from common.progress import say
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import make_folder, write_text
+from stepdiff.common.progress import say
 from heads.data.catalog_rows import Clips, of_keys
 from heads.data.clips import Features
 from heads.data.hold_out import VIDEO
@@ -27,8 +27,8 @@ from heads.evidence.head import WordHead
 from heads.evidence.sums import Fit, Sums, calibrate, fit, squared_errors, total
 from heads.evidence.wording import Wording
 from store.lineage.answers import RECORD, read_of
-from tasks.testsets import DiffRank, clips_of
-from weights import fingerprint
+from stepdiff.tasks.testsets import DiffRank, clips_of
+from stepdiff.weights import fingerprint
 
 RIDGES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 AGREES = 5

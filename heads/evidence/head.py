@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
 
-from common.errors import StepDiffError, some
-from common.io.files import write_bytes, write_text
+from stepdiff.common.errors import StepDiffError, some
+from stepdiff.common.io.files import write_bytes, write_text
 from heads.evidence.terms import Occurrence, Sides, occurrences
 from store import Provenance, View
 

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from common.errors import StepDiffError
-from common.io.files import place
-from common.workers.cluster import refuse_relative
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import place
+from stepdiff.common.workers.cluster import refuse_relative
 
 
 @dataclass(frozen=True)

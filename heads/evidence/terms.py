@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 import scipy.sparse as sparse
 
-from tasks.clauses import AUXILIARIES, DETERMINERS, OBJECTS, PREPOSITIONS
+from stepdiff.tasks.clauses import AUXILIARIES, DETERMINERS, OBJECTS, PREPOSITIONS
 
 LONGEST = 4
 """words of a term"""

@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sparse
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from heads.data.paired_qa import PairQuestions, kind
 from heads.evidence.terms import Sides, occurrences, terms_of
-from tasks.prompts import VIDEOS
+from stepdiff.tasks.prompts import VIDEOS
 
 CLIPS = 2**17
 """clips whose narration the terms are counted in, the first of the catalog"""

@@ -30,7 +30,7 @@ from urllib.parse import parse_qsl
 
 import httpx2
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from heads.llm.model import CutOff, Failure, Message, Sampling, is_url, shown
 
 KEY = "OPENAI_API_KEY"

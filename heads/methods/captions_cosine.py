@@ -17,8 +17,8 @@ from jaxtyping import Float32
 
 from heads.data.clip_texts import ClipTexts
 from heads.methods.similarity import Sentences
-from tasks.benchmarks.rows import Ranking, Rating
-from tasks.testsets import DiffRank
+from stepdiff.tasks.benchmarks.rows import Ranking, Rating
+from stepdiff.tasks.testsets import DiffRank
 
 MODEL = "minilm-l6"
 BLOCK = 256

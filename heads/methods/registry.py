@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from common.errors import StepDiffError
-from tasks.testsets import FORMS, Task
+from stepdiff.common.errors import StepDiffError
+from stepdiff.tasks.testsets import FORMS, Task
 
 Regime = Literal["none", "s1", "supervised"]
 ORDER: tuple[Regime, ...] = ("none", "s1", "supervised")

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from common.errors import StepDiffError
-from common.progress import progress
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.progress import progress
 from store import Store, text_key
 from store.view import OK
-from weights import fingerprint, resolve
+from stepdiff.weights import fingerprint, resolve
 
 MODEL = "mpnet-base"
 BATCH = 64

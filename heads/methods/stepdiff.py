@@ -22,9 +22,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from common.errors import StepDiffError
-from common.streams import generator
-from common.threads import shares
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.streams import generator
+from stepdiff.common.threads import shares
 from heads.data.clips import Reads
 from heads.data.packing import Turn
 from heads.evidence.naming import Naming, Values
@@ -33,9 +33,9 @@ from heads.models.streaming import Say, Tokens, Words
 from heads.models.video_lm import VideoLM
 from heads.training.recipe import EvidenceOptions
 from heads.workers.group import ALONE, Group
-from tasks.benchmarks.rows import Choice, Ranking, Rating, Writing
-from tasks.prompts import DIFFCAP_SEED, DIFFERENCE_QUESTION, DIFFMCQ_SEED, NO, NO_DIFFERENCE, SIMILAR_QUESTION, YES
-from tasks.testsets import DiffCap, DiffMCQ, DiffRank, Pair
+from stepdiff.tasks.benchmarks.rows import Choice, Ranking, Rating, Writing
+from stepdiff.tasks.prompts import DIFFCAP_SEED, DIFFERENCE_QUESTION, DIFFMCQ_SEED, NO, NO_DIFFERENCE, SIMILAR_QUESTION, YES
+from stepdiff.tasks.testsets import DiffCap, DiffMCQ, DiffRank, Pair
 
 
 @dataclass(frozen=True)

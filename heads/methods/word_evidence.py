@@ -28,8 +28,8 @@ from heads.evidence.head import WordHead, clipped
 from heads.evidence.naming import Values
 from heads.evidence.terms import next_in
 from store import Store
-from tasks.prompts import NO_DIFFERENCE, VIDEOS
-from tasks.testsets import DiffCap, DiffMCQ, DiffRank, Pair, clips_of
+from stepdiff.tasks.prompts import NO_DIFFERENCE, VIDEOS
+from stepdiff.tasks.testsets import DiffCap, DiffMCQ, DiffRank, Pair, clips_of
 
 SEEDED = 2
 """the video that a text of DiffMCQ is about before its first mention: it continues "In Video 2," """

@@ -16,12 +16,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from common.errors import StepDiffError
-from common.streams import torch_seed
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.streams import torch_seed
 from heads.data.packing import Chat
 from heads.models.packed_attention import NAME, Layout, may_see, register
 from heads.training.recipe import Lora
-from weights import resolve
+from stepdiff.weights import resolve
 
 if TYPE_CHECKING:
     from transformers.modeling_layers import GradientCheckpointingLayer
@@ -45,7 +45,7 @@ class LanguageModel(nn.Module):
 
     @classmethod
     def load(cls, name: str, device: str = "cpu", exact: bool = False) -> "LanguageModel":
-        """Load a model. name: of `python -m weights list`, a folder or a hub id; exact: float32 on a GPU too."""
+        """Load a model. name: of `stepdiff weights list`, a folder or a hub id; exact: float32 on a GPU too."""
         import transformers
         from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -25,10 +25,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from heads.data.packing import Chat
 from heads.models.language_model import LanguageModel, autocast
-from weights import resolve
+from stepdiff.weights import resolve
 
 WHOLE = "set scaling.fsdp false and tensor_parallel 1, or evaluate without torchrun"
 """how a model is not divided"""
@@ -40,7 +40,7 @@ def load_divided(
     """Load a language model whose layers are divided (FSDP2).
 
     Args:
-        name: Of `python -m weights list`, a folder or a hub id.
+        name: Of `stepdiff weights list`, a folder or a hub id.
         mesh: One axis, the processes that share the layers.
         device: Of this process.
         frozen: Precision of the layers' matrices.

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from common.errors import StepDiffError
-from weights import resolve
+from stepdiff.common.errors import StepDiffError
+from stepdiff.weights import resolve
 
 
 def load_processor(name: str, kind: str = "AutoProcessor") -> Any:

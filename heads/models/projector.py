@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from heads.training.recipe import ProjectorOptions
 
 

@@ -20,7 +20,7 @@ from heads.evidence.naming import Naming
 from heads.models.language_model import LanguageModel
 from heads.models.projector import Projector
 from heads.models.streaming import Tokens, Words
-from tasks.prompts import system
+from stepdiff.tasks.prompts import system
 
 
 class VideoLM(nn.Module):

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 
 
 @dataclass(frozen=True)

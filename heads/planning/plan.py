@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from heads.models.language_model import LanguageModel
 from heads.planning import architecture, work
 from heads.planning.alternatives import Setting, contrastive_settings, settings

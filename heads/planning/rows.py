@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from heads.methods.word_evidence import NAMED
 from heads.training.recipe import VideoLMRecipe
 from heads.training.sources import SEQUENCE
-from tasks.prompts import (
+from stepdiff.tasks.prompts import (
     CAPTION_QUESTION,
     DIFFERENCE_QUESTION,
     NARRATION_QUESTION,

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from heads.methods.registry import ORDER, Regime, is_control, regime_of, section
-from tasks.published import PUBLISHED
-from tasks.testsets import Task
+from stepdiff.tasks.published import PUBLISHED
+from stepdiff.tasks.testsets import Task
 
 Variant = Literal["V1", "V2", "V3"]
 PairEmbedding = Literal["average", "reference", "candidate"]
@@ -227,7 +227,7 @@ TRUTH_METRICS = {
     "truth_shared": "shared: true of both",
     "truth_invented": "invented: true of neither",
 }
-"""figures of the truth score (kitchen.truth)"""
+"""figures of the truth score (stepdiff.kitchen.truth)"""
 METRICS = {
     "BLEU": "BLEU",
     "CIDEr": "CIDEr",

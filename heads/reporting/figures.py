@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float64
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from heads.reporting.entries import (
     TRUTH_METRICS,
     Entry,
@@ -25,12 +25,12 @@ from heads.reporting.entries import (
     marked,
     score_record,
 )
-from tasks.bootstrap import Resamples, holm, interval, paired_p
-from tasks.declining import asked_first
-from tasks.postprocess import parse
-from tasks.published import ASKED, PUBLISHED
-from tasks.scoring import Marks, TruthFigures, ordered, task_figures
-from tasks.testsets import Task, digest, read_captions, read_predictions, read_test_set, reference_video
+from stepdiff.tasks.bootstrap import Resamples, holm, interval, paired_p
+from stepdiff.tasks.declining import asked_first
+from stepdiff.tasks.postprocess import parse
+from stepdiff.tasks.published import ASKED, PUBLISHED
+from stepdiff.tasks.scoring import Marks, TruthFigures, ordered, task_figures
+from stepdiff.tasks.testsets import Task, digest, read_captions, read_predictions, read_test_set, reference_video
 
 COMPARED = {"BLEU", "CIDEr", "ROUGE-L", "accuracy", "ktau_all_rows", "ktau_within_step_all_rows"}
 
@@ -93,7 +93,7 @@ def measure(entries: Sequence[Entry], resamples: int, seed: int, truth: TruthFig
     """Return scores in the order of the entries, each with its values on the resamples.
 
     Args:
-        truth: the figures of the truth score of parsed captions (kitchen.truth.truth_figures).
+        truth: the figures of the truth score of parsed captions (stepdiff.kitchen.truth.truth_figures).
 
     Raises:
         StepDiffError: a missing or damaged file, or a prediction that does not fit its row (file and line).

@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from heads.methods.registry import regime_words, section
 from heads.reporting.entries import (
     AMONG,
@@ -31,11 +31,11 @@ from heads.reporting.entries import (
 )
 from heads.reporting.figures import Comparison, Place, Score
 from heads.reporting.grid import Block, Cell, Grid, Row, between, figure_cell, number
-from tasks import registry
-from tasks.bootstrap import CONFIDENCE, paired_p
-from tasks.published import ASKED, PUBLISHED
-from tasks.spec import TaskSpec
-from tasks.testsets import published_task
+from stepdiff.tasks import registry
+from stepdiff.tasks.bootstrap import CONFIDENCE, paired_p
+from stepdiff.tasks.published import ASKED, PUBLISHED
+from stepdiff.tasks.spec import TaskSpec
+from stepdiff.tasks.testsets import published_task
 
 ABOVE, BELOW = "*", "†"
 LEVEL = 1 - CONFIDENCE

@@ -19,10 +19,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from common.errors import StepDiffError
-from common.io import yaml_file
-from common.io.files import write_text
-from common.progress import say
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io import yaml_file
+from stepdiff.common.io.files import write_text
+from stepdiff.common.progress import say
 
 Name = Literal["trackio", "wandb", "mlflow"]
 PROJECT = "stepdiff"

@@ -33,10 +33,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from common.errors import StepDiffError
-from common.io.files import write_text
-from common.io.local import sync_folder
-from common.progress import say
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import write_text
+from stepdiff.common.io.local import sync_folder
+from stepdiff.common.progress import say
 from heads.training.sums import SUMS, check_sums, write_sums
 from heads.workers.group import ALONE, Group
 

@@ -23,10 +23,10 @@ from typing import Any
 
 from torch import nn
 
-from common.errors import StepDiffError
-from common.io.files import write_text
-from common.io.jsonl import read_objects
-from common.progress import say
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import write_text
+from stepdiff.common.io.jsonl import read_objects
+from stepdiff.common.progress import say
 from heads.data.clips import Features
 from heads.data.hold_out import HoldOut
 from heads.data.trained_on import TrainedOn
@@ -51,8 +51,8 @@ from heads.workers.group import ALONE, Group
 from store import Provenance, Store
 from store.lineage import trained_on as hashes
 from store.lineage.answers import read_of
-from tasks.prompts import MAIN_ACTION, SIMILAR_QUESTION
-from weights import fingerprint, resolve
+from stepdiff.tasks.prompts import MAIN_ACTION, SIMILAR_QUESTION
+from stepdiff.weights import fingerprint, resolve
 
 FILE = "lineage.json"
 

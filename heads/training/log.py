@@ -25,10 +25,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common.errors import StepDiffError
-from common.io.files import make_folder, write_text
-from common.io.jsonl import parse_object
-from common.io.local import named_errors
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import make_folder, write_text
+from stepdiff.common.io.jsonl import parse_object
+from stepdiff.common.io.local import named_errors
 from heads.tracking.trackers import Trackers
 
 

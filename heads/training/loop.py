@@ -25,11 +25,11 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from common.errors import HeldError, StepDiffError
-from common.io.files import make_folder
-from common.io.locks import locked
-from common.progress import say
-from common.streams import torch_seed
+from stepdiff.common.errors import HeldError, StepDiffError
+from stepdiff.common.io.files import make_folder
+from stepdiff.common.io.locks import locked
+from stepdiff.common.progress import say
+from stepdiff.common.streams import torch_seed
 from heads.tracking.curve import draw_curve
 from heads.training.checkpoint import Run, optimized
 from heads.training.log import TrainingLog, read_metrics

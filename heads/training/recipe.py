@@ -17,9 +17,9 @@ from typing import Any, Literal
 
 import jsonargparse
 
-from common.cli.parser import in_one_line
-from common.errors import StepDiffError
-from common.io import yaml_file
+from stepdiff.common.cli.parser import in_one_line
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io import yaml_file
 
 
 def at_least(least: int, where: str, options: object, *names: str) -> None:

@@ -20,8 +20,8 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float, Int32, Int64, Integer
 
-from common.errors import StepDiffError
-from common.streams import generator
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.streams import generator
 from heads.data.catalog_rows import blocks, need_columns
 from heads.data.clips import Features
 from heads.data.hold_out import HoldOut
@@ -35,7 +35,7 @@ from heads.training.recipe import VideoLMRecipe
 from retrieval import nearest
 from retrieval.vectors import normalised
 from store import Catalog, Store
-from tasks.prompts import NEXT_VIDEO, PAIR_SYSTEM, SYSTEM, VIDEOS
+from stepdiff.tasks.prompts import NEXT_VIDEO, PAIR_SYSTEM, SYSTEM, VIDEOS
 
 SEQUENCE = 3  # clips of a video in a row (S3)
 Questions = tuple[tuple[str, str], list[Turn]]

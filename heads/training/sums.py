@@ -12,8 +12,8 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
-from common.errors import StepDiffError
-from common.io.files import write_text
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import write_text
 
 SUMS = "SHA256SUMS"
 _LINE = re.compile(r"([0-9a-f]{64})  ([^/\\\n]+)")

@@ -23,8 +23,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from common.errors import StepDiffError
-from common.streams import generator, torch_seed
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.streams import generator, torch_seed
 from heads.data.catalog_rows import need_columns
 from heads.data.clips import Features, split_texts
 from heads.data.hold_out import HoldOut
@@ -57,8 +57,8 @@ from heads.training.validation import HeldOutPairs, clips_to_hold_out, need_rows
 from heads.workers.group import ALONE, Group
 from heads.workers.read_ahead import ReadAhead
 from store import Store
-from tasks.prompts import CAPTION_QUESTION, NARRATION_QUESTION
-from tasks.testsets import drawn
+from stepdiff.tasks.prompts import CAPTION_QUESTION, NARRATION_QUESTION
+from stepdiff.tasks.testsets import drawn
 
 CLIPS_MINED = 32  # projected at a time
 

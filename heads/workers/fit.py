@@ -13,10 +13,10 @@ from typing import Any
 import torch
 import yaml
 
-from common.errors import StepDiffError
-from common.io.files import place, refuse_url
-from common.progress import say
-from common.workers.cluster import refuse_relative
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import place, refuse_url
+from stepdiff.common.progress import say
+from stepdiff.common.workers.cluster import refuse_relative
 from heads.data.hold_out import HoldOut
 from heads.training import lineage
 from heads.training.checkpoint import Run
@@ -26,7 +26,7 @@ from heads.training.recipe import TrainOptions, as_yaml, differences, earlier_op
 from heads.training.video_task import VideoTask
 from heads.workers.group import ALONE, Group
 from store import Store
-from weights import NAMES
+from stepdiff.weights import NAMES
 
 RECIPE = "recipe.yaml"
 

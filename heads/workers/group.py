@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from heads.training.recipe import Scaling
 
 Given = TypeVar("Given")

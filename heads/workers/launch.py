@@ -20,12 +20,12 @@ from io import TextIOBase
 from pathlib import Path
 from typing import Any
 
-from common.errors import StepDiffError
-from common.io.files import make_folder
-from common.io.locks import locked
-from common.progress import say
-from common.workers.cluster import connected
-from common.workers.pool import has_gpu
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import make_folder
+from stepdiff.common.io.locks import locked
+from stepdiff.common.progress import say
+from stepdiff.common.workers.cluster import connected
+from stepdiff.common.workers.pool import has_gpu
 from heads.training.recipe import TrainOptions
 from heads.workers.group import BACKEND, joined
 from heads.workers.room import LOOK, PATIENCE, Lack, cpus_of_each

@@ -9,9 +9,9 @@ Guarantees
 import time
 from collections.abc import Sequence
 
-from common.errors import StepDiffError
-from common.progress import say
-from common.workers.pool import autoscaled, nodes, room
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.progress import say
+from stepdiff.common.workers.pool import autoscaled, nodes, room
 
 PATIENCE = 20.0
 """seconds in which nodes may join, and in which the processes of an earlier driver may end"""

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from common.errors import StepDiffError
-from common.io.files import local, make_folder, whole
-from common.io.locks import locked
-from common.progress import progress
-from common.streams import generator
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import local, make_folder, whole
+from stepdiff.common.io.locks import locked
+from stepdiff.common.progress import progress
+from stepdiff.common.streams import generator
 from retrieval.exact import search_exactly, without_itself
 from retrieval.index.factory import FLAT, Budgets, Choice, choose
 from retrieval.index.index import (

@@ -10,7 +10,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 
 FLAT = "Flat"  # no FAISS index: the store itself is searched
 FLAT_BELOW = 100_000  # rows that are searched exactly if they have no index, or a condition selects them

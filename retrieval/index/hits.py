@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
-from common.io.direct_io import fill_memory
+from stepdiff.common.io.direct_io import fill_memory
 from retrieval.exact import check_directions, cosines, fill_cosines
 from retrieval.vectors import BLOCK
 from store import Store, View

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from retrieval.exact import search_exactly
 from retrieval.index.hits import Hits
 from retrieval.index.index_card import Card, build_command, card_path, damaged, index_file, read_card, stale

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-from common.errors import StepDiffError
-from common.io.files import LocalPath, Place, whole
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import LocalPath, Place, whole
 from retrieval.vectors import command
 from store import Store, View
 from store.view import OK

@@ -20,7 +20,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float32, Int64
 
-from common.progress import progress
+from stepdiff.common.progress import progress
 from retrieval.exact import compiled
 from retrieval.index.index import open_index
 from retrieval.mining.neighbours import columns, video_numbers

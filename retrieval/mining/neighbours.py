@@ -27,9 +27,9 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float32, Int64
 
-from common.errors import StepDiffError
-from common.io.files import whole
-from common.progress import progress
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import whole
+from stepdiff.common.progress import progress
 from retrieval.exact import Candidates, Found, nearest_of, without_itself
 from retrieval.index.index import open_index
 from retrieval.index.index_card import digest

@@ -29,7 +29,7 @@ from sqlglot import tokenize
 from sqlglot.errors import TokenError
 from sqlglot.tokens import Token, TokenType
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from store import Store
 
 LONGEST = 10_000  # characters of a condition

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from retrieval.queries.live import encoder_of, unit_vector
 from store import Store, View
 

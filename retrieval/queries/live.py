@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Float32
 
-from common.errors import StepDiffError
-from common.io.tables import short
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.tables import short
 from retrieval.vectors import command, width
 from store import Provenance, Store, View
 from store.format.pool import unpooled
@@ -148,7 +148,7 @@ def weights_of(view: View, records: list[Record] | None = None) -> str | None:
     records: those of the view, if they are read already.
     """
     from featurize.encoders import digest
-    from weights import NAMES, resolve
+    from stepdiff.weights import NAMES, resolve
 
     made = view.provenance
     for source in [

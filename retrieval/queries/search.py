@@ -20,9 +20,9 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float32, Int64
 
-from common.errors import StepDiffError
-from common.io.sealed import copied
-from common.io.tables import short
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.sealed import copied
+from stepdiff.common.io.tables import short
 from retrieval.index.factory import FLAT_BELOW
 from retrieval.index.index import Index, check_feature, exact_index, open_index
 from retrieval.index.index_card import card_path

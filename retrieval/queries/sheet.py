@@ -19,8 +19,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from common.io.files import whole
-from common.look import look
+from stepdiff.common.io.files import whole
+from stepdiff.common.look import look
 from retrieval.queries.footage import Pictures, frames
 
 STRIP = 3  # frames of a clip
@@ -50,7 +50,7 @@ figcaption { padding: 8px 12px 12px; }
   border-radius: 4px; font-size: 12px; }
 .said { margin: 4px 0 0; display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 3; overflow: hidden; }
 """
-"""of the sheet, after common/static/look.css"""
+"""of the sheet, after stepdiff/common/static/look.css"""
 
 
 @dataclass(frozen=True)

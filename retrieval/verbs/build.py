@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 
-from common.cli.options import parse
-from common.errors import StepDiffError
+from stepdiff.common.cli.options import parse
+from stepdiff.common.errors import StepDiffError
 
 BUILD = """Build the index of a view, or add new rows to it.
 

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
 
-from common.cli.options import parse
-from common.errors import StepDiffError
+from stepdiff.common.cli.options import parse
+from stepdiff.common.errors import StepDiffError
 
 SHOWN = 50  # rows of the printed table of duplicates
 NEGATIVES = """Make DiffMCQ questions from a DiffCap test set.
@@ -69,7 +69,7 @@ def negatives(options: Negatives) -> dict[str, Any]:
     """Run `negatives`; returns the counts."""
     from retrieval.mining.negatives import draw
     from store import Store
-    from tasks.testsets import write_test_set
+    from stepdiff.tasks.testsets import write_test_set
 
     store = Store.open(options.store)
     drawn = draw(
@@ -175,7 +175,7 @@ class Duplicates:
 
 def duplicates(options: Duplicates) -> int:
     """Run `duplicates`; returns the exit status."""
-    from common.io.tables import as_json, check_format, print_table, write_table
+    from stepdiff.common.io.tables import as_json, check_format, print_table, write_table
     from retrieval.mining.duplicates import duplicates
     from store import Store
 

@@ -17,8 +17,8 @@ from typing import Any
 
 from jsonargparse.typing import PositiveInt
 
-from common.cli.options import parse
-from common.errors import StepDiffError
+from stepdiff.common.cli.options import parse
+from stepdiff.common.errors import StepDiffError
 
 FIRST = ("step", "narration", "caption", "activity", "split")  # first columns of the table
 HIDDEN = ("video", "start", "end", "video_bytes", "video_digest")  # columns that the table omits: the id implies them
@@ -69,7 +69,7 @@ class Options:
 
 def run(options: Options) -> int:
     """Run the verb: resolve what is searched for, compute the neighbours, write them; returns the exit status."""
-    from common.io.tables import check_format
+    from stepdiff.common.io.tables import check_format
     from retrieval.queries.search import compute, resolve
     from store import Store
 
@@ -106,7 +106,7 @@ def write(search: Any, hits: Any, options: Options) -> None:
 
     `search` is a Search and `hits` a data frame: the parser would import their types for --help.
     """
-    from common.io.tables import as_json, print_table, write_table
+    from stepdiff.common.io.tables import as_json, print_table, write_table
 
     title = f"nearest to {search.query.title} in {options.view}"
     eligible = len(search)

@@ -18,9 +18,9 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int, Int64
 
-from common.errors import StepDiffError
-from common.io import sealed as table
-from common.io.files import Place, place
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io import sealed as table
+from stepdiff.common.io.files import Place, place
 from store.catalog.key_index import pack
 from store.catalog.key_indexes import KeyIndexes
 from store.catalog.parts import (

@@ -11,9 +11,9 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Int
 
-from common.errors import StepDiffError
-from common.io import sealed as table
-from common.io.files import Place
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io import sealed as table
+from stepdiff.common.io.files import Place
 
 FOLDER = "forgotten"
 COLUMNS = {"row": pl.Int64, "key": pl.String, "reason": pl.String}

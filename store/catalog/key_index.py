@@ -19,8 +19,8 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Int64, UInt8, UInt64
 
-from common.io.files import Place
-from common.io.local import Buffer
+from stepdiff.common.io.files import Place
+from stepdiff.common.io.local import Buffer
 from store.catalog.block_file import BlockFile, DamagedFile, encode, open_file
 
 HASH = "splitmix64 of length, then of state xor each little-endian word"

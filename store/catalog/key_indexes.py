@@ -21,12 +21,12 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int64
 
-from common.errors import StepDiffError
-from common.io import sealed as table
-from common.io.files import Place
-from common.io.local import Buffer, Identity
-from common.io.parquet_sizes import FREE_ROWS, ROWS_PER_BYTE
-from common.io.remote import ReplacedError
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io import sealed as table
+from stepdiff.common.io.files import Place
+from stepdiff.common.io.local import Buffer, Identity
+from stepdiff.common.io.parquet_sizes import FREE_ROWS, ROWS_PER_BYTE
+from stepdiff.common.io.remote import ReplacedError
 from store.catalog.block_file import DamagedFile
 from store.catalog.key_index import KeyIndex, built, in_memory, merged, open_index, pack
 from store.catalog.parts import Parts, check_follows, first_row, read_part

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import polars as pl
 
-from common.errors import StepDiffError
-from common.io import sealed as table
-from common.io.files import Place
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io import sealed as table
+from stepdiff.common.io.files import Place
 
 MOST_ROWS = 2**20
 """rows of a part, which is written and read in one piece"""

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Iterator
 
-from common.errors import StepDiffError
-from common.io.files import Place
-from common.io.sealed import is_sealed
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import Place
+from stepdiff.common.io.sealed import is_sealed
 
 CANNOT = "cannot be read"
 """how the reason begins where the system refused to read a file, which may be whole"""

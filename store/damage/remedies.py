@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import PurePosixPath
 
-from common.io.files import Place
+from stepdiff.common.io.files import Place
 from store.format.layout import ARRAYS, ViewPaths, shard_number
 from store.io.records import filled_by_featurize
 

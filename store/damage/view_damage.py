@@ -14,9 +14,9 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Int, Int64, UInt32
 
-from common.errors import DamageError, StepDiffError
-from common.io.files import Place, listed
-from common.io.sealed import crc32c
+from stepdiff.common.errors import DamageError, StepDiffError
+from stepdiff.common.io.files import Place, listed
+from stepdiff.common.io.sealed import crc32c
 from store.damage.files import CANNOT, unsealed
 from store.format.layout import MERGED_SHARDS, chunked_metadata, read_json, shard_number, sharded_metadata
 from store.format.shard import read_chunk

@@ -26,10 +26,10 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Int64, UInt8
 
-from common.errors import DamageError, StepDiffError
-from common.io import sealed as table
-from common.io.files import listed
-from common.io.locks import check_held, holds, locked
+from stepdiff.common.errors import DamageError, StepDiffError
+from stepdiff.common.io import sealed as table
+from stepdiff.common.io.files import listed
+from stepdiff.common.io.locks import check_held, holds, locked
 from store.catalog.forgotten import are_forgotten
 from store.damage.view_damage import FileDamage, metadata_of, row_damage, rows_of_shard, shard_damage, shards_of
 from store.format.layout import LOCK, MERGED_SHARDS, read_json, shard_number, write_json

@@ -1,5 +1,5 @@
 """Features that enter and leave a store: Arrow, Parquet, Lance, Hugging Face datasets, WebDataset."""
 
-import _stepdiff
+import stepdiff
 
-_stepdiff.require("store.exchange", "export", ("pyarrow",))
+stepdiff.require("store.exchange", "export", ("pyarrow",))

@@ -30,8 +30,8 @@ import polars as pl
 import pyarrow as pa
 from jaxtyping import Bool, Int, Int64, Shaped
 
-from common.errors import StepDiffError
-from common.io import sealed as table
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io import sealed as table
 from store.catalog.catalog import Catalog
 from store.io.row_numbers import Rows, row_numbers
 from store.provenance import Feature

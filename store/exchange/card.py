@@ -17,7 +17,7 @@ import pyarrow as pa
 import yaml
 from jaxtyping import Bool
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from store.exchange.arrow import KEY, catalog_digest, feature_fields
 from store.feature_store import Store
 from store.format.layout import FORMAT, VERSION

@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.compute  # noqa: F401, pa.compute
 from jaxtyping import Shaped
 
-from common.errors import StepDiffError, some
-from common.io.parquet_sizes import BYTES_PER_BYTE
+from stepdiff.common.errors import StepDiffError, some
+from stepdiff.common.io.parquet_sizes import BYTES_PER_BYTE
 from store.exchange.arrow import KEY, SCALE
 from store.exchange.card import Card, read_card
 from store.provenance import Feature, check_name

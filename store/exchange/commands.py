@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from common.cli.options import parse
-from common.errors import some
+from stepdiff.common.cli.options import parse
+from stepdiff.common.errors import some
 from store.verbs.options import Dtype, Entity, Floats  # what a command runs is imported then, so that --help is fast
 
 Format = Literal["parquet", "lance", "huggingface", "webdataset"]

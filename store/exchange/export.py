@@ -21,11 +21,11 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool
 
-from common.errors import StepDiffError, some
-from common.io.files import place, write_text
-from common.io.local import LocalPath
-from common.io.locks import locked
-from common.progress import progress
+from stepdiff.common.errors import StepDiffError, some
+from stepdiff.common.io.files import place, write_text
+from stepdiff.common.io.local import LocalPath
+from stepdiff.common.io.locks import locked
+from stepdiff.common.progress import progress
 from store.exchange import card as cards
 from store.exchange import writers
 from store.exchange.arrow import feature_fields, readable, record_batches, schema

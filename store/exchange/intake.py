@@ -19,9 +19,9 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int64
 
-from common.errors import StepDiffError
-from common.io.files import refuse_links_out
-from common.progress import progress
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import refuse_links_out
+from stepdiff.common.progress import progress
 from store.catalog.catalog import Catalog, check_rows
 from store.catalog.forgotten import are_forgotten
 from store.exchange.arrow import SCALE

@@ -18,10 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Int, Int64
 
-import _stepdiff
-from common.errors import StepDiffError
-from common.io.files import open_regular
-from common.io.parquet_sizes import FREE_ROWS, ROWS_PER_BYTE, ImplausibleSizes, check_sizes
+import stepdiff
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import open_regular
+from stepdiff.common.io.parquet_sizes import FREE_ROWS, ROWS_PER_BYTE, ImplausibleSizes, check_sizes
 from store.exchange import card as cards
 from store.exchange.arrow import BATCH_BYTES, KEY, is_damage, one_line, readable
 from store.exchange.columns import Layout, check_same, frame_of, layout, ragged_columns, rows_of, texts_of
@@ -233,7 +233,7 @@ class _Lance:
     """A Lance dataset. The methods are those of `_Parquet`."""
 
     def __init__(self, path: Path) -> None:
-        _stepdiff.require("the format lance", "export", ("lance",))
+        stepdiff.require("the format lance", "export", ("lance",))
         import lance
 
         self.versions = {"pylance": lance.__version__}

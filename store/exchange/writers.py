@@ -25,9 +25,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-import _stepdiff
-from common.errors import StepDiffError
-from common.io.local import LocalPath, sync_folder
+import stepdiff
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.local import LocalPath, sync_folder
 from store.exchange.arrow import feature_fields, one_line, row_values
 
 UNFINISHED = ".unfinished"
@@ -41,9 +41,9 @@ Write = Callable[[Path, pa.RecordBatchReader], None]
 def check_schema(format: str, fields: pa.Schema) -> None:
     """Raise StepDiffError where a format cannot hold these columns."""
     if format == "lance":
-        _stepdiff.require("the format lance", "export", ("lance",))
+        stepdiff.require("the format lance", "export", ("lance",))
     if format == "huggingface":
-        _stepdiff.require("the format huggingface", "export", ("datasets",))
+        stepdiff.require("the format huggingface", "export", ("datasets",))
         datasets_schema(fields)
     if format == "webdataset":
         for name in feature_fields(fields):

@@ -22,9 +22,9 @@ import zarr
 from zarr.codecs import Crc32cCodec
 from zarr.storage import MemoryStore
 
-from common.errors import StepDiffError
-from common.io.files import Place, place
-from common.io.sealed import BLANK, is_sealed, seal
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import Place, place
+from stepdiff.common.io.sealed import BLANK, is_sealed, seal
 
 FORMAT = "stepdiff-store"
 VERSION = 1

@@ -14,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float16, Int8
 
-from common.errors import StepDiffError
-from common.io.direct_io import aligned_empty
-from common.threads import cores, each, shares
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.direct_io import aligned_empty
+from stepdiff.common.threads import cores, each, shares
 
 BLOCK = 64
 _LEAST = 2**17  # channels worth a thread

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, Shaped, UInt32
 
-from common.io.direct_io import PAGE, aligned_empty
-from common.io.sealed import crc32c
-from common.threads import ahead
+from stepdiff.common.io.direct_io import PAGE, aligned_empty
+from stepdiff.common.io.sealed import crc32c
+from stepdiff.common.threads import ahead
 from store.format.quantise import quantise
 from store.provenance import Feature
 

@@ -22,10 +22,10 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Int, Shaped, UInt8, UInt64
 
-from common.errors import DamageError
-from common.io.direct_io import reopened
-from common.io.files import Place
-from common.io.sealed import crc32c
+from stepdiff.common.errors import DamageError
+from stepdiff.common.io.direct_io import reopened
+from stepdiff.common.io.files import Place
+from stepdiff.common.io.sealed import crc32c
 
 MISSING = np.uint64(2**64 - 1)
 

@@ -14,9 +14,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from common.errors import StepDiffError
-from common.io.files import Place
-from common.io.sealed import BLANK
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import Place
+from stepdiff.common.io.sealed import BLANK
 from store.format.layout import encode_json, read_json, shard_number
 from store.format.quantise import scale_shape
 from store.provenance import INTERNAL, Feature, Provenance, check_name

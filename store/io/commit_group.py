@@ -18,9 +18,9 @@ from types import TracebackType
 import numpy as np
 from jaxtyping import UInt8
 
-from common.io.direct_io import LEAST, goes_direct, reopened, write_direct
-from common.io.files import Place, RemotePath, place
-from common.io.local import Buffer, make_names, named_errors, sync_folder, temporary, write_all
+from stepdiff.common.io.direct_io import LEAST, goes_direct, reopened, write_direct
+from stepdiff.common.io.files import Place, RemotePath, place
+from stepdiff.common.io.local import Buffer, make_names, named_errors, sync_folder, temporary, write_all
 
 _THREADS = 8
 _SEND_BYTES = 16 * 2**20

@@ -22,12 +22,12 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int, Shaped, UInt8, UInt32
 
-from common.errors import StepDiffError
-from common.io.direct_io import LEAST, read_direct
-from common.io.files import LocalPath
-from common.io.local import Identity
-from common.io.sealed import crc32c
-from common.threads import cores, each, shares
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.direct_io import LEAST, read_direct
+from stepdiff.common.io.files import LocalPath
+from stepdiff.common.io.local import Identity
+from stepdiff.common.io.sealed import crc32c
+from stepdiff.common.threads import cores, each, shares
 from store.format.shard import ShardFile
 from store.io.row_checks import NO_MORE_FILES, Check, RowChecks, Versions, wrong_rows
 

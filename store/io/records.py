@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from itertools import chain, islice
 from typing import Any
 
-from common.errors import StepDiffError
-from common.io.files import Place, listed
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import Place, listed
 from store.format.layout import MERGED_SHARDS, ViewPaths, read_json, shard_number
 from store.format.view_metadata import Write, read_merged_writes, read_writes
 

@@ -16,10 +16,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int, Shaped, UInt8, UInt32
 
-from common.errors import DamageError
-from common.io.files import Place
-from common.io.object_stores import pool
-from common.io.remote import RemotePath, ReplacedError
+from stepdiff.common.errors import DamageError
+from stepdiff.common.io.files import Place
+from stepdiff.common.io.object_stores import pool
+from stepdiff.common.io.remote import RemotePath, ReplacedError
 from store.format.shard import ShardFile, index_size, parse_index
 from store.io.row_checks import Check, RowChecks, wrong_rows
 

@@ -21,9 +21,9 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Bool, Int, UInt8, UInt32
 
-from common.errors import DamageError, StepDiffError
-from common.io.local import Identity
-from common.io.sealed import crc32c
+from stepdiff.common.errors import DamageError, StepDiffError
+from stepdiff.common.io.local import Identity
+from stepdiff.common.io.sealed import crc32c
 from store.format.layout import ViewPaths
 from store.format.shard import read_chunk
 from store.io.records import filled_by_featurize

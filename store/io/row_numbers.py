@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int, Int64
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 
 Rows = Sequence[int] | Int[np.ndarray, " B"] | pl.Series
 

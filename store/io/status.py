@@ -13,10 +13,10 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int, UInt8
 
-from common.errors import StepDiffError
-from common.io import sealed as table
-from common.io.files import Place, listed
-from common.io.local import Identity
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io import sealed as table
+from stepdiff.common.io.files import Place, listed
+from stepdiff.common.io.local import Identity
 from store.format.layout import MERGED_SHARDS, ViewPaths, shard_number
 from store.format.shard import read_chunk
 

@@ -23,11 +23,11 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float, Int, Int64, UInt8, UInt32
 
-from common.errors import StepDiffError
-from common.io import sealed as table
-from common.io.files import Place
-from common.io.locks import check_held, locked
-from common.io.sealed import crc32c
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io import sealed as table
+from stepdiff.common.io.files import Place
+from stepdiff.common.io.locks import check_held, locked
+from stepdiff.common.io.sealed import crc32c
 from store.catalog.catalog import check_rows
 from store.catalog.forgotten import are_forgotten, refuse_forgotten
 from store.format.rows import StoredRows, stored_rows

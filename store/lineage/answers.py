@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from store.feature_store import Store
 from store.io.records import writes_of_shard
 from store.io.status import FAILED, OK

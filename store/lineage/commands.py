@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
-from common.cli.options import parse
+from stepdiff.common.cli.options import parse
 from store.lineage import options
 
 _DIGITS = 12  # of a sha256 that are shown

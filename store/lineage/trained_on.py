@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, UInt64
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 
 FILE = "trained_on.safetensors"
 KINDS = ("clips", "videos", "names")

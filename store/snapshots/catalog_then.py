@@ -14,10 +14,10 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int, Int64
 
-from common.errors import StepDiffError
-from common.io import sealed as table
-from common.io.files import Place
-from common.io.local import Identity
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io import sealed as table
+from stepdiff.common.io.files import Place
+from stepdiff.common.io.local import Identity
 from store.catalog.catalog import BLOCK, Answer, Catalog
 from store.catalog.parts import Parts
 from store.snapshots.kept_parts import kept_part

@@ -5,8 +5,8 @@ from dataclasses import asdict
 from itertools import groupby
 from typing import Any
 
-from common.cli.options import parse
-from common.io.local import TEMPORARY
+from stepdiff.common.cli.options import parse
+from stepdiff.common.io.local import TEMPORARY
 from store.snapshots import options
 
 _SECONDS = len("2026-11-29T12:00:00")

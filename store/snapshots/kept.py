@@ -17,9 +17,9 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Int, UInt8, UInt32
 
-from common.errors import DamageError
-from common.io.files import Place
-from common.io.sealed import crc32c
+from stepdiff.common.errors import DamageError
+from stepdiff.common.io.files import Place
+from stepdiff.common.io.sealed import crc32c
 from store.format.layout import ViewPaths
 from store.format.shard import Rows, encode_chunk, pieces, read_chunk
 from store.io.remote import open_shard

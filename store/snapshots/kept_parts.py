@@ -9,8 +9,8 @@ Guarantees
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from common.io import sealed as table
-from common.io.files import Place
+from stepdiff.common.io import sealed as table
+from stepdiff.common.io.files import Place
 from store.snapshots.manifest import names, read_snapshot
 
 KEPT = "kept"

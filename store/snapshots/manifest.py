@@ -15,9 +15,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from common.errors import StepDiffError
-from common.io.files import Place, place
-from common.io.local import TEMPORARY
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import Place, place
+from stepdiff.common.io.local import TEMPORARY
 from store.catalog.parts import is_part
 from store.format.layout import read_json
 from store.format.view_metadata import is_shard_rows

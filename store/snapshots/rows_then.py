@@ -18,10 +18,10 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int, UInt8, UInt32
 
-from common.errors import StepDiffError
-from common.io import sealed as table
-from common.io.files import Place
-from common.io.sealed import crc32c
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io import sealed as table
+from stepdiff.common.io.files import Place
+from stepdiff.common.io.sealed import crc32c
 from store.io.status import ABSENT, FAILED, OK, REASONS
 from store.provenance import Provenance
 from store.snapshots.manifest import FAILURES, ViewThen, folder_of

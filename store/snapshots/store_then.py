@@ -9,8 +9,8 @@ from typing import Any, NoReturn
 
 import polars as pl
 
-from common.errors import StepDiffError
-from common.io.files import Place
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import Place
 from store.catalog.forgotten import COLUMNS, read_list
 from store.feature_store import Store
 from store.io.row_checks import Check

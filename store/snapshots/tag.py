@@ -17,11 +17,11 @@ import numpy as np
 import polars as pl
 from jaxtyping import UInt8
 
-from common.errors import StepDiffError
-from common.io import sealed as table
-from common.io.files import Place
-from common.io.sealed import BLANK
-from common.progress import progress
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io import sealed as table
+from stepdiff.common.io.files import Place
+from stepdiff.common.io.sealed import BLANK
+from stepdiff.common.progress import progress
 from store.catalog.catalog import Catalog
 from store.catalog.forgotten import write_list
 from store.feature_store import Store

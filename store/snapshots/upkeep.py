@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from common.errors import StepDiffError
-from common.io import sealed as table
-from common.io.files import Place, listed
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io import sealed as table
+from stepdiff.common.io.files import Place, listed
 from store.feature_store import Store
 from store.io.status import OK
 from store.provenance import ENTITIES

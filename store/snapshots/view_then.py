@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Int, Int64, Shaped, UInt8, UInt32
 
-from common.errors import DamageError, StepDiffError
+from stepdiff.common.errors import DamageError, StepDiffError
 from store.io.row_checks import Check
 from store.io.status import FAILED, OK, Statuses
 from store.snapshots.catalog_then import CatalogOfSnapshot

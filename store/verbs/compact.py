@@ -14,11 +14,11 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int64
 
-from common.errors import HeldError
-from common.io import sealed as table
-from common.io.files import listed
-from common.io.locks import check_held, locked
-from common.progress import progress
+from stepdiff.common.errors import HeldError
+from stepdiff.common.io import sealed as table
+from stepdiff.common.io.files import listed
+from stepdiff.common.io.locks import check_held, locked
+from stepdiff.common.progress import progress
 from store.catalog.catalog import Catalog
 from store.catalog.parts import MOST_ROWS, is_part, part_name, read_part, rows_of_merged
 from store.feature_store import Store

@@ -15,7 +15,7 @@ from importlib.metadata import version
 import numpy as np
 from jaxtyping import Int64
 
-from common.progress import progress
+from stepdiff.common.progress import progress
 from store.feature_store import Store
 from store.io.writer import Values
 from store.provenance import Feature, Provenance

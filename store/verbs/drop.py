@@ -9,8 +9,8 @@ Guarantees
 
 from dataclasses import dataclass
 
-from common.errors import StepDiffError
-from common.io.files import Place, listed
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import Place, listed
 from store.feature_store import Store
 from store.format.layout import ViewPaths
 from store.provenance import check_entity, check_name

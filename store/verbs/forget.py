@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from common.errors import StepDiffError
-from common.io.files import Place, listed
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import Place, listed
 from store.catalog.forgotten import are_forgotten, forgotten_path, read_forgotten, write_forgotten
 from store.feature_store import Store
 from store.provenance import check_entity

@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from rich import box
 from rich.table import Table
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from store.feature_store import Store
 from store.provenance import check_entity
 from store.verbs.options import FailuresOptions, RowsOptions
@@ -158,7 +158,7 @@ def _longer(status: UInt8[np.ndarray, " rows"], count: int) -> UInt8[np.ndarray,
 
 def write_rows(options: FailuresOptions | RowsOptions, frame: pl.DataFrame) -> int:
     """Print the table, as text or JSON, or write it to a file; return the exit status."""
-    from common.io.tables import as_json, print_table, write_table
+    from stepdiff.common.io.tables import as_json, print_table, write_table
 
     if options.limit < 1:
         raise StepDiffError(f"--limit {options.limit} is too few: give 1 or more")

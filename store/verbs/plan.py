@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from store.feature_store import Store, shard_rows
 from store.format.layout import MERGED_SHARDS
 from store.format.pool import TOKENS, pooled_view

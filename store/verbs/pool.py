@@ -10,7 +10,7 @@ Guarantees
 
 from dataclasses import replace
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from store.feature_store import Store
 from store.format.pool import TOKENS, pooled, pooled_view
 from store.io.writer import Values

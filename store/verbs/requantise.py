@@ -7,7 +7,7 @@ Guarantees
 
 from dataclasses import replace
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from store.feature_store import Store
 from store.provenance import Provenance, main_feature, with_dtype
 from store.verbs.derive import Derived, derive

@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from common.errors import DamageError, StepDiffError
-from common.io.files import Place, listed
-from common.io.local import TEMPORARY
+from stepdiff.common.errors import DamageError, StepDiffError
+from stepdiff.common.io.files import Place, listed
+from stepdiff.common.io.local import TEMPORARY
 from store.catalog.catalog import Catalog
 from store.catalog.key_index import open_index
 from store.catalog.parts import first_row, read_part

@@ -1,4 +1,4 @@
-"""Answers, tasks and strategies for the tests of annotate.people."""
+"""Answers, tasks and strategies for the tests of stepdiff.annotate.people."""
 
 import json
 from pathlib import Path
@@ -6,8 +6,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from annotate.people.form import KINDS, Answer, Difference
-from annotate.people.task import Task, defaults
+from stepdiff.annotate.people.form import KINDS, Answer, Difference
+from stepdiff.annotate.people.task import Task, defaults
 
 CATEGORIES = ("Ingredients", "Tools/Equipment", "Technique", "Actions", "Visuals")
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from annotate.stages.job import Answer, Failure, Item
-from common.errors import StepDiffError
+from stepdiff.annotate.stages.job import Answer, Failure, Item
+from stepdiff.common.errors import StepDiffError
 
 
 @dataclass(frozen=True)

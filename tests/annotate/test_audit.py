@@ -15,13 +15,13 @@ import polars as pl
 import pytest
 from PIL import Image
 
-import annotate
-from annotate import audit
-from annotate.__main__ import VERBS, main
-from annotate.page.figures import figures, leaks, overlap
-from annotate.page.page import FRAMES, SIDE, contact_sheets
-from annotate.qa.job import Question, read_questions
-from common.errors import StepDiffError
+from stepdiff import annotate
+from stepdiff.annotate import audit
+from stepdiff.annotate.__main__ import VERBS, main
+from stepdiff.annotate.page.figures import figures, leaks, overlap
+from stepdiff.annotate.page.page import FRAMES, SIDE, contact_sheets
+from stepdiff.annotate.qa.job import Question, read_questions
+from stepdiff.common.errors import StepDiffError
 from heads.data.hold_out import BY_ID, BY_OVERLAP, BY_VIDEO, HoldOut
 from store import Store
 
@@ -210,7 +210,7 @@ def test_dropped_questions_are_shown(folder: Path, tmp_path: Path, capsys: pytes
     assert audit.main([str(tmp_path / "pairqa.jsonl")]) == 0
     assert "6 dropped: refusal" in capsys.readouterr().out
     (tmp_path / "pairqa.record.json").write_text("{}")
-    with pytest.raises(StepDiffError, match="not a record of annotate.pairqa"):
+    with pytest.raises(StepDiffError, match="not a record of stepdiff annotate pairqa"):
         audit.run(audit.AuditOptions(str(tmp_path / "pairqa.jsonl")))
 
 
@@ -348,7 +348,7 @@ def test_a_wrong_record_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture
     (tmp_path / "qa.record.json").write_text(json.dumps(made | change))
     assert audit.main([str(tmp_path / "qa.jsonl"), "--out", str(tmp_path / "p.html")]) == 2
     error = capsys.readouterr().err
-    assert "not a record of annotate.pairqa" in error and error.count("\n") == 1
+    assert "not a record of stepdiff annotate pairqa" in error and error.count("\n") == 1
 
 
 def test_every_command_is_listed_with_one_line(capsys: pytest.CaptureFixture[str]) -> None:

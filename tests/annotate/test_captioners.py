@@ -15,16 +15,16 @@ import pytest
 import torch
 from PIL import Image
 
-from annotate import captions
-from annotate.captioners.tokens import TokenCaptioner, TokenJob
-from annotate.captioners.video import VideoCaptioner, VideoJob
-from annotate.captioners.vision import caption, check_videos, pictures, with_videos
-from annotate.grounding.row_set import RowSet
-from annotate.grounding.scorers import GROUNDED, MOST, SCORES, Detector, DetectorJob, Space, SpaceJob, kept, objects
-from annotate.qa.prompts import CaptionKind
-from annotate.stages.job import Answer, Failure, Item
-from annotate.stages.versions import chosen
-from common.errors import StepDiffError
+from stepdiff.annotate import captions
+from stepdiff.annotate.captioners.tokens import TokenCaptioner, TokenJob
+from stepdiff.annotate.captioners.video import VideoCaptioner, VideoJob
+from stepdiff.annotate.captioners.vision import caption, check_videos, pictures, with_videos
+from stepdiff.annotate.grounding.row_set import RowSet
+from stepdiff.annotate.grounding.scorers import GROUNDED, MOST, SCORES, Detector, DetectorJob, Space, SpaceJob, kept, objects
+from stepdiff.annotate.qa.prompts import CaptionKind
+from stepdiff.annotate.stages.job import Answer, Failure, Item
+from stepdiff.annotate.stages.versions import chosen
+from stepdiff.common.errors import StepDiffError
 from featurize.video.decode import Clip, read_clips
 from featurize.video.picture import Whole
 from heads import train
@@ -399,7 +399,7 @@ def test_a_score_is_that_of_the_best_box(detectors: dict[str, Path], clips: list
     assert len(set(scores(found[CLIPS[0]]).values())) == 3 and made.busy > 0
     assert found[CLIPS[2]] == {GROUNDED: "", SCORES: "[]"}
     failed = found[CLIPS[3]]
-    assert isinstance(failed, Failure) and "run python -m annotate.captions" in failed.reason
+    assert isinstance(failed, Failure) and "run stepdiff annotate captions" in failed.reason
 
 
 @pytest.mark.full
@@ -514,14 +514,14 @@ def test_embeddings_of_another_model_than_the_views_are_refused(space_store: Sto
 
 
 def test_ground_reports_missing_input(space_store: Store, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    from annotate import ground
+    from stepdiff.annotate import ground
 
     store = ["--store", str(space_store.path)]
     for more, message in (
         ([], "give --view, a space of clips and texts, or --model, a detector"),
         (["--model", "x"], "a detector needs both --model and --videos"),
         (["--view", "clip", "--threshold", "2"], "a score lies between 0 and 1"),
-        (["--view", "clip"], "no captions-objects in it yet; run python -m annotate.captions"),
+        (["--view", "clip"], "no captions-objects in it yet; run stepdiff annotate captions"),
     ):
         assert ground.main([*store, *more]) == 2
         assert message in capsys.readouterr().err

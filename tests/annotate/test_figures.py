@@ -13,17 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from annotate import agreement as command
-from annotate import export
-from annotate import statistics as statistics_command
-from annotate.people.agreement import Ratings, agreement, figures, from_others, two_of_three
-from annotate.people.answers import latest, read_collected, write_answers
-from annotate.people.form import Answer, Difference
-from annotate.people.pictures import clouds_figure, scores_figure
-from annotate.people.statistics import BINS, Collection, aggregates, read_files, statistics_of, terms
-from annotate.people.task import read_task
-from common.errors import StepDiffError
-from tasks.testsets import DiffCap, DiffRank, write_test_set
+from stepdiff.annotate import agreement as command
+from stepdiff.annotate import export
+from stepdiff.annotate import statistics as statistics_command
+from stepdiff.annotate.people.agreement import Ratings, agreement, figures, from_others, two_of_three
+from stepdiff.annotate.people.answers import latest, read_collected, write_answers
+from stepdiff.annotate.people.form import Answer, Difference
+from stepdiff.annotate.people.pictures import clouds_figure, scores_figure
+from stepdiff.annotate.people.statistics import BINS, Collection, aggregates, read_files, statistics_of, terms
+from stepdiff.annotate.people.task import read_task
+from stepdiff.common.errors import StepDiffError
+from stepdiff.tasks.testsets import DiffCap, DiffRank, write_test_set
 
 from .people_answers import answer, answers, task
 

@@ -1,4 +1,4 @@
-"""python -m annotate.manifest: HT-Step, test sets, benchmarks, data sets, images and sentences become manifests."""
+"""stepdiff annotate manifest: HT-Step, test sets, benchmarks, data sets, images and sentences become manifests."""
 
 import csv
 import io
@@ -12,14 +12,14 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from annotate import manifest
-from annotate.manifest import ManifestOptions, run, show
-from annotate.sources import datasets, images
-from common.errors import StepDiffError
+from stepdiff.annotate import manifest
+from stepdiff.annotate.manifest import ManifestOptions, run, show
+from stepdiff.annotate.sources import datasets, images
+from stepdiff.common.errors import StepDiffError
 from featurize.manifest import read_manifest
 from heads.data.hold_out import BY_ID
-from kitchen.files.write import write_files
-from kitchen.world import make_world
+from stepdiff.kitchen.files.write import write_files
+from stepdiff.kitchen.world import make_world
 from tests.annotate.test_audit import write_video
 from tests.tasks.viddiff_files import benchmark
 

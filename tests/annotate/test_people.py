@@ -13,9 +13,9 @@ import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from annotate import agreement, export, statistics
-from annotate import export as command
-from annotate.people.answers import (
+from stepdiff.annotate import agreement, export, statistics
+from stepdiff.annotate import export as command
+from stepdiff.annotate.people.answers import (
     COLUMNS,
     latest,
     read_answers,
@@ -24,15 +24,15 @@ from annotate.people.answers import (
     write_answers,
     write_table,
 )
-from annotate.people.export import TARGETS, decide, diffcap_rows, diffrank_rows
-from annotate.people.form import Answer, Difference
-from annotate.people.label_studio import answers_of, configuration, tasks_of, video_url, write_label_studio
-from annotate.people.task import REJECT_REASONS, Pair, defaults, read_pairs, read_task
-from annotate.qa.pair_choice import SCHEMA
-from common.errors import StepDiffError
-from common.io.jsonl import object_line
+from stepdiff.annotate.people.export import TARGETS, decide, diffcap_rows, diffrank_rows
+from stepdiff.annotate.people.form import Answer, Difference
+from stepdiff.annotate.people.label_studio import answers_of, configuration, tasks_of, video_url, write_label_studio
+from stepdiff.annotate.people.task import REJECT_REASONS, Pair, defaults, read_pairs, read_task
+from stepdiff.annotate.qa.pair_choice import SCHEMA
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.jsonl import object_line
 from store import Store
-from tasks.testsets import DiffCap, DiffRank, read_test_set, write_test_set
+from stepdiff.tasks.testsets import DiffCap, DiffRank, read_test_set, write_test_set
 
 from .people_answers import CATEGORIES, answer, answers, task, usual
 

@@ -15,26 +15,26 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from annotate import pairqa, pairs
-from annotate.pairs import PairsOptions, run
-from annotate.qa import composing as qa_rules
-from annotate.qa import parsing, prompts
-from annotate.qa.composing import ALIKE, SIMILAR, UNANSWERED, Ledger, checked, compose, first_of_alike
-from annotate.qa.job import PairQAJob, item_key, items
-from annotate.qa.mentions import named, names_one, turned, unsure
-from annotate.qa.pair_choice import SCHEMA, other_step, same_step
-from annotate.qa.parsing import QA, Dropped, Reading, read_pairs, read_yes_no
-from annotate.qa.prompts import DESCRIBE, PAIRQA, Prompt, read_prompt
-from common.errors import StepDiffError
-from common.io import sealed as table
+from stepdiff.annotate import pairqa, pairs
+from stepdiff.annotate.pairs import PairsOptions, run
+from stepdiff.annotate.qa import composing as qa_rules
+from stepdiff.annotate.qa import parsing, prompts
+from stepdiff.annotate.qa.composing import ALIKE, SIMILAR, UNANSWERED, Ledger, checked, compose, first_of_alike
+from stepdiff.annotate.qa.job import PairQAJob, item_key, items
+from stepdiff.annotate.qa.mentions import named, names_one, turned, unsure
+from stepdiff.annotate.qa.pair_choice import SCHEMA, other_step, same_step
+from stepdiff.annotate.qa.parsing import QA, Dropped, Reading, read_pairs, read_yes_no
+from stepdiff.annotate.qa.prompts import DESCRIBE, PAIRQA, Prompt, read_prompt
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io import sealed as table
 from heads.data.hold_out import BY_ID, BY_OVERLAP, BY_VIDEO
 from heads.data.paired_qa import read_paired_qa
 from heads.llm.model import LLMOptions, Sampling
 from heads.methods.similarity import MODEL, Sentences
 from store import Store
-from tasks.prompts import SYSTEM
+from stepdiff.tasks.prompts import SYSTEM
 from tests.llm_server import Reply, Server, said
-from weights import resolve
+from stepdiff.weights import resolve
 
 from .conftest import CLIPS
 
@@ -827,7 +827,7 @@ def test_the_file_is_written_once_the_language_model_has_answered_for_every_pair
         ("--out=questions.json", "name the file *.jsonl"),
         ("--alike=0", "a cosine above 0"),
         ("--pairs=none.parquet", "none.parquet: no pairs can be read"),
-        ("--pairs=texts.parquet", "texts.parquet: not a file of python -m annotate.pairs"),
+        ("--pairs=texts.parquet", "texts.parquet: not a file of stepdiff annotate pairs"),
         ("--texts=none.parquet", "none.parquet"),
     ],
 )

@@ -10,18 +10,18 @@ import polars as pl
 import pytest
 from stage_jobs import Shout
 
-from annotate import describe
-from annotate.describe import DescribeJob, Describer, one_line
-from annotate.grounding.scorers import GROUNDED, SCORES
-from annotate.qa.prompts import DESCRIBE, Message, read_prompt
-from annotate.stages.job import Failure, StageOptions
-from annotate.stages.stage import SHARD, pending, run_stage
-from annotate.stages.versions import SCHEMA, Version, chosen, versions
-from annotate.stages.worker import Answered, StageWorkerOptions, Worker
-from common.errors import StepDiffError
-from common.io import sealed as table
-from common.io.locks import locked
-from common.io.sealed import BLANK
+from stepdiff.annotate import describe
+from stepdiff.annotate.describe import DescribeJob, Describer, one_line
+from stepdiff.annotate.grounding.scorers import GROUNDED, SCORES
+from stepdiff.annotate.qa.prompts import DESCRIBE, Message, read_prompt
+from stepdiff.annotate.stages.job import Failure, StageOptions
+from stepdiff.annotate.stages.stage import SHARD, pending, run_stage
+from stepdiff.annotate.stages.versions import SCHEMA, Version, chosen, versions
+from stepdiff.annotate.stages.worker import Answered, StageWorkerOptions, Worker
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io import sealed as table
+from stepdiff.common.io.locks import locked
+from stepdiff.common.io.sealed import BLANK
 from heads.data.clip_texts import ClipTexts
 from heads.llm.model import CutOff, LLMOptions, Sampling
 from store import Store
@@ -126,7 +126,7 @@ def test_one_of_several_versions_is_only_used_if_it_is_named(store: Store, job: 
     assert chosen(store, "shout", name[:8]).name == name
     with pytest.raises(StepDiffError, match="0 versions of shout begin with 'xyz'"):
         chosen(store, "shout", "xyz")
-    with pytest.raises(StepDiffError, match="no describe in it yet; run python -m annotate.describe"):
+    with pytest.raises(StepDiffError, match="no describe in it yet; run stepdiff annotate describe"):
         chosen(store, "describe", None)
 
 
@@ -260,7 +260,7 @@ def test_missing_captions_are_waited_for() -> None:
     asked = [item("a", "we whisk", None, "eggs"), item("b", "we whisk", "a hand whisks", None)]
     found = dict(Describer(Recorder(), Sampling(), DESCRIBE, words=200).annotate(asked))
     reasons = {key: answer.reason for key, answer in found.items() if isinstance(answer, Failure)}
-    assert "run python -m annotate.captions" in reasons["a"] and "run python -m annotate.ground" in reasons["b"]
+    assert "run stepdiff annotate captions" in reasons["a"] and "run stepdiff annotate ground" in reasons["b"]
 
 
 def test_the_language_model_reads_the_supplements_prompt_with_the_texts_of_this_clip() -> None:

@@ -6,10 +6,10 @@ import time
 from pathlib import Path
 from threading import Thread
 
-from app.annotating.collection import people, work
-from app.annotating.messages import Save, Submission
-from app.annotating.service import Annotating
-from app.site import RefusedError
+from stepdiff.app.annotating.collection import people, work
+from stepdiff.app.annotating.messages import Save, Submission
+from stepdiff.app.annotating.service import Annotating
+from stepdiff.app.site import RefusedError
 from tests.app.annotation_tasks import CATEGORIES
 
 

@@ -4,9 +4,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from annotate.people.task import Task
-from app.annotating.collection.database import Database
-from app.annotating.service import Annotating
+from stepdiff.annotate.people.task import Task
+from stepdiff.app.annotating.collection.database import Database
+from stepdiff.app.annotating.service import Annotating
 
 CATEGORIES = ("Ingredients", "Tools/Equipment", "Technique", "Actions", "Visuals")
 EMPTY = dict.fromkeys(CATEGORIES, "")
@@ -65,9 +65,9 @@ def replayed(database: Database, task: Task, copy: Database) -> tuple[dict[str, 
     """Return the tables of a database, and of an empty one in which its events were applied."""
     from sqlalchemy import select
 
-    from app.annotating.collection.events import apply, history
-    from app.annotating.collection.tables import METADATA, events
-    from app.annotating.service import list_pairs
+    from stepdiff.app.annotating.collection.events import apply, history
+    from stepdiff.app.annotating.collection.tables import METADATA, events
+    from stepdiff.app.annotating.service import list_pairs
 
     with database.read() as source:
         found = list(history(source))

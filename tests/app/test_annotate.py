@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from annotate.people.answers import read_answers, read_collected
-from annotate.people.form import Answer
-from annotate.people.task import read_task
-from app.annotating.collection.database import Database, default_url
-from app.annotating.service import Limit
+from stepdiff.annotate.people.answers import read_answers, read_collected
+from stepdiff.annotate.people.form import Answer
+from stepdiff.annotate.people.task import read_task
+from stepdiff.app.annotating.collection.database import Database, default_url
+from stepdiff.app.annotating.service import Limit
 from store import Store
 from tests.app.annotation_tasks import CATEGORIES, EMPTY, replayed, write_task
 from tests.app.conftest import CHROMIUM, ROOT, Server
@@ -49,8 +49,8 @@ def pairs(clips: list[str]) -> list[tuple[str, str]]:
 
 
 def link(task: Path, url: str, *arguments: str) -> list[str]:
-    """Return the links that `python -m app.people` prints."""
-    command = [sys.executable, "-m", "app.people", *arguments[:1], "--annotate", str(task), "--url", url, "--json"]
+    """Return the links that `stepdiff people` prints."""
+    command = [sys.executable, "-m", "stepdiff.app.people", *arguments[:1], "--annotate", str(task), "--url", url, "--json"]
     done = subprocess.run([*command, *arguments[1:]], cwd=ROOT, check=True, capture_output=True, text=True)
     return [person["link"] for person in json.loads(done.stdout)["people"]]
 
@@ -608,7 +608,7 @@ def test_people_are_added_listed_and_revoked_by_command(world: Path, tmp_path: P
     place = Place(world, tmp_path)
 
     def command(*arguments: str) -> "subprocess.CompletedProcess[str]":
-        run = [sys.executable, "-m", "app.people", *arguments, "--annotate", str(place.task)]
+        run = [sys.executable, "-m", "stepdiff.app.people", *arguments, "--annotate", str(place.task)]
         return subprocess.run(run, cwd=ROOT, capture_output=True, text=True)
 
     made = command("add", "Ann", "Bob", "--url", "https://annotate.example/")

@@ -10,13 +10,13 @@ import pytest
 from sqlalchemy import func, select
 from starlette.testclient import TestClient
 
-from annotate.people.answers import read_answers
-from app.annotating.collection.database import Database, default_url
-from app.annotating.collection.people import add, link, named, revoke
-from app.annotating.collection.tables import assignments, events
-from app.annotating.service import ADDRESS_BURST, PERSON_BURST
-from app.server import MOST_BODY, create_app
-from app.site import Site
+from stepdiff.annotate.people.answers import read_answers
+from stepdiff.app.annotating.collection.database import Database, default_url
+from stepdiff.app.annotating.collection.people import add, link, named, revoke
+from stepdiff.app.annotating.collection.tables import assignments, events
+from stepdiff.app.annotating.service import ADDRESS_BURST, PERSON_BURST
+from stepdiff.app.server import MOST_BODY, create_app
+from stepdiff.app.site import Site
 from store import Store
 from tests.app.annotation_tasks import CATEGORIES, EMPTY, write_task
 
@@ -307,7 +307,7 @@ def test_a_file_that_is_no_export_of_label_studio_changes_nothing(place: Place, 
 
 
 def test_too_many_requests_of_a_person(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.annotating.service.PERSON_RATE", 1.0)  # slower than any machine that runs this
+    monkeypatch.setattr("stepdiff.app.annotating.service.PERSON_RATE", 1.0)  # slower than any machine that runs this
     place = Place(world, tmp_path)
     ann, bob = place.visit("Ann"), place.visit("Bob")
     own = work(ann)["assignment"]

@@ -16,17 +16,17 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from sqlalchemy import create_engine, func, make_url, select, text, update
 from sqlalchemy.exc import DBAPIError
 
-from annotate.people.form import Answer, Difference
-from app.annotating.collection import imports, people, results, tables, work
-from app.annotating.collection.assigning import Assigner
-from app.annotating.collection.database import Database
-from app.annotating.collection.events import history
-from app.annotating.collection.people import Person
-from app.annotating.collection.tables import assignments, events
-from app.annotating.messages import Adjudication, Save, Submission, SubmissionResult
-from app.annotating.service import Annotating
-from app.site import RefusedError, UnknownError
-from common.errors import StepDiffError
+from stepdiff.annotate.people.form import Answer, Difference
+from stepdiff.app.annotating.collection import imports, people, results, tables, work
+from stepdiff.app.annotating.collection.assigning import Assigner
+from stepdiff.app.annotating.collection.database import Database
+from stepdiff.app.annotating.collection.events import history
+from stepdiff.app.annotating.collection.people import Person
+from stepdiff.app.annotating.collection.tables import assignments, events
+from stepdiff.app.annotating.messages import Adjudication, Save, Submission, SubmissionResult
+from stepdiff.app.annotating.service import Annotating
+from stepdiff.app.site import RefusedError, UnknownError
+from stepdiff.common.errors import StepDiffError
 from tests.app import postgres
 from tests.app.annotation_tasks import CATEGORIES, EMPTY, Clock, names, opened, replayed, write_task
 

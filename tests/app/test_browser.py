@@ -17,7 +17,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from annotate import audit
+from stepdiff.annotate import audit
 from retrieval.verbs import query
 from store import Store
 from tests.app.annotation_tasks import write_task

@@ -17,19 +17,19 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 
-from app.compare import totals
-from app.compare.files import Answers, Broken, Library
-from app.compare.select import Selection, choose
-from app.compare.sets import RIGHT, TestSet, grouped
-from app.compare.totals import Totals
-from app.compare.words import supported
-from app.site import UnknownError
+from stepdiff.app.compare import totals
+from stepdiff.app.compare.files import Answers, Broken, Library
+from stepdiff.app.compare.select import Selection, choose
+from stepdiff.app.compare.sets import RIGHT, TestSet, grouped
+from stepdiff.app.compare.totals import Totals
+from stepdiff.app.compare.words import supported
+from stepdiff.app.site import UnknownError
 from heads import report, score, table
 from heads.reporting.entries import Entry
 from heads.reporting.figures import compare, measure
 from store import Store
-from tasks.scoring import kendall_tau
-from tasks.testsets import DiffRank, Task, read_test_set, write_predictions, write_test_set
+from stepdiff.tasks.scoring import kendall_tau
+from stepdiff.tasks.testsets import DiffRank, Task, read_test_set, write_predictions, write_test_set
 from tests.app.conftest import ROOT, Server
 from tests.app.predictions import guesses, random_rows, write
 

@@ -13,9 +13,9 @@ import polars as pl
 import pytest
 from fastapi import FastAPI
 
-from app.explore import routes
-from app.explore.choosing import inside, read_lasso
-from app.site import Site
+from stepdiff.app.explore import routes
+from stepdiff.app.explore.choosing import inside, read_lasso
+from stepdiff.app.site import Site
 from retrieval.queries.search import compute, of_clips, resolve
 from store import Feature, Provenance, Store
 from tests.app.conftest import Server

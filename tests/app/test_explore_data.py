@@ -8,13 +8,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from app.explore.child import write_in_child
-from app.explore.choosing import inside, passing, read_lasso
-from app.explore.colours import CATEGORIES, MISSING, SHADES, colours
-from app.explore.maps import Maps, Shown
-from app.explore.nearest import Searcher
-from app.site import Site, UnknownError
-from common.errors import StepDiffError
+from stepdiff.app.explore.child import write_in_child
+from stepdiff.app.explore.choosing import inside, passing, read_lasso
+from stepdiff.app.explore.colours import CATEGORIES, MISSING, SHADES, colours
+from stepdiff.app.explore.maps import Maps, Shown
+from stepdiff.app.explore.nearest import Searcher
+from stepdiff.app.site import Site, UnknownError
+from stepdiff.common.errors import StepDiffError
 from featurize.encoders import load
 from retrieval import build_index
 from retrieval.projection import Map, map_of, project

@@ -22,18 +22,18 @@ import pytest
 import uvicorn
 from starlette.types import Message
 
-from app.kept import Kept
-from app.pair.alike import MOST_KEPT, KeptOdds, declines, similarity
-from app.pair.clips import columns, shown
-from app.pair.finder import TIMES, Finder, Result, Search, chosen
-from app.pair.loading import RunHead, Runs
-from app.pair.stored import Stored
-from app.pair.streams import Events
-from app.pair.worker import Job, Worker
-from app.server import create_app, listener
-from app.site import Site, UnknownError
+from stepdiff.app.kept import Kept
+from stepdiff.app.pair.alike import MOST_KEPT, KeptOdds, declines, similarity
+from stepdiff.app.pair.clips import columns, shown
+from stepdiff.app.pair.finder import TIMES, Finder, Result, Search, chosen
+from stepdiff.app.pair.loading import RunHead, Runs
+from stepdiff.app.pair.stored import Stored
+from stepdiff.app.pair.streams import Events
+from stepdiff.app.pair.worker import Job, Worker
+from stepdiff.app.server import create_app, listener
+from stepdiff.app.site import Site, UnknownError
 from heads import ask
-from tasks.testsets import CATEGORIES, Pair, read_predictions, read_test_set
+from stepdiff.tasks.testsets import CATEGORIES, Pair, read_predictions, read_test_set
 from tests.app.conftest import Server
 from tests.app.pair_heads import HEADS, ROWS, Asked, write_head, write_runs, write_words
 

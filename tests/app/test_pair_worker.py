@@ -1,4 +1,4 @@
-"""One thread, one model and a bounded queue: app.pair.worker."""
+"""One thread, one model and a bounded queue: stepdiff.app.pair.worker."""
 
 import gc
 import threading
@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from app.pair.worker import Event, Job, Worker
-from app.site import RefusedError
-from common.errors import StepDiffError
+from stepdiff.app.pair.worker import Event, Job, Worker
+from stepdiff.app.site import RefusedError
+from stepdiff.common.errors import StepDiffError
 
 
 @dataclass(frozen=True)

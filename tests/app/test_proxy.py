@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from app.annotating.service import ADDRESS_BURST
-from app.server import listener
+from stepdiff.app.annotating.service import ADDRESS_BURST
+from stepdiff.app.server import listener
 from tests.app.annotation_tasks import names, write_task
 from tests.app.conftest import ROOT, Server
 

@@ -21,16 +21,16 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from app import connections
-from app.__main__ import AppOptions, main
-from app.annotating.collection import people
-from app.annotating.collection.database import Database, default_url
-from app.media.cache import Cache
-from app.media.cut import MOST_PIXELS, cut, filmstrip
-from app.media.routes import _made as made_media
-from app.server import HEADERS, MOST_BODY, create_app, listener
-from app.site import Site, UnknownError
-from common.errors import StepDiffError
+from stepdiff.app import connections
+from stepdiff.app.__main__ import AppOptions, main
+from stepdiff.app.annotating.collection import people
+from stepdiff.app.annotating.collection.database import Database, default_url
+from stepdiff.app.media.cache import Cache
+from stepdiff.app.media.cut import MOST_PIXELS, cut, filmstrip
+from stepdiff.app.media.routes import _made as made_media
+from stepdiff.app.server import HEADERS, MOST_BODY, create_app, listener
+from stepdiff.app.site import Site, UnknownError
+from stepdiff.common.errors import StepDiffError
 from store import Store
 from tests.app.annotation_tasks import names, write_task
 from tests.app.conftest import Server

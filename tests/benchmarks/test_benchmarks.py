@@ -19,10 +19,10 @@ from benchmarks.harness.memory import GIB, Measured, Peak, apart
 from benchmarks.scale import MOST_GIB, Options, run
 from benchmarks.search import clustered, compare
 from benchmarks.train_step import World
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from heads.data.clips import Features
 from store import Store
-from weights import resolve
+from stepdiff.weights import resolve
 
 pytestmark = pytest.mark.full
 

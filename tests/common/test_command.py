@@ -16,11 +16,11 @@ from typing import Any, Literal
 import pytest
 from jsonargparse.typing import PositiveInt
 
-from _stepdiff import RUNNABLE as ROOMS
-from _stepdiff import module_of
-from common.cli.command import choose
-from common.cli.options import parse
-from common.errors import StepDiffError
+from stepdiff import RUNNABLE as ROOMS
+from stepdiff import module_of
+from stepdiff.common.cli.command import choose
+from stepdiff.common.cli.options import parse
+from stepdiff.common.errors import StepDiffError
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,7 +41,7 @@ def start(*arguments: str, **more: object) -> subprocess.Popen[str]:
 
 def script(body: str, **more: object) -> subprocess.Popen[str]:
     """Start a process that runs `main`, which `body` defines."""
-    head = "import os, signal, sys, time\nfrom common.cli import command\n"
+    head = "import os, signal, sys, time\nfrom stepdiff.common.cli import command\n"
     return start("-c", f"{head}{body}\ncommand.run(main)", **more)
 
 

@@ -13,15 +13,15 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.cli.parser import add_config
-from common.errors import StepDiffError
-from common.io import yaml_file
-from common.io.files import Place, listed, local, place, write_pieces, write_text
-from common.io.jsonl import read_objects
-from common.io.local import LocalPath
-from common.io.remote import RemotePath
-from common.io.tars import BLOCK, MOST_NAME, DamagedTar, Member, members, open_member, split_member
-from common.io.yaml_file import YamlError
+from stepdiff.common.cli.parser import add_config
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io import yaml_file
+from stepdiff.common.io.files import Place, listed, local, place, write_pieces, write_text
+from stepdiff.common.io.jsonl import read_objects
+from stepdiff.common.io.local import LocalPath
+from stepdiff.common.io.remote import RemotePath
+from stepdiff.common.io.tars import BLOCK, MOST_NAME, DamagedTar, Member, members, open_member, split_member
+from stepdiff.common.io.yaml_file import YamlError
 
 ROOT = Path(__file__).parents[2]
 

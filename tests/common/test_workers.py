@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from common import plugins, progress
-from common.errors import StepDiffError
-from common.streams import PURPOSES, generator, torch_seed
-from common.threads import AHEAD, ahead, cgroup_cores, cores, prefetched
-from common.workers.cluster import connected
-from common.workers.pool import ATTEMPTS, WorkerPool
+from stepdiff.common import plugins, progress
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.streams import PURPOSES, generator, torch_seed
+from stepdiff.common.threads import AHEAD, ahead, cgroup_cores, cores, prefetched
+from stepdiff.common.workers.cluster import connected
+from stepdiff.common.workers.pool import ATTEMPTS, WorkerPool
 
 ROOT = Path(__file__).parents[2]
 
@@ -164,7 +164,7 @@ def test_short_work_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_stage_replaces_the_one_before_on_a_terminal_and_is_a_line_elsewhere() -> None:
-    code = "import sys, time; from common.progress import stages\n"
+    code = "import sys, time; from stepdiff.common.progress import stages\n"
     code += "with stages() as show: show('one [1]'); time.sleep(0.3); show('two [2]'); time.sleep(0.3)"
     plain = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (plain.stdout, plain.stderr) == ("", "one [1]\ntwo [2]\n")
@@ -199,7 +199,7 @@ def test_two_seeds_two_purposes_or_two_steps_have_different_streams() -> None:
 
 def test_a_stream_is_the_same_in_every_process() -> None:
     asked = "print(generator(3, 'questions of a pair', 7).integers(10**9), torch_seed(3, 'dropout', 'whisk'))"
-    code = f"from common.streams import generator, torch_seed; {asked}"
+    code = f"from stepdiff.common.streams import generator, torch_seed; {asked}"
     for hash_seed in ("1", "2"):
         environment = {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(ROOT)}
         out = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
@@ -213,7 +213,7 @@ def trees() -> Iterator[tuple[str, ast.AST]]:
 
 
 def test_no_room_makes_a_random_stream_in_another_way() -> None:
-    """Every seed comes from common.streams, and nothing draws from a generator without a seed."""
+    """Every seed comes from stepdiff.common.streams, and nothing draws from a generator without a seed."""
     odd = []
     for name, tree in trees():
         for node in ast.walk(tree):

@@ -11,7 +11,7 @@ import av
 import numpy as np
 import pytest
 
-from common.workers.cluster import connected
+from stepdiff.common.workers.cluster import connected
 from featurize.__main__ import main
 
 Writer = Callable[..., Path]

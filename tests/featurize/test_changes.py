@@ -13,8 +13,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from common.io import sealed as table
-from common.io.files import place
+from stepdiff.common.io import sealed as table
+from stepdiff.common.io.files import place
 from featurize.changes import compare
 from featurize.manifest import read_manifest
 from featurize.video.media_file import identity

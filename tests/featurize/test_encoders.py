@@ -18,13 +18,13 @@ import pytest
 import torch
 from PIL import Image
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from featurize.encoders import NAMES, Encoder, encoder_class, load, proper_name
 from featurize.video.frames import chosen
 from featurize.video.picture import Crop, square
 from store import Store
 from store.format.quantise import BLOCK
-from weights import fingerprint, resolve
+from stepdiff.weights import fingerprint, resolve
 
 
 def loading_refusal(name: str, weights: str | None = None, device: str | None = "cpu", layer: int | None = None) -> str:
@@ -39,7 +39,7 @@ def loading_refusal(name: str, weights: str | None = None, device: str | None = 
     ("name", "options", "why"),
     [
         ("resnet", {}, "efficientnet-lite0, mpnet-base, clip"),
-        ("efficientnet-lite0", {}, "python -m weights fetch efficientnet-lite0"),
+        ("efficientnet-lite0", {}, "stepdiff weights fetch efficientnet-lite0"),
         ("mpnet-base", {"layer": 3}, "no choice of layer"),
         ("mpnet-base", {"device": "warp"}, "'warp'"),
     ],

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from featurize.encoders import Encoder, load
 from featurize.encoders.preprocessing import preprocessing_of, timm_settings
 from featurize.encoders.vlm import Vlm

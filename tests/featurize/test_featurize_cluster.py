@@ -22,10 +22,10 @@ import psutil
 import pytest
 import yaml
 
-from common.errors import StepDiffError
-from common.threads import cores
-from common.workers.cluster import inside_job, joined_ray
-from common.workers.pool import ATTEMPTS
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.threads import cores
+from stepdiff.common.workers.cluster import inside_job, joined_ray
+from stepdiff.common.workers.pool import ATTEMPTS
 from featurize.job import Options, requested
 from store import Store
 
@@ -132,7 +132,7 @@ def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
 @pytest.mark.full
 def test_a_job_of_a_head_node(head: Head, tmp_path: Path, tiny_clip: Path, video: Callable[..., Path]) -> None:
     working = tmp_path / "working"  # the files of a checkout, without its environment
-    for room in ("_stepdiff", "common", "featurize", "store", "weights"):
+    for room in ("stepdiff", "common", "featurize", "store", "weights"):
         shutil.copytree(ROOT / room, working / room, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "featurize.py", working)
     clip = str(video("job.mp4", g=10))
@@ -191,11 +191,11 @@ DYING = """
 import os
 from dataclasses import replace
 
-from common.errors import StepDiffError
-from common.threads import cores
-from common.workers import pool as pools
-from common.workers.cluster import connected
-from common.workers.pool import WorkerPool
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.threads import cores
+from stepdiff.common.workers import pool as pools
+from stepdiff.common.workers.cluster import connected
+from stepdiff.common.workers.pool import WorkerPool
 from featurize.options import Options
 from featurize.plan import Outcome, Task
 from featurize.shard import Worker, WorkerOptions
@@ -271,8 +271,8 @@ import time
 
 import ray
 
-from common.cli import command
-from common.workers.cluster import local_ray
+from stepdiff.common.cli import command
+from stepdiff.common.workers.cluster import local_ray
 
 
 def main():

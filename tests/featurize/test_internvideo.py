@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from featurize.encoders import Encoder, digest, load
 from featurize.encoders.internvideo.checkpoint import load_model
 from featurize.encoders.internvideo.mm import InternVideo, InternVideoB16

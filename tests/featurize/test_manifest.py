@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from featurize.manifest import Manifest, as_manifest, columns_of_interest, parsed, read_manifest
 from featurize.manifest_file import open_file
 from featurize.plan import Plan, shards_of

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from annotate import manifest
+from stepdiff.annotate import manifest
 from featurize.__main__ import main
 from featurize.encoders import load
 from featurize.video.decode import Clip, Failure, read_clips

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from featurize.manifest import as_manifest
 from featurize.video.decode import Clip, Failure, read_clips
 from featurize.video.frames import Sampling, chosen

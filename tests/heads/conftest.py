@@ -15,7 +15,7 @@ from heads.reporting.entries import Entry
 from heads.reporting.figures import compare, measure
 from heads.reporting.tables import Report
 from store import Feature, Provenance, Store, text_key
-from tasks.testsets import ROWS, write_predictions, write_test_set
+from stepdiff.tasks.testsets import ROWS, write_predictions, write_test_set
 from tests.llm_server import server as server
 
 Capture = pytest.CaptureFixture[str]

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from heads import ask, evaluate, train
 from heads.training.checkpoint import Run
 

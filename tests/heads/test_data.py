@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 import torch
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from heads.data.clips import Features, split_texts
 from heads.data.packing import NO_TARGET, TEXT, Turn, collate
 from heads.data.paired_qa import Order, PairQuestions, answered_by, kind, read_paired_qa, turns
@@ -28,7 +28,7 @@ from heads.workers.read_ahead import ReadAhead
 from store import Feature, Provenance, Store
 from store.verbs.drop import drop
 from store.verbs.options import DropOptions
-from tasks.prompts import NARRATION_QUESTION
+from stepdiff.tasks.prompts import NARRATION_QUESTION
 
 OUTPUTS = 4
 NARRATED = [

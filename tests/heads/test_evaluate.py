@@ -15,8 +15,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.errors import StepDiffError
-from common.io.files import place
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import place
 from heads import ask, evaluate, report, score, train
 from heads.data.packing import Turn
 from heads.evaluation.evaluation import identity
@@ -32,10 +32,10 @@ from heads.training.lineage import load_video_lm
 from store import Feature, Store
 from store.verbs.drop import drop
 from store.verbs.options import DropOptions
-from tasks.declining import declines
-from tasks.postprocess import parse
-from tasks.prompts import DIFFERENCE_QUESTION, DIFFMCQ_SEED
-from tasks.testsets import (
+from stepdiff.tasks.declining import declines
+from stepdiff.tasks.postprocess import parse
+from stepdiff.tasks.prompts import DIFFERENCE_QUESTION, DIFFMCQ_SEED
+from stepdiff.tasks.testsets import (
     DiffCap,
     DiffMCQ,
     DiffRank,

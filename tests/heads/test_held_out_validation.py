@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 import yaml
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from heads import evaluate, train
 from heads.data.hold_out import VALIDATES, HoldOut, drawn_clips
 from heads.data.packing import Turn

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from safetensors.numpy import load_file, save_file
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from heads import embed, evaluate, report, score, table, train
 from heads.data.hold_out import BY_ID, BY_OVERLAP, BY_VIDEO, NAMESAKE, By, HoldOut, held_out, read_test_clips, task_of
 from heads.data.paired_qa import read_divided
@@ -25,7 +25,7 @@ from heads.training.recipe import HardNegativeOptions, read_recipe
 from heads.training.video_task import VideoTask
 from store import Store
 from store.lineage.trained_on import KINDS, hashes
-from tasks.testsets import DiffRank, write_test_set
+from stepdiff.tasks.testsets import DiffRank, write_test_set
 
 from .conftest import SYSTEMS, Capture, recipe
 from .runs import assert_same_weights, unsealed

@@ -13,8 +13,8 @@ import polars as pl
 import pytest
 import torch
 
-from common.errors import StepDiffError
-from common.io import sealed as table
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io import sealed as table
 from heads import evaluate
 from heads.data.clip_texts import ClipTexts, write_texts
 from heads.data.packing import Turn
@@ -25,15 +25,15 @@ from heads.methods.socratic import SocraticLM, load_socratic
 from heads.methods.stepdiff import StepDiff
 from heads.methods.vlemb import PairEmbedding, VLEmb
 from store import Feature, Provenance, Store, text_key
-from tasks import registry
-from tasks.benchmarks.convis.files import CONCEPTS
-from tasks.benchmarks.rows import Choice, Ranking, Rating
-from tasks.captions import similarity_rows
-from tasks.postprocess import parse
-from tasks.prompts import SIMILAR_QUESTION
-from tasks.scoring import score
-from tasks.testsets import DiffCap, DiffMCQ, DiffRank, read_test_set, write_test_set
-from weights import fingerprint, resolve
+from stepdiff.tasks import registry
+from stepdiff.tasks.benchmarks.convis.files import CONCEPTS
+from stepdiff.tasks.benchmarks.rows import Choice, Ranking, Rating
+from stepdiff.tasks.captions import similarity_rows
+from stepdiff.tasks.postprocess import parse
+from stepdiff.tasks.prompts import SIMILAR_QUESTION
+from stepdiff.tasks.scoring import score
+from stepdiff.tasks.testsets import DiffCap, DiffMCQ, DiffRank, read_test_set, write_test_set
+from stepdiff.weights import fingerprint, resolve
 
 from .conftest import Capture
 

@@ -13,7 +13,7 @@ import torch
 import yaml
 from torch import nn
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from heads import evaluate, train
 from heads.data.clips import Features
 from heads.methods import stepdiff

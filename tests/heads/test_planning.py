@@ -33,8 +33,8 @@ from heads.training.recipe import (
 )
 from heads.training.sources import Sequences
 from store.testing import tiny_store
-from tasks.prompts import DIFFERENCE_QUESTION, NARRATION_QUESTION, PAIR_SYSTEM, SYSTEM
-from weights import registry, resolve
+from stepdiff.tasks.prompts import DIFFERENCE_QUESTION, NARRATION_QUESTION, PAIR_SYSTEM, SYSTEM
+from stepdiff.weights import registry, resolve
 
 from .conftest import CHANNELS, TOKENS, Capture, recipe
 
@@ -135,7 +135,7 @@ def test_a_plan_of_a_store_has_the_shape_of_its_view(
 def test_the_kitchen_recipes_fit_a_small_card(name: str, capsys: Capture) -> None:
     if not registry.source("smollm2-135m-instruct").is_complete():
         pytest.skip("smollm2-135m-instruct is not fetched")
-    assert dry_run(f"kitchen/{name}", "--card", "rtx4090", "--json") == 0
+    assert dry_run(f"stepdiff/kitchen/{name}", "--card", "rtx4090", "--json") == 0
     assert json.loads(capsys.readouterr().out)["hours"] > 0
 
 
@@ -178,7 +178,7 @@ ASKED = Rows(rows=3, clips=6, prefix=40, questions=4, question=24, answer=10, sa
 def language_model(request: pytest.FixtureRequest, tiny_lm: str) -> str:
     name = request.param
     if name != "tiny" and not registry.source(name).is_complete():
-        pytest.skip(f"{name} is not fetched; run python -m weights fetch {name}")
+        pytest.skip(f"{name} is not fetched; run stepdiff weights fetch {name}")
     return tiny_lm if name == "tiny" else name
 
 

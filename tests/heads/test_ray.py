@@ -16,9 +16,9 @@ import psutil
 import pytest
 import yaml
 
-from common.errors import StepDiffError
-from common.io.locks import locked
-from common.workers.cluster import connected
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.locks import locked
+from stepdiff.common.workers.cluster import connected
 from heads import embed, evaluate, train
 from heads.methods.controls import Chance
 from heads.training.log import read_metrics
@@ -128,7 +128,7 @@ def test_workers_that_die_at_the_same_step_again_and_again_end_the_run() -> None
 @pytest.mark.timeout(900)
 def test_a_training_is_submitted_as_a_job_to_a_head_node(head: Head, world: Path, tiny_lm: str, tmp_path: Path) -> None:
     working = tmp_path / "working"  # the files of a checkout, without its environment
-    for name in ("_stepdiff", "common", "store", "weights", "tasks", "retrieval", "heads"):
+    for name in ("stepdiff", "common", "store", "weights", "tasks", "retrieval", "heads"):
         shutil.copytree(ROOT / name, working / name, ignore=shutil.ignore_patterns("__pycache__"))
     path = str(recipe(world, tiny_lm, tmp_path / "run", **RUNS))
     job = [str(Path(sys.executable).with_name("ray")), "job", "submit", "--address", head.dashboard]

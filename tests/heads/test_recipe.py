@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from heads import train
 from heads.data.packing import Turn
 from heads.evaluation.loading import ANSWERS, method_class
@@ -23,7 +23,7 @@ from heads.training.lineage import load_video_lm
 from heads.training.log import read_metrics
 from heads.training.recipe import Validation, differences, read_recipe
 from store import Store
-from tasks.testsets import ROWS, read_predictions, read_test_set
+from stepdiff.tasks.testsets import ROWS, read_predictions, read_test_set
 
 from .conftest import SYSTEMS, Capture
 
@@ -194,9 +194,9 @@ import json
 
 import numpy as np
 
-from tasks.benchmarks.choosing import score_choices
-from tasks.benchmarks.rows import Choice
-from tasks.spec import Asked, Published, TaskSpec
+from stepdiff.tasks.benchmarks.choosing import score_choices
+from stepdiff.tasks.benchmarks.rows import Choice
+from stepdiff.tasks.spec import Asked, Published, TaskSpec
 
 
 def read(folder):

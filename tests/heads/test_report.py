@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from heads import report, table
 from heads.methods.registry import Regime, stated
 from heads.reporting import tables as published_tables
@@ -20,13 +20,13 @@ from heads.reporting.grid import Block, Cell, Grid, escape_latex, to_latex, to_m
 from heads.reporting.tables import Report, grids
 from heads.training.lineage import disclosure, regime
 from heads.training.recipe import read_recipe
-from kitchen.controls import MostDifferences
-from tasks.bootstrap import interval
-from tasks.postprocess import parse
-from tasks.prompts import SIMILAR_QUESTION
-from tasks.published import PUBLISHED
-from tasks.scoring import score
-from tasks.testsets import read_predictions, read_test_set, write_predictions, write_test_set
+from stepdiff.kitchen.controls import MostDifferences
+from stepdiff.tasks.bootstrap import interval
+from stepdiff.tasks.postprocess import parse
+from stepdiff.tasks.prompts import SIMILAR_QUESTION
+from stepdiff.tasks.published import PUBLISHED
+from stepdiff.tasks.scoring import score
+from stepdiff.tasks.testsets import read_predictions, read_test_set, write_predictions, write_test_set
 
 from .conftest import SKILL, Capture, config, reported
 
@@ -443,11 +443,11 @@ def test_test_sets_of_one_task_differ_in_the_variant_in_the_name_of_their_file(t
 
 
 def test_controls_are_named_and_every_row_has_its_regime(tmp_path: Path, capsys: Capture) -> None:
-    plugin = {"registered": stated(MostDifferences, "kitchen.controls:MostDifferences")}
+    plugin = {"registered": stated(MostDifferences, "stepdiff.kitchen.controls:MostDifferences")}
     heads = {"recipe": {"system": "StepDiff", "regime": "supervised"}}
     rows = [
         ("random", {}, {}, "control: random scores", "none"),
-        ("kitchen.controls:MostDifferences", {}, plugin, "control: most differences, text not read", "none"),
+        ("stepdiff.kitchen.controls:MostDifferences", {}, plugin, "control: most differences, text not read", "none"),
         ("captions-cosine", {"texts": "t.parquet"}, {}, "cosine of texts (t.parquet)", None),
         ("medoid", {"texts": "q.jsonl"}, {}, "control: one caption a category (q.jsonl)", "s1"),
         ("video-lm", {"head": "r"}, heads, "StepDiff (r)", "supervised"),

@@ -18,8 +18,8 @@ import torch
 import yaml
 from safetensors.numpy import load_file
 
-from common.errors import StepDiffError
-from common.io.locks import locked
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.locks import locked
 from heads import ask, evaluate, train
 from heads.data.paired_qa import read_paired_qa
 from heads.models.language_model import LanguageModel, Lora
@@ -33,7 +33,7 @@ from heads.training.validation import Validator
 from heads.training.video_task import VideoTask
 from store import Feature, Provenance, Store
 from store.__main__ import main
-from tasks.prompts import DIFFCAP_SEED, DIFFERENCE_QUESTION
+from stepdiff.tasks.prompts import DIFFCAP_SEED, DIFFERENCE_QUESTION
 
 from .conftest import SYSTEMS, Capture, recipe
 from .runs import SmallTask, assert_same_weights, interrupted_at, train_small, unsealed, weights
@@ -188,7 +188,7 @@ def test_no_clip_of_the_val_or_test_split_trains(world: Path) -> None:
     with pytest.raises(StepDiffError, match=refused):
         read_paired_qa(str(path), unsplit)
     for unknown in (catalog.drop("split"), catalog.with_columns(split=pl.lit(None, pl.String))):
-        assert len(read_paired_qa(str(path), unknown)) == 2, "annotate.pairs makes pairs of such catalogs too"
+        assert len(read_paired_qa(str(path), unknown)) == 2, "stepdiff annotate pairs makes pairs of such catalogs too"
     path.write_text(first + "\n{}\n")
     with pytest.raises(StepDiffError, match=":2: not a PairQA row"):
         read_paired_qa(str(path), catalog)

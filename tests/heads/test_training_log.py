@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import ImageColor
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from heads import train
 from heads.tracking import trackers
 from heads.tracking.curve import COLOURS, RAW, draw_curve

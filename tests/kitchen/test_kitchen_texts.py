@@ -12,20 +12,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.errors import StepDiffError
-from kitchen.__main__ import Options
-from kitchen.attributes import CATEGORY_ATTRIBUTES, Attributes, differences, score
-from kitchen.controls import MostDifferences
-from kitchen.files import pairqa_words, testsets
-from kitchen.files.narration import narrate
-from kitchen.files.pairqa import Record, paired_questions
-from kitchen.files.phrasings import Split, bank
-from kitchen.files.texts import mentioned
-from kitchen.truth import Detail, details_of, judgements, truth_figures
-from kitchen.world import SPLITS, Clip, make_world
-from tasks.prompts import MAIN_ACTION
-from tasks.scoring import score as score_captions
-from tasks.testsets import CATEGORIES, DiffCap, DiffMCQ
+from stepdiff.common.errors import StepDiffError
+from stepdiff.kitchen.__main__ import Options
+from stepdiff.kitchen.attributes import CATEGORY_ATTRIBUTES, Attributes, differences, score
+from stepdiff.kitchen.controls import MostDifferences
+from stepdiff.kitchen.files import pairqa_words, testsets
+from stepdiff.kitchen.files.narration import narrate
+from stepdiff.kitchen.files.pairqa import Record, paired_questions
+from stepdiff.kitchen.files.phrasings import Split, bank
+from stepdiff.kitchen.files.texts import mentioned
+from stepdiff.kitchen.truth import Detail, details_of, judgements, truth_figures
+from stepdiff.kitchen.world import SPLITS, Clip, make_world
+from stepdiff.tasks.prompts import MAIN_ACTION
+from stepdiff.tasks.scoring import score as score_captions
+from stepdiff.tasks.testsets import CATEGORIES, DiffCap, DiffMCQ
 
 WORLD = make_world(132, 0)
 CLIPS = {clip.id: clip for video in WORLD for clip in video.clips}

@@ -18,14 +18,14 @@ from hypothesis import strategies as st
 from jaxtyping import Float32
 from PIL import Image
 
-from kitchen.__main__ import Options, main
-from kitchen.attributes import PLAIN, Attributes, differences, score
-from kitchen.drawing.pen import HEIGHT, SCALE, WIDTH
-from kitchen.drawing.scenes import backdrop, frame
-from kitchen.drawing.stage import moment
-from kitchen.steps import ACTIVITIES, MAIN, STEPS, UNSEEN_ACTIVITIES, Step
-from kitchen.world import FPS, HELD_OUT_PAIRS, Look, held_out, make_world
-from tasks.testsets import CATEGORIES
+from stepdiff.kitchen.__main__ import Options, main
+from stepdiff.kitchen.attributes import PLAIN, Attributes, differences, score
+from stepdiff.kitchen.drawing.pen import HEIGHT, SCALE, WIDTH
+from stepdiff.kitchen.drawing.scenes import backdrop, frame
+from stepdiff.kitchen.drawing.stage import moment
+from stepdiff.kitchen.steps import ACTIVITIES, MAIN, STEPS, UNSEEN_ACTIVITIES, Step
+from stepdiff.kitchen.world import FPS, HELD_OUT_PAIRS, Look, held_out, make_world
+from stepdiff.tasks.testsets import CATEGORIES
 
 WORLD = make_world(Options.videos, Options.seed)
 CLIPS = [clip for video in WORLD for clip in video.clips]

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from retrieval import build_index
 from retrieval.__main__ import main
 from retrieval.index.index import open_index

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from common.errors import DamageError, StepDiffError
+from stepdiff.common.errors import DamageError, StepDiffError
 from retrieval.__main__ import main
 from retrieval.index.builder import build_index
 from retrieval.index.index import DamagedIndex, open_index, read_faiss

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from retrieval.__main__ import main
 from retrieval.index.builder import build_index
 from retrieval.index.factory import FLAT, Budgets, budgets, choose, memory_bytes

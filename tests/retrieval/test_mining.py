@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from retrieval import build_index, duplicates
 from retrieval.__main__ import main
 from retrieval.mining.negatives import Difference, Drawn, TestSet, draw, hard_negatives, random_negatives

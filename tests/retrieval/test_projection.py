@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from retrieval.__main__ import main
 from retrieval.projection import map_of, pooled_feature, project, sample_rows
 from store import Feature, Provenance, Store, View

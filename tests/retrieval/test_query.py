@@ -17,7 +17,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from featurize.encoders import Encoder, load
 from featurize.plan import Task
 from featurize.shard import featurize_shard
@@ -27,7 +27,7 @@ from retrieval.__main__ import main
 from retrieval.queries.search import compute, of_file, resolve
 from store import Store, View, text_key
 from store.__main__ import main as store_main
-from weights import resolve as resolve_weights
+from stepdiff.weights import resolve as resolve_weights
 
 Fill = Callable[..., View]
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from retrieval import neighbours
 from retrieval.exact import cosines, nearest_of, search_exactly
 from retrieval.index.builder import build_index

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from store import Feature, Provenance, Store
 from store.verbs.compact import compact
 from store.verbs.drop import drop

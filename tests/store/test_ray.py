@@ -12,8 +12,8 @@ import pytest
 import ray.data
 from ray.data.datasource import ReadTask
 
-from common.errors import StepDiffError
-from common.workers.cluster import local_ray
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.workers.cluster import local_ray
 from store import Feature, Provenance, Store, View
 from store.ray import ViewDatasource, read_view
 from store.verbs.drop import drop

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from store import Feature, View
 from store.batches import Batch, Batches, _steps
 

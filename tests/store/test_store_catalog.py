@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.errors import StepDiffError
-from common.io.local import LocalPath
-from common.io.remote import RemotePath
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.local import LocalPath
+from stepdiff.common.io.remote import RemotePath
 from featurize.manifest import read_manifest
 from featurize.windows import read_windows
 from store import Catalog, Feature, Provenance, Store, text_key

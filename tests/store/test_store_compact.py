@@ -14,8 +14,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from common.errors import StepDiffError
-from common.io.locks import locked
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.locks import locked
 from store import Store, View
 from store.__main__ import main
 from store.verbs.compact import compact

@@ -13,9 +13,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from common.errors import StepDiffError
-from common.io import sealed
-from common.io.sealed import BLANK
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io import sealed
+from stepdiff.common.io.sealed import BLANK
 from store import Feature, Store, View
 from store.__main__ import main
 from store.damage.view_damage import view_damage

@@ -17,12 +17,12 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from common.errors import StepDiffError
-from common.io import sealed as table
-from common.io.local import LocalPath
-from common.io.locks import locked
-from common.io.parquet_sizes import check_sizes
-from common.io.sealed import BLANK, crc32c, seal
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io import sealed as table
+from stepdiff.common.io.local import LocalPath
+from stepdiff.common.io.locks import locked
+from stepdiff.common.io.parquet_sizes import check_sizes
+from stepdiff.common.io.sealed import BLANK, crc32c, seal
 from store import Catalog, Store, View
 from store.__main__ import main
 from store.catalog.key_index import built, pack

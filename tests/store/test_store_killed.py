@@ -26,9 +26,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from common.errors import StepDiffError
-from common.io import object_stores
-from common.io.files import place
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io import object_stores
+from stepdiff.common.io.files import place
 from store import Feature, Provenance, Store, View
 from store.__main__ import main
 from store.damage.view_damage import view_damage

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import StepDiffError
-from common.io import locks, object_stores
-from common.io.files import place
-from common.io.locks import LEASE, Lease, check_held, holds, locked
-from common.io.remote import RemotePath
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io import locks, object_stores
+from stepdiff.common.io.files import place
+from stepdiff.common.io.locks import LEASE, Lease, check_held, holds, locked
+from stepdiff.common.io.remote import RemotePath
 from store import Store
 from tests.store.conftest import ROOT
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from common.io.sealed import BLANK
+from stepdiff.common.io.sealed import BLANK
 from store import Store, View
 from store.__main__ import main
 from store.format.layout import write_json
@@ -98,8 +98,8 @@ def test_a_snapshot_that_is_called_now_is_refused_and_an_earlier_one_is_listed_b
 
 TAG = """
 import os, signal, sys
-from common.io import local
-from common.io.sealed import BLANK
+from stepdiff.common.io import local
+from stepdiff.common.io.sealed import BLANK
 from store import Store
 from store.snapshots.tag import tag
 real = local.LocalPath.put

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from featurize.encoders import load
 from store import Feature, Provenance, Store, View
 from store.__main__ import main
@@ -110,7 +110,7 @@ def declared(name: str) -> dict[str, Feature] | None:
 def test_known_features_equal_those_that_featurize_declares(name: str) -> None:
     features = declared(name)
     if features is None:
-        pytest.skip(f"weights of {name} are not at hand: python -m weights fetch {name}")
+        pytest.skip(f"weights of {name} are not at hand: stepdiff weights fetch {name}")
     assert {feature: form.shape for feature, form in features.items()} == ENCODERS[name].features
     assert {form.dtype for feature, form in features.items() if feature != "tokens"} == {"float32"}
 

@@ -22,8 +22,8 @@ import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from common.errors import DamageError, StepDiffError
-from common.io.direct_io import LEAST, PAGE, aligned_empty
+from stepdiff.common.errors import DamageError, StepDiffError
+from stepdiff.common.io.direct_io import LEAST, PAGE, aligned_empty
 from store import Feature, Store, View
 from store.io.commit_group import Together
 from tests.store.conftest import ROOT, flip
@@ -102,7 +102,7 @@ def test_a_missing_index_entry_is_the_fill_value_where_status_is_1(make_view: Ma
 MASKS = """
 import sys
 import numpy as np
-from common.errors import DamageError, StepDiffError
+from stepdiff.common.errors import DamageError, StepDiffError
 from store import Batches, Store
 from store.exchange.arrow import record_batches
 view = Store.open(sys.argv[1]).view("clips", "net")

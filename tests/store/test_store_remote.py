@@ -19,10 +19,10 @@ import pytest
 import tensorstore
 import zarr
 
-from common.errors import StepDiffError
-from common.io import object_stores
-from common.io.files import place
-from common.io.remote import RemotePath
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io import object_stores
+from stepdiff.common.io.files import place
+from stepdiff.common.io.remote import RemotePath
 from store import Feature, Provenance, Store, View
 from store.__main__ import main
 from store.format.shard import index_bytes

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from common.errors import DamageError, StepDiffError
+from stepdiff.common.errors import DamageError, StepDiffError
 from store import Feature, Provenance, Store, View
 from store.__main__ import main
 from store.batches import Batches

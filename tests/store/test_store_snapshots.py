@@ -13,9 +13,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from common.errors import StepDiffError
-from common.io import local
-from common.io.sealed import BLANK
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io import local
+from stepdiff.common.io.sealed import BLANK
 from store import Batches, Feature, Provenance, Store, View
 from store.__main__ import main
 from store.format.layout import write_json

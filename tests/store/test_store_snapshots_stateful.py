@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from store import Feature, Provenance, Store
 from store.snapshots.manifest import delete_snapshot
 from store.snapshots.tag import tag

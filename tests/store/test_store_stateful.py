@@ -30,8 +30,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 from jaxtyping import Int, Shaped
 
-from common.errors import StepDiffError
-from common.io.files import Place, place
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import Place, place
 from store import Store, View
 from store.batches import Batches
 from store.damage.view_damage import view_damage

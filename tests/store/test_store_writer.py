@@ -13,10 +13,10 @@ import polars as pl
 import pytest
 import torch
 
-from common.errors import HeldError, StepDiffError
-from common.io import local as commit_files
-from common.io.direct_io import LEAST, aligned_empty
-from common.io.local import temporary
+from stepdiff.common.errors import HeldError, StepDiffError
+from stepdiff.common.io import local as commit_files
+from stepdiff.common.io.direct_io import LEAST, aligned_empty
+from stepdiff.common.io.local import temporary
 from store import Feature, Provenance, Store, View
 from store.damage.withdrawal import withdraw_damaged
 from store.io.commit_group import Together

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from store import Feature, Provenance, Store, View
 from store.format.quantise import dequantise as on_cpu
 from store.format.quantise import quantise

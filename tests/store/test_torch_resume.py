@@ -19,7 +19,7 @@ import pytest
 from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from store import Feature, Provenance, Store, View
 from store.torch import FeatureStream, prefetch
 

@@ -12,21 +12,21 @@ import numpy as np
 import polars as pl
 import pytest
 
-from annotate import export
-from common.errors import StepDiffError
+from stepdiff.annotate import export
+from stepdiff.common.errors import StepDiffError
 from heads import evaluate
-from kitchen import make_world
-from kitchen.attributes import Attributes
-from kitchen.drawing.video import draw
-from kitchen.steps import ACTIVITIES, STEPS
-from kitchen.world import Video
+from stepdiff.kitchen import make_world
+from stepdiff.kitchen.attributes import Attributes
+from stepdiff.kitchen.drawing.video import draw
+from stepdiff.kitchen.steps import ACTIVITIES, STEPS
+from stepdiff.kitchen.world import Video
 from retrieval.verbs.files import negatives_main
 from store import Feature, Provenance, Store, View, text_key
-from tasks import registry
-from tasks.benchmarks.captaincook import CATEGORIES, diffcap_rows, read_mistakes, read_retrieval
-from tasks.benchmarks.captaincook_files import SPLIT, TAGS, instruction_of, read_recorded
-from tasks.spec import Asked
-from tasks.testsets import read_test_set, write_test_set
+from stepdiff.tasks import registry
+from stepdiff.tasks.benchmarks.captaincook import CATEGORIES, diffcap_rows, read_mistakes, read_retrieval
+from stepdiff.tasks.benchmarks.captaincook_files import SPLIT, TAGS, instruction_of, read_recorded
+from stepdiff.tasks.spec import Asked
+from stepdiff.tasks.testsets import read_test_set, write_test_set
 
 RECIPES = list(ACTIVITIES)
 STEP_IDS = {name: number for number, name in enumerate(STEPS, 1)}
@@ -387,7 +387,7 @@ def test_random_scores_of_the_sample_world_are_near_chance(kitchen: Path) -> Non
 def test_mistakes_become_diffcap_rows_and_these_become_diffmcq(
     kitchen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """annotate.export writes the file that retrieval negatives reads."""
+    """stepdiff annotate export writes the file that retrieval negatives reads."""
     diffcap, diffmcq = tmp_path / "diffcap.jsonl", tmp_path / "diffmcq.jsonl"
     assert export.main(["--captaincook", str(kitchen / "data"), "--diffcap", str(diffcap)]) == 0
     assert f"retrieval negatives --store STORE --view VIEW --test-set {diffcap}" in capsys.readouterr().out

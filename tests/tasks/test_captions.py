@@ -11,11 +11,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tasks.clauses import finite, gerund
-from tasks.declining import agreeing, asked_first, declines
-from tasks.postprocess import names_video, parse
-from tasks.scoring import score
-from tasks.testsets import DiffCap, DiffRank
+from stepdiff.tasks.clauses import finite, gerund
+from stepdiff.tasks.declining import agreeing, asked_first, declines
+from stepdiff.tasks.postprocess import names_video, parse
+from stepdiff.tasks.scoring import score
+from stepdiff.tasks.testsets import DiffCap, DiffRank
 
 PHRASINGS = [json.loads(line) for line in (Path(__file__).parent / "phrasings.jsonl").read_text().splitlines()]
 # Plain results that are in no list and read well enough.

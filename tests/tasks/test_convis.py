@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from common.errors import StepDiffError
-from tasks import registry
-from tasks.benchmarks.convis.files import CONCEPTS, Predicted, clip_of, export, read_answers, read_published_predictions
-from tasks.benchmarks.convis.pairs import people, read, score
-from tasks.benchmarks.convis.retrieval import compare
-from tasks.benchmarks.rows import Ranking, Rating
+from stepdiff.common.errors import StepDiffError
+from stepdiff.tasks import registry
+from stepdiff.tasks.benchmarks.convis.files import CONCEPTS, Predicted, clip_of, export, read_answers, read_published_predictions
+from stepdiff.tasks.benchmarks.convis.pairs import people, read, score
+from stepdiff.tasks.benchmarks.convis.retrieval import compare
+from stepdiff.tasks.benchmarks.rows import Ranking, Rating
 
 DATA = Path(__file__).parents[3] / "shared/data/convis"
 NAMES = [concept.name for concept in CONCEPTS]

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.errors import StepDiffError
-from tasks import registry
-from tasks.benchmarks.choosing import share_right
-from tasks.benchmarks.crossvid import ERRORS, read, without_letters
-from tasks.benchmarks.ranking import CUTS, first_right, score_rankings
-from tasks.benchmarks.rows import Ranking
-from tasks.benchmarks.summary import groups_of
+from stepdiff.common.errors import StepDiffError
+from stepdiff.tasks import registry
+from stepdiff.tasks.benchmarks.choosing import share_right
+from stepdiff.tasks.benchmarks.crossvid import ERRORS, read, without_letters
+from stepdiff.tasks.benchmarks.ranking import CUTS, first_right, score_rankings
+from stepdiff.tasks.benchmarks.rows import Ranking
+from stepdiff.tasks.benchmarks.summary import groups_of
 
 CC: list[dict[str, Any]] = [
     {

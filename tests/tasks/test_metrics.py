@@ -18,11 +18,11 @@ from pycocoevalcap.rouge.rouge import Rouge
 from scipy import stats
 from scipy.stats import kendalltau
 
-from tasks.agreement import alpha, ceiling
-from tasks.bootstrap import Figure, Resamples, draw_counts, holm, interval, intervals, mean_figure, paired_p, tail_share
-from tasks.captions import bleu, bleu_parts, cider_rows, count_corpus, rouge_rows
-from tasks.correlation import kendall, spearman
-from tasks.scoring import kendall_tau
+from stepdiff.tasks.agreement import alpha, ceiling
+from stepdiff.tasks.bootstrap import Figure, Resamples, draw_counts, holm, interval, intervals, mean_figure, paired_p, tail_share
+from stepdiff.tasks.captions import bleu, bleu_parts, cider_rows, count_corpus, rouge_rows
+from stepdiff.tasks.correlation import kendall, spearman
+from stepdiff.tasks.scoring import kendall_tau
 
 # Few words, so that n-grams recur; spaces that split() and split(" ") treat differently.
 WORDS = ["the", "The", "pan", "pan,", "ein", "Öl", "油", "🍳", "e\u0301", "\ud800", "a"]

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from common.errors import StepDiffError
-from tasks.testsets import (
+from stepdiff.common.errors import StepDiffError
+from stepdiff.tasks.testsets import (
     DiffCap,
     DiffMCQ,
     DiffRank,

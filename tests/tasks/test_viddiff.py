@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from common.errors import StepDiffError
-from tasks import registry
-from tasks.benchmarks.judging import Conversation, Judge
-from tasks.benchmarks.viddiff import closed
-from tasks.benchmarks.viddiff import open as opened
-from tasks.benchmarks.viddiff.differences import parse_differences
-from tasks.benchmarks.viddiff.files import clips, read_samples
-from tasks.benchmarks.viddiff.matching import match_by_cosine, parse_matching, parse_opposites
-from tasks.spec import Asked
+from stepdiff.common.errors import StepDiffError
+from stepdiff.tasks import registry
+from stepdiff.tasks.benchmarks.judging import Conversation, Judge
+from stepdiff.tasks.benchmarks.viddiff import closed
+from stepdiff.tasks.benchmarks.viddiff import open as opened
+from stepdiff.tasks.benchmarks.viddiff.differences import parse_differences
+from stepdiff.tasks.benchmarks.viddiff.files import clips, read_samples
+from stepdiff.tasks.benchmarks.viddiff.matching import match_by_cosine, parse_matching, parse_opposites
+from stepdiff.tasks.spec import Asked
 from tests.tasks.viddiff_files import SPLITS, TRUTHS, benchmark, entry, write
 
 

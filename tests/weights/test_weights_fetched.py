@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import StepDiffError
-from weights import NAMES, resolve
+from stepdiff.common.errors import StepDiffError
+from stepdiff.weights import NAMES, resolve
 
 
 def fetched(name: str) -> Path:

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from featurize.encoders.internvideo.model import SIZES, InternVideoMM, Size
 
 _PREFIX = "clip."

@@ -22,7 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from heads.data.clips import Features
 from heads.data.packing import PADDING, TEXT, Packed
 from heads.evidence.naming import Naming
@@ -31,7 +31,7 @@ from heads.models.public.model import IMAGE, TURN_ENDS, PublicLM, patches
 from heads.models.streaming import Tokens, Words
 from heads.models.video_lm import columns_to_front
 from store import Store
-from weights import fingerprint, resolve
+from stepdiff.weights import fingerprint, resolve
 
 _AROUND = "<fake_token_around_image>"
 

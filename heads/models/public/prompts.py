@@ -17,9 +17,9 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from torch import Tensor
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from heads.data.packing import TEXT, Chat, ChatPieces, Packed, Packer, Row, Turn, space_after
-from tasks.prompts import PAIR_SYSTEM
+from stepdiff.tasks.prompts import PAIR_SYSTEM
 
 _QUESTION, _ANSWER = "@@question@@", "@@answer@@"
 _PER_SECOND = 1000  # frames are numbered by their milliseconds

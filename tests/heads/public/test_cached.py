@@ -12,10 +12,10 @@ import transformers as hf
 import yaml
 from torch.nn import functional
 
-from annotate import captions
-from annotate.captioners.vision import caption
-from annotate.qa.prompts import QUESTIONS
-from common.errors import StepDiffError
+from stepdiff.annotate import captions
+from stepdiff.annotate.captioners.vision import caption
+from stepdiff.annotate.qa.prompts import QUESTIONS
+from stepdiff.common.errors import StepDiffError
 from heads import evaluate, train
 from heads.data.clip_texts import ClipTexts
 from heads.data.packing import Chat, Turn

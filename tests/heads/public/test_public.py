@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from annotate import captions
-from annotate.captioners.vision import caption
-from annotate.qa.prompts import QUESTIONS
-from common.errors import StepDiffError
+from stepdiff.annotate import captions
+from stepdiff.annotate.captioners.vision import caption
+from stepdiff.annotate.qa.prompts import QUESTIONS
+from stepdiff.common.errors import StepDiffError
 from heads import evaluate
 from heads.data.clip_texts import ClipTexts
 from heads.data.packing import TEXT, Turn

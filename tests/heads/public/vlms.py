@@ -11,7 +11,7 @@ from PIL import Image
 
 from featurize.encoders import load
 from store import Store
-from tasks.prompts import system
+from stepdiff.tasks.prompts import system
 
 from .vlm_models import MODELS
 

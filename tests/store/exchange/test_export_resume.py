@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from common.errors import DamageError, StepDiffError
+from stepdiff.common.errors import DamageError, StepDiffError
 from store import Store, View
 from store.__main__ import main
 from store.exchange import writers  # noqa: E402

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from store import Store, View
 from store.__main__ import main
 from store.exchange.commands import ImportOptions

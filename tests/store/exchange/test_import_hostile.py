@@ -15,8 +15,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from annotate.sources.images import read_images
-from common.errors import StepDiffError
+from stepdiff.annotate.sources.images import read_images
+from stepdiff.common.errors import StepDiffError
 from store import Store
 from store.exchange.commands import ImportOptions
 from store.exchange.intake import take_in

@@ -1,0 +1,194 @@
+"""Datasets of actions with words about them, as their authors publish them, and the clips that they give.
+
+    captaincook          github.com/CaptainCook4D/annotations: a step of a recipe, with the mistakes in it
+    egoexo-exo           Ego-Exo4D: what an expert says about the seconds before a moment, in the best exocentric view
+    egoexo-ego           the same in the egocentric view
+    assembly101-fine     Assembly101: fine-grained actions of all views
+    assembly101-coarse   the same with coarse actions
+
+Videos have the paths that the authors use, from the folder of the dataset.
+
+Guarantees
+- what an expert says is about the seconds before the moment
+- two actions of one interval are one clip
+"""
+
+import csv
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from stepdiff.common.errors import StepDiffError
+from stepdiff.tasks.benchmarks.captaincook_files import read_recorded
+from stepdiff.tasks.benchmarks.published_files import read_entries, read_json, text_of, value_of
+
+SPLITS = ("train", "val", "test")
+EGOEXO = "docs.ego-exo4d-data.org"
+ASSEMBLY = "github.com/assembly-101/assembly101-annotations"
+RATE = 30
+"""frames a second, in which Assembly101 counts"""
+BEFORE = 8.0
+"""seconds before a moment that an expert comments, our choice: the annotations have the moment only"""
+TWICE = "actions of an interval that has one already"
+Rows = list[dict[str, Any]]
+
+
+def _captaincook(folder: Path, seconds: float | None, left_out: Counter[str]) -> Iterator[pl.DataFrame]:
+    for part in SPLITS:
+        recorded = read_recorded(folder, part)
+        left_out.update(recorded.left_out)
+        rows = [
+            _row(step.clip, f"{step.recording}_360p.mp4", step.start, step.end, part)
+            | {"step": step.instruction, "step_id": step.step_id, "activity": step.recipe}
+            | {"mistakes": " ".join(mistake.description.strip() for mistake in step.mistakes)}
+            for step in recorded.steps
+        ]
+        yield _frame(rows)
+
+
+def _egoexo(view: str) -> Callable[[Path, float | None, Counter[str]], Iterator[pl.DataFrame]]:
+    def read(folder: Path, seconds: float | None, left_out: Counter[str]) -> Iterator[pl.DataFrame]:
+        takes = {text_of(take, "take_uid"): take for _, take in read_entries(folder / "takes.json", EGOEXO, "take")}
+        for part in SPLITS:
+            path = folder / "annotations" / f"expert_commentary_{part}.json"
+            if part != "train" and not path.exists():  # test is not public
+                continue
+            rows: Rows = []
+            found = read_json(path, EGOEXO)
+            try:
+                for uid, annotations in found["annotations"].items():
+                    if uid not in takes or (video := _view(takes[uid], view)) is None:
+                        left_out["takes without this view"] += 1
+                    else:
+                        rows += _commentary(annotations, video, part, seconds or BEFORE, left_out)
+            except (StepDiffError, AttributeError, KeyError, TypeError, ValueError) as error:
+                raise StepDiffError(f"{path}: not expert commentary ({error}); get it again from {EGOEXO}") from error
+            yield _frame(rows)
+
+    return read
+
+
+def _view(take: dict[str, Any], view: str) -> str | None:
+    """Return the video of a view of a take, from the folder of the dataset; None if it has none."""
+    cameras = value_of(take, "frame_aligned_videos")
+    if view == "exo":
+        camera = cameras.get(take.get("best_exo"), {}).get("0")
+    else:
+        names = [name for name in cameras if name.lower().startswith("aria")]
+        camera = cameras[names[0]].get("rgb") if names else None
+    return None if camera is None else f"{text_of(take, 'root_dir')}/{text_of(camera, 'relative_path')}"
+
+
+def _commentary(
+    annotations: Sequence[dict[str, Any]], video: str, part: str, before: float, left_out: Counter[str]
+) -> Rows:
+    """Return the clips of what experts say about a take."""
+    said: dict[tuple[float, float], list[str]] = {}
+    activity = ""
+    for annotation in annotations:
+        activity = annotation.get("task_name") or activity
+        for comment in value_of(annotation, "commentary_data"):
+            end, text = float(value_of(comment, "video_time")), comment.get("text")
+            if comment.get("error") or not isinstance(text, str) or not text.strip():
+                left_out["comments without a transcript"] += 1
+            elif not 0 < end < float("inf"):
+                left_out["comments before the video"] += 1
+            else:
+                said.setdefault((round(max(end - before, 0.0), 3), end), []).append(" ".join(text.split()))
+    return [
+        _row(
+            _id(video.removeprefix("takes/").replace("/frame_aligned_videos", ""), start, end), video, start, end, part
+        )
+        | {"activity": activity, "narration": " ".join(said[start, end])}
+        for start, end in sorted(said)
+    ]
+
+
+def _fine(folder: Path, seconds: float | None, left_out: Counter[str]) -> Iterator[pl.DataFrame]:
+    for part in SPLITS:
+        path = folder / "fine-grained-annotations" / f"{'validation' if part == 'val' else part}.csv"
+        if part != "train" and not path.exists():
+            continue
+        actions: dict[tuple[str, int, int], tuple[str, str]] = {}
+        try:
+            with path.open(encoding="utf-8-sig", newline="") as file:
+                for row in csv.DictReader(file):
+                    place = row["video"], int(row["start_frame"]), int(row["end_frame"])
+                    left_out[TWICE] += place in actions
+                    actions.setdefault(place, (row["action_cls"], row["toy_name"]))
+        except (OSError, csv.Error, KeyError, TypeError, ValueError) as error:
+            raise StepDiffError(f"{path}: not annotations of Assembly101 ({error!r}); see {ASSEMBLY}") from error
+        yield _actions(actions, part, left_out)
+
+
+def _coarse(folder: Path, seconds: float | None, left_out: Counter[str]) -> Iterator[pl.DataFrame]:
+    root = folder / "coarse-annotations"
+    views: dict[str, list[str]] = {}
+    for line in _lines(root / "coarse_seq_views.txt"):
+        sequence, _, view = line.strip().rpartition("/")
+        views.setdefault(sequence, []).append(view)
+    for part in SPLITS:
+        actions: dict[tuple[str, int, int], tuple[str, str]] = {}
+        for kind in ("assembly", "disassembly"):
+            split = root / "coarse_splits" / f"{part}_coarse_{kind}.txt"
+            for line in _lines(split) if part == "train" or split.exists() else ():
+                name, *_, toy = line.rstrip("\n").split("\t")
+                labels = root / "coarse_labels" / name
+                for label in _lines(labels):
+                    start, end, *action = label.split(maxsplit=2)
+                    if not action:
+                        left_out["actions that are withheld"] += 1
+                        continue
+                    for view in views.get(name.removesuffix(".txt"), ()):
+                        video = f"{name.removesuffix('.txt').removeprefix(f'{kind}_')}/{view}"
+                        place = video, int(start), int(end)
+                        left_out[TWICE] += place in actions
+                        actions.setdefault(place, (action[0].strip(), toy))
+        yield _actions(actions, part, left_out)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise StepDiffError(f"{path}: cannot be read ({error}); get it from {ASSEMBLY}") from error
+
+
+def _actions(actions: dict[tuple[str, int, int], tuple[str, str]], part: str, left_out: Counter[str]) -> pl.DataFrame:
+    """Return the clips of actions by video, first and last frame."""
+    rows: Rows = []
+    for (name, first, last), (action, toy) in sorted(actions.items()):
+        if not 0 <= first < last:
+            left_out["actions that do not end after their start"] += 1
+            continue
+        start, end = round(first / RATE, 3), round(last / RATE, 3)
+        video = f"recordings/{name}"
+        rows.append(_row(_id(name, start, end), video, start, end, part) | {"step": action, "activity": toy})
+    return _frame(rows)
+
+
+def _id(video: str, start: float, end: float) -> str:
+    return f"{video.rpartition('.')[0]}_{start!r}_{end!r}"
+
+
+def _row(clip: str, video: str, start: float, end: float, split: str) -> dict[str, Any]:
+    return {"clip": clip, "video": video, "start": start, "end": end, "split": split}
+
+
+def _frame(rows: Rows) -> pl.DataFrame:
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+Read = Callable[[Path, float | None, Counter[str]], Iterator[pl.DataFrame]]
+DATASETS: dict[str, Read] = {
+    "captaincook": _captaincook,
+    "egoexo-exo": _egoexo("exo"),
+    "egoexo-ego": _egoexo("ego"),
+    "assembly101-fine": _fine,
+    "assembly101-coarse": _coarse,
+}
+"""name -> reader: takes the folder, the seconds of a clip about a moment (None: BEFORE) and a counter of what it leaves
+out, and yields blocks of clips. StepDiffError: a file is missing or of another form"""

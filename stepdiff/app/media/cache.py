@@ -1,0 +1,72 @@
+"""A folder of files that can be made again, with a limit of size.
+
+Guarantees
+- a file appears whole or not at all
+- a file that several requests need is made once
+- after a file is added, the folder is at most as large as its limit; the files that were read longest ago go first
+"""
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from stepdiff.common.errors import StepDiffError
+
+
+class Cache:
+    """A folder of made files. Other processes may use the same folder."""
+
+    def __init__(self, folder: Path, most: int) -> None:
+        """Use `folder`, which need not exist yet, for at most `most` bytes."""
+        self._folder, self._most = folder, most
+        self._lock = threading.Lock()
+        self._making: dict[str, threading.Lock] = {}
+
+    def get(self, identity: str, suffix: str, make: Callable[[Path], None]) -> Path:
+        """Return the file of an identity; `make` writes it to a path where it does not exist yet.
+
+        Raises:
+            StepDiffError: The folder cannot be written, or as `make`.
+        """
+        name = hashlib.sha256(identity.encode()).hexdigest()[:40] + suffix
+        path = self._folder / name
+        with self._lock:
+            making = self._making.setdefault(name, threading.Lock())
+        with making:
+            try:
+                os.utime(path)  # the time of the last use
+                return path
+            except FileNotFoundError:
+                pass
+            part = path.with_name(f".{os.getpid()}-{threading.get_ident()}{suffix}")
+            try:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                make(part)
+                part.replace(path)
+            except OSError as error:
+                raise StepDiffError(f"{self._folder} cannot be written ({error}): give another --cache") from error
+            finally:
+                part.unlink(missing_ok=True)
+                with self._lock:
+                    self._making.pop(name, None)
+        self._shrink(path)
+        return path
+
+    def _shrink(self, newest: Path) -> None:
+        """Delete the files that were used longest ago until the folder is small enough; keep `newest`."""
+        with self._lock:
+            files = []
+            for entry in os.scandir(self._folder):
+                try:
+                    files.append((entry.stat().st_mtime, entry.stat().st_size, entry.path))
+                except FileNotFoundError:  # another process has deleted it
+                    continue
+            total = sum(size for _, size, _ in files)
+            for _, size, file in sorted(files):
+                if total <= self._most:
+                    return
+                if Path(file) != newest and not Path(file).name.startswith("."):
+                    Path(file).unlink(missing_ok=True)
+                    total -= size

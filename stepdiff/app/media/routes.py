@@ -1,0 +1,56 @@
+"""Clips as video files and pictures, at /media."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from fastapi import Path as InPath
+from fastapi.responses import FileResponse
+
+from stepdiff.app.media.cut import cut, filmstrip
+from stepdiff.app.site import Site
+from stepdiff.common.io.tars import stat_of
+
+Key = Annotated[str, InPath(max_length=1000, description="clip id")]
+_HEADERS = {"Cache-Control": "private, max-age=3600"}
+
+
+def router(site: Site) -> APIRouter:
+    """Return the routes of a site's media."""
+    routes = APIRouter(prefix="/media", tags=["media"])
+
+    @routes.get("/video/{key:path}", response_class=FileResponse)
+    def video(key: Key) -> FileResponse:
+        """The clip as MP4, with byte ranges."""
+        return clip_video(site, key)
+
+    @routes.get("/strip/{key:path}", response_class=FileResponse)
+    def strip(
+        key: Key, frames: Annotated[int, Query(ge=1, le=16)] = 8, height: Annotated[int, Query(ge=32, le=480)] = 90
+    ) -> FileResponse:
+        """Frames of the clip, side by side, as JPEG; one frame is a thumbnail."""
+
+        def make(file: Path, start: float, end: float, out: Path) -> None:
+            filmstrip(file, start, end, frames, height, out)
+
+        path = _made(site, key, f"strip of {frames}, {height}", ".jpg", make)
+        return FileResponse(path, media_type="image/jpeg", headers=_HEADERS)
+
+    return routes
+
+
+def clip_video(site: Site, key: str) -> FileResponse:
+    """Return a clip as MP4. UnknownError: the store has no such clip, or no file of it."""
+    return FileResponse(_made(site, key, "video", ".mp4", cut), media_type="video/mp4", headers=_HEADERS)
+
+
+def _made(site: Site, key: str, kind: str, suffix: str, make: Callable[[Path, float, float, Path], None]) -> Path:
+    """Return the file of a clip from the cache. Its name has the size and time of the video, which may be replaced."""
+    clip = site.clip(key)
+    file = site.file(clip)
+    assert clip.start is not None and clip.end is not None
+    start, end = clip.start, clip.end
+    about = stat_of(file)
+    identity = "\n".join(map(str, (kind, file, about.st_size, about.st_mtime_ns, start, end)))
+    return site.cache.get(identity, suffix, lambda out: make(file, start, end, out))

@@ -1,0 +1,128 @@
+"""The heads among a site's runs: those that answer questions and those of words; and heads in memory."""
+
+import threading
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stepdiff.app.kept import Kept
+from stepdiff.app.site import BEST, MOST_RUNS, Site, UnknownError
+from stepdiff.common.errors import StepDiffError
+from heads.evidence.head import COPY, FILE, WordHead
+from heads.training.recipe import read_recipe
+
+if TYPE_CHECKING:
+    from heads.methods.stepdiff import StepDiff
+    from heads.methods.word_evidence import WordEvidence
+
+MOST_WORDS = 2
+"""heads of words in memory"""
+
+
+@dataclass(frozen=True)
+class RunHead:
+    """A run of `python -m heads.train` that can answer questions."""
+
+    name: str
+    """its folder in the folder of runs"""
+    stamp: int
+    """when its best checkpoint was chosen: a run that is trained again is another head"""
+    system: str
+    """VCLM, Interleaved or StepDiff, by its recipe"""
+    language_model: str
+    view: str
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A head in memory."""
+
+    head: RunHead
+    method: "StepDiff"
+    device: str
+    precision: str
+
+    def computing(self) -> AbstractContextManager[Any]:
+        """Return the precision of the head's recipe, as `heads.ask` computes in it."""
+        from heads.models.language_model import autocast
+
+        return autocast(self.device, self.precision)
+
+
+class Runs:
+    """The runs of a site."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._known: dict[tuple[Path, int], RunHead | None] = {}
+        self._words: Kept[tuple[Path, int], WordEvidence] = Kept(MOST_WORDS)
+        self._lock = threading.Lock()
+
+    def heads(self) -> list[RunHead]:
+        """Return the heads that answer questions, by name; runs that cannot be read are left out."""
+        found = [folder for folder in self._site.finished_runs() if (folder / "recipe.yaml").is_file()]
+        with self._lock:
+            return [head for folder in found[:MOST_RUNS] if (head := self._head(folder)) is not None]
+
+    def head(self, name: str) -> RunHead:
+        """Return a head by its name. Raises UnknownError where the runs have none of that name."""
+        for head in self.heads():
+            if head.name == name:
+                return head
+        raise UnknownError(
+            f"no head {name[:200]!r} among the runs: start the server with --runs, the folder of a trained head"
+        )
+
+    def load(self, head: RunHead) -> Loaded:
+        """Load a head, as `heads.ask` does. Raises StepDiffError where that is not possible."""
+        from heads.models.language_model import pick_device
+        from heads.training.lineage import load_stepdiff
+
+        device = pick_device(self._site.device)
+        method, recipe = load_stepdiff(self._folder(head.name), self._site.store, device)
+        return Loaded(head, method, device, recipe.precision)
+
+    def words(self) -> list[str]:
+        """Return the names of the heads of words; of copies with equal weights, such as that of a run, the first."""
+        copies = [folder / COPY for folder in self._site.run_folders(f"{COPY}/{FILE}")]
+        of_weights: dict[object, Path] = {}
+        for folder in [*self._site.run_folders(FILE), *copies][:MOST_RUNS]:
+            of_weights.setdefault(tuple(file.name for file in folder.glob("words-*")) or folder, folder)
+        return [self._name(folder) for folder in of_weights.values()]
+
+    def evidence(self, name: str) -> "WordEvidence":
+        """Return a head of `words` over the store. StepDiffError: it is damaged, or reads other features."""
+        from heads.methods.word_evidence import WordEvidence
+
+        folder = self._folder(name)
+        key = folder, (folder / FILE).stat().st_mtime_ns
+        with self._lock:
+            found = self._words.get(key)
+            if found is None:
+                self._words.put(key, found := WordEvidence.of_store(WordHead.load(folder), self._site.store))
+        return found
+
+    def _name(self, folder: Path) -> str:
+        root = self._site.runs
+        assert root is not None
+        return root.name if folder == root else folder.relative_to(root).as_posix()
+
+    def _folder(self, name: str) -> Path:
+        assert self._site.runs is not None
+        return self._site.runs if name == self._site.runs.name else self._site.runs / name
+
+    def _head(self, folder: Path) -> RunHead | None:
+        key = folder, (folder / BEST).stat().st_mtime_ns
+        if key not in self._known:
+            self._known[key] = self._read(*key)
+        return self._known[key]
+
+    def _read(self, folder: Path, stamp: int) -> RunHead | None:
+        try:
+            recipe = read_recipe(folder / "recipe.yaml").video_lm
+        except StepDiffError:
+            return None
+        if recipe is None:  # a contrastive head answers no questions
+            return None
+        return RunHead(self._name(folder), stamp, recipe.system, recipe.language_model, recipe.view)

@@ -1,0 +1,107 @@
+"""Commands from dataclasses: each field is a flag, `--config FILE` and `--json` are always there.
+
+Guarantees
+- invalid options give one line that names the option and the expected value: exit status 2
+- a StepDiffError is one line: exit status 2
+- a renamed flag works with a one-line notice
+"""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from stepdiff.common.errors import StepDiffError
+
+_NONE: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FailureOptions:
+    """What a command that keeps the failures of single items does about them."""
+
+    allow_failed: bool = False
+    """exit with status 0 even if items failed for good, for scripts that go on with the others"""
+
+
+def incomplete(record: Mapping[str, Any]) -> int:
+    """Return the exit status of a command: 1 where items are absent, or failed and that is not allowed."""
+    return int(bool(record.get("absent") or (record.get("failed") and not record.get("allowed"))))
+
+
+def parse(
+    options: type,
+    argv: list[str] | None,
+    program: str,
+    description: str | None,
+    run: Callable[[Any], Any],
+    show: str | Callable[[Any], None] | None = None,
+    positional: Collection[str] = (),
+    status: Callable[[Any], int] = lambda record: 0,
+    renamed: Mapping[str, str] = _NONE,
+    recipes: Path | None = None,
+) -> int:
+    """Run a command and show its record; returns the exit status: 0 done, 1 some items failed, 2 unusable input.
+
+    Args:
+        options: Dataclass of the options.
+        argv: Arguments, by default those of the process.
+        program: What follows `python -m `.
+        description: Printed by `--help`; None: the docstring of `options`.
+        run: Takes the options and returns the record: a dictionary or a dataclass.
+        show: Prints the record, or is its format string. None: `run` prints by itself and returns the exit status.
+        positional: Options without a flag; a list takes all values that follow.
+        status: The exit status of a record.
+        renamed: Old flag -> new flag, both with dashes.
+        recipes: Folder whose YAML files `--config` also takes by name.
+    """
+    given, as_json = _read(options, argv, program, description, positional, renamed, recipes)
+    try:
+        record = run(given)
+    except StepDiffError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if show is None:
+        return int(record)
+    values: Any = record if isinstance(record, dict) else dataclasses.asdict(record)
+    if as_json:
+        print(json.dumps(values, allow_nan=False))
+    elif isinstance(show, str):
+        print(show.format(**values))
+    else:
+        show(record)
+    return status(record)
+
+
+def options_of(kind: type, argv: list[str] | None, program: str) -> Any:
+    """Return the instance of the dataclass that the command line describes; for commands that print by themselves."""
+    return _read(kind, argv, program, None, add_json=False)[0]
+
+
+def _read(
+    options: type,
+    argv: list[str] | None,
+    program: str,
+    description: str | None,
+    positional: Collection[str] = (),
+    renamed: Mapping[str, str] = _NONE,
+    recipes: Path | None = None,
+    add_json: bool = True,
+) -> tuple[Any, bool]:
+    """The options, and whether `--json` was given."""
+    from stepdiff.common.cli.parser import Help, Parser, current
+
+    names = {field.name for field in dataclasses.fields(options)}
+    prog = f"python -m {program}"
+    usage = " ".join([prog, *(name.upper() for name in positional), "[OPTIONS]"])
+    parser = Parser(prog=prog, usage=usage, description=description or options.__doc__, formatter_class=Help)
+    parser.add(options, positional, recipes)
+    if add_json and "json" not in names:
+        parser.add_argument("--json", type=bool, default=False, help="print one JSON object and nothing else")
+    arguments, notices = current(sys.argv[1:] if argv is None else argv, renamed)
+    for notice in notices:
+        print(f"notice: {notice}", file=sys.stderr)
+    return parser.values(arguments)
