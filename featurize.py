@@ -4,7 +4,7 @@ if __name__ == "__main__":
     import stepdiff
 
     stepdiff.install()  # before the slow imports
-    from stepdiff.common.cli import command
     from featurize.__main__ import INTERRUPTED, main
+    from stepdiff.common.cli import command
 
     command.run(main, INTERRUPTED)

@@ -14,10 +14,10 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.harness.report import Row, benchmark, line
+from heads.llm.model import LLMOptions
 from stepdiff.common.cli import command
 from stepdiff.common.cli.options import incomplete
 from stepdiff.common.errors import StepDiffError
-from heads.llm.model import LLMOptions
 
 if TYPE_CHECKING:
     import polars as pl
@@ -96,8 +96,8 @@ def run(options: Options) -> dict[str, Any]:
     """Return the figures of every stage, and what they were measured with."""
     import polars as pl
 
-    from stepdiff.annotate.stages.stage import clip_blocks
     from heads.models.language_model import pick_device
+    from stepdiff.annotate.stages.stage import clip_blocks
     from store import Store
 
     with tempfile.TemporaryDirectory() as folder:

@@ -10,8 +10,8 @@ stepdiff.enter("featurize")
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from stepdiff.common.errors import StepDiffError
     from featurize.encoders import NAMES, Encoder, load
+    from stepdiff.common.errors import StepDiffError
 
 __all__ = ["NAMES", "Encoder", "StepDiffError", "load"]
 

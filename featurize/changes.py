@@ -22,12 +22,12 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Int64
 
+from featurize.manifest import Manifest, unreadable
+from featurize.video.media_file import BYTES, DIGEST, Identity, identities
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io import sealed as table
 from stepdiff.common.io.files import listed
 from stepdiff.common.progress import say
-from featurize.manifest import Manifest, unreadable
-from featurize.video.media_file import BYTES, DIGEST, Identity, identities
 from store import Store
 from store.view import OK
 

@@ -18,11 +18,6 @@ from pathlib import Path
 
 import polars as pl
 
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.files import place
-from stepdiff.common.progress import progress, say
-from stepdiff.common.workers.cluster import connected, refuse_relative
-from stepdiff.common.workers.pool import WorkerPool, has_gpu, pool_size
 from featurize.changes import Changes, compare
 from featurize.encoders import digest, find_weights, proper_name, split, view_name
 from featurize.manifest import as_manifest, unreadable_reason
@@ -31,6 +26,11 @@ from featurize.plan import Outcome, Plan, Task, known_status, shards_of, tasks, 
 from featurize.shard import Worker, WorkerOptions
 from featurize.summary import Computed, Summary, summarise
 from featurize.windows import Windows, one_window, read_windows
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import place
+from stepdiff.common.progress import progress, say
+from stepdiff.common.workers.cluster import connected, refuse_relative
+from stepdiff.common.workers.pool import WorkerPool, has_gpu, pool_size
 from store import Store, View
 from store.feature_store import shard_rows
 from store.format.pool import pool_of

@@ -20,12 +20,12 @@ from pathlib import Path
 
 import polars as pl
 
-from stepdiff.common.errors import StepDiffError
 from featurize.manifest_file import folded, nearest, read_file, refuse_twins, renamed
 from featurize.options import IdFrom
 from featurize.video.media_file import BYTES, DIGEST, why
 from featurize.video.stream import opened
 from featurize.video.timeline import from_packets
+from stepdiff.common.errors import StepDiffError
 from store import text_key
 from store.catalog.catalog import MOST_SECONDS, check_rows
 

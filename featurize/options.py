@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from stepdiff.common.cli.options import FailureOptions
 from featurize.video.frames import Sampling
+from stepdiff.common.cli.options import FailureOptions
 
 IdFrom = Literal["stem", "path"]
 

@@ -16,12 +16,12 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Int64, UInt8
 
-from stepdiff.common.errors import StepDiffError
 from featurize.changes import Changes
 from featurize.encoders import unusable
 from featurize.manifest import Manifest
 from featurize.scratch import Buckets
 from featurize.video.decode import Source
+from stepdiff.common.errors import StepDiffError
 from store import Store, View
 from store.catalog.forgotten import are_forgotten
 from store.view import ABSENT, FAILED

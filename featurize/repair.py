@@ -21,11 +21,6 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int64
 
-from stepdiff.common.cli.options import incomplete
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.files import place
-from stepdiff.common.progress import say
-from stepdiff.common.workers.cluster import connected
 from featurize.changes import difference, differing
 from featurize.encoders import find_weights, proper_name
 from featurize.job import BATCH, compute, made_by, name_of_view, resolved, start_workers
@@ -35,6 +30,11 @@ from featurize.plan import Task, pending, tasks
 from featurize.summary import MOST_FAILURES, SHOWN, Computed
 from featurize.video.media_file import identities
 from featurize.windows import Windows
+from stepdiff.common.cli.options import incomplete
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import place
+from stepdiff.common.progress import say
+from stepdiff.common.workers.cluster import connected
 from store import Store, View
 from store.damage.view_damage import FileDamage, view_damage
 from store.damage.withdrawal import rewrite_metadata, unfinished, withdraw_damaged

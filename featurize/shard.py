@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int64
 
-from stepdiff.common.errors import StepDiffError
 from featurize.encoders import Encoder, load
 from featurize.options import Options
 from featurize.plan import Outcome, Task, blocks
 from featurize.video.decode import Clip, decoded_clips
 from featurize.video.picture import Crop
+from stepdiff.common.errors import StepDiffError
 from store import Feature, Provenance, Store
 from store.damage.withdrawal import REPAIRED
 from store.format.pool import TOKENS, pooled, pooled_view, time_steps

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from stepdiff.common.cli.options import incomplete
 from featurize.plan import FORGOTTEN, Plan
+from stepdiff.common.cli.options import incomplete
 from store import Store
 from store.view import ABSENT, FAILED, OK
 

@@ -19,7 +19,6 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float64, Int64, UInt64
 
-from stepdiff.common.errors import StepDiffError
 from featurize.manifest import (
     CLIP_COLUMNS,
     Manifest,
@@ -38,6 +37,7 @@ from featurize.manifest import (
 )
 from featurize.manifest_file import open_file, readable, renamed
 from featurize.scratch import Buckets, Scratch
+from stepdiff.common.errors import StepDiffError
 
 WINDOW = 2**17
 """rows of a window: few enough that the video files of the first one are compared within a minute"""

@@ -10,7 +10,6 @@ stepdiff.enter("heads")
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from stepdiff.common.errors import StepDiffError
     from heads.data.clips import Features
     from heads.data.hold_out import HoldOut
     from heads.evidence.head import WordHead
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from heads.methods.vlemb import VLEmb
     from heads.training.lineage import load_contrastive, load_stepdiff, load_video_lm
     from heads.training.recipe import TrainOptions, read_recipe
+    from stepdiff.common.errors import StepDiffError
 
 
 __all__ = [

@@ -147,8 +147,8 @@ def parts(entity: str, source: "View", view: "View", size: int, first: int = 0) 
 
 def write_parts(options: EmbedOptions, embedder: Embedder, todo: Sequence[Part]) -> None:
     """Embed and commit all parts, here or on workers."""
-    from stepdiff.common.progress import progress
     from heads.evaluation.workers import worker_pool
+    from stepdiff.common.progress import progress
 
     def on_workers() -> Iterator[Embedded]:
         lighter = "try fewer --workers on one node"
@@ -171,15 +171,15 @@ def on_ray(options: EmbedOptions) -> bool:
 
 
 def run(options: EmbedOptions) -> dict[str, Any]:
-    from stepdiff.common.io.files import place
-    from stepdiff.common.workers.cluster import refuse_relative
     from heads.data.trained_on import copy_to_store
     from heads.methods.registry import ENCODER, PAIRS
     from heads.models.language_model import pick_device
     from heads.training import lineage
     from heads.training.checkpoint import Run
-    from store import Feature, Provenance
+    from stepdiff.common.io.files import place
+    from stepdiff.common.workers.cluster import refuse_relative
     from stepdiff.weights import fingerprint
+    from store import Feature, Provenance
 
     if options.workers < 1:
         raise StepDiffError(f"--workers {options.workers} is too few: give 1 or more")

@@ -22,10 +22,10 @@ An evaluation that was killed resumes after its last complete batch, and its pre
 
 from typing import Any
 
-from stepdiff.common.cli import command
-from stepdiff.common.cli.options import parse
 from heads.evaluation.options import EvaluateOptions
 from heads.workers import first_prints
+from stepdiff.common.cli import command
+from stepdiff.common.cli.options import parse
 
 
 def run(options: EvaluateOptions) -> dict[str, Any]:

@@ -27,10 +27,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from heads.reporting.entries import BenchmarkEntry, Entry, Training, check_entries, recorded_controls, trainings
 from stepdiff.common.cli import command
 from stepdiff.common.cli.options import parse
 from stepdiff.common.errors import StepDiffError
-from heads.reporting.entries import BenchmarkEntry, Entry, Training, check_entries, recorded_controls, trainings
 
 if TYPE_CHECKING:
     from heads.reporting.tables import Report
@@ -100,10 +100,10 @@ def run(options: ReportOptions) -> "Report":
 
 def write(report: "Report", folder: str) -> None:
     """Write the report in every form into a folder, which may be in an object store."""
-    from stepdiff.common.io.files import make_folder, place, write_bytes, write_text
     from heads.reporting.grid import to_latex, to_markdown
     from heads.reporting.picture import draw
     from heads.reporting.tables import grids
+    from stepdiff.common.io.files import make_folder, place, write_bytes, write_text
 
     out = place(folder)
     make_folder(out)

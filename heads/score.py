@@ -77,7 +77,8 @@ def run(options: ScoreOptions) -> dict[str, Any]:
 
 
 def show_scores(task: str, scores: dict[str, Any], seen: dict[str, Any] | None = None) -> None:
-    """Print what stepdiff.tasks.scoring.score returned: a table of all rows with intervals, and one with a line per category.
+    """Print what stepdiff.tasks.scoring.score returned: a table of all rows with intervals, and one with a line per
+    category.
 
     seen: counts of heads.data.trained_on.Seen, if the head was trained on clips or videos of the test set.
     """

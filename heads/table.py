@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from heads.methods.registry import regime_of, regime_words, title_of
+from heads.reporting.entries import CHANCE, MARK, TRUTH_METRICS, footnote, marked
 from stepdiff.common.cli import command
 from stepdiff.common.cli.options import parse
 from stepdiff.common.errors import StepDiffError
-from heads.methods.registry import regime_of, regime_words, title_of
-from heads.reporting.entries import CHANCE, MARK, TRUTH_METRICS, footnote, marked
 from stepdiff.tasks.published import PUBLISHED
 from stepdiff.tasks.scoring import prefers
 

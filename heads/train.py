@@ -16,13 +16,13 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from heads.planning.options import PlanOptions
+from heads.training.recipe import TrainOptions
+from heads.workers import first_prints, is_first
 from stepdiff.common.cli import command
 from stepdiff.common.cli.options import parse
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.progress import say
-from heads.planning.options import PlanOptions
-from heads.training.recipe import TrainOptions
-from heads.workers import first_prints, is_first
 
 
 @dataclass(frozen=True)

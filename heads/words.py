@@ -11,9 +11,9 @@ learning rate, no steps. A killed run resumes, and a run after `featurize` has a
 import time
 from typing import Any
 
+from heads.evidence.options import WordOptions
 from stepdiff.common.cli import command
 from stepdiff.common.cli.options import parse
-from heads.evidence.options import WordOptions
 
 
 def run(options: WordOptions) -> dict[str, Any]:

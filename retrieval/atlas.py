@@ -19,16 +19,16 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float32, Int64
 
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io import sealed
-from stepdiff.common.io.files import whole
-from stepdiff.common.progress import progress
 from retrieval.exact import Found, without_itself
 from retrieval.index.factory import FLAT_BELOW
 from retrieval.index.index import check_feature, exact_index, open_index
 from retrieval.mining.neighbours import nearest
 from retrieval.projection import pooled_blocks, pooled_feature, project
 from retrieval.vectors import command, compact, filled_rows
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io import sealed
+from stepdiff.common.io.files import whole
+from stepdiff.common.progress import progress
 from store import Store, View
 
 PIECE = 16_384  # clips of a row group

@@ -22,9 +22,9 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64
 from threadpoolctl import ThreadpoolController
 
+from retrieval.vectors import checked_norms, raw_blocks, width
 from stepdiff.common import threads
 from stepdiff.common.threads import each, shares
-from retrieval.vectors import checked_norms, raw_blocks, width
 from store import Store, View
 
 TILE_BYTES = 2**20  # of vectors multiplied with few queries: a core's cache keeps them while lengths are computed

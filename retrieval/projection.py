@@ -21,9 +21,9 @@ from importlib.util import find_spec
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
+from retrieval.vectors import BLOCK_BYTES, filled_rows, raw_blocks, unit
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.streams import generator
-from retrieval.vectors import BLOCK_BYTES, filled_rows, raw_blocks, unit
 from store import View
 from store.batches import Batches
 from store.format.quantise import dequantise

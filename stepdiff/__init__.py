@@ -1,7 +1,7 @@
-"""The first import of every room. It checks what would otherwise fail later with an obscure error.
+"""StepDiff: compare two how-to videos, on a store of cached features. `stepdiff --help` lists the commands.
 
-It is a package of its own, because a user's folder named `common` would hide a module in `stepdiff/common/`. It imports only
-what Python has loaded already: even `signal` takes milliseconds, in which an interrupt would print a traceback.
+This is the first import of every room. It checks what would otherwise fail later with an obscure error, and imports
+only what Python has loaded already: even `signal` takes milliseconds, in which an interrupt would print a traceback.
 
 Guarantees
 - an interrupt while a command is imported ends in one line; a program that imports a room keeps its own handlers
@@ -21,18 +21,20 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 BELOW: dict[str, tuple[str, ...]] = {  # room -> the rooms that it may import
-    "common": (),
-    "store": ("common",),
-    "weights": ("common",),
-    "tasks": ("common",),
-    "kitchen": ("common", "tasks"),
-    "featurize": ("common", "store", "weights"),
-    "retrieval": ("common", "store", "tasks", "weights"),
-    "heads": ("common", "store", "tasks", "kitchen", "retrieval", "weights"),
-    "annotate": ("common", "store", "tasks", "weights", "featurize", "retrieval", "heads"),
-    "app": ("common", "store", "tasks", "weights", "kitchen", "featurize", "retrieval", "heads", "annotate"),
+    "stepdiff.common": (),
+    "store": ("stepdiff.common",),
+    "stepdiff.weights": ("stepdiff.common",),
+    "stepdiff.tasks": ("stepdiff.common",),
+    "stepdiff.kitchen": ("stepdiff.common", "stepdiff.tasks"),
+    "featurize": ("stepdiff.common", "store", "stepdiff.weights"),
+    "retrieval": ("stepdiff.common", "store", "stepdiff.tasks", "stepdiff.weights"),
+    "heads": ("stepdiff.common", "store", "stepdiff.tasks", "stepdiff.kitchen", "retrieval", "stepdiff.weights"),
 }
-RUNNABLE = frozenset(BELOW) - {"common", "tasks"} | {"benchmarks"}
+BELOW["stepdiff.annotate"] = tuple(room for room in BELOW if room != "stepdiff.kitchen")
+BELOW["stepdiff.app"] = tuple(BELOW)
+PACKAGES = ("featurize", "heads", "retrieval", "stepdiff", "store")
+"""what a wheel installs"""
+RUNNABLE = frozenset((*PACKAGES, "benchmarks"))
 _INDEX = ("PIL", "faiss", "ray", "sqlglot", "threadpoolctl", "torch")
 _TRAIN = (
     "lemminflect",
@@ -46,23 +48,28 @@ _TRAIN = (
 )
 _FEATURIZE = ("PIL", "av", "ray", "safetensors", "sentence_transformers", "torch", "transformers")
 EXTRAS: dict[str, tuple[str, tuple[str, ...]]] = {  # room -> its extra, and modules that the extra installs
-    "kitchen": ("featurize", ("PIL", "av")),
+    "stepdiff.kitchen": ("featurize", ("PIL", "av")),
     "featurize": ("featurize", _FEATURIZE),
     "retrieval": ("index", _INDEX),
     "heads": ("train", _INDEX + _TRAIN),
-    "annotate": ("annotate", ("httpx2", "jinja2", *_FEATURIZE, *_INDEX, *_TRAIN)),
-    "app": ("app", ("fastapi", "jinja2", "sqlalchemy", "swagger_ui_bundle", "uvicorn", *_FEATURIZE, *_INDEX, *_TRAIN)),
+    "stepdiff.annotate": ("annotate", ("httpx2", "jinja2", *_FEATURIZE, *_INDEX, *_TRAIN)),
+    "stepdiff.app": (
+        "app",
+        ("fastapi", "jinja2", "sqlalchemy", "swagger_ui_bundle", "uvicorn", *_FEATURIZE, *_INDEX, *_TRAIN),
+    ),
 }
 
 
 def enter(room: str) -> None:
-    """Check that the rooms below this one are ours, and that its extra is installed.
+    """Check that the packages below this room are ours, and that its extra is installed.
 
     Raises:
         ImportError: A room is hidden, or a package is missing.
         SystemExit: The same in a command (`python -m ROOM`), after one line on standard error.
     """
-    for name in BELOW[room]:
+    for name in dict.fromkeys(other.partition(".")[0] for other in BELOW[room]):
+        if name == "stepdiff":
+            continue
         spec = _find(name)
         if spec is not None and not _is_ours(spec):
             place = spec.origin or ", ".join(spec.submodule_search_locations or ())
@@ -119,7 +126,9 @@ def _refuse(message: str) -> "NoReturn":
 
 
 def _is_command() -> bool:
-    return (module_of(sys.orig_argv) or "").split(".")[0] in RUNNABLE
+    """Return whether this process is a command: `python -m ROOM`, or the script `stepdiff`."""
+    script = os.path.basename(getattr(sys, "argv", [""])[0])
+    return script == "stepdiff" or (module_of(sys.orig_argv) or "").split(".")[0] in RUNNABLE
 
 
 def module_of(arguments: list[str]) -> str | None:

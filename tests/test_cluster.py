@@ -24,15 +24,15 @@ import polars as pl
 import pytest
 import yaml
 
+from featurize.__main__ import main as featurize
+from heads import embed, evaluate, train
+from retrieval.index.builder import build_index
 from stepdiff.annotate.stages import stage
 from stepdiff.annotate.stages.job import StageOptions
 from stepdiff.annotate.stages.stage import run_stage
 from stepdiff.annotate.stages.versions import chosen
 from stepdiff.common.workers import pool
 from stepdiff.common.workers.pool import WorkerPool
-from featurize.__main__ import main as featurize
-from heads import embed, evaluate, train
-from retrieval.index.builder import build_index
 from store import Store
 
 from .featurize.conftest import tiny_clip, video, write_video

@@ -29,7 +29,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (made / "source").mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         copyfile(ROOT / name, made / "source" / name)
-    for folder in ("stepdiff", "benchmarks", "docs", "tests", *stepdiff.BELOW):
+    for folder in ("benchmarks", "docs", "tests", *stepdiff.PACKAGES):
         copytree(ROOT / folder, made / "source" / folder, ignore=ignore_patterns("__pycache__"))
     build = ["pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", "out", str(made / "source")]
     subprocess.run([sys.executable, "-m", *build], check=True, cwd=made)
@@ -55,11 +55,17 @@ def python(*arguments: str, path: Path, cwd: Path) -> subprocess.CompletedProces
 def test_the_wheel_contains_the_rooms_but_no_tests_or_benchmarks(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     top = {name.split("/")[0] for name in names}
-    assert {name for name in top if not name.endswith(".dist-info")} == {"stepdiff", *stepdiff.BELOW}
-    sources = {file.relative_to(ROOT).as_posix() for room in stepdiff.BELOW for file in (ROOT / room).rglob("*.*")}
+    assert (
+        {name for name in top if not name.endswith(".dist-info")}
+        == set(stepdiff.PACKAGES)
+        == {"featurize", "heads", "retrieval", "stepdiff", "store"}
+    )
+    sources = {
+        file.relative_to(ROOT).as_posix() for package in stepdiff.PACKAGES for file in (ROOT / package).rglob("*.*")
+    }
     expected = {name for name in sources if name.endswith((".py", ".yaml", ".css", ".html", ".js", "py.typed"))}
     assert expected - names == set()
-    assert {f"{room}/py.typed" for room in ("stepdiff", *stepdiff.BELOW)} < names
+    assert {f"{room.replace('.', '/')}/py.typed" for room in ("stepdiff", *stepdiff.BELOW)} < names
     assert any(name.endswith("/licenses/LICENSE") for name in names)
 
 
@@ -87,7 +93,7 @@ def test_a_recipe_is_found_by_name_and_a_file_of_that_path_takes_precedence(
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("name", ["store/__init__.py", "stepdiff/common/__init__.py", "tasks.py"])
+@pytest.mark.parametrize("name", ["store/__init__.py", "retrieval.py"])
 def test_a_folder_that_hides_a_room_is_named_in_one_line(name: str, installed: Path, tmp_path: Path) -> None:
     own = tmp_path / name
     own.parent.mkdir(exist_ok=True)
@@ -104,14 +110,14 @@ def test_a_folder_that_hides_a_room_is_named_in_one_line(name: str, installed: P
 
 @pytest.mark.full
 def test_a_folder_of_data_or_of_an_unused_room_is_accepted(installed: Path, tmp_path: Path) -> None:
-    for folder in ("store/clips", "common", "heads"):
+    for folder in ("store/clips", "heads"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "heads/__init__.py").touch()
     assert python("-m", "store", "--help", path=installed, cwd=tmp_path).returncode == 0
 
 
 MISSING = {
-    "kitchen": "av",
+    "stepdiff.kitchen": "av",
     "featurize": "av",
     "retrieval": "faiss",
     "heads.train": "peft",
@@ -122,7 +128,8 @@ MISSING = {
 @pytest.mark.full
 @pytest.mark.parametrize("command", MISSING)
 def test_a_missing_package_is_named_with_its_extra(command: str, installed: Path, tmp_path: Path) -> None:
-    room, module = command.split(".")[0], MISSING[command]
+    room = max((name for name in stepdiff.EXTRAS if f"{command}.".startswith(f"{name}.")), key=len)
+    module = MISSING[command]
     extra = stepdiff.EXTRAS[room][0]
     (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules[{module!r}] = None\n")
     message = f"{room} needs packages that are not installed ({module}): pip install 'stepdiff[{extra}]'"
@@ -158,9 +165,9 @@ def test_an_extra_installs_the_packages_that_its_room_checks_for(room: str) -> N
     assert set(modules) - provided(PROJECT["optional-dependencies"][extra]) == set()
 
 
-@pytest.mark.parametrize("room", ["common", "store", "weights"])
+@pytest.mark.parametrize("room", ["stepdiff/common", "store", "stepdiff/weights"])
 def test_a_store_needs_only_the_hard_dependencies(room: str) -> None:
-    allowed = provided(PROJECT["dependencies"]) | sys.stdlib_module_names | {"stepdiff", *stepdiff.BELOW}
+    allowed = provided(PROJECT["dependencies"]) | sys.stdlib_module_names | set(stepdiff.PACKAGES)
     for file in (ROOT / room).rglob("*.py"):
         text = file.read_text(encoding="utf-8")
         if re.search(r"^stepdiff\.require\(", text, re.MULTILINE):  # the module names its extra

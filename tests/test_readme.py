@@ -17,13 +17,17 @@ from pathlib import Path
 
 import pytest
 
+from stepdiff.__main__ import GROUPS
+from stepdiff.annotate.__main__ import VERBS as ANNOTATE
+
 ROOT = Path(__file__).parents[1]
+VERBS = {verb: entry for verbs in GROUPS.values() for verb, entry in verbs.items()}
 FIRST = ("README.md", "docs/quickstart.md", "docs/guides/encoders.md", "docs/guides/training.md")
 PAGES = list(dict.fromkeys([*FIRST, *sorted(page.relative_to(ROOT).as_posix() for page in ROOT.glob("docs/**/*.md"))]))
 THREAD = "--workers 2"  # two workers, for two cores
 # Options that make each command small. Apart from them only the folders of a command are changed.
 SMALLER = {
-    "kitchen": "--videos 32",
+    "stepdiff.kitchen": "--videos 32",
     "heads.train --config heads/recipes/kitchen/stepdiff.yaml": "--video-lm.schedule.steps 2 --video-lm.batch 2",
     "heads.train --config heads/recipes/kitchen/align.yaml": "--contrastive.schedule.steps 4",
     "heads.evaluate": "--rows 3 --bootstrap 50",
@@ -53,7 +57,17 @@ def split_commands(block: str) -> list[str]:
     lines = block.replace("\\\n", " ").splitlines()
     lines = [line.removeprefix("$ ") for line in lines if line.startswith("$ ") or not prompted]
     lines = [" ".join(re.sub(r"(^|\s)# .*", "", line).split()) for line in lines]
-    return [line for line in lines if line]
+    return [in_module(line) for line in lines if line]
+
+
+def in_module(command: str) -> str:
+    """Return `stepdiff annotate audit ...` as `python -m stepdiff.annotate.audit ...`, other commands as they are."""
+    words = command.split(" ")
+    if words[0] != "stepdiff":
+        return command
+    module = VERBS[words[1]][0].removesuffix(".__main__")
+    nested = words[1] == "annotate" and not words[2].startswith("-")
+    return " ".join(["python -m", f"{module}.{words[2]}" if nested else module, *words[3 if nested else 2 :]])
 
 
 def commands() -> list[str]:
@@ -102,7 +116,11 @@ def small(command: str, folder: Path, lm: str) -> str:
             extra += [paired, f"--video-lm.evidence.head {folder}/runs/words"]
     if command.startswith("python -m heads.words"):  # the val split of such a small world has no such rows
         extra.append(f"--validation {folder}/data/kitchen/diffrank_test.jsonl")
-    extra += [f"--llm {lm}"] if module(command).startswith(("stepdiff.annotate.describe", "stepdiff.annotate.pairqa")) else []
+    extra += (
+        [f"--llm {lm}"]
+        if module(command).startswith(("stepdiff.annotate.describe", "stepdiff.annotate.pairqa"))
+        else []
+    )
     return " ".join([command, *extra])
 
 
@@ -116,12 +134,12 @@ def made_by(*arguments: str) -> list[str]:
         text=True,
     ).stdout.replace("\\\n", " ")
     ran = [" ".join(line.split()).replace("venv/bin/", "") for line in printed.splitlines()]
-    return [line for line in ran if re.match("sed |python -m (?!pip|venv|weights)", line)]
+    return [line for line in ran if re.match("sed |python -m (?!pip|venv|stepdiff.weights)", line)]
 
 
 def run_lines(lines: Sequence[str]) -> None:
     """Run the lines in order; consecutive lines that start no processes except Ray's share one process."""
-    alone = ("kitchen", "weights fetch")
+    alone = ("stepdiff.kitchen", "stepdiff.weights fetch")
     for apart, group in groupby(lines, lambda line: module(line).startswith(alone)):
         if apart:
             for line in group:
@@ -144,7 +162,7 @@ def run_python(arguments: Sequence[str], given: str = "") -> None:
 
 def test_no_block_to_run_starts_a_server() -> None:
     """A server does not end; its command belongs in a `console` block."""
-    assert [line for line in commands() if module(line).startswith("app ")] == []
+    assert [line for line in commands() if module(line).startswith("stepdiff.app ")] == []
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +191,7 @@ for name, *rest in json.load(sys.stdin):
     flags[" ".join([name, *rest[:-1]])] = flags.get(" ".join([name, *rest[:-1]]), "") + printed.getvalue()
 json.dump(flags, sys.stdout)
 """
-ROOMS_OF_VERBS = ("store", "retrieval", "weights", "stepdiff.app.people")
+ROOMS_OF_VERBS = ("store", "retrieval", "stepdiff.weights", "stepdiff.app.people")
 NESTED = (("heads.train", "video-lm"), ("heads.train", "contrastive"))
 OPTION = r"(?<![\w-])--[a-z][\w.-]*"
 
@@ -190,6 +208,10 @@ def test_every_option_and_module_that_the_pages_name_exists() -> None:
             used.setdefault(key, set()).update(re.findall(OPTION, command[found.start() :]))
     prose = "\n".join(re.sub(r"^( *)```.*?^\1```", "", (ROOT / page).read_text(), flags=re.S | re.M) for page in PAGES)
     quoted = " ".join(re.findall(r"`[^`\n]+`", prose))
+    named = re.findall(r"`stepdiff ([a-z]+)(?: ([a-z]+))?[ `]", prose)
+    assert [
+        words for words in named if words[0] not in VERBS or (words[0] == "annotate" and words[1] not in ANNOTATE)
+    ] == []
     modules = {key.split()[0] for key in used} | set(re.findall(r"python -m ([\w.]+)[ `]", quoted))
     assert [name for name in modules - {"benchmarks."} if find_spec(name) is None] == []
 
@@ -258,7 +280,7 @@ def test_make_reproduce_runs_on_a_tiny_world(readme_folder: Path, tiny_lm: str, 
     (tmp_path / "reproduce").mkdir()
     subprocess.run(settings, shell=True, cwd=ROOT, check=True)
     assert len(lines) > 20
-    there = ("stepdiff kitchen", "python -m featurize")  # the world and its features; the answers are new
+    there = ("python -m stepdiff.kitchen", "python -m featurize")  # the world and its features; the answers are new
     run_lines([line for line in lines if not line.startswith(there) or "--column answer" in line])
     report = json.loads((tmp_path / "reproduce/report/report.json").read_text())
     methods = {score["method"] for score in report["scores"]}
@@ -283,7 +305,8 @@ while [ $# -gt 1 ]; do
     shift
 done
 case $verb in
-    kitchen) mkdir -p "$out"; touch "$out"/diffmcq_test.jsonl "$out"/diffrank_test.jsonl "$out"/diffcap_test.jsonl
+    stepdiff.kitchen) mkdir -p "$out"
+        touch "$out"/diffmcq_test.jsonl "$out"/diffrank_test.jsonl "$out"/diffcap_test.jsonl
         printf '{"videos": %s, "steps": 12, "seed": %s, "seconds": 3.5}\\n' "$videos" "$seed" > "$out"/world.json ;;
     heads.train) made=$out/loss.png ;;
     heads.words) made=$out/words.json ;;
@@ -311,7 +334,7 @@ def test_make_reproduce_does_what_is_missing(tmp_path: Path) -> None:
     def run(*more: str) -> list[str]:
         made = make(*more)
         assert made.returncode == 0, made.stderr
-        return [line for line in log.read_text().splitlines() if not line.startswith("weights")]
+        return [line for line in log.read_text().splitlines() if not line.startswith("stepdiff.weights")]
 
     def verbs(lines: Sequence[str]) -> set[str]:
         return {line.split()[0] for line in lines}
@@ -327,7 +350,12 @@ def test_make_reproduce_does_what_is_missing(tmp_path: Path) -> None:
     assert verbs(seeds) == {"heads.train", "heads.embed", "heads.evaluate", "heads.report"}
     assert run("SEEDS=2") == []
     generated = run("GENERATED=1")
-    assert verbs(generated) >= {"stepdiff.annotate.captions", "stepdiff.annotate.describe", "stepdiff.annotate.pairs", "stepdiff.annotate.pairqa"}
+    assert verbs(generated) >= {
+        "stepdiff.annotate.captions",
+        "stepdiff.annotate.describe",
+        "stepdiff.annotate.pairs",
+        "stepdiff.annotate.pairqa",
+    }
     assert not any("--split test" in line for line in generated)  # training clips are described too
     assert [line for line in generated if line.startswith("heads.train")] != []
     report = (tmp_path / "reproduce/report_generated.yaml").read_text()

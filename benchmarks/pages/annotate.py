@@ -112,7 +112,9 @@ def run(options: Options) -> dict[str, Any]:
         given += ["--database", options.database] if options.database else []
         names = [f"person {number} {os.getpid()}" for number in range(options.people)]
         made = subprocess.run(
-            [sys.executable, "-m", "stepdiff.app.people", "add", *given, "--json", *names], check=True, capture_output=True
+            [sys.executable, "-m", "stepdiff.app.people", "add", *given, "--json", *names],
+            check=True,
+            capture_output=True,
         )
         tokens = [person["link"].rsplit("/", 1)[1] for person in json.loads(made.stdout)["people"]]
         server = [sys.executable, "-m", "stepdiff.app", "--store", folder + "/store", *given, "--port", "0"]

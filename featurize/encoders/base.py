@@ -19,12 +19,12 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
-from stepdiff.common.errors import StepDiffError
 from featurize.encoders.folder import load_tokenizer
 from featurize.video.frames import WORDS, Sampling
 from featurize.video.picture import Crop, Picture, Resample
-from store import Feature, Provenance
+from stepdiff.common.errors import StepDiffError
 from stepdiff.weights import fingerprint
+from store import Feature, Provenance
 
 FRAMES = 8  # of a clip, the published InternVideo rule
 

@@ -38,7 +38,6 @@ import torch
 from jaxtyping import Float, Float32, UInt8
 from torch.nn.functional import normalize
 
-from stepdiff.common.errors import StepDiffError
 from featurize.encoders import hf_families as families
 from featurize.encoders.base import FRAMES, Encoder, check_texts
 from featurize.encoders.folder import hidden_state, load_model
@@ -52,6 +51,7 @@ from featurize.encoders.preprocessing import (
     video_settings,
 )
 from featurize.video.picture import Bounded, Picture
+from stepdiff.common.errors import StepDiffError
 from store import Feature
 
 _FINER = 4  # times the pixels that the model sees: the processor's resize decides, not the decoder's

@@ -10,12 +10,12 @@ from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.plugins import installed
-from stepdiff.common.plugins import load as load_plugin
 from featurize.encoders.base import Encoder, version_digest
 from featurize.encoders.folder import checkpoint_file
 from featurize.video.frames import Sampling
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.plugins import installed
+from stepdiff.common.plugins import load as load_plugin
 from stepdiff.weights import NAMES as FETCHED
 from stepdiff.weights import fingerprint, resolve
 

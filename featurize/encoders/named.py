@@ -21,12 +21,12 @@ import numpy as np
 import torch
 from jaxtyping import Float32, UInt8
 
-from stepdiff.common.errors import StepDiffError
 from featurize.encoders.base import FRAMES, Encoder
 from featurize.encoders.folder import hidden_state, load_part, read_config
 from featurize.encoders.hf import HuggingFace
 from featurize.encoders.hf_families import Seen
 from featurize.encoders.preprocessing import Settings, image_settings
+from stepdiff.common.errors import StepDiffError
 
 
 class Named(HuggingFace):

@@ -25,8 +25,8 @@ import torch
 from jaxtyping import Float32, UInt8
 from torch.nn.functional import pad
 
-from stepdiff.common.errors import StepDiffError
 from featurize.video.picture import Crop, Resample
+from stepdiff.common.errors import StepDiffError
 
 FILTERS: dict[int, Resample] = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
 """of the resize, by Pillow's numbers"""

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from jaxtyping import Float32
 
-from stepdiff.common.errors import StepDiffError
 from featurize.encoders.base import Encoder, check_texts
 from featurize.encoders.folder import quiet_loading, read_config
+from stepdiff.common.errors import StepDiffError
 from store import Feature
 
 _CHUNK = 16  # texts per batch, of similar length, so that little is padding

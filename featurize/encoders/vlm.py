@@ -23,10 +23,10 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32, UInt8
 
-from stepdiff.common.errors import StepDiffError
 from featurize.encoders.base import FRAMES, Encoder
 from featurize.encoders.folder import load_model, quiet_loading
 from featurize.video.picture import Bounded, Picture
+from stepdiff.common.errors import StepDiffError
 from store import Feature
 
 PIXELS = 448**2

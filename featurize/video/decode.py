@@ -20,12 +20,12 @@ import av.error
 import numpy as np
 from jaxtyping import Float64, Int64, UInt8
 
-from stepdiff.common.threads import prefetched
 from featurize.video.frames import Sampling, between, chosen
 from featurize.video.media_file import shown, why
 from featurize.video.picture import Picture, pixels_of
 from featurize.video.stream import Video, opened
 from featurize.video.timeline import Timeline, by_decoding, decoded, from_packets
+from stepdiff.common.threads import prefetched
 
 PAST_END = 1.0
 """seconds by which a clip may end past its video: annotations are often in whole seconds"""

@@ -3,8 +3,8 @@
 import numpy as np
 from jaxtyping import Int32, UInt8
 
-from stepdiff.common.threads import compiled
 from featurize.video.resize import PLACES
+from stepdiff.common.threads import compiled
 
 _HALF = np.int32(1 << (PLACES - 1))
 

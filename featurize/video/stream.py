@@ -20,8 +20,8 @@ from av.packet import Packet
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from stepdiff.common.errors import StepDiffError
 from featurize.video.media_file import content, opened_alone, shown
+from stepdiff.common.errors import StepDiffError
 
 _CUT_SHORT = "is cut short: copy it again"
 _NO_VIDEO = "is not a video in a known format (playlists and other lists of files are refused): give a video file"

@@ -17,9 +17,9 @@ import av.error
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from stepdiff.common.errors import StepDiffError
 from featurize.video.media_file import MAX_PIXELS, shown
 from featurize.video.stream import Video, opened
+from stepdiff.common.errors import StepDiffError
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from stepdiff.common.errors import StepDiffError
 from heads.data.catalog_rows import blocks, need_columns
+from stepdiff.common.errors import StepDiffError
 from store import Catalog, Store
 from store.torch import dequantise
 from store.view import ABSENT, OK

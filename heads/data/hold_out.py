@@ -33,12 +33,12 @@ from typing import Literal
 
 import polars as pl
 
+from heads.data.catalog_rows import Clips, blocks, of_keys
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.sealed import copied
 from stepdiff.common.streams import sequence
-from heads.data.catalog_rows import Clips, blocks, of_keys
-from store import Store
 from stepdiff.tasks.testsets import clips_of, parts_of, read_test_set, task_of
+from store import Store
 
 By = Literal["video", "clip"]
 BY_ID, BY_OVERLAP, BY_VIDEO = REASONS = (

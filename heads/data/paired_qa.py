@@ -16,12 +16,12 @@ import numpy as np
 import polars as pl
 from jaxtyping import UInt32
 
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.jsonl import read_objects
-from stepdiff.common.streams import generator
 from heads.data.catalog_rows import Clips, knows_splits, of_keys
 from heads.data.hold_out import HoldOut
 from heads.data.packing import Turn
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.jsonl import read_objects
+from stepdiff.common.streams import generator
 from stepdiff.tasks.prompts import NO, VIDEOS, YES
 
 

@@ -23,9 +23,6 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.progress import Advance
-from stepdiff.common.workers.pool import WorkerPool
 from heads.evaluation.loading import ANSWERS, HEAD, load_method, needed, present_rows
 from heads.evaluation.options import VIDEO_LM, EvaluateOptions
 from heads.evaluation.rows import read_asked, read_rows
@@ -35,9 +32,12 @@ from heads.methods.word_evidence import WordEvidence
 from heads.models.language_model import autocast, pick_device
 from heads.training.lineage import division
 from heads.workers.group import ALONE, Group, joined, launched, own_device, world_size
-from store import Store
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.progress import Advance
+from stepdiff.common.workers.pool import WorkerPool
 from stepdiff.tasks.benchmarks.rows import Writing
 from stepdiff.tasks.postprocess import parse
+from store import Store
 
 Question = Literal["task", "texts", "similar"]
 """what is asked about the rows of a batch: the task; all texts of pairs; whether the clips of diffcap are similar"""

@@ -18,9 +18,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from stepdiff.common.io.files import write_text
-from stepdiff.common.progress import progress, say
-from stepdiff.common.threads import shares
 from heads.data.trained_on import Seen, TrainedOn
 from heads.evaluation.answerers import Answerer, Batch, Method, Question, answerer
 from heads.evaluation.loading import answered_rows
@@ -33,10 +30,13 @@ from heads.methods.stepdiff import option_scores, pair_texts
 from heads.training import lineage
 from heads.training.checkpoint import Run
 from heads.training.recipe import read_recipe
-from store import Store
+from stepdiff.common.io.files import write_text
+from stepdiff.common.progress import progress, say
+from stepdiff.common.threads import shares
 from stepdiff.tasks.benchmarks.predictions import form_of
 from stepdiff.weights import fingerprint
 from stepdiff.weights import resolve as resolve_weights
+from store import Store
 
 
 class Evaluation:

@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from stepdiff.common.errors import StepDiffError
 from heads.llm.model import LLM, Failure, LLMOptions, Sampling, shown
+from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks.benchmarks.judging import Conversation, Judge, NoAnswer
 from stepdiff.weights import resolve
 

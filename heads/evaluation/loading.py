@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from stepdiff.common import plugins
-from stepdiff.common.errors import StepDiffError
 from heads.data.clip_texts import ClipTexts
 from heads.data.clips import Reads
 from heads.evaluation.options import PLUGINS, PUBLIC, EvaluateOptions
@@ -32,11 +30,13 @@ from heads.models.public.families import families, load_public
 from heads.models.video_lm import VideoLM
 from heads.training.lineage import disclosure, load_stepdiff
 from heads.workers.group import ALONE, Group
-from store import Store
-from store.view import OK
+from stepdiff.common import plugins
+from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks.benchmarks.rows import Choice, Ranking, Rating, Writing
 from stepdiff.tasks.testsets import DiffCap, DiffMCQ, DiffRank, clips_of, read_predictions, read_test_set
 from stepdiff.weights import fingerprint
+from store import Store
+from store.view import OK
 
 ANSWERS = {
     DiffCap: "caption",

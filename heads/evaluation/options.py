@@ -10,11 +10,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from heads.methods.registry import PLUGIN, REGISTRY
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import place, refuse_url
 from stepdiff.common.plugins import installed
 from stepdiff.common.workers.cluster import refuse_relative
-from heads.methods.registry import PLUGIN, REGISTRY
 from stepdiff.tasks import registry
 from stepdiff.tasks.spec import TaskSpec
 

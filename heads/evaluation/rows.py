@@ -10,12 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.progress import say
-from stepdiff.common.streams import published
 from heads.evaluation.judges import load as load_judge
 from heads.evaluation.options import EvaluateOptions, judge_options
 from heads.methods.similarity import sentences
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.progress import say
+from stepdiff.common.streams import published
 from stepdiff.tasks import registry
 from stepdiff.tasks.benchmarks import predictions as of_benchmarks
 from stepdiff.tasks.benchmarks import rows as benchmark_rows

@@ -22,9 +22,6 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float64, Int8, Int64
 
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.files import make_folder, whole
-from stepdiff.common.progress import Advance, progress, say
 from heads.data.catalog_rows import of_keys, of_rows
 from heads.data.clips import Features, split_texts
 from heads.data.hold_out import VIDEO, HoldOut
@@ -34,9 +31,12 @@ from heads.evidence.head import fold_of
 from heads.evidence.options import WordOptions
 from heads.evidence.sums import Sums
 from heads.evidence.wording import CLIPS, Wording, learn
-from store import Store
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import make_folder, whole
+from stepdiff.common.progress import Advance, progress, say
 from stepdiff.tasks.testsets import DiffRank, read_test_set
 from stepdiff.weights import fingerprint
+from store import Store
 
 FILE = "sums.safetensors"
 _AT_ONCE = 16

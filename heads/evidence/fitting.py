@@ -15,9 +15,6 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float64
 
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.files import make_folder, write_text
-from stepdiff.common.progress import say
 from heads.data.catalog_rows import Clips, of_keys
 from heads.data.clips import Features
 from heads.data.hold_out import VIDEO
@@ -26,9 +23,12 @@ from heads.evidence.counting import Counting, pooled
 from heads.evidence.head import WordHead
 from heads.evidence.sums import Fit, Sums, calibrate, fit, squared_errors, total
 from heads.evidence.wording import Wording
-from store.lineage.answers import RECORD, read_of
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import make_folder, write_text
+from stepdiff.common.progress import say
 from stepdiff.tasks.testsets import DiffRank, clips_of
 from stepdiff.weights import fingerprint
+from store.lineage.answers import RECORD, read_of
 
 RIDGES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 AGREES = 5

@@ -25,9 +25,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
 
+from heads.evidence.terms import Occurrence, Sides, occurrences
 from stepdiff.common.errors import StepDiffError, some
 from stepdiff.common.io.files import write_bytes, write_text
-from heads.evidence.terms import Occurrence, Sides, occurrences
 from store import Provenance, View
 
 FILE = "words.json"

@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sparse
 
-from stepdiff.common.errors import StepDiffError
 from heads.data.paired_qa import PairQuestions, kind
 from heads.evidence.terms import Sides, occurrences, terms_of
+from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks.prompts import VIDEOS
 
 CLIPS = 2**17

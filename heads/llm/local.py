@@ -13,10 +13,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.streams import torch_seed
 from heads.llm.model import CutOff, Failure, Message, Sampling
 from heads.models.pretrained import load_model, load_processor
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.streams import torch_seed
 
 
 class LocalLLM:

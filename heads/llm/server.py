@@ -30,8 +30,8 @@ from urllib.parse import parse_qsl
 
 import httpx2
 
-from stepdiff.common.errors import StepDiffError
 from heads.llm.model import CutOff, Failure, Message, Sampling, is_url, shown
+from stepdiff.common.errors import StepDiffError
 
 KEY = "OPENAI_API_KEY"
 _RETRIED = (408, 409, 425, 429, 500, 502, 503, 504)  # statuses that may pass

@@ -21,16 +21,16 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.jsonl import read_objects
-from stepdiff.common.streams import generator
 from heads.data.catalog_rows import need_columns
 from heads.data.hold_out import NAMESAKE, held_out, read_test_clips
 from heads.data.paired_qa import kind, refuse_held_out
-from store import Store
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.jsonl import read_objects
+from stepdiff.common.streams import generator
 from stepdiff.tasks.benchmarks.rows import Choice, Ranking, Rating
 from stepdiff.tasks.postprocess import parse
 from stepdiff.tasks.testsets import DiffCap, DiffMCQ, DiffRank, clips_of
+from store import Store
 
 CLIPS_AT_ONCE = 32
 PENALTY = 1e-3  # of the squared weights of standardised features, next to the mean loss

@@ -17,9 +17,9 @@ from jaxtyping import Float32
 
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.progress import progress
+from stepdiff.weights import fingerprint, resolve
 from store import Store, text_key
 from store.view import OK
-from stepdiff.weights import fingerprint, resolve
 
 MODEL = "mpnet-base"
 BATCH = 64

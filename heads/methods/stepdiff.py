@@ -22,9 +22,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.streams import generator
-from stepdiff.common.threads import shares
 from heads.data.clips import Reads
 from heads.data.packing import Turn
 from heads.evidence.naming import Naming, Values
@@ -33,8 +30,19 @@ from heads.models.streaming import Say, Tokens, Words
 from heads.models.video_lm import VideoLM
 from heads.training.recipe import EvidenceOptions
 from heads.workers.group import ALONE, Group
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.streams import generator
+from stepdiff.common.threads import shares
 from stepdiff.tasks.benchmarks.rows import Choice, Ranking, Rating, Writing
-from stepdiff.tasks.prompts import DIFFCAP_SEED, DIFFERENCE_QUESTION, DIFFMCQ_SEED, NO, NO_DIFFERENCE, SIMILAR_QUESTION, YES
+from stepdiff.tasks.prompts import (
+    DIFFCAP_SEED,
+    DIFFERENCE_QUESTION,
+    DIFFMCQ_SEED,
+    NO,
+    NO_DIFFERENCE,
+    SIMILAR_QUESTION,
+    YES,
+)
 from stepdiff.tasks.testsets import DiffCap, DiffMCQ, DiffRank, Pair
 
 

@@ -15,11 +15,11 @@ from jaxtyping import Float32
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from stepdiff.common.errors import StepDiffError
 from heads.data.clips import Features, Reads
-from store import Store, text_key
+from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks.benchmarks.rows import Choice, Ranking, Rating
 from stepdiff.tasks.testsets import DiffMCQ, DiffRank
+from store import Store, text_key
 
 PairEmbedding = Literal["average", "reference", "candidate"]
 

@@ -27,9 +27,9 @@ from heads.evidence.fitting import evidence_of, training_videos
 from heads.evidence.head import WordHead, clipped
 from heads.evidence.naming import Values
 from heads.evidence.terms import next_in
-from store import Store
 from stepdiff.tasks.prompts import NO_DIFFERENCE, VIDEOS
 from stepdiff.tasks.testsets import DiffCap, DiffMCQ, DiffRank, Pair, clips_of
+from store import Store
 
 SEEDED = 2
 """the video that a text of DiffMCQ is about before its first mention: it continues "In Video 2," """

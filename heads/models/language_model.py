@@ -16,11 +16,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.streams import torch_seed
 from heads.data.packing import Chat
 from heads.models.packed_attention import NAME, Layout, may_see, register
 from heads.training.recipe import Lora
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.streams import torch_seed
 from stepdiff.weights import resolve
 
 if TYPE_CHECKING:

@@ -25,9 +25,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from stepdiff.common.errors import StepDiffError
 from heads.data.packing import Chat
 from heads.models.language_model import LanguageModel, autocast
+from stepdiff.common.errors import StepDiffError
 from stepdiff.weights import resolve
 
 WHOLE = "set scaling.fsdp false and tensor_parallel 1, or evaluate without torchrun"

@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stepdiff.common.errors import StepDiffError
 from heads.training.recipe import ProjectorOptions
+from stepdiff.common.errors import StepDiffError
 
 
 class PerceiverLayer(nn.Module):

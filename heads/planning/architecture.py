@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from stepdiff.common.errors import StepDiffError
 from heads.data.packing import Chat
 from heads.models.language_model import LanguageModel
 from heads.models.projector import Projector
 from heads.training.contrastive_task import ContrastiveHead
 from heads.training.recipe import ContrastiveRecipe, VideoLMRecipe
+from stepdiff.common.errors import StepDiffError
 from stepdiff.weights import registry, resolve
 
 _LLAMA_2 = {"model_type": "llama", "vocab_size": 32000, "max_position_embeddings": 4096, "tie_word_embeddings": False}

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from stepdiff.common.errors import StepDiffError
 from heads.models.language_model import LanguageModel
 from heads.planning import architecture, work
 from heads.planning.alternatives import Setting, contrastive_settings, settings
@@ -22,6 +21,7 @@ from heads.planning.memory import FLOAT, RESERVE, Memory, largest, matched, proj
 from heads.planning.options import PlanOptions
 from heads.planning.rows import batches
 from heads.training.recipe import ContrastiveRecipe, Scaling, Schedule, TrainOptions, VideoLMRecipe
+from stepdiff.common.errors import StepDiffError
 from store import Feature, Store
 from store.format.view_metadata import stored_features
 from store.verbs.plan import ENCODERS

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from stepdiff.common.errors import StepDiffError
 from heads.methods.registry import ORDER, Regime, is_control, regime_of, section
+from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks.published import PUBLISHED
 from stepdiff.tasks.testsets import Task
 

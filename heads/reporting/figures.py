@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float64
 
-from stepdiff.common.errors import StepDiffError
 from heads.reporting.entries import (
     TRUTH_METRICS,
     Entry,
@@ -25,6 +24,7 @@ from heads.reporting.entries import (
     marked,
     score_record,
 )
+from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks.bootstrap import Resamples, holm, interval, paired_p
 from stepdiff.tasks.declining import asked_first
 from stepdiff.tasks.postprocess import parse

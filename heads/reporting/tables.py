@@ -13,7 +13,6 @@ from typing import Any, get_args
 
 import numpy as np
 
-from stepdiff.common.errors import StepDiffError
 from heads.methods.registry import regime_words, section
 from heads.reporting.entries import (
     AMONG,
@@ -31,6 +30,7 @@ from heads.reporting.entries import (
 )
 from heads.reporting.figures import Comparison, Place, Score
 from heads.reporting.grid import Block, Cell, Grid, Row, between, figure_cell, number
+from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks import registry
 from stepdiff.tasks.bootstrap import CONFIDENCE, paired_p
 from stepdiff.tasks.published import ASKED, PUBLISHED

@@ -33,12 +33,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from heads.training.sums import SUMS, check_sums, write_sums
+from heads.workers.group import ALONE, Group
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import write_text
 from stepdiff.common.io.local import sync_folder
 from stepdiff.common.progress import say
-from heads.training.sums import SUMS, check_sums, write_sums
-from heads.workers.group import ALONE, Group
 
 _NAME = re.compile(r"checkpoint-\d+")
 _STATE_TENSORS = frozenset({"step", "exp_avg", "exp_avg_sq"})

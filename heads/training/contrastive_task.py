@@ -26,8 +26,6 @@ from jaxtyping import Float, Float32
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.streams import generator, torch_seed
 from heads.data.clips import Features, split_texts
 from heads.data.hold_out import HoldOut
 from heads.data.paired_qa import Order, PairQuestions, kind, read_divided
@@ -40,10 +38,12 @@ from heads.training.speed import Counts
 from heads.training.validation import HeldOutPairs, Validator, clips_to_hold_out, validator_of
 from heads.workers.group import ALONE, Group
 from heads.workers.read_ahead import ReadAhead
-from store import Store, text_key
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.streams import generator, torch_seed
 from stepdiff.tasks.declining import declines
 from stepdiff.tasks.prompts import NO, YES
 from stepdiff.tasks.testsets import Pair
+from store import Store, text_key
 
 Differing = tuple[Pair, tuple[str, ...]]
 """a pair, and its answers that say what differs"""

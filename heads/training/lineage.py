@@ -23,10 +23,6 @@ from typing import Any
 
 from torch import nn
 
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.files import write_text
-from stepdiff.common.io.jsonl import read_objects
-from stepdiff.common.progress import say
 from heads.data.clips import Features
 from heads.data.hold_out import HoldOut
 from heads.data.trained_on import TrainedOn
@@ -48,11 +44,15 @@ from heads.training.recipe import (
     read_recipe,
 )
 from heads.workers.group import ALONE, Group
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import write_text
+from stepdiff.common.io.jsonl import read_objects
+from stepdiff.common.progress import say
+from stepdiff.tasks.prompts import MAIN_ACTION, SIMILAR_QUESTION
+from stepdiff.weights import fingerprint, resolve
 from store import Provenance, Store
 from store.lineage import trained_on as hashes
 from store.lineage.answers import read_of
-from stepdiff.tasks.prompts import MAIN_ACTION, SIMILAR_QUESTION
-from stepdiff.weights import fingerprint, resolve
 
 FILE = "lineage.json"
 

@@ -25,11 +25,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from heads.tracking.trackers import Trackers
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import make_folder, write_text
 from stepdiff.common.io.jsonl import parse_object
 from stepdiff.common.io.local import named_errors
-from heads.tracking.trackers import Trackers
 
 
 class TrainingLog:

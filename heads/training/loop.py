@@ -25,17 +25,17 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from stepdiff.common.errors import HeldError, StepDiffError
-from stepdiff.common.io.files import make_folder
-from stepdiff.common.io.locks import locked
-from stepdiff.common.progress import say
-from stepdiff.common.streams import torch_seed
 from heads.tracking.curve import draw_curve
 from heads.training.checkpoint import Run, optimized
 from heads.training.log import TrainingLog, read_metrics
 from heads.training.recipe import Schedule
 from heads.training.speed import Counts, speed
 from heads.workers.group import ALONE, Group
+from stepdiff.common.errors import HeldError, StepDiffError
+from stepdiff.common.io.files import make_folder
+from stepdiff.common.io.locks import locked
+from stepdiff.common.progress import say
+from stepdiff.common.streams import torch_seed
 
 
 @runtime_checkable

@@ -20,8 +20,6 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float, Int32, Int64, Integer
 
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.streams import generator
 from heads.data.catalog_rows import blocks, need_columns
 from heads.data.clips import Features
 from heads.data.hold_out import HoldOut
@@ -34,8 +32,10 @@ from heads.methods.word_evidence import WordEvidence
 from heads.training.recipe import VideoLMRecipe
 from retrieval import nearest
 from retrieval.vectors import normalised
-from store import Catalog, Store
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.streams import generator
 from stepdiff.tasks.prompts import NEXT_VIDEO, PAIR_SYSTEM, SYSTEM, VIDEOS
+from store import Catalog, Store
 
 SEQUENCE = 3  # clips of a video in a row (S3)
 Questions = tuple[tuple[str, str], list[Turn]]

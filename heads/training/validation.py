@@ -24,12 +24,12 @@ from typing import Protocol, runtime_checkable
 
 import polars as pl
 
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.streams import generator
 from heads.data.catalog_rows import Clips, of_keys
 from heads.data.hold_out import drawn_clips
 from heads.data.paired_qa import PairQuestions, kind
 from heads.training.recipe import Validation
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.streams import generator
 from stepdiff.tasks.declining import declines
 from stepdiff.tasks.scoring import score
 from stepdiff.tasks.testsets import OPTIONS, DiffMCQ, DiffRank, Pair, clips_of, drawn, read_test_set

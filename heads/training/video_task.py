@@ -23,8 +23,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.streams import generator, torch_seed
 from heads.data.catalog_rows import need_columns
 from heads.data.clips import Features, split_texts
 from heads.data.hold_out import HoldOut
@@ -56,9 +54,11 @@ from heads.training.speed import Counts
 from heads.training.validation import HeldOutPairs, clips_to_hold_out, need_rows, validator_of
 from heads.workers.group import ALONE, Group
 from heads.workers.read_ahead import ReadAhead
-from store import Store
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.streams import generator, torch_seed
 from stepdiff.tasks.prompts import CAPTION_QUESTION, NARRATION_QUESTION
 from stepdiff.tasks.testsets import drawn
+from store import Store
 
 CLIPS_MINED = 32  # projected at a time
 

@@ -13,10 +13,6 @@ from typing import Any
 import torch
 import yaml
 
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.files import place, refuse_url
-from stepdiff.common.progress import say
-from stepdiff.common.workers.cluster import refuse_relative
 from heads.data.hold_out import HoldOut
 from heads.training import lineage
 from heads.training.checkpoint import Run
@@ -25,8 +21,12 @@ from heads.training.loop import train
 from heads.training.recipe import TrainOptions, as_yaml, differences, earlier_options, read_recipe
 from heads.training.video_task import VideoTask
 from heads.workers.group import ALONE, Group
-from store import Store
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import place, refuse_url
+from stepdiff.common.progress import say
+from stepdiff.common.workers.cluster import refuse_relative
 from stepdiff.weights import NAMES
+from store import Store
 
 RECIPE = "recipe.yaml"
 

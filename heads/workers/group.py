@@ -21,8 +21,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from stepdiff.common.errors import StepDiffError
 from heads.training.recipe import Scaling
+from stepdiff.common.errors import StepDiffError
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")

@@ -20,15 +20,15 @@ from io import TextIOBase
 from pathlib import Path
 from typing import Any
 
+from heads.training.recipe import TrainOptions
+from heads.workers.group import BACKEND, joined
+from heads.workers.room import LOOK, PATIENCE, Lack, cpus_of_each
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import make_folder
 from stepdiff.common.io.locks import locked
 from stepdiff.common.progress import say
 from stepdiff.common.workers.cluster import connected
 from stepdiff.common.workers.pool import has_gpu
-from heads.training.recipe import TrainOptions
-from heads.workers.group import BACKEND, joined
-from heads.workers.room import LOOK, PATIENCE, Lack, cpus_of_each
 
 ATTEMPTS = 3
 """starts from one step after which the run ends"""

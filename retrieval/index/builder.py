@@ -17,11 +17,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.files import local, make_folder, whole
-from stepdiff.common.io.locks import locked
-from stepdiff.common.progress import progress
-from stepdiff.common.streams import generator
 from retrieval.exact import search_exactly, without_itself
 from retrieval.index.factory import FLAT, Budgets, Choice, choose
 from retrieval.index.index import (
@@ -50,6 +45,11 @@ from retrieval.index.index_card import (
 )
 from retrieval.index.parts import Job, add, fill_all, merge, new_index, parts_of, train, write_index
 from retrieval.vectors import checked_norms, command, filled_rows, normalised, raw_blocks, width
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import local, make_folder, whole
+from stepdiff.common.io.locks import locked
+from stepdiff.common.progress import progress
+from stepdiff.common.streams import generator
 from store import Store, View
 
 if TYPE_CHECKING:

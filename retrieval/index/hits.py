@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
-from stepdiff.common.io.direct_io import fill_memory
 from retrieval.exact import check_directions, cosines, fill_cosines
 from retrieval.vectors import BLOCK
+from stepdiff.common.io.direct_io import fill_memory
 from store import Store, View
 
 OFTEN = 32  # rows of a run that are compared before it is mapped, and before another try

@@ -28,11 +28,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from stepdiff.common.errors import StepDiffError
 from retrieval.exact import search_exactly
 from retrieval.index.hits import Hits
 from retrieval.index.index_card import Card, build_command, card_path, damaged, index_file, read_card, stale
 from retrieval.vectors import filled_rows
+from stepdiff.common.errors import StepDiffError
 from store import Store, View
 from store.view import OK
 

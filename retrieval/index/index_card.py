@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
+from retrieval.vectors import command
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import LocalPath, Place, whole
-from retrieval.vectors import command
 from store import Store, View
 from store.view import OK
 

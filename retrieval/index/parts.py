@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
+from retrieval.index.index import DamagedIndex, cluster_on_gpu, graph_of, ivf_of, read_faiss
+from retrieval.vectors import checked_norms, compact, raw_blocks, width
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import Place, local, whole
 from stepdiff.common.progress import Advance
 from stepdiff.common.streams import generator
 from stepdiff.common.workers.cluster import connected
 from stepdiff.common.workers.pool import WorkerPool, pool_size
-from retrieval.index.index import DamagedIndex, cluster_on_gpu, graph_of, ivf_of, read_faiss
-from retrieval.vectors import checked_norms, compact, raw_blocks, width
 from store import Store, View
 
 if TYPE_CHECKING:

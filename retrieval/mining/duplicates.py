@@ -20,11 +20,11 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float32, Int64
 
-from stepdiff.common.progress import progress
 from retrieval.exact import compiled
 from retrieval.index.index import open_index
 from retrieval.mining.neighbours import columns, video_numbers
 from retrieval.vectors import BLOCK, blocks, compact, filled_rows, width
+from stepdiff.common.progress import progress
 from store import Store, View
 
 HELD_BYTES = 2**32  # of rows that are held in memory and compared with all others

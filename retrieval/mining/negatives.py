@@ -36,15 +36,15 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 
+from retrieval.exact import compiled
+from retrieval.vectors import fill_command, normalised
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.tables import short
 from stepdiff.common.progress import progress
 from stepdiff.common.threads import cores, each
-from retrieval.exact import compiled
-from retrieval.vectors import fill_command, normalised
+from stepdiff.tasks.testsets import DiffCap, DiffMCQ, Pair, read_test_set
 from store import Store, View, text_key
 from store.view import OK
-from stepdiff.tasks.testsets import DiffCap, DiffMCQ, Pair, read_test_set
 
 NEGATIVES = 3
 BLOCK = 512  # true pairs estimated at a time

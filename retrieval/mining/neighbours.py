@@ -27,13 +27,13 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float32, Int64
 
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.files import whole
-from stepdiff.common.progress import progress
 from retrieval.exact import Candidates, Found, nearest_of, without_itself
 from retrieval.index.index import open_index
 from retrieval.index.index_card import digest
 from retrieval.vectors import BLOCK, blocks, compact, filled_rows, normalised, width
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import whole
+from stepdiff.common.progress import progress
 from store import Store, View
 
 QUERIES = 1024  # searched at a time in an index

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from stepdiff.common.errors import StepDiffError
 from retrieval.queries.live import encoder_of, unit_vector
+from stepdiff.common.errors import StepDiffError
 from store import Store, View
 
 Pictures = UInt8[np.ndarray, "count side side 3"] | str

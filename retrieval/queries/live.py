@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Float32
 
+from retrieval.vectors import command, width
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.tables import short
-from retrieval.vectors import command, width
 from store import Provenance, Store, View
 from store.format.pool import unpooled
 from store.io.records import all_writes

@@ -20,13 +20,13 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float32, Int64
 
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.sealed import copied
-from stepdiff.common.io.tables import short
 from retrieval.index.factory import FLAT_BELOW
 from retrieval.index.index import Index, check_feature, exact_index, open_index
 from retrieval.index.index_card import card_path
 from retrieval.vectors import command, fill_command, filled_rows, normalised, width
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.sealed import copied
+from stepdiff.common.io.tables import short
 from store import Store, View, text_key
 from store.catalog.forgotten import refuse_forgotten
 from store.view import FAILED, OK

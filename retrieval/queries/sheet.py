@@ -19,9 +19,9 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from retrieval.queries.footage import Pictures, frames
 from stepdiff.common.io.files import whole
 from stepdiff.common.look import look
-from retrieval.queries.footage import Pictures, frames
 
 STRIP = 3  # frames of a clip
 SIDE = 192  # pixels of a frame's side

@@ -68,8 +68,8 @@ class Negatives:
 def negatives(options: Negatives) -> dict[str, Any]:
     """Run `negatives`; returns the counts."""
     from retrieval.mining.negatives import draw
-    from store import Store
     from stepdiff.tasks.testsets import write_test_set
+    from store import Store
 
     store = Store.open(options.store)
     drawn = draw(
@@ -175,8 +175,8 @@ class Duplicates:
 
 def duplicates(options: Duplicates) -> int:
     """Run `duplicates`; returns the exit status."""
-    from stepdiff.common.io.tables import as_json, check_format, print_table, write_table
     from retrieval.mining.duplicates import duplicates
+    from stepdiff.common.io.tables import as_json, check_format, print_table, write_table
     from store import Store
 
     if options.out is not None:

@@ -69,8 +69,8 @@ class Options:
 
 def run(options: Options) -> int:
     """Run the verb: resolve what is searched for, compute the neighbours, write them; returns the exit status."""
-    from stepdiff.common.io.tables import check_format
     from retrieval.queries.search import compute, resolve
+    from stepdiff.common.io.tables import check_format
     from store import Store
 
     if options.out is not None:

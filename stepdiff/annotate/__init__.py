@@ -10,6 +10,7 @@ stepdiff.enter("stepdiff.annotate")
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from heads.llm.model import LLMOptions, Sampling
     from stepdiff.annotate.page.figures import figures
     from stepdiff.annotate.people.agreement import Agreement
     from stepdiff.annotate.people.answers import read_collected, write_answers
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from stepdiff.annotate.qa.prompts import DESCRIBE, PAIRQA
     from stepdiff.annotate.stages.versions import Version, versions
     from stepdiff.common.errors import StepDiffError
-    from heads.llm.model import LLMOptions, Sampling
 
 __all__ = [
     "Agreement",

@@ -23,7 +23,7 @@ VERBS = {
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command that the command line names; `stepdiff annotate COMMAND` does the same."""
-    return choose("annotate", "Texts about clips, and training data made of them.", VERBS, argv)
+    return choose("stepdiff.annotate", "Texts about clips, and training data made of them.", VERBS, argv)
 
 
 if __name__ == "__main__":

@@ -55,8 +55,8 @@ def run(options: AgreementOptions) -> dict[str, Any]:
     answers = read_collected(options.file, refused.append)
     record = {"file": options.file, **asdict(agreement(answers, task)), "failed": refused}
     if options.out is not None:
-        from stepdiff.common.io.files import write_text
         from heads.reporting.grid import to_markdown
+        from stepdiff.common.io.files import write_text
 
         write_text(
             Path(options.out), f"# Agreement\n\n{summary(record)}\n\n" + "".join(map(to_markdown, grids(record)))
@@ -118,8 +118,8 @@ def cell(value: int | float | None, form: str) -> "Cell | None":
 def show(record: dict[str, Any]) -> None:
     from rich.console import Console
 
-    from stepdiff.annotate.people.answers import show_refused
     from heads.reporting.grid import to_text
+    from stepdiff.annotate.people.answers import show_refused
 
     show_refused(record)
     print(f"{record['file']}: {summary(record)}")

@@ -47,9 +47,6 @@ def run(options: AlignOptions) -> dict[str, Any]:
         raise StepDiffError(f"--window {options.window}: give seconds, 0 or more")
     import polars as pl
 
-    from stepdiff.annotate.sources.alignment import speech_of_clips
-    from stepdiff.annotate.sources.narration import read_narration
-    from stepdiff.common.progress import progress
     from heads.data.clip_texts import write_texts
     from heads.data.clips import Features
     from heads.data.hold_out import UID, known_clips
@@ -57,8 +54,11 @@ def run(options: AlignOptions) -> dict[str, Any]:
     from heads.models.language_model import pick_device
     from heads.training.checkpoint import Run
     from heads.training.lineage import load_contrastive
-    from store import Store
+    from stepdiff.annotate.sources.alignment import speech_of_clips
+    from stepdiff.annotate.sources.narration import read_narration
+    from stepdiff.common.progress import progress
     from stepdiff.weights import fingerprint
+    from store import Store
 
     store, device = Store.open(options.store), pick_device(options.device)
     head, recipe = load_contrastive(Path(options.head), store, device)

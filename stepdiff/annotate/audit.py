@@ -2,8 +2,8 @@
     --hold-out data/kitchen/diffcap_test.jsonl data/kitchen/diffmcq_test.jsonl data/kitchen/diffrank_test.jsonl
 
 Reports the content of a PairQA file: counts, what was dropped at each stage and why (from the record that
-stepdiff annotate pairqa writes next to it), balance of answers, lengths, frequent words, how many n-grams of the test texts the
-answers have, clips that should not train, and one page with pairs and their frames.
+stepdiff annotate pairqa writes next to it), balance of answers, lengths, frequent words, how many n-grams of the test
+texts the answers have, clips that should not train, and one page with pairs and their frames.
 
 Guarantees
 - a clip that should not train gives exit status 1, and the page is written
@@ -45,12 +45,12 @@ class AuditOptions:
 
 
 def run(options: AuditOptions) -> dict[str, Any]:
+    from heads.data.clip_texts import ClipTexts
+    from heads.data.hold_out import HoldOut, known_clips
     from stepdiff.annotate.page.figures import figures, leaks, overlap
     from stepdiff.annotate.page.page import draw, page, read_record, samples
     from stepdiff.annotate.qa.job import read_questions
     from stepdiff.common.io.files import write_text
-    from heads.data.clip_texts import ClipTexts
-    from heads.data.hold_out import HoldOut, known_clips
     from store import Store
 
     hold_out = HoldOut(options.hold_out, options.hold_out_by)

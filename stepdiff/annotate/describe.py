@@ -4,7 +4,8 @@ Combines narration, action caption and grounded objects of every clip into one s
 model in this process or at a server. heads.evaluate --method socratic reads the folder that it names.
 
     --endpoint http://127.0.0.1:8000/v1 --llm meta-llama/Llama-2-70b-chat-hf --batch 64    a model that vLLM serves
-    --objects none                                                                         without stepdiff annotate ground
+    --objects none                                                                         without stepdiff annotate
+    ground
     --prompt mine.yaml                                                                     another prompt, a new version
 
 Each version describes a clip once. Later changes of the catalog only affect clips without a description.
@@ -20,12 +21,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from heads.llm.model import LLM, CutOff, LLMOptions, Sampling
 from stepdiff.annotate.qa.prompts import DESCRIBE, NOTHING, Message, Prompt, read_prompt
 from stepdiff.annotate.stages.job import HINT, Answer, Failure, Item, StageOptions, plain, show
 from stepdiff.common.cli import command
 from stepdiff.common.cli.options import incomplete, parse
 from stepdiff.common.errors import StepDiffError
-from heads.llm.model import LLM, CutOff, LLMOptions, Sampling
 
 STAGE, KIND = "describe", "step description"
 _NONE = "none"
@@ -113,10 +114,10 @@ def run(options: DescribeOptions) -> dict[str, Any]:
         raise StepDiffError(f"--words {options.words} is too few: give 1 or more")
     import polars as pl
 
+    from heads.data.clip_texts import ClipTexts
     from stepdiff.annotate.grounding.scorers import GROUNDED
     from stepdiff.annotate.stages.stage import Items, clip_blocks, run_stage
     from stepdiff.annotate.stages.versions import chosen
-    from heads.data.clip_texts import ClipTexts
     from store import Store
 
     store = Store.open(options.store)

@@ -78,10 +78,10 @@ def run(options: GroundOptions) -> dict[str, Any]:
 
 def make_job(options: GroundOptions, reads: dict[str, str]) -> Job:
     """Return the job of the chosen scorer. A mean covers all clips of the view: all splits are scored alike."""
+    from heads.data.clips import Features
     from stepdiff.annotate.grounding.row_set import RowSet, sha256_of_keys
     from stepdiff.annotate.grounding.scorers import DetectorJob, SpaceJob
     from stepdiff.annotate.stages.stage import absolute, clip_blocks
-    from heads.data.clips import Features
     from store import Store
 
     if options.model is not None:

@@ -115,8 +115,8 @@ def run(options: ManifestOptions) -> dict[str, Any]:
     source = _source(options)
     if source == "benchmark":
         return _of_benchmark(options)
-    from stepdiff.annotate.sources.blocks import Selection, write_blocks
     from heads.data.hold_out import HoldOut
+    from stepdiff.annotate.sources.blocks import Selection, write_blocks
 
     faults = Counter[str]()
     look = options.on_disk and "on_disk" in _USES[source]
@@ -212,9 +212,9 @@ def _of_test_sets(options: ManifestOptions) -> Iterator["pl.DataFrame"]:
 
 def _of_benchmark(options: ManifestOptions) -> dict[str, Any]:
     """Write the manifest of the clips of a benchmark that are on disk; return its record."""
+    from heads.data.hold_out import HoldOut
     from stepdiff.annotate.sources.benchmarks import on_disk
     from stepdiff.annotate.sources.blocks import Selection, write_blocks
-    from heads.data.hold_out import HoldOut
     from stepdiff.tasks import registry
 
     benchmark = registry.get(options.benchmark or "")

@@ -17,12 +17,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from heads.llm.model import LLMOptions, Sampling, shown
 from stepdiff.annotate.stages.job import HINT, StageOptions
 from stepdiff.annotate.stages.job import show as show_stage
 from stepdiff.common.cli import command
 from stepdiff.common.cli.options import incomplete, parse
 from stepdiff.common.errors import StepDiffError
-from heads.llm.model import LLMOptions, Sampling, shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +52,10 @@ def run(options: PairQAOptions) -> dict[str, Any]:
         raise StepDiffError(f"--alike {options.alike}: a cosine above 0; above 1 nothing counts as similar")
     import polars as pl
 
+    from heads.data.clip_texts import ClipTexts
+    from heads.data.hold_out import HoldOut
+    from heads.methods.similarity import Sentences
+    from heads.models.language_model import pick_device
     from stepdiff.annotate.qa.composing import Ledger, compose
     from stepdiff.annotate.qa.job import CUT, KINDS, STAGE, PairQAJob, described_pairs, items, read_pairs_file
     from stepdiff.annotate.qa.prompts import PAIRQA
@@ -60,12 +64,8 @@ def run(options: PairQAOptions) -> dict[str, Any]:
     from stepdiff.common.io.files import write_pieces, write_text
     from stepdiff.common.io.jsonl import object_line
     from stepdiff.common.progress import say
-    from heads.data.clip_texts import ClipTexts
-    from heads.data.hold_out import HoldOut
-    from heads.methods.similarity import Sentences
-    from heads.models.language_model import pick_device
-    from store import Store
     from stepdiff.weights import fingerprint
+    from store import Store
 
     hold_out = HoldOut(options.hold_out, options.hold_out_by)
     store, pairs = Store.open(options.store), read_pairs_file(options.pairs)

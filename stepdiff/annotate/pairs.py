@@ -35,7 +35,8 @@ class PairsOptions:
     other: float = 0.1
     """fraction of all pairs that are of different steps"""
     texts: str | None = None
-    """Parquet file or folder of texts about clips, as stepdiff annotate describe writes: only clips that have one make pairs"""
+    """Parquet file or folder of texts about clips, as stepdiff annotate describe writes: only clips that have one
+    make pairs"""
     seed: int = 0
     """seed of the choice"""
     hold_out: tuple[str, ...] = ()
@@ -50,10 +51,10 @@ def run(options: PairsOptions) -> dict[str, Any]:
     import numpy as np
     import polars as pl
 
+    from heads.data.hold_out import NAMESAKE, HoldOut
     from stepdiff.annotate.qa import pair_choice as choice
     from stepdiff.common.io.files import stream_parquet
     from stepdiff.common.streams import generator
-    from heads.data.hold_out import NAMESAKE, HoldOut
 
     hold_out = HoldOut(options.hold_out, options.hold_out_by)
     clips, left_out = choice.candidates(options.store, options.step, options.texts, hold_out)

@@ -113,8 +113,8 @@ def _grids(record: dict[str, Any]) -> "list[Grid]":
 def show(record: dict[str, Any]) -> None:
     from rich.console import Console
 
-    from stepdiff.annotate.people.answers import show_refused
     from heads.reporting.grid import to_text
+    from stepdiff.annotate.people.answers import show_refused
 
     show_refused(record)
     print(f"{record['sentence']}.")

@@ -18,5 +18,9 @@ __all__ = ["Site", "StepDiffError", "create_app"]
 
 __getattr__ = stepdiff.lazy(
     __name__,
-    {"stepdiff.app.server": ("create_app",), "stepdiff.app.site": ("Site",), "stepdiff.common.errors": ("StepDiffError",)},
+    {
+        "stepdiff.app.server": ("create_app",),
+        "stepdiff.app.site": ("Site",),
+        "stepdiff.common.errors": ("StepDiffError",),
+    },
 )

@@ -87,7 +87,7 @@ def run(options: AppOptions) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return parse(AppOptions, argv, "app", __doc__, run)
+    return parse(AppOptions, argv, "stepdiff.app", __doc__, run)
 
 
 if __name__ == "__main__":

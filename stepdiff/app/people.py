@@ -162,7 +162,7 @@ def _named(connection: "Connection", name: str) -> Any:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command that the command line names."""
-    return choose("stepdiff.app.people", "People who annotate, and their personal links.", VERBS, argv)
+    return choose("stepdiff.people", "People who annotate, and their personal links.", VERBS, argv)
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def create_app(site: Site) -> FastAPI:
     app.add_exception_handler(RequestValidationError, malformed)
     app.add_exception_handler(HTTPException, missing)
 
-    app.mount("/static", StaticFiles(directory=STATIC, packages=[("common", "static")]), name="static")
+    app.mount("/static", StaticFiles(directory=STATIC, packages=[("stepdiff.common", "static")]), name="static")
     for section in (annotating,) if public else (media, explore, pair, compare, annotating):
         app.include_router(section.router(site))
 

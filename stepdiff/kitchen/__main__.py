@@ -145,7 +145,7 @@ def show(summary: dict[str, Any]) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return parse(Options, argv, "kitchen", __doc__, run, show)
+    return parse(Options, argv, "stepdiff.kitchen", __doc__, run, show)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """A task: its rows, their truth, its scorer, the columns of its table, its published figures and its videos.
 
-Everything that evaluation, tables and pages know about a task is in its TaskSpec (stepdiff.tasks.registry finds it by name).
-The folder of a benchmark holds what its authors publish, under the names that they give. `read` returns rows and truth
-apart, so that no method can read the truth.
+Everything that evaluation, tables and pages know about a task is in its TaskSpec (stepdiff.tasks.registry finds it by
+name). The folder of a benchmark holds what its authors publish, under the names that they give. `read` returns rows
+and truth apart, so that no method can read the truth.
 
     spec = registry.get("convis")
     asked = spec.read(Path("data/convis"))
@@ -79,9 +79,9 @@ class TaskSpec:
     """Read the published files in a folder, or a test set. Raises StepDiffError: one is missing or damaged; it says
     where to get it"""
     score: Callable[[Sequence[Any], Sequence[Any], Mapping[str, Any], int, int], dict[str, Any]]
-    """Return scores of (rows, predictions, truth, bootstrap, seed), as stepdiff.tasks.scoring.score does: {"task", figure: value
-    or None, "rows", "videos", "intervals": {figure: [low, high]}, "per_category": {category: {figure: value}}}. rows
-    may be a part of those read"""
+    """Return scores of (rows, predictions, truth, bootstrap, seed), as stepdiff.tasks.scoring.score does: {"task",
+    figure: value or None, "rows", "videos", "intervals": {figure: [low, high]}, "per_category": {category: {figure:
+    value}}}. rows may be a part of those read"""
     clips: Callable[[Path], Iterator[ClipFile]] | None = None
     """Yield the clips of a folder's rows, each once, with their files; None: the task has no manifest of its own"""
     judge: Callable[[Asked, Sequence[str | None], Judge], list[Any]] | None = None

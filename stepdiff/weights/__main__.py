@@ -85,7 +85,7 @@ def _table(record: dict[str, Any]) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return choose("weights", __doc__ or "", VERBS, argv)
+    return choose("stepdiff.weights", __doc__ or "", VERBS, argv)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
+from heads.data.hold_out import BY_ID, BY_OVERLAP, BY_VIDEO, HoldOut
 from stepdiff import annotate
 from stepdiff.annotate import audit
 from stepdiff.annotate.__main__ import VERBS, main
@@ -22,7 +23,6 @@ from stepdiff.annotate.page.figures import figures, leaks, overlap
 from stepdiff.annotate.page.page import FRAMES, SIDE, contact_sheets
 from stepdiff.annotate.qa.job import Question, read_questions
 from stepdiff.common.errors import StepDiffError
-from heads.data.hold_out import BY_ID, BY_OVERLAP, BY_VIDEO, HoldOut
 from store import Store
 
 RED, BLUE = (220, 30, 30), (30, 30, 220)

@@ -15,22 +15,32 @@ import pytest
 import torch
 from PIL import Image
 
-from stepdiff.annotate import captions
-from stepdiff.annotate.captioners.tokens import TokenCaptioner, TokenJob
-from stepdiff.annotate.captioners.video import VideoCaptioner, VideoJob
-from stepdiff.annotate.captioners.vision import caption, check_videos, pictures, with_videos
-from stepdiff.annotate.grounding.row_set import RowSet
-from stepdiff.annotate.grounding.scorers import GROUNDED, MOST, SCORES, Detector, DetectorJob, Space, SpaceJob, kept, objects
-from stepdiff.annotate.qa.prompts import CaptionKind
-from stepdiff.annotate.stages.job import Answer, Failure, Item
-from stepdiff.annotate.stages.versions import chosen
-from stepdiff.common.errors import StepDiffError
 from featurize.video.decode import Clip, read_clips
 from featurize.video.picture import Whole
 from heads import train
 from heads.data.clip_texts import ClipTexts
 from heads.data.clips import Features
 from heads.training.recipe import ProjectorOptions, Schedule, TrainOptions, Validation, VideoLMRecipe
+from stepdiff.annotate import captions
+from stepdiff.annotate.captioners.tokens import TokenCaptioner, TokenJob
+from stepdiff.annotate.captioners.video import VideoCaptioner, VideoJob
+from stepdiff.annotate.captioners.vision import caption, check_videos, pictures, with_videos
+from stepdiff.annotate.grounding.row_set import RowSet
+from stepdiff.annotate.grounding.scorers import (
+    GROUNDED,
+    MOST,
+    SCORES,
+    Detector,
+    DetectorJob,
+    Space,
+    SpaceJob,
+    kept,
+    objects,
+)
+from stepdiff.annotate.qa.prompts import CaptionKind
+from stepdiff.annotate.stages.job import Answer, Failure, Item
+from stepdiff.annotate.stages.versions import chosen
+from stepdiff.common.errors import StepDiffError
 from store import Feature, Provenance, Store
 
 from .conftest import CLIPS

@@ -12,12 +12,12 @@ import polars as pl
 import pytest
 from PIL import Image
 
+from featurize.manifest import read_manifest
+from heads.data.hold_out import BY_ID
 from stepdiff.annotate import manifest
 from stepdiff.annotate.manifest import ManifestOptions, run, show
 from stepdiff.annotate.sources import datasets, images
 from stepdiff.common.errors import StepDiffError
-from featurize.manifest import read_manifest
-from heads.data.hold_out import BY_ID
 from stepdiff.kitchen.files.write import write_files
 from stepdiff.kitchen.world import make_world
 from tests.annotate.test_audit import write_video

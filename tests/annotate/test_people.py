@@ -31,8 +31,8 @@ from stepdiff.annotate.people.task import REJECT_REASONS, Pair, defaults, read_p
 from stepdiff.annotate.qa.pair_choice import SCHEMA
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.jsonl import object_line
-from store import Store
 from stepdiff.tasks.testsets import DiffCap, DiffRank, read_test_set, write_test_set
+from store import Store
 
 from .people_answers import CATEGORIES, answer, answers, task, usual
 

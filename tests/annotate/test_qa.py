@@ -15,6 +15,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from heads.data.hold_out import BY_ID, BY_OVERLAP, BY_VIDEO
+from heads.data.paired_qa import read_paired_qa
+from heads.llm.model import LLMOptions, Sampling
+from heads.methods.similarity import MODEL, Sentences
 from stepdiff.annotate import pairqa, pairs
 from stepdiff.annotate.pairs import PairsOptions, run
 from stepdiff.annotate.qa import composing as qa_rules
@@ -27,14 +31,10 @@ from stepdiff.annotate.qa.parsing import QA, Dropped, Reading, read_pairs, read_
 from stepdiff.annotate.qa.prompts import DESCRIBE, PAIRQA, Prompt, read_prompt
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io import sealed as table
-from heads.data.hold_out import BY_ID, BY_OVERLAP, BY_VIDEO
-from heads.data.paired_qa import read_paired_qa
-from heads.llm.model import LLMOptions, Sampling
-from heads.methods.similarity import MODEL, Sentences
-from store import Store
 from stepdiff.tasks.prompts import SYSTEM
-from tests.llm_server import Reply, Server, said
 from stepdiff.weights import resolve
+from store import Store
+from tests.llm_server import Reply, Server, said
 
 from .conftest import CLIPS
 

@@ -14,17 +14,17 @@ from hypothesis import given
 from hypothesis import given as examples
 from hypothesis import strategies as st
 
+from heads import train
+from heads.data.clip_texts import ClipTexts
+from heads.methods.similarity import MODEL, Sentences
+from heads.training.checkpoint import Run
 from stepdiff.annotate import align
 from stepdiff.annotate.sources.alignment import assigned
 from stepdiff.annotate.sources.htstep import Step, read_annotations, read_splits, read_taxonomy
 from stepdiff.annotate.sources.narration import UNDECODED, UNUSABLE, Piece, entries, heard, read_narration
 from stepdiff.common.errors import StepDiffError
-from heads import train
-from heads.data.clip_texts import ClipTexts
-from heads.methods.similarity import MODEL, Sentences
-from heads.training.checkpoint import Run
-from store import Feature, Provenance, Store, text_key
 from stepdiff.weights import fingerprint, resolve
+from store import Feature, Provenance, Store, text_key
 
 PUBLISHED = Path(__file__).parents[3] / "shared/data/htstep"
 TAXONOMY = {3: Step("Make Tea", "Boil the water."), 4: Step("Make Tea", "Serve.")}

@@ -10,6 +10,8 @@ import polars as pl
 import pytest
 from stage_jobs import Shout
 
+from heads.data.clip_texts import ClipTexts
+from heads.llm.model import CutOff, LLMOptions, Sampling
 from stepdiff.annotate import describe
 from stepdiff.annotate.describe import DescribeJob, Describer, one_line
 from stepdiff.annotate.grounding.scorers import GROUNDED, SCORES
@@ -22,8 +24,6 @@ from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io import sealed as table
 from stepdiff.common.io.locks import locked
 from stepdiff.common.io.sealed import BLANK
-from heads.data.clip_texts import ClipTexts
-from heads.llm.model import CutOff, LLMOptions, Sampling
 from store import Store
 from store.format.layout import write_json
 from store.io.status import REASONS

@@ -24,7 +24,12 @@ def write_runs(world: Path, language_model: str, folder: Path) -> tuple[Path, Pa
         write_head(world, language_model, runs / name, seed)
     for task in ("diffcap", "diffrank"):
         options = ["--task", task, "--method", "video-lm", "--head", str(runs / "small"), "--rows", str(ROWS)]
-        options += ["--store", str(world / "features"), "--test-set", str(world / f"stepdiff/kitchen/{task}_test.jsonl")]
+        options += [
+            "--store",
+            str(world / "features"),
+            "--test-set",
+            str(world / f"stepdiff/kitchen/{task}_test.jsonl"),
+        ]
         options += ["--allow-seen", "--bootstrap", "0", "--out", str(said / f"{task}_small.jsonl")]
         assert evaluate.main(options) == 0
     return runs, said

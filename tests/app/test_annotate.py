@@ -50,7 +50,17 @@ def pairs(clips: list[str]) -> list[tuple[str, str]]:
 
 def link(task: Path, url: str, *arguments: str) -> list[str]:
     """Return the links that `stepdiff people` prints."""
-    command = [sys.executable, "-m", "stepdiff.app.people", *arguments[:1], "--annotate", str(task), "--url", url, "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "stepdiff.app.people",
+        *arguments[:1],
+        "--annotate",
+        str(task),
+        "--url",
+        url,
+        "--json",
+    ]
     done = subprocess.run([*command, *arguments[1:]], cwd=ROOT, check=True, capture_output=True, text=True)
     return [person["link"] for person in json.loads(done.stdout)["people"]]
 

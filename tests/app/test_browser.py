@@ -17,8 +17,8 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from stepdiff.annotate import audit
 from retrieval.verbs import query
+from stepdiff.annotate import audit
 from store import Store
 from tests.app.annotation_tasks import write_task
 from tests.app.conftest import ROOT, Server

@@ -17,6 +17,9 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 
+from heads import report, score, table
+from heads.reporting.entries import Entry
+from heads.reporting.figures import compare, measure
 from stepdiff.app.compare import totals
 from stepdiff.app.compare.files import Answers, Broken, Library
 from stepdiff.app.compare.select import Selection, choose
@@ -24,12 +27,9 @@ from stepdiff.app.compare.sets import RIGHT, TestSet, grouped
 from stepdiff.app.compare.totals import Totals
 from stepdiff.app.compare.words import supported
 from stepdiff.app.site import UnknownError
-from heads import report, score, table
-from heads.reporting.entries import Entry
-from heads.reporting.figures import compare, measure
-from store import Store
 from stepdiff.tasks.scoring import kendall_tau
 from stepdiff.tasks.testsets import DiffRank, Task, read_test_set, write_predictions, write_test_set
+from store import Store
 from tests.app.conftest import ROOT, Server
 from tests.app.predictions import guesses, random_rows, write
 

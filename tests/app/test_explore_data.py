@@ -8,6 +8,10 @@ import numpy as np
 import polars as pl
 import pytest
 
+from featurize.encoders import load
+from retrieval import build_index
+from retrieval.projection import Map, map_of, project
+from retrieval.queries.search import compute, of_clips, resolve
 from stepdiff.app.explore.child import write_in_child
 from stepdiff.app.explore.choosing import inside, passing, read_lasso
 from stepdiff.app.explore.colours import CATEGORIES, MISSING, SHADES, colours
@@ -15,10 +19,6 @@ from stepdiff.app.explore.maps import Maps, Shown
 from stepdiff.app.explore.nearest import Searcher
 from stepdiff.app.site import Site, UnknownError
 from stepdiff.common.errors import StepDiffError
-from featurize.encoders import load
-from retrieval import build_index
-from retrieval.projection import Map, map_of, project
-from retrieval.queries.search import compute, of_clips, resolve
 from store import Feature, Provenance, Store, View, text_key
 from tests.featurize import hf_models
 

@@ -22,6 +22,7 @@ import pytest
 import uvicorn
 from starlette.types import Message
 
+from heads import ask
 from stepdiff.app.kept import Kept
 from stepdiff.app.pair.alike import MOST_KEPT, KeptOdds, declines, similarity
 from stepdiff.app.pair.clips import columns, shown
@@ -32,7 +33,6 @@ from stepdiff.app.pair.streams import Events
 from stepdiff.app.pair.worker import Job, Worker
 from stepdiff.app.server import create_app, listener
 from stepdiff.app.site import Site, UnknownError
-from heads import ask
 from stepdiff.tasks.testsets import CATEGORIES, Pair, read_predictions, read_test_set
 from tests.app.conftest import Server
 from tests.app.pair_heads import HEADS, ROWS, Asked, write_head, write_runs, write_words

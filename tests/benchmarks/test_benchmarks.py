@@ -19,10 +19,10 @@ from benchmarks.harness.memory import GIB, Measured, Peak, apart
 from benchmarks.scale import MOST_GIB, Options, run
 from benchmarks.search import clustered, compare
 from benchmarks.train_step import World
-from stepdiff.common.errors import StepDiffError
 from heads.data.clips import Features
-from store import Store
+from stepdiff.common.errors import StepDiffError
 from stepdiff.weights import resolve
+from store import Store
 
 pytestmark = pytest.mark.full
 

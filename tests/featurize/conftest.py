@@ -11,8 +11,8 @@ import av
 import numpy as np
 import pytest
 
-from stepdiff.common.workers.cluster import connected
 from featurize.__main__ import main
+from stepdiff.common.workers.cluster import connected
 
 Writer = Callable[..., Path]
 Run = Callable[..., tuple[int, dict[str, object], str]]

@@ -13,11 +13,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from stepdiff.common.io import sealed as table
-from stepdiff.common.io.files import place
 from featurize.changes import compare
 from featurize.manifest import read_manifest
 from featurize.video.media_file import identity
+from stepdiff.common.io import sealed as table
+from stepdiff.common.io.files import place
 from store import Feature, Provenance, Store, View
 from store.__main__ import main as store_main
 from store.damage.withdrawal import unfinished

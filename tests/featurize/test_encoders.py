@@ -18,13 +18,13 @@ import pytest
 import torch
 from PIL import Image
 
-from stepdiff.common.errors import StepDiffError
 from featurize.encoders import NAMES, Encoder, encoder_class, load, proper_name
 from featurize.video.frames import chosen
 from featurize.video.picture import Crop, square
+from stepdiff.common.errors import StepDiffError
+from stepdiff.weights import fingerprint, resolve
 from store import Store
 from store.format.quantise import BLOCK
-from stepdiff.weights import fingerprint, resolve
 
 
 def loading_refusal(name: str, weights: str | None = None, device: str | None = "cpu", layer: int | None = None) -> str:

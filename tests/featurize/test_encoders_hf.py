@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
-from stepdiff.common.errors import StepDiffError
 from featurize.encoders import Encoder, load
 from featurize.encoders.preprocessing import preprocessing_of, timm_settings
 from featurize.encoders.vlm import Vlm
@@ -24,6 +23,7 @@ from featurize.shard import featurize_shard
 from featurize.video.decode import Clip, read_clips
 from featurize.video.picture import pixels_of
 from retrieval.__main__ import main as retrieval
+from stepdiff.common.errors import StepDiffError
 from store import Store
 from store.io.records import all_writes
 from tests.heads.public.vlms import save

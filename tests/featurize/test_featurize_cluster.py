@@ -22,11 +22,11 @@ import psutil
 import pytest
 import yaml
 
+from featurize.job import Options, requested
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.threads import cores
 from stepdiff.common.workers.cluster import inside_job, joined_ray
 from stepdiff.common.workers.pool import ATTEMPTS
-from featurize.job import Options, requested
 from store import Store
 
 ROOT = Path(__file__).parents[2]
@@ -132,7 +132,7 @@ def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
 @pytest.mark.full
 def test_a_job_of_a_head_node(head: Head, tmp_path: Path, tiny_clip: Path, video: Callable[..., Path]) -> None:
     working = tmp_path / "working"  # the files of a checkout, without its environment
-    for room in ("stepdiff", "common", "featurize", "store", "weights"):
+    for room in ("stepdiff", "featurize", "store"):
         shutil.copytree(ROOT / room, working / room, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "featurize.py", working)
     clip = str(video("job.mp4", g=10))

@@ -15,12 +15,12 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from stepdiff.common.errors import StepDiffError
 from featurize.manifest import Manifest, as_manifest, columns_of_interest, parsed, read_manifest
 from featurize.manifest_file import open_file
 from featurize.plan import Plan, shards_of
 from featurize.scratch import Scratch
 from featurize.windows import Windows, read_windows
+from stepdiff.common.errors import StepDiffError
 from store import Feature, Provenance, Store, text_key
 
 Writer = Callable[..., Path]

@@ -16,13 +16,13 @@ import psutil
 import pytest
 from PIL import Image
 
-from stepdiff.annotate import manifest
 from featurize.__main__ import main
 from featurize.encoders import load
 from featurize.video.decode import Clip, Failure, read_clips
 from featurize.video.media_file import identity
 from featurize.video.picture import Crop
 from heads.data.clips import Features, split_texts
+from stepdiff.annotate import manifest
 from store import Store, View
 from store.__main__ import main as store_main
 from store.verbs.verify import verify

@@ -17,7 +17,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from stepdiff.common.errors import StepDiffError
 from featurize.manifest import as_manifest
 from featurize.video.decode import Clip, Failure, read_clips
 from featurize.video.frames import Sampling, chosen
@@ -25,6 +24,7 @@ from featurize.video.picture import Crop, Resample, Whole, square
 from featurize.video.resize import ROWS, resized_part
 from featurize.video.stream import opened
 from featurize.video.timeline import by_decoding, from_packets
+from stepdiff.common.errors import StepDiffError
 
 Writer = Callable[..., Path]
 CROP = Crop(36, 32)

@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from stepdiff.common.errors import StepDiffError
 from heads import ask, evaluate, train
 from heads.training.checkpoint import Run
+from stepdiff.common.errors import StepDiffError
 
 from .conftest import Capture, recipe
 from .runs import SmallTask, assert_same_weights, train_small, unsealed

@@ -11,7 +11,6 @@ import polars as pl
 import pytest
 import torch
 
-from stepdiff.common.errors import StepDiffError
 from heads.data.clips import Features, split_texts
 from heads.data.packing import NO_TARGET, TEXT, Turn, collate
 from heads.data.paired_qa import Order, PairQuestions, answered_by, kind, read_paired_qa, turns
@@ -25,10 +24,11 @@ from heads.training.recipe import PairsContrast, Validation
 from heads.training.sources import SEQUENCE, HardNegatives, Sequences, TextedClips
 from heads.training.validation import Validator
 from heads.workers.read_ahead import ReadAhead
+from stepdiff.common.errors import StepDiffError
+from stepdiff.tasks.prompts import NARRATION_QUESTION
 from store import Feature, Provenance, Store
 from store.verbs.drop import drop
 from store.verbs.options import DropOptions
-from stepdiff.tasks.prompts import NARRATION_QUESTION
 
 OUTPUTS = 4
 NARRATED = [

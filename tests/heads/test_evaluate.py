@@ -15,8 +15,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.files import place
 from heads import ask, evaluate, report, score, train
 from heads.data.packing import Turn
 from heads.evaluation.evaluation import identity
@@ -29,9 +27,8 @@ from heads.models.language_model import autocast
 from heads.reporting.entries import Entry
 from heads.training.checkpoint import Run
 from heads.training.lineage import load_video_lm
-from store import Feature, Store
-from store.verbs.drop import drop
-from store.verbs.options import DropOptions
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import place
 from stepdiff.tasks.declining import declines
 from stepdiff.tasks.postprocess import parse
 from stepdiff.tasks.prompts import DIFFERENCE_QUESTION, DIFFMCQ_SEED
@@ -45,6 +42,9 @@ from stepdiff.tasks.testsets import (
     write_predictions,
     write_test_set,
 )
+from store import Feature, Store
+from store.verbs.drop import drop
+from store.verbs.options import DropOptions
 
 from .conftest import Capture, config, provenance, recipe
 from .runs import unsealed

@@ -7,18 +7,18 @@ from typing import Any
 import pytest
 import torch
 
-from stepdiff.common.errors import StepDiffError
 from heads import evaluate, report, score
 from heads.data.packing import Turn
 from heads.evaluation.judges import Answers, Entailment, JudgeOptions, load
 from heads.llm.server import ServedLLM
 from heads.methods.stepdiff import StepDiff
 from heads.training.lineage import load_video_lm
-from store import Store
+from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks import registry
 from stepdiff.tasks.benchmarks.judging import Inquiry, answers
 from stepdiff.tasks.benchmarks.rows import Choice, Writing
 from stepdiff.tasks.benchmarks.vidic.files import read
+from store import Store
 from tests.llm_server import Reply, Server, said
 from tests.tasks.viddiff_files import benchmark as viddiff
 from tests.tasks.vidic_files import pair, write

@@ -10,7 +10,6 @@ import polars as pl
 import pytest
 import yaml
 
-from stepdiff.common.errors import StepDiffError
 from heads import evaluate, train
 from heads.data.hold_out import VALIDATES, HoldOut, drawn_clips
 from heads.data.packing import Turn
@@ -23,6 +22,7 @@ from heads.training.log import read_metrics
 from heads.training.recipe import HardNegativeOptions, Validation, read_recipe
 from heads.training.validation import questions
 from heads.training.video_task import VideoTask
+from stepdiff.common.errors import StepDiffError
 from store import Store, text_key
 from store.lineage.trained_on import hashes
 

@@ -14,7 +14,6 @@ import pytest
 import yaml
 from safetensors.numpy import load_file, save_file
 
-from stepdiff.common.errors import StepDiffError
 from heads import embed, evaluate, report, score, table, train
 from heads.data.hold_out import BY_ID, BY_OVERLAP, BY_VIDEO, NAMESAKE, By, HoldOut, held_out, read_test_clips, task_of
 from heads.data.paired_qa import read_divided
@@ -23,9 +22,10 @@ from heads.training.checkpoint import Run
 from heads.training.contrastive_task import contrast_pairs
 from heads.training.recipe import HardNegativeOptions, read_recipe
 from heads.training.video_task import VideoTask
+from stepdiff.common.errors import StepDiffError
+from stepdiff.tasks.testsets import DiffRank, write_test_set
 from store import Store
 from store.lineage.trained_on import KINDS, hashes
-from stepdiff.tasks.testsets import DiffRank, write_test_set
 
 from .conftest import SYSTEMS, Capture, recipe
 from .runs import assert_same_weights, unsealed

@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import scaled_dot_product_attention
 
-from stepdiff.common.errors import StepDiffError
 from heads import ask
 from heads.data.packing import NO_TARGET, TEXT, Chat, Packer, Turn
 from heads.methods.stepdiff import StepDiff
@@ -22,9 +21,10 @@ from heads.models.pretrained import load_model, load_processor
 from heads.models.projector import Projector, ProjectorOptions
 from heads.models.video_lm import VideoLM
 from heads.training.lineage import load_video_lm
-from store import Store
+from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks.prompts import PRESETS
 from stepdiff.tasks.testsets import DiffCap
+from store import Store
 
 from .conftest import Capture
 

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 import torch
 
-from stepdiff.common.errors import StepDiffError
 from heads.llm.local import Draws, LocalLLM
 from heads.llm.model import LLM, CutOff, Failure, LLMOptions, Message, Sampling, is_url, shown
 from heads.llm.server import ServedLLM
-from tests.llm_server import Reply, Server, said
+from stepdiff.common.errors import StepDiffError
 from stepdiff.weights import fingerprint
+from tests.llm_server import Reply, Server, said
 
 
 def conversations(*contents: str) -> list[list[Message]]:

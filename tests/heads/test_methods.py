@@ -13,8 +13,6 @@ import polars as pl
 import pytest
 import torch
 
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io import sealed as table
 from heads import evaluate
 from heads.data.clip_texts import ClipTexts, write_texts
 from heads.data.packing import Turn
@@ -24,7 +22,8 @@ from heads.methods.similarity import MODEL, Sentences
 from heads.methods.socratic import SocraticLM, load_socratic
 from heads.methods.stepdiff import StepDiff
 from heads.methods.vlemb import PairEmbedding, VLEmb
-from store import Feature, Provenance, Store, text_key
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io import sealed as table
 from stepdiff.tasks import registry
 from stepdiff.tasks.benchmarks.convis.files import CONCEPTS
 from stepdiff.tasks.benchmarks.rows import Choice, Ranking, Rating
@@ -34,6 +33,7 @@ from stepdiff.tasks.prompts import SIMILAR_QUESTION
 from stepdiff.tasks.scoring import score
 from stepdiff.tasks.testsets import DiffCap, DiffMCQ, DiffRank, read_test_set, write_test_set
 from stepdiff.weights import fingerprint, resolve
+from store import Feature, Provenance, Store, text_key
 
 from .conftest import Capture
 

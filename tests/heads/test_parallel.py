@@ -13,7 +13,6 @@ import torch
 import yaml
 from torch import nn
 
-from stepdiff.common.errors import StepDiffError
 from heads import evaluate, train
 from heads.data.clips import Features
 from heads.methods import stepdiff
@@ -26,6 +25,7 @@ from heads.training.log import read_metrics
 from heads.training.recipe import Scaling, read_recipe
 from heads.training.video_task import VideoTask
 from heads.workers.group import Group, joined
+from stepdiff.common.errors import StepDiffError
 from store import Store
 
 from .conftest import TOOLS, Capture, recipe

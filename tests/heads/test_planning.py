@@ -32,9 +32,9 @@ from heads.training.recipe import (
     read_recipe,
 )
 from heads.training.sources import Sequences
-from store.testing import tiny_store
 from stepdiff.tasks.prompts import DIFFERENCE_QUESTION, NARRATION_QUESTION, PAIR_SYSTEM, SYSTEM
 from stepdiff.weights import registry, resolve
+from store.testing import tiny_store
 
 from .conftest import CHANNELS, TOKENS, Capture, recipe
 

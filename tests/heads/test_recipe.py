@@ -12,7 +12,6 @@ import pytest
 import torch
 import yaml
 
-from stepdiff.common.errors import StepDiffError
 from heads import train
 from heads.data.packing import Turn
 from heads.evaluation.loading import ANSWERS, method_class
@@ -22,8 +21,9 @@ from heads.methods.registry import REGISTRY, stated
 from heads.training.lineage import load_video_lm
 from heads.training.log import read_metrics
 from heads.training.recipe import Validation, differences, read_recipe
-from store import Store
+from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks.testsets import ROWS, read_predictions, read_test_set
+from store import Store
 
 from .conftest import SYSTEMS, Capture
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stepdiff.common.errors import StepDiffError
 from heads import report, table
 from heads.methods.registry import Regime, stated
 from heads.reporting import tables as published_tables
@@ -20,6 +19,7 @@ from heads.reporting.grid import Block, Cell, Grid, escape_latex, to_latex, to_m
 from heads.reporting.tables import Report, grids
 from heads.training.lineage import disclosure, regime
 from heads.training.recipe import read_recipe
+from stepdiff.common.errors import StepDiffError
 from stepdiff.kitchen.controls import MostDifferences
 from stepdiff.tasks.bootstrap import interval
 from stepdiff.tasks.postprocess import parse

@@ -18,8 +18,6 @@ import torch
 import yaml
 from safetensors.numpy import load_file
 
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.locks import locked
 from heads import ask, evaluate, train
 from heads.data.paired_qa import read_paired_qa
 from heads.models.language_model import LanguageModel, Lora
@@ -31,9 +29,11 @@ from heads.training.loop import rate_factor
 from heads.training.recipe import HardNegativeOptions, Schedule, TrainOptions, Validation, VideoLMRecipe
 from heads.training.validation import Validator
 from heads.training.video_task import VideoTask
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.locks import locked
+from stepdiff.tasks.prompts import DIFFCAP_SEED, DIFFERENCE_QUESTION
 from store import Feature, Provenance, Store
 from store.__main__ import main
-from stepdiff.tasks.prompts import DIFFCAP_SEED, DIFFERENCE_QUESTION
 
 from .conftest import SYSTEMS, Capture, recipe
 from .runs import SmallTask, assert_same_weights, interrupted_at, train_small, unsealed, weights

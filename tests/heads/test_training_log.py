@@ -13,13 +13,13 @@ import pytest
 import torch
 from PIL import ImageColor
 
-from stepdiff.common.errors import StepDiffError
 from heads import train
 from heads.tracking import trackers
 from heads.tracking.curve import COLOURS, RAW, draw_curve
 from heads.training.checkpoint import Run
 from heads.training.log import TrainingLog, read_metrics
 from heads.training.recipe import Schedule
+from stepdiff.common.errors import StepDiffError
 
 from .conftest import Capture, recipe
 from .runs import SCHEDULE, SmallTask, assert_same_weights, train_small

@@ -15,8 +15,6 @@ import torch
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.workers.cluster import connected
 from heads import ask, evaluate, train, words
 from heads.data.clips import Features
 from heads.data.packing import Packed, Packer, Turn
@@ -32,10 +30,12 @@ from heads.models.language_model import LanguageModel
 from heads.models.projector import Projector
 from heads.models.video_lm import VideoLM
 from heads.training.recipe import EvidenceOptions, ProjectorOptions, read_recipe
-from store import Feature, Store
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.workers.cluster import connected
 from stepdiff.tasks.benchmarks.rows import Choice
 from stepdiff.tasks.prompts import DIFFCAP_SEED, NO_DIFFERENCE, SIMILAR_QUESTION
 from stepdiff.tasks.testsets import DiffCap, DiffRank, Pair, read_test_set
+from store import Feature, Store
 from tests.heads.conftest import CHANNELS, TOKENS, Capture, provenance, recipe
 from tests.heads.runs import assert_same_weights, interrupted_at
 

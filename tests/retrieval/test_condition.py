@@ -12,7 +12,6 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from stepdiff.common.errors import StepDiffError
 from retrieval import build_index
 from retrieval.__main__ import main
 from retrieval.index.index import open_index
@@ -23,6 +22,7 @@ from retrieval.queries.condition import (
     rows_where,
 )
 from retrieval.queries.search import compute, of_clips, resolve
+from stepdiff.common.errors import StepDiffError
 from store import Store, View
 
 FRAME = pl.DataFrame(

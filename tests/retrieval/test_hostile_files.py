@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stepdiff.common.errors import DamageError, StepDiffError
 from retrieval.__main__ import main
 from retrieval.index.builder import build_index
 from retrieval.index.index import DamagedIndex, open_index, read_faiss
 from retrieval.index.index_card import Card, card_path, described, index_file, read_card, write_card
 from retrieval.queries.sheet import Tile, tile, write_sheet
+from stepdiff.common.errors import DamageError, StepDiffError
 from store import Store, View
 
 pytestmark = pytest.mark.full

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stepdiff.common.errors import StepDiffError
 from retrieval.__main__ import main
 from retrieval.index.builder import build_index
 from retrieval.index.factory import FLAT, Budgets, budgets, choose, memory_bytes
@@ -21,6 +20,7 @@ from retrieval.index.index import open_index
 from retrieval.index.index_card import card_path, index_file
 from retrieval.queries.search import compute, of_clips, resolve
 from retrieval.vectors import filled_rows, normalised
+from stepdiff.common.errors import StepDiffError
 from store import Store, View
 
 Fill = Callable[..., View]

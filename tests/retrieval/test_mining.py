@@ -18,11 +18,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepdiff.common.errors import StepDiffError
 from retrieval import build_index, duplicates
 from retrieval.__main__ import main
 from retrieval.mining.negatives import Difference, Drawn, TestSet, draw, hard_negatives, random_negatives
 from retrieval.mining.neighbours import join
+from stepdiff.common.errors import StepDiffError
 from store import Store, View
 
 Fill = Callable[..., View]

@@ -8,9 +8,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from stepdiff.common.errors import StepDiffError
 from retrieval.__main__ import main
 from retrieval.projection import map_of, pooled_feature, project, sample_rows
+from stepdiff.common.errors import StepDiffError
 from store import Feature, Provenance, Store, View
 
 

@@ -17,7 +17,6 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from stepdiff.common.errors import StepDiffError
 from featurize.encoders import Encoder, load
 from featurize.plan import Task
 from featurize.shard import featurize_shard
@@ -25,9 +24,10 @@ from featurize.video.decode import Source
 from retrieval import build_index
 from retrieval.__main__ import main
 from retrieval.queries.search import compute, of_file, resolve
+from stepdiff.common.errors import StepDiffError
+from stepdiff.weights import resolve as resolve_weights
 from store import Store, View, text_key
 from store.__main__ import main as store_main
-from stepdiff.weights import resolve as resolve_weights
 
 Fill = Callable[..., View]
 

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepdiff.common.errors import StepDiffError
 from retrieval import neighbours
 from retrieval.exact import cosines, nearest_of, search_exactly
 from retrieval.index.builder import build_index
 from retrieval.index.hits import Hits
 from retrieval.vectors import filled_rows, normalised
+from stepdiff.common.errors import StepDiffError
 from store import Store, View
 
 Fill = Callable[..., View]

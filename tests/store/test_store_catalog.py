@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from featurize.manifest import read_manifest
+from featurize.windows import read_windows
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.local import LocalPath
 from stepdiff.common.io.remote import RemotePath
-from featurize.manifest import read_manifest
-from featurize.windows import read_windows
 from store import Catalog, Feature, Provenance, Store, text_key
 from store.catalog.block_file import BLOCK
 from store.catalog.catalog import MOST_EQUAL

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stepdiff.common.errors import StepDiffError
 from featurize.encoders import load
+from stepdiff.common.errors import StepDiffError
 from store import Feature, Provenance, Store, View
 from store.__main__ import main
 from store.provenance import with_dtype

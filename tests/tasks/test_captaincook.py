@@ -12,21 +12,21 @@ import numpy as np
 import polars as pl
 import pytest
 
+from heads import evaluate
+from retrieval.verbs.files import negatives_main
 from stepdiff.annotate import export
 from stepdiff.common.errors import StepDiffError
-from heads import evaluate
 from stepdiff.kitchen import make_world
 from stepdiff.kitchen.attributes import Attributes
 from stepdiff.kitchen.drawing.video import draw
 from stepdiff.kitchen.steps import ACTIVITIES, STEPS
 from stepdiff.kitchen.world import Video
-from retrieval.verbs.files import negatives_main
-from store import Feature, Provenance, Store, View, text_key
 from stepdiff.tasks import registry
 from stepdiff.tasks.benchmarks.captaincook import CATEGORIES, diffcap_rows, read_mistakes, read_retrieval
 from stepdiff.tasks.benchmarks.captaincook_files import SPLIT, TAGS, instruction_of, read_recorded
 from stepdiff.tasks.spec import Asked
 from stepdiff.tasks.testsets import read_test_set, write_test_set
+from store import Feature, Provenance, Store, View, text_key
 
 RECIPES = list(ACTIVITIES)
 STEP_IDS = {name: number for number, name in enumerate(STEPS, 1)}

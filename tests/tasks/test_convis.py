@@ -13,7 +13,14 @@ from scipy import stats
 
 from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks import registry
-from stepdiff.tasks.benchmarks.convis.files import CONCEPTS, Predicted, clip_of, export, read_answers, read_published_predictions
+from stepdiff.tasks.benchmarks.convis.files import (
+    CONCEPTS,
+    Predicted,
+    clip_of,
+    export,
+    read_answers,
+    read_published_predictions,
+)
 from stepdiff.tasks.benchmarks.convis.pairs import people, read, score
 from stepdiff.tasks.benchmarks.convis.retrieval import compare
 from stepdiff.tasks.benchmarks.rows import Ranking, Rating

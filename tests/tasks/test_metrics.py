@@ -19,7 +19,17 @@ from scipy import stats
 from scipy.stats import kendalltau
 
 from stepdiff.tasks.agreement import alpha, ceiling
-from stepdiff.tasks.bootstrap import Figure, Resamples, draw_counts, holm, interval, intervals, mean_figure, paired_p, tail_share
+from stepdiff.tasks.bootstrap import (
+    Figure,
+    Resamples,
+    draw_counts,
+    holm,
+    interval,
+    intervals,
+    mean_figure,
+    paired_p,
+    tail_share,
+)
 from stepdiff.tasks.captions import bleu, bleu_parts, cider_rows, count_corpus, rouge_rows
 from stepdiff.tasks.correlation import kendall, spearman
 from stepdiff.tasks.scoring import kendall_tau

@@ -13,14 +13,23 @@ from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 from scipy.stats import kendalltau
 
-from stepdiff.common.errors import StepDiffError
 from heads import evaluate, report, table
 from heads.score import main
+from stepdiff.common.errors import StepDiffError
 from stepdiff.kitchen.files.testsets import diffcap
 from stepdiff.kitchen.world import make_world
 from stepdiff.tasks.captions import cider_rows, count_corpus
 from stepdiff.tasks.scoring import score
-from stepdiff.tasks.testsets import DiffCap, DiffMCQ, DiffRank, Row, Task, read_test_set, write_predictions, write_test_set
+from stepdiff.tasks.testsets import (
+    DiffCap,
+    DiffMCQ,
+    DiffRank,
+    Row,
+    Task,
+    read_test_set,
+    write_predictions,
+    write_test_set,
+)
 
 REAL = Path(__file__).parents[3] / "shared/data/stepdiff/diffrank_dataset.jsonl"
 CATEGORIES = ("Actions", "Visuals", "[/odd]")

@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 
-from stepdiff.common.errors import StepDiffError
 from featurize.encoders.internvideo.model import SIZES, InternVideoMM, Size
+from stepdiff.common.errors import StepDiffError
 
 _PREFIX = "clip."
 _WANTED = "a published InternVideo-MM checkpoint (.ckpt), or its tensors as .safetensors"

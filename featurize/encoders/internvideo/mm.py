@@ -26,8 +26,8 @@ from featurize.encoders.folder import checkpoint_file
 from featurize.encoders.internvideo.checkpoint import Tokenizer, load_model, load_tokenizer
 from featurize.encoders.internvideo.model import SIZES, Size, halve
 from featurize.encoders.preprocessing import encode_distinct
-from store import Feature, Provenance
 from stepdiff.weights import fingerprint
+from store import Feature, Provenance
 
 _MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 _SHORT_SIDE = 256 / 224  # of the crop

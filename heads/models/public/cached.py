@@ -24,7 +24,6 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
-from stepdiff.common.errors import StepDiffError
 from heads.data.clips import Features
 from heads.data.packing import PADDING, TEXT, Packed, Packer, Turn
 from heads.evidence.naming import Naming
@@ -33,9 +32,10 @@ from heads.models.public.families import line, load_whole
 from heads.models.public.prompts import ClipLayout, ClipPacker, ProcessorChat
 from heads.models.streaming import Tokens, Words
 from heads.models.video_lm import VideoLM
-from store import Store
+from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks.prompts import system
 from stepdiff.weights import fingerprint, resolve
+from store import Store
 
 ENCODER = "vlm"
 """name of the encoder in python -m featurize"""

@@ -22,7 +22,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from stepdiff.common.errors import StepDiffError
 from heads.data.clips import Features
 from heads.data.packing import PADDING, TEXT, Packed
 from heads.evidence.naming import Naming
@@ -30,8 +29,9 @@ from heads.models.packed_attention import may_see
 from heads.models.public.model import IMAGE, TURN_ENDS, PublicLM, patches
 from heads.models.streaming import Tokens, Words
 from heads.models.video_lm import columns_to_front
-from store import Store
+from stepdiff.common.errors import StepDiffError
 from stepdiff.weights import fingerprint, resolve
+from store import Store
 
 _AROUND = "<fake_token_around_image>"
 

@@ -18,10 +18,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from stepdiff.common.errors import StepDiffError
 from heads.data.packing import Chat, ChatPieces, Packer, Turn, space_after
 from heads.models.language_model import LanguageModel
 from heads.models.video_lm import VideoLM
+from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks.prompts import SYSTEM
 
 IMAGE = "@@image@@"  # added to the tokenizer here, so that text around it is cut as around the model's own

@@ -17,8 +17,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from torch import Tensor
 
-from stepdiff.common.errors import StepDiffError
 from heads.data.packing import TEXT, Chat, ChatPieces, Packed, Packer, Row, Turn, space_after
+from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks.prompts import PAIR_SYSTEM
 
 _QUESTION, _ANSWER = "@@question@@", "@@answer@@"

@@ -16,11 +16,6 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from stepdiff.annotate.captioners.vision import batches, caption
-from stepdiff.annotate.qa.prompts import CaptionKind
-from stepdiff.annotate.stages.job import Answer, Failure, Item
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.threads import prefetched
 from featurize.video.frames import WORDS
 from heads.data.clips import Features
 from heads.data.packing import Packer, Turn
@@ -32,9 +27,14 @@ from heads.training import lineage
 from heads.training.checkpoint import Run
 from heads.training.lineage import load_video_lm
 from heads.training.recipe import read_recipe
-from store import Provenance, Store
+from stepdiff.annotate.captioners.vision import batches, caption
+from stepdiff.annotate.qa.prompts import CaptionKind
+from stepdiff.annotate.stages.job import Answer, Failure, Item
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.threads import prefetched
 from stepdiff.tasks.prompts import SYSTEM
 from stepdiff.weights import fingerprint, resolve
+from store import Provenance, Store
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from PIL import Image
 
+from heads.models.pretrained import load_model, load_processor
 from stepdiff.annotate.captioners.vision import FRAMES, SHORT_SIDE, batches, caption, pictures
 from stepdiff.annotate.qa.prompts import CaptionKind
 from stepdiff.annotate.stages.job import Answer, Failure, Item
 from stepdiff.common.threads import prefetched
-from heads.models.pretrained import load_model, load_processor
 from stepdiff.tasks.prompts import SYSTEM
 from stepdiff.weights import fingerprint, resolve
 

@@ -13,14 +13,14 @@ from typing import TypeVar
 import polars as pl
 from PIL import Image
 
-from stepdiff.annotate.qa.prompts import CaptionKind
-from stepdiff.annotate.stages.job import Answer, Failure, Item, plain
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.tars import is_regular
 from featurize.video.decode import Clip, Source, decoded_clips
 from featurize.video.frames import Sampling
 from featurize.video.media_file import shown
 from featurize.video.picture import Whole
+from stepdiff.annotate.qa.prompts import CaptionKind
+from stepdiff.annotate.stages.job import Answer, Failure, Item, plain
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.tars import is_regular
 
 FRAMES: dict[CaptionKind, int] = {"action": 8, "objects": 1}  # of a clip that a model sees (S1)
 SHORT_SIDE = 480  # pixels of a picture's short side at most: models see smaller ones

@@ -24,19 +24,19 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from stepdiff.annotate.captioners.vision import SHORT_SIDE, pictures
-from stepdiff.annotate.grounding.row_set import RowSet
-from stepdiff.annotate.stages.job import Answer, Failure, Item
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.threads import prefetched
 from featurize.encoders import load as load_encoder
 from heads.data.clips import Features
 from heads.methods.similarity import Sentences
 from heads.models.pretrained import load_model, load_processor
 from heads.training.checkpoint import Run
 from heads.training.lineage import load_contrastive
-from store import Store
+from stepdiff.annotate.captioners.vision import SHORT_SIDE, pictures
+from stepdiff.annotate.grounding.row_set import RowSet
+from stepdiff.annotate.stages.job import Answer, Failure, Item
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.threads import prefetched
 from stepdiff.weights import fingerprint, resolve
+from store import Store
 
 GROUNDED, SCORES = "grounded objects", "grounding scores"
 _BULLET = re.compile(r"^\s*(?:[-*•]+|\(?\d+[.):](?!\d))\s*")

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from heads.data.catalog_rows import knows_splits
+from heads.data.hold_out import REASONS, HoldOut
 from stepdiff.annotate.qa.job import Question
 from stepdiff.annotate.qa.mentions import names_one
 from stepdiff.common.io.jsonl import read_objects
-from heads.data.catalog_rows import knows_splits
-from heads.data.hold_out import REASONS, HoldOut
 from stepdiff.tasks.prompts import NO, VIDEOS, YES
 
 N_GRAMS = (2, 3, 4)

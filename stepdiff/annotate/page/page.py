@@ -24,14 +24,14 @@ from markupsafe import Markup
 from PIL import Image
 from pydantic import BaseModel
 
+from featurize.video.decode import Clip, read_clips
+from featurize.video.picture import Crop
+from heads.data.clip_texts import ClipTexts
 from stepdiff.annotate.people.files import checked, read_text
 from stepdiff.annotate.qa.job import Question
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.look import look
 from stepdiff.common.streams import generator
-from featurize.video.decode import Clip, read_clips
-from featurize.video.picture import Crop
-from heads.data.clip_texts import ClipTexts
 
 FRAMES, SIDE = 4, 152  # pixels
 _QUALITY = 78  # of JPEG

@@ -1,8 +1,9 @@
 """Files of collected answers: JSON lines, CSV, a Label Studio export, and `user_inputs.json` of ConViS-Bench.
 
-JSON lines have one answer a line, as `stepdiff.annotate.people.form` describes it. The CSV is for spreadsheets: one row for each
-pair, annotator and category; an answer without scores has one row without a category, and an empty `rejected`, `left`,
-`seconds` or `submitted` is null. A text that a spreadsheet would take for a formula has a quote before it.
+JSON lines have one answer a line, as `stepdiff.annotate.people.form` describes it. The CSV is for spreadsheets: one
+row for each pair, annotator and category; an answer without scores has one row without a category, and an empty
+`rejected`, `left`, `seconds` or `submitted` is null. A text that a spreadsheet would take for a formula has a quote
+before it.
 
 Guarantees
 - a file is recognised by its content, not by its name; written answers read back equal

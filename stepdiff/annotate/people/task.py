@@ -1,6 +1,7 @@
 """An annotation task: a YAML file that says which pairs are annotated, by how many people and in which categories.
 
-    pairs: pairs.csv           # CSV or Parquet with reference and candidate, also id and step; or of stepdiff annotate pairs
+    pairs: pairs.csv           # CSV or Parquet with reference and candidate, also id and step; or of stepdiff
+    annotate pairs
     people: 3                  # who annotate each pair
     categories:                # by default the five categories and the scoring matrix of Fig. S3
       - name: Visuals
@@ -37,7 +38,18 @@ import polars as pl
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Strict, TypeAdapter, with_config
 
 from stepdiff.annotate.people.files import checked, read_lines, read_whole
-from stepdiff.annotate.people.form import ID, LOWEST, REJECT_REASONS, SCORES, Answer, Category, Clip, Form, Score, two_clips
+from stepdiff.annotate.people.form import (
+    ID,
+    LOWEST,
+    REJECT_REASONS,
+    SCORES,
+    Answer,
+    Category,
+    Clip,
+    Form,
+    Score,
+    two_clips,
+)
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io import yaml_file
 from stepdiff.common.io.jsonl import parse_object
@@ -263,7 +275,8 @@ def _known_rows(path: Path, categories: Sequence[str]) -> Iterator[Known]:
 
 
 def read_pairs(path: Path) -> tuple[Pair, ...]:
-    """Return the pairs of a CSV or Parquet file, without those of different steps, which stepdiff annotate pairs writes too.
+    """Return the pairs of a CSV or Parquet file, without those of different steps, which stepdiff annotate pairs
+    writes too.
 
     Raises:
         StepDiffError: Not a CSV or Parquet file with reference and candidate, no pairs, or too many.

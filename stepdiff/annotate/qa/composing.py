@@ -156,7 +156,8 @@ def compose(
 ) -> Iterator[dict[str, Any]]:
     """Yield the rows of the training file, pair by pair in both orders; `ledger` counts what is kept and dropped.
 
-    pairs: rows of stepdiff annotate pairs; written: item_key -> text; cut: keys of the texts that the limit of tokens ended;
+    pairs: rows of stepdiff annotate pairs; written: item_key -> text; cut: keys of the texts that the limit of tokens
+    ended;
     threshold: cosine from which on two questions of a pair count as one.
     """
     rest = iter(pairs)

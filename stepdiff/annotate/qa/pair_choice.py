@@ -15,11 +15,11 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int64, Integer
 
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.streams import generator
 from heads.data.catalog_rows import knows_splits
 from heads.data.clip_texts import ClipTexts
 from heads.data.hold_out import REASONS, VIDEO, HoldOut, known_clips
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.streams import generator
 from store import Store
 
 SCHEMA = {

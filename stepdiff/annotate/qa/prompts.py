@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from heads.llm.model import Message
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io import yaml_file
-from heads.llm.model import Message
 
 # (S1) for a captioning model, after the system prompt (stepdiff.tasks.prompts.SYSTEM).
 ACTION_QUESTION = "In one short sentence, describe what the person is doing?"

@@ -14,10 +14,10 @@ import polars as pl
 import torch
 from jaxtyping import Float
 
-from stepdiff.annotate.sources.narration import Piece
 from heads.data.clips import Features
 from heads.methods.similarity import Sentences
 from heads.training.contrastive_task import ContrastiveHead
+from stepdiff.annotate.sources.narration import Piece
 
 
 def assigned(

@@ -12,10 +12,10 @@ from typing import Any
 
 import polars as pl
 
-from stepdiff.annotate.sources.blocks import place_of
-from stepdiff.common.progress import progress
 from featurize.manifest import length
 from featurize.video.media_file import why
+from stepdiff.annotate.sources.blocks import place_of
+from stepdiff.common.progress import progress
 from stepdiff.tasks.spec import ClipFile
 
 

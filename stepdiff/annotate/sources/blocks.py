@@ -19,10 +19,10 @@ from typing import Any
 
 import polars as pl
 
+from heads.data.hold_out import HoldOut
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import make_folder, whole
 from stepdiff.common.io.tars import is_regular
-from heads.data.hold_out import HoldOut
 
 ROWS = 2**16
 """of a block, about"""

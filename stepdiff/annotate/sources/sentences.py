@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from featurize.scratch import Buckets
 from stepdiff.annotate.sources.blocks import ROWS
 from stepdiff.annotate.sources.narration import Piece, entries, listed, pieces_of, read_narration, rows_of
-from featurize.scratch import Buckets
 
 SECONDS = 3.2
 """of a clip around a moment: 16 frames at 5 a second, as the authors of HTM-AA train on it"""

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from stepdiff.common.cli.options import FailureOptions
 from heads.llm.model import Failure
+from stepdiff.common.cli.options import FailureOptions
 
 SHOWN = 5  # failures in a record
 HINT = "answers so far are kept; run the same command for the rest"  # how to go on after an interrupt

@@ -81,7 +81,8 @@ class _Sums:
 
 
 def run_stage(options: StageOptions, name: str, job: Job, items: pl.DataFrame | Items) -> dict[str, Any]:
-    """Answer the items of stage `name` that have no answer yet; returns what `stepdiff.annotate.stages.job.show` prints.
+    """Answer the items of stage `name` that have no answer yet; returns what `stepdiff.annotate.stages.job.show`
+    prints.
 
     items: a table is as `Items` describes a block, with the fields that the job's model reads.
     StepDiffError: another run writes the version, no cluster answers, or the store is a snapshot.
@@ -126,7 +127,7 @@ def _work(
 ) -> Iterator[Answered]:
     """Run all tasks on Ray; yield their outcomes. count, total: how many shards and items they have."""
     device = None if options.device == "auto" else options.device
-    with connected(options.address, "annotate") as joined:
+    with connected(options.address, "stepdiff.annotate") as joined:
         gpu = not options.served and has_gpu(device, joined)
         workers, cpus = pool_size(options.workers, CPUS, gpu, joined)
         of_workers = StageWorkerOptions(absolute(options.store), version.stage, version.name, job, device, cpus)

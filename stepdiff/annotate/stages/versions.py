@@ -116,7 +116,7 @@ def chosen(store: Store, stage: str, name: str | None) -> Version:
     if len(found) == 1:
         return found[0]
     if not existing:
-        raise StepDiffError(f"{store.path}: no {stage} in it yet; run stepdiff annotate.{stage.partition('-')[0]}")
+        raise StepDiffError(f"{store.path}: no {stage} in it yet; run stepdiff annotate {stage.partition('-')[0]}")
     raise StepDiffError(
         f"{store.path}: {len(found)} versions of {stage}{f' begin with {name!r}' if name else ''}; name one of "
         f"{', '.join(version.name for version in existing)} (their provenance.json says what made them)"

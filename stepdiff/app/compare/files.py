@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
-from stepdiff.common.errors import StepDiffError
 from heads.evaluation.options import VIDEO_LM
 from heads.methods.registry import is_control, regime_of, regime_words, section
 from heads.reporting.entries import MARK, PAIRS, footnote, marked, score_record
+from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks.bootstrap import Figure
 from stepdiff.tasks.scoring import Marks, task_figures
 from stepdiff.tasks.testsets import (

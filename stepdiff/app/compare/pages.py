@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from heads.reporting.entries import CHANCE
 from stepdiff.app.compare.files import Broken, Method
 from stepdiff.app.compare.rows import RowRecord, records
 from stepdiff.app.compare.select import ROWS_AT_ONCE, Chosen, Filter, Where, counted, related
@@ -16,7 +17,6 @@ from stepdiff.app.compare.sets import Column, TestSet
 from stepdiff.app.compare.totals import MethodTotals, Totals, Versus, names
 from stepdiff.app.pages import Page
 from stepdiff.app.site import Site
-from heads.reporting.entries import CHANCE
 from stepdiff.tasks.published import PUBLISHED
 from stepdiff.tasks.testsets import Task
 

@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float64, Int8, Int64
 
+from heads.reporting.figures import defined_rows
 from stepdiff.app.compare.files import Answers, Method
 from stepdiff.app.compare.words import frequent
-from heads.reporting.figures import defined_rows
 from stepdiff.tasks.bootstrap import Figure
 from stepdiff.tasks.published import PUBLISHED
 from stepdiff.tasks.testsets import DiffMCQ, DiffRank, Task

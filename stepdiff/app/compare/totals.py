@@ -1,8 +1,8 @@
 """Totals of the methods over the selected rows: figures, intervals, and the comparison with one of them.
 
-Figures are those of `stepdiff.tasks.scoring`; an interval resamples the videos of the reference clips of the selected rows;
-methods are compared on the rows that both have answered, on the same resamples. CIDEr has the document frequencies of
-the rows that it is computed on.
+Figures are those of `stepdiff.tasks.scoring`; an interval resamples the videos of the reference clips of the selected
+rows; methods are compared on the rows that both have answered, on the same resamples. CIDEr has the document
+frequencies of the rows that it is computed on.
 
 Guarantees
 - totals equal the report of a test set with the selected rows: figures, intervals, differences and p
@@ -18,8 +18,8 @@ from itertools import compress
 import numpy as np
 from jaxtyping import Bool, Float64
 
-from stepdiff.app.compare.sets import Column, TestSet
 from heads.reporting.entries import AMONG, METRICS
+from stepdiff.app.compare.sets import Column, TestSet
 from stepdiff.tasks.bootstrap import Figure, Resamples, interval, paired_p
 from stepdiff.tasks.scoring import cider_figure
 

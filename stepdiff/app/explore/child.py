@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64
 
-from stepdiff.common.errors import StepDiffError
 from retrieval.projection import Advance, project
+from stepdiff.common.errors import StepDiffError
 from store import Store, View
 
 _SPAWN = multiprocessing.get_context("spawn")  # a fork would copy locks that threads of the server hold

@@ -13,10 +13,10 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float32
 
+from retrieval.queries.condition import DURATION, parts_of, places_where, read_condition
 from stepdiff.app.explore.maps import Shown
 from stepdiff.app.site import FieldError
 from stepdiff.common.errors import StepDiffError
-from retrieval.queries.condition import DURATION, parts_of, places_where, read_condition
 
 MOST_CORNERS = 200
 """of a lasso"""

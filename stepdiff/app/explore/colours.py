@@ -11,10 +11,10 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int32
 
+from retrieval.queries.condition import DURATION, read_condition
 from stepdiff.app.explore.maps import Shown
 from stepdiff.app.site import UnknownError
 from stepdiff.common.errors import StepDiffError
-from retrieval.queries.condition import DURATION, read_condition
 
 CATEGORIES = 8
 """values with a colour of their own; code CATEGORIES is that of all others"""

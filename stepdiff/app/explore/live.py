@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from stepdiff.app.site import MOST_RUNS, Site
-from stepdiff.common.errors import StepDiffError
 from featurize.encoders import load, version_of
 from heads.methods.registry import ENCODER
 from retrieval.queries.live import encoder_of, encodes, weights_of
-from store import View
+from stepdiff.app.site import MOST_RUNS, Site
+from stepdiff.common.errors import StepDiffError
 from stepdiff.weights import fingerprint
+from store import View
 
 Encode = Callable[[str], Float32[np.ndarray, " dim"]]
 

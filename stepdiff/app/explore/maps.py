@@ -22,11 +22,11 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int64
 
+from retrieval.projection import MOST, PROJECTIONS, Map, missing, sample_rows
 from stepdiff.app.explore.child import write_coordinates, write_in_child
 from stepdiff.app.kept import Kept
 from stepdiff.app.site import RefusedError, Site, UnknownError
 from stepdiff.common.errors import StepDiffError
-from retrieval.projection import MOST, PROJECTIONS, Map, missing, sample_rows
 from store import View
 
 MOST_MAPS = 3

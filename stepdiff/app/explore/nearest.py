@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from stepdiff.app.explore.live import LiveTexts
-from stepdiff.app.site import Site, UnknownError
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.tables import short
-from stepdiff.common.streams import generator
 from retrieval.index.index import Index, open_index
 from retrieval.index.index_card import card_path
 from retrieval.queries.live import encodes
 from retrieval.queries.search import Query, check_space, compute, of_clips, of_text, resolve
 from retrieval.vectors import normalised
+from stepdiff.app.explore.live import LiveTexts
+from stepdiff.app.site import Site, UnknownError
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.tables import short
+from stepdiff.common.streams import generator
 from store import Store, View, text_key
 from store.view import OK
 

@@ -13,6 +13,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, Response
 from jaxtyping import Int32, Int64
 
+from retrieval.projection import PROJECTIONS, missing
 from stepdiff.app.explore.choosing import Mask, inside, passing, read_lasso
 from stepdiff.app.explore.colours import Legend, colours, columns_of, default_colour, values_of
 from stepdiff.app.explore.maps import Maps, Shown
@@ -21,7 +22,6 @@ from stepdiff.app.pages import Page, page, plain
 from stepdiff.app.site import MOST_ROW, FieldError, Site, UnknownError
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.tables import short
-from retrieval.projection import PROJECTIONS, missing
 
 MOST_ROWS = 200
 """of one page of the grid and the table"""

@@ -14,10 +14,10 @@ import numpy as np
 from av.audio.stream import AudioStream
 from PIL import Image
 
-from stepdiff.common.errors import StepDiffError
 from featurize.video.decode import Clip, read_clips
 from featurize.video.picture import Whole, pixels_of
 from featurize.video.stream import Video, opened
+from stepdiff.common.errors import StepDiffError
 
 MOST_PIXELS = 960
 """of the long side of a cut clip"""

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from retrieval.vectors import unit
 from stepdiff.app.kept import Kept
 from stepdiff.app.pair.loading import Loaded, RunHead
 from stepdiff.app.pair.worker import Job
 from stepdiff.app.site import Site
-from retrieval.vectors import unit
-from store.view import OK, View
 from stepdiff.tasks.prompts import PRESETS
 from stepdiff.tasks.testsets import CATEGORIES, Pair
+from store.view import OK, View
 
 UNSURE = 0.2
 """log-odds"""

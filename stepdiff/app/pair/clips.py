@@ -5,9 +5,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from featurize.video.stream import opened
 from stepdiff.app.site import ClipRecord, Site
 from stepdiff.common.errors import StepDiffError
-from featurize.video.stream import opened
 from stepdiff.tasks.testsets import Pair
 
 MOST_CHARACTERS = 2000

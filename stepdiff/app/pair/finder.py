@@ -21,13 +21,13 @@ import polars as pl
 from fastapi import Query
 from jaxtyping import Float, Int64
 
+from retrieval.vectors import unit
 from stepdiff.app.pair.alike import KeptOdds, embedding_views, has
 from stepdiff.app.pair.loading import RunHead
 from stepdiff.app.pair.stored import Stored
 from stepdiff.app.site import Site, UnknownError
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.streams import generator
-from retrieval.vectors import unit
 from stepdiff.tasks.testsets import CATEGORIES, Pair
 
 MOST_ROWS = 200_000

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from heads.evidence.head import COPY, FILE, WordHead
+from heads.training.recipe import read_recipe
 from stepdiff.app.kept import Kept
 from stepdiff.app.site import BEST, MOST_RUNS, Site, UnknownError
 from stepdiff.common.errors import StepDiffError
-from heads.evidence.head import COPY, FILE, WordHead
-from heads.training.recipe import read_recipe
 
 if TYPE_CHECKING:
     from heads.methods.stepdiff import StepDiff

@@ -49,7 +49,7 @@ def parse(
     Args:
         options: Dataclass of the options.
         argv: Arguments, by default those of the process.
-        program: What follows `python -m `.
+        program: Module of the command.
         description: Printed by `--help`; None: the docstring of `options`.
         run: Takes the options and returns the record: a dictionary or a dataclass.
         show: Prints the record, or is its format string. None: `run` prints by itself and returns the exit status.
@@ -92,10 +92,11 @@ def _read(
     add_json: bool = True,
 ) -> tuple[Any, bool]:
     """The options, and whether `--json` was given."""
+    from stepdiff.common.cli.command import spoken
     from stepdiff.common.cli.parser import Help, Parser, current
 
     names = {field.name for field in dataclasses.fields(options)}
-    prog = f"python -m {program}"
+    prog = spoken(program)
     usage = " ".join([prog, *(name.upper() for name in positional), "[OPTIONS]"])
     parser = Parser(prog=prog, usage=usage, description=description or options.__doc__, formatter_class=Help)
     parser.add(options, positional, recipes)

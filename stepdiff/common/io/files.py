@@ -1,4 +1,5 @@
-"""Files on disk or in an object store, which appear whole or not at all with the guarantees of `stepdiff.common.io.local`.
+"""Files on disk or in an object store, which appear whole or not at all with the guarantees of
+`stepdiff.common.io.local`.
 
 A place is a local or a remote path with the same operations; `place` is the one function that tells them apart.
 """

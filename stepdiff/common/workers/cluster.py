@@ -34,7 +34,7 @@ from stepdiff.common.errors import StepDiffError
 from stepdiff.common.threads import cores
 from stepdiff.common.workers import reaper
 
-_ROOT = Path(__file__).resolve().parents[2]  # where the rooms are imported from
+_ROOT = Path(__file__).resolve().parents[3]  # where the rooms are imported from
 _OBJECT_STORE = 100 * 2**20
 """bytes; only tasks and outcomes pass through Ray"""
 _RECONNECT = "25"
@@ -92,7 +92,8 @@ def connected(address: str | None, room: str) -> Iterator[bool]:
     joined = address != "local"
     if joined:
         # a job's working folder is on every node already; otherwise the rooms are sent
-        folders = [str(_ROOT / name) for name in ("stepdiff", *BELOW[room], room)]
+        packages = dict.fromkeys(name.partition(".")[0] for name in (*BELOW[room], room))
+        folders = [str(_ROOT / name) for name in packages]
         travelling = {} if inside_job() else {"runtime_env": {"py_modules": folders}}
         connection = joined_ray(address, **travelling)
     else:

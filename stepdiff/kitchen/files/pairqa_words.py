@@ -1,6 +1,7 @@
 """The words of questions and answers about pairs of training clips, and of captions of stills.
 
-Clauses about differences are those of the train split of stepdiff.kitchen.files.phrasings. {v} is the phrase of a value.
+Clauses about differences are those of the train split of stepdiff.kitchen.files.phrasings. {v} is the phrase of a
+value.
 """
 
 QUESTIONS = (

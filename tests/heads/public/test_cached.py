@@ -12,10 +12,6 @@ import transformers as hf
 import yaml
 from torch.nn import functional
 
-from stepdiff.annotate import captions
-from stepdiff.annotate.captioners.vision import caption
-from stepdiff.annotate.qa.prompts import QUESTIONS
-from stepdiff.common.errors import StepDiffError
 from heads import evaluate, train
 from heads.data.clip_texts import ClipTexts
 from heads.data.packing import Chat, Turn
@@ -23,6 +19,10 @@ from heads.models.language_model import LanguageModel
 from heads.models.public.cached import PROVEN, CachedClips, CachedLM, headless, load_cached
 from heads.training.recipe import EvidenceOptions, HardNegativeOptions, Lora, Schedule, VideoLMRecipe
 from heads.training.video_task import VideoTask
+from stepdiff.annotate import captions
+from stepdiff.annotate.captioners.vision import caption
+from stepdiff.annotate.qa.prompts import QUESTIONS
+from stepdiff.common.errors import StepDiffError
 from store import Feature, Provenance, Store
 
 from ..conftest import Capture

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from stepdiff.annotate import captions
-from stepdiff.annotate.captioners.vision import caption
-from stepdiff.annotate.qa.prompts import QUESTIONS
-from stepdiff.common.errors import StepDiffError
 from heads import evaluate
 from heads.data.clip_texts import ClipTexts
 from heads.data.packing import TEXT, Turn
 from heads.models.public.families import load_public
+from stepdiff.annotate import captions
+from stepdiff.annotate.captioners.vision import caption
+from stepdiff.annotate.qa.prompts import QUESTIONS
+from stepdiff.common.errors import StepDiffError
 from store import Store
 
 PAIR = (

@@ -1,4 +1,5 @@
-"""Tables of collected annotations. `events` is the truth; the others are its current state (`stepdiff.app.annotating.events`).
+"""Tables of collected annotations. `events` is the truth; the others are its current state
+(`stepdiff.app.annotating.events`).
 
 The order of changes is that of events: a clock may move back. Times are for people, and for the limit of a pair.
 

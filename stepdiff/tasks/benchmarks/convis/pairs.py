@@ -138,8 +138,8 @@ def people(folder: Path, splits: int = 50, seed: int = 0) -> dict[str, dict[str,
         seed: Seed of the splits.
 
     Returns:
-        {concept: {"ceiling": the highest rho that a method can expect (stepdiff.tasks.agreement.ceiling), "nominal", "ordinal",
-        "interval": Krippendorff's alpha}}
+        {concept: {"ceiling": the highest rho that a method can expect (stepdiff.tasks.agreement.ceiling), "nominal",
+        "ordinal", "interval": Krippendorff's alpha}}
     """
     answers = read_answers(folder)
     given: dict[Pair, list[tuple[int, ...]]] = defaultdict(list)

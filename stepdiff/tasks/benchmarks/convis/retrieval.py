@@ -71,7 +71,8 @@ def score(
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Return the figures as stepdiff.tasks.benchmarks.summary does; lists are drawn for the intervals, not their concepts."""
+    """Return the figures as stepdiff.tasks.benchmarks.summary does; lists are drawn for the intervals, not their
+    concepts."""
     both = zip(scores_of(rows, predictions), truths_of(rows, truth), strict=True)
     values = np.array([compare(*sides) for sides in both])
     level = np.array([_by_chance(own) for own in truths_of(rows, truth)])
