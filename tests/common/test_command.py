@@ -29,7 +29,8 @@ RUNNABLES = {
     ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__"): file
     for folder in (*sorted(ROOMS), ".")
     for file in sorted((ROOT / folder).glob("*.py" if folder == "." else "**/*.py"))
-    if re.search(r"^if __name__ == .__main__.:", file.read_text(encoding="utf-8"), re.MULTILINE)
+    if "common" not in file.parts
+    and re.search(r"^if __name__ == .__main__.:", file.read_text(encoding="utf-8"), re.MULTILINE)
 }
 
 
