@@ -126,6 +126,7 @@ def test_a_lock_needs_no_disk_space(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             pass
 
 
+@pytest.mark.full
 def test_a_process_that_waits_for_a_lock_that_is_deleted_takes_the_new_one(tmp_path: Path) -> None:
     path = tmp_path / "a.lock"
     taken: list[str] = []
