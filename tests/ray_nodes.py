@@ -49,7 +49,7 @@ class Nodes:
 def nodes() -> Iterator[Nodes]:
     found = Nodes()
     try:
-        with connected(found.cluster.address, "annotate"):
+        with connected(found.cluster.address, "stepdiff.annotate"):
             yield found
     finally:
         found.cluster.shutdown()

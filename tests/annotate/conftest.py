@@ -36,5 +36,5 @@ def ray() -> Iterator[None]:
             "PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
         )
         environment.delenv("RAY_ADDRESS", raising=False)
-        with connected(None, "annotate"):
+        with connected(None, "stepdiff.annotate"):
             yield

@@ -38,7 +38,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `kitchen` (12 rendered videos of three steps) and `features` (images and texts of its clips)."""
     folder = tmp_path_factory.mktemp("world")
     kitchen, store = str(folder / "kitchen"), str(folder / "features")
-    command("kitchen", "--out", kitchen, "--videos", "12", "--steps", "3")
+    command("stepdiff.kitchen", "--out", kitchen, "--videos", "12", "--steps", "3")
     command("featurize", "--manifest", f"{kitchen}/clips.csv", "--store", store, "--encoder", "efficientnet-lite0")
     return folder
 
@@ -58,7 +58,7 @@ class Server:
         """Start it; log: file of its standard error, where it may also have 1,024 files open and no more."""
         self._log = log
         folder = str(world / "kitchen") if videos is None else videos
-        self._command = ["app", "--store", str(world / "features"), "--cache", str(cache), *options]
+        self._command = ["stepdiff.app", "--store", str(world / "features"), "--cache", str(cache), *options]
         self._command += ["--videos", folder] if folder else []
         self.process: subprocess.Popen[str]
         self.url = ""

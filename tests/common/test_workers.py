@@ -180,7 +180,7 @@ def test_a_stage_replaces_the_one_before_on_a_terminal_and_is_a_line_elsewhere()
     assert re.fullmatch(r"(\x1b\[[\d;?]*[a-zA-Z]|\s)*", last) and "\x1b[2K" in last, "nothing is left of it"
 
 
-ROOMS = ("tasks", "heads", "annotate", "retrieval", "app")
+ROOMS = ("stepdiff/tasks", "heads", "stepdiff/annotate", "retrieval", "stepdiff/app")
 # retrieval.mining.negatives seeds Python's generator with the words of a question, which fixes the published test sets;
 # heads.llm.server waits for a random time before it asks a server again, which no result depends on.
 PYTHON_RANDOM = {"retrieval/mining/negatives.py", "heads/llm/server.py"}

@@ -28,7 +28,7 @@ LIMITS = (  # variables that choose other instructions than the processor's best
 PACKAGES = ("polars", "numpy", "torch", "transformers", "safetensors")
 PROVENANCE = f"--encoder golden --weights-sha256 {'0' * 64} --layer last --frames 4 --crop none"
 COMMANDS = {
-    "kitchen": ["kitchen --out world --videos 24 --seed 27 --seconds 2"],
+    "kitchen": ["stepdiff.kitchen --out world --videos 24 --seed 27 --seconds 2"],
     "clips": [
         f"featurize --manifest {manifest} --store {{store}} --encoder clip --weights clip --frames 4 --workers 1"
         for manifest in ("world/train.csv", "world/other.csv", "small.csv", "world/texts.csv")
