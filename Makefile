@@ -3,7 +3,6 @@
 # make app              pages in a browser, on the demo's data: explore clips, ask about pairs, compare methods
 # make test             environment and the quick tests, in about eight minutes on two cores
 # make test-all         all tests: browsers, clusters, kills at every step, hostile files, oracles at full size
-# make test-failed      the tests that failed last, alone
 # make test SIMD=oldest the tests with the vector instructions of an old x86-64 processor; SIMD=avx2: those before AVX-512
 # make lint             ruff and mypy
 # make docs             the documentation as a site, in site/; a broken link fails
@@ -29,7 +28,7 @@ WEIGHTS := smollm2-135m-instruct mpnet-base efficientnet-lite0
 STEPDIFF := $(RUNS)/stepdiff/best.json
 WORDS := $(RUNS)/words/words.json
 
-.PHONY: demo app env weights world features questions heads answers scores test test-all test-failed lint docs
+.PHONY: demo app env weights world features questions heads answers scores test test-all lint docs
 .DELETE_ON_ERROR:
 
 # A pair to ask about: the first of DiffCap, at hand once the world is rendered.
@@ -189,8 +188,6 @@ test: weights
 	$(PYTEST) $(SIDE_BY_SIDE) -m "not full"
 test-all: weights
 	$(PYTEST) $(SIDE_BY_SIDE)
-test-failed: weights
-	$(PYTEST) --last-failed --last-failed-no-failures none
 
 lint: env
 	$(VENV)/bin/ruff check .
