@@ -76,11 +76,13 @@ $(REPRODUCE)/diffmcq_%.jsonl: $(R_STORE)/.texts
 	$(RUN) retrieval negatives --store $(R_STORE) --view efficientnet-lite0 --text-view mpnet-base \
 	    --test-set $(R_WORLD)/diffcap_test.jsonl --variant $* --out $@
 
-# $(1) seed, $(2) run, $(3) recipe, $(4) the run that it starts from or empty, $(5) options
+# $(1) seed, $(2) run, $(3) recipe, $(4) the run that it starts from or empty, $(5) options. A killed training leaves all of
+# its files but `trained`.
 define TRAINING
-$(REPRODUCE)/seed$(1)/$(2)/loss.png: $(REPRODUCE)/all/words/words.json $(if $(4),$(REPRODUCE)/seed$(1)/$(4)/loss.png)
+$(REPRODUCE)/seed$(1)/$(2)/trained: $(REPRODUCE)/all/words/words.json $(if $(4),$(REPRODUCE)/seed$(1)/$(4)/trained)
 	$(RUN) heads.train --config $(RECIPES)/$(3).yaml --seed $(1) --store $(R_STORE) --out $$(@D) \
 	    $(call HOLD_OUT,$(R_WORLD)) $(5)
+	@touch $$@
 endef
 R_PAIRED := $(call PAIRED,$(R_WORLD))
 R_WORDS := --video_lm.evidence.head $(REPRODUCE)/all/words
@@ -98,11 +100,11 @@ $(call TRAINING,$(1),interleaved_long,interleaved,interleaved,$(R_WORDS) $(call 
 $(call TRAINING,$(1),plain_interleaved,plain_interleaved,,$(R_OURS))
 $(call TRAINING,$(1),plain,plain,plain_interleaved,$(R_PAIRED) $(call init,$(1),plain_interleaved) $(R_OURS))
 $(call TRAINING,$(1),stepdiff,stepdiff,interleaved,$(R_WORDS) $(R_PAIRED) $(call init,$(1),interleaved) $(call steps,120) $(R_OURS))
-$(REPRODUCE)/seed$(1)/align/loss.png: $(R_STORE)/.texts
+$(REPRODUCE)/seed$(1)/align/trained: $(R_STORE)/.texts
 $(call TRAINING,$(1),align,align,,$(R_ALIGN))
-$(REPRODUCE)/seed$(1)/align_pairs/loss.png: $(R_STORE)/.answers $(R_WORLD)/diffmcq_val.jsonl
+$(REPRODUCE)/seed$(1)/align_pairs/trained: $(R_STORE)/.answers $(R_WORLD)/diffmcq_val.jsonl
 $(call TRAINING,$(1),align_pairs,align_pairs,,$(ALIGN_PAIRED) $(R_ALIGN))
-$(REPRODUCE)/seed$(1)/%/embedded: $(REPRODUCE)/seed$(1)/%/loss.png
+$(REPRODUCE)/seed$(1)/%/embedded: $(REPRODUCE)/seed$(1)/%/trained
 	$(RUN) heads.embed --head $$(@D) --store $(R_STORE) --view $$*-seed$(1) --wait true
 	@touch $$@
 endef
@@ -123,11 +125,11 @@ endef
 $(R_WORLD)/%_test.jsonl: | $(R_STORE)/.clips ;
 
 head = --method video-lm --head $(REPRODUCE)/seed$(1)/$(2)
-control = $(call EVALUATION,seed$(1),$(2),$(3),$(REPRODUCE)/seed$(1)/stepdiff/loss.png,$(call head,$(1),stepdiff) --control $(3))
+control = $(call EVALUATION,seed$(1),$(2),$(3),$(REPRODUCE)/seed$(1)/stepdiff/trained,$(call head,$(1),stepdiff) --control $(3))
 
 $(foreach s,$(TRAININGS),$(eval $(call TRAININGS_OF,$(s))))
 $(foreach s,$(TRAININGS),$(foreach m,$(OURS),$(foreach t,$(SETS),$(eval \
-    $(call EVALUATION,seed$(s),$(t),$(m),$(REPRODUCE)/seed$(s)/$(m)/loss.png,$(call head,$(s),$(m)))))))
+    $(call EVALUATION,seed$(s),$(t),$(m),$(REPRODUCE)/seed$(s)/$(m)/trained,$(call head,$(s),$(m)))))))
 $(foreach s,$(TRAININGS),$(foreach t,diffmcq diffrank,$(foreach c,blind shuffled,$(eval $(call control,$(s),$(t),$(c))))))
 $(foreach s,$(TRAININGS),$(foreach m,align align_pairs,$(foreach t,$(filter-out diffcap,$(SETS)),$(eval \
     $(call EVALUATION,seed$(s),$(t),$(m),$(REPRODUCE)/seed$(s)/$(m)/embedded,--method vlemb --view $(m)-seed$(s))))))
@@ -142,7 +144,7 @@ $(REPRODUCE)/all/words/words.json: $(R_STORE)/.clips
 $(foreach t,$(SETS),$(eval $(call EVALUATION,all,$(t),words,$(REPRODUCE)/all/words/words.json,--method word-evidence \
     --head $(REPRODUCE)/all/words)))
 # Captions that do not continue the seed of supplement S4.
-$(foreach s,$(TRAININGS),$(eval $(call EVALUATION,seed$(s),diffcap,unseeded,$(REPRODUCE)/seed$(s)/stepdiff/loss.png,$(call head,$(s),stepdiff) --no-seeded)))
+$(foreach s,$(TRAININGS),$(eval $(call EVALUATION,seed$(s),diffcap,unseeded,$(REPRODUCE)/seed$(s)/stepdiff/trained,$(call head,$(s),stepdiff) --no-seeded)))
 # Controls that read no features. medoid: one caption a category; reassigned: StepDiff's captions, of another row.
 CHOICES := diffmcq diffmcq_V2 diffmcq_V3
 $(foreach t,$(CHOICES) diffrank,$(eval $(call EVALUATION,all,$(t),step,,--method step-oracle)))
@@ -155,7 +157,7 @@ $(foreach s,$(TRAININGS),$(eval $(call EVALUATION,seed$(s),diffcap,reassigned,$(
 # Descriptions of clips (supplement, S1) from the narration, the caption of VCLM and those objects of Interleaved that the
 # contrastive head grounds in the clip. Both models get the questions that they were trained with.
 DESCRIBED := --store $(R_STORE) --allow-failed true $(if $(GENERATED),,--split test)
-$(REPRODUCE)/all/described$(MODE): $(addprefix $(REPRODUCE)/seed0/,vclm/loss.png interleaved/loss.png align/embedded)
+$(REPRODUCE)/all/described$(MODE): $(addprefix $(REPRODUCE)/seed0/,vclm/trained interleaved/trained align/embedded)
 	$(RUN) stepdiff.annotate.captions $(DESCRIBED) --head $(REPRODUCE)/seed0/vclm --kind action \
 	    --question "What does the person in the video say?"
 	$(RUN) featurize --manifest $(R_WORLD)/clips.csv --store $(R_STORE) --encoder efficientnet-lite0 --sampling centre \
@@ -177,12 +179,12 @@ $(REPRODUCE)/generated.jsonl: $(REPRODUCE)/all/described_generated
 	$(RUN) stepdiff.annotate.pairqa --store $(R_STORE) --pairs $(REPRODUCE)/pairs.parquet --out $@ \
 	    --allow-failed true
 ifdef GENERATED
-$(foreach s,$(TRAININGS),$(eval $(REPRODUCE)/seed$(s)/generated/loss.png: $(REPRODUCE)/generated.jsonl))
+$(foreach s,$(TRAININGS),$(eval $(REPRODUCE)/seed$(s)/generated/trained: $(REPRODUCE)/generated.jsonl))
 $(foreach s,$(TRAININGS),$(eval $(call TRAINING,$(s),generated,stepdiff,interleaved,\
     $(R_WORDS) --video_lm.pairqa $(REPRODUCE)/generated.jsonl \
     $(call init,$(s),interleaved) $(call steps,120) $(R_OURS))))
 $(foreach s,$(TRAININGS),$(foreach t,$(SETS),$(eval $(call EVALUATION,seed$(s),$(t),generated,\
-    $(REPRODUCE)/seed$(s)/generated/loss.png,$(call head,$(s),generated)))))
+    $(REPRODUCE)/seed$(s)/generated/trained,$(call head,$(s),generated)))))
 endif
 
 $(REPRODUCE)/report$(MODE).yaml: $(RECIPES)/report.yaml | $(R_STORE)/.clips

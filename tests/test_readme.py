@@ -323,7 +323,7 @@ case $verb in
     stepdiff.kitchen) mkdir -p "$out"
         touch "$out"/diffmcq_test.jsonl "$out"/diffrank_test.jsonl "$out"/diffcap_test.jsonl
         printf '{"videos": %s, "steps": 12, "seed": %s, "seconds": 3.5}\\n' "$videos" "$seed" > "$out"/world.json ;;
-    heads.train) made=$out/loss.png ;;
+    heads.train) mkdir -p "$out" ;;
     heads.words) made=$out/words.json ;;
     heads.evaluate) made=${out%.jsonl}.scores.json ;;
     heads.report) made=$out/report.json ;;
@@ -354,6 +354,10 @@ def test_make_reproduce_does_what_is_missing(tmp_path: Path) -> None:
     def verbs(lines: Sequence[str]) -> set[str]:
         return {line.split()[0] for line in lines}
 
+    killed = tmp_path / "reproduce/seed0/stepdiff"
+    killed.mkdir(parents=True)
+    for name in ("best.json", "loss.png"):  # of a training that was killed after a validation
+        (killed / name).touch()
     first = run()
     trained = [line for line in first if line.startswith("heads.train")]
     assert len(trained) == 8 and first[-1].startswith("heads.report")
