@@ -28,7 +28,7 @@ def write_runs(world: Path, language_model: str, folder: Path) -> tuple[Path, Pa
             "--store",
             str(world / "features"),
             "--test-set",
-            str(world / f"stepdiff/kitchen/{task}_test.jsonl"),
+            str(world / f"kitchen/{task}_test.jsonl"),
         ]
         options += ["--allow-seen", "--bootstrap", "0", "--out", str(said / f"{task}_small.jsonl")]
         assert evaluate.main(options) == 0

@@ -135,7 +135,7 @@ def test_a_plan_of_a_store_has_the_shape_of_its_view(
 def test_the_kitchen_recipes_fit_a_small_card(name: str, capsys: Capture) -> None:
     if not registry.source("smollm2-135m-instruct").is_complete():
         pytest.skip("smollm2-135m-instruct is not fetched")
-    assert dry_run(f"stepdiff/kitchen/{name}", "--card", "rtx4090", "--json") == 0
+    assert dry_run(f"kitchen/{name}", "--card", "rtx4090", "--json") == 0
     assert json.loads(capsys.readouterr().out)["hours"] > 0
 
 
