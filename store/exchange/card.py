@@ -100,9 +100,9 @@ class Card:
                 return f"order of {name} {_short(', '.join(value))} against {_short(', '.join(theirs))}"
         return ""
 
-    def readme(self, path: str) -> str:
-        """Return the card for readers, with the header that Hugging Face reads."""
-        header: dict[str, Any] = {"license": self.license, "tags": ["features", "embeddings", "stepdiff"]}
+    def readme(self, path: str, more: dict[str, Any]) -> str:
+        """Return the card for readers, with the header that Hugging Face reads, of which `more` is a part."""
+        header: dict[str, Any] = {"license": self.license, "tags": ["features", "embeddings", "stepdiff"], **more}
         if self.format == "huggingface":
             files = [{"split": "train", "path": "data/*.parquet"}]
             header["configs"] = [{"config_name": "default", "data_files": files}]

@@ -75,8 +75,6 @@ def layout(
 
     Raises StepDiffError where columns do not exist or do not fit.
     """
-    if twice := [name for name, count in Counter(schema.names).items() if count > 1]:
-        raise StepDiffError(f"{where} has several columns {twice[0]!r}: give each a name of its own")
     card = _card(where, schema)
     key = _key_column(where, schema, keys)
     names = _feature_columns(where, schema, features, card)
@@ -129,7 +127,8 @@ def _feature_columns(where: str, schema: pa.Schema, features: Sequence[str], car
 
 
 def _metadata_columns(where: str, schema: pa.Schema, key: str, columns: Sequence[str], card: Card | None) -> list[str]:
-    others = [name for name in schema.names if name not in (key, *_RESERVED, *feature_columns(schema))]
+    taken = {key, *_RESERVED, *feature_columns(schema)}
+    others = [name for name in schema.names if name not in taken]
     names = list(columns or (card.columns if card else others))
     if len(names) > MOST_COLUMNS:
         raise StepDiffError(
@@ -146,6 +145,12 @@ def _metadata_columns(where: str, schema: pa.Schema, key: str, columns: Sequence
                 "name the columns to take with --columns"
             )
     return names
+
+
+def check_names(where: str, schema: pa.Schema) -> None:
+    """Raise StepDiffError where two columns have one name."""
+    if twice := [name for name, count in Counter(schema.names).items() if count > 1]:
+        raise StepDiffError(f"{where} has several columns {twice[0]!r}: give each a name of its own")
 
 
 def feature_columns(schema: pa.Schema) -> list[str]:

@@ -92,7 +92,8 @@ def export(options: ExportOptions) -> Exported:
             raise StepDiffError(
                 f"{some(gone, 1)} of a complete export is missing: restore it, or remove {path} and repeat"
             )
-        write_text(path / cards.readme_name(format), card.readme(path.name))
+        header = writers.dataset_info(fields) if format == "huggingface" else {}
+        write_text(path / cards.readme_name(format), card.readme(path.name, header))
     same = ("format", "entity", "view", "rows", "failed", "absent", "forgotten")
     return Exported(
         path=options.path,

@@ -24,7 +24,7 @@ from stepdiff.common.io.files import open_regular
 from stepdiff.common.io.parquet_sizes import FREE_ROWS, ROWS_PER_BYTE, ImplausibleSizes, check_sizes
 from store.exchange import card as cards
 from store.exchange.arrow import BATCH_BYTES, KEY, is_damage, one_line, readable
-from store.exchange.columns import Layout, check_same, frame_of, layout, ragged_columns, rows_of, texts_of
+from store.exchange.columns import Layout, check_names, check_same, frame_of, layout, ragged_columns, rows_of, texts_of
 from store.exchange.writers import UNFINISHED
 from store.provenance import Feature
 
@@ -93,6 +93,7 @@ def opened(
     with closing(_Lance(path) if format == "lance" else _Parquet(path)) as source:
         if not source.count:
             raise StepDiffError(f"{path} has no rows")
+        check_names(str(path), source.schema)
         with readable(path):
             ragged = ragged_columns(source.schema)
             sample = next(source.each(ragged, _SAMPLE)) if ragged else None

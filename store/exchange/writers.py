@@ -118,6 +118,18 @@ def datasets_schema(fields: pa.Schema) -> pa.Schema:
     return pa.schema(columns, {**(fields.metadata or {}), **datasets.Features(types).arrow_schema.metadata})
 
 
+def dataset_info(fields: pa.Schema) -> dict[str, Any]:
+    """Return the header of a dataset's README that tells `datasets` the types, which it does not take from the files."""
+    import datasets
+    from huggingface_hub import DatasetCardData
+
+    noted = json.loads((datasets_schema(fields).metadata or {})[b"huggingface"])
+    header = DatasetCardData()
+    types = datasets.Features.from_dict(noted["info"]["features"])
+    datasets.info.DatasetInfosDict(default=datasets.DatasetInfo(features=types)).to_dataset_card_data(header)
+    return {"dataset_info": header.to_dict()["dataset_info"]}
+
+
 def write_webdataset(path: Path, batches: pa.RecordBatchReader) -> None:
     """Write a part."""
     features = feature_fields(batches.schema)

@@ -217,7 +217,6 @@ def test_a_video_with_lists_of_different_lengths_is_named(tmp_path: Path, value:
 
 
 @pytest.mark.full
-@pytest.mark.full
 @pytest.mark.parametrize("indent", [None, 1])
 @pytest.mark.parametrize("ascii_only", [True, False])
 def test_entries_are_those_of_json_load(tmp_path: Path, indent: int | None, ascii_only: bool) -> None:

@@ -392,7 +392,6 @@ def test_a_server_that_dies(captioned: Store, server: Server, capsys: pytest.Cap
 
 
 @pytest.mark.full
-@pytest.mark.full
 def test_aligned_speech_replaces_that_of_the_catalog(
     captioned: Store, server: Server, capsys: pytest.CaptureFixture[str], ray: None, tmp_path: Path
 ) -> None:

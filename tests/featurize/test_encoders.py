@@ -200,7 +200,6 @@ def test_float32_features_are_stored_exactly(tmp_path: Path, efficientnet: Encod
 
 
 @pytest.mark.full
-@pytest.mark.full
 def test_float16_features_are_rounded(tmp_path: Path, efficientnet: Encoder, frames: np.ndarray) -> None:
     features = efficientnet.encode_clips(frames)
     exact = features["tokens"].astype(np.float64)

@@ -324,7 +324,8 @@ def test_impossible_exports_are_refused_in_one_line(
 def test_a_full_disk_is_reported_in_one_line(view: View, run: Run, tmp_path: Path, format: str) -> None:
     needs(format)
     script = (
-        "import resource, signal, sys; from store.__main__ import main;"
+        "import resource, signal, sys; import store.exchange.export; from store.__main__ import main;"
+        "store.exchange.export.PART_BYTES = 1;"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000));"
         "sys.exit(main(sys.argv[1:]))"
     )
