@@ -119,7 +119,7 @@ def datasets_schema(fields: pa.Schema) -> pa.Schema:
 
 
 def dataset_info(fields: pa.Schema) -> dict[str, Any]:
-    """Return the header of a dataset's README that tells `datasets` the types, which it does not take from the files."""
+    """Return the header of a README that tells `datasets` the types: it does not take them from the files."""
     import datasets
     from huggingface_hub import DatasetCardData
 

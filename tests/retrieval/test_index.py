@@ -262,7 +262,7 @@ def test_new_rows_are_added(store: Store, clustered: View, fill: Fill) -> None:
 
 @pytest.mark.full
 def test_new_rows_are_added_to_a_graph(store: Store, clustered: View, fill: Fill) -> None:
-    """A graph is neither divided into parts nor trained, so no row is new to it; the effort of a query is measured as that of lists."""
+    """A graph is neither divided into parts nor trained, so no row is new to it; its effort is measured as of lists."""
     card = build_index(store, clustered, factory="HNSW32,SQfp16", given=Budgets(recall=0.99))
     assert card["probes"] > 12 and card["recall"] >= 0.99 and card["rebuild"] is False
     view = fill(store, clusters(900, 3), [f"new{at}" for at in range(900)], shard=128)
