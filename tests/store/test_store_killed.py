@@ -80,9 +80,9 @@ def repair(path: str) -> None:
     with store.lock():
         view = store.view("clips", "net")
         withdraw_damaged(view, list(view_damage(view, len(view.catalog))))
-        for row in sorted(unfinished(view)):
-            shard, info = row // view.rows_per_shard, {"torch": "1", "repaired": True}
-            view.write_shard(shard, np.array([row]), computed(view, [row]), {}, info)
+        for shard, group in itertools.groupby(sorted(unfinished(view)), lambda row: row // view.rows_per_shard):
+            rows = np.array(list(group))
+            view.write_shard(shard, rows, computed(view, rows), {}, {"torch": "1", "repaired": True})
 
 
 def serve() -> None:
