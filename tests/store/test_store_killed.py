@@ -205,6 +205,7 @@ KILLED = {
 """commands, and the step before which the quick test kills each"""
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("steps", ["one", pytest.param("all", marks=pytest.mark.full)])
 @pytest.mark.parametrize("name", KILLED)
 def test_a_kill_before_any_step_loses_nothing_and_the_same_command_does_the_rest(
