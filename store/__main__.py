@@ -16,6 +16,7 @@
     python -m store compact data/features
     python -m store tag data/features paper-v1         read it later as data/features@paper-v1
     python -m store log data/features
+    python -m store convert-snapshots data/features    once, if an earlier version made snapshots
     python -m store lineage data/features CLIP runs/stepdiff
 """
 
@@ -43,6 +44,7 @@ VERBS = {
     "compact": ("store.__main__:compact", "merge small files and delete unused ones"),
     "tag": ("store.snapshots.commands:tag", "name what the store holds now: a snapshot, without a copy"),
     "log": ("store.snapshots.commands:log", "list the snapshots, and what changed from each to the next"),
+    "convert-snapshots": ("store.snapshots.commands:convert", "convert the snapshots of earlier versions"),
     "lineage": ("store.lineage.commands:lineage", "say where a clip's rows come from, and what was trained on them"),
 }
 _DERIVED = (

@@ -139,7 +139,7 @@ class ViewDatasource(Datasource):
         )
         self._row_bytes = sum(tensor.row_bytes for tensor in tensors.values()) + _COLUMN_BYTES * len(about)
         self._rows = None if rows is None else _known_rows(opened, rows)
-        self._spans = _shards(opened, store.at) if self._rows is None else _parts_of(self._rows, opened.rows_per_shard)
+        self._spans = _shards(opened) if self._rows is None else _parts_of(self._rows, opened.rows_per_shard)
 
     def get_name(self) -> str:
         """Return the name that Ray shows."""
@@ -282,17 +282,13 @@ def _made(view: View) -> tuple[Any, ...]:
     return view.provenance, view.features, view.rows_per_shard
 
 
-def _shards(view: View, at: str | None) -> Spans:
-    """Return first row and end of each shard that has a status; at a snapshot of all. No file is opened."""
-    length = len(view)
-    if at is None:
-        folder = view.paths.status(0).parent
-        names = folder.identities() if isinstance(folder, RemotePath) else os.listdir(folder) if folder.is_dir() else ()
-        shards = np.fromiter((shard for name in names if (shard := shard_number(name)) is not None), np.int64)
-        first = np.sort(shards) * view.rows_per_shard
-        first = first[first < length]
-    else:  # the status of then is elsewhere
-        first = np.arange(0, length, view.rows_per_shard)
+def _shards(view: View) -> Spans:
+    """Return first row and end of each shard that has a status. No file is opened."""
+    length, folder = len(view), view.paths.status(0).parent
+    names = folder.identities() if isinstance(folder, RemotePath) else os.listdir(folder) if folder.is_dir() else ()
+    shards = np.fromiter((shard for name in names if (shard := shard_number(name)) is not None), np.int64)
+    first = np.sort(shards) * view.rows_per_shard
+    first = first[first < length]
     return np.stack([first, np.minimum(first + view.rows_per_shard, length)], axis=1)
 
 

@@ -28,7 +28,7 @@ from stepdiff.common.io.locks import holds
 from stepdiff.common.io.sealed import BLANK
 from store.catalog.catalog import Catalog
 from store.catalog.forgotten import refuse_forgotten
-from store.format.layout import LOCK, ViewPaths, read_json, write_json
+from store.format.layout import LOCK, ViewPaths, read_json, refuse_snapshot, snapshot_of, write_json
 from store.format.quantise import Quantised, dequantise
 from store.format.view_metadata import array_shape, read_view
 from store.io.reader import RowReader, read_together
@@ -271,6 +271,7 @@ class View:
         """
         from store.io.writer import ShardWriter  # which imports this module
 
+        refuse_snapshot(self.paths.store)
         ShardWriter(self, shard).write(rows, features, failures, info)
 
     def withdraw(self, rows: Int[np.ndarray, " K"]) -> int:
@@ -318,9 +319,13 @@ class View:
         if found := self._statuses.first_not_ok(rows):
             row, status = found
             self.check_not_dropped()
+            state = "failed" if status == FAILED else "absent"
+            if (snapshot := snapshot_of(self.paths.store)) is not None:
+                where = f"view {self.name} of {self.entity} at snapshot {snapshot}"
+                raise StepDiffError(f"{self.catalog.name(row)} was {state} in {where}: leave it out")
             refuse_forgotten(self.paths.store, self.entity, np.array([row]), self.catalog.name)
             raise StepDiffError(
-                f"{self.catalog.name(row)} is {'failed' if status == FAILED else 'absent'} in view {self.name} of "
+                f"{self.catalog.name(row)} is {state} in view {self.name} of "
                 f"{self.entity} (shard {row // self.rows_per_shard}): leave it out, or run featurize for it"
             )
 

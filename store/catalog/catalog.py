@@ -34,7 +34,7 @@ from store.catalog.parts import (
     read_part,
     with_ends,
 )
-from store.snapshots.kept_parts import keeping
+from store.format.layout import refuse_snapshot
 
 Answer = TypeVar("Answer")
 BLOCK = 2**18
@@ -156,6 +156,7 @@ class Catalog:
         Raises StepDiffError on keys that are missing, empty or duplicated.
         """
         table.check_threads("append to a catalog")
+        refuse_snapshot(self.folder.parent.parent)
         self._check_dtypes(frame)
         return sum(map(self._append, self._checked(frame).iter_slices(MOST_ROWS)))
 
@@ -197,6 +198,7 @@ class Catalog:
         Raises StepDiffError on keys as `append` does, and on values whose type does not fit the column.
         """
         table.check_threads("update a catalog")
+        refuse_snapshot(self.folder.parent.parent)
         frame = self._checked(frame)
         names = [name for name in frame.columns if name != "key"]
         rows = self.rows(frame["key"])
@@ -224,8 +226,7 @@ class Catalog:
         changed = new.height - int(new.select(same)[:, 0].sum())
         if changed:
             data = table.encode(new)
-            with keeping(part):
-                part.put([data], len(data))
+            part.put([data], len(data))
         return changed
 
     def rows(self, keys: Sequence[str] | pl.Series) -> Int64[np.ndarray, " K"]:

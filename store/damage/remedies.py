@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import PurePosixPath
 
 from stepdiff.common.io.files import Place
-from store.format.layout import ARRAYS, ViewPaths, shard_number
+from store.format.layout import ARRAYS, EARLIER, SNAPSHOTS, ViewPaths, shard_number
 from store.io.records import filled_by_featurize
 
 _RESTORE = "restore it from a copy"
@@ -22,8 +22,15 @@ def remedy(store: Place, path: str) -> str:
         "forgotten": lambda: f"{_RESTORE}, or run python -m store forget again for its rows",
         "annotations": lambda: "delete the folder of this version and run its stage again",
         "indexes": lambda: _BUILD,
+        SNAPSHOTS: lambda: _of_snapshot(store, parts[1], parts[-1]),
     }
     return known.get(parts[0] if parts else "", lambda: _RESTORE)()
+
+
+def _of_snapshot(store: Place, name: str, file: str) -> str:
+    if file == EARLIER:
+        return f"run python -m store convert-snapshots {store}"
+    return f"{_RESTORE}, or delete the snapshot with python -m store tag {store} {name} --delete"
 
 
 def _of_view(store: Place, parts: tuple[str, ...]) -> str:

@@ -6,7 +6,7 @@ Guarantees
 """
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
@@ -16,6 +16,7 @@ from jaxtyping import Int, Int64, UInt32
 
 from stepdiff.common.errors import DamageError, StepDiffError
 from stepdiff.common.io.files import Place, listed
+from stepdiff.common.io.local import Identity
 from stepdiff.common.io.sealed import crc32c
 from store.damage.files import CANNOT, unsealed
 from store.format.layout import MERGED_SHARDS, chunked_metadata, read_json, shard_number, sharded_metadata
@@ -43,8 +44,15 @@ class FileDamage:
     """None: the file is of several shards"""
 
 
-def view_damage(view: View, known: int) -> Iterator[FileDamage]:
-    """Yield the damage of a view; `known`: rows of the catalog, for a view that is longer."""
+def view_damage(view: View, known: int, same: Sequence[View] = ()) -> Iterator[FileDamage]:
+    """Yield the damage of a view.
+
+    Args:
+        view: the view.
+        known: rows of the catalog, for a view that is longer.
+        same: views that were read already. A shard whose files are those of one of them (a snapshot has links to files
+            of its store) is not read again.
+    """
     broken = None
     for array in (*view.stored, "checksum", "status"):
         if broken := _metadata_damage(view, array):
@@ -57,13 +65,27 @@ def view_damage(view: View, known: int) -> Iterator[FileDamage]:
         yield FileDamage(view.paths.metadata("status"), f"is refused ({error})", "unreadable", None)
         length = known
     for shard in shards_of(view, length):
-        yield from shard_damage(view, shard, length)
+        files = _versions(view, shard) if same else []
+        if not any(files == _versions(other, shard) for other in same):
+            yield from shard_damage(view, shard, length)
     reasons, records = view.paths.beside
     for path, what in unsealed(listed(reasons, "merged-*.parquet")):
         group = shard_number(path.stem.removeprefix("merged-"))
         yield _sealed_damage(path, what, "reasons", _no_rows() if group is None else _failed_in(view, group, length))
     for path, what in unsealed(listed(records, "merged-*.json")):
         yield _sealed_damage(path, what, "record", _no_rows())
+
+
+def shard_files(view: View, shard: int) -> list[Place]:
+    """Return the files with status, checksums and features of a shard."""
+    paths = view.paths
+    arrays = [paths.shard(name, shard, 1 + len(feature.shape)) for name, feature in view.stored.items()]
+    return [paths.status(shard), paths.checksum(shard), *arrays]
+
+
+def _versions(view: View, shard: int) -> list[Identity | None]:
+    beside = [view.paths.failures(shard), view.paths.info(shard)]
+    return [file.identity() for file in (*shard_files(view, shard), *beside)]
 
 
 def _metadata_damage(view: View, array: str) -> FileDamage | None:

@@ -96,7 +96,7 @@ def export(options: ExportOptions) -> Exported:
     same = ("format", "entity", "view", "rows", "failed", "absent", "forgotten")
     return Exported(
         path=options.path,
-        store=str(view.paths.store),
+        store=store.location,
         **{name: getattr(card, name) for name in same},
         parts=len(card.parts),
         already=already,

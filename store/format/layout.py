@@ -9,6 +9,7 @@ forgotten/ENTITY.parquet              row, key, reason of forgotten rows
 failures/ENTITY/VIEW/SHARD.parquet    key, reason; merged-GROUP.parquet has those of many shards
 shards/ENTITY/VIEW/SHARD.json         the record of the shard's writer: library versions, device; merged-GROUP.json has
                                       those of many shards
+snapshots/NAME/                       arrays.zarr, catalog, failures, forgotten, shards as they were; about.json
 """
 
 import json
@@ -30,6 +31,11 @@ FORMAT = "stepdiff-store"
 VERSION = 1
 ARRAYS = "arrays.zarr"
 LOCK = "lock.json"
+SNAPSHOTS = "snapshots"
+ABOUT = "about.json"
+"""the file that makes a folder a snapshot, written last"""
+EARLIER = "snapshot.json"
+"""the file of a snapshot of earlier versions, which listed rows"""
 MERGED_SHARDS = 1024
 """shards whose failures, and records of writers, are merged into one file"""
 _MOST_JSON = 64 * 2**20
@@ -77,6 +83,18 @@ def shard_number(name: str) -> int | None:
 def half_made(group: Place) -> bool:
     """Return whether a view's creation or removal in an object store was cut short: neither a view nor damage."""
     return group.remote and not (group / "zarr.json").exists() and not (group / "status" / "c").is_dir()
+
+
+def snapshot_of(store: Place) -> str | None:
+    """Return the name of the snapshot whose files are in the folder `store`, None for a store itself."""
+    is_snapshot = store.parent.name == SNAPSHOTS and (store / ABOUT).exists()
+    return store.name if is_snapshot else None
+
+
+def refuse_snapshot(store: Place) -> None:
+    """Raise StepDiffError if `store` is the folder of a snapshot."""
+    if (name := snapshot_of(store)) is not None:
+        raise StepDiffError(f"snapshot {name} of {store.parent.parent} cannot be changed: give the store without it")
 
 
 def group_metadata(attributes: dict[str, Any] | None = None) -> dict[str, Any]:

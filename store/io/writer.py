@@ -37,7 +37,6 @@ from store.io.commit_group import Together
 from store.io.records import writes_of_shard
 from store.io.remote import open_shard
 from store.io.status import ABSENT, FAILED, OK, REASONS, failures_of_shard
-from store.snapshots.kept import keep_rows
 from store.view import View
 
 Values = Mapping[str, Float[np.ndarray, "K ..."]]
@@ -188,8 +187,6 @@ class ShardWriter:
             if not len(slots) and not reasons:
                 return
             earlier = self._earlier_reasons(status)
-            if len(slots):
-                keep_rows(self.view, self.shard, status)
             with Together(held) as files:
                 if len(slots):
                     slots, unfit = self._write_rows(files, status == OK, slots, features)

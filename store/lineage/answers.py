@@ -18,9 +18,7 @@ from store.io.records import writes_of_shard
 from store.io.status import FAILED, OK
 from store.lineage import trained_on
 from store.lineage.options import LineageOptions
-from store.snapshots.manifest import snapshots
-from store.snapshots.rows_then import RowsThen, figures_of
-from store.snapshots.view_then import ViewOfSnapshot
+from store.snapshots.snapshot import figures_of
 from store.view import View
 
 RECORD = "lineage.json"
@@ -104,8 +102,6 @@ def _state(view: View, row: int, absent: str) -> dict[str, Any]:
         "provenance": view.provenance.as_dict(),
         "written": None,
     }
-    if isinstance(view, ViewOfSnapshot) and status == OK and view.changed(rows)[0]:
-        return found  # the record is of what was written since
     shard = row // view.rows_per_shard
     for write in writes_of_shard(view.paths, shard, view.rows_per_shard):
         if status in (OK, FAILED) and row in write.rows:
@@ -118,12 +114,13 @@ def _state(view: View, row: int, absent: str) -> dict[str, Any]:
 def _named(store: Store, entity: str, rows: np.ndarray) -> dict[int, list[str]]:
     """Return for each row the snapshots in which it is finished."""
     found: dict[int, list[str]] = {row: [] for row in rows.tolist()}
-    for one in snapshots(store.path):
+    for name in store.snapshots():
+        then = Store.open(store.path, at=name)
         ok = np.zeros(len(rows), bool)
-        for view, about in one.views.get(entity, {}).items():
-            ok |= RowsThen(store.path, one.name, entity, view, about).of(rows)[0] == OK
+        for view in then.views(entity):
+            ok |= then.view(entity, view).status(rows) == OK
         for row in rows[ok].tolist():
-            found[row].append(one.name)
+            found[row].append(name)
     return found
 
 
@@ -186,9 +183,5 @@ def read_of(store: Store, views: dict[str, str]) -> dict[str, Any]:
 
     Its path, the snapshot's name (None: the store of the moment), and the commit of each view.
     """
-    commits = {}
-    for entity, name in views.items():
-        view = store.view(entity, name)
-        then = view.then if isinstance(view, ViewOfSnapshot) else figures_of(view)[0]
-        commits[f"{entity}/{name}"] = then.commit
+    commits = {f"{entity}/{name}": figures_of(store.view(entity, name)).commit for entity, name in views.items()}
     return {"path": str(store.path), "at": store.at, "commits": commits}

@@ -27,9 +27,7 @@ from store.format.view_metadata import encode_merged_writes, read_merged_writes
 from store.io.records import writes_of_shard
 from store.io.status import failures_of_shards
 from store.provenance import ENTITIES
-from store.snapshots.kept import keep_rows
-from store.snapshots.kept_parts import keeping
-from store.snapshots.upkeep import unnamed
+from store.snapshots.convert import KEPT
 from store.verbs.options import CompactOptions
 from store.view import ABSENT, OK, View
 
@@ -78,9 +76,8 @@ def compact(options: CompactOptions) -> Compacted:
                 _merge_failures(view, done)
                 _merge_records(view, done)
                 advance(1)
-        for path in list(unnamed(store)):
-            done.count_orphans(path.files())
-            path.remove()
+        done.count_orphans((store.path / KEPT).files())
+        (store.path / KEPT).remove()
     return done
 
 
@@ -104,8 +101,7 @@ def _merge_parts(catalog: Catalog, done: Compacted) -> None:
         if rows_of_merged(part):
             read_part(part)  # delete others only if the merged part is sound
     for part in hidden:
-        with keeping(part):
-            part.unlink()
+        part.unlink()
     catalog.sweep()  # their indexes are stale
     done.catalog_parts += len(hidden)
 
@@ -200,7 +196,6 @@ def _remove_uncommitted(view: View, done: Compacted) -> None:
             with locked(lock, wait=False):
                 if _is_committed(view, shard):
                     continue
-                keep_rows(view, shard, view.shard_status(shard))
                 for path in (  # the arrays last: by them an interrupted run is found
                     view.paths.failures(shard),
                     view.paths.info(shard),

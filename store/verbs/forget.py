@@ -83,14 +83,14 @@ def _cards(store: Place, entity: str, view: str) -> list[Place]:
 
 def wrongly_forgotten(store: Store, entity: str) -> Iterator[tuple[Place, str, list[str]]]:
     """Yield, for verify, a damaged list, and the keys of forgotten rows of which a view has features."""
-    path = forgotten_path(store.path, entity)
+    path = forgotten_path(store.folder, entity)
     if not path.exists():
         return
     try:
-        rows = read_forgotten(store.path, entity)["row"].to_numpy()
+        rows = read_forgotten(store.folder, entity)["row"].to_numpy()
         for name in store.views(entity):
             kept = rows[store.view(entity, name).status(rows) != ABSENT]
-            kept = kept[are_forgotten(store.path, entity, kept)]  # others were recalled in the meantime
+            kept = kept[are_forgotten(store.folder, entity, kept)]  # others were recalled in the meantime
             if len(kept):
                 what = f"names rows of which view {name} has features: run python -m store forget for them again"
                 yield path, what, store.catalog(entity).keys(kept)

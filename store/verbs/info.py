@@ -78,7 +78,7 @@ def store_info(store: Store) -> StoreInfo:
     rows = {entity: len(store.catalog(entity)) for entity in store.entities()}
     views = [view_info(store.view(entity, name)) for entity in rows for name in store.views(entity)]
     forgotten = {entity: len(store.forgotten(entity)) for entity in rows}
-    return StoreInfo(str(store.path), rows, views, {entity: count for entity, count in forgotten.items() if count})
+    return StoreInfo(store.location, rows, views, {entity: count for entity, count in forgotten.items() if count})
 
 
 def info_table(views: list[ViewInfo]) -> Table:

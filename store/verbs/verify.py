@@ -15,7 +15,7 @@ Guarantees
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -33,9 +33,9 @@ from store.damage.files import unreadable, unsealed
 from store.damage.remedies import remedy
 from store.damage.view_damage import view_damage
 from store.feature_store import Store
-from store.format.layout import ARRAYS, LOCK, half_made, read_json
+from store.format.layout import ABOUT, ARRAYS, EARLIER, LOCK, half_made, read_json
 from store.format.view_metadata import array_shape
-from store.snapshots.upkeep import snapshot_damage
+from store.snapshots.snapshot import figures_of, folder_of, names, read_snapshot
 from store.verbs.forget import wrongly_forgotten
 from store.view import View
 
@@ -67,7 +67,7 @@ class Damage:
 
 
 def verify(store: Store, without: tuple[str, str] | None = None) -> list[Damage]:
-    """Return all damage in `store`, but of the view `without` (entity, name); damage raises nothing."""
+    """Return all damage in `store` and its snapshots, but of the view `without` (entity, name); it raises nothing."""
     if store.at is not None:
         raise StepDiffError(f"{store.path} is verified with all its snapshots: give the store without @{store.at}")
     found = ((_below(store, path), what, tuple(clips)) for path, what, clips in _all(store, without))
@@ -93,7 +93,20 @@ def uncovered(store: Store) -> list[str]:
 
 
 def _all(store: Store, without: tuple[str, str] | None) -> Iterator[_Found]:
-    yield from _unsealed([store.path / "store.json", store.path / ARRAYS / "zarr.json"], ())
+    read: dict[tuple[str, str], list[View]] = {}
+    yield from _unsealed([store.path / "store.json"], ())
+    yield from _catalogs_and_views(store, without, read)
+    yield from _annotations(store.path / "annotations")
+    yield from _cards(store.path / "indexes")
+    for name in names(store.path)[0]:
+        yield from _snapshot(store, name, without, read)
+
+
+def _catalogs_and_views(
+    store: Store, without: tuple[str, str] | None, read: dict[tuple[str, str], list[View]]
+) -> Iterator[_Found]:
+    """Yield the damage of catalogs and views; `read`: views whose files were read, to which those here are added."""
+    yield from _unsealed([store.folder / ARRAYS / "zarr.json"], ())
     for entity in store.entities():
         while True:
             parts = store.catalog(entity).parts()
@@ -104,7 +117,7 @@ def _all(store: Store, without: tuple[str, str] | None) -> Iterator[_Found]:
         yield from found
         yield from _indexes(store.catalog(entity))
         yield from wrongly_forgotten(store, entity)
-        root = store.path / ARRAYS / entity
+        root = store.folder / ARRAYS / entity
         folders = [folder for folder in listed(root, "*") if folder.is_dir() and not half_made(folder)]
         if folders or (root / "zarr.json").exists():
             yield from _unsealed([root / "zarr.json"], ())
@@ -114,15 +127,40 @@ def _all(store: Store, without: tuple[str, str] | None) -> Iterator[_Found]:
             yield from broken
             if not broken and without != (entity, folder.name):
                 try:
-                    yield from _view(store.view(entity, folder.name), keys)
+                    view, before = store.view(entity, folder.name), read.setdefault((entity, folder.name), [])
+                    yield from _view(view, keys, before)
+                    before.append(view)
                 except StepDiffError as error:
                     yield group, f"is refused ({error})", keys.all()
                 except FileNotFoundError:
                     if group.exists():
                         raise
-    yield from _annotations(store.path / "annotations")
-    yield from _cards(store.path / "indexes")
-    yield from snapshot_damage(store)
+
+
+def _snapshot(
+    store: Store, name: str, without: tuple[str, str] | None, read: dict[tuple[str, str], list[View]]
+) -> Iterator[_Found]:
+    """Yield the damage of a snapshot: of its files, and that it has other rows than when it was made."""
+    path = folder_of(store.path, name) / ABOUT
+    if (path.parent / EARLIER).exists():
+        yield path.parent / EARLIER, "is of an earlier version, and not read", ()
+        return
+    try:
+        then, about = Store.open(store.path, at=name), read_snapshot(store.path, name)
+    except StepDiffError as error:
+        yield path, f"is refused ({error})", ()
+        return
+    found = list(_catalogs_and_views(then, without, read))
+    yield from found
+    for entity, count in about.rows.items() if not found else ():
+        views = {view: of for view, of in about.views.get(entity, {}).items() if (entity, view) != without}
+        if len(then.catalog(entity)) != count or set(views) - set(then.views(entity)):
+            yield path, f"names rows or views of {entity} that are lost", ()
+            continue
+        for view, of in views.items():
+            with suppress(StepDiffError):  # by a file that the store has too, which was reported
+                if figures_of(then.view(entity, view)) != of:
+                    yield path, f"names rows of view {view} that are lost or changed", ()
 
 
 class _Keys:
@@ -194,8 +232,8 @@ def _longest(store: Store, entity: str) -> int:
     return max(lengths)
 
 
-def _view(view: View, keys: _Keys) -> Iterator[_Found]:
-    for found in view_damage(view, keys.rows()):
+def _view(view: View, keys: _Keys, read: Sequence[View]) -> Iterator[_Found]:
+    for found in view_damage(view, keys.rows(), read):
         yield found.path, found.what, keys.all() if found.rows is None else keys(found.rows)
 
 
