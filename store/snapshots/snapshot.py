@@ -267,7 +267,7 @@ def _link(files: Sequence[Place], store: Place, folder: Place) -> None:
 
 def moved(path: Place, store: Place, to: Place) -> Place:
     """Return the path below `to` of the file that is `path` below `store`."""
-    return to / str(path.relative_to(store))  # type: ignore[arg-type]  # both local, or both remote
+    return to / str(path.relative_to(store))  # type: ignore[operator,arg-type]  # both local, or both remote
 
 
 def row_digests(sums: UInt32[np.ndarray, "R arrays"]) -> UInt32[np.ndarray, " R"]:

@@ -196,7 +196,7 @@ def status_of(name):
 
 assert status_of("v2") == 0
 last = int(os.read(pipe[0], 10))
-assert last > 40
+assert last > 25
 for most in (1, 2, 3, 7, 20, last - 12, last - 2, last - 1, last):
     assert os.WTERMSIG(status_of("v3")) == signal.SIGKILL
     assert not os.path.exists(f"{root}/snapshots/v3")
@@ -320,7 +320,7 @@ def test_what_is_lost_or_damaged_in_a_snapshot_is_found(
     folder = store.path / "snapshots/v1"
     for path, message in (
         ("arrays.zarr/clips/net/tokens/c/0/0/0", "tokens/c/0/0/0 has 1 rows that are not as they were written: c0\n"),
-        ("catalog/clips/000000000000.parquet", "parquet is not as it was written: c0, c1"),
+        ("catalog/clips/000000000000.parquet", "parquet is not as it was written: row 0, row 1"),  # keys are lost too
         ("about.json", "snapshots/v1/about.json is refused ("),
     ):
         data = (folder / path).read_bytes()
@@ -421,7 +421,7 @@ def test_snapshots_of_an_earlier_version_are_converted_by_one_command(
         pass  # a writer would replace rows that they list
     assert f"what to do: run python -m store convert-snapshots {store.path}\n" in run(capsys, "verify", store.path)[1]
     live = {path: path.read_bytes() for path in (store.path / "arrays.zarr").rglob("*") if path.is_file()}
-    link, left = os.link, [40]
+    link, left = os.link, [8]
 
     def killed(*given: Any, **named: Any) -> None:
         left[0] -= 1
@@ -451,6 +451,6 @@ def test_an_earlier_snapshot_whose_rows_are_lost_is_named(
         shutil.rmtree(version)
     status, _, error = run(capsys, "convert-snapshots", store.path)
     assert status == 2 and error == (
-        f"error: snapshot v1 of {store.path} cannot be converted (rows of view net are lost: c0, c2): restore what "
+        f"error: snapshot v1 of {store.path} cannot be converted (rows of view net are lost: c0, c2, c3): restore what "
         f"is lost, or delete the snapshot with store tag {store.path} v1 --delete\n"
     )

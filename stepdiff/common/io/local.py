@@ -108,12 +108,9 @@ class LocalPath(PosixPath):
         """
         source = os.path.realpath(self) if self.is_symlink() else self
         with named_errors(target, 0, FileNotFoundError):
+            os.makedirs(target.parent, exist_ok=True)
             try:
-                try:
-                    os.link(source, target)
-                except FileNotFoundError:  # maybe the folder
-                    os.makedirs(target.parent, exist_ok=True)
-                    os.link(source, target)
+                os.link(source, target)
             except OSError as error:
                 if error.errno not in _NO_LINKS:
                     raise
