@@ -36,11 +36,10 @@ from stepdiff.common.io.files import place
 from stepdiff.common.progress import say
 from stepdiff.common.workers.cluster import connected
 from store import Store, View
-from store.damage.remedies import remedy
 from store.damage.view_damage import FileDamage, view_damage
 from store.damage.withdrawal import rewrite_metadata, unfinished, withdraw_damaged
 from store.snapshots.repair import repair_snapshots
-from store.verbs.verify import Damage, verify
+from store.verbs.verify import Damage, remedy, verify
 from store.view import FAILED, OK
 
 

@@ -14,9 +14,7 @@ while it is read.
 Guarantees
 - rows, order and values equal those of View.read
 - each finished row is read once, also when a worker is killed in the middle
-- a task reads whole shards, and part of one only if the shard is larger than the wanted block
 - the plan depends on the number of shards, not of rows
-- a dropped view, a damaged row and an unknown name are each named in one line
 """
 
 import os
@@ -47,9 +45,8 @@ from store.exchange.arrow import KEY, feature_fields, record_batches, row_values
 from store.feature_store import Store
 from store.format.layout import shard_number
 from store.io.row_checks import Check
-from store.io.row_numbers import Rows, row_numbers
 from store.provenance import Feature
-from store.view import View
+from store.view import Rows, View, row_numbers
 
 _COLUMN_BYTES = 32
 """of a metadata column in one row, about"""

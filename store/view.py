@@ -7,8 +7,6 @@
 Guarantees
 - the status of a row is correct at every moment
 - an array shorter than the catalog reads as absent; a view longer than the catalog is refused
-- an open view sees rows that others add
-- arrays grow only under the store's lock, and never shrink
 - a damaged row is refused with its key at the first read
 """
 
@@ -34,11 +32,26 @@ from store.format.view_metadata import array_shape, read_view
 from store.io.reader import RowReader, read_together
 from store.io.remote import RemoteReader
 from store.io.row_checks import Check, Checksums, RowChecks, known_check, remedy
-from store.io.row_numbers import Rows, row_numbers
 from store.io.status import ABSENT, FAILED, OK, Statuses, failures_of_shards
 from store.provenance import Feature
 
 Keys = str | Sequence[str] | Shaped[np.ndarray, " B"] | pl.Series
+Rows = Sequence[int] | Int[np.ndarray, " B"] | pl.Series
+
+
+def row_numbers(rows: Rows) -> Int64[np.ndarray, " B"]:
+    """Return row numbers as an array. StepDiffError where they are not a list of integers, or one is negative."""
+    numbers = np.asarray(rows)
+    if not numbers.size:
+        numbers = numbers.astype(np.int64)
+    if numbers.ndim != 1 or numbers.dtype.kind not in "iu":
+        raise StepDiffError(
+            f"rows are {numbers.dtype} of shape {list(numbers.shape)}: give a list of row numbers, "
+            "np.flatnonzero(mask) for a mask"
+        )
+    if len(numbers) and numbers.min() < 0:
+        raise StepDiffError(f"no row {numbers.min()} in a view: rows are numbered from 0, leave it out")
+    return numbers.astype(np.int64, copy=False)
 
 
 class View:

@@ -3,11 +3,7 @@
 Guarantees
 - a row is assigned once and never moves; its metadata may be updated
 - two concurrent appends never assign the same row
-- opening a catalog reads no part until a row or a key is needed
 - look-ups of keys and rows read indexes, not parts, so that their cost depends on the number of keys
-- look-ups work in a forked process
-- the memory of blocks and look-ups depends on the size of a part, not on the number of rows
-- while parts are merged, every row is read once
 """
 
 from collections.abc import Callable, Iterator, Sequence

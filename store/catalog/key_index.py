@@ -5,10 +5,7 @@ with its key and a row gives its key. It names the parts of the catalog that it 
 
 Guarantees
 - a row is returned for its own key only: equal hashes, damage and a foreign index never return another
-- no key is missed: the hashes around its place are checked
-- keys are equal if and only if their bytes are, whatever their hashes are
 - a key has the same hash on every machine and in every version: a file of hashes names HASH
-- a forged index is rebuilt: none of its offsets leads outside the file
 """
 
 import itertools

@@ -9,8 +9,6 @@ Loops of numba took less, and a second at a process's first look-up, where this 
 
 Guarantees
 - an index that is lost, damaged or stale is rebuilt, and never returns a wrong row
-- two processes that build indexes at once lose nothing
-- indexes are kept in memory if the folder is read-only
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -5,7 +5,6 @@ while they are deleted, and after a kill, every row is in one current part.
 
 Guarantees
 - each row is in exactly one current part, whichever files of a merge exist
-- a part has the rows of its name, and keys that are all text, or is refused
 """
 
 import re

@@ -6,7 +6,7 @@ Guarantees
 """
 
 import errno
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
@@ -17,14 +17,16 @@ from jaxtyping import Int, Int64, UInt32
 from stepdiff.common.errors import DamageError, StepDiffError
 from stepdiff.common.io.files import Place, listed
 from stepdiff.common.io.local import Identity
-from stepdiff.common.io.sealed import crc32c
-from store.damage.files import CANNOT, unsealed
+from stepdiff.common.io.sealed import crc32c, is_sealed
 from store.format.layout import MERGED_SHARDS, chunked_metadata, read_json, shard_number, sharded_metadata
 from store.format.shard import read_chunk
 from store.format.view_metadata import array_shape
 from store.io.remote import open_shard
 from store.view import FAILED, OK, View
 
+_CANNOT = "cannot be read"
+"""how the reason begins where the system refused to read a file, which may be whole"""
+_MOST_SEALED = 2**40
 Kind = Literal["metadata", "status", "rows", "reasons", "record", "unreadable"]
 """what a damaged file holds: the metadata of an array; the status of rows; their features or checksums; why rows
 failed; what wrote them. `unreadable`: it may be whole, and the cause is another, such as its permissions"""
@@ -44,14 +46,31 @@ class FileDamage:
     """None: the file is of several shards"""
 
 
-def view_damage(view: View, known: int, same: Sequence[View] = ()) -> Iterator[FileDamage]:
-    """Yield the damage of a view.
+def unsealed(paths: Iterable[Place]) -> Iterator[tuple[Place, str]]:
+    """Yield those of the sealed files `paths` that are missing or damaged, with what is wrong."""
+    for path in paths:
+        what = unreadable(path) if path.exists() else "is missing"
+        if what is not None:
+            yield path, what
 
-    Args:
-        view: the view.
-        known: rows of the catalog, for a view that is longer.
-        same: views that were read already. A shard whose files are those of one of them (a snapshot has links to files
-            of its store) is not read again.
+
+def unreadable(path: Place) -> str | None:
+    """Return why a sealed file cannot be read, or that it is not as it was written; None where it is sound or gone."""
+    try:
+        return None if is_sealed(path.read_whole(_MOST_SEALED)) else "is not as it was written"
+    except FileNotFoundError:
+        return None  # replaced since it was listed
+    except OSError as error:
+        return f"{_CANNOT} ({error.strerror})"
+    except StepDiffError as error:
+        return f"{_CANNOT} ({error})"
+
+
+def view_damage(view: View, known: int, same: Sequence[View] = ()) -> Iterator[FileDamage]:
+    """Yield the damage of a view whose catalog has `known` rows, for a view that is longer.
+
+    A shard whose files are those of one of the views `same`, which were read before, is not read again: a snapshot has
+    links to files of its store.
     """
     broken = None
     for array in (*view.stored, "checksum", "status"):
@@ -99,7 +118,7 @@ def _metadata_damage(view: View, array: str) -> FileDamage | None:
 def _sealed_damage(
     path: Place, what: str, kind: Kind, rows: Int64[np.ndarray, " R"] | None, shard: int | None = None
 ) -> FileDamage:
-    return FileDamage(path, what, "unreadable" if what.startswith(CANNOT) else kind, rows, shard)
+    return FileDamage(path, what, "unreadable" if what.startswith(_CANNOT) else kind, rows, shard)
 
 
 def metadata_of(view: View, array: str, length: int) -> dict[str, object]:

@@ -12,7 +12,6 @@ record or the reasons are damaged too, every row that a shard file has is withdr
 
 Guarantees
 - a damaged row is absent before anything is computed
-- a whole row keeps its status and its bytes
 - a kill at any step leaves a store in which the same call does the rest
 - no row that was absent, forgotten or replaced becomes ok
 """

@@ -28,8 +28,7 @@ from store.exchange.arrow import SCALE
 from store.exchange.commands import ImportOptions, Readable
 from store.exchange.readers import FileRows, opened
 from store.feature_store import Store
-from store.format.levels import exact_floats
-from store.format.quantise import scale_shape
+from store.format.quantise import exact_floats, scale_shape
 from store.io.writer import Values, ViewWriter
 from store.provenance import Feature, Provenance, with_dtype
 from store.view import ABSENT, FAILED, OK

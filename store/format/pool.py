@@ -5,7 +5,6 @@ pooling at the end of the layer: `last hidden state, patch tokens; mean of 2 x 2
 
 Guarantees
 - the bits of a row depend on the row only: patches are added one after another in float32
-- tokens that are no square grids, or whose sides P does not divide, are refused in one line
 """
 
 import math

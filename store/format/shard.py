@@ -5,8 +5,6 @@ for every row slot (2**64 - 1 twice where the row is missing), then the index's 
 
 Guarantees
 - other Zarr v3 readers read the arrays
-- a row copied into a new file keeps its bytes
-- overlapping rows in a shard are refused
 """
 
 import math

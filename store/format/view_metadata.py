@@ -1,13 +1,6 @@
 """The metadata of a view and the records of its shards' writers, parsed and checked in one place.
 
 A store may come from a stranger: the content of its JSON files is checked here, before it sizes an allocation.
-
-Guarantees
-- rows_per_shard must be a small power of two
-- impossible features are refused
-- checksummed must name the arrays
-- an incomplete provenance is refused
-- the record of a shard is of its own rows: a range of others is refused, however long
 """
 
 from collections.abc import Iterable, Mapping

@@ -2,8 +2,6 @@
 
 Guarantees
 - none of them has its name before all of them are whole and durable
-- where one cannot be written, none gets its name, and no temporary file is left
-- a file is being written while the next one is computed
 """
 
 import ctypes

@@ -8,7 +8,6 @@ bypass the page cache. The thread that copied a row compares it with its checksu
 Guarantees
 - rows are returned in the order of the request, whatever the order on disk, duplicates included
 - reads are correct while a writer replaces the shard
-- a missing index entry is the fill value where status is 1, and an error elsewhere
 - a row that differs from its checksum is reported when it is checked, a missing one too
 """
 

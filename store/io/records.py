@@ -2,9 +2,6 @@
 
 A writer replaces the file of its shard. `compact` merges the files of a group of shards into one; a shard's own file
 has precedence.
-
-Guarantees
-- a record can be read at every moment, also while files are merged
 """
 
 from collections.abc import Iterator

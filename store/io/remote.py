@@ -1,10 +1,7 @@
 """Shard files in an object store: the index by one request for its tail, rows by requests for ranges.
 
 Guarantees
-- rows are returned in the order of the request, whatever the order in the object, duplicates included
 - reads are correct while a writer replaces the shard: index and rows are of one ETag, or read again
-- a missing index entry is the fill value where status is 1, and an error elsewhere
-- a row that differs from its checksum is reported when it is checked, a missing one too
 """
 
 import threading

@@ -1,9 +1,6 @@
 """The status of every row of a view: absent, ok or failed; and why rows failed.
 
 A shard's own file of failures has all its reasons; a merged file is for shards that have none.
-
-Guarantees
-- a reason can be read at every moment, also while files are merged
 """
 
 import os

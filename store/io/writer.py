@@ -7,9 +7,6 @@ Guarantees
 - each shard is one commit, and its status is written last
 - completing a shard keeps the bytes of its ok rows
 - rows that are withdrawn become absent at one moment, and no other row changes
-- no damaged row is copied
-- a forgotten row is not written
-- a view writer holds the rows of about one shard in memory
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

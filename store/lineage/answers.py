@@ -17,7 +17,7 @@ from store.feature_store import Store
 from store.io.records import writes_of_shard
 from store.io.status import FAILED, OK
 from store.lineage import trained_on
-from store.lineage.options import LineageOptions
+from store.lineage.commands import LineageOptions
 from store.snapshots.snapshot import figures_of
 from store.view import View
 

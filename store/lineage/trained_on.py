@@ -4,10 +4,6 @@
     RUN/lineage.json              its sha256 and counts, under `trained_on`
 
 A hash is the first 8 bytes, little-endian, of the blake2b of a UTF-8 text.
-
-Guarantees
-- a file that differs from the lineage's sha256 is refused
-- a file is read in blocks, whatever its size
 """
 
 import hashlib

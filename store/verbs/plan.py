@@ -2,7 +2,6 @@
 
 Guarantees
 - planned sizes equal those of a store to the byte
-- a rate was measured, or is absent
 """
 
 import math

@@ -7,8 +7,6 @@ Guarantees
 - a flipped byte in any file of catalog, views, annotations and indexes that is sealed or named in a card is found, and
   the clips that it affects are named
 - verify reports no damage while a store is being written
-- an array whose metadata differs from the view is found
-- a card refers to no file in another folder
 - what is not covered is reported: `NOT_COVERED`, and the files that `uncovered` returns
 """
 
@@ -18,6 +16,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -29,12 +28,21 @@ from stepdiff.common.io.local import TEMPORARY
 from store.catalog.catalog import Catalog
 from store.catalog.key_index import open_index
 from store.catalog.parts import first_row, read_part
-from store.damage.files import unreadable, unsealed
-from store.damage.remedies import remedy
-from store.damage.view_damage import view_damage
+from store.damage.view_damage import unreadable, unsealed, view_damage
 from store.feature_store import Store
-from store.format.layout import ABOUT, ARRAYS, EARLIER, LOCK, half_made, read_json
+from store.format.layout import (
+    ABOUT,
+    ARRAYS,
+    EARLIER,
+    LOCK,
+    SNAPSHOTS,
+    ViewPaths,
+    half_made,
+    read_json,
+    shard_number,
+)
 from store.format.view_metadata import array_shape
+from store.io.records import filled_by_featurize
 from store.snapshots.snapshot import figures_of, folder_of, names, read_snapshot
 from store.verbs.forget import wrongly_forgotten
 from store.view import View
@@ -46,6 +54,7 @@ NOT_COVERED = (
     "files lost together with all that refers to them, such as the last part of a catalog that no view has rows of",
 )
 """what verify cannot know about any store"""
+_RESTORE = "restore it from a copy"
 _MOST_NAMED = 100_000  # lost rows named one by one
 _MOST_CARD = 64 * 2**20  # bytes
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")  # in the folder of its card: no separators
@@ -72,6 +81,37 @@ def verify(store: Store, without: tuple[str, str] | None = None) -> list[Damage]
         raise StepDiffError(f"{store.path} is verified with all its snapshots: give the store without @{store.at}")
     found = ((_below(store, path), what, tuple(clips)) for path, what, clips in _all(store, without))
     return [Damage(path, what, clips, remedy(store.path, path)) for path, what, clips in found]
+
+
+def remedy(store: Place, path: str) -> str:
+    """Return what to do about the damaged file `path`, which is relative to the store."""
+    parts = PurePosixPath(path).parts
+    folder = parts[0] if parts else ""
+    if folder in (ARRAYS, "failures", "shards"):
+        return _remedy_of_view(store, parts[1:])
+    if folder == SNAPSHOTS and parts[-1] == EARLIER:
+        return f"run python -m store convert-snapshots {store}"
+    if folder == SNAPSHOTS:
+        return f"{_RESTORE}, or delete the snapshot with python -m store tag {store} {parts[1]} --delete"
+    return {
+        "catalog": "delete it: it is built again when needed" if path.endswith(".keys") else _RESTORE,
+        "forgotten": f"{_RESTORE}, or run python -m store forget again for its rows",
+        "annotations": "delete the folder of this version and run its stage again",
+        "indexes": "run python -m retrieval build for its view",
+    }.get(folder, _RESTORE)
+
+
+def _remedy_of_view(store: Place, parts: tuple[str, ...]) -> str:
+    if len(parts) < 3:
+        return _RESTORE
+    entity, view = parts[:2]
+    paths = ViewPaths(store, entity, view)
+    shard = next((n for part in parts[2:] if (n := shard_number(part.split(".")[0])) is not None), None)
+    if parts[2] != "zarr.json" and filled_by_featurize(paths, shard):
+        return f"repeat the featurize command that filled view {view} of {entity}, with --repair"
+    if parts[2] == "zarr.json" or shard is None:
+        return f"{_RESTORE}, or remove the view with python -m store drop and fill it again"
+    return f"delete {paths.status(shard)} and repeat the command that filled view {view} of {entity}"
 
 
 def _below(store: Store, path: Place) -> str:
