@@ -43,7 +43,7 @@ from stepdiff.common.io.remote import RemotePath
 from store.catalog.catalog import BLOCK
 from store.exchange.arrow import KEY, feature_fields, record_batches, row_values, schema
 from store.feature_store import Store
-from store.format.layout import shard_number
+from store.format.layout import shard_numbers
 from store.io.row_checks import Check
 from store.provenance import Feature
 from store.view import Rows, View, row_numbers
@@ -283,8 +283,7 @@ def _shards(view: View) -> Spans:
     """Return first row and end of each shard that has a status. No file is opened."""
     length, folder = len(view), view.paths.status(0).parent
     names = folder.identities() if isinstance(folder, RemotePath) else os.listdir(folder) if folder.is_dir() else ()
-    shards = np.fromiter((shard for name in names if (shard := shard_number(name)) is not None), np.int64)
-    first = np.sort(shards) * view.rows_per_shard
+    first = np.array(shard_numbers(names), np.int64) * view.rows_per_shard
     first = first[first < length]
     return np.stack([first, np.minimum(first + view.rows_per_shard, length)], axis=1)
 

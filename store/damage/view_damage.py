@@ -18,7 +18,14 @@ from stepdiff.common.errors import DamageError, StepDiffError
 from stepdiff.common.io.files import Place, listed
 from stepdiff.common.io.local import Identity
 from stepdiff.common.io.sealed import crc32c, is_sealed
-from store.format.layout import MERGED_SHARDS, chunked_metadata, read_json, shard_number, sharded_metadata
+from store.format.layout import (
+    MERGED_SHARDS,
+    chunked_metadata,
+    read_json,
+    shard_number,
+    shard_numbers,
+    sharded_metadata,
+)
 from store.format.shard import read_chunk
 from store.format.view_metadata import array_shape
 from store.io.remote import open_shard
@@ -147,8 +154,7 @@ def shards_of(view: View, length: int) -> list[int]:
     """Return the shards of a view of `length` rows of which a file exists."""
     names = [path.name for path in listed(view.paths.status(0).parent, "*")]
     names += [path.stem for folder in view.paths.beside for path in listed(folder, "*")]
-    shards = {shard for name in names if (shard := shard_number(name)) is not None}
-    return sorted(shard for shard in shards if shard * view.rows_per_shard < length)
+    return [shard for shard in shard_numbers(names) if shard * view.rows_per_shard < length]
 
 
 def _failed_in(view: View, group: int, length: int) -> Int64[np.ndarray, " rows"]:

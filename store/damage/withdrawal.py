@@ -31,7 +31,7 @@ from stepdiff.common.io.files import listed
 from stepdiff.common.io.locks import check_held, holds, locked
 from store.catalog.forgotten import are_forgotten
 from store.damage.view_damage import FileDamage, metadata_of, row_damage, rows_of_shard, shard_damage, shards_of
-from store.format.layout import LOCK, MERGED_SHARDS, read_json, shard_number, write_json
+from store.format.layout import LOCK, MERGED_SHARDS, read_json, shard_number, shard_numbers, write_json
 from store.format.shard import encode_chunk
 from store.format.view_metadata import Write, array_shape, encode_writes, read_merged_writes, read_writes
 from store.io.commit_group import Together
@@ -123,8 +123,8 @@ def unfinished(view: View) -> dict[int, dict[str, Any]]:
 def _readable_records(view: View) -> Iterator[tuple[int, list[Write]]]:
     """Yield the record of every shard that has one which is not damaged."""
     files = listed(view.paths.beside[1], "*.json")
-    own = {shard for path in files if (shard := shard_number(path.stem)) is not None}
-    for shard in sorted(own):
+    shards = shard_numbers(path.stem for path in files)
+    for shard in shards:
         try:
             yield shard, read_writes(view.paths.info(shard), shard * view.rows_per_shard, view.rows_per_shard)
         except (StepDiffError, FileNotFoundError):
@@ -135,7 +135,7 @@ def _readable_records(view: View) -> Iterator[tuple[int, list[Write]]]:
                 merged = read_merged_writes(path, view.rows_per_shard)
             except (StepDiffError, FileNotFoundError):
                 continue
-            yield from ((shard, writes) for shard, writes in merged.items() if shard not in own)
+            yield from ((shard, writes) for shard, writes in merged.items() if shard not in shards)
 
 
 class _Shard:

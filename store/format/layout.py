@@ -14,6 +14,7 @@ snapshots/NAME/                       arrays.zarr, catalog, failures, forgotten,
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -78,6 +79,11 @@ def read_json(path: Path | Place, sealed: bool = True) -> dict[str, Any]:
 def shard_number(name: str) -> int | None:
     """Return the shard whose files are called `name`, None where no shard is."""
     return int(name) if _SHARD.fullmatch(name) else None
+
+
+def shard_numbers(names: Iterable[str]) -> list[int]:
+    """Return the shards whose files have one of these names, ascending."""
+    return sorted({shard for name in names if (shard := shard_number(name)) is not None})
 
 
 def half_made(group: Place) -> bool:

@@ -16,7 +16,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Int, Shaped, UInt8, UInt32
@@ -38,7 +38,8 @@ _TASK_BYTES = 2 * 2**20  # given to a waiting thread at a time, about
 _PIECE_BYTES = 512 * 2**10  # checked, then copied while they are in the cache
 _NOWAIT = getattr(os, "RWF_NOWAIT", 0)
 _BYTE = memoryview(bytearray(1))  # whatever a probe reads
-_guard = threading.Lock()  # of every reader's open files
+_guard = threading.RLock()  # of every reader's open files
+Answer = TypeVar("Answer")
 
 
 class _Checked(NamedTuple):
@@ -92,7 +93,7 @@ class RowReader:
             if file is None or file.identity != now:
                 self._open.pop(shard, None)
                 try:
-                    file = self._opened(path)
+                    file = self._with_files(lambda: ShardFile(path, self._shard_rows), path)
                 except FileNotFoundError:
                     return None
                 self._open[shard] = file
@@ -102,21 +103,22 @@ class RowReader:
                 self._open.move_to_end(shard)
             return file
 
-    def _opened(self, path: LocalPath) -> ShardFile:
-        """Return the shard file; close the others where the process may open no more."""
+    def _with_files(self, do: Callable[[], Answer], what: object) -> Answer:
+        """Return `do()`; close the files of this reader and repeat it where the process may open no more."""
         try:
-            return ShardFile(path, self._shard_rows)
+            return do()
         except OSError as error:
             if error.errno not in NO_MORE_FILES:
                 raise
-        self._open.clear()
+        with _guard:
+            self._open.clear()
         try:
-            return ShardFile(path, self._shard_rows)
+            return do()
         except OSError as error:
-            if isinstance(error, FileNotFoundError):
+            if error.errno not in NO_MORE_FILES:
                 raise
             raise StepDiffError(
-                f"cannot open {path} ({error.strerror}): raise ulimit -n, the limit of open files"
+                f"cannot open {what} ({error.strerror}): raise ulimit -n, the limit of open files"
             ) from None
 
     def _wanted(
@@ -156,17 +158,7 @@ class RowReader:
         self, rows: Int[np.ndarray, " B"], versions: Versions, check: Check
     ) -> tuple[Bool[np.ndarray, " B"], UInt32[np.ndarray, " B"]]:
         """As `RowChecks.to_check`; close shard files where the process may open no file of checksums."""
-        try:
-            return self.checks.to_check(rows, versions, check)
-        except OSError:
-            with _guard:
-                self._open.clear()
-        try:
-            return self.checks.to_check(rows, versions, check)
-        except OSError as error:
-            raise StepDiffError(
-                f"checksums cannot be read ({error}): raise ulimit -n, the limit of open files"
-            ) from None
+        return self._with_files(lambda: self.checks.to_check(rows, versions, check), "the checksums")
 
     def in_place(self, rows: Int[np.ndarray, " B"], check: Check) -> UInt8[np.ndarray, " bytes"] | None:
         """Return a read-only part of the mapped file, if the rows are neighbours in one shard and in memory.
@@ -378,7 +370,7 @@ def _failed(file: ShardFile, reason: str | None) -> StepDiffError:
 def _after_fork() -> None:
     """Replace the lock: another thread may have held it at the fork."""
     global _guard
-    _guard = threading.Lock()
+    _guard = threading.RLock()
 
 
 os.register_at_fork(after_in_child=_after_fork)

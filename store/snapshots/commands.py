@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from stepdiff.common.cli.options import parse
@@ -78,52 +79,20 @@ def tag(argv: list[str]) -> int:
     return parse(TagOptions, argv, "store tag", None, run, show, ("path", "name"))
 
 
-@dataclass(frozen=True)
-class Logged:
-    """A view in one snapshot, or in the store of now."""
-
-    name: str
-    """NOW for the store of now"""
-    created: str
-    note: str
-    entity: str
-    view: str
-    rows: int
-    ok: int
-    failed: int
-    commit: str
-    new: int
-    """finished rows more than in the snapshot before"""
-    changed: bool
-    """whether the view has another commit than in the snapshot before"""
-
-
-@dataclass(frozen=True)
-class Log:
-    """All snapshots of a store."""
-
-    path: str
-    entries: list[Logged]
-    """the newest first; one for each view of each snapshot"""
-    unfinished: bool
-    """whether a snapshot is being made, or a killed process left one"""
-    begun: list[str]
-    """names of the folders of such snapshots: temporary names, but in object stores their own"""
-
-
 def log(argv: list[str]) -> int:
-    """List snapshots."""
+    """List snapshots, the newest first, with an entry for each view of each."""
 
-    def run(given: LogOptions) -> Log:
+    def run(given: LogOptions) -> dict[str, Any]:
         from store.feature_store import Store
         from store.snapshots.snapshot import names
 
         store = Store.open(given.path)
         store.refuse_snapshot()
-        begun = names(store.path)[1]
-        return Log(str(store.path), list(_entries(store))[::-1], bool(begun), begun)
+        begun = names(store.path)[1]  # temporary names, but in object stores their own
+        entries = list(_entries(store))[::-1]
+        return {"path": str(store.path), "entries": entries, "unfinished": bool(begun), "begun": begun}
 
-    def show(found: Log) -> None:
+    def show(record: dict[str, Any]) -> None:
         from rich import box
         from rich.console import Console
         from rich.table import Table
@@ -135,45 +104,51 @@ def log(argv: list[str]) -> int:
             table.add_column(head, justify="right", no_wrap=True)
         for head in ("commit", "note"):
             table.add_column(head, overflow="fold")
-        for (name, created), entries in groupby(found.entries, lambda one: (one.name, one.created)):
-            of_one = list(entries)
-            first, note = (name, created[:_SECONDS].replace("T", " ")), of_one[0].note
-            for one in of_one:
-                if one.changed:
-                    counts = (f"{one.ok:,}", f"{one.new:+,}", f"{one.failed:,}")
-                    table.add_row(*first, f"{one.entity}/{one.view}", *counts, one.commit, note)
+        for (name, created, note), entries in groupby(record["entries"], itemgetter("name", "created", "note")):
+            first = (name, created[:_SECONDS].replace("T", " "))
+            for one in entries:
+                if one["changed"]:
+                    counts = (f"{one['ok']:,}", f"{one['new']:+,}", f"{one['failed']:,}")
+                    table.add_row(*first, f"{one['entity']}/{one['view']}", *counts, one["commit"], note)
                     first, note = ("", ""), ""
             if first[0]:
                 table.add_row(*first, "no change", "", "", "", "", note)
         Console(width=None if sys.stdout.isatty() else 160).print(table)
-        for name in found.begun:
+        for name in record["begun"]:
             if name.startswith(TEMPORARY):
-                remedy = f"python -m store compact {found.path} removes it once its process has ended"
+                remedy = f"python -m store compact {record['path']} removes it once its process has ended"
             else:
-                remedy = f"python -m store tag {found.path} {name} --delete removes it"
+                remedy = f"python -m store tag {record['path']} {name} --delete removes it"
             print(f"a snapshot is being made, or a killed process left it: {remedy}")
 
     return parse(LogOptions, argv, "store log", None, run, show, ("path",))
 
 
-def _entries(store: Any) -> Iterator[Logged]:
-    """Yield the entries of a log, the oldest first."""
+def _entries(store: Any) -> Iterator[dict[str, Any]]:
+    """Yield the entries of a log, the oldest first: a view's figures, its `new` finished rows, whether it `changed`."""
     from store.snapshots.snapshot import NOW, Figures, Snapshot, figures_of, snapshots
 
-    now: dict[str, dict[str, Figures]] = {
+    now = {
         entity: {view: figures_of(store.view(entity, view)) for view in store.views(entity)}
         for entity in store.entities()
     }
+    empty = Figures(0, 0, 0, "")
     before: dict[tuple[str, str], Figures] = {}
     for one in (*snapshots(store.path), Snapshot(NOW, "", "", {}, now)):
-        entries = []
-        for entity, view, about in ((entity, *view) for entity, views in one.views.items() for view in views.items()):
-            old = before.get((entity, view), Figures(0, 0, 0, ""))
-            change = about.ok - old.ok, about.commit != old.commit
-            figures = about.rows, about.ok, about.failed, about.commit
-            entries.append(Logged(one.name, one.created, one.note, entity, view, *figures, *change))
-            before[entity, view] = about
-        yield from entries[::-1] or [Logged(one.name, one.created, one.note, "", "", 0, 0, 0, "", 0, False)]
+        figures = [((entity, view), about) for entity, views in one.views.items() for view, about in views.items()]
+        for (entity, view), about in reversed(figures or [(("", ""), empty)]):
+            old = before.get((entity, view), empty)
+            yield {
+                "name": one.name,
+                "created": one.created,
+                "note": one.note,
+                "entity": entity,
+                "view": view,
+                **asdict(about),
+                "new": about.ok - old.ok,
+                "changed": about.commit != old.commit,
+            }
+        before |= dict(figures)
 
 
 def convert(argv: list[str]) -> int:

@@ -31,7 +31,7 @@ from store.catalog.forgotten import FOLDER as FORGOTTEN
 from store.catalog.forgotten import forgotten_path
 from store.catalog.parts import is_part
 from store.damage.view_damage import shard_files
-from store.format.layout import ABOUT, ARRAYS, EARLIER, SNAPSHOTS, read_json, shard_number, write_json
+from store.format.layout import ABOUT, ARRAYS, EARLIER, SNAPSHOTS, read_json, shard_numbers, write_json
 from store.io.status import FAILED, OK
 from store.provenance import ENTITIES, check_name
 from store.view import View
@@ -238,13 +238,13 @@ def _settled(store: Place, views: Sequence[View]) -> dict[str, object]:
 
 def _link_shards(view: View, folder: Place) -> None:
     """Link the files of all committed shards of a view."""
-    shards = [shard_number(path.name) for path in listed(view.paths.status(0).parent, "*")]
+    shards = shard_numbers(path.name for path in listed(view.paths.status(0).parent, "*"))
 
     def link(shard: int) -> None:
         beside = [view.paths.failures(shard), view.paths.info(shard)]
         _link([*shard_files(view, shard), *beside], view.paths.store, folder)
 
-    for _ in folder.map(link, [shard for shard in shards if shard is not None]):
+    for _ in folder.map(link, shards):
         pass
 
 
