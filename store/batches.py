@@ -227,10 +227,10 @@ class Batches:
                     feature, rows, into, self.direct, self.check
                 )
                 continue
-            lying = self.view.in_place(feature, rows, self.check) if self.in_place else None
-            if lying is None:
-                lying = self.view.read(feature, rows, out.get(feature), self.direct, self.check)
-            arrays[feature] = lying
+            values = self.view.in_place(feature, rows, self.check) if self.in_place else None
+            if values is None:
+                values = self.view.read(feature, rows, out.get(feature), self.direct, self.check)
+            arrays[feature] = values
         return Batch(rows, arrays)
 
 

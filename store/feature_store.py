@@ -133,7 +133,7 @@ class Store:
     def views(self, entity: str) -> list[str]:
         """Return the names of the views of an entity."""
         folder = self.folder / ARRAYS / check_entity(entity)
-        return sorted(found.parent.name for found in folder.glob("*/zarr.json"))
+        return sorted(path.parent.name for path in folder.glob("*/zarr.json"))
 
     def catalog(self, entity: str) -> Catalog:
         """Return the catalog of an entity, "clips" or "texts"; it is empty if it has no rows yet."""

@@ -219,10 +219,10 @@ class View:
         rows = row_numbers(rows)
         self.check_ok(rows)
         reader, stored = self._readers[feature], self.stored[feature]
-        lying = reader.in_place(rows, self._check(check)) if isinstance(reader, RowReader) else None
+        mapped = reader.in_place(rows, self._check(check)) if isinstance(reader, RowReader) else None
         self.check_not_dropped()
         dtype = np.dtype(stored.dtype).newbyteorder("<")
-        return None if lying is None else lying.view(dtype).reshape(len(rows), *stored.shape)
+        return None if mapped is None else mapped.view(dtype).reshape(len(rows), *stored.shape)
 
     def read_quantised(
         self,
@@ -367,19 +367,19 @@ class View:
         self, rows: Int[np.ndarray, " B"], filled: Mapping[str, Shaped[np.ndarray, "B ..."]], direct: bool, check: Check
     ) -> tuple[list[str], list[int]] | None:
         """Fill arrays with rows; return the arrays and the places of rows that differ from their checksums."""
-        found: dict[str, list[int]] = {}
+        wrong: dict[str, list[int]] = {}
         given = {name: self._readers[name] for name in filled}
         local = {name: reader for name, reader in given.items() if isinstance(reader, RowReader)}
         try:
             together = [(reader, filled[name]) for name, reader in local.items()]
-            found |= zip(local, read_together(rows, together, direct, check), strict=True)
+            wrong |= zip(local, read_together(rows, together, direct, check), strict=True)
             for name, reader in given.items():
                 if isinstance(reader, RemoteReader):
-                    found[name] = reader.read(rows, filled[name], check)
+                    wrong[name] = reader.read(rows, filled[name], check)
         finally:
             self.check_not_dropped()  # then missing files are not damage, nor rows of zeros
-        names = [name for name, places in found.items() if places]
-        return (names, sorted({place for name in names for place in found[name]})) if names else None
+        names = [name for name, places in wrong.items() if places]
+        return (names, sorted({place for name in names for place in wrong[name]})) if names else None
 
     def damage(self, arrays: Sequence[str], rows: Int[np.ndarray, " R"]) -> DamageError:
         """Return the error for rows that differ from their checksums in these arrays."""

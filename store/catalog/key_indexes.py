@@ -57,11 +57,11 @@ class KeyIndexes:
         hashes = wanted.hashes()
 
         def look(chain: list[KeyIndex]) -> Int64[np.ndarray, " K"]:
-            found = np.full(len(wanted), -1, np.int64)
+            rows = np.full(len(wanted), -1, np.int64)
             for index in chain:
-                left = np.flatnonzero(found < 0)
-                found[left] = index.find(wanted, hashes, left)
-            return found
+                left = np.flatnonzero(rows < 0)
+                rows[left] = index.find(wanted, hashes, left)
+            return rows
 
         return self._answered(parts, look)
 

@@ -145,8 +145,8 @@ def _misfit(view: View, array: str, path: Place) -> str | None:
     except StepDiffError as error:
         return f"is refused ({error})"
     expected = metadata_of(view, array, 0)
-    found = {**metadata, "shape": [0, *metadata["shape"][1:]]}
-    differs = [name for name in ("shape", "data_type", "chunk_grid") if found.get(name) != expected[name]]
+    known = {**metadata, "shape": [0, *metadata["shape"][1:]]}
+    differs = [name for name in ("shape", "data_type", "chunk_grid") if known.get(name) != expected[name]]
     return f"differs from the view in {', '.join(differs)}" if differs else None
 
 
@@ -181,10 +181,10 @@ def shard_damage(view: View, shard: int, length: int) -> Iterator[FileDamage]:
         yield FileDamage(path, "holds values other than 0, 1, 2", "status", every, shard)
     ok, failed = first + np.flatnonzero(status == OK), first + np.flatnonzero(status == FAILED)
     paths = view.paths
-    for found in _own_or_merged(paths.failures(shard), paths.merged_failures(shard), len(failed) > 0):
-        yield _sealed_damage(*found, "reasons", failed, shard)
-    for found in _own_or_merged(paths.info(shard), paths.merged_info(shard), len(ok) + len(failed) > 0):
-        yield _sealed_damage(*found, "record", every, shard)
+    for damaged in _own_or_merged(paths.failures(shard), paths.merged_failures(shard), len(failed) > 0):
+        yield _sealed_damage(*damaged, "reasons", failed, shard)
+    for damaged in _own_or_merged(paths.info(shard), paths.merged_info(shard), len(ok) + len(failed) > 0):
+        yield _sealed_damage(*damaged, "record", every, shard)
     if len(ok):
         yield from row_damage(view, shard, ok)
 
@@ -198,9 +198,9 @@ def rows_of_shard(view: View, shard: int, length: int) -> Int64[np.ndarray, " ro
 def _own_or_merged(path: Place, merged: Place, needed: bool) -> list[tuple[Place, str]]:
     """Return the damage of a shard's own file, which may be missing where it was merged into another."""
     if path.exists() or (needed and not merged.exists()):
-        found = list(unsealed([path]))
+        damage = list(unsealed([path]))
         if path.exists() or not merged.exists():  # else it was merged in the meantime
-            return found
+            return damage
     return []
 
 

@@ -34,7 +34,7 @@ from store.damage.view_damage import FileDamage, metadata_of, row_damage, rows_o
 from store.format.layout import LOCK, MERGED_SHARDS, read_json, shard_number, shard_numbers, write_json
 from store.format.shard import encode_chunk
 from store.format.view_metadata import Write, array_shape, encode_writes, read_merged_writes, read_writes
-from store.io.commit_group import Together
+from store.io.commit_group import CommitGroup
 from store.io.records import writes_of_shard
 from store.io.remote import open_shard
 from store.io.status import ABSENT, FAILED, OK, REASONS, failures_of_shard
@@ -59,14 +59,10 @@ class Withdrawn:
 
 
 def withdraw_damaged(view: View, found: list[FileDamage]) -> Withdrawn:
-    """Make damaged rows absent, and write damaged files about rows again.
+    """Make damaged rows absent, and write damaged files about rows again; `found`: what `view_damage` returns.
 
-    Args:
-        view: the view. The caller holds the store's lock.
-        found: its damage, as `view_damage` returns it. Unreadable files are left alone.
-
-    Raises:
-        StepDiffError: the lock is not held, a file is unreadable, or the disk is full. The same call does the rest.
+    Unreadable files are left alone. Raises StepDiffError where the store's lock is not held, a file is unreadable, or
+    the disk is full: then the same call does the rest.
     """
     if not holds(view.paths.store / LOCK):
         raise StepDiffError(f"rows of view {view.name} are withdrawn only under the store's lock: use store.lock()")
@@ -152,12 +148,12 @@ class _Shard:
         lock.parent.make_folder()
         with locked(lock, wait=True):  # a worker of a dead run may still be writing
             view.check_not_dropped()
-            found = list(shard_damage(view, self.shard, len(view)))
-            if any(damage.kind == "unreadable" for damage in found):
+            damage_now = list(shard_damage(view, self.shard, len(view)))
+            if any(damage.kind == "unreadable" for damage in damage_now):
                 return
             writes, reasons = self._record(), self._reasons()
-            rows = _union([damage for damage in found if damage.kind == "rows"])
-            if lost := any(damage.kind == "status" for damage in found):
+            rows = _union([damage for damage in damage_now if damage.kind == "rows"])
+            if lost := any(damage.kind == "status" for damage in damage_now):
                 status, rows = self._rebuilt(writes, reasons)
             else:
                 status = view.shard_status(self.shard).copy()
@@ -165,23 +161,22 @@ class _Shard:
             failed = (self.first + np.flatnonzero(status == FAILED)).tolist()
             finished = {*(self.first + np.flatnonzero(status == OK)).tolist(), *failed}
             held = partial(check_held, lock)
-            with Together(held) as files:
+            with CommitGroup(held) as files:
                 if len(rows) or not finished <= _rows_of(writes or []):
                     record = encode_writes(self.shard, _marked(writes or [], frozenset(rows.tolist()), finished))
-                    files.replace(paths.info(self.shard), [record], len(record))
+                    files.put(paths.info(self.shard), record)
                 if writes is None or not finished <= _rows_of(writes):
                     done.rewritten.append(str(paths.info(self.shard)))
                 if any(row not in (reasons or {}) for row in failed):
                     lines = self._encoded({row: (reasons or {}).get(row, LOST_REASON) for row in failed})
-                    files.replace(paths.failures(self.shard), [lines], len(lines))
+                    files.put(paths.failures(self.shard), lines)
                     done.rewritten.append(str(paths.failures(self.shard)))
             if reasons is None and not failed and paths.failures(self.shard).exists():
                 paths.failures(self.shard).unlink()  # no row needs it
                 done.rewritten.append(str(paths.failures(self.shard)))
             if lost or len(rows):
-                with Together(held) as files:
-                    chunk = encode_chunk(status)
-                    files.replace(paths.status(self.shard), [chunk], len(chunk))
+                with CommitGroup(held) as files:
+                    files.put(paths.status(self.shard), encode_chunk(status))
             if lost:
                 done.rewritten.append(str(paths.status(self.shard)))
             done.rows += len(rows)

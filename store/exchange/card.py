@@ -187,17 +187,7 @@ def make_card(
     schema: pa.Schema,
     license: str,
 ) -> Card:
-    """Return the card of an export that begins now.
-
-    Args:
-        store: the store, or that of a snapshot.
-        view: its view.
-        ok: which rows of the catalog are exported.
-        shards: whose rows are one part.
-        format: of the export.
-        schema: of its batches.
-        license: as the user gives it.
-    """
+    """Return the card of an export that begins now, of the rows that are `ok`; a part has the rows of some `shards`."""
     features, status = feature_fields(schema), view.status()
     columns = {field.name: str(field.type) for field in schema if field.name not in (KEY, *features)}
     starts = range(0, len(ok), view.rows_per_shard * shards)

@@ -133,10 +133,10 @@ def format_of(path: Path) -> Readable:
         return "lance"
     if path.is_dir() and any(path.rglob("*.parquet")):
         return "parquet"
-    found = _SUFFIXES.get(path.suffix.lower())
-    if found is None:
+    format = _SUFFIXES.get(path.suffix.lower())
+    if format is None:
         raise StepDiffError(f"the format of {path} is not known by its name or content: give --format")
-    return found
+    return format
 
 
 def _scales(kinds: Mapping[str, Feature]) -> dict[str, str]:

@@ -44,13 +44,17 @@ def quantise(values: Float[np.ndarray, "*axes D"], threads: int | None = None) -
     """
     from store.format import kernels  # imports numba: as slow as all other imports
 
-    made = Quantised(aligned_empty(values.shape, np.int8), np.empty(scale_shape(values.shape), np.float16))
-    scale = made.scale.view(np.uint16)
+    quantised = Quantised(aligned_empty(values.shape, np.int8), np.empty(scale_shape(values.shape), np.float16))
+    scale = quantised.scale.view(np.uint16)
     if values.dtype == np.float16:
-        _shared_out(threads, kernels.quantise_float16, np.ascontiguousarray(values).view(np.uint16), made.levels, scale)
+        _shared_out(
+            threads, kernels.quantise_float16, np.ascontiguousarray(values).view(np.uint16), quantised.levels, scale
+        )
     else:
-        _shared_out(threads, kernels.quantise_float32, np.ascontiguousarray(values, np.float32), made.levels, scale)
-    return made
+        _shared_out(
+            threads, kernels.quantise_float32, np.ascontiguousarray(values, np.float32), quantised.levels, scale
+        )
+    return quantised
 
 
 def dequantise(
@@ -103,8 +107,8 @@ def exact_floats(
         with np.errstate(all="ignore"):  # scales of strangers may be anything
             floats[part] = _nudged(levels[part], np.ascontiguousarray(scale[part]))
             finite = _rows(np.isfinite(floats[part]))
-            made = quantise(np.where(_wide(finite, levels.ndim), floats[part], np.float32(0)))
-        equal = [_rows(a == b) for a, b in ((made.levels, levels[part]), (made.scale, scale[part]))]
+            again = quantise(np.where(_wide(finite, levels.ndim), floats[part], np.float32(0)))
+        equal = [_rows(a == b) for a, b in ((again.levels, levels[part]), (again.scale, scale[part]))]
         same[part] = finite & equal[0] & equal[1]
     return floats, same
 

@@ -175,17 +175,17 @@ class RowReader:
         if (np.diff(offsets) != self._row_bytes).any() or (file.lengths[slots] != self._row_bytes).any():
             return None
         first = int(offsets[0])
-        lying = file.mapped[first : first + len(rows) * self._row_bytes]
-        if not _is_resident(_Run(file, first, lying, 0, 0, None)):
+        mapped = file.mapped[first : first + len(rows) * self._row_bytes]
+        if not _is_resident(_Run(file, first, mapped, 0, 0, None)):
             return None
         versions = {int(shards[0]): file.identity}
         now, sums = self._to_check(rows, versions, check)
-        places, some = np.flatnonzero(now), lying.reshape(len(rows), self._row_bytes)
-        parts = shares(len(places), max(min(cores(), len(lying) // _TASK_BYTES), 1))
-        if any(each(lambda part: wrong_rows(some, sums, places[slice(*part)]), parts)):
+        places, data = np.flatnonzero(now), mapped.reshape(len(rows), self._row_bytes)
+        parts = shares(len(places), max(min(cores(), len(mapped) // _TASK_BYTES), 1))
+        if any(each(lambda part: wrong_rows(data, sums, places[slice(*part)]), parts)):
             return None
         self.checks.passed(rows[places], versions)
-        return lying
+        return mapped
 
     def _runs(
         self,
@@ -242,8 +242,8 @@ def read_together(
     runs: list[_Run] = []
     checked: list[_Checked] = []
     for reader, out in wanted:
-        some, of_reader = reader._wanted(rows, out, check)
-        runs += some
+        of_array, of_reader = reader._wanted(rows, out, check)
+        runs += of_array
         checked.append(of_reader)
     a_core = max(sum(len(run.target) for run in runs) // cores(), _TASK_BYTES)
     left = [run for rest in each(_take_resident, _shares(runs, a_core)) for run in rest]

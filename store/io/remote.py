@@ -92,10 +92,10 @@ class RemoteReader:
         tries = 0
         while True:
             try:
-                found = list(pool().map(self._shard, wanted))
-                versions = {n: shard.identity if shard else None for n, shard in zip(wanted, found, strict=True)}
+                opened = list(pool().map(self._shard, wanted))
+                versions = {n: shard.identity if shard else None for n, shard in zip(wanted, opened, strict=True)}
                 now, sums = self.checks.to_check(rows, versions, check)
-                parts = [(shard, np.flatnonzero(shards == n)) for n, shard in zip(wanted, found, strict=True)]
+                parts = [(shard, np.flatnonzero(shards == n)) for n, shard in zip(wanted, opened, strict=True)]
                 requests = [r for shard, places in parts for r in self._requests(shard, places, slots, target)]
                 wrong = list(pool().map(partial(self._fetch, target=target, now=now, sums=sums), requests))
                 requested = np.concatenate([np.empty(0, np.int64), *(request.places for request in requests)])

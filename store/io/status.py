@@ -110,10 +110,10 @@ def failures_of_shards(paths: ViewPaths, shards: Iterable[int]) -> pl.DataFrame:
     shards = list(shards)
     there = {path.name for path in listed(paths.failures(0).parent, "*.parquet")}  # one request, not one a shard
     named = [shard for shard in shards if paths.failures(shard).name in there]
-    own = {shard: frame for shard in named if (frame := _read(paths.failures(shard))) is not None}
+    frames_by_shard = {shard: frame for shard in named if (frame := _read(paths.failures(shard))) is not None}
     # merged files last: a file that was merged in the meantime is in them
-    groups = {shard // MERGED_SHARDS: shard for shard in shards if shard not in own}
-    frames = [*own.values(), *(_merged(paths, shard) for shard in groups.values())]
+    groups = {shard // MERGED_SHARDS: shard for shard in shards if shard not in frames_by_shard}
+    frames = [*frames_by_shard.values(), *(_merged(paths, shard) for shard in groups.values())]
     return pl.concat([pl.DataFrame(schema=REASONS), *frames]).unique("key", keep="first", maintain_order=True)
 
 

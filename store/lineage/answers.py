@@ -71,8 +71,8 @@ def lineage(options: LineageOptions) -> list[RowLineage | HeadLineage]:
     if (rows < 0).any():
         unknown = keys[int(np.argmax(rows < 0))]
         raise StepDiffError(f"{unknown!r} is no key of the {options.entity} of {store.path}, and no folder of a run")
-    found = dict(zip(keys, _rows(store, options, rows, keys), strict=True))
-    return [found[name] if name in found else head_lineage(Path(name)) for name in options.names]
+    rows_of_keys = dict(zip(keys, _rows(store, options, rows, keys), strict=True))
+    return [rows_of_keys[name] if name in rows_of_keys else head_lineage(Path(name)) for name in options.names]
 
 
 def _rows(store: Store, options: LineageOptions, rows: np.ndarray, keys: list[str]) -> Iterator[RowLineage]:
@@ -96,7 +96,7 @@ def _state(view: View, row: int, absent: str) -> dict[str, Any]:
     """Return status, provenance and record of one row of a view; `absent` is the word for a row without features."""
     rows = np.array([row])
     status = int(view.status(rows)[0])
-    found: dict[str, Any] = {
+    state: dict[str, Any] = {
         "view": view.name,
         "status": {OK: "ok", FAILED: "failed"}.get(status, absent),
         "provenance": view.provenance.as_dict(),
@@ -105,23 +105,23 @@ def _state(view: View, row: int, absent: str) -> dict[str, Any]:
     shard = row // view.rows_per_shard
     for write in writes_of_shard(view.paths, shard, view.rows_per_shard):
         if status in (OK, FAILED) and row in write.rows:
-            found["written"] = {"date": write.date, **write.info}
+            state["written"] = {"date": write.date, **write.info}
     if status == FAILED:
-        found["reason"] = view.failures(rows)["reason"][0]
-    return found
+        state["reason"] = view.failures(rows)["reason"][0]
+    return state
 
 
 def _named(store: Store, entity: str, rows: np.ndarray) -> dict[int, list[str]]:
     """Return for each row the snapshots in which it is finished."""
-    found: dict[int, list[str]] = {row: [] for row in rows.tolist()}
+    named: dict[int, list[str]] = {row: [] for row in rows.tolist()}
     for name in store.snapshots():
         then = Store.open(store.path, at=name)
         ok = np.zeros(len(rows), bool)
         for view in then.views(entity):
             ok |= then.view(entity, view).status(rows) == OK
         for row in rows[ok].tolist():
-            found[row].append(name)
-    return found
+            named[row].append(name)
+    return named
 
 
 def runs(folder: Path) -> list[Path]:
@@ -133,7 +133,7 @@ def runs(folder: Path) -> list[Path]:
 def _trained(folder: Path, keys: list[str]) -> tuple[dict[str, list[str]], list[str]]:
     """Return for each key the runs that may have drawn it, and the runs of which that is unknown."""
     wanted, unknown = trained_on.hashes(keys), list[str]()
-    found: dict[str, list[str]] = {key: [] for key in keys}
+    runs_of_keys: dict[str, list[str]] = {key: [] for key in keys}
     for run in runs(folder):
         try:
             record = _read(run).get("trained_on")
@@ -147,8 +147,8 @@ def _trained(folder: Path, keys: list[str]) -> tuple[dict[str, list[str]], list[
             unknown.append(f"{run} ({error})")
             continue
         for place in np.flatnonzero(there).tolist():
-            found[keys[place]].append(str(run))
-    return found, unknown
+            runs_of_keys[keys[place]].append(str(run))
+    return runs_of_keys, unknown
 
 
 def head_lineage(run: Path) -> HeadLineage:

@@ -33,11 +33,11 @@ def lineage(argv: list[str]) -> int:
     def run(given: LineageOptions) -> dict[str, Any]:
         from store.lineage.answers import RowLineage, lineage
 
-        found = lineage(given)
+        answers = lineage(given)
         return {
             "path": given.path,
-            "rows": [asdict(one) for one in found if isinstance(one, RowLineage)],
-            "heads": [asdict(one) for one in found if not isinstance(one, RowLineage)],
+            "rows": [asdict(one) for one in answers if isinstance(one, RowLineage)],
+            "heads": [asdict(one) for one in answers if not isinstance(one, RowLineage)],
         }
 
     def show(record: dict[str, Any]) -> None:

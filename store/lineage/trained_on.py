@@ -72,8 +72,8 @@ def contained(wanted: Hashes, found: Iterable[np.ndarray]) -> Bool[np.ndarray, "
             continue
         first, end = np.searchsorted(wanted, block[0]), np.searchsorted(wanted, block[-1], side="right")
         for start in range(first, end, BLOCK):
-            some = wanted[start : min(start + BLOCK, end)]
-            present[start : start + len(some)] |= block[np.searchsorted(block, some)] == some
+            part = wanted[start : min(start + BLOCK, end)]
+            present[start : start + len(part)] |= block[np.searchsorted(block, part)] == part
     return present
 
 

@@ -43,11 +43,7 @@ _Source = tuple[UInt32[np.ndarray, "slots arrays"], Place | None]
 
 
 def convert(store: Place, wait: bool = False) -> list[str]:
-    """Convert all snapshots of earlier versions; return their names.
-
-    Raises:
-        StepDiffError: another run is writing, or rows that a snapshot names are lost. Other snapshots are converted.
-    """
+    """Convert all snapshots of earlier versions; return their names. StepDiffError where rows that one has are lost."""
     with locked(store / LOCK, wait):
         old = [name for name in names(store)[0] if (store / SNAPSHOTS / name / EARLIER).exists()]
         for name in old:
@@ -80,10 +76,10 @@ def _convert(store: Place, folder: Place) -> None:
         for view, figures in about["views"].get(entity, {}).items():
             _convert_view(View(store, catalog, entity, check_name("view", view)), folder, figures)
         Catalog(folder / "catalog" / entity).index()
-    made = write_about(folder, folder.name, str(about["created"]), str(about["note"]))
+    snapshot = write_about(folder, folder.name, str(about["created"]), str(about["note"]))
     for entity, views in about["views"].items():
         for view, figures in views.items():
-            if made.views[entity][view].commit != figures["commit"]:
+            if snapshot.views[entity][view].commit != figures["commit"]:
                 raise StepDiffError(f"view {view} has other rows than its commit {figures['commit']}")
     (folder / EARLIER).unlink()
     for entity in about["catalogs"]:
@@ -104,16 +100,16 @@ def _convert_view(now: View, folder: Place, about: dict[str, Any]) -> None:
         [pl.DataFrame(schema={"status": pl.UInt8, "digest": pl.UInt32})]
         + [table.read(path) for path in listed(folder / entity / now.name, "[0-9]*.parquet")]
     )
-    kept: dict[int, list[Place]] = {}
+    versions: dict[int, list[Place]] = {}
     for version in listed(folder.parent.parent / KEPT / entity / now.name, "[0-9]*-*"):
-        kept.setdefault(int(version.name.partition("-")[0]), []).append(version)
+        versions.setdefault(int(version.name.partition("-")[0]), []).append(version)
     lost: list[int] = []
     for shard in range(-(-about["rows"] // size)):
         here = rows[shard * size : (shard + 1) * size]
         status, digests = np.zeros(size, np.uint8), np.zeros(size, np.uint32)
         status[: len(here)], digests[: len(here)] = here["status"].to_numpy(), here["digest"].to_numpy()
         if status.any():
-            slots = _convert_shard(now, paths, shard, status, digests, kept.get(shard, []))
+            slots = _convert_shard(now, paths, shard, status, digests, versions.get(shard, []))
             lost += [shard * size + slot for slot in slots]
     if lost:
         raise StepDiffError(f"rows of view {now.name} are lost: {some(now.catalog.keys(np.array(lost)), 5)}")

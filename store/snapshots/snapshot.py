@@ -76,12 +76,12 @@ def folder_of(store: Place, name: str) -> Place:
 
 def names(store: Place) -> tuple[list[str], list[str]]:
     """Return the names of the snapshots, and of the folders of those that are being made or were left by a kill."""
-    made: list[str] = []
-    begun: list[str] = []
+    whole_names: list[str] = []
+    unfinished: list[str] = []
     for folder in listed(store / SNAPSHOTS, "*"):
         whole = not folder.name.startswith(TEMPORARY) and ((folder / ABOUT).exists() or (folder / EARLIER).exists())
-        (made if whole else begun).append(folder.name)
-    return made, begun
+        (whole_names if whole else unfinished).append(folder.name)
+    return whole_names, unfinished
 
 
 def snapshots(store: Place) -> list[Snapshot]:
@@ -136,11 +136,7 @@ def delete_snapshot(store: Place, name: str) -> None:
 
 
 def tag(store: Place, name: str, note: str = "") -> Snapshot:
-    """Make a snapshot of all catalogs and views. It takes no lock.
-
-    Raises:
-        StepDiffError: the name is taken or impossible, the disk is full, or the store is damaged.
-    """
+    """Make a snapshot of all catalogs and views; it takes no lock. StepDiffError where the name is taken."""
     if name == NOW:
         raise StepDiffError(f"snapshot name {NOW} is refused: store log calls the current state so; give another name")
     target = folder_of(store, name)
@@ -155,12 +151,12 @@ def tag(store: Place, name: str, note: str = "") -> Snapshot:
         if folder.remote and not (folder / _BEGUN).create([b"{}"], 2):
             raise StepDiffError(f"snapshot {name} of {store} is being made by another process: give another name")
         _link_store(store, folder)
-        made = write_about(folder, name, created, note)
+        snapshot = write_about(folder, name, created, note)
         if isinstance(folder, RemotePath):
             (folder / _BEGUN).unlink()
         else:
             sync_tree(folder)
-    return made
+    return snapshot
 
 
 def write_about(folder: Place, name: str, created: str, note: str) -> Snapshot:
@@ -169,9 +165,9 @@ def write_about(folder: Place, name: str, created: str, note: str) -> Snapshot:
     for view in views_in(folder):
         views.setdefault(view.entity, {})[view.name] = figures_of(view)
     rows = {entity: count for entity in ENTITIES if (count := len(_catalog(folder, entity))) or entity in views}
-    made = Snapshot(name, created, note, rows, views)
-    write_json(folder / ABOUT, {**asdict(made), "seal": BLANK})
-    return made
+    snapshot = Snapshot(name, created, note, rows, views)
+    write_json(folder / ABOUT, {**asdict(snapshot), "seal": BLANK})
+    return snapshot
 
 
 def views_in(store: Place) -> list[View]:

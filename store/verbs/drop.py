@@ -45,7 +45,7 @@ def drop(options: DropOptions) -> Dropped:
             there = ", ".join(store.views(options.entity)) or "none"
             raise StepDiffError(f"no view {options.view!r} of {options.entity} in {store.path}: it has {there}")
         sizes = [size for folder in folders for size in folder.files().values()]
-        found = Dropped(
+        dropped = Dropped(
             store=str(store.path),
             entity=options.entity,
             view=options.view,
@@ -57,7 +57,7 @@ def drop(options: DropOptions) -> Dropped:
         if options.yes:
             for folder in folders:  # the group first: without it there is no view
                 folder.remove_folder(store.path)
-    return found
+    return dropped
 
 
 def _refuse_in_snapshot(store: Place, options: DropOptions) -> None:

@@ -89,10 +89,10 @@ def wrongly_forgotten(store: Store, entity: str) -> Iterator[tuple[Place, str, l
     try:
         rows = read_forgotten(store.folder, entity)["row"].to_numpy()
         for name in store.views(entity):
-            kept = rows[store.view(entity, name).status(rows) != ABSENT]
-            kept = kept[are_forgotten(store.folder, entity, kept)]  # others were recalled in the meantime
-            if len(kept):
+            finished = rows[store.view(entity, name).status(rows) != ABSENT]
+            finished = finished[are_forgotten(store.folder, entity, finished)]  # others were recalled in the meantime
+            if len(finished):
                 what = f"names rows of which view {name} has features: run python -m store forget for them again"
-                yield path, what, store.catalog(entity).keys(kept)
+                yield path, what, store.catalog(entity).keys(finished)
     except StepDiffError as error:
         yield path, f"is refused ({error})", []

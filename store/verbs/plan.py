@@ -162,7 +162,7 @@ def measured_rates(store: Store, entity: str, encoder: str, weights: str = "") -
 
     With `weights`, a sha256, only of views with those: models of one encoder may differ in size.
     """
-    found: dict[str, tuple[int, float]] = defaultdict(lambda: (0, 0.0))
+    rates: dict[str, tuple[int, float]] = defaultdict(lambda: (0, 0.0))
     for name in store.views(entity):
         view = store.view(entity, name)
         made = view.provenance
@@ -174,9 +174,9 @@ def measured_rates(store: Store, entity: str, encoder: str, weights: str = "") -
                 rows: Any = write.info.get("rows")
                 seconds: Any = write.info.get("seconds")
                 if isinstance(device, str) and _is_count(rows) and _is_count(seconds):
-                    before = found[device]
-                    found[device] = before[0] + rows, before[1] + seconds
-    return dict(found)
+                    before = rates[device]
+                    rates[device] = before[0] + rows, before[1] + seconds
+    return dict(rates)
 
 
 def _is_count(value: Any) -> bool:

@@ -79,8 +79,8 @@ def verify(store: Store, without: tuple[str, str] | None = None) -> list[Damage]
     """Return all damage in `store` and its snapshots, but of the view `without` (entity, name); it raises nothing."""
     if store.at is not None:
         raise StepDiffError(f"{store.path} is verified with all its snapshots: give the store without @{store.at}")
-    found = ((_below(store, path), what, tuple(clips)) for path, what, clips in _all(store, without))
-    return [Damage(path, what, clips, remedy(store.path, path)) for path, what, clips in found]
+    damage = ((_below(store, path), what, tuple(clips)) for path, what, clips in _all(store, without))
+    return [Damage(path, what, clips, remedy(store.path, path)) for path, what, clips in damage]
 
 
 def remedy(store: Place, path: str) -> str:
@@ -120,16 +120,16 @@ def _below(store: Store, path: Place) -> str:
 
 def uncovered(store: Store) -> list[str]:
     """Return the files below annotations/ and indexes/ that carry no checksum, relative to the store."""
-    found: list[Place] = []
+    paths: list[Place] = []
     named: set[str] = set()
     for path in _files(store.path / "indexes"):
         if path.name.endswith(".json"):
             named |= {str(path.parent / name) for name in _named_files(path) or ()}
         else:
-            found.append(path)
-    found = [path for path in found if str(path) not in named]
-    found += [path for path in _files(store.path / "annotations") if not _is_sealed_file(path)]
-    return [_below(store, path) for path in found]
+            paths.append(path)
+    paths = [path for path in paths if str(path) not in named]
+    paths += [path for path in _files(store.path / "annotations") if not _is_sealed_file(path)]
+    return [_below(store, path) for path in paths]
 
 
 def _all(store: Store, without: tuple[str, str] | None) -> Iterator[_Found]:
@@ -151,10 +151,10 @@ def _catalogs_and_views(
         while True:
             parts = store.catalog(entity).parts()
             keys = _Keys(store.catalog(entity))
-            found = list(_catalog(store, entity, keys))
+            damage = list(_catalog(store, entity, keys))
             if store.catalog(entity).parts() == parts:  # else some were merged in the meantime
                 break
-        yield from found
+        yield from damage
         yield from _indexes(store.catalog(entity))
         yield from wrongly_forgotten(store, entity)
         root = store.folder / ARRAYS / entity
@@ -190,9 +190,9 @@ def _snapshot(
     except StepDiffError as error:
         yield path, f"is refused ({error})", ()
         return
-    found = list(_catalogs_and_views(then, without, read))
-    yield from found
-    for entity, count in about.rows.items() if not found else ():
+    damage = list(_catalogs_and_views(then, without, read))
+    yield from damage
+    for entity, count in about.rows.items() if not damage else ():
         views = {view: of for view, of in about.views.get(entity, {}).items() if (entity, view) != without}
         if len(then.catalog(entity)) != count or set(views) - set(then.views(entity)):
             yield path, f"names rows or views of {entity} that are lost", ()
@@ -273,8 +273,8 @@ def _longest(store: Store, entity: str) -> int:
 
 
 def _view(view: View, keys: _Keys, read: Sequence[View]) -> Iterator[_Found]:
-    for found in view_damage(view, keys.rows(), read):
-        yield found.path, found.what, keys.all() if found.rows is None else keys(found.rows)
+    for damage in view_damage(view, keys.rows(), read):
+        yield damage.path, damage.what, keys.all() if damage.rows is None else keys(damage.rows)
 
 
 def _annotations(root: Place) -> Iterator[_Found]:
@@ -299,9 +299,9 @@ def _cards(root: Place) -> Iterator[_Found]:
     for path in _files(root):
         while path.name.endswith(".json"):
             named = _named_files(path)
-            found = list(_damaged_files(path, named))
-            if not found or _named_files(path) == named:  # else it was rebuilt in the meantime
-                yield from found
+            damage = list(_damaged_files(path, named))
+            if not damage or _named_files(path) == named:  # else it was rebuilt in the meantime
+                yield from damage
                 break
 
 
