@@ -16,17 +16,15 @@ Guarantees
 - no row that was absent, forgotten or replaced becomes ok
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
-import polars as pl
 from jaxtyping import Bool, Int64, UInt8
 
 from stepdiff.common.errors import DamageError, StepDiffError
-from stepdiff.common.io import sealed as table
 from stepdiff.common.io.files import listed
 from stepdiff.common.io.locks import check_held, holds, locked
 from store.catalog.forgotten import are_forgotten
@@ -37,7 +35,7 @@ from store.format.view_metadata import Write, array_shape, encode_writes, read_m
 from store.io.commit_group import CommitGroup
 from store.io.records import writes_of_shard
 from store.io.remote import open_shard
-from store.io.status import ABSENT, FAILED, OK, REASONS, failures_of_shard
+from store.io.status import ABSENT, FAILED, OK, encode_failures, reasons_of_shard
 from store.view import View
 
 MARK = "damaged"
@@ -168,8 +166,8 @@ class _Shard:
                 if writes is None or not finished <= _rows_of(writes):
                     done.rewritten.append(str(paths.info(self.shard)))
                 if any(row not in (reasons or {}) for row in failed):
-                    lines = self._encoded({row: (reasons or {}).get(row, LOST_REASON) for row in failed})
-                    files.put(paths.failures(self.shard), lines)
+                    known = {row: (reasons or {}).get(row, LOST_REASON) for row in failed}
+                    files.put(paths.failures(self.shard), encode_failures(view.catalog, known))
                     done.rewritten.append(str(paths.failures(self.shard)))
             if reasons is None and not failed and paths.failures(self.shard).exists():
                 paths.failures(self.shard).unlink()  # no row needs it
@@ -191,16 +189,9 @@ class _Shard:
     def _reasons(self) -> dict[int, str] | None:
         """Return row -> reason of the shard's file of failures, None where it is damaged."""
         try:
-            frame = failures_of_shard(self.view.paths, self.shard)
+            return reasons_of_shard(self.view.paths, self.view.catalog, self.shard)
         except StepDiffError:
             return None
-        rows = self.view.catalog.rows(frame["key"].to_list()).tolist()
-        return dict(zip(rows, frame["reason"].to_list(), strict=True))
-
-    def _encoded(self, reasons: Mapping[int, str]) -> bytes:
-        rows = np.array(sorted(reasons), np.int64)
-        columns = {"key": self.view.catalog.keys(rows), "reason": [reasons[row] for row in rows.tolist()]}
-        return table.encode(pl.DataFrame(columns, schema=REASONS))
 
     def _rebuilt(
         self, writes: list[Write] | None, reasons: dict[int, str] | None

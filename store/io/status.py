@@ -4,7 +4,7 @@ A shard's own file of failures has all its reasons; a merged file is for shards 
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import polars as pl
@@ -14,6 +14,7 @@ from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io import sealed as table
 from stepdiff.common.io.files import Place, listed
 from stepdiff.common.io.local import Identity
+from store.catalog.catalog import Catalog
 from store.format.layout import MERGED_SHARDS, ViewPaths, shard_number
 from store.format.shard import read_chunk
 
@@ -103,6 +104,19 @@ REASONS = {"key": pl.String, "reason": pl.String}
 def failures_of_shard(paths: ViewPaths, shard: int) -> pl.DataFrame:
     """Return key and reason of rows that failed in a shard, maybe of others too; StepDiffError where damaged."""
     return own if (own := _read(paths.failures(shard))) is not None else _merged(paths, shard)
+
+
+def encode_failures(catalog: Catalog, reasons: Mapping[int, str]) -> bytes:
+    """Return the file of failures with these reasons, by row."""
+    rows = np.array(sorted(reasons), np.int64)
+    columns = {"key": catalog.keys(rows), "reason": [reasons[row] for row in rows.tolist()]}
+    return table.encode(pl.DataFrame(columns, schema=REASONS))
+
+
+def reasons_of_shard(paths: ViewPaths, catalog: Catalog, shard: int) -> dict[int, str]:
+    """Return row -> reason of what `failures_of_shard` returns."""
+    frame = failures_of_shard(paths, shard)
+    return dict(zip(catalog.rows(frame["key"]).tolist(), frame["reason"].to_list(), strict=True))
 
 
 def failures_of_shards(paths: ViewPaths, shards: Iterable[int]) -> pl.DataFrame:

@@ -21,7 +21,6 @@ import polars as pl
 from jaxtyping import Bool, Float, Int, Int64, UInt8, UInt32
 
 from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io import sealed as table
 from stepdiff.common.io.locks import check_held, locked
 from stepdiff.common.io.sealed import crc32c
 from store.catalog.catalog import check_rows
@@ -32,7 +31,7 @@ from store.format.view_metadata import Write, encode_writes
 from store.io.commit_group import CommitGroup
 from store.io.records import writes_of_shard
 from store.io.remote import open_shard
-from store.io.status import ABSENT, FAILED, OK, REASONS, failures_of_shard
+from store.io.status import ABSENT, FAILED, OK, encode_failures, reasons_of_shard
 from store.view import View
 
 Values = Mapping[str, Float[np.ndarray, "K ..."]]
@@ -306,22 +305,14 @@ class ShardWriter:
     def _earlier_reasons(self, status: UInt8[np.ndarray, " slots"]) -> dict[int, str]:
         if not (status == FAILED).any():
             return {}
-        frame = failures_of_shard(self.view.paths, self.shard)
-        rows = self.view.catalog.rows(frame["key"].to_list()).tolist()
-        reasons = dict(zip(rows, frame["reason"], strict=True))
+        reasons = reasons_of_shard(self.view.paths, self.view.catalog, self.shard)
         failed = (np.flatnonzero(status == FAILED) + self.first).tolist()
         return {row: reasons[row] for row in failed if row in reasons}
 
     def _write_failures(self, files: CommitGroup, reasons: Mapping[int, str]) -> None:
         path = self.view.paths.failures(self.shard)
-        if not reasons and not path.exists():
-            return
-        rows = np.array(sorted(reasons), np.int64)
-        frame = pl.DataFrame(
-            {"key": self.view.catalog.keys(rows), "reason": [reasons[r] for r in rows.tolist()]},
-            schema=REASONS,
-        )
-        files.put(path, table.encode(frame))
+        if reasons or path.exists():
+            files.put(path, encode_failures(self.view.catalog, reasons))
 
     def _write_info(self, files: CommitGroup, rows: Int[np.ndarray, " W"], info: dict[str, Any]) -> None:
         """Record what wrote `rows`, next to what wrote the others."""
