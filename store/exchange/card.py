@@ -213,13 +213,8 @@ def make_card(
         failed=int((status == FAILED).sum()),
         absent=int((status == ABSENT).sum()) - int((status[forgotten] == ABSENT).sum()),
         forgotten=len(forgotten),
-        date=_now(),
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-
-
-def readme_name(format: str) -> str:
-    """Return the name of the card for readers."""
-    return "_README.md" if format == "parquet" else "README.md"
 
 
 def _digest(view: View, ok: Bool[np.ndarray, " rows"]) -> str:
@@ -230,10 +225,6 @@ def _digest(view: View, ok: Bool[np.ndarray, " rows"]) -> str:
             digest.update(rows.astype("<i8").tobytes())
             digest.update(view.checksums(rows).astype("<u4").tobytes())
     return digest.hexdigest()
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _form(feature: Feature) -> dict[str, Any]:

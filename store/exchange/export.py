@@ -92,7 +92,7 @@ def export(options: ExportOptions) -> Exported:
             raise StepDiffError(
                 f"{some(gone, 1)} of a complete export is missing: restore it, or remove {path} and repeat"
             )
-        write_text(path / cards.readme_name(format), card.readme(path.name))
+        write_text(path / ("_README.md" if format == "parquet" else "README.md"), card.readme(path.name))
     same = ("format", "entity", "view", "rows", "failed", "absent", "forgotten")
     return Exported(
         path=options.path,

@@ -114,22 +114,14 @@ def group_metadata(attributes: dict[str, Any] | None = None) -> dict[str, Any]:
 
 def sharded_metadata(shape: tuple[int, ...], dtype: str, shard_rows: int) -> dict[str, Any]:
     """Return the zarr.json of an array of rows: one inner chunk a row, `shard_rows` rows a shard."""
-    return _array_metadata(
-        shape=shape,
-        dtype=dtype,
-        chunks=(1, *shape[1:]),
-        shards=(shard_rows, *shape[1:]),
-        compressors=None,
-    )
+    inner, shard = (1, *shape[1:]), (shard_rows, *shape[1:])
+    return json.loads(_array_json(shape=shape, dtype=dtype, chunks=inner, shards=shard, compressors=None))
 
 
 def chunked_metadata(shape: tuple[int, ...], dtype: str, shard_rows: int) -> dict[str, Any]:
     """Return the zarr.json of an unsharded array, one crc32c'd chunk for the rows of a shard."""
-    return _array_metadata(shape=shape, dtype=dtype, chunks=(shard_rows, *shape[1:]), compressors=(Crc32cCodec(),))
-
-
-def _array_metadata(**options: Any) -> dict[str, Any]:
-    return json.loads(_array_json(**options))
+    chunk = (shard_rows, *shape[1:])
+    return json.loads(_array_json(shape=shape, dtype=dtype, chunks=chunk, compressors=(Crc32cCodec(),)))
 
 
 @lru_cache(64)  # zarr takes milliseconds

@@ -107,7 +107,8 @@ def exact_floats(
         with np.errstate(all="ignore"):  # scales of strangers may be anything
             floats[part] = _nudged(levels[part], np.ascontiguousarray(scale[part]))
             finite = _rows(np.isfinite(floats[part]))
-            again = quantise(np.where(_wide(finite, levels.ndim), floats[part], np.float32(0)))
+            wide = finite.reshape(-1, *[1] * (levels.ndim - 1))
+            again = quantise(np.where(wide, floats[part], np.float32(0)))
         equal = [_rows(a == b) for a, b in ((again.levels, levels[part]), (again.scale, scale[part]))]
         same[part] = finite & equal[0] & equal[1]
     return floats, same
@@ -136,7 +137,3 @@ def _nudged(levels: np.ndarray, scale: np.ndarray) -> np.ndarray:
 
 def _rows(equal: np.ndarray) -> np.ndarray:
     return np.asarray(equal.reshape(len(equal), -1).all(axis=1))
-
-
-def _wide(rows: np.ndarray, axes: int) -> np.ndarray:
-    return rows.reshape(-1, *[1] * (axes - 1))

@@ -110,7 +110,9 @@ class RemoteReader:
                 tries += 1
                 if tries == _TRIES:
                     raise
-                self._forget(wanted)
+                with self._guard:
+                    for n in wanted:
+                        self._open.pop(n, None)
 
     def _shard(self, shard: int) -> RemoteShard | None:
         """Return the shard's index, as far as is known; None where it does not exist."""
@@ -129,11 +131,6 @@ class RemoteReader:
             if len(self._open) > _INDEXES:
                 self._open.popitem(last=False)
         return opened
-
-    def _forget(self, shards: list[int]) -> None:
-        with self._guard:
-            for shard in shards:
-                self._open.pop(shard, None)
 
     def _requests(
         self,

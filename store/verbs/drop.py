@@ -51,7 +51,7 @@ def drop(options: DropOptions) -> Dropped:
             view=options.view,
             bytes=sum(sizes),
             files=len(sizes),
-            stale=[str(path) for path in _built_from(store.path, options)],
+            stale=[str(path) for path in listed(store.path / "indexes" / options.entity, f"{options.view}.*")],
             dropped=options.yes,
         )
         if options.yes:
@@ -68,7 +68,3 @@ def _refuse_in_snapshot(store: Place, options: DropOptions) -> None:
             f"view {options.view} of {options.entity} in {store} is in snapshot {', '.join(having)}: delete that "
             "first, with store tag --delete"
         )
-
-
-def _built_from(store: Place, options: DropOptions) -> list[Place]:
-    return listed(store / "indexes" / options.entity, f"{options.view}.*")

@@ -67,7 +67,8 @@ def forget(options: ForgetOptions) -> Forgotten:
             for view, count in _withdraw(store, entity, rows).items():
                 withdrawn[view] = withdrawn.get(view, 0) + count
     changed = int((before if options.undo else ~before).sum())
-    stale = [str(path) for view in withdrawn for path in _cards(store.path, entity, view)]
+    cards = (listed(store.path / "indexes" / entity, f"{view}.json") for view in withdrawn)
+    stale = [str(path) for card in cards for path in card]
     return Forgotten(str(store.path), entity, options.undo, changed, len(rows) - changed, withdrawn, stale)
 
 
@@ -75,10 +76,6 @@ def _withdraw(store: Store, entity: str, rows: np.ndarray) -> dict[str, int]:
     """Make rows absent in every view; return view -> how many of them were finished, where any were."""
     counts = {name: store.view(entity, name).withdraw(rows) for name in store.views(entity)}
     return {name: count for name, count in counts.items() if count}
-
-
-def _cards(store: Place, entity: str, view: str) -> list[Place]:
-    return listed(store / "indexes" / entity, f"{view}.json")
 
 
 def wrongly_forgotten(store: Store, entity: str) -> Iterator[tuple[Place, str, list[str]]]:

@@ -127,13 +127,12 @@ def plan(options: PlanOptions) -> Plan:
         features={name: list(feature.shape) for name, feature in features.items()},
         dtype=options.dtype if options.dtype in dtypes else dtypes[0],
         workers=options.workers,
-        sizes=[_sizes(rows, with_dtype(features, dtype), dtype, options.shard_size) for dtype in dtypes],
+        sizes=[
+            sizes(rows, stored := with_dtype(features, dtype), dtype, shard_rows(stored, options.shard_size))
+            for dtype in dtypes
+        ],
         hours=_hours(options, rows, entity, made),
     )
-
-
-def _sizes(rows: int, features: Mapping[str, Feature], dtype: str, mebibytes: int | None) -> Sizes:
-    return sizes(rows, features, dtype, shard_rows(features, mebibytes))
 
 
 def sizes(rows: int, features: Mapping[str, Feature], dtype: str, rows_per_shard: int | None = None) -> Sizes:
