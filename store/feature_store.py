@@ -60,7 +60,7 @@ class Store:
     """One feature store, from `Store.open`. Picklable."""
 
     at: str | None
-    """name of the snapshot, None for the store of the moment"""
+    """name of the snapshot, None: the live store"""
 
     def __init__(self, path: Path | Place, at: str | None = None) -> None:
         self.path = place(path)

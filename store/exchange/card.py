@@ -54,7 +54,7 @@ class Card:
     store: str
     """path or URL of the store; empty in the exported files themselves"""
     snapshot: str | None
-    """None: of the moment when the export began"""
+    """None: the live store, as it was when the export began"""
     entity: str
     view: str
     provenance: dict[str, Any]

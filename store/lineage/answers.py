@@ -181,7 +181,7 @@ def _read(run: Path) -> dict[str, Any]:
 def read_of(store: Store, views: dict[str, str]) -> dict[str, Any]:
     """Return what a training that reads these views (entity -> view) records of the store.
 
-    Its path, the snapshot's name (None: the store of the moment), and the commit of each view.
+    Its path, the snapshot's name (None: the live store), and the commit of each view.
     """
     commits = {f"{entity}/{name}": figures_of(store.view(entity, name)).commit for entity, name in views.items()}
     return {"path": str(store.path), "at": store.at, "commits": commits}
