@@ -117,8 +117,8 @@ def unfinished(view: View) -> dict[int, dict[str, Any]]:
 def _readable_records(view: View) -> Iterator[tuple[int, list[Write]]]:
     """Yield the record of every shard that has one which is not damaged."""
     files = listed(view.paths.beside[1], "*.json")
-    shards = shard_numbers(path.stem for path in files)
-    for shard in shards:
+    shards = set(shard_numbers(path.stem for path in files))
+    for shard in sorted(shards):
         try:
             yield shard, read_writes(view.paths.info(shard), shard * view.rows_per_shard, view.rows_per_shard)
         except (StepDiffError, FileNotFoundError):

@@ -30,8 +30,8 @@ def writes_of_shard(paths: ViewPaths, shard: int, rows_per_shard: int) -> list[W
 def all_writes(paths: ViewPaths, rows_per_shard: int) -> Iterator[tuple[int, list[Write]]]:
     """Yield every shard that has a record, with it. StepDiffError where one is damaged."""
     names = {path.stem for path in listed(paths.info(0).parent, "*.json")}
-    shards = shard_numbers(names)
-    for shard in shards:
+    shards = set(shard_numbers(names))
+    for shard in sorted(shards):
         yield shard, writes_of_shard(paths, shard, rows_per_shard)
     for group in shard_numbers(name.removeprefix("merged-") for name in names if name.startswith("merged-")):
         merged = read_merged_writes(paths.merged_info(group * MERGED_SHARDS), rows_per_shard)
