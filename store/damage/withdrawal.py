@@ -35,7 +35,7 @@ from store.format.view_metadata import Write, array_shape, encode_writes, read_m
 from store.io.commit_group import CommitGroup
 from store.io.records import writes_of_shard
 from store.io.remote import open_shard
-from store.io.status import ABSENT, FAILED, OK, encode_failures, reasons_of_shard
+from store.io.status import ABSENT, FAILED, OK, encode_failures, failures_of_shard, reasons_by_row
 from store.view import View
 
 MARK = "damaged"
@@ -189,9 +189,10 @@ class _Shard:
     def _reasons(self) -> dict[int, str] | None:
         """Return row -> reason of the shard's file of failures, None where it is damaged."""
         try:
-            return reasons_of_shard(self.view.paths, self.view.catalog, self.shard)
+            failures = failures_of_shard(self.view.paths, self.shard)
         except StepDiffError:
             return None
+        return reasons_by_row(self.view.catalog, failures)
 
     def _rebuilt(
         self, writes: list[Write] | None, reasons: dict[int, str] | None

@@ -113,10 +113,9 @@ def encode_failures(catalog: Catalog, reasons: Mapping[int, str]) -> bytes:
     return table.encode(pl.DataFrame(columns, schema=REASONS))
 
 
-def reasons_of_shard(paths: ViewPaths, catalog: Catalog, shard: int) -> dict[int, str]:
+def reasons_by_row(catalog: Catalog, failures: pl.DataFrame) -> dict[int, str]:
     """Return row -> reason of what `failures_of_shard` returns."""
-    frame = failures_of_shard(paths, shard)
-    return dict(zip(catalog.rows(frame["key"]).tolist(), frame["reason"].to_list(), strict=True))
+    return dict(zip(catalog.rows(failures["key"]).tolist(), failures["reason"].to_list(), strict=True))
 
 
 def failures_of_shards(paths: ViewPaths, shards: Iterable[int]) -> pl.DataFrame:

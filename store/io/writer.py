@@ -31,7 +31,7 @@ from store.format.view_metadata import Write, encode_writes
 from store.io.commit_group import CommitGroup
 from store.io.records import writes_of_shard
 from store.io.remote import open_shard
-from store.io.status import ABSENT, FAILED, OK, encode_failures, reasons_of_shard
+from store.io.status import ABSENT, FAILED, OK, encode_failures, failures_of_shard, reasons_by_row
 from store.view import View
 
 Values = Mapping[str, Float[np.ndarray, "K ..."]]
@@ -305,7 +305,7 @@ class ShardWriter:
     def _earlier_reasons(self, status: UInt8[np.ndarray, " slots"]) -> dict[int, str]:
         if not (status == FAILED).any():
             return {}
-        reasons = reasons_of_shard(self.view.paths, self.view.catalog, self.shard)
+        reasons = reasons_by_row(self.view.catalog, failures_of_shard(self.view.paths, self.shard))
         failed = (np.flatnonzero(status == FAILED) + self.first).tolist()
         return {row: reasons[row] for row in failed if row in reasons}
 
