@@ -49,11 +49,11 @@ class ShardFile:
         tail = os.pread(self.fd, size, max(about.st_size - size, 0))
         self.offsets, self.lengths, self.present = parse_index(tail, slots, about.st_size, path)
 
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # at the end of a process `os` may be gone
         """Close the descriptors, once no reader is left that uses them."""
         for name in ("fd", "direct_fd"):
             if self.__dict__.get(name) is not None:
-                os.close(self.__dict__[name])
+                close(self.__dict__[name])
 
     @cached_property
     def mapped(self) -> UInt8[np.ndarray, " bytes"]:
