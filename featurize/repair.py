@@ -38,7 +38,8 @@ from stepdiff.common.workers.cluster import connected
 from store import Store, View
 from store.damage.view_damage import FileDamage, view_damage
 from store.damage.withdrawal import rewrite_metadata, unfinished, withdraw_damaged
-from store.verbs.verify import Damage, verify
+from store.snapshots.repair import repair_snapshots
+from store.verbs.verify import Damage, remedy, verify
 from store.view import FAILED, OK
 
 
@@ -208,14 +209,16 @@ class _Repair:
         failed = rows[status == FAILED]
         unreadable = [damage for damage in found if damage.kind in ("unreadable", "metadata")]
         left = [{"path": one.path, "what": one.what, "remedy": one.remedy} for one in self._others]
-        left += [
-            {
-                "path": str(damage.path.relative_to(self._store.path)),  # type: ignore[arg-type]  # of the same kind
-                "what": damage.what,
-                "remedy": "correct that, then run this command again",
-            }
-            for damage in unreadable
-        ]
+        for damage in (*unreadable, *repair_snapshots(self._store, view)):
+            path = str(damage.path.relative_to(self._store.path))  # type: ignore[arg-type]  # both local, or both remote
+            again = "correct that, then run this command again"
+            left.append(
+                {
+                    "path": path,
+                    "what": damage.what,
+                    "remedy": again if damage in unreadable else remedy(self._store.path, path),
+                }
+            )
         return Repaired(
             entity=view.entity,
             view=view.name,

@@ -1,8 +1,4 @@
-"""The identity of a view: its provenance, its arrays, its name; and the key of a text.
-
-Guarantees
-- a difference names every field that differs, with both values
-"""
+"""The identity of a view: its provenance, its arrays, its name; and the key of a text."""
 
 import hashlib
 import math

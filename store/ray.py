@@ -14,9 +14,7 @@ while it is read.
 Guarantees
 - rows, order and values equal those of View.read
 - each finished row is read once, also when a worker is killed in the middle
-- a task reads whole shards, and part of one only if the shard is larger than the wanted block
 - the plan depends on the number of shards, not of rows
-- a dropped view, a damaged row and an unknown name are each named in one line
 """
 
 import os
@@ -45,11 +43,10 @@ from stepdiff.common.io.remote import RemotePath
 from store.catalog.catalog import BLOCK
 from store.exchange.arrow import KEY, feature_fields, record_batches, row_values, schema
 from store.feature_store import Store
-from store.format.layout import shard_number
+from store.format.layout import shard_numbers
 from store.io.row_checks import Check
-from store.io.row_numbers import Rows, row_numbers
 from store.provenance import Feature
-from store.view import View
+from store.view import Rows, View, row_numbers
 
 _COLUMN_BYTES = 32
 """of a metadata column in one row, about"""
@@ -139,7 +136,7 @@ class ViewDatasource(Datasource):
         )
         self._row_bytes = sum(tensor.row_bytes for tensor in tensors.values()) + _COLUMN_BYTES * len(about)
         self._rows = None if rows is None else _known_rows(opened, rows)
-        self._spans = _shards(opened, store.at) if self._rows is None else _parts_of(self._rows, opened.rows_per_shard)
+        self._spans = _shards(opened) if self._rows is None else _parts_of(self._rows, opened.rows_per_shard)
 
     def get_name(self) -> str:
         """Return the name that Ray shows."""
@@ -282,17 +279,12 @@ def _made(view: View) -> tuple[Any, ...]:
     return view.provenance, view.features, view.rows_per_shard
 
 
-def _shards(view: View, at: str | None) -> Spans:
-    """Return first row and end of each shard that has a status; at a snapshot of all. No file is opened."""
-    length = len(view)
-    if at is None:
-        folder = view.paths.status(0).parent
-        names = folder.identities() if isinstance(folder, RemotePath) else os.listdir(folder) if folder.is_dir() else ()
-        shards = np.fromiter((shard for name in names if (shard := shard_number(name)) is not None), np.int64)
-        first = np.sort(shards) * view.rows_per_shard
-        first = first[first < length]
-    else:  # the status of then is elsewhere
-        first = np.arange(0, length, view.rows_per_shard)
+def _shards(view: View) -> Spans:
+    """Return first row and end of each shard that has a status. No file is opened."""
+    length, folder = len(view), view.paths.status(0).parent
+    names = folder.identities() if isinstance(folder, RemotePath) else os.listdir(folder) if folder.is_dir() else ()
+    first = np.array(shard_numbers(names), np.int64) * view.rows_per_shard
+    first = first[first < length]
     return np.stack([first, np.minimum(first + view.rows_per_shard, length)], axis=1)
 
 

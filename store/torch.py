@@ -18,9 +18,6 @@ Guarantees
 - the batches and their order are the same with any number of worker processes
 - a resumed epoch continues with exactly the remaining batches: in a new process, with any number of worker processes,
   and after a kill
-- another number of ranks that reads as many rows a step continues with the same samples
-- features equal `View.read` bit for bit, and labels match their keys
-- a failed or interrupted iteration leaves no process
 """
 
 import os

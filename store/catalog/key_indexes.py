@@ -9,8 +9,6 @@ Loops of numba took less, and a second at a process's first look-up, where this 
 
 Guarantees
 - an index that is lost, damaged or stale is rebuilt, and never returns a wrong row
-- two processes that build indexes at once lose nothing
-- indexes are kept in memory if the folder is read-only
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -59,11 +57,11 @@ class KeyIndexes:
         hashes = wanted.hashes()
 
         def look(chain: list[KeyIndex]) -> Int64[np.ndarray, " K"]:
-            found = np.full(len(wanted), -1, np.int64)
+            rows = np.full(len(wanted), -1, np.int64)
             for index in chain:
-                left = np.flatnonzero(found < 0)
-                found[left] = index.find(wanted, hashes, left)
-            return found
+                left = np.flatnonzero(rows < 0)
+                rows[left] = index.find(wanted, hashes, left)
+            return rows
 
         return self._answered(parts, look)
 

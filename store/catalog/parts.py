@@ -5,7 +5,6 @@ while they are deleted, and after a kill, every row is in one current part.
 
 Guarantees
 - each row is in exactly one current part, whichever files of a merge exist
-- a part has the rows of its name, and keys that are all text, or is refused
 """
 
 import re
@@ -60,13 +59,13 @@ def rows_of_merged(part: Place) -> int:
 
 def current_parts(parts: Iterable[Place]) -> Parts:
     """Return the parts that were not merged into another, by first row."""
-    found: list[Place] = []
+    current: list[Place] = []
     end = 0  # of the rows in merged parts so far
     for part in sorted(parts, key=lambda part: (first_row(part), -_end(part))):
         if first_row(part) >= end:
-            found.append(part)
+            current.append(part)
             end = max(end, _end(part))
-    return tuple(found)
+    return tuple(current)
 
 
 def _end(part: Place) -> int:

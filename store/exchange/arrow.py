@@ -33,9 +33,8 @@ from jaxtyping import Bool, Int, Int64, Shaped
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io import sealed as table
 from store.catalog.catalog import Catalog
-from store.io.row_numbers import Rows, row_numbers
 from store.provenance import Feature
-from store.view import OK, View
+from store.view import OK, Rows, View, row_numbers
 
 KEY = "key"
 SCALE = "_scale"

@@ -54,7 +54,7 @@ class Card:
     store: str
     """path or URL of the store; empty in the exported files themselves"""
     snapshot: str | None
-    """None: of the moment when the export began"""
+    """None: the live store, as it was when the export began"""
     entity: str
     view: str
     provenance: dict[str, Any]
@@ -187,17 +187,7 @@ def make_card(
     schema: pa.Schema,
     license: str,
 ) -> Card:
-    """Return the card of an export that begins now.
-
-    Args:
-        store: the store, or that of a snapshot.
-        view: its view.
-        ok: which rows of the catalog are exported.
-        shards: whose rows are one part.
-        format: of the export.
-        schema: of its batches.
-        license: as the user gives it.
-    """
+    """Return the card of an export that begins now, of the rows that are `ok`; a part has the rows of some `shards`."""
     features, status = feature_fields(schema), view.status()
     columns = {field.name: str(field.type) for field in schema if field.name not in (KEY, *features)}
     starts = range(0, len(ok), view.rows_per_shard * shards)
@@ -223,13 +213,8 @@ def make_card(
         failed=int((status == FAILED).sum()),
         absent=int((status == ABSENT).sum()) - int((status[forgotten] == ABSENT).sum()),
         forgotten=len(forgotten),
-        date=_now(),
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-
-
-def readme_name(format: str) -> str:
-    """Return the name of the card for readers."""
-    return "_README.md" if format == "parquet" else "README.md"
 
 
 def _digest(view: View, ok: Bool[np.ndarray, " rows"]) -> str:
@@ -240,10 +225,6 @@ def _digest(view: View, ok: Bool[np.ndarray, " rows"]) -> str:
             digest.update(rows.astype("<i8").tobytes())
             digest.update(view.checksums(rows).astype("<u4").tobytes())
     return digest.hexdigest()
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _form(feature: Feature) -> dict[str, Any]:

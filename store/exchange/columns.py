@@ -63,17 +63,10 @@ def layout(
     features: Sequence[str],
     columns: Sequence[str],
 ) -> Layout:
-    """Return which columns to take.
+    """Return which columns to take. StepDiffError where columns do not exist or do not fit.
 
-    Args:
-        where: the file, for messages.
-        schema: its schema.
-        sample: some rows of `ragged_columns`, which say how long lists are.
-        keys: the column of keys, None to find it.
-        features: each NAME or NAME=COLUMN; () for all.
-        columns: of metadata; () for all.
-
-    Raises StepDiffError where columns do not exist or do not fit.
+    `sample` has some rows of `ragged_columns`, which say how long lists are. `keys`, `features` and `columns` are the
+    options of the import.
     """
     card = _card(where, schema)
     key = _key_column(where, schema, keys)

@@ -87,11 +87,6 @@ class ImportOptions:
 def export(argv: list[str]) -> int:
     """Export, and print what was written."""
 
-    def run(given: ExportOptions) -> Any:
-        from store.exchange.export import export
-
-        return export(given)
-
     def show(done: Any) -> None:
         from store.verbs.info import readable_bytes
 
@@ -104,16 +99,11 @@ def export(argv: list[str]) -> int:
         )
         print("\n".join(f"  {line}" for line in done.how_to_open.splitlines()))
 
-    return parse(ExportOptions, argv, "store export", None, run, show, ("path",))
+    return parse(ExportOptions, argv, "store export", None, "store.exchange.export:export", show, ("path",))
 
 
 def import_(argv: list[str]) -> int:
     """Import; the exit status is 1 if any row failed."""
-
-    def run(given: ImportOptions) -> Any:
-        from store.exchange.intake import take_in
-
-        return take_in(given)
 
     def show(done: Any) -> None:
         print(
@@ -128,4 +118,5 @@ def import_(argv: list[str]) -> int:
         if done.failed > _SHOWN:
             print(f"  ... and {done.failed - _SHOWN:,} more")
 
+    run = "store.exchange.intake:take_in"
     return parse(ImportOptions, argv, "store import", None, run, show, ("path",), lambda done: int(done.failed > 0))

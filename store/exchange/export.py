@@ -93,11 +93,11 @@ def export(options: ExportOptions) -> Exported:
                 f"{some(gone, 1)} of a complete export is missing: restore it, or remove {path} and repeat"
             )
         header = writers.dataset_info(fields) if format == "huggingface" else {}
-        write_text(path / cards.readme_name(format), card.readme(path.name, header))
+        write_text(path / ("_README.md" if format == "parquet" else "README.md"), card.readme(path.name, header))
     same = ("format", "entity", "view", "rows", "failed", "absent", "forgotten")
     return Exported(
         path=options.path,
-        store=str(view.paths.store),
+        store=store.location,
         **{name: getattr(card, name) for name in same},
         parts=len(card.parts),
         already=already,

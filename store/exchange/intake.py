@@ -28,8 +28,7 @@ from store.exchange.arrow import SCALE
 from store.exchange.commands import ImportOptions, Readable
 from store.exchange.readers import FileRows, opened
 from store.feature_store import Store
-from store.format.levels import exact_floats
-from store.format.quantise import scale_shape
+from store.format.quantise import exact_floats, scale_shape
 from store.io.writer import Values, ViewWriter
 from store.provenance import Feature, Provenance, with_dtype
 from store.view import ABSENT, FAILED, OK
@@ -134,10 +133,10 @@ def format_of(path: Path) -> Readable:
         return "lance"
     if path.is_dir() and any(path.rglob("*.parquet")):
         return "parquet"
-    found = _SUFFIXES.get(path.suffix.lower())
-    if found is None:
+    format = _SUFFIXES.get(path.suffix.lower())
+    if format is None:
         raise StepDiffError(f"the format of {path} is not known by its name or content: give --format")
-    return found
+    return format
 
 
 def _scales(kinds: Mapping[str, Feature]) -> dict[str, str]:

@@ -1,9 +1,4 @@
-"""Rows prepared for a shard: checked, in their stored dtype, with their checksums.
-
-Guarantees
-- a row that is not finite, or does not fit, fails alone
-- rows are prepared by threads while earlier ones are written
-"""
+"""Rows prepared for a shard: checked, in their stored dtype, with their checksums."""
 
 from collections.abc import Iterator, Mapping
 from functools import partial

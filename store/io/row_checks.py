@@ -4,10 +4,6 @@ Every row of every array has a crc32c in the view's array `checksum`. `RowChecks
 rows of one array were right; the bits of a shard are cleared when its file is replaced. A million rows take 125 kB
 per array, and a shard 8 bytes more. Chunks of checksums are loaded when a row of their shard is checked for the
 first time, and at most `MOST_BYTES` of them are kept.
-
-Guarantees
-- a row is checked once, and again when its shard file is replaced
-- the checksum chunks in memory are bounded
 """
 
 import errno

@@ -21,8 +21,8 @@ from stepdiff.common.io.files import place
 from store import Feature, Provenance, Store, View
 from store.__main__ import main as store_main
 from store.damage.withdrawal import unfinished
+from store.verbs.derive import requantise
 from store.verbs.options import RequantiseOptions
-from store.verbs.requantise import requantise
 from store.verbs.verify import verify
 
 Writer = Callable[..., Path]

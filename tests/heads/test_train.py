@@ -34,6 +34,7 @@ from stepdiff.common.io.locks import locked
 from stepdiff.tasks.prompts import DIFFCAP_SEED, DIFFERENCE_QUESTION
 from store import Feature, Provenance, Store
 from store.__main__ import main
+from store.snapshots.snapshot import read_snapshot
 
 from .conftest import SYSTEMS, Capture, recipe
 from .runs import SmallTask, assert_same_weights, interrupted_at, train_small, unsealed, weights
@@ -210,7 +211,7 @@ def test_a_training_at_a_snapshot_ends_with_the_weights_of_then_and_records_it(
     for step in (6, int(Run(trained).best().name.partition("-")[2])):
         assert_same_weights(tmp_path / "run", trained, step)
     record = json.loads((tmp_path / "run" / "lineage.json").read_text())["store"]
-    commit = Store.open(store.path, at="v1").then.views["clips"]["visual"].commit
+    commit = read_snapshot(store.path, "v1").views["clips"]["visual"].commit
     assert (record["path"], record["at"], list(record["commits"].values())) == (str(store.path), "v1", [commit])
     capsys.readouterr()
     assert main(["lineage", str(store.path), str(tmp_path / "run")]) == 0

@@ -27,9 +27,9 @@ import polars as pl
 from stepdiff.common.errors import StepDiffError
 from store import Feature, Provenance, Store
 from store.verbs.compact import compact
+from store.verbs.derive import requantise
 from store.verbs.drop import drop
 from store.verbs.options import CompactOptions, DropOptions, RequantiseOptions
-from store.verbs.requantise import requantise
 
 ABSENT, OK, FAILED = 0, 1, 2
 BLOCK = 64  # channels per scale

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from store import Store, text_key
-from store.format.levels import exact_floats
-from store.format.quantise import BLOCK, Quantised, dequantise, quantise, scale_shape
+from store.format.quantise import BLOCK, Quantised, dequantise, exact_floats, quantise, scale_shape
 from store.testing import tiny_store
 from store.verbs.verify import verify
 

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from stepdiff.common.errors import DamageError, StepDiffError
 from stepdiff.common.io.direct_io import LEAST, PAGE, aligned_empty
 from store import Feature, Store, View
-from store.io.commit_group import Together
+from store.io.commit_group import CommitGroup
 from tests.store.conftest import ROOT, flip
 
 Make = Callable[..., Any]
@@ -402,7 +402,7 @@ def test_a_write_gives_the_same_bytes(tmp_path: Path, system: None, first: int, 
     for place in (1, 2):
         pieces[place] = aligned_empty((size,), np.uint8)
         pieces[place][:] = rng.integers(0, 256, size, np.uint8)
-    with Together() as files:
+    with CommitGroup() as files:
         files.replace(tmp_path / "file", pieces, sum(map(len, pieces)))
     assert (tmp_path / "file").read_bytes() == b"".join(piece.tobytes() for piece in pieces)
 

@@ -22,8 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from stepdiff.common.errors import StepDiffError
 from store import Feature, Provenance, Store
-from store.snapshots.manifest import delete_snapshot
-from store.snapshots.tag import tag
+from store.snapshots.snapshot import delete_snapshot
 from store.verbs.compact import compact
 from store.verbs.forget import forget
 from store.verbs.options import CompactOptions, ForgetOptions
@@ -105,7 +104,7 @@ class Machine(RuleBasedStateMachine):
     def tag(self) -> None:
         self.tags += 1  # the name of a deleted snapshot is not given again
         name = f"t{self.tags}"
-        tag(self.store, name)
+        self.store.tag(name)
         self.copies[name] = Copied.of(self.store)
 
     @precondition(lambda self: len(self.copies) > 1)
@@ -187,7 +186,7 @@ def test_a_tag_that_is_made_while_a_process_writes_names_rows_that_can_all_be_re
             assert process.stdout is not None
             for name in names:
                 assert process.stdout.readline()
-                tag(store, name)
+                store.tag(name)
         finally:
             process.kill()
     versions = set()

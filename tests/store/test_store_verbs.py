@@ -16,9 +16,8 @@ from store.__main__ import main
 from store.catalog.forgotten import read_forgotten
 from store.format.pool import pool_of, pooled, pooled_view, time_steps, unpooled
 from store.format.quantise import dequantise, quantise
-from store.verbs.derive import Derived
+from store.verbs.derive import Derived, requantise
 from store.verbs.options import RequantiseOptions
-from store.verbs.requantise import requantise
 from store.verbs.verify import verify
 from tests.store.conftest import flip, run
 

@@ -19,7 +19,7 @@ from stepdiff.common.io.direct_io import LEAST, aligned_empty
 from stepdiff.common.io.local import temporary
 from store import Feature, Provenance, Store, View
 from store.damage.withdrawal import withdraw_damaged
-from store.io.commit_group import Together
+from store.io.commit_group import CommitGroup
 from store.verbs.verify import verify
 from store.view import OK
 from tests.store.conftest import ROOT
@@ -311,7 +311,7 @@ def test_no_file_is_renamed_before_all_are_complete_and_durable(
 
     monkeypatch.setattr(os, "fsync", watched_fsync)
     monkeypatch.setattr(os, "replace", watched_replace)
-    with Together() as files:
+    with CommitGroup() as files:
         files.replace(tmp_path / "deep" / "er" / "one", [b"1" * 10, b"2" * 5], 15)
         files.replace(tmp_path / "two", [b"3"], 1)
     named = [place for place, event in enumerate(events) if event.startswith("name")]
@@ -335,10 +335,10 @@ def test_a_disk_that_is_full_during_a_large_write_leaves_no_file(
 
     monkeypatch.setattr(os, "pwrite", filling)
     (tmp_path / "one").write_bytes(b"old")
-    with pytest.raises(StepDiffError, match="no space to write .*one.* 4.0 MiB"), Together() as files:
+    with pytest.raises(StepDiffError, match="no space to write .*one.* 4.0 MiB"), CommitGroup() as files:
         files.replace(tmp_path / "one", pieces, 4 * LEAST)
     assert [path.name for path in tmp_path.iterdir()] == ["one"] and (tmp_path / "one").read_bytes() == b"old"
-    with Together() as files:
+    with CommitGroup() as files:
         files.replace(tmp_path / "two", pieces[:2], 2 * LEAST)
     assert (tmp_path / "two").read_bytes() == b"\1" * 2 * LEAST
 

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import sys
 from collections.abc import Callable, Collection, Mapping
+from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -37,7 +38,7 @@ def parse(
     argv: list[str] | None,
     program: str,
     description: str | None,
-    run: Callable[[Any], Any],
+    run: str | Callable[[Any], Any],
     show: str | Callable[[Any], None] | None = None,
     positional: Collection[str] = (),
     status: Callable[[Any], int] = lambda record: 0,
@@ -51,7 +52,8 @@ def parse(
         argv: Arguments, by default those of the process.
         program: Module of the command.
         description: Printed by `--help`; None: the docstring of `options`.
-        run: Takes the options and returns the record: a dictionary or a dataclass.
+        run: Takes the options and returns the record: a dictionary or a dataclass. A text is MODULE:FUNCTION, which is
+            imported after the options were read, so that `--help` is fast.
         show: Prints the record, or is its format string. None: `run` prints by itself and returns the exit status.
         positional: Options without a flag; a list takes all values that follow.
         status: The exit status of a record.
@@ -60,6 +62,9 @@ def parse(
     """
     given, as_json = _read(options, argv, program, description, positional, renamed, recipes)
     try:
+        if isinstance(run, str):
+            module, _, function = run.partition(":")
+            run = getattr(import_module(module), function)
         record = run(given)
     except StepDiffError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -7,6 +7,7 @@ Guarantees
 - a FIFO or a vast file is refused before any of it is read
 """
 
+import ctypes
 import errno
 import hashlib
 import mmap
@@ -33,8 +34,11 @@ Given = TypeVar("Given")
 Made = TypeVar("Made")
 TEMPORARY = ".tmp."
 """prefix of the names of temporary files and folders"""
+_libc = ctypes.CDLL(None)
 _FOREIGN_AGE = 24 * 3600.0  # seconds after which a temporary file of another host is dead
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
+"""of a file system without hard links, or with too many of a file, or of another owner's file"""
 
 
 class LocalPath(PosixPath):
@@ -97,6 +101,23 @@ class LocalPath(PosixPath):
             temp.unlink(missing_ok=True)
             sync_folder(self.parent)
 
+    def link_as(self, target: Any) -> None:
+        """Give this file the new name `target` too, or copy it where that is not possible. The name is not durable yet.
+
+        Raises FileNotFoundError where the file does not exist, StepDiffError where the disk refuses.
+        """
+        source = os.path.realpath(self) if self.is_symlink() else self
+        with named_errors(target, 0, FileNotFoundError):
+            os.makedirs(target.parent, exist_ok=True)
+            try:
+                os.link(source, target)
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                shutil.copyfile(self, target)
+                with target.open("rb") as file:
+                    os.fsync(file.fileno())
+
     def make_folder(self) -> None:
         """Create this folder and its missing parents, durably."""
         for changed in make_names(self):
@@ -140,9 +161,13 @@ class LocalPath(PosixPath):
         """Yield all temporary files and folders below."""
         return self.rglob(f"{TEMPORARY}*")
 
-    def remove_dead(self, deep: bool = True) -> None:
-        """Remove temporary files and folders of processes that have ended; without `deep` only one level below."""
+    def remove_dead(self, deep: bool = True, but: Any = None) -> None:
+        """Remove temporary files and folders of processes that have ended; without `deep` only one level below.
+
+        What is below the folder `but` stays.
+        """
         for folder, folders, files in os.walk(self):
+            folders[:] = [name for name in folders if but is None or os.path.join(folder, name) != str(but)]
             for name in [n for n in folders if n.startswith(TEMPORARY)]:
                 folders.remove(name)
                 if _is_dead(path := Path(folder, name)):
@@ -260,6 +285,20 @@ def sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
+def sync_tree(folder: Path) -> None:
+    """Make all files and names below `folder` durable, with one wait for the disk where the system can do that."""
+    if not hasattr(_libc, "syncfs"):
+        for path, _, _ in os.walk(folder):
+            sync_folder(Path(path))
+        return
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        if _libc.syncfs(fd):
+            raise StepDiffError(f"cannot write {folder}: the disk refused")
+    finally:
+        os.close(fd)
+
+
 def make_names(folder: Path) -> list[Path]:
     """Create `folder` and its missing parents; return the folders whose names are not durable yet."""
     missing = []
@@ -282,10 +321,12 @@ def write_all(fd: int, piece: Buffer, offset: int) -> int:
 
 
 @contextmanager
-def named_errors(path: Path, nbytes: int) -> Iterator[None]:
-    """Turn an OSError into one line of StepDiffError that names the file."""
+def named_errors(path: Path, nbytes: int, but: type[OSError] | tuple[()] = ()) -> Iterator[None]:
+    """Turn an OSError, `but` one of this type, into one line of StepDiffError that names the file."""
     try:
         yield
+    except but:
+        raise
     except OSError as error:
         if error.errno not in _FULL:
             raise StepDiffError(f"cannot write {path}: {error.strerror or error}") from error
