@@ -5,10 +5,6 @@ different scores, and each person's time, distance from the others and agreement
 answers as JSON lines or CSV, a Label Studio export, or user_inputs.json of ConViS-Bench.
 
 Scores: 5 = not different, 1 = very different.
-
-Guarantees
-- each form of a collection gives the same figures
-- a figure that is not defined is a dash, and null in JSON
 """
 
 from dataclasses import asdict, dataclass

@@ -4,10 +4,6 @@
 Assigns raw speech to the clips that it is about, by a contrastive head (heads/recipes/kitchen/align.yaml): each piece
 to the most similar clip of its video within WINDOW seconds. Writes texts of the kind `narration`, which
 stepdiff annotate describe reads instead of the catalog's (--narration data/aligned.parquet).
-
-Guarantees
-- clips without tokens receive no speech
-- the texts record the head, narration, window and least cosine that made them
 """
 
 from collections import Counter

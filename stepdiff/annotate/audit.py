@@ -47,9 +47,8 @@ class AuditOptions:
 def run(options: AuditOptions) -> dict[str, Any]:
     from heads.data.clip_texts import ClipTexts
     from heads.data.hold_out import HoldOut, known_clips
-    from stepdiff.annotate.page.figures import figures, leaks, overlap
-    from stepdiff.annotate.page.page import draw, page, read_record, samples
-    from stepdiff.annotate.qa.job import read_questions
+    from stepdiff.annotate.qa.auditing import draw, figures, leaks, overlap, page, read_record, samples
+    from stepdiff.annotate.qa.questions import read_questions
     from stepdiff.common.io.files import write_text
     from store import Store
 
@@ -78,7 +77,7 @@ def show(record: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from stepdiff.annotate.qa.composing import kept_words
+    from stepdiff.annotate.qa.questions import kept_words
 
     found = record["figures"]
     counts = "{questions:,} questions of {pairs:,} pairs, {in_both_orders:,} in both orders, {clips:,} clips"

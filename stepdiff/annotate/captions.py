@@ -47,7 +47,7 @@ class CaptionOptions(StageOptions):
 def run(options: CaptionOptions) -> dict[str, Any]:
     if options.batch < 1 or options.max_tokens < 1:
         raise StepDiffError(f"--batch {options.batch}, --max-tokens {options.max_tokens}: both must be at least 1")
-    from stepdiff.annotate.captioners.vision import check_videos, with_videos
+    from stepdiff.annotate.captioning import check_videos, with_videos
     from stepdiff.annotate.stages.stage import Items, clip_blocks, run_stage
     from store import Store
 
@@ -62,8 +62,7 @@ def run(options: CaptionOptions) -> dict[str, Any]:
 
 def make_job(options: CaptionOptions) -> Job:
     """Return the job of the chosen captioner. StepDiffError: none is chosen, or more than one."""
-    from stepdiff.annotate.captioners.tokens import TokenJob
-    from stepdiff.annotate.captioners.video import VideoJob
+    from stepdiff.annotate.captioning import TokenJob, VideoJob
     from stepdiff.annotate.stages.stage import absolute
     from stepdiff.common.workers.cluster import refuse_relative
 

@@ -177,7 +177,7 @@ def _blocks(
     """Return the clips of a source, in blocks; count what is left out."""
     left_out = selection.left_out
     if source == "sentences":
-        from stepdiff.annotate.sources.sentences import SECONDS, read_sentences
+        from stepdiff.annotate.sources.narration import SECONDS, read_sentences
 
         return read_sentences(Path(options.sentences or ""), options.seconds or SECONDS, faults)
     if source == "images":
@@ -190,7 +190,7 @@ def _blocks(
         return DATASETS[options.dataset or ""](Path(options.data or ""), options.seconds, left_out)
     if source == "test_sets":
         return _of_test_sets(options)
-    from stepdiff.annotate.sources.htstep import read_clips
+    from stepdiff.annotate.sources.datasets import read_clips
 
     assert options.annotations is not None and options.taxonomy is not None
     given = options.annotations, options.taxonomy, options.splits, options.narration

@@ -56,9 +56,18 @@ def run(options: PairQAOptions) -> dict[str, Any]:
     from heads.data.hold_out import HoldOut
     from heads.methods.similarity import Sentences
     from heads.models.language_model import pick_device
-    from stepdiff.annotate.qa.composing import Ledger, compose
-    from stepdiff.annotate.qa.job import CUT, KINDS, STAGE, PairQAJob, described_pairs, items, read_pairs_file
     from stepdiff.annotate.qa.prompts import PAIRQA
+    from stepdiff.annotate.qa.questions import (
+        CUT,
+        KINDS,
+        STAGE,
+        Ledger,
+        PairQAJob,
+        compose,
+        described_pairs,
+        items,
+        read_pairs_file,
+    )
     from stepdiff.annotate.stages.stage import run_stage
     from stepdiff.annotate.stages.versions import Version, chosen
     from stepdiff.common.io.files import write_pieces, write_text
@@ -109,7 +118,7 @@ def show(record: dict[str, Any]) -> None:
     show_stage(record)
     if "rows" not in record:
         return
-    from stepdiff.annotate.qa.composing import kept_words
+    from stepdiff.annotate.qa.questions import kept_words
 
     summary = "{out}: {rows:,} questions of {pairs:,} pairs, both orders; {undescribed:,} pairs lack a description"
     print(summary.format(**record))

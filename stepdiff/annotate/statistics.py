@@ -7,11 +7,6 @@ answers (JSON lines, CSV, Label Studio export) or published rows of DiffCap or D
 Writes statistics.md, statistics.json, scores.png and words.png.
 
 Scores: 5 = not different, 1 = very different.
-
-Guarantees
-- a file is recognised by its content, and several are counted together
-- a figure without data is left out, and the page says so
-- the same files give the same bytes
 """
 
 import json

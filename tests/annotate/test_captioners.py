@@ -22,16 +22,23 @@ from heads.data.clip_texts import ClipTexts
 from heads.data.clips import Features
 from heads.training.recipe import ProjectorOptions, Schedule, TrainOptions, Validation, VideoLMRecipe
 from stepdiff.annotate import captions
-from stepdiff.annotate.captioners.tokens import TokenCaptioner, TokenJob
-from stepdiff.annotate.captioners.video import VideoCaptioner, VideoJob
-from stepdiff.annotate.captioners.vision import caption, check_videos, pictures, with_videos
-from stepdiff.annotate.grounding.row_set import RowSet
-from stepdiff.annotate.grounding.scorers import (
+from stepdiff.annotate.captioning import (
+    TokenCaptioner,
+    TokenJob,
+    VideoCaptioner,
+    VideoJob,
+    caption,
+    check_videos,
+    pictures,
+    with_videos,
+)
+from stepdiff.annotate.grounding import (
     GROUNDED,
     MOST,
     SCORES,
     Detector,
     DetectorJob,
+    RowSet,
     Space,
     SpaceJob,
     kept,

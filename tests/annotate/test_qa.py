@@ -23,12 +23,21 @@ from stepdiff.annotate import pairqa, pairs
 from stepdiff.annotate.pairs import PairsOptions, run
 from stepdiff.annotate.qa import composing as qa_rules
 from stepdiff.annotate.qa import parsing, prompts
-from stepdiff.annotate.qa.composing import ALIKE, SIMILAR, UNANSWERED, Ledger, checked, compose, first_of_alike
-from stepdiff.annotate.qa.job import PairQAJob, item_key, items
-from stepdiff.annotate.qa.mentions import named, names_one, turned, unsure
 from stepdiff.annotate.qa.pair_choice import SCHEMA, other_step, same_step
-from stepdiff.annotate.qa.parsing import QA, Dropped, Reading, read_pairs, read_yes_no
 from stepdiff.annotate.qa.prompts import DESCRIBE, PAIRQA, Prompt, read_prompt
+from stepdiff.annotate.qa.questions import (
+    ALIKE,
+    SIMILAR,
+    UNANSWERED,
+    Ledger,
+    PairQAJob,
+    checked,
+    compose,
+    first_of_alike,
+    item_key,
+    items,
+)
+from stepdiff.annotate.qa.reading import QA, Dropped, Reading, named, names_one, read_pairs, read_yes_no, turned, unsure
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io import sealed as table
 from stepdiff.tasks.prompts import SYSTEM

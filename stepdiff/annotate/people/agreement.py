@@ -5,11 +5,6 @@ about a pair only the last one. A person is compared with the median of the othe
 
 Shape legend: R ratings; C couples, which are two ratings of one item by two people; U items; L levels of the score;
 P pairs of people.
-
-Guarantees
-- the figures of ConViS-Bench are those of its published answers, and kappa is that of scikit-learn for two people
-- a category that one person left out counts where others have it
-- agreement on gold pairs is the share of scores within the tolerance of the known ones
 """
 
 from collections import Counter, defaultdict

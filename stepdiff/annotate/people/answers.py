@@ -4,11 +4,6 @@ JSON lines have one answer a line, as `stepdiff.annotate.people.form` describes 
 row for each pair, annotator and category; an answer without scores has one row without a category, and an empty
 `rejected`, `left`, `seconds` or `submitted` is null. A text that a spreadsheet would take for a formula has a quote
 before it.
-
-Guarantees
-- a file is recognised by its content, not by its name; written answers read back equal
-- an error names the file and the line, row or annotation
-- two answers that give one pair different clips are refused
 """
 
 import csv

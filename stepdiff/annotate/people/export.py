@@ -7,11 +7,6 @@ each clip of a pair is a reference. DiffMCQ is made from the DiffCap file by `py
 
 The score of a pair in a category is the median over people, a half rounded down: where two people disagree about a
 difference, there is one. Scores: 5 = not different, 1 = very different, 0 = a clip of another step.
-
-Guarantees
-- only work counts, an adjudication wins over it, and a pair that at least half of its people reject is in no row
-- a text keeps its direction, also where the candidate was on the left
-- every DiffRank row has different scores, and the same seed gives the same rows
 """
 
 import math

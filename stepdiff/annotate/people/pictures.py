@@ -1,9 +1,4 @@
-"""The figures of the paper's supplement about difference annotations: Fig. S5 as bars, Fig. S6 as word clouds.
-
-Guarantees
-- the same statistics give the same bytes, and a figure without data is left out
-- nothing in a name is read as a formula
-"""
+"""The figures of the paper's supplement about difference annotations: Fig. S5 as bars, Fig. S6 as word clouds."""
 
 import io
 import math

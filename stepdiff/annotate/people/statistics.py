@@ -9,11 +9,6 @@ of published rows of DiffCap (texts) and DiffRank (scores; targets of another st
 - terms: by TF-IDF, where one document is one caption: the count of a term times
   ln((1 + captions) / (1 + captions with the term)) + 1, each caption scaled to length 1, mean over the captions of a
   category. Left out are terms in more than 25 % of all captions, as in the paper, and function words of English
-
-Guarantees
-- a pair counts once in both directions
-- the aggregate is the mean over categories, not over answers
-- weights of terms are those of scikit-learn
 """
 
 import math

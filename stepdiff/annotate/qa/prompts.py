@@ -1,10 +1,4 @@
-"""The prompts of the supplement's S1, to the letter, and the templates that fill their fields.
-
-Guarantees
-- the published prompts are those of the supplement
-- a template with a missing or unknown field is refused
-- the text of a field is never read as a template
-"""
+"""The prompts of the supplement's S1, to the letter, and the templates that fill their fields."""
 
 import hashlib
 import json

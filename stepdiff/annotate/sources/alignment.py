@@ -2,9 +2,6 @@
 
 People talk about what they do before and after they do it. So each piece of speech goes to the most similar clip among
 those of its video that are near it in time.
-
-Guarantees
-- a piece is assigned to the most similar clip nearby or to none, in order of time
 """
 
 from collections.abc import Sequence

@@ -1,9 +1,4 @@
-"""The clips of a benchmark and the videos of them that are on disk.
-
-Guarantees
-- a missing video, and a file that does not open, are listed, and their clips are left out
-- a clip without an end has that of its file
-"""
+"""The clips of a benchmark and the videos of them that are on disk."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field

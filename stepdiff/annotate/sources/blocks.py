@@ -2,11 +2,6 @@
 
 A source yields blocks: tables of clips with the columns clip, video (its id), start, end (seconds), split and others. A
 block has all clips of its videos. What is left out is counted by reason.
-
-Guarantees
-- a manifest of any size is written in bounded memory: one block, and the names of missing videos
-- what is left out is counted by reason, and missing videos are listed
-- a source that fails leaves no manifest
 """
 
 import re

@@ -8,11 +8,6 @@
 An image is a clip of one second whose one frame every encoder repeats. Its id is `<stem of the file>/<key>`, never a
 position. Its video is the path `FILE.tar/MEMBER`, which is read where it is. The key of a member is its name up
 to the first dot after the last slash, as webdataset has it.
-
-Guarantees
-- a tar is read once, in order, and its pictures are not read
-- links and unsafe names in a tar, and images without a caption, are counted and are no clips
-- a damaged tar gives the images before the damage and is named
 """
 
 import json

@@ -1,18 +1,14 @@
-"""The speech of videos, in each form in which HowTo100M publishes it.
+"""The speech of videos, in each form in which HowTo100M publishes it, and its sentences as clips.
 
     a .json object by video   {"start": [s, ...], "end": [s, ...], "text": [str, ...]}: caption.json, raw_caption.json,
                               sentencified_htm_*.json
                               [[alignable, start, end, text], ...]: htm_align.json; only what is alignable counts
-    a .csv file               vid, timestamp, text: htm_aa_v1.csv, a sentence at one second
+    a .csv file               vid, timestamp, text: htm_aa_v1.csv, a sentence at one second, videos in any order
     a folder                  VIDEO.csv of start, end, text for each video: raw_caption_csv
 
-A JSON file may have any size. It is not read by ijson, which refuses HowTo100M's files: they contain NaN for missing
-texts, control characters and bytes that are not UTF-8.
-
-Guarantees
-- all formats of one narration give the same speech, in order of time
-- pieces without text or time are left out and counted; a video without speech is no error
-- memory is bounded by the longest entry of a file; a damaged file is refused at the damage
+Memory is bounded by the longest entry of a file. A JSON file is not read by ijson, which refuses HowTo100M's files:
+they contain NaN for missing texts, control characters and bytes that are not UTF-8. Sentences are not merged, as
+neither HTM-AA nor the recipe of VCLM does so; those of one interval are one clip.
 """
 
 import csv
@@ -21,10 +17,16 @@ import math
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
+from itertools import islice
 from json.decoder import scanstring  # type: ignore[attr-defined]
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
+import numpy as np
+import polars as pl
+
+from featurize.scratch import Buckets
+from stepdiff.annotate.sources.blocks import ROWS
 from stepdiff.common.errors import StepDiffError
 
 PIECE = 2**22  # characters read at once
@@ -183,3 +185,77 @@ def _piece(start: Any, end: Any, text: Any) -> Piece | None:
     except (TypeError, ValueError, AttributeError):  # a text that is NaN, a time that is not a number
         return None
     return piece if piece.text and 0 <= piece.start <= piece.end < math.inf else None
+
+
+SECONDS = 3.2
+"""of a clip around a moment: 16 frames at 5 a second, as the authors of HTM-AA train on it"""
+UNALIGNED = "sentences that are not alignable"
+MOMENT = "sentences of no length"
+Clip = tuple[str, str, float, float, str, str]
+"""clip, video, start, end (seconds), split, narration"""
+_SAID = {"video": pl.String, "second": pl.String, "text": pl.String}
+_TOGETHER = 16  # blocks that are divided together
+_PART = 2**27  # bytes of a .csv file in one temporary part, about
+
+
+def read_sentences(path: Path, seconds: float, faults: Counter[str]) -> Iterator[pl.DataFrame]:
+    """Yield blocks of clips with narration; `faults` counts the sentences that were left out."""
+    clips: list[Clip] = []
+    for video, pieces in _videos(path, faults):
+        clips += _clips(video, pieces, seconds if path.suffix == ".csv" else None, faults)
+        if len(clips) >= ROWS:
+            yield _block(clips)
+            clips = []
+    if clips:
+        yield _block(clips)
+
+
+def _block(clips: list[Clip]) -> pl.DataFrame:
+    kinds = {"clip": pl.String, "video": pl.String, "start": pl.Float64, "end": pl.Float64}
+    return pl.DataFrame(clips, {**kinds, "split": pl.String, "narration": pl.String}, orient="row")
+
+
+def _videos(path: Path, faults: Counter[str]) -> Iterator[tuple[str, list[Piece]]]:
+    """Yield video and sentences, sorted by time."""
+    if path.is_dir():
+        yield from read_narration(path, sorted(file.stem for file in path.glob("*.csv")), faults)
+    elif path.suffix == ".csv":
+        yield from _of_csv(path, faults)
+    else:
+        for video, value in entries(path):
+            if isinstance(value, list):
+                faults[UNALIGNED] += sum(
+                    not sentence[0] for sentence in value if isinstance(sentence, list) and sentence
+                )
+            yield video, pieces_of(listed(value, f"{path}: video {video}"), faults)
+
+
+def _of_csv(path: Path, faults: Counter[str]) -> Iterator[tuple[str, list[Piece]]]:
+    buckets = Buckets()
+    parts = np.uint64(path.stat().st_size // _PART + 1) if path.exists() else np.uint64(1)
+    read = rows_of(path, "vid", "timestamp")
+    frames = (
+        pl.DataFrame([(row["vid"], row["timestamp"], row["text"]) for row in rows], _SAID, orient="row")
+        for rows in iter(lambda: list(islice(read, ROWS)), [])
+    )
+    while some := list(islice(frames, _TOGETHER)):  # few large files
+        frame = pl.concat(some)
+        buckets.add(frame, (frame["video"].hash().to_numpy() % parts).astype(np.int64))
+    for bucket in buckets:
+        for (video,), own in buckets.read(bucket).group_by("video", maintain_order=True):
+            yield str(video), pieces_of(zip(own["second"], own["second"], own["text"], strict=True), faults)
+
+
+def _clips(video: str, pieces: list[Piece], around: float | None, faults: Counter[str]) -> Iterator[Clip]:
+    """Yield the clips of a video; `around`: seconds of a clip around a sentence of one moment."""
+    texts: dict[tuple[float, float], list[str]] = {}
+    for piece in pieces:
+        start, end = piece.start, piece.end
+        if around is not None:
+            start, end = max(round(start - around / 2, 3), 0.0), round(end + around / 2, 3)
+        if start < end:
+            texts.setdefault((start, end), []).append(piece.text)
+        else:
+            faults[MOMENT] += 1
+    for start, end in sorted(texts):
+        yield f"{video}_{start!r}_{end!r}", video, start, end, "train", " ".join(texts[start, end])

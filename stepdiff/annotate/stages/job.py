@@ -1,9 +1,6 @@
 """The contract between a stage and the model that does its work, and the options of every stage.
 
 It imports nothing heavy, so that the command lines of stages start fast.
-
-Guarantees
-- stored answers are valid Unicode
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,15 +1,10 @@
 """Versions of a stage's output: one folder for all answers that were made the same way.
 
-    STORE/annotations/STAGE/VERSION/
-        provenance.json            what made it; VERSION is the beginning of its sha256
-        <shard>.parquet            key, kind, text, provenance, as heads.data.clips reads them
-        failures/<shard>.parquet   key, reason
-        lock.json                  held by the run that writes
-
-Guarantees
-- another provenance is another folder: another model, prompt, sampling or input; no folder mixes two
-- one of several versions is only used if it is named
-- a damaged provenance.json is refused in one line
+STORE/annotations/STAGE/VERSION/
+    provenance.json            what made it; VERSION is the beginning of its sha256
+    <shard>.parquet            key, kind, text, provenance, as heads.data.clips reads them
+    failures/<shard>.parquet   key, reason
+    lock.json                  held by the run that writes
 """
 
 import hashlib

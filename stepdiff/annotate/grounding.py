@@ -2,41 +2,98 @@
 
 - In a space of clips and texts, CLIP's or that of a contrastive head, from cached embeddings: an object's cosine in the
   clip minus its mean cosine over the other clips of the view. An object that every kitchen shows scores near zero.
-- By a zero-shot object detector of transformers (OWL-ViT, OWLv2, Grounding DINO) in the clip's centre frame.
-
-Guarantees
-- exactly the objects with a score above zero are kept, in the order of the caption; every score is recorded
-- the score of an object is that of its best box, whatever other objects the clip has
-- embeddings of another model than that of the view are refused; a clip that cannot be decoded fails alone
+- By a zero-shot object detector of transformers (OWL-ViT, OWLv2, Grounding DINO) in the clip's centre frame: the score
+  of an object's best box, whatever other objects the clip has.
 """
 
+import hashlib
+import heapq
 import json
 import re
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import polars as pl
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, Int64
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from featurize.encoders import load as load_encoder
+from heads.data.catalog_rows import marked
 from heads.data.clips import Features
 from heads.methods.similarity import Sentences
 from heads.models.pretrained import load_model, load_processor
 from heads.training.checkpoint import Run
 from heads.training.lineage import load_contrastive
-from stepdiff.annotate.captioners.vision import SHORT_SIDE, pictures
-from stepdiff.annotate.grounding.row_set import RowSet
+from stepdiff.annotate.captioning import SHORT_SIDE, pictures
 from stepdiff.annotate.stages.job import Answer, Failure, Item
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.threads import prefetched
 from stepdiff.weights import fingerprint, resolve
-from store import Store
+from store import Catalog, Store
+
+_BYTES = 2**16  # of the bits that are unpacked at once
+_RUN = 2**20  # keys that are sorted at once
+_GROUP = 2**13  # keys of each sorted run that are in memory while runs are merged
+
+
+@dataclass(frozen=True)
+class RowSet:
+    """A set of rows that is small enough to be sent to every worker: 17 MB for 136 million rows."""
+
+    bits: bytes = field(repr=False)
+    """of the rows from 0 on, the first row in the highest bit"""
+
+    @classmethod
+    def of(cls, blocks: Iterable[Int64[np.ndarray, " _"]]) -> "RowSet":
+        """Return the set of the rows of all blocks."""
+        return cls(np.packbits(marked(blocks)).tobytes())
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return int(np.bitwise_count(np.frombuffer(self.bits, np.uint8)).sum())
+
+    def blocks(self, size: int) -> Iterator[Int64[np.ndarray, " _"]]:
+        """Yield the rows in ascending order, `size` at a time."""
+        rows = np.empty(0, np.int64)
+        for first in range(0, len(self.bits), _BYTES):
+            bits = np.unpackbits(np.frombuffer(self.bits[first : first + _BYTES], np.uint8))
+            rows = np.concatenate([rows, np.flatnonzero(bits) + 8 * first])
+            while len(rows) >= size:
+                yield rows[:size]
+                rows = rows[size:]
+        if len(rows):
+            yield rows
+
+
+def sha256_of_keys(catalog: Catalog, rows: RowSet) -> str:
+    """Return the sha256 of the sorted keys of rows, with line feeds between them."""
+    digest, between = hashlib.sha256(), b""
+    with tempfile.TemporaryDirectory(prefix="keys-") as folder:
+        runs = [_sorted(catalog.keys(some), Path(folder, f"{n}.parquet")) for n, some in enumerate(rows.blocks(_RUN))]
+        for key in heapq.merge(*runs):
+            digest.update(between + key.encode())
+            between = b"\n"
+    return digest.hexdigest()
+
+
+def _sorted(keys: list[str], path: Path) -> Iterator[str]:
+    """Write keys to a file, and return an iterator over it in their order."""
+    pl.Series("key", keys).sort().to_frame().write_parquet(path, row_group_size=_GROUP)
+    return _read(path, len(keys))
+
+
+def _read(path: Path, count: int) -> Iterator[str]:
+    for first in range(0, count, _GROUP):
+        yield from pl.scan_parquet(path).slice(first, _GROUP).collect()["key"].to_list()
+
 
 GROUNDED, SCORES = "grounded objects", "grounding scores"
 _BULLET = re.compile(r"^\s*(?:[-*•]+|\(?\d+[.):](?!\d))\s*")
