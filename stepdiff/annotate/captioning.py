@@ -53,7 +53,7 @@ def caption(kind: CaptionKind, text: str) -> Answer:
 
 
 def batches(items: Iterable[T], size: int) -> Iterator[Sequence[T]]:
-    """Yield lists of at most `size`: itertools.batched, which Python 3.11 lacks."""
+    """Yield lists of at most `size`, as itertools.batched of Python 3.12."""
     left = iter(items)
     while batch := list(islice(left, size)):
         yield batch
@@ -62,8 +62,7 @@ def batches(items: Iterable[T], size: int) -> Iterator[Sequence[T]]:
 def with_videos(items: pl.DataFrame, folder: str) -> pl.DataFrame:
     """Return the items with absolute paths in the column `video`."""
     root = Path(folder).expanduser().absolute()
-    paths = [None if video is None else str(root / video) for video in items["video"]]
-    return items.with_columns(video=pl.Series(paths, dtype=pl.String))
+    return items.with_columns(pl.col("video").map_elements(lambda video: str(root / video), pl.String))
 
 
 def check_videos(blocks: Iterable[pl.DataFrame], folder: str) -> None:
@@ -157,9 +156,9 @@ class TokenCaptioner:
         for key in sorted(set(keys).difference(able)):
             again = f"python -m featurize --encoder {view.provenance.encoder} --view {view.name}"
             yield key, Failure(f"no features of view {view.name}: run {again}, then this with --retry-failed")
-        read = ((some, self.features.read(some)) for some in batches(able, self.job.batch))
-        for some, tokens in prefetched([read]):
-            for key, text in zip(some, self.write(tokens), strict=True):
+        batched = ((batch, self.features.read(batch)) for batch in batches(able, self.job.batch))
+        for batch, tokens in prefetched([batched]):
+            for key, text in zip(batch, self.write(tokens), strict=True):
                 yield key, caption(self.job.kind, text)
 
     def write(self, tokens: Float32[Tensor, "C N D"]) -> list[str]:
@@ -238,9 +237,9 @@ class VideoCaptioner:
     def annotate(self, items: Sequence[Item]) -> Iterator[tuple[str, Answer]]:
         """Yield the caption of every item: key, video (path), start, end (seconds)."""
         failed: dict[str, Failure] = {}
-        shown = batches(pictures(items, self.frames, self.threads, failed), self.job.batch)
-        read = (([key for key, _ in some], self.inputs([own for _, own in some])) for some in shown)
-        for keys, inputs in prefetched([read]):
+        batched = batches(pictures(items, self.frames, self.threads, failed), self.job.batch)
+        inputs_of = (([key for key, _ in batch], self.inputs([frames for _, frames in batch])) for batch in batched)
+        for keys, inputs in prefetched([inputs_of]):
             for key, text in zip(keys, self.write(inputs), strict=True):
                 yield key, caption(self.job.kind, text)
         yield from failed.items()

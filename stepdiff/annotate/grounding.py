@@ -57,7 +57,6 @@ class RowSet:
         return cls(np.packbits(marked(blocks)).tobytes())
 
     def __len__(self) -> int:
-        """Return the number of rows."""
         return int(np.bitwise_count(np.frombuffer(self.bits, np.uint8)).sum())
 
     def blocks(self, size: int) -> Iterator[Int64[np.ndarray, " _"]]:
@@ -74,23 +73,21 @@ class RowSet:
 
 
 def sha256_of_keys(catalog: Catalog, rows: RowSet) -> str:
-    """Return the sha256 of the sorted keys of rows, with line feeds between them."""
+    """Return the sha256 of the sorted keys of rows, with line feeds between them; runs are sorted in files."""
     digest, between = hashlib.sha256(), b""
     with tempfile.TemporaryDirectory(prefix="keys-") as folder:
-        runs = [_sorted(catalog.keys(some), Path(folder, f"{n}.parquet")) for n, some in enumerate(rows.blocks(_RUN))]
+        runs = []
+        for number, block in enumerate(rows.blocks(_RUN)):
+            path = Path(folder, f"{number}.parquet")
+            pl.Series("key", catalog.keys(block)).sort().to_frame().write_parquet(path, row_group_size=_GROUP)
+            runs.append(_keys(path, len(block)))
         for key in heapq.merge(*runs):
             digest.update(between + key.encode())
             between = b"\n"
     return digest.hexdigest()
 
 
-def _sorted(keys: list[str], path: Path) -> Iterator[str]:
-    """Write keys to a file, and return an iterator over it in their order."""
-    pl.Series("key", keys).sort().to_frame().write_parquet(path, row_group_size=_GROUP)
-    return _read(path, len(keys))
-
-
-def _read(path: Path, count: int) -> Iterator[str]:
+def _keys(path: Path, count: int) -> Iterator[str]:
     for first in range(0, count, _GROUP):
         yield from pl.scan_parquet(path).slice(first, _GROUP).collect()["key"].to_list()
 
@@ -98,24 +95,24 @@ def _read(path: Path, count: int) -> Iterator[str]:
 GROUNDED, SCORES = "grounded objects", "grounding scores"
 _BULLET = re.compile(r"^\s*(?:[-*•]+|\(?\d+[.):](?!\d))\s*")
 MOST = 32  # objects of a clip that are read: a captioner that repeats itself never ends its list
+UNCAPTIONED = Failure("no object caption: run stepdiff annotate captions, then --retry-failed")
 WORDS = 16  # words of an object that are read, well below the limits of text towers
 
 
 def objects(text: str) -> list[str]:
     """Return the objects of a caption: its lines without bullets, or the items of a single line, each once."""
-    written = text.strip().splitlines()
-    if len(written) == 1:
-        written = re.split(r"[,;]\s+(?:and\s+)?", written[0])
-    cut = (" ".join(_BULLET.sub("", line).split()[:WORDS]) for line in written)
-    lines = [line.strip(" .,;") for line in cut]
-    return list(dict.fromkeys(filter(None, lines)))[:MOST]
+    lines = text.strip().splitlines()
+    if len(lines) == 1:
+        lines = re.split(r"[,;]\s+(?:and\s+)?", lines[0])
+    names = (" ".join(_BULLET.sub("", line).split()[:WORDS]).strip(" .,;") for line in lines)
+    return list(dict.fromkeys(filter(None, names)))[:MOST]
 
 
-def kept(names: Sequence[str], scores: Sequence[float]) -> Answer:
+def grounded(names: Sequence[str], scores: Sequence[float]) -> Answer:
     """Return the answer of a clip with these objects and scores."""
     scored = [{"object": name, "score": round(score, 6)} for name, score in zip(names, scores, strict=True)]
-    grounded = [name for name, score in zip(names, scores, strict=True) if score > 0]
-    return {GROUNDED: "\n".join(grounded), SCORES: json.dumps(scored, ensure_ascii=False)}
+    above = [name for name, score in zip(names, scores, strict=True) if score > 0]
+    return {GROUNDED: "\n".join(above), SCORES: json.dumps(scored, ensure_ascii=False)}
 
 
 _BLOCK = 4096  # clips read at once
@@ -133,8 +130,8 @@ class SpaceJob:
     reads: dict[str, str]  # stage -> version of the object captions
 
     def provenance(self) -> dict[str, Any]:
-        made = Store.open(self.store).view("clips", self.view).provenance
-        return {"view": made.as_dict(), "mean_over": self.mean_over, "reads": self.reads}
+        view = Store.open(self.store).view("clips", self.view).provenance.as_dict()
+        return {"view": view, "mean_over": self.mean_over, "reads": self.reads}
 
     def load(self, device: str, threads: int) -> "Space":
         store = Store.open(self.store)
@@ -178,12 +175,12 @@ class Space:
         for item in items:
             key = item["key"]
             if item["objects"] is None:
-                yield key, Failure("no object caption: run stepdiff annotate captions, then --retry-failed")
+                yield key, UNCAPTIONED
             elif not has[key]:
                 yield key, Failure(f"no embedding in view {self.features.view.name}: make it, then --retry-failed")
             else:
                 names = objects(item["objects"])
-                yield key, kept(names, self.scores(key, names) if names else [])
+                yield key, grounded(names, self.scores(key, names) if names else [])
 
     def scores(self, key: str, names: Sequence[str]) -> list[float]:
         """Return each object's cosine in the clip minus its mean cosine over the other clips."""
@@ -192,9 +189,9 @@ class Space:
             texts = normalize(self.embed(names), dim=-1).double()
             clip = normalize(self.features.read([key]), dim=-1)[0].double()
             others = (self._sum - clip) / (self._count - 1)
-            found = (texts @ (clip - others)).tolist()
+            scores = (texts @ (clip - others)).tolist()
         self.busy += time.monotonic() - begin
-        return found
+        return scores
 
 
 _MANY_QUERIES = ("owlvit", "owlv2")
@@ -228,16 +225,16 @@ class Detector:
         names: dict[str, list[str]] = {}
         for item in items:
             if item["objects"] is None:
-                yield item["key"], Failure("no object caption: run stepdiff annotate captions, then --retry-failed")
-            elif found := objects(item["objects"]):
-                names[item["key"]] = found
+                yield item["key"], UNCAPTIONED
+            elif listed := objects(item["objects"]):
+                names[item["key"]] = listed
             else:
-                yield item["key"], kept([], [])
+                yield item["key"], grounded([], [])
         failed: dict[str, Failure] = {}
         shown = pictures([item for item in items if item["key"] in names], 1, self.threads, failed)
-        read = ((key, self.inputs(picture, names[key])) for key, (picture,) in shown)
-        for key, inputs in prefetched([read]):
-            yield key, kept(names[key], self.scores(inputs))
+        inputs_of = ((key, self.inputs(picture, names[key])) for key, (picture,) in shown)
+        for key, inputs in prefetched([inputs_of]):
+            yield key, grounded(names[key], self.scores(inputs))
         yield from failed.items()
 
     def inputs(self, picture: Image.Image, names: Sequence[str]) -> Any:

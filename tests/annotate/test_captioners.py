@@ -41,7 +41,7 @@ from stepdiff.annotate.grounding import (
     RowSet,
     Space,
     SpaceJob,
-    kept,
+    grounded,
     objects,
 )
 from stepdiff.annotate.qa.prompts import CaptionKind
@@ -343,10 +343,10 @@ def scores(answer: Answer) -> dict[str, float]:
 
 
 def test_exactly_the_objects_with_a_score_above_zero_are_kept() -> None:
-    answer = kept(["eggs", "pan", "whisk", "Crème"], [0.3, 0.0, -0.1, 1e-9])
+    answer = grounded(["eggs", "pan", "whisk", "Crème"], [0.3, 0.0, -0.1, 1e-9])
     assert isinstance(answer, dict) and answer[GROUNDED] == "eggs\nCrème"
     assert list(scores(answer)) == ["eggs", "pan", "whisk", "Crème"]
-    assert kept([], []) == {GROUNDED: "", SCORES: "[]"}
+    assert grounded([], []) == {GROUNDED: "", SCORES: "[]"}
 
 
 def test_objects_are_listed_once_one_per_line_without_bullets() -> None:

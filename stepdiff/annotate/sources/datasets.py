@@ -126,7 +126,7 @@ def read_annotations(
     return list(segments.values()), unusable
 
 
-def read_clips(
+def read_htstep(
     annotations: str,
     taxonomy: str,
     splits: str | None,

@@ -34,8 +34,6 @@ _COMMIT_EVERY = 10.0  # seconds
 
 @dataclass(frozen=True)
 class StageWorkerOptions:
-    """The options of the workers of a stage."""
-
     store: str  # folder or URL
     stage: str
     version: str  # name of the version that is written
@@ -46,8 +44,6 @@ class StageWorkerOptions:
 
 @dataclass(frozen=True)
 class Task:
-    """The items to answer in a shard."""
-
     shard: int
     rows: tuple[Item, ...]
     failures: tuple[str, ...] = field(default=(), init=False)  # unknown before the work
@@ -65,14 +61,13 @@ class Answered:
 
 
 class Worker:
-    """Answers shards; a second thread may call `finished`."""
+    """A Ray actor that answers one shard after another; a second thread may call `finished`."""
 
     def __init__(self, options: StageWorkerOptions) -> None:
-        """Load nothing yet."""
         self._options, self._finished = options, 0
 
     def run(self, task: Task) -> Answered:
-        """Answer and commit a shard."""
+        """Answer a shard, or what a worker that died left of it, and commit the answers also when the model fails."""
         try:
             return self._answer(task, self._annotator)
         except StepDiffError as error:
@@ -181,22 +176,15 @@ SHARD = 256  # rows of a shard
 CPUS = 8  # of a worker without a GPU, at most
 
 
+@dataclass(frozen=True)
 class Items:
     """Items of a stage, shard by shard: memory for all of them is never needed."""
 
-    def __init__(
-        self,
-        blocks: Callable[[], Iterable[pl.DataFrame]],
-        complete: Callable[[int, pl.DataFrame], pl.DataFrame] = lambda shard, rows: rows,
-    ) -> None:
-        """Keep how the items are read.
-
-        Args:
-            blocks: returns the items by rising row, in blocks: `key`, `row` (its permanent place, which decides its
-                shard) and more. It is called for every pass over them.
-            complete: adds the fields that the job's model reads to the items of a shard that are to be answered.
-        """
-        self.blocks, self.complete = blocks, complete
+    blocks: Callable[[], Iterable[pl.DataFrame]]
+    """returns the items by rising row, in blocks: `key`, `row` (its permanent place, which decides its shard) and more;
+    called for every pass over them"""
+    complete: Callable[[int, pl.DataFrame], pl.DataFrame] = lambda shard, rows: rows
+    """adds the fields that the job's model reads to the items of a shard that are to be answered"""
 
     @classmethod
     def of(cls, items: "pl.DataFrame | Items") -> "Items":
@@ -215,28 +203,9 @@ class Items:
             yield int(left["row"][0]) // SHARD, left
 
 
-@dataclass
-class _Sums:
-    """Sums over the shards of a run."""
-
-    done: int = 0
-    working: float = 0.0
-    busy: float = 0.0
-    errors: list[str] = field(default_factory=list)
-
-    def add(self, outcome: Answered) -> None:
-        self.done += outcome.done
-        self.working += outcome.seconds
-        self.busy += outcome.busy
-        if outcome.error and outcome.error not in self.errors:
-            self.errors.append(outcome.error)
-
-
 def run_stage(options: StageOptions, name: str, job: Job, items: pl.DataFrame | Items) -> dict[str, Any]:
-    """Answer the items of stage `name` that have no answer yet; returns what `stepdiff.annotate.stages.job.show`
-    prints.
+    """Answer the items of stage `name` that have no answer yet; return what `stepdiff.annotate.stages.job.show` prints.
 
-    items: a table is as `Items` describes a block, with the fields that the job's model reads.
     StepDiffError: another run writes the version, no cluster answers, or the store is a snapshot.
     """
     store = Store.open(options.store)
@@ -247,14 +216,27 @@ def run_stage(options: StageOptions, name: str, job: Job, items: pl.DataFrame | 
     version, items = Version(Store.open(absolute(options.store)), name, job.provenance()), Items.of(items)
     make_folder(version.folder)
     begin = time.monotonic()
+    done, working, busy = 0, 0.0, 0.0
+    errors: dict[str, None] = {}
     with locked(version.folder / "lock.json", wait=False):
         version.create()
         shards = [rows.height for _, rows in unanswered(version, items, options.retry_failed)]
-        sums = _Sums()
         tasks = pending(version, items, options.retry_failed)
         for outcome in _work(options, version, job, tasks, len(shards), sum(shards)) if shards else ():
-            sums.add(outcome)
-        return _record(options, version, items, sums, time.monotonic() - begin)
+            done, working, busy = done + outcome.done, working + outcome.seconds, busy + outcome.busy
+            errors |= {outcome.error: None} if outcome.error else {}
+        record = {
+            "stage": name,
+            "version": version.name,
+            "folder": str(version.folder),
+            **_counts(version, items, done),
+            "allowed": options.allow_failed,
+            "seconds": round(time.monotonic() - begin, 3),
+            "working": round(working, 3),
+            "busy": round(busy / working, 4) if working else None,
+            "errors": list(errors),
+        }
+    return record
 
 
 def unanswered(version: Version, items: Items, retry_failed: bool) -> Iterator[tuple[int, pl.DataFrame]]:
@@ -277,7 +259,7 @@ def pending(version: Version, items: pl.DataFrame | Items, retry_failed: bool) -
 def _work(
     options: StageOptions, version: Version, job: Job, tasks: Iterator[Task], count: int, total: int
 ) -> Iterator[Answered]:
-    """Run all tasks on Ray; yield their outcomes. count, total: how many shards and items they have."""
+    """Run all tasks on Ray; yield their outcomes. count: their shards; total: their items."""
     device = None if options.device == "auto" else options.device
     with connected(options.address, "stepdiff.annotate") as joined:
         gpu = not options.served and has_gpu(device, joined)
@@ -293,37 +275,25 @@ def _work(
                     say(f"error: {outcome.error}")
 
 
-def _record(options: StageOptions, version: Version, items: Items, sums: _Sums, seconds: float) -> dict[str, Any]:
+def _counts(version: Version, items: Items, done: int) -> dict[str, Any]:
+    """Count the items that have an answer, a failure or neither; `done` are those that this run answered."""
     asked = answered = failed = 0
     failures: list[dict[str, str]] = []
     for number, rows in items.shards():
         asked += rows.height
         answered += rows.join(version.shard(number), on="key", how="semi").height
-        found = rows.select("key").join(version.shard_failures(number), on="key", maintain_order="left")
-        failed += found.height
-        failures += found.head(SHOWN - len(failures)).to_dicts()
-    return {
-        "stage": version.stage,
-        "version": version.name,
-        "folder": str(version.folder),
-        "asked": asked,
-        "done": sums.done,
-        "already": answered - sums.done,
-        "failed": failed,
-        "absent": asked - answered - failed,
-        "allowed": options.allow_failed,
-        "seconds": round(seconds, 3),
-        "working": round(sums.working, 3),
-        "busy": round(sums.busy / sums.working, 4) if sums.working else None,
-        "errors": sums.errors,
-        "failures": failures,
-    }
+        shard_failures = rows.select("key").join(version.shard_failures(number), on="key", maintain_order="left")
+        failed += shard_failures.height
+        failures += shard_failures.head(SHOWN - len(failures)).to_dicts()
+    absent = asked - answered - failed
+    counts = {"asked": asked, "done": done, "already": answered - done, "failed": failed, "absent": absent}
+    return {**counts, "failures": failures}
 
 
 def absolute(store: str) -> str:
     """Return the absolute path or URL of a store, with its `@NAME`, for workers in another working folder."""
-    found = Store.open(store)
-    return Store.open(found.path.expanduser().absolute(), at=found.at).location
+    opened = Store.open(store)
+    return Store.open(opened.path.expanduser().absolute(), at=opened.at).location
 
 
 def clip_blocks(store: Store, split: str | None, columns: Sequence[str] = ()) -> Iterator[pl.DataFrame]:
@@ -331,14 +301,14 @@ def clip_blocks(store: Store, split: str | None, columns: Sequence[str] = ()) ->
 
     StepDiffError: no such column, or no clips.
     """
-    there = store.catalog("clips").schema()
+    schema = store.catalog("clips").schema()
     wanted = [*columns, *(["split"] if split is not None else [])]
-    if missing := [name for name in wanted if name not in there]:
+    if missing := [name for name in wanted if name not in schema]:
         raise StepDiffError(f"{store.path}: no column {missing[0]!r} in its catalog; featurize a manifest that has it")
-    dtypes = {name: there[name] for name in ("key", *wanted, *(["step"] if "step" in there else []))}
+    dtypes = {name: schema[name] for name in ("key", *wanted, *(["step"] if "step" in schema else []))}
     empty = True
     for block in store.catalog("clips").blocks(pl.DataFrame(schema=dtypes)):
-        if "step" in there:
+        if "step" in schema:
             block = block.filter(pl.col("step").is_not_null())
         if split is not None:
             block = block.filter(pl.col("split") == split)

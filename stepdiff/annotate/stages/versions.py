@@ -22,8 +22,7 @@ from store import Store
 from store.format.layout import read_json, write_json
 from store.io.status import REASONS
 
-COLUMNS = ("key", "kind", "text", "provenance")
-SCHEMA = dict.fromkeys(COLUMNS, pl.String)
+SCHEMA = dict.fromkeys(("key", "kind", "text", "provenance"), pl.String)
 _DIGITS = 16
 
 
@@ -56,8 +55,7 @@ class Version:
         for folder, frame in ((self.folder, rows), (self.folder / "failures", failed)):
             path = folder / _name(number)
             if frame.height or path.exists():
-                data = table.encode(frame)
-                write_bytes(path, data)
+                write_bytes(path, table.encode(frame))
 
     def shard_texts(self, number: int, kind: str) -> dict[str, str]:
         """Return key and text of the answers of one kind in a shard."""
@@ -69,34 +67,26 @@ class Version:
         rows = self._all(self.folder, SCHEMA).filter(pl.col("kind") == kind)
         return dict(zip(rows["key"], rows["text"], strict=True))
 
-    def keys(self) -> pl.DataFrame:
-        """Return the keys of all answered items, each once."""
-        return self._all(self.folder, SCHEMA).select("key").unique(maintain_order=True)
-
     def failures(self) -> pl.DataFrame:
         """Return key and reason of all failures that were not answered later."""
         failed = self._all(self.folder / "failures", REASONS)
         return failed.join(self._all(self.folder, SCHEMA), on="key", how="anti")
 
     def _all(self, folder: Place, schema: Mapping[str, Any]) -> pl.DataFrame:
-        paths: list[Place] = sorted(folder.glob("*.parquet"))
-        parts = [table.read(path) for path in paths]
-        return pl.concat([pl.DataFrame(schema=schema), *parts])
+        return pl.concat([pl.DataFrame(schema=schema), *map(table.read, sorted(folder.glob("*.parquet")))])
 
 
 def versions(store: Store, stage: str) -> list[Version]:
     """Return the existing versions of a stage. StepDiffError: one is damaged."""
-    folder = store.path / "annotations" / stage
-    found: list[Place] = sorted(folder.glob("*/provenance.json"))
-    return [_version(store, stage, path) for path in found]
+    paths: list[Place] = sorted((store.path / "annotations" / stage).glob("*/provenance.json"))
+    return [_version(store, stage, path) for path in paths]
 
 
 def _version(store: Store, stage: str, path: Place) -> Version:
     try:
-        made = read_json(path)["provenance"]
-        if not isinstance(made, dict):
-            raise TypeError(f"{type(made).__name__}, not an object")
-        version = Version(store, stage, made)
+        if not isinstance(provenance := read_json(path)["provenance"], dict):
+            raise TypeError(f"{type(provenance).__name__}, not an object")
+        version = Version(store, stage, provenance)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise StepDiffError(f"{path}: holds no provenance ({error!r}); restore it, or remove its folder") from None
     if path.parent.name != version.name:
@@ -107,13 +97,13 @@ def _version(store: Store, stage: str, path: Place) -> Version:
 def chosen(store: Store, stage: str, name: str | None) -> Version:
     """Return the version whose name begins with `name`, or the only one. StepDiffError: none or several match."""
     existing = versions(store, stage)
-    found = [version for version in existing if version.name.startswith(name or "")]
-    if len(found) == 1:
-        return found[0]
+    matching = [version for version in existing if version.name.startswith(name or "")]
+    if len(matching) == 1:
+        return matching[0]
     if not existing:
         raise StepDiffError(f"{store.path}: no {stage} in it yet; run stepdiff annotate {stage.partition('-')[0]}")
     raise StepDiffError(
-        f"{store.path}: {len(found)} versions of {stage}{f' begin with {name!r}' if name else ''}; name one of "
+        f"{store.path}: {len(matching)} versions of {stage}{f' begin with {name!r}' if name else ''}; name one of "
         f"{', '.join(version.name for version in existing)} (their provenance.json says what made them)"
     )
 
