@@ -36,12 +36,12 @@ _DIFFERENCE = TypeAdapter(Difference).validate_python
 
 def latest(answers: Iterable[Answer]) -> list[Answer]:
     """Return the last answer of each person about each pair, by time and then by order in the file."""
-    kept: dict[tuple[str, str, Kind], Answer] = {}
+    last: dict[tuple[str, str, Kind], Answer] = {}
     for answer in answers:
         key = (answer.pair, answer.annotator, answer.kind)
-        if key not in kept or answer.time >= kept[key].time:
-            kept[key] = answer
-    return list(kept.values())
+        if key not in last or answer.time >= last[key].time:
+            last[key] = answer
+    return list(last.values())
 
 
 def read_collected(path: str | Path, refused: Callable[[str], None] | None = None) -> list[Answer]:
@@ -57,13 +57,12 @@ def read_collected(path: str | Path, refused: Callable[[str], None] | None = Non
     """
     lines: list[str] = []
     answers = _read(path, None if refused is None else lines.append)
+    if not answers and lines:
+        raise StepDiffError(f"{path}: all its answers are refused ({len(lines):,}); the first: {lines[0]}")
     if not answers:
-        if lines:
-            raise StepDiffError(f"{path}: all its answers are refused ({len(lines):,}); the first: {lines[0]}")
         raise StepDiffError(f"{path}: has no answers; give {FORMS}")
-    if refused is not None:
-        for line in lines:
-            refused(line)
+    for line in lines if refused is not None else ():
+        refused(line)
     clips: dict[str, tuple[str, str]] = {}
     for answer in answers:
         both = (answer.reference, answer.candidate)
@@ -127,22 +126,17 @@ def write_answers(path: str | Path, answers: Iterable[Answer]) -> None:
 # -------------------------------------------------------------------------------------------------------- CSV
 
 
-def _table_rows(answers: Iterable[Answer]) -> Iterator[dict[str, Any]]:
-    for answer in answers:
-        head = {name: escaped(text) if isinstance(text := getattr(answer, name), str) else text for name in HEAD}
-        for category, difference in answer.differences.items():
-            yield {**head, "category": escaped(category), "score": difference.score, "text": escaped(difference.text)}
-        if not answer.differences:
-            yield head
-
-
 def write_table(path: str | Path, answers: Iterable[Answer]) -> None:
-    """Write the CSV; null is an empty field."""
     text = io.StringIO()
     # With another end of lines the module would not quote a text with a lone carriage return.
     writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\r\n")
     writer.writeheader()
-    writer.writerows(_table_rows(answers))
+    for answer in answers:
+        head = {name: escaped(value) if isinstance(value := getattr(answer, name), str) else value for name in HEAD}
+        for category, one in answer.differences.items():
+            writer.writerow({**head, "category": escaped(category), "score": one.score, "text": escaped(one.text)})
+        if not answer.differences:
+            writer.writerow(head)
     write_text(Path(path), text.getvalue())
 
 
@@ -171,15 +165,14 @@ def read_table(path: str | Path) -> list[Answer]:
         if row["category"]:
             keys = {"text": row["text"], "score": _number(row["score"])}
             differences[row["category"]] = checked(_DIFFERENCE, keys, f"{place}: ")
-    return [_table_answer(path, *key_and_rest) for key_and_rest in answers.items()]
-
-
-def _table_answer(path: str | Path, key: tuple[str, ...], rest: tuple[int, dict[str, Any]]) -> Answer:
-    head: dict[str, Any] = dict(zip(HEAD, key, strict=True))
-    head |= {name: head[name] or None for name in ("submitted", "left", "rejected")}
-    head["seconds"] = _number(head["seconds"]) if head["seconds"] else None
-    with _at(f"{path}: row {rest[0]}"):
-        return answer_of({**head, "differences": rest[1]})
+    read = []
+    for key, (number, differences) in answers.items():
+        head: dict[str, Any] = dict(zip(HEAD, key, strict=True))
+        head |= {name: head[name] or None for name in ("submitted", "left", "rejected")}
+        head["seconds"] = _number(head["seconds"]) if head["seconds"] else None
+        with _at(f"{path}: row {number}"):
+            read.append(answer_of({**head, "differences": differences}))
+    return read
 
 
 def _number(text: str) -> int | float | str:
@@ -204,18 +197,15 @@ def _convis(path: str | Path, rows: Sequence[dict[str, Any]]) -> list[Answer]:
             if not middle or not isinstance(scores, dict):
                 raise StepDiffError("expects video_pair_id <clip>.mp4-<clip>.mp4, and user_inputs by concept")
             numbers = {name: int(score) if str(score).isdecimal() else score for name, score in scores.items()}
-            answers.append(
-                answer_of(
-                    {
-                        "pair": pair,
-                        "reference": reference,
-                        "candidate": candidate.removesuffix(_VIDEO),
-                        "annotator": row["user_id"],
-                        "keystep": "",
-                        "differences": {name: {"text": "", "score": score} for name, score in numbers.items()},
-                        # some of the published ones are negative
-                        "seconds": seconds if isinstance(seconds, int | float) and seconds >= 0 else None,
-                    }
-                )
-            )
+            keys = {
+                "pair": pair,
+                "reference": reference,
+                "candidate": candidate.removesuffix(_VIDEO),
+                "annotator": row["user_id"],
+                "keystep": "",
+                "differences": {name: {"text": "", "score": score} for name, score in numbers.items()},
+                # some of the published ones are negative
+                "seconds": seconds if isinstance(seconds, int | float) and seconds >= 0 else None,
+            }
+            answers.append(answer_of(keys))
     return answers

@@ -11,8 +11,8 @@ an import refuses people whom the project does not have. Scores: 5 = not differe
 
 Guarantees
 - written answers read back equal, also after an import into Label Studio and an export
-- an annotation made or changed there keeps the rules of the form, or is refused in one line that names task and
-  annotation; no text and no score is score 5, a skipped pair is rejected
+- an annotation that breaks a rule of the form is refused in one line; no text and no score is score 5, a skipped pair
+  is rejected
 - who answered is a field of the task or of Label Studio, never a text that an annotator can write
 """
 
@@ -31,8 +31,6 @@ from stepdiff.annotate.people.task import Task, plain
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import write_text
 
-URL = "/data/local-files/?d=videos/{clip}.mp4"
-"""where Label Studio serves files of a local storage, which is a folder inside its document root"""
 SKIPPED = "skipped"
 """the reason of a pair that was skipped in Label Studio"""
 CORRECT = "Correct this in Label Studio and export again."
@@ -95,10 +93,7 @@ def video_url(form: str) -> Callable[[str], str]:
 def tasks_of(answers: Iterable[Answer], url: Callable[[str], str], task: Task | None = None) -> list[dict[str, Any]]:
     """Return one task for each pair and side, with its answers as annotations.
 
-    Args:
-        answers: In any order.
-        url: Returns the URL of a clip's video.
-        task: Also its pairs that nobody answered are tasks. Its categories come first; those of the answers follow.
+    Pairs of `task` that nobody answered are tasks too. Its categories come first; those of the answers follow.
     """
     answers, task = list(answers), task or Task(())
     names = list(dict.fromkeys([*task.names, *(name for answer in answers for name in answer.differences)]))
@@ -123,7 +118,6 @@ def tasks_of(answers: Iterable[Answer], url: Callable[[str], str], task: Task | 
 
 
 def write_label_studio(path: str | Path, tasks: Sequence[dict[str, Any]]) -> None:
-    """Write tasks as a file that Label Studio imports."""
     write_text(Path(path), json.dumps(tasks, indent=1, allow_nan=False) + "\n")
 
 
@@ -136,22 +130,32 @@ def _annotation(answer: Answer, names: Sequence[str], identity: int) -> dict[str
     values.append(("rejected", "choices", answer.rejected or ""))
     return {
         "id": identity,
-        "result": [_result(*value) for value in values if value[2]],
+        "result": [
+            {
+                "id": name,
+                "from_name": name,
+                "to_name": "video1",
+                "type": "textarea" if kind == "text" else "choices",
+                "value": {kind: [value]},
+            }
+            for name, kind, value in values
+            if value
+        ],
         "lead_time": answer.seconds,
         "was_cancelled": False,
         "ground_truth": answer.kind == "adjudication",
     }
 
 
-def _result(name: str, kind: str, value: str) -> dict[str, Any]:
-    control = {"text": "textarea", "choices": "choices"}[kind]
-    return {"id": name, "from_name": name, "to_name": "video1", "type": control, "value": {kind: [value]}}
+def answers_of(tasks: Sequence[Any], where: str, refused: Callable[[str], None] | None = None) -> list[Answer]:
+    """Return the answers of `placed_answers` without their places."""
+    return [answer for _, answer in placed_answers(tasks, where, refused)]
 
 
-def answers_of(
+def placed_answers(
     tasks: Sequence[Any], where: str, refused: Callable[[str], None] | None = None, first: int = 1
-) -> list[Answer]:
-    """Return the answers in the annotations of tasks.
+) -> Iterator[tuple[str, Answer]]:
+    """Yield the answers in the annotations of tasks, each with its place: `where`, the task and the annotation.
 
     Args:
         tasks: A list as `tasks_of` makes it, or as Label Studio exports it.
@@ -163,13 +167,6 @@ def answers_of(
     Raises:
         StepDiffError: A task of another form, or without `refused` an annotation that is refused.
     """
-    return [answer for _, answer in placed_answers(tasks, where, refused, first)]
-
-
-def placed_answers(
-    tasks: Sequence[Any], where: str, refused: Callable[[str], None] | None = None, first: int = 1
-) -> Iterator[tuple[str, Answer]]:
-    """Yield the answers of `answers_of`, each with its place: `where`, the task and the annotation."""
     for number, keys in enumerate(tasks, first):
         place = f"{where}: task {_identity(keys, number)}"
         try:
@@ -213,8 +210,10 @@ def _answer(
     pair = {"pair": data.pair or f"{reference} {candidate}", "reference": reference, "candidate": candidate}
     form = Form(tuple(map(plain, data.categories)), data.keystep_words)
     rejected = SKIPPED if annotation.get("was_cancelled") else values.get("rejected")
-    scores = {name: _score(score) for name, score in _controls("score", data.categories, values)}
-    texts = dict(_controls("text", data.categories, values))
+    scores = {
+        name: int(score) if score in map(str, SCORES) else score for name, score in _controls("score", data, values)
+    }
+    texts = dict(_controls("text", data, values))
     if record is not None and unchanged:  # imported there
         if unscored := [name for name in texts if name not in scores]:
             raise StepDiffError(f"{unscored[0]} has a text and no score; {_HINT}")
@@ -234,9 +233,9 @@ def _answer(
     return answer
 
 
-def _controls(kind: str, categories: Sequence[str], values: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+def _controls(kind: str, data: _Data, values: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Yield category and value of the controls of a kind that have a value."""
-    for number, name in enumerate(categories, 1):
+    for number, name in enumerate(data.categories, 1):
         if value := values.get(f"{kind}_{number}"):
             yield name, value
 
@@ -247,10 +246,6 @@ def _text(value: _Value) -> str:
     if not given:
         raise StepDiffError("a value has text, choices or rating, and this one has none")
     return "\n".join(given[0]) if isinstance(given[0], list) else str(given[0])
-
-
-def _score(value: str) -> int | str:
-    return int(value) if value in map(str, SCORES) else value
 
 
 def _native(annotation: dict[str, Any]) -> dict[str, Any]:
@@ -275,12 +270,8 @@ def configuration(form: Form) -> str:
         side = _add(videos, "View")
         _add(side, "Header", value=f"Video {number}", size="4")
         _add(side, "Video", name=f"video{number}", value=f"$video{number}")
-    _add(
-        view,
-        "Header",
-        size="4",
-        value=f"What is the common keystep in both clips? (at most {form.keystep_words} words)",
-    )
+    keystep = f"What is the common keystep in both clips? (at most {form.keystep_words} words)"
+    _add(view, "Header", size="4", value=keystep)
     _text_area(view, "keystep")
     for number, category in enumerate(form.categories, 1):
         _add(view, "Header", size="4", value=f"{category.title}: how does Video 2 differ from Video 1?")
