@@ -25,6 +25,7 @@ NOTES = (
     "Distance: mean distance of two different scores of one item. "
     "Alpha: Krippendorff's; 0 = chance, 1 = all agree.",
 )
+PERSON = ("answers", "rejected", "seconds", "distance", "gold_scores", "gold")
 PEOPLE_NOTE = (
     "Distance: of a person's score from the median of the others' scores, mean. Gold: share of scores of gold pairs "
     "within the tolerance of the known score."
@@ -88,14 +89,7 @@ def grids(record: dict[str, Any]) -> "list[Grid]":
     people = [
         (
             person["annotator"],
-            [
-                cell(person["answers"], ","),
-                cell(person["rejected"], ","),
-                cell(person["seconds"], ".0f"),
-                cell(person["distance"], ".2f"),
-                cell(person["gold_scores"] or None, ","),
-                cell(person["gold"], ".0%"),
-            ],
+            [cell(person[key], form) for key, form in zip(PERSON, (",", ",", ".0f", ".2f", ",", ".0%"), strict=True)],
         )
         for person in record["annotators"]
     ]
@@ -112,18 +106,11 @@ def cell(value: int | float | None, form: str) -> "Cell | None":
 
 
 def show(record: dict[str, Any]) -> None:
-    from rich.console import Console
-
-    from heads.reporting.grid import to_text
-    from stepdiff.annotate.people.answers import show_refused
+    from stepdiff.annotate.people.answers import show_refused, show_tables
 
     show_refused(record)
     print(f"{record['file']}: {summary(record)}")
-    console = Console(markup=False)
-    if not console.is_terminal:
-        console = Console(markup=False, width=160)
-    for grid in grids(record):
-        console.print(to_text(grid))
+    show_tables(grids(record))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -64,7 +64,6 @@ def run(options: PairQAOptions) -> dict[str, Any]:
         Ledger,
         PairQAJob,
         compose,
-        described_pairs,
         items,
         read_pairs_file,
     )
@@ -84,8 +83,12 @@ def run(options: PairQAOptions) -> dict[str, Any]:
         for line in hold_out.lines():
             say(line)
     texts = ClipTexts(options.texts or str(chosen(store, "describe", None).folder), options.kind)
-    described = described_pairs(pairs, texts)
-    to_answer = items(described, dict(texts.items()))
+    text_of = dict(texts.items())
+    both = pl.all_horizontal(
+        pl.col("reference", "candidate").is_in(pl.Series(list(text_of), dtype=pl.String).implode())
+    )
+    described = pairs.filter(both | ~pl.col("same_step"))
+    to_answer = items(described, text_of)
     read = to_answer.select(PAIRQA[1].fields).write_ndjson().encode()
     job = PairQAJob(
         LLMOptions.of(options),

@@ -27,15 +27,8 @@ _SAMPLE = {"fontsize": 8, "color": "#555555"}
 
 def scores_figure(record: Statistics) -> bytes | None:
     """Return Fig. S5 as PNG: captions by category, aggregate scores of pairs, scores with a text; None without data."""
-    panels = [
-        draw
-        for draw, data in (
-            (_captions, record.captions),
-            (_aggregates, sum(record.aggregates)),
-            (_written, record.written),
-        )
-        if data
-    ]
+    given = (_captions, record.captions), (_aggregates, sum(record.aggregates)), (_written, record.written)
+    panels = [draw for draw, data in given if data]
     if not panels:
         return None
     pyplot = _pyplot()
@@ -140,14 +133,11 @@ def cloud(weights: Mapping[str, float], ink: str) -> UInt8[np.ndarray, "H W 3"]:
 
     path = findfont(FONT)
     font = get_font(path)
-    known = {
-        word: weight
-        for word, weight in sorted(weights.items())
-        if len(word) <= LONGEST and all(font.get_char_index(ord(letter)) for letter in word)
-    }
+    words = (word for word in sorted(weights) if len(word) <= LONGEST)
+    known = {word: weights[word] for word in words if all(font.get_char_index(ord(letter)) for letter in word)}
     if not known:
         return np.full((*SIZE[::-1], 3), 255, np.uint8)
-    words = WordCloud(
+    drawing = WordCloud(
         font_path=path,
         width=SIZE[0] // SCALE,
         height=SIZE[1] // SCALE,
@@ -162,7 +152,7 @@ def cloud(weights: Mapping[str, float], ink: str) -> UInt8[np.ndarray, "H W 3"]:
         color_func=lambda *_, **__: ink,
         random_state=0,
     )
-    return words.generate_from_frequencies(known).to_array()
+    return drawing.generate_from_frequencies(known).to_array()
 
 
 def _colour(record: Statistics, name: str) -> str:

@@ -170,7 +170,7 @@ def statistics_of(collection: Collection) -> Statistics:
         if with_text or (not by_person and (pair, category) in described)
     )
     pairs = {pair for pair, *_ in (*collection.captions, *collection.scores)}
-    means = aggregates(collection)
+    means = list(aggregates(collection).values())
     weights = terms(collection.captions)
     captions = Counter(category for _, category, _ in collection.captions)
     scores = defaultdict(list)
@@ -186,14 +186,13 @@ def statistics_of(collection: Collection) -> Statistics:
         )
         for name in dict.fromkeys([*captions, *scores])
     }
-    clips = len(collection.clips)
-    what = (
-        f"{len(collection.captions):,} difference captions"
-        if collection.captions
-        else f"{len(collection.scores):,} scores"
-    )
+    bins = [0] * BINS
+    for mean in means:
+        bins[min(int((mean - SCORES[0]) / (SCORES[-1] - SCORES[0]) * BINS), BINS - 1)] += 1
+    what = "difference captions" if collection.captions else "scores"
+    count, clips = len(collection.captions) or len(collection.scores), len(collection.clips)
     return Statistics(
-        sentence=f"{what} across {len(pairs):,} video clip pairs involving {clips:,} unique video clips",
+        sentence=f"{count:,} {what} across {len(pairs):,} video clip pairs involving {clips:,} unique video clips",
         captions=len(collection.captions),
         pairs=len(pairs),
         clips=clips,
@@ -201,8 +200,8 @@ def statistics_of(collection: Collection) -> Statistics:
         scores=len(collection.scores),
         other_step=collection.other_step,
         direction=DIRECTION,
-        aggregate=fmean(means.values()) if means else None,
-        aggregates=_histogram(means.values()),
+        aggregate=fmean(means) if means else None,
+        aggregates=bins,
         written=written.total(),
         categories=categories,
     )
@@ -214,13 +213,6 @@ def aggregates(collection: Collection) -> dict[Pair, float]:
     for pair, category, score, _ in collection.scores:
         scores[pair][category].append(score)
     return {pair: fmean(map(fmean, by_category.values())) for pair, by_category in scores.items()}
-
-
-def _histogram(values: Iterable[float]) -> list[int]:
-    counts = [0] * BINS
-    for value in values:
-        counts[min(int((value - SCORES[0]) / (SCORES[-1] - SCORES[0]) * BINS), BINS - 1)] += 1
-    return counts
 
 
 def words(text: str) -> list[str]:

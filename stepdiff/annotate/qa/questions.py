@@ -19,7 +19,6 @@ from typing import Annotated, Any, NamedTuple
 import polars as pl
 from pydantic import Strict, TypeAdapter
 
-from heads.data.clip_texts import ClipTexts
 from heads.llm.model import LLM, CutOff, LLMOptions
 from stepdiff.annotate.people.files import checked
 from stepdiff.annotate.qa.pair_choice import SCHEMA
@@ -65,16 +64,16 @@ class _Writer:
         by_kind = defaultdict(list)
         for item in items:
             by_kind[item["type"]].append(item)
-        for kind, own in by_kind.items():
+        for kind, of_kind in by_kind.items():
             sampling, prompt = self._sampling, PAIRQA[kind]
             if kind == 3:
                 sampling = replace(sampling, max_tokens=min(sampling.max_tokens, _ONE_WORD))
-            conversations = [prompt.messages(**{name: item[name] for name in prompt.fields}) for item in own]
+            conversations = [prompt.messages(**{name: item[name] for name in prompt.fields}) for item in of_kind]
             for place, text in self._llm.chat(conversations, sampling):
                 answer: Answer = text if isinstance(text, Failure) else {f"type {kind}": text}
                 if isinstance(text, CutOff):
                     answer = {f"type {kind}": text, f"type {kind}{CUT}": "max_tokens"}
-                yield own[place]["key"], answer
+                yield of_kind[place]["key"], answer
 
 
 def item_key(kind: int, reference: str, candidate: str) -> str:
@@ -94,13 +93,6 @@ def read_pairs_file(path: str) -> pl.DataFrame:
             f"{path}: not a file of stepdiff annotate pairs; its columns are {', '.join(frame.columns)}"
         )
     return frame
-
-
-def described_pairs(pairs: pl.DataFrame, texts: ClipTexts) -> pl.DataFrame:
-    """Return the pairs of different steps, and those of one step whose clips both have a description."""
-    keys = pl.Series([key for key, _ in texts.items()], dtype=pl.String).implode()
-    described = pl.col("reference").is_in(keys) & pl.col("candidate").is_in(keys)
-    return pairs.filter(described | ~pl.col("same_step"))
 
 
 def items(pairs: pl.DataFrame, texts: Mapping[str, str]) -> pl.DataFrame:
@@ -135,15 +127,13 @@ _QUESTION = TypeAdapter(Question).validate_python
 
 def read_questions(path: str | Path) -> list[Question]:
     """Read all lines of a PairQA file. StepDiffError: a line has another form, or the file is empty."""
-    found = [_question(row, place) for place, row in read_objects(path)]
-    if not found:
+    questions = []
+    for place, row in read_objects(path):
+        keys = {name: row[name] for name in Question._fields if name in row}
+        questions.append(checked(_QUESTION, keys, f"{place}: not a PairQA row: "))
+    if not questions:
         raise StepDiffError(f"{path}: no questions in it; run stepdiff annotate pairqa")
-    return found
-
-
-def _question(row: dict[str, Any], place: str) -> Question:
-    keys = {name: row[name] for name in Question._fields if name in row}
-    return checked(_QUESTION, keys, f"{place}: not a PairQA row: ")
+    return questions
 
 
 SIMILAR = SIMILAR_QUESTION.format(category=MAIN_ACTION)  # the question of type 3: (S1)'s third prompt
@@ -163,23 +153,13 @@ _JUST_NAMED = re.compile(
 )
 
 
-def rule_checked(kind: int, pair: QA) -> QA | Dropped:
-    """Return the pair as it trains, or why it is dropped. kind: 1 or 2."""
-    reason = _fault(kind, pair)
-    if reason is not None:
-        return Dropped(reason, f"{pair.question} | {pair.answer}")
-    one = names_one(pair.answer)
-    if one is not None and _JUST_NAMED.fullmatch(pair.answer):
-        return QA(pair.question, VIDEOS[one - 1])
-    return pair
-
-
-def _fault(kind: int, pair: QA) -> str | None:
+def fault(kind: int, pair: QA) -> str | None:
+    """Return why a question and its answer do not train; None if they do. kind: 1 or 2."""
     if any(_DESCRIPTIONS.search(part) for part in pair):
         return DESCRIPTIONS
     if any(_THIRD.search(part) for part in pair):
         return THIRD
-    if _words(pair.question) == _words(pair.answer):
+    if re.findall(r"\w+", pair.question.lower()) == re.findall(r"\w+", pair.answer.lower()):
         return REPEATS
     if any(unsure(part) for part in pair):
         return UNSURE
@@ -193,13 +173,12 @@ def _fault(kind: int, pair: QA) -> str | None:
     return None
 
 
-def turned_pair(pair: QA) -> QA:
-    """Return question and answer for the same two clips in the other order."""
-    return QA(turned(pair.question), turned(pair.answer))
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.lower())
+def rule_checked(kind: int, pair: QA) -> QA | Dropped:
+    """Return the pair as it trains, a bare name of a video in one form, or why it is dropped. kind: 1 or 2."""
+    if (reason := fault(kind, pair)) is not None:
+        return Dropped(reason, f"{pair.question} | {pair.answer}")
+    one = names_one(pair.answer)
+    return QA(pair.question, VIDEOS[one - 1]) if one is not None and _JUST_NAMED.fullmatch(pair.answer) else pair
 
 
 def first_of_alike(questions: Sequence[Sequence[str]], embed: Embed, threshold: float) -> list[list[bool]]:
@@ -211,16 +190,16 @@ def first_of_alike(questions: Sequence[Sequence[str]], embed: Embed, threshold: 
     if not places:
         return [[] for _ in questions]
     vectors = embed(list(places))
-    stays = []
+    flags = []
     for pair in questions:
-        own = vectors[[places[text] for text in pair]]
-        alike = own @ own.T >= threshold
-        kept: list[int] = []
+        of_pair = vectors[[places[text] for text in pair]]
+        alike = of_pair @ of_pair.T >= threshold
+        first: list[int] = []
         for number in range(len(pair)):
-            if not alike[number, kept].any():
-                kept.append(number)
-        stays.append([number in kept for number in range(len(pair))])
-    return stays
+            if not alike[number, first].any():
+                first.append(number)
+        flags.append([number in first for number in range(len(pair))])
+    return flags
 
 
 ALIKE = "asks what another question of the pair asks"
@@ -277,47 +256,43 @@ def compose(
     """Yield the rows of the training file, pair by pair in both orders; `ledger` counts what is kept and dropped.
 
     pairs: rows of stepdiff annotate pairs; written: item_key -> text; cut: keys of the texts that the limit of tokens
-    ended;
-    threshold: cosine from which on two questions of a pair count as one.
+    ended; threshold: cosine from which on two questions of a pair count as one.
     """
     rest = iter(pairs)
-    while some := list(islice(rest, PAIRS_AT_ONCE)):
-        found = [_questions(pair, written, cut, ledger) for pair in some]
-        stays = first_of_alike([[qa.question for kind, qa in own if kind != 3] for own in found], embed, threshold)
-        for pair, own, flags in zip(some, found, stays, strict=True):
-            kept: _Questions = []
-            compared = iter(flags)
-            for kind, qa in own:
-                if kind == 3 or next(compared):
-                    kept.append((kind, qa))
+    while batch := list(islice(rest, PAIRS_AT_ONCE)):
+        asked = [_questions(pair, written, cut, ledger) for pair in batch]
+        compared = [[qa.question for kind, qa in of_pair if kind != 3] for of_pair in asked]
+        for pair, of_pair, flags in zip(batch, asked, first_of_alike(compared, embed, threshold), strict=True):
+            stays = iter(flags)
+            unlike: list[tuple[int, QA]] = []
+            for kind, qa in of_pair:
+                if kind == 3 or next(stays):
+                    unlike.append((kind, qa))
                 else:
                     ledger.drop(kind, Dropped(ALIKE, qa.question))
-            ledger.kept.update(kind for kind, _ in kept)
-            yield from _both_orders(pair, kept)
+            ledger.kept.update(kind for kind, _ in unlike)
+            one, two = pair["reference"], pair["candidate"]
+            for reference, candidate, turn in ((one, two, False), (two, one, True)):
+                for kind, qa in unlike:
+                    yield {
+                        "reference": reference,
+                        "candidate": candidate,
+                        "type": kind,
+                        "question": turned(qa.question) if turn else qa.question,
+                        "answer": turned(qa.answer) if turn else qa.answer,
+                        "pair": pair["pair"],
+                        "same_step": pair["same_step"],
+                        "turned": turn,
+                    }
 
 
-def _both_orders(pair: Mapping[str, Any], kept: _Questions) -> Iterator[dict[str, Any]]:
-    one, two = pair["reference"], pair["candidate"]
-    for reference, candidate, turn in ((one, two, False), (two, one, True)):
-        for kind, qa in kept:
-            shown = turned_pair(qa) if turn else qa
-            yield {
-                "reference": reference,
-                "candidate": candidate,
-                "type": kind,
-                "question": shown.question,
-                "answer": shown.answer,
-                "pair": pair["pair"],
-                "same_step": pair["same_step"],
-                "turned": turn,
-            }
-
-
-def _questions(pair: Mapping[str, Any], written: Mapping[str, str], cut: Collection[str], ledger: Ledger) -> _Questions:
-    """Return the questions in the texts of a pair that pass the rules."""
+def _questions(
+    pair: Mapping[str, Any], written: Mapping[str, str], cut: Collection[str], ledger: Ledger
+) -> list[tuple[int, QA]]:
+    """Return type and question of the texts of a pair that pass the rules; count the others."""
     if not pair["same_step"]:
         return [(3, QA(SIMILAR, NO))]
-    questions: _Questions = []
+    questions: list[tuple[int, QA]] = []
     for kind in KINDS:
         key = item_key(kind, pair["reference"], pair["candidate"])
         text = written.get(key)
@@ -325,17 +300,15 @@ def _questions(pair: Mapping[str, Any], written: Mapping[str, str], cut: Collect
             ledger.drop(kind, Dropped(UNANSWERED, ""))
             continue
         ledger.written[kind] += 1
-        for found in _found(kind, text, key in cut):
-            if isinstance(found, Dropped):
-                ledger.drop(kind, found)
+        if kind == 3:
+            answer = read_yes_no(text)
+            read: list[QA | Dropped] = [answer if isinstance(answer, Dropped) else QA(SIMILAR, answer)]
+        else:
+            reading = read_pairs(text, key in cut)
+            read = [*(rule_checked(kind, qa) for qa in reading.pairs), *reading.dropped]
+        for one in read:
+            if isinstance(one, Dropped):
+                ledger.drop(kind, one)
             else:
-                questions.append((kind, found))
+                questions.append((kind, one))
     return questions
-
-
-def _found(kind: int, text: str, cut: bool) -> list[QA | Dropped]:
-    if kind == 3:
-        answer = read_yes_no(text)
-        return [answer if isinstance(answer, Dropped) else QA(SIMILAR, answer)]
-    reading = read_pairs(text, cut)
-    return [*(rule_checked(kind, pair) for pair in reading.pairs), *reading.dropped]
