@@ -62,14 +62,12 @@ def run(options: AgreementOptions) -> dict[str, Any]:
 
 
 def summary(record: dict[str, Any]) -> str:
-    """Return the counts in a sentence."""
     counts = "{answers:,} answers of {people:,} people about {pairs:,} pairs, {rejected:,} of them rejections"
     replaced = "; {replaced:,} earlier answers do not count." if record["replaced"] else "."
     return (counts + replaced).format(**record)
 
 
 def grids(record: dict[str, Any]) -> "list[Grid]":
-    """Return the tables of categories and of people."""
     from heads.reporting.grid import Block, Grid
 
     names = ("nominal", "ordinal", "interval")

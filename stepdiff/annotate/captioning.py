@@ -60,7 +60,6 @@ def batches(items: Iterable[T], size: int) -> Iterator[Sequence[T]]:
 
 
 def with_videos(items: pl.DataFrame, folder: str) -> pl.DataFrame:
-    """Return the items with absolute paths in the column `video`."""
     root = Path(folder).expanduser().absolute()
     return items.with_columns(pl.col("video").map_elements(lambda video: str(root / video), pl.String))
 

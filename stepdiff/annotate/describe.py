@@ -36,8 +36,8 @@ class DescribeJob:
     reads: dict[str, Any]  # stage -> version of the texts that are combined
 
     def provenance(self) -> dict[str, Any]:
-        own = {"prompt": self.prompt.sha256, "narration_words": self.words, "reads": self.reads}
-        return {**self.llm.provenance(), **own}
+        inputs = {"prompt": self.prompt.sha256, "narration_words": self.words, "reads": self.reads}
+        return {**self.llm.provenance(), **inputs}
 
     def load(self, device: str, threads: int) -> "Describer":
         return Describer(self.llm.load(device), self.llm.sampling, self.prompt, self.words)

@@ -136,7 +136,6 @@ def _of_mistakes(options: ExportOptions) -> dict[str, Any]:
 
 
 def _steps(options: ExportOptions, task: "Task | None") -> dict[str, str]:
-    """Return the step of each clip that has one."""
     if options.store is not None:
         from heads.data.hold_out import known_clips
         from store import Store

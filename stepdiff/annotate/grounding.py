@@ -53,14 +53,12 @@ class RowSet:
 
     @classmethod
     def of(cls, blocks: Iterable[Int64[np.ndarray, " _"]]) -> "RowSet":
-        """Return the set of the rows of all blocks."""
         return cls(np.packbits(marked(blocks)).tobytes())
 
     def __len__(self) -> int:
         return int(np.bitwise_count(np.frombuffer(self.bits, np.uint8)).sum())
 
     def blocks(self, size: int) -> Iterator[Int64[np.ndarray, " _"]]:
-        """Yield the rows in ascending order, `size` at a time."""
         rows = np.empty(0, np.int64)
         for first in range(0, len(self.bits), _BYTES):
             bits = np.unpackbits(np.frombuffer(self.bits[first : first + _BYTES], np.uint8))

@@ -159,7 +159,6 @@ def _source(options: ManifestOptions) -> str:
 
 
 def _pattern(options: ManifestOptions, source: str) -> str:
-    """Return the path of a video's file from the manifest's folder."""
     if options.videos is not None:
         return options.videos
     if options.data is not None:
@@ -196,7 +195,6 @@ def _blocks(
 
 
 def _of_test_sets(options: ManifestOptions) -> Iterator["pl.DataFrame"]:
-    """Yield the clips that the test sets name, as one block."""
     import polars as pl
 
     from heads.data.hold_out import read_test_clips
@@ -238,7 +236,6 @@ def _texts_of(options: ManifestOptions) -> dict[str, Any]:
 
 
 def _record(options: ManifestOptions, selection: "Selection", faults: Counter[str]) -> dict[str, Any]:
-    """Return the record of what the manifest has and what was left out."""
     record = {
         "manifest": options.out,
         "clips": selection.clips,

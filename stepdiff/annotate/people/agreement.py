@@ -27,8 +27,6 @@ COUPLES = 50_000_000
 
 @dataclass(frozen=True)
 class Ratings:
-    """R ratings: who gave which item which score."""
-
     item: Int64[np.ndarray, " R"]
     person: Int64[np.ndarray, " R"]
     score: Int64[np.ndarray, " R"]
@@ -67,8 +65,6 @@ class Figures:
 
 @dataclass(frozen=True)
 class Person:
-    """One annotator."""
-
     annotator: str
     answers: int
     """pairs of work, also rejected ones"""
@@ -179,7 +175,6 @@ def _people(answers: Sequence[Answer], ratings: Ratings, names: Sequence[str], t
 
 
 def figures(ratings: Ratings) -> Figures:
-    """Return all figures of agreement."""
     counts = _counts(ratings)
     counts = counts[counts.sum(1) > 1]
     one, two = couples(ratings)
@@ -201,7 +196,6 @@ def figures(ratings: Ratings) -> Figures:
 
 
 def _counts(ratings: Ratings) -> Int64[np.ndarray, "U L"]:
-    """Return how often each item has each score."""
     _, item = np.unique(ratings.item, return_inverse=True)
     items = int(item.max(initial=-1)) + 1
     cells = np.bincount(item * ratings.levels + ratings.score, minlength=items * ratings.levels)

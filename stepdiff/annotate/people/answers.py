@@ -48,15 +48,10 @@ def latest(answers: Iterable[Answer]) -> list[Answer]:
 
 
 def read_collected(path: str | Path, refused: Callable[[str], None] | None = None) -> list[Answer]:
-    """Return all answers of a file.
+    """Return all answers of a file. StepDiffError: a file of no known form, a fault in it, or no answers.
 
-    Args:
-        path: A file in one of the known forms.
-        refused: Receives one line for each annotation of a Label Studio export that breaks a rule of the form, which
-            Label Studio does not check; the others are returned. None: the first one raises.
-
-    Raises:
-        StepDiffError: A file of no known form, a fault in it, or no answers.
+    refused: receives one line for each annotation of a Label Studio export that breaks a rule of the form, which Label
+    Studio does not check; the others are returned. None: the first one raises.
     """
     lines: list[str] = []
     answers = _read(path, None if refused is None else lines.append)
@@ -112,7 +107,6 @@ def _read(path: str | Path, refused: Callable[[str], None] | None) -> list[Answe
 
 @contextmanager
 def _at(place: str) -> Iterator[None]:
-    """Begin the line of a StepDiffError with a place."""
     try:
         yield
     except StepDiffError as error:
@@ -123,11 +117,7 @@ def _at(place: str) -> Iterator[None]:
 
 
 def read_answers(path: str | Path) -> Iterator[Answer]:
-    """Yield the answers of a file of JSON lines, one line in memory at a time.
-
-    Raises:
-        StepDiffError: One line with the file, the line and what it should be.
-    """
+    """Yield the answers of a file of JSON lines, one line in memory at a time."""
     for number, line in read_lines(path):
         with _at(f"{path}:{number}"):
             answer = answer_of(parse_object(line))
@@ -157,11 +147,7 @@ def write_table(path: str | Path, answers: Iterable[Answer]) -> None:
 
 
 def read_table(path: str | Path) -> list[Answer]:
-    """Return the answers of a CSV, in the order of their first rows; rows may be in any order.
-
-    Raises:
-        StepDiffError: A missing column, or a row that is no part of an answer; the line names the row.
-    """
+    """Return the answers of a CSV, in the order of their first rows; rows may be in any order."""
     reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
     try:
         rows = list(reader)

@@ -88,14 +88,9 @@ def diffrank_rows(
 ) -> list[DiffRank]:
     """Return rows of DiffRank, those of one reference next to each other.
 
-    A reference has the same targets in every category in which all of them have a score. A category in which all
-    targets have the same score is left out, because it ranks nothing.
-
-    Args:
-        decided: Of `decide`.
-        steps: Clip -> its step. Without it, rows have only annotated targets, from 2 to `targets`.
-        targets: Clips of a row, at most.
-        seed: Decides which targets are taken, and their order.
+    A reference has the same targets, `targets` at most, in every category in which all of them have a score. A category
+    in which all targets have the same score is left out, because it ranks nothing. `steps` (clip -> its step) allows
+    targets of another step; `seed` decides which targets are taken, and their order.
     """
     near: dict[str, dict[str, Mapping[str, int]]] = defaultdict(dict)
     for pair in decided:

@@ -148,7 +148,6 @@ def _annotation(answer: Answer, names: Sequence[str], identity: int) -> dict[str
 
 
 def answers_of(tasks: Sequence[Any], where: str, refused: Callable[[str], None] | None = None) -> list[Answer]:
-    """Return the answers of `placed_answers` without their places."""
     return [answer for _, answer in placed_answers(tasks, where, refused)]
 
 
@@ -234,14 +233,12 @@ def _answer(
 
 
 def _controls(kind: str, data: _Data, values: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Yield category and value of the controls of a kind that have a value."""
     for number, name in enumerate(data.categories, 1):
         if value := values.get(f"{kind}_{number}"):
             yield name, value
 
 
 def _text(value: _Value) -> str:
-    """Return the text, choice or rating of a result."""
     given = [part for part in (value.rating, value.text, value.choices) if part is not None]
     if not given:
         raise StepDiffError("a value has text, choices or rating, and this one has none")
@@ -260,7 +257,6 @@ def _native(annotation: dict[str, Any]) -> dict[str, Any]:
 
 
 def configuration(form: Form) -> str:
-    """Return the labelling configuration of a project, as XML."""
     view = ElementTree.Element("View")
     _add(view, "Header", value=form.instructions)
     # With 1fr alone the second video leaves the window, because a player does not become narrower than its buttons.

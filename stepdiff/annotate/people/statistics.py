@@ -48,8 +48,6 @@ Pair = tuple[str, str]
 
 @dataclass
 class Collection:
-    """Captions and scores, from any source."""
-
     captions: list[tuple[Pair, str, str]] = field(default_factory=list)
     """(pair, category, text)"""
     scores: list[tuple[Pair, str, int, bool]] = field(default_factory=list)
@@ -60,7 +58,6 @@ class Collection:
     """targets of DiffRank of another step"""
 
     def add_answers(self, answers: Iterable[Answer]) -> None:
-        """Add what counts of collected answers."""
         for answer in latest(answers):
             if answer.kind != "work" or answer.rejected is not None:
                 continue
@@ -73,7 +70,6 @@ class Collection:
                     self.captions.append((pair, category, difference.text))
 
     def add_diffcap(self, rows: Iterable[DiffCap]) -> None:
-        """Add the texts of DiffCap."""
         for row in rows:
             pair = self._pair(row.reference, row.candidate)
             self.captions += [(pair, row.category, text) for text in row.text if text.strip()]
@@ -94,8 +90,6 @@ class Collection:
 
 @dataclass(frozen=True)
 class Term:
-    """A term of a category."""
-
     term: str
     weight: float
     """mean TF-IDF over the captions of the category"""
@@ -105,8 +99,6 @@ class Term:
 
 @dataclass(frozen=True)
 class OfCategory:
-    """The figures of one category."""
-
     captions: int
     share: float | None
     """of all captions"""
@@ -139,14 +131,9 @@ class Statistics:
 
 
 def read_files(paths: Sequence[str | Path], refused: Callable[[str], None] | None = None) -> Collection:
-    """Read collected answers and test sets of DiffCap and DiffRank, each recognised by its content.
+    """Read collected answers and test sets of DiffCap and DiffRank, each recognised by its content, as one collection.
 
-    Args:
-        paths: Counted together.
-        refused: As for `read_collected`.
-
-    Raises:
-        StepDiffError: A file of another form, or a fault in it.
+    refused: as for `read_collected`. StepDiffError: a file of another form, or a fault in it.
     """
     collection = Collection()
     for path in paths:
@@ -161,7 +148,6 @@ def read_files(paths: Sequence[str | Path], refused: Callable[[str], None] | Non
 
 
 def statistics_of(collection: Collection) -> Statistics:
-    """Return all figures of a collection."""
     described = {(pair, category) for pair, category, _ in collection.captions}
     by_person = bool(collection.people)
     written = Counter(

@@ -24,7 +24,6 @@ from pydantic import BaseModel
 from featurize.video.decode import Clip, read_clips
 from featurize.video.picture import Crop
 from heads.data.catalog_rows import knows_splits
-from heads.data.clip_texts import ClipTexts
 from heads.data.hold_out import REASONS, HoldOut
 from stepdiff.annotate.people.files import checked, read_text
 from stepdiff.annotate.qa.questions import Question
@@ -42,7 +41,6 @@ _QUANTILES = {"least": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "most": 1.
 
 
 def figures(rows: Sequence[Question]) -> dict[str, Any]:
-    """Return counts, balance of answers, lengths in words, and the most frequent n-grams."""
     pairs = Counter((row.reference, row.candidate) for row in rows)
     return {
         "questions": len(rows),
@@ -76,14 +74,11 @@ def _lengths(words: Sequence[int]) -> dict[str, Any]:
     """Return quantiles, and the number of texts of each length; all are 0 without texts."""
     words = words or [0]
     quantiles: dict[str, Any] = {name: int(np.quantile(words, q)) for name, q in _QUANTILES.items()}
-    return quantiles | {
-        "mean": round(float(np.mean(words)), 2),
-        "counts": {str(n): c for n, c in sorted(Counter(words).items())},
-    }
+    counts = {str(n): count for n, count in sorted(Counter(words).items())}
+    return quantiles | {"mean": round(float(np.mean(words)), 2), "counts": counts}
 
 
 def _n_grams(texts: Sequence[str], n: int) -> list[tuple[str, int]]:
-    """Return the most frequent runs of n words, each counted once a text."""
     counts = Counter[str]()
     for text, times in Counter(texts).items():
         for gram in set(_runs(text, n)):
@@ -92,7 +87,6 @@ def _n_grams(texts: Sequence[str], n: int) -> list[tuple[str, int]]:
 
 
 def _runs(text: str, n: int) -> list[str]:
-    """Return all runs of n words of a text, in order."""
     words = re.findall(r"[\w/'-]+", text.lower())
     return [" ".join(words[i : i + n]) for i in range(len(words) - n + 1)]
 
@@ -139,8 +133,6 @@ _QUALITY = 78  # of JPEG
 
 @dataclass(frozen=True)
 class Sample:
-    """A pair on the page."""
-
     reference: str
     candidate: str
     questions: Sequence[Question]
@@ -181,45 +173,45 @@ def contact_sheets(clips: pl.DataFrame, videos: Path) -> dict[str, bytes | str]:
     for (video,), rows in clips.group_by("video", maintain_order=True):
         keys = rows["key"].to_list()
         times = list(zip(rows["start"], rows["end"], strict=True))
-        for found in read_clips(videos / str(video), times, FRAMES, Crop(SIDE, SIDE), sampling="segment-centres"):
-            sheets[keys[found.index]] = _jpeg(found) if isinstance(found, Clip) else found.reason
+        for clip in read_clips(videos / str(video), times, FRAMES, Crop(SIDE, SIDE), sampling="segment-centres"):
+            if isinstance(clip, Clip):
+                file = io.BytesIO()
+                strip = np.concatenate(list(clip.frames), axis=1)
+                Image.fromarray(strip).save(file, "JPEG", quality=_QUALITY, optimize=True)
+            sheets[keys[clip.index]] = file.getvalue() if isinstance(clip, Clip) else clip.reason
     return sheets
-
-
-def _jpeg(clip: Clip) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(np.concatenate(list(clip.frames), axis=1)).save(file, "JPEG", quality=_QUALITY, optimize=True)
-    return file.getvalue()
 
 
 Drawn = dict[tuple[str, str], list[Question]]
 
 
-def draw(rows: Sequence[Question], count: int, seed: int) -> Drawn:
-    """Return the questions of `count` pairs, each in one of its two orders."""
+def samples(
+    rows: Sequence[Question],
+    count: int,
+    seed: int,
+    clips: pl.DataFrame | None,
+    videos: str | None,
+    texts: Mapping[str, str],
+) -> list[Sample]:
+    """Return `count` pairs, each in one of its two orders, with contact sheets and descriptions.
+
+    clips: key, video, start and end of the clips of a store; videos: their folder; without either, no pictures.
+    """
     pairs: dict[frozenset[str], Drawn] = {}
     for row in rows:
         of_pair = pairs.setdefault(frozenset((row.reference, row.candidate)), {})
         of_pair.setdefault((row.reference, row.candidate), []).append(row)
     rng = generator(seed, "audited pairs")
     chosen = [list(pairs.values())[place] for place in sorted(rng.permutation(len(pairs))[:count])]
-    return dict(list(orders.items())[rng.integers(len(orders))] for orders in chosen)
-
-
-def samples(drawn: Drawn, clips: pl.DataFrame | None, videos: str | None, texts: ClipTexts | None) -> list[Sample]:
-    """Return the drawn pairs with contact sheets and descriptions.
-
-    clips: key, video, start and end of the clips of a store; videos: their folder; without either, no pictures.
-    """
+    drawn = dict(list(orders.items())[rng.integers(len(orders))] for orders in chosen)
     sheets: dict[str, bytes | str] = {}
     if clips is not None and videos is not None:
         names = {clip for pair in drawn for clip in pair}
         complete = pl.all_horizontal(pl.col("video", "start", "end").is_not_null())
         sheets = contact_sheets(clips.filter(pl.col("key").is_in(names), complete), Path(videos))
-    said = {} if texts is None else dict(texts.items())
     missing = "no picture: give --store and --videos" if not sheets else "the store does not know this clip"
     return [
-        Sample(a, b, questions, (sheets.get(a, missing), sheets.get(b, missing)), (said.get(a, ""), said.get(b, "")))
+        Sample(a, b, questions, (sheets.get(a, missing), sheets.get(b, missing)), (texts.get(a, ""), texts.get(b, "")))
         for (a, b), questions in drawn.items()
     ]
 

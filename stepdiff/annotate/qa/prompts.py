@@ -48,7 +48,6 @@ class Prompt:
 
     @property
     def sha256(self) -> str:
-        """Hex digest of both templates."""
         return hashlib.sha256(json.dumps([self.system, self.user]).encode()).hexdigest()
 
     def messages(self, **values: str) -> list[Message]:

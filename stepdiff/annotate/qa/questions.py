@@ -77,7 +77,6 @@ class _Writer:
 
 
 def item_key(kind: int, reference: str, candidate: str) -> str:
-    """Return the unique name of an item."""
     return f"{kind} {reference} {candidate}"
 
 
@@ -113,8 +112,6 @@ def items(pairs: pl.DataFrame, texts: Mapping[str, str]) -> pl.DataFrame:
 
 
 class Question(NamedTuple):
-    """One line of a PairQA file."""
-
     reference: str
     candidate: str
     question: str
@@ -224,11 +221,9 @@ class Ledger:
 
     @property
     def rows(self) -> int:
-        """Rows of the training file."""
         return 2 * self.kept.total()
 
     def record(self) -> dict[str, Any]:
-        """Return the counts as JSON objects."""
         by_type = {}
         for kind in KINDS:
             dropped = dict(self.dropped[kind].most_common())
@@ -237,7 +232,6 @@ class Ledger:
 
 
 def kept_words(kind: str, counts: Mapping[str, Any]) -> str:
-    """Return the counts of a type for people."""
     words = f"{counts['kept']:,} questions kept, {counts['written']:,} texts written"
     return f"{words} (of pairs of different steps none: their answer is NO)" if kind == "3" else words
 

@@ -60,7 +60,6 @@ class Mention(NamedTuple):
 
 
 def mentions(text: str) -> list[Mention]:
-    """Return the words that name a video, in order."""
     found = [*_numbered(text), *_words(_SHORT, text, "after"), *_words(_ORDERED, text, "order", "named")]
     alone = _words(_ALONE, text, "order")
     if found or {mention.video for mention in alone} == {1, 2}:
@@ -69,7 +68,6 @@ def mentions(text: str) -> list[Mention]:
 
 
 def named(text: str) -> set[int]:
-    """Return which of the videos 1 and 2 the text names."""
     return {mention.video for mention in mentions(text)}
 
 
@@ -119,7 +117,6 @@ def _numbered(text: str) -> list[Mention]:
 
 
 def _like(written: str, word: str) -> str:
-    """Return `word` in the case of `written`."""
     if written.isupper() and not written.isdigit():
         return word.upper()
     return word.capitalize() if written[0].isupper() else word
@@ -144,16 +141,12 @@ class QA(NamedTuple):
 
 
 class Dropped(NamedTuple):
-    """A text that was not kept, and why."""
-
     reason: str
     text: str
 
 
 @dataclass
 class Reading:
-    """The content of a text."""
-
     pairs: list[QA] = field(default_factory=list)
     dropped: list[Dropped] = field(default_factory=list)
 
@@ -253,7 +246,6 @@ def read_yes_no(text: str) -> str | Dropped:
 
 
 def _add(reading: Reading, pair: QA) -> None:
-    """Keep the pair, or drop it with a reason."""
     question, answer = pair
     whole = f"{question} | {answer}"
     if not question or not answer:

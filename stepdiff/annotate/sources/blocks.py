@@ -103,7 +103,6 @@ class Selection:
         return on_disk
 
     def _ends(self, places: Mapping[str, str]) -> dict[str, float]:
-        """Return video -> its length in seconds, of those that open."""
         from featurize.manifest import length
         from featurize.video.media_file import why
 
@@ -153,11 +152,7 @@ def benchmark_clips(name: str, data: Path, selection: Selection) -> Iterator[pl.
 
 
 def write_blocks(blocks: Iterator[pl.DataFrame], selection: Selection, out: Path) -> None:
-    """Write the manifest of the clips that `selection` has of the blocks.
-
-    Raises:
-        StepDiffError: the manifest would have no clip, or the source cannot be read.
-    """
+    """Write the manifest of the clips that `selection` has of the blocks. StepDiffError: it would have no clip."""
     selected = (found for block in blocks if block.height and (found := selection.of(block)).height)
     if (first := next(selected, None)) is None:
         raise StepDiffError(_nothing(selection))
@@ -165,7 +160,6 @@ def write_blocks(blocks: Iterator[pl.DataFrame], selection: Selection, out: Path
 
 
 def write_frames(frames: Iterator[pl.DataFrame], schema: Mapping[str, Any], out: Path) -> None:
-    """Write frames as they come to a .csv, .parquet or .jsonl file."""
     from polars.io.plugins import register_io_source
 
     failure: list[Exception] = []
@@ -187,7 +181,6 @@ def write_frames(frames: Iterator[pl.DataFrame], schema: Mapping[str, Any], out:
 
 
 def _nothing(selection: Selection) -> str:
-    """Return why the manifest would have no clip."""
     if unusable := [*selection.missing, *selection.unreadable]:
         count, of = len(unusable), f" of {selection.title}" if selection.title else ""
         instead = "" if selection.probe else ", or do not look for them, with --no-on-disk"

@@ -34,16 +34,12 @@ T = TypeVar("T")
 
 
 class Step(NamedTuple):
-    """A step of a recipe."""
-
     activity: str
     headline: str
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A clip and the step that it shows."""
-
     clip: str
     video: str
     start: float  # seconds
@@ -133,38 +129,28 @@ def read_htstep(
     narration: str | None,
     left_out: Counter[str],
     faults: Counter[str],
-) -> Iterator["pl.DataFrame"]:
+) -> Iterator[pl.DataFrame]:
     """Yield the segments as one block of clips, with narration; count unusable segments and faults of the narration."""
-    import polars as pl
-
     of_videos = None if splits is None else read_splits(splits)
     segments, unusable = read_annotations(annotations, read_taxonomy(taxonomy), of_videos)
     left_out.update(unusable)
     if not segments:
         raise StepDiffError(f"{annotations}: no segment in it can be used ({dict(unusable) or 'it has none'})")
-    speech = {} if narration is None else _speech(narration, segments, faults)
-    rows = [
-        (one.clip, one.video, one.start, one.end, one.step.headline, one.step_id, one.step.activity, one.split)
-        for one in segments
-    ]
-    names = ["clip", "video", "start", "end", "step", "step_id", "activity", "split"]
-    said = pl.Series("narration", [speech.get(one.clip, "") for one in segments], dtype=pl.String)
-    yield pl.DataFrame(rows, names, orient="row").with_columns(said)
-
-
-def _speech(path: str, segments: Sequence[Segment], faults: Counter[str]) -> dict[str, str]:
     by_video: dict[str, list[Segment]] = {}
     for segment in segments:
         by_video.setdefault(segment.video, []).append(segment)
-    return {
-        segment.clip: heard(pieces, segment.start, segment.end)
-        for video, pieces in read_narration(path, by_video, faults)
-        for segment in by_video[video]
-    }
+    spoken = () if narration is None else read_narration(narration, by_video, faults)
+    speech = {one.clip: heard(pieces, one.start, one.end) for video, pieces in spoken for one in by_video[video]}
+    rows = [
+        _row(one.clip, one.video, one.start, one.end)
+        | {"step": one.step.headline, "step_id": one.step_id, "activity": one.step.activity, "split": one.split}
+        | {"narration": speech.get(one.clip, "")}
+        for one in segments
+    ]
+    yield _frame(rows)
 
 
 def _segment(video: str, written: Any, step_id: int, taxonomy: dict[int, Step], split: str) -> Segment | str:
-    """Return the segment, or why it cannot be used."""
     try:
         start, end = map(float, written)
     except (TypeError, ValueError):
@@ -186,7 +172,6 @@ def _read(path: str | Path, validate: Callable[[Any], T]) -> T:
     return checked(validate, keys, f"{path}: ")
 
 
-SPLITS = ("train", "val", "test")
 EGOEXO = "docs.ego-exo4d-data.org"
 ASSEMBLY = "github.com/assembly-101/assembly101-annotations"
 RATE = 30
@@ -202,8 +187,8 @@ def _captaincook(folder: Path, seconds: float | None, left_out: Counter[str]) ->
         recorded = read_recorded(folder, part)
         left_out.update(recorded.left_out)
         rows = [
-            _row(step.clip, f"{step.recording}_360p.mp4", step.start, step.end, part)
-            | {"step": step.instruction, "step_id": step.step_id, "activity": step.recipe}
+            _row(step.clip, f"{step.recording}_360p.mp4", step.start, step.end)
+            | {"split": part, "step": step.instruction, "step_id": step.step_id, "activity": step.recipe}
             | {"mistakes": " ".join(mistake.description.strip() for mistake in step.mistakes)}
             for step in recorded.steps
         ]
@@ -246,7 +231,6 @@ def _view(take: dict[str, Any], view: str) -> str | None:
 def _commentary(
     annotations: Sequence[dict[str, Any]], video: str, part: str, before: float, left_out: Counter[str]
 ) -> Rows:
-    """Return the clips of what experts say about a take."""
     said: dict[tuple[float, float], list[str]] = {}
     activity = ""
     for annotation in annotations:
@@ -259,11 +243,10 @@ def _commentary(
                 left_out["comments before the video"] += 1
             else:
                 said.setdefault((round(max(end - before, 0.0), 3), end), []).append(" ".join(text.split()))
+    name = video.removeprefix("takes/").replace("/frame_aligned_videos", "")
     return [
-        _row(
-            _id(video.removeprefix("takes/").replace("/frame_aligned_videos", ""), start, end), video, start, end, part
-        )
-        | {"activity": activity, "narration": " ".join(said[start, end])}
+        _row(_id(name, start, end), video, start, end)
+        | {"split": part, "activity": activity, "narration": " ".join(said[start, end])}
         for start, end in sorted(said)
     ]
 
@@ -319,15 +302,14 @@ def _lines(path: Path) -> list[str]:
 
 
 def _actions(actions: dict[tuple[str, int, int], tuple[str, str]], part: str, left_out: Counter[str]) -> pl.DataFrame:
-    """Return the clips of actions by video, first and last frame."""
     rows: Rows = []
     for (name, first, last), (action, toy) in sorted(actions.items()):
         if not 0 <= first < last:
             left_out["actions that do not end after their start"] += 1
             continue
         start, end = round(first / RATE, 3), round(last / RATE, 3)
-        video = f"recordings/{name}"
-        rows.append(_row(_id(name, start, end), video, start, end, part) | {"step": action, "activity": toy})
+        about = {"split": part, "step": action, "activity": toy}
+        rows.append(_row(_id(name, start, end), f"recordings/{name}", start, end) | about)
     return _frame(rows)
 
 
@@ -335,8 +317,8 @@ def _id(video: str, start: float, end: float) -> str:
     return f"{video.rpartition('.')[0]}_{start!r}_{end!r}"
 
 
-def _row(clip: str, video: str, start: float, end: float, split: str) -> dict[str, Any]:
-    return {"clip": clip, "video": video, "start": start, "end": end, "split": split}
+def _row(clip: str, video: str, start: float, end: float) -> dict[str, Any]:
+    return {"clip": clip, "video": video, "start": start, "end": end}
 
 
 def _frame(rows: Rows) -> pl.DataFrame:

@@ -127,7 +127,6 @@ def read_narration(
 
 
 def heard(pieces: Iterable[Piece], start: float, end: float) -> str:
-    """Return the speech that overlaps a clip from `start` to `end` seconds."""
     return " ".join(p.text for p in pieces if p.start < end and (p.end > start or p.start == p.end == start))
 
 
@@ -195,7 +194,6 @@ def read_sentences(path: Path, seconds: float, faults: Counter[str]) -> Iterator
 
 
 def _videos(path: Path, faults: Counter[str]) -> Iterator[tuple[str, list[Piece]]]:
-    """Yield video and sentences, sorted by time."""
     if path.is_dir():
         yield from read_narration(path, sorted(file.stem for file in path.glob("*.csv")), faults)
     elif path.suffix == ".csv":

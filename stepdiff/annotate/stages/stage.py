@@ -51,8 +51,6 @@ class Task:
 
 @dataclass(frozen=True)
 class Answered:
-    """The outcome of a shard."""
-
     shard: int
     error: str | None = None  # why items were not answered
     done: int = 0  # items answered
@@ -76,7 +74,6 @@ class Worker:
             self._finished = 0
 
     def finished(self) -> int:
-        """Return how many items of the current shard are finished."""
         return self._finished
 
     def _answer(self, task: Task, annotator: Annotator) -> Answered:
@@ -117,8 +114,6 @@ class Worker:
 
 
 class _Shard:
-    """The rows of a shard, existing and new."""
-
     def __init__(self, version: Version, number: int) -> None:
         self._version, self._number = version, number
         self._rows = [version.shard(number)]
@@ -144,7 +139,6 @@ class _Shard:
             self._rows.append(pl.DataFrame(rows, schema=SCHEMA, orient="row"))
 
     def commit(self) -> None:
-        """Write all rows, if any are new."""
         with self._lock:
             if not self._changed:
                 return
@@ -191,7 +185,6 @@ class Items:
         return items if isinstance(items, Items) else cls(lambda: [items.sort("row")])
 
     def shards(self) -> Iterator[tuple[int, pl.DataFrame]]:
-        """Yield the number and the items of every shard, in order."""
         left: pl.DataFrame | None = None
         for block in self.blocks():
             if left is not None:

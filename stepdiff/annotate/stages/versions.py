@@ -37,7 +37,6 @@ class Version:
         self.folder: Place = store.path / "annotations" / stage / self.name
 
     def create(self) -> None:
-        """Write provenance.json, if it does not exist."""
         if not (self.folder / "provenance.json").exists():
             write_json(self.folder / "provenance.json", {"provenance": self.provenance, "seal": BLANK})
 
@@ -51,7 +50,6 @@ class Version:
         return failed.join(self.shard(number), on="key", how="anti")
 
     def write(self, number: int, rows: pl.DataFrame, failed: pl.DataFrame) -> None:
-        """Replace a shard's rows and failures."""
         for folder, frame in ((self.folder, rows), (self.folder / "failures", failed)):
             path = folder / _name(number)
             if frame.height or path.exists():
@@ -77,7 +75,6 @@ class Version:
 
 
 def versions(store: Store, stage: str) -> list[Version]:
-    """Return the existing versions of a stage. StepDiffError: one is damaged."""
     paths: list[Place] = sorted((store.path / "annotations" / stage).glob("*/provenance.json"))
     return [_version(store, stage, path) for path in paths]
 
