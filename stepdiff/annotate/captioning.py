@@ -118,11 +118,11 @@ class TokenJob:
         else:
             assert self.model is not None and self.view is not None
             view, weights, model = self.view, fingerprint(resolve(self.model)), {"model": self.model}
-        made = Store.open(self.store).view("clips", view).provenance
+        of_view = Store.open(self.store).view("clips", view).provenance
         if self.kind == "objects":
-            check_centre(view, made)
+            check_centre(view, of_view)
         prompt = {"system": SYSTEM, "question": self.question, "max_tokens": self.max_tokens}
-        return {**model, "weights": weights, "view": made.as_dict(), "asked": prompt}
+        return {**model, "weights": weights, "view": of_view.as_dict(), "asked": prompt}
 
     def load(self, device: str, threads: int) -> "TokenCaptioner":
         store = Store.open(self.store)
@@ -181,8 +181,8 @@ def check_centre(view: str, made: Provenance) -> None:
 
 def _other_frames(trained: Features, given: Features) -> Features:
     """Return `given`. StepDiffError if it differs from `trained` in more than the frames of a clip."""
-    made, other = trained.view.provenance, given.view.provenance
-    differs = made.difference(replace(other, frames=made.frames, dtypes=made.dtypes))
+    trained_on, other = trained.view.provenance, given.view.provenance
+    differs = trained_on.difference(replace(other, frames=trained_on.frames, dtypes=trained_on.dtypes))
     if trained.shape != given.shape:
         differs = differs or f"tokens {list(trained.shape)} against {list(given.shape)}"
     if differs:

@@ -51,9 +51,8 @@ def run(options: CaptionOptions) -> dict[str, Any]:
     from stepdiff.annotate.stages.stage import Items, clip_blocks, run_stage
     from store import Store
 
-    job, folder = make_job(options), options.videos
-    columns = [] if folder is None else ["video", "start", "end"]
-    items = Items(lambda: clip_blocks(Store.open(options.store), options.split, columns))
+    job, folder, columns = make_job(options), options.videos, ["video", "start", "end"]
+    items = Items(lambda: clip_blocks(Store.open(options.store), options.split, columns if folder else []))
     if folder is not None:
         check_videos(items.blocks(), folder)
         items = Items(items.blocks, lambda shard, rows: with_videos(rows, folder))
@@ -79,7 +78,7 @@ def make_job(options: CaptionOptions) -> Job:
         return VideoJob(options.kind, options.model, question, options.max_tokens, options.batch)
     if options.head is not None and options.kind == "objects" and options.view is None:
         raise StepDiffError("object captions read centre frames: give --view, made by featurize --sampling centre")
-    head = None if options.head is None else str(Path(options.head).expanduser().absolute())
+    head = options.head and str(Path(options.head).expanduser().absolute())
     limits = (options.max_tokens, options.batch)
     return TokenJob(absolute(options.store), options.kind, head, options.model, options.view, question, *limits)
 

@@ -86,7 +86,7 @@ def make_job(options: GroundOptions, reads: dict[str, str]) -> Job:
     if options.model is not None:
         return DetectorJob(options.model, options.threshold, reads)
     assert options.view is not None
-    head = None if options.head is None else str(Path(options.head).expanduser().absolute())
+    head = options.head and str(Path(options.head).expanduser().absolute())
     store = Store.open(options.store)
     features = Features(store, options.view, "embedding")
     others = RowSet.of(features.present(block)["row"].to_numpy() for block in clip_blocks(store, None))

@@ -138,14 +138,14 @@ class SpaceJob:
 
     def _texts(self, store: Store, features: Features, device: str) -> Embed:
         """Return the embedding of texts in the view's space. StepDiffError if another model made the view."""
-        made = features.view.provenance
+        provenance = features.view.provenance
         if self.head is not None:
             head, recipe = load_contrastive(Path(self.head), store, device)
-            self._check(made.weights, fingerprint(Run(Path(self.head)).best() / "head.safetensors"), "--head")
+            self._check(provenance.weights, fingerprint(Run(Path(self.head)).best() / "head.safetensors"), "--head")
             sentences = Sentences(store, device)
             return lambda texts: head.embed_texts(torch.from_numpy(sentences(texts)).to(device)).cpu()
-        encoder = load_encoder(made.encoder, self.weights, device)
-        self._check(made.weights, encoder.fingerprint, "--weights")
+        encoder = load_encoder(provenance.encoder, self.weights, device)
+        self._check(provenance.weights, encoder.fingerprint, "--weights")
         return lambda texts: torch.from_numpy(encoder.encode_texts(list(texts))["embedding"])
 
     def _check(self, made: str, given: str, flag: str) -> None:
@@ -203,8 +203,8 @@ class DetectorJob:
     reads: dict[str, str]  # stage -> version of the object captions
 
     def provenance(self) -> dict[str, Any]:
-        made = {"model": self.model, "weights": fingerprint(resolve(self.model)), "threshold": self.threshold}
-        return {**made, "short_side": SHORT_SIDE, "reads": self.reads}
+        weights = {"model": self.model, "weights": fingerprint(resolve(self.model)), "threshold": self.threshold}
+        return {**weights, "short_side": SHORT_SIDE, "reads": self.reads}
 
     def load(self, device: str, threads: int) -> "Detector":
         return Detector(self, device, threads)

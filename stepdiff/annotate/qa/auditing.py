@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -97,15 +98,15 @@ def overlap(rows: Sequence[Question], files: Sequence[str]) -> dict[str, float]:
     files: test sets; those of DiffCap and DiffMCQ have texts. Empty if none has.
     """
     texts: list[str] = []
-    for _, row in (found for file in files for found in read_objects(file)):
+    for _, row in chain.from_iterable(map(read_objects, files)):
         texts += row.get("text", []) + ([row["difference"]] if "difference" in row else [])
     answers = [row.answer for row in rows if row.type == 1]
     shares = {}
     for n in OVERLAPPING:
         learned = {gram for answer in answers for gram in _runs(answer, n)}
-        asked = [gram in learned for text in texts for gram in _runs(text, n)]
-        if asked:
-            shares[str(n)] = round(sum(asked) / len(asked), 3)
+        hits = [gram in learned for text in texts for gram in _runs(text, n)]
+        if hits:
+            shares[str(n)] = round(sum(hits) / len(hits), 3)
     return shares
 
 
@@ -116,15 +117,15 @@ def leaks(rows: Sequence[Question], catalog: pl.DataFrame, hold_out: HoldOut) ->
     """
     clips = pl.DataFrame({"key": sorted({clip for row in rows for clip in (row.reference, row.candidate)})})
     unknown = clips.join(catalog, on="key", how="anti", maintain_order="left")
-    found = {"not in the store": unknown["key"].to_list()}
+    clips_of = {"not in the store": unknown["key"].to_list()}
     if knows_splits(catalog):
         stored = clips.join(catalog, on="key", how="inner", maintain_order="left")
-        found["of another split than train"] = stored.filter(pl.col("split").ne_missing("train"))["key"].to_list()
+        clips_of["of another split than train"] = stored.filter(pl.col("split").ne_missing("train"))["key"].to_list()
     if hold_out.files:
         hold_out.look_up(pl.concat([catalog, unknown], how="diagonal"))
         held_out = clips.join(hold_out.clips, on="key", maintain_order="left")
-        found |= {reason: held_out.filter(reason=reason)["key"].to_list() for reason in REASONS}
-    return found
+        clips_of |= {reason: held_out.filter(reason=reason)["key"].to_list() for reason in REASONS}
+    return clips_of
 
 
 FRAMES, SIDE = 4, 152  # pixels

@@ -60,11 +60,9 @@ class Mention(NamedTuple):
 
 
 def mentions(text: str) -> list[Mention]:
-    found = [*_numbered(text), *_words(_SHORT, text, "after"), *_words(_ORDERED, text, "order", "named")]
+    sure = [*_numbered(text), *_words(_SHORT, text, "after"), *_words(_ORDERED, text, "order", "named")]
     alone = _words(_ALONE, text, "order")
-    if found or {mention.video for mention in alone} == {1, 2}:
-        found += alone
-    return sorted(found)
+    return sorted(sure + alone if sure or {mention.video for mention in alone} == {1, 2} else sure)
 
 
 def named(text: str) -> set[int]:
@@ -73,8 +71,8 @@ def named(text: str) -> set[int]:
 
 def names_one(text: str) -> int | None:
     """Return the one video that an answer refers to; None if it names both or neither, or means both."""
-    found = named(text)
-    return found.pop() if len(found) == 1 and not _BOTH.search(text) else None
+    videos = named(text)
+    return videos.pop() if len(videos) == 1 and not _BOTH.search(text) else None
 
 
 def unsure(text: str) -> bool:
@@ -103,7 +101,7 @@ def _words(pattern: re.Pattern[str], text: str, *groups: str) -> list[Mention]:
 
 
 def _numbered(text: str) -> list[Mention]:
-    found = []
+    numbered = []
     for match in _NUMBERED.finditer(text):
         before, spelled = (match["before"] or "").lower(), match["after"].lower() in ("one", "two")
         if before in (_POINTS if spelled else _SAID_ALREADY):
@@ -112,8 +110,8 @@ def _numbered(text: str) -> list[Mention]:
             continue
         plural = match["noun"].lower().endswith("s")
         groups = ["after", "also"] if match["also"] and (plural or not match["comma"]) else ["after"]
-        found += [Mention(match.start(group), match.end(group), match[group]) for group in groups]
-    return found
+        numbered += [Mention(match.start(group), match.end(group), match[group]) for group in groups]
+    return numbered
 
 
 def _like(written: str, word: str) -> str:
@@ -273,24 +271,24 @@ def _is_cut_off(text: str, pairs: list[QA]) -> bool:
 def _cleaned(text: str) -> str:
     """Return the text up to where the model should have stopped, with Unix line ends."""
     text = "\n".join(text.replace("\u2028", "\n").splitlines()).strip()
-    while (found := _CONTROL.match(text)) is not None:  # before it begins
-        text = text[found.end() :].strip()
+    while (token := _CONTROL.match(text)) is not None:  # before it begins
+        text = text[token.end() :].strip()
     return _CONTROL.split(text, maxsplit=1)[0].strip()
 
 
 def _body(text: str) -> str:
     """Return the text after a marker, without the chat that follows, as one line."""
-    kept: list[str] = []
+    lines: list[str] = []
     gap = False
     for line in text.split("\n"):
-        if not line.strip(" \t-*_=#>") or (kept and _NEXT.match(line)):
-            gap = gap or bool(kept)
+        if not line.strip(" \t-*_=#>") or (lines and _NEXT.match(line)):
+            gap = gap or bool(lines)
             continue
-        if kept and (_CHAT.match(line) or (gap and not _goes_on(kept[-1], line))):
+        if lines and (_CHAT.match(line) or (gap and not _goes_on(lines[-1], line))):
             break
-        kept.append(line)
+        lines.append(line)
         gap = False
-    body = _one_line("\n".join(kept))
+    body = _one_line("\n".join(lines))
     while marked := _MARKED_TWICE.match(body):  # "Q: **Q:** ..."
         body = _one_line(body[marked.end() :])
     return body

@@ -88,9 +88,9 @@ class Selection:
         seconds = pl.col("end") - pl.col("start")
         for bound, word in ((self.least, "shorter"), (self.most, "longer")):
             if bound is not None:
-                kept = block.filter(seconds >= bound if word == "shorter" else seconds <= bound)
-                self.left_out[f"clips {word} than {bound:g} s"] += block.height - kept.height
-                block = kept
+                rows = block.filter(seconds >= bound if word == "shorter" else seconds <= bound)
+                self.left_out[f"clips {word} than {bound:g} s"] += block.height - rows.height
+                block = rows
         return block
 
     def _places(self, videos: pl.Series) -> dict[str, str]:
@@ -153,7 +153,7 @@ def benchmark_clips(name: str, data: Path, selection: Selection) -> Iterator[pl.
 
 def write_blocks(blocks: Iterator[pl.DataFrame], selection: Selection, out: Path) -> None:
     """Write the manifest of the clips that `selection` has of the blocks. StepDiffError: it would have no clip."""
-    selected = (found for block in blocks if block.height and (found := selection.of(block)).height)
+    selected = (rows for block in blocks if block.height and (rows := selection.of(block)).height)
     if (first := next(selected, None)) is None:
         raise StepDiffError(_nothing(selection))
     write_frames(chain([first], selected), first.schema, out)

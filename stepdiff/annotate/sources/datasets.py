@@ -203,9 +203,9 @@ def _egoexo(view: str) -> Callable[[Path, float | None, Counter[str]], Iterator[
             if part != "train" and not path.exists():  # test is not public
                 continue
             rows: Rows = []
-            found = read_json(path, EGOEXO)
+            commentary = read_json(path, EGOEXO)
             try:
-                for uid, annotations in found["annotations"].items():
+                for uid, annotations in commentary["annotations"].items():
                     if uid not in takes or (video := _view(takes[uid], view)) is None:
                         left_out["takes without this view"] += 1
                     else:

@@ -75,12 +75,11 @@ def _files(given: Iterable[str]) -> list[Path]:
 
 
 def _expanded(name: str) -> Iterator[str]:
-    found = _RANGE.search(name)
-    if found is None:
+    if (span := _RANGE.search(name)) is None:
         yield name
         return
-    for number in range(int(found[1]), int(found[2]) + 1):
-        yield from _expanded(name[: found.start()] + str(number).zfill(len(found[1])) + name[found.end() :])
+    for number in range(int(span[1]), int(span[2]) + 1):
+        yield from _expanded(name[: span.start()] + str(number).zfill(len(span[1])) + name[span.end() :])
 
 
 def _in_folder(path: Path) -> list[Path]:
@@ -88,8 +87,8 @@ def _in_folder(path: Path) -> list[Path]:
         return [path]
     refuse_links_out(path)
     for suffix in ("tar", "parquet"):
-        if found := sorted(path.glob(f"*.{suffix}")):
-            return found
+        if files := sorted(path.glob(f"*.{suffix}")):
+            return files
     raise StepDiffError(f"{path}: no .tar file and no .parquet in this folder; correct --images")
 
 
@@ -126,14 +125,14 @@ def _caption(file: IO[bytes], member: Member, kind: str) -> str:
     if member.size > MOST_CAPTION:
         return ""
     text = os.pread(file.fileno(), member.size, member.offset).decode(errors="replace")
-    found: Any = text
+    caption: Any = text
     if kind == "json":
         try:
-            found = json.loads(text)
+            entry = json.loads(text)
         except (ValueError, RecursionError):
             return ""
-        found = found.get("caption") if isinstance(found, dict) else None
-    return " ".join(found.split()) if isinstance(found, str) else ""
+        caption = entry.get("caption") if isinstance(entry, dict) else None
+    return " ".join(caption.split()) if isinstance(caption, str) else ""
 
 
 def _of_table(table: Path, left_out: Counter[str]) -> Iterator[tuple[str, Path, str]]:
