@@ -1,10 +1,9 @@
 """Collected answers as tasks of Label Studio, and its exports as answers.
 
-A task is a pair, shown with one of its clips on the left: {"data": {"video1": URL, "video2": URL, "pair", "reference",
-"candidate", "left", "categories", "keystep_words", "answers"}, "annotations": [{"id", "result": [...], ...}]}.
-`configuration` makes the labelling configuration, which names the controls: `keystep`, `rejected`, `text_1` and
-`score_1` for the first of the task's categories. `answers` has what an import there replaces: annotator, kind, time and
-seconds of each annotation that the file comes with. Label Studio keeps the annotation's `id` as its `import_id`.
+A task is a pair with one of its clips on the left: {"data": {"video1": URL, "video2": URL, "pair", "reference",
+"candidate", "left", "categories", "keystep_words", "answers"}, "annotations": [{"id", "result": [...], ...}]}. The
+controls are `keystep`, `rejected`, `text_1` and `score_1` for the first category. `answers` has what an import there
+replaces: annotator, kind, time and seconds of each annotation of the file, by its `id`, there `import_id`.
 
 Files are for "Import" and from "Export, JSON"; tried with Label Studio 1.23.2. `completed_by` is not written, because
 an import refuses people whom the project does not have. Scores: 5 = not different, 1 = very different.
@@ -100,16 +99,16 @@ def tasks_of(answers: Iterable[Answer], url: Callable[[str], str], task: Task | 
     tasks: dict[tuple[Any, ...], dict[str, Any]] = {}
 
     def of(pair: str, reference: str, candidate: str, left: str | None) -> dict[str, Any]:
-        shown = (candidate, reference) if left == "candidate" else (reference, candidate)
-        videos = {f"video{number}": url(clip) for number, clip in enumerate(shown, 1)}
+        sides = (candidate, reference) if left == "candidate" else (reference, candidate)
+        videos = {f"video{number}": url(clip) for number, clip in enumerate(sides, 1)}
         about = {"pair": pair, "reference": reference, "candidate": candidate, "left": left}
         form = {"categories": names, "keystep_words": task.keystep_words, "answers": []}
         return tasks.setdefault((*about.values(),), {"data": videos | about | form, "annotations": []})
 
     for answer in answers:
-        shown = of(answer.pair, answer.reference, answer.candidate, answer.left)
-        shown["data"]["answers"].append({name: getattr(answer, name) for name in _RECORD})
-        shown["annotations"].append(_annotation(answer, names, len(shown["data"]["answers"])))
+        of_side = of(answer.pair, answer.reference, answer.candidate, answer.left)
+        of_side["data"]["answers"].append({name: getattr(answer, name) for name in _RECORD})
+        of_side["annotations"].append(_annotation(answer, names, len(of_side["data"]["answers"])))
     answered = {answer.pair for answer in answers}
     for pair in task.pairs:
         if pair.id not in answered:
@@ -285,8 +284,7 @@ def configuration(form: Form) -> str:
     return ElementTree.tostring(view, encoding="unicode") + "\n"
 
 
-def _add(parent: ElementTree.Element, tag: str, **attributes: str) -> ElementTree.Element:
-    return ElementTree.SubElement(parent, tag, attributes)
+_add = ElementTree.SubElement
 
 
 def _text_area(parent: ElementTree.Element, name: str) -> None:
