@@ -61,7 +61,8 @@ def batches(items: Iterable[T], size: int) -> Iterator[Sequence[T]]:
 
 def with_videos(items: pl.DataFrame, folder: str) -> pl.DataFrame:
     root = Path(folder).expanduser().absolute()
-    return items.with_columns(pl.col("video").map_elements(lambda video: str(root / video), pl.String))
+    paths = [None if video is None else str(root / video) for video in items["video"]]
+    return items.with_columns(video=pl.Series(paths, dtype=pl.String))
 
 
 def check_videos(blocks: Iterable[pl.DataFrame], folder: str) -> None:

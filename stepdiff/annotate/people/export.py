@@ -1,12 +1,12 @@
 """Collected answers as rows of the published test sets.
 
 DiffCap: the texts of all people about a pair in a category. A text says how the right video differs from the left one,
-so the left clip is the row's reference. DiffRank: a reference and up to four clips with known scores, as in the
-published rows; clips of another step, whose score is 0, fill a row where steps are known. A score has no direction, so
-each clip of a pair is a reference. DiffMCQ is made from the DiffCap file by `python -m retrieval negatives`.
+so the left clip is the row's reference. DiffRank: a reference and up to four clips with known scores; clips of another
+step, whose score is 0, fill a row where steps are known. A score has no direction, so each clip of a pair is a
+reference. The score of a pair in a category is the median over people, a half rounded down: where two people disagree
+about a difference, there is one. Scores: 5 = not different, 1 = very different, 0 = a clip of another step.
 
-The score of a pair in a category is the median over people, a half rounded down: where two people disagree about a
-difference, there is one. Scores: 5 = not different, 1 = very different, 0 = a clip of another step.
+Only work counts, an adjudication wins over it, and a pair that at least half of its people reject is in no row.
 """
 
 import math

@@ -1,21 +1,7 @@
 """An annotation task: a YAML file that says which pairs are annotated, by how many people and in which categories.
 
-    pairs: pairs.csv           # CSV or Parquet with reference and candidate, also id and step; or of stepdiff
-    annotate pairs
-    people: 3                  # who annotate each pair
-    categories:                # by default the five categories and the scoring matrix of Fig. S3
-      - name: Visuals
-        title: Visual differences
-        rubric: {5: [No difference], 4: [Small details], 3: [], 2: [], 1: []}
-    gold: {file: gold.jsonl, tolerance: 1}     # pairs with known scores, which people take for work
-    gold_rate: 0.1             # share of gold pairs in a person's work, 0 to 1, while some are left
-    training: {file: training.jsonl}           # pairs with known scores, which people learn from
-    keystep_words: 10          # most words of the keystep
-    reject_reasons: [different steps, unclear, too short, other]
-    timeout_minutes: 30        # after which a pair that nobody submitted returns
-    person_mib: 64             # most MiB that a person's changes take in the database: some 20,000 pairs
-    instructions: Watch ...    # by default those of Fig. S2
-    guidelines: ...            # text of the guidelines page, next to instructions and rubrics
+docs/guides/annotation.md shows one with all keys; `_Task` has their defaults. Only `pairs` is required: CSV or Parquet
+with reference and candidate, also id and step, or a file of stepdiff annotate pairs.
 
 Scores have one direction everywhere: 5 = not different, 1 = very different. Paths are relative to the YAML file. A line
 of gold or training is {"reference", "candidate", "scores": {category: 1 to 5}}, also with "id", "step" and "feedback".
