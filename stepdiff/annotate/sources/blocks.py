@@ -182,11 +182,10 @@ def write_frames(frames: Iterator[pl.DataFrame], schema: Mapping[str, Any], out:
 
 def _nothing(selection: Selection) -> str:
     if unusable := [*selection.missing, *selection.unreadable]:
-        count, of = len(unusable), f" of {selection.title}" if selection.title else ""
-        instead = "" if selection.probe else ", or do not look for them, with --no-on-disk"
-        return (
-            f"none of the {count} videos{of} is on disk, e.g. {selection.folder / unusable[0]}; "
-            f"put them there, say where they are with --videos{instead}"
-        )
+        of = f" of {selection.title}" if selection.title else ""
+        ways = ["put them there", "say where they are with --videos"]
+        ways += [] if selection.probe else ["do not look for them, with --no-on-disk"]
+        where = f"{selection.folder / unusable[0]}; {', '.join(ways[:-1])}, or {ways[-1]}"
+        return f"none of the {len(unusable)} videos{of} is on disk, e.g. {where}"
     reasons = ", ".join(f"{count} x {reason}" for reason, count in selection.left_out.items() if count)
     return f"no clip can be used ({reasons or 'the source has none'})"
