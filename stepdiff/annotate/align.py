@@ -79,8 +79,9 @@ def run(options: AlignOptions) -> dict[str, Any]:
         while batch := list(islice(spoken, _VIDEOS_AT_ONCE)):
             different = list(dict.fromkeys(piece.text for _, pieces in batch for piece in pieces))
             places = {text: place for place, text in enumerate(different)}
-            vectors = head.embed_texts(torch.from_numpy(sentences(different)).to(device)) if different else None
-            for video, pieces in batch if vectors is not None else ():
+            if different:
+                vectors = head.embed_texts(torch.from_numpy(sentences(different)).to(device))
+            for video, pieces in batch if different else ():
                 rows = by_video[video]
                 shown = head.embed_clips(features.read(rows["key"].to_list(), device))
                 cosine = (vectors[[places[piece.text] for piece in pieces]] @ shown.T).cpu().numpy()

@@ -236,7 +236,7 @@ def _texts_of(options: ManifestOptions) -> dict[str, Any]:
 
 
 def _record(options: ManifestOptions, selection: "Selection", faults: Counter[str]) -> dict[str, Any]:
-    record = {
+    record: dict[str, Any] = {
         "manifest": options.out,
         "clips": selection.clips,
         "videos": selection.videos,

@@ -59,8 +59,9 @@ def read_collected(path: str | Path, refused: Callable[[str], None] | None = Non
         raise StepDiffError(f"{path}: all its answers are refused ({len(lines):,}); the first: {lines[0]}")
     if not answers:
         raise StepDiffError(f"{path}: has no answers; give {FORMS}")
-    for line in lines if refused is not None else ():
-        refused(line)
+    if refused is not None:
+        for line in lines:
+            refused(line)
     clips: dict[str, tuple[str, str]] = {}
     for answer in answers:
         both = (answer.reference, answer.candidate)

@@ -284,7 +284,8 @@ def configuration(form: Form) -> str:
     return ElementTree.tostring(view, encoding="unicode") + "\n"
 
 
-_add = ElementTree.SubElement
+def _add(parent: ElementTree.Element, tag: str, **attributes: str) -> ElementTree.Element:
+    return ElementTree.SubElement(parent, tag, attributes)
 
 
 def _text_area(parent: ElementTree.Element, name: str) -> None:

@@ -208,7 +208,8 @@ def _check(keys: _Check | None, folder: Path, categories: Sequence[str]) -> Chec
     """Return pairs with known scores, and how far a score may be from the known one."""
     if keys is None:
         return Check()
-    path, rows = folder / keys.file, []
+    path = folder / keys.file
+    rows: list[Known] = []
     for number, line in read_lines(path):
         place = f"{path}:{number}: "
         try:

@@ -156,6 +156,7 @@ def rows_of(path: Path, *columns: str) -> Iterator[dict[str, str]]:
 def pieces_of(rows: Iterable[tuple[Any, Any, Any]], faults: Counter[str]) -> list[Piece]:
     pieces = []
     for start, end, text in rows:
+        piece: Piece | None
         try:
             piece = Piece(float(start), float(end), " ".join(text.split()))
         except (TypeError, ValueError, AttributeError):  # a text that is NaN, a time that is not a number

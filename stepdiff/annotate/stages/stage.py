@@ -218,7 +218,7 @@ def run_stage(options: StageOptions, name: str, job: Job, items: pl.DataFrame | 
         for outcome in _work(options, version, job, tasks, len(shards), sum(shards)) if shards else ():
             done, working, busy = done + outcome.done, working + outcome.seconds, busy + outcome.busy
             errors |= {outcome.error: None} if outcome.error else {}
-        record = {
+        record: dict[str, Any] = {
             "stage": name,
             "version": version.name,
             "folder": str(version.folder),

@@ -71,7 +71,8 @@ class Version:
         return failed.join(self._all(self.folder, SCHEMA), on="key", how="anti")
 
     def _all(self, folder: Place, schema: Mapping[str, Any]) -> pl.DataFrame:
-        return pl.concat([pl.DataFrame(schema=schema), *map(table.read, sorted(folder.glob("*.parquet")))])
+        paths: list[Place] = sorted(folder.glob("*.parquet"))
+        return pl.concat([pl.DataFrame(schema=schema), *map(table.read, paths)])
 
 
 def versions(store: Store, stage: str) -> list[Version]:
