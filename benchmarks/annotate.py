@@ -65,9 +65,8 @@ class Bench:
         """Run a stage on all items and note `count` of `what` a second."""
         import torch
 
-        from stepdiff.annotate.stages.stage import pending
+        from stepdiff.annotate.stages.stage import StageWorkerOptions, Worker, pending
         from stepdiff.annotate.stages.versions import Version
-        from stepdiff.annotate.stages.worker import StageWorkerOptions, Worker
 
         version = Version(self.store, name, job.provenance())
         version.create()
@@ -115,8 +114,7 @@ def describe(bench: Bench, options: Options, clips: "pl.DataFrame") -> dict[str,
     import polars as pl
 
     from stepdiff.annotate.describe import KIND, DescribeJob
-    from stepdiff.annotate.grounding.row_set import RowSet
-    from stepdiff.annotate.grounding.scorers import GROUNDED, SpaceJob
+    from stepdiff.annotate.grounding import GROUNDED, RowSet, SpaceJob
     from stepdiff.annotate.qa.prompts import DESCRIBE
 
     items = clips.filter(pl.col("narration").str.len_chars() > 0).head(options.clips)
@@ -138,7 +136,7 @@ def caption(
     bench: Bench, options: Options, kind: "CaptionKind", view: str | None, items: "pl.DataFrame"
 ) -> dict[str, str]:
     """Return captions of one kind by the head."""
-    from stepdiff.annotate.captioners.tokens import TokenJob
+    from stepdiff.annotate.captioning import TokenJob
     from stepdiff.annotate.qa.prompts import QUESTIONS
 
     job = TokenJob(options.store, kind, options.head, None, view, QUESTIONS[kind], 48, 16)
@@ -149,8 +147,8 @@ def ask(bench: Bench, options: Options, described: dict[str, str]) -> None:
     """Ask about pairs of neighbouring clips."""
     import polars as pl
 
-    from stepdiff.annotate.qa.job import PairQAJob
-    from stepdiff.annotate.qa.job import items as pair_items
+    from stepdiff.annotate.qa.questions import PairQAJob
+    from stepdiff.annotate.qa.questions import items as pair_items
 
     keys = list(described)[: options.pairs + 1]
     pairs = pl.DataFrame({"reference": keys[:-1], "candidate": keys[1:]}).with_columns(

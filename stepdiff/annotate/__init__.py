@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from heads.llm.model import LLMOptions, Sampling
-    from stepdiff.annotate.page.figures import figures
     from stepdiff.annotate.people.agreement import Agreement
     from stepdiff.annotate.people.answers import read_collected, write_answers
     from stepdiff.annotate.people.export import decide, diffcap_rows, diffrank_rows
     from stepdiff.annotate.people.form import Answer, answer_of
     from stepdiff.annotate.people.task import read_task
-    from stepdiff.annotate.qa.job import Question, read_questions
+    from stepdiff.annotate.qa.auditing import figures
     from stepdiff.annotate.qa.prompts import DESCRIBE, PAIRQA
+    from stepdiff.annotate.qa.questions import Question, read_questions
     from stepdiff.annotate.stages.versions import Version, versions
     from stepdiff.common.errors import StepDiffError
 
@@ -48,13 +48,13 @@ __getattr__ = stepdiff.lazy(
     __name__,
     {
         "heads.llm.model": ("LLMOptions", "Sampling"),
-        "stepdiff.annotate.page.figures": ("figures",),
+        "stepdiff.annotate.qa.auditing": ("figures",),
         "stepdiff.annotate.people.agreement": ("Agreement",),
         "stepdiff.annotate.people.answers": ("read_collected", "write_answers"),
         "stepdiff.annotate.people.export": ("decide", "diffcap_rows", "diffrank_rows"),
         "stepdiff.annotate.people.form": ("Answer", "answer_of"),
         "stepdiff.annotate.people.task": ("read_task",),
-        "stepdiff.annotate.qa.job": ("Question", "read_questions"),
+        "stepdiff.annotate.qa.questions": ("Question", "read_questions"),
         "stepdiff.annotate.qa.prompts": ("DESCRIBE", "PAIRQA"),
         "stepdiff.annotate.stages.versions": ("Version", "versions"),
         "stepdiff.common.errors": ("StepDiffError",),

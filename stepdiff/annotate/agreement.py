@@ -5,10 +5,6 @@ different scores, and each person's time, distance from the others and agreement
 answers as JSON lines or CSV, a Label Studio export, or user_inputs.json of ConViS-Bench.
 
 Scores: 5 = not different, 1 = very different.
-
-Guarantees
-- each form of a collection gives the same figures
-- a figure that is not defined is a dash, and null in JSON
 """
 
 from dataclasses import asdict, dataclass
@@ -29,6 +25,7 @@ NOTES = (
     "Distance: mean distance of two different scores of one item. "
     "Alpha: Krippendorff's; 0 = chance, 1 = all agree.",
 )
+PERSON = ("answers", "rejected", "seconds", "distance", "gold_scores", "gold")
 PEOPLE_NOTE = (
     "Distance: of a person's score from the median of the others' scores, mean. Gold: share of scores of gold pairs "
     "within the tolerance of the known score."
@@ -65,14 +62,12 @@ def run(options: AgreementOptions) -> dict[str, Any]:
 
 
 def summary(record: dict[str, Any]) -> str:
-    """Return the counts in a sentence."""
     counts = "{answers:,} answers of {people:,} people about {pairs:,} pairs, {rejected:,} of them rejections"
     replaced = "; {replaced:,} earlier answers do not count." if record["replaced"] else "."
     return (counts + replaced).format(**record)
 
 
 def grids(record: dict[str, Any]) -> "list[Grid]":
-    """Return the tables of categories and of people."""
     from heads.reporting.grid import Block, Grid
 
     names = ("nominal", "ordinal", "interval")
@@ -92,14 +87,7 @@ def grids(record: dict[str, Any]) -> "list[Grid]":
     people = [
         (
             person["annotator"],
-            [
-                cell(person["answers"], ","),
-                cell(person["rejected"], ","),
-                cell(person["seconds"], ".0f"),
-                cell(person["distance"], ".2f"),
-                cell(person["gold_scores"] or None, ","),
-                cell(person["gold"], ".0%"),
-            ],
+            [cell(person[key], form) for key, form in zip(PERSON, (",", ",", ".0f", ".2f", ",", ".0%"), strict=True)],
         )
         for person in record["annotators"]
     ]
@@ -116,18 +104,11 @@ def cell(value: int | float | None, form: str) -> "Cell | None":
 
 
 def show(record: dict[str, Any]) -> None:
-    from rich.console import Console
-
-    from heads.reporting.grid import to_text
-    from stepdiff.annotate.people.answers import show_refused
+    from stepdiff.annotate.people.answers import show_refused, show_tables
 
     show_refused(record)
     print(f"{record['file']}: {summary(record)}")
-    console = Console(markup=False)
-    if not console.is_terminal:
-        console = Console(markup=False, width=160)
-    for grid in grids(record):
-        console.print(to_text(grid))
+    show_tables(grids(record))
 
 
 def main(argv: list[str] | None = None) -> int:

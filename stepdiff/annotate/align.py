@@ -3,22 +3,26 @@
 
 Assigns raw speech to the clips that it is about, by a contrastive head (heads/recipes/kitchen/align.yaml): each piece
 to the most similar clip of its video within WINDOW seconds. Writes texts of the kind `narration`, which
-stepdiff annotate describe reads instead of the catalog's (--narration data/aligned.parquet).
-
-Guarantees
-- clips without tokens receive no speech
-- the texts record the head, narration, window and least cosine that made them
+stepdiff annotate describe reads instead of the catalog's (--narration data/aligned.parquet). People talk about what
+they do before and after they do it: each piece goes to one clip nearby or to none, in order of time.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stepdiff.common.cli import command
 from stepdiff.common.cli.options import incomplete, parse
 from stepdiff.common.errors import StepDiffError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Float
+
+    from stepdiff.annotate.sources.narration import Piece
 
 KIND = "narration"
 _VIDEOS_AT_ONCE = 256
@@ -46,6 +50,7 @@ def run(options: AlignOptions) -> dict[str, Any]:
     if options.window < 0:
         raise StepDiffError(f"--window {options.window}: give seconds, 0 or more")
     import polars as pl
+    import torch
 
     from heads.data.clip_texts import write_texts
     from heads.data.clips import Features
@@ -54,7 +59,6 @@ def run(options: AlignOptions) -> dict[str, Any]:
     from heads.models.language_model import pick_device
     from heads.training.checkpoint import Run
     from heads.training.lineage import load_contrastive
-    from stepdiff.annotate.sources.alignment import speech_of_clips
     from stepdiff.annotate.sources.narration import read_narration
     from stepdiff.common.progress import progress
     from stepdiff.weights import fingerprint
@@ -70,25 +74,62 @@ def run(options: AlignOptions) -> dict[str, Any]:
     spoken = read_narration(options.narration, by_video, faults)
     sentences = Sentences(store, device)
     texts: dict[str, str] = {}
-    pieces = 0
-    with progress("speech", len(by_video)) as advance:
-        while some := list(islice(spoken, _VIDEOS_AT_ONCE)):
-            pieces += sum(len(said) for _, said in some)
-            texts |= speech_of_clips(some, by_video, head, features, sentences, options.window, options.least)
-            advance(len(some))
+    count = 0
+    with progress("speech", len(by_video)) as advance, torch.inference_mode():
+        while batch := list(islice(spoken, _VIDEOS_AT_ONCE)):
+            different = list(dict.fromkeys(piece.text for _, pieces in batch for piece in pieces))
+            places = {text: place for place, text in enumerate(different)}
+            if different:
+                vectors = head.embed_texts(torch.from_numpy(sentences(different)).to(device))
+            for video, pieces in batch if different else ():
+                rows = by_video[video]
+                shown = head.embed_clips(features.read(rows["key"].to_list(), device))
+                cosine = (vectors[[places[piece.text] for piece in pieces]] @ shown.T).cpu().numpy()
+                times = list(zip(rows["start"], rows["end"], strict=True))
+                said = assigned(pieces, times, cosine, options.window, options.least)
+                texts |= {key: text for key, text in zip(rows["key"], said, strict=True) if text}
+                count += len(pieces)
+            advance(len(batch))
     if not texts:
         raise StepDiffError(
             f"{options.narration}: no speech near a clip of {options.store}; correct --narration or --window"
         )
-    made = {
+    provenance = {
         "head": fingerprint(Run(Path(options.head)).best() / "head.safetensors"),
         "narration": fingerprint(Path(options.narration)),
         "window": options.window,
         "least": options.least,
     }
-    write_texts(options.out, KIND, texts, made)
-    words = {"clips": clips.height, "narrated": len(texts), "videos": len(by_video), "pieces": pieces}
+    write_texts(options.out, KIND, texts, provenance)
+    words = {"clips": clips.height, "narrated": len(texts), "videos": len(by_video), "pieces": count}
     return {"out": options.out, **words, "narration_faults": dict(+faults)}
+
+
+def assigned(
+    pieces: "Sequence[Piece]",
+    clips: Sequence[tuple[float, float]],
+    cosine: "Float[np.ndarray, 'P C']",
+    window: float,
+    least: float,
+) -> list[str]:
+    """Return the speech of each clip of one video.
+
+    pieces: by time; clips: start and end in seconds; window: seconds between a piece and its clip, at most; least:
+    cosine below which a piece belongs to no clip.
+    """
+    import numpy as np
+
+    said: list[list[str]] = [[] for _ in clips]
+    if not clips:
+        return []
+    start, end = np.array(clips).T
+    for piece, row in zip(pieces, cosine, strict=True):
+        near = (piece.start < end + window) & (piece.end > start - window)
+        similarity = np.where(near & (row >= least), row, -np.inf)
+        best = int(similarity.argmax())
+        if np.isfinite(similarity[best]):
+            said[best].append(piece.text)
+    return [" ".join(texts) for texts in said]
 
 
 def show(record: dict[str, Any]) -> None:

@@ -47,9 +47,8 @@ class AuditOptions:
 def run(options: AuditOptions) -> dict[str, Any]:
     from heads.data.clip_texts import ClipTexts
     from heads.data.hold_out import HoldOut, known_clips
-    from stepdiff.annotate.page.figures import figures, leaks, overlap
-    from stepdiff.annotate.page.page import draw, page, read_record, samples
-    from stepdiff.annotate.qa.job import read_questions
+    from stepdiff.annotate.qa.auditing import figures, leaks, overlap, page, read_record, samples
+    from stepdiff.annotate.qa.questions import read_questions
     from stepdiff.common.io.files import write_text
     from store import Store
 
@@ -67,9 +66,9 @@ def run(options: AuditOptions) -> dict[str, Any]:
     }
     record["failed"] = len(set().union(*(record["leaks"] or {}).values()))
     if options.out is not None:
-        texts = None if options.texts is None else ClipTexts(options.texts, options.kind)
-        drawn = draw(rows, options.samples, options.seed)
-        write_text(Path(options.out), page(record, samples(drawn, clips, options.videos, texts)))
+        texts = {} if options.texts is None else dict(ClipTexts(options.texts, options.kind).items())
+        shown = samples(rows, options.samples, options.seed, clips, options.videos, texts)
+        write_text(Path(options.out), page(record, shown))
         record["page"] = options.out
     return record
 
@@ -78,17 +77,17 @@ def show(record: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from stepdiff.annotate.qa.composing import kept_words
+    from stepdiff.annotate.qa.questions import kept_words
 
-    found = record["figures"]
+    figures = record["figures"]
     counts = "{questions:,} questions of {pairs:,} pairs, {in_both_orders:,} in both orders, {clips:,} clips"
-    print(f"{record['file']}: {counts.format(**found)}")
+    print(f"{record['file']}: {counts.format(**figures)}")
     table = Table("", "", box=None, show_header=False)
-    for answer, count in found["answers"].items():
+    for answer, count in figures["answers"].items():
         table.add_row(f"answers {answer}", f"{count:,}")
-    for name, lengths in found["words"].items():
+    for name, lengths in figures["words"].items():
         table.add_row(f"words of {name}", "median {median}, 5 % {5 %}, 95 % {95 %}, most {most}".format(**lengths))
-    for name, of_name in found["n_grams"].items():
+    for name, of_name in figures["n_grams"].items():
         table.add_row(f"frequent in {name}", "; ".join(f"{gram} ({count:,})" for gram, count in of_name["3"][:4]))
     if record["overlap"]:
         shares = ", ".join(f"{n}: {share:.1%}" for n, share in record["overlap"].items())

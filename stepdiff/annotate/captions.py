@@ -47,13 +47,12 @@ class CaptionOptions(StageOptions):
 def run(options: CaptionOptions) -> dict[str, Any]:
     if options.batch < 1 or options.max_tokens < 1:
         raise StepDiffError(f"--batch {options.batch}, --max-tokens {options.max_tokens}: both must be at least 1")
-    from stepdiff.annotate.captioners.vision import check_videos, with_videos
+    from stepdiff.annotate.captioning import check_videos, with_videos
     from stepdiff.annotate.stages.stage import Items, clip_blocks, run_stage
     from store import Store
 
-    job, folder = make_job(options), options.videos
-    columns = [] if folder is None else ["video", "start", "end"]
-    items = Items(lambda: clip_blocks(Store.open(options.store), options.split, columns))
+    job, folder, columns = make_job(options), options.videos, ["video", "start", "end"]
+    items = Items(lambda: clip_blocks(Store.open(options.store), options.split, columns if folder else []))
     if folder is not None:
         check_videos(items.blocks(), folder)
         items = Items(items.blocks, lambda shard, rows: with_videos(rows, folder))
@@ -62,8 +61,7 @@ def run(options: CaptionOptions) -> dict[str, Any]:
 
 def make_job(options: CaptionOptions) -> Job:
     """Return the job of the chosen captioner. StepDiffError: none is chosen, or more than one."""
-    from stepdiff.annotate.captioners.tokens import TokenJob
-    from stepdiff.annotate.captioners.video import VideoJob
+    from stepdiff.annotate.captioning import TokenJob, VideoJob
     from stepdiff.annotate.stages.stage import absolute
     from stepdiff.common.workers.cluster import refuse_relative
 
@@ -80,7 +78,7 @@ def make_job(options: CaptionOptions) -> Job:
         return VideoJob(options.kind, options.model, question, options.max_tokens, options.batch)
     if options.head is not None and options.kind == "objects" and options.view is None:
         raise StepDiffError("object captions read centre frames: give --view, made by featurize --sampling centre")
-    head = None if options.head is None else str(Path(options.head).expanduser().absolute())
+    head = options.head and str(Path(options.head).expanduser().absolute())
     limits = (options.max_tokens, options.batch)
     return TokenJob(absolute(options.store), options.kind, head, options.model, options.view, question, *limits)
 

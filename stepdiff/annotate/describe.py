@@ -9,11 +9,6 @@ model in this process or at a server. heads.evaluate --method socratic reads the
     --prompt mine.yaml                                                                     another prompt, a new version
 
 Each version describes a clip once. Later changes of the catalog only affect clips without a description.
-
-Guarantees
-- the language model reads the supplement's prompt with the texts of this clip, and of no other
-- a prompt fits with hours of narration and without any
-- a clip without an action caption fails, and the reason gives the command
 """
 
 import re
@@ -41,8 +36,8 @@ class DescribeJob:
     reads: dict[str, Any]  # stage -> version of the texts that are combined
 
     def provenance(self) -> dict[str, Any]:
-        own = {"prompt": self.prompt.sha256, "narration_words": self.words, "reads": self.reads}
-        return {**self.llm.provenance(), **own}
+        inputs = {"prompt": self.prompt.sha256, "narration_words": self.words, "reads": self.reads}
+        return {**self.llm.provenance(), **inputs}
 
     def load(self, device: str, threads: int) -> "Describer":
         return Describer(self.llm.load(device), self.llm.sampling, self.prompt, self.words)
@@ -115,7 +110,7 @@ def run(options: DescribeOptions) -> dict[str, Any]:
     import polars as pl
 
     from heads.data.clip_texts import ClipTexts
-    from stepdiff.annotate.grounding.scorers import GROUNDED
+    from stepdiff.annotate.grounding import GROUNDED
     from stepdiff.annotate.stages.stage import Items, clip_blocks, run_stage
     from stepdiff.annotate.stages.versions import chosen
     from store import Store

@@ -76,8 +76,8 @@ def run(options: ExportOptions) -> dict[str, Any]:
 
     if options.captaincook is not None:
         return _of_mistakes(options)
-    made = {name: getattr(options, name) for name in OUTPUTS if getattr(options, name) is not None}
-    if options.file is None and options.task is None or not made:
+    written = {name: getattr(options, name) for name in OUTPUTS if getattr(options, name) is not None}
+    if options.file is None and options.task is None or not written:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in OUTPUTS)
         raise StepDiffError(f"give FILE or --task, and at least one output of {flags}")
     task = None if options.task is None else read_task(options.task)
@@ -109,7 +109,7 @@ def run(options: ExportOptions) -> dict[str, Any]:
         "rejected": len(rejected),
         "adjudicated": sum(pair.adjudicated for pair in decided),
         "rows": rows,
-        "written": made,
+        "written": written,
         "failed": refused,
     }
 
@@ -136,7 +136,6 @@ def _of_mistakes(options: ExportOptions) -> dict[str, Any]:
 
 
 def _steps(options: ExportOptions, task: "Task | None") -> dict[str, str]:
-    """Return the step of each clip that has one."""
     if options.store is not None:
         from heads.data.hold_out import known_clips
         from store import Store

@@ -53,7 +53,7 @@ def run(options: GroundOptions) -> dict[str, Any]:
         raise StepDiffError(f"--threshold {options.threshold}: a score lies between 0 and 1")
     import polars as pl
 
-    from stepdiff.annotate.captioners.vision import check_videos, with_videos
+    from stepdiff.annotate.captioning import check_videos, with_videos
     from stepdiff.annotate.stages.stage import Items, clip_blocks, run_stage
     from stepdiff.annotate.stages.versions import chosen
     from stepdiff.common.workers.cluster import refuse_relative
@@ -79,15 +79,14 @@ def run(options: GroundOptions) -> dict[str, Any]:
 def make_job(options: GroundOptions, reads: dict[str, str]) -> Job:
     """Return the job of the chosen scorer. A mean covers all clips of the view: all splits are scored alike."""
     from heads.data.clips import Features
-    from stepdiff.annotate.grounding.row_set import RowSet, sha256_of_keys
-    from stepdiff.annotate.grounding.scorers import DetectorJob, SpaceJob
+    from stepdiff.annotate.grounding import DetectorJob, RowSet, SpaceJob, sha256_of_keys
     from stepdiff.annotate.stages.stage import absolute, clip_blocks
     from store import Store
 
     if options.model is not None:
         return DetectorJob(options.model, options.threshold, reads)
     assert options.view is not None
-    head = None if options.head is None else str(Path(options.head).expanduser().absolute())
+    head = options.head and str(Path(options.head).expanduser().absolute())
     store = Store.open(options.store)
     features = Features(store, options.view, "embedding")
     others = RowSet.of(features.present(block)["row"].to_numpy() for block in clip_blocks(store, None))

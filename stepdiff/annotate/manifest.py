@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     import polars as pl
 
     from stepdiff.annotate.sources.blocks import Selection
-    from stepdiff.tasks.spec import TaskSpec
 
 
 VIDEOS = "videos/{video}.mp4"
@@ -114,22 +113,27 @@ def run(options: ManifestOptions) -> dict[str, Any]:
         raise StepDiffError(f"--videos {options.videos}: write {{video}} in the place of a video's id")
     source = _source(options)
     if source == "benchmark":
-        return _of_benchmark(options)
+        _keep_published(out, Path(options.data or ""))
+        if options.texts:
+            return _texts_of(options)
     from heads.data.hold_out import HoldOut
     from stepdiff.annotate.sources.blocks import Selection, write_blocks
 
     faults = Counter[str]()
-    look = options.on_disk and "on_disk" in _USES[source]
-    held = HoldOut(options.hold_out, options.hold_out_by)
-    pattern, bounds = _pattern(options, source), (options.least_seconds, options.most_seconds)
-    selection = Selection(pattern, out.parent, look, held, *bounds)
+    look = source == "benchmark" or (options.on_disk and "on_disk" in _USES[source])
+    hold_out = HoldOut(options.hold_out, options.hold_out_by)
+    bounds = (options.least_seconds, options.most_seconds)
+    selection = Selection(_pattern(options, source), out.parent, look, hold_out, *bounds)
     write_blocks(_blocks(options, source, selection, faults), selection, out)
     return _record(options, selection, faults)
 
 
 def _source(options: ManifestOptions) -> str:
     """Return the option that names the source of clips. StepDiffError: not one, or options that it does not use."""
-    given = [own.name for own in fields(options) if getattr(options, own.name) != own.default and own.name != "out"]
+    from stepdiff.annotate.sources.datasets import DATASETS
+    from stepdiff.tasks import registry
+
+    given = [one.name for one in fields(options) if getattr(options, one.name) != one.default and one.name != "out"]
     source = next((name for name in reversed(_USES) if name in given), None)
     if source is None or (source == "annotations" and options.taxonomy is None):
         if options.data is not None:
@@ -139,7 +143,14 @@ def _source(options: ManifestOptions) -> str:
             "--images or --dataset"
         )
     if source in ("benchmark", "dataset"):
-        _check_name(options, source)
+        name = getattr(options, source)
+        if source == "benchmark":
+            if registry.get(name, "--benchmark").clips is None:
+                raise StepDiffError(f"--benchmark {name}: the task has no list of its videos; give --test-sets")
+        elif name not in DATASETS:
+            raise StepDiffError(f"--dataset {name}: no such dataset; known: {', '.join(DATASETS)}")
+        if options.data is None:
+            raise StepDiffError(f"--{source} {name} needs --data, the folder of its published files")
     if others := [name for name in given if name not in (source, *_USES[source])]:
         flags = [name.replace("_", "-") for name in (source, others[0])]
         why = "is a manifest of its own" if others[0] in _USES else "does not use all of these options"
@@ -147,23 +158,7 @@ def _source(options: ManifestOptions) -> str:
     return source
 
 
-def _check_name(options: ManifestOptions, source: str) -> None:
-    """Raise StepDiffError where the benchmark or dataset does not exist or its folder is not given."""
-    from stepdiff.annotate.sources.datasets import DATASETS
-    from stepdiff.tasks import registry
-
-    name = getattr(options, source)
-    if source == "benchmark":
-        if registry.get(name, "--benchmark").clips is None:
-            raise StepDiffError(f"--benchmark {name}: the task has no list of its videos; give --test-sets")
-    elif name not in DATASETS:
-        raise StepDiffError(f"--dataset {name}: no such dataset; known: {', '.join(DATASETS)}")
-    if options.data is None:
-        raise StepDiffError(f"--{source} {name} needs --data, the folder of its published files")
-
-
 def _pattern(options: ManifestOptions, source: str) -> str:
-    """Return the path of a video's file from the manifest's folder."""
     if options.videos is not None:
         return options.videos
     if options.data is not None:
@@ -175,30 +170,31 @@ def _blocks(
     options: ManifestOptions, source: str, selection: "Selection", faults: Counter[str]
 ) -> Iterator["pl.DataFrame"]:
     """Return the clips of a source, in blocks; count what is left out."""
-    left_out = selection.left_out
-    if source == "sentences":
-        from stepdiff.annotate.sources.sentences import SECONDS, read_sentences
+    left_out, data = selection.left_out, Path(options.data or "")
+    if options.sentences is not None:
+        from stepdiff.annotate.sources.narration import SECONDS, read_sentences
 
-        return read_sentences(Path(options.sentences or ""), options.seconds or SECONDS, faults)
+        return read_sentences(Path(options.sentences), options.seconds or SECONDS, faults)
     if source == "images":
         from stepdiff.annotate.sources.images import read_images
 
         return read_images(options.images, Path(options.out).parent, left_out)
-    if source == "dataset":
-        from stepdiff.annotate.sources.datasets import DATASETS
-
-        return DATASETS[options.dataset or ""](Path(options.data or ""), options.seconds, left_out)
     if source == "test_sets":
         return _of_test_sets(options)
-    from stepdiff.annotate.sources.htstep import read_clips
+    if options.benchmark is not None:
+        from stepdiff.annotate.sources.blocks import benchmark_clips
 
+        return benchmark_clips(options.benchmark, data, selection)
+    from stepdiff.annotate.sources.datasets import DATASETS, read_htstep
+
+    if options.dataset is not None:
+        return DATASETS[options.dataset](data, options.seconds, left_out)
     assert options.annotations is not None and options.taxonomy is not None
     given = options.annotations, options.taxonomy, options.splits, options.narration
-    return read_clips(*given, left_out, faults)
+    return read_htstep(*given, left_out, faults)
 
 
 def _of_test_sets(options: ManifestOptions) -> Iterator["pl.DataFrame"]:
-    """Yield the clips that the test sets name, as one block."""
     import polars as pl
 
     from heads.data.hold_out import read_test_clips
@@ -208,31 +204,6 @@ def _of_test_sets(options: ManifestOptions) -> Iterator["pl.DataFrame"]:
     videos = pl.Series([split_clip(clip)[0] for clip in clips["key"]], dtype=pl.String)
     columns = {"clip": clips["key"], "video": videos, "start": clips["start"], "end": clips["end"]}
     yield pl.DataFrame(columns).with_columns(split=pl.lit("test"))
-
-
-def _of_benchmark(options: ManifestOptions) -> dict[str, Any]:
-    """Write the manifest of the clips of a benchmark that are on disk; return its record."""
-    from heads.data.hold_out import HoldOut
-    from stepdiff.annotate.sources.benchmarks import on_disk
-    from stepdiff.annotate.sources.blocks import Selection, write_blocks
-    from stepdiff.tasks import registry
-
-    benchmark = registry.get(options.benchmark or "")
-    assert benchmark.clips is not None  # _check_name refuses it
-    _keep_published(Path(options.out), Path(options.data or ""))
-    if options.texts:
-        return _texts_of(options, benchmark)
-    folder = Path(options.out).parent
-    found = on_disk(benchmark.clips(Path(options.data or "")), _pattern(options, "benchmark"), folder)
-    if found.frame.is_empty():
-        raise StepDiffError(
-            f"{options.data}: none of the {found.videos} videos of {benchmark.title} is on disk, e.g. "
-            f"{[*found.missing, *found.unreadable][0]}; put them there, or say where they are with --videos"
-        )
-    selection = Selection("{video}", folder, False, HoldOut())
-    write_blocks(iter([found.frame]), selection, Path(options.out))
-    share = {"videos": found.videos, "missing": found.missing, "unreadable": found.unreadable}
-    return _record(options, selection) | {"benchmark": {"name": benchmark.name, "clips": found.clips, **share}}
 
 
 def _keep_published(out: Path, folder: Path) -> None:
@@ -246,13 +217,15 @@ def _keep_published(out: Path, folder: Path) -> None:
             raise StepDiffError(f"--out {out} would overwrite a file of --data; name another --out") from None
 
 
-def _texts_of(options: ManifestOptions, benchmark: "TaskSpec") -> dict[str, Any]:
+def _texts_of(options: ManifestOptions) -> dict[str, Any]:
     """Write the manifest of the texts of a benchmark; return its record."""
     import polars as pl
 
     from stepdiff.annotate.sources.blocks import write_frames
+    from stepdiff.tasks import registry
     from stepdiff.tasks.benchmarks.rows import Choice
 
+    benchmark = registry.get(options.benchmark or "")
     rows = benchmark.read(Path(options.data or "")).rows
     texts = list(dict.fromkeys(row.about for row in rows if isinstance(row, Choice) and row.about is not None))
     if not texts:
@@ -262,22 +235,26 @@ def _texts_of(options: ManifestOptions, benchmark: "TaskSpec") -> dict[str, Any]
     return {"manifest": options.out, "texts": len(texts)}
 
 
-def _record(options: ManifestOptions, found: "Selection", faults: Counter[str] | None = None) -> dict[str, Any]:
-    """Return the record of what the manifest has and what was left out."""
-    return {
+def _record(options: ManifestOptions, selection: "Selection", faults: Counter[str]) -> dict[str, Any]:
+    record: dict[str, Any] = {
         "manifest": options.out,
-        "clips": found.clips,
-        "videos": found.videos,
-        "steps": len(found.steps),
-        "splits": dict(found.splits),
-        "unusable": dict(+found.left_out),
-        "narrated": found.texts["narration"],
-        "captioned": found.texts["caption"],
-        "narration_faults": dict(+(faults or Counter())),
-        "held_out": dict(found.held),
-        "held_out_of": dict(found.held_of),
-        "missing": found.missing if found.look else None,
+        "clips": selection.clips,
+        "videos": selection.videos,
+        "steps": len(selection.steps),
+        "splits": dict(selection.splits),
+        "unusable": dict(+selection.left_out),
+        "narrated": selection.texts["narration"],
+        "captioned": selection.texts["caption"],
+        "narration_faults": dict(+faults),
+        "held_out": dict(selection.held),
+        "held_out_of": dict(selection.held_of),
+        "missing": selection.missing if selection.look else None,
     }
+    if options.benchmark is not None:
+        videos = selection.videos + len(selection.missing) + len(selection.unreadable)
+        missing = {"missing": selection.missing, "unreadable": selection.unreadable}
+        record["benchmark"] = {"name": options.benchmark, "clips": selection.asked, "videos": videos, **missing}
+    return record
 
 
 def show(record: dict[str, Any]) -> None:
@@ -286,12 +263,15 @@ def show(record: dict[str, Any]) -> None:
         return
     line = "{manifest}: {clips} clips of {videos} videos and {steps} steps, {narrated} with narration"
     print((line + (", {captioned} with a caption" if record["captioned"] else "")).format(**record))
-    if of := record.get("benchmark"):
-        _show_share(f"{of['name']}: ", of["videos"], of["missing"], len(of["unreadable"]))
-        for video, reason in of["unreadable"].items():
+    if (missing := record["missing"]) is not None:
+        of = record.get("benchmark", {})
+        videos = of.get("videos", record["videos"] + len(missing))
+        name = f"{of['name']}: " if of else ""
+        print(f"{name}{record['videos']} of {videos} videos ({record['videos'] / videos:.1%}) are on disk")
+        if missing:
+            print(f"missing: {len(missing)} videos, e.g. {missing[0]}; --json lists them")
+        for video, reason in of.get("unreadable", {}).items():
             print(f"left out: {video}: {reason}")
-    elif (missing := record["missing"]) is not None:
-        _show_share("", record["videos"] + len(missing), missing)
     print("splits: " + ", ".join(f"{split} {count}" for split, count in record["splits"].items()))
     for reason, count in record["held_out"].items():
         print(f"split test: {count} x {reason}")
@@ -300,14 +280,6 @@ def show(record: dict[str, Any]) -> None:
     for what in ("unusable", "narration_faults"):
         for reason, count in record[what].items():
             print(f"left out: {count} x {reason}")
-
-
-def _show_share(name: str, videos: int, missing: list[str], unreadable: int = 0) -> None:
-    """Print which share of the videos is on disk."""
-    there = videos - len(missing) - unreadable
-    print(f"{name}{there} of {videos} videos ({there / videos:.1%}) are on disk")
-    if missing:
-        print(f"missing: {len(missing)} videos, e.g. {missing[0]}; --json lists them")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -56,9 +56,17 @@ def run(options: PairQAOptions) -> dict[str, Any]:
     from heads.data.hold_out import HoldOut
     from heads.methods.similarity import Sentences
     from heads.models.language_model import pick_device
-    from stepdiff.annotate.qa.composing import Ledger, compose
-    from stepdiff.annotate.qa.job import CUT, KINDS, STAGE, PairQAJob, described_pairs, items, read_pairs_file
     from stepdiff.annotate.qa.prompts import PAIRQA
+    from stepdiff.annotate.qa.questions import (
+        CUT,
+        KINDS,
+        STAGE,
+        Ledger,
+        PairQAJob,
+        compose,
+        items,
+        read_pairs_file,
+    )
     from stepdiff.annotate.stages.stage import run_stage
     from stepdiff.annotate.stages.versions import Version, chosen
     from stepdiff.common.io.files import write_pieces, write_text
@@ -75,8 +83,12 @@ def run(options: PairQAOptions) -> dict[str, Any]:
         for line in hold_out.lines():
             say(line)
     texts = ClipTexts(options.texts or str(chosen(store, "describe", None).folder), options.kind)
-    described = described_pairs(pairs, texts)
-    to_answer = items(described, dict(texts.items()))
+    text_of = dict(texts.items())
+    both = pl.all_horizontal(
+        pl.col("reference", "candidate").is_in(pl.Series(list(text_of), dtype=pl.String).implode())
+    )
+    described = pairs.filter(both | ~pl.col("same_step"))
+    to_answer = items(described, text_of)
     read = to_answer.select(PAIRQA[1].fields).write_ndjson().encode()
     job = PairQAJob(
         LLMOptions.of(options),
@@ -109,7 +121,7 @@ def show(record: dict[str, Any]) -> None:
     show_stage(record)
     if "rows" not in record:
         return
-    from stepdiff.annotate.qa.composing import kept_words
+    from stepdiff.annotate.qa.questions import kept_words
 
     summary = "{out}: {rows:,} questions of {pairs:,} pairs, both orders; {undescribed:,} pairs lack a description"
     print(summary.format(**record))

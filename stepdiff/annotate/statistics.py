@@ -7,11 +7,6 @@ answers (JSON lines, CSV, Label Studio export) or published rows of DiffCap or D
 Writes statistics.md, statistics.json, scores.png and words.png.
 
 Scores: 5 = not different, 1 = very different.
-
-Guarantees
-- a file is recognised by its content, and several are counted together
-- a figure without data is left out, and the page says so
-- the same files give the same bytes
 """
 
 import json
@@ -48,14 +43,13 @@ def run(options: StatisticsOptions) -> dict[str, Any]:
     refused: list[str] = []
     statistics = statistics_of(read_files(options.files, refused.append))
     out = Path(options.out)
-    pictures = {"scores.png": scores_figure(statistics), "words.png": clouds_figure(statistics)}
-    record = {"files": list(options.files), **asdict(statistics)}
-    record["pictures"] = [name for name, data in pictures.items() if data is not None]
-    for name, data in pictures.items():
-        if data is not None:
-            write_bytes(out / name, data)
-        else:
+    record: dict[str, Any] = {"files": list(options.files), **asdict(statistics), "pictures": []}
+    for name, data in {"scores.png": scores_figure(statistics), "words.png": clouds_figure(statistics)}.items():
+        if data is None:
             (out / name).unlink(missing_ok=True)  # of an earlier run on other files
+        else:
+            write_bytes(out / name, data)
+            record["pictures"].append(name)
     write_text(out / "statistics.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
     write_text(out / "statistics.md", _page(record))
     return {"out": options.out, **record, "failed": refused}
@@ -111,19 +105,12 @@ def _grids(record: dict[str, Any]) -> "list[Grid]":
 
 
 def show(record: dict[str, Any]) -> None:
-    from rich.console import Console
-
-    from heads.reporting.grid import to_text
-    from stepdiff.annotate.people.answers import show_refused
+    from stepdiff.annotate.people.answers import show_refused, show_tables
 
     show_refused(record)
     print(f"{record['sentence']}.")
     print("\n".join(line.removeprefix("- ") for line in _facts(record)[:-1]))
-    console = Console(markup=False)
-    if not console.is_terminal:
-        console = Console(markup=False, width=160)
-    for grid in _grids(record):
-        console.print(to_text(grid))
+    show_tables(_grids(record))
     print(f"{record['out']}: statistics.md, statistics.json" + "".join(f", {name}" for name in record["pictures"]))
 
 

@@ -19,9 +19,8 @@ from heads.data.hold_out import BY_ID, BY_OVERLAP, BY_VIDEO, HoldOut
 from stepdiff import annotate
 from stepdiff.annotate import audit
 from stepdiff.annotate.__main__ import VERBS, main
-from stepdiff.annotate.page.figures import figures, leaks, overlap
-from stepdiff.annotate.page.page import FRAMES, SIDE, contact_sheets
-from stepdiff.annotate.qa.job import Question, read_questions
+from stepdiff.annotate.qa.auditing import FRAMES, SIDE, contact_sheets, figures, leaks, overlap
+from stepdiff.annotate.qa.questions import Question, read_questions
 from stepdiff.common.errors import StepDiffError
 from store import Store
 

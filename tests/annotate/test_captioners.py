@@ -22,19 +22,26 @@ from heads.data.clip_texts import ClipTexts
 from heads.data.clips import Features
 from heads.training.recipe import ProjectorOptions, Schedule, TrainOptions, Validation, VideoLMRecipe
 from stepdiff.annotate import captions
-from stepdiff.annotate.captioners.tokens import TokenCaptioner, TokenJob
-from stepdiff.annotate.captioners.video import VideoCaptioner, VideoJob
-from stepdiff.annotate.captioners.vision import caption, check_videos, pictures, with_videos
-from stepdiff.annotate.grounding.row_set import RowSet
-from stepdiff.annotate.grounding.scorers import (
+from stepdiff.annotate.captioning import (
+    TokenCaptioner,
+    TokenJob,
+    VideoCaptioner,
+    VideoJob,
+    caption,
+    check_videos,
+    pictures,
+    with_videos,
+)
+from stepdiff.annotate.grounding import (
     GROUNDED,
     MOST,
     SCORES,
     Detector,
     DetectorJob,
+    RowSet,
     Space,
     SpaceJob,
-    kept,
+    grounded,
     objects,
 )
 from stepdiff.annotate.qa.prompts import CaptionKind
@@ -336,10 +343,10 @@ def scores(answer: Answer) -> dict[str, float]:
 
 
 def test_exactly_the_objects_with_a_score_above_zero_are_kept() -> None:
-    answer = kept(["eggs", "pan", "whisk", "Crème"], [0.3, 0.0, -0.1, 1e-9])
+    answer = grounded(["eggs", "pan", "whisk", "Crème"], [0.3, 0.0, -0.1, 1e-9])
     assert isinstance(answer, dict) and answer[GROUNDED] == "eggs\nCrème"
     assert list(scores(answer)) == ["eggs", "pan", "whisk", "Crème"]
-    assert kept([], []) == {GROUNDED: "", SCORES: "[]"}
+    assert grounded([], []) == {GROUNDED: "", SCORES: "[]"}
 
 
 def test_objects_are_listed_once_one_per_line_without_bullets() -> None:

@@ -19,8 +19,8 @@ from heads.data.clip_texts import ClipTexts
 from heads.methods.similarity import MODEL, Sentences
 from heads.training.checkpoint import Run
 from stepdiff.annotate import align
-from stepdiff.annotate.sources.alignment import assigned
-from stepdiff.annotate.sources.htstep import Step, read_annotations, read_splits, read_taxonomy
+from stepdiff.annotate.align import assigned
+from stepdiff.annotate.sources.datasets import Step, read_annotations, read_splits, read_taxonomy
 from stepdiff.annotate.sources.narration import UNDECODED, UNUSABLE, Piece, entries, heard, read_narration
 from stepdiff.common.errors import StepDiffError
 from stepdiff.weights import fingerprint, resolve

@@ -14,12 +14,11 @@ from heads.data.clip_texts import ClipTexts
 from heads.llm.model import CutOff, LLMOptions, Sampling
 from stepdiff.annotate import describe
 from stepdiff.annotate.describe import DescribeJob, Describer, one_line
-from stepdiff.annotate.grounding.scorers import GROUNDED, SCORES
+from stepdiff.annotate.grounding import GROUNDED, SCORES
 from stepdiff.annotate.qa.prompts import DESCRIBE, Message, read_prompt
 from stepdiff.annotate.stages.job import Failure, StageOptions
-from stepdiff.annotate.stages.stage import SHARD, pending, run_stage
+from stepdiff.annotate.stages.stage import SHARD, Answered, StageWorkerOptions, Worker, pending, run_stage
 from stepdiff.annotate.stages.versions import SCHEMA, Version, chosen, versions
-from stepdiff.annotate.stages.worker import Answered, StageWorkerOptions, Worker
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io import sealed as table
 from stepdiff.common.io.locks import locked

@@ -5,14 +5,9 @@ about a pair only the last one. A person is compared with the median of the othe
 
 Shape legend: R ratings; C couples, which are two ratings of one item by two people; U items; L levels of the score;
 P pairs of people.
-
-Guarantees
-- the figures of ConViS-Bench are those of its published answers, and kappa is that of scikit-learn for two people
-- a category that one person left out counts where others have it
-- agreement on gold pairs is the share of scores within the tolerance of the known ones
 """
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
@@ -32,8 +27,6 @@ COUPLES = 50_000_000
 
 @dataclass(frozen=True)
 class Ratings:
-    """R ratings: who gave which item which score."""
-
     item: Int64[np.ndarray, " R"]
     person: Int64[np.ndarray, " R"]
     score: Int64[np.ndarray, " R"]
@@ -41,7 +34,6 @@ class Ratings:
     levels: int
 
     def of(self, chosen: np.ndarray) -> "Ratings":
-        """Return a part of the ratings."""
         return Ratings(self.item[chosen], self.person[chosen], self.score[chosen], self.levels)
 
 
@@ -73,8 +65,6 @@ class Figures:
 
 @dataclass(frozen=True)
 class Person:
-    """One annotator."""
-
     annotator: str
     answers: int
     """pairs of work, also rejected ones"""
@@ -112,12 +102,7 @@ class Agreement:
 
 
 def agreement(answers: Iterable[Answer], task: Task | None = None) -> Agreement:
-    """Return the agreement in a collection; about 0.2 s for 20,000 answers.
-
-    Args:
-        answers: Of any kind, in any order.
-        task: Has the known scores of gold pairs.
-    """
+    """Return the agreement in a collection; `task` has the known scores of gold pairs."""
     given = list(answers)
     counted = latest(given)
     work = [answer for answer in counted if answer.kind == "work"]
@@ -145,23 +130,17 @@ def agreement(answers: Iterable[Answer], task: Task | None = None) -> Agreement:
         overall=figures(ratings),
         categories={name: figures(ratings.of(category == number)) for number, name in enumerate(categories)},
         rejections=figures(Ratings(pair, who, rejected, 2)),
-        annotators=_people(work, _distances(ratings, list(people)), _gold(counted, task)),
+        annotators=_people(counted, ratings, list(people), task),
     )
 
 
-def _distances(ratings: Ratings, people: Sequence[str]) -> dict[str, float]:
-    """Return the mean distance of each person from the others' medians, for people who share an item."""
-    apart = from_others(ratings)
-    known = ~np.isnan(apart)
-    sums = np.bincount(ratings.person[known], apart[known], minlength=len(people))
-    counts = np.bincount(ratings.person[known], minlength=len(people))
-    return {name: float(sums[i] / counts[i]) for i, name in enumerate(people) if counts[i]}
-
-
-def _gold(answers: Sequence[Answer], task: Task | None) -> dict[str, list[bool]]:
-    """Return for each person which scores of gold pairs are close enough."""
-    close = defaultdict(list)
+def _people(answers: Sequence[Answer], ratings: Ratings, names: Sequence[str], task: Task | None) -> list[Person]:
+    """Return all people, the most active first. names: of the people of the ratings."""
+    work = defaultdict(list)
+    close = defaultdict(list)  # whether scores of gold pairs are within the tolerance
     for answer in answers:
+        if answer.kind == "work":
+            work[answer.annotator].append(answer)
         if task is None or answer.kind != "gold" or answer.pair not in task.gold.by_id:
             continue
         for name, score in task.gold.by_id[answer.pair].scores.items():
@@ -169,28 +148,26 @@ def _gold(answers: Sequence[Answer], task: Task | None) -> dict[str, list[bool]]
                 close[answer.annotator].append(task.gold.agrees(score, answer.differences[name].score))
             elif answer.rejected is not None:
                 close[answer.annotator].append(False)
-    return close
-
-
-def _people(work: Sequence[Answer], distances: dict[str, float], gold: dict[str, list[bool]]) -> list[Person]:
-    seconds = defaultdict(list)
-    for answer in work:
-        if answer.seconds is not None:
-            seconds[answer.annotator].append(answer.seconds)
-    counts = Counter(answer.annotator for answer in work)
-    rejected = Counter(answer.annotator for answer in work if answer.rejected is not None)
-    people = [
-        Person(
-            annotator=name,
-            answers=counts[name],
-            rejected=rejected[name],
-            seconds=median(seconds[name]) if name in seconds else None,
-            distance=distances.get(name),
-            gold_scores=len(gold.get(name, ())),
-            gold=fmean(gold[name]) if gold.get(name) else None,
+    apart = from_others(ratings)
+    known = ~np.isnan(apart)
+    sums = np.bincount(ratings.person[known], apart[known], minlength=len(names))
+    counts = np.bincount(ratings.person[known], minlength=len(names))
+    distances = {name: float(sums[i] / counts[i]) for i, name in enumerate(names) if counts[i]}
+    people = []
+    for name in dict.fromkeys([*work, *close]):
+        given, gold = work.get(name, []), close.get(name, [])
+        seconds = [answer.seconds for answer in given if answer.seconds is not None]
+        people.append(
+            Person(
+                annotator=name,
+                answers=len(given),
+                rejected=sum(answer.rejected is not None for answer in given),
+                seconds=median(seconds) if seconds else None,
+                distance=distances.get(name),
+                gold_scores=len(gold),
+                gold=fmean(gold) if gold else None,
+            )
         )
-        for name in dict.fromkeys([*counts, *gold])
-    ]
     return sorted(people, key=lambda person: (-person.answers, person.annotator))
 
 
@@ -198,7 +175,6 @@ def _people(work: Sequence[Answer], distances: dict[str, float], gold: dict[str,
 
 
 def figures(ratings: Ratings) -> Figures:
-    """Return all figures of agreement."""
     counts = _counts(ratings)
     counts = counts[counts.sum(1) > 1]
     one, two = couples(ratings)
@@ -220,7 +196,6 @@ def figures(ratings: Ratings) -> Figures:
 
 
 def _counts(ratings: Ratings) -> Int64[np.ndarray, "U L"]:
-    """Return how often each item has each score."""
     _, item = np.unique(ratings.item, return_inverse=True)
     items = int(item.max(initial=-1)) + 1
     cells = np.bincount(item * ratings.levels + ratings.score, minlength=items * ratings.levels)

@@ -4,11 +4,6 @@ JSON lines have one answer a line, as `stepdiff.annotate.people.form` describes 
 row for each pair, annotator and category; an answer without scores has one row without a category, and an empty
 `rejected`, `left`, `seconds` or `submitted` is null. A text that a spreadsheet would take for a formula has a quote
 before it.
-
-Guarantees
-- a file is recognised by its content, not by its name; written answers read back equal
-- an error names the file and the line, row or annotation
-- two answers that give one pair different clips are refused
 """
 
 import csv
@@ -19,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
@@ -31,6 +26,9 @@ from stepdiff.common.io.files import write_pieces, write_text
 from stepdiff.common.io.jsonl import object_line, parse_object
 from stepdiff.common.io.tables import escaped, unescaped
 
+if TYPE_CHECKING:
+    from heads.reporting.grid import Grid
+
 FORMS = "JSON lines or CSV of collected answers, a Label Studio export, or user_inputs.json of ConViS-Bench"
 HEAD = ("pair", "reference", "candidate", "annotator", "kind", "submitted", "left", "seconds", "keystep", "rejected")
 COLUMNS = (*HEAD, "category", "score", "text")
@@ -41,30 +39,25 @@ _DIFFERENCE = TypeAdapter(Difference).validate_python
 
 def latest(answers: Iterable[Answer]) -> list[Answer]:
     """Return the last answer of each person about each pair, by time and then by order in the file."""
-    kept: dict[tuple[str, str, Kind], Answer] = {}
+    last: dict[tuple[str, str, Kind], Answer] = {}
     for answer in answers:
         key = (answer.pair, answer.annotator, answer.kind)
-        if key not in kept or answer.time >= kept[key].time:
-            kept[key] = answer
-    return list(kept.values())
+        if key not in last or answer.time >= last[key].time:
+            last[key] = answer
+    return list(last.values())
 
 
 def read_collected(path: str | Path, refused: Callable[[str], None] | None = None) -> list[Answer]:
-    """Return all answers of a file.
+    """Return all answers of a file. StepDiffError: a file of no known form, a fault in it, or no answers.
 
-    Args:
-        path: A file in one of the known forms.
-        refused: Receives one line for each annotation of a Label Studio export that breaks a rule of the form, which
-            Label Studio does not check; the others are returned. None: the first one raises.
-
-    Raises:
-        StepDiffError: A file of no known form, a fault in it, or no answers.
+    refused: receives one line for each annotation of a Label Studio export that breaks a rule of the form, which Label
+    Studio does not check; the others are returned. None: the first one raises.
     """
     lines: list[str] = []
     answers = _read(path, None if refused is None else lines.append)
+    if not answers and lines:
+        raise StepDiffError(f"{path}: all its answers are refused ({len(lines):,}); the first: {lines[0]}")
     if not answers:
-        if lines:
-            raise StepDiffError(f"{path}: all its answers are refused ({len(lines):,}); the first: {lines[0]}")
         raise StepDiffError(f"{path}: has no answers; give {FORMS}")
     if refused is not None:
         for line in lines:
@@ -81,6 +74,19 @@ def show_refused(record: dict[str, Any]) -> None:
     """Print the lines in a command's record about refused answers to standard error."""
     for line in record["failed"]:
         print(f"refused: {line}", file=sys.stderr)
+
+
+def show_tables(grids: "Iterable[Grid]") -> None:
+    """Print tables; 160 columns wide where the output is a file."""
+    from rich.console import Console
+
+    from heads.reporting.grid import to_text
+
+    console = Console(markup=False)
+    if not console.is_terminal:
+        console = Console(markup=False, width=160)
+    for grid in grids:
+        console.print(to_text(grid))
 
 
 def _read(path: str | Path, refused: Callable[[str], None] | None) -> list[Answer]:
@@ -102,7 +108,6 @@ def _read(path: str | Path, refused: Callable[[str], None] | None) -> list[Answe
 
 @contextmanager
 def _at(place: str) -> Iterator[None]:
-    """Begin the line of a StepDiffError with a place."""
     try:
         yield
     except StepDiffError as error:
@@ -113,11 +118,7 @@ def _at(place: str) -> Iterator[None]:
 
 
 def read_answers(path: str | Path) -> Iterator[Answer]:
-    """Yield the answers of a file of JSON lines, one line in memory at a time.
-
-    Raises:
-        StepDiffError: One line with the file, the line and what it should be.
-    """
+    """Yield the answers of a file of JSON lines, one line in memory at a time."""
     for number, line in read_lines(path):
         with _at(f"{path}:{number}"):
             answer = answer_of(parse_object(line))
@@ -132,31 +133,22 @@ def write_answers(path: str | Path, answers: Iterable[Answer]) -> None:
 # -------------------------------------------------------------------------------------------------------- CSV
 
 
-def _table_rows(answers: Iterable[Answer]) -> Iterator[dict[str, Any]]:
-    for answer in answers:
-        head = {name: escaped(text) if isinstance(text := getattr(answer, name), str) else text for name in HEAD}
-        for category, difference in answer.differences.items():
-            yield {**head, "category": escaped(category), "score": difference.score, "text": escaped(difference.text)}
-        if not answer.differences:
-            yield head
-
-
 def write_table(path: str | Path, answers: Iterable[Answer]) -> None:
-    """Write the CSV; null is an empty field."""
     text = io.StringIO()
     # With another end of lines the module would not quote a text with a lone carriage return.
     writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\r\n")
     writer.writeheader()
-    writer.writerows(_table_rows(answers))
+    for answer in answers:
+        head = {name: escaped(value) if isinstance(value := getattr(answer, name), str) else value for name in HEAD}
+        for category, one in answer.differences.items():
+            writer.writerow({**head, "category": escaped(category), "score": one.score, "text": escaped(one.text)})
+        if not answer.differences:
+            writer.writerow(head)
     write_text(Path(path), text.getvalue())
 
 
 def read_table(path: str | Path) -> list[Answer]:
-    """Return the answers of a CSV, in the order of their first rows; rows may be in any order.
-
-    Raises:
-        StepDiffError: A missing column, or a row that is no part of an answer; the line names the row.
-    """
+    """Return the answers of a CSV, in the order of their first rows; rows may be in any order."""
     reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
     try:
         rows = list(reader)
@@ -176,15 +168,14 @@ def read_table(path: str | Path) -> list[Answer]:
         if row["category"]:
             keys = {"text": row["text"], "score": _number(row["score"])}
             differences[row["category"]] = checked(_DIFFERENCE, keys, f"{place}: ")
-    return [_table_answer(path, *key_and_rest) for key_and_rest in answers.items()]
-
-
-def _table_answer(path: str | Path, key: tuple[str, ...], rest: tuple[int, dict[str, Any]]) -> Answer:
-    head: dict[str, Any] = dict(zip(HEAD, key, strict=True))
-    head |= {name: head[name] or None for name in ("submitted", "left", "rejected")}
-    head["seconds"] = _number(head["seconds"]) if head["seconds"] else None
-    with _at(f"{path}: row {rest[0]}"):
-        return answer_of({**head, "differences": rest[1]})
+    read = []
+    for key, (number, differences) in answers.items():
+        head: dict[str, Any] = dict(zip(HEAD, key, strict=True))
+        head |= {name: head[name] or None for name in ("submitted", "left", "rejected")}
+        head["seconds"] = _number(head["seconds"]) if head["seconds"] else None
+        with _at(f"{path}: row {number}"):
+            read.append(answer_of({**head, "differences": differences}))
+    return read
 
 
 def _number(text: str) -> int | float | str:
@@ -209,18 +200,15 @@ def _convis(path: str | Path, rows: Sequence[dict[str, Any]]) -> list[Answer]:
             if not middle or not isinstance(scores, dict):
                 raise StepDiffError("expects video_pair_id <clip>.mp4-<clip>.mp4, and user_inputs by concept")
             numbers = {name: int(score) if str(score).isdecimal() else score for name, score in scores.items()}
-            answers.append(
-                answer_of(
-                    {
-                        "pair": pair,
-                        "reference": reference,
-                        "candidate": candidate.removesuffix(_VIDEO),
-                        "annotator": row["user_id"],
-                        "keystep": "",
-                        "differences": {name: {"text": "", "score": score} for name, score in numbers.items()},
-                        # some of the published ones are negative
-                        "seconds": seconds if isinstance(seconds, int | float) and seconds >= 0 else None,
-                    }
-                )
-            )
+            keys = {
+                "pair": pair,
+                "reference": reference,
+                "candidate": candidate.removesuffix(_VIDEO),
+                "annotator": row["user_id"],
+                "keystep": "",
+                "differences": {name: {"text": "", "score": score} for name, score in numbers.items()},
+                # some of the published ones are negative
+                "seconds": seconds if isinstance(seconds, int | float) and seconds >= 0 else None,
+            }
+            answers.append(answer_of(keys))
     return answers

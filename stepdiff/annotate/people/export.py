@@ -1,17 +1,12 @@
 """Collected answers as rows of the published test sets.
 
 DiffCap: the texts of all people about a pair in a category. A text says how the right video differs from the left one,
-so the left clip is the row's reference. DiffRank: a reference and up to four clips with known scores, as in the
-published rows; clips of another step, whose score is 0, fill a row where steps are known. A score has no direction, so
-each clip of a pair is a reference. DiffMCQ is made from the DiffCap file by `python -m retrieval negatives`.
+so the left clip is the row's reference. DiffRank: a reference and up to four clips with known scores; clips of another
+step, whose score is 0, fill a row where steps are known. A score has no direction, so each clip of a pair is a
+reference. The score of a pair in a category is the median over people, a half rounded down: where two people disagree
+about a difference, there is one. Scores: 5 = not different, 1 = very different, 0 = a clip of another step.
 
-The score of a pair in a category is the median over people, a half rounded down: where two people disagree about a
-difference, there is one. Scores: 5 = not different, 1 = very different, 0 = a clip of another step.
-
-Guarantees
-- only work counts, an adjudication wins over it, and a pair that at least half of its people reject is in no row
-- a text keeps its direction, also where the candidate was on the left
-- every DiffRank row has different scores, and the same seed gives the same rows
+Only work counts, an adjudication wins over it, and a pair that at least half of its people reject is in no row.
 """
 
 import math
@@ -93,14 +88,9 @@ def diffrank_rows(
 ) -> list[DiffRank]:
     """Return rows of DiffRank, those of one reference next to each other.
 
-    A reference has the same targets in every category in which all of them have a score. A category in which all
-    targets have the same score is left out, because it ranks nothing.
-
-    Args:
-        decided: Of `decide`.
-        steps: Clip -> its step. Without it, rows have only annotated targets, from 2 to `targets`.
-        targets: Clips of a row, at most.
-        seed: Decides which targets are taken, and their order.
+    A reference has the same targets, `targets` at most, in every category in which all of them have a score. A category
+    in which all targets have the same score is left out, because it ranks nothing. `steps` (clip -> its step) allows
+    targets of another step; `seed` decides which targets are taken, and their order.
     """
     near: dict[str, dict[str, Mapping[str, int]]] = defaultdict(dict)
     for pair in decided:

@@ -132,7 +132,6 @@ class Form:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """The names of the categories, in order."""
         return tuple(category.name for category in self.categories)
 
     def filled(
@@ -150,14 +149,14 @@ class Form:
         return {"keystep": " ".join(keystep.split()), "differences": differences, "rejected": rejected}
 
     def problems(self, answer: Answer) -> list[str]:
-        """Return what is wrong with an answer, as sentences for the person who answered; empty if nothing is.
-
-        An answer that rejects its pair needs only a reason.
-        """
+        """Return what is wrong with an answer, as sentences for the person who answered; empty if nothing is."""
         return [sentence for _, sentence in self.faults(answer)]
 
     def faults(self, answer: Answer) -> Iterator[tuple[str, str]]:
-        """Yield each of `problems` with its field: rejected, keystep, or `category` and its name."""
+        """Yield each of `problems` with its field: rejected, keystep, or `category` and its name.
+
+        An answer that rejects its pair needs only a reason.
+        """
         if answer.rejected is not None:
             if answer.rejected not in self.reject_reasons:
                 yield "rejected", f"Choose one of the reasons to reject a pair: {', '.join(self.reject_reasons)}."

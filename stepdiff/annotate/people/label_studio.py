@@ -1,18 +1,17 @@
 """Collected answers as tasks of Label Studio, and its exports as answers.
 
-A task is a pair, shown with one of its clips on the left: {"data": {"video1": URL, "video2": URL, "pair", "reference",
-"candidate", "left", "categories", "keystep_words", "answers"}, "annotations": [{"id", "result": [...], ...}]}.
-`configuration` makes the labelling configuration, which names the controls: `keystep`, `rejected`, `text_1` and
-`score_1` for the first of the task's categories. `answers` has what an import there replaces: annotator, kind, time and
-seconds of each annotation that the file comes with. Label Studio keeps the annotation's `id` as its `import_id`.
+A task is a pair with one of its clips on the left: {"data": {"video1": URL, "video2": URL, "pair", "reference",
+"candidate", "left", "categories", "keystep_words", "answers"}, "annotations": [{"id", "result": [...], ...}]}. The
+controls are `keystep`, `rejected`, `text_1` and `score_1` for the first category. `answers` has what an import there
+replaces: annotator, kind, time and seconds of each annotation of the file, by its `id`, there `import_id`.
 
 Files are for "Import" and from "Export, JSON"; tried with Label Studio 1.23.2. `completed_by` is not written, because
 an import refuses people whom the project does not have. Scores: 5 = not different, 1 = very different.
 
 Guarantees
 - written answers read back equal, also after an import into Label Studio and an export
-- an annotation made or changed there keeps the rules of the form, or is refused in one line that names task and
-  annotation; no text and no score is score 5, a skipped pair is rejected
+- an annotation that breaks a rule of the form is refused in one line; no text and no score is score 5, a skipped pair
+  is rejected
 - who answered is a field of the task or of Label Studio, never a text that an annotator can write
 """
 
@@ -31,8 +30,6 @@ from stepdiff.annotate.people.task import Task, plain
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import write_text
 
-URL = "/data/local-files/?d=videos/{clip}.mp4"
-"""where Label Studio serves files of a local storage, which is a folder inside its document root"""
 SKIPPED = "skipped"
 """the reason of a pair that was skipped in Label Studio"""
 CORRECT = "Correct this in Label Studio and export again."
@@ -95,26 +92,23 @@ def video_url(form: str) -> Callable[[str], str]:
 def tasks_of(answers: Iterable[Answer], url: Callable[[str], str], task: Task | None = None) -> list[dict[str, Any]]:
     """Return one task for each pair and side, with its answers as annotations.
 
-    Args:
-        answers: In any order.
-        url: Returns the URL of a clip's video.
-        task: Also its pairs that nobody answered are tasks. Its categories come first; those of the answers follow.
+    Pairs of `task` that nobody answered are tasks too. Its categories come first; those of the answers follow.
     """
     answers, task = list(answers), task or Task(())
     names = list(dict.fromkeys([*task.names, *(name for answer in answers for name in answer.differences)]))
     tasks: dict[tuple[Any, ...], dict[str, Any]] = {}
 
     def of(pair: str, reference: str, candidate: str, left: str | None) -> dict[str, Any]:
-        shown = (candidate, reference) if left == "candidate" else (reference, candidate)
-        videos = {f"video{number}": url(clip) for number, clip in enumerate(shown, 1)}
+        sides = (candidate, reference) if left == "candidate" else (reference, candidate)
+        videos = {f"video{number}": url(clip) for number, clip in enumerate(sides, 1)}
         about = {"pair": pair, "reference": reference, "candidate": candidate, "left": left}
         form = {"categories": names, "keystep_words": task.keystep_words, "answers": []}
         return tasks.setdefault((*about.values(),), {"data": videos | about | form, "annotations": []})
 
     for answer in answers:
-        shown = of(answer.pair, answer.reference, answer.candidate, answer.left)
-        shown["data"]["answers"].append({name: getattr(answer, name) for name in _RECORD})
-        shown["annotations"].append(_annotation(answer, names, len(shown["data"]["answers"])))
+        of_side = of(answer.pair, answer.reference, answer.candidate, answer.left)
+        of_side["data"]["answers"].append({name: getattr(answer, name) for name in _RECORD})
+        of_side["annotations"].append(_annotation(answer, names, len(of_side["data"]["answers"])))
     answered = {answer.pair for answer in answers}
     for pair in task.pairs:
         if pair.id not in answered:
@@ -123,7 +117,6 @@ def tasks_of(answers: Iterable[Answer], url: Callable[[str], str], task: Task | 
 
 
 def write_label_studio(path: str | Path, tasks: Sequence[dict[str, Any]]) -> None:
-    """Write tasks as a file that Label Studio imports."""
     write_text(Path(path), json.dumps(tasks, indent=1, allow_nan=False) + "\n")
 
 
@@ -136,22 +129,31 @@ def _annotation(answer: Answer, names: Sequence[str], identity: int) -> dict[str
     values.append(("rejected", "choices", answer.rejected or ""))
     return {
         "id": identity,
-        "result": [_result(*value) for value in values if value[2]],
+        "result": [
+            {
+                "id": name,
+                "from_name": name,
+                "to_name": "video1",
+                "type": "textarea" if kind == "text" else "choices",
+                "value": {kind: [value]},
+            }
+            for name, kind, value in values
+            if value
+        ],
         "lead_time": answer.seconds,
         "was_cancelled": False,
         "ground_truth": answer.kind == "adjudication",
     }
 
 
-def _result(name: str, kind: str, value: str) -> dict[str, Any]:
-    control = {"text": "textarea", "choices": "choices"}[kind]
-    return {"id": name, "from_name": name, "to_name": "video1", "type": control, "value": {kind: [value]}}
+def answers_of(tasks: Sequence[Any], where: str, refused: Callable[[str], None] | None = None) -> list[Answer]:
+    return [answer for _, answer in placed_answers(tasks, where, refused)]
 
 
-def answers_of(
+def placed_answers(
     tasks: Sequence[Any], where: str, refused: Callable[[str], None] | None = None, first: int = 1
-) -> list[Answer]:
-    """Return the answers in the annotations of tasks.
+) -> Iterator[tuple[str, Answer]]:
+    """Yield the answers in the annotations of tasks, each with its place: `where`, the task and the annotation.
 
     Args:
         tasks: A list as `tasks_of` makes it, or as Label Studio exports it.
@@ -163,13 +165,6 @@ def answers_of(
     Raises:
         StepDiffError: A task of another form, or without `refused` an annotation that is refused.
     """
-    return [answer for _, answer in placed_answers(tasks, where, refused, first)]
-
-
-def placed_answers(
-    tasks: Sequence[Any], where: str, refused: Callable[[str], None] | None = None, first: int = 1
-) -> Iterator[tuple[str, Answer]]:
-    """Yield the answers of `answers_of`, each with its place: `where`, the task and the annotation."""
     for number, keys in enumerate(tasks, first):
         place = f"{where}: task {_identity(keys, number)}"
         try:
@@ -213,8 +208,10 @@ def _answer(
     pair = {"pair": data.pair or f"{reference} {candidate}", "reference": reference, "candidate": candidate}
     form = Form(tuple(map(plain, data.categories)), data.keystep_words)
     rejected = SKIPPED if annotation.get("was_cancelled") else values.get("rejected")
-    scores = {name: _score(score) for name, score in _controls("score", data.categories, values)}
-    texts = dict(_controls("text", data.categories, values))
+    scores = {
+        name: int(score) if score in map(str, SCORES) else score for name, score in _controls("score", data, values)
+    }
+    texts = dict(_controls("text", data, values))
     if record is not None and unchanged:  # imported there
         if unscored := [name for name in texts if name not in scores]:
             raise StepDiffError(f"{unscored[0]} has a text and no score; {_HINT}")
@@ -234,23 +231,17 @@ def _answer(
     return answer
 
 
-def _controls(kind: str, categories: Sequence[str], values: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Yield category and value of the controls of a kind that have a value."""
-    for number, name in enumerate(categories, 1):
+def _controls(kind: str, data: _Data, values: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    for number, name in enumerate(data.categories, 1):
         if value := values.get(f"{kind}_{number}"):
             yield name, value
 
 
 def _text(value: _Value) -> str:
-    """Return the text, choice or rating of a result."""
     given = [part for part in (value.rating, value.text, value.choices) if part is not None]
     if not given:
         raise StepDiffError("a value has text, choices or rating, and this one has none")
     return "\n".join(given[0]) if isinstance(given[0], list) else str(given[0])
-
-
-def _score(value: str) -> int | str:
-    return int(value) if value in map(str, SCORES) else value
 
 
 def _native(annotation: dict[str, Any]) -> dict[str, Any]:
@@ -265,7 +256,6 @@ def _native(annotation: dict[str, Any]) -> dict[str, Any]:
 
 
 def configuration(form: Form) -> str:
-    """Return the labelling configuration of a project, as XML."""
     view = ElementTree.Element("View")
     _add(view, "Header", value=form.instructions)
     # With 1fr alone the second video leaves the window, because a player does not become narrower than its buttons.
@@ -275,12 +265,8 @@ def configuration(form: Form) -> str:
         side = _add(videos, "View")
         _add(side, "Header", value=f"Video {number}", size="4")
         _add(side, "Video", name=f"video{number}", value=f"$video{number}")
-    _add(
-        view,
-        "Header",
-        size="4",
-        value=f"What is the common keystep in both clips? (at most {form.keystep_words} words)",
-    )
+    keystep = f"What is the common keystep in both clips? (at most {form.keystep_words} words)"
+    _add(view, "Header", size="4", value=keystep)
     _text_area(view, "keystep")
     for number, category in enumerate(form.categories, 1):
         _add(view, "Header", size="4", value=f"{category.title}: how does Video 2 differ from Video 1?")

@@ -1,9 +1,4 @@
-"""The figures of the paper's supplement about difference annotations: Fig. S5 as bars, Fig. S6 as word clouds.
-
-Guarantees
-- the same statistics give the same bytes, and a figure without data is left out
-- nothing in a name is read as a formula
-"""
+"""The figures of the paper's supplement about difference annotations: Fig. S5 as bars, Fig. S6 as word clouds."""
 
 import io
 import math
@@ -14,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
+from matplotlib.figure import Figure
 
 from stepdiff.annotate.people.form import DIRECTION, HIGHEST, LOWEST, SCORES
 from stepdiff.annotate.people.statistics import BINS, Statistics
@@ -32,24 +28,14 @@ _SAMPLE = {"fontsize": 8, "color": "#555555"}
 
 def scores_figure(record: Statistics) -> bytes | None:
     """Return Fig. S5 as PNG: captions by category, aggregate scores of pairs, scores with a text; None without data."""
-    panels = [
-        draw
-        for draw, data in (
-            (_captions, record.captions),
-            (_aggregates, sum(record.aggregates)),
-            (_written, record.written),
-        )
-        if data
-    ]
+    counts = (_captions, record.captions), (_aggregates, sum(record.aggregates)), (_written, record.written)
+    panels = [draw for draw, count in counts if count]
     if not panels:
         return None
-    pyplot = _pyplot()
-    size = (4.1 * len(panels), 3.5)
-    figure, axes = pyplot.subplots(1, len(panels), figsize=size, squeeze=False, layout="constrained")
+    figure = Figure(figsize=(4.1 * len(panels), 3.5), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False)
     for axis, draw in zip(axes[0], panels, strict=True):
         draw(axis, record)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.set_axisbelow(True)
     note = textwrap.fill(f"Scores: {DIRECTION}. {record.sentence}.", 66 * len(panels))
     figure.supxlabel(note, **_SAMPLE)
     return _png(figure)
@@ -65,9 +51,7 @@ def _captions(axis: Any, record: Statistics) -> None:
     axis.set_xlim(0, max(counts) * 1.38)
     axis.invert_yaxis()
     axis.tick_params(axis="y", length=0)
-    axis.set_xlabel("captions")
-    axis.grid(axis="x", alpha=0.4, linewidth=0.6)
-    _title(axis, "Difference captions by category")
+    _finish(axis, "Difference captions by category", "captions", "", "x")
 
 
 def _aggregates(axis: Any, record: Statistics) -> None:
@@ -89,10 +73,7 @@ def _aggregates(axis: Any, record: Statistics) -> None:
     )
     axis.set_xticks(SCORES)
     axis.set_ylim(0, max(record.aggregates) * 1.14)
-    axis.set_xlabel("mean score over categories")
-    axis.set_ylabel("pairs")
-    axis.grid(axis="y", alpha=0.4, linewidth=0.6)
-    _title(axis, "Aggregate score of a pair")
+    _finish(axis, "Aggregate score of a pair", "mean score over categories", "pairs", "y")
 
 
 def _written(axis: Any, record: Statistics) -> None:
@@ -104,11 +85,15 @@ def _written(axis: Any, record: Statistics) -> None:
         places = [score + width * (number - (len(names) - 1) / 2) for score in SCORES]
         axis.bar(places, shares, width=width * 0.94, color=_colour(record, name), label=_plain(name))
     axis.set_xticks(SCORES)
-    axis.set_xlabel("score where a text was written")
-    axis.set_ylabel("% of the category's scores")
-    axis.grid(axis="y", alpha=0.4, linewidth=0.6)
     axis.legend(frameon=False, fontsize=7, handlelength=0.9, handletextpad=0.4, labelspacing=0.25, loc="best")
-    _title(axis, "Scores with a difference text")
+    _finish(axis, "Scores with a difference text", "score where a text was written", "% of the category's scores", "y")
+
+
+def _finish(axis: Any, title: str, x: str, y: str, lines: str) -> None:
+    axis.set(xlabel=x, ylabel=y, axisbelow=True)
+    axis.grid(axis=lines, alpha=0.4, linewidth=0.6)
+    axis.spines[["top", "right"]].set_visible(False)
+    _title(axis, title)
 
 
 def clouds_figure(record: Statistics) -> bytes | None:
@@ -116,11 +101,10 @@ def clouds_figure(record: Statistics) -> bytes | None:
     names = [name for name, category in record.categories.items() if category.terms]
     if not names:
         return None
-    pyplot = _pyplot()
     columns = min(3, len(names))
     rows = math.ceil(len(names) / columns)
-    size = (4.1 * columns, 2.85 * rows + 0.3)
-    figure, axes = pyplot.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    figure = Figure(figsize=(4.1 * columns, 2.85 * rows + 0.3), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_color("#dddddd")
@@ -145,14 +129,11 @@ def cloud(weights: Mapping[str, float], ink: str) -> UInt8[np.ndarray, "H W 3"]:
 
     path = findfont(FONT)
     font = get_font(path)
-    known = {
-        word: weight
-        for word, weight in sorted(weights.items())
-        if len(word) <= LONGEST and all(font.get_char_index(ord(letter)) for letter in word)
-    }
+    words = (word for word in sorted(weights) if len(word) <= LONGEST)
+    known = {word: weights[word] for word in words if all(font.get_char_index(ord(letter)) for letter in word)}
     if not known:
         return np.full((*SIZE[::-1], 3), 255, np.uint8)
-    words = WordCloud(
+    drawing = WordCloud(
         font_path=path,
         width=SIZE[0] // SCALE,
         height=SIZE[1] // SCALE,
@@ -167,7 +148,7 @@ def cloud(weights: Mapping[str, float], ink: str) -> UInt8[np.ndarray, "H W 3"]:
         color_func=lambda *_, **__: ink,
         random_state=0,
     )
-    return words.generate_from_frequencies(known).to_array()
+    return drawing.generate_from_frequencies(known).to_array()
 
 
 def _colour(record: Statistics, name: str) -> str:
@@ -184,19 +165,9 @@ def _title(axis: Any, text: str, colour: str = "#222222") -> None:
     axis.set_title(text, fontsize=10, loc="left", fontweight="bold", color=colour)
 
 
-def _pyplot() -> Any:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
-
-
-def _png(figure: Any) -> bytes:
+def _png(figure: Figure) -> bytes:
     out = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # of a name in a script that the font lacks
         figure.savefig(out, format="png", dpi=150, metadata={"Software": None})
-    _pyplot().close(figure)
     return out.getvalue()

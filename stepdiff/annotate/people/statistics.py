@@ -9,11 +9,6 @@ of published rows of DiffCap (texts) and DiffRank (scores; targets of another st
 - terms: by TF-IDF, where one document is one caption: the count of a term times
   ln((1 + captions) / (1 + captions with the term)) + 1, each caption scaled to length 1, mean over the captions of a
   category. Left out are terms in more than 25 % of all captions, as in the paper, and function words of English
-
-Guarantees
-- a pair counts once in both directions
-- the aggregate is the mean over categories, not over answers
-- weights of terms are those of scikit-learn
 """
 
 import math
@@ -53,8 +48,6 @@ Pair = tuple[str, str]
 
 @dataclass
 class Collection:
-    """Captions and scores, from any source."""
-
     captions: list[tuple[Pair, str, str]] = field(default_factory=list)
     """(pair, category, text)"""
     scores: list[tuple[Pair, str, int, bool]] = field(default_factory=list)
@@ -65,7 +58,6 @@ class Collection:
     """targets of DiffRank of another step"""
 
     def add_answers(self, answers: Iterable[Answer]) -> None:
-        """Add what counts of collected answers."""
         for answer in latest(answers):
             if answer.kind != "work" or answer.rejected is not None:
                 continue
@@ -78,7 +70,6 @@ class Collection:
                     self.captions.append((pair, category, difference.text))
 
     def add_diffcap(self, rows: Iterable[DiffCap]) -> None:
-        """Add the texts of DiffCap."""
         for row in rows:
             pair = self._pair(row.reference, row.candidate)
             self.captions += [(pair, row.category, text) for text in row.text if text.strip()]
@@ -99,8 +90,6 @@ class Collection:
 
 @dataclass(frozen=True)
 class Term:
-    """A term of a category."""
-
     term: str
     weight: float
     """mean TF-IDF over the captions of the category"""
@@ -110,8 +99,6 @@ class Term:
 
 @dataclass(frozen=True)
 class OfCategory:
-    """The figures of one category."""
-
     captions: int
     share: float | None
     """of all captions"""
@@ -144,14 +131,9 @@ class Statistics:
 
 
 def read_files(paths: Sequence[str | Path], refused: Callable[[str], None] | None = None) -> Collection:
-    """Read collected answers and test sets of DiffCap and DiffRank, each recognised by its content.
+    """Read collected answers and test sets of DiffCap and DiffRank, each recognised by its content, as one collection.
 
-    Args:
-        paths: Counted together.
-        refused: As for `read_collected`.
-
-    Raises:
-        StepDiffError: A file of another form, or a fault in it.
+    refused: as for `read_collected`. StepDiffError: a file of another form, or a fault in it.
     """
     collection = Collection()
     for path in paths:
@@ -166,7 +148,6 @@ def read_files(paths: Sequence[str | Path], refused: Callable[[str], None] | Non
 
 
 def statistics_of(collection: Collection) -> Statistics:
-    """Return all figures of a collection."""
     described = {(pair, category) for pair, category, _ in collection.captions}
     by_person = bool(collection.people)
     written = Counter(
@@ -175,7 +156,7 @@ def statistics_of(collection: Collection) -> Statistics:
         if with_text or (not by_person and (pair, category) in described)
     )
     pairs = {pair for pair, *_ in (*collection.captions, *collection.scores)}
-    means = aggregates(collection)
+    means = list(aggregates(collection).values())
     weights = terms(collection.captions)
     captions = Counter(category for _, category, _ in collection.captions)
     scores = defaultdict(list)
@@ -191,14 +172,13 @@ def statistics_of(collection: Collection) -> Statistics:
         )
         for name in dict.fromkeys([*captions, *scores])
     }
-    clips = len(collection.clips)
-    what = (
-        f"{len(collection.captions):,} difference captions"
-        if collection.captions
-        else f"{len(collection.scores):,} scores"
-    )
+    bins = [0] * BINS
+    for mean in means:
+        bins[min(int((mean - SCORES[0]) / (SCORES[-1] - SCORES[0]) * BINS), BINS - 1)] += 1
+    what = "difference captions" if collection.captions else "scores"
+    count, clips = len(collection.captions) or len(collection.scores), len(collection.clips)
     return Statistics(
-        sentence=f"{what} across {len(pairs):,} video clip pairs involving {clips:,} unique video clips",
+        sentence=f"{count:,} {what} across {len(pairs):,} video clip pairs involving {clips:,} unique video clips",
         captions=len(collection.captions),
         pairs=len(pairs),
         clips=clips,
@@ -206,8 +186,8 @@ def statistics_of(collection: Collection) -> Statistics:
         scores=len(collection.scores),
         other_step=collection.other_step,
         direction=DIRECTION,
-        aggregate=fmean(means.values()) if means else None,
-        aggregates=_histogram(means.values()),
+        aggregate=fmean(means) if means else None,
+        aggregates=bins,
         written=written.total(),
         categories=categories,
     )
@@ -219,13 +199,6 @@ def aggregates(collection: Collection) -> dict[Pair, float]:
     for pair, category, score, _ in collection.scores:
         scores[pair][category].append(score)
     return {pair: fmean(map(fmean, by_category.values())) for pair, by_category in scores.items()}
-
-
-def _histogram(values: Iterable[float]) -> list[int]:
-    counts = [0] * BINS
-    for value in values:
-        counts[min(int((value - SCORES[0]) / (SCORES[-1] - SCORES[0]) * BINS), BINS - 1)] += 1
-    return counts
 
 
 def words(text: str) -> list[str]:

@@ -1,27 +1,12 @@
 """An annotation task: a YAML file that says which pairs are annotated, by how many people and in which categories.
 
-    pairs: pairs.csv           # CSV or Parquet with reference and candidate, also id and step; or of stepdiff
-    annotate pairs
-    people: 3                  # who annotate each pair
-    categories:                # by default the five categories and the scoring matrix of Fig. S3
-      - name: Visuals
-        title: Visual differences
-        rubric: {5: [No difference], 4: [Small details], 3: [], 2: [], 1: []}
-    gold: {file: gold.jsonl, tolerance: 1}     # pairs with known scores, which people take for work
-    gold_rate: 0.1             # share of gold pairs in a person's work, 0 to 1, while some are left
-    training: {file: training.jsonl}           # pairs with known scores, which people learn from
-    keystep_words: 10          # most words of the keystep
-    reject_reasons: [different steps, unclear, too short, other]
-    timeout_minutes: 30        # after which a pair that nobody submitted returns
-    person_mib: 64             # most MiB that a person's changes take in the database: some 20,000 pairs
-    instructions: Watch ...    # by default those of Fig. S2
-    guidelines: ...            # text of the guidelines page, next to instructions and rubrics
+docs/guides/annotation.md shows one with all keys; `_Task` has their defaults. Only `pairs` is required: CSV or Parquet
+with reference and candidate, also id and step, or a file of stepdiff annotate pairs.
 
 Scores have one direction everywhere: 5 = not different, 1 = very different. Paths are relative to the YAML file. A line
 of gold or training is {"reference", "candidate", "scores": {category: 1 to 5}}, also with "id", "step" and "feedback".
 
 Guarantees
-- the default rubric is that of the supplement, to the letter
 - an error names the file and the key, or the line
 - a pair is annotated once: no pair comes twice, in either order, in pairs, gold and training
 """
@@ -32,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import polars as pl
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Strict, TypeAdapter, with_config
@@ -89,12 +74,10 @@ class Check:
     tolerance: int = 1
 
     def agrees(self, known: int, score: int) -> bool:
-        """Return whether a score is close enough to the known one."""
         return abs(known - score) <= self.tolerance
 
     @cached_property
     def by_id(self) -> dict[str, Known]:
-        """The pairs by id."""
         return {row.id: row for row in self.rows}
 
 
@@ -116,7 +99,6 @@ class Task(Form):
 
     @cached_property
     def by_id(self) -> dict[str, Pair]:
-        """All pairs by id, also those of gold and training."""
         return {pair.id: pair for pair in (*self.pairs, *self.gold.rows, *self.training.rows)}
 
     def knows(self, answer: Answer) -> bool:
@@ -169,8 +151,6 @@ _File = Annotated[_Check, BeforeValidator(lambda value: {"file": value} if isins
 
 
 class _Task(BaseModel, extra="forbid"):
-    """The keys of the file."""
-
     pairs: Text
     categories: Annotated[tuple[_Category, ...], Field(min_length=1), AfterValidator(_different)]
     instructions: Text
@@ -189,11 +169,7 @@ _CATEGORIES = TypeAdapter(tuple[_Category, ...]).validate_python
 
 
 def read_task(path: str | Path) -> Task:
-    """Read a task and the files that it names.
-
-    Raises:
-        StepDiffError: One line with the file, the key or line, and what it should be.
-    """
+    """Read a task and the files that it names. StepDiffError: the file, the key or line, and what it should be."""
     keys, usual = yaml_file.read(path), yaml_file.read(DEFAULTS)
     file = checked(_Task.model_validate, usual | keys if isinstance(keys, dict) else keys, f"{path}: ")
     folder, known = Path(path).parent, {category.name: category for category in defaults().categories}
@@ -218,7 +194,6 @@ def defaults() -> Form:
 
 
 def plain(name: str) -> Category:
-    """Return a category without criteria."""
     return Category(name, name, dict.fromkeys(SCORES, ()))
 
 
@@ -230,38 +205,11 @@ def _category(keys: _Category, known: dict[str, Category]) -> Category:
 
 
 def _check(keys: _Check | None, folder: Path, categories: Sequence[str]) -> Check:
+    """Return pairs with known scores, and how far a score may be from the known one."""
     if keys is None:
         return Check()
     path = folder / keys.file
-    rows = tuple(_known_rows(path, categories))
-    if not rows:
-        raise StepDiffError(f"{path}: has no pairs; give one JSON object a line, or leave out its key")
-    return Check(rows, keys.tolerance)
-
-
-# ---------------------------------------------------------------------------------------------- files of pairs
-
-P = TypeVar("P", bound=Pair)
-
-
-def _given(keys: Any) -> Any:
-    """Leave out keys that are null, and give an empty id where there is none."""
-    return {"id": ""} | {key: value for key, value in keys.items() if value is not None}
-
-
-def _named(pair: P) -> P:
-    return pair if pair.id.strip() else replace(pair, id=f"{pair.reference} {pair.candidate}")
-
-
-_PAIR = TypeAdapter(
-    Annotated[Pair, BeforeValidator(_given), AfterValidator(_named), AfterValidator(two_clips)]
-).validate_python
-_KNOWN = TypeAdapter(
-    Annotated[Known, BeforeValidator(_given), AfterValidator(_named), AfterValidator(two_clips)]
-).validate_python
-
-
-def _known_rows(path: Path, categories: Sequence[str]) -> Iterator[Known]:
+    rows: list[Known] = []
     for number, line in read_lines(path):
         place = f"{path}:{number}: "
         try:
@@ -271,43 +219,54 @@ def _known_rows(path: Path, categories: Sequence[str]) -> Iterator[Known]:
         if not row.scores or (unknown := [name for name in row.scores if name not in categories]):
             why = f"{unknown[0]!r:.80} is no category of the task" if row.scores else "is missing"
             raise StepDiffError(f"{place}scores: {why}; the categories are {', '.join(categories)}")
-        yield row
+        rows.append(row)
+    if not rows:
+        raise StepDiffError(f"{path}: has no pairs; give one JSON object a line, or leave out its key")
+    return Check(tuple(rows), keys.tolerance)
+
+
+# ---------------------------------------------------------------------------------------------- files of pairs
+
+
+def _given(keys: Any) -> Any:
+    """Leave out keys that are null, and give an empty id where there is none."""
+    return {"id": ""} | {key: value for key, value in keys.items() if value is not None}
+
+
+def _named(pair: Any) -> Any:
+    return pair if pair.id.strip() else replace(pair, id=f"{pair.reference} {pair.candidate}")
+
+
+_RULES = BeforeValidator(_given), AfterValidator(_named), AfterValidator(two_clips)
+_PAIR = TypeAdapter(Annotated[Pair, *_RULES]).validate_python
+_KNOWN = TypeAdapter(Annotated[Known, *_RULES]).validate_python
 
 
 def read_pairs(path: Path) -> tuple[Pair, ...]:
-    """Return the pairs of a CSV or Parquet file, without those of different steps, which stepdiff annotate pairs
-    writes too.
-
-    Raises:
-        StepDiffError: Not a CSV or Parquet file with reference and candidate, no pairs, or too many.
-    """
-    frame = _frame(path)
+    """Return the pairs of a CSV or Parquet file, without those of different steps of stepdiff annotate pairs."""
+    data = read_whole(path)
+    try:
+        if path.suffix == ".parquet":
+            check_sizes(data)
+            frame = pl.read_parquet(io.BytesIO(data))
+        elif path.suffix == ".csv":
+            frame = pl.read_csv(io.BytesIO(data), infer_schema=False)
+        else:
+            raise StepDiffError(f"{path}: is neither .csv nor .parquet; give pairs in one of these")
+    except (ImplausibleSizes, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        why = str(error).strip().partition("\n")[0]
+        raise StepDiffError(f"{path}: cannot be read ({why}); write the file again") from None
     if missing := [name for name in ("reference", "candidate") if name not in frame.columns]:
         columns = ", ".join(frame.columns[:8])
         raise StepDiffError(f"{path}: no column {missing[0]!r}; it has {columns}: give reference and candidate")
     if "same_step" in frame.columns:  # of stepdiff annotate pairs
-        same = pl.col("same_step").cast(pl.String).str.to_lowercase() == "true"
+        frame = frame.filter(pl.col("same_step").cast(pl.String).str.to_lowercase() == "true")
         frame = frame.with_columns(step=pl.col("reference_step")) if "reference_step" in frame.columns else frame
-        frame = frame.filter(same)
     if not 0 < frame.height <= PAIRS:
         raise StepDiffError(f"{path}: has {frame.height:,} pairs to annotate; give 1 to {PAIRS:,}")
     present = [name for name in ("id", "reference", "candidate", "step") if name in frame.columns]
     rows = frame.select(pl.col(present).cast(pl.String)).iter_rows(named=True)
     return tuple(checked(_PAIR, row, f"{path}: pair {number}: ") for number, row in enumerate(rows, 1))
-
-
-def _frame(path: Path) -> pl.DataFrame:
-    data = read_whole(path)
-    try:
-        if path.suffix == ".parquet":
-            check_sizes(data)
-            return pl.read_parquet(io.BytesIO(data))
-        if path.suffix == ".csv":
-            return pl.read_csv(io.BytesIO(data), infer_schema=False)
-    except (ImplausibleSizes, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        why = str(error).strip().partition("\n")[0]
-        raise StepDiffError(f"{path}: cannot be read ({why}); write the file again") from None
-    raise StepDiffError(f"{path}: is neither .csv nor .parquet; give pairs in one of these")
 
 
 def _refuse_repetitions(task: Task, path: str | Path) -> None:

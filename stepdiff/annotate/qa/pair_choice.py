@@ -2,11 +2,6 @@
 
 No list of all pairs is ever made. The clips of a step are sorted by video, and the partners of a clip are the clips of
 later videos. So the pairs of a step have consecutive numbers, and one binary search finds the two clips of a number.
-
-Guarantees
-- every pair of clips of one step and of two videos is equally likely
-- a step gives all its pairs or as many as the cap, and no pair twice
-- the pairs of a step depend on the seed, its name and its clips, on no other step
 """
 
 from collections.abc import Iterator, Sequence

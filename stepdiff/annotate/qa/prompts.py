@@ -1,10 +1,4 @@
-"""The prompts of the supplement's S1, to the letter, and the templates that fill their fields.
-
-Guarantees
-- the published prompts are those of the supplement
-- a template with a missing or unknown field is refused
-- the text of a field is never read as a template
-"""
+"""The prompts of the supplement's S1, to the letter, and the templates that fill their fields."""
 
 import hashlib
 import json
@@ -43,25 +37,20 @@ class Prompt:
             parsed = [part for text in (self.system, self.user) for part in string.Formatter().parse(text)]
         except ValueError as error:
             raise StepDiffError(f"prompt {self.name}: {error}; write a brace that begins no field twice") from None
-        found = {name for _, name, _, _ in parsed if name is not None}
-        for name in self.fields:
-            if name not in found:
-                raise StepDiffError(f"prompt {self.name}: its template lacks {{{name}}}; add it")
-        for name in sorted(found - set(self.fields)):
-            raise StepDiffError(f"prompt {self.name}: unknown field {{{name}}}; use {', '.join(self.fields)}")
+        fields = {name for _, name, _, _ in parsed if name is not None}
+        if missing := [name for name in self.fields if name not in fields]:
+            raise StepDiffError(f"prompt {self.name}: its template lacks {{{missing[0]}}}; add it")
+        if unknown := sorted(fields.difference(self.fields)):
+            raise StepDiffError(f"prompt {self.name}: unknown field {{{unknown[0]}}}; use {', '.join(self.fields)}")
         if any(form or conversion for _, name, form, conversion in parsed if name is not None):
             raise StepDiffError(f"prompt {self.name}: a field is its name in braces alone, without : or !")
 
     @property
     def sha256(self) -> str:
-        """Hex digest of both templates."""
         return hashlib.sha256(json.dumps([self.system, self.user]).encode()).hexdigest()
 
     def messages(self, **values: str) -> list[Message]:
-        """Return the messages to a language model. StepDiffError if a field has no value."""
-        for name in self.fields:
-            if name not in values:
-                raise StepDiffError(f"prompt {self.name}: no value for {{{name}}}; fill {', '.join(self.fields)}")
+        """Return the messages to a language model; `values` has a text for each field."""
         return [
             {"role": "system", "content": self.system.format(**values)},
             {"role": "user", "content": self.user.format(**values)},
@@ -108,8 +97,8 @@ def read_prompt(path: str | None, published: Prompt) -> Prompt:
     if path is None:
         return published
     try:
-        given = yaml_file.read(path)
-        system, user = given["system"], given["user"]
+        keys = yaml_file.read(path)
+        system, user = keys["system"], keys["user"]
         if not (isinstance(system, str) and isinstance(user, str)):
             raise TypeError("one of them is not text")
         return Prompt(f"{published.name} of {path}", system, user, published.fields)

@@ -2,11 +2,6 @@
 
 A source yields blocks: tables of clips with the columns clip, video (its id), start, end (seconds), split and others. A
 block has all clips of its videos. What is left out is counted by reason.
-
-Guarantees
-- a manifest of any size is written in bounded memory: one block, and the names of missing videos
-- what is left out is counted by reason, and missing videos are listed
-- a source that fails leaves no manifest
 """
 
 import re
@@ -23,6 +18,8 @@ from heads.data.hold_out import HoldOut
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import make_folder, whole
 from stepdiff.common.io.tars import is_regular
+from stepdiff.common.progress import progress
+from stepdiff.tasks import registry
 
 ROWS = 2**16
 """of a block, about"""
@@ -45,6 +42,11 @@ class Selection:
     """seconds of a clip, at least"""
     most: float | None = None
     """seconds of a clip, at most"""
+    probe: bool = False
+    """whether clips are left out whose video does not open; a clip without an end gets that of its video"""
+    asked: int = 0
+    """clips of the benchmark before any was left out, and its title"""
+    title: str = ""
     clips: int = 0
     """of the manifest, and so are videos and steps"""
     videos: int = 0
@@ -54,6 +56,8 @@ class Selection:
     splits: Counter[str] = field(default_factory=Counter)
     missing: list[str] = field(default_factory=list)
     """videos of the source that are not on disk"""
+    unreadable: dict[str, str] = field(default_factory=dict)
+    """video -> why its file does not open"""
     left_out: Counter[str] = field(default_factory=Counter)
     held: Counter[str] = field(default_factory=Counter)
     """held-out clips by reason"""
@@ -64,8 +68,14 @@ class Selection:
         """Return the rows of a block that the manifest has, with the paths of their videos."""
         block = self._of_length(block)
         places = self._places(block["video"].unique(maintain_order=True))
-        found = pl.DataFrame({"video": list(places), "place": list(places.values())}, schema_overrides=_PLACES)
-        block = block.join(found, on="video", how="inner", maintain_order="left")
+        if self.probe:
+            ends = self._ends(places)
+            places = {video: place for video, place in places.items() if video in ends}
+            block = block.with_columns(
+                end=pl.coalesce("end", pl.col("video").replace_strict(ends, default=None, return_dtype=pl.Float64))
+            )
+        on_disk = pl.DataFrame({"video": list(places), "place": list(places.values())}, schema_overrides=_PLACES)
+        block = block.join(on_disk, on="video", how="inner", maintain_order="left")
         block = self._held_out(block.with_columns(video="place").drop("place"))
         self.clips, self.videos = self.clips + block.height, self.videos + len(places)
         self.splits.update(dict(block["split"].value_counts(sort=True).iter_rows()))
@@ -78,9 +88,9 @@ class Selection:
         seconds = pl.col("end") - pl.col("start")
         for bound, word in ((self.least, "shorter"), (self.most, "longer")):
             if bound is not None:
-                kept = block.filter(seconds >= bound if word == "shorter" else seconds <= bound)
-                self.left_out[f"clips {word} than {bound:g} s"] += block.height - kept.height
-                block = kept
+                rows = block.filter(seconds >= bound if word == "shorter" else seconds <= bound)
+                self.left_out[f"clips {word} than {bound:g} s"] += block.height - rows.height
+                block = rows
         return block
 
     def _places(self, videos: pl.Series) -> dict[str, str]:
@@ -88,9 +98,23 @@ class Selection:
         places = {video: place_of(self.pattern, video) for video in videos}
         if not self.look:
             return places
-        found = {video: place for video, place in places.items() if is_regular(self.folder / place)}
-        self.missing += [place for video, place in places.items() if video not in found]
-        return found
+        on_disk = {video: place for video, place in places.items() if is_regular(self.folder / place)}
+        self.missing += [video if self.probe else place for video, place in places.items() if video not in on_disk]
+        return on_disk
+
+    def _ends(self, places: Mapping[str, str]) -> dict[str, float]:
+        from featurize.manifest import length
+        from featurize.video.media_file import why
+
+        ends: dict[str, float] = {}
+        with progress("videos on disk", len(places), "videos") as advance:
+            for video, place in places.items():
+                try:
+                    ends[video] = length(self.folder / place)
+                except Exception as error:  # whatever FFmpeg or PyAV raises, the file is not a video
+                    self.unreadable[video] = why(self.folder / place, error)
+                advance(1)
+        return ends
 
     def _held_out(self, block: pl.DataFrame) -> pl.DataFrame:
         """Return a block whose held-out clips have the split test."""
@@ -114,20 +138,28 @@ def place_of(pattern: str, video: str) -> str:
     return _MARK.sub(lambda mark: parts[mark[1]], pattern)
 
 
-def write_blocks(blocks: Iterator[pl.DataFrame], selection: Selection, out: Path) -> None:
-    """Write the manifest of the clips that `selection` has of the blocks.
+def benchmark_clips(name: str, data: Path, selection: Selection) -> Iterator[pl.DataFrame]:
+    """Yield the clips of a benchmark as one block; those whose video is missing or does not open will be left out."""
+    benchmark = registry.get(name)
+    assert benchmark.clips is not None
+    rows = [
+        {"clip": clip.clip, "video": clip.video, "start": clip.start or 0.0, "end": clip.end}
+        | {**clip.metadata, "split": "test"}
+        for clip in benchmark.clips(data)
+    ]
+    selection.probe, selection.asked, selection.title = True, len(rows), benchmark.title
+    yield pl.DataFrame(rows, infer_schema_length=None)
 
-    Raises:
-        StepDiffError: the manifest would have no clip, or the source cannot be read.
-    """
-    selected = (found for block in blocks if block.height and (found := selection.of(block)).height)
+
+def write_blocks(blocks: Iterator[pl.DataFrame], selection: Selection, out: Path) -> None:
+    """Write the manifest of the clips that `selection` has of the blocks. StepDiffError: it would have no clip."""
+    selected = (rows for block in blocks if block.height and (rows := selection.of(block)).height)
     if (first := next(selected, None)) is None:
         raise StepDiffError(_nothing(selection))
     write_frames(chain([first], selected), first.schema, out)
 
 
 def write_frames(frames: Iterator[pl.DataFrame], schema: Mapping[str, Any], out: Path) -> None:
-    """Write frames as they come to a .csv, .parquet or .jsonl file."""
     from polars.io.plugins import register_io_source
 
     failure: list[Exception] = []
@@ -149,11 +181,11 @@ def write_frames(frames: Iterator[pl.DataFrame], schema: Mapping[str, Any], out:
 
 
 def _nothing(selection: Selection) -> str:
-    """Return why the manifest would have no clip."""
-    if selection.missing:
-        return (
-            f"none of the {len(selection.missing)} videos is on disk, e.g. {selection.folder / selection.missing[0]}; "
-            "put them there, say where they are with --videos, or do not look for them, with --no-on-disk"
-        )
+    if unusable := [*selection.missing, *selection.unreadable]:
+        of = f" of {selection.title}" if selection.title else ""
+        ways = ["put them there", "say where they are with --videos"]
+        ways += [] if selection.probe else ["do not look for them, with --no-on-disk"]
+        where = f"{selection.folder / unusable[0]}; {', '.join(ways[:-1])}, or {ways[-1]}"
+        return f"none of the {len(unusable)} videos{of} is on disk, e.g. {where}"
     reasons = ", ".join(f"{count} x {reason}" for reason, count in selection.left_out.items() if count)
     return f"no clip can be used ({reasons or 'the source has none'})"

@@ -8,11 +8,6 @@
 An image is a clip of one second whose one frame every encoder repeats. Its id is `<stem of the file>/<key>`, never a
 position. Its video is the path `FILE.tar/MEMBER`, which is read where it is. The key of a member is its name up
 to the first dot after the last slash, as webdataset has it.
-
-Guarantees
-- a tar is read once, in order, and its pictures are not read
-- links and unsafe names in a tar, and images without a caption, are counted and are no clips
-- a damaged tar gives the images before the damage and is named
 """
 
 import json
@@ -20,7 +15,6 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -48,11 +42,7 @@ Image = tuple[str, str, float, float, str, str]
 
 
 def read_images(given: Sequence[str], folder: Path, left_out: Counter[str]) -> Iterator[pl.DataFrame]:
-    """Yield blocks of images with captions; their videos are paths from `folder`, where the manifest will be.
-
-    Raises:
-        StepDiffError: a file is missing, of another format, or of the name of another.
-    """
+    """Yield blocks of images with captions; their videos are paths from `folder`, where the manifest will be."""
     files = _files(given)
     images: list[Image] = []
     with progress("tar files and tables", len(files), "files") as advance:
@@ -70,7 +60,6 @@ def read_images(given: Sequence[str], folder: Path, left_out: Counter[str]) -> I
 
 
 def _files(given: Iterable[str]) -> list[Path]:
-    """Return the tar files and tables that paths, folders and patterns name."""
     files = [file for one in given for name in _expanded(one) for file in _in_folder(Path(name))]
     seen: dict[str, Path] = {}
     for file in files:
@@ -86,13 +75,11 @@ def _files(given: Iterable[str]) -> list[Path]:
 
 
 def _expanded(name: str) -> Iterator[str]:
-    """Yield the names of a pattern with {FIRST..LAST}."""
-    found = _RANGE.search(name)
-    if found is None:
+    if (span := _RANGE.search(name)) is None:
         yield name
         return
-    for number in range(int(found[1]), int(found[2]) + 1):
-        yield from _expanded(name[: found.start()] + str(number).zfill(len(found[1])) + name[found.end() :])
+    for number in range(int(span[1]), int(span[2]) + 1):
+        yield from _expanded(name[: span.start()] + str(number).zfill(len(span[1])) + name[span.end() :])
 
 
 def _in_folder(path: Path) -> list[Path]:
@@ -100,13 +87,12 @@ def _in_folder(path: Path) -> list[Path]:
         return [path]
     refuse_links_out(path)
     for suffix in ("tar", "parquet"):
-        if found := sorted(path.glob(f"*.{suffix}")):
-            return found
+        if files := sorted(path.glob(f"*.{suffix}")):
+            return files
     raise StepDiffError(f"{path}: no .tar file and no .parquet in this folder; correct --images")
 
 
 def _of_tar(tar: Path, left_out: Counter[str]) -> Iterator[tuple[str, Path, str]]:
-    """Yield key, path and caption of the images of a tar file."""
     images: dict[str, str] = {}
     captions: dict[str, dict[str, str]] = {}
     with open_regular(tar, "a tar file") as file:
@@ -124,12 +110,11 @@ def _of_tar(tar: Path, left_out: Counter[str]) -> Iterator[tuple[str, Path, str]
     left_out[NO_CAPTION] += len(images.keys() - captions.keys())
     left_out[NO_IMAGE] += len(captions.keys() - images.keys())
     for key, name in images.items():
-        if own := captions.get(key):
-            yield key, tar / name, own.get("txt") or own["json"]
+        if of_key := captions.get(key):
+            yield key, tar / name, of_key.get("txt") or of_key["json"]
 
 
 def _split(name: str) -> tuple[str, str]:
-    """Return the key and the kind of a member."""
     folder, slash, last = name.rpartition("/")
     stem, _, kind = last.partition(".")
     return folder + slash + stem, kind.lower()
@@ -140,53 +125,43 @@ def _caption(file: IO[bytes], member: Member, kind: str) -> str:
     if member.size > MOST_CAPTION:
         return ""
     text = os.pread(file.fileno(), member.size, member.offset).decode(errors="replace")
-    found: Any = text
+    caption: Any = text
     if kind == "json":
         try:
-            found = json.loads(text)
+            entry = json.loads(text)
         except (ValueError, RecursionError):
             return ""
-        found = found.get("caption") if isinstance(found, dict) else None
-    return " ".join(found.split()) if isinstance(found, str) else ""
+        caption = entry.get("caption") if isinstance(entry, dict) else None
+    return " ".join(caption.split()) if isinstance(caption, str) else ""
 
 
 def _of_table(table: Path, left_out: Counter[str]) -> Iterator[tuple[str, Path, str]]:
-    """Yield key, path and caption of the images of a table of img2dataset."""
-    rows = pl.scan_parquet(table, glob=False)
-    with _readable(table):
-        schema = rows.collect_schema()
-    if set(IMAGES) & set(schema):
-        raise StepDiffError(
-            f"{table}: holds the images themselves; run img2dataset with output_format webdataset or files"
-        )
-    if missing := {"key", "caption", "status"}.difference(schema):
-        raise StepDiffError(
-            f"{table}: no column {min(missing)}; give the .parquet that img2dataset writes next to images"
-        )
-    with _readable(table):
-        found = rows.select(pl.col("key", "caption", "status").cast(pl.String)).collect()
+    try:
+        scan = pl.scan_parquet(table, glob=False)
+        schema = scan.collect_schema()
+        if set(IMAGES) & set(schema):
+            why = "holds the images themselves; run img2dataset with output_format webdataset or files"
+            raise StepDiffError(f"{table}: {why}")
+        if missing := {"key", "caption", "status"}.difference(schema):
+            why = "give the .parquet that img2dataset writes next to images"
+            raise StepDiffError(f"{table}: no column {min(missing)}; {why}")
+        rows = scan.select(pl.col("key", "caption", "status").cast(pl.String)).collect()
+    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:  # panics on damaged files
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise StepDiffError(f"{table}: cannot be read ({why}); copy it again") from error
     tar = table.with_suffix(".tar")
-    there = _names(tar, left_out) if tar.is_file() else None
-    for key, caption, status in found.iter_rows():
+    in_tar = _names(tar, left_out) if tar.is_file() else None
+    for key, caption, status in rows.iter_rows():
         if status != "success":
             left_out[NOT_DOWNLOADED] += 1
         elif not (caption and (text := " ".join(caption.split()))):
             left_out[NO_CAPTION] += 1
         elif not key or safe_name(key) != key:
             left_out[REFUSED] += 1
-        elif (place := _place(table.with_suffix(""), tar, key, there)) is None:
+        elif (place := _place(table.with_suffix(""), tar, key, in_tar)) is None:
             left_out[NO_IMAGE] += 1
         else:
             yield key, place, text
-
-
-@contextmanager
-def _readable(table: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:  # panics on damaged files
-        why = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise StepDiffError(f"{table}: cannot be read ({why}); copy it again") from error
 
 
 def _names(tar: Path, left_out: Counter[str]) -> set[str]:
@@ -199,12 +174,12 @@ def _names(tar: Path, left_out: Counter[str]) -> set[str]:
     return names
 
 
-def _place(folder: Path, tar: Path, key: str, there: set[str] | None) -> Path | None:
-    """Return the path of an image: in the tar file, which has the names `there`, or in the folder."""
+def _place(folder: Path, tar: Path, key: str, in_tar: set[str] | None) -> Path | None:
+    """Return the path of an image: in the tar file, whose names are `in_tar`, or in the folder; None: it has none."""
     for kind in IMAGES:
         name = f"{key}.{kind}"
-        if there is not None and name in there:
+        if in_tar is not None and name in in_tar:
             return tar / name
-        if there is None and (folder / name).is_file():
+        if in_tar is None and (folder / name).is_file():
             return folder / name
     return None

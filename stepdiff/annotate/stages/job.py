@@ -1,9 +1,6 @@
 """The contract between a stage and the model that does its work, and the options of every stage.
 
 It imports nothing heavy, so that the command lines of stages start fast.
-
-Guarantees
-- stored answers are valid Unicode
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -46,8 +43,6 @@ class Job(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class StageOptions(FailureOptions):
-    """The options of every stage."""
-
     store: str
     """feature store; answers are written into its folder"""
     retry_failed: bool = False
@@ -71,7 +66,6 @@ def plain(text: str) -> str:
 
 
 def show(record: dict[str, Any]) -> None:
-    """Print the record of a stage for people."""
     print("{stage} {version}: {done} of {asked} done in {seconds:.0f} s, {already} there already".format(**record))
     if record["busy"] is not None:
         print(f"the model was busy {record['busy']:.1%} of the workers' {record['working']:.0f} s")

@@ -1,15 +1,10 @@
 """Versions of a stage's output: one folder for all answers that were made the same way.
 
-    STORE/annotations/STAGE/VERSION/
-        provenance.json            what made it; VERSION is the beginning of its sha256
-        <shard>.parquet            key, kind, text, provenance, as heads.data.clips reads them
-        failures/<shard>.parquet   key, reason
-        lock.json                  held by the run that writes
-
-Guarantees
-- another provenance is another folder: another model, prompt, sampling or input; no folder mixes two
-- one of several versions is only used if it is named
-- a damaged provenance.json is refused in one line
+STORE/annotations/STAGE/VERSION/
+    provenance.json            what made it; VERSION is the beginning of its sha256
+    <shard>.parquet            key, kind, text, provenance, as heads.data.clips reads them
+    failures/<shard>.parquet   key, reason
+    lock.json                  held by the run that writes
 """
 
 import hashlib
@@ -27,8 +22,7 @@ from store import Store
 from store.format.layout import read_json, write_json
 from store.io.status import REASONS
 
-COLUMNS = ("key", "kind", "text", "provenance")
-SCHEMA = dict.fromkeys(COLUMNS, pl.String)
+SCHEMA = dict.fromkeys(("key", "kind", "text", "provenance"), pl.String)
 _DIGITS = 16
 
 
@@ -43,7 +37,6 @@ class Version:
         self.folder: Place = store.path / "annotations" / stage / self.name
 
     def create(self) -> None:
-        """Write provenance.json, if it does not exist."""
         if not (self.folder / "provenance.json").exists():
             write_json(self.folder / "provenance.json", {"provenance": self.provenance, "seal": BLANK})
 
@@ -57,12 +50,10 @@ class Version:
         return failed.join(self.shard(number), on="key", how="anti")
 
     def write(self, number: int, rows: pl.DataFrame, failed: pl.DataFrame) -> None:
-        """Replace a shard's rows and failures."""
         for folder, frame in ((self.folder, rows), (self.folder / "failures", failed)):
             path = folder / _name(number)
             if frame.height or path.exists():
-                data = table.encode(frame)
-                write_bytes(path, data)
+                write_bytes(path, table.encode(frame))
 
     def shard_texts(self, number: int, kind: str) -> dict[str, str]:
         """Return key and text of the answers of one kind in a shard."""
@@ -74,10 +65,6 @@ class Version:
         rows = self._all(self.folder, SCHEMA).filter(pl.col("kind") == kind)
         return dict(zip(rows["key"], rows["text"], strict=True))
 
-    def keys(self) -> pl.DataFrame:
-        """Return the keys of all answered items, each once."""
-        return self._all(self.folder, SCHEMA).select("key").unique(maintain_order=True)
-
     def failures(self) -> pl.DataFrame:
         """Return key and reason of all failures that were not answered later."""
         failed = self._all(self.folder / "failures", REASONS)
@@ -85,23 +72,19 @@ class Version:
 
     def _all(self, folder: Place, schema: Mapping[str, Any]) -> pl.DataFrame:
         paths: list[Place] = sorted(folder.glob("*.parquet"))
-        parts = [table.read(path) for path in paths]
-        return pl.concat([pl.DataFrame(schema=schema), *parts])
+        return pl.concat([pl.DataFrame(schema=schema), *map(table.read, paths)])
 
 
 def versions(store: Store, stage: str) -> list[Version]:
-    """Return the existing versions of a stage. StepDiffError: one is damaged."""
-    folder = store.path / "annotations" / stage
-    found: list[Place] = sorted(folder.glob("*/provenance.json"))
-    return [_version(store, stage, path) for path in found]
+    paths: list[Place] = sorted((store.path / "annotations" / stage).glob("*/provenance.json"))
+    return [_version(store, stage, path) for path in paths]
 
 
 def _version(store: Store, stage: str, path: Place) -> Version:
     try:
-        made = read_json(path)["provenance"]
-        if not isinstance(made, dict):
-            raise TypeError(f"{type(made).__name__}, not an object")
-        version = Version(store, stage, made)
+        if not isinstance(provenance := read_json(path)["provenance"], dict):
+            raise TypeError(f"{type(provenance).__name__}, not an object")
+        version = Version(store, stage, provenance)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise StepDiffError(f"{path}: holds no provenance ({error!r}); restore it, or remove its folder") from None
     if path.parent.name != version.name:
@@ -112,13 +95,13 @@ def _version(store: Store, stage: str, path: Place) -> Version:
 def chosen(store: Store, stage: str, name: str | None) -> Version:
     """Return the version whose name begins with `name`, or the only one. StepDiffError: none or several match."""
     existing = versions(store, stage)
-    found = [version for version in existing if version.name.startswith(name or "")]
-    if len(found) == 1:
-        return found[0]
+    matching = [version for version in existing if version.name.startswith(name or "")]
+    if len(matching) == 1:
+        return matching[0]
     if not existing:
         raise StepDiffError(f"{store.path}: no {stage} in it yet; run stepdiff annotate {stage.partition('-')[0]}")
     raise StepDiffError(
-        f"{store.path}: {len(found)} versions of {stage}{f' begin with {name!r}' if name else ''}; name one of "
+        f"{store.path}: {len(matching)} versions of {stage}{f' begin with {name!r}' if name else ''}; name one of "
         f"{', '.join(version.name for version in existing)} (their provenance.json says what made them)"
     )
 

@@ -20,7 +20,7 @@ from heads.models.public.cached import PROVEN, CachedClips, CachedLM, headless, 
 from heads.training.recipe import EvidenceOptions, HardNegativeOptions, Lora, Schedule, VideoLMRecipe
 from heads.training.video_task import VideoTask
 from stepdiff.annotate import captions
-from stepdiff.annotate.captioners.vision import caption
+from stepdiff.annotate.captioning import caption
 from stepdiff.annotate.qa.prompts import QUESTIONS
 from stepdiff.common.errors import StepDiffError
 from store import Feature, Provenance, Store

@@ -14,7 +14,7 @@ from heads.data.clip_texts import ClipTexts
 from heads.data.packing import TEXT, Turn
 from heads.models.public.families import load_public
 from stepdiff.annotate import captions
-from stepdiff.annotate.captioners.vision import caption
+from stepdiff.annotate.captioning import caption
 from stepdiff.annotate.qa.prompts import QUESTIONS
 from stepdiff.common.errors import StepDiffError
 from store import Store

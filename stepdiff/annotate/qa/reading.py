@@ -1,19 +1,124 @@
-"""Questions and answers in a language model's text.
+"""Questions and answers in a language model's text, and the mentions of Video 1 and Video 2 in them.
 
 The prompt wants lines that begin with "Q:" and "A:". Models write them numbered, bold, in lists, on one line, over
 several lines, with greetings before and chat after, without an answer, or not at all.
-
-Guarantees
-- any text is read without an error, and gives a pair or a reason
-- a question or answer is one line without markers, formatting or control tokens
-- pairs written as "Q:" and "A:" lines are read back
 """
 
 import re
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from stepdiff.annotate.qa.mentions import named
+_OTHER = {"1": "2", "one": "two", "i": "ii", "a": "b", "first": "second", "1st": "2nd", "former": "latter"}
+_SECOND = frozenset(_OTHER.values())
+_OTHER |= {other: name for name, other in _OTHER.items()}
+_SHOWN = r"(?:videos?|clips?)"
+_KIND = r"(?:cooking|short|given|instructional|how-to|recipe|tutorial|demonstration|demo|provided|input)"
+_ROMAN_OR_LETTER = r"(?-i:II?|[AB])"
+# "Video 1", "clip #2", "videos 1 and 2", "VIDEO_2", "Video (1)", "Video A". A comma makes a list of "videos 1, 2"
+# alone: "In Video 1, two eggs" counts eggs.
+_NUMBERED = re.compile(
+    rf"(?:\b(?P<before>\w+)\s+)?\b(?P<noun>{_SHOWN})[\s_-]*(?:\#|no\.?\s|number\s)?\s*[(\[]?"
+    rf"(?P<after>1|2|one|two|{_ROMAN_OR_LETTER})\b"
+    rf"(?:\s*(?:and|or|&|/|vs\.?|versus|(?P<comma>,))\s*(?P<also>1|2|one|two|{_ROMAN_OR_LETTER})\b)?",
+    re.IGNORECASE,
+)
+_SHORT = re.compile(r"\bv(?P<after>[12])\b", re.IGNORECASE)
+# "the first video", "the 2nd one", "the latter"
+_ORDERED = re.compile(
+    rf"\b(?P<order>first|second|1st|2nd)(?=\s+(?:{_KIND}\s+)?(?:{_SHOWN}|one)\b)|\bthe\s+(?P<named>former|latter)\b",
+    re.IGNORECASE,
+)
+# "the second" that no noun follows, or that does something: "the first is red, the second a plate"
+_ALONE = re.compile(
+    r"\bthe\s+(?P<order>first|second|1st|2nd)(?=\s*(?:[,;:.!?)]|$)|\s+(?:an?|the|is|was|has|does|doesn't|isn't|with|while|"
+    r"whereas|and|but|only|also|instead|uses|shows|features|demonstrates|depicts|involves|includes|contains|focuses|"
+    r"displays|adds|begins|starts|ends|takes|makes|mixes|whisks|stirs|pours|cuts|chops|places|puts|presents|appears|"
+    r"seems|looks|lacks|employs|utilizes|holds|keeps|cooks|bakes|fries|works|goes|gets|gives|covers|highlights|omits|"
+    r"prepares|serves|combines|explains|describes|opts|relies|requires|leaves|lets)\b)",
+    re.IGNORECASE,
+)
+_ORDINAL = re.compile(r"\b(?P<order>first|second|1st|2nd)\b", re.IGNORECASE)
+# "the first video 2 eggs", "each video one egg": the number belongs to what follows
+_SAID_ALREADY = frozenset("first second 1st 2nd each both either neither every same".split())
+_POINTS = _SAID_ALREADY | frozenset("the this that these those a an".split())
+_BOTH = re.compile(
+    rf"\b(?:both|neither|either|each)(?: of)?(?: the| these)?(?: two)? {_SHOWN}\b|^\W*(?:both|neither|either)\b",
+    re.IGNORECASE,
+)
+
+
+class Mention(NamedTuple):
+    """The word that names a video, and its place in the text."""
+
+    start: int
+    end: int
+    word: str
+
+    @property
+    def video(self) -> int:
+        return 2 if self.word.lower() in _SECOND else 1
+
+
+def mentions(text: str) -> list[Mention]:
+    sure = [*_numbered(text), *_words(_SHORT, text, "after"), *_words(_ORDERED, text, "order", "named")]
+    alone = _words(_ALONE, text, "order")
+    return sorted(sure + alone if sure or {mention.video for mention in alone} == {1, 2} else sure)
+
+
+def named(text: str) -> set[int]:
+    return {mention.video for mention in mentions(text)}
+
+
+def names_one(text: str) -> int | None:
+    """Return the one video that an answer refers to; None if it names both or neither, or means both."""
+    videos = named(text)
+    return videos.pop() if len(videos) == 1 and not _BOTH.search(text) else None
+
+
+def unsure(text: str) -> bool:
+    """Return whether the text contrasts a first and a second thing that may not be videos: "the first person"."""
+    sure = {mention.start for mention in mentions(text)}
+    rest = [mention for mention in _words(_ORDINAL, text, "order") if mention.start not in sure]
+    return {mention.video for mention in rest} == {1, 2}
+
+
+def turned(text: str) -> str:
+    """Return the text with 1 and 2, first and second, former and latter exchanged wherever they name a video."""
+    pieces, end = [], 0
+    for mention in mentions(text):
+        pieces += [text[end : mention.start], _like(mention.word, _OTHER[mention.word.lower()])]
+        end = mention.end
+    return "".join((*pieces, text[end:]))
+
+
+def _words(pattern: re.Pattern[str], text: str, *groups: str) -> list[Mention]:
+    return [
+        Mention(match.start(group), match.end(group), match[group])
+        for match in pattern.finditer(text)
+        for group in groups
+        if match[group]
+    ]
+
+
+def _numbered(text: str) -> list[Mention]:
+    numbered = []
+    for match in _NUMBERED.finditer(text):
+        before, spelled = (match["before"] or "").lower(), match["after"].lower() in ("one", "two")
+        if before in (_POINTS if spelled else _SAID_ALREADY):
+            continue
+        if match["after"] in ("I", "II", "A", "B") and match["noun"][0].islower():  # "in the video I see"
+            continue
+        plural = match["noun"].lower().endswith("s")
+        groups = ["after", "also"] if match["also"] and (plural or not match["comma"]) else ["after"]
+        numbered += [Mention(match.start(group), match.end(group), match[group]) for group in groups]
+    return numbered
+
+
+def _like(written: str, word: str) -> str:
+    if written.isupper() and not written.isdigit():
+        return word.upper()
+    return word.capitalize() if written[0].isupper() else word
+
 
 REFUSAL = "refusal"
 NO_MARKERS = "no Q: or A: lines"
@@ -34,16 +139,12 @@ class QA(NamedTuple):
 
 
 class Dropped(NamedTuple):
-    """A text that was not kept, and why."""
-
     reason: str
     text: str
 
 
 @dataclass
 class Reading:
-    """The content of a text."""
-
     pairs: list[QA] = field(default_factory=list)
     dropped: list[Dropped] = field(default_factory=list)
 
@@ -143,7 +244,6 @@ def read_yes_no(text: str) -> str | Dropped:
 
 
 def _add(reading: Reading, pair: QA) -> None:
-    """Keep the pair, or drop it with a reason."""
     question, answer = pair
     whole = f"{question} | {answer}"
     if not question or not answer:
@@ -171,24 +271,24 @@ def _is_cut_off(text: str, pairs: list[QA]) -> bool:
 def _cleaned(text: str) -> str:
     """Return the text up to where the model should have stopped, with Unix line ends."""
     text = "\n".join(text.replace("\u2028", "\n").splitlines()).strip()
-    while (found := _CONTROL.match(text)) is not None:  # before it begins
-        text = text[found.end() :].strip()
+    while (token := _CONTROL.match(text)) is not None:  # before it begins
+        text = text[token.end() :].strip()
     return _CONTROL.split(text, maxsplit=1)[0].strip()
 
 
 def _body(text: str) -> str:
     """Return the text after a marker, without the chat that follows, as one line."""
-    kept: list[str] = []
+    lines: list[str] = []
     gap = False
     for line in text.split("\n"):
-        if not line.strip(" \t-*_=#>") or (kept and _NEXT.match(line)):
-            gap = gap or bool(kept)
+        if not line.strip(" \t-*_=#>") or (lines and _NEXT.match(line)):
+            gap = gap or bool(lines)
             continue
-        if kept and (_CHAT.match(line) or (gap and not _goes_on(kept[-1], line))):
+        if lines and (_CHAT.match(line) or (gap and not _goes_on(lines[-1], line))):
             break
-        kept.append(line)
+        lines.append(line)
         gap = False
-    body = _one_line("\n".join(kept))
+    body = _one_line("\n".join(lines))
     while marked := _MARKED_TWICE.match(body):  # "Q: **Q:** ..."
         body = _one_line(body[marked.end() :])
     return body
