@@ -13,6 +13,7 @@ _WORDS = {
     "missing_argument": "is missing",
     "extra_forbidden": "is no key here",
     "unexpected_keyword_argument": "is no key here",
+    "json_invalid": "is not JSON",
     "string_pattern_mismatch": "should not be empty",
     "dataclass_type": "should be an object",
     "model_type": "should be an object",

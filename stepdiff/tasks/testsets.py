@@ -123,14 +123,15 @@ def split_clip(clip: str) -> tuple[str, str, str]:
     return found
 
 
-def reference_video(row: Row) -> str:
-    """Return the video of a row's reference clip; in DiffMCQ, the reference of the answer.
-
-    An id of another form than the published one does not name its video: the clip counts as a video of its own.
-    """
-    clip = row.answer[0] if isinstance(row, DiffMCQ) else row.reference
+def video_of(clip: str) -> str:
+    """Return the video that a clip's id names; a clip with an id of another form counts as a video of its own."""
     parts = parts_of(clip)
     return clip if parts is None else parts[0]
+
+
+def reference_video(row: Row) -> str:
+    """Return the video of a row's reference clip; in DiffMCQ, the reference of the answer."""
+    return video_of(row.answer[0] if isinstance(row, DiffMCQ) else row.reference)
 
 
 def clips_of(row: Row | Listed) -> list[str]:
