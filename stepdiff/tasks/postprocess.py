@@ -5,16 +5,14 @@ whatever the content (supplement, S4). The rules are the same for every method: 
 video, connectors at which the caption is split, and a table of the forms of a clause that names a video.
 
 Guarantees
-- a caption in that form already is unchanged
+- a caption in that form already, or that fits no pattern, is unchanged
 - parsing twice equals parsing once
 - a parsed caption names no video and is not longer than the caption
-- a caption that fits no pattern stays as it was
 """
 
 import re
 
-from stepdiff.tasks.clauses import Clause, clause
-from stepdiff.tasks.contrast import contrast
+from stepdiff.tasks.clauses import Clause, clause, contrast
 
 # Names of the videos become one character each: R the reference (Video 1), C the candidate (Video 2).
 _R, _C, _STOP = "\ue001", "\ue002", "\ue003"

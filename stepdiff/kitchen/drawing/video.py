@@ -16,8 +16,7 @@ from PIL import Image
 
 from stepdiff.common.io.files import whole
 from stepdiff.kitchen.drawing.pen import HEIGHT, SCALE, WIDTH
-from stepdiff.kitchen.drawing.scenes import backdrop, frame
-from stepdiff.kitchen.drawing.stage import moment
+from stepdiff.kitchen.drawing.scenes import backdrop, frame, moment
 from stepdiff.kitchen.steps import MAIN
 from stepdiff.kitchen.world import FPS, Clip, Video
 

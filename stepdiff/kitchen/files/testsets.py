@@ -4,7 +4,7 @@ DiffMCQ is made from DiffCap and the features of its clips (python -m retrieval 
 the number of differences does not tell its answer, a pair of DiffCap differs in every category and is asked about in
 each, and pairs with about two differences in a category come first, if the world has enough such pairs.
 
-The texts of a row have phrasings of the row's split (stepdiff.kitchen.files.phrasings), which no training text has.
+The texts of a row have phrasings of the row's split (stepdiff.kitchen.files.texts), which no training text has.
 
 Guarantees
 - all clips of a row are of the given split; DiffCap asks about a pair once a category;
@@ -21,8 +21,7 @@ from collections import Counter
 from math import ceil
 
 from stepdiff.kitchen.attributes import differences, score
-from stepdiff.kitchen.files.phrasings import Split
-from stepdiff.kitchen.files.texts import changes
+from stepdiff.kitchen.files.texts import Split, changes
 from stepdiff.kitchen.world import Clip
 from stepdiff.tasks.testsets import CATEGORIES, DiffCap, DiffRank
 
