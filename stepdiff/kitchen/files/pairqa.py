@@ -279,8 +279,8 @@ def _other_step(one: Clip, two: Clip, rng: random.Random) -> list[Record]:
 
 def state(category: str, a: Attributes, b: Attributes, side: str, rng: random.Random) -> str:
     """Return what is true of Video 1 (side "old") or Video 2 ("new") where the two differ."""
-    found = mentioned(category, a, b)
-    seen = found if side == "new" else tuple(d.reversed() for d in found)
+    changes = mentioned(category, a, b)
+    seen = changes if side == "new" else tuple(d.reversed() for d in changes)
     return _joined([_statement(group, a.step, rng) for group in grouped(seen)], category, rng)
 
 

@@ -61,16 +61,16 @@ def _pairs(clips: list[Clip], limit: int, rng: random.Random) -> list[Pair]:
         pairs = [rng.sample(pair, 2) for pair in itertools.combinations(group, 2)]
         rng.shuffle(pairs)
         ranked = [(_rank(one, two), (one, two)) for one, two in pairs]
-        queues.append(sorted((found for found in ranked if found[0][0]), key=lambda found: found[0]))
+        queues.append(sorted((entry for entry in ranked if entry[0][0]), key=lambda entry: entry[0]))
     used: Counter[str] = Counter()
     chosen: list[Pair] = []
     while any(queues) and len(chosen) < limit:
         for queue in queues:
-            queue[:] = [found for found in queue if max(used[clip.id] for clip in found[1]) < PAIRS_A_CLIP]
+            queue[:] = [entry for entry in queue if max(used[clip.id] for clip in entry[1]) < PAIRS_A_CLIP]
             if queue and len(chosen) < limit:
-                most = [found for found in queue if found[0][0] == queue[0][0][0]]
+                most = [entry for entry in queue if entry[0][0] == queue[0][0][0]]
                 sign = 1 if rng.random() < AGAIN else -1
-                best = max(most, key=lambda found: sign * sum(used[clip.id] for clip in found[1]))
+                best = max(most, key=lambda entry: sign * sum(used[clip.id] for clip in entry[1]))
                 queue.remove(best)
                 used.update(clip.id for clip in best[1])
                 chosen.append(best[1])

@@ -208,7 +208,7 @@ def bank() -> dict[str, dict[str, Split]]:
     an attribute that shares a statement with another shares its splits.
     """
     places = {statement: i for i, statement in enumerate(dict.fromkeys(itertools.chain(*STATEMENTS.values())))}
-    found: dict[str, dict[str, Split]] = {}
+    by_kind: dict[str, dict[str, Split]] = {}
     for name, statements in STATEMENTS.items():
         frames: tuple[str, ...] = _RELATIONS if name == "order" else _ADDED if name in _PRESENT.values() else _REPLACED
         if name in ("main", "tool", "gloves"):
@@ -216,18 +216,18 @@ def bank() -> dict[str, dict[str, Split]]:
         # The first frame of what is added is the bare statement, which training texts use everywhere.
         bare = frames is _ADDED
         cells = itertools.product(statements, enumerate(frames))
-        found[name] = {
+        by_kind[name] = {
             _fill(frame, statement, name): "train" if bare and not j else _CYCLE[(places[statement] + 2 * j) % 5]
             for statement, (j, frame) in cells
         }
         if name in _SWAPPED:
-            found[name] |= _SWAPS
+            by_kind[name] |= _SWAPS
     for name, statements in OMISSIONS.items():
         places_of = itertools.product(enumerate(statements), enumerate(_MISSING))
-        found[name] = {f.format(s=s): _CYCLE[(i + 2 * j) % 5] if j else "train" for (i, s), (j, f) in places_of}
+        by_kind[name] = {f.format(s=s): _CYCLE[(i + 2 * j) % 5] if j else "train" for (i, s), (j, f) in places_of}
         places_of = itertools.product(enumerate(STATEMENTS[_PRESENT[name]]), enumerate(_DENIED))
-        found[name] |= {f.format(s=s.format(v="{z}")): _CYCLE[(i + 2 * j) % 5] for (i, s), (j, f) in places_of}
-    return found
+        by_kind[name] |= {f.format(s=s.format(v="{z}")): _CYCLE[(i + 2 * j) % 5] for (i, s), (j, f) in places_of}
+    return by_kind
 
 
 def _fill(frame: str, statement: str, name: str) -> str:
@@ -278,8 +278,8 @@ def wordings(attribute: str, value: str) -> list[str]:
     """Return all words for a value in texts of either style, without an article or preposition of place."""
     key = f"{attribute}:{value}"
     own = value if attribute in ("vessel", "surface") else _COMMON.get(key, value)
-    found = [own, value, *(words for style in _SYNONYMS.values() for words in style.get(key, ()))]
-    return list(dict.fromkeys(re.sub(r"^(?:(?:in|on|with|over) )?(?:an? )?", "", words) for words in found))
+    alternatives = [own, value, *(words for style in _SYNONYMS.values() for words in style.get(key, ()))]
+    return list(dict.fromkeys(re.sub(r"^(?:(?:in|on|with|over) )?(?:an? )?", "", words) for words in alternatives))
 
 
 def with_article(noun: str) -> str:
@@ -307,29 +307,29 @@ def value_phrase(style: Style, attribute: str, value: str, step: str, rng: rando
 
 def mentioned(category: str, a: Attributes, b: Attributes) -> tuple[Difference, ...]:
     """Return the differences that a text about this pair names; the stripe only if no other attribute differs."""
-    found = differences(category, a, b)
-    plain = [d for d in found if d.attribute not in ("extras", "subaction", "trim")]
-    rest = [d for d in found if d.attribute in ("extras", "subaction")]
+    changes = differences(category, a, b)
+    plain = [d for d in changes if d.attribute not in ("extras", "subaction", "trim")]
+    rest = [d for d in changes if d.attribute in ("extras", "subaction")]
     if any(d.attribute == "subaction" for d in rest):
         plain = []
-    return (*plain[:MENTIONED], *rest, *(d for d in found if d.attribute == "trim" and not plain))
+    return (*plain[:MENTIONED], *rest, *(d for d in changes if d.attribute == "trim" and not plain))
 
 
 def facts(truth: Attributes) -> list[tuple[str, str]]:
     """Return (attribute, value) of all facts about a clip, in a cook's order."""
-    found: list[tuple[str, str]] = []
+    pairs: list[tuple[str, str]] = []
     for category in CATEGORIES:
         for name in CATEGORY_ATTRIBUTES[category]:
             if name == "extras":
-                found += [("has", extra) for extra in truth.extras]
+                pairs += [("has", extra) for extra in truth.extras]
             elif name == "sequence":
-                found += [("subaction", sub) for sub in truth.sequence if sub != MAIN]
+                pairs += [("subaction", sub) for sub in truth.sequence if sub != MAIN]
             elif name == "detail":
                 if truth.detail != STEPS[truth.step].detail[0]:
-                    found.append(("detail", truth.detail))
+                    pairs.append(("detail", truth.detail))
             elif getattr(truth, name) is not None:
-                found.append((name, getattr(truth, name)))
-    return found
+                pairs.append((name, getattr(truth, name)))
+    return pairs
 
 
 def template_of(d: Difference) -> str:
@@ -340,10 +340,10 @@ def template_of(d: Difference) -> str:
     return "plain" if d.attribute == "detail" and d.new == "plain" else d.attribute
 
 
-def grouped(found: tuple[Difference, ...]) -> list[list[Difference]]:
+def grouped(named: tuple[Difference, ...]) -> list[list[Difference]]:
     """Group what was added and what was skipped; every other difference is a group of its own."""
     groups: dict[str, list[Difference]] = {}
-    for d in found:
+    for d in named:
         groups.setdefault(template_of(d), []).append(d)
     return list(groups.values())
 

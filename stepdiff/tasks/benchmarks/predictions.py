@@ -39,21 +39,21 @@ def read_answers(path: str | Path, rows: Sequence[BenchmarkRow]) -> Answered:
         StepDiffError: A fault in the file, or no lines.
     """
     known = {row.key: row for row in rows}
-    found: dict[str, Prediction] = {}
+    by_key: dict[str, Prediction] = {}
     for place, line in read_objects(path):
         key = line.get("key")
         if not isinstance(key, str) or key not in known:
             raise StepDiffError(f"{place}: no row of the benchmark has the key {key!r}; is it of another benchmark?")
-        if key in found:
+        if key in by_key:
             raise StepDiffError(f"{place}: a second line of the row {key!r}; remove one of them")
         try:
-            found[key] = prediction_of(form_of(known[key]), known[key], line)
+            by_key[key] = prediction_of(form_of(known[key]), known[key], line)
         except StepDiffError as error:
             raise StepDiffError(f"{place}: {error}") from error
-    if not found:
+    if not by_key:
         raise StepDiffError(f"{path}: has no predictions")
-    answered = [row for row in rows if row.key in found]
-    return Answered(answered, [found[row.key] for row in answered])
+    answered = [row for row in rows if row.key in by_key]
+    return Answered(answered, [by_key[row.key] for row in answered])
 
 
 def write_answers(path: Path, rows: Sequence[BenchmarkRow], predictions: Sequence[Prediction]) -> None:

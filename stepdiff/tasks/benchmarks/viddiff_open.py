@@ -24,6 +24,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -200,29 +201,26 @@ def match_by_model(
     asked: Asked, samples: Sequence[Sample], written: Sequence[Sequence[Difference]], judge: Judge
 ) -> Matches:
     template = asked.prompts["matching"]
-    pairs = [place for place, own in enumerate(written) if own and samples[place].statements]
-    inquiries = []
-    for place in pairs:
-        statements = {key: own.description for key, own in samples[place].statements.items()}
-        predicted = {str(number): own.description for number, own in enumerate(written[place])}
+    inquiries = {}
+    for place, (sample, differences) in enumerate(zip(samples, written, strict=True)):
+        if not differences or not sample.statements:
+            continue
+        statements = {key: statement.description for key, statement in sample.statements.items()}
+        predicted = {str(number): difference.description for number, difference in enumerate(differences)}
         fields = {
             "final": str(len(statements) - 1),
-            "action_description": samples[place].action,
+            "action_description": sample.action,
             "differences0": json.dumps(statements),
             "differences1": json.dumps(predicted),
             "dict0_keys": json.dumps(sorted(statements, key=_number)),
             "dict1_keys": json.dumps(list(predicted)),
         }
-        inquiries.append(Inquiry(f"{samples[place].key} matching", _message(template, fields)))
-    said = dict(
-        zip(pairs, answers(judge, inquiries, {"prompt": sha256(template), "checklist": asked.digest}), strict=True)
-    )
-    return [
-        parse_matching(said[place], list(own.statements), len(written[place]))
-        if place in said
-        else dict.fromkeys(own.statements)
-        for place, own in enumerate(samples)
-    ]
+        inquiries[place] = Inquiry(f"{sample.key} matching", _message(template, fields))
+    texts = answers(judge, list(inquiries.values()), {"prompt": sha256(template), "checklist": asked.digest})
+    matches: list[Mapping[str, int | str | None]] = [dict.fromkeys(sample.statements) for sample in samples]
+    for place, text in zip(inquiries, texts, strict=True):
+        matches[place] = parse_matching(text, list(samples[place].statements), len(written[place]))
+    return matches
 
 
 def parse_matching(text: str | None, keys: Sequence[str], predicted: int) -> dict[str, int | str | None]:
@@ -231,28 +229,28 @@ def parse_matching(text: str | None, keys: Sequence[str], predicted: int) -> dic
     A key that the answer lacks is an error, as are all keys of an answer without JSON. A prediction that does not exist
     is no match; one that is used again stays with the first statement, in the order of the keys.
     """
-    found = json_in(text or "")
-    if isinstance(found, dict) and isinstance(found.get("matches"), list):  # the authors' structured answer
-        items = [item for item in found["matches"] if isinstance(item, dict)]
-        found = {str(item.get("key_dict0")): item.get("key_dict1") for item in items}
-    if not isinstance(found, dict):
+    answer = json_in(text or "")
+    if isinstance(answer, dict) and isinstance(answer.get("matches"), list):  # the authors' structured answer
+        items = [item for item in answer["matches"] if isinstance(item, dict)]
+        answer = {str(item.get("key_dict0")): item.get("key_dict1") for item in items}
+    if not isinstance(answer, dict):
         return dict.fromkeys(keys, ERROR)
     free = {str(place): place for place in range(predicted)}
     ordered = sorted(keys, key=_number)
-    return {key: free.pop(str(found[key]), None) if key in found else ERROR for key in ordered}
+    return {key: free.pop(str(answer[key]), None) if key in answer else ERROR for key in ordered}
 
 
 def match_by_sentences(samples: Sequence[Sample], written: Sequence[Sequence[Difference]], embed: Embed) -> Matches:
-    texts = [[own.description for own in sample.statements.values()] for sample in samples]
-    said = [[own.description for own in found] for found in written]
-    places = {text: place for place, text in enumerate(dict.fromkeys(t for own in (*texts, *said) for t in own))}
+    statements = [[statement.description for statement in sample.statements.values()] for sample in samples]
+    predicted = [[difference.description for difference in differences] for differences in written]
+    places = {text: place for place, text in enumerate(dict.fromkeys(chain(*statements, *predicted)))}
     vectors = np.asarray(embed(list(places)), float) if places else np.zeros((0, 1))
-    found: list[dict[str, int | str | None]] = []
-    for sample, own, predicted in zip(samples, texts, said, strict=True):
-        first, second = (vectors[[places[text] for text in part]] for part in (own, predicted))
+    matches: list[dict[str, int | str | None]] = []
+    for sample, *both in zip(samples, statements, predicted, strict=True):
+        first, second = (vectors[[places[text] for text in texts]] for texts in both)
         pairs = match_by_cosine(first @ second.T)
-        found.append({key: pairs.get(number) for number, key in enumerate(sample.statements)})
-    return found
+        matches.append({key: pairs.get(number) for number, key in enumerate(sample.statements)})
+    return matches
 
 
 def match_by_cosine(cosine: Float[np.ndarray, "statements predictions"], least: float = THRESHOLD) -> dict[int, int]:
@@ -272,22 +270,20 @@ def letters_of(
     entails: bool,
 ) -> list[Letters]:
     """Return the video of each statement's match, exchanged where the two state opposites."""
-    places, texts = [], []
-    for number, (sample, own, found) in enumerate(zip(samples, written, matches, strict=True)):
-        for key in sorted(found, key=_number):
-            place = found[key]
-            if isinstance(place, int):
-                places.append((number, key, own[place].letter))
-                texts.append((sample.statements[key].description, own[place].description))
+    letters: list[Letters] = []
+    matched, texts = [], []
+    for number, (sample, differences, places) in enumerate(zip(samples, written, matches, strict=True)):
+        letters.append({key: place if isinstance(place, str) else None for key, place in places.items()})
+        for key in sorted(places, key=_number):
+            if isinstance(place := places[key], int):
+                matched.append((number, key, differences[place].letter))
+                texts.append((sample.statements[key].description, differences[place].description))
     if entails:
         assert judge.agrees is not None
-        opposite: list[bool | None] = [not own for own in judge.agrees([(said, truth) for truth, said in texts])]
+        opposite: list[bool | None] = [not agree for agree in judge.agrees([(said, truth) for truth, said in texts])]
     else:
         opposite = _opposites(asked, texts, judge)
-    letters: list[Letters] = [
-        {key: place if isinstance(place, str) else None for key, place in found.items()} for found in matches
-    ]
-    for (number, key, letter), is_opposite in zip(places, opposite, strict=True):
+    for (number, key, letter), is_opposite in zip(matched, opposite, strict=True):
         letters[number][key] = ERROR if is_opposite is None else FLIPPED[letter] if is_opposite else letter
     return letters
 
@@ -297,15 +293,17 @@ def _opposites(asked: Asked, texts: Sequence[tuple[str, str]], judge: Judge) -> 
 
     A question whose answer has another form is asked again, each pair alone.
     """
-    together = [texts[start : start + TOGETHER] for start in range(0, len(texts), TOGETHER)]
-    found: list[bool | None] = []
-    for part, own in zip(together, _ask_opposites(asked, together, judge), strict=True):
-        if own is None and len(part) > 1:
-            alone = _ask_opposites(asked, [[pair] for pair in part], judge)
-            found += [one[0] if one is not None else None for one in alone]
+    parts = [texts[start : start + TOGETHER] for start in range(0, len(texts), TOGETHER)]
+    opposite: list[bool | None] = []
+    for part, results in zip(parts, _ask_opposites(asked, parts, judge), strict=True):
+        if results is not None:
+            opposite += results
+        elif len(part) == 1:
+            opposite.append(None)
         else:
-            found += own if own is not None else [None]
-    return found
+            alone = _ask_opposites(asked, [[pair] for pair in part], judge)
+            opposite += [None if one is None else one[0] for one in alone]
+    return opposite
 
 
 def _ask_opposites(
@@ -316,22 +314,22 @@ def _ask_opposites(
     for part in parts:
         statements = str([list(pair) for pair in part])
         inquiries.append(Inquiry(f"opposites {sha256(statements)}", _message(template, {"statements": statements})))
-    said = answers(judge, inquiries, {"prompt": sha256(template), "checklist": asked.digest})
-    return [parse_opposites(text, len(part)) for text, part in zip(said, parts, strict=True)]
+    texts = answers(judge, inquiries, {"prompt": sha256(template), "checklist": asked.digest})
+    return [parse_opposites(text, len(part)) for text, part in zip(texts, parts, strict=True)]
 
 
 def parse_opposites(text: str | None, count: int) -> list[bool | None] | None:
     """Return whether each of `count` pairs is opposite; None for an answer of another form."""
-    found = json_in(text or "")
-    results = found.get("results") if isinstance(found, dict) else found
-    if not isinstance(results, list) or [str(own) in ("0", "1") for own in results] != [True] * count:
+    answer = json_in(text or "")
+    results = answer.get("results") if isinstance(answer, dict) else answer
+    if not isinstance(results, list) or [str(result) in ("0", "1") for result in results] != [True] * count:
         return None
-    return [str(own) == "1" for own in results]
+    return [str(result) == "1" for result in results]
 
 
 def _message(template: str, fields: Mapping[str, str]) -> list[dict[str, str]]:
     """Return one user message; a field's text is never searched for fields."""
-    text = re.sub(r"\{(\w+)\}", lambda found: fields.get(found[1], found[0]), template)
+    text = re.sub(r"\{(\w+)\}", lambda match: fields.get(match[1], match[0]), template)
     return [{"role": "user", "content": text}]
 
 
@@ -349,16 +347,16 @@ def judged(asked: Asked, predictions: Sequence[str | None], judge: Judge) -> lis
         )
     samples = truths_of(asked.rows, asked.truth)
     parsed = [parse_differences(text or "", sample.most) for sample, text in zip(samples, predictions, strict=True)]
-    written = [found.differences for found in parsed]
+    written = [one.differences for one in parsed]
     matches = {}
     if judge.ask is not None:
         matches["lm"] = match_by_model(asked, samples, written, judge)
     if judge.embed is not None:
         matches["ours"] = match_by_sentences(samples, written, judge.embed)
     verdicts: list[Verdict] = [{"unparsed": own.unparsed, "excess": own.excess} for own in parsed]
-    for way, found in matches.items():
+    for way, places in matches.items():
         entails = judge.agrees is not None and way == "ours"
-        letters = letters_of(asked, samples, written, found, judge, entails)
+        letters = letters_of(asked, samples, written, places, judge, entails)
         for verdict, own in zip(verdicts, letters, strict=True):
             verdict[way] = own
     return verdicts
@@ -406,14 +404,14 @@ def export(data: Path, rows: Sequence[Writing], predictions: Sequence[Any], fold
     Those after the most that are asked for are left out, because the authors' scorer would count them.
     """
     most = {sample.key: sample.most for sample in read_samples(data)}
-    found = {
+    by_pair = {
         row.key: {
             str(number): {"description": own.description, "prediction": own.letter}
             for number, own in enumerate(parse_differences(text or "", most[row.key]).differences)
         }
         for row, text in zip(rows, predictions, strict=True)
     }
-    return write_published(found, folder)
+    return write_published(by_pair, folder)
 
 
 SPEC = TaskSpec(

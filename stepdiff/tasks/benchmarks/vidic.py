@@ -179,11 +179,11 @@ def parse_answer(text: str | None) -> str:
     fenced = _FENCED.search(text)
     for part in [*([fenced[1]] if fenced else []), text]:
         try:
-            found = json.loads(part)
+            value = json.loads(part)
         except (ValueError, RecursionError):
             continue
-        if isinstance(found, dict):
-            return _yes_or_no(found.get("answer"))
+        if isinstance(value, dict):
+            return _yes_or_no(value.get("answer"))
     word = _WORD.search(text)
     return _yes_or_no(word[1] if word else None)
 
