@@ -27,9 +27,8 @@ from pydantic import BaseModel
 from featurize.video.decode import Clip, read_clips
 from featurize.video.picture import Crop
 from heads.data.clip_texts import ClipTexts
-from stepdiff.annotate.people.files import read_text
+from stepdiff.annotate.people.files import checked, read_text
 from stepdiff.annotate.qa.job import Question
-from stepdiff.common.checked import checked
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.look import look
 from stepdiff.common.streams import generator

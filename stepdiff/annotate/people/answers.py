@@ -23,10 +23,9 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from stepdiff.annotate.people.files import first_byte, read_lines, read_text
+from stepdiff.annotate.people.files import checked, first_byte, read_lines, read_text
 from stepdiff.annotate.people.form import Answer, Difference, Kind, answer_of
 from stepdiff.annotate.people.label_studio import answers_of
-from stepdiff.common.checked import checked
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import write_pieces, write_text
 from stepdiff.common.io.jsonl import object_line, parse_object

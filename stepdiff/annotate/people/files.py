@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from stepdiff.common.checked import checked as checked  # used by all readers of this room
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import open_regular
 

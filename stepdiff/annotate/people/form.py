@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, Strict, TypeAdapter, with_config
 
-from stepdiff.common.checked import checked
+from stepdiff.annotate.people.files import checked
 
 LOWEST, HIGHEST = 1, 5
 DIRECTION = "5 = not different, 1 = very different"

@@ -25,9 +25,9 @@ from xml.etree import ElementTree
 
 from pydantic import AfterValidator, BaseModel, Field, Strict
 
+from stepdiff.annotate.people.files import checked
 from stepdiff.annotate.people.form import SCORES, Answer, Form, answer_of
 from stepdiff.annotate.people.task import Task, plain
-from stepdiff.common.checked import checked
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import write_text
 

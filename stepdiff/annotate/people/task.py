@@ -37,7 +37,7 @@ from typing import Annotated, Any, TypeVar
 import polars as pl
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Strict, TypeAdapter, with_config
 
-from stepdiff.annotate.people.files import read_lines, read_whole
+from stepdiff.annotate.people.files import checked, read_lines, read_whole
 from stepdiff.annotate.people.form import (
     ID,
     LOWEST,
@@ -50,7 +50,6 @@ from stepdiff.annotate.people.form import (
     Score,
     two_clips,
 )
-from stepdiff.common.checked import checked
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io import yaml_file
 from stepdiff.common.io.jsonl import parse_object

@@ -16,10 +16,10 @@ from pydantic import Strict, TypeAdapter
 
 from heads.data.clip_texts import ClipTexts
 from heads.llm.model import LLM, CutOff, LLMOptions
+from stepdiff.annotate.people.files import checked
 from stepdiff.annotate.qa.pair_choice import SCHEMA
 from stepdiff.annotate.qa.prompts import PAIRQA
 from stepdiff.annotate.stages.job import Annotator, Answer, Failure, Item
-from stepdiff.common.checked import checked
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.jsonl import read_objects
 

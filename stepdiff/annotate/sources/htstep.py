@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, TypeAdapter
 
+from stepdiff.annotate.people.files import checked
 from stepdiff.annotate.sources.narration import heard, read_narration
-from stepdiff.common.checked import checked
 from stepdiff.common.errors import StepDiffError
 
 if TYPE_CHECKING:
