@@ -26,6 +26,7 @@ import numpy as np
 from jaxtyping import Bool, Float64
 from scipy import stats
 
+from stepdiff.common.errors import StepDiffError
 from stepdiff.common.streams import published
 
 CONFIDENCE = 0.95
@@ -81,6 +82,8 @@ class Resamples:
 
     def __init__(self, groups: Sequence[str], resamples: int, seed: int) -> None:
         """Draw; `groups` [rows] names the group of each row. Fewer than two groups have no resamples."""
+        if resamples < 0 or seed < 0:
+            raise StepDiffError(f"bootstrap {resamples}, seed {seed}: neither may be negative")
         numbers: dict[str, int] = {}
         self.member = np.array([numbers.setdefault(group, len(numbers)) for group in groups], np.int64)
         self.groups = len(numbers)

@@ -108,8 +108,6 @@ def score(
     """
     if not rows or len(rows) != len(predictions):
         raise StepDiffError(f"{len(predictions)} predictions for {len(rows)} rows: nothing to score")
-    if bootstrap < 0 or seed < 0:
-        raise StepDiffError(f"bootstrap {bootstrap}, seed {seed}: neither may be negative")
     if not all(isinstance(row, ROWS[task]) for row in rows):
         raise StepDiffError(f"not every row is one of {task}")
     checked: list[Any] = []

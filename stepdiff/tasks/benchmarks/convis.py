@@ -185,8 +185,6 @@ def score(
 ) -> dict[str, Any]:
     """Return the scores as TaskSpec.score: "rho CONCEPT" and "tau CONCEPT" of each concept, "rho" and "tau", their
     means over the concepts (ours), and "missing", the number of rows without a prediction."""
-    if bootstrap < 0 or seed < 0:
-        raise StepDiffError(f"bootstrap {bootstrap}, seed {seed}: neither may be negative")
     values = np.array(scores_of(rows, predictions))[:, 0]
     means = np.array(truths_of(rows, truth))
     draws = Resamples(["-".join(row.clips) for row in rows], bootstrap, seed)

@@ -190,8 +190,6 @@ def summary(
         bootstrap: Resamples of the groups for each 95 % interval; 0 omits the intervals.
         seed: Seed of the resamples.
     """
-    if bootstrap < 0 or seed < 0:
-        raise StepDiffError(f"bootstrap {bootstrap}, seed {seed}: neither may be negative")
     low_high = intervals(dict(figures), groups, bootstrap, seed) if bootstrap else {}
 
     def part(mask: Mask) -> dict[str, Any]:
