@@ -335,7 +335,7 @@ def test_bad_annotations_are_refused_in_one_line(write: Callable[..., Path], rec
     ],
 )
 def test_a_description_becomes_an_instruction(description: str, instruction: str) -> None:
-    assert Step("1_1", "1", "3", description, "1_1_0_1", 0, 1, ()).instruction == instruction
+    assert Step("1_1", "1", "3", description, "1_1_0_1", 0.0, 1.0, ()).instruction == instruction
 
 
 @pytest.fixture(scope="module")
