@@ -5,9 +5,8 @@ only what Python has loaded already: even `signal` takes milliseconds, in which 
 
 Guarantees
 - an interrupt while a command is imported ends in one line; a program that imports a room keeps its own handlers
-- a user's own `store/` or `store.py` that hides a room is named in one line
-- a package that is not installed is named in one line, with the extra that installs it
-- a command that cannot start for these reasons exits with status 2; a program gets an ImportError
+- a user's own `store/` or `store.py` that hides a room, and a package that is not installed, are named in one line; a
+  command exits with status 2, a program gets an ImportError
 """
 
 import _signal
@@ -36,16 +35,8 @@ PACKAGES = ("featurize", "heads", "retrieval", "stepdiff", "store")
 """what a wheel installs"""
 RUNNABLE = frozenset((*PACKAGES, "benchmarks"))
 _INDEX = ("PIL", "faiss", "ray", "sqlglot", "threadpoolctl", "torch")
-_TRAIN = (
-    "lemminflect",
-    "matplotlib",
-    "peft",
-    "safetensors",
-    "scipy",
-    "sentence_transformers",
-    "tensorboard",
-    "transformers",
-)
+_TRAIN = ("lemminflect", "matplotlib", "peft", "safetensors", "scipy", "sentence_transformers", "tensorboard")
+_TRAIN += ("transformers",)
 _FEATURIZE = ("PIL", "av", "ray", "safetensors", "sentence_transformers", "torch", "transformers")
 EXTRAS: dict[str, tuple[str, tuple[str, ...]]] = {  # room -> its extra, and modules that the extra installs
     "stepdiff.kitchen": ("featurize", ("PIL", "av")),

@@ -33,7 +33,7 @@ from heads.training.recipe import read_recipe
 from stepdiff.common.io.files import write_text
 from stepdiff.common.progress import progress, say
 from stepdiff.common.threads import shares
-from stepdiff.tasks.benchmarks.predictions import form_of
+from stepdiff.tasks.benchmarks.rows import form_of
 from stepdiff.weights import fingerprint
 from stepdiff.weights import resolve as resolve_weights
 from store import Store

@@ -17,10 +17,8 @@ from stepdiff.common.errors import StepDiffError
 from stepdiff.common.progress import say
 from stepdiff.common.streams import published
 from stepdiff.tasks import registry
-from stepdiff.tasks.benchmarks import predictions as of_benchmarks
 from stepdiff.tasks.benchmarks import rows as benchmark_rows
-from stepdiff.tasks.benchmarks.predictions import write_answers
-from stepdiff.tasks.benchmarks.rows import BenchmarkRow, Ranking, Rating
+from stepdiff.tasks.benchmarks.rows import BenchmarkRow, Ranking, Rating, read_answers, write_answers
 from stepdiff.tasks.declining import agreeing
 from stepdiff.tasks.postprocess import parse
 from stepdiff.tasks.scoring import TruthFigures, score, score_asked
@@ -192,8 +190,7 @@ def read_predicted(options: Any, asked: Asked) -> tuple[list[Any], list[Any], li
     """
     task, file = published_task(options.task), options.predictions
     if task is None:
-        answered = of_benchmarks.read_answers(file, asked.rows)
-        return answered.rows, answered.predictions, None
+        return *read_answers(file, asked.rows), None
     if task != "diffcap":
         return asked.rows, read_predictions(task, file, asked.rows), None
     captions, similar = read_captions(file, asked.rows)

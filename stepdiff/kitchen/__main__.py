@@ -109,8 +109,8 @@ def _claim(options: Options) -> None:
     from stepdiff.common.io.files import write_text
 
     out = options.out
-    made: dict[str, object] = {"format": FORMAT}
-    made |= {name: getattr(options, name) for name in ("videos", "steps", "seed", "seconds")}
+    ours: dict[str, object] = {"format": FORMAT}
+    ours |= {name: getattr(options, name) for name in ("videos", "steps", "seed", "seconds")}
     stamp = out / "world.json"
     try:
         for folder in (out, out / "videos", out / "images"):
@@ -118,16 +118,16 @@ def _claim(options: Options) -> None:
         if not stamp.exists():
             if any(path.is_file() for path in out.rglob("*") if not path.name.startswith(".")):
                 raise StepDiffError(f"{out}: holds files but no world.json; choose another --out")
-            write_text(stamp, json.dumps(made) + "\n")
+            write_text(stamp, json.dumps(ours) + "\n")
             return
-        found = json.loads(stamp.read_text(encoding="utf-8"))
+        theirs = json.loads(stamp.read_text(encoding="utf-8"))
     except OSError as error:
         raise StepDiffError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
     except ValueError as error:
         raise StepDiffError(f"{stamp}: not readable as JSON; remove the folder and run again") from error
-    if found != made:
-        held = found if isinstance(found, dict) else {}
-        words = [f"{k} {held.get(k)} not {v}" for k, v in made.items() if held.get(k) != v]
+    if theirs != ours:
+        old = theirs if isinstance(theirs, dict) else {}
+        words = [f"{k} {old.get(k)} not {v}" for k, v in ours.items() if old.get(k) != v]
         raise StepDiffError(
             f"{out}: holds a world made with other options ({', '.join(words)}); "
             "choose another --out or remove that folder"

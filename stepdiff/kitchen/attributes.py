@@ -12,17 +12,14 @@ the matrix apply, the lowest score counts.
 | 1 | - | - | - | 4+ steps added or skipped | - |
 
 Guarantees
-- two clips of one step differ exactly in what `differences` lists, category by category;
-- `differences(a, b)` and `differences(b, a)` hold the same differences with old and new exchanged;
-- scores are symmetric: score(a, b) == score(b, a);
-- a clip scores 5 with itself in every category, and 0 with a clip of another step.
+- two clips of one step differ exactly in what `differences` lists, category by category
+- scores are symmetric; a clip scores 5 with itself in every category, and 0 with a clip of another step
 """
 
 from collections import Counter
 from dataclasses import asdict, dataclass, fields
 
 from stepdiff.kitchen.steps import MAIN, kind_of
-from stepdiff.tasks.testsets import CATEGORIES
 
 OTHER_STEP, SAME = 0, 5
 
@@ -33,11 +30,6 @@ CATEGORY_ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "Actions": ("sequence",),
     "Visuals": ("colour", "shade", "texture", "size", "detail"),
 }
-
-PLAIN = tuple(
-    name for category in CATEGORIES for name in CATEGORY_ATTRIBUTES[category] if name not in ("extras", "sequence")
-)
-"""Attributes that hold one value each."""
 
 
 @dataclass(frozen=True)
@@ -107,30 +99,23 @@ def differences(category: str, a: Attributes, b: Attributes) -> tuple[Difference
     """Return how candidate `b` differs from reference `a` of the same step in one category."""
     if a.step != b.step:
         raise ValueError(f"differences: {a.step!r} and {b.step!r} are not the same step")
-    found: list[Difference] = []
+    changes: list[Difference] = []
     for name in CATEGORY_ATTRIBUTES[category]:
         if name == "extras":
-            found += _exchanged("extras", frozenset(a.extras), frozenset(b.extras))
+            changes += _exchanged("extras", frozenset(a.extras), frozenset(b.extras))
         elif name == "sequence":
-            found += _sequence(a, b)
+            changes += _exchanged("subaction", a.subactions(), b.subactions())
+            shared_a, shared_b = ([x for x in one.sequence if x in other.sequence] for one, other in ((a, b), (b, a)))
+            order = [Difference("order", x, y) for x, y in zip(shared_a, shared_b, strict=True) if x != y]
+            changes += order[:1]
         elif getattr(a, name) != getattr(b, name):
-            found.append(Difference(name, getattr(a, name), getattr(b, name)))
-    return tuple(found)
+            changes.append(Difference(name, getattr(a, name), getattr(b, name)))
+    return tuple(changes)
 
 
 def _exchanged(name: str, old: frozenset[str], new: frozenset[str]) -> list[Difference]:
     added = [Difference(name, "", value) for value in sorted(new - old)]
     return added + [Difference(name, value, "") for value in sorted(old - new)]
-
-
-def _sequence(a: Attributes, b: Attributes) -> list[Difference]:
-    found = _exchanged("subaction", a.subactions(), b.subactions())
-    shared_a = [x for x in a.sequence if x in b.sequence]
-    shared_b = [x for x in b.sequence if x in a.sequence]
-    if shared_a != shared_b:
-        old, new = next((x, y) for x, y in zip(shared_a, shared_b, strict=True) if x != y)
-        found.append(Difference("order", old, new))
-    return found
 
 
 def score(category: str, a: Attributes, b: Attributes) -> int:

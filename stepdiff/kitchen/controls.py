@@ -3,11 +3,7 @@
     python -m heads.evaluate --task diffmcq --method stepdiff.kitchen.controls:MostDifferences --store data/features \\
         --test-set data/kitchen/diffmcq_test.jsonl --out data/demo/diffmcq_most.jsonl
 
-Guarantees
-- clips of different steps have no differences
-- ties are broken at random, in the same way every time
-- the world is a folder next to the store, or where the paths of videos lead
-- a store whose videos are not of a rendered world is refused in one line
+Clips of different steps have no differences. Ties are broken at random, in the same way every time.
 """
 
 import random
@@ -27,14 +23,7 @@ class MostDifferences:
     title, regime, control = "most differences, text not read", "none", True
 
     def __init__(self, store: Any, view: str | None, device: str) -> None:
-        """Find the world of the store's videos: a folder next to the store, or where the catalog's paths lead.
-
-        The catalog has the paths of videos from the manifest's folder, `videos/NAME.mp4`, but not that folder.
-
-        Args:
-            store: a store with the clips of one rendered world.
-            view: not used; every plug-in of heads.evaluate has it, like `device`.
-        """
+        """Find the world of the store's videos. `view` and `device` are not used; every plug-in has them."""
         self.truth = _truth(store)
 
     def score_options(self, rows: Sequence[DiffMCQ]) -> list[list[float]]:
@@ -49,14 +38,16 @@ class MostDifferences:
         try:
             one, other = (self.truth[clip] for clip in pair)
         except KeyError as error:
-            raise StepDiffError(
-                f"{error.args[0]}: not a clip of the rendered world, so its attributes are unknown"
-            ) from None
+            raise StepDiffError(f"{error.args[0]}: not a clip of the rendered world, attributes are unknown") from None
         return len(differences(category, one, other)) if one.step == other.step else 0
 
 
 def _truth(store: Any) -> dict[str, Attributes]:
-    """Return the attributes of every clip of the store's world. StepDiffError: no such world, or several."""
+    """Return the attributes of every clip of the store's world. StepDiffError: no such world, or several.
+
+    It is in a folder next to the store, or where the catalog's paths lead: those are from the manifest's folder,
+    `videos/NAME.mp4`, which the catalog does not name.
+    """
     frame = store.catalog("clips").frame()
     if not {"video", "step"} <= set(frame.columns):
         raise StepDiffError(
@@ -64,21 +55,17 @@ def _truth(store: Any) -> dict[str, Attributes]:
         )
     steps = dict(zip(frame["key"], frame["step"], strict=True))
     folders = {Path(video).parent.parent for video in frame["video"].drop_nulls().unique()}
-    bases = [
-        Path(),
-        *(Path(file).parent for file in Path(str(store.path)).absolute().parent.glob("*/attributes.jsonl")),
-    ]
-    found: list[dict[str, Attributes]] = []
+    bases = [Path(), *(file.parent for file in Path(str(store.path)).absolute().parent.glob("*/attributes.jsonl"))]
+    worlds: list[dict[str, Attributes]] = []
     for file in sorted({(base / folder / "attributes.jsonl").absolute() for base in bases for folder in folders}):
-        if not file.is_file():
-            continue
-        truth = read_world(file)
-        known = truth.keys() & steps.keys()
-        if known and all(truth[clip].step == steps[clip] for clip in known):
-            found.append(truth)
-    if not found or any(truth != found[0] for truth in found):
+        if file.is_file():
+            truth = read_world(file)
+            known = truth.keys() & steps.keys()
+            if known and all(truth[clip].step == steps[clip] for clip in known):
+                worlds.append(truth)
+    if not worlds or any(truth != worlds[0] for truth in worlds):
         raise StepDiffError(
-            f"{store.path}: {'several worlds' if found else 'no world'} of its clips with an attributes.jsonl next to "
+            f"{store.path}: {'several worlds' if worlds else 'no world'} of its clips with an attributes.jsonl next to "
             "it; this control is for a world of stepdiff kitchen in a folder next to the store, as in data/"
         )
-    return found[0]
+    return worlds[0]

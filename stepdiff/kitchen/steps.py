@@ -9,15 +9,16 @@ from dataclasses import dataclass
 MAIN = "main action"
 """The step's own action in a sequence of sub-actions."""
 
-SPEEDS = ("slow", "fast")
-AMOUNTS = ("small", "large")
-HANDS = ("one hand", "both hands")
-SHADES = ("light", "dark")
+_OF_ALL_STEPS: dict[str, tuple[str, ...]] = {
+    "amount": ("small", "large"),
+    "gloves": ("bare hands", "rubber gloves", "oven mitts"),
+    "trim": ("red", "blue"),
+    "speed": ("slow", "fast"),
+    "hands": ("one hand", "both hands"),
+    "shade": ("light", "dark"),
+}
 SIZES = ("small", "large")
 HEATS = ("low", "high")
-GLOVES = ("bare hands", "rubber gloves", "oven mitts")
-TRIMS = ("red", "blue")
-
 COUNTERS = ("wooden table", "marble counter", "steel counter")
 STOVES = ("gas stove", "electric stove")
 BOWLS = ("glass bowl", "metal bowl", "ceramic bowl")
@@ -55,8 +56,7 @@ class Step:
 
     def options(self, attribute: str) -> tuple[str, ...]:
         """Return the values of one plain attribute (not extras, not sequence); empty if the step does not have it."""
-        shared = {"amount": AMOUNTS, "gloves": GLOVES, "trim": TRIMS, "speed": SPEEDS, "hands": HANDS, "shade": SHADES}
-        return shared[attribute] if attribute in shared else getattr(self, attribute)
+        return _OF_ALL_STEPS.get(attribute) or getattr(self, attribute)
 
 
 STIR = ("in circles", "back and forth", "folding")

@@ -134,27 +134,27 @@ class _Named:
 
 def judgements(caption: str, category: str, reference: Attributes, candidate: Attributes) -> dict[Detail, Judgement]:
     """Return the details that a caption about a pair of one step names in a category, and whether they are true."""
-    found: dict[Detail, Judgement] = {}
+    judged: dict[Detail, Judgement] = {}
     for attribute, value, side in named_details(caption, category, reference, candidate):
         own, other = (candidate, reference) if side == "candidate" else (reference, candidate)
         has, other_has = _has(own, attribute, value), _has(other, attribute, value)
         kind: Judgement = ("shared" if other_has else "true") if has else ("swapped" if other_has else "invented")
-        found[attribute, value, side] = kind
-    return found
+        judged[attribute, value, side] = kind
+    return judged
 
 
 def details_of(category: str, reference: Attributes, candidate: Attributes) -> set[Detail]:
     """Return all details of a pair in a category. An order of actions is a detail of the candidate."""
-    found: set[Detail] = set()
+    named: set[Detail] = set()
     for d in differences(category, reference, candidate):
         if d.attribute == "order":
-            found.add((d.attribute, f"{d.new}<{d.old}", "candidate"))
+            named.add((d.attribute, f"{d.new}<{d.old}", "candidate"))
             continue
         if d.old not in ("", "plain"):
-            found.add((d.attribute, d.old, "reference"))
+            named.add((d.attribute, d.old, "reference"))
         if d.new not in ("", "plain"):
-            found.add((d.attribute, d.new, "candidate"))
-    return found
+            named.add((d.attribute, d.new, "candidate"))
+    return named
 
 
 def read_world(file: str | Path) -> dict[str, Attributes]:
@@ -224,7 +224,7 @@ def named_details(caption: str, category: str, reference: Attributes, candidate:
     if declines(caption):
         return set()
     common = set(reference.sequence) & set(candidate.sequence)
-    found: set[Detail] = set()
+    result: set[Detail] = set()
     about: Side = "candidate"
     for at, part in enumerate(_parts(text, category, candidate.step)):
         values, about = _sided(part, about, not at)
@@ -234,13 +234,13 @@ def named_details(caption: str, category: str, reference: Attributes, candidate:
             one, two = (action.value for action in ordered)
             if ordered[0].side == "reference":
                 one, two = two, one
-            found.add(("order", f"{one}<{two}", "candidate"))
+            result.add(("order", f"{one}<{two}", "candidate"))
             values = [named for named in values if named.value not in (one, two)]
         for named in values:
             assert named.side is not None
             if named.value != MAIN:
-                found.add((named.attribute, named.value, named.side))
-    return found
+                result.add((named.attribute, named.value, named.side))
+    return result
 
 
 @dataclass(frozen=True)
@@ -403,12 +403,12 @@ def _pattern(category: str, step: str) -> tuple[re.Pattern[str], list[tuple[str,
 
 def _values(category: str, step: str) -> list[tuple[str, str]]:
     """Return attribute and value of all details that a clip of a step can have in a category."""
-    found: list[tuple[str, str]] = []
+    pairs: list[tuple[str, str]] = []
     for name in CATEGORY_ATTRIBUTES[category]:
         attribute = "subaction" if name == "sequence" else name
         choices = STEPS[step].subactions if name == "sequence" else STEPS[step].options(name)
-        found += [(attribute, value) for value in choices if value != "plain"]
-    return found
+        pairs += [(attribute, value) for value in choices if value != "plain"]
+    return pairs
 
 
 def _forms(phrase: str, verbs: set[str]) -> str:

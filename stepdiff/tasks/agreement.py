@@ -1,23 +1,17 @@
-"""Agreement of people who score the same items: Krippendorff's alpha, and the ceiling that it sets for a method.
+"""Agreement of people who score the same items (Krippendorff's alpha), and rank correlations of two values of items.
 
-Shape legend: U items; L levels of a score; C concepts, each with a score.
-
-Guarantees
-- alpha is that of a naive coincidence matrix, and of the library krippendorff
-- a ceiling depends on the answers and the seed alone
-- a ceiling is what a method reaches that knows the truth: 1 if people agree
+Shape legend: U items; L levels of a score; N items; R resamples. A resample is a row of weights: how often it contains
+each item.
 """
 
-from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float64, Int64, Shaped
-
-from stepdiff.common.streams import generator
-from stepdiff.tasks.correlation import spearman
+from jaxtyping import Float, Float64, Int64
 
 Level = Literal["nominal", "ordinal", "interval"]
+Values = Float[np.ndarray, " N"]
+Weights = Float64[np.ndarray, "R N"]
 
 
 def alpha(counts: Int64[np.ndarray, "U L"], level: Level) -> float | None:
@@ -50,33 +44,36 @@ def _distances(totals: Float64[np.ndarray, " L"], level: Level) -> Float64[np.nd
     return (places[:, None] - places) ** 2
 
 
-def ceiling(items: Sequence[Shaped[np.ndarray, "_ C"]], splits: int = 50, seed: int = 0) -> Float64[np.ndarray, " C"]:
-    """Return the highest rank correlation with the mean scores that a method can expect.
+def spearman(one: Values, two: Values, weights: Weights | None = None) -> Float64[np.ndarray, " R"]:
+    """Return Spearman's rho for each row of weights (None: one row of ones), NaN where all values of one side tie."""
+    if weights is None:
+        weights = np.ones((1, len(one)))
+    total = weights.sum(axis=1, keepdims=True)
+    with np.errstate(invalid="ignore"):
+        first, second = (
+            ranks - (weights * ranks).sum(axis=1, keepdims=True) / total
+            for ranks in (_ranks(one, weights), _ranks(two, weights))
+        )
+        spread = [np.sqrt((weights * side**2).sum(axis=1)) for side in (first, second)]
+        return ((weights * first * second).sum(axis=1) / spread[0] / spread[1]).clip(-1, 1)
 
-    Mean scores of other people would be different ones. The answers about each item are split at random into two
-    halves; rho of the halves' means, corrected to the full number of answers by 2 rho / (1 + rho) (Spearman-Brown), is
-    the reliability of the mean scores, and its root the correlation of a method that knows what all people would say
-    on average. It is averaged over the splits.
 
-    Args:
-        items: For each item its answers, at least one. Items with one answer do not count.
-        splits: Number of splits.
-        seed: Seed of the splits.
+def _ranks(values: Values, weights: Weights) -> Float64[np.ndarray, "R N"]:
+    """Return middle ranks from 0: equal values share the mean of their ranks."""
+    unique, place = np.unique(values, return_inverse=True)
+    counts = weights @ (place[:, None] == np.arange(len(unique))).astype(np.float64)
+    return (counts.cumsum(axis=1) - counts / 2)[:, place]
 
-    Returns:
-        A number for each concept, NaN where it is not defined, as for fewer than two items.
-    """
-    shared = [np.asarray(answers, float) for answers in items if len(answers) > 1]
-    draws = generator(seed, "split halves of answers")
-    found = np.full((splits, items[0].shape[1]), np.nan)
-    for split in found[: splits if len(shared) > 1 else 0]:
-        halves = np.empty((2, len(shared), len(split)))
-        for number, answers in enumerate(shared):
-            order = draws.permutation(len(answers))
-            middle = len(answers) // 2
-            halves[0, number] = answers[order[:middle]].mean(axis=0)
-            halves[1, number] = answers[order[middle:]].mean(axis=0)
-        rho = np.array([spearman(one, two)[0] for one, two in zip(*halves.transpose(0, 2, 1), strict=True)])
-        with np.errstate(invalid="ignore", divide="ignore"):  # negative: the halves have nothing in common
-            split[:] = np.sqrt(2 * rho / (1 + rho))
-    return found.mean(axis=0)
+
+def kendall(one: Values, two: Values, weights: Weights | None = None) -> Float64[np.ndarray, " R"]:
+    """Return Kendall's tau-b for each row of weights, as `spearman`. It holds N x N numbers."""
+    if weights is None:
+        weights = np.ones((1, len(one)))
+    first, second = (np.sign(side[:, None] - side) for side in (np.asarray(one, float), np.asarray(two, float)))
+
+    def over_pairs(matrix: Float64[np.ndarray, "N N"]) -> Float64[np.ndarray, " R"]:
+        return ((weights @ matrix) * weights).sum(axis=1)
+
+    with np.errstate(invalid="ignore"):
+        untied = [np.sqrt(over_pairs(np.abs(side))) for side in (first, second)]
+        return (over_pairs(first * second) / untied[0] / untied[1]).clip(-1, 1)

@@ -8,15 +8,14 @@ Parts are rounded to multiples of GRID before they are summed. Sums of such numb
 part, as exp and log leave it, disappears in the rounding. Differences up to TIE are ties: the formula of a figure, or a
 mean over trainings, has a last bit of its own.
 
+An interval of eight groups or more is as wide as Student's: it covers the true mean of normal draws 95 times in 100.
+An interval of fewer groups cannot extend beyond their own figures and covers it less often. There is none where nothing
+can be resampled: fewer than two groups, or an undefined figure.
+
 Guarantees
 - the same seed gives the same interval, on every processor
 - an interval equals recomputing the figure on each resample (CIDEr keeps the document frequencies of the test set)
-- an interval of eight groups or more is as wide as Student's: it covers the true mean of normal draws 95 times in 100;
-  an interval of fewer groups cannot extend beyond their own figures and covers it less often
-- no interval where there is nothing to resample: fewer than two groups, or an undefined figure
-- p counts the resamples on each side of zero, with a correction for few groups, and is never 0
-- a true null hypothesis is rejected as often as the level says, also with few groups
-- corrected p values are Holm's: the smallest level at which his procedure rejects
+- a true null hypothesis is rejected as often as the level says, also with few groups; p is never 0
 """
 
 import math
@@ -27,6 +26,7 @@ import numpy as np
 from jaxtyping import Bool, Float64
 from scipy import stats
 
+from stepdiff.common.errors import StepDiffError
 from stepdiff.common.streams import published
 
 CONFIDENCE = 0.95
@@ -82,6 +82,8 @@ class Resamples:
 
     def __init__(self, groups: Sequence[str], resamples: int, seed: int) -> None:
         """Draw; `groups` [rows] names the group of each row. Fewer than two groups have no resamples."""
+        if resamples < 0 or seed < 0:
+            raise StepDiffError(f"bootstrap {resamples}, seed {seed}: neither may be negative")
         numbers: dict[str, int] = {}
         self.member = np.array([numbers.setdefault(group, len(numbers)) for group in groups], np.int64)
         self.groups = len(numbers)

@@ -5,9 +5,8 @@ those. Their words are the output of `str.split()`, without lower-casing or remo
 single spaces as pycocoevalcap does: two spaces in a row enclose an empty word, and an empty text is one empty word.
 
 Guarantees
-- bleu_equals_pycocoevalcap: the corpus score is a function of sums over rows, so it can be resampled
-- cider_equals_pycocoevalcap_row_by_row: with document frequencies of all references given
-- rouge_equals_pycocoevalcap_row_by_row: best precision and best recall over the references, beta 1.2
+- all three equal pycocoevalcap: CIDEr-D with document frequencies of all references given; ROUGE-L with best precision
+  and best recall over the references
 """
 
 from collections.abc import Callable, Sequence

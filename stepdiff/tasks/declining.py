@@ -6,8 +6,6 @@ contains such pairs: targets with score 5. A DiffCap row with an empty `text` is
 Guarantees
 - a caption that declines still declines after post-processing
 - a caption with a sentence that does not decline, or with a contrast, does not decline
-- asked first, a caption is replaced exactly where YES is likelier than NO
-- each pair that agrees is one question per category, except in Tools/Equipment, where score 5 allows another colour
 """
 
 import re

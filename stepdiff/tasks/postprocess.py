@@ -5,16 +5,14 @@ whatever the content (supplement, S4). The rules are the same for every method: 
 video, connectors at which the caption is split, and a table of the forms of a clause that names a video.
 
 Guarantees
-- a caption in that form already is unchanged
+- a caption in that form already, or that fits no pattern, is unchanged
 - parsing twice equals parsing once
 - a parsed caption names no video and is not longer than the caption
-- a caption that fits no pattern stays as it was
 """
 
 import re
 
-from stepdiff.tasks.clauses import Clause, clause
-from stepdiff.tasks.contrast import contrast
+from stepdiff.tasks.clauses import Clause, clause, contrast
 
 # Names of the videos become one character each: R the reference (Video 1), C the candidate (Video 2).
 _R, _C, _STOP = "\ue001", "\ue002", "\ue003"
@@ -190,9 +188,9 @@ def parse(caption: str) -> str:
         text = pattern.sub(left, text)
     text = _QUOTED.sub(lambda quoted: quoted[0].replace(". ", _STOP), text)
     text = _CUT_NAME.sub("", _PREAMBLE.sub("", text))
-    found = _PREAMBLE.sub("", _trailing(text) or _pairs(text) or "").replace(_STOP, ". ")
-    unfit = not found or re.search(_V, found) or names_video(found) or len(found.split()) > len(caption.split())
-    return caption if unfit else found
+    short = _PREAMBLE.sub("", _trailing(text) or _pairs(text) or "").replace(_STOP, ". ")
+    unfit = not short or re.search(_V, short) or names_video(short) or len(short.split()) > len(caption.split())
+    return caption if unfit else short
 
 
 def _mark(name: re.Match[str]) -> str:
@@ -207,8 +205,8 @@ def _trailing(text: str) -> str | None:
     end = "." if text.endswith(".") else ""
     one, two = match["one"].split(), match["two"].split()
     if clause(match["two"]).subject:
-        found = contrast(*(clause(match[side]) for side in (("one", "two") if match["v"] == _C else ("two", "one"))))
-        return found and found + end
+        joined = contrast(*(clause(match[side]) for side in (("one", "two") if match["v"] == _C else ("two", "one"))))
+        return joined and joined + end
     low, first = [word.lower() for word in one], two[0].lower()
     if low[:2] in (["there", "is"], ["there", "are"]):
         at = 2

@@ -18,13 +18,13 @@ BUILT_IN = {
     "captaincook-mistake": "stepdiff.tasks.benchmarks.captaincook:MISTAKE",
     "captaincook-retrieval": "stepdiff.tasks.benchmarks.captaincook:RETRIEVAL",
     "captaincook-retrieval-flawed": "stepdiff.tasks.benchmarks.captaincook:FLAWED",
-    "convis": "stepdiff.tasks.benchmarks.convis.pairs:SPEC",
-    "convis-retrieval": "stepdiff.tasks.benchmarks.convis.retrieval:SPEC",
+    "convis": "stepdiff.tasks.benchmarks.convis:SPEC",
+    "convis-retrieval": "stepdiff.tasks.benchmarks.convis:RETRIEVAL",
     "crossvid-cc": "stepdiff.tasks.benchmarks.crossvid:CC",
     "crossvid-pea": "stepdiff.tasks.benchmarks.crossvid:PEA",
-    "viddiff-closed": "stepdiff.tasks.benchmarks.viddiff.closed:SPEC",
-    "viddiff-open": "stepdiff.tasks.benchmarks.viddiff.open:SPEC",
-    "vidic": "stepdiff.tasks.benchmarks.vidic.checklist:SPEC",
+    "viddiff-closed": "stepdiff.tasks.benchmarks.viddiff:SPEC",
+    "viddiff-open": "stepdiff.tasks.benchmarks.viddiff_open:SPEC",
+    "vidic": "stepdiff.tasks.benchmarks.vidic:SPEC",
 }
 """name -> module and attribute of the spec, which is imported when it is asked for"""
 

@@ -21,13 +21,9 @@ The result also holds task, rows, videos (of the reference clips), intervals {fi
 another id counts as a video of its own.
 
 Guarantees
-- equal to the published evaluation, whose rows all have a text
-- rows without a text affect only `invented`
+- equal to the published evaluation, whose rows all have a text; rows without a text affect only `invented`
 - a category's CIDEr keeps the document frequencies of the whole test set
-- ties gain a method nothing in ktau_all_rows; a method that orders no row has no ktau_all_rows
-- a method that prefers no option in any row has no accuracy
-- the result contains null instead of NaN
-- tau_is_equal_to_scipy_row_by_row: NaN where all values of one side tie
+- ties gain a method nothing: one that orders no row has no ktau_all_rows, one that prefers no option no accuracy
 """
 
 import math
@@ -109,14 +105,9 @@ def score(
         seed: Seed of the resamples.
         embed: Sentence embeddings for MPNet, a figure of diffcap.
         truth: The figures of the truth score, of diffcap (stepdiff.kitchen.truth.truth_figures).
-
-    Raises:
-        StepDiffError: No rows, or a prediction that does not fit its row.
     """
     if not rows or len(rows) != len(predictions):
         raise StepDiffError(f"{len(predictions)} predictions for {len(rows)} rows: nothing to score")
-    if bootstrap < 0 or seed < 0:
-        raise StepDiffError(f"bootstrap {bootstrap}, seed {seed}: neither may be negative")
     if not all(isinstance(row, ROWS[task]) for row in rows):
         raise StepDiffError(f"not every row is one of {task}")
     checked: list[Any] = []
@@ -139,7 +130,7 @@ def score(
         "task": task,
         **_summary(figures, marks, np.ones(len(rows), bool)),
         "videos": len(set(videos)),
-        "intervals": {name: v if v is None else list(v) for name, v in low_high.items()},
+        "intervals": {name: both and list(both) for name, both in low_high.items()},
         "per_category": {name: _summary(figures, marks, categories == name) for name in sorted(set(categories))},
     }
 
@@ -147,16 +138,12 @@ def score(
 def score_asked(
     rows: Sequence[DiffCap], captions: Sequence[str], similar: Sequence[float], bootstrap: int, seed: int
 ) -> dict[str, Any]:
-    """Return how captions decline if the method is asked first whether the clips are similar (`asked_first`).
-
-    Returns:
-        declined, invented (if some pairs agree) and their intervals, as `score`.
-    """
-    found = score("diffcap", rows, asked_first(rows, captions, similar), bootstrap, seed)
-    names = [name for name in ("declined", "invented") if name in found]
-    return {name: found[name] for name in names} | {
-        "intervals": {name: found["intervals"][name] for name in names if bootstrap}
-    }
+    """Return declined, invented (if some pairs agree) and their intervals, as `score`, if the method is asked first
+    whether the clips are similar (`asked_first`)."""
+    scores = score("diffcap", rows, asked_first(rows, captions, similar), bootstrap, seed)
+    names = [name for name in ("declined", "invented") if name in scores]
+    low_high = {name: scores["intervals"][name] for name in names if bootstrap}
+    return {name: scores[name] for name in names} | {"intervals": low_high}
 
 
 def task_figures(task: Task, rows: Sequence[Any], predictions: Sequence[Any]) -> tuple[dict[str, Figure], Marks]:
@@ -166,9 +153,9 @@ def task_figures(task: Task, rows: Sequence[Any], predictions: Sequence[Any]) ->
 
 def _summary(figures: dict[str, Figure], marks: Marks, chosen: np.ndarray) -> dict[str, Any]:
     values = {name: figure.of(chosen) for name, figure in figures.items()}
-    found: dict[str, Any] = {k: v if math.isfinite(v) else None for k, v in values.items()}
-    found |= {name: int((marked & chosen).sum()) for name, marked in marks.items()}
-    return found | {"rows": int(chosen.sum())}
+    counts = {name: int((marked & chosen).sum()) for name, marked in marks.items()}
+    finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+    return {**finite, **counts, "rows": int(chosen.sum())}
 
 
 def _diffcap(rows: Sequence[DiffCap], predictions: Sequence[str]) -> tuple[dict[str, Figure], Marks]:

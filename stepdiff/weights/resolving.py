@@ -7,15 +7,10 @@ The fingerprint is the sha256 of what `sha256sum` prints for the files, sorted b
 `<sha256>  <name>` and a line feed for each. Hidden files and folders do not count.
 
 Guarantees
-----------
-- A registered name never starts a download by itself.
-- A model that the hub's own cache holds is used without asking the network
-  (`test_a_cached_hub_model_needs_no_network`).
-- Only safetensors, configuration and tokenizer files are downloaded: no pickle, no code.
-- A fingerprint depends on names and bytes only, not on the folder's place or when it was written
-  (`test_a_fingerprint_depends_on_names_and_bytes_only`).
-- A changed file is noticed by its size or one of its times of change in nanoseconds; digests of unchanged
-  files are remembered in the cache folder (`test_a_changed_file_is_noticed`).
+- a registered name never starts a download; a model in the hub's own cache needs no network
+- only safetensors, configuration and tokenizer files are downloaded: no pickle, no code
+- a fingerprint depends on names and bytes only; digests of files whose size and times of change (in nanoseconds) are
+  the same are remembered in the cache folder
 """
 
 import hashlib
@@ -35,11 +30,7 @@ _HUB_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
 
 
 def resolve(name: str) -> Path:
-    """Return the local folder (or file) of a model, given by a registered name, a path, or a hub id.
-
-    Raises:
-        StepDiffError: a registered name that was not fetched, a hub model out of reach, or nothing of that kind.
-    """
+    """Return the local folder (or file) of a model, given by a registered name, a path, or a hub id."""
     if name in registry.NAMES:
         source = registry.source(name)
         if not source.is_complete():
@@ -83,7 +74,7 @@ def _from_hub(repo: str, revision: str | None) -> Path:
     except LocalEntryNotFoundError:
         pass
     try:
-        found = Path(snapshot_download(repo, revision=revision, allow_patterns=list(_HUB_FILES)))
+        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=list(_HUB_FILES)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as problem:
         reason = str(problem).strip().splitlines()[0].rstrip(".") if str(problem) else "no answer"
         raise StepDiffError(
@@ -91,19 +82,16 @@ def _from_hub(repo: str, revision: str | None) -> Path:
             f"({reason}): check the name and the connection, or give a local folder"
         ) from None
     # where the hub is out of reach, this is the cached copy, whole or not
-    if any(found.glob("*.safetensors.index.json")) and not _is_whole(found):
-        raise StepDiffError(f"{repo}: its download broke off ({found}): run again where the hub is in reach")
-    return found
+    if any(folder.glob("*.safetensors.index.json")) and not _is_whole(folder):
+        raise StepDiffError(f"{repo}: its download broke off ({folder}): run again where the hub is in reach")
+    return folder
 
 
 _MEMORY = ".digests.2"  # numbered by what an entry holds: other versions of this file share the cache
 
 
 def fingerprint(path: Path | str) -> str:
-    """Return the sha256, in hex, of the names and bytes of a folder's files, or of one file.
-
-    StepDiffError where nothing exists there, or the folder holds no file.
-    """
+    """Return the sha256, in hex, of the names and bytes of a folder's files, or of one file."""
     path = Path(path).absolute()
     files = _files(path)
     memory = cache_folder() / _MEMORY / f"{hashlib.sha256(bytes(path)).hexdigest()}.json"
@@ -127,16 +115,13 @@ def fingerprint(path: Path | str) -> str:
 def _files(path: Path) -> list[tuple[str, Path]]:
     if path.is_file():
         return [(path.name, path)]
-    found = []
+    files = []
     for parent, folders, names in os.walk(path):
         folders[:] = [folder for folder in folders if not folder.startswith(".")]
-        for name in names:
-            if not name.startswith("."):
-                file = Path(parent, name)
-                found.append((file.relative_to(path).as_posix(), file))
-    if not found:
+        files += [Path(parent, name) for name in names if not name.startswith(".")]
+    if not files:
         raise StepDiffError(f"no weights at {path}: there is no such file, or no file in the folder")
-    return found
+    return [(file.relative_to(path).as_posix(), file) for file in files]
 
 
 def _recall(memory: Path) -> dict[str, list[int | str]]:

@@ -397,8 +397,8 @@ def test_videos_of_a_dataset_that_are_missing_are_listed(assembly: Path, capsys:
 @pytest.mark.parametrize(
     ("name", "file", "content", "said"),
     [
-        ("egoexo-exo", "takes.json", [{"take_name": "x"}], "'take_uid'"),
-        ("egoexo-exo", "takes.json", [{"take_uid": "uid-1"}], "not expert commentary (no 'frame_aligned_videos'"),
+        ("egoexo-exo", "takes.json", [{"take_name": "x"}], "take_uid is missing"),
+        ("egoexo-exo", "takes.json", [{"take_uid": "uid-1"}], "root_dir is missing"),
         ("egoexo-exo", "annotations/expert_commentary_train.json", [], "not expert commentary"),
         (
             "egoexo-exo",

@@ -17,7 +17,7 @@ from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks import registry
 from stepdiff.tasks.benchmarks.judging import Inquiry, answers
 from stepdiff.tasks.benchmarks.rows import Choice, Writing
-from stepdiff.tasks.benchmarks.vidic.files import read
+from stepdiff.tasks.benchmarks.vidic import read
 from store import Store
 from tests.llm_server import Reply, Server, said
 from tests.tasks.viddiff_files import benchmark as viddiff

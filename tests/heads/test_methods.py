@@ -25,7 +25,7 @@ from heads.methods.vlemb import PairEmbedding, VLEmb
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io import sealed as table
 from stepdiff.tasks import registry
-from stepdiff.tasks.benchmarks.convis.files import CONCEPTS
+from stepdiff.tasks.benchmarks.convis import CONCEPTS
 from stepdiff.tasks.benchmarks.rows import Choice, Ranking, Rating
 from stepdiff.tasks.captions import similarity_rows
 from stepdiff.tasks.postprocess import parse

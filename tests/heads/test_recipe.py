@@ -194,7 +194,7 @@ import json
 
 import numpy as np
 
-from stepdiff.tasks.benchmarks.choosing import score_choices
+from stepdiff.tasks.benchmarks.figures import score_choices
 from stepdiff.tasks.benchmarks.rows import Choice
 from stepdiff.tasks.spec import Asked, Published, TaskSpec
 

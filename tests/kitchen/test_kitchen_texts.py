@@ -16,11 +16,10 @@ from stepdiff.common.errors import StepDiffError
 from stepdiff.kitchen.__main__ import Options
 from stepdiff.kitchen.attributes import CATEGORY_ATTRIBUTES, Attributes, differences, score
 from stepdiff.kitchen.controls import MostDifferences
-from stepdiff.kitchen.files import pairqa_words, testsets
+from stepdiff.kitchen.files import pairqa, testsets
 from stepdiff.kitchen.files.narration import narrate
 from stepdiff.kitchen.files.pairqa import Record, paired_questions
-from stepdiff.kitchen.files.phrasings import Split, bank
-from stepdiff.kitchen.files.texts import mentioned
+from stepdiff.kitchen.files.texts import Split, bank, mentioned
 from stepdiff.kitchen.truth import Detail, details_of, judgements, truth_figures
 from stepdiff.kitchen.world import SPLITS, Clip, make_world
 from stepdiff.tasks.prompts import MAIN_ACTION
@@ -121,15 +120,15 @@ def test_answers_to_which_video_are_balanced(records: list[Record]) -> None:
 @both
 def test_only_equal_clips_are_answered_with_no_difference(records: list[Record]) -> None:
     plain = 0
-    asked = tuple(question.split("{")[0] for question in pairqa_words.COMMON)
+    asked = tuple(question.split("{")[0] for question in pairqa.COMMON)
     for record in records:
         if record["type"] == 1 and record["category"] != MAIN_ACTION and not str(record["question"]).startswith(asked):
             a, b = (CLIPS[str(record[side])].truth for side in ("reference", "candidate"))
             differing = bool(differences(str(record["category"]), a, b))
             says_none = any(
                 record["answer"] == t.format(topic=topic)
-                for t in pairqa_words.SAME
-                for topic in pairqa_words.TOPICS[str(record["category"])]
+                for t in pairqa.SAME
+                for topic in pairqa.TOPICS[str(record["category"])]
             )
             assert differing != says_none
             plain += says_none

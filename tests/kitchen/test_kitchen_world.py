@@ -19,16 +19,17 @@ from jaxtyping import Float32
 from PIL import Image
 
 from stepdiff.kitchen.__main__ import Options, main
-from stepdiff.kitchen.attributes import PLAIN, Attributes, differences, score
+from stepdiff.kitchen.attributes import CATEGORY_ATTRIBUTES, Attributes, differences, score
 from stepdiff.kitchen.drawing.pen import HEIGHT, SCALE, WIDTH
-from stepdiff.kitchen.drawing.scenes import backdrop, frame
-from stepdiff.kitchen.drawing.stage import moment
+from stepdiff.kitchen.drawing.scenes import backdrop, frame, moment
 from stepdiff.kitchen.steps import ACTIVITIES, MAIN, STEPS, UNSEEN_ACTIVITIES, Step
 from stepdiff.kitchen.world import FPS, HELD_OUT_PAIRS, Look, held_out, make_world
 from stepdiff.tasks.testsets import CATEGORIES
 
 WORLD = make_world(Options.videos, Options.seed)
 CLIPS = [clip for video in WORLD for clip in video.clips]
+PLAIN = [n for names in CATEGORY_ATTRIBUTES.values() for n in names if n not in ("extras", "sequence")]
+"""attributes that hold one value each"""
 
 
 def test_the_same_options_give_the_same_world() -> None:

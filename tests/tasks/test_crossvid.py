@@ -13,11 +13,9 @@ from hypothesis import strategies as st
 
 from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks import registry
-from stepdiff.tasks.benchmarks.choosing import share_right
 from stepdiff.tasks.benchmarks.crossvid import ERRORS, read, without_letters
-from stepdiff.tasks.benchmarks.ranking import CUTS, first_right, score_rankings
+from stepdiff.tasks.benchmarks.figures import CUTS, first_right, groups_of, score_rankings, share_right
 from stepdiff.tasks.benchmarks.rows import Ranking
-from stepdiff.tasks.benchmarks.summary import groups_of
 
 CC: list[dict[str, Any]] = [
     {
@@ -157,20 +155,20 @@ def test_the_interval_of_few_groups_is_that_of_resampled_groups(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("name", "entries", "message"),
     [
-        ("CC", broken(question=None), "question 1: no 'question'"),
-        ("CC", broken(1, answer="C"), "question 2: 'answer' is 'C', not one of A, B"),
+        ("CC", broken(question=None), "question 1: question is missing"),
+        ("CC", broken(1, answer="C"), "question 2: answer is 'C', not one of A, B"),
         ("CC", broken(options=["A. one", "C. two"]), "whose letters are not A, B, ... in order"),
-        ("CC", broken(options=["A. one"]), "not at least two texts"),
-        ("CC", broken(videos=[]), "question 1: 'videos' is []"),
-        ("CC", broken(videos=["a.mp4", 3]), "not only paths of files"),
-        ("CC", broken(id=True), "'id' is True"),
+        ("CC", broken(options=["A. one"]), "options should have at least 2 items"),
+        ("CC", broken(videos=[]), "question 1: videos should have at least 1 item"),
+        ("CC", broken(videos=["a.mp4", 3]), "videos: 1 should be a valid string, not 3"),
+        ("CC", broken(id=True), "id: int should be a valid integer, not True"),
         ("CC", broken(1, id=7), "'7' is there twice"),
         ("CC", {"questions": CC}, "not a list with at least one question; get it again from the folder QA"),
-        ("CC", ["a question"], "question 1 is str, not an object"),
-        ("PEA", broken(of=PEA, begin=[1, 2]), "question 1: 'begin' has 2 times for 3 videos"),
-        ("PEA", broken(of=PEA, end=[9, 9, "soon"]), "'end' holds [9, 9, 'soon']"),
-        ("PEA", broken(of=PEA, begin=[-1, 0, 0]), "'begin' holds -1, a negative time"),
-        ("PEA", broken(of=PEA, begin=None), "question 1: no 'begin'"),
+        ("CC", ["a question"], "question 1: should be an object, not 'a question'"),
+        ("PEA", broken(of=PEA, begin=[1, 2]), "question 1: begin has 2 times for 3 videos"),
+        ("PEA", broken(of=PEA, end=[9, 9, "soon"]), "end: 2 is 'soon', not a number of seconds"),
+        ("PEA", broken(of=PEA, begin=[-1, 0, 0]), "begin: 0 should be greater than or equal to 0, not -1"),
+        ("PEA", broken(of=PEA, begin=None), "question 1: begin is missing"),
         ("CC", None, "no such file; get it from the folder QA of the data set"),
     ],
 )

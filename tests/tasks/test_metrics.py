@@ -18,7 +18,7 @@ from pycocoevalcap.rouge.rouge import Rouge
 from scipy import stats
 from scipy.stats import kendalltau
 
-from stepdiff.tasks.agreement import alpha, ceiling
+from stepdiff.tasks.agreement import alpha, kendall, spearman
 from stepdiff.tasks.bootstrap import (
     Figure,
     Resamples,
@@ -31,7 +31,6 @@ from stepdiff.tasks.bootstrap import (
     tail_share,
 )
 from stepdiff.tasks.captions import bleu, bleu_parts, cider_rows, count_corpus, rouge_rows
-from stepdiff.tasks.correlation import kendall, spearman
 from stepdiff.tasks.scoring import kendall_tau
 
 # Few words, so that n-grams recur; spaces that split() and split(" ") treat differently.
@@ -188,28 +187,6 @@ def test_alpha_is_that_of_the_library_krippendorff(given: list[list[int]]) -> No
                 value_counts=scores, value_domain=list(range(LEVELS)), level_of_measurement=level, dtype=np.float64
             )
             assert ours == pytest.approx(theirs, abs=1e-9)
-
-
-def of_people(items: int, people: int, noise: float, seed: int) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Return the truth of items, and answers of people about them, which are wrong by a normal deviation."""
-    draws = np.random.default_rng(seed)
-    truth = draws.normal(size=items)
-    return truth, [value + noise * draws.normal(size=(people, 1)) for value in truth]
-
-
-@pytest.mark.full
-def test_a_ceiling_is_what_a_method_reaches_that_knows_the_truth() -> None:
-    truth, items = of_people(4000, 4, 1.0, 2)
-    means = np.array([answers.mean() for answers in items])
-    assert ceiling(items, 5)[0] == pytest.approx(np.corrcoef(truth, means)[0, 1], abs=0.02)
-
-
-def test_a_ceiling_depends_on_the_answers_and_the_seed_alone() -> None:
-    _, items = of_people(30, 5, 1.0, 3)
-    assert ceiling(items, 3, 7) == ceiling([*items, np.ones((1, 1))], 3, 7)  # an item with one answer does not count
-    assert ceiling(items, 3, 7) != ceiling(items, 3, 8)
-    assert np.isnan(ceiling([np.ones((3, 2)), np.ones((1, 2))])).all(), "not defined for one item"
-    assert ceiling(of_people(20, 3, 0.0, 1)[1]) == pytest.approx([1]), "people who agree"
 
 
 def normal(rows: int, seed: int = 0) -> np.ndarray:

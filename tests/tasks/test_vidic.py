@@ -13,8 +13,7 @@ import pytest
 from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks import registry
 from stepdiff.tasks.benchmarks.judging import Conversation, Inquiry, Judge, NoAnswer, answers
-from stepdiff.tasks.benchmarks.vidic.checklist import control, judged, parse_answer, score
-from stepdiff.tasks.benchmarks.vidic.files import clips, export, judge_template, read, read_responses
+from stepdiff.tasks.benchmarks.vidic import clips, control, export, judge_template, judged, parse_answer, read, score
 from tests.tasks.vidic_files import PAIRS, write
 
 HUGE = "{description:>99999999999} {question}"
@@ -113,7 +112,7 @@ def test_a_part_of_the_pairs_is_scored(folder: Path) -> None:
     assert (scores["accuracy"], scores["similarities"], scores["differences"]) == (1.0, None, 1.0)
     with pytest.raises(StepDiffError, match=r"no verdict on its 1 questions; judge its text first"):
         score(asked.rows[1:2], ["a text"], asked.truth, 0, 0)
-    with pytest.raises(StepDiffError, match="1 verdicts for 4 pairs"):
+    with pytest.raises(StepDiffError, match="1 verdicts for 4 rows"):
         score(asked.rows, [["yes"]], asked.truth, 0, 0)
 
 
@@ -181,33 +180,26 @@ def test_a_question_without_an_answer_counts_wrong(folder: Path) -> None:
         judged(asked, ["x"] * 4, Judge("none"))
 
 
-def test_pairs_are_joined_by_their_paths(folder: Path, tmp_path: Path) -> None:
+def test_an_export_has_the_paths_of_the_pairs(folder: Path, tmp_path: Path) -> None:
     asked = read(folder)
     (path,) = export(folder, asked.rows, ["a", None, "c", "\ud800"], tmp_path / "part")
     assert [own["index"] for own in json.loads(path.read_text())] == [1, 3, 4]
     (path,) = export(folder, asked.rows, ["a", "b", "c", "d"], tmp_path / "out")
     entries = json.loads(path.read_text())
     assert [entry["index"] for entry in entries] == [1, 2, 3, 4]
-    entries = [entry | {"index": 7} for entry in entries[::-1] if entry["response"] != "c"]
-    path.write_text(json.dumps(entries))
-    assert read_responses(path, asked.rows) == ["a", "b", None, "d"]
-    path.write_text(json.dumps([entries[0] | {"response": {"Subject": "é"}}]))
-    assert read_responses(path, asked.rows) == [None, None, None, '{"Subject": "é"}']
-    for wrong, why in ((entries[0] | {"video1_path": "x"}, "not a pair of the checklist"), (entries[1], "there twice")):
-        path.write_text(json.dumps([entries[1], wrong]))
-        with pytest.raises(StepDiffError, match=rf"response 2: .* is {why}; remove it"):
-            read_responses(path, asked.rows)
+    assert [(entry["video1_path"], entry["video2_path"]) for entry in entries] == [row.clips for row in asked.rows]
+    assert [entry["response"] for entry in entries] == ["a", "b", "c", "d"]
 
 
 def test_bad_files_give_one_line(tmp_path: Path) -> None:
     question = PAIRS[0]["structured_analysis"]["Differences"][0]
     wrong: dict[str, Any] = {
         "not a list with at least one pair": [],
-        "pair 1 is str, not an object": ["x"],
-        "pair 1: no 'video2_path'": [{"video1_path": "x"}],
-        "other keys than Similarities and Differences": [PAIRS[0] | {"structured_analysis": {"Other": []}}],
-        "'Differences' is not a list of questions": [PAIRS[0] | {"structured_analysis": {"Differences": ["x"]}}],
-        "'correct_answer' is 'maybe', neither yes nor no": [
+        "pair 1: should be an object, not 'x'": ["x"],
+        "pair 1: video2_path is missing": [{"video1_path": "x"}],
+        "structured_analysis: Other is no key here": [PAIRS[0] | {"structured_analysis": {"Other": []}}],
+        "Differences: 0 should be an object, not 'x'": [PAIRS[0] | {"structured_analysis": {"Differences": ["x"]}}],
+        "correct_answer should be 'yes' or 'no', not 'maybe'": [
             PAIRS[0] | {"structured_analysis": {"Differences": [question | {"correct_answer": "maybe"}]}}
         ],
         "is there twice": [PAIRS[0], PAIRS[0]],

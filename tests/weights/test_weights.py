@@ -124,7 +124,7 @@ def test_an_interrupted_fetch_leaves_nothing(tiny: Source) -> None:
 
 def test_the_next_fetch_removes_the_files_of_a_killed_one(tiny: Source, tmp_path: Path) -> None:
     """Files of a killed process are not used as weights, and are removed."""
-    rubbish = cache_folder() / ".partial-tiny" / "made"
+    rubbish = cache_folder() / ".partial-tiny" / "converted"
     rubbish.mkdir(parents=True)
     (rubbish / "half.safetensors").write_bytes(b"half")
     fetch_source(tiny)

@@ -1,11 +1,9 @@
-"""Bounded reads of files that people and other tools wrote, and checks of their values by pydantic."""
+"""Bounded reads of files that people and other tools wrote."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
 
-from pydantic import ValidationError
-
+from stepdiff.common.checked import checked as checked  # used by all readers of this room
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import open_regular
 
@@ -13,31 +11,6 @@ MOST = 2**28
 """bytes of a file that is read whole"""
 LINE = 2**20
 """bytes of a line"""
-T = TypeVar("T")
-_WORDS = {
-    "missing": "is missing",
-    "missing_argument": "is missing",
-    "extra_forbidden": "is no key here",
-    "unexpected_keyword_argument": "is no key here",
-    "string_pattern_mismatch": "should not be empty",
-    "dataclass_type": "should be an object",
-    "model_type": "should be an object",
-}
-
-
-def checked(validate: Callable[[Any], T], value: Any, where: str = "") -> T:
-    """Return what pydantic makes of a value from outside. StepDiffError: `where`, the keys and what is wrong."""
-    try:
-        return validate(value)
-    except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        keys = [f"{key:.80}" for key in map(str, fault["loc"]) if key != "[key]"]
-        words = _WORDS.get(fault["type"]) or fault["msg"].partition(" ")[2]
-        if fault["type"] == "value_error":
-            words = str(fault["ctx"]["error"])
-        elif not words.startswith("is "):
-            words += f", not {fault['input']!r:.80}"
-        raise StepDiffError(where + ": ".join([*keys[:-1], f"{keys[-1]} {words}" if keys else words])) from None
 
 
 def read_whole(path: str | Path, most: int = MOST) -> bytes:

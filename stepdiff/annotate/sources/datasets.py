@@ -26,8 +26,8 @@ from pydantic import BaseModel, TypeAdapter
 from stepdiff.annotate.people.files import checked
 from stepdiff.annotate.sources.narration import heard, read_narration
 from stepdiff.common.errors import StepDiffError
-from stepdiff.tasks.benchmarks.captaincook_files import read_recorded
-from stepdiff.tasks.benchmarks.published_files import read_entries, read_json, text_of, value_of
+from stepdiff.tasks.benchmarks.captaincook import read_recorded
+from stepdiff.tasks.benchmarks.published_files import Text, read_entries, read_json
 
 SPLITS = ("train", "val", "test")
 T = TypeVar("T")
@@ -182,6 +182,13 @@ TWICE = "actions of an interval that has one already"
 Rows = list[dict[str, Any]]
 
 
+class _Take(BaseModel):
+    take_uid: Text
+    root_dir: Text
+    best_exo: str | None = None
+    frame_aligned_videos: dict[str, dict[str, Any] | None]
+
+
 def _captaincook(folder: Path, seconds: float | None, left_out: Counter[str]) -> Iterator[pl.DataFrame]:
     for part in SPLITS:
         recorded = read_recorded(folder, part)
@@ -197,7 +204,8 @@ def _captaincook(folder: Path, seconds: float | None, left_out: Counter[str]) ->
 
 def _egoexo(view: str) -> Callable[[Path, float | None, Counter[str]], Iterator[pl.DataFrame]]:
     def read(folder: Path, seconds: float | None, left_out: Counter[str]) -> Iterator[pl.DataFrame]:
-        takes = {text_of(take, "take_uid"): take for _, take in read_entries(folder / "takes.json", EGOEXO, "take")}
+        entries = read_entries(folder / "takes.json", EGOEXO, "take", _Take.model_validate)
+        takes = {take.take_uid: take for take in entries}
         for part in SPLITS:
             path = folder / "annotations" / f"expert_commentary_{part}.json"
             if part != "train" and not path.exists():  # test is not public
@@ -211,21 +219,21 @@ def _egoexo(view: str) -> Callable[[Path, float | None, Counter[str]], Iterator[
                     else:
                         rows += _commentary(annotations, video, part, seconds or BEFORE, left_out)
             except (StepDiffError, AttributeError, KeyError, TypeError, ValueError) as error:
-                raise StepDiffError(f"{path}: not expert commentary ({error}); get it again from {EGOEXO}") from error
+                raise StepDiffError(f"{path}: not expert commentary ({error!r}); get it again from {EGOEXO}") from error
             yield _frame(rows)
 
     return read
 
 
-def _view(take: dict[str, Any], view: str) -> str | None:
+def _view(take: _Take, view: str) -> str | None:
     """Return the video of a view of a take, from the folder of the dataset; None if it has none."""
-    cameras = value_of(take, "frame_aligned_videos")
+    cameras = take.frame_aligned_videos
     if view == "exo":
-        camera = cameras.get(take.get("best_exo"), {}).get("0")
+        camera = (cameras.get(take.best_exo or "") or {}).get("0")
     else:
         names = [name for name in cameras if name.lower().startswith("aria")]
-        camera = cameras[names[0]].get("rgb") if names else None
-    return None if camera is None else f"{text_of(take, 'root_dir')}/{text_of(camera, 'relative_path')}"
+        camera = (cameras[names[0]] or {}).get("rgb") if names else None
+    return None if camera is None else f"{take.root_dir}/{camera['relative_path']}"
 
 
 def _commentary(
@@ -235,8 +243,8 @@ def _commentary(
     activity = ""
     for annotation in annotations:
         activity = annotation.get("task_name") or activity
-        for comment in value_of(annotation, "commentary_data"):
-            end, text = float(value_of(comment, "video_time")), comment.get("text")
+        for comment in annotation["commentary_data"]:
+            end, text = float(comment["video_time"]), comment.get("text")
             if comment.get("error") or not isinstance(text, str) or not text.strip():
                 left_out["comments without a transcript"] += 1
             elif not 0 < end < float("inf"):

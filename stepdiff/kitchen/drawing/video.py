@@ -16,8 +16,7 @@ from PIL import Image
 
 from stepdiff.common.io.files import whole
 from stepdiff.kitchen.drawing.pen import HEIGHT, SCALE, WIDTH
-from stepdiff.kitchen.drawing.scenes import backdrop, frame
-from stepdiff.kitchen.drawing.stage import moment
+from stepdiff.kitchen.drawing.scenes import backdrop, frame, moment
 from stepdiff.kitchen.steps import MAIN
 from stepdiff.kitchen.world import FPS, Clip, Video
 
@@ -30,11 +29,11 @@ def stills(video: Video) -> list[tuple[str, Clip, float]]:
     """Return name, clip and seconds into the clip of every still of a training video."""
     if video.split != "train":
         return []
-    found = []
+    moments = []
     for i, clip in enumerate(video.clips):
         for letter, share in zip("ab", STILLS[: 1 + (i % 2)], strict=False):
-            found.append((f"{video.uid}-{i}{letter}", clip, _own_time(clip, share)))
-    return found
+            moments.append((f"{video.uid}-{i}{letter}", clip, _own_time(clip, share)))
+    return moments
 
 
 def _own_time(clip: Clip, share: float) -> float:

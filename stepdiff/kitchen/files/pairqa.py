@@ -1,19 +1,19 @@
 """Questions and answers about pairs of training clips, and captions of stills.
 
 Two regimes. `s1` has the three question types of supplement S1: differences and what two clips have in common, "Which
-video", and "similar main action". `supervised` adds "similar {category}" for each category, the question that DiffRank
-asks, answered by the scores that label DiffRank, and chooses pairs whose answers to it are balanced.
+video", and "similar main action". `supervised` adds "similar {category}" for each category with a clear answer, the
+question that DiffRank asks, answered by the scores that label DiffRank: YES at 5, NO at 1 or 2. It chooses pairs whose
+answers to it are balanced, and pairs clips with themselves.
+
+Both clips show the same step, except in questions about the main action. All questions of a pair are adjacent; a clip
+with itself and a pair of different steps may be drawn twice. Clauses about differences are those of the train split of
+stepdiff.kitchen.files.texts. {v} in a template is the phrase of a value.
 
 Guarantees
-- both clips are training clips; they show the same step, except in questions about the main action;
-- all questions of a pair are adjacent; a clip with itself (only in `supervised`) and a pair of different steps may be
-  drawn twice;
-- no answer begins with the text that the tests seed answers with;
-- `s1` asks "share a similar" about the main action only, and YES and NO are as frequent;
-- `supervised` also asks it about categories with a clear answer: YES at a score of 5, NO at 1 or 2; the choice of pairs
-  balances YES and NO within each category as far as the clips allow;
-- a clip paired with itself has no difference, and the answer says so;
-- "Which video" is answered Video 1 and Video 2 about equally often.
+- both clips are training clips
+- no answer begins with the text that the tests seed answers with
+- YES and NO are as frequent in `s1`, and as far as the clips allow in each category of `supervised`; "Which video" is
+  answered Video 1 and Video 2 about equally often
 """
 
 import itertools
@@ -23,28 +23,20 @@ from collections.abc import Iterator
 from typing import Literal
 
 from stepdiff.kitchen.attributes import CATEGORY_ATTRIBUTES, Attributes, Difference, differences, score
-from stepdiff.kitchen.files.pairqa_words import (
-    CAPTIONS,
-    COMMON,
-    CONTRASTS,
-    ONE_SIDED,
-    QUESTIONS,
-    SAME,
-    SHARED,
-    TOPICS,
-    VISIBLE,
-    WHICH,
-)
-from stepdiff.kitchen.files.phrasings import PLURAL, STATEMENTS, clauses, conjugated, subject
 from stepdiff.kitchen.files.texts import (
     MENTIONED,
+    PLURAL,
+    STATEMENTS,
     change,
+    clauses,
     compared,
+    conjugated,
     facts,
     grouped,
     listed,
     mentioned,
     phrase,
+    subject,
     template_of,
     value_phrase,
 )
@@ -68,6 +60,80 @@ PLAIN_ANSWER = 6
 """Excess of its answers that one more category with a clear answer outweighs, in the choice of a pair."""
 
 Record = dict[str, str | int]
+
+QUESTIONS = (
+    'What is the main difference in "{category}" between the two videos?',
+    "What is the main difference between the two videos in terms of {topic}?",
+    "How do the two videos differ with respect to {topic}?",
+    "Comparing {topic}, what sets Video 2 apart from Video 1?",
+    "What is the main difference in {topic} between these videos?",
+)
+
+COMMON = (
+    "What do the two videos have in common in terms of {topic}?",
+    "What is the similarity between the two videos with respect to {topic}?",
+    "How are the two videos alike when it comes to {topic}?",
+)
+
+TOPICS = {
+    "Ingredients": ("the ingredients", "what goes into the dish"),
+    "Tools/Equipment": ("the tools and equipment", "the utensils being used"),
+    "Technique": ("the technique", "the way the work is done"),
+    "Actions": ("the actions", "the order and number of actions"),
+    "Visuals": ("the visual appearance", "how the food looks"),
+    "main action": ("the main action",),
+}
+
+CONTRASTS = (
+    "In Video 1, {one}, while in Video 2, {two}.",
+    "In Video 1, {one}, whereas in Video 2, {two}.",
+    "In the first video, {one}, but in the second video, {two}.",
+    "Video 1: {one}. Video 2: {two}.",
+    "While in Video 1 {one}, in Video 2 {two}.",
+)
+
+ONE_SIDED = (
+    "In the second video, {change}.",
+    "The second video differs: {change}.",
+    "Video 2 shows that {change}.",
+    "Compared to the first video, in the second one {change}.",
+)
+
+SHARED = ("In both videos, {state}.", "Both videos share this: {state}.")
+
+SAME = ("There is no difference in {topic}.", "Both videos agree in {topic}.", "None, they are alike in {topic}.")
+
+WHICH = (
+    "Which video shows that {clause}?",
+    "Which is the video in which {clause}?",
+    "Which of the two videos is the one where {clause}?",
+    "In which video can one see that {clause}?",
+)
+
+CAPTIONS = (
+    "A drawing of someone {step}: {facts}.",
+    "This still shows {step}, with {facts}.",
+    "A kitchen picture about {step}; {facts}.",
+)
+
+VISIBLE: dict[str, tuple[str, ...]] = {
+    "main": ("{v} as the main ingredient",),
+    "has": ("{v} added",),
+    "amount": ("{v} of food",),
+    "tool": ("{v} in use",),
+    "vessel": ("food {v}",),
+    "surface": ("everything {v}",),
+    "gloves": ("{v} at work",),
+    "trim": ("{v} around the dish",),
+    "colour": ("food coloured {v}",),
+    "shade": ("a {v} shade",),
+    "texture": ("a {v} consistency",),
+    "size": ("{v} portions",),
+    "detail": ("{v} on it",),
+    "heat": ("cooking {v}",),
+    "hands": ("held {v}",),
+    "manner": ("the cook {v}",),
+}
 
 
 class Balance:
@@ -213,8 +279,8 @@ def _other_step(one: Clip, two: Clip, rng: random.Random) -> list[Record]:
 
 def state(category: str, a: Attributes, b: Attributes, side: str, rng: random.Random) -> str:
     """Return what is true of Video 1 (side "old") or Video 2 ("new") where the two differ."""
-    found = mentioned(category, a, b)
-    seen = found if side == "new" else tuple(d.reversed() for d in found)
+    changes = mentioned(category, a, b)
+    seen = changes if side == "new" else tuple(d.reversed() for d in changes)
     return _joined([_statement(group, a.step, rng) for group in grouped(seen)], category, rng)
 
 

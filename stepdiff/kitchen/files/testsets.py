@@ -4,7 +4,7 @@ DiffMCQ is made from DiffCap and the features of its clips (python -m retrieval 
 the number of differences does not tell its answer, a pair of DiffCap differs in every category and is asked about in
 each, and pairs with about two differences in a category come first, if the world has enough such pairs.
 
-The texts of a row have phrasings of the row's split (stepdiff.kitchen.files.phrasings), which no training text has.
+The texts of a row have phrasings of the row's split (stepdiff.kitchen.files.texts), which no training text has.
 
 Guarantees
 - all clips of a row are of the given split; DiffCap asks about a pair once a category;
@@ -21,8 +21,7 @@ from collections import Counter
 from math import ceil
 
 from stepdiff.kitchen.attributes import differences, score
-from stepdiff.kitchen.files.phrasings import Split
-from stepdiff.kitchen.files.texts import changes
+from stepdiff.kitchen.files.texts import Split, changes
 from stepdiff.kitchen.world import Clip
 from stepdiff.tasks.testsets import CATEGORIES, DiffCap, DiffRank
 
@@ -62,16 +61,16 @@ def _pairs(clips: list[Clip], limit: int, rng: random.Random) -> list[Pair]:
         pairs = [rng.sample(pair, 2) for pair in itertools.combinations(group, 2)]
         rng.shuffle(pairs)
         ranked = [(_rank(one, two), (one, two)) for one, two in pairs]
-        queues.append(sorted((found for found in ranked if found[0][0]), key=lambda found: found[0]))
+        queues.append(sorted((entry for entry in ranked if entry[0][0]), key=lambda entry: entry[0]))
     used: Counter[str] = Counter()
     chosen: list[Pair] = []
     while any(queues) and len(chosen) < limit:
         for queue in queues:
-            queue[:] = [found for found in queue if max(used[clip.id] for clip in found[1]) < PAIRS_A_CLIP]
+            queue[:] = [entry for entry in queue if max(used[clip.id] for clip in entry[1]) < PAIRS_A_CLIP]
             if queue and len(chosen) < limit:
-                most = [found for found in queue if found[0][0] == queue[0][0][0]]
+                most = [entry for entry in queue if entry[0][0] == queue[0][0][0]]
                 sign = 1 if rng.random() < AGAIN else -1
-                best = max(most, key=lambda found: sign * sum(used[clip.id] for clip in found[1]))
+                best = max(most, key=lambda entry: sign * sum(used[clip.id] for clip in entry[1]))
                 queue.remove(best)
                 used.update(clip.id for clip in best[1])
                 chosen.append(best[1])

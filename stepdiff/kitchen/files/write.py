@@ -29,13 +29,13 @@ def write_files(world: list[Video], seed: int, out: Path) -> dict[str, int]:
     rows: dict[str, int] = {}
 
     def table(name: str, columns: str, records: Iterable[tuple[object, ...]]) -> None:
-        found, buffer = list(records), io.StringIO()
-        csv.writer(buffer, lineterminator="\n").writerows([columns.split(), *found])
-        texts[name], rows[name] = buffer.getvalue(), len(found)
+        entries, buffer = list(records), io.StringIO()
+        csv.writer(buffer, lineterminator="\n").writerows([columns.split(), *entries])
+        texts[name], rows[name] = buffer.getvalue(), len(entries)
 
     def lines(name: str, records: Iterable[object]) -> None:
-        found = [json.dumps(record) + "\n" for record in records]
-        texts[name], rows[name] = "".join(found), len(found)
+        entries = [json.dumps(record) + "\n" for record in records]
+        texts[name], rows[name] = "".join(entries), len(entries)
 
     table(
         "clips.csv",

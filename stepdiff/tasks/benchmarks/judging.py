@@ -6,10 +6,9 @@ appended to a file, a line each, as they come:
     {"key": ..., "judge": ..., "asked": sha256 of the messages, "prompt": ..., "checklist": ..., "answer": ...}
 
 Guarantees
-- a_killed_run_continues: an answer in the file is not asked for again
-- an_answer_belongs_to_its_judge_and_its_messages: another judge, prompt, checklist or prediction is asked
-- an_incomplete_last_line_is_dropped
-- two_runs_cannot_write_one_file_at_the_same_time
+- a killed run continues: an answer in the file is not asked for again, an incomplete last line is dropped
+- an answer belongs to its judge and its messages: another judge, prompt, checklist or prediction is asked
+- two runs cannot write one file at the same time
 """
 
 import fcntl
@@ -17,7 +16,9 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -85,23 +86,26 @@ def answers(judge: Judge, inquiries: Sequence[Inquiry], recorded: Mapping[str, s
     """
     if judge.ask is None:
         raise StepDiffError("these texts need a language model as judge; give --judge MODEL or --endpoint URL")
-    asked = [sha256(json.dumps([dict(message) for message in own.messages])) for own in inquiries]
-    stamps = [
-        {"key": own.key, "judge": judge.name, "asked": sha, **recorded}
-        for own, sha in zip(inquiries, asked, strict=True)
-    ]
-    with _Kept(judge.kept) as kept:
-        known = kept.read()
-        found = {place: known[_name(stamp)] for place, stamp in enumerate(stamps) if _name(stamp) in known}
-        missing = [place for place in range(len(inquiries)) if place not in found]
+    stamps = []
+    for own in inquiries:
+        asked = sha256(json.dumps([dict(message) for message in own.messages]))
+        stamps.append({"key": own.key, "judge": judge.name, "asked": asked, **recorded})
+    with _locked(judge.kept) as file:
+        known = {} if file is None else _read(file, judge.kept)
+        said = {place: known[_name(stamp)] for place, stamp in enumerate(stamps) if _name(stamp) in known}
+        missing = [place for place in range(len(inquiries)) if place not in said]
         for number, answer in judge.ask([inquiries[place].messages for place in missing]) if missing else ():
             place = missing[number]
-            said = {"error": answer.reason} if isinstance(answer, NoAnswer) else {"answer": answer}
-            kept.add(stamps[place] | said)
-            found[place] = said.get("answer")
-    if absent := [own.key for place, own in enumerate(inquiries) if place not in found]:
+            outcome = {"error": answer.reason} if isinstance(answer, NoAnswer) else {"answer": answer}
+            said[place] = outcome.get("answer")
+            if file is not None and judge.kept is not None:
+                data = object_line(stamps[place] | outcome).encode()
+                with named_errors(judge.kept, len(data)):
+                    while data:
+                        data = data[file.write(data) :]
+    if absent := [own.key for place, own in enumerate(inquiries) if place not in said]:
         raise StepDiffError(f"{judge.name} did not answer {absent[0]!r} ({len(absent)} such); run the command again")
-    return [found[place] for place in range(len(inquiries))]
+    return [said[place] for place in range(len(inquiries))]
 
 
 def _name(line: Mapping[str, Any]) -> str:
@@ -109,69 +113,54 @@ def _name(line: Mapping[str, Any]) -> str:
     return json.dumps({name: value for name, value in line.items() if name not in ("answer", "error")}, sort_keys=True)
 
 
-class _Kept:
-    """A file of answers, locked during the `with` block; a line is on disk when `add` returns. None: no file."""
+@contextmanager
+def _locked(path: Path | None) -> Iterator[FileIO | None]:
+    """Open a file of answers and lock it; a line is on disk when its write returns. Without answers it is removed."""
+    if path is None:
+        yield None
+        return
+    make_folder(path.parent)
+    with named_errors(path, 0):
+        file = path.open("a+b", buffering=0)
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StepDiffError(f"{path}: another run is writing it; wait for it") from None
+        try:
+            yield file
+        finally:
+            if not path.stat().st_size:
+                path.unlink()
 
-    def __init__(self, path: Path | None) -> None:
-        self.path = path
 
-    def __enter__(self) -> "_Kept":
-        if self.path is not None:
-            make_folder(self.path.parent)
-            with named_errors(self.path, 0):
-                self._file = self.path.open("a+b", buffering=0)
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                self._file.close()
-                raise StepDiffError(f"{self.path}: another run is writing it; wait for it") from None
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.path is not None:
-            if not self.path.stat().st_size:
-                self.path.unlink()
-            self._file.close()
-
-    def read(self) -> dict[str, str | None]:
-        """Return the answers by what they depend on. An incomplete last line is removed from the file."""
-        if self.path is None:
-            return {}
-        self._file.seek(0)
-        data = self._file.readall()
-        end = data.rfind(b"\n") + 1
-        self._file.truncate(end)
-        found = {}
-        for number, line in enumerate(data[:end].split(b"\n")[:-1], 1):
-            try:
-                item = parse_object(line)
-                if not isinstance(item.get("answer"), str | None):
-                    raise StepDiffError("its answer is not a text")
-            except StepDiffError as error:
-                raise StepDiffError(
-                    f"{self.path}:{number}: {error}; remove the file, and the judge is asked again"
-                ) from error
-            found[_name(item)] = item.get("answer")
-        return found
-
-    def add(self, item: Mapping[str, Any]) -> None:
-        """Append a line."""
-        if self.path is not None:
-            data = object_line(dict(item)).encode()
-            with named_errors(self.path, len(data)):
-                while data:
-                    data = data[self._file.write(data) :]
+def _read(file: FileIO, path: Path | None) -> dict[str, str | None]:
+    """Return the answers by what they depend on. An incomplete last line is removed from the file."""
+    file.seek(0)
+    data = file.readall()
+    end = data.rfind(b"\n") + 1
+    file.truncate(end)
+    known = {}
+    for number, line in enumerate(data[:end].split(b"\n")[:-1], 1):
+        try:
+            item = parse_object(line)
+            if not isinstance(item.get("answer"), str | None):
+                raise StepDiffError("its answer is not a text")
+        except StepDiffError as error:
+            raise StepDiffError(f"{path}:{number}: {error}; remove the file, and the judge is asked again") from error
+        known[_name(item)] = item.get("answer")
+    return known
 
 
 def json_values(text: str) -> Iterator[Any]:
     """Yield the JSON objects and lists in a text, which may be in fences or among words."""
     decoder, place = json.JSONDecoder(), 0
-    while found := _OPENED.search(text, place):
+    while bracket := _OPENED.search(text, place):
         try:
-            value, place = decoder.raw_decode(text, found.start())
+            value, place = decoder.raw_decode(text, bracket.start())
             yield value
         except ValueError:
-            place = found.end()
+            place = bracket.end()
         except RecursionError:  # so deep is no answer, and each of its brackets would be tried
             return
 

@@ -1,4 +1,4 @@
-"""Rows of benchmarks: what a method is asked about clips. They do not contain the truth.
+"""Rows of benchmarks: what a method is asked about clips, and files of predictions. Rows do not contain the truth.
 
 | row | a method returns | for instance |
 | --- | --- | --- |
@@ -7,9 +7,9 @@
 | Ranking | one score for each target, the best first | mistake-conditioned retrieval |
 | Writing | a text | ViDiC-1K, VidDiffBench open |
 
-Guarantees
-- rows_of_one_benchmark_have_different_keys
-- a_prediction_is_checked_against_its_row
+A line of a file of predictions names its row by key, so lines may be in any order, and rows may lack one:
+
+    {"key": str, "scores": [float, ...]}, or for texts {"key": str, "generated_text": str}
 """
 
 import hashlib
@@ -17,9 +17,13 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 from stepdiff.common.errors import StepDiffError
-from stepdiff.tasks.testsets import Pair
+from stepdiff.common.io.files import write_text
+from stepdiff.common.io.jsonl import read_objects
+from stepdiff.tasks.testsets import DiffCap, Form, Pair, Prediction, prediction_line, prediction_of
 
 
 @dataclass(frozen=True)
@@ -115,3 +119,40 @@ def check_keys(rows: Sequence[BenchmarkRow], where: str) -> None:
 def digest(rows: Sequence[BenchmarkRow]) -> str:
     """Return a sha256 of the rows' content."""
     return hashlib.sha256(json.dumps([[type(row).__name__, asdict(row)] for row in rows]).encode()).hexdigest()
+
+
+def form_of(row: Any) -> Form:
+    """Return the form of the prediction of a row, of a benchmark or of a published task."""
+    return "text" if isinstance(row, Writing | DiffCap) else "scores"
+
+
+def read_answers(path: str | Path, rows: Sequence[BenchmarkRow]) -> tuple[list[Any], list[Prediction]]:
+    """Return the rows that a file answers, in the order of the benchmark, and their predictions.
+
+    StepDiffError: a fault in the file, a line of an unknown row, a second one of a row, or no lines.
+    """
+    known = {row.key: row for row in rows}
+    by_key: dict[str, Prediction] = {}
+    for place, line in read_objects(path):
+        key = line.get("key")
+        if not isinstance(key, str) or key not in known:
+            raise StepDiffError(f"{place}: no row of the benchmark has the key {key!r}; is it of another benchmark?")
+        if key in by_key:
+            raise StepDiffError(f"{place}: a second line of the row {key!r}; remove one of them")
+        try:
+            by_key[key] = prediction_of(form_of(known[key]), known[key], line)
+        except StepDiffError as error:
+            raise StepDiffError(f"{place}: {error}") from error
+    if not by_key:
+        raise StepDiffError(f"{path}: has no predictions")
+    answered = [row for row in rows if row.key in by_key]
+    return answered, [by_key[row.key] for row in answered]
+
+
+def write_answers(path: Path, rows: Sequence[BenchmarkRow], predictions: Sequence[Prediction]) -> None:
+    """Write one line for each row. StepDiffError: a prediction of another form, NaN or infinity."""
+    lines = [
+        prediction_line(form_of(row), prediction, {"key": row.key})
+        for row, prediction in zip(rows, predictions, strict=True)
+    ]
+    write_text(path, "".join(lines))
