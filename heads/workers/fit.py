@@ -112,7 +112,8 @@ def fit(options: TrainOptions, device: str, group: Group = ALONE, patience: floa
     try:
         return _fit(options, device, group, patience)
     except (MemoryError, RuntimeError) as error:  # torch's kinds are RuntimeErrors
-        if group is ALONE or not _is_memory(error):
+        memory = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)
+        if group is ALONE or not memory:
             raise
         raise StepDiffError(f"worker {group.rank} is out of memory: {lighter(options)}") from error
 
@@ -164,7 +165,3 @@ def _fit(options: TrainOptions, device: str, group: Group, patience: float) -> d
 
     group.from_first(record)
     return train(task, schedule, folder, folder.name, options.seed, group, patience, options.log_to)
-
-
-def _is_memory(error: BaseException) -> bool:
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from stepdiff import BELOW
-from stepdiff.common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError, first_line
 from stepdiff.common.threads import cores
 from stepdiff.common.workers import reaper
 
@@ -189,7 +189,7 @@ def _init(**options: Any) -> None:
     except Exception as error:  # Ray raises plain Exception, RuntimeError, ConnectionError, ValueError, OSError, ...
         with _quiet():
             ray.shutdown()
-        raise StepDiffError(_in_one_line(error)) from error
+        raise StepDiffError(first_line(error)) from error
     except SystemExit:  # of the handler of SIGTERM that `ray.init` installs: the caller's handler decides
         if handler is not None:
             signal.alarm(0)  # Ray's C++ handler would abort this process three seconds later
@@ -256,8 +256,3 @@ def _quiet() -> Iterator[None]:
         kept.seek(0)
         while piece := kept.read(65536):
             os.write(2, piece)
-
-
-def _in_one_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].strip()
