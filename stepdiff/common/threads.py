@@ -1,9 +1,6 @@
 """Threads that rooms share: reads that wait for a disk, compiled loops that release the GIL, and prefetching.
 
-Guarantees
-- a forked process starts threads of its own
-- prefetched items are few, and an error of one reaches the caller who asks for it
-- a caller who stops early stops the threads
+A forked process starts threads of its own.
 """
 
 import inspect

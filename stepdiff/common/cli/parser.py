@@ -1,9 +1,6 @@
 """The parser of every command line: jsonargparse with `--config`, dashed flags, `--x/--no-x` and errors in one line.
 
-Guarantees
-- an unusable config file is one line that names the file: exit status 2
-- the name of a packaged recipe stands for its file; a file of that path wins, and an unknown name lists the known ones
-- every value that jsonargparse reads as YAML is checked by `stepdiff.common.io.yaml_file.check`
+Every value that jsonargparse reads as YAML is checked by `stepdiff.common.io.yaml_file.check`.
 """
 
 import dataclasses
@@ -13,7 +10,7 @@ import re
 import types
 import typing
 from argparse import SUPPRESS
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path, PurePath
 from typing import Any, NoReturn
 
@@ -251,15 +248,3 @@ def underscored(arguments: Sequence[str], switches: Collection[str] = ()) -> lis
             argument = "--" + name + equals + value
         found.append(argument)
     return found
-
-
-def current(arguments: Sequence[str], renamed: Mapping[str, str]) -> tuple[list[str], list[str]]:
-    """Return the arguments with renamed flags by their new names, and a notice for each."""
-    found, notices = [], []
-    for argument in arguments:
-        flag, equals, value = argument.partition("=")
-        if flag in renamed:
-            notices.append(f"{flag} is now {renamed[flag]}; the next version does not accept {flag}")
-            argument = renamed[flag] + equals + value
-        found.append(argument)
-    return found, notices

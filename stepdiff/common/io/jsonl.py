@@ -1,10 +1,4 @@
-"""JSON-lines files: one object per line.
-
-Guarantees
-- a written file appears whole or not at all
-- an error names the file and the line
-- ARCHIVE.tar.xz/NAME is read as the file NAME of the archive
-"""
+"""JSON-lines files: one object per line. ARCHIVE.tar.xz/NAME is read as the file NAME of the archive."""
 
 import json
 import lzma

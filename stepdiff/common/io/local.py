@@ -1,8 +1,7 @@
 """A place on disk: a `pathlib.Path` with the operations of `stepdiff.common.io.remote.RemotePath`.
 
 Guarantees
-- a file is complete under its name, or does not exist under it
-- a full disk loses no committed data and leaves no temporary file
+- a file is complete under its name, or does not exist under it; a full disk leaves no temporary file
 - temporary files of dead processes are removed, those of running ones are kept
 - a FIFO or a vast file is refused before any of it is read
 """

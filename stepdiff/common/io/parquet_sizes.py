@@ -2,9 +2,6 @@
 
 A few hundred bytes of Parquet can encode billions of rows or gigabytes of text. The declared sizes are compared with
 the size of the file before it is decoded.
-
-Guarantees
-- a Parquet file decodes in proportion to its size, or is refused before it is decoded
 """
 
 from collections.abc import Iterator

@@ -5,10 +5,9 @@ GNU names). Links, devices, sparse files and names that would lead out of a fold
 are refused, because their members have no place in the file.
 
 Guarantees
-- nothing_is_unpacked_and_no_link_is_followed
-- a_header_costs_at_most_MOST_NAME_bytes_of_memory: whatever sizes it claims
-- a_tar_that_is_cut_short_gives_the_members_before_the_damage
-- a_name_that_occurs_twice_is_its_first_member
+- nothing is unpacked, and a header costs at most MOST_NAME bytes of memory, whatever sizes it claims
+- a tar file that is cut short gives the members before the damage
+- a name that occurs twice is its first member
 """
 
 import io
