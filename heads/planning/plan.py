@@ -161,7 +161,7 @@ def video_plans(
         head = Projector(recipe.projector, *clip, sizes.width, 1.0)
 
     def planned(recipe: VideoLMRecipe, scaling: Scaling) -> Plan:
-        own, together, schedule = weights(lm, head, scaling), scaling.tensor_parallel, recipe.schedule
+        held, together, schedule = weights(lm, head, scaling), scaling.tensor_parallel, recipe.schedule
         largest = [batch(recipe, source, recipe.words) for source in recipe.sources]
         usual = [batch(recipe, source, how.mean_words or recipe.words) for source in recipe.sources]
         needs = [
@@ -180,7 +180,7 @@ def video_plans(
         passes = 3 if recipe.gradient_checkpointing else 2
         mean_tokens = sum(rows.tokens for rows in usual) / len(usual)
         hidden = 2 * passes * sizes.layers * sizes.width * mean_tokens * item
-        received, from_host = exchanged(scaling, own, here, hidden)
+        received, from_host = exchanged(scaling, held, here, hidden)
         return _plan(
             options,
             how,
@@ -190,9 +190,9 @@ def video_plans(
             here * (inside / together + outside),
             language_model=f"{recipe.language_model}: {origin}",
             tokens=f"{' x '.join(map(str, tokens.shape))} {tokens.dtype}: {shape_of}",
-            memory=replace(own.memory, activations=most.activations, logits=most.logits),
-            frozen_parameters=own.frozen,
-            trained_parameters=own.trained,
+            memory=replace(held.memory, activations=most.activations, logits=most.logits),
+            frozen_parameters=held.frozen,
+            trained_parameters=held.trained,
             precision=precision,
             samples=schedule.accumulate * sum(rows.samples for rows in usual) / len(usual),
             batch_tokens=max(rows.tokens for rows in largest),
@@ -217,13 +217,13 @@ def contrastive_plans(
         head = ContrastiveHead(recipe, *clip, texts.shape[0])
 
     def planned(recipe: ContrastiveRecipe, scaling: Scaling) -> Plan:
-        own, steps = weights(None, head, scaling), recipe.schedule.accumulate
+        held, steps = weights(None, head, scaling), recipe.schedule.accumulate
         pairs = 0 if recipe.pairs is None else recipe.pairs.pairs
         clips, embedded = recipe.clips + 4 * pairs, recipe.clips + pairs
         work = clips * projector_operations(recipe.projector, clip, recipe.width)
         work += 3 * 2.0 * embedded * texts.shape[0] * recipe.width
-        received, _ = exchanged(scaling, own, float(steps), 0.0)
-        kept = clips / scaling.workers * projected(recipe.projector, clip, recipe.width, FLOAT)
+        received, _ = exchanged(scaling, held, float(steps), 0.0)
+        activations = clips / scaling.workers * projected(recipe.projector, clip, recipe.width, FLOAT)
         # Both directions of the loss keep their log-probabilities, and each has a gradient, on every process.
         matched = float(4 * FLOAT * (recipe.clips**2 + pairs**2))
         return _plan(
@@ -234,9 +234,9 @@ def contrastive_plans(
             steps * work / scaling.workers,
             language_model=None,
             tokens=f"{' x '.join(map(str, tokens.shape))} {tokens.dtype}: {shape_of}",
-            memory=replace(own.memory, activations=kept, logits=matched),
-            frozen_parameters=own.frozen,
-            trained_parameters=own.trained,
+            memory=replace(held.memory, activations=activations, logits=matched),
+            frozen_parameters=held.frozen,
+            trained_parameters=held.trained,
             precision="float32",
             samples=float(steps * (recipe.clips + 2 * pairs)),
             batch_tokens=0,

@@ -66,8 +66,8 @@ class MLflow:
         self._client = mlflow.MlflowClient()
         if "mlflow" not in ids:
             mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT))
-            with mlflow.start_run(run_name=title) as made:
-                ids["mlflow"] = made.info.run_id
+            with mlflow.start_run(run_name=title) as started:
+                ids["mlflow"] = started.info.run_id
                 mlflow.log_dict(recipe, "recipe.json")
         self._id = ids["mlflow"]
         self._client.set_terminated(self._id, "RUNNING")

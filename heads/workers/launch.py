@@ -130,11 +130,11 @@ def launch(options: TrainOptions, address: str | None) -> dict[str, Any]:
         out = Path(options.out)
         make_folder(out)
         # The first worker locks the folder too, but workers of a second driver may wait for free CPUs until then.
-        with locked(out / "driver.json", wait=False), scratch(out, cluster) as own:
+        with locked(out / "driver.json", wait=False), scratch(out, cluster) as folder:
             # On the driver's node it is lost with the driver only.
             here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
             actor: Any = ray.remote(Outcome).options(num_cpus=0, scheduling_strategy=here)  # type: ignore[attr-defined]
-            return _fit(options, actor.remote(lighter(options)), gpu, cpus, own, cluster)
+            return _fit(options, actor.remote(lighter(options)), gpu, cpus, folder, cluster)
 
 
 def cpus_of_each(workers: int, gpu: bool, cluster: bool, fitting: Sequence[int]) -> int:
@@ -218,25 +218,25 @@ def scratch(out: Path, cluster: bool) -> Iterator[Path]:
     """
     for left in out.glob(f"{OWN}*"):
         shutil.rmtree(left, ignore_errors=True)  # a worker that has outlived its driver may still write
-    with tempfile.TemporaryDirectory(prefix=OWN, dir=out if cluster else None, ignore_cleanup_errors=True) as made:
-        (Path(made) / MARK).touch()
-        yield Path(made).absolute()
+    with tempfile.TemporaryDirectory(prefix=OWN, dir=out if cluster else None, ignore_cleanup_errors=True) as folder:
+        (Path(folder) / MARK).touch()
+        yield Path(folder).absolute()
 
 
-def _fit(options: TrainOptions, outcome: Any, gpu: bool, cpus: int, own: Path, cluster: bool) -> dict[str, Any]:
+def _fit(options: TrainOptions, outcome: Any, gpu: bool, cpus: int, folder: Path, cluster: bool) -> dict[str, Any]:
     """Run Ray's trainer and print what the workers say."""
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    workers, mark = options.scaling.workers, f"{own.name}/{MARK}" if cluster else None
+    workers, mark = options.scaling.workers, f"{folder.name}/{MARK}" if cluster else None
     each = {"CPU": float(cpus)} | ({"GPU": 1.0} if gpu else {})
     trainer = TorchTrainer(
         _work,
         train_loop_config={"options": options, "outcome": outcome, "folder": os.getcwd(), "mark": mark},
         torch_config=TorchConfig(BACKEND["cuda" if gpu else "cpu"], timeout_s=options.scaling.timeout),
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu, resources_per_worker=each),
-        run_config=RunConfig(storage_path=str(own), failure_config=FailureConfig(max_failures=-1)),
+        run_config=RunConfig(storage_path=str(folder), failure_config=FailureConfig(max_failures=-1)),
     )
     failed: list[BaseException] = []
 
@@ -271,11 +271,11 @@ def cause(error: BaseException) -> str:
     """Return why Ray Train failed, in one line."""
     from ray.train import TrainingFailedError
 
-    found = getattr(error, "controller_failure", error)
-    found = getattr(found, "cause", None) or found  # an error of a Ray task has a traceback of several lines
-    lines = [line.strip() for line in str(found).splitlines() if line.strip()] or [type(found).__name__]
+    failure = getattr(error, "controller_failure", error)
+    failure = getattr(failure, "cause", None) or failure  # an error of a Ray task has a traceback of several lines
+    lines = [line.strip() for line in str(failure).splitlines() if line.strip()] or [type(failure).__name__]
     # The first line of Ray Train's own errors says only that the training failed.
-    return lines[-1] if isinstance(found, TrainingFailedError) else lines[0]
+    return lines[-1] if isinstance(failure, TrainingFailedError) else lines[0]
 
 
 def _work(config: dict[str, Any]) -> None:

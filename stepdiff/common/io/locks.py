@@ -190,10 +190,10 @@ class Lease:
         data = json.dumps(mine).encode()
         now = self.path.exchange(data, etag)
         if now is None:  # also where this one arrived, or one before it, and its answer was lost
-            found, there = self._look()
-            if found.get("token") != self._me["token"]:
+            holder, there = self._look()
+            if holder.get("token") != self._me["token"]:
                 self._until = 0.0
-            elif found == mine:
+            elif holder == mine:
                 now = there
             elif there is not None:
                 now = self.path.exchange(data, there)

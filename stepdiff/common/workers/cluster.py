@@ -245,14 +245,14 @@ def _quiet() -> Iterator[None]:
         yield
         return
     sys.stderr.flush()
-    with tempfile.TemporaryFile() as kept:
+    with tempfile.TemporaryFile() as held_back:
         before = os.dup(2)
-        os.dup2(kept.fileno(), 2)
+        os.dup2(held_back.fileno(), 2)
         try:
             yield
         finally:
             os.dup2(before, 2)
             os.close(before)
-        kept.seek(0)
-        while piece := kept.read(65536):
+        held_back.seek(0)
+        while piece := held_back.read(65536):
             os.write(2, piece)
