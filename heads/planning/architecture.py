@@ -124,10 +124,10 @@ def configuration(name: str) -> tuple[Any, str]:
 def sizes(config: Any) -> Sizes:
     """Return the dimensions of a configuration. StepDiffError: it has none of this kind."""
     text = config.get_text_config()
-    heads = text.num_attention_heads
-    head = getattr(text, "head_dim", None) or text.hidden_size // heads
-    key_heads = getattr(text, "num_key_value_heads", None) or heads
     try:
+        heads = text.num_attention_heads
+        head = getattr(text, "head_dim", None) or text.hidden_size // heads
+        key_heads = getattr(text, "num_key_value_heads", None) or heads
         return Sizes(
             text.hidden_size,
             text.intermediate_size,

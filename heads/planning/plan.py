@@ -133,12 +133,13 @@ def plan(options: TrainOptions, how: PlanOptions) -> Plan:
     if how.card not in CARDS:
         raise StepDiffError(f"--card {how.card} is not known; give one of {', '.join(CARDS)}")
     recipe: Any = options.video_lm or options.contrastive
-    planned = (contrastive_plans if options.video_lm is None else video_plans)(options, recipe, how)
+    planned: Callable[[Any, Scaling], Plan]
+    if options.video_lm is not None:
+        planned, settings = video_plans(options, recipe, how), video_settings(recipe, options.scaling)
+    else:
+        planned, settings = contrastive_plans(options, recipe, how), contrastive_settings(recipe, options.scaling)
     first = planned(recipe, options.scaling)
-    if first.fits:
-        return first
-    settings = contrastive_settings if options.video_lm is None else video_settings
-    return replace(first, alternatives=alternatives(settings(recipe, options.scaling), planned))
+    return first if first.fits else replace(first, alternatives=alternatives(settings, planned))
 
 
 def video_plans(
@@ -342,14 +343,14 @@ def video_settings(recipe: VideoLMRecipe, scaling: Scaling) -> Iterator[Setting]
         changes = ["--video-lm.gradient-checkpointing true"] if recompute else []
         if rows != size:
             changes.append(f"--video-lm.batch {rows} --video-lm.schedule.accumulate {batches}")
-        flags = [
-            f"{flag} {str(value).lower()}"
-            for name in ("workers", "fsdp", "tensor_parallel", "cpu_offload")
-            if (value := getattr(other, name)) != getattr(scaling, name)
-            for flag in ["--workers" if name == "workers" else f"--scaling.{name.replace('_', '-')}"]
-        ]
-        if flags:
-            changes.append(" ".join(flags))
+        flags = {
+            "--workers": (scaling.workers, other.workers),
+            "--scaling.fsdp": (scaling.fsdp, other.fsdp),
+            "--scaling.tensor-parallel": (scaling.tensor_parallel, other.tensor_parallel),
+            "--scaling.cpu-offload": (scaling.cpu_offload, other.cpu_offload),
+        }
+        if other != scaling:
+            changes.append(" ".join(f"{flag} {str(new).lower()}" for flag, (old, new) in flags.items() if new != old))
         if changes:
             checkpointing = recompute or recipe.gradient_checkpointing
             schedule = replace(recipe.schedule, accumulate=batches)
