@@ -218,10 +218,6 @@ class LocalPath(PosixPath):
         """Yield a local folder with those files of this folder that exist: this folder itself."""
         yield self
 
-    def zarr(self) -> Any:
-        """Return what zarr-python opens to read the array or group at this path."""
-        return self
-
     def map(self, do: Callable[[Given], Made], given: Sequence[Given]) -> Iterator[Made]:
         """Yield `do` of each, one after another."""
         return map(do, given)

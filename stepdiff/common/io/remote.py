@@ -29,7 +29,7 @@ from obstore.exceptions import (
 
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.local import Buffer, Given, Identity, Made, check_size
-from stepdiff.common.io.object_stores import check_threads, clear_errors, objects, pool
+from stepdiff.common.io.object_stores import clear_errors, objects, pool
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -312,13 +312,6 @@ class RemotePath:
 
     def remove_dead(self) -> None:
         """Do nothing: a put leaves no temporary objects."""
-
-    def zarr(self) -> Any:
-        """Return what zarr-python opens to read the array or group at this place."""
-        from zarr.storage import ObjectStore
-
-        check_threads()
-        return ObjectStore(objects(self.url), read_only=True)
 
     def map(self, do: Callable[[Given], Made], given: Sequence[Given]) -> Iterator[Made]:
         """Yield `do` of each in order; many requests run at the same time."""
