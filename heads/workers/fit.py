@@ -72,9 +72,9 @@ def refuse_other(options: TrainOptions, folder: Path) -> None:
         raise StepDiffError(
             f"{folder}: an earlier version trained it with {names}, which this one does not have; give another --out"
         )
-    if path.exists() and (found := differences(read_recipe(path), options)):
+    if path.exists() and (changes := differences(read_recipe(path), options)):
         raise StepDiffError(
-            f"{folder}: holds a run of another recipe ({'; '.join(found)}); give another --out, or remove the folder"
+            f"{folder}: holds a run of another recipe ({'; '.join(changes)}); give another --out, or remove the folder"
         )
 
 
@@ -112,7 +112,8 @@ def fit(options: TrainOptions, device: str, group: Group = ALONE, patience: floa
     try:
         return _fit(options, device, group, patience)
     except (MemoryError, RuntimeError) as error:  # torch's kinds are RuntimeErrors
-        if group is ALONE or not _is_memory(error):
+        memory = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)
+        if group is ALONE or not memory:
             raise
         raise StepDiffError(f"worker {group.rank} is out of memory: {lighter(options)}") from error
 
@@ -131,10 +132,10 @@ def lighter(options: TrainOptions) -> str:
 def _fit(options: TrainOptions, device: str, group: Group, patience: float) -> dict[str, Any]:
     hold_out = HoldOut(options.hold_out, options.hold_out_by)  # first: a damaged test set ends the run
     store, folder = Store.open(options.store, at=options.at), Path(options.out)
-    kept = Run(folder)
+    run = Run(folder)
 
     def accept() -> None:
-        kept.check_made_by()
+        run.check_made_by()
         refuse_other(options, folder)
 
     group.from_first(accept)
@@ -154,17 +155,13 @@ def _fit(options: TrainOptions, device: str, group: Group, patience: float) -> d
             )
 
     def record() -> None:
-        if kept.latest() is None:
-            kept.forget_made_by()  # a run that was killed before its first checkpoint writes lineage.json again
+        if run.latest() is None:
+            run.forget_made_by()  # a run that was killed before its first checkpoint writes lineage.json again
         # Before anything is written, this refuses a run to start from that does not fit.
         lineage.keep(folder, options, store, task.module, task.trained_on(), hold_out)
         for line in hold_out.lines():
             say(f"{folder.name}: {line}")
-        kept.write_made_by(yaml.safe_dump(as_yaml(options), sort_keys=False))
+        run.write_made_by(yaml.safe_dump(as_yaml(options), sort_keys=False))
 
     group.from_first(record)
     return train(task, schedule, folder, folder.name, options.seed, group, patience, options.log_to)
-
-
-def _is_memory(error: BaseException) -> bool:
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)

@@ -53,6 +53,6 @@ class ReadAhead(Generic[Made]):
         if self._stream is None:
             return self._read(number)
         with torch.cuda.stream(self._stream):
-            made = self._read(number)
+            batch = self._read(number)
             self._stream.synchronize()
-        return made
+        return batch

@@ -12,6 +12,11 @@ def some(names: Collection[str], most: int = 8) -> str:
     return shown if len(names) <= most else f"{shown} and {len(names) - most:,} more"
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its class where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].strip()
+
+
 class StepDiffError(Exception):
     """Unusable input, or a file or service that fails: one line that says what, where and what to do next."""
 

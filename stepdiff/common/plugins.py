@@ -1,9 +1,4 @@
-"""Classes of other packages: named as package.module:Class, or by an entry point that their package installs.
-
-Guarantees
-- a_module_that_does_not_exist_is_one_line
-- an_error_inside_a_module_is_one_line_with_its_file_line_and_message
-"""
+"""Classes of other packages: named as package.module:Class, or by an entry point that their package installs."""
 
 from importlib import import_module
 from importlib.metadata import entry_points

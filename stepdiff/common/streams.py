@@ -5,11 +5,6 @@
 
 Adding or shifting numbers (seed + step) makes streams of two seeds copies of each other; a seed that leaves out the
 purpose makes two kinds of draws equal. `numpy.random.SeedSequence` mixes all three, so neither happens.
-
-Guarantees
-- two_seeds_two_purposes_or_two_steps_have_different_streams
-- a_stream_is_the_same_in_every_process
-- every_purpose_is_used_in_one_place
 """
 
 import hashlib
@@ -22,9 +17,7 @@ PURPOSES: dict[str, int] = {
     "LoRA weights": 2,
     "contrastive weights": 3,
     "dropout": 4,
-    "warm start order": 5,
-    "warm start leave-out": 6,
-    "order of clips": 7,
+    "order of clips": 7,  # 5 and 6 were given before
     "order of images": 8,
     "order of sequences": 9,
     "order of pairs": 10,
@@ -73,10 +66,7 @@ PURPOSES: dict[str, int] = {
 def sequence(seed: int, purpose: str, step: int | str = 0) -> np.random.SeedSequence:
     """Return the seed sequence of one stream.
 
-    Args:
-        seed: the seed that the user chooses, any integer.
-        purpose: what is drawn, a key of `PURPOSES`.
-        step: which draw of that purpose: a number (step, batch, epoch) or a name.
+    purpose: a key of `PURPOSES`; step: which draw of that purpose, a number (step, batch, epoch) or a name.
     """
     if isinstance(step, str):
         words = np.frombuffer(hashlib.sha256(step.encode("utf-8", "surrogatepass")).digest(), "<u4").tolist()

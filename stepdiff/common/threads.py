@@ -1,9 +1,6 @@
 """Threads that rooms share: reads that wait for a disk, compiled loops that release the GIL, and prefetching.
 
-Guarantees
-- a forked process starts threads of its own
-- prefetched items are few, and an error of one reaches the caller who asks for it
-- a caller who stops early stops the threads
+A forked process starts threads of its own.
 """
 
 import inspect
@@ -49,14 +46,14 @@ def ahead(do: Callable[[Given], Made], given: Sequence[Given]) -> Iterator[Made]
     if len(given) == 1:
         yield do(given[0])
         return
-    made: deque[Future[Made]] = deque()
+    running: deque[Future[Made]] = deque()
     with ThreadPoolExecutor(cores(), thread_name_prefix="store-ahead") as pool:
         for one in given:
-            made.append(pool.submit(do, one))
-            if len(made) > AHEAD * cores():
-                yield made.popleft().result()
-        while made:
-            yield made.popleft().result()
+            running.append(pool.submit(do, one))
+            if len(running) > AHEAD * cores():
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
 
 
 def prefetched(sources: Iterable[Iterable[Made]], threads: int = 1, waiting: int = 2) -> Iterator[Made]:
@@ -67,13 +64,13 @@ def prefetched(sources: Iterable[Iterable[Made]], threads: int = 1, waiting: int
     left: queue.SimpleQueue[Iterable[Made]] = queue.SimpleQueue()
     for source in sources:
         left.put(source)
-    made: queue.Queue[tuple[Made, ...] | BaseException] = queue.Queue(waiting)  # (): a thread has ended
+    items: queue.Queue[tuple[Made, ...] | BaseException] = queue.Queue(waiting)  # (): a thread has ended
     stop = threading.Event()
 
     def give(item: tuple[Made, ...] | BaseException) -> None:
         while not stop.is_set():
             try:
-                return made.put(item, timeout=_POLL)
+                return items.put(item, timeout=_POLL)
             except queue.Full:
                 continue
 
@@ -95,7 +92,7 @@ def prefetched(sources: Iterable[Iterable[Made]], threads: int = 1, waiting: int
     try:
         running = len(workers)
         while running:
-            item = made.get()
+            item = items.get()
             if isinstance(item, BaseException):
                 raise item
             running -= not item

@@ -252,7 +252,7 @@ def execute(options: Options) -> dict[str, Any]:
 
 
 def parsed(*argv: str) -> int:
-    about = {"positional": ("path",), "status": lambda record: record["failed"], "renamed": {"--old-set": "--test-set"}}
+    about = {"positional": ("path",), "status": lambda record: record["failed"]}
     return parse(Options, list(argv), "room.verb", "Text.\n\n    a command to copy", execute, "{options}", **about)
 
 
@@ -306,11 +306,6 @@ def test_exit_statuses(capsys: pytest.CaptureFixture[str]) -> None:
     assert parsed("p", "--test-set", "half") == 1
     assert parsed("p", "--test-set", "none") == 2
     assert capsys.readouterr().err == "error: none: no such test set; give another\n"
-
-
-def test_a_renamed_flag_works_with_a_one_line_notice(capsys: pytest.CaptureFixture[str]) -> None:
-    assert parsed("p", "--old-set=half") == 1
-    assert capsys.readouterr().err.startswith("notice: --old-set is now --test-set; ")
 
 
 def test_help_keeps_line_breaks_and_shows_defaults(capsys: pytest.CaptureFixture[str]) -> None:

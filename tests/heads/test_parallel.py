@@ -18,7 +18,6 @@ from heads.data.clips import Features
 from heads.methods import stepdiff
 from heads.models.video_lm import VideoLM
 from heads.planning import architecture
-from heads.planning.memory import weights as weights_of
 from heads.training.contrastive_task import ContrastiveTask
 from heads.training.lineage import division
 from heads.training.log import read_metrics
@@ -95,7 +94,8 @@ def planned(path: str, scaling: Scaling) -> float:
     recipe = read_recipe(Path(path)).video_lm
     assert recipe is not None
     config, _ = architecture.configuration(recipe.language_model)
-    memory = weights_of(architecture.language_model(config, recipe, torch.float32), nn.Module(), scaling).memory
+    lm = architecture.language_model(config, recipe, torch.float32)
+    memory = architecture.weights(lm, nn.Module(), scaling).memory
     return memory.frozen + memory.trained
 
 

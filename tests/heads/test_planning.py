@@ -19,9 +19,9 @@ from heads.data.packing import Chat, Packer, Turn
 from heads.models import packed_attention
 from heads.models.language_model import LanguageModel
 from heads.models.projector import Projector
-from heads.planning import architecture, memory, rows, work
-from heads.planning.cards import CARDS
-from heads.planning.rows import Rows
+from heads.planning import architecture, batches
+from heads.planning.batches import Rows
+from heads.planning.plan import CARDS
 from heads.training.recipe import (
     EvidenceOptions,
     Lora,
@@ -192,10 +192,10 @@ def real(recipe: VideoLMRecipe) -> tuple[LanguageModel, nn.Module]:
     return lm, Projector(recipe.projector, *CLIP, lm.width, 1.0)
 
 
-def planned(recipe: VideoLMRecipe, scaling: Scaling | None = None) -> memory.Weights:
+def planned(recipe: VideoLMRecipe) -> architecture.Weights:
     config, _ = architecture.configuration(recipe.language_model)
     lm = architecture.language_model(config, recipe, torch.float32)
-    return memory.weights(lm, architecture.projector(recipe, CLIP, lm.width), scaling or Scaling())
+    return architecture.weights(lm, Projector(recipe.projector, *CLIP, lm.width, 1.0), Scaling())
 
 
 @pytest.mark.full
@@ -229,7 +229,7 @@ def small_llama(recipe: VideoLMRecipe, dtype: torch.dtype) -> tuple[LanguageMode
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32 if recipe.full else dtype)
     packed_attention.register()
     model.set_attn_implementation(packed_attention.NAME)
-    lm = LanguageModel(model, architecture.NoChat())
+    lm = LanguageModel(model, Chat.__new__(Chat))
     if recipe.lora is not None:
         lm.add_lora(recipe.lora, 0)
     if recipe.full:
@@ -278,9 +278,9 @@ def test_planned_activations_are_close_to_what_autograd_keeps(
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
         embeddings = given.to(lm.model.dtype)
         measured = kept(lambda: lm.hidden(embeddings, segment, places), list(lm.parameters()))
-    estimate = memory.language(recipe, sizes, ASKED, dtype.itemsize)
+    estimate = batches.language(recipe, sizes, ASKED, dtype.itemsize)
     if recompute:  # the layer that is computed again exists in the backward pass only
-        estimate -= memory.layer(recipe, sizes, ASKED, dtype.itemsize)
+        estimate -= batches.layer(recipe, sizes, ASKED, dtype.itemsize)
     assert estimate == pytest.approx(measured, rel=0.15)
 
 
@@ -298,7 +298,7 @@ def test_planned_operations_are_those_that_torch_counts(mode: str, recompute: bo
         shown = torch.cat([clips.flatten(0, 1).view(ASKED.rows, -1, sizes.width), given], dim=1)[:, : given.shape[1]]
         hidden = lm.hidden(shown, segment, places)
         lm.logits(hidden.flatten(0, 1)[targets % segment.numel()]).logsumexp(-1).sum().backward()
-    assert sum(work.operations(recipe, lm, sizes, ASKED, CLIP)) == pytest.approx(counter.get_total_flops(), rel=0.02)
+    assert sum(batches.operations(recipe, lm, sizes, ASKED, CLIP)) == pytest.approx(counter.get_total_flops(), rel=0.02)
 
 
 def text_of(words: int) -> str:
@@ -326,13 +326,14 @@ def test_counted_rows_are_close_to_those_of_a_tokenizer() -> None:
         "sequences": Sequences([run, run], chat, 4, 2, 0).of([run, run]).rows,
     }
     for name, batch in packed.items():
-        counted = rows.batch(recipe, name, words)
+        counted = batches.batch(recipe, name, words)
         assert counted.tokens == pytest.approx(int((batch.segment >= 0).sum()), rel=0.2), name
         assert counted.targets == pytest.approx(int((batch.targets >= 0).sum()), rel=0.3), name
         assert counted.rows == len(batch.ids)
     terms = "copper pan, wooden spoon, oil, chopped red onion"
     asked = replace(pair, question=f"Video 1: {terms}. Video 2: {terms}. {DIFFERENCE_QUESTION}")
-    evidence = rows.batch(replace(recipe, evidence=EvidenceOptions()), "pairs", words)
+    evidence = batches.batch(replace(recipe, evidence=EvidenceOptions()), "pairs", words)
     tokens = int((Packer(chat, 4, PAIR_SYSTEM).pack([[asked] * 3] * 2).segment >= 0).sum())
     assert evidence.tokens == pytest.approx(tokens, rel=0.2)
-    assert rows.batch(replace(recipe, evidence=EvidenceOptions(asked=False)), "pairs", words).tokens < evidence.tokens
+    silent = batches.batch(replace(recipe, evidence=EvidenceOptions(asked=False)), "pairs", words)
+    assert silent.tokens < evidence.tokens

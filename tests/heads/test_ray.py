@@ -21,8 +21,7 @@ from heads.methods.controls import Chance
 from heads.training.log import read_metrics
 from heads.training.recipe import read_recipe
 from heads.workers.fit import refuse_relative_paths
-from heads.workers.launch import ATTEMPTS, LEFT_LOCK, Outcome
-from heads.workers.room import PATIENCE
+from heads.workers.launch import ATTEMPTS, LEFT_LOCK, PATIENCE, Outcome
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.locks import locked
 from stepdiff.common.workers.cluster import connected

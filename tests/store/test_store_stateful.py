@@ -29,9 +29,11 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 from jaxtyping import Int, Shaped
+from zarr.storage import ObjectStore
 
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import Place, place
+from stepdiff.common.io.object_stores import objects
 from store import Store, View
 from store.batches import Batches
 from store.damage.view_damage import view_damage
@@ -132,7 +134,9 @@ class Checks:
     def _check_with_zarr(self, view: View, model: ModelView, ok: np.ndarray) -> None:
         if str(view.paths.store).startswith("memory://"):  # which other readers cannot open
             return
-        group: Any = zarr.open_group(view.paths.group.zarr(), mode="r")
+        path = view.paths.group
+        source = ObjectStore(objects(str(path)), read_only=True) if path.remote else path
+        group: Any = zarr.open_group(source, mode="r")
         status = group["status"][:].tolist()
         assert status == model.status(self.model.keys)[: len(status)]
         for name in SHAPES:

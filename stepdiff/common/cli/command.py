@@ -3,23 +3,12 @@
 It imports only light parts of the standard library, and `choose` the module of the chosen verb and no other, so that
 `--help` stays fast.
 
-Guarantees
-- an interrupt prints one line and no traceback, from the first import on: exit status 130 (Ctrl-C) or 143 (SIGTERM)
-- a second interrupt ends the process at once
-- a reader of standard output that goes away ends the command quietly
-- a full disk or too little memory is reported in one line
-- an unexpected exception keeps its traceback
+Exit statuses that are decided here, each with one line on standard error:
 
-Exit statuses that are decided here:
-
-- 130 and 143: 128 plus the number of the signal, as shells report it
-- 141: standard output was closed by its reader (`| head`), as for a program that SIGPIPE ends
-- 1: memory or disk space ran out. The command line was usable, the machine was too small for it; 2 is for command
-  lines that no machine could run
-- 1: an unexpected exception, with its traceback, because it is a bug
-
-`stepdiff` answers an interrupt that arrives earlier, while the command is imported. Two moments are left to
-Python: its own start (about 30 ms), and its own end, where Ctrl-C ends the process without a line.
+- 130 and 143: interrupted by Ctrl-C or SIGTERM, from the first import on; a second signal ends the process at once
+- 141, without a line: standard output was closed by its reader (`| head`), as for a program that SIGPIPE ends
+- 1: memory or disk space ran out; 2 is for command lines that no machine could run
+- 1, with a traceback: an unexpected exception, because it is a bug
 """
 
 import errno

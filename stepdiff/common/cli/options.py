@@ -1,9 +1,7 @@
 """Commands from dataclasses: each field is a flag, `--config FILE` and `--json` are always there.
 
 Guarantees
-- invalid options give one line that names the option and the expected value: exit status 2
-- a StepDiffError is one line: exit status 2
-- a renamed flag works with a one-line notice
+- invalid options give one line that names the option and the expected value, a StepDiffError is one: exit status 2
 """
 
 import dataclasses
@@ -12,12 +10,9 @@ import sys
 from collections.abc import Callable, Collection, Mapping
 from importlib import import_module
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from stepdiff.common.errors import StepDiffError
-
-_NONE: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,7 +37,6 @@ def parse(
     show: str | Callable[[Any], None] | None = None,
     positional: Collection[str] = (),
     status: Callable[[Any], int] = lambda record: 0,
-    renamed: Mapping[str, str] = _NONE,
     recipes: Path | None = None,
 ) -> int:
     """Run a command and show its record; returns the exit status: 0 done, 1 some items failed, 2 unusable input.
@@ -57,10 +51,18 @@ def parse(
         show: Prints the record, or is its format string. None: `run` prints by itself and returns the exit status.
         positional: Options without a flag; a list takes all values that follow.
         status: The exit status of a record.
-        renamed: Old flag -> new flag, both with dashes.
         recipes: Folder whose YAML files `--config` also takes by name.
     """
-    given, as_json = _read(options, argv, program, description, positional, renamed, recipes)
+    from stepdiff.common.cli.command import spoken
+    from stepdiff.common.cli.parser import Help, Parser
+
+    prog = spoken(program)
+    usage = " ".join([prog, *(name.upper() for name in positional), "[OPTIONS]"])
+    parser = Parser(prog=prog, usage=usage, description=description or options.__doc__, formatter_class=Help)
+    parser.add(options, positional, recipes)
+    if "json" not in {field.name for field in dataclasses.fields(options)}:
+        parser.add_argument("--json", type=bool, default=False, help="print one JSON object and nothing else")
+    given, as_json = parser.values(sys.argv[1:] if argv is None else argv)
     try:
         if isinstance(run, str):
             module, _, function = run.partition(":")
@@ -79,35 +81,3 @@ def parse(
     else:
         show(record)
     return status(record)
-
-
-def options_of(kind: type, argv: list[str] | None, program: str) -> Any:
-    """Return the instance of the dataclass that the command line describes; for commands that print by themselves."""
-    return _read(kind, argv, program, None, add_json=False)[0]
-
-
-def _read(
-    options: type,
-    argv: list[str] | None,
-    program: str,
-    description: str | None,
-    positional: Collection[str] = (),
-    renamed: Mapping[str, str] = _NONE,
-    recipes: Path | None = None,
-    add_json: bool = True,
-) -> tuple[Any, bool]:
-    """The options, and whether `--json` was given."""
-    from stepdiff.common.cli.command import spoken
-    from stepdiff.common.cli.parser import Help, Parser, current
-
-    names = {field.name for field in dataclasses.fields(options)}
-    prog = spoken(program)
-    usage = " ".join([prog, *(name.upper() for name in positional), "[OPTIONS]"])
-    parser = Parser(prog=prog, usage=usage, description=description or options.__doc__, formatter_class=Help)
-    parser.add(options, positional, recipes)
-    if add_json and "json" not in names:
-        parser.add_argument("--json", type=bool, default=False, help="print one JSON object and nothing else")
-    arguments, notices = current(sys.argv[1:] if argv is None else argv, renamed)
-    for notice in notices:
-        print(f"notice: {notice}", file=sys.stderr)
-    return parser.values(arguments)

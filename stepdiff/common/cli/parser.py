@@ -1,9 +1,6 @@
 """The parser of every command line: jsonargparse with `--config`, dashed flags, `--x/--no-x` and errors in one line.
 
-Guarantees
-- an unusable config file is one line that names the file: exit status 2
-- the name of a packaged recipe stands for its file; a file of that path wins, and an unknown name lists the known ones
-- every value that jsonargparse reads as YAML is checked by `stepdiff.common.io.yaml_file.check`
+Every value that jsonargparse reads as YAML is checked by `stepdiff.common.io.yaml_file.check`.
 """
 
 import dataclasses
@@ -13,7 +10,7 @@ import re
 import types
 import typing
 from argparse import SUPPRESS
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path, PurePath
 from typing import Any, NoReturn
 
@@ -181,22 +178,22 @@ def _alternatives(kind: Any) -> tuple[Any, ...]:
 
 
 def _expected(kind: Any) -> str:
-    found: list[str] = []
+    kinds: list[str] = []
     for each in _alternatives(kind):
         origin, arguments = typing.get_origin(each), typing.get_args(each)
         if each is type(None):
             continue
         if origin is typing.Literal:
-            found.append(f"one of {', '.join(map(str, arguments))}")
+            kinds.append(f"one of {', '.join(map(str, arguments))}")
         elif origin in (list, tuple):
-            found.append(f"a list of {_expected(arguments[0]).removeprefix('a ')}")
+            kinds.append(f"a list of {_expected(arguments[0]).removeprefix('a ')}")
         elif dataclasses.is_dataclass(each):
-            found.append(f"options ({', '.join(field.name for field in dataclasses.fields(each))})")
+            kinds.append(f"options ({', '.join(field.name for field in dataclasses.fields(each))})")
         elif limits := getattr(each, "_expression", None):
-            found.append(f"{_expected(getattr(each, '_type', float))} with {limits.replace('v', 'value ')}")
+            kinds.append(f"{_expected(getattr(each, '_type', float))} with {limits.replace('v', 'value ')}")
         else:
-            found.append(_WORDS.get(each) or ("a path" if issubclass(each, PurePath) else each.__name__))
-    return " or ".join(found)
+            kinds.append(_WORDS.get(each) or ("a path" if issubclass(each, PurePath) else each.__name__))
+    return " or ".join(kinds)
 
 
 def _holds_texts(kind: object) -> bool:
@@ -211,23 +208,23 @@ def gathered(arguments: Sequence[str], lists: Collection[str]) -> list[str]:
 
     The values of a repeated flag are added to its earlier ones. A single value that begins with [ is a list.
     """
-    found, values = [], dict[str, list[str]]()
+    merged, values = [], dict[str, list[str]]()
     rest = list(arguments)
     while rest:
         argument = rest.pop(0)
         flag, equals, value = argument.partition("=")
         name = flag[2:].replace("-", "_")
         if flag.startswith("--") and name in lists:
-            own = [value] if equals else []
+            items = [value] if equals else []
             while not equals and rest and not rest[0].startswith("-"):
-                own.append(rest.pop(0))
-            if len(own) == 1 and own[0].startswith("["):
-                argument = f"{flag}={own[0]}"
-            elif own:  # a flag without a value is refused later
-                argument = f"{flag}={json.dumps(values.setdefault(name, []) + own)}"
-                values[name] += own
-        found.append(argument)
-    return found
+                items.append(rest.pop(0))
+            if len(items) == 1 and items[0].startswith("["):
+                argument = f"{flag}={items[0]}"
+            elif items:  # a flag without a value is refused later
+                argument = f"{flag}={json.dumps(values.setdefault(name, []) + items)}"
+                values[name] += items
+        merged.append(argument)
+    return merged
 
 
 def underscored(arguments: Sequence[str], switches: Collection[str] = ()) -> list[str]:
@@ -237,10 +234,10 @@ def underscored(arguments: Sequence[str], switches: Collection[str] = ()) -> lis
         arguments: The command line.
         switches: Fields of type bool: `--parse` alone means true, `--no-parse` false.
     """
-    found: list[str] = []
+    renamed: list[str] = []
     for place, (argument, following) in enumerate(zip(arguments, [*arguments, ""][1:], strict=True)):
         if argument == "--":
-            return [*found, *arguments[place:]]
+            return [*renamed, *arguments[place:]]
         if argument.startswith("--"):
             name, equals, value = argument[2:].partition("=")
             name = name.replace("-", "_")
@@ -249,17 +246,5 @@ def underscored(arguments: Sequence[str], switches: Collection[str] = ()) -> lis
             elif name.startswith("no_") and name[3:] in switches:
                 name, equals, value = name[3:], "=", "false"
             argument = "--" + name + equals + value
-        found.append(argument)
-    return found
-
-
-def current(arguments: Sequence[str], renamed: Mapping[str, str]) -> tuple[list[str], list[str]]:
-    """Return the arguments with renamed flags by their new names, and a notice for each."""
-    found, notices = [], []
-    for argument in arguments:
-        flag, equals, value = argument.partition("=")
-        if flag in renamed:
-            notices.append(f"{flag} is now {renamed[flag]}; the next version does not accept {flag}")
-            argument = renamed[flag] + equals + value
-        found.append(argument)
-    return found, notices
+        renamed.append(argument)
+    return renamed

@@ -1,10 +1,7 @@
 """Large reads and writes that bypass the page cache (O_DIRECT): the disk's own speed, and no copy by the kernel.
 
 For bytes that memory could not keep until they are needed again. Where the file system has no O_DIRECT, the functions
-do nothing, and the caller uses the page cache.
-
-Guarantees
-- the bytes read or written are the same, with and without O_DIRECT
+do nothing, and the caller uses the page cache, with the same bytes.
 """
 
 import errno

@@ -1,10 +1,4 @@
-"""JSON-lines files: one object per line.
-
-Guarantees
-- a written file appears whole or not at all
-- an error names the file and the line
-- ARCHIVE.tar.xz/NAME is read as the file NAME of the archive
-"""
+"""JSON-lines files: one object per line. ARCHIVE.tar.xz/NAME is read as the file NAME of the archive."""
 
 import json
 import lzma
@@ -34,10 +28,10 @@ def read_objects(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
     for number, line in enumerate(lines, 1):
         place = f"{path}:{number}"
         try:
-            found = parse_object(line)
+            item = parse_object(line)
         except StepDiffError as error:
             raise StepDiffError(f"{place}: {error}") from error
-        yield place, found
+        yield place, item
 
 
 def _content(path: Path) -> bytes:
@@ -63,12 +57,12 @@ def parse_object(line: bytes) -> dict[str, Any]:
     if not line.strip():
         raise StepDiffError("an empty line; remove it")
     try:
-        found = json.loads(line)
+        item = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise StepDiffError(f"not a JSON object ({error})") from error
-    if not isinstance(found, dict):
-        raise StepDiffError(f"not a JSON object but {type(found).__name__}")
-    return found
+    if not isinstance(item, dict):
+        raise StepDiffError(f"not a JSON object but {type(item).__name__}")
+    return item
 
 
 def write_objects(path: str | Path, objects: Iterable[dict[str, Any]]) -> None:

@@ -1,8 +1,7 @@
 """A place on disk: a `pathlib.Path` with the operations of `stepdiff.common.io.remote.RemotePath`.
 
 Guarantees
-- a file is complete under its name, or does not exist under it
-- a full disk loses no committed data and leaves no temporary file
+- a file is complete under its name, or does not exist under it; a full disk leaves no temporary file
 - temporary files of dead processes are removed, those of running ones are kept
 - a FIFO or a vast file is refused before any of it is read
 """
@@ -180,21 +179,21 @@ class LocalPath(PosixPath):
 
     def files(self) -> dict["LocalPath", int]:
         """Return every file at or below this path and its size in bytes."""
-        found = {}
+        sizes = {}
         for path in sorted(self.rglob("*")) if self.is_dir() else (self,):
             with suppress(FileNotFoundError):  # renamed since it was listed
                 about = path.stat()
                 if not stat.S_ISDIR(about.st_mode):
-                    found[path] = about.st_size
-        return found
+                    sizes[path] = about.st_size
+        return sizes
 
     def identity(self) -> Identity | None:
         """Return what distinguishes versions of this file (inode, mtime, size); None where it does not exist."""
         try:
-            found = os.stat(self)
+            about = os.stat(self)
         except FileNotFoundError:
             return None
-        return found.st_ino, found.st_mtime_ns, found.st_size
+        return about.st_ino, about.st_mtime_ns, about.st_size
 
     def identities(self) -> dict[str, Identity]:
         """Return the identity of every file one level below, by name."""
@@ -210,12 +209,12 @@ class LocalPath(PosixPath):
         """
         fd = os.open(self, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         with open(fd, "rb", buffering=0) as file:
-            found = os.fstat(fd)
-            if stat.S_ISDIR(found.st_mode):
+            about = os.fstat(fd)
+            if stat.S_ISDIR(about.st_mode):
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(self))
-            if not stat.S_ISREG(found.st_mode):
+            if not stat.S_ISREG(about.st_mode):
                 raise DamageError(f"{self} is not a regular file: remove it, and restore the file from a copy")
-            check_size(self, found.st_size, most)
+            check_size(self, about.st_size, most)
             return file.read()
 
     def tail(self, nbytes: int) -> bytes:
@@ -243,10 +242,6 @@ class LocalPath(PosixPath):
     def fetched(self, names: Sequence[str]) -> Iterator[Path]:
         """Yield a local folder with those files of this folder that exist: this folder itself."""
         yield self
-
-    def zarr(self) -> Any:
-        """Return what zarr-python opens to read the array or group at this path."""
-        return self
 
     def map(self, do: Callable[[Given], Made], given: Sequence[Given]) -> Iterator[Made]:
         """Yield `do` of each, one after another."""
@@ -341,10 +336,10 @@ def named_errors(path: Path, nbytes: int, but: type[OSError] | tuple[()] = ()) -
 
 
 def _is_dead(path: Path) -> bool:
-    made = re.fullmatch(re.escape(TEMPORARY) + r"(.+)\.([0-9]{1,9})\.[0-9a-f]+", path.name)
-    if made is None:
+    parts = re.fullmatch(re.escape(TEMPORARY) + r"(.+)\.([0-9]{1,9})\.[0-9a-f]+", path.name)
+    if parts is None:
         return False
-    host, pid = made.groups()
+    host, pid = parts.groups()
     try:
         if time.time() - path.stat().st_mtime > _FOREIGN_AGE:
             return True

@@ -9,10 +9,8 @@ nothing once a sixth of them is over, and what it sent by then has arrived or wa
 
 Guarantees
 - a second writer is refused, with the host and the process id of the first
-- a forked child holds nothing: a dead process loses its lock although a child lives
-- a dead process loses its lease: at once on its own host, on other hosts when the lease expires
-- a lock that is a symbolic link truncates no file
-- the holder may delete a lock's file: a process that waits for it then takes the new one
+- a dead process loses its lock although a forked child lives; its lease at once on its own host, elsewhere when it runs
+  out
 - a shard's writer that could not renew its lease writes no more, and what it sent and was still trying to send does
   not arrive after another's writes; a request that it gave up, and that the object store still handles, may
 """
@@ -192,10 +190,10 @@ class Lease:
         data = json.dumps(mine).encode()
         now = self.path.exchange(data, etag)
         if now is None:  # also where this one arrived, or one before it, and its answer was lost
-            found, there = self._look()
-            if found.get("token") != self._me["token"]:
+            holder, there = self._look()
+            if holder.get("token") != self._me["token"]:
                 self._until = 0.0
-            elif found == mine:
+            elif holder == mine:
                 now = there
             elif there is not None:
                 now = self.path.exchange(data, there)

@@ -1,8 +1,6 @@
 """Connections to object stores, configured by the environment, and their errors.
 
-Guarantees
-- every error of an object store is one line of StepDiffError
-- use in a forked process is refused: obstore would wait for threads that the child does not have
+Use in a forked process is refused: obstore would wait for threads that the child does not have.
 """
 
 import errno

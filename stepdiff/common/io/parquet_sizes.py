@@ -2,9 +2,6 @@
 
 A few hundred bytes of Parquet can encode billions of rows or gigabytes of text. The declared sizes are compared with
 the size of the file before it is decoded.
-
-Guarantees
-- a Parquet file decodes in proportion to its size, or is refused before it is decoded
 """
 
 from collections.abc import Iterator
@@ -81,10 +78,10 @@ def _number(struct: Struct, field: int) -> int:
 
 
 def _structs(struct: Struct, field: int) -> list[Struct]:
-    found = struct.get(field, [])
-    if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
+    structs = struct.get(field, [])
+    if not isinstance(structs, list) or not all(isinstance(item, dict) for item in structs):
         raise ImplausibleSizes("its footer is damaged")
-    return found
+    return structs
 
 
 class _Reader:
@@ -95,12 +92,12 @@ class _Reader:
 
     def struct(self, depth: int = 0) -> Struct:
         """Return the struct that begins here."""
-        found: Struct = {}
+        fields: Struct = {}
         field = 0
         while kind := self._byte():
             field = field + (kind >> 4) if kind >> 4 else self._zigzag()
-            found[field] = kind & 15 == 1 if kind & 15 in (1, 2) else self._value(kind & 15, depth + 1)
-        return found
+            fields[field] = kind & 15 == 1 if kind & 15 in (1, 2) else self._value(kind & 15, depth + 1)
+        return fields
 
     def _value(self, kind: int, depth: int) -> Any:
         if depth > _MOST_DEPTH:

@@ -29,7 +29,7 @@ from obstore.exceptions import (
 
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.local import Buffer, Given, Identity, Made, check_size
-from stepdiff.common.io.object_stores import check_threads, clear_errors, objects, pool
+from stepdiff.common.io.object_stores import clear_errors, objects, pool
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -105,17 +105,17 @@ class RemotePath:
     def iterdir(self) -> Iterator["RemotePath"]:
         """Yield objects and prefixes one level below, by name."""
         with clear_errors("list", self.url):
-            found = obstore.list_with_delimiter(self._objects, self._key or None)
-        keys = [*found["common_prefixes"], *(entry["path"] for entry in found["objects"])]
+            listing = obstore.list_with_delimiter(self._objects, self._key or None)
+        keys = [*listing["common_prefixes"], *(entry["path"] for entry in listing["objects"])]
         return iter([self / key.rpartition("/")[2] for key in sorted(keys)])
 
     def glob(self, pattern: str) -> Iterator["RemotePath"]:
         """Yield objects and prefixes below that match: `*.parquet`, `*/zarr.json`."""
         part, _, rest = pattern.partition("/")
         if part == "*" or any(sign in part for sign in "*?["):
-            for found in self.iterdir():
-                if fnmatchcase(found.name, part):
-                    yield from found.glob(rest) if rest else (found,)
+            for below in self.iterdir():
+                if fnmatchcase(below.name, part):
+                    yield from below.glob(rest) if rest else (below,)
         elif rest:
             yield from (self / part).glob(rest)
         elif (self / part).exists():
@@ -136,8 +136,8 @@ class RemotePath:
     def identities(self) -> dict[str, Identity]:
         """Return the `identity` of the objects one level below, by name, with one request."""
         with clear_errors("list", self.url):
-            found = obstore.list_with_delimiter(self._objects, self._key)
-        return {entry["path"].rpartition("/")[2]: _quoted(str(entry["e_tag"])) for entry in found["objects"]}
+            listing = obstore.list_with_delimiter(self._objects, self._key)
+        return {entry["path"].rpartition("/")[2]: _quoted(str(entry["e_tag"])) for entry in listing["objects"]}
 
     def identity(self) -> str | None:
         """Return the ETag, which distinguishes versions; None where the object does not exist."""
@@ -154,9 +154,9 @@ class RemotePath:
     def read_whole(self, most: int) -> bytes:
         """Return all bytes; DamageError where they are more than `most`."""
         with clear_errors("read", self.url):
-            found = obstore.get(self._objects, self._key)
-            check_size(self, found.meta["size"], most)
-            return bytes(found.bytes())
+            answer = obstore.get(self._objects, self._key)
+            check_size(self, answer.meta["size"], most)
+            return bytes(answer.bytes())
 
     def tail(self, nbytes: int) -> bytes:
         """Return the last bytes, fewer where the object is shorter."""
@@ -207,14 +207,14 @@ class RemotePath:
     def read_versioned(self) -> tuple[memoryview, str]:
         """Return the whole object and its ETag; FileNotFoundError where it does not exist."""
         with clear_errors("read", self.url):
-            found = obstore.get(self._objects, self._key)
-            return memoryview(found.bytes()), str(found.meta["e_tag"])
+            answer = obstore.get(self._objects, self._key)
+            return memoryview(answer.bytes()), str(answer.meta["e_tag"])
 
     def read_tail(self, nbytes: int) -> tuple[memoryview, str, int]:
         """Return the last bytes (fewer where it is shorter), the ETag and the size of the object."""
         with clear_errors("read", self.url):
             try:
-                found = obstore.get(self._objects, self._key, options={"range": {"suffix": nbytes}})
+                answer = obstore.get(self._objects, self._key, options={"range": {"suffix": nbytes}})
             except (NotSupportedError, GenericError) as error:
                 if isinstance(error, GenericError) and not _NO_RANGE.search(str(error)):
                     raise
@@ -222,8 +222,8 @@ class RemotePath:
                 if not meta["size"]:  # there is no range of nothing
                     return memoryview(b""), str(meta["e_tag"]), 0
                 span = (max(meta["size"] - nbytes, 0), meta["size"])  # Azure takes no suffix
-                found = obstore.get(self._objects, self._key, options={"range": span, "if_match": meta["e_tag"]})
-            return memoryview(found.bytes()), str(found.meta["e_tag"]), found.meta["size"]
+                answer = obstore.get(self._objects, self._key, options={"range": span, "if_match": meta["e_tag"]})
+            return memoryview(answer.bytes()), str(answer.meta["e_tag"]), answer.meta["size"]
 
     def read_range(self, start: int, end: int, etag: str) -> memoryview:
         """Return bytes `start` to `end` (exclusive) of the object of that ETag.
@@ -232,8 +232,8 @@ class RemotePath:
         """
         with clear_errors("read", self.url):
             try:
-                found = obstore.get(self._objects, self._key, options={"range": (start, end), "if_match": etag})
-                return memoryview(found.bytes())
+                answer = obstore.get(self._objects, self._key, options={"range": (start, end), "if_match": etag})
+                return memoryview(answer.bytes())
             except (PreconditionError, FileNotFoundError):
                 raise ReplacedError(f"{self} was replaced again and again while it was read: read it again") from None
 
@@ -298,14 +298,14 @@ class RemotePath:
     def remove(self) -> bool:
         """Delete all objects at or below, first those that make a view of the rest; return whether there were any."""
         left = [path._key for path in self.files()]
-        found = bool(left)
+        existed = bool(left)
         with clear_errors("delete", self.url):
             for first in (f"{self._key}/zarr.json", f"{self._key}/status/", ""):
                 now = [key for key in left if key.startswith(first)]
                 if now:
                     obstore.delete(self._objects, now)
                 left = [key for key in left if not key.startswith(first)]
-        return found
+        return existed
 
     def remove_folder(self, root: Any) -> bool:
         """Delete all objects below; False where there are none. Only the zarr.json is gone at once."""
@@ -317,13 +317,6 @@ class RemotePath:
 
     def remove_dead(self, deep: bool = True, but: Any = None) -> None:
         """Do nothing: a put leaves no temporary objects."""
-
-    def zarr(self) -> Any:
-        """Return what zarr-python opens to read the array or group at this place."""
-        from zarr.storage import ObjectStore
-
-        check_threads()
-        return ObjectStore(objects(self.url), read_only=True)
 
     def map(self, do: Callable[[Given], Made], given: Sequence[Given]) -> Iterator[Made]:
         """Yield `do` of each in order; many requests run at the same time."""

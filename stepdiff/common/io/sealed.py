@@ -102,8 +102,8 @@ def read(
         if where is None:
             frame = pl.read_parquet(data, columns=None if columns is None else list(columns))
         else:
-            found = pl.scan_parquet(data).filter(where)
-            frame = (found if columns is None else found.select(columns)).collect()
+            rows = pl.scan_parquet(data).filter(where)
+            frame = (rows if columns is None else rows.select(columns)).collect()
         _check_text(path, frame, data.getbuffer().nbytes)
         return frame
 

@@ -1,9 +1,6 @@
 """A frame as a table on a terminal, or as a file.
 
-Guarantees:
-- ids_are_never_cut: fixed columns are shown whole; the others share the rest, or are left out.
-- whole_or_not_at_all: a file appears complete, under its name, or not.
-- no_text_is_a_formula: a text that a spreadsheet would compute has a quote before it in a CSV; numbers are unchanged.
+In a CSV a text that a spreadsheet would compute has a quote before it; numbers are unchanged.
 """
 
 from __future__ import annotations

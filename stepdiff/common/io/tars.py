@@ -5,10 +5,9 @@ GNU names). Links, devices, sparse files and names that would lead out of a fold
 are refused, because their members have no place in the file.
 
 Guarantees
-- nothing_is_unpacked_and_no_link_is_followed
-- a_header_costs_at_most_MOST_NAME_bytes_of_memory: whatever sizes it claims
-- a_tar_that_is_cut_short_gives_the_members_before_the_damage
-- a_name_that_occurs_twice_is_its_first_member
+- nothing is unpacked, and a header costs at most MOST_NAME bytes of memory, whatever sizes it claims
+- a tar file that is cut short gives the members before the damage
+- a name that occurs twice is its first member
 """
 
 import io
@@ -68,12 +67,12 @@ def members(file: IO[bytes], path: Path) -> Iterator[Member]:
             return
         if len(header) < BLOCK or not _is_sound(header):
             raise DamagedTar(f"{shown(path)} is damaged at byte {at:,}, after {count:,} members; copy it again")
-        kind, own = header[156:157], _number(header[124:136])
+        kind, length = header[156:157], _number(header[124:136])
         at += BLOCK
         if kind in b"LKxg":
-            if own is None or not 0 <= own <= min(MOST_NAME, end - at):
+            if length is None or not 0 <= length <= min(MOST_NAME, end - at):
                 raise DamagedTar(f"{shown(path)} has a damaged name at byte {at:,}; copy it again")
-            content = os.pread(file.fileno(), own, at)
+            content = os.pread(file.fileno(), length, at)
             if kind == b"L":
                 name = _text(content.split(b"\0", 1)[0])
             elif kind == b"x":
@@ -81,17 +80,17 @@ def members(file: IO[bytes], path: Path) -> Iterator[Member]:
                 name = _text(records[b"path"]) if b"path" in records else name
                 size = _decimal(records[b"size"]) if b"size" in records else size
                 sparse = any(key.startswith(b"GNU.sparse") for key in records)
-            at += _blocks(own)
+            at += _blocks(length)
             continue
-        own = own if size is None else size
-        if own is None or not 0 <= own <= end - at:
+        length = length if size is None else size
+        if length is None or not 0 <= length <= end - at:
             raise DamagedTar(f"{shown(path)} is cut short after {count:,} members; copy it again")
-        found = _name(header) if name is None else name
-        plain = kind in _REGULAR and not found.endswith("/") and not sparse
-        if kind != b"5" and not found.endswith("/"):
-            yield Member(safe_name(found) if plain else "", at, own)
+        path_name = _name(header) if name is None else name
+        plain = kind in _REGULAR and not path_name.endswith("/") and not sparse
+        if kind != b"5" and not path_name.endswith("/"):
+            yield Member(safe_name(path_name) if plain else "", at, length)
             count += 1
-        at += 0 if kind in _EMPTY else _blocks(own)
+        at += 0 if kind in _EMPTY else _blocks(length)
         name, size, sparse = None, None, False
 
 
@@ -139,10 +138,10 @@ def open_member(path: Path) -> Part | None:
 
     StepDiffError: the tar file cannot be read or has no such member.
     """
-    found = split_member(path)
-    if found is None:
+    place = split_member(path)
+    if place is None:
         return None
-    tar, name = found
+    tar, name = place
     file = open_regular(tar, "a tar file")
     try:
         about = os.fstat(file.fileno())
@@ -161,9 +160,9 @@ def stat_of(path: Path) -> os.stat_result:
     try:
         return path.stat()
     except NotADirectoryError:
-        if (found := split_member(path)) is None:
+        if (place := split_member(path)) is None:
             raise
-        return found[0].stat()
+        return place[0].stat()
 
 
 @lru_cache(_KEPT)
@@ -201,7 +200,7 @@ def _decimal(digits: bytes) -> int:
 
 def _records(content: bytes) -> dict[bytes, bytes]:
     """Return the records of a pax header, each `LENGTH KEY=VALUE` and a line feed, up to one that is not so."""
-    found: dict[bytes, bytes] = {}
+    records: dict[bytes, bytes] = {}
     while content:
         digits, _, _ = content.partition(b" ")
         length = _decimal(digits)
@@ -209,8 +208,8 @@ def _records(content: bytes) -> dict[bytes, bytes]:
         if length <= len(digits) or b"=" not in record:
             break
         key, _, value = record.partition(b"=")
-        found[key], content = value, content[length:]
-    return found
+        records[key], content = value, content[length:]
+    return records
 
 
 def _name(header: bytes) -> str:

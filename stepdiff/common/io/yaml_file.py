@@ -1,10 +1,4 @@
-"""YAML files written by users: one strict reader for the whole project.
-
-Guarantees
-- an unusable file gives one line that names the file
-- aliases, anchors, tags and duplicate keys are refused
-- deep nesting is refused before anything is built
-"""
+"""YAML files written by users: one strict reader for the whole project."""
 
 import os
 from typing import Any

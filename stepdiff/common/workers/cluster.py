@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from stepdiff import BELOW
-from stepdiff.common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError, first_line
 from stepdiff.common.threads import cores
 from stepdiff.common.workers import reaper
 
@@ -189,7 +189,7 @@ def _init(**options: Any) -> None:
     except Exception as error:  # Ray raises plain Exception, RuntimeError, ConnectionError, ValueError, OSError, ...
         with _quiet():
             ray.shutdown()
-        raise StepDiffError(_in_one_line(error)) from error
+        raise StepDiffError(first_line(error)) from error
     except SystemExit:  # of the handler of SIGTERM that `ray.init` installs: the caller's handler decides
         if handler is not None:
             signal.alarm(0)  # Ray's C++ handler would abort this process three seconds later
@@ -245,19 +245,14 @@ def _quiet() -> Iterator[None]:
         yield
         return
     sys.stderr.flush()
-    with tempfile.TemporaryFile() as kept:
+    with tempfile.TemporaryFile() as held_back:
         before = os.dup(2)
-        os.dup2(kept.fileno(), 2)
+        os.dup2(held_back.fileno(), 2)
         try:
             yield
         finally:
             os.dup2(before, 2)
             os.close(before)
-        kept.seek(0)
-        while piece := kept.read(65536):
+        held_back.seek(0)
+        while piece := held_back.read(65536):
             os.write(2, piece)
-
-
-def _in_one_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].strip()

@@ -12,11 +12,11 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any, Protocol, runtime_checkable
 
-from stepdiff.common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError, first_line
 from stepdiff.common.progress import Advance, say
 
 ATTEMPTS = 3
-_CPUS_BESIDE_GPU = 8
+_CPUS_WITH_GPU = 8
 """of a worker with a GPU, at most: all but one decode"""
 _CPUS_UNSEEN = 4
 """of a worker with a GPU that the cluster has still to start"""
@@ -26,13 +26,10 @@ _LOOK_AT_NODES = 5.0
 """seconds between two looks at the nodes of a cluster"""
 _PATIENCE = 60.0
 """seconds after which a line says that the cluster has started no worker yet"""
-_NO_WORKER = "no worker has answered yet: "
-_ON_CLUSTER, _HERE = "waiting for free CPUs or GPUs of the cluster", "still starting Ray on this machine"
 _LOST = (2, 3)
 """Ray's numbers of why a node is gone: it failed, or its cloud took it back; others are removed on purpose"""
 _NODE_GROUP = "ray.io/node-group"
 """label that Ray gives the nodes of a cluster with an autoscaler"""
-_FEWER = "try fewer --workers"
 _SAME_ERRORS = 3
 """shards in a row that could not be written, after which the run ends: a full disk stays full"""
 
@@ -75,12 +72,12 @@ def pool_size(workers: int | None, most_cpus: int, gpu: bool, joined: bool) -> t
     most_cpus: of a worker without a GPU. On this machine alone (not `joined`) a worker has at most OMP_NUM_THREADS:
     threads that wait for each other wait ten times as long where another process has one of their cores.
     """
-    found = nodes()
-    total, largest = sum(cpus for cpus, _ in found), max((cpus for cpus, _ in found), default=0)
+    resources = nodes()
     if gpu:
-        with_gpu = [(cpus, gpus) for cpus, gpus in found if gpus]
+        with_gpu = [(cpus, gpus) for cpus, gpus in resources if gpus]
         each = min((max(cpus // gpus, 1) for cpus, gpus in with_gpu), default=_CPUS_UNSEEN)
-        return workers or sum(gpus for _, gpus in with_gpu) or 1, min(each, _CPUS_BESIDE_GPU)
+        return workers or sum(gpus for _, gpus in with_gpu) or 1, min(each, _CPUS_WITH_GPU)
+    total, largest = sum(cpus for cpus, _ in resources), max((cpus for cpus, _ in resources), default=0)
     count = workers or max(total // most_cpus, 1)
     allowed = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     if not joined and allowed.isdecimal():
@@ -92,13 +89,18 @@ def nodes() -> list[tuple[int, int]]:
     """Return CPUs and GPUs of each node of the cluster."""
     import ray
 
-    found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return [(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in found]
+    resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in resources]
 
 
 def room(cpus: int, gpu: bool) -> int:
     """Return how many workers of `cpus` CPUs, and a GPU each where `gpu`, the nodes can run if nothing else does."""
     return sum(min(its_cpus // cpus, its_gpus) if gpu else its_cpus // cpus for its_cpus, its_gpus in nodes())
+
+
+def need(cpus: int, gpu: bool) -> str:
+    """Return what a worker needs, in words."""
+    return f"{cpus} CPU{'s' * (cpus > 1)}" + " and a GPU" * gpu
 
 
 def autoscaled() -> bool:
@@ -118,10 +120,6 @@ def _lost_nodes() -> dict[str, str]:
 def _without_memory(error: BaseException) -> bool:
     """Return whether this is Python's, torch's or Ray's error for too little memory; torch is not imported for it."""
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [""])[0]
 
 
 class _Slot:
@@ -174,10 +172,7 @@ class _Slot:
         return True
 
     def outcome(self, lighter: str) -> Any | str | None:
-        """Return the outcome of the task that has ended, an error as text, or None where the worker died.
-
-        lighter: how a user makes a worker need less memory.
-        """
+        """Return the outcome of the task that has ended, an error as text, or None where the worker died."""
         import ray
         from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayActorError, RayTaskError
 
@@ -190,7 +185,7 @@ class _Slot:
             self.node_lost = isinstance(error, ActorUnavailableError) or "node has died" in str(error)
             return None
         except RayTaskError as error:
-            why = f"shard {task.shard}: {type(error.cause).__name__}: {_first_line(error.cause)}"
+            why = f"shard {task.shard}: {type(error.cause).__name__}: {first_line(error.cause)}"
             return f"{why}: {lighter}" if _without_memory(error.cause) else why
 
 
@@ -203,7 +198,7 @@ class WorkerPool:
         options: Any,
         gpu: bool,
         failed: Callable[[int, str], Any],
-        lighter: str = _FEWER,
+        lighter: str = "try fewer --workers",
         *,
         joined: bool,
         by_threads: bool = False,
@@ -229,36 +224,19 @@ class WorkerPool:
         )
         self._start = lambda: actor.remote(options)
         self._slots = [_Slot(self._start)]
-        self._failed, self._lighter = failed, lighter
+        self._failed, self._lighter, self._unit = failed, lighter, unit
         self._cpus, self._gpu, self._joined = options.cpus, gpu, joined
         self._by_threads = by_threads and options.cpus > 1
-        self._unit = unit
 
-    def _waits(self) -> None:
+    def _wait(self) -> None:
         """Say that no worker has started. StepDiffError if none ever will."""
         if not room(self._cpus, self._gpu) and not autoscaled():
             node = "no node of the cluster has" if self._joined else "this machine does not have"
-            advice = ["start such nodes" if self._joined else "use a larger one"]
-            if self._by_threads and (most := max((cpus for cpus, _ in nodes()), default=0)):
-                advice.append(f"set OMP_NUM_THREADS={most}")
-            raise StepDiffError(f"{node} {self._need()}, which a worker needs: {' or '.join(advice)}")
-        say(_NO_WORKER + (_ON_CLUSTER if self._joined else _HERE))
-
-    def _say_lack(self, count: int, most: int) -> None:
-        """Say that `most` of `count` workers have room, and how more would have."""
-        where = "the cluster" if self._joined else "this machine"
-        line = f"--workers {count}: {where} has room for {most} of {self._need()} each"
-        if self._by_threads:
-            fewer = max((n for n in range(1, self._cpus) if room(n, self._gpu) >= count), default=1)
-            there = min(room(fewer, self._gpu), count)
-        if self._by_threads and there > most:
-            line += f", one for each thread of this process: OMP_NUM_THREADS={fewer} makes room for {there}"
-        if self._joined:
-            line += f"; {'its autoscaler may add nodes' if autoscaled() else 'the others wait for nodes that join it'}"
-        say(line)
-
-    def _need(self) -> str:
-        return f"{self._cpus} CPU{'s' * (self._cpus > 1)}" + " and a GPU" * self._gpu
+            advice = "start such nodes" if self._joined else "use a larger one"
+            advice += " or set a smaller OMP_NUM_THREADS" * self._by_threads
+            raise StepDiffError(f"{node} {need(self._cpus, self._gpu)}, which a worker needs: {advice}")
+        on = "waiting for free CPUs or GPUs of the cluster" if self._joined else "still starting Ray on this machine"
+        say(f"no worker has answered yet: {on}")
 
     def call(self, method: str, *arguments: object) -> Any:
         """Call a method of the first worker, which is replaced where it dies.
@@ -271,23 +249,22 @@ class WorkerPool:
         for left in reversed(range(ATTEMPTS)):
             call = getattr(self._slots[0].worker, method).remote(*arguments)
             while not ray.wait([call], timeout=_PATIENCE)[0]:
-                self._waits()
+                self._wait()
             try:
                 answer = ray.get(call)
                 break
             except RayActorError as error:
-                why = f"a worker died in {method} ({_first_line(error)}): run it again"
-            except OutOfMemoryError:
-                raise StepDiffError(f"a worker's node had too little memory in {method}: {self._lighter}") from None
-            except RayTaskError as error:
-                if not _without_memory(error.cause):
+                why = f"a worker died in {method} ({first_line(error)})"
+                if not left:
+                    raise StepDiffError(f"{why}: run it again") from None
+                say(f"{why}: another does it again")
+                self._slots[0].replace()
+            except (OutOfMemoryError, RayTaskError) as error:
+                cause = error.cause if isinstance(error, RayTaskError) else error
+                if not _without_memory(cause):
                     raise
-                why = f"{type(error.cause).__name__}: {_first_line(error.cause)}"
+                why = f"{type(cause).__name__}: {first_line(cause)}"
                 raise StepDiffError(f"a worker had too little memory in {method} ({why}): {self._lighter}") from None
-            if not left:
-                raise StepDiffError(why)
-            say(f"{why.rpartition(': ')[0]}: another does it again")
-            self._slots[0].replace()
         if isinstance(answer, str):
             raise StepDiffError(answer)
         return answer
@@ -302,7 +279,12 @@ class WorkerPool:
 
         slots = self._slots
         if count > (most := room(self._cpus, self._gpu)):
-            self._say_lack(count, most)
+            where = "the cluster" if self._joined else "this machine"
+            line = f"--workers {count}: {where} has room for {most} of {need(self._cpus, self._gpu)} each"
+            if self._joined:
+                others = "its autoscaler may add nodes" if autoscaled() else "the others wait for nodes that join it"
+                line = f"{line}; {others}"
+            say(line + "; a smaller OMP_NUM_THREADS makes room for more" * self._by_threads)
         slots += [_Slot(self._start) for _ in range(count - len(slots))]
         new, again, deaths = iter(tasks), deque[Any](), Counter[int]()
         finished = shown = errors = stillborn = 0
@@ -329,7 +311,7 @@ class WorkerPool:
                 waiting = time.monotonic()
             elif time.monotonic() - waiting > _PATIENCE:
                 waiting = time.monotonic()
-                self._waits()
+                self._wait()
             calls = [slot.call for slot in busy] or [slot.question for slot in slots]
             ended, _ = ray.wait(calls, num_returns=len(calls), timeout=_LOOK)
             for slot in busy:

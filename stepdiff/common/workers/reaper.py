@@ -32,22 +32,22 @@ _PAUSE = 0.05  # seconds
 def marked(mark: str) -> list[int]:
     """Return the ids of the running processes that were started with the mark in their environment."""
     line = f"{VARIABLE}={mark}".encode()
-    found = []
+    processes = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdecimal() and int(folder.name) != os.getpid():
             try:
                 if line in (folder / "environ").read_bytes().split(b"\0"):
-                    found.append(int(folder.name))
+                    processes.append(int(folder.name))
             except OSError:  # it has ended, or it is another user's
                 continue
-    return found
+    return processes
 
 
 def end(mark: str) -> None:
     """Kill every marked process, and those that they start in the meantime."""
     last = time.monotonic() + _PATIENCE
-    while (found := marked(mark)) and time.monotonic() < last:
-        for process in found:
+    while (processes := marked(mark)) and time.monotonic() < last:
+        for process in processes:
             try:
                 os.kill(process, signal.SIGKILL)
             except OSError:  # it has ended
