@@ -19,11 +19,12 @@ from types import MappingProxyType
 from typing import Any
 
 from heads.data.trained_on import Seen, TrainedOn
-from heads.evaluation.answerers import Answerer, Batch, Method, Question, answerer
+from heads.evaluation.answerers import Answerer, Method, Question, answerer
 from heads.evaluation.loading import answered_rows
 from heads.evaluation.options import EvaluateOptions, check
 from heads.evaluation.partial import Partial
 from heads.evaluation.rows import digest_of, load_truth, read_asked, read_rows, score_rows, write_files
+from heads.evaluation.workers import Part
 from heads.evidence.head import FILE, WordHead
 from heads.methods.captions_cosine import MODEL
 from heads.methods.stepdiff import option_scores, pair_texts
@@ -94,7 +95,7 @@ class Evaluation:
         starts = batch_starts(len(rows), options.rows_at_once)
         ends = [*starts[1:], len(rows)]
         cut = enumerate(zip(starts, ends, strict=True))
-        batches = [Batch(number, question, tuple(rows[start:end])) for number, (start, end) in cut]
+        batches = [Part(number, tuple(rows[start:end]), question) for number, (start, end) in cut]
         answers = [] if partial is None else partial.resume(rows, starts)
         what = "similar" if partial is None else f"{options.task}, {options.method}, control {options.control}"
         if answers:
