@@ -25,8 +25,7 @@ from heads.data.clips import Features
 from heads.data.hold_out import HoldOut
 from heads.data.packing import Chat, Packed, Row, Turn, collate
 from heads.data.paired_qa import Order, PairQuestions, turns
-from heads.data.runs import Runs
-from heads.data.texts import Texts
+from heads.data.texts import Runs, Texts
 from heads.methods.stepdiff import batches as packed_batches
 from heads.methods.word_evidence import WordEvidence
 from heads.training.recipe import VideoLMRecipe

@@ -28,8 +28,7 @@ from heads.data.clips import Features, split_texts
 from heads.data.hold_out import HoldOut
 from heads.data.packing import PADDING, Packed
 from heads.data.paired_qa import PairQuestions, answered_by, read_divided
-from heads.data.runs import Runs
-from heads.data.texts import Texts
+from heads.data.texts import Runs, Texts
 from heads.data.trained_on import TrainedOn
 from heads.methods.stepdiff import StepDiff
 from heads.methods.word_evidence import WordEvidence

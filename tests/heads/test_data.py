@@ -14,8 +14,7 @@ import torch
 from heads.data.clips import Features, split_texts
 from heads.data.packing import NO_TARGET, TEXT, Turn, collate
 from heads.data.paired_qa import Order, PairQuestions, answered_by, kind, read_paired_qa, turns
-from heads.data.runs import Runs
-from heads.data.texts import Texts
+from heads.data.texts import Runs, Texts
 from heads.models.language_model import LanguageModel
 from heads.models.projector import Projector, ProjectorOptions
 from heads.models.video_lm import VideoLM
