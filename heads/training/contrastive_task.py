@@ -33,8 +33,8 @@ from heads.data.texts import Texts
 from heads.data.trained_on import TrainedOn
 from heads.methods.vlemb import VLEmb
 from heads.models.projector import Projector
+from heads.training.log import Counts
 from heads.training.recipe import ContrastiveRecipe, PairsContrast
-from heads.training.speed import Counts
 from heads.training.validation import HeldOutPairs, Validator, clips_to_hold_out, validator_of
 from heads.workers.group import ALONE, Group
 from heads.workers.read_ahead import ReadAhead

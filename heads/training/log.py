@@ -11,25 +11,70 @@ Events are written in the caller's thread: torch.utils.tensorboard writes in a t
 ends as a traceback that nobody can catch.
 
 Guarantees
-- what_was_logged_after_the_checkpoint_that_a_run_resumes_from_is_logged_once
-- a_last_line_that_a_kill_cut_is_dropped_and_a_damaged_line_elsewhere_is_refused_by_number
-- a_disk_that_fills_up_during_the_log_ends_in_one_line_and_the_run_resumes_exactly
+- what was logged after the checkpoint that a run resumes from is logged once
+- a last line that a kill cut is dropped; a damaged line elsewhere is refused by its number
+- a disk that fills up during the log ends in one line, and the run resumes exactly
 """
 
 import json
 import os
+import resource
 import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from heads.tracking.trackers import Trackers
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import make_folder, write_text
 from stepdiff.common.io.jsonl import parse_object
 from stepdiff.common.io.local import named_errors
+
+GIGA = 1e9
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a task has read so far in this process; those of several processes add up."""
+
+    samples: int = 0
+    """clips, sequences, images or pairs"""
+    tokens: int = 0
+    """of the language model, without padding; 0: the task has none"""
+    clips: int = 0
+    """clips whose features were read"""
+    waited: float = 0.0
+    """seconds in which the step waited for a batch"""
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
+
+    def __sub__(self, other: "Counts") -> "Counts":
+        return Counts(*(a - b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
+
+
+def speed(done: Counts, seconds: float) -> dict[str, float]:
+    """Return the figures of a step that depend on the machine. done: contents of the step, of all processes."""
+    seconds = max(seconds, 1e-9)
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    figures = {
+        "seconds": seconds,
+        "steps_per_second": 1 / seconds,
+        "samples_per_second": done.samples / seconds,
+        "clips_per_second": done.clips / seconds,
+        "seconds_waited": done.waited,
+        "peak_memory_gb": most / GIGA,
+    }
+    if done.tokens:
+        figures["tokens_per_second"] = done.tokens / seconds
+    if torch.cuda.is_available():
+        figures["peak_gpu_memory_gb"] = torch.cuda.max_memory_allocated() / GIGA
+    return figures
 
 
 class TrainingLog:
@@ -57,7 +102,7 @@ class TrainingLog:
         Args:
             step: Number of the step, from 1.
             figures: What depends on the recipe and the data: loss, gradient norm, learning rates.
-            speed: What depends on the machine (heads.training.speed).
+            speed: What depends on the machine.
         """
         append(self.path, {"step": step, **figures})
         append(self.speed_path, {"step": step, **speed})

@@ -27,9 +27,8 @@ from torch import Tensor, nn
 
 from heads.tracking.curve import draw_curve
 from heads.training.checkpoint import Run, optimized
-from heads.training.log import TrainingLog, read_metrics
+from heads.training.log import Counts, TrainingLog, read_metrics, speed
 from heads.training.recipe import Schedule
-from heads.training.speed import Counts, speed
 from heads.workers.group import ALONE, Group
 from stepdiff.common.errors import HeldError, StepDiffError
 from stepdiff.common.io.files import make_folder

@@ -38,6 +38,7 @@ from heads.models.projector import Projector
 from heads.models.public.cached import CachedClips, CachedLM, cached_model
 from heads.models.video_lm import VideoLM
 from heads.training.checkpoint import Run
+from heads.training.log import Counts
 from heads.training.recipe import Scaling, Validation, VideoLMRecipe
 from heads.training.sources import (
     Batch,
@@ -49,7 +50,6 @@ from heads.training.sources import (
     read_texts,
     rows_of,
 )
-from heads.training.speed import Counts
 from heads.training.validation import HeldOutPairs, clips_to_hold_out, need_rows, validator_of
 from heads.workers.group import ALONE, Group
 from heads.workers.read_ahead import ReadAhead
