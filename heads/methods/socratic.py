@@ -51,7 +51,7 @@ class SocraticLM(VideoLM):
         super().__init__(lm, nn.Identity(), longest)
         lm.model.set_attn_implementation("sdpa")  # packed attention needs prefixes of one length
 
-    def project(self, tokens: Float[Tensor, "C N 1"], leave_out: float = 0.0) -> Float[Tensor, "C N 1"]:
+    def project(self, tokens: Float[Tensor, "C N 1"]) -> Float[Tensor, "C N 1"]:
         """Return the texts as they are."""
         return tokens.to(self.lm.device)
 

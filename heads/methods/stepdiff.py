@@ -26,8 +26,7 @@ from heads.data.clips import Reads
 from heads.data.packing import Turn
 from heads.evidence.naming import Naming, Values
 from heads.methods.word_evidence import WordEvidence
-from heads.models.streaming import Say, Tokens, Words
-from heads.models.video_lm import VideoLM
+from heads.models.video_lm import Say, Tokens, VideoLM, Words
 from heads.training.recipe import EvidenceOptions
 from heads.workers.group import ALONE, Group
 from stepdiff.common.errors import StepDiffError

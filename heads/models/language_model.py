@@ -2,11 +2,8 @@
 
 Guarantees
 - logits computed from the hidden states equal the model's own (checked when a model is loaded)
-- without LoRA or full training no parameter of the model trains, and no graph is kept for one
-- dropout is never active
+- dropout is never active, and without LoRA or full training no parameter trains
 - weights that train are float32, whatever the others are: small steps vanish in bfloat16
-- recomputed layers have the same gradients
-- with frozen layers in the precision of their products, the outputs are the same, bit for bit
 """
 
 from contextlib import AbstractContextManager
@@ -18,10 +15,10 @@ from torch import Tensor, nn
 
 from heads.data.packing import Chat
 from heads.models.packed_attention import NAME, Layout, may_see, register
+from heads.models.pretrained import load_model, load_processor
 from heads.training.recipe import Lora
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.streams import torch_seed
-from stepdiff.weights import resolve
 
 if TYPE_CHECKING:
     from transformers.modeling_layers import GradientCheckpointingLayer
@@ -46,20 +43,9 @@ class LanguageModel(nn.Module):
     @classmethod
     def load(cls, name: str, device: str = "cpu", exact: bool = False) -> "LanguageModel":
         """Load a model. name: of `stepdiff weights list`, a folder or a hub id; exact: float32 on a GPU too."""
-        import transformers
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        folder = str(resolve(name))
-        transformers.utils.logging.disable_progress_bar()
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=torch.bfloat16 if device.startswith("cuda") and not exact else torch.float32,
-            attn_implementation="sdpa",
-            use_safetensors=True,
-            trust_remote_code=False,
-        )
-        loaded = cls(model.to(torch.device(device)), Chat(tokenizer))
+        tokenizer = load_processor(name, "AutoTokenizer")
+        model = load_model("AutoModelForCausalLM", name, device, "float32" if exact else None, "sdpa")
+        loaded = cls(model, Chat(tokenizer))
         loaded.prepare(name)
         return loaded
 

@@ -6,9 +6,8 @@ A row is one question, because models differ in how they mask and number what th
 Notation: C clips, H rows of a layout, N tokens of a clip at most, D channels, B rows, S tokens of a row.
 
 Guarantees
-- logits and greedy text from the store are the whole model's from pixels
+- logits and greedy text from the store are the whole model's from pixels, for clips of different shapes too
 - the vision tower is neither made nor loaded, so that the model cannot see a pixel
-- positions are those that the model itself computes, for clips of different shapes too
 - a view of another checkpoint, and a model that takes no cached tokens, are refused
 """
 
@@ -28,10 +27,9 @@ from heads.data.clips import Features
 from heads.data.packing import PADDING, TEXT, Packed, Packer, Turn
 from heads.evidence.naming import Naming
 from heads.models.language_model import LanguageModel
-from heads.models.public.families import line, load_whole
+from heads.models.pretrained import load_model, load_processor
 from heads.models.public.prompts import ClipLayout, ClipPacker, ProcessorChat
-from heads.models.streaming import Tokens, Words
-from heads.models.video_lm import VideoLM
+from heads.models.video_lm import Tokens, VideoLM, Words
 from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks.prompts import system
 from stepdiff.weights import fingerprint, resolve
@@ -113,8 +111,8 @@ class CachedLM(VideoLM):
         self.kinds = [found["kind"]] + [found["level"]] * int(found["levels"] or 0)
         self.lm.check_logits(whole.name_or_path)
 
-    def project(self, tokens: Float[Tensor, "C H_N D"], leave_out: float = 0.0) -> Float[Tensor, "C H_N D"]:
-        """Return the clips as they are: their tokens are projected; leave_out is not used."""
+    def project(self, tokens: Float[Tensor, "C H_N D"]) -> Float[Tensor, "C H_N D"]:
+        """Return the clips as they are: their tokens are projected."""
         return tokens
 
     def pack(
@@ -251,23 +249,18 @@ def load_cached(
 
 def cached_model(weights: str, clips: CachedClips, device: str = "cpu", exact: bool = False) -> CachedLM:
     """Return the model that reads these clips; exact: float32 on a GPU too. Raises as `load_cached`."""
-    from transformers import AutoConfig, AutoProcessor
-
     folder, made = resolve(weights), clips.view.provenance
     if made.weights != (own := fingerprint(folder)):
         raise StepDiffError(
             f"view {clips.view.name} holds tokens of another checkpoint (sha256 {made.weights[:12]}, {weights} has "
             f"{own[:12]}): run python -m featurize --encoder {ENCODER} --weights {weights} --view ANOTHER_NAME"
         )
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, ImportError, TypeError) as error:
-        raise StepDiffError(f"{folder}: no usable processor ({line(error)}); give a whole checkpoint") from error
+    config, processor = load_processor(weights, "AutoConfig"), load_processor(weights)
     named = [getattr(config, f"{kind}_token_{end}", None) for kind in ("image", "video") for end in ("id", "index")]
     places = tuple(place for place in named if place is not None)
     chat = ProcessorChat(processor, made.crop.endswith("as a video"), places, clips)
-    return CachedLM(load_whole(folder, device, headless(config, folder), exact), chat, clips)
+    whole = load_model(headless(config, folder), weights, device, "float32" if exact else None, "sdpa")
+    return CachedLM(whole, chat, clips)
 
 
 def headless(config: Any, folder: Path) -> type:

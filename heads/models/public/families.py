@@ -10,7 +10,6 @@
 Guarantees
 - a word of IDEFICS 1 sees the frame that the model's own processor lets it see, and none before the first
 - a view of another encoder, or of another checkpoint's tower, is refused
-- weights are safetensors, complete, and of a model of a known family
 """
 
 import json
@@ -26,9 +25,9 @@ from heads.data.clips import Features
 from heads.data.packing import PADDING, TEXT, Packed
 from heads.evidence.naming import Naming
 from heads.models.packed_attention import may_see
+from heads.models.pretrained import load_model, load_processor
 from heads.models.public.model import IMAGE, TURN_ENDS, PublicLM, patches
-from heads.models.streaming import Tokens, Words
-from heads.models.video_lm import columns_to_front
+from heads.models.video_lm import Tokens, Words, columns_to_front
 from stepdiff.common.errors import StepDiffError
 from stepdiff.weights import fingerprint, resolve
 from store import Store
@@ -250,7 +249,8 @@ def load_public(
     features = Features(store, view, "tokens")
     _check_provenance(features, family, folder, weights)
     tokenizer = _tokenizer(folder, family)
-    model = family(load_whole(folder, device), tokenizer, features.shape, clips)
+    whole = load_model("AutoModelForImageTextToText", weights, device, attention="sdpa")
+    model = family(whole, tokenizer, features.shape, clips)
     disclosed = {"weights": weights, "view": view, "provenance": features.view.provenance.as_dict()}
     return model.eval(), features, disclosed
 
@@ -284,51 +284,13 @@ def _check_provenance(features: Features, family: type[PublicLM], folder: Path, 
 
 
 def _tokenizer(folder: Path, family: type[PublicLM]) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        older = folder / "chat_template.json"
-        if tokenizer.chat_template is None and older.exists():
+    tokenizer, older = load_processor(str(folder), "AutoTokenizer"), folder / "chat_template.json"
+    if tokenizer.chat_template is None and older.exists():
+        try:
             tokenizer.chat_template = json.loads(older.read_text(encoding="utf-8"))["chat_template"]
-    except (OSError, ValueError, ImportError, TypeError, KeyError) as error:
-        raise StepDiffError(f"{folder}: no usable tokenizer ({line(error)}); give a whole checkpoint") from error
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise StepDiffError(f"{older}: damaged ({error}); give a whole checkpoint") from error
     if tokenizer.chat_template is None and family.template is not None:
         end = TURN_ENDS if TURN_ENDS in tokenizer.get_vocab() else ""
         tokenizer.chat_template = family.template.replace("[begin]", tokenizer.bos_token).replace("[end]", end)
     return tokenizer
-
-
-def load_whole(folder: Path, device: str, kind: Any = None, exact: bool = False) -> Any:
-    """Return a frozen model of transformers. StepDiffError: it is not whole.
-
-    kind: its class; None: that of its config.json. exact: float32 on a GPU too.
-    """
-    import transformers
-    from safetensors import SafetensorError
-    from transformers import AutoModelForImageTextToText
-
-    transformers.utils.logging.disable_progress_bar()
-    loaded: Any
-    try:
-        loaded = (kind or AutoModelForImageTextToText).from_pretrained(
-            folder,
-            dtype=torch.bfloat16 if device.startswith("cuda") and not exact else torch.float32,
-            attn_implementation="sdpa",
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise StepDiffError(f"{folder}: cannot be loaded ({line(error)}); give a whole checkpoint") from error
-    model, report = loaded
-    if report["missing_keys"]:  # transformers would use random numbers for them
-        missing = sorted(report["missing_keys"])
-        raise StepDiffError(f"{folder}: lacks {len(missing)} tensors, first {missing[0]}; give a whole checkpoint")
-    return model.eval().requires_grad_(False).to(torch.device(device))
-
-
-def line(error: Exception) -> str:
-    """Return the first line of an error's message."""
-    return str(error).strip().splitlines()[0]
