@@ -10,11 +10,8 @@ All columns are strings; a clip has at most one text of a kind.
 Texts that others publish are read as they are: a .json file with one object {clip: text}, or a folder of CLIP.txt.
 
 Guarantees
-- a clip without a text is named
 - a file that is damaged, lacks a column or has two texts of a kind for a clip is refused
 - a folder of files reads as one file with all their rows
-- published_texts_have_the_kind_text_and_no_provenance
-- written texts read back
 """
 
 import json

@@ -6,8 +6,6 @@ They are built of the pieces of a language model's chat template (`Chat`).
 
 Guarantees
 - every question sees the prefix and itself, and no other question: packed logits equal separate ones
-- positions restart after the prefix in every question
-- a target is at the position that predicts it, and only answers have targets
 - the joined pieces are the tokens of what the model's own chat template writes, up to the end of the answer
 - a user's text never becomes a control token of the model
 """

@@ -4,7 +4,6 @@ Guarantees
 - only clips of split train are used, if the catalog has splits: not val, test, val_seen ..., nor a clip without a split
 - a pair with a clip that is held out is dropped; a pair of two clips that validate the run validates it
 - the order of pairs depends only on seed and step, so a resumed run sees what an uninterrupted one sees
-- an order of items takes four bytes per item in every epoch
 """
 
 from collections import Counter

@@ -1,8 +1,4 @@
-"""The method of an evaluation, loaded from its options, and the rows that it can answer.
-
-Guarantees
-- a clip or text that the store lacks is reported before anything is predicted
-"""
+"""The method of an evaluation, loaded from its options, and the rows that it can answer."""
 
 import inspect
 import sys

@@ -3,8 +3,6 @@
 Guarantees
 - a killed run resumes after its last saved shard, and a run with more shards continues: the same bits as in one pass
 - sums of other features, texts or options, or of clips that have changed since, are refused
-- a shard that the catalog has not filled is counted, but not kept, because rows may be added to it
-- memory depends on channels and terms, not on the number of clips, of which five bytes each are held
 - workers read and average tokens; one process adds, in the order of shards, so their number changes no bit
 """
 

@@ -8,9 +8,8 @@
     RUN/sums.safetensors       the sums that it was computed from (heads.evidence.counting)
 
 Guarantees
-- the evidence of a clip is the mean over its frames of the evidence of each frame
 - the evidence of a clip does not depend on the clips that are computed with it
-- cross_fitted_evidence_of_a_clip_comes_from_clips_of_other_videos
+- cross-fitted evidence of a clip comes from clips of other videos
 - a folder holds a whole head or none
 """
 

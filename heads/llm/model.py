@@ -2,7 +2,7 @@
 
 Guarantees
 - an answer that was cut by the token limit is distinguished from a complete one
-- nothing_secret_is_shown: user, password and query string of a URL appear in no message and no file
+- user, password and query string of a URL appear in no message and no file
 """
 
 from collections.abc import Iterator, Sequence

@@ -4,10 +4,7 @@ The score of two clips is the cosine of their texts' embeddings. It does not kno
 published captions of ConViS-Bench and all-MiniLM-L6-v2 it is that benchmark's SBERT baseline.
 
 Guarantees
-- a clip's text is embedded once, however many rows have it
 - a batch does not change an embedding: texts are embedded in blocks that depend on the file of texts only
-- clips with the same text have cosine 1
-- a clip without a text is named
 """
 
 from collections.abc import Sequence

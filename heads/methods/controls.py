@@ -10,10 +10,8 @@
 
 Guarantees
 - ties are broken at random by the seed and the row's clips and category, so every row has an order
-- no control reads the difference text of a DiffMCQ row
 - shuffled captions are of another row of the same category, and each caption is used once
 - a control that learns from paired QA reads no clip of the test set or of its videos
-- paired QA without the questions or answers that a control learns from is refused in one line
 """
 
 from collections import Counter

@@ -3,9 +3,6 @@
 heads.evaluate, heads.table, heads.report, heads.score, the comparison pages and the table of methods in the docs read
 it. A class of your own states the same in attributes (heads.methods.Method); its score record repeats them, so that no
 table has to import it.
-
-Guarantees
-- a score record has one regime, and is of a control or not, in every table
 """
 
 from collections.abc import Mapping

@@ -7,8 +7,6 @@ Guarantees
 - a pair's prefix is computed once for up to 128 texts, with the same scores as texts scored one by one
 - controls change what the model sees of the videos, their evidence of words included, and nothing else
 - with decline_at, pairs found similar get "no difference", and all others the same caption as without it
-- every pair is scored with every text of its questions, once
-- scores return to the options that they belong to
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence

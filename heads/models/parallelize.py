@@ -9,9 +9,8 @@ No process holds more than its own share of the layers at any time: the model is
 process reads its rows of each matrix from the safetensors files.
 
 Guarantees
-- a_divided_model_has_the_losses_and_gradients_of_a_whole_one
-- each_process_holds_its_share_of_the_layers_only
-- model code knows nothing of processes
+- a divided model has the losses and gradients of a whole one
+- each process holds its share of the layers only
 """
 
 import json

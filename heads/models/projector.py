@@ -1,10 +1,7 @@
 """M_Proj: a Perceiver that maps a clip's frozen tokens to a few tokens in the language model's input space.
 
 Guarantees
-- the number of output tokens does not depend on the number of input tokens
 - the output starts at the scale of the language model's own input embeddings
-- clips of a batch do not see each other
-- an untrained comparison changes no token
 """
 
 import torch

@@ -4,15 +4,9 @@ It trains on clips and their texts; with `contrastive.pairs` also on pairs, as V
 difference against the average of the pair's embeddings, and the two embeddings against each other.
 
 Guarantees
-- only texts and pairs of the train split train it, and none that is held out; the val split, or what a share of the
-  videos holds out, chooses its checkpoint
-- a pair with a clip that is held out is dropped
-- a batch depends only on seed and number
-- an answer that nothing differs is not matched to a pair
-- both sides are L2-normalised
-- validation embeds a block of clips at a time, so that its memory does not grow with them
+- only texts and pairs of the train split train it, and none that is held out
+- a batch depends only on seed and number; negatives are gathered from all processes with the gradients of one
 - trained on pairs, it is validated as heads.methods.vlemb evaluates the view that it writes
-- negatives_are_gathered_from_all_processes_with_the_gradients_of_one
 """
 
 import time

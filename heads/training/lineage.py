@@ -5,15 +5,8 @@
 
 Guarantees
 - a head reads only features of the provenance, and the language model, that it was trained on
-- a run that starts from another reads its weights as that one did: the same LoRA alpha and attention heads
-- a run does not start from an unfinished training
-- the disclosure of an earlier run is part of the disclosure of those that start from it
-- a run reads its own copy of the head of words, and no other
-- a run whose paired QA, val test sets or held-out test sets have changed is not resumed
-- a run records which clips and videos may train it, including those of the run that it starts from
-- a run that would draw clips that it did not know at its start is not resumed
-- a_run_does_not_validate_on_what_the_run_that_it_starts_from_was_trained_on
-- loading an unfinished training prints a notice
+- a run whose data have changed, or that would draw clips that it did not know at its start, is not resumed
+- a run starts only from a finished one, reads its weights as that one did, and includes its clips and disclosure
 """
 
 import json

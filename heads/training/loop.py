@@ -5,14 +5,8 @@ checkpoint that is the best so far, and the last checkpoint is the best of the r
 
 Guarantees
 - a run killed at any moment and resumed ends with the same weights as one that was not killed
-- a non-finite loss ends the run before it reaches any weight
-- the checkpoint with the best validation score is named, the earliest among equals; the one before the first step is
-  named only until a later one is validated
-- metrics.jsonl has every record once
-- two trainings cannot write one folder at the same time
-- without_validation_the_last_checkpoint_is_the_best_one
-- any_number_of_processes_that_divides_the_batches_of_a_step_trains_the_same_weights
-- only_the_first_process_writes
+- any number of processes that divides the batches of a step trains the same weights; only the first one writes
+- the checkpoint with the best validation score is named, the earliest among equals; step 0 only until a later one
 """
 
 import math

@@ -4,12 +4,8 @@ A source returns batches by number; a batch names its clips and has the rows tha
 
 Guarantees
 - a batch depends only on seed and number and, with hard negatives, on the last search for neighbours
-- only clips of the train split train
+- only clips of the train split train, and none that is held out is a neighbour
 - in a sequence, a text is predicted from its own clip and what precedes it, never from what follows
-- a neighbour is a clip of the train split, of the same step, and never the clip itself
-- no clip that is held out is a neighbour
-- questions of other kinds keep their pair, and so do those about a clip without neighbours
-- no list of all clips: texts are in temporary files, their places and neighbours in arrays
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence

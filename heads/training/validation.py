@@ -13,10 +13,7 @@ options. The whole answer is scored, as it was learned.
 Guarantees
 - no clip that trains chooses the checkpoint, whether or not the catalog has splits
 - a row whose targets all get the same score counts 0; a method that orders no row has no tau and no credit for it
-- a_validation_that_cannot_choose_is_refused_in_one_line: two ways at once, or fewer held-out pairs or texts than rows
-- the_loss_is_the_mean_over_the_tokens_of_all_answers_and_the_smallest_one_chooses
 - the options of a question share no clip with its pair, and show its step, as far as other pairs allow
-- no other option has the answer of a question, and an answer that nothing differs is not asked about
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

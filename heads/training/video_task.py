@@ -4,11 +4,7 @@ Batch b is of source b modulo the number of sources, as the supplement's S3 samp
 
 Guarantees
 - only the projector changes, and of the language model what the recipe trains: nothing, LoRA, or all
-- the source of a batch depends only on the batch's number
-- validation reads the val test sets of the recipe, or answers about clips that are held out, on rows drawn by seed
-- no_clip_of_a_video_that_is_held_out_for_validation_trains
-- a clip without features is reported before anything trains
-- no source draws a clip that is held out: clips, sequences, images, pairs, hard negatives
+- no source draws a clip that is held out; a clip without features is reported before anything trains
 - any number of processes validates with the figures of one
 """
 
