@@ -22,14 +22,14 @@ from torch.nn import functional
 
 from heads.data.clips import Features, split_texts
 from heads.data.hold_out import HoldOut
-from heads.data.paired_qa import Order, PairQuestions, kind, read_divided
+from heads.data.paired_qa import Order, PairQuestions, kind
 from heads.data.texts import Texts
 from heads.data.trained_on import TrainedOn
 from heads.methods.vlemb import VLEmb
 from heads.models.projector import Projector
 from heads.training.log import Counts
 from heads.training.recipe import ContrastiveRecipe, PairsContrast
-from heads.training.validation import HeldOutPairs, Validator, clips_to_hold_out, validator_of
+from heads.training.validation import Division, HeldOutPairs, Validator
 from heads.workers.group import ALONE, Group
 from heads.workers.read_ahead import ReadAhead
 from stepdiff.common.errors import StepDiffError
@@ -205,11 +205,12 @@ class ContrastiveTask:
         self.clips = Features(store, recipe.view, "tokens")
         self.texts = Features(store, recipe.text_view, "embedding", "texts")
         self.catalog = catalog = store.catalog("clips")
-        validation = None if recipe.pairs is None else recipe.pairs.validation
-        hold_out.look_up(catalog, clips_to_hold_out(validation, catalog, seed))
+        pairqa, validation = (None, None) if recipe.pairs is None else (recipe.pairs.pairqa, recipe.pairs.validation)
+        division = Division(pairqa, validation, hold_out, catalog, seed)
+        self.validator = division.validator
         texts = partial(split_texts, catalog, recipe.text, self.clips)
         self.train = Texts(hold_out.kept(texts("train"), "clips"))
-        shared = validation is not None and validation.share is not None
+        shared = isinstance(self.validator, HeldOutPairs)
         self.val: Sequence[tuple[str, str]] = Texts(hold_out.validates(texts("train")) if shared else texts("val"))
         if not self.train or not self.val:
             raise StepDiffError(
@@ -220,22 +221,14 @@ class ContrastiveTask:
             self.val = [self.val[i] for i in Order(len(self.val), seed, "validation clips").draw(VALIDATED, 0)]
         self.order = Order(len(self.train), seed, "contrastive order")
         self.pairs: PairContrast | None = None
-        self.validator: Validator | None = None
-        self.held: tuple[HeldOutPairs, PairContrast] | None = None
-        """held-out pairs with questions, and the batches of those pairs"""
+        self.held: PairContrast | None = None
+        """batches of held-out pairs"""
         if recipe.pairs is not None:
-            pairs, held = read_divided(recipe.pairs.pairqa, catalog, hold_out)
-            self.pairs = PairContrast(recipe.pairs, pairs, self.clips, self.texts, seed, group)
-            trained, validating = self.pairs.pair_clips(), list[str]()
-            self.validator = validator_of(validation, seed)
-            if self.validator is not None:
-                self.validator.refuse(trained, recipe.pairs.pairqa)
-                validating = self.validator.clips()
-            elif validation is not None:
-                chosen = HeldOutPairs(validation, held, catalog, seed)
-                self.held = chosen, PairContrast(recipe.pairs, chosen.pairs, self.clips, self.texts, seed, group)
-                validating = chosen.clips()
-            self.clips.rows([*trained, *validating])  # one without features is reported
+            contrast = partial(PairContrast, recipe.pairs, clips=self.clips, texts=self.texts, seed=seed, group=group)
+            self.pairs = contrast(division.pairs)
+            if isinstance(self.validator, HeldOutPairs):
+                self.held = contrast(self.validator.pairs)
+            division.rows(self.pairs.pair_clips(), self.clips)
         self.module = build(recipe, store, seed).to(device)
         self.module.group = group
         self.ahead = ReadAhead(self.read, device)
@@ -251,8 +244,8 @@ class ContrastiveTask:
     def prepare(self, say: Callable[[str], None]) -> None:
         say(f"{len(self.train)} (clip, text) pairs train, {len(self.val)} validate")
         if self.pairs is not None:
-            if self.held is not None:
-                say(self.held[0].line())
+            if isinstance(self.validator, HeldOutPairs):
+                say(self.validator.line())
             say(f"{len(self.pairs.differing)} pairs with a difference and {len(self.pairs.judged)} with YES or NO")
 
     def own(self, batches: range) -> range:
@@ -295,14 +288,13 @@ class ContrastiveTask:
         seen = self._embedded_clips(keys).vectors
         read = self._embedded_texts([text_key(text) for text in texts]).vectors
         loss = float(self.module.match(seen.to(self.device), read.to(self.device)))
-        if self.validator is not None:
+        if isinstance(self.validator, Validator):
             return {**self.validator.figures(self._vlemb(self.validator)), "loss": loss}
-        if self.held is not None:
-            chosen, batches = self.held
-            weight, number = batches.options.alike_weight, -(-len(chosen.pairs) // batches.size)
-            losses = [float(self.module.pair_loss(batches.batch(i, self.device), weight)) for i in range(number)]
-            own = chosen.figures(sum(losses) / number, lambda rows: self._vlemb(chosen).score_options(rows))
-            return {**own, "text_loss": loss}
+        if self.validator is not None and self.held is not None:
+            weight, number = self.held.options.alike_weight, -(-len(self.validator.pairs) // self.held.size)
+            losses = [float(self.module.pair_loss(self.held.batch(i, self.device), weight)) for i in range(number)]
+            vlemb = self._vlemb(self.validator)
+            return {**self.validator.figures(sum(losses) / number, vlemb.score_options), "text_loss": loss}
         return {"loss": loss} if self.pairs is not None else {"score": -loss, "loss": loss}
 
     def _vlemb(self, rows: Validator | HeldOutPairs) -> VLEmb:

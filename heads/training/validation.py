@@ -16,20 +16,23 @@ Guarantees
 - the options of a question share no clip with its pair, and show its step, as far as other pairs allow
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import polars as pl
 
 from heads.data.catalog_rows import Clips, of_keys
-from heads.data.hold_out import drawn_clips
-from heads.data.paired_qa import PairQuestions, kind
+from heads.data.clips import Features
+from heads.data.hold_out import HoldOut, drawn_clips
+from heads.data.paired_qa import PairQuestions, kind, read_divided
 from heads.training.recipe import Validation
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.streams import generator
 from stepdiff.tasks.declining import declines
 from stepdiff.tasks.scoring import score
 from stepdiff.tasks.testsets import OPTIONS, DiffMCQ, DiffRank, Pair, clips_of, drawn, read_test_set
+from store import Catalog
 
 
 @runtime_checkable
@@ -56,14 +59,6 @@ class Validator:
         rows: list[DiffMCQ | DiffRank] = [*self.choices, *self.ranks]
         return list(dict.fromkeys(clip for row in rows for clip in clips_of(row)))
 
-    def refuse(self, clips: Iterable[str], path: str) -> None:
-        """Raise StepDiffError if one of the training clips, named in `path`, is also a validation clip."""
-        if shared := sorted(set(clips).intersection(self.clips())):
-            raise StepDiffError(
-                f"{path}: {len(shared)} training clips are in the val test sets, e.g. {shared[0]}; remove their rows "
-                "from either"
-            )
-
     def figures(self, method: Compares) -> dict[str, float | None]:
         """Return "score", the mean of accuracy and tau, and its parts; None for an undefined figure, which counts as by
         chance."""
@@ -76,18 +71,6 @@ class Validator:
             "ktau": tau,
             "ktau_within_step": ranks["ktau_within_step_all_rows"],
         }
-
-
-def validator_of(options: Validation | None, seed: int) -> Validator | None:
-    """Return the validator of a recipe's files; None if it names none. StepDiffError: an invalid test set."""
-    return None if options is None or options.share is not None else Validator(options, seed)
-
-
-def clips_to_hold_out(options: Validation | None, catalog: Clips, seed: int) -> pl.Series | None:
-    """Return the keys of the clips of a recipe's share; None if it names none. catalog: key and, if known, video."""
-    if options is None or options.share is None:
-        return None
-    return drawn_clips(catalog, options.share, options.by, seed)
 
 
 def need_rows(found: int, options: Validation, what: str, power: int = 1) -> None:
@@ -146,6 +129,50 @@ class HeldOutPairs:
         if self.choices:
             accuracy = score("diffmcq", self.choices, score_options(self.choices), 0)["accuracy"]
         return {"score": -loss, "loss": loss, "accuracy": accuracy}
+
+
+class Division:
+    """The pairs of a recipe's paired QA that train, and what validates the run."""
+
+    def __init__(
+        self,
+        pairqa: str | None,
+        options: Validation | None,
+        hold_out: HoldOut,
+        catalog: Catalog,
+        seed: int,
+        pairs_validate: bool = True,
+    ) -> None:
+        """Find what is held out, and read the pairs. StepDiffError: an invalid file, or too few pairs for validation.
+
+        pairqa: None for a recipe without; pairs_validate: whether held-out pairs do where a share is held out.
+        """
+        share, self.pairqa = None if options is None else options.share, pairqa
+        chosen = None
+        if options is not None and share is not None:
+            chosen = drawn_clips(catalog, share, options.by, seed)
+        hold_out.look_up(catalog, chosen)
+        self.pairs, held = ([], []) if pairqa is None else read_divided(pairqa, catalog, hold_out)
+        self.validator: Validator | HeldOutPairs | None = None
+        """None: nothing chooses the checkpoint, or texts of a share of the videos do"""
+        if options is not None and share is None:
+            self.validator = Validator(options, seed)
+        elif options is not None and pairqa is not None and pairs_validate:
+            self.validator = HeldOutPairs(options, held, catalog, seed)
+
+    def rows(self, trained: Sequence[str], features: Features) -> np.ndarray:
+        """Return rows of the clips of the pairs that train.
+
+        Raises:
+            StepDiffError: One of them is in a validation file, or one that trains or validates has no features.
+        """
+        validating = [] if self.validator is None else self.validator.clips()
+        if isinstance(self.validator, Validator) and (shared := sorted(set(trained).intersection(validating))):
+            raise StepDiffError(
+                f"{self.pairqa}: {len(shared)} training clips are in the val test sets, e.g. {shared[0]}; remove their "
+                "rows from either"
+            )
+        return features.rows([*trained, *validating])[: len(trained)]
 
 
 def questions(

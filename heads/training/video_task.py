@@ -23,7 +23,7 @@ from heads.data.catalog_rows import need_columns
 from heads.data.clips import Features, split_texts
 from heads.data.hold_out import HoldOut
 from heads.data.packing import PADDING, Packed
-from heads.data.paired_qa import PairQuestions, answered_by, read_divided
+from heads.data.paired_qa import answered_by
 from heads.data.texts import Runs, Texts
 from heads.data.trained_on import TrainedOn
 from heads.methods.stepdiff import StepDiff
@@ -46,7 +46,7 @@ from heads.training.sources import (
     read_texts,
     rows_of,
 )
-from heads.training.validation import HeldOutPairs, clips_to_hold_out, need_rows, validator_of
+from heads.training.validation import Division, HeldOutPairs, Validator, need_rows
 from heads.workers.group import ALONE, Group
 from heads.workers.read_ahead import ReadAhead
 from stepdiff.common.errors import StepDiffError
@@ -146,37 +146,24 @@ class VideoTask:
         assert (words is None) == (recipe.evidence is None)
         self.counts, self.group = Counts(), group
         self.hold_out = hold_out or HoldOut()
-        self.recipe, self.store, self.seed, self.device = recipe, store, seed, device
+        self.recipe, self.store, self.seed, self.device, self.words = recipe, store, seed, device, words
         self.catalog = store.catalog("clips")
-        self.hold_out.look_up(self.catalog, clips_to_hold_out(recipe.validation, self.catalog, seed))
         self.features = clips_of(recipe, store)
-        self.pairs: list[PairQuestions] = []
-        held_pairs: list[PairQuestions] = []
+        pairs_validate = "pairs" in recipe.sources
+        division = Division(recipe.pairqa, recipe.validation, self.hold_out, self.catalog, seed, pairs_validate)
+        self.pairs, self.validator = division.pairs, division.validator
         if recipe.pairqa is not None:
-            self.pairs, held_pairs = read_divided(recipe.pairqa, self.catalog, self.hold_out)
             self.pairs = answered_by(self.pairs, recipe.answers, recipe.pairqa)
-        self.validator = validator_of(recipe.validation, seed)
-        self.held_pairs: HeldOutPairs | None = None
-        if (options := recipe.validation) is not None and options.share is not None and "pairs" in recipe.sources:
-            self.held_pairs = HeldOutPairs(options, held_pairs, self.catalog, seed)
+        paired = list(dict.fromkeys(clip for pair in self.pairs for clip in (pair.reference, pair.candidate)))
+        self.trained = [division.rows(paired, self.features).astype(np.int32)]
+        """rows that may train, without those of texts"""
         self.negatives: HardNegatives | None = None
         if recipe.hard_negatives is not None:
             neighbours = recipe.hard_negatives.neighbours
             self.negatives = HardNegatives(self.catalog, self.features, neighbours, self.hold_out)
             if not recipe.hard_negatives.mine_every:
                 self.negatives.mine(self.negatives.embeddings(store, recipe.view))
-        paired = dict.fromkeys(clip for pair in self.pairs for clip in (pair.reference, pair.candidate))
-        validating: list[str] = []
-        if self.validator is not None:
-            self.validator.refuse(paired, str(recipe.pairqa))
-            validating = self.validator.clips()
-        elif self.held_pairs is not None:
-            validating = self.held_pairs.clips()
-        rows = self.features.rows([*paired, *validating])  # a clip without features is reported here
-        self.trained = [rows[: len(paired)].astype(np.int32)]  # what may train, without texts of sources
-        if self.negatives is not None:
             self.trained.append(self.negatives.rows)
-        self.words = words
         self.module = build(recipe, self.features, seed, device, scaling or Scaling(), group)
         self.held: list[Batch] = []
         """batches whose answers give the loss on what is held out"""
@@ -191,8 +178,8 @@ class VideoTask:
             chat, packs = self.module.lm.chat, self.module.lm.packs
             words = self.words if recipe.evidence is not None and recipe.evidence.asked else None
             paired = PairedSource(recipe, self.pairs, chat, packs, self.seed, self.negatives, words)
-            if self.held_pairs is not None:
-                self.held += paired.of(self.held_pairs.pairs)
+            if isinstance(self.validator, HeldOutPairs):
+                self.held += paired.of(self.validator.pairs)
             return paired
         column = recipe.caption if name == "images" else recipe.narration
         if name == "sequences":
@@ -200,7 +187,7 @@ class VideoTask:
         clips = partial(split_texts, self.catalog, column, self.features, "train")
         texts = read_texts(name, self.hold_out.kept(clips(), name), recipe.words)
         source = self._texted(name, texts)
-        if validation is not None and validation.share is not None and self.held_pairs is None:
+        if validation is not None and self.validator is None:
             self._hold(name, read_texts(name, self.hold_out.validates(clips()), recipe.words), validation)
         return source
 
@@ -238,8 +225,8 @@ class VideoTask:
         if self.recipe.init is not None:
             checkpoint = Run(Path(self.recipe.init)).start(self.module)
             say(f"starts from {checkpoint}")
-        if self.held_pairs is not None:
-            say(self.held_pairs.line())
+        if isinstance(self.validator, HeldOutPairs):
+            say(self.validator.line())
 
     def batch(self, number: int) -> Batch:
         """Return the training batch of that number."""
@@ -299,11 +286,11 @@ class VideoTask:
     def validate(self) -> dict[str, float | None]:
         method = StepDiff(self.module, self.features, group=self.group, words=self.words, evidence=self.recipe.evidence)
         with autocast(self.device, self.recipe.precision):
-            if self.validator is not None:
+            if isinstance(self.validator, Validator):
                 return self.validator.figures(method)
             if not self.held:
                 return {}
             loss = mean_loss(self.module, self.features, self.held, self.group)
-            if self.held_pairs is None:
+            if self.validator is None:
                 return {"score": -loss, "loss": loss}
-            return self.held_pairs.figures(loss, partial(method.score_answers, about=self.held_pairs.about))
+            return self.validator.figures(loss, partial(method.score_answers, about=self.validator.about))
