@@ -246,11 +246,8 @@ class HoldOut:
         return clips.select(pl.all_horizontal(pl.all().is_in(self.validating.implode()))).to_series().to_list()
 
     def keep(self, clips: pl.DataFrame, source: str) -> pl.DataFrame:
-        """Return the rows of `clips` (key, ...) that may train, in order, and count the others.
-
-        Raises:
-            StepDiffError: none is left.
-        """
+        """Return the rows of `clips` (key, ...) that may train, in order, and count the others. StepDiffError: none is
+        left."""
         return clips if not self.reasons else pl.concat(self.kept([clips], source))
 
     def kept(self, blocks: Iterable[pl.DataFrame], source: str) -> Iterator[pl.DataFrame]:
@@ -275,10 +272,7 @@ class HoldOut:
 
     def keep_pairs(self, pairs: Sequence[tuple[str, str]], source: str) -> list[bool]:
         """Return whether both clips of each pair may train, and count the other pairs by the first reason of either.
-
-        Raises:
-            StepDiffError: none is left.
-        """
+        StepDiffError: none is left."""
         if not self.reasons:
             return [True] * len(pairs)
         numbers = range(len(self.reasons))

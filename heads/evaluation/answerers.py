@@ -170,10 +170,7 @@ def _passed(group: Group, batch: Part | None = None) -> Part | None:
 @contextmanager
 def sharded_answerer(options: EvaluateOptions, store: Store | None, rows: list[Any]) -> Iterator[AtomicGroup | None]:
     """Load this process's share of a head; None: not the first process, and there is nothing left to compute.
-
-    Raises:
-        StepDiffError: The method has no language model that can be divided among so many processes; or no such head.
-    """
+    StepDiffError: the method has no language model that can be divided among so many processes; or no such head."""
     if options.method not in VIDEO_LM or options.workers > 1 or options.address is not None:
         raise StepDiffError(
             "torchrun divides the language model of --method video-lm; start python -m heads.evaluate by itself for "
@@ -200,10 +197,7 @@ def sharded_answerer(options: EvaluateOptions, store: Store | None, rows: list[A
 @contextmanager
 def answerer(options: EvaluateOptions, store: Store | None, rows: list[Any]) -> Iterator[Answerer | None]:
     """Load the method, here, on workers or with torchrun's other processes; None: the first of those has it.
-
-    Raises:
-        StepDiffError: It cannot be used, or Ray does not start.
-    """
+    StepDiffError: it cannot be used, or Ray does not start."""
     if launched():
         with sharded_answerer(options, store, rows) as method:
             yield method

@@ -44,11 +44,8 @@ class Evaluation:
     """One method on the rows of a test set or of a benchmark."""
 
     def __init__(self, options: EvaluateOptions) -> None:
-        """Read and check everything that the predictions depend on, except the method.
-
-        Raises:
-            StepDiffError: An option, file or clip that cannot be used, or a test set that trained the head.
-        """
+        """Read and check everything that the predictions depend on, except the method. StepDiffError: an option, file
+        or clip that cannot be used, or a test set that trained the head."""
         check(options)
         self.options = options
         self.asked = read_asked(options)
@@ -62,10 +59,7 @@ class Evaluation:
 
     def run(self) -> dict[str, Any]:
         """Answer the rows, write all files and return the score record; {}: another process of torchrun's has it.
-
-        Raises:
-            StepDiffError: The method cannot be used, lacks a clip, or does not answer.
-        """
+        StepDiffError: the method cannot be used, lacks a clip, or does not answer."""
         options = self.options
         with answerer(options, self.store, self.rows) as chosen:
             if chosen is None:
@@ -138,11 +132,8 @@ def batch_starts(rows: int, at_once: int) -> list[int]:
 
 
 def seen_by_head(options: EvaluateOptions, rows: Sequence[Any], store: Store) -> Seen | None:
-    """Return which clips of the rows trained the head; None for a method without one.
-
-    Raises:
-        StepDiffError: some did, and `allow_seen` is not set.
-    """
+    """Return which clips of the rows trained the head; None for a method without one. StepDiffError: some did, and
+    `allow_seen` is not set."""
     trained = None
     if options.head is not None:
         head = Path(options.head)

@@ -160,11 +160,8 @@ def answered_rows(predictions: str) -> Path | None:
 
 
 def method_class(name: str) -> type:
-    """Return the class of a plug-in: an installed name, or package.module:Class.
-
-    Raises:
-        StepDiffError: its module cannot be imported, or has no such class.
-    """
+    """Return the class of a plug-in: an installed name, or package.module:Class. StepDiffError: its module cannot be
+    imported, or has no such class."""
     place, kind = plugins.load(name, PLUGINS, "--method")
     if not isinstance(kind, type):
         module, _, attribute = place.partition(":")
@@ -195,11 +192,8 @@ def needed(options: EvaluateOptions, name: str, what: str) -> str:
 def present_rows(
     options: EvaluateOptions, rows: list[Any], store: Store | None, loaded: Loaded
 ) -> tuple[list[Any], int]:
-    """Return the rows whose clips and texts are present, and the number of absent clips.
-
-    Raises:
-        StepDiffError: one is absent and `skip_missing` is not set, or no row is left.
-    """
+    """Return the rows whose clips and texts are present, and the number of absent clips. StepDiffError: one is absent
+    and `skip_missing` is not set, or no row is left."""
     method, view = loaded.method, loaded.disclosed.get("view")
     features = getattr(method, "features", None)
     texts = features.texts if isinstance(features, TokenIds) else getattr(method, "texts", None)

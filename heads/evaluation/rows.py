@@ -65,11 +65,8 @@ def digest_of(options: EvaluateOptions, rows: Sequence[Any]) -> str:
 
 
 def named(rows: Sequence[Any], subset: str) -> list[str]:
-    """Return the names of a subset, separated by commas, or else the lines of a file.
-
-    Raises:
-        StepDiffError: no names, or one that selects none of the rows.
-    """
+    """Return the names of a subset, separated by commas, or else the lines of a file. StepDiffError: no names, or one
+    that selects none of the rows."""
     known = set().union(*map(_names, rows))
     names = _stripped(subset.split(","))
     if known.issuperset(names) and names:

@@ -111,11 +111,8 @@ def worker_pool(
 
 
 def computed(pool: WorkerPool, parts: Sequence[Part], workers: int, advance: Advance) -> Iterator[Any]:
-    """Yield the values of parts in their order: one that ends early waits for those before it.
-
-    Raises:
-        StepDiffError: A part was not computed.
-    """
+    """Yield the values of parts in their order: one that ends early waits for those before it. StepDiffError: a part
+    was not computed."""
     early: dict[int, Any] = {}
     waiting = iter([part.shard for part in parts])
     expected = next(waiting, None)

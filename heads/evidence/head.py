@@ -162,8 +162,7 @@ class WordHead:
 
         video: of a training clip, whose evidence is from clips of other videos.
 
-        Raises:
-            StepDiffError: The tokens are not equally many for each frame.
+        StepDiffError: the tokens are not equally many for each frame.
         """
         if len(tokens) % frames:
             raise StepDiffError(f"{len(tokens)} tokens are not those of {frames} frames; give the frames of the view")

@@ -72,11 +72,8 @@ PLUGIN = Registered("a plug-in", options=("view",))
 
 
 def stated(kind: type, name: str) -> dict[str, Any]:
-    """Return what the class of a plug-in states in its attributes, for its score record.
-
-    Raises:
-        StepDiffError: an attribute has another type.
-    """
+    """Return what the class of a plug-in states in its attributes, for its score record. StepDiffError: an attribute
+    has another type."""
     found = {field: getattr(kind, field, getattr(PLUGIN, field)) for field in ("title", "regime", "control")}
     title, regime, control = found.values()
     if not isinstance(title, str) or regime not in (None, *ORDER) or not isinstance(control, bool):

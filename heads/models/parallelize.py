@@ -82,11 +82,7 @@ def load_tensor_parallel(name: str, mesh: Any, device: str, frozen: torch.dtype)
 
 def tensor_plan(model: Any, name: str, size: int) -> dict[str, str]:
     """Return the linear maps of the decoder layers that `size` processes divide: "colwise" by outputs, "rowwise" by
-    inputs.
-
-    Raises:
-        StepDiffError: So many processes cannot divide them. name: of the model, for this error.
-    """
+    inputs. StepDiffError: so many processes cannot divide them. name: of the model, for this error."""
     from transformers.distributed import DistributedConfig
 
     try:
@@ -216,11 +212,8 @@ def divide_layers(model: Any, mesh: Any, offload: bool) -> None:
 def _shares(
     model: Any, folder: Path, precision: dict[str, torch.dtype], device: str, home: str
 ) -> Iterator[tuple[str, Tensor]]:
-    """Yield this process's share of each weight, read from the safetensors files of the folder.
-
-    Raises:
-        StepDiffError: A file or a weight is missing.
-    """
+    """Yield this process's share of each weight, read from the safetensors files of the folder. StepDiffError: a file
+    or a weight is missing."""
     from torch.distributed.tensor import DTensor
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 

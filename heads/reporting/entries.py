@@ -118,11 +118,8 @@ def check_entries(
 
 
 def score_record(predictions: str) -> Any:
-    """Return the score record next to a file of predictions, None if there is none.
-
-    Raises:
-        StepDiffError: the file next to it is not a score record.
-    """
+    """Return the score record next to a file of predictions, None if there is none. StepDiffError: the file next to it
+    is not a score record."""
     path = Path(predictions).with_suffix(".scores.json")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -152,11 +149,8 @@ def recorded_method(predictions: str) -> dict[str, Any] | None:
 
 
 def trainings(given: Sequence[Training], entries: Sequence[Entry]) -> dict[str, Training]:
-    """Return the training of every method of the entries.
-
-    Raises:
-        StepDiffError: a method without predictions or with two trainings, or what a score record contradicts.
-    """
+    """Return the training of every method of the entries. StepDiffError: a method without predictions or with two
+    trainings, or what a score record contradicts."""
     known = {entry.method: Training(entry.method) for entry in entries}
     for training in given:
         if training.method not in known:

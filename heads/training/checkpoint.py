@@ -134,11 +134,8 @@ class Run:
         (self.folder / SUMS).unlink(missing_ok=True)
 
     def best(self) -> Path:
-        """Return the checkpoint that validation chose.
-
-        Raises:
-            StepDiffError: no finished training, or best.json contradicts the checkpoint.
-        """
+        """Return the checkpoint that validation chose. StepDiffError: no finished training, or best.json contradicts
+        the checkpoint."""
         checkpoint, record = self._named_best()
         state = _read_state(checkpoint)
         if (record["step"], record["score"]) != (state["best_step"], state["best_score"]):
@@ -216,10 +213,7 @@ class Run:
         group: Group = ALONE,
     ) -> dict[str, Any]:
         """Read a checkpoint into the module and the optimiser; return its state. The group's first process reads.
-
-        Raises:
-            StepDiffError: a damaged file, or the weights of another recipe.
-        """
+        StepDiffError: a damaged file, or the weights of another recipe."""
         wanted = trainable(module)
         weights: list[Tensor] = [] if optimizer is None else [*optimized(optimizer)]
         stored: dict[str, Tensor] = {}
@@ -253,11 +247,8 @@ class Run:
         return state
 
     def check_start(self, module: nn.Module) -> Path:
-        """Return the best checkpoint if the module can start from its weights; copy none.
-
-        Raises:
-            StepDiffError: a damaged file, weights that the module does not train, or weights of another shape.
-        """
+        """Return the best checkpoint if the module can start from its weights; copy none. StepDiffError: a damaged
+        file, weights that the module does not train, or weights of another shape."""
         self.check_made_by()
         checkpoint, wanted = self.best(), trainable(module)
         _check(checkpoint)

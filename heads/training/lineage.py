@@ -87,8 +87,7 @@ def words_of(folder: Path, recipe: VideoLMRecipe, store: Store) -> WordEvidence 
 
     A run that has begun reads its copy, so the folder that the recipe names may change or go.
 
-    Raises:
-        StepDiffError: no such head of words, one of another view, or another one than the run began with.
+    StepDiffError: no such head of words, one of another view, or another one than the run began with.
     """
     if recipe.evidence is None:
         return None
@@ -226,8 +225,7 @@ def keep(
 
     trained: the clips that may train it, without those of the run that it starts from; hold_out: what is held out.
 
-    Raises:
-        StepDiffError: Its data have changed, or it cannot start from the run at `init`.
+    StepDiffError: its data have changed, or it cannot start from the run at `init`.
     """
     if Run(folder).latest() is not None:
         check(folder, options, store)

@@ -181,8 +181,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
     An incomplete last line, as a kill leaves it, is dropped with a notice on stderr.
 
-    Raises:
-        StepDiffError: another line is damaged; the message names file and line number.
+    StepDiffError: another line is damaged; the message names file and line number.
     """
     if not path.exists():
         return []

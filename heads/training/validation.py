@@ -161,11 +161,8 @@ class Division:
             self.validator = HeldOutPairs(options, held, catalog, seed)
 
     def rows(self, trained: Sequence[str], features: Features) -> np.ndarray:
-        """Return rows of the clips of the pairs that train.
-
-        Raises:
-            StepDiffError: One of them is in a validation file, or one that trains or validates has no features.
-        """
+        """Return rows of the clips of the pairs that train. StepDiffError: one of them is in a validation file, or one
+        that trains or validates has no features."""
         validating = [] if self.validator is None else self.validator.clips()
         if isinstance(self.validator, Validator) and (shared := sorted(set(trained).intersection(validating))):
             raise StepDiffError(
