@@ -26,7 +26,7 @@ from heads.evaluation.partial import Partial
 from heads.evaluation.rows import digest_of, load_truth, read_asked, read_rows, score_rows, write_files
 from heads.evaluation.workers import Part
 from heads.evidence.head import FILE, WordHead
-from heads.methods.captions_cosine import MODEL
+from heads.methods.similarity import CAPTIONS_MODEL
 from heads.methods.stepdiff import option_scores, pair_texts
 from heads.training import lineage
 from heads.training.checkpoint import Run
@@ -180,7 +180,7 @@ def identity(
     if options.method == "shuffled-captions" and options.texts is not None:
         files.append(answered_rows(options.texts))
     if options.method == "captions-cosine" and options.weights is None:
-        files.append(resolve_weights(MODEL))
+        files.append(resolve_weights(CAPTIONS_MODEL))
     contents = [fingerprint(Path(path)) for path in files if path is not None]
     views = {}
     if options.view is not None and store is not None:

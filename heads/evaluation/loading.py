@@ -14,8 +14,8 @@ from heads.data.clips import Reads
 from heads.evaluation.options import PLUGINS, PUBLIC, EvaluateOptions
 from heads.evidence.head import WordHead
 from heads.methods import controls
-from heads.methods.captions_cosine import MODEL, CaptionsCosine
 from heads.methods.registry import PLUGIN, REGISTRY, stated
+from heads.methods.similarity import CAPTIONS_MODEL, CaptionsCosine
 from heads.methods.socratic import TokenIds, load_socratic
 from heads.methods.stepdiff import StepDiff
 from heads.methods.vlemb import VLEmb, text_of
@@ -116,7 +116,7 @@ def _load_storeless(options: EvaluateOptions, device: str) -> Loaded:
         return Loaded(controls.Chance(options.seed))
     texts = needed(options, "texts", "a Parquet file of texts about clips")
     if options.method == "captions-cosine":
-        captions, model = ClipTexts(texts, options.kind), options.weights or MODEL
+        captions, model = ClipTexts(texts, options.kind), options.weights or CAPTIONS_MODEL
         disclosed = {"texts": texts, "kind": captions.kind, "provenance": captions.provenance, "sentences": model}
         return Loaded(CaptionsCosine(captions, model, device), disclosed=disclosed)
     reader, ids, disclosed = load_socratic(texts, options.kind, options.language_model, device, options.precision)

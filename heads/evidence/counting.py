@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -24,7 +24,6 @@ from heads.data.hold_out import VIDEO, HoldOut
 from heads.data.paired_qa import read_divided
 from heads.evaluation.workers import Part, computed, worker_pool
 from heads.evidence.head import fold_of
-from heads.evidence.options import WordOptions
 from heads.evidence.sums import Sums
 from heads.evidence.wording import CLIPS, Wording, learn
 from stepdiff.common.errors import StepDiffError
@@ -33,6 +32,9 @@ from stepdiff.common.progress import Advance, progress, say
 from stepdiff.tasks.testsets import DiffRank, read_test_set
 from stepdiff.weights import fingerprint
 from store import Store
+
+if TYPE_CHECKING:
+    from heads.words import WordOptions
 
 FILE = "sums.safetensors"
 _AT_ONCE = 16
@@ -110,7 +112,7 @@ class Count:
 class Counting:
     """A pass: the clips that count, what their texts say, and the sums so far."""
 
-    def __init__(self, options: WordOptions, store: Store) -> None:
+    def __init__(self, options: "WordOptions", store: Store) -> None:
         """Read the texts, and the sums of an earlier run. StepDiffError: they cannot be used."""
         self.options, self.store, self.folder = options, store, Path(options.out)
         self.validation: list[DiffRank] | None = None

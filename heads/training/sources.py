@@ -121,15 +121,6 @@ def read_texts(name: str, blocks: Iterable[pl.DataFrame], words: int) -> Texts |
     return Runs(blocks, SEQUENCE, words) if name == "sequences" else Texts(blocks, words)
 
 
-def rows_of(rows: Iterable[np.ndarray], sources: Iterable[object]) -> Iterator[np.ndarray]:
-    """Yield these rows of the catalog, then those of the clips of each source that draws texts."""
-    yield from rows
-    for source in sources:
-        items = getattr(source, "items", None)
-        if isinstance(items, Texts | Runs):
-            yield items.rows
-
-
 class HardNegatives:
     """Questions "Which video ...?" about the clip that answers them and one that looks similar.
 

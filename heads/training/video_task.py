@@ -11,6 +11,7 @@ Guarantees
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,6 @@ from heads.training.sources import (
     Source,
     TextedClips,
     read_texts,
-    rows_of,
 )
 from heads.training.validation import Division, HeldOutPairs, Validator, need_rows
 from heads.workers.group import ALONE, Group
@@ -210,7 +210,9 @@ class VideoTask:
 
     def trained_on(self) -> TrainedOn:
         """Return the clips that the sources may draw."""
-        return TrainedOn.of_catalog(self.catalog, rows_of(self.trained, self.sources.values()))
+        texts = (getattr(source, "items", None) for source in self.sources.values())  # pairs are among `trained`
+        texted = (items.rows for items in texts if isinstance(items, Texts | Runs))
+        return TrainedOn.of_catalog(self.catalog, chain(self.trained, texted))
 
     def groups(self) -> list[dict[str, Any]]:
         rate, lora = self.recipe.schedule.learning_rate, self.recipe.lora

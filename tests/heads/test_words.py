@@ -21,7 +21,6 @@ from heads.data.packing import Packed, Packer, Turn
 from heads.evidence.counting import Counting
 from heads.evidence.head import WordHead, fold_of
 from heads.evidence.naming import Naming
-from heads.evidence.options import WordOptions
 from heads.evidence.sums import Fit, Sums, calibrate, fit, squared_errors, total
 from heads.evidence.terms import occurrences, segments, terms_of
 from heads.methods.stepdiff import StepDiff
@@ -30,6 +29,7 @@ from heads.models.language_model import LanguageModel
 from heads.models.projector import Projector
 from heads.models.video_lm import VideoLM
 from heads.training.recipe import EvidenceOptions, ProjectorOptions, read_recipe
+from heads.words import WordOptions
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.workers.cluster import connected
 from stepdiff.tasks.benchmarks.rows import Choice

@@ -28,11 +28,12 @@ from heads.data.packing import PADDING, TEXT, Packed, Packer, Turn
 from heads.evidence.naming import Naming
 from heads.models.language_model import LanguageModel
 from heads.models.pretrained import load_model, load_processor
+from heads.models.public.families import check_view
 from heads.models.public.prompts import ClipLayout, ClipPacker, ProcessorChat
 from heads.models.video_lm import Tokens, VideoLM, Words
 from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks.prompts import system
-from stepdiff.weights import fingerprint, resolve
+from stepdiff.weights import resolve
 from store import Store
 
 ENCODER = "vlm"
@@ -249,12 +250,8 @@ def load_cached(
 
 def cached_model(weights: str, clips: CachedClips, device: str = "cpu", exact: bool = False) -> CachedLM:
     """Return the model that reads these clips; exact: float32 on a GPU too. Raises as `load_cached`."""
+    check_view(clips.view, ENCODER, weights)
     folder, made = resolve(weights), clips.view.provenance
-    if made.weights != (own := fingerprint(folder)):
-        raise StepDiffError(
-            f"view {clips.view.name} holds tokens of another checkpoint (sha256 {made.weights[:12]}, {weights} has "
-            f"{own[:12]}): run python -m featurize --encoder {ENCODER} --weights {weights} --view ANOTHER_NAME"
-        )
     config, processor = load_processor(weights, "AutoConfig"), load_processor(weights)
     named = [getattr(config, f"{kind}_token_{end}", None) for kind in ("image", "video") for end in ("id", "index")]
     places = tuple(place for place in named if place is not None)

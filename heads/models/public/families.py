@@ -30,7 +30,7 @@ from heads.models.public.model import IMAGE, TURN_ENDS, PublicLM, patches
 from heads.models.video_lm import Tokens, Words, columns_to_front
 from stepdiff.common.errors import StepDiffError
 from stepdiff.weights import fingerprint, resolve
-from store import Store
+from store import Store, View
 
 _AROUND = "<fake_token_around_image>"
 
@@ -247,7 +247,7 @@ def load_public(
     folder = resolve(weights)
     family = FAMILIES[_model_type(folder, allowed)]
     features = Features(store, view, "tokens")
-    _check_provenance(features, family, folder, weights)
+    check_view(features.view, family.encoder, weights)
     tokenizer = _tokenizer(folder, family)
     whole = load_model("AutoModelForImageTextToText", weights, device, attention="sdpa")
     model = family(whole, tokenizer, features.shape, clips)
@@ -270,16 +270,18 @@ def _model_type(folder: Path, allowed: tuple[str, ...]) -> str:
     return found
 
 
-def _check_provenance(features: Features, family: type[PublicLM], folder: Path, weights: str) -> None:
-    made, name = features.view.provenance, features.view.name
-    again = f"python -m featurize --encoder {family.encoder} --weights {weights}"
-    if made.encoder != family.encoder:
-        raise StepDiffError(f"view {name} holds tokens of {made.encoder}, not of the tower of {weights}: run {again}")
-    own = fingerprint(folder)
-    if made.weights != own:
+def check_view(view: View, encoder: str, weights: str) -> None:
+    """Raise StepDiffError if a view was not made by this encoder with the checkpoint `weights`."""
+    provenance, own = view.provenance, fingerprint(resolve(weights))
+    again = f"python -m featurize --encoder {encoder} --weights {weights}"
+    if provenance.encoder != encoder:
         raise StepDiffError(
-            f"view {name} holds tokens of another checkpoint (sha256 {made.weights[:12]}, {weights} has {own[:12]}): "
-            f"run {again} --view ANOTHER_NAME"
+            f"view {view.name} holds tokens of {provenance.encoder}, not of the tower of {weights}: run {again}"
+        )
+    if provenance.weights != own:
+        raise StepDiffError(
+            f"view {view.name} holds tokens of another checkpoint (sha256 {provenance.weights[:12]}, {weights} has "
+            f"{own[:12]}): run {again} --view ANOTHER_NAME"
         )
 
 
