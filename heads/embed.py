@@ -84,7 +84,7 @@ def load(options: EmbedOptions) -> Embedder:
     return Embedder(options, pick_device(options.device))
 
 
-def parts(entity: str, source: "View", view: "View", size: int, first: int) -> "list[Part]":
+def parts(entity: str, source: "View", view: "View", size: int, first: int) -> list[Any]:
     """Return the rows that `source` has and `view` lacks, in parts of one shard and at most `size` rows.
 
     first: number of the first part.
@@ -101,7 +101,7 @@ def parts(entity: str, source: "View", view: "View", size: int, first: int) -> "
     return [Part(first + n, rows, (entity, int(rows[0]) // view.rows_per_shard)) for n, rows in enumerate(cut)]
 
 
-def write_parts(options: EmbedOptions, embedder: Embedder, todo: "Sequence[Part]") -> None:
+def write_parts(options: EmbedOptions, embedder: Embedder, todo: Sequence[Any]) -> None:
     """Embed and commit all parts, here or on workers."""
     from heads.evaluation.workers import computed, worker_pool
     from stepdiff.common.progress import progress

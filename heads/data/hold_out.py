@@ -227,9 +227,8 @@ class HoldOut:
             validating: keys of the clips that validate the run; None if no share of the clips does.
         """
         if self.files:
-            found = held_out(catalog, self.test, self.by)
-            namesake = pl.col("reason") == NAMESAKE
-            self.clips, self.namesakes = found.filter(~namesake), found.filter(namesake)
+            reasons, is_namesake = held_out(catalog, self.test, self.by), pl.col("reason") == NAMESAKE
+            self.clips, self.namesakes = reasons.filter(~is_namesake), reasons.filter(is_namesake)
         if validating is not None:
             self.reasons = (*(REASONS if self.files else ()), VALIDATES)
             chosen = pl.DataFrame({"key": validating}).join(self.clips, on="key", how="anti")
@@ -262,8 +261,7 @@ class HoldOut:
             namesakes = clips.join(self.namesakes, on="key", how="semi")["key"]
             named, example = named + len(namesakes), example or (namesakes[0] if len(namesakes) else "")
             yield clips.join(self.clips, on="key", how="anti", maintain_order="left")
-        self._count(source, total, pl.concat(dropped))
-        self._count_namesakes(source, named, example)
+        self._count(source, total, pl.concat(dropped), named, example)
 
     def validates(self, blocks: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
         """Yield the clips (key, ...) of the blocks that validate."""
@@ -280,28 +278,26 @@ class HoldOut:
         ranks = pl.col("reason").replace_strict(self.reasons, numbers, return_dtype=pl.Int8)
         rank = self.clips.select("key", rank=ranks)
         for side in ("a", "b"):
-            own = rank.rename({"rank": f"rank_{side}", "key": side})
-            frame = frame.join(own, on=side, how="left", maintain_order="left")
+            of_side = rank.rename({"rank": f"rank_{side}", "key": side})
+            frame = frame.join(of_side, on=side, how="left", maintain_order="left")
         first = frame.select(rank=pl.min_horizontal("rank_a", "rank_b"))["rank"]
         reasons = first.drop_nulls().replace_strict(numbers, self.reasons, return_dtype=pl.String)
-        self._count(source, len(pairs), reasons)
         clips = pl.concat([frame["a"], frame["b"]]).unique().alias("key").to_frame()
-        kept = clips.join(self.namesakes, on="key", how="semi")["key"]
-        self._count_namesakes(source, len(kept), kept[0] if len(kept) else "")
+        namesakes = clips.join(self.namesakes, on="key", how="semi")["key"]
+        self._count(source, len(pairs), reasons, len(namesakes), namesakes[0] if len(namesakes) else "")
         return first.is_null().to_list()
 
-    def _count(self, source: str, all_of: int, reasons: pl.Series) -> None:
-        found = dict(reasons.value_counts(name="count").iter_rows())
-        self.sources[source] = {"of": all_of} | {reason: found.get(reason, 0) for reason in self.reasons}
-        if all_of and len(reasons) == all_of:
+    def _count(self, source: str, total: int, reasons: pl.Series, namesakes: int, example: str) -> None:
+        """Record what a source dropped, and the namesakes that it kept. StepDiffError: nothing is left."""
+        counts = dict(reasons.value_counts(name="count").iter_rows())
+        self.sources[source] = {"of": total} | {reason: counts.get(reason, 0) for reason in self.reasons}
+        if total and len(reasons) == total:
             raise StepDiffError(
                 f"hold_out leaves nothing of {source} to train on: {self._summary(source)}; train on other clips, set "
                 "hold_out_by: clip if other clips of a test video may train, or lower a validation's share"
             )
-
-    def _count_namesakes(self, source: str, count: int, example: str) -> None:
-        if count:
-            self.sources[source][NAMESAKE] = count
+        if namesakes:
+            self.sources[source][NAMESAKE] = namesakes
             self._example = example
 
     def _summary(self, source: str) -> str:
@@ -312,18 +308,18 @@ class HoldOut:
 
     def lines(self) -> list[str]:
         """Return lines about what was dropped: a summary, one per source, and one about namesakes if there are any."""
-        found = []
+        lines = []
         if self.files:
-            found.append(f"hold-out by {self.by}: {self.test.height:,} clips of {len(self.files)} test sets")
+            lines.append(f"hold-out by {self.by}: {self.test.height:,} clips of {len(self.files)} test sets")
         if VALIDATES in self.reasons:
-            found.append(f"hold-out: {len(self.validating):,} clips for validation")
-        found += [f"hold-out, {source}: {self._summary(source)}" for source in self.sources]
+            lines.append(f"hold-out: {len(self.validating):,} clips for validation")
+        lines += [f"hold-out, {source}: {self._summary(source)}" for source in self.sources]
         if kept := max((counts.get(NAMESAKE, 0) for counts in self.sources.values()), default=0):
-            found.append(
+            lines.append(
                 f"hold-out: {kept:,} clips with the name of a test video, but another file, are kept, e.g. "
                 f"{self._example}; if it is the same video, give it one name in `video`"
             )
-        return found
+        return lines
 
     def record(self) -> dict[str, object] | None:
         """Return the record in lineage.json; None if nothing is held out."""

@@ -291,10 +291,11 @@ class ContrastiveTask:
         if isinstance(self.validator, Validator):
             return {**self.validator.figures(self._vlemb(self.validator)), "loss": loss}
         if self.validator is not None and self.held is not None:
-            weight, number = self.held.options.alike_weight, -(-len(self.validator.pairs) // self.held.size)
+            chosen = self.validator
+            weight, number = self.held.options.alike_weight, -(-len(chosen.pairs) // self.held.size)
             losses = [float(self.module.pair_loss(self.held.batch(i, self.device), weight)) for i in range(number)]
-            vlemb = self._vlemb(self.validator)
-            return {**self.validator.figures(sum(losses) / number, vlemb.score_options), "text_loss": loss}
+            figures = chosen.figures(sum(losses) / number, lambda rows: self._vlemb(chosen).score_options(rows))
+            return {**figures, "text_loss": loss}
         return {"loss": loss} if self.pairs is not None else {"score": -loss, "loss": loss}
 
     def _vlemb(self, rows: Validator | HeldOutPairs) -> VLEmb:
