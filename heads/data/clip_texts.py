@@ -101,12 +101,12 @@ def _published(path: Path, texts: Mapping[str, Any]) -> pl.DataFrame:
 
 def _object(path: Path) -> Mapping[str, Any]:
     try:
-        found = parse_object(path.read_bytes())
+        texts = parse_object(path.read_bytes())
     except OSError as error:
         raise StepDiffError(f"{path}: cannot be read ({error.strerror}); correct --texts") from error
     except StepDiffError as error:
         raise StepDiffError(f"{path}: {error}") from error
-    return found
+    return texts
 
 
 def _text(path: Path) -> str:

@@ -98,9 +98,9 @@ def identified(clips: pl.DataFrame) -> pl.DataFrame:
 
     file: the catalog's `video` if it has a folder or an extension; stem: its name without them.
     """
-    found = clips.lazy().with_columns(pl.col(_TIMES).fill_nan(None), uid=UID, stem=_STEM)
-    found = found.with_columns(file=pl.when(pl.col("video") != pl.col("stem")).then("video"))
-    return found.select("key", *_TIMES, "file", "uid", "stem").collect(engine="streaming")
+    frame = clips.lazy().with_columns(pl.col(_TIMES).fill_nan(None), uid=UID, stem=_STEM)
+    frame = frame.with_columns(file=pl.when(pl.col("video") != pl.col("stem")).then("video"))
+    return frame.select("key", *_TIMES, "file", "uid", "stem").collect(engine="streaming")
 
 
 def locate(catalog: Clips, test: pl.DataFrame) -> pl.DataFrame:
@@ -109,10 +109,10 @@ def locate(catalog: Clips, test: pl.DataFrame) -> pl.DataFrame:
     A test clip with a file has no stem: its id names its video, and `<uid>/video.mp4` would give all videos one name.
     """
     known = identified(of_keys(catalog, test["key"], COLUMNS))
-    found = test.rename({name: f"{name}_of_id" for name in _TIMES}).join(known, on="key", how="left")
+    located = test.rename({name: f"{name}_of_id" for name in _TIMES}).join(known, on="key", how="left")
     times = [pl.coalesce(name, f"{name}_of_id").alias(name) for name in _TIMES]
-    found = found.with_columns(*times, uid=UID, stem=pl.when(pl.col("file").is_null()).then("stem"))
-    return found.select("key", *_TIMES, "file", "uid", "stem")
+    located = located.with_columns(*times, uid=UID, stem=pl.when(pl.col("file").is_null()).then("stem"))
+    return located.select("key", *_TIMES, "file", "uid", "stem")
 
 
 def held_out(catalog: Clips, test: pl.DataFrame, by: By = "video") -> pl.DataFrame:
@@ -162,8 +162,8 @@ def _meeting_points(clips: pl.DataFrame, test: bool) -> pl.DataFrame:
         "name of another clip": at_names_of_others,
         "namesake": named.filter(has_file),
     }
-    found = pl.concat([frame.with_columns(where=pl.lit(where)) for where, frame in points.items()])
-    return found.filter(pl.col("what").is_not_null()).select("key", *_TIMES, "where", "what")
+    everywhere = pl.concat([frame.with_columns(where=pl.lit(where)) for where, frame in points.items()])
+    return everywhere.filter(pl.col("what").is_not_null()).select("key", *_TIMES, "where", "what")
 
 
 def _met(clips: pl.DataFrame, tests: pl.DataFrame) -> pl.DataFrame:
@@ -195,15 +195,15 @@ def drawn_clips(catalog: Clips, share: float, by: By, seed: int) -> pl.Series:
     catalog: key and, if known, video. A clip whose video is unknown counts as a video of its own.
     """
     salt = sequence(seed, "validation videos").generate_state(4).astype("<u4").tobytes()
-    found, below = [pl.Series("key", [], pl.String)], share * 2**64
+    keys, below = [pl.Series("key", [], pl.String)], share * 2**64
     for block in blocks(catalog, {"key": pl.String, "video": pl.String}):
         clips = block.select("key", name=pl.coalesce(VIDEO, "key") if by == "video" else "key")
         names = clips["name"].unique()
         hashes = (hashlib.blake2b(name.encode(), key=salt, digest_size=8).digest() for name in names)
         chosen = pl.Series([int.from_bytes(one, "little") < below for one in hashes], dtype=pl.Boolean)
         drawn = clips.join(names.filter(chosen).to_frame(), on="name", how="semi", maintain_order="left")
-        found.append(copied(drawn.select("key"))["key"])
-    return pl.concat(found)
+        keys.append(copied(drawn.select("key"))["key"])
+    return pl.concat(keys)
 
 
 class HoldOut:
@@ -314,9 +314,9 @@ class HoldOut:
         if VALIDATES in self.reasons:
             lines.append(f"hold-out: {len(self.validating):,} clips for validation")
         lines += [f"hold-out, {source}: {self._summary(source)}" for source in self.sources]
-        if kept := max((counts.get(NAMESAKE, 0) for counts in self.sources.values()), default=0):
+        if namesakes := max((counts.get(NAMESAKE, 0) for counts in self.sources.values()), default=0):
             lines.append(
-                f"hold-out: {kept:,} clips with the name of a test video, but another file, are kept, e.g. "
+                f"hold-out: {namesakes:,} clips with the name of a test video, but another file, are kept, e.g. "
                 f"{self._example}; if it is the same video, give it one name in `video`"
             )
         return lines

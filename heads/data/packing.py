@@ -83,9 +83,9 @@ class Chat:
             {"role": "user", "content": _QUESTION},
         ]
         written = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        before, found, to_answer = written.partition(_QUESTION)
+        before, mark, to_answer = written.partition(_QUESTION)
         around = before.split(_VIDEO)
-        if not found or len(around) != system.count("{video}") + 1:
+        if not mark or len(around) != system.count("{video}") + 1:
             raise StepDiffError(
                 f"{self.tokenizer.name_or_path}: its chat template drops the system prompt; use another model"
             )

@@ -36,7 +36,7 @@ class PairQuestions:
     def turns(self) -> list[Turn]:
         """All questions, as turns about their categories."""
         about = self.categories or ("",) * len(self.questions)
-        return [Turn(*own, about=category) for own, category in zip(self.questions, about, strict=True)]
+        return [Turn(*question, about=category) for question, category in zip(self.questions, about, strict=True)]
 
 
 def read_paired_qa(path: str, catalog: Clips) -> list[PairQuestions]:
@@ -71,10 +71,10 @@ def read_divided(path: str, catalog: Clips, hold_out: HoldOut) -> tuple[list[Pai
         pairs.setdefault(pair, []).append((qa, str(row.get("category") or "")))
     if not pairs:
         raise StepDiffError(f"{path}: no questions in it")
-    found = [PairQuestions(*pair, *zip(*questions, strict=True)) for pair, questions in pairs.items()]
-    train = list(compress(found, hold_out.keep_pairs(list(pairs), "pairs")))
-    validate = list(compress(found, hold_out.validating_pairs(list(pairs))))
-    refuse_held_out((clip for own in (*train, *validate) for clip in (own.reference, own.candidate)), catalog, path)
+    every_pair = [PairQuestions(*pair, *zip(*questions, strict=True)) for pair, questions in pairs.items()]
+    train = list(compress(every_pair, hold_out.keep_pairs(list(pairs), "pairs")))
+    validate = list(compress(every_pair, hold_out.validating_pairs(list(pairs))))
+    refuse_held_out((clip for each in (*train, *validate) for clip in (each.reference, each.candidate)), catalog, path)
     return train, validate
 
 
@@ -123,16 +123,16 @@ def kind(answer: str) -> str:
 
 def answered_by(pairs: Sequence[PairQuestions], kinds: Collection[str], path: str) -> list[PairQuestions]:
     """Return pairs with only their questions whose answers are of some kinds. StepDiffError: `path` has none."""
-    found = []
+    answered = []
     for pair in pairs:
-        kept = [place for place, (_, answer) in enumerate(pair.questions) if kind(answer) in kinds]
-        if kept:
-            questions = tuple(pair.questions[place] for place in kept)
-            categories = tuple(pair.categories[place] for place in kept if pair.categories)
-            found.append(PairQuestions(pair.reference, pair.candidate, questions, categories))
-    if not found:
+        places = [place for place, (_, answer) in enumerate(pair.questions) if kind(answer) in kinds]
+        if places:
+            questions = tuple(pair.questions[place] for place in places)
+            categories = tuple(pair.categories[place] for place in places if pair.categories)
+            answered.append(PairQuestions(pair.reference, pair.candidate, questions, categories))
+    if not answered:
         raise StepDiffError(f"{path}: no question has an answer of video_lm.answers, {', '.join(kinds) or 'none'}")
-    return found
+    return answered
 
 
 def turns(pair: PairQuestions, limit: int, rng: np.random.Generator) -> list[Turn]:

@@ -139,16 +139,16 @@ class Runs(Sequence[list[tuple[str, str]]]):
         """Return the places of clips in runs, video by video; then, for each video in the order of its runs, its first
         clip among them, and the number of runs before it, with the number of all runs at the end."""
         places, firsts, counts, begun = [np.empty(0, np.uint32)], [], [], 0
-        for own in self._sorted(ends, videos):
-            changes = np.flatnonzero(np.diff(videos[own]))
-            begin, end = np.append(0, changes + 1), np.append(changes + 1, len(own))
+        for by_video in self._sorted(ends, videos):
+            changes = np.flatnonzero(np.diff(videos[by_video]))
+            begin, end = np.append(0, changes + 1), np.append(changes + 1, len(by_video))
             count = end - begin
             long = count >= self.length
-            kept = own[np.repeat(long, count)]
+            in_long = by_video[np.repeat(long, count)]
             firsts.append(begun + np.append(0, np.cumsum(count[long]))[:-1])
             counts.append(count[long])
-            places.append(kept.astype(np.uint32))
-            begun += len(kept)
+            places.append(in_long.astype(np.uint32))
+            begun += len(in_long)
         in_runs = np.concatenate(places)
         first = np.concatenate([np.empty(0, np.int64), *firsts])
         number = np.concatenate([np.empty(0, np.int64), *counts]) - self.length + 1
@@ -161,15 +161,15 @@ class Runs(Sequence[list[tuple[str, str]]]):
         """Yield places of clips, by video, end and key; all clips of a video at once."""
         parts = -(-len(ends) // SORTED)
         for part in range(parts):
-            own = np.concatenate(
+            part_places = np.concatenate(
                 [at + np.flatnonzero(videos[at : at + SORTED] % parts == part) for at in range(0, len(ends), SORTED)]
             )
-            own = own[np.lexsort((ends[own], videos[own]))]
-            same = _repeats(ends[own]) & _repeats(videos[own])
+            part_places = part_places[np.lexsort((ends[part_places], videos[part_places]))]
+            same = _repeats(ends[part_places]) & _repeats(videos[part_places])
             for start, end in _stretches(same):
-                own[start:end] = sorted(own[start:end].tolist(), key=self._texts.key)
-            if len(own):
-                yield own
+                part_places[start:end] = sorted(part_places[start:end].tolist(), key=self._texts.key)
+            if len(part_places):
+                yield part_places
 
     def _ordered(self, places: np.ndarray, ends: Float64[np.ndarray, " T"]) -> Int64[np.ndarray, " V"]:
         """Return the order of clips, one of each video, by end and key."""

@@ -184,7 +184,9 @@ class TrainedOn:
         """Return also what the run in `folder` was trained on; without a record, it is listed as unrecorded.
         StepDiffError: its record is missing or damaged."""
         start = TrainedOn.of_run(folder, lineage)
-        arrays = {kind: _sorted(_joined([own, start.arrays.get(kind, own[:0])])) for kind, own in self.arrays.items()}
+        arrays = {
+            kind: _sorted(_joined([values, start.arrays.get(kind, values[:0])])) for kind, values in self.arrays.items()
+        }
         return TrainedOn(arrays, tuple(dict.fromkeys([*self.unrecorded, *start.unrecorded])))
 
     def write(self, folder: Path) -> dict[str, Any]:

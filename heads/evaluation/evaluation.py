@@ -1,28 +1,29 @@
 """An evaluation: it reads its rows, has the method answer them, and writes predictions and scores.
 
-Answers are written batch by batch (heads.evaluation.partial). At the end they become predictions, the rows that they
-answer, and scores with all that they depend on.
+Answers are written batch by batch (`Partial`). At the end they become predictions, the rows that they answer, and
+scores with all that they depend on.
 
 Guarantees
 - a test set whose clips or videos trained the head is refused before the head is loaded
-- a video language model reads each pair of a DiffMCQ set once, for all questions that ask about it
+- a killed evaluation resumes after its last complete batch; answers that depend on anything else are never used
 - the predictions are the same to the byte, whatever the number of workers, and captions with ask_similar
 """
 
+import fcntl
 import json
+import os
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from math import ceil
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 from heads.data.trained_on import Seen, TrainedOn
 from heads.evaluation.answerers import Answerer, Method, Question, answerer
 from heads.evaluation.loading import answered_rows
 from heads.evaluation.options import EvaluateOptions, check
-from heads.evaluation.partial import Partial
 from heads.evaluation.rows import digest_of, load_truth, read_asked, read_rows, score_rows, write_files
 from heads.evaluation.workers import Part
 from heads.evidence.head import FILE, WordHead
@@ -31,13 +32,93 @@ from heads.methods.stepdiff import option_scores, pair_texts
 from heads.training import lineage
 from heads.training.checkpoint import Run
 from heads.training.recipe import read_recipe
-from stepdiff.common.io.files import write_text
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import make_folder, write_text
+from stepdiff.common.io.jsonl import parse_object
+from stepdiff.common.io.local import named_errors
 from stepdiff.common.progress import progress, say
 from stepdiff.common.threads import shares
 from stepdiff.tasks.benchmarks.predictions import form_of
+from stepdiff.tasks.testsets import Form, Prediction, prediction_line, prediction_of
 from stepdiff.weights import fingerprint
 from stepdiff.weights import resolve as resolve_weights
 from store import Store
+
+
+class Partial:
+    """The answers of a killed evaluation in OUT.partial.jsonl, locked during the `with` block.
+
+    form: of the predictions; identity: what the answers depend on, as JSON, in OUT.partial.json. Answers of another
+    identity are dropped.
+    """
+
+    def __init__(self, form: Form, out: Path, identity: dict[str, Any]) -> None:
+        self.form, self.out, self.identity = form, out, identity
+        self.path = out.with_suffix(".partial.jsonl")
+        self.identity_path = out.with_suffix(".partial.json")
+
+    def __enter__(self) -> "Partial":
+        make_folder(self.out.parent)
+        with named_errors(self.path, 0):
+            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        if not self._lock():
+            os.close(self._file)
+            raise StepDiffError(f"{self.path}: another evaluation is writing it; wait for it, or name another --out")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self.path.exists() and os.fstat(self._file).st_size == 0:  # nothing to resume from
+            self.identity_path.unlink(missing_ok=True)
+            self.path.unlink()
+        os.close(self._file)
+
+    def resume(self, rows: Sequence[Any], starts: Sequence[int]) -> list[Prediction]:
+        """Return the existing answers of complete batches; starts: the first row of every batch."""
+        if self._read_identity() != self.identity:
+            # In this order, so that an existing identity always belongs to the answers.
+            self.identity_path.unlink(missing_ok=True)
+            os.ftruncate(self._file, 0)
+            os.fsync(self._file)
+            write_text(self.identity_path, json.dumps(self.identity))
+            return []
+        lines = self.path.read_bytes().split(b"\n")[:-1]  # drops an incomplete last line
+        answers: list[Prediction] = []
+        for row, line in zip(rows, lines, strict=False):
+            try:
+                answers.append(prediction_of(self.form, row, parse_object(line)))
+            except StepDiffError:  # damaged: this batch and the next ones are answered again
+                break
+        whole = max(place for place in (*starts, len(rows)) if place <= len(answers))
+        os.ftruncate(self._file, sum(len(line) + 1 for line in lines[:whole]))
+        return answers[:whole]
+
+    def add(self, answers: Sequence[Prediction]) -> None:
+        """Append the next batch; it is durable when this returns."""
+        data = "".join(prediction_line(self.form, answer) for answer in answers).encode()
+        with named_errors(self.path, len(data)):
+            while data:
+                data = data[os.write(self._file, data) :]
+            os.fsync(self._file)
+
+    def forget(self) -> None:
+        """Remove both files, after the predictions and scores are written."""
+        self.identity_path.unlink()
+        self.path.unlink()
+
+    def _lock(self) -> bool:
+        """Lock the open file; return False if another process has it, or removed it."""
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return self.path.exists() and os.path.samestat(os.fstat(self._file), self.path.stat())
+
+    def _read_identity(self) -> Any:
+        """Return the identity of the existing answers, None if it is unknown."""
+        try:
+            return json.loads(self.identity_path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return None
 
 
 class Evaluation:

@@ -165,8 +165,8 @@ def method_class(name: str) -> type:
     place, kind = plugins.load(name, PLUGINS, "--method")
     if not isinstance(kind, type):
         module, _, attribute = place.partition(":")
-        own = [key for key, value in vars(sys.modules[module]).items() if getattr(value, "__module__", "") == module]
-        raise StepDiffError(f"--method {name}: {module} has no class {attribute}; it has {', '.join(own) or 'none'}")
+        names = [key for key, value in vars(sys.modules[module]).items() if getattr(value, "__module__", "") == module]
+        raise StepDiffError(f"--method {name}: {module} has no class {attribute}; it has {', '.join(names) or 'none'}")
     return kind
 
 
@@ -207,21 +207,21 @@ def present_rows(
             f"{absent[0]}: no {wanted} in {options.store} (absent: {len(absent)} clips of these rows); run "
             "python -m featurize with a manifest that contains them, or pass --skip-missing"
         )
-    found = [row for row in rows if not set(absent).intersection(clips_of(row))]
-    if not found:
+    present = [row for row in rows if not set(absent).intersection(clips_of(row))]
+    if not present:
         raise StepDiffError(f"{options.source}: every row has a clip that {options.store} lacks, e.g. {absent[0]}")
-    if isinstance(method, VLEmb) and isinstance(found[0], DiffMCQ | Choice):
-        lacking = dict.fromkeys(method.missing_texts(found))
+    if isinstance(method, VLEmb) and isinstance(present[0], DiffMCQ | Choice):
+        lacking = dict.fromkeys(method.missing_texts(present))
         if lacking and not options.skip_missing:
             raise StepDiffError(
                 f"{next(iter(lacking))!r}: no embedding of this text in view {options.view} of {options.store} "
                 f"(absent: {len(lacking)} texts of these rows); featurize the test set's texts, or those of python -m "
                 "stepdiff annotate manifest --benchmark NAME --texts, or pass --skip-missing"
             )
-        found = [row for row in found if text_of(row) not in lacking]
-        if not found:
+        present = [row for row in present if text_of(row) not in lacking]
+        if not present:
             raise StepDiffError(f"{options.source}: view {options.view} has no embedding of any row's text")
-    return found, len(absent)
+    return present, len(absent)
 
 
 def absent_clips(

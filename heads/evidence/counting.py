@@ -162,8 +162,8 @@ class Counting:
             for block in blocks:
                 videos = block.select(pl.coalesce(VIDEO, "key"))["video"]
                 rows.append(block["row"].to_numpy())
-                own = [fold_of(video, folds) for video in videos] if split == "train" else [folds] * len(block)
-                groups.append(np.array(own, np.int8))
+                clip_folds = [fold_of(video, folds) for video in videos] if split == "train" else [folds] * len(block)
+                groups.append(np.array(clip_folds, np.int8))
         every, of = np.concatenate(rows).astype(np.int64), np.concatenate(groups)
         if len(np.unique(of[of < folds])) < 2:
             raise StepDiffError(

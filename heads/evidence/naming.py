@@ -106,8 +106,8 @@ class Naming:
         for row, (writing, ids) in enumerate(zip(self._rows, generated.tolist(), strict=True)):
             if writing is None:
                 continue
-            every, some = writing.added(ids, self._decode(ids))
+            every, of_token = writing.added(ids, self._decode(ids))
             scores[row] += every
-            tokens = torch.tensor(list(some), device=scores.device)
-            scores[row, tokens] += torch.tensor(list(some.values()), dtype=scores.dtype, device=scores.device)
+            tokens = torch.tensor(list(of_token), device=scores.device)
+            scores[row, tokens] += torch.tensor(list(of_token.values()), dtype=scores.dtype, device=scores.device)
         return scores

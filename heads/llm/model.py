@@ -128,8 +128,8 @@ class LLMOptions:
         from stepdiff.weights import fingerprint, resolve
 
         weights = "as served" if self.endpoint else fingerprint(resolve(self.llm))
-        made = {"model": self.llm, "weights": weights, "sampling": asdict(self.sampling)}
-        return made if self.precision is None else made | {"precision": self.precision}
+        record = {"model": self.llm, "weights": weights, "sampling": asdict(self.sampling)}
+        return record if self.precision is None else record | {"precision": self.precision}
 
     def load(self, device: str) -> LLM:
         """Load the model, or prepare to call the server. ImportError: a package of the extra annotate is missing."""

@@ -94,7 +94,7 @@ def medoid(texts: Sequence[str]) -> str:
         for word, count in Counter(text.split()).items():
             counts[row, place[word]] = count
     lengths = counts.sum(1)
-    means = [(2 * np.minimum(own, counts).sum(1) / (lengths + own.sum())).mean() for own in counts]
+    means = [(2 * np.minimum(one, counts).sum(1) / (lengths + one.sum())).mean() for one in counts]
     return texts[int(np.argmax(means))]
 
 

@@ -38,10 +38,10 @@ class TokenIds:
     def read(self, keys: Sequence[str], device: torch.device | str = "cpu") -> Float32[Tensor, "K N 1"]:
         """Return token ids of each clip's text, padded with -1. StepDiffError names a clip without a text."""
         self.texts.check(keys)
-        found = torch.full((len(keys), self.longest, 1), _NONE, dtype=torch.float32)  # exact below 2**24
-        for row, key in zip(found, keys, strict=True):
+        padded = torch.full((len(keys), self.longest, 1), _NONE, dtype=torch.float32)  # exact below 2**24
+        for row, key in zip(padded, keys, strict=True):
             row[: len(self._ids[key]), 0] = torch.tensor(self._ids[key])
-        return found.to(device)
+        return padded.to(device)
 
 
 class SocraticLM(VideoLM):

@@ -58,9 +58,9 @@ class LanguageModel(nn.Module):
         """Raise StepDiffError if the logits are not a linear map of the last hidden state."""
         ids = torch.tensor([self.chat.text_ids("one two three")], device=self.device)
         with torch.inference_mode():
-            own = self.model(input_ids=ids).logits
+            whole = self.model(input_ids=ids).logits
             separate = self.logits(self.model.base_model(input_ids=ids).last_hidden_state)
-        if not torch.allclose(own, separate, atol=1e-4 * float(own.abs().max())):
+        if not torch.allclose(whole, separate, atol=1e-4 * float(whole.abs().max())):
             raise StepDiffError(
                 f"{name}: its logits are not a linear map of its last hidden state, as heads require; use another "
                 "language model"

@@ -46,16 +46,16 @@ def load_divided(
         offload: Keep this process's share in host memory between its uses. On a CPU it is there anyway.
         full: Train the language model.
     """
-    made = _OnMeta(name, device, frozen)
-    divide_layers(made.model, mesh, offload and torch.device(device).type == "cuda")
-    made.fill("cpu" if offload else device)
-    made.model._is_fsdp_managed_module = True  # generate(): no process stops while another one writes
-    loaded = LanguageModel(made.model, made.chat)
+    empty = _OnMeta(name, device, frozen)
+    divide_layers(empty.model, mesh, offload and torch.device(device).type == "cuda")
+    empty.fill("cpu" if offload else device)
+    empty.model._is_fsdp_managed_module = True  # generate(): no process stops while another one writes
+    loaded = LanguageModel(empty.model, empty.chat)
     if full:
         loaded.train_all()
     with autocast(device, precision_of(frozen)):
         with torch.no_grad():  # what a first use in inference mode makes could never train
-            made.model.base_model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=device))
+            empty.model.base_model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=device))
         loaded.prepare(name)
     return loaded
 
@@ -67,14 +67,14 @@ def load_tensor_parallel(name: str, mesh: Any, device: str, frozen: torch.dtype)
     """
     from transformers.distributed.tensor_parallel import apply_tensor_parallelism
 
-    made = _OnMeta(name, device, frozen)
-    plan = tensor_plan(made.model, name, mesh.size())
+    empty = _OnMeta(name, device, frozen)
+    plan = tensor_plan(empty.model, name, mesh.size())
     try:
-        apply_tensor_parallelism(made.model, mesh, plan)
+        apply_tensor_parallelism(empty.model, mesh, plan)
     except ValueError as error:
         raise _indivisible(name, mesh.size(), error) from error
-    made.fill(device)
-    loaded = LanguageModel(made.model, made.chat)
+    empty.fill(device)
+    loaded = LanguageModel(empty.model, empty.chat)
     with autocast(device, precision_of(frozen)):
         loaded.prepare(name)
     return loaded
@@ -114,7 +114,7 @@ def plain_weights(model: nn.Module, device: str) -> Iterator[None]:
 
     linear = [part for part in model.modules() if isinstance(part, nn.Linear) and isinstance(part.weight, DTensor)]
     held: list[tuple[nn.Linear, Any]] = [(part, part.weight) for part in linear]
-    before = {id(own) for own in model.parameters()}
+    before = {id(parameter) for parameter in model.parameters()}
     for part, weight in held:
         empty = torch.empty((), dtype=weight.dtype).expand(weight.shape)
         part._parameters["weight"] = nn.Parameter(empty, requires_grad=False)
@@ -124,9 +124,9 @@ def plain_weights(model: nn.Module, device: str) -> Iterator[None]:
     finally:
         for part, weight in held:
             part._parameters["weight"] = weight
-    for own in model.parameters():
-        if id(own) not in before | stand_ins:
-            own.data = own.data.to(device)
+    for parameter in model.parameters():
+        if id(parameter) not in before | stand_ins:
+            parameter.data = parameter.data.to(device)
 
 
 def precision_of(dtype: torch.dtype) -> str:
@@ -172,14 +172,14 @@ def layers(model: Any) -> list[nn.Module]:
     """Return the decoder layers. StepDiffError: the model does not mark them."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    found: list[nn.Module] = [
+    marked: list[nn.Module] = [
         layer for layer in model.base_model.modules() if isinstance(layer, GradientCheckpointingLayer)
     ]
-    if not found:
+    if not marked:
         raise StepDiffError(
             f"{type(model).__name__} does not name its layers, so several processes cannot divide them: {WHOLE}"
         )
-    return found
+    return marked
 
 
 def matrices_of(layer: nn.Module) -> Iterator[nn.Parameter]:
@@ -230,8 +230,8 @@ def _shares(
             mesh, places = weight.device_mesh, weight.placements
             shape, offset = compute_local_shape_and_global_offset(weight.shape, mesh, places)
             part = tuple(slice(first, first + length) for first, length in zip(offset, shape, strict=True))
-            own = file.get_slice(key)[part].to(home, precision[name]).contiguous()
-            yield name, share_of(weight, own)
+            share = file.get_slice(key)[part].to(home, precision[name]).contiguous()
+            yield name, share_of(weight, share)
 
 
 def share_of(weight: Any, own: Tensor) -> Any:

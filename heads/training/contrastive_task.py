@@ -49,8 +49,8 @@ def contrast_pairs(pairs: Sequence[PairQuestions], path: str) -> tuple[list[Diff
     """Return the pairs, of the paired QA at `path`, with answers of either kind; many are in both lists."""
     differing: list[Differing] = []
     judged: list[Judged] = []
-    for own in pairs:
-        pair, answers = (own.reference, own.candidate), [answer for _, answer in own.questions]
+    for questions in pairs:
+        pair, answers = (questions.reference, questions.candidate), [answer for _, answer in questions.questions]
         texts = tuple(answer for answer in answers if kind(answer) == "text" and not declines(answer))
         yes = [answer == YES for answer in answers if answer in (YES, NO)]
         if texts:
@@ -111,12 +111,12 @@ class PairContrast:
         size, (differences, decisions) = self.size, self.orders
         differing = [self.differing[place] for place in differences.draw(size, number)]
         judged = [self.judged[place] for place in decisions.draw(size, number)]
-        texts = [own[rng.integers(len(own))] for _, own in differing]
-        own = self.group.share(size)
+        texts = [answers[rng.integers(len(answers))] for _, answers in differing]
+        share = self.group.share(size)
         return PairBatch(
-            self._read([pair for pair, _ in differing[own]], device),
-            self.texts.read([text_key(text) for text in texts[own]], device),
-            self._read([pair for pair, _ in judged[own]], device),
+            self._read([pair for pair, _ in differing[share]], device),
+            self.texts.read([text_key(text) for text in texts[share]], device),
+            self._read([pair for pair, _ in judged[share]], device),
             torch.tensor([alike for _, alike in judged], device=device),
         )
 
@@ -176,8 +176,8 @@ class ContrastiveHead(nn.Module):
     def match(self, clips: Float[Tensor, "C W"], texts: Float[Tensor, "C W"]) -> Tensor:
         """Return the symmetric cross-entropy over the batch (InfoNCE)."""
         logits = self.log_scale.clamp(max=4.6).exp() * clips @ texts.T
-        own = torch.arange(len(logits), device=logits.device)
-        return (functional.cross_entropy(logits, own) + functional.cross_entropy(logits.T, own)) / 2
+        targets = torch.arange(len(logits), device=logits.device)
+        return (functional.cross_entropy(logits, targets) + functional.cross_entropy(logits.T, targets)) / 2
 
 
 def build(recipe: ContrastiveRecipe, store: Store, seed: int) -> ContrastiveHead:

@@ -118,10 +118,10 @@ def division(folder: Path, processes: int) -> Scaling:
         return Scaling()
     if recipe.public:
         raise StepDiffError(f"{folder}: a video_lm.public model is not divided; evaluate it without torchrun")
-    own = Scaling(workers=processes, timeout=options.scaling.timeout)
+    scaling = Scaling(workers=processes, timeout=options.scaling.timeout)
     if recipe.full or recipe.lora is not None:
-        return replace(own, fsdp=True, cpu_offload=options.scaling.cpu_offload)
-    return replace(own, tensor_parallel=processes)
+        return replace(scaling, fsdp=True, cpu_offload=options.scaling.cpu_offload)
+    return replace(scaling, tensor_parallel=processes)
 
 
 def load_contrastive(folder: Path, store: Store, device: str = "cpu") -> tuple[ContrastiveHead, ContrastiveRecipe]:
@@ -150,10 +150,10 @@ def _load(run: Run, module: nn.Module, schedule: Schedule, group: Group = ALONE)
 
 def reads(options: TrainOptions, store: Store) -> dict[str, Any]:
     """Return what the head of a recipe reads: each view's provenance, and the language model's fingerprint."""
-    found: dict[str, Any] = {e: store.view(e, name).provenance.as_dict() for e, name in views(options).items()}
+    record: dict[str, Any] = {e: store.view(e, name).provenance.as_dict() for e, name in views(options).items()}
     if options.video_lm is not None:
-        found["language_model"] = fingerprint(resolve(options.video_lm.language_model))
-    return found
+        record["language_model"] = fingerprint(resolve(options.video_lm.language_model))
+    return record
 
 
 def views(options: TrainOptions) -> dict[str, str]:

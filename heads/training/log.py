@@ -91,8 +91,8 @@ class TrainingLog:
         make_folder(folder)
         self.path, self.speed_path = folder / "metrics.jsonl", folder / "speed.jsonl"
         for path in (self.path, self.speed_path):
-            kept = [record for record in read_metrics(path) if record["step"] <= step]
-            write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
+            records = [record for record in read_metrics(path) if record["step"] <= step]
+            write_text(path, "".join(json.dumps(record) + "\n" for record in records))
         self.events = Events(folder / "tensorboard", purge_step=step + 1)
         self.trackers = Trackers(log_to, folder)
 
@@ -200,12 +200,12 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
-        found = parse_object(line)
-        if type(found.get("step")) is not int:
+        record = parse_object(line)
+        if type(record.get("step")) is not int:
             raise StepDiffError("no whole number under 'step'")
     except StepDiffError as error:
         raise StepDiffError(
             f"{path}:{number}: damaged ({error}); remove that line and run the same command again: weights and "
             "checkpoints do not depend on it"
         ) from error
-    return found
+    return record

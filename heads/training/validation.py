@@ -181,27 +181,27 @@ def questions(
     """
     rng = generator(seed, "validation questions")
     of_step: dict[tuple[str | None, ...], list[PairQuestions]] = {}
-    for own in pairs:
-        of_step.setdefault(_steps(own, steps), []).append(own)
-    for own in asked:
-        open_ones = [(q, a) for q, a in own.questions if kind(a) == "text" and not declines(a)]
+    for each in pairs:
+        of_step.setdefault(_steps(each, steps), []).append(each)
+    for each in asked:
+        open_ones = [(q, a) for q, a in each.questions if kind(a) == "text" and not declines(a)]
         if not open_ones:
             continue
         question, answer = open_ones[rng.integers(len(open_ones))]
-        found: list[Pair] = []
+        options_drawn: list[Pair] = []
         for shared in (0, 1):  # clips that an option may share with the pair
-            for pool in (of_step[_steps(own, steps)], pairs):
-                for place in rng.permutation(len(pool)) if len(found) < OPTIONS - 1 else ():
+            for pool in (of_step[_steps(each, steps)], pairs):
+                for place in rng.permutation(len(pool)) if len(options_drawn) < OPTIONS - 1 else ():
                     other = pool[place]
                     pair = (other.reference, other.candidate)
-                    common = len({own.reference, own.candidate} & set(pair))
-                    fits = common == shared and other.reference != other.candidate and pair not in found
+                    common = len({each.reference, each.candidate} & set(pair))
+                    fits = common == shared and other.reference != other.candidate and pair not in options_drawn
                     if fits and answer not in (text for _, text in other.questions):
-                        found.append(pair)
-                    if len(found) == OPTIONS - 1:
+                        options_drawn.append(pair)
+                    if len(options_drawn) == OPTIONS - 1:
                         break
-        if len(found) == OPTIONS - 1:
-            options = [(own.reference, own.candidate), *found]
+        if len(options_drawn) == OPTIONS - 1:
+            options = [(each.reference, each.candidate), *options_drawn]
             shown = tuple(options[place] for place in rng.permutation(OPTIONS))
             yield DiffMCQ(answer, question, shown, options[0])
 

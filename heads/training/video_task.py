@@ -234,8 +234,8 @@ class VideoTask:
         """Return the training batch of that number."""
         names = self.recipe.sources
         turn, place = divmod(number, len(names))
-        own = turn * names.count(names[place]) + names[:place].count(names[place])  # a source may have several places
-        return self.sources[names[place]].batch(own)
+        nth = turn * names.count(names[place]) + names[:place].count(names[place])  # a source may have several places
+        return self.sources[names[place]].batch(nth)
 
     def own(self, batches: range) -> range:
         """Return the batches of a step that this process computes."""

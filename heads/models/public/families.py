@@ -197,10 +197,10 @@ class Blip2(PublicLM):
     def connect(whole: Any, frames: Float[Tensor, "F N D"]) -> Float[Tensor, "F L E"]:
         queries = whole.query_tokens.expand(len(frames), -1, -1)
         seen = torch.ones(frames.shape[:2], dtype=torch.long, device=frames.device)
-        found = whole.qformer(
+        queried = whole.qformer(
             query_embeds=queries, encoder_hidden_states=frames.to(queries.dtype), encoder_attention_mask=seen
         )
-        return whole.language_projection(found.last_hidden_state.to(whole.language_projection.weight.dtype))
+        return whole.language_projection(queried.last_hidden_state.to(whole.language_projection.weight.dtype))
 
     @staticmethod
     def body(whole: Any) -> Any:
@@ -262,26 +262,26 @@ def families(method: str) -> tuple[str, ...]:
 
 def _model_type(folder: Path, allowed: tuple[str, ...]) -> str:
     try:
-        found = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     except (OSError, ValueError, AttributeError) as error:
         raise StepDiffError(f"{folder}: no config.json of a model ({error}); give a folder or a hub id") from error
-    if found not in allowed:
-        raise StepDiffError(f"{folder}: its config.json has model_type {found!r}; give one of {' or '.join(allowed)}")
-    return found
+    if kind not in allowed:
+        raise StepDiffError(f"{folder}: its config.json has model_type {kind!r}; give one of {' or '.join(allowed)}")
+    return kind
 
 
 def check_view(view: View, encoder: str, weights: str) -> None:
     """Raise StepDiffError if a view was not made by this encoder with the checkpoint `weights`."""
-    provenance, own = view.provenance, fingerprint(resolve(weights))
+    provenance, checkpoint = view.provenance, fingerprint(resolve(weights))
     again = f"python -m featurize --encoder {encoder} --weights {weights}"
     if provenance.encoder != encoder:
         raise StepDiffError(
             f"view {view.name} holds tokens of {provenance.encoder}, not of the tower of {weights}: run {again}"
         )
-    if provenance.weights != own:
+    if provenance.weights != checkpoint:
         raise StepDiffError(
             f"view {view.name} holds tokens of another checkpoint (sha256 {provenance.weights[:12]}, {weights} has "
-            f"{own[:12]}): run {again} --view ANOTHER_NAME"
+            f"{checkpoint[:12]}): run {again} --view ANOTHER_NAME"
         )
 
 

@@ -44,8 +44,8 @@ class ImageChat(Chat):
         written = tokenizer.apply_chat_template(
             [{"role": "user", "content": turn}], tokenize=False, add_generation_prompt=True
         )
-        self.before, found, self.after = written.partition(_QUESTION)
-        if not found or str(turn) in written:
+        self.before, mark, self.after = written.partition(_QUESTION)
+        if not mark or str(turn) in written:
             raise StepDiffError(
                 f"{tokenizer.name_or_path}: its chat template drops a text, or takes no images; use another checkpoint"
             )
