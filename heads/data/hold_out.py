@@ -60,14 +60,7 @@ VIDEO = pl.coalesce(pl.when(pl.col("video") != "").then("video"), UID)
 
 
 def read_test_clips(paths: Sequence[str | Path]) -> pl.DataFrame:
-    """Read the clips of test sets.
-
-    Returns:
-        As `clip_times`.
-
-    Raises:
-        StepDiffError: a file does not exist or is not a test set.
-    """
+    """Return `clip_times` of the clips of test sets. StepDiffError: a file does not exist or is not a test set."""
     return clip_times(clip for path in paths for row in read_test_set(task_of(path), path) for clip in clips_of(row))
 
 
@@ -116,15 +109,9 @@ def locate(catalog: Clips, test: pl.DataFrame) -> pl.DataFrame:
 
 
 def held_out(catalog: Clips, test: pl.DataFrame, by: By = "video") -> pl.DataFrame:
-    """Find the clips that must not train.
+    """Return key and reason of clips that must not train, also of test clips that the catalog lacks, and of namesakes.
 
-    Args:
-        catalog: key and, if known, video, start and end in seconds.
-        test: the clips of the test sets, as `read_test_clips` returns them.
-        by: whether every clip of a test clip's video is held out, or only test clips and clips that overlap them.
-
-    Returns:
-        key and reason of every clip to hold out, including test clips that the catalog lacks, and of namesakes.
+    test: as `read_test_clips` returns them; by: whether other clips of a test clip's video are held out too.
     """
     tests = locate(catalog, test)
     suspects = pl.concat(_suspects(identified(block), tests) for block in blocks(catalog, COLUMNS))
@@ -220,12 +207,7 @@ class HoldOut:
         self.clips = self.namesakes = pl.DataFrame(schema={"key": pl.String, "reason": pl.String})
 
     def look_up(self, catalog: Clips, validating: pl.Series | None = None) -> None:
-        """Find the clips to drop.
-
-        Args:
-            catalog: key and, if known, video, start and end in seconds.
-            validating: keys of the clips that validate the run; None if no share of the clips does.
-        """
+        """Find the clips to drop. validating: those that validate the run; None if no share of the clips does."""
         if self.files:
             reasons, is_namesake = held_out(catalog, self.test, self.by), pl.col("reason") == NAMESAKE
             self.clips, self.namesakes = reasons.filter(~is_namesake), reasons.filter(is_namesake)

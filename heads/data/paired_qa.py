@@ -45,15 +45,9 @@ def read_paired_qa(path: str, catalog: Clips) -> list[PairQuestions]:
 
 
 def read_divided(path: str, catalog: Clips, hold_out: HoldOut) -> tuple[list[PairQuestions], list[PairQuestions]]:
-    """Read rows `{"reference", "candidate", "question", "answer", ...}`, grouped by pair in order of appearance.
+    """Return the pairs that train and those that validate, of rows `{"reference", "candidate", "question", "answer"}`.
 
-    Args:
-        path: JSON-lines file.
-        catalog: key and, if known, split.
-        hold_out: what does not train; it has looked up the catalog.
-
-    Returns:
-        The pairs that train, and those that validate.
+    hold_out: has looked up the catalog, which has key and, if known, split.
 
     Raises:
         StepDiffError: an invalid row, a clip of another split than train, or no pair that may train.

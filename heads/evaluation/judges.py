@@ -60,16 +60,9 @@ class JudgeOptions:
 
 
 def load(options: JudgeOptions, kept: Path | None, store: str | None = None, device: str = "auto") -> Judge:
-    """Load the models of a judge.
+    """Load the models of a judge. StepDiffError: a model cannot be loaded.
 
-    Args:
-        options: Which models judge.
-        kept: File that keeps a language model's answers, OUT.judged.jsonl.
-        store: Feature store with mpnet-base embeddings of texts; None: they are computed.
-        device: auto, cpu or cuda.
-
-    Raises:
-        StepDiffError: A model cannot be loaded.
+    kept: file of a language model's answers; store: with mpnet-base embeddings of texts, else they are computed.
     """
     from heads.models.language_model import pick_device
 

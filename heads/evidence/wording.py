@@ -94,12 +94,8 @@ def learn(
 ) -> Wording:
     """Choose the terms and learn their sides and categories.
 
-    Args:
-        texts: Narrations of the training clips.
-        of_clip: Narration of each clip of the pairs that has one.
-        pairs: That train.
-        least: Narrations, or questions and answers, that have a term.
-        most: Terms, the most frequent ones.
+    texts: narrations of training clips; of_clip: narration of each clip of the pairs that has one; least: narrations or
+    questions and answers, that have a term; most: terms, the most frequent ones.
 
     Raises:
         StepDiffError: The texts have no such term, or answers do not show which video a word is about.

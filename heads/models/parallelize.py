@@ -36,15 +36,10 @@ WHOLE = "set scaling.fsdp false and tensor_parallel 1, or evaluate without torch
 def load_divided(
     name: str, mesh: Any, device: str, frozen: torch.dtype, offload: bool = False, full: bool = False
 ) -> LanguageModel:
-    """Load a language model whose layers are divided (FSDP2).
+    """Load a language model whose layers the processes of a mesh of one axis share (FSDP2).
 
-    Args:
-        name: Of `stepdiff weights list`, a folder or a hub id.
-        mesh: One axis, the processes that share the layers.
-        device: Of this process.
-        frozen: Precision of the layers' matrices.
-        offload: Keep this process's share in host memory between its uses. On a CPU it is there anyway.
-        full: Train the language model.
+    frozen: precision of the layers' matrices; offload: keep this process's share in host memory between its uses; full:
+    train the language model.
     """
     empty = _OnMeta(name, device, frozen)
     divide_layers(empty.model, mesh, offload and torch.device(device).type == "cuda")

@@ -375,9 +375,7 @@ def write_sums(folder: Path, names: Collection[str]) -> None:
 def check_sums(folder: Path, advice: str, names: Collection[str] | None = None) -> bool:
     """Compare every listed file with its digest; return False if the folder has no SHA256SUMS.
 
-    Args:
-        advice: What to do about a damaged file, the end of the error's line.
-        names: The files that must be listed; None for all files in the folder.
+    advice: what to do about a damaged file; names: that must be listed, None for all files in the folder.
 
     Raises:
         StepDiffError: A file is damaged, missing, or not listed; the line names it.

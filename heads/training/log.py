@@ -97,13 +97,7 @@ class TrainingLog:
         self.trackers = Trackers(log_to, folder)
 
     def step(self, step: int, figures: Mapping[str, float], speed: Mapping[str, float]) -> None:
-        """Append the records of a training step.
-
-        Args:
-            step: Number of the step, from 1.
-            figures: What depends on the recipe and the data: loss, gradient norm, learning rates.
-            speed: What depends on the machine.
-        """
+        """Append the records of a step, from 1. figures: depend on recipe and data only; speed: on the machine."""
         append(self.path, {"step": step, **figures})
         append(self.speed_path, {"step": step, **speed})
         self._show(step, {**figures, **speed})

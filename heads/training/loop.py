@@ -96,11 +96,8 @@ def train(
 ) -> dict[str, Any]:
     """Train to schedule.steps, resuming the run in the folder; return the record of best.json.
 
-    Args:
-        seed: of the random draws inside `task.loss`; each batch has its own stream.
-        group: the processes that train together, of which the first writes.
-        patience: seconds to wait for a process that still writes the folder.
-        log_to: experiment trackers that get the figures too.
+    seed: of the random draws inside `task.loss`, each batch's own; group: of which the first process writes; patience:
+    seconds to wait for a process that still writes the folder.
 
     Raises:
         StepDiffError: another process trains there, the log or a checkpoint cannot be written, a checkpoint is damaged,

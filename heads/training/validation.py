@@ -2,13 +2,10 @@
 
 A recipe names files of DiffMCQ and DiffRank questions; the checkpoint with the largest mean of accuracy and tau is
 chosen (`Validator`). Or it holds out a `share` of the videos: the paired QA whose clips are both of held-out videos
-validates, or, without the source `pairs`, the texts of clips of held-out videos. The checkpoint with the smallest loss
-on their answers is chosen. The supplement names "validation data" without a rule; the loss uses every answer, while an
-accuracy on some tens of questions of four options moves in steps of percents. The accuracy on questions made of the
-same pairs is reported next to it.
-
-Such a question is one of the pair's own open questions with its answer, of which the pair and three others are the
-options. The whole answer is scored, as it was learned.
+validates (`HeldOutPairs`), or, without the source `pairs`, the texts of clips of held-out videos. The checkpoint with
+the smallest loss on their answers is chosen: the loss uses every answer, while an accuracy on some tens of questions of
+four options moves in steps of percents. That accuracy is reported too: a question is one of a pair's own open questions
+with its whole answer, of which the pair and three others are the options.
 
 Guarantees
 - no clip that trains chooses the checkpoint, whether or not the catalog has splits
@@ -91,17 +88,7 @@ class HeldOutPairs:
     """Pairs of which both clips are held out, and questions made of them."""
 
     def __init__(self, options: Validation, pairs: Sequence[PairQuestions], catalog: Clips, seed: int) -> None:
-        """Draw the pairs.
-
-        Args:
-            options: a share.
-            pairs: all held-out pairs.
-            catalog: key and, if known, step.
-            seed: of the run.
-
-        Raises:
-            StepDiffError: fewer pairs than rows.
-        """
+        """Draw from all held-out pairs. StepDiffError: fewer than the rows of the validation."""
         need_rows(len(pairs), options, "pairs of two such clips", 2)
         self.pairs: list[PairQuestions] = drawn(pairs, options.rows, generator(seed, "validation pairs"))
         """the pairs whose answers give the loss"""

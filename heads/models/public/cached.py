@@ -236,10 +236,6 @@ def load_cached(
 ) -> tuple[CachedLM, CachedClips, dict[str, Any]]:
     """Return the model without its vision tower, the clips that it reads, and what to disclose next to its scores.
 
-    Args:
-        weights: a folder or a hub id.
-        view: the view that `python -m featurize --encoder vlm` wrote with the same checkpoint.
-
     Raises:
         StepDiffError: the model takes no cached tokens, or the view is of another checkpoint.
     """

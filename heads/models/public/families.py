@@ -236,13 +236,7 @@ def load_public(
 ) -> tuple[PublicLM, Features, dict[str, Any]]:
     """Return the model without its tower, the tokens that it reads, and what to disclose next to its scores.
 
-    Args:
-        weights: a folder or a hub id.
-        view: the view that featurize wrote with the same checkpoint.
-        clips: 2 to compare a pair, 1 to describe a clip.
-
-    Raises:
-        StepDiffError: not such a checkpoint, or the view is of another.
+    clips: 2 to compare a pair, 1 to describe a clip. StepDiffError: not such a checkpoint, or the view is of another.
     """
     folder = resolve(weights)
     family = FAMILIES[_model_type(folder, allowed)]
