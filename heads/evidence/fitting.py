@@ -22,7 +22,6 @@ from heads.data.trained_on import TrainedOn
 from heads.evidence.counting import Counting, pooled
 from heads.evidence.head import WordHead
 from heads.evidence.sums import Fit, Sums, calibrate, fit, squared_errors, total
-from heads.evidence.wording import Wording
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import make_folder, write_text
 from stepdiff.common.progress import say
@@ -40,7 +39,9 @@ def fitted(counting: Counting, began: float) -> WordHead:
     options, wording = counting.options, counting.count.wording
     *folds, val = counting.count.groups
     train = total(folds)
-    ridge, chosen_on = _ridge(folds, val, _asked_of(wording))
+    of_categories = {term for shares in wording.categories.values() for term in shares} or set(wording.terms)
+    asked = np.array([term in of_categories for term in wording.terms])
+    ridge, chosen_on = _ridge(folds, val, asked)
     models = [model for part in (train, *_without_each(folds)) for model in fit(part, [ridge])]
     calibration = calibrate(models[1:], folds)
     visible = np.flatnonzero(calibration.distance >= options.least_distance)
@@ -80,12 +81,6 @@ def fitted(counting: Counting, began: float) -> WordHead:
 def _without_each(folds: Sequence[Sums]) -> Iterator[Sums]:
     """Yield the sums without each fold."""
     return (total([other for other in folds if other is not fold]) for fold in folds)
-
-
-def _asked_of(wording: Wording) -> Bool[np.ndarray, " V"]:
-    """Return whether each term belongs to a category, so that it may be asked about; without categories all do."""
-    asked = {term for shares in wording.categories.values() for term in shares} or set(wording.terms)
-    return np.array([term in asked for term in wording.terms])
 
 
 def _ridge(folds: Sequence[Sums], val: Sums, asked: Bool[np.ndarray, " V"]) -> tuple[float, str]:

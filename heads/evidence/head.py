@@ -185,10 +185,6 @@ class WordHead:
         """Return the terms of a text that have evidence. video: the one that it is about before its first mention."""
         return occurrences(text, self.columns, video)
 
-    def sides(self, text: str, video: int = 0) -> list[float]:
-        """Return for each occurrence from -1, surely about Video 1, to 1, surely about Video 2."""
-        return [self.side_model.of(one) for one in self.occurrences(text, video)]
-
     @cached_property
     def columns(self) -> dict[str, int]:
         """Place of each term."""

@@ -85,10 +85,6 @@ class LanguageModel(nn.Module):
             self.model.set_attn_implementation("sdpa")
 
     @property
-    def reads_layout(self) -> bool:
-        return self.model.config._attn_implementation == NAME
-
-    @property
     def device(self) -> torch.device:
         return self.model.device
 
@@ -114,7 +110,7 @@ class LanguageModel(nn.Module):
         self, embeddings: Float[Tensor, "B L E"], segment: Int[Tensor, "B L"], positions: Int[Tensor, "B L"]
     ) -> Float[Tensor, "B L E"]:
         """Return the last hidden states of packed rows (heads.data.packing); those of padding are meaningless."""
-        if not self.reads_layout:
+        if self.model.config._attn_implementation != NAME:
             return self._body(embeddings, positions, attention_mask=may_see(segment)[:, None])
         layout = Layout.of(segment)
         used, places = (x.flatten(0, 1).index_select(0, layout.tokens)[None] for x in (embeddings, positions))
@@ -215,11 +211,8 @@ def pick_precision(device: str, precision: str) -> str:
     """
     if precision != "auto":
         return precision
-    return "bfloat16" if device.startswith("cuda") or _fast_bfloat16() else "float32"
-
-
-def _fast_bfloat16() -> bool:
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bfloat16" if device.startswith("cuda") or fast else "float32"
 
 
 def autocast(device: str, precision: str) -> AbstractContextManager[Any]:

@@ -85,7 +85,9 @@ def tensor_plan(model: Any, name: str, size: int) -> dict[str, str]:
         within = f"{model.base_model_prefix}.layers."
         plan = {place: style for place, style in plan.items() if place.startswith(within)}
         odd = sorted({style for style in plan.values()} - {"colwise", "rowwise"})
-        if odd or not plan or _kv_heads(model) % size:
+        config = model.config.get_text_config()
+        key_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        if odd or not plan or key_heads % size:
             raise ValueError(f"{', '.join(odd) or 'its key heads'} cannot be divided by {size}")
     except ValueError as error:
         raise _indivisible(name, size, error) from error
@@ -127,11 +129,6 @@ def plain_weights(model: nn.Module, device: str) -> Iterator[None]:
 def precision_of(dtype: torch.dtype) -> str:
     """Return the name of a precision."""
     return str(dtype).removeprefix("torch.")
-
-
-def _kv_heads(model: Any) -> int:
-    config = model.config.get_text_config()
-    return int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
 
 
 class _OnMeta:

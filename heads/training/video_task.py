@@ -36,7 +36,7 @@ from heads.models.public.cached import CachedClips, CachedLM, cached_model
 from heads.models.video_lm import VideoLM
 from heads.training.checkpoint import Run
 from heads.training.log import Counts
-from heads.training.recipe import Scaling, Validation, VideoLMRecipe
+from heads.training.recipe import Scaling, VideoLMRecipe
 from heads.training.sources import (
     Batch,
     HardNegatives,
@@ -188,15 +188,12 @@ class VideoTask:
         texts = read_texts(name, self.hold_out.kept(clips(), name), recipe.words)
         source = self._texted(name, texts)
         if validation is not None and self.validator is None:
-            self._hold(name, read_texts(name, self.hold_out.validates(clips()), recipe.words), validation)
+            held_texts = read_texts(name, self.hold_out.validates(clips()), recipe.words)
+            need_rows(len(held_texts), validation, name if name == "sequences" else f"texts of {name}")
+            held = self._texted(name, held_texts)
+            chosen = drawn(held.items, validation.rows, generator(self.seed, "validation texts", name))
+            self.held += [held.of(chosen[i : i + held.size]) for i in range(0, len(chosen), held.size)]
         return source
-
-    def _hold(self, name: str, texts: Texts | Runs, validation: Validation) -> None:
-        """Add batches of held-out texts, as the source makes them. StepDiffError: there are too few."""
-        need_rows(len(texts), validation, name if name == "sequences" else f"texts of {name}")
-        source = self._texted(name, texts)
-        chosen = drawn(source.items, validation.rows, generator(self.seed, "validation texts", name))
-        self.held += [source.of(chosen[i : i + source.size]) for i in range(0, len(chosen), source.size)]
 
     def _texted(self, name: str, texts: Texts | Runs) -> TextedClips | Sequences:
         """Return the source of that name of these texts."""

@@ -266,13 +266,12 @@ def _model_type(folder: Path, allowed: tuple[str, ...]) -> str:
 
 def check_view(view: View, encoder: str, weights: str) -> None:
     """Raise StepDiffError if a view was not made by this encoder with the checkpoint `weights`."""
-    provenance, checkpoint = view.provenance, fingerprint(resolve(weights))
-    again = f"python -m featurize --encoder {encoder} --weights {weights}"
+    provenance, again = view.provenance, f"python -m featurize --encoder {encoder} --weights {weights}"
     if provenance.encoder != encoder:
         raise StepDiffError(
             f"view {view.name} holds tokens of {provenance.encoder}, not of the tower of {weights}: run {again}"
         )
-    if provenance.weights != checkpoint:
+    if provenance.weights != (checkpoint := fingerprint(resolve(weights))):
         raise StepDiffError(
             f"view {view.name} holds tokens of another checkpoint (sha256 {provenance.weights[:12]}, {weights} has "
             f"{checkpoint[:12]}): run {again} --view ANOTHER_NAME"
