@@ -111,7 +111,14 @@ class Medoid:
                     answers[row["category"]].append(parse(row["answer"]))
             except (KeyError, TypeError) as error:
                 raise StepDiffError(f"{place}: not a PairQA row with a category ({error})") from error
-        _check_clips(clips, path, store, test_set)
+        catalog = store.catalog("clips")
+        tested = held_out(catalog, read_test_clips([test_set]))
+        if tests := sorted(clips.intersection(tested.filter(tested["reason"] != NAMESAKE)["key"])):
+            raise StepDiffError(
+                f"{path}: {len(tests)} clips are of the test set's videos, e.g. {tests[0]}; name the paired QA of "
+                "training clips"
+            )
+        refuse_held_out(clips, catalog, path)
         if lacking := [category for category, texts in answers.items() if not any(map(str.split, texts))]:
             raise StepDiffError(f"{path}: no open answers about {', '.join(lacking)}; medoid needs some to choose from")
         self.captions = {
@@ -150,15 +157,3 @@ class ShuffledCaptions:
 
 def _question(row: DiffCap) -> tuple[str, str, str]:
     return row.reference, row.candidate, row.category
-
-
-def _check_clips(clips: set[str], path: str, store: Store, test_set: str) -> None:
-    """Raise StepDiffError if a clip of paired QA is of a video of the test set, or not of split train."""
-    catalog = store.catalog("clips")
-    tested = held_out(catalog, read_test_clips([test_set]))
-    if tests := sorted(clips.intersection(tested.filter(tested["reason"] != NAMESAKE)["key"])):
-        raise StepDiffError(
-            f"{path}: {len(tests)} clips are of the test set's videos, e.g. {tests[0]}; name the paired QA of training "
-            "clips"
-        )
-    refuse_held_out(clips, catalog, path)

@@ -231,7 +231,8 @@ def keep(
         check(folder, options, store)
         _check_resumed(folder, options, trained)
         return
-    recipe, start = options.video_lm, None
+    recipe = options.video_lm
+    start: dict[str, Any] | None = None
     if recipe is not None and recipe.init is not None:
         start = _start(Path(recipe.init), options, recipe, store, module)
         _check_validating(Path(recipe.init), recipe, store, hold_out)

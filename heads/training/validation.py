@@ -139,7 +139,10 @@ class Division:
         if options is not None and share is not None:
             chosen = drawn_clips(catalog, share, options.by, seed)
         hold_out.look_up(catalog, chosen)
-        self.pairs, held = ([], []) if pairqa is None else read_divided(pairqa, catalog, hold_out)
+        self.pairs: list[PairQuestions] = []
+        held: list[PairQuestions] = []
+        if pairqa is not None:
+            self.pairs, held = read_divided(pairqa, catalog, hold_out)
         self.validator: Validator | HeldOutPairs | None = None
         """None: nothing chooses the checkpoint, or texts of a share of the videos do"""
         if options is not None and share is None:
