@@ -44,8 +44,8 @@ class TableOptions:
 
 def variant(options: dict[str, Any]) -> str:
     """Return the variant of a DiffMCQ set by the name of its file, "" for V1 and other tasks."""
-    found = re.search(r"(?<![A-Za-z0-9])V[23](?![A-Za-z0-9])", Path(options.get("test_set", "")).stem)
-    return f"_{found[0]}" if found and options["task"] == "diffmcq" else ""
+    match = re.search(r"(?<![A-Za-z0-9])V[23](?![A-Za-z0-9])", Path(options.get("test_set", "")).stem)
+    return f"_{match[0]}" if match and options["task"] == "diffmcq" else ""
 
 
 def run(options: TableOptions) -> dict[str, Any]:

@@ -145,11 +145,7 @@ class TrainedOn:
 
     @classmethod
     def of_run(cls, folder: Path, lineage: Mapping[str, Any]) -> "TrainedOn":
-        """Return what trained the head of a run, from its lineage.
-
-        Raises:
-            StepDiffError: its record is missing or damaged.
-        """
+        """Return what trained the head of a run, from its lineage. StepDiffError: its record is missing or damaged."""
         record = lineage.get("trained_on")
         if record is None:
             return cls({}, (str(folder),), str(folder))
@@ -159,11 +155,8 @@ class TrainedOn:
 
     @classmethod
     def of_view(cls, store: Store, view: str) -> "TrainedOn | None":
-        """Return what trained the head that wrote a view; None for a view of a frozen encoder.
-
-        Raises:
-            StepDiffError: the record is damaged.
-        """
+        """Return what trained the head that wrote a view; None for a view of a frozen encoder. StepDiffError: the
+        record is damaged."""
         provenance = store.view("clips", view).provenance
         if not provenance.encoder.startswith(ENCODER):
             return None
@@ -189,12 +182,11 @@ class TrainedOn:
 
     def including(self, folder: Path, lineage: Mapping[str, Any]) -> "TrainedOn":
         """Return also what the run in `folder` was trained on; without a record, it is listed as unrecorded.
-
-        Raises:
-            StepDiffError: its record is missing or damaged.
-        """
+        StepDiffError: its record is missing or damaged."""
         start = TrainedOn.of_run(folder, lineage)
-        arrays = {kind: _sorted(_joined([own, start.arrays.get(kind, own[:0])])) for kind, own in self.arrays.items()}
+        arrays = {
+            kind: _sorted(_joined([values, start.arrays.get(kind, values[:0])])) for kind, values in self.arrays.items()
+        }
         return TrainedOn(arrays, tuple(dict.fromkeys([*self.unrecorded, *start.unrecorded])))
 
     def write(self, folder: Path) -> dict[str, Any]:

@@ -16,8 +16,7 @@ Guarantees
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -26,7 +25,7 @@ import torch
 from heads.evaluation.loading import ANSWERS, HEAD, load_method, needed, present_rows
 from heads.evaluation.options import VIDEO_LM, EvaluateOptions
 from heads.evaluation.rows import read_asked, read_rows
-from heads.evaluation.workers import WorkerOptions, worker_pool
+from heads.evaluation.workers import Part, Worker, computed, worker_pool
 from heads.methods.stepdiff import StepDiff, protocol
 from heads.methods.word_evidence import WordEvidence
 from heads.models.language_model import autocast, pick_device
@@ -40,27 +39,7 @@ from stepdiff.tasks.postprocess import parse
 from store import Store
 
 Question = Literal["task", "texts", "similar"]
-"""what is asked about the rows of a batch: the task; all texts of pairs; whether the clips of diffcap are similar"""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Rows that are answered together; a task of the worker pool."""
-
-    shard: int
-    """its number"""
-    question: Question
-    rows: tuple[Any, ...]
-    failures: tuple[()] = field(default=(), init=False)
-
-
-@dataclass(frozen=True)
-class Answered:
-    shard: int
-    answers: list[Any] = field(default_factory=list)
-    """one for each row"""
-    error: str | None = None
-    """why the batch was not answered"""
+"""what a Part is about, a batch of rows: the task; all texts of pairs; whether the clips of diffcap are similar"""
 
 
 @dataclass(frozen=True)
@@ -83,7 +62,7 @@ class Method:
 class Answerer(Protocol):
     method: Method
 
-    def answer(self, batches: Sequence[Batch], advance: Advance) -> Iterator[list[Any]]:
+    def answer(self, batches: Sequence[Part], advance: Advance) -> Iterator[list[Any]]:
         """Yield the answers of each batch, in order. StepDiffError: a batch cannot be answered."""
 
 
@@ -111,18 +90,18 @@ class LocalAnswerer:
         by_pair = reads_pairs and options.task == "diffmcq" and options.control != "blind"
         self.method = Method(rows, absent, disclosed, by_pair)
 
-    def answer(self, batches: Sequence[Batch], advance: Advance) -> Iterator[list[Any]]:
+    def answer(self, batches: Sequence[Part], advance: Advance) -> Iterator[list[Any]]:
         for batch in batches:
-            yield self.answers(batch)
+            yield self(batch)
             advance(len(batch.rows))
 
-    def answers(self, batch: Batch) -> list[Any]:
+    def __call__(self, batch: Part) -> list[Any]:
         """Answer one batch."""
         options, method, rows = self._options, self._loaded.method, batch.rows
         with torch.inference_mode(), autocast(pick_device(options.device), self._loaded.precision):
-            if batch.question == "texts":
+            if batch.about == "texts":
                 return list(method.score_texts(rows))
-            if batch.question == "similar":
+            if batch.about == "similar":
                 return list(method.alike([((row.reference, row.candidate), row.category) for row in rows]))
             answers = list(getattr(method, ANSWERS[type(rows[0])])(rows))
         if len(answers) != len(rows):
@@ -134,42 +113,24 @@ class LocalAnswerer:
         return [[float(value) for value in scores] for scores in answers]
 
 
-class Worker:
-    """Answers batches in a process of the worker pool; a second thread may call `finished`."""
+def load(options: EvaluateOptions) -> LocalAnswerer:
+    """Return what answers batches in a worker."""
+    store = None if options.store is None else Store.open(options.store)
+    return LocalAnswerer(options, store, read_rows(options, read_asked(options)))
 
-    def __init__(self, given: WorkerOptions) -> None:
-        """Load nothing yet."""
-        self._given = given
+
+class AnswerWorker(Worker):
+    """Answers batches in a process of the worker pool."""
 
     def describe(self) -> Method | str:
         """Return what is known about the loaded method, or why it cannot be used."""
         printed = io.StringIO()
         try:
             with redirect_stderr(printed):  # Ray would keep it in its logs
-                method = self._answerer.method
+                method: Method = self.loaded.method
         except StepDiffError as error:
             return str(error)
         return replace(method, notices=tuple(printed.getvalue().splitlines()))
-
-    def run(self, batch: Batch) -> Answered:
-        """Answer a batch."""
-        try:
-            answerer = self._answerer
-            self._given.driver.imitate()
-            return Answered(batch.shard, answerer.answers(batch))
-        except StepDiffError as error:
-            return Answered(batch.shard, error=str(error))
-
-    def finished(self) -> int:
-        """Return 0: rows count once their batch is answered."""
-        return 0
-
-    @cached_property
-    def _answerer(self) -> LocalAnswerer:
-        self._given.driver.imitate()
-        options = self._given.options
-        store = None if options.store is None else Store.open(options.store)
-        return LocalAnswerer(options, store, read_rows(options, read_asked(options)))
 
 
 class RayAnswerer:
@@ -179,26 +140,8 @@ class RayAnswerer:
         self._pool, self._workers = pool, workers
         self.method: Method = pool.call("describe")
 
-    def answer(self, batches: Sequence[Batch], advance: Advance) -> Iterator[list[Any]]:
-        yield from in_order(self._pool.run(batches, min(self._workers, len(batches)), advance), batches)
-
-
-def in_order(outcomes: Iterator[Answered], batches: Sequence[Batch]) -> Iterator[list[Any]]:
-    """Yield the answers of each batch in the order of the batches: one that ends early waits for those before it.
-
-    Raises:
-        StepDiffError: A batch was not answered.
-    """
-    waiting: dict[int, list[Any]] = {}
-    numbers = iter([batch.shard for batch in batches])
-    expected = next(numbers, None)
-    for answered in outcomes:
-        if answered.error:
-            raise StepDiffError(answered.error)
-        waiting[answered.shard] = answered.answers
-        while expected in waiting:
-            yield waiting.pop(expected)
-            expected = next(numbers, None)
+    def answer(self, batches: Sequence[Part], advance: Advance) -> Iterator[list[Any]]:
+        return computed(self._pool, batches, self._workers, advance)
 
 
 class AtomicGroup:
@@ -209,17 +152,17 @@ class AtomicGroup:
         self.computing = False
         """whether the others compute a batch, or did when this process failed"""
 
-    def answer(self, batches: Sequence[Batch], advance: Advance) -> Iterator[list[Any]]:
+    def answer(self, batches: Sequence[Part], advance: Advance) -> Iterator[list[Any]]:
         for batch in batches:
             _passed(self._group, batch)
             self.computing = True
-            answers = self._local.answers(batch)
+            answers = self._local(batch)
             self.computing = False
             yield answers
             advance(len(batch.rows))
 
 
-def _passed(group: Group, batch: Batch | None = None) -> Batch | None:
+def _passed(group: Group, batch: Part | None = None) -> Part | None:
     """Return the batch that the first process passes to all; None: it has none left."""
     return group.from_first(lambda: batch)
 
@@ -227,10 +170,7 @@ def _passed(group: Group, batch: Batch | None = None) -> Batch | None:
 @contextmanager
 def sharded_answerer(options: EvaluateOptions, store: Store | None, rows: list[Any]) -> Iterator[AtomicGroup | None]:
     """Load this process's share of a head; None: not the first process, and there is nothing left to compute.
-
-    Raises:
-        StepDiffError: The method has no language model that can be divided among so many processes; or no such head.
-    """
+    StepDiffError: the method has no language model that can be divided among so many processes; or no such head."""
     if options.method not in VIDEO_LM or options.workers > 1 or options.address is not None:
         raise StepDiffError(
             "torchrun divides the language model of --method video-lm; start python -m heads.evaluate by itself for "
@@ -242,7 +182,7 @@ def sharded_answerer(options: EvaluateOptions, store: Store | None, rows: list[A
         local = LocalAnswerer(options, store, rows, group)
         if not group.first:
             while (batch := _passed(group)) is not None:
-                local.answers(batch)
+                local(batch)
             yield None
             return
         first = AtomicGroup(local, group)
@@ -257,10 +197,7 @@ def sharded_answerer(options: EvaluateOptions, store: Store | None, rows: list[A
 @contextmanager
 def answerer(options: EvaluateOptions, store: Store | None, rows: list[Any]) -> Iterator[Answerer | None]:
     """Load the method, here, on workers or with torchrun's other processes; None: the first of those has it.
-
-    Raises:
-        StepDiffError: It cannot be used, or Ray does not start.
-    """
+    StepDiffError: it cannot be used, or Ray does not start."""
     if launched():
         with sharded_answerer(options, store, rows) as method:
             yield method
@@ -268,5 +205,5 @@ def answerer(options: EvaluateOptions, store: Store | None, rows: list[Any]) -> 
         yield LocalAnswerer(options, store, rows)
     else:
         lighter = "try a smaller --rows-at-once, or fewer --workers on one node"
-        with worker_pool(Worker, options, lambda batch, why: Answered(batch, error=why), lighter) as pool:
+        with worker_pool(options, load, lighter, AnswerWorker) as pool:
             yield RayAnswerer(pool, options.workers)

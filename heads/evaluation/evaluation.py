@@ -1,53 +1,132 @@
 """An evaluation: it reads its rows, has the method answer them, and writes predictions and scores.
 
-Answers are written batch by batch (heads.evaluation.partial). At the end they become predictions, the rows that they
-answer, and scores with all that they depend on.
+Answers are written batch by batch (`Partial`). At the end they become predictions, the rows that they answer, and
+scores with all that they depend on.
 
 Guarantees
 - a test set whose clips or videos trained the head is refused before the head is loaded
-- a video language model reads each pair of a DiffMCQ set once, for all questions that ask about it
+- a killed evaluation resumes after its last complete batch; answers that depend on anything else are never used
 - the predictions are the same to the byte, whatever the number of workers, and captions with ask_similar
 """
 
+import fcntl
 import json
+import os
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from math import ceil
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 from heads.data.trained_on import Seen, TrainedOn
-from heads.evaluation.answerers import Answerer, Batch, Method, Question, answerer
+from heads.evaluation.answerers import Answerer, Method, Question, answerer
 from heads.evaluation.loading import answered_rows
 from heads.evaluation.options import EvaluateOptions, check
-from heads.evaluation.partial import Partial
 from heads.evaluation.rows import digest_of, load_truth, read_asked, read_rows, score_rows, write_files
+from heads.evaluation.workers import Part
 from heads.evidence.head import FILE, WordHead
-from heads.methods.captions_cosine import MODEL
+from heads.methods.similarity import CAPTIONS_MODEL
 from heads.methods.stepdiff import option_scores, pair_texts
 from heads.training import lineage
 from heads.training.checkpoint import Run
 from heads.training.recipe import read_recipe
-from stepdiff.common.io.files import write_text
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import make_folder, write_text
+from stepdiff.common.io.jsonl import parse_object
+from stepdiff.common.io.local import named_errors
 from stepdiff.common.progress import progress, say
 from stepdiff.common.threads import shares
 from stepdiff.tasks.benchmarks.rows import form_of
+from stepdiff.tasks.testsets import Form, Prediction, prediction_line, prediction_of
 from stepdiff.weights import fingerprint
 from stepdiff.weights import resolve as resolve_weights
 from store import Store
+
+
+class Partial:
+    """The answers of a killed evaluation in OUT.partial.jsonl, locked during the `with` block.
+
+    form: of the predictions; identity: what the answers depend on, as JSON, in OUT.partial.json. Answers of another
+    identity are dropped.
+    """
+
+    def __init__(self, form: Form, out: Path, identity: dict[str, Any]) -> None:
+        self.form, self.out, self.identity = form, out, identity
+        self.path = out.with_suffix(".partial.jsonl")
+        self.identity_path = out.with_suffix(".partial.json")
+
+    def __enter__(self) -> "Partial":
+        make_folder(self.out.parent)
+        with named_errors(self.path, 0):
+            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        if not self._lock():
+            os.close(self._file)
+            raise StepDiffError(f"{self.path}: another evaluation is writing it; wait for it, or name another --out")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self.path.exists() and os.fstat(self._file).st_size == 0:  # nothing to resume from
+            self.identity_path.unlink(missing_ok=True)
+            self.path.unlink()
+        os.close(self._file)
+
+    def resume(self, rows: Sequence[Any], starts: Sequence[int]) -> list[Prediction]:
+        """Return the existing answers of complete batches; starts: the first row of every batch."""
+        if self._read_identity() != self.identity:
+            # In this order, so that an existing identity always belongs to the answers.
+            self.identity_path.unlink(missing_ok=True)
+            os.ftruncate(self._file, 0)
+            os.fsync(self._file)
+            write_text(self.identity_path, json.dumps(self.identity))
+            return []
+        lines = self.path.read_bytes().split(b"\n")[:-1]  # drops an incomplete last line
+        answers: list[Prediction] = []
+        for row, line in zip(rows, lines, strict=False):
+            try:
+                answers.append(prediction_of(self.form, row, parse_object(line)))
+            except StepDiffError:  # damaged: this batch and the next ones are answered again
+                break
+        whole = max(place for place in (*starts, len(rows)) if place <= len(answers))
+        os.ftruncate(self._file, sum(len(line) + 1 for line in lines[:whole]))
+        return answers[:whole]
+
+    def add(self, answers: Sequence[Prediction]) -> None:
+        """Append the next batch; it is durable when this returns."""
+        data = "".join(prediction_line(self.form, answer) for answer in answers).encode()
+        with named_errors(self.path, len(data)):
+            while data:
+                data = data[os.write(self._file, data) :]
+            os.fsync(self._file)
+
+    def forget(self) -> None:
+        """Remove both files, after the predictions and scores are written."""
+        self.identity_path.unlink()
+        self.path.unlink()
+
+    def _lock(self) -> bool:
+        """Lock the open file; return False if another process has it, or removed it."""
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return self.path.exists() and os.path.samestat(os.fstat(self._file), self.path.stat())
+
+    def _read_identity(self) -> Any:
+        """Return the identity of the existing answers, None if it is unknown."""
+        try:
+            return json.loads(self.identity_path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return None
 
 
 class Evaluation:
     """One method on the rows of a test set or of a benchmark."""
 
     def __init__(self, options: EvaluateOptions) -> None:
-        """Read and check everything that the predictions depend on, except the method.
-
-        Raises:
-            StepDiffError: An option, file or clip that cannot be used, or a test set that trained the head.
-        """
+        """Read and check everything that the predictions depend on, except the method. StepDiffError: an option, file
+        or clip that cannot be used, or a test set that trained the head."""
         check(options)
         self.options = options
         self.asked = read_asked(options)
@@ -61,10 +140,7 @@ class Evaluation:
 
     def run(self) -> dict[str, Any]:
         """Answer the rows, write all files and return the score record; {}: another process of torchrun's has it.
-
-        Raises:
-            StepDiffError: The method cannot be used, lacks a clip, or does not answer.
-        """
+        StepDiffError: the method cannot be used, lacks a clip, or does not answer."""
         options = self.options
         with answerer(options, self.store, self.rows) as chosen:
             if chosen is None:
@@ -94,7 +170,7 @@ class Evaluation:
         starts = batch_starts(len(rows), options.rows_at_once)
         ends = [*starts[1:], len(rows)]
         cut = enumerate(zip(starts, ends, strict=True))
-        batches = [Batch(number, question, tuple(rows[start:end])) for number, (start, end) in cut]
+        batches = [Part(number, tuple(rows[start:end]), question) for number, (start, end) in cut]
         answers = [] if partial is None else partial.resume(rows, starts)
         what = "similar" if partial is None else f"{options.task}, {options.method}, control {options.control}"
         if answers:
@@ -137,11 +213,8 @@ def batch_starts(rows: int, at_once: int) -> list[int]:
 
 
 def seen_by_head(options: EvaluateOptions, rows: Sequence[Any], store: Store) -> Seen | None:
-    """Return which clips of the rows trained the head; None for a method without one.
-
-    Raises:
-        StepDiffError: some did, and `allow_seen` is not set.
-    """
+    """Return which clips of the rows trained the head; None for a method without one. StepDiffError: some did, and
+    `allow_seen` is not set."""
     trained = None
     if options.head is not None:
         head = Path(options.head)
@@ -188,7 +261,7 @@ def identity(
     if options.method == "shuffled-captions" and options.texts is not None:
         files.append(answered_rows(options.texts))
     if options.method == "captions-cosine" and options.weights is None:
-        files.append(resolve_weights(MODEL))
+        files.append(resolve_weights(CAPTIONS_MODEL))
     contents = [fingerprint(Path(path)) for path in files if path is not None]
     views = {}
     if options.view is not None and store is not None:

@@ -1,8 +1,4 @@
-"""The method of an evaluation, loaded from its options, and the rows that it can answer.
-
-Guarantees
-- a clip or text that the store lacks is reported before anything is predicted
-"""
+"""The method of an evaluation, loaded from its options, and the rows that it can answer."""
 
 import inspect
 import sys
@@ -18,8 +14,8 @@ from heads.data.clips import Reads
 from heads.evaluation.options import PLUGINS, PUBLIC, EvaluateOptions
 from heads.evidence.head import WordHead
 from heads.methods import controls
-from heads.methods.captions_cosine import MODEL, CaptionsCosine
 from heads.methods.registry import PLUGIN, REGISTRY, stated
+from heads.methods.similarity import CAPTIONS_MODEL, CaptionsCosine
 from heads.methods.socratic import TokenIds, load_socratic
 from heads.methods.stepdiff import StepDiff
 from heads.methods.vlemb import VLEmb, text_of
@@ -120,7 +116,7 @@ def _load_storeless(options: EvaluateOptions, device: str) -> Loaded:
         return Loaded(controls.Chance(options.seed))
     texts = needed(options, "texts", "a Parquet file of texts about clips")
     if options.method == "captions-cosine":
-        captions, model = ClipTexts(texts, options.kind), options.weights or MODEL
+        captions, model = ClipTexts(texts, options.kind), options.weights or CAPTIONS_MODEL
         disclosed = {"texts": texts, "kind": captions.kind, "provenance": captions.provenance, "sentences": model}
         return Loaded(CaptionsCosine(captions, model, device), disclosed=disclosed)
     reader, ids, disclosed = load_socratic(texts, options.kind, options.language_model, device, options.precision)
@@ -164,16 +160,13 @@ def answered_rows(predictions: str) -> Path | None:
 
 
 def method_class(name: str) -> type:
-    """Return the class of a plug-in: an installed name, or package.module:Class.
-
-    Raises:
-        StepDiffError: its module cannot be imported, or has no such class.
-    """
+    """Return the class of a plug-in: an installed name, or package.module:Class. StepDiffError: its module cannot be
+    imported, or has no such class."""
     place, kind = plugins.load(name, PLUGINS, "--method")
     if not isinstance(kind, type):
         module, _, attribute = place.partition(":")
-        own = [key for key, value in vars(sys.modules[module]).items() if getattr(value, "__module__", "") == module]
-        raise StepDiffError(f"--method {name}: {module} has no class {attribute}; it has {', '.join(own) or 'none'}")
+        names = [key for key, value in vars(sys.modules[module]).items() if getattr(value, "__module__", "") == module]
+        raise StepDiffError(f"--method {name}: {module} has no class {attribute}; it has {', '.join(names) or 'none'}")
     return kind
 
 
@@ -199,11 +192,8 @@ def needed(options: EvaluateOptions, name: str, what: str) -> str:
 def present_rows(
     options: EvaluateOptions, rows: list[Any], store: Store | None, loaded: Loaded
 ) -> tuple[list[Any], int]:
-    """Return the rows whose clips and texts are present, and the number of absent clips.
-
-    Raises:
-        StepDiffError: one is absent and `skip_missing` is not set, or no row is left.
-    """
+    """Return the rows whose clips and texts are present, and the number of absent clips. StepDiffError: one is absent
+    and `skip_missing` is not set, or no row is left."""
     method, view = loaded.method, loaded.disclosed.get("view")
     features = getattr(method, "features", None)
     texts = features.texts if isinstance(features, TokenIds) else getattr(method, "texts", None)
@@ -217,21 +207,21 @@ def present_rows(
             f"{absent[0]}: no {wanted} in {options.store} (absent: {len(absent)} clips of these rows); run "
             "python -m featurize with a manifest that contains them, or pass --skip-missing"
         )
-    found = [row for row in rows if not set(absent).intersection(clips_of(row))]
-    if not found:
+    present = [row for row in rows if not set(absent).intersection(clips_of(row))]
+    if not present:
         raise StepDiffError(f"{options.source}: every row has a clip that {options.store} lacks, e.g. {absent[0]}")
-    if isinstance(method, VLEmb) and isinstance(found[0], DiffMCQ | Choice):
-        lacking = dict.fromkeys(method.missing_texts(found))
+    if isinstance(method, VLEmb) and isinstance(present[0], DiffMCQ | Choice):
+        lacking = dict.fromkeys(method.missing_texts(present))
         if lacking and not options.skip_missing:
             raise StepDiffError(
                 f"{next(iter(lacking))!r}: no embedding of this text in view {options.view} of {options.store} "
                 f"(absent: {len(lacking)} texts of these rows); featurize the test set's texts, or those of python -m "
                 "stepdiff annotate manifest --benchmark NAME --texts, or pass --skip-missing"
             )
-        found = [row for row in found if text_of(row) not in lacking]
-        if not found:
+        present = [row for row in present if text_of(row) not in lacking]
+        if not present:
             raise StepDiffError(f"{options.source}: view {options.view} has no embedding of any row's text")
-    return found, len(absent)
+    return present, len(absent)
 
 
 def absent_clips(

@@ -147,11 +147,8 @@ def judge_options(options: Any) -> "JudgeOptions":
 
 
 def check_task(options: Any) -> TaskSpec:
-    """Return the spec of the task. options: of heads.evaluate or heads.score.
-
-    Raises:
-        StepDiffError: No such task, no or another source of rows than it has, or an option that it does not read.
-    """
+    """Return the spec of the task. options: of heads.evaluate or heads.score. StepDiffError: no such task, no or
+    another source of rows than it has, or an option that it does not read."""
     spec = registry.get(options.task)
     name, needed = ("test_set", "test-set FILE") if spec.test_set else ("data", "data FOLDER")
     if getattr(options, name) is None or None not in (options.test_set, options.data):

@@ -63,11 +63,8 @@ def digest_of(options: EvaluateOptions, rows: Sequence[Any]) -> str:
 
 
 def named(rows: Sequence[Any], subset: str) -> list[str]:
-    """Return the names of a subset, separated by commas, or else the lines of a file.
-
-    Raises:
-        StepDiffError: no names, or one that selects none of the rows.
-    """
+    """Return the names of a subset, separated by commas, or else the lines of a file. StepDiffError: no names, or one
+    that selects none of the rows."""
     known = set().union(*map(_names, rows))
     names = _stripped(subset.split(","))
     if known.issuperset(names) and names:
@@ -138,15 +135,10 @@ def score_rows(
     file: str,
     similar: Sequence[float] | None = None,
 ) -> dict[str, Any]:
-    """Return the scores of the predictions in a file.
+    """Return the scores of predictions. options: of heads.evaluate or heads.score.
 
-    Args:
-        options: Those of heads.evaluate or heads.score.
-        asked: What the test set or the benchmark asks.
-        rows: The rows that are answered.
-        predictions: One for each of them.
-        file: File of the predictions; what a judge says is kept next to it.
-        similar: log p(YES) - log p(NO) that the clips of each row are similar, if captions have it.
+    file: of the predictions, next to which a judge's answers are kept; similar: log p(YES) - log p(NO) that clips of
+    each row are similar, if captions have it.
     """
     task = published_task(options.task)
     if task is None:

@@ -2,7 +2,7 @@
 
 Guarantees
 - an answer that was cut by the token limit is distinguished from a complete one
-- nothing_secret_is_shown: user, password and query string of a URL appear in no message and no file
+- user, password and query string of a URL appear in no message and no file
 """
 
 from collections.abc import Iterator, Sequence
@@ -128,8 +128,8 @@ class LLMOptions:
         from stepdiff.weights import fingerprint, resolve
 
         weights = "as served" if self.endpoint else fingerprint(resolve(self.llm))
-        made = {"model": self.llm, "weights": weights, "sampling": asdict(self.sampling)}
-        return made if self.precision is None else made | {"precision": self.precision}
+        record = {"model": self.llm, "weights": weights, "sampling": asdict(self.sampling)}
+        return record if self.precision is None else record | {"precision": self.precision}
 
     def load(self, device: str) -> LLM:
         """Load the model, or prepare to call the server. ImportError: a package of the extra annotate is missing."""

@@ -10,14 +10,12 @@
 
 Guarantees
 - ties are broken at random by the seed and the row's clips and category, so every row has an order
-- no control reads the difference text of a DiffMCQ row
 - shuffled captions are of another row of the same category, and each caption is used once
 - a control that learns from paired QA reads no clip of the test set or of its videos
-- paired QA without the questions or answers that a control learns from is refused in one line
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -32,9 +30,6 @@ from stepdiff.tasks.postprocess import parse
 from stepdiff.tasks.testsets import DiffCap, DiffMCQ, DiffRank, clips_of
 from store import Store
 
-CLIPS_AT_ONCE = 32
-PENALTY = 1e-3  # of the squared weights of standardised features, next to the mean loss
-
 
 def draws(seed: int, row: DiffMCQ | DiffRank | Choice | Rating | Ranking) -> list[float]:
     """Return a random number in [0, 1) for each answer of a row; they do not depend on its text or its batch."""
@@ -48,14 +43,10 @@ class Chance:
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
-    def score_options(self, rows: Sequence[DiffMCQ]) -> list[list[float]]:
+    def rank(self, rows: Sequence[DiffMCQ | DiffRank | Choice | Rating | Ranking]) -> list[list[float]]:
         return [draws(self.seed, row) for row in rows]
 
-    def choose(self, rows: Sequence[Choice]) -> list[list[float]]:
-        return [draws(self.seed, row) for row in rows]
-
-    def rank(self, rows: Sequence[DiffRank | Rating | Ranking]) -> list[list[float]]:
-        return [draws(self.seed, row) for row in rows]
+    score_options = choose = rank
 
 
 class StepOracle:
@@ -66,24 +57,19 @@ class StepOracle:
         need_columns(frame, "step", reader="step-oracle: ")
         self.steps: dict[str, str | None] = dict(zip(frame["key"], frame["step"], strict=True))
 
-    def _of_step(self, clips: Iterable[str], step: str | None) -> bool:
-        return step is not None and all(self.steps[clip] == step for clip in clips)
-
     def score_options(self, rows: Sequence[DiffMCQ]) -> list[list[float]]:
-        """Return at least 1 for an option whose two clips are of the step of the answer's reference, else less."""
-        steps = [self.steps[row.answer[0]] for row in rows]
-        return [
-            [self._of_step(pair, step) + draw for pair, draw in zip(row.options, draws(self.seed, row), strict=True)]
-            for row, step in zip(rows, steps, strict=True)
-        ]
+        return [self._scores(row, row.answer[0], row.options) for row in rows]
 
     def rank(self, rows: Sequence[DiffRank | Ranking]) -> list[list[float]]:
-        """Return at least 1 for a target of the reference's step, else less; a clip without a step matches none."""
-        steps = [self.steps[row.reference] for row in rows]
-        return [
-            [self._of_step([clip], step) + draw for clip, draw in zip(row.targets, draws(self.seed, row), strict=True)]
-            for row, step in zip(rows, steps, strict=True)
-        ]
+        return [self._scores(row, row.reference, [(target,) for target in row.targets]) for row in rows]
+
+    def _scores(
+        self, row: DiffMCQ | DiffRank | Ranking, reference: str, answers: Sequence[tuple[str, ...]]
+    ) -> list[float]:
+        """Return at least 1 for answers all of whose clips are of the step of the reference; no step matches none."""
+        step = self.steps[reference]
+        same = [step is not None and all(self.steps[clip] == step for clip in clips) for clips in answers]
+        return [is_same + draw for is_same, draw in zip(same, draws(self.seed, row), strict=True)]
 
 
 class Rarest:
@@ -94,8 +80,8 @@ class Rarest:
 
     def score_options(self, rows: Sequence[DiffMCQ]) -> list[list[float]]:
         return [
-            [draw - sum(self.counts[clip] for clip in pair) for pair, draw in zip(row.options, found, strict=True)]
-            for row, found in zip(rows, (draws(self.seed, row) for row in rows), strict=True)
+            [draw - sum(map(self.counts.__getitem__, pair)) for pair, draw in zip(row.options, random, strict=True)]
+            for row, random in ((row, draws(self.seed, row)) for row in rows)
         ]
 
 
@@ -108,7 +94,7 @@ def medoid(texts: Sequence[str]) -> str:
         for word, count in Counter(text.split()).items():
             counts[row, place[word]] = count
     lengths = counts.sum(1)
-    means = [(2 * np.minimum(own, counts).sum(1) / (lengths + own.sum())).mean() for own in counts]
+    means = [(2 * np.minimum(one, counts).sum(1) / (lengths + one.sum())).mean() for one in counts]
     return texts[int(np.argmax(means))]
 
 
@@ -125,10 +111,19 @@ class Medoid:
                     answers[row["category"]].append(parse(row["answer"]))
             except (KeyError, TypeError) as error:
                 raise StepDiffError(f"{place}: not a PairQA row with a category ({error})") from error
-        _check_clips(clips, path, store, test_set)
-        if lacking := [category for category, found in answers.items() if not any(map(str.split, found))]:
+        catalog = store.catalog("clips")
+        tested = held_out(catalog, read_test_clips([test_set]))
+        if tests := sorted(clips.intersection(tested.filter(tested["reason"] != NAMESAKE)["key"])):
+            raise StepDiffError(
+                f"{path}: {len(tests)} clips are of the test set's videos, e.g. {tests[0]}; name the paired QA of "
+                "training clips"
+            )
+        refuse_held_out(clips, catalog, path)
+        if lacking := [category for category, texts in answers.items() if not any(map(str.split, texts))]:
             raise StepDiffError(f"{path}: no open answers about {', '.join(lacking)}; medoid needs some to choose from")
-        self.captions = {category: medoid([text for text in own if text.split()]) for category, own in answers.items()}
+        self.captions = {
+            category: medoid([text for text in texts if text.split()]) for category, texts in answers.items()
+        }
 
     def caption(self, rows: Sequence[DiffCap]) -> list[str]:
         return [self.captions[row.category] for row in rows]
@@ -141,8 +136,8 @@ class ShuffledCaptions:
         self, answered: Sequence[DiffCap], captions: Sequence[str], rows: Sequence[DiffCap], path: str, seed: int
     ) -> None:
         """answered: the rows of the captions, read from `path`; rows: those to answer."""
-        own = dict(zip(map(_question, answered), captions, strict=True))
-        if lacking := [row for row in rows if _question(row) not in own]:
+        caption_of = dict(zip(map(_question, answered), captions, strict=True))
+        if lacking := [row for row in rows if _question(row) not in caption_of]:
             raise StepDiffError(
                 f"{path}: no caption for {len(lacking)} of {len(rows)} rows, e.g. {lacking[0].reference} and "
                 f"{lacking[0].candidate}; evaluate the rows that it answers"
@@ -154,7 +149,7 @@ class ShuffledCaptions:
                 raise StepDiffError(f"{category}: only one pair of clips, so no caption of another; evaluate more rows")
             cycle = generator(seed, "shuffled captions", category).permutation(len(asked))
             for one, other in zip(cycle, np.roll(cycle, 1), strict=True):
-                self.captions[asked[one]] = own[asked[other]]
+                self.captions[asked[one]] = caption_of[asked[other]]
 
     def caption(self, rows: Sequence[DiffCap]) -> list[str]:
         return [self.captions[_question(row)] for row in rows]
@@ -162,15 +157,3 @@ class ShuffledCaptions:
 
 def _question(row: DiffCap) -> tuple[str, str, str]:
     return row.reference, row.candidate, row.category
-
-
-def _check_clips(clips: set[str], path: str, store: Store, test_set: str) -> None:
-    """Raise StepDiffError if a clip of paired QA is of a video of the test set, or not of split train."""
-    catalog = store.catalog("clips")
-    tested = held_out(catalog, read_test_clips([test_set]))
-    if found := sorted(clips.intersection(tested.filter(tested["reason"] != NAMESAKE)["key"])):
-        raise StepDiffError(
-            f"{path}: {len(found)} clips are of the test set's videos, e.g. {found[0]}; name the paired QA of training "
-            "clips"
-        )
-    refuse_held_out(clips, catalog, path)

@@ -5,7 +5,6 @@ Two variants use the reference's or the candidate's embedding instead of the ave
 Guarantees
 - every embedding is L2-normalised before the average and before the cosine
 - DiffRank is the cosine of the two clips, and the variants refuse it
-- a_text_is_compared_with_each_clip_where_the_options_are_clips
 """
 
 from collections.abc import Sequence

@@ -1,10 +1,7 @@
 """M_Proj: a Perceiver that maps a clip's frozen tokens to a few tokens in the language model's input space.
 
 Guarantees
-- the number of output tokens does not depend on the number of input tokens
 - the output starts at the scale of the language model's own input embeddings
-- clips of a batch do not see each other
-- an untrained comparison changes no token
 """
 
 import torch
@@ -69,8 +66,8 @@ class Projector(nn.Module):
         place = (self.frame_time + self.position).flatten(0, 1)
         if leave_out:
             count = tokens.shape[1]
-            kept = torch.randperm(count, device="cpu")[: max(1, round(count * (1 - leave_out)))].to(tokens.device)
-            tokens, place = tokens[:, kept], place[kept]
+            chosen = torch.randperm(count, device="cpu")[: max(1, round(count * (1 - leave_out)))].to(tokens.device)
+            tokens, place = tokens[:, chosen], place[chosen]
         tokens = self.token_norm(self.input(tokens) + place)
         latents = self.latents.expand(len(tokens), -1, -1)
         for layer in self.layers:

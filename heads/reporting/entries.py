@@ -118,11 +118,8 @@ def check_entries(
 
 
 def score_record(predictions: str) -> Any:
-    """Return the score record next to a file of predictions, None if there is none.
-
-    Raises:
-        StepDiffError: the file next to it is not a score record.
-    """
+    """Return the score record next to a file of predictions, None if there is none. StepDiffError: the file next to it
+    is not a score record."""
     path = Path(predictions).with_suffix(".scores.json")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -152,11 +149,8 @@ def recorded_method(predictions: str) -> dict[str, Any] | None:
 
 
 def trainings(given: Sequence[Training], entries: Sequence[Entry]) -> dict[str, Training]:
-    """Return the training of every method of the entries.
-
-    Raises:
-        StepDiffError: a method without predictions or with two trainings, or what a score record contradicts.
-    """
+    """Return the training of every method of the entries. StepDiffError: a method without predictions or with two
+    trainings, or what a score record contradicts."""
     known = {entry.method: Training(entry.method) for entry in entries}
     for training in given:
         if training.method not in known:
@@ -179,21 +173,15 @@ def trainings(given: Sequence[Training], entries: Sequence[Entry]) -> dict[str, 
                     f"{recorded}; correct the config"
                 )
             known[entry.method] = replace(known[entry.method], **{name: recorded})
-        if (steps := _chosen(recipe)) is not None:
-            chosen.setdefault(entry.method, {})[entry.seed or 0] = steps
+        steps, trained, checkpoint = (recipe.get(name) for name in ("optimiser_steps", "trained", "checkpoint"))
+        if steps is not None and trained is not None and isinstance(checkpoint, str):
+            before_best = int(steps) - int(trained) + int(checkpoint.rpartition("-")[2])
+            chosen.setdefault(entry.method, {})[entry.seed or 0] = before_best
     for method, by_seed in chosen.items():
         steps_of_each = tuple(by_seed[seed] for seed in sorted(by_seed))
         if set(steps_of_each) != {known[method].steps}:
             known[method] = replace(known[method], chosen=steps_of_each)
     return known
-
-
-def _chosen(recipe: Mapping[str, Any]) -> int | None:
-    """Return the optimiser steps before the checkpoint that was evaluated, None if the record does not state them."""
-    steps, trained, checkpoint = (recipe.get(name) for name in ("optimiser_steps", "trained", "checkpoint"))
-    if steps is None or trained is None or not isinstance(checkpoint, str):
-        return None
-    return int(steps) - int(trained) + int(checkpoint.rpartition("-")[2])
 
 
 def comparable(method: str, baseline: str, known: Trainings) -> bool:

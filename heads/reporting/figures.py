@@ -90,13 +90,10 @@ Measured = list[tuple[Score, Float64[np.ndarray, " resamples"]]]
 
 
 def measure(entries: Sequence[Entry], resamples: int, seed: int, truth: TruthFigures | None = None) -> Measured:
-    """Return scores in the order of the entries, each with its values on the resamples.
+    """Return scores in the order of the entries, each with its values on the resamples. StepDiffError: a missing or
+    damaged file, or a prediction that does not fit its row (file and line).
 
-    Args:
-        truth: the figures of the truth score of parsed captions (stepdiff.kitchen.truth.truth_figures).
-
-    Raises:
-        StepDiffError: a missing or damaged file, or a prediction that does not fit its row (file and line).
+    truth: the figures of the truth score of parsed captions (stepdiff.kitchen.truth.truth_figures).
     """
     listed = {(entry.method, entry.setting, entry.seed) for entry in entries}
     for method, setting, number in listed:
@@ -174,11 +171,8 @@ def _undecided(metric: str, marks: Marks, counted: Bool[np.ndarray, " rows"]) ->
 
 
 def over_seeds(measured: Measured) -> Measured:
-    """Average the trainings of a method that differ only in their seed; undefined if one of them is.
-
-    Raises:
-        StepDiffError: they answer different rows.
-    """
+    """Average the trainings of a method that differ only in their seed; undefined if one of them is. StepDiffError:
+    they answer different rows."""
     groups: dict[tuple[str, Place], Measured] = {}
     for score, values in measured:
         groups.setdefault((score.method, score.place), []).append((score, values))

@@ -2,10 +2,6 @@
 
 The recipe of a run's folder is read again, with errors in one line, and compared option by option. Command lines import
 this file, so it imports no torch.
-
-Guarantees
-- a_recipe_error_names_the_option_and_what_it_expects
-- a_differing_recipe_names_each_option_with_both_values
 """
 
 import dataclasses

@@ -4,17 +4,14 @@ Batch b is of source b modulo the number of sources, as the supplement's S3 samp
 
 Guarantees
 - only the projector changes, and of the language model what the recipe trains: nothing, LoRA, or all
-- the source of a batch depends only on the batch's number
-- validation reads the val test sets of the recipe, or answers about clips that are held out, on rows drawn by seed
-- no_clip_of_a_video_that_is_held_out_for_validation_trains
-- a clip without features is reported before anything trains
-- no source draws a clip that is held out: clips, sequences, images, pairs, hard negatives
+- no source draws a clip that is held out; a clip without features is reported before anything trains
 - any number of processes validates with the figures of one
 """
 
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +24,8 @@ from heads.data.catalog_rows import need_columns
 from heads.data.clips import Features, split_texts
 from heads.data.hold_out import HoldOut
 from heads.data.packing import PADDING, Packed
-from heads.data.paired_qa import PairQuestions, answered_by, read_divided
-from heads.data.runs import Runs
-from heads.data.texts import Texts
+from heads.data.paired_qa import answered_by
+from heads.data.texts import Runs, Texts
 from heads.data.trained_on import TrainedOn
 from heads.methods.stepdiff import StepDiff
 from heads.methods.word_evidence import WordEvidence
@@ -39,7 +35,8 @@ from heads.models.projector import Projector
 from heads.models.public.cached import CachedClips, CachedLM, cached_model
 from heads.models.video_lm import VideoLM
 from heads.training.checkpoint import Run
-from heads.training.recipe import Scaling, Validation, VideoLMRecipe
+from heads.training.log import Counts
+from heads.training.recipe import Scaling, VideoLMRecipe
 from heads.training.sources import (
     Batch,
     HardNegatives,
@@ -48,10 +45,8 @@ from heads.training.sources import (
     Source,
     TextedClips,
     read_texts,
-    rows_of,
 )
-from heads.training.speed import Counts
-from heads.training.validation import HeldOutPairs, clips_to_hold_out, need_rows, validator_of
+from heads.training.validation import Division, HeldOutPairs, Validator, need_rows
 from heads.workers.group import ALONE, Group
 from heads.workers.read_ahead import ReadAhead
 from stepdiff.common.errors import StepDiffError
@@ -151,37 +146,24 @@ class VideoTask:
         assert (words is None) == (recipe.evidence is None)
         self.counts, self.group = Counts(), group
         self.hold_out = hold_out or HoldOut()
-        self.recipe, self.store, self.seed, self.device = recipe, store, seed, device
+        self.recipe, self.store, self.seed, self.device, self.words = recipe, store, seed, device, words
         self.catalog = store.catalog("clips")
-        self.hold_out.look_up(self.catalog, clips_to_hold_out(recipe.validation, self.catalog, seed))
         self.features = clips_of(recipe, store)
-        self.pairs: list[PairQuestions] = []
-        held_pairs: list[PairQuestions] = []
+        pairs_validate = "pairs" in recipe.sources
+        division = Division(recipe.pairqa, recipe.validation, self.hold_out, self.catalog, seed, pairs_validate)
+        self.pairs, self.validator = division.pairs, division.validator
         if recipe.pairqa is not None:
-            self.pairs, held_pairs = read_divided(recipe.pairqa, self.catalog, self.hold_out)
             self.pairs = answered_by(self.pairs, recipe.answers, recipe.pairqa)
-        self.validator = validator_of(recipe.validation, seed)
-        self.held_pairs: HeldOutPairs | None = None
-        if (options := recipe.validation) is not None and options.share is not None and "pairs" in recipe.sources:
-            self.held_pairs = HeldOutPairs(options, held_pairs, self.catalog, seed)
+        paired = list(dict.fromkeys(clip for pair in self.pairs for clip in (pair.reference, pair.candidate)))
+        self.trained = [division.rows(paired, self.features).astype(np.int32)]
+        """rows that may train, without those of texts"""
         self.negatives: HardNegatives | None = None
         if recipe.hard_negatives is not None:
             neighbours = recipe.hard_negatives.neighbours
             self.negatives = HardNegatives(self.catalog, self.features, neighbours, self.hold_out)
             if not recipe.hard_negatives.mine_every:
                 self.negatives.mine(self.negatives.embeddings(store, recipe.view))
-        paired = dict.fromkeys(clip for pair in self.pairs for clip in (pair.reference, pair.candidate))
-        validating: list[str] = []
-        if self.validator is not None:
-            self.validator.refuse(paired, str(recipe.pairqa))
-            validating = self.validator.clips()
-        elif self.held_pairs is not None:
-            validating = self.held_pairs.clips()
-        rows = self.features.rows([*paired, *validating])  # a clip without features is reported here
-        self.trained = [rows[: len(paired)].astype(np.int32)]  # what may train, without texts of sources
-        if self.negatives is not None:
             self.trained.append(self.negatives.rows)
-        self.words = words
         self.module = build(recipe, self.features, seed, device, scaling or Scaling(), group)
         self.held: list[Batch] = []
         """batches whose answers give the loss on what is held out"""
@@ -196,8 +178,8 @@ class VideoTask:
             chat, packs = self.module.lm.chat, self.module.lm.packs
             words = self.words if recipe.evidence is not None and recipe.evidence.asked else None
             paired = PairedSource(recipe, self.pairs, chat, packs, self.seed, self.negatives, words)
-            if self.held_pairs is not None:
-                self.held += paired.of(self.held_pairs.pairs)
+            if isinstance(self.validator, HeldOutPairs):
+                self.held += paired.of(self.validator.pairs)
             return paired
         column = recipe.caption if name == "images" else recipe.narration
         if name == "sequences":
@@ -205,16 +187,13 @@ class VideoTask:
         clips = partial(split_texts, self.catalog, column, self.features, "train")
         texts = read_texts(name, self.hold_out.kept(clips(), name), recipe.words)
         source = self._texted(name, texts)
-        if validation is not None and validation.share is not None and self.held_pairs is None:
-            self._hold(name, read_texts(name, self.hold_out.validates(clips()), recipe.words), validation)
+        if validation is not None and self.validator is None:
+            held_texts = read_texts(name, self.hold_out.validates(clips()), recipe.words)
+            need_rows(len(held_texts), validation, name if name == "sequences" else f"texts of {name}")
+            held = self._texted(name, held_texts)
+            chosen = drawn(held.items, validation.rows, generator(self.seed, "validation texts", name))
+            self.held += [held.of(chosen[i : i + held.size]) for i in range(0, len(chosen), held.size)]
         return source
-
-    def _hold(self, name: str, texts: Texts | Runs, validation: Validation) -> None:
-        """Add batches of held-out texts, as the source makes them. StepDiffError: there are too few."""
-        need_rows(len(texts), validation, name if name == "sequences" else f"texts of {name}")
-        source = self._texted(name, texts)
-        chosen = drawn(source.items, validation.rows, generator(self.seed, "validation texts", name))
-        self.held += [source.of(chosen[i : i + source.size]) for i in range(0, len(chosen), source.size)]
 
     def _texted(self, name: str, texts: Texts | Runs) -> TextedClips | Sequences:
         """Return the source of that name of these texts."""
@@ -228,7 +207,9 @@ class VideoTask:
 
     def trained_on(self) -> TrainedOn:
         """Return the clips that the sources may draw."""
-        return TrainedOn.of_catalog(self.catalog, rows_of(self.trained, self.sources.values()))
+        texts = (getattr(source, "items", None) for source in self.sources.values())  # pairs are among `trained`
+        texted = (items.rows for items in texts if isinstance(items, Texts | Runs))
+        return TrainedOn.of_catalog(self.catalog, chain(self.trained, texted))
 
     def groups(self) -> list[dict[str, Any]]:
         rate, lora = self.recipe.schedule.learning_rate, self.recipe.lora
@@ -243,15 +224,15 @@ class VideoTask:
         if self.recipe.init is not None:
             checkpoint = Run(Path(self.recipe.init)).start(self.module)
             say(f"starts from {checkpoint}")
-        if self.held_pairs is not None:
-            say(self.held_pairs.line())
+        if isinstance(self.validator, HeldOutPairs):
+            say(self.validator.line())
 
     def batch(self, number: int) -> Batch:
         """Return the training batch of that number."""
         names = self.recipe.sources
         turn, place = divmod(number, len(names))
-        own = turn * names.count(names[place]) + names[:place].count(names[place])  # a source may have several places
-        return self.sources[names[place]].batch(own)
+        nth = turn * names.count(names[place]) + names[:place].count(names[place])  # a source may have several places
+        return self.sources[names[place]].batch(nth)
 
     def own(self, batches: range) -> range:
         """Return the batches of a step that this process computes."""
@@ -304,11 +285,11 @@ class VideoTask:
     def validate(self) -> dict[str, float | None]:
         method = StepDiff(self.module, self.features, group=self.group, words=self.words, evidence=self.recipe.evidence)
         with autocast(self.device, self.recipe.precision):
-            if self.validator is not None:
+            if isinstance(self.validator, Validator):
                 return self.validator.figures(method)
             if not self.held:
                 return {}
             loss = mean_loss(self.module, self.features, self.held, self.group)
-            if self.held_pairs is None:
+            if self.validator is None:
                 return {"score": -loss, "loss": loss}
-            return self.held_pairs.figures(loss, partial(method.score_answers, about=self.held_pairs.about))
+            return self.validator.figures(loss, partial(method.score_answers, about=self.validator.about))

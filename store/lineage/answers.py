@@ -71,8 +71,8 @@ def lineage(options: LineageOptions) -> list[RowLineage | HeadLineage]:
     if (rows < 0).any():
         unknown = keys[int(np.argmax(rows < 0))]
         raise StepDiffError(f"{unknown!r} is no key of the {options.entity} of {store.path}, and no folder of a run")
-    rows_of_keys = dict(zip(keys, _rows(store, options, rows, keys), strict=True))
-    return [rows_of_keys[name] if name in rows_of_keys else head_lineage(Path(name)) for name in options.names]
+    answers = dict(zip(keys, _rows(store, options, rows, keys), strict=True))
+    return [answers[name] if name in answers else head_lineage(Path(name)) for name in options.names]
 
 
 def _rows(store: Store, options: LineageOptions, rows: np.ndarray, keys: list[str]) -> Iterator[RowLineage]:
@@ -124,19 +124,14 @@ def _named(store: Store, entity: str, rows: np.ndarray) -> dict[int, list[str]]:
     return named
 
 
-def runs(folder: Path) -> list[Path]:
-    """Return the folders of runs in `folder`, up to two levels below it."""
-    levels = ("/".join(["*"] * depth + [RECORD]) for depth in range(_DEPTH + 1))
-    return sorted({path.parent for level in levels for path in folder.glob(level)})
-
-
 def _trained(folder: Path, keys: list[str]) -> tuple[dict[str, list[str]], list[str]]:
-    """Return for each key the runs that may have drawn it, and the runs of which that is unknown."""
+    """Return for each key the runs in `folder` that may have drawn it, and the runs of which that is unknown."""
     wanted, unknown = trained_on.hashes(keys), list[str]()
-    runs_of_keys: dict[str, list[str]] = {key: [] for key in keys}
-    for run in runs(folder):
+    drawn: dict[str, list[str]] = {key: [] for key in keys}
+    levels = ("/".join(["*"] * depth + [RECORD]) for depth in range(_DEPTH + 1))
+    for run in sorted({path.parent for level in levels for path in folder.glob(level)}):
         try:
-            record = _read(run).get("trained_on")
+            record = read_record(run).get("trained_on")
             if record is None:
                 raise StepDiffError("it states no clips")
             trained_on.check(run, record)
@@ -147,13 +142,13 @@ def _trained(folder: Path, keys: list[str]) -> tuple[dict[str, list[str]], list[
             unknown.append(f"{run} ({error})")
             continue
         for place in np.flatnonzero(there).tolist():
-            runs_of_keys[keys[place]].append(str(run))
-    return runs_of_keys, unknown
+            drawn[keys[place]].append(str(run))
+    return drawn, unknown
 
 
 def head_lineage(run: Path) -> HeadLineage:
     """Return what the head of a run was trained on. StepDiffError: its record is damaged."""
-    record = _read(run)
+    record = read_record(run)
     before, init = [], record.get("init")
     while isinstance(init, dict):
         before.append(str(init.get("run")))
@@ -165,7 +160,8 @@ def head_lineage(run: Path) -> HeadLineage:
     )
 
 
-def _read(run: Path) -> dict[str, Any]:
+def read_record(run: Path) -> dict[str, Any]:
+    """Read the lineage of a run. StepDiffError: it is missing or damaged."""
     path = run / RECORD
     try:
         if path.stat().st_size > _MOST_BYTES:
@@ -174,7 +170,9 @@ def _read(run: Path) -> dict[str, Any]:
         if not isinstance(record, dict):
             raise ValueError("no object")
     except (OSError, ValueError, RecursionError) as error:
-        raise StepDiffError(f"{path}: missing or damaged ({error})") from None
+        raise StepDiffError(
+            f"{path}: missing or damaged ({error}), so it is unknown what the head was trained on; train again"
+        ) from None
     return record
 
 

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from heads import train as train_command
+from heads.training.log import Counts
 from heads.training.loop import train
 from heads.training.recipe import Schedule
-from heads.training.speed import Counts
 from heads.workers.group import ALONE, Group
 
 

@@ -12,17 +12,17 @@ import pytest
 import torch
 
 from heads.data.clips import Features, split_texts
+from heads.data.hold_out import HoldOut
 from heads.data.packing import NO_TARGET, TEXT, Turn, collate
 from heads.data.paired_qa import Order, PairQuestions, answered_by, kind, read_paired_qa, turns
-from heads.data.runs import Runs
-from heads.data.texts import Texts
+from heads.data.texts import Runs, Texts
 from heads.models.language_model import LanguageModel
 from heads.models.projector import Projector, ProjectorOptions
 from heads.models.video_lm import VideoLM
 from heads.training.contrastive_task import PairContrast, contrast_pairs
 from heads.training.recipe import PairsContrast, Validation
 from heads.training.sources import SEQUENCE, HardNegatives, Sequences, TextedClips
-from heads.training.validation import Validator
+from heads.training.validation import Division, Validator
 from heads.workers.read_ahead import ReadAhead
 from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks.prompts import NARRATION_QUESTION
@@ -362,9 +362,12 @@ def test_a_row_whose_targets_all_get_the_same_score_counts_0(world: Path) -> Non
     assert figures["ktau"] == figures["ktau_within_step"] == 0.5
 
 
-def test_no_clip_that_trains_chooses_the_checkpoint(world: Path) -> None:
-    validator = Validator(Validation(str(world / "diffmcq_val.jsonl"), str(world / "diffrank_val.jsonl"), 2), 0)
-    validator.refuse(["video-_0_0.0_1.5"], "qa.jsonl")
-    shared = validator.clips()[0]
-    with pytest.raises(StepDiffError, match=f"qa.jsonl: 1 training clips are in the val test sets, e.g. {shared}"):
-        validator.refuse(["video-_0_0.0_1.5", shared], "qa.jsonl")
+def test_no_clip_that_trains_chooses_the_checkpoint(world: Path, store: Store) -> None:
+    files = str(world / "diffmcq_val.jsonl"), str(world / "diffrank_val.jsonl")
+    pairqa, features = str(world / "pairqa.jsonl"), Features(store, "visual", "tokens")
+    division = Division(pairqa, Validation(*files, 2), HoldOut(), store.catalog("clips"), 0)
+    assert len(division.rows(["video-_0_0.0_1.5"], features)) == 1
+    assert isinstance(division.validator, Validator)
+    shared = division.validator.clips()[0]
+    with pytest.raises(StepDiffError, match=f"pairqa.jsonl: 1 training clips are in the val test sets, e.g. {shared}"):
+        division.rows(["video-_0_0.0_1.5", shared], features)

@@ -17,9 +17,8 @@ from hypothesis import strategies as st
 
 from heads import ask, evaluate, report, score, train
 from heads.data.packing import Turn
-from heads.evaluation.evaluation import identity
+from heads.evaluation.evaluation import Partial, identity
 from heads.evaluation.options import EvaluateOptions
-from heads.evaluation.partial import Partial
 from heads.evaluation.rows import named, select
 from heads.methods.stepdiff import StepDiff
 from heads.methods.vlemb import VLEmb

@@ -20,7 +20,7 @@ from heads.training.contrastive_task import ContrastiveTask
 from heads.training.lineage import load_video_lm
 from heads.training.log import read_metrics
 from heads.training.recipe import HardNegativeOptions, Validation, read_recipe
-from heads.training.validation import questions
+from heads.training.validation import HeldOutPairs, questions
 from heads.training.video_task import VideoTask
 from stepdiff.common.errors import StepDiffError
 from store import Store, text_key
@@ -98,7 +98,8 @@ def test_no_clip_of_a_video_that_is_held_out_for_validation_trains(world: Path, 
     assert {clip for pair in task.pairs for clip in (pair.reference, pair.candidate)} == left
     assert set(task.trained_on().arrays["clips"]) == set(hashes(left))
     assert {clip for batch in task.held for clip in batch.clips} <= held
-    assert task.held_pairs is not None and set(task.held_pairs.clips()) <= held and len(task.held_pairs.pairs) == 4
+    assert isinstance(task.validator, HeldOutPairs) and set(task.validator.clips()) <= held
+    assert len(task.validator.pairs) == 4
 
 
 @pytest.mark.full
@@ -116,9 +117,9 @@ def test_the_loss_is_the_mean_over_the_tokens_of_all_answers_and_the_smallest_on
     assert made is not None
     task = VideoTask(made, store, SEED, "cpu")
     model, features, _ = load_video_lm(out, store)
-    assert task.held_pairs is not None
+    assert isinstance(task.validator, HeldOutPairs)
     total = tokens = 0.0
-    for pair in task.held_pairs.pairs:
+    for pair in task.validator.pairs:
         for question, answer in dict.fromkeys(pair.questions):
             turn, clips = Turn(question, answer), (pair.reference, pair.candidate)
             found = StepDiff(model, features).likelihoods({clips: {turn: None}}, mean=False)[clips, turn]
@@ -268,7 +269,7 @@ def test_a_contrastive_head_on_pairs_is_validated_on_held_out_pairs(world: Path,
     held = held_clips(other)
     assert task.pairs is not None and task.held is not None
     assert set(task.pairs.pair_clips()) == {key for key, _ in task.train} == set(CLIPS[:12]) - held
-    assert {key for key, _ in task.val} == held and set(task.held[1].pair_clips()) <= held
+    assert {key for key, _ in task.val} == held and set(task.held.pair_clips()) <= held
     off = yaml.safe_load(path.read_text())
     off["contrastive"]["pairs"]["validation"] = None
     (tmp_path / "off.yaml").write_text(yaml.safe_dump(off | {"out": str(tmp_path / "off")}))

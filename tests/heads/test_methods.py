@@ -16,9 +16,8 @@ import torch
 from heads import evaluate
 from heads.data.clip_texts import ClipTexts, write_texts
 from heads.data.packing import Turn
-from heads.methods.captions_cosine import CaptionsCosine
 from heads.methods.controls import Chance, Rarest, StepOracle, medoid
-from heads.methods.similarity import MODEL, Sentences
+from heads.methods.similarity import MODEL, CaptionsCosine, Sentences
 from heads.methods.socratic import SocraticLM, load_socratic
 from heads.methods.stepdiff import StepDiff
 from heads.methods.vlemb import PairEmbedding, VLEmb

@@ -16,7 +16,7 @@ from heads import train
 from heads.data.packing import Turn
 from heads.evaluation.loading import ANSWERS, method_class
 from heads.evaluation.options import EvaluateOptions, check
-from heads.methods import captions_cosine, controls, stepdiff, vlemb, word_evidence
+from heads.methods import controls, similarity, stepdiff, vlemb, word_evidence
 from heads.methods.registry import REGISTRY, stated
 from heads.training.lineage import load_video_lm
 from heads.training.log import read_metrics
@@ -136,7 +136,7 @@ CLASSES = {
     **dict.fromkeys(("video-lm", "stepdiff", "llava", "idefics", "vlm", "socratic"), stepdiff.StepDiff),
     "word-evidence": word_evidence.WordEvidence,
     "vlemb": vlemb.VLEmb,
-    "captions-cosine": captions_cosine.CaptionsCosine,
+    "captions-cosine": similarity.CaptionsCosine,
     "random": controls.Chance,
     "step-oracle": controls.StepOracle,
     "rarest": controls.Rarest,

@@ -21,7 +21,6 @@ from heads.data.packing import Packed, Packer, Turn
 from heads.evidence.counting import Counting
 from heads.evidence.head import WordHead, fold_of
 from heads.evidence.naming import Naming
-from heads.evidence.options import WordOptions
 from heads.evidence.sums import Fit, Sums, calibrate, fit, squared_errors, total
 from heads.evidence.terms import occurrences, segments, terms_of
 from heads.methods.stepdiff import StepDiff
@@ -30,6 +29,7 @@ from heads.models.language_model import LanguageModel
 from heads.models.projector import Projector
 from heads.models.video_lm import VideoLM
 from heads.training.recipe import EvidenceOptions, ProjectorOptions, read_recipe
+from heads.words import WordOptions
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.workers.cluster import connected
 from stepdiff.tasks.benchmarks.rows import Choice
@@ -123,7 +123,8 @@ def test_a_world_with_planted_words_is_solved(head: WordHead) -> None:
     for place, tool in enumerate(("whisk", "spoon", "fork")):
         own = evidence[:, head.columns[tool]]
         assert own[place::3].min() > max(np.delete(own, np.arange(place, 12, 3))), tool
-    assert head.sides("In Video 1, a whisk, in Video 2, a fork.") == pytest.approx([-1, 1], abs=0.4)
+    sides = [head.side_model.of(one) for one in head.occurrences("In Video 1, a whisk, in Video 2, a fork.")]
+    assert sides == pytest.approx([-1, 1], abs=0.4)
 
 
 def means(head: WordHead, clips: list[str]) -> np.ndarray:
