@@ -6,9 +6,8 @@
 
 Guarantees
 - a file that cannot be used is listed with its reason, and the others are shown
-- a file that has not changed is not read again
+- a file that has not changed is not read again, and rows of equal files are kept once
 - no file outside the given folders is read, and none that is larger than its limit
-- rows of equal files are kept once
 """
 
 import hashlib
@@ -86,20 +85,15 @@ class Method:
     """What made the predictions of a file, as its record discloses it."""
 
     id: str
-    """its name in addresses"""
     name: str
-    """name of the run or method, and its control"""
     file: str
     control: bool
     """whether it is a control: without video, with other clips, or without a look at the clips"""
     trained: bool
-    """whether it has a head"""
     regime: str
     """none, s1, supervised; empty if it is not disclosed"""
     regime_words: str
-    """the same as tables show it"""
     steps: int | None
-    """optimiser steps"""
     notes: tuple[str, ...]
     """what a reader must know: raw captions, clips that trained the head, differing figures"""
 
@@ -110,10 +104,8 @@ class Answers:
 
     method: Method
     test_set: str
-    """name of the test set"""
     of: Rows
     said: list[Any]
-    """one prediction for each row"""
     similar: list[float] | None
     """diffcap: log p(YES) - log p(NO) that the clips are similar, if the file has it"""
 
@@ -139,8 +131,6 @@ def library(folders: tuple[Path, ...], test_sets: tuple[Path, ...]) -> "Library"
 
 
 class Library:
-    """The files of predictions of some folders."""
-
     def __init__(self, folders: Sequence[Path], test_sets: Sequence[Path] = ()) -> None:
         """Take predictions from `folders`, and test sets also from the folders `test_sets`. Nothing is read yet."""
         self._folders = folders

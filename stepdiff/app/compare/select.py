@@ -2,11 +2,11 @@
 
 Guarantees
 - an address that a page gives leads to the same selection
-- filters equal a loop over the rows
 - a selection without rows says which of its filters excludes them
 - the order of rows with equal values is that of the test set
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -75,7 +75,6 @@ class Filter:
     words: str
     rows: int
     without: str = ""
-    """address of the selection without it"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +88,6 @@ class Chosen:
     b: Column | None
     metric: str
     steps: Sequence[str | None]
-    """step of each row's reference clip"""
 
     @cached_property
     def common(self) -> Mask:
@@ -161,22 +159,17 @@ class Chosen:
         sort, a = self.selection.sort, self.a
         if sort == "gap":
             return (self.b or a).values(self.metric) - a.values(self.metric)
-        keys: dict[str, Callable[[], Float64[np.ndarray, " rows"]]] = {
-            "margin": lambda: a.margins,
-            "-margin": lambda: -a.margins,
-            "loss": lambda: -a.losses,
-            "value": lambda: a.values(self.metric),
-        }
-        return keys[sort]()
+        if sort == "loss":
+            return -a.losses
+        return a.values(self.metric) if sort == "value" else -a.margins if sort == "-margin" else a.margins
 
 
 def choose(
     tests: TestSet, selection: Selection, steps: Callable[[TestSet], Sequence[str | None]] = lambda _: ()
 ) -> Chosen:
-    """Return what a selection means on a test set. `steps` is called only where the selection has a step.
+    """Return what a selection means on a test set; UnknownError where the set has no such method or figure.
 
-    Raises:
-        UnknownError: The test set has no such method or figure.
+    steps: returns the step of each row; called only where the selection has a step.
     """
     shown = [_column(tests, name) for name in selection.show] or tests.columns[:MOST_METHODS]
     shown = [column for column in tests.columns if column in shown]
@@ -192,28 +185,19 @@ def choose(
 
 
 def related(where: Where, a: Column, b: Column | None, metric: str) -> Mask:
-    """Return the rows with a relation between two methods, or between one of them and the truth.
-
-    Raises:
-        UnknownError: The relation needs a second method.
-    """
+    """Return the rows with a relation between two methods, or between one of them and the truth."""
     if where in ("right", "wrong"):
         return a.verdicts == (RIGHT if where == "right" else WRONG)
     if b is None:
         raise UnknownError(f"where={where} compares two methods, and only one is shown: give more --predictions")
-    if where == "differ":
-        return differ(a, b)
+    if where == "differ":  # another option, order of targets, or caption
+        both = a.answered & b.answered
+        for row in np.flatnonzero(both).tolist():
+            both[row] = _answer(a, row) != _answer(b, row)
+        return both
     better, worse = (a, b) if where == "better" else (b, a)
     with np.errstate(invalid="ignore"):
         return better.values(metric) > worse.values(metric)
-
-
-def differ(a: Column, b: Column) -> Mask:
-    """Return the rows where two methods give another answer: option, order of targets, or caption."""
-    both = a.answered & b.answered
-    for row in np.flatnonzero(both).tolist():
-        both[row] = _answer(a, row) != _answer(b, row)
-    return both
 
 
 def _answer(column: Column, row: int) -> object:
@@ -236,7 +220,4 @@ def _column(tests: TestSet, name: str) -> Column:
 
 def counted(names: Iterable[str]) -> list[tuple[str, int]]:
     """Return each name with its number, sorted by name."""
-    found: dict[str, int] = {}
-    for name in names:
-        found[name] = found.get(name, 0) + 1
-    return sorted(found.items())
+    return sorted(Counter(names).items())

@@ -3,10 +3,7 @@
 Files of one task belong to one test set where they name the same one and share a row, or where one of them shares half
 of its rows with the set. The n-th of several equal rows of a file is the n-th of those of another file.
 
-Guarantees
-- rows of methods are aligned by content, not by place
-- margins and losses equal a loop over the options
-- a right order of DiffRank is one with a margin above 0
+A right order of DiffRank is one with a margin above 0.
 """
 
 import hashlib
@@ -58,8 +55,8 @@ class Column:
     @cached_property
     def figures(self) -> dict[str, Figure]:
         """The figures of the file, whose parts are spread over the rows of the set (0 for rows without an answer)."""
-        own, _ = self.answers.measured
-        return {name: Figure(self._spread(figure.parts, 0.0), figure.value) for name, figure in own.items()}
+        figures, _ = self.answers.measured
+        return {name: Figure(self._spread(figure.parts, 0.0), figure.value) for name, figure in figures.items()}
 
     def values(self, metric: str) -> Float64[np.ndarray, " rows"]:
         """Return a figure of each row by itself, NaN where it is undefined."""
@@ -151,7 +148,6 @@ class TestSet:
     __test__ = False  # not a class of tests
 
     id: str
-    """its name in addresses"""
     name: str
     task: Task
     rows: list[Any]
@@ -159,7 +155,6 @@ class TestSet:
     keys: list[str]
     """an id of each row, by its content"""
     videos: list[str]
-    """the video of each row's reference clip"""
     columns: list[Column]
 
     @cached_property
@@ -182,7 +177,6 @@ class TestSet:
 
     @cached_property
     def categories(self) -> list[str]:
-        """The category of each row."""
         return [row.category for row in self.rows]
 
     @cached_property
@@ -196,7 +190,6 @@ class TestSet:
         return frequent(row.text for row in self.rows) if self.task == "diffcap" else frozenset()
 
     def column(self, name: str) -> Column | None:
-        """Return the column of a method, by its id."""
         return next((column for column in self.columns if column.method.id == name), None)
 
 

@@ -1,10 +1,6 @@
 """The words of a caption that its references have too.
 
 Words of grammar, and words that the texts of many rows share ("person", "cook"), say nothing about a difference.
-
-Guarantees
-- the pieces of a caption are the caption
-- words of grammar and frequent words are never marked
 """
 
 import re

@@ -1,13 +1,6 @@
-"""Which clips of a map are chosen: by a condition, by words, by a lasso.
-
-Guarantees
-- an empty result names the part of the filter that excluded everything
-- words are searched as they are written: no character of them is a pattern
-- a lasso chooses the points that are inside by the even-odd rule
-"""
+"""Which clips of a map are chosen: by a condition, by words, by a lasso."""
 
 from collections.abc import Sequence
-from functools import reduce
 
 import numpy as np
 import polars as pl
@@ -27,23 +20,19 @@ Mask = Bool[np.ndarray, " clips"]
 
 
 def passing(shown: Shown, where: str, words: str) -> tuple[Mask, str | None]:
-    """Return the clips of a map that have `where` and `words`, and where there are none the reason.
+    """Return the clips of a map that have `where` and `words`, and where no clip has, the part that excluded all.
 
     Args:
         where: A condition as `retrieval query --where` takes it, or nothing.
-        words: Each must be in a text column, in upper or lower case.
-
-    Raises:
-        FieldError: `where` is not a condition on these columns, which the error lists, or there are too many words.
+        words: Each must be in a text column as it is written, in upper or lower case.
     """
     parts: list[tuple[str, Mask]] = []
     if where.strip():
         whole = _where(shown, where)
         parts = [(part, whole if part == where.strip() else _where(shown, part)) for part in parts_of(where)]
     parts += [(f"the word {word!r}", _containing(shown, word)) for word in _words(words)]
-    every = np.ones(len(shown.map.rows), bool)
-    found = reduce(np.logical_and, (mask for _, mask in parts), every)
-    return found, None if found.any() or not parts else excluded(parts)
+    mask = np.logical_and.reduce([np.ones(len(shown.map.rows), bool), *(mask for _, mask in parts)])
+    return mask, None if mask.any() or not parts else excluded(parts)
 
 
 def excluded(parts: Sequence[tuple[str, Mask]]) -> str:

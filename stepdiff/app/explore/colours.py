@@ -1,7 +1,6 @@
 """The colour of each clip of a map: a code for its value in a column, and the legend of the codes.
 
-Guarantees
-- the counts of the legend add up, and its conditions select the clips that it counts
+The conditions of the legend select the clips that it counts.
 """
 
 from dataclasses import dataclass
@@ -53,9 +52,7 @@ class Legend:
     entries: tuple[Entry, ...] = ()
     """code n is entry n"""
     others: int = 0
-    """clips with another value"""
     missing: int = 0
-    """clips without a value"""
     low: float | None = None
     """value of shade 0, and of all below it"""
     high: float | None = None

@@ -1,13 +1,11 @@
 """Pairs of one step that are most different or most alike: by cosine, a head, stored predictions, or true scores.
 
 Work is bounded: of a large catalog a sample of rows is read, of a large step a sample of clips is compared, and a head
-scores a sample of pairs. The result says which.
+scores a sample of pairs. The note of the result says so.
 
 Guarantees
-- the pairs of a small step are those of a comparison of all its pairs
-- two clips of one video are no pair
+- the pairs of a small step are those of a comparison of all its pairs; two clips of one video are no pair
 - equal searches have equal results: the next pair of a list is always the same
-- of large steps and catalogs a sample is compared, and the note says so
 """
 
 from collections.abc import Sequence
@@ -65,8 +63,6 @@ class Search:
 
 @dataclass(frozen=True)
 class Found:
-    """A pair in a list."""
-
     reference: str
     candidate: str
     score: float
@@ -79,7 +75,6 @@ class Result:
 
     pairs: list[Found]
     note: str
-    """what was compared"""
     head: str
     """the head that has to score the pairs first; empty: none"""
 
@@ -89,22 +84,15 @@ class Sample:
     """Rows of the catalog with their steps."""
 
     total: int
-    """rows of the catalog"""
     rows: Int64[np.ndarray, " rows"]
     steps: dict[str, Int64[np.ndarray, " clips"]]
     """step -> its rows in the sample, by name"""
 
 
 class Finder:
-    """Searches in a site."""
-
     def __init__(self, site: Site, stored: Stored, kept: KeptOdds) -> None:
         self._site, self._stored, self._kept = site, stored, kept
         self._sample: Sample | None = None
-
-    def steps(self) -> list[tuple[str, int]]:
-        """Return each step with its number of clips, in the sample."""
-        return [(step, len(rows)) for step, rows in self.sample().steps.items()]
 
     def sample(self) -> Sample:
         """Return rows of the catalog; of a large one, those at a few places."""
@@ -123,12 +111,8 @@ class Finder:
             self._sample = Sample(total, rows, dict(sorted(steps.items())))
         return self._sample
 
-    def candidates(self, step: str, view: str | None) -> tuple[Int64[np.ndarray, "pairs 2"], str]:
-        """Return pairs of rows of one step with features in a view (None: any), and a note on what they are.
-
-        Raises:
-            UnknownError: No clip is of that step.
-        """
+    def candidates(self, step: str, view: str) -> tuple[Int64[np.ndarray, "pairs 2"], str]:
+        """Return pairs of rows of one step with features in a view, and a note on what they are."""
         sample, rng = self.sample(), generator(0, "clips of a step", step)
         if step and step not in sample.steps:
             raise UnknownError(f"no clip of step {step[:200]!r} among {len(sample.rows):,} rows of the catalog")
@@ -141,9 +125,8 @@ class Finder:
                     groups.append(_some(list(sample.steps.values())[place], most, rng))
         else:
             groups = [_some(sample.rows, MOST_CLIPS, rng)]
-        if view is not None:
-            found = self._site.store.view("clips", view)
-            groups = [rows[has(found, rows)] for rows in groups]
+        features = self._site.store.view("clips", view)
+        groups = [rows[has(features, rows)] for rows in groups]
         rows = np.concatenate(groups)
         catalog = self._site.store.catalog("clips")
         videos = dict(catalog.select(rows, pl.DataFrame(schema={"video": pl.String})).iter_rows())
@@ -170,11 +153,7 @@ class Finder:
         return self._keys(some), note
 
     def search(self, search: Search, heads: Sequence[RunHead]) -> Result:
-        """Return the list of a search. heads: those that may be named.
-
-        Raises:
-            UnknownError: The search names a step, view, head or file that does not exist.
-        """
+        """Return the list of a search. heads: those that may be named; UnknownError: what it names does not exist."""
         kind, _, name = search.by.partition(":")
         if kind in ("", "cosine"):
             return self._by_cosine(search, name)
@@ -214,21 +193,19 @@ class Finder:
         return self._ranked(search, pairs, np.array(known), f"{note}, by log p(YES) - log p(NO) of {head.name}")
 
     def _by_stored(self, search: Search, method: str | None) -> Result:
-        found = self._stored.ranked(method, search.category)
+        scores = self._stored.ranked(method, search.category)
         catalog = self._site.store.catalog("clips")
-        clips = list(dict.fromkeys(clip for scored in found for clip in scored.pair))
+        clips = list(dict.fromkeys(clip for pair in scores for clip in pair))
         frame = catalog.select(catalog.rows(clips), pl.DataFrame(schema={"key": pl.String, "step": pl.String}))
         steps = dict(frame.select("key", "step").iter_rows())
-        found = [
-            scored
-            for scored in found
-            if all(clip in steps for clip in scored.pair)
-            and steps[scored.pair[0]] == steps[scored.pair[1]]
-            and search.step in ("", steps[scored.pair[0]])
+        pairs = [
+            (one, two)
+            for one, two in scores
+            if one in steps and two in steps and steps[one] == steps[two] and search.step in ("", steps[one])
         ]
         by = "the true scores of the test sets, 5 = most similar" if method is None else f"the scores of {method}"
-        note = f"{len(found):,} pairs of the DiffRank predictions, by {by}"
-        return self._ranked(search, [scored.pair for scored in found], np.array([s.score for s in found]), note)
+        note = f"{len(pairs):,} pairs of the DiffRank predictions, by {by}"
+        return self._ranked(search, pairs, np.array([scores[pair] for pair in pairs]), note)
 
     def _ranked(self, search: Search, pairs: list[Pair], scores: Float[np.ndarray, " pairs"], note: str) -> Result:
         best = chosen(pairs, scores, search.order == "alike")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from heads.evidence.head import COPY, FILE, WordHead
 from heads.training.recipe import read_recipe
-from stepdiff.app.kept import Kept
+from stepdiff.app.cache import LRUCache
 from stepdiff.app.site import BEST, MOST_RUNS, Site, UnknownError
 from stepdiff.common.errors import StepDiffError
 
@@ -25,7 +25,6 @@ class RunHead:
     """A run of `python -m heads.train` that can answer questions."""
 
     name: str
-    """its folder in the folder of runs"""
     stamp: int
     """when its best checkpoint was chosen: a run that is trained again is another head"""
     system: str
@@ -36,8 +35,6 @@ class RunHead:
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """A head in memory."""
-
     head: RunHead
     method: "StepDiff"
     device: str
@@ -51,19 +48,17 @@ class Loaded:
 
 
 class Runs:
-    """The runs of a site."""
-
     def __init__(self, site: Site) -> None:
         self._site = site
         self._known: dict[tuple[Path, int], RunHead | None] = {}
-        self._words: Kept[tuple[Path, int], WordEvidence] = Kept(MOST_WORDS)
+        self._words: LRUCache[tuple[Path, int], WordEvidence] = LRUCache(MOST_WORDS)
         self._lock = threading.Lock()
 
     def heads(self) -> list[RunHead]:
         """Return the heads that answer questions, by name; runs that cannot be read are left out."""
-        found = [folder for folder in self._site.finished_runs() if (folder / "recipe.yaml").is_file()]
+        folders = [folder for folder in self._site.finished_runs() if (folder / "recipe.yaml").is_file()]
         with self._lock:
-            return [head for folder in found[:MOST_RUNS] if (head := self._head(folder)) is not None]
+            return [head for folder in folders[:MOST_RUNS] if (head := self._head(folder)) is not None]
 
     def head(self, name: str) -> RunHead:
         """Return a head by its name. Raises UnknownError where the runs have none of that name."""
@@ -98,10 +93,10 @@ class Runs:
         folder = self._folder(name)
         key = folder, (folder / FILE).stat().st_mtime_ns
         with self._lock:
-            found = self._words.get(key)
-            if found is None:
-                self._words.put(key, found := WordEvidence.of_store(WordHead.load(folder), self._site.store))
-        return found
+            evidence = self._words.get(key)
+            if evidence is None:
+                self._words.put(key, evidence := WordEvidence.of_store(WordHead.load(folder), self._site.store))
+        return evidence
 
     def _name(self, folder: Path) -> str:
         root = self._site.runs

@@ -1,7 +1,6 @@
 """What the given predictions say about a pair: captions, log-odds that it is similar, and the true scores.
 
 Guarantees
-- a_caption_is_shown_with_the_references_of_its_pair_and_category
 - predictions of a pair in the other order are not shown as this pair's
 - details are checked only against a world whose clips show the steps of the catalog
 """
@@ -13,10 +12,10 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from stepdiff.app.cache import LRUCache
 from stepdiff.app.compare.files import Answers, library
 from stepdiff.app.compare.words import Piece, supported
-from stepdiff.app.kept import Kept
-from stepdiff.app.pair.alike import Similarities, similarity
+from stepdiff.app.pair.alike import Odds
 from stepdiff.app.site import Site
 from stepdiff.kitchen.attributes import Attributes
 from stepdiff.kitchen.steps import MAIN
@@ -44,7 +43,6 @@ class Detail:
 
     words: str
     video: int
-    """1 or 2"""
     judgement: Judgement
 
 
@@ -59,20 +57,10 @@ class CaptionRow:
 
 @dataclass(frozen=True)
 class Captions:
-    """The captions of a pair."""
-
     methods: list[str]
     rows: list[CaptionRow]
     swapped: bool
     """whether there are some for the pair in the other order"""
-
-
-@dataclass(frozen=True)
-class Scored:
-    """A pair in a DiffRank test set."""
-
-    pair: Pair
-    score: float
 
 
 class Stored:
@@ -80,7 +68,7 @@ class Stored:
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        self._worlds: Kept[tuple[Path, int], dict[str, Attributes]] = Kept(1)
+        self._worlds: LRUCache[tuple[Path, int], dict[str, Attributes]] = LRUCache(1)
         self._library = library(site.predictions, () if site.videos is None else (site.videos,))
         self._lines: WeakKeyDictionary[Answers, Lines] = WeakKeyDictionary()
         self._lock = threading.Lock()
@@ -140,7 +128,6 @@ class Stored:
         return None if one is None or two is None or len(steps) > 1 else (one, two)
 
     def references(self, pair: Pair) -> dict[str, list[str]]:
-        """Return the references of a pair, by category."""
         found: dict[str, dict[str, None]] = {}
         for answers, lines in self._files("diffcap"):
             for line, _ in lines.get(pair, ()):
@@ -148,24 +135,18 @@ class Stored:
                 found.setdefault(row.category, {}).update(dict.fromkeys(row.text))
         return {category: list(texts) for category, texts in found.items()}
 
-    def similar(self, pair: Pair) -> list[Similarities]:
-        """Return the log-odds of a pair in the predictions of heads, without controls."""
-        found: dict[str, dict[str, float]] = {}
+    def similar(self, pair: Pair) -> dict[str, Odds]:
+        """Return the log-odds of a pair in the predictions of each head, by category, without controls."""
+        odds: dict[str, Odds] = {}
         for answers, lines in (*self._files("diffrank"), *self._files("diffcap")):
             if not answers.method.trained or answers.method.control:
                 continue
-            own = found.setdefault(answers.method.name, {})
             for line, place in lines.get(pair, ()):
-                category = answers.of.rows[line].category
-                if answers.of.task == "diffrank":
-                    own[category] = answers.said[line][place]
-                elif answers.similar is not None:
-                    own[category] = answers.similar[line]
-        return [
-            Similarities(name, [similarity(*each) for each in sorted(own.items())])
-            for name, own in found.items()
-            if own
-        ]
+                value = answers.said[line][place] if answers.of.task == "diffrank" else None
+                value = answers.similar[line] if answers.similar is not None else value
+                if value is not None:
+                    odds.setdefault(answers.method.name, {})[answers.of.rows[line].category] = value
+        return {name: dict(sorted(values.items())) for name, values in odds.items()}
 
     def truth(self, pair: Pair) -> dict[str, int]:
         """Return the scores of a pair in DiffRank test sets, by category: 5 is most similar."""
@@ -179,17 +160,17 @@ class Stored:
         """Return id and name of the files that rank pairs."""
         return [(answers.method.id, answers.method.name) for answers, _ in self._files("diffrank")]
 
-    def ranked(self, method: str | None, category: str) -> list[Scored]:
+    def ranked(self, method: str | None, category: str) -> dict[Pair, float]:
         """Return the pairs of a category with the scores of a file, by its id, or with the true ones (None)."""
-        found: dict[Pair, float] = {}
+        scores: dict[Pair, float] = {}
         for answers, lines in self._files("diffrank"):
             if method in (None, answers.method.id):
                 for pair, places in lines.items():
                     for line, place in places:
                         row = answers.of.rows[line]
                         if row.category == category:
-                            found[pair] = row.scores[place] if method is None else answers.said[line][place]
-        return [Scored(pair, score) for pair, score in found.items()]
+                            scores[pair] = row.scores[place] if method is None else answers.said[line][place]
+        return scores
 
     def _files(self, task: Task) -> Iterator[tuple[Answers, Lines]]:
         """Yield the files of a task, those of trained heads first and controls last, and the lines of their pairs."""
@@ -203,7 +184,6 @@ class Stored:
 
 
 def _lines(rows: Sequence[Any]) -> Lines:
-    """Return the lines of each pair of DiffCap or DiffRank rows."""
     found: Lines = {}
     for line, row in enumerate(rows):
         for place, other in enumerate(row.targets if isinstance(row, DiffRank) else (row.candidate,)):

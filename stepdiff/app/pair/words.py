@@ -1,7 +1,6 @@
 """The words that two clips give evidence for, and the frames that carry it.
 
-Guarantees
-- the words of a pair are those of `heads.ask --why`, and those of an answer the words that its head read
+The words of a pair are those of `heads.ask --why`, and those of an answer the words that its head read.
 """
 
 from collections.abc import Callable
@@ -24,7 +23,6 @@ class Word:
     evidence: float
     """log-odds in this clip"""
     other: float
-    """log-odds in the other clip"""
     seconds: float | None
     """time in the clip of the frame with the most evidence; None: unknown"""
     moments: list[float]
@@ -38,7 +36,6 @@ class ClipWords:
     times: list[float]
     """seconds in the clip of the frames of `moments`; empty: unknown"""
     length: float
-    """seconds of the clip"""
     words: list[Word]
 
 

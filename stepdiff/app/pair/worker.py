@@ -3,23 +3,28 @@
 A job names the head that it needs. The worker loads it where another one, or none, is in memory.
 
 Guarantees
-- at_most_one_model_is_in_memory: the other one is dropped before a model is loaded
+- at most one model is in memory: the other one is dropped before a model is loaded
 - jobs run one at a time, in the order in which they were submitted
-- a job that is submitted to a full queue is refused
-- a cancelled job that waits never starts, and one that runs ends at its next check
-- a job that fails ends with one event that says why, and the next one runs
+- a cancelled job that waits never starts, and one that runs ends at its next check; that of a client that has gone is
+  cancelled
 """
 
+import asyncio
 import gc
+import json
 import sys
 import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from stepdiff.app.pages import plain
 from stepdiff.app.site import RefusedError
 from stepdiff.common.errors import StepDiffError
 
@@ -69,7 +74,6 @@ class Job:
             raise CancelledError
 
     def send(self, name: str, **data: Any) -> None:
-        """Report an event."""
         with self._lock:
             self._events.append(Event(name, data))
             bell = self._bell
@@ -90,8 +94,6 @@ class Job:
 
 
 class Worker:
-    """The thread, its queue and its model."""
-
     def __init__(self, load: Callable[[Any], Any], waiting: int = MOST_WAITING) -> None:
         """Load models by `load`, which gets the head of a job; let at most `waiting` jobs wait."""
         self._load, self._most = load, waiting
@@ -108,11 +110,7 @@ class Worker:
         return self._head
 
     def submit(self, job: Job) -> Job:
-        """Put a job into the queue.
-
-        Raises:
-            RefusedError: The queue is full: status 429.
-        """
+        """Put a job into the queue. RefusedError: it is full."""
         with self._changed:
             if len(self._queue) >= self._most:
                 raise RefusedError(
@@ -186,3 +184,43 @@ class Worker:
                 raise
             job.send("loaded", head=job.head.name, seconds=round(time.monotonic() - start, 2))
         return self._model
+
+
+class Events(StreamingResponse):
+    """The response that reports the events of a job until it is done, as server-sent events.
+
+    event: words
+    data: {"text": " the cook"}
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, worker: Worker, job: Job) -> None:
+        self._worker, self._job = worker, job
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # the second: for proxies that collect
+        super().__init__(self._lines(), headers=headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events; the job is cancelled where the client has gone."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._worker.cancel(self._job)
+
+    async def _lines(self) -> AsyncIterator[str]:
+        loop, bell = asyncio.get_running_loop(), asyncio.Event()
+
+        def ring() -> None:
+            loop.call_soon_threadsafe(bell.set)
+
+        self._job.listen(ring)
+        try:
+            while True:
+                bell.clear()
+                for event in self._job.taken():
+                    yield f"event: {event.name}\ndata: {json.dumps(plain(event.data))}\n\n"
+                    if event.name in ("done", "error"):
+                        return
+                await bell.wait()
+        finally:
+            self._job.listen(None)

@@ -1,22 +1,29 @@
-"""What was collected: answers, progress, disagreements.
+"""Collected answers: progress, disagreements and their decisions, and answers of other tools.
 
 Guarantees
 - an answer appears once, as it was submitted last
-- a disagreement is decided and the decision wins in the files: it is an answer of its own; the widest spread is first
+- imported answers keep the rules of the form and those of assignment; importing a file twice changes nothing
 """
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from statistics import median
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from statistics import median, median_high
 from typing import Any
 
 from sqlalchemy import Connection, case, func, select
 
 from stepdiff.annotate.people.form import HIGHEST, Answer, Form, answer_of
-from stepdiff.app.annotating.collection.events import pair_key
-from stepdiff.app.annotating.collection.tables import adjudications, assignments, pairs, people
+from stepdiff.annotate.people.label_studio import CORRECT, SKIPPED
+from stepdiff.annotate.people.task import Task
+from stepdiff.app.annotating.events import adjudications, assignments, pair_key, pairs, people, record, utc
+from stepdiff.app.annotating.messages import Adjudication
+from stepdiff.app.annotating.people import MOST_NAME, Person, checked_name, named
+from stepdiff.app.annotating.people import add as add_person
+from stepdiff.app.annotating.work import free_slot
+from stepdiff.app.site import UnknownError
+from stepdiff.common.errors import StepDiffError
 
 OTHER_WAY = "(Video 1 compared with Video 2) "
 """begins a text of a decision that says how the reference differs from the candidate"""
@@ -33,7 +40,6 @@ class Totals:
     """answers: pairs times people"""
     submitted: int
     open: int
-    """pairs that somebody works on"""
     adjudicated: int
 
 
@@ -42,7 +48,6 @@ class OwnProgress:
     """Progress of one person."""
 
     submitted: int
-    """pairs of work and gold"""
     training: int
     open: int
     last: float | None
@@ -65,7 +70,7 @@ class Disagreement:
     adjudicated: bool
 
 
-def answers(connection: Connection) -> Iterator[Answer]:
+def collected(connection: Connection) -> Iterator[Answer]:
     """Yield the submitted answers in the order of submission, and then the adjudications."""
     submitted = assignments.c.state == "submitted"
     final = select(adjudications.c.answer).order_by(adjudications.c.event)
@@ -89,8 +94,8 @@ def totals(connection: Connection, per_pair: int) -> Totals:
 
 def progress(connection: Connection) -> dict[int, OwnProgress]:
     """Return the progress of each person who has assignments."""
-    own = assignments.alias()
-    latest = select(own.c.touched).where(own.c.person == assignments.c.person).order_by(own.c.last.desc())
+    other = assignments.alias()
+    latest = select(other.c.touched).where(other.c.person == assignments.c.person).order_by(other.c.last.desc())
     submitted, training = assignments.c.state == "submitted", assignments.c.kind == "training"
     columns = (
         func.count(case((submitted & ~training, 1))).label("submitted"),
@@ -107,64 +112,64 @@ def own_progress(connection: Connection, person: int, per_pair: int) -> tuple[in
 
     Left are the open ones, and those of the work that the person has not had and that are not complete.
     """
-    own = (assignments.c.person == person) & (assignments.c.kind != "training")
-    mine = own & (assignments.c.state == "submitted")
-    count = connection.execute(select(func.count()).where(mine)).scalar_one()
-    begun = connection.execute(select(func.count()).where(own, assignments.c.state == "open")).scalar_one()
+    mine = (assignments.c.person == person) & (assignments.c.kind != "training")
+    submitted = mine & (assignments.c.state == "submitted")
+    count = connection.execute(select(func.count()).where(submitted)).scalar_one()
+    begun = connection.execute(select(func.count()).where(mine, assignments.c.state == "open")).scalar_one()
     free = pairs.c.place.is_not(None) & (pairs.c.taken < per_pair)
     had = select(func.count()).select_from(assignments).join(pairs, pairs.c.pair == assignments.c.pair)
-    had = had.where(own, free, assignments.c.state != "expired")
+    had = had.where(mine, free, assignments.c.state != "expired")
     left = connection.execute(select(func.count()).where(free)).scalar_one() - connection.execute(had).scalar_one()
-    last = select(assignments.c.answer).where(mine).order_by(assignments.c.done.desc()).limit(50)
-    seconds = sorted(own for row in connection.execute(last) if (own := json.loads(row.answer)["seconds"]) is not None)
-    return count, begun + left, seconds[len(seconds) // 2] if seconds else None
+    last = select(assignments.c.answer).where(submitted).order_by(assignments.c.done.desc()).limit(50)
+    times = [json.loads(answer)["seconds"] for answer in connection.execute(last).scalars()]
+    seconds = [time for time in times if time is not None]
+    return count, begun + left, median_high(seconds) if seconds else None
 
 
-def disagreements(found: list[Answer]) -> list[Disagreement]:
+def disagreements(collected: list[Answer]) -> list[Disagreement]:
     """Return the pairs of work with different scores or both rejections and scores, the widest first."""
     by_pair: dict[str, list[Answer]] = defaultdict(list)
-    adjudicated = {answer.pair for answer in found if answer.kind == "adjudication"}
-    for answer in found:
+    adjudicated = {answer.pair for answer in collected if answer.kind == "adjudication"}
+    for answer in collected:
         if answer.kind == "work":
             by_pair[answer.pair].append(answer)
-    made = []
+    rows = []
     for pair, given in by_pair.items():
         scores: dict[str, list[int]] = defaultdict(list)
         for answer in given:
             for name, difference in answer.differences.items():
                 scores[name].append(difference.score)
-        spreads = {name: max(own) - min(own) for name, own in scores.items()}
+        spreads = {name: max(each) - min(each) for name, each in scores.items()}
         widest = max(spreads, key=lambda name: spreads[name], default=None)
         spread = 0 if widest is None else spreads[widest]
         rejections = sum(answer.rejected is not None for answer in given)
         if spread or 0 < rejections < len(given):
             reference, candidate, done = given[0].reference, given[0].candidate, pair in adjudicated
-            made.append(Disagreement(pair, reference, candidate, len(given), spread, widest, rejections, done))
-    return sorted(made, key=lambda own: (own.adjudicated, -own.spread, -own.rejections, own.pair))
+            rows.append(Disagreement(pair, reference, candidate, len(given), spread, widest, rejections, done))
+    return sorted(rows, key=lambda row: (row.adjudicated, -row.spread, -row.rejections, row.pair))
 
 
 def people_of(connection: Connection, shown: Sequence[str]) -> dict[str, tuple[list[str], list[str]]]:
     """Return for pairs the names of the people who submitted them, and of those who work on them."""
     keys = {pair_key(pair): pair for pair in shown}
-    query = select(assignments.c.pair, assignments.c.state, people.c.name).join(
-        people, people.c.id == assignments.c.person
-    )
-    found: dict[str, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
-    for row in connection.execute(query.where(assignments.c.pair.in_(keys)).order_by(assignments.c.id)):
+    query = select(assignments.c.pair, assignments.c.state, people.c.name)
+    query = query.join(people, people.c.id == assignments.c.person).where(assignments.c.pair.in_(keys))
+    names: dict[str, tuple[list[str], list[str]]] = {pair: ([], []) for pair in shown}
+    for row in connection.execute(query.order_by(assignments.c.id)):
         if row.state in ("submitted", "open"):
-            found[keys[row.pair]][row.state == "open"].append(row.name)
-    return found
+            names[keys[row.pair]][row.state == "open"].append(row.name)
+    return names
 
 
-def suggestion(found: Sequence[Answer], task: Form) -> dict[str, Any]:
+def suggestion(collected: Sequence[Answer], task: Form) -> dict[str, Any]:
     """Return the form to begin a decision with, which can be confirmed as it is: the last decision, or what people say.
 
     That is a rejection where at least half of them reject. Else it has the median score of each category with the text
     of the nearest score, where the median is below 5. Texts say how the candidate differs from the reference, unless
     all of them were written the other way; one of several that was begins with OTHER_WAY.
     """
-    decided = [answer for answer in found if answer.kind == "adjudication"]
-    answers = decided[-1:] or list(found)
+    decided = [answer for answer in collected if answer.kind == "adjudication"]
+    answers = decided[-1:] or list(collected)
     accepting = [answer for answer in answers if answer.rejected is None]
     rejected = None
     if 2 * len(accepting) <= len(answers) and answers:
@@ -189,3 +194,87 @@ def suggestion(found: Sequence[Answer], task: Form) -> dict[str, Any]:
         "rejected": rejected,
         "left": "candidate" if turned else "reference",
     }
+
+
+class FaultsError(StepDiffError):
+    """An answer that breaks rules of the form: `fields` and the sentences about them."""
+
+    def __init__(self, faults: list[tuple[str, str]]) -> None:
+        super().__init__(" ".join(sentence for _, sentence in faults))
+        self.fields = dict(faults)
+
+
+def take(
+    connection: Connection,
+    task: Task,
+    answers: Iterable[tuple[str, Answer]],
+    by: Person,
+    now: float,
+    refused: Callable[[str], None],
+) -> Counter[str]:
+    """Add answers, each with its place in the file; return how many were taken, and left out for each reason.
+
+    refused: receives one line for each answer that breaks a rule of the form.
+    """
+    counts: Counter[str] = Counter()
+    for place, answer in answers:
+        if not task.knows(answer):
+            counts["not a pair of the task"] += 1
+        elif answer.rejected != SKIPPED and (broken := task.problems(answer)):
+            refused(f"{place}: {' '.join(broken)} {CORRECT}")
+        else:
+            counts[_take(connection, task, answer, by, now)] += 1
+    return counts
+
+
+def _take(connection: Connection, task: Task, answer: Answer, by: Person, now: float) -> str:
+    key, values = pair_key(answer.pair), asdict(answer)
+    if answer.kind == "adjudication":
+        known = connection.execute(select(adjudications.c.answer).where(adjudications.c.pair == key)).scalar()
+        if known is not None:
+            return "adjudicated already"
+        record(connection, "adjudicated", now, by.id, answer=values)
+        return "taken"
+    try:
+        name = checked_name(answer.annotator)
+    except StepDiffError:
+        return f"the annotator's name does not have 1 to {MOST_NAME} printable characters"
+    person = named(connection, name)
+    if person is None:
+        person, _ = add_person(connection, answer.annotator, now, origin="import", by=by.id)
+    mine = (assignments.c.person == person.id) & (assignments.c.pair == key)
+    if connection.execute(select(assignments.c.id).where(mine)).first() is not None:
+        return "answered by the same person already"
+    kind = "gold" if answer.pair in task.gold.by_id else "training" if answer.pair in task.training.by_id else "work"
+    slot = free_slot(connection, key, task.people) if kind == "work" else None
+    if slot is None and kind == "work":
+        return "answered by enough people already"
+    record(connection, "imported", now, by.id, id=person.id, slot=slot, answer={**values, "kind": kind})
+    return "taken"
+
+
+def adjudicate(connection: Connection, task: Task, by: Person, decision: Adjudication, now: float) -> Answer:
+    """Record the answer that decides about a pair; its texts say how the other clip differs from the `left` one.
+
+    Raises:
+        UnknownError: The task has no such pair.
+        FaultsError: The answer breaks rules of the task.
+    """
+    pair = task.by_id.get(decision.pair)
+    if pair is None:
+        raise UnknownError(f"the task has no pair {decision.pair!r:.200}")
+    about = {
+        "pair": pair.id,
+        "reference": pair.reference,
+        "candidate": pair.candidate,
+        "annotator": by.name,
+        "left": decision.left,
+        "submitted": utc(now),
+        "kind": "adjudication",
+    }
+    texts = {name: decision.texts.get(name, "") for name in decision.scores}
+    answer = answer_of(about | task.filled(decision.keystep, texts, decision.scores, decision.rejected))
+    if faults := list(task.faults(answer)):
+        raise FaultsError(faults)
+    record(connection, "adjudicated", now, by.id, answer=asdict(answer))
+    return answer
