@@ -220,7 +220,7 @@ def set_line(tests: TestSet, path: str) -> SetLine:
         task=tests.task,
         task_name=PUBLISHED[tests.task].title,
         id=tests.id,
-        name=tests.name,
+        name=tests.id,
         address=path,
         rows=len(tests.rows),
         videos=len(set(tests.videos)),
@@ -250,7 +250,7 @@ def rows_page(
     known = places_of(site, [clip for place in here for clip in clips_of(tests.rows[place])])
     totals = Totals(tests, chosen.mask)
     return RowsPage(
-        title=f"{PUBLISHED[tests.task].title}, {tests.name}",
+        title=f"{PUBLISHED[tests.task].title}, {tests.id}",
         task=tests.task,
         task_name=PUBLISHED[tests.task].title,
         path=path,

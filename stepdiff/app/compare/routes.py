@@ -49,7 +49,7 @@ def router(site: Site) -> APIRouter:
         """The rows of a test set with each method's answer, and totals of what is selected."""
         chosen = shelf.choose(task, selection)
         others = [
-            (Selection(set=tests.id).address(f"/compare/{task}"), tests.name)
+            (Selection(set=tests.id).address(f"/compare/{task}"), tests.id)
             for tests in shelf.read()[0]
             if tests.task == task and tests.id != chosen.tests.id
         ]
@@ -121,24 +121,24 @@ def archive(chosen: Chosen, address: str) -> tuple[str, bytes]:
     tests, places = chosen.tests, np.sort(chosen.order).tolist()
     if not places:
         raise StepDiffError("no rows are selected: remove a filter")
-    folder = f"{_plain(tests.name)[:80]}_{len(places)}_rows"
+    folder = f"{_plain(tests.id)[:80]}_{len(places)}_rows"
     files = {"rows.jsonl": _rows(chosen, places)}
     methods, commands = [], []
     for column in chosen.shown:
-        own = [place for place in places if column.answered[place]]
+        answered = [place for place in places if column.answered[place]]
         stem = f"{column.letter}_{_plain(column.method.id)[:60]}"
-        about = [f"{len(own)} rows", f"regime {column.method.regime or 'not recorded'}"]
+        about = [f"{len(answered)} rows", f"regime {column.method.regime or 'not recorded'}"]
         about += ["control"] if column.method.control else []
         methods.append(f"{column.letter}  {' '.join(column.method.name.split())}: {', '.join(about)}")
-        if not own:
+        if not answered:
             continue
-        rows = "rows.jsonl" if own == places else f"{stem}.rows.jsonl"
-        files.setdefault(rows, _rows(chosen, own))
-        files[f"{stem}.jsonl"] = _predictions(column, own)
+        rows = "rows.jsonl" if answered == places else f"{stem}.rows.jsonl"
+        files.setdefault(rows, _rows(chosen, answered))
+        files[f"{stem}.jsonl"] = _predictions(column, answered)
         commands.append(f"python -m heads.score --task {tests.task} --test-set {rows} --predictions {stem}.jsonl")
     words = [" ".join(words.split()) for words, _ in chosen.masks.values()]
     readme = [
-        f"{PUBLISHED[tests.task].title}, {' '.join(tests.name.split())}: {len(places)} of {len(tests.rows)} rows",
+        f"{PUBLISHED[tests.task].title}, {' '.join(tests.id.split())}: {len(places)} of {len(tests.rows)} rows",
         f"Filter: {'; '.join(words) or 'none'}",
         f"Page: {address}",
         "",

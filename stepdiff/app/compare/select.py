@@ -99,7 +99,7 @@ class Chosen:
         """The rows that each filter leaves, with its words."""
         chosen, a = self.selection, self.a
         b = self.b.letter if self.b else "-"
-        found: dict[str, tuple[str, Mask]] = {}
+        masks: dict[str, tuple[str, Mask]] = {}
         if chosen.where:
             words = {
                 "right": f"{a.letter} is right",
@@ -108,17 +108,17 @@ class Chosen:
                 "worse": f"{a.letter} is worse than {b}",
                 "differ": f"{a.letter} and {b} differ",
             }
-            found["where"] = words[chosen.where], related(chosen.where, a, self.b, self.metric)
+            masks["where"] = words[chosen.where], related(chosen.where, a, self.b, self.metric)
         if chosen.category:
             equal = np.array([name == chosen.category for name in self.tests.categories], bool)
-            found["category"] = f"category {chosen.category}", equal
+            masks["category"] = f"category {chosen.category}", equal
         if chosen.step:
-            found["step"] = f"step {chosen.step}", np.array([name == chosen.step for name in self.steps], bool)
+            masks["step"] = f"step {chosen.step}", np.array([name == chosen.step for name in self.steps], bool)
         if chosen.text:
-            found["text"] = f"text {chosen.text}", self._text(chosen.text.casefold())
+            masks["text"] = f"text {chosen.text}", self._text(chosen.text.casefold())
         if chosen.common:
-            found["common"] = "answered by all methods shown", self.common
-        return found
+            masks["common"] = "answered by all methods shown", self.common
+        return masks
 
     @cached_property
     def mask(self) -> Mask:
@@ -149,11 +149,11 @@ class Chosen:
         ]
 
     def _text(self, text: str) -> Mask:
-        found = np.array([text in words for words in self.tests.texts], bool)
+        mask = np.array([text in words for words in self.tests.texts], bool)
         if self.tests.task == "diffcap":
             for column in self.shown:
-                found |= np.array([text in caption for caption in column.captions], bool)
-        return found
+                mask |= np.array([text in caption for caption in column.captions], bool)
+        return mask
 
     def _sort_keys(self) -> Float64[np.ndarray, " rows"]:
         sort, a = self.selection.sort, self.a
@@ -211,11 +211,11 @@ def _answer(column: Column, row: int) -> object:
 
 
 def _column(tests: TestSet, name: str) -> Column:
-    found = tests.column(name)
-    if found is None:
+    column = tests.column(name)
+    if column is None:
         known = ", ".join(column.method.id for column in tests.columns[:20])
-        raise UnknownError(f"{tests.name} has no method {name[:200]!r}; it has {known}")
-    return found
+        raise UnknownError(f"{tests.id} has no method {name[:200]!r}; it has {known}")
+    return column
 
 
 def counted(names: Iterable[str]) -> list[tuple[str, int]]:

@@ -10,8 +10,9 @@ import hashlib
 import itertools
 import math
 import string
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -63,10 +64,10 @@ class Column:
         if metric not in self._values:
             figure = self.figures[metric]
             with np.errstate(invalid="ignore", divide="ignore"):
-                found = np.asarray(figure.value(figure.parts), float)
+                values = np.asarray(figure.value(figure.parts), float)
             if metric == "accuracy" and self.chooses:
-                found = figure.parts[:, 0]  # in a row with a tie the first option is chosen
-            self._values[metric] = np.where(self.answered, found, np.nan)
+                values = figure.parts[:, 0]  # in a row with a tie the first option is chosen
+            self._values[metric] = np.where(self.answered, values, np.nan)
         return self._values[metric]
 
     @cached_property
@@ -92,18 +93,18 @@ class Column:
         should, or does where the clips differ; all others NEITHER.
         """
         task = self.answers.of.task
-        found = np.full(len(self.place), NEITHER, np.int8)
+        verdicts = np.full(len(self.place), NEITHER, np.int8)
         if task == "diffmcq":
             values = self.values("accuracy")
-            found[values == 1], found[values == 0] = RIGHT, WRONG
+            verdicts[values == 1], verdicts[values == 0] = RIGHT, WRONG
         elif task == "diffrank":
-            found[self.margins > 0], found[self.margins <= 0] = RIGHT, WRONG
+            verdicts[self.margins > 0], verdicts[self.margins <= 0] = RIGHT, WRONG
         else:
-            found[self.values("declined") == 1] = WRONG
+            verdicts[self.values("declined") == 1] = WRONG
             if "invented" in self.figures:
                 invented = self.values("invented")
-                found[invented == 0], found[invented == 1] = RIGHT, WRONG
-        return found
+                verdicts[invented == 0], verdicts[invented == 1] = RIGHT, WRONG
+        return verdicts
 
     @cached_property
     def margins(self) -> Float64[np.ndarray, " rows"]:
@@ -125,20 +126,20 @@ class Column:
     def undecided(self) -> Bool[np.ndarray, " rows"]:
         """The rows whose highest score several options share, or to which the method gives no order."""
         marks = self.answers.measured[1]
-        own = marks.get("ties", marks.get("nan_rows", np.zeros(len(self.answers.said), bool)))
-        return self._spread(own.astype(float), 0.0) > 0
+        unclear = marks.get("ties", marks.get("nan_rows", np.zeros(len(self.answers.said), bool)))
+        return self._spread(unclear.astype(float), 0.0) > 0
 
     def _per_row(self, function: Callable[[Any, Sequence[float]], float]) -> Float64[np.ndarray, " rows"]:
         if self.answers.of.task == "diffcap":
             return np.full(len(self.place), np.nan)
-        own = [function(row, said) for row, said in zip(self.answers.of.rows, self.answers.said, strict=True)]
-        return self._spread(np.array(own, float), np.nan)
+        values = [function(row, said) for row, said in zip(self.answers.of.rows, self.answers.said, strict=True)]
+        return self._spread(np.array(values, float), np.nan)
 
-    def _spread(self, own: np.ndarray, empty: float) -> np.ndarray:
+    def _spread(self, of_file: np.ndarray, empty: float) -> np.ndarray:
         """Entries of the file's rows as entries of the set's rows."""
-        found = np.full((len(self.place), *own.shape[1:]), empty)
-        found[self.answered] = own[self.place[self.answered]]
-        return found
+        values = np.full((len(self.place), *of_file.shape[1:]), empty)
+        values[self.answered] = of_file[self.place[self.answered]]
+        return values
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +149,7 @@ class TestSet:
     __test__ = False  # not a class of tests
 
     id: str
-    name: str
+    """its name, also in addresses"""
     task: Task
     rows: list[Any]
     """every row that some method answers, in the order of the largest file"""
@@ -160,10 +161,9 @@ class TestSet:
     @cached_property
     def metrics(self) -> list[str]:
         """The figures that are shown."""
-        wanted = [*PUBLISHED[self.task].figures, *PUBLISHED[self.task].further]
-        wanted = [name for name in wanted if name in self.columns[0].figures and self.defined(name).any()]
-        agree = "invented" in wanted
-        return [name for name in wanted if name != "declined" or agree]
+        names = [*PUBLISHED[self.task].figures, *PUBLISHED[self.task].further]
+        names = [name for name in names if name in self.columns[0].figures and self.defined(name).any()]
+        return [name for name in names if name != "declined" or "invented" in names]
 
     def defined(self, metric: str) -> Bool[np.ndarray, " rows"]:
         """Return the rows that a figure is defined on."""
@@ -214,22 +214,16 @@ def cross_entropy(row: DiffMCQ, said: Sequence[float]) -> float:
     return float(np.log(np.exp(scores).sum()) - scores[row.options.index(row.answer)])
 
 
-def grouped(found: Sequence[Answers]) -> list[TestSet]:
+def grouped(files: Sequence[Answers]) -> list[TestSet]:
     """Return the test sets of some files, in the order of tasks and names."""
     groups: list[list[Answers]] = []
-    for answers in sorted(found, key=lambda answers: -len(answers.of.rows)):
-        groups = _joined(groups, answers)
+    for answers in sorted(files, key=lambda answers: -len(answers.of.rows)):
+        joined = [group for group in groups if any(_same(member, answers) for member in group)]
+        groups = [*(group for group in groups if group not in joined), [*itertools.chain(*joined), answers]]
     sets = [(members[0].of.task, _name(members), members) for members in groups]
     sets.sort(key=lambda one: one[:2])
     names = [(task, name) for task, name, _ in sets]
     return [_test_set(task, name, members, unique=names.count((task, name)) == 1) for task, name, members in sets]
-
-
-def _joined(groups: list[list[Answers]], answers: Answers) -> list[list[Answers]]:
-    """Return the groups with a file in one of them; groups that it connects become one."""
-    own = [group for group in groups if any(_same(member, answers) for member in group)]
-    rest = [group for group in groups if group not in own]
-    return [*rest, [*itertools.chain(*own), answers]]
 
 
 def _same(one: Answers, other: Answers) -> bool:
@@ -262,29 +256,22 @@ def _test_set(task: Task, name: str, members: Sequence[Answers], unique: bool) -
         name += "~" + hashlib.sha256("".join(keys).encode()).hexdigest()[:6]
     columns = []
     order = sorted(members, key=lambda answers: (answers.method.control, not answers.method.trained, answers.method.id))
-    titles = _distinct([answers.method for answers in order])
-    for letter, method, answers in zip(letters(), titles, order, strict=False):
+    names = Counter(answers.method.name for answers in order)
+    for letter, answers in zip(_letters(), order, strict=False):
         lines = np.full(len(rows), -1, np.int64)
         for identity, line in answers.of.identities.items():
             lines[place[identity]] = line
+        method = answers.method
+        if names[method.name] > 1:
+            method = replace(method, name=f"{method.name} ({method.id})")
         columns.append(Column(letter, method, answers, lines))
-    return TestSet(name, name, task, rows, keys, videos, columns)
+    return TestSet(name, task, rows, keys, videos, columns)
 
 
-def _distinct(methods: Sequence[Method]) -> list[Method]:
-    """Return the methods; those with one name also have the name of their file."""
-    names = [method.name for method in methods]
-    return [
-        method if names.count(method.name) == 1 else Method(**(vars(method) | {"name": f"{method.name} ({method.id})"}))
-        for method in methods
-    ]
-
-
-def letters() -> Iterator[str]:
+def _letters() -> Iterator[str]:
     """Yield A, B, ..., Z, AA, AB, ..."""
     for length in itertools.count(1):
-        for found in itertools.product(string.ascii_uppercase, repeat=length):
-            yield "".join(found)
+        yield from map("".join, itertools.product(string.ascii_uppercase, repeat=length))
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -27,9 +27,9 @@ class Piece:
 
 def frequent(rows: Iterable[Sequence[str]]) -> frozenset[str]:
     """Return the words that the texts of many rows have, by the texts of each row; rows without a text do not count."""
-    found = [_words(texts) for texts in rows if texts]
-    counts = Counter(word for words in found for word in words)
-    return frozenset(word for word, count in counts.items() if count > max(2, FREQUENT * len(found)))
+    words_of = [_words(texts) for texts in rows if texts]
+    counts = Counter(word for words in words_of for word in words)
+    return frozenset(word for word, count in counts.items() if count > max(2, FREQUENT * len(words_of)))
 
 
 def _words(texts: Iterable[str]) -> set[str]:
@@ -44,12 +44,12 @@ def supported(caption: str, references: Sequence[str], common: Collection[str] =
     known = _words(references) - _GRAMMAR - set(common)
     pieces: list[Piece] = []
     end = 0
-    for found in _WORD.finditer(caption):
-        if found[0].casefold() in known:
-            if found.start() > end:
-                pieces.append(Piece(caption[end : found.start()], False))
-            pieces.append(Piece(found[0], True))
-            end = found.end()
+    for word in _WORD.finditer(caption):
+        if word[0].casefold() in known:
+            if word.start() > end:
+                pieces.append(Piece(caption[end : word.start()], False))
+            pieces.append(Piece(word[0], True))
+            end = word.end()
     if end < len(caption):
         pieces.append(Piece(caption[end:], False))
     return pieces

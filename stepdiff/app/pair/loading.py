@@ -110,14 +110,11 @@ class Runs:
     def _head(self, folder: Path) -> RunHead | None:
         key = folder, (folder / BEST).stat().st_mtime_ns
         if key not in self._known:
-            self._known[key] = self._read(*key)
+            try:
+                recipe = read_recipe(folder / "recipe.yaml").video_lm
+            except StepDiffError:
+                recipe = None
+            self._known[key] = recipe and RunHead(  # a contrastive head answers no questions
+                self._name(folder), key[1], recipe.system, recipe.language_model, recipe.view
+            )
         return self._known[key]
-
-    def _read(self, folder: Path, stamp: int) -> RunHead | None:
-        try:
-            recipe = read_recipe(folder / "recipe.yaml").video_lm
-        except StepDiffError:
-            return None
-        if recipe is None:  # a contrastive head answers no questions
-            return None
-        return RunHead(self._name(folder), stamp, recipe.system, recipe.language_model, recipe.view)

@@ -6,6 +6,7 @@ Guarantees
 """
 
 import threading
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,42 +76,34 @@ class Stored:
 
     def captions(self, pair: Pair) -> Captions:
         """Return the captions of a pair in all files, one column a file; files without it are left out."""
-        found: list[tuple[str, dict[str, str]]] = []
-        references = self.references(pair)
-        swapped = False
+        methods: list[str] = []
+        texts: list[dict[str, str]] = []  # of each method by category
+        references, swapped = self.references(pair), False
         for answers, lines in self._files("diffcap"):
-            own = {answers.of.rows[line].category: answers.said[line] for line, _ in lines.get(pair, ())}
+            captions = {answers.of.rows[line].category: answers.said[line] for line, _ in lines.get(pair, ())}
             swapped |= (pair[1], pair[0]) in lines
-            if own and len(found) < MOST_METHODS:
-                found.append((answers.method.name, own))
-        categories = [*CATEGORIES, *sorted({*references, *(name for _, own in found for name in own)} - {*CATEGORIES})]
-        rows = [
-            CaptionRow(
-                category,
-                [
-                    self.caption(pair, category, own[category], references) if category in own else None
-                    for _, own in found
-                ],
-                references.get(category, []),
-            )
-            for category in categories
-        ]
-        return Captions([name for name, _ in found], rows, swapped)
+            if captions and len(methods) < MOST_METHODS:
+                methods.append(answers.method.name)
+                texts.append(captions)
+        rows = []
+        for category in [*CATEGORIES, *sorted({*references}.union(*texts) - {*CATEGORIES})]:
+            shown = [
+                self.caption(pair, category, captions[category], references) if category in captions else None
+                for captions in texts
+            ]
+            rows.append(CaptionRow(category, shown, references.get(category, [])))
+        return Captions(methods, rows, swapped)
 
     def caption(self, pair: Pair, category: str, text: str, references: dict[str, list[str]]) -> Caption:
         """Return a caption of a pair with the words that references have, and its details."""
         truth = self.truth_of(pair)
         judged = judgements(text, category, *truth) if truth and category in CATEGORIES else {}
-        found = [
-            Detail(
-                f"{attribute}: {value.replace('<', ' before ').replace(MAIN, 'the step itself')}",
-                1 if side == "reference" else 2,
-                judgement,
-            )
-            for (attribute, value, side), judgement in judged.items()
-        ]
+        details = []
+        for (attribute, value, side), judgement in judged.items():
+            words = f"{attribute}: {value.replace('<', ' before ').replace(MAIN, 'the step itself')}"
+            details.append(Detail(words, 1 if side == "reference" else 2, judgement))
         pieces = supported(text, references.get(category, ()))
-        return Caption(pieces, sorted(found, key=lambda detail: (detail.video, detail.words)))
+        return Caption(pieces, sorted(details, key=lambda detail: (detail.video, detail.words)))
 
     def truth_of(self, pair: Pair) -> tuple[Attributes, Attributes] | None:
         """Return the attributes of both clips, if the videos are of a sample world and show one step."""
@@ -128,12 +121,12 @@ class Stored:
         return None if one is None or two is None or len(steps) > 1 else (one, two)
 
     def references(self, pair: Pair) -> dict[str, list[str]]:
-        found: dict[str, dict[str, None]] = {}
+        references: dict[str, dict[str, None]] = {}
         for answers, lines in self._files("diffcap"):
             for line, _ in lines.get(pair, ()):
                 row = answers.of.rows[line]
-                found.setdefault(row.category, {}).update(dict.fromkeys(row.text))
-        return {category: list(texts) for category, texts in found.items()}
+                references.setdefault(row.category, {}).update(dict.fromkeys(row.text))
+        return {category: list(texts) for category, texts in references.items()}
 
     def similar(self, pair: Pair) -> dict[str, Odds]:
         """Return the log-odds of a pair in the predictions of each head, by category, without controls."""
@@ -174,8 +167,8 @@ class Stored:
 
     def _files(self, task: Task) -> Iterator[tuple[Answers, Lines]]:
         """Yield the files of a task, those of trained heads first and controls last, and the lines of their pairs."""
-        found = [each for each in self._library.read() if isinstance(each, Answers) and each.of.task == task]
-        for answers in sorted(found, key=lambda each: (each.method.control, not each.method.trained)):
+        files = [each for each in self._library.read() if isinstance(each, Answers) and each.of.task == task]
+        for answers in sorted(files, key=lambda each: (each.method.control, not each.method.trained)):
             with self._lock:
                 if answers not in self._lines:
                     self._lines[answers] = _lines(answers.of.rows)
@@ -184,8 +177,8 @@ class Stored:
 
 
 def _lines(rows: Sequence[Any]) -> Lines:
-    found: Lines = {}
+    lines: Lines = defaultdict(list)
     for line, row in enumerate(rows):
         for place, other in enumerate(row.targets if isinstance(row, DiffRank) else (row.candidate,)):
-            found.setdefault((row.reference, other), []).append((line, place))
-    return found
+            lines[row.reference, other].append((line, place))
+    return lines

@@ -19,7 +19,7 @@ import traceback
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -41,14 +41,6 @@ class Event:
     data: dict[str, Any]
 
 
-@runtime_checkable  # tests check annotations at run time
-class Head(Protocol):
-    """What names a head: its address in pages and what it was loaded from."""
-
-    @property
-    def name(self) -> str: ...
-
-
 class CancelledError(Exception):
     """Ends the computation of a job that nobody waits for."""
 
@@ -60,7 +52,8 @@ class Job:
     Its events are kept until `taken` returns them; `done` or `error` is the last one.
     """
 
-    head: Head
+    head: Any
+    """has a name; a head that differs is another model"""
     work: Callable[[Any, "Job"], dict[str, Any]]
     """(loaded model, this job) -> the data of the event `done`"""
     cancelled: threading.Event = field(default_factory=threading.Event)
@@ -88,9 +81,9 @@ class Job:
     def taken(self) -> list[Event]:
         """Return the events since the last call."""
         with self._lock:
-            found = list(self._events)
+            events = list(self._events)
             self._events.clear()
-        return found
+        return events
 
 
 class Worker:
@@ -101,13 +94,9 @@ class Worker:
         self._running: Job | None = None
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
-        self._head: Head | None = None
+        self.head: Any = None
+        """that is in memory, or is being loaded"""
         self._model: Any = None
-
-    @property
-    def head(self) -> Head | None:
-        """The head that is in memory, or is being loaded."""
-        return self._head
 
     def submit(self, job: Job) -> Job:
         """Put a job into the queue. RefusedError: it is full."""
@@ -171,16 +160,16 @@ class Worker:
 
     def _ready(self, job: Job) -> Any:
         """Return the model of a job's head."""
-        if self._head != job.head:
-            self._head = self._model = None
+        if self.head != job.head:
+            self.head = self._model = None
             gc.collect()
             start = time.monotonic()
             job.send("load", head=job.head.name)
-            self._head = job.head
+            self.head = job.head
             try:
                 self._model = self._load(job.head)
             except BaseException:
-                self._head = None
+                self.head = None
                 raise
             job.send("loaded", head=job.head.name, seconds=round(time.monotonic() - start, 2))
         return self._model
