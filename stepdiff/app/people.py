@@ -45,33 +45,28 @@ class NamedOptions(PeopleOptions):
     """names of people"""
 
 
-Act = Callable[[Any, "Connection"], list[dict[str, Any]]]
+Act = Callable[[Any, Any, "Connection"], list[dict[str, Any]]]
+"""(options, the module stepdiff.app.annotating.people, a connection that writes) -> a record for each person"""
 
 
-def _add(options: NamedOptions, connection: "Connection") -> list[dict[str, Any]]:
-    from stepdiff.app.annotating import people
-
+def _add(options: NamedOptions, people: Any, connection: "Connection") -> list[dict[str, Any]]:
     added = [people.add(connection, name, time.time()) for name in options.names]
     return [_linked(options, person.name, token) for person, token in added]
 
 
-def _link(options: NamedOptions, connection: "Connection") -> list[dict[str, Any]]:
-    from stepdiff.app.annotating import people
-
-    known = [_named(connection, name) for name in options.names]
+def _link(options: NamedOptions, people: Any, connection: "Connection") -> list[dict[str, Any]]:
+    known = [_named(people, connection, name) for name in options.names]
     return [_linked(options, person.name, people.link(connection, person, time.time())) for person in known]
 
 
-def _revoke(options: NamedOptions, connection: "Connection") -> list[dict[str, Any]]:
-    from stepdiff.app.annotating import people
-
+def _revoke(options: NamedOptions, people: Any, connection: "Connection") -> list[dict[str, Any]]:
     for name in options.names:
-        people.revoke(connection, _named(connection, name), time.time())
+        people.revoke(connection, _named(people, connection, name), time.time())
     return [{"name": name} for name in options.names]
 
 
-def _list(options: PeopleOptions, connection: "Connection") -> list[dict[str, Any]]:
-    from stepdiff.app.annotating import answers, people
+def _list(options: PeopleOptions, people: Any, connection: "Connection") -> list[dict[str, Any]]:
+    from stepdiff.app.annotating import answers
 
     done = {person: progress.submitted for person, progress in answers.progress(connection).items()}
     return [
@@ -80,9 +75,7 @@ def _list(options: PeopleOptions, connection: "Connection") -> list[dict[str, An
     ]
 
 
-def _admin(options: PeopleOptions, connection: "Connection") -> list[dict[str, Any]]:
-    from stepdiff.app.annotating import people
-
+def _admin(options: PeopleOptions, people: Any, connection: "Connection") -> list[dict[str, Any]]:
     known = people.named(connection, people.ADMIN)
     if known is None:
         _, token = people.add(connection, people.ADMIN, time.time(), role="admin")
@@ -97,10 +90,8 @@ def _linked(options: PeopleOptions, name: str, token: str) -> dict[str, Any]:
     return {"name": name, "link": link(token, options.url)}
 
 
-def _named(connection: "Connection", name: str) -> "Person":
+def _named(people: Any, connection: "Connection", name: str) -> "Person":
     """Return the annotator of a name. StepDiffError: there is none."""
-    from stepdiff.app.annotating import people
-
     known = people.named(connection, people.checked_name(name))
     if known is None or known.role == "admin":
         raise StepDiffError(f"there is no person {name!r:.80}: stepdiff people list shows them")
@@ -111,6 +102,7 @@ def _run(verb: str, kind: type, act: Act, line: str, argv: list[str]) -> int:
     """Run a verb in one transaction, and print a line for each person."""
 
     def run(options: Any) -> dict[str, Any]:
+        from stepdiff.app.annotating import people
         from stepdiff.app.annotating.database import Database, default_url
 
         if isinstance(options, NamedOptions) and not options.names:
@@ -120,7 +112,7 @@ def _run(verb: str, kind: type, act: Act, line: str, argv: list[str]) -> int:
         database = Database.open(options.database or default_url(Path(options.annotate)))
         try:
             with database.write() as connection:
-                return {"people": act(options, connection)}
+                return {"people": act(options, people, connection)}
         finally:
             database.close()
 

@@ -87,7 +87,7 @@ def totals(connection: Connection, per_pair: int) -> Totals:
     row = connection.execute(select(func.count().label("all"), complete.label("complete")).where(listed)).one()
     work = assignments.c.kind == "work"
     counts = select(assignments.c.state, func.count().label("number")).where(work).group_by(assignments.c.state)
-    states = {found.state: found.number for found in connection.execute(counts)}
+    states = {row.state: row.number for row in connection.execute(counts)}
     decided = connection.execute(select(func.count()).select_from(adjudications)).scalar_one()
     return Totals(row.all, row.complete, row.all * per_pair, states.get("submitted", 0), states.get("open", 0), decided)
 

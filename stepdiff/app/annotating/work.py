@@ -60,7 +60,7 @@ class Assigner:
     def __init__(self, task: Task, seed: str) -> None:
         """Use the seed of the database."""
         self.task, self._seed = task, seed
-        self._pairs = {pair_key(pair): found for pair, found in task.by_id.items()}
+        self._pairs = {pair_key(identity): pair for identity, pair in task.by_id.items()}
         self._training = [pair_key(row.id) for row in task.training.rows]
         self._gold = [pair_key(row.id) for row in task.gold.rows]
         self._limit = task.timeout_minutes * 60
@@ -201,14 +201,14 @@ def submit(
     before = assigner.get(connection, person, identity)
     if before.state == "submitted" and number == before.number:  # the response to it was lost
         return SubmissionResult(done=True, number=number, feedback=feedback(task, before, answer_of(before.answer)))
-    own = _open(connection, assigner, person, identity, number, now)
+    assignment = _open(connection, assigner, person, identity, number, now)
     changes = _checked(sent.changes.fields(), task)
-    answer = _made(task, own, person, merged(own.form, changes), sent.rejected, sent.seconds, now)
+    answer = _answer(task, assignment, person, merged(assignment.form, changes), sent, now)
     if problems := task.problems(answer):
         return SubmissionResult(done=False, number=number, problems=problems)
     _refuse_over_quota(connection, task, person)
     record(connection, "submitted", now, person.id, identity, number=number, changes=changes, answer=asdict(answer))
-    return SubmissionResult(done=True, number=number, feedback=feedback(task, own, answer))
+    return SubmissionResult(done=True, number=number, feedback=feedback(task, assignment, answer))
 
 
 def undo(connection: Connection, assigner: Assigner, person: Person, now: float) -> int:
@@ -222,21 +222,21 @@ def undo(connection: Connection, assigner: Assigner, person: Person, now: float)
     identity = connection.execute(latest.limit(1)).scalar()
     if identity is None:
         raise RefusedError("there is no submission to undo", 409)
-    own = assigner.get(connection, person, identity)
-    if feedback(assigner.task, own, answer_of(own.answer)) is not None:
+    assignment = assigner.get(connection, person, identity)
+    if feedback(assigner.task, assignment, answer_of(assignment.answer)) is not None:
         raise RefusedError("the last pair had feedback: its answer is final", 409)
     _refuse_over_quota(connection, assigner.task, person)
     record(connection, "undone", now, person.id, identity)
     return identity
 
 
-def feedback(task: Task, own: Assignment, answer: Answer) -> Feedback | None:
+def feedback(task: Task, assignment: Assignment, answer: Answer) -> Feedback | None:
     """Return what a person learns after a pair: always of training, and of gold where the task has a text for it.
 
     Its answer is final.
     """
-    check = task.training if own.pair.id in task.training.by_id else task.gold
-    known = check.by_id.get(own.pair.id)
+    check = task.training if assignment.pair.id in task.training.by_id else task.gold
+    known = check.by_id.get(assignment.pair.id)
     if known is None or (check is task.gold and not known.feedback):
         return None
     judged = []
@@ -283,18 +283,22 @@ def _checked(changes: dict[str, Any], task: Task) -> dict[str, Any]:
     return changes
 
 
-def _made(
-    task: Task, own: Assignment, person: Person, form: dict[str, Any], rejected: str | None, seconds: float, now: float
+def _answer(
+    task: Task, assignment: Assignment, person: Person, form: dict[str, Any], sent: Submission, now: float
 ) -> Answer:
+    since = now - assignment.opened
     about = {
-        "pair": own.pair.id,
-        "reference": own.pair.reference,
-        "candidate": own.pair.candidate,
+        "pair": assignment.pair.id,
+        "reference": assignment.pair.reference,
+        "candidate": assignment.pair.candidate,
         "annotator": person.name,
-        "left": own.left,
-        "seconds": round(min(seconds, now - own.opened) if now > own.opened else seconds, 1),  # the clock may move back
+        "left": assignment.left,
+        "seconds": round(min(sent.seconds, since) if since > 0 else sent.seconds, 1),  # the clock may move back
         "submitted": utc(now),
-        "kind": own.kind,
+        "kind": assignment.kind,
     }
-    here = {part: {name: form[part][name] for name in task.names if name in form[part]} for part in ("texts", "scores")}
-    return answer_of(about | task.filled(form["keystep"], here["texts"], here["scores"], rejected))
+    # the task may have lost categories
+    texts, scores = (
+        {name: form[part][name] for name in task.names if name in form[part]} for part in ("texts", "scores")
+    )
+    return answer_of(about | task.filled(form["keystep"], texts, scores, sent.rejected))

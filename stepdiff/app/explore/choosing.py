@@ -52,9 +52,9 @@ def excluded(parts: Sequence[tuple[str, Mask]]) -> str:
 def inside(xy: Float32[np.ndarray, "clips 2"], corners: Sequence[tuple[float, float]]) -> Mask:
     """Return which points are inside a polygon, by the even-odd rule."""
     polygon = np.array(corners, np.float64).reshape(-1, 2)
-    found = np.zeros(len(xy), bool)
+    mask = np.zeros(len(xy), bool)
     if len(polygon) < 3:
-        return found
+        return mask
     near = np.flatnonzero(((xy >= polygon.min(axis=0)) & (xy <= polygon.max(axis=0))).all(axis=1))
     x, y = xy[near].T.astype(np.float64)
     odd = np.zeros(len(near), bool)
@@ -62,8 +62,8 @@ def inside(xy: Float32[np.ndarray, "clips 2"], corners: Sequence[tuple[float, fl
         crosses = (y1 > y) != (y2 > y)
         if crosses.any():
             odd[crosses] ^= x[crosses] < (x2 - x1) * (y[crosses] - y1) / (y2 - y1) + x1
-    found[near] = odd
-    return found
+    mask[near] = odd
+    return mask
 
 
 def read_lasso(text: str) -> list[tuple[float, float]]:
@@ -85,9 +85,9 @@ def _where(shown: Shown, where: str) -> Mask:
         text, columns = str(error), ", ".join([*shown.like.drop("row").columns, DURATION])
         raise FieldError(text if columns in text else f"{text}; the catalog has {columns}", "where") from None
     needed = {"row", *condition.columns} | ({"start", "end"} if DURATION in condition.columns else set())
-    found = np.zeros(len(shown.map.rows), bool)
-    found[places_where(shown.read(*(name for name in shown.like.columns if name in needed)), condition)] = True
-    return found
+    mask = np.zeros(len(shown.map.rows), bool)
+    mask[places_where(shown.read(*(name for name in shown.like.columns if name in needed)), condition)] = True
+    return mask
 
 
 def _words(text: str) -> list[str]:
@@ -101,8 +101,8 @@ def _containing(shown: Shown, word: str) -> Mask:
     texts = [name for name, dtype in shown.like.schema.items() if dtype == pl.String and name not in _NOT_SEARCHED]
     pattern = f"(?i){pl.escape_regex(word)}"
     has = [pl.col(name).str.contains(pattern).fill_null(False) for name in texts]
-    found = shown.scan().select(pl.any_horizontal(has).alias("has")).collect(engine="streaming")
-    return found["has"].to_numpy().copy()
+    matches = shown.scan().select(pl.any_horizontal(has).alias("has")).collect(engine="streaming")
+    return matches["has"].to_numpy().copy()
 
 
 def _count(mask: Mask) -> str:

@@ -61,13 +61,13 @@ class Legend:
 
 def columns_of(like: pl.DataFrame) -> list[Column]:
     """Return the columns of a frame that pages offer, with the duration where it can be computed."""
-    found = []
+    columns = []
     for name, dtype in like.schema.items():
         if name not in _HIDDEN and (dtype.is_numeric() or dtype in (pl.String, pl.Boolean, pl.Categorical)):
-            found.append(Column(name, "numbers" if dtype.is_numeric() else "text"))
+            columns.append(Column(name, "numbers" if dtype.is_numeric() else "text"))
     if {"start", "end"} <= set(like.columns) and DURATION not in like.columns:
-        found.append(Column(DURATION, "numbers"))
-    return found
+        columns.append(Column(DURATION, "numbers"))
+    return columns
 
 
 def values_of(shown: Shown, column: str) -> pl.Series:

@@ -126,14 +126,14 @@ def declines(known: Odds, category: str | None) -> str:
 
 def cosines(site: Site, pair: Pair) -> list[Cosine]:
     """Return the cosine of the pair in every view that has one embedding a clip and both clips."""
-    found = []
+    cosines = []
     rows = site.store.catalog("clips").rows(list(pair))
     for name in embedding_views(site):
         view = site.store.view("clips", name)
         if bool((rows >= 0).all()) and has(view, rows).all():
             one, two = unit(view.read("embedding", rows, dtype="float32"))
-            found.append(Cosine(name, float(one @ two)))
-    return found
+            cosines.append(Cosine(name, float(one @ two)))
+    return cosines
 
 
 def embedding_views(site: Site) -> list[str]:
@@ -143,10 +143,10 @@ def embedding_views(site: Site) -> list[str]:
 
 def has(view: View, rows: np.ndarray) -> np.ndarray:
     """Return bool [K]: which rows have features; only the status of their shards is read."""
-    found = np.zeros(len(rows), bool)
+    featured = np.zeros(len(rows), bool)
     shards, slots = np.divmod(rows, view.rows_per_shard)
     for shard in np.unique(shards):
-        here = shards == shard
+        of_shard = shards == shard
         status = view.shard_status(int(shard))
-        found[here] = [slot < len(status) and status[slot] == OK for slot in slots[here]]
-    return found
+        featured[of_shard] = [slot < len(status) and status[slot] == OK for slot in slots[of_shard]]
+    return featured

@@ -17,7 +17,7 @@ from urllib.parse import urlencode
 import numpy as np
 import polars as pl
 from fastapi import Query
-from jaxtyping import Float, Int64
+from jaxtyping import Int64
 
 from retrieval.vectors import unit
 from stepdiff.app.pair.alike import KeptOdds, embedding_views, has
@@ -105,8 +105,8 @@ class Finder:
                 each = MOST_ROWS // WINDOWS
                 starts = generator(0, "windows of the catalog", total).choice(total // each, WINDOWS, replace=False)
                 rows = np.concatenate([np.arange(each) + start * each for start in sorted(starts.tolist())])
-            found = catalog.select(rows, pl.DataFrame(schema={"step": pl.String})).drop_nulls("step").sort("row")
-            groups = found.group_by("step", maintain_order=True)
+            clips = catalog.select(rows, pl.DataFrame(schema={"step": pl.String})).drop_nulls("step").sort("row")
+            groups = clips.group_by("step", maintain_order=True)
             steps = {str(step[0]): group["row"].to_numpy() for step, group in groups}
             self._sample = Sample(total, rows, dict(sorted(steps.items())))
         return self._sample
@@ -146,11 +146,10 @@ class Finder:
     def scored_pairs(self, step: str, view: str) -> tuple[list[Pair], str]:
         """Return the pairs that a head scores, and a note on what they are."""
         pairs, note = self.candidates(step, view)
-        some = pairs
         if len(pairs) > MOST_SCORED:
-            some = pairs[np.sort(generator(0, "scored pairs", step).permutation(len(pairs))[:MOST_SCORED])]
-            note = f"{len(some)} pairs, drawn at random from {note}"
-        return self._keys(some), note
+            pairs = pairs[np.sort(generator(0, "scored pairs", step).permutation(len(pairs))[:MOST_SCORED])]
+            note = f"{len(pairs)} pairs, drawn at random from {note}"
+        return self._keys(pairs), note
 
     def search(self, search: Search, heads: Sequence[RunHead]) -> Result:
         """Return the list of a search. heads: those that may be named; UnknownError: what it names does not exist."""
@@ -178,16 +177,15 @@ class Finder:
         rows, places = np.unique(pairs, return_inverse=True)
         vectors = unit(self._site.store.view("clips", name).read("embedding", rows, dtype="float32"))
         scores = np.einsum("kd,kd->k", *np.moveaxis(vectors[places.reshape(-1, 2)], 1, 0))
-        best = chosen(pairs, scores, search.order == "alike")
         note += f", by the cosine of {name}, which compares whole clips and not one category"
-        return Result(self._found(search, self._keys(pairs[best]), scores[best]), note, "")
+        return self._ranked(search, pairs, scores, note)
 
     def _by_head(self, search: Search, head: RunHead | None) -> Result:
         if head is None:
             raise UnknownError(f"by {search.by[:200]!r}: no such head among the runs")
         pairs, note = self.scored_pairs(search.step, head.view)
         odds = [self._kept.get((head, pair)) for pair in pairs]
-        known = [found[search.category] for found in odds if found is not None and search.category in found]
+        known = [scores[search.category] for scores in odds if scores is not None and search.category in scores]
         if len(known) < len(pairs):
             return Result([], note, head.name)
         return self._ranked(search, pairs, np.array(known), f"{note}, by log p(YES) - log p(NO) of {head.name}")
@@ -207,15 +205,15 @@ class Finder:
         note = f"{len(pairs):,} pairs of the DiffRank predictions, by {by}"
         return self._ranked(search, pairs, np.array([scores[pair] for pair in pairs]), note)
 
-    def _ranked(self, search: Search, pairs: list[Pair], scores: Float[np.ndarray, " pairs"], note: str) -> Result:
+    def _ranked(self, search: Search, pairs: list[Pair] | np.ndarray, scores: np.ndarray, note: str) -> Result:
+        """Return the list of the best of some pairs of clips, or of rows of the catalog."""
         best = chosen(pairs, scores, search.order == "alike")
-        return Result(self._found(search, [pairs[place] for place in best], scores[best]), note, "")
-
-    def _found(self, search: Search, pairs: Sequence[Pair], scores: Float[np.ndarray, " pairs"]) -> list[Found]:
-        return [
+        keys = self._keys(pairs[best]) if isinstance(pairs, np.ndarray) else [pairs[place] for place in best]
+        listed = [
             Found(*pair, float(score), search.address(reference=pair[0], candidate=pair[1], at=place))
-            for place, (pair, score) in enumerate(zip(pairs, scores, strict=True))
+            for place, (pair, score) in enumerate(zip(keys, scores[best], strict=True))
         ]
+        return Result(listed, note, "")
 
     def _keys(self, pairs: Int64[np.ndarray, "pairs 2"]) -> list[Pair]:
         keys = self._site.store.catalog("clips").keys(pairs.reshape(-1))
@@ -226,14 +224,14 @@ def chosen(pairs: Sequence[Sequence[object]] | np.ndarray, scores: np.ndarray, h
     """Return the places of the pairs with the lowest or highest scores, best first; no clip more than TIMES times."""
     order = np.argsort(-scores if highest else scores, kind="stable")
     times: dict[object, int] = {}
-    found: list[int] = []
+    places: list[int] = []
     for place in order.tolist():
         clips = list(pairs[place])
-        if len(found) < MOST_FOUND and all(times.get(clip, 0) < TIMES for clip in clips):
-            found.append(place)
+        if len(places) < MOST_FOUND and all(times.get(clip, 0) < TIMES for clip in clips):
+            places.append(place)
             for clip in clips:
                 times[clip] = times.get(clip, 0) + 1
-    return found
+    return places
 
 
 def _some(rows: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:

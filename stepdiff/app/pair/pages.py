@@ -264,8 +264,8 @@ def columns(site: Site, pair: Pair) -> list[Column]:
     """Return all columns of the catalog for two clips, empty where it has no value."""
     catalog = site.store.catalog("clips")
     rows = catalog.rows(list(pair))
-    found = {row["row"]: row for row in catalog.select(rows).to_dicts()}
-    one, two = (found[int(row)] for row in rows)
+    records = {row["row"]: row for row in catalog.select(rows).to_dicts()}
+    one, two = (records[int(row)] for row in rows)
     names = [name for name in one if name not in ("row", "key")]
     return [Column(name, _text(one[name]), _text(two[name]), one[name] != two[name]) for name in names]
 

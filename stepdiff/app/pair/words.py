@@ -58,10 +58,10 @@ def words_of(site: Site, evidence: "WordEvidence", pair: Pair, question: str = "
         reasons = evidence.reasons(pair, evidence.likely(pair, evidence.about(question)))
     else:
         reasons = evidence.why(*pair)
-    found = []
-    for clip, own in zip(site.clips(pair), reasons, strict=True):
+    clips = []
+    for clip, clip_reasons in zip(site.clips(pair), reasons, strict=True):
         length = (clip.end or 0.0) - (clip.start or 0.0)
-        frames = len(own[0].moments) if own else 1
+        frames = len(clip_reasons[0].moments) if clip_reasons else 1
         times = seconds_of(evidence.features.view.provenance.frames, frames, 0.0 if length > 0 else None, length)
         words = [
             Word(
@@ -71,10 +71,10 @@ def words_of(site: Site, evidence: "WordEvidence", pair: Pair, question: str = "
                 times[max(range(frames), key=reason.moments.__getitem__)] if times else None,
                 reason.moments,
             )
-            for reason in own
+            for reason in clip_reasons
         ]
-        found.append(ClipWords(times, length, words))
-    return found
+        clips.append(ClipWords(times, length, words))
+    return clips
 
 
 def words_or_problem(site: Site, name: str, load: Callable[[str], "WordEvidence"], pair: Pair) -> PairWords:
