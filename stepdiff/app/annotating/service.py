@@ -5,6 +5,7 @@ Guarantees
 - too many requests of a person, or guesses of an address, are 429, and others are not concerned
 """
 
+import json
 import math
 import secrets
 import threading
@@ -23,7 +24,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 from stepdiff.annotate.people.task import Task, read_task
 from stepdiff.app.annotating import people
 from stepdiff.app.annotating.database import Database, default_url
-from stepdiff.app.annotating.events import events, history, pair_key, pairs, record
+from stepdiff.app.annotating.events import events, pair_key, pairs, record
 from stepdiff.app.annotating.people import Person, Role
 from stepdiff.app.annotating.work import Assigner
 from stepdiff.app.site import RefusedError
@@ -63,6 +64,8 @@ class Limit:
 
 @dataclass(frozen=True)
 class Annotating:
+    """What the annotation pages use. Make it with `open`."""
+
     task: Task
     database: Database
     assigner: Assigner
@@ -91,22 +94,22 @@ class Annotating:
 
 
 def _seed(connection: Connection, now: float) -> str:
-    seq = connection.execute(select(events.c.seq).where(events.c.kind == "created")).scalar()
-    if seq is None:
+    """Return the seed of the database, a new one if it is new."""
+    created = connection.execute(select(events.c.data).where(events.c.kind == "created")).scalar()
+    if created is None:
         return str(record(connection, "created", now, seed=secrets.token_hex(16)).data["seed"])
-    return str(next(history(connection, seq - 1)).data["seed"])
+    return str(json.loads(created)["seed"])
 
 
 def _add_pairs(connection: Connection, task: Task, now: float) -> None:
     """Make the table of pairs that of the task, which may have changed since the last start."""
     listed = sha256("\n".join(pair.id for pair in task.pairs).encode()).hexdigest()
     state = {"digest": listed, "pairs": len(task.pairs), "people": task.people}
-    latest = select(events.c.seq).where(events.c.kind == "task").order_by(events.c.seq.desc()).limit(1)
-    seq = connection.execute(latest).scalar()
-    if seq is not None and next(history(connection, seq - 1)).data == state:
-        return
-    record(connection, "task", now, None, None, **state)
-    list_pairs(connection, task)
+    latest = select(events.c.data).where(events.c.kind == "task").order_by(events.c.seq.desc()).limit(1)
+    before = connection.execute(latest).scalar()
+    if before is None or json.loads(before) != state:
+        record(connection, "task", now, None, None, **state)
+        list_pairs(connection, task)
 
 
 def list_pairs(connection: Connection, task: Task) -> None:

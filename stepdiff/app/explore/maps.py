@@ -255,6 +255,6 @@ class Maps:
 
 
 def _identity(site: Site, view: View, projection: str, rows: np.ndarray, total: int) -> str:
-    made = json.dumps(view.provenance.as_dict(), sort_keys=True)
+    provenance = json.dumps(view.provenance.as_dict(), sort_keys=True)
     numbers = hashlib.sha256(rows.tobytes()).hexdigest()
-    return "\n".join(map(str, ("map 1", site.store.location, view.name, made, projection, total, numbers)))
+    return "\n".join(map(str, ("map 1", site.store.location, view.name, provenance, projection, total, numbers)))
