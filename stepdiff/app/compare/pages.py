@@ -14,9 +14,8 @@ import polars as pl
 from heads.reporting.entries import CHANCE
 from stepdiff.app.compare.files import Broken, Method
 from stepdiff.app.compare.select import ROWS_AT_ONCE, Chosen, Filter, Where, counted, related
-from stepdiff.app.compare.sets import RIGHT, WRONG, Column, TestSet
+from stepdiff.app.compare.sets import NEITHER, RIGHT, WRONG, Column, Piece, TestSet, supported
 from stepdiff.app.compare.totals import MethodTotals, Totals, Versus, names
-from stepdiff.app.compare.words import Piece, supported
 from stepdiff.app.pages import Page
 from stepdiff.app.site import Site
 from stepdiff.tasks.published import PUBLISHED
@@ -27,6 +26,7 @@ MOST_TEXT = 2000
 """characters of a text that are shown"""
 Verdict = Literal["right", "wrong", "", "absent"]
 """empty: neither; absent: the method has not answered the row"""
+_VERDICTS: dict[int, Verdict] = {RIGHT: "right", WRONG: "wrong", NEITHER: ""}
 
 
 @dataclass(frozen=True)
@@ -383,9 +383,7 @@ def _reply(chosen: Chosen, column: Column, place: int, order: list[int]) -> Repl
     elif said is not None and isinstance(row, DiffCap):
         caption = supported(_short(said), row.text, chosen.tests.frequent_words)
         similar = column.answers.similar[column.place[place]] if column.answers.similar else None
-    verdict: Verdict = "absent"
-    if said is not None:
-        verdict = {RIGHT: "right", WRONG: "wrong"}.get(int(column.verdicts[place]), "")  # type: ignore[assignment]
+    verdict: Verdict = "absent" if said is None else _VERDICTS[int(column.verdicts[place])]
     tie = task == "diffmcq" and bool(value == 0)
     return Reply(column.letter, column.method.name, verdict, text, most, tie, places, caption, similar)
 

@@ -17,10 +17,9 @@ from stepdiff.app.cache import LRUCache
 from stepdiff.app.pages import page
 from stepdiff.app.pair.alike import MOST_KEPT, PRESET_CATEGORIES, KeptOdds, declines, odds, score_pairs, similarity
 from stepdiff.app.pair.finder import Finder, Search
-from stepdiff.app.pair.loading import Loaded, Runs
+from stepdiff.app.pair.loading import Loaded, PairWords, Runs, words_of
 from stepdiff.app.pair.pages import FinderPage, KeptCaptions, Pages, PairPage, Written
 from stepdiff.app.pair.stored import Stored
-from stepdiff.app.pair.words import PairWords, words_of, words_or_problem
 from stepdiff.app.pair.worker import Events, Job, Worker
 from stepdiff.app.site import Site, UnknownError
 from stepdiff.common.errors import StepDiffError
@@ -115,7 +114,10 @@ def router(site: Site) -> APIRouter:
         site.clips([reference, candidate])
         if head not in runs.words():
             raise UnknownError(f"no head of words {head[:200]!r} among the runs: run python -m heads.words")
-        return words_or_problem(site, head, runs.evidence, (reference, candidate))
+        try:
+            return PairWords(head, words_of(site, runs.evidence(head), (reference, candidate)))
+        except StepDiffError as error:
+            return PairWords(head, [], str(error))
 
     @routes.post("/ask", response_class=StreamingResponse, responses=_STREAM)
     def ask(body: AskBody) -> Response:

@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 
 from stepdiff.app.cache import LRUCache
 from stepdiff.app.compare.files import Answers, library
-from stepdiff.app.compare.words import Piece, supported
+from stepdiff.app.compare.sets import Piece, supported
 from stepdiff.app.pair.alike import Odds
 from stepdiff.app.site import Site
 from stepdiff.kitchen.attributes import Attributes
