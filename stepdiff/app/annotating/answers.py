@@ -30,20 +30,6 @@ OTHER_WAY = "(Video 1 compared with Video 2) "
 
 
 @dataclass(frozen=True)
-class Totals:
-    """Progress of all work."""
-
-    pairs: int
-    complete: int
-    """pairs that as many people as asked submitted or work on"""
-    wanted: int
-    """answers: pairs times people"""
-    submitted: int
-    open: int
-    adjudicated: int
-
-
-@dataclass(frozen=True)
 class OwnProgress:
     """Progress of one person."""
 
@@ -80,16 +66,22 @@ def collected(connection: Connection) -> Iterator[Answer]:
             yield answer_of(json.loads(row.answer))
 
 
-def totals(connection: Connection, per_pair: int) -> Totals:
-    """Return the progress of all work, where `per_pair` people annotate each pair."""
+def totals(connection: Connection, per_pair: int) -> dict[str, int]:
+    """Return the progress of all work, where `per_pair` people annotate each pair, by the names of the admin page."""
     listed = pairs.c.place.is_not(None)
     complete = func.count(case((pairs.c.taken >= per_pair, 1)))
     row = connection.execute(select(func.count().label("all"), complete.label("complete")).where(listed)).one()
     work = assignments.c.kind == "work"
     counts = select(assignments.c.state, func.count().label("number")).where(work).group_by(assignments.c.state)
     states = {row.state: row.number for row in connection.execute(counts)}
-    decided = connection.execute(select(func.count()).select_from(adjudications)).scalar_one()
-    return Totals(row.all, row.complete, row.all * per_pair, states.get("submitted", 0), states.get("open", 0), decided)
+    return {
+        "pairs": row.all,
+        "complete": row.complete,  # as many people as asked submitted or work on them
+        "wanted": row.all * per_pair,  # answers
+        "submitted": states.get("submitted", 0),
+        "open": states.get("open", 0),
+        "adjudicated": connection.execute(select(func.count()).select_from(adjudications)).scalar_one(),
+    }
 
 
 def progress(connection: Connection) -> dict[int, OwnProgress]:
