@@ -100,7 +100,7 @@ def cut(path: Path, start: float, end: float, out: Path) -> None:
 def _transcode(video: Video, target: av.container.OutputContainer, start: float, end: float) -> int:
     """Decode from the keyframe before `start` until both streams are past `end`; return the number of frames."""
     picture = target.add_stream("libx264", rate=round(video.rate) or 25)
-    picture.options, picture.pix_fmt = _ENCODER, "yuv420p"
+    picture.options, picture.pix_fmt = dict(_ENCODER), "yuv420p"
     picture.time_base = picture.codec_context.time_base = video.tick
     sound = next(iter(video.container.streams.audio), None)
     encoded_sound: AudioStream | None = None
