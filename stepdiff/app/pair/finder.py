@@ -63,6 +63,8 @@ class Search:
 
 @dataclass(frozen=True)
 class Found:
+    """A pair in a list."""
+
     reference: str
     candidate: str
     score: float

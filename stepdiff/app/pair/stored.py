@@ -58,6 +58,8 @@ class CaptionRow:
 
 @dataclass(frozen=True)
 class Captions:
+    """The captions of a pair."""
+
     methods: list[str]
     rows: list[CaptionRow]
     swapped: bool
