@@ -3,10 +3,6 @@
 stepdiff app --store data/features --videos data/kitchen --runs runs --predictions data/demo
 stepdiff app --store data/features --videos data/kitchen --annotate data/annotation.yaml
 stepdiff app ... --annotate data/annotation.yaml --public-url https://annotate.example.org --trust-proxy 127.0.0.1
-
-Guarantees
-- without --host the server listens on this machine only
-- a missing store, folder or task is one line before the server starts
 """
 
 import sys
@@ -60,20 +56,8 @@ def run(options: AppOptions) -> int:
         if options.host not in LOCAL and options.public_url is None:
             raise StepDiffError(f"--host {options.host}: give --public-url, the address that other machines open")
         show(f"opening the store {options.store}")
-        site = Site.open(
-            store=options.store,
-            videos=options.videos,
-            runs=options.runs,
-            predictions=options.predictions,
-            annotate=options.annotate,
-            database=options.database,
-            cache=options.cache,
-            cache_bytes=options.cache_mib * 2**20,
-            device=options.device,
-            weights=options.weights,
-            public_url=options.public_url,
-            trust_proxy=options.trust_proxy,
-        )
+        opened = {name: value for name, value in vars(options).items() if name not in ("host", "port")}
+        site = Site.open(**opened)
     with listener(options.host, options.port) as socket:
         with stages() as show:
             show("preparing the pages" if site.annotate is None else f"opening the annotation task {site.annotate}")

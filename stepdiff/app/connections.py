@@ -3,7 +3,6 @@
 Guarantees
 - MOST connections in all, MOST_OF_ADDRESS of one address: one more takes the place of one that waits for its client
 - a request arrives with its body within ARRIVAL, or its connection is closed
-- the log has each of its lines once a minute at most, whatever clients send
 """
 
 import asyncio
@@ -136,7 +135,6 @@ class Sparse(logging.Filter):
         self._next: dict[object, float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether neither this line nor this exception was logged in the last LINE_EVERY seconds."""
         now = time.monotonic()
         self._next = {line: then for line, then in self._next.items() if then > now}
         line = record.msg, repr(record.exc_info[1]) if record.exc_info else ""

@@ -1,15 +1,7 @@
-"""A page: a record that is shown as HTML, or as JSON where the client asks for it.
+"""A page: a record that is shown as HTML, or as JSON where the client asks for it. An error is a page too."""
 
-Guarantees
-- every page exists as JSON at its own address
-- script in texts and names stays text
-- an error is a page too, with one line
-"""
-
-import dataclasses
-import json
-import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +9,8 @@ import jinja2
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
+from pydantic_core import to_jsonable_python
 from starlette.exceptions import HTTPException
-from starlette.types import Scope
 
 from stepdiff.app.site import FieldError, RefusedError, Site, UnknownError
 
@@ -31,39 +23,26 @@ _TEMPLATES = jinja2.Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
+plain = partial(to_jsonable_python, inf_nan_mode="null")
+"""(record) -> the record as JSON values; numbers that JSON does not have are null"""
 
 
 @dataclass(frozen=True)
 class Page:
-    """What every page has."""
+    """What every page has, as a dataclass or a dictionary."""
 
     title: str
 
 
-@dataclass(frozen=True)
-class ErrorPage(Page):
-    """Something that could not be shown."""
-
-    error: str
-
-
-@dataclass(frozen=True)
-class FieldErrorPage(ErrorPage):
-    """A value that is refused."""
-
-    field: str
-    """name of its parameter"""
-
-
-def page(request: Request, template: str, record: Page, status: int = 200) -> Response:
+def page(request: Request, template: str, record: Page | dict[str, Any], status: int = 200) -> Response:
     """Return `record` as HTML through a template, in which it is `page`, or as JSON (`Accept: application/json`)."""
     headers = {"Vary": "Accept", "Cache-Control": "no-store"}
-    if wants_json(request.scope):
+    if wants_json(request):
         return JSONResponse(plain(record), status, headers)
-    site: Site = request.app.state.site
+    site, public = request.app.state.site, request.app.state.public
     html = _TEMPLATES.get_template(template).render(
         page=record,
-        sections=sections(site, request.app.state.public),
+        sections=sections(site, public),
         path=request.url.path,
         plain=plain,
         sheet=template.split("_")[0].removesuffix(".html"),
@@ -73,42 +52,27 @@ def page(request: Request, template: str, record: Page, status: int = 200) -> Re
 
 def sections(site: Site, public: bool) -> list[tuple[str, str]]:
     """Return address and name of the sections that this site has; public: other machines reach it."""
-    found = [("/explore", "Explore", not public), ("/pair", "Pair", not public)]
-    found += [("/compare", "Compare", bool(site.predictions) and not public)]
-    found += [("/annotate", "Annotate", site.annotate is not None), ("/docs", "API", not public)]
-    return [(address, name) for address, name, has in found if has]
+    annotate = [("/annotate", "Annotate")] if site.annotate is not None else []
+    if public:
+        return annotate
+    compare = [("/compare", "Compare")] if site.predictions else []
+    return [("/explore", "Explore"), ("/pair", "Pair"), *compare, *annotate, ("/docs", "API")]
 
 
-def wants_json(scope: Scope) -> bool:
+def wants_json(request: Request) -> bool:
     """Return whether the client prefers JSON: the first of the two types in its Accept header decides."""
-    accepted = Request(scope).headers.get("accept", "")
-    kinds = [kind.split(";")[0].strip() for kind in accepted.split(",")]
+    kinds = [kind.split(";")[0].strip() for kind in request.headers.get("accept", "").split(",")]
     return next((kind == "application/json" for kind in kinds if kind in ("application/json", "text/html")), False)
-
-
-def plain(record: Any) -> Any:
-    """Return a record as JSON values; numbers that JSON does not have are null."""
-    if dataclasses.is_dataclass(record) and not isinstance(record, type):
-        return {field.name: plain(getattr(record, field.name)) for field in dataclasses.fields(record)}
-    if isinstance(record, dict):
-        return {str(name): plain(value) for name, value in record.items()}
-    if isinstance(record, list | tuple):
-        return [plain(value) for value in record]
-    if isinstance(record, float):
-        return record if math.isfinite(record) else None
-    if isinstance(record, str | int | bool) or record is None:
-        return record
-    return json.loads(json.dumps(record))  # anything else is refused
 
 
 def failed(request: Request, error: Exception) -> Response:
     """Return the page of a StepDiffError: status 404 where an address names something unknown, else 400 or its own."""
-    status = 404 if isinstance(error, UnknownError) else 400
     if isinstance(error, RefusedError):
-        response = page(request, "error.html", ErrorPage("Not now", str(error)), error.status)
+        response = page(request, "error.html", {"title": "Not now", "error": str(error)}, error.status)
         if error.retry_after is not None:
             response.headers["Retry-After"] = str(error.retry_after)
         return response
+    status = 404 if isinstance(error, UnknownError) else 400
     return _refused(request, status, str(error), error.field if isinstance(error, FieldError) else "")
 
 
@@ -130,11 +94,11 @@ def missing(request: Request, error: Exception) -> Response:
 def malformed(request: Request, error: Exception) -> Response:
     """Return the page of a request with an unknown field or a value of another type; it does not repeat the value."""
     assert isinstance(error, RequestValidationError)
-    found = error.errors()[0]
-    why = f"{'.'.join(map(str, found['loc']))}: {found['msg']}".encode(errors="replace").decode()
-    return _refused(request, 422, why[:300], str(found["loc"][-1]))
+    first = error.errors()[0]
+    why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}".encode(errors="replace").decode()
+    return _refused(request, 422, why[:300], str(first["loc"][-1]))
 
 
 def _refused(request: Request, status: int, why: str, field: str = "") -> Response:
-    title = "Not found" if status == 404 else "Not possible"
-    return page(request, "error.html", FieldErrorPage(title, why, field) if field else ErrorPage(title, why), status)
+    record = {"title": "Not found" if status == 404 else "Not possible", "error": why}
+    return page(request, "error.html", record | ({"field": field} if field else {}), status)

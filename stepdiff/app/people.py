@@ -1,15 +1,13 @@
 """stepdiff people add --annotate data/annotation.yaml Ann Bob
 
-People who annotate, and their personal links: add, link, revoke, list, admin.
-
-Guarantees
-- people are added, listed and revoked by command: of several names all are changed or none
-- the database has no token: a link is printed once
+People who annotate, and their personal links: add, link, revoke, list, admin. Of several names all are changed or none.
 """
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stepdiff.common.cli import command
@@ -19,6 +17,8 @@ from stepdiff.common.errors import StepDiffError
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
+
+    from stepdiff.app.annotating.people import Person
 
 VERBS = {
     "add": ("stepdiff.app.people:add", "adds people and prints a personal link for each"),
@@ -45,123 +45,94 @@ class NamedOptions(PeopleOptions):
     """names of people"""
 
 
-def _run(options: PeopleOptions, act: "Callable[[Connection], list[dict[str, Any]]]") -> dict[str, Any]:
-    """Return what `act` does in one transaction."""
-    from pathlib import Path
+Act = Callable[[Any, Any, "Connection"], list[dict[str, Any]]]
+"""(options, the module stepdiff.app.annotating.people, a connection that writes) -> a record for each person"""
 
-    from stepdiff.app.annotating.collection.database import Database, default_url
 
-    if isinstance(options, NamedOptions) and not options.names:
-        raise StepDiffError("give the names of people, after the options")
-    if not Path(options.annotate).is_file():
-        raise StepDiffError(f"annotate: {options.annotate} is not a file: give the YAML file of an annotation task")
-    database = Database.open(options.database or default_url(Path(options.annotate)))
-    try:
-        with database.write() as connection:
-            return {"people": act(connection)}
-    finally:
-        database.close()
+def _add(options: NamedOptions, people: Any, connection: "Connection") -> list[dict[str, Any]]:
+    added = [people.add(connection, name, time.time()) for name in options.names]
+    return [_linked(options, person.name, token) for person, token in added]
+
+
+def _link(options: NamedOptions, people: Any, connection: "Connection") -> list[dict[str, Any]]:
+    known = [_named(people, connection, name) for name in options.names]
+    return [_linked(options, person.name, people.link(connection, person, time.time())) for person in known]
+
+
+def _revoke(options: NamedOptions, people: Any, connection: "Connection") -> list[dict[str, Any]]:
+    for name in options.names:
+        people.revoke(connection, _named(people, connection, name), time.time())
+    return [{"name": name} for name in options.names]
+
+
+def _list(options: PeopleOptions, people: Any, connection: "Connection") -> list[dict[str, Any]]:
+    from stepdiff.app.annotating import answers
+
+    done = {person: progress.submitted for person, progress in answers.progress(connection).items()}
+    return [
+        {"name": one.name, "state": "revoked" if one.revoked else one.role, "submitted": done.get(one.id, 0)}
+        for one in people.everyone(connection)
+    ]
+
+
+def _admin(options: PeopleOptions, people: Any, connection: "Connection") -> list[dict[str, Any]]:
+    known = people.named(connection, people.ADMIN)
+    if known is None:
+        _, token = people.add(connection, people.ADMIN, time.time(), role="admin")
+    else:
+        token = people.link(connection, known, time.time())
+    return [_linked(options, people.ADMIN, token)]
 
 
 def _linked(options: PeopleOptions, name: str, token: str) -> dict[str, Any]:
-    from stepdiff.app.annotating import session
+    from stepdiff.app.annotating.service import link
 
-    return {"name": name, "link": session.link(token, options.url)}
-
-
-def add(argv: list[str]) -> int:
-    """Run `stepdiff people add`."""
-
-    def act(options: NamedOptions, connection: "Connection") -> list[dict[str, Any]]:
-        from stepdiff.app.annotating.collection import people
-
-        made = [people.add(connection, name, time.time()) for name in options.names]
-        return [_linked(options, person.name, token) for person, token in made]
-
-    return _parse(NamedOptions, argv, "add", act, "{name}: {link}")
+    return {"name": name, "link": link(token, options.url)}
 
 
-def link(argv: list[str]) -> int:
-    """Run `stepdiff people link`."""
-
-    def act(options: NamedOptions, connection: "Connection") -> list[dict[str, Any]]:
-        from stepdiff.app.annotating.collection import people
-
-        known = [_named(connection, name) for name in options.names]
-        return [_linked(options, own.name, people.link(connection, own, time.time())) for own in known]
-
-    return _parse(NamedOptions, argv, "link", act, "{name}: {link}")
+def _named(people: Any, connection: "Connection", name: str) -> "Person":
+    """Return the annotator of a name. StepDiffError: there is none."""
+    known = people.named(connection, people.checked_name(name))
+    if known is None or known.role == "admin":
+        raise StepDiffError(f"there is no person {name!r:.80}: stepdiff people list shows them")
+    return known
 
 
-def revoke(argv: list[str]) -> int:
-    """Run `stepdiff people revoke`."""
+def _run(verb: str, kind: type, act: Act, line: str, argv: list[str]) -> int:
+    """Run a verb in one transaction, and print a line for each person."""
 
-    def act(options: NamedOptions, connection: "Connection") -> list[dict[str, Any]]:
-        from stepdiff.app.annotating.collection import people
+    def run(options: Any) -> dict[str, Any]:
+        from stepdiff.app.annotating import people
+        from stepdiff.app.annotating.database import Database, default_url
 
-        for name in options.names:
-            people.revoke(connection, _named(connection, name), time.time())
-        return [{"name": name} for name in options.names]
+        if isinstance(options, NamedOptions) and not options.names:
+            raise StepDiffError("give the names of people, after the options")
+        if not Path(options.annotate).is_file():
+            raise StepDiffError(f"annotate: {options.annotate} is not a file: give the YAML file of an annotation task")
+        database = Database.open(options.database or default_url(Path(options.annotate)))
+        try:
+            with database.write() as connection:
+                return {"people": act(options, people, connection)}
+        finally:
+            database.close()
 
-    return _parse(NamedOptions, argv, "revoke", act, "{name}: revoked")
-
-
-def listed(argv: list[str]) -> int:
-    """Run `stepdiff people list`."""
-
-    def act(options: PeopleOptions, connection: "Connection") -> list[dict[str, Any]]:
-        from stepdiff.app.annotating.collection import people, results
-
-        done = {person: own.submitted for person, own in results.progress(connection).items()}
-        return [
-            {"name": own.name, "state": "revoked" if own.revoked else own.role, "submitted": done.get(own.id, 0)}
-            for own in people.everyone(connection)
-        ]
-
-    return _parse(PeopleOptions, argv, "list", act, "{name}: {state}, {submitted} pairs submitted")
-
-
-def admin(argv: list[str]) -> int:
-    """Run `stepdiff people admin`."""
-
-    def act(options: PeopleOptions, connection: "Connection") -> list[dict[str, Any]]:
-        from stepdiff.app.annotating.collection import people
-
-        known = people.named(connection, people.ADMIN)
-        if known is None:
-            _, token = people.add(connection, people.ADMIN, time.time(), role="admin")
-        else:
-            token = people.link(connection, known, time.time())
-        return [_linked(options, people.ADMIN, token)]
-
-    return _parse(PeopleOptions, argv, "admin", act, "{name}: {link}")
-
-
-def _parse(kind: type, argv: list[str], verb: str, act: Callable[..., list[dict[str, Any]]], line: str) -> int:
     def show(record: dict[str, Any]) -> None:
         for person in record["people"]:
             print(line.format(**person))
-
-    def run(options: PeopleOptions) -> dict[str, Any]:
-        return _run(options, lambda connection: act(options, connection))
 
     about = f"{VERBS[verb][1][0].upper()}{VERBS[verb][1][1:]}."
     positional = ("names",) if kind is NamedOptions else ()
     return parse(kind, argv, f"stepdiff.app.people {verb}", about, run, show, positional)
 
 
-def _named(connection: "Connection", name: str) -> Any:
-    """Return the annotator of a name. StepDiffError: there is none."""
-    from stepdiff.app.annotating.collection import people
-
-    found = people.named(connection, people.checked_name(name))
-    if found is None or found.role == "admin":
-        raise StepDiffError(f"there is no person {name!r:.80}: stepdiff people list shows them")
-    return found
+add = partial(_run, "add", NamedOptions, _add, "{name}: {link}")
+link = partial(_run, "link", NamedOptions, _link, "{name}: {link}")
+revoke = partial(_run, "revoke", NamedOptions, _revoke, "{name}: revoked")
+listed = partial(_run, "list", PeopleOptions, _list, "{name}: {state}, {submitted} pairs submitted")
+admin = partial(_run, "admin", PeopleOptions, _admin, "{name}: {link}")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command that the command line names."""
     return choose("stepdiff.people", "People who annotate, and their personal links.", VERBS, argv)
 
 

@@ -1,9 +1,7 @@
 """The server: sections, security headers and the socket.
 
 Guarantees
-- a request for another host name is refused, so that a foreign page cannot reach this server through its own name
-- a request that changes something is refused unless this site's own page sends it
-- a body larger than MOST_BODY is refused, and a NUL in an address
+- a request for another host name is refused, and one that changes something unless this site's own page sends it
 - every response, errors included, forbids inline scripts, foreign resources and foreign frames
 - a server for other machines has the annotation pages only
 """
@@ -21,12 +19,12 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES, GZipMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
+from stepdiff.app import media
 from stepdiff.app.annotating import routes as annotating
 from stepdiff.app.compare import routes as compare
 from stepdiff.app.explore import routes as explore
-from stepdiff.app.media import routes as media
 from stepdiff.app.pages import STATIC, Page, failed, malformed, missing, page
 from stepdiff.app.pair import routes as pair
 from stepdiff.app.site import LOCAL, Site
@@ -87,13 +85,6 @@ def create_app(site: Site) -> FastAPI:
     return app
 
 
-class _App(FastAPI):
-    """Has _Guard around everything, also around the response to an error of the server."""
-
-    def build_middleware_stack(self) -> ASGIApp:
-        return _Guard(super().build_middleware_stack(), self.state.site.public_url)
-
-
 def listener(host: str, port: int) -> socket.socket:
     """Return a socket that listens on an address. Raises StepDiffError where that is not possible."""
     try:
@@ -105,15 +96,12 @@ def listener(host: str, port: int) -> socket.socket:
         raise StepDiffError(f"cannot listen on {host}:{port} ({why}): give another --port") from None
 
 
-class _Guard:
-    """Checks requests that change something, bounds bodies, and adds the security headers."""
-
-    def __init__(self, app: ASGIApp, public_url: str | None) -> None:
-        self._app, self._public_url = app, public_url
+class _App(FastAPI):
+    """Refuses requests before they are read, bounds bodies, and gives every response the security headers."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await super().__call__(scope, receive, send)
             return
 
         async def with_headers(message: Message) -> None:
@@ -127,10 +115,10 @@ class _Guard:
             await send(message)
 
         request = Request(scope)
-        if refusal := _refusal(request, self._public_url):
+        if refusal := _refusal(request, self.state.site.public_url):
             await Response(refusal[1] + "\n", refusal[0], media_type="text/plain")(scope, receive, with_headers)
             return
-        await self._app(scope, _bounded(receive), with_headers)
+        await super().__call__(scope, _bounded(receive), with_headers)
 
 
 def _refusal(request: Request, public_url: str | None) -> tuple[int, str] | None:

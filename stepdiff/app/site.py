@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 from pydantic import AnyHttpUrl, TypeAdapter, ValidationError
 
-from stepdiff.app.media.cache import Cache
+from stepdiff.app.cache import Cache
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.tars import is_regular
 from store import Store
@@ -22,7 +22,6 @@ NO_NUL = r"^[^\x00]*$"
 """pattern of texts from outside: PostgreSQL and file names cannot have a NUL"""
 MOST_ROW = 2**40
 """a row's number, at most"""
-CACHE_BYTES = 2 * 2**30
 BEST = "best.json"
 """the file that names the checkpoint of a finished training"""
 MOST_SECONDS = 1e7
@@ -31,8 +30,6 @@ MOST_RUNS = 200
 """runs that are looked at"""
 CLIP = {"key": pl.String, "video": pl.String, "start": pl.Float64, "end": pl.Float64, "step": pl.String}
 """columns of the catalog that every page needs; a catalog may lack all but `key`"""
-
-
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -41,10 +38,9 @@ class UnknownError(StepDiffError):
 
 
 class RefusedError(StepDiffError):
-    """A request that is refused for another reason than its form."""
+    """A request that is refused for another reason than its form; it may succeed after `retry_after` seconds."""
 
     def __init__(self, message: str, status: int, retry_after: int | None = None) -> None:
-        """Give the status of the response, and after how many seconds the same request may succeed."""
         super().__init__(message)
         self.status, self.retry_after = status, retry_after
 
@@ -100,7 +96,7 @@ class Site:
         annotate: str | None = None,
         database: str | None = None,
         cache: str | None = None,
-        cache_bytes: int = CACHE_BYTES,
+        cache_mib: int = 2048,
         device: str = "auto",
         weights: str | None = None,
         public_url: str | None = None,
@@ -120,10 +116,10 @@ class Site:
             store=Store.open(store),
             videos=_folder(videos, "videos"),
             runs=_folder(runs, "runs"),
-            predictions=tuple(found for path in predictions if (found := _folder(path, "predictions"))),
+            predictions=tuple(folder for path in predictions if (folder := _folder(path, "predictions"))),
             annotate=None if annotate is None else Path(annotate),
             database=database,
-            cache=Cache(Path(folder).expanduser(), cache_bytes),
+            cache=Cache(Path(folder).expanduser(), cache_mib * 2**20),
             device=device,
             weights=weights,
             public_url=None if public_url is None else _origin(public_url),
@@ -133,28 +129,23 @@ class Site:
     def trusts(self, address: str) -> bool:
         """Return whether an address is that of a proxy whose X-Forwarded-For counts."""
         try:
-            found = ipaddress.ip_address(address)
+            known = ipaddress.ip_address(address)
         except ValueError:  # of a client that has gone
             return False
-        return any(found in network for network in self.proxies)
+        return any(known in network for network in self.proxies)
 
     def clip(self, key: str) -> ClipRecord:
         """Return a clip of the catalog. Raises UnknownError where it has none of that id."""
         return self.clips([key])[0]
 
     def clips(self, keys: Sequence[str]) -> list[ClipRecord]:
-        """Return clips of the catalog in the order of `keys`; only the parts that hold them are read.
-
-        Raises:
-            UnknownError: The catalog has no clip of an id.
-        """
+        """Return clips of the catalog in the order of `keys`. Raises UnknownError where it has none of an id."""
         catalog = self.store.catalog("clips")
         rows = catalog.rows(list(keys))
         for key, row in zip(keys, rows, strict=True):
             if row < 0:
                 raise UnknownError(f"the store has no clip {key[:200]!r}")
-        found = catalog.select(rows, pl.DataFrame(schema=CLIP))
-        records = {row["row"]: row for row in found.to_dicts()}
+        records = {row["row"]: row for row in catalog.select(rows, pl.DataFrame(schema=CLIP)).to_dicts()}
         return [ClipRecord(**{name: records[int(row)][name] for name in CLIP}) for row in rows]
 
     def file(self, clip: ClipRecord) -> Path:
@@ -176,11 +167,10 @@ class Site:
         return path
 
     def finished_runs(self) -> list[Path]:
-        """Return the folders of finished trainings: the folder of runs, those in it, and those one level below."""
         return self.run_folders(BEST)
 
     def run_folders(self, file: str) -> list[Path]:
-        """Return which of these have a file: the folder of runs, those in it, and those one level below."""
+        """Return which have a file: the folder of runs, those in it, and those one level below."""
         root = self.runs
         folders = [] if root is None else [root, *sorted(root.glob("*/")), *sorted(root.glob("*/*/"))]
         return [folder for folder in folders if (folder / file).is_file()]
@@ -201,12 +191,12 @@ def _folder(path: str | None, name: str) -> Path | None:
 
 def _origin(url: str) -> str:
     try:
-        found = str(TypeAdapter(AnyHttpUrl).validate_python(url)).removesuffix("/")
+        origin = str(TypeAdapter(AnyHttpUrl).validate_python(url)).removesuffix("/")
     except ValidationError:
-        found = ""
-    if not re.fullmatch(r"https?://[^/?#@]+", found):
+        origin = ""
+    if not re.fullmatch(r"https?://[^/?#@]+", origin):
         raise StepDiffError(f"--public-url {url!r}: give scheme and host only, such as https://annotate.example.org")
-    return found
+    return origin
 
 
 def _network(address: str) -> Network:

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from threading import Thread
 
-from stepdiff.app.annotating.collection import people, work
+from stepdiff.app.annotating import people, work
 from stepdiff.app.annotating.messages import Save, Submission
 from stepdiff.app.annotating.service import Annotating
 from stepdiff.app.site import RefusedError

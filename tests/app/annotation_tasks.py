@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stepdiff.annotate.people.task import Task
-from stepdiff.app.annotating.collection.database import Database
+from stepdiff.app.annotating.database import Database
 from stepdiff.app.annotating.service import Annotating
 
 CATEGORIES = ("Ingredients", "Tools/Equipment", "Technique", "Actions", "Visuals")
@@ -65,8 +65,7 @@ def replayed(database: Database, task: Task, copy: Database) -> tuple[dict[str, 
     """Return the tables of a database, and of an empty one in which its events were applied."""
     from sqlalchemy import select
 
-    from stepdiff.app.annotating.collection.events import apply, history
-    from stepdiff.app.annotating.collection.tables import METADATA, events
+    from stepdiff.app.annotating.events import METADATA, apply, events, history
     from stepdiff.app.annotating.service import list_pairs
 
     with database.read() as source:

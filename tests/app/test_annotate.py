@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from stepdiff.annotate.people.answers import read_answers, read_collected
 from stepdiff.annotate.people.form import Answer
 from stepdiff.annotate.people.task import read_task
-from stepdiff.app.annotating.collection.database import Database, default_url
+from stepdiff.app.annotating.database import Database, default_url
 from stepdiff.app.annotating.service import Limit
 from store import Store
 from tests.app.annotation_tasks import CATEGORIES, EMPTY, replayed, write_task
@@ -229,7 +229,7 @@ def test_typed_text_survives_a_kill(
         tab.get_by_text("✓ saved").wait_for()
         server.kill()
         type_keys(tab, "Tab", "typed without a server", "Tab", "4")
-        tab.get_by_text("✗ not saved: the server does not answer. Kept in this browser, trying again").wait_for()
+        tab.get_by_text("✗ not saved: the server does not answer. LRUCache in this browser, trying again").wait_for()
         server.start(port)
         tab.get_by_text("✓ saved").wait_for()
         server.kill()

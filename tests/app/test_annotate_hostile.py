@@ -11,9 +11,9 @@ from sqlalchemy import func, select
 from starlette.testclient import TestClient
 
 from stepdiff.annotate.people.answers import read_answers
-from stepdiff.app.annotating.collection.database import Database, default_url
-from stepdiff.app.annotating.collection.people import add, link, named, revoke
-from stepdiff.app.annotating.collection.tables import assignments, events
+from stepdiff.app.annotating.database import Database, default_url
+from stepdiff.app.annotating.events import assignments, events
+from stepdiff.app.annotating.people import add, link, named, revoke
 from stepdiff.app.annotating.service import ADDRESS_BURST, PERSON_BURST
 from stepdiff.app.server import MOST_BODY, create_app
 from stepdiff.app.site import Site

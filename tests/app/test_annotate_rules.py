@@ -17,14 +17,14 @@ from sqlalchemy import create_engine, func, make_url, select, text, update
 from sqlalchemy.exc import DBAPIError
 
 from stepdiff.annotate.people.form import Answer, Difference
-from stepdiff.app.annotating.collection import imports, people, results, tables, work
-from stepdiff.app.annotating.collection.assigning import Assigner
-from stepdiff.app.annotating.collection.database import Database
-from stepdiff.app.annotating.collection.events import history
-from stepdiff.app.annotating.collection.people import Person
-from stepdiff.app.annotating.collection.tables import assignments, events
+from stepdiff.app.annotating import answers, people, work
+from stepdiff.app.annotating import events as tables
+from stepdiff.app.annotating.database import Database
+from stepdiff.app.annotating.events import assignments, events, history
 from stepdiff.app.annotating.messages import Adjudication, Save, Submission, SubmissionResult
+from stepdiff.app.annotating.people import Person
 from stepdiff.app.annotating.service import Annotating
+from stepdiff.app.annotating.work import Assigner
 from stepdiff.app.site import RefusedError, UnknownError
 from stepdiff.common.errors import StepDiffError
 from tests.app import postgres
@@ -358,7 +358,7 @@ def test_an_answer_appears_once_as_it_was_submitted_last(made: Callable[..., Any
         work.undo(connection, annotating.assigner, person, annotating.clock())
     submit(2, "brighter")
     with annotating.database.read() as connection:
-        (found,) = results.answers(connection)
+        (found,) = answers.collected(connection)
     assert found.differences["Visuals"].text == "brighter"
 
 
@@ -370,7 +370,7 @@ def taken(annotating: Any, person: Person, *found: Answer) -> dict[str, int]:
     with annotating.database.write() as connection:
         refused: list[str] = []
         placed = [(str(place), answer) for place, answer in enumerate(found)]
-        counts = dict(imports.take(connection, annotating.task, placed, person, 1.0, refused.append))
+        counts = dict(answers.take(connection, annotating.task, placed, person, 1.0, refused.append))
         return counts | ({"refused": len(refused)} if refused else {})
 
 
@@ -491,7 +491,7 @@ def test_processes_on_one_database_lose_nothing(new_url: Callable[[str], str], t
         process.communicate()
     with annotating.database.read() as connection:
         rows = connection.execute(select(assignments)).all()
-        found: list[Answer] = list(results.answers(connection))
+        found: list[Answer] = list(answers.collected(connection))
     assert len({(row.person, row.pair) for row in rows}) == len(rows), "nobody sees a pair twice"
     taken = {pair: [row.slot for row in rows if row.pair == pair] for pair in {row.pair for row in rows}}
     assert len(taken) == PAIRS and all(sorted(slots) == [1, 2, 3] for slots in taken.values())
@@ -585,9 +585,9 @@ def test_order_is_that_of_events_also_where_the_clock_moves_back(new_url: Callab
             done.append(own)
         clock.now -= 3600
     with annotating.database.read() as connection:
-        found = list(results.answers(connection))
+        found = list(answers.collected(connection))
         assert [answer.pair for answer in found] == [own.pair.id for own in done]
-        assert results.progress(connection)[ann.id].last == clock() + 3600
+        assert answers.progress(connection)[ann.id].last == clock() + 3600
     with annotating.database.write() as connection:
         opened = assigner.next(connection, ann, clock())
         assert opened is not None and opened.id not in [own.id for own in done]
@@ -602,10 +602,10 @@ def test_order_is_that_of_events_also_where_the_clock_moves_back(new_url: Callab
         with annotating.database.write() as connection:
             pair, scores = names(4)[score], dict.fromkeys(CATEGORIES, 5)
             decision = Adjudication(pair=" ".join(pair), keystep="whisk", texts={}, scores=scores)
-            imports.adjudicate(connection, annotating.task, ann, decision, clock())
+            answers.adjudicate(connection, annotating.task, ann, decision, clock())
         clock.now -= 3600
     with annotating.database.read() as connection:
-        decided = [answer.pair for answer in results.answers(connection)]
+        decided = [answer.pair for answer in answers.collected(connection)]
     assert decided == [" ".join(pair) for pair in names(4)[2:]]
     annotating.database.close()
 

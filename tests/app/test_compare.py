@@ -23,9 +23,8 @@ from heads.reporting.figures import compare, measure
 from stepdiff.app.compare import totals
 from stepdiff.app.compare.files import Answers, Broken, Library
 from stepdiff.app.compare.select import Selection, choose
-from stepdiff.app.compare.sets import RIGHT, TestSet, grouped
+from stepdiff.app.compare.sets import RIGHT, TestSet, grouped, supported
 from stepdiff.app.compare.totals import Totals
-from stepdiff.app.compare.words import supported
 from stepdiff.app.site import UnknownError
 from stepdiff.tasks.scoring import kendall_tau
 from stepdiff.tasks.testsets import DiffRank, Task, read_test_set, write_predictions, write_test_set

@@ -23,14 +23,13 @@ import uvicorn
 from starlette.types import Message
 
 from heads import ask
-from stepdiff.app.kept import Kept
-from stepdiff.app.pair.alike import MOST_KEPT, KeptOdds, declines, similarity
-from stepdiff.app.pair.clips import columns, shown
+from stepdiff.app.cache import LRUCache
+from stepdiff.app.pair.alike import MOST_KEPT, KeptOdds, declines
 from stepdiff.app.pair.finder import TIMES, Finder, Result, Search, chosen
 from stepdiff.app.pair.loading import RunHead, Runs
+from stepdiff.app.pair.pages import columns, shown
 from stepdiff.app.pair.stored import Stored
-from stepdiff.app.pair.streams import Events
-from stepdiff.app.pair.worker import Job, Worker
+from stepdiff.app.pair.worker import Events, Job, Worker
 from stepdiff.app.server import create_app, listener
 from stepdiff.app.site import Site, UnknownError
 from stepdiff.tasks.testsets import CATEGORIES, Pair, read_predictions, read_test_set
@@ -128,8 +127,7 @@ def test_the_log_odds_of_a_pair_are_those_that_diffrank_is_scored_with(inside: I
         values = {each["category"]: each for each in Asked(inside.url, "/pair/alike", **body).last()[1]["values"]}
         assert list(values) == list(CATEGORIES)
         assert values[row.category]["log_odds"] == pytest.approx(own[0], abs=1e-3)
-        (similar,) = stored.similar((row.reference, row.targets[0]))
-        assert similar.head == "small" and similarity(row.category, own[0]) in similar.values
+        assert stored.similar((row.reference, row.targets[0]))["small"][row.category] == own[0]
         assert stored.truth((row.reference, row.targets[0]))[row.category] == row.scores[0]
 
 
@@ -349,7 +347,7 @@ def site(world: Path, tmp_path: Path) -> Site:
 
 @pytest.fixture
 def finder(site: Site) -> Finder:
-    return Finder(site, Stored(site), Kept(MOST_KEPT))
+    return Finder(site, Stored(site), LRUCache(MOST_KEPT))
 
 
 def naive(site: Site, step: str) -> list[tuple[float, frozenset[str]]]:
@@ -399,7 +397,7 @@ def test_two_clips_of_one_video_are_no_pair(site: Site, finder: Finder) -> None:
 
 
 def test_a_head_scores_the_pairs_first(site: Site) -> None:
-    kept: KeptOdds = Kept(MOST_KEPT)
+    kept: KeptOdds = LRUCache(MOST_KEPT)
     finder, head = Finder(site, Stored(site), kept), RunHead("small", 0, "VCLM", "tiny", VIEW)
     search = Search("whisk the eggs", "Actions", "alike", "head:small")
     assert finder.search(search, [head]).head == "small"

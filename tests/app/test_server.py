@@ -23,11 +23,11 @@ from starlette.testclient import TestClient
 
 from stepdiff.app import connections
 from stepdiff.app.__main__ import AppOptions, main
-from stepdiff.app.annotating.collection import people
-from stepdiff.app.annotating.collection.database import Database, default_url
-from stepdiff.app.media.cache import Cache
-from stepdiff.app.media.cut import MOST_PIXELS, cut, filmstrip
-from stepdiff.app.media.routes import _made as made_media
+from stepdiff.app.annotating import people
+from stepdiff.app.annotating.database import Database, default_url
+from stepdiff.app.cache import Cache
+from stepdiff.app.media import MOST_PIXELS, cut, filmstrip
+from stepdiff.app.media import clip_file as made_media
 from stepdiff.app.server import HEADERS, MOST_BODY, create_app, listener
 from stepdiff.app.site import Site, UnknownError
 from stepdiff.common.errors import StepDiffError

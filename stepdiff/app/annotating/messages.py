@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from stepdiff.annotate.people.form import CATEGORIES, FORM_TEXT, HIGHEST, ID, LOWEST, Side
-from stepdiff.app.annotating.collection.people import MOST_NAME
+from stepdiff.app.annotating.people import MOST_NAME
 from stepdiff.app.site import NO_NUL
 
 Text = Annotated[str, Field(max_length=FORM_TEXT, pattern=NO_NUL)]
@@ -31,7 +31,6 @@ class Changes(_Sent):
     scores: dict[Category, Score | None] = Field(default={}, max_length=CATEGORIES)
 
     def fields(self) -> dict[str, object]:
-        """Return what changed."""
         return self.model_dump(exclude_unset=True, exclude={"keystep"} if self.keystep is None else None)
 
 
@@ -49,7 +48,6 @@ class Submission(Save):
     rejected: Reason | None = None
     """reason; null: the pair is accepted"""
     seconds: Seconds
-    """for which the person worked on the pair"""
 
 
 class Name(_Sent):
@@ -110,7 +108,6 @@ class Saved(BaseModel):
 
     saved: bool
     number: int
-    """of the last save"""
     problem: str | None = None
 
 

@@ -6,15 +6,15 @@
 
 Guarantees
 - a file that cannot be used is listed with its reason, and the others are shown
-- a file that has not changed is not read again
+- a file that has not changed is not read again, and rows of equal files are kept once
 - no file outside the given folders is read, and none that is larger than its limit
-- rows of equal files are kept once
 """
 
 import hashlib
 import json
 import os
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -72,13 +72,13 @@ class Rows:
     @cached_property
     def identities(self) -> dict[tuple[str, int], int]:
         """The line of each row by (digest of its content, number among equal rows)."""
-        found: dict[tuple[str, int], int] = {}
-        seen: dict[str, int] = {}
+        lines: dict[tuple[str, int], int] = {}
+        equal: Counter[str] = Counter()
         for line, row in enumerate(self.rows):
             key = hashlib.sha256(json.dumps(vars(row)).encode()).hexdigest()[:12]
-            found[key, seen.get(key, 0)] = line
-            seen[key] = seen.get(key, 0) + 1
-        return found
+            lines[key, equal[key]] = line
+            equal[key] += 1
+        return lines
 
 
 @dataclass(frozen=True)
@@ -86,20 +86,15 @@ class Method:
     """What made the predictions of a file, as its record discloses it."""
 
     id: str
-    """its name in addresses"""
     name: str
-    """name of the run or method, and its control"""
     file: str
     control: bool
     """whether it is a control: without video, with other clips, or without a look at the clips"""
     trained: bool
-    """whether it has a head"""
     regime: str
     """none, s1, supervised; empty if it is not disclosed"""
     regime_words: str
-    """the same as tables show it"""
     steps: int | None
-    """optimiser steps"""
     notes: tuple[str, ...]
     """what a reader must know: raw captions, clips that trained the head, differing figures"""
 
@@ -110,10 +105,8 @@ class Answers:
 
     method: Method
     test_set: str
-    """name of the test set"""
     of: Rows
     said: list[Any]
-    """one prediction for each row"""
     similar: list[float] | None
     """diffcap: log p(YES) - log p(NO) that the clips are similar, if the file has it"""
 
@@ -129,7 +122,7 @@ class _Known:
 
     watched: list[Path]
     signature: Signature
-    found: Answers | Broken
+    result: Answers | Broken
 
 
 @cache
@@ -139,8 +132,6 @@ def library(folders: tuple[Path, ...], test_sets: tuple[Path, ...]) -> "Library"
 
 
 class Library:
-    """The files of predictions of some folders."""
-
     def __init__(self, folders: Sequence[Path], test_sets: Sequence[Path] = ()) -> None:
         """Take predictions from `folders`, and test sets also from the folders `test_sets`. Nothing is read yet."""
         self._folders = folders
@@ -155,28 +146,28 @@ class Library:
             paths, skipped = self._paths()
             known = {path: self._current(path, name) for path, name in paths.items()}
             self._known = known
-            return (*(entry.found for entry in known.values()), *skipped)
+            return (*(entry.result for entry in known.values()), *skipped)
 
     def _paths(self) -> tuple[dict[Path, str], list[Broken]]:
         """Return the files of predictions, each with its name in addresses, and what is left out."""
-        found: dict[Path, str] = {}
+        paths: dict[Path, str] = {}
         names: set[str] = set()
         skipped: list[Broken] = []
         for folder in self._folders:
             for stem in _stems(folder):
                 path, name = folder / f"{stem}.jsonl", stem
-                if path in found:
+                if path in paths:
                     continue
-                if len(found) == MOST_FILES:
+                if len(paths) == MOST_FILES:
                     skipped.append(Broken(str(folder), f"more than {MOST_FILES} files: give fewer --predictions"))
-                    return found, skipped
+                    return paths, skipped
                 if name in names:
                     name = f"{folder.name}/{stem}"
                 while name in names:
                     name += "+"
                 names.add(name)
-                found[path] = name
-        return found, skipped
+                paths[path] = name
+        return paths, skipped
 
     def _current(self, path: Path, name: str) -> _Known:
         known = self._known.get(path)
@@ -185,12 +176,11 @@ class Library:
         watched = [path, path.with_suffix(".rows.jsonl"), path.with_suffix(".scores.json")]
         signature = _signature(watched)  # before reading, so that a change while it is read is seen
         try:
-            found: Answers | Broken = self._read(path, name, watched)
+            result: Answers | Broken = self._read(path, name, watched)
         except StepDiffError as error:
-            found = Broken(str(path), _short(str(error)))
-        if len(watched) > 3:
-            signature = (*signature, *_signature(watched[3:]))
-        return _Known(watched, signature, found)
+            reason = str(error)
+            result = Broken(str(path), reason if len(reason) <= 400 else reason[:400] + " ...")
+        return _Known(watched, (*signature, *_signature(watched[3:])), result)
 
     def _read(self, path: Path, name: str, watched: list[Path]) -> Answers:
         """Read a file of predictions; files that it depends on are added to `watched`."""
@@ -228,13 +218,13 @@ class Library:
             key = task, hashlib.sha256(path.read_bytes()).hexdigest()
         except OSError as error:
             raise StepDiffError(f"{path}: cannot be read ({error.strerror})") from error
-        found = self._shared.get(key)
-        if found is None:
+        shared = self._shared.get(key)
+        if shared is None:
             rows = read_test_set(task, path)
             if task == "diffrank" and (most := max(row.answers for row in rows)) > MOST_TARGETS:
                 raise StepDiffError(f"{path}: a row has {most:,} targets; at most {MOST_TARGETS} are shown")
-            found = self._shared[key] = Rows(task, rows)
-        return found
+            shared = self._shared[key] = Rows(task, rows)
+        return shared
 
     def _whole(self, task: Task, options: dict[str, Any], record: dict[str, Any], watched: list[Path]) -> Rows:
         """Return the test set that a record names: a file of this name in a given folder, with as many rows."""
@@ -243,9 +233,9 @@ class Library:
             path = folder / name
             watched.append(path)
             if path.is_file():
-                found = self._rows(task, path)
-                if len(found.rows) == count:
-                    return found
+                rows = self._rows(task, path)
+                if len(rows.rows) == count:
+                    return rows
         raise StepDiffError(
             f"its test set {name} of {count} rows is not in a given folder: add the folder that has it to --predictions"
         )
@@ -273,19 +263,14 @@ def _stems(folder: Path) -> list[str]:
 
 
 def _signature(paths: Sequence[Path]) -> Signature:
-    return tuple(_state(path) for path in paths)
+    def state(path: Path) -> tuple[int, int, int] | None:
+        try:
+            about = path.stat()
+        except OSError:
+            return None
+        return about.st_mtime_ns, about.st_size, about.st_ino
 
-
-def _state(path: Path) -> tuple[int, int, int] | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
-
-
-def _short(reason: str) -> str:
-    return reason if len(reason) <= 400 else reason[:400] + " ..."
+    return tuple(map(state, paths))
 
 
 def _method(path: Path, name: str, task: Task, record: dict[str, Any]) -> Method:

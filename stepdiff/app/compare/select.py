@@ -2,11 +2,11 @@
 
 Guarantees
 - an address that a page gives leads to the same selection
-- filters equal a loop over the rows
 - a selection without rows says which of its filters excludes them
 - the order of rows with equal values is that of the test set
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -75,7 +75,6 @@ class Filter:
     words: str
     rows: int
     without: str = ""
-    """address of the selection without it"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +88,6 @@ class Chosen:
     b: Column | None
     metric: str
     steps: Sequence[str | None]
-    """step of each row's reference clip"""
 
     @cached_property
     def common(self) -> Mask:
@@ -101,7 +99,7 @@ class Chosen:
         """The rows that each filter leaves, with its words."""
         chosen, a = self.selection, self.a
         b = self.b.letter if self.b else "-"
-        found: dict[str, tuple[str, Mask]] = {}
+        masks: dict[str, tuple[str, Mask]] = {}
         if chosen.where:
             words = {
                 "right": f"{a.letter} is right",
@@ -110,17 +108,17 @@ class Chosen:
                 "worse": f"{a.letter} is worse than {b}",
                 "differ": f"{a.letter} and {b} differ",
             }
-            found["where"] = words[chosen.where], related(chosen.where, a, self.b, self.metric)
+            masks["where"] = words[chosen.where], related(chosen.where, a, self.b, self.metric)
         if chosen.category:
             equal = np.array([name == chosen.category for name in self.tests.categories], bool)
-            found["category"] = f"category {chosen.category}", equal
+            masks["category"] = f"category {chosen.category}", equal
         if chosen.step:
-            found["step"] = f"step {chosen.step}", np.array([name == chosen.step for name in self.steps], bool)
+            masks["step"] = f"step {chosen.step}", np.array([name == chosen.step for name in self.steps], bool)
         if chosen.text:
-            found["text"] = f"text {chosen.text}", self._text(chosen.text.casefold())
+            masks["text"] = f"text {chosen.text}", self._text(chosen.text.casefold())
         if chosen.common:
-            found["common"] = "answered by all methods shown", self.common
-        return found
+            masks["common"] = "answered by all methods shown", self.common
+        return masks
 
     @cached_property
     def mask(self) -> Mask:
@@ -151,32 +149,27 @@ class Chosen:
         ]
 
     def _text(self, text: str) -> Mask:
-        found = np.array([text in words for words in self.tests.texts], bool)
+        mask = np.array([text in words for words in self.tests.texts], bool)
         if self.tests.task == "diffcap":
             for column in self.shown:
-                found |= np.array([text in caption for caption in column.captions], bool)
-        return found
+                mask |= np.array([text in caption for caption in column.captions], bool)
+        return mask
 
     def _sort_keys(self) -> Float64[np.ndarray, " rows"]:
         sort, a = self.selection.sort, self.a
         if sort == "gap":
             return (self.b or a).values(self.metric) - a.values(self.metric)
-        keys: dict[str, Callable[[], Float64[np.ndarray, " rows"]]] = {
-            "margin": lambda: a.margins,
-            "-margin": lambda: -a.margins,
-            "loss": lambda: -a.losses,
-            "value": lambda: a.values(self.metric),
-        }
-        return keys[sort]()
+        if sort == "loss":
+            return -a.losses
+        return a.values(self.metric) if sort == "value" else -a.margins if sort == "-margin" else a.margins
 
 
 def choose(
     tests: TestSet, selection: Selection, steps: Callable[[TestSet], Sequence[str | None]] = lambda _: ()
 ) -> Chosen:
-    """Return what a selection means on a test set. `steps` is called only where the selection has a step.
+    """Return what a selection means on a test set; UnknownError where the set has no such method or figure.
 
-    Raises:
-        UnknownError: The test set has no such method or figure.
+    steps: returns the step of each row; called only where the selection has a step.
     """
     shown = [_column(tests, name) for name in selection.show] or tests.columns[:MOST_METHODS]
     shown = [column for column in tests.columns if column in shown]
@@ -192,28 +185,19 @@ def choose(
 
 
 def related(where: Where, a: Column, b: Column | None, metric: str) -> Mask:
-    """Return the rows with a relation between two methods, or between one of them and the truth.
-
-    Raises:
-        UnknownError: The relation needs a second method.
-    """
+    """Return the rows with a relation between two methods, or between one of them and the truth."""
     if where in ("right", "wrong"):
         return a.verdicts == (RIGHT if where == "right" else WRONG)
     if b is None:
         raise UnknownError(f"where={where} compares two methods, and only one is shown: give more --predictions")
-    if where == "differ":
-        return differ(a, b)
+    if where == "differ":  # another option, order of targets, or caption
+        both = a.answered & b.answered
+        for row in np.flatnonzero(both).tolist():
+            both[row] = _answer(a, row) != _answer(b, row)
+        return both
     better, worse = (a, b) if where == "better" else (b, a)
     with np.errstate(invalid="ignore"):
         return better.values(metric) > worse.values(metric)
-
-
-def differ(a: Column, b: Column) -> Mask:
-    """Return the rows where two methods give another answer: option, order of targets, or caption."""
-    both = a.answered & b.answered
-    for row in np.flatnonzero(both).tolist():
-        both[row] = _answer(a, row) != _answer(b, row)
-    return both
 
 
 def _answer(column: Column, row: int) -> object:
@@ -227,16 +211,13 @@ def _answer(column: Column, row: int) -> object:
 
 
 def _column(tests: TestSet, name: str) -> Column:
-    found = tests.column(name)
-    if found is None:
+    column = tests.column(name)
+    if column is None:
         known = ", ".join(column.method.id for column in tests.columns[:20])
-        raise UnknownError(f"{tests.name} has no method {name[:200]!r}; it has {known}")
-    return found
+        raise UnknownError(f"{tests.id} has no method {name[:200]!r}; it has {known}")
+    return column
 
 
 def counted(names: Iterable[str]) -> list[tuple[str, int]]:
     """Return each name with its number, sorted by name."""
-    found: dict[str, int] = {}
-    for name in names:
-        found[name] = found.get(name, 0) + 1
-    return sorted(found.items())
+    return sorted(Counter(names).items())

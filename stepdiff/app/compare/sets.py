@@ -3,18 +3,17 @@
 Files of one task belong to one test set where they name the same one and share a row, or where one of them shares half
 of its rows with the set. The n-th of several equal rows of a file is the n-th of those of another file.
 
-Guarantees
-- rows of methods are aligned by content, not by place
-- margins and losses equal a loop over the options
-- a right order of DiffRank is one with a margin above 0
+A right order of DiffRank is one with a margin above 0.
 """
 
 import hashlib
 import itertools
 import math
+import re
 import string
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -23,8 +22,8 @@ from jaxtyping import Bool, Float64, Int8, Int64
 
 from heads.reporting.figures import defined_rows
 from stepdiff.app.compare.files import Answers, Method
-from stepdiff.app.compare.words import frequent
 from stepdiff.tasks.bootstrap import Figure
+from stepdiff.tasks.clauses import ADVERBS, AUXILIARIES, DETERMINERS, OBJECTS, PREPOSITIONS
 from stepdiff.tasks.published import PUBLISHED
 from stepdiff.tasks.testsets import DiffMCQ, DiffRank, Task
 
@@ -58,18 +57,18 @@ class Column:
     @cached_property
     def figures(self) -> dict[str, Figure]:
         """The figures of the file, whose parts are spread over the rows of the set (0 for rows without an answer)."""
-        own, _ = self.answers.measured
-        return {name: Figure(self._spread(figure.parts, 0.0), figure.value) for name, figure in own.items()}
+        figures, _ = self.answers.measured
+        return {name: Figure(self._spread(figure.parts, 0.0), figure.value) for name, figure in figures.items()}
 
     def values(self, metric: str) -> Float64[np.ndarray, " rows"]:
         """Return a figure of each row by itself, NaN where it is undefined."""
         if metric not in self._values:
             figure = self.figures[metric]
             with np.errstate(invalid="ignore", divide="ignore"):
-                found = np.asarray(figure.value(figure.parts), float)
+                values = np.asarray(figure.value(figure.parts), float)
             if metric == "accuracy" and self.chooses:
-                found = figure.parts[:, 0]  # in a row with a tie the first option is chosen
-            self._values[metric] = np.where(self.answered, found, np.nan)
+                values = figure.parts[:, 0]  # in a row with a tie the first option is chosen
+            self._values[metric] = np.where(self.answered, values, np.nan)
         return self._values[metric]
 
     @cached_property
@@ -95,18 +94,18 @@ class Column:
         should, or does where the clips differ; all others NEITHER.
         """
         task = self.answers.of.task
-        found = np.full(len(self.place), NEITHER, np.int8)
+        verdicts = np.full(len(self.place), NEITHER, np.int8)
         if task == "diffmcq":
             values = self.values("accuracy")
-            found[values == 1], found[values == 0] = RIGHT, WRONG
+            verdicts[values == 1], verdicts[values == 0] = RIGHT, WRONG
         elif task == "diffrank":
-            found[self.margins > 0], found[self.margins <= 0] = RIGHT, WRONG
+            verdicts[self.margins > 0], verdicts[self.margins <= 0] = RIGHT, WRONG
         else:
-            found[self.values("declined") == 1] = WRONG
+            verdicts[self.values("declined") == 1] = WRONG
             if "invented" in self.figures:
                 invented = self.values("invented")
-                found[invented == 0], found[invented == 1] = RIGHT, WRONG
-        return found
+                verdicts[invented == 0], verdicts[invented == 1] = RIGHT, WRONG
+        return verdicts
 
     @cached_property
     def margins(self) -> Float64[np.ndarray, " rows"]:
@@ -128,20 +127,20 @@ class Column:
     def undecided(self) -> Bool[np.ndarray, " rows"]:
         """The rows whose highest score several options share, or to which the method gives no order."""
         marks = self.answers.measured[1]
-        own = marks.get("ties", marks.get("nan_rows", np.zeros(len(self.answers.said), bool)))
-        return self._spread(own.astype(float), 0.0) > 0
+        unclear = marks.get("ties", marks.get("nan_rows", np.zeros(len(self.answers.said), bool)))
+        return self._spread(unclear.astype(float), 0.0) > 0
 
     def _per_row(self, function: Callable[[Any, Sequence[float]], float]) -> Float64[np.ndarray, " rows"]:
         if self.answers.of.task == "diffcap":
             return np.full(len(self.place), np.nan)
-        own = [function(row, said) for row, said in zip(self.answers.of.rows, self.answers.said, strict=True)]
-        return self._spread(np.array(own, float), np.nan)
+        values = [function(row, said) for row, said in zip(self.answers.of.rows, self.answers.said, strict=True)]
+        return self._spread(np.array(values, float), np.nan)
 
-    def _spread(self, own: np.ndarray, empty: float) -> np.ndarray:
+    def _spread(self, of_file: np.ndarray, empty: float) -> np.ndarray:
         """Entries of the file's rows as entries of the set's rows."""
-        found = np.full((len(self.place), *own.shape[1:]), empty)
-        found[self.answered] = own[self.place[self.answered]]
-        return found
+        values = np.full((len(self.place), *of_file.shape[1:]), empty)
+        values[self.answered] = of_file[self.place[self.answered]]
+        return values
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,24 +150,21 @@ class TestSet:
     __test__ = False  # not a class of tests
 
     id: str
-    """its name in addresses"""
-    name: str
+    """its name, also in addresses"""
     task: Task
     rows: list[Any]
     """every row that some method answers, in the order of the largest file"""
     keys: list[str]
     """an id of each row, by its content"""
     videos: list[str]
-    """the video of each row's reference clip"""
     columns: list[Column]
 
     @cached_property
     def metrics(self) -> list[str]:
         """The figures that are shown."""
-        wanted = [*PUBLISHED[self.task].figures, *PUBLISHED[self.task].further]
-        wanted = [name for name in wanted if name in self.columns[0].figures and self.defined(name).any()]
-        agree = "invented" in wanted
-        return [name for name in wanted if name != "declined" or agree]
+        names = [*PUBLISHED[self.task].figures, *PUBLISHED[self.task].further]
+        names = [name for name in names if name in self.columns[0].figures and self.defined(name).any()]
+        return [name for name in names if name != "declined" or "invented" in names]
 
     def defined(self, metric: str) -> Bool[np.ndarray, " rows"]:
         """Return the rows that a figure is defined on."""
@@ -182,7 +178,6 @@ class TestSet:
 
     @cached_property
     def categories(self) -> list[str]:
-        """The category of each row."""
         return [row.category for row in self.rows]
 
     @cached_property
@@ -196,7 +191,6 @@ class TestSet:
         return frequent(row.text for row in self.rows) if self.task == "diffcap" else frozenset()
 
     def column(self, name: str) -> Column | None:
-        """Return the column of a method, by its id."""
         return next((column for column in self.columns if column.method.id == name), None)
 
 
@@ -221,22 +215,16 @@ def cross_entropy(row: DiffMCQ, said: Sequence[float]) -> float:
     return float(np.log(np.exp(scores).sum()) - scores[row.options.index(row.answer)])
 
 
-def grouped(found: Sequence[Answers]) -> list[TestSet]:
+def grouped(files: Sequence[Answers]) -> list[TestSet]:
     """Return the test sets of some files, in the order of tasks and names."""
     groups: list[list[Answers]] = []
-    for answers in sorted(found, key=lambda answers: -len(answers.of.rows)):
-        groups = _joined(groups, answers)
+    for answers in sorted(files, key=lambda answers: -len(answers.of.rows)):
+        joined = [group for group in groups if any(_same(member, answers) for member in group)]
+        groups = [*(group for group in groups if group not in joined), [*itertools.chain(*joined), answers]]
     sets = [(members[0].of.task, _name(members), members) for members in groups]
     sets.sort(key=lambda one: one[:2])
     names = [(task, name) for task, name, _ in sets]
     return [_test_set(task, name, members, unique=names.count((task, name)) == 1) for task, name, members in sets]
-
-
-def _joined(groups: list[list[Answers]], answers: Answers) -> list[list[Answers]]:
-    """Return the groups with a file in one of them; groups that it connects become one."""
-    own = [group for group in groups if any(_same(member, answers) for member in group)]
-    rest = [group for group in groups if group not in own]
-    return [*rest, [*itertools.chain(*own), answers]]
 
 
 def _same(one: Answers, other: Answers) -> bool:
@@ -269,29 +257,22 @@ def _test_set(task: Task, name: str, members: Sequence[Answers], unique: bool) -
         name += "~" + hashlib.sha256("".join(keys).encode()).hexdigest()[:6]
     columns = []
     order = sorted(members, key=lambda answers: (answers.method.control, not answers.method.trained, answers.method.id))
-    titles = _distinct([answers.method for answers in order])
-    for letter, method, answers in zip(letters(), titles, order, strict=False):
+    names = Counter(answers.method.name for answers in order)
+    for letter, answers in zip(_letters(), order, strict=False):
         lines = np.full(len(rows), -1, np.int64)
         for identity, line in answers.of.identities.items():
             lines[place[identity]] = line
+        method = answers.method
+        if names[method.name] > 1:
+            method = replace(method, name=f"{method.name} ({method.id})")
         columns.append(Column(letter, method, answers, lines))
-    return TestSet(name, name, task, rows, keys, videos, columns)
+    return TestSet(name, task, rows, keys, videos, columns)
 
 
-def _distinct(methods: Sequence[Method]) -> list[Method]:
-    """Return the methods; those with one name also have the name of their file."""
-    names = [method.name for method in methods]
-    return [
-        method if names.count(method.name) == 1 else Method(**(vars(method) | {"name": f"{method.name} ({method.id})"}))
-        for method in methods
-    ]
-
-
-def letters() -> Iterator[str]:
+def _letters() -> Iterator[str]:
     """Yield A, B, ..., Z, AA, AB, ..."""
     for length in itertools.count(1):
-        for found in itertools.product(string.ascii_uppercase, repeat=length):
-            yield "".join(found)
+        yield from map("".join, itertools.product(string.ascii_uppercase, repeat=length))
 
 
 def _strings(value: Any) -> Iterator[str]:
@@ -303,3 +284,48 @@ def _strings(value: Any) -> Iterator[str]:
     elif isinstance(value, list | tuple):
         for one in value:
             yield from _strings(one)
+
+
+FREQUENT = 0.2
+"""words in the texts of more than this share of the rows, and of more than two rows, are frequent"""
+_GRAMMAR = AUXILIARIES | DETERMINERS | OBJECTS | PREPOSITIONS | ADVERBS | {"and", "but", "or"}
+_WORD = re.compile(r"\w+(?:['’-]\w+)*")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a caption."""
+
+    text: str
+    supported: bool
+    """whether it is a word that a reference has too"""
+
+
+def frequent(rows: Iterable[Sequence[str]]) -> frozenset[str]:
+    """Return the words that the texts of many rows have, by the texts of each row; rows without a text do not count."""
+    words_of = [_words(texts) for texts in rows if texts]
+    counts = Counter(word for words in words_of for word in words)
+    return frozenset(word for word, count in counts.items() if count > max(2, FREQUENT * len(words_of)))
+
+
+def _words(texts: Iterable[str]) -> set[str]:
+    return {word.casefold() for text in texts for word in _WORD.findall(text)}
+
+
+def supported(caption: str, references: Sequence[str], common: Collection[str] = ()) -> list[Piece]:
+    """Return a caption in pieces: each word of content that a reference has, and what is between them.
+
+    common: words that are not marked, as `frequent` returns.
+    """
+    known = _words(references) - _GRAMMAR - set(common)
+    pieces: list[Piece] = []
+    end = 0
+    for word in _WORD.finditer(caption):
+        if word[0].casefold() in known:
+            if word.start() > end:
+                pieces.append(Piece(caption[end : word.start()], False))
+            pieces.append(Piece(word[0], True))
+            end = word.end()
+    if end < len(caption):
+        pieces.append(Piece(caption[end:], False))
+    return pieces

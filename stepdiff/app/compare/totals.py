@@ -6,7 +6,6 @@ frequencies of the rows that it is computed on.
 
 Guarantees
 - totals equal the report of a test set with the selected rows: figures, intervals, differences and p
-- figures equal those of heads.score on the exported rows
 - no interval of fewer than two videos
 """
 
@@ -38,7 +37,6 @@ class Total:
     interval: tuple[float, float] | None
     """95 %, by resampling the videos of the reference clips"""
     rows: int
-    """rows that it is defined on"""
     videos: int
 
 
@@ -80,17 +78,15 @@ class Totals:
         )
 
     def _total(self, column: Column, metric: str, mask: Mask) -> Total:
-        counted = mask & self._tests.defined(metric)
-        videos = len(set(compress(self._tests.videos, counted)))
+        rows, videos = self._counts(metric, mask)
         value, values = self._values(column, metric, mask)
         within = interval(values, videos) if videos > 1 else None
-        return Total(metric, value if math.isfinite(value) else None, within, int(counted.sum()), videos)
+        return Total(metric, value if math.isfinite(value) else None, within, rows, videos)
 
     def versus(self, column: Column, base: Column, metric: str) -> Versus:
         """Return a method compared with another by a figure."""
         mask = self._mask & column.answered & base.answered
-        counted = mask & self._tests.defined(metric)
-        videos = len(set(compress(self._tests.videos, counted)))
+        rows, videos = self._counts(metric, mask)
         (mine, my_values), (other, other_values) = (self._values(each, metric, mask) for each in (column, base))
         difference = mine - other if math.isfinite(mine - other) else None
         apart = my_values - other_values
@@ -99,8 +95,13 @@ class Totals:
             difference,
             interval(apart, videos) if known else None,
             paired_p(apart, videos) if known else None,
-            int(counted.sum()),
+            rows,
         )
+
+    def _counts(self, metric: str, mask: Mask) -> tuple[int, int]:
+        """Return how many marked rows a figure is defined on, and of how many videos."""
+        counted = mask & self._tests.defined(metric)
+        return int(counted.sum()), len(set(compress(self._tests.videos, counted)))
 
     def _values(self, column: Column, metric: str, mask: Mask) -> tuple[float, Float64[np.ndarray, " resamples"]]:
         """Return a figure over the marked rows, and on each resample."""

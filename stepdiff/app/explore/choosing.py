@@ -1,13 +1,6 @@
-"""Which clips of a map are chosen: by a condition, by words, by a lasso.
-
-Guarantees
-- an empty result names the part of the filter that excluded everything
-- words are searched as they are written: no character of them is a pattern
-- a lasso chooses the points that are inside by the even-odd rule
-"""
+"""Which clips of a map are chosen: by a condition, by words, by a lasso."""
 
 from collections.abc import Sequence
-from functools import reduce
 
 import numpy as np
 import polars as pl
@@ -27,23 +20,19 @@ Mask = Bool[np.ndarray, " clips"]
 
 
 def passing(shown: Shown, where: str, words: str) -> tuple[Mask, str | None]:
-    """Return the clips of a map that have `where` and `words`, and where there are none the reason.
+    """Return the clips of a map that have `where` and `words`, and where no clip has, the part that excluded all.
 
     Args:
         where: A condition as `retrieval query --where` takes it, or nothing.
-        words: Each must be in a text column, in upper or lower case.
-
-    Raises:
-        FieldError: `where` is not a condition on these columns, which the error lists, or there are too many words.
+        words: Each must be in a text column as it is written, in upper or lower case.
     """
     parts: list[tuple[str, Mask]] = []
     if where.strip():
         whole = _where(shown, where)
         parts = [(part, whole if part == where.strip() else _where(shown, part)) for part in parts_of(where)]
     parts += [(f"the word {word!r}", _containing(shown, word)) for word in _words(words)]
-    every = np.ones(len(shown.map.rows), bool)
-    found = reduce(np.logical_and, (mask for _, mask in parts), every)
-    return found, None if found.any() or not parts else excluded(parts)
+    mask = np.logical_and.reduce([np.ones(len(shown.map.rows), bool), *(mask for _, mask in parts)])
+    return mask, None if mask.any() or not parts else excluded(parts)
 
 
 def excluded(parts: Sequence[tuple[str, Mask]]) -> str:
@@ -63,9 +52,9 @@ def excluded(parts: Sequence[tuple[str, Mask]]) -> str:
 def inside(xy: Float32[np.ndarray, "clips 2"], corners: Sequence[tuple[float, float]]) -> Mask:
     """Return which points are inside a polygon, by the even-odd rule."""
     polygon = np.array(corners, np.float64).reshape(-1, 2)
-    found = np.zeros(len(xy), bool)
+    mask = np.zeros(len(xy), bool)
     if len(polygon) < 3:
-        return found
+        return mask
     near = np.flatnonzero(((xy >= polygon.min(axis=0)) & (xy <= polygon.max(axis=0))).all(axis=1))
     x, y = xy[near].T.astype(np.float64)
     odd = np.zeros(len(near), bool)
@@ -73,8 +62,8 @@ def inside(xy: Float32[np.ndarray, "clips 2"], corners: Sequence[tuple[float, fl
         crosses = (y1 > y) != (y2 > y)
         if crosses.any():
             odd[crosses] ^= x[crosses] < (x2 - x1) * (y[crosses] - y1) / (y2 - y1) + x1
-    found[near] = odd
-    return found
+    mask[near] = odd
+    return mask
 
 
 def read_lasso(text: str) -> list[tuple[float, float]]:
@@ -96,9 +85,9 @@ def _where(shown: Shown, where: str) -> Mask:
         text, columns = str(error), ", ".join([*shown.like.drop("row").columns, DURATION])
         raise FieldError(text if columns in text else f"{text}; the catalog has {columns}", "where") from None
     needed = {"row", *condition.columns} | ({"start", "end"} if DURATION in condition.columns else set())
-    found = np.zeros(len(shown.map.rows), bool)
-    found[places_where(shown.read(*(name for name in shown.like.columns if name in needed)), condition)] = True
-    return found
+    mask = np.zeros(len(shown.map.rows), bool)
+    mask[places_where(shown.read(*(name for name in shown.like.columns if name in needed)), condition)] = True
+    return mask
 
 
 def _words(text: str) -> list[str]:
@@ -112,8 +101,8 @@ def _containing(shown: Shown, word: str) -> Mask:
     texts = [name for name, dtype in shown.like.schema.items() if dtype == pl.String and name not in _NOT_SEARCHED]
     pattern = f"(?i){pl.escape_regex(word)}"
     has = [pl.col(name).str.contains(pattern).fill_null(False) for name in texts]
-    found = shown.scan().select(pl.any_horizontal(has).alias("has")).collect(engine="streaming")
-    return found["has"].to_numpy().copy()
+    matches = shown.scan().select(pl.any_horizontal(has).alias("has")).collect(engine="streaming")
+    return matches["has"].to_numpy().copy()
 
 
 def _count(mask: Mask) -> str:

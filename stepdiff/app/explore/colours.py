@@ -1,7 +1,6 @@
 """The colour of each clip of a map: a code for its value in a column, and the legend of the codes.
 
-Guarantees
-- the counts of the legend add up, and its conditions select the clips that it counts
+The conditions of the legend select the clips that it counts.
 """
 
 from dataclasses import dataclass
@@ -53,9 +52,7 @@ class Legend:
     entries: tuple[Entry, ...] = ()
     """code n is entry n"""
     others: int = 0
-    """clips with another value"""
     missing: int = 0
-    """clips without a value"""
     low: float | None = None
     """value of shade 0, and of all below it"""
     high: float | None = None
@@ -64,13 +61,13 @@ class Legend:
 
 def columns_of(like: pl.DataFrame) -> list[Column]:
     """Return the columns of a frame that pages offer, with the duration where it can be computed."""
-    found = []
+    columns = []
     for name, dtype in like.schema.items():
         if name not in _HIDDEN and (dtype.is_numeric() or dtype in (pl.String, pl.Boolean, pl.Categorical)):
-            found.append(Column(name, "numbers" if dtype.is_numeric() else "text"))
+            columns.append(Column(name, "numbers" if dtype.is_numeric() else "text"))
     if {"start", "end"} <= set(like.columns) and DURATION not in like.columns:
-        found.append(Column(DURATION, "numbers"))
-    return found
+        columns.append(Column(DURATION, "numbers"))
+    return columns
 
 
 def values_of(shown: Shown, column: str) -> pl.Series:

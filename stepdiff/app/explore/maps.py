@@ -1,20 +1,24 @@
 """Maps of views: coordinates in memory, the catalog's columns in files of the site's cache.
 
+UMAP takes minutes without a pause, and a thread cannot be ended: a child process computes it.
+
 Guarantees
-- a map is computed once and requests wait only briefly
-- coordinates are kept and computed again if rows were added, or the view was replaced
-- at most three maps and eight results are in memory
-- columns are read when they are needed and the catalog in pieces, of which one is in memory
-- UMAP is ended if nobody wants it and holds up no PCA
+- a map is computed once and requests wait only briefly; it is computed again if rows were added or the view replaced
+- at most three maps and eight results are in memory; columns are read when they are needed, the catalog in pieces
+- UMAP is ended if nobody wants it and holds up no PCA; an error of the child is an error of the caller
 """
 
 import hashlib
 import json
+import multiprocessing
+import os
+import signal
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import partial
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,12 +26,70 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int64
 
-from retrieval.projection import MOST, PROJECTIONS, Map, missing, sample_rows
-from stepdiff.app.explore.child import write_coordinates, write_in_child
-from stepdiff.app.kept import Kept
+from retrieval.projection import MOST, PROJECTIONS, Advance, Map, missing, project, sample_rows
+from stepdiff.app.cache import LRUCache
 from stepdiff.app.site import RefusedError, Site, UnknownError
 from stepdiff.common.errors import StepDiffError
-from store import View
+from store import Store, View
+
+_SPAWN = multiprocessing.get_context("spawn")  # a fork would copy locks that threads of the server hold
+_POLL = 0.2  # seconds between two looks whether the result is still wanted
+
+
+def write_coordinates(
+    view: View, rows: Int64[np.ndarray, " rows"], projection: str, path: Path, advance: Advance = lambda count: None
+) -> None:
+    """Write `xy` and `shares` of the rows of a view to an .npz file."""
+    xy, shares = project(view, rows, projection, advance=advance)
+    with path.open("wb") as file:
+        np.savez(file, xy=xy, shares=np.array(shares))
+
+
+def write_in_child(
+    store: Store, view: str, rows: Int64[np.ndarray, " rows"], projection: str, path: Path, check: Callable[[], None]
+) -> None:
+    """Write the same file as `write_coordinates` from a child process.
+
+    check: called several times a second. What it raises ends the computation, and is raised here.
+    """
+    here, there = _SPAWN.Pipe(duplex=False)
+    given = (there, store, view, rows, projection, str(path))
+    child = _SPAWN.Process(target=_compute, args=given, name=f"map of {view}", daemon=True)
+    child.start()
+    there.close()
+    try:
+        while not here.poll(_POLL):
+            check()
+        problem = here.recv_bytes().decode()
+    except EOFError:
+        child.join()
+        why = f"its process ended with status {child.exitcode}"
+        raise StepDiffError(f"the map of {view} failed ({why}): is there enough memory?") from None
+    finally:
+        child.kill()
+        child.join()
+        here.close()
+    if problem:
+        raise StepDiffError(problem)
+
+
+def _compute(answer: Connection, store: Store, view: str, rows: np.ndarray, projection: str, path: str) -> None:
+    """Write the coordinates, and send an empty message or what is wrong."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the terminal is for the server, which ends this process
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        write_coordinates(store.view("clips", view), rows, projection, Path(path))
+        answer.send_bytes(b"")
+    except StepDiffError as error:
+        answer.send_bytes(str(error).encode())
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
+
 
 MOST_MAPS = 3
 MOST_REMEMBERED = 8
@@ -60,24 +122,21 @@ class Shown:
     """key, row and the catalog's other columns; place n is that of `map.rows[n]`"""
     like: pl.DataFrame
     """an empty frame with these columns"""
-    _made: Kept[Hashable, Any] = field(default_factory=lambda: Kept(MOST_REMEMBERED))
+    _results: LRUCache[Hashable, Any] = field(default_factory=lambda: LRUCache(MOST_REMEMBERED))
 
     def read(self, *columns: str) -> pl.DataFrame:
-        """Return some columns of the map's clips."""
         return self.scan().select(columns).collect()
 
     def remembered(self, name: Hashable, make: Callable[[], Answer]) -> Answer:
         """Return what `make` returned for this name, if it is among the last MOST_REMEMBERED."""
-        made = self._made.get(name)
-        if made is None:
-            made = make()
-            self._made.put(name, made)
-        return made
+        value = self._results.get(name)
+        if value is None:
+            self._results.put(name, value := make())
+        return value
 
     def places(self, rows: Int64[np.ndarray, " rows"]) -> Int64[np.ndarray, " rows"]:
         """Return the place of each row of the catalog in the map, -1 where it has none."""
-        found = np.searchsorted(self.map.rows, rows)
-        inside = np.minimum(found, len(self.map.rows) - 1)
+        inside = np.minimum(np.searchsorted(self.map.rows, rows), len(self.map.rows) - 1)
         return np.where(self.map.rows[inside] == rows, inside, -1)
 
 
@@ -94,8 +153,6 @@ class _Making:
 
 
 class Maps:
-    """The maps of a site's views."""
-
     def __init__(self, site: Site) -> None:
         self._site = site
         self._lock = threading.Lock()
@@ -104,10 +161,7 @@ class Maps:
         self._closed = threading.Event()
 
     def get(self, view: str, projection: str, fresh: bool = False) -> Shown:
-        """Return a map.
-
-        Args:
-            fresh: Look whether the store has new rows. Without, a map that is in memory is returned as it is.
+        """Return a map. fresh: look whether the store has new rows, also where a map is in memory.
 
         Raises:
             UnfinishedError: It is not ready yet: ask again.
@@ -201,7 +255,6 @@ class Maps:
 
 
 def _identity(site: Site, view: View, projection: str, rows: np.ndarray, total: int) -> str:
-    """Return what decides the coordinates of a map."""
-    made = json.dumps(view.provenance.as_dict(), sort_keys=True)
+    provenance = json.dumps(view.provenance.as_dict(), sort_keys=True)
     numbers = hashlib.sha256(rows.tobytes()).hexdigest()
-    return "\n".join(map(str, ("map 1", site.store.location, view.name, made, projection, total, numbers)))
+    return "\n".join(map(str, ("map 1", site.store.location, view.name, provenance, projection, total, numbers)))

@@ -4,7 +4,7 @@ import json
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
@@ -18,10 +18,11 @@ from stepdiff.app.explore.choosing import Mask, inside, passing, read_lasso
 from stepdiff.app.explore.colours import Legend, colours, columns_of, default_colour, values_of
 from stepdiff.app.explore.maps import Maps, Shown
 from stepdiff.app.explore.nearest import MOST, Hits, Searcher
-from stepdiff.app.pages import Page, page, plain
+from stepdiff.app.pages import page, plain
 from stepdiff.app.site import MOST_ROW, FieldError, Site, UnknownError
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.tables import short
+from store import View
 
 MOST_ROWS = 200
 """of one page of the grid and the table"""
@@ -31,67 +32,19 @@ _UNFINISHED: dict[int | str, dict[str, Any]] = {202: {"description": "the map is
 
 
 @dataclass(frozen=True)
-class ViewRecord:
-    """A view of clips that can be a map."""
-
-    name: str
-    encoder: str
-    arrays: str
-    embedded: bool
-    """whether it has an embedding, by which neighbours are searched"""
-    texts: bool
-    """whether a view of texts has its name, so that it can be searched by a text"""
-
-
-@dataclass(frozen=True)
-class ProjectionRecord:
-    """A projection, and why it cannot be chosen here."""
-
-    name: str
-    title: str
-    missing: str | None
-
-
-@dataclass(frozen=True)
-class ExplorePage(Page):
-    """What can be explored."""
-
-    store: str
-    views: tuple[ViewRecord, ...]
-    projections: tuple[ProjectionRecord, ...]
-    pictures: bool
-    """whether there are videos"""
-
-
-@dataclass(frozen=True)
 class Choice:
     """The part of the address that decides which clips are chosen."""
 
-    view: str
-    projection: str
-    where: str
-    words: str
-    lasso: str
-    near: tuple[str, ...]
-    lassoed: bool
-    text: str
-    by: str
-    k: int
-
-
-def _choice(
-    view: Annotated[str, Query(description="view of clips whose map is shown")],
-    projection: Annotated[str, Query(description="pca or umap")] = "pca",
-    where: Annotated[str, Query(description="condition on the catalog's columns, as after SQL's WHERE")] = "",
-    words: Annotated[str, Query(description="words that must be in a text column", max_length=1000)] = "",
-    lasso: Annotated[str, Query(description="corners x,y,x,y,... in coordinates of the map", max_length=10000)] = "",
-    near: Annotated[list[str], Query(description="ids of clips whose neighbours are wanted", max_length=50)] = [],  # noqa: B006
-    lassoed: Annotated[bool, Query(description="the neighbours of the clips in the lasso are wanted")] = False,
-    text: Annotated[str, Query(description="text whose nearest clips are wanted", max_length=2000)] = "",
-    by: Annotated[str, Query(description="view in which neighbours are searched; by default `view`")] = "",
-    k: Annotated[int, Query(ge=1, le=MOST, description="number of neighbours")] = 50,
-) -> Choice:
-    return Choice(view, projection, where, words, lasso, tuple(near), lassoed, text, by or view, k)
+    view: Annotated[str, Query(description="view of clips whose map is shown")]
+    projection: Annotated[str, Query(description="pca or umap")] = "pca"
+    where: Annotated[str, Query(description="condition on the catalog's columns, as after SQL's WHERE")] = ""
+    words: Annotated[str, Query(description="words that must be in a text column", max_length=1000)] = ""
+    lasso: Annotated[str, Query(description="corners x,y,x,y,... in coordinates of the map", max_length=10000)] = ""
+    near: Annotated[tuple[str, ...], Query(description="ids of clips whose neighbours are wanted", max_length=50)] = ()
+    lassoed: Annotated[bool, Query(description="the neighbours of the clips in the lasso are wanted")] = False
+    text: Annotated[str, Query(description="text whose nearest clips are wanted", max_length=2000)] = ""
+    by: Annotated[str, Query(description="view in which neighbours are searched; by default `view`")] = ""
+    k: Annotated[int, Query(ge=1, le=MOST, description="number of neighbours")] = 50
 
 
 @dataclass(frozen=True)
@@ -100,18 +53,14 @@ class Chosen:
 
     shown: Shown
     passing: Mask
-    """they pass the filter"""
     listed: Mask
     """in the lasso or among the hits; without these, all that pass"""
     narrowed: bool
-    """whether there is a lasso or a search"""
     hits: Hits | None
     why: str | None
-    """why there are none"""
 
 
 def router(site: Site) -> APIRouter:
-    """Return the routes of the explorer."""
     maps, searcher = Maps(site), Searcher(site)
 
     @asynccontextmanager
@@ -126,11 +75,16 @@ def router(site: Site) -> APIRouter:
         """The page: a map of clips, a grid and a table. Its whole state is in the address."""
         if view:
             maps.view(view)  # refuses an unknown one, and lists those that exist
-        store = site.store
-        texts = store.views("texts")
-        views = tuple(_view(store.view("clips", name), name in texts) for name in store.views("clips"))
-        projections = tuple(ProjectionRecord(name, title, missing(name)) for name, title in PROJECTIONS.items())
-        record = ExplorePage("Explore", store.location, views, projections, site.videos is not None)
+        store, texts = site.store, site.store.views("texts")
+        record = {
+            "title": "Explore",
+            "store": store.location,
+            "views": [_view(store.view("clips", name), name in texts) for name in store.views("clips")],
+            "projections": [
+                {"name": name, "title": title, "missing": missing(name)} for name, title in PROJECTIONS.items()
+            ],
+            "pictures": site.videos is not None,
+        }
         return page(request, "explore.html", record)
 
     @routes.get("/points", responses=_UNFINISHED)
@@ -143,47 +97,51 @@ def router(site: Site) -> APIRouter:
         code and int32 row of the catalog, each as many as the object's `count`. Without `colour` a column is chosen.
         """
         shown = maps.get(view, projection, fresh=True)
-        legend, codes = shown.remembered(("colours", colour), lambda: _coloured(shown, colour))
+
+        def coloured() -> tuple[Legend, Int32[np.ndarray, " clips"]]:
+            return colours(shown, default_colour(shown) if colour is None else colour or None)
+
+        legend, codes = shown.remembered(("colours", colour), coloured)
         about = {
             "version": shown.version,
             "count": len(shown.map.rows),
             "total": shown.map.total,
             "shares": shown.map.shares,
-            "columns": [asdict(column) for column in columns_of(shown.like)],
-            "legend": asdict(legend),
+            "columns": columns_of(shown.like),
+            "legend": legend,
         }
         return _binary(about, shown.map.xy.T.astype("<f4"), codes.astype("<i4"), shown.map.rows.astype("<i4"))
 
     @routes.get("/chosen", responses=_UNFINISHED)
-    def chosen(choice: Annotated[Choice, Depends(_choice)]) -> Response:
+    def chosen(choice: Annotated[Choice, Depends()]) -> Response:
         """Which points of the map pass the filter, and which are selected by the lasso or as neighbours.
 
         Four bytes with the length of a JSON object, the object, then two bit masks (lowest bit first), padded to bytes.
         `selected` is null, and the second mask the first, if there is neither a lasso nor a search.
         """
-        found = _choose(maps, searcher, choice)
-        hits = found.hits
+        chosen = _choose(maps, searcher, choice)
+        hits = chosen.hits
         about = {
-            "version": found.shown.version,
-            "passing": int(found.passing.sum()),
-            "selected": int(found.listed.sum()) if found.narrowed else None,
-            "why": found.why,
+            "version": chosen.shown.version,
+            "passing": int(chosen.passing.sum()),
+            "selected": int(chosen.listed.sum()) if chosen.narrowed else None,
+            "why": chosen.why,
             "hits": None if hits is None else {"title": hits.title, "count": len(hits.rows)},
         }
-        return _binary(about, _bits(found.passing), _bits(found.listed))
+        return _binary(about, *(np.packbits(mask, bitorder="little") for mask in (chosen.passing, chosen.listed)))
 
     @routes.get("/clips", responses=_UNFINISHED)
     def clips(
-        choice: Annotated[Choice, Depends(_choice)],
+        choice: Annotated[Choice, Depends()],
         sort: Annotated[str, Query(description="column; with a minus first, falling")] = "",
         offset: Annotated[int, Query(ge=0, le=MOST_ROW)] = 0,
         limit: Annotated[int, Query(ge=1, le=MOST_ROWS)] = 60,
     ) -> Response:
         """A page of the chosen clips with their columns: of the selection, or of all that pass the filter."""
-        found = _choose(maps, searcher, choice)
-        part, total = _listed(found, sort, offset, limit)
-        records = _records(site, found.shown, part["row"].to_numpy())
-        if found.hits is not None:
+        chosen = _choose(maps, searcher, choice)
+        part, total = _listed(chosen, sort, offset, limit)
+        records = _records(site, chosen.shown, part["row"].to_numpy())
+        if chosen.hits is not None:
             values = part["similarity"].round(4).to_list()
             records = [{"similarity": value, **record} for value, record in zip(values, records, strict=True)]
         return JSONResponse(plain({"total": total, "offset": offset, "clips": records}))
@@ -206,26 +164,21 @@ def router(site: Site) -> APIRouter:
     return routes
 
 
-def _coloured(shown: Shown, colour: str | None) -> tuple[Legend, Int32[np.ndarray, " clips"]]:
-    return colours(shown, default_colour(shown) if colour is None else colour or None)
-
-
 def _choose(maps: Maps, searcher: Searcher, choice: Choice) -> Chosen:
-    """Return what a choice selects. Raises StepDiffError, or UnfinishedError while the map is computed."""
     shown = maps.get(choice.view, choice.projection)
     return shown.remembered(choice, lambda: _chosen(maps, searcher, choice, shown))
 
 
 def _chosen(maps: Maps, searcher: Searcher, choice: Choice, shown: Shown) -> Chosen:
-    found, why = passing(shown, choice.where, choice.words)
-    selected, hits = np.zeros(len(found), bool), None
+    passed, why = passing(shown, choice.where, choice.words)
+    selected, hits = np.zeros(len(passed), bool), None
     if choice.lasso:
-        selected = inside(shown.map.xy, read_lasso(choice.lasso)) & found
+        selected = inside(shown.map.xy, read_lasso(choice.lasso)) & passed
         if why is None and not selected.any():
-            why = f"the lasso holds none of the {int(found.sum()):,} clips that pass the filter"
+            why = f"the lasso holds none of the {int(passed.sum()):,} clips that pass the filter"
     if choice.near or choice.text or (choice.lassoed and selected.any()):
-        among = None if found.all() else shown.map.rows[found]
-        by = maps.view(choice.by)
+        among = None if passed.all() else shown.map.rows[passed]
+        by = maps.view(choice.by or choice.view)
         if choice.text:
             try:
                 hits = searcher.of_text(by, choice.text, choice.k, among)
@@ -236,19 +189,19 @@ def _chosen(maps: Maps, searcher: Searcher, choice: Choice, shown: Shown) -> Cho
         else:
             hits = searcher.of_rows(by, shown.map.rows[selected], choice.k, among)
         places = shown.places(hits.rows)
-        selected = np.zeros(len(found), bool)
+        selected = np.zeros(len(passed), bool)
         selected[places[places >= 0]] = True
     narrowed = bool(choice.lasso) or hits is not None
-    return Chosen(shown, found, selected if narrowed else found, narrowed, hits, why)
+    return Chosen(shown, passed, selected if narrowed else passed, narrowed, hits, why)
 
 
-def _listed(found: Chosen, sort: str, offset: int, limit: int) -> tuple[pl.DataFrame, int]:
+def _listed(chosen: Chosen, sort: str, offset: int, limit: int) -> tuple[pl.DataFrame, int]:
     """Return a page of what the grid and the table list, row and similarity (null unless it is a hit), and its length.
 
     Only the page is sorted completely: a million clips take a tenth of the time of a whole sort.
     """
-    shown, hits = found.shown, found.hits
-    rows = shown.map.rows[found.listed] if hits is None else hits.rows
+    shown, hits = chosen.shown, chosen.hits
+    rows = shown.map.rows[chosen.listed] if hits is None else hits.rows
     similarities = None if hits is None else hits.similarities.astype(np.float64)
     frame = pl.DataFrame({"row": rows, "similarity": similarities, "order": np.arange(len(rows))})
     name, falling = sort.removeprefix("-"), sort.startswith("-")
@@ -268,13 +221,13 @@ def _records(site: Site, shown: Shown, rows: Int64[np.ndarray, " rows"]) -> list
     places = shown.places(rows)
     frame = site.store.catalog("clips").select(rows, shown.like.drop("row")).select(shown.like.columns)
     known = {record["row"]: record for record in frame.to_dicts()}
-    found = []
+    records = []
     for row, place in zip(rows.tolist(), places.tolist(), strict=True):
         values = {name: _plain(value) for name, value in known[row].items()}
         if isinstance(values.get("start"), float) and isinstance(values.get("end"), float):
             values.setdefault("duration", round(values["end"] - values["start"], 3))
-        found.append({"place": place, **values})
-    return found
+        records.append({"place": place, **values})
+    return records
 
 
 def _plain(value: Any) -> Any:
@@ -283,14 +236,12 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, int | float | bool) or value is None else short(value, LONGEST)
 
 
-def _view(view: Any, texts: bool) -> ViewRecord:
+def _view(view: View, texts: bool) -> dict[str, Any]:
+    """Return a view that can be a map. texts: whether a view of texts has its name: it can be searched by a text."""
     arrays = ", ".join(f"{name} {list(form.shape)}" for name, form in view.features.items())
     embedded = any(len(form.shape) == 1 for form in view.features.values())
-    return ViewRecord(view.name, view.provenance.encoder, arrays, embedded, texts)
-
-
-def _bits(mask: Mask) -> np.ndarray:
-    return np.packbits(mask, bitorder="little")
+    about = {"name": view.name, "encoder": view.provenance.encoder, "arrays": arrays}
+    return about | {"embedded": embedded, "texts": texts}
 
 
 def _binary(about: dict[str, Any], *arrays: np.ndarray) -> Response:

@@ -6,7 +6,6 @@ UNSURE, p(YES) is between 45 and 55 %.
 
 Guarantees
 - the log-odds of a pair are those that DiffRank is scored with
-- a pair and category is computed once for a head, as long as its result is kept
 """
 
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from retrieval.vectors import unit
-from stepdiff.app.kept import Kept
+from stepdiff.app.cache import LRUCache
 from stepdiff.app.pair.loading import Loaded, RunHead
 from stepdiff.app.pair.worker import Job
 from stepdiff.app.site import Site
@@ -55,7 +54,6 @@ class Similarity:
     verdict: str
     """would decline, or not sure: a reader should not rely on a difference here; empty: neither"""
     reason: str
-    """of the verdict"""
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ class Cosine:
 
 Odds = dict[str, float]
 """category -> log-odds, of those that were computed"""
-KeptOdds = Kept[tuple[RunHead, Pair], Odds]
+KeptOdds = LRUCache[tuple[RunHead, Pair], Odds]
 
 
 def similarity(category: str, log_odds: float) -> Similarity:
@@ -91,14 +89,14 @@ def similarity(category: str, log_odds: float) -> Similarity:
 
 def odds(loaded: Loaded, kept: KeptOdds, pair: Pair, categories: Sequence[str] = CATEGORIES) -> Odds:
     """Return the log-odds of a pair, at least in these categories; those that are kept are not computed again."""
-    found = kept.get((loaded.head, pair)) or {}
-    missing = [category for category in categories if category not in found]
+    known = kept.get((loaded.head, pair)) or {}
+    missing = [category for category in categories if category not in known]
     if missing:
         with loaded.computing():
             values = loaded.method.alike([(pair, category) for category in missing])
-        found = found | dict(zip(missing, values, strict=True))
-        kept.put((loaded.head, pair), found)
-    return found
+        known = known | dict(zip(missing, values, strict=True))
+        kept.put((loaded.head, pair), known)
+    return known
 
 
 def score_pairs(loaded: Loaded, kept: KeptOdds, pairs: Sequence[Pair], category: str, job: Job) -> None:
@@ -107,60 +105,48 @@ def score_pairs(loaded: Loaded, kept: KeptOdds, pairs: Sequence[Pair], category:
     for start in range(0, len(missing), PAIRS_A_BATCH):
         job.send("progress", done=start, total=len(missing))
         job.check()
-        some = missing[start : start + PAIRS_A_BATCH]
+        batch = missing[start : start + PAIRS_A_BATCH]
         with loaded.computing():
-            values = loaded.method.alike([(pair, category) for pair in some])
-        for pair, value in zip(some, values, strict=True):
+            values = loaded.method.alike([(pair, category) for pair in batch])
+        for pair, value in zip(batch, values, strict=True):
             kept.put((loaded.head, pair), (kept.get((loaded.head, pair)) or {}) | {category: value})
 
 
-def declines(found: Odds, category: str | None) -> str:
-    """Return why a head would decline to answer, empty where it would not.
-
-    Args:
-        found: Its log-odds for the pair, in that category or in all.
-        category: What the question is about; None: no single category, and then all of them count.
-    """
-    if category is not None:
-        if found[category] > DECLINES:
-            return (
-                f"the head finds the clips alike in {category} (log-odds {found[category]:+.2f}, above {DECLINES:g}), "
-                "so it would decline to name a difference"
-            )
+def declines(known: Odds, category: str | None) -> str:
+    """Return why a head would decline to answer a question about a category (None: about all), empty: it would not."""
+    least = min(known.values()) if category is None else known[category]
+    if least <= DECLINES:
         return ""
-    if all(value > DECLINES for value in found.values()):
-        least = min(found.values())
-        return (
-            f"the head finds the clips alike in every category (log-odds {least:+.2f} or more, above {DECLINES:g}), so "
-            "it would decline to name a difference"
-        )
-    return ""
+    where, more = ("every category", " or more") if category is None else (category, "")
+    return (
+        f"the head finds the clips alike in {where} (log-odds {least:+.2f}{more}, above {DECLINES:g}), so it would "
+        "decline to name a difference"
+    )
 
 
 def cosines(site: Site, pair: Pair) -> list[Cosine]:
     """Return the cosine of the pair in every view that has one embedding a clip and both clips."""
-    found = []
+    cosines = []
     rows = site.store.catalog("clips").rows(list(pair))
     for name in embedding_views(site):
         view = site.store.view("clips", name)
         if bool((rows >= 0).all()) and has(view, rows).all():
             one, two = unit(view.read("embedding", rows, dtype="float32"))
-            found.append(Cosine(name, float(one @ two)))
-    return found
+            cosines.append(Cosine(name, float(one @ two)))
+    return cosines
 
 
 def embedding_views(site: Site) -> list[str]:
-    """Return the views with one embedding a clip."""
     views = [(name, site.store.view("clips", name)) for name in sorted(site.store.views("clips"))]
     return [name for name, view in views if "embedding" in view.features and len(view.features["embedding"].shape) == 1]
 
 
 def has(view: View, rows: np.ndarray) -> np.ndarray:
     """Return bool [K]: which rows have features; only the status of their shards is read."""
-    found = np.zeros(len(rows), bool)
+    featured = np.zeros(len(rows), bool)
     shards, slots = np.divmod(rows, view.rows_per_shard)
     for shard in np.unique(shards):
-        here = shards == shard
+        of_shard = shards == shard
         status = view.shard_status(int(shard))
-        found[here] = [slot < len(status) and status[slot] == OK for slot in slots[here]]
-    return found
+        featured[of_shard] = [slot < len(status) and status[slot] == OK for slot in slots[of_shard]]
+    return featured

@@ -1,13 +1,11 @@
 """Pairs of one step that are most different or most alike: by cosine, a head, stored predictions, or true scores.
 
 Work is bounded: of a large catalog a sample of rows is read, of a large step a sample of clips is compared, and a head
-scores a sample of pairs. The result says which.
+scores a sample of pairs. The note of the result says so.
 
 Guarantees
-- the pairs of a small step are those of a comparison of all its pairs
-- two clips of one video are no pair
+- the pairs of a small step are those of a comparison of all its pairs; two clips of one video are no pair
 - equal searches have equal results: the next pair of a list is always the same
-- of large steps and catalogs a sample is compared, and the note says so
 """
 
 from collections.abc import Sequence
@@ -19,7 +17,7 @@ from urllib.parse import urlencode
 import numpy as np
 import polars as pl
 from fastapi import Query
-from jaxtyping import Float, Int64
+from jaxtyping import Int64
 
 from retrieval.vectors import unit
 from stepdiff.app.pair.alike import KeptOdds, embedding_views, has
@@ -79,7 +77,6 @@ class Result:
 
     pairs: list[Found]
     note: str
-    """what was compared"""
     head: str
     """the head that has to score the pairs first; empty: none"""
 
@@ -89,22 +86,15 @@ class Sample:
     """Rows of the catalog with their steps."""
 
     total: int
-    """rows of the catalog"""
     rows: Int64[np.ndarray, " rows"]
     steps: dict[str, Int64[np.ndarray, " clips"]]
     """step -> its rows in the sample, by name"""
 
 
 class Finder:
-    """Searches in a site."""
-
     def __init__(self, site: Site, stored: Stored, kept: KeptOdds) -> None:
         self._site, self._stored, self._kept = site, stored, kept
         self._sample: Sample | None = None
-
-    def steps(self) -> list[tuple[str, int]]:
-        """Return each step with its number of clips, in the sample."""
-        return [(step, len(rows)) for step, rows in self.sample().steps.items()]
 
     def sample(self) -> Sample:
         """Return rows of the catalog; of a large one, those at a few places."""
@@ -117,18 +107,14 @@ class Finder:
                 each = MOST_ROWS // WINDOWS
                 starts = generator(0, "windows of the catalog", total).choice(total // each, WINDOWS, replace=False)
                 rows = np.concatenate([np.arange(each) + start * each for start in sorted(starts.tolist())])
-            found = catalog.select(rows, pl.DataFrame(schema={"step": pl.String})).drop_nulls("step").sort("row")
-            groups = found.group_by("step", maintain_order=True)
+            clips = catalog.select(rows, pl.DataFrame(schema={"step": pl.String})).drop_nulls("step").sort("row")
+            groups = clips.group_by("step", maintain_order=True)
             steps = {str(step[0]): group["row"].to_numpy() for step, group in groups}
             self._sample = Sample(total, rows, dict(sorted(steps.items())))
         return self._sample
 
-    def candidates(self, step: str, view: str | None) -> tuple[Int64[np.ndarray, "pairs 2"], str]:
-        """Return pairs of rows of one step with features in a view (None: any), and a note on what they are.
-
-        Raises:
-            UnknownError: No clip is of that step.
-        """
+    def candidates(self, step: str, view: str) -> tuple[Int64[np.ndarray, "pairs 2"], str]:
+        """Return pairs of rows of one step with features in a view, and a note on what they are."""
         sample, rng = self.sample(), generator(0, "clips of a step", step)
         if step and step not in sample.steps:
             raise UnknownError(f"no clip of step {step[:200]!r} among {len(sample.rows):,} rows of the catalog")
@@ -141,9 +127,8 @@ class Finder:
                     groups.append(_some(list(sample.steps.values())[place], most, rng))
         else:
             groups = [_some(sample.rows, MOST_CLIPS, rng)]
-        if view is not None:
-            found = self._site.store.view("clips", view)
-            groups = [rows[has(found, rows)] for rows in groups]
+        features = self._site.store.view("clips", view)
+        groups = [rows[has(features, rows)] for rows in groups]
         rows = np.concatenate(groups)
         catalog = self._site.store.catalog("clips")
         videos = dict(catalog.select(rows, pl.DataFrame(schema={"video": pl.String})).iter_rows())
@@ -163,18 +148,13 @@ class Finder:
     def scored_pairs(self, step: str, view: str) -> tuple[list[Pair], str]:
         """Return the pairs that a head scores, and a note on what they are."""
         pairs, note = self.candidates(step, view)
-        some = pairs
         if len(pairs) > MOST_SCORED:
-            some = pairs[np.sort(generator(0, "scored pairs", step).permutation(len(pairs))[:MOST_SCORED])]
-            note = f"{len(some)} pairs, drawn at random from {note}"
-        return self._keys(some), note
+            pairs = pairs[np.sort(generator(0, "scored pairs", step).permutation(len(pairs))[:MOST_SCORED])]
+            note = f"{len(pairs)} pairs, drawn at random from {note}"
+        return self._keys(pairs), note
 
     def search(self, search: Search, heads: Sequence[RunHead]) -> Result:
-        """Return the list of a search. heads: those that may be named.
-
-        Raises:
-            UnknownError: The search names a step, view, head or file that does not exist.
-        """
+        """Return the list of a search. heads: those that may be named; UnknownError: what it names does not exist."""
         kind, _, name = search.by.partition(":")
         if kind in ("", "cosine"):
             return self._by_cosine(search, name)
@@ -199,46 +179,43 @@ class Finder:
         rows, places = np.unique(pairs, return_inverse=True)
         vectors = unit(self._site.store.view("clips", name).read("embedding", rows, dtype="float32"))
         scores = np.einsum("kd,kd->k", *np.moveaxis(vectors[places.reshape(-1, 2)], 1, 0))
-        best = chosen(pairs, scores, search.order == "alike")
         note += f", by the cosine of {name}, which compares whole clips and not one category"
-        return Result(self._found(search, self._keys(pairs[best]), scores[best]), note, "")
+        return self._ranked(search, pairs, scores, note)
 
     def _by_head(self, search: Search, head: RunHead | None) -> Result:
         if head is None:
             raise UnknownError(f"by {search.by[:200]!r}: no such head among the runs")
         pairs, note = self.scored_pairs(search.step, head.view)
         odds = [self._kept.get((head, pair)) for pair in pairs]
-        known = [found[search.category] for found in odds if found is not None and search.category in found]
+        known = [scores[search.category] for scores in odds if scores is not None and search.category in scores]
         if len(known) < len(pairs):
             return Result([], note, head.name)
         return self._ranked(search, pairs, np.array(known), f"{note}, by log p(YES) - log p(NO) of {head.name}")
 
     def _by_stored(self, search: Search, method: str | None) -> Result:
-        found = self._stored.ranked(method, search.category)
+        scores = self._stored.ranked(method, search.category)
         catalog = self._site.store.catalog("clips")
-        clips = list(dict.fromkeys(clip for scored in found for clip in scored.pair))
+        clips = list(dict.fromkeys(clip for pair in scores for clip in pair))
         frame = catalog.select(catalog.rows(clips), pl.DataFrame(schema={"key": pl.String, "step": pl.String}))
         steps = dict(frame.select("key", "step").iter_rows())
-        found = [
-            scored
-            for scored in found
-            if all(clip in steps for clip in scored.pair)
-            and steps[scored.pair[0]] == steps[scored.pair[1]]
-            and search.step in ("", steps[scored.pair[0]])
+        pairs = [
+            (one, two)
+            for one, two in scores
+            if one in steps and two in steps and steps[one] == steps[two] and search.step in ("", steps[one])
         ]
         by = "the true scores of the test sets, 5 = most similar" if method is None else f"the scores of {method}"
-        note = f"{len(found):,} pairs of the DiffRank predictions, by {by}"
-        return self._ranked(search, [scored.pair for scored in found], np.array([s.score for s in found]), note)
+        note = f"{len(pairs):,} pairs of the DiffRank predictions, by {by}"
+        return self._ranked(search, pairs, np.array([scores[pair] for pair in pairs]), note)
 
-    def _ranked(self, search: Search, pairs: list[Pair], scores: Float[np.ndarray, " pairs"], note: str) -> Result:
+    def _ranked(self, search: Search, pairs: list[Pair] | np.ndarray, scores: np.ndarray, note: str) -> Result:
+        """Return the list of the best of some pairs of clips, or of rows of the catalog."""
         best = chosen(pairs, scores, search.order == "alike")
-        return Result(self._found(search, [pairs[place] for place in best], scores[best]), note, "")
-
-    def _found(self, search: Search, pairs: Sequence[Pair], scores: Float[np.ndarray, " pairs"]) -> list[Found]:
-        return [
+        keys = self._keys(pairs[best]) if isinstance(pairs, np.ndarray) else [pairs[place] for place in best]
+        listed = [
             Found(*pair, float(score), search.address(reference=pair[0], candidate=pair[1], at=place))
-            for place, (pair, score) in enumerate(zip(pairs, scores, strict=True))
+            for place, (pair, score) in enumerate(zip(keys, scores[best], strict=True))
         ]
+        return Result(listed, note, "")
 
     def _keys(self, pairs: Int64[np.ndarray, "pairs 2"]) -> list[Pair]:
         keys = self._site.store.catalog("clips").keys(pairs.reshape(-1))
@@ -249,14 +226,14 @@ def chosen(pairs: Sequence[Sequence[object]] | np.ndarray, scores: np.ndarray, h
     """Return the places of the pairs with the lowest or highest scores, best first; no clip more than TIMES times."""
     order = np.argsort(-scores if highest else scores, kind="stable")
     times: dict[object, int] = {}
-    found: list[int] = []
+    places: list[int] = []
     for place in order.tolist():
         clips = list(pairs[place])
-        if len(found) < MOST_FOUND and all(times.get(clip, 0) < TIMES for clip in clips):
-            found.append(place)
+        if len(places) < MOST_FOUND and all(times.get(clip, 0) < TIMES for clip in clips):
+            places.append(place)
             for clip in clips:
                 times[clip] = times.get(clip, 0) + 1
-    return found
+    return places
 
 
 def _some(rows: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The heads among a site's runs: those that answer questions and those of words; and heads in memory."""
+"""The heads among a site's runs: those that answer questions, those of words with their words, and those in memory."""
 
 import threading
 from contextlib import AbstractContextManager
@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from heads.evidence.head import COPY, FILE, WordHead
 from heads.training.recipe import read_recipe
-from stepdiff.app.kept import Kept
+from stepdiff.app.cache import LRUCache
 from stepdiff.app.site import BEST, MOST_RUNS, Site, UnknownError
 from stepdiff.common.errors import StepDiffError
+from stepdiff.tasks.testsets import Pair
 
 if TYPE_CHECKING:
     from heads.methods.stepdiff import StepDiff
@@ -25,7 +26,6 @@ class RunHead:
     """A run of `python -m heads.train` that can answer questions."""
 
     name: str
-    """its folder in the folder of runs"""
     stamp: int
     """when its best checkpoint was chosen: a run that is trained again is another head"""
     system: str
@@ -36,8 +36,6 @@ class RunHead:
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """A head in memory."""
-
     head: RunHead
     method: "StepDiff"
     device: str
@@ -51,19 +49,17 @@ class Loaded:
 
 
 class Runs:
-    """The runs of a site."""
-
     def __init__(self, site: Site) -> None:
         self._site = site
         self._known: dict[tuple[Path, int], RunHead | None] = {}
-        self._words: Kept[tuple[Path, int], WordEvidence] = Kept(MOST_WORDS)
+        self._words: LRUCache[tuple[Path, int], WordEvidence] = LRUCache(MOST_WORDS)
         self._lock = threading.Lock()
 
     def heads(self) -> list[RunHead]:
         """Return the heads that answer questions, by name; runs that cannot be read are left out."""
-        found = [folder for folder in self._site.finished_runs() if (folder / "recipe.yaml").is_file()]
+        folders = [folder for folder in self._site.finished_runs() if (folder / "recipe.yaml").is_file()]
         with self._lock:
-            return [head for folder in found[:MOST_RUNS] if (head := self._head(folder)) is not None]
+            return [head for folder in folders[:MOST_RUNS] if (head := self._head(folder)) is not None]
 
     def head(self, name: str) -> RunHead:
         """Return a head by its name. Raises UnknownError where the runs have none of that name."""
@@ -98,10 +94,10 @@ class Runs:
         folder = self._folder(name)
         key = folder, (folder / FILE).stat().st_mtime_ns
         with self._lock:
-            found = self._words.get(key)
-            if found is None:
-                self._words.put(key, found := WordEvidence.of_store(WordHead.load(folder), self._site.store))
-        return found
+            evidence = self._words.get(key)
+            if evidence is None:
+                self._words.put(key, evidence := WordEvidence.of_store(WordHead.load(folder), self._site.store))
+        return evidence
 
     def _name(self, folder: Path) -> str:
         root = self._site.runs
@@ -115,14 +111,73 @@ class Runs:
     def _head(self, folder: Path) -> RunHead | None:
         key = folder, (folder / BEST).stat().st_mtime_ns
         if key not in self._known:
-            self._known[key] = self._read(*key)
+            try:
+                recipe = read_recipe(folder / "recipe.yaml").video_lm
+            except StepDiffError:
+                recipe = None
+            self._known[key] = recipe and RunHead(  # a contrastive head answers no questions
+                self._name(folder), key[1], recipe.system, recipe.language_model, recipe.view
+            )
         return self._known[key]
 
-    def _read(self, folder: Path, stamp: int) -> RunHead | None:
-        try:
-            recipe = read_recipe(folder / "recipe.yaml").video_lm
-        except StepDiffError:
-            return None
-        if recipe is None:  # a contrastive head answers no questions
-            return None
-        return RunHead(self._name(folder), stamp, recipe.system, recipe.language_model, recipe.view)
+
+@dataclass(frozen=True)
+class Word:
+    """A word, or a phrase, that one of two clips gives more evidence for."""
+
+    term: str
+    evidence: float
+    """log-odds in this clip"""
+    other: float
+    seconds: float | None
+    """time in the clip of the frame with the most evidence; None: unknown"""
+    moments: list[float]
+    """evidence of each frame, of which `evidence` is the mean"""
+
+
+@dataclass(frozen=True)
+class ClipWords:
+    """The words of one of two clips, the clearest first."""
+
+    times: list[float]
+    """seconds in the clip of the frames of `moments`; empty: unknown"""
+    length: float
+    words: list[Word]
+
+
+@dataclass(frozen=True)
+class PairWords:
+    """The words of both clips by one head of words."""
+
+    head: str
+    clips: list[ClipWords]
+    """of Video 1 and Video 2; empty: see `problem`"""
+    problem: str = ""
+    """why there are none; empty: the evidence could be read"""
+
+
+def words_of(site: Site, evidence: "WordEvidence", pair: Pair, question: str = "") -> list[ClipWords]:
+    """Return the words of both clips. question: those that a head reads before it, which are more."""
+    from heads.methods.word_evidence import seconds_of
+
+    if question:
+        reasons = evidence.reasons(pair, evidence.likely(pair, evidence.about(question)))
+    else:
+        reasons = evidence.why(*pair)
+    clips = []
+    for clip, clip_reasons in zip(site.clips(pair), reasons, strict=True):
+        length = (clip.end or 0.0) - (clip.start or 0.0)
+        frames = len(clip_reasons[0].moments) if clip_reasons else 1
+        times = seconds_of(evidence.features.view.provenance.frames, frames, 0.0 if length > 0 else None, length)
+        words = [
+            Word(
+                reason.term,
+                reason.evidence,
+                reason.other,
+                times[max(range(frames), key=reason.moments.__getitem__)] if times else None,
+                reason.moments,
+            )
+            for reason in clip_reasons
+        ]
+        clips.append(ClipWords(times, length, words))
+    return clips

@@ -1,9 +1,13 @@
-"""The pages of a pair and of the finder."""
+"""The pages of a pair and of the finder: what the catalog, the videos, heads and predictions say about two clips."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
+from featurize.video.stream import opened
+from stepdiff.app.cache import LRUCache
 from stepdiff.app.pages import Page
 from stepdiff.app.pair.alike import (
     DECLINES,
@@ -16,17 +20,64 @@ from stepdiff.app.pair.alike import (
     embedding_views,
     similarity,
 )
-from stepdiff.app.pair.asking import KeptCaptions, Written
-from stepdiff.app.pair.clips import Column, Shown, columns, shown
 from stepdiff.app.pair.finder import Finder, Result, Search
 from stepdiff.app.pair.loading import RunHead
-from stepdiff.app.pair.stored import Captions, Stored
-from stepdiff.app.site import Site, UnknownError
+from stepdiff.app.pair.stored import Caption, Captions, Stored
+from stepdiff.app.site import ClipRecord, Site, UnknownError
+from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks.prompts import PRESETS, SIMILAR_QUESTION
 from stepdiff.tasks.testsets import CATEGORIES, Pair
 
 MOST_STEPS = 2000
 """steps that can be chosen"""
+MOST_CHARACTERS = 2000
+"""of a value of the catalog"""
+RATE, SIZE = 25.0, (160, 90)
+"""where the video file is not known"""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """The pictures of a video file."""
+
+    rate: float
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A clip on the page of a pair."""
+
+    clip: ClipRecord
+    picture: Picture
+    path: str
+    """of its video file; empty: the catalog names none"""
+    missing: str
+    """why its video cannot be shown; empty: its file can be opened"""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the catalog."""
+
+    name: str
+    reference: str
+    candidate: str
+    differs: bool
+
+
+@dataclass(frozen=True)
+class Written:
+    """A caption that a head has written on request."""
+
+    category: str
+    caption: Caption
+    declines: str
+    """why the head would decline to name a difference; empty: it would not"""
+
+
+KeptCaptions = LRUCache[tuple[RunHead, Pair], list[Written]]
 
 
 @dataclass(frozen=True)
@@ -55,10 +106,8 @@ class Listed:
     """from 1; 0: the pair is not in the list, or the list has to be computed again"""
     total: int
     next: str
-    """address of the next pair; empty: none"""
     previous: str
     back: str
-    """address of the list"""
     search: Search
 
 
@@ -116,8 +165,6 @@ class FinderPage(Page):
 
 
 class Pages:
-    """The pages of a site's pairs."""
-
     def __init__(self, site: Site, stored: Stored, finder: Finder, kept: KeptOdds, captions: KeptCaptions) -> None:
         self._site, self._stored, self._finder = site, stored, finder
         self._kept, self._captions = kept, captions
@@ -128,9 +175,7 @@ class Pages:
         """Return the page of a pair. search, at: the list that it is shown from, and its place there."""
         first, second = self._site.clips(pair)
         swapped = {"reference": pair[1], "candidate": pair[0]}
-        written = [
-            WrittenBy(head.name, found) for head in heads if (found := self._captions.get((head, pair))) is not None
-        ]
+        kept = [(head.name, self._captions.get((head, pair))) for head in heads]
         return PairPage(
             title=first.step if first.step and first.step == second.step else "A pair",
             reference=shown(self._site, first),
@@ -149,12 +194,11 @@ class Pages:
             declines=DECLINES,
             captions=self._stored.captions(pair),
             checked=self._stored.truth_of(pair) is not None,
-            written=written,
+            written=[WrittenBy(name, written) for name, written in kept if written is not None],
             presets=[Preset(name, question, PRESET_CATEGORIES[name]) for name, question in PRESETS.items()],
         )
 
     def finder(self, search: Search, heads: list[RunHead]) -> FinderPage:
-        """Return the page of a search."""
         problem, result = "", Result([], "", "")
         try:
             result = self._finder.search(search, heads)
@@ -165,35 +209,67 @@ class Pages:
         rankings = self._stored.rankings()
         methods += [(f"stored:{name}", f"predictions of {title}") for name, title in rankings]
         methods += [("truth", "true scores (DiffRank)")] if rankings else []
-        steps = self._finder.steps()[:MOST_STEPS]
+        steps = [(step, len(rows)) for step, rows in self._finder.sample().steps.items()][:MOST_STEPS]
         return FinderPage("Find a pair", search, result, problem, steps, list(CATEGORIES), methods)
 
     def _similar(self, pair: Pair, heads: list[RunHead]) -> list[Similarities]:
         """Return the log-odds of a pair that were computed, and those of stored predictions where they were not."""
-        found = {head.name: dict(odds) for head in heads if (odds := self._kept.get((head, pair))) is not None}
-        for each in self._stored.similar(pair):
-            own = found.setdefault(each.head, {})
-            found[each.head] = {value.category: value.log_odds for value in each.values} | own
-        return [Similarities(name, [similarity(*each) for each in own.items()]) for name, own in found.items()]
+        known = {head.name: dict(odds) for head in heads if (odds := self._kept.get((head, pair))) is not None}
+        for name, odds in self._stored.similar(pair).items():
+            known[name] = odds | known.get(name, {})
+        return [Similarities(name, [similarity(*each) for each in odds.items()]) for name, odds in known.items()]
 
     def _listed(self, pair: Pair, search: Search, at: int, heads: list[RunHead]) -> Listed:
         try:
-            found = self._finder.search(search, heads).pairs
+            pairs = self._finder.search(search, heads).pairs
         except UnknownError:  # the runs or predictions of the list are gone
-            found = []
-        places = [place for place, each in enumerate(found) if {each.reference, each.candidate} == set(pair)]
+            pairs = []
+        places = [place for place, each in enumerate(pairs) if {each.reference, each.candidate} == set(pair)]
         place = places[0] if places else -1
-        following = found[place + 1 : place + 2] if places else found[at + 1 : at + 2]
-        before = found[place - 1 : place] if place > 0 else []
+        following = (place if places else at) + 1
         return Listed(
-            place + 1,
-            len(found),
-            following[0].address if following else "",
-            before[0].address if before else "",
-            search.address(),
-            search,
+            number=place + 1,
+            total=len(pairs),
+            next=pairs[following].address if following < len(pairs) else "",
+            previous=pairs[place - 1].address if place > 0 else "",
+            back=search.address(),
+            search=search,
         )
 
 
 def _title(head: RunHead) -> str:
     return f"{head.name} ({head.system}, {Path(head.language_model).name})"
+
+
+def shown(site: Site, clip: ClipRecord) -> Shown:
+    """Return a clip with its frame rate; usual values, and the reason, where its video cannot be opened."""
+    path = "" if clip.video is None else str(Path(site.videos or "") / clip.video)
+    try:
+        file = site.file(clip)
+        return Shown(clip, _picture(file, file.stat().st_mtime_ns), path, "")
+    except (StepDiffError, OSError) as error:
+        return Shown(clip, Picture(RATE, *SIZE), path, str(error))
+
+
+@lru_cache(maxsize=1024)
+def _picture(path: Path, _changed: int) -> Picture:
+    with opened(path) as video:
+        rate = float(video.rate)
+        context = video.stream.codec_context
+        width, height = context.width or SIZE[0], context.height or SIZE[1]
+    return Picture(rate if 1 <= rate <= 1000 else RATE, width, height)
+
+
+def columns(site: Site, pair: Pair) -> list[Column]:
+    """Return all columns of the catalog for two clips, empty where it has no value."""
+    catalog = site.store.catalog("clips")
+    rows = catalog.rows(list(pair))
+    records = {row["row"]: row for row in catalog.select(rows).to_dicts()}
+    one, two = (records[int(row)] for row in rows)
+    names = [name for name in one if name not in ("row", "key")]
+    return [Column(name, _text(one[name]), _text(two[name]), one[name] != two[name]) for name in names]
+
+
+def _text(value: Any) -> str:
+    text = "" if value is None else str(value)
+    return text if len(text) <= MOST_CHARACTERS else text[:MOST_CHARACTERS] + " ..."

@@ -1,22 +1,22 @@
 """What the given predictions say about a pair: captions, log-odds that it is similar, and the true scores.
 
 Guarantees
-- a_caption_is_shown_with_the_references_of_its_pair_and_category
 - predictions of a pair in the other order are not shown as this pair's
 - details are checked only against a world whose clips show the steps of the catalog
 """
 
 import threading
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from stepdiff.app.cache import LRUCache
 from stepdiff.app.compare.files import Answers, library
-from stepdiff.app.compare.words import Piece, supported
-from stepdiff.app.kept import Kept
-from stepdiff.app.pair.alike import Similarities, similarity
+from stepdiff.app.compare.sets import Piece, supported
+from stepdiff.app.pair.alike import Odds
 from stepdiff.app.site import Site
 from stepdiff.kitchen.attributes import Attributes
 from stepdiff.kitchen.steps import MAIN
@@ -44,7 +44,6 @@ class Detail:
 
     words: str
     video: int
-    """1 or 2"""
     judgement: Judgement
 
 
@@ -67,62 +66,46 @@ class Captions:
     """whether there are some for the pair in the other order"""
 
 
-@dataclass(frozen=True)
-class Scored:
-    """A pair in a DiffRank test set."""
-
-    pair: Pair
-    score: float
-
-
 class Stored:
     """The predictions of a site, found by pair."""
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        self._worlds: Kept[tuple[Path, int], dict[str, Attributes]] = Kept(1)
+        self._worlds: LRUCache[tuple[Path, int], dict[str, Attributes]] = LRUCache(1)
         self._library = library(site.predictions, () if site.videos is None else (site.videos,))
         self._lines: WeakKeyDictionary[Answers, Lines] = WeakKeyDictionary()
         self._lock = threading.Lock()
 
     def captions(self, pair: Pair) -> Captions:
         """Return the captions of a pair in all files, one column a file; files without it are left out."""
-        found: list[tuple[str, dict[str, str]]] = []
-        references = self.references(pair)
-        swapped = False
+        methods: list[str] = []
+        texts: list[dict[str, str]] = []  # of each method by category
+        references, swapped = self.references(pair), False
         for answers, lines in self._files("diffcap"):
-            own = {answers.of.rows[line].category: answers.said[line] for line, _ in lines.get(pair, ())}
+            captions = {answers.of.rows[line].category: answers.said[line] for line, _ in lines.get(pair, ())}
             swapped |= (pair[1], pair[0]) in lines
-            if own and len(found) < MOST_METHODS:
-                found.append((answers.method.name, own))
-        categories = [*CATEGORIES, *sorted({*references, *(name for _, own in found for name in own)} - {*CATEGORIES})]
-        rows = [
-            CaptionRow(
-                category,
-                [
-                    self.caption(pair, category, own[category], references) if category in own else None
-                    for _, own in found
-                ],
-                references.get(category, []),
-            )
-            for category in categories
-        ]
-        return Captions([name for name, _ in found], rows, swapped)
+            if captions and len(methods) < MOST_METHODS:
+                methods.append(answers.method.name)
+                texts.append(captions)
+        rows = []
+        for category in [*CATEGORIES, *sorted({*references}.union(*texts) - {*CATEGORIES})]:
+            shown = [
+                self.caption(pair, category, captions[category], references) if category in captions else None
+                for captions in texts
+            ]
+            rows.append(CaptionRow(category, shown, references.get(category, [])))
+        return Captions(methods, rows, swapped)
 
     def caption(self, pair: Pair, category: str, text: str, references: dict[str, list[str]]) -> Caption:
         """Return a caption of a pair with the words that references have, and its details."""
         truth = self.truth_of(pair)
         judged = judgements(text, category, *truth) if truth and category in CATEGORIES else {}
-        found = [
-            Detail(
-                f"{attribute}: {value.replace('<', ' before ').replace(MAIN, 'the step itself')}",
-                1 if side == "reference" else 2,
-                judgement,
-            )
-            for (attribute, value, side), judgement in judged.items()
-        ]
+        details = []
+        for (attribute, value, side), judgement in judged.items():
+            words = f"{attribute}: {value.replace('<', ' before ').replace(MAIN, 'the step itself')}"
+            details.append(Detail(words, 1 if side == "reference" else 2, judgement))
         pieces = supported(text, references.get(category, ()))
-        return Caption(pieces, sorted(found, key=lambda detail: (detail.video, detail.words)))
+        return Caption(pieces, sorted(details, key=lambda detail: (detail.video, detail.words)))
 
     def truth_of(self, pair: Pair) -> tuple[Attributes, Attributes] | None:
         """Return the attributes of both clips, if the videos are of a sample world and show one step."""
@@ -140,32 +123,25 @@ class Stored:
         return None if one is None or two is None or len(steps) > 1 else (one, two)
 
     def references(self, pair: Pair) -> dict[str, list[str]]:
-        """Return the references of a pair, by category."""
-        found: dict[str, dict[str, None]] = {}
+        references: dict[str, dict[str, None]] = {}
         for answers, lines in self._files("diffcap"):
             for line, _ in lines.get(pair, ()):
                 row = answers.of.rows[line]
-                found.setdefault(row.category, {}).update(dict.fromkeys(row.text))
-        return {category: list(texts) for category, texts in found.items()}
+                references.setdefault(row.category, {}).update(dict.fromkeys(row.text))
+        return {category: list(texts) for category, texts in references.items()}
 
-    def similar(self, pair: Pair) -> list[Similarities]:
-        """Return the log-odds of a pair in the predictions of heads, without controls."""
-        found: dict[str, dict[str, float]] = {}
+    def similar(self, pair: Pair) -> dict[str, Odds]:
+        """Return the log-odds of a pair in the predictions of each head, by category, without controls."""
+        odds: dict[str, Odds] = {}
         for answers, lines in (*self._files("diffrank"), *self._files("diffcap")):
             if not answers.method.trained or answers.method.control:
                 continue
-            own = found.setdefault(answers.method.name, {})
             for line, place in lines.get(pair, ()):
-                category = answers.of.rows[line].category
-                if answers.of.task == "diffrank":
-                    own[category] = answers.said[line][place]
-                elif answers.similar is not None:
-                    own[category] = answers.similar[line]
-        return [
-            Similarities(name, [similarity(*each) for each in sorted(own.items())])
-            for name, own in found.items()
-            if own
-        ]
+                value = answers.said[line][place] if answers.of.task == "diffrank" else None
+                value = answers.similar[line] if answers.similar is not None else value
+                if value is not None:
+                    odds.setdefault(answers.method.name, {})[answers.of.rows[line].category] = value
+        return {name: dict(sorted(values.items())) for name, values in odds.items()}
 
     def truth(self, pair: Pair) -> dict[str, int]:
         """Return the scores of a pair in DiffRank test sets, by category: 5 is most similar."""
@@ -179,22 +155,22 @@ class Stored:
         """Return id and name of the files that rank pairs."""
         return [(answers.method.id, answers.method.name) for answers, _ in self._files("diffrank")]
 
-    def ranked(self, method: str | None, category: str) -> list[Scored]:
+    def ranked(self, method: str | None, category: str) -> dict[Pair, float]:
         """Return the pairs of a category with the scores of a file, by its id, or with the true ones (None)."""
-        found: dict[Pair, float] = {}
+        scores: dict[Pair, float] = {}
         for answers, lines in self._files("diffrank"):
             if method in (None, answers.method.id):
                 for pair, places in lines.items():
                     for line, place in places:
                         row = answers.of.rows[line]
                         if row.category == category:
-                            found[pair] = row.scores[place] if method is None else answers.said[line][place]
-        return [Scored(pair, score) for pair, score in found.items()]
+                            scores[pair] = row.scores[place] if method is None else answers.said[line][place]
+        return scores
 
     def _files(self, task: Task) -> Iterator[tuple[Answers, Lines]]:
         """Yield the files of a task, those of trained heads first and controls last, and the lines of their pairs."""
-        found = [each for each in self._library.read() if isinstance(each, Answers) and each.of.task == task]
-        for answers in sorted(found, key=lambda each: (each.method.control, not each.method.trained)):
+        files = [each for each in self._library.read() if isinstance(each, Answers) and each.of.task == task]
+        for answers in sorted(files, key=lambda each: (each.method.control, not each.method.trained)):
             with self._lock:
                 if answers not in self._lines:
                     self._lines[answers] = _lines(answers.of.rows)
@@ -203,9 +179,8 @@ class Stored:
 
 
 def _lines(rows: Sequence[Any]) -> Lines:
-    """Return the lines of each pair of DiffCap or DiffRank rows."""
-    found: Lines = {}
+    lines: Lines = defaultdict(list)
     for line, row in enumerate(rows):
         for place, other in enumerate(row.targets if isinstance(row, DiffRank) else (row.candidate,)):
-            found.setdefault((row.reference, other), []).append((line, place))
-    return found
+            lines[row.reference, other].append((line, place))
+    return lines

@@ -3,23 +3,28 @@
 A job names the head that it needs. The worker loads it where another one, or none, is in memory.
 
 Guarantees
-- at_most_one_model_is_in_memory: the other one is dropped before a model is loaded
+- at most one model is in memory: the other one is dropped before a model is loaded
 - jobs run one at a time, in the order in which they were submitted
-- a job that is submitted to a full queue is refused
-- a cancelled job that waits never starts, and one that runs ends at its next check
-- a job that fails ends with one event that says why, and the next one runs
+- a cancelled job that waits never starts, and one that runs ends at its next check; that of a client that has gone is
+  cancelled
 """
 
+import asyncio
 import gc
+import json
 import sys
 import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
+from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from stepdiff.app.pages import plain
 from stepdiff.app.site import RefusedError
 from stepdiff.common.errors import StepDiffError
 
@@ -36,14 +41,6 @@ class Event:
     data: dict[str, Any]
 
 
-@runtime_checkable  # tests check annotations at run time
-class Head(Protocol):
-    """What names a head: its address in pages and what it was loaded from."""
-
-    @property
-    def name(self) -> str: ...
-
-
 class CancelledError(Exception):
     """Ends the computation of a job that nobody waits for."""
 
@@ -55,7 +52,8 @@ class Job:
     Its events are kept until `taken` returns them; `done` or `error` is the last one.
     """
 
-    head: Head
+    head: Any
+    """has a name; a head that differs is another model"""
     work: Callable[[Any, "Job"], dict[str, Any]]
     """(loaded model, this job) -> the data of the event `done`"""
     cancelled: threading.Event = field(default_factory=threading.Event)
@@ -69,7 +67,6 @@ class Job:
             raise CancelledError
 
     def send(self, name: str, **data: Any) -> None:
-        """Report an event."""
         with self._lock:
             self._events.append(Event(name, data))
             bell = self._bell
@@ -84,14 +81,12 @@ class Job:
     def taken(self) -> list[Event]:
         """Return the events since the last call."""
         with self._lock:
-            found = list(self._events)
+            events = list(self._events)
             self._events.clear()
-        return found
+        return events
 
 
 class Worker:
-    """The thread, its queue and its model."""
-
     def __init__(self, load: Callable[[Any], Any], waiting: int = MOST_WAITING) -> None:
         """Load models by `load`, which gets the head of a job; let at most `waiting` jobs wait."""
         self._load, self._most = load, waiting
@@ -99,20 +94,12 @@ class Worker:
         self._running: Job | None = None
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
-        self._head: Head | None = None
+        self.head: Any = None
+        """that is in memory, or is being loaded"""
         self._model: Any = None
 
-    @property
-    def head(self) -> Head | None:
-        """The head that is in memory, or is being loaded."""
-        return self._head
-
     def submit(self, job: Job) -> Job:
-        """Put a job into the queue.
-
-        Raises:
-            RefusedError: The queue is full: status 429.
-        """
+        """Put a job into the queue. RefusedError: it is full."""
         with self._changed:
             if len(self._queue) >= self._most:
                 raise RefusedError(
@@ -173,16 +160,56 @@ class Worker:
 
     def _ready(self, job: Job) -> Any:
         """Return the model of a job's head."""
-        if self._head != job.head:
-            self._head = self._model = None
+        if self.head != job.head:
+            self.head = self._model = None
             gc.collect()
             start = time.monotonic()
             job.send("load", head=job.head.name)
-            self._head = job.head
+            self.head = job.head
             try:
                 self._model = self._load(job.head)
             except BaseException:
-                self._head = None
+                self.head = None
                 raise
             job.send("loaded", head=job.head.name, seconds=round(time.monotonic() - start, 2))
         return self._model
+
+
+class Events(StreamingResponse):
+    """The response that reports the events of a job until it is done, as server-sent events.
+
+    event: words
+    data: {"text": " the cook"}
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, worker: Worker, job: Job) -> None:
+        self._worker, self._job = worker, job
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # the second: for proxies that collect
+        super().__init__(self._lines(), headers=headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events; the job is cancelled where the client has gone."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._worker.cancel(self._job)
+
+    async def _lines(self) -> AsyncIterator[str]:
+        loop, bell = asyncio.get_running_loop(), asyncio.Event()
+
+        def ring() -> None:
+            loop.call_soon_threadsafe(bell.set)
+
+        self._job.listen(ring)
+        try:
+            while True:
+                bell.clear()
+                for event in self._job.taken():
+                    yield f"event: {event.name}\ndata: {json.dumps(plain(event.data))}\n\n"
+                    if event.name in ("done", "error"):
+                        return
+                await bell.wait()
+        finally:
+            self._job.listen(None)

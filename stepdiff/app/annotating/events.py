@@ -1,8 +1,11 @@
-"""Events: every change is a row, and `apply` makes the current state of it.
+"""Collected annotations: each change is a row of `events`; the other tables are the state that `apply` makes of them.
+
+The order of changes is that of events: a clock may move back. Times are for people, and for the limit of a pair.
+Unique constraints keep the rules of assignment whatever the program does: one assignment a person and pair, and one
+assignment a pair and slot, where a pair has as many slots as people annotate it.
 
 Guarantees
-- the state is what the events make of empty tables
-- a change and its event are there both or neither
+- the state is what the events make of empty tables, and a change and its event are there both or neither
 - an event is never changed, but that consecutive saves of the same fields by one person are one event: the last of them
 """
 
@@ -10,20 +13,134 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from hashlib import blake2b
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    insert,
+    select,
+    update,
+)
 
-from stepdiff.app.annotating.collection.tables import METADATA, adjudications, assignments, events, pairs, people
+METADATA = MetaData()
+_Key = BigInteger().with_variant(Integer, "sqlite")
+
+events = Table(
+    "events",
+    METADATA,
+    Column("seq", _Key, primary_key=True, autoincrement=True),
+    Column("at", Float(53), nullable=False),  # seconds since 1970
+    Column("kind", String(16), nullable=False),
+    Column("person", _Key),
+    Column("assignment", _Key),
+    Column("data", Text, nullable=False),  # a JSON object
+    sqlite_autoincrement=True,
+)
+Index("events_of_person", events.c.person, events.c.seq)
+
+people = Table(
+    "people",
+    METADATA,
+    Column("id", _Key, primary_key=True, autoincrement=False),  # the event that added the person
+    Column("name", Text, nullable=False, unique=True),
+    Column("role", String(16), nullable=False),  # annotator, admin
+    Column("origin", String(16), nullable=False),  # link, name, import
+    Column("token", String(64), unique=True),  # its SHA-256; null: no link opens the pages
+    Column("revoked", Float(53)),
+    Column("written", BigInteger, nullable=False),  # bytes of the person's events
+)
+
+assignments = Table(
+    "assignments",
+    METADATA,
+    Column("id", _Key, primary_key=True, autoincrement=False),  # the event that opened it
+    Column("person", _Key, nullable=False),
+    Column("pair", String(64), nullable=False),  # pair_key of the id
+    Column("kind", String(16), nullable=False),  # work, gold, training
+    Column("left", String(16), nullable=False),  # the clip that is shown on the left: reference, candidate
+    Column("slot", Integer),  # 1 to the number of people of a pair; null: takes no place
+    Column("state", String(16), nullable=False),  # open, submitted, expired
+    Column("opened", Float(53), nullable=False),
+    Column("touched", Float(53), nullable=False),
+    Column("last", _Key, nullable=False),  # the last event that changed or showed it
+    Column("done", _Key),  # the event of the last submission
+    Column("number", Integer, nullable=False),  # of the last save
+    Column("form", Text, nullable=False),  # JSON: what was typed
+    Column("answer", Text),  # JSON: the last submitted answer
+    UniqueConstraint("person", "pair"),
+    UniqueConstraint("pair", "slot"),
+)
+Index("assignments_of_person_by_event", assignments.c.person, assignments.c.state, assignments.c.last)
+Index("assignments_by_age", assignments.c.state, assignments.c.touched)
+
+pairs = Table(
+    "pairs",
+    METADATA,
+    Column("pair", String(64), primary_key=True),
+    Column("place", Integer),  # in the task; null: no longer part of it
+    Column("taken", Integer, nullable=False),  # slots in use
+)
+Index("pairs_by_need", pairs.c.taken.desc(), pairs.c.place)
+
+adjudications = Table(
+    "adjudications",
+    METADATA,
+    Column("pair", String(64), primary_key=True),
+    Column("event", _Key, nullable=False),
+    Column("answer", Text, nullable=False),
+)
+
+# A later save of the same fields replaces the last event of a person; no other event is ever changed.
+_SAVED_AGAIN = (
+    "OLD.kind = 'saved' AND NEW.kind = 'saved' AND NEW.seq = OLD.seq AND NEW.person = OLD.person "
+    "AND NEW.assignment = OLD.assignment "
+    "AND NOT EXISTS (SELECT 1 FROM events WHERE person = OLD.person AND seq > OLD.seq)"
+)
+_TRIGGERS = {
+    "sqlite": (
+        "DROP TRIGGER IF EXISTS no_update_of_events",
+        f"CREATE TRIGGER no_update_of_events BEFORE UPDATE ON events WHEN NOT ({_SAVED_AGAIN}) "
+        "BEGIN SELECT RAISE(ABORT, 'events are never changed'); END",
+        "DROP TRIGGER IF EXISTS no_delete_of_events",
+        "CREATE TRIGGER no_delete_of_events BEFORE DELETE ON events "
+        "BEGIN SELECT RAISE(ABORT, 'events are never changed'); END",
+    ),
+    "postgresql": (
+        "CREATE OR REPLACE FUNCTION refuse_change_of_events() RETURNS trigger LANGUAGE plpgsql AS "
+        f"$$ BEGIN IF TG_OP = 'UPDATE' THEN IF {_SAVED_AGAIN} THEN RETURN NEW; END IF; END IF; "
+        "RAISE EXCEPTION 'events are never changed'; END $$",
+        "DROP TRIGGER IF EXISTS no_change_of_events ON events",
+        "CREATE TRIGGER no_change_of_events BEFORE DELETE OR TRUNCATE ON events "
+        "EXECUTE FUNCTION refuse_change_of_events()",
+        "DROP TRIGGER IF EXISTS no_update_of_events ON events",
+        "CREATE TRIGGER no_update_of_events BEFORE UPDATE ON events FOR EACH ROW "
+        "EXECUTE FUNCTION refuse_change_of_events()",
+    ),
+}
+
+
+def protect_events(connection: Connection) -> None:
+    for statement in _TRIGGERS[connection.dialect.name]:
+        connection.exec_driver_sql(statement)
+
 
 NO_FORM: dict[str, Any] = {"keystep": "", "texts": {}, "scores": {}}
 
 
 @dataclass(frozen=True)
 class Event:
-    """One change."""
-
     seq: int
     at: float
     """seconds since 1970"""
@@ -55,7 +172,7 @@ def record(
     /,
     **data: Any,
 ) -> Event:
-    """Add an event and change the state by it. The connection is one that writes."""
+    """Add an event, on a connection that writes, and change the state by it."""
     values = {"at": at, "kind": kind, "person": person, "assignment": assignment}
     text = json.dumps(data, allow_nan=False)
     again = _saved_before(connection, person, assignment, data) if kind == "saved" else None
@@ -87,25 +204,28 @@ def fields(changes: dict[str, Any]) -> set[str]:
     return named | {"keystep"} & changes.keys()
 
 
+def apply(connection: Connection, event: Event) -> None:
+    _KINDS[event.kind](connection, event)
+    _count(connection, event.person, event.size)
+
+
 def _count(connection: Connection, person: int | None, size: int) -> None:
-    """Add to the bytes that a person has written."""
     connection.execute(update(people).where(people.c.id == person).values(written=people.c.written + size))
 
 
-def rebuild(connection: Connection) -> int:
-    """Make the tables of an earlier version again from the events; return their number."""
+def rebuild(connection: Connection) -> None:
+    """Make the tables of an earlier version again from the events."""
     connection.execute(update(pairs).values(taken=0))
     for table in (people, assignments, adjudications):
         table.drop(connection)
     METADATA.create_all(connection)
     for index in events.indexes:
         index.create(connection, checkfirst=True)
-    count = 0
-    while rows := list(history(connection, count, 1000)):
+    last = 0
+    while rows := list(history(connection, last, 1000)):
         for event in rows:
             apply(connection, event)
-        count = rows[-1].seq
-    return count
+        last = rows[-1].seq
 
 
 def history(connection: Connection, after: int = 0, most: int | None = None) -> Iterator[Event]:
@@ -124,12 +244,6 @@ def merged(form: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def apply(connection: Connection, event: Event) -> None:
-    """Change the state by an event."""
-    _KINDS[event.kind](connection, event)
-    _count(connection, event.person, event.size)
-
-
 def _added(connection: Connection, event: Event) -> None:
     values = _of(event.data, "name", "role", "origin", "token")
     connection.execute(insert(people).values(id=event.seq, written=0, **values))
@@ -145,7 +259,8 @@ def _revoked(connection: Connection, event: Event) -> None:
 
 
 def _opened(connection: Connection, event: Event) -> None:
-    _assign(connection, event, event.data["pair"], person=event.person, state="open", **_of(event.data, "kind", "left"))
+    values = _of(event.data, "kind", "left")
+    _assign(connection, event, event.data["pair"], person=event.person, state="open", **values)
 
 
 def _imported(connection: Connection, event: Event) -> None:
@@ -159,7 +274,6 @@ def _of(data: dict[str, Any], *names: str) -> dict[str, Any]:
 
 
 def _assign(connection: Connection, event: Event, pair: str, **values: Any) -> None:
-    """Add an assignment."""
     key, slot, form = pair_key(pair), event.data["slot"], json.dumps(NO_FORM)
     times = {"opened": event.at, "touched": event.at, "last": event.seq}
     connection.execute(
@@ -222,13 +336,9 @@ _KINDS: dict[str, Callable[[Connection, Event], None]] = {
     "opened": _opened,  # an assignment
     "saved": _saved,
     "submitted": _submitted,
-    "undone": lambda connection, event: _touch(connection, event, state="open"),  # a submission
-    "restored": lambda connection, event: _change(
-        connection, event, state="submitted"
-    ),  # a submission that was undone and not made again
-    "seen": lambda connection, event: _touch(
-        connection, event
-    ),  # an assignment that was opened long ago is shown again
+    "undone": partial(_touch, state="open"),  # a submission
+    "restored": partial(_change, state="submitted"),  # a submission that was undone and not made again
+    "seen": _touch,  # an assignment that was opened long ago is shown again
     "expired": _expired,  # an assignment
     "resumed": _resumed,  # an expired assignment
     "imported": _imported,  # an answer of another tool

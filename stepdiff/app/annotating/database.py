@@ -3,7 +3,6 @@
 Guarantees
 - processes on one database assign no pair too often and lose nothing: one transaction writes at a time, and is there
   whole or not at all, also after SIGKILL
-- events are never changed or deleted, but for the last save of a person, which a later one of the same fields replaces
 - a database of an earlier version is updated where it is opened
 """
 
@@ -16,8 +15,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, create_engine, event, func, inspect, make_url, select
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
 
-from stepdiff.app.annotating.collection.events import rebuild
-from stepdiff.app.annotating.collection.tables import METADATA, protect_events
+from stepdiff.app.annotating.events import METADATA, protect_events, rebuild
 from stepdiff.app.site import RefusedError
 from stepdiff.common.errors import StepDiffError
 
@@ -37,10 +35,7 @@ class Database:
 
     @classmethod
     def open(cls, url: str) -> "Database":
-        """Open a database and create its tables where it has none.
-
-        Args:
-            url: sqlite:///PATH, or postgresql+psycopg://USER:PASSWORD@HOST/NAME.
+        """Open a database, `sqlite:///PATH` or `postgresql+psycopg://USER:PASSWORD@HOST/NAME`, and create its tables.
 
         Raises:
             StepDiffError: Not such a URL, a missing package, or a database that does not answer.
@@ -82,8 +77,7 @@ class Database:
     def write(self, durable: bool = True) -> Iterator[Connection]:
         """Yield a connection of the only transaction that writes; it is committed at the end of the block.
 
-        Args:
-            durable: Survives a power failure. False: survives the end of the process, and is faster.
+        durable: it survives a power failure; else the end of the process, and is faster.
         """
         try:
             with self._locked(durable) as connection:
@@ -103,7 +97,6 @@ class Database:
                 yield connection
 
     def close(self) -> None:
-        """Close all connections."""
         self._engine.dispose()
 
 
@@ -120,12 +113,10 @@ def _create(connection: Connection) -> None:
 
 
 def default_url(task: Path) -> str:
-    """Return the URL of the SQLite file next to a task."""
     return f"sqlite:///{task.with_suffix('.db').absolute()}"
 
 
 def _prepare(connection: Any, record: object) -> None:
-    """Set up a new SQLite connection."""
     connection.isolation_level = None  # `_begin` begins transactions
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute(f"PRAGMA busy_timeout={int(WAIT * 1000)}")

@@ -2,18 +2,17 @@
 
 Guarantees
 - the database has no token: of its 128 random bits, the SHA-256 is stored
-- a revoked or replaced token opens nothing, and a revoked person leaves open work to others
+- a revoked or replaced token opens nothing
 """
 
 import secrets
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Literal
+from typing import Any, Literal
 
 from sqlalchemy import Connection, func, select
 
-from stepdiff.app.annotating.collection.events import record
-from stepdiff.app.annotating.collection.tables import assignments, people
+from stepdiff.app.annotating.events import assignments, people, record
 from stepdiff.common.errors import StepDiffError
 
 Role = Literal["annotator", "admin"]
@@ -34,13 +33,7 @@ class Person:
     origin: str
     """link, name (entered on this machine) or import"""
     active: bool
-    """has a link that opens the pages"""
     revoked: bool
-
-
-def hashed(token: str) -> str:
-    """Return what the database has of a token."""
-    return sha256(token.encode()).hexdigest()
 
 
 def checked_name(name: str) -> str:
@@ -64,15 +57,16 @@ def add(
     if named(connection, name) is not None:
         raise StepDiffError(f"{name!r} is there already: make a new link for them, or take another name")
     token = secrets.token_urlsafe(16)
-    own = None if origin == "import" else hashed(token)
-    event = record(connection, "added", now, by, name=name, role=role, origin=origin, token=own)
-    return Person(event.seq, name, role, origin, own is not None, False), token
+    has_link = origin != "import"
+    stored = _hash(token) if has_link else None
+    event = record(connection, "added", now, by, name=name, role=role, origin=origin, token=stored)
+    return Person(event.seq, name, role, origin, has_link, False), token
 
 
 def link(connection: Connection, person: Person, now: float, origin: Origin = "link", by: int | None = None) -> str:
     """Return the token of a new link of a person, also of a revoked one; the old link ends."""
     token = secrets.token_urlsafe(16)
-    record(connection, "linked", now, by, id=person.id, token=hashed(token), origin=origin)
+    record(connection, "linked", now, by, id=person.id, token=_hash(token), origin=origin)
     return token
 
 
@@ -85,28 +79,23 @@ def revoke(connection: Connection, person: Person, now: float, by: int | None = 
 
 
 def signed_in(connection: Connection, token: str) -> Person | None:
-    """Return the person whose token it is."""
-    found = connection.execute(select(people).where(people.c.token == hashed(token))).one_or_none()
-    return None if found is None else _person(found)
+    return _person(connection, people.c.token == _hash(token))
 
 
 def named(connection: Connection, name: str) -> Person | None:
-    """Return the person of a name."""
-    found = connection.execute(select(people).where(people.c.name == name)).one_or_none()
-    return None if found is None else _person(found)
+    return _person(connection, people.c.name == name)
 
 
 def by_id(connection: Connection, identity: int) -> Person:
     """Return a person. StepDiffError: there is none."""
-    found = connection.execute(select(people).where(people.c.id == identity)).one_or_none()
-    if found is None:
+    person = _person(connection, people.c.id == identity)
+    if person is None:
         raise StepDiffError(f"there is no person {identity}")
-    return _person(found)
+    return person
 
 
 def everyone(connection: Connection) -> list[Person]:
-    """Return all people, in the order in which they came."""
-    return [_person(row) for row in connection.execute(select(people).order_by(people.c.id))]
+    return [_of(row) for row in connection.execute(select(people).order_by(people.c.id))]
 
 
 def names_are_open(connection: Connection) -> bool:
@@ -115,7 +104,14 @@ def names_are_open(connection: Connection) -> bool:
     return not connection.execute(select(func.count()).select_from(people).where(invited)).scalar_one()
 
 
-def _person(row: object) -> Person:
-    names = ("id", "name", "role", "origin")
-    values = {name: getattr(row, name) for name in names}
-    return Person(**values, active=getattr(row, "token") is not None, revoked=getattr(row, "revoked") is not None)  # noqa: B009
+def _hash(token: str) -> str:
+    return sha256(token.encode()).hexdigest()
+
+
+def _person(connection: Connection, which: Any) -> Person | None:
+    row = connection.execute(select(people).where(which)).one_or_none()
+    return None if row is None else _of(row)
+
+
+def _of(row: Any) -> Person:
+    return Person(row.id, row.name, row.role, row.origin, row.token is not None, row.revoked is not None)

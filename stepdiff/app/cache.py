@@ -1,25 +1,48 @@
-"""A folder of files that can be made again, with a limit of size.
-
-Guarantees
-- a file appears whole or not at all
-- a file that several requests need is made once
-- after a file is added, the folder is at most as large as its limit; the files that were read longest ago go first
-"""
+"""Results that are kept for the next request: in memory, and as files of a folder."""
 
 import hashlib
 import os
 import threading
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from stepdiff.common.errors import StepDiffError
 
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
+
+
+class LRUCache(Generic[Key, Value]):
+    """At most `most` results in memory; those that were used longest ago are dropped."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._values: OrderedDict[Key, Value] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: Key) -> Value | None:
+        with self._lock:
+            if key in self._values:
+                self._values.move_to_end(key)
+            return self._values.get(key)
+
+    def put(self, key: Key, value: Value) -> None:
+        with self._lock:
+            self._values[key] = value
+            self._values.move_to_end(key)
+            while len(self._values) > self._most:
+                self._values.popitem(last=False)
+
 
 class Cache:
-    """A folder of made files. Other processes may use the same folder."""
+    """Files of at most `most` bytes in a folder, which need not exist yet and which other processes may use too.
+
+    A file appears whole or not at all, and is made once. The files that were used longest ago are deleted.
+    """
 
     def __init__(self, folder: Path, most: int) -> None:
-        """Use `folder`, which need not exist yet, for at most `most` bytes."""
         self._folder, self._most = folder, most
         self._lock = threading.Lock()
         self._making: dict[str, threading.Lock] = {}
