@@ -23,8 +23,7 @@ from jaxtyping import Float64, Int64, UInt8
 from featurize.video.frames import Sampling, between, chosen
 from featurize.video.media_file import shown, why
 from featurize.video.picture import Picture, pixels_of
-from featurize.video.stream import Video, opened
-from featurize.video.timeline import Timeline, by_decoding, decoded, from_packets
+from featurize.video.stream import Timeline, Video, by_decoding, decoded, from_packets, opened
 from stepdiff.common.threads import prefetched
 
 PAST_END = 1.0
