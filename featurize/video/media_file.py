@@ -36,8 +36,7 @@ from stepdiff.common.progress import progress
 
 MAX_PIXELS = 1 << 27
 """pixels of a picture: 16384 x 8192, which is four frames of 8K video, and more than a photograph of 108 megapixels"""
-MAX_TEXT = 1 << 26
-"""bytes of all texts and colour profiles of a PNG, unpacked"""
+MAX_TEXT = 1 << 26  # bytes of all texts and colour profiles of a PNG, unpacked
 SELF_CONTAINED = (
     # containers
     *("asf", "avi", "dv", "flv", "gxf", "ivf", "kux", "live_flv", "matroska", "mov", "mpeg", "mpegts", "mxf", "nsv"),
@@ -60,10 +59,8 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _SEPARATORS = {b"zTXt": 1, b"iCCP": 1, b"iTXt": 4}
 """NUL characters before the compressed part, of each kind of chunk; of iTXt one is the method"""
 _PIECE = 1 << 16  # bytes
-BYTES, DIGEST = "video_bytes", "video_digest"
-"""the catalog's columns of a clip's identity"""
-END_BYTES = 2**20
-"""bytes at each end of a file that its digest covers"""
+BYTES, DIGEST = "video_bytes", "video_digest"  # the catalog's columns of a clip's identity
+END_BYTES = 2**20  # at each end of a file that its digest covers
 _DIGITS = 16  # of the sha256
 _THREADS = 16  # files that are read at once: most wait for a disk or a file server
 _TOGETHER = 1024  # files between two looks at the progress
@@ -183,12 +180,9 @@ class Identity(NamedTuple):
     """What a file is."""
 
     nbytes: int
-    """bytes of the file"""
-    digest: str
-    """sha256 of its first and last MiB, the first 16 hex digits"""
+    digest: str  # sha256 of its first and last MiB, the first 16 hex digits
 
     def __str__(self) -> str:
-        """In words, for a message."""
         return f"{self.nbytes} bytes, digest {self.digest}"
 
 

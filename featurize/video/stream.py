@@ -151,22 +151,15 @@ def _begins_well(path: Path) -> bool:
 class Timeline:
     """The n frames of a video, in the order in which they are shown."""
 
-    times: Float64[np.ndarray, " n"]
-    """seconds at which each is shown"""
-    end: float
-    """seconds at which the last frame ends"""
-    promised: float
-    """seconds at which the header says that the video ends; 0 where it says nothing"""
-    still: bool
-    """an image file: its one frame lasts for ever"""
-    exact: bool
-    """whether pts names every frame"""
+    times: Float64[np.ndarray, " n"]  # seconds at which each is shown
+    end: float  # seconds at which the last frame ends
+    promised: float  # seconds at which the header says that the video ends; 0 where it says nothing
+    still: bool  # an image file: its one frame lasts for ever
+    exact: bool  # whether pts names every frame
     pts: Int64[np.ndarray, " n"]
     """their timestamps, ascending where exact; else their numbers in the order in which they are decoded"""
-    dts: Int64[np.ndarray, " n"]
-    """timestamps by which a keyframe is sought"""
-    keyframes: Bool[np.ndarray, " n"]
-    """frames at which decoding can begin"""
+    dts: Int64[np.ndarray, " n"]  # timestamps by which a keyframe is sought
+    keyframes: Bool[np.ndarray, " n"]  # frames at which decoding can begin
     damaged: tuple[int, ...] = ()
     """frames that are damaged, or before which something could not be decoded"""
 

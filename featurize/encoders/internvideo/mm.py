@@ -58,9 +58,6 @@ class InternVideo(Encoder):
             weights: the checkpoint, or a folder that holds it and CLIP's tokenizer files.
             device: where it runs.
             size: of a model that was never published; None is that of its name.
-
-        Raises:
-            StepDiffError: there is no checkpoint, or it is not that model's.
         """
         super().__init__(weights)
         self._size = size or SIZES[self.name]
@@ -78,11 +75,9 @@ class InternVideo(Encoder):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Sha256 hex of the checkpoint alone."""
         return fingerprint(self._checkpoint)
 
     def features(self, entity: str, dtype: str = "float16") -> dict[str, Feature]:
-        """See `Encoder.features`. StepDiffError too where texts are asked and the tokenizer's files are missing."""
         self.check_entity(entity)
         embedding = Feature((self._size.embedding,), "float32")
         if entity == "clips":
@@ -94,7 +89,6 @@ class InternVideo(Encoder):
         return {"embedding": embedding}
 
     def provenance(self, entity: str, dtype: str = "float16") -> Provenance:
-        """See `Encoder.provenance`; of texts it tells the vocabulary too, which lies outside the checkpoint."""
         made = super().provenance(entity, dtype)
         if entity == "clips":
             return made
@@ -102,7 +96,6 @@ class InternVideo(Encoder):
 
     @torch.inference_mode()
     def encode_clips(self, frames: UInt8[np.ndarray, "B T size size 3"]) -> dict[str, Float32[np.ndarray, "B ..."]]:
-        """`tokens` [B, T*P, D], frame-major, and `embedding` [B, E] of norm 1."""
         self.check_frames(frames)
         states = encode_distinct(self._see, frames, _CHUNK_GPU if self._device.type == "cuda" else _CHUNK)
         with self._precision():
@@ -114,7 +107,6 @@ class InternVideo(Encoder):
 
     @torch.inference_mode()
     def encode_texts(self, texts: list[str]) -> dict[str, Float32[np.ndarray, "B ..."]]:
-        """`embedding` [B, E] of norm 1."""
         check_texts(texts)
         ids = self.token_ids(texts).to(self._device)
         with self._precision():
@@ -139,7 +131,6 @@ class InternVideo(Encoder):
 
     @cached_property
     def tokenizer(self) -> Any:
-        """See `Encoder.tokenizer`. StepDiffError too where its files are damaged, or another model's."""
         return self._vocabulary[0]
 
     @cached_property
@@ -164,11 +155,7 @@ _WANTED = "a published InternVideo-MM checkpoint (.ckpt), or its tensors as .saf
 
 
 def load_model(path: Path, name: str, size: Size, device: torch.device) -> InternVideoMM:
-    """Load the model `name` of `size` in float32.
-
-    Raises:
-        StepDiffError: the file cannot be read or runs code, or its tensors are not those of the model.
-    """
+    """Load the model `name` in float32. StepDiffError: the file is damaged, runs code, or is another model's."""
     state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
     state = {tensor.removeprefix(_PREFIX): values for tensor, values in state.items() if tensor.startswith(_PREFIX)}
     _check(path, name, {tensor: tuple(values.shape) for tensor, values in state.items()}, _shapes(size))
