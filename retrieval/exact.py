@@ -5,10 +5,9 @@ the rows whose estimates are within twice that bound of the k-th best are compar
 searches vectors that are in memory, in float32.
 
 Guarantees
-- exact_search_equals_float64: the k nearest rows are those of a float64 comparison of all rows, best first; among rows
-  with the same embedding, the lower row comes first
-- memory_is_bounded_by_a_few_blocks: at most a few blocks of the view are in memory
-- a_row_is_never_its_own_neighbour: `nearest_of` skips a candidate whose `apart` equals that of the query
+- the k nearest rows are those of a float64 comparison of all rows, best first; among rows with the same embedding, the
+  lower row comes first
+- at most a few blocks of the view are in memory
 """
 
 from __future__ import annotations
@@ -57,16 +56,9 @@ def search_exactly(
     queries: Float32[np.ndarray, "queries dim"],
     k: int,
 ) -> Found:
-    """Return the k of `rows` nearest to each query and their cosines, best first.
+    """Return the k of `rows` (rising, all filled) nearest to each normalised query and their cosines, best first.
 
-    Where fewer rows exist, the row is -1 and the cosine -inf.
-
-    Args:
-        rows: Rows to choose from, rising, all filled.
-        queries: Normalised vectors.
-
-    Raises:
-        StepDiffError: No such embedding, or a row without a direction, named by its key.
+    Where fewer rows exist, the row is -1 and the cosine -inf. StepDiffError names a row without a direction.
     """
     dim = width(view, feature)
     best = Best(len(queries), k, 2 * error_of(dim))
@@ -132,8 +124,7 @@ class Best:
 
     def __init__(self, queries: int, k: int, margin: float = 0.0) -> None:
         self._k, self._margin = k, np.float32(margin)
-        self._bar = np.full(queries, -np.inf, np.float32)
-        """scores must be above it"""
+        self._bar = np.full(queries, -np.inf, np.float32)  # scores must be above it
         self.query, self.rows = np.empty(0, np.int64), np.empty(0, np.int64)
         self._scores, self._rank = np.empty(0, np.float32), np.empty(0, np.int64)
 

@@ -4,12 +4,9 @@ Clips are compared by cosine, so their embeddings are divided by their length fi
 mapped by the mean of each clip's tokens. PCA takes its axes from a sample of rows and then projects all rows, block by
 block. UMAP (`pip install 'stepdiff[umap]'`) needs all rows in memory and takes minutes for 100,000.
 
-Shapes: D channels.
-
 Guarantees
-- pca_equals_a_naive_one: if all rows are in the sample, coordinates are those of an eigendecomposition of all rows
-- a_map_is_the_same_on_every_run: the sample is seeded, and the largest weight of each axis is positive
-- a_map_needs_only_a_few_blocks_of_memory: PCA reads one block at a time
+- if all rows are in the sample, coordinates are those of an eigendecomposition of all rows
+- a map is the same on every run: the sample is seeded, and the largest weight of each axis is positive
 """
 
 from __future__ import annotations
@@ -32,15 +29,12 @@ PROJECTIONS = {"pca": "PCA", "umap": "UMAP"}
 """name -> title"""
 MOST = {"pca": 1_000_000, "umap": 100_000}
 """rows of a map; of a larger view, a seeded sample is mapped"""
-FIT = 20_000
-"""rows from which the axes of PCA are computed"""
-REDUCED = 50
-"""channels that UMAP reads, those of the largest variance"""
+FIT = 20_000  # rows from which the axes of PCA are computed
+REDUCED = 50  # channels that UMAP reads, those of the largest variance
 SEED = 0
 _BLOCK = 4096  # rows of a block, at most
 
-Advance = Callable[[int], None]
-"""receives how many more rows are done"""
+Advance = Callable[[int], None]  # receives how many more rows are done
 
 
 @dataclass(frozen=True)
@@ -50,10 +44,8 @@ class Map:
     rows: Int64[np.ndarray, " rows"]
     """rising"""
     xy: Float32[np.ndarray, "rows 2"]
-    shares: tuple[float, float]
-    """of the variance that each axis shows; zeros for UMAP, whose axes have no meaning"""
-    total: int
-    """rows of the view with features; more than `rows` if these are a sample"""
+    shares: tuple[float, float]  # of the variance that each axis shows; zeros for UMAP, whose axes have no meaning
+    total: int  # rows of the view with features; more than `rows` if these are a sample
 
 
 def missing(projection: str) -> str | None:
@@ -68,11 +60,7 @@ def map_of(
 ) -> Map:
     """Return the map of a view's rows, or of a seeded sample if there are more than MOST.
 
-    Args:
-        advance: Receives how many more rows are projected; together as many as the map has.
-
-    Raises:
-        StepDiffError: An unknown projection, one whose package is not installed, a view without a row or an embedding.
+    `advance` receives how many more rows are projected; together as many as the map has.
     """
     if projection not in PROJECTIONS:
         raise StepDiffError(f"no projection {projection!r}: the projections are {', '.join(PROJECTIONS)}")
@@ -88,7 +76,7 @@ def project(
     feature: str | None = None,
     advance: Advance = lambda count: None,
 ) -> tuple[Float32[np.ndarray, "rows 2"], tuple[float, float]]:
-    """Return the coordinates of rows (rising, all filled), and the share of variance on each axis; see `map_of`."""
+    """Return the coordinates of rows (rising, all filled), and the share of variance on each axis."""
     if reason := missing(projection):
         raise StepDiffError(reason)
     feature = pooled_feature(view, feature)

@@ -65,8 +65,7 @@ class HuggingFace(Encoder):
     entities: tuple[str, ...] = ("clips", "texts")
     choices: ClassVar[tuple[str, ...]] = ("layer", "frames", "pooling", "window")
     wanted = "a folder of an image or video model of transformers, or a hub id such as facebook/dinov2-base"
-    chunk: ClassVar[int] = 16
-    """frames that an image model sees at once"""
+    chunk: ClassVar[int] = 16  # frames that an image model sees at once
 
     def __init__(
         self,
@@ -327,13 +326,10 @@ def _model_type(weights: Path) -> str:
 
 @dataclass(frozen=True)
 class _Shape:
-    tokens: int
-    """without those of class and registers"""
+    tokens: int  # without those of class and registers
     channels: int
-    pooling: str
-    """how the embedding is made: one of POOLINGS"""
-    width: int | None
-    """numbers of the embedding, None without one"""
+    pooling: str  # how the embedding is made: one of POOLINGS
+    width: int | None  # numbers of the embedding, None without one
 
 
 class NaFlex(HuggingFace):

@@ -12,20 +12,17 @@ from typing import Any
 import torch
 
 _CLASS_TOKEN = ("dinov3_convnext", "timesformer", "vivit")
-State = torch.Tensor
-"""[B, N, D], or [B, D, H, W] of a convolutional model"""
+State = torch.Tensor  # [B, N, D], or [B, D, H, W] of a convolutional model
 
 
 @dataclass(frozen=True)
 class Seen:
     """What a model gives for a batch."""
 
-    tokens: State
-    """of its last layer, those of class and registers first"""
+    tokens: State  # of its last layer, those of class and registers first
     hidden: tuple[State, ...] | None
     """hidden states, if they were asked for and the model gives them; a map has no class token"""
-    pooled: torch.Tensor | None
-    """[B, E], what it compares with texts, or its pooler's output"""
+    pooled: torch.Tensor | None  # [B, E], what it compares with texts, or its pooler's output
 
     @classmethod
     def of(cls, output: Any, pooled: torch.Tensor | None = None, first: int = 0) -> "Seen":

@@ -46,8 +46,7 @@ _TIMM: Mapping[str, Any] = MappingProxyType({"bicubic": 3, "bilinear": 2, "lancz
 class Preprocessing:
     """The decoder's part and the encoder's part."""
 
-    crop: Crop
-    """what the decoder does"""
+    crop: Crop  # what the decoder does
     mean: Float32[torch.Tensor, "3 1 1"]
     """in units of a byte, as the pixels are"""
     std: Float32[torch.Tensor, "3 1 1"]

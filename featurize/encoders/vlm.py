@@ -29,10 +29,8 @@ from featurize.video.picture import Bounded, Picture
 from stepdiff.common.errors import StepDiffError
 from store import Feature
 
-PIXELS = 448**2
-"""of a frame that the processor is given, at most, by default"""
-_ASPECTS = (1, 4 / 3, 16 / 9, 2.4)
-"""of the frames that decide N, and their inverses"""
+PIXELS = 448**2  # of a frame that the processor is given, at most, by default
+_ASPECTS = (1, 4 / 3, 16 / 9, 2.4)  # of the frames that decide N, and their inverses
 
 
 class Vlm(Encoder):

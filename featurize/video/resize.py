@@ -20,10 +20,8 @@ from jaxtyping import Int32, UInt8
 
 Resample = Literal["bicubic", "bilinear", "lanczos"]
 """Pillow's filters, by name"""
-ROWS = 32
-"""rows that the horizontal pass computes at once: more do not stay in the cache"""
-PLACES = 22
-"""binary places of the weights"""
+ROWS = 32  # rows that the horizontal pass computes at once: more do not stay in the cache
+PLACES = 22  # binary places of the weights
 
 
 def resized_part(
@@ -99,5 +97,4 @@ _CURVES: dict[Resample, tuple[Callable[[float], float], float]] = {
     "bilinear": (_bilinear, 1.0),
     "bicubic": (_bicubic, 2.0),
     "lanczos": (_lanczos, 3.0),
-}
-"""filters, and how far from its centre each is not zero"""
+}  # filters, and how far from its centre each is not zero

@@ -1,15 +1,15 @@
 """Build of a view's index: choose, train, fill (IVF part by part), measure, commit.
 
 Guarantees
-- an_index_is_complete_or_absent: the index is written under its own name, then its card; an interrupted build keeps the
-  old index
-- new_rows_are_added: newer rows are added to the existing index, which is neither trained nor read again
-- a_damaged_row_is_refused: every row is compared with its stored checksum when it is read into an index
+- an index is written under its own name, then its card; an interrupted build keeps the old index
+- newer rows are added to the existing index, which is neither trained nor read again
+- every row is compared with its stored checksum when it is read into an index
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -32,13 +32,13 @@ from retrieval.index.index import (
     set_effort,
 )
 from retrieval.index.index_card import (
+    INDEX,
     VERSION,
     Card,
     card_path,
     described,
     digest,
     index_file,
-    new_file,
     read_card,
     remove_others,
     write_card,
@@ -80,10 +80,8 @@ def build_index(
 
     Args:
         factory: FAISS factory string, or "auto".
-        given: Budgets of memory, time and recall.
         rebuild: Train again; otherwise newer rows are added to an existing index.
         workers: Processes that fill parts of an IVF index on Ray (default: one per CPU); 1 fills them here.
-        address: Ray cluster; by default a local one is started for several parts.
 
     Raises:
         StepDiffError: No such embedding, no rows, a row without a direction, an unusable factory, no index that fits
@@ -188,7 +186,7 @@ class _Build:
                         index = read_files(self.store, self.view, card, mapped=False)
                     merge(index, lists)
         set_effort(index, 1)
-        file = new_file(self.path)
+        file = self.path.parent / f"{self.path.stem}.{os.urandom(4).hex()}{INDEX}"
         with whole(file) as temporary:
             write_index(index, temporary)
             entry = described(temporary)

@@ -4,7 +4,7 @@ A folder holds trained.faiss (without rows) and the inverted lists of each part.
 all.
 
 Guarantees
-- a_killed_build_resumes: existing parts are not computed again, and the index equals that of an uninterrupted build
+- a killed build resumes: existing parts are not computed again, and the index equals that of an uninterrupted build
 - a worker holds one part in memory, and the merge the whole index
 """
 
@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -44,8 +45,7 @@ class Job:
     entity: str
     view: str
     feature: str
-    folder: Place
-    """of the parts"""
+    folder: Place  # of the parts
 
     def opened(self) -> tuple[Store, View]:
         """Open the store and the view; each row read is compared with its checksum."""
@@ -73,7 +73,7 @@ class Part(NamedTuple):
 
     @property
     def shard(self) -> int:
-        """Its first row, which identifies it in the worker pool."""
+        """Return its first row, which identifies it in the worker pool."""
         return int(self.rows[0])
 
     @property
@@ -81,19 +81,14 @@ class Part(NamedTuple):
         return ()
 
     @property
-    def name(self) -> str:
-        return f"{self.rows[0]}-{self.rows[-1] + 1}"
-
-    @property
     def lists(self) -> Place:
-        return self.job.folder / f"{self.name}.faiss"
+        return self.job.folder / f"{self.rows[0]}-{self.rows[-1] + 1}.faiss"
 
 
 class Filled(NamedTuple):
     """The outcome of a part."""
 
-    error: str | None = None
-    """the reason if it was not filled"""
+    error: str | None = None  # the reason if it was not filled
 
 
 def parts_of(job: Job, rows: Int64[np.ndarray, " rows"], rows_per_shard: int, size: int) -> list[Part]:
@@ -115,8 +110,8 @@ def new_index(dim: int, factory: str, rows: int) -> faiss.Index:
         return index
 
 
-def train(job: Job, factory: str, index: faiss.Index, rows: Int64[np.ndarray, " rows"]) -> faiss.Index:
-    """Train an empty index on a seeded sample of `rows` and return it. Raises StepDiffError if these do not suit it."""
+def train(job: Job, factory: str, index: faiss.Index, rows: Int64[np.ndarray, " rows"]) -> None:
+    """Train an empty index on a seeded sample of `rows`. Raises StepDiffError if these do not suit it."""
     store, view = job.opened()
     ivf = ivf_of(index)
     with _refusing(factory, len(rows), index.d):
@@ -126,7 +121,6 @@ def train(job: Job, factory: str, index: faiss.Index, rows: Int64[np.ndarray, " 
             vectors = compact(store, view, job.feature, rows[np.sort(chosen)])
             with cluster_on_gpu(ivf):
                 index.train(vectors)
-    return index
 
 
 @contextmanager
@@ -182,21 +176,13 @@ def write_index(index: faiss.Index, path: Path) -> None:
         raise StepDiffError(f"cannot write {path}: make room on its disk, and run it again") from error
 
 
-@dataclass(frozen=True)
-class FillOptions:
-    """The options of the workers."""
-
-    cpus: int = 1
-
-
 class FillWorker:
     """A worker that fills parts; no embedding travels through Ray."""
 
-    def __init__(self, options: FillOptions) -> None:
+    def __init__(self, options: SimpleNamespace) -> None:
         pass
 
     def run(self, part: Part) -> Filled:
-        """Fill a part."""
         try:
             fill(part)
         except StepDiffError as error:
@@ -219,7 +205,7 @@ def fill_all(parts: Sequence[Part], workers: int | None, address: str | None, ad
             advance(len(part.rows))
         return
     with connected(address, "retrieval") as joined:
-        options = FillOptions()
+        options = SimpleNamespace(cpus=1)
         pool = WorkerPool(FillWorker, options, False, lambda _, why: Filled(why), joined=joined)
         count, _ = pool_size(workers, options.cpus, False, joined)
         for filled in pool.run(parts, min(count, len(parts)), advance):

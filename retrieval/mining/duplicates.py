@@ -4,10 +4,9 @@ Two clips of different videos whose cosine reaches the threshold are duplicates.
 the group of the earliest first clip that it is a duplicate of, or is the first clip of a group itself.
 
 Guarantees
-- groups_equal_those_of_all_pairs: `exact` misses no pair at or above the threshold and counts none below it, up to the
-  rounding of float32 (1e-6)
+- `exact` misses no pair at or above the threshold and counts none below it, up to the rounding of float32 (1e-6)
 - every clip of a group is a duplicate of its first clip; clips of one video are not duplicates of each other
-- connected_rows_have_the_same_root: `against` keeps what chains of duplicates connect, so that it misses no copy
+- `against` keeps what chains of duplicates connect, so that it misses no copy
 """
 
 from __future__ import annotations
@@ -82,9 +81,6 @@ def duplicates(
         by: "exact" compares all pairs, in n * n * D / 2 multiplications; "index" compares each clip with the nearest
             ones that the view's index finds.
         feature: Embedding to compare.
-
-    Raises:
-        StepDiffError: A column that the catalog lacks, a row without a direction, or no index.
     """
     rows = filled_rows(view)
     frame = columns(store, "clips", ["key", "video", *([] if against in (None, "video") else [against])])[rows]

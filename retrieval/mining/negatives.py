@@ -124,7 +124,7 @@ def error_of(dim: int) -> float:
 def _reach(
     estimates: Float32[np.ndarray, "true pairs"], size: int, dim: int
 ) -> tuple[Float32[np.ndarray, " true"], Float64[np.ndarray, " true"]]:
-    """The estimate up to which pairs are sorted, and the distance up to which the order is then complete."""
+    """Return the estimate up to which pairs are sorted, and the distance up to which the order is then complete."""
     if size >= estimates.shape[1]:
         return np.full(len(estimates), np.inf, np.float32), np.full(len(estimates), np.inf)
     limits = np.partition(estimates, size, axis=1)[:, size]
@@ -147,7 +147,7 @@ def _walk_some(
     threshold: float,
     found: Int64[np.ndarray, "questions 3"],
 ) -> Bool[np.ndarray, " some"]:
-    """Fill `found` for the questions of some true pairs; returns whether all questions of a pair found three."""
+    """Fill `found` for the questions of some true pairs; return whether all questions of a pair found three."""
     categories = (len(bounds) - 1) // len(clips)
     filled = np.ones(len(true), np.bool_)
     for at in range(len(true)):
@@ -193,7 +193,7 @@ def _shared(one: Int64[np.ndarray, " 2"], other: Int64[np.ndarray, " 2"]) -> int
 def _alike(
     texts: Float64[np.ndarray, "texts text_dim"], text: int, others: Int64[np.ndarray, " others"], threshold: float
 ) -> bool:
-    """Whether the cosine of a text to one of the others is above the threshold."""
+    """Return whether the cosine of a text to one of the others is above the threshold."""
     for other in others:
         cosine = 0.0
         for d in range(texts.shape[1]):
@@ -268,7 +268,7 @@ def hard_negatives(
 def _arrays(
     test_set: TestSet, pairs: Int64[np.ndarray, "pairs 2"], texts: Float64[np.ndarray, "texts text_dim"]
 ) -> tuple[Questions, Int64[np.ndarray, " questions"]]:
-    """The questions as arrays, and the difference of each."""
+    """Return the questions as arrays, and the difference of each."""
     pair = {name: at for at, name in enumerate(test_set.pairs)}
     text = {words: at for at, words in enumerate(test_set.texts)}
     category = {name: at for at, name in enumerate(dict.fromkeys(one.category for one in test_set.differences))}
@@ -318,11 +318,7 @@ def draw(
     seed: int = 0,
     allow_reversed: bool = False,
 ) -> Drawn:
-    """Return the questions of a DiffCap file.
-
-    Raises:
-        StepDiffError: features are missing (names the command that adds them), or reversed pairs outside V2.
-    """
+    """Return the questions of a DiffCap file. StepDiffError names the command that adds missing features."""
     if allow_reversed and variant != "V2":
         raise StepDiffError(f"--allow-reversed is for V2; {variant} never has the true pair reversed")
     test_set = TestSet.of_rows(read_test_set("diffcap", file))

@@ -5,11 +5,10 @@ step. Each piece is compared with all rows of its steps, which are read from the
 written to the folder OUT.parts before the next piece starts.
 
 Guarantees
-- neighbours_equal_those_of_a_naive_join: neighbours are exact and sorted by falling cosine, then by row, and never the
-  row itself; only cosines that differ by less than the rounding of float32 (1e-6) may be in another order
-- a_killed_run_resumes_with_the_same_file: an interrupted run continues with the first missing piece, and writes the
-  same file
-- memory_is_bounded: the vectors of one piece and one block are in memory, whatever the size of a step
+- neighbours are exact and sorted by falling cosine, then by row, and never the row itself; only cosines that differ by
+  less than the rounding of float32 (1e-6) may be in another order
+- an interrupted `join` continues with the first missing piece, and writes the same file
+- the vectors of one piece and one block are in memory, whatever the size of a step
 """
 
 from __future__ import annotations
@@ -47,17 +46,12 @@ def neighbours(
     same: str | None = None,
     feature: str = "embedding",
 ) -> Found:
-    """Return the k nearest filled rows of each of `rows` and their cosines, best first.
-
-    Where fewer rows exist, the row is -1 and the cosine -inf.
+    """Return the k nearest filled rows of each of `rows` and their cosines, best first; -1 and -inf after the last.
 
     Args:
         same: Catalog column, e.g. `step`: only rows with an equal value are neighbours, found exactly; a row without a
             value has none. By default the view's index is searched.
         feature: Embedding to compare with `same`; an index has its own.
-
-    Raises:
-        StepDiffError: A row without features, an unknown column, or a missing or stale index.
     """
     empty = np.flatnonzero(~np.isin(rows, filled_rows(view)))
     if len(empty):
@@ -92,7 +86,7 @@ def neighbours(
 def nearest(vectors: Float32[np.ndarray, "vectors dim"], asked: Int64[np.ndarray, " asked"], k: int) -> Found:
     """Return the positions of the k other vectors nearest to each vector at `asked`, and their cosines, best first.
 
-    `vectors` have length 1. The search is exact. Where fewer exist, the position is -1 and the cosine -inf.
+    `vectors` have length 1. Where fewer exist, the position is -1 and the cosine -inf.
     """
     places = np.arange(len(vectors))
     return nearest_of(vectors[asked], asked, [(places, vectors, places)], k)
@@ -108,8 +102,7 @@ class Sorted:
     store: Store
     view: View
     feature: str
-    frame: pl.DataFrame
-    """key, the column of the groups, and video if it matters, of each row"""
+    frame: pl.DataFrame  # key, the column of the groups, and video if it matters, of each row
     rows: Int64[np.ndarray, " n"]
     apart: Int64[np.ndarray, " n"]
     """rows with equal values are not neighbours: the row itself, or its video"""
@@ -125,10 +118,7 @@ def join(
     other_videos: bool = False,
     feature: str = "embedding",
 ) -> int:
-    """Write clip, `within`, neighbours and similarities of every clip as Parquet; returns the number of clips.
-
-    Raises StepDiffError for an unknown column, no clips, or pieces of another join in OUT.parts.
-    """
+    """Write clip, `within`, neighbours and similarities of every clip as Parquet; return the number of clips."""
     given = _sort(store, view, feature, within, other_videos)
     width(view, feature)  # refuses tokens before OUT.parts is made
     options = {
@@ -190,7 +180,7 @@ def _sort(store: Store, view: View, feature: str, within: str, other_videos: boo
 
 
 def _parts_folder(out: Path, options: dict[str, Any]) -> Path:
-    """The folder of the pieces, created if it is missing. Raises StepDiffError if it holds pieces of another join."""
+    """Return the folder of the pieces, created if missing. StepDiffError if it holds pieces of another join."""
     folder = out.with_name(out.name + ".parts")
     card = folder / "join.json"
     try:
@@ -214,7 +204,7 @@ def _parts_folder(out: Path, options: dict[str, Any]) -> Path:
 
 
 def _join_piece(given: Sorted, within: str, k: int, piece: slice) -> pl.DataFrame:
-    """The neighbours of the rows of a piece."""
+    """Return the neighbours of the rows of a piece."""
     queries = compact(given.store, given.view, given.feature, given.rows[piece])
     rows, cosines = np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float32)
     first = int(np.searchsorted(given.bounds, piece.start, side="right")) - 1
@@ -242,7 +232,7 @@ def _join_piece(given: Sorted, within: str, k: int, piece: slice) -> pl.DataFram
 def _candidates(
     given: Sorted, group: slice, piece: slice, held: Float32[np.ndarray, "piece dim"]
 ) -> Iterator[Candidates]:
-    """Positions, vectors and `apart` of a group: from the piece if it holds all of them, otherwise block by block."""
+    """Yield positions, vectors and `apart` of a group: from the piece if it holds all of them, else block by block."""
     places = np.arange(group.start, group.stop)
     if piece.start <= group.start and group.stop <= piece.stop:
         yield places, held[group.start - piece.start : group.stop - piece.start], given.apart[places]

@@ -1,14 +1,13 @@
 """The encoder that made a view, loaded again to encode a text or a file as the view was.
 
 Guarantees
-- weights_are_found_by_the_record_of_the_view: weights are those that featurize recorded with the view's rows, or those
-  of the encoder's name, if their sha256 is that of the provenance; --weights is needed only if neither is found
-- a_live_text_equals_the_text_of_the_store: a text that the store lacks gets the embedding that featurize computes
+- weights are those that featurize recorded with the view's rows, or those of the encoder's name, if their sha256 is
+  that of the provenance; --weights is needed only if neither is found
+- a text that the store lacks gets the embedding that featurize computes
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -73,8 +72,6 @@ def encoder_of(store: Store, view: View, weights: str | None = None, device: str
     """Load the encoder that made a view of clips, as its provenance says.
 
     Args:
-        store: The store of the view.
-        view: Of clips.
         weights: Folder, name or hub id; None: what is recorded with the view, or the encoder's own.
         device: As PyTorch names it; None is a GPU where there is one.
 
@@ -93,7 +90,7 @@ def encoder_of(store: Store, view: View, weights: str | None = None, device: str
             f"view clips/{view.name} was made by a {made.encoder}, not by an encoder of files: run {featurize}, then "
             f"{embed}, and query with --clip"
         ) from None
-    records = _first_records(view)
+    records = _records(view)
     choices = next((choices for _, choices in records if choices is not None), None) or _choices(made)
     named = weights or weights_of(view, records)
     if named is None and version_of(made.encoder) is None:
@@ -114,21 +111,16 @@ def encoder_of(store: Store, view: View, weights: str | None = None, device: str
     return encoder
 
 
-def _first_records(view: View) -> list[Record]:
-    """Return the records of at most _RECORDS shards."""
-    return list(islice(_records(view), _RECORDS))
-
-
-def _records(view: View) -> Iterator[Record]:
-    """Yield the source of the weights and the encoder's choices, as recorded with each shard; None if they are not."""
-    for _, writes in all_writes(view.paths, view.rows_per_shard):
-        for write in writes:
-            source, choices = write.info.get("weights"), write.info.get("choices")
-            known = choices if isinstance(choices, dict) else None
-            yield (
-                source if isinstance(source, str) else None,
-                known and {name: value for name, value in known.items() if type(value) is _CHOICES.get(name)},
-            )
+def _records(view: View) -> list[Record]:
+    """Return what is recorded with at most _RECORDS shards; older versions recorded less."""
+    writes = (write for _, writes in all_writes(view.paths, view.rows_per_shard) for write in writes)
+    records: list[Record] = []
+    for write in islice(writes, _RECORDS):
+        source, choices = write.info.get("weights"), write.info.get("choices")
+        if isinstance(choices, dict):
+            choices = {name: value for name, value in choices.items() if type(value) is _CHOICES.get(name)}
+        records.append((source if isinstance(source, str) else None, choices if isinstance(choices, dict) else None))
+    return records
 
 
 def _choices(made: Provenance) -> dict[str, Any]:
@@ -143,18 +135,13 @@ def _choices(made: Provenance) -> dict[str, Any]:
 
 
 def weights_of(view: View, records: list[Record] | None = None) -> str | None:
-    """Return where the weights of a view are: the recorded place, or the encoder's own name; None if they are gone.
-
-    records: those of the view, if they are read already.
-    """
+    """Return where the weights of a view are: the recorded place, or the encoder's own name; None if they are gone."""
     from featurize.encoders import digest
     from stepdiff.weights import NAMES, resolve
 
     made = view.provenance
-    for source in [
-        *_sources(_first_records(view) if records is None else records),
-        *([made.encoder] if made.encoder in NAMES else []),
-    ]:
+    own = [made.encoder] if made.encoder in NAMES else []
+    for source in [*_sources(_records(view) if records is None else records), *own]:
         try:
             if digest(made.encoder, resolve(source)) == made.weights:
                 return source

@@ -3,10 +3,9 @@
 It is resolved to the query's vector, the index and the eligible rows, then computed.
 
 Guarantees
-- a_row_is_never_its_own_neighbour: a clip is not its own neighbour, even if others have the same features
-- a_filter_is_applied_before_the_search: the k nearest are those among the clips that the condition selects
-- a_query_by_a_text_of_the_store: a text's embedding is read from texts/VIEW by the text's key if it is there; no
-  encoder runs
+- a clip is not its own neighbour, even if others have the same features
+- the k nearest are those among the clips that the condition selects
+- a text's embedding is read from texts/VIEW by the text's key if it is there; no encoder runs then
 """
 
 from __future__ import annotations
@@ -31,16 +30,14 @@ from store import Store, View, text_key
 from store.catalog.forgotten import refuse_forgotten
 from store.view import FAILED, OK
 
-MOST_IDS, NEAR = 2**16, 3
-"""ids that are compared with an unknown one, and those that an error names"""
+MOST_IDS, NEAR = 2**16, 3  # ids that are compared with an unknown one, and those that an error names
 
 
 @dataclass(frozen=True)
 class Query:
     """A query as a vector."""
 
-    title: str
-    """its source in a few words"""
+    title: str  # its source in a few words
     vector: Float32[np.ndarray, " dim"]
     """of length 1"""
     rows: Int64[np.ndarray, " clips"]
@@ -178,16 +175,13 @@ def resolve(
     """Choose the index, the embedding and the eligible rows of a search.
 
     The index is used if there is one and no condition, or if more than FLAT_BELOW rows are eligible; of a snapshot only
-    in the second case. `query_of` makes the query from the store, the view and the name of the embedding: `feature`, or
-    that of the index, or "embedding".
+    in the second case.
 
     Args:
+        query_of: Makes the query from the store, the view and the name of the embedding.
         where: Condition that eligible clips fulfil.
         among: The only rows that are eligible, a condition like `where`.
         opened: Returns the index; a program that searches often keeps it open.
-
-    Raises:
-        StepDiffError: A missing or stale index, or one of another embedding, or an invalid condition.
     """
     rows = None
     if where is not None:
