@@ -83,13 +83,12 @@ def project(
     if not len(rows):
         raise StepDiffError(f"view {view.entity}/{view.name} has no features yet: run `python -m featurize`")
     if projection == "umap" and len(rows) > 3:  # fewer have no neighbourhoods
-        reduced = _projected(view, feature, rows, _axes(view, feature, rows, REDUCED)[0], lambda count: None)
-        xy = _umap(reduced)
+        axes, offset, _ = _axes(view, feature, rows, REDUCED)
+        xy = _umap(_projected(view, feature, rows, axes, offset, lambda count: None))
         advance(len(rows))
         return xy, (0.0, 0.0)
-    axes, shares = _axes(view, feature, rows, 2)
-    xy = _projected(view, feature, rows, axes, advance)
-    return xy, (float(shares[0]), float(shares[1]))
+    axes, offset, shares = _axes(view, feature, rows, 2)
+    return _projected(view, feature, rows, axes, offset, advance), (float(shares[0]), float(shares[1]))
 
 
 def pooled_feature(view: View, feature: str | None = None) -> str:
@@ -132,16 +131,11 @@ def sample_rows(view: View, most: int, seed: int = SEED) -> tuple[Int64[np.ndarr
     return np.sort(generator(seed, "rows of a map").choice(rows, most, replace=False, shuffle=False)), len(rows)
 
 
-@dataclass(frozen=True)
-class _Axes:
-    mean: Float64[np.ndarray, " dim"]
-    axes: Float32[np.ndarray, "dim axes"]
-    offset: Float64[np.ndarray, " axes"]
-    """the mean on each axis"""
-
-
-def _axes(view: View, feature: str, rows: Int64[np.ndarray, " rows"], count: int) -> tuple[_Axes, np.ndarray]:
-    """Return the directions of the largest variance, from at most FIT rows, and their shares of the variance."""
+def _axes(
+    view: View, feature: str, rows: Int64[np.ndarray, " rows"], count: int
+) -> tuple[Float32[np.ndarray, "dim axes"], Float64[np.ndarray, " axes"], Float64[np.ndarray, " axes"]]:
+    """Return the directions of the largest variance, from at most FIT rows, the mean on each, and its share of the
+    variance."""
     if len(rows) > FIT:
         rows = np.sort(generator(SEED, "rows of a map's axes").choice(rows, FIT, replace=False, shuffle=False))
     dim = view.features[feature].shape[-1]
@@ -158,16 +152,21 @@ def _axes(view: View, feature: str, rows: Int64[np.ndarray, " rows"], count: int
     shares = np.maximum(values[::-1][:count], 0) / max(values.sum(), 1e-30)
     if count < 2:  # a view of one channel
         axes, shares = np.pad(axes, ((0, 0), (0, 1))), np.pad(shares, (0, 1))
-    return _Axes(mean, axes.astype(np.float32), mean @ axes), shares
+    return axes.astype(np.float32), mean @ axes, shares
 
 
 def _projected(
-    view: View, feature: str, rows: Int64[np.ndarray, " rows"], given: _Axes, advance: Advance
+    view: View,
+    feature: str,
+    rows: Int64[np.ndarray, " rows"],
+    axes: Float32[np.ndarray, "dim axes"],
+    offset: Float64[np.ndarray, " axes"],
+    advance: Advance,
 ) -> Float32[np.ndarray, "rows axes"]:
-    out = np.empty((len(rows), given.axes.shape[1]), np.float32)
+    out = np.empty((len(rows), axes.shape[1]), np.float32)
     at = 0
     for block in pooled_blocks(view, feature, rows):
-        out[at : at + len(block)] = block @ given.axes - given.offset
+        out[at : at + len(block)] = block @ axes - offset
         at += len(block)
         advance(len(block))
     return out

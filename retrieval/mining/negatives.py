@@ -41,7 +41,7 @@ from retrieval.vectors import fill_command, normalised
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.tables import short
 from stepdiff.common.progress import progress
-from stepdiff.common.threads import cores, each
+from stepdiff.common.threads import each, shares
 from stepdiff.tasks.testsets import DiffCap, DiffMCQ, Pair, read_test_set
 from store import Store, View, text_key
 from store.view import OK
@@ -78,39 +78,27 @@ def walk(
     question's category has a cosine above `threshold` to the question's text.
     """
     found = np.full((len(questions.text), NEGATIVES), -1, np.int64)
-    squares, ones = np.sum(averages * averages, axis=-1), np.ones(len(averages))
+    squares, ones, pairs = np.sum(averages * averages, axis=-1), np.ones(len(averages)), len(averages)
     one = np.column_stack([-2 * averages, squares, ones]).astype(np.float32)
     other = np.column_stack([averages, ones, squares]).astype(np.float32)  # one @ other is the squared distance
-    with progress("walked pairs", len(averages)) as advance:
-        for start in range(0, len(averages), BLOCK):
-            true = np.arange(start, min(start + BLOCK, len(averages)))
-            _walk_block(true, one[true] @ other.T, SHORTLIST, averages, questions, most_shared, threshold, found)
+    with progress("walked pairs", pairs) as advance:
+        for start in range(0, pairs, BLOCK):
+            true = np.arange(start, min(start + BLOCK, pairs))
+            estimates, size = one[true] @ other.T, SHORTLIST
             advance(len(true))
+            while len(true):
+
+                def some(part: tuple[int, int]) -> Bool[np.ndarray, " part"]:
+                    near = estimates[slice(*part)]  # noqa: B023
+                    limits, certain = _reach(near, size, averages.shape[1])  # noqa: B023
+                    given = true[slice(*part)], near, limits, certain, averages  # noqa: B023
+                    return _walk_some(*given, *questions, most_shared, threshold, found)
+
+                filled = np.concatenate(each(some, shares(len(true))))
+                if size >= pairs:
+                    break
+                true, estimates, size = true[~filled], estimates[~filled], size * GROWTH
     return found
-
-
-def _walk_block(
-    true: Int64[np.ndarray, " some"],
-    estimates: Float32[np.ndarray, "some pairs"],
-    size: int,
-    averages: Float64[np.ndarray, "pairs dim"],
-    questions: Questions,
-    most_shared: int,
-    threshold: float,
-    found: Int64[np.ndarray, "questions 3"],
-) -> None:
-    """Fill `found` for the questions of some true pairs; sort `size` pairs of each exactly, or more."""
-
-    def some(part: slice) -> Bool[np.ndarray, " part"]:
-        limits, certain = _reach(estimates[part], size, averages.shape[1])
-        near = true[part], estimates[part], limits, certain
-        return _walk_some(*near, averages, *questions, most_shared, threshold, found)
-
-    each_core = -(-len(true) // cores())
-    filled = np.concatenate(each(some, [slice(at, at + each_core) for at in range(0, len(true), each_core)]))
-    if size < len(averages) and not filled.all():
-        rest = true[~filled], estimates[~filled], size * GROWTH
-        _walk_block(*rest, averages, questions, most_shared, threshold, found)
 
 
 def error_of(dim: int) -> float:

@@ -119,7 +119,18 @@ def join(
     feature: str = "embedding",
 ) -> int:
     """Write clip, `within`, neighbours and similarities of every clip as Parquet; return the number of clips."""
-    given = _sort(store, view, feature, within, other_videos)
+    frame = columns(store, "clips", ["key", within, *(["video"] if other_videos else [])])
+    filled = filled_rows(view)
+    frame = frame[filled].with_columns(row=pl.Series(filled))
+    frame = frame.filter(pl.col(within).is_not_null()).sort(within, "row")
+    if not frame.height:
+        raise StepDiffError(
+            f"no clip with features in clips/{view.name} has a value in column {within!r}: name another column"
+        )
+    rows = frame["row"].to_numpy()
+    apart = video_numbers(frame["video"]) if other_videos else rows
+    starts = np.flatnonzero(frame[within].rle_id().diff().fill_null(1).to_numpy())
+    given = Sorted(store, view, feature, frame.drop("row"), rows, apart, np.append(starts, len(rows)))
     width(view, feature)  # refuses tokens before OUT.parts is made
     options = {
         "rows": digest(store, view, given.rows), "groups": hashlib.sha256(given.bounds.tobytes()).hexdigest(),
@@ -131,17 +142,17 @@ def join(
         for piece in pieces(given.bounds, PIECE):
             file = parts / f"{piece.start:012d}.parquet"
             if not file.exists():
-                frame = _join_piece(given, within, k, piece)
+                joined = _join_piece(given, within, k, piece)
                 with whole(file) as temporary:
-                    frame.write_parquet(temporary)
+                    joined.write_parquet(temporary)
             files.append(file)
             clips += piece.stop - piece.start
             advance(piece.stop - piece.start)
     with whole(out) as temporary:
         try:
             written = pl.scan_parquet(files, glob=False)
-            if (rows := written.select(pl.len()).collect().item()) != clips:
-                raise pl.exceptions.ComputeError(f"{rows} clips of {clips}")
+            if (count := written.select(pl.len()).collect().item()) != clips:
+                raise pl.exceptions.ComputeError(f"{count} clips of {clips}")
             written.sink_parquet(temporary)
         except pl.exceptions.PolarsError as error:
             reason = str(error).strip().splitlines()[0]
@@ -162,21 +173,6 @@ def pieces(bounds: Int64[np.ndarray, " groups_and_one"], most: int) -> Iterator[
             start = end
     if start < bounds[-1]:
         yield slice(start, int(bounds[-1]))
-
-
-def _sort(store: Store, view: View, feature: str, within: str, other_videos: bool) -> Sorted:
-    frame = columns(store, "clips", ["key", within, *(["video"] if other_videos else [])])
-    filled = filled_rows(view)
-    frame = frame[filled].with_columns(row=pl.Series(filled))
-    frame = frame.filter(pl.col(within).is_not_null()).sort(within, "row")
-    if not frame.height:
-        raise StepDiffError(
-            f"no clip with features in clips/{view.name} has a value in column {within!r}: name another column"
-        )
-    rows = frame["row"].to_numpy()
-    apart = video_numbers(frame["video"]) if other_videos else rows
-    starts = np.flatnonzero(frame[within].rle_id().diff().fill_null(1).to_numpy())
-    return Sorted(store, view, feature, frame.drop("row"), rows, apart, np.append(starts, len(rows)))
 
 
 def _parts_folder(out: Path, options: dict[str, Any]) -> Path:
