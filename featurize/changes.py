@@ -111,8 +111,8 @@ class Changes:
         new = rows.filter(pl.Series(catalog.rows(rows["key"]) < 0, dtype=pl.Boolean))
         if self.kept.height:
             say(f"{self.kept.height} clips keep their path in the catalog: the file at their new path does not exist")
-            kept = pl.col("key").is_in(self.kept["key"].implode())
-            rows = rows.with_columns(video=pl.when(~kept).then("video"))
+            keeps_path = pl.col("key").is_in(self.kept["key"].implode())
+            rows = rows.with_columns(video=pl.when(~keeps_path).then("video"))
         if updated := catalog.update(rows):
             say(f"metadata of {updated} {self.asked.entity} in the store updated from the manifest")
         catalog.append(_identified(new, self.files) if self.asked.entity == "clips" else new)

@@ -192,11 +192,11 @@ def _known_view(store: Store, options: Options, entity: str, weights: Path | Non
 
 def made_by(view: View, options: Options, weights: Path | None) -> bool:
     """Return whether encoder, weights, dtype and --pool are those of a view; other options are not compared."""
-    made = view.provenance
+    provenance = view.provenance
     return (
-        (made.encoder, made.weights) == (proper_name(options.encoder), digest(options.encoder, weights))
-        and made.dtypes.get("tokens", options.dtype) == options.dtype
-        and pool_of(made) == options.pool
+        (provenance.encoder, provenance.weights) == (proper_name(options.encoder), digest(options.encoder, weights))
+        and provenance.dtypes.get("tokens", options.dtype) == options.dtype
+        and pool_of(provenance) == options.pool
     )
 
 

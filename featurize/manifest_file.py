@@ -207,7 +207,7 @@ def _encoding(path: Path) -> str | None:
 def _separator(header: str, wanted: Sequence[str], path: Path) -> str:
     """What separates the values: the separator that makes most of the wanted columns of the first line."""
     names = {separator: _fields(header, separator) for separator in _SEPARATORS}
-    fits = {separator: len({*map(folded, some)} & {*map(folded, wanted)}) for separator, some in names.items()}
+    fits = {separator: len({*map(folded, columns)} & {*map(folded, wanted)}) for separator, columns in names.items()}
     best = max(fits.values())
     splitting = [separator for separator in _SEPARATORS if fits[separator] == best and len(names[separator]) > 1]
     if best and len(splitting) > 1:

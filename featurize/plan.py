@@ -149,10 +149,10 @@ def blocks(rows: Iterable[int], first: int, size: int) -> dict[int, tuple[int, .
 
     So the rows of a batch depend on the shard only, not on what else is to be computed.
     """
-    found: dict[int, list[int]] = {}
+    members_of: dict[int, list[int]] = {}
     for row in sorted(rows):
-        found.setdefault((row - first) // size, []).append(row)
-    return {block: tuple(members) for block, members in found.items()}
+        members_of.setdefault((row - first) // size, []).append(row)
+    return {block: tuple(members) for block, members in members_of.items()}
 
 
 FILLER = "."  # takes the place of a text that cannot be encoded in a batch

@@ -181,8 +181,10 @@ class Worker:
     def describe(self, entity: str, dtype: str) -> tuple[Provenance, dict[str, Feature]] | str:
         """Return provenance and features of a view of the encoder, or why it cannot have one."""
         try:
-            made, features = self._encoder.provenance(entity, dtype), self._encoder.features(entity, dtype)
-            return (made, features) if self._options.pool == 1 else pooled_view(made, features, self._options.pool)[:2]
+            provenance, features = self._encoder.provenance(entity, dtype), self._encoder.features(entity, dtype)
+            if self._options.pool > 1:
+                provenance, features, _ = pooled_view(provenance, features, self._options.pool)
+            return provenance, features
         except StepDiffError as error:
             return str(error)
 

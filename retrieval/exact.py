@@ -109,8 +109,8 @@ def _scores(
     for start in range(0, len(queries), QUERIES):
         scores = queries[start : start + QUERIES] @ vectors.T
         scores *= factors
-        query, place, some = best.above(scores, start)
-        near.append((query, place + first, some))
+        query, place, above = best.above(scores, start)
+        near.append((query, place + first, above))
     return near
 
 
@@ -171,12 +171,12 @@ class Best:
 
 
 def without_itself(
-    found: tuple[Int64[np.ndarray, "queries more"], Float32[np.ndarray, "queries more"]],
+    hits: tuple[Int64[np.ndarray, "queries more"], Float32[np.ndarray, "queries more"]],
     itself: Int64[np.ndarray, " queries"],
     k: int,
 ) -> Found:
     """Return at most k found rows of each query and their cosines without its own row; -1 and -inf after the last."""
-    rows, cosines = found
+    rows, cosines = hits
     other = (rows >= 0) & (rows != itself[:, None])
     order = np.argsort(~other, axis=1, kind="stable")[:, :k]
     rows, cosines, other = (np.take_along_axis(array, order, axis=1) for array in (rows, cosines, other))
@@ -204,10 +204,10 @@ def nearest_of(
                 part = slice(start, start + VECTORS)
                 scores = queries[tile] @ vectors[part].T
                 scores[queries_apart[tile, None] == apart[part]] = -np.inf
-                query, place, some = one.above(scores)
-                one.add([(query, rows[part][place], some)])
-    found = [one.found() for one in best] or [Best(0, k).found()]
-    return np.concatenate([rows for rows, _ in found]), np.concatenate([scores for _, scores in found])
+                query, place, above = one.above(scores)
+                one.add([(query, rows[part][place], above)])
+    hits = [one.found() for one in best] or [Best(0, k).found()]
+    return np.concatenate([rows for rows, _ in hits]), np.concatenate([scores for _, scores in hits])
 
 
 @compiled
@@ -248,11 +248,11 @@ def cosines(
     for start in range(0, len(rows), COMPARED):
         part = order[start : start + COMPARED]
         near, places = np.unique(rows[part], return_inverse=True)
-        vectors, some = view.read(feature, near, dtype="float32"), np.empty(len(part))
+        vectors, exact = view.read(feature, near, dtype="float32"), np.empty(len(part))
         given = vectors, places, queries, query[part]
-        each(lambda share: fill_cosines(*given, *share, some), shares(len(part)))  # noqa: B023
-        check_directions(store, view, feature, rows[part], some)
-        out[part] = some
+        each(lambda share: fill_cosines(*given, *share, exact), shares(len(part)))  # noqa: B023
+        check_directions(store, view, feature, rows[part], exact)
+        out[part] = exact
     return out
 
 

@@ -263,14 +263,14 @@ class HuggingFace(Encoder):
         if self._clips:
             windows = torch.from_numpy(frames).unflatten(1, (-1, self._window))
             parts = [self._encode(window[None]) for clip in windows for window in clip]
-            found = [torch.cat(part).unflatten(0, (len(frames), -1)) for part in zip(*parts, strict=True)]
+            encoded = [torch.cat(part).unflatten(0, (len(frames), -1)) for part in zip(*parts, strict=True)]
         else:
-            found = encode_distinct(self._encode, frames, self.chunk)
-        values = {"tokens": found[0].flatten(1, 2).numpy()}
-        if len(found) > 1:
+            encoded = encode_distinct(self._encode, frames, self.chunk)
+        values = {"tokens": encoded[0].flatten(1, 2).numpy()}
+        if len(encoded) > 1:
             if not self._clips:
-                values["frame_embedding"] = found[1].numpy()
-            values["embedding"] = found[1].mean(1).numpy()
+                values["frame_embedding"] = encoded[1].numpy()
+            values["embedding"] = encoded[1].mean(1).numpy()
         return values
 
     def _encode(self, frames: UInt8[torch.Tensor, "*N H W 3"]) -> tuple[torch.Tensor, ...]:
@@ -372,11 +372,11 @@ class NaFlex(HuggingFace):
             raise StepDiffError(f"encoder {self.name} takes {self.frames} frames of a clip, not {len(frames)}")
         seen, inputs = self._see_whole(frames, self._hidden is not None)
         state, _ = self._state(seen)
-        own = inputs["pixel_attention_mask"].bool()[..., None]
-        tokens = torch.where(own, state.float(), 0)
+        real = inputs["pixel_attention_mask"].bool()[..., None]
+        tokens = torch.where(real, state.float(), 0)
         values = {"tokens": tokens.flatten(0, 1).cpu().numpy()}
         values["grid"] = inputs["spatial_shapes"][0].float().cpu().numpy()
-        embedded = self._embedded(seen, state, tokens.sum(1) / own.sum(1))
+        embedded = self._embedded(seen, state, tokens.sum(1) / real.sum(1))
         if embedded is not None:
             values["frame_embedding"] = embedded.cpu().numpy()
             values["embedding"] = embedded.mean(0).cpu().numpy()

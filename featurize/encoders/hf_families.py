@@ -110,16 +110,16 @@ def frames_of(model: Any) -> int | None:
     """Return how many frames a video model was made for, None where it takes any number."""
     config = getattr(model.config, "vision_config", model.config)
     for name in ("frames_per_clip", "num_frames"):
-        if isinstance(found := getattr(config, name, None), int):
-            return found
+        if isinstance(count := getattr(config, name, None), int):
+            return count
     return None
 
 
 def tubelet_of(model: Any) -> int:
     """Return how many frames a video model sees as one step of time."""
     config = getattr(model.config, "vision_config", model.config)
-    found = getattr(config, "tubelet_size", 1)
-    return int(found if isinstance(found, int) else found[0])
+    size = getattr(config, "tubelet_size", 1)
+    return int(size if isinstance(size, int) else size[0])
 
 
 def _taken(call: Callable[..., Any], inputs: Any) -> dict[str, torch.Tensor]:

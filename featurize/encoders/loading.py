@@ -45,12 +45,12 @@ _OF_ANY = ("hf", "vlm")  # encoders of any model of a kind
 
 def split(name: str, weights: str | None = None) -> tuple[str, str | None]:
     """Return encoder and weights, where a name such as `hf:WEIGHTS` has both. StepDiffError: weights named twice."""
-    kind, colon, own = name.partition(":")
+    kind, colon, source = name.partition(":")
     if not colon or kind not in _OF_ANY:
         return name, weights
     if weights is not None:
         raise StepDiffError(f"weights are named twice, by {name} and by --weights {weights}: leave one out")
-    return kind, own
+    return kind, source
 
 
 def view_name(name: str, weights: str | None) -> str:

@@ -70,8 +70,8 @@ def read_processor(folder: Path, wanted: str) -> Any:
 
 def image_settings(folder: Path, wanted: str) -> Settings:
     """Return the settings of a folder's image processor. StepDiffError where it has none."""
-    found = read_processor(folder, wanted).to_dict()
-    return _convnext({name: value for name, value in found.items() if value is not None})
+    settings = read_processor(folder, wanted).to_dict()
+    return _convnext({name: value for name, value in settings.items() if value is not None})
 
 
 def _convnext(settings: dict[str, Any]) -> Settings:
@@ -92,15 +92,15 @@ def video_settings(folder: Path, wanted: str, defaults: Settings) -> Settings | 
     for name, part in (("video_preprocessor_config.json", None), ("processor_config.json", "video_processor")):
         path = folder / name
         try:
-            found = json.loads(path.read_text())
+            settings = json.loads(path.read_text())
             if part is not None:
-                found = found.get(part)
+                settings = settings.get(part)
         except FileNotFoundError:
             continue
         except (OSError, ValueError, AttributeError) as problem:
             raise StepDiffError(f"{path} cannot be read ({problem!r}): give {wanted}") from None
-        if isinstance(found, dict):
-            known = {**defaults, **{name: value for name, value in found.items() if value is not None}}
+        if isinstance(settings, dict):
+            known = {**defaults, **{name: value for name, value in settings.items() if value is not None}}
             kind = str(known.get("video_processor_type"))
             return _resized({**_COMMON, **_DEFAULTS.get(kind, {}), **known})
     return None

@@ -108,14 +108,14 @@ def content(path: Path) -> io.FileIO | Part:
         OSError: the file does not exist or cannot be read.
     """
     try:
-        found = os.stat(path)
+        state = os.stat(path)
     except ValueError as error:
         raise StepDiffError(f"{shown(path)} cannot name a file ({error}): correct the path") from None
     except NotADirectoryError:
         if (member := open_member(path)) is None:
             raise
         return member
-    if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
+    if not stat.S_ISREG(state.st_mode) and not stat.S_ISDIR(state.st_mode):
         raise StepDiffError(f"{shown(path)} is a pipe or a device: give a regular file")
     # O_NONBLOCK: a pipe that has replaced the file since must not block
     return io.FileIO(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
@@ -203,12 +203,12 @@ def identity(path: Path) -> Identity | None:
 def identities(paths: Mapping[str, Path], quiet: bool = False) -> dict[str, Identity | None]:
     """Return the identity of each file, by the name that `paths` gives it; `quiet` shows no progress."""
     files = list(dict.fromkeys(paths.values()))
-    found: dict[Path, Identity | None] = {}
+    by_path: dict[Path, Identity | None] = {}
     many = len(files) > _TOGETHER and not quiet
     shown = progress("video files compared", len(files), "files") if many else nullcontext(lambda count: None)
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="identity") as pool, shown as advance:
         for first in range(0, len(files), _TOGETHER):
-            some = files[first : first + _TOGETHER]
-            found |= zip(some, pool.map(identity, some), strict=True)
-            advance(len(some))
-    return {name: found[path] for name, path in paths.items()}
+            batch = files[first : first + _TOGETHER]
+            by_path |= zip(batch, pool.map(identity, batch), strict=True)
+            advance(len(batch))
+    return {name: by_path[path] for name, path in paths.items()}

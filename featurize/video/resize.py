@@ -40,18 +40,18 @@ def resized_part(
     read = slice(int(rows[0]), int(rows[-1]) + of_rows.shape[1])
     across = np.empty((len(picture[read]), 3 * (right - left)), np.uint8)
     kernels.horizontal(picture[read, taken].reshape(len(across), -1), columns - columns[0], of_columns, across, ROWS)
-    made = np.empty((bottom - top, 3 * (right - left)), np.uint8)
-    kernels.vertical(across, rows - rows[0], of_rows, made)
-    return made.reshape(bottom - top, right - left, 3)
+    resized = np.empty((bottom - top, 3 * (right - left)), np.uint8)
+    kernels.vertical(across, rows - rows[0], of_rows, resized)
+    return resized.reshape(bottom - top, right - left, 3)
 
 
 @lru_cache(256)
 def _weights(
-    given: int, made: int, first: int, end: int, resample: Resample
+    given: int, outputs: int, first: int, end: int, resample: Resample
 ) -> tuple[Int32[np.ndarray, " outputs"], Int32[np.ndarray, "outputs taps"]]:
     """Return for the outputs from `first` to `end`, of `made`, the first of `given` inputs and the inputs' weights."""
     curve, reach = _CURVES[resample]
-    scale = given / made
+    scale = given / outputs
     stretch = max(scale, 1.0)
     reach *= stretch
     starts: list[int] = []

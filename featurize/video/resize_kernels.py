@@ -59,6 +59,6 @@ def vertical(
             values = picture[starts[row] + tap]
             for place in range(len(total)):
                 total[place] += np.int32(values[place]) * weight
-        made = out[row]
+        line = out[row]
         for place in range(len(total)):
-            made[place] = np.uint8(min(max(total[place] >> PLACES, 0), 255))
+            line[place] = np.uint8(min(max(total[place] >> PLACES, 0), 255))

@@ -296,11 +296,11 @@ def faiss_version() -> str:
     return str(faiss.__version__)
 
 
-def recall(found: Float32[np.ndarray, "queries k"], true: Float32[np.ndarray, "queries k"]) -> float:
+def recall(cosines: Float32[np.ndarray, "queries k"], true: Float32[np.ndarray, "queries k"]) -> float:
     """Return the share of true neighbours that were found; rows with equal cosines are interchangeable."""
     sought = np.isfinite(true)
     worst = np.min(np.where(sought, true, np.inf), axis=1, keepdims=True)
-    hits = np.minimum(np.sum(found >= worst - EQUAL, axis=1), np.sum(sought, axis=1))
+    hits = np.minimum(np.sum(cosines >= worst - EQUAL, axis=1), np.sum(sought, axis=1))
     return float(np.sum(hits) / max(np.sum(sought), 1))
 
 

@@ -77,7 +77,7 @@ def walk(
     A pair is kept if it is not the true pair, shares at most `most_shared` clips with it, and none of its texts in the
     question's category has a cosine above `threshold` to the question's text.
     """
-    found = np.full((len(questions.text), NEGATIVES), -1, np.int64)
+    negatives = np.full((len(questions.text), NEGATIVES), -1, np.int64)
     squares, ones, pairs = np.sum(averages * averages, axis=-1), np.ones(len(averages)), len(averages)
     one = np.column_stack([-2 * averages, squares, ones]).astype(np.float32)
     other = np.column_stack([averages, ones, squares]).astype(np.float32)  # one @ other is the squared distance
@@ -92,13 +92,13 @@ def walk(
                     near = estimates[slice(*part)]  # noqa: B023
                     limits, certain = _reach(near, size, averages.shape[1])  # noqa: B023
                     given = true[slice(*part)], near, limits, certain, averages  # noqa: B023
-                    return _walk_some(*given, *questions, most_shared, threshold, found)
+                    return _walk_some(*given, *questions, most_shared, threshold, negatives)
 
                 filled = np.concatenate(each(some, shares(len(true))))
                 if size >= pairs:
                     break
                 true, estimates, size = true[~filled], estimates[~filled], size * GROWTH
-    return found
+    return negatives
 
 
 def error_of(dim: int) -> float:
@@ -133,7 +133,7 @@ def _walk_some(
     texts: Float64[np.ndarray, "texts text_dim"],
     most_shared: int,
     threshold: float,
-    found: Int64[np.ndarray, "questions 3"],
+    negatives: Int64[np.ndarray, "questions 3"],
 ) -> Bool[np.ndarray, " some"]:
     """Fill `found` for the questions of some true pairs; return whether all questions of a pair found three."""
     categories = (len(bounds) - 1) // len(clips)
@@ -148,7 +148,7 @@ def _walk_some(
             for question in range(bounds[group], bounds[group + 1]):
                 count = 0
                 for place in order:
-                    if count == found.shape[1] or distances[place] > certain[at]:
+                    if count == negatives.shape[1] or distances[place] > certain[at]:
                         break
                     other = near[place]
                     theirs = other * categories + category
@@ -157,9 +157,9 @@ def _walk_some(
                         and _shared(clips[other], clips[pair]) <= most_shared
                         and not _alike(texts, text[question], text[bounds[theirs] : bounds[theirs + 1]], threshold)
                     ):
-                        found[question, count] = other
+                        negatives[question, count] = other
                         count += 1
-                filled[at] &= count == found.shape[1]
+                filled[at] &= count == negatives.shape[1]
     return filled
 
 

@@ -212,7 +212,7 @@ def _join_piece(given: Sorted, within: str, k: int, piece: slice) -> pl.DataFram
         candidates = _candidates(given, slice(start, end), piece, queries)
         rows[mine], cosines[mine] = nearest_of(queries[mine], given.apart[inside], candidates, k)
     query, rank = np.nonzero(rows >= 0)
-    found = pl.DataFrame(
+    pairs = pl.DataFrame(
         {
             "place": query,
             "neighbours": given.frame["key"].gather(rows[query, rank]),
@@ -220,7 +220,7 @@ def _join_piece(given: Sorted, within: str, k: int, piece: slice) -> pl.DataFram
         }
     )
     clips = given.frame[piece].select(pl.int_range(pl.len()).alias("place"), pl.col("key").alias("clip"), within)
-    lists = found.group_by("place", maintain_order=True).all()
+    lists = pairs.group_by("place", maintain_order=True).all()
     joined = clips.join(lists, on="place", how="left", maintain_order="left").drop("place")
     return joined.with_columns(pl.col("neighbours", "similarities").fill_null([]))
 
@@ -236,8 +236,8 @@ def _candidates(
     for start, (rows, vectors) in zip(
         range(0, len(places), BLOCK), blocks(given.store, given.view, given.feature, given.rows[group]), strict=True
     ):
-        some = places[start : start + len(rows)]
-        yield some, vectors.astype(np.float32), given.apart[some]
+        block = places[start : start + len(rows)]
+        yield block, vectors.astype(np.float32), given.apart[block]
 
 
 def columns(store: Store, entity: str, names: Sequence[str]) -> pl.DataFrame:

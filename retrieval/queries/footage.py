@@ -31,10 +31,10 @@ def embed_file(
     if isinstance(clip, Failure):
         raise StepDiffError(clip.reason)
     if isinstance(encoder.picture, Crop):
-        found = {name: values[0] for name, values in encoder.encode_clips(clip.frames[None]).items()}
+        features = {name: values[0] for name, values in encoder.encode_clips(clip.frames[None]).items()}
     else:
-        found = encoder.encode_whole(clip.frames, clip.seconds)
-    return unit_vector(found[feature], f"the {feature} of {file}")
+        features = encoder.encode_whole(clip.frames, clip.seconds)
+    return unit_vector(features[feature], f"the {feature} of {file}")
 
 
 def frames(file: Path, span: tuple[float, float], count: int, side: int) -> Pictures:

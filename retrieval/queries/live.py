@@ -80,32 +80,32 @@ def encoder_of(store: Store, view: View, weights: str | None = None, device: str
     """
     from featurize.encoders import encoder_class, load, version_of
 
-    made = unpooled(view.provenance)  # embeddings do not depend on pooled tokens
+    provenance = unpooled(view.provenance)  # embeddings do not depend on pooled tokens
     try:
-        encoder_class(made.encoder)
+        encoder_class(provenance.encoder)
     except StepDiffError:
         featurize = command("python", "-m", "featurize", "FILE", "--store", store.path, "--encoder", "ENCODER")
         embed = command("python", "-m", "heads.embed", "--head", "RUN", "--store", store.path, "--view", view.name)
         raise StepDiffError(
-            f"view clips/{view.name} was made by a {made.encoder}, not by an encoder of files: run {featurize}, then "
-            f"{embed}, and query with --clip"
+            f"view clips/{view.name} was made by a {provenance.encoder}, not by an encoder of files: run {featurize}, "
+            f"then {embed}, and query with --clip"
         ) from None
     records = _records(view)
-    choices = next((choices for _, choices in records if choices is not None), None) or _choices(made)
+    choices = next((choices for _, choices in records if choices is not None), None) or _choices(provenance)
     named = weights or weights_of(view, records)
-    if named is None and version_of(made.encoder) is None:
+    if named is None and version_of(provenance.encoder) is None:
         sources = _sources(records)
         where = f" at {' or '.join(sources)}" if sources else ""
         raise StepDiffError(
-            f"the weights of view clips/{view.name} ({made.encoder}, sha256 {made.weights[:12]}) are not found{where}: "
-            "name them with --weights, a folder or hub id, or query with --clip"
+            f"the weights of view clips/{view.name} ({provenance.encoder}, sha256 {provenance.weights[:12]}) are not "
+            f"found{where}: name them with --weights, a folder or hub id, or query with --clip"
         )
-    encoder = load(made.encoder, named, device, **choices)
-    differs = made.difference(encoder.provenance("clips", made.dtypes.get("tokens", "float16")))
+    encoder = load(provenance.encoder, named, device, **choices)
+    differs = provenance.difference(encoder.provenance("clips", provenance.dtypes.get("tokens", "float16")))
     if differs:
         advice = "name the view's own weights with --weights, or query" if named else "query"
         raise StepDiffError(
-            f"view clips/{view.name} differs from what {made.encoder} makes of a file now ({differs}): "
+            f"view clips/{view.name} differs from what {provenance.encoder} makes of a file now ({differs}): "
             f"{advice} with --clip"
         )
     return encoder
@@ -123,15 +123,15 @@ def _records(view: View) -> list[Record]:
     return records
 
 
-def _choices(made: Provenance) -> dict[str, Any]:
+def _choices(provenance: Provenance) -> dict[str, Any]:
     """Return the choices that a provenance implies: stores of older versions record no others."""
     from featurize.encoders import encoder_class
     from featurize.video.frames import WORDS
 
-    count, _, rule = made.frames.partition(" at ")
+    count, _, rule = provenance.frames.partition(" at ")
     sampling = next((name for name, words in WORDS.items() if rule.startswith(words)), None)
-    frames = {"frames": int(count)} if count.isdecimal() and "frames" in encoder_class(made.encoder).choices else {}
-    return {"sampling": sampling, **frames}
+    chosen = count.isdecimal() and "frames" in encoder_class(provenance.encoder).choices
+    return {"sampling": sampling, **({"frames": int(count)} if chosen else {})}
 
 
 def weights_of(view: View, records: list[Record] | None = None) -> str | None:
@@ -139,11 +139,11 @@ def weights_of(view: View, records: list[Record] | None = None) -> str | None:
     from featurize.encoders import digest
     from stepdiff.weights import NAMES, resolve
 
-    made = view.provenance
-    own = [made.encoder] if made.encoder in NAMES else []
-    for source in [*_sources(_records(view) if records is None else records), *own]:
+    provenance = view.provenance
+    fetched = [provenance.encoder] if provenance.encoder in NAMES else []
+    for source in [*_sources(_records(view) if records is None else records), *fetched]:
         try:
-            if digest(made.encoder, resolve(source)) == made.weights:
+            if digest(provenance.encoder, resolve(source)) == provenance.weights:
                 return source
         except (StepDiffError, OSError):  # gone, or out of reach: another place may have them
             continue

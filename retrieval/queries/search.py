@@ -88,17 +88,17 @@ def row_of_clip(store: Store, view: View, clip: str) -> int:
 
 def similar_ids(store: Store, clip: str) -> list[str]:
     """Return all ids of clips; if there are more than MOST_IDS, some of those that begin as `clip` does."""
-    kept, begin = pl.Series(dtype=pl.String), ""
+    ids, begin = pl.Series(dtype=pl.String), ""
     for block in store.catalog("clips").blocks(pl.DataFrame(schema={"key": pl.String})):
-        own = copied(block.filter(pl.col("key").str.starts_with(begin)))  # without the texts of the whole block
-        kept = pl.concat([kept, own["key"]])
-        while len(kept) > MOST_IDS:
+        matching = copied(block.filter(pl.col("key").str.starts_with(begin)))  # without the texts of the whole block
+        ids = pl.concat([ids, matching["key"]])
+        while len(ids) > MOST_IDS:
             begin = clip[: len(begin) + 1]
-            longer = kept.filter(kept.str.starts_with(begin))
+            longer = ids.filter(ids.str.starts_with(begin))
             if len(longer) < NEAR or begin == clip:
-                begin, longer = begin[:-1], kept.head(MOST_IDS)
-            kept = longer
-    return kept.to_list()
+                begin, longer = begin[:-1], ids.head(MOST_IDS)
+            ids = longer
+    return ids.to_list()
 
 
 def of_text(store: Store, view: View, feature: str, text: str, weights: str | None = None) -> Query:
@@ -208,14 +208,14 @@ def compute(search: Search, k: int) -> pl.DataFrame:
 
     There are fewer if fewer rows are eligible, or if an approximate index finds fewer.
     """
-    k, own = min(k, len(search)), search.query.rows
-    found, cosines = np.empty(0, np.int64), np.empty(0, np.float32)
+    k, query_rows = min(k, len(search)), search.query.rows
+    rows, cosines = np.empty(0, np.int64), np.empty(0, np.float32)
     if k:
-        (found,), (cosines,) = search.index.search(search.query.vector[None], k + len(own), search.rows)
-        keep = np.flatnonzero((found >= 0) & ~np.isin(found, own))[:k]
-        found, cosines = found[keep], cosines[keep]
-    catalog = search.store.catalog("clips").select(found)
-    frame = pl.DataFrame({"row": found}).join(catalog, on="row", how="left", maintain_order="left")
+        (rows,), (cosines,) = search.index.search(search.query.vector[None], k + len(query_rows), search.rows)
+        keep = np.flatnonzero((rows >= 0) & ~np.isin(rows, query_rows))[:k]
+        rows, cosines = rows[keep], cosines[keep]
+    catalog = search.store.catalog("clips").select(rows)
+    frame = pl.DataFrame({"row": rows}).join(catalog, on="row", how="left", maintain_order="left")
     ranks = pl.int_range(1, frame.height + 1, eager=True).alias("rank")
     cosine = pl.Series("similarity", cosines.astype(float))
     return frame.select(ranks, cosine, pl.col("key").alias("clip"), pl.exclude("key", "row"))

@@ -118,12 +118,12 @@ class Transformer(nn.Module):
 
     def forward(self, tokens: Float[torch.Tensor, "F N D"]) -> tuple[Float[torch.Tensor, "F N D"], ...]:
         """Return what each of the last EXTRACTORS blocks gives."""
-        kept = []
+        states = []
         for place, block in enumerate(self.resblocks, EXTRACTORS - len(self.resblocks)):
             tokens = block(tokens)
             if place >= 0:
-                kept.append(tokens)
-        return tuple(kept)
+                states.append(tokens)
+        return tuple(states)
 
     def extract(self, states: tuple[Float[torch.Tensor, "B T N D"], ...]) -> Float[torch.Tensor, "B D"]:
         """Return one vector a clip, from what `forward` gives for its frames."""
