@@ -55,20 +55,6 @@ def missing(projection: str) -> str | None:
     return None
 
 
-def map_of(
-    view: View, projection: str = "pca", feature: str | None = None, advance: Advance = lambda count: None
-) -> Map:
-    """Return the map of a view's rows, or of a seeded sample if there are more than MOST.
-
-    `advance` receives how many more rows are projected; together as many as the map has.
-    """
-    if projection not in PROJECTIONS:
-        raise StepDiffError(f"no projection {projection!r}: the projections are {', '.join(PROJECTIONS)}")
-    rows, total = sample_rows(view, MOST[projection])
-    xy, shares = project(view, rows, projection, feature, advance)
-    return Map(rows, xy, shares, total)
-
-
 def project(
     view: View,
     rows: Int64[np.ndarray, " rows"],
@@ -76,7 +62,10 @@ def project(
     feature: str | None = None,
     advance: Advance = lambda count: None,
 ) -> tuple[Float32[np.ndarray, "rows 2"], tuple[float, float]]:
-    """Return the coordinates of rows (rising, all filled), and the share of variance on each axis."""
+    """Return the coordinates of rows (rising, all filled), and the share of variance on each axis.
+
+    `advance` receives how many more rows are projected; together as many as there are.
+    """
     if reason := missing(projection):
         raise StepDiffError(reason)
     feature = pooled_feature(view, feature)
