@@ -185,7 +185,6 @@ class _Decoder:
         self._entry = 0  # where decoding last began
         self._next = 0  # the frame that comes next
         self._frames: Iterator[av.VideoFrame] = iter(())
-        self.given = 0  # packets given to the decoder so far
 
     def frame(self, index: int) -> av.VideoFrame:
         """Return the frame of that number, which is past every one asked for before."""
@@ -228,7 +227,6 @@ class _Decoder:
                 entered = entered or packet.pts == pts[key]
                 self._fed = max(self._fed, int(np.searchsorted(pts, packet.pts)))
             if entered:
-                self.given += packet.size > 0
                 if self._skips:
                     unwanted = packet.size > 0 and packet.pts not in self._wanted
                     self._video.stream.codec_context.skip_frame = "NONREF" if unwanted else "DEFAULT"
