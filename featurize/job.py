@@ -52,27 +52,17 @@ class Summary:
     view: str
     store: str
     asked: int
-    done: int
-    """done by this run"""
-    already: int
-    """there already"""
-    failed: int
-    """failed, by this run or an earlier one"""
-    absent: int = 0
-    """not done, because their shard could not be written"""
-    forgotten: int = 0
-    """left out, because they were forgotten"""
-    repeated: int = 0
-    """clips of this run that show fewer frames than the encoder sees"""
-    truncated: int = 0
-    """texts of this run of more tokens than the encoder sees"""
+    done: int  # done by this run
+    already: int  # there already
+    failed: int  # failed, by this run or an earlier one
+    absent: int = 0  # not done, because their shard could not be written
+    forgotten: int = 0  # left out, because they were forgotten
+    repeated: int = 0  # clips of this run that show fewer frames than the encoder sees
+    truncated: int = 0  # texts of this run of more tokens than the encoder sees
     seconds: float = 0.0
-    errors: list[str] = field(default_factory=list)
-    """why shards could not be written"""
-    failures: list[dict[str, str]] = field(default_factory=list)
-    """key and reason of what failed, of the first 10,000"""
-    failures_in: str = ""
-    """folder of all reasons"""
+    errors: list[str] = field(default_factory=list)  # why shards could not be written
+    failures: list[dict[str, str]] = field(default_factory=list)  # key and reason of what failed, of the first 10,000
+    failures_in: str = ""  # folder of all reasons
 
     def status(self, allow_failed: bool = False) -> int:
         """Return the exit status: 1 where anything asked for is not there."""

@@ -39,8 +39,7 @@ from store import text_key
 from store.catalog.catalog import MOST_SECONDS, check_rows
 
 CLIP_COLUMNS = ("clip", "video", "start", "end")
-WINDOW = 2**17
-"""rows of a window: few enough that the video files of the first one are compared within a minute"""
+WINDOW = 2**17  # rows of a window: few enough that the video files of the first one are compared within a minute
 _BATCH = 2**20  # rows that are looked at together
 _OWN = ("key", "row", BYTES, DIGEST)  # the catalog's own columns
 _TEXT = "text"  # the column of texts by default
@@ -52,17 +51,13 @@ _UNITS = {"ns": 1e9, "us": 1e6, "ms": 1e3}  # of a duration, in a second
 class Manifest:
     """The rows asked for, of one entity: all of them, or one window."""
 
-    entity: str
-    """clips or texts"""
+    entity: str  # clips or texts
     rows: pl.DataFrame
     """what the catalog keeps: key, and for clips video, start, end (null where unusable) and the
     manifest's other columns; for texts text"""
-    paths: dict[str, Path]
-    """video, as the manifest writes it -> its absolute path"""
-    failures: dict[str, str]
-    """key -> why that row cannot be featurized"""
-    last: bool = True
-    """whether no other window follows"""
+    paths: dict[str, Path]  # video, as the manifest writes it -> its absolute path
+    failures: dict[str, str]  # key -> why that row cannot be featurized
+    last: bool = True  # whether no other window follows
 
 
 @dataclass(frozen=True)
@@ -70,8 +65,7 @@ class Windows:
     """The rows asked for, of one entity. Each iteration yields the windows from the first on."""
 
     entity: str
-    rows: int
-    """of all windows; of texts, which may repeat, at most"""
+    rows: int  # of all windows; of texts, which may repeat, at most
     make: Callable[[], Iterator[Manifest]]
 
     def __iter__(self) -> Iterator[Manifest]:

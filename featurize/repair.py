@@ -46,21 +46,15 @@ class Repaired:
     entity: str
     view: str
     store: str
-    damaged: int
-    """rows that were damaged, or left absent by a killed repair"""
-    done: int
-    """of these, computed again"""
-    failed: int
-    """of these, failed now"""
-    left: int
-    """of these, absent now: the manifest does not name them, or their shard could not be written"""
+    damaged: int  # rows that were damaged, or left absent by a killed repair
+    done: int  # of these, computed again
+    failed: int  # of these, failed now
+    left: int  # of these, absent now: the manifest does not name them, or their shard could not be written
     seconds: float = 0.0
     rewritten: list[str] = field(default_factory=list)
     """files of the view that were written again from what is known: status, records, reasons, metadata"""
-    errors: list[str] = field(default_factory=list)
-    """why shards could not be written"""
-    failures: list[dict[str, str]] = field(default_factory=list)
-    """key and reason of what failed, of the first 10,000"""
+    errors: list[str] = field(default_factory=list)  # why shards could not be written
+    failures: list[dict[str, str]] = field(default_factory=list)  # key and reason of what failed, of the first 10,000
     not_repaired: list[dict[str, str]] = field(default_factory=list)
     """path, what and remedy of damage that this command cannot repair"""
 

@@ -25,10 +25,8 @@ from store import View
 from store.batches import Batches
 from store.format.quantise import dequantise
 
-PROJECTIONS = {"pca": "PCA", "umap": "UMAP"}
-"""name -> title"""
-MOST = {"pca": 1_000_000, "umap": 100_000}
-"""rows of a map; of a larger view, a seeded sample is mapped"""
+PROJECTIONS = {"pca": "PCA", "umap": "UMAP"}  # name -> title
+MOST = {"pca": 1_000_000, "umap": 100_000}  # rows of a map; of a larger view, a seeded sample is mapped
 FIT = 20_000  # rows from which the axes of PCA are computed
 REDUCED = 50  # channels that UMAP reads, those of the largest variance
 SEED = 0
@@ -41,8 +39,7 @@ Advance = Callable[[int], None]  # receives how many more rows are done
 class Map:
     """Rows of a view and where they are."""
 
-    rows: Int64[np.ndarray, " rows"]
-    """rising"""
+    rows: Int64[np.ndarray, " rows"]  # rising
     xy: Float32[np.ndarray, "rows 2"]
     shares: tuple[float, float]  # of the variance that each axis shows; zeros for UMAP, whose axes have no meaning
     total: int  # rows of the view with features; more than `rows` if these are a sample

@@ -19,8 +19,7 @@ from stepdiff.common.plugins import load as load_plugin
 from stepdiff.weights import NAMES as FETCHED
 from stepdiff.weights import fingerprint, resolve
 
-GROUP = "stepdiff.encoders"
-"""entry-point group of other packages' encoders"""
+GROUP = "stepdiff.encoders"  # entry-point group of other packages' encoders
 _ENCODERS = {  # name -> file of this folder and class, imported on first use
     "efficientnet-lite0": ("efficientnet_lite0", "EfficientNetLite0"),
     "mpnet-base": ("sentence", "MpnetBase"),

@@ -28,8 +28,7 @@ from torch.nn.functional import pad
 from featurize.video.picture import Crop, Resample
 from stepdiff.common.errors import StepDiffError
 
-FILTERS: dict[int, Resample] = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
-"""of the resize, by Pillow's numbers"""
+FILTERS: dict[int, Resample] = {1: "lanczos", 2: "bilinear", 3: "bicubic"}  # of the resize, by Pillow's numbers
 Settings = Mapping[str, Any]
 _IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 _COMMON = {"do_resize": True, "do_rescale": True, "do_normalize": True, "rescale_factor": 1 / 255, "resample": 2}
@@ -47,10 +46,8 @@ class Preprocessing:
     """The decoder's part and the encoder's part."""
 
     crop: Crop  # what the decoder does
-    mean: Float32[torch.Tensor, "3 1 1"]
-    """in units of a byte, as the pixels are"""
-    std: Float32[torch.Tensor, "3 1 1"]
-    """likewise"""
+    mean: Float32[torch.Tensor, "3 1 1"]  # in units of a byte, as the pixels are
+    std: Float32[torch.Tensor, "3 1 1"]  # likewise
 
     def normalised(self, frames: UInt8[torch.Tensor, "*N H W 3"]) -> Float32[torch.Tensor, "*N 3 H W"]:
         """Pixel values of cropped frames, as the checkpoint wants them, on the device of `mean`."""

@@ -28,8 +28,7 @@ from featurize.video.resize import Resample, resized_part
 class Crop:
     """The square fed to an encoder."""
 
-    short_side: int | None
-    """pixels of the short side after the resize; None where both sides are resized to `size`"""
+    short_side: int | None  # pixels of the short side after the resize; None where both sides are resized to `size`
     size: int  # pixels of the square's sides, short_side at most
     resample: Resample = "bicubic"
 

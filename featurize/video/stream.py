@@ -160,8 +160,7 @@ class Timeline:
     """their timestamps, ascending where exact; else their numbers in the order in which they are decoded"""
     dts: Int64[np.ndarray, " n"]  # timestamps by which a keyframe is sought
     keyframes: Bool[np.ndarray, " n"]  # frames at which decoding can begin
-    damaged: tuple[int, ...] = ()
-    """frames that are damaged, or before which something could not be decoded"""
+    damaged: tuple[int, ...] = ()  # frames that are damaged, or before which something could not be decoded
 
 
 def from_packets(path: Path) -> Timeline:

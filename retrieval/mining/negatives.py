@@ -58,15 +58,12 @@ MOST_SHARED = {"V1": 0, "V2": 1}  # clips that a negative may share with the tru
 class Questions(NamedTuple):
     """The questions of a test set as arrays, sorted by pair and category."""
 
-    clips: Int64[np.ndarray, "pairs 2"]
-    """positions of each pair's reference and candidate among the clips"""
+    clips: Int64[np.ndarray, "pairs 2"]  # positions of each pair's reference and candidate among the clips
     bounds: Int64[np.ndarray, " groups_and_one"]
     """questions bounds[p * categories + c] to bounds[p * categories + c + 1] are those of pair p in category c, and
     thereby all difference texts of that pair in that category"""
-    text: Int64[np.ndarray, " questions"]
-    """position of each question's text among the texts"""
-    texts: Float64[np.ndarray, "texts text_dim"]
-    """normalised embeddings"""
+    text: Int64[np.ndarray, " questions"]  # position of each question's text among the texts
+    texts: Float64[np.ndarray, "texts text_dim"]  # normalised embeddings
 
 
 def walk(

@@ -104,8 +104,7 @@ class Sorted:
     feature: str
     frame: pl.DataFrame  # key, the column of the groups, and video if it matters, of each row
     rows: Int64[np.ndarray, " n"]
-    apart: Int64[np.ndarray, " n"]
-    """rows with equal values are not neighbours: the row itself, or its video"""
+    apart: Int64[np.ndarray, " n"]  # rows with equal values are not neighbours: the row itself, or its video
     bounds: Int64[np.ndarray, " groups_and_one"]
 
 

@@ -38,10 +38,8 @@ class Query:
     """A query as a vector."""
 
     title: str  # its source in a few words
-    vector: Float32[np.ndarray, " dim"]
-    """of length 1"""
-    rows: Int64[np.ndarray, " clips"]
-    """rows of its clips, which are not results"""
+    vector: Float32[np.ndarray, " dim"]  # of length 1
+    rows: Int64[np.ndarray, " clips"]  # rows of its clips, which are not results
 
 
 def of_clips(store: Store, view: View, feature: str, clips: list[str]) -> Query:
