@@ -30,8 +30,8 @@ from store.format.pool import TOKENS, pooled, pooled_view, time_steps
 
 _ENDS = 2  # tokens that a tokenizer sets around a text
 
-Batch = tuple[int, tuple[int, ...], dict[str, np.ndarray]]
-"""how many rows of the task it finishes, which B of them were encoded, and their features [B, ...]"""
+Encoded = tuple[tuple[int, ...], dict[str, np.ndarray]]  # B rows and their features [B, ...]
+Batch = tuple[int, tuple[int, ...], dict[str, np.ndarray]]  # first how many rows of the task it finishes
 
 
 def featurize_shard(task: Task, encoder: Encoder, device: str, tell: Callable[[int], None], pool: int = 1) -> Outcome:
@@ -90,7 +90,8 @@ class _Shard:
             if not left[block]:
                 encode = self._encode_squares if isinstance(encoder.picture, Crop) else self._encode_whole
                 decoded = dict(sorted(clips.pop(block).items()))
-                yield len(self._blocks[block]), *(encode(block, decoded) if decoded else ((), {}))
+                encoded: Encoded = encode(block, decoded) if decoded else ((), {})
+                yield len(self._blocks[block]), *encoded
 
     def text_batches(self) -> Iterator[Batch]:
         """Yield batches of texts."""
@@ -100,7 +101,7 @@ class _Shard:
             features = self._encoder.encode_texts([texts[row] for row in range(start, start + size) if row in texts])
             yield len(rows), rows, {name: values[[row - start for row in rows]] for name, values in features.items()}
 
-    def _encode_squares(self, block: int, clips: Mapping[int, Clip]) -> tuple[tuple[int, ...], dict[str, np.ndarray]]:
+    def _encode_squares(self, block: int, clips: Mapping[int, Clip]) -> Encoded:
         size, side = self._task.batch_size, self._encoder.size
         places = [row - self._first - block * size for row in clips]
         batch = np.zeros((size, self._encoder.frames, side, side, 3), np.uint8)
@@ -108,7 +109,7 @@ class _Shard:
             batch[place] = clip.frames
         return tuple(clips), {name: values[places] for name, values in self._encoder.encode_clips(batch).items()}
 
-    def _encode_whole(self, block: int, clips: Mapping[int, Clip]) -> tuple[tuple[int, ...], dict[str, np.ndarray]]:
+    def _encode_whole(self, _: int, clips: Mapping[int, Clip]) -> Encoded:
         """Encode clips of any shape one by one: one that cannot be encoded fails alone."""
         features: dict[int, dict[str, np.ndarray]] = {}
         for row, clip in clips.items():
