@@ -344,16 +344,3 @@ def graph_of(index: Any) -> Any:
     faiss: Any = import_module("faiss")
     inner = faiss.downcast_index(index.index) if isinstance(index, faiss.IndexIDMap) else index
     return inner.hnsw if isinstance(inner, faiss.IndexHNSW) else None
-
-
-@contextmanager
-def cluster_on_gpu(ivf: faiss.IndexIVF | None) -> Iterator[None]:
-    """Train the centroids of an IVF index on all GPUs within this block, if FAISS has GPUs (`pip install '.[gpu]'`)."""
-    import faiss
-
-    if ivf is None or not faiss.get_num_gpus():
-        yield
-        return
-    ivf.clustering_index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatIP(ivf.d))
-    yield
-    ivf.clustering_index = None
