@@ -93,7 +93,7 @@ def featurize(manifest: Path, store: Path) -> dict[str, float]:
     """Plan a manifest into a new store, window by window, as featurize's driver does."""
     from featurize.changes import compare
     from featurize.plan import Plan, tasks
-    from featurize.windows import read_windows
+    from featurize.manifest import read_windows
     from store import Feature, Provenance, Store
 
     begin = time.perf_counter()

@@ -12,20 +12,20 @@ Guarantees
 
 import time
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from featurize.changes import Changes, compare
 from featurize.encoders import digest, find_weights, proper_name, split, view_name
-from featurize.manifest import as_manifest, unreadable_reason
+from featurize.manifest import Windows, as_manifest, one_window, read_windows, unreadable
 from featurize.options import Options
-from featurize.plan import Outcome, Plan, Task, known_status, shards_of, tasks, todo
+from featurize.plan import FORGOTTEN, Outcome, Plan, Task, known_status, shards_of, tasks, todo
 from featurize.shard import Worker, WorkerOptions
-from featurize.summary import Computed, Summary, summarise
-from featurize.windows import Windows, one_window, read_windows
+from stepdiff.common.cli.options import incomplete
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import place
 from stepdiff.common.progress import progress, say
@@ -34,31 +34,80 @@ from stepdiff.common.workers.pool import WorkerPool, has_gpu, pool_size
 from store import Store, View
 from store.feature_store import shard_rows
 from store.format.pool import pool_of
-from store.view import ABSENT, OK
+from store.view import ABSENT, FAILED, OK
 
 CPUS = {"clips": 1, "texts": 8}
 """of a worker without a GPU, at most. Clips fill many shards, and one thread an encoder beats threads that wait for
 each other (2 cores shared with others: 30 s against 78 s); texts fill one shard"""
-BATCH = {"clips": 4, "texts": 128}
-"""rows of a batch by default"""
+BATCH = {"clips": 4, "texts": 128}  # rows of a batch by default
+SHOWN = 5  # reasons that the words of a summary give
+MOST_FAILURES = 10_000  # reasons that its figures give
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The summary of a run. Counts are of the rows asked for."""
+
+    entity: str
+    view: str
+    store: str
+    asked: int
+    done: int  # done by this run
+    already: int  # there already
+    failed: int  # failed, by this run or an earlier one
+    absent: int = 0  # not done, because their shard could not be written
+    forgotten: int = 0  # left out, because they were forgotten
+    repeated: int = 0  # clips of this run that show fewer frames than the encoder sees
+    truncated: int = 0  # texts of this run of more tokens than the encoder sees
+    seconds: float = 0.0
+    errors: list[str] = field(default_factory=list)  # why shards could not be written
+    failures: list[dict[str, str]] = field(default_factory=list)  # key and reason of what failed, of the first 10,000
+    failures_in: str = ""  # folder of all reasons
+
+    def status(self, allow_failed: bool = False) -> int:
+        """Return the exit status: 1 where anything asked for is not there."""
+        return incomplete({"absent": self.absent, "failed": self.failed, "allowed": allow_failed})
+
+    def lines(self) -> list[str]:
+        """Return the summary for people."""
+        what = f"{self.entity} in view {self.view} of {self.store}"
+        if not self.done and not self.absent and not self.seconds:
+            lines = [f"nothing to do: {self.already} {what} are there already"]
+        else:
+            rate = f" ({self.done / self.seconds:.1f} {self.entity}/s)" if self.seconds else ""
+            lines = [f"{self.done} {what} done in {self.seconds:.0f} s{rate}, {self.already} there already"]
+        if self.repeated:
+            lines.append(f"{self.repeated} clips show fewer frames than the encoder sees: some were repeated")
+        if self.forgotten:
+            lines.append(
+                f"{self.forgotten} {self.entity} were forgotten and left out; recall them with "
+                "python -m store forget --undo"
+            )
+        if self.truncated:
+            lines.append(f"{self.truncated} texts are longer than the encoder sees: their ends were left out")
+        lines += [f"error: {error}" for error in self.errors]
+        if self.absent:
+            lines.append(f"{self.absent} of {self.asked} {self.entity} are not done: run the same command again")
+        if self.failed:
+            lines += failed_lines(f"{self.failed} of {self.asked} {self.entity} failed:", self.failed, self.failures)
+            lines.append(f"  all reasons: {self.failures_in}; correct the cause, then run it again with --retry-failed")
+        return lines
+
+
+def failed_lines(title: str, count: int, failures: list[dict[str, str]]) -> list[str]:
+    """Return a title and the first reasons of `count` failures."""
+    shown = [f"  {failure['key']}: {failure['reason']}" for failure in failures[:SHOWN]]
+    return [title, *shown, *([f"  ... and {count - SHOWN} more"] if count > SHOWN else [])]
 
 
 def requested(options: Options) -> Windows:
     """Return the rows that the options ask for. StepDiffError: they or the manifest are unusable."""
     if (options.manifest is None) == (not options.videos):
         raise StepDiffError("give either --manifest FILE or video files")
-    numbers = {
-        "--workers": options.workers,
-        "--batch-size": options.batch_size,
-        "--frames": options.frames,
-        "--pool": options.pool,
-        "--window": options.window,
-        "--pixels": options.pixels,
-        "--shard-size": options.shard_size,
-    }
-    for name, number in numbers.items():
+    for name in ("workers", "batch_size", "frames", "pool", "window", "pixels", "shard_size"):
+        number = getattr(options, name)
         if number is not None and number < 1:
-            raise StepDiffError(f"{name} {number} is too few: give 1 or more")
+            raise StepDiffError(f"--{name.replace('_', '-')} {number} is too few: give 1 or more")
     named = [("video", video) for video in options.videos]
     if not place(options.store).remote:
         named.append(("--store", options.store))
@@ -95,7 +144,7 @@ def run(options: Options, asked: Windows) -> Summary:
             plan.add(changes.asked)
         else:
             assert plan is not None  # a manifest has a window
-            return summarise(store, plan, Computed())
+            return _summary(store, plan, Computed())
         if asked.entity == "clips":
             _refuse_hopeless(store, options, asked, changes)
         with connected(options.address, "featurize") as joined:
@@ -113,7 +162,7 @@ def run(options: Options, asked: Windows) -> Summary:
             done = compute(pool, jobs, count, f"{proper_name(options.encoder)} on {asked.entity}", total, asked.entity)
         if plan.refused:
             raise plan.refused
-        return summarise(store, plan, done)
+        return _summary(store, plan, done)
 
 
 def resolved(options: Options) -> Options:
@@ -122,14 +171,9 @@ def resolved(options: Options) -> Options:
     return replace(options, encoder=name, weights=given, view=options.view or view_name(name, given))
 
 
-def name_of_view(options: Options) -> str:
-    """Return the name of the view that the options ask for."""
-    return options.view or proper_name(options.encoder)
-
-
 def _known_view(store: Store, options: Options, entity: str, weights: Path | None) -> View | None:
     """Return the view if it is as the options request it; None also where only the encoder can tell."""
-    name = name_of_view(options)
+    name = str(options.view)
     if any(choice is not None for choice in options.choices().values()) or name not in store.views(entity):
         return None
     view = store.view(entity, name)
@@ -138,11 +182,11 @@ def _known_view(store: Store, options: Options, entity: str, weights: Path | Non
 
 def made_by(view: View, options: Options, weights: Path | None) -> bool:
     """Return whether encoder, weights, dtype and --pool are those of a view; other options are not compared."""
-    made = view.provenance
+    provenance = view.provenance
     return (
-        (made.encoder, made.weights) == (proper_name(options.encoder), digest(options.encoder, weights))
-        and made.dtypes.get("tokens", options.dtype) == options.dtype
-        and pool_of(made) == options.pool
+        (provenance.encoder, provenance.weights) == (proper_name(options.encoder), digest(options.encoder, weights))
+        and provenance.dtypes.get("tokens", options.dtype) == options.dtype
+        and pool_of(provenance) == options.pool
     )
 
 
@@ -150,7 +194,7 @@ def _described_view(store: Store, options: Options, pool: WorkerPool, asked: Win
     """Return the view that the encoder of a pool fills, made where there is none. StepDiffError: it is another one."""
     provenance, features = pool.call("describe", asked.entity, options.dtype)
     size = shard_rows(features, options.shard_size, asked.rows, count)
-    view = store.create_view(asked.entity, name_of_view(options), provenance, features, size)
+    view = store.create_view(asked.entity, str(options.view), provenance, features, size)
     if options.shard_size is not None and view.rows_per_shard != size:
         raise StepDiffError(
             f"view {view.name} has {view.rows_per_shard} rows per shard, --shard-size {options.shard_size} would be "
@@ -166,17 +210,26 @@ def start_workers(options: Options, entity: str, joined: bool) -> tuple[WorkerPo
     weights = options.weights
     if weights is not None and Path(weights).expanduser().exists():
         weights = str(Path(weights).expanduser().absolute())  # workers start elsewhere
-    lighter = "try a smaller --batch-size, or fewer --workers on one node"
     pool = WorkerPool(
         Worker,
         WorkerOptions(replace(options, weights=weights, videos=()), cpus),
         gpu,
         lambda shard, why: Outcome(shard, error=why),
-        lighter,
+        "try a smaller --batch-size, or fewer --workers on one node",
         joined=joined,
         unit=entity,
     )
     return pool, count, cpus
+
+
+@dataclass
+class Computed:
+    """The outcome of the shards that a run computed."""
+
+    repeated: int = 0
+    truncated: int = 0
+    errors: list[str] = field(default_factory=list)
+    seconds: float = 0.0
 
 
 def compute(pool: WorkerPool, jobs: Iterable[Task], count: int, what: str, total: int, entity: str) -> Computed:
@@ -193,13 +246,37 @@ def compute(pool: WorkerPool, jobs: Iterable[Task], count: int, what: str, total
     return done
 
 
+def _summary(store: Store, plan: Plan, done: Computed) -> Summary:
+    view = plan.view
+    now = view.status()
+    asked, before = plan.before(len(now))
+    failed = np.flatnonzero(asked & (now == FAILED))
+    return Summary(
+        entity=view.entity,
+        view=view.name,
+        store=str(store.path),
+        asked=int(asked.sum()),
+        done=int((asked & (now == OK) & (before != OK)).sum()),
+        already=int((before == OK).sum()),
+        failed=len(failed),
+        absent=int((asked & (now == ABSENT) & (before != FORGOTTEN)).sum()),
+        forgotten=int((asked & (before == FORGOTTEN)).sum()),
+        repeated=done.repeated,
+        truncated=done.truncated,
+        seconds=round(done.seconds, 3),
+        errors=done.errors,
+        failures=view.failures(failed[:MOST_FAILURES]).to_dicts(),
+        failures_in=str(store.path / "failures" / view.entity / view.name),
+    )
+
+
 def _refuse_hopeless(store: Store | None, options: Options, asked: Windows, changes: Changes | None = None) -> None:
     """StepDiffError if no missing clip can be computed and the view has none of the requested clips.
 
-    `changes`: those of the first window that is not finished.
+    Video files are opened in turn until one is a video. `changes`: those of the first window that is not finished.
     """
-    name, count, first = name_of_view(options), 0, ""
-    tried: set[str] = set()
+    name, count, first = str(options.view), 0, ""
+    tried: set[Path] = set()
     for window in asked:
         keys = window.rows["key"]
         if store is not None and name in store.views("clips"):
@@ -209,9 +286,14 @@ def _refuse_hopeless(store: Store | None, options: Options, asked: Windows, chan
             if (status == OK).any():
                 return
             keys = keys.filter(pl.Series(todo(status, options.retry_failed)))
-        reason = unreadable_reason(window, keys, tried)
-        if reason is None:
-            return
-        count, first = count + len(keys), first or reason
+        count += len(keys)
+        for key, video in window.rows.filter(pl.col("key").is_in(keys.implode())).select("key", "video").iter_rows():
+            reason, path = window.failures.get(key), window.paths[video]
+            if reason is None and path not in tried:
+                tried.add(path)
+                reason = unreadable(path)
+                if reason is None:
+                    return
+            first = first or reason or ""
     if count:
         raise StepDiffError(f"none of {count} clips can be computed; the first: {first}" if count > 1 else first)

@@ -26,11 +26,9 @@ from store import Store, View
 from store.catalog.forgotten import are_forgotten
 from store.view import ABSENT, FAILED
 
-FORGOTTEN = 3
-"""takes the place of the status of a row that was forgotten, which is absent in the store"""
+FORGOTTEN = 3  # takes the place of the status of a row that was forgotten, which is absent in the store
 _NEVER = 255  # status of a row that no window has named
 _SPAN = 2**22  # rows whose waiting ones are read together
-_TEXTS = 2**17  # rows whose texts are read together
 _PENDING = {"row": pl.Int64, "place": pl.String, "start": pl.Float64, "end": pl.Float64, "reason": pl.String}
 """a row to compute: its clip's file and interval, or why it cannot be computed"""
 
@@ -63,10 +61,8 @@ class Plan:
     """The rows that a run is asked for, window by window: their status before it, and what is to compute."""
 
     def __init__(self, view: View, retry_failed: bool = False) -> None:
-        """Plan no row yet of a view."""
         self.view = view
-        self.refused: StepDiffError | None = None
-        """why a window of `rows` was refused"""
+        self.refused: StepDiffError | None = None  # why a window of `rows` was refused
         self._size, self._retry_failed = view.rows_per_shard, retry_failed
         self._before = np.empty(0, np.uint8)  # status of each row of the catalog before the run
         self._named = np.zeros(0, np.int32)  # rows of each shard that were named so far
@@ -102,7 +98,7 @@ class Plan:
         yield from self.rest()
 
     def rest(self) -> Iterator[pl.DataFrame]:
-        """Yield the rows of shards that no window completed, ascending, some whole shards at a time."""
+        """Yield the rows of shards that no window completed, some whole shards at a time."""
         if self._carried.height:  # the last window was refused
             yield self._carried
         for bucket in self._waiting:
@@ -121,15 +117,11 @@ class Plan:
         shards, counts = np.unique(rows // self._size, return_counts=True)
         self._named = _longer(self._named, int(shards.max(initial=-1)) + 1, 0)
         self._named[shards] += counts.astype(np.int32)
-        wanted = pending(window, rows, todo(status, self._retry_failed))
-        return self._completed(pl.concat([self._carried, wanted]).sort("row"), window.last)
-
-    def _completed(self, wanted: pl.DataFrame, last: bool) -> pl.DataFrame:
-        """Return those of the `wanted` rows that are planned now, and keep the others."""
+        wanted = pl.concat([self._carried, pending(window, rows, todo(status, self._retry_failed))]).sort("row")
         shards = wanted["row"].to_numpy() // self._size
         waiting = np.isin(shards, self._put_off)
-        complete = ~waiting & (last | (self._named[shards] == self._size))
-        carried = ~complete & ~waiting & (shards == shards.max(initial=0)) & (not last)
+        complete = ~waiting & (window.last | (self._named[shards] == self._size))
+        carried = ~complete & ~waiting & (shards == shards.max(initial=0)) & (not window.last)
         left = ~complete & ~carried
         self._carried = wanted.filter(pl.Series(carried, dtype=pl.Boolean))
         if left.any():
@@ -157,14 +149,13 @@ def blocks(rows: Iterable[int], first: int, size: int) -> dict[int, tuple[int, .
 
     So the rows of a batch depend on the shard only, not on what else is to be computed.
     """
-    found: dict[int, list[int]] = {}
+    members_of: dict[int, list[int]] = {}
     for row in sorted(rows):
-        found.setdefault((row - first) // size, []).append(row)
-    return {block: tuple(members) for block, members in found.items()}
+        members_of.setdefault((row - first) // size, []).append(row)
+    return {block: tuple(members) for block, members in members_of.items()}
 
 
-FILLER = "."
-"""takes the place of a text that cannot be encoded in a batch"""
+FILLER = "."  # takes the place of a text that cannot be encoded in a batch
 
 
 @dataclass(frozen=True)
@@ -172,24 +163,17 @@ class Task:
     """A shard's rows to compute. A row is in `rows` or in `failures`, not in both."""
 
     store: str
-    """folder"""
     entity: str
     view: str
     shard: int
-    rows: tuple[int, ...]
-    """ascending"""
-    failures: dict[int, str]
-    """row known to be unusable -> why"""
+    rows: tuple[int, ...]  # ascending
+    failures: dict[int, str]  # row known to be unusable -> why
     batch_size: int
-    clips: dict[int, Source] = field(default_factory=dict)
-    """every one of `rows` -> its clip, where the entity is clips"""
+    clips: dict[int, Source] = field(default_factory=dict)  # every one of `rows` -> its clip
     texts: dict[int, str] = field(default_factory=dict)
-    """every row of the batches that hold `rows` -> its text, FILLER where it is unusable, where the
-    entity is texts"""
-    threads: int = 1
-    """threads that decode"""
-    repair: bool = False
-    """whether the rows were damaged"""
+    """every row of the batches that hold `rows` -> its text, FILLER where it is unusable"""
+    threads: int = 1  # that decode
+    repair: bool = False  # whether the rows were damaged
 
 
 @dataclass(frozen=True)
@@ -197,49 +181,28 @@ class Outcome:
     """The outcome of a shard."""
 
     shard: int
-    repeated: int = 0
-    """clips that show fewer frames than the encoder sees"""
-    truncated: int = 0
-    """texts of more tokens than the encoder sees"""
-    error: str | None = None
-    """why nothing of it was written"""
+    repeated: int = 0  # clips that show fewer frames than the encoder sees
+    truncated: int = 0  # texts of more tokens than the encoder sees
+    error: str | None = None  # why nothing of it was written
 
 
 def tasks(store: Store, view: View, planned: pl.DataFrame, batch_size: int, threads: int) -> Iterator[Task]:
     """Yield the task of every shard of planned rows, which are ascending."""
-    texts = _Texts(store, view, batch_size) if view.entity == "texts" else None
+    catalog = store.catalog(view.entity)
     for shard, rows in shards_of(planned, view.rows_per_shard):
-        first = shard * view.rows_per_shard
-        failed = pl.col("reason").is_not_null()
-        failures = dict(rows.filter(failed).select("row", "reason").iter_rows())
-        good = rows.filter(~failed)
+        failures = dict(rows.select("row", "reason").drop_nulls().iter_rows())
+        good = rows.filter(pl.col("reason").is_null())
         usable = tuple(good["row"])
-        clips, near = {}, {}
-        if texts is None:
+        clips, texts = {}, {}
+        if view.entity == "clips":
             clips = {row: Source(*source) for row, *source in good.select("row", "place", "start", "end").iter_rows()}
         else:
-            near = texts.near(usable, first)
-        yield Task(str(store.path), view.entity, view.name, shard, usable, failures, batch_size, clips, near, threads)
-
-
-class _Texts:
-    """Texts of the catalog by row, read some shards at a time."""
-
-    def __init__(self, store: Store, view: View, batch_size: int) -> None:
-        self._catalog, self._batch, self._rows = store.catalog("texts"), batch_size, view.rows_per_shard
-        self._first, self._read = 0, pl.Series(dtype=pl.String)
-
-    def near(self, rows: tuple[int, ...], first: int) -> dict[int, str]:
-        """Return the texts of the batches that contain `rows`, of the shard whose first row is `first`."""
-        if not self._first <= first < self._first + len(self._read):
-            end = min(first + max(_TEXTS, self._rows), len(self._catalog))
-            like = pl.DataFrame(schema={"text": pl.String})
-            self._first = first
-            self._read = self._catalog.select(np.arange(first, end), like).sort("row")["text"]
-        end = min(first + self._rows, self._first + len(self._read))
-        return {
-            row: FILLER if unusable(text) else text
-            for block in blocks(rows, first, self._batch)
-            for row in range(first + block * self._batch, min(first + (block + 1) * self._batch, end))
-            for text in [self._read[row - self._first]]
-        }
+            first = shard * view.rows_per_shard
+            span = np.arange(first, first + view.rows_per_shard)
+            known = catalog.select(span, pl.DataFrame(schema={"text": pl.String})).sort("row")["text"]
+            texts = {
+                first + place: FILLER if unusable(text) else text
+                for block in blocks(usable, first, batch_size)
+                for place, text in enumerate(known[block * batch_size : (block + 1) * batch_size], block * batch_size)
+            }
+        yield Task(str(store.path), view.entity, view.name, shard, usable, failures, batch_size, clips, texts, threads)

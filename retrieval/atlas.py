@@ -1,12 +1,8 @@
 """A view's clips as the Parquet file that Embedding Atlas opens (github.com/apple/embedding-atlas, 0.26).
 
 Columns: `clip` (the id), those of the catalog, `x`, `y`, and `neighbors`, a struct of `ids` (places in this file, from
-zero, best first) and `distances` (1 - cosine). The file has a row group for each piece of clips.
-
-Guarantees
-- coordinates_are_those_of_the_map: x and y equal those of retrieval.projection for the same rows
-- neighbours_are_places_in_the_file: an id is the place of a row, never the row's own; they equal a naive comparison
-- memory_is_bounded_by_a_piece: columns and neighbours are written piece by piece
+zero, best first, never the row's own) and `distances` (1 - cosine). The file has a row group for each piece of clips,
+and is written piece by piece.
 """
 
 from __future__ import annotations
@@ -47,8 +43,7 @@ def write_atlas(
 ) -> dict[str, Any]:
     """Write the file; return the numbers of clips and of neighbours, and the command that opens it.
 
-    Raises:
-        StepDiffError: An invalid condition, no clips, a projection that is not installed, or a missing or stale index.
+    Raises StepDiffError: an invalid condition, no clips, or a missing or stale index.
     """
     rows = filled_rows(view)
     if where is not None:

@@ -5,10 +5,9 @@ the rows whose estimates are within twice that bound of the k-th best are compar
 searches vectors that are in memory, in float32.
 
 Guarantees
-- exact_search_equals_float64: the k nearest rows are those of a float64 comparison of all rows, best first; among rows
-  with the same embedding, the lower row comes first
-- memory_is_bounded_by_a_few_blocks: at most a few blocks of the view are in memory
-- a_row_is_never_its_own_neighbour: `nearest_of` skips a candidate whose `apart` equals that of the query
+- the k nearest rows are those of a float64 comparison of all rows, best first; among rows with the same embedding, the
+  lower row comes first
+- at most a few blocks of the view are in memory
 """
 
 from __future__ import annotations
@@ -57,16 +56,9 @@ def search_exactly(
     queries: Float32[np.ndarray, "queries dim"],
     k: int,
 ) -> Found:
-    """Return the k of `rows` nearest to each query and their cosines, best first.
+    """Return the k of `rows` (rising, all filled) nearest to each normalised query and their cosines, best first.
 
-    Where fewer rows exist, the row is -1 and the cosine -inf.
-
-    Args:
-        rows: Rows to choose from, rising, all filled.
-        queries: Normalised vectors.
-
-    Raises:
-        StepDiffError: No such embedding, or a row without a direction, named by its key.
+    Where fewer rows exist, the row is -1 and the cosine -inf. StepDiffError names a row without a direction.
     """
     dim = width(view, feature)
     best = Best(len(queries), k, 2 * error_of(dim))
@@ -117,8 +109,8 @@ def _scores(
     for start in range(0, len(queries), QUERIES):
         scores = queries[start : start + QUERIES] @ vectors.T
         scores *= factors
-        query, place, some = best.above(scores, start)
-        near.append((query, place + first, some))
+        query, place, above = best.above(scores, start)
+        near.append((query, place + first, above))
     return near
 
 
@@ -132,8 +124,7 @@ class Best:
 
     def __init__(self, queries: int, k: int, margin: float = 0.0) -> None:
         self._k, self._margin = k, np.float32(margin)
-        self._bar = np.full(queries, -np.inf, np.float32)
-        """scores must be above it"""
+        self._bar = np.full(queries, -np.inf, np.float32)  # scores must be above it
         self.query, self.rows = np.empty(0, np.int64), np.empty(0, np.int64)
         self._scores, self._rank = np.empty(0, np.float32), np.empty(0, np.int64)
 
@@ -180,12 +171,12 @@ class Best:
 
 
 def without_itself(
-    found: tuple[Int64[np.ndarray, "queries more"], Float32[np.ndarray, "queries more"]],
+    hits: tuple[Int64[np.ndarray, "queries more"], Float32[np.ndarray, "queries more"]],
     itself: Int64[np.ndarray, " queries"],
     k: int,
 ) -> Found:
     """Return at most k found rows of each query and their cosines without its own row; -1 and -inf after the last."""
-    rows, cosines = found
+    rows, cosines = hits
     other = (rows >= 0) & (rows != itself[:, None])
     order = np.argsort(~other, axis=1, kind="stable")[:, :k]
     rows, cosines, other = (np.take_along_axis(array, order, axis=1) for array in (rows, cosines, other))
@@ -213,10 +204,10 @@ def nearest_of(
                 part = slice(start, start + VECTORS)
                 scores = queries[tile] @ vectors[part].T
                 scores[queries_apart[tile, None] == apart[part]] = -np.inf
-                query, place, some = one.above(scores)
-                one.add([(query, rows[part][place], some)])
-    found = [one.found() for one in best] or [Best(0, k).found()]
-    return np.concatenate([rows for rows, _ in found]), np.concatenate([scores for _, scores in found])
+                query, place, above = one.above(scores)
+                one.add([(query, rows[part][place], above)])
+    hits = [one.found() for one in best] or [Best(0, k).found()]
+    return np.concatenate([rows for rows, _ in hits]), np.concatenate([scores for _, scores in hits])
 
 
 @compiled
@@ -257,11 +248,11 @@ def cosines(
     for start in range(0, len(rows), COMPARED):
         part = order[start : start + COMPARED]
         near, places = np.unique(rows[part], return_inverse=True)
-        vectors, some = view.read(feature, near, dtype="float32"), np.empty(len(part))
+        vectors, exact = view.read(feature, near, dtype="float32"), np.empty(len(part))
         given = vectors, places, queries, query[part]
-        each(lambda share: fill_cosines(*given, *share, some), shares(len(part)))  # noqa: B023
-        check_directions(store, view, feature, rows[part], some)
-        out[part] = some
+        each(lambda share: fill_cosines(*given, *share, exact), shares(len(part)))  # noqa: B023
+        check_directions(store, view, feature, rows[part], exact)
+        out[part] = exact
     return out
 
 

@@ -1,7 +1,6 @@
 """Embeddings of a view: read, checked and normalised; commands that add missing ones.
 
-Guarantees
-- every_vector_has_length_1: a row that holds NaN, infinity or only zeros is refused by its key
+A row that holds NaN, infinity or only zeros has no direction, and is refused by its key.
 """
 
 from __future__ import annotations

@@ -65,8 +65,7 @@ class HuggingFace(Encoder):
     entities: tuple[str, ...] = ("clips", "texts")
     choices: ClassVar[tuple[str, ...]] = ("layer", "frames", "pooling", "window")
     wanted = "a folder of an image or video model of transformers, or a hub id such as facebook/dinov2-base"
-    chunk: ClassVar[int] = 16
-    """frames that an image model sees at once"""
+    chunk: ClassVar[int] = 16  # frames that an image model sees at once
 
     def __init__(
         self,
@@ -89,8 +88,7 @@ class HuggingFace(Encoder):
             window: frames W that a video model sees at once; None is all of them.
 
         Raises:
-            StepDiffError: transformers has no such model, the folder lacks weights or a processor, or a choice does
-                not fit the model.
+            StepDiffError: transformers has no such model, weights or processor are lacking, or a choice does not fit.
         """
         super().__init__(weights)
         if pooling not in POOLINGS:
@@ -110,7 +108,6 @@ class HuggingFace(Encoder):
 
     @classmethod
     def variant(cls, weights: Path) -> type[Encoder]:
-        """See `Encoder.variant`."""
         if _model_type(weights) in ("siglip2", "siglip2_vision_model"):
             return NaFlex
         return cls
@@ -179,7 +176,6 @@ class HuggingFace(Encoder):
         return window
 
     def _checked_layer(self, layer: int) -> int:
-        """Return the index of a hidden state from the front."""
         state = self._probed(hidden=True).hidden
         if state is None:
             raise StepDiffError(f"{self._title} gives no hidden states: leave --layer out")
@@ -241,7 +237,6 @@ class HuggingFace(Encoder):
 
     @property
     def layer(self) -> str:  # type: ignore[override]
-        """See `Encoder.layer`."""
         shape = self._shape
         state = "last hidden state" if self._hidden is None else f"hidden state {self._hidden}"
         pooled = "no embedding" if shape.width is None else f"embedding {shape.pooling}"
@@ -249,7 +244,6 @@ class HuggingFace(Encoder):
         return f"{self._title}: {state}{windows}; {pooled}"
 
     def features(self, entity: str, dtype: str = "float16") -> dict[str, Feature]:
-        """See `Encoder.features`."""
         self.check_entity(entity)
         shape, found = self._shape, {}
         if entity == "texts":
@@ -265,19 +259,18 @@ class HuggingFace(Encoder):
 
     @torch.inference_mode()
     def encode_clips(self, frames: UInt8[np.ndarray, "B T size size 3"]) -> dict[str, Float32[np.ndarray, "B ..."]]:
-        """`tokens`, `embedding` and, of an image model, `frame_embedding`."""
         self.check_frames(frames)
         if self._clips:
             windows = torch.from_numpy(frames).unflatten(1, (-1, self._window))
             parts = [self._encode(window[None]) for clip in windows for window in clip]
-            found = [torch.cat(part).unflatten(0, (len(frames), -1)) for part in zip(*parts, strict=True)]
+            encoded = [torch.cat(part).unflatten(0, (len(frames), -1)) for part in zip(*parts, strict=True)]
         else:
-            found = encode_distinct(self._encode, frames, self.chunk)
-        values = {"tokens": found[0].flatten(1, 2).numpy()}
-        if len(found) > 1:
+            encoded = encode_distinct(self._encode, frames, self.chunk)
+        values = {"tokens": encoded[0].flatten(1, 2).numpy()}
+        if len(encoded) > 1:
             if not self._clips:
-                values["frame_embedding"] = found[1].numpy()
-            values["embedding"] = found[1].mean(1).numpy()
+                values["frame_embedding"] = encoded[1].numpy()
+            values["embedding"] = encoded[1].mean(1).numpy()
         return values
 
     def _encode(self, frames: UInt8[torch.Tensor, "*N H W 3"]) -> tuple[torch.Tensor, ...]:
@@ -301,7 +294,6 @@ class HuggingFace(Encoder):
 
     @torch.inference_mode()
     def encode_texts(self, texts: list[str]) -> dict[str, Float32[np.ndarray, "B ..."]]:
-        """`embedding` [B, E] of norm 1."""
         check_texts(texts)
         self._check_texts()
         padding = families.text_padding(self._model)
@@ -334,13 +326,10 @@ def _model_type(weights: Path) -> str:
 
 @dataclass(frozen=True)
 class _Shape:
-    tokens: int
-    """without those of class and registers"""
+    tokens: int  # without those of class and registers
     channels: int
-    pooling: str
-    """how the embedding is made: one of POOLINGS"""
-    width: int | None
-    """numbers of the embedding, None without one"""
+    pooling: str  # how the embedding is made: one of POOLINGS
+    width: int | None  # numbers of the embedding, None without one
 
 
 class NaFlex(HuggingFace):
@@ -354,59 +343,51 @@ class NaFlex(HuggingFace):
     """
 
     def _prepare(self, settings: Settings) -> None:
-        """See `HuggingFace._prepare`."""
         self._processor: Any = read_processor(self.weights, self.wanted)
         self._patches, self._patch = int(settings["max_num_patches"]), int(settings["patch_size"])
 
     @property
     def picture(self) -> Picture:
-        """See `Encoder.picture`."""
         return Bounded(_FINER * self._patches * self._patch**2)
 
     @property
     def crop(self) -> str:
-        """See `Encoder.crop`."""
         kind = type(self._processor).__name__
         return (
             f"{self.picture}, resized by {kind} to at most {self._patches} patches of {self._patch}, zeros after them"
         )
 
     def features(self, entity: str, dtype: str = "float16") -> dict[str, Feature]:
-        """See `Encoder.features`."""
         found = super().features(entity, dtype)
         return {**found, "grid": Feature((2,), "float32")} if entity == "clips" else found
 
     def encode_clips(self, frames: UInt8[np.ndarray, "B T size size 3"]) -> dict[str, Float32[np.ndarray, "B ..."]]:
-        """Raise StepDiffError: whole pictures are encoded."""
         raise self._refusal("squares of clips")
 
     @torch.inference_mode()
     def encode_whole(
         self, frames: UInt8[np.ndarray, "T H W 3"], seconds: Float[np.ndarray, " T"]
     ) -> dict[str, Float32[np.ndarray, "..."]]:
-        """See `Encoder.encode_whole`."""
         if len(frames) != self.frames:
             raise StepDiffError(f"encoder {self.name} takes {self.frames} frames of a clip, not {len(frames)}")
         seen, inputs = self._see_whole(frames, self._hidden is not None)
         state, _ = self._state(seen)
-        own = inputs["pixel_attention_mask"].bool()[..., None]
-        tokens = torch.where(own, state.float(), 0)
+        real = inputs["pixel_attention_mask"].bool()[..., None]
+        tokens = torch.where(real, state.float(), 0)
         values = {"tokens": tokens.flatten(0, 1).cpu().numpy()}
         values["grid"] = inputs["spatial_shapes"][0].float().cpu().numpy()
-        embedded = self._embedded(seen, state, tokens.sum(1) / own.sum(1))
+        embedded = self._embedded(seen, state, tokens.sum(1) / real.sum(1))
         if embedded is not None:
             values["frame_embedding"] = embedded.cpu().numpy()
             values["embedding"] = embedded.mean(0).cpu().numpy()
         return values
 
     def _see_whole(self, frames: UInt8[np.ndarray, "T H W 3"], hidden: bool) -> tuple[families.Seen, Any]:
-        """Return what the model gives for pictures, and what it was given."""
         inputs = self._processor(list(frames), return_tensors="pt", input_data_format="channels_last").to(self._device)
         with torch.autocast("cuda", torch.bfloat16, enabled=self._device.type == "cuda"):
             return families.see_pictures(self._model, hidden, **inputs), inputs
 
     def _black(self, hidden: bool) -> families.Seen:
-        """See `HuggingFace._black`."""
         return self._see_whole(np.zeros((1, 2 * self._patch, 2 * self._patch, 3), np.uint8), hidden)[0]
 
     def _state(self, seen: families.Seen) -> tuple[torch.Tensor, int]:

@@ -12,20 +12,17 @@ from typing import Any
 import torch
 
 _CLASS_TOKEN = ("dinov3_convnext", "timesformer", "vivit")
-State = torch.Tensor
-"""[B, N, D], or [B, D, H, W] of a convolutional model"""
+State = torch.Tensor  # [B, N, D], or [B, D, H, W] of a convolutional model
 
 
 @dataclass(frozen=True)
 class Seen:
     """What a model gives for a batch."""
 
-    tokens: State
-    """of its last layer, those of class and registers first"""
+    tokens: State  # of its last layer, those of class and registers first
     hidden: tuple[State, ...] | None
     """hidden states, if they were asked for and the model gives them; a map has no class token"""
-    pooled: torch.Tensor | None
-    """[B, E], what it compares with texts, or its pooler's output"""
+    pooled: torch.Tensor | None  # [B, E], what it compares with texts, or its pooler's output
 
     @classmethod
     def of(cls, output: Any, pooled: torch.Tensor | None = None, first: int = 0) -> "Seen":
@@ -113,16 +110,16 @@ def frames_of(model: Any) -> int | None:
     """Return how many frames a video model was made for, None where it takes any number."""
     config = getattr(model.config, "vision_config", model.config)
     for name in ("frames_per_clip", "num_frames"):
-        if isinstance(found := getattr(config, name, None), int):
-            return found
+        if isinstance(count := getattr(config, name, None), int):
+            return count
     return None
 
 
 def tubelet_of(model: Any) -> int:
     """Return how many frames a video model sees as one step of time."""
     config = getattr(model.config, "vision_config", model.config)
-    found = getattr(config, "tubelet_size", 1)
-    return int(found if isinstance(found, int) else found[0])
+    size = getattr(config, "tubelet_size", 1)
+    return int(size if isinstance(size, int) else size[0])
 
 
 def _taken(call: Callable[..., Any], inputs: Any) -> dict[str, torch.Tensor]:

@@ -38,13 +38,11 @@ class Named(HuggingFace):
 
     @classmethod
     def variant(cls, weights: Path) -> type[Encoder]:
-        """See `Encoder.variant`. StepDiffError where the folder holds another model."""
         read_config(weights, cls.wanted, "model_type", cls.model_type)
         return cls
 
     @staticmethod
     def attention(config: Any, device: torch.device) -> str | None:
-        """See `HuggingFace.attention`."""
         return "sdpa"
 
 
@@ -53,11 +51,10 @@ class _ImageText(Named):
 
     choices = ("layer", "frames")
     chunk = 32
+    default_layer: ClassVar[int | None] = None
 
-    def __init__(
-        self, weights: Path, device: torch.device, layer: int | None = None, frames: int | None = FRAMES
-    ) -> None:
-        """See `HuggingFace`."""
+    def __init__(self, weights: Path, device: torch.device, layer: int | None = None, frames: int = FRAMES) -> None:
+        layer = self.default_layer if layer is None else layer
         super().__init__(weights, device, layer, frames)
         state = f"hidden state {self._hidden} of {self._model.config.vision_config.num_hidden_layers}"
         self.layer = f"{'last hidden state, final norm' if layer is None else state}, patch tokens"
@@ -68,16 +65,10 @@ class Clip(_ImageText):
 
     name = model_type = "clip"
     wanted = "a transformers CLIP folder with safetensors weights, or a hub id such as openai/clip-vit-large-patch14"
-
-    def __init__(
-        self, weights: Path, device: torch.device, layer: int | None = -2, frames: int | None = FRAMES
-    ) -> None:
-        """See `HuggingFace`."""
-        super().__init__(weights, device, layer, frames)
+    default_layer = -2
 
     @staticmethod
     def attention(config: Any, device: torch.device) -> str | None:
-        """See `HuggingFace.attention`."""
         return "sdpa" if device.type == "cuda" else "eager"
 
 
@@ -97,7 +88,6 @@ class _Video(Named):
 
     @torch.inference_mode()
     def encode_clips(self, frames: UInt8[np.ndarray, "B T size size 3"]) -> dict[str, Float32[np.ndarray, "B ..."]]:
-        """`tokens` [B, T/tubelet * P, D], `embedding` [B, D], which is their mean in float32 on the CPU."""
         tokens = super().encode_clips(frames)["tokens"]
         return {"tokens": tokens, "embedding": torch.from_numpy(tokens).mean(1).numpy()}
 
@@ -135,22 +125,19 @@ class Tower(Named):
     """module and class of transformers"""
 
     def __init__(self, weights: Path, device: torch.device, frames: int = 1) -> None:
-        """See `HuggingFace`."""
         super().__init__(weights, device, frames=frames, pooling="none")
 
     def _load(self, weights: Path, device: torch.device) -> Any:
-        """Return the tower alone."""
         from transformers.initialization import no_init_weights
 
         vision = self._config(weights).vision_config
         self._square = vision.image_size
         with no_init_weights():
             module = self._build(vision)
-        load_part(module, weights, _PLACE, self.wanted)
+        load_part(module, weights, self.wanted, _PLACE)
         return module.eval().requires_grad_(False).to(device)
 
     def _build(self, vision: Any) -> torch.nn.Module:
-        """Return the tower of a configuration, without its weights."""
         module, _, kind = self.tower.rpartition(".")
         built: Any = getattr(import_module(f"transformers.models.{module}"), kind)
         return built._from_config(vision, dtype=torch.float32, attn_implementation="sdpa")
@@ -162,11 +149,9 @@ class Tower(Named):
 
     @property
     def crop(self) -> str:
-        """See `Encoder.crop`."""
         return f"{self.picture}, no tiling, no padding"
 
     def _state(self, seen: Seen) -> tuple[torch.Tensor, int]:
-        """See `HuggingFace._state`; no token is left out."""
         return seen.tokens, 0
 
 
@@ -177,7 +162,6 @@ class Llava(Tower):
     wanted = "a transformers LLaVA folder with safetensors weights, or a hub id such as llava-hf/llava-1.5-7b-hf"
 
     def __init__(self, weights: Path, device: torch.device, frames: int = 1) -> None:
-        """See `HuggingFace`."""
         config = self._config(weights)
         blocks, named = config.vision_config.num_hidden_layers, config.vision_feature_layer
         named = [named] if isinstance(named, int) else named
@@ -203,7 +187,6 @@ class Llava(Tower):
         return AutoModel.from_config(vision, dtype=torch.float32, attn_implementation="sdpa")
 
     def _state(self, seen: Seen) -> tuple[torch.Tensor, int]:
-        """See `HuggingFace._state`."""
         assert seen.hidden is not None
         return torch.cat([seen.hidden[layer] for layer in self._layers], dim=-1), self._first
 

@@ -28,8 +28,7 @@ from torch.nn.functional import pad
 from featurize.video.picture import Crop, Resample
 from stepdiff.common.errors import StepDiffError
 
-FILTERS: dict[int, Resample] = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
-"""of the resize, by Pillow's numbers"""
+FILTERS: dict[int, Resample] = {1: "lanczos", 2: "bilinear", 3: "bicubic"}  # of the resize, by Pillow's numbers
 Settings = Mapping[str, Any]
 _IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 _COMMON = {"do_resize": True, "do_rescale": True, "do_normalize": True, "rescale_factor": 1 / 255, "resample": 2}
@@ -46,12 +45,9 @@ _TIMM: Mapping[str, Any] = MappingProxyType({"bicubic": 3, "bilinear": 2, "lancz
 class Preprocessing:
     """The decoder's part and the encoder's part."""
 
-    crop: Crop
-    """what the decoder does"""
-    mean: Float32[torch.Tensor, "3 1 1"]
-    """in units of a byte, as the pixels are"""
-    std: Float32[torch.Tensor, "3 1 1"]
-    """likewise"""
+    crop: Crop  # what the decoder does
+    mean: Float32[torch.Tensor, "3 1 1"]  # in units of a byte, as the pixels are
+    std: Float32[torch.Tensor, "3 1 1"]  # likewise
 
     def normalised(self, frames: UInt8[torch.Tensor, "*N H W 3"]) -> Float32[torch.Tensor, "*N 3 H W"]:
         """Pixel values of cropped frames, as the checkpoint wants them, on the device of `mean`."""
@@ -71,8 +67,8 @@ def read_processor(folder: Path, wanted: str) -> Any:
 
 def image_settings(folder: Path, wanted: str) -> Settings:
     """Return the settings of a folder's image processor. StepDiffError where it has none."""
-    found = read_processor(folder, wanted).to_dict()
-    return _convnext({name: value for name, value in found.items() if value is not None})
+    settings = read_processor(folder, wanted).to_dict()
+    return _convnext({name: value for name, value in settings.items() if value is not None})
 
 
 def _convnext(settings: dict[str, Any]) -> Settings:
@@ -93,15 +89,15 @@ def video_settings(folder: Path, wanted: str, defaults: Settings) -> Settings | 
     for name, part in (("video_preprocessor_config.json", None), ("processor_config.json", "video_processor")):
         path = folder / name
         try:
-            found = json.loads(path.read_text())
+            settings = json.loads(path.read_text())
             if part is not None:
-                found = found.get(part)
+                settings = settings.get(part)
         except FileNotFoundError:
             continue
         except (OSError, ValueError, AttributeError) as problem:
             raise StepDiffError(f"{path} cannot be read ({problem!r}): give {wanted}") from None
-        if isinstance(found, dict):
-            known = {**defaults, **{name: value for name, value in found.items() if value is not None}}
+        if isinstance(settings, dict):
+            known = {**defaults, **{name: value for name, value in settings.items() if value is not None}}
             kind = str(known.get("video_processor_type"))
             return _resized({**_COMMON, **_DEFAULTS.get(kind, {}), **known})
     return None

@@ -1,11 +1,6 @@
 """Any sentence encoder of sentence-transformers: one L2-normalised embedding for a text.
 
 Texts of a batch are encoded sorted by length, a few at once: the last bits of an embedding depend on its batch.
-
-all-mpnet-base-v2: one L2-normalised embedding of 768 numbers for a text.
-
-Guarantees
-- embeddings are what sentence-transformers computes
 """
 
 import json
@@ -36,7 +31,6 @@ class Sentence(Encoder):
     entities = ("texts",)
 
     def __init__(self, weights: Path, device: torch.device) -> None:
-        """StepDiffError where the folder does not hold a sentence encoder."""
         from safetensors import SafetensorError
         from sentence_transformers import SentenceTransformer
 
@@ -62,21 +56,17 @@ class Sentence(Encoder):
 
     @property
     def tokenizer(self) -> Any:  # type: ignore[override]
-        """See `Encoder.tokenizer`."""
         return self._model.tokenizer
 
     def _words(self) -> str:
-        """The layer in words."""
         steps = json.loads((self.weights / "modules.json").read_text())
         return f"{', '.join(step['type'].rpartition('.')[2] for step in steps)}; L2-normalised"
 
     def features(self, entity: str, dtype: str = "float16") -> dict[str, Feature]:
-        """See `Encoder.features`; there are no tokens, so `dtype` changes nothing."""
         self.check_entity(entity)
         return {"embedding": Feature((self._width,), "float32")}
 
     def encode_texts(self, texts: list[str]) -> dict[str, Float32[np.ndarray, "B ..."]]:
-        """`embedding` [B, E] of norm 1."""
         check_texts(texts)
         embedding = self._model.encode(
             texts,
@@ -95,7 +85,6 @@ class MpnetBase(Sentence):
     wanted = "what stepdiff weights fetch mpnet-base makes"
 
     def __init__(self, weights: Path, device: torch.device) -> None:
-        """StepDiffError where the folder does not hold this model."""
         read_config(weights, self.wanted, "model_type", "mpnet")
         super().__init__(weights, device)
 

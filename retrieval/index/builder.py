@@ -1,18 +1,27 @@
 """Build of a view's index: choose, train, fill (IVF part by part), measure, commit.
 
+An IVF index is trained once, filled in parallel from runs of rows (here, or by workers on Ray), and merged on disk: a
+folder holds trained.faiss (without rows) and the inverted lists of each part. A worker holds one part in memory, the
+merge the whole index.
+
 Guarantees
-- an_index_is_complete_or_absent: the index is written under its own name, then its card; an interrupted build keeps the
-  old index
-- new_rows_are_added: newer rows are added to the existing index, which is neither trained nor read again
-- a_damaged_row_is_refused: every row is compared with its stored checksum when it is read into an index
+- an index is written under its own name, then its card; an interrupted build keeps the old index, and resumes: existing
+  parts are not computed again, and the index equals that of an uninterrupted build
+- newer rows are added to the existing index, which is neither trained nor read again
+- every row is compared with its stored checksum when it is read into an index
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import time
-from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -32,24 +41,25 @@ from retrieval.index.index import (
     set_effort,
 )
 from retrieval.index.index_card import (
+    INDEX,
     VERSION,
     Card,
     card_path,
     described,
     digest,
     index_file,
-    new_file,
     read_card,
     remove_others,
     write_card,
 )
-from retrieval.index.parts import Job, add, fill_all, merge, new_index, parts_of, train, write_index
-from retrieval.vectors import checked_norms, command, filled_rows, normalised, raw_blocks, width
+from retrieval.vectors import checked_norms, command, compact, filled_rows, normalised, raw_blocks, width
 from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.files import local, make_folder, whole
+from stepdiff.common.io.files import Place, local, make_folder, whole
 from stepdiff.common.io.locks import locked
-from stepdiff.common.progress import progress
+from stepdiff.common.progress import Advance, progress
 from stepdiff.common.streams import generator
+from stepdiff.common.workers.cluster import connected
+from stepdiff.common.workers.pool import WorkerPool, pool_size
 from store import Store, View
 
 if TYPE_CHECKING:
@@ -63,6 +73,8 @@ QUERIES, K = 256, 10  # rows of the view whose nearest are searched to measure t
 EQUAL = 1e-6  # difference up to which two cosines are the same neighbour
 MOST_CANDIDATES = 4096  # of a graph
 TIMED = 32  # single queries whose median time is the latency
+TRAINING_ROWS_A_LIST = 64
+CONSTRUCTION = 80  # candidates that a graph compares for a new node
 
 
 def build_index(
@@ -80,10 +92,8 @@ def build_index(
 
     Args:
         factory: FAISS factory string, or "auto".
-        given: Budgets of memory, time and recall.
         rebuild: Train again; otherwise newer rows are added to an existing index.
         workers: Processes that fill parts of an IVF index on Ray (default: one per CPU); 1 fills them here.
-        address: Ray cluster; by default a local one is started for several parts.
 
     Raises:
         StepDiffError: No such embedding, no rows, a row without a direction, an unusable factory, no index that fits
@@ -188,7 +198,7 @@ class _Build:
                         index = read_files(self.store, self.view, card, mapped=False)
                     merge(index, lists)
         set_effort(index, 1)
-        file = new_file(self.path)
+        file = self.path.parent / f"{self.path.stem}.{os.urandom(4).hex()}{INDEX}"
         with whole(file) as temporary:
             write_index(index, temporary)
             entry = described(temporary)
@@ -298,11 +308,11 @@ def faiss_version() -> str:
     return str(faiss.__version__)
 
 
-def recall(found: Float32[np.ndarray, "queries k"], true: Float32[np.ndarray, "queries k"]) -> float:
+def recall(cosines: Float32[np.ndarray, "queries k"], true: Float32[np.ndarray, "queries k"]) -> float:
     """Return the share of true neighbours that were found; rows with equal cosines are interchangeable."""
     sought = np.isfinite(true)
     worst = np.min(np.where(sought, true, np.inf), axis=1, keepdims=True)
-    hits = np.minimum(np.sum(found >= worst - EQUAL, axis=1), np.sum(sought, axis=1))
+    hits = np.minimum(np.sum(cosines >= worst - EQUAL, axis=1), np.sum(sought, axis=1))
     return float(np.sum(hits) / max(np.sum(sought), 1))
 
 
@@ -314,3 +324,186 @@ def _latency(index: Index, queries: Float32[np.ndarray, "queries dim"]) -> float
         index.search(query[None], K)
         seconds.append(time.perf_counter() - start)
     return round(float(np.median(seconds)), 6)
+
+
+@dataclass(frozen=True)
+class Job:
+    """An index to build. Picklable."""
+
+    store: Place
+    entity: str
+    view: str
+    feature: str
+    folder: Place  # of the parts
+
+    def opened(self) -> tuple[Store, View]:
+        """Open the store and the view; each row read is compared with its checksum."""
+        store = Store.open(self.store)
+        return store, store.view(self.entity, self.view, check="always")
+
+    @property
+    def trained(self) -> Place:
+        return self.folder / "trained.faiss"
+
+    @contextmanager
+    def naming_folder(self) -> Iterator[None]:
+        """Convert a DamagedIndex raised within the block into an error that names the folder to delete."""
+        try:
+            yield
+        except DamagedIndex as error:
+            raise StepDiffError(f"{error}; delete {self.folder} and run the same command again") from error
+
+
+class Part(NamedTuple):
+    """A run of rows of a job."""
+
+    job: Job
+    rows: Int64[np.ndarray, " rows"]
+
+    @property
+    def shard(self) -> int:
+        """Return its first row, which identifies it in the worker pool."""
+        return int(self.rows[0])
+
+    @property
+    def failures(self) -> tuple[()]:
+        return ()
+
+    @property
+    def lists(self) -> Place:
+        return self.job.folder / f"{self.rows[0]}-{self.rows[-1] + 1}.faiss"
+
+
+class Filled(NamedTuple):
+    """The outcome of a part."""
+
+    error: str | None = None  # the reason if it was not filled
+
+
+def parts_of(job: Job, rows: Int64[np.ndarray, " rows"], rows_per_shard: int, size: int) -> list[Part]:
+    """Split `rows` into parts of whole shards, about `size` rows each."""
+    runs = rows // (rows_per_shard * max(size // rows_per_shard, 1))
+    return [Part(job, part) for part in np.split(rows, np.flatnonzero(np.diff(runs)) + 1)]
+
+
+def new_index(dim: int, factory: str, rows: int) -> faiss.Index:
+    """Return an empty index. Raises StepDiffError if FAISS has no such index."""
+    import faiss
+
+    with _refusing(factory, rows, dim):
+        index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
+        if ivf_of(index) is None:  # it stores no row numbers by itself
+            index = faiss.IndexIDMap(index)
+        if (graph := graph_of(index)) is not None:
+            graph.efConstruction = CONSTRUCTION
+        return index
+
+
+def train(job: Job, factory: str, index: faiss.Index, rows: Int64[np.ndarray, " rows"]) -> None:
+    """Train an empty index on a seeded sample of `rows`. Raises StepDiffError if these do not suit it."""
+    import faiss
+
+    if index.is_trained:
+        return
+    store, view = job.opened()
+    ivf = ivf_of(index)
+    with _refusing(factory, len(rows), index.d):
+        most = TRAINING_ROWS_A_LIST * (ivf.nlist if ivf is not None else 1024)
+        chosen = generator(0, "index training rows").permutation(len(rows))[:most]
+        vectors = compact(store, view, job.feature, rows[np.sort(chosen)])
+        clustered = ivf if faiss.get_num_gpus() else None  # by all GPUs, if FAISS has some (`pip install '.[gpu]'`)
+        if clustered is not None:
+            clustered.clustering_index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatIP(clustered.d))
+        index.train(vectors)
+        if clustered is not None:
+            clustered.clustering_index = None
+
+
+@contextmanager
+def _refusing(factory: str, rows: int, dim: int) -> Iterator[None]:
+    """Convert an error of FAISS within the block into one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise StepDiffError(
+            f"FAISS cannot build {factory!r} over {rows} rows of {dim} channels ({reason}): "
+            f"choose another --factory, or auto"
+        ) from error
+
+
+def add(index: faiss.Index, job: Job, rows: Int64[np.ndarray, " rows"]) -> Iterator[int]:
+    """Add rows to an index block by block, and yield the number of rows of each block."""
+    store, view = job.opened()
+    for block, vectors in raw_blocks(view, job.feature, rows):
+        norms = checked_norms(store, view, job.feature, block, vectors)
+        index.add_with_ids((vectors / norms[:, None]).astype(np.float32), block)
+        yield len(block)
+
+
+def fill(part: Part) -> None:
+    """Add the rows of a part to its own lists."""
+    job = part.job
+    with job.naming_folder(), local(job.trained) as file:
+        index = read_faiss(file, width(job.opened()[1], job.feature), 0)
+    for _ in add(index, job, part.rows):
+        pass
+    with whole(part.lists) as temporary:
+        write_index(index, temporary)
+
+
+def merge(index: faiss.Index, lists: Mapping[Path, int]) -> None:
+    """Add the rows of the index files `lists`, each with its number of rows. Raises DamagedIndex for another file."""
+    for path, count in lists.items():
+        part = read_faiss(path, index.d, count)
+        try:
+            index.merge_from(part, 0)
+        except RuntimeError as error:
+            raise DamagedIndex(f"{path.name} is damaged: it is not a part of this index") from error
+
+
+def write_index(index: faiss.Index, path: Path) -> None:
+    """Write an index file. Raises StepDiffError if the disk is full."""
+    import faiss
+
+    try:
+        faiss.write_index(index, str(path))
+    except RuntimeError as error:
+        raise StepDiffError(f"cannot write {path}: make room on its disk, and run it again") from error
+
+
+class FillWorker:
+    """A worker that fills parts; no embedding travels through Ray."""
+
+    def __init__(self, options: SimpleNamespace) -> None:
+        pass
+
+    def run(self, part: Part) -> Filled:
+        try:
+            fill(part)
+        except StepDiffError as error:
+            return Filled(str(error))
+        return Filled()
+
+    def finished(self) -> int:
+        """Return 0: rows count once their part is written."""
+        return 0
+
+
+def fill_all(parts: Sequence[Part], workers: int | None, address: str | None, advance: Advance) -> None:
+    """Fill every part. One part, or `workers` of 1, needs no Ray.
+
+    Raises StepDiffError for the first part that fails, or whose workers die repeatedly.
+    """
+    if workers == 1 or (len(parts) < 2 and address is None):
+        for part in parts:
+            fill(part)
+            advance(len(part.rows))
+        return
+    with connected(address, "retrieval") as joined:
+        options = SimpleNamespace(cpus=1)
+        pool = WorkerPool(FillWorker, options, False, lambda _, why: Filled(why), joined=joined)
+        count, _ = pool_size(workers, options.cpus, False, joined)
+        for filled in pool.run(parts, min(count, len(parts)), advance):
+            if filled.error:
+                raise StepDiffError(filled.error)

@@ -30,12 +30,9 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "
 class Budgets:
     """Limits that a user sets."""
 
-    memory: int | None = None
-    """bytes of the index during a search"""
-    latency: float | None = None
-    """median seconds of one query"""
-    recall: float = 0.95
-    """share of the 10 nearest rows that are found"""
+    memory: int | None = None  # bytes of the index during a search
+    latency: float | None = None  # median seconds of one query
+    recall: float = 0.95  # share of the 10 nearest rows that are found
 
 
 @dataclass(frozen=True)

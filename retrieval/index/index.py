@@ -4,11 +4,10 @@ On disk, in the store: indexes/ENTITY/VIEW.json (the card) and the file that it 
 index has only a card: the store itself is searched.
 
 Guarantees
-- an_index_of_changed_rows_is_refused: an index of changed rows, of another provenance, without its card or with a
-  damaged byte is refused; the error gives the reason and the command that rebuilds it
-- similarities_are_exact: hits of an approximate index are compared again by the store's own vectors, so a similarity is
-  always the cosine
-- forged_sizes_allocate_nothing: a file that declares more than it holds is refused before memory is allocated
+- an index of changed rows, of another provenance, without its card or with a damaged byte is refused; the error gives
+  the reason and the command that rebuilds it
+- hits of an approximate index are compared again by the store's own vectors, so a similarity is always the cosine
+- a file that declares more than it holds is refused before memory is allocated
 """
 
 from __future__ import annotations
@@ -22,17 +21,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32, Float64, Int64
 
-from retrieval.exact import search_exactly
-from retrieval.index.hits import Hits
+from retrieval.exact import Found, check_directions, cosines, fill_cosines, search_exactly
 from retrieval.index.index_card import Card, build_command, card_path, damaged, index_file, read_card, stale
-from retrieval.vectors import filled_rows
+from retrieval.vectors import BLOCK, filled_rows
 from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.direct_io import fill_memory
 from store import Store, View
 from store.view import OK
 
@@ -51,12 +51,9 @@ class DamagedIndex(StepDiffError):
 
 
 def read_faiss(path: Path, dim: int, count: int, mapped: bool = False) -> faiss.Index:
-    """Return the FAISS index in a file of `count` vectors of `dim` channels.
+    """Return the FAISS index in a file of `count` vectors of `dim` channels, or raise DamagedIndex.
 
     `mapped` leaves the inverted lists in the mapped file.
-
-    Raises:
-        DamagedIndex: The header declares other numbers, or more than the file holds, or FAISS cannot read it.
     """
     import faiss
 
@@ -133,6 +130,77 @@ def rows_of(index: faiss.Index) -> Int64[np.ndarray, " rows"]:
     return np.concatenate([np.empty(0, np.int64), *held])
 
 
+OFTEN = 32  # rows of a run that are compared before it is mapped, and before another try
+
+
+class Hits:
+    """Compares filled rows of one feature with queries. Safe to share between threads.
+
+    Reading a row by itself costs more than finding it in an index. So runs of consecutive rows that are often compared
+    stay mapped, if main memory holds them, and are compared in place; rows that were written again are mapped again.
+    Other rows are read from the store.
+    """
+
+    def __init__(self, store: Store, view: View, feature: str, filled: Int64[np.ndarray, " filled"]) -> None:
+        self._given = store, view, feature
+        size = min(BLOCK, view.rows_per_shard)  # powers of two: a run belongs to one shard
+        first = np.flatnonzero((np.diff(filled, prepend=-2) > 1) | (filled % size == 0))
+        self._starts, self._ends = filled[first], filled[[*first[1:] - 1, -1]] + 1
+        self._compared = np.zeros(len(first), np.int64)  # since the run was mapped, or could not be
+        self._mapped: dict[int, tuple[Any, Float32[np.ndarray, "run dim"]]] = {}  # version of its file, vectors
+        self._in_place = view.features[feature].dtype == "float32" and not view.paths.store.remote
+        self._fits = not fill_memory(len(view) * view.features[feature].shape[0] * 4)
+
+    def cosines(
+        self, queries: Float32[np.ndarray, "queries dim"], rows: Int64[np.ndarray, "queries some"]
+    ) -> Float64[np.ndarray, "queries some"]:
+        """Return the float64 cosine of each normalised query to each of its own rows; -inf where the row is -1.
+
+        Raises StepDiffError for a row without a direction, or one that can no longer be read.
+        """
+        exact = np.full(rows.shape, -np.inf)
+        query, rank = np.nonzero(rows >= 0)
+        wanted = rows[query, rank]
+        order = np.argsort(wanted)
+        runs = np.searchsorted(self._starts, wanted[order], side="right") - 1
+        bounds = [*np.flatnonzero(np.diff(runs, prepend=-1)).tolist(), len(order)]
+        out, left, versions = np.empty(len(wanted)), np.ones(len(wanted), bool), dict[int, Any]()
+        for start, end in pairwise(bounds) if self._in_place else ():
+            run, places = int(runs[start]), order[start:end]
+            vectors = self._vectors(run, len(places), versions)
+            if vectors is not None:
+                here = np.empty(len(places))
+                fill_cosines(vectors, wanted[places] - self._starts[run], queries, query[places], 0, len(places), here)
+                out[places], left[places] = here, False
+        store, view, feature = self._given
+        check_directions(store, view, feature, wanted[~left], out[~left])
+        out[left] = cosines(store, view, feature, queries, query[left], wanted[left])
+        exact[query, rank] = out
+        return exact
+
+    def _vectors(self, run: int, count: int, versions: dict[int, Any]) -> Float32[np.ndarray, "run dim"] | None:
+        """Return a mapped run, of which `count` rows are compared, or None. `versions`: of shards, in this search."""
+        _, view, feature = self._given
+        shard = int(self._starts[run]) // view.rows_per_shard
+        if shard not in versions:
+            versions[shard] = view.paths.shard(feature, shard, 2).identity()
+        version, vectors = self._mapped.get(run, (None, None))
+        if vectors is not None and version == versions[shard]:
+            return vectors
+        self._compared[run] += count
+        if self._compared[run] < OFTEN:
+            return None
+        self._compared[run] = 0
+        rows = np.arange(self._starts[run], self._ends[run])
+        vectors = view.in_place(feature, rows)
+        if vectors is None and self._fits:
+            view.read(feature, rows)  # into memory
+            vectors = view.in_place(feature, rows)
+        if vectors is not None:
+            self._mapped[run] = versions[shard], vectors
+        return vectors
+
+
 AGAIN = 10  # hits of product-quantised codes compared exactly per requested hit
 SPARE = 22  # hits of other codes compared exactly beyond k
 NEAR = 2  # the same of codes that order hits as the vectors do, but for near ties
@@ -146,12 +214,10 @@ class Index:
     store: Store
     view: View
     card: Card
-    faiss: faiss.Index | None
-    """None for an exact index: the store itself is searched"""
+    faiss: faiss.Index | None  # None for an exact index: the store itself is searched
 
     @cached_property
     def hits(self) -> Hits:
-        """The comparison of hits with the store's rows."""
         return Hits(self.store, self.view, self.card["feature"], filled_rows(self.view))
 
     def __len__(self) -> int:
@@ -159,12 +225,10 @@ class Index:
 
     def search(
         self, queries: Float32[np.ndarray, "queries dim"], k: int, among: Int64[np.ndarray, " rows"] | None = None
-    ) -> tuple[Int64[np.ndarray, "queries k"], Float32[np.ndarray, "queries k"]]:
-        """Return the k nearest rows of each query and their cosines, best first.
+    ) -> Found:
+        """Return the k nearest rows of each normalised query and their cosines, best first; -1 and -inf after the last.
 
-        Where the index finds fewer, the row is -1 and the cosine -inf.
-
-        `queries` are normalised; `among` limits the rows. Raises StepDiffError if this kind of index cannot do that.
+        `among` limits the rows. Raises StepDiffError if this kind of index cannot do that.
         """
         feature = self.card["feature"]
         if self.faiss is None:
@@ -180,10 +244,9 @@ class Index:
                 f"FAISS cannot search only some rows of an index {self.card['factory']!r}: "
                 "build one with --factory auto"
             ) from error
-        cosines = self.hits.cosines(queries, rows)
-        order = np.lexsort((rows, -cosines))[:, :k]
-        found = np.take_along_axis(cosines, order, axis=1).astype(np.float32)
-        return np.take_along_axis(rows, order, axis=1), found
+        exact = self.hits.cosines(queries, rows)
+        order = np.lexsort((rows, -exact))[:, :k]
+        return np.take_along_axis(rows, order, axis=1), np.take_along_axis(exact, order, axis=1).astype(np.float32)
 
 
 def selecting(index: Any, rows: Int64[np.ndarray, " rows"]) -> Any:
@@ -281,16 +344,3 @@ def graph_of(index: Any) -> Any:
     faiss: Any = import_module("faiss")
     inner = faiss.downcast_index(index.index) if isinstance(index, faiss.IndexIDMap) else index
     return inner.hnsw if isinstance(inner, faiss.IndexHNSW) else None
-
-
-@contextmanager
-def cluster_on_gpu(ivf: faiss.IndexIVF | None) -> Iterator[None]:
-    """Train the centroids of an IVF index on all GPUs within this block, if FAISS has GPUs (`pip install '.[gpu]'`)."""
-    import faiss
-
-    if ivf is None or not faiss.get_num_gpus():
-        yield
-        return
-    ivf.clustering_index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatIP(ivf.d))
-    yield
-    ivf.clustering_index = None

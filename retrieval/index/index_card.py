@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -50,11 +49,6 @@ def card_path(store: Store, entity: str, view: str) -> Place:
     return store.path / "indexes" / entity / f"{view}.json"
 
 
-def new_file(card: Place) -> Place:
-    """Return a new path for the index file of one build."""
-    return card.parent / f"{card.stem}.{os.urandom(4).hex()}{INDEX}"
-
-
 def index_file(card: Card) -> str:
     """Return the name of the card's index file; an exact index has none."""
     return next(name for name in card["files"] if name.endswith(INDEX))
@@ -62,14 +56,13 @@ def index_file(card: Card) -> str:
 
 def remove_others(path: Place, card: Card) -> None:
     """Remove index files that the card at `path` does not name: of earlier or interrupted builds."""
-    files: list[Place] = list(path.parent.iterdir())
-    for file in files:
+    for file in list(path.parent.iterdir()):
         if _own(path).fullmatch(file.name) and file.name not in card["files"]:
             file.unlink(missing_ok=True)
 
 
 def _own(path: Place) -> re.Pattern[str]:
-    """The pattern of names of files that belong to the card at `path`."""
+    """Return the pattern of names of files that belong to the card at `path`."""
     ends = "|".join(map(re.escape, (INDEX, SAMPLE)))
     return re.compile(rf"{re.escape(path.stem)}(\.[0-9a-f]{{8}})?({ends})")
 
@@ -113,7 +106,7 @@ def read_card(path: Place) -> Card | str:
 
 
 def _fault_of_files(path: Place, card: Card) -> str | None:
-    """The fault of the files that the card at `path` names, which must be its own."""
+    """Return the fault of the files that the card at `path` names, which must be its own."""
     for name, known in card["files"].items():
         if not _own(path).fullmatch(name):
             return f"its card names {name!r}, which is not a file of this index"

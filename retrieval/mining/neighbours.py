@@ -5,11 +5,10 @@ step. Each piece is compared with all rows of its steps, which are read from the
 written to the folder OUT.parts before the next piece starts.
 
 Guarantees
-- neighbours_equal_those_of_a_naive_join: neighbours are exact and sorted by falling cosine, then by row, and never the
-  row itself; only cosines that differ by less than the rounding of float32 (1e-6) may be in another order
-- a_killed_run_resumes_with_the_same_file: an interrupted run continues with the first missing piece, and writes the
-  same file
-- memory_is_bounded: the vectors of one piece and one block are in memory, whatever the size of a step
+- neighbours are exact and sorted by falling cosine, then by row, and never the row itself; only cosines that differ by
+  less than the rounding of float32 (1e-6) may be in another order
+- an interrupted `join` continues with the first missing piece, and writes the same file
+- the vectors of one piece and one block are in memory, whatever the size of a step
 """
 
 from __future__ import annotations
@@ -47,17 +46,12 @@ def neighbours(
     same: str | None = None,
     feature: str = "embedding",
 ) -> Found:
-    """Return the k nearest filled rows of each of `rows` and their cosines, best first.
-
-    Where fewer rows exist, the row is -1 and the cosine -inf.
+    """Return the k nearest filled rows of each of `rows` and their cosines, best first; -1 and -inf after the last.
 
     Args:
         same: Catalog column, e.g. `step`: only rows with an equal value are neighbours, found exactly; a row without a
             value has none. By default the view's index is searched.
         feature: Embedding to compare with `same`; an index has its own.
-
-    Raises:
-        StepDiffError: A row without features, an unknown column, or a missing or stale index.
     """
     empty = np.flatnonzero(~np.isin(rows, filled_rows(view)))
     if len(empty):
@@ -92,7 +86,7 @@ def neighbours(
 def nearest(vectors: Float32[np.ndarray, "vectors dim"], asked: Int64[np.ndarray, " asked"], k: int) -> Found:
     """Return the positions of the k other vectors nearest to each vector at `asked`, and their cosines, best first.
 
-    `vectors` have length 1. The search is exact. Where fewer exist, the position is -1 and the cosine -inf.
+    `vectors` have length 1. Where fewer exist, the position is -1 and the cosine -inf.
     """
     places = np.arange(len(vectors))
     return nearest_of(vectors[asked], asked, [(places, vectors, places)], k)
@@ -108,11 +102,9 @@ class Sorted:
     store: Store
     view: View
     feature: str
-    frame: pl.DataFrame
-    """key, the column of the groups, and video if it matters, of each row"""
+    frame: pl.DataFrame  # key, the column of the groups, and video if it matters, of each row
     rows: Int64[np.ndarray, " n"]
-    apart: Int64[np.ndarray, " n"]
-    """rows with equal values are not neighbours: the row itself, or its video"""
+    apart: Int64[np.ndarray, " n"]  # rows with equal values are not neighbours: the row itself, or its video
     bounds: Int64[np.ndarray, " groups_and_one"]
 
 
@@ -125,11 +117,19 @@ def join(
     other_videos: bool = False,
     feature: str = "embedding",
 ) -> int:
-    """Write clip, `within`, neighbours and similarities of every clip as Parquet; returns the number of clips.
-
-    Raises StepDiffError for an unknown column, no clips, or pieces of another join in OUT.parts.
-    """
-    given = _sort(store, view, feature, within, other_videos)
+    """Write clip, `within`, neighbours and similarities of every clip as Parquet; return the number of clips."""
+    frame = columns(store, "clips", ["key", within, *(["video"] if other_videos else [])])
+    filled = filled_rows(view)
+    frame = frame[filled].with_columns(row=pl.Series(filled))
+    frame = frame.filter(pl.col(within).is_not_null()).sort(within, "row")
+    if not frame.height:
+        raise StepDiffError(
+            f"no clip with features in clips/{view.name} has a value in column {within!r}: name another column"
+        )
+    rows = frame["row"].to_numpy()
+    apart = video_numbers(frame["video"]) if other_videos else rows
+    starts = np.flatnonzero(frame[within].rle_id().diff().fill_null(1).to_numpy())
+    given = Sorted(store, view, feature, frame.drop("row"), rows, apart, np.append(starts, len(rows)))
     width(view, feature)  # refuses tokens before OUT.parts is made
     options = {
         "rows": digest(store, view, given.rows), "groups": hashlib.sha256(given.bounds.tobytes()).hexdigest(),
@@ -141,17 +141,17 @@ def join(
         for piece in pieces(given.bounds, PIECE):
             file = parts / f"{piece.start:012d}.parquet"
             if not file.exists():
-                frame = _join_piece(given, within, k, piece)
+                joined = _join_piece(given, within, k, piece)
                 with whole(file) as temporary:
-                    frame.write_parquet(temporary)
+                    joined.write_parquet(temporary)
             files.append(file)
             clips += piece.stop - piece.start
             advance(piece.stop - piece.start)
     with whole(out) as temporary:
         try:
             written = pl.scan_parquet(files, glob=False)
-            if (rows := written.select(pl.len()).collect().item()) != clips:
-                raise pl.exceptions.ComputeError(f"{rows} clips of {clips}")
+            if (count := written.select(pl.len()).collect().item()) != clips:
+                raise pl.exceptions.ComputeError(f"{count} clips of {clips}")
             written.sink_parquet(temporary)
         except pl.exceptions.PolarsError as error:
             reason = str(error).strip().splitlines()[0]
@@ -174,23 +174,8 @@ def pieces(bounds: Int64[np.ndarray, " groups_and_one"], most: int) -> Iterator[
         yield slice(start, int(bounds[-1]))
 
 
-def _sort(store: Store, view: View, feature: str, within: str, other_videos: bool) -> Sorted:
-    frame = columns(store, "clips", ["key", within, *(["video"] if other_videos else [])])
-    filled = filled_rows(view)
-    frame = frame[filled].with_columns(row=pl.Series(filled))
-    frame = frame.filter(pl.col(within).is_not_null()).sort(within, "row")
-    if not frame.height:
-        raise StepDiffError(
-            f"no clip with features in clips/{view.name} has a value in column {within!r}: name another column"
-        )
-    rows = frame["row"].to_numpy()
-    apart = video_numbers(frame["video"]) if other_videos else rows
-    starts = np.flatnonzero(frame[within].rle_id().diff().fill_null(1).to_numpy())
-    return Sorted(store, view, feature, frame.drop("row"), rows, apart, np.append(starts, len(rows)))
-
-
 def _parts_folder(out: Path, options: dict[str, Any]) -> Path:
-    """The folder of the pieces, created if it is missing. Raises StepDiffError if it holds pieces of another join."""
+    """Return the folder of the pieces, created if missing. StepDiffError if it holds pieces of another join."""
     folder = out.with_name(out.name + ".parts")
     card = folder / "join.json"
     try:
@@ -214,7 +199,7 @@ def _parts_folder(out: Path, options: dict[str, Any]) -> Path:
 
 
 def _join_piece(given: Sorted, within: str, k: int, piece: slice) -> pl.DataFrame:
-    """The neighbours of the rows of a piece."""
+    """Return the neighbours of the rows of a piece."""
     queries = compact(given.store, given.view, given.feature, given.rows[piece])
     rows, cosines = np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float32)
     first = int(np.searchsorted(given.bounds, piece.start, side="right")) - 1
@@ -226,7 +211,7 @@ def _join_piece(given: Sorted, within: str, k: int, piece: slice) -> pl.DataFram
         candidates = _candidates(given, slice(start, end), piece, queries)
         rows[mine], cosines[mine] = nearest_of(queries[mine], given.apart[inside], candidates, k)
     query, rank = np.nonzero(rows >= 0)
-    found = pl.DataFrame(
+    pairs = pl.DataFrame(
         {
             "place": query,
             "neighbours": given.frame["key"].gather(rows[query, rank]),
@@ -234,7 +219,7 @@ def _join_piece(given: Sorted, within: str, k: int, piece: slice) -> pl.DataFram
         }
     )
     clips = given.frame[piece].select(pl.int_range(pl.len()).alias("place"), pl.col("key").alias("clip"), within)
-    lists = found.group_by("place", maintain_order=True).all()
+    lists = pairs.group_by("place", maintain_order=True).all()
     joined = clips.join(lists, on="place", how="left", maintain_order="left").drop("place")
     return joined.with_columns(pl.col("neighbours", "similarities").fill_null([]))
 
@@ -242,7 +227,7 @@ def _join_piece(given: Sorted, within: str, k: int, piece: slice) -> pl.DataFram
 def _candidates(
     given: Sorted, group: slice, piece: slice, held: Float32[np.ndarray, "piece dim"]
 ) -> Iterator[Candidates]:
-    """Positions, vectors and `apart` of a group: from the piece if it holds all of them, otherwise block by block."""
+    """Yield positions, vectors and `apart` of a group: from the piece if it holds all of them, else block by block."""
     places = np.arange(group.start, group.stop)
     if piece.start <= group.start and group.stop <= piece.stop:
         yield places, held[group.start - piece.start : group.stop - piece.start], given.apart[places]
@@ -250,8 +235,8 @@ def _candidates(
     for start, (rows, vectors) in zip(
         range(0, len(places), BLOCK), blocks(given.store, given.view, given.feature, given.rows[group]), strict=True
     ):
-        some = places[start : start + len(rows)]
-        yield some, vectors.astype(np.float32), given.apart[some]
+        block = places[start : start + len(rows)]
+        yield block, vectors.astype(np.float32), given.apart[block]
 
 
 def columns(store: Store, entity: str, names: Sequence[str]) -> pl.DataFrame:

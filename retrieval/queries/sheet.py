@@ -58,13 +58,10 @@ class Tile:
     """One clip of the sheet."""
 
     clip: str
-    pictures: Pictures
-    """its frames, or the reason why there are none"""
+    pictures: Pictures  # its frames, or the reason why there are none
     labels: Sequence[str] = ()
-    said: str | None = None
-    """its narration or caption"""
-    rank: int | None = None
-    """None for a clip of the query"""
+    said: str | None = None  # its narration or caption
+    rank: int | None = None  # None for a clip of the query
     similarity: float | None = None
 
 

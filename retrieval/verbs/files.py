@@ -183,23 +183,23 @@ def duplicates(options: Duplicates) -> int:
         check_format(options.out)
     store = Store.open(options.store)
     view = store.view("clips", options.view)
-    found = duplicates(store, view, options.threshold, options.against, options.by, options.feature)
-    groups = found["group"].n_unique()
+    clips = duplicates(store, view, options.threshold, options.against, options.by, options.feature)
+    groups = clips["group"].n_unique()
     of = f" that chains of duplicates connect with another {options.against}" if options.against else ""
     title = (
-        f"{groups} {'group' if groups == 1 else 'groups'}{of}, {found.height} clips with a copy at "
+        f"{groups} {'group' if groups == 1 else 'groups'}{of}, {clips.height} clips with a copy at "
         f"{options.threshold:g} or above in {options.view}"
     )
     if options.out is not None:
-        write_table(options.out, found)
+        write_table(options.out, clips)
     if options.json:
-        print(json.dumps({"groups": groups, "threshold": options.threshold, "clips": as_json(found)}))
+        print(json.dumps({"groups": groups, "threshold": options.threshold, "clips": as_json(clips)}))
     elif options.out is not None:
         print(f"{options.out}: {title}")
     else:
-        print_table(found.head(SHOWN), ["group", "clip", "similarity", "copy"], title)
-        if found.height > SHOWN:
-            print(f"the first {SHOWN} of {found.height} clips: give --out FILE for all of them", file=sys.stderr)
+        print_table(clips.head(SHOWN), ["group", "clip", "similarity", "copy"], title)
+        if clips.height > SHOWN:
+            print(f"the first {SHOWN} of {clips.height} clips: give --out FILE for all of them", file=sys.stderr)
     return 0
 
 

@@ -136,14 +136,14 @@ def _write_sheet(path: Path, search: Any, hits: Any, options: Options) -> None:
     from retrieval.queries.footage import frames, span_of
     from retrieval.queries.sheet import SIDE, STRIP, Tile, tile, write_sheet
 
-    own = search.store.catalog("clips").select(search.query.rows).to_dicts()
-    asked = [tile(one["key"], one, options.videos) for one in own]
+    rows = search.store.catalog("clips").select(search.query.rows).to_dicts()
+    asked = [tile(one["key"], one, options.videos) for one in rows]
     if options.file is not None:
         span = span_of(options.file, (options.start, options.end))
         asked = [Tile(options.file.name, frames(options.file, span, STRIP, SIDE))]
-    found = [tile(hit["clip"], hit, options.videos, hit["rank"], hit["similarity"]) for hit in hits.to_dicts()]
+    neighbours = [tile(hit["clip"], hit, options.videos, hit["rank"], hit["similarity"]) for hit in hits.to_dicts()]
     below = f"view {options.view} of {search.store.location}" + (f", only {options.where}" if options.where else "")
-    write_sheet(path, f"Nearest to {search.query.title}", below, asked, found)
+    write_sheet(path, f"Nearest to {search.query.title}", below, asked, neighbours)
 
 
 def main(argv: list[str]) -> int:

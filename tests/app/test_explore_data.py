@@ -10,7 +10,7 @@ import pytest
 
 from featurize.encoders import load
 from retrieval import build_index
-from retrieval.projection import Map, map_of, project
+from retrieval.projection import Map, project
 from retrieval.queries.search import compute, of_clips, resolve
 from stepdiff.app.explore.choosing import inside, passing, read_lasso
 from stepdiff.app.explore.colours import CATEGORIES, MISSING, SHADES, colours
@@ -187,7 +187,7 @@ def site(store: Store, tmp_path: Path) -> Site:
 def test_coordinates_are_kept_until_rows_are_added(site: Site, store: Store, vectors: np.ndarray) -> None:
     maps = Maps(site)
     shown = maps.get("tiny", "pca", fresh=True)
-    assert (shown.map.xy == map_of(store.view("clips", "tiny")).xy).all()
+    assert (shown.map.xy == project(store.view("clips", "tiny"), shown.map.rows)[0]).all()
     assert shown.like.columns == ["key", "row", "step"] and shown.read("row")["row"].to_list() == [*range(40)]
     assert maps.get("tiny", "pca", fresh=True) is shown
     assert (Maps(site).get("tiny", "pca").map.xy == shown.map.xy).all()

@@ -13,8 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from featurize.encoders import Encoder, digest, load
-from featurize.encoders.internvideo.checkpoint import load_model
-from featurize.encoders.internvideo.mm import InternVideo, InternVideoB16
+from featurize.encoders.internvideo.mm import InternVideo, InternVideoB16, load_model
 from featurize.encoders.internvideo.model import SIZES, InternVideoMM, Size, halve
 from stepdiff.common.errors import StepDiffError
 

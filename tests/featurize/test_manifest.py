@@ -15,11 +15,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from featurize.manifest import Manifest, as_manifest, columns_of_interest, parsed, read_manifest
+from featurize.manifest import Manifest, Windows, as_manifest, columns_of_interest, parsed, read_manifest, read_windows
 from featurize.manifest_file import open_file
 from featurize.plan import Plan, shards_of
 from featurize.scratch import Scratch
-from featurize.windows import Windows, read_windows
 from stepdiff.common.errors import StepDiffError
 from store import Feature, Provenance, Store, text_key
 

@@ -22,8 +22,7 @@ from featurize.video.decode import Clip, Failure, read_clips
 from featurize.video.frames import Sampling, chosen
 from featurize.video.picture import Crop, Resample, Whole, square
 from featurize.video.resize import ROWS, resized_part
-from featurize.video.stream import opened
-from featurize.video.timeline import by_decoding, from_packets
+from featurize.video.stream import by_decoding, from_packets, opened
 from stepdiff.common.errors import StepDiffError
 
 Writer = Callable[..., Path]

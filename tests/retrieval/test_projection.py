@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from retrieval.__main__ import main
-from retrieval.projection import map_of, pooled_feature, project, sample_rows
+from retrieval.projection import pooled_feature, project, sample_rows
 from stepdiff.common.errors import StepDiffError
 from store import Feature, Provenance, Store, View
 
@@ -45,12 +45,14 @@ def vectors() -> np.ndarray:
 
 
 def test_pca_equals_a_naive_one(store: Store, vectors: np.ndarray) -> None:
-    found = map_of(filled_view(store, {"embedding": vectors}))
+    view = filled_view(store, {"embedding": vectors})
+    rows, total = sample_rows(view, 90)
+    assert rows.tolist() == list(range(90)) and total == 90
+    xy, xy_shares = project(view, rows)
     expected, shares = naive_map(vectors)
-    signs = np.sign((found.xy * expected).sum(axis=0))
-    np.testing.assert_allclose(found.xy, expected * signs, atol=1e-5)
-    np.testing.assert_allclose(found.shares, shares, rtol=1e-4)
-    assert found.rows.tolist() == list(range(90)) and found.total == 90
+    signs = np.sign((xy * expected).sum(axis=0))
+    np.testing.assert_allclose(xy, expected * signs, atol=1e-5)
+    np.testing.assert_allclose(xy_shares, shares, rtol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "int8"])
@@ -58,7 +60,7 @@ def test_tokens_are_averaged(store: Store, dtype: str) -> None:
     tokens = np.random.default_rng(5).normal(size=(40, 6, 64)).astype(np.float32)
     view = filled_view(store, {"tokens": tokens}, dtype)
     expected, _ = naive_map(tokens.mean(axis=1))
-    found = map_of(view).xy
+    found, _ = project(view, np.arange(40))
     signs = np.sign((found * expected).sum(axis=0))
     np.testing.assert_allclose(found, expected * signs, atol=0.02)
 
@@ -77,8 +79,6 @@ def test_what_has_no_map_is_refused(store: Store) -> None:
     view = filled_view(store, {"frames": np.ones((3, 2, 2, 4), np.float32)})
     with pytest.raises(StepDiffError, match="no embedding and no tokens to average: it has frames"):
         pooled_feature(view)
-    with pytest.raises(StepDiffError, match="no projection 'tsne': the projections are pca, umap"):
-        map_of(view, "tsne")
 
 
 @pytest.mark.full

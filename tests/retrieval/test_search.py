@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from retrieval import neighbours
 from retrieval.exact import cosines, nearest_of, search_exactly
 from retrieval.index.builder import build_index
-from retrieval.index.hits import Hits
+from retrieval.index.index import Hits
 from retrieval.vectors import filled_rows, normalised
 from stepdiff.common.errors import StepDiffError
 from store import Store, View

@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featurize.manifest import read_manifest
-from featurize.windows import read_windows
+from featurize.manifest import read_manifest, read_windows
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.local import LocalPath
 from stepdiff.common.io.remote import RemotePath
