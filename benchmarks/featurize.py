@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.harness import Row, benchmark, measured, race
+from benchmarks.harness import Row, benchmark, measured, race, render_kitchen
 from stepdiff.common.cli import command
 from stepdiff.common.threads import cores
 
@@ -57,21 +57,6 @@ class Options:
     """measurements of each, whose median counts"""
     folder: Path = Path("data/bench")
     """where the videos are made and stay"""
-
-
-def kitchen(folder: Path, count: int) -> "list[Source]":
-    """Render `count` clips of kitchen videos as `stepdiff kitchen` renders them: 384 x 288, 12 frames/s."""
-    import polars as pl
-
-    from featurize.video.decode import Source
-    from stepdiff.kitchen.__main__ import Options as KitchenOptions
-    from stepdiff.kitchen.__main__ import run as render
-
-    videos = -(-count // CLIPS_A_KITCHEN_VIDEO) + 2
-    out = folder / f"kitchen_{videos}"
-    render(KitchenOptions(out, videos=videos))
-    table = pl.read_csv(out / "clips.csv").head(count)
-    return [Source(str(out / row["video"]), row["start"], row["end"]) for row in table.iter_rows(named=True)]
 
 
 def long_video(folder: Path, sources: "list[Source]", gop: int) -> "list[Source]":
@@ -206,10 +191,12 @@ def run(options: Options) -> dict[str, Any]:
     import torch
 
     from featurize.encoders import load
+    from featurize.video.decode import Source
 
     folder = options.folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    short_clips = kitchen(folder, options.clips)
+    _, clips = render_kitchen(folder, -(-options.clips // CLIPS_A_KITCHEN_VIDEO) + 2)
+    short_clips = [Source(*row) for row in clips.head(options.clips).select("video", "start", "end").iter_rows()]
     footage = {"kitchen videos": short_clips, "one long video": long_video(folder, short_clips, options.gop)}
     threads = max(cores() - 1, 1)
     if options.device == "cpu":

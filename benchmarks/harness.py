@@ -199,6 +199,21 @@ def write_view(
     return store.view("clips", name)
 
 
+def render_kitchen(folder: Path, videos: int) -> "tuple[Path, pl.DataFrame]":
+    """Render a sample world of 384 x 288, 12 frames/s, if `folder` has none of that size.
+
+    Returns:
+        Its folder, and its clips: clip, video (a path), start, end (seconds), split.
+    """
+    import polars as pl
+
+    from stepdiff.kitchen.__main__ import Options, run
+
+    world = folder / f"kitchen_{videos}"
+    run(Options(world, videos=videos))
+    return world, pl.read_csv(world / "clips.csv").with_columns(video=pl.format("{}/{}", pl.lit(str(world)), "video"))
+
+
 def write_tiny_lm(folder: Path) -> str:
     """Write a small Llama with random weights, a byte-level tokenizer and a chat template; return its folder."""
     import torch

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.harness import Row, benchmark, measured, race
+from benchmarks.harness import Row, benchmark, measured, race, render_kitchen
 from stepdiff.common.cli import command
 
 if TYPE_CHECKING:
@@ -57,27 +57,20 @@ class World:
 
         from featurize.encoders import load
         from featurize.video.decode import Source
-        from stepdiff.kitchen.__main__ import Options as KitchenOptions
-        from stepdiff.kitchen.__main__ import run as render
-        from store import Feature, Store
+        from store import Store
 
-        folder = folder / f"kitchen_{videos}"
-        render(KitchenOptions(folder, videos=videos))
-        self.pairqa = folder / "pairqa_train.jsonl"
-        table = pl.read_csv(folder / "clips.csv").filter(split="train").rename({"clip": "key"})
-        self.sources = {
-            row["key"]: Source(str(folder / row["video"]), row["start"], row["end"])
-            for row in table.iter_rows(named=True)
-        }
+        world, clips = render_kitchen(folder, videos)
+        rows = clips.filter(split="train").select("clip", "video", "start", "end").iter_rows()
+        self.sources = {clip: Source(*place) for clip, *place in rows}
+        self.pairqa = world / "pairqa_train.jsonl"
         self.encoder = load(ENCODER, None, device)
-        self.store = Store.open(folder / "features", create=True)
-        shape: Feature = self.encoder.features("clips")["tokens"]
-        with self.store.writer("clips", ENCODER, self.encoder.provenance("clips"), {"tokens": shape}) as writer:
-            missing = writer.missing(table["key"])
+        self.store = Store.open(world / "features", create=True)
+        features = {"tokens": self.encoder.features("clips")["tokens"]}
+        with self.store.writer("clips", ENCODER, self.encoder.provenance("clips"), features) as writer:
+            missing = writer.missing(list(self.sources))
             for start in range(0, len(missing), AT_ONCE):
                 keys = missing[start : start + AT_ONCE]
-                rows = table.select("key", "split").filter(pl.col("key").is_in(keys))
-                writer.write(rows, {"tokens": self.read(rows["key"].to_list()).cpu().numpy()})
+                writer.write(pl.DataFrame({"key": keys, "split": "train"}), {"tokens": self.read(keys).numpy()})
 
     def read(self, keys: Sequence[str], device: "str | torch.device" = "cpu") -> "Tensor":
         """Decode and encode clips; return their tokens [K, N, D], as `heads.data.clips.Features` reads them."""

@@ -1,13 +1,12 @@
-"""Random batches of rows out of an object store: this store next to a plain loop of requests, and tensorstore.
+"""Random batches of rows out of an object store: this store next to zarr-python and tensorstore.
 
 python -m benchmarks.store.remote                   # a minute or two, 0.5 GiB of memory
 python -m benchmarks.store.remote --mib 32 --batch 4 --repeats 1
 
 The server is moto's, on this machine, in a process of its own. It answers as fast as one Python process can, or
 after a delay, as a server some way off does: first byte of S3 is 20 to 30 ms off. Every reader reads the same random
-distinct rows of the same objects, batch by batch; readers take turns, and the median counts. The plain loop knows
-where each row is and asks for one after the other. The ceiling is one request for as many bytes in a row. Rates are
-MB/s (10^6 bytes).
+distinct rows of the same objects, batch by batch; readers take turns, and the median counts. The ceiling is one
+request for as many bytes in a row. Rates are MB/s (10^6 bytes).
 """
 
 import multiprocessing
@@ -112,43 +111,32 @@ def measure(view: "View", endpoint: str, options: Options) -> dict[str, float]:
     """Return the MB/s of every reader."""
     import obstore
     import tensorstore
+    import zarr
 
-    from stepdiff.common.io.object_stores import objects as objects_at
-    from store.io.remote import RemoteShard
+    from stepdiff.common.io.object_stores import objects
 
-    group: Any = view.paths.group
-    objects, size = objects_at(group.url), view.features["tokens"].row_bytes
-    shards: dict[int, RemoteShard] = {}
+    tokens: Any = view.paths.group / "tokens"
     out = np.empty((options.batch, *view.features["tokens"].shape), np.float16)
     expected = out.copy()
+    zarr_array: Any = zarr.open_array(tokens.zarr(), mode="r")
 
-    def chunk(row: int) -> tuple[str, int]:
-        """Return the object of a row, and its offset."""
-        shard, slot = divmod(row, view.rows_per_shard)
-        path = f"tokens/c/{shard}/0/0"
-        if shard not in shards:
-            shards[shard] = RemoteShard(group / path, view.rows_per_shard)
-        return path, int(shards[shard].offsets[slot])
-
-    def loop(rows: np.ndarray) -> None:
+    def with_zarr(rows: np.ndarray) -> None:
         for place, row in enumerate(rows.tolist()):
-            path, offset = chunk(row)
-            data = obstore.get_range(objects, path, start=offset, length=size)
-            out[place] = np.frombuffer(memoryview(data), np.float16).reshape(out.shape[1:])
+            out[place] = zarr_array[row]
 
     location = {"driver": "s3", "bucket": "bench", "endpoint": endpoint, "aws_region": "us-east-1"}
-    location["path"] = str(group / "tokens").removeprefix("s3://bench/") + "/"
+    location["path"] = str(tokens).removeprefix("s3://bench/") + "/"
     array = tensorstore.open({"driver": "zarr3", "kvstore": location}, open=True).result()
 
     def with_tensorstore(rows: np.ndarray) -> None:
         out[:] = array[rows].read().result()
 
     def one_request(rows: np.ndarray) -> None:
-        obstore.get_range(objects, chunk(0)[0], start=0, length=out.nbytes)
+        obstore.get_range(objects(tokens.url), "c/0/0/0", start=0, length=out.nbytes)
 
     readers: dict[str, Callable[[np.ndarray], object]] = {
         "store": lambda rows: view.read("tokens", rows, out),
-        "loop of single requests": loop,
+        "zarr-python, row by row": with_zarr,
         "tensorstore": with_tensorstore,
         CEILING: one_request,
     }

@@ -66,7 +66,7 @@ def test_store_remote(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
         monkeypatch.setenv(f"AWS_{name}", "")  # set by the benchmark, and set back at the end
     assert remote.main(["--mib", "16", "--batch", "2", "--repeats", "1", "--delays", "[1]"]) == 0
     peers = {peer for _, peer in races(last_line(capsys))}
-    assert peers == {"loop of single requests", "tensorstore", "one request"}
+    assert peers == {"zarr-python, row by row", "tensorstore", "one request"}
 
 
 def test_pages_annotate(capsys: pytest.CaptureFixture[str]) -> None:
