@@ -96,7 +96,7 @@ def build(folder: Path, count: int) -> None:
             size = block.height
             yield block, {key: dice.standard_normal((size, *form.shape), np.float32) for key, form in features.items()}
 
-    view = write_view(folder / "store", VIEW, features, rows())
+    view = write_view(folder / "store", VIEW, features, rows(), rows_per_shard=_BLOCK)
     build_index(Store.open(folder / "store"), view, factory="Flat")
     every = max(count // (2 * PAIRS), 1)
     keys = [key for block in clip_blocks(count) for key in block["key"].gather_every(every)]
