@@ -161,7 +161,7 @@ def run(options: Options) -> dict[str, Any]:
     for texts in options.texts:
         pairs, case = pairs_with(texts, options.pairs), f"{texts} texts a pair"
         with torch.inference_mode():
-            scores = {name: torch.tensor(way(pairs)) for name, way in ways.items()}  # and warm
+            scores = {name: torch.tensor(way(pairs)) for name, way in ways.items()}
             apart = max(apart, *(float((scores[naive] - other).abs().max()) for other in scores.values()))
             assert apart <= CLOSE, f"{case}: scores differ by {apart}"
             calls: dict[str, Callable[[], object]] = {name: partial(way, pairs) for name, way in ways.items()}

@@ -56,30 +56,27 @@ def measured(
     ways: Mapping[str, Callable[[], object]],
     rounds: int,
     case: str = "",
-    warm_up: bool = False,
     before: Callable[[str], None] = lambda name: None,
 ) -> dict[str, Seconds]:
-    """Run every way `rounds` times, each round beginning with another one.
+    """Run every way `rounds` times after once to warm up, each round beginning with another way.
 
     Args:
         case: begins the lines on stderr.
-        warm_up: run each way once before the first round.
         before: called with a way's name before each run; its time does not count.
     """
     names = list(ways)
-    for name in names if warm_up else []:
-        before(name)
-        ways[name]()
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
-    for turn in range(rounds):
+    for turn in range(rounds + 1):
         first = turn % len(names)
         for name in names[first:] + names[:first]:
             before(name)
             time.sleep(PAUSE)
             clock, cpu = time.perf_counter(), time.process_time()
             ways[name]()
-            taken[name].append((time.perf_counter() - clock, time.process_time() - cpu))
-            print(f"{case}{name}: {taken[name][-1][0]:.2f} s, {taken[name][-1][1]:.2f} s of CPU", file=sys.stderr)
+            seconds = time.perf_counter() - clock, time.process_time() - cpu
+            if turn:
+                taken[name].append(seconds)
+                print(f"{case}{name}: {seconds[0]:.2f} s, {seconds[1]:.2f} s of CPU", file=sys.stderr)
     return {name: Seconds(median(c for c, _ in times), median(p for _, p in times)) for name, times in taken.items()}
 
 

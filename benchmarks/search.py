@@ -183,7 +183,7 @@ def exact(store: "Store", view: "View", options: Options) -> tuple[list[Row], li
             CEILING: partial(multiply, vectors, queries),
         }
         different = compare(ways["ours"]()[0], ways["faiss flat"](), vectors, queries)
-        medians = measured(ways, options.rounds, f"{case}, ", warm_up=True)
+        medians = measured(ways, options.rounds, f"{case}, ")
         for way, seconds in medians.items():
             table.append(
                 {
@@ -245,7 +245,7 @@ def approximate(store: "Store", view: "View", options: Options) -> tuple[list[Ro
 
     together: dict[str, Callable[[], object]] = {way: partial(search, queries) for way, search in ways.items()}
     singly = {f"{way}, one": partial(one_by_one, search) for way, search in ways.items()}
-    medians = measured(together | singly, options.rounds, f"{len(rows):,} rows, ", warm_up=True)
+    medians = measured(together | singly, options.rounds, f"{len(rows):,} rows, ")
     table: list[Row] = [
         {
             "rows": len(rows),

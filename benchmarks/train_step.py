@@ -142,7 +142,7 @@ def run(options: Options) -> dict[str, Any]:
         "from raw video": lambda: [training.step(*training.load(number, world)) for number in numbers],
         "loader alone": lambda: [training.load(number, stored) for number in numbers],
     }
-    seconds = measured(ways, options.rounds, warm_up=True)
+    seconds = measured(ways, options.rounds)
     memory, from_store, raw, loader = seconds.values()
     rows: list[Row] = [
         {
