@@ -177,7 +177,7 @@ def run(options: Options) -> dict[str, Any]:
         took = {"build_s": round(building.seconds, 1), "build_gib": round(building.resident / GIB, 2)}
         look_ups.append({"rows": rows, **looked})
         appends.append({"rows": rows, **append, **took, **building.result})
-        for peer, wanted in {**WANTED, CEILING: 1}.items():
+        for peer, wanted in {**WANTED, CEILING: None}.items():
             if peer_ms := looked[f"{peer}_ms"]:
                 races.append(race(f"{rows:,} rows", peer_ms, looked["lookup_ms"], wanted, peer))
     return {"rows": look_ups, "races": races, "append": appends, "keys": KEYS}

@@ -87,13 +87,14 @@ def timed(work: Callable[[], Result]) -> tuple[float, Result]:
     return time.perf_counter() - begin, result
 
 
-def race(case: str, speed: float, peer_speed: float, wanted: float, peer: str) -> Row:
-    """Return whether our speed is at least `wanted` times that of a peer, a ceiling or a target.
+def race(case: str, speed: float, peer_speed: float, wanted: float | None, peer: str) -> Row:
+    """Return whether our speed is at least `wanted` times that of a peer, a ceiling or a target; None: no target.
 
     Times are compared with their places exchanged: `race(case, peer_seconds, seconds, ...)`.
     """
     ratio = round(speed / peer_speed, 3)
-    return {"case": case, "compared with": peer, "ratio": ratio, "wanted": wanted, "met": ratio >= wanted}
+    met = wanted is None or ratio >= wanted
+    return {"case": case, "compared with": peer, "ratio": ratio, "wanted": wanted, "met": met}
 
 
 def report(name: str, record: Mapping[str, Any]) -> None:
