@@ -32,9 +32,9 @@ KEYS = 100_000
 _PART = 10_000_000  # rows appended at a time
 _DICT_ROWS = 10_000_000
 _FILE_ROWS = 1_000_000  # above, sqlite3, LMDB and Parquet are left out
-WANTED = {"join": 5, "sqlite3": 1, "lmdb": 1, "parquet": 1}
-"""times the speed of each peer"""
 CEILING = "dict"
+WANTED: dict[str, float | None] = {CEILING: None, "join": 5, "sqlite3": 1, "lmdb": 1, "parquet": 1}
+"""times the speed of each peer"""
 LookUp = Callable[[list[str]], np.ndarray]
 
 
@@ -110,7 +110,7 @@ def look_up(path: Path, rows: int, rounds: int, join: bool) -> dict[str, float |
     return {
         "open_ms": _ms(opening + counting),
         "first_lookup_ms": _ms(first),
-        **{f"{name}_ms": _ms(median(seconds[name])) if name in ways else None for name in ("lookup", CEILING, *WANTED)},
+        **{f"{name}_ms": _ms(median(seconds[name])) if name in ways else None for name in ("lookup", *WANTED)},
         "append_ms": _ms(timed(lambda: catalog.append(new_keys))[0]),
         "lookup_private_mib": round(private / 2**20, 1),
     }
@@ -177,7 +177,7 @@ def run(options: Options) -> dict[str, Any]:
         took = {"build_s": round(building.seconds, 1), "build_gib": round(building.resident / GIB, 2)}
         look_ups.append({"rows": rows, **looked})
         appends.append({"rows": rows, **append, **took, **building.result})
-        for peer, wanted in {**WANTED, CEILING: None}.items():
+        for peer, wanted in WANTED.items():
             if peer_ms := looked[f"{peer}_ms"]:
                 races.append(race(f"{rows:,} rows", peer_ms, looked["lookup_ms"], wanted, peer))
     return {"rows": look_ups, "races": races, "append": appends, "keys": KEYS}
