@@ -98,7 +98,7 @@ def run(options: Options) -> dict[str, Any]:
     ways = {"all four, ours": lambda: ours(*given), ceiling: lambda: [text.split() for text in (*captions, *pool)]}
     seconds = measured(ways, options.rounds)
     values, results = ours(*given), published(*given)
-    apart = {name: abs(values[name] - value) / max(abs(value), CLOSE) for name, (_, value) in results.items()}
+    apart = {name: float(abs(values[name] - value) / max(abs(value), CLOSE)) for name, (_, value) in results.items()}
     assert all(value <= CLOSE for value in apart.values()), f"our figures are not the published ones: {apart}"
     own, total = seconds["all four, ours"], sum(took for took, _ in results.values())
     rows = [{"figures": name, "seconds": round(took.clock, 3)} for name, took in seconds.items()]

@@ -144,6 +144,10 @@ def with_numpy(vectors: np.ndarray) -> Search:
     return search
 
 
+def with_effort(search: Search, effort: int) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda queries: search(queries, effort)
+
+
 EXACT = {"faiss flat": partial(with_faiss, "Flat"), "numpy product + argpartition": with_numpy}
 APPROXIMATE = {f"faiss {factory}": partial(with_faiss, factory) for factory in FACTORIES}
 
@@ -233,7 +237,7 @@ def approximate(store: "Store", view: "View", options: Options) -> tuple[list[Ro
         build_s, search = timed(partial(build, vectors))
         for effort in PROBES if "IVF" in name else CANDIDATES:
             if (reached := recall(search(queries, effort))) >= wanted:
-                ways[name] = partial(search, effort=effort)
+                ways[name] = with_effort(search, effort)
                 facts[name] = effort, reached, build_s
                 break
         else:

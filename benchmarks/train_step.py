@@ -11,6 +11,7 @@ are in the page cache. The ways take turns, and medians over rounds count.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -134,15 +135,20 @@ def run(options: Options) -> dict[str, Any]:
     assert recipe is not None
     recipe = replace(recipe, language_model=options.language_model or recipe.language_model)
     training = Training(world, recipe, options.device)
-    stored, numbers = training.features, range(options.steps)
-    batches = [training.load(number, stored) for number in numbers]
-    ways: dict[str, Callable[[], object]] = {
-        "batch in memory": lambda: [training.step(*batches[number]) for number in numbers],
-        "from the store": lambda: [training.step(*training.load(number, stored)) for number in numbers],
-        "from raw video": lambda: [training.step(*training.load(number, world)) for number in numbers],
-        "loader alone": lambda: [training.load(number, stored) for number in numbers],
+    stored = training.features
+    batches = [training.load(number, stored) for number in range(options.steps)]
+    ways: dict[str, Callable[[int], object]] = {
+        "batch in memory": lambda number: training.step(*batches[number]),
+        "from the store": lambda number: training.step(*training.load(number, stored)),
+        "from raw video": lambda number: training.step(*training.load(number, world)),
+        "loader alone": lambda number: training.load(number, stored),
     }
-    seconds = measured(ways, options.rounds)
+
+    def steps(way: Callable[[int], object]) -> None:
+        for number in range(options.steps):
+            way(number)
+
+    seconds = measured({name: partial(steps, way) for name, way in ways.items()}, options.rounds)
     memory, from_store, raw, loader = seconds.values()
     rows: list[Row] = [
         {

@@ -56,6 +56,7 @@ def measure(case: str, folder: Path, options: Options) -> tuple[Rates, Rates]:
     batch = min(batch, count, cold_count)
     view = layouts.write_random_view(folder / "store", shape, dtype, count, batch)
     arrays = layouts.read_view(view, np.arange(count))
+    del view  # it maps files, which could not be dropped from the page cache
     buffers = {key: aligned_empty((batch, *array.shape[1:]), array.dtype) for key, array in arrays.items()}
     for buffer in buffers.values():
         buffer[:] = 1
