@@ -148,7 +148,10 @@ def with_effort(search: Search, effort: int) -> Callable[[np.ndarray], np.ndarra
     return lambda queries: search(queries, effort)
 
 
-EXACT = {"faiss flat": partial(with_faiss, "Flat"), "numpy product + argpartition": with_numpy}
+EXACT: dict[str, Callable[[np.ndarray], Search]] = {
+    "faiss flat": partial(with_faiss, "Flat"),
+    "numpy product + argpartition": with_numpy,
+}
 APPROXIMATE = {f"faiss {factory}": partial(with_faiss, factory) for factory in FACTORIES}
 
 
