@@ -105,7 +105,9 @@ def report(name: str, record: Mapping[str, Any]) -> None:
     shown = dict(record)
     _print_table(console, name, shown.pop("rows"))
     races = shown.pop("races")
-    _print_table(console, "races", [{**one, "met": "met" if one["met"] else "LOST"} for one in races])
+    words = {True: "met", False: "LOST"}
+    targets = ({"wanted": "", "met": ""} if one["wanted"] is None else {"met": words[one["met"]]} for one in races)
+    _print_table(console, "races", [{**one, **target} for one, target in zip(races, targets, strict=True)])
     for fact, value in shown.items():
         if isinstance(value, list):
             _print_table(console, fact, value)
