@@ -102,6 +102,6 @@ def s3_bucket(bucket: str) -> str:
 @pytest.fixture(scope="session")
 def tiny_lm(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A randomly initialised Llama of two layers with a byte-level tokenizer and a chat template."""
-    from benchmarks.harness.tiny_lm import write_tiny_lm
+    from benchmarks.harness import write_tiny_lm
 
     return write_tiny_lm(tmp_path_factory.mktemp("tiny_lm"))
