@@ -171,8 +171,8 @@ def train(folder: Path, lm: str, narration: bool) -> dict[str, float]:
 def featurize(manifest: Path, store: Path) -> dict[str, float]:
     """Plan a manifest into a new store, window by window, as featurize's driver does; return seconds to a shard."""
     from featurize.changes import compare
-    from featurize.plan import Plan, tasks
     from featurize.manifest import read_windows
+    from featurize.plan import Plan, tasks
     from store import Feature, Provenance, Store
 
     begin = time.perf_counter()

@@ -147,11 +147,12 @@ def _repair(store: Store, view: View, options: Options, asked: Windows, others: 
     status = view.status(rows)
     failed = rows[status == FAILED]
     left = [{"path": one.path, "what": one.what, "remedy": one.remedy} for one in others]
-    unreadable = [one for one in damage if one.kind in ("unreadable", "metadata")]
-    for one in (*unreadable, *repair_snapshots(store, view)):
+    again = "correct that, then run this command again"
+    files = [(one, again) for one in damage if one.kind in ("unreadable", "metadata")]
+    files += [(one, "") for one in repair_snapshots(store, view)]
+    for one, advice in files:
         path = str(one.path.relative_to(store.path))  # type: ignore[arg-type]  # both local, or both remote
-        again = "correct that, then run this command again" if one in unreadable else remedy(store.path, path)
-        left.append({"path": path, "what": one.what, "remedy": again})
+        left.append({"path": path, "what": one.what, "remedy": advice or remedy(store.path, path)})
     return Repaired(
         entity=view.entity,
         view=view.name,
