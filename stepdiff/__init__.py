@@ -35,8 +35,7 @@ PACKAGES = ("featurize", "heads", "retrieval", "stepdiff", "store")
 """what a wheel installs"""
 RUNNABLE = frozenset((*PACKAGES, "benchmarks"))
 _INDEX = ("PIL", "faiss", "ray", "sqlglot", "threadpoolctl", "torch")
-_TRAIN = ("lemminflect", "matplotlib", "peft", "safetensors", "scipy", "sentence_transformers", "tensorboard")
-_TRAIN += ("transformers",)
+_TRAIN = tuple("lemminflect matplotlib peft safetensors scipy sentence_transformers tensorboard transformers".split())
 _FEATURIZE = ("PIL", "av", "ray", "safetensors", "sentence_transformers", "torch", "transformers")
 EXTRAS: dict[str, tuple[str, tuple[str, ...]]] = {  # room -> its extra, and modules that the extra installs
     "stepdiff.kitchen": ("featurize", ("PIL", "av")),

@@ -56,7 +56,8 @@ def index_file(card: Card) -> str:
 
 def remove_others(path: Place, card: Card) -> None:
     """Remove index files that the card at `path` does not name: of earlier or interrupted builds."""
-    for file in list(path.parent.iterdir()):
+    files: list[Place] = list(path.parent.iterdir())
+    for file in files:
         if _own(path).fullmatch(file.name) and file.name not in card["files"]:
             file.unlink(missing_ok=True)
 

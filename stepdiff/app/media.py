@@ -115,6 +115,7 @@ def _transcode(video: Video, target: av.container.OutputContainer, start: float,
         if packet.stream.index in done:
             continue
         for frame in packet.decode():
+            assert isinstance(frame, av.VideoFrame | av.AudioFrame)
             time = float(frame.time or 0.0) - float(zero)
             if time >= end - _SLACK:
                 done.add(packet.stream.index)

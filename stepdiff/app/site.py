@@ -116,7 +116,7 @@ class Site:
             store=Store.open(store),
             videos=_folder(videos, "videos"),
             runs=_folder(runs, "runs"),
-            predictions=tuple(folder for path in predictions if (folder := _folder(path, "predictions"))),
+            predictions=tuple(given for path in predictions if (given := _folder(path, "predictions"))),
             annotate=None if annotate is None else Path(annotate),
             database=database,
             cache=Cache(Path(folder).expanduser(), cache_mib * 2**20),

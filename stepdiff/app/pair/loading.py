@@ -115,9 +115,10 @@ class Runs:
                 recipe = read_recipe(folder / "recipe.yaml").video_lm
             except StepDiffError:
                 recipe = None
-            self._known[key] = recipe and RunHead(  # a contrastive head answers no questions
-                self._name(folder), key[1], recipe.system, recipe.language_model, recipe.view
-            )
+            self._known[key] = None  # a contrastive head answers no questions
+            if recipe is not None:
+                about = recipe.system, recipe.language_model, recipe.view
+                self._known[key] = RunHead(self._name(folder), key[1], *about)
         return self._known[key]
 
 

@@ -28,6 +28,12 @@ def incomplete(record: Mapping[str, Any]) -> int:
     return int(bool(record.get("absent") or (record.get("failed") and not record.get("allowed"))))
 
 
+def _imported(name: str) -> Callable[[Any], Any]:
+    """Return the function MODULE:FUNCTION."""
+    module, _, function = name.partition(":")
+    return getattr(import_module(module), function)
+
+
 def parse(
     options: type,
     argv: list[str] | None,
@@ -64,10 +70,7 @@ def parse(
         parser.add_argument("--json", type=bool, default=False, help="print one JSON object and nothing else")
     given, as_json = parser.values(sys.argv[1:] if argv is None else argv)
     try:
-        if isinstance(run, str):
-            module, _, function = run.partition(":")
-            run = getattr(import_module(module), function)
-        record = run(given)
+        record = _imported(run)(given) if isinstance(run, str) else run(given)
     except StepDiffError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

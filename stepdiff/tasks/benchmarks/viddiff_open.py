@@ -398,7 +398,7 @@ def _figures(samples: Sequence[Sample], letters: Sequence[Letters]) -> dict[str,
     return split_figures(counts[:, 0], asked, [own.split for own in samples]) | shares
 
 
-def export(data: Path, rows: Sequence[Writing], predictions: Sequence[Any], folder: Path) -> list[Path]:
+def export(data: Path, rows: Sequence[Any], predictions: Sequence[Any], folder: Path) -> list[Path]:
     """Write the differences of texts in the authors' format, as a list in the order of the pairs and by their keys.
 
     Those after the most that are asked for are left out, because the authors' scorer would count them.
