@@ -223,9 +223,8 @@ def test_every_option_and_module_that_the_pages_name_exists() -> None:
     prose = "\n".join(re.sub(r"^( *)```.*?^\1```", "", (ROOT / page).read_text(), flags=re.S | re.M) for page in PAGES)
     quoted = " ".join(re.findall(r"`[^`\n]+`", prose))
     named = re.findall(r"`stepdiff ([a-z]+)(?: ([a-z]+))?[ `]", prose)
-    assert [
-        words for words in named if words[0] not in VERBS or (words[0] == "annotate" and words[1] not in ANNOTATE)
-    ] == []
+    verbs = {"", *ANNOTATE}
+    assert [words for words in named if words[0] not in VERBS or (words[0] == "annotate" and words[1] not in verbs)] == []
     modules = {key.split()[0] for key in used} | set(re.findall(r"python -m ([\w.]+)[ `]", quoted))
     assert [name for name in modules - {"benchmarks."} if find_spec(name) is None] == []
 

@@ -58,6 +58,8 @@ def _one_line(what: str) -> Iterator[None]:
 
     try:
         yield
+    except torch.OutOfMemoryError:  # the model is no worse for it
+        raise
     except (OSError, ValueError, ImportError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         why = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise StepDiffError(f"{what} ({why}); give another") from error
