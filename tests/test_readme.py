@@ -223,8 +223,9 @@ def test_every_option_and_module_that_the_pages_name_exists() -> None:
     prose = "\n".join(re.sub(r"^( *)```.*?^\1```", "", (ROOT / page).read_text(), flags=re.S | re.M) for page in PAGES)
     quoted = " ".join(re.findall(r"`[^`\n]+`", prose))
     named = re.findall(r"`stepdiff ([a-z]+)(?: ([a-z]+))?[ `]", prose)
-    verbs = {"", *ANNOTATE}
-    assert [words for words in named if words[0] not in VERBS or (words[0] == "annotate" and words[1] not in verbs)] == []
+    known_verbs = {"", *ANNOTATE}
+    unknown_verbs = [(name, verb) for name, verb in named if name == "annotate" and verb not in known_verbs]
+    assert [name for name, _ in named if name not in VERBS] == unknown_verbs == []
     modules = {key.split()[0] for key in used} | set(re.findall(r"python -m ([\w.]+)[ `]", quoted))
     assert [name for name in modules - {"benchmarks."} if find_spec(name) is None] == []
 
