@@ -15,7 +15,7 @@ from featurize.shard import featurize_shard
 from featurize.video.decode import Source, decoded_clips
 from store import Store, View, text_key
 from store.format.pool import pooled_view
-from store.verbs import pool as verbs
+from store.verbs import derive
 from store.verbs.options import PoolOptions
 
 Writer = Callable[..., Path]
@@ -72,7 +72,7 @@ def test_pooling_equals_that_of_a_view(tmp_path: Path, encoder: Encoder, clips: 
     for view, pool in ((whole, 1), (small, 2)):
         (task,) = planned(store, view, clips, range(10))
         featurize_shard(task, encoder, "cpu", lambda rows: None, pool)
-    verbs.pool(PoolOptions(str(store.path), "whole", "after", 2))
+    derive.pool(PoolOptions(str(store.path), "whole", "after", 2))
     after = store.view("clips", "after")
     good = np.flatnonzero(whole.status() == 1).tolist()
     assert len(good) == 8 and after.status().tolist() == small.status().tolist()

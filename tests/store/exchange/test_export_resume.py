@@ -5,7 +5,9 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -46,7 +48,8 @@ pytestmark = pytest.mark.usefixtures("small_parts", "one_date")
 @pytest.fixture
 def one_date(monkeypatch: pytest.MonkeyPatch) -> None:
     """All exports begin at one moment, so that equal exports have equal bytes."""
-    monkeypatch.setattr("store.exchange.card._now", lambda: "2026-11-29T00:00:00+00:00")
+    clock = SimpleNamespace(now=lambda zone: datetime(2026, 11, 29, tzinfo=zone))
+    monkeypatch.setattr("store.exchange.card.datetime", clock)
 
 
 def options(view: View, path: Path, format: Any = "parquet", at: str = "", **more: Any) -> ExportOptions:
