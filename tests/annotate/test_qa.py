@@ -786,6 +786,7 @@ def writes(body: dict[str, Any]) -> Reply:
     )
 
 
+@pytest.mark.full
 def test_the_file_is_written_once_the_language_model_has_answered_for_every_pair_and_no_answer_is_computed_twice(
     qa_options: list[str], server: Server, store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -203,6 +203,7 @@ def options(store: Store, **more: Any) -> StageOptions:
     return StageOptions(store=str(store.path), **more)
 
 
+@pytest.mark.full
 def test_a_run_on_ray_replaces_a_worker_that_dies(store: Store, job: Shout, ray: None) -> None:
     asked = items(["a", "b", "c", "d", "die", "e", None, "f"])
     record = run_stage(options(store, workers=1), "shout", job, asked)

@@ -66,6 +66,7 @@ def known(videos: Path, key: str) -> dict[str, object]:
     return Store.open(videos / "features").catalog("clips").frame().filter(key=key).row(0, named=True)
 
 
+@pytest.mark.full
 def test_another_file_of_one_name_and_length_is_refused(videos: Path, run: Run) -> None:
     first, second = videos / "a" / "clip.mp4", videos / "b" / "clip.mp4"
     assert run(first)[0] == 0
@@ -110,6 +111,7 @@ def test_the_same_content_at_another_path_is_accepted(videos: Path, run: Run) ->
     assert known(videos, "clip_0_2.000")["video"] == str(videos / "b" / "clip.mp4")
 
 
+@pytest.mark.full
 def test_replace_makes_rows_absent_in_every_view_and_recomputes_them(videos: Path, run: Run) -> None:
     path = manifest(videos / "clips.csv", ("one", "a/clip.mp4", 0, 1), ("two", "a/clip.mp4", 1, 2))
     other = ("three", "kept.mp4", 0, 1)

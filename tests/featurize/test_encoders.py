@@ -599,6 +599,7 @@ def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.full
 def test_an_encoder_of_another_package_featurizes(plugin: Path, video: Writer, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "featurize", str(video("plugin.mp4")), "--store", str(tmp_path / "store")]
     command += ["--encoder", "mymodule:DINOv3", "--weights", str(plugin / "weights"), "--workers", "1"]

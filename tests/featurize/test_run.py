@@ -254,6 +254,7 @@ def until(done: Callable[[], bool], run: subprocess.Popen[str]) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.full
 @pytest.mark.timeout(900)
 def test_a_killed_run_writes_the_same_arrays(tmp_path: Path, tiny_clip: Path, video: Writer) -> None:
     given = ["--manifest", many(tmp_path, video), "--encoder", "clip", "--weights", tiny_clip, "--workers", 1]
@@ -350,6 +351,7 @@ def test_options_without_meaning_are_refused(bad: Path, tiny_clip: Path, capsys:
     assert "--replace is for clips" in message
 
 
+@pytest.mark.full
 def test_a_forgotten_clip_is_not_computed_until_it_is_recalled(
     tmp_path: Path, video: Writer, tiny_clip: Path, featurize: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -214,6 +214,7 @@ def paired(world: Path, folder: Path) -> dict[str, Any]:
     return {"pairqa": str(path), "pairs": 5}
 
 
+@pytest.mark.full
 def test_negatives_are_gathered_from_all_processes_with_the_gradients_of_one(world: Path, tmp_path: Path) -> None:
     path = str(contrastive(world, tmp_path / "recipe", pairs=paired(world, tmp_path)))
     (one,) = in_processes(contrastive_step, 0, tmp_path / "alone", path)

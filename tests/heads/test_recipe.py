@@ -241,6 +241,7 @@ def evaluate(package: Path, world: Path, method: str, task: str, out: Path) -> s
     return subprocess.run([*command, "--bootstrap", "0"], env=environment, capture_output=True, text=True, cwd=package)
 
 
+@pytest.mark.full
 def test_a_users_class_is_evaluated(package: Path, world: Path) -> None:
     found = []
     for name in ("own_package.methods:MeanTokens", "mean-tokens"):

@@ -41,6 +41,7 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return texts
 
 
+@pytest.mark.full
 def test_the_tables_of_the_page_are_those_of_the_predictions(reported: list[str]) -> None:
     shown, tables = sections(PAGE["All methods"], "###"), sections(reported[0], "##")
     assert len(shown) >= 3
@@ -48,6 +49,7 @@ def test_the_tables_of_the_page_are_those_of_the_predictions(reported: list[str]
         assert rows(text) == rows(tables[title]), title
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("section", ["All methods", "The paper's claims", "Limits"])
 def test_figures_in_the_text_are_those_of_the_predictions(section: str, reported: list[str]) -> None:
     for pattern in (FIGURE, ROWS):

@@ -129,6 +129,7 @@ class Machine(RuleBasedStateMachine):
             self.check()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("remote", [False, True])
 def test_every_read_of_a_snapshot_gives_what_the_store_held_when_it_was_made(remote: bool) -> None:
     machine: Any = type("Machine", (Machine,), {"remote": remote})
@@ -167,6 +168,7 @@ def alike(values: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
+@pytest.mark.full
 def test_a_tag_that_is_made_while_a_process_writes_names_rows_that_can_all_be_read(tmp_path: Path) -> None:
     store = Store.open(tmp_path / "s", create=True)
     with store.writer("clips", "net", MADE, FEATURES, rows_per_shard=8) as writer:

@@ -122,6 +122,7 @@ def test_a_state_of_worker_processes_or_of_other_rows_is_refused(view: View) -> 
         one_stream.load_state_dict(stream(view, seed=1).state_dict())
 
 
+@pytest.mark.full
 def test_worker_processes_require_set_epoch(view: View) -> None:
     one_stream = stream(view)
     with pytest.raises(StepDiffError, match="call set_epoch"):
