@@ -229,7 +229,7 @@ def test_typed_text_survives_a_kill(
         tab.get_by_text("✓ saved").wait_for()
         server.kill()
         type_keys(tab, "Tab", "typed without a server", "Tab", "4")
-        tab.get_by_text("✗ not saved: the server does not answer. LRUCache in this browser, trying again").wait_for()
+        tab.get_by_text("✗ not saved: the server does not answer. Kept in this browser, trying again").wait_for()
         server.start(port)
         tab.get_by_text("✓ saved").wait_for()
         server.kill()
