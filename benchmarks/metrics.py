@@ -101,8 +101,8 @@ def run(options: Options) -> dict[str, Any]:
     apart = {name: float(abs(values[name] - value) / max(abs(value), CLOSE)) for name, (_, value) in results.items()}
     assert all(value <= CLOSE for value in apart.values()), f"our figures are not the published ones: {apart}"
     own, total = seconds["all four, ours"], sum(took for took, _ in results.values())
-    rows = [{"figures": name, "seconds": round(took.clock, 3)} for name, took in seconds.items()]
-    rows += [{"figures": f"{name}, published", "seconds": round(took, 3)} for name, (took, _) in results.items()]
+    rows = [{"figures": name, "seconds": round(took.clock, 6)} for name, took in seconds.items()]
+    rows += [{"figures": f"{name}, published", "seconds": round(took, 6)} for name, (took, _) in results.items()]
     races = [
         race("scoring", SECONDS, own.clock, 1.0, f"{SECONDS} s for the published sizes"),
         race("scoring", total, own.clock, 10.0, "the published stack"),

@@ -59,6 +59,10 @@ class Person:
     async def open(self) -> None:
         self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self.port)
 
+    async def close(self) -> None:
+        self.writer.close()
+        await self.writer.wait_closed()
+
     async def send(self, method: str, path: str, body: dict[str, Any] | None = None) -> tuple[float, int, Any]:
         """Send a request; return milliseconds, status and JSON body."""
         begin = time.perf_counter()
@@ -93,8 +97,11 @@ async def everyone(people: list[Person], options: Options) -> float:
     """Let all type; return the milliseconds of a request that writes nothing, before they begin."""
     await people[0].open()
     reads = [(await people[0].send("GET", "/annotate"))[0] for _ in range(READS)]
+    await people[0].close()
     delays = (place / len(people) * LONGEST for place in range(len(people)))
     await asyncio.gather(*(person.type(options, delay) for person, delay in zip(people, delays, strict=True)))
+    for person in people:
+        await person.close()
     return median(reads)
 
 

@@ -114,13 +114,14 @@ def measure(view: "View", endpoint: str, options: Options) -> dict[str, float]:
     import obstore
     import tensorstore
     import zarr
+    from zarr.storage import ObjectStore
 
     from stepdiff.common.io.object_stores import objects
 
     tokens: Any = view.paths.group / "tokens"
     out = np.empty((options.batch, *view.features["tokens"].shape), np.float16)
     expected = out.copy()
-    zarr_array: Any = zarr.open_array(tokens.zarr(), mode="r")
+    zarr_array: Any = zarr.open_array(ObjectStore(objects(tokens.url), read_only=True), mode="r")
 
     def with_zarr(rows: np.ndarray) -> None:
         for place, row in enumerate(rows.tolist()):

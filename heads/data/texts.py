@@ -92,7 +92,8 @@ class Texts(Sequence[tuple[str, str]]):
 
     def __getitem__(self, place: Any) -> Any:
         """Return key and text at a place."""
-        if not 0 <= index(place) < len(self):
+        place = index(place)
+        if not 0 <= place < len(self):
             raise IndexError(place)
         text = self._read(2 * place + 1)
         return self._read(2 * place), text if self.words is None else " ".join(text.split()[: self.words])
