@@ -28,10 +28,12 @@ pq = pytest.importorskip("pyarrow.parquet")
 Run = Callable[..., int]
 KILLED = """
 import os, signal, sys
+from datetime import datetime
+from types import SimpleNamespace
 import store.exchange.card, store.exchange.export
 from store.__main__ import main
 store.exchange.export.PART_BYTES = 1
-store.exchange.card._now = lambda: "2026-11-29T00:00:00+00:00"
+store.exchange.card.datetime = SimpleNamespace(now=lambda zone: datetime(2026, 11, 29, tzinfo=zone))
 left, sync = int(sys.argv[1]), os.fsync
 def fsync(fd):
     global left
