@@ -1,7 +1,8 @@
 # make demo             environment, weights, a small sample world, features, a head, and a table of scores with controls
 # make demo SEED=7      the same on a sample world of another seed, in an empty folder
 # make app              pages in a browser, on the demo's data: explore clips, ask about pairs, compare methods
-# make test             environment and all tests
+# make test             environment and the quick tests, in about twelve minutes on two cores
+# make test-all         all tests: browsers, clusters, kills at every step, hostile files, oracles at full size
 # make test SIMD=oldest the tests with the vector instructions of an old x86-64 processor; SIMD=avx2: those before AVX-512
 # make lint             ruff and mypy
 # make docs             the documentation as a site, in site/; a broken link fails
@@ -27,7 +28,7 @@ WEIGHTS := smollm2-135m-instruct mpnet-base efficientnet-lite0
 STEPDIFF := $(RUNS)/stepdiff/best.json
 WORDS := $(RUNS)/words/words.json
 
-.PHONY: demo app env weights world features questions heads answers scores test lint docs
+.PHONY: demo app env weights world features questions heads answers scores test test-all lint docs
 .DELETE_ON_ERROR:
 
 # A pair to ask about: the first of DiffCap, at hand once the world is rendered.
@@ -46,7 +47,7 @@ demo: scores
 
 # Until Ctrl-C.
 app: env
-	$(RUN) app --store $(STORE) --videos $(WORLD) --runs $(RUNS) --predictions $(DEMO)
+	$(RUN) stepdiff.app --store $(STORE) --videos $(WORLD) --runs $(RUNS) --predictions $(DEMO)
 
 # Announces a step: its number, and the time left, from the seconds that steps take on two cores (PLAN) and the time so far.
 PLAN := 150 170 20 220 280
@@ -69,14 +70,14 @@ $(VENV)/.installed: pyproject.toml
 	@touch $@
 
 weights: env
-	$(RUN) weights fetch $(WEIGHTS)
+	$(RUN) stepdiff.weights fetch $(WEIGHTS)
 
 # Your own world, a folder with the same files as the sample world, is not changed.
 OWN := $(if $(wildcard $(WORLD)/world.json),,$(wildcard $(WORLD)/clips.csv))
 
 world: weights
 	$(call STEP,1,sample world)
-	$(if $(OWN),@echo "   $(WORLD) as it is",$(RUN) kitchen --out $(WORLD) --videos 240 --steps 3$(if $(SEED), --seed $(SEED)))
+	$(if $(OWN),@echo "   $(WORLD) as it is",$(RUN) stepdiff.kitchen --out $(WORLD) --videos 240 --steps 3$(if $(SEED), --seed $(SEED)))
 
 # Training data and held-out test sets, if the world is not that of the recipes.
 OTHER_WORLD = $(filter-out data/kitchen,$(WORLD))
@@ -164,7 +165,7 @@ $(DEMO)/%_step.scores.json:
 $(DEMO)/%_rarest.scores.json:
 	$(EVALUATE) $(SET)_rarest.jsonl --method rarest
 $(DEMO)/%_most.scores.json:
-	$(EVALUATE) $(SET)_most.jsonl --method kitchen.controls:MostDifferences
+	$(EVALUATE) $(SET)_most.jsonl --method stepdiff.kitchen.controls:MostDifferences
 $(DEMO)/%_medoid.scores.json:
 	$(EVALUATE) $(SET)_medoid.jsonl --method medoid --texts $(WORLD)/pairqa_train.jsonl
 $(DEMO)/%_reassigned.scores.json: $(DEMO)/%_stepdiff.scores.json
@@ -181,8 +182,12 @@ SIMD_avx2 := NPY_DISABLE_CPU_FEATURES="X86_V4 AVX512_ICL AVX512_SPR" OPENBLAS_CO
 SIMD_oldest := NPY_DISABLE_CPU_FEATURES="X86_V3 X86_V4 AVX512_ICL AVX512_SPR" OPENBLAS_CORETYPE=Prescott \
     ATEN_CPU_CAPABILITY=default MKL_ENABLE_INSTRUCTIONS=SSE4_2 ONEDNN_MAX_CPU_ISA=SSE41 NUMBA_CPU_NAME=generic \
     FAISS_SIMD_LEVEL=NONE GLIBC_TUNABLES=glibc.cpu.hwcaps=-AVX512F,-AVX2,-FMA
+PYTEST = OMP_NUM_THREADS=1 $(if $(SIMD),$(or $(SIMD_$(SIMD)),$(error SIMD=$(SIMD): it is oldest or avx2))) $(RUN) pytest
+SIDE_BY_SIDE := --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 test: weights
-	OMP_NUM_THREADS=1 $(if $(SIMD),$(or $(SIMD_$(SIMD)),$(error SIMD=$(SIMD): it is oldest or avx2))) $(RUN) pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) $(SIDE_BY_SIDE) -m "not full"
+test-all: weights
+	$(PYTEST) $(SIDE_BY_SIDE)
 
 lint: env
 	$(VENV)/bin/ruff check .

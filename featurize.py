@@ -1,10 +1,10 @@
 """Entry of `ray job submit --working-dir . -- python featurize.py ...`: it calls the package."""
 
 if __name__ == "__main__":
-    import _stepdiff
+    import stepdiff
 
-    _stepdiff.install()  # before the slow imports
-    from common.cli import command
+    stepdiff.install()  # before the slow imports
     from featurize.__main__ import INTERRUPTED, main
+    from stepdiff.common.cli import command
 
     command.run(main, INTERRUPTED)

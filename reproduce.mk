@@ -1,6 +1,6 @@
 # make reproduce            all methods trained on a rendered kitchen, with controls; the tables of a reviewer
 # make reproduce SEEDS=3    the same with three trainings each; existing results are kept, a killed run resumes
-# make reproduce GENERATED=1    also StepDiff trained on paired QA that annotate/ generates instead of the world's own
+# make reproduce GENERATED=1    also StepDiff trained on paired QA that stepdiff/annotate/ generates instead of the world's own
 # OMP_NUM_THREADS=1 make -j2 reproduce SEEDS=3    two jobs at once on two cores: a tenth more work per hour
 #
 # The world is rendered with another seed than the one that the recipes were developed on. Another world or another
@@ -34,7 +34,7 @@ MODE := $(if $(GENERATED),_generated)
 reproduce: $(REPRODUCE)/report$(MODE)/report.json
 
 $(R_WORLD)/world.json: | env
-	$(RUN) kitchen --out $(R_WORLD) --seed $(WORLD_SEED) --videos $(VIDEOS)
+	$(RUN) stepdiff.kitchen --out $(R_WORLD) --seed $(WORLD_SEED) --videos $(VIDEOS)
 
 # kitchen refuses another world too, but it rewrites its files, so that make would run everything that reads them again.
 same_world: $(R_WORLD)/world.json
@@ -76,11 +76,13 @@ $(REPRODUCE)/diffmcq_%.jsonl: $(R_STORE)/.texts
 	$(RUN) retrieval negatives --store $(R_STORE) --view efficientnet-lite0 --text-view mpnet-base \
 	    --test-set $(R_WORLD)/diffcap_test.jsonl --variant $* --out $@
 
-# $(1) seed, $(2) run, $(3) recipe, $(4) the run that it starts from or empty, $(5) options
+# $(1) seed, $(2) run, $(3) recipe, $(4) the run that it starts from or empty, $(5) options. A killed training leaves all of
+# its files but `trained`.
 define TRAINING
-$(REPRODUCE)/seed$(1)/$(2)/loss.png: $(REPRODUCE)/all/words/words.json $(if $(4),$(REPRODUCE)/seed$(1)/$(4)/loss.png)
+$(REPRODUCE)/seed$(1)/$(2)/trained: $(REPRODUCE)/all/words/words.json $(if $(4),$(REPRODUCE)/seed$(1)/$(4)/trained)
 	$(RUN) heads.train --config $(RECIPES)/$(3).yaml --seed $(1) --store $(R_STORE) --out $$(@D) \
 	    $(call HOLD_OUT,$(R_WORLD)) $(5)
+	@touch $$@
 endef
 R_PAIRED := $(call PAIRED,$(R_WORLD))
 R_WORDS := --video_lm.evidence.head $(REPRODUCE)/all/words
@@ -98,11 +100,11 @@ $(call TRAINING,$(1),interleaved_long,interleaved,interleaved,$(R_WORDS) $(call 
 $(call TRAINING,$(1),plain_interleaved,plain_interleaved,,$(R_OURS))
 $(call TRAINING,$(1),plain,plain,plain_interleaved,$(R_PAIRED) $(call init,$(1),plain_interleaved) $(R_OURS))
 $(call TRAINING,$(1),stepdiff,stepdiff,interleaved,$(R_WORDS) $(R_PAIRED) $(call init,$(1),interleaved) $(call steps,120) $(R_OURS))
-$(REPRODUCE)/seed$(1)/align/loss.png: $(R_STORE)/.texts
+$(REPRODUCE)/seed$(1)/align/trained: $(R_STORE)/.texts
 $(call TRAINING,$(1),align,align,,$(R_ALIGN))
-$(REPRODUCE)/seed$(1)/align_pairs/loss.png: $(R_STORE)/.answers $(R_WORLD)/diffmcq_val.jsonl
+$(REPRODUCE)/seed$(1)/align_pairs/trained: $(R_STORE)/.answers $(R_WORLD)/diffmcq_val.jsonl
 $(call TRAINING,$(1),align_pairs,align_pairs,,$(ALIGN_PAIRED) $(R_ALIGN))
-$(REPRODUCE)/seed$(1)/%/embedded: $(REPRODUCE)/seed$(1)/%/loss.png
+$(REPRODUCE)/seed$(1)/%/embedded: $(REPRODUCE)/seed$(1)/%/trained
 	$(RUN) heads.embed --head $$(@D) --store $(R_STORE) --view $$*-seed$(1) --wait true
 	@touch $$@
 endef
@@ -123,11 +125,11 @@ endef
 $(R_WORLD)/%_test.jsonl: | $(R_STORE)/.clips ;
 
 head = --method video-lm --head $(REPRODUCE)/seed$(1)/$(2)
-control = $(call EVALUATION,seed$(1),$(2),$(3),$(REPRODUCE)/seed$(1)/stepdiff/loss.png,$(call head,$(1),stepdiff) --control $(3))
+control = $(call EVALUATION,seed$(1),$(2),$(3),$(REPRODUCE)/seed$(1)/stepdiff/trained,$(call head,$(1),stepdiff) --control $(3))
 
 $(foreach s,$(TRAININGS),$(eval $(call TRAININGS_OF,$(s))))
 $(foreach s,$(TRAININGS),$(foreach m,$(OURS),$(foreach t,$(SETS),$(eval \
-    $(call EVALUATION,seed$(s),$(t),$(m),$(REPRODUCE)/seed$(s)/$(m)/loss.png,$(call head,$(s),$(m)))))))
+    $(call EVALUATION,seed$(s),$(t),$(m),$(REPRODUCE)/seed$(s)/$(m)/trained,$(call head,$(s),$(m)))))))
 $(foreach s,$(TRAININGS),$(foreach t,diffmcq diffrank,$(foreach c,blind shuffled,$(eval $(call control,$(s),$(t),$(c))))))
 $(foreach s,$(TRAININGS),$(foreach m,align align_pairs,$(foreach t,$(filter-out diffcap,$(SETS)),$(eval \
     $(call EVALUATION,seed$(s),$(t),$(m),$(REPRODUCE)/seed$(s)/$(m)/embedded,--method vlemb --view $(m)-seed$(s))))))
@@ -142,12 +144,12 @@ $(REPRODUCE)/all/words/words.json: $(R_STORE)/.clips
 $(foreach t,$(SETS),$(eval $(call EVALUATION,all,$(t),words,$(REPRODUCE)/all/words/words.json,--method word-evidence \
     --head $(REPRODUCE)/all/words)))
 # Captions that do not continue the seed of supplement S4.
-$(foreach s,$(TRAININGS),$(eval $(call EVALUATION,seed$(s),diffcap,unseeded,$(REPRODUCE)/seed$(s)/stepdiff/loss.png,$(call head,$(s),stepdiff) --no-seeded)))
+$(foreach s,$(TRAININGS),$(eval $(call EVALUATION,seed$(s),diffcap,unseeded,$(REPRODUCE)/seed$(s)/stepdiff/trained,$(call head,$(s),stepdiff) --no-seeded)))
 # Controls that read no features. medoid: one caption a category; reassigned: StepDiff's captions, of another row.
 CHOICES := diffmcq diffmcq_V2 diffmcq_V3
 $(foreach t,$(CHOICES) diffrank,$(eval $(call EVALUATION,all,$(t),step,,--method step-oracle)))
 $(foreach t,$(CHOICES),$(eval $(call EVALUATION,all,$(t),rarest,,--method rarest)))
-$(foreach t,$(CHOICES),$(eval $(call EVALUATION,all,$(t),most,,--method kitchen.controls:MostDifferences)))
+$(foreach t,$(CHOICES),$(eval $(call EVALUATION,all,$(t),most,,--method stepdiff.kitchen.controls:MostDifferences)))
 $(eval $(call EVALUATION,all,diffcap,medoid,,--method medoid --texts $(R_WORLD)/pairqa_train.jsonl))
 $(foreach s,$(TRAININGS),$(eval $(call EVALUATION,seed$(s),diffcap,reassigned,$(REPRODUCE)/seed$(s)/diffcap_stepdiff.scores.json,\
     --method shuffled-captions --texts $(REPRODUCE)/seed$(s)/diffcap_stepdiff.jsonl)))
@@ -155,15 +157,15 @@ $(foreach s,$(TRAININGS),$(eval $(call EVALUATION,seed$(s),diffcap,reassigned,$(
 # Descriptions of clips (supplement, S1) from the narration, the caption of VCLM and those objects of Interleaved that the
 # contrastive head grounds in the clip. Both models get the questions that they were trained with.
 DESCRIBED := --store $(R_STORE) --allow-failed true $(if $(GENERATED),,--split test)
-$(REPRODUCE)/all/described$(MODE): $(addprefix $(REPRODUCE)/seed0/,vclm/loss.png interleaved/loss.png align/embedded)
-	$(RUN) annotate.captions $(DESCRIBED) --head $(REPRODUCE)/seed0/vclm --kind action \
+$(REPRODUCE)/all/described$(MODE): $(addprefix $(REPRODUCE)/seed0/,vclm/trained interleaved/trained align/embedded)
+	$(RUN) stepdiff.annotate.captions $(DESCRIBED) --head $(REPRODUCE)/seed0/vclm --kind action \
 	    --question "What does the person in the video say?"
 	$(RUN) featurize --manifest $(R_WORLD)/clips.csv --store $(R_STORE) --encoder efficientnet-lite0 --sampling centre \
 	    --view efficientnet-centre --wait
-	$(RUN) annotate.captions $(DESCRIBED) --head $(REPRODUCE)/seed0/interleaved --kind objects --view efficientnet-centre \
+	$(RUN) stepdiff.annotate.captions $(DESCRIBED) --head $(REPRODUCE)/seed0/interleaved --kind objects --view efficientnet-centre \
 	    --question "What does the picture show?"
-	$(RUN) annotate.ground $(DESCRIBED) --head $(REPRODUCE)/seed0/align --view align-seed0
-	$(RUN) annotate.describe $(DESCRIBED) --llm smollm2-135m-instruct $(R_DESCRIBE)
+	$(RUN) stepdiff.annotate.ground $(DESCRIBED) --head $(REPRODUCE)/seed0/align --view align-seed0
+	$(RUN) stepdiff.annotate.describe $(DESCRIBED) --llm smollm2-135m-instruct $(R_DESCRIBE)
 	@mkdir -p $(@D)
 	@touch $@
 # Socratic (step desc.) compares the descriptions of the test clips.
@@ -172,17 +174,17 @@ $(foreach t,$(SETS),$(eval $(call EVALUATION,all,$(t),socratic,$(REPRODUCE)/all/
 
 # StepDiff again, trained on questions that a language model generated from the descriptions of the training clips.
 $(REPRODUCE)/generated.jsonl: $(REPRODUCE)/all/described_generated
-	$(RUN) annotate.pairs --store $(R_STORE) --out $(REPRODUCE)/pairs.parquet --cap 12 \
+	$(RUN) stepdiff.annotate.pairs --store $(R_STORE) --out $(REPRODUCE)/pairs.parquet --cap 12 \
 	    --hold-out $(TEST_diffcap) $(TEST_diffmcq) $(TEST_diffrank)
-	$(RUN) annotate.pairqa --store $(R_STORE) --pairs $(REPRODUCE)/pairs.parquet --out $@ \
+	$(RUN) stepdiff.annotate.pairqa --store $(R_STORE) --pairs $(REPRODUCE)/pairs.parquet --out $@ \
 	    --allow-failed true
 ifdef GENERATED
-$(foreach s,$(TRAININGS),$(eval $(REPRODUCE)/seed$(s)/generated/loss.png: $(REPRODUCE)/generated.jsonl))
+$(foreach s,$(TRAININGS),$(eval $(REPRODUCE)/seed$(s)/generated/trained: $(REPRODUCE)/generated.jsonl))
 $(foreach s,$(TRAININGS),$(eval $(call TRAINING,$(s),generated,stepdiff,interleaved,\
     $(R_WORDS) --video_lm.pairqa $(REPRODUCE)/generated.jsonl \
     $(call init,$(s),interleaved) $(call steps,120) $(R_OURS))))
 $(foreach s,$(TRAININGS),$(foreach t,$(SETS),$(eval $(call EVALUATION,seed$(s),$(t),generated,\
-    $(REPRODUCE)/seed$(s)/generated/loss.png,$(call head,$(s),generated)))))
+    $(REPRODUCE)/seed$(s)/generated/trained,$(call head,$(s),generated)))))
 endif
 
 $(REPRODUCE)/report$(MODE).yaml: $(RECIPES)/report.yaml | $(R_STORE)/.clips

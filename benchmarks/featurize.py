@@ -1,14 +1,16 @@
 """Featurizing end to end, compared with its parts and with the usual loop.
 
 python -m benchmarks.featurize                               # EfficientNet-Lite0, about 5 minutes
-python -m benchmarks.featurize --encoder internvideo-mm-b16  # random weights where none are given
-python -m benchmarks.featurize --clips 8 --rounds 1          # a first look
+python -m benchmarks.featurize --encoder internvideo-mm-b16 --weights B16.ckpt
+python -m benchmarks.featurize --clips 3 --rounds 1          # a first look
 
 A run is what a worker does with a shard: open, decode, encode, write, fsync, commit, on one CPU core (or a GPU and all
-cores), with the encoder loaded before. It is compared, on the same clips, with the forward pass alone on frames in
-memory, with decoding the videos from end to end without converting a frame, and with a seek for each clip by PyAV and
-by decord, with and without the encoder. They take turns; medians count. The processor's seconds are reported too:
-other programs disturb them less.
+cores), with the encoder loaded before. Its ceiling, on the same clips: the forward pass alone on frames in memory, and
+decoding the videos from end to end without converting a frame. The peer seeks each clip with PyAV, converts only the
+chosen frames, and encodes one clip at a time. They take turns; medians count. The processor's seconds are
+reported too: other programs disturb them less.
+
+The videos are rendered kitchen videos of a few clips each, and one long video of many clips.
 """
 
 import os
@@ -16,32 +18,35 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import partial
-from importlib.util import find_spec
+from itertools import chain, cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.harness.report import Row, benchmark, line, measured
-from common.cli import command
-from common.threads import cores
+from benchmarks.harness import Row, benchmark, measured, race, render_kitchen
+from stepdiff.common.cli import command
+from stepdiff.common.threads import cores
 
 if TYPE_CHECKING:
-    from benchmarks.harness.footage import Footage, Read
     from featurize.encoders import Encoder
+    from featurize.video.decode import Source
 
 BATCH = 4
+SEEK = "seek a clip, PyAV"
+WIDTH, HEIGHT, RATE = 640, 360, 24  # of the long video
+SECONDS = 4.0  # of a clip of the long video
+CLIPS_A_KITCHEN_VIDEO = 4  # about
 
 
 @dataclass(frozen=True)
 class Options:
-    """Compare featurizing with its parts and with common loops."""
-
     encoder: str = "efficientnet-lite0"
     """an encoder of clips"""
     weights: str | None = None
-    """its weights, as `python -m featurize` takes them; InternVideo without any gets random ones"""
+    """its weights, as `python -m featurize` takes them"""
     device: str = "cpu"
     """cpu (one core) or cuda"""
     clips: int = 48
@@ -54,170 +59,180 @@ class Options:
     """where the videos are made and stay"""
 
 
-class Case:
-    """One kind of video, in every way."""
+def long_video(folder: Path, sources: "list[Source]", gop: int) -> "list[Source]":
+    """Encode one video of as many clips in a row, with a keyframe every `gop` frames of those videos."""
+    import av
+    from av.video.frame import PictureType
 
-    def __init__(self, footage: "Footage", encoder: "Encoder", device: str, folder: Path) -> None:
-        """folder: for what is written; it is emptied before every measurement."""
-        from benchmarks.harness.footage import loop, with_decord, with_pyav
-        from featurize.video.decode import Clip, decoded_clips
+    from featurize.video.decode import Source
 
-        self.footage, self.encoder, self.device, self.folder = footage, encoder, device, folder
-        self.crop = encoder.picture
-        self.clips = dict(enumerate(footage.clips))
-        self.threads = 1 if device == "cpu" else max(cores() - 1, 1)
-        found = dict(decoded_clips(self.clips, encoder.frames, self.crop, self.threads))
-        self.frames = np.stack([clip.frames for _, clip in sorted(found.items()) if isinstance(clip, Clip)])
-        assert len(self.frames) == len(self.clips), "a clip could not be decoded"
-        self.ways: dict[str, Callable[[], object]] = {
-            "featurize": self.featurize,
-            "bare forward": self.forward,
-            "bare decode": self.decode,
-            "featurize's decoding": self.pictures,
-        }
-        self.seeks = {"seek a clip, PyAV": with_pyav}
-        if find_spec("decord"):
-            self.seeks["seek a clip, decord"] = with_decord
-        for name, read in self.seeks.items():
-            self.ways[name] = partial(loop, read, footage.clips, encoder, folder)
-            self.ways[f"{name}, decoding"] = partial(self.seek, read)
+    path = folder / f"long_{len(sources)}_{gop}.mp4"
+    if not path.exists():
+        videos = cycle(dict.fromkeys(source.video for source in sources))
+        frames = chain.from_iterable(av.open(video).decode(video=0) for video in videos)
+        options = {"crf": "20", "preset": "veryfast", "g": str(gop), "sc_threshold": "0"}
+        temporary = path.with_suffix(".part")
+        with av.open(str(temporary), "w", format="mp4") as container:
+            stream = container.add_stream("libx264", rate=RATE, options=options)
+            stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+            for number, frame in enumerate(islice(frames, round(len(sources) * SECONDS * RATE))):
+                picture = frame.reformat(WIDTH, HEIGHT)
+                picture.pts, picture.time_base = number, Fraction(1, RATE)
+                picture.pict_type = PictureType.NONE  # else the encoder makes keyframes where the source had them
+                container.mux(stream.encode(picture))
+            container.mux(stream.encode(None))
+        os.replace(temporary, path)
+    return [Source(str(path), number * SECONDS, (number + 1) * SECONDS) for number in range(len(sources))]
 
-    def seek(self, read: "Read") -> None:
-        """Decode the clips by a seek for each, without encoding them."""
-        for clip in self.footage.clips:
-            read(clip, self.encoder)
 
-    def clear(self, way: str) -> None:
-        """Empty the folder before a measurement; featurize gets a store with the clips' keys."""
-        import polars as pl
+def with_pyav(clip: "Source", encoder: "Encoder") -> np.ndarray:
+    """Seek to the keyframe before the clip, decode to its end, resize the short side and crop the centre."""
+    import av
+    from PIL import Image
 
-        from store import Store
+    from featurize.video.frames import chosen
 
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir(parents=True)
-        if way != "featurize":
-            return
-        store = Store.open(self.folder / "store", create=True)
-        keys = pl.DataFrame({"key": [f"clip_{row}" for row in self.clips]})
-        with store.lock():
-            store.catalog("clips").append(keys)
-            view = store.create_view("clips", "bench", self.encoder.provenance("clips"), self.encoder.features("clips"))
-            view.resize()
+    with av.open(clip.video) as container:
+        stream = container.streams.video[0]
+        assert stream.time_base is not None
+        container.seek(int(clip.start / stream.time_base), stream=stream)
+        inside = []
+        for frame in container.decode(stream):
+            if frame.time >= clip.end:
+                break
+            if frame.time >= clip.start:
+                inside.append(frame)
+    squares = []
+    for place in chosen(len(inside), encoder.frames):
+        image = inside[place].to_image()
+        short, size = min(image.size), encoder.size
+        width, height = (side * encoder.short_side // short for side in image.size)
+        left, top = (width - size) // 2, (height - size) // 2
+        resized = image.resize((width, height), Image.Resampling.BICUBIC)
+        squares.append(np.asarray(resized.crop((left, top, left + size, top + size))))
+    return np.stack(squares)
 
-    def featurize(self) -> None:
+
+def ways(
+    sources: "list[Source]", encoder: "Encoder", threads: int, device: str, folder: Path
+) -> tuple[dict[str, Callable[[], object]], Callable[[str], None]]:
+    """Return every way to read or encode the clips, and what empties the folder before each."""
+    import av
+    import polars as pl
+
+    from featurize.plan import Task
+    from featurize.shard import featurize_shard
+    from featurize.video.decode import Clip, decoded_clips
+    from store import Store
+
+    clips = dict(enumerate(sources))
+    decoded = dict(decoded_clips(clips, encoder.frames, encoder.picture, threads))
+    frames = np.stack([clip.frames for _, clip in sorted(decoded.items()) if isinstance(clip, Clip)])
+    assert len(frames) == len(clips), "a clip could not be decoded"
+
+    def clear(way: str) -> None:
+        """Empty the folder; featurize gets a store with the clips' keys."""
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        if way == "featurize":
+            store = Store.open(folder / "store", create=True)
+            with store.writer("clips", "bench", encoder.provenance("clips"), encoder.features("clips")) as writer:
+                writer.add(pl.DataFrame({"key": [f"clip_{row}" for row in clips]}))
+
+    def featurize() -> None:
         """Do what a worker does with its shards."""
-        from featurize.shard import featurize_shard
-        from featurize.task import Task
-        from store import Store
-
-        store = Store.open(self.folder / "store")
+        store = Store.open(folder / "store")
         view = store.view("clips", "bench")
-        for shard in range(-(-len(self.clips) // view.rows_per_shard)):
-            rows = tuple(row for row in self.clips if row // view.rows_per_shard == shard)
-            clips = {row: self.clips[row] for row in rows}
-            task = Task(str(store.path), "clips", "bench", shard, rows, {}, BATCH, clips, threads=self.threads)
-            featurize_shard(task, self.encoder, self.device, lambda rows: None)
+        for shard in range(-(-len(clips) // view.rows_per_shard)):
+            rows = tuple(row for row in clips if row // view.rows_per_shard == shard)
+            sources = {row: clips[row] for row in rows}
+            task = Task(str(store.path), "clips", "bench", shard, rows, {}, BATCH, sources, threads=threads)
+            featurize_shard(task, encoder, device, lambda rows: None)
         assert (view.status() == 1).all(), "a clip failed"
 
-    def forward(self) -> None:
+    def forward() -> None:
         """Run the encoder alone, on frames in memory, in the same batches."""
-        for start in range(0, len(self.frames), BATCH):
-            self.encoder.encode_clips(self.frames[start : start + BATCH])
+        for start in range(0, len(frames), BATCH):
+            encoder.encode_clips(frames[start : start + BATCH])
 
-    def decode(self) -> None:
+    def decode() -> None:
         """Decode every frame of every video, in one thread."""
-        import av
-
-        for video in self.footage.videos:
+        for video in dict.fromkeys(source.video for source in sources):
             with av.open(video) as container:
                 container.streams.video[0].codec_context.thread_count = 1
                 for _ in container.decode(video=0):
                     pass
 
-    def pictures(self) -> None:
+    def pictures() -> None:
         """Decode the clips as the encoder takes them, without encoding them."""
-        from featurize.video.decode import decoded_clips
-
-        for _ in decoded_clips(self.clips, self.encoder.frames, self.crop, self.threads):
+        for _ in decoded_clips(clips, encoder.frames, encoder.picture, threads):
             pass
 
+    def loop(encodes: bool) -> None:
+        """Read every clip by a seek, encode it and save its features with numpy."""
+        for number, source in clips.items():
+            clip = with_pyav(source, encoder)[None]
+            for name, values in encoder.encode_clips(clip).items() if encodes else ():
+                np.save(folder / f"{number}_{name}.npy", values[0].astype(np.float16))
 
-def compared(case: Case, rounds: int) -> tuple[list[Row], list[Row]]:
-    """Measure a case; return rows and lines."""
-    count, name = len(case.clips), case.footage.name
-    found = measured(case.ways, rounds, f"{name}, ", before=case.clear)
-    rows: list[Row] = [
-        {
-            "videos": name,
-            "clips a video": round(count / len(case.footage.videos), 1),
-            "gop": case.footage.gop,
-            "way": way,
-            "ms a clip": round(taken.clock / count * 1e3, 1),
-            "CPU ms a clip": round(taken.cpu / count * 1e3, 1),
-            "clips a second": round(count / taken.clock, 2),
-        }
-        for way, taken in found.items()
-    ]
-    forward, decode, ours = found["bare forward"], found["bare decode"], found["featurize"]
-    if case.device == "cpu":
-        sum_of_both = "1 / (1/forward + 1/decode)"
-        lines = [
-            line(f"featurize, {name}", forward.clock + decode.clock, ours.clock, 0.9, sum_of_both),
-            line(f"the same by CPU time, {name}", forward.cpu + decode.cpu, ours.cpu, 0.9, sum_of_both),
-        ]
-    else:
-        slower = max(forward.clock, decode.clock)
-        lines = [line(f"featurize, {name}", slower, ours.clock, 0.95, "the slower of forward and decode")]
-    decoding = found["featurize's decoding"].clock
-    lines += [
-        line(f"speed of decoding, {name}", found[f"{way}, decoding"].clock, decoding, 2.0, way) for way in case.seeks
-    ]
-    return rows, lines
-
-
-def random_weights(name: str, folder: Path) -> Path:
-    """Write a checkpoint of random numbers: they take as long as trained ones."""
-    import torch
-
-    from featurize.encoders.internvideo.model import SIZES, InternVideoMM
-
-    path = folder / f"{name}_random.ckpt"
-    if not path.exists():
-        torch.manual_seed(0)
-        model = InternVideoMM(SIZES[name])
-        for parameter in model.parameters():
-            torch.nn.init.normal_(parameter, std=0.02)
-        torch.save({"state_dict": {f"clip.{key}": value for key, value in model.state_dict().items()}}, path)
-    return path
+    every: dict[str, Callable[[], object]] = {
+        "featurize": featurize,
+        "bare forward": forward,
+        "bare decode": decode,
+        "featurize's decoding": pictures,
+        SEEK: partial(loop, True),
+        f"{SEEK}, decoding": partial(loop, False),
+    }
+    return every, clear
 
 
 def run(options: Options) -> dict[str, Any]:
-    """Return rows and lines."""
+    """Return the record."""
     import torch
 
-    from benchmarks.harness.footage import kitchen, long_video
     from featurize.encoders import load
-    from featurize.encoders.internvideo.model import SIZES
+    from featurize.video.decode import Source
 
     folder = options.folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    weights = options.weights
-    if weights is None and options.encoder in SIZES:
-        weights = str(random_weights(options.encoder, folder))
-    shown = [kitchen(folder, options.clips), long_video(folder, options.clips, options.gop)]
+    _, clips = render_kitchen(folder, -(-options.clips // CLIPS_A_KITCHEN_VIDEO) + 2)
+    short_clips = [Source(*row) for row in clips.head(options.clips).select("video", "start", "end").iter_rows()]
+    footage = {"kitchen videos": short_clips, "one long video": long_video(folder, short_clips, options.gop)}
+    threads = max(cores() - 1, 1)
     if options.device == "cpu":
+        threads = 1
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
         torch.set_num_threads(1)
-    encoder = load(options.encoder, weights, options.device)
+    encoder = load(options.encoder, options.weights, options.device)
     rows: list[Row] = []
-    lines: list[Row] = []
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        for footage in shown:
-            more, held = compared(Case(footage, encoder, options.device, Path(scratch) / "run"), options.rounds)
-            rows += more
-            lines += held
+    races: list[Row] = []
+    for name, sources in footage.items():
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            every, clear = ways(sources, encoder, threads, options.device, Path(scratch, "run"))
+            seconds = measured(every, options.rounds, f"{name}, ", before=clear)
+        for way, took in seconds.items():
+            rows.append(
+                {
+                    "videos": name,
+                    "way": way,
+                    "ms a clip": round(took.clock / len(sources) * 1e3, 1),
+                    "CPU ms a clip": round(took.cpu / len(sources) * 1e3, 1),
+                    "clips a second": round(len(sources) / took.clock, 2),
+                }
+            )
+        ours, forward, decode = seconds["featurize"], seconds["bare forward"], seconds["bare decode"]
+        if options.device == "cpu":
+            ceiling = "forward + decode"
+            races.append(race(f"featurize, {name}", forward.clock + decode.clock, ours.clock, 0.9, ceiling))
+            races.append(race(f"featurize, {name}, CPU time", forward.cpu + decode.cpu, ours.cpu, 0.9, ceiling))
+        else:
+            slower = max(forward.clock, decode.clock)
+            races.append(race(f"featurize, {name}", slower, ours.clock, 0.95, "the slower of forward and decode"))
+        decoding, seeking = (seconds[way].clock for way in ("featurize's decoding", f"{SEEK}, decoding"))
+        races.append(race(f"featurize, {name}", seconds[SEEK].clock, ours.clock, 1.0, SEEK))
+        races.append(race(f"decoding, {name}", seeking, decoding, 2.0, SEEK))
     facts = {"encoder": options.encoder, "device": options.device, "batch": BATCH, "clips": options.clips}
-    return {"rows": rows, "lines": lines, **facts, "rounds": options.rounds}
+    return {"rows": rows, "races": races, **facts, "gop": options.gop}
 
 
 main = benchmark("featurize", Options, __doc__, run)

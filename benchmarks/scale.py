@@ -1,45 +1,56 @@
 """Work that must not grow with the store: memory and time of drivers and of a training's start, and a fit to any size.
 
-python -m benchmarks.scale --clips '[1e5, 2e5]'        a minute: too few clips for the line
+python -m benchmarks.scale --clips '[2e4, 4e4]'        a minute: too few clips for the line
 python -m benchmarks.scale                             one, four and ten million clips: 10 GiB of disk, ten minutes
 python -m benchmarks.scale --clips '[4e6, 2e7]' --to 50e6
 
 Every size is built, planned, trained and queried in processes of their own, of synthetic clips of which each has
-narration. Memory is the peak without mapped files. A line through the two largest sizes is extrapolated, next to the
-plan of a store of that size. Smaller sizes are shown only: blocks of the catalog have up to a million rows, and until
-a few of them were read, memory grows with their size.
+narration and a step. Memory is the peak without mapped files. A line through the two largest sizes is extrapolated.
+Smaller sizes are shown only: blocks of the catalog have up to a million rows, and until a few of them were read, memory
+grows with their size. `python -m store plan` gives the bytes of a store of that size. There are no peers: the limits
+are those of a driver's machine.
 
 - featurize: all windows of a manifest are read, compared, added to the catalog and planned; no worker runs
 - featurize, CSV: the same of a text file with a column of numbers, which is copied to Parquet first
 - train, pairs: start of a run on 20,000 pairs, to its first batch; a share of the videos and a test set are held out
 - train, narration: the same on sequences and on single clips of all videos
 - annotate: the tasks of a captioner for all clips
+- pairs: pairs of one step are chosen out of all clips, without those of a test set; its memory grows with the clips
 - query: an index over all clips is opened, and names ten hits
 """
 
+import json
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.harness.memory import GIB, Measured, apart
-from benchmarks.harness.report import Row, benchmark, line
-from common.cli import command
-from common.errors import StepDiffError
+from benchmarks.harness import GIB, Measured, Row, apart, benchmark, race, write_tiny_lm, write_view
+from stepdiff.common.cli import command
+from stepdiff.common.errors import StepDiffError
+
+if TYPE_CHECKING:
+    import polars as pl
 
 MOST_GIB = {"featurize": 4.0, "featurize, CSV": 4.0, "train, pairs": 4.0, "train, narration": 4.0, "annotate": 2.0}
 """memory that each may take at the size of the fit"""
+PAIRS_GIB_A_CLIP = 4.0 / 1e7
 FIRST = 60.0
 """seconds until featurize's first shard is planned, at the size of the fit"""
 LEAST = 20_000  # clips of a size: with fewer, no pairs are held out
-LISTED = 1000  # objects that one request lists
+VIEW = "small"
+PAIRS, QUESTIONS = 20_000, 4  # of paired QA at most: as many as a language model answers in some days
+CLIPS_A_VIDEO, CLIPS_A_STEP = 100, 100
+_BLOCK = 2**20  # clips made at a time
+_FILES = 1000  # video files of a manifest
 _SHARD = 128  # rows of a shard of InternVideo L/14 tokens in int8
 
 
@@ -49,20 +60,88 @@ class Options:
     """sizes that are measured"""
     to: float = 136e6
     """size that the fit is extrapolated to"""
-    encoder: str = "internvideo-mm-l14"
-    """encoder of the planned store"""
-    clips_per_second: float | None = None
-    """measured rate of one worker, for the hours of the plan"""
-    workers: int = 1
-    """workers of the plan"""
-    price: float = 0.005
-    """of 1,000 requests that list objects"""
-    folder: str | None = None
+    folder: Path | None = None
     """where the stores are made, and removed (default: the folder for temporary files)"""
 
 
-def train(path: Path, lm: str, narration: bool) -> dict[str, float]:
-    """Start a training as heads.train does, and draw the first batch of every source."""
+def clip_blocks(count: int) -> "Iterator[pl.DataFrame]":
+    """Yield the catalog of `count` clips of ten seconds, block by block, in the order of their videos."""
+    import polars as pl
+
+    place, start = pl.col("place"), (pl.col("place") % CLIPS_A_VIDEO) * 10.0
+    video = pl.format("v{}", (place // CLIPS_A_VIDEO * 2654435761) % 2**36)
+    for first in range(0, count, _BLOCK):
+        places = pl.int_range(first, min(first + _BLOCK, count), eager=True).alias("place").to_frame()
+        yield places.select(
+            key=pl.format("{}_{}_{}", video, start, start + 10),
+            video=pl.format("videos/{}.mp4", video),
+            start=start,
+            end=start + 10,
+            split=pl.lit("train"),
+            step=pl.format("step {}", place % (count // CLIPS_A_STEP)),
+            narration=pl.format("so now you take whisk number {} and stir the batter until it is smooth", "place"),
+        )
+
+
+def build(folder: Path, count: int) -> None:
+    """Write a store of `count` clips, its index, paired QA about clips spread over it, and a DiffCap test set."""
+    from retrieval import build_index
+    from store import Feature, Store
+
+    features = {"tokens": Feature((2, 8), "int8"), "embedding": Feature((8,), "float32")}
+    dice = np.random.default_rng(0)
+
+    def rows() -> "Iterator[tuple[pl.DataFrame, dict[str, np.ndarray]]]":
+        for block in clip_blocks(count):
+            size = block.height
+            yield block, {key: dice.standard_normal((size, *form.shape), np.float32) for key, form in features.items()}
+
+    view = write_view(folder / "store", VIEW, features, rows(), rows_per_shard=_BLOCK)
+    build_index(Store.open(folder / "store"), view, factory="Flat")
+    every = max(count // (2 * PAIRS), 1)
+    keys = [key for block in clip_blocks(count) for key in block["key"].gather_every(every)]
+    with (folder / "pairqa.jsonl").open("w") as file:
+        for pair in zip(keys[::2], keys[1::2], strict=False):
+            for number in range(QUESTIONS):
+                answer = "YES" if number % 2 else f"In Video 2, the whisk is {number}."
+                row = dict(zip(("reference", "candidate"), pair, strict=True), question=f"Alike? {number}")
+                file.write(json.dumps({**row, "answer": answer}) + "\n")
+    tested = next(clip_blocks(count))["key"].gather_every(1 + min(count, _BLOCK) // 200).head(100).to_list()
+    with (folder / "test.jsonl").open("w") as file:
+        for a, b in pairwise(tested):
+            file.write(json.dumps({"reference": a, "candidate": b, "category": "Actions", "text": ["x"]}) + "\n")
+
+
+def write_manifest(folder: Path, count: int, suffix: str) -> Path:
+    """Write a manifest of `count` clips of _FILES video files, which exist but hold no video."""
+    import polars as pl
+
+    folder.mkdir()
+    for number in range(_FILES):
+        (folder / f"{number}.mp4").write_bytes(b"no video")
+    path, each = folder / f"clips{suffix}", -(-count // _FILES)
+    place, start = pl.col("place"), (pl.col("place") % each) * 10.0
+    rows = (
+        pl.int_range(0, count, eager=True)
+        .alias("place")
+        .to_frame()
+        .lazy()
+        .select(
+            clip=pl.format("v{}_{}", place // each, start),
+            video=pl.format("{}.mp4", place // each),
+            start=start,
+            end=start + 10,
+        )
+    )
+    if suffix == ".csv":
+        rows.with_columns(camera=pl.col("start") % 7).sink_csv(path, engine="streaming")
+    else:
+        rows.sink_parquet(path, engine="streaming")
+    return path
+
+
+def train(folder: Path, lm: str, narration: bool) -> dict[str, float]:
+    """Start a training as heads.train does, and draw the first batch of every source; return seconds until then."""
     from heads.data.hold_out import HoldOut
     from heads.models.projector import ProjectorOptions
     from heads.training.recipe import Schedule, Validation, VideoLMRecipe
@@ -73,16 +152,16 @@ def train(path: Path, lm: str, narration: bool) -> dict[str, float]:
         schedule=Schedule(1),
         validation=Validation(share=0.02, rows=4),
         sources=("sequences", "clips") if narration else ("pairs",),
-        pairqa=None if narration else str(path.parent / "pairqa.jsonl"),
-        view="small",
+        pairqa=None if narration else str(folder / "pairqa.jsonl"),
+        view=VIEW,
         language_model=lm,
         projector=ProjectorOptions(width=16, heads=2, outputs=2, frames=1),
         batch=32,
     )
     begin = time.perf_counter()
-    task = VideoTask(recipe, Store.open(path), 0, "cpu", HoldOut([str(path.parent / "test.jsonl")]))
-    trained = task.trained_on().write(_made(path.parent / "run"))
-    assert trained["clips"] > 0
+    task = VideoTask(recipe, Store.open(folder / "store"), 0, "cpu", HoldOut([str(folder / "test.jsonl")]))
+    (folder / "run").mkdir(exist_ok=True)
+    assert task.trained_on().write(folder / "run")["clips"] > 0
     for number in range(len(recipe.sources)):
         batch = task.batch(number)
         assert len(task.features.read(batch.clips)) == len(batch.clips)
@@ -90,47 +169,34 @@ def train(path: Path, lm: str, narration: bool) -> dict[str, float]:
 
 
 def featurize(manifest: Path, store: Path) -> dict[str, float]:
-    """Plan a manifest into a new store, window by window, as featurize's driver does."""
+    """Plan a manifest into a new store, window by window, as featurize's driver does; return seconds to a shard."""
     from featurize.changes import compare
-    from featurize.task import Planner, Tally, pending, tasks, todo
-    from featurize.windows import read_windows
+    from featurize.manifest import read_windows
+    from featurize.plan import Plan, tasks
     from store import Feature, Provenance, Store
 
     begin = time.perf_counter()
     asked, opened, first, planned = read_windows(manifest), Store.open(store, create=True), 0.0, 0
-    tally, planner = Tally(), Planner(_SHARD)
     with opened.lock():
-        made = Provenance("synthetic", "0", "last", "8", "", {"tokens": "int8"})
-        view = opened.create_view("clips", "small", made, {"tokens": Feature((2, 8), "int8")}, _SHARD)
-
-        def planned_rows() -> Any:
-            for window in asked:
-                changes = compare(opened, window)
-                changes.refuse(False)
-                changes.write(opened)
-                view.resize()
-                rows = view.catalog.rows(window.rows["key"])
-                status = view.status(rows)
-                tally.add(rows, status)
-                yield planner.add(rows, pending(window, rows, todo(status)), window.last)
-            yield from planner.rest()
-
-        for some in planned_rows():
-            for task in tasks(opened, view, some, 64, 1):
+        provenance = Provenance("synthetic", "0", "last", "8", "", {"tokens": "int8"})
+        view = opened.create_view("clips", VIEW, provenance, {"tokens": Feature((2, 8), "int8")}, _SHARD)
+        windows = (compare(opened, window) for window in asked)
+        for rows in Plan(view).rows(next(windows), windows, opened, replace=False):
+            for task in tasks(opened, view, rows, 64, 1):
                 first = first or time.perf_counter() - begin
                 planned += len(task.rows) + len(task.failures)
     assert planned == asked.rows
     return {"first shard": first}
 
 
-def annotate(path: Path) -> dict[str, float]:
-    """Plan a captioner's work on all clips with a step, and make every task."""
-    from annotate.stages.stage import Items, clip_blocks, pending, unanswered
-    from annotate.stages.versions import Version
+def annotate(folder: Path) -> dict[str, float]:
+    """Plan a captioner's work on all clips, and make every task; return seconds to the first."""
+    from stepdiff.annotate.stages.stage import Items, clip_blocks, pending, unanswered
+    from stepdiff.annotate.stages.versions import Version
     from store import Store
 
     begin = time.perf_counter()
-    store = Store.open(path)
+    store = Store.open(folder / "store")
     version = Version(store, "captions-action", {"model": "synthetic"})
     items = Items(lambda: clip_blocks(store, None, ["video", "start", "end"]))
     total, first = sum(rows.height for _, rows in unanswered(version, items, False)), 0.0
@@ -141,142 +207,104 @@ def annotate(path: Path) -> dict[str, float]:
     return {"first task": first}
 
 
-def query(path: Path) -> dict[str, float]:
-    """Open the index, which checks that it is of these rows, and name ten hits of a clip."""
+def pairs(folder: Path) -> dict[str, float]:
+    """Choose pairs of one step out of all clips, without those of the test set."""
+    from stepdiff.annotate.pairs import PairsOptions, run
+
+    options = PairsOptions(str(folder / "store"), str(folder / "pairs.parquet"), hold_out=(str(folder / "test.jsonl"),))
+    assert run(options)["pairs"]
+    return {}
+
+
+def query(folder: Path) -> dict[str, float]:
+    """Open the index, which checks that it is of these rows, and name ten hits of a clip; return seconds of each."""
     from retrieval.queries.search import compute, of_clips, resolve
     from store import Store
 
-    store = Store.open(path)
-    view, clip = store.view("clips", "small"), store.catalog("clips").keys(np.array([len(store.catalog("clips")) // 2]))
+    store = Store.open(folder / "store")
+    catalog, view = store.catalog("clips"), store.view("clips", VIEW)
+    clip = catalog.keys(np.array([len(catalog) // 2]))
     begin = time.perf_counter()
     search = resolve(store, view, partial(of_clips, clips=clip))
     opened = time.perf_counter()
     hits = compute(search, 10)
     assert hits.height == 10 and hits["narration"].null_count() == 0
-    found = time.perf_counter()
-    store.catalog("clips").select(store.catalog("clips").rows(hits["clip"]))
-    return {"opened": opened - begin, "found": found - opened, "names": time.perf_counter() - found}
+    return {"opened": opened - begin, "found": time.perf_counter() - opened}
 
 
-def build(path: Path, rows: int) -> dict[str, float]:
-    """Make the store, its index, paired QA and a test set."""
-    from benchmarks.harness.synthetic import write_paired_qa, write_store, write_test_set
-    from retrieval import build_index
-    from store import Store
-
-    write_store(path, rows)
-    write_paired_qa(path.parent / "pairqa.jsonl", rows)
-    write_test_set(path.parent / "test.jsonl", rows)
-    build_index(Store.open(path), Store.open(path).view("clips", "small"), factory="Flat")
-    return {}
-
-
-def measured(folder: Path, rows: int, lm: str) -> dict[str, Measured]:
-    """Return what each work takes with `rows` clips; `folder` is empty afterwards."""
-    from benchmarks.harness.synthetic import write_manifest
-
-    store = folder / "store"
+def measure(folder: Path, count: int, lm: str) -> dict[str, Measured]:
+    """Return what each work takes with `count` clips."""
     works: dict[str, Callable[[], Measured]] = {
-        "build": lambda: apart(build, store, rows),
-        "train, pairs": lambda: apart(train, store, lm, False),
-        "train, narration": lambda: apart(train, store, lm, True),
-        "annotate": lambda: apart(annotate, store),
-        "query": lambda: apart(query, store),
-        "featurize": lambda: apart(featurize, write_manifest(folder / "videos", rows), folder / "planned"),
+        "build": lambda: apart(build, folder, count),
+        "train, pairs": lambda: apart(train, folder, lm, False),
+        "train, narration": lambda: apart(train, folder, lm, True),
+        "annotate": lambda: apart(annotate, folder),
+        "pairs": lambda: apart(pairs, folder),
+        "query": lambda: apart(query, folder),
+        "featurize": lambda: apart(featurize, write_manifest(folder / "videos", count, ".parquet"), folder / "planned"),
         "featurize, CSV": lambda: apart(
-            featurize, write_manifest(folder / "csv", rows, ".csv"), folder / "csv planned"
+            featurize, write_manifest(folder / "csv", count, ".csv"), folder / "csv planned"
         ),
     }
-    found = {}
+    measured = {}
     for name, work in works.items():
-        found[name] = work()
-        print(f"{rows:,} clips, {name}: {found[name].seconds:.1f} s, {found[name].gib:.2f} GiB", file=sys.stderr)
-    for made in folder.iterdir():
-        shutil.rmtree(made) if made.is_dir() else made.unlink()
-    return found
+        one = measured[name] = work()
+        print(f"{count:,} clips, {name}: {one.seconds:.1f} s, {one.private / GIB:.2f} GiB", file=sys.stderr)
+    return measured
 
 
 def run(options: Options) -> dict[str, Any]:
-    """Measure every size, fit, and plan."""
-    from benchmarks.harness.tiny_lm import write_tiny_lm
-
+    """Measure every size, and fit."""
     sizes = sorted({round(size) for size in options.clips})
     if len(sizes) < 2 or sizes[0] < LEAST:
         raise StepDiffError(f"--clips {list(options.clips)}: a line needs two sizes, of {LEAST:,} clips or more")
-    within = None if options.folder is None else _made(Path(options.folder))
-    with tempfile.TemporaryDirectory(dir=within, prefix="scale-") as folder:
-        lm = write_tiny_lm(_made(Path(folder, "lm")))
-        taken = {rows: measured(_made(Path(folder, str(rows))), rows, lm) for rows in sizes}
+    measured = {}
+    with tempfile.TemporaryDirectory(dir=options.folder, prefix="scale-") as place:
+        lm = write_tiny_lm(Path(place, "lm"))
+        for size in sizes:
+            folder = Path(place, str(size))
+            folder.mkdir()
+            measured[size] = measure(folder, size, lm)
+            shutil.rmtree(folder)
     rows = [
         {
             "clips": size,
             "work": name,
             "seconds": round(one.seconds, 1),
-            "peak GiB": round(one.gib, 2),
-            "at its start": round(one.peak.before / GIB, 2),
-            "with mapped files": round(one.peak.resident / GIB, 2),
-            "after s": ", ".join(f"{event} {seconds:.2f}" for event, seconds in one.times.items()),
+            "peak GiB": round(one.private / GIB, 2),
+            "at its start": round(one.before / GIB, 2),
+            "with mapped files": round(one.resident / GIB, 2),
+            "after s": ", ".join(f"{event} {seconds:.2f}" for event, seconds in (one.result or {}).items()),
         }
-        for size, works in taken.items()
+        for size, works in measured.items()
         for name, one in works.items()
     ]
-    sizes = sizes[-2:]
-    fits = [fit(name, sizes, [taken[size][name] for size in sizes], options.to) for name in taken[sizes[0]]]
-    at = {row["work"]: row for row in fits}
-    lines = [
-        line(f"memory of {name}", most, at[name]["GiB"], 1.0, f"the GiB at {options.to:,.0f}")
-        for name, most in MOST_GIB.items()
+    largest = [measured[size] for size in sizes[-2:]]
+    at = {name: fit(name, sizes[-2:], [works[name] for works in largest], options.to) for name in largest[0]}
+    target = f"at {options.to:,.0f} clips"
+    races = [
+        race(f"memory of {name}", most, at[name]["GiB"], 1.0, f"{most:g} GiB {target}")
+        for name, most in {**MOST_GIB, "pairs": round(PAIRS_GIB_A_CLIP * options.to, 1)}.items()
     ]
-    firsts = [taken[size]["featurize"].times["first shard"] for size in sizes]
-    first = max(*firsts, float(np.polyval(np.polyfit(sizes, firsts, 1), options.to)))
-    lines.append(line("first shard of featurize", FIRST, first, 1.0, f"the seconds at {options.to:,.0f}"))
-    return {"rows": rows, "lines": lines, "fit": fits, "plan": planned(options)}
+    firsts = [works["featurize"].result["first shard"] for works in largest]
+    first = max(*firsts, float(np.polyval(np.polyfit(sizes[-2:], firsts, 1), options.to)))
+    races.append(race("first shard of featurize", FIRST, first, 1.0, f"{FIRST:g} s {target}"))
+    return {"rows": rows, "races": races, "fit": list(at.values())}
 
 
-def fit(name: str, sizes: list[int], taken: list[Measured], to: float) -> Row:
+def fit(name: str, sizes: list[int], measured: list[Measured], to: float) -> Row:
     """Return the line through the sizes, in clips, and its value at `to`."""
-    gib, seconds = [one.gib for one in taken], [one.seconds for one in taken]
-    more, base, slope, start = map(float, (*np.polyfit(sizes, gib, 1), *np.polyfit(sizes, seconds, 1)))
+    memory = np.polyfit(sizes, [one.private / GIB for one in measured], 1)
+    seconds = np.polyfit(sizes, [one.seconds for one in measured], 1)
     return {
         "work": name,
-        "bytes per clip": round(more * GIB, 1),
-        "base GiB": round(base, 2),
-        "us per clip": round(slope * 1e6, 2),
-        "base s": round(start, 1),
-        "GiB": round(base + more * to, 2),
-        "seconds": round(start + slope * to),
+        "bytes per clip": round(float(memory[0]) * GIB, 1),
+        "base GiB": round(float(memory[1]), 2),
+        "us per clip": round(float(seconds[0]) * 1e6, 2),
+        "base s": round(float(seconds[1]), 1),
+        "GiB": round(float(np.polyval(memory, to)), 2),
+        "seconds": round(float(np.polyval(seconds, to))),
     }
-
-
-def planned(options: Options) -> list[Row]:
-    """Return the plan of a store of `to` clips in each dtype: bytes, files, the cost of listing them, and hours."""
-    from store.verbs.options import PlanOptions
-    from store.verbs.plan import plan
-
-    asked = PlanOptions(
-        clips=float(round(options.to)),
-        encoder=options.encoder,
-        clips_per_second=options.clips_per_second,
-        workers=options.workers,
-    )
-    found = plan(asked)
-    hours = [round(one.hours, 1) for one in found.hours]
-    return [
-        {
-            "dtype": one.dtype,
-            "TiB": round(one.bytes / 2**40, 1),
-            "files": one.files,
-            "requests to list": -(-one.files // LISTED),
-            "cost to list": round(one.files / LISTED / 1000 * options.price, 4),
-            "hours": hours[0] if hours else None,
-        }
-        for one in found.sizes
-    ]
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 main = benchmark("scale", Options, __doc__, run)

@@ -4,9 +4,9 @@ python -m benchmarks.train_step                                     # the kitche
 python -m benchmarks.train_step --videos 6 --steps 1 --rounds 1     # a first look
 
 All three train the same model on the same pairs. From the store, a step draws its batch, reads the clips' tokens and
-trains; from raw video, it decodes the clips and runs the frozen encoder in the place of reading; in memory, batch and
-tokens are there before the clock starts. What the first adds to the third is what the loader costs. Files are in the
-page cache. The ways take turns, and medians over rounds count.
+trains; the peer, from raw video, decodes the clips and runs the frozen encoder in the place of reading; the ceiling has
+batch and tokens in memory before the clock starts. What the first adds to the ceiling is what the loader costs. Files
+are in the page cache. The ways take turns, and medians over rounds count.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,26 +17,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.harness.report import Row, benchmark, line, measured
-from common.cli import command
+from benchmarks.harness import Row, benchmark, measured, race, render_kitchen
+from stepdiff.common.cli import command
 
 if TYPE_CHECKING:
-    import polars as pl
     import torch
-    from jaxtyping import Float32
     from torch import Tensor
 
-    from featurize.encoders import Encoder
-    from featurize.video.decode import Source
     from heads.data.clips import Reads
     from heads.training.recipe import VideoLMRecipe
     from heads.training.sources import Batch
-    from store import Store
 
 RECIPE = Path(__file__).parents[1] / "heads/recipes/kitchen/stepdiff.yaml"
 ENCODER = "efficientnet-lite0"
 LOADER = 0.05  # of a step, what it may add
-BATCH = 4  # clips that are encoded at once when the store is filled
+AT_ONCE = 4  # clips that are encoded at once when the store is filled
 
 
 @dataclass(frozen=True)
@@ -55,64 +50,40 @@ class Options:
     """where the world is made and stays"""
 
 
-class RawVideo:
-    """Tokens of clips, decoded and encoded at each call."""
-
-    def __init__(self, clips: "dict[str, Source]", encoder: "Encoder") -> None:
-        self.clips, self.encoder = clips, encoder
-
-    def read(self, keys: Sequence[str], device: "str | torch.device" = "cpu") -> "Float32[Tensor, 'K N D']":
-        """Return the tokens of the clips, as the encoder makes them."""
-        import torch
-
-        from featurize.video.decode import Clip, decoded_clips
-
-        asked = {place: self.clips[key] for place, key in enumerate(keys)}
-        found = dict(decoded_clips(asked, self.encoder.frames, self.encoder.picture, torch.get_num_threads()))
-        clips = [found[place] for place in asked]
-        frames = np.stack([clip.frames for clip in clips if isinstance(clip, Clip)])
-        return torch.from_numpy(self.encoder.encode_clips(frames)["tokens"]).to(device).float()
-
-
 class World:
-    """A small sample world and a store with the tokens of its training clips; made once in a folder."""
+    """A small sample world and a store with the tokens of its training clips, made once in a folder; and its videos."""
 
     def __init__(self, folder: Path, videos: int, device: str) -> None:
         import polars as pl
 
         from featurize.encoders import load
         from featurize.video.decode import Source
-        from kitchen.__main__ import Options as KitchenOptions
-        from kitchen.__main__ import run as render
-
-        self.folder = folder / f"kitchen_{videos}"
-        render(KitchenOptions(self.folder, videos=videos))
-        self.pairqa = self.folder / "pairqa_train.jsonl"
-        table = pl.read_csv(self.folder / "clips.csv").filter(split="train")
-        clips = {
-            row["clip"]: Source(str(self.folder / row["video"]), row["start"], row["end"])
-            for row in table.iter_rows(named=True)
-        }
-        self.raw = RawVideo(clips, load(ENCODER, None, device))
-        self.store = self._featurized(table)
-
-    def _featurized(self, table: "pl.DataFrame") -> "Store":
-        import torch
-
         from store import Store
 
-        encoder, keys = self.raw.encoder, table["clip"].to_list()
-        store = Store.open(self.folder / "features", create=True)
-        with store.lock():
-            if not len(store.catalog("clips")):
-                store.catalog("clips").append(table.select(key="clip", split="split"))
-            shape = {"tokens": encoder.features("clips")["tokens"]}
-            view = store.create_view("clips", ENCODER, encoder.provenance("clips"), shape, rows_per_shard=1024)
-            view.resize()
-            if (view.status() != 1).any():
-                parts = [self.raw.read(keys[start : start + BATCH]) for start in range(0, len(keys), BATCH)]
-                view.write_shard(0, np.arange(len(keys)), {"tokens": torch.cat(parts).numpy()}, {})
-        return store
+        world, clips = render_kitchen(folder, videos)
+        rows = clips.filter(split="train").select("clip", "video", "start", "end").iter_rows()
+        self.sources = {clip: Source(*place) for clip, *place in rows}
+        self.pairqa = world / "pairqa_train.jsonl"
+        self.encoder = load(ENCODER, None, device)
+        self.store = Store.open(world / "features", create=True)
+        features = {"tokens": self.encoder.features("clips")["tokens"]}
+        with self.store.writer("clips", ENCODER, self.encoder.provenance("clips"), features) as writer:
+            missing = writer.missing(list(self.sources))
+            for start in range(0, len(missing), AT_ONCE):
+                keys = missing[start : start + AT_ONCE]
+                writer.write(pl.DataFrame({"key": keys, "split": "train"}), {"tokens": self.read(keys).numpy()})
+
+    def read(self, keys: Sequence[str], device: "str | torch.device" = "cpu") -> "Tensor":
+        """Decode and encode clips; return their tokens [K, N, D], as `heads.data.clips.Features` reads them."""
+        import torch
+
+        from featurize.video.decode import Clip, decoded_clips
+
+        sources = {place: self.sources[key] for place, key in enumerate(keys)}
+        decoded = dict(decoded_clips(sources, self.encoder.frames, self.encoder.picture, torch.get_num_threads()))
+        clips = [decoded[place] for place in sources]
+        frames = np.stack([clip.frames for clip in clips if isinstance(clip, Clip)])
+        return torch.from_numpy(self.encoder.encode_clips(frames)["tokens"]).to(device).float()
 
 
 class Training:
@@ -124,15 +95,13 @@ class Training:
         from heads.data.clips import Features
         from heads.data.paired_qa import read_paired_qa
         from heads.training.sources import PairedSource
-        from heads.training.video_task import build, comparing
+        from heads.training.video_task import build
 
         self.recipe, self.device = recipe, device
         self.features = Features(world.store, recipe.view, "tokens")
-        self.raw = world.raw
         self.model = build(recipe, self.features, 0, device)
         pairs = read_paired_qa(str(world.pairqa), world.store.catalog("clips"))
         self.source = PairedSource(recipe, pairs, self.model.lm.chat, self.model.lm.packs, 0, None)
-        self.comparing = comparing(recipe, self.model)
         self.optimizer = torch.optim.AdamW([p for p in self.model.parameters() if p.requires_grad], lr=1e-5)
 
     def load(self, number: int, features: "Reads") -> "tuple[Batch, Tensor]":
@@ -150,59 +119,55 @@ class Training:
         self.model.train()
         self.optimizer.zero_grad()
         with autocast(self.device, self.recipe.precision):
-            loss = answer_loss(self.model, batch.rows, tokens, self.comparing)
+            loss = answer_loss(self.model, batch.rows, tokens)
         loss.backward()
         torch.nn.utils.clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], 1.0)
         self.optimizer.step()
         loss.item()  # on a GPU the clock waits for it
 
 
-def steps(way: Callable[[int], object], count: int) -> None:
-    """Do the first `count` steps in one way."""
-    for number in range(count):
-        way(number)
-
-
 def run(options: Options) -> dict[str, Any]:
-    """Return rows and lines."""
+    """Return the record."""
     from heads.training.recipe import read_recipe
 
     world = World(options.folder.absolute(), options.videos, options.device)
-    made = read_recipe(RECIPE).video_lm
-    assert made is not None
-    language_model = options.language_model or made.language_model
-    recipe = replace(made, language_model=language_model)
+    recipe = read_recipe(RECIPE).video_lm
+    assert recipe is not None
+    recipe = replace(recipe, language_model=options.language_model or recipe.language_model)
     training = Training(world, recipe, options.device)
-    memory = [training.load(number, training.features) for number in range(options.steps)]
+    stored = training.features
+    batches = [training.load(number, stored) for number in range(options.steps)]
     ways: dict[str, Callable[[int], object]] = {
-        "batch in memory": lambda number: training.step(*memory[number]),
-        "from the store": lambda number: training.step(*training.load(number, training.features)),
-        "from raw video": lambda number: training.step(*training.load(number, training.raw)),
-        "loader alone": lambda number: training.load(number, training.features),
+        "batch in memory": lambda number: training.step(*batches[number]),
+        "from the store": lambda number: training.step(*training.load(number, stored)),
+        "from raw video": lambda number: training.step(*training.load(number, world)),
+        "loader alone": lambda number: training.load(number, stored),
     }
-    for way in ways.values():
-        way(0)  # to warm up
-    seconds = measured({name: partial(steps, way, options.steps) for name, way in ways.items()}, options.rounds)
-    memory_s, store_s, raw_s, loader_s = seconds.values()
+
+    def steps(way: Callable[[int], object]) -> None:
+        for number in range(options.steps):
+            way(number)
+
+    seconds = measured({name: partial(steps, way) for name, way in ways.items()}, options.rounds)
+    memory, from_store, raw, loader = seconds.values()
     rows: list[Row] = [
         {
             "step": name,
-            "ms a step": round(1000 * own.clock / options.steps, 1),
-            "CPU ms a step": round(1000 * own.cpu / options.steps, 1),
-            "of a step in memory": round(own.clock / memory_s.clock, 4),
-            "by CPU time": round(own.cpu / memory_s.cpu, 4),
+            "ms a step": round(1000 * took.clock / options.steps, 1),
+            "CPU ms a step": round(1000 * took.cpu / options.steps, 1),
+            "of a step in memory": round(took.clock / memory.clock, 4),
         }
-        for name, own in seconds.items()
+        for name, took in seconds.items()
     ]
-    least, allowed = round(1 / (1 + LOADER), 3), f"{LOADER:.0%} of a step in memory"
-    lines = [
-        line("a step from the store", memory_s.clock, store_s.clock, least, "the speed of one in memory"),
-        line("the loader alone", LOADER * memory_s.clock, loader_s.clock, 1.0, allowed),
-        line("the loader alone, CPU time", LOADER * memory_s.cpu, loader_s.cpu, 1.0, allowed),
-        line("a step from the store", raw_s.clock, store_s.clock, 1.0, "the speed of one from raw video"),
+    allowed = f"{LOADER:.0%} of a step in memory"
+    races = [
+        race("a step from the store", memory.clock, from_store.clock, round(1 / (1 + LOADER), 3), "one in memory"),
+        race("the loader alone", LOADER * memory.clock, loader.clock, 1.0, allowed),
+        race("the loader alone, CPU time", LOADER * memory.cpu, loader.cpu, 1.0, allowed),
+        race("a step from the store", raw.clock, from_store.clock, 1.0, "one from raw video"),
     ]
     facts = {"device": options.device, "steps": options.steps, "rounds": options.rounds}
-    return {"rows": rows, "lines": lines, **facts}
+    return {"rows": rows, "races": races, **facts}
 
 
 main = benchmark("train_step", Options, __doc__, run)

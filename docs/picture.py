@@ -13,8 +13,8 @@ import matplotlib
 import numpy as np
 import polars as pl
 
-from kitchen.truth import details_of, judgements, read_world
-from tasks.testsets import DiffCap, read_test_set
+from stepdiff.kitchen.truth import details_of, judgements, read_world
+from stepdiff.tasks.testsets import DiffCap, read_test_set
 
 WORLD, DEMO, SEED = Path("data/kitchen"), Path("data/demo"), 0
 METHODS = {"StepDiff": "diffcap_stepdiff", "Word evidence": "diffcap_words"}

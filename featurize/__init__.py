@@ -3,18 +3,18 @@
 Names are imported when they are first used. `featurize.encoders` has more for packages with encoders of their own.
 """
 
-import _stepdiff
+import stepdiff
 
-_stepdiff.enter("featurize")
+stepdiff.enter("featurize")
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from common.errors import StepDiffError
     from featurize.encoders import NAMES, Encoder, load
+    from stepdiff.common.errors import StepDiffError
 
 __all__ = ["NAMES", "Encoder", "StepDiffError", "load"]
 
-__getattr__ = _stepdiff.lazy(
-    __name__, {"common.errors": ("StepDiffError",), "featurize.encoders": ("NAMES", "Encoder", "load")}
+__getattr__ = stepdiff.lazy(
+    __name__, {"stepdiff.common.errors": ("StepDiffError",), "featurize.encoders": ("NAMES", "Encoder", "load")}
 )

@@ -12,9 +12,9 @@ import json
 import sys
 from dataclasses import asdict
 
-from common.cli import command
-from common.cli.options import parse
 from featurize.options import Options
+from stepdiff.common.cli import command
+from stepdiff.common.cli.options import parse
 
 INTERRUPTED = "finished rows are kept; run the same command for the rest"
 """what an interrupted run leaves and how to continue"""

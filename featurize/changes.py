@@ -7,27 +7,26 @@ file. A kill between the two leaves rows that are absent, never features of anot
 What else in a store was made from clips that are replaced: annotations, indexes, other clips of their files.
 
 Guarantees
-- another file under the id of a clip that has features is refused, naming both files, before anything is written
-- the same content at another path is accepted
-- a clip that has features in no view takes the manifest's file and interval, and is tried again
-- a clip of an older store, which knows no file sizes and digests, is recorded and not compared; the run says how many
+- another file under the id of a clip that has features is refused, naming both files, before anything is written; the
+  same content at another path is accepted
 - what is replaced is absent in every view before the catalog names the new file
+- a clip that has features in no view takes the manifest's file and interval; one of an older store, which knows no
+  sizes and digests, is recorded and not compared
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Int64
 
-from common.errors import StepDiffError
-from common.io import sealed as table
-from common.io.files import listed
-from common.progress import say
 from featurize.manifest import Manifest, unreadable
 from featurize.video.media_file import BYTES, DIGEST, Identity, identities
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io import sealed as table
+from stepdiff.common.io.files import listed
+from stepdiff.common.progress import say
 from store import Store
 from store.view import OK
 
@@ -41,41 +40,31 @@ def outdated(store: Store, replaced: pl.DataFrame, views: Sequence[str]) -> list
         views: the views that had features of them.
     """
     lines = []
-    again = "run python -m retrieval build once its rows are there"
+    # a key of annotations is a clip's id, or `TYPE ID ID` of a pair
+    wanted = (" " + replaced["key"] + " ").implode()
     for stage in listed(store.path / "annotations", "*"):
         for version in listed(stage, "*"):
-            parts = (table.read(part, ["key"])["key"] for part in listed(version, "*.parquet"))
-            if count := _naming(parts, replaced["key"]):
+            keys = (table.read(part, ["key"])["key"] for part in listed(version, "*.parquet"))
+            about = [part.filter((" " + part + " ").str.contains_any(wanted)) for part in keys]
+            if count := pl.concat([pl.Series(dtype=pl.String), *about]).n_unique():
                 lines.append(
                     f"out of date: {count} answers about replaced clips in annotations/{stage.name}/{version.name}; "
                     "delete that folder and run the stage again"
                 )
     for view in views:
         if (store.path / "indexes" / "clips" / f"{view}.json").exists():
+            again = "run python -m retrieval build once its rows are there"
             lines.append(f"out of date: the index of view {view}; {again}")
-    if others := _others(store, replaced):
-        lines.append(f"{others} more clips of the replaced files are not in this manifest and keep their old features")
-    return lines
-
-
-def _naming(parts: Iterable[pl.Series], keys: pl.Series) -> int:
-    """How many different keys of annotations name one of the clips: a clip's id, or `TYPE ID ID` of a pair."""
-    wanted = (" " + keys + " ").implode()
-    found = [part.filter((" " + part + " ").str.contains_any(wanted)) for part in parts]
-    return pl.concat([pl.Series(dtype=pl.String), *found]).n_unique()
-
-
-def _others(store: Store, replaced: pl.DataFrame) -> int:
-    """How many other clips the catalog has of the old files."""
     columns = ["video", BYTES, DIGEST]
     files = replaced.filter("file").select(pl.col(f"{name}_known").alias(name) for name in columns)
     like = pl.DataFrame(schema={"key": pl.String, **{name: _KNOWN[name] for name in columns}})
     same = (block.join(files, on=columns, how="semi") for block in store.catalog("clips").blocks(like))
-    return sum(block.join(replaced, on="key", how="anti").height for block in same)
+    if others := sum(block.join(replaced, on="key", how="anti").height for block in same):
+        lines.append(f"{others} more clips of the replaced files are not in this manifest and keep their old features")
+    return lines
 
 
-_SAME = 1e-6
-"""seconds that two equal times may differ by"""
+_SAME = 1e-6  # seconds that two equal times may differ by
 _KNOWN = {"video": pl.String, "start": pl.Float64, "end": pl.Float64, BYTES: pl.Int64, DIGEST: pl.String}
 """columns of the catalog that are compared"""
 
@@ -90,12 +79,9 @@ class Changes:
     """
 
     asked: Manifest
-    found: Mapping[str, Identity | None]
-    """the identity of each video file, by the name that the manifest gives it"""
-    changed: pl.DataFrame
-    """clips whose file or interval differs"""
-    unknown: pl.DataFrame
-    """clips of which the catalog has no identity although their file is there"""
+    files: Mapping[str, Identity | None]  # of each video, by the name that the manifest gives it
+    changed: pl.DataFrame  # clips whose file or interval differs
+    unknown: pl.DataFrame  # clips of which the catalog has no identity although their file is there
     kept: pl.DataFrame
     """clips with features whose file is missing at the manifest's new path: the catalog keeps the old path"""
 
@@ -125,11 +111,11 @@ class Changes:
         new = rows.filter(pl.Series(catalog.rows(rows["key"]) < 0, dtype=pl.Boolean))
         if self.kept.height:
             say(f"{self.kept.height} clips keep their path in the catalog: the file at their new path does not exist")
-            kept = pl.col("key").is_in(self.kept["key"].implode())
-            rows = rows.with_columns(video=pl.when(~kept).then("video"))
+            keeps_path = pl.col("key").is_in(self.kept["key"].implode())
+            rows = rows.with_columns(video=pl.when(~keeps_path).then("video"))
         if updated := catalog.update(rows):
             say(f"metadata of {updated} {self.asked.entity} in the store updated from the manifest")
-        catalog.append(_identified(new, self.found) if self.asked.entity == "clips" else new)
+        catalog.append(_identified(new, self.files) if self.asked.entity == "clips" else new)
 
     def _withdraw(self, store: Store) -> None:
         """Make the rows of changed clips absent in every view, and say what else was made from the old ones."""
@@ -169,22 +155,24 @@ def compare(store: Store, asked: Manifest, quiet: bool = False) -> Changes:
 
     Both ends of every video file are read; `quiet` shows no progress. The caller holds the store's lock.
     """
-    found = identities(asked.paths, quiet)
-    both = differing(store, asked, found)
-    both = both.with_columns(ok=_have_features(store, both["row"].to_numpy()))
-    both = both.with_columns(interval=pl.col("interval") | (pl.col("filled") & ~pl.col("ok")))
+    files = identities(asked.paths, quiet)
+    both = differing(store, asked, files)
+    rows = both["row"].to_numpy()
+    ok = np.zeros(len(rows), bool)  # whether a view has features of the clip
+    for name in store.views("clips") if len(rows) else ():
+        ok |= store.view("clips", name).status(rows) == OK
+    both = both.with_columns(ok=pl.Series(ok)).with_columns(
+        interval=pl.col("interval") | (pl.col("filled") & ~pl.col("ok"))
+    )
     changed, unknown = both.filter(pl.col("file") | pl.col("interval")), both.filter("lacking")
-    return Changes(asked, found, changed, unknown, both.filter("moved", "ok"))
+    return Changes(asked, files, changed, unknown, both.filter("moved", "ok"))
 
 
-def differing(store: Store, asked: Manifest, found: Mapping[str, Identity | None]) -> pl.DataFrame:
-    """Return the clips of which catalog and manifest differ, and whether in `file`, `interval`, or what is `filled`.
-
-    `found`: the identity of each video file, by the name that the manifest gives it.
-    """
+def differing(store: Store, asked: Manifest, files: Mapping[str, Identity | None]) -> pl.DataFrame:
+    """Return the clips of which catalog and manifest differ, and whether in `file`, `interval`, or what is `filled`."""
     catalog = store.catalog(asked.entity)
     rows = asked.rows if asked.entity == "clips" else pl.DataFrame(schema={"key": pl.String, **_KNOWN})
-    now = _identified(rows, found).select("key", *_KNOWN).with_columns(row=catalog.rows(rows["key"]))
+    now = _identified(rows, files).select("key", *_KNOWN).with_columns(row=catalog.rows(rows["key"]))
     known = catalog.select(now["row"].to_numpy(), pl.DataFrame(schema=_KNOWN))
     both = now.join(known, on="row", suffix="_known", maintain_order="left")
     identified = pl.all_horizontal(pl.col(BYTES, DIGEST, f"{BYTES}_known", f"{DIGEST}_known").is_not_null())
@@ -202,16 +190,8 @@ def differing(store: Store, asked: Manifest, found: Mapping[str, Identity | None
     ).filter(pl.any_horizontal("file", "interval", "filled", "lacking", "moved"))
 
 
-def _identified(rows: pl.DataFrame, found: Mapping[str, Identity | None]) -> pl.DataFrame:
-    """`rows`, which have a column `video`, with the identity of their files; null for a file that is missing."""
+def _identified(rows: pl.DataFrame, files: Mapping[str, Identity | None]) -> pl.DataFrame:
+    """Return `rows`, which have a column `video`, with the identity of their files; null for a file that is missing."""
     schema = {"video": pl.String, BYTES: pl.Int64, DIGEST: pl.String}
-    files = pl.DataFrame([(video, *(file or (None, None))) for video, file in found.items()], schema, orient="row")
-    return rows.join(files, on="video", how="left", maintain_order="left")
-
-
-def _have_features(store: Store, rows: Int64[np.ndarray, " K"]) -> Bool[np.ndarray, " K"]:
-    """Whether a view has features of each of K clips."""
-    ok = np.zeros(len(rows), bool)
-    for name in store.views("clips") if len(rows) else ():
-        ok |= store.view("clips", name).status(rows) == OK
-    return ok
+    known = pl.DataFrame([(video, *(file or (None, None))) for video, file in files.items()], schema, orient="row")
+    return rows.join(known, on="video", how="left", maintain_order="left")

@@ -1,70 +1,113 @@
 """A run: what is requested, what is missing, the workers that compute it, and the summary.
 
+A manifest of any size is compared with the store and planned window by window, while workers compute the rows of
+earlier windows. A window that is refused ends the run after those rows.
+
 Guarantees
-- invalid options are refused before anything is written
-- the store's lock is held for the whole run
+- invalid options, and a command of which nothing can be computed, are refused before anything is written
 - a run repeated does only what is missing, and where nothing is starts neither Ray nor encoder
-- a command of which nothing can be computed is refused before Ray starts and before anything is written
-- the manifest overrides the catalog's metadata for existing clips (split, path, ...); another file or interval of a
-  clip that has features is refused, or replaces them with `--replace` (see changes.py)
-- a clip that failed is tried again once its file or interval changed
-- a forgotten clip is not computed until it is recalled
-- a manifest of any size is planned window by window: the driver's memory has a byte for each row of the catalog and the
-  rows of one window. Files of a window are compared when it is planned: one that is refused ends the run after the
-  rows of earlier windows are computed
+- the manifest overrides the catalog's metadata for existing clips; another file or interval of a clip that has features
+  is refused, or replaces them with `--replace` (see changes.py)
 """
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import polars as pl
-from jaxtyping import Int64, UInt8
 
-from common.errors import StepDiffError
-from common.io.files import place
-from common.progress import progress, say
-from common.workers.cluster import connected, refuse_relative
-from common.workers.pool import WorkerPool, has_gpu, pool_size
 from featurize.changes import Changes, compare
 from featurize.encoders import digest, find_weights, proper_name, split, view_name
-from featurize.manifest import Manifest, as_manifest, unreadable_reason
+from featurize.manifest import Windows, as_manifest, one_window, read_windows, unreadable
 from featurize.options import Options
+from featurize.plan import FORGOTTEN, Outcome, Plan, Task, known_status, shards_of, tasks, todo
 from featurize.shard import Worker, WorkerOptions
-from featurize.summary import Summary, summarise
-from featurize.task import Outcome, Planner, Tally, Task, known_status, pending, shards_of, tasks, todo
-from featurize.windows import Windows, one_window, read_windows
+from stepdiff.common.cli.options import incomplete
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import place
+from stepdiff.common.progress import progress, say
+from stepdiff.common.workers.cluster import connected, refuse_relative
+from stepdiff.common.workers.pool import WorkerPool, has_gpu, pool_size
 from store import Store, View
 from store.feature_store import shard_rows
 from store.format.pool import pool_of
-from store.view import ABSENT, OK
+from store.view import ABSENT, FAILED, OK
 
 CPUS = {"clips": 1, "texts": 8}
 """of a worker without a GPU, at most. Clips fill many shards, and one thread an encoder beats threads that wait for
 each other (2 cores shared with others: 30 s against 78 s); texts fill one shard"""
-BATCH = {"clips": 4, "texts": 128}
-"""rows of a batch by default"""
+BATCH = {"clips": 4, "texts": 128}  # rows of a batch by default
+SHOWN = 5  # reasons that the words of a summary give
+MOST_FAILURES = 10_000  # reasons that its figures give
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The summary of a run. Counts are of the rows asked for."""
+
+    entity: str
+    view: str
+    store: str
+    asked: int
+    done: int  # done by this run
+    already: int  # there already
+    failed: int  # failed, by this run or an earlier one
+    absent: int = 0  # not done, because their shard could not be written
+    forgotten: int = 0  # left out, because they were forgotten
+    repeated: int = 0  # clips of this run that show fewer frames than the encoder sees
+    truncated: int = 0  # texts of this run of more tokens than the encoder sees
+    seconds: float = 0.0
+    errors: list[str] = field(default_factory=list)  # why shards could not be written
+    failures: list[dict[str, str]] = field(default_factory=list)  # key and reason of what failed, of the first 10,000
+    failures_in: str = ""  # folder of all reasons
+
+    def status(self, allow_failed: bool = False) -> int:
+        """Return the exit status: 1 where anything asked for is not there."""
+        return incomplete({"absent": self.absent, "failed": self.failed, "allowed": allow_failed})
+
+    def lines(self) -> list[str]:
+        """Return the summary for people."""
+        what = f"{self.entity} in view {self.view} of {self.store}"
+        if not self.done and not self.absent and not self.seconds:
+            lines = [f"nothing to do: {self.already} {what} are there already"]
+        else:
+            rate = f" ({self.done / self.seconds:.1f} {self.entity}/s)" if self.seconds else ""
+            lines = [f"{self.done} {what} done in {self.seconds:.0f} s{rate}, {self.already} there already"]
+        if self.repeated:
+            lines.append(f"{self.repeated} clips show fewer frames than the encoder sees: some were repeated")
+        if self.forgotten:
+            lines.append(
+                f"{self.forgotten} {self.entity} were forgotten and left out; recall them with "
+                "python -m store forget --undo"
+            )
+        if self.truncated:
+            lines.append(f"{self.truncated} texts are longer than the encoder sees: their ends were left out")
+        lines += [f"error: {error}" for error in self.errors]
+        if self.absent:
+            lines.append(f"{self.absent} of {self.asked} {self.entity} are not done: run the same command again")
+        if self.failed:
+            lines += failed_lines(f"{self.failed} of {self.asked} {self.entity} failed:", self.failed, self.failures)
+            lines.append(f"  all reasons: {self.failures_in}; correct the cause, then run it again with --retry-failed")
+        return lines
+
+
+def failed_lines(title: str, count: int, failures: list[dict[str, str]]) -> list[str]:
+    """Return a title and the first reasons of `count` failures."""
+    shown = [f"  {failure['key']}: {failure['reason']}" for failure in failures[:SHOWN]]
+    return [title, *shown, *([f"  ... and {count - SHOWN} more"] if count > SHOWN else [])]
 
 
 def requested(options: Options) -> Windows:
     """Return the rows that the options ask for. StepDiffError: they or the manifest are unusable."""
     if (options.manifest is None) == (not options.videos):
         raise StepDiffError("give either --manifest FILE or video files")
-    numbers = {
-        "--workers": options.workers,
-        "--batch-size": options.batch_size,
-        "--frames": options.frames,
-        "--pool": options.pool,
-        "--window": options.window,
-        "--pixels": options.pixels,
-        "--shard-size": options.shard_size,
-    }
-    for name, number in numbers.items():
+    for name in ("workers", "batch_size", "frames", "pool", "window", "pixels", "shard_size"):
+        number = getattr(options, name)
         if number is not None and number < 1:
-            raise StepDiffError(f"{name} {number} is too few: give 1 or more")
+            raise StepDiffError(f"--{name.replace('_', '-')} {number} is too few: give 1 or more")
     named = [("video", video) for video in options.videos]
     if not place(options.store).remote:
         named.append(("--store", options.store))
@@ -90,23 +133,36 @@ def run(options: Options, asked: Windows) -> Summary:
         _refuse_hopeless(None, options, asked)
     store = Store.open(where, create=True)
     with store.lock(options.wait):
-        view, tally = None, Tally()
-        compared = (compare(store, window, quiet=number > 0) for number, window in enumerate(asked))
-        for changes in compared:
+        windows = (compare(store, window, quiet=number > 0) for number, window in enumerate(asked))
+        view = _known_view(store, options, asked.entity, weights)
+        plan = None if view is None else Plan(view, options.retry_failed)
+        for changes in windows:
             changes.refuse(options.replace)
-            found = None if changes.changed.height else _finished_view(store, options, changes.asked, weights)
-            if found is None:
+            if plan is None or changes.changed.height or not plan.is_finished(changes.asked):
                 break
-            view = found
             changes.write(store)
-            _name(tally, view, changes)
+            plan.add(changes.asked)
         else:
-            assert view is not None  # a manifest has a window
-            return summarise(store, view, tally)
+            assert plan is not None  # a manifest has a window
+            return _summary(store, plan, Computed())
         if asked.entity == "clips":
             _refuse_hopeless(store, options, asked, changes)
         with connected(options.address, "featurize") as joined:
-            return _run(store, options, asked.rows, changes, compared, tally, joined)
+            pool, count, cpus = start_workers(options, asked.entity, joined)
+            view = _described_view(store, options, pool, asked, count)
+            plan = plan or Plan(view, options.retry_failed)
+            planned = plan.rows(changes, windows, store, options.replace)
+            first, total = next(planned), asked.rows
+            if changes.asked.last:
+                total, count = first.height, min(count, sum(1 for _ in shards_of(first, view.rows_per_shard)))
+            batch = options.batch_size or BATCH[asked.entity]
+            jobs = (
+                job for rows in chain([first], planned) for job in tasks(store, view, rows, batch, max(cpus - 1, 1))
+            )
+            done = compute(pool, jobs, count, f"{proper_name(options.encoder)} on {asked.entity}", total, asked.entity)
+        if plan.refused:
+            raise plan.refused
+        return _summary(store, plan, done)
 
 
 def resolved(options: Options) -> Options:
@@ -115,93 +171,36 @@ def resolved(options: Options) -> Options:
     return replace(options, encoder=name, weights=given, view=options.view or view_name(name, given))
 
 
-def name_of_view(options: Options) -> str:
-    """Return the name of the view that the options ask for."""
-    return options.view or proper_name(options.encoder)
+def _known_view(store: Store, options: Options, entity: str, weights: Path | None) -> View | None:
+    """Return the view if it is as the options request it; None also where only the encoder can tell."""
+    name = str(options.view)
+    if any(choice is not None for choice in options.choices().values()) or name not in store.views(entity):
+        return None
+    view = store.view(entity, name)
+    return view if made_by(view, options, weights) else None
 
 
-def _name(tally: Tally, view: View, changes: Changes) -> tuple[Int64[np.ndarray, " rows"], UInt8[np.ndarray, " rows"]]:
-    """Return the rows of a window that is in the catalog, and their status; add them to `tally`."""
-    view.resize()
-    rows = view.catalog.rows(changes.asked.rows["key"])
-    status = known_status(view, rows)
-    tally.add(rows, status)
-    return rows, status
+def made_by(view: View, options: Options, weights: Path | None) -> bool:
+    """Return whether encoder, weights, dtype and --pool are those of a view; other options are not compared."""
+    provenance = view.provenance
+    return (
+        (provenance.encoder, provenance.weights) == (proper_name(options.encoder), digest(options.encoder, weights))
+        and provenance.dtypes.get("tokens", options.dtype) == options.dtype
+        and pool_of(provenance) == options.pool
+    )
 
 
-class _Work:
-    """The rows to compute, planned window by window while workers compute those of earlier windows."""
-
-    def __init__(
-        self, store: Store, view: View, options: Options, first: Changes, later: Iterator[Changes], tally: Tally
-    ) -> None:
-        """Plan the window `first`, which was accepted, and the `later` ones."""
-        self._store, self._view, self._options = store, view, options
-        self._first, self._later, self._tally = first, later, tally
-        self.refused: StepDiffError | None = None
-        """why a later window was refused"""
-
-    def __iter__(self) -> Iterator[pl.DataFrame]:
-        """Yield planned rows, shards whole: of each window, and last what is left."""
-        planner = Planner(self._view.rows_per_shard)
-        for changes in self._accepted():
-            changes.write(self._store)
-            rows, status = _name(self._tally, self._view, changes)
-            wanted = pending(changes.asked, rows, todo(status, self._options.retry_failed))
-            yield planner.add(rows, wanted, changes.asked.last)
-        yield from planner.rest()
-
-    def _accepted(self) -> Iterator[Changes]:
-        yield self._first
-        try:
-            for changes in self._later:
-                changes.refuse(self._options.replace)
-                yield changes
-        except StepDiffError as error:
-            self.refused = error
-
-
-def _run(
-    store: Store,
-    options: Options,
-    total: int,
-    changes: Changes,
-    later: Iterator[Changes],
-    tally: Tally,
-    joined: bool,
-) -> Summary:
-    """Run on Ray, under the lock.
-
-    Args:
-        store: the store.
-        options: of the run.
-        total: rows of the manifest.
-        changes: the first window that is not finished.
-        later: the windows after it.
-        tally: the rows of the windows before it.
-        joined: whether Ray is an existing cluster.
-    """
-    entity = changes.asked.entity
-    pool, count, cpus = start_workers(options, entity, joined)
-    provenance, features = pool.call("describe", entity, options.dtype)
-    size = shard_rows(features, options.shard_size, total, count)
-    view = store.create_view(entity, name_of_view(options), provenance, features, size)
+def _described_view(store: Store, options: Options, pool: WorkerPool, asked: Windows, count: int) -> View:
+    """Return the view that the encoder of a pool fills, made where there is none. StepDiffError: it is another one."""
+    provenance, features = pool.call("describe", asked.entity, options.dtype)
+    size = shard_rows(features, options.shard_size, asked.rows, count)
+    view = store.create_view(asked.entity, str(options.view), provenance, features, size)
     if options.shard_size is not None and view.rows_per_shard != size:
         raise StepDiffError(
             f"view {view.name} has {view.rows_per_shard} rows per shard, --shard-size {options.shard_size} would be "
             f"{size}: leave it out, or give a new view another name"
         )
-    work = _Work(store, view, options, changes, later, tally)
-    planned = iter(work)
-    first = next(planned)
-    if changes.asked.last:
-        total, count = first.height, min(count, sum(1 for _ in shards_of(first, view.rows_per_shard)))
-    batch = options.batch_size or BATCH[entity]
-    jobs = (job for rows in chain([first], planned) for job in tasks(store, view, rows, batch, max(cpus - 1, 1)))
-    done = compute(pool, jobs, count, f"{proper_name(options.encoder)} on {entity}", total, entity)
-    if work.refused:
-        raise work.refused
-    return summarise(store, view, tally, done.repeated, done.truncated, done.errors, done.seconds)
+    return view
 
 
 def start_workers(options: Options, entity: str, joined: bool) -> tuple[WorkerPool, int, int]:
@@ -211,26 +210,12 @@ def start_workers(options: Options, entity: str, joined: bool) -> tuple[WorkerPo
     weights = options.weights
     if weights is not None and Path(weights).expanduser().exists():
         weights = str(Path(weights).expanduser().absolute())  # workers start elsewhere
-    worker_options = WorkerOptions(
-        options.encoder,
-        weights,
-        options.layer,
-        options.device,
-        cpus,
-        options.frames,
-        options.sampling,
-        options.pool,
-        options.pooling,
-        options.window,
-        options.pixels,
-    )
-    lighter = "try a smaller --batch-size, or fewer --workers on one node"
     pool = WorkerPool(
         Worker,
-        worker_options,
+        WorkerOptions(replace(options, weights=weights, videos=()), cpus),
         gpu,
         lambda shard, why: Outcome(shard, error=why),
-        lighter,
+        "try a smaller --batch-size, or fewer --workers on one node",
         joined=joined,
         unit=entity,
     )
@@ -239,14 +224,11 @@ def start_workers(options: Options, entity: str, joined: bool) -> tuple[WorkerPo
 
 @dataclass
 class Computed:
-    """The outcome of all shards of a run."""
+    """The outcome of the shards that a run computed."""
 
     repeated: int = 0
-    """clips that show fewer frames than the encoder sees"""
     truncated: int = 0
-    """texts of more tokens than the encoder sees"""
     errors: list[str] = field(default_factory=list)
-    """why shards could not be written"""
     seconds: float = 0.0
 
 
@@ -264,38 +246,37 @@ def compute(pool: WorkerPool, jobs: Iterable[Task], count: int, what: str, total
     return done
 
 
-def _finished_view(store: Store, options: Options, asked: Manifest, weights: Path | None) -> View | None:
-    """Return the view if it is as the options request it and nothing is missing."""
-    name = name_of_view(options)
-    chosen = (options.layer, options.frames, options.sampling, options.pooling, options.window, options.pixels)
-    if chosen != (None,) * 6 or name not in store.views(asked.entity):
-        return None
-    view = store.view(asked.entity, name)
-    if not made_by(view, options, weights):
-        return None
-    rows = store.catalog(asked.entity).rows(asked.rows["key"])
-    if (rows < 0).any() or todo(known_status(view, rows), options.retry_failed).any():
-        return None
-    return view
-
-
-def made_by(view: View, options: Options, weights: Path | None) -> bool:
-    """Return whether encoder, weights, dtype and --pool are those of a view; other options are not compared."""
-    made = view.provenance
-    return (
-        (made.encoder, made.weights) == (proper_name(options.encoder), digest(options.encoder, weights))
-        and made.dtypes.get("tokens", options.dtype) == options.dtype
-        and pool_of(made) == options.pool
+def _summary(store: Store, plan: Plan, done: Computed) -> Summary:
+    view = plan.view
+    now = view.status()
+    asked, before = plan.before(len(now))
+    failed = np.flatnonzero(asked & (now == FAILED))
+    return Summary(
+        entity=view.entity,
+        view=view.name,
+        store=str(store.path),
+        asked=int(asked.sum()),
+        done=int((asked & (now == OK) & (before != OK)).sum()),
+        already=int((before == OK).sum()),
+        failed=len(failed),
+        absent=int((asked & (now == ABSENT) & (before != FORGOTTEN)).sum()),
+        forgotten=int((asked & (before == FORGOTTEN)).sum()),
+        repeated=done.repeated,
+        truncated=done.truncated,
+        seconds=round(done.seconds, 3),
+        errors=done.errors,
+        failures=view.failures(failed[:MOST_FAILURES]).to_dicts(),
+        failures_in=str(store.path / "failures" / view.entity / view.name),
     )
 
 
 def _refuse_hopeless(store: Store | None, options: Options, asked: Windows, changes: Changes | None = None) -> None:
     """StepDiffError if no missing clip can be computed and the view has none of the requested clips.
 
-    `changes`: those of the first window that is not finished.
+    Video files are opened in turn until one is a video. `changes`: those of the first window that is not finished.
     """
-    name, count, first = name_of_view(options), 0, ""
-    tried: set[str] = set()
+    name, count, first = str(options.view), 0, ""
+    tried: set[Path] = set()
     for window in asked:
         keys = window.rows["key"]
         if store is not None and name in store.views("clips"):
@@ -305,9 +286,14 @@ def _refuse_hopeless(store: Store | None, options: Options, asked: Windows, chan
             if (status == OK).any():
                 return
             keys = keys.filter(pl.Series(todo(status, options.retry_failed)))
-        reason = unreadable_reason(window, keys, tried)
-        if reason is None:
-            return
-        count, first = count + len(keys), first or reason
+        count += len(keys)
+        for key, video in window.rows.filter(pl.col("key").is_in(keys.implode())).select("key", "video").iter_rows():
+            reason, path = window.failures.get(key), window.paths[video]
+            if reason is None and path not in tried:
+                tried.add(path)
+                reason = unreadable(path)
+                if reason is None:
+                    return
+            first = first or reason or ""
     if count:
         raise StepDiffError(f"none of {count} clips can be computed; the first: {first}" if count > 1 else first)

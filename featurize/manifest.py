@@ -1,4 +1,4 @@
-"""What is asked for: clips of videos, or texts, from a file.
+"""What is asked for: clips of videos, or texts, from a file of any size, a window of rows at a time.
 
 A manifest (csv, parquet, jsonl) that has a column `video` is one of clips, with `clip`, `video`
 (relative to the manifest's folder), `start` and `end` in seconds (or as durations of Parquet), and any
@@ -7,33 +7,40 @@ text or a list of texts a row. How the file is written is read from it (see mani
 
 Video files without a manifest: each is one clip, `<stem>_0_<duration>`, or `<path>_0_<duration>`.
 
+A window has about WINDOW rows. A file in video order, as those that list one video after another are, is read where it
+is; any other is first sorted into buckets on disk. Memory of the whole manifest: 8 bytes a clip, for ids that occur
+twice, and 40 bytes a video.
+
 Guarantees
-- a manifest that cannot be trusted (unreadable, a column missing, a clip twice) is refused whole,
-  in one line, before anything is written
-- one bad row (no text, an interval that is none) fails alone, with its reason
-- clips are in video order: videos as they first appear, their clips by start; texts by length, so
-  that a batch holds few tokens that only fill it
-- two files of the same stem are refused, unless ids are made from paths
-- a folder, and a path where nothing is, are refused
-- a file that cannot be opened still is a clip, so that its failure is recorded
+- a manifest that cannot be trusted (unreadable, a column missing, a clip twice, two files of one stem) is refused
+  whole, in one line, before its first window; one bad row, or a file that cannot be opened, fails alone
+- clips are in video order: videos as they first appear, their clips by start; texts by length, so that a batch holds
+  few tokens that only fill it. Windows together have that order too
+- windows of a file that changes between two of them are refused
 """
 
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import polars as pl
+from jaxtyping import Float64, Int64, UInt64
 
-from common.errors import StepDiffError
-from featurize.manifest_file import folded, nearest, read_file, refuse_twins, renamed
+from featurize.manifest_file import folded, nearest, open_file, readable, refuse_twins, renamed
 from featurize.options import IdFrom
+from featurize.scratch import Buckets, Scratch
 from featurize.video.media_file import BYTES, DIGEST, why
-from featurize.video.stream import opened
-from featurize.video.timeline import from_packets
+from featurize.video.stream import from_packets, opened
+from stepdiff.common.errors import StepDiffError
 from store import text_key
 from store.catalog.catalog import MOST_SECONDS, check_rows
 
 CLIP_COLUMNS = ("clip", "video", "start", "end")
+WINDOW = 2**17  # rows of a window: few enough that the video files of the first one are compared within a minute
+_BATCH = 2**20  # rows that are looked at together
 _OWN = ("key", "row", BYTES, DIGEST)  # the catalog's own columns
 _TEXT = "text"  # the column of texts by default
 _MEANT = 3  # so many of the four columns, or alike, make a manifest one of clips
@@ -42,27 +49,100 @@ _UNITS = {"ns": 1e9, "us": 1e6, "ms": 1e3}  # of a duration, in a second
 
 @dataclass(frozen=True)
 class Manifest:
-    """The rows asked for, of one entity: all of them, or one window (see windows.py)."""
+    """The rows asked for, of one entity: all of them, or one window."""
 
-    entity: str
-    """clips or texts"""
+    entity: str  # clips or texts
     rows: pl.DataFrame
     """what the catalog keeps: key, and for clips video, start, end (null where unusable) and the
     manifest's other columns; for texts text"""
-    paths: dict[str, Path]
-    """video, as the manifest writes it -> its absolute path"""
-    failures: dict[str, str]
-    """key -> why that row cannot be featurized"""
-    last: bool = True
-    """whether no other window follows"""
+    paths: dict[str, Path]  # video, as the manifest writes it -> its absolute path
+    failures: dict[str, str]  # key -> why that row cannot be featurized
+    last: bool = True  # whether no other window follows
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The rows asked for, of one entity. Each iteration yields the windows from the first on."""
+
+    entity: str
+    rows: int  # of all windows; of texts, which may repeat, at most
+    make: Callable[[], Iterator[Manifest]]
+
+    def __iter__(self) -> Iterator[Manifest]:
+        return self.make()
+
+
+def one_window(manifest: Manifest) -> Windows:
+    """Return a manifest as its only window."""
+    return Windows(manifest.entity, manifest.rows.height, lambda: iter([manifest]))
 
 
 def read_manifest(path: Path, column: str | None = None) -> Manifest:
+    """Read a manifest as one window; see `read_windows`."""
+    (manifest,) = read_windows(path, column, sys.maxsize)
+    return manifest
+
+
+def read_windows(path: Path, column: str | None = None, window: int = WINDOW) -> Windows:
     """Read a manifest; of one of clips too, `column` asks for the texts in it.
 
     Raises StepDiffError where it is refused whole.
     """
-    return parsed(read_file(path, columns_of_interest(column)), path, column)
+    file = _File(path, column)
+    if file.count <= window:
+        return one_window(parsed(file.read(0, file.count), path, column))
+    if not _of_clips(file.head.columns, column):
+        return _text_windows(file, column or _TEXT, window)
+    head = renamed(file.head, CLIP_COLUMNS, path)
+    _check_clips(head, path)
+    return _clip_windows(file, dict(zip(file.head.columns, head.columns, strict=True)), window)
+
+
+def parsed(frame: pl.DataFrame, path: Path, column: str | None) -> Manifest:
+    """Return the manifest of all rows of the file `path`. StepDiffError where it is refused whole."""
+    if not frame.height:
+        raise StepDiffError(f"{path} has no row: write one for each clip or text")
+    if _of_clips(frame.columns, column):
+        frame = renamed(frame, CLIP_COLUMNS, path)
+        _check_clips(frame, path)
+        _refuse_twice(frame["clip"], path)
+        return _clips(frame.with_row_index("row"), path)
+    return _texts(_texts_in(frame, path, column or _TEXT), path)
+
+
+class _File:
+    """The file of a manifest, read part by part. StepDiffError where it changes after it was opened."""
+
+    def __init__(self, path: Path, column: str | None) -> None:
+        self.path = path
+        self._scratch = Scratch()
+        with readable(path):
+            self._seen = self._identity()
+            self._rows = open_file(path, columns_of_interest(column), self._scratch)
+            self.head = self._rows.head(0).collect()
+            self.count: int = self._rows.select(pl.len()).collect().item()
+
+    def read(self, first: int, count: int, columns: list[str] | None = None) -> pl.DataFrame:
+        """Return `count` rows from `first` on."""
+        rows = self._rows.slice(first, count)
+        with readable(self.path):
+            self._check_unchanged()
+            frame = (rows if columns is None else rows.select(columns)).collect()
+            self._check_unchanged()
+        return frame
+
+    def batches(self, columns: list[str] | None = None) -> Iterator[tuple[int, pl.DataFrame]]:
+        """Yield all rows with the number of the first, _BATCH at a time."""
+        for first in range(0, self.count, _BATCH):
+            yield first, self.read(first, _BATCH, columns)
+
+    def _check_unchanged(self) -> None:
+        if self._identity() != self._seen:
+            raise StepDiffError(f"manifest {self.path} changed while it was read: run the same command again")
+
+    def _identity(self) -> tuple[int, int, int]:
+        state = os.stat(self.path)
+        return state.st_ino, state.st_mtime_ns, state.st_size
 
 
 def columns_of_interest(column: str | None) -> tuple[str, ...]:
@@ -70,46 +150,54 @@ def columns_of_interest(column: str | None) -> tuple[str, ...]:
     return (*CLIP_COLUMNS, _TEXT) if column is None else (column,)
 
 
-def parsed(frame: pl.DataFrame, path: Path, column: str | None) -> Manifest:
-    """Return the manifest of all rows of the file `path`. StepDiffError where it is refused whole."""
-    if not frame.height:
-        raise StepDiffError(f"{path} has no row: write one for each clip or text")
-    if of_clips(frame.columns, column):
-        frame = renamed(frame, CLIP_COLUMNS, path)
-        check_clips(frame, path)
-        return clips_of(frame, path)
-    return texts_of(texts_in(frame, path, column), path)
-
-
-def of_clips(names: Sequence[str], column: str | None) -> bool:
-    """Whether a file with these columns is one of clips, where `column` is not asked for its texts."""
-    return column is None and _is_of_clips(names)
-
-
-def _is_of_clips(names: Sequence[str]) -> bool:
-    """Whether columns are those of clips, or are meant to be: an exact name counts more than one in another case."""
-    if "video" in names or _TEXT in names:
-        return "video" in names
-    there = {folded(name) for name in names}
-    if "video" in there or _TEXT in there:
-        return "video" in there
+def _of_clips(names: Sequence[str], column: str | None) -> bool:
+    """Return whether columns are those of clips, or are meant to be: an exact name comes before one in another case."""
+    if column is not None:
+        return False
+    for there in (set(names), {folded(name) for name in names}):
+        if there & {"video", _TEXT}:
+            return "video" in there
     return sum(nearest(name, names) is not None for name in CLIP_COLUMNS) >= _MEANT
 
 
-def clips_of(frame: pl.DataFrame, path: Path, last: bool = True) -> Manifest:
-    """Return rows of a manifest of clips that `check_clips` accepted, in video order.
+def _check_clips(frame: pl.DataFrame, path: Path) -> None:
+    """Refuse columns that occur twice, are the store's own or of another type, and rows as `_check_names`."""
+    refuse_twins(frame.columns, path)
+    for name in frame.columns:
+        if folded(name) in _OWN:
+            raise StepDiffError(f"column {name!r} of {path} is the store's own: rename it")
+    _check_names(frame, path)
+    for name in ("start", "end"):
+        if frame[name].dtype.is_nested() or frame[name].dtype in (pl.Binary, pl.Time, pl.Datetime, pl.Date):
+            raise StepDiffError(f"column {name!r} of {path} holds {frame[name].dtype}: write seconds")
 
-    `frame` may have a column `row`, the place of each row in the file.
-    """
-    if "row" not in frame.columns:
-        frame = frame.with_row_index("row")
+
+def _check_names(frame: pl.DataFrame, path: Path, first: int = 0) -> None:
+    """Refuse a row without a clip or video, or with one that no catalog takes; `first` is the place of the first."""
+    for name in ("clip", "video"):
+        if frame[name].dtype != pl.String:
+            raise StepDiffError(f"column {name!r} of {path} holds {frame[name].dtype}: write text")
+        empty = frame[name].fill_null("").str.strip_chars() == ""
+        if empty.any():
+            raise StepDiffError(f"row {first + empty.arg_true()[0] + 1} of {path} has no {name}: give it one")
+    check_rows(frame.select("clip", "video"), str(path), first + 1)
+
+
+def _refuse_twice(clips: pl.Series, path: Path) -> None:
+    twice = clips.filter(clips.is_duplicated())
+    if len(twice):
+        raise StepDiffError(f"clip {twice[0]!r} is in {path} twice: clip ids are unique")
+
+
+def _clips(frame: pl.DataFrame, path: Path, last: bool = True) -> Manifest:
+    """Return rows that were checked, in video order; column `row` is the place of each in the file."""
     frame = frame.rename({"clip": "key"}).with_columns(pl.col("video").str.strip_chars())
-    start, end = (in_seconds(frame[name]) for name in ("start", "end"))
-    frame, seconds = frame.with_columns(start, end), pl.DataFrame([numbers(start), numbers(end)])
-    good = seconds.select(usable("start", "end"))[:, 0]
+    start, end = (_in_seconds(frame[name]) for name in ("start", "end"))
+    frame, seconds = frame.with_columns(start, end), pl.DataFrame([_numbers(start), _numbers(end)])
+    good = seconds.select(_USABLE)[:, 0]
     columns = (frame["row"], frame["key"], start, end, *seconds)
     failures = {
-        key: f"{_unusable(*times)}: correct row {row + 1} of {path}"
+        key: f"{_fault(*times)}: correct row {row + 1} of {path}"
         for row, key, *times in zip(*(column.filter(~good) for column in columns), strict=True)
     }
     frame = frame.with_columns(pl.when(good).then(seconds[time]).alias(time) for time in ("start", "end"))
@@ -120,77 +208,114 @@ def clips_of(frame: pl.DataFrame, path: Path, last: bool = True) -> Manifest:
     return Manifest("clips", frame, {video: folder / video for video in seen}, failures, last)
 
 
-def usable(start: str, end: str) -> pl.Expr:
-    """Whether an interval in two columns of numbers can be featurized."""
-    ordered = (pl.col(start) >= 0) & (pl.col(end) > pl.col(start)) & (pl.col(end) < MOST_SECONDS)
-    return ordered.fill_null(False)
+_USABLE = ((pl.col("start") >= 0) & (pl.col("end") > pl.col("start")) & (pl.col("end") < MOST_SECONDS)).fill_null(
+    False
+)  # whether an interval in numbers can be featurized
 
 
-def check_clips(frame: pl.DataFrame, path: Path) -> None:
-    """Refuse columns that occur twice, are the store's own or of another type, and what `check_names` refuses.
-
-    Raises StepDiffError.
-    """
-    refuse_twins(frame.columns, path)
-    for name in frame.columns:
-        if folded(name) in _OWN:
-            raise StepDiffError(f"column {name!r} of {path} is the store's own: rename it")
-    check_names(frame, path)
-    for name in ("start", "end"):
-        if frame[name].dtype.is_nested() or frame[name].dtype in (pl.Binary, pl.Time, pl.Datetime, pl.Date):
-            raise StepDiffError(f"column {name!r} of {path} holds {frame[name].dtype}: write seconds")
-    refuse_twice(frame["clip"], path)
-
-
-def check_names(frame: pl.DataFrame, path: Path, first: int = 0) -> None:
-    """Raise StepDiffError on a row without a clip or video, or with one that no catalog takes.
-
-    `first` is the place of the first row in the file.
-    """
-    for name in ("clip", "video"):
-        if frame[name].dtype != pl.String:
-            raise StepDiffError(f"column {name!r} of {path} holds {frame[name].dtype}: write text")
-        empty = frame[name].fill_null("").str.strip_chars() == ""
-        if empty.any():
-            raise StepDiffError(f"row {first + empty.arg_true()[0] + 1} of {path} has no {name}: give it one")
-    check_rows(frame.select("clip", "video"), str(path), first + 1)
-
-
-def refuse_twice(clips: pl.Series, path: Path) -> None:
-    """Raise StepDiffError if a clip occurs twice."""
-    twice = clips.filter(clips.is_duplicated())
-    if len(twice):
-        raise StepDiffError(f"clip {twice[0]!r} is in {path} twice: clip ids are unique")
-
-
-def in_seconds(times: pl.Series) -> pl.Series:
-    """A column of durations as numbers of seconds; any other is left as it is."""
+def _in_seconds(times: pl.Series) -> pl.Series:
+    """Return durations as numbers of seconds, any other column as it is."""
     return times.to_physical() / _UNITS[times.dtype.time_unit] if isinstance(times.dtype, pl.Duration) else times
 
 
-def numbers(times: pl.Series) -> pl.Series:
-    """Times as numbers, null where one is not written as a number."""
+def _numbers(times: pl.Series) -> pl.Series:
+    """Return times as numbers, null where one is not written as a number."""
     if times.dtype == pl.Float64 or times.dtype.is_integer():
         return times.cast(pl.Float64)
     return times.cast(pl.String).str.strip_chars().cast(pl.Float64, strict=False)
 
 
-def _unusable(start: object, end: object, first: float | None, last: float | None) -> str | None:
-    """Why an interval is none, in words."""
+def _fault(start: object, end: object, first: float | None, last: float | None) -> str:
+    """Return in words why an interval, as it is written and as numbers, is not usable."""
     for name, written, number in (("start", start, first), ("end", end, last)):
         if number is None or not abs(number) < MOST_SECONDS:
             return f"{name} {written!r} is not a number of seconds below {MOST_SECONDS:,.0f}"
     assert first is not None and last is not None
-    if first < 0:
-        return f"start {first:g} is before the video"
-    if last <= first:
-        return f"end {last:g} is not after start {first:g}"
-    return None
+    return f"start {first:g} is before the video" if first < 0 else f"end {last:g} is not after start {first:g}"
 
 
-def texts_in(frame: pl.DataFrame, path: Path, column: str | None) -> pl.Series:
+def _clip_windows(file: _File, names: dict[str, str], window: int) -> Windows:
+    """Return the windows of a manifest of clips; `names` are its columns by their names in the file."""
+    columns = [name for name, known in names.items() if known in CLIP_COLUMNS]
+    ids, order = np.empty(file.count, np.uint64), _Order()
+    for first, batch in file.batches(columns):
+        batch = batch.rename({name: names[name] for name in columns})
+        _check_names(batch, file.path, first)
+        ids[first : first + batch.height] = batch["clip"].hash().to_numpy()
+        times = pl.DataFrame([_numbers(_in_seconds(batch[name])).alias(name) for name in ("start", "end")])
+        times = times.select(pl.when(_USABLE).then(pl.col("start", "end")).otherwise(float("inf")))
+        order.add(_video_hashes(batch["video"]), times["start"].to_numpy(), times["end"].to_numpy())
+    ids.sort()
+    twice = pl.Series(np.unique(ids[1:][ids[1:] == ids[:-1]]), dtype=pl.UInt64)
+    if len(twice):  # of equal hashes the ids are compared
+        column = next(name for name in columns if names[name] == "clip")
+        suspects = (clips[column] for _, clips in file.batches([column]))
+        _refuse_twice(pl.concat([clips.filter(clips.hash().is_in(twice.implode())) for clips in suspects]), file.path)
+    del ids  # 8 bytes a clip
+    buckets = None if order.is_kept() else _sorted_by_video(file, names, window)
+
+    def windows() -> Iterator[Manifest]:
+        if buckets is None:
+            for first in range(0, file.count, window):
+                frame = file.read(first, window).rename(names).with_row_index("row", first)
+                yield _clips(frame, file.path, last=first + window >= file.count)
+            return
+        for number, bucket in enumerate(buckets, 1):
+            yield _clips(buckets.read(bucket), file.path, last=number == len(buckets))
+
+    return Windows("clips", file.count, windows)
+
+
+def _video_hashes(videos: pl.Series) -> UInt64[np.ndarray, " rows"]:
+    """Return a number for each video. Of two videos with one number, which is one case in 10,000 manifests, the clips
+    are sorted as if they were of one: no row is lost."""
+    return videos.str.strip_chars().hash().to_numpy()
+
+
+class _Order:
+    """Whether the rows are in video order: each video's clips one after another, by start and end."""
+
+    def __init__(self) -> None:
+        self._last: tuple[np.ndarray, ...] | None = None
+        self._videos: list[UInt64[np.ndarray, " some"]] = []  # of each run of one video
+        self._ascending = True
+
+    def add(self, *rows: UInt64[np.ndarray, " rows"] | Float64[np.ndarray, " rows"]) -> None:
+        """Add the videos, starts and ends of more rows."""
+        video, start, end = rows if self._last is None else map(np.concatenate, zip(self._last, rows, strict=True))
+        same = video[1:] == video[:-1]
+        later = (start[1:] > start[:-1]) | ((start[1:] == start[:-1]) & (end[1:] >= end[:-1]))
+        self._ascending &= bool((later | ~same).all())
+        if self._last is None:
+            self._videos.append(video[:1])
+        self._videos.append(video[1:][~same])
+        self._last = video[-1:], start[-1:], end[-1:]
+
+    def is_kept(self) -> bool:
+        """Return whether the rows so far are in order."""
+        videos = np.concatenate(self._videos)
+        return self._ascending and len(np.unique(videos)) == len(videos)
+
+
+def _sorted_by_video(file: _File, names: dict[str, str], window: int) -> Buckets:
+    """Return the rows in buckets of whole videos, which are in the order of their first rows."""
+    (column,) = (name for name, known in names.items() if known == "video")
+    known = pl.DataFrame(schema={"video": pl.UInt64, "first": pl.Int64, "rows": pl.Int64})
+    for first, batch in file.batches([column]):
+        rows = pl.DataFrame({"video": _video_hashes(batch[column])}).with_row_index("first", first)
+        new = rows.group_by("video").agg(pl.col("first").min().cast(pl.Int64), rows=pl.len().cast(pl.Int64))
+        known = pl.concat([known, new]).group_by("video").agg(pl.col("first").min(), pl.col("rows").sum())
+    known = known.sort("first").with_columns(bucket=(pl.col("rows").cum_sum() - pl.col("rows")) // window).sort("video")
+    videos, bucket = known["video"].to_numpy(), known["bucket"].to_numpy()
+    buckets = Buckets()
+    for first, batch in file.batches():
+        batch = batch.rename(names).with_row_index("row", first)
+        buckets.add(batch, bucket[np.searchsorted(videos, _video_hashes(batch["video"]))])
+    return buckets
+
+
+def _texts_in(frame: pl.DataFrame, path: Path, column: str) -> pl.Series:
     """Return the texts of a file in its order, repeated ones too; null is an empty text."""
-    column = column or _TEXT
     texts = renamed(frame, (column,), path).select(pl.col(column).alias("text"))
     while isinstance(texts["text"].dtype, pl.List | pl.Array):
         texts = texts.filter(pl.col("text").list.len() > 0).explode("text")
@@ -201,13 +326,38 @@ def texts_in(frame: pl.DataFrame, path: Path, column: str | None) -> pl.Series:
     return texts["text"].cast(pl.String).fill_null("")
 
 
-def texts_of(texts: pl.Series, path: Path, last: bool = True) -> Manifest:
+def _texts(texts: pl.Series, path: Path, last: bool = True) -> Manifest:
     """Return each text once, by length."""
     texts = texts.unique(maintain_order=True)
     keys = pl.Series("key", [text_key(text) for text in texts], dtype=pl.String)
     rows = pl.DataFrame([keys, texts.alias("text")]).sort(pl.col("text").str.len_chars(), maintain_order=True)
     blank = rows.filter(pl.col("text").str.strip_chars() == "")["key"]
     return Manifest("texts", rows, {}, {key: f"a text of {path} is empty: write one" for key in blank}, last)
+
+
+def _text_windows(file: _File, name: str, window: int) -> Windows:
+    """Return the windows of a manifest of texts: buckets of lengths, so that equal texts are in one."""
+    column = file.head.columns[renamed(file.head, (name,), file.path).columns.index(name)]
+    counts = np.zeros(_BATCH + 1, np.int64)
+    for _, batch in file.batches([column]):
+        counts += np.bincount(_lengths(_texts_in(batch, file.path, name)), minlength=len(counts))
+    bucket = (np.cumsum(counts) - counts) // window
+    buckets = Buckets()
+    for _, batch in file.batches([column]):
+        texts = _texts_in(batch, file.path, name)
+        if len(texts):
+            buckets.add(texts.to_frame("text"), bucket[_lengths(texts)])
+
+    def windows() -> Iterator[Manifest]:
+        for number, one in enumerate(buckets, 1):
+            yield _texts(buckets.read(one)["text"], file.path, last=number == len(buckets))
+
+    return Windows("texts", int(counts.sum()), windows)
+
+
+def _lengths(texts: pl.Series) -> Int64[np.ndarray, " texts"]:
+    """Return the characters of each text, at most _BATCH."""
+    return texts.str.len_chars().clip(upper_bound=_BATCH).to_numpy().astype(np.int64)
 
 
 def as_manifest(files: Sequence[Path], id_from: IdFrom = "stem") -> Manifest:
@@ -231,7 +381,12 @@ def as_manifest(files: Sequence[Path], id_from: IdFrom = "stem") -> Manifest:
             raise StepDiffError(f"{file} is a {what}")
         name = file.stem if id_from == "stem" else str(file.absolute())
         if name in seen:
-            raise StepDiffError(_twice(seen[name], file))
+            if seen[name].absolute() == file.absolute():
+                raise StepDiffError(f"{file} is given twice: give it once")
+            raise StepDiffError(
+                f"{seen[name]} and {file} have the same stem, so their clips the same id: make ids from paths with "
+                "--id-from path, or write a manifest"
+            )
         seen[name] = file
         try:
             end = length(file)
@@ -251,35 +406,6 @@ def unreadable(path: Path) -> str | None:
             return None
     except Exception as error:  # whatever FFmpeg or PyAV raises, the file is no video
         return why(path, error)
-
-
-def unreadable_reason(asked: Manifest, keys: pl.Series, tried: set[str]) -> str | None:
-    """Return why the first of the clips `keys` cannot be computed; None if one of them can.
-
-    The files are opened in turn until one is a video. `tried` are videos that do not open.
-    """
-    first = ""
-    videos = asked.rows.filter(pl.col("key").is_in(keys.implode()))
-    for key, video in videos.select("key", "video").iter_rows():
-        if reason := asked.failures.get(key):
-            first = first or reason
-        elif video not in tried:
-            tried.add(video)
-            found = unreadable(asked.paths[video])
-            if found is None:
-                return None
-            first = first or found
-    return first
-
-
-def _twice(first: Path, second: Path) -> str:
-    """Why two files cannot both be clips."""
-    if first.absolute() == second.absolute():
-        return f"{second} is given twice: give it once"
-    return (
-        f"{first} and {second} have the same stem, so their clips the same id: make ids from paths with "
-        "--id-from path, or write a manifest"
-    )
 
 
 def length(file: Path) -> float:

@@ -1,18 +1,16 @@
 """The file of a manifest: how its text is encoded and separated, and which columns it has.
 
 Guarantees
-- wanted columns are found by their names without surrounding spaces and regardless of case
-- values of a .csv are separated by commas, semicolons or tabs, whichever fits the wanted columns to its first line
-- text is UTF-8, with or without a byte order mark, or UTF-16 with one; anything else is refused in one line
-- two columns that differ only by case or spaces are refused
-- a wanted column that is missing is named with the nearest column that is there
+- wanted columns are found regardless of case and surrounding spaces; one that is missing is named with the nearest
+  column, and two that differ only by case or spaces are refused
+- text is UTF-8, with or without a byte order mark, or UTF-16 with one; values of a .csv are separated by commas,
+  semicolons or tabs, whichever fits the wanted columns to its first line
 - a file of any size is read in bounded memory: a large text file is copied to Parquet first, and read from there
 """
 
 import codecs
 import csv
 import difflib
-import io
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,55 +20,39 @@ from typing import Any
 
 import polars as pl
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 
 _SEPARATORS = ",;\t"
 _HEADER_BYTES = 2**20
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 _LIKE = 0.75  # likeness of two names from which one may be meant by the other
-_WHOLE_BYTES = 64 * 2**20
-"""of a text file that is read in one piece"""
+_WHOLE_BYTES = 64 * 2**20  # of a text file that is read in one piece
 _GROUP_ROWS = 2**17  # of the copy of a large one
 
 
-def read_file(path: Path, wanted: Sequence[str]) -> pl.DataFrame:
-    """Read a .csv, .parquet or .jsonl file with its columns named as they are there.
+def open_file(path: Path, wanted: Sequence[str], scratch: Callable[[], Path]) -> pl.LazyFrame:
+    """Return the rows of a .csv, .parquet or .jsonl file, with columns named as they are there.
 
-    Values of `wanted` columns of a .csv stay text: what looks like a number in a name is kept as it is written.
+    Args:
+        path: the file, which must not change while it is read.
+        wanted: columns whose values in a .csv stay text: what looks like a number in a name is kept as it is written.
+        scratch: returns a folder for copies.
 
     Raises:
         StepDiffError: the file is missing, damaged, of another format or encoding.
     """
     with readable(path):
-        if path.suffix == ".csv":
-            return _read_csv(path, wanted)
-        if path.suffix == ".parquet":
-            return pl.read_parquet(path)
-        if path.suffix in (".jsonl", ".ndjson"):
-            text = _decoded(path)
-            return pl.read_ndjson(path if text is None else text.encode(), infer_schema_length=None)
-    raise _unknown(path)
-
-
-def open_file(path: Path, wanted: Sequence[str], scratch: Callable[[], Path]) -> pl.LazyFrame:
-    """Return the rows of a file of any size, to be read part by part; columns and errors as of `read_file`.
-
-    Args:
-        path: the file, which must not change while it is read.
-        wanted: see `read_file`.
-        scratch: returns a folder for the copy of a large text file.
-    """
-    with readable(path):
+        large = path.stat().st_size > _WHOLE_BYTES
         if path.suffix == ".parquet":
             return pl.scan_parquet(path, glob=False)
-        if path.stat().st_size <= _WHOLE_BYTES:
-            return read_file(path, wanted).lazy()
         if path.suffix == ".csv":
-            return _copied_csv(path, wanted, scratch)
+            return _open_csv(path, wanted, scratch, large)
         if path.suffix in (".jsonl", ".ndjson"):
-            rows = pl.scan_ndjson(_plain_text(path, None, scratch), infer_schema_length=None)
-            return _copied(rows, scratch() / "manifest.parquet")
-    raise _unknown(path)
+            text = _plain_text(path, None, scratch)
+            if large:
+                return _copied(pl.scan_ndjson(text, infer_schema_length=None), scratch() / "manifest.parquet")
+            return pl.read_ndjson(text, infer_schema_length=None).lazy()
+    raise StepDiffError(f"manifest {path} is none of .csv, .parquet, .jsonl: convert it")
 
 
 def _copied(rows: pl.LazyFrame, copy: Path) -> pl.LazyFrame:
@@ -95,10 +77,6 @@ def readable(path: Path) -> Iterator[None]:
         raise StepDiffError(f"manifest {path} cannot be read ({why}): correct it") from None
 
 
-def _unknown(path: Path) -> StepDiffError:
-    return StepDiffError(f"manifest {path} is none of .csv, .parquet, .jsonl: convert it")
-
-
 def folded(name: str) -> str:
     """A column's name without surrounding spaces and regardless of case."""
     return name.strip().casefold()
@@ -114,11 +92,15 @@ def renamed(frame: pl.DataFrame, columns: Sequence[str], path: Path) -> pl.DataF
     for name in frame.columns:
         if folded(name) in there:
             if folded(name) in map(folded, columns):
-                raise StepDiffError(_twins(there[folded(name)], name, path))
+                raise _twins(there[folded(name)], name, path)
         else:
             there[folded(name)] = name
     if missing := [name for name in columns if folded(name) not in there]:
-        raise StepDiffError(_missing(missing, frame.columns, path))
+        near = {name: like for name in missing if (like := nearest(folded(name), frame.columns)) is not None}
+        to = "nearest" if len(missing) == 1 else "nearest to {}"
+        likes = "".join(f"; {to.format(name)} is `{like}`" for name, like in near.items())
+        have = ", ".join(frame.columns) or "none"
+        raise StepDiffError(f"{path} has no column {', '.join(missing)}{likes} (it has {have}): add it or name another")
     return frame.rename({there[folded(name)]: name for name in columns})
 
 
@@ -127,54 +109,25 @@ def refuse_twins(names: Iterable[str], path: Path) -> None:
     there: dict[str, str] = {}
     for name in names:
         if folded(name) and there.setdefault(folded(name), name) is not name:
-            raise StepDiffError(_twins(there[folded(name)], name, path))
+            raise _twins(there[folded(name)], name, path)
 
 
 def nearest(name: str, there: Iterable[str]) -> str | None:
-    """The column that is most likely meant by a name: one that contains it, else one that is written alike."""
+    """Return the column that is most likely meant by a name: one that contains it, else one that is written alike."""
     names = {folded(other): other for other in there}
-    found = [other for other in names if name in other] or difflib.get_close_matches(name, names, n=1, cutoff=_LIKE)
-    return names[found[0]] if found else None
+    alike = [other for other in names if name in other] or difflib.get_close_matches(name, names, n=1, cutoff=_LIKE)
+    return names[alike[0]] if alike else None
 
 
-def _missing(missing: Sequence[str], there: Sequence[str], path: Path) -> str:
-    near = {name: found for name in missing if (found := nearest(folded(name), there)) is not None}
-    if len(missing) == 1:
-        like = "".join(f"; nearest is `{found}`" for found in near.values())
-    else:
-        like = "".join(f"; nearest to {name} is `{found}`" for name, found in near.items())
-    have = ", ".join(there) or "none"
-    return f"{path} has no column {', '.join(missing)}{like} (it has {have}): add it or name another"
-
-
-def _twins(first: str, second: str, path: Path) -> str:
+def _twins(first: str, second: str, path: Path) -> StepDiffError:
     how = "the same name" if first == second else "names that differ only by case or spaces"
-    return f"columns {first!r} and {second!r} of {path} have {how}: rename or remove one"
+    return StepDiffError(f"columns {first!r} and {second!r} of {path} have {how}: rename or remove one")
 
 
-def _read_csv(path: Path, wanted: Sequence[str]) -> pl.DataFrame:
-    text = _decoded(path)
-    header = _header(path) if text is None else text.lstrip("\r\n")[:_HEADER_BYTES].split("\n", 1)[0].rstrip("\r")
-    if "\0" in header:
-        raise StepDiffError(f"manifest {path} holds NUL characters: save it as UTF-8")
-    separator = _separator(header, wanted, path)
-    names = _fields(header, separator)
-    refuse_twins([name for name in names if folded(name) in map(folded, wanted)], path)
-    source: Path | bytes = path if text is None else text.encode()
-    if any(name != name.strip() for name in names):
-        source = _without_spaces(path.read_text("utf-8") if text is None else text, separator).encode()
-    columns = pl.read_csv(source, n_rows=0, separator=separator).columns
-    kept = {name: pl.String for name in columns if folded(name) in map(folded, wanted)}
-    return pl.read_csv(source, schema_overrides=kept, infer_schema_length=None, separator=separator)
-
-
-def _copied_csv(path: Path, wanted: Sequence[str], scratch: Callable[[], Path]) -> pl.LazyFrame:
-    """Return the rows of a large .csv as `_read_csv` does, from a copy.
-
-    All columns are copied as text first, because Polars needs memory for every row that it infers types from.
-    """
-    with open(path, encoding=_encoding(path) or "utf-8") as file:
-        header = next((line.rstrip("\n") for line in file if line.strip()), "")
+def _open_csv(path: Path, wanted: Sequence[str], scratch: Callable[[], Path], large: bool) -> pl.LazyFrame:
+    with open(path, encoding=_encoding(path) or "utf-8", newline="\n") as file:
+        lines = (line.strip("\r\n") for line in iter(partial(file.readline, _HEADER_BYTES), ""))
+        header = next(filter(None, lines), "")
     if "\0" in header:
         raise StepDiffError(f"manifest {path} holds NUL characters: save it as UTF-8")
     separator = _separator(header, wanted, path)
@@ -182,6 +135,13 @@ def _copied_csv(path: Path, wanted: Sequence[str], scratch: Callable[[], Path]) 
     refuse_twins([name for name in names if folded(name) in map(folded, wanted)], path)
     spaces = any(name != name.strip() for name in names)
     source = _plain_text(path, separator if spaces else None, scratch)
+    if not large:
+        columns = pl.read_csv(source, n_rows=0, separator=separator, glob=False).columns
+        texts = {name: pl.String for name in columns if folded(name) in map(folded, wanted)}
+        return pl.read_csv(
+            source, schema_overrides=texts, infer_schema_length=None, separator=separator, glob=False
+        ).lazy()
+    # all columns are copied as text first, because Polars needs memory for every row that it infers types from
     as_text = partial(pl.scan_csv, source, infer_schema_length=0, separator=separator, glob=False)
     text = scratch() / "text.parquet"
     rows = _copied(as_text(), text)
@@ -195,7 +155,7 @@ def _copied_csv(path: Path, wanted: Sequence[str], scratch: Callable[[], Path]) 
 
 
 def _types(rows: pl.LazyFrame, columns: Sequence[str]) -> dict[str, Any]:
-    """Return the dtypes that `_read_csv` gives columns of texts, from a group of rows at a time."""
+    """Return the dtypes that Polars infers for columns of texts, from a group of rows at a time."""
     types: dict[str, Any] = dict.fromkeys(columns, pl.String())
     count, places = rows.select(pl.len()).collect().item(), {name: n for n, name in enumerate(rows.collect_schema())}
     for column in columns:
@@ -204,7 +164,8 @@ def _types(rows: pl.LazyFrame, columns: Sequence[str]) -> dict[str, Any]:
         for first in range(0, count, _GROUP_ROWS):
             group = values.slice(first, _GROUP_ROWS).collect().to_series().alias("text")
             texts = pl.concat([texts, group.drop_nulls().unique()])
-            types[column] = _inferred(texts)
+            table = texts.to_frame().write_csv(quote_style="always").encode()
+            types[column] = pl.scan_csv(table, infer_schema_length=None).collect_schema()["text"]
             if len(texts) and types[column] == pl.String:
                 break  # other rows do not change it
             # One text of each kind goes on to the next group. Short integers, long ones and others are kinds,
@@ -213,12 +174,6 @@ def _types(rows: pl.LazyFrame, columns: Sequence[str]) -> dict[str, Any]:
             kinds = (integer & short, integer & ~short, ~integer)
             texts = pl.concat([texts.filter(kind).head(1) for kind in kinds])
     return types
-
-
-def _inferred(texts: pl.Series) -> Any:
-    """Return the dtype of a column of these texts in a .csv."""
-    table = texts.to_frame().write_csv(quote_style="always").encode()
-    return pl.scan_csv(table, infer_schema_length=None).collect_schema()["text"]
 
 
 def _plain_text(path: Path, separator: str | None, scratch: Callable[[], Path]) -> Path:
@@ -234,10 +189,11 @@ def _plain_text(path: Path, separator: str | None, scratch: Callable[[], Path]) 
         open(path, encoding=encoding or "utf-8", newline="") as source,
         open(copy, "w", encoding="utf-8", newline="") as out,
     ):
-        if separator is not None:
-            _strip_spaces(source, out, separator)
-        else:
+        if separator is None:
             shutil.copyfileobj(source, out)
+        else:
+            rows = csv.reader(source, delimiter=separator, skipinitialspace=True)
+            csv.writer(out, delimiter=separator).writerows([value.strip() for value in row] for row in rows)
     return copy
 
 
@@ -248,23 +204,10 @@ def _encoding(path: Path) -> str | None:
     return next((encoding for mark, encoding in _MARKS if head.startswith(mark)), None)
 
 
-def _decoded(path: Path) -> str | None:
-    """The text of a file that begins with a byte order mark, None of any other."""
-    encoding = _encoding(path)
-    return None if encoding is None else path.read_bytes().decode(encoding)
-
-
-def _header(path: Path) -> str:
-    """The first line of a .csv that is not empty."""
-    with open(path, "rb") as file:
-        head = file.read(_HEADER_BYTES).lstrip(b"\r\n")
-    return head.split(b"\n", 1)[0].rstrip(b"\r").decode()
-
-
 def _separator(header: str, wanted: Sequence[str], path: Path) -> str:
     """What separates the values: the separator that makes most of the wanted columns of the first line."""
     names = {separator: _fields(header, separator) for separator in _SEPARATORS}
-    fits = {separator: len({*map(folded, some)} & {*map(folded, wanted)}) for separator, some in names.items()}
+    fits = {separator: len({*map(folded, columns)} & {*map(folded, wanted)}) for separator, columns in names.items()}
     best = max(fits.values())
     splitting = [separator for separator in _SEPARATORS if fits[separator] == best and len(names[separator]) > 1]
     if best and len(splitting) > 1:
@@ -275,16 +218,3 @@ def _separator(header: str, wanted: Sequence[str], path: Path) -> str:
 
 def _fields(line: str, separator: str) -> list[str]:
     return next(csv.reader([line], delimiter=separator), [])
-
-
-def _without_spaces(text: str, separator: str) -> str:
-    """The same table without spaces around its values."""
-    file = io.StringIO(newline="")
-    _strip_spaces(io.StringIO(text, newline=""), file, separator)
-    return file.getvalue()
-
-
-def _strip_spaces(source: io.TextIOBase, out: io.TextIOBase, separator: str) -> None:
-    """Copy a table without spaces around its values."""
-    rows = csv.reader(source, delimiter=separator, skipinitialspace=True)
-    csv.writer(out, delimiter=separator).writerows([value.strip() for value in row] for row in rows)

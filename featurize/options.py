@@ -1,10 +1,10 @@
 """Options of `python -m featurize`; importing them imports no encoder, so that `--help` is fast."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from common.cli.options import FailureOptions
 from featurize.video.frames import Sampling
+from stepdiff.common.cli.options import FailureOptions
 
 IdFrom = Literal["stem", "path"]
 
@@ -32,7 +32,7 @@ class Options(FailureOptions):
     """Column of the manifest whose texts are wanted: a text, or a list of texts, a row. Default:
     text, where the manifest is not one of clips."""
     weights: str | None = None
-    """Weights of the encoder: a folder or file, a hub id, or a name that `python -m weights list` shows.
+    """Weights of the encoder: a folder or file, a hub id, or a name that `stepdiff weights list` shows.
     Default: those of the encoder's name."""
     layer: int | None = None
     """Hidden state of clip, siglip or hf whose tokens are stored. Default: the encoder's own choice."""
@@ -83,3 +83,8 @@ class Options(FailureOptions):
     """Clips (default 4) or texts (default 128) of one batch; part of what decides a feature's last bits."""
     json: bool = False
     """Print the summary as one JSON object on standard output."""
+
+    def choices(self) -> dict[str, Any]:
+        """Return the choices of the encoder, as `featurize.encoders.load` takes them; None is its own."""
+        names = ("layer", "frames", "sampling", "pooling", "window", "pixels")
+        return {name: getattr(self, name) for name in names}

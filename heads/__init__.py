@@ -3,14 +3,13 @@
 Names are imported when they are first used, because most of them import torch.
 """
 
-import _stepdiff
+import stepdiff
 
-_stepdiff.enter("heads")
+stepdiff.enter("heads")
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from common.errors import StepDiffError
     from heads.data.clips import Features
     from heads.data.hold_out import HoldOut
     from heads.evidence.head import WordHead
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from heads.methods.vlemb import VLEmb
     from heads.training.lineage import load_contrastive, load_stepdiff, load_video_lm
     from heads.training.recipe import TrainOptions, read_recipe
+    from stepdiff.common.errors import StepDiffError
 
 
 __all__ = [
@@ -36,10 +36,10 @@ __all__ = [
     "read_recipe",
 ]
 
-__getattr__ = _stepdiff.lazy(
+__getattr__ = stepdiff.lazy(
     __name__,
     {
-        "common.errors": ("StepDiffError",),
+        "stepdiff.common.errors": ("StepDiffError",),
         "heads.data.clips": ("Features",),
         "heads.data.hold_out": ("HoldOut",),
         "heads.evidence.head": ("WordHead",),

@@ -1,7 +1,7 @@
 """The commands of this room: python -m heads."""
 
-from common.cli import command
-from common.cli.command import choose
+from stepdiff.common.cli import command
+from stepdiff.common.cli.command import choose
 
 VERBS = {
     "train": ("heads.train", "train a head on cached features"),

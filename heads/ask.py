@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.cli import command
-from common.cli.options import parse
-from common.errors import StepDiffError
-from tasks.prompts import PRESETS
+from stepdiff.common.cli import command
+from stepdiff.common.cli.options import parse
+from stepdiff.common.errors import StepDiffError
+from stepdiff.tasks.prompts import PRESETS
 
 if TYPE_CHECKING:
     from store import Store

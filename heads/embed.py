@@ -9,21 +9,17 @@ Retrieval and vlemb read that view as they read a frozen encoder's. A second run
 The embeddings are the same, bit for bit, whatever the number of workers.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.cli import command
-from common.cli.options import parse
-from common.errors import StepDiffError
+from stepdiff.common.cli import command
+from stepdiff.common.cli.options import parse
+from stepdiff.common.errors import StepDiffError
 
 if TYPE_CHECKING:
-    from jaxtyping import Int64
-    from numpy import ndarray
-
-    from heads.evaluation.workers import WorkerOptions
+    from heads.evaluation.workers import Part
     from store.view import View
 
 BLOCK = 256
@@ -50,25 +46,6 @@ class EmbedOptions:
     """Ray cluster to join, auto or HOST:6379; null: RAY_ADDRESS, else Ray is started on this machine"""
 
 
-@dataclass(frozen=True)
-class Part:
-    """Rows of one shard of a view to embed; a task of the worker pool."""
-
-    shard: int
-    """the part's own number"""
-    entity: str
-    of: int
-    """shard of the view"""
-    rows: "Int64[ndarray, ' rows']"
-    failures: tuple[()] = field(default=(), init=False)
-
-
-@dataclass(frozen=True)
-class Embedded:
-    error: str | None = None
-    """why the rows were not written"""
-
-
 class Embedder:
     """A loaded head and its two sides."""
 
@@ -85,85 +62,59 @@ class Embedder:
             "texts": (Features(self.store, self.recipe.text_view, "embedding", "texts"), head.embed_texts),
         }
 
-    def write(self, part: Part) -> None:
-        """Embed the rows of a part and commit them."""
+    def __call__(self, part: "Part") -> None:
+        """Embed the rows of a part of one shard and commit them; part.about: entity and shard of the view."""
         import numpy as np
         import torch
 
-        features, embed = self.sides[part.entity]
+        entity, shard = part.about
+        features, embed = self.sides[entity]
         blocks = []
         for start in range(0, len(part.rows), BLOCK):
             block = features.view.read(features.feature, part.rows[start : start + BLOCK], dtype="float32")
             with torch.inference_mode():
                 blocks.append(embed(torch.from_numpy(block).to(self.device)).cpu().numpy())
-        written = self.store.view(part.entity, self.view)
-        written.write_shard(part.of, part.rows, {"embedding": np.concatenate(blocks)}, {})
+        self.store.view(entity, self.view).write_shard(shard, part.rows, {"embedding": np.concatenate(blocks)}, {})
 
 
-class Worker:
-    """Embeds parts in a process of the worker pool; a second thread may call `finished`."""
+def load(options: EmbedOptions) -> Embedder:
+    """Return what embeds parts in a worker."""
+    from heads.models.language_model import pick_device
 
-    def __init__(self, given: "WorkerOptions") -> None:
-        """Load nothing yet."""
-        self._given = given
-
-    def run(self, part: Part) -> Embedded:
-        """Embed and commit a part."""
-        try:
-            embedder = self._embedder
-            self._given.driver.imitate()
-            embedder.write(part)
-        except StepDiffError as error:
-            return Embedded(str(error))
-        return Embedded()
-
-    def finished(self) -> int:
-        """Return 0: rows count once they are committed."""
-        return 0
-
-    @cached_property
-    def _embedder(self) -> Embedder:
-        from heads.models.language_model import pick_device
-
-        self._given.driver.imitate()
-        return Embedder(self._given.options, pick_device(self._given.options.device))
+    return Embedder(options, pick_device(options.device))
 
 
-def parts(entity: str, source: "View", view: "View", size: int, first: int = 0) -> list[Part]:
+def parts(entity: str, source: "View", view: "View", size: int, first: int) -> list[Any]:
     """Return the rows that `source` has and `view` lacks, in parts of one shard and at most `size` rows.
 
     first: number of the first part.
     """
     import numpy as np
 
+    from heads.evaluation.workers import Part
     from store.view import OK
 
     missing = np.flatnonzero((source.status() == OK) & (view.status() != OK))
     shards = missing // view.rows_per_shard
     runs = [run for run in np.split(missing, np.flatnonzero(np.diff(shards)) + 1) if len(run)]
     cut = [run[start : start + size] for run in runs for start in range(0, len(run), size)]
-    return [Part(first + place, entity, int(rows[0]) // view.rows_per_shard, rows) for place, rows in enumerate(cut)]
+    return [Part(first + n, rows, (entity, int(rows[0]) // view.rows_per_shard)) for n, rows in enumerate(cut)]
 
 
-def write_parts(options: EmbedOptions, embedder: Embedder, todo: Sequence[Part]) -> None:
+def write_parts(options: EmbedOptions, embedder: Embedder, todo: Sequence[Any]) -> None:
     """Embed and commit all parts, here or on workers."""
-    from common.progress import progress
-    from heads.evaluation.workers import worker_pool
-
-    def on_workers() -> Iterator[Embedded]:
-        lighter = "try fewer --workers on one node"
-        with worker_pool(Worker, options, lambda shard, why: Embedded(why), lighter) as pool:
-            yield from pool.run(todo, min(options.workers, len(todo)), advance)
+    from heads.evaluation.workers import computed, worker_pool
+    from stepdiff.common.progress import progress
 
     with progress(f"embeddings {options.view}", sum(len(part.rows) for part in todo), "rows") as advance:
         if not on_ray(options):
             for part in todo:
-                embedder.write(part)
+                embedder(part)
                 advance(len(part.rows))
         elif todo:
-            for embedded in on_workers():
-                if embedded.error:
-                    raise StepDiffError(embedded.error)
+            with worker_pool(options, load, "try fewer --workers on one node") as pool:
+                for _ in computed(pool, todo, options.workers, advance):
+                    pass
 
 
 def on_ray(options: EmbedOptions) -> bool:
@@ -171,14 +122,15 @@ def on_ray(options: EmbedOptions) -> bool:
 
 
 def run(options: EmbedOptions) -> dict[str, Any]:
-    from common.io.files import place
-    from common.workers.cluster import refuse_relative
-    from heads.evaluation import seen
+    from heads.data.trained_on import copy_to_store
     from heads.methods.registry import ENCODER, PAIRS
     from heads.models.language_model import pick_device
+    from heads.training import lineage
     from heads.training.checkpoint import Run
+    from stepdiff.common.io.files import place
+    from stepdiff.common.workers.cluster import refuse_relative
+    from stepdiff.weights import fingerprint
     from store import Feature, Provenance
-    from weights import fingerprint
 
     if options.workers < 1:
         raise StepDiffError(f"--workers {options.workers} is too few: give 1 or more")
@@ -189,7 +141,7 @@ def run(options: EmbedOptions) -> dict[str, Any]:
     written: dict[str, Any] = {"view": options.view}
     todo: list[Part] = []
     with store.lock(options.wait):
-        seen.record_origin(store, weights, Path(options.head))
+        copy_to_store(store, weights, Path(options.head), lineage.read(Path(options.head)))
         for entity, (features, _) in embedder.sides.items():
             source = features.view
             provenance = Provenance(
@@ -203,9 +155,9 @@ def run(options: EmbedOptions) -> dict[str, Any]:
             shape = {"embedding": Feature((recipe.width,), "float32")}
             with store.writer(entity, options.view, provenance, shape) as writer:
                 size = PART if on_ray(options) else writer.view.rows_per_shard
-                own = parts(entity, source, writer.view, size, len(todo))
-            written[entity] = sum(len(part.rows) for part in own)
-            todo += own
+                missing = parts(entity, source, writer.view, size, len(todo))
+            written[entity] = sum(len(part.rows) for part in missing)
+            todo += missing
         write_parts(options, embedder, todo)
     return written
 

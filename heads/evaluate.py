@@ -20,31 +20,18 @@ torchrun --nproc-per-node 8 -m heads.evaluate ... divides a language model among
 An evaluation that was killed resumes after its last complete batch, and its predictions are the same, bit for bit.
 """
 
-from pathlib import Path
 from typing import Any
 
-from common.cli import command
-from common.cli.options import parse
 from heads.evaluation.options import EvaluateOptions
 from heads.workers import first_prints
+from stepdiff.common.cli import command
+from stepdiff.common.cli.options import parse
 
 
 def run(options: EvaluateOptions) -> dict[str, Any]:
-    from heads.evaluation.answering import answering
-    from heads.evaluation.answers import Partial, predict, similarities, write
-    from heads.evaluation.inputs import ask, resolve
-    from tasks.benchmarks.predictions import form_of
+    from heads.evaluation.evaluation import Evaluation
 
-    asked = ask(options)
-    with answering(options, asked) as method:
-        if method is None:  # another process of torchrun's has the record
-            return {}
-        inputs = resolve(options, asked, method.described)
-        with Partial(form_of(inputs.rows[0]), Path(options.out), inputs.identity) as partial:
-            predictions = predict(options, inputs, method, partial)
-            record = write(options, inputs, predictions, similarities(options, inputs, method))
-            partial.forget()
-    return record
+    return Evaluation(options).run()
 
 
 def show(record: dict[str, Any]) -> None:

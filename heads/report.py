@@ -23,19 +23,16 @@ Each benchmark has a table of its own, with the rows that its authors publish.
 
 import json
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.cli import command
-from common.cli.options import parse
-from common.errors import StepDiffError
-from heads.reporting.benchmarks import BenchmarkEntry
-from heads.reporting.entries import Entry, check_entries
-from heads.reporting.methods import Training
+from heads.reporting.entries import BenchmarkEntry, Entry, Training, check_entries, recorded_controls, trainings
+from stepdiff.common.cli import command
+from stepdiff.common.cli.options import parse
+from stepdiff.common.errors import StepDiffError
 
 if TYPE_CHECKING:
-    from common.io.files import Place
     from heads.reporting.tables import Report
 
 
@@ -69,12 +66,9 @@ class ReportOptions:
 
 
 def run(options: ReportOptions) -> "Report":
-    from common.io.files import place
     from heads.evaluation.rows import load_truth
-    from heads.reporting.benchmarks import read_scores
     from heads.reporting.figures import compare, measure
-    from heads.reporting.methods import recorded_controls, trainings
-    from heads.reporting.tables import Report
+    from heads.reporting.tables import Report, read_scores
 
     if options.bootstrap < 0 or options.seed < 0 or options.seeds < 1:
         raise StepDiffError(
@@ -87,31 +81,39 @@ def run(options: ReportOptions) -> "Report":
     others = read_scores(options.benchmarks)
     known = trainings(options.methods, entries)
     measured = measure(entries, options.bootstrap, options.seed, load_truth(options.truth))
-    scores = [score for score, _ in measured]
     listed = {*options.ours, *options.controls, *options.baselines}
     controls = (*options.controls, *(name for name in recorded_controls(entries) if name not in listed))
-    comparisons = compare(measured, options.ours, controls, known, options.baselines)
-    report = Report(scores, comparisons, controls, options.bootstrap, options.paper, known, options.baselines)
-    report = replace(report, benchmarks=others)
+    report = Report(
+        [score for score, _ in measured],
+        compare(measured, options.ours, controls, known, options.baselines),
+        controls,
+        options.bootstrap,
+        options.paper,
+        known,
+        options.baselines,
+        others,
+    )
     if options.out is not None:
-        write(report, place(options.out))
+        write(report, options.out)
     return report
 
 
-def write(report: "Report", out: "Place") -> None:
-    """Write the report in every form into the folder `out`."""
-    from common.io.files import make_folder, write_bytes, write_text
-    from heads.reporting import grid, picture
+def write(report: "Report", folder: str) -> None:
+    """Write the report in every form into a folder, which may be in an object store."""
+    from heads.reporting.grid import to_latex, to_markdown
+    from heads.reporting.picture import draw
     from heads.reporting.tables import grids
+    from stepdiff.common.io.files import make_folder, place, write_bytes, write_text
 
+    out = place(folder)
     make_folder(out)
-    found, points = grids(report), picture.draw(report)
-    write_text(out / "report.md", "".join(map(grid.to_markdown, found)))
-    write_text(out / "report.tex", grid.to_latex(found))
-    if points is not None:
-        write_bytes(out / "report.png", points)
-    write_text(out / "report.json", json.dumps(report.as_dict(), indent=1, allow_nan=False))
-    print(f"{out}: report.md, report.tex, report.json{', report.png' if points else ''}", file=sys.stderr)
+    tables, picture = grids(report), draw(report)
+    write_text(out / "report.md", "".join(map(to_markdown, tables)))
+    write_text(out / "report.tex", to_latex(tables))
+    if picture is not None:
+        write_bytes(out / "report.png", picture)
+    write_text(out / "report.json", json.dumps(asdict(report), indent=1, allow_nan=False))
+    print(f"{out}: report.md, report.tex, report.json{', report.png' if picture else ''}", file=sys.stderr)
 
 
 def show(report: "Report") -> None:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.cli import command
-from common.cli.options import parse
-from common.errors import StepDiffError
+from stepdiff.common.cli import command
+from stepdiff.common.cli.options import parse
+from stepdiff.common.errors import StepDiffError
 
 COUNTS = ("rows", "videos", "ties", "nan_rows", "within_step_rows", "no_difference_rows", "unparsed_rows")
 
@@ -58,51 +58,29 @@ class ScoreOptions:
 
 
 def run(options: ScoreOptions) -> dict[str, Any]:
-    from heads.evaluation.options import TASKS, check_task
-    from heads.evaluation.rows import load_truth, published_task, score_file
-    from heads.methods.similarity import sentences
-    from heads.reporting.entries import seen_counts
-    from heads.reporting.methods import recorded_method
-    from tasks.postprocess import parse as parse_caption
-    from tasks.scoring import score, score_asked
-    from tasks.testsets import read_captions, read_predictions, read_test_set
+    from heads.evaluation.options import check_task
+    from heads.evaluation.rows import export_predicted, read_predicted, score_rows
+    from heads.reporting.entries import marked, recorded_method, score_record
 
-    check_task(options.task)
-    for name in ("parse", "similarity", "truth", "judge", "endpoint", "entailment"):
-        if getattr(options, name) and options.task not in TASKS[name]:
-            raise StepDiffError(
-                f"--{name} is for {', '.join(TASKS[name])}, and {options.task} does not read it; leave it out"
-            )
+    spec = check_task(options)
     if options.store is not None and not options.similarity:
         raise StepDiffError("--store is read only with --similarity; give both, or neither")
-    task = published_task(options.task)
-    source = options.data if task is None else options.test_set
-    if source is None or None not in (options.data, options.test_set):
-        raise StepDiffError(f"--task {options.task} needs --{'data FOLDER' if task is None else 'test-set FILE'} alone")
-    next_to_it = {"seen": seen_counts(options.predictions), "method": recorded_method(options.predictions)}
-    recorded = {name: value for name, value in next_to_it.items() if value is not None}
-    if task is None:
-        return score_file(options, Path(source)) | recorded
-    if options.export is not None:
+    if options.export is not None and spec.test_set:
         raise StepDiffError("--export is for benchmarks: the published tasks have one format; leave it out")
-    rows = read_test_set(task, source)
-    similar = None
-    if task == "diffcap":
-        predictions, similar = read_captions(options.predictions, rows)
-        predictions = [parse_caption(caption) for caption in predictions] if options.parse else predictions
-    else:
-        predictions = read_predictions(task, options.predictions, rows)
-    embed = sentences(options.store, options.device) if options.similarity else None
-    scores = score(task, rows, predictions, options.bootstrap, options.seed, embed, load_truth(options.truth))
-    if similar is not None:
-        scores["asked_first"] = score_asked(rows, predictions, similar, options.bootstrap, options.seed)
-    return scores | recorded
+    next_to_it = {"seen": marked(score_record(options.predictions)), "method": recorded_method(options.predictions)}
+    asked = spec.read(Path(options.test_set or options.data or ""))
+    rows, predictions, similar = read_predicted(options, asked)
+    if options.export is not None:
+        export_predicted(options, asked, rows, predictions)
+    scores = score_rows(options, asked, rows, predictions, options.predictions, similar)
+    return scores | {name: value for name, value in next_to_it.items() if value is not None}
 
 
 def show_scores(task: str, scores: dict[str, Any], seen: dict[str, Any] | None = None) -> None:
-    """Print what tasks.scoring.score returned: a table of all rows with intervals, and one with a line per category.
+    """Print what stepdiff.tasks.scoring.score returned: a table of all rows with intervals, and one with a line per
+    category.
 
-    seen: counts of heads.evaluation.seen, if the head was trained on clips or videos of the test set.
+    seen: counts of heads.data.trained_on.Seen, if the head was trained on clips or videos of the test set.
     """
     from rich.console import Console
     from rich.table import Column, Table
@@ -110,40 +88,34 @@ def show_scores(task: str, scores: dict[str, Any], seen: dict[str, Any] | None =
     from heads.reporting.entries import MARK, footnote
 
     categories: dict[str, dict[str, Any]] = scores["per_category"]
-    own_counts = [name for name, value in scores.items() if isinstance(value, int) and name not in COUNTS]
-    counts = [*(name for name in COUNTS if name in scores), *own_counts]
     figures = [name for name, value in scores.items() if value is None or isinstance(value, float)]
+    integers = [name for name, value in scores.items() if isinstance(value, int)]
+    counts = sorted(integers, key=lambda name: COUNTS.index(name) if name in COUNTS else len(COUNTS))
     chance: dict[str, float | None] = scores.get("chance", {})
-    sizes = ", ".join(f"{scores[name]} {name}" for name in counts)
-    whole = Table("figure")
-    whole.add_column("value", justify="right")
-    whole.add_column("95 % interval", justify="right")
-    if chance:
-        whole.add_column("chance", justify="right")
-    for own, names, after in (
+    columns = ["value", "95 % interval", *(["chance"] if chance else [])]
+    whole = Table("figure", *(Column(name, justify="right") for name in columns))
+    asked: dict[str, Any] = scores.get("asked_first", {})
+    for values, names, after in (
         (scores, figures, ""),
-        (asked := scores.get("asked_first", {}), [name for name in asked if name != "intervals"], ", asked first"),
+        (asked, [n for n in asked if n != "intervals"], ", asked first"),
     ):
         for name in names:
-            interval = own["intervals"].get(name)
+            interval = values["intervals"].get(name)
             between = "" if interval is None else f"{interval[0]:.4f} to {interval[1]:.4f}"
             by_chance = [_shown(chance[name])] if name in chance else []
-            whole.add_row(name + after, _shown(own[name]), between, *by_chance)
-    columns = [
-        name for name in (*figures, *counts) if name != "videos" and any(name in own for own in categories.values())
-    ]
-    tables = []
-    checked = [name for name in columns if name.startswith("truth_")]
-    for names in filter(None, ([name for name in columns if name not in checked], checked)):
-        tables.append(each := Table(Column("category", no_wrap=True)))
-        for name in names:
-            each.add_column(name.replace("_", " "), justify="right")  # long names wrap between words
-        for category, own in categories.items():
-            each.add_row(category, *(_shown(own[name]) if name in own else "" for name in names))
+            whole.add_row(name + after, _shown(values[name]), between, *by_chance)
+    tables = [whole]
+    known = {name for values in categories.values() for name in values} - {"videos"}
+    for checked in (False, True):
+        names = [name for name in (*figures, *counts) if name in known and name.startswith("truth_") == checked]
+        if names:
+            headings = (Column(name.replace("_", " "), justify="right") for name in names)  # wrap between words
+            tables.append(Table(Column("category", no_wrap=True), *headings))
+            for category, values in categories.items():
+                tables[-1].add_row(category, *(_shown(values[name]) if name in values else "" for name in names))
     console = Console(width=None if sys.stdout.isatty() else 120, markup=False)  # a category is not markup
-    console.print(
-        f"{task}{'' if seen is None else f' {MARK}'}: {sizes}", whole, *(tables if categories else []), sep="\n"
-    )
+    sizes = ", ".join(f"{scores[name]} {name}" for name in counts)
+    console.print(f"{task}{'' if seen is None else f' {MARK}'}: {sizes}", *tables, sep="\n")
     if method := scores.get("method"):
         kind = "a control, " if method["control"] else ""
         console.print(f"method: {kind}regime {method['regime'] or 'not recorded'}")

@@ -19,18 +19,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.cli import command
-from common.cli.options import parse
-from common.errors import StepDiffError
 from heads.methods.registry import regime_of, regime_words, title_of
 from heads.reporting.entries import CHANCE, MARK, TRUTH_METRICS, footnote, marked
-from tasks.scoring import prefers
+from stepdiff.common.cli import command
+from stepdiff.common.cli.options import parse
+from stepdiff.common.errors import StepDiffError
+from stepdiff.tasks.published import PUBLISHED
+from stepdiff.tasks.scoring import prefers
 
-COLUMNS = {
-    "diffcap": ("BLEU", "CIDEr", "ROUGE-L"),
-    "diffmcq": ("accuracy", "accuracy_V2", "accuracy_V3"),
-    "diffrank": ("ktau_all_rows", "ktau_within_step_all_rows"),
+COLUMNS: dict[str, dict[str, str]] = {
+    task: {**spec.figures, **{figure: heading for figure, heading in spec.further.items() if heading}}
+    for task, spec in PUBLISHED.items()
 }
+"""task -> heading of each figure"""
 
 
 @dataclass(frozen=True)
@@ -43,55 +44,53 @@ class TableOptions:
 
 def variant(options: dict[str, Any]) -> str:
     """Return the variant of a DiffMCQ set by the name of its file, "" for V1 and other tasks."""
-    found = re.search(r"(?<![A-Za-z0-9])V[23](?![A-Za-z0-9])", Path(options.get("test_set", "")).stem)
-    return f"_{found[0]}" if found and options["task"] == "diffmcq" else ""
+    match = re.search(r"(?<![A-Za-z0-9])V[23](?![A-Za-z0-9])", Path(options.get("test_set", "")).stem)
+    return f"_{match[0]}" if match and options["task"] == "diffmcq" else ""
 
 
 def run(options: TableOptions) -> dict[str, Any]:
-    chance = CHANCE | {name: CHANCE["accuracy"] for name in COLUMNS["diffmcq"]}
-    table: dict[str, dict[str, Any]] = {"chance": {k: {"value": v} for k, v in chance.items()} | {"regime": "none"}}
+    chance = CHANCE | {"accuracy_V2": CHANCE["accuracy"], "accuracy_V3": CHANCE["accuracy"]}
+    systems: dict[str, Any] = {"chance": {name: {"value": value} for name, value in chance.items()}}
+    systems["chance"]["regime"] = "none"
     disclosed: dict[str, Any] = {}
     for path in options.scores:
         try:
             record = json.loads(Path(path).read_text(encoding="utf-8"))
-            task, scores = record["options"]["task"], record["scores"]
+            given, scores = record["options"], record["scores"]
+            task = given["task"]
             if task not in COLUMNS:
                 raise StepDiffError(f"{path}: {task} is a benchmark of others; python -m heads.report has its table")
-            form = variant(record["options"])
-            name = title_of(record["options"], record["disclosed"])
+            form, name = variant(given), title_of(given, record["disclosed"])
             if not prefers(scores.get("ties", 0), scores["rows"]):  # earlier versions recorded an accuracy
                 scores = scores | {"accuracy": None}
-            metrics = COLUMNS[task] if task != "diffmcq" else ("accuracy",)
             figures = {
                 metric + form: {"value": scores[metric], "interval": (scores["intervals"] or {}).get(metric)}
-                for metric in (*metrics, *(name for name in TRUTH_METRICS if name in scores))
+                for metric in (*COLUMNS[task], *(metric for metric in TRUTH_METRICS if metric in scores))
             }
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StepDiffError(
                 f"{path}: not a score record of this version of heads.evaluate ({error}); evaluate again"
             ) from error
-        row = table.setdefault(name, {})
+        row = systems.setdefault(name, {})
         if task + form in row.get("rows", {}):
             raise StepDiffError(
                 f"{path}: a second {task}{form} of {name}; give one test set per task, or of DiffMCQ one per variant, "
                 "with V2 or V3 in the name of its file"
             )
-        row.update(figures)
-        row["regime"] = regime_of(record["options"], record["disclosed"])
+        row |= figures | {"regime": regime_of(given, record["disclosed"])}
         row.setdefault("rows", {})[task + form] = scores["rows"]
         if seen := marked(record):
             row.setdefault("seen", {})[task + form] = seen
         disclosed[name] = record["disclosed"]
-    record = {"systems": table, "disclosed": disclosed}
+    table = {"systems": systems, "disclosed": disclosed}
     if options.out is not None:
-        from common.io.files import write_text
+        from stepdiff.common.io.files import write_text
 
-        write_text(Path(options.out), json.dumps(record, indent=1, allow_nan=False))
-    return record
+        write_text(Path(options.out), json.dumps(table, indent=1, allow_nan=False))
+    return table
 
 
-def cell(row: dict[str, Any], metric: str) -> str:
-    figure = row.get(metric)
+def cell(figure: dict[str, Any] | None) -> str:
     if figure is None:
         return ""
     if figure["value"] is None:
@@ -105,7 +104,7 @@ def plain(value: Any) -> str:
     if isinstance(value, list):
         return " and ".join(map(plain, value))
     if isinstance(value, dict):
-        return f"({', '.join(f'{key} {plain(own)}' for key, own in value.items())})"
+        return f"({', '.join(f'{key} {plain(each)}' for key, each in value.items())})"
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "none" if value is None else str(value)
@@ -115,31 +114,20 @@ def show(record: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Column, Table
 
-    names = {
-        "accuracy": "DiffMCQ accuracy",
-        "accuracy_V2": "V2",
-        "accuracy_V3": "V3",
-        "ktau_all_rows": "DiffRank tau",
-        "ktau_within_step_all_rows": "tau within step",
-        "BLEU": "DiffCap BLEU",
-        "CIDEr": "CIDEr",
-        "ROUGE-L": "ROUGE-L",
-    }
-    rows = record["systems"].items()
-    for metric in COLUMNS["diffmcq"][1:]:
-        if not any(metric in row for name, row in rows if name != "chance"):
-            del names[metric]
-    tables = [("scores with 95 % intervals", names, [name for name, _ in rows])]
-    if checked := [name for name, row in rows if any(metric in row for metric in TRUTH_METRICS)]:
+    systems = record["systems"]
+    measured = {metric for name, row in systems.items() if name != "chance" for metric in row}
+    variants = {name: name[-2:] for name in ("accuracy_V2", "accuracy_V3") if name in measured}
+    columns = COLUMNS["diffmcq"] | variants | COLUMNS["diffrank"] | COLUMNS["diffcap"]
+    tables = [("scores with 95 % intervals", columns, systems)]
+    if checked := {name: row for name, row in systems.items() if not TRUTH_METRICS.keys().isdisjoint(row)}:
         tables.append(("details that captions name, checked against the truth", TRUTH_METRICS, checked))
-    for title, columns, systems in tables:
-        table = Table(Column("system", overflow="fold"), "regime", *columns.values(), title=title)
-        for name in systems:
-            row = record["systems"][name]
-            mark = f" {MARK}" if "seen" in row else ""
-            table.add_row(name + mark, regime_words(row["regime"]), *(cell(row, metric) for metric in columns))
+    for title, headings, rows in tables:
+        table = Table(Column("system", overflow="fold"), "regime", *headings.values(), title=title)
+        for name, row in rows.items():
+            cells = (cell(row.get(metric)) for metric in headings)
+            table.add_row(f"{name} {MARK}" if "seen" in row else name, regime_words(row["regime"]), *cells)
         Console(width=None if sys.stdout.isatty() else 180, markup=False).print(table)  # a folder's name is not markup
-    for name, row in record["systems"].items():
+    for name, row in systems.items():
         for task, seen in row.get("seen", {}).items():
             print(f"{MARK} {name}, {task}: {footnote(seen)}")
     trained: dict[str, str] = {}  # recipe in words -> the first row with it; its controls have the same

@@ -16,13 +16,13 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from common.cli import command
-from common.cli.options import parse
-from common.errors import StepDiffError
-from common.progress import say
-from heads.planning.options import PlanOptions
+from heads.planning import PlanOptions
 from heads.training.recipe import TrainOptions
 from heads.workers import first_prints, is_first
+from stepdiff.common.cli import command
+from stepdiff.common.cli.options import parse
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.progress import say
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,15 @@ def run(options: TrainOptions) -> Any:
     from heads.workers.fit import check, fit, refuse_relative_paths
     from heads.workers.group import joined, launched, own_device
 
-    address, planned, option = None, None, "scaling.workers"
+    address, option = None, "scaling.workers"
+    planned: PlanOptions | None = None
     if isinstance(options, Command):
         if options.workers is not None:
             option = "--workers"
             options = replace(options, scaling=replace(options.scaling, workers=options.workers))
         address = options.address
         if options.dry_run:
-            planned = PlanOptions(options.card, options.flops_share, options.mean_words)
+            planned = options
         options = TrainOptions(**{field.name: getattr(options, field.name) for field in fields(TrainOptions)})
     if launched():
         options = of_torchrun(options, address, option)
@@ -98,7 +99,7 @@ def of_torchrun(options: TrainOptions, address: str | None, option: str) -> Trai
 def show(record: Any) -> None:
     """Print the best checkpoint, or a plan."""
     if not isinstance(record, dict):
-        from heads.planning.show import lines
+        from heads.planning.plan import lines
 
         print("\n".join(lines(record)))
         return
@@ -110,7 +111,7 @@ def status(record: Any) -> int:
     """Return the exit status; for a plan that does not fit, say so."""
     if isinstance(record, dict) or record.fits:
         return 0
-    from heads.planning.show import refusal
+    from heads.planning.plan import refusal
 
     print(f"error: {refusal(record)}", file=sys.stderr)
     return 2

@@ -1,12 +1,12 @@
 """Nearest neighbours, near-duplicates and DiffMCQ hard negatives over a feature store."""
 
-import _stepdiff
+import stepdiff
 
-_stepdiff.enter("retrieval")
+stepdiff.enter("retrieval")
 
 from typing import TYPE_CHECKING
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 
 if TYPE_CHECKING:
     from retrieval.exact import search_exactly
@@ -26,7 +26,7 @@ __all__ = [
     "search_exactly",
 ]
 
-__getattr__ = _stepdiff.lazy(
+__getattr__ = stepdiff.lazy(
     __name__,
     {
         "retrieval.exact": ("search_exactly",),

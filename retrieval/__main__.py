@@ -10,17 +10,20 @@
     python -m retrieval atlas --store data/features --view efficientnet-lite0 --out data/map.parquet
 """
 
-from common.cli import command
-from common.cli.command import choose
+from stepdiff.common.cli import command
+from stepdiff.common.cli.command import choose
 
 VERBS = {
     "build": ("retrieval.verbs.build", "build the index of a view, or add new rows to it"),
-    "plan": ("retrieval.verbs.plan", "estimate the bytes, memory and hours of an index"),
+    "plan": ("retrieval.verbs.build:plan_main", "choose an index for a number of clips, and estimate its memory"),
     "query": ("retrieval.verbs.query", "find the clips nearest to a clip, pair, text or file"),
-    "negatives": ("retrieval.verbs.negatives", "make DiffMCQ questions from a DiffCap test set"),
-    "neighbours": ("retrieval.verbs.neighbours", "find the nearest clips of the same step, for every clip"),
-    "duplicates": ("retrieval.verbs.duplicates", "find clips that show the same footage in different videos"),
-    "atlas": ("retrieval.verbs.atlas", "write a 2-D map of a view as Parquet for Embedding Atlas"),
+    "negatives": ("retrieval.verbs.files:negatives_main", "make DiffMCQ questions from a DiffCap test set"),
+    "neighbours": ("retrieval.verbs.files:neighbours_main", "find the nearest clips of the same step, for every clip"),
+    "duplicates": (
+        "retrieval.verbs.files:duplicates_main",
+        "find the same footage in different videos",
+    ),
+    "atlas": ("retrieval.verbs.files:atlas_main", "write a 2-D map of a view as Parquet for Embedding Atlas"),
 }
 
 

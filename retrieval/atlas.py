@@ -1,12 +1,8 @@
 """A view's clips as the Parquet file that Embedding Atlas opens (github.com/apple/embedding-atlas, 0.26).
 
 Columns: `clip` (the id), those of the catalog, `x`, `y`, and `neighbors`, a struct of `ids` (places in this file, from
-zero, best first) and `distances` (1 - cosine). The file has a row group for each piece of clips.
-
-Guarantees
-- coordinates_are_those_of_the_map: x and y equal those of retrieval.projection for the same rows
-- neighbours_are_places_in_the_file: an id is the place of a row, never the row's own; they equal a naive comparison
-- memory_is_bounded_by_a_piece: columns and neighbours are written piece by piece
+zero, best first, never the row's own) and `distances` (1 - cosine). The file has a row group for each piece of clips,
+and is written piece by piece.
 """
 
 from __future__ import annotations
@@ -19,23 +15,21 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float32, Int64
 
-from common.errors import StepDiffError
-from common.io import sealed
-from common.io.files import whole
-from common.progress import progress
-from retrieval.exact import search_exactly
+from retrieval.exact import Found, without_itself
 from retrieval.index.factory import FLAT_BELOW
-from retrieval.index.index import Index, open_index
+from retrieval.index.index import check_feature, exact_index, open_index
 from retrieval.mining.neighbours import nearest
 from retrieval.projection import pooled_blocks, pooled_feature, project
 from retrieval.vectors import command, compact, filled_rows
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io import sealed
+from stepdiff.common.io.files import whole
+from stepdiff.common.progress import progress
 from store import Store, View
 
 PIECE = 16_384  # clips of a row group
 READ = 16  # pieces whose columns are read from the catalog at a time
 _OWN = ("x", "y", "neighbors", "clip")  # columns that a catalog's column of that name would hide
-
-Found = tuple[Int64[np.ndarray, "piece k"], Float32[np.ndarray, "piece k"]]
 
 
 def write_atlas(
@@ -49,8 +43,7 @@ def write_atlas(
 ) -> dict[str, Any]:
     """Write the file; return the numbers of clips and of neighbours, and the command that opens it.
 
-    Raises:
-        StepDiffError: An invalid condition, no clips, a projection that is not installed, or a missing or stale index.
+    Raises StepDiffError: an invalid condition, no clips, or a missing or stale index.
     """
     rows = filled_rows(view)
     if where is not None:
@@ -86,51 +79,29 @@ class _Neighbours:
     """Finds the nearest of the written clips, piece by piece."""
 
     def __init__(self, store: Store, view: View, rows: Int64[np.ndarray, " rows"], k: int, feature: str | None) -> None:
-        self.store, self.view, self.rows, self.k = store, view, rows, k
-        self.feature = pooled_feature(view, feature)
+        self.rows, self.k, self.feature = rows, k, pooled_feature(view, feature)
         self._pooled: Float32[np.ndarray, "rows dim"] | None = None
-        self._index: Index | None = None  # a small view is compared exactly, whether it has an index or not
-        if len(view.features[self.feature].shape) > 1:
-            self._pool()
-        elif len(rows) > FLAT_BELOW:
-            self._open(feature)
-
-    def _pool(self) -> None:
-        if len(self.rows) > FLAT_BELOW:
+        small = len(rows) <= FLAT_BELOW  # compared exactly, whether the view has an index or not
+        if len(view.features[self.feature].shape) == 1:
+            self._index = exact_index(store, view, self.feature) if small else open_index(store, view)
+            check_feature(self._index, feature)
+            self.feature = self._index.card["feature"]
+        elif small:
+            self._pooled = np.concatenate(list(pooled_blocks(view, self.feature, rows)))
+        else:
             raise StepDiffError(
-                f"view {self.view.name} has only tokens, and neighbours by their mean are found for up to "
+                f"view {view.name} has only tokens, and neighbours by their mean are found for up to "
                 f"{FLAT_BELOW:,} clips: give --neighbours 0, or fewer clips with --where"
             )
-        self._pooled = np.concatenate(list(pooled_blocks(self.view, self.feature, self.rows)))
-
-    def _open(self, feature: str | None) -> None:
-        self._index = open_index(self.store, self.view)
-        if feature not in (None, self._index.card["feature"]):
-            raise StepDiffError(
-                f"the index of clips/{self.view.name} compares {self._index.card['feature']}, not {feature}: "
-                f"leave --feature out, or give --neighbours 0"
-            )
-        self.feature = self._index.card["feature"]
 
     def of(self, piece: slice) -> Found:
         """Return places and cosines of the neighbours of a piece; -1 and -inf where there are fewer."""
-        own = np.arange(len(self.rows))[piece]
         if self._pooled is not None:
-            return nearest(self._pooled, own, self.k)
-        queries = compact(self.store, self.view, self.feature, self.rows[piece])
-        if self._index is None:
-            found, cosines = search_exactly(self.store, self.view, self.feature, self.rows, queries, self.k + 1)
-        else:
-            among = None if len(self.rows) == len(self._index) else self.rows
-            found, cosines = self._index.search(queries, self.k + 1, among)
-        places = np.where(found < 0, -1, np.searchsorted(self.rows, found))
-        other = (places >= 0) & (places != own[:, None])
-        order = np.argsort(~other, axis=1, kind="stable")[:, : self.k]  # the clip itself last
-        kept = np.take_along_axis(other, order, axis=1)
-        return (
-            np.where(kept, np.take_along_axis(places, order, axis=1), -1),
-            np.where(kept, np.take_along_axis(cosines, order, axis=1), -np.inf).astype(np.float32),
-        )
+            return nearest(self._pooled, np.arange(len(self.rows))[piece], self.k)
+        queries = compact(self._index.store, self._index.view, self.feature, self.rows[piece])
+        among = None if len(self.rows) == len(self._index) else self.rows
+        rows, cosines = without_itself(self._index.search(queries, self.k + 1, among), self.rows[piece], self.k)
+        return np.where(rows < 0, -1, np.searchsorted(self.rows, rows)), cosines
 
 
 def _schema(view: View) -> dict[str, Any]:

@@ -4,13 +4,9 @@ Clips are compared by cosine, so their embeddings are divided by their length fi
 mapped by the mean of each clip's tokens. PCA takes its axes from a sample of rows and then projects all rows, block by
 block. UMAP (`pip install 'stepdiff[umap]'`) needs all rows in memory and takes minutes for 100,000.
 
-Shapes: D channels.
-
 Guarantees
-- pca_equals_a_naive_one: if all rows are in the sample, coordinates are those of an eigendecomposition of all rows
-- a_map_is_the_same_on_every_run: the sample is seeded, and the largest weight of each axis is positive
-- tokens_are_averaged: without an embedding, a clip is the mean of its tokens
-- a_map_needs_only_a_few_blocks_of_memory: PCA reads one block at a time
+- if all rows are in the sample, coordinates are those of an eigendecomposition of all rows
+- a map is the same on every run: the sample is seeded, and the largest weight of each axis is positive
 """
 
 from __future__ import annotations
@@ -22,41 +18,31 @@ from importlib.util import find_spec
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
-from common.errors import StepDiffError
-from common.streams import generator
-from retrieval.vectors import BLOCK_BYTES, raw_blocks, unit
+from retrieval.vectors import BLOCK_BYTES, filled_rows, raw_blocks, unit
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.streams import generator
 from store import View
 from store.batches import Batches
 from store.format.quantise import dequantise
-from store.view import OK
 
-PROJECTIONS = {"pca": "PCA", "umap": "UMAP"}
-"""name -> title"""
-MOST = {"pca": 1_000_000, "umap": 100_000}
-"""rows of a map; of a larger view, a seeded sample is mapped"""
-FIT = 20_000
-"""rows from which the axes of PCA are computed"""
-REDUCED = 50
-"""channels that UMAP reads, those of the largest variance"""
+PROJECTIONS = {"pca": "PCA", "umap": "UMAP"}  # name -> title
+MOST = {"pca": 1_000_000, "umap": 100_000}  # rows of a map; of a larger view, a seeded sample is mapped
+FIT = 20_000  # rows from which the axes of PCA are computed
+REDUCED = 50  # channels that UMAP reads, those of the largest variance
 SEED = 0
-_COUNTED = 2**16  # rows that are counted at a time
 _BLOCK = 4096  # rows of a block, at most
 
-Advance = Callable[[int], None]
-"""receives how many more rows are done"""
+Advance = Callable[[int], None]  # receives how many more rows are done
 
 
 @dataclass(frozen=True)
 class Map:
     """Rows of a view and where they are."""
 
-    rows: Int64[np.ndarray, " rows"]
-    """rising"""
+    rows: Int64[np.ndarray, " rows"]  # rising
     xy: Float32[np.ndarray, "rows 2"]
-    shares: tuple[float, float]
-    """of the variance that each axis shows; zeros for UMAP, whose axes have no meaning"""
-    total: int
-    """rows of the view with features; more than `rows` if these are a sample"""
+    shares: tuple[float, float]  # of the variance that each axis shows; zeros for UMAP, whose axes have no meaning
+    total: int  # rows of the view with features; more than `rows` if these are a sample
 
 
 def missing(projection: str) -> str | None:
@@ -66,24 +52,6 @@ def missing(projection: str) -> str | None:
     return None
 
 
-def map_of(
-    view: View, projection: str = "pca", feature: str | None = None, advance: Advance = lambda count: None
-) -> Map:
-    """Return the map of a view's rows, or of a seeded sample if there are more than MOST.
-
-    Args:
-        advance: Receives how many more rows are projected; together as many as the map has.
-
-    Raises:
-        StepDiffError: An unknown projection, one whose package is not installed, a view without a row or an embedding.
-    """
-    if projection not in PROJECTIONS:
-        raise StepDiffError(f"no projection {projection!r}: the projections are {', '.join(PROJECTIONS)}")
-    rows, total = sample_rows(view, MOST[projection])
-    xy, shares = project(view, rows, projection, feature, advance)
-    return Map(rows, xy, shares, total)
-
-
 def project(
     view: View,
     rows: Int64[np.ndarray, " rows"],
@@ -91,20 +59,22 @@ def project(
     feature: str | None = None,
     advance: Advance = lambda count: None,
 ) -> tuple[Float32[np.ndarray, "rows 2"], tuple[float, float]]:
-    """Return the coordinates of rows (rising, all filled), and the share of variance on each axis; see `map_of`."""
+    """Return the coordinates of rows (rising, all filled), and the share of variance on each axis.
+
+    `advance` receives how many more rows are projected; together as many as there are.
+    """
     if reason := missing(projection):
         raise StepDiffError(reason)
     feature = pooled_feature(view, feature)
     if not len(rows):
         raise StepDiffError(f"view {view.entity}/{view.name} has no features yet: run `python -m featurize`")
     if projection == "umap" and len(rows) > 3:  # fewer have no neighbourhoods
-        reduced = _projected(view, feature, rows, _axes(view, feature, rows, REDUCED)[0], lambda count: None)
-        xy = _umap(reduced)
+        axes, offset, _ = _axes(view, feature, rows, REDUCED)
+        xy = _umap(_projected(view, feature, rows, axes, offset, lambda count: None))
         advance(len(rows))
         return xy, (0.0, 0.0)
-    axes, shares = _axes(view, feature, rows, 2)
-    xy = _projected(view, feature, rows, axes, advance)
-    return xy, (float(shares[0]), float(shares[1]))
+    axes, offset, shares = _axes(view, feature, rows, 2)
+    return _projected(view, feature, rows, axes, offset, advance), (float(shares[0]), float(shares[1]))
 
 
 def pooled_feature(view: View, feature: str | None = None) -> str:
@@ -141,32 +111,17 @@ def pooled_blocks(
 
 def sample_rows(view: View, most: int, seed: int = SEED) -> tuple[Int64[np.ndarray, " rows"], int]:
     """Return at most `most` filled rows, rising, and how many the view has; any sample is equally likely."""
-    filled = view.status() == OK
-    total = int(np.count_nonzero(filled))
-    if total <= most:
-        return np.flatnonzero(filled).astype(np.int64), total
-    ranks = np.sort(generator(seed, "rows of a map").choice(total, most, replace=False, shuffle=False))
-    counts = np.add.reduceat(filled, np.arange(0, len(filled), _COUNTED), dtype=np.int64)
-    ends = np.cumsum(counts)
-    found = []
-    for block in np.flatnonzero(counts):
-        first, last = np.searchsorted(ranks, [ends[block] - counts[block], ends[block]])
-        if first < last:
-            rows = np.flatnonzero(filled[block * _COUNTED : (block + 1) * _COUNTED]) + block * _COUNTED
-            found.append(rows[ranks[first:last] - (ends[block] - counts[block])])
-    return np.concatenate(found).astype(np.int64), total
+    rows = filled_rows(view)
+    if len(rows) <= most:
+        return rows, len(rows)
+    return np.sort(generator(seed, "rows of a map").choice(rows, most, replace=False, shuffle=False)), len(rows)
 
 
-@dataclass(frozen=True)
-class _Axes:
-    mean: Float64[np.ndarray, " dim"]
-    axes: Float32[np.ndarray, "dim axes"]
-    offset: Float64[np.ndarray, " axes"]
-    """the mean on each axis"""
-
-
-def _axes(view: View, feature: str, rows: Int64[np.ndarray, " rows"], count: int) -> tuple[_Axes, np.ndarray]:
-    """Return the directions of the largest variance, from at most FIT rows, and their shares of the variance."""
+def _axes(
+    view: View, feature: str, rows: Int64[np.ndarray, " rows"], count: int
+) -> tuple[Float32[np.ndarray, "dim axes"], Float64[np.ndarray, " axes"], Float64[np.ndarray, " axes"]]:
+    """Return the directions of the largest variance, from at most FIT rows, the mean on each, and its share of the
+    variance."""
     if len(rows) > FIT:
         rows = np.sort(generator(SEED, "rows of a map's axes").choice(rows, FIT, replace=False, shuffle=False))
     dim = view.features[feature].shape[-1]
@@ -183,16 +138,21 @@ def _axes(view: View, feature: str, rows: Int64[np.ndarray, " rows"], count: int
     shares = np.maximum(values[::-1][:count], 0) / max(values.sum(), 1e-30)
     if count < 2:  # a view of one channel
         axes, shares = np.pad(axes, ((0, 0), (0, 1))), np.pad(shares, (0, 1))
-    return _Axes(mean, axes.astype(np.float32), mean @ axes), shares
+    return axes.astype(np.float32), mean @ axes, shares
 
 
 def _projected(
-    view: View, feature: str, rows: Int64[np.ndarray, " rows"], given: _Axes, advance: Advance
+    view: View,
+    feature: str,
+    rows: Int64[np.ndarray, " rows"],
+    axes: Float32[np.ndarray, "dim axes"],
+    offset: Float64[np.ndarray, " axes"],
+    advance: Advance,
 ) -> Float32[np.ndarray, "rows axes"]:
-    out = np.empty((len(rows), given.axes.shape[1]), np.float32)
+    out = np.empty((len(rows), axes.shape[1]), np.float32)
     at = 0
     for block in pooled_blocks(view, feature, rows):
-        out[at : at + len(block)] = block @ given.axes - given.offset
+        out[at : at + len(block)] = block @ axes - offset
         at += len(block)
         advance(len(block))
     return out

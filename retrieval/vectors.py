@@ -1,7 +1,6 @@
-"""Embeddings of a view: read, checked and normalised; the memory that they take; commands that add missing ones.
+"""Embeddings of a view: read, checked and normalised; commands that add missing ones.
 
-Guarantees
-- every_vector_has_length_1: a row that holds NaN, infinity or only zeros is refused by its key
+A row that holds NaN, infinity or only zeros has no direction, and is refused by its key.
 """
 
 from __future__ import annotations
@@ -9,25 +8,19 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
-from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int64
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from store import Store, View
 from store.batches import Batches
 from store.format.quantise import dequantise
 from store.view import OK
 
 BLOCK = 4096  # rows read at a time: 42 MB of float64 at 1,280 channels
-MANY = 32  # rows of a block from which a copy from mapped memory is faster than single reads
 BLOCK_BYTES = 32 * 2**20  # of float32, prefetched while the previous block is used
 BLOCK_ROWS = 2**15  # of a block, at most: scores of 1,024 queries take 128 MiB
-FIXED = 300_000_000  # bytes: Python, the libraries and a product of two blocks
-ROW = 200  # bytes of a row in the catalog: its key and a column or two
-FEWEST = 1024  # rows: with fewer at a time the store would be read too often
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 _ENCODER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")  # names that featurize accepts; the encoder of a head's view is not
 
 
@@ -54,7 +47,7 @@ def normalised(
     vectors = np.empty((len(rows), width(view, feature)), np.float64)
     for start in range(0, len(rows), BLOCK):
         vectors[start : start + BLOCK] = view.read(feature, rows[start : start + BLOCK], dtype="float32")
-    vectors /= checked_norms(store, view, feature, rows, np.sum(vectors * vectors, axis=-1))[:, None]
+    vectors /= checked_norms(store, view, feature, rows, vectors)[:, None]
     return vectors
 
 
@@ -63,10 +56,10 @@ def checked_norms(
     view: View,
     feature: str,
     rows: Int64[np.ndarray, " rows"],
-    squares: Float64[np.ndarray, " rows"],
+    vectors: Float[np.ndarray, "rows dim"],
 ) -> Float64[np.ndarray, " rows"]:
-    """Return L2 norms from sums of squares. Raises StepDiffError that names a row without a direction."""
-    norms = np.sqrt(squares)
+    """Return the L2 norms of embeddings. Raises StepDiffError that names a row without a direction."""
+    norms = np.sqrt(np.sum(np.square(vectors, dtype=np.float64), axis=-1))
     for bad in np.flatnonzero(~np.isfinite(norms) | (norms == 0)):
         key = store.catalog(view.entity).keys(rows[bad : bad + 1])[0]
         what = "is all zeros" if norms[bad] == 0 else "holds NaN or infinity"
@@ -101,37 +94,6 @@ def raw_blocks(
             yield batch.rows, vectors.astype(np.float32, copy=False)
 
 
-def chosen(view: View, feature: str, rows: Int64[np.ndarray, " rows"]) -> Float32[np.ndarray, "rows dim"]:
-    """Return embeddings of `rows` (rising) as stored, in float32.
-
-    Where many rows of a mapped stretch are wanted, they are copied from the map: single reads take three times as long.
-    """
-    vectors = np.empty((len(rows), width(view, feature)), np.float32)
-    read = np.ones(len(rows), bool)
-    size = min(BLOCK, view.rows_per_shard)  # powers of two: a stretch belongs to one shard
-    starts = np.flatnonzero(np.diff(rows // size, prepend=-1))
-    for start, end in pairwise([*starts.tolist(), len(rows)]):
-        mapped = _mapped(view, feature, int(rows[start]), int(rows[end - 1])) if end - start >= MANY else None
-        if mapped is not None:
-            places = rows[start:end] - rows[start]
-            if mapped.dtype == vectors.dtype:
-                np.take(mapped, places, axis=0, out=vectors[start:end], mode="clip")  # "clip" avoids a buffer
-            else:
-                vectors[start:end] = mapped[places]
-            read[start:end] = False
-    if read.any():
-        vectors[read] = view.read(feature, rows[read], dtype="float32")
-    return vectors
-
-
-def _mapped(view: View, feature: str, first: int, last: int) -> Float[np.ndarray, "stretch dim"] | None:
-    """Rows `first` to `last` of one shard from mapped memory; None unless all are filled and mapped."""
-    shard, slot = divmod(first, view.rows_per_shard)
-    if view.features[feature].dtype == "int8" or (view.shard_status(shard)[slot : slot + last - first + 1] != OK).any():
-        return None
-    return view.in_place(feature, np.arange(first, last + 1))
-
-
 def blocks(
     store: Store, view: View, feature: str, rows: Int64[np.ndarray, " rows"]
 ) -> Iterator[tuple[Int64[np.ndarray, " block"], Float64[np.ndarray, "block dim"]]]:
@@ -151,30 +113,6 @@ def compact(
         vectors[at : at + len(part)] = block
         at += len(part)
     return vectors
-
-
-def bytes_of(size: str) -> int:
-    """Return the bytes of e.g. `20GB`, `512MiB` or `1e9`. Raises StepDiffError for any other text."""
-    found = re.fullmatch(r"(\d+(?:\.\d*)?(?:e\d+)?)\s*([KMGT]I?|)B?", size.strip(), re.IGNORECASE)
-    if found is None:
-        raise StepDiffError(f"{size!r} is not a size: write for example 20GB or 512MiB")
-    return int(float(found[1]) * _UNITS[found[2].upper()])
-
-
-def rows_that_fit(size: str, rows: int, dim: int, more: int = 0) -> int:
-    """Return how many of `rows` vectors of `dim` float32 channels and `more` bytes each fit into memory of `size`.
-
-    Raises StepDiffError that names the least usable size.
-    """
-    fixed = FIXED + rows * ROW + 3 * BLOCK * dim * 8  # a block is read as float64 and copied
-    one = dim * 4 + more
-    fit = (bytes_of(size) - fixed) // one
-    if fit < FEWEST:
-        least = -(-(fixed + FEWEST * one) // 10**6)
-        raise StepDiffError(
-            f"{size} is too little memory for {rows} rows of {dim} channels: give --max-memory {least}MB or more"
-        )
-    return fit
 
 
 def command(*words: object) -> str:

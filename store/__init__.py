@@ -3,14 +3,14 @@
 Names are imported when they are first used. `store.torch` has datasets of torch; no other module imports torch.
 """
 
-import _stepdiff
+import stepdiff
 
-_stepdiff.enter("store")
+stepdiff.enter("store")
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from common.errors import StepDiffError
+    from stepdiff.common.errors import StepDiffError
     from store.batches import Batch, Batches
     from store.catalog.catalog import Catalog
     from store.feature_store import Store
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Batch", "Batches", "Catalog", "Feature", "Provenance", "StepDiffError", "Store", "View", "text_key"]
 
-__getattr__ = _stepdiff.lazy(
+__getattr__ = stepdiff.lazy(
     __name__,
     {
-        "common.errors": ("StepDiffError",),
+        "stepdiff.common.errors": ("StepDiffError",),
         "store.batches": ("Batch", "Batches"),
         "store.catalog.catalog": ("Catalog",),
         "store.feature_store": ("Store",),

@@ -5,7 +5,7 @@
     python -m store plan --clips 1e6 --encoder efficientnet-lite0 --measured-in data/features
     python -m store export clips.lance --store data/features --view efficientnet-lite0
     python -m store import clips.lance --store data/other --view net
-    python -m store import clips.h5 --store data/other --view net --encoder net --weights-sha256 0123... \\
+    python -m store import theirs.parquet --store data/other --view net --encoder net --weights-sha256 0123... \\
         --layer last --frames "8 evenly" --crop "centre 224"
     python -m store requantise data/features --view efficientnet-lite0 --to small --dtype int8
     python -m store pool data/features --view efficientnet-lite0 --to pooled --pool 7
@@ -16,26 +16,25 @@
     python -m store compact data/features
     python -m store tag data/features paper-v1         read it later as data/features@paper-v1
     python -m store log data/features
+    python -m store convert-snapshots data/features    once, if an earlier version made snapshots
     python -m store lineage data/features CLIP runs/stepdiff
 """
 
 import sys
 from typing import Any
 
-from common.cli import command
-from common.cli.command import choose
-from common.cli.options import parse
-from common.errors import some
+from stepdiff.common.cli import command
+from stepdiff.common.cli.command import choose
+from stepdiff.common.cli.options import parse
+from stepdiff.common.errors import some
 from store.verbs import options  # each command imports what it runs only then, so that --help is fast
 
 VERBS = {
     "info": ("store.__main__:info", "list views, features, finished and failed rows, bytes"),
     "verify": ("store.__main__:verify", "compare every file with its checksum and name the damaged clips"),
     "plan": ("store.__main__:plan", "estimate the bytes, shards, files and hours of a job"),
-    "export": ("store.exchange.verbs:export", "copy a view to Parquet, Lance, Hugging Face, WebDataset or HDF5"),
-    "import": ("store.exchange.verbs:import_", "copy features from Parquet, Lance or HDF5 into a view"),
-    "export-hdf5": ("store.exchange.verbs:export_hdf5", "now: export --format hdf5"),
-    "import-hdf5": ("store.exchange.verbs:import_hdf5", "now: import --format hdf5"),
+    "export": ("store.exchange.commands:export", "copy a view to Parquet, Lance, Hugging Face or WebDataset"),
+    "import": ("store.exchange.commands:import_", "copy features from Parquet or Lance into a view"),
     "requantise": ("store.__main__:requantise", "make a new view with the largest feature in another dtype"),
     "pool": ("store.__main__:pool", "make a new view with the tokens of neighbouring patches averaged"),
     "failures": ("store.__main__:failures", "list the rows that failed, with reasons"),
@@ -45,6 +44,7 @@ VERBS = {
     "compact": ("store.__main__:compact", "merge small files and delete unused ones"),
     "tag": ("store.snapshots.commands:tag", "name what the store holds now: a snapshot, without a copy"),
     "log": ("store.snapshots.commands:log", "list the snapshots, and what changed from each to the next"),
+    "convert-snapshots": ("store.snapshots.commands:convert", "convert the snapshots of earlier versions"),
     "lineage": ("store.lineage.commands:lineage", "say where a clip's rows come from, and what was trained on them"),
 }
 _DERIVED = (
@@ -58,12 +58,6 @@ _FILES_SHOWN = 3
 def info(argv: list[str]) -> int:
     """Print what the store contains."""
 
-    def run(given: options.InfoOptions) -> Any:
-        from store.feature_store import Store
-        from store.verbs.info import store_info
-
-        return store_info(Store.open(given.path))
-
     def show(found: Any) -> None:
         from store.verbs.info import info_table
 
@@ -73,7 +67,7 @@ def info(argv: list[str]) -> int:
         if found.views:
             _print_table(info_table(found.views))
 
-    return parse(options.InfoOptions, argv, "store info", None, run, show, ("path",))
+    return parse(options.InfoOptions, argv, "store info", None, "store.verbs.info:store_info", show, ("path",))
 
 
 def verify(argv: list[str]) -> int:
@@ -114,55 +108,28 @@ def verify(argv: list[str]) -> int:
 
 def requantise(argv: list[str]) -> int:
     """Make the new view, and print what it contains."""
-
-    def run(given: options.RequantiseOptions) -> Any:
-        from store.verbs.requantise import requantise
-
-        return requantise(given)
-
+    run = "store.verbs.derive:requantise"
     return parse(options.RequantiseOptions, argv, "store requantise", None, run, _DERIVED, ("path",))
 
 
 def pool(argv: list[str]) -> int:
     """Make the new view, and print what it contains."""
-
-    def run(given: options.PoolOptions) -> Any:
-        from store.verbs.pool import pool
-
-        return pool(given)
-
-    return parse(options.PoolOptions, argv, "store pool", None, run, _DERIVED, ("path",))
+    return parse(options.PoolOptions, argv, "store pool", None, "store.verbs.derive:pool", _DERIVED, ("path",))
 
 
 def failures(argv: list[str]) -> int:
     """List the rows that failed: view, key and reason, view by view, in the order of the catalog."""
-
-    def run(given: options.FailuresOptions) -> int:
-        from store.verbs.info import failed_rows, write_rows
-
-        return write_rows(given, failed_rows(given))
-
-    return parse(options.FailuresOptions, argv, "store failures", None, run, show=None, positional=("path",))
+    run = "store.verbs.info:list_failures"
+    return parse(options.FailuresOptions, argv, "store failures", None, run, None, ("path",))
 
 
 def rows(argv: list[str]) -> int:
     """List rows with their status in each view."""
-
-    def run(given: options.RowsOptions) -> int:
-        from store.verbs.info import status_of_rows, write_rows
-
-        return write_rows(given, status_of_rows(given))
-
-    return parse(options.RowsOptions, argv, "store rows", None, run, show=None, positional=("path",))
+    return parse(options.RowsOptions, argv, "store rows", None, "store.verbs.info:list_rows", None, ("path",))
 
 
 def forget(argv: list[str]) -> int:
     """Forget rows, or recall them."""
-
-    def run(given: options.ForgetOptions) -> Any:
-        from store.verbs.forget import forget
-
-        return forget(given)
 
     def show(done: Any) -> None:
         did, was = ("recalled", "not forgotten") if done.recalled else ("forgotten", "forgotten before")
@@ -173,16 +140,11 @@ def forget(argv: list[str]) -> int:
         for card in done.stale:
             print(f"  {card} is stale: run python -m retrieval build")
 
-    return parse(options.ForgetOptions, argv, "store forget", None, run, show, ("path", "keys"))
+    return parse(options.ForgetOptions, argv, "store forget", None, "store.verbs.forget:forget", show, ("path", "keys"))
 
 
 def drop(argv: list[str]) -> int:
     """Drop a view; the exit status is 1 without `--yes`."""
-
-    def run(given: options.DropOptions) -> Any:
-        from store.verbs.drop import drop
-
-        return drop(given)
 
     def show(found: Any) -> None:
         from store.verbs.info import readable_bytes
@@ -193,18 +155,12 @@ def drop(argv: list[str]) -> int:
         for path in found.stale:
             print(f"  {path} was built from it: remove it too" if found.dropped else f"  {path} was built from it")
 
-    return parse(
-        options.DropOptions, argv, "store drop", None, run, show, ("path",), lambda found: int(not found.dropped)
-    )
+    run = "store.verbs.drop:drop"
+    return parse(options.DropOptions, argv, "store drop", None, run, show, ("path",), lambda it: int(not it.dropped))
 
 
 def compact(argv: list[str]) -> int:
     """Compact the store, and print what was done."""
-
-    def run(given: options.CompactOptions) -> Any:
-        from store.verbs.compact import compact
-
-        return compact(given)
 
     def show(done: Any) -> None:
         from store.verbs.info import readable_bytes
@@ -215,16 +171,11 @@ def compact(argv: list[str]) -> int:
             f"{done.orphans:,} orphan files deleted ({readable_bytes(done.orphan_bytes)})"
         )
 
-    return parse(options.CompactOptions, argv, "store compact", None, run, show, ("path",))
+    return parse(options.CompactOptions, argv, "store compact", None, "store.verbs.compact:compact", show, ("path",))
 
 
 def plan(argv: list[str]) -> int:
     """Print the plan of a job."""
-
-    def run(given: options.PlanOptions) -> Any:
-        from store.verbs.plan import plan
-
-        return plan(given)
 
     def show(planned: Any) -> None:
         shapes = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in planned.features.items())
@@ -240,7 +191,7 @@ def plan(argv: list[str]) -> int:
                 "worker"
             )
 
-    return parse(options.PlanOptions, argv, "store plan", None, run, show)
+    return parse(options.PlanOptions, argv, "store plan", None, "store.verbs.plan:plan", show)
 
 
 def _sizes_table(planned: Any) -> Any:

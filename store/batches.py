@@ -12,12 +12,7 @@ The arrays of a batch are filled again once `keep` more batches were asked for: 
 Guarantees
 - an epoch reads every row once; seed and epoch determine the order, on every machine
 - a resumed iteration gives the same batches as an uninterrupted one
-- another number of workers that read as many rows a step continues with the same rows
 - each row is read by exactly one worker, and all workers have the same number of batches, none empty
-- the next batches are prefetched
-- a read error is raised in the consumer of its batch
-- an iteration that is stopped early leaves no thread
-- batches work in a worker of a torch DataLoader, forked or spawned
 """
 
 import os
@@ -29,13 +24,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from common.errors import StepDiffError
-from common.io.direct_io import aligned_empty
-from common.io.sealed import crc32c
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.direct_io import aligned_empty
+from stepdiff.common.io.sealed import crc32c
 from store.format.quantise import Quantised
 from store.io.row_checks import Check, known_check
-from store.io.row_numbers import row_numbers
-from store.view import OK, View
+from store.view import OK, View, row_numbers
 
 _READERS = 2  # batches that are read at once, so that the disk is never idle
 Allocate = Callable[[tuple[int, ...], np.dtype], np.ndarray]
@@ -233,10 +227,10 @@ class Batches:
                     feature, rows, into, self.direct, self.check
                 )
                 continue
-            lying = self.view.in_place(feature, rows, self.check) if self.in_place else None
-            if lying is None:
-                lying = self.view.read(feature, rows, out.get(feature), self.direct, self.check)
-            arrays[feature] = lying
+            values = self.view.in_place(feature, rows, self.check) if self.in_place else None
+            if values is None:
+                values = self.view.read(feature, rows, out.get(feature), self.direct, self.check)
+            arrays[feature] = values
         return Batch(rows, arrays)
 
 

@@ -24,28 +24,31 @@ from typing import Any
 
 import polars as pl
 
-from common.errors import StepDiffError
-from common.io.files import Place, RemotePath, place
-from common.io.locks import holds, locked
-from common.io.sealed import BLANK
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import Place, RemotePath, place
+from stepdiff.common.io.locks import holds, locked
+from stepdiff.common.io.sealed import BLANK
 from store.catalog.catalog import Catalog
 from store.catalog.forgotten import read_forgotten
 from store.format.layout import (
     ARRAYS,
     FORMAT,
     LOCK,
+    SNAPSHOTS,
     VERSION,
     ViewPaths,
     chunked_metadata,
     group_metadata,
     read_json,
     sharded_metadata,
+    snapshot_of,
     write_json,
 )
 from store.format.view_metadata import MOST_SHARD_ROWS, check_features, is_shard_rows, stored_features
 from store.io.row_checks import Check
 from store.io.writer import ViewWriter
 from store.provenance import ENTITIES, Feature, Provenance, check_entity, check_name
+from store.snapshots.snapshot import folder_of, read_snapshot, refuse_earlier, snapshots, tag
 from store.view import View
 
 _SHARD_BYTES = 256 * 2**20
@@ -56,11 +59,13 @@ _LEAST_ROWS = 2**12  # of a shard that is made smaller so that all workers get w
 class Store:
     """One feature store, from `Store.open`. Picklable."""
 
-    at: str | None = None
-    """name of the snapshot, None for the store of the moment"""
+    at: str | None
+    """name of the snapshot, None: the live store"""
 
-    def __init__(self, path: Path | Place) -> None:
+    def __init__(self, path: Path | Place, at: str | None = None) -> None:
         self.path = place(path)
+        self.at = at
+        self.folder = self.path if at is None else folder_of(self.path, at)  # of catalogs and views
         self._catalogs: dict[str, Catalog] = {}
         self._locked_by: int | None = None  # the thread in `lock`
 
@@ -79,6 +84,9 @@ class Store:
             before, _, name = str(path).rpartition("@")
             if before and at is None and (place(before) / "store.json").exists():
                 return cls.open(before, create, name)
+            folder = path.absolute()
+            if at is None and (snapshot := snapshot_of(folder)) is not None:
+                return cls.open(folder.parent.parent, create, snapshot)
             if not create:
                 raise StepDiffError(f"no feature store in {path}: create one with featurize") from None
             _create(path)
@@ -94,14 +102,14 @@ class Store:
             raise StepDiffError(f"{path} has format version {version}, this program reads up to {VERSION}: upgrade it")
         if at is None:
             return cls(path)
+        read_snapshot(path, at)
+        store = cls(path, at)
         if create:
-            raise StepDiffError(f"snapshot {at} of {path} cannot be changed: give the store without it")
-        from store.snapshots.store_then import StoreOfSnapshot  # which imports this module
-
-        return StoreOfSnapshot(path, at)
+            store.refuse_snapshot()
+        return store
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Store, (self.path,)
+        return Store, (self.path, self.at)
 
     def __repr__(self) -> str:
         """Return location, rows and views, a line for each entity."""
@@ -109,7 +117,7 @@ class Store:
             f"  {entity}: {len(self.catalog(entity)):,} rows; views: {', '.join(self.views(entity)) or 'none'}"
             for entity in self.entities()
         ]
-        return "\n".join([f"Store({self.path})", *lines])
+        return "\n".join([f"Store({self.location})", *lines])
 
     @property
     def location(self) -> str:
@@ -118,35 +126,39 @@ class Store:
 
     def entities(self) -> list[str]:
         """Return the entities that have rows or views."""
-        return [entity for entity in ENTITIES if self.catalog(entity).parts() or (self.path / ARRAYS / entity).is_dir()]
+        return [
+            entity for entity in ENTITIES if self.catalog(entity).parts() or (self.folder / ARRAYS / entity).is_dir()
+        ]
 
     def views(self, entity: str) -> list[str]:
         """Return the names of the views of an entity."""
-        folder = self.path / ARRAYS / check_entity(entity)
-        return sorted(found.parent.name for found in folder.glob("*/zarr.json"))
+        folder = self.folder / ARRAYS / check_entity(entity)
+        return sorted(path.parent.name for path in folder.glob("*/zarr.json"))
 
     def catalog(self, entity: str) -> Catalog:
         """Return the catalog of an entity, "clips" or "texts"; it is empty if it has no rows yet."""
         check_entity(entity)
         if entity not in self._catalogs:
-            self._catalogs[entity] = Catalog(self.path / "catalog" / entity)
+            self._catalogs[entity] = Catalog(self.folder / "catalog" / entity)
         return self._catalogs[entity]
 
     def forgotten(self, entity: str) -> pl.DataFrame:
         """Return row, key and reason of the forgotten rows, by row."""
-        return read_forgotten(self.path, entity)
+        return read_forgotten(self.folder, entity)
 
     def tag(self, name: str, note: str = "") -> None:
         """Make a snapshot of that name, as `store tag` does. StepDiffError: the name is taken or impossible."""
-        from store.snapshots.tag import tag  # which imports this module
-
-        tag(self, name, note)
+        self.refuse_snapshot()
+        tag(self.path, name, note)
 
     def snapshots(self) -> list[str]:
         """Return the names of the snapshots, the oldest first."""
-        from store.snapshots.manifest import snapshots  # which imports the views that this module makes
-
         return [one.name for one in snapshots(self.path)]
+
+    def refuse_snapshot(self) -> None:
+        """Raise StepDiffError for the store of a snapshot."""
+        if self.at is not None:
+            raise StepDiffError(f"snapshot {self.at} of {self.path} cannot be changed: give the store without it")
 
     def view(self, entity: str, name: str, check: Check = "first") -> View:
         """Return a view; StepDiffError lists the existing ones if it does not exist.
@@ -156,9 +168,9 @@ class Store:
         """
         if name not in self.views(entity):
             there = ", ".join(self.views(entity)) or "none yet"
-            raise StepDiffError(f"no view {name!r} of {entity} in {self.path}: there is {there}")
+            raise StepDiffError(f"no view {name!r} of {entity} in {self.location}: there is {there}")
         check_name("view", name)
-        return View(self.path, self.catalog(entity), entity, name, check)
+        return View(self.folder, self.catalog(entity), entity, name, check)
 
     def create_view(
         self,
@@ -174,6 +186,7 @@ class Store:
         Raises StepDiffError if the view has another provenance or other features, on unusable names, and without the
         store's lock.
         """
+        self.refuse_snapshot()
         check_entity(entity)
         check_name("view", name)
         try:
@@ -238,8 +251,11 @@ class Store:
 
         Raises HeldError, naming host and pid, if another process holds it; with `wait`, waits for it.
         """
+        self.refuse_snapshot()
         with locked(self.path / LOCK, wait):
-            self.path.remove_dead()
+            refuse_earlier(self.path)
+            self.path.remove_dead(but=self.path / SNAPSHOTS)
+            (self.path / SNAPSHOTS).remove_dead(deep=False)
             self._locked_by = threading.get_ident()
             try:
                 yield

@@ -1,8 +1,4 @@
-"""The identity of a view: its provenance, its arrays, its name; and the key of a text.
-
-Guarantees
-- a difference names every field that differs, with both values
-"""
+"""The identity of a view: its provenance, its arrays, its name; and the key of a text."""
 
 import hashlib
 import math
@@ -13,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 
 DTYPES = ("float16", "float32", "int8")
 MOST_ROW_BYTES = 2**28

@@ -14,9 +14,7 @@ while it is read.
 Guarantees
 - rows, order and values equal those of View.read
 - each finished row is read once, also when a worker is killed in the middle
-- a task reads whole shards, and part of one only if the shard is larger than the wanted block
 - the plan depends on the number of shards, not of rows
-- a dropped view, a damaged row and an unknown name are each named in one line
 """
 
 import os
@@ -26,9 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import _stepdiff
+import stepdiff
 
-_stepdiff.require("store.ray", "ray", ("ray", "pandas", "pyarrow"))
+stepdiff.require("store.ray", "ray", ("ray", "pandas", "pyarrow"))
 
 import numpy as np
 import polars as pl
@@ -39,17 +37,16 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 from ray.data.extensions import ArrowTensorArray
 
-from common.errors import StepDiffError
-from common.io.files import Place
-from common.io.remote import RemotePath
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import Place
+from stepdiff.common.io.remote import RemotePath
 from store.catalog.catalog import BLOCK
-from store.exchange.arrow import KEY, record_batches, schema, stored_features
+from store.exchange.arrow import KEY, feature_fields, record_batches, row_values, schema
 from store.feature_store import Store
-from store.format.layout import shard_number
+from store.format.layout import shard_numbers
 from store.io.row_checks import Check
-from store.io.row_numbers import Rows, row_numbers
 from store.provenance import Feature
-from store.view import View
+from store.view import Rows, View, row_numbers
 
 _COLUMN_BYTES = 32
 """of a metadata column in one row, about"""
@@ -116,7 +113,7 @@ class ViewDatasource(Datasource):
         opened = store.view(entity, view, check)
         fields = schema(opened, features, columns, dtype)
         names = list(dict.fromkeys(features or opened.features))
-        tensors = stored_features(opened, names, dtype)
+        tensors = feature_fields(fields)
         like = None if filter is None else _checked_filter(filter, opened)
         about = [name for name in fields.names if name not in tensors]
         self._reader = _Reader(
@@ -139,7 +136,7 @@ class ViewDatasource(Datasource):
         )
         self._row_bytes = sum(tensor.row_bytes for tensor in tensors.values()) + _COLUMN_BYTES * len(about)
         self._rows = None if rows is None else _known_rows(opened, rows)
-        self._spans = _shards(opened, store.at) if self._rows is None else _parts_of(self._rows, opened.rows_per_shard)
+        self._spans = _shards(opened) if self._rows is None else _parts_of(self._rows, opened.rows_per_shard)
 
     def get_name(self) -> str:
         """Return the name that Ray shows."""
@@ -232,8 +229,7 @@ class _Reader:
         column = batch.column(name)
         if name not in self.tensors:
             return column
-        values = column.flatten().to_numpy(zero_copy_only=True)
-        return ArrowTensorArray.from_numpy(values.reshape(len(batch), *self.tensors[name].shape))
+        return ArrowTensorArray.from_numpy(row_values(batch, name, self.tensors[name].shape))
 
     def _open(self) -> View:
         """Return the view in a worker; StepDiffError if the node does not see it, or if it is another one now."""
@@ -283,17 +279,12 @@ def _made(view: View) -> tuple[Any, ...]:
     return view.provenance, view.features, view.rows_per_shard
 
 
-def _shards(view: View, at: str | None) -> Spans:
-    """Return first row and end of each shard that has a status; at a snapshot of all. No file is opened."""
-    length = len(view)
-    if at is None:
-        folder = view.paths.status(0).parent
-        names = folder.identities() if isinstance(folder, RemotePath) else os.listdir(folder) if folder.is_dir() else ()
-        shards = np.fromiter((shard for name in names if (shard := shard_number(name)) is not None), np.int64)
-        first = np.sort(shards) * view.rows_per_shard
-        first = first[first < length]
-    else:  # the status of then is elsewhere
-        first = np.arange(0, length, view.rows_per_shard)
+def _shards(view: View) -> Spans:
+    """Return first row and end of each shard that has a status. No file is opened."""
+    length, folder = len(view), view.paths.status(0).parent
+    names = folder.identities() if isinstance(folder, RemotePath) else os.listdir(folder) if folder.is_dir() else ()
+    first = np.array(shard_numbers(names), np.int64) * view.rows_per_shard
+    first = first[first < length]
     return np.stack([first, np.minimum(first + view.rows_per_shard, length)], axis=1)
 
 

@@ -18,18 +18,15 @@ Guarantees
 - the batches and their order are the same with any number of worker processes
 - a resumed epoch continues with exactly the remaining batches: in a new process, with any number of worker processes,
   and after a kill
-- another number of ranks that reads as many rows a step continues with the same samples
-- features equal `View.read` bit for bit, and labels match their keys
-- a failed or interrupted iteration leaves no process
 """
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import _stepdiff
+import stepdiff
 
-_stepdiff.require("store.torch", "train", ("torch",))
+stepdiff.require("store.torch", "train", ("torch",))
 
 import numpy as np
 import polars as pl
@@ -39,8 +36,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
-from common.errors import StepDiffError
-from common.io.direct_io import aligned_empty
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.direct_io import aligned_empty
 from store.batches import Batch, Batches
 from store.catalog.key_index import pack
 from store.format.quantise import BLOCK

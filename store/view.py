@@ -7,8 +7,6 @@
 Guarantees
 - the status of a row is correct at every moment
 - an array shorter than the catalog reads as absent; a view longer than the catalog is refused
-- an open view sees rows that others add
-- arrays grow only under the store's lock, and never shrink
 - a damaged row is refused with its key at the first read
 """
 
@@ -19,26 +17,41 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float, Int, Int64, Shaped, UInt8, UInt32
 
-from common.errors import DamageError, StepDiffError
-from common.io import sealed as table
-from common.io.direct_io import aligned_empty, fill_memory
-from common.io.files import Place
-from common.io.local import Identity
-from common.io.locks import holds
-from common.io.sealed import BLANK
+from stepdiff.common.errors import DamageError, StepDiffError
+from stepdiff.common.io import sealed as table
+from stepdiff.common.io.direct_io import aligned_empty, fill_memory
+from stepdiff.common.io.files import Place
+from stepdiff.common.io.local import Identity
+from stepdiff.common.io.locks import holds
+from stepdiff.common.io.sealed import BLANK
 from store.catalog.catalog import Catalog
 from store.catalog.forgotten import refuse_forgotten
-from store.format.layout import LOCK, ViewPaths, read_json, write_json
+from store.format.layout import LOCK, ViewPaths, read_json, refuse_snapshot, snapshot_of, write_json
 from store.format.quantise import Quantised, dequantise
 from store.format.view_metadata import array_shape, read_view
 from store.io.reader import RowReader, read_together
 from store.io.remote import RemoteReader
 from store.io.row_checks import Check, Checksums, RowChecks, known_check, remedy
-from store.io.row_numbers import Rows, row_numbers
 from store.io.status import ABSENT, FAILED, OK, Statuses, failures_of_shards
 from store.provenance import Feature
 
 Keys = str | Sequence[str] | Shaped[np.ndarray, " B"] | pl.Series
+Rows = Sequence[int] | Int[np.ndarray, " B"] | pl.Series
+
+
+def row_numbers(rows: Rows) -> Int64[np.ndarray, " B"]:
+    """Return row numbers as an array. StepDiffError where they are not a list of integers, or one is negative."""
+    numbers = np.asarray(rows)
+    if not numbers.size:
+        numbers = numbers.astype(np.int64)
+    if numbers.ndim != 1 or numbers.dtype.kind not in "iu":
+        raise StepDiffError(
+            f"rows are {numbers.dtype} of shape {list(numbers.shape)}: give a list of row numbers, "
+            "np.flatnonzero(mask) for a mask"
+        )
+    if len(numbers) and numbers.min() < 0:
+        raise StepDiffError(f"no row {numbers.min()} in a view: rows are numbered from 0, leave it out")
+    return numbers.astype(np.int64, copy=False)
 
 
 class View:
@@ -206,10 +219,10 @@ class View:
         rows = row_numbers(rows)
         self.check_ok(rows)
         reader, stored = self._readers[feature], self.stored[feature]
-        lying = reader.in_place(rows, self._check(check)) if isinstance(reader, RowReader) else None
+        mapped = reader.in_place(rows, self._check(check)) if isinstance(reader, RowReader) else None
         self.check_not_dropped()
         dtype = np.dtype(stored.dtype).newbyteorder("<")
-        return None if lying is None else lying.view(dtype).reshape(len(rows), *stored.shape)
+        return None if mapped is None else mapped.view(dtype).reshape(len(rows), *stored.shape)
 
     def read_quantised(
         self,
@@ -271,6 +284,7 @@ class View:
         """
         from store.io.writer import ShardWriter  # which imports this module
 
+        refuse_snapshot(self.paths.store)
         ShardWriter(self, shard).write(rows, features, failures, info)
 
     def withdraw(self, rows: Int[np.ndarray, " K"]) -> int:
@@ -318,9 +332,13 @@ class View:
         if found := self._statuses.first_not_ok(rows):
             row, status = found
             self.check_not_dropped()
+            state = "failed" if status == FAILED else "absent"
+            if (snapshot := snapshot_of(self.paths.store)) is not None:
+                where = f"view {self.name} of {self.entity} at snapshot {snapshot}"
+                raise StepDiffError(f"{self.catalog.name(row)} was {state} in {where}: leave it out")
             refuse_forgotten(self.paths.store, self.entity, np.array([row]), self.catalog.name)
             raise StepDiffError(
-                f"{self.catalog.name(row)} is {'failed' if status == FAILED else 'absent'} in view {self.name} of "
+                f"{self.catalog.name(row)} is {state} in view {self.name} of "
                 f"{self.entity} (shard {row // self.rows_per_shard}): leave it out, or run featurize for it"
             )
 
@@ -349,19 +367,19 @@ class View:
         self, rows: Int[np.ndarray, " B"], filled: Mapping[str, Shaped[np.ndarray, "B ..."]], direct: bool, check: Check
     ) -> tuple[list[str], list[int]] | None:
         """Fill arrays with rows; return the arrays and the places of rows that differ from their checksums."""
-        found: dict[str, list[int]] = {}
+        wrong: dict[str, list[int]] = {}
         given = {name: self._readers[name] for name in filled}
         local = {name: reader for name, reader in given.items() if isinstance(reader, RowReader)}
         try:
             together = [(reader, filled[name]) for name, reader in local.items()]
-            found |= zip(local, read_together(rows, together, direct, check), strict=True)
+            wrong |= zip(local, read_together(rows, together, direct, check), strict=True)
             for name, reader in given.items():
                 if isinstance(reader, RemoteReader):
-                    found[name] = reader.read(rows, filled[name], check)
+                    wrong[name] = reader.read(rows, filled[name], check)
         finally:
             self.check_not_dropped()  # then missing files are not damage, nor rows of zeros
-        names = [name for name, places in found.items() if places]
-        return (names, sorted({place for name in names for place in found[name]})) if names else None
+        names = [name for name, places in wrong.items() if places]
+        return (names, sorted({place for name in names for place in wrong[name]})) if names else None
 
     def damage(self, arrays: Sequence[str], rows: Int[np.ndarray, " R"]) -> DamageError:
         """Return the error for rows that differ from their checksums in these arrays."""

@@ -2,14 +2,17 @@
 
 import logging
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
+from glob import glob
 
 import pytest
 from hypothesis import settings
 
-settings.register_profile("without deadline", deadline=None)  # no test depends on the speed of the machine
-settings.load_profile("without deadline")
+# No test depends on the speed of the machine. The quick tests draw fewer examples.
+settings.register_profile("quick", deadline=None, max_examples=25)
+settings.register_profile("full", deadline=None)
 
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
     # Set before anything loads OpenMP, so that test processes do not compete for cores.
@@ -18,6 +21,27 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     # By default Ray's workers have a lower priority and would wait for the tests of other processes.
     os.environ.setdefault("RAY_worker_niceness", "0")
+
+
+PROGRAMS = {"chromium": "pages in a browser", "initdb": "PostgreSQL", "nginx": "a proxy", "caddy": "another proxy"}
+"""programs that some tests need -> what is tested with them"""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    settings.load_profile("quick" if config.option.markexpr == "not full" else "full")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Say what this run leaves out, and how to run it."""
+    if hasattr(session.config, "workerinput"):  # the process that collects the results says it
+        return
+    write = session.config.get_terminal_writer().line
+    if session.config.option.markexpr == "not full":
+        write("left out: browsers, clusters, all kills, hostile files, oracles at full size; make test-all runs them")
+    found = {name: shutil.which(name) or glob(f"/usr/lib/postgresql/*/bin/{name}") for name in PROGRAMS}
+    if missing := [name for name in PROGRAMS if not found[name]]:
+        packages = " ".join(missing).replace("initdb", "postgresql")
+        write(f"left out: {', '.join(PROGRAMS[name] for name in missing)}; apt-get install {packages}")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -78,6 +102,6 @@ def s3_bucket(bucket: str) -> str:
 @pytest.fixture(scope="session")
 def tiny_lm(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A randomly initialised Llama of two layers with a byte-level tokenizer and a chat template."""
-    from benchmarks.harness.tiny_lm import write_tiny_lm
+    from benchmarks.harness import write_tiny_lm
 
     return write_tiny_lm(tmp_path_factory.mktemp("tiny_lm"))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from common.workers.cluster import connected
+from stepdiff.common.workers.cluster import connected
 
 HEALTH = {"health_check_period_ms": 500, "health_check_timeout_ms": 10_000, "health_check_failure_threshold": 3}
 """by default Ray notices after 25 s that a node is gone"""
@@ -49,7 +49,7 @@ class Nodes:
 def nodes() -> Iterator[Nodes]:
     found = Nodes()
     try:
-        with connected(found.cluster.address, "annotate"):
+        with connected(found.cluster.address, "stepdiff.annotate"):
             yield found
     finally:
         found.cluster.shutdown()

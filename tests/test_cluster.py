@@ -1,11 +1,17 @@
-"""Every stage on a cluster of three Ray nodes on this host, of which one is killed in the middle.
+"""Every stage on a cluster of three Ray nodes on this host, of which a node, or the driver, is killed in the middle.
 
-The nodes are real: each has its own raylet, ports and workers. A worker that is not on the head node takes a task, and
-its node is killed with SIGKILL before the task is done; the others wait until the node is chosen, so that the run is
-always in its middle. The results must be complete, and equal to those of one worker.
+The nodes are real: each has its own raylet, ports and workers. A worker that is not on the head node takes a task (or
+waits in the fourth step of a training), and is killed with its node by SIGKILL before it is done; the others wait until
+the node is chosen, so that the run is always in its middle. The results must be complete, and equal to those of one
+worker; weights, to those of two processes that nothing interrupted, bit for bit.
 """
 
+import os
 import re
+import shutil
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -18,22 +24,23 @@ import polars as pl
 import pytest
 import yaml
 
-from annotate.stages import stage
-from annotate.stages.job import StageOptions
-from annotate.stages.stage import run_stage
-from annotate.stages.versions import chosen
-from common.workers import pool
-from common.workers.pool import WorkerPool
 from featurize.__main__ import main as featurize
 from heads import embed, evaluate, train
 from retrieval.index.builder import build_index
+from stepdiff.annotate.stages import stage
+from stepdiff.annotate.stages.job import StageOptions
+from stepdiff.annotate.stages.stage import run_stage
+from stepdiff.annotate.stages.versions import chosen
+from stepdiff.common.workers import pool
+from stepdiff.common.workers.pool import WorkerPool
 from store import Store
 
 from .featurize.conftest import tiny_clip, video, write_video
 from .heads.conftest import recipe, world
+from .heads.runs import RUNS, assert_same_weights, command, in_processes
 from .ray_nodes import Nodes, nodes
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.full, pytest.mark.slow, pytest.mark.timeout(900)]
 __all__ = ["nodes", "tiny_clip", "video", "world"]  # fixtures
 
 
@@ -84,15 +91,6 @@ def losing(nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     stop.set()
     killer.join()
     assert len(lost) == 1
-
-
-def same_files(one: Path, other: Path) -> int:
-    """Compare two folders to the byte, except info of shards (it has times); return the number of files."""
-    found, expected = ({p.relative_to(root) for p in root.rglob("*") if p.is_file()} for root in (one, other))
-    assert found == expected
-    for path in found:
-        assert (one / path).read_bytes() == (other / path).read_bytes(), path
-    return len(found)
 
 
 def test_featurize(
@@ -158,9 +156,7 @@ def test_annotate(
     assert sorted((tmp_path / "log").read_text().split()) == sorted(items["key"]), "each item is answered once"
 
 
-def test_retrieval_build(
-    nodes: Nodes, losing: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_retrieval_build(nodes: Nodes, losing: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from store import Feature, Provenance
 
     made = []
@@ -217,13 +213,10 @@ def test_embed(
     nodes: Nodes,
     heads: dict[str, Path],
     losing: None,
-    tiny_lm: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    import shutil
-
     monkeypatch.setattr(embed, "BLOCK", 6)
     monkeypatch.setattr(embed, "PART", 6)  # the blocks of a worker are its parts
     world = heads["align"].parent
@@ -235,3 +228,122 @@ def test_embed(
     for entity in ("clips", "texts"):
         three, one = (Store.open(tmp_path / name).view(entity, "aligned") for name in ("three", "one"))
         np.testing.assert_array_equal(three.read("embedding", np.arange(24)), one.read("embedding", np.arange(24)))
+
+
+HELD = """
+import sys
+import time
+from pathlib import Path
+
+from heads import train
+from heads.workers import launch
+
+work, marker, head = launch._work, Path(sys.argv[1]), sys.argv[2]
+
+
+def held(config):
+    import ray
+
+    from heads.training.video_task import VideoTask
+
+    loss, node = VideoTask.loss, ray.get_runtime_context().get_node_id()
+
+    def waits(task, batch):
+        if batch >= 6 and node != head and not marker.exists():  # the fourth of six steps
+            try:
+                with marker.with_name("waits").open("x") as file:
+                    file.write(node)
+            except FileExistsError:
+                return loss(task, batch)
+            time.sleep(300)  # until the node is killed
+        return loss(task, batch)
+
+    VideoTask.loss = waits
+    work(config)
+
+
+if __name__ == "__main__":
+    launch._work = held
+    raise SystemExit(train.main(sys.argv[3:]))
+"""
+"""A driver of a training, of whose workers outside of the head node one waits in the fourth step"""
+
+
+class Training:
+    """The same training as often as it is started, from this process."""
+
+    def __init__(self, nodes: Nodes, path: str, folder: Path) -> None:
+        self.script, self.marker, self.waits = folder / "held.py", folder / "now", folder / "waits"
+        self.script.write_text(HELD)
+        self._head = nodes.head
+        self._given = ["--config", path, "--workers", "2", "--address", nodes.cluster.address]
+
+    def start(self, *, held: bool) -> subprocess.Popen[str]:
+        """Start the driver; with `held` a worker waits in the fourth step."""
+        program = [str(self.script), str(self.marker), self._head] if held else ["-m", "heads.train"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+        asked = [sys.executable, *program, *self._given]
+        return subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+    def waiting(self, driver: subprocess.Popen[str]) -> str:
+        """Return the node of the worker that waits, as soon as one does."""
+        while not self.waits.exists() or not self.waits.read_text():
+            assert driver.poll() is None, driver.communicate()
+            time.sleep(0.05)
+        return self.waits.read_text()
+
+
+@pytest.fixture(scope="module")
+def whole(world: Path, tiny_lm: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of two processes that nothing interrupts."""
+    folder = tmp_path_factory.mktemp("whole")
+    path = str(recipe(world, tiny_lm, folder / "run", **RUNS))
+    assert in_processes(command, 2, folder / "logs", path, None) == [0, 0]
+    return folder / "run"
+
+
+def check_resumed(driver: subprocess.Popen[str], run: Path, whole: Path) -> None:
+    """Wait for a training; assert that it resumed once and has the weights of the run that nothing interrupted."""
+    try:
+        out, err = driver.communicate(timeout=400)
+    finally:
+        driver.kill()
+    assert driver.returncode == 0, err
+    assert err.count("run: resumes from checkpoint-000003") == 1 and "best checkpoint: step" in out, err
+    assert_same_weights(run, whole)
+
+
+def test_a_training_that_loses_a_node_resumes(
+    nodes: Nodes, whole: Path, world: Path, tiny_lm: str, tmp_path: Path
+) -> None:
+    nodes.complete()
+    training = Training(nodes, str(recipe(world, tiny_lm, tmp_path / "run", **RUNS)), tmp_path)
+    driver = training.start(held=True)
+    try:
+        node = training.waiting(driver)
+        second = training.start(held=False)
+        _, refused = second.communicate(timeout=200)
+        assert second.returncode == 2 and len(refused.splitlines()) == 1, refused
+        assert f"run is being written by process {driver.pid} on host" in refused
+        training.marker.write_text(node)
+        nodes.lose(node)
+        check_resumed(driver, tmp_path / "run", whole)
+    finally:
+        driver.kill()
+
+
+def test_a_training_whose_driver_is_killed_continues_when_it_is_started_again(
+    nodes: Nodes, whole: Path, world: Path, tiny_lm: str, tmp_path: Path
+) -> None:
+    nodes.complete()
+    training = Training(nodes, str(recipe(world, tiny_lm, tmp_path / "run", **RUNS)), tmp_path)
+    driver = training.start(held=True)
+    try:
+        training.waiting(driver)
+        driver.send_signal(signal.SIGKILL)
+        driver.communicate()
+        assert len(list((tmp_path / "run").glob(".ray-*"))) == 1
+    finally:
+        driver.kill()
+    check_resumed(training.start(held=False), tmp_path / "run", whole)
+    assert not list((tmp_path / "run").glob(".ray-*"))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from _stepdiff import BELOW
+from stepdiff import PACKAGES
 
 ROOT = Path(__file__).parents[1]
 DIALECT = re.compile(r"\b(told|anew|beside|whoever|mend(?:s|ed|ing)?|stands(?! for)|of like)\b", re.IGNORECASE)
@@ -17,8 +17,8 @@ PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
 SETTINGS = [ROOT / name for name in ("Makefile", "reproduce.mk", "pyproject.toml")]
 SETTINGS += sorted(ROOT.glob("ray_cluster*.yaml"))
 SETTINGS += sorted(ROOT.glob("heads/recipes/**/*.yaml"))
-ROOMS = (*BELOW, "_stepdiff", "benchmarks", "tests")
-DATA = ("kitchen/files/testsets.py", "tests/test_dialect.py")  # words of the sample world, and those above
+ROOMS = (*PACKAGES, "benchmarks", "tests")
+DATA = ("stepdiff/kitchen/files/testsets.py", "tests/test_dialect.py")  # words of the sample world, and those above
 
 
 def name(file: Path) -> str:

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pytest
 
 from store import Feature, Provenance, Store
 
 GUIDE = Path(__file__).parents[1] / "docs/guides/library.md"
 
 
+@pytest.mark.full
 def test_the_training_script_learns_and_resumes(tmp_path: Path) -> None:
     keys, steps = [f"c{row}" for row in range(96)], [f"step {row % 3}" for row in range(96)]
     frame = pl.DataFrame({"key": keys, "step": steps, "split": ["train"] * 90 + ["test"] * 6})

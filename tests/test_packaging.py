@@ -14,9 +14,9 @@ from shutil import copyfile, copytree, ignore_patterns
 
 import pytest
 
-import _stepdiff
-from common.cli.parser import find_recipe
-from common.io.yaml_file import YamlError
+import stepdiff
+from stepdiff.common.cli.parser import find_recipe
+from stepdiff.common.io.yaml_file import YamlError
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -29,7 +29,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (made / "source").mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         copyfile(ROOT / name, made / "source" / name)
-    for folder in ("_stepdiff", "benchmarks", "docs", "tests", *_stepdiff.BELOW):
+    for folder in ("benchmarks", "docs", "tests", *stepdiff.PACKAGES):
         copytree(ROOT / folder, made / "source" / folder, ignore=ignore_patterns("__pycache__"))
     build = ["pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", "out", str(made / "source")]
     subprocess.run([sys.executable, "-m", *build], check=True, cwd=made)
@@ -51,17 +51,25 @@ def python(*arguments: str, path: Path, cwd: Path) -> subprocess.CompletedProces
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=cwd, env=environment)
 
 
+@pytest.mark.full
 def test_the_wheel_contains_the_rooms_but_no_tests_or_benchmarks(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     top = {name.split("/")[0] for name in names}
-    assert {name for name in top if not name.endswith(".dist-info")} == {"_stepdiff", *_stepdiff.BELOW}
-    sources = {file.relative_to(ROOT).as_posix() for room in _stepdiff.BELOW for file in (ROOT / room).rglob("*.*")}
+    assert (
+        {name for name in top if not name.endswith(".dist-info")}
+        == set(stepdiff.PACKAGES)
+        == {"featurize", "heads", "retrieval", "stepdiff", "store"}
+    )
+    sources = {
+        file.relative_to(ROOT).as_posix() for package in stepdiff.PACKAGES for file in (ROOT / package).rglob("*.*")
+    }
     expected = {name for name in sources if name.endswith((".py", ".yaml", ".css", ".html", ".js", "py.typed"))}
     assert expected - names == set()
-    assert {f"{room}/py.typed" for room in ("_stepdiff", *_stepdiff.BELOW)} < names
+    assert {f"{room.replace('.', '/')}/py.typed" for room in ("stepdiff", *stepdiff.BELOW)} < names
     assert any(name.endswith("/licenses/LICENSE") for name in names)
 
 
+@pytest.mark.full
 def test_the_installed_package_runs_from_any_folder(installed: Path, tmp_path: Path) -> None:
     where = python("-c", "import store, heads; print(store.__file__, heads.__file__)", path=installed, cwd=tmp_path)
     assert where.stdout.split() == [str(installed / "store/__init__.py"), str(installed / "heads/__init__.py")]
@@ -84,7 +92,8 @@ def test_a_recipe_is_found_by_name_and_a_file_of_that_path_takes_precedence(
     assert find_recipe("kitchen/stepdiff.yaml", recipes) == recipes / "kitchen/stepdiff.yaml"
 
 
-@pytest.mark.parametrize("name", ["store/__init__.py", "common/__init__.py", "tasks.py"])
+@pytest.mark.full
+@pytest.mark.parametrize("name", ["store/__init__.py", "retrieval.py"])
 def test_a_folder_that_hides_a_room_is_named_in_one_line(name: str, installed: Path, tmp_path: Path) -> None:
     own = tmp_path / name
     own.parent.mkdir(exist_ok=True)
@@ -99,26 +108,29 @@ def test_a_folder_that_hides_a_room_is_named_in_one_line(name: str, installed: P
     assert python("-P", "-m", "heads.train", "--help", path=installed, cwd=tmp_path).returncode == 0
 
 
+@pytest.mark.full
 def test_a_folder_of_data_or_of_an_unused_room_is_accepted(installed: Path, tmp_path: Path) -> None:
-    for folder in ("store/clips", "common", "heads"):
+    for folder in ("store/clips", "heads"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "heads/__init__.py").touch()
     assert python("-m", "store", "--help", path=installed, cwd=tmp_path).returncode == 0
 
 
 MISSING = {
-    "kitchen": "av",
+    "stepdiff.kitchen": "av",
     "featurize": "av",
     "retrieval": "faiss",
     "heads.train": "peft",
-    "annotate.describe": "httpx2",
+    "stepdiff.annotate.describe": "httpx2",
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("command", MISSING)
 def test_a_missing_package_is_named_with_its_extra(command: str, installed: Path, tmp_path: Path) -> None:
-    room, module = command.split(".")[0], MISSING[command]
-    extra = _stepdiff.EXTRAS[room][0]
+    room = max((name for name in stepdiff.EXTRAS if f"{command}.".startswith(f"{name}.")), key=len)
+    module = MISSING[command]
+    extra = stepdiff.EXTRAS[room][0]
     (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules[{module!r}] = None\n")
     message = f"{room} needs packages that are not installed ({module}): pip install 'stepdiff[{extra}]'"
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{installed}"}
@@ -147,20 +159,20 @@ def provided(requirements: list[str]) -> set[str]:
     return {module for module, by in found if names & {re.sub(r"[-_.]+", "-", name).lower() for name in by}}
 
 
-@pytest.mark.parametrize("room", _stepdiff.EXTRAS)
+@pytest.mark.parametrize("room", stepdiff.EXTRAS)
 def test_an_extra_installs_the_packages_that_its_room_checks_for(room: str) -> None:
-    extra, modules = _stepdiff.EXTRAS[room]
+    extra, modules = stepdiff.EXTRAS[room]
     assert set(modules) - provided(PROJECT["optional-dependencies"][extra]) == set()
 
 
-@pytest.mark.parametrize("room", ["common", "store", "weights"])
+@pytest.mark.parametrize("room", ["stepdiff/common", "store", "stepdiff/weights"])
 def test_a_store_needs_only_the_hard_dependencies(room: str) -> None:
-    allowed = provided(PROJECT["dependencies"]) | sys.stdlib_module_names | {"_stepdiff", *_stepdiff.BELOW}
+    allowed = provided(PROJECT["dependencies"]) | sys.stdlib_module_names | set(stepdiff.PACKAGES)
     for file in (ROOT / room).rglob("*.py"):
         text = file.read_text(encoding="utf-8")
-        if re.search(r"^_stepdiff\.require\(", text, re.MULTILINE):  # the module names its extra
+        if re.search(r"^stepdiff\.require\(", text, re.MULTILINE):  # the module names its extra
             continue
-        if "_stepdiff.require(" in (file.parent / "__init__.py").read_text(encoding="utf-8"):  # its package does
+        if "stepdiff.require(" in (file.parent / "__init__.py").read_text(encoding="utf-8"):  # its package does
             continue
         for node in ast.parse(text).body:
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []

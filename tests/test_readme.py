@@ -1,5 +1,5 @@
 """Every `sh` and `python` block of README.md and docs/ runs, page by page, on one tiny world; options and modules in
-other blocks must exist. `make demo` runs only commands that the pages show, and `make reproduce` runs too.
+other blocks must exist. The commands of `make demo` and `make reproduce` run too.
 """
 
 import json
@@ -17,13 +17,17 @@ from pathlib import Path
 
 import pytest
 
+from stepdiff.__main__ import GROUPS
+from stepdiff.annotate.__main__ import VERBS as ANNOTATE
+
 ROOT = Path(__file__).parents[1]
-FIRST = ("README.md", "docs/quickstart.md", "docs/guides/features.md", "docs/guides/training.md")
+VERBS = {verb: entry for verbs in GROUPS.values() for verb, entry in verbs.items()}
+FIRST = ("README.md", "docs/quickstart.md", "docs/guides/encoders.md", "docs/guides/training.md")
 PAGES = list(dict.fromkeys([*FIRST, *sorted(page.relative_to(ROOT).as_posix() for page in ROOT.glob("docs/**/*.md"))]))
 THREAD = "--workers 2"  # two workers, for two cores
 # Options that make each command small. Apart from them only the folders of a command are changed.
 SMALLER = {
-    "kitchen": "--videos 32",
+    "stepdiff.kitchen": "--videos 32",
     "heads.train --config heads/recipes/kitchen/stepdiff.yaml": "--video-lm.schedule.steps 2 --video-lm.batch 2",
     "heads.train --config heads/recipes/kitchen/align.yaml": "--contrastive.schedule.steps 4",
     "heads.evaluate": "--rows 3 --bootstrap 50",
@@ -32,11 +36,11 @@ SMALLER = {
     "heads.ask": "--max-tokens 4",
     "heads.report": "--bootstrap 50",
     "featurize --manifest data/kitchen/texts.csv": THREAD,
-    "annotate.captions": f"--max-tokens 4 {THREAD}",
-    "annotate.ground": THREAD,
-    "annotate.describe": f"--sampling.max-tokens 4 --words 10 --allow-failed {THREAD}",
-    "annotate.pairs": "--cap 4",
-    "annotate.pairqa": f"--sampling.max-tokens 8 {THREAD}",
+    "stepdiff.annotate.captions": f"--max-tokens 4 {THREAD}",
+    "stepdiff.annotate.ground": THREAD,
+    "stepdiff.annotate.describe": f"--sampling.max-tokens 4 --words 10 --allow-failed {THREAD}",
+    "stepdiff.annotate.pairs": "--cap 4",
+    "stepdiff.annotate.pairqa": f"--sampling.max-tokens 8 {THREAD}",
 }
 
 
@@ -53,7 +57,17 @@ def split_commands(block: str) -> list[str]:
     lines = block.replace("\\\n", " ").splitlines()
     lines = [line.removeprefix("$ ") for line in lines if line.startswith("$ ") or not prompted]
     lines = [" ".join(re.sub(r"(^|\s)# .*", "", line).split()) for line in lines]
-    return [line for line in lines if line]
+    return [in_module(line) for line in lines if line]
+
+
+def in_module(command: str) -> str:
+    """Return `stepdiff annotate audit ...` as `python -m stepdiff.annotate.audit ...`, other commands as they are."""
+    words = command.split(" ")
+    if words[0] != "stepdiff":
+        return command
+    module = VERBS[words[1]][0].removesuffix(".__main__")
+    nested = words[1] == "annotate" and not words[2].startswith("-")
+    return " ".join(["python -m", f"{module}.{words[2]}" if nested else module, *words[3 if nested else 2 :]])
 
 
 def commands() -> list[str]:
@@ -62,10 +76,12 @@ def commands() -> list[str]:
     return list(dict.fromkeys(line for block in shown for line in split_commands(block)))
 
 
-def steps(folder: Path, lm: str) -> list[str]:
-    """Return the lines to run in a folder: each command once, made small, and each python block as a script."""
-    lines: dict[str, None] = {}
-    for page in PAGES:
+def steps(folder: Path, lm: str, pages: Sequence[str]) -> list[str]:
+    """Return the lines to run in a folder: those of `make demo`, then each command of the pages once, made small, and
+    each python block as a script.
+    """
+    lines = dict.fromkeys(small(" ".join(shlex.split(line)), folder, lm) for line in made_by("scores"))
+    for page in pages:
         shown = blocks(page, "sh", "python")
         for number, block in enumerate(shown):
             if block in blocks(page, "sh"):
@@ -100,7 +116,11 @@ def small(command: str, folder: Path, lm: str) -> str:
             extra += [paired, f"--video-lm.evidence.head {folder}/runs/words"]
     if command.startswith("python -m heads.words"):  # the val split of such a small world has no such rows
         extra.append(f"--validation {folder}/data/kitchen/diffrank_test.jsonl")
-    extra += [f"--llm {lm}"] if module(command).startswith(("annotate.describe", "annotate.pairqa")) else []
+    extra += (
+        [f"--llm {lm}"]
+        if module(command).startswith(("stepdiff.annotate.describe", "stepdiff.annotate.pairqa"))
+        else []
+    )
     return " ".join([command, *extra])
 
 
@@ -114,12 +134,12 @@ def made_by(*arguments: str) -> list[str]:
         text=True,
     ).stdout.replace("\\\n", " ")
     ran = [" ".join(line.split()).replace("venv/bin/", "") for line in printed.splitlines()]
-    return [line for line in ran if re.match("sed |python -m (?!pip|venv|weights)", line)]
+    return [line for line in ran if re.match("sed |python -m (?!pip|venv|stepdiff.weights)", line)]
 
 
 def run_lines(lines: Sequence[str]) -> None:
     """Run the lines in order; consecutive lines that start no processes except Ray's share one process."""
-    alone = ("kitchen", "weights fetch")
+    alone = ("stepdiff.kitchen", "stepdiff.weights fetch")
     for apart, group in groupby(lines, lambda line: module(line).startswith(alone)):
         if apart:
             for line in group:
@@ -142,28 +162,36 @@ def run_python(arguments: Sequence[str], given: str = "") -> None:
 
 def test_no_block_to_run_starts_a_server() -> None:
     """A server does not end; its command belongs in a `console` block."""
-    assert [line for line in commands() if module(line).startswith("app ")] == []
-
-
-def test_the_demo_runs_what_the_pages_show() -> None:
-    ran, shown = [" ".join(shlex.split(line)) for line in made_by("scores")], commands()
-    assert len(ran) > 15
-    assert [line for line in ran if line not in shown] == []
+    assert [line for line in commands() if module(line).startswith("stepdiff.app ")] == []
 
 
 @pytest.fixture(scope="module")
 def readme_folder(tmp_path_factory: pytest.TempPathFactory, tiny_lm: str) -> Path:
-    """The folder after running the blocks of all pages."""
+    """The folder after running `make demo` and the blocks of the README."""
     folder = tmp_path_factory.mktemp("readme")
-    lines = steps(folder, tiny_lm)
-    assert len(lines) > 50 and all(line.startswith(("python ", "PYTHONPATH=")) for line in lines)
-    run_lines(lines)
+    run_lines(steps(folder, tiny_lm, FIRST[:1]))
     return folder
 
 
+@pytest.fixture(scope="module")
+def pages_folder(readme_folder: Path, tiny_lm: str) -> Path:
+    """The same folder after running the blocks of all pages."""
+    lines = steps(readme_folder, tiny_lm, PAGES)
+    assert len(lines) > 50 and all(line.startswith(("python ", "PYTHONPATH=")) for line in lines)
+    before = set(steps(readme_folder, tiny_lm, FIRST[:1]))
+    run_lines([line for line in lines if line not in before])
+    return readme_folder
+
+
 @pytest.mark.timeout(1800)
-def test_every_block_runs_on_a_tiny_world(readme_folder: Path) -> None:
+def test_the_commands_of_make_demo_and_the_readme_run_on_a_tiny_world(readme_folder: Path) -> None:
     assert (readme_folder / "data/demo/scores.json").is_file()
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1800)
+def test_every_block_of_the_pages_runs_on_a_tiny_world(pages_folder: Path) -> None:
+    assert (pages_folder / "data/demo/longer.jsonl").is_file()
 
 
 HELP = """
@@ -177,7 +205,7 @@ for name, *rest in json.load(sys.stdin):
     flags[" ".join([name, *rest[:-1]])] = flags.get(" ".join([name, *rest[:-1]]), "") + printed.getvalue()
 json.dump(flags, sys.stdout)
 """
-ROOMS_OF_VERBS = ("store", "retrieval", "weights", "app.people")
+ROOMS_OF_VERBS = ("store", "retrieval", "stepdiff.weights", "stepdiff.app.people")
 NESTED = (("heads.train", "video-lm"), ("heads.train", "contrastive"))
 OPTION = r"(?<![\w-])--[a-z][\w.-]*"
 
@@ -194,6 +222,10 @@ def test_every_option_and_module_that_the_pages_name_exists() -> None:
             used.setdefault(key, set()).update(re.findall(OPTION, command[found.start() :]))
     prose = "\n".join(re.sub(r"^( *)```.*?^\1```", "", (ROOT / page).read_text(), flags=re.S | re.M) for page in PAGES)
     quoted = " ".join(re.findall(r"`[^`\n]+`", prose))
+    named = re.findall(r"`stepdiff ([a-z]+)(?: ([a-z]+))?[ `]", prose)
+    known_verbs = {"", *ANNOTATE}
+    unknown_verbs = [(name, verb) for name, verb in named if name == "annotate" and verb not in known_verbs]
+    assert [name for name, _ in named if name not in VERBS] == unknown_verbs == []
     modules = {key.split()[0] for key in used} | set(re.findall(r"python -m ([\w.]+)[ `]", quoted))
     assert [name for name in modules - {"benchmarks."} if find_spec(name) is None] == []
 
@@ -210,7 +242,7 @@ def test_every_option_and_module_that_the_pages_name_exists() -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     known = {key: options(text) | {"--config"} for key, text in json.loads(done.stdout).items()}
     assert {key: unknown(flags, known[key]) for key, flags in used.items()} == {key: [] for key in used}
-    others = {"--check", "--runtime-env-json"}  # of sha256sum and of `ray job submit`
+    others = {"--always-make", "--check", "--runtime-env-json"}  # of make, sha256sum and `ray job submit`
     assert unknown(set(re.findall(OPTION, quoted)), set().union(*known.values(), others)) == []
 
 
@@ -232,10 +264,11 @@ def test_make_targets_and_extras_that_the_pages_name_exist() -> None:
     assert sorted(named - set(extras)) == []
 
 
+@pytest.mark.full
 @pytest.mark.timeout(1800)
-def test_make_reproduce_runs_on_a_tiny_world(readme_folder: Path, tiny_lm: str, tmp_path: Path) -> None:
+def test_make_reproduce_runs_on_a_tiny_world(pages_folder: Path, tiny_lm: str, tmp_path: Path) -> None:
     world = tmp_path / "kitchen"
-    shutil.copytree(readme_folder / "data/kitchen", world, ignore=shutil.ignore_patterns("videos", "images"))
+    shutil.copytree(pages_folder / "data/kitchen", world, ignore=shutil.ignore_patterns("videos", "images"))
     for task, rows in (("diffrank", 20), ("diffcap", 60)):
         lines = (world / f"{task}_test.jsonl").read_text().splitlines(keepends=True)
         for split in ("test", "val"):  # the val split of such a small world may have no rows
@@ -243,12 +276,12 @@ def test_make_reproduce_runs_on_a_tiny_world(readme_folder: Path, tiny_lm: str, 
     asked = (world / "pairqa_train.jsonl").read_text().splitlines(keepends=True)
     (world / "pairqa_train.jsonl").write_text("".join(asked[:200]))
     for made in (".clips", ".texts"):
-        (readme_folder / "data/features" / made).touch()
-    shutil.rmtree(readme_folder / "data/features/annotations")  # the text of another captioner
+        (pages_folder / "data/features" / made).touch()
+    shutil.rmtree(pages_folder / "data/features/annotations")  # the text of another captioner
     tiny = {
         "REPRODUCE": tmp_path / "reproduce",
         "R_WORLD": world,
-        "R_STORE": readme_folder / "data/features",
+        "R_STORE": pages_folder / "data/features",
         "R_OURS": f"--video_lm.language_model {tiny_lm} --video_lm.schedule.steps 1 --video_lm.batch 2",
         "R_ALIGN": "--contrastive.schedule.steps 2",
         "R_DESCRIBE": "--sampling.max-tokens 4 --words 10",
@@ -262,7 +295,7 @@ def test_make_reproduce_runs_on_a_tiny_world(readme_folder: Path, tiny_lm: str, 
     (tmp_path / "reproduce").mkdir()
     subprocess.run(settings, shell=True, cwd=ROOT, check=True)
     assert len(lines) > 20
-    there = ("python -m kitchen", "python -m featurize")  # the world and its features; the answers are new
+    there = ("python -m stepdiff.kitchen", "python -m featurize")  # the world and its features; the answers are new
     run_lines([line for line in lines if not line.startswith(there) or "--column answer" in line])
     report = json.loads((tmp_path / "reproduce/report/report.json").read_text())
     methods = {score["method"] for score in report["scores"]}
@@ -287,9 +320,10 @@ while [ $# -gt 1 ]; do
     shift
 done
 case $verb in
-    kitchen) mkdir -p "$out"; touch "$out"/diffmcq_test.jsonl "$out"/diffrank_test.jsonl "$out"/diffcap_test.jsonl
+    stepdiff.kitchen) mkdir -p "$out"
+        touch "$out"/diffmcq_test.jsonl "$out"/diffrank_test.jsonl "$out"/diffcap_test.jsonl
         printf '{"videos": %s, "steps": 12, "seed": %s, "seconds": 3.5}\\n' "$videos" "$seed" > "$out"/world.json ;;
-    heads.train) made=$out/loss.png ;;
+    heads.train) mkdir -p "$out" ;;
     heads.words) made=$out/words.json ;;
     heads.evaluate) made=${out%.jsonl}.scores.json ;;
     heads.report) made=$out/report.json ;;
@@ -315,11 +349,15 @@ def test_make_reproduce_does_what_is_missing(tmp_path: Path) -> None:
     def run(*more: str) -> list[str]:
         made = make(*more)
         assert made.returncode == 0, made.stderr
-        return [line for line in log.read_text().splitlines() if not line.startswith("weights")]
+        return [line for line in log.read_text().splitlines() if not line.startswith("stepdiff.weights")]
 
     def verbs(lines: Sequence[str]) -> set[str]:
         return {line.split()[0] for line in lines}
 
+    killed = tmp_path / "reproduce/seed0/stepdiff"
+    killed.mkdir(parents=True)
+    for name in ("best.json", "loss.png"):  # of a training that was killed after a validation
+        (killed / name).touch()
     first = run()
     trained = [line for line in first if line.startswith("heads.train")]
     assert len(trained) == 8 and first[-1].startswith("heads.report")
@@ -331,7 +369,12 @@ def test_make_reproduce_does_what_is_missing(tmp_path: Path) -> None:
     assert verbs(seeds) == {"heads.train", "heads.embed", "heads.evaluate", "heads.report"}
     assert run("SEEDS=2") == []
     generated = run("GENERATED=1")
-    assert verbs(generated) >= {"annotate.captions", "annotate.describe", "annotate.pairs", "annotate.pairqa"}
+    assert verbs(generated) >= {
+        "stepdiff.annotate.captions",
+        "stepdiff.annotate.describe",
+        "stepdiff.annotate.pairs",
+        "stepdiff.annotate.pairqa",
+    }
     assert not any("--split test" in line for line in generated)  # training clips are described too
     assert [line for line in generated if line.startswith("heads.train")] != []
     report = (tmp_path / "reproduce/report_generated.yaml").read_text()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from _stepdiff import BELOW
+from stepdiff import BELOW, PACKAGES
 
 ROOT = Path(__file__).parents[1]
 # A query may be a file or words: featurize is imported when such a query is made, and nowhere else.
@@ -26,16 +26,22 @@ def imports(file: Path) -> Iterator[str]:
 
 @pytest.mark.parametrize("room", BELOW)
 def test_no_import_runs_upward(room: str) -> None:
-    for file in (ROOT / room).rglob("*.py"):
+    for file in (ROOT / room.replace(".", "/")).rglob("*.py"):
         name = file.relative_to(ROOT).as_posix()
+        allowed = {room, *BELOW[room]} | {to for at, to in EXCEPT if at == name}
         for module in imports(file):
-            other = module.split(".")[0]
-            allowed = {room, *BELOW[room]} | {to for at, to in EXCEPT if at == name}
-            assert other not in BELOW or other in allowed, f"{name} imports {module}"
+            others = {other for other in BELOW if f"{module}.".startswith(f"{other}.")}
+            assert others <= allowed, f"{name} imports {module}"
+
+
+def test_what_every_room_imports_first_imports_no_room() -> None:
+    assert not {module.split(".")[0] for module in imports(ROOT / "stepdiff/__init__.py")} & set(PACKAGES)
+    for file in (ROOT / "stepdiff").glob("*.py"):
+        assert file.name in ("__init__.py", "__main__.py"), f"{file} is in no room"
 
 
 def test_only_the_query_verb_reaches_footage() -> None:
-    files = [file for room in BELOW for file in (ROOT / room).rglob("*.py")]
+    files = [file for package in PACKAGES for file in (ROOT / package).rglob("*.py")]
     reaching = {file.relative_to(ROOT).as_posix() for file in files if "retrieval.queries.footage" in imports(file)}
     assert reaching == {"retrieval/verbs/query.py", "retrieval/queries/sheet.py", "retrieval/queries/search.py"}
     assert {file.relative_to(ROOT).as_posix() for file in files if "retrieval.queries.sheet" in imports(file)} == {
@@ -45,15 +51,15 @@ def test_only_the_query_verb_reaches_footage() -> None:
 
 def test_heads_read_only_the_truth_score_of_the_sample_world() -> None:
     found = {module for file in (ROOT / "heads").rglob("*.py") for module in imports(file)}
-    assert {module for module in found if module.split(".")[0] == "kitchen"} <= {
-        "kitchen.truth",
-        "kitchen.truth.truth_figures",
+    assert {module for module in found if module.startswith("stepdiff.kitchen")} <= {
+        "stepdiff.kitchen.truth",
+        "stepdiff.kitchen.truth.truth_figures",
     }
 
 
 def test_no_circle_between_files() -> None:
     """Module-level imports of all rooms, including those for type checkers, have no circle."""
-    files = {module_name(file): file for room in BELOW for file in (ROOT / room).rglob("*.py")}
+    files = {module_name(file): file for package in PACKAGES for file in (ROOT / package).rglob("*.py")}
     uses = {name: set(top_level_imports(file, files)) for name, file in files.items()}
     while free := {name for name in uses if not uses[name] & uses.keys() or not any(name in u for u in uses.values())}:
         uses = {name: others for name, others in uses.items() if name not in free}

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from annotate.stages.versions import Version
+from stepdiff.annotate.stages.versions import Version
 from store import Feature, Provenance, Store, text_key
 
 CLIPS, WORDS = 12, ("whisk", "pour", "bake", "crack", "fry", "cut")
@@ -23,13 +23,13 @@ READ = {
     "neighbours": "retrieval neighbours --view net -k 2 --out OUT.parquet",
     "atlas": "retrieval atlas --view net --out OUT.parquet",
     "negatives": "retrieval negatives --view net --text-view net --test-set DIFFCAP --out OUT.jsonl",
-    "pairs": "annotate.pairs --other 0 --out OUT.parquet",
+    "pairs": "stepdiff.annotate.pairs --other 0 --out OUT.parquet",
 }
 REFUSED = {
     "build": "retrieval build --view net",
-    "captions": "annotate.captions --kind action --model some --view net",
-    "ground": "annotate.ground --view net --weights some",
-    "describe": "annotate.describe --narration none",
+    "captions": "stepdiff.annotate.captions --kind action --model some --view net",
+    "ground": "stepdiff.annotate.ground --view net --weights some",
+    "describe": "stepdiff.annotate.describe --narration none",
     "featurize": "featurize --encoder mpnet-base --manifest TEXTS",
 }
 

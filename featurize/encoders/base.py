@@ -3,12 +3,9 @@
 Notation: B batch, T frames, N tokens, D channels, E numbers of an embedding.
 
 Guarantees
-----------
-- The declared `features` match the encoder's output
-  (`test_declared_features_match_the_encoders_output`).
-- The same batch gives the same bits on one machine (`test_the_same_batch_gives_the_same_bits`).
-- An encoder reads its weights from one local place, never from the network. One without weights has a version, so that
-  features of two versions never share a view (`test_an_encoder_without_weights_has_a_version`).
+- the declared `features` match the encoder's output, and the same batch gives the same bits on one machine
+- an encoder reads its weights from one local place, never from the network; one without weights has a version, so that
+  features of two versions never share a view
 """
 
 import hashlib
@@ -22,12 +19,12 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
-from common.errors import StepDiffError
 from featurize.encoders.folder import load_tokenizer
 from featurize.video.frames import WORDS, Sampling
 from featurize.video.picture import Crop, Picture, Resample
+from stepdiff.common.errors import StepDiffError
+from stepdiff.weights import fingerprint
 from store import Feature, Provenance
-from weights import fingerprint
 
 FRAMES = 8  # of a clip, the published InternVideo rule
 
@@ -74,7 +71,7 @@ class Encoder(ABC):
 
     @classmethod
     def variant(cls, weights: Path) -> "type[Encoder]":
-        """The class that these weights need: this one, unless a class offers others."""
+        """Return the class that these weights need: this one, unless a class offers others."""
         return cls
 
     @property
@@ -94,7 +91,7 @@ class Encoder(ABC):
 
     @cached_property
     def tokenizer(self) -> Any:
-        """What cuts texts into tokens, where texts are encoded. StepDiffError where the weights have none."""
+        """Return what cuts texts into tokens, where texts are encoded. StepDiffError where the weights have none."""
         if self.version is not None:
             raise StepDiffError(f"encoder {self.name} has no weights to read a tokenizer from: set max_tokens = None")
         return load_tokenizer(self.weights, self.wanted)
@@ -106,14 +103,11 @@ class Encoder(ABC):
 
     @abstractmethod
     def features(self, entity: str, dtype: str = "float16") -> dict[str, Feature]:
-        """Shapes of one row's features.
+        """Return the shapes of one row's features.
 
         Args:
-            entity: one of `entities`.
+            entity: one of `entities`, else StepDiffError.
             dtype: how tokens are stored: float16, float32 or int8. Embeddings are float32.
-
-        Raises:
-            StepDiffError: the entity is not one that this encoder encodes.
         """
 
     def provenance(self, entity: str, dtype: str = "float16") -> Provenance:
@@ -126,33 +120,25 @@ class Encoder(ABC):
         return Provenance(self.name, self.fingerprint, self.layer, frames, crop, dtypes)
 
     def encode_clips(self, frames: UInt8[np.ndarray, "B T size size 3"]) -> dict[str, Float32[np.ndarray, "B ..."]]:
-        """Features of clips from RGB frames, resized and cropped as `crop` says.
-
-        Raises:
-            StepDiffError: this encoder encodes no clips.
-        """
+        """Return features of clips from RGB frames, resized and cropped as `crop` says."""
         raise self._refusal("clips")
 
     def encode_whole(
         self, frames: UInt8[np.ndarray, "T H W 3"], seconds: Float[np.ndarray, " T"]
     ) -> dict[str, Float32[np.ndarray, "..."]]:
-        """Features of one clip from whole frames, where `picture` is not a Crop.
+        """Return features of one clip from whole frames, where `picture` is not a Crop.
 
         Args:
             frames: RGB, in the shape of the clip.
             seconds: of each frame from the start of the clip.
 
         Raises:
-            StepDiffError: the clip cannot be encoded, and why, or this encoder encodes squares.
+            StepDiffError: the clip cannot be encoded, and why.
         """
         raise self._refusal("whole frames of clips")
 
     def encode_texts(self, texts: list[str]) -> dict[str, Float32[np.ndarray, "B ..."]]:
-        """Features of texts; tokens after the first `max_tokens` are not seen.
-
-        Raises:
-            StepDiffError: this encoder encodes no texts, or a text is `unusable`.
-        """
+        """Return features of texts; tokens after the first `max_tokens` are not seen."""
         raise self._refusal("texts")
 
     def check_entity(self, entity: str) -> None:
@@ -179,7 +165,7 @@ def version_digest(version: str) -> str:
 
 
 def unusable(text: str) -> str | None:
-    """Why a text cannot be encoded, or None where it can."""
+    """Return why a text cannot be encoded, or None where it can."""
     return None if text.strip() else "the text is empty"
 
 

@@ -4,9 +4,7 @@ The tokens are the last feature map before the classifier (7 x 7, after batch no
 frame by frame, row by row. Pixels are fed as (value - 127) / 128, as the model was trained.
 
 Guarantees
-----------
-- The tokens are what the package `efficientnet-lite-pytorch` computes, to 1e-4 of their largest
-  value, at twice its speed (`test_tokens_equal_the_package`).
+- tokens are what the package `efficientnet-lite-pytorch` computes, to 1e-4 of their largest value, at twice its speed
 """
 
 from pathlib import Path
@@ -18,7 +16,7 @@ from jaxtyping import Float32, UInt8
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from featurize.encoders.base import FRAMES, Encoder
-from featurize.encoders.folder import load_state, read_config
+from featurize.encoders.folder import load_part, read_config
 from featurize.encoders.preprocessing import encode_distinct
 from store import Feature
 
@@ -31,25 +29,23 @@ class EfficientNetLite0(Encoder):
     """ImageNet features of single frames, cheap enough for a laptop."""
 
     name = "efficientnet-lite0"
-    wanted = "what python -m weights fetch efficientnet-lite0 makes"
+    wanted = "what stepdiff weights fetch efficientnet-lite0 makes"
     entities = ("clips",)
     layer = "last feature map, after ReLU6"
 
     def __init__(self, weights: Path, device: torch.device) -> None:
-        """StepDiffError where the folder does not hold this model."""
         super().__init__(weights)
         config = read_config(weights, self.wanted, "architecture", self.name)
         self.size = self.short_side = int(config["image_size"])
         self._mean, self._std = float(config["pixel_mean"]), float(config["pixel_std"])
         self._device = device
         model = EfficientNet.from_name(self.name)
-        load_state(model, weights / "model.safetensors", self.wanted)
+        load_part(model, weights, self.wanted)
         model = model.eval().requires_grad_(False)
         _speed_up(model)
         self._model = model.to(device, memory_format=torch.channels_last)
 
     def features(self, entity: str, dtype: str = "float16") -> dict[str, Feature]:
-        """See `Encoder.features`."""
         self.check_entity(entity)
         return {
             "tokens": Feature((FRAMES * _MAP * _MAP, _CHANNELS), dtype),

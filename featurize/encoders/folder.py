@@ -1,8 +1,8 @@
 """Weights from a local folder: configuration, model, tokenizer, one checkpoint file, or one module of a whole model.
 
 Guarantees
-- files that contain no tensor of the module are not opened (`test_the_language_model_is_not_read`)
-- every tensor of the module is found, in its shape, or the folder is refused (`test_an_incomplete_tower_is_refused`)
+- files that contain no tensor of a module are not opened
+- every tensor of the module is found, in its shape, or the folder is refused
 """
 
 import json
@@ -14,18 +14,13 @@ from typing import Any
 
 import torch
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 
 
 def read_config(folder: Path, wanted: str, key: str, value: str) -> dict[str, Any]:
-    """The folder's config.json, which must say `key`: `value`.
+    """Return the folder's config.json, which must have `key`: `value`; `wanted` is what it should hold, in words.
 
-    Args:
-        folder: of the weights.
-        wanted: what the folder should hold, in words.
-
-    Raises:
-        StepDiffError: no such file, no JSON, or it is another model's.
+    Raises StepDiffError: no such file, no JSON, or it is another model's.
     """
     path = folder / "config.json"
     try:
@@ -34,18 +29,19 @@ def read_config(folder: Path, wanted: str, key: str, value: str) -> dict[str, An
         raise StepDiffError(f"{folder} holds no config.json: give {wanted}") from None
     except ValueError as problem:
         raise StepDiffError(f"{path} is no JSON ({problem}): give {wanted}") from None
-    found = config.get(key) if isinstance(config, dict) else None
-    if found != value:
-        raise StepDiffError(f"{path} has {key} {found!r}, not {value!r}: give {wanted}")
+    written = config.get(key) if isinstance(config, dict) else None
+    if written != value:
+        raise StepDiffError(f"{path} has {key} {written!r}, not {value!r}: give {wanted}")
     return config
 
 
 def load_model(kind: Any, folder: Path, device: torch.device, wanted: str, attention: str | None = "sdpa") -> Any:
-    """A model of transformers in float32, frozen.
+    """Return a model of transformers in float32, frozen.
 
     Args:
         kind: its class.
         folder: of the weights.
+        device: where it runs.
         wanted: what the folder should hold, in words.
         attention: how transformers shall compute it; None is its own choice.
 
@@ -78,7 +74,7 @@ def load_model(kind: Any, folder: Path, device: torch.device, wanted: str, atten
 
 
 def load_tokenizer(folder: Path, wanted: str) -> Any:
-    """The folder's tokenizer. StepDiffError where it has none that can be loaded here."""
+    """Return the folder's tokenizer. StepDiffError where it has none that can be loaded here."""
     from transformers import AutoTokenizer
 
     try:
@@ -89,10 +85,9 @@ def load_tokenizer(folder: Path, wanted: str) -> Any:
 
 
 def hidden_state(layer: int, blocks: int, what: str) -> int:
-    """The index from the front, 0 to `blocks`, of a hidden state that may be counted from the end.
+    """Return the index from the front, 0 to `blocks`, of a hidden state that may be counted from the end.
 
-    Raises:
-        StepDiffError: there is none of that number.
+    Raises StepDiffError where the `what` (a model, in words) has none of that number.
     """
     if not -blocks - 1 <= layer <= blocks:
         raise StepDiffError(
@@ -101,32 +96,9 @@ def hidden_state(layer: int, blocks: int, what: str) -> int:
     return layer % (blocks + 1)
 
 
-def load_state(model: torch.nn.Module, path: Path, wanted: str) -> None:
-    """Fill a module from a safetensors file that holds exactly its tensors.
-
-    Raises:
-        StepDiffError: the file is absent or damaged, or its tensors are not the module's.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        state = load_file(path)
-    except (FileNotFoundError, SafetensorError) as problem:
-        raise StepDiffError(f"{path} cannot be read ({problem}): give {wanted}") from None
-    expected = model.state_dict()
-    odd = set(state) ^ set(expected)
-    odd |= {name for name in set(state) - odd if state[name].shape != expected[name].shape}
-    if odd:
-        raise StepDiffError(
-            f"{path}: {len(odd)} tensors are missing, unknown or of another shape, first {min(odd)}: give {wanted}"
-        )
-    model.load_state_dict(state)
-
-
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """No bars of transformers about tensors that load in a moment."""
+    """Show no bars of transformers about tensors that load in a moment."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
@@ -138,33 +110,30 @@ def quiet_loading() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-_ENDINGS = (".ckpt", ".safetensors")
-
-
 def checkpoint_file(weights: Path) -> Path:
-    """The file itself, or that of a folder. StepDiffError where a folder holds none, or several."""
+    """Return the file itself, or that of a folder. StepDiffError where a folder holds none, or several."""
     if weights.is_file():
         return weights
-    found = sorted(path for path in weights.iterdir() if path.suffix in _ENDINGS and not path.name.startswith("."))
-    if not found:
+    files = sorted(path for path in weights.glob("[!.]*") if path.suffix in (".ckpt", ".safetensors"))
+    if not files:
         raise StepDiffError(f"{weights} holds no .ckpt and no .safetensors: give a checkpoint, or its folder")
-    if len(found) > 1:
-        names = ", ".join(path.name for path in found)
-        raise StepDiffError(f"{weights} holds {len(found)} checkpoints ({names}): give the one that is meant")
-    return found[0]
+    if len(files) > 1:
+        names = ", ".join(path.name for path in files)
+        raise StepDiffError(f"{weights} holds {len(files)} checkpoints ({names}): give the one that is meant")
+    return files[0]
 
 
 _BUFFERS = ("position_ids",)  # that old checkpoints hold and that are computed
 
 
-def load_part(module: torch.nn.Module, folder: Path, prefix: str, wanted: str) -> None:
-    """Fill a module from those safetensors of a folder whose names begin with a prefix.
+def load_part(module: torch.nn.Module, folder: Path, wanted: str, prefix: str = "") -> None:
+    """Fill a module from those safetensors of a folder whose names begin with a prefix, which are exactly its tensors.
 
     Args:
         module: in float32, on the CPU.
         folder: as transformers saves one, of one file or of several with an index.
-        prefix: a regular expression for the place of the module in the whole model.
         wanted: what the folder should hold, in words.
+        prefix: a regular expression for the place of the module in the whole model.
 
     Raises:
         StepDiffError: files are absent or damaged, or the tensors are not the module's.
@@ -172,29 +141,24 @@ def load_part(module: torch.nn.Module, folder: Path, prefix: str, wanted: str) -
     from safetensors import SafetensorError, safe_open
 
     begin, expected = re.compile(prefix), module.state_dict()
-    left = set(expected)
+    left, index = set(expected), folder / "model.safetensors.index.json"
     try:
-        for file in _files(folder, begin):
-            with safe_open(file, "pt") as tensors:
+        files = {"model.safetensors"}
+        if index.is_file():
+            places = json.loads(index.read_text())["weight_map"]
+            files = {file for key, file in places.items() if begin.match(key)}
+        for file in sorted(files):
+            with safe_open(folder / file, "pt") as tensors:
                 for key in tensors.keys():
                     place = begin.match(key)
                     name = key[place.end() :] if place else ""
                     if not place or name.endswith(_BUFFERS):
                         continue
                     if name not in left or tuple(tensors.get_slice(key).get_shape()) != expected[name].shape:
-                        raise StepDiffError(f"{file}: {key} is unknown or of another shape: give {wanted}")
+                        raise StepDiffError(f"{folder / file}: {key} is unknown or of another shape: give {wanted}")
                     expected[name].copy_(tensors.get_tensor(key))
                     left.remove(name)
     except (OSError, SafetensorError, ValueError, KeyError) as problem:
         raise StepDiffError(f"the weights in {folder} cannot be read ({problem}): give {wanted}") from None
     if left:
-        raise StepDiffError(f"{folder} lacks {len(left)} tensors of the image tower, first {min(left)}: give {wanted}")
-
-
-def _files(folder: Path, begin: re.Pattern[str]) -> list[Path]:
-    """The files that hold tensors of that name."""
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        return [folder / "model.safetensors"]
-    places = json.loads(index.read_text())["weight_map"]
-    return sorted({folder / file for key, file in places.items() if begin.match(key)})
+        raise StepDiffError(f"{folder} lacks {len(left)} of the tensors, first {min(left)}: give {wanted}")

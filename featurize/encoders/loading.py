@@ -10,34 +10,33 @@ from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
-from common.errors import StepDiffError
-from common.plugins import installed
-from common.plugins import load as load_plugin
 from featurize.encoders.base import Encoder, version_digest
 from featurize.encoders.folder import checkpoint_file
 from featurize.video.frames import Sampling
-from weights import NAMES as FETCHED
-from weights import fingerprint, resolve
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.plugins import installed
+from stepdiff.common.plugins import load as load_plugin
+from stepdiff.weights import NAMES as FETCHED
+from stepdiff.weights import fingerprint, resolve
 
-GROUP = "stepdiff.encoders"
-"""entry-point group of other packages' encoders"""
+GROUP = "stepdiff.encoders"  # entry-point group of other packages' encoders
 _ENCODERS = {  # name -> file of this folder and class, imported on first use
     "efficientnet-lite0": ("efficientnet_lite0", "EfficientNetLite0"),
     "mpnet-base": ("sentence", "MpnetBase"),
-    "clip": ("image_text", "Clip"),
+    "clip": ("named", "Clip"),
     "internvideo-mm-b16": ("internvideo.mm", "InternVideoB16"),
     "internvideo-mm-l14": ("internvideo.mm", "InternVideoL14"),
-    "siglip": ("image_text", "Siglip"),
-    "videomae": ("video_transformer", "VideoMae"),
-    "vjepa2": ("video_transformer", "VJepa2"),
+    "siglip": ("named", "Siglip"),
+    "videomae": ("named", "VideoMae"),
+    "vjepa2": ("named", "VJepa2"),
     "sentence": ("sentence", "Sentence"),
-    "llava": ("tower", "Llava"),
-    "blip2": ("tower", "Blip2"),
-    "idefics": ("tower", "Idefics"),
-    "idefics2": ("tower", "Idefics2"),
-    "idefics3": ("tower", "Idefics3"),
+    "llava": ("named", "Llava"),
+    "blip2": ("named", "Blip2"),
+    "idefics": ("named", "Idefics"),
+    "idefics2": ("named", "Idefics2"),
+    "idefics3": ("named", "Idefics3"),
     "vlm": ("vlm", "Vlm"),
-    "hf": ("hf.encoder", "HuggingFace"),
+    "hf": ("hf", "HuggingFace"),
 }
 NAMES: tuple[str, ...] = tuple(_ENCODERS)
 _OF_ANY = ("hf", "vlm")  # encoders of any model of a kind
@@ -45,12 +44,12 @@ _OF_ANY = ("hf", "vlm")  # encoders of any model of a kind
 
 def split(name: str, weights: str | None = None) -> tuple[str, str | None]:
     """Return encoder and weights, where a name such as `hf:WEIGHTS` has both. StepDiffError: weights named twice."""
-    kind, colon, own = name.partition(":")
+    kind, colon, source = name.partition(":")
     if not colon or kind not in _OF_ANY:
         return name, weights
     if weights is not None:
         raise StepDiffError(f"weights are named twice, by {name} and by --weights {weights}: leave one out")
-    return kind, own
+    return kind, source
 
 
 def view_name(name: str, weights: str | None) -> str:
@@ -64,8 +63,7 @@ def view_name(name: str, weights: str | None) -> str:
 def encoder_class(name: str) -> type[Encoder]:
     """Return the class of an encoder.
 
-    Raises:
-        StepDiffError: No encoder has that name, its module cannot be imported here, or it is not an `Encoder`.
+    Raises StepDiffError: none has that name, it cannot be imported here, or is not an `Encoder`.
     """
     if name in _ENCODERS:
         file, attribute = _ENCODERS[name]
@@ -102,10 +100,7 @@ def version_of(name: str) -> str | None:
 def find_weights(name: str, weights: str | None) -> Path | None:
     """Return the local folder or file of an encoder's weights, None of one without weights.
 
-    weights: as of `load`.
-
-    Raises:
-        StepDiffError: there are none, or the encoder has none and some are given.
+    Raises StepDiffError: they are not found, or the encoder has none and some are given.
     """
     if version_of(name) is not None:
         if weights is not None:
@@ -118,11 +113,7 @@ def find_weights(name: str, weights: str | None) -> Path | None:
 
 
 def digest(name: str, weights: Path | None) -> str:
-    """Return the sha256 hex of the weights that decide the features of clips, which is what provenance knows.
-
-    Raises:
-        StepDiffError: there are none among them.
-    """
+    """Return the sha256 hex of the weights that decide the features of clips, which is what provenance knows."""
     if weights is None:
         return version_digest(version_of(name) or "")
     return fingerprint(checkpoint_file(weights) if name.startswith("internvideo-mm") else weights)
@@ -142,22 +133,20 @@ def load(
     """Load an encoder and its weights.
 
     Args:
-        name: one of `NAMES`, `hf:WEIGHTS`, `vlm:WEIGHTS`, `package.module:Class`, or an entry point of
-            `stepdiff.encoders`.
-        weights: a folder, a name that `python -m weights list` shows, or a hub id; None is the
+        name: one of `NAMES`, `hf:WEIGHTS`, `vlm:WEIGHTS`, `package.module:Class`, or an entry point.
+        weights: a folder, a name that `stepdiff weights list` shows, or a hub id; None is the
             encoder's own name, where weights of that name can be fetched, or of an encoder without weights.
         device: as PyTorch names it, "cpu" or "cuda:0"; None is a GPU where there is one.
-        layer: the hidden state whose tokens are kept, where the encoder has "layer" among its
-            `choices`; None is its own choice.
-        frames: T of a clip, likewise.
-        sampling: the rule that picks them; None is the encoder's own.
-        pooling: how an embedding is made, likewise.
-        window: frames that a model sees at once, likewise.
-        pixels: of a frame that a model's own processor is given, at most, likewise.
+        layer: the hidden state whose tokens are kept; this and the others are taken by encoders that have them among
+            their `choices`, and None is the encoder's own choice.
+        frames: T of a clip.
+        sampling: the rule that picks them.
+        pooling: how an embedding is made.
+        window: frames that a model sees at once.
+        pixels: of a frame that a model's own processor is given, at most.
 
     Raises:
-        StepDiffError: no such encoder or device, no weights, weights of another model, or a
-            choice that the encoder does not give.
+        StepDiffError: no such encoder or device, no weights, weights of another model, or a choice that is not given.
     """
     name, weights = split(name, weights)
     kind = encoder_class(name)

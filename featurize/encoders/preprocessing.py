@@ -1,20 +1,23 @@
-"""A checkpoint's own image preprocessing, split between the decoder (resize, crop) and the encoder (normalise).
+"""A checkpoint's own preprocessing, split between the decoder (resize, crop) and the encoder (normalise).
+
+Video processors need torchvision to run. Their settings are read from their file instead, so that the same folder gives
+the same pixels whether torchvision is installed or not. The filter is Pillow's, which differs from torchvision's by a
+level of 255 in a few pixels.
 
 A frame that repeats the previous one is encoded once: a still image is one frame, eight times. The saving depends on
 the batch, because chunks are filled up: four stills take one chunk of 16 instead of two.
 
 Guarantees
-- pixels equal what the processor makes of the same picture (`test_pixels_equal_the_image_processor`)
-- a preprocessing that the decoder cannot do is refused, naming the step
-  (`test_unsupported_preprocessing_is_refused`)
-- a frame's features are those of encoding every frame (`test_repeated_frames_are_encoded_once`)
+- pixels equal those of the folder's own processor; settings that the decoder cannot follow are refused
 - on the CPU a frame's bits do not depend on the other frames of its batch, nor on their number
-  (`test_a_frame_has_the_same_bits_in_any_batch`)
 """
 
-from collections.abc import Callable
+import json
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,23 +25,29 @@ import torch
 from jaxtyping import Float32, UInt8
 from torch.nn.functional import pad
 
-from common.errors import StepDiffError
 from featurize.video.picture import Crop, Resample
+from stepdiff.common.errors import StepDiffError
 
-FILTERS: dict[int, Resample] = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
-"""of the resize, by Pillow's numbers"""
+FILTERS: dict[int, Resample] = {1: "lanczos", 2: "bilinear", 3: "bicubic"}  # of the resize, by Pillow's numbers
+Settings = Mapping[str, Any]
+_IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+_COMMON = {"do_resize": True, "do_rescale": True, "do_normalize": True, "rescale_factor": 1 / 255, "resample": 2}
+_DEFAULTS: Mapping[str, Settings] = MappingProxyType(
+    {  # of video processors, for what their file leaves out
+        "VJEPA2VideoProcessor": {**_IMAGENET, "crop_size": 256, "do_center_crop": True},
+        "LlavaOnevisionVideoProcessor": {"resample": 3},
+    }
+)
+_TIMM: Mapping[str, Any] = MappingProxyType({"bicubic": 3, "bilinear": 2, "lanczos": 1, "": 3})
 
 
 @dataclass(frozen=True)
 class Preprocessing:
     """The decoder's part and the encoder's part."""
 
-    crop: Crop
-    """what the decoder does"""
-    mean: Float32[torch.Tensor, "3 1 1"]
-    """in units of a byte, as the pixels are"""
-    std: Float32[torch.Tensor, "3 1 1"]
-    """likewise"""
+    crop: Crop  # what the decoder does
+    mean: Float32[torch.Tensor, "3 1 1"]  # in units of a byte, as the pixels are
+    std: Float32[torch.Tensor, "3 1 1"]  # likewise
 
     def normalised(self, frames: UInt8[torch.Tensor, "*N H W 3"]) -> Float32[torch.Tensor, "*N 3 H W"]:
         """Pixel values of cropped frames, as the checkpoint wants them, on the device of `mean`."""
@@ -56,52 +65,114 @@ def read_processor(folder: Path, wanted: str) -> Any:
         raise StepDiffError(f"{folder} has no image processor ({reason}): give {wanted}") from None
 
 
-def preprocessing(processor: Any, folder: Path, size: int, device: torch.device) -> Preprocessing:
-    """What the processor does to feed a model of `size` x `size` pixels.
+def image_settings(folder: Path, wanted: str) -> Settings:
+    """Return the settings of a folder's image processor. StepDiffError where it has none."""
+    settings = read_processor(folder, wanted).to_dict()
+    return _convnext({name: value for name, value in settings.items() if value is not None})
+
+
+def _convnext(settings: dict[str, Any]) -> Settings:
+    """Return the settings with the crop of ConvNeXt's processor, which its file gives as a share of the picture."""
+    if str(settings.get("image_processor_type")).startswith("ConvNext"):
+        side, share = int(settings["size"]["shortest_edge"]), settings.pop("crop_pct", 224 / 256)
+        if side >= 384:
+            return {**settings, "size": {"height": side, "width": side}}
+        return {**settings, "size": {"shortest_edge": int(side / share)}, "crop_size": side, "do_center_crop": True}
+    return settings
+
+
+def video_settings(folder: Path, wanted: str, defaults: Settings) -> Settings | None:
+    """Return the settings of a folder's video processor, None where it has none. StepDiffError: they are damaged.
+
+    `defaults`: for what its file leaves out.
+    """
+    for name, part in (("video_preprocessor_config.json", None), ("processor_config.json", "video_processor")):
+        path = folder / name
+        try:
+            settings = json.loads(path.read_text())
+            if part is not None:
+                settings = settings.get(part)
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, AttributeError) as problem:
+            raise StepDiffError(f"{path} cannot be read ({problem!r}): give {wanted}") from None
+        if isinstance(settings, dict):
+            known = {**defaults, **{name: value for name, value in settings.items() if value is not None}}
+            kind = str(known.get("video_processor_type"))
+            return _resized({**_COMMON, **_DEFAULTS.get(kind, {}), **known})
+    return None
+
+
+def _resized(settings: dict[str, Any]) -> Settings:
+    """Return the settings with the size that V-JEPA 2's processor derives from its crop, whatever its file says."""
+    if settings.get("video_processor_type") == "VJEPA2VideoProcessor":
+        settings["size"] = {"shortest_edge": int((_side(settings["crop_size"]) or 256) * 256 / 224)}
+    return settings
+
+
+def timm_settings(config: Mapping[str, Any]) -> Settings:
+    """Return the settings that a timm model's `pretrained_cfg` describes, as `timm.data` reads it."""
+    size = int(config.get("input_size", (3, 224, 224))[-1])
+    scaled = math.floor(size / (config.get("crop_pct") or 0.875))
+    mode = config.get("crop_mode") or "center"
+    square = mode == "squash" or (mode == "border" and scaled == size)
+    return {
+        **_COMMON,
+        "size": {"height": scaled, "width": scaled} if square else {"shortest_edge": scaled},
+        "do_center_crop": not square or scaled != size,
+        "crop_size": size,
+        "crop_mode": mode,
+        "resample": _TIMM.get(str(config.get("interpolation") or ""), config.get("interpolation")),
+        "image_mean": config.get("mean") or _IMAGENET["image_mean"],
+        "image_std": config.get("std") or _IMAGENET["image_std"],
+    }
+
+
+def preprocessing_of(settings: Settings, folder: Path, device: torch.device) -> Preprocessing:
+    """Return the decoder's and the encoder's part of what the settings describe.
 
     Raises:
-        StepDiffError: it is not a resize, of the short side with a centre crop or to a square,
-            followed by a normalisation.
+        StepDiffError: They are not a resize, of the short side with a centre crop or to a square, and a normalisation.
     """
-    short_side, crop = processor.size.get("shortest_edge"), processor.crop_size
-    square = (processor.size.get("height"), processor.size.get("width"))
-    off = [step for step in ("do_resize", "do_rescale", "do_normalize") if not getattr(processor, step)]
-    if short_side is not None and not processor.do_center_crop:
-        off.append("do_center_crop")
-    if off:
-        reason = f"it sets {', '.join(off)} to false"
-    elif processor.resample not in FILTERS:
-        reason = f"it resizes with filter {processor.resample}, none of {', '.join(FILTERS.values())}"
-    elif short_side is None and square != (size, size):
-        reason = f"it resizes to {dict(processor.size)}, neither the short side nor a square of {size}"
-    elif processor.do_center_crop and not crop["height"] == crop["width"] == size:
-        reason = f"it crops to {dict(crop)}, where the model takes {size}"
-    elif short_side is not None and short_side < size:
-        reason = f"its short side {short_side} is less than its crop {size}"
+    size, crop = settings.get("size") or {}, settings.get("crop_size")
+    if isinstance(size, int):
+        size = {"shortest_edge": size}
+    short, height, width = size.get("shortest_edge"), size.get("height"), size.get("width")
+    cropped = bool(settings.get("do_center_crop"))
+    side = _side(crop) if cropped else height
+    off = [step for step in ("do_resize", "do_rescale") if not settings.get(step, True)]
+    unknown = [name for name in ("crop_pct", "do_pad", "do_image_splitting", "size_divisor") if settings.get(name)]
+    if off or unknown:
+        reason = f"it sets {', '.join(f'{name} to {settings[name]}' for name in (*off, *unknown))}"
+    elif settings.get("resample") not in FILTERS:
+        reason = f"it resizes with filter {settings.get('resample')}, none of {', '.join(FILTERS.values())}"
+    elif side is None or (short is None and not height == width == side):
+        reason = f"it resizes to {dict(size)} and crops {crop if cropped else 'nothing'}, which gives no square"
+    elif short is not None and short < side:
+        reason = f"its short side {short} is less than its crop {side}"
     else:
-        return _fed(processor, Crop(short_side, size, FILTERS[processor.resample]), device)
+        filter_ = FILTERS[int(settings["resample"])]
+        return _fed(settings, Crop(short, side, filter_), device)
     raise StepDiffError(f"the preprocessing of {folder} is not supported: {reason}")
 
 
-def squared(processor: Any, folder: Path, size: int, device: torch.device) -> Preprocessing:
-    """The processor's filter and normalisation, after a resize to a square whatever else it does.
-
-    Raises:
-        StepDiffError: it has another filter, or does not normalise.
-    """
-    off = [step for step in ("do_rescale", "do_normalize") if not getattr(processor, step)]
-    if off or processor.resample not in FILTERS:
-        reason = f"it sets {', '.join(off)} to false" if off else f"it resizes with filter {processor.resample}"
-        raise StepDiffError(f"the preprocessing of {folder} is not supported: {reason}")
-    return _fed(processor, Crop(None, size, FILTERS[processor.resample]), device)
+def _fed(settings: Settings, crop: Crop, device: torch.device) -> Preprocessing:
+    factor = float(settings.get("rescale_factor", 1 / 255))
+    mean, std = [0.0] * 3, [1.0] * 3
+    if settings.get("do_normalize", True):
+        mean, std = settings["image_mean"], settings["image_std"]
+    if settings.get("offset"):  # ViViT's processor subtracts 1 after it rescales
+        mean = [value + 1 for value in mean]
+    scaled = (torch.tensor(list(value), device=device).view(3, 1, 1) / factor for value in (mean, std))
+    return Preprocessing(crop, *scaled)
 
 
-def _fed(processor: Any, crop: Crop, device: torch.device) -> Preprocessing:
-    mean, std = (
-        torch.tensor(value, device=device).view(3, 1, 1) / processor.rescale_factor
-        for value in (processor.image_mean, processor.image_std)
-    )
-    return Preprocessing(crop, mean, std)
+def _side(crop: Any) -> int | None:
+    """Return the side of a square crop, None where it is none."""
+    if isinstance(crop, int):
+        return crop
+    given = dict(crop or {})
+    return given.get("height") if given.get("height") == given.get("width") else None
 
 
 Encode = Callable[[UInt8[torch.Tensor, "chunk H W 3"]], tuple[torch.Tensor, ...]]

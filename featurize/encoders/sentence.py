@@ -1,12 +1,6 @@
 """Any sentence encoder of sentence-transformers: one L2-normalised embedding for a text.
 
 Texts of a batch are encoded sorted by length, a few at once: the last bits of an embedding depend on its batch.
-
-all-mpnet-base-v2: one L2-normalised embedding of 768 numbers for a text.
-
-Guarantees
-----------
-- Embeddings are what sentence-transformers computes (`test_embeddings_equal_sentence_transformers`).
 """
 
 import json
@@ -18,9 +12,9 @@ import numpy as np
 import torch
 from jaxtyping import Float32
 
-from common.errors import StepDiffError
 from featurize.encoders.base import Encoder, check_texts
 from featurize.encoders.folder import quiet_loading, read_config
+from stepdiff.common.errors import StepDiffError
 from store import Feature
 
 _CHUNK = 16  # texts per batch, of similar length, so that little is padding
@@ -37,7 +31,6 @@ class Sentence(Encoder):
     entities = ("texts",)
 
     def __init__(self, weights: Path, device: torch.device) -> None:
-        """StepDiffError where the folder does not hold a sentence encoder."""
         from safetensors import SafetensorError
         from sentence_transformers import SentenceTransformer
 
@@ -63,21 +56,17 @@ class Sentence(Encoder):
 
     @property
     def tokenizer(self) -> Any:  # type: ignore[override]
-        """See `Encoder.tokenizer`."""
         return self._model.tokenizer
 
     def _words(self) -> str:
-        """The layer in words."""
         steps = json.loads((self.weights / "modules.json").read_text())
         return f"{', '.join(step['type'].rpartition('.')[2] for step in steps)}; L2-normalised"
 
     def features(self, entity: str, dtype: str = "float16") -> dict[str, Feature]:
-        """See `Encoder.features`; there are no tokens, so `dtype` changes nothing."""
         self.check_entity(entity)
         return {"embedding": Feature((self._width,), "float32")}
 
     def encode_texts(self, texts: list[str]) -> dict[str, Float32[np.ndarray, "B ..."]]:
-        """`embedding` [B, E] of norm 1."""
         check_texts(texts)
         embedding = self._model.encode(
             texts,
@@ -93,10 +82,9 @@ class MpnetBase(Sentence):
     """The sentence encoder that this project fetches."""
 
     name = "mpnet-base"
-    wanted = "what python -m weights fetch mpnet-base makes"
+    wanted = "what stepdiff weights fetch mpnet-base makes"
 
     def __init__(self, weights: Path, device: torch.device) -> None:
-        """StepDiffError where the folder does not hold this model."""
         read_config(weights, self.wanted, "model_type", "mpnet")
         super().__init__(weights, device)
 

@@ -9,9 +9,9 @@ A clip is a video where the processor takes several videos in a prompt, else T i
 of ordinary aspect has; a clip with more fails.
 
 Guarantees
-- no tensor of the language model is loaded (`test_the_encoder_has_no_language_model`)
-- tokens are those that the whole model computes of the same frames, padded (`test_logits_from_the_store_...`)
-- a clip's tokens do not depend on the other clips of its batch
+- no tensor of the language model is loaded
+- tokens are those that the whole model computes of the same frames, padded; they do not depend on other
+  clips of a batch
 """
 
 import inspect
@@ -23,16 +23,14 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32, UInt8
 
-from common.errors import StepDiffError
 from featurize.encoders.base import FRAMES, Encoder
 from featurize.encoders.folder import load_model, quiet_loading
 from featurize.video.picture import Bounded, Picture
+from stepdiff.common.errors import StepDiffError
 from store import Feature
 
-PIXELS = 448**2
-"""of a frame that the processor is given, at most, by default"""
-_ASPECTS = (1, 4 / 3, 16 / 9, 2.4)
-"""of the frames that decide N, and their inverses"""
+PIXELS = 448**2  # of a frame that the processor is given, at most, by default
+_ASPECTS = (1, 4 / 3, 16 / 9, 2.4)  # of the frames that decide N, and their inverses
 
 
 class Vlm(Encoder):
@@ -44,10 +42,10 @@ class Vlm(Encoder):
     wanted = "a transformers folder of a video language model, or a hub id such as Qwen/Qwen3-VL-4B-Instruct"
 
     def __init__(self, weights: Path, device: torch.device, frames: int = FRAMES, pixels: int = PIXELS) -> None:
-        """Load the vision part.
+        """Load the vision part of a whole model's folder.
 
         Args:
-            weights: a folder of the whole model, that transformers saved.
+            weights: a folder that transformers saved.
             device: where it runs.
             frames: T of a clip.
             pixels: of a frame, at most.
@@ -76,18 +74,16 @@ class Vlm(Encoder):
 
     @property
     def picture(self) -> Picture:
-        """See `Encoder.picture`."""
         return Bounded(self._pixels)
 
     @property
     def crop(self) -> str:
-        """See `Encoder.crop`."""
         how = "a video" if self._video else "images"
         return f"{self.picture}, given to {type(self._processor).__name__} as {how}"
 
     @cached_property
     def _probed(self) -> tuple[str, int]:
-        """The layer in words, and the channels of a token, of a blank clip."""
+        """Return the layer in words, and the channels of a token, of a blank clip."""
         function, output = self._encoded(self._inputs(np.zeros((self.frames, 64, 64, 3), np.uint8)))
         parts = _parts(output)
         deepstack = f"; {len(parts) - 1} deepstack levels: {_kind(parts[1])}" if parts[1:] else ""
@@ -96,11 +92,9 @@ class Vlm(Encoder):
 
     @property
     def layer(self) -> str:  # type: ignore[override]
-        """See `Encoder.layer`; a head reads the structure of the model's own output in it."""
         return self._probed[0]
 
     def features(self, entity: str, dtype: str = "float16") -> dict[str, Feature]:
-        """See `Encoder.features`."""
         self.check_entity(entity)
         tokens = Feature((self._most, self._probed[1]), dtype)
         return {"tokens": tokens, "layout": Feature((3 + self.frames,), "float32")}
@@ -109,7 +103,6 @@ class Vlm(Encoder):
     def encode_whole(
         self, frames: UInt8[np.ndarray, "T H W 3"], seconds: Float[np.ndarray, " T"]
     ) -> dict[str, Float32[np.ndarray, "..."]]:
-        """See `Encoder.encode_whole`."""
         try:
             inputs = self._inputs(frames)
         except ValueError as problem:  # such as an aspect that the processor refuses
@@ -131,7 +124,7 @@ class Vlm(Encoder):
         return {"tokens": padded, "layout": layout}
 
     def _inputs(self, *clips: UInt8[np.ndarray, "T H W 3"]) -> dict[str, Any]:
-        """The processor's output for clips in one prompt. Times change its words, which are not used here."""
+        """Return the processor's output for clips in one prompt. Times change its words, which are not used here."""
         from PIL import Image
 
         if self._video:
@@ -151,7 +144,7 @@ class Vlm(Encoder):
         }
 
     def _takes_videos(self) -> bool:
-        """Whether the processor takes two videos in one prompt: some take none, Molmo2 takes one."""
+        """Return whether the processor takes two videos in one prompt: some take none, Molmo2 takes one."""
         self._video = getattr(self._processor, "video_processor", None) is not None
         blank = np.zeros((self.frames, 64, 64, 3), np.uint8)
         try:
@@ -161,11 +154,11 @@ class Vlm(Encoder):
         return self._video
 
     def _count(self, inputs: dict[str, Any]) -> int:
-        """The places of tokens in a prompt."""
+        """Return the number of places of tokens in a prompt."""
         return int(np.isin(inputs["input_ids"].cpu().numpy(), self._placeholders).sum())
 
     def _encoded(self, inputs: dict[str, Any]) -> tuple[str, Any]:
-        """The function of the model that encodes these inputs, and its output."""
+        """Return the name of the model's function that encodes these inputs, and its output."""
         body, given = self._model.base_model, dict(inputs)
         videos = given.get("pixel_values_videos")
         name = "get_image_features" if videos is None else "get_video_features"
@@ -180,7 +173,7 @@ Part = torch.Tensor | list[torch.Tensor] | tuple[torch.Tensor, ...]
 
 
 def _parts(output: Any) -> list[Part]:
-    """The tokens of an output, and its deepstack levels. StepDiffError: it has its tokens elsewhere."""
+    """Return the tokens of an output, and its deepstack levels. StepDiffError: it has its tokens elsewhere."""
     if getattr(output, "pooler_output", None) is None:
         raise StepDiffError(
             f"the model's {type(output).__name__} has no pooler_output, as cached tokens need it: give {Vlm.wanted}"
@@ -189,7 +182,7 @@ def _parts(output: Any) -> list[Part]:
 
 
 def _kind(part: Part) -> str:
-    """The structure of a part in words, which a head restores."""
+    """Return the structure of a part in words, which a head restores."""
     return f"array of {part.ndim} axes" if isinstance(part, torch.Tensor) else f"list of {part[0].ndim} axes"
 
 
@@ -198,7 +191,7 @@ def _flat(part: Part) -> Float[torch.Tensor, "N D"]:
 
 
 def _vision_class(config: Any, weights: Path) -> type:
-    """The model's class without its language model, which is neither made nor loaded."""
+    """Return the model's class without its language model, which is neither made nor loaded."""
     from transformers import AutoModelForImageTextToText
 
     kind: Any = AutoModelForImageTextToText._model_mapping.get(type(config), None)

@@ -1,15 +1,12 @@
 """The chosen frames of clips: each video is decoded in one pass, several videos by threads at the same time.
 
 Guarantees
-- the frames are those that decoding the whole video and choosing among all frames would give:
-  B-frames, variable frame rates, edit lists and missing timestamps included
-- no frame is decoded twice, and no keyframe's group without a chosen frame is decoded; only a file whose packets do not
-  identify its frames is decoded twice from end to end
-- only chosen frames are converted, each once; H.264 frames that are neither chosen nor references are not decoded, so
-  damage to them is not noticed
-- every clip is yielded once, as its frames or as the reason why it has none
-- an_unexpected_exception_fails_only_its_file: whatever is raised while a file is opened or decoded is its clips' reason
-- at most QUEUED finished clips wait; a caller who stops early stops the threads
+- the frames are those that decoding the whole video and choosing among all frames would give: B-frames, variable frame
+  rates, edit lists and missing timestamps included
+- every clip is yielded once, as its frames or as the reason why it has none, whatever is raised while its file is
+  decoded
+- only groups of frames with a chosen one are decoded, once; only a file whose packets do not identify its frames is
+  decoded twice. Damage to H.264 frames that are neither chosen nor references is not noticed
 """
 
 from collections import defaultdict
@@ -23,55 +20,42 @@ import av.error
 import numpy as np
 from jaxtyping import Float64, Int64, UInt8
 
-from common.threads import prefetched
 from featurize.video.frames import Sampling, between, chosen
 from featurize.video.media_file import shown, why
 from featurize.video.picture import Picture, pixels_of
-from featurize.video.stream import Video, opened
-from featurize.video.timeline import Timeline, by_decoding, decoded, from_packets
+from featurize.video.stream import Timeline, Video, by_decoding, decoded, from_packets, opened
+from stepdiff.common.threads import prefetched
 
-PAST_END = 1.0
-"""seconds by which a clip may end past its video: annotations are often in whole seconds"""
-CUT_SHORT = 0.5
-"""seconds by which a video may end before what its header promises; no clip may end past it then"""
-QUEUED = 16
-"""finished clips that wait to be encoded, at most"""
+PAST_END = 1.0  # seconds by which a clip may end past its video: annotations are often in whole seconds
+CUT_SHORT = 0.5  # seconds by which a video may end before what its header promises; no clip may end past it then
+QUEUED = 16  # finished clips that wait to be encoded, at most
 
 
 @dataclass(frozen=True)
 class Source:
     """The place of a clip."""
 
-    video: str
-    """absolute path"""
-    start: float
-    """seconds"""
-    end: float
-    """seconds"""
+    video: str  # absolute path
+    start: float  # seconds
+    end: float  # seconds
 
 
 @dataclass(frozen=True)
 class Clip:
     """A clip that was decoded."""
 
-    index: int
-    """its place among the intervals asked for"""
-    frames: UInt8[np.ndarray, "frames height width 3"]
-    """RGB"""
-    repeats: bool
-    """whether it shows fewer frames than asked for; a still image is no such case"""
-    seconds: Float64[np.ndarray, " frames"]
-    """of each frame from the start of the clip"""
+    index: int  # its place among the intervals asked for
+    frames: UInt8[np.ndarray, "frames height width 3"]  # RGB
+    repeats: bool  # whether it shows fewer frames than asked for; a still image is no such case
+    seconds: Float64[np.ndarray, " frames"]  # of each frame from the start of the clip
 
 
 @dataclass(frozen=True)
 class Failure:
     """A clip that was not decoded."""
 
-    index: int
-    """its place among the intervals asked for"""
-    reason: str
-    """one line: what, where, what to do"""
+    index: int  # its place among the intervals asked for
+    reason: str  # one line: what, where, what to do
 
 
 def decoded_clips(
@@ -201,11 +185,9 @@ class _Decoder:
         self._entry = 0  # where decoding last began
         self._next = 0  # the frame that comes next
         self._frames: Iterator[av.VideoFrame] = iter(())
-        self.given = 0
-        """packets given to the decoder so far"""
 
     def frame(self, index: int) -> av.VideoFrame:
-        """The frame of that number, which is past every one asked for before."""
+        """Return the frame of that number, which is past every one asked for before."""
         at = int(np.searchsorted(self._keys, index, side="right")) - 1
         if at < 0:  # no keyframe comes before it
             raise _PacketsDisagree
@@ -245,14 +227,13 @@ class _Decoder:
                 entered = entered or packet.pts == pts[key]
                 self._fed = max(self._fed, int(np.searchsorted(pts, packet.pts)))
             if entered:
-                self.given += packet.size > 0
                 if self._skips:
                     unwanted = packet.size > 0 and packet.pts not in self._wanted
                     self._video.stream.codec_context.skip_frame = "NONREF" if unwanted else "DEFAULT"
                 yield from packet.decode()  # type: ignore[misc]
 
     def _number(self, frame: av.VideoFrame) -> int:
-        """The frame's place in the timeline."""
+        """Return the frame's place in the timeline."""
         if frame.pts is None:
             raise _PacketsDisagree
         at = int(np.searchsorted(self._line.pts, frame.pts))

@@ -1,11 +1,10 @@
 """Which frames of a clip an encoder sees.
 
 Guarantees
-- the published sampling rule: `numpy.linspace(0, n - 1, count)` truncated to int, over the n frames with
+- linspace is the published sampling rule: `numpy.linspace(0, n - 1, count)` truncated to int, over the n frames with
   start <= time < end
-- segment centres: those n frames cut into `count` equal segments, of each the frame at its middle
-  (`test_centre_sampling_takes_the_middle_of_equal_segments`)
-- the centre: the frame that one segment centre would be, repeated
+- segment-centres cuts those frames into `count` equal segments and takes the middle of each; centre repeats the one
+  that a single segment has
 - a clip of fewer frames than asked for repeats some, and loses none
 """
 

@@ -9,14 +9,10 @@ differ only in between have the same identity. A member of a tar file, FILE.tar/
 picture has the same identity and the same features there.
 
 Guarantees
-- only_a_regular_file_is_opened: a pipe, a device or a folder is refused and never blocks
-- no_other_file_is_read: playlists and other lists of files are refused, and external tracks are not followed
-- a_file_name_is_not_a_pattern: a file is opened under exactly its name, whatever characters the name has
-- invalid_metadata_does_not_fail_a_file: metadata may be in another encoding than UTF-8
-- pictures_of_absurd_size_are_refused: no memory is allocated for a picture of more than MAX_PIXELS
-- compressed_text_chunks_are_bounded: a PNG whose texts and profiles unpack to more than MAX_TEXT is refused
-- a file is read once, however many clips it has
-- a file that is missing or cannot be read has no identity, which is no error
+- a pipe, a device or a folder is refused and never blocks; of a path no other file is read: playlists are refused,
+  external tracks are not followed, and no character of a name is a pattern
+- memory is bounded: a picture has at most MAX_PIXELS, the texts and profiles of a PNG at most MAX_TEXT once unpacked
+- a file is read once, however many clips it has; one that cannot be read has no identity, which is no error
 """
 
 import hashlib
@@ -34,14 +30,13 @@ from typing import NamedTuple
 import av
 import av.container
 
-from common.errors import StepDiffError
-from common.io.tars import Part, open_member
-from common.progress import progress
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.tars import Part, open_member
+from stepdiff.common.progress import progress
 
 MAX_PIXELS = 1 << 27
 """pixels of a picture: 16384 x 8192, which is four frames of 8K video, and more than a photograph of 108 megapixels"""
-MAX_TEXT = 1 << 26
-"""bytes of all texts and colour profiles of a PNG, unpacked"""
+MAX_TEXT = 1 << 26  # bytes of all texts and colour profiles of a PNG, unpacked
 SELF_CONTAINED = (
     # containers
     *("asf", "avi", "dv", "flv", "gxf", "ivf", "kux", "live_flv", "matroska", "mov", "mpeg", "mpegts", "mxf", "nsv"),
@@ -64,10 +59,8 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _SEPARATORS = {b"zTXt": 1, b"iCCP": 1, b"iTXt": 4}
 """NUL characters before the compressed part, of each kind of chunk; of iTXt one is the method"""
 _PIECE = 1 << 16  # bytes
-BYTES, DIGEST = "video_bytes", "video_digest"
-"""the catalog's columns of a clip's identity"""
-END_BYTES = 2**20
-"""bytes at each end of a file that its digest covers"""
+BYTES, DIGEST = "video_bytes", "video_digest"  # the catalog's columns of a clip's identity
+END_BYTES = 2**20  # at each end of a file that its digest covers
 _DIGITS = 16  # of the sha256
 _THREADS = 16  # files that are read at once: most wait for a disk or a file server
 _TOGETHER = 1024  # files between two looks at the progress
@@ -115,14 +108,14 @@ def content(path: Path) -> io.FileIO | Part:
         OSError: the file does not exist or cannot be read.
     """
     try:
-        found = os.stat(path)
+        state = os.stat(path)
     except ValueError as error:
         raise StepDiffError(f"{shown(path)} cannot name a file ({error}): correct the path") from None
     except NotADirectoryError:
         if (member := open_member(path)) is None:
             raise
         return member
-    if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
+    if not stat.S_ISREG(state.st_mode) and not stat.S_ISDIR(state.st_mode):
         raise StepDiffError(f"{shown(path)} is a pipe or a device: give a regular file")
     # O_NONBLOCK: a pipe that has replaced the file since must not block
     return io.FileIO(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
@@ -187,12 +180,9 @@ class Identity(NamedTuple):
     """What a file is."""
 
     nbytes: int
-    """bytes of the file"""
-    digest: str
-    """sha256 of its first and last MiB, the first 16 hex digits"""
+    digest: str  # sha256 of its first and last MiB, the first 16 hex digits
 
     def __str__(self) -> str:
-        """In words, for a message."""
         return f"{self.nbytes} bytes, digest {self.digest}"
 
 
@@ -213,12 +203,12 @@ def identity(path: Path) -> Identity | None:
 def identities(paths: Mapping[str, Path], quiet: bool = False) -> dict[str, Identity | None]:
     """Return the identity of each file, by the name that `paths` gives it; `quiet` shows no progress."""
     files = list(dict.fromkeys(paths.values()))
-    found: dict[Path, Identity | None] = {}
+    by_path: dict[Path, Identity | None] = {}
     many = len(files) > _TOGETHER and not quiet
     shown = progress("video files compared", len(files), "files") if many else nullcontext(lambda count: None)
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="identity") as pool, shown as advance:
         for first in range(0, len(files), _TOGETHER):
-            some = files[first : first + _TOGETHER]
-            found |= zip(some, pool.map(identity, some), strict=True)
-            advance(len(some))
-    return {name: found[path] for name, path in paths.items()}
+            batch = files[first : first + _TOGETHER]
+            by_path |= zip(batch, pool.map(identity, batch), strict=True)
+            advance(len(batch))
+    return {name: by_path[path] for name, path in paths.items()}

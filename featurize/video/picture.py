@@ -6,10 +6,9 @@ side with a centre crop or both sides whatever the aspect, or, of the whole, the
 Stored pixels count as square.
 
 Guarantees
-- a frame that is stored turned is seen upright, and one that a video's matrix mirrors is unmirrored
-- a picture smaller than the crop is enlarged, never padded
-- narrow_pictures_are_bounded: a picture that the resize would make larger than MAX_PIXELS is a ValueError
-- crops that give different pixels have different descriptions (`test_each_crop_has_its_own_provenance`)
+- a frame is seen upright and unmirrored, as its file says; a picture smaller than the crop is enlarged, never padded
+- a picture that the resize would make larger than MAX_PIXELS is a ValueError
+- crops that give different pixels have different descriptions
 """
 
 import math
@@ -29,15 +28,12 @@ from featurize.video.resize import Resample, resized_part
 class Crop:
     """The square fed to an encoder."""
 
-    short_side: int | None
-    """pixels of the short side after the resize; None where both sides are resized to `size`"""
-    size: int
-    """pixels of the square's sides, short_side at most"""
+    short_side: int | None  # pixels of the short side after the resize; None where both sides are resized to `size`
+    size: int  # pixels of the square's sides, short_side at most
     resample: Resample = "bicubic"
-    """filter of the resize"""
 
     def __str__(self) -> str:
-        """In words, as the provenance of a view has it."""
+        """Return the crop in words, as the provenance of a view has it."""
         if self.short_side is None:
             return f"square resize to {self.size}, {self.resample}"
         words = f"short side {self.short_side}, centre crop {self.size}"
@@ -48,24 +44,20 @@ class Crop:
 class Whole:
     """The whole picture, for models that resize and crop by themselves."""
 
-    short_side: int
-    """pixels of the short side, where it is longer"""
+    short_side: int  # pixels, where it is longer
 
 
 @dataclass(frozen=True)
 class Bounded:
     """The whole picture in its own aspect, for encoders that take any shape."""
 
-    pixels: int
-    """of the picture, where it has more"""
+    pixels: int  # of the picture, where it has more
 
     def __str__(self) -> str:
-        """In words, as the provenance of a view has it."""
         return f"whole pictures of at most {self.pixels} pixels, bicubic"
 
 
 Picture = Crop | Whole | Bounded
-"""what becomes of a frame"""
 
 
 def pixels_of(frame: av.VideoFrame, picture: Picture) -> UInt8[np.ndarray, "height width 3"]:

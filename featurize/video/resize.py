@@ -12,18 +12,19 @@ Guarantees
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
-from typing import Literal
+from functools import cache, lru_cache
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Int32, UInt8
 
+from stepdiff.common.threads import compiled
+
 Resample = Literal["bicubic", "bilinear", "lanczos"]
 """Pillow's filters, by name"""
-ROWS = 32
-"""rows that the horizontal pass computes at once: more do not stay in the cache"""
-PLACES = 22
-"""binary places of the weights"""
+ROWS = 32  # rows that the horizontal pass computes at once: more do not stay in the cache
+PLACES = 22  # binary places of the weights
+_HALF = np.int32(1 << (PLACES - 1))
 
 
 def resized_part(
@@ -33,27 +34,26 @@ def resized_part(
     resample: Resample,
 ) -> UInt8[np.ndarray, "part_height part_width 3"]:
     """Return the part (left, top, right, bottom) of the picture that is resized to `size`, width and height."""
-    from featurize.video import resize_kernels as kernels  # imports numba: as slow as all other imports
-
+    horizontal, vertical = _passes()
     left, top, right, bottom = part
     columns, of_columns = _weights(picture.shape[1], size[0], left, right, resample)
     rows, of_rows = _weights(picture.shape[0], size[1], top, bottom, resample)
     taken = slice(int(columns[0]), int(columns[-1]) + of_columns.shape[1])
     read = slice(int(rows[0]), int(rows[-1]) + of_rows.shape[1])
     across = np.empty((len(picture[read]), 3 * (right - left)), np.uint8)
-    kernels.horizontal(picture[read, taken].reshape(len(across), -1), columns - columns[0], of_columns, across, ROWS)
-    made = np.empty((bottom - top, 3 * (right - left)), np.uint8)
-    kernels.vertical(across, rows - rows[0], of_rows, made)
-    return made.reshape(bottom - top, right - left, 3)
+    horizontal(picture[read, taken].reshape(len(across), -1), columns - columns[0], of_columns, across, ROWS)
+    resized = np.empty((bottom - top, 3 * (right - left)), np.uint8)
+    vertical(across, rows - rows[0], of_rows, resized)
+    return resized.reshape(bottom - top, right - left, 3)
 
 
 @lru_cache(256)
 def _weights(
-    given: int, made: int, first: int, end: int, resample: Resample
+    given: int, size: int, first: int, end: int, resample: Resample
 ) -> tuple[Int32[np.ndarray, " outputs"], Int32[np.ndarray, "outputs taps"]]:
-    """Return for the outputs from `first` to `end`, of `made`, the first of `given` inputs and the inputs' weights."""
+    """Return for the outputs from `first` to `end`, of `size`, the first of `given` inputs and the inputs' weights."""
     curve, reach = _CURVES[resample]
-    scale = given / made
+    scale = given / size
     stretch = max(scale, 1.0)
     reach *= stretch
     starts: list[int] = []
@@ -99,5 +99,63 @@ _CURVES: dict[Resample, tuple[Callable[[float], float], float]] = {
     "bilinear": (_bilinear, 1.0),
     "bicubic": (_bicubic, 2.0),
     "lanczos": (_lanczos, 3.0),
-}
-"""filters, and how far from its centre each is not zero"""
+}  # filters, and how far from its centre each is not zero
+
+
+@cache
+def _passes() -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Return both passes, compiled when they are first used: numba takes as long to import as all other libraries."""
+    return compiled(_horizontal), compiled(_vertical)
+
+
+def _horizontal(
+    picture: UInt8[np.ndarray, "height values"],
+    starts: Int32[np.ndarray, " columns"],
+    weights: Int32[np.ndarray, "columns taps"],
+    out: UInt8[np.ndarray, "height out_values"],
+    at_once: int,
+) -> None:
+    """Fill `out` with resized rows; rows lie side by side in `turned`, so that a loop takes `at_once` of them.
+
+    LLVM makes slower code where it knows that number.
+    """
+    turned = np.zeros((picture.shape[1], at_once), np.uint8)
+    sums = np.empty((3, at_once), np.int32)
+    for top in range(0, len(picture), at_once):
+        count = min(at_once, len(picture) - top)
+        for value in range(picture.shape[1]):
+            for row in range(count):
+                turned[value, row] = picture[top + row, value]
+        for column in range(len(starts)):
+            for colour in range(3):
+                total = sums[colour]
+                for row in range(at_once):
+                    total[row] = _HALF
+                for tap in range(weights.shape[1]):
+                    weight = weights[column, tap]
+                    values = turned[3 * (starts[column] + tap) + colour]
+                    for row in range(at_once):
+                        total[row] += np.int32(values[row]) * weight
+                for row in range(count):
+                    out[top + row, 3 * column + colour] = np.uint8(min(max(total[row] >> PLACES, 0), 255))
+
+
+def _vertical(
+    picture: UInt8[np.ndarray, "height values"],
+    starts: Int32[np.ndarray, " rows"],
+    weights: Int32[np.ndarray, "rows taps"],
+    out: UInt8[np.ndarray, "rows values"],
+) -> None:
+    """Fill `out` with weighted sums of rows."""
+    total = np.empty(picture.shape[1], np.int32)
+    for row in range(len(starts)):
+        for place in range(len(total)):
+            total[place] = _HALF
+        for tap in range(weights.shape[1]):
+            weight = weights[row, tap]
+            values = picture[starts[row] + tap]
+            for place in range(len(total)):
+                total[place] += np.int32(values[place]) * weight
+        line = out[row]
+        for place in range(len(total)):
+            line[place] = np.uint8(min(max(total[place] >> PLACES, 0), 255))

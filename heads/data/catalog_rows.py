@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Int64, Integer
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from store import Catalog
 
 Clips = pl.DataFrame | Catalog
@@ -87,5 +87,5 @@ def knows_splits(clips: Clips) -> bool:
 
 
 def _like(clips: pl.DataFrame, dtypes: Mapping[str, Any]) -> pl.DataFrame:
-    found = clips.with_columns(pl.lit(None).alias(name) for name in dtypes if name not in clips.columns)
-    return found.select(pl.col(name).cast(dtype, strict=False) for name, dtype in dtypes.items())
+    filled = clips.with_columns(pl.lit(None).alias(name) for name in dtypes if name not in clips.columns)
+    return filled.select(pl.col(name).cast(dtype, strict=False) for name, dtype in dtypes.items())

@@ -10,11 +10,8 @@ All columns are strings; a clip has at most one text of a kind.
 Texts that others publish are read as they are: a .json file with one object {clip: text}, or a folder of CLIP.txt.
 
 Guarantees
-- a clip without a text is named
 - a file that is damaged, lacks a column or has two texts of a kind for a clip is refused
 - a folder of files reads as one file with all their rows
-- published_texts_have_the_kind_text_and_no_provenance
-- written texts read back
 """
 
 import json
@@ -25,10 +22,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from common.errors import StepDiffError
-from common.io import sealed as table
-from common.io.files import write_bytes
-from common.io.jsonl import parse_object
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io import sealed as table
+from stepdiff.common.io.files import write_bytes
+from stepdiff.common.io.jsonl import parse_object
 
 COLUMNS = ("key", "kind", "text", "provenance")
 
@@ -104,12 +101,12 @@ def _published(path: Path, texts: Mapping[str, Any]) -> pl.DataFrame:
 
 def _object(path: Path) -> Mapping[str, Any]:
     try:
-        found = parse_object(path.read_bytes())
+        texts = parse_object(path.read_bytes())
     except OSError as error:
         raise StepDiffError(f"{path}: cannot be read ({error.strerror}); correct --texts") from error
     except StepDiffError as error:
         raise StepDiffError(f"{path}: {error}") from error
-    return found
+    return texts
 
 
 def _text(path: Path) -> str:

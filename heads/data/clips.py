@@ -4,10 +4,8 @@ int8 features are dequantised on the device that uses them, so that a quarter of
 pinned memory, so that a thread that reads ahead does not wait for the transfer.
 
 Guarantees
-- a clip without features is named, with the command to run
-- rows are returned in the order of the ids
-- only the status of the rows that are asked for is read
-- a_view_that_was_dropped_or_replaced_since_it_was_opened_is_not_read
+- rows are returned in the order of the ids; a clip without features is named, with the command to run
+- a view that was dropped or replaced since it was opened is not read
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,8 +17,8 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from common.errors import StepDiffError
 from heads.data.catalog_rows import blocks, need_columns
+from stepdiff.common.errors import StepDiffError
 from store import Catalog, Store
 from store.torch import dequantise
 from store.view import ABSENT, OK

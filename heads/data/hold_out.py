@@ -1,9 +1,9 @@
 """Clips that never train: clips of published test sets, clips that overlap them in time, and clips of their videos.
 
 A test set names its clips by published ids, `<uid>_<start>_<end>`, split from the right, or by ids of any other form,
-whose videos and times only the catalog knows. A clip of the catalog is held
-out for the first of these reasons that applies (`REASONS`): its id is in a test set; it overlaps a test clip of the
-same video; it is of the video of a test clip. With `hold_out_by: clip` the last reason is not used.
+whose videos and times only the catalog knows. A clip of the catalog is held out for the first of these reasons that
+applies (`REASONS`): its id is in a test set; it overlaps a test clip of the same video; it is of the video of a test
+clip. With `hold_out_by: clip` the last reason is not used.
 
 Two clips, one of them a test clip, are of the same video as follows:
 
@@ -21,13 +21,8 @@ A clip of another file that has a name of a test clip is kept and counted as a n
 two paths does not go unnoticed. A clip without times, a test clip or another, overlaps every clip of its video.
 
 Guarantees
-- a clip of a test set is held out by its id
-- a clip that overlaps a test clip of the same video is held out, whatever its id is
-- by video, every other clip of a test clip's video is held out; by clip, none is
-- a test clip whose file the catalog knows matches by that file, and namesakes are kept and counted
-- a file that does not exist or is not a test set is refused before anything is computed
-- runs_of_one_seed_hold_out_the_same_videos_and_a_larger_share_adds_to_them
-- a_clip_that_validates_never_trains_and_a_clip_of_a_test_set_does_neither
+- a clip of a test set, or one that overlaps it, never trains; by video, no other clip of its video does either
+- runs of one seed hold out the same videos, and a larger share adds to them
 - a catalog is read in blocks: memory depends on what is held out
 """
 
@@ -38,13 +33,12 @@ from typing import Literal
 
 import polars as pl
 
-from common.errors import StepDiffError
-from common.io.jsonl import read_objects
-from common.io.sealed import copied
-from common.streams import sequence
 from heads.data.catalog_rows import Clips, blocks, of_keys
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.sealed import copied
+from stepdiff.common.streams import sequence
+from stepdiff.tasks.testsets import clips_of, parts_of, read_test_set, task_of
 from store import Store
-from tasks.testsets import Task, clips_of, parts_of, read_test_set
 
 By = Literal["video", "clip"]
 BY_ID, BY_OVERLAP, BY_VIDEO = REASONS = (
@@ -55,7 +49,6 @@ BY_ID, BY_OVERLAP, BY_VIDEO = REASONS = (
 VALIDATES = "held out for validation"
 NAMESAKE = "another file with the name of a test video"
 """not a reason to hold a clip out"""
-_FIELDS: dict[str, Task] = {"options": "diffmcq", "targets": "diffrank", "candidate": "diffcap"}
 COLUMNS = {"key": pl.String, "video": pl.String, "start": pl.Float64, "end": pl.Float64}
 """columns by which clips are compared"""
 _TIMES = ("start", "end")
@@ -66,31 +59,8 @@ VIDEO = pl.coalesce(pl.when(pl.col("video") != "").then("video"), UID)
 """the video of a clip (key, video): the catalog's, else the uid of its id"""
 
 
-def task_of(path: str | Path) -> Task:
-    """Return the task of a test set, by the fields of its first line.
-
-    Raises:
-        StepDiffError: the file does not exist or is not a test set.
-    """
-    for _, row in read_objects(path):
-        for field, task in _FIELDS.items():
-            if field in row:
-                return task
-        break
-    raise StepDiffError(
-        f"{path}: not a test set, its rows have none of {', '.join(_FIELDS)}; name a published test set"
-    )
-
-
 def read_test_clips(paths: Sequence[str | Path]) -> pl.DataFrame:
-    """Read the clips of test sets.
-
-    Returns:
-        As `clip_times`.
-
-    Raises:
-        StepDiffError: a file does not exist or is not a test set.
-    """
+    """Return `clip_times` of the clips of test sets. StepDiffError: a file does not exist or is not a test set."""
     return clip_times(clip for path in paths for row in read_test_set(task_of(path), path) for clip in clips_of(row))
 
 
@@ -121,9 +91,9 @@ def identified(clips: pl.DataFrame) -> pl.DataFrame:
 
     file: the catalog's `video` if it has a folder or an extension; stem: its name without them.
     """
-    found = clips.lazy().with_columns(pl.col(_TIMES).fill_nan(None), uid=UID, stem=_STEM)
-    found = found.with_columns(file=pl.when(pl.col("video") != pl.col("stem")).then("video"))
-    return found.select("key", *_TIMES, "file", "uid", "stem").collect(engine="streaming")
+    frame = clips.lazy().with_columns(pl.col(_TIMES).fill_nan(None), uid=UID, stem=_STEM)
+    frame = frame.with_columns(file=pl.when(pl.col("video") != pl.col("stem")).then("video"))
+    return frame.select("key", *_TIMES, "file", "uid", "stem").collect(engine="streaming")
 
 
 def locate(catalog: Clips, test: pl.DataFrame) -> pl.DataFrame:
@@ -132,22 +102,16 @@ def locate(catalog: Clips, test: pl.DataFrame) -> pl.DataFrame:
     A test clip with a file has no stem: its id names its video, and `<uid>/video.mp4` would give all videos one name.
     """
     known = identified(of_keys(catalog, test["key"], COLUMNS))
-    found = test.rename({name: f"{name}_of_id" for name in _TIMES}).join(known, on="key", how="left")
+    located = test.rename({name: f"{name}_of_id" for name in _TIMES}).join(known, on="key", how="left")
     times = [pl.coalesce(name, f"{name}_of_id").alias(name) for name in _TIMES]
-    found = found.with_columns(*times, uid=UID, stem=pl.when(pl.col("file").is_null()).then("stem"))
-    return found.select("key", *_TIMES, "file", "uid", "stem")
+    located = located.with_columns(*times, uid=UID, stem=pl.when(pl.col("file").is_null()).then("stem"))
+    return located.select("key", *_TIMES, "file", "uid", "stem")
 
 
 def held_out(catalog: Clips, test: pl.DataFrame, by: By = "video") -> pl.DataFrame:
-    """Find the clips that must not train.
+    """Return key and reason of clips that must not train, also of test clips that the catalog lacks, and of namesakes.
 
-    Args:
-        catalog: key and, if known, video, start and end in seconds.
-        test: the clips of the test sets, as `read_test_clips` returns them.
-        by: whether every clip of a test clip's video is held out, or only test clips and clips that overlap them.
-
-    Returns:
-        key and reason of every clip to hold out, including test clips that the catalog lacks, and of namesakes.
+    test: as `read_test_clips` returns them; by: whether other clips of a test clip's video are held out too.
     """
     tests = locate(catalog, test)
     suspects = pl.concat(_suspects(identified(block), tests) for block in blocks(catalog, COLUMNS))
@@ -185,8 +149,8 @@ def _meeting_points(clips: pl.DataFrame, test: bool) -> pl.DataFrame:
         "name of another clip": at_names_of_others,
         "namesake": named.filter(has_file),
     }
-    found = pl.concat([frame.with_columns(where=pl.lit(where)) for where, frame in points.items()])
-    return found.filter(pl.col("what").is_not_null()).select("key", *_TIMES, "where", "what")
+    everywhere = pl.concat([frame.with_columns(where=pl.lit(where)) for where, frame in points.items()])
+    return everywhere.filter(pl.col("what").is_not_null()).select("key", *_TIMES, "where", "what")
 
 
 def _met(clips: pl.DataFrame, tests: pl.DataFrame) -> pl.DataFrame:
@@ -218,15 +182,15 @@ def drawn_clips(catalog: Clips, share: float, by: By, seed: int) -> pl.Series:
     catalog: key and, if known, video. A clip whose video is unknown counts as a video of its own.
     """
     salt = sequence(seed, "validation videos").generate_state(4).astype("<u4").tobytes()
-    found, below = [pl.Series("key", [], pl.String)], share * 2**64
+    keys, below = [pl.Series("key", [], pl.String)], share * 2**64
     for block in blocks(catalog, {"key": pl.String, "video": pl.String}):
         clips = block.select("key", name=pl.coalesce(VIDEO, "key") if by == "video" else "key")
         names = clips["name"].unique()
         hashes = (hashlib.blake2b(name.encode(), key=salt, digest_size=8).digest() for name in names)
         chosen = pl.Series([int.from_bytes(one, "little") < below for one in hashes], dtype=pl.Boolean)
         drawn = clips.join(names.filter(chosen).to_frame(), on="name", how="semi", maintain_order="left")
-        found.append(copied(drawn.select("key"))["key"])
-    return pl.concat(found)
+        keys.append(copied(drawn.select("key"))["key"])
+    return pl.concat(keys)
 
 
 class HoldOut:
@@ -243,23 +207,14 @@ class HoldOut:
         self.clips = self.namesakes = pl.DataFrame(schema={"key": pl.String, "reason": pl.String})
 
     def look_up(self, catalog: Clips, validating: pl.Series | None = None) -> None:
-        """Find the clips to drop.
-
-        Args:
-            catalog: key and, if known, video, start and end in seconds.
-            validating: keys of the clips that validate the run; None if no share of the clips does.
-        """
+        """Find the clips to drop. validating: those that validate the run; None if no share of the clips does."""
         if self.files:
-            self._set(held_out(catalog, self.test, self.by))
+            reasons, is_namesake = held_out(catalog, self.test, self.by), pl.col("reason") == NAMESAKE
+            self.clips, self.namesakes = reasons.filter(~is_namesake), reasons.filter(is_namesake)
         if validating is not None:
             self.reasons = (*(REASONS if self.files else ()), VALIDATES)
-            own = pl.DataFrame({"key": validating}).with_columns(reason=pl.lit(VALIDATES))
-            self._set(pl.concat([self.clips, own.join(self.clips, on="key", how="anti"), self.namesakes]))
-
-    def _set(self, found: pl.DataFrame) -> None:
-        self.clips = found.filter(pl.col("reason") != NAMESAKE)
-        """key, reason"""
-        self.namesakes = found.filter(pl.col("reason") == NAMESAKE)
+            chosen = pl.DataFrame({"key": validating}).join(self.clips, on="key", how="anti")
+            self.clips = pl.concat([self.clips, chosen.with_columns(reason=pl.lit(VALIDATES))])
 
     @property
     def validating(self) -> pl.Series:
@@ -272,11 +227,8 @@ class HoldOut:
         return clips.select(pl.all_horizontal(pl.all().is_in(self.validating.implode()))).to_series().to_list()
 
     def keep(self, clips: pl.DataFrame, source: str) -> pl.DataFrame:
-        """Return the rows of `clips` (key, ...) that may train, in order, and count the others.
-
-        Raises:
-            StepDiffError: none is left.
-        """
+        """Return the rows of `clips` (key, ...) that may train, in order, and count the others. StepDiffError: none is
+        left."""
         return clips if not self.reasons else pl.concat(self.kept([clips], source))
 
     def kept(self, blocks: Iterable[pl.DataFrame], source: str) -> Iterator[pl.DataFrame]:
@@ -291,8 +243,7 @@ class HoldOut:
             namesakes = clips.join(self.namesakes, on="key", how="semi")["key"]
             named, example = named + len(namesakes), example or (namesakes[0] if len(namesakes) else "")
             yield clips.join(self.clips, on="key", how="anti", maintain_order="left")
-        self._count(source, total, pl.concat(dropped))
-        self._count_namesakes(source, named, example)
+        self._count(source, total, pl.concat(dropped), named, example)
 
     def validates(self, blocks: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
         """Yield the clips (key, ...) of the blocks that validate."""
@@ -301,10 +252,7 @@ class HoldOut:
 
     def keep_pairs(self, pairs: Sequence[tuple[str, str]], source: str) -> list[bool]:
         """Return whether both clips of each pair may train, and count the other pairs by the first reason of either.
-
-        Raises:
-            StepDiffError: none is left.
-        """
+        StepDiffError: none is left."""
         if not self.reasons:
             return [True] * len(pairs)
         numbers = range(len(self.reasons))
@@ -312,28 +260,26 @@ class HoldOut:
         ranks = pl.col("reason").replace_strict(self.reasons, numbers, return_dtype=pl.Int8)
         rank = self.clips.select("key", rank=ranks)
         for side in ("a", "b"):
-            own = rank.rename({"rank": f"rank_{side}", "key": side})
-            frame = frame.join(own, on=side, how="left", maintain_order="left")
+            of_side = rank.rename({"rank": f"rank_{side}", "key": side})
+            frame = frame.join(of_side, on=side, how="left", maintain_order="left")
         first = frame.select(rank=pl.min_horizontal("rank_a", "rank_b"))["rank"]
         reasons = first.drop_nulls().replace_strict(numbers, self.reasons, return_dtype=pl.String)
-        self._count(source, len(pairs), reasons)
         clips = pl.concat([frame["a"], frame["b"]]).unique().alias("key").to_frame()
-        kept = clips.join(self.namesakes, on="key", how="semi")["key"]
-        self._count_namesakes(source, len(kept), kept[0] if len(kept) else "")
+        namesakes = clips.join(self.namesakes, on="key", how="semi")["key"]
+        self._count(source, len(pairs), reasons, len(namesakes), namesakes[0] if len(namesakes) else "")
         return first.is_null().to_list()
 
-    def _count(self, source: str, all_of: int, reasons: pl.Series) -> None:
-        found = dict(reasons.value_counts(name="count").iter_rows())
-        self.sources[source] = {"of": all_of} | {reason: found.get(reason, 0) for reason in self.reasons}
-        if all_of and len(reasons) == all_of:
+    def _count(self, source: str, total: int, reasons: pl.Series, namesakes: int, example: str) -> None:
+        """Record what a source dropped, and the namesakes that it kept. StepDiffError: nothing is left."""
+        counts = dict(reasons.value_counts(name="count").iter_rows())
+        self.sources[source] = {"of": total} | {reason: counts.get(reason, 0) for reason in self.reasons}
+        if total and len(reasons) == total:
             raise StepDiffError(
                 f"hold_out leaves nothing of {source} to train on: {self._summary(source)}; train on other clips, set "
                 "hold_out_by: clip if other clips of a test video may train, or lower a validation's share"
             )
-
-    def _count_namesakes(self, source: str, count: int, example: str) -> None:
-        if count:
-            self.sources[source][NAMESAKE] = count
+        if namesakes:
+            self.sources[source][NAMESAKE] = namesakes
             self._example = example
 
     def _summary(self, source: str) -> str:
@@ -344,18 +290,18 @@ class HoldOut:
 
     def lines(self) -> list[str]:
         """Return lines about what was dropped: a summary, one per source, and one about namesakes if there are any."""
-        found = []
+        lines = []
         if self.files:
-            found.append(f"hold-out by {self.by}: {self.test.height:,} clips of {len(self.files)} test sets")
+            lines.append(f"hold-out by {self.by}: {self.test.height:,} clips of {len(self.files)} test sets")
         if VALIDATES in self.reasons:
-            found.append(f"hold-out: {len(self.validating):,} clips for validation")
-        found += [f"hold-out, {source}: {self._summary(source)}" for source in self.sources]
-        if kept := max((counts.get(NAMESAKE, 0) for counts in self.sources.values()), default=0):
-            found.append(
-                f"hold-out: {kept:,} clips with the name of a test video, but another file, are kept, e.g. "
+            lines.append(f"hold-out: {len(self.validating):,} clips for validation")
+        lines += [f"hold-out, {source}: {self._summary(source)}" for source in self.sources]
+        if namesakes := max((counts.get(NAMESAKE, 0) for counts in self.sources.values()), default=0):
+            lines.append(
+                f"hold-out: {namesakes:,} clips with the name of a test video, but another file, are kept, e.g. "
                 f"{self._example}; if it is the same video, give it one name in `video`"
             )
-        return found
+        return lines
 
     def record(self) -> dict[str, object] | None:
         """Return the record in lineage.json; None if nothing is held out."""

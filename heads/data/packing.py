@@ -6,8 +6,6 @@ They are built of the pieces of a language model's chat template (`Chat`).
 
 Guarantees
 - every question sees the prefix and itself, and no other question: packed logits equal separate ones
-- positions restart after the prefix in every question
-- a target is at the position that predicts it, and only answers have targets
 - the joined pieces are the tokens of what the model's own chat template writes, up to the end of the answer
 - a user's text never becomes a control token of the model
 """
@@ -20,8 +18,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from common.errors import StepDiffError
-from tasks.prompts import PAIR_SYSTEM
+from stepdiff.common.errors import StepDiffError
+from stepdiff.tasks.prompts import PAIR_SYSTEM
 
 _VIDEO, _QUESTION = "@@video@@", "@@question@@"
 _BEFORE = ("\n", "x")  # a piece is cut after the first of them that the tokenizer does not join to it
@@ -85,9 +83,9 @@ class Chat:
             {"role": "user", "content": _QUESTION},
         ]
         written = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        before, found, to_answer = written.partition(_QUESTION)
+        before, mark, to_answer = written.partition(_QUESTION)
         around = before.split(_VIDEO)
-        if not found or len(around) != system.count("{video}") + 1:
+        if not mark or len(around) != system.count("{video}") + 1:
             raise StepDiffError(
                 f"{self.tokenizer.name_or_path}: its chat template drops the system prompt; use another model"
             )

@@ -3,27 +3,25 @@
 Guarantees
 - only clips of split train are used, if the catalog has splits: not val, test, val_seen ..., nor a clip without a split
 - a pair with a clip that is held out is dropped; a pair of two clips that validate the run validates it
-- with weights, YES and NO have the same total weight in every pair that has both
 - the order of pairs depends only on seed and step, so a resumed run sees what an uninterrupted one sees
-- an order of items takes four bytes per item in every epoch
 """
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import compress
 
 import numpy as np
 import polars as pl
 from jaxtyping import UInt32
 
-from common.errors import StepDiffError
-from common.io.jsonl import read_objects
-from common.streams import generator
 from heads.data.catalog_rows import Clips, knows_splits, of_keys
 from heads.data.hold_out import HoldOut
 from heads.data.packing import Turn
-from tasks.prompts import NO, VIDEOS, YES
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.jsonl import read_objects
+from stepdiff.common.streams import generator
+from stepdiff.tasks.prompts import NO, VIDEOS, YES
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class PairQuestions:
     def turns(self) -> list[Turn]:
         """All questions, as turns about their categories."""
         about = self.categories or ("",) * len(self.questions)
-        return [Turn(*own, about=category) for own, category in zip(self.questions, about, strict=True)]
+        return [Turn(*question, about=category) for question, category in zip(self.questions, about, strict=True)]
 
 
 def read_paired_qa(path: str, catalog: Clips) -> list[PairQuestions]:
@@ -47,15 +45,9 @@ def read_paired_qa(path: str, catalog: Clips) -> list[PairQuestions]:
 
 
 def read_divided(path: str, catalog: Clips, hold_out: HoldOut) -> tuple[list[PairQuestions], list[PairQuestions]]:
-    """Read rows `{"reference", "candidate", "question", "answer", ...}`, grouped by pair in order of appearance.
+    """Return the pairs that train and those that validate, of rows `{"reference", "candidate", "question", "answer"}`.
 
-    Args:
-        path: JSON-lines file.
-        catalog: key and, if known, split.
-        hold_out: what does not train; it has looked up the catalog.
-
-    Returns:
-        The pairs that train, and those that validate.
+    hold_out: has looked up the catalog, which has key and, if known, split.
 
     Raises:
         StepDiffError: an invalid row, a clip of another split than train, or no pair that may train.
@@ -73,10 +65,10 @@ def read_divided(path: str, catalog: Clips, hold_out: HoldOut) -> tuple[list[Pai
         pairs.setdefault(pair, []).append((qa, str(row.get("category") or "")))
     if not pairs:
         raise StepDiffError(f"{path}: no questions in it")
-    found = [PairQuestions(*pair, *zip(*questions, strict=True)) for pair, questions in pairs.items()]
-    train = list(compress(found, hold_out.keep_pairs(list(pairs), "pairs")))
-    validate = list(compress(found, hold_out.validating_pairs(list(pairs))))
-    refuse_held_out((clip for own in (*train, *validate) for clip in (own.reference, own.candidate)), catalog, path)
+    every_pair = [PairQuestions(*pair, *zip(*questions, strict=True)) for pair, questions in pairs.items()]
+    train = list(compress(every_pair, hold_out.keep_pairs(list(pairs), "pairs")))
+    validate = list(compress(every_pair, hold_out.validating_pairs(list(pairs))))
+    refuse_held_out((clip for each in (*train, *validate) for clip in (each.reference, each.candidate)), catalog, path)
     return train, validate
 
 
@@ -99,7 +91,7 @@ class Order:
     """
 
     def __init__(self, items: int, seed: int, purpose: str) -> None:
-        """items: their number; purpose: as in `common.streams`."""
+        """items: their number; purpose: as in `stepdiff.common.streams`."""
         self.items, self.seed, self.purpose = items, seed, purpose
         self._epoch: int | None = None
         self._places = np.empty(0, np.uint32)
@@ -125,16 +117,16 @@ def kind(answer: str) -> str:
 
 def answered_by(pairs: Sequence[PairQuestions], kinds: Collection[str], path: str) -> list[PairQuestions]:
     """Return pairs with only their questions whose answers are of some kinds. StepDiffError: `path` has none."""
-    found = []
+    answered = []
     for pair in pairs:
-        kept = [place for place, (_, answer) in enumerate(pair.questions) if kind(answer) in kinds]
-        if kept:
-            questions = tuple(pair.questions[place] for place in kept)
-            categories = tuple(pair.categories[place] for place in kept if pair.categories)
-            found.append(PairQuestions(pair.reference, pair.candidate, questions, categories))
-    if not found:
+        places = [place for place, (_, answer) in enumerate(pair.questions) if kind(answer) in kinds]
+        if places:
+            questions = tuple(pair.questions[place] for place in places)
+            categories = tuple(pair.categories[place] for place in places if pair.categories)
+            answered.append(PairQuestions(pair.reference, pair.candidate, questions, categories))
+    if not answered:
         raise StepDiffError(f"{path}: no question has an answer of video_lm.answers, {', '.join(kinds) or 'none'}")
-    return found
+    return answered
 
 
 def turns(pair: PairQuestions, limit: int, rng: np.random.Generator) -> list[Turn]:
@@ -147,15 +139,3 @@ def turns(pair: PairQuestions, limit: int, rng: np.random.Generator) -> list[Tur
         rounds[place] = met[kind(questions[place].answer)]
         met[kind(questions[place].answer)] += 1
     return [questions[place] for place in sorted(order, key=rounds.__getitem__)[:limit]]
-
-
-def balanced(turns: Sequence[Turn], yes_no_weight: float) -> list[Turn]:
-    """Weight the turns of a pair so that YES and NO have the same total, `yes_no_weight` per answer on average.
-
-    Otherwise the overall similarity of the clips would answer most questions, whatever they are about. If all answers
-    are the same they get half the weight.
-    """
-    counts = Counter(turn.answer for turn in turns)
-    total = counts[YES] + counts[NO]
-    weights = {answer: yes_no_weight * total / (2 * max(counts[answer], 1)) for answer in (YES, NO)}
-    return [replace(turn, weight=weights.get(turn.answer, 1.0)) for turn in turns]

@@ -1,25 +1,27 @@
-"""Texts of many clips, in temporary files instead of memory.
+"""Texts of many clips, and runs of consecutive clips of one video, in temporary files instead of memory.
 
 The clips of a large data set have tens of gigabytes of narration, of which a batch reads some lines. They are written
 once, when a training begins, and mapped; the files have no name, so they are gone when the process ends.
 
 Guarantees
-- no memory is held per text: files are mapped, and their pages can be dropped at any time
-- texts keep the order in which they were added
+- texts keep the order in which they were added; no memory is held per text
+- the clips of a video are in the order of their end times, and of their ids where these are equal
+- runs are numbered by the end of the first clip of their video, then by its id
 """
 
 import tempfile
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from operator import index
-from typing import SupportsIndex, overload
+from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Shaped
+from jaxtyping import Bool, Float64, Int64, Shaped, UInt32, UInt64
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 
+SORTED = 2**22  # clips that are sorted at a time
 _AT_ONCE = 2**16  # texts that are joined at a time
 
 
@@ -68,18 +70,13 @@ class Texts(Sequence[tuple[str, str]]):
 
     def add(self, clips: pl.DataFrame) -> None:
         """Append clips (key, text, row)."""
-        for some in clips.iter_slices(_AT_ONCE):
-            self._add(some)
-
-    def _add(self, clips: pl.DataFrame) -> None:
-        if clips.is_empty():
-            return
-        both = clips.select(pl.concat_list("key", "text").alias("both"))["both"].explode()
-        ends = self._end + both.str.len_bytes().to_numpy().astype(np.int64).cumsum()
-        self._data.add(np.frombuffer(both.str.join("").item().encode(), np.uint8))
-        self._ends.add(ends)
-        self._rows.add(clips["row"].to_numpy())
-        self._end, self._mapped = int(ends[-1]), None
+        for part in clips.iter_slices(_AT_ONCE) if len(clips) else ():
+            both = part.select(pl.concat_list("key", "text").alias("both"))["both"].explode()
+            ends = self._end + both.str.len_bytes().to_numpy().astype(np.int64).cumsum()
+            self._data.add(np.frombuffer(both.str.join("").item().encode(), np.uint8))
+            self._ends.add(ends)
+            self._rows.add(part["row"].to_numpy())
+            self._end, self._mapped = int(ends[-1]), None
 
     @property
     def rows(self) -> Shaped[np.ndarray, " T"]:
@@ -93,16 +90,8 @@ class Texts(Sequence[tuple[str, str]]):
     def __len__(self) -> int:
         return len(self._rows)
 
-    @overload
-    def __getitem__(self, place: SupportsIndex) -> tuple[str, str]: ...
-
-    @overload
-    def __getitem__(self, place: slice) -> list[tuple[str, str]]: ...
-
-    def __getitem__(self, place: SupportsIndex | slice) -> tuple[str, str] | list[tuple[str, str]]:
+    def __getitem__(self, place: Any) -> Any:
         """Return key and text at a place."""
-        if isinstance(place, slice):
-            return [self[one] for one in range(*place.indices(len(self)))]
         place = index(place)
         if not 0 <= place < len(self):
             raise IndexError(place)
@@ -115,3 +104,92 @@ class Texts(Sequence[tuple[str, str]]):
             self._mapped = self._data.array(), self._ends.array()
         data, ends = self._mapped
         return data[int(ends[number - 1]) if number else 0 : int(ends[number])].tobytes().decode()
+
+
+class Runs(Sequence[list[tuple[str, str]]]):
+    """Runs of `length` consecutive (key, text) of one video."""
+
+    def __init__(self, blocks: Iterable[pl.DataFrame], length: int, words: int | None = None) -> None:
+        """blocks: clips (key, text, row, video, end in seconds); words: texts are cut to so many."""
+        self.length, self._texts = length, Texts(words=words)
+        ends, videos = Column("<f8"), Column("<u8")
+        for block in blocks:
+            self._texts.add(block)
+            ends.add(block["end"].fill_null(float("-inf")).to_numpy())
+            videos.add(block["video"].hash().to_numpy())
+        self._places, self._first, self._before = self._numbered(ends.array(), videos.array())
+
+    def __len__(self) -> int:
+        return int(self._before[-1])
+
+    def __getitem__(self, number: Any) -> Any:
+        """Return the run of that number."""
+        number = range(len(self))[index(number)]
+        video = int(np.searchsorted(self._before, number, side="right")) - 1
+        start = int(self._first[video]) + number - int(self._before[video])
+        return [self._texts[int(place)] for place in self._places[start : start + self.length]]
+
+    @property
+    def rows(self) -> UInt32[np.ndarray, " R"]:
+        """Rows of the catalog of the clips in any run."""
+        return np.asarray(self._texts.rows[self._places])
+
+    def _numbered(
+        self, ends: Float64[np.ndarray, " T"], videos: UInt64[np.ndarray, " T"]
+    ) -> tuple[UInt32[np.ndarray, " P"], UInt32[np.ndarray, " V"], Int64[np.ndarray, " V+1"]]:
+        """Return the places of clips in runs, video by video; then, for each video in the order of its runs, its first
+        clip among them, and the number of runs before it, with the number of all runs at the end."""
+        places, firsts, counts, begun = [np.empty(0, np.uint32)], [], [], 0
+        for by_video in self._sorted(ends, videos):
+            changes = np.flatnonzero(np.diff(videos[by_video]))
+            begin, end = np.append(0, changes + 1), np.append(changes + 1, len(by_video))
+            count = end - begin
+            long = count >= self.length
+            in_long = by_video[np.repeat(long, count)]
+            firsts.append(begun + np.append(0, np.cumsum(count[long]))[:-1])
+            counts.append(count[long])
+            places.append(in_long.astype(np.uint32))
+            begun += len(in_long)
+        in_runs = np.concatenate(places)
+        first = np.concatenate([np.empty(0, np.int64), *firsts])
+        number = np.concatenate([np.empty(0, np.int64), *counts]) - self.length + 1
+        order = self._ordered(in_runs[first], ends)
+        return in_runs, first[order].astype(np.uint32), np.append(0, np.cumsum(number[order]))
+
+    def _sorted(
+        self, ends: Float64[np.ndarray, " T"], videos: UInt64[np.ndarray, " T"]
+    ) -> Iterator[Int64[np.ndarray, " S"]]:
+        """Yield places of clips, by video, end and key; all clips of a video at once."""
+        parts = -(-len(ends) // SORTED)
+        for part in range(parts):
+            part_places = np.concatenate(
+                [at + np.flatnonzero(videos[at : at + SORTED] % parts == part) for at in range(0, len(ends), SORTED)]
+            )
+            part_places = part_places[np.lexsort((ends[part_places], videos[part_places]))]
+            same = _repeats(ends[part_places]) & _repeats(videos[part_places])
+            for start, end in _stretches(same):
+                part_places[start:end] = sorted(part_places[start:end].tolist(), key=self._texts.key)
+            if len(part_places):
+                yield part_places
+
+    def _ordered(self, places: np.ndarray, ends: Float64[np.ndarray, " T"]) -> Int64[np.ndarray, " V"]:
+        """Return the order of clips, one of each video, by end and key."""
+        end = ends[places]
+        order = np.argsort(end, kind="stable")
+        for start, stop in _stretches(_repeats(end[order])):
+            order[start:stop] = sorted(
+                order[start:stop].tolist(), key=lambda video: self._texts.key(int(places[video]))
+            )
+        return order
+
+
+def _repeats(values: np.ndarray) -> Bool[np.ndarray, " _"]:
+    """Return whether each of N values equals the next one."""
+    return values[1:] == values[:-1]
+
+
+def _stretches(same: Bool[np.ndarray, " _"]) -> Iterator[tuple[int, int]]:
+    """Yield start and end of stretches of equal elements; same [N - 1]: whether an element equals the next one."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], same, [False]]).astype(np.int8)))
+    for start, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
+        yield start, end + 1

@@ -1,60 +1,129 @@
-"""Which clips and videos trained a head, as hashes: enough to find test clips among them.
+"""What trained a head, as hashes of its clips and videos, and which clips of a test set are among them.
 
     RUN/trained_on.safetensors    clips, videos, names: uint64, sorted, each value once
     RUN/lineage.json              its sha256 and counts, under `trained_on`
 
-The hashes are those of `store.lineage.trained_on`, which reads them. `clips` has the ids of all clips that the
-sources of a training may draw; `videos` the files of their videos or, for a clip without a file, its names; `names` the
-uids and stems of clips with a file. All of them include what the run at `init` was trained on.
+`clips` has the ids of all clips that the sources of a training may draw; `videos` the files of their videos or, for a
+clip without a file, its names; `names` the uids and stems of clips with a file. All of them include what the run at
+`init` was trained on. `store.lineage.trained_on` reads the file.
+
+The store has a copy for each head that wrote a view, because the run may be elsewhere:
+
+    STORE/annotations/trained_on/<first digits of the sha256 of the head's weights>/
+        provenance.json           the run, its weights, and the number of hashes of each kind
+        <kind>-<part>.parquet     hash
 
 Guarantees
 - a run that starts from another includes its clips and videos
-- a run without the file loads, and is reported where its clips matter
+- heads.data.hold_out and `seen` decide by one rule whether two clips are of one video
+- a head without a record, or whose record is damaged, is reported where its clips matter
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+from jaxtyping import UInt64
 
-from common.io.files import write_pieces
 from heads.data.catalog_rows import blocks as blocks_of
 from heads.data.catalog_rows import of_rows, united
-from heads.data.hold_out import COLUMNS, identified
-from store import Catalog
+from heads.data.hold_out import COLUMNS, clip_times, identified, locate
+from heads.methods.registry import ENCODER
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io import sealed as table
+from stepdiff.common.io.files import Place, make_folder, write_bytes, write_pieces
+from stepdiff.common.io.sealed import BLANK
+from stepdiff.tasks.testsets import clips_of
+from store import Catalog, Store
+from store.format.layout import read_json, write_json
 from store.lineage.trained_on import FILE, KINDS, Hashes, blocks, check, contained, hashes
+
+_DIGITS = 16
+_LOOKED_UP = (
+    ("clips", "key"),
+    ("videos", "file"),
+    ("videos", "uid"),
+    ("videos", "stem"),
+    ("names", "uid"),
+    ("names", "stem"),
+)
+"""kind of hash, and the column to look up among them"""
 
 
 @dataclass(frozen=True)
-class Source:
-    """What trained a head, as far as it is recorded."""
+class Seen:
+    """The clips of a test set that trained a head, or whose videos did."""
 
-    name: str
-    """its run, or the view that it wrote"""
-    blocks: Callable[[str], Iterator[Hashes]] | None
-    """kind (KINDS) -> its hashes in sorted blocks; None: nothing is recorded"""
-    unrecorded: tuple[str, ...]
-    """runs among those that trained it whose clips are not recorded"""
+    source: str
+    """the head's run, or the view that it wrote"""
+    clips: frozenset[str] = frozenset()
+    of_videos: Mapping[str, str] = field(default_factory=dict)
+    """clip -> its video, for clips of videos that trained it"""
+    namesakes: int = 0
+    """number of clips of another file with the name of a video that trained it"""
+    unrecorded: tuple[str, ...] = ()
+
+    def counts(self, rows: Sequence[Any]) -> dict[str, Any]:
+        """Return how many clips, videos and rows of these rows the head has seen, for the score record."""
+        clips = {clip for row in rows for clip in clips_of(row)}
+        seen = self.clips | self.of_videos.keys()
+        return {
+            "source": self.source,
+            "clips": len(clips & self.clips),
+            "clips_of_videos": len(clips & seen),
+            "of_clips": len(clips),
+            "videos": len({self.of_videos[clip] for clip in clips & self.of_videos.keys()}),
+            "rows": sum(not seen.isdisjoint(clips_of(row)) for row in rows),
+            "of_rows": len(rows),
+            "namesakes": self.namesakes,
+            "unrecorded": list(self.unrecorded),
+        }
+
+    def notices(self, test_set: str) -> list[str]:
+        """Return what is uncertain, one line each."""
+        lines = [
+            f"{run}: its training clips are not recorded, so it is unknown whether it has seen clips of {test_set}"
+            for run in self.unrecorded
+        ]
+        if self.namesakes:
+            lines.append(
+                f"{self.source}: {self.namesakes} clips of {test_set} have the name of a video that trained it, but "
+                "another file; they count as unseen"
+            )
+        return lines
+
+    def refuse(self, rows: Sequence[Any], test_set: str) -> None:
+        """Raise StepDiffError if the head has seen any clip or video of the rows of a test set."""
+        counts = self.counts(rows)
+        if counts["clips_of_videos"]:
+            raise StepDiffError(
+                f"{test_set}: {self.source} was trained on {counts['clips']} of its {counts['of_clips']} clips, and "
+                f"{counts['clips_of_videos']} of them are from {counts['videos']} videos that trained it "
+                f"({counts['rows']} of {counts['of_rows']} rows); train with --hold-out {test_set}, or pass "
+                "--allow-seen, which marks the scores"
+            )
 
 
 @dataclass(frozen=True)
 class TrainedOn:
-    """The clips and videos of one training."""
+    """The clips and videos that trained a head."""
 
     arrays: Mapping[str, Hashes]
-    """kind (KINDS) -> hashes, sorted, each once"""
+    """kind (KINDS) -> hashes, sorted, each once; empty: nothing is recorded"""
     unrecorded: tuple[str, ...] = ()
-    """runs that it started from, directly or not, whose clips are not recorded"""
+    """runs among those that trained it whose clips are not recorded"""
+    source: str = ""
+    """its run, or the view that it wrote"""
 
     @classmethod
     def of(cls, clips: Iterable[pl.DataFrame]) -> "TrainedOn":
         """Return the hashes of clips (key and, if known, video), given in blocks."""
-        found = {kind: np.empty(0, np.uint64) for kind in KINDS}
+        arrays = {kind: np.empty(0, np.uint64) for kind in KINDS}
         for block in clips:
             (known,) = blocks_of(block, COLUMNS)
             known = identified(known)
@@ -65,8 +134,8 @@ class TrainedOn:
                 "names": pl.concat([filed["uid"], filed["stem"]]),
             }
             for kind, values in texts.items():
-                _append(found[kind], hashes(values.drop_nulls().unique()))
-        return cls({kind: _sorted(found.pop(kind)) for kind in KINDS})
+                _append(arrays[kind], hashes(values.drop_nulls().unique()))
+        return cls({kind: _sorted(arrays.pop(kind)) for kind in KINDS})
 
     @classmethod
     def of_catalog(cls, catalog: Catalog, parts: Iterable[np.ndarray]) -> "TrainedOn":
@@ -74,24 +143,51 @@ class TrainedOn:
         dtypes = {"key": pl.String, "video": pl.String}
         return cls.of(block for rows in united(parts) for block in of_rows(catalog, rows, dtypes))
 
-    def including(self, folder: Path, lineage: Mapping[str, Any]) -> "TrainedOn":
-        """Return also what the run in `folder` was trained on; without a record, it is listed as unrecorded.
-
-        lineage: of that run.
-
-        Raises:
-            StepDiffError: its record is missing or damaged.
-        """
+    @classmethod
+    def of_run(cls, folder: Path, lineage: Mapping[str, Any]) -> "TrainedOn":
+        """Return what trained the head of a run, from its lineage. StepDiffError: its record is missing or damaged."""
         record = lineage.get("trained_on")
         if record is None:
-            return TrainedOn(self.arrays, (*self.unrecorded, str(folder)))
+            return cls({}, (str(folder),), str(folder))
         check(folder, record)
-        arrays = dict(self.arrays)
-        for kind, own in self.arrays.items():
-            new = [block[~contained(block, [own])] for block in blocks(folder, kind)]
-            if any(map(len, new)):
-                arrays[kind] = _sorted(np.concatenate([own, *new]))
-        return TrainedOn(arrays, tuple(dict.fromkeys([*self.unrecorded, *record["unrecorded"]])))
+        arrays = {kind: _joined(blocks(folder, kind)) for kind in KINDS}
+        return cls(arrays, tuple(record["unrecorded"]), str(folder))
+
+    @classmethod
+    def of_view(cls, store: Store, view: str) -> "TrainedOn | None":
+        """Return what trained the head that wrote a view; None for a view of a frozen encoder. StepDiffError: the
+        record is damaged."""
+        provenance = store.view("clips", view).provenance
+        if not provenance.encoder.startswith(ENCODER):
+            return None
+        name, folder = f"view {view}", _record_folder(store, provenance.weights)
+        try:
+            record = read_json(folder / "provenance.json")["provenance"]
+        except (FileNotFoundError, NotADirectoryError):
+            return cls({}, (f"{name} of {store.path}",), name)
+        if record["weights"] != provenance.weights:
+            raise StepDiffError(
+                f"{folder}: the record is of another head than view {view}; run python -m heads.embed again"
+            )
+        arrays = {}
+        for kind in KINDS:
+            files: list[Place] = sorted(folder.glob(f"{kind}-*.parquet"))
+            arrays[kind] = _joined(table.read(file)["hash"].to_numpy() for file in files)
+            if len(arrays[kind]) != record[kind]:
+                raise StepDiffError(
+                    f"{folder}: holds {len(arrays[kind])} hashes of {kind} where {record[kind]} were written; embed "
+                    "the view again"
+                )
+        return cls(arrays, tuple(record["unrecorded"]), f"{name} (head {record['head']})")
+
+    def including(self, folder: Path, lineage: Mapping[str, Any]) -> "TrainedOn":
+        """Return also what the run in `folder` was trained on; without a record, it is listed as unrecorded.
+        StepDiffError: its record is missing or damaged."""
+        start = TrainedOn.of_run(folder, lineage)
+        arrays = {
+            kind: _sorted(_joined([values, start.arrays.get(kind, values[:0])])) for kind, values in self.arrays.items()
+        }
+        return TrainedOn(arrays, tuple(dict.fromkeys([*self.unrecorded, *start.unrecorded])))
 
     def write(self, folder: Path) -> dict[str, Any]:
         """Write the file of the run in `folder`; return its record in lineage.json."""
@@ -104,6 +200,53 @@ class TrainedOn:
         counts = {kind: len(array) for kind, array in self.arrays.items()}
         return {"sha256": sha256.hexdigest(), **counts, "unrecorded": list(self.unrecorded)}
 
+    def seen(self, rows: Sequence[Any], store: Store) -> Seen:
+        """Return the clips of the rows that trained the head; the store's catalog knows their videos."""
+        if not self.arrays:
+            return Seen(self.source, unrecorded=self.unrecorded)
+        tests = locate(store.catalog("clips"), clip_times(clip for row in rows for clip in clips_of(row)))
+        for kind, column in _LOOKED_UP:
+            there = np.zeros(tests.height, bool)
+            known = tests[column].is_not_null().to_numpy()
+            there[known] = contained(hashes(tests[column].drop_nulls()), [self.arrays[kind]])
+            tests = tests.with_columns(pl.Series(f"{column} in {kind}", there))
+        named = pl.any_horizontal("uid in names", "stem in names")
+        nameless = pl.any_horizontal("uid in videos", "stem in videos")  # the training clip had only a name
+        of_video = pl.col("file in videos") | nameless | (pl.col("file").is_null() & named)
+        trained = tests.filter(of_video).select("key", pl.coalesce("file", "stem", "uid"))
+        return Seen(
+            self.source,
+            frozenset(tests.filter("key in clips")["key"]),
+            dict(trained.iter_rows()),
+            tests.filter(named & ~of_video & ~pl.col("key in clips")).height,
+            self.unrecorded,
+        )
+
+
+def copy_to_store(store: Store, weights: str, run: Path, lineage: Mapping[str, Any]) -> None:
+    """Copy the record of a run into the store, if it has one, for the views that its head writes.
+
+    weights: sha256 of the head's. The caller holds the store's lock.
+    """
+    record, folder = lineage.get("trained_on"), _record_folder(store, weights)
+    if record is None or (folder / "provenance.json").exists():
+        return
+    check(run, record)
+    make_folder(folder)
+    for kind in KINDS:
+        for number, block in enumerate(blocks(run, kind)):
+            write_bytes(folder / f"{kind}-{number:06d}.parquet", table.encode(pl.DataFrame({"hash": block})))
+    provenance = {"head": str(run), "weights": weights, **record}
+    write_json(folder / "provenance.json", {"provenance": provenance, "seal": BLANK})  # last: the hashes are complete
+
+
+def _record_folder(store: Store, weights: str) -> Place:
+    return store.path / "annotations" / "trained_on" / weights[:_DIGITS]
+
+
+def _joined(parts: Iterable[np.ndarray]) -> Hashes:
+    return np.concatenate([np.empty(0, np.uint64), *parts])
+
 
 def _append(every: np.ndarray, more: np.ndarray) -> None:
     """Append to an array, in place: where np.concatenate copies a gigabyte, this moves its pages."""
@@ -112,7 +255,7 @@ def _append(every: np.ndarray, more: np.ndarray) -> None:
     every[end:] = more
 
 
-def _sorted(every: Hashes) -> Hashes:
+def _sorted(every: Hashes) -> UInt64[np.ndarray, " K"]:
     """Return the hashes, sorted in place, each once."""
     every.sort()
     first = np.ones(len(every), bool)

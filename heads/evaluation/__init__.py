@@ -1,1 +1,1 @@
-"""An evaluation: its options, inputs, answers, partial file and record, and the clips that a head has seen."""
+"""An evaluation: its options, rows, method, answerers, partial file and judges."""

@@ -4,9 +4,8 @@
     verdicts = benchmark.judge(asked, texts, judge)
 
 Guarantees
-- an_answer_that_failed_for_good_is_kept: the judge is not asked again
-- a_server_that_stops_keeps_earlier_answers: the error says to run the command again
-- a_local_judge_is_named_with_its_weights
+- an answer that failed for good is kept, and the judge is not asked again
+- answers before a server stopped are kept, and the error says to run the command again
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,10 +15,10 @@ from typing import Any
 
 import torch
 
-from common.errors import StepDiffError
 from heads.llm.model import LLM, Failure, LLMOptions, Sampling, shown
-from tasks.benchmarks.judging import Conversation, Judge, NoAnswer
-from weights import resolve
+from stepdiff.common.errors import StepDiffError
+from stepdiff.tasks.benchmarks.judging import Conversation, Judge, NoAnswer
+from stepdiff.weights import resolve
 
 LONGEST = 512
 """tokens of a judge's answer"""
@@ -61,16 +60,9 @@ class JudgeOptions:
 
 
 def load(options: JudgeOptions, kept: Path | None, store: str | None = None, device: str = "auto") -> Judge:
-    """Load the models of a judge.
+    """Load the models of a judge. StepDiffError: a model cannot be loaded.
 
-    Args:
-        options: Which models judge.
-        kept: File that keeps a language model's answers, OUT.judged.jsonl.
-        store: Feature store with mpnet-base embeddings of texts; None: they are computed.
-        device: auto, cpu or cuda.
-
-    Raises:
-        StepDiffError: A model cannot be loaded.
+    kept: file of a language model's answers; store: with mpnet-base embeddings of texts, else they are computed.
     """
     from heads.models.language_model import pick_device
 
@@ -85,8 +77,8 @@ def load(options: JudgeOptions, kept: Path | None, store: str | None = None, dev
     if options.judge is None:
         return Judge(f"{options.entailment}", None, kept, embed, agrees)
     named = LLMOptions(llm=options.judge, endpoint=options.endpoint, batch=options.judge_batch)
-    made = named.provenance()
-    name = f"{made['model']} ({made['weights'][:12]})"
+    provenance = named.provenance()
+    name = f"{provenance['model']} ({provenance['weights'][:12]})"
     return Judge(name, Answers(named.load(chosen), name), kept, embed, agrees)
 
 
@@ -130,11 +122,11 @@ class Entailment:
 
     def __call__(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
         """Return whether entailment is likelier than contradiction, for (premise, statement) pairs."""
-        found: list[bool] = []
+        agree: list[bool] = []
         for start in range(0, len(pairs), PAIRS_AT_ONCE):
             first, second = (list(texts) for texts in zip(*pairs[start : start + PAIRS_AT_ONCE], strict=True))
             batch = self.tokenizer(first, second, padding=True, truncation=True, return_tensors="pt")
             with torch.inference_mode():
                 logits = self.model(**batch.to(self.model.device)).logits
-            found += (logits[:, self.agree] > logits[:, self.contradict]).tolist()
-        return found
+            agree += (logits[:, self.agree] > logits[:, self.contradict]).tolist()
+        return agree

@@ -1,10 +1,4 @@
-"""The method of an evaluation, loaded from its options, and the rows that it can answer.
-
-Guarantees
-- a clip or text that the store lacks is reported before anything is predicted
-- a_wrong_method_lists_what_is_known_in_one_line
-- an option that a method cannot do without is named
-"""
+"""The method of an evaluation, loaded from its options, and the rows that it can answer."""
 
 import inspect
 import sys
@@ -15,15 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from common import plugins
-from common.errors import StepDiffError
 from heads.data.clip_texts import ClipTexts
 from heads.data.clips import Reads
 from heads.evaluation.options import PLUGINS, PUBLIC, EvaluateOptions
 from heads.evidence.head import WordHead
 from heads.methods import controls
-from heads.methods.captions_cosine import MODEL, CaptionsCosine
 from heads.methods.registry import PLUGIN, REGISTRY, stated
+from heads.methods.similarity import CAPTIONS_MODEL, CaptionsCosine
 from heads.methods.socratic import TokenIds, load_socratic
 from heads.methods.stepdiff import StepDiff
 from heads.methods.vlemb import VLEmb, text_of
@@ -32,13 +24,15 @@ from heads.models.language_model import pick_device, pick_precision
 from heads.models.public.cached import load_cached
 from heads.models.public.families import families, load_public
 from heads.models.video_lm import VideoLM
-from heads.training.lineage import disclosure, load_stepdiff, load_video_lm
+from heads.training.lineage import disclosure, load_stepdiff
 from heads.workers.group import ALONE, Group
+from stepdiff.common import plugins
+from stepdiff.common.errors import StepDiffError
+from stepdiff.tasks.benchmarks.rows import Choice, Ranking, Rating, Writing
+from stepdiff.tasks.testsets import DiffCap, DiffMCQ, DiffRank, clips_of, read_predictions, read_test_set
+from stepdiff.weights import fingerprint
 from store import Store
 from store.view import OK
-from tasks.benchmarks.rows import Choice, Ranking, Rating, Writing
-from tasks.testsets import DiffCap, DiffMCQ, DiffRank, clips_of, read_predictions, read_test_set
-from weights import fingerprint
 
 ANSWERS = {
     DiffCap: "caption",
@@ -62,22 +56,6 @@ class Loaded:
     """of its matrix products"""
     disclosed: dict[str, Any] = field(default_factory=dict)
     """printed next to the scores"""
-
-
-@dataclass(frozen=True)
-class Described:
-    """What the process that has loaded the method knows. Picklable."""
-
-    rows: list[Any]
-    """rows to answer: those whose clips and texts are present"""
-    absent: int
-    """clips that the store lacks"""
-    disclosed: dict[str, Any]
-    """printed next to the scores"""
-    by_pair: bool
-    """whether a DiffMCQ set is answered pair by pair, so that each pair is read once"""
-    notices: tuple[str, ...] = ()
-    """lines that the method printed while it was loaded in another process"""
 
 
 def load_method(options: EvaluateOptions, store: Store | None, rows: Sequence[Any], group: Group = ALONE) -> Loaded:
@@ -138,7 +116,7 @@ def _load_storeless(options: EvaluateOptions, device: str) -> Loaded:
         return Loaded(controls.Chance(options.seed))
     texts = needed(options, "texts", "a Parquet file of texts about clips")
     if options.method == "captions-cosine":
-        captions, model = ClipTexts(texts, options.kind), options.weights or MODEL
+        captions, model = ClipTexts(texts, options.kind), options.weights or CAPTIONS_MODEL
         disclosed = {"texts": texts, "kind": captions.kind, "provenance": captions.provenance, "sentences": model}
         return Loaded(CaptionsCosine(captions, model, device), disclosed=disclosed)
     reader, ids, disclosed = load_socratic(texts, options.kind, options.language_model, device, options.precision)
@@ -150,7 +128,6 @@ _CONTROLS: dict[str, type] = {
     "rarest": controls.Rarest,
     "medoid": controls.Medoid,
     "shuffled-captions": controls.ShuffledCaptions,
-    "token-regression": controls.TokenRegression,
 }
 
 
@@ -172,16 +149,8 @@ def _load_control(options: EvaluateOptions, store: Store, rows: Sequence[Any], d
         method = controls.ShuffledCaptions(answered, captions, rows, texts, options.seed)
         return Loaded(method, disclosed={"texts": texts})
     texts = needed(options, "texts", "paired QA of training clips")
-    if options.method == "medoid":
-        captions_of = controls.Medoid(texts, store, rows, options.source)
-        return Loaded(captions_of, disclosed={"texts": texts, "captions": captions_of.captions})
-    head = Path(needed(options, "head", HEAD))
-    model, features, recipe = load_video_lm(head, store, device)
-    categories = [row.category for row in rows]
-    regression = controls.TokenRegression(model, features, texts, store, categories, options.source)
-    trained = disclosure(recipe, head) | {"regime": "supervised"}  # by the answers that the regression learns from
-    disclosed: dict[str, Any] = {"head": str(head), "view": recipe.view, "recipe": trained}
-    return Loaded(regression, disclosed=disclosed | {"texts": texts, "questions": regression.questions})
+    medoid = controls.Medoid(texts, store, rows, options.source)
+    return Loaded(medoid, disclosed={"texts": texts, "captions": medoid.captions})
 
 
 def answered_rows(predictions: str) -> Path | None:
@@ -191,16 +160,13 @@ def answered_rows(predictions: str) -> Path | None:
 
 
 def method_class(name: str) -> type:
-    """Return the class of a plug-in: an installed name, or package.module:Class.
-
-    Raises:
-        StepDiffError: its module cannot be imported, or has no such class.
-    """
+    """Return the class of a plug-in: an installed name, or package.module:Class. StepDiffError: its module cannot be
+    imported, or has no such class."""
     place, kind = plugins.load(name, PLUGINS, "--method")
     if not isinstance(kind, type):
         module, _, attribute = place.partition(":")
-        own = [key for key, value in vars(sys.modules[module]).items() if getattr(value, "__module__", "") == module]
-        raise StepDiffError(f"--method {name}: {module} has no class {attribute}; it has {', '.join(own) or 'none'}")
+        names = [key for key, value in vars(sys.modules[module]).items() if getattr(value, "__module__", "") == module]
+        raise StepDiffError(f"--method {name}: {module} has no class {attribute}; it has {', '.join(names) or 'none'}")
     return kind
 
 
@@ -226,11 +192,8 @@ def needed(options: EvaluateOptions, name: str, what: str) -> str:
 def present_rows(
     options: EvaluateOptions, rows: list[Any], store: Store | None, loaded: Loaded
 ) -> tuple[list[Any], int]:
-    """Return the rows whose clips and texts are present, and the number of absent clips.
-
-    Raises:
-        StepDiffError: one is absent and `skip_missing` is not set, or no row is left.
-    """
+    """Return the rows whose clips and texts are present, and the number of absent clips. StepDiffError: one is absent
+    and `skip_missing` is not set, or no row is left."""
     method, view = loaded.method, loaded.disclosed.get("view")
     features = getattr(method, "features", None)
     texts = features.texts if isinstance(features, TokenIds) else getattr(method, "texts", None)
@@ -244,21 +207,21 @@ def present_rows(
             f"{absent[0]}: no {wanted} in {options.store} (absent: {len(absent)} clips of these rows); run "
             "python -m featurize with a manifest that contains them, or pass --skip-missing"
         )
-    found = [row for row in rows if not set(absent).intersection(clips_of(row))]
-    if not found:
+    present = [row for row in rows if not set(absent).intersection(clips_of(row))]
+    if not present:
         raise StepDiffError(f"{options.source}: every row has a clip that {options.store} lacks, e.g. {absent[0]}")
-    if isinstance(method, VLEmb) and isinstance(found[0], DiffMCQ | Choice):
-        lacking = dict.fromkeys(method.missing_texts(found))
+    if isinstance(method, VLEmb) and isinstance(present[0], DiffMCQ | Choice):
+        lacking = dict.fromkeys(method.missing_texts(present))
         if lacking and not options.skip_missing:
             raise StepDiffError(
                 f"{next(iter(lacking))!r}: no embedding of this text in view {options.view} of {options.store} "
                 f"(absent: {len(lacking)} texts of these rows); featurize the test set's texts, or those of python -m "
-                "annotate.manifest --benchmark NAME --texts, or pass --skip-missing"
+                "stepdiff annotate manifest --benchmark NAME --texts, or pass --skip-missing"
             )
-        found = [row for row in found if text_of(row) not in lacking]
-        if not found:
+        present = [row for row in present if text_of(row) not in lacking]
+        if not present:
             raise StepDiffError(f"{options.source}: view {options.view} has no embedding of any row's text")
-    return found, len(absent)
+    return present, len(absent)
 
 
 def absent_clips(

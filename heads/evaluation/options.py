@@ -3,8 +3,6 @@
 Guarantees
 - an option that the method or the task does not read is refused, never ignored
 - no file that is read is written
-- a_url_as_the_file_of_predictions_is_refused
-- inside a Ray job relative paths are refused
 """
 
 import math
@@ -12,13 +10,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from common.errors import StepDiffError
-from common.io.files import place, refuse_url
-from common.plugins import installed
-from common.workers.cluster import refuse_relative
 from heads.methods.registry import PLUGIN, REGISTRY
-from tasks import benchmarks
-from tasks.testsets import FORMS
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import place, refuse_url
+from stepdiff.common.plugins import installed
+from stepdiff.common.workers.cluster import refuse_relative
+from stepdiff.tasks import registry
+from stepdiff.tasks.spec import TaskSpec
 
 if TYPE_CHECKING:
     from heads.evaluation.judges import JudgeOptions
@@ -32,22 +30,11 @@ METHODS: dict[str, tuple[str, ...]] = {
     for option in dict.fromkeys(option for method in REGISTRY.values() for option in method.options)
 }
 """option -> the methods that read it"""
-TASKS: dict[str, tuple[str, ...]] = {
-    "pair_embedding": ("diffmcq",),
-    "no_difference": ("diffcap",),
-    "similarity": ("diffcap", "viddiff-open"),
-    "truth": ("diffcap",),
-    "judge": benchmarks.JUDGED,
-    "endpoint": benchmarks.JUDGED,
-    "entailment": ("viddiff-open",),
-    "parse": ("diffcap",),
-    "seeded": ("diffcap",),
-    "decline_at": ("diffcap",),
-    "ask_similar": ("diffcap",),
-    "test_set": tuple(FORMS),
-    "data": tuple(sorted(benchmarks.MODULES)),
-}
-"""option -> the tasks that read it"""
+OF_TASKS = (
+    *("pair_embedding", "no_difference", "similarity", "truth", "judge", "endpoint", "entailment", "parse", "seeded"),
+    *("decline_at", "ask_similar"),
+)
+"""options that a task reads only if its spec lists them"""
 WRITTEN = ("rows.jsonl", "scores.json", "judged.jsonl", "partial.jsonl", "partial.json")
 """suffixes of the files written next to OUT"""
 
@@ -57,13 +44,14 @@ class EvaluateOptions:
     task: str
     """diffcap, diffmcq or diffrank, the published tasks; or a benchmark of others: captaincook-mistake,
     captaincook-retrieval, captaincook-retrieval-flawed, convis, convis-retrieval, crossvid-cc, crossvid-pea,
-    viddiff-closed, viddiff-open, vidic"""
+    viddiff-closed, viddiff-open, vidic; or the name of an installed plug-in, or package.module:SPEC
+    (stepdiff.tasks.spec.TaskSpec)"""
     method: str
     """video-lm (a trained head: VCLM, Interleaved or StepDiff, by its recipe; stepdiff means the same), word-evidence
     (a head of words), vlemb (embeddings in one space), llava or idefics (a public vision-language model), vlm (any
     video language model of transformers that takes cached tokens), socratic (a language model that reads a text about
     each clip), captions-cosine (embeddings of such texts), a control (random, step-oracle, rarest, medoid,
-    shuffled-captions, token-regression), the name of an installed plug-in, or package.module:Class
+    shuffled-captions), the name of an installed plug-in, or package.module:Class
     (heads.methods.Method)"""
     out: str
     """predictions file to write"""
@@ -74,7 +62,7 @@ class EvaluateOptions:
     store: str | None = None
     """feature store; null: none, for methods that read no features (socratic, captions-cosine, random)"""
     head: str | None = None
-    """run folder of heads.train, for video-lm and token-regression; of heads.words, for word-evidence"""
+    """run folder of heads.train, for video-lm; of heads.words, for word-evidence"""
     view: str | None = None
     """view with embeddings, for vlemb; with the tokens of the model's own vision part, for llava, idefics and vlm;
     passed to plug-ins"""
@@ -85,8 +73,8 @@ class EvaluateOptions:
     sentence-transformers model, or its name, by default minilm-l6"""
     texts: str | None = None
     """for socratic and captions-cosine: Parquet file of texts about clips, or a folder of them as a stage of annotate
-    writes it; for medoid and token-regression: paired QA of training clips; for shuffled-captions: predictions of
-    another method, with the rows that it answered next to them"""
+    writes it; for medoid: paired QA of training clips; for shuffled-captions: predictions of another
+    method, with the rows that it answered next to them"""
     kind: str | None = None
     """for socratic and captions-cosine: which texts to read, by their column kind; null if all are of one kind"""
     language_model: str = "smollm2-135m-instruct"
@@ -158,37 +146,51 @@ def judge_options(options: Any) -> "JudgeOptions":
     return JudgeOptions(options.judge, options.endpoint, options.entailment, options.similarity)
 
 
-def check_task(name: str) -> None:
-    """Raise StepDiffError for a name that is neither a published task nor a benchmark."""
-    known = (*FORMS, *benchmarks.MODULES)
-    if name not in known:
-        raise StepDiffError(f"--task {name}: no such task; give one of {', '.join(known)}")
+def check_task(options: Any) -> TaskSpec:
+    """Return the spec of the task. options: of heads.evaluate or heads.score. StepDiffError: no such task, no or
+    another source of rows than it has, or an option that it does not read."""
+    spec = registry.get(options.task)
+    name, needed = ("test_set", "test-set FILE") if spec.test_set else ("data", "data FOLDER")
+    if getattr(options, name) is None or None not in (options.test_set, options.data):
+        raise StepDiffError(f"--task {options.task} needs --{needed}, and no other source of rows")
+    for field in fields(options):
+        if field.name in OF_TASKS and field.name not in spec.options and getattr(options, field.name) != field.default:
+            readers = ", ".join(registry.readers(field.name))
+            raise StepDiffError(
+                f"{_flag(field.name)} is for {readers}, and {options.task} does not read it; leave it out"
+            )
+    return spec
 
 
 def check(options: EvaluateOptions) -> None:
-    """Raise StepDiffError for an unknown method, an option that is not read, or a number out of range."""
+    """Raise StepDiffError for an unknown method or task, an option that is not read or out of range, or a file that is
+    read and would be overwritten."""
+    if Path(options.out).suffix != ".jsonl":
+        raise StepDiffError(f"{options.out}: predictions are JSON lines; name the file *.jsonl")
     method = REGISTRY.get(options.method, PLUGIN)
-    if method is PLUGIN and ":" not in options.method:
-        if options.method not in (plugins := installed(PLUGINS)):
-            names = ", ".join([*REGISTRY, *plugins])
-            raise StepDiffError(f"--method {options.method}: no such method; give {names}, or package.module:Class")
+    if method is PLUGIN and ":" not in options.method and options.method not in (plugins := installed(PLUGINS)):
+        names = ", ".join([*REGISTRY, *plugins])
+        raise StepDiffError(f"--method {options.method}: no such method; give {names}, or package.module:Class")
+    spec = check_task(options)
     defaults = {field.name: field.default for field in fields(EvaluateOptions)}
-    check_task(options.task)
-    if not options.source:
-        raise StepDiffError(
-            f"--task {options.task} needs --{'test-set FILE' if options.task in FORMS else 'data FOLDER'}"
-        )
-    for value, readers in ((method.name, METHODS), (options.task, TASKS)):
-        for name, known in readers.items():
-            if value not in known and getattr(options, name) != defaults[name]:
-                flag = name.replace("_", "-")
-                raise StepDiffError(f"--{flag} is for {', '.join(known)}, and {value} does not read it; leave it out")
-    if options.method == "token-regression" and options.task not in FORMS:
-        raise StepDiffError(f"--method token-regression answers the question of diffrank, not {options.task}")
+    for name, known in METHODS.items():
+        if method.name not in known and getattr(options, name) != defaults[name]:
+            raise StepDiffError(
+                f"{_flag(name)} is for {', '.join(known)}, and {method.name} does not read it; leave it out"
+            )
     if options.store is None and method.store:
         raise StepDiffError(f"--method {options.method} needs --store, the feature store that it reads")
-    if options.task in benchmarks.JUDGED:
+    if spec.judge is not None:
         judge_options(options).check_models()  # refuses a missing judge
+    _check_numbers(options)
+    _check_files(options)
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _check_numbers(options: EvaluateOptions) -> None:
     if options.rows_at_once < 1 or (options.rows is not None and options.rows < 1):
         raise StepDiffError(f"--rows {options.rows}, --rows-at-once {options.rows_at_once}: neither may be below 1")
     if options.workers < 1:
@@ -203,22 +205,21 @@ def check(options: EvaluateOptions) -> None:
         raise StepDiffError(f"--seed {options.seed}, --bootstrap {options.bootstrap}: neither may be below 0")
 
 
-def check_files(options: EvaluateOptions) -> None:
+def _check_files(options: EvaluateOptions) -> None:
     """Raise StepDiffError if a file that is read would be overwritten, OUT is a URL, or a path of a Ray job is
     relative."""
     refuse_url("--out", options.out)
     is_remote = options.store is not None and place(options.store).remote
     paths = ("test_set", "data", "out", "head", "texts", "no_difference", "truth", *(() if is_remote else ("store",)))
-    named = [(f"--{name.replace('_', '-')}", getattr(options, name)) for name in paths]
-    refuse_relative([(flag, path) for flag, path in named if path is not None])
+    refuse_relative([(_flag(name), path) for name in paths if (path := getattr(options, name)) is not None])
     out = Path(options.out)
-    taken = {path.resolve() for path in (out, *(out.with_suffix(f".{name}") for name in WRITTEN))}
+    written = [out, *(out.with_suffix(f".{name}") for name in WRITTEN)]
+    taken = {path.resolve() for path in written}
     for name in ("test_set", "no_difference", "subset", "texts", "truth"):
         value = getattr(options, name)
         if value is not None and Path(value).resolve() in taken:
-            flag = name.replace("_", "-")
-            raise StepDiffError(f"--{flag} {value}: --out {options.out} would overwrite it; name another --out")
-    is_ours = any(out.with_suffix(f".{name}").exists() for name in WRITTEN)
+            raise StepDiffError(f"{_flag(name)} {value}: --out {options.out} would overwrite it; name another --out")
+    is_ours = any(path.exists() for path in written[1:])
     if options.data is not None and out.exists() and not is_ours:
         if out.resolve().is_relative_to(Path(options.data).resolve()):
             raise StepDiffError(f"--out {options.out} would overwrite a file of --data; name another --out")

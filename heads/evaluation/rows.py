@@ -3,8 +3,6 @@
 Guarantees
 - rows keep the order of the test set
 - every name of a subset selects a row, or is refused
-- names of rows are not read as a file's name, even if such a file exists
-- a_line_of_a_benchmark's_predictions_names_its_row
 """
 
 from collections.abc import Collection, Sequence
@@ -12,26 +10,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from common.errors import StepDiffError
-from common.progress import say
-from common.streams import published
 from heads.evaluation.judges import load as load_judge
 from heads.evaluation.options import EvaluateOptions, judge_options
 from heads.methods.similarity import sentences
-from tasks import benchmarks
-from tasks.benchmarks import predictions as of_benchmarks
-from tasks.benchmarks import rows as benchmark_rows
-from tasks.benchmarks.benchmark import Asked
-from tasks.benchmarks.predictions import write_answers
-from tasks.benchmarks.rows import BenchmarkRow, Ranking, Rating
-from tasks.declining import agreeing
-from tasks.scoring import TruthFigures, score, score_asked
-from tasks.testsets import (
-    ROWS,
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.progress import say
+from stepdiff.common.streams import published
+from stepdiff.tasks import registry
+from stepdiff.tasks.benchmarks import rows as benchmark_rows
+from stepdiff.tasks.benchmarks.rows import BenchmarkRow, Ranking, Rating, read_answers, write_answers
+from stepdiff.tasks.declining import agreeing
+from stepdiff.tasks.postprocess import parse
+from stepdiff.tasks.scoring import TruthFigures, score, score_asked
+from stepdiff.tasks.spec import Asked
+from stepdiff.tasks.testsets import (
     DiffMCQ,
-    Task,
     digest,
     drawn,
+    published_task,
+    read_captions,
+    read_predictions,
     read_test_set,
     reference_video,
     write_predictions,
@@ -41,26 +39,14 @@ from tasks.testsets import (
 AnyRow = TypeVar("AnyRow")
 
 
-def published_task(name: str) -> Task | None:
-    """Return the published task of that name; None for a benchmark."""
-    return next((task for task in ROWS if task == name), None)
+def read_asked(options: EvaluateOptions) -> Asked:
+    """Read the test set, or the folder of a benchmark."""
+    return registry.get(options.task).read(Path(options.source))
 
 
-def read_benchmark(options: EvaluateOptions) -> Asked | None:
-    """Read the folder of a benchmark; None: the task is a published one."""
-    if published_task(options.task) is not None:
-        return None
-    return benchmarks.get(options.task).read(Path(options.source))
-
-
-def read_rows(options: EvaluateOptions, benchmark: Asked | None) -> list[Any]:
-    """Return the rows that the options select; benchmark: as `read_benchmark` returns."""
-    if benchmark is not None:
-        groups: list[list[Any]] = [benchmark.rows]
-    else:
-        task = published_task(options.task)
-        assert task is not None
-        groups = [read_test_set(task, options.source)]
+def read_rows(options: EvaluateOptions, asked: Asked) -> list[Any]:
+    """Return the rows that the options select among those of `read_asked`."""
+    groups: list[list[Any]] = [asked.rows]
     if options.no_difference is not None:
         groups.append(agreeing(read_test_set("diffrank", options.no_difference)))
     if options.subset is not None:
@@ -73,15 +59,12 @@ def read_rows(options: EvaluateOptions, benchmark: Asked | None) -> list[Any]:
 
 def digest_of(options: EvaluateOptions, rows: Sequence[Any]) -> str:
     """Return a sha256 of what the rows ask."""
-    return benchmark_rows.digest(rows) if published_task(options.task) is None else digest(rows)
+    return digest(rows) if registry.get(options.task).test_set else benchmark_rows.digest(rows)
 
 
 def named(rows: Sequence[Any], subset: str) -> list[str]:
-    """Return the names of a subset, separated by commas, or else the lines of a file.
-
-    Raises:
-        StepDiffError: no names, or one that selects none of the rows.
-    """
+    """Return the names of a subset, separated by commas, or else the lines of a file. StepDiffError: no names, or one
+    that selects none of the rows."""
     known = set().union(*map(_names, rows))
     names = _stripped(subset.split(","))
     if known.issuperset(names) and names:
@@ -132,9 +115,10 @@ def write_files(
 
     Those of a benchmark name their rows. similar: the number "similar" of each line of captions.
     """
-    out, task = Path(options.out), published_task(options.task)
+    out = Path(options.out)
     answered = out.with_suffix(".rows.jsonl")
     answered.unlink(missing_ok=True)
+    task = published_task(options.task)
     if task is None:
         write_answers(out, rows, predictions)
         return
@@ -144,17 +128,21 @@ def write_files(
 
 
 def score_rows(
-    options: EvaluateOptions,
-    benchmark: Asked | None,
+    options: Any,
+    asked: Asked,
     rows: Sequence[Any],
     predictions: Sequence[Any],
-    similar: Sequence[float] | None,
+    file: str,
+    similar: Sequence[float] | None = None,
 ) -> dict[str, Any]:
-    """Return the scores of predictions; benchmark: as `read_benchmark` returns."""
-    if benchmark is not None:
-        return benchmark_scores(options, benchmark, rows, predictions, Path(options.out), options.store)
+    """Return the scores of predictions. options: of heads.evaluate or heads.score.
+
+    file: of the predictions, next to which a judge's answers are kept; similar: log p(YES) - log p(NO) that clips of
+    each row are similar, if captions have it.
+    """
     task = published_task(options.task)
-    assert task is not None
+    if task is None:
+        return _benchmark_scores(options, asked, rows, predictions, Path(file))
     embed = sentences(options.store, options.device) if options.similarity else None
     scores = score(task, rows, predictions, options.bootstrap, options.seed, embed, load_truth(options.truth))
     if similar is not None:
@@ -166,21 +154,18 @@ def load_truth(file: str | None) -> TruthFigures | None:
     """Return the truth score by a world's attributes.jsonl, None without a file. StepDiffError: it cannot be read."""
     if file is None:
         return None
-    from kitchen.truth import truth_figures  # the sample world needs packages that heads do not
+    from stepdiff.kitchen.truth import truth_figures  # the sample world needs packages that heads do not
 
     return truth_figures(file)
 
 
-def benchmark_scores(
-    options: Any, asked: Asked, rows: Sequence[Any], predictions: Sequence[Any], file: Path, store: str | None
+def _benchmark_scores(
+    options: Any, asked: Asked, rows: Sequence[Any], predictions: Sequence[Any], file: Path
 ) -> dict[str, Any]:
-    """Return the scores of predictions for rows of a benchmark, with its notes and the number of rows left out.
-
-    options: of heads.evaluate or heads.score; file: that of the predictions. What a judge says is kept next to it.
-    """
-    benchmark, notes = benchmarks.get(options.task), list(asked.notes)
+    """Return the scores with the benchmark's notes and the number of rows left out."""
+    benchmark, notes = registry.get(options.task), list(asked.notes)
     if benchmark.judge is not None:
-        judge = load_judge(judge_options(options), file.with_suffix(".judged.jsonl"), store, options.device)
+        judge = load_judge(judge_options(options), file.with_suffix(".judged.jsonl"), options.store, options.device)
         texts = [text.encode("utf-8", "replace").decode() for text in predictions]  # no lone surrogates
         predictions = benchmark.judge(replace(asked, rows=list(rows)), texts, judge)
         notes.append(f"judge: {judge.name}" + (f"; entailment: {options.entailment}" if options.entailment else ""))
@@ -190,16 +175,27 @@ def benchmark_scores(
     return scores | {"notes": [*scores.get("notes", ()), *notes]}
 
 
-def score_file(options: Any, folder: Path) -> dict[str, Any]:
-    """Return the scores of a file of predictions for a benchmark; options: of heads.score."""
-    asked = benchmarks.get(options.task).read(folder)
-    answered = of_benchmarks.read_answers(options.predictions, asked.rows)
-    file = Path(options.predictions)
-    if options.export is not None:
-        export = benchmarks.get(options.task).export
-        if export is None:
-            raise StepDiffError(f"--export: the authors of {options.task} have no format of their own; leave it out")
-        given = dict(zip((row.key for row in answered.rows), answered.predictions, strict=True))
-        for path in export(folder, asked.rows, [given.get(row.key) for row in asked.rows], Path(options.export)):
-            say(f"exported: {path}")
-    return benchmark_scores(options, asked, answered.rows, answered.predictions, file, options.store)
+def read_predicted(options: Any, asked: Asked) -> tuple[list[Any], list[Any], list[float] | None]:
+    """Return the rows that a file of predictions answers, the predictions, and "similar" of captions that have it.
+
+    options: of heads.score. StepDiffError: a fault in the file.
+    """
+    task, file = published_task(options.task), options.predictions
+    if task is None:
+        return *read_answers(file, asked.rows), None
+    if task != "diffcap":
+        return asked.rows, read_predictions(task, file, asked.rows), None
+    captions, similar = read_captions(file, asked.rows)
+    return asked.rows, [parse(caption) for caption in captions] if options.parse else captions, similar
+
+
+def export_predicted(options: Any, asked: Asked, rows: Sequence[Any], predictions: Sequence[Any]) -> None:
+    """Write predictions in the format of a benchmark's authors. StepDiffError: they have none."""
+    export = registry.get(options.task).export
+    if export is None:
+        raise StepDiffError(f"--export: {options.task} has no format of its own; leave it out")
+    given = {row.key: prediction for row, prediction in zip(rows, predictions, strict=True)}
+    for path in export(
+        Path(options.data), asked.rows, [given.get(row.key) for row in asked.rows], Path(options.export)
+    ):
+        say(f"exported: {path}")

@@ -1,4 +1,4 @@
-"""Workers that compute what one process would, on the pool of common.workers.
+"""Workers that compute what one process would, on the pool of stepdiff.common.workers.
 
 Guarantees
 - a worker has the number of threads of the driver, because sums of another number of threads differ in their last bits
@@ -6,33 +6,58 @@ Guarantees
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
 from threadpoolctl import threadpool_limits
 
-from common.workers.cluster import connected, inside_job
-from common.workers.pool import WorkerPool, has_gpu, pool_size
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.progress import Advance
+from stepdiff.common.workers.cluster import connected, inside_job
+from stepdiff.common.workers.pool import WorkerPool, has_gpu, pool_size
 
 
 @dataclass(frozen=True)
-class Driver:
-    """What a worker copies from the process that started it."""
+class Part:
+    """Rows that a worker computes together; a task of the pool."""
 
+    shard: int
+    """its number, from 0"""
+    rows: Any
+    about: Any = None
+    """what else the worker needs to know"""
+    failures: tuple[()] = field(default=(), init=False)
+
+
+@dataclass(frozen=True)
+class Computed:
+    shard: int
+    value: Any = None
+    error: str | None = None
+    """why there is no value"""
+
+
+@dataclass(frozen=True)
+class WorkerOptions:
+    """Options of every worker."""
+
+    load: Callable[[Any], Any]
+    """options -> what computes the value of a Part; called in the worker"""
+    options: Any
+    """of the command"""
     threads: int
-    """of torch and BLAS"""
+    """of torch and BLAS in the driver"""
     folder: str | None
-    """working folder; None: Ray gives the workers of a job theirs"""
+    """working folder of the driver; None: Ray gives the workers of a job theirs"""
+    cpus: int
+    """that Ray reserves for a worker"""
 
-    @classmethod
-    def here(cls) -> "Driver":
-        return cls(torch.get_num_threads(), None if inside_job() else os.getcwd())
-
-    def imitate(self) -> None:
-        """Compute in this process as in the driver."""
+    def imitate_driver(self) -> None:
+        """Compute in this thread as in the driver."""
         if self.folder is not None:
             with suppress(FileNotFoundError):  # a node without this folder needs absolute paths
                 os.chdir(self.folder)
@@ -40,26 +65,61 @@ class Driver:
         torch.set_num_threads(self.threads)
 
 
-@dataclass(frozen=True)
-class WorkerOptions:
-    """Options of every worker."""
+class Worker:
+    """Computes parts in a process of the pool; a second thread may call `finished`."""
 
-    options: Any
-    """of the command"""
-    driver: Driver
-    cpus: int
-    """that Ray reserves for a worker"""
+    def __init__(self, given: WorkerOptions) -> None:
+        """Load nothing yet."""
+        self._given = given
+
+    @cached_property
+    def loaded(self) -> Any:
+        self._given.imitate_driver()
+        return self._given.load(self._given.options)
+
+    def run(self, part: Part) -> Computed:
+        try:
+            compute = self.loaded
+            self._given.imitate_driver()
+            return Computed(part.shard, compute(part))
+        except StepDiffError as error:
+            return Computed(part.shard, error=str(error))
+
+    def finished(self) -> int:
+        """Return 0: rows count once their part is computed."""
+        return 0
 
 
 @contextmanager
-def worker_pool(worker: type, options: Any, failed: Callable[[int, str], Any], lighter: str) -> Iterator[WorkerPool]:
-    """Start the pool of a command with the options `workers`, `address` and `device`; `worker` takes WorkerOptions.
+def worker_pool(
+    options: Any, load: Callable[[Any], Any], lighter: str, worker: type[Worker] = Worker
+) -> Iterator[WorkerPool]:
+    """Start the pool of a command with the options `workers`, `address` and `device`.
 
-    A worker without a GPU reserves a CPU for each thread. failed, lighter: as WorkerPool takes them.
+    A worker without a GPU reserves a CPU for each thread. load: see WorkerOptions; lighter: as WorkerPool takes it.
     """
-    driver = Driver.here()
+    threads, folder = torch.get_num_threads(), None if inside_job() else os.getcwd()
     with connected(options.address, "heads") as joined:
         gpu = has_gpu(None if options.device == "auto" else options.device, joined)
-        cpus = pool_size(options.workers, driver.threads, gpu, joined)[1] if gpu else driver.threads
-        given = WorkerOptions(options, driver, cpus)
+        cpus = pool_size(options.workers, threads, gpu, joined)[1] if gpu else threads
+        given = WorkerOptions(load, options, threads, folder, cpus)
+
+        def failed(shard: int, why: str) -> Computed:
+            return Computed(shard, error=why)
+
         yield WorkerPool(worker, given, gpu, failed, lighter, joined=joined, by_threads=not gpu)
+
+
+def computed(pool: WorkerPool, parts: Sequence[Part], workers: int, advance: Advance) -> Iterator[Any]:
+    """Yield the values of parts in their order: one that ends early waits for those before it. StepDiffError: a part
+    was not computed."""
+    early: dict[int, Any] = {}
+    waiting = iter([part.shard for part in parts])
+    expected = next(waiting, None)
+    for outcome in pool.run(parts, min(workers, len(parts)), advance):
+        if outcome.error:
+            raise StepDiffError(outcome.error)
+        early[outcome.shard] = outcome.value
+        while expected in early:
+            yield early.pop(expected)
+            expected = next(waiting, None)

@@ -3,40 +3,38 @@
 Guarantees
 - a killed run resumes after its last saved shard, and a run with more shards continues: the same bits as in one pass
 - sums of other features, texts or options, or of clips that have changed since, are refused
-- a shard that the catalog has not filled is counted, but not kept, because rows may be added to it
-- memory depends on channels and terms, not on the number of clips, of which five bytes each are held
 - workers read and average tokens; one process adds, in the order of shards, so their number changes no bit
 """
 
 import hashlib
 import json
 import time
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from functools import cached_property
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 from jaxtyping import Float64, Int8, Int64
 
-from common.errors import StepDiffError
-from common.io.files import make_folder, whole
-from common.progress import Advance, progress, say
 from heads.data.catalog_rows import of_keys, of_rows
 from heads.data.clips import Features, split_texts
 from heads.data.hold_out import VIDEO, HoldOut
 from heads.data.paired_qa import read_divided
-from heads.evaluation.workers import WorkerOptions, worker_pool
+from heads.evaluation.workers import Part, computed, worker_pool
 from heads.evidence.head import fold_of
-from heads.evidence.options import WordOptions
 from heads.evidence.sums import Sums
 from heads.evidence.wording import CLIPS, Wording, learn
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import make_folder, whole
+from stepdiff.common.progress import Advance, progress, say
+from stepdiff.tasks.testsets import DiffRank, read_test_set
+from stepdiff.weights import fingerprint
 from store import Store
-from tasks.testsets import DiffRank, read_test_set
-from weights import fingerprint
+
+if TYPE_CHECKING:
+    from heads.words import WordOptions
 
 FILE = "sums.safetensors"
 _AT_ONCE = 16
@@ -53,28 +51,8 @@ def pooled(features: Features, rows: Int64[np.ndarray, " n"]) -> Float64[np.ndar
 
 
 @dataclass(frozen=True)
-class Shard:
-    """The clips of one shard that count; a task of the worker pool."""
-
-    shard: int
-    rows: Int64[np.ndarray, " n"]
-    groups: Int8[np.ndarray, " n"]
-    failures: tuple[()] = field(default=(), init=False)
-
-
-@dataclass(frozen=True)
-class Pooled:
-    """The outcome of a shard on a worker."""
-
-    shard: int
-    values: Float64[np.ndarray, "n D"] | None = None
-    error: str | None = None
-    """why its tokens were not read"""
-
-
-@dataclass(frozen=True)
 class Reading:
-    """What a worker of the pool reads."""
+    """What a worker reads: options of `worker_pool`."""
 
     store: Store
     view: str
@@ -82,29 +60,11 @@ class Reading:
     address: str | None
     device: str = "cpu"
 
-
-class Worker:
-    """Averages tokens in a process of the worker pool; a second thread may call `finished`."""
-
-    def __init__(self, given: WorkerOptions) -> None:
-        """Load nothing yet."""
-        self._given = given
-
-    def run(self, shard: Shard) -> Pooled:
-        """Read a shard."""
-        try:
-            self._given.driver.imitate()
-            return Pooled(shard.shard, pooled(self._features, shard.rows))
-        except StepDiffError as error:
-            return Pooled(shard.shard, error=str(error))
-
-    def finished(self) -> int:
-        """Return 0: rows count once their shard is read."""
-        return 0
-
-    @cached_property
-    def _features(self) -> Features:
-        return Features(self._given.options.store, self._given.options.view, "tokens")
+    @staticmethod
+    def load(reading: "Reading") -> Callable[[Part], Float64[np.ndarray, "n D"]]:
+        """Return what averages the tokens of a shard's clips."""
+        features = Features(reading.store, reading.view, "tokens")
+        return lambda shard: pooled(features, shard.rows)
 
 
 @dataclass
@@ -152,7 +112,7 @@ class Count:
 class Counting:
     """A pass: the clips that count, what their texts say, and the sums so far."""
 
-    def __init__(self, options: WordOptions, store: Store) -> None:
+    def __init__(self, options: "WordOptions", store: Store) -> None:
         """Read the texts, and the sums of an earlier run. StepDiffError: they cannot be used."""
         self.options, self.store, self.folder = options, store, Path(options.out)
         self.validation: list[DiffRank] | None = None
@@ -202,8 +162,8 @@ class Counting:
             for block in blocks:
                 videos = block.select(pl.coalesce(VIDEO, "key"))["video"]
                 rows.append(block["row"].to_numpy())
-                own = [fold_of(video, folds) for video in videos] if split == "train" else [folds] * len(block)
-                groups.append(np.array(own, np.int8))
+                clip_folds = [fold_of(video, folds) for video in videos] if split == "train" else [folds] * len(block)
+                groups.append(np.array(clip_folds, np.int8))
         every, of = np.concatenate(rows).astype(np.int64), np.concatenate(groups)
         if len(np.unique(of[of < folds])) < 2:
             raise StepDiffError(
@@ -227,12 +187,13 @@ class Counting:
         narrated = of_keys(self.catalog, keys, column).drop_nulls()
         return learn(texts, dict(narrated.iter_rows()), self.pairs, self.options.least, self.options.most)
 
-    def _shards(self) -> list[Shard]:
-        """Return the shards still to count, in order. StepDiffError: counted ones have changed."""
+    def _shards(self) -> list[Part]:
+        """Return the shards still to count, in order, each about the groups of its clips. StepDiffError: counted ones
+        have changed."""
         numbers = self.rows // self.features.view.rows_per_shard
         starts = np.flatnonzero(np.diff(numbers, prepend=-1))
         parts = zip(numbers[starts], np.split(self.rows, starts[1:]), np.split(self.groups, starts[1:]), strict=True)
-        shards = {int(number): Shard(int(number), rows, groups) for number, rows, groups in parts}
+        shards = {int(number): Part(int(number), rows, groups) for number, rows, groups in parts}
         for number, digest in self.count.shards.items():
             if number not in shards or self._digest(shards[number], self._narrated(shards[number])) != digest:
                 raise StepDiffError(
@@ -248,16 +209,16 @@ class Counting:
             )
         return left
 
-    def _narrated(self, shard: Shard) -> list[tuple[str, str]]:
+    def _narrated(self, shard: Part) -> list[tuple[str, str]]:
         column = {"key": pl.String, self.options.narration: pl.String}
         return [row[1:] for block in of_rows(self.catalog, shard.rows, column) for row in block.iter_rows()]
 
-    def _digest(self, shard: Shard, narrated: Sequence[tuple[str, str]]) -> str:
+    def _digest(self, shard: Part, narrated: Sequence[tuple[str, str]]) -> str:
         """Return a digest of all that a shard adds: its rows, groups, checksums of tokens, and texts."""
         view = self.features.view
         sums = view.checksums(shard.rows)[:, view.checksummed.index("tokens")]
         texts = json.dumps(narrated).encode()
-        data = b"".join((shard.rows.tobytes(), shard.groups.tobytes(), np.ascontiguousarray(sums).tobytes(), texts))
+        data = b"".join((shard.rows.tobytes(), shard.about.tobytes(), np.ascontiguousarray(sums).tobytes(), texts))
         return hashlib.blake2b(data, digest_size=16).hexdigest()
 
     def run(self) -> None:
@@ -285,7 +246,7 @@ class Counting:
         if fresh:
             self.count.save(self.folder / FILE)
 
-    def _values(self, advance: Advance) -> Iterator[tuple[Shard, Float64[np.ndarray, "n D"]]]:
+    def _values(self, advance: Advance) -> Iterator[tuple[Part, Float64[np.ndarray, "n D"]]]:
         """Yield the shards that are left with the features of their clips, in order."""
         options = self.options
         if options.workers == 1 and options.address is None:
@@ -294,20 +255,11 @@ class Counting:
                 advance(len(shard.rows))
         elif self.shards:
             reading = Reading(self.store, options.view, options.workers, options.address)
-            early: dict[int, Float64[np.ndarray, "n D"]] = {}  # shards that ended before those in front of them
-            waiting = deque(self.shards)
-            lighter = "try fewer --workers on one node"
-            with worker_pool(Worker, reading, lambda shard, why: Pooled(shard, error=why), lighter) as pool:
-                for done in pool.run(self.shards, min(options.workers, len(self.shards)), advance):
-                    if done.values is None:
-                        raise StepDiffError(done.error or "")
-                    early[done.shard] = done.values
-                    while waiting and waiting[0].shard in early:
-                        shard = waiting.popleft()
-                        yield shard, early.pop(shard.shard)
+            with worker_pool(reading, Reading.load, "try fewer --workers on one node") as pool:
+                yield from zip(self.shards, computed(pool, self.shards, options.workers, advance), strict=True)
 
-    def _add(self, shard: Shard, narrated: Sequence[tuple[str, str]], values: Float64[np.ndarray, "n D"]) -> None:
+    def _add(self, shard: Part, narrated: Sequence[tuple[str, str]], values: Float64[np.ndarray, "n D"]) -> None:
         labels = self.count.wording.targets(narrated, self.signs)
-        for group in np.unique(shard.groups):
-            of_group = np.flatnonzero(shard.groups == group)
+        for group in np.unique(shard.about):
+            of_group = np.flatnonzero(shard.about == group)
             self.count.groups[group].add(Sums.of(values[of_group], labels[of_group]))

@@ -15,9 +15,6 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float64
 
-from common.errors import StepDiffError
-from common.io.files import make_folder, write_text
-from common.progress import say
 from heads.data.catalog_rows import Clips, of_keys
 from heads.data.clips import Features
 from heads.data.hold_out import VIDEO
@@ -25,10 +22,12 @@ from heads.data.trained_on import TrainedOn
 from heads.evidence.counting import Counting, pooled
 from heads.evidence.head import WordHead
 from heads.evidence.sums import Fit, Sums, calibrate, fit, squared_errors, total
-from heads.evidence.wording import Wording
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import make_folder, write_text
+from stepdiff.common.progress import say
+from stepdiff.tasks.testsets import DiffRank, clips_of
+from stepdiff.weights import fingerprint
 from store.lineage.answers import RECORD, read_of
-from tasks.testsets import DiffRank, clips_of
-from weights import fingerprint
 
 RIDGES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 AGREES = 5
@@ -40,11 +39,13 @@ def fitted(counting: Counting, began: float) -> WordHead:
     options, wording = counting.options, counting.count.wording
     *folds, val = counting.count.groups
     train = total(folds)
-    ridge, chosen_on = _ridge(folds, val, _asked_of(wording))
+    of_categories = {term for shares in wording.categories.values() for term in shares} or set(wording.terms)
+    asked = np.array([term in of_categories for term in wording.terms])
+    ridge, chosen_on = _ridge(folds, val, asked)
     models = [model for part in (train, *_without_each(folds)) for model in fit(part, [ridge])]
     calibration = calibrate(models[1:], folds)
-    kept = np.flatnonzero(calibration.distance >= options.least_distance)
-    if not len(kept):
+    visible = np.flatnonzero(calibration.distance >= options.least_distance)
+    if not len(visible):
         raise StepDiffError(
             f"no word can be seen in {options.view}: none has d' of {options.least_distance} between clips with and "
             "without it; give more clips, or a smaller --least-distance"
@@ -56,17 +57,17 @@ def fitted(counting: Counting, began: float) -> WordHead:
         "options": {name: getattr(options, name) for name in ("narration", "least", "folds", "least_distance")},
         "clips": {"train": int(train.clips), "val": int(val.clips)},
         "ridge": {"value": ridge, "chosen_on": chosen_on},
-        "distance": calibration.distance[kept].round(4).tolist(),
-        "frequency": (train.y / train.clips)[kept].round(6).tolist(),
+        "distance": calibration.distance[visible].round(4).tolist(),
+        "frequency": (train.y / train.clips)[visible].round(6).tolist(),
         "declines": None,
     }
-    terms = tuple(wording.terms[place] for place in kept)
+    terms = tuple(wording.terms[place] for place in visible)
     head = WordHead(
         Path(options.out),
         about,
         terms,
-        np.stack([model.weights[kept] for model in odds]).astype(np.float32).astype(np.float64),
-        np.stack([model.bias[kept] for model in odds]).astype(np.float32).astype(np.float64),
+        np.stack([model.weights[visible] for model in odds]).astype(np.float32).astype(np.float64),
+        np.stack([model.bias[visible] for model in odds]).astype(np.float32).astype(np.float64),
         wording.sides,
         wording.categories,
         frozenset(wording.narrated).intersection(terms),
@@ -80,12 +81,6 @@ def fitted(counting: Counting, began: float) -> WordHead:
 def _without_each(folds: Sequence[Sums]) -> Iterator[Sums]:
     """Yield the sums without each fold."""
     return (total([other for other in folds if other is not fold]) for fold in folds)
-
-
-def _asked_of(wording: Wording) -> Bool[np.ndarray, " V"]:
-    """Return whether each term belongs to a category, so that it may be asked about; without categories all do."""
-    asked = {term for own in wording.categories.values() for term in own} or set(wording.terms)
-    return np.array([term in asked for term in wording.terms])
 
 
 def _ridge(folds: Sequence[Sums], val: Sums, asked: Bool[np.ndarray, " V"]) -> tuple[float, str]:
@@ -117,24 +112,24 @@ def declines(head: WordHead, features: Features, rows: Sequence[DiffRank], sourc
     A category whose pairs all agree, or none, gets the distance of all pairs. source: the file of the rows.
     """
     evidence = evidence_of(head, features, list(dict.fromkeys(clip for row in rows for clip in clips_of(row))))
-    found = [
+    scored = [
         (row.category, head.distance(evidence[row.reference], evidence[target], row.category), score == AGREES)
         for row in rows
         if row.category in head.known_categories
         for target, score in zip(row.targets, row.scores, strict=True)
     ]
-    if len({agree for *_, agree in found}) < 2:
+    if len({agree for *_, agree in scored}) < 2:
         raise StepDiffError(
             f"--validation {source}: it needs pairs of score {AGREES} and others in {head.folder}'s categories"
         )
-    of_all = _threshold([(distance, agree) for _, distance, agree in found])
+    of_all = _threshold([(distance, agree) for _, distance, agree in scored])
     below, right = {}, []
     for category in head.known_categories:
-        own = [(distance, agree) for name, distance, agree in found if name == category]
-        below[category] = _threshold(own) if len({agree for _, agree in own}) == 2 else of_all
-        right += [(agree, (distance < below[category]) == agree) for distance, agree in own]
+        of_category = [(distance, agree) for name, distance, agree in scored if name == category]
+        below[category] = _threshold(of_category) if len({agree for _, agree in of_category}) == 2 else of_all
+        right += [(agree, (distance < below[category]) == agree) for distance, agree in of_category]
     shares = [np.mean([correct for agree, correct in right if agree == each]) for each in (True, False)]
-    return {"below": below, "balanced_accuracy": round(float(np.mean(shares)), 4), "rows": len(found)}
+    return {"below": below, "balanced_accuracy": round(float(np.mean(shares)), 4), "rows": len(scored)}
 
 
 def _threshold(pairs: Sequence[tuple[float, bool]]) -> float:

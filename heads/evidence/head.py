@@ -8,9 +8,8 @@
     RUN/sums.safetensors       the sums that it was computed from (heads.evidence.counting)
 
 Guarantees
-- the evidence of a clip is the mean over its frames of the evidence of each frame
 - the evidence of a clip does not depend on the clips that are computed with it
-- cross_fitted_evidence_of_a_clip_comes_from_clips_of_other_videos
+- cross-fitted evidence of a clip comes from clips of other videos
 - a folder holds a whole head or none
 """
 
@@ -25,9 +24,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
 
-from common.errors import StepDiffError, some
-from common.io.files import write_bytes, write_text
 from heads.evidence.terms import Occurrence, Sides, occurrences
+from stepdiff.common.errors import StepDiffError, some
+from stepdiff.common.io.files import write_bytes, write_text
 from store import Provenance, View
 
 FILE = "words.json"
@@ -121,8 +120,8 @@ class WordHead:
     @property
     def declines_below(self) -> dict[str, float]:
         """Category -> distance of two clips below which nothing differs; empty: not chosen."""
-        found = self.about["declines"]
-        return {} if found is None else dict(found["below"])
+        declines = self.about["declines"]
+        return {} if declines is None else dict(declines["below"])
 
     def check(self, view: View) -> None:
         """Raise StepDiffError if a view's tokens are not those that the head was computed from."""
@@ -163,8 +162,7 @@ class WordHead:
 
         video: of a training clip, whose evidence is from clips of other videos.
 
-        Raises:
-            StepDiffError: The tokens are not equally many for each frame.
+        StepDiffError: the tokens are not equally many for each frame.
         """
         if len(tokens) % frames:
             raise StepDiffError(f"{len(tokens)} tokens are not those of {frames} frames; give the frames of the view")
@@ -178,18 +176,14 @@ class WordHead:
                 f"{self.folder}: reads [clips, {channels}] means of tokens, not {list(features.shape)}; use view "
                 f"{self.view}"
             )
-        found = np.empty((len(features), len(self.terms)))
+        evidence = np.empty((len(features), len(self.terms)))
         for place, (row, model) in enumerate(zip(features, models, strict=True)):  # the sums of a row stay the same
-            found[place] = self.weights[model] @ row.astype(np.float64) + self.bias[model]
-        return found
+            evidence[place] = self.weights[model] @ row.astype(np.float64) + self.bias[model]
+        return evidence
 
     def occurrences(self, text: str, video: int = 0) -> list[Occurrence]:
         """Return the terms of a text that have evidence. video: the one that it is about before its first mention."""
         return occurrences(text, self.columns, video)
-
-    def sides(self, text: str, video: int = 0) -> list[float]:
-        """Return for each occurrence from -1, surely about Video 1, to 1, surely about Video 2."""
-        return [self.side_model.of(one) for one in self.occurrences(text, video)]
 
     @cached_property
     def columns(self) -> dict[str, int]:
@@ -199,13 +193,13 @@ class WordHead:
     @cached_property
     def _of_category(self) -> dict[str, tuple[Int64[np.ndarray, " c"], Float64[np.ndarray, " c"]]]:
         """Places of the terms of each category, and their weights, which sum to 1."""
-        found = {}
+        places = {}
         for category, shares in self.categories.items():
             known = {self.columns[term]: share for term, share in shares.items() if term in self.columns}
             if known:
                 weights = np.array(list(known.values()))
-                found[category] = np.array(list(known)), weights / weights.sum()
-        return found
+                places[category] = np.array(list(known)), weights / weights.sum()
+        return places
 
     @property
     def known_categories(self) -> tuple[str, ...]:
@@ -229,8 +223,8 @@ class WordHead:
     def nameable(self, category: str) -> tuple[Int64[np.ndarray, " c"], Float64[np.ndarray, " c"]]:
         """Return what `of_category` does, of the terms that narrations have, if there are such."""
         places, weights = self.of_category(category)
-        kept = self._is_narrated[places]
-        return (places[kept], weights[kept]) if kept.any() else (places, weights)
+        narrated = self._is_narrated[places]
+        return (places[narrated], weights[narrated]) if narrated.any() else (places, weights)
 
     def distance(self, one: Float64[np.ndarray, " T"], other: Float64[np.ndarray, " T"], category: str) -> float:
         """Return how far the evidence of two clips is apart over the terms of a category, from 0 to 2 * MOST."""

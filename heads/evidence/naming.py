@@ -41,10 +41,6 @@ class _Node:
         """Return the value of the best word that may still be written."""
         return max(values[word] for word in self.words)
 
-    def ends_with(self, values: Mapping[str, float]) -> float:
-        """Return the value of the word that ends here, 0 if none does."""
-        return 0.0 if self.word is None else values[self.word]
-
 
 def _tree(words: Sequence[str], encode: Callable[[str], Sequence[int]]) -> _Node:
     root = _Node()
@@ -80,7 +76,7 @@ class _Writing:
         if node is None:
             return 0.0, begins
         # The tokens so far got the value of the best word that they could become.
-        back = node.ends_with(self._values) - node.most(self._values)
+        back = (0.0 if node.word is None else self._values[node.word]) - node.most(self._values)
         goes_on = {token: child.most(self._values) - node.most(self._values) for token, child in node.children.items()}
         return back, begins | {token: value - back for token, value in goes_on.items()}
 
@@ -106,8 +102,8 @@ class Naming:
         for row, (writing, ids) in enumerate(zip(self._rows, generated.tolist(), strict=True)):
             if writing is None:
                 continue
-            every, some = writing.added(ids, self._decode(ids))
+            every, of_token = writing.added(ids, self._decode(ids))
             scores[row] += every
-            tokens = torch.tensor(list(some), device=scores.device)
-            scores[row, tokens] += torch.tensor(list(some.values()), dtype=scores.dtype, device=scores.device)
+            tokens = torch.tensor(list(of_token), device=scores.device)
+            scores[row, tokens] += torch.tensor(list(of_token.values()), dtype=scores.dtype, device=scores.device)
         return scores

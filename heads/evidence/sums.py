@@ -53,10 +53,10 @@ class Sums:
 
 def total(parts: Sequence[Sums]) -> Sums:
     """Return the sums over the clips of all parts, added in order."""
-    found = Sums.zeros(len(parts[0].x), len(parts[0].y))
+    sums = Sums.zeros(len(parts[0].x), len(parts[0].y))
     for part in parts:
-        found.add(part)
-    return found
+        sums.add(part)
+    return sums
 
 
 @dataclass(frozen=True)

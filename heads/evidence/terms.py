@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 import scipy.sparse as sparse
 
-from tasks.clauses import AUXILIARIES, DETERMINERS, OBJECTS, PREPOSITIONS
+from stepdiff.tasks.clauses import AUXILIARIES, DETERMINERS, OBJECTS, PREPOSITIONS
 
 LONGEST = 4
 """words of a term"""
@@ -172,5 +172,5 @@ class Sides:
 
     def of(self, occurrence: Occurrence) -> float:
         """Return the side of an occurrence, from -1 (surely Video 1) to 1 (surely Video 2)."""
-        found = self.weights.get("", 0.0) + sum(self.weights.get(name, 0.0) for name in sorted(occurrence.features()))
-        return float(np.clip(_SLOPE * found, -1, 1))
+        side = self.weights.get("", 0.0) + sum(self.weights.get(name, 0.0) for name in sorted(occurrence.features()))
+        return float(np.clip(_SLOPE * side, -1, 1))

@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sparse
 
-from common.errors import StepDiffError
 from heads.data.paired_qa import PairQuestions, kind
 from heads.evidence.terms import Sides, occurrences, terms_of
-from tasks.prompts import VIDEOS
+from stepdiff.common.errors import StepDiffError
+from stepdiff.tasks.prompts import VIDEOS
 
 CLIPS = 2**17
 """clips whose narration the terms are counted in, the first of the catalog"""
@@ -62,7 +62,7 @@ class Wording:
 
     def signs(self, pairs: Iterable[PairQuestions]) -> dict[str, dict[int, float]]:
         """Return what questions and answers say of clips: clip -> place of a term -> sum of signs."""
-        found: dict[str, dict[int, float]] = defaultdict(lambda: defaultdict(float))
+        of_clips: dict[str, dict[int, float]] = defaultdict(lambda: defaultdict(float))
         followed = set(self.followed)
         for pair, question, answer, _ in _asked(pairs):
             if answer in VIDEOS:
@@ -71,9 +71,9 @@ class Wording:
             else:
                 named = [(one.term, self.sides.of(one)) for one in occurrences(answer, followed)]
             for term, side in named:
-                found[pair.candidate][self.columns[term]] += side
-                found[pair.reference][self.columns[term]] -= side
-        return found
+                of_clips[pair.candidate][self.columns[term]] += side
+                of_clips[pair.reference][self.columns[term]] -= side
+        return of_clips
 
     def targets(self, clips: Sequence[tuple[str, str]], signs: Mapping[str, Mapping[int, float]]) -> sparse.csr_matrix:
         """Return the labels [clips, terms], from 0 to 1, of clips (key, narration)."""
@@ -94,12 +94,8 @@ def learn(
 ) -> Wording:
     """Choose the terms and learn their sides and categories.
 
-    Args:
-        texts: Narrations of the training clips.
-        of_clip: Narration of each clip of the pairs that has one.
-        pairs: That train.
-        least: Narrations, or questions and answers, that have a term.
-        most: Terms, the most frequent ones.
+    texts: narrations of training clips; of_clip: narration of each clip of the pairs that has one; least: narrations or
+    questions and answers, that have a term; most: terms, the most frequent ones.
 
     Raises:
         StepDiffError: The texts have no such term, or answers do not show which video a word is about.
@@ -125,8 +121,7 @@ def learn(
     examples, labels = [], []
     for pair, _, answer, _ in asked:
         if answer not in VIDEOS:
-            own = (terms_of(of_clip.get(clip, "")) for clip in (pair.reference, pair.candidate))
-            reference, candidate = own
+            reference, candidate = (terms_of(of_clip.get(clip, "")) for clip in (pair.reference, pair.candidate))
             for one in occurrences(answer, set(followed)):
                 if (one.term in candidate) != (one.term in reference):
                     examples.append(one)
@@ -184,8 +179,13 @@ def _categories(asked: Sequence[_Asked], terms: set[str]) -> dict[str, dict[str,
         if category:
             answers[category] += 1
             counts[category].update(terms_of(question if answer in VIDEOS else answer) & terms)
-    shares = {c: {term: n / answers[c] for term, n in sorted(own.items())} for c, own in sorted(counts.items())}
+    shares = {
+        c: {term: n / answers[c] for term, n in sorted(of_terms.items())} for c, of_terms in sorted(counts.items())
+    }
     total = Counter[str]()
-    for own in shares.values():
-        total.update(own)
-    return {c: {t: share for t, share in own.items() if share >= _OF_CATEGORY * total[t]} for c, own in shares.items()}
+    for of_terms in shares.values():
+        total.update(of_terms)
+    return {
+        c: {t: share for t, share in of_terms.items() if share >= _OF_CATEGORY * total[t]}
+        for c, of_terms in shares.items()
+    }

@@ -13,10 +13,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from common.errors import StepDiffError
-from common.streams import torch_seed
 from heads.llm.model import CutOff, Failure, Message, Sampling
 from heads.models.pretrained import load_model, load_processor
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.streams import torch_seed
 
 
 class LocalLLM:
@@ -108,7 +108,10 @@ class Draws:
 
     def __init__(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> None:
         self.sampling = sampling
-        self.generators = [_generator(ids, sampling.seed) for ids in prompts]
+        self.generators = [
+            torch.Generator().manual_seed(torch_seed(sampling.seed, "answers of a language model", repr(list(ids))))
+            for ids in prompts
+        ]
 
     def __call__(self, ids: Int[Tensor, "B L"], logits: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
         scaled = (logits.float() / self.sampling.temperature).log_softmax(-1)
@@ -119,8 +122,3 @@ class Draws:
             scaled = scaled.masked_fill(cut, -torch.inf)
         uniform = torch.stack([torch.rand(logits.shape[1], generator=generator) for generator in self.generators])
         return scaled - (-uniform.clamp(min=1e-20).log()).log().to(logits.device)
-
-
-def _generator(ids: Sequence[int], seed: int) -> torch.Generator:
-    """Return the random stream of one prompt, which does not depend on its batch."""
-    return torch.Generator().manual_seed(torch_seed(seed, "answers of a language model", repr(list(ids))))

@@ -2,7 +2,7 @@
 
 Guarantees
 - an answer that was cut by the token limit is distinguished from a complete one
-- nothing_secret_is_shown: user, password and query string of a URL appear in no message and no file
+- user, password and query string of a URL appear in no message and no file
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
-import _stepdiff
-from common.errors import StepDiffError
+import stepdiff
+from stepdiff.common.errors import StepDiffError
 
 Message = dict[str, str]
 """role (system or user) and content"""
@@ -125,20 +125,20 @@ class LLMOptions:
 
     def provenance(self) -> dict[str, Any]:
         """Return model, weights and sampling; a served model has a name only."""
-        from weights import fingerprint, resolve
+        from stepdiff.weights import fingerprint, resolve
 
         weights = "as served" if self.endpoint else fingerprint(resolve(self.llm))
-        made = {"model": self.llm, "weights": weights, "sampling": asdict(self.sampling)}
-        return made if self.precision is None else made | {"precision": self.precision}
+        record = {"model": self.llm, "weights": weights, "sampling": asdict(self.sampling)}
+        return record if self.precision is None else record | {"precision": self.precision}
 
     def load(self, device: str) -> LLM:
         """Load the model, or prepare to call the server. ImportError: a package of the extra annotate is missing."""
         if self.endpoint is not None:
-            _stepdiff.require("--endpoint", "annotate", ("httpx2",))
+            stepdiff.require("--endpoint", "annotate", ("httpx2",))
             from heads.llm.server import ServedLLM
 
             return ServedLLM(self.endpoint, self.llm, self.batch, self.timeout, self.retries, self.requests_per_second)
-        _stepdiff.require("a chat template", "annotate", ("jinja2",))
+        stepdiff.require("a chat template", "annotate", ("jinja2",))
         from heads.llm.local import LocalLLM
 
         return LocalLLM(self.llm, device, self.batch, self.precision)

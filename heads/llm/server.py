@@ -1,18 +1,9 @@
 """A language model at an OpenAI-compatible server (vLLM, llama.cpp, OpenAI, ...).
 
 Guarantees
-- a request to a busy server is sent again, also one that broke off
-- pauses grow, and Retry-After is respected
-- a server that dies gives one line, and earlier answers are kept: also one that times out, refuses the key or answers
-  something else
-- an answer has a total deadline, from connecting to the last byte
-- an answer has a size limit
-- a prompt that the server refuses fails alone
-- a prompt that gets no answer fails alone if the server answers a short one
-- no more requests than allowed are open at once, or begin within a second
-- the key goes to no other server: no redirect is followed
-- no message contains the key
-- nothing secret is shown: user, password and query string of the URL appear in no message
+- a request to a busy server is sent again, with growing pauses; a prompt that it refuses, or cannot answer, fails alone
+- an answer has a total deadline, from connecting to the last byte, and a size limit
+- the key goes to no other server, and no message contains it, nor user, password and query string of the URL
 """
 
 import asyncio
@@ -30,8 +21,8 @@ from urllib.parse import parse_qsl
 
 import httpx2
 
-from common.errors import StepDiffError
 from heads.llm.model import CutOff, Failure, Message, Sampling, is_url, shown
+from stepdiff.common.errors import StepDiffError
 
 KEY = "OPENAI_API_KEY"
 _RETRIED = (408, 409, 425, 429, 500, 502, 503, 504)  # statuses that may pass

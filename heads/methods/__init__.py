@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from stepdiff.tasks.benchmarks.rows import Choice, Ranking, Rating, Writing
+    from stepdiff.tasks.testsets import DiffCap, DiffMCQ, DiffRank
     from store import Store
-    from tasks.benchmarks.rows import Choice, Ranking, Rating, Writing
-    from tasks.testsets import DiffCap, DiffMCQ, DiffRank
 
 
 class Method(Protocol):

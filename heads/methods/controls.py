@@ -7,40 +7,28 @@
 | Rarest | DiffMCQ | how often each clip occurs among the rows |
 | Medoid | DiffCap | the category; one caption each, from the answers of paired QA |
 | ShuffledCaptions | DiffCap | the captions of another method for other rows |
-| TokenRegression | DiffRank | the distances of a head's tokens; learns from YES and NO of paired QA |
 
 Guarantees
 - ties are broken at random by the seed and the row's clips and category, so every row has an order
-- no control reads the difference text of a DiffMCQ row
 - shuffled captions are of another row of the same category, and each caption is used once
 - a control that learns from paired QA reads no clip of the test set or of its videos
-- paired QA without the questions or answers that a control learns from is refused in one line
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-import torch
-from jaxtyping import Bool, Float
-from scipy.optimize import minimize
 
-from common.errors import StepDiffError
-from common.io.jsonl import read_objects
-from common.streams import generator
 from heads.data.catalog_rows import need_columns
-from heads.data.clips import Reads
 from heads.data.hold_out import NAMESAKE, held_out, read_test_clips
-from heads.data.paired_qa import kind, read_paired_qa, refuse_held_out
-from heads.models.video_lm import VideoLM
+from heads.data.paired_qa import kind, refuse_held_out
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.jsonl import read_objects
+from stepdiff.common.streams import generator
+from stepdiff.tasks.benchmarks.rows import Choice, Ranking, Rating
+from stepdiff.tasks.postprocess import parse
+from stepdiff.tasks.testsets import DiffCap, DiffMCQ, DiffRank, clips_of
 from store import Store
-from tasks.benchmarks.rows import Choice, Ranking, Rating
-from tasks.postprocess import parse
-from tasks.prompts import NO, SIMILAR_QUESTION, YES
-from tasks.testsets import DiffCap, DiffMCQ, DiffRank, Pair, clips_of
-
-CLIPS_AT_ONCE = 32
-PENALTY = 1e-3  # of the squared weights of standardised features, next to the mean loss
 
 
 def draws(seed: int, row: DiffMCQ | DiffRank | Choice | Rating | Ranking) -> list[float]:
@@ -55,14 +43,10 @@ class Chance:
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
-    def score_options(self, rows: Sequence[DiffMCQ]) -> list[list[float]]:
+    def rank(self, rows: Sequence[DiffMCQ | DiffRank | Choice | Rating | Ranking]) -> list[list[float]]:
         return [draws(self.seed, row) for row in rows]
 
-    def choose(self, rows: Sequence[Choice]) -> list[list[float]]:
-        return [draws(self.seed, row) for row in rows]
-
-    def rank(self, rows: Sequence[DiffRank | Rating | Ranking]) -> list[list[float]]:
-        return [draws(self.seed, row) for row in rows]
+    score_options = choose = rank
 
 
 class StepOracle:
@@ -73,24 +57,19 @@ class StepOracle:
         need_columns(frame, "step", reader="step-oracle: ")
         self.steps: dict[str, str | None] = dict(zip(frame["key"], frame["step"], strict=True))
 
-    def _of_step(self, clips: Iterable[str], step: str | None) -> bool:
-        return step is not None and all(self.steps[clip] == step for clip in clips)
-
     def score_options(self, rows: Sequence[DiffMCQ]) -> list[list[float]]:
-        """Return at least 1 for an option whose two clips are of the step of the answer's reference, else less."""
-        steps = [self.steps[row.answer[0]] for row in rows]
-        return [
-            [self._of_step(pair, step) + draw for pair, draw in zip(row.options, draws(self.seed, row), strict=True)]
-            for row, step in zip(rows, steps, strict=True)
-        ]
+        return [self._scores(row, row.answer[0], row.options) for row in rows]
 
     def rank(self, rows: Sequence[DiffRank | Ranking]) -> list[list[float]]:
-        """Return at least 1 for a target of the reference's step, else less; a clip without a step matches none."""
-        steps = [self.steps[row.reference] for row in rows]
-        return [
-            [self._of_step([clip], step) + draw for clip, draw in zip(row.targets, draws(self.seed, row), strict=True)]
-            for row, step in zip(rows, steps, strict=True)
-        ]
+        return [self._scores(row, row.reference, [(target,) for target in row.targets]) for row in rows]
+
+    def _scores(
+        self, row: DiffMCQ | DiffRank | Ranking, reference: str, answers: Sequence[tuple[str, ...]]
+    ) -> list[float]:
+        """Return at least 1 for answers all of whose clips are of the step of the reference; no step matches none."""
+        step = self.steps[reference]
+        same = [step is not None and all(self.steps[clip] == step for clip in clips) for clips in answers]
+        return [is_same + draw for is_same, draw in zip(same, draws(self.seed, row), strict=True)]
 
 
 class Rarest:
@@ -101,8 +80,8 @@ class Rarest:
 
     def score_options(self, rows: Sequence[DiffMCQ]) -> list[list[float]]:
         return [
-            [draw - sum(self.counts[clip] for clip in pair) for pair, draw in zip(row.options, found, strict=True)]
-            for row, found in zip(rows, (draws(self.seed, row) for row in rows), strict=True)
+            [draw - sum(map(self.counts.__getitem__, pair)) for pair, draw in zip(row.options, random, strict=True)]
+            for row, random in ((row, draws(self.seed, row)) for row in rows)
         ]
 
 
@@ -115,7 +94,7 @@ def medoid(texts: Sequence[str]) -> str:
         for word, count in Counter(text.split()).items():
             counts[row, place[word]] = count
     lengths = counts.sum(1)
-    means = [(2 * np.minimum(own, counts).sum(1) / (lengths + own.sum())).mean() for own in counts]
+    means = [(2 * np.minimum(one, counts).sum(1) / (lengths + one.sum())).mean() for one in counts]
     return texts[int(np.argmax(means))]
 
 
@@ -132,10 +111,19 @@ class Medoid:
                     answers[row["category"]].append(parse(row["answer"]))
             except (KeyError, TypeError) as error:
                 raise StepDiffError(f"{place}: not a PairQA row with a category ({error})") from error
-        _check_clips(clips, path, store, test_set)
-        if lacking := [category for category, found in answers.items() if not any(map(str.split, found))]:
+        catalog = store.catalog("clips")
+        tested = held_out(catalog, read_test_clips([test_set]))
+        if tests := sorted(clips.intersection(tested.filter(tested["reason"] != NAMESAKE)["key"])):
+            raise StepDiffError(
+                f"{path}: {len(tests)} clips are of the test set's videos, e.g. {tests[0]}; name the paired QA of "
+                "training clips"
+            )
+        refuse_held_out(clips, catalog, path)
+        if lacking := [category for category, texts in answers.items() if not any(map(str.split, texts))]:
             raise StepDiffError(f"{path}: no open answers about {', '.join(lacking)}; medoid needs some to choose from")
-        self.captions = {category: medoid([text for text in own if text.split()]) for category, own in answers.items()}
+        self.captions = {
+            category: medoid([text for text in texts if text.split()]) for category, texts in answers.items()
+        }
 
     def caption(self, rows: Sequence[DiffCap]) -> list[str]:
         return [self.captions[row.category] for row in rows]
@@ -148,8 +136,8 @@ class ShuffledCaptions:
         self, answered: Sequence[DiffCap], captions: Sequence[str], rows: Sequence[DiffCap], path: str, seed: int
     ) -> None:
         """answered: the rows of the captions, read from `path`; rows: those to answer."""
-        own = dict(zip(map(_question, answered), captions, strict=True))
-        if lacking := [row for row in rows if _question(row) not in own]:
+        caption_of = dict(zip(map(_question, answered), captions, strict=True))
+        if lacking := [row for row in rows if _question(row) not in caption_of]:
             raise StepDiffError(
                 f"{path}: no caption for {len(lacking)} of {len(rows)} rows, e.g. {lacking[0].reference} and "
                 f"{lacking[0].candidate}; evaluate the rows that it answers"
@@ -161,7 +149,7 @@ class ShuffledCaptions:
                 raise StepDiffError(f"{category}: only one pair of clips, so no caption of another; evaluate more rows")
             cycle = generator(seed, "shuffled captions", category).permutation(len(asked))
             for one, other in zip(cycle, np.roll(cycle, 1), strict=True):
-                self.captions[asked[one]] = own[asked[other]]
+                self.captions[asked[one]] = caption_of[asked[other]]
 
     def caption(self, rows: Sequence[DiffCap]) -> list[str]:
         return [self.captions[_question(row)] for row in rows]
@@ -169,85 +157,3 @@ class ShuffledCaptions:
 
 def _question(row: DiffCap) -> tuple[str, str, str]:
     return row.reference, row.candidate, row.category
-
-
-class TokenRegression:
-    """Logistic regressions, one a category, of YES on the distances between token j of one clip and of the other."""
-
-    def __init__(
-        self, model: VideoLM, features: Reads, path: str, store: Store, categories: Iterable[str], test_set: str
-    ) -> None:
-        """path: paired QA with SIMILAR_QUESTION about each of the categories, answered YES and NO."""
-        self.model, self.features = model.eval(), features
-        pairs = read_paired_qa(path, store.catalog("clips"))
-        _check_clips({clip for pair in pairs for clip in (pair.reference, pair.candidate)}, path, store, test_set)
-        self.weights: dict[str, Float[np.ndarray, " tokens"]] = {}
-        self.bias: dict[str, float] = {}
-        self.questions: dict[str, int] = {}
-        """category -> the number of questions that trained its regression"""
-        for category in dict.fromkeys(categories):
-            question = SIMILAR_QUESTION.format(category=category)
-            found = [
-                ((pair.reference, pair.candidate), answer == YES)
-                for pair in pairs
-                for asked, answer in pair.questions
-                if asked == question and answer in (YES, NO)
-            ]
-            if len({yes for _, yes in found}) < 2:
-                raise StepDiffError(f'{path}: no YES and NO to "{question}"; token-regression learns from both')
-            answers = np.array([yes for _, yes in found])
-            self.weights[category], self.bias[category] = fit(self.distances([pair for pair, _ in found]), answers)
-            self.questions[category] = len(found)
-
-    def distances(self, pairs: Sequence[Pair]) -> Float[np.ndarray, "pairs tokens"]:
-        """Return the Euclidean distance of token j of the reference and token j of the candidate, for every j."""
-        clips = list(dict.fromkeys(clip for pair in pairs for clip in pair))
-        tokens: dict[str, torch.Tensor] = {}
-        for start in range(0, len(clips), CLIPS_AT_ONCE):
-            some = clips[start : start + CLIPS_AT_ONCE]
-            with torch.inference_mode():
-                projected = self.model.project(self.features.read(some, self.model.lm.device)).float()
-            tokens |= dict(zip(some, projected, strict=True))
-        found = [torch.linalg.vector_norm(tokens[one] - tokens[other], dim=-1) for one, other in pairs]
-        return torch.stack(found).double().cpu().numpy()
-
-    def rank(self, rows: Sequence[DiffRank]) -> list[list[float]]:
-        """Return the log odds of YES for each target."""
-        return [
-            (self.distances([(row.reference, target) for target in row.targets]) @ self.weights[row.category]
-             + self.bias[row.category]).tolist()
-            for row in rows
-        ]  # fmt: skip
-
-
-def fit(
-    values: Float[np.ndarray, "pairs tokens"], yes: Bool[np.ndarray, " pairs"]
-) -> tuple[Float[np.ndarray, " tokens"], float]:
-    """Return weights and bias of a logistic regression: L-BFGS on standardised values with a small L2 penalty."""
-    mean, spread = values.mean(axis=0), values.std(axis=0)
-    spread[spread == 0] = 1
-    inputs = np.column_stack([(values - mean) / spread, np.ones(len(values))])
-    signs = np.where(yes, 1.0, -1.0)
-    penalty = np.append(np.full(values.shape[1], PENALTY), 0)
-
-    def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
-        margins = signs * (inputs @ parameters)
-        slope = -signs * np.exp(-np.logaddexp(0, margins)) / len(signs)
-        value = np.logaddexp(0, -margins).mean() + penalty @ parameters**2 / 2
-        return float(value), inputs.T @ slope + penalty * parameters
-
-    found = minimize(loss, np.zeros(inputs.shape[1]), jac=True, method="L-BFGS-B").x
-    weights = found[:-1] / spread
-    return weights, float(found[-1] - weights @ mean)
-
-
-def _check_clips(clips: set[str], path: str, store: Store, test_set: str) -> None:
-    """Raise StepDiffError if a clip of paired QA is of a video of the test set, or not of split train."""
-    catalog = store.catalog("clips")
-    tested = held_out(catalog, read_test_clips([test_set]))
-    if found := sorted(clips.intersection(tested.filter(tested["reason"] != NAMESAKE)["key"])):
-        raise StepDiffError(
-            f"{path}: {len(found)} clips are of the test set's videos, e.g. {found[0]}; name the paired QA of training "
-            "clips"
-        )
-    refuse_held_out(clips, catalog, path)

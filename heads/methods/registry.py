@@ -3,17 +3,14 @@
 heads.evaluate, heads.table, heads.report, heads.score, the comparison pages and the table of methods in the docs read
 it. A class of your own states the same in attributes (heads.methods.Method); its score record repeats them, so that no
 table has to import it.
-
-Guarantees
-- a score record has one regime, and is of a control or not, in every table
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from common.errors import StepDiffError
-from tasks.testsets import FORMS, Task
+from stepdiff.common.errors import StepDiffError
+from stepdiff.tasks.testsets import FORMS, Task
 
 Regime = Literal["none", "s1", "supervised"]
 ORDER: tuple[Regime, ...] = ("none", "s1", "supervised")
@@ -67,9 +64,6 @@ _BUILT_IN = (
     Registered("rarest", "rarest clips", "none", True, _CHOOSE),
     Registered("medoid", "one caption a category", "s1", True, _CAPTION, ("texts",)),
     Registered("shuffled-captions", "captions of other rows", None, True, _CAPTION, ("texts",)),
-    Registered(
-        "token-regression", "regression on token distances", "supervised", True, _RANK, ("head", "texts", "allow_seen")
-    ),
 )
 REGISTRY: dict[str, Registered] = {method.name: method for method in _BUILT_IN}
 """value of --method -> the methods of this package"""
@@ -78,25 +72,22 @@ PLUGIN = Registered("a plug-in", options=("view",))
 
 
 def stated(kind: type, name: str) -> dict[str, Any]:
-    """Return what the class of a plug-in states in its attributes, for its score record.
-
-    Raises:
-        StepDiffError: an attribute has another type.
-    """
-    found = {field: getattr(kind, field, getattr(PLUGIN, field)) for field in ("title", "regime", "control")}
-    title, regime, control = found.values()
+    """Return what the class of a plug-in states in its attributes, for its score record. StepDiffError: an attribute
+    has another type."""
+    values = {field: getattr(kind, field, getattr(PLUGIN, field)) for field in ("title", "regime", "control")}
+    title, regime, control = values.values()
     if not isinstance(title, str) or regime not in (None, *ORDER) or not isinstance(control, bool):
         raise StepDiffError(
-            f"--method {name}: its class states {found}; title is text, regime None or one of {', '.join(ORDER)}, and "
+            f"--method {name}: its class states {values}; title is text, regime None or one of {', '.join(ORDER)}, and "
             "control True or False"
         )
-    return found
+    return values
 
 
 def section(record: Any, name: str) -> dict[str, Any]:
     """Return a part of a score record, {} if it has none of that form."""
-    found = record.get(name) if isinstance(record, Mapping) else None
-    return found if isinstance(found, dict) else {}
+    part = record.get(name) if isinstance(record, Mapping) else None
+    return part if isinstance(part, dict) else {}
 
 
 def registered(options: Mapping[str, Any], disclosed: Mapping[str, Any]) -> Registered:

@@ -1,6 +1,7 @@
-"""MPNet: how similar a caption is to human texts, by sentence embeddings of all-mpnet-base-v2.
+"""Sentence embeddings: the figure MPNet of captions, and a method that compares clips by texts about them.
 
-A row's score is the highest cosine of its caption and one of its references, from -1 to 1.
+MPNet is how similar a caption is to human texts, by all-mpnet-base-v2: the highest cosine of a row's caption and one of
+its references, from -1 to 1.
 
 Guarantees
 - a caption that repeats a reference scores 1, whatever the other references are
@@ -15,13 +16,18 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from common.errors import StepDiffError
-from common.progress import progress
+from heads.data.clip_texts import ClipTexts
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.progress import progress
+from stepdiff.tasks.benchmarks.rows import Ranking, Rating
+from stepdiff.tasks.testsets import DiffRank
+from stepdiff.weights import fingerprint, resolve
 from store import Store, text_key
 from store.view import OK
-from weights import fingerprint, resolve
 
 MODEL = "mpnet-base"
+CAPTIONS_MODEL = "minilm-l6"
+BLOCK = 256  # texts of captions-cosine that are embedded together
 BATCH = 64
 TEXTS_AT_ONCE = 1024  # per progress update
 
@@ -89,3 +95,32 @@ def sentences(store: str | None, device: str) -> Sentences:
     from heads.models.language_model import pick_device
 
     return Sentences(Store.open(store) if store is not None else None, pick_device(device))
+
+
+class CaptionsCosine:
+    """A method that ranks and rates clips by the cosine of the texts about each alone, whatever the category.
+
+    With the published captions of ConViS-Bench and all-MiniLM-L6-v2 it is that benchmark's SBERT baseline. Texts are
+    embedded in blocks that depend on the file of texts only, so that a batch of rows does not change an embedding.
+    """
+
+    def __init__(self, texts: ClipTexts, model: str = CAPTIONS_MODEL, device: str = "cpu") -> None:
+        """texts: one about each clip; model: a sentence-transformers model, as weights.resolve takes it."""
+        self.texts = texts
+        self.sentences = Sentences(device=device, model=model)
+        self._ordered = sorted({text.strip() for text in texts.texts.values()})
+        self._places = {text: place for place, text in enumerate(self._ordered)}
+        self._blocks: dict[int, Float32[np.ndarray, "T E"]] = {}
+
+    def rank(self, rows: Sequence[DiffRank | Ranking | Rating]) -> list[list[float]]:
+        """Return the cosine of the reference's text with that of each target. StepDiffError: a clip without a text."""
+        clips = list(dict.fromkeys(clip for row in rows for clip in (row.reference, *row.targets)))
+        self.texts.check(clips)
+        of = {clip: self._embedding(clip) for clip in clips}
+        return [[float(of[row.reference] @ of[target]) for target in row.targets] for row in rows]
+
+    def _embedding(self, clip: str) -> Float32[np.ndarray, " E"]:
+        block, place = divmod(self._places[self.texts.texts[clip].strip()], BLOCK)
+        if block not in self._blocks:
+            self._blocks[block] = self.sentences(self._ordered[block * BLOCK : (block + 1) * BLOCK])
+        return self._blocks[block][place]

@@ -38,10 +38,10 @@ class TokenIds:
     def read(self, keys: Sequence[str], device: torch.device | str = "cpu") -> Float32[Tensor, "K N 1"]:
         """Return token ids of each clip's text, padded with -1. StepDiffError names a clip without a text."""
         self.texts.check(keys)
-        found = torch.full((len(keys), self.longest, 1), _NONE, dtype=torch.float32)  # exact below 2**24
-        for row, key in zip(found, keys, strict=True):
+        padded = torch.full((len(keys), self.longest, 1), _NONE, dtype=torch.float32)  # exact below 2**24
+        for row, key in zip(padded, keys, strict=True):
             row[: len(self._ids[key]), 0] = torch.tensor(self._ids[key])
-        return found.to(device)
+        return padded.to(device)
 
 
 class SocraticLM(VideoLM):
@@ -51,7 +51,7 @@ class SocraticLM(VideoLM):
         super().__init__(lm, nn.Identity(), longest)
         lm.model.set_attn_implementation("sdpa")  # packed attention needs prefixes of one length
 
-    def project(self, tokens: Float[Tensor, "C N 1"], leave_out: float = 0.0) -> Float[Tensor, "C N 1"]:
+    def project(self, tokens: Float[Tensor, "C N 1"]) -> Float[Tensor, "C N 1"]:
         """Return the texts as they are."""
         return tokens.to(self.lm.device)
 

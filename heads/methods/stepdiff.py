@@ -7,8 +7,6 @@ Guarantees
 - a pair's prefix is computed once for up to 128 texts, with the same scores as texts scored one by one
 - controls change what the model sees of the videos, their evidence of words included, and nothing else
 - with decline_at, pairs found similar get "no difference", and all others the same caption as without it
-- every pair is scored with every text of its questions, once
-- scores return to the options that they belong to
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -22,20 +20,27 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from common.errors import StepDiffError
-from common.streams import generator
-from common.threads import shares
 from heads.data.clips import Reads
 from heads.data.packing import Turn
 from heads.evidence.naming import Naming, Values
 from heads.methods.word_evidence import WordEvidence
-from heads.models.streaming import Say, Tokens, Words
-from heads.models.video_lm import VideoLM
+from heads.models.video_lm import Say, Tokens, VideoLM, Words
 from heads.training.recipe import EvidenceOptions
 from heads.workers.group import ALONE, Group
-from tasks.benchmarks.rows import Choice, Ranking, Rating, Writing
-from tasks.prompts import DIFFCAP_SEED, DIFFERENCE_QUESTION, DIFFMCQ_SEED, NO, NO_DIFFERENCE, SIMILAR_QUESTION, YES
-from tasks.testsets import DiffCap, DiffMCQ, DiffRank, Pair
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.streams import generator
+from stepdiff.common.threads import shares
+from stepdiff.tasks.benchmarks.rows import Choice, Ranking, Rating, Writing
+from stepdiff.tasks.prompts import (
+    DIFFCAP_SEED,
+    DIFFERENCE_QUESTION,
+    DIFFMCQ_SEED,
+    NO,
+    NO_DIFFERENCE,
+    SIMILAR_QUESTION,
+    YES,
+)
+from stepdiff.tasks.testsets import DiffCap, DiffMCQ, DiffRank, Pair
 
 
 @dataclass(frozen=True)
@@ -55,23 +60,23 @@ class PairTexts:
 
 def pair_texts(rows: Sequence[DiffMCQ]) -> list[PairTexts]:
     """Return the pairs of all options with their texts, both in the order of first appearance."""
-    found: dict[Pair, dict[tuple[str, str], None]] = {}
+    texts_of: dict[Pair, dict[tuple[str, str], None]] = {}
     for row in rows:
         for pair in row.options:
-            found.setdefault(pair, {})[row.category, row.difference] = None
-    return [PairTexts(pair, tuple(texts)) for pair, texts in found.items()]
+            texts_of.setdefault(pair, {})[row.category, row.difference] = None
+    return [PairTexts(pair, tuple(texts)) for pair, texts in texts_of.items()]
 
 
 def option_scores(
     rows: Sequence[DiffMCQ], pairs: Sequence[PairTexts], scores: Sequence[Sequence[float]]
 ) -> list[list[float]]:
     """Return the scores of each row's options, from those of each pair's texts."""
-    found = {
+    score_of = {
         (pair.pair, text): score
-        for pair, own in zip(pairs, scores, strict=True)
-        for text, score in zip(pair.texts, own, strict=True)
+        for pair, of_pair in zip(pairs, scores, strict=True)
+        for text, score in zip(pair.texts, of_pair, strict=True)
     }
-    return [[found[pair, (row.category, row.difference)] for pair in row.options] for row in rows]
+    return [[score_of[pair, (row.category, row.difference)] for pair in row.options] for row in rows]
 
 
 Control = Literal["none", "blind", "shuffled"]
@@ -92,7 +97,7 @@ def evenly(turns: Collection[Turn], most: int) -> list[list[Turn]]:
 
 def batches(queries: Mapping[Shown, Collection[Turn]]) -> Iterator[list[tuple[Shown, list[Turn]]]]:
     """Yield batches of pairs with their turns, pairs with similarly many turns together."""
-    rows = [(pair, some) for pair, turns in queries.items() for some in evenly(turns, TURNS_A_BATCH)]
+    rows = [(pair, part) for pair, turns in queries.items() for part in evenly(turns, TURNS_A_BATCH)]
     batch: list[tuple[Shown, list[Turn]]] = []
     for row in sorted(rows, key=lambda row: len(row[1])):
         if len(batch) == ROWS_A_BATCH or sum(len(turns) for _, turns in [*batch, row]) > TURNS_A_BATCH:
@@ -139,8 +144,8 @@ def protocol(
         declines.append("no word of the category differs clearly, or its evidence is as near as in pairs that agree")
     if decline_at is not None:
         declines.append(f"{protocol('rank', evidence=evidence)['score']} > {decline_at:g}: {SIMILAR_QUESTION}")
-    found = {"question": DIFFERENCE_QUESTION, "seed": DIFFCAP_SEED if seeded else None, "written": written}
-    return how | found | {"most_tokens": MOST_TOKENS, "declines": "; ".join(declines) or None}
+    caption = {"question": DIFFERENCE_QUESTION, "seed": DIFFCAP_SEED if seeded else None, "written": written}
+    return how | caption | {"most_tokens": MOST_TOKENS, "declines": "; ".join(declines) or None}
 
 
 AnyShowing = TypeVar("AnyShowing", Choice, Writing)
@@ -148,10 +153,10 @@ AnyShowing = TypeVar("AnyShowing", Choice, Writing)
 
 def of_each_count(rows: Sequence[AnyShowing]) -> list[list[AnyShowing]]:
     """Return rows that show equally many clips together, in the order of first appearance."""
-    found: dict[int, list[AnyShowing]] = {}
+    by_count: dict[int, list[AnyShowing]] = {}
     for row in rows:
-        found.setdefault(len(row.clips), []).append(row)
-    return list(found.values())
+        by_count.setdefault(len(row.clips), []).append(row)
+    return list(by_count.values())
 
 
 def _options(row: Choice) -> list[Turn]:
@@ -208,10 +213,10 @@ class StepDiff:
         self.stand_in = dict(zip(cycle, cycle[1:] + cycle[:1], strict=True))
         self.projected = {}
         for start in range(0, len(wanted), 32):
-            some = wanted[start : start + 32]
+            block = wanted[start : start + 32]
             with torch.inference_mode():
-                tokens = self.model.project(self.features.read(some, self.model.lm.device))
-            self.projected |= dict(zip(some, tokens, strict=True))
+                tokens = self.model.project(self.features.read(block, self.model.lm.device))
+            self.projected |= dict(zip(block, tokens, strict=True))
 
     def _shown(self, clips: Shown) -> Shown:
         """Return the clips that the model sees in place of some."""
@@ -248,12 +253,12 @@ class StepDiff:
             asked = [[self._asked(pair, turn) for turn in turns] for pair, turns in batch]
             return self.model.log_likelihoods(asked, clips, mean, count)
 
-        found: dict[tuple[Shown, Turn], float] = {}
+        likelihoods: dict[tuple[Shown, Turn], float] = {}
         all_batches = list(batches(queries))
         for batch, scores in zip(all_batches, self.group.spread(scored, all_batches), strict=True):
             for (pair, turns), values in zip(batch, scores, strict=True):
-                found |= {(pair, turn): value for turn, value in zip(turns, values, strict=True)}
-        return found
+                likelihoods |= {(pair, turn): value for turn, value in zip(turns, values, strict=True)}
+        return likelihoods
 
     def score_options(self, rows: Sequence[DiffMCQ]) -> list[list[float]]:
         """Return the score of the difference text for each option's pair."""
@@ -268,14 +273,14 @@ class StepDiff:
         for row, turn in zip(rows, turns, strict=True):
             for pair in row.options:
                 queries.setdefault(pair, {})[turn] = None
-        found = self.likelihoods(queries, mean=True)
-        return [[found[pair, turn] for pair in row.options] for row, turn in zip(rows, turns, strict=True)]
+        likelihoods = self.likelihoods(queries, mean=True)
+        return [[likelihoods[pair, turn] for pair in row.options] for row, turn in zip(rows, turns, strict=True)]
 
     def score_texts(self, pairs: Sequence[PairTexts]) -> list[list[float]]:
         """Return the mean log-likelihood of each difference text's tokens after its seed, for each distinct pair."""
-        queries = {own.pair: [difference_turn(*text) for text in own.texts] for own in pairs}
-        found = self.likelihoods({pair: dict.fromkeys(turns) for pair, turns in queries.items()}, mean=True)
-        return [[found[pair, turn] + self._true(pair, turn) for turn in turns] for pair, turns in queries.items()]
+        queries = {each.pair: [difference_turn(*text) for text in each.texts] for each in pairs}
+        likelihoods = self.likelihoods({pair: dict.fromkeys(turns) for pair, turns in queries.items()}, mean=True)
+        return [[likelihoods[pair, turn] + self._true(pair, turn) for turn in turns] for pair, turns in queries.items()]
 
     def _true(self, pair: Pair, turn: Turn) -> float:
         """Return the weighted evidence that a text is true of a pair."""
@@ -297,8 +302,8 @@ class StepDiff:
         of_pair: dict[Pair, dict[Turn, None]] = {}
         for pair, category in queries:
             of_pair.setdefault(pair, {}).update(dict.fromkeys(turns[category]))
-        found = self.likelihoods(of_pair, mean=False)
-        both = [[found[pair, turn] for turn in turns[category]] for pair, category in queries]
+        likelihoods = self.likelihoods(of_pair, mean=False)
+        both = [[likelihoods[pair, turn] for turn in turns[category]] for pair, category in queries]
         return [
             float(np.float32(yes - no)) - self._apart(pair, category)
             for (yes, no), (pair, category) in zip(both, queries, strict=True)
@@ -313,24 +318,24 @@ class StepDiff:
 
     def choose(self, rows: Sequence[Choice]) -> list[list[float]]:
         """Return the mean log-likelihood of each option as the answer to its row's question."""
-        found: dict[tuple[tuple[str, ...], Turn], float] = {}
-        for own in of_each_count(rows):
+        likelihoods: dict[tuple[tuple[str, ...], Turn], float] = {}
+        for same_count in of_each_count(rows):
             queries: dict[tuple[str, ...], dict[Turn, None]] = {}
-            for row in own:
+            for row in same_count:
                 queries.setdefault(row.clips, {}).update(dict.fromkeys(_options(row)))
-            found |= self.likelihoods(queries, mean=True)
-        return [[found[row.clips, turn] for turn in _options(row)] for row in rows]
+            likelihoods |= self.likelihoods(queries, mean=True)
+        return [[likelihoods[row.clips, turn] for turn in _options(row)] for row in rows]
 
     def write(self, rows: Sequence[Writing]) -> list[str]:
         """Return greedy answers to the prompts of the rows."""
-        found: dict[str, str] = {}
-        for own in of_each_count(rows):
+        answers: dict[str, str] = {}
+        for same_count in of_each_count(rows):
             if self.control != "blind":
-                self._prepare(clip for row in own for clip in row.clips)
-            turns = [Turn(row.prompt, "", ends=False) for row in own]
-            texts = self._go_on(turns, [row.clips for row in own], MOST_TOKENS_OF_TEXT)
-            found |= {row.key: text for row, text in zip(own, texts, strict=True)}
-        return [found[row.key] for row in rows]
+                self._prepare(clip for row in same_count for clip in row.clips)
+            turns = [Turn(row.prompt, "", ends=False) for row in same_count]
+            texts = self._go_on(turns, [row.clips for row in same_count], MOST_TOKENS_OF_TEXT)
+            answers |= {row.key: text for row, text in zip(same_count, texts, strict=True)}
+        return [answers[row.key] for row in rows]
 
     def caption(self, rows: Sequence[DiffCap], each_token: Callable[[], None] | None = None) -> list[str]:
         """Return greedily generated captions, or "no difference" where decline_at says so.

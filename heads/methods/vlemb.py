@@ -5,7 +5,6 @@ Two variants use the reference's or the candidate's embedding instead of the ave
 Guarantees
 - every embedding is L2-normalised before the average and before the cosine
 - DiffRank is the cosine of the two clips, and the variants refuse it
-- a_text_is_compared_with_each_clip_where_the_options_are_clips
 """
 
 from collections.abc import Sequence
@@ -15,11 +14,11 @@ from jaxtyping import Float32
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from common.errors import StepDiffError
 from heads.data.clips import Features, Reads
+from stepdiff.common.errors import StepDiffError
+from stepdiff.tasks.benchmarks.rows import Choice, Ranking, Rating
+from stepdiff.tasks.testsets import DiffMCQ, DiffRank
 from store import Store, text_key
-from tasks.benchmarks.rows import Choice, Ranking, Rating
-from tasks.testsets import DiffMCQ, DiffRank
 
 PairEmbedding = Literal["average", "reference", "candidate"]
 

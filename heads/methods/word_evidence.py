@@ -27,9 +27,9 @@ from heads.evidence.fitting import evidence_of, training_videos
 from heads.evidence.head import WordHead, clipped
 from heads.evidence.naming import Values
 from heads.evidence.terms import next_in
+from stepdiff.tasks.prompts import NO_DIFFERENCE, VIDEOS
+from stepdiff.tasks.testsets import DiffCap, DiffMCQ, DiffRank, Pair, clips_of
 from store import Store
-from tasks.prompts import NO_DIFFERENCE, VIDEOS
-from tasks.testsets import DiffCap, DiffMCQ, DiffRank, Pair, clips_of
 
 SEEDED = 2
 """the video that a text of DiffMCQ is about before its first mention: it continues "In Video 2," """
@@ -117,11 +117,11 @@ class WordEvidence:
 
     def _named_in(self, categories: Sequence[str], pair: Pair, clear: float) -> tuple[list[str], list[str]]:
         """Return the terms of each clip that `named` returns for some categories; none given: for all."""
-        found: tuple[dict[str, None], dict[str, None]] = ({}, {})
+        of_clips: tuple[dict[str, None], dict[str, None]] = ({}, {})
         for category in categories or self.head.known_categories:
-            for terms, named in zip(found, self.named(*self.both(pair), category, clear), strict=True):
+            for terms, named in zip(of_clips, self.named(*self.both(pair), category, clear), strict=True):
                 terms.update(dict.fromkeys(named))
-        return list(found[0]), list(found[1])
+        return list(of_clips[0]), list(of_clips[1])
 
     def values(self, pair: Pair, categories: Sequence[str], given: str, weight: float) -> Values:
         """Return what is added to the logits of words while a text about a pair is written after the words `given`.
@@ -132,10 +132,10 @@ class WordEvidence:
         places = np.unique(np.concatenate([self.head.nameable(each)[0] for each in categories]))
         of_terms = np.stack(_only_one(*evidence, places), axis=1)
         best: dict[str, Float64[np.ndarray, " 2"]] = {}  # a word that is no term has the best values of its phrases
-        for term, own in zip((self.head.terms[place] for place in places), of_terms, strict=True):
+        for term, both in zip((self.head.terms[place] for place in places), of_terms, strict=True):
             for word in term.split():
                 if term == word or word not in self.head.columns:
-                    best[word] = np.maximum(best.get(word, own), own)
+                    best[word] = np.maximum(best.get(word, both), both)
         words, of_words = list(best), np.array(list(best.values()))
 
         def values(text: str) -> dict[str, float]:
@@ -162,28 +162,28 @@ class WordEvidence:
     def rank(self, rows: Sequence[DiffRank]) -> list[list[float]]:
         """Return minus the distance of the evidence over the terms of the row's category."""
         self.evidence([clip for row in rows for clip in clips_of(row)])
-        found = []
+        scores = []
         for row in rows:
             reference, *targets = self.evidence([row.reference, *row.targets])
-            found.append([-self.head.distance(reference, target, row.category) for target in targets])
-        return found
+            scores.append([-self.head.distance(reference, target, row.category) for target in targets])
+        return scores
 
     def caption(self, rows: Sequence[DiffCap]) -> list[str]:
         """Return a sentence of the terms that differ most, or "no difference" below the head's distance."""
         self.evidence([clip for row in rows for clip in clips_of(row)])
-        found = []
+        captions = []
         for row in rows:
             pair = row.reference, row.candidate
             if self.agree(pair, row.category):
-                found.append(NO_DIFFERENCE.format(category=row.category))
+                captions.append(NO_DIFFERENCE.format(category=row.category))
                 continue
             first, second = self.named(*self.both(pair), row.category)
             without = " or ".join(first)
             if first and second:
-                found.append(f"In Video 2, {' and '.join(second)}, without {without}.")
+                captions.append(f"In Video 2, {' and '.join(second)}, without {without}.")
             else:
-                found.append(f"In Video 2, {' and '.join(second) or f'no {without}'}.")
-        return found
+                captions.append(f"In Video 2, {' and '.join(second) or f'no {without}'}.")
+        return captions
 
     def agree(self, pair: Pair, category: str) -> bool:
         """Return whether nothing differs: no term is clear, or the clips are nearer than the head's distance."""
@@ -248,8 +248,8 @@ class WordEvidence:
 
 def frames_of(rule: str, tokens: int) -> int:
     """Return the frames of a clip that has so many tokens, by the rule of its view; 1 if tokens belong to no frame."""
-    found = re.match(r"[1-9]\d*", rule)
-    return int(found[0]) if found and tokens % int(found[0]) == 0 else 1
+    number = re.match(r"[1-9]\d*", rule)
+    return int(number[0]) if number and tokens % int(number[0]) == 0 else 1
 
 
 def seconds_of(rule: str, frames: int, start: float | None, end: float | None) -> list[float]:
@@ -297,15 +297,15 @@ def _strongest(
     """
     strength = {
         term: (difference, weight)
-        for term, difference, weight, kept in zip(terms, differences.tolist(), weights.tolist(), clear, strict=True)
-        if kept
+        for term, difference, weight, is_clear in zip(terms, differences.tolist(), weights.tolist(), clear, strict=True)
+        if is_clear
     }
-    found: list[str] = []
-    while strength and len(found) < NAMED:
+    chosen: list[str] = []
+    while strength and len(chosen) < NAMED:
         best = max(strength, key=lambda term: (strength[term][0] * strength[term][1], term))
         least = [LONGER * value for value in strength[best]]
         longer = [t for t in strength if f" {best} " in f" {t} " and all(map(ge, strength[t], least))]
-        found.append(max(longer, key=lambda t: (len(t.split()), strength[t], t)))
-        words = set(found[-1].split())
+        chosen.append(max(longer, key=lambda t: (len(t.split()), strength[t], t)))
+        words = set(chosen[-1].split())
         strength = {term: value for term, value in strength.items() if words.isdisjoint(term.split())}
-    return found
+    return chosen

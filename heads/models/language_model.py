@@ -2,11 +2,8 @@
 
 Guarantees
 - logits computed from the hidden states equal the model's own (checked when a model is loaded)
-- without LoRA or full training no parameter of the model trains, and no graph is kept for one
-- dropout is never active
+- dropout is never active, and without LoRA or full training no parameter trains
 - weights that train are float32, whatever the others are: small steps vanish in bfloat16
-- recomputed layers have the same gradients
-- with frozen layers in the precision of their products, the outputs are the same, bit for bit
 """
 
 from contextlib import AbstractContextManager
@@ -16,12 +13,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from common.errors import StepDiffError
-from common.streams import torch_seed
 from heads.data.packing import Chat
 from heads.models.packed_attention import NAME, Layout, may_see, register
+from heads.models.pretrained import load_model, load_processor
 from heads.training.recipe import Lora
-from weights import resolve
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.streams import torch_seed
 
 if TYPE_CHECKING:
     from transformers.modeling_layers import GradientCheckpointingLayer
@@ -45,21 +42,10 @@ class LanguageModel(nn.Module):
 
     @classmethod
     def load(cls, name: str, device: str = "cpu", exact: bool = False) -> "LanguageModel":
-        """Load a model. name: of `python -m weights list`, a folder or a hub id; exact: float32 on a GPU too."""
-        import transformers
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        folder = str(resolve(name))
-        transformers.utils.logging.disable_progress_bar()
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=torch.bfloat16 if device.startswith("cuda") and not exact else torch.float32,
-            attn_implementation="sdpa",
-            use_safetensors=True,
-            trust_remote_code=False,
-        )
-        loaded = cls(model.to(torch.device(device)), Chat(tokenizer))
+        """Load a model. name: of `stepdiff weights list`, a folder or a hub id; exact: float32 on a GPU too."""
+        tokenizer = load_processor(name, "AutoTokenizer")
+        model = load_model("AutoModelForCausalLM", name, device, "float32" if exact else None, "sdpa")
+        loaded = cls(model, Chat(tokenizer))
         loaded.prepare(name)
         return loaded
 
@@ -72,9 +58,9 @@ class LanguageModel(nn.Module):
         """Raise StepDiffError if the logits are not a linear map of the last hidden state."""
         ids = torch.tensor([self.chat.text_ids("one two three")], device=self.device)
         with torch.inference_mode():
-            own = self.model(input_ids=ids).logits
+            whole = self.model(input_ids=ids).logits
             separate = self.logits(self.model.base_model(input_ids=ids).last_hidden_state)
-        if not torch.allclose(own, separate, atol=1e-4 * float(own.abs().max())):
+        if not torch.allclose(whole, separate, atol=1e-4 * float(whole.abs().max())):
             raise StepDiffError(
                 f"{name}: its logits are not a linear map of its last hidden state, as heads require; use another "
                 "language model"
@@ -97,10 +83,6 @@ class LanguageModel(nn.Module):
         near = (1e-4 if exact else 3e-2) * float(masked[used].abs().max())
         if not torch.allclose(packed[used], masked[used], rtol=0, atol=near):
             self.model.set_attn_implementation("sdpa")
-
-    @property
-    def reads_layout(self) -> bool:
-        return self.model.config._attn_implementation == NAME
 
     @property
     def device(self) -> torch.device:
@@ -128,7 +110,7 @@ class LanguageModel(nn.Module):
         self, embeddings: Float[Tensor, "B L E"], segment: Int[Tensor, "B L"], positions: Int[Tensor, "B L"]
     ) -> Float[Tensor, "B L E"]:
         """Return the last hidden states of packed rows (heads.data.packing); those of padding are meaningless."""
-        if not self.reads_layout:
+        if self.model.config._attn_implementation != NAME:
             return self._body(embeddings, positions, attention_mask=may_see(segment)[:, None])
         layout = Layout.of(segment)
         used, places = (x.flatten(0, 1).index_select(0, layout.tokens)[None] for x in (embeddings, positions))
@@ -229,11 +211,8 @@ def pick_precision(device: str, precision: str) -> str:
     """
     if precision != "auto":
         return precision
-    return "bfloat16" if device.startswith("cuda") or _fast_bfloat16() else "float32"
-
-
-def _fast_bfloat16() -> bool:
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bfloat16" if device.startswith("cuda") or fast else "float32"
 
 
 def autocast(device: str, precision: str) -> AbstractContextManager[Any]:

@@ -25,9 +25,9 @@ def may_see(segment: Int[Tensor, "B L"]) -> Bool[Tensor, "B L L"]:
     query, key = segment[:, :, None], segment[:, None, :]
     length = segment.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool, device=segment.device).tril()
-    own = (key == query) | (key == 0)
+    same = (key == query) | (key == 0)
     # Padding sees only itself: a row of the mask without any key would give NaN.
-    return causal & own & (key >= 0) | torch.eye(length, dtype=torch.bool, device=segment.device)
+    return causal & same & (key >= 0) | torch.eye(length, dtype=torch.bool, device=segment.device)
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,13 @@ class Layout:
         used = table >= 0
         place = (used.flatten().cumsum(0) - 1).view(table.shape)
         prefixes = torch.stack([place[row][table[row] == 0] for row in range(len(table))])
-        found = []  # (row, places) of every question
+        questions = []  # (row, places) of every question
         for row in range(len(table)):
             for number in range(1, int(table[row].max()) + 1):
-                found.append((row, place[row][table[row] == number]))
-        found.sort(key=lambda question: len(question[1]))
+                questions.append((row, place[row][table[row] == number]))
+        questions.sort(key=lambda question: len(question[1]))
         groups: list[list[tuple[int, Tensor]]] = []
-        for question in found:
+        for question in questions:
             if not groups or len(question[1]) > STRETCH * len(groups[-1][0][1]):
                 groups.append([])
             groups[-1].append(question)
@@ -87,8 +87,8 @@ def _block(group: list[tuple[int, Tensor]], prefix: int) -> Block:
     size = max(len(places) for _, places in group)
     places = torch.stack([torch.cat([p, p[-1:].expand(size - len(p))]) for _, p in group])
     # Padding sees its own copy of the last token and what precedes it; its output is not read.
-    own = torch.ones(size, size, dtype=torch.bool).tril()
-    may_see = torch.cat([torch.ones(size, prefix, dtype=torch.bool), own], dim=1)
+    causal = torch.ones(size, size, dtype=torch.bool).tril()
+    may_see = torch.cat([torch.ones(size, prefix, dtype=torch.bool), causal], dim=1)
     return Block(rows, places, may_see)
 
 

@@ -9,9 +9,8 @@ No process holds more than its own share of the layers at any time: the model is
 process reads its rows of each matrix from the safetensors files.
 
 Guarantees
-- a_divided_model_has_the_losses_and_gradients_of_a_whole_one
-- each_process_holds_its_share_of_the_layers_only
-- model code knows nothing of processes
+- a divided model has the losses and gradients of a whole one
+- each process holds its share of the layers only
 """
 
 import json
@@ -25,10 +24,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from common.errors import StepDiffError
 from heads.data.packing import Chat
 from heads.models.language_model import LanguageModel, autocast
-from weights import resolve
+from stepdiff.common.errors import StepDiffError
+from stepdiff.weights import resolve
 
 WHOLE = "set scaling.fsdp false and tensor_parallel 1, or evaluate without torchrun"
 """how a model is not divided"""
@@ -37,26 +36,21 @@ WHOLE = "set scaling.fsdp false and tensor_parallel 1, or evaluate without torch
 def load_divided(
     name: str, mesh: Any, device: str, frozen: torch.dtype, offload: bool = False, full: bool = False
 ) -> LanguageModel:
-    """Load a language model whose layers are divided (FSDP2).
+    """Load a language model whose layers the processes of a mesh of one axis share (FSDP2).
 
-    Args:
-        name: Of `python -m weights list`, a folder or a hub id.
-        mesh: One axis, the processes that share the layers.
-        device: Of this process.
-        frozen: Precision of the layers' matrices.
-        offload: Keep this process's share in host memory between its uses. On a CPU it is there anyway.
-        full: Train the language model.
+    frozen: precision of the layers' matrices; offload: keep this process's share in host memory between its uses; full:
+    train the language model.
     """
-    made = _OnMeta(name, device, frozen)
-    divide_layers(made.model, mesh, offload and torch.device(device).type == "cuda")
-    made.fill("cpu" if offload else device)
-    made.model._is_fsdp_managed_module = True  # generate(): no process stops while another one writes
-    loaded = LanguageModel(made.model, made.chat)
+    empty = _OnMeta(name, device, frozen)
+    divide_layers(empty.model, mesh, offload and torch.device(device).type == "cuda")
+    empty.fill("cpu" if offload else device)
+    empty.model._is_fsdp_managed_module = True  # generate(): no process stops while another one writes
+    loaded = LanguageModel(empty.model, empty.chat)
     if full:
         loaded.train_all()
     with autocast(device, precision_of(frozen)):
         with torch.no_grad():  # what a first use in inference mode makes could never train
-            made.model.base_model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=device))
+            empty.model.base_model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=device))
         loaded.prepare(name)
     return loaded
 
@@ -68,14 +62,14 @@ def load_tensor_parallel(name: str, mesh: Any, device: str, frozen: torch.dtype)
     """
     from transformers.distributed.tensor_parallel import apply_tensor_parallelism
 
-    made = _OnMeta(name, device, frozen)
-    plan = tensor_plan(made.model, name, mesh.size())
+    empty = _OnMeta(name, device, frozen)
+    plan = tensor_plan(empty.model, name, mesh.size())
     try:
-        apply_tensor_parallelism(made.model, mesh, plan)
+        apply_tensor_parallelism(empty.model, mesh, plan)
     except ValueError as error:
         raise _indivisible(name, mesh.size(), error) from error
-    made.fill(device)
-    loaded = LanguageModel(made.model, made.chat)
+    empty.fill(device)
+    loaded = LanguageModel(empty.model, empty.chat)
     with autocast(device, precision_of(frozen)):
         loaded.prepare(name)
     return loaded
@@ -83,11 +77,7 @@ def load_tensor_parallel(name: str, mesh: Any, device: str, frozen: torch.dtype)
 
 def tensor_plan(model: Any, name: str, size: int) -> dict[str, str]:
     """Return the linear maps of the decoder layers that `size` processes divide: "colwise" by outputs, "rowwise" by
-    inputs.
-
-    Raises:
-        StepDiffError: So many processes cannot divide them. name: of the model, for this error.
-    """
+    inputs. StepDiffError: so many processes cannot divide them. name: of the model, for this error."""
     from transformers.distributed import DistributedConfig
 
     try:
@@ -95,7 +85,9 @@ def tensor_plan(model: Any, name: str, size: int) -> dict[str, str]:
         within = f"{model.base_model_prefix}.layers."
         plan = {place: style for place, style in plan.items() if place.startswith(within)}
         odd = sorted({style for style in plan.values()} - {"colwise", "rowwise"})
-        if odd or not plan or _kv_heads(model) % size:
+        config = model.config.get_text_config()
+        key_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        if odd or not plan or key_heads % size:
             raise ValueError(f"{', '.join(odd) or 'its key heads'} cannot be divided by {size}")
     except ValueError as error:
         raise _indivisible(name, size, error) from error
@@ -119,7 +111,7 @@ def plain_weights(model: nn.Module, device: str) -> Iterator[None]:
 
     linear = [part for part in model.modules() if isinstance(part, nn.Linear) and isinstance(part.weight, DTensor)]
     held: list[tuple[nn.Linear, Any]] = [(part, part.weight) for part in linear]
-    before = {id(own) for own in model.parameters()}
+    before = {id(parameter) for parameter in model.parameters()}
     for part, weight in held:
         empty = torch.empty((), dtype=weight.dtype).expand(weight.shape)
         part._parameters["weight"] = nn.Parameter(empty, requires_grad=False)
@@ -129,19 +121,14 @@ def plain_weights(model: nn.Module, device: str) -> Iterator[None]:
     finally:
         for part, weight in held:
             part._parameters["weight"] = weight
-    for own in model.parameters():
-        if id(own) not in before | stand_ins:
-            own.data = own.data.to(device)
+    for parameter in model.parameters():
+        if id(parameter) not in before | stand_ins:
+            parameter.data = parameter.data.to(device)
 
 
 def precision_of(dtype: torch.dtype) -> str:
     """Return the name of a precision."""
     return str(dtype).removeprefix("torch.")
-
-
-def _kv_heads(model: Any) -> int:
-    config = model.config.get_text_config()
-    return int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
 
 
 class _OnMeta:
@@ -177,14 +164,14 @@ def layers(model: Any) -> list[nn.Module]:
     """Return the decoder layers. StepDiffError: the model does not mark them."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    found: list[nn.Module] = [
+    marked: list[nn.Module] = [
         layer for layer in model.base_model.modules() if isinstance(layer, GradientCheckpointingLayer)
     ]
-    if not found:
+    if not marked:
         raise StepDiffError(
             f"{type(model).__name__} does not name its layers, so several processes cannot divide them: {WHOLE}"
         )
-    return found
+    return marked
 
 
 def matrices_of(layer: nn.Module) -> Iterator[nn.Parameter]:
@@ -217,11 +204,8 @@ def divide_layers(model: Any, mesh: Any, offload: bool) -> None:
 def _shares(
     model: Any, folder: Path, precision: dict[str, torch.dtype], device: str, home: str
 ) -> Iterator[tuple[str, Tensor]]:
-    """Yield this process's share of each weight, read from the safetensors files of the folder.
-
-    Raises:
-        StepDiffError: A file or a weight is missing.
-    """
+    """Yield this process's share of each weight, read from the safetensors files of the folder. StepDiffError: a file
+    or a weight is missing."""
     from torch.distributed.tensor import DTensor
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
@@ -238,8 +222,8 @@ def _shares(
             mesh, places = weight.device_mesh, weight.placements
             shape, offset = compute_local_shape_and_global_offset(weight.shape, mesh, places)
             part = tuple(slice(first, first + length) for first, length in zip(offset, shape, strict=True))
-            own = file.get_slice(key)[part].to(home, precision[name]).contiguous()
-            yield name, share_of(weight, own)
+            share = file.get_slice(key)[part].to(home, precision[name]).contiguous()
+            yield name, share_of(weight, share)
 
 
 def share_of(weight: Any, own: Tensor) -> Any:

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from common.errors import StepDiffError
-from weights import resolve
+from stepdiff.common.errors import StepDiffError
+from stepdiff.weights import resolve
 
 
 def load_processor(name: str, kind: str = "AutoProcessor") -> Any:
@@ -23,19 +23,24 @@ def load_processor(name: str, kind: str = "AutoProcessor") -> Any:
         return getattr(transformers, kind).from_pretrained(resolve(name), trust_remote_code=False)
 
 
-def load_model(kind: str, name: str, device: str, precision: str | None = None) -> Any:
-    """Load a model for inference by a class of transformers (`kind`).
+def load_model(
+    kind: str | type, name: str, device: str, precision: str | None = None, attention: str | None = None
+) -> Any:
+    """Load a model for inference by a class of transformers, or one of that name (`kind`).
 
-    precision: float32, bfloat16, or None for bfloat16 on a GPU and float32 elsewhere.
+    precision: float32, bfloat16, or None for bfloat16 on a GPU and float32 elsewhere; attention: None for the model's
+    own choice.
     """
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
     precision = precision or ("bfloat16" if device.startswith("cuda") else "float32")
-    with _one_line(f"{name}: no model that {kind} can load"):
-        model, report = getattr(transformers, kind).from_pretrained(
+    loader: Any = getattr(transformers, kind) if isinstance(kind, str) else kind
+    with _one_line(f"{name}: no model that {loader.__name__} can load"):
+        model, report = loader.from_pretrained(
             resolve(name),
             dtype=getattr(torch, precision),
+            **({} if attention is None else {"attn_implementation": attention}),
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
@@ -53,6 +58,8 @@ def _one_line(what: str) -> Iterator[None]:
 
     try:
         yield
-    except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
-        why = str(error).strip().splitlines()[0]
+    except torch.OutOfMemoryError:  # the model is no worse for it
+        raise
+    except (OSError, ValueError, ImportError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise StepDiffError(f"{what} ({why}); give another") from error

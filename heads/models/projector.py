@@ -1,10 +1,7 @@
 """M_Proj: a Perceiver that maps a clip's frozen tokens to a few tokens in the language model's input space.
 
 Guarantees
-- the number of output tokens does not depend on the number of input tokens
 - the output starts at the scale of the language model's own input embeddings
-- clips of a batch do not see each other
-- an untrained comparison changes no token
 """
 
 import torch
@@ -12,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from common.errors import StepDiffError
 from heads.training.recipe import ProjectorOptions
+from stepdiff.common.errors import StepDiffError
 
 
 class PerceiverLayer(nn.Module):
@@ -69,30 +66,10 @@ class Projector(nn.Module):
         place = (self.frame_time + self.position).flatten(0, 1)
         if leave_out:
             count = tokens.shape[1]
-            kept = torch.randperm(count, device="cpu")[: max(1, round(count * (1 - leave_out)))].to(tokens.device)
-            tokens, place = tokens[:, kept], place[kept]
+            chosen = torch.randperm(count, device="cpu")[: max(1, round(count * (1 - leave_out)))].to(tokens.device)
+            tokens, place = tokens[:, chosen], place[chosen]
         tokens = self.token_norm(self.input(tokens) + place)
         latents = self.latents.expand(len(tokens), -1, -1)
         for layer in self.layers:
             latents = layer(latents, tokens)
         return self.output(self.output_norm(latents))
-
-
-class Comparison(nn.Module):
-    """Adds to a token of a clip how it differs from the previous clip's token at the same place; ours, not the paper's.
-
-    A small network reads the change from that token to this one, in units of the language model's embeddings, and its
-    absolute value. Its last layer starts at zero.
-    """
-
-    def __init__(self, width: int, scale: float) -> None:
-        super().__init__()
-        self.scale = scale
-        self.network = nn.Sequential(nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, width))
-        nn.init.zeros_(self.network[-1].weight)  # type: ignore[arg-type]
-        nn.init.zeros_(self.network[-1].bias)  # type: ignore[arg-type]
-
-    def forward(self, before: Float[Tensor, "... E"], after: Float[Tensor, "... E"]) -> Float[Tensor, "... E"]:
-        """Return the tokens of the later clips with the comparison added; before: those at their places."""
-        change = (after - before) / self.scale
-        return after + self.scale * self.network(torch.cat([change, change.abs()], dim=-1))

@@ -1,36 +1,86 @@
 """The video language model: cached tokens -> projector -> language model.
 
 Guarantees
-- log-likelihoods of packed questions equal those of separate ones
-- scores are computed from logits in float32, whatever the precision of the layers
+- log-likelihoods of packed questions equal those of separate ones, and scores come from logits in float32
 - in float32 an answer generated in a batch is the same as one generated alone
-- dropout is never active in the language model
+- the words that are passed on while an answer is generated, joined, are the answer, to the byte
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
 from heads.data.packing import NO_TARGET, PADDING, TEXT, Packed, Packer, Turn
 from heads.evidence.naming import Naming
 from heads.models.language_model import LanguageModel
-from heads.models.projector import Comparison, Projector
-from heads.models.streaming import Tokens, Words
-from tasks.prompts import system
+from heads.models.projector import Projector
+from stepdiff.tasks.prompts import system
+
+HELD = 24
+"""characters"""
+Say = Callable[[str], None]
+"""receives what a token adds to the answer: whole words, often nothing; what it raises ends the generation"""
+
+
+class Tokens:
+    """Calls a function after every token: the `streamer` of transformers' generate. What it raises ends that."""
+
+    def __init__(self, each: Callable[[], None]) -> None:
+        self._each = each
+
+    def put(self, value: Tensor) -> None:
+        """Take the prompt [B, L], or the next token of every row [B]."""
+        if value.ndim == 1:
+            self._each()
+
+    def end(self) -> None:
+        """Take the end of the generation."""
+
+
+class Words:
+    """Passes on each word of one answer once the next one begins, or the answer ends.
+
+    The last HELD characters of a word that goes on are held back, because the next token may change them, for example
+    those of a cut-off byte sequence. So only words that are longer, as in scripts without spaces, arrive in parts.
+
+    Args:
+        decode: Token ids of the answer so far -> its text.
+        say: Receives what is new.
+    """
+
+    def __init__(self, decode: Callable[[list[int]], str], say: Say) -> None:
+        self._decode, self._say = decode, say
+        self._ids: list[int] = []
+        self._said = ""
+
+    def put(self, value: Tensor) -> None:
+        """Take the prompt [1, L], or the next token [1]."""
+        if value.ndim > 1:
+            return
+        self._ids += value.tolist()
+        text = self._decode(self._ids)
+        last = "" if text[-1:].isspace() else (text.split() or [""])[-1]
+        self._pass_on(text[: len(text) - min(len(last), HELD)].rstrip())
+
+    def end(self) -> None:
+        """Take the end of the generation."""
+        self._pass_on(self._decode(self._ids))
+
+    def _pass_on(self, text: str) -> None:
+        new = text[len(self._said) :] if text.startswith(self._said) else ""
+        self._said += new
+        self._say(new)
 
 
 class VideoLM(nn.Module):
-    def __init__(
-        self, lm: LanguageModel, projector: Projector | nn.Identity, outputs: int, comparison: Comparison | None = None
-    ) -> None:
+    def __init__(self, lm: LanguageModel, projector: Projector | nn.Identity, outputs: int) -> None:
         super().__init__()
         self.lm = lm
         self.projector = projector
-        self.comparison = comparison
         self.outputs = outputs
         self.packer = Packer(lm.chat, outputs)
         self.blind_packer = Packer(lm.chat, 0)
@@ -78,16 +128,11 @@ class VideoLM(nn.Module):
         if clips is None:
             return embeddings
         slots = batch.video != TEXT
-        tokens, place = clips.flatten(0, 1), batch.video[slots]
-        shown = tokens[place]
-        if self.comparison is not None:
-            later = follows(batch.video, self.outputs)[slots]
-            compared = self.comparison(tokens[place[later] - self.outputs], shown[later])
-            shown = shown.masked_scatter(later[:, None], compared.to(shown.dtype))
+        shown = clips.flatten(0, 1)[batch.video[slots]]
         return embeddings.masked_scatter(slots[..., None], shown.to(embeddings.dtype))
 
-    def project(self, tokens: Float[Tensor, "C N D"], leave_out: float = 0.0) -> Float[Tensor, "C L E"]:
-        return self.projector(tokens.to(self.lm.device), leave_out)
+    def project(self, tokens: Float[Tensor, "C N D"]) -> Float[Tensor, "C L E"]:
+        return self.projector(tokens.to(self.lm.device))
 
     @torch.inference_mode()
     def log_likelihoods(
@@ -164,12 +209,6 @@ class VideoLM(nn.Module):
     def decode(self, ids: Sequence[int] | Int[Tensor, " L"]) -> str:
         """Return the text of an answer's tokens."""
         return str(self.lm.chat.tokenizer.decode(ids, skip_special_tokens=True)).strip()
-
-
-def follows(video: Int[Tensor, "B S"], outputs: int) -> Bool[Tensor, "B S"]:
-    """Return where a row shows a clip after another clip; video: slots of a packed batch."""
-    clip = (video // outputs).masked_fill(video == TEXT, torch.iinfo(video.dtype).max)
-    return (video != TEXT) & (clip > clip.amin(dim=1, keepdim=True))
 
 
 def columns_to_front(segment: Int[Tensor, "B S"]) -> Int[Tensor, "B S"]:

@@ -1,37 +1,71 @@
-"""The plan of a training, computed from its recipe without weights, GPU or store.
+"""The plan of a training, computed from its recipe without weights, GPU or store; and as text.
 
 Guarantees
-- a_plan_that_does_not_fit_is_refused_with_settings_that_fit
-- a_plan_needs_no_store_and_no_network
+- a plan that does not fit names settings that fit; those of a language model keep the samples of a step
+- a plan needs no store and no network
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
 
-from common.errors import StepDiffError
-from heads.models.language_model import LanguageModel
-from heads.planning import architecture, work
-from heads.planning.alternatives import Setting, contrastive_settings, settings
-from heads.planning.cards import card
-from heads.planning.memory import FLOAT, RESERVE, Memory, largest, matched, projected, weights
-from heads.planning.options import PlanOptions
-from heads.planning.rows import batches
+from heads.models.projector import Projector
+from heads.planning import PlanOptions, architecture
+from heads.planning.architecture import FLOAT, Memory, weights
+from heads.planning.batches import (
+    batch,
+    exchanged,
+    language,
+    logits,
+    operations,
+    projected,
+    projector_operations,
+)
+from heads.training.contrastive_task import ContrastiveHead
 from heads.training.recipe import ContrastiveRecipe, Scaling, Schedule, TrainOptions, VideoLMRecipe
+from stepdiff.common.errors import StepDiffError
 from store import Feature, Store
 from store.format.view_metadata import stored_features
 from store.verbs.plan import ENCODERS
 
+
+class Card(NamedTuple):
+    """A GPU, by its maker's data sheet."""
+
+    memory: float
+    """bytes that PyTorch reports"""
+    bfloat16: float
+    """peak FLOP per second of dense matrix products with bfloat16 inputs"""
+    float32: float
+    """peak FLOP per second of float32, without tensor cores"""
+
+
+GIB, GIGA, TERA = 2.0**30, 1e9, 1e12
+CARDS = {
+    "a100": Card(79 * GIB, 312 * TERA, 19.5 * TERA),
+    "a100-40gb": Card(39 * GIB, 312 * TERA, 19.5 * TERA),
+    "b200": Card(178 * GIB, 2250 * TERA, 75 * TERA),
+    "h100": Card(79 * GIB, 989 * TERA, 67 * TERA),
+    "h200": Card(139 * GIB, 989 * TERA, 67 * TERA),
+    "l40s": Card(44 * GIB, 362 * TERA, 91.6 * TERA),
+    "rtx4090": Card(23.5 * GIB, 165 * TERA, 82.6 * TERA),
+}
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+RESERVE = 0.08
+"""share of a card for the CUDA context, communication buffers and fragmentation"""
+SHOWN = 4
+"""most alternatives that are named"""
+WORKERS = (1, 2, 4, 8, 16, 32, 64)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Needs of a training; memory, transfers and operations are those of one process."""
+    """Needs of a training; memory and what is exchanged are those of one process."""
 
     recipe: str
     language_model: str | None
@@ -57,8 +91,10 @@ class Plan:
     share: float
     """of the card's peak"""
     step_seconds: float
-    transfers: work.Transfers
-    """bytes that a process receives in a step"""
+    received: float
+    """bytes that other processes send in a step: gathered layers, gradients, tensor parallelism"""
+    from_host: float
+    """bytes between host memory and the card in a step (cpu_offload)"""
     read: float
     """bytes of features that all processes read in a step"""
     steps: int
@@ -69,22 +105,193 @@ class Plan:
     """settings with which a plan that does not fit would"""
 
 
-def clip_tokens(store: str, view: str, at: str | None = None) -> tuple[Feature, str]:
-    """Return the feature `tokens` of a view and where its shape comes from: the store, or a known encoder.
+class Setting(NamedTuple):
+    """A change of a recipe or of its scaling."""
 
-    at: snapshot of the store, if it is not named as `STORE@NAME`.
+    recipe: Any
+    scaling: Scaling
+    changes: tuple[str, ...]
+    """flags of heads.train"""
+
+    @property
+    def cost(self) -> int:
+        """Number of changes; layers in host memory count twice, because they are slow."""
+        return len(self.changes) + any("cpu-offload" in change for change in self.changes)
+
+
+def plan(options: TrainOptions, how: PlanOptions) -> Plan:
+    """Return the plan of a recipe that was checked (heads.workers.fit.check).
 
     Raises:
-        StepDiffError: the store does not exist and no encoder has the view's name, or the view has no tokens.
+        StepDiffError: a number is out of range; or the card, the language model's architecture or the view's shape is
+            not known.
     """
-    return _feature(store, at, "clips", view, "tokens", "float16")
+    if not 0 < how.flops_share <= 1:
+        raise StepDiffError(f"--flops-share is {how.flops_share:g}; it must be above 0 and at most 1")
+    if how.mean_words is not None and not how.mean_words > 0:
+        raise StepDiffError(f"--mean-words is {how.mean_words:g}; it must be above 0")
+    if how.card not in CARDS:
+        raise StepDiffError(f"--card {how.card} is not known; give one of {', '.join(CARDS)}")
+    recipe: Any = options.video_lm or options.contrastive
+    planned: Callable[[Any, Scaling], Plan]
+    if options.video_lm is not None:
+        planned, settings = video_plans(options, recipe, how), video_settings(recipe, options.scaling)
+    else:
+        planned, settings = contrastive_plans(options, recipe, how), contrastive_settings(recipe, options.scaling)
+    first = planned(recipe, options.scaling)
+    return first if first.fits else replace(first, alternatives=alternatives(settings, planned))
 
 
-def _feature(store: str, at: str | None, entity: str, view: str, name: str, dtype: Any) -> tuple[Feature, str]:
+def video_plans(
+    options: TrainOptions, recipe: VideoLMRecipe, how: PlanOptions
+) -> Callable[[VideoLMRecipe, Scaling], Plan]:
+    """Build a recipe's model on the meta device; return the function that plans it with other batches and scalings."""
+    if recipe.public:
+        raise StepDiffError(
+            "--dry-run does not estimate a video_lm.public model, whose prompts depend on the clips; train a step"
+        )
+    config, origin = architecture.configuration(recipe.language_model)
+    sizes = architecture.sizes(config)
+    tokens, shape_of = feature_of(options, "clips", recipe.view, "tokens", "float16")
+    clip = (tokens.shape[0], tokens.shape[1])
+    precision = "bfloat16" if recipe.precision == "auto" else recipe.precision
+    item = PRECISIONS[precision].itemsize
+    frozen = options.scaling.frozen if options.scaling.frozen != "auto" else precision
+    lm = architecture.language_model(config, recipe, PRECISIONS[frozen])
+    with torch.device("meta"):
+        head = Projector(recipe.projector, *clip, sizes.width, 1.0)
+
+    def planned(recipe: VideoLMRecipe, scaling: Scaling) -> Plan:
+        held, together, schedule = weights(lm, head, scaling), scaling.tensor_parallel, recipe.schedule
+        largest = [batch(recipe, source, recipe.words) for source in recipe.sources]
+        usual = [batch(recipe, source, how.mean_words or recipe.words) for source in recipe.sources]
+        needs = [
+            Memory(
+                activations=language(recipe, sizes, rows, item, together)
+                + rows.clips * projected(recipe.projector, clip, sizes.width, item),
+                logits=logits(sizes, rows.targets, item),
+            )
+            for rows in largest
+        ]
+        most = max(needs, key=lambda memory: memory.card)
+        works = [operations(recipe, lm, sizes, rows, clip) for rows in usual]
+        inside, outside = (sum(part) / len(usual) for part in zip(*works, strict=True))
+        here = schedule.accumulate * together / scaling.workers  # batches of a step in one process
+        # two all-reduces of the hidden states in each layer, forward, backward and where a layer is computed again
+        passes = 3 if recipe.gradient_checkpointing else 2
+        mean_tokens = sum(rows.tokens for rows in usual) / len(usual)
+        hidden = 2 * passes * sizes.layers * sizes.width * mean_tokens * item
+        received, from_host = exchanged(scaling, held, here, hidden)
+        return _plan(
+            options,
+            how,
+            scaling,
+            schedule,
+            # Tensor parallelism divides the layers; the projector is computed by each process.
+            here * (inside / together + outside),
+            language_model=f"{recipe.language_model}: {origin}",
+            tokens=f"{' x '.join(map(str, tokens.shape))} {tokens.dtype}: {shape_of}",
+            memory=replace(held.memory, activations=most.activations, logits=most.logits),
+            frozen_parameters=held.frozen,
+            trained_parameters=held.trained,
+            precision=precision,
+            samples=schedule.accumulate * sum(rows.samples for rows in usual) / len(usual),
+            batch_tokens=max(rows.tokens for rows in largest),
+            step_operations=schedule.accumulate * (inside + outside),
+            received=received,
+            from_host=from_host,
+            # Processes that compute a batch together all read it.
+            read=schedule.accumulate * together * sum(rows.clips for rows in usual) / len(usual) * row_bytes(tokens),
+        )
+
+    return planned
+
+
+def contrastive_plans(
+    options: TrainOptions, recipe: ContrastiveRecipe, how: PlanOptions
+) -> Callable[[ContrastiveRecipe, Scaling], Plan]:
+    """Return the function that plans a contrastive head, whose products are in float32."""
+    tokens, shape_of = feature_of(options, "clips", recipe.view, "tokens", "float16")
+    texts, _ = feature_of(options, "texts", recipe.text_view, "embedding", "float32")
+    clip = (tokens.shape[0], tokens.shape[1])
+    with torch.device("meta"):
+        head = ContrastiveHead(recipe, *clip, texts.shape[0])
+
+    def planned(recipe: ContrastiveRecipe, scaling: Scaling) -> Plan:
+        held, steps = weights(None, head, scaling), recipe.schedule.accumulate
+        pairs = 0 if recipe.pairs is None else recipe.pairs.pairs
+        clips, embedded = recipe.clips + 4 * pairs, recipe.clips + pairs
+        work = clips * projector_operations(recipe.projector, clip, recipe.width)
+        work += 3 * 2.0 * embedded * texts.shape[0] * recipe.width
+        received, _ = exchanged(scaling, held, float(steps), 0.0)
+        activations = clips / scaling.workers * projected(recipe.projector, clip, recipe.width, FLOAT)
+        # Both directions of the loss keep their log-probabilities, and each has a gradient, on every process.
+        matched = float(4 * FLOAT * (recipe.clips**2 + pairs**2))
+        return _plan(
+            options,
+            how,
+            scaling,
+            recipe.schedule,
+            steps * work / scaling.workers,
+            language_model=None,
+            tokens=f"{' x '.join(map(str, tokens.shape))} {tokens.dtype}: {shape_of}",
+            memory=replace(held.memory, activations=activations, logits=matched),
+            frozen_parameters=held.frozen,
+            trained_parameters=held.trained,
+            precision="float32",
+            samples=float(steps * (recipe.clips + 2 * pairs)),
+            batch_tokens=0,
+            step_operations=steps * work,
+            received=received,
+            from_host=0.0,
+            read=float(steps * (clips * row_bytes(tokens) + embedded * row_bytes(texts))),
+        )
+
+    return planned
+
+
+def _plan(
+    options: TrainOptions,
+    how: PlanOptions,
+    scaling: Scaling,
+    schedule: Schedule,
+    work: float,
+    *,
+    memory: Memory,
+    precision: str,
+    **facts: Any,
+) -> Plan:
+    """Return a plan. work: FLOP of a step in one process."""
+    gpu = CARDS[how.card]
+    memory = replace(memory, reserve=RESERVE * gpu.memory)
+    seconds = work / (getattr(gpu, precision) * how.flops_share)
+    return Plan(
+        recipe=options.out,
+        card=how.card,
+        workers=scaling.workers,
+        memory_limit=gpu.memory,
+        memory=memory,
+        precision=precision,
+        share=how.flops_share,
+        step_seconds=seconds,
+        steps=schedule.steps,
+        hours=schedule.steps * seconds / 3600,
+        fits=memory.card <= gpu.memory,
+        **facts,
+    )
+
+
+def feature_of(options: TrainOptions, entity: str, view: str, name: str, dtype: Any) -> tuple[Feature, str]:
+    """Return a feature of a view and where its shape comes from: the store, or a known encoder, then in `dtype`.
+
+    Raises:
+        StepDiffError: the store does not exist and no encoder has the view's name, or the view has no such feature.
+    """
+    store = options.store
     before = store.rpartition("@")[0]
     if "://" in store or Path(store).exists() or (before and (Path(before) / "store.json").exists()):
-        opened = Store.open(store, at=at)
-        features: Mapping[str, Feature] = opened.view(entity, view).features
+        opened = Store.open(store, at=options.at)
+        features = opened.view(entity, view).features
         if name not in features:
             raise StepDiffError(
                 f"{opened.location}: view {view} of {entity} has no feature {name!r}, which the recipe reads"
@@ -98,177 +305,136 @@ def _feature(store: str, at: str | None, entity: str, view: str, name: str, dtyp
     return Feature(ENCODERS[view].features[name], dtype), f"encoder {view}; no store at {store}"
 
 
-def plan(options: TrainOptions, how: PlanOptions) -> Plan:
-    """Return the plan of a recipe that was checked (heads.workers.fit.check).
-
-    Raises:
-        StepDiffError: the card, the language model's architecture or the view's shape is not known.
-    """
-    how.check()
-    if options.video_lm is None:
-        assert options.contrastive is not None
-        found = contrastive_plan(options, options.contrastive, options.scaling, how)
-        if found.fits:
-            return found
-
-        def contrastive(recipe: ContrastiveRecipe, scaling: Scaling) -> float | None:
-            tried = contrastive_plan(options, recipe, scaling, how)
-            return tried.memory.card if tried.fits else None
-
-        return replace(found, alternatives=contrastive_settings(options.contrastive, options.scaling, contrastive))
-    built = build(options, options.video_lm)
-    found = video_plan(options, options.video_lm, options.scaling, how, built)
-    if found.fits:
-        return found
-
-    def fitting(setting: Setting) -> float | None:
-        try:
-            tried = video_plan(options, setting.recipe, setting.scaling, how, built)
-        except StepDiffError:  # so many processes cannot divide its key heads
-            return None
-        return tried.memory.card if tried.fits else None
-
-    return replace(found, alternatives=settings(options.video_lm, options.scaling, fitting))
-
-
-@dataclass(frozen=True)
-class Built:
-    """A recipe's model on the meta device; it does not depend on batches and processes."""
-
-    lm: LanguageModel
-    head: nn.Module
-    """projector and comparison"""
-    sizes: architecture.Sizes
-    origin: str
-    """where the architecture comes from"""
-    tokens: Feature
-    """of a clip"""
-    shape_of: str
-    """where their shape comes from"""
-    precision: str
-    """of products"""
-
-
-def build(options: TrainOptions, recipe: VideoLMRecipe) -> Built:
-    """Return the model of a recipe, as GPUs hold it."""
-    if recipe.public:
-        raise StepDiffError(
-            "--dry-run does not estimate a video_lm.public model, whose prompts depend on the clips; train a step"
-        )
-    config, origin = architecture.configuration(recipe.language_model)
-    sizes = architecture.sizes(config)
-    tokens, shape_of = clip_tokens(options.store, recipe.view, options.at)
-    precision = "bfloat16" if recipe.precision == "auto" else recipe.precision
-    frozen = options.scaling.frozen if options.scaling.frozen != "auto" else precision
-    lm = architecture.language_model(config, recipe, PRECISIONS[frozen])
-    head = architecture.projector(recipe, (tokens.shape[0], tokens.shape[1]), sizes.width)
-    return Built(lm, head, sizes, origin, tokens, shape_of, precision)
-
-
-def video_plan(options: TrainOptions, recipe: VideoLMRecipe, scaling: Scaling, how: PlanOptions, built: Built) -> Plan:
-    """Return the plan of a video language model with this scaling."""
-    lm, sizes, tokens = built.lm, built.sizes, built.tokens
-    gpu, item, clip = card(how.card), PRECISIONS[built.precision].itemsize, (tokens.shape[0], tokens.shape[1])
-    own = weights(lm, built.head, scaling)
-    most, usual = batches(recipe, recipe.words), batches(recipe, how.mean_words or recipe.words)
-    kept = largest(recipe, sizes, most, clip, item, scaling.tensor_parallel)
-    inside, outside = (
-        sum(part) / len(usual)
-        for part in zip(*(work.operations(recipe, lm, sizes, rows, clip) for rows in usual), strict=True)
-    )
-    schedule, together = recipe.schedule, scaling.tensor_parallel
-    here = schedule.accumulate * together / scaling.workers  # batches of a step in one process
-    sent = work.transfers(
-        scaling,
-        own,
-        here,
-        sum(rows.tokens for rows in usual) / len(usual),
-        sizes.width,
-        sizes.layers,
-        item,
-        recipe.gradient_checkpointing,
-    )
-    return _plan(
-        options,
-        how,
-        scaling,
-        schedule,
-        # Tensor parallelism divides the layers; the projector is computed by each process.
-        here * (inside / together + outside),
-        language_model=f"{recipe.language_model}: {built.origin}",
-        tokens=f"{' x '.join(map(str, tokens.shape))} {tokens.dtype}: {built.shape_of}",
-        memory=replace(own.memory, activations=kept.activations, logits=kept.logits, reserve=RESERVE * gpu.memory),
-        frozen_parameters=own.frozen,
-        trained_parameters=own.trained,
-        precision=built.precision,
-        samples=schedule.accumulate * sum(rows.samples for rows in usual) / len(usual),
-        batch_tokens=max(rows.tokens for rows in most),
-        step_operations=schedule.accumulate * (inside + outside),
-        transfers=sent,
-        # Processes that compute a batch together all read it.
-        read=schedule.accumulate * together * sum(rows.clips for rows in usual) / len(usual) * row_bytes(tokens),
-    )
-
-
-def contrastive_plan(options: TrainOptions, recipe: ContrastiveRecipe, scaling: Scaling, how: PlanOptions) -> Plan:
-    """Return the plan of a contrastive head, whose products are in float32."""
-    tokens, shape_of = clip_tokens(options.store, recipe.view, options.at)
-    clip = (tokens.shape[0], tokens.shape[1])
-    texts, _ = _feature(options.store, options.at, "texts", recipe.text_view, "embedding", "float32")
-    own = weights(None, architecture.contrastive_head(recipe, clip, texts.shape[0]), scaling)
-    pairs = 0 if recipe.pairs is None else 2 * recipe.pairs.pairs
-    clips, samples = recipe.clips + 2 * pairs, recipe.clips + pairs
-    embedded = recipe.clips + (0 if recipe.pairs is None else recipe.pairs.pairs)
-    workers, schedule = scaling.workers, recipe.schedule
-    here = clips / workers
-    operations = clips * work.projector(recipe.projector, clip, recipe.width)
-    operations += 3 * 2.0 * embedded * texts.shape[0] * recipe.width
-    sent = work.transfers(scaling, own, float(schedule.accumulate), 0.0, 0, 0, FLOAT, False)
-    return _plan(
-        options,
-        how,
-        scaling,
-        schedule,
-        schedule.accumulate * operations / workers,
-        language_model=None,
-        tokens=f"{' x '.join(map(str, tokens.shape))} {tokens.dtype}: {shape_of}",
-        memory=replace(
-            own.memory,
-            activations=here * projected(recipe.projector, clip, recipe.width, FLOAT),
-            logits=matched(recipe.clips, embedded - recipe.clips),
-            reserve=RESERVE * card(how.card).memory,
-        ),
-        frozen_parameters=own.frozen,
-        trained_parameters=own.trained,
-        precision="float32",
-        samples=float(schedule.accumulate * samples),
-        batch_tokens=0,
-        step_operations=schedule.accumulate * operations,
-        transfers=sent,
-        read=float(schedule.accumulate * (clips * row_bytes(tokens) + embedded * row_bytes(texts))),
-    )
-
-
 def row_bytes(feature: Feature) -> int:
     """Return the bytes that the store keeps of a row, with the scales of int8."""
     return sum(part.row_bytes for part in stored_features({"tokens": feature}).values())
 
 
-def _plan(
-    options: TrainOptions, how: PlanOptions, scaling: Scaling, schedule: Schedule, operations: float, **found: Any
-) -> Plan:
-    """Return a plan. operations: FLOP of a step in one process."""
-    gpu, memory = card(how.card), found["memory"]
-    seconds = operations / (gpu.peak(found["precision"]) * how.flops_share)
-    return Plan(
-        recipe=options.out,
-        card=how.card,
-        workers=scaling.workers,
-        memory_limit=gpu.memory,
-        share=how.flops_share,
-        step_seconds=seconds,
-        steps=schedule.steps,
-        hours=schedule.steps * seconds / 3600,
-        fits=memory.card <= gpu.memory,
-        **found,
+def alternatives(settings: Iterator[Setting], planned: Callable[[Any, Scaling], Plan]) -> list[str]:
+    """Return the flags of the settings that fit with the fewest changes, and the bytes that each takes."""
+    lines: list[str] = []
+    fewest = None
+    named: set[tuple[str, ...]] = set()  # what was changed, without values: the first that fits is enough
+    for setting in sorted(settings, key=lambda setting: setting.cost):
+        if fewest is not None and (setting.cost > fewest or len(lines) == SHOWN):
+            break
+        what = tuple(re.sub(r" \d+", "", change) for change in setting.changes)
+        if what in named:
+            continue
+        try:
+            tried = planned(setting.recipe, setting.scaling)
+        except StepDiffError:  # so many processes cannot divide its key heads
+            continue
+        if tried.fits:
+            fewest = setting.cost
+            named.add(what)
+            lines.append(f"{' '.join(setting.changes)} ({tried.memory.card / GIGA:.1f} GB)")
+    return lines
+
+
+def video_settings(recipe: VideoLMRecipe, scaling: Scaling) -> Iterator[Setting]:
+    """Yield the combinations of more checkpointing, smaller batches, and layers divided among more workers."""
+    size, accumulate = recipe.batch, recipe.schedule.accumulate
+    halvings = [(size >> n, accumulate << n) for n in range(size.bit_length()) if not size % (1 << n)]
+    scalings = [scaling, *_divided(recipe, scaling)]
+    for recompute, (rows, batches), other in product((False, True), halvings, scalings):
+        if recompute and recipe.gradient_checkpointing or batches % (other.workers // other.tensor_parallel):
+            continue
+        changes = ["--video-lm.gradient-checkpointing true"] if recompute else []
+        if rows != size:
+            changes.append(f"--video-lm.batch {rows} --video-lm.schedule.accumulate {batches}")
+        flags = {
+            "--workers": (scaling.workers, other.workers),
+            "--scaling.fsdp": (scaling.fsdp, other.fsdp),
+            "--scaling.tensor-parallel": (scaling.tensor_parallel, other.tensor_parallel),
+            "--scaling.cpu-offload": (scaling.cpu_offload, other.cpu_offload),
+        }
+        if other != scaling:
+            changes.append(" ".join(f"{flag} {str(new).lower()}" for flag, (old, new) in flags.items() if new != old))
+        if changes:
+            checkpointing = recompute or recipe.gradient_checkpointing
+            schedule = replace(recipe.schedule, accumulate=batches)
+            changed = replace(recipe, batch=rows, gradient_checkpointing=checkpointing, schedule=schedule)
+            yield Setting(changed, other, tuple(changes))
+
+
+def _divided(recipe: VideoLMRecipe, scaling: Scaling) -> Iterator[Scaling]:
+    """Yield scalings that divide the layers among as many workers or more."""
+    for workers in WORKERS:
+        if workers < scaling.workers:
+            continue
+        shared = replace(scaling, workers=workers, tensor_parallel=1, fsdp=True)
+        if workers > 1:
+            yield shared
+        for together in (2, 4, 8) if recipe.lora is None and not recipe.full and not scaling.fsdp else ():
+            if together > scaling.tensor_parallel and workers == max(scaling.workers, together):
+                yield replace(scaling, workers=workers, tensor_parallel=together)
+        yield replace(shared, cpu_offload=True)
+
+
+def contrastive_settings(recipe: ContrastiveRecipe, scaling: Scaling) -> Iterator[Setting]:
+    """Yield more workers, then batches of fewer clips and pairs."""
+    for workers in WORKERS:
+        if workers > scaling.workers:
+            yield Setting(recipe, replace(scaling, workers=workers), (f"--workers {workers}",))
+    smaller = recipe
+    while smaller.clips > 3:  # a clip is compared with at least one other
+        pairs = smaller.pairs and replace(smaller.pairs, pairs=max(smaller.pairs.pairs // 2, 1))
+        smaller = replace(smaller, clips=smaller.clips // 2, pairs=pairs)
+        flags = f"--contrastive.clips {smaller.clips}"
+        if pairs is not None:
+            flags += f" --contrastive.pairs.pairs {pairs.pairs}"
+        yield Setting(smaller, scaling, (flags,))
+
+
+def lines(plan: Plan) -> Iterator[str]:
+    """Yield the lines that describe a plan."""
+    memory, seconds = plan.memory, max(plan.step_seconds, 1e-12)
+
+    def rate(nbytes: float) -> str:
+        return f"{nbytes / seconds / GIGA:,.2f} GB/s"
+
+    yield f"{plan.recipe}: {plan.workers} x {plan.card}, products in {plan.precision}, {plan.share:.0%} of the peak"
+    if plan.language_model is not None:
+        yield f"  language model    {plan.language_model}"
+    yield f"  clip tokens       {plan.tokens}"
+    yield f"  parameters        {plan.frozen_parameters:,} frozen, {plan.trained_parameters:,} trained"
+    most = f"; at most {plan.batch_tokens:,} tokens in a batch" if plan.batch_tokens else ""
+    yield f"  step              {plan.samples:,.0f} samples, {plan.step_operations / TERA:,.1f} TFLOP{most}"
+    yield "  each of the processes, in GB:"
+    parts = {
+        "frozen weights": memory.frozen,
+        "trained weights": memory.trained,
+        "gradients": memory.gradients,
+        "optimiser state": memory.optimizer,
+        "gathered layers": memory.gathered,
+        "activations": memory.activations,
+        "logits": memory.logits,
+        "reserve": memory.reserve,
+    }
+    for label, nbytes in parts.items():
+        yield f"    {label:<16}{nbytes / GIGA:>8.2f}"
+    yield f"    {'sum':<16}{memory.card / GIGA:>8.2f} of {plan.memory_limit / GIGA:.2f}"
+    if memory.host:
+        yield f"    {'in host memory':<16}{memory.host / GIGA:>8.2f}"
+    yield f"  received per step {plan.received / GIGA:,.2f} GB per process, {rate(plan.received)}"
+    if plan.from_host:
+        yield f"  from host memory  {plan.from_host / GIGA:,.2f} GB per process, {rate(plan.from_host)}, in each step"
+    yield f"  read per step     {plan.read / GIGA:,.2f} GB of features, {rate(plan.read)}"
+    yield (
+        f"  time              {plan.step_seconds:,.2f} s per step, {plan.hours:,.1f} hours for {plan.steps:,} steps, "
+        f"{plan.hours * plan.workers:,.0f} card-hours, without validation"
     )
+
+
+def refusal(plan: Plan) -> str:
+    """Return the line that refuses a plan which does not fit."""
+    line = (
+        f"{plan.recipe}: a process needs {plan.memory.card / GIGA:.1f} GB, and {plan.card} has "
+        f"{plan.memory_limit / GIGA:.1f} GB"
+    )
+    if plan.alternatives:
+        return f"{line}; it fits with {', or with '.join(plan.alternatives)}"
+    if plan.language_model is None:
+        return f"{line}; no batch and no number of workers up to 64 fits; give a larger --card or a smaller projector"
+    return f"{line}; no batch, checkpointing or division among 64 workers fits; give a larger --card or a smaller model"

@@ -1,22 +1,21 @@
-"""The entries of a report: predictions of a method on a test set; and the figures of its tables, with their names.
-
-A row whose head was trained on clips or videos of its test set has a mark and a footnote.
+"""What a report is made of: predictions and trainings of methods, score records, and the names of tasks and figures.
 
 Guarantees
-- {seed} in the name of predictions is replaced by the number of each training
 - an entry with a field that its task does not use is refused, and so are two entries for one cell of the tables
-- scores and tables made from predictions find the counts in the score record next to them
+- a number of steps or a regime that a score record contradicts is refused in one line
+- a method is compared only with baselines that had no more supervision
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from common.errors import StepDiffError
-from heads.methods.registry import section
-from tasks.testsets import Task
+from heads.methods.registry import ORDER, Regime, is_control, regime_of, section
+from stepdiff.common.errors import StepDiffError
+from stepdiff.tasks.published import PUBLISHED
+from stepdiff.tasks.testsets import Task
 
 Variant = Literal["V1", "V2", "V3"]
 PairEmbedding = Literal["average", "reference", "candidate"]
@@ -65,6 +64,34 @@ class Entry:
         return Setting(self.task, self.variant, self.parsed, self.pair)
 
 
+@dataclass(frozen=True)
+class BenchmarkEntry:
+    method: str
+    """name of the method: its row in the table"""
+    predictions: str
+    """file that heads.evaluate wrote, with its score record next to it"""
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a method was trained."""
+
+    method: str
+    """name of the method, as in predictions"""
+    regime: Regime | None = None
+    """none (not trained), s1 (the training data of the paper), supervised (also answers to a task's question)"""
+    learns_from: str = ""
+    """what it was trained on, in a few words"""
+    steps: int | None = None
+    """optimiser steps in all, those of the warm start and of the runs that it starts from included"""
+    chosen: tuple[int, ...] = ()
+    """steps before the checkpoint that validation chose, for each training, if one of them is not the last; regime,
+    steps and chosen are by default those of the score records next to the predictions"""
+
+
+Trainings = Mapping[str, Training]
+
+
 def check_entries(
     entries: Sequence[Entry], ours: Sequence[str], controls: Sequence[str], baselines: Sequence[str] = ()
 ) -> None:
@@ -90,7 +117,105 @@ def check_entries(
             raise StepDiffError(f"{name!r} is listed as ours and as {listed}; choose one")
 
 
-TASKS = {"diffcap": "DiffCap", "diffmcq": "DiffMCQ", "diffrank": "DiffRank"}
+def score_record(predictions: str) -> Any:
+    """Return the score record next to a file of predictions, None if there is none. StepDiffError: the file next to it
+    is not a score record."""
+    path = Path(predictions).with_suffix(".scores.json")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):  # the second: predictions in an archive
+        return None
+    except (OSError, ValueError) as error:
+        raise StepDiffError(f"{path}: not a score record of heads.evaluate ({error}); evaluate again") from error
+
+
+def _method_of(predictions: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return options and disclosed of the score record next to the predictions, {} if it states nothing."""
+    record = score_record(predictions)
+    return section(record, "options"), section(record, "disclosed")
+
+
+def recorded_controls(entries: Sequence[Entry]) -> list[str]:
+    """Return the methods of which a score record next to their predictions is that of a control."""
+    return list(dict.fromkeys(entry.method for entry in entries if is_control(*_method_of(entry.predictions))))
+
+
+def recorded_method(predictions: str) -> dict[str, Any] | None:
+    """Return regime and control by the score record next to the predictions, None without a record of a method."""
+    options, disclosed = _method_of(predictions)
+    if "method" not in options:
+        return None
+    return {"regime": regime_of(options, disclosed), "control": is_control(options, disclosed)}
+
+
+def trainings(given: Sequence[Training], entries: Sequence[Entry]) -> dict[str, Training]:
+    """Return the training of every method of the entries. StepDiffError: a method without predictions or with two
+    trainings, or what a score record contradicts."""
+    known = {entry.method: Training(entry.method) for entry in entries}
+    for training in given:
+        if training.method not in known:
+            raise StepDiffError(f"methods: {training.method!r} has no predictions; it is not {', '.join(known)}")
+        if known[training.method] != Training(training.method):
+            raise StepDiffError(f"methods: {training.method!r} is listed twice; remove one of them")
+        known[training.method] = training
+    chosen: dict[str, dict[int, int]] = {}
+    for entry in entries:
+        options, disclosed = _method_of(entry.predictions)
+        recipe = section(disclosed, "recipe")
+        of_record: dict[str, Any] = {"regime": regime_of(options, disclosed), "steps": recipe.get("optimiser_steps")}
+        for name, recorded in of_record.items():
+            stated = getattr(known[entry.method], name)
+            if recorded is None:
+                continue
+            if stated not in (None, recorded):
+                raise StepDiffError(
+                    f"methods: {entry.method} has {name} {stated}, but the score record of {entry.predictions} has "
+                    f"{recorded}; correct the config"
+                )
+            known[entry.method] = replace(known[entry.method], **{name: recorded})
+        steps, trained, checkpoint = (recipe.get(name) for name in ("optimiser_steps", "trained", "checkpoint"))
+        if steps is not None and trained is not None and isinstance(checkpoint, str):
+            before_best = int(steps) - int(trained) + int(checkpoint.rpartition("-")[2])
+            chosen.setdefault(entry.method, {})[entry.seed or 0] = before_best
+    for method, by_seed in chosen.items():
+        steps_of_each = tuple(by_seed[seed] for seed in sorted(by_seed))
+        if set(steps_of_each) != {known[method].steps}:
+            known[method] = replace(known[method], chosen=steps_of_each)
+    return known
+
+
+def comparable(method: str, baseline: str, known: Trainings) -> bool:
+    """Return whether the baseline had no more supervision than the method, as far as is known."""
+    ours, theirs = (known[name].regime if name in known else None for name in (method, baseline))
+    return ours is None or theirs is None or ORDER.index(theirs) <= ORDER.index(ours)
+
+
+MARK = "‡"
+"""follows the name of a method whose head was trained on clips or videos of its test set"""
+
+
+def marked(record: Any) -> dict[str, Any] | None:
+    """Return the counts of a score record whose row has the MARK, else None."""
+    counts = section(record, "seen")
+    return counts if counts.get("clips_of_videos") else None
+
+
+def footnote(counts: dict[str, Any]) -> str:
+    """Return the footnote of a row that has the MARK."""
+    return (
+        f"{counts['clips_of_videos']} of {counts['of_clips']} test clips are from videos that trained this head, "
+        f"{counts['clips']} trained it themselves"
+    )
+
+
+TRUTH_METRICS = {
+    "truth_precision": "precision: true of named",
+    "truth_recall": "recall: named of true",
+    "truth_swapped": "swapped: true of the other video",
+    "truth_shared": "shared: true of both",
+    "truth_invented": "invented: true of neither",
+}
+"""figures of the truth score (stepdiff.kitchen.truth)"""
 METRICS = {
     "BLEU": "BLEU",
     "CIDEr": "CIDEr",
@@ -102,16 +227,8 @@ METRICS = {
     "declined_asked": "declined, asked first",
     "invented": "invented a difference, as written",
     "invented_asked": "invented a difference, asked first",
+    **TRUTH_METRICS,
 }
-TRUTH_METRICS = {
-    "truth_precision": "precision: true of named",
-    "truth_recall": "recall: named of true",
-    "truth_swapped": "swapped: true of the other video",
-    "truth_shared": "shared: true of both",
-    "truth_invented": "invented: true of neither",
-}
-"""figures of the truth score (kitchen.truth)"""
-METRICS |= TRUTH_METRICS
 AMONG = {
     "ktau_within_step_all_rows": " within the step",
     "declined": ", pairs that differ",
@@ -120,70 +237,5 @@ AMONG = {
     "invented_asked": ", pairs that agree",
 }
 """figure -> the part of a test set's rows or targets that it is about"""
-CHANCE = {"accuracy": 0.25, "ktau_all_rows": 0.0, "ktau_within_step_all_rows": 0.0}
-VARIANTS: tuple[Variant, ...] = ("V1", "V2", "V3")
+CHANCE = {figure: value for spec in PUBLISHED.values() for figure, value in spec.chance.items()}
 PAIRS: dict[PairEmbedding, str] = {"reference": "V_r only", "candidate": "V_c only", "average": "avg(V_r, V_c)"}
-Place = tuple[Setting, str]  # a setting and a metric: a column
-
-
-def heading(place: Place) -> tuple[str, str]:
-    """Return the names of a task in its form and of a metric."""
-    setting, metric = place
-    if metric in AMONG:
-        return TASKS[setting.task] + AMONG[metric], METRICS[metric]
-    form = {"diffcap": "" if setting.parsed else ", raw", "diffmcq": f" {setting.variant}", "diffrank": ""}
-    return TASKS[setting.task] + form[setting.task], METRICS[metric]
-
-
-def _captions(parsed: bool) -> list[Place]:
-    return [(Setting("diffcap", parsed=parsed), metric) for metric in ("BLEU", "CIDEr", "ROUGE-L")]
-
-
-CHOICES: list[Place] = [(Setting("diffmcq", variant=variant), "accuracy") for variant in VARIANTS]
-RANK: Place = (Setting("diffrank"), "ktau_all_rows")
-WITHIN: Place = (Setting("diffrank"), "ktau_within_step_all_rows")
-ASKED = "_asked"
-"""ends the figures of captions that decline where the method, asked first, finds the clips similar"""
-DECLINING: list[Place] = [
-    (Setting("diffcap"), metric + asked) for metric in ("invented", "declined") for asked in ("", ASKED)
-]
-TRUTH: list[Place] = [(Setting("diffcap"), metric) for metric in TRUTH_METRICS]
-CAPTIONS, RAW = _captions(True), _captions(False)
-
-
-MARK = "‡"
-"""follows the name of such a method"""
-
-
-def footnote(counts: dict[str, Any]) -> str:
-    """Return the footnote of a row that has the MARK."""
-    return (
-        f"{counts['clips_of_videos']} of {counts['of_clips']} test clips are from videos that trained this head, "
-        f"{counts['clips']} trained it themselves"
-    )
-
-
-def seen_counts(predictions: str) -> dict[str, Any] | None:
-    """Return the counts in the score record next to a file of predictions; None if the head has seen no clip.
-
-    Raises:
-        StepDiffError: the file next to it is not a score record.
-    """
-    return marked(score_record(predictions))
-
-
-def score_record(predictions: str) -> Any:
-    """Return the score record next to a file of predictions, None if there is none. Raises as `seen_counts`."""
-    path = Path(predictions).with_suffix(".scores.json")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):  # the second: predictions in an archive
-        return None
-    except (OSError, ValueError) as error:
-        raise StepDiffError(f"{path}: not a score record of heads.evaluate ({error}); evaluate again") from error
-
-
-def marked(record: Any) -> dict[str, Any] | None:
-    """Return the counts of a score record whose row has the MARK, else None."""
-    counts = section(record, "seen")
-    return counts if counts.get("clips_of_videos") else None

@@ -1,19 +1,13 @@
 """Figures of every entry with their intervals, and comparisons of our methods with the best baseline.
 
 Guarantees
-- each file is read once, and each test set's videos are resampled once for all methods
 - only figures on the same rows are compared, and on the same resamples
-- the best baseline is the highest figure among the baselines that had no more supervision
 - tau is the mean over the same rows for all methods: a row to which a method gives no order counts 0, as chance does
-- rows that a figure is not defined on are left out: captions of pairs that agree have no BLEU
-- the accuracy of a method that never prefers an option is undefined
-- captions with the number "similar" are measured as written and as if the method had been asked first
-- predictions whose score record says that the head has seen clips or videos of the test set keep those counts
 - a method trained with several seeds has one figure, their mean, with the interval of the mean
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
 from typing import Any
@@ -21,28 +15,26 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float64
 
-from common.errors import StepDiffError
-from heads.reporting.entries import ASKED, DECLINING, TRUTH, TRUTH_METRICS, Entry, Setting, seen_counts
-from heads.reporting.methods import Trainings, comparable
-from tasks.bootstrap import Resamples, holm, interval, paired_p
-from tasks.declining import asked_first
-from tasks.postprocess import parse
-from tasks.scoring import Marks, TruthFigures, ordered, task_figures
-from tasks.testsets import Task, digest, read_captions, read_predictions, read_test_set, reference_video
+from heads.reporting.entries import (
+    TRUTH_METRICS,
+    Entry,
+    Setting,
+    Trainings,
+    comparable,
+    marked,
+    score_record,
+)
+from stepdiff.common.errors import StepDiffError
+from stepdiff.tasks.bootstrap import Resamples, holm, interval, paired_p
+from stepdiff.tasks.declining import asked_first
+from stepdiff.tasks.postprocess import parse
+from stepdiff.tasks.published import ASKED, PUBLISHED
+from stepdiff.tasks.scoring import Marks, TruthFigures, ordered, task_figures
+from stepdiff.tasks.testsets import Task, digest, read_captions, read_predictions, read_test_set, reference_video
 
-METRICS: dict[Task, tuple[str, ...]] = {
-    "diffcap": ("BLEU", "CIDEr", "ROUGE-L"),
-    "diffmcq": ("accuracy",),
-    "diffrank": ("ktau_all_rows",),
-}
-"""figures of all rows, which are compared"""
-ADDITIONAL: dict[Task, tuple[str, ...]] = {
-    "diffcap": ("declined", "invented", f"declined{ASKED}", f"invented{ASKED}"),
-    "diffmcq": (),
-    "diffrank": ("ktau_within_step_all_rows",),
-}
-"""figures of some rows: how captions decline, which is not compared, if a test set has pairs that agree; and tau within
-the step, which knowing only the step cannot give"""
+COMPARED = {"BLEU", "CIDEr", "ROUGE-L", "accuracy", "ktau_all_rows", "ktau_within_step_all_rows"}
+
+Place = tuple[Setting, str]  # a setting and a metric: a column
 
 
 @dataclass(frozen=True)
@@ -69,6 +61,10 @@ class Score:
     seeds: tuple[float, ...] = ()
     """the figure of each training, if the method was trained with several seeds"""
 
+    @property
+    def place(self) -> Place:
+        return self.setting, self.metric
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -85,75 +81,74 @@ class Comparison:
     corrected_p: float
     """corrected (Holm) for all comparisons of the report"""
 
+    @property
+    def place(self) -> Place:
+        return self.setting, self.metric
+
 
 Measured = list[tuple[Score, Float64[np.ndarray, " resamples"]]]
 
 
 def measure(entries: Sequence[Entry], resamples: int, seed: int, truth: TruthFigures | None = None) -> Measured:
-    """Return scores in the order of the entries, each with its values on the resamples.
+    """Return scores in the order of the entries, each with its values on the resamples. StepDiffError: a missing or
+    damaged file, or a prediction that does not fit its row (file and line).
 
-    Args:
-        truth: the figures of the truth score of parsed captions (kitchen.truth.truth_figures).
-
-    Raises:
-        StepDiffError: a missing or damaged file, or a prediction that does not fit its row (file and line).
+    truth: the figures of the truth score of parsed captions (stepdiff.kitchen.truth.truth_figures).
     """
-    brought = {(entry.method, entry.setting, entry.seed) for entry in entries}
-    for method, setting, own_seed in brought:
-        if own_seed is None and any((method, setting) == other[:2] and other[2] is not None for other in brought):
+    listed = {(entry.method, entry.setting, entry.seed) for entry in entries}
+    for method, setting, number in listed:
+        if number is None and any((method, setting) == other[:2] and other[2] is not None for other in listed):
             raise StepDiffError(
                 f"{method}, {setting.task}: some entries have a seed and one has none; give each a seed"
             )
-    sets = {(entry.task, entry.test_set) for entry in entries}
-    rows_of = {(task, path): read_test_set(task, path) for task, path in sorted(sets)}
-    same_rows: dict[tuple[Task, str], list[int]] = {}
-    for number, entry in enumerate(entries):
-        content = digest(rows_of[entry.task, entry.test_set])
-        same_rows.setdefault((entry.task, content), []).append(number)
-    found: dict[int, Measured] = {}
-    for (task, _), numbers in same_rows.items():
-        name = entries[numbers[0]].test_set
-        rows = rows_of[task, name]
+    files = sorted({(entry.task, entry.test_set) for entry in entries})
+    rows_of = {(task, path): read_test_set(task, path) for task, path in files}
+    first_file: dict[tuple[Task, str], str] = {}
+    draws_of: dict[tuple[Task, str], Resamples] = {}
+    measured: Measured = []
+    for entry in entries:
+        task, rows = entry.task, rows_of[entry.task, entry.test_set]
+        name = first_file.setdefault((task, digest(rows)), entry.test_set)
         videos = [reference_video(row) for row in rows]
-        draws = Resamples(videos, resamples, seed)
-        for number in numbers:
-            entry, found[number] = entries[number], []
-            predictions, similar = _read(task, entry.predictions, rows)
-            seen = seen_counts(entry.predictions) or {}
-            seen_of = seen.get("clips_of_videos", 0), seen.get("of_clips", 0)
-            for setting, answers in _readings(entry, predictions, brought):
-                figures, marks = task_figures(task, rows, answers)
-                if truth is not None and task == "diffcap" and setting.parsed:
-                    figures |= truth(rows, answers)
-                if similar is not None:
-                    asked, _ = task_figures(task, rows, asked_first(rows, answers, similar))
-                    figures |= {name + ASKED: figure for name, figure in asked.items()}
-                for metric in _metrics(setting, rows):
-                    if metric not in figures:
-                        continue
-                    figure, counted = figures[metric], defined_rows(metric, rows)
-                    none = _undecided(metric, marks, counted)
-                    value, values = figure.of(), draws.values(figure)
-                    known = value if math.isfinite(value) else None
-                    groups = len(set(compress(videos, counted)))
-                    within = interval(values, groups) if groups > 1 else None
-                    counts = int(counted.sum()), groups, none
-                    score = Score(entry.method, setting, metric, known, within, *counts, name, *seen_of)
-                    found[number].append((score, values))
-    return over_seeds([pair for number in range(len(entries)) for pair in found[number]])
-
-
-def _read(task: Task, path: str, rows: Sequence[Any]) -> tuple[list[Any], list[float] | None]:
-    """Return the predictions and, of captions that have them, the numbers "similar"."""
-    return read_captions(path, rows) if task == "diffcap" else (read_predictions(task, path, rows), None)
+        if (task, name) not in draws_of:
+            draws_of[task, name] = Resamples(videos, resamples, seed)
+        similar: list[float] | None = None
+        predictions: list[Any]
+        if task == "diffcap":
+            predictions, similar = read_captions(entry.predictions, rows)
+        else:
+            predictions = read_predictions(task, entry.predictions, rows)
+        readings = [(entry.setting, predictions)]
+        if not entry.parsed and (entry.method, Setting(task), entry.seed) not in listed:
+            readings.append((Setting(task), [parse(caption) for caption in predictions]))
+        seen = marked(score_record(entry.predictions)) or {}
+        seen_of = seen.get("clips_of_videos", 0), seen.get("of_clips", 0)
+        for setting, answers in readings:
+            figures, marks = task_figures(task, rows, answers)
+            if truth is not None and task == "diffcap" and setting.parsed:
+                figures |= truth(rows, answers)
+            if similar is not None:
+                asked, _ = task_figures(task, rows, asked_first(rows, answers, similar))
+                figures |= {metric + ASKED: figure for metric, figure in asked.items()}
+            for metric in _metrics(setting, rows):
+                if metric not in figures:
+                    continue
+                figure, counted = figures[metric], defined_rows(metric, rows)
+                value, values = figure.of(), draws_of[task, name].values(figure)
+                groups = len(set(compress(videos, counted)))
+                within = interval(values, groups) if groups > 1 else None
+                counts = int(counted.sum()), groups, _undecided(metric, marks, counted)
+                known = value if math.isfinite(value) else None
+                measured.append((Score(entry.method, setting, metric, known, within, *counts, name, *seen_of), values))
+    return over_seeds(measured)
 
 
 def _metrics(setting: Setting, rows: Sequence[Any]) -> list[str]:
     """Return the figures to show: declining is measured on parsed captions, if some pairs agree."""
-    more = [metric for metric in ADDITIONAL[setting.task] if defined_rows(metric, rows).any()]
+    more = [metric for metric in PUBLISHED[setting.task].further if defined_rows(metric, rows).any()]
     if setting.task == "diffcap" and not (setting.parsed and "invented" in more):
         more = []
-    return [*METRICS[setting.task], *more, *(TRUTH_METRICS if setting.task == "diffcap" else ())]
+    return [*PUBLISHED[setting.task].figures, *more, *(TRUTH_METRICS if setting.task == "diffcap" else ())]
 
 
 def defined_rows(metric: str, rows: Sequence[Any]) -> Bool[np.ndarray, " rows"]:
@@ -169,50 +164,41 @@ def defined_rows(metric: str, rows: Sequence[Any]) -> Bool[np.ndarray, " rows"]:
 
 def _undecided(metric: str, marks: Marks, counted: Bool[np.ndarray, " rows"]) -> int:
     """Return the number of rows with one score for all targets, or with the highest score for several options."""
-    if metric == "accuracy":
-        return int((marks["ties"] & counted).sum())
-    if metric == "ktau_all_rows":
-        return int((marks["nan_rows"] & counted).sum())
-    return int((~marks["within_step_rows"] & counted).sum()) if metric == "ktau_within_step_all_rows" else 0
+    if metric == "ktau_within_step_all_rows":
+        return int((~marks["within_step_rows"] & counted).sum())
+    mark = {"accuracy": "ties", "ktau_all_rows": "nan_rows"}.get(metric)
+    return 0 if mark is None else int((marks[mark] & counted).sum())
 
 
 def over_seeds(measured: Measured) -> Measured:
-    """Average the trainings of a method that differ only in their seed; undefined if one of them is.
-
-    Raises:
-        StepDiffError: they answer different rows.
-    """
-    places: dict[tuple[str, Setting, str], Measured] = {}
+    """Average the trainings of a method that differ only in their seed; undefined if one of them is. StepDiffError:
+    they answer different rows."""
+    groups: dict[tuple[str, Place], Measured] = {}
     for score, values in measured:
-        places.setdefault((score.method, score.setting, score.metric), []).append((score, values))
-    found: Measured = []
-    for (method, setting, _), group in places.items():
-        first = group[0][0]
-        if len(group) == 1:
-            found += group
+        groups.setdefault((score.method, score.place), []).append((score, values))
+    means: Measured = []
+    for (method, (setting, _)), group in groups.items():
+        scores = [score for score, _ in group]
+        first = scores[0]
+        if len(scores) == 1:
+            means += group
             continue
-        if odd := [score.test_set for score, _ in group if score.test_set != first.test_set]:
+        if odd := [score.test_set for score in scores if score.test_set != first.test_set]:
             raise StepDiffError(f"{method}, {setting.task}: seeds on different rows ({first.test_set}, {odd[0]})")
         resampled = np.mean([values for _, values in group], axis=0)
-        known = [score.value for score, _ in group if score.value is not None]
-        mean = sum(known) / len(known) if len(known) == len(group) else None
-        none = max(score.undecided_rows for score, _ in group)
-        within = interval(resampled, first.videos)
-        most = max((score for score, _ in group), key=lambda score: score.seen_clips)
-        joint = replace(first, value=mean, interval=within, undecided_rows=none, seeds=tuple(known))
-        joint = replace(joint, seen_clips=most.seen_clips, test_clips=most.test_clips)
-        found.append((joint, resampled))
-    return found
-
-
-def _readings(
-    entry: Entry, predictions: list[Any], brought: set[tuple[str, Setting, int | None]]
-) -> Iterator[tuple[Setting, list[Any]]]:
-    """Yield the predictions, and raw captions also parsed if no entry has them parsed."""
-    yield entry.setting, predictions
-    parsed = Setting(entry.task)
-    if not entry.parsed and (entry.method, parsed, entry.seed) not in brought:
-        yield parsed, [parse(caption) for caption in predictions]
+        known = [score.value for score in scores if score.value is not None]
+        most = max(scores, key=lambda score: score.seen_clips)
+        mean = replace(
+            first,
+            value=sum(known) / len(known) if len(known) == len(scores) else None,
+            interval=interval(resampled, first.videos),
+            undecided_rows=max(score.undecided_rows for score in scores),
+            seen_clips=most.seen_clips,
+            test_clips=most.test_clips,
+            seeds=tuple(known),
+        )
+        means.append((mean, resampled))
+    return means
 
 
 def compare(
@@ -232,18 +218,16 @@ def compare(
     """
     figures = [(score, values) for score, values in measured if score.value is not None]
     rivals_of_all = baselines or {score.method for score, _ in figures} - {*ours, *controls}
-    found: list[Comparison] = []
+    comparisons: list[Comparison] = []
     for score, values in figures:
-        if score.method not in ours or score.setting.pair != "average":
-            continue
-        if (score.setting, score.metric) in (*DECLINING, *TRUTH):
+        if score.method not in ours or score.setting.pair != "average" or score.metric not in COMPARED:
             continue
         rivals = [
             (other, theirs)
             for other, theirs in figures
             if other.method in rivals_of_all
             and comparable(score.method, other.method, known or {})
-            and (other.setting, other.metric, other.test_set) == (score.setting, score.metric, score.test_set)
+            and (other.place, other.test_set) == (score.place, score.test_set)
         ]
         if not rivals:
             continue
@@ -252,9 +236,7 @@ def compare(
         if p is None:
             continue
         assert score.value is not None and best.value is not None
-        gain, between = score.value - best.value, interval(values - theirs, score.videos)
-        found.append(Comparison(score.method, best.method, score.setting, score.metric, gain, between, p, p))
-    corrected = holm([comparison.p for comparison in found])
-    return [
-        Comparison(**(vars(comparison) | {"corrected_p": p})) for comparison, p in zip(found, corrected, strict=True)
-    ]
+        gain, within = score.value - best.value, interval(values - theirs, score.videos)
+        comparisons.append(Comparison(score.method, best.method, *score.place, gain, within, p, p))
+    corrected = holm([comparison.p for comparison in comparisons])
+    return [replace(each, corrected_p=p) for each, p in zip(comparisons, corrected, strict=True)]

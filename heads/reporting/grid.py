@@ -1,4 +1,4 @@
-"""Tables as grids of cells, written as text, Markdown and LaTeX.
+"""Tables as grids of cells, and their renderers: terminal, Markdown and LaTeX.
 
 Guarantees
 - Markdown renders a name unchanged: nothing in it becomes a column, a row, an emphasis, an entity, a formula or a tag
@@ -8,6 +8,7 @@ Guarantees
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from rich.console import Group
 from rich.table import Table
@@ -27,6 +28,19 @@ class Cell:
     bold: bool = False
     mark: str = ""
     """after the figure: above or below the best baseline"""
+
+
+def figure_cell(
+    value: float | None, interval: Sequence[float] | None, form: str = ".3f", bold: bool = False, mark: str = ""
+) -> Cell:
+    """Return the cell of a figure with its interval; None: the figure is undefined."""
+    if value is None:
+        return Cell("undefined")
+    return Cell(number(value, form), between(interval, form), bold, mark)
+
+
+def between(interval: Sequence[float] | None, form: str = ".3f") -> str:
+    return "" if interval is None else f"[{number(interval[0], form)}, {number(interval[1], form)}]"
 
 
 Row = tuple[str, list[Cell | None]]  # a name and its cells; None: not measured
@@ -50,16 +64,6 @@ class Grid:
     blocks: list[Block]
     notes: list[str]
 
-    def groups(self) -> list[tuple[str, int]]:
-        """Return (group, number of columns) of neighbouring columns."""
-        found: list[tuple[str, int]] = []
-        for group, _ in self.columns:
-            if found and found[-1][0] == group:
-                found[-1] = (group, found[-1][1] + 1)
-            else:
-                found.append((group, 1))
-        return found
-
 
 def to_text(grid: Grid) -> Group:
     """Return the table and its notes for rich. Names are not markup."""
@@ -67,9 +71,8 @@ def to_text(grid: Grid) -> Group:
     table.add_column(grid.first, overflow="fold")
     for group, name in grid.columns:
         table.add_column(Text(f"{group}\n{name}" if group else name), justify="left", overflow="fold")
-    for number, block in enumerate(grid.blocks):
-        if number:
-            table.add_section()
+    for block in grid.blocks:
+        table.add_section()
         if block.title:
             table.add_row(Text(f"{block.title}:", style="italic"))
         for name, cells in block.rows:
@@ -86,14 +89,13 @@ def _text_cell(cell: Cell | None) -> Text:
 
 def to_markdown(grid: Grid) -> str:
     """Return heading, table and notes in GitHub's Markdown; every line ends with a newline."""
-    lines = [f"## {escape_markdown(grid.title)}", ""]
-    lines.append(_markdown_row([grid.first, *(f"{group} {name}".strip() for group, name in grid.columns)]))
-    lines.append("| --- |" + " --- |" * len(grid.columns))
+    headings = [grid.first, *(f"{group} {name}".strip() for group, name in grid.columns)]
+    rows = [[escape_markdown(heading) for heading in headings], ["---"] * len(headings)]
     for block in grid.blocks:
         if block.title:
-            lines.append(_markdown_row([f"_{escape_markdown(block.title)}_", *[""] * len(grid.columns)], escaped=True))
-        for name, cells in block.rows:
-            lines.append(_markdown_row([escape_markdown(name), *map(_markdown_cell, cells)], escaped=True))
+            rows.append([f"_{escape_markdown(block.title)}_", *[""] * len(grid.columns)])
+        rows += [[escape_markdown(name), *map(_markdown_cell, cells)] for name, cells in block.rows]
+    lines = [f"## {escape_markdown(grid.title)}", "", *(f"| {' | '.join(row)} |" for row in rows)]
     for note in grid.notes:
         lines += ["", escape_markdown(note)]
     return "\n".join([*lines, "", ""])
@@ -103,19 +105,11 @@ def escape_markdown(text: str) -> str:
     return re.sub(r"([\\`*_<>|\[\]~&$#])", r"\\\1", " ".join(text.splitlines()))
 
 
-def _markdown_row(cells: list[str], escaped: bool = False) -> str:
-    return "| " + " | ".join(cells if escaped else map(escape_markdown, cells)) + " |"
-
-
 def _markdown_cell(cell: Cell | None) -> str:
     if cell is None:
         return "–"
-    main = escape_markdown(cell.main)
-    return " ".join(
-        filter(
-            None, [(f"**{main}**" if cell.bold else main) + escape_markdown(cell.mark), escape_markdown(cell.interval)]
-        )
-    )
+    main, mark, interval = map(escape_markdown, (cell.main, cell.mark, cell.interval))
+    return f"{f'**{main}**' if cell.bold else main}{mark} {interval}".strip()
 
 
 HEAD = r"""% pdflatex; lualatex or xelatex if names have non-Latin letters
@@ -167,20 +161,19 @@ def _latex_table(grid: Grid) -> str:
     lines = [r"\begin{center}\small", rf"\textbf{{{escape_latex(grid.title)}}}\par\nopagebreak\smallskip"]
     lines += [rf"\begin{{tabular}}{{{'l' * width}}}", r"\toprule"]
     if any(group for group, _ in grid.columns):
-        over, rules, first = [""], [], 2
-        for group, columns in grid.groups():
-            over.append(rf"\multicolumn{{{columns}}}{{l}}{{{escape_latex(group)}}}")
-            if group:
-                rules.append(rf"\cmidrule(lr){{{first}-{first + columns - 1}}}")
-            first += columns
-        lines += [_latex_row(over), "".join(rules)]
+        over, rules, first = [""], "", 2
+        for group, columns in groupby(group for group, _ in grid.columns):
+            count = len(list(columns))
+            over.append(rf"\multicolumn{{{count}}}{{l}}{{{escape_latex(group)}}}")
+            rules += rf"\cmidrule(lr){{{first}-{first + count - 1}}}" if group else ""
+            first += count
+        lines += [_latex_row(over), rules]
     lines.append(_latex_row(map(escape_latex, [grid.first, *(name for _, name in grid.columns)])))
     for block in grid.blocks:
         lines.append(r"\midrule")
         if block.title:
             lines.append(_latex_row([rf"\multicolumn{{{width}}}{{l}}{{\emph{{{escape_latex(block.title)}}}}}"]))
-        for name, cells in block.rows:
-            lines.append(_latex_row([escape_latex(name), *map(_latex_cell, cells)]))
+        lines += [_latex_row([escape_latex(name), *map(_latex_cell, cells)]) for name, cells in block.rows]
     lines += [r"\bottomrule", r"\end{tabular}"]
     lines += [rf"\par\smallskip{{\footnotesize {escape_latex(note)}\par}}" for note in grid.notes]
     return "\n".join([*lines, r"\end{center}", ""])
@@ -195,5 +188,4 @@ def _latex_cell(cell: Cell | None) -> str:
         return "--"
     main = rf"\textbf{{{escape_latex(cell.main)}}}" if cell.bold else escape_latex(cell.main)
     mark = rf"\textsuperscript{{{escape_latex(cell.mark)}}}" if cell.mark else ""
-    between = rf" {{\scriptsize {escape_latex(cell.interval)}}}" if cell.interval else ""
-    return main + mark + between
+    return main + mark + (rf" {{\scriptsize {escape_latex(cell.interval)}}}" if cell.interval else "")

@@ -3,22 +3,10 @@
 import io
 from typing import Any
 
-from heads.reporting.entries import (
-    AMONG,
-    CAPTIONS,
-    CHANCE,
-    CHOICES,
-    MARK,
-    METRICS,
-    RANK,
-    TASKS,
-    WITHIN,
-    Place,
-    heading,
-)
-from heads.reporting.figures import Score
-from heads.reporting.methods import Training
-from heads.reporting.tables import TABLE_S3, TABLE_S4, Report, marked
+from heads.reporting.entries import AMONG, CHANCE, MARK, METRICS, Training
+from heads.reporting.figures import Place
+from heads.reporting.tables import CAPTIONS, CHOICES, RANK, TABLE_S3, TABLE_S4, WITHIN, Report, heading, with_mark
+from stepdiff.tasks.published import PUBLISHED
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73")  # safe for colour-blind readers (Okabe and Ito)
 MARKERS = ("o", "s", "D")
@@ -33,21 +21,36 @@ def draw(report: Report) -> bytes | None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    scores = {(s.method, (s.setting, s.metric)): s for s in report.scores}
-    measured = {place for (_, place), score in scores.items() if score.value is not None}
-    panels = [found for panel in PANELS if (found := [place for place in panel if place in measured])]
+    scores = {(score.method, score.place): score for score in report.scores}
+    measured = {score.place for score in report.scores if score.value is not None}
+    panels = [places for panel in PANELS if (places := [place for place in panel if place in measured])]
     if not panels:
         return None
-    methods = _methods(report, {place for panel in panels for place in panel})
+    shown = [place for panel in panels for place in panel]
+    published = {place: _published(place) if report.paper else {} for place in shown}
+    ours = [score.method for score in report.scores if score.place in shown]
+    ours.sort(key=lambda method: method in report.controls)
+    methods = list(dict.fromkeys([*ours, *(name for values in published.values() for name in values)]))
     size = (2.6 + 3.2 * len(panels), 1.5 + ROW * len(methods))
     figure, axes = pyplot.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False, layout="constrained")
     for axis, panel in zip(axes[0], panels, strict=True):
-        for place, colour, marker in zip(panel, COLOURS, MARKERS, strict=False):
-            offset = STEP * (panel.index(place) - (len(panel) - 1) / 2)
-            _points(axis, place, methods, scores, offset, colour, marker)
-            if report.paper and (paper := _published(place)):
-                rows = [(value, methods.index(name) + offset) for name, value in paper.items()]
-                axis.plot(*zip(*rows, strict=True), marker, color=colour, markerfacecolor="white", markersize=4.5)
+        for number, (place, colour, marker) in enumerate(zip(panel, COLOURS, MARKERS, strict=False)):
+            offset = STEP * (number - (len(panel) - 1) / 2)
+            point = {"color": colour, "markersize": 4.5}
+            for row, method in enumerate(methods):
+                score, at = scores.get((method, place)), row + offset
+                if score is not None and score.value is None:
+                    aside = {"transform": axis.get_yaxis_transform(), "va": "center", "fontsize": 7}
+                    axis.text(0.01, at, "undefined", color=colour, **aside)
+                elif score is not None:
+                    if score.interval is not None:
+                        axis.plot(score.interval, [at] * 2, color=colour, linewidth=1.6, solid_capstyle="butt")
+                    axis.plot([score.value], [at], marker, **point)
+                    each = {"color": colour, "markersize": 6, "markeredgewidth": 1}
+                    axis.plot(score.seeds, [at] * len(score.seeds), "|", **each)
+            axis.plot([], [], marker, **point, label=_label(place))
+            rows = [methods.index(name) + offset for name in published[place]]
+            axis.plot(list(published[place].values()), rows, marker, **point, markerfacecolor="white")
         _dress(axis, panel, len(methods))
     labels = [_name(name, report) for name in methods]
     axes[0][0].set_yticks(range(len(methods)), [label.replace("$", r"\$") for label in labels])
@@ -55,7 +58,7 @@ def draw(report: Report) -> bytes | None:
     for name, label in zip(methods, axes[0][0].get_yticklabels(), strict=True):
         label.set_style("italic" if name in report.controls else "normal")
     note = "Bars: 95 % intervals, resampled by reference video. Dotted: chance. Italic: controls."
-    if any(score.seeds for score in scores.values()):
+    if any(score.seeds for score in report.scores):
         note += " Small: each training; bars do not include the differences between them."
     if report.paper:
         note += " Hollow: the paper's supplement (Tables S3 and S4)."
@@ -70,18 +73,8 @@ def draw(report: Report) -> bytes | None:
 
 def _name(method: str, report: Report) -> str:
     """Return the label of a method: its name, the mark of a head that has seen test videos, and its regime."""
-    label, regime = marked(method, report.scores), report.methods.get(method, Training(method)).regime
+    label, regime = with_mark(method, report.scores), report.methods.get(method, Training(method)).regime
     return label if regime in (None, "none") or method in report.controls else f"{label} · {regime}"
-
-
-def _methods(report: Report, places: set[Place]) -> list[str]:
-    """Return the rows from top to bottom: ours and baselines, controls, methods only in the supplement."""
-    found = [s.method for s in report.scores if (s.setting, s.metric) in places]
-    rows = [name for name in found if name not in report.controls]
-    rows += [name for name in found if name in report.controls]
-    if report.paper:
-        rows += [name for panel in PANELS for place in panel if place in places for name in _published(place)]
-    return list(dict.fromkeys(rows))
 
 
 def _published(place: Place) -> dict[str, float]:
@@ -93,30 +86,6 @@ def _published(place: Place) -> dict[str, float]:
     return {name: values[column] for name, values in TABLE_S3.items()}
 
 
-def _points(
-    axis: Any,
-    place: Place,
-    methods: list[str],
-    scores: dict[tuple[str, Place], Score],
-    offset: float,
-    colour: str,
-    marker: str,
-) -> None:
-    for row, method in enumerate(methods):
-        score = scores.get((method, place))
-        if score is None:
-            continue
-        if score.value is None:
-            aside = {"transform": axis.get_yaxis_transform(), "va": "center", "fontsize": 7}
-            axis.text(0.01, row + offset, "undefined", color=colour, **aside)
-            continue
-        if score.interval is not None:
-            axis.plot(score.interval, [row + offset] * 2, color=colour, linewidth=1.6, solid_capstyle="butt")
-        axis.plot([score.value], [row + offset], marker, color=colour, markersize=4.5)
-        axis.plot(score.seeds, [row + offset] * len(score.seeds), "|", color=colour, markersize=6, markeredgewidth=1)
-    axis.plot([], [], marker, color=colour, markersize=4.5, label=_label(place))
-
-
 def _label(place: Place) -> str:
     setting, metric = place
     return setting.variant if setting.task == "diffmcq" else METRICS[metric] + AMONG.get(metric, "")
@@ -124,7 +93,7 @@ def _label(place: Place) -> str:
 
 def _dress(axis: Any, panel: list[Place], methods: int) -> None:
     setting, metric = panel[0]
-    title = TASKS[setting.task] + (f" {setting.variant}" if metric == "accuracy" and len(panel) == 1 else "")
+    title = PUBLISHED[setting.task].title + (f" {setting.variant}" if metric == "accuracy" and len(panel) == 1 else "")
     axis.set_title(title, fontsize=11, loc="left", fontweight="bold", pad=22)
     if len(panel) > 1:
         place = {"loc": "lower left", "bbox_to_anchor": (-0.02, 1.0)}

@@ -1,52 +1,72 @@
-"""The paper's tables as grids: columns, rows and footnotes.
+"""The tables of a report as grids: methods, the paper's tables, trainings, comparisons, benchmarks of others.
 
 Guarantees
 - every published number is the supplement's own, to its last digit
 - a figure that was not measured is a dash, and an undefined one says so
 - the best of a column is bold, controls excluded; figures equal to the last digit shown are equally bold
-- every table states the rows and videos of its figures, and which methods differ in them
-- a method whose head was trained on clips or videos of its test set has a mark, and a note with the counts
-- if the resamples are too few to show anything after correction, the table says so
-- a method with several trainings has a table of every figure that each of them has
-- every table shows the regime of its methods, if the regime of any is known
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
-from heads.reporting.benchmarks import BenchmarkScore, benchmark_grids
+from heads.methods.registry import regime_words, section
 from heads.reporting.entries import (
-    ASKED,
-    CAPTIONS,
-    CHOICES,
-    DECLINING,
+    AMONG,
     MARK,
+    METRICS,
     PAIRS,
-    RANK,
-    RAW,
-    TASKS,
-    TRUTH,
-    WITHIN,
-    Place,
-    heading,
+    TRUTH_METRICS,
+    BenchmarkEntry,
+    Setting,
+    Training,
+    Trainings,
+    Variant,
+    marked,
+    score_record,
 )
-from heads.reporting.figures import Comparison, Score
-from heads.reporting.grid import Block, Cell, Grid, Row, number
-from heads.reporting.methods import Trainings, methods_grid, regime_cell
-from tasks.bootstrap import CONFIDENCE, paired_p
+from heads.reporting.figures import Comparison, Place, Score
+from heads.reporting.grid import Block, Cell, Grid, Row, between, figure_cell, number
+from stepdiff.common.errors import StepDiffError
+from stepdiff.tasks import registry
+from stepdiff.tasks.bootstrap import CONFIDENCE, paired_p
+from stepdiff.tasks.published import ASKED, PUBLISHED
+from stepdiff.tasks.spec import TaskSpec
+from stepdiff.tasks.testsets import published_task
 
 ABOVE, BELOW = "*", "†"
+LEVEL = 1 - CONFIDENCE
+CHOSEN = "In brackets, for each training: the steps before the checkpoint that validation chose."
+LEGEND = (
+    "Regime: – not trained; s1: trained on narration, captions and questions of the types of supplement S1; "
+    "supervised: also on answers to the question of a task, from the source that labels its test set."
+)
+_ASKED = (
+    "Asked first: the caption counts as declining where the method answers YES rather than NO to DiffRank's question, "
+    "whether the clips share a similar category (heads.evaluate --ask-similar)."
+)
+_SEEDS = (
+    "Mean and standard deviation (n - 1) over the trainings of a method, which differ only in their seed. Brackets and "
+    "p of the other tables reflect differences between videos, not between trainings."
+)
 _UNDECIDED = {
     "diffrank": "τ counts as 0 in rows to which a method gives no order",
     "diffmcq": "the first option counts as chosen if several share the highest score (if they do in every row, the "
     "accuracy is undefined)",
 }
-LEVEL = 1 - CONFIDENCE
 
+RAW: list[Place] = [(Setting("diffcap", parsed=False), metric) for metric in ("BLEU", "CIDEr", "ROUGE-L")]
+CAPTIONS: list[Place] = [(Setting("diffcap"), metric) for _, metric in RAW]
+CHOICES: list[Place] = [(Setting("diffmcq", variant), "accuracy") for variant in get_args(Variant)]
+RANK: Place = (Setting("diffrank"), "ktau_all_rows")
+WITHIN: Place = (Setting("diffrank"), "ktau_within_step_all_rows")
+DECLINING: list[Place] = [
+    (Setting("diffcap"), metric + asked) for metric in ("invented", "declined") for asked in ("", ASKED)
+]
+TRUTH: list[Place] = [(Setting("diffcap"), metric) for metric in TRUTH_METRICS]
 
 # The figures that the paper's supplement prints, by table.
 Published = dict[str, tuple[float, ...]]
@@ -98,6 +118,19 @@ TABLE_S4: Published = {
 
 
 @dataclass(frozen=True)
+class BenchmarkScore:
+    """The scores of a method on a benchmark."""
+
+    task: str
+    method: str
+    predictions: str
+    scores: dict[str, Any]
+    """as TaskSpec.score returns"""
+    seen: dict[str, Any] | None
+    """counts of heads.data.trained_on.Seen, if its head was trained on clips or videos of the benchmark"""
+
+
+@dataclass(frozen=True)
 class Report:
     """All contents of the tables."""
 
@@ -115,16 +148,16 @@ class Report:
     """scores on other people's benchmarks"""
 
     @property
-    def regimes(self) -> bool:
-        """Whether the regime of any method is known; the tables then show it."""
-        return any(training.regime is not None for training in self.methods.values())
+    def regimes(self) -> list[tuple[str, str]]:
+        """The column of regimes, if the regime of any method is known."""
+        return [("", "regime")] if any(training.regime for training in self.methods.values()) else []
 
     def regime(self, method: str) -> list[Cell | None]:
         """Return the cell of a method's regime, if the tables show it."""
-        return [regime_cell(method, self.methods)] if self.regimes else []
+        return [self.regime_cell(method)] if self.regimes else []
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+    def regime_cell(self, method: str) -> Cell:
+        return Cell(regime_words(self.methods[method].regime if method in self.methods else None))
 
 
 @dataclass(frozen=True)
@@ -141,10 +174,7 @@ LAYOUTS = [
     Layout("Table S1: DiffCap, raw captions", RAW, TABLE_S1, "supplement, S1"),
     Layout("DiffCap, captions parsed to the form of the annotations", CAPTIONS, {}),
     Layout(
-        "Table S3: all methods on three tasks",
-        [*CAPTIONS, CHOICES[0], RANK],
-        TABLE_S3,
-        "supplement, S3 (7B to 13B)",
+        "Table S3: all methods on three tasks", [*CAPTIONS, CHOICES[0], RANK], TABLE_S3, "supplement, S3 (7B to 13B)"
     ),
     Layout("Table S4: DiffMCQ by choice of wrong options", CHOICES, TABLE_S4, "supplement, S4"),
     Layout("DiffRank: all targets, and those of the reference's own step", [RANK, WITHIN], {}),
@@ -155,22 +185,40 @@ LAYOUTS = [
 
 def grids(report: Report) -> list[Grid]:
     """Return the methods, the tables that have figures in the paper's order, the trainings and the comparisons."""
-    raw, parsed, *others = (_methods(report, layout) for layout in LAYOUTS)
-    first = methods_grid(report.methods, report.controls)
-    last = [_trainings(report), _comparisons(report), *benchmark_grids(report.benchmarks)]
-    return [grid for grid in (first, raw, parsed, _pairs(report), *others, *last) if grid.blocks]
+    raw, parsed, *others = (_layout_grid(report, layout) for layout in LAYOUTS)
+    last = [_trainings(report), _comparisons(report), *_benchmarks(report.benchmarks)]
+    every = [methods_grid(report), raw, parsed, _pairs(report), *others, *last]
+    return [grid for grid in every if any(block.rows for block in grid.blocks)]
 
 
-def _methods(report: Report, layout: Layout) -> Grid:
+def methods_grid(report: Report) -> Grid:
+    """Return the table of methods; without rows if nothing is known of any."""
+    rows: dict[bool, list[Row]] = {False: [], True: []}
+    trainings = report.methods.values()
+    for training in trainings if any(each != Training(each.method) for each in trainings) else ():
+        steps = "" if training.steps is None else f"{training.steps:,}"
+        if training.chosen:
+            steps += f" ({' / '.join(f'{step:,}' for step in training.chosen)})"
+        cells = [report.regime_cell(training.method), Cell(training.learns_from), Cell(steps)]
+        rows[training.method in report.controls].append((training.method, list(cells)))
+    columns = [("", "regime"), ("", "learns from"), ("", "optimiser steps")]
+    notes = [LEGEND, *([CHOSEN] if any(training.chosen for training in trainings) else [])]
+    return Grid("Methods", "method", columns, _blocks(rows[False], rows[True]), notes)
+
+
+def _blocks(rows: list[Row], controls: list[Row]) -> list[Block]:
+    return [block for block in (Block("", rows), Block("controls", controls)) if block.rows]
+
+
+def _layout_grid(report: Report, layout: Layout) -> Grid:
     """Return a layout's table, one row per method."""
-    marks = {(c.method, (c.setting, c.metric)): _mark(c) for c in report.comparisons}
-    found = [score for score in report.scores if (score.setting, score.metric) in layout.columns]
-    scores = {(score.method, (score.setting, score.metric)): score for score in found}
+    marks = {(c.method, c.place): _mark(c) for c in report.comparisons}
+    shown = [score for score in report.scores if score.place in layout.columns]
+    scores = {(score.method, score.place): score for score in shown}
     asked = {place for _, place in scores if place[1].endswith(ASKED)}
     places = [place for place in layout.columns if place in asked or not place[1].endswith(ASKED)]
     highest = {
-        place: _highest(s.value for (method, p), s in scores.items() if p == place and method not in report.controls)
-        for place in places
+        place: _highest(s for s in shown if s.place == place and s.method not in report.controls) for place in places
     }
 
     def row(method: str) -> Row:
@@ -178,76 +226,74 @@ def _methods(report: Report, layout: Layout) -> Grid:
         cells = [
             _cell(scores.get((method, place)), best.get(place), marks.get((method, place), "")) for place in places
         ]
-        return marked(method, found), [*report.regime(method), *cells]
+        return with_mark(method, shown), [*report.regime(method), *cells]
 
-    methods = list(dict.fromkeys(score.method for score in found))
-    blocks = [
-        Block("", [row(method) for method in methods if method not in report.controls]),
-        Block("controls", [row(method) for method in methods if method in report.controls]),
-    ]
-    if report.paper and methods:
-        blocks.append(_published(layout, [Cell("")] if report.regimes else []))
-    blocks = [block for block in blocks if block.rows]
-    notes = [*_sizes(found), *seen_notes(found), _legend(report, layout.ranked)]
-    columns = [*([("", "regime")] if report.regimes else []), *map(heading, places)]
-    if asked:
-        notes.insert(-1, _ASKED)
-    return Grid(layout.title, "method", columns, blocks, notes)
-
-
-_ASKED = (
-    "Asked first: the caption counts as declining where the method answers YES rather than NO to DiffRank's question, "
-    "whether the clips share a similar category (heads.evaluate --ask-similar)."
-)
-
-
-def _published(layout: Layout, first: list[Cell]) -> Block:
-    highest = [_highest(column) for column in zip(*layout.published.values(), strict=True)]
-    rows: list[Row] = []
-    for method, values in layout.published.items():
-        cells = [Cell(f"{v:.3f}", bold=v == top) for v, top in zip(values, highest, strict=True)]
-        rows.append((method, [*first, *cells]))
-    return Block(layout.source, rows)
+    methods = list(dict.fromkeys(score.method for score in shown))
+    controls = [method for method in methods if method in report.controls]
+    blocks = _blocks([row(method) for method in methods if method not in controls], list(map(row, controls)))
+    if report.paper and methods and layout.published:
+        best = [max(column) for column in zip(*layout.published.values(), strict=True)]
+        first = [Cell("")] * len(report.regimes)
+        published: list[Row] = [
+            (name, [*first, *(figure_cell(v, None, bold=v == top) for v, top in zip(values, best, strict=True))])
+            for name, values in layout.published.items()
+        ]
+        blocks.append(Block(layout.source, published))
+    notes = [*_sizes(shown), *_seen_notes(shown), *([_ASKED] if asked else []), _legend(report, layout.ranked)]
+    return Grid(layout.title, "method", [*report.regimes, *map(heading, places)], blocks, notes)
 
 
 def _pairs(report: Report) -> Grid:
     """Return Table S2: a row per embedding of a pair, a column per method that has several."""
     first = [s for s in report.scores if (s.setting.task, s.setting.variant) == ("diffmcq", "V1")]
     varied = {score.method for score in first if score.setting.pair != "average"}
-    found = [score for score in first if score.method in varied]
-    scores = {(score.method, score.setting.pair): score for score in found}
-    methods = list(dict.fromkeys(score.method for score in found))
-    columns = [("DiffMCQ V1 accuracy", marked(method, found)) for method in methods]
-    highest = {
-        method: _highest(s.value for (m, _), s in scores.items() if m == method and m not in report.controls)
-        for method in methods
-    }
+    shown = [score for score in first if score.method in varied]
+    scores = {(score.method, score.setting.pair): score for score in shown}
+    methods = list(dict.fromkeys(score.method for score in shown))
+    highest = {m: _highest(s for s in shown if s.method == m and m not in report.controls) for m in methods}
+    columns = [("DiffMCQ V1 accuracy", with_mark(method, shown)) for method in methods]
     rows: list[Row] = []
     for pair, name in PAIRS.items():
-        rows.append((name, [_cell(scores.get((method, pair)), highest[method]) for method in methods]))
+        published = [figure_cell(value, None, bold=pair == "average") for value in TABLE_S2[pair] if report.paper]
+        rows.append((name, [*(_cell(scores.get((m, pair)), highest[m]) for m in methods), *published]))
     if report.paper:
         columns += [("supplement, S2", name) for name in ("CLIP", "InternVideo")]
-        for (name, cells), values in zip(rows, (TABLE_S2[pair] for pair in PAIRS), strict=True):
-            cells += [Cell(f"{value:.3f}", bold=name == PAIRS["average"]) for value in values]
     if report.regimes:
-        blank: list[Cell | None] = [Cell("")] * (len(columns) - len(methods))
-        rows.insert(0, ("regime", [*(regime_cell(method, report.methods) for method in methods), *blank]))
-    blocks, notes = [Block("", rows)] if methods else [], [*_sizes(found), *seen_notes(found), _legend(report)]
+        blank = [Cell("")] * (len(columns) - len(methods))
+        rows.insert(0, ("regime", [*map(report.regime_cell, methods), *blank]))
+    blocks, notes = [Block("", rows)] if methods else [], [*_sizes(shown), *_seen_notes(shown), _legend(report)]
     return Grid("Table S2: VLEmb by the embedding that represents a pair", "pair", columns, blocks, notes)
+
+
+def _trainings(report: Report) -> Grid:
+    """Return the table of trainings: a row per figure, a column per method."""
+    seeds = {(s.method, s.place): s.seeds for s in report.scores if len(s.seeds) > 1}
+    methods = list(dict.fromkeys(method for method, _ in seeds))
+    rows: list[Row] = [("regime", list(map(report.regime_cell, methods)))] if report.regimes and seeds else []
+    for place in dict.fromkeys(place for _, place in seeds):
+        pair = place[0].pair
+        name = " ".join(heading(place)) + ("" if pair == "average" else f", {PAIRS[pair]}")
+        rows.append((name, [_seeds_cell(seeds.get((method, place))) for method in methods]))
+    columns = [("", with_mark(method, report.scores)) for method in methods]
+    return Grid("Trainings: how much seeds differ", "figure", columns, [Block("", rows)], [_SEEDS])
+
+
+def _seeds_cell(seeds: tuple[float, ...] | None) -> Cell | None:
+    return None if seeds is None else Cell(f"{number(fmean(seeds), '.3f')} ± {number(stdev(seeds), '.3f')}")
 
 
 def _comparisons(report: Report) -> Grid:
     """Return the table of our gains over the best baseline of each column."""
     rows: list[Row] = []
     for c in report.comparisons:
-        gain = Cell(number(c.difference, "+.3f"), _between(c.interval), mark=_mark(c))
-        seen = [score for score in report.scores if (score.setting, score.metric) == (c.setting, c.metric)]
-        names = [cell for name in (c.method, c.baseline) for cell in (Cell(marked(name, seen)), *report.regime(name))]
-        cells = [*names, gain, Cell(f"{c.p:.4f}"), Cell(f"{c.corrected_p:.4f}")]
-        rows.append((" ".join(heading((c.setting, c.metric))), list(cells)))
-    regime = ["regime"] if report.regimes else []
-    headings = ["method", *regime, "best baseline", *regime, "difference", "p", "corrected p"]
-    columns = [("", name) for name in headings]
+        gain = Cell(number(c.difference, "+.3f"), between(c.interval), mark=_mark(c))
+        seen = [score for score in report.scores if score.place == c.place]
+        names = [
+            cell for name in (c.method, c.baseline) for cell in (Cell(with_mark(name, seen)), *report.regime(name))
+        ]
+        rows.append((" ".join(heading(c.place)), [*names, gain, Cell(f"{c.p:.4f}"), Cell(f"{c.corrected_p:.4f}")]))
+    columns = [("", "method"), *report.regimes, ("", "best baseline"), *report.regimes]
+    columns += [("", name) for name in ("difference", "p", "corrected p")]
     notes = [
         f"p: two-sided, paired, from {report.resamples} resamples of the reference videos that both methods share, "
         f"widened for their small number; corrected for {len(rows)} comparisons (Holm). {ABOVE} above, {BELOW} below "
@@ -261,43 +307,46 @@ def _comparisons(report: Report) -> Grid:
         )
     videos = max((score.videos for score in report.scores), default=0)
     least = paired_p(np.ones(report.resamples), videos) if videos > 1 else None
-    if least is not None and rows and least * len(rows) >= LEVEL:
+    if least is not None and least * len(rows) >= LEVEL:
         few = f"{report.resamples} resamples of {videos} videos are too few for a mark among {len(rows)}"
         notes.append(f"{few}: raise --bootstrap, or compare fewer figures.")
-    return Grid("Against the best baseline", "figure", columns, [Block("", rows)] if rows else [], notes)
+    return Grid("Against the best baseline", "figure", columns, [Block("", rows)], notes)
 
 
-def marked(method: str, scores: Iterable[Score]) -> str:
+def heading(place: Place) -> tuple[str, str]:
+    """Return the names of a task in its form and of a metric."""
+    setting, metric = place
+    if metric in AMONG:
+        return PUBLISHED[setting.task].title + AMONG[metric], METRICS[metric]
+    form = {"diffcap": "" if setting.parsed else ", raw", "diffmcq": f" {setting.variant}", "diffrank": ""}
+    return PUBLISHED[setting.task].title + form[setting.task], METRICS[metric]
+
+
+def with_mark(method: str, scores: Iterable[Score]) -> str:
     """Return the name of a method, with the MARK if its head was trained on videos of one of these test sets."""
     return f"{method} {MARK}" if any(s.seen_clips for s in scores if s.method == method) else method
 
 
-def seen_notes(scores: Iterable[Score]) -> list[str]:
+def _seen_notes(scores: Iterable[Score]) -> list[str]:
     """Return a note for each test set of a method that its head has partly seen."""
-    found: dict[str, None] = {}
-    for s in scores:
-        if s.seen_clips:
-            where = heading((s.setting, s.metric))[0]
-            note = f"{s.seen_clips} of {s.test_clips} test clips are from videos that trained this head"
-            found[f"{MARK} {s.method}, {where}: {note}."] = None
-    return list(found)
+    notes = (
+        f"{MARK} {s.method}, {heading(s.place)[0]}: "
+        f"{s.seen_clips} of {s.test_clips} test clips are from videos that trained this head."
+        for s in scores
+        if s.seen_clips
+    )
+    return list(dict.fromkeys(notes))
 
 
 def _cell(score: Score | None, highest: float | None, mark: str = "") -> Cell | None:
     if score is None:
         return None
-    if score.value is None:
-        return Cell("undefined")
-    best = highest is not None and number(score.value, ".3f") == number(highest, ".3f")
-    return Cell(number(score.value, ".3f"), _between(score.interval), best, mark)
+    cell = figure_cell(score.value, score.interval, mark=mark)
+    return replace(cell, bold=highest is not None and cell.main == number(highest, ".3f"))
 
 
-def _between(interval: Sequence[float] | None) -> str:
-    return "" if interval is None else f"[{number(interval[0], '.3f')}, {number(interval[1], '.3f')}]"
-
-
-def _highest(values: Iterable[float | None]) -> float | None:
-    return max((value for value in values if value is not None), default=None)
+def _highest(scores: Iterable[Score]) -> float | None:
+    return max((score.value for score in scores if score.value is not None), default=None)
 
 
 def _mark(comparison: Comparison) -> str:
@@ -320,58 +369,88 @@ def _legend(report: Report, ranked: bool = True) -> str:
 
 def _sizes(scores: Sequence[Score]) -> list[str]:
     """Return notes on the rows and videos of each task's figures, undecided rows, and methods with several seeds."""
-    order = list(TASKS)
-    scores = sorted(scores, key=lambda score: (order.index(score.setting.task), score.setting.variant))
+    order = list(PUBLISHED)
+    of_task: dict[str, list[Score]] = {}
+    for score in sorted(scores, key=lambda score: (order.index(score.setting.task), score.setting.variant)):
+        of_task.setdefault(heading(score.place)[0], []).append(score)
     notes = []
-    for task in dict.fromkeys(heading((score.setting, score.metric))[0] for score in scores):
-        own = [score for score in scores if heading((score.setting, score.metric))[0] == task]
-        sizes: dict[tuple[str, int, int], list[str]] = {}
-        for score in own:
-            names = sizes.setdefault((score.test_set, score.rows, score.videos), [])
-            if score.method not in names:
-                names.append(score.method)
-        counts = [f"{rows} rows of {videos} videos" for _, rows, videos in sizes]
-        if len(counts) > 1:
-            counts = [f"{count} for {', '.join(names)}" for count, names in zip(counts, sizes.values(), strict=True)]
+    for task, group in of_task.items():
+        methods: dict[tuple[str, int, int], dict[str, None]] = {}
+        undecided: dict[str, int] = {}
+        for score in group:
+            methods.setdefault((score.test_set, score.rows, score.videos), {})[score.method] = None
+            undecided[score.method] = max(undecided.get(score.method, 0), score.undecided_rows)
+        counts = [
+            f"{rows} rows of {videos} videos" + (f" for {', '.join(names)}" if len(methods) > 1 else "")
+            for (_, rows, videos), names in methods.items()
+        ]
         notes.append(f"{task}: {'; '.join(counts)}.")
-        most: dict[str, int] = {}
-        for score in own:
-            most[score.method] = max(most.get(score.method, 0), score.undecided_rows)
-        if none := [f"{name} {rows}" for name, rows in most.items() if rows]:
-            notes.append(f"{task}: {_UNDECIDED[own[0].setting.task]}: {', '.join(none)}.")
-    trained = {score.method: len(score.seeds) for score in scores if score.seeds}
+        if none := [f"{name} {rows}" for name, rows in undecided.items() if rows]:
+            notes.append(f"{task}: {_UNDECIDED[group[0].setting.task]}: {', '.join(none)}.")
+    trained = {score.method: len(score.seeds) for group in of_task.values() for score in group if score.seeds}
     if trained:
         several = ", ".join(f"{name} {count}" for name, count in trained.items())
         notes.append(f"Mean over trainings that differ only in their seed: {several} (table of trainings).")
     return notes
 
 
-_SEEDS = (
-    "Mean and standard deviation (n - 1) over the trainings of a method, which differ only in their seed. Brackets and "
-    "p of the other tables reflect differences between videos, not between trainings."
-)
+def read_scores(entries: Sequence[BenchmarkEntry]) -> list[BenchmarkScore]:
+    """Return the scores of each entry. StepDiffError: no score record of a benchmark next to its predictions, or two
+    entries for one row of a table."""
+    read: dict[tuple[str, str], BenchmarkScore] = {}
+    for entry in entries:
+        record = score_record(entry.predictions)
+        task, scores = str(section(record, "options").get("task")), section(record, "scores")
+        if task == "None" or published_task(task) or not {"rows", "intervals"} <= scores.keys():
+            raise StepDiffError(
+                f"{entry.predictions}: no score record of a benchmark next to it; write both with python -m "
+                "heads.evaluate, and list published tasks among predictions"
+            )
+        score = BenchmarkScore(task, entry.method, entry.predictions, scores, marked(record))
+        first = read.setdefault((task, entry.method), score)
+        if first is not score:
+            raise StepDiffError(
+                f"{entry.predictions}: {first.predictions} is the row {entry.method!r} of {task} too; rename one"
+            )
+    return list(read.values())
 
 
-def _trainings(report: Report) -> Grid:
-    """Return the table of trainings: a row per figure, a column per method."""
-    scores = report.scores
-    found = {(s.method, (s.setting, s.metric)): s.seeds for s in scores if len(s.seeds) > 1}
-    methods = list(dict.fromkeys(method for method, _ in found))
+def _benchmarks(scores: Sequence[BenchmarkScore]) -> list[Grid]:
+    """Return a table for each benchmark, in the order of first appearance: ours, chance, and rows of its authors."""
+    names = dict.fromkeys(score.task for score in scores)
+    return [_benchmark(registry.get(name), [score for score in scores if score.task == name]) for name in names]
+
+
+def _benchmark(benchmark: TaskSpec, scores: Sequence[BenchmarkScore]) -> Grid:
+    largest = max(scores, key=lambda score: score.scores["rows"])
+    most = largest.scores["rows"]
+
+    def row(name: str, values: Mapping[str, Any], intervals: Mapping[str, Any]) -> Row:
+        return name, [
+            figure_cell(values[figure], intervals.get(figure), benchmark.form) if figure in values else None
+            for figure in benchmark.figures
+        ]
+
     rows: list[Row] = []
-    for place in dict.fromkeys(place for _, place in found):
-        rows.append((_figure_name(place), [_seeds_cell(found.get((method, place))) for method in methods]))
-    if report.regimes and rows:
-        rows.insert(0, ("regime", [regime_cell(method, report.methods) for method in methods]))
-    columns = [("", marked(method, scores)) for method in methods]
-    return Grid("Trainings: how much seeds differ", "figure", columns, [Block("", rows)] if rows else [], [_SEEDS])
-
-
-def _figure_name(place: Place) -> str:
-    pair = place[0].pair
-    return " ".join(heading(place)) + ("" if pair == "average" else f", {PAIRS[pair]}")
-
-
-def _seeds_cell(seeds: tuple[float, ...] | None) -> Cell | None:
-    if seeds is None:
-        return None
-    return Cell(f"{number(fmean(seeds), '.3f')} ± {number(stdev(seeds), '.3f')}")
+    notes = [f"{benchmark.title}: {most} rows. Brackets: 95 % intervals."]
+    methods_of_note: dict[str, list[str]] = {}
+    for score in scores:
+        count, seen = score.scores["rows"], score.seen
+        name = score.method if count == most else f"{score.method} ({count} rows)"
+        if seen is not None:
+            clips = f"{seen['clips_of_videos']} of {seen['of_clips']} clips are from videos that trained this head"
+            notes.append(f"{MARK} {score.method}: {clips}.")
+        rows.append(row(f"{name} {MARK}" if seen else name, score.scores, score.scores["intervals"]))
+        for note in dict.fromkeys(score.scores.get("notes", ())):
+            methods_of_note.setdefault(note, []).append(score.method)
+    for note, methods in methods_of_note.items():
+        notes.append(note if len(methods) == len(scores) else f"{', '.join(methods)}: {note}")
+    blocks = [Block("measured here", rows)]
+    if chance := largest.scores.get("chance") or benchmark.chance:
+        blocks.append(Block("", [row("chance", chance, {})]))
+    if benchmark.published:
+        blocks.append(Block("as published", [row(other.method, other.figures, {}) for other in benchmark.published]))
+        notes.append("As published: " + "; ".join(dict.fromkeys(other.source for other in benchmark.published)) + ".")
+    if benchmark.licence:
+        notes.append(f"Licence of the data: {benchmark.licence}.")
+    return Grid(benchmark.title, "method", [("", name) for name in benchmark.figures.values()], blocks, notes)

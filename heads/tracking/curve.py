@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from common.io.files import write_bytes
+from stepdiff.common.io.files import write_bytes
 
 RAW = "#8c9bb0"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # safe for colour-blind readers (Okabe and Ito)

@@ -4,9 +4,7 @@ Each library reads its own environment variables (TRACKIO_DIR, WANDB_MODE, WANDB
 project is called `stepdiff` unless they name another. A resumed run continues the tracker's run, whose id is in
 RUN/trackers.json; steps that it repeats have the same figures.
 
-Guarantees
-- a_tracker_whose_library_is_missing_is_refused_before_anything_trains
-- a_tracker_that_fails_ends_no_training
+A tracker whose library is missing is refused before anything trains; one that fails ends no training.
 """
 
 import json
@@ -17,68 +15,47 @@ from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any
 
-from common.errors import StepDiffError
-from common.io import yaml_file
-from common.io.files import write_text
-from common.progress import say
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io import yaml_file
+from stepdiff.common.io.files import write_text
+from stepdiff.common.progress import say
 
-Name = Literal["trackio", "wandb", "mlflow"]
 PROJECT = "stepdiff"
-
-
-@runtime_checkable
-class Tracker(Protocol):
-    errors: tuple[type[Exception], ...]
-    """what the library raises"""
-
-    def log(self, step: int, figures: Mapping[str, float]) -> None:
-        """Add the figures of a step."""
-        ...
-
-    def close(self) -> None:
-        """Mark the run as finished."""
-        ...
 
 
 class Trackio:
     errors: tuple[type[Exception], ...] = (OSError, ValueError, RuntimeError)
+    """what the library raises"""
 
     def __init__(self, run: str, title: str, recipe: dict[str, Any], ids: dict[str, str]) -> None:
+        self._run = self.start(run, title, recipe)
+
+    def start(self, run: str, title: str, recipe: dict[str, Any]) -> Any:
+        """Start or continue the library's run."""
         import trackio
 
-        project = os.environ.get("TRACKIO_PROJECT", PROJECT)
-        self._run = trackio.init(
-            project,
-            name=f"{title}-{run}",
-            config=recipe,
-            resume="allow",
-            embed=False,
-            auto_log_cpu=False,
-            auto_log_gpu=False,
-        )
+        project, name = os.environ.get("TRACKIO_PROJECT", PROJECT), f"{title}-{run}"
+        silent = {"embed": False, "auto_log_cpu": False, "auto_log_gpu": False}
+        return trackio.init(project, name=name, config=recipe, resume="allow", **silent)
 
     def log(self, step: int, figures: Mapping[str, float]) -> None:
+        """Add the figures of a step."""
         self._run.log(dict(figures), step=step)
 
     def close(self) -> None:
+        """Mark the run as finished."""
         self._run.finish()
 
 
-class WeightsAndBiases:
-    def __init__(self, run: str, title: str, recipe: dict[str, Any], ids: dict[str, str]) -> None:
+class WeightsAndBiases(Trackio):
+    def start(self, run: str, title: str, recipe: dict[str, Any]) -> Any:
         import wandb
 
-        self.errors: tuple[type[Exception], ...] = (wandb.Error, OSError)
+        self.errors = (wandb.Error, OSError)
         project = os.environ.get("WANDB_PROJECT", PROJECT)
-        self._run = wandb.init(project=project, id=run, name=title, resume="allow", config=recipe)
-
-    def log(self, step: int, figures: Mapping[str, float]) -> None:
-        self._run.log(dict(figures), step=step)
-
-    def close(self) -> None:
-        self._run.finish()
+        return wandb.init(project=project, id=run, name=title, resume="allow", config=recipe)
 
 
 class MLflow:
@@ -89,8 +66,8 @@ class MLflow:
         self._client = mlflow.MlflowClient()
         if "mlflow" not in ids:
             mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT))
-            with mlflow.start_run(run_name=title) as made:
-                ids["mlflow"] = made.info.run_id
+            with mlflow.start_run(run_name=title) as started:
+                ids["mlflow"] = started.info.run_id
                 mlflow.log_dict(recipe, "recipe.json")
         self._id = ids["mlflow"]
         self._client.set_terminated(self._id, "RUNNING")
@@ -104,11 +81,7 @@ class MLflow:
         self._client.set_terminated(self._id)
 
 
-KINDS: dict[str, type[Trackio | WeightsAndBiases | MLflow]] = {
-    "trackio": Trackio,
-    "wandb": WeightsAndBiases,
-    "mlflow": MLflow,
-}
+KINDS: dict[str, type[Trackio | MLflow]] = {"trackio": Trackio, "wandb": WeightsAndBiases, "mlflow": MLflow}
 
 
 def need(names: Sequence[str]) -> None:
@@ -127,7 +100,7 @@ class Trackers:
     def __init__(self, names: Sequence[str], folder: Path) -> None:
         """names: of KINDS; folder: of the run."""
         need(names)
-        self._open: dict[str, Tracker] = {}
+        self._open: dict[str, Trackio | MLflow] = {}
         if not names:
             return
         path = folder / "trackers.json"

@@ -6,24 +6,22 @@
     RUN/checkpoint-000100/          head.safetensors, optimizer.safetensors, state.json, and their SHA256SUMS
     RUN/best.json                   the checkpoint with the best validation score
 
-A checkpoint holds whole tensors, also of weights that are divided among processes: any number of processes reads it.
+SHA256SUMS has the format of coreutils: `sha256sum --check SHA256SUMS`. A checkpoint holds whole tensors, also of
+weights that are divided among processes: any number of processes reads it.
 
 Guarantees
-- a checkpoint exists completely or not at all
-- weights and optimiser are restored bit for bit, without pickle
-- no_weight_is_read_from_a_checkpoint_whose_files_differ_from_its_sha256sums
-- a_checkpoint_without_sha256sums_loads_with_one_notice
-- a damaged file is named in one line; best.json names a checkpoint of its own folder or is refused
-- best_json_that_contradicts_its_checkpoint_is_refused
-- a_checkpoint_is_the_same_for_any_number_of_processes
+- a checkpoint exists completely or not at all; weights and optimiser are restored bit for bit, without pickle
+- nothing is read from a checkpoint whose files differ from its SHA256SUMS; one without them loads with one notice
+- best.json names a checkpoint of its own folder, with that checkpoint's step and score, or is refused
 """
 
+import hashlib
 import json
 import os
 import re
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -33,15 +31,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from common.errors import StepDiffError
-from common.io.files import write_text
-from common.io.local import sync_folder
-from common.progress import say
-from heads.training.sums import SUMS, check_sums, write_sums
 from heads.workers.group import ALONE, Group
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import write_text
+from stepdiff.common.io.local import sync_folder
+from stepdiff.common.progress import say
 
+SUMS = "SHA256SUMS"
+_SUM = re.compile(r"([0-9a-f]{64})  ([^/\\\n]+)")
 _NAME = re.compile(r"checkpoint-\d+")
-_STATE_TENSORS = frozenset({"step", "exp_avg", "exp_avg_sq"})
+_STATE_TENSORS = ("step", "exp_avg", "exp_avg_sq")
 """AdamW's state of a weight"""
 MADE_BY = ("recipe.yaml", "lineage.json")
 """the files in the SHA256SUMS of a run's folder"""
@@ -63,34 +62,33 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     }
 
 
-def check_optimizer(weights: Sequence[Tensor], tensors: dict[str, Tensor], path: Path) -> None:
+def check_optimizer(weights: Sequence[Tensor], tensors: Mapping[str, Tensor], path: Path) -> None:
     """Raise StepDiffError for AdamW's tensors of the file `path` that do not fit the weights.
 
-    tensors: named `<number of the weight>.<name of the state>`.
+    tensors: named `<number of the weight>.<name of the state>`; a weight that had no gradient yet has none.
     """
-    found: dict[int, set[str]] = {}
+    known = {
+        f"{number}.{name}": () if name == "step" else tuple(weight.shape)
+        for number, weight in enumerate(weights)
+        for name in _STATE_TENSORS
+    }
     for key, value in tensors.items():
-        index, _, name = key.partition(".")
-        known = re.fullmatch(r"0|[1-9]\d{0,8}", index) and int(index) < len(weights) and name in _STATE_TENSORS
-        if not known:
+        if key not in known:
             raise _damaged(path, f"AdamW has no {key!r} of its {len(weights)} weights")
-        shape = () if name == "step" else tuple(weights[int(index)].shape)
-        if tuple(value.shape) != shape:
-            raise _damaged(path, f"{key} is {tuple(value.shape)} and not {shape}")
-        found.setdefault(int(index), set()).add(name)
-    for number, names in found.items():
-        if lacking := sorted(_STATE_TENSORS - names):
-            raise _damaged(path, f"no {number}.{lacking[0]}")
+        if tuple(value.shape) != known[key]:
+            raise _damaged(path, f"{key} is {tuple(value.shape)} and not {known[key]}")
+        for name in _STATE_TENSORS:
+            if (other := f"{key.partition('.')[0]}.{name}") not in tensors:
+                raise _damaged(path, f"no {other}")
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Restore AdamW from its tensors, named as in `check_optimizer`."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
-        index, _, name = key.partition(".")
-        state.setdefault(int(index), {})[name] = value
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
+        number, _, name = key.partition(".")
+        state.setdefault(int(number), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def optimized(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
@@ -106,8 +104,8 @@ class Run:
 
     def checkpoints(self) -> list[Path]:
         """Return the run's checkpoints by step; other folders (checkpoint-000100-mine) are ignored."""
-        found = [path for path in self.folder.glob("checkpoint-*") if _NAME.fullmatch(path.name) and path.is_dir()]
-        return sorted(found, key=step_of)
+        folders = [path for path in self.folder.glob("checkpoint-*") if _NAME.fullmatch(path.name) and path.is_dir()]
+        return sorted(folders, key=step_of)
 
     def latest(self) -> Path | None:
         return next(reversed(self.checkpoints()), None)
@@ -136,11 +134,8 @@ class Run:
         (self.folder / SUMS).unlink(missing_ok=True)
 
     def best(self) -> Path:
-        """Return the checkpoint that validation chose.
-
-        Raises:
-            StepDiffError: no finished training, or best.json contradicts the checkpoint.
-        """
+        """Return the checkpoint that validation chose. StepDiffError: no finished training, or best.json contradicts
+        the checkpoint."""
         checkpoint, record = self._named_best()
         state = _read_state(checkpoint)
         if (record["step"], record["score"]) != (state["best_step"], state["best_score"]):
@@ -218,18 +213,21 @@ class Run:
         group: Group = ALONE,
     ) -> dict[str, Any]:
         """Read a checkpoint into the module and the optimiser; return its state. The group's first process reads.
-
-        Raises:
-            StepDiffError: a damaged file, or the weights of another recipe.
-        """
+        StepDiffError: a damaged file, or the weights of another recipe."""
         wanted = trainable(module)
         weights: list[Tensor] = [] if optimizer is None else [*optimized(optimizer)]
-        found: dict[str, Tensor] = {}
+        stored: dict[str, Tensor] = {}
         moments: dict[str, Tensor] = {}
 
         def read() -> tuple[dict[str, Any], list[str]]:
             _check(checkpoint)
-            found.update(_read_weights(checkpoint, wanted))
+            stored.update(_read_tensors(checkpoint / "head.safetensors"))
+            if odd := sorted(wanted.keys() ^ stored.keys()):
+                raise StepDiffError(
+                    f"{checkpoint}: made by another recipe ({len(odd)} weights differ, e.g. {odd[0]}); train into a "
+                    "new folder"
+                )
+            _check_shapes(_shapes(stored), wanted, checkpoint, "train into a new folder")
             if optimizer is not None:
                 path = checkpoint / "optimizer.safetensors"
                 moments.update(_read_tensors(path))
@@ -238,7 +236,7 @@ class Run:
 
         state, names = group.from_first(read)
         for name in sorted(wanted):
-            group.fill(wanted[name], found.get(name))
+            group.fill(wanted[name], stored.get(name))
         if optimizer is not None:
             restored = moments
             if group.size > 1:
@@ -249,22 +247,23 @@ class Run:
         return state
 
     def check_start(self, module: nn.Module) -> Path:
-        """Return the best checkpoint if the module can start from its weights; copy none.
-
-        Raises:
-            StepDiffError: a damaged file, weights that the module does not train, or weights of another shape.
-        """
+        """Return the best checkpoint if the module can start from its weights; copy none. StepDiffError: a damaged
+        file, weights that the module does not train, or weights of another shape."""
         self.check_made_by()
         checkpoint, wanted = self.best(), trainable(module)
         _check(checkpoint)
-        found = _read_shapes(checkpoint / "head.safetensors")
-        odd = sorted(found.keys() - wanted.keys())
-        if odd:
+        path = checkpoint / "head.safetensors"
+        try:
+            with safe_open(path, "pt") as file:
+                shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+        except (OSError, SafetensorError) as error:
+            raise _damaged(path, error) from error
+        if odd := sorted(shapes.keys() - wanted.keys()):
             raise StepDiffError(
                 f"{checkpoint}: holds {len(odd)} weights that this recipe does not train, e.g. {odd[0]}; give it the "
                 "lora, full and projector of that run"
             )
-        _check_shapes(found, wanted, checkpoint, "give the recipe the projector and lora of that run")
+        _check_shapes(shapes, wanted, checkpoint, "give the recipe the projector and lora of that run")
         return checkpoint
 
     def start(self, module: nn.Module) -> Path:
@@ -276,8 +275,8 @@ class Run:
 
     def name_best(self, checkpoint: Path, step: int, score: float | None) -> None:
         """Record the best checkpoint. A file that says so already is not touched: make would score the head again."""
-        path, found = self.folder / "best.json", {"checkpoint": checkpoint.name, "step": step, "score": score}
-        record = json.dumps(found, indent=1)
+        path = self.folder / "best.json"
+        record = json.dumps({"checkpoint": checkpoint.name, "step": step, "score": score}, indent=1)
         if not path.is_file() or path.read_text(encoding="utf-8") != record:
             write_text(path, record)
 
@@ -293,18 +292,6 @@ class Run:
             shutil.rmtree(rest)
 
 
-def _read_weights(checkpoint: Path, wanted: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the checkpoint's weights. StepDiffError: they are not the wanted ones."""
-    found = _read_tensors(checkpoint / "head.safetensors")
-    if wanted.keys() != found.keys():
-        odd = sorted(wanted.keys() ^ found.keys())
-        raise StepDiffError(
-            f"{checkpoint}: made by another recipe ({len(odd)} weights differ, e.g. {odd[0]}); train into a new folder"
-        )
-    _check_shapes(_shapes(found), wanted, checkpoint, "train into a new folder")
-    return found
-
-
 def _like(weights: Sequence[Tensor], name: str) -> Tensor:
     """Return an empty tensor for AdamW's state `<number of the weight>.<name>`, whole or divided as its weight is."""
     index, _, kind = name.partition(".")
@@ -315,20 +302,12 @@ def _shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape) for name, value in tensors.items()}
 
 
-def _check_shapes(found: dict[str, tuple[int, ...]], wanted: dict[str, Tensor], checkpoint: Path, advice: str) -> None:
+def _check_shapes(stored: dict[str, tuple[int, ...]], wanted: dict[str, Tensor], checkpoint: Path, advice: str) -> None:
     """Raise StepDiffError if a tensor does not have the shape of the wanted tensor of its name."""
     needed = _shapes(wanted)
-    for name, shape in found.items():
+    for name, shape in stored.items():
         if needed[name] != shape:
             raise StepDiffError(f"{checkpoint}: {name} is {shape}, the recipe's is {needed[name]}; {advice}")
-
-
-def _read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    try:
-        with safe_open(path, "pt") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
-    except (OSError, SafetensorError) as error:
-        raise _damaged(path, error) from error
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
@@ -381,3 +360,50 @@ def _advice(path: Path) -> str:
         "no other checkpoint is used instead: restore the file from a copy, or remove the folder "
         f"{checkpoint.name} to resume from the checkpoint before it, or train into a new folder"
     )
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_sums(folder: Path, names: Collection[str]) -> None:
+    """Write SHA256SUMS over the files `names` of the folder."""
+    write_text(folder / SUMS, "".join(f"{_digest(folder / name)}  {name}\n" for name in sorted(names)))
+
+
+def check_sums(folder: Path, advice: str, names: Collection[str] | None = None) -> bool:
+    """Compare every listed file with its digest; return False if the folder has no SHA256SUMS.
+
+    advice: what to do about a damaged file; names: that must be listed, None for all files in the folder.
+
+    Raises:
+        StepDiffError: A file is damaged, missing, or not listed; the line names it.
+    """
+    path = folder / SUMS
+    try:
+        text = path.read_text(encoding="ascii")
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError) as error:
+        raise StepDiffError(f"{path}: damaged ({error}); {advice}") from error
+    if not text.endswith("\n"):
+        raise StepDiffError(f"{path}: damaged, it was cut short; {advice}")
+    listed: dict[str, str] = {}
+    for number, line in enumerate(text.removesuffix("\n").split("\n"), 1):
+        match = _SUM.fullmatch(line)
+        if match is None:
+            raise StepDiffError(f"{path}:{number}: damaged, not a sha256 and a file name; {advice}")
+        listed[match[2]] = match[1]
+    present = {entry.name for entry in folder.iterdir()} - {SUMS} if names is None else set(names)
+    if odd := sorted(present - listed.keys()):
+        raise StepDiffError(f"{folder / odd[0]}: not listed in {SUMS}, so it is not part of what was saved; {advice}")
+    for name, expected in listed.items():
+        try:
+            digest = _digest(folder / name)
+        except OSError as error:
+            why = f"listed in {SUMS}, but cannot be read ({error.strerror})"
+            raise StepDiffError(f"{folder / name}: {why}; {advice}") from error
+        if digest != expected:
+            raise StepDiffError(f"{folder / name}: damaged, its sha256 is not the one in {SUMS}; {advice}")
+    return True

@@ -4,15 +4,9 @@ It trains on clips and their texts; with `contrastive.pairs` also on pairs, as V
 difference against the average of the pair's embeddings, and the two embeddings against each other.
 
 Guarantees
-- only texts and pairs of the train split train it, and none that is held out; the val split, or what a share of the
-  videos holds out, chooses its checkpoint
-- a pair with a clip that is held out is dropped
-- a batch depends only on seed and number
-- an answer that nothing differs is not matched to a pair
-- both sides are L2-normalised
-- validation embeds a block of clips at a time, so that its memory does not grow with them
+- only texts and pairs of the train split train it, and none that is held out
+- a batch depends only on seed and number; negatives are gathered from all processes with the gradients of one
 - trained on pairs, it is validated as heads.methods.vlemb evaluates the view that it writes
-- negatives_are_gathered_from_all_processes_with_the_gradients_of_one
 """
 
 import time
@@ -26,24 +20,24 @@ from jaxtyping import Float, Float32
 from torch import Tensor, nn
 from torch.nn import functional
 
-from common.errors import StepDiffError
-from common.streams import generator, torch_seed
 from heads.data.clips import Features, split_texts
 from heads.data.hold_out import HoldOut
-from heads.data.paired_qa import Order, PairQuestions, kind, read_divided
+from heads.data.paired_qa import Order, PairQuestions, kind
 from heads.data.texts import Texts
 from heads.data.trained_on import TrainedOn
 from heads.methods.vlemb import VLEmb
 from heads.models.projector import Projector
+from heads.training.log import Counts
 from heads.training.recipe import ContrastiveRecipe, PairsContrast
-from heads.training.speed import Counts
-from heads.training.validation import HeldOutPairs, Validator, clips_to_hold_out, validator_of
+from heads.training.validation import Division, HeldOutPairs, Validator
 from heads.workers.group import ALONE, Group
 from heads.workers.read_ahead import ReadAhead
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.streams import generator, torch_seed
+from stepdiff.tasks.declining import declines
+from stepdiff.tasks.prompts import NO, YES
+from stepdiff.tasks.testsets import Pair
 from store import Store, text_key
-from tasks.declining import declines
-from tasks.prompts import NO, YES
-from tasks.testsets import Pair
 
 Differing = tuple[Pair, tuple[str, ...]]
 """a pair, and its answers that say what differs"""
@@ -55,8 +49,8 @@ def contrast_pairs(pairs: Sequence[PairQuestions], path: str) -> tuple[list[Diff
     """Return the pairs, of the paired QA at `path`, with answers of either kind; many are in both lists."""
     differing: list[Differing] = []
     judged: list[Judged] = []
-    for own in pairs:
-        pair, answers = (own.reference, own.candidate), [answer for _, answer in own.questions]
+    for questions in pairs:
+        pair, answers = (questions.reference, questions.candidate), [answer for _, answer in questions.questions]
         texts = tuple(answer for answer in answers if kind(answer) == "text" and not declines(answer))
         yes = [answer == YES for answer in answers if answer in (YES, NO)]
         if texts:
@@ -117,12 +111,12 @@ class PairContrast:
         size, (differences, decisions) = self.size, self.orders
         differing = [self.differing[place] for place in differences.draw(size, number)]
         judged = [self.judged[place] for place in decisions.draw(size, number)]
-        texts = [own[rng.integers(len(own))] for _, own in differing]
-        own = self.group.share(size)
+        texts = [answers[rng.integers(len(answers))] for _, answers in differing]
+        share = self.group.share(size)
         return PairBatch(
-            self._read([pair for pair, _ in differing[own]], device),
-            self.texts.read([text_key(text) for text in texts[own]], device),
-            self._read([pair for pair, _ in judged[own]], device),
+            self._read([pair for pair, _ in differing[share]], device),
+            self.texts.read([text_key(text) for text in texts[share]], device),
+            self._read([pair for pair, _ in judged[share]], device),
             torch.tensor([alike for _, alike in judged], device=device),
         )
 
@@ -182,8 +176,8 @@ class ContrastiveHead(nn.Module):
     def match(self, clips: Float[Tensor, "C W"], texts: Float[Tensor, "C W"]) -> Tensor:
         """Return the symmetric cross-entropy over the batch (InfoNCE)."""
         logits = self.log_scale.clamp(max=4.6).exp() * clips @ texts.T
-        own = torch.arange(len(logits), device=logits.device)
-        return (functional.cross_entropy(logits, own) + functional.cross_entropy(logits.T, own)) / 2
+        targets = torch.arange(len(logits), device=logits.device)
+        return (functional.cross_entropy(logits, targets) + functional.cross_entropy(logits.T, targets)) / 2
 
 
 def build(recipe: ContrastiveRecipe, store: Store, seed: int) -> ContrastiveHead:
@@ -211,11 +205,12 @@ class ContrastiveTask:
         self.clips = Features(store, recipe.view, "tokens")
         self.texts = Features(store, recipe.text_view, "embedding", "texts")
         self.catalog = catalog = store.catalog("clips")
-        validation = None if recipe.pairs is None else recipe.pairs.validation
-        hold_out.look_up(catalog, clips_to_hold_out(validation, catalog, seed))
+        pairqa, validation = (None, None) if recipe.pairs is None else (recipe.pairs.pairqa, recipe.pairs.validation)
+        division = Division(pairqa, validation, hold_out, catalog, seed)
+        self.validator = division.validator
         texts = partial(split_texts, catalog, recipe.text, self.clips)
         self.train = Texts(hold_out.kept(texts("train"), "clips"))
-        shared = validation is not None and validation.share is not None
+        shared = isinstance(self.validator, HeldOutPairs)
         self.val: Sequence[tuple[str, str]] = Texts(hold_out.validates(texts("train")) if shared else texts("val"))
         if not self.train or not self.val:
             raise StepDiffError(
@@ -226,22 +221,14 @@ class ContrastiveTask:
             self.val = [self.val[i] for i in Order(len(self.val), seed, "validation clips").draw(VALIDATED, 0)]
         self.order = Order(len(self.train), seed, "contrastive order")
         self.pairs: PairContrast | None = None
-        self.validator: Validator | None = None
-        self.held: tuple[HeldOutPairs, PairContrast] | None = None
-        """held-out pairs with questions, and the batches of those pairs"""
+        self.held: PairContrast | None = None
+        """batches of held-out pairs"""
         if recipe.pairs is not None:
-            pairs, held = read_divided(recipe.pairs.pairqa, catalog, hold_out)
-            self.pairs = PairContrast(recipe.pairs, pairs, self.clips, self.texts, seed, group)
-            trained, validating = self.pairs.pair_clips(), list[str]()
-            self.validator = validator_of(validation, seed)
-            if self.validator is not None:
-                self.validator.refuse(trained, recipe.pairs.pairqa)
-                validating = self.validator.clips()
-            elif validation is not None:
-                chosen = HeldOutPairs(validation, held, catalog, seed)
-                self.held = chosen, PairContrast(recipe.pairs, chosen.pairs, self.clips, self.texts, seed, group)
-                validating = chosen.clips()
-            self.clips.rows([*trained, *validating])  # one without features is reported
+            contrast = partial(PairContrast, recipe.pairs, clips=self.clips, texts=self.texts, seed=seed, group=group)
+            self.pairs = contrast(division.pairs)
+            if isinstance(self.validator, HeldOutPairs):
+                self.held = contrast(self.validator.pairs)
+            division.rows(self.pairs.pair_clips(), self.clips)
         self.module = build(recipe, store, seed).to(device)
         self.module.group = group
         self.ahead = ReadAhead(self.read, device)
@@ -257,8 +244,8 @@ class ContrastiveTask:
     def prepare(self, say: Callable[[str], None]) -> None:
         say(f"{len(self.train)} (clip, text) pairs train, {len(self.val)} validate")
         if self.pairs is not None:
-            if self.held is not None:
-                say(self.held[0].line())
+            if isinstance(self.validator, HeldOutPairs):
+                say(self.validator.line())
             say(f"{len(self.pairs.differing)} pairs with a difference and {len(self.pairs.judged)} with YES or NO")
 
     def own(self, batches: range) -> range:
@@ -301,14 +288,14 @@ class ContrastiveTask:
         seen = self._embedded_clips(keys).vectors
         read = self._embedded_texts([text_key(text) for text in texts]).vectors
         loss = float(self.module.match(seen.to(self.device), read.to(self.device)))
-        if self.validator is not None:
+        if isinstance(self.validator, Validator):
             return {**self.validator.figures(self._vlemb(self.validator)), "loss": loss}
-        if self.held is not None:
-            chosen, batches = self.held
-            weight, number = batches.options.alike_weight, -(-len(chosen.pairs) // batches.size)
-            losses = [float(self.module.pair_loss(batches.batch(i, self.device), weight)) for i in range(number)]
-            own = chosen.figures(sum(losses) / number, lambda rows: self._vlemb(chosen).score_options(rows))
-            return {**own, "text_loss": loss}
+        if self.validator is not None and self.held is not None:
+            chosen = self.validator
+            weight, number = self.held.options.alike_weight, -(-len(chosen.pairs) // self.held.size)
+            losses = [float(self.module.pair_loss(self.held.batch(i, self.device), weight)) for i in range(number)]
+            figures = chosen.figures(sum(losses) / number, lambda rows: self._vlemb(chosen).score_options(rows))
+            return {**figures, "text_loss": loss}
         return {"loss": loss} if self.pairs is not None else {"score": -loss, "loss": loss}
 
     def _vlemb(self, rows: Validator | HeldOutPairs) -> VLEmb:

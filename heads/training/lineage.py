@@ -5,15 +5,8 @@
 
 Guarantees
 - a head reads only features of the provenance, and the language model, that it was trained on
-- a run that starts from another reads its weights as that one did: the same LoRA alpha and attention heads
-- a run does not start from an unfinished training
-- the disclosure of an earlier run is part of the disclosure of those that start from it
-- a run reads its own copy of the head of words, and no other
-- a run whose paired QA, val test sets or held-out test sets have changed is not resumed
-- a run records which clips and videos may train it, including those of the run that it starts from
-- a run that would draw clips that it did not know at its start is not resumed
-- a_run_does_not_validate_on_what_the_run_that_it_starts_from_was_trained_on
-- loading an unfinished training prints a notice
+- a run whose data have changed, or that would draw clips that it did not know at its start, is not resumed
+- a run starts only from a finished one, reads its weights as that one did, and includes its clips and disclosure
 """
 
 import json
@@ -23,10 +16,6 @@ from typing import Any
 
 from torch import nn
 
-from common.errors import StepDiffError
-from common.io.files import write_text
-from common.io.jsonl import read_objects
-from common.progress import say
 from heads.data.clips import Features
 from heads.data.hold_out import HoldOut
 from heads.data.trained_on import TrainedOn
@@ -38,15 +27,25 @@ from heads.models.video_lm import VideoLM
 from heads.training import contrastive_task, video_task
 from heads.training.checkpoint import Run
 from heads.training.contrastive_task import ContrastiveHead
-from heads.training.recipe import ContrastiveRecipe, Scaling, Schedule, TrainOptions, VideoLMRecipe, read_recipe
+from heads.training.recipe import (
+    ContrastiveRecipe,
+    Scaling,
+    Schedule,
+    TrainOptions,
+    VideoLMRecipe,
+    earlier_options,
+    read_recipe,
+)
 from heads.workers.group import ALONE, Group
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import write_text
+from stepdiff.common.io.jsonl import read_objects
+from stepdiff.common.progress import say
+from stepdiff.tasks.prompts import MAIN_ACTION, SIMILAR_QUESTION
+from stepdiff.weights import fingerprint, resolve
 from store import Provenance, Store
 from store.lineage import trained_on as hashes
-from store.lineage.answers import read_of
-from tasks.prompts import MAIN_ACTION, SIMILAR_QUESTION
-from weights import fingerprint, resolve
-
-FILE = "lineage.json"
+from store.lineage.answers import RECORD, read_of, read_record
 
 
 def load_video_lm(
@@ -88,8 +87,7 @@ def words_of(folder: Path, recipe: VideoLMRecipe, store: Store) -> WordEvidence 
 
     A run that has begun reads its copy, so the folder that the recipe names may change or go.
 
-    Raises:
-        StepDiffError: no such head of words, one of another view, or another one than the run began with.
+    StepDiffError: no such head of words, one of another view, or another one than the run began with.
     """
     if recipe.evidence is None:
         return None
@@ -120,10 +118,10 @@ def division(folder: Path, processes: int) -> Scaling:
         return Scaling()
     if recipe.public:
         raise StepDiffError(f"{folder}: a video_lm.public model is not divided; evaluate it without torchrun")
-    own = Scaling(workers=processes, timeout=options.scaling.timeout)
+    scaling = Scaling(workers=processes, timeout=options.scaling.timeout)
     if recipe.full or recipe.lora is not None:
-        return replace(own, fsdp=True, cpu_offload=options.scaling.cpu_offload)
-    return replace(own, tensor_parallel=processes)
+        return replace(scaling, fsdp=True, cpu_offload=options.scaling.cpu_offload)
+    return replace(scaling, tensor_parallel=processes)
 
 
 def load_contrastive(folder: Path, store: Store, device: str = "cpu") -> tuple[ContrastiveHead, ContrastiveRecipe]:
@@ -152,10 +150,10 @@ def _load(run: Run, module: nn.Module, schedule: Schedule, group: Group = ALONE)
 
 def reads(options: TrainOptions, store: Store) -> dict[str, Any]:
     """Return what the head of a recipe reads: each view's provenance, and the language model's fingerprint."""
-    found: dict[str, Any] = {e: store.view(e, name).provenance.as_dict() for e, name in views(options).items()}
+    record: dict[str, Any] = {e: store.view(e, name).provenance.as_dict() for e, name in views(options).items()}
     if options.video_lm is not None:
-        found["language_model"] = fingerprint(resolve(options.video_lm.language_model))
-    return found
+        record["language_model"] = fingerprint(resolve(options.video_lm.language_model))
+    return record
 
 
 def views(options: TrainOptions) -> dict[str, str]:
@@ -188,38 +186,31 @@ def check(folder: Path, options: TrainOptions, store: Store) -> None:
         )
 
 
-def origin(options: TrainOptions, store: Store, module: nn.Module) -> dict[str, Any]:
-    """Return what a new run reads, and the run that `module` starts from. StepDiffError: it cannot start from that."""
-    start = None
-    if options.video_lm is not None and options.video_lm.init is not None:
-        folder = Path(options.video_lm.init)
-        made = read_recipe(folder / "recipe.yaml").video_lm
-        if made is None:
-            raise StepDiffError(f"{folder}: holds a contrastive head, from which no language model can start")
-        check(folder, options, store)
-        reached = Run(folder).reached()
-        if reached < made.schedule.steps:
+def _start(
+    folder: Path, options: TrainOptions, recipe: VideoLMRecipe, store: Store, module: nn.Module
+) -> dict[str, Any]:
+    """Return the record of the run that `module` starts from. StepDiffError: it cannot start from that."""
+    before = read_recipe(folder / "recipe.yaml").video_lm
+    if before is None:
+        raise StepDiffError(f"{folder}: holds a contrastive head, from which no language model can start")
+    check(folder, options, store)
+    reached = Run(folder).reached()
+    if reached < before.schedule.steps:
+        raise StepDiffError(
+            f"{folder}: trained only {reached} of its {before.schedule.steps} steps; finish it first: "
+            f"python -m heads.train --config RECIPE.yaml --out {folder}"
+        )
+    Run(folder).check_start(module)
+    compared = [("projector.heads", recipe.projector.heads, before.projector.heads)]
+    if recipe.lora is not None and before.lora is not None:
+        compared.append(("lora.alpha", recipe.lora.alpha, before.lora.alpha))
+    for name, ours, theirs in compared:
+        if ours != theirs:  # weights of the same shapes, used in another way
             raise StepDiffError(
-                f"{folder}: trained only {reached} of its {made.schedule.steps} steps; finish it first: "
-                f"python -m heads.train --config RECIPE.yaml --out {folder}"
-            )
-        Run(folder).check_start(module)
-        _check_scales(folder, options.video_lm, made)
-        start = {"run": str(folder)} | disclosure(made, folder)
-    return {"reads": reads(options, store), "store": read_of(store, views(options)), "init": start}
-
-
-def _check_scales(folder: Path, recipe: VideoLMRecipe, made: VideoLMRecipe) -> None:
-    """Raise StepDiffError if the recipe would use weights of the same shapes in another way."""
-    compared = [("projector.heads", recipe.projector.heads, made.projector.heads)]
-    if recipe.lora is not None and made.lora is not None:
-        compared.append(("lora.alpha", recipe.lora.alpha, made.lora.alpha))
-    for name, own, theirs in compared:
-        if own != theirs:
-            raise StepDiffError(
-                f"{folder}: trained with {name} {theirs}, the recipe's {own}, with which the same weights mean "
+                f"{folder}: trained with {name} {theirs}, the recipe's {ours}, with which the same weights mean "
                 f"something else; set video_lm.{name} to {theirs}"
             )
+    return {"run": str(folder)} | disclosure(before, folder)
 
 
 def keep(
@@ -233,27 +224,31 @@ def keep(
     """Write the lineage of a new run that trains `module`, or check that of a run to be resumed.
 
     trained: the clips that may train it, without those of the run that it starts from; hold_out: what is held out.
+
+    StepDiffError: its data have changed, or it cannot start from the run at `init`.
     """
     if Run(folder).latest() is not None:
         check(folder, options, store)
-        _check_data(folder, options)
-        _check_trained(folder, options, trained)
+        _check_resumed(folder, options, trained)
         return
-    lineage = origin(options, store, module) | {"data": data(options), "hold_out": hold_out.record()}
-    if options.video_lm is not None:
-        lineage["regime"] = regime(options.video_lm, lineage["init"])
-    if options.video_lm is not None and options.video_lm.init is not None:
-        start = Path(options.video_lm.init)
-        _check_validating(start, options.video_lm, store, hold_out)
-        trained = trained.including(start, read(start))
+    recipe = options.video_lm
+    start: dict[str, Any] | None = None
+    if recipe is not None and recipe.init is not None:
+        start = _start(Path(recipe.init), options, recipe, store, module)
+        _check_validating(Path(recipe.init), recipe, store, hold_out)
+        trained = trained.including(Path(recipe.init), read(Path(recipe.init)))
+    lineage: dict[str, Any] = {"reads": reads(options, store), "store": read_of(store, views(options)), "init": start}
+    lineage |= {"data": data(options), "hold_out": hold_out.record()}
+    if recipe is not None:
+        lineage["regime"] = regime(recipe, start)
     folder.mkdir(parents=True, exist_ok=True)
-    if options.video_lm is not None and options.video_lm.evidence is not None:
-        source = Path(options.video_lm.evidence.head)
+    if recipe is not None and recipe.evidence is not None:
+        source = Path(recipe.evidence.head)
         trained = trained.including(source, read(source))
         replace(WordHead.load(source), folder=folder / words.COPY).save()
         lineage["data"][str(source / words.FILE)] = fingerprint(folder / words.COPY / words.FILE)
     lineage["trained_on"] = trained.write(folder)
-    write_text(folder / FILE, json.dumps(lineage, indent=1))
+    write_text(folder / RECORD, json.dumps(lineage, indent=1))
 
 
 def _check_validating(start: Path, recipe: VideoLMRecipe, store: Store, hold_out: HoldOut) -> None:
@@ -281,26 +276,20 @@ def data(options: TrainOptions) -> dict[str, str]:
     return {file: fingerprint(file) for file in files if file is not None}
 
 
-def _check_data(folder: Path, options: TrainOptions) -> None:
-    """Raise StepDiffError if a file that the run trains on has changed."""
-    began = read(folder).get("data", {})
+def _check_resumed(folder: Path, options: TrainOptions, trained: TrainedOn) -> None:
+    """Raise StepDiffError if a file that a run trains on has changed, or an unfinished run would draw new clips."""
+    record = read(folder)
     for file, sha256 in data(options).items():
-        if began.get(file, sha256) != sha256:
+        if record.get("data", {}).get(file, sha256) != sha256:
             raise StepDiffError(
                 f"{folder}: its training began with another {file}, so it cannot be resumed; restore that file, or "
                 "train into a new folder"
             )
-
-
-def _check_trained(folder: Path, options: TrainOptions, trained: TrainedOn) -> None:
-    """Raise StepDiffError if an unfinished run would now draw clips that it did not know at its start."""
     recipe = options.video_lm or options.contrastive
-    record = read(folder).get("trained_on")
-    if record is None or recipe is None or Run(folder).reached() >= recipe.schedule.steps:
+    if record.get("trained_on") is None or recipe is None or Run(folder).reached() >= recipe.schedule.steps:
         return
-    hashes.check(folder, record)
-    new = int((~hashes.contained(trained.arrays["clips"], hashes.blocks(folder, "clips"))).sum())
-    if new:
+    hashes.check(folder, record["trained_on"])
+    if new := int((~hashes.contained(trained.arrays["clips"], hashes.blocks(folder, "clips"))).sum()):
         raise StepDiffError(
             f"{folder}: the store has {new} more training clips than when its training began, so it cannot be resumed; "
             "train into a new folder, or restore the store"
@@ -309,39 +298,31 @@ def _check_trained(folder: Path, options: TrainOptions, trained: TrainedOn) -> N
 
 def read(folder: Path) -> dict[str, Any]:
     """Read the lineage of a run. StepDiffError: it is missing or damaged."""
-    path = folder / FILE
-    try:
-        lineage = json.loads(path.read_text(encoding="utf-8"))
-        lineage["reads"], lineage["init"]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise StepDiffError(
-            f"{path}: missing or damaged ({error}), so it is unknown what the head was trained on; train again"
-        ) from error
-    return lineage
+    record = read_record(folder)
+    if missing := {"reads", "init"} - record.keys():
+        raise StepDiffError(f"{folder / RECORD}: missing or damaged (no {min(missing)}); train again")
+    return record
 
 
 def disclosure(recipe: VideoLMRecipe, folder: Path) -> dict[str, Any]:
     """Return how the training differs from the published recipe, to be shown next to every score.
 
-    trained: the steps so far; checkpoint: the one of them that validation chose; optimiser_steps: those of the warm
-    start and of earlier runs included; regime: see `regime`. None: the run, or an earlier one, does not state it.
+    trained: the steps so far; checkpoint: the one of them that validation chose; optimiser_steps: those of earlier
+    runs and of a warm start included; regime: see `regime`. None: the run, or an earlier one, does not state it.
     """
-    run, warm, lineage = Run(folder), None, read(folder)
-    init = lineage["init"]
-    if (start := recipe.warm_start) is not None:
-        warm = f"{start.steps} steps on {' and '.join(start.texts)}, on those of their words that paired QA has too"
+    run, lineage, earlier = Run(folder), read(folder), earlier_options(folder)
+    init, own = lineage["init"], run.reached()
     before = 0 if init is None else init.get("optimiser_steps")
-    own = run.reached() + (0 if start is None else start.steps)
+    if (start := earlier.get("warm_start")) is not None:
+        own += start["steps"]
+        words_of = f"{' and '.join(start['texts'])}, on those of their words that paired QA has too"
+        earlier["warm_start"] = f"{start['steps']} steps on {words_of}"
     return {
         "system": recipe.system,
         "sources": list(recipe.sources),
-        "warm_start": warm,
         "lora": recipe.lora is not None,
         "full": recipe.full,
         "packed": recipe.packed,
-        "yes_no_weight": recipe.yes_no_weight,
-        "compare_weight": recipe.compare_weight,
-        "compare_tokens": recipe.compare_tokens,
         "hard_negatives": recipe.hard_negatives is not None,
         "language_model": recipe.language_model,
         "steps": recipe.schedule.steps,
@@ -349,6 +330,7 @@ def disclosure(recipe: VideoLMRecipe, folder: Path) -> dict[str, Any]:
         "checkpoint": run.best().name,
         "optimiser_steps": None if before is None else before + own,
         "regime": lineage.get("regime"),
+        **earlier,
         **({} if recipe.answers == VideoLMRecipe.answers else {"answers": list(recipe.answers)}),
         **({} if recipe.evidence is None else {"evidence": asdict(recipe.evidence)}),
         "init": init,

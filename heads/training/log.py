@@ -11,25 +11,70 @@ Events are written in the caller's thread: torch.utils.tensorboard writes in a t
 ends as a traceback that nobody can catch.
 
 Guarantees
-- what_was_logged_after_the_checkpoint_that_a_run_resumes_from_is_logged_once
-- a_last_line_that_a_kill_cut_is_dropped_and_a_damaged_line_elsewhere_is_refused_by_number
-- a_disk_that_fills_up_during_the_log_ends_in_one_line_and_the_run_resumes_exactly
+- what was logged after the checkpoint that a run resumes from is logged once
+- a last line that a kill cut is dropped; a damaged line elsewhere is refused by its number
+- a disk that fills up during the log ends in one line, and the run resumes exactly
 """
 
 import json
 import os
+import resource
 import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.errors import StepDiffError
-from common.io.files import make_folder, write_text
-from common.io.jsonl import parse_object
-from common.io.local import named_errors
+import torch
+
 from heads.tracking.trackers import Trackers
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import make_folder, write_text
+from stepdiff.common.io.jsonl import parse_object
+from stepdiff.common.io.local import named_errors
+
+GIGA = 1e9
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a task has read so far in this process; those of several processes add up."""
+
+    samples: int = 0
+    """clips, sequences, images or pairs"""
+    tokens: int = 0
+    """of the language model, without padding; 0: the task has none"""
+    clips: int = 0
+    """clips whose features were read"""
+    waited: float = 0.0
+    """seconds in which the step waited for a batch"""
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
+
+    def __sub__(self, other: "Counts") -> "Counts":
+        return Counts(*(a - b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
+
+
+def speed(done: Counts, seconds: float) -> dict[str, float]:
+    """Return the figures of a step that depend on the machine. done: contents of the step, of all processes."""
+    seconds = max(seconds, 1e-9)
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    figures = {
+        "seconds": seconds,
+        "steps_per_second": 1 / seconds,
+        "samples_per_second": done.samples / seconds,
+        "clips_per_second": done.clips / seconds,
+        "seconds_waited": done.waited,
+        "peak_memory_gb": most / GIGA,
+    }
+    if done.tokens:
+        figures["tokens_per_second"] = done.tokens / seconds
+    if torch.cuda.is_available():
+        figures["peak_gpu_memory_gb"] = torch.cuda.max_memory_allocated() / GIGA
+    return figures
 
 
 class TrainingLog:
@@ -46,19 +91,13 @@ class TrainingLog:
         make_folder(folder)
         self.path, self.speed_path = folder / "metrics.jsonl", folder / "speed.jsonl"
         for path in (self.path, self.speed_path):
-            kept = [record for record in read_metrics(path) if record["step"] <= step]
-            write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
+            records = [record for record in read_metrics(path) if record["step"] <= step]
+            write_text(path, "".join(json.dumps(record) + "\n" for record in records))
         self.events = Events(folder / "tensorboard", purge_step=step + 1)
         self.trackers = Trackers(log_to, folder)
 
     def step(self, step: int, figures: Mapping[str, float], speed: Mapping[str, float]) -> None:
-        """Append the records of a training step.
-
-        Args:
-            step: Number of the step, from 1.
-            figures: What depends on the recipe and the data: loss, gradient norm, learning rates.
-            speed: What depends on the machine (heads.training.speed).
-        """
+        """Append the records of a step, from 1. figures: depend on recipe and data only; speed: on the machine."""
         append(self.path, {"step": step, **figures})
         append(self.speed_path, {"step": step, **speed})
         self._show(step, {**figures, **speed})
@@ -136,8 +175,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
     An incomplete last line, as a kill leaves it, is dropped with a notice on stderr.
 
-    Raises:
-        StepDiffError: another line is damaged; the message names file and line number.
+    StepDiffError: another line is damaged; the message names file and line number.
     """
     if not path.exists():
         return []
@@ -156,12 +194,12 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
-        found = parse_object(line)
-        if type(found.get("step")) is not int:
+        record = parse_object(line)
+        if type(record.get("step")) is not int:
             raise StepDiffError("no whole number under 'step'")
     except StepDiffError as error:
         raise StepDiffError(
             f"{path}:{number}: damaged ({error}); remove that line and run the same command again: weights and "
             "checkpoints do not depend on it"
         ) from error
-    return found
+    return record

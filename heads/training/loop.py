@@ -5,14 +5,8 @@ checkpoint that is the best so far, and the last checkpoint is the best of the r
 
 Guarantees
 - a run killed at any moment and resumed ends with the same weights as one that was not killed
-- a non-finite loss ends the run before it reaches any weight
-- the checkpoint with the best validation score is named, the earliest among equals; the one before the first step is
-  named only until a later one is validated
-- metrics.jsonl has every record once
-- two trainings cannot write one folder at the same time
-- without_validation_the_last_checkpoint_is_the_best_one
-- any_number_of_processes_that_divides_the_batches_of_a_step_trains_the_same_weights
-- only_the_first_process_writes
+- any number of processes that divides the batches of a step trains the same weights; only the first one writes
+- the checkpoint with the best validation score is named, the earliest among equals; step 0 only until a later one
 """
 
 import math
@@ -25,17 +19,16 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from common.errors import HeldError, StepDiffError
-from common.io.files import make_folder
-from common.io.locks import locked
-from common.progress import say
-from common.streams import torch_seed
 from heads.tracking.curve import draw_curve
 from heads.training.checkpoint import Run, optimized
-from heads.training.log import TrainingLog, read_metrics
+from heads.training.log import Counts, TrainingLog, read_metrics, speed
 from heads.training.recipe import Schedule
-from heads.training.speed import Counts, speed
 from heads.workers.group import ALONE, Group
+from stepdiff.common.errors import HeldError, StepDiffError
+from stepdiff.common.io.files import make_folder
+from stepdiff.common.io.locks import locked
+from stepdiff.common.progress import say
+from stepdiff.common.streams import torch_seed
 
 
 @runtime_checkable
@@ -103,11 +96,8 @@ def train(
 ) -> dict[str, Any]:
     """Train to schedule.steps, resuming the run in the folder; return the record of best.json.
 
-    Args:
-        seed: of the random draws inside `task.loss`; each batch has its own stream.
-        group: the processes that train together, of which the first writes.
-        patience: seconds to wait for a process that still writes the folder.
-        log_to: experiment trackers that get the figures too.
+    seed: of the random draws inside `task.loss`, each batch's own; group: of which the first process writes; patience:
+    seconds to wait for a process that still writes the folder.
 
     Raises:
         StepDiffError: another process trains there, the log or a checkpoint cannot be written, a checkpoint is damaged,

@@ -2,10 +2,6 @@
 
 The recipe of a run's folder is read again, with errors in one line, and compared option by option. Command lines import
 this file, so it imports no torch.
-
-Guarantees
-- a_recipe_error_names_the_option_and_what_it_expects
-- a_differing_recipe_names_each_option_with_both_values
 """
 
 import dataclasses
@@ -17,9 +13,9 @@ from typing import Any, Literal
 
 import jsonargparse
 
-from common.cli.parser import in_one_line
-from common.errors import StepDiffError
-from common.io import yaml_file
+from stepdiff.common.cli.parser import in_one_line
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io import yaml_file
 
 
 def at_least(least: int, where: str, options: object, *names: str) -> None:
@@ -59,22 +55,6 @@ class ProjectorOptions:
         at_least(1, where, self, *vars(self))
         if self.width % self.heads:
             raise StepDiffError(f"{where}.heads {self.heads} does not divide {where}.width {self.width}")
-
-
-@dataclass(frozen=True)
-class WarmStart:
-    """Training of the projector without the language model, towards its embeddings of a text's content words."""
-
-    texts: tuple[str, ...] = ("narration",)
-    """catalog columns with texts of training clips or images"""
-    steps: int = 300
-    """optimiser steps"""
-    clips: int = 16
-    """clips per step"""
-    learning_rate: float = 1e-3
-    """learning rate"""
-    leave_out: float = 0.0
-    """share of the input tokens that each step drops: faster, and no single token becomes essential"""
 
 
 @dataclass(frozen=True)
@@ -177,7 +157,7 @@ class VideoLMRecipe:
     init: str | None = None
     """run whose best checkpoint this training starts from"""
     pairqa: str | None = None
-    """paired QA, JSON lines: the source `pairs`; a warm start finds its content words in it"""
+    """paired QA, JSON lines: the source `pairs`"""
     narration: str = "narration"
     """catalog column with the narration of clips"""
     caption: str = "caption"
@@ -199,21 +179,10 @@ class VideoLMRecipe:
     """most questions about a pair in a batch"""
     answers: tuple[Answers, ...] = ("text", "video", "decision")
     """kinds of answers of paired QA that train, those of supplement S1: a text, "Video 1" or "Video 2", YES or NO"""
-    yes_no_weight: float | None = None
-    """weight of a YES / NO answer, on average over a pair; YES and NO have the same total weight within a pair; null:
-    they count as any other answer"""
-    compare_weight: float = 0.0
-    """weight of an additional question at each token of a clip that follows another clip: whether both clips' tokens
-    at this place are nearest to the same word; answers alone teach this comparison late; 0: no such question"""
-    compare_tokens: bool = False
-    """add to each token of a clip that follows another clip what a small network makes of the change from that clip's
-    token at this place; it has LoRA's learning rate"""
     packed: bool = True
     """put all questions about a pair after one copy of its video tokens"""
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
     """precision of matrix products (autocast); auto: bfloat16 on GPUs and CPUs that are fast at it, else float32"""
-    warm_start: WarmStart | None = None
-    """null: none"""
     lora: Lora | None = None
     """null: none"""
     full: bool = False
@@ -239,22 +208,16 @@ class VideoLMRecipe:
             self.validation.check("video_lm.validation")
         self.projector.check("video_lm.projector")
         at_least(1, "video_lm", self, "batch", "questions", "words")
-        if self.warm_start is not None:
-            at_least(1, "video_lm.warm_start", self.warm_start, "steps", "clips")
         if not self.sources:
             raise StepDiffError("video_lm.sources is empty; name clips, sequences, images or pairs")
         if self.full and self.lora is not None:
             raise StepDiffError("video_lm.full trains the weights that video_lm.lora leaves frozen; choose one")
         if "pairs" in self.sources and self.pairqa is None:
             raise StepDiffError("the source `pairs` needs video_lm.pairqa, a file of paired QA")
-        if self.warm_start is not None and self.pairqa is None:
-            raise StepDiffError("video_lm.warm_start needs video_lm.pairqa, in which it finds content words")
         if self.hard_negatives is not None and "pairs" not in self.sources:
             raise StepDiffError("video_lm.hard_negatives are for the source `pairs`; add it or drop them")
-        ours = ("warm_start", "compare_weight", "compare_tokens", "hard_negatives")
-        for name in ours if self.public else ():
-            if getattr(self, name):
-                raise StepDiffError(f"video_lm.public has its own projector and prompts: leave out {name}")
+        if self.public and self.hard_negatives is not None:
+            raise StepDiffError("video_lm.public has its own projector and prompts: leave out hard_negatives")
         if self.evidence is not None:
             if self.public:
                 raise StepDiffError("video_lm.evidence is for a projector; leave it out with video_lm.public")
@@ -379,7 +342,10 @@ class TrainOptions:
 
 
 def read_recipe(path: Path) -> TrainOptions:
-    """Read the recipe of a run's folder. StepDiffError names the file, or an option that this version does not have."""
+    """Read the recipe of a run's folder, without options of training that only earlier versions had.
+
+    StepDiffError names the file, or an option that this version does not have.
+    """
     if not path.is_file():
         raise StepDiffError(
             f"{path.parent}: no trained head here; run python -m heads.train --config RECIPE.yaml --out {path.parent}"
@@ -387,13 +353,35 @@ def read_recipe(path: Path) -> TrainOptions:
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(TrainOptions, as_group=False)
     try:
-        parsed = parser.instantiate(parser.parse_object(yaml_file.read(path)))
+        parsed = parser.instantiate(parser.parse_object(_read(path)[0]))
     except yaml_file.YamlError as error:
         raise StepDiffError(f"{error}; or train into a new folder") from None
     except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
         why = in_one_line(str(error), TrainOptions)
         raise StepDiffError(f"{path}: damaged, or of another version ({why}); train into a new folder") from error
     return TrainOptions(**{name: getattr(parsed, name) for name in TrainOptions.__dataclass_fields__})
+
+
+_EARLIER: dict[str, Any] = {"warm_start": None, "yes_no_weight": None, "compare_weight": 0.0}
+"""options of video_lm that earlier versions had, and that an evaluation does not need -> the value of those without"""
+_WITHOUT = {"compare_tokens": False}
+"""the same for options that a head of this version cannot have"""
+
+
+def _read(path: Path) -> tuple[Any, dict[str, Any]]:
+    """Return the values of a recipe, and those that only earlier versions had."""
+    values = yaml_file.read(path)
+    recipe = values.get("video_lm") if isinstance(values, dict) else None
+    if not isinstance(recipe, dict):
+        return values, {}
+    earlier = {name: recipe[name] for name, none in _EARLIER.items() if name in recipe and recipe[name] != none}
+    gone = {name for name in _EARLIER} | {name for name, none in _WITHOUT.items() if recipe.get(name) == none}
+    return values | {"video_lm": {name: value for name, value in recipe.items() if name not in gone}}, earlier
+
+
+def earlier_options(folder: Path) -> dict[str, Any]:
+    """Return the options of a run that only earlier versions have: they trained it, and cannot train it further."""
+    return _read(folder / "recipe.yaml")[1]
 
 
 def as_yaml(options: TrainOptions) -> dict[str, Any]:

@@ -4,12 +4,8 @@ A source returns batches by number; a batch names its clips and has the rows tha
 
 Guarantees
 - a batch depends only on seed and number and, with hard negatives, on the last search for neighbours
-- only clips of the train split train
+- only clips of the train split train, and none that is held out is a neighbour
 - in a sequence, a text is predicted from its own clip and what precedes it, never from what follows
-- a neighbour is a clip of the train split, of the same step, and never the clip itself
-- no clip that is held out is a neighbour
-- questions of other kinds keep their pair, and so do those about a clip without neighbours
-- no list of all clips: texts are in temporary files, their places and neighbours in arrays
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,22 +16,21 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float, Int32, Int64, Integer
 
-from common.errors import StepDiffError
-from common.streams import generator
 from heads.data.catalog_rows import blocks, need_columns
 from heads.data.clips import Features
 from heads.data.hold_out import HoldOut
 from heads.data.packing import Chat, Packed, Row, Turn, collate
-from heads.data.paired_qa import Order, PairQuestions, balanced, turns
-from heads.data.runs import Runs
-from heads.data.texts import Texts
+from heads.data.paired_qa import Order, PairQuestions, turns
+from heads.data.texts import Runs, Texts
 from heads.methods.stepdiff import batches as packed_batches
 from heads.methods.word_evidence import WordEvidence
 from heads.training.recipe import VideoLMRecipe
 from retrieval import nearest
 from retrieval.vectors import normalised
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.streams import generator
+from stepdiff.tasks.prompts import NEXT_VIDEO, PAIR_SYSTEM, SYSTEM, VIDEOS
 from store import Catalog, Store
-from tasks.prompts import NEXT_VIDEO, PAIR_SYSTEM, SYSTEM, VIDEOS
 
 SEQUENCE = 3  # clips of a video in a row (S3)
 Questions = tuple[tuple[str, str], list[Turn]]
@@ -126,15 +121,6 @@ def read_texts(name: str, blocks: Iterable[pl.DataFrame], words: int) -> Texts |
     return Runs(blocks, SEQUENCE, words) if name == "sequences" else Texts(blocks, words)
 
 
-def rows_of(rows: Iterable[np.ndarray], sources: Iterable[object]) -> Iterator[np.ndarray]:
-    """Yield these rows of the catalog, then those of the clips of each source that draws texts."""
-    yield from rows
-    for source in sources:
-        items = getattr(source, "items", None)
-        if isinstance(items, Texts | Runs):
-            yield items.rows
-
-
 class HardNegatives:
     """Questions "Which video ...?" about the clip that answers them and one that looks similar.
 
@@ -150,8 +136,8 @@ class HardNegatives:
         dtypes = dict.fromkeys(("key", "split", "step"), pl.String)
         asked = (pl.col("split") == "train") & pl.col("step").is_not_null()
         train = (features.present(block.filter(asked)) for block in blocks(catalog, dtypes))
-        kept = train if hold_out is None else hold_out.kept(train, "hard-negative mining")
-        parts = [(clips["row"].to_numpy(writable=True), clips["step"].hash().to_numpy()) for clips in kept]
+        training = train if hold_out is None else hold_out.kept(train, "hard-negative mining")
+        parts = [(clips["row"].to_numpy(writable=True), clips["step"].hash().to_numpy()) for clips in training]
         rows, steps = zip(*parts, strict=True)
         self.catalog, self.neighbours = catalog, neighbours
         self.rows: Int64[np.ndarray, " C"] = np.concatenate(rows)
@@ -172,8 +158,8 @@ class HardNegatives:
     def mine(self, vectors: Callable[[Integer[np.ndarray, " C"]], Float[np.ndarray, "C D"]]) -> None:
         """Find the neighbours of every clip by the cosine of `vectors` of the clips at some places."""
         for group in self.groups:
-            own = vectors(group)
-            unit = (own / np.linalg.norm(own, axis=1, keepdims=True)).astype(np.float32)
+            values = vectors(group)
+            unit = (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float32)
             places, _ = nearest(unit, np.arange(len(group)), self.neighbours)
             self.near[group] = np.where(places < 0, -1, group.astype(np.int32)[places])
 
@@ -181,28 +167,28 @@ class HardNegatives:
         """Return the places of the neighbours of some clips; a clip that is not among `rows` has none."""
         rows = self.catalog.rows(clips)
         places = np.searchsorted(self.rows, rows).clip(max=len(self.rows) - 1)
-        found = np.where((self.rows[places] == rows)[:, None], self.near[places], -1)
-        return {clip: own[own >= 0] for clip, own in zip(clips, found, strict=True)}
+        neighbours = np.where((self.rows[places] == rows)[:, None], self.near[places], -1)
+        return {clip: near[near >= 0] for clip, near in zip(clips, neighbours, strict=True)}
 
     def with_neighbours(self, questions: Sequence[Questions], rng: np.random.Generator) -> list[Questions]:
         """Move the questions that one video answers to a pair of that video and one of its neighbours."""
         clips = list(dict.fromkeys(clip for pair, _ in questions for clip in pair))
         neighbours = self.near_to(clips)
-        found: list[tuple[tuple[str | int, str | int], list[Turn]]] = []  # ids of clips, and places of neighbours
-        for pair, own in questions:
-            kept, pairs = list(own), []
+        pairs_asked: list[tuple[tuple[str | int, str | int], list[Turn]]] = []  # ids of clips, and places of neighbours
+        for pair, questions_of_pair in questions:
+            staying, pairs = list(questions_of_pair), []
             for clip, answer in zip(pair, VIDEOS, strict=True):
                 near = neighbours[clip]
-                moved = [turn for turn in own if turn.answer == answer]
+                moved = [turn for turn in questions_of_pair if turn.answer == answer]
                 if len(near) and moved:
                     other = int(near[rng.integers(len(near))])
                     pairs.append(((clip, other) if answer == VIDEOS[0] else (other, clip), moved))
-                    kept = [turn for turn in kept if turn.answer != answer]
-            found += [(pair, kept), *pairs] if kept else pairs
-        drawn = [end for pair, _ in found for end in pair if isinstance(end, int)]
+                    staying = [turn for turn in staying if turn.answer != answer]
+            pairs_asked += [(pair, staying), *pairs] if staying else pairs
+        drawn = [end for pair, _ in pairs_asked for end in pair if isinstance(end, int)]
         names: dict[str | int, str] = dict(zip(clips, clips, strict=True))
         names.update(zip(drawn, self.catalog.keys(self.rows[np.array(drawn, np.int64)]), strict=True))
-        return [((names[one], names[other]), own) for (one, other), own in found]
+        return [((names[one], names[other]), questions_of_pair) for (one, other), questions_of_pair in pairs_asked]
 
 
 class PairedSource:
@@ -229,8 +215,6 @@ class PairedSource:
         questions: list[tuple[tuple[str, str], list[Turn]]] = [
             ((pair.reference, pair.candidate), turns(pair, recipe.questions, rng)) for pair in pairs
         ]
-        if recipe.yes_no_weight is not None:
-            questions = [(pair, balanced(own, recipe.yes_no_weight)) for pair, own in questions]
         if self.negatives is not None:
             questions = self.negatives.with_neighbours(questions, generator(self.seed, "hard negatives", number))
         questions = [(pair, self._asked(pair, own)) for pair, own in questions]

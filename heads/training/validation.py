@@ -2,37 +2,34 @@
 
 A recipe names files of DiffMCQ and DiffRank questions; the checkpoint with the largest mean of accuracy and tau is
 chosen (`Validator`). Or it holds out a `share` of the videos: the paired QA whose clips are both of held-out videos
-validates, or, without the source `pairs`, the texts of clips of held-out videos. The checkpoint with the smallest loss
-on their answers is chosen. The supplement names "validation data" without a rule; the loss uses every answer, while an
-accuracy on some tens of questions of four options moves in steps of percents. The accuracy on questions made of the
-same pairs is reported next to it.
-
-Such a question is one of the pair's own open questions with its answer, of which the pair and three others are the
-options. The whole answer is scored, as it was learned.
+validates (`HeldOutPairs`), or, without the source `pairs`, the texts of clips of held-out videos. The checkpoint with
+the smallest loss on their answers is chosen: the loss uses every answer, while an accuracy on some tens of questions of
+four options moves in steps of percents. That accuracy is reported too: a question is one of a pair's own open questions
+with its whole answer, of which the pair and three others are the options.
 
 Guarantees
 - no clip that trains chooses the checkpoint, whether or not the catalog has splits
 - a row whose targets all get the same score counts 0; a method that orders no row has no tau and no credit for it
-- a_validation_that_cannot_choose_is_refused_in_one_line: two ways at once, or fewer held-out pairs or texts than rows
-- the_loss_is_the_mean_over_the_tokens_of_all_answers_and_the_smallest_one_chooses
 - the options of a question share no clip with its pair, and show its step, as far as other pairs allow
-- no other option has the answer of a question, and an answer that nothing differs is not asked about
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import polars as pl
 
-from common.errors import StepDiffError
-from common.streams import generator
 from heads.data.catalog_rows import Clips, of_keys
-from heads.data.hold_out import drawn_clips
-from heads.data.paired_qa import PairQuestions, kind
+from heads.data.clips import Features
+from heads.data.hold_out import HoldOut, drawn_clips
+from heads.data.paired_qa import PairQuestions, kind, read_divided
 from heads.training.recipe import Validation
-from tasks.declining import declines
-from tasks.scoring import score
-from tasks.testsets import OPTIONS, DiffMCQ, DiffRank, Pair, clips_of, drawn, read_test_set
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.streams import generator
+from stepdiff.tasks.declining import declines
+from stepdiff.tasks.scoring import score
+from stepdiff.tasks.testsets import OPTIONS, DiffMCQ, DiffRank, Pair, clips_of, drawn, read_test_set
+from store import Catalog
 
 
 @runtime_checkable
@@ -59,14 +56,6 @@ class Validator:
         rows: list[DiffMCQ | DiffRank] = [*self.choices, *self.ranks]
         return list(dict.fromkeys(clip for row in rows for clip in clips_of(row)))
 
-    def refuse(self, clips: Iterable[str], path: str) -> None:
-        """Raise StepDiffError if one of the training clips, named in `path`, is also a validation clip."""
-        if shared := sorted(set(clips).intersection(self.clips())):
-            raise StepDiffError(
-                f"{path}: {len(shared)} training clips are in the val test sets, e.g. {shared[0]}; remove their rows "
-                "from either"
-            )
-
     def figures(self, method: Compares) -> dict[str, float | None]:
         """Return "score", the mean of accuracy and tau, and its parts; None for an undefined figure, which counts as by
         chance."""
@@ -79,18 +68,6 @@ class Validator:
             "ktau": tau,
             "ktau_within_step": ranks["ktau_within_step_all_rows"],
         }
-
-
-def validator_of(options: Validation | None, seed: int) -> Validator | None:
-    """Return the validator of a recipe's files; None if it names none. StepDiffError: an invalid test set."""
-    return None if options is None or options.share is not None else Validator(options, seed)
-
-
-def clips_to_hold_out(options: Validation | None, catalog: Clips, seed: int) -> pl.Series | None:
-    """Return the keys of the clips of a recipe's share; None if it names none. catalog: key and, if known, video."""
-    if options is None or options.share is None:
-        return None
-    return drawn_clips(catalog, options.share, options.by, seed)
 
 
 def need_rows(found: int, options: Validation, what: str, power: int = 1) -> None:
@@ -111,17 +88,7 @@ class HeldOutPairs:
     """Pairs of which both clips are held out, and questions made of them."""
 
     def __init__(self, options: Validation, pairs: Sequence[PairQuestions], catalog: Clips, seed: int) -> None:
-        """Draw the pairs.
-
-        Args:
-            options: a share.
-            pairs: all held-out pairs.
-            catalog: key and, if known, step.
-            seed: of the run.
-
-        Raises:
-            StepDiffError: fewer pairs than rows.
-        """
+        """Draw from all held-out pairs. StepDiffError: fewer than the rows of the validation."""
         need_rows(len(pairs), options, "pairs of two such clips", 2)
         self.pairs: list[PairQuestions] = drawn(pairs, options.rows, generator(seed, "validation pairs"))
         """the pairs whose answers give the loss"""
@@ -151,6 +118,50 @@ class HeldOutPairs:
         return {"score": -loss, "loss": loss, "accuracy": accuracy}
 
 
+class Division:
+    """The pairs of a recipe's paired QA that train, and what validates the run."""
+
+    def __init__(
+        self,
+        pairqa: str | None,
+        options: Validation | None,
+        hold_out: HoldOut,
+        catalog: Catalog,
+        seed: int,
+        pairs_validate: bool = True,
+    ) -> None:
+        """Find what is held out, and read the pairs. StepDiffError: an invalid file, or too few pairs for validation.
+
+        pairqa: None for a recipe without; pairs_validate: whether held-out pairs do where a share is held out.
+        """
+        share, self.pairqa = None if options is None else options.share, pairqa
+        chosen = None
+        if options is not None and share is not None:
+            chosen = drawn_clips(catalog, share, options.by, seed)
+        hold_out.look_up(catalog, chosen)
+        self.pairs: list[PairQuestions] = []
+        held: list[PairQuestions] = []
+        if pairqa is not None:
+            self.pairs, held = read_divided(pairqa, catalog, hold_out)
+        self.validator: Validator | HeldOutPairs | None = None
+        """None: nothing chooses the checkpoint, or texts of a share of the videos do"""
+        if options is not None and share is None:
+            self.validator = Validator(options, seed)
+        elif options is not None and pairqa is not None and pairs_validate:
+            self.validator = HeldOutPairs(options, held, catalog, seed)
+
+    def rows(self, trained: Sequence[str], features: Features) -> np.ndarray:
+        """Return rows of the clips of the pairs that train. StepDiffError: one of them is in a validation file, or one
+        that trains or validates has no features."""
+        validating = [] if self.validator is None else self.validator.clips()
+        if isinstance(self.validator, Validator) and (shared := sorted(set(trained).intersection(validating))):
+            raise StepDiffError(
+                f"{self.pairqa}: {len(shared)} training clips are in the val test sets, e.g. {shared[0]}; remove their "
+                "rows from either"
+            )
+        return features.rows([*trained, *validating])[: len(trained)]
+
+
 def questions(
     asked: Sequence[PairQuestions], pairs: Sequence[PairQuestions], steps: Mapping[str, str | None], seed: int
 ) -> Iterator[DiffMCQ]:
@@ -160,27 +171,27 @@ def questions(
     """
     rng = generator(seed, "validation questions")
     of_step: dict[tuple[str | None, ...], list[PairQuestions]] = {}
-    for own in pairs:
-        of_step.setdefault(_steps(own, steps), []).append(own)
-    for own in asked:
-        open_ones = [(q, a) for q, a in own.questions if kind(a) == "text" and not declines(a)]
+    for each in pairs:
+        of_step.setdefault(_steps(each, steps), []).append(each)
+    for each in asked:
+        open_ones = [(q, a) for q, a in each.questions if kind(a) == "text" and not declines(a)]
         if not open_ones:
             continue
         question, answer = open_ones[rng.integers(len(open_ones))]
-        found: list[Pair] = []
+        options_drawn: list[Pair] = []
         for shared in (0, 1):  # clips that an option may share with the pair
-            for pool in (of_step[_steps(own, steps)], pairs):
-                for place in rng.permutation(len(pool)) if len(found) < OPTIONS - 1 else ():
+            for pool in (of_step[_steps(each, steps)], pairs):
+                for place in rng.permutation(len(pool)) if len(options_drawn) < OPTIONS - 1 else ():
                     other = pool[place]
                     pair = (other.reference, other.candidate)
-                    common = len({own.reference, own.candidate} & set(pair))
-                    fits = common == shared and other.reference != other.candidate and pair not in found
+                    common = len({each.reference, each.candidate} & set(pair))
+                    fits = common == shared and other.reference != other.candidate and pair not in options_drawn
                     if fits and answer not in (text for _, text in other.questions):
-                        found.append(pair)
-                    if len(found) == OPTIONS - 1:
+                        options_drawn.append(pair)
+                    if len(options_drawn) == OPTIONS - 1:
                         break
-        if len(found) == OPTIONS - 1:
-            options = [(own.reference, own.candidate), *found]
+        if len(options_drawn) == OPTIONS - 1:
+            options = [(each.reference, each.candidate), *options_drawn]
             shown = tuple(options[place] for place in rng.permutation(OPTIONS))
             yield DiffMCQ(answer, question, shown, options[0])
 

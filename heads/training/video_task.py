@@ -2,57 +2,41 @@
 
 Batch b is of source b modulo the number of sources, as the supplement's S3 samples its data sets.
 
-`Comparing` adds a question at every token of a clip that follows another clip: does it say the same word as that
-clip's token at the same place? To answer "Do the two videos share a similar ...?" a model has to find where the clips
-agree, and one answer per question teaches that late. A token says the word of the language model's vocabulary whose
-embedding is nearest; no label is needed, and no token is added to the row.
-
 Guarantees
 - only the projector changes, and of the language model what the recipe trains: nothing, LoRA, or all
-- the source of a batch depends only on the batch's number
-- validation reads the val test sets of the recipe, or answers about clips that are held out, on rows drawn by seed
-- no_clip_of_a_video_that_is_held_out_for_validation_trains
-- a clip without features is reported before anything trains
-- no source draws a clip that is held out: clips, sequences, images, pairs, the warm start, hard negatives
-- only tokens of clips after another clip of their row get the question; the row's other targets do not change
-- YES and NO have the same total weight in every batch
+- no source draws a clip that is held out; a clip without features is reported before anything trains
 - any number of processes validates with the figures of one
 """
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional
 
-from common.errors import StepDiffError
-from common.streams import generator, torch_seed
 from heads.data.catalog_rows import need_columns
 from heads.data.clips import Features, split_texts
 from heads.data.hold_out import HoldOut
-from heads.data.packing import NO_TARGET, PADDING, Chat, Packed
-from heads.data.paired_qa import PairQuestions, answered_by, read_divided
-from heads.data.runs import Runs
-from heads.data.texts import Texts
+from heads.data.packing import PADDING, Packed
+from heads.data.paired_qa import answered_by
+from heads.data.texts import Runs, Texts
 from heads.data.trained_on import TrainedOn
 from heads.methods.stepdiff import StepDiff
 from heads.methods.word_evidence import WordEvidence
 from heads.models.language_model import LanguageModel, autocast, pick_precision
 from heads.models.parallelize import load_divided, load_tensor_parallel, plain_weights
-from heads.models.projector import Comparison, Projector
+from heads.models.projector import Projector
 from heads.models.public.cached import CachedClips, CachedLM, cached_model
-from heads.models.video_lm import VideoLM, follows
+from heads.models.video_lm import VideoLM
 from heads.training.checkpoint import Run
-from heads.training.loop import step_lines
-from heads.training.recipe import Scaling, Validation, VideoLMRecipe, WarmStart
+from heads.training.log import Counts
+from heads.training.recipe import Scaling, VideoLMRecipe
 from heads.training.sources import (
     Batch,
     HardNegatives,
@@ -61,61 +45,15 @@ from heads.training.sources import (
     Source,
     TextedClips,
     read_texts,
-    rows_of,
 )
-from heads.training.speed import Counts
-from heads.training.validation import HeldOutPairs, clips_to_hold_out, need_rows, validator_of
-from heads.training.warm_start import warm_start
+from heads.training.validation import Division, HeldOutPairs, Validator, need_rows
 from heads.workers.group import ALONE, Group
 from heads.workers.read_ahead import ReadAhead
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.streams import generator, torch_seed
+from stepdiff.tasks.prompts import CAPTION_QUESTION, NARRATION_QUESTION
+from stepdiff.tasks.testsets import drawn
 from store import Store
-from tasks.prompts import CAPTION_QUESTION, NARRATION_QUESTION, NO, YES
-from tasks.testsets import drawn
-
-
-class Comparing:
-    """Adds the questions to the clips of a batch. weight: average weight of such a token; an answer's token has 1."""
-
-    def __init__(self, lm: LanguageModel, weight: float) -> None:
-        self.weight, self.answers = weight, answer_ids(lm.chat)
-        self.embeddings: Tensor = lm.model.get_input_embeddings().weight
-        self.held: tuple[Tensor, Tensor] | None = None
-
-    def ask(self, rows: Packed, clips: Float[Tensor, "C L E"]) -> Packed:
-        return with_comparisons(rows, self.nearest_words(clips), self.answers, self.weight)
-
-    @torch.no_grad()
-    def nearest_words(self, tokens: Float[Tensor, "C L E"]) -> Int[Tensor, "C L"]:
-        """Return the nearest word of the vocabulary for each token of clips."""
-        table, device = self.embeddings, self.embeddings.device.type
-        if self.held is None or table.requires_grad:  # frozen embeddings are cast once
-            product = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else table.dtype
-            self.held = table.to(product), (table.float().square().sum(dim=1) / -2).to(product)
-        return functional.linear(tokens, *self.held).argmax(dim=-1)
-
-
-def answer_ids(chat: Chat) -> tuple[int, int]:
-    """Return the first tokens in which YES and NO differ."""
-    both = zip(chat.text_ids(YES), chat.text_ids(NO), strict=False)
-    return next((yes, no) for yes, no in both if yes != no)
-
-
-def with_comparisons(rows: Packed, words: Int[Tensor, "C L"], answers: tuple[int, int], weight: float) -> Packed:
-    """Return the rows with the questions at their clips' tokens.
-
-    words: of each clip, as the rows number them; answers: ids of YES and NO; weight: average weight of such a token.
-    """
-    clip, place = rows.video // words.shape[1], rows.video % words.shape[1]
-    compared = follows(rows.video, words.shape[1]) & (rows.targets == NO_TARGET)
-    clip, place = clip[compared], place[compared]
-    same = words[clip, place] == words[clip - 1, place]
-    yes, no = answers
-    share = torch.where(same, same.float().mean(), (~same).float().mean())
-    targets, weights = rows.targets.clone(), rows.weights.clone()
-    targets[compared] = torch.where(same, yes, no)
-    weights[compared] = weight / (2 * share)
-    return replace(rows, targets=targets, weights=weights)
-
 
 CLIPS_MINED = 32  # projected at a time
 
@@ -165,23 +103,12 @@ def build(
     torch.manual_seed(torch_seed(seed, "projector weights"))
     tokens, channels = features.shape
     projector = Projector(recipe.projector, tokens, channels, lm.width, lm.embedding_std).to(device)
-    comparison = Comparison(lm.width, lm.embedding_std).to(device) if recipe.compare_tokens else None
-    return VideoLM(lm, projector, recipe.projector.outputs, comparison)
+    return VideoLM(lm, projector, recipe.projector.outputs)
 
 
-def comparing(recipe: VideoLMRecipe, model: VideoLM) -> Comparing | None:
-    """Return the additional questions of a recipe; None if it has none."""
-    return Comparing(model.lm, recipe.compare_weight) if recipe.compare_weight else None
-
-
-def answer_loss(
-    model: VideoLM, rows: Packed, tokens: Float[Tensor, "C N D"], comparing: Comparing | None = None
-) -> Float[Tensor, ""]:
+def answer_loss(model: VideoLM, rows: Packed, tokens: Float[Tensor, "C N D"]) -> Float[Tensor, ""]:
     """Return the mean loss over the answer tokens of a batch, weighted by turn; tokens: of the rows' clips."""
-    rows, clips = rows.to(model.lm.device), model.project(tokens)
-    if comparing is not None:
-        rows = comparing.ask(rows, clips)
-    losses, weights, _ = model.token_losses(rows, clips)
+    losses, weights, _ = model.token_losses(rows.to(model.lm.device), model.project(tokens))
     return (losses * weights).sum() / weights.sum()
 
 
@@ -219,40 +146,25 @@ class VideoTask:
         assert (words is None) == (recipe.evidence is None)
         self.counts, self.group = Counts(), group
         self.hold_out = hold_out or HoldOut()
-        self.recipe, self.store, self.seed, self.device = recipe, store, seed, device
+        self.recipe, self.store, self.seed, self.device, self.words = recipe, store, seed, device, words
         self.catalog = store.catalog("clips")
-        self.hold_out.look_up(self.catalog, clips_to_hold_out(recipe.validation, self.catalog, seed))
         self.features = clips_of(recipe, store)
-        self.pairs: list[PairQuestions] = []
-        held_pairs: list[PairQuestions] = []
+        pairs_validate = "pairs" in recipe.sources
+        division = Division(recipe.pairqa, recipe.validation, self.hold_out, self.catalog, seed, pairs_validate)
+        self.pairs, self.validator = division.pairs, division.validator
         if recipe.pairqa is not None:
-            self.pairs, held_pairs = read_divided(recipe.pairqa, self.catalog, self.hold_out)
             self.pairs = answered_by(self.pairs, recipe.answers, recipe.pairqa)
-        self.validator = validator_of(recipe.validation, seed)
-        self.held_pairs: HeldOutPairs | None = None
-        if (options := recipe.validation) is not None and options.share is not None and "pairs" in recipe.sources:
-            self.held_pairs = HeldOutPairs(options, held_pairs, self.catalog, seed)
+        paired = list(dict.fromkeys(clip for pair in self.pairs for clip in (pair.reference, pair.candidate)))
+        self.trained = [division.rows(paired, self.features).astype(np.int32)]
+        """rows that may train, without those of texts"""
         self.negatives: HardNegatives | None = None
         if recipe.hard_negatives is not None:
             neighbours = recipe.hard_negatives.neighbours
             self.negatives = HardNegatives(self.catalog, self.features, neighbours, self.hold_out)
             if not recipe.hard_negatives.mine_every:
                 self.negatives.mine(self.negatives.embeddings(store, recipe.view))
-        paired = dict.fromkeys(clip for pair in self.pairs for clip in (pair.reference, pair.candidate))
-        validating: list[str] = []
-        if self.validator is not None:
-            self.validator.refuse(paired, str(recipe.pairqa))
-            validating = self.validator.clips()
-        elif self.held_pairs is not None:
-            validating = self.held_pairs.clips()
-        rows = self.features.rows([*paired, *validating])  # a clip without features is reported here
-        self.trained = [rows[: len(paired)].astype(np.int32)]  # what may train, without texts of sources
-        if self.negatives is not None:
             self.trained.append(self.negatives.rows)
-        self.words = words
-        self.warm_texts = None if recipe.warm_start is None else self._warm_texts(recipe.warm_start)
         self.module = build(recipe, self.features, seed, device, scaling or Scaling(), group)
-        self.comparing = comparing(recipe, self.module)
         self.held: list[Batch] = []
         """batches whose answers give the loss on what is held out"""
         self.sources = {name: self._source(name) for name in dict.fromkeys(recipe.sources)}
@@ -266,8 +178,8 @@ class VideoTask:
             chat, packs = self.module.lm.chat, self.module.lm.packs
             words = self.words if recipe.evidence is not None and recipe.evidence.asked else None
             paired = PairedSource(recipe, self.pairs, chat, packs, self.seed, self.negatives, words)
-            if self.held_pairs is not None:
-                self.held += paired.of(self.held_pairs.pairs)
+            if isinstance(self.validator, HeldOutPairs):
+                self.held += paired.of(self.validator.pairs)
             return paired
         column = recipe.caption if name == "images" else recipe.narration
         if name == "sequences":
@@ -275,16 +187,13 @@ class VideoTask:
         clips = partial(split_texts, self.catalog, column, self.features, "train")
         texts = read_texts(name, self.hold_out.kept(clips(), name), recipe.words)
         source = self._texted(name, texts)
-        if validation is not None and validation.share is not None and self.held_pairs is None:
-            self._hold(name, read_texts(name, self.hold_out.validates(clips()), recipe.words), validation)
+        if validation is not None and self.validator is None:
+            held_texts = read_texts(name, self.hold_out.validates(clips()), recipe.words)
+            need_rows(len(held_texts), validation, name if name == "sequences" else f"texts of {name}")
+            held = self._texted(name, held_texts)
+            chosen = drawn(held.items, validation.rows, generator(self.seed, "validation texts", name))
+            self.held += [held.of(chosen[i : i + held.size]) for i in range(0, len(chosen), held.size)]
         return source
-
-    def _hold(self, name: str, texts: Texts | Runs, validation: Validation) -> None:
-        """Add batches of held-out texts, as the source makes them. StepDiffError: there are too few."""
-        need_rows(len(texts), validation, name if name == "sequences" else f"texts of {name}")
-        source = self._texted(name, texts)
-        chosen = drawn(source.items, validation.rows, generator(self.seed, "validation texts", name))
-        self.held += [source.of(chosen[i : i + source.size]) for i in range(0, len(chosen), source.size)]
 
     def _texted(self, name: str, texts: Texts | Runs) -> TextedClips | Sequences:
         """Return the source of that name of these texts."""
@@ -296,30 +205,17 @@ class VideoTask:
             question, order = CAPTION_QUESTION, "order of images"
         return TextedClips(texts, question, chat, outputs, recipe.batch, self.seed, order)
 
-    def _warm_texts(self, options: WarmStart) -> pl.DataFrame:
-        """Return key and text of what the warm start reads. StepDiffError: there is nothing."""
-        of_columns = (split_texts(self.catalog, name, self.features, "train") for name in options.texts)
-        texts = pl.concat(block for blocks in of_columns for block in blocks)
-        if texts.is_empty():
-            raise StepDiffError(
-                f"warm start: no clip of the train split has features and a {' or '.join(options.texts)}; "
-                "featurize some"
-            )
-        texts = self.hold_out.keep(texts, "warm start")
-        self.trained.append(texts["row"].to_numpy().astype(np.int32))
-        return texts.select("key", "text")
-
     def trained_on(self) -> TrainedOn:
-        """Return the clips that the sources and the warm start may draw."""
-        return TrainedOn.of_catalog(self.catalog, rows_of(self.trained, self.sources.values()))
+        """Return the clips that the sources may draw."""
+        texts = (getattr(source, "items", None) for source in self.sources.values())  # pairs are among `trained`
+        texted = (items.rows for items in texts if isinstance(items, Texts | Runs))
+        return TrainedOn.of_catalog(self.catalog, chain(self.trained, texted))
 
     def groups(self) -> list[dict[str, Any]]:
         rate, lora = self.recipe.schedule.learning_rate, self.recipe.lora
         projector = list(self.module.projector.parameters())
         groups: list[dict[str, Any]] = [{"params": projector, "lr": rate}] if projector else []
         trained = self.module.lm.trained()
-        if self.module.comparison is not None:
-            trained = [*self.module.comparison.parameters(), *trained]
         if trained:
             groups.append({"params": trained, "lr": rate if lora is None else lora.learning_rate})
         return groups
@@ -328,21 +224,15 @@ class VideoTask:
         if self.recipe.init is not None:
             checkpoint = Run(Path(self.recipe.init)).start(self.module)
             say(f"starts from {checkpoint}")
-        if self.held_pairs is not None:
-            say(self.held_pairs.line())
-        options, texts = self.recipe.warm_start, self.warm_texts
-        if options is None or texts is None:
-            return
-        say(f"warm start on {len(texts)} texts of the train split ({', '.join(options.texts)})")
-        report, precision = step_lines("warm start", options.steps), self.recipe.precision
-        warm_start(self.module, self.features, texts, self.pairs, options, precision, self.seed, report)
+        if isinstance(self.validator, HeldOutPairs):
+            say(self.validator.line())
 
     def batch(self, number: int) -> Batch:
         """Return the training batch of that number."""
         names = self.recipe.sources
         turn, place = divmod(number, len(names))
-        own = turn * names.count(names[place]) + names[:place].count(names[place])  # a source may have several places
-        return self.sources[names[place]].batch(own)
+        nth = turn * names.count(names[place]) + names[:place].count(names[place])  # a source may have several places
+        return self.sources[names[place]].batch(nth)
 
     def own(self, batches: range) -> range:
         """Return the batches of a step that this process computes."""
@@ -372,7 +262,7 @@ class VideoTask:
             time.monotonic() - started,
         )
         with autocast(self.device, self.recipe.precision):
-            return answer_loss(self.module, drawn_batch.rows, tokens, self.comparing)
+            return answer_loss(self.module, drawn_batch.rows, tokens)
 
     def _mines(self, batch: int) -> bool:
         """Return whether neighbours are searched before the batch: it is the first of its step in this process."""
@@ -395,11 +285,11 @@ class VideoTask:
     def validate(self) -> dict[str, float | None]:
         method = StepDiff(self.module, self.features, group=self.group, words=self.words, evidence=self.recipe.evidence)
         with autocast(self.device, self.recipe.precision):
-            if self.validator is not None:
+            if isinstance(self.validator, Validator):
                 return self.validator.figures(method)
             if not self.held:
                 return {}
             loss = mean_loss(self.module, self.features, self.held, self.group)
-            if self.held_pairs is None:
+            if self.validator is None:
                 return {"score": -loss, "loss": loss}
-            return self.held_pairs.figures(loss, partial(method.score_answers, about=self.held_pairs.about))
+            return self.validator.figures(loss, partial(method.score_answers, about=self.validator.about))

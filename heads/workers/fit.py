@@ -1,13 +1,9 @@
 """A training as one process runs it, alone or in a group: the recipe is checked, the task is built, the loop runs.
 
 Guarantees
-- a folder that holds a run of another recipe is refused
-- a_url_as_the_folder_of_a_run_is_refused_before_anything_is_written
-- a_number_of_workers_that_does_not_divide_a_step_is_refused_with_those_that_do
-- more_workers_than_a_batch_of_a_contrastive_head_has_rows_are_refused_in_one_line
-- a_worker_out_of_memory_names_the_settings_to_change
-- inside_a_ray_job_a_relative_path_is_refused_with_any_number_of_workers
-- a_store_whose_features_change_during_a_training_ends_it_in_one_line
+- a folder that holds a run of another recipe, or that cannot hold one, is refused before anything is written
+- a number of workers that does not divide a step is refused with those that do
+- a worker out of memory names the settings to change
 """
 
 from collections.abc import Iterator
@@ -17,20 +13,20 @@ from typing import Any
 import torch
 import yaml
 
-from common.errors import StepDiffError
-from common.io.files import place, refuse_url
-from common.progress import say
-from common.workers.cluster import refuse_relative
 from heads.data.hold_out import HoldOut
 from heads.training import lineage
 from heads.training.checkpoint import Run
 from heads.training.contrastive_task import ContrastiveTask
 from heads.training.loop import train
-from heads.training.recipe import TrainOptions, as_yaml, differences, read_recipe
+from heads.training.recipe import TrainOptions, as_yaml, differences, earlier_options, read_recipe
 from heads.training.video_task import VideoTask
 from heads.workers.group import ALONE, Group
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import place, refuse_url
+from stepdiff.common.progress import say
+from stepdiff.common.workers.cluster import refuse_relative
+from stepdiff.weights import NAMES
 from store import Store
-from weights import NAMES
 
 RECIPE = "recipe.yaml"
 
@@ -71,9 +67,14 @@ def fitting(options: TrainOptions) -> list[int]:
 def refuse_other(options: TrainOptions, folder: Path) -> None:
     """Raise StepDiffError if the folder holds a run of another recipe."""
     path = folder / RECIPE
-    if path.exists() and (found := differences(read_recipe(path), options)):
+    if path.exists() and (earlier := earlier_options(folder)):
+        names = ", ".join(f"video_lm.{name}" for name in earlier)
         raise StepDiffError(
-            f"{folder}: holds a run of another recipe ({'; '.join(found)}); give another --out, or remove the folder"
+            f"{folder}: an earlier version trained it with {names}, which this one does not have; give another --out"
+        )
+    if path.exists() and (changes := differences(read_recipe(path), options)):
+        raise StepDiffError(
+            f"{folder}: holds a run of another recipe ({'; '.join(changes)}); give another --out, or remove the folder"
         )
 
 
@@ -111,7 +112,8 @@ def fit(options: TrainOptions, device: str, group: Group = ALONE, patience: floa
     try:
         return _fit(options, device, group, patience)
     except (MemoryError, RuntimeError) as error:  # torch's kinds are RuntimeErrors
-        if group is ALONE or not _is_memory(error):
+        memory = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)
+        if group is ALONE or not memory:
             raise
         raise StepDiffError(f"worker {group.rank} is out of memory: {lighter(options)}") from error
 
@@ -130,10 +132,10 @@ def lighter(options: TrainOptions) -> str:
 def _fit(options: TrainOptions, device: str, group: Group, patience: float) -> dict[str, Any]:
     hold_out = HoldOut(options.hold_out, options.hold_out_by)  # first: a damaged test set ends the run
     store, folder = Store.open(options.store, at=options.at), Path(options.out)
-    kept = Run(folder)
+    run = Run(folder)
 
     def accept() -> None:
-        kept.check_made_by()
+        run.check_made_by()
         refuse_other(options, folder)
 
     group.from_first(accept)
@@ -153,17 +155,13 @@ def _fit(options: TrainOptions, device: str, group: Group, patience: float) -> d
             )
 
     def record() -> None:
-        if kept.latest() is None:
-            kept.forget_made_by()  # a run that was killed before its first checkpoint writes lineage.json again
+        if run.latest() is None:
+            run.forget_made_by()  # a run that was killed before its first checkpoint writes lineage.json again
         # Before anything is written, this refuses a run to start from that does not fit.
         lineage.keep(folder, options, store, task.module, task.trained_on(), hold_out)
         for line in hold_out.lines():
             say(f"{folder.name}: {line}")
-        kept.write_made_by(yaml.safe_dump(as_yaml(options), sort_keys=False))
+        run.write_made_by(yaml.safe_dump(as_yaml(options), sort_keys=False))
 
     group.from_first(record)
     return train(task, schedule, folder, folder.name, options.seed, group, patience, options.log_to)
-
-
-def _is_memory(error: BaseException) -> bool:
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)

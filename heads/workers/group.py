@@ -5,10 +5,9 @@ parallelism neighbouring processes compute the same batches together. `ALONE` is
 nothing is sent and nothing changes a bit.
 
 Guarantees
-- a_group_of_one_sends_nothing
-- a_weight_without_gradient_on_every_process_has_none_after_the_sum
-- an_error_of_the_first_process_is_raised_on_all
-- every_process_computes_equally_often
+- a group of one sends nothing
+- an error of the first process is raised on all
+- every process computes equally often
 """
 
 import os
@@ -22,8 +21,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from common.errors import StepDiffError
 from heads.training.recipe import Scaling
+from stepdiff.common.errors import StepDiffError
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
@@ -135,13 +134,13 @@ class Group:
     @torch.no_grad()
     def whole(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the tensors with divided ones put together, which only the first process then has."""
-        found = {}
+        whole = {}
         for name, tensor in tensors.items():
             if _divided(tensor):
                 together = tensor.full_tensor()  # type: ignore[attr-defined]
                 tensor = together.cpu() if self.first else together.new_empty(0)
-            found[name] = tensor
-        return found
+            whole[name] = tensor
+        return whole
 
     @torch.no_grad()
     def clip(self, weights: Sequence[nn.Parameter], most: float) -> float:
@@ -151,8 +150,8 @@ class Group:
             return float(nn.utils.clip_grad_norm_(weights, most))
         parts = [g.to_local() if _divided(g) else g for g in gradients]  # type: ignore[attr-defined]
         squares = [float(part.float().square().sum(dtype=torch.float64)) for part in parts]
-        own = [square for square, g in zip(squares, gradients, strict=True) if _divided(g)]
-        norm = (sum(squares) - sum(own) + self.sum([sum(own)])[0]) ** 0.5
+        shared = [square for square, g in zip(squares, gradients, strict=True) if _divided(g)]
+        norm = (sum(squares) - sum(shared) + self.sum([sum(shared)])[0]) ** 0.5
         for part in parts:
             part.mul_(min(1.0, most / (norm + 1e-6)))
         return norm
@@ -181,10 +180,10 @@ class Group:
         if self.data_size == 1:
             return [do(item) for item in items]
         rounds = range(-(-len(items) // self.data_size))
-        own = [do(items[min(turn * self.data_size + self.data_rank, len(items) - 1)]) for turn in rounds]
-        found: list[Any] = [None] * self.data_size
-        torch.distributed.all_gather_object(found, own, group=self._data())
-        return [found[place % self.data_size][place // self.data_size] for place in range(len(items))]
+        results = [do(items[min(turn * self.data_size + self.data_rank, len(items) - 1)]) for turn in rounds]
+        gathered: list[Any] = [None] * self.data_size
+        torch.distributed.all_gather_object(gathered, results, group=self._data())
+        return [gathered[place % self.data_size][place // self.data_size] for place in range(len(items))]
 
     def gather(self, own: Float[Tensor, "S D"], count: int) -> Float[Tensor, "C D"]:
         """Return all rows of a batch, of which `own` are this process's share; gradients flow to their process."""
@@ -236,9 +235,9 @@ def own_device(device: str) -> str:
     """Return this process's device: of a machine's GPUs the one of its local rank."""
     if not device.startswith("cuda") or ":" in device:
         return device
-    own = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-    torch.cuda.set_device(own)
-    return own
+    local = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    torch.cuda.set_device(local)
+    return local
 
 
 @contextmanager

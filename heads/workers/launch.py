@@ -3,13 +3,9 @@
 Each start resumes from the run's folder, which every node must see; Ray keeps no checkpoint of its own.
 
 Guarantees
-- a_worker_that_is_killed_is_restarted_and_the_run_ends_with_the_same_weights
-- workers_that_die_at_the_same_step_again_and_again_end_the_run
-- a_second_driver_on_one_run_folder_is_refused_in_one_line
-- what_ray_wrote_for_a_driver_that_was_killed_is_removed_by_the_next_one
-- an_error_of_a_worker_is_the_error_of_the_command, and its lines are those of the command, each once
-- a_worker_whose_node_does_not_have_the_drivers_folder_ends_the_run
-- a_failure_of_ray_train_is_reported_with_its_cause
+- a worker that is killed is restarted, and the run ends with the same weights; ATTEMPTS deaths at one step end the run
+- a second driver on one run folder is refused
+- a training waits for an autoscaler; more workers than the nodes will ever have room for end the run
 """
 
 import os
@@ -18,20 +14,21 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from io import TextIOBase
 from pathlib import Path
 from typing import Any
 
-from common.errors import StepDiffError
-from common.io.files import make_folder
-from common.io.locks import locked
-from common.progress import say
-from common.workers.cluster import connected
 from heads.training.recipe import TrainOptions
-from heads.workers.group import BACKEND, joined
-from heads.workers.room import LOOK, PATIENCE, Lack, cpus_of_each
+from heads.workers.group import BACKEND, GONE, joined, own_device
+from stepdiff.common.errors import StepDiffError, first_line
+from stepdiff.common.io.files import make_folder
+from stepdiff.common.io.locks import locked
+from stepdiff.common.progress import say
+from stepdiff.common.workers.cluster import connected
+from stepdiff.common.workers.pool import autoscaled, has_gpu, need, nodes, room
 
 ATTEMPTS = 3
 """starts from one step after which the run ends"""
@@ -41,6 +38,14 @@ OWN = ".ray-"
 """prefix of the folder of Ray's own files"""
 LEFT_LOCK = 150.0
 """seconds in which the lock of a lost worker may end: an NFS server keeps that of a lost node for 90 by default"""
+PATIENCE = 20.0
+"""seconds in which nodes may join, and in which the processes of an earlier driver may end"""
+MISSING = 60.0
+"""seconds in which workers may start, and in which lost nodes may come back"""
+LOOK = 1.0
+"""seconds between two looks at the workers and the nodes"""
+MOST_CPUS = 8
+"""of a worker"""
 
 
 class Outcome:
@@ -113,32 +118,96 @@ def launch(options: TrainOptions, address: str | None) -> dict[str, Any]:
     Raises:
         StepDiffError: No such cluster, too few CPUs or GPUs, another driver trains there, or the error of a worker.
     """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
     from heads.workers.fit import fitting, lighter
 
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = os.environ["RAY_TRAIN_ENABLE_PRINT_PATCH"] = "0"  # else lines appear twice
     with connected(address, "heads") as cluster:
-        gpu = _has_gpu(options, cluster)
+        gpu = has_gpu(None if options.device == "auto" else options.device, cluster)
         cpus = cpus_of_each(options.scaling.workers, gpu, cluster, fitting(options))
         out = Path(options.out)
         make_folder(out)
         # The first worker locks the folder too, but workers of a second driver may wait for free CPUs until then.
-        with locked(out / "driver.json", wait=False), scratch(out, cluster) as own:
-            return _fit(options, _outcome(lighter(options)), gpu, cpus, own, cluster)
+        with locked(out / "driver.json", wait=False), scratch(out, cluster) as folder:
+            # On the driver's node it is lost with the driver only.
+            here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+            actor: Any = ray.remote(Outcome).options(num_cpus=0, scheduling_strategy=here)  # type: ignore[attr-defined]
+            return _fit(options, actor.remote(lighter(options)), gpu, cpus, folder, cluster)
 
 
-def _outcome(lighter: str) -> Any:
-    """Start the Outcome on the driver's node: it is lost with the driver only."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+def cpus_of_each(workers: int, gpu: bool, cluster: bool, fitting: Sequence[int]) -> int:
+    """Return the CPUs of each worker. StepDiffError: the nodes have no room for all, and no autoscaler could add some.
 
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(Outcome).options(num_cpus=0, scheduling_strategy=here).remote(lighter)  # type: ignore[attr-defined]
+    Args:
+        workers: How many to start.
+        gpu: Whether each has one.
+        cluster: Whether nodes may still join.
+        fitting: Numbers of workers that the recipe accepts, of which the error names the largest that has room.
+    """
+    kind = "GPU" if gpu else "CPU"
+    until = time.monotonic() + (PATIENCE if cluster else 0)
+    while True:
+        resources = nodes()
+        there = sum(gpus if gpu else cpus for cpus, gpus in resources)
+        if there >= workers:
+            break
+        if autoscaled():
+            say(f"waiting for the autoscaler: {workers} workers need {workers} {kind}s, and {there} are there")
+            return 1
+        if time.monotonic() >= until:
+            most = max((number for number in fitting if number <= there), default=0)
+            raise StepDiffError(
+                f"{workers} workers need {workers} {kind}s and {'the cluster' if cluster else 'this machine'} has "
+                f"{there}: {f'give --workers {most}, or ' if most else ''}add nodes"
+            )
+        time.sleep(LOOK)
+    if gpu:
+        return max(1, min([MOST_CPUS, *(cpus // gpus for cpus, gpus in resources if gpus)]))
+    return max(n for n in range(1, MOST_CPUS + 1) if n == 1 or sum(cpus // n for cpus, _ in resources) >= workers)
 
 
-def _has_gpu(options: TrainOptions, cluster: bool) -> bool:
-    from common.workers.pool import has_gpu
+class Lack:
+    """What a cluster lacks while the driver waits: free room at the start, nodes after a loss."""
 
-    return has_gpu(None if options.device == "auto" else options.device, cluster)
+    def __init__(self, workers: int, cpus: int, gpu: bool) -> None:
+        """cpus: of each worker."""
+        self.workers, self.cpus, self.gpu = workers, cpus, gpu
+        self.started = time.monotonic()
+        self.since: float | None = None
+        """when the nodes were too few for the first time; None: they are enough"""
+        self.said = set[str]()
+
+    def look(self, begun: bool) -> None:
+        """Say what has been lacking for MISSING seconds. StepDiffError: nodes, and no autoscaler adds some.
+
+        begun: whether the workers of the first start have begun.
+        """
+        now, places = time.monotonic(), room(self.cpus, self.gpu)
+        each = f"of {need(self.cpus, self.gpu)} each"
+        if places >= self.workers:
+            self.since = None
+            if not begun and now - self.started > MISSING:
+                self._say(
+                    f"no worker has begun yet: the cluster may have no free room for {self.workers} workers {each}"
+                )
+            return
+        self.since = self.since or now
+        if now - self.since <= MISSING:
+            return
+        lack = f"the cluster has room for {places} of {self.workers} workers {each}"
+        if not autoscaled():
+            raise StepDiffError(
+                f"{lack}: run the command again with nodes added or with fewer --workers, it resumes from the last "
+                "checkpoint"
+            )
+        self._say(f"waiting for the autoscaler: {lack}")
+
+    def _say(self, line: str) -> None:
+        if line not in self.said:
+            self.said.add(line)
+            say(line)
 
 
 @contextmanager
@@ -149,24 +218,25 @@ def scratch(out: Path, cluster: bool) -> Iterator[Path]:
     """
     for left in out.glob(f"{OWN}*"):
         shutil.rmtree(left, ignore_errors=True)  # a worker that has outlived its driver may still write
-    with tempfile.TemporaryDirectory(prefix=OWN, dir=out if cluster else None, ignore_cleanup_errors=True) as made:
-        (Path(made) / MARK).touch()
-        yield Path(made).absolute()
+    with tempfile.TemporaryDirectory(prefix=OWN, dir=out if cluster else None, ignore_cleanup_errors=True) as folder:
+        (Path(folder) / MARK).touch()
+        yield Path(folder).absolute()
 
 
-def _fit(options: TrainOptions, outcome: Any, gpu: bool, cpus: int, own: Path, cluster: bool) -> dict[str, Any]:
+def _fit(options: TrainOptions, outcome: Any, gpu: bool, cpus: int, folder: Path, cluster: bool) -> dict[str, Any]:
     """Run Ray's trainer and print what the workers say."""
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    workers, mark = options.scaling.workers, f"{own.name}/{MARK}" if cluster else None
+    workers, mark = options.scaling.workers, f"{folder.name}/{MARK}" if cluster else None
+    each = {"CPU": float(cpus)} | ({"GPU": 1.0} if gpu else {})
     trainer = TorchTrainer(
         _work,
         train_loop_config={"options": options, "outcome": outcome, "folder": os.getcwd(), "mark": mark},
         torch_config=TorchConfig(BACKEND["cuda" if gpu else "cpu"], timeout_s=options.scaling.timeout),
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu, resources_per_worker=_each(cpus, gpu)),
-        run_config=RunConfig(storage_path=str(own), failure_config=FailureConfig(max_failures=-1)),
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu, resources_per_worker=each),
+        run_config=RunConfig(storage_path=str(folder), failure_config=FailureConfig(max_failures=-1)),
     )
     failed: list[BaseException] = []
 
@@ -201,15 +271,11 @@ def cause(error: BaseException) -> str:
     """Return why Ray Train failed, in one line."""
     from ray.train import TrainingFailedError
 
-    found = getattr(error, "controller_failure", error)
-    found = getattr(found, "cause", None) or found  # an error of a Ray task has a traceback of several lines
-    lines = [line.strip() for line in str(found).splitlines() if line.strip()] or [type(found).__name__]
+    failure = getattr(error, "controller_failure", error)
+    failure = getattr(failure, "cause", None) or failure  # an error of a Ray task has a traceback of several lines
+    lines = [line.strip() for line in str(failure).splitlines() if line.strip()] or [type(failure).__name__]
     # The first line of Ray Train's own errors says only that the training failed.
-    return lines[-1] if isinstance(found, TrainingFailedError) else lines[0]
-
-
-def _each(cpus: int, gpu: bool) -> dict[str, float]:
-    return {"CPU": float(cpus), "GPU": 1.0} if gpu else {"CPU": float(cpus)}
+    return lines[-1] if isinstance(failure, TrainingFailedError) else lines[0]
 
 
 def _work(config: dict[str, Any]) -> None:
@@ -220,7 +286,6 @@ def _work(config: dict[str, Any]) -> None:
     from heads.models.language_model import pick_device
     from heads.training.checkpoint import Run
     from heads.workers.fit import fit
-    from heads.workers.group import own_device
 
     options, outcome = config["options"], config["outcome"]
     if ray.get(outcome.failed.remote()) is not None:
@@ -229,7 +294,11 @@ def _work(config: dict[str, Any]) -> None:
         os.chdir(config["folder"])
     first = ray.train.get_context().get_world_rank() == 0
     try:
-        check_folder(options.out, config["mark"])
+        if config["mark"] is not None and not Path(options.out, config["mark"]).exists():
+            raise StepDiffError(
+                f"{options.out} is not the driver's folder on host {socket.gethostname()}: use a file system that all "
+                "nodes mount"
+            )
         ended = ray.get(outcome.begin.remote(Run(Path(options.out)).reached())) if first else None
         patience = ray.get(outcome.patience.remote())
         device = own_device(pick_device(options.device))
@@ -241,27 +310,9 @@ def _work(config: dict[str, Any]) -> None:
             if first:
                 ray.get(outcome.end.remote(record, None))
     except StepDiffError as error:
-        if not _ended_elsewhere(error):
+        if not str(error).startswith(GONE):  # else it only noticed that another one had ended, which Ray restarts
             ray.get(outcome.end.remote(None, str(error)))
         raise
     except Exception as error:
-        ray.get(outcome.die.remote(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"))
+        ray.get(outcome.die.remote(f"{type(error).__name__}: {first_line(error)}"))
         raise
-
-
-def check_folder(out: str, mark: str | None) -> None:
-    """Raise StepDiffError if `out` is another folder on this node than on the driver's.
-
-    mark: path, in the driver's `out`, of a file that was written for this start; None: the node is the driver's.
-    """
-    if mark is not None and not (Path(out) / mark).exists():
-        raise StepDiffError(
-            f"{out} is not the driver's folder on host {socket.gethostname()}: use a file system that all nodes mount"
-        )
-
-
-def _ended_elsewhere(error: StepDiffError) -> bool:
-    """Whether this worker only noticed that another one had ended, which Ray restarts."""
-    from heads.workers.group import GONE
-
-    return str(error).startswith(GONE)

@@ -1,8 +1,8 @@
 """The next batch, read while the current one is computed.
 
 Guarantees
-- training_with_and_without_reading_ahead_is_the_same_bit_for_bit
-- an_error_of_a_batch_that_is_read_ahead_is_raised_where_the_batch_is_used
+- training with and without reading ahead is the same, bit for bit
+- an error of a batch that is read ahead is raised where the batch is used
 """
 
 from collections.abc import Callable
@@ -53,6 +53,6 @@ class ReadAhead(Generic[Made]):
         if self._stream is None:
             return self._read(number)
         with torch.cuda.stream(self._stream):
-            made = self._read(number)
+            batch = self._read(number)
             self._stream.synchronize()
-        return made
+        return batch

@@ -1,47 +1,65 @@
-"""Build of a view's index: choose, train, fill part by part, merge, measure, commit.
+"""Build of a view's index: choose, train, fill (IVF part by part), measure, commit.
+
+An IVF index is trained once, filled in parallel from runs of rows (here, or by workers on Ray), and merged on disk: a
+folder holds trained.faiss (without rows) and the inverted lists of each part. A worker holds one part in memory, the
+merge the whole index.
 
 Guarantees
-- an_index_is_complete_or_absent: the index is written under its own name, then its card; an interrupted build keeps the
-  old index
-- new_rows_are_added: newer rows are added to the existing index, which is neither trained nor read again
-- recall_is_measured: the card holds the share of the true neighbours of sample queries that the index finds
-- a_damaged_row_is_refused: every row is compared with its stored checksum when it is read into an index
+- an index is written under its own name, then its card; an interrupted build keeps the old index, and resumes: existing
+  parts are not computed again, and the index equals that of an uninterrupted build
+- newer rows are added to the existing index, which is neither trained nor read again
+- every row is compared with its stored checksum when it is read into an index
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import time
-from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Float32, Int64
 
-from common.errors import StepDiffError
-from common.io.files import local, make_folder, whole
-from common.io.locks import locked
-from common.progress import progress
-from retrieval.exact import squares
-from retrieval.index.factory import FLAT, PART_ROWS, Budgets, Choice, choose
-from retrieval.index.index import DamagedIndex, Index, check_ids, ivf_of, probe, read_files
+from retrieval.exact import search_exactly, without_itself
+from retrieval.index.factory import FLAT, Budgets, Choice, choose
+from retrieval.index.index import (
+    NEAR,
+    DamagedIndex,
+    Index,
+    check_ids,
+    graph_of,
+    ivf_of,
+    read_faiss,
+    read_files,
+    rows_of,
+    set_effort,
+)
 from retrieval.index.index_card import (
     INDEX,
-    SAMPLE,
     VERSION,
     Card,
     card_path,
     described,
     digest,
-    file_of,
-    new_files,
+    index_file,
     read_card,
     remove_others,
     write_card,
 )
-from retrieval.index.parts import Filled, Job, Part, emptied, fill_all, merge, parts_of, rows_in, train, write_index
-from retrieval.index.sample import K, Sample, recall, without_itself
-from retrieval.vectors import checked_norms, command, filled_rows, raw_blocks, width
+from retrieval.vectors import checked_norms, command, compact, filled_rows, normalised, raw_blocks, width
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import Place, local, make_folder, whole
+from stepdiff.common.io.locks import locked
+from stepdiff.common.progress import Advance, progress
+from stepdiff.common.streams import generator
+from stepdiff.common.workers.cluster import connected
+from stepdiff.common.workers.pool import WorkerPool, pool_size
 from store import Store, View
 
 if TYPE_CHECKING:
@@ -50,7 +68,13 @@ if TYPE_CHECKING:
 METRIC = "inner product of L2-normalised rows"
 GIVEN = "it was given"  # why of a factory that the user named
 REBUILD_FROM = 0.3  # share of rows added after training from which a rebuild is recommended
+PART_ROWS = 2**18  # of a part, about
+QUERIES, K = 256, 10  # rows of the view whose nearest are searched to measure the recall, and how many of them
+EQUAL = 1e-6  # difference up to which two cosines are the same neighbour
+MOST_CANDIDATES = 4096  # of a graph
 TIMED = 32  # single queries whose median time is the latency
+TRAINING_ROWS_A_LIST = 64
+CONSTRUCTION = 80  # candidates that a graph compares for a new node
 
 
 def build_index(
@@ -68,10 +92,8 @@ def build_index(
 
     Args:
         factory: FAISS factory string, or "auto".
-        given: Budgets of memory, time and recall.
         rebuild: Train again; otherwise newer rows are added to an existing index.
-        workers: Processes that fill parts on Ray (default: one per CPU); 1 fills them here.
-        address: Ray cluster; by default a local one is started for several parts.
+        workers: Processes that fill parts of an IVF index on Ray (default: one per CPU); 1 fills them here.
 
     Raises:
         StepDiffError: No such embedding, no rows, a row without a direction, an unusable factory, no index that fits
@@ -94,170 +116,151 @@ def build_index(
     path = card_path(store, view.entity, view.name)
     make_folder(path.parent)
     with locked(path.parent / f".{view.name}.lock", wait=False):
-        built = _Build(store, view, feature, choice, rows, given, rebuild, part_rows)
-        card = built.exact() if choice.factory == FLAT else built.approximate(workers, address)
+        build = _Build(store, view, feature, choice, rows)
+        if choice.factory == FLAT:
+            card = build.exact()
+        else:
+            card = build.approximate(given.recall, rebuild, workers, address, part_rows)
         card["seconds"] = round(time.monotonic() - start, 3)
         write_card(path, card)
         remove_others(path, card)
-    built.work.remove()
+    build.work.remove()
     return card
 
 
 class _Build:
     def __init__(
-        self,
-        store: Store,
-        view: View,
-        feature: str,
-        choice: Choice,
-        rows: Int64[np.ndarray, " rows"],
-        given: Budgets,
-        rebuild: bool,
-        part_rows: int,
+        self, store: Store, view: View, feature: str, choice: Choice, rows: Int64[np.ndarray, " rows"]
     ) -> None:
-        self.store, self.view, self.feature, self.rows, self.given = store, view, feature, rows, given
-        self.choice, self.part_rows = choice, part_rows
-        self.copied = store.view(view.entity, view.name, check="always")
-        path = card_path(store, view.entity, view.name)
-        self.folder, self.work = path.parent, path.parent / f"{view.name}.building"
-        self.index, self.drawn = new_files(path)
+        self.store, self.view, self.feature, self.choice, self.rows = store, view, feature, choice, rows
+        self.path = card_path(store, view.entity, view.name)
+        self.work = self.path.parent / f"{view.name}.building"
         self.digest = digest(store, view, rows)
-        self.old = None if rebuild else self._extendable(read_card(path))
+        drawn = generator(0, "recall queries").choice(rows, min(QUERIES, len(rows)), replace=False)
+        self.sample = np.sort(drawn)
 
     def exact(self) -> Card:
         """Check that every row has a direction; an exact index has no files."""
+        checked = self.store.view(self.view.entity, self.view.name, check="always")
         with progress("checked rows", len(self.rows)) as advance:
-            for rows, vectors in raw_blocks(self.copied, self.feature, self.rows):
-                checked_norms(self.store, self.view, self.feature, rows, squares(vectors))
+            for rows, vectors in raw_blocks(checked, self.feature, self.rows):
+                checked_norms(self.store, self.view, self.feature, rows, vectors)
                 advance(len(rows))
-        card = self._card(FLAT, {})
-        index = Index(self.store, self.view, card, None)
-        queries = Sample.drawn(self.store, self.copied, self.feature, self.rows, 1)
-        return card | {"recall": 1.0, "latency": _latency(index, queries), "memory": 0, "bytes": 0}
+        card = self._card(FLAT)
+        queries = normalised(self.store, self.view, self.feature, self.sample[:TIMED]).astype(np.float32)
+        latency = _latency(Index(self.store, self.view, card, None), queries)
+        return card | {"recall": 1.0, "latency": latency, "memory": 0, "bytes": 0}
 
-    def approximate(self, workers: int | None, address: str | None) -> Card:
-        """Train or take the existing index, then fill, merge and measure."""
-        held = rows_in(self.old[1]) if self.old else np.empty(0, np.int64)
+    def approximate(
+        self, least_recall: float, rebuild: bool, workers: int | None, address: str | None, part_rows: int
+    ) -> Card:
+        """Train or take the existing index, add the rows that it lacks, and measure."""
+        old = None if rebuild else self._extendable()
+        if old is None:
+            factory, held, trained_rows = self.choice.factory, np.empty(0, np.int64), len(self.rows)
+            index = new_index(width(self.view, self.feature), factory, len(self.rows))
+        else:
+            card, index = old
+            factory, held, trained_rows = card["factory"], np.sort(rows_of(index)), card["trained_rows"]
         new = np.setdiff1d(self.rows, held, assume_unique=True)
-        factory = self.old[0]["factory"] if self.old else self.choice.factory
-        job = self._job(factory, held)
-        begun = time.monotonic()
-        if not job.sample.exists() or not job.trained.exists():
-            self._train(job, factory)
-        trained = time.monotonic()
-        parts = parts_of(job, new, self.view.rows_per_shard, self.part_rows) if len(new) else []
-        if not job.mergeable():  # all rows form one part
-            parts = parts_of(job, new, 1, 2**62)
-        missing = [part for part in parts if not part.passed.exists()]
+        if old is not None and not len(new):  # the effort for another recall is found again
+            return self._measured(card, least_recall)
+        same = f"{VERSION} {faiss_version()} {factory} {self.feature} {self.digest} {len(held)} {part_rows}"
+        folder = self.work / hashlib.sha256(same.encode()).hexdigest()[:16]
+        if not folder.is_dir():  # what is there belongs to another build
+            self.work.remove()
+            make_folder(folder)
+        job = Job(self.store.path, self.view.entity, self.view.name, self.feature, folder)
         with progress("indexed rows", len(new)) as advance:
-            advance(len(new) - sum(len(part.rows) for part in missing))
-            filled = list(fill_all(missing, workers, address, advance))
-        added = time.monotonic()
+            if ivf_of(index) is None:  # its rows cannot be divided into parts
+                trained_rows = len(self.rows)
+                if old is None:
+                    train(job, factory, index, self.rows)
+                for count in add(index, job, new):
+                    advance(count)
+            else:
+                parts = parts_of(job, new, self.view.rows_per_shard, part_rows) if len(new) else []
+                missing = [part for part in parts if not part.lists.exists()]
+                advance(len(new) - sum(len(part.rows) for part in missing))
+                if not job.trained.exists():
+                    if old is None:
+                        train(job, factory, index, self.rows)
+                    else:
+                        index.reset()
+                    with whole(job.trained) as temporary:
+                        write_index(index, temporary)
+                fill_all(missing, workers, address, advance)
+                with job.naming_folder(), ExitStack() as stack:
+                    lists = {stack.enter_context(local(part.lists)): len(part.rows) for part in parts}
+                    if old is None:
+                        index = read_faiss(stack.enter_context(local(job.trained)), index.d, 0)
+                    else:
+                        index = read_files(self.store, self.view, card, mapped=False)
+                    merge(index, lists)
+        set_effort(index, 1)
+        file = self.path.parent / f"{self.path.stem}.{os.urandom(4).hex()}{INDEX}"
+        with whole(file) as temporary:
+            write_index(index, temporary)
+            entry = described(temporary)
+        share = round((len(self.rows) - trained_rows) / len(self.rows), 4)
+        more = {"trained_rows": trained_rows, "new_share": share, "rebuild": share > REBUILD_FROM}
         with job.naming_folder():
-            files, sample = self._merge(job, parts)
-        merged = time.monotonic()
-        trained_rows = self.old[0]["trained_rows"] if self.old else len(self.rows)
-        card = self._card(factory, files) | {"trained_rows": trained_rows}
-        with job.naming_folder():
-            card |= self._measured(card, sample)
-        share = (len(self.rows) - trained_rows) / len(self.rows)
-        phases = {"training": trained - begun, "adding": added - trained, "merging": merged - added}
-        phases["measuring"] = time.monotonic() - merged
-        return card | {
-            "new_share": round(share, 4),
-            "rebuild": share > REBUILD_FROM,
-            "phases": {name: round(seconds, 3) for name, seconds in phases.items()},
-            "build_memory": max((one.memory for one in filled), default=0),
-            "recall_share": _recall_share(filled),
-        }
+            return self._measured(self._card(factory) | {"files": {file.name: entry}} | more, least_recall)
 
-    def _extendable(self, card: Card | str) -> tuple[Card, faiss.Index] | None:
+    def _extendable(self) -> tuple[Card, faiss.Index] | None:
         """The existing card and index if they lack only newer rows."""
+        card = read_card(self.path)
         if isinstance(card, str) or not card["files"] or card["feature"] != self.feature:
             return None
-        same = card["factory"] == self.choice.factory
-        codes = card["factory"].rpartition(",")[2] == self.choice.factory.rpartition(",")[2]
-        wanted = same or (codes and self.choice.why != GIVEN)
-        if not wanted or card["provenance"] != self.view.provenance.as_dict():
+        if card["factory"] != self.choice.factory:  # `auto` would choose more lists now, or once built a graph
+            codes = [factory.rpartition(",")[2] for factory in (card["factory"], self.choice.factory)]
+            graphs = [factory.startswith("HNSW") for factory in (card["factory"], self.choice.factory)]
+            if self.choice.why == GIVEN or codes[0] != codes[1] or graphs == [True, False]:
+                return None
+        if card["provenance"] != self.view.provenance.as_dict():
             return None
         try:
-            index = read_files(self.store, self.view, card)
+            index = read_files(self.store, self.view, card, mapped=False)
         except DamagedIndex:
             return None
-        if index is None or ivf_of(index) is None:
-            return None
-        held = rows_in(index)
+        held = np.sort(rows_of(index))
         lost = len(np.setdiff1d(held, self.rows, assume_unique=True))
         return None if lost or digest(self.store, self.view, held) != card["digest"] else (card, index)
 
-    def _job(self, factory: str, held: Int64[np.ndarray, " held"]) -> Job:
-        """The job, whose folder depends on rows and factory; folders of other builds are removed."""
-        same = f"{VERSION} {faiss_version()} {factory} {self.feature} {self.digest} {len(held)} {self.part_rows}"
-        folder = self.work / hashlib.sha256(same.encode()).hexdigest()[:16]
-        if not folder.is_dir():
-            self.work.remove()
-            make_folder(folder)
-        return Job(self.store.path, self.view.entity, self.view.name, self.feature, folder)
-
-    def _train(self, job: Job, factory: str) -> None:
-        if self.old is None:
-            train(job, factory, self.rows)
-            return
-        with local(self.folder / file_of(self.old[0], SAMPLE)) as known, whole(job.sample) as temporary:
-            temporary.write_bytes(known.read_bytes())
-        write_index(emptied(self.old[1]), job.trained)
-
-    def _merge(self, job: Job, parts: list[Part]) -> tuple[dict[str, Any], Sample]:
-        """Write index and sample under the names of this build; returns the card's entries and the sample."""
-        with ExitStack() as stack:
-            here = {}
-            if self.old:
-                old = stack.enter_context(local(self.folder / file_of(self.old[0], INDEX)))
-                here[old] = self.old[0]["rows"]
-            here |= {stack.enter_context(local(part.lists)): len(part.rows) for part in parts}
-            known = Sample.read(stack.enter_context(local(job.sample)), self.rows)
-            others = [Sample.read(stack.enter_context(local(part.passed)), self.rows) for part in parts]
-            sample = known.joined(others)
-            with whole(self.index) as index, whole(self.drawn) as drawn:
-                if job.mergeable():
-                    merge(stack.enter_context(local(job.trained)), here, width(self.view, self.feature), index)
-                else:
-                    index.write_bytes(next(iter(here)).read_bytes())
-                sample.write(drawn)
-                files = described(index, drawn)
-        names = (self.index.name, self.drawn.name)
-        return dict(zip(names, files.values(), strict=True)), sample
-
-    def _measured(self, card: Card, sample: Sample) -> Card:
-        """Find the fewest probed lists that reach the recall; returns the measurements."""
+    def _measured(self, card: Card, least_recall: float) -> Card:
+        """Find the least effort (lists, candidates) that reaches the recall; returns the card with the measurements."""
         index = read_files(self.store, self.view, card)
-        assert index is not None
-        check_ids(index, file_of(card, INDEX), self.rows)
+        check_ids(index, index_file(card), self.rows)
         opened = Index(self.store, self.view, card, index)
-        true = sample.least_cosines(self.store, self.view, self.feature)
+        queries = normalised(self.store, self.view, self.feature, self.sample).astype(np.float32)
+        nearest = search_exactly(self.store, self.view, self.feature, self.rows, queries, K + 1)
+        true = without_itself(nearest, self.sample, K)[1]
         ivf = ivf_of(index)
-        lists = ivf.nlist if ivf is not None else 1
 
-        def found(probes: int) -> float:
-            probe(index, probes)
-            hits, cosines = opened.search(sample.queries, K + 1)
-            return recall(without_itself(hits, cosines, sample.rows)[1], true)
+        def reached(effort: int) -> float:
+            set_effort(index, effort)
+            return recall(without_itself(opened.search(queries, K + 1), self.sample, K)[1], true)
 
-        few, probes = 0, 1  # `few` lists find too little
-        while (reached := found(probes)) < self.given.recall and probes < lists:
-            few, probes = probes, min(probes * 2, lists)
-        while reached >= self.given.recall and probes - few > 1:  # the fewest lists that find enough
-            middle = (few + probes) // 2
-            if (share := found(middle)) >= self.given.recall:
-                probes, reached = middle, share
+        few, effort = 0, 1  # `few` finds too little
+        most = 1
+        if ivf is not None:
+            most = ivf.nlist
+        elif graph_of(index) is not None:
+            few, effort, most = K + NEAR, K + 1 + NEAR, MOST_CANDIDATES
+        while (share := reached(effort)) < least_recall and effort < most:
+            few, effort = effort, min(effort * 2, most)
+        while share >= least_recall and effort - few > 1:
+            middle = (few + effort) // 2
+            if (enough := reached(middle)) >= least_recall:
+                effort, share = middle, enough
             else:
                 few = middle
-        probe(index, probes)
+        set_effort(index, effort)
         size = sum(file["bytes"] for file in card["files"].values())
-        figures = {"probes": probes, "recall": round(reached, 4), "recall_queries": len(sample.rows), "recall_k": K}
-        return figures | {"latency": _latency(opened, sample), "memory": size, "bytes": size}
+        figures = {"probes": effort, "recall": round(share, 4), "recall_queries": len(queries), "recall_k": K}
+        return card | figures | {"latency": _latency(opened, queries[:TIMED]), "memory": size, "bytes": size}
 
-    def _card(self, factory: str, files: dict[str, Any]) -> Card:
+    def _card(self, factory: str) -> Card:
         return {
             "version": VERSION,
             "entity": self.view.entity,
@@ -271,7 +274,7 @@ class _Build:
             "rows": len(self.rows),
             "dim": width(self.view, self.feature),
             "digest": self.digest,
-            "files": files,
+            "files": {},
             "probes": 1,
             "faiss": faiss_version(),
         }
@@ -282,7 +285,7 @@ def broken(card: Card, given: Budgets, rebuild: str) -> list[str]:
     lines = []
     if card["recall"] < given.recall:
         lines.append(
-            f"recall {card['recall']:.3f} is below --min-recall {given.recall}, with all its lists: {rebuild} "
+            f"recall {card['recall']:.3f} is below --min-recall {given.recall}, with the greatest effort: {rebuild} "
             f"with --factory of larger codes, or a lower --min-recall"
         )
     if given.latency is not None and card["latency"] > given.latency:
@@ -305,18 +308,202 @@ def faiss_version() -> str:
     return str(faiss.__version__)
 
 
-def _latency(index: Index, sample: Sample) -> float:
+def recall(cosines: Float32[np.ndarray, "queries k"], true: Float32[np.ndarray, "queries k"]) -> float:
+    """Return the share of true neighbours that were found; rows with equal cosines are interchangeable."""
+    sought = np.isfinite(true)
+    worst = np.min(np.where(sought, true, np.inf), axis=1, keepdims=True)
+    hits = np.minimum(np.sum(cosines >= worst - EQUAL, axis=1), np.sum(sought, axis=1))
+    return float(np.sum(hits) / max(np.sum(sought), 1))
+
+
+def _latency(index: Index, queries: Float32[np.ndarray, "queries dim"]) -> float:
     """Median seconds of one query."""
     seconds = []
-    for query in sample.queries[:TIMED]:
+    for query in queries:
         start = time.perf_counter()
         index.search(query[None], K)
         seconds.append(time.perf_counter() - start)
     return round(float(np.median(seconds)), 6)
 
 
-def _recall_share(filled: list[Filled]) -> float | None:
-    """Seconds spent on the sample's true neighbours per second of adding; None if no part was filled."""
-    aside = sum(one.recall_seconds for one in filled)
-    rest = sum(one.seconds for one in filled) - aside
-    return round(aside / rest, 4) if filled else None
+@dataclass(frozen=True)
+class Job:
+    """An index to build. Picklable."""
+
+    store: Place
+    entity: str
+    view: str
+    feature: str
+    folder: Place  # of the parts
+
+    def opened(self) -> tuple[Store, View]:
+        """Open the store and the view; each row read is compared with its checksum."""
+        store = Store.open(self.store)
+        return store, store.view(self.entity, self.view, check="always")
+
+    @property
+    def trained(self) -> Place:
+        return self.folder / "trained.faiss"
+
+    @contextmanager
+    def naming_folder(self) -> Iterator[None]:
+        """Convert a DamagedIndex raised within the block into an error that names the folder to delete."""
+        try:
+            yield
+        except DamagedIndex as error:
+            raise StepDiffError(f"{error}; delete {self.folder} and run the same command again") from error
+
+
+class Part(NamedTuple):
+    """A run of rows of a job."""
+
+    job: Job
+    rows: Int64[np.ndarray, " rows"]
+
+    @property
+    def shard(self) -> int:
+        """Return its first row, which identifies it in the worker pool."""
+        return int(self.rows[0])
+
+    @property
+    def failures(self) -> tuple[()]:
+        return ()
+
+    @property
+    def lists(self) -> Place:
+        return self.job.folder / f"{self.rows[0]}-{self.rows[-1] + 1}.faiss"
+
+
+class Filled(NamedTuple):
+    """The outcome of a part."""
+
+    error: str | None = None  # the reason if it was not filled
+
+
+def parts_of(job: Job, rows: Int64[np.ndarray, " rows"], rows_per_shard: int, size: int) -> list[Part]:
+    """Split `rows` into parts of whole shards, about `size` rows each."""
+    runs = rows // (rows_per_shard * max(size // rows_per_shard, 1))
+    return [Part(job, part) for part in np.split(rows, np.flatnonzero(np.diff(runs)) + 1)]
+
+
+def new_index(dim: int, factory: str, rows: int) -> faiss.Index:
+    """Return an empty index. Raises StepDiffError if FAISS has no such index."""
+    import faiss
+
+    with _refusing(factory, rows, dim):
+        index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
+        if ivf_of(index) is None:  # it stores no row numbers by itself
+            index = faiss.IndexIDMap(index)
+        if (graph := graph_of(index)) is not None:
+            graph.efConstruction = CONSTRUCTION
+        return index
+
+
+def train(job: Job, factory: str, index: faiss.Index, rows: Int64[np.ndarray, " rows"]) -> None:
+    """Train an empty index on a seeded sample of `rows`. Raises StepDiffError if these do not suit it."""
+    import faiss
+
+    if index.is_trained:
+        return
+    store, view = job.opened()
+    ivf = ivf_of(index)
+    with _refusing(factory, len(rows), index.d):
+        most = TRAINING_ROWS_A_LIST * (ivf.nlist if ivf is not None else 1024)
+        chosen = generator(0, "index training rows").permutation(len(rows))[:most]
+        vectors = compact(store, view, job.feature, rows[np.sort(chosen)])
+        clustered = ivf if faiss.get_num_gpus() else None  # by all GPUs, if FAISS has some (`pip install '.[gpu]'`)
+        if clustered is not None:
+            clustered.clustering_index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatIP(clustered.d))
+        index.train(vectors)
+        if clustered is not None:
+            clustered.clustering_index = None
+
+
+@contextmanager
+def _refusing(factory: str, rows: int, dim: int) -> Iterator[None]:
+    """Convert an error of FAISS within the block into one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise StepDiffError(
+            f"FAISS cannot build {factory!r} over {rows} rows of {dim} channels ({reason}): "
+            f"choose another --factory, or auto"
+        ) from error
+
+
+def add(index: faiss.Index, job: Job, rows: Int64[np.ndarray, " rows"]) -> Iterator[int]:
+    """Add rows to an index block by block, and yield the number of rows of each block."""
+    store, view = job.opened()
+    for block, vectors in raw_blocks(view, job.feature, rows):
+        norms = checked_norms(store, view, job.feature, block, vectors)
+        index.add_with_ids((vectors / norms[:, None]).astype(np.float32), block)
+        yield len(block)
+
+
+def fill(part: Part) -> None:
+    """Add the rows of a part to its own lists."""
+    job = part.job
+    with job.naming_folder(), local(job.trained) as file:
+        index = read_faiss(file, width(job.opened()[1], job.feature), 0)
+    for _ in add(index, job, part.rows):
+        pass
+    with whole(part.lists) as temporary:
+        write_index(index, temporary)
+
+
+def merge(index: faiss.Index, lists: Mapping[Path, int]) -> None:
+    """Add the rows of the index files `lists`, each with its number of rows. Raises DamagedIndex for another file."""
+    for path, count in lists.items():
+        part = read_faiss(path, index.d, count)
+        try:
+            index.merge_from(part, 0)
+        except RuntimeError as error:
+            raise DamagedIndex(f"{path.name} is damaged: it is not a part of this index") from error
+
+
+def write_index(index: faiss.Index, path: Path) -> None:
+    """Write an index file. Raises StepDiffError if the disk is full."""
+    import faiss
+
+    try:
+        faiss.write_index(index, str(path))
+    except RuntimeError as error:
+        raise StepDiffError(f"cannot write {path}: make room on its disk, and run it again") from error
+
+
+class FillWorker:
+    """A worker that fills parts; no embedding travels through Ray."""
+
+    def __init__(self, options: SimpleNamespace) -> None:
+        pass
+
+    def run(self, part: Part) -> Filled:
+        try:
+            fill(part)
+        except StepDiffError as error:
+            return Filled(str(error))
+        return Filled()
+
+    def finished(self) -> int:
+        """Return 0: rows count once their part is written."""
+        return 0
+
+
+def fill_all(parts: Sequence[Part], workers: int | None, address: str | None, advance: Advance) -> None:
+    """Fill every part. One part, or `workers` of 1, needs no Ray.
+
+    Raises StepDiffError for the first part that fails, or whose workers die repeatedly.
+    """
+    if workers == 1 or (len(parts) < 2 and address is None):
+        for part in parts:
+            fill(part)
+            advance(len(part.rows))
+        return
+    with connected(address, "retrieval") as joined:
+        options = SimpleNamespace(cpus=1)
+        pool = WorkerPool(FillWorker, options, False, lambda _, why: Filled(why), joined=joined)
+        count, _ = pool_size(workers, options.cpus, False, joined)
+        for filled in pool.run(parts, min(count, len(parts)), advance):
+            if filled.error:
+                raise StepDiffError(filled.error)

@@ -1,16 +1,13 @@
 """A FAISS index over one view of a store: its files, checked before memory is allocated for them, and its search.
 
-On disk, in the store: indexes/ENTITY/VIEW.json (the card) and the files that it names (see index_card.py, sample.py).
-An exact index has only a card: the store itself is searched.
+On disk, in the store: indexes/ENTITY/VIEW.json (the card) and the file that it names (see index_card.py). An exact
+index has only a card: the store itself is searched.
 
 Guarantees
-- ids_are_store_rows: a hit is a row of the store, also where other rows failed or are missing
-- an_index_of_changed_rows_is_refused: an index of changed rows, of another provenance, without its card or with a
-  damaged byte is refused; the error gives the reason and the command that rebuilds it
-- similarities_are_exact: hits of an approximate index are compared again by the store's own vectors, so a similarity is
-  always the cosine
-- forged_sizes_allocate_nothing: a file that declares more than it holds is refused before memory is allocated
-- ids_that_are_not_ok_rows_are_refused: an index whose numbers are not the filled rows of its view is refused
+- an index of changed rows, of another provenance, without its card or with a damaged byte is refused; the error gives
+  the reason and the command that rebuilds it
+- hits of an approximate index are compared again by the store's own vectors, so a similarity is always the cosine
+- a file that declares more than it holds is refused before memory is allocated
 """
 
 from __future__ import annotations
@@ -19,25 +16,25 @@ import math
 import re
 import struct
 import threading
-import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
-from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Float32, Float64, Int64
 
-from common.errors import StepDiffError
-from retrieval.exact import SPARE, search_exactly
-from retrieval.index.hits import Hits
-from retrieval.index.index_card import INDEX, Card, build_command, card_path, damaged, file_of, read_card, stale
-from retrieval.vectors import filled_rows
+from retrieval.exact import Found, check_directions, cosines, fill_cosines, search_exactly
+from retrieval.index.index_card import Card, build_command, card_path, damaged, index_file, read_card, stale
+from retrieval.vectors import BLOCK, filled_rows
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.direct_io import fill_memory
 from store import Store, View
+from store.view import OK
 
 if TYPE_CHECKING:
     import faiss
@@ -54,12 +51,9 @@ class DamagedIndex(StepDiffError):
 
 
 def read_faiss(path: Path, dim: int, count: int, mapped: bool = False) -> faiss.Index:
-    """Return the FAISS index in a file of `count` vectors of `dim` channels.
+    """Return the FAISS index in a file of `count` vectors of `dim` channels, or raise DamagedIndex.
 
     `mapped` leaves the inverted lists in the mapped file.
-
-    Raises:
-        DamagedIndex: The header declares other numbers, or more than the file holds, or FAISS cannot read it.
     """
     import faiss
 
@@ -114,67 +108,103 @@ def _limited(size: int) -> Iterator[None]:
 
 def check_ids(index: faiss.Index, name: str, filled: Int64[np.ndarray, " rows"]) -> None:
     """Raise DamagedIndex unless the numbers in an index are the filled rows of its view, each exactly once."""
-    found: Bool[np.ndarray, " up_to_last"] = np.zeros(int(filled.max(initial=-1)) + 1, bool)
-    total = 0
-    for part in ids(index):
-        if len(part) and (part.min() < 0 or part.max() >= len(found)):
-            break
-        found[part] = True
-        total += len(part)
-    if total != len(filled) or np.count_nonzero(found) != len(filled) or not found[filled].all():
+    rows, there = rows_of(index), np.zeros(int(filled.max(initial=0)) + 1, bool)
+    valid = len(rows) == len(filled) and rows.min(initial=0) >= 0 and rows.max(initial=0) < len(there)
+    if valid:
+        there[rows] = True
+    if not valid or not there[filled].all():
         raise DamagedIndex(f"{name} is damaged: its numbers are not the rows of its view")
 
 
-def ids(index: faiss.Index) -> Iterator[Int64[np.ndarray, " list"]]:
-    """Yield the row numbers of each inverted list that is not empty, or all at once if the index has no lists."""
+def rows_of(index: faiss.Index) -> Int64[np.ndarray, " rows"]:
+    """Return the row numbers in an index, list by list."""
     import faiss
 
-    ivf = faiss.try_extract_index_ivf(index)
+    ivf = ivf_of(index)
     if ivf is None:
         outer = faiss.downcast_index(index)
-        yield faiss.vector_to_array(outer.id_map) if isinstance(outer, faiss.IndexIDMap) else np.empty(0, np.int64)
-        return
-    lists = ivf.invlists
-    for n in range(lists.nlist):
-        if size := lists.list_size(n):
-            yield faiss.rev_swig_ptr(lists.get_ids(n), size)
+        held = [faiss.vector_to_array(outer.id_map)] if isinstance(outer, faiss.IndexIDMap) else []
+    else:
+        sizes = enumerate(map(ivf.invlists.list_size, range(ivf.nlist)))
+        held = [faiss.rev_swig_ptr(ivf.invlists.get_ids(n), size) for n, size in sizes if size]
+    return np.concatenate([np.empty(0, np.int64), *held])
 
 
-def read_arrays(path: Path, forms: Mapping[str, tuple[str, int]]) -> dict[str, np.ndarray]:
-    """Return the arrays of an uncompressed .npz file; `forms` gives the type and number of axes of each.
+OFTEN = 32  # rows of a run that are compared before it is mapped, and before another try
 
-    Raises:
-        DamagedIndex: Not such a file, or an array that declares another form or size than it has.
+
+class Hits:
+    """Compares filled rows of one feature with queries. Safe to share between threads.
+
+    Reading a row by itself costs more than finding it in an index. So runs of consecutive rows that are often compared
+    stay mapped, if main memory holds them, and are compared in place; rows that were written again are mapped again.
+    Other rows are read from the store.
     """
-    size = path.stat().st_size
-    try:
-        with zipfile.ZipFile(path) as file:
-            members = {info.filename: info for info in file.infolist()}
-            if sorted(members) != sorted(f"{name}.npy" for name in forms) or any(
-                info.compress_type != zipfile.ZIP_STORED or info.file_size > size for info in members.values()
-            ):
-                raise ValueError("it contains other arrays, or compressed ones")
-            return {name: _array(file.read(f"{name}.npy"), *form) for name, form in forms.items()}
-    except (zipfile.BadZipFile, ValueError, KeyError, EOFError, OSError, NotImplementedError, struct.error) as error:
-        raise DamagedIndex(f"{path.name} is damaged: it cannot be read ({error})") from error
 
+    def __init__(self, store: Store, view: View, feature: str, filled: Int64[np.ndarray, " filled"]) -> None:
+        self._given = store, view, feature
+        size = min(BLOCK, view.rows_per_shard)  # powers of two: a run belongs to one shard
+        first = np.flatnonzero((np.diff(filled, prepend=-2) > 1) | (filled % size == 0))
+        self._starts, self._ends = filled[first], filled[[*first[1:] - 1, -1]] + 1
+        self._compared = np.zeros(len(first), np.int64)  # since the run was mapped, or could not be
+        self._mapped: dict[int, tuple[Any, Float32[np.ndarray, "run dim"]]] = {}  # version of its file, vectors
+        self._in_place = view.features[feature].dtype == "float32" and not view.paths.store.remote
+        self._fits = not fill_memory(len(view) * view.features[feature].shape[0] * 4)
 
-def _array(data: bytes, kind: str, axes: int) -> np.ndarray:
-    """An array from the bytes of a .npy file. Raises ValueError where header and bytes disagree."""
-    file = BytesIO(data)
-    version = np.lib.format.read_magic(file)
-    if version != (1, 0):
-        raise ValueError(f"version {version} of an array")
-    shape, by_column, dtype = np.lib.format.read_array_header_1_0(file)
-    start = file.tell()
-    if dtype != np.dtype(kind) or len(shape) != axes or math.prod(shape) * dtype.itemsize != len(data) - start:
-        raise ValueError(f"{len(data) - start:,} bytes that declare {dtype} {shape}")
-    return np.frombuffer(data, dtype, offset=start).reshape(shape, order="F" if by_column else "C").copy()
+    def cosines(
+        self, queries: Float32[np.ndarray, "queries dim"], rows: Int64[np.ndarray, "queries some"]
+    ) -> Float64[np.ndarray, "queries some"]:
+        """Return the float64 cosine of each normalised query to each of its own rows; -inf where the row is -1.
+
+        Raises StepDiffError for a row without a direction, or one that can no longer be read.
+        """
+        exact = np.full(rows.shape, -np.inf)
+        query, rank = np.nonzero(rows >= 0)
+        wanted = rows[query, rank]
+        order = np.argsort(wanted)
+        runs = np.searchsorted(self._starts, wanted[order], side="right") - 1
+        bounds = [*np.flatnonzero(np.diff(runs, prepend=-1)).tolist(), len(order)]
+        out, left, versions = np.empty(len(wanted)), np.ones(len(wanted), bool), dict[int, Any]()
+        for start, end in pairwise(bounds) if self._in_place else ():
+            run, places = int(runs[start]), order[start:end]
+            vectors = self._vectors(run, len(places), versions)
+            if vectors is not None:
+                here = np.empty(len(places))
+                fill_cosines(vectors, wanted[places] - self._starts[run], queries, query[places], 0, len(places), here)
+                out[places], left[places] = here, False
+        store, view, feature = self._given
+        check_directions(store, view, feature, wanted[~left], out[~left])
+        out[left] = cosines(store, view, feature, queries, query[left], wanted[left])
+        exact[query, rank] = out
+        return exact
+
+    def _vectors(self, run: int, count: int, versions: dict[int, Any]) -> Float32[np.ndarray, "run dim"] | None:
+        """Return a mapped run, of which `count` rows are compared, or None. `versions`: of shards, in this search."""
+        _, view, feature = self._given
+        shard = int(self._starts[run]) // view.rows_per_shard
+        if shard not in versions:
+            versions[shard] = view.paths.shard(feature, shard, 2).identity()
+        version, vectors = self._mapped.get(run, (None, None))
+        if vectors is not None and version == versions[shard]:
+            return vectors
+        self._compared[run] += count
+        if self._compared[run] < OFTEN:
+            return None
+        self._compared[run] = 0
+        rows = np.arange(self._starts[run], self._ends[run])
+        vectors = view.in_place(feature, rows)
+        if vectors is None and self._fits:
+            view.read(feature, rows)  # into memory
+            vectors = view.in_place(feature, rows)
+        if vectors is not None:
+            self._mapped[run] = versions[shard], vectors
+        return vectors
 
 
 AGAIN = 10  # hits of product-quantised codes compared exactly per requested hit
-_FINE = re.compile(r"IVF\d+(_HNSW\d+)?,(SQfp16|Flat)")  # codes that order hits as the vectors do, but for near ties
-NEAR = 2  # hits of such codes compared exactly beyond k; each costs as much as 30 of a list
+SPARE = 22  # hits of other codes compared exactly beyond k
+NEAR = 2  # the same of codes that order hits as the vectors do, but for near ties
+_FINE = re.compile(r"(IVF\d+(_HNSW\d+)?|HNSW\d+),(SQfp16|Flat)")
 
 
 @dataclass(frozen=True)
@@ -184,25 +214,21 @@ class Index:
     store: Store
     view: View
     card: Card
-    faiss: faiss.Index | None
-    """None for an exact index: the store itself is searched"""
+    faiss: faiss.Index | None  # None for an exact index: the store itself is searched
 
     @cached_property
     def hits(self) -> Hits:
-        """The comparison of hits with the store's rows."""
-        return Hits(self.store, self.view, self.card["feature"])
+        return Hits(self.store, self.view, self.card["feature"], filled_rows(self.view))
 
     def __len__(self) -> int:
         return int(self.card["rows"])
 
     def search(
         self, queries: Float32[np.ndarray, "queries dim"], k: int, among: Int64[np.ndarray, " rows"] | None = None
-    ) -> tuple[Int64[np.ndarray, "queries k"], Float32[np.ndarray, "queries k"]]:
-        """Return the k nearest rows of each query and their cosines, best first.
+    ) -> Found:
+        """Return the k nearest rows of each normalised query and their cosines, best first; -1 and -inf after the last.
 
-        Where the index finds fewer, the row is -1 and the cosine -inf.
-
-        `queries` are normalised; `among` limits the rows. Raises StepDiffError if this kind of index cannot do that.
+        `among` limits the rows. Raises StepDiffError if this kind of index cannot do that.
         """
         feature = self.card["feature"]
         if self.faiss is None:
@@ -218,25 +244,38 @@ class Index:
                 f"FAISS cannot search only some rows of an index {self.card['factory']!r}: "
                 "build one with --factory auto"
             ) from error
-        cosines = self.hits.cosines(queries, rows)
-        order = np.lexsort((rows, -cosines))[:, :k]
-        found = np.take_along_axis(cosines, order, axis=1).astype(np.float32)
-        return np.take_along_axis(rows, order, axis=1), found
+        exact = self.hits.cosines(queries, rows)
+        order = np.lexsort((rows, -exact))[:, :k]
+        return np.take_along_axis(rows, order, axis=1), np.take_along_axis(exact, order, axis=1).astype(np.float32)
 
 
 def selecting(index: Any, rows: Int64[np.ndarray, " rows"]) -> Any:
-    """Return search parameters that select `rows`; fewer rows mean more probed lists of an IVF index."""
+    """Return search parameters that select `rows`; of fewer rows, more of the index is visited."""
     faiss: Any = import_module("faiss")  # its stubs lack the selectors
     chosen = np.zeros(int(rows.max(initial=0)) + 1, bool)
     chosen[rows] = True
     only = faiss.IDSelectorBitmap(np.packbits(chosen, bitorder="little"))
+    more = index.ntotal / max(len(rows), 1)
     if isinstance(index, faiss.IndexIVF):
-        lists = math.ceil(index.nprobe * index.ntotal / max(len(rows), 1))
-        return faiss.SearchParametersIVF(sel=only, nprobe=min(lists, index.nlist))
-    inner = faiss.downcast_index(index.index)
-    if isinstance(inner, faiss.IndexHNSW):
-        return faiss.SearchParametersHNSW(sel=only, efSearch=inner.hnsw.efSearch)
+        return faiss.SearchParametersIVF(sel=only, nprobe=min(math.ceil(index.nprobe * more), index.nlist))
+    if (graph := graph_of(index)) is not None:
+        return faiss.SearchParametersHNSW(sel=only, efSearch=min(math.ceil(graph.efSearch * more), index.ntotal))
     return faiss.SearchParameters(sel=only)
+
+
+def exact_index(store: Store, view: View, feature: str) -> Index:
+    """Return an index of a view that has none: the store itself is searched."""
+    return Index(store, view, {"feature": feature, "rows": int(np.count_nonzero(view.status() == OK))}, None)
+
+
+def check_feature(index: Index, feature: str | None) -> None:
+    """Raise StepDiffError if an index is not of the embedding that a user named."""
+    compared = index.card["feature"]
+    if feature not in (None, compared):
+        raise StepDiffError(
+            f"the index of {index.view.entity}/{index.view.name} compares {compared}, not {feature}: leave --feature "
+            f"out, or build one with --feature {feature}"
+        )
 
 
 def open_index(store: Store, view: View) -> Index:
@@ -252,9 +291,10 @@ def open_index(store: Store, view: View) -> Index:
     reason = stale(store, view, card)
     if reason is None:
         try:
+            if card["exact"]:
+                return Index(store, view, card, None)
             index = read_files(store, view, card)
-            if index is not None:
-                check_ids(index, file_of(card, INDEX), filled_rows(view))
+            check_ids(index, index_file(card), filled_rows(view))
             return Index(store, view, card, index)
         except DamagedIndex as error:
             reason = str(error)
@@ -266,26 +306,30 @@ def open_index(store: Store, view: View) -> Index:
     raise StepDiffError(f"the index of {path} is stale, {reason}: run {build_command(store, view, card)}")
 
 
-def read_files(store: Store, view: View, card: Card) -> faiss.Index | None:
-    """Return the FAISS index of a card, None for an exact one. Raises DamagedIndex if a file has changed."""
+def read_files(store: Store, view: View, card: Card, mapped: bool = True) -> faiss.Index:
+    """Return the FAISS index of a card that is not exact. Raises DamagedIndex if a file has changed.
+
+    `mapped` leaves the inverted lists in the file, if it is on this machine.
+    """
     home = card_path(store, view.entity, view.name).parent
-    if not card["files"]:
-        return None
     with home.fetched(list(card["files"])) as folder:
         if damaged(card, folder):
             raise DamagedIndex("its file is damaged or of another build")
-        index = read_faiss(folder / file_of(card, INDEX), card["dim"], card["rows"], mapped=folder == home)
-    probe(index, card["probes"])
+        index = read_faiss(folder / index_file(card), card["dim"], card["rows"], mapped and folder == home)
+    set_effort(index, card["probes"])
     return index
 
 
-def probe(index: faiss.Index, lists: int) -> None:
-    """Set the number of lists that an IVF index probes; other indexes have none.
+def set_effort(index: faiss.Index, effort: int) -> None:
+    """Set the number of lists that an IVF index probes, or of candidates that a graph keeps; others have none.
 
-    Threads take a query at a time: as many queries for each, FAISS's default, take a fifth longer in all.
+    Threads take a query at a time: as many queries for each, FAISS's default, take a fifth longer in all. Cards of
+    older versions have 1 for a graph: their recall was measured with 34 candidates.
     """
     if (ivf := ivf_of(index)) is not None:
-        ivf.nprobe, ivf.parallel_mode = lists, _QUERY_BY_QUERY
+        ivf.nprobe, ivf.parallel_mode = effort, _QUERY_BY_QUERY
+    elif (graph := graph_of(index)) is not None:
+        graph.efSearch = effort if effort > 1 else 34
 
 
 def ivf_of(index: faiss.Index) -> faiss.IndexIVF | None:
@@ -295,14 +339,8 @@ def ivf_of(index: faiss.Index) -> faiss.IndexIVF | None:
     return faiss.try_extract_index_ivf(index)
 
 
-@contextmanager
-def cluster_on_gpu(ivf: faiss.IndexIVF | None) -> Iterator[None]:
-    """Train the centroids of an IVF index on all GPUs within this block, if FAISS has GPUs (`pip install '.[gpu]'`)."""
-    import faiss
-
-    if ivf is None or not faiss.get_num_gpus():
-        yield
-        return
-    ivf.clustering_index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatIP(ivf.d))
-    yield
-    ivf.clustering_index = None
+def graph_of(index: Any) -> Any:
+    """Return the HNSW graph of an index, or None."""
+    faiss: Any = import_module("faiss")
+    inner = faiss.downcast_index(index.index) if isinstance(index, faiss.IndexIDMap) else index
+    return inner.hnsw if isinstance(inner, faiss.IndexHNSW) else None

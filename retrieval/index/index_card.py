@@ -1,15 +1,14 @@
 """The card of an index: what the index was built from, and whether the store still matches.
 
-On disk: indexes/ENTITY/VIEW.json in the store. It names the index files in the same folder, VIEW.BUILD.faiss and
-VIEW.BUILD.sample.npz, with size and sha256; an exact index has none. Each build uses new names for its files, so one
-atomic write of the card replaces the index.
+On disk: indexes/ENTITY/VIEW.json in the store. It names the index file in the same folder, VIEW.BUILD.faiss, with size
+and sha256; an exact index has none. Cards of older versions also name VIEW.BUILD.sample.npz. Each build uses a new name
+for its file, so one atomic write of the card replaces the index.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -17,15 +16,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-from common.errors import StepDiffError
-from common.io.files import LocalPath, Place, whole
 from retrieval.vectors import command
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import LocalPath, Place, whole
 from store import Store, View
 from store.view import OK
 
 VERSION = 2
 KEYS = 1_000_000  # digested at a time
-INDEX, SAMPLE = ".faiss", ".sample.npz"
+INDEX, SAMPLE = ".faiss", ".sample.npz"  # endings of files
 LARGEST = 2**20  # bytes of a card, at most; a usual one has about 2,000
 
 _FORM: dict[str, tuple[type, ...]] = {
@@ -50,15 +49,9 @@ def card_path(store: Store, entity: str, view: str) -> Place:
     return store.path / "indexes" / entity / f"{view}.json"
 
 
-def new_files(card: Place) -> tuple[Place, Place]:
-    """Return new paths for the index and the sample of one build."""
-    build = os.urandom(4).hex()
-    return card.parent / f"{card.stem}.{build}{INDEX}", card.parent / f"{card.stem}.{build}{SAMPLE}"
-
-
-def file_of(card: Card, end: str) -> str:
-    """Return the name of the card's file with this ending; an exact index has none."""
-    return next(name for name in card["files"] if name.endswith(end))
+def index_file(card: Card) -> str:
+    """Return the name of the card's index file; an exact index has none."""
+    return next(name for name in card["files"] if name.endswith(INDEX))
 
 
 def remove_others(path: Place, card: Card) -> None:
@@ -70,7 +63,7 @@ def remove_others(path: Place, card: Card) -> None:
 
 
 def _own(path: Place) -> re.Pattern[str]:
-    """The pattern of names of files that belong to the card at `path`."""
+    """Return the pattern of names of files that belong to the card at `path`."""
     ends = "|".join(map(re.escape, (INDEX, SAMPLE)))
     return re.compile(rf"{re.escape(path.stem)}(\.[0-9a-f]{{8}})?({ends})")
 
@@ -114,15 +107,15 @@ def read_card(path: Place) -> Card | str:
 
 
 def _fault_of_files(path: Place, card: Card) -> str | None:
-    """The fault of the files that the card at `path` names, which must be its own and one of each kind."""
+    """Return the fault of the files that the card at `path` names, which must be its own."""
     for name, known in card["files"].items():
         if not _own(path).fullmatch(name):
             return f"its card names {name!r}, which is not a file of this index"
         if not isinstance(known, dict) or type(known.get("bytes")) is not int or type(known.get("sha256")) is not str:
             return f"its card does not describe {name!r}"
-    ends = sorted(end for name in card["files"] for end in (INDEX, SAMPLE) if name.endswith(end))
-    if ends != ([] if card["exact"] else [INDEX, SAMPLE]):
-        return f"its card names {len(card['files'])} files instead of {0 if card['exact'] else 2}"
+    indexes = sum(name.endswith(INDEX) for name in card["files"])
+    if indexes != (not card["exact"]) or (card["exact"] and card["files"]):
+        return f"its card names {indexes} index files instead of {0 if card['exact'] else 1}"
     return None
 
 
@@ -156,9 +149,9 @@ def damaged(card: Card, folder: Path) -> bool:
     return False
 
 
-def described(*files: Path) -> dict[str, dict[str, Any]]:
-    """Return the card's entries for files."""
-    return {path.name: {"bytes": path.stat().st_size, "sha256": LocalPath(path).sha256()} for path in files}
+def described(path: Path) -> dict[str, Any]:
+    """Return the card's entry for a file."""
+    return {"bytes": path.stat().st_size, "sha256": LocalPath(path).sha256()}
 
 
 def digest(store: Store, view: View, rows: Int64[np.ndarray, " rows"]) -> str:

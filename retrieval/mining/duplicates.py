@@ -4,29 +4,28 @@ Two clips of different videos whose cosine reaches the threshold are duplicates.
 the group of the earliest first clip that it is a duplicate of, or is the first clip of a group itself.
 
 Guarantees
-- groups_equal_those_of_all_pairs: `exact` misses no pair at or above the threshold and counts none below it, up to the
-  rounding of float32 (1e-6)
+- `exact` misses no pair at or above the threshold and counts none below it, up to the rounding of float32 (1e-6)
 - every clip of a group is a duplicate of its first clip; clips of one video are not duplicates of each other
-- connected_rows_have_the_same_root: `against` keeps what chains of duplicates connect, so that it misses no copy
+- `against` keeps what chains of duplicates connect, so that it misses no copy
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import polars as pl
 from jaxtyping import Float32, Int64
 
-from common.progress import progress
 from retrieval.exact import compiled
 from retrieval.index.index import open_index
 from retrieval.mining.neighbours import columns, video_numbers
-from retrieval.vectors import BLOCK, blocks, compact, filled_rows, rows_that_fit, width
+from retrieval.vectors import BLOCK, blocks, compact, filled_rows, width
+from stepdiff.common.progress import progress
 from store import Store, View
 
+HELD_BYTES = 2**32  # of rows that are held in memory and compared with all others
 TILE = 1024  # rows compared with a block at a time
 CANDIDATES = 16  # nearest rows of each row that are requested from an index
 ROUNDING = 1e-6  # of a float32 cosine
@@ -35,40 +34,12 @@ Pairs = tuple[Int64[np.ndarray, " pairs"], Int64[np.ndarray, " pairs"], Float32[
 """positions of two clips, the lower first, and their cosine"""
 
 
-@dataclass(frozen=True)
-class Groups:
-    """Groups of n clips found so far, and the nearest duplicate of each clip."""
-
-    video: Int64[np.ndarray, " n"]
-    first: Int64[np.ndarray, " n"]
-    """position of the first clip of its group"""
-    parent: Int64[np.ndarray, " n"]
-    """a forest: a chain of duplicates connects clips with the same root"""
-    nearest: Int64[np.ndarray, " n"]
-    """position of the most similar clip of another video, -1 if none reaches the threshold"""
-    cosine: Float32[np.ndarray, " n"]
-
-    @classmethod
-    def none(cls, video: Int64[np.ndarray, " n"]) -> Groups:
-        """Return the state without duplicates."""
-        count = len(video)
-        return cls(video, np.arange(count), np.arange(count), np.full(count, -1), np.full(count, -np.inf, np.float32))
-
-    def roots(self) -> Int64[np.ndarray, " n"]:
-        """Return the root of each clip's tree, which identifies its chain."""
-        roots = self.parent
-        while (roots != roots[roots]).any():
-            roots = roots[roots]
-        return roots
-
-
 def duplicates(
     store: Store,
     view: View,
     threshold: float = 0.98,
     against: str | None = None,
     by: Literal["exact", "index"] = "exact",
-    max_memory: str = "4GB",
     feature: str = "embedding",
 ) -> pl.DataFrame:
     """Return clips that have duplicates: group, clip, similarity, copy, video, and the column of `against`.
@@ -81,23 +52,36 @@ def duplicates(
         against: Catalog column, e.g. split: keep only clips that chains of duplicates connect with another value of it.
         by: "exact" compares all pairs, in n * n * D / 2 multiplications; "index" compares each clip with the nearest
             ones that the view's index finds.
-        max_memory: Memory that may be used, e.g. 4GB.
         feature: Embedding to compare.
-
-    Raises:
-        StepDiffError: A column that the catalog lacks, a row without a direction, too little memory, or no index.
     """
     rows = filled_rows(view)
     frame = columns(store, "clips", ["key", "video", *([] if against in (None, "video") else [against])])[rows]
-    groups = Groups.none(video_numbers(frame["video"]))
+    video, n = video_numbers(frame["video"]), len(rows)
+    first_of, parent = np.arange(n), np.arange(n)  # the first clip of its group; a forest whose trees are the chains
+    nearest, cosine = np.full(n, -1), np.full(n, -np.inf, np.float32)  # the most similar clip of another video
     bar = np.float32(threshold - ROUNDING)
     if by == "index":
         pairs = _pairs_of_index(store, view, rows, bar)
     else:
-        pairs = _all_pairs(store, view, feature, rows, rows_that_fit(max_memory, len(rows), width(view, feature)), bar)
+        pairs = _all_pairs(store, view, feature, rows, HELD_BYTES // (4 * width(view, feature)), bar)
     for first, second, cosines in pairs:
-        join(first, second, cosines, groups.video, groups.first, groups.parent, groups.nearest, groups.cosine)
-    return _frame(frame, groups, against)
+        join(first, second, cosines, video, first_of, parent, nearest, cosine)
+    while (parent != parent[parent]).any():
+        parent = parent[parent]
+    alike = np.flatnonzero(nearest >= 0)
+    clips = frame[alike].select(
+        pl.Series("group", first_of[alike]),
+        pl.col("key").alias("clip"),
+        pl.Series("similarity", cosine[alike].astype(float)),
+        frame["key"].gather(nearest[alike]).alias("copy"),
+        pl.exclude("key"),
+    )
+    if against is not None:
+        clips = clips.filter(pl.col(against).drop_nulls().n_unique().over(pl.Series(parent[alike])) > 1)
+    later = pl.int_range(pl.len()).over("group") > 0  # the first clip of a group has a duplicate, if any clip has
+    return clips.with_columns(pl.col("group").rank("dense").cast(pl.Int64)).sort(
+        "group", later, "similarity", descending=[False, False, True], maintain_order=True
+    )
 
 
 def _all_pairs(
@@ -168,22 +152,3 @@ def join(
             parent[b] = parent[parent[b]]
             b = parent[b]
         parent[max(a, b)] = min(a, b)
-
-
-def _frame(frame: pl.DataFrame, groups: Groups, against: str | None) -> pl.DataFrame:
-    """Return the clips that have a duplicate, group by group."""
-    found = np.flatnonzero(groups.nearest >= 0)
-    chain = pl.Series(groups.roots()[found])
-    clips = frame[found].select(
-        pl.Series("group", groups.first[found]),
-        pl.col("key").alias("clip"),
-        pl.Series("similarity", groups.cosine[found].astype(float)),
-        frame["key"].gather(groups.nearest[found]).alias("copy"),
-        pl.exclude("key"),
-    )
-    if against is not None:
-        clips = clips.filter(pl.col(against).drop_nulls().n_unique().over(chain) > 1)
-    later = pl.int_range(pl.len()).over("group") > 0  # the first clip of a group has a duplicate, if any clip has
-    return clips.with_columns(pl.col("group").rank("dense").cast(pl.Int64)).sort(
-        "group", later, "similarity", descending=[False, False, True], maintain_order=True
-    )

@@ -19,14 +19,9 @@ certain. If that is not enough, four times as many pairs are sorted.
 
 Guarantees
 - every_option_has_features: a clip without features is refused, so every question can be answered
-- one_question_per_text: each text of each row is one question, in the order of the file; a question with fewer than
-  three negatives is dropped and counted
 - negatives_equal_the_naive_ones: the compiled walk sorts few pairs, with the result of walking all of them
 - the_order_of_options_depends_on_seed_and_content_only: random draws depend on the seed and the question's content, not
   on its position in the file
-- pairs_clips_and_texts_are_in_order_of_first_appearance: pairs, clips and texts keep the order in which the test set
-  names them first
-- only_exact_distances_order_the_candidates: estimates only decide which pairs need not be sorted
 """
 
 from __future__ import annotations
@@ -41,15 +36,15 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 
-from common.errors import StepDiffError
-from common.io.tables import short
-from common.progress import progress
-from common.threads import cores, each
-from retrieval.exact import compiled, distance, dot
+from retrieval.exact import compiled
 from retrieval.vectors import fill_command, normalised
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.tables import short
+from stepdiff.common.progress import progress
+from stepdiff.common.threads import each, shares
+from stepdiff.tasks.testsets import DiffCap, DiffMCQ, Pair, read_test_set
 from store import Store, View, text_key
 from store.view import OK
-from tasks.testsets import DiffCap, DiffMCQ, Pair, read_test_set
 
 NEGATIVES = 3
 BLOCK = 512  # true pairs estimated at a time
@@ -63,15 +58,12 @@ MOST_SHARED = {"V1": 0, "V2": 1}  # clips that a negative may share with the tru
 class Questions(NamedTuple):
     """The questions of a test set as arrays, sorted by pair and category."""
 
-    clips: Int64[np.ndarray, "pairs 2"]
-    """positions of each pair's reference and candidate among the clips"""
+    clips: Int64[np.ndarray, "pairs 2"]  # positions of each pair's reference and candidate among the clips
     bounds: Int64[np.ndarray, " groups_and_one"]
     """questions bounds[p * categories + c] to bounds[p * categories + c + 1] are those of pair p in category c, and
     thereby all difference texts of that pair in that category"""
-    text: Int64[np.ndarray, " questions"]
-    """position of each question's text among the texts"""
-    texts: Float64[np.ndarray, "texts text_dim"]
-    """normalised embeddings"""
+    text: Int64[np.ndarray, " questions"]  # position of each question's text among the texts
+    texts: Float64[np.ndarray, "texts text_dim"]  # normalised embeddings
 
 
 def walk(
@@ -82,40 +74,28 @@ def walk(
     A pair is kept if it is not the true pair, shares at most `most_shared` clips with it, and none of its texts in the
     question's category has a cosine above `threshold` to the question's text.
     """
-    found = np.full((len(questions.text), NEGATIVES), -1, np.int64)
-    squares, ones = np.sum(averages * averages, axis=-1), np.ones(len(averages))
+    negatives = np.full((len(questions.text), NEGATIVES), -1, np.int64)
+    squares, ones, pairs = np.sum(averages * averages, axis=-1), np.ones(len(averages)), len(averages)
     one = np.column_stack([-2 * averages, squares, ones]).astype(np.float32)
     other = np.column_stack([averages, ones, squares]).astype(np.float32)  # one @ other is the squared distance
-    with progress("walked pairs", len(averages)) as advance:
-        for start in range(0, len(averages), BLOCK):
-            true = np.arange(start, min(start + BLOCK, len(averages)))
-            _walk_block(true, one[true] @ other.T, SHORTLIST, averages, questions, most_shared, threshold, found)
+    with progress("walked pairs", pairs) as advance:
+        for start in range(0, pairs, BLOCK):
+            true = np.arange(start, min(start + BLOCK, pairs))
+            estimates, size = one[true] @ other.T, SHORTLIST
             advance(len(true))
-    return found
+            while len(true):
 
+                def some(part: tuple[int, int]) -> Bool[np.ndarray, " part"]:
+                    near = estimates[slice(*part)]  # noqa: B023
+                    limits, certain = _reach(near, size, averages.shape[1])  # noqa: B023
+                    given = true[slice(*part)], near, limits, certain, averages  # noqa: B023
+                    return _walk_some(*given, *questions, most_shared, threshold, negatives)
 
-def _walk_block(
-    true: Int64[np.ndarray, " some"],
-    estimates: Float32[np.ndarray, "some pairs"],
-    size: int,
-    averages: Float64[np.ndarray, "pairs dim"],
-    questions: Questions,
-    most_shared: int,
-    threshold: float,
-    found: Int64[np.ndarray, "questions 3"],
-) -> None:
-    """Fill `found` for the questions of some true pairs; sort `size` pairs of each exactly, or more."""
-
-    def some(part: slice) -> Bool[np.ndarray, " part"]:
-        limits, certain = _reach(estimates[part], size, averages.shape[1])
-        near = true[part], estimates[part], limits, certain
-        return _walk_some(*near, averages, *questions, most_shared, threshold, found)
-
-    each_core = -(-len(true) // cores())
-    filled = np.concatenate(each(some, [slice(at, at + each_core) for at in range(0, len(true), each_core)]))
-    if size < len(averages) and not filled.all():
-        rest = true[~filled], estimates[~filled], size * GROWTH
-        _walk_block(*rest, averages, questions, most_shared, threshold, found)
+                filled = np.concatenate(each(some, shares(len(true))))
+                if size >= pairs:
+                    break
+                true, estimates, size = true[~filled], estimates[~filled], size * GROWTH
+    return negatives
 
 
 def error_of(dim: int) -> float:
@@ -129,7 +109,7 @@ def error_of(dim: int) -> float:
 def _reach(
     estimates: Float32[np.ndarray, "true pairs"], size: int, dim: int
 ) -> tuple[Float32[np.ndarray, " true"], Float64[np.ndarray, " true"]]:
-    """The estimate up to which pairs are sorted, and the distance up to which the order is then complete."""
+    """Return the estimate up to which pairs are sorted, and the distance up to which the order is then complete."""
     if size >= estimates.shape[1]:
         return np.full(len(estimates), np.inf, np.float32), np.full(len(estimates), np.inf)
     limits = np.partition(estimates, size, axis=1)[:, size]
@@ -150,9 +130,9 @@ def _walk_some(
     texts: Float64[np.ndarray, "texts text_dim"],
     most_shared: int,
     threshold: float,
-    found: Int64[np.ndarray, "questions 3"],
+    negatives: Int64[np.ndarray, "questions 3"],
 ) -> Bool[np.ndarray, " some"]:
-    """Fill `found` for the questions of some true pairs; returns whether all questions of a pair found three."""
+    """Fill `found` for the questions of some true pairs; return whether all questions of a pair found three."""
     categories = (len(bounds) - 1) // len(clips)
     filled = np.ones(len(true), np.bool_)
     for at in range(len(true)):
@@ -165,7 +145,7 @@ def _walk_some(
             for question in range(bounds[group], bounds[group + 1]):
                 count = 0
                 for place in order:
-                    if count == found.shape[1] or distances[place] > certain[at]:
+                    if count == negatives.shape[1] or distances[place] > certain[at]:
                         break
                     other = near[place]
                     theirs = other * categories + category
@@ -174,10 +154,19 @@ def _walk_some(
                         and _shared(clips[other], clips[pair]) <= most_shared
                         and not _alike(texts, text[question], text[bounds[theirs] : bounds[theirs + 1]], threshold)
                     ):
-                        found[question, count] = other
+                        negatives[question, count] = other
                         count += 1
-                filled[at] &= count == found.shape[1]
+                filled[at] &= count == negatives.shape[1]
     return filled
+
+
+@compiled
+def distance(a: Float64[np.ndarray, " dim"], b: Float64[np.ndarray, " dim"]) -> float:
+    """Return the L2 distance."""
+    total = 0.0
+    for d in range(len(a)):
+        total += (a[d] - b[d]) * (a[d] - b[d])
+    return np.sqrt(total)
 
 
 @compiled
@@ -189,9 +178,12 @@ def _shared(one: Int64[np.ndarray, " 2"], other: Int64[np.ndarray, " 2"]) -> int
 def _alike(
     texts: Float64[np.ndarray, "texts text_dim"], text: int, others: Int64[np.ndarray, " others"], threshold: float
 ) -> bool:
-    """Whether the cosine of a text to one of the others is above the threshold."""
+    """Return whether the cosine of a text to one of the others is above the threshold."""
     for other in others:
-        if dot(texts[text], texts[other]) > threshold:
+        cosine = 0.0
+        for d in range(texts.shape[1]):
+            cosine += texts[text, d] * texts[other, d]
+        if cosine > threshold:
             return True
     return False
 
@@ -261,7 +253,7 @@ def hard_negatives(
 def _arrays(
     test_set: TestSet, pairs: Int64[np.ndarray, "pairs 2"], texts: Float64[np.ndarray, "texts text_dim"]
 ) -> tuple[Questions, Int64[np.ndarray, " questions"]]:
-    """The questions as arrays, and the difference of each."""
+    """Return the questions as arrays, and the difference of each."""
     pair = {name: at for at, name in enumerate(test_set.pairs)}
     text = {words: at for at, words in enumerate(test_set.texts)}
     category = {name: at for at, name in enumerate(dict.fromkeys(one.category for one in test_set.differences))}
@@ -311,11 +303,7 @@ def draw(
     seed: int = 0,
     allow_reversed: bool = False,
 ) -> Drawn:
-    """Return the questions of a DiffCap file.
-
-    Raises:
-        StepDiffError: features are missing (names the command that adds them), or reversed pairs outside V2.
-    """
+    """Return the questions of a DiffCap file. StepDiffError names the command that adds missing features."""
     if allow_reversed and variant != "V2":
         raise StepDiffError(f"--allow-reversed is for V2; {variant} never has the true pair reversed")
     test_set = TestSet.of_rows(read_test_set("diffcap", file))

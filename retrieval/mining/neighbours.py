@@ -5,14 +5,10 @@ step. Each piece is compared with all rows of its steps, which are read from the
 written to the folder OUT.parts before the next piece starts.
 
 Guarantees
-- a_row_is_never_its_own_neighbour: a row is not its own neighbour
-- the_nearest_rows_come_first: neighbours are sorted by falling cosine, then by position
-- neighbours_can_be_restricted_to_the_same_step: with `same`, a neighbour has the same value in that catalog column
-- neighbours_equal_those_of_a_naive_join: neighbours are exact; only cosines that differ by less than the rounding of
-  float32 (1e-6) may be in another order
-- a_killed_run_resumes_with_the_same_file: an interrupted run continues with the first missing piece, and writes the
-  same file
-- memory_is_bounded: the vectors of one piece and one block are in memory, whatever the size of a step
+- neighbours are exact and sorted by falling cosine, then by row, and never the row itself; only cosines that differ by
+  less than the rounding of float32 (1e-6) may be in another order
+- an interrupted `join` continues with the first missing piece, and writes the same file
+- the vectors of one piece and one block are in memory, whatever the size of a step
 """
 
 from __future__ import annotations
@@ -30,18 +26,16 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float32, Int64
 
-from common.errors import StepDiffError
-from common.io.files import whole
-from common.progress import progress
-from retrieval.exact import Best
+from retrieval.exact import Candidates, Found, nearest_of, without_itself
 from retrieval.index.index import open_index
 from retrieval.index.index_card import digest
-from retrieval.vectors import BLOCK, blocks, compact, filled_rows, normalised, rows_that_fit, width
+from retrieval.vectors import BLOCK, blocks, compact, filled_rows, normalised, width
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import whole
+from stepdiff.common.progress import progress
 from store import Store, View
 
 QUERIES = 1024  # searched at a time in an index
-
-Neighbours = tuple[Int64[np.ndarray, "rows k"], Float32[np.ndarray, "rows k"]]
 
 
 def neighbours(
@@ -51,18 +45,13 @@ def neighbours(
     k: int,
     same: str | None = None,
     feature: str = "embedding",
-) -> Neighbours:
-    """Return the k nearest filled rows of each of `rows` and their cosines, best first.
-
-    Where fewer rows exist, the row is -1 and the cosine -inf.
+) -> Found:
+    """Return the k nearest filled rows of each of `rows` and their cosines, best first; -1 and -inf after the last.
 
     Args:
         same: Catalog column, e.g. `step`: only rows with an equal value are neighbours, found exactly; a row without a
             value has none. By default the view's index is searched.
         feature: Embedding to compare with `same`; an index has its own.
-
-    Raises:
-        StepDiffError: A row without features, an unknown column, or a missing or stale index.
     """
     empty = np.flatnonzero(~np.isin(rows, filled_rows(view)))
     if len(empty):
@@ -73,38 +62,13 @@ def neighbours(
         )
     found = np.full((len(rows), k), -1, np.int64), np.full((len(rows), k), -np.inf, np.float32)
     if same is None:
-        _from_index(store, view, rows, found)
-    else:
-        _within_groups(store, view, rows, same, feature, found)
-    return found
-
-
-def nearest(
-    vectors: Float32[np.ndarray, "vectors dim"], asked: Int64[np.ndarray, " asked"], k: int
-) -> tuple[Int64[np.ndarray, "asked k"], Float32[np.ndarray, "asked k"]]:
-    """Return the positions of the k other vectors nearest to each vector at `asked`, and their cosines, best first.
-
-    `vectors` have length 1. The search is exact. Where fewer exist, the position is -1 and the cosine -inf.
-    """
-    found, places = Best.none(len(asked), k), np.arange(len(vectors))
-    found.see(vectors[asked], asked, vectors, places, places)
-    return found.rows, found.cosines
-
-
-def _from_index(store: Store, view: View, rows: Int64[np.ndarray, " rows"], found: Neighbours) -> None:
-    index, k = open_index(store, view), found[0].shape[1]
-    for start in range(0, len(rows), QUERIES):
-        part = rows[start : start + QUERIES]
-        queries = normalised(store, view, index.card["feature"], part).astype(np.float32)
-        for at, (hits, cosines) in enumerate(zip(*index.search(queries, k + 1), strict=True)):
-            others = np.flatnonzero((hits >= 0) & (hits != part[at]))[:k]
-            found[0][start + at, : len(others)] = hits[others]
-            found[1][start + at, : len(others)] = cosines[others]
-
-
-def _within_groups(
-    store: Store, view: View, rows: Int64[np.ndarray, " rows"], same: str, feature: str, found: Neighbours
-) -> None:
+        index = open_index(store, view)
+        for start in range(0, len(rows), QUERIES):
+            part = rows[start : start + QUERIES]
+            queries = normalised(store, view, index.card["feature"], part).astype(np.float32)
+            nearest_rows, cosines = without_itself(index.search(queries, k + 1), part, k)
+            found[0][start : start + QUERIES], found[1][start : start + QUERIES] = nearest_rows, cosines
+        return found
     frame = columns(store, view.entity, ["row", same])
     filled = filled_rows(view)
     for group in frame.filter(frame[same].is_not_null()).partition_by(same):
@@ -113,9 +77,19 @@ def _within_groups(
         if not len(asked):
             continue
         vectors = normalised(store, view, feature, members).astype(np.float32)
-        places, cosines = nearest(vectors, np.searchsorted(members, rows[asked]), found[0].shape[1])
+        places, cosines = nearest(vectors, np.searchsorted(members, rows[asked]), k)
         found[0][asked] = np.where(places < 0, -1, members[places])
         found[1][asked] = cosines
+    return found
+
+
+def nearest(vectors: Float32[np.ndarray, "vectors dim"], asked: Int64[np.ndarray, " asked"], k: int) -> Found:
+    """Return the positions of the k other vectors nearest to each vector at `asked`, and their cosines, best first.
+
+    `vectors` have length 1. Where fewer exist, the position is -1 and the cosine -inf.
+    """
+    places = np.arange(len(vectors))
+    return nearest_of(vectors[asked], asked, [(places, vectors, places)], k)
 
 
 PIECE = 65_536  # rows of a piece, at most: the work that an interruption can lose
@@ -128,11 +102,9 @@ class Sorted:
     store: Store
     view: View
     feature: str
-    frame: pl.DataFrame
-    """key, the column of the groups, and video if it matters, of each row"""
+    frame: pl.DataFrame  # key, the column of the groups, and video if it matters, of each row
     rows: Int64[np.ndarray, " n"]
-    apart: Int64[np.ndarray, " n"]
-    """rows with equal values are not neighbours: the row itself, or its video"""
+    apart: Int64[np.ndarray, " n"]  # rows with equal values are not neighbours: the row itself, or its video
     bounds: Int64[np.ndarray, " groups_and_one"]
 
 
@@ -143,36 +115,43 @@ def join(
     within: str = "step",
     k: int = 8,
     other_videos: bool = False,
-    max_memory: str = "4GB",
     feature: str = "embedding",
 ) -> int:
-    """Write clip, `within`, neighbours and similarities of every clip as Parquet; returns the number of clips.
-
-    Raises StepDiffError for an unknown column, no clips, too little memory, or pieces of another join in OUT.parts.
-    """
-    given = _sort(store, view, feature, within, other_videos)
-    most = min(rows_that_fit(max_memory, len(given.rows), width(view, feature), more=60 * k), PIECE)
+    """Write clip, `within`, neighbours and similarities of every clip as Parquet; return the number of clips."""
+    frame = columns(store, "clips", ["key", within, *(["video"] if other_videos else [])])
+    filled = filled_rows(view)
+    frame = frame[filled].with_columns(row=pl.Series(filled))
+    frame = frame.filter(pl.col(within).is_not_null()).sort(within, "row")
+    if not frame.height:
+        raise StepDiffError(
+            f"no clip with features in clips/{view.name} has a value in column {within!r}: name another column"
+        )
+    rows = frame["row"].to_numpy()
+    apart = video_numbers(frame["video"]) if other_videos else rows
+    starts = np.flatnonzero(frame[within].rle_id().diff().fill_null(1).to_numpy())
+    given = Sorted(store, view, feature, frame.drop("row"), rows, apart, np.append(starts, len(rows)))
+    width(view, feature)  # refuses tokens before OUT.parts is made
     options = {
         "rows": digest(store, view, given.rows), "groups": hashlib.sha256(given.bounds.tobytes()).hexdigest(),
-        "view": view.name, "feature": feature, "within": within, "k": k, "other_videos": other_videos, "piece": most,
+        "view": view.name, "feature": feature, "within": within, "k": k, "other_videos": other_videos, "piece": PIECE,
     }  # fmt: skip
     parts = _parts_folder(out, options)
     files, clips = [], 0
     with progress("joined clips", len(given.rows)) as advance:
-        for piece in pieces(given.bounds, most):
+        for piece in pieces(given.bounds, PIECE):
             file = parts / f"{piece.start:012d}.parquet"
             if not file.exists():
-                frame = _join_piece(given, within, k, piece)
+                joined = _join_piece(given, within, k, piece)
                 with whole(file) as temporary:
-                    frame.write_parquet(temporary)
+                    joined.write_parquet(temporary)
             files.append(file)
             clips += piece.stop - piece.start
             advance(piece.stop - piece.start)
     with whole(out) as temporary:
         try:
             written = pl.scan_parquet(files, glob=False)
-            if (rows := written.select(pl.len()).collect().item()) != clips:
-                raise pl.exceptions.ComputeError(f"{rows} clips of {clips}")
+            if (count := written.select(pl.len()).collect().item()) != clips:
+                raise pl.exceptions.ComputeError(f"{count} clips of {clips}")
             written.sink_parquet(temporary)
         except pl.exceptions.PolarsError as error:
             reason = str(error).strip().splitlines()[0]
@@ -195,23 +174,8 @@ def pieces(bounds: Int64[np.ndarray, " groups_and_one"], most: int) -> Iterator[
         yield slice(start, int(bounds[-1]))
 
 
-def _sort(store: Store, view: View, feature: str, within: str, other_videos: bool) -> Sorted:
-    frame = columns(store, "clips", ["key", within, *(["video"] if other_videos else [])])
-    filled = filled_rows(view)
-    frame = frame[filled].with_columns(row=pl.Series(filled))
-    frame = frame.filter(pl.col(within).is_not_null()).sort(within, "row")
-    if not frame.height:
-        raise StepDiffError(
-            f"no clip with features in clips/{view.name} has a value in column {within!r}: name another column"
-        )
-    rows = frame["row"].to_numpy()
-    apart = video_numbers(frame["video"]) if other_videos else rows
-    starts = np.flatnonzero(frame[within].rle_id().diff().fill_null(1).to_numpy())
-    return Sorted(store, view, feature, frame.drop("row"), rows, apart, np.append(starts, len(rows)))
-
-
 def _parts_folder(out: Path, options: dict[str, Any]) -> Path:
-    """The folder of the pieces, created if it is missing. Raises StepDiffError if it holds pieces of another join."""
+    """Return the folder of the pieces, created if missing. StepDiffError if it holds pieces of another join."""
     folder = out.with_name(out.name + ".parts")
     card = folder / "join.json"
     try:
@@ -235,42 +199,44 @@ def _parts_folder(out: Path, options: dict[str, Any]) -> Path:
 
 
 def _join_piece(given: Sorted, within: str, k: int, piece: slice) -> pl.DataFrame:
-    """The neighbours of the rows of a piece."""
+    """Return the neighbours of the rows of a piece."""
     queries = compact(given.store, given.view, given.feature, given.rows[piece])
-    best = Best.none(len(queries), k)
+    rows, cosines = np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float32)
     first = int(np.searchsorted(given.bounds, piece.start, side="right")) - 1
     for start, end in pairwise(given.bounds[first:].tolist()):
         if start >= piece.stop:
             break
         inside = slice(max(start, piece.start), min(end, piece.stop))
         mine = slice(inside.start - piece.start, inside.stop - piece.start)
-        for group, vectors in _candidates(given, slice(start, end), piece, queries):
-            best.of(mine).see(queries[mine], given.apart[inside], vectors, group, given.apart[group])
-    query, rank = np.nonzero(best.rows >= 0)
-    found = pl.DataFrame(
+        candidates = _candidates(given, slice(start, end), piece, queries)
+        rows[mine], cosines[mine] = nearest_of(queries[mine], given.apart[inside], candidates, k)
+    query, rank = np.nonzero(rows >= 0)
+    pairs = pl.DataFrame(
         {
             "place": query,
-            "neighbours": given.frame["key"].gather(best.rows[query, rank]),
-            "similarities": best.cosines[query, rank],
+            "neighbours": given.frame["key"].gather(rows[query, rank]),
+            "similarities": cosines[query, rank],
         }
     )
     clips = given.frame[piece].select(pl.int_range(pl.len()).alias("place"), pl.col("key").alias("clip"), within)
-    lists = found.group_by("place", maintain_order=True).all()
+    lists = pairs.group_by("place", maintain_order=True).all()
     joined = clips.join(lists, on="place", how="left", maintain_order="left").drop("place")
     return joined.with_columns(pl.col("neighbours", "similarities").fill_null([]))
 
 
 def _candidates(
     given: Sorted, group: slice, piece: slice, held: Float32[np.ndarray, "piece dim"]
-) -> Iterator[tuple[Int64[np.ndarray, " block"], Float32[np.ndarray, "block dim"]]]:
-    """Positions and vectors of a group: from the piece if it holds all of them, otherwise block by block."""
+) -> Iterator[Candidates]:
+    """Yield positions, vectors and `apart` of a group: from the piece if it holds all of them, else block by block."""
     places = np.arange(group.start, group.stop)
     if piece.start <= group.start and group.stop <= piece.stop:
-        yield places, held[group.start - piece.start : group.stop - piece.start]
+        yield places, held[group.start - piece.start : group.stop - piece.start], given.apart[places]
         return
-    read = blocks(given.store, given.view, given.feature, given.rows[group])
-    for start, (rows, vectors) in zip(range(0, len(places), BLOCK), read, strict=True):
-        yield places[start : start + len(rows)], vectors.astype(np.float32)
+    for start, (rows, vectors) in zip(
+        range(0, len(places), BLOCK), blocks(given.store, given.view, given.feature, given.rows[group]), strict=True
+    ):
+        block = places[start : start + len(rows)]
+        yield block, vectors.astype(np.float32), given.apart[block]
 
 
 def columns(store: Store, entity: str, names: Sequence[str]) -> pl.DataFrame:

@@ -8,12 +8,9 @@ sqlglot splits the text into tokens. Each token must be on this list and is writ
 with every name in quotes, so the text that Polars parses cannot contain anything else.
 
 Guarantees
-- a_condition_cannot_open_a_file: a text for which Polars would open a file or an address, or call a function, is
-  refused by name
-- a_condition_selects_the_same_rows_as_polars: an accepted condition selects the rows that Polars' own SQL selects for
-  the same text
-- too_complex_conditions_are_refused: length, nesting, number of operators and length of a LIKE pattern have limits,
-  checked before parsing
+- a text for which Polars would open a file or an address, or call a function, is refused by name
+- an accepted condition selects the rows that Polars' own SQL selects for the same text
+- length, nesting, number of operators and length of a LIKE pattern have limits, checked before parsing
 """
 
 from __future__ import annotations
@@ -29,7 +26,7 @@ from sqlglot import tokenize
 from sqlglot.errors import TokenError
 from sqlglot.tokens import Token, TokenType
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from store import Store
 
 LONGEST = 10_000  # characters of a condition
@@ -56,12 +53,7 @@ _PLACE = "\0place"  # a column that no catalog has
 
 
 def rows_where(store: Store, entity: str, where: str) -> Int64[np.ndarray, " rows"]:
-    """Return the catalog rows for which `where` is true, rising.
-
-    Raises:
-        StepDiffError: `where` is not a condition, uses something that is not allowed, names an unknown column, or
-            selects no row.
-    """
+    """Return the catalog rows for which `where` is true, rising. StepDiffError if there is none."""
     condition = read_condition(where)
     catalog = store.catalog(entity)
     there = catalog.schema()
@@ -78,8 +70,7 @@ def rows_where(store: Store, entity: str, where: str) -> Int64[np.ndarray, " row
 def places_where(frame: pl.DataFrame, condition: Condition) -> Int64[np.ndarray, " places"]:
     """Return the places in a catalog's `frame` at which the condition is true, rising.
 
-    Raises:
-        StepDiffError: The condition names a column that the frame lacks, or is no condition on its columns.
+    Raises StepDiffError: it names a column that the frame lacks, or is no condition on its columns.
     """
     made = DURATION in condition.columns - set(frame.columns) and {"start", "end"} <= set(frame.columns)
     if unknown := ", ".join(sorted(condition.columns - set(frame.columns) - ({DURATION} if made else set()))):
@@ -118,19 +109,13 @@ class Condition:
     text: str
     expr: pl.Expr
     columns: frozenset[str]
-    option: str
-    """name of the option, with which error messages begin"""
+    option: str  # name of the option, with which error messages begin
 
 
 def read_condition(text: str, option: str = "--where") -> Condition:
-    """Parse a condition such as `step = 'whisk' AND duration > 4`.
+    """Parse a condition such as `step = 'whisk' AND duration > 4`; errors begin with `option`.
 
-    Args:
-        text: The condition.
-        option: Name of the option, with which error messages begin.
-
-    Raises:
-        StepDiffError: The text is not a condition, exceeds a limit, or uses something that is not allowed.
+    Raises StepDiffError: it is not a condition, exceeds a limit, or uses something that is not allowed.
     """
     if len(text) > LONGEST:
         raise StepDiffError(f"{option} has {len(text):,} characters: write one of at most {LONGEST:,}")
@@ -146,7 +131,6 @@ def read_condition(text: str, option: str = "--where") -> Condition:
 
 
 def not_a_condition(option: str, text: str, why: str | Exception) -> StepDiffError:
-    """Return the error for a text that is not a condition on these columns."""
     reason = str(why).strip().splitlines()[0]
     return StepDiffError(
         f"{option} {text!r} is not a condition ({reason}): write one as after SQL's WHERE, "
@@ -194,7 +178,7 @@ class _Reading:
             self._column(written)
 
     def _sign(self, word: str) -> None:
-        """A parenthesis, a comma or an operator."""
+        """Check a parenthesis, a comma or an operator."""
         negated = self.words[-1:] == ["NOT"] and word in ("IN", "LIKE", "ILIKE", "BETWEEN")
         if word in _BINARY and self._expects_operand() and not negated:
             self._misplaced(f"a value is missing before {word}")
@@ -235,7 +219,7 @@ class _Reading:
         self._operand("'" + text.replace("'", "''") + "'")
 
     def _operand(self, written: str) -> None:
-        """A value, a column or a function."""
+        """Check a value, a column or a function."""
         self._must_be_expected(written)
         self._prefixes = 0
         self.words.append(written)
@@ -249,7 +233,7 @@ class _Reading:
             self._refuse(f"IS {written}")
 
     def _expects_operand(self) -> bool:
-        """Whether a value, a column, a function or a parenthesis must come next."""
+        """Return whether a value, a column, a function or a parenthesis must come next."""
         return not self.words or self.words[-1] in ("(", ",", *_SIGNS, *_WORDS)
 
     def _misplaced(self, why: str) -> NoReturn:

@@ -1,9 +1,6 @@
-"""Videos and pictures for queries: the vector of a file, and frames of a clip.
+"""Videos and pictures for queries: the vector of a file, encoded as the view's provenance says, and frames of a clip.
 
 Only this module and `live` import featurize, when a function is called: nothing else here reads a video.
-
-Guarantees
-- a_file_is_nearest_to_its_own_clip: a file is encoded as the view's provenance says, or refused with the difference
 """
 
 from __future__ import annotations
@@ -13,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from common.errors import StepDiffError
 from retrieval.queries.live import encoder_of, unit_vector
+from stepdiff.common.errors import StepDiffError
 from store import Store, View
 
 Pictures = UInt8[np.ndarray, "count side side 3"] | str
@@ -24,11 +21,7 @@ Pictures = UInt8[np.ndarray, "count side side 3"] | str
 def embed_file(
     store: Store, view: View, feature: str, file: Path, span: tuple[float | None, float | None], weights: str | None
 ) -> Float32[np.ndarray, " dim"]:
-    """Return the normalised embedding of a picture, or of a video from `span[0]` to `span[1]` seconds (None: its ends).
-
-    Raises:
-        StepDiffError: An unreadable file, a view that no encoder of featurize made, or weights other than the view's.
-    """
+    """Return the normalised embedding of a picture, or of a video from `span[0]` to `span[1]` (None: its ends)."""
     from featurize.video.decode import Failure, read_clips
     from featurize.video.picture import Crop
 
@@ -38,10 +31,10 @@ def embed_file(
     if isinstance(clip, Failure):
         raise StepDiffError(clip.reason)
     if isinstance(encoder.picture, Crop):
-        found = {name: values[0] for name, values in encoder.encode_clips(clip.frames[None]).items()}
+        features = {name: values[0] for name, values in encoder.encode_clips(clip.frames[None]).items()}
     else:
-        found = encoder.encode_whole(clip.frames, clip.seconds)
-    return unit_vector(found[feature], f"the {feature} of {file}")
+        features = encoder.encode_whole(clip.frames, clip.seconds)
+    return unit_vector(features[feature], f"the {feature} of {file}")
 
 
 def frames(file: Path, span: tuple[float, float], count: int, side: int) -> Pictures:
@@ -54,7 +47,7 @@ def frames(file: Path, span: tuple[float, float], count: int, side: int) -> Pict
 
 
 def span_of(file: Path, span: tuple[float | None, float | None]) -> tuple[float, float]:
-    """Return the given seconds, by default those of the whole file. Raises StepDiffError if it cannot be read."""
+    """Return the given seconds, by default those of the whole file. StepDiffError if it cannot be read."""
     from featurize.manifest import as_manifest
 
     manifest = as_manifest([file])

@@ -1,23 +1,22 @@
 """The encoder that made a view, loaded again to encode a text or a file as the view was.
 
 Guarantees
-- weights_are_found_by_the_record_of_the_view: weights are those that featurize recorded with the view's rows, or those
-  of the encoder's name, if their sha256 is that of the provenance; --weights is needed only if neither is found
-- a_live_text_equals_the_text_of_the_store: a text that the store lacks gets the embedding that featurize computes
+- weights are those that featurize recorded with the view's rows, or those of the encoder's name, if their sha256 is
+  that of the provenance; --weights is needed only if neither is found
+- a text that the store lacks gets the embedding that featurize computes
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Float32
 
-from common.errors import StepDiffError
-from common.io.tables import short
 from retrieval.vectors import command, width
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.tables import short
 from store import Provenance, Store, View
 from store.format.pool import unpooled
 from store.io.records import all_writes
@@ -73,8 +72,6 @@ def encoder_of(store: Store, view: View, weights: str | None = None, device: str
     """Load the encoder that made a view of clips, as its provenance says.
 
     Args:
-        store: The store of the view.
-        view: Of clips.
         weights: Folder, name or hub id; None: what is recorded with the view, or the encoder's own.
         device: As PyTorch names it; None is a GPU where there is one.
 
@@ -83,80 +80,70 @@ def encoder_of(store: Store, view: View, weights: str | None = None, device: str
     """
     from featurize.encoders import encoder_class, load, version_of
 
-    made = unpooled(view.provenance)  # embeddings do not depend on pooled tokens
+    provenance = unpooled(view.provenance)  # embeddings do not depend on pooled tokens
     try:
-        encoder_class(made.encoder)
+        encoder_class(provenance.encoder)
     except StepDiffError:
         featurize = command("python", "-m", "featurize", "FILE", "--store", store.path, "--encoder", "ENCODER")
         embed = command("python", "-m", "heads.embed", "--head", "RUN", "--store", store.path, "--view", view.name)
         raise StepDiffError(
-            f"view clips/{view.name} was made by a {made.encoder}, not by an encoder of files: run {featurize}, then "
-            f"{embed}, and query with --clip"
+            f"view clips/{view.name} was made by a {provenance.encoder}, not by an encoder of files: run {featurize}, "
+            f"then {embed}, and query with --clip"
         ) from None
-    records = _first_records(view)
-    choices = next((choices for _, choices in records if choices is not None), None) or _choices(made)
+    records = _records(view)
+    choices = next((choices for _, choices in records if choices is not None), None) or _choices(provenance)
     named = weights or weights_of(view, records)
-    if named is None and version_of(made.encoder) is None:
+    if named is None and version_of(provenance.encoder) is None:
         sources = _sources(records)
         where = f" at {' or '.join(sources)}" if sources else ""
         raise StepDiffError(
-            f"the weights of view clips/{view.name} ({made.encoder}, sha256 {made.weights[:12]}) are not found{where}: "
-            "name them with --weights, a folder or hub id, or query with --clip"
+            f"the weights of view clips/{view.name} ({provenance.encoder}, sha256 {provenance.weights[:12]}) are not "
+            f"found{where}: name them with --weights, a folder or hub id, or query with --clip"
         )
-    encoder = load(made.encoder, named, device, **choices)
-    differs = made.difference(encoder.provenance("clips", made.dtypes.get("tokens", "float16")))
+    encoder = load(provenance.encoder, named, device, **choices)
+    differs = provenance.difference(encoder.provenance("clips", provenance.dtypes.get("tokens", "float16")))
     if differs:
         advice = "name the view's own weights with --weights, or query" if named else "query"
         raise StepDiffError(
-            f"view clips/{view.name} differs from what {made.encoder} makes of a file now ({differs}): "
+            f"view clips/{view.name} differs from what {provenance.encoder} makes of a file now ({differs}): "
             f"{advice} with --clip"
         )
     return encoder
 
 
-def _first_records(view: View) -> list[Record]:
-    """Return the records of at most _RECORDS shards."""
-    return list(islice(_records(view), _RECORDS))
+def _records(view: View) -> list[Record]:
+    """Return what is recorded with at most _RECORDS shards; older versions recorded less."""
+    writes = (write for _, writes in all_writes(view.paths, view.rows_per_shard) for write in writes)
+    records: list[Record] = []
+    for write in islice(writes, _RECORDS):
+        source, choices = write.info.get("weights"), write.info.get("choices")
+        if isinstance(choices, dict):
+            choices = {name: value for name, value in choices.items() if type(value) is _CHOICES.get(name)}
+        records.append((source if isinstance(source, str) else None, choices if isinstance(choices, dict) else None))
+    return records
 
 
-def _records(view: View) -> Iterator[Record]:
-    """Yield the source of the weights and the encoder's choices, as recorded with each shard; None if they are not."""
-    for _, writes in all_writes(view.paths, view.rows_per_shard):
-        for write in writes:
-            source, choices = write.info.get("weights"), write.info.get("choices")
-            known = choices if isinstance(choices, dict) else None
-            yield (
-                source if isinstance(source, str) else None,
-                known and {name: value for name, value in known.items() if type(value) is _CHOICES.get(name)},
-            )
-
-
-def _choices(made: Provenance) -> dict[str, Any]:
+def _choices(provenance: Provenance) -> dict[str, Any]:
     """Return the choices that a provenance implies: stores of older versions record no others."""
     from featurize.encoders import encoder_class
     from featurize.video.frames import WORDS
 
-    count, _, rule = made.frames.partition(" at ")
+    count, _, rule = provenance.frames.partition(" at ")
     sampling = next((name for name, words in WORDS.items() if rule.startswith(words)), None)
-    frames = {"frames": int(count)} if count.isdecimal() and "frames" in encoder_class(made.encoder).choices else {}
-    return {"sampling": sampling, **frames}
+    chosen = count.isdecimal() and "frames" in encoder_class(provenance.encoder).choices
+    return {"sampling": sampling, **({"frames": int(count)} if chosen else {})}
 
 
 def weights_of(view: View, records: list[Record] | None = None) -> str | None:
-    """Return where the weights of a view are: the recorded place, or the encoder's own name; None if they are gone.
-
-    records: those of the view, if they are read already.
-    """
+    """Return where the weights of a view are: the recorded place, or the encoder's own name; None if they are gone."""
     from featurize.encoders import digest
-    from weights import NAMES, resolve
+    from stepdiff.weights import NAMES, resolve
 
-    made = view.provenance
-    for source in [
-        *_sources(_first_records(view) if records is None else records),
-        *([made.encoder] if made.encoder in NAMES else []),
-    ]:
+    provenance = view.provenance
+    fetched = [provenance.encoder] if provenance.encoder in NAMES else []
+    for source in [*_sources(_records(view) if records is None else records), *fetched]:
         try:
-            if digest(made.encoder, resolve(source)) == made.weights:
+            if digest(provenance.encoder, resolve(source)) == provenance.weights:
                 return source
         except (StepDiffError, OSError):  # gone, or out of reach: another place may have them
             continue

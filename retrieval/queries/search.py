@@ -3,11 +3,9 @@
 It is resolved to the query's vector, the index and the eligible rows, then computed.
 
 Guarantees
-- a_row_is_never_its_own_neighbour: a clip is not its own neighbour, even if others have the same features
-- a_filter_is_applied_before_the_search: the k nearest are those among the clips that the condition selects
-- a_query_by_a_text_of_the_store: a text's embedding is read from texts/VIEW by the text's key if it is there; no
-  encoder runs
-- k_rows_of_the_catalog_are_read: a query without a condition reads the catalog's rows of its hits alone
+- a clip is not its own neighbour, even if others have the same features
+- the k nearest are those among the clips that the condition selects
+- a text's embedding is read from texts/VIEW by the text's key if it is there; no encoder runs then
 """
 
 from __future__ import annotations
@@ -21,32 +19,27 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float32, Int64
 
-from common.errors import StepDiffError
-from common.io.sealed import copied
-from common.io.tables import short
-from retrieval.exact import search_exactly
 from retrieval.index.factory import FLAT_BELOW
-from retrieval.index.index import Index, open_index
+from retrieval.index.index import Index, check_feature, exact_index, open_index
 from retrieval.index.index_card import card_path
 from retrieval.vectors import command, fill_command, filled_rows, normalised, width
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.sealed import copied
+from stepdiff.common.io.tables import short
 from store import Store, View, text_key
 from store.catalog.forgotten import refuse_forgotten
 from store.view import FAILED, OK
 
-MOST_IDS, NEAR = 2**16, 3
-"""ids that are compared with an unknown one, and those that an error names"""
+MOST_IDS, NEAR = 2**16, 3  # ids that are compared with an unknown one, and those that an error names
 
 
 @dataclass(frozen=True)
 class Query:
     """A query as a vector."""
 
-    title: str
-    """its source in a few words"""
-    vector: Float32[np.ndarray, " dim"]
-    """of length 1"""
-    rows: Int64[np.ndarray, " clips"]
-    """rows of its clips, which are not results"""
+    title: str  # its source in a few words
+    vector: Float32[np.ndarray, " dim"]  # of length 1
+    rows: Int64[np.ndarray, " clips"]  # rows of its clips, which are not results
 
 
 def of_clips(store: Store, view: View, feature: str, clips: list[str]) -> Query:
@@ -93,17 +86,17 @@ def row_of_clip(store: Store, view: View, clip: str) -> int:
 
 def similar_ids(store: Store, clip: str) -> list[str]:
     """Return all ids of clips; if there are more than MOST_IDS, some of those that begin as `clip` does."""
-    kept, begin = pl.Series(dtype=pl.String), ""
+    ids, begin = pl.Series(dtype=pl.String), ""
     for block in store.catalog("clips").blocks(pl.DataFrame(schema={"key": pl.String})):
-        own = copied(block.filter(pl.col("key").str.starts_with(begin)))  # without the texts of the whole block
-        kept = pl.concat([kept, own["key"]])
-        while len(kept) > MOST_IDS:
+        matching = copied(block.filter(pl.col("key").str.starts_with(begin)))  # without the texts of the whole block
+        ids = pl.concat([ids, matching["key"]])
+        while len(ids) > MOST_IDS:
             begin = clip[: len(begin) + 1]
-            longer = kept.filter(kept.str.starts_with(begin))
+            longer = ids.filter(ids.str.starts_with(begin))
             if len(longer) < NEAR or begin == clip:
-                begin, longer = begin[:-1], kept.head(MOST_IDS)
-            kept = longer
-    return kept.to_list()
+                begin, longer = begin[:-1], ids.head(MOST_IDS)
+            ids = longer
+    return ids.to_list()
 
 
 def of_text(store: Store, view: View, feature: str, text: str, weights: str | None = None) -> Query:
@@ -156,20 +149,16 @@ class Search:
     """A query and the rows among which its neighbours are searched."""
 
     store: Store
-    view: View
-    feature: str
     query: Query
     rows: Int64[np.ndarray, " rows"] | None
     """eligible rows: filled, selected by the condition, and not the query's own; None: all others of the index"""
-    index: Index | None
-    """None: the store is searched exactly"""
+    index: Index
 
     def __len__(self) -> int:
         """Return the number of eligible rows."""
         if self.rows is not None:
             return len(self.rows)
-        assert self.index is not None
-        return len(self.index) - int(np.count_nonzero(self.view.status(np.unique(self.query.rows)) == OK))
+        return len(self.index) - int(np.count_nonzero(self.index.view.status(np.unique(self.query.rows)) == OK))
 
 
 def resolve(
@@ -184,16 +173,13 @@ def resolve(
     """Choose the index, the embedding and the eligible rows of a search.
 
     The index is used if there is one and no condition, or if more than FLAT_BELOW rows are eligible; of a snapshot only
-    in the second case. `query_of` makes the query from the store, the view and the name of the embedding: `feature`, or
-    that of the index, or "embedding".
+    in the second case.
 
     Args:
+        query_of: Makes the query from the store, the view and the name of the embedding.
         where: Condition that eligible clips fulfil.
         among: The only rows that are eligible, a condition like `where`.
         opened: Returns the index; a program that searches often keeps it open.
-
-    Raises:
-        StepDiffError: A missing or stale index, or one of another embedding, or an invalid condition.
     """
     rows = None
     if where is not None:
@@ -206,16 +192,13 @@ def resolve(
         rows = rows[view.status(rows) == OK].astype(np.int64)
     elif store.at is not None or not card_path(store, "clips", view.name).exists():
         rows = filled_rows(view)
-    index = None if rows is not None and len(rows) <= FLAT_BELOW else opened(store, view)
-    compared = "embedding" if index is None else index.card["feature"]
-    if index is not None and feature not in (None, compared):
-        raise StepDiffError(
-            f"the index of clips/{view.name} compares {compared}, not {feature}: leave --feature out, or "
-            f"build one with --feature {feature}"
-        )
-    feature = feature or compared
-    query = query_of(store, view, feature)
-    return Search(store, view, feature, query, None if rows is None else rows[~np.isin(rows, query.rows)], index)
+    if rows is not None and len(rows) <= FLAT_BELOW:
+        index = exact_index(store, view, feature or "embedding")
+    else:
+        index = opened(store, view)
+        check_feature(index, feature)
+    query = query_of(store, view, index.card["feature"])
+    return Search(store, query, None if rows is None else rows[~np.isin(rows, query.rows)], index)
 
 
 def compute(search: Search, k: int) -> pl.DataFrame:
@@ -223,20 +206,14 @@ def compute(search: Search, k: int) -> pl.DataFrame:
 
     There are fewer if fewer rows are eligible, or if an approximate index finds fewer.
     """
-    k = min(k, len(search))
-    query, vector = search.query, search.query.vector[None]
-    if k == 0:
-        found, cosines = np.empty(0, np.int64), np.empty(0, np.float32)
-    elif search.index is None:
-        assert search.rows is not None
-        rows, similarities = search_exactly(search.store, search.view, search.feature, search.rows, vector, k)
-        found, cosines = rows[0], similarities[0]
-    else:
-        rows, similarities = search.index.search(vector, k + len(query.rows), search.rows)
-        keep = np.flatnonzero((rows[0] >= 0) & ~np.isin(rows[0], query.rows))[:k]
-        found, cosines = rows[0][keep], similarities[0][keep]
-    catalog = search.store.catalog("clips").select(found)
-    frame = pl.DataFrame({"row": found}).join(catalog, on="row", how="left", maintain_order="left")
+    k, query_rows = min(k, len(search)), search.query.rows
+    rows, cosines = np.empty(0, np.int64), np.empty(0, np.float32)
+    if k:
+        (rows,), (cosines,) = search.index.search(search.query.vector[None], k + len(query_rows), search.rows)
+        keep = np.flatnonzero((rows >= 0) & ~np.isin(rows, query_rows))[:k]
+        rows, cosines = rows[keep], cosines[keep]
+    catalog = search.store.catalog("clips").select(rows)
+    frame = pl.DataFrame({"row": rows}).join(catalog, on="row", how="left", maintain_order="left")
     ranks = pl.int_range(1, frame.height + 1, eager=True).alias("rank")
     cosine = pl.Series("similarity", cosines.astype(float))
     return frame.select(ranks, cosine, pl.col("key").alias("clip"), pl.exclude("key", "row"))

@@ -19,9 +19,9 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from common.io.files import whole
-from common.look import look
 from retrieval.queries.footage import Pictures, frames
+from stepdiff.common.io.files import whole
+from stepdiff.common.look import look
 
 STRIP = 3  # frames of a clip
 SIDE = 192  # pixels of a frame's side
@@ -50,7 +50,7 @@ figcaption { padding: 8px 12px 12px; }
   border-radius: 4px; font-size: 12px; }
 .said { margin: 4px 0 0; display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 3; overflow: hidden; }
 """
-"""of the sheet, after common/static/look.css"""
+"""of the sheet, after stepdiff/common/static/look.css"""
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,10 @@ class Tile:
     """One clip of the sheet."""
 
     clip: str
-    pictures: Pictures
-    """its frames, or the reason why there are none"""
+    pictures: Pictures  # its frames, or the reason why there are none
     labels: Sequence[str] = ()
-    said: str | None = None
-    """its narration or caption"""
-    rank: int | None = None
-    """None for a clip of the query"""
+    said: str | None = None  # its narration or caption
+    rank: int | None = None  # None for a clip of the query
     similarity: float | None = None
 
 

@@ -17,8 +17,8 @@ from typing import Any
 
 from jsonargparse.typing import PositiveInt
 
-from common.cli.options import parse
-from common.errors import StepDiffError
+from stepdiff.common.cli.options import parse
+from stepdiff.common.errors import StepDiffError
 
 FIRST = ("step", "narration", "caption", "activity", "split")  # first columns of the table
 HIDDEN = ("video", "start", "end", "video_bytes", "video_digest")  # columns that the table omits: the id implies them
@@ -69,8 +69,8 @@ class Options:
 
 def run(options: Options) -> int:
     """Run the verb: resolve what is searched for, compute the neighbours, write them; returns the exit status."""
-    from common.io.tables import check_format
     from retrieval.queries.search import compute, resolve
+    from stepdiff.common.io.tables import check_format
     from store import Store
 
     if options.out is not None:
@@ -106,7 +106,7 @@ def write(search: Any, hits: Any, options: Options) -> None:
 
     `search` is a Search and `hits` a data frame: the parser would import their types for --help.
     """
-    from common.io.tables import as_json, print_table, write_table
+    from stepdiff.common.io.tables import as_json, print_table, write_table
 
     title = f"nearest to {search.query.title} in {options.view}"
     eligible = len(search)
@@ -136,14 +136,14 @@ def _write_sheet(path: Path, search: Any, hits: Any, options: Options) -> None:
     from retrieval.queries.footage import frames, span_of
     from retrieval.queries.sheet import SIDE, STRIP, Tile, tile, write_sheet
 
-    own = search.store.catalog("clips").select(search.query.rows).to_dicts()
-    asked = [tile(one["key"], one, options.videos) for one in own]
+    rows = search.store.catalog("clips").select(search.query.rows).to_dicts()
+    asked = [tile(one["key"], one, options.videos) for one in rows]
     if options.file is not None:
         span = span_of(options.file, (options.start, options.end))
         asked = [Tile(options.file.name, frames(options.file, span, STRIP, SIDE))]
-    found = [tile(hit["clip"], hit, options.videos, hit["rank"], hit["similarity"]) for hit in hits.to_dicts()]
+    neighbours = [tile(hit["clip"], hit, options.videos, hit["rank"], hit["similarity"]) for hit in hits.to_dicts()]
     below = f"view {options.view} of {search.store.location}" + (f", only {options.where}" if options.where else "")
-    write_sheet(path, f"Nearest to {search.query.title}", below, asked, found)
+    write_sheet(path, f"Nearest to {search.query.title}", below, asked, neighbours)
 
 
 def main(argv: list[str]) -> int:

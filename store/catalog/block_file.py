@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from common.errors import DamageError
-from common.io.files import Place
-from common.io.local import Buffer
-from common.io.sealed import BLANK, crc32c, is_sealed, seal
+from stepdiff.common.errors import DamageError
+from stepdiff.common.io.files import Place
+from stepdiff.common.io.local import Buffer
+from stepdiff.common.io.sealed import BLANK, crc32c, is_sealed, seal
 
 BLOCK = 2**16
 """bytes that one checksum covers"""

@@ -3,11 +3,7 @@
 Guarantees
 - a row is assigned once and never moves; its metadata may be updated
 - two concurrent appends never assign the same row
-- opening a catalog reads no part until a row or a key is needed
 - look-ups of keys and rows read indexes, not parts, so that their cost depends on the number of keys
-- look-ups work in a forked process
-- the memory of blocks and look-ups depends on the size of a part, not on the number of rows
-- while parts are merged, every row is read once
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,9 +14,9 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int, Int64
 
-from common.errors import StepDiffError
-from common.io import sealed as table
-from common.io.files import Place, place
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io import sealed as table
+from stepdiff.common.io.files import Place, place
 from store.catalog.key_index import pack
 from store.catalog.key_indexes import KeyIndexes
 from store.catalog.parts import (
@@ -34,7 +30,7 @@ from store.catalog.parts import (
     read_part,
     with_ends,
 )
-from store.snapshots.kept_parts import keeping
+from store.format.layout import refuse_snapshot
 
 Answer = TypeVar("Answer")
 BLOCK = 2**18
@@ -93,11 +89,11 @@ class Catalog:
         return self._settled(self._schema)
 
     def _schema(self, parts: Parts) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+        dtypes: dict[str, Any] = {}
         for name, dtype in (column for part in parts for column in table.schema(part).items()):
-            if found.get(name, pl.Null) == pl.Null:
-                found[name] = dtype
-        return found
+            if dtypes.get(name, pl.Null) == pl.Null:
+                dtypes[name] = dtype
+        return dtypes
 
     def blocks(self, like: pl.DataFrame) -> Iterator[pl.DataFrame]:
         """Yield `row` and other columns of all rows in order, at most BLOCK at a time.
@@ -108,18 +104,18 @@ class Catalog:
         row, read = 0, None
         while True:
             parts = self.parts()
-            own = next((part for part in reversed(parts) if first_row(part) <= row), None)
-            if own in (None, read):  # nothing is left in it
+            current = next((part for part in reversed(parts) if first_row(part) <= row), None)
+            if current in (None, read):  # nothing is left in it
                 if parts and first_row(parts[-1]) > row:
                     check_follows(next(part for part in parts if first_row(part) > row), row)
                 return
             try:
-                block = self._block(own, like).filter(pl.col("row") >= row)
+                block = self._block(current, like).filter(pl.col("row") >= row)
             except StepDiffError:
-                if own in self.parts():
+                if current in self.parts():
                     raise
                 continue  # it was merged into another part
-            read = own
+            read = current
             if len(block):
                 yield from block.iter_slices(BLOCK)
                 row = int(block["row"][-1]) + 1
@@ -145,8 +141,8 @@ class Catalog:
             if not len(here):
                 continue
             columns = None if like is None else ["row", *like.columns]
-            found = table.copied(table.read(part, columns, strict=False, where=pl.col("row").is_in(here.implode())))
-            frames.append(found if like is None else _like(found, like))
+            frame = table.copied(table.read(part, columns, strict=False, where=pl.col("row").is_in(here.implode())))
+            frames.append(frame if like is None else _like(frame, like))
         return pl.concat(frames, how="diagonal_relaxed")
 
     def append(self, frame: pl.DataFrame) -> int:
@@ -156,6 +152,7 @@ class Catalog:
         Raises StepDiffError on keys that are missing, empty or duplicated.
         """
         table.check_threads("append to a catalog")
+        refuse_snapshot(self.folder.parent.parent)
         self._check_dtypes(frame)
         return sum(map(self._append, self._checked(frame).iter_slices(MOST_ROWS)))
 
@@ -197,6 +194,7 @@ class Catalog:
         Raises StepDiffError on keys as `append` does, and on values whose type does not fit the column.
         """
         table.check_threads("update a catalog")
+        refuse_snapshot(self.folder.parent.parent)
         frame = self._checked(frame)
         names = [name for name in frame.columns if name != "key"]
         rows = self.rows(frame["key"])
@@ -224,8 +222,7 @@ class Catalog:
         changed = new.height - int(new.select(same)[:, 0].sum())
         if changed:
             data = table.encode(new)
-            with keeping(part):
-                part.put([data], len(data))
+            part.put([data], len(data))
         return changed
 
     def rows(self, keys: Sequence[str] | pl.Series) -> Int64[np.ndarray, " K"]:
@@ -314,8 +311,8 @@ def _has_equal_hashes(keys: pl.Series) -> bool:
 def _like(frame: pl.DataFrame, like: pl.DataFrame) -> pl.DataFrame:
     """Return `row` and the columns of `like`: null where the frame has none, or a value that cannot be cast."""
     dtypes = {"row": pl.Int64(), **like.schema}
-    found = frame.with_columns(pl.lit(None).alias(name) for name in dtypes if name not in frame.columns)
-    return found.select(pl.col(name).cast(dtype, strict=False) for name, dtype in dtypes.items())
+    padded = frame.with_columns(pl.lit(None).alias(name) for name in dtypes if name not in frame.columns)
+    return padded.select(pl.col(name).cast(dtype, strict=False) for name, dtype in dtypes.items())
 
 
 def _go_together(one: Any, other: Any) -> bool:

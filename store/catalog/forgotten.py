@@ -11,13 +11,12 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Int
 
-from common.errors import StepDiffError
-from common.io import sealed as table
-from common.io.files import Place
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io import sealed as table
+from stepdiff.common.io.files import Place
 
 FOLDER = "forgotten"
-COLUMNS = {"row": pl.Int64, "key": pl.String, "reason": pl.String}
-"""columns of a list"""
+_COLUMNS = {"row": pl.Int64, "key": pl.String, "reason": pl.String}
 
 
 def forgotten_path(store: Place, entity: str) -> Place:
@@ -28,26 +27,19 @@ def forgotten_path(store: Place, entity: str) -> Place:
 def read_forgotten(store: Place, entity: str) -> pl.DataFrame:
     """Return row, key and reason of the forgotten rows, by row. StepDiffError where the list is damaged."""
     path = forgotten_path(store, entity)
-    return read_list(path) if path.exists() else pl.DataFrame(schema=COLUMNS)
-
-
-def read_list(path: Place) -> pl.DataFrame:
-    """Return row, key and reason of the rows of a list, by row. StepDiffError where it is damaged or missing."""
+    if not path.exists():
+        return pl.DataFrame(schema=_COLUMNS)
     frame = table.read(path)
-    if dict(frame.schema) != COLUMNS or frame["row"].null_count():
+    if dict(frame.schema) != _COLUMNS or frame["row"].null_count():
         raise StepDiffError(f"{path} is no list of forgotten rows: restore the file")
     return frame.sort("row")
 
 
 def write_forgotten(store: Place, entity: str, frame: pl.DataFrame) -> None:
     """Replace the list of an entity. The caller holds the store's lock."""
-    write_list(forgotten_path(store, entity), frame)
-
-
-def write_list(path: Place, frame: pl.DataFrame) -> None:
-    """Write a list of row, key and reason, or replace it."""
+    path = forgotten_path(store, entity)
     path.parent.make_folder()
-    data = table.encode(frame.select(pl.col(name).cast(dtype) for name, dtype in COLUMNS.items()).sort("row"))
+    data = table.encode(frame.select(pl.col(name).cast(dtype) for name, dtype in _COLUMNS.items()).sort("row"))
     path.put([data], len(data))
 
 

@@ -5,10 +5,7 @@ with its key and a row gives its key. It names the parts of the catalog that it 
 
 Guarantees
 - a row is returned for its own key only: equal hashes, damage and a foreign index never return another
-- no key is missed: the hashes around its place are checked
-- keys are equal if and only if their bytes are, whatever their hashes are
 - a key has the same hash on every machine and in every version: a file of hashes names HASH
-- a forged index is rebuilt: none of its offsets leads outside the file
 """
 
 import itertools
@@ -19,8 +16,8 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Int64, UInt8, UInt64
 
-from common.io.files import Place
-from common.io.local import Buffer
+from stepdiff.common.io.files import Place
+from stepdiff.common.io.local import Buffer
 from store.catalog.block_file import BlockFile, DamagedFile, encode, open_file
 
 HASH = "splitmix64 of length, then of state xor each little-endian word"
@@ -75,11 +72,11 @@ class PackedKeys:
         same = lengths == others.offsets[theirs + 1] - begins
         every = np.flatnonzero(same)
         for at in range(0, len(every), _CACHED):
-            some = every[at : at + _CACHED]
-            some = some[_longest_first(lengths[some])]
-            own, other = self._words(starts[some], lengths[some]), others._words(begins[some], lengths[some])
-            for one, two in zip(own, other, strict=True):
-                same[some[: len(one)]] &= one == two
+            batch = every[at : at + _CACHED]
+            batch = batch[_longest_first(lengths[batch])]
+            left, right = self._words(starts[batch], lengths[batch]), others._words(begins[batch], lengths[batch])
+            for one, two in zip(left, right, strict=True):
+                same[batch[: len(one)]] &= one == two
         return same
 
     def _words(self, starts: Int64[np.ndarray, " P"], lengths: Int64[np.ndarray, " P"]) -> Iterator[np.ndarray]:
@@ -162,19 +159,19 @@ class KeyIndex:
             ((at == 0) | (self._hashes[before] < sought)) & ((at == len(self)) | (self._hashes[here] >= sought))
         ):  # a wrong byte misled the search
             raise DamagedFile(self.path)
-        found = np.full(len(places), -1, np.int64)
+        rows_found = np.full(len(places), -1, np.int64)
         left = np.flatnonzero(hits)
         while len(left):  # more than once only where hashes are equal
             rows = self._row(at[left])
             same = self._keys.equal(rows, wanted, places[left])
-            found[left[same]] = self.first + rows[same]
+            rows_found[left[same]] = self.first + rows[same]
             left = left[~same]
             at[left] += 1
             left = left[at[left] < len(self)]
             self._file.check(_HASHES, at[left], at[left])
             left = left[self._hashes[at[left]] == sought[left]]
-        by_place = np.empty_like(found)
-        by_place[order] = found
+        by_place = np.empty_like(rows_found)
+        by_place[order] = rows_found
         return by_place
 
     def keys(self, rows: Int64[np.ndarray, " rows"]) -> list[str]:
@@ -261,21 +258,21 @@ def merged(indexes: Sequence[KeyIndex]) -> Iterator[Buffer]:
     first, end = indexes[0].first, indexes[-1].end
 
     def hashes() -> Iterator[np.ndarray]:
-        for some in _ranges(indexes):
-            yield np.sort(np.concatenate([index._hashes[part] for index, part in some]))
+        for pieces in _ranges(indexes):
+            yield np.sort(np.concatenate([index._hashes[part] for index, part in pieces]))
 
     def rows() -> Iterator[np.ndarray]:
-        for some in _ranges(indexes):
-            order = np.argsort(np.concatenate([index._hashes[part] for index, part in some]), kind="stable")
-            yield np.concatenate([index._rows[part] + (index.first - first) for index, part in some])[order]
+        for pieces in _ranges(indexes):
+            order = np.argsort(np.concatenate([index._hashes[part] for index, part in pieces]), kind="stable")
+            yield np.concatenate([index._rows[part] + (index.first - first) for index, part in pieces])[order]
 
     def offsets() -> Iterator[np.ndarray]:
         yield np.zeros(1, np.int64)
         start = 0
         for index in indexes:
-            own = index._keys.offsets
-            yield from (own[at : at + _RUN] + start for at in range(1, len(own), _RUN))
-            start += own[-1]
+            ends = index._keys.offsets
+            yield from (ends[at : at + _RUN] + start for at in range(1, len(ends), _RUN))
+            start += ends[-1]
 
     def keys() -> Iterator[np.ndarray]:
         yield from (index._keys.data[: index._keys.offsets[-1]] for index in indexes)

@@ -9,8 +9,6 @@ Loops of numba took less, and a second at a process's first look-up, where this 
 
 Guarantees
 - an index that is lost, damaged or stale is rebuilt, and never returns a wrong row
-- two processes that build indexes at once lose nothing
-- indexes are kept in memory if the folder is read-only
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,12 +19,12 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int64
 
-from common.errors import StepDiffError
-from common.io import sealed as table
-from common.io.files import Place
-from common.io.local import Buffer, Identity
-from common.io.parquet_sizes import FREE_ROWS, ROWS_PER_BYTE
-from common.io.remote import ReplacedError
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io import sealed as table
+from stepdiff.common.io.files import Place
+from stepdiff.common.io.local import Buffer, Identity
+from stepdiff.common.io.parquet_sizes import FREE_ROWS, ROWS_PER_BYTE
+from stepdiff.common.io.remote import ReplacedError
 from store.catalog.block_file import DamagedFile
 from store.catalog.key_index import KeyIndex, built, in_memory, merged, open_index, pack
 from store.catalog.parts import Parts, check_follows, first_row, read_part
@@ -59,11 +57,11 @@ class KeyIndexes:
         hashes = wanted.hashes()
 
         def look(chain: list[KeyIndex]) -> Int64[np.ndarray, " K"]:
-            found = np.full(len(wanted), -1, np.int64)
+            rows = np.full(len(wanted), -1, np.int64)
             for index in chain:
-                left = np.flatnonzero(found < 0)
-                found[left] = index.find(wanted, hashes, left)
-            return found
+                left = np.flatnonzero(rows < 0)
+                rows[left] = index.find(wanted, hashes, left)
+            return rows
 
         return self._answered(parts, look)
 

@@ -5,7 +5,6 @@ while they are deleted, and after a kill, every row is in one current part.
 
 Guarantees
 - each row is in exactly one current part, whichever files of a merge exist
-- a part has the rows of its name, and keys that are all text, or is refused
 """
 
 import re
@@ -13,9 +12,9 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import polars as pl
 
-from common.errors import StepDiffError
-from common.io import sealed as table
-from common.io.files import Place
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io import sealed as table
+from stepdiff.common.io.files import Place
 
 MOST_ROWS = 2**20
 """rows of a part, which is written and read in one piece"""
@@ -60,13 +59,13 @@ def rows_of_merged(part: Place) -> int:
 
 def current_parts(parts: Iterable[Place]) -> Parts:
     """Return the parts that were not merged into another, by first row."""
-    found: list[Place] = []
+    current: list[Place] = []
     end = 0  # of the rows in merged parts so far
     for part in sorted(parts, key=lambda part: (first_row(part), -_end(part))):
         if first_row(part) >= end:
-            found.append(part)
+            current.append(part)
             end = max(end, _end(part))
-    return tuple(found)
+    return tuple(current)
 
 
 def _end(part: Place) -> int:

@@ -6,7 +6,7 @@ Guarantees
 """
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
@@ -14,16 +14,26 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Int, Int64, UInt32
 
-from common.errors import DamageError, StepDiffError
-from common.io.files import Place, listed
-from common.io.sealed import crc32c
-from store.damage.files import CANNOT, unsealed
-from store.format.layout import MERGED_SHARDS, chunked_metadata, read_json, shard_number, sharded_metadata
+from stepdiff.common.errors import DamageError, StepDiffError
+from stepdiff.common.io.files import Place, listed
+from stepdiff.common.io.local import Identity
+from stepdiff.common.io.sealed import crc32c, is_sealed
+from store.format.layout import (
+    MERGED_SHARDS,
+    chunked_metadata,
+    read_json,
+    shard_number,
+    shard_numbers,
+    sharded_metadata,
+)
 from store.format.shard import read_chunk
 from store.format.view_metadata import array_shape
 from store.io.remote import open_shard
 from store.view import FAILED, OK, View
 
+_CANNOT = "cannot be read"
+"""how the reason begins where the system refused to read a file, which may be whole"""
+_MOST_SEALED = 2**40
 Kind = Literal["metadata", "status", "rows", "reasons", "record", "unreadable"]
 """what a damaged file holds: the metadata of an array; the status of rows; their features or checksums; why rows
 failed; what wrote them. `unreadable`: it may be whole, and the cause is another, such as its permissions"""
@@ -43,8 +53,32 @@ class FileDamage:
     """None: the file is of several shards"""
 
 
-def view_damage(view: View, known: int) -> Iterator[FileDamage]:
-    """Yield the damage of a view; `known`: rows of the catalog, for a view that is longer."""
+def unsealed(paths: Iterable[Place]) -> Iterator[tuple[Place, str]]:
+    """Yield those of the sealed files `paths` that are missing or damaged, with what is wrong."""
+    for path in paths:
+        what = unreadable(path) if path.exists() else "is missing"
+        if what is not None:
+            yield path, what
+
+
+def unreadable(path: Place) -> str | None:
+    """Return why a sealed file cannot be read, or that it is not as it was written; None where it is sound or gone."""
+    try:
+        return None if is_sealed(path.read_whole(_MOST_SEALED)) else "is not as it was written"
+    except FileNotFoundError:
+        return None  # replaced since it was listed
+    except OSError as error:
+        return f"{_CANNOT} ({error.strerror})"
+    except StepDiffError as error:
+        return f"{_CANNOT} ({error})"
+
+
+def view_damage(view: View, known: int, same: Sequence[View] = ()) -> Iterator[FileDamage]:
+    """Yield the damage of a view whose catalog has `known` rows, for a view that is longer.
+
+    A shard whose files are those of one of the views `same`, which were read before, is not read again: a snapshot has
+    links to files of its store.
+    """
     broken = None
     for array in (*view.stored, "checksum", "status"):
         if broken := _metadata_damage(view, array):
@@ -57,13 +91,27 @@ def view_damage(view: View, known: int) -> Iterator[FileDamage]:
         yield FileDamage(view.paths.metadata("status"), f"is refused ({error})", "unreadable", None)
         length = known
     for shard in shards_of(view, length):
-        yield from shard_damage(view, shard, length)
+        files = _versions(view, shard) if same else []
+        if not any(files == _versions(other, shard) for other in same):
+            yield from shard_damage(view, shard, length)
     reasons, records = view.paths.beside
     for path, what in unsealed(listed(reasons, "merged-*.parquet")):
         group = shard_number(path.stem.removeprefix("merged-"))
         yield _sealed_damage(path, what, "reasons", _no_rows() if group is None else _failed_in(view, group, length))
     for path, what in unsealed(listed(records, "merged-*.json")):
         yield _sealed_damage(path, what, "record", _no_rows())
+
+
+def shard_files(view: View, shard: int) -> list[Place]:
+    """Return the files with status, checksums and features of a shard."""
+    paths = view.paths
+    arrays = [paths.shard(name, shard, 1 + len(feature.shape)) for name, feature in view.stored.items()]
+    return [paths.status(shard), paths.checksum(shard), *arrays]
+
+
+def _versions(view: View, shard: int) -> list[Identity | None]:
+    beside = [view.paths.failures(shard), view.paths.info(shard)]
+    return [file.identity() for file in (*shard_files(view, shard), *beside)]
 
 
 def _metadata_damage(view: View, array: str) -> FileDamage | None:
@@ -77,7 +125,7 @@ def _metadata_damage(view: View, array: str) -> FileDamage | None:
 def _sealed_damage(
     path: Place, what: str, kind: Kind, rows: Int64[np.ndarray, " R"] | None, shard: int | None = None
 ) -> FileDamage:
-    return FileDamage(path, what, "unreadable" if what.startswith(CANNOT) else kind, rows, shard)
+    return FileDamage(path, what, "unreadable" if what.startswith(_CANNOT) else kind, rows, shard)
 
 
 def metadata_of(view: View, array: str, length: int) -> dict[str, object]:
@@ -97,8 +145,8 @@ def _misfit(view: View, array: str, path: Place) -> str | None:
     except StepDiffError as error:
         return f"is refused ({error})"
     expected = metadata_of(view, array, 0)
-    found = {**metadata, "shape": [0, *metadata["shape"][1:]]}
-    differs = [name for name in ("shape", "data_type", "chunk_grid") if found.get(name) != expected[name]]
+    known = {**metadata, "shape": [0, *metadata["shape"][1:]]}
+    differs = [name for name in ("shape", "data_type", "chunk_grid") if known.get(name) != expected[name]]
     return f"differs from the view in {', '.join(differs)}" if differs else None
 
 
@@ -106,8 +154,7 @@ def shards_of(view: View, length: int) -> list[int]:
     """Return the shards of a view of `length` rows of which a file exists."""
     names = [path.name for path in listed(view.paths.status(0).parent, "*")]
     names += [path.stem for folder in view.paths.beside for path in listed(folder, "*")]
-    shards = {shard for name in names if (shard := shard_number(name)) is not None}
-    return sorted(shard for shard in shards if shard * view.rows_per_shard < length)
+    return [shard for shard in shard_numbers(names) if shard * view.rows_per_shard < length]
 
 
 def _failed_in(view: View, group: int, length: int) -> Int64[np.ndarray, " rows"]:
@@ -134,10 +181,10 @@ def shard_damage(view: View, shard: int, length: int) -> Iterator[FileDamage]:
         yield FileDamage(path, "holds values other than 0, 1, 2", "status", every, shard)
     ok, failed = first + np.flatnonzero(status == OK), first + np.flatnonzero(status == FAILED)
     paths = view.paths
-    for found in _own_or_merged(paths.failures(shard), paths.merged_failures(shard), len(failed) > 0):
-        yield _sealed_damage(*found, "reasons", failed, shard)
-    for found in _own_or_merged(paths.info(shard), paths.merged_info(shard), len(ok) + len(failed) > 0):
-        yield _sealed_damage(*found, "record", every, shard)
+    for damaged in _own_or_merged(paths.failures(shard), paths.merged_failures(shard), len(failed) > 0):
+        yield _sealed_damage(*damaged, "reasons", failed, shard)
+    for damaged in _own_or_merged(paths.info(shard), paths.merged_info(shard), len(ok) + len(failed) > 0):
+        yield _sealed_damage(*damaged, "record", every, shard)
     if len(ok):
         yield from row_damage(view, shard, ok)
 
@@ -151,9 +198,9 @@ def rows_of_shard(view: View, shard: int, length: int) -> Int64[np.ndarray, " ro
 def _own_or_merged(path: Place, merged: Place, needed: bool) -> list[tuple[Place, str]]:
     """Return the damage of a shard's own file, which may be missing where it was merged into another."""
     if path.exists() or (needed and not merged.exists()):
-        found = list(unsealed([path]))
+        damage = list(unsealed([path]))
         if path.exists() or not merged.exists():  # else it was merged in the meantime
-            return found
+            return damage
     return []
 
 

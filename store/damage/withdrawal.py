@@ -12,33 +12,30 @@ record or the reasons are damaged too, every row that a shard file has is withdr
 
 Guarantees
 - a damaged row is absent before anything is computed
-- a whole row keeps its status and its bytes
 - a kill at any step leaves a store in which the same call does the rest
 - no row that was absent, forgotten or replaced becomes ok
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
-import polars as pl
 from jaxtyping import Bool, Int64, UInt8
 
-from common.errors import DamageError, StepDiffError
-from common.io import sealed as table
-from common.io.files import listed
-from common.io.locks import check_held, holds, locked
+from stepdiff.common.errors import DamageError, StepDiffError
+from stepdiff.common.io.files import listed
+from stepdiff.common.io.locks import check_held, holds, locked
 from store.catalog.forgotten import are_forgotten
 from store.damage.view_damage import FileDamage, metadata_of, row_damage, rows_of_shard, shard_damage, shards_of
-from store.format.layout import LOCK, MERGED_SHARDS, read_json, shard_number, write_json
+from store.format.layout import LOCK, MERGED_SHARDS, read_json, shard_number, shard_numbers, write_json
 from store.format.shard import encode_chunk
 from store.format.view_metadata import Write, array_shape, encode_writes, read_merged_writes, read_writes
-from store.io.commit_group import Together
+from store.io.commit_group import CommitGroup
 from store.io.records import writes_of_shard
 from store.io.remote import open_shard
-from store.io.status import ABSENT, FAILED, OK, REASONS, failures_of_shard
+from store.io.status import ABSENT, FAILED, OK, encode_failures, failures_of_shard, reasons_by_row
 from store.view import View
 
 MARK = "damaged"
@@ -60,14 +57,10 @@ class Withdrawn:
 
 
 def withdraw_damaged(view: View, found: list[FileDamage]) -> Withdrawn:
-    """Make damaged rows absent, and write damaged files about rows again.
+    """Make damaged rows absent, and write damaged files about rows again; `found`: what `view_damage` returns.
 
-    Args:
-        view: the view. The caller holds the store's lock.
-        found: its damage, as `view_damage` returns it. Unreadable files are left alone.
-
-    Raises:
-        StepDiffError: the lock is not held, a file is unreadable, or the disk is full. The same call does the rest.
+    Unreadable files are left alone. Raises StepDiffError where the store's lock is not held, a file is unreadable, or
+    the disk is full: then the same call does the rest.
     """
     if not holds(view.paths.store / LOCK):
         raise StepDiffError(f"rows of view {view.name} are withdrawn only under the store's lock: use store.lock()")
@@ -124,8 +117,8 @@ def unfinished(view: View) -> dict[int, dict[str, Any]]:
 def _readable_records(view: View) -> Iterator[tuple[int, list[Write]]]:
     """Yield the record of every shard that has one which is not damaged."""
     files = listed(view.paths.beside[1], "*.json")
-    own = {shard for path in files if (shard := shard_number(path.stem)) is not None}
-    for shard in sorted(own):
+    shards = set(shard_numbers(path.stem for path in files))
+    for shard in sorted(shards):
         try:
             yield shard, read_writes(view.paths.info(shard), shard * view.rows_per_shard, view.rows_per_shard)
         except (StepDiffError, FileNotFoundError):
@@ -136,7 +129,7 @@ def _readable_records(view: View) -> Iterator[tuple[int, list[Write]]]:
                 merged = read_merged_writes(path, view.rows_per_shard)
             except (StepDiffError, FileNotFoundError):
                 continue
-            yield from ((shard, writes) for shard, writes in merged.items() if shard not in own)
+            yield from ((shard, writes) for shard, writes in merged.items() if shard not in shards)
 
 
 class _Shard:
@@ -153,12 +146,12 @@ class _Shard:
         lock.parent.make_folder()
         with locked(lock, wait=True):  # a worker of a dead run may still be writing
             view.check_not_dropped()
-            found = list(shard_damage(view, self.shard, len(view)))
-            if any(damage.kind == "unreadable" for damage in found):
+            damage_now = list(shard_damage(view, self.shard, len(view)))
+            if any(damage.kind == "unreadable" for damage in damage_now):
                 return
             writes, reasons = self._record(), self._reasons()
-            rows = _union([damage for damage in found if damage.kind == "rows"])
-            if lost := any(damage.kind == "status" for damage in found):
+            rows = _union([damage for damage in damage_now if damage.kind == "rows"])
+            if lost := any(damage.kind == "status" for damage in damage_now):
                 status, rows = self._rebuilt(writes, reasons)
             else:
                 status = view.shard_status(self.shard).copy()
@@ -166,23 +159,22 @@ class _Shard:
             failed = (self.first + np.flatnonzero(status == FAILED)).tolist()
             finished = {*(self.first + np.flatnonzero(status == OK)).tolist(), *failed}
             held = partial(check_held, lock)
-            with Together(held) as files:
+            with CommitGroup(held) as files:
                 if len(rows) or not finished <= _rows_of(writes or []):
                     record = encode_writes(self.shard, _marked(writes or [], frozenset(rows.tolist()), finished))
-                    files.replace(paths.info(self.shard), [record], len(record))
+                    files.put(paths.info(self.shard), record)
                 if writes is None or not finished <= _rows_of(writes):
                     done.rewritten.append(str(paths.info(self.shard)))
                 if any(row not in (reasons or {}) for row in failed):
-                    lines = self._encoded({row: (reasons or {}).get(row, LOST_REASON) for row in failed})
-                    files.replace(paths.failures(self.shard), [lines], len(lines))
+                    known = {row: (reasons or {}).get(row, LOST_REASON) for row in failed}
+                    files.put(paths.failures(self.shard), encode_failures(view.catalog, known))
                     done.rewritten.append(str(paths.failures(self.shard)))
             if reasons is None and not failed and paths.failures(self.shard).exists():
                 paths.failures(self.shard).unlink()  # no row needs it
                 done.rewritten.append(str(paths.failures(self.shard)))
             if lost or len(rows):
-                with Together(held) as files:
-                    chunk = encode_chunk(status)
-                    files.replace(paths.status(self.shard), [chunk], len(chunk))
+                with CommitGroup(held) as files:
+                    files.put(paths.status(self.shard), encode_chunk(status))
             if lost:
                 done.rewritten.append(str(paths.status(self.shard)))
             done.rows += len(rows)
@@ -197,16 +189,10 @@ class _Shard:
     def _reasons(self) -> dict[int, str] | None:
         """Return row -> reason of the shard's file of failures, None where it is damaged."""
         try:
-            frame = failures_of_shard(self.view.paths, self.shard)
+            failures = failures_of_shard(self.view.paths, self.shard)
         except StepDiffError:
             return None
-        rows = self.view.catalog.rows(frame["key"].to_list()).tolist()
-        return dict(zip(rows, frame["reason"].to_list(), strict=True))
-
-    def _encoded(self, reasons: Mapping[int, str]) -> bytes:
-        rows = np.array(sorted(reasons), np.int64)
-        columns = {"key": self.view.catalog.keys(rows), "reason": [reasons[row] for row in rows.tolist()]}
-        return table.encode(pl.DataFrame(columns, schema=REASONS))
+        return reasons_by_row(self.view.catalog, failures)
 
     def _rebuilt(
         self, writes: list[Write] | None, reasons: dict[int, str] | None

@@ -1,1 +1,5 @@
-"""Features that enter and leave a store: Arrow, Parquet, Lance, Hugging Face datasets, WebDataset, HDF5."""
+"""Features that enter and leave a store: Arrow, Parquet, Lance, Hugging Face datasets, WebDataset."""
+
+import stepdiff
+
+stepdiff.require("store.exchange", "export", ("pyarrow",))

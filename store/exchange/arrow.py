@@ -1,6 +1,6 @@
 """Rows of a view as Arrow record batches, without a copy of the features where they are in memory.
 
-    from store.exchange.arrow import record_batches, schema
+    from store.exchange.arrow import record_batches
     for batch in record_batches(view, "embedding", columns=["video"]):  # key, video, embedding
         ...
 
@@ -21,23 +21,20 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
-
-import _stepdiff
-
-_stepdiff.require("store.exchange", "export", ("pyarrow",))
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 from jaxtyping import Bool, Int, Int64, Shaped
 
-from common.errors import StepDiffError
-from common.io import sealed as table
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io import sealed as table
 from store.catalog.catalog import Catalog
-from store.io.row_numbers import Rows, row_numbers
 from store.provenance import Feature
-from store.view import OK, View
+from store.view import OK, Rows, View, row_numbers
 
 KEY = "key"
 SCALE = "_scale"
@@ -45,6 +42,7 @@ SCALE = "_scale"
 BATCH_BYTES = 32 * 2**20
 """bytes of the features of a batch, about, by default"""
 _WINDOW = 2**17  # rows whose metadata is read at a time: a part of a catalog is read whole each time
+_DAMAGE = (pa.ArrowException, OSError, ValueError, IndexError)
 _PRIMITIVE = {"float16": pa.float16(), "float32": pa.float32(), "int8": pa.int8()}
 
 
@@ -75,19 +73,19 @@ def record_batches(
     fields, wanted = _plan(view, features, columns, dtype)
     names = _names(view, features)
     if rows is None:
-        chosen = np.flatnonzero(view.status() == OK)
+        finished = np.flatnonzero(view.status() == OK)
     else:
-        asked = row_numbers(rows)
-        chosen = asked[view.status(asked) == OK]
+        numbers = row_numbers(rows)
+        finished = numbers[view.status(numbers) == OK]
     row_bytes = sum(view.stored[name].row_bytes for name in view.arrays_of(names))
     count = max(BATCH_BYTES // row_bytes, 1) if batch_rows is None else batch_rows
     if count < 1:
         raise StepDiffError(f"batch_rows {count} is refused: give 1 or more")
-    for start in range(0, len(chosen), _WINDOW):
-        window = chosen[start : start + _WINDOW]
-        about = _metadata(view.catalog, window, wanted, fields)
+    for start in range(0, len(finished), _WINDOW):
+        window = finished[start : start + _WINDOW]
+        metadata = _metadata(view.catalog, window, wanted, fields)
         for part in _parts(window, view.rows_per_shard, count):
-            arrays = about.slice(part.start, part.stop - part.start).columns
+            arrays = metadata.slice(part.start, part.stop - part.start).columns
             for name in names:
                 arrays += _arrays(view, name, window[part], dtype)
             yield pa.RecordBatch.from_arrays(arrays, schema=fields)
@@ -104,41 +102,27 @@ def schema(
 
 
 def catalog_digest(catalog: Catalog, columns: Sequence[str], ok: Bool[np.ndarray, " rows"]) -> str:
-    """Return the sha256, in hex, of key and metadata columns of the rows that `ok` names.
+    """Return the sha256, in hex, of key and metadata columns of the rows where `ok` is true.
 
     It is the same when parts of the catalog are merged, and when it has more rows or columns.
     """
     like = _frame_like(catalog, columns)
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for block in catalog.blocks(like):
         rows = block["row"].to_numpy()
-        chosen = block.filter(pl.Series((rows < len(ok)) & ok[np.minimum(rows, len(ok) - 1)]))
-        plain = chosen.select(_as_json(name, kind) for name, kind in like.schema.items())
-        found.update(plain.write_ndjson().encode())
-    return found.hexdigest()
+        block = block.filter(pl.Series((rows < len(ok)) & ok[np.minimum(rows, len(ok) - 1)]))
+        digest.update(block.select(_as_json(name, kind) for name, kind in like.schema.items()).write_ndjson().encode())
+    return digest.hexdigest()
 
 
-def stored_features(view: View, features: Sequence[str], dtype: str | None = None) -> dict[str, Feature]:
-    """Return the feature columns of the batches, by name, with shape and dtype: for int8 also that of its scales."""
-    found: dict[str, Feature] = {}
-    for name in features:
-        feature = view.features[name]
-        if dtype is None and feature.dtype == "int8":
-            if name + SCALE in features:
-                raise StepDiffError(
-                    f"feature {name + SCALE} of view {view.name} has the name of the scales of {name}: "
-                    "leave it out with --features (features=), or give a dtype"
-                )
-            found[name] = feature
-            found[name + SCALE] = view.stored["scale"]
-        else:
-            found[name] = Feature(feature.shape, dtype or feature.dtype)
-    return found
-
-
-def list_type(feature: Feature) -> pa.DataType:
-    """Return the type of a feature column: a fixed-size list of the flattened row."""
-    return pa.list_(_PRIMITIVE[feature.dtype], math.prod(feature.shape))
+def feature_fields(fields: pa.Schema) -> dict[str, Feature]:
+    """Return the features of a schema of `record_batches`, by name."""
+    types = {kind: dtype for dtype, kind in _PRIMITIVE.items()}
+    return {
+        field.name: Feature(tuple(json.loads(field.metadata[b"shape"])), types[field.type.value_type])
+        for field in fields
+        if field.metadata
+    }
 
 
 def list_array(values: Shaped[np.ndarray, "B ..."]) -> pa.FixedSizeListArray:
@@ -148,40 +132,30 @@ def list_array(values: Shaped[np.ndarray, "B ..."]) -> pa.FixedSizeListArray:
     return pa.FixedSizeListArray.from_arrays(primitive, math.prod(values.shape[1:]))
 
 
-def storage_type(kind: pa.DataType) -> pa.DataType:
-    """Return the type that an extension type is stored as, or the type itself."""
-    return kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
+def row_values(batch: pa.RecordBatch, name: str, shape: Sequence[int]) -> Shaped[np.ndarray, "B ..."]:
+    """Return a feature column as an array [B, *shape of a row] that shares its memory."""
+    return batch.column(name).flatten().to_numpy(zero_copy_only=True).reshape(batch.num_rows, *shape)
 
 
-def is_list(kind: pa.DataType) -> bool:
-    """Return whether values are lists, of any kind."""
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+def is_damage(error: BaseException) -> bool:
+    """Return whether Arrow or Lance raised it because of a damaged file; a panic of Lance is no Exception."""
+    return isinstance(error, _DAMAGE) or type(error).__name__ == "PanicException"
 
 
-def leaf_type(kind: pa.DataType) -> pa.DataType:
-    """Return the type of the values in nested lists."""
-    kind = storage_type(kind)
-    return leaf_type(kind.value_type) if is_list(kind) else kind
+@contextmanager
+def readable(path: Path | str) -> Iterator[None]:
+    """Turn what Arrow and Lance raise on damaged files into one line."""
+    try:
+        yield
+    except BaseException as error:
+        if not is_damage(error):
+            raise
+        raise StepDiffError(f"cannot read {path}: {one_line(error)}") from error
 
 
-def depth(kind: pa.DataType) -> int:
-    """Return how many levels of lists there are."""
-    kind = storage_type(kind)
-    return 1 + depth(kind.value_type) if is_list(kind) else 0
-
-
-def is_text(kind: pa.DataType) -> bool:
-    """Return whether values are texts, of any kind."""
-    if pa.types.is_dictionary(kind):
-        return is_text(kind.value_type)
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-
-
-def is_plain(kind: pa.DataType) -> bool:
-    """Return whether a catalog can have such values as metadata."""
-    numbers = pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)
-    plain = is_text(kind) or numbers or pa.types.is_temporal(kind) or pa.types.is_null(kind)
-    return plain or (is_list(kind) and not is_text(kind.value_type) and is_plain(kind.value_type))
+def one_line(error: BaseException) -> str:
+    """Return a message on one line."""
+    return " ".join(str(error).split())[:200]
 
 
 def _plan(
@@ -192,35 +166,56 @@ def _plan(
     if dtype not in (None, "float16", "float32"):
         raise StepDiffError(f"dtype {dtype!r} is refused: give float16 or float32, or none for values as stored")
     like = _frame_like(view.catalog, columns)
-    made = stored_features(view, names, dtype)
-    if KEY in made:
+    stored = _features(view, names, dtype)
+    if KEY in stored:
         raise StepDiffError(
             f"feature {KEY} of view {view.name} has the name of the column of keys: leave it out with --features "
             "(features=)"
         )
-    if clash := [name for name in made if name in like.columns]:
+    if clash := [name for name in stored if name in like.columns]:
         raise StepDiffError(
             f"{clash[0]} is a feature of view {view.name} and a column of the catalog: name the columns to take with "
             "--columns (columns=), without it"
         )
-    about = [pa.field(field.name, _plain(field.type)) for field in like.to_arrow().schema]
+    metadata = [pa.field(field.name, _plain(field.type)) for field in like.to_arrow().schema]
     lists = [
-        pa.field(name, list_type(feature), metadata={"shape": json.dumps(list(feature.shape))})
-        for name, feature in made.items()
+        pa.field(
+            name,
+            pa.list_(_PRIMITIVE[feature.dtype], math.prod(feature.shape)),
+            metadata={"shape": json.dumps(list(feature.shape))},
+        )
+        for name, feature in stored.items()
     ]
-    return pa.schema([*about, *lists]), like
+    return pa.schema([*metadata, *lists]), like
+
+
+def _features(view: View, names: Sequence[str], dtype: str | None) -> dict[str, Feature]:
+    """Return the feature columns of the batches, by name, with shape and dtype: for int8 also that of its scales."""
+    columns: dict[str, Feature] = {}
+    for name in names:
+        feature = view.features[name]
+        if dtype is None and feature.dtype == "int8":
+            if name + SCALE in names:
+                raise StepDiffError(
+                    f"feature {name + SCALE} of view {view.name} has the name of the scales of {name}: "
+                    "leave it out with --features (features=), or give a dtype"
+                )
+            columns[name] = feature
+            columns[name + SCALE] = view.stored["scale"]
+        else:
+            columns[name] = Feature(feature.shape, dtype or feature.dtype)
+    return columns
 
 
 def _frame_like(catalog: Catalog, columns: Sequence[str] | None) -> pl.DataFrame:
     """Return an empty frame of key and metadata columns."""
-    there = _catalog_columns(catalog)
-    unknown = [name for name in columns or () if name not in there]
-    if unknown:
+    known = _catalog_columns(catalog)
+    if unknown := [name for name in columns or () if name not in known]:
         raise StepDiffError(
-            f"no column {unknown[0]!r} in the catalog of {catalog.entity}: it has {', '.join(there) or 'only keys'}"
+            f"no column {unknown[0]!r} in the catalog of {catalog.entity}: it has {', '.join(known) or 'only keys'}"
         )
-    wanted = there if columns is None else columns
-    return pl.DataFrame(schema={KEY: pl.String(), **{name: there[name] for name in wanted if name != KEY}})
+    wanted = known if columns is None else columns
+    return pl.DataFrame(schema={KEY: pl.String(), **{name: known[name] for name in wanted if name != KEY}})
 
 
 def _names(view: View, features: str | Sequence[str] | None) -> list[str]:
@@ -243,11 +238,11 @@ def _catalog_columns(catalog: Catalog) -> dict[str, Any]:
         except StepDiffError:
             if catalog.parts() == parts:  # else a part was merged into another meanwhile
                 raise
-    found = pl.concat(frames, how="diagonal_relaxed").schema if frames else {}
+    columns = pl.concat(frames, how="diagonal_relaxed").schema if frames else {}
     texts = (pl.Null, pl.Categorical, pl.Enum)  # Arrow readers differ in these
     return {
         name: pl.String() if isinstance(dtype, texts) else dtype
-        for name, dtype in found.items()
+        for name, dtype in columns.items()
         if name not in (KEY, "row")
     }
 
@@ -302,13 +297,13 @@ def _arrays(view: View, name: str, rows: Int64[np.ndarray, " B"], dtype: str | N
     if dtype is None and stored == "int8":
         return [list_array(values) for values in view.read_quantised(name, rows)]
     if dtype is None or dtype == stored:
-        lying = view.in_place(name, rows)
-        return [list_array(view.read(name, rows) if lying is None else lying)]
+        mapped = view.in_place(name, rows)
+        return [list_array(view.read(name, rows) if mapped is None else mapped)]
     values = view.read(name, rows, dtype=dtype if stored == "int8" else None)
     with np.errstate(over="ignore"):
-        made = values.astype(dtype, copy=False)
-    if dtype == "float16" and not np.isfinite(made).all():
-        place = int(np.flatnonzero(~np.isfinite(made.reshape(len(rows), -1)).all(axis=1))[0])
+        cast = values.astype(dtype, copy=False)
+    if dtype == "float16" and not np.isfinite(cast).all():
+        place = int(np.flatnonzero(~np.isfinite(cast.reshape(len(rows), -1)).all(axis=1))[0])
         key = view.catalog.name(int(rows[place]))
         raise StepDiffError(f"{name} of {key} holds a magnitude past float16: give float32")
-    return [list_array(made)]
+    return [list_array(cast)]

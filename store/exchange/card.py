@@ -8,16 +8,17 @@ names begin with `_` or `.`; Hugging Face looks for README.md.
 import hashlib
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import yaml
 from jaxtyping import Bool
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
+from store.exchange.arrow import KEY, catalog_digest, feature_fields
 from store.feature_store import Store
 from store.format.layout import FORMAT, VERSION
 from store.format.quantise import BLOCK
@@ -26,15 +27,12 @@ from store.provenance import Feature, Provenance
 from store.view import View
 
 NAME = "_export.json"
-ROWS = "_export.rows"
-"""the rows of an export that is not complete: their number, and a bit for each"""
 _WINDOW = 2**16  # rows whose checksums are read at a time
-_LOOSE = ("date", "failed", "absent", "forgotten", "parts")
-"""fields that may differ between the runs of one export; `digest` depends on the rows of all parts"""
-_SAID = {
-    "digest": "the rows or their features",
-    "catalog": "keys or metadata of the rows in the catalog",
-    "all_columns": "--columns was given for one of them only",
+_LOOSE = ("failed", "absent", "forgotten", "date")
+"""fields that may differ between the runs of one export"""
+_CHANGED = {
+    "digest": "the rows or their features (those of a snapshot, STORE@NAME, do not change)",
+    "catalog": "keys or metadata of the rows in the catalog (those of a snapshot, STORE@NAME, do not change)",
 }
 """fields whose values say nothing to a reader"""
 _OPEN = {
@@ -45,17 +43,18 @@ _OPEN = {
     "webdataset": "import webdataset\n"
     'dataset = webdataset.WebDataset("{path}/data/features-{{000000..{last:06d}}}.tar", shardshuffle=False).decode()\n'
     'values = next(iter(dataset))["{name}.npy"]',
-    "hdf5": 'import h5py\nfile = h5py.File("{path}")\nvalues = file[{name!r}]',
 }
 
 
 @dataclass(frozen=True)
 class Card:
-    """The description of an export."""
+    """The description of an export: its options, and what the store held."""
 
     format: str
-    store_format: int
-    """version of the store's format"""
+    store: str
+    """path or URL of the store; empty in the exported files themselves"""
+    snapshot: str | None
+    """None: the live store, as it was when the export began"""
     entity: str
     view: str
     provenance: dict[str, Any]
@@ -65,41 +64,48 @@ class Card:
     """feature -> shape and dtype in the store"""
     columns: dict[str, str]
     """column of the catalog -> its Arrow type"""
+    license: str
     rows: int
+    digest: str
+    """sha256 of the exported rows' numbers and checksums"""
+    catalog: str
+    """sha256 of key and columns of the exported rows"""
+    parts: list[list[int]]
+    """first shard and rows of each part"""
+    store_format: int
+    """version of the store's format"""
     failed: int
     """rows left out"""
     absent: int
     """rows left out"""
     forgotten: int
     """rows left out; they are not counted as absent"""
-    shards_per_part: int
-    parts: list[list[int]]
-    """first shard and rows of each part"""
-    digest: str
-    """sha256 of the exported rows' numbers and checksums"""
-    license: str
     date: str
     """UTC, when the export began"""
-    store: str = ""
-    """path or URL of the store; empty in the exported files themselves"""
-    snapshot: str | None = None
-    """None: of the moment when the export began"""
-    catalog: str = ""
-    """sha256 of key and columns of the exported rows; empty where an export has no columns"""
-    all_columns: bool = True
-    """whether --columns was not given"""
 
     def as_json(self) -> str:
         """Return the card for programs."""
         return json.dumps({"kind": "stepdiff-export", "version": 1, **asdict(self)}, ensure_ascii=False, indent=1)
 
     def difference(self, other: "Card") -> str:
-        """Return the fields of another export that differ, shortened; empty where its content would be the same."""
-        return differences(asdict(self), asdict(other))
+        """Return the first field that differs in another export, shortened; empty where both have the same content.
 
-    def readme(self, path: str, more: Mapping[str, Any] | None = None, dataset: str | None = None) -> str:
-        """Return the card for readers; `more` are further fields of its YAML header, `dataset` as of `how_to_open`."""
-        header = {"license": self.license, "tags": ["features", "embeddings", "stepdiff"], **(more or {})}
+        The order of features and columns counts: Lance numbers the columns of each part by it.
+        """
+        for name, value in asdict(self).items():
+            theirs = getattr(other, name)
+            if value != theirs and name not in _LOOSE:
+                return _CHANGED.get(name, f"{name} {_short(value)} against {_short(theirs)}")
+            if isinstance(value, dict) and list(value) != list(theirs):
+                return f"order of {name} {_short(', '.join(value))} against {_short(', '.join(theirs))}"
+        return ""
+
+    def readme(self, path: str, more: dict[str, Any]) -> str:
+        """Return the card for readers, with the header that Hugging Face reads, of which `more` is a part."""
+        header: dict[str, Any] = {"license": self.license, "tags": ["features", "embeddings", "stepdiff"], **more}
+        if self.format == "huggingface":
+            files = [{"split": "train", "path": "data/*.parquet"}]
+            header["configs"] = [{"config_name": "default", "data_files": files}]
         made = Provenance.from_dict(self.provenance)
         about = {
             "encoder": made.encoder,
@@ -135,7 +141,7 @@ class Card:
             *self._notes(),
             "",
             "```python",
-            how_to_open(self.format, path, dataset or next(iter(self.features)), len(self.parts)),
+            self.how_to_open(path),
             "```",
             "",
         ]
@@ -151,34 +157,21 @@ class Card:
             notes.append(f"An int8 value is level * scale, with one scale for every {BLOCK} channels of the last axis.")
         return notes and ["", *notes]
 
-
-def differences(here: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    """Return the fields of a card that differ in another one, shortened. The order of features and columns counts."""
-    found = []
-    for name, a, b in ((name, value, other[name]) for name, value in here.items() if name not in _LOOSE):
-        if a != b:
-            found.append(_SAID.get(name, f"{name} {_short(a)} against {_short(b)}"))
-        elif isinstance(a, dict) and list(a) != list(b):
-            found.append(f"order of {name} {_short(', '.join(a))} against {_short(', '.join(b))}")
-    return ", ".join(found)
-
-
-def source(store: Store) -> dict[str, Any]:
-    """Return the fields of a card that say which store it is."""
-    path = str(store.path) if store.path.remote else os.path.realpath(str(store.path))
-    return {"store": path, "snapshot": store.at}
+    def how_to_open(self, path: str) -> str:
+        """Return three lines of Python that open the export at `path` and take the values of its first feature."""
+        return _OPEN[self.format].format(path=path, name=next(iter(self.features)), last=len(self.parts) - 1)
 
 
 def read_card(data: bytes) -> Card:
     """Return the card for programs; StepDiffError where it is not one."""
     try:
         values = json.loads(data)
-        if values.pop("kind") != "stepdiff-export" or values.pop("version") != 1:
+        if values["kind"] != "stepdiff-export" or values["version"] != 1:
             raise ValueError("another kind or version")
-        card = Card(**values)
+        card = Card(**{field.name: values[field.name] for field in fields(Card)})
         Provenance.from_dict(card.provenance)
-        if not isinstance(card.columns, dict) or type(card.shards_per_part) is not int or card.shards_per_part < 1:
-            raise ValueError("columns or parts")
+        if not isinstance(card.columns, dict):
+            raise ValueError("columns")
         [Feature(tuple(form["shape"]), form["dtype"]) for form in (*card.features.values(), *card.stored.values())]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, StepDiffError) as error:
         raise StepDiffError(f"the card is damaged ({_short(error)})") from None
@@ -189,83 +182,49 @@ def make_card(
     store: Store,
     view: View,
     ok: Bool[np.ndarray, " rows"],
+    shards: int,
     format: str,
-    features: Mapping[str, Feature],
-    columns: Mapping[str, str],
+    schema: pa.Schema,
     license: str,
-    shards_per_part: int,
-    catalog: str = "",
-    all_columns: bool = True,
 ) -> Card:
-    """Return the card of an export that begins now.
-
-    Args:
-        store: the store, or that of a snapshot.
-        view: its view.
-        ok: which rows of the catalog are exported.
-        format: of the export.
-        features: as exported, by column.
-        columns: of the catalog, with their Arrow types.
-        license: as the user gives it.
-        shards_per_part: shards whose rows are one part.
-        catalog: see `Card`.
-        all_columns: see `Card`.
-    """
-    status = view.status()
-    size = view.rows_per_shard * shards_per_part
-    parts = []
-    for first in range(0, len(ok), size):
-        if count := int(ok[first : first + size].sum()):
-            shard = first // view.rows_per_shard
-            parts.append([shard, count])
+    """Return the card of an export that begins now, of the rows that are `ok`; a part has the rows of some `shards`."""
+    features, status = feature_fields(schema), view.status()
+    columns = {field.name: str(field.type) for field in schema if field.name not in (KEY, *features)}
+    starts = range(0, len(ok), view.rows_per_shard * shards)
+    counts = [int(ok[first : first + starts.step].sum()) for first in starts]
     forgotten = store.forgotten(view.entity)["row"].to_numpy()
     forgotten = forgotten[forgotten < len(status)]
     return Card(
         format=format,
-        store_format=VERSION,
+        store=str(store.path) if store.path.remote else os.path.realpath(str(store.path)),
+        snapshot=store.at,
         entity=view.entity,
         view=view.name,
         provenance=view.provenance.as_dict(),
         features={name: _form(feature) for name, feature in features.items()},
         stored={name: _form(feature) for name, feature in view.features.items()},
-        columns=dict(columns),
+        columns=columns,
+        license=license,
         rows=int(ok.sum()),
+        digest=_digest(view, ok),
+        catalog=catalog_digest(view.catalog, list(columns), ok),
+        parts=[[first // view.rows_per_shard, count] for first, count in zip(starts, counts, strict=True) if count],
+        store_format=VERSION,
         failed=int((status == FAILED).sum()),
         absent=int((status == ABSENT).sum()) - int((status[forgotten] == ABSENT).sum()),
         forgotten=len(forgotten),
-        shards_per_part=shards_per_part,
-        parts=parts,
-        digest=_digest(view, ok),
-        license=license,
-        date=_now(),
-        catalog=catalog,
-        all_columns=all_columns,
-        **source(store),
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
 
-def readme_name(format: str) -> str:
-    """Return the name of the card for readers."""
-    return "_README.md" if format == "parquet" else "README.md"
-
-
-def how_to_open(format: str, path: str, name: str, parts: int = 1) -> str:
-    """Return three lines of Python that open an export and take the values of the feature `name`; HDF5: dataset."""
-    return _OPEN[format].format(path=path, name=name, last=parts - 1)
-
-
 def _digest(view: View, ok: Bool[np.ndarray, " rows"]) -> str:
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for start in range(0, len(ok), _WINDOW):
         rows = start + np.flatnonzero(ok[start : start + _WINDOW])
         if len(rows):
-            found.update(rows.astype("<i8").tobytes())
-            found.update(view.checksums(rows).astype("<u4").tobytes())
-    return found.hexdigest()
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+            digest.update(rows.astype("<i8").tobytes())
+            digest.update(view.checksums(rows).astype("<u4").tobytes())
+    return digest.hexdigest()
 
 
 def _form(feature: Feature) -> dict[str, Any]:

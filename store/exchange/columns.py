@@ -7,14 +7,8 @@ shape; a row with another shape, a null or another number of values fails alone.
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-
-import _stepdiff
-
-_stepdiff.require("store.exchange", "export", ("pyarrow",))
 
 import numpy as np
 import polars as pl
@@ -22,22 +16,15 @@ import pyarrow as pa
 import pyarrow.compute  # noqa: F401, pa.compute
 from jaxtyping import Shaped
 
-from common.errors import StepDiffError, some
-from common.io.parquet_sizes import BYTES_PER_BYTE
-from store.exchange.arrow import KEY, SCALE, depth, is_list, is_plain, is_text, leaf_type, storage_type
+from stepdiff.common.errors import StepDiffError, some
+from stepdiff.common.io.parquet_sizes import BYTES_PER_BYTE
+from store.exchange.arrow import KEY, SCALE
 from store.exchange.card import Card, read_card
 from store.provenance import Feature, check_name
 
 _RESERVED = (KEY, "row")  # columns that a store gives its catalog
-BATCH_BYTES = 32 * 2**20
-"""bytes of features that are decoded at a time, about"""
 MOST_COLUMNS = 1000
 """of metadata"""
-KEY_ROWS = 2**14
-"""keys that are decoded at a time"""
-_DAMAGE = (pa.ArrowException, OSError, ValueError, IndexError)
-Read = tuple[dict[str, np.ndarray], dict[int, str]]
-"""features of P places of a file [P, ...], and why some of the P could not be read"""
 _FREE_TEXT = 2**30  # bytes of text that files of any size may hold
 _DTYPES = {pa.float16(): "float16", pa.float32(): "float32", pa.float64(): "float32", pa.int8(): "int8"}
 
@@ -61,8 +48,7 @@ class Layout:
     keys: str
     features: dict[str, Column]
     """by the name of the feature"""
-    about: list[str]
-    """metadata"""
+    metadata: list[str]
     left_out: list[str]
     """other columns"""
     card: Card | None
@@ -77,61 +63,71 @@ def layout(
     features: Sequence[str],
     columns: Sequence[str],
 ) -> Layout:
-    """Return which columns to take.
+    """Return which columns to take. StepDiffError where columns do not exist or do not fit.
 
-    Args:
-        where: the file, for messages.
-        schema: its schema.
-        sample: some rows of `ragged_columns`, which say how long lists are.
-        keys: the column of keys, None to find it.
-        features: each NAME or NAME=COLUMN; () for all.
-        columns: of metadata; () for all.
-
-    Raises StepDiffError where columns do not exist or do not fit.
+    `sample` has some rows of `ragged_columns`, which say how long lists are. `keys`, `features` and `columns` are the
+    options of the import.
     """
-    if twice := [name for name, count in Counter(schema.names).items() if count > 1]:
-        raise StepDiffError(f"{where} has several columns {twice[0]!r}: give each a name of its own")
     card = _card(where, schema)
+    key = _key_column(where, schema, keys)
+    names = _feature_columns(where, schema, features, card)
+    arrays = {name: _column(where, schema.field(column), sample) for name, column in names.items()}
+    metadata = _metadata_columns(where, schema, key, columns, card)
+    taken = {key, *metadata, *names.values()}
+    return Layout(key, arrays, metadata, [name for name in schema.names if name not in taken], card)
+
+
+def _key_column(where: str, schema: pa.Schema, keys: str | None) -> str:
     texts = [field.name for field in schema if is_text(field.type)]
     key = keys or (KEY if KEY in texts or len(texts) != 1 else texts[0])
-    if key not in texts:
-        if key in schema.names:
-            raise StepDiffError(
-                f"column {key!r} of {where} is {schema.field(key).type}; keys are texts: cast it to text, or name "
-                f"another column with --keys ({some(texts)})"
-            )
+    if key in texts:
+        return key
+    if key not in schema.names:
         raise StepDiffError(
             f"{where} has no column {key!r} of texts: name that of the keys with --keys ({some(texts)})"
         )
+    raise StepDiffError(
+        f"column {key!r} of {where} is {schema.field(key).type}; keys are texts: cast it to text, or name another "
+        f"column with --keys ({some(texts)})"
+    )
+
+
+def _feature_columns(where: str, schema: pa.Schema, features: Sequence[str], card: Card | None) -> dict[str, str]:
+    """Return feature -> column, with the scales of int8 features."""
     lists = feature_columns(schema)
-    named = {name: column or name for name, _, column in (text.partition("=") for text in features)}
-    if not named:
-        chosen = [c for c in lists if _is_float(schema, c) and not _is_scale(c, lists, schema)]
-        chosen += [c for c in lists if not _is_float(schema, c) and c + SCALE in lists]
+    floats = [name for name in lists if pa.types.is_floating(unnested(schema.field(name).type)[1])]
+    levels = [name for name in lists if name not in floats]
+    names = {name: column or name for name, _, column in (text.partition("=") for text in features)}
+    if not names:
+        scales = [name + SCALE for name in levels]
+        wanted = [c for c in floats if c not in scales] + [c for c in levels if c + SCALE in lists]
         if card:
-            chosen = [c for c in card.features if c in chosen]
-        named = {check_name("feature", c): c for c in chosen}
-    if not named:
+            wanted = [c for c in card.features if c in wanted]
+        names = {check_name("feature", c): c for c in wanted}
+    if not names:
         raise StepDiffError(f"{where} has no column of lists of floats: it has {some(schema.names)}")
-    for name, column in list(named.items()):
+    for name, column in list(names.items()):
         if column not in lists:
             kind = f"is {schema.field(column).type}" if column in schema.names else "does not exist"
             raise StepDiffError(f"column {column!r} of {where} {kind}: features are lists of floats ({some(lists)})")
-        if not _is_float(schema, column):
+        if column in levels:
             if column + SCALE not in lists:
                 raise StepDiffError(
                     f"column {column!r} of {where} is int8 without a column {column + SCALE!r} of scales"
                 )
-            named[name + SCALE] = column + SCALE
-    found = {name: _column(where, schema.field(column), sample) for name, column in named.items()}
-    about = list(columns) or (
-        list(card.columns) if card else [n for n in schema.names if n not in (key, *_RESERVED, *lists)]
-    )
-    if len(about) > MOST_COLUMNS:
+            names[name + SCALE] = column + SCALE
+    return names
+
+
+def _metadata_columns(where: str, schema: pa.Schema, key: str, columns: Sequence[str], card: Card | None) -> list[str]:
+    taken = {key, *_RESERVED, *feature_columns(schema)}
+    others = [name for name in schema.names if name not in taken]
+    names = list(columns or (card.columns if card else others))
+    if len(names) > MOST_COLUMNS:
         raise StepDiffError(
-            f"{where} has {len(about):,} columns of metadata: name at most {MOST_COLUMNS:,} with --columns"
+            f"{where} has {len(names):,} columns of metadata: name at most {MOST_COLUMNS:,} with --columns"
         )
-    for name in about:
+    for name in names:
         if name in _RESERVED:
             raise StepDiffError(f"column {name!r} cannot be metadata, the store has its own: leave it out of --columns")
         if name not in schema.names:
@@ -141,18 +137,24 @@ def layout(
                 f"column {name!r} of {where} is {schema.field(name).type}, which is not taken as metadata: "
                 "name the columns to take with --columns"
             )
-    taken = {key, *about, *named.values()}
-    return Layout(key, found, about, [name for name in schema.names if name not in taken], card)
+    return names
+
+
+def check_names(where: str, schema: pa.Schema) -> None:
+    """Raise StepDiffError where two columns have one name."""
+    if twice := [name for name, count in Counter(schema.names).items() if count > 1]:
+        raise StepDiffError(f"{where} has several columns {twice[0]!r}: give each a name of its own")
 
 
 def feature_columns(schema: pa.Schema) -> list[str]:
     """Return the columns of lists of floats or int8."""
-    return [field.name for field in schema if leaf_type(field.type) in _DTYPES and depth(field.type)]
+    types = {field.name: unnested(field.type) for field in schema}
+    return [name for name, (lengths, leaf) in types.items() if lengths and leaf in _DTYPES]
 
 
 def ragged_columns(schema: pa.Schema) -> list[str]:
     """Return those of `feature_columns` whose type does not say how long the lists are."""
-    return [field.name for field in schema if leaf_type(field.type) in _DTYPES and None in _declared(field.type)]
+    return [name for name in feature_columns(schema) if None in unnested(schema.field(name).type)[0]]
 
 
 def rows_of(array: pa.Array, column: Column) -> tuple[Shaped[np.ndarray, "B ..."], dict[int, str]]:
@@ -188,14 +190,15 @@ def rows_of(array: pa.Array, column: Column) -> tuple[Shaped[np.ndarray, "B ..."
 def texts_of(where: str, arrays: Iterable[pa.Array], nbytes: int) -> pl.Series:
     """Return a column of texts, as it is read. StepDiffError where it repeats text out of proportion to `nbytes`."""
     most = max(_FREE_TEXT, BYTES_PER_BYTE * nbytes)
-    found, total = [pl.Series([], dtype=pl.String)], 0
+    texts, total = [pl.Series([], dtype=pl.String)], 0
     for array in arrays:
         array.validate(full=True)
         total += _text_bytes(array)
         if total > most:
             raise StepDiffError(f"{where} repeats text beyond {most:,} bytes: give a file without that")
-        found.append(pl.Series(pl.from_arrow(_plain(array))).cast(pl.String))
-    return pl.concat(found)
+        array = array.cast(array.type.value_type) if pa.types.is_dictionary(array.type) else array
+        texts.append(pl.Series(pl.from_arrow(array)).cast(pl.String))
+    return pl.concat(texts)
 
 
 def frame_of(where: str, batch: pa.RecordBatch, nbytes: int) -> pl.DataFrame:
@@ -209,45 +212,41 @@ def frame_of(where: str, batch: pa.RecordBatch, nbytes: int) -> pl.DataFrame:
     )
 
 
-def fill(
-    features: dict[str, np.ndarray], reasons: dict[int, str], taken: Layout, batch: pa.RecordBatch, places: np.ndarray
-) -> None:
-    """Fill `places` of the features with the rows of a batch; note why some do not fit."""
-    batch.validate(full=True)
-    for name, column in taken.features.items():
-        features[name][places], bad = rows_of(batch.column(column.name), column)
-        for at, reason in bad.items():
-            reasons.setdefault(int(places[at]), reason)
-
-
-def is_damage(error: BaseException) -> bool:
-    """Return whether Arrow or Lance raised it because of a damaged file; a panic of Lance is no Exception."""
-    return isinstance(error, _DAMAGE) or type(error).__name__ == "PanicException"
-
-
-@contextmanager
-def readable(path: Path | str) -> Iterator[None]:
-    """Turn what Arrow and Lance raise on damaged files into one line."""
-    try:
-        yield
-    except BaseException as error:
-        if not is_damage(error):
-            raise
-        raise StepDiffError(f"cannot read {path}: {one_line(error)}") from error
-
-
-def one_line(error: BaseException) -> str:
-    """Return a message on one line."""
-    return " ".join(str(error).split())[:200]
-
-
 def check_same(where: str, schema: pa.Schema, first: pa.Schema, names: Iterable[str]) -> None:
     """Raise StepDiffError where the columns `names` are not the same in two files."""
     for name in names:
         count = schema.names.count(name)
         if count != 1 or schema.field(name).type != first.field(name).type:
-            found = schema.field(name).type if count == 1 else "there several times" if count else "not there"
-            raise StepDiffError(f"column {name!r} is {found} in {where} and {first.field(name).type} in the first file")
+            kind = schema.field(name).type if count == 1 else "there several times" if count else "not there"
+            raise StepDiffError(f"column {name!r} is {kind} in {where} and {first.field(name).type} in the first file")
+
+
+def unnested(kind: pa.DataType) -> tuple[list[int | None], pa.DataType]:
+    """Return the lengths of nested lists, None where the type does not say it, and the type of the values in them."""
+    lengths: list[int | None] = []
+    while True:
+        kind = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
+        if pa.types.is_fixed_size_list(kind):
+            lengths.append(kind.list_size)
+        elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
+            lengths.append(None)
+        else:
+            return lengths, kind
+        kind = kind.value_type
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Return whether values are texts, of any kind."""
+    if pa.types.is_dictionary(kind):
+        return is_text(kind.value_type)
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def is_plain(kind: pa.DataType) -> bool:
+    """Return whether a catalog can have such values as metadata: no structs, and no lists of texts."""
+    lengths, leaf = unnested(kind)
+    numbers = pa.types.is_boolean(leaf) or pa.types.is_integer(leaf) or pa.types.is_floating(leaf)
+    return numbers or pa.types.is_temporal(leaf) or pa.types.is_null(leaf) or (is_text(leaf) and not lengths)
 
 
 def _card(where: str, schema: pa.Schema) -> Card | None:
@@ -270,36 +269,21 @@ def _column(where: str, field: pa.Field, sample: pa.RecordBatch | None) -> Colum
             noted = [int(length) for length in json.loads(field.metadata[b"shape"])]
         except (ValueError, TypeError, RecursionError):
             raise StepDiffError(f"column {field.name!r} of {where} has a damaged shape in its metadata") from None
-    declared = _declared(kind)
-    sizes = (
-        _sizes(sample.column(field.name), declared) if sample and None in declared else tuple(n for n in declared if n)
-    )
-    if not sizes or min(sizes) < 1:
+    declared, leaf = unnested(kind)
+    array = sample.column(field.name) if sample and None in declared else None
+    array = array.storage if isinstance(array, pa.ExtensionArray) else array
+    sizes = []
+    for length in declared:
+        if array is not None:
+            lengths = Counter(_lengths(array)[_not_null(array)].tolist())
+            length = length or (lengths.most_common(1)[0][0] if lengths else 0)  # the commonest of the sample
+            array = array.flatten()
+        sizes.append(length or 0)
+    if min(sizes) < 1:
         raise StepDiffError(f"column {field.name!r} of {where} has no values in its first rows: its shape is not known")
     if noted is None or math.prod(noted) != math.prod(sizes) or min(noted, default=0) < 1:
-        noted = list(sizes)
-    return Column(field.name, sizes, Feature(tuple(noted), _DTYPES[leaf_type(kind)]))
-
-
-def _declared(kind: pa.DataType) -> list[int | None]:
-    """Return the lengths of nested lists, None where the type does not say it."""
-    kind = storage_type(kind)
-    if not is_list(kind):
-        return []
-    return [kind.list_size if pa.types.is_fixed_size_list(kind) else None, *_declared(kind.value_type)]
-
-
-def _sizes(sample: pa.Array, declared: Sequence[int | None]) -> tuple[int, ...]:
-    """Return the lengths of nested lists: where the type does not say it, the commonest of the sample."""
-    sizes = []
-    sample = sample.storage if isinstance(sample, pa.ExtensionArray) else sample
-    for length in declared:
-        if length is None:
-            found = Counter(_lengths(sample)[_not_null(sample)].tolist())
-            length = found.most_common(1)[0][0] if found else 0
-        sizes.append(length)
-        sample = sample.flatten()
-    return tuple(sizes)
+        noted = sizes
+    return Column(field.name, tuple(sizes), Feature(tuple(noted), _DTYPES[leaf]))
 
 
 def _lengths(array: pa.Array) -> np.ndarray:
@@ -312,15 +296,6 @@ def _not_null(array: pa.Array) -> np.ndarray:
     return array.is_valid().to_numpy(zero_copy_only=False)
 
 
-def _is_float(schema: pa.Schema, name: str) -> bool:
-    return pa.types.is_floating(leaf_type(schema.field(name).type))
-
-
-def _is_scale(name: str, lists: Sequence[str], schema: pa.Schema) -> bool:
-    of = name.removesuffix(SCALE)
-    return of != name and of in lists and not _is_float(schema, of)
-
-
 def _text_bytes(array: pa.Array) -> int:
     """Return the bytes of the texts once each row has its own."""
     if pa.types.is_dictionary(array.type):
@@ -328,45 +303,3 @@ def _text_bytes(array: pa.Array) -> int:
         indices = array.indices.drop_null().to_numpy(zero_copy_only=False)
         return int(lengths[indices].sum()) if len(indices) else 0
     return int(pa.compute.sum(pa.compute.binary_length(array)).as_py() or 0)
-
-
-def _plain(array: pa.Array) -> pa.Array:
-    return array.cast(array.type.value_type) if pa.types.is_dictionary(array.type) else array
-
-
-@dataclass
-class ColumnRows:
-    """Rows of a file of Arrow columns, of which each library reads its own."""
-
-    where: str
-    layout: Layout
-    nbytes: int
-    keys: pl.Series
-    versions: dict[str, str]
-
-    @property
-    def kinds(self) -> dict[str, Feature]:
-        """Shape and dtype of each array."""
-        return {name: column.feature for name, column in self.layout.features.items()}
-
-    def metadata(self) -> Iterator[pl.DataFrame]:
-        """Yield the metadata of all rows, in order."""
-        with readable(self.where):
-            for batch in self._about():
-                yield frame_of(self.where, batch, self.nbytes)
-
-    def _about(self) -> Iterator[pa.RecordBatch]:
-        """Yield the metadata columns of all rows, in order."""
-        raise NotImplementedError
-
-    def _columns(self) -> list[str]:
-        """Return the columns that hold the features."""
-        return sorted({column.name for column in self.layout.features.values()})
-
-    def _at_once(self) -> int:
-        """Return how many rows are decoded at a time."""
-        return max(BATCH_BYTES // sum(kind.row_bytes for kind in self.kinds.values()), 1)
-
-    def _empty(self, count: int) -> dict[str, np.ndarray]:
-        """Return features of `count` rows, to be filled."""
-        return {name: np.zeros((count, *kind.shape), kind.dtype) for name, kind in self.kinds.items()}

@@ -9,10 +9,12 @@ forgotten/ENTITY.parquet              row, key, reason of forgotten rows
 failures/ENTITY/VIEW/SHARD.parquet    key, reason; merged-GROUP.parquet has those of many shards
 shards/ENTITY/VIEW/SHARD.json         the record of the shard's writer: library versions, device; merged-GROUP.json has
                                       those of many shards
+snapshots/NAME/                       arrays.zarr, catalog, failures, forgotten, shards as they were; about.json
 """
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -22,14 +24,19 @@ import zarr
 from zarr.codecs import Crc32cCodec
 from zarr.storage import MemoryStore
 
-from common.errors import StepDiffError
-from common.io.files import Place, place
-from common.io.sealed import BLANK, is_sealed, seal
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import Place, place
+from stepdiff.common.io.sealed import BLANK, is_sealed, seal
 
 FORMAT = "stepdiff-store"
 VERSION = 1
 ARRAYS = "arrays.zarr"
 LOCK = "lock.json"
+SNAPSHOTS = "snapshots"
+ABOUT = "about.json"
+"""the file that makes a folder a snapshot, written last"""
+EARLIER = "snapshot.json"
+"""the file of a snapshot of earlier versions, which listed rows"""
 MERGED_SHARDS = 1024
 """shards whose failures, and records of writers, are merged into one file"""
 _MOST_JSON = 64 * 2**20
@@ -74,9 +81,26 @@ def shard_number(name: str) -> int | None:
     return int(name) if _SHARD.fullmatch(name) else None
 
 
+def shard_numbers(names: Iterable[str]) -> list[int]:
+    """Return the shards whose files have one of these names, ascending."""
+    return sorted({shard for name in names if (shard := shard_number(name)) is not None})
+
+
 def half_made(group: Place) -> bool:
     """Return whether a view's creation or removal in an object store was cut short: neither a view nor damage."""
     return group.remote and not (group / "zarr.json").exists() and not (group / "status" / "c").is_dir()
+
+
+def snapshot_of(store: Place) -> str | None:
+    """Return the name of the snapshot whose files are in the folder `store`, None for a store itself."""
+    is_snapshot = store.parent.name == SNAPSHOTS and (store / ABOUT).exists()
+    return store.name if is_snapshot else None
+
+
+def refuse_snapshot(store: Place) -> None:
+    """Raise StepDiffError if `store` is the folder of a snapshot."""
+    if (name := snapshot_of(store)) is not None:
+        raise StepDiffError(f"snapshot {name} of {store.parent.parent} cannot be changed: give the store without it")
 
 
 def group_metadata(attributes: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -90,22 +114,14 @@ def group_metadata(attributes: dict[str, Any] | None = None) -> dict[str, Any]:
 
 def sharded_metadata(shape: tuple[int, ...], dtype: str, shard_rows: int) -> dict[str, Any]:
     """Return the zarr.json of an array of rows: one inner chunk a row, `shard_rows` rows a shard."""
-    return _array_metadata(
-        shape=shape,
-        dtype=dtype,
-        chunks=(1, *shape[1:]),
-        shards=(shard_rows, *shape[1:]),
-        compressors=None,
-    )
+    inner, shard = (1, *shape[1:]), (shard_rows, *shape[1:])
+    return json.loads(_array_json(shape=shape, dtype=dtype, chunks=inner, shards=shard, compressors=None))
 
 
 def chunked_metadata(shape: tuple[int, ...], dtype: str, shard_rows: int) -> dict[str, Any]:
     """Return the zarr.json of an unsharded array, one crc32c'd chunk for the rows of a shard."""
-    return _array_metadata(shape=shape, dtype=dtype, chunks=(shard_rows, *shape[1:]), compressors=(Crc32cCodec(),))
-
-
-def _array_metadata(**options: Any) -> dict[str, Any]:
-    return json.loads(_array_json(**options))
+    chunk = (shard_rows, *shape[1:])
+    return json.loads(_array_json(shape=shape, dtype=dtype, chunks=chunk, compressors=(Crc32cCodec(),)))
 
 
 @lru_cache(64)  # zarr takes milliseconds

@@ -5,7 +5,6 @@ pooling at the end of the layer: `last hidden state, patch tokens; mean of 2 x 2
 
 Guarantees
 - the bits of a row depend on the row only: patches are added one after another in float32
-- tokens that are no square grids, or whose sides P does not divide, are refused in one line
 """
 
 import math
@@ -16,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float, Float32
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from store.provenance import Feature, Provenance
 
 TOKENS = "tokens"
@@ -78,8 +77,8 @@ def time_steps(number: int, frames: str) -> int:
 
 def pool_of(made: Provenance) -> int:
     """Return the side of the squares that a view's tokens are the means of; 1 where they are not pooled."""
-    found = _POOLED.search(made.layer)
-    return int(found[1]) if found else 1
+    match = _POOLED.search(made.layer)
+    return int(match[1]) if match else 1
 
 
 def unpooled(made: Provenance) -> Provenance:

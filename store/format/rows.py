@@ -1,9 +1,4 @@
-"""Rows prepared for a shard: checked, in their stored dtype, with their checksums.
-
-Guarantees
-- a row that is not finite, or does not fit, fails alone
-- rows are prepared by threads while earlier ones are written
-"""
+"""Rows prepared for a shard: checked, in their stored dtype, with their checksums."""
 
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -13,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, Shaped, UInt32
 
-from common.io.direct_io import PAGE, aligned_empty
-from common.io.sealed import crc32c
-from common.threads import ahead
+from stepdiff.common.io.direct_io import PAGE, aligned_empty
+from stepdiff.common.io.sealed import crc32c
+from stepdiff.common.threads import ahead
 from store.format.quantise import quantise
 from store.provenance import Feature
 

@@ -5,8 +5,6 @@ for every row slot (2**64 - 1 twice where the row is missing), then the index's 
 
 Guarantees
 - other Zarr v3 readers read the arrays
-- a row copied into a new file keeps its bytes
-- overlapping rows in a shard are refused
 """
 
 import math
@@ -22,10 +20,10 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Int, Shaped, UInt8, UInt64
 
-from common.errors import DamageError
-from common.io.direct_io import reopened
-from common.io.files import Place
-from common.io.sealed import crc32c
+from stepdiff.common.errors import DamageError
+from stepdiff.common.io.direct_io import reopened
+from stepdiff.common.io.files import Place
+from stepdiff.common.io.sealed import crc32c
 
 MISSING = np.uint64(2**64 - 1)
 
@@ -43,19 +41,19 @@ class ShardFile:
         """
         self.path = path
         self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # which a FIFO would wait for
-        found = os.fstat(self.fd)
-        if not stat.S_ISREG(found.st_mode):
+        about = os.fstat(self.fd)
+        if not stat.S_ISREG(about.st_mode):
             raise DamageError(f"{path} is no regular file: run python -m store verify")
-        self.identity = found.st_ino, found.st_mtime_ns, found.st_size
-        size = min(index_size(slots), found.st_size)
-        tail = os.pread(self.fd, size, max(found.st_size - size, 0))
-        self.offsets, self.lengths, self.present = parse_index(tail, slots, found.st_size, path)
+        self.identity = about.st_ino, about.st_mtime_ns, about.st_size
+        size = min(index_size(slots), about.st_size)
+        tail = os.pread(self.fd, size, max(about.st_size - size, 0))
+        self.offsets, self.lengths, self.present = parse_index(tail, slots, about.st_size, path)
 
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # at the end of a process `os` may be gone
         """Close the descriptors, once no reader is left that uses them."""
         for name in ("fd", "direct_fd"):
             if self.__dict__.get(name) is not None:
-                os.close(self.__dict__[name])
+                close(self.__dict__[name])
 
     @cached_property
     def mapped(self) -> UInt8[np.ndarray, " bytes"]:
@@ -98,17 +96,17 @@ def pieces(
     bytes of every kept row before it is written, and raises where they are not as they were written.
     """
     present = keep.copy()
-    kept = deque(np.flatnonzero(keep).tolist())
+    slots_kept = deque(np.flatnonzero(keep).tolist())
     for slots, rows in new:
         present[slots] = True
         start = 0
-        while kept and len(slots) and kept[0] < slots[-1]:
-            end = int(np.searchsorted(slots, kept[0]))
+        while slots_kept and len(slots) and slots_kept[0] < slots[-1]:
+            end = int(np.searchsorted(slots, slots_kept[0]))
             yield rows[start:end]
-            yield _kept(old, kept.popleft(), row_bytes, check)
+            yield _kept(old, slots_kept.popleft(), row_bytes, check)
             start = end
         yield rows[start:]
-    for slot in kept:
+    for slot in slots_kept:
         yield _kept(old, slot, row_bytes, check)
     yield index_bytes(present, row_bytes)
 

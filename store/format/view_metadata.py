@@ -1,22 +1,15 @@
 """The metadata of a view and the records of its shards' writers, parsed and checked in one place.
 
 A store may come from a stranger: the content of its JSON files is checked here, before it sizes an allocation.
-
-Guarantees
-- rows_per_shard must be a small power of two
-- impossible features are refused
-- checksummed must name the arrays
-- an incomplete provenance is refused
-- the record of a shard is of its own rows: a range of others is refused, however long
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from common.errors import StepDiffError
-from common.io.files import Place
-from common.io.sealed import BLANK
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import Place
+from stepdiff.common.io.sealed import BLANK
 from store.format.layout import encode_json, read_json, shard_number
 from store.format.quantise import scale_shape
 from store.provenance import INTERNAL, Feature, Provenance, check_name
@@ -41,12 +34,7 @@ class ViewMetadata:
 
 
 def read_view(path: Place) -> ViewMetadata:
-    """Return the metadata in the zarr.json of a view's group.
-
-    Raises:
-        StepDiffError: the file is damaged, or is not the metadata of a possible view.
-        FileNotFoundError: it does not exist.
-    """
+    """Return the metadata in the zarr.json of a view's group. StepDiffError where no possible view has it."""
     attributes = read_json(path).get("attributes")
     try:
         return _parsed(_mapping(attributes, "attributes"))
@@ -135,12 +123,7 @@ class Write:
 
 
 def read_writes(path: Place, first: int, count: int) -> list[Write]:
-    """Return the record of a shard of rows `first` to `first + count` - 1.
-
-    Raises:
-        StepDiffError: the file is damaged, or names other rows.
-        FileNotFoundError: it does not exist.
-    """
+    """Return the record of the shard of rows `first` to `first + count` - 1. StepDiffError where it names others."""
     writes = read_json(path).get("writes")
     if not isinstance(writes, list):
         raise StepDiffError(f"{path} does not say what wrote the shard: delete it, and run the command again")
@@ -163,14 +146,14 @@ def _spans(writes: Iterable[Write]) -> list[dict[str, Any]]:
 def read_merged_writes(path: Place, rows_per_shard: int) -> dict[int, list[Write]]:
     """Return the records of a group of shards, by shard. Raises as `read_writes` does."""
     shards = read_json(path).get("shards")
-    found: dict[int, list[Write]] = {}
+    records: dict[int, list[Write]] = {}
     for name, writes in shards.items() if isinstance(shards, dict) else ():
         shard = shard_number(name)
         if shard is None or not isinstance(writes, list):
             raise StepDiffError(f"{path} does not say what wrote the shards: delete it, and run the command again")
         first = shard * rows_per_shard
-        found[shard] = [_write(path, write, first, first + rows_per_shard) for write in writes]
-    return found
+        records[shard] = [_write(path, write, first, first + rows_per_shard) for write in writes]
+    return records
 
 
 def encode_merged_writes(shards: Mapping[int, Iterable[Write]]) -> bytes:

@@ -2,8 +2,6 @@
 
 Guarantees
 - none of them has its name before all of them are whole and durable
-- where one cannot be written, none gets its name, and no temporary file is left
-- a file is being written while the next one is computed
 """
 
 import ctypes
@@ -18,9 +16,9 @@ from types import TracebackType
 import numpy as np
 from jaxtyping import UInt8
 
-from common.io.direct_io import LEAST, goes_direct, reopened, write_direct
-from common.io.files import Place, RemotePath, place
-from common.io.local import Buffer, make_names, named_errors, sync_folder, temporary, write_all
+from stepdiff.common.io.direct_io import LEAST, goes_direct, reopened, write_direct
+from stepdiff.common.io.files import Place, RemotePath, place
+from stepdiff.common.io.local import Buffer, make_names, named_errors, sync_folder, temporary, write_all
 
 _THREADS = 8
 _SEND_BYTES = 16 * 2**20
@@ -36,8 +34,8 @@ class _Written:
     synced: "Future[None]"
 
 
-class Together:
-    """Use as `with Together() as files: files.replace(...)`: the files get their names at the end of the block."""
+class CommitGroup:
+    """Use as `with CommitGroup() as files: files.replace(...)`: the files get their names at the end of the block."""
 
     def __init__(self, check: Callable[[], None] = lambda: None) -> None:
         """`check` is called before each request to an object store; an exception of it stops the write."""
@@ -46,7 +44,7 @@ class Together:
         self._files: list[_Written] = []
         self._folders: set[Path] = set()
 
-    def __enter__(self) -> "Together":
+    def __enter__(self) -> "CommitGroup":
         return self
 
     def replace(self, path: Path | Place, pieces: Iterable[Buffer], nbytes: int) -> None:
@@ -68,6 +66,10 @@ class Together:
                 temp.unlink(missing_ok=True)
                 raise
         self._files.append(_Written(temp, path, nbytes, self._threads.submit(_sync, fd)))
+
+    def put(self, path: Place, data: bytes) -> None:
+        """Write a small file, as `replace` does."""
+        self.replace(path, [data], len(data))
 
     def _write(self, fd: int, pieces: Iterable[Buffer], nbytes: int) -> None:
         """Write the pieces one after another: large ones past the page cache, two of them at the same time."""

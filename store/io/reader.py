@@ -8,7 +8,6 @@ bypass the page cache. The thread that copied a row compares it with its checksu
 Guarantees
 - rows are returned in the order of the request, whatever the order on disk, duplicates included
 - reads are correct while a writer replaces the shard
-- a missing index entry is the fill value where status is 1, and an error elsewhere
 - a row that differs from its checksum is reported when it is checked, a missing one too
 """
 
@@ -17,17 +16,17 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Int, Shaped, UInt8, UInt32
 
-from common.errors import StepDiffError
-from common.io.direct_io import LEAST, read_direct
-from common.io.files import LocalPath
-from common.io.local import Identity
-from common.io.sealed import crc32c
-from common.threads import cores, each, shares
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.direct_io import LEAST, read_direct
+from stepdiff.common.io.files import LocalPath
+from stepdiff.common.io.local import Identity
+from stepdiff.common.io.sealed import crc32c
+from stepdiff.common.threads import cores, each, shares
 from store.format.shard import ShardFile
 from store.io.row_checks import NO_MORE_FILES, Check, RowChecks, Versions, wrong_rows
 
@@ -39,7 +38,8 @@ _TASK_BYTES = 2 * 2**20  # given to a waiting thread at a time, about
 _PIECE_BYTES = 512 * 2**10  # checked, then copied while they are in the cache
 _NOWAIT = getattr(os, "RWF_NOWAIT", 0)
 _BYTE = memoryview(bytearray(1))  # whatever a probe reads
-_guard = threading.Lock()  # of every reader's open files
+_guard = threading.RLock()  # of every reader's open files
+Answer = TypeVar("Answer")
 
 
 class _Checked(NamedTuple):
@@ -93,7 +93,7 @@ class RowReader:
             if file is None or file.identity != now:
                 self._open.pop(shard, None)
                 try:
-                    file = self._opened(path)
+                    file = self._with_files(lambda: ShardFile(path, self._shard_rows), path)
                 except FileNotFoundError:
                     return None
                 self._open[shard] = file
@@ -103,21 +103,22 @@ class RowReader:
                 self._open.move_to_end(shard)
             return file
 
-    def _opened(self, path: LocalPath) -> ShardFile:
-        """Return the shard file; close the others where the process may open no more."""
+    def _with_files(self, do: Callable[[], Answer], what: object) -> Answer:
+        """Return `do()`; close the files of this reader and repeat it where the process may open no more."""
         try:
-            return ShardFile(path, self._shard_rows)
+            return do()
         except OSError as error:
             if error.errno not in NO_MORE_FILES:
                 raise
-        self._open.clear()
+        with _guard:
+            self._open.clear()
         try:
-            return ShardFile(path, self._shard_rows)
+            return do()
         except OSError as error:
-            if isinstance(error, FileNotFoundError):
+            if error.errno not in NO_MORE_FILES:
                 raise
             raise StepDiffError(
-                f"cannot open {path} ({error.strerror}): raise ulimit -n, the limit of open files"
+                f"cannot open {what} ({error.strerror}): raise ulimit -n, the limit of open files"
             ) from None
 
     def _wanted(
@@ -157,17 +158,7 @@ class RowReader:
         self, rows: Int[np.ndarray, " B"], versions: Versions, check: Check
     ) -> tuple[Bool[np.ndarray, " B"], UInt32[np.ndarray, " B"]]:
         """As `RowChecks.to_check`; close shard files where the process may open no file of checksums."""
-        try:
-            return self.checks.to_check(rows, versions, check)
-        except OSError:
-            with _guard:
-                self._open.clear()
-        try:
-            return self.checks.to_check(rows, versions, check)
-        except OSError as error:
-            raise StepDiffError(
-                f"checksums cannot be read ({error}): raise ulimit -n, the limit of open files"
-            ) from None
+        return self._with_files(lambda: self.checks.to_check(rows, versions, check), "the checksums")
 
     def in_place(self, rows: Int[np.ndarray, " B"], check: Check) -> UInt8[np.ndarray, " bytes"] | None:
         """Return a read-only part of the mapped file, if the rows are neighbours in one shard and in memory.
@@ -184,17 +175,17 @@ class RowReader:
         if (np.diff(offsets) != self._row_bytes).any() or (file.lengths[slots] != self._row_bytes).any():
             return None
         first = int(offsets[0])
-        lying = file.mapped[first : first + len(rows) * self._row_bytes]
-        if not _is_resident(_Run(file, first, lying, 0, 0, None)):
+        mapped = file.mapped[first : first + len(rows) * self._row_bytes]
+        if not _is_resident(_Run(file, first, mapped, 0, 0, None)):
             return None
         versions = {int(shards[0]): file.identity}
         now, sums = self._to_check(rows, versions, check)
-        places, some = np.flatnonzero(now), lying.reshape(len(rows), self._row_bytes)
-        parts = shares(len(places), max(min(cores(), len(lying) // _TASK_BYTES), 1))
-        if any(each(lambda part: wrong_rows(some, sums, places[slice(*part)]), parts)):
+        places, data = np.flatnonzero(now), mapped.reshape(len(rows), self._row_bytes)
+        parts = shares(len(places), max(min(cores(), len(mapped) // _TASK_BYTES), 1))
+        if any(each(lambda part: wrong_rows(data, sums, places[slice(*part)]), parts)):
             return None
         self.checks.passed(rows[places], versions)
-        return lying
+        return mapped
 
     def _runs(
         self,
@@ -251,8 +242,8 @@ def read_together(
     runs: list[_Run] = []
     checked: list[_Checked] = []
     for reader, out in wanted:
-        some, of_reader = reader._wanted(rows, out, check)
-        runs += some
+        of_array, of_reader = reader._wanted(rows, out, check)
+        runs += of_array
         checked.append(of_reader)
     a_core = max(sum(len(run.target) for run in runs) // cores(), _TASK_BYTES)
     left = [run for rest in each(_take_resident, _shares(runs, a_core)) for run in rest]
@@ -379,7 +370,7 @@ def _failed(file: ShardFile, reason: str | None) -> StepDiffError:
 def _after_fork() -> None:
     """Replace the lock: another thread may have held it at the fork."""
     global _guard
-    _guard = threading.Lock()
+    _guard = threading.RLock()
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -2,18 +2,15 @@
 
 A writer replaces the file of its shard. `compact` merges the files of a group of shards into one; a shard's own file
 has precedence.
-
-Guarantees
-- a record can be read at every moment, also while files are merged
 """
 
 from collections.abc import Iterator
 from itertools import chain, islice
 from typing import Any
 
-from common.errors import StepDiffError
-from common.io.files import Place, listed
-from store.format.layout import MERGED_SHARDS, ViewPaths, read_json, shard_number
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import Place, listed
+from store.format.layout import MERGED_SHARDS, ViewPaths, read_json, shard_numbers
 from store.format.view_metadata import Write, read_merged_writes, read_writes
 
 
@@ -32,15 +29,13 @@ def writes_of_shard(paths: ViewPaths, shard: int, rows_per_shard: int) -> list[W
 
 def all_writes(paths: ViewPaths, rows_per_shard: int) -> Iterator[tuple[int, list[Write]]]:
     """Yield every shard that has a record, with it. StepDiffError where one is damaged."""
-    names = {path.name for path in listed(paths.info(0).parent, "*.json")}
-    own = {shard for name in names if (shard := shard_number(name.removesuffix(".json"))) is not None}
-    for shard in sorted(own):
+    names = {path.stem for path in listed(paths.info(0).parent, "*.json")}
+    shards = set(shard_numbers(names))
+    for shard in sorted(shards):
         yield shard, writes_of_shard(paths, shard, rows_per_shard)
-    merged_names = (name.removeprefix("merged-") for name in names if name.startswith("merged-"))
-    groups = (shard_number(name.removesuffix(".json")) for name in merged_names)
-    for group in sorted(group for group in groups if group is not None):
+    for group in shard_numbers(name.removeprefix("merged-") for name in names if name.startswith("merged-")):
         merged = read_merged_writes(paths.merged_info(group * MERGED_SHARDS), rows_per_shard)
-        yield from ((shard, writes) for shard, writes in merged.items() if shard not in own)
+        yield from ((shard, writes) for shard, writes in merged.items() if shard not in shards)
 
 
 _FEATURIZE = "batch_size"  # in the info of what featurize writes, and of nothing else

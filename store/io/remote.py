@@ -1,10 +1,7 @@
 """Shard files in an object store: the index by one request for its tail, rows by requests for ranges.
 
 Guarantees
-- rows are returned in the order of the request, whatever the order in the object, duplicates included
 - reads are correct while a writer replaces the shard: index and rows are of one ETag, or read again
-- a missing index entry is the fill value where status is 1, and an error elsewhere
-- a row that differs from its checksum is reported when it is checked, a missing one too
 """
 
 import threading
@@ -16,10 +13,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int, Shaped, UInt8, UInt32
 
-from common.errors import DamageError
-from common.io.files import Place
-from common.io.object_stores import pool
-from common.io.remote import RemotePath, ReplacedError
+from stepdiff.common.errors import DamageError
+from stepdiff.common.io.files import Place
+from stepdiff.common.io.object_stores import pool
+from stepdiff.common.io.remote import RemotePath, ReplacedError
 from store.format.shard import ShardFile, index_size, parse_index
 from store.io.row_checks import Check, RowChecks, wrong_rows
 
@@ -95,10 +92,10 @@ class RemoteReader:
         tries = 0
         while True:
             try:
-                found = list(pool().map(self._shard, wanted))
-                versions = {n: shard.identity if shard else None for n, shard in zip(wanted, found, strict=True)}
+                opened = list(pool().map(self._shard, wanted))
+                versions = {n: shard.identity if shard else None for n, shard in zip(wanted, opened, strict=True)}
                 now, sums = self.checks.to_check(rows, versions, check)
-                parts = [(shard, np.flatnonzero(shards == n)) for n, shard in zip(wanted, found, strict=True)]
+                parts = [(shard, np.flatnonzero(shards == n)) for n, shard in zip(wanted, opened, strict=True)]
                 requests = [r for shard, places in parts for r in self._requests(shard, places, slots, target)]
                 wrong = list(pool().map(partial(self._fetch, target=target, now=now, sums=sums), requests))
                 requested = np.concatenate([np.empty(0, np.int64), *(request.places for request in requests)])
@@ -113,7 +110,9 @@ class RemoteReader:
                 tries += 1
                 if tries == _TRIES:
                     raise
-                self._forget(wanted)
+                with self._guard:
+                    for n in wanted:
+                        self._open.pop(n, None)
 
     def _shard(self, shard: int) -> RemoteShard | None:
         """Return the shard's index, as far as is known; None where it does not exist."""
@@ -132,11 +131,6 @@ class RemoteReader:
             if len(self._open) > _INDEXES:
                 self._open.popitem(last=False)
         return opened
-
-    def _forget(self, shards: list[int]) -> None:
-        with self._guard:
-            for shard in shards:
-                self._open.pop(shard, None)
 
     def _requests(
         self,

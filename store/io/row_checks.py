@@ -4,10 +4,6 @@ Every row of every array has a crc32c in the view's array `checksum`. `RowChecks
 rows of one array were right; the bits of a shard are cleared when its file is replaced. A million rows take 125 kB
 per array, and a shard 8 bytes more. Chunks of checksums are loaded when a row of their shard is checked for the
 first time, and at most `MOST_BYTES` of them are kept.
-
-Guarantees
-- a row is checked once, and again when its shard file is replaced
-- the checksum chunks in memory are bounded
 """
 
 import errno
@@ -21,9 +17,9 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Bool, Int, UInt8, UInt32
 
-from common.errors import DamageError, StepDiffError
-from common.io.local import Identity
-from common.io.sealed import crc32c
+from stepdiff.common.errors import DamageError, StepDiffError
+from stepdiff.common.io.local import Identity
+from stepdiff.common.io.sealed import crc32c
 from store.format.layout import ViewPaths
 from store.format.shard import read_chunk
 from store.io.records import filled_by_featurize

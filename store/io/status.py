@@ -1,22 +1,20 @@
 """The status of every row of a view: absent, ok or failed; and why rows failed.
 
 A shard's own file of failures has all its reasons; a merged file is for shards that have none.
-
-Guarantees
-- a reason can be read at every moment, also while files are merged
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import polars as pl
 from jaxtyping import Int, UInt8
 
-from common.errors import StepDiffError
-from common.io import sealed as table
-from common.io.files import Place, listed
-from common.io.local import Identity
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io import sealed as table
+from stepdiff.common.io.files import Place, listed
+from stepdiff.common.io.local import Identity
+from store.catalog.catalog import Catalog
 from store.format.layout import MERGED_SHARDS, ViewPaths, shard_number
 from store.format.shard import read_chunk
 
@@ -108,15 +106,27 @@ def failures_of_shard(paths: ViewPaths, shard: int) -> pl.DataFrame:
     return own if (own := _read(paths.failures(shard))) is not None else _merged(paths, shard)
 
 
+def encode_failures(catalog: Catalog, reasons: Mapping[int, str]) -> bytes:
+    """Return the file of failures with these reasons, by row."""
+    rows = np.array(sorted(reasons), np.int64)
+    columns = {"key": catalog.keys(rows), "reason": [reasons[row] for row in rows.tolist()]}
+    return table.encode(pl.DataFrame(columns, schema=REASONS))
+
+
+def reasons_by_row(catalog: Catalog, failures: pl.DataFrame) -> dict[int, str]:
+    """Return row -> reason of what `failures_of_shard` returns."""
+    return dict(zip(catalog.rows(failures["key"]).tolist(), failures["reason"].to_list(), strict=True))
+
+
 def failures_of_shards(paths: ViewPaths, shards: Iterable[int]) -> pl.DataFrame:
     """Return key and reason of the rows that failed in some shards, maybe of others too; a key comes once."""
     shards = list(shards)
     there = {path.name for path in listed(paths.failures(0).parent, "*.parquet")}  # one request, not one a shard
     named = [shard for shard in shards if paths.failures(shard).name in there]
-    own = {shard: frame for shard in named if (frame := _read(paths.failures(shard))) is not None}
+    frames_by_shard = {shard: frame for shard in named if (frame := _read(paths.failures(shard))) is not None}
     # merged files last: a file that was merged in the meantime is in them
-    groups = {shard // MERGED_SHARDS: shard for shard in shards if shard not in own}
-    frames = [*own.values(), *(_merged(paths, shard) for shard in groups.values())]
+    groups = {shard // MERGED_SHARDS: shard for shard in shards if shard not in frames_by_shard}
+    frames = [*frames_by_shard.values(), *(_merged(paths, shard) for shard in groups.values())]
     return pl.concat([pl.DataFrame(schema=REASONS), *frames]).unique("key", keep="first", maintain_order=True)
 
 

@@ -7,9 +7,6 @@ Guarantees
 - each shard is one commit, and its status is written last
 - completing a shard keeps the bytes of its ok rows
 - rows that are withdrawn become absent at one moment, and no other row changes
-- no damaged row is copied
-- a forgotten row is not written
-- a view writer holds the rows of about one shard in memory
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,21 +20,18 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float, Int, Int64, UInt8, UInt32
 
-from common.errors import StepDiffError
-from common.io import sealed as table
-from common.io.files import Place
-from common.io.locks import check_held, locked
-from common.io.sealed import crc32c
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.locks import check_held, locked
+from stepdiff.common.io.sealed import crc32c
 from store.catalog.catalog import check_rows
 from store.catalog.forgotten import are_forgotten, refuse_forgotten
 from store.format.rows import StoredRows, stored_rows
 from store.format.shard import encode_chunk, pieces
 from store.format.view_metadata import Write, encode_writes
-from store.io.commit_group import Together
+from store.io.commit_group import CommitGroup
 from store.io.records import writes_of_shard
 from store.io.remote import open_shard
-from store.io.status import ABSENT, FAILED, OK, REASONS, failures_of_shard
-from store.snapshots.kept import keep_rows
+from store.io.status import ABSENT, FAILED, OK, encode_failures, failures_of_shard, reasons_by_row
 from store.view import View
 
 Values = Mapping[str, Float[np.ndarray, "K ..."]]
@@ -188,9 +182,7 @@ class ShardWriter:
             if not len(slots) and not reasons:
                 return
             earlier = self._earlier_reasons(status)
-            if len(slots):
-                keep_rows(self.view, self.shard, status)
-            with Together(held) as files:
+            with CommitGroup(held) as files:
                 if len(slots):
                     slots, unfit = self._write_rows(files, status == OK, slots, features)
                     reasons |= {slot + self.first: why for slot, why in unfit.items()}
@@ -201,11 +193,11 @@ class ShardWriter:
             self.view.check_not_dropped()  # or rows would be ok in another view of that name
             status[slots] = OK
             status[failed - self.first] = FAILED
-            with Together(held) as files:
-                _put(files, self.view.paths.status(self.shard), encode_chunk(status))
+            with CommitGroup(held) as files:
+                files.put(self.view.paths.status(self.shard), encode_chunk(status))
             still = {r: w for r, w in earlier.items() if status[r - self.first] == FAILED}
             if len(still) < len(earlier):
-                with Together(held) as files:
+                with CommitGroup(held) as files:
                     self._write_failures(files, still | reasons)
 
     def withdraw(self, rows: Int[np.ndarray, " K"]) -> int:
@@ -220,8 +212,8 @@ class ShardWriter:
             self._remove_from_record(frozenset(rows.tolist()))
             if status[slots].any():
                 status[slots] = ABSENT
-                with Together(partial(check_held, lock)) as files:
-                    _put(files, self.view.paths.status(self.shard), encode_chunk(status))
+                with CommitGroup(partial(check_held, lock)) as files:
+                    files.put(self.view.paths.status(self.shard), encode_chunk(status))
         return count
 
     def _remove_from_record(self, rows: frozenset[int]) -> None:
@@ -232,8 +224,8 @@ class ShardWriter:
             return
         if any(write.rows & rows for write in writes):
             left = encode_writes(self.shard, [replace(write, rows=write.rows - rows) for write in writes])
-            with Together(partial(check_held, self.view.paths.lock(self.shard))) as files:
-                _put(files, self.view.paths.info(self.shard), left)
+            with CommitGroup(partial(check_held, self.view.paths.lock(self.shard))) as files:
+                files.put(self.view.paths.info(self.shard), left)
 
     def _check(
         self,
@@ -261,7 +253,7 @@ class ShardWriter:
 
     def _write_rows(
         self,
-        files: Together,
+        files: CommitGroup,
         keep: Bool[np.ndarray, " slots"],
         slots: Int[np.ndarray, " K"],
         features: Values,
@@ -274,8 +266,8 @@ class ShardWriter:
             sums[keep] = view.checksums(self.first + np.flatnonzero(keep))
         rows, *parts = tee(stored_rows(slots, features, view.features), 1 + len(names))
         for name, of_name in zip(names, parts, strict=True):  # the largest first
-            kept = sums[:, view.checksummed.index(name)]
-            self._write_shard_file(files, name, keep, kept, len(slots), of_name)
+            sums_kept = sums[:, view.checksummed.index(name)]
+            self._write_shard_file(files, name, keep, sums_kept, len(slots), of_name)
         good: list[Int[np.ndarray, " some"]] = []
         unfit: dict[int, str] = {}
         for part in rows:
@@ -283,12 +275,12 @@ class ShardWriter:
             unfit |= part.reasons
             for column, name in enumerate(view.checksummed):
                 sums[part.slots, column] = part.sums[name]
-        _put(files, view.paths.checksum(self.shard), encode_chunk(sums))
+        files.put(view.paths.checksum(self.shard), encode_chunk(sums))
         return np.concatenate(good), unfit
 
     def _write_shard_file(
         self,
-        files: Together,
+        files: CommitGroup,
         name: str,
         keep: Bool[np.ndarray, " slots"],
         sums: UInt32[np.ndarray, " slots"],
@@ -313,39 +305,28 @@ class ShardWriter:
     def _earlier_reasons(self, status: UInt8[np.ndarray, " slots"]) -> dict[int, str]:
         if not (status == FAILED).any():
             return {}
-        frame = failures_of_shard(self.view.paths, self.shard)
-        rows = self.view.catalog.rows(frame["key"].to_list()).tolist()
-        reasons = dict(zip(rows, frame["reason"], strict=True))
+        reasons = reasons_by_row(self.view.catalog, failures_of_shard(self.view.paths, self.shard))
         failed = (np.flatnonzero(status == FAILED) + self.first).tolist()
         return {row: reasons[row] for row in failed if row in reasons}
 
-    def _write_failures(self, files: Together, reasons: Mapping[int, str]) -> None:
+    def _write_failures(self, files: CommitGroup, reasons: Mapping[int, str]) -> None:
         path = self.view.paths.failures(self.shard)
-        if not reasons and not path.exists():
-            return
-        rows = np.array(sorted(reasons), np.int64)
-        frame = pl.DataFrame(
-            {"key": self.view.catalog.keys(rows), "reason": [reasons[r] for r in rows.tolist()]},
-            schema=REASONS,
-        )
-        _put(files, path, table.encode(frame))
+        if reasons or path.exists():
+            files.put(path, encode_failures(self.view.catalog, reasons))
 
-    def _write_info(self, files: Together, rows: Int[np.ndarray, " W"], info: dict[str, Any]) -> None:
+    def _write_info(self, files: CommitGroup, rows: Int[np.ndarray, " W"], info: dict[str, Any]) -> None:
         """Record what wrote `rows`, next to what wrote the others."""
         writes = writes_of_shard(self.view.paths, self.shard, self.view.rows_per_shard)
         new, today = frozenset(rows.tolist()), datetime.now(UTC).date().isoformat()
-        kept = [replace(write, rows=write.rows - new) for write in writes]
-        if not any((write.info, write.date) == (info, today) for write in kept):
-            kept.append(Write(frozenset(), info, today))
-        same = ((write.info, write.date) == (info, today) for write in kept)
+        writes_kept = [replace(write, rows=write.rows - new) for write in writes]
+        if not any((write.info, write.date) == (info, today) for write in writes_kept):
+            writes_kept.append(Write(frozenset(), info, today))
+        same = ((write.info, write.date) == (info, today) for write in writes_kept)
         merged = [
-            replace(write, rows=write.rows | new) if one else write for write, one in zip(kept, same, strict=True)
+            replace(write, rows=write.rows | new) if one else write
+            for write, one in zip(writes_kept, same, strict=True)
         ]
-        _put(files, self.view.paths.info(self.shard), encode_writes(self.shard, merged))
-
-
-def _put(files: Together, path: Place, data: bytes) -> None:
-    files.replace(path, [data], len(data))
+        files.put(self.view.paths.info(self.shard), encode_writes(self.shard, merged))
 
 
 def _taken(values: Float[np.ndarray, "K ..."], places: Int[np.ndarray, " F"]) -> Float[np.ndarray, "F ..."]:

@@ -12,15 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from store.feature_store import Store
 from store.io.records import writes_of_shard
 from store.io.status import FAILED, OK
 from store.lineage import trained_on
-from store.lineage.options import LineageOptions
-from store.snapshots.manifest import snapshots
-from store.snapshots.rows_then import RowsThen, figures_of
-from store.snapshots.view_then import ViewOfSnapshot
+from store.lineage.commands import LineageOptions
+from store.snapshots.snapshot import figures_of
 from store.view import View
 
 RECORD = "lineage.json"
@@ -73,8 +71,8 @@ def lineage(options: LineageOptions) -> list[RowLineage | HeadLineage]:
     if (rows < 0).any():
         unknown = keys[int(np.argmax(rows < 0))]
         raise StepDiffError(f"{unknown!r} is no key of the {options.entity} of {store.path}, and no folder of a run")
-    found = dict(zip(keys, _rows(store, options, rows, keys), strict=True))
-    return [found[name] if name in found else head_lineage(Path(name)) for name in options.names]
+    answers = dict(zip(keys, _rows(store, options, rows, keys), strict=True))
+    return [answers[name] if name in answers else head_lineage(Path(name)) for name in options.names]
 
 
 def _rows(store: Store, options: LineageOptions, rows: np.ndarray, keys: list[str]) -> Iterator[RowLineage]:
@@ -98,48 +96,42 @@ def _state(view: View, row: int, absent: str) -> dict[str, Any]:
     """Return status, provenance and record of one row of a view; `absent` is the word for a row without features."""
     rows = np.array([row])
     status = int(view.status(rows)[0])
-    found: dict[str, Any] = {
+    state: dict[str, Any] = {
         "view": view.name,
         "status": {OK: "ok", FAILED: "failed"}.get(status, absent),
         "provenance": view.provenance.as_dict(),
         "written": None,
     }
-    if isinstance(view, ViewOfSnapshot) and status == OK and view.changed(rows)[0]:
-        return found  # the record is of what was written since
     shard = row // view.rows_per_shard
     for write in writes_of_shard(view.paths, shard, view.rows_per_shard):
         if status in (OK, FAILED) and row in write.rows:
-            found["written"] = {"date": write.date, **write.info}
+            state["written"] = {"date": write.date, **write.info}
     if status == FAILED:
-        found["reason"] = view.failures(rows)["reason"][0]
-    return found
+        state["reason"] = view.failures(rows)["reason"][0]
+    return state
 
 
 def _named(store: Store, entity: str, rows: np.ndarray) -> dict[int, list[str]]:
     """Return for each row the snapshots in which it is finished."""
-    found: dict[int, list[str]] = {row: [] for row in rows.tolist()}
-    for one in snapshots(store.path):
+    named: dict[int, list[str]] = {row: [] for row in rows.tolist()}
+    for name in store.snapshots():
+        then = Store.open(store.path, at=name)
         ok = np.zeros(len(rows), bool)
-        for view, about in one.views.get(entity, {}).items():
-            ok |= RowsThen(store.path, one.name, entity, view, about).of(rows)[0] == OK
+        for view in then.views(entity):
+            ok |= then.view(entity, view).status(rows) == OK
         for row in rows[ok].tolist():
-            found[row].append(one.name)
-    return found
-
-
-def runs(folder: Path) -> list[Path]:
-    """Return the folders of runs in `folder`, up to two levels below it."""
-    levels = ("/".join(["*"] * depth + [RECORD]) for depth in range(_DEPTH + 1))
-    return sorted({path.parent for level in levels for path in folder.glob(level)})
+            named[row].append(name)
+    return named
 
 
 def _trained(folder: Path, keys: list[str]) -> tuple[dict[str, list[str]], list[str]]:
-    """Return for each key the runs that may have drawn it, and the runs of which that is unknown."""
+    """Return for each key the runs in `folder` that may have drawn it, and the runs of which that is unknown."""
     wanted, unknown = trained_on.hashes(keys), list[str]()
-    found: dict[str, list[str]] = {key: [] for key in keys}
-    for run in runs(folder):
+    drawn: dict[str, list[str]] = {key: [] for key in keys}
+    levels = ("/".join(["*"] * depth + [RECORD]) for depth in range(_DEPTH + 1))
+    for run in sorted({path.parent for level in levels for path in folder.glob(level)}):
         try:
-            record = _read(run).get("trained_on")
+            record = read_record(run).get("trained_on")
             if record is None:
                 raise StepDiffError("it states no clips")
             trained_on.check(run, record)
@@ -150,13 +142,13 @@ def _trained(folder: Path, keys: list[str]) -> tuple[dict[str, list[str]], list[
             unknown.append(f"{run} ({error})")
             continue
         for place in np.flatnonzero(there).tolist():
-            found[keys[place]].append(str(run))
-    return found, unknown
+            drawn[keys[place]].append(str(run))
+    return drawn, unknown
 
 
 def head_lineage(run: Path) -> HeadLineage:
     """Return what the head of a run was trained on. StepDiffError: its record is damaged."""
-    record = _read(run)
+    record = read_record(run)
     before, init = [], record.get("init")
     while isinstance(init, dict):
         before.append(str(init.get("run")))
@@ -168,7 +160,8 @@ def head_lineage(run: Path) -> HeadLineage:
     )
 
 
-def _read(run: Path) -> dict[str, Any]:
+def read_record(run: Path) -> dict[str, Any]:
+    """Read the lineage of a run. StepDiffError: it is missing or damaged."""
     path = run / RECORD
     try:
         if path.stat().st_size > _MOST_BYTES:
@@ -177,18 +170,16 @@ def _read(run: Path) -> dict[str, Any]:
         if not isinstance(record, dict):
             raise ValueError("no object")
     except (OSError, ValueError, RecursionError) as error:
-        raise StepDiffError(f"{path}: missing or damaged ({error})") from None
+        raise StepDiffError(
+            f"{path}: missing or damaged ({error}), so it is unknown what the head was trained on; train again"
+        ) from None
     return record
 
 
 def read_of(store: Store, views: dict[str, str]) -> dict[str, Any]:
     """Return what a training that reads these views (entity -> view) records of the store.
 
-    Its path, the snapshot's name (None: the store of the moment), and the commit of each view.
+    Its path, the snapshot's name (None: the live store), and the commit of each view.
     """
-    commits = {}
-    for entity, name in views.items():
-        view = store.view(entity, name)
-        then = view.then if isinstance(view, ViewOfSnapshot) else figures_of(view)[0]
-        commits[f"{entity}/{name}"] = then.commit
+    commits = {f"{entity}/{name}": figures_of(store.view(entity, name)).commit for entity, name in views.items()}
     return {"path": str(store.path), "at": store.at, "commits": commits}

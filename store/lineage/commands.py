@@ -1,25 +1,43 @@
 """`python -m store lineage`."""
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from common.cli.options import parse
-from store.lineage import options
+from stepdiff.common.cli.options import parse
+from store.verbs.options import Entity
 
 _DIGITS = 12  # of a sha256 that are shown
+
+
+@dataclass(frozen=True)
+class LineageOptions:
+    """Say where rows come from, and what was trained on them; or what a head was trained on.
+
+    Of a clip: its metadata, in each view its status, the encoder with its weights, and when and on what the row was
+    written; the snapshots that name it; the heads that may have drawn it in training. Of a head, given as the
+    folder of its run: the store, snapshot and views that it read, how many clips trained it, and the runs before it."""
+
+    path: str
+    """folder of the store"""
+    names: tuple[str, ...]
+    """ids of clips (or texts), or folders of runs of heads.train"""
+    heads: str | None = None
+    """folder with runs of heads.train, in it or up to two levels below; by default the one that contains the store"""
+    entity: Entity = "clips"
+    """what the ids name: clips or texts"""
 
 
 def lineage(argv: list[str]) -> int:
     """Say where rows come from, and what was trained on them."""
 
-    def run(given: options.LineageOptions) -> dict[str, Any]:
+    def run(given: LineageOptions) -> dict[str, Any]:
         from store.lineage.answers import RowLineage, lineage
 
-        found = lineage(given)
+        answers = lineage(given)
         return {
             "path": given.path,
-            "rows": [asdict(one) for one in found if isinstance(one, RowLineage)],
-            "heads": [asdict(one) for one in found if not isinstance(one, RowLineage)],
+            "rows": [asdict(one) for one in answers if isinstance(one, RowLineage)],
+            "heads": [asdict(one) for one in answers if not isinstance(one, RowLineage)],
         }
 
     def show(record: dict[str, Any]) -> None:
@@ -28,7 +46,7 @@ def lineage(argv: list[str]) -> int:
         for head in record["heads"]:
             _show_head(head)
 
-    return parse(options.LineageOptions, argv, "store lineage", None, run, show, ("path", "names"))
+    return parse(LineageOptions, argv, "store lineage", None, run, show, ("path", "names"))
 
 
 def _show_row(row: dict[str, Any]) -> None:

@@ -4,10 +4,6 @@
     RUN/lineage.json              its sha256 and counts, under `trained_on`
 
 A hash is the first 8 bytes, little-endian, of the blake2b of a UTF-8 text.
-
-Guarantees
-- a file that differs from the lineage's sha256 is refused
-- a file is read in blocks, whatever its size
 """
 
 import hashlib
@@ -18,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, UInt64
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 
 FILE = "trained_on.safetensors"
 KINDS = ("clips", "videos", "names")
@@ -76,8 +72,8 @@ def contained(wanted: Hashes, found: Iterable[np.ndarray]) -> Bool[np.ndarray, "
             continue
         first, end = np.searchsorted(wanted, block[0]), np.searchsorted(wanted, block[-1], side="right")
         for start in range(first, end, BLOCK):
-            some = wanted[start : min(start + BLOCK, end)]
-            present[start : start + len(some)] |= block[np.searchsorted(block, some)] == some
+            part = wanted[start : min(start + BLOCK, end)]
+            present[start : start + len(part)] |= block[np.searchsorted(block, part)] == part
     return present
 
 

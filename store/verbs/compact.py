@@ -6,30 +6,31 @@ Guarantees
 - the store's lock is held; a shard that is still being written is left alone
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 import polars as pl
 from jaxtyping import Int64
 
-from common.errors import HeldError
-from common.io import sealed as table
-from common.io.files import listed
-from common.io.locks import check_held, locked
-from common.progress import progress
+from stepdiff.common.errors import HeldError
+from stepdiff.common.io import sealed as table
+from stepdiff.common.io.files import Place, listed
+from stepdiff.common.io.local import Identity
+from stepdiff.common.io.locks import check_held, locked
+from stepdiff.common.progress import progress
 from store.catalog.catalog import Catalog
 from store.catalog.parts import MOST_ROWS, is_part, part_name, read_part, rows_of_merged
 from store.feature_store import Store
-from store.format.layout import ARRAYS, MERGED_SHARDS, ViewPaths, half_made, shard_number
+from store.format.layout import ARRAYS, MERGED_SHARDS, ViewPaths, half_made, shard_numbers
 from store.format.view_metadata import encode_merged_writes, read_merged_writes
 from store.io.records import writes_of_shard
 from store.io.status import failures_of_shards
 from store.provenance import ENTITIES
-from store.snapshots.kept import keep_rows
-from store.snapshots.kept_parts import keeping
-from store.snapshots.upkeep import unnamed
+from store.snapshots.convert import KEPT
 from store.verbs.options import CompactOptions
 from store.view import ABSENT, OK, View
 
@@ -78,9 +79,8 @@ def compact(options: CompactOptions) -> Compacted:
                 _merge_failures(view, done)
                 _merge_records(view, done)
                 advance(1)
-        for path in list(unnamed(store)):
-            done.count_orphans(path.files())
-            path.remove()
+        done.count_orphans((store.path / KEPT).files())
+        (store.path / KEPT).remove()
     return done
 
 
@@ -104,8 +104,7 @@ def _merge_parts(catalog: Catalog, done: Compacted) -> None:
         if rows_of_merged(part):
             read_part(part)  # delete others only if the merged part is sound
     for part in hidden:
-        with keeping(part):
-            part.unlink()
+        part.unlink()
     catalog.sweep()  # their indexes are stale
     done.catalog_parts += len(hidden)
 
@@ -127,58 +126,55 @@ def _merge(catalog: Catalog, run: list[pl.DataFrame]) -> None:
 
 def _merge_failures(view: View, done: Compacted) -> None:
     """Merge the failures of shards, group by group."""
-    folder = view.paths.beside[0]
-    there = [shard_number(path.stem) for path in folder.glob("*.parquet")]
-    shards = np.array(sorted(shard for shard in there if shard is not None), np.int64)
-    for group in np.unique(shards // MERGED_SHARDS).tolist():
-        here = shards[shards // MERGED_SHARDS == group].tolist()
-        merged = view.paths.merged_failures(here[0])
-        if len(here) < 2 and not merged.exists():
-            continue
-        own = {shard: view.paths.failures(shard).identity() for shard in here}
-        first = group * MERGED_SHARDS
+    path = view.paths.failures
+    for merged, identities in _mergeable(path, "*.parquet", view.paths.merged_failures):
+        first = min(identities) // MERGED_SHARDS * MERGED_SHARDS
         frame = failures_of_shards(view.paths, range(first, first + MERGED_SHARDS))
         data = table.encode(frame[_may_fail(view, frame["key"])])
         merged.put([data], len(data))
-        for shard, seen in own.items():
-            try:
-                with locked(view.paths.lock(shard), wait=False):
-                    if view.paths.failures(shard).identity() == seen:
-                        view.paths.failures(shard).unlink()
-                        done.failure_files += 1
-            except HeldError:  # it is still being written
-                continue
+        for shard in _unwritten(view, identities):
+            if path(shard).identity() == identities[shard]:
+                path(shard).unlink()
+                done.failure_files += 1
 
 
 def _merge_records(view: View, done: Compacted) -> None:
     """Merge the records of shards' writers, group by group, and delete their locks."""
-    folder = view.paths.beside[1]
-    there = [shard_number(path.stem) for path in folder.glob("*.json")]
-    shards = np.array(sorted(shard for shard in there if shard is not None), np.int64)
-    for group in np.unique(shards // MERGED_SHARDS).tolist():
-        here = shards[shards // MERGED_SHARDS == group].tolist()
-        merged = view.paths.merged_info(here[0])
-        if len(here) < 2 and not merged.exists():
-            continue
-        own = {shard: view.paths.info(shard).identity() for shard in here}
+    path = view.paths.info
+    for merged, identities in _mergeable(path, "*.json", view.paths.merged_info):
         known = read_merged_writes(merged, view.rows_per_shard) if merged.exists() else {}
-        known |= {shard: writes_of_shard(view.paths, shard, view.rows_per_shard) for shard in here}
+        known |= {shard: writes_of_shard(view.paths, shard, view.rows_per_shard) for shard in identities}
         data = encode_merged_writes(known)
         if len(data) > _MOST_RECORD_BYTES:
             continue
         merged.put([data], len(data))
-        for shard, seen in own.items():
+        for shard in _unwritten(view, identities):
+            if path(shard).identity() == identities[shard]:
+                path(shard).unlink()
+                done.records += 1
             lock = view.paths.lock(shard)
-            try:
-                with locked(lock, wait=False):
-                    if view.paths.info(shard).identity() == seen:
-                        view.paths.info(shard).unlink()
-                        done.records += 1
-                    if not lock.remote:  # a new lease might be deleted
-                        lock.unlink()
-                        done.locks += 1
-            except HeldError:  # it is still being written
-                continue
+            if not lock.remote:  # a new lease might be deleted
+                lock.unlink()
+                done.locks += 1
+
+
+def _mergeable(
+    path: Callable[[int], Place], pattern: str, merged: Callable[[int], Place]
+) -> Iterator[tuple[Place, dict[int, Identity | None]]]:
+    """Yield the merged file of each group of shards that has files to merge, and the identity of these by shard."""
+    shards = shard_numbers(file.stem for file in path(0).parent.glob(pattern))
+    for _, group in groupby(shards, lambda shard: shard // MERGED_SHARDS):
+        identities = {shard: path(shard).identity() for shard in group}
+        target = merged(min(identities))
+        if len(identities) > 1 or target.exists():
+            yield target, identities
+
+
+def _unwritten(view: View, shards: Iterable[int]) -> Iterator[int]:
+    """Yield those shards that no process is writing, each while its lock is held."""
+    for shard in shards:
+        with suppress(HeldError), locked(view.paths.lock(shard), wait=False):
+            yield shard
 
 
 def _may_fail(view: View, keys: pl.Series) -> Int64[np.ndarray, " some"]:
@@ -191,26 +187,18 @@ def _may_fail(view: View, keys: pl.Series) -> Int64[np.ndarray, " some"]:
 def _remove_uncommitted(view: View, done: Compacted) -> None:
     """Delete the files of shards that a killed run wrote and did not commit."""
     arrays = [view.paths.group / array / "c" for array in (*view.stored, "checksum")]
-    shards = {shard_number(path.name) for folder in arrays for path in folder.glob("*")}
-    for shard in sorted(shard for shard in shards if shard is not None):
-        if _is_committed(view, shard):
+    shards = shard_numbers(path.name for folder in arrays for path in folder.glob("*"))
+    for shard in _unwritten(view, [shard for shard in shards if not _is_committed(view, shard)]):
+        if _is_committed(view, shard):  # since then
             continue
-        lock = view.paths.lock(shard)
-        try:
-            with locked(lock, wait=False):
-                if _is_committed(view, shard):
-                    continue
-                keep_rows(view, shard, view.shard_status(shard))
-                for path in (  # the arrays last: by them an interrupted run is found
-                    view.paths.failures(shard),
-                    view.paths.info(shard),
-                    *(folder / str(shard) for folder in arrays),
-                ):
-                    done.count_orphans(path.files())
-                    check_held(lock)  # or another run may have written it
-                    path.remove()
-        except HeldError:  # it is still being written
-            continue
+        for path in (  # the arrays last: by them an interrupted run is found
+            view.paths.failures(shard),
+            view.paths.info(shard),
+            *(folder / str(shard) for folder in arrays),
+        ):
+            done.count_orphans(path.files())
+            check_held(view.paths.lock(shard))  # or another run may have written it
+            path.remove()
 
 
 def _is_committed(view: View, shard: int) -> bool:

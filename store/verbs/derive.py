@@ -1,24 +1,30 @@
-"""A new view made from the rows of an existing one.
+"""New views made from existing ones: the largest feature in another dtype, or tokens of neighbouring patches averaged.
+
+The provenance records the source: int8 made from float16 is not int8 made from float32. Tokens that are pooled from
+float32 and stored as float32 are bit for bit those of `featurize --pool P --dtype float32`, with its provenance, so
+that featurize may add rows.
 
 Guarantees
 - features that are not converted keep every bit; failed rows are failed in the new view too, for the same reason
 - a killed run resumes, and a later run adds what is new in the old view
-- memory holds the features of one shard
-- no damaged row is copied
+- no damaged row is copied, and memory holds the features of one shard
 """
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 
 import numpy as np
 from jaxtyping import Int64
 
-from common.progress import progress
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.progress import progress
 from store.feature_store import Store
+from store.format.pool import TOKENS, pooled, pooled_view
 from store.io.writer import Values
-from store.provenance import Feature, Provenance
+from store.provenance import Feature, Provenance, main_feature, with_dtype
+from store.verbs.options import PoolOptions, RequantiseOptions
 from store.view import ABSENT, FAILED, OK, View
 
 
@@ -42,36 +48,59 @@ class Derived:
     seconds: float
 
 
-def derive(
+def requantise(options: RequantiseOptions) -> Derived:
+    """Convert the missing rows. StepDiffError where the old view does not exist, or the new one has another source."""
+    store = Store.open(options.path)
+    old = store.view(options.entity, options.view, check="always")
+    main = main_feature(old.features)
+    if old.features[main].dtype == options.dtype:
+        raise StepDiffError(f"{main} of view {old.name} is {options.dtype} already: give another --dtype")
+    features, provenance = with_dtype(old.features, options.dtype), _made_from(old, main, options.dtype)
+    return _derive(options, store, old, provenance, features, main, "requantised", lambda values: values)
+
+
+def pool(options: PoolOptions) -> Derived:
+    """Pool the missing rows. StepDiffError where the old view cannot be pooled, or the new one has another source."""
+    store = Store.open(options.path)
+    old = store.view(options.entity, options.view, check="always")
+    if options.pool < 2:
+        raise StepDiffError(f"--pool {options.pool} averages nothing: give 2 or more")
+    provenance, features, steps = pooled_view(old.provenance, old.features, options.pool)
+    before, dtype = old.features[TOKENS].dtype, options.dtype or old.features[TOKENS].dtype
+    if (before, dtype) != ("float32", "float32"):  # the old view's tokens were rounded before they are averaged
+        provenance = replace(provenance, dtypes=_made_from(old, TOKENS, dtype).dtypes)
+    features[TOKENS] = replace(features[TOKENS], dtype=dtype)
+
+    def averaged(values: Values) -> Values:
+        return {**values, TOKENS: pooled(values[TOKENS], steps, options.pool)}
+
+    return _derive(options, store, old, provenance, features, TOKENS, "pooled", averaged)
+
+
+def _made_from(old: View, feature: str, dtype: str) -> Provenance:
+    """Return the provenance of `old`, its `feature` in `dtype`: `int8 from float16`."""
+    before = old.provenance.dtypes.get(feature, old.features[feature].dtype)
+    return replace(old.provenance, dtypes={**old.provenance.dtypes, feature: f"{dtype} from {before}"})
+
+
+def _derive(
+    options: RequantiseOptions | PoolOptions,
     store: Store,
     old: View,
-    to: str,
     provenance: Provenance,
     features: Mapping[str, Feature],
     feature: str,
     verb: str,
-    wait: bool,
-    convert: Callable[[Values], Values] = lambda values: values,
+    convert: Callable[[Values], Values],
 ) -> Derived:
-    """Write the missing rows of the view `to`.
+    """Write the missing rows of a view of that provenance and those features, of which `feature` is converted.
 
-    Args:
-        store: the store of both views.
-        old: the view to read, which compares rows with their checksums always.
-        to: the name of the new view.
-        provenance: of the new view.
-        features: likewise.
-        feature: the one that is converted.
-        verb: how, for the record of each shard: `VERB_from` names the old view.
-        wait: wait while another process holds the lock.
-        convert: makes the features of some rows of the new view from those of the old one, which are floats that
-            keep every stored bit.
-
-    Raises StepDiffError where the new view exists and has another provenance.
+    The record of each shard names the old view as `VERB_from`. `convert` makes the features of rows of the new view
+    from those of the old one, which are floats that keep every stored bit.
     """
     begin = time.monotonic()
     info = {f"{verb}_from": old.name, "numpy": version("numpy"), "store": old.provenance.dtypes}
-    with store.writer(old.entity, to, provenance, features, info=info, wait=wait) as writer:
+    with store.writer(old.entity, options.to, provenance, features, info=info, wait=options.wait) as writer:
         new = writer.view
         source, before = old.status(), new.status()
         todo = np.flatnonzero(((source == OK) & (before != OK)) | ((source == FAILED) & (before == ABSENT)))

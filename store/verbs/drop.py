@@ -9,12 +9,12 @@ Guarantees
 
 from dataclasses import dataclass
 
-from common.errors import StepDiffError
-from common.io.files import Place, listed
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import Place, listed
 from store.feature_store import Store
 from store.format.layout import ViewPaths
 from store.provenance import check_entity, check_name
-from store.snapshots.manifest import names, read_snapshot
+from store.snapshots.snapshot import names, read_snapshot
 from store.verbs.options import DropOptions
 
 
@@ -39,38 +39,32 @@ def drop(options: DropOptions) -> Dropped:
     paths = ViewPaths(store.path, check_entity(options.entity), check_name("view", options.view))
     with store.lock(options.wait):
         if options.yes:
-            _refuse_named(store.path, options)
+            _refuse_in_snapshot(store.path, options)
         folders = [folder for folder in (paths.group, *paths.beside) if folder.is_dir()]
         if not folders:
             there = ", ".join(store.views(options.entity)) or "none"
             raise StepDiffError(f"no view {options.view!r} of {options.entity} in {store.path}: it has {there}")
         sizes = [size for folder in folders for size in folder.files().values()]
-        found = Dropped(
+        dropped = Dropped(
             store=str(store.path),
             entity=options.entity,
             view=options.view,
             bytes=sum(sizes),
             files=len(sizes),
-            stale=[str(path) for path in _built_from(store.path, options)],
+            stale=[str(path) for path in listed(store.path / "indexes" / options.entity, f"{options.view}.*")],
             dropped=options.yes,
         )
         if options.yes:
             for folder in folders:  # the group first: without it there is no view
                 folder.remove_folder(store.path)
-    return found
+    return dropped
 
 
-def _refuse_named(store: Place, options: DropOptions) -> None:
-    """Raise StepDiffError if a snapshot names the view, or may because it is being made."""
-    made, begun = names(store)
-    named = [name for name in made if options.view in read_snapshot(store, name).views.get(options.entity, {})]
-    if named or begun:
-        if named:
-            which = f"is in snapshot {', '.join(named)}: delete that first, with store tag --delete"
-        else:
-            which = "may be in a snapshot that is being made: store log says what to do if a killed process left it"
-        raise StepDiffError(f"view {options.view} of {options.entity} in {store} {which}")
-
-
-def _built_from(store: Place, options: DropOptions) -> list[Place]:
-    return listed(store / "indexes" / options.entity, f"{options.view}.*")
+def _refuse_in_snapshot(store: Place, options: DropOptions) -> None:
+    """Raise StepDiffError if a snapshot has the view: its files would stay on the disk."""
+    having = [n for n in names(store)[0] if options.view in read_snapshot(store, n).views.get(options.entity, {})]
+    if having:
+        raise StepDiffError(
+            f"view {options.view} of {options.entity} in {store} is in snapshot {', '.join(having)}: delete that "
+            "first, with store tag --delete"
+        )

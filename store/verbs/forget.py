@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from common.errors import StepDiffError
-from common.io.files import Place, listed
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import Place, listed
 from store.catalog.forgotten import are_forgotten, forgotten_path, read_forgotten, write_forgotten
 from store.feature_store import Store
 from store.provenance import check_entity
@@ -67,7 +67,8 @@ def forget(options: ForgetOptions) -> Forgotten:
             for view, count in _withdraw(store, entity, rows).items():
                 withdrawn[view] = withdrawn.get(view, 0) + count
     changed = int((before if options.undo else ~before).sum())
-    stale = [str(path) for view in withdrawn for path in _cards(store.path, entity, view)]
+    cards = (listed(store.path / "indexes" / entity, f"{view}.json") for view in withdrawn)
+    stale = [str(path) for card in cards for path in card]
     return Forgotten(str(store.path), entity, options.undo, changed, len(rows) - changed, withdrawn, stale)
 
 
@@ -77,22 +78,18 @@ def _withdraw(store: Store, entity: str, rows: np.ndarray) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
-def _cards(store: Place, entity: str, view: str) -> list[Place]:
-    return listed(store / "indexes" / entity, f"{view}.json")
-
-
 def wrongly_forgotten(store: Store, entity: str) -> Iterator[tuple[Place, str, list[str]]]:
     """Yield, for verify, a damaged list, and the keys of forgotten rows of which a view has features."""
-    path = forgotten_path(store.path, entity)
+    path = forgotten_path(store.folder, entity)
     if not path.exists():
         return
     try:
-        rows = read_forgotten(store.path, entity)["row"].to_numpy()
+        rows = read_forgotten(store.folder, entity)["row"].to_numpy()
         for name in store.views(entity):
-            kept = rows[store.view(entity, name).status(rows) != ABSENT]
-            kept = kept[are_forgotten(store.path, entity, kept)]  # others were recalled in the meantime
-            if len(kept):
+            finished = rows[store.view(entity, name).status(rows) != ABSENT]
+            finished = finished[are_forgotten(store.folder, entity, finished)]  # others were recalled in the meantime
+            if len(finished):
                 what = f"names rows of which view {name} has features: run python -m store forget for them again"
-                yield path, what, store.catalog(entity).keys(kept)
+                yield path, what, store.catalog(entity).keys(finished)
     except StepDiffError as error:
         yield path, f"is refused ({error})", []

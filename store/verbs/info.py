@@ -1,8 +1,4 @@
-"""The content of a store: figures of its views, its rows by status, and why rows failed.
-
-Guarantees
-- a row has one status in each view: ok, failed, absent, or forgotten in all of them
-"""
+"""The content of a store: figures of its views, its rows by status, and why rows failed."""
 
 import json
 from dataclasses import dataclass
@@ -14,10 +10,10 @@ from jaxtyping import UInt8
 from rich import box
 from rich.table import Table
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from store.feature_store import Store
 from store.provenance import check_entity
-from store.verbs.options import FailuresOptions, RowsOptions
+from store.verbs.options import FailuresOptions, InfoOptions, RowsOptions
 from store.view import ABSENT, FAILED, OK, View
 
 
@@ -73,12 +69,13 @@ class StoreInfo:
     """entity -> rows that were forgotten, where there are any"""
 
 
-def store_info(store: Store) -> StoreInfo:
-    """Return the figures of `store` and of every view."""
+def store_info(options: InfoOptions) -> StoreInfo:
+    """Return the figures of a store and of every view."""
+    store = Store.open(options.path)
     rows = {entity: len(store.catalog(entity)) for entity in store.entities()}
     views = [view_info(store.view(entity, name)) for entity in rows for name in store.views(entity)]
     forgotten = {entity: len(store.forgotten(entity)) for entity in rows}
-    return StoreInfo(str(store.path), rows, views, {entity: count for entity, count in forgotten.items() if count})
+    return StoreInfo(store.location, rows, views, {entity: count for entity, count in forgotten.items() if count})
 
 
 def info_table(views: list[ViewInfo]) -> Table:
@@ -116,17 +113,17 @@ WORDS = ("absent", "ok", "failed", "forgotten")
 _FORGOTTEN = 3
 
 
-def failed_rows(options: FailuresOptions) -> pl.DataFrame:
-    """Return view, key and reason of the rows that failed."""
+def list_failures(options: FailuresOptions) -> int:
+    """Print or write view, key and reason of the rows that failed."""
     store = Store.open(options.path)
     frames = [pl.DataFrame(schema={"view": pl.String, "key": pl.String, "reason": pl.String})]
     for view in _views(store, options.entity, options.view):
         frames.append(view.failures().select(pl.lit(view.name).alias("view"), "key", "reason"))
-    return pl.concat(frames)
+    return _write_rows(options, pl.concat(frames))
 
 
-def status_of_rows(options: RowsOptions) -> pl.DataFrame:
-    """Return row, key and the status in each view of the rows that have the wanted status in one of them.
+def list_rows(options: RowsOptions) -> int:
+    """Print or write row, key and the status in each view of the rows that have the wanted status in one of them.
 
     The reasons of forgotten rows are in the column `reason`, if any are among them.
     """
@@ -146,9 +143,9 @@ def status_of_rows(options: RowsOptions) -> pl.DataFrame:
     frame = pl.DataFrame({"row": places, "key": catalog.keys(places)}, schema={"row": pl.Int64, "key": pl.String})
     words = np.array(WORDS, object)
     frame = frame.with_columns(pl.Series(name, words[values[places]], pl.String) for name, values in status.items())
-    if not gone[places].any():
-        return frame
-    return frame.join(forgotten.select("row", "reason"), on="row", how="left", maintain_order="left")
+    if gone[places].any():
+        frame = frame.join(forgotten.select("row", "reason"), on="row", how="left", maintain_order="left")
+    return _write_rows(options, frame)
 
 
 def _longer(status: UInt8[np.ndarray, " rows"], count: int) -> UInt8[np.ndarray, " count"]:
@@ -156,9 +153,9 @@ def _longer(status: UInt8[np.ndarray, " rows"], count: int) -> UInt8[np.ndarray,
     return np.concatenate([status[:count], np.full(max(count - len(status), 0), ABSENT, np.uint8)])
 
 
-def write_rows(options: FailuresOptions | RowsOptions, frame: pl.DataFrame) -> int:
+def _write_rows(options: FailuresOptions | RowsOptions, frame: pl.DataFrame) -> int:
     """Print the table, as text or JSON, or write it to a file; return the exit status."""
-    from common.io.tables import as_json, print_table, write_table
+    from stepdiff.common.io.tables import as_json, print_table, write_table
 
     if options.limit < 1:
         raise StepDiffError(f"--limit {options.limit} is too few: give 1 or more")

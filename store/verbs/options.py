@@ -139,23 +139,13 @@ class FailuresOptions:
 
 
 @dataclass(frozen=True)
-class RowsOptions:
+class RowsOptions(FailuresOptions):
     """List rows with their status in each view."""
 
     path: str
     """folder of the store"""
-    view: str | None = None
-    """view to list. Default: all of the entity"""
     status: Literal["ok", "failed", "absent", "forgotten"] | None = None
     """only rows that have this status in a listed view. Default: all rows"""
-    entity: Entity = "clips"
-    """what a row is"""
-    limit: int = 20
-    """rows to print; --out and --json have all"""
-    out: Path | None = None
-    """file to write the table to: .parquet, .csv or .jsonl"""
-    json: bool = False
-    """print one JSON object instead of a table"""
 
 
 @dataclass(frozen=True)

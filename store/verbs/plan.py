@@ -2,7 +2,6 @@
 
 Guarantees
 - planned sizes equal those of a store to the byte
-- a rate was measured, or is absent
 """
 
 import math
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from store.feature_store import Store, shard_rows
 from store.format.layout import MERGED_SHARDS
 from store.format.pool import TOKENS, pooled_view
@@ -128,13 +127,12 @@ def plan(options: PlanOptions) -> Plan:
         features={name: list(feature.shape) for name, feature in features.items()},
         dtype=options.dtype if options.dtype in dtypes else dtypes[0],
         workers=options.workers,
-        sizes=[_sizes(rows, with_dtype(features, dtype), dtype, options.shard_size) for dtype in dtypes],
+        sizes=[
+            sizes(rows, stored := with_dtype(features, dtype), dtype, shard_rows(stored, options.shard_size))
+            for dtype in dtypes
+        ],
         hours=_hours(options, rows, entity, made),
     )
-
-
-def _sizes(rows: int, features: Mapping[str, Feature], dtype: str, mebibytes: int | None) -> Sizes:
-    return sizes(rows, features, dtype, shard_rows(features, mebibytes))
 
 
 def sizes(rows: int, features: Mapping[str, Feature], dtype: str, rows_per_shard: int | None = None) -> Sizes:
@@ -163,7 +161,7 @@ def measured_rates(store: Store, entity: str, encoder: str, weights: str = "") -
 
     With `weights`, a sha256, only of views with those: models of one encoder may differ in size.
     """
-    found: dict[str, tuple[int, float]] = defaultdict(lambda: (0, 0.0))
+    rates: dict[str, tuple[int, float]] = defaultdict(lambda: (0, 0.0))
     for name in store.views(entity):
         view = store.view(entity, name)
         made = view.provenance
@@ -175,9 +173,9 @@ def measured_rates(store: Store, entity: str, encoder: str, weights: str = "") -
                 rows: Any = write.info.get("rows")
                 seconds: Any = write.info.get("seconds")
                 if isinstance(device, str) and _is_count(rows) and _is_count(seconds):
-                    before = found[device]
-                    found[device] = before[0] + rows, before[1] + seconds
-    return dict(found)
+                    before = rates[device]
+                    rates[device] = before[0] + rows, before[1] + seconds
+    return dict(rates)
 
 
 def _is_count(value: Any) -> bool:

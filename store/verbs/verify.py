@@ -7,35 +7,43 @@ Guarantees
 - a flipped byte in any file of catalog, views, annotations and indexes that is sealed or named in a card is found, and
   the clips that it affects are named
 - verify reports no damage while a store is being written
-- an array whose metadata differs from the view is found
-- a card refers to no file in another folder
 - what is not covered is reported: `NOT_COVERED`, and the files that `uncovered` returns
 """
 
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
-from common.errors import DamageError, StepDiffError
-from common.io.files import Place, listed
-from common.io.local import TEMPORARY
+from stepdiff.common.errors import DamageError, StepDiffError
+from stepdiff.common.io.files import Place, listed
+from stepdiff.common.io.local import TEMPORARY
 from store.catalog.catalog import Catalog
 from store.catalog.key_index import open_index
 from store.catalog.parts import first_row, read_part
-from store.damage.files import unreadable, unsealed
-from store.damage.remedies import remedy
-from store.damage.view_damage import view_damage
+from store.damage.view_damage import unreadable, unsealed, view_damage
 from store.feature_store import Store
-from store.format.layout import ARRAYS, LOCK, half_made, read_json
+from store.format.layout import (
+    ABOUT,
+    ARRAYS,
+    EARLIER,
+    LOCK,
+    SNAPSHOTS,
+    ViewPaths,
+    half_made,
+    read_json,
+    shard_number,
+)
 from store.format.view_metadata import array_shape
-from store.snapshots.upkeep import snapshot_damage
+from store.io.records import filled_by_featurize
+from store.snapshots.snapshot import figures_of, folder_of, names, read_snapshot
 from store.verbs.forget import wrongly_forgotten
 from store.view import View
 
@@ -46,6 +54,7 @@ NOT_COVERED = (
     "files lost together with all that refers to them, such as the last part of a catalog that no view has rows of",
 )
 """what verify cannot know about any store"""
+_RESTORE = "restore it from a copy"
 _MOST_NAMED = 100_000  # lost rows named one by one
 _MOST_CARD = 64 * 2**20  # bytes
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")  # in the folder of its card: no separators
@@ -67,11 +76,42 @@ class Damage:
 
 
 def verify(store: Store, without: tuple[str, str] | None = None) -> list[Damage]:
-    """Return all damage in `store`, but of the view `without` (entity, name); damage raises nothing."""
+    """Return all damage in `store` and its snapshots, but of the view `without` (entity, name); it raises nothing."""
     if store.at is not None:
         raise StepDiffError(f"{store.path} is verified with all its snapshots: give the store without @{store.at}")
-    found = ((_below(store, path), what, tuple(clips)) for path, what, clips in _all(store, without))
-    return [Damage(path, what, clips, remedy(store.path, path)) for path, what, clips in found]
+    damage = ((_below(store, path), what, tuple(clips)) for path, what, clips in _all(store, without))
+    return [Damage(path, what, clips, remedy(store.path, path)) for path, what, clips in damage]
+
+
+def remedy(store: Place, path: str) -> str:
+    """Return what to do about the damaged file `path`, which is relative to the store."""
+    parts = PurePosixPath(path).parts
+    folder = parts[0] if parts else ""
+    if folder in (ARRAYS, "failures", "shards"):
+        return _remedy_of_view(store, parts[1:])
+    if folder == SNAPSHOTS and parts[-1] == EARLIER:
+        return f"run python -m store convert-snapshots {store}"
+    if folder == SNAPSHOTS:
+        return f"{_RESTORE}, or delete the snapshot with python -m store tag {store} {parts[1]} --delete"
+    return {
+        "catalog": "delete it: it is built again when needed" if path.endswith(".keys") else _RESTORE,
+        "forgotten": f"{_RESTORE}, or run python -m store forget again for its rows",
+        "annotations": "delete the folder of this version and run its stage again",
+        "indexes": "run python -m retrieval build for its view",
+    }.get(folder, _RESTORE)
+
+
+def _remedy_of_view(store: Place, parts: tuple[str, ...]) -> str:
+    if len(parts) < 3:
+        return _RESTORE
+    entity, view = parts[:2]
+    paths = ViewPaths(store, entity, view)
+    shard = next((n for part in parts[2:] if (n := shard_number(part.split(".")[0])) is not None), None)
+    if parts[2] != "zarr.json" and filled_by_featurize(paths, shard):
+        return f"repeat the featurize command that filled view {view} of {entity}, with --repair"
+    if parts[2] == "zarr.json" or shard is None:
+        return f"{_RESTORE}, or remove the view with python -m store drop and fill it again"
+    return f"delete {paths.status(shard)} and repeat the command that filled view {view} of {entity}"
 
 
 def _below(store: Store, path: Place) -> str:
@@ -80,31 +120,44 @@ def _below(store: Store, path: Place) -> str:
 
 def uncovered(store: Store) -> list[str]:
     """Return the files below annotations/ and indexes/ that carry no checksum, relative to the store."""
-    found: list[Place] = []
+    paths: list[Place] = []
     named: set[str] = set()
     for path in _files(store.path / "indexes"):
         if path.name.endswith(".json"):
             named |= {str(path.parent / name) for name in _named_files(path) or ()}
         else:
-            found.append(path)
-    found = [path for path in found if str(path) not in named]
-    found += [path for path in _files(store.path / "annotations") if not _is_sealed_file(path)]
-    return [_below(store, path) for path in found]
+            paths.append(path)
+    paths = [path for path in paths if str(path) not in named]
+    paths += [path for path in _files(store.path / "annotations") if not _is_sealed_file(path)]
+    return [_below(store, path) for path in paths]
 
 
 def _all(store: Store, without: tuple[str, str] | None) -> Iterator[_Found]:
-    yield from _unsealed([store.path / "store.json", store.path / ARRAYS / "zarr.json"], ())
+    read: dict[tuple[str, str], list[View]] = {}
+    yield from _unsealed([store.path / "store.json"], ())
+    yield from _catalogs_and_views(store, without, read)
+    yield from _annotations(store.path / "annotations")
+    yield from _cards(store.path / "indexes")
+    for name in names(store.path)[0]:
+        yield from _snapshot(store, name, without, read)
+
+
+def _catalogs_and_views(
+    store: Store, without: tuple[str, str] | None, read: dict[tuple[str, str], list[View]]
+) -> Iterator[_Found]:
+    """Yield the damage of catalogs and views; `read`: views whose files were read, to which those here are added."""
+    yield from _unsealed([store.folder / ARRAYS / "zarr.json"], ())
     for entity in store.entities():
         while True:
             parts = store.catalog(entity).parts()
             keys = _Keys(store.catalog(entity))
-            found = list(_catalog(store, entity, keys))
+            damage = list(_catalog(store, entity, keys))
             if store.catalog(entity).parts() == parts:  # else some were merged in the meantime
                 break
-        yield from found
+        yield from damage
         yield from _indexes(store.catalog(entity))
         yield from wrongly_forgotten(store, entity)
-        root = store.path / ARRAYS / entity
+        root = store.folder / ARRAYS / entity
         folders = [folder for folder in listed(root, "*") if folder.is_dir() and not half_made(folder)]
         if folders or (root / "zarr.json").exists():
             yield from _unsealed([root / "zarr.json"], ())
@@ -114,15 +167,40 @@ def _all(store: Store, without: tuple[str, str] | None) -> Iterator[_Found]:
             yield from broken
             if not broken and without != (entity, folder.name):
                 try:
-                    yield from _view(store.view(entity, folder.name), keys)
+                    view, before = store.view(entity, folder.name), read.setdefault((entity, folder.name), [])
+                    yield from _view(view, keys, before)
+                    before.append(view)
                 except StepDiffError as error:
                     yield group, f"is refused ({error})", keys.all()
                 except FileNotFoundError:
                     if group.exists():
                         raise
-    yield from _annotations(store.path / "annotations")
-    yield from _cards(store.path / "indexes")
-    yield from snapshot_damage(store)
+
+
+def _snapshot(
+    store: Store, name: str, without: tuple[str, str] | None, read: dict[tuple[str, str], list[View]]
+) -> Iterator[_Found]:
+    """Yield the damage of a snapshot: of its files, and that it has other rows than when it was made."""
+    path = folder_of(store.path, name) / ABOUT
+    if (path.parent / EARLIER).exists():
+        yield path.parent / EARLIER, "is of an earlier version, and not read", ()
+        return
+    try:
+        then, about = Store.open(store.path, at=name), read_snapshot(store.path, name)
+    except StepDiffError as error:
+        yield path, f"is refused ({error})", ()
+        return
+    damage = list(_catalogs_and_views(then, without, read))
+    yield from damage
+    for entity, count in about.rows.items() if not damage else ():
+        views = {view: of for view, of in about.views.get(entity, {}).items() if (entity, view) != without}
+        if len(then.catalog(entity)) != count or set(views) - set(then.views(entity)):
+            yield path, f"names rows or views of {entity} that are lost", ()
+            continue
+        for view, of in views.items():
+            with suppress(StepDiffError):  # by a file that the store has too, which was reported
+                if figures_of(then.view(entity, view)) != of:
+                    yield path, f"names rows of view {view} that are lost or changed", ()
 
 
 class _Keys:
@@ -194,9 +272,9 @@ def _longest(store: Store, entity: str) -> int:
     return max(lengths)
 
 
-def _view(view: View, keys: _Keys) -> Iterator[_Found]:
-    for found in view_damage(view, keys.rows()):
-        yield found.path, found.what, keys.all() if found.rows is None else keys(found.rows)
+def _view(view: View, keys: _Keys, read: Sequence[View]) -> Iterator[_Found]:
+    for damage in view_damage(view, keys.rows(), read):
+        yield damage.path, damage.what, keys.all() if damage.rows is None else keys(damage.rows)
 
 
 def _annotations(root: Place) -> Iterator[_Found]:
@@ -221,9 +299,9 @@ def _cards(root: Place) -> Iterator[_Found]:
     for path in _files(root):
         while path.name.endswith(".json"):
             named = _named_files(path)
-            found = list(_damaged_files(path, named))
-            if not found or _named_files(path) == named:  # else it was rebuilt in the meantime
-                yield from found
+            damage = list(_damaged_files(path, named))
+            if not damage or _named_files(path) == named:  # else it was rebuilt in the meantime
+                yield from damage
                 break
 
 

@@ -1,17 +1,18 @@
 """A store with a catalog of clips."""
 
-from collections.abc import Iterable
+import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
 import pytest
 
-from annotate.stages import stage
-from annotate.stages.job import Job, StageOptions
-from annotate.stages.versions import Version
-from annotate.stages.worker import Answered, StageWorkerOptions, Task, Worker
+from stepdiff.common.workers.cluster import connected
 from store import Store
 from tests.llm_server import server as server
+
+sys.path.insert(0, str(Path(__file__).parent))  # tests and worker processes import the jobs of tests from here
 
 CLIPS = [f"video-_{i}_0.0_{i + 1}.5" for i in range(6)]
 
@@ -27,12 +28,13 @@ def store(tmp_path: Path) -> Store:
     return made
 
 
-@pytest.fixture
-def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run stages in this process; test_stage tests the same on Ray."""
-
-    def work(options: StageOptions, version: Version, job: Job, tasks: Iterable[Task], *counts: int) -> list[Answered]:
-        worker = Worker(StageWorkerOptions(options.store, version.stage, version.name, job, "cpu", 1))
-        return [worker.run(task) for task in tasks]
-
-    monkeypatch.setattr(stage, "_work", work)
+@pytest.fixture(scope="module")
+def ray() -> Iterator[None]:
+    """A local Ray whose workers can import the jobs of tests."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv(
+            "PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+        )
+        environment.delenv("RAY_ADDRESS", raising=False)
+        with connected(None, "stepdiff.annotate"):
+            yield

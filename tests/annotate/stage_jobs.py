@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from annotate.stages.job import Answer, Failure, Item
-from common.errors import StepDiffError
+from stepdiff.annotate.stages.job import Answer, Failure, Item
+from stepdiff.common.errors import StepDiffError
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Shouter:
                 raise MemoryError
             if words == "die" and not self.log.with_suffix(".died").exists():
                 self.log.with_suffix(".died").touch()
-                time.sleep(1)  # as long as a call of a model
+                time.sleep(11 if self.log.with_suffix(".slow").exists() else 1)  # as long as a call of a model
                 os.kill(os.getpid(), signal.SIGKILL)
             with self.log.open("a") as log:
                 log.write(item["key"] + "\n")

@@ -1,8 +1,10 @@
-"""Guarantees of annotate/audit.py and its parts, with a few questions about small real videos."""
+"""The audit of PairQA: counts, leaks, contact sheets, and a page that hostile data cannot change."""
 
+import contextlib
 import io
 import json
 import re
+from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,13 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from annotate import audit
-from annotate.page.figures import figures, leaks, overlap
-from annotate.page.page import FRAMES, SIDE, contact_sheets
-from annotate.qa.job import Question, read_questions
-from common.errors import StepDiffError
 from heads.data.hold_out import BY_ID, BY_OVERLAP, BY_VIDEO, HoldOut
+from stepdiff import annotate
+from stepdiff.annotate import audit
+from stepdiff.annotate.__main__ import VERBS, main
+from stepdiff.annotate.qa.auditing import FRAMES, SIDE, contact_sheets, figures, leaks, overlap
+from stepdiff.annotate.qa.questions import Question, read_questions
+from stepdiff.common.errors import StepDiffError
 from store import Store
 
 RED, BLUE = (220, 30, 30), (30, 30, 220)
@@ -108,9 +111,7 @@ def test_the_overlap_counts_every_run_of_words_of_the_test_texts(tmp_path: Path)
     assert overlap(rows, []) == {}
 
 
-def test_a_clip_that_should_not_train_is_found_by_split_by_id_and_by_overlap_in_time(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_a_clip_that_should_not_train_is_found(folder: Path, tmp_path: Path) -> None:
     rows = [Question(one, two, "?", "!", 1) for one, two in (("red_0_1", "late_0_1"), ("red_1_2", "new_0_1"))]
     catalog = Store.open(folder / "features").catalog("clips").frame()
     test_set = {"reference": "red_0_1", "candidate": "red_1.5_9", "category": "Visuals", "text": ["x"]}
@@ -130,9 +131,7 @@ def test_a_clip_that_should_not_train_is_found_by_split_by_id_and_by_overlap_in_
     assert reason not in leaks(rows, catalog.with_columns(split=pl.lit(None, pl.String)), none)
 
 
-def test_a_clip_that_should_not_train_gives_exit_status_1_and_the_page_is_written(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_leak_gives_status_1_and_a_page(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_rows(tmp_path / "pairqa.jsonl", [("red_0_1", "late_0_1", 2, "Which video is red?", "Video 1")])
     more = ("--store", str(folder / "features"), "--out", str(tmp_path / "audit.html"))
     assert audited(tmp_path, capsys, *more, status=1)["failed"] == 1
@@ -184,9 +183,7 @@ class _Page(HTMLParser):
         self.words += data
 
 
-def test_the_page_is_one_file_and_nothing_of_the_data_is_read_as_html(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_page_is_one_file_without_markup(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     more = ("--store", str(folder / "features"), "--videos", str(folder), "--out", str(tmp_path / "audit.html"))
     audited(folder, capsys, *more)
     page = _Page((tmp_path / "audit.html").read_text())
@@ -200,19 +197,7 @@ def test_the_page_is_one_file_and_nothing_of_the_data_is_read_as_html(
     assert style is not None and "url(" not in style[1]
 
 
-def test_the_same_seed_shows_the_same_pairs(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = [(f"v{n}_0_1", f"w{n}_0_1", 2, "Which?", "Video 1") for n in range(40)]
-    write_rows(tmp_path / "pairqa.jsonl", rows)
-    shown = []
-    for seed in ("0", "0", "1"):
-        audited(tmp_path, capsys, "--out", str(tmp_path / "p.html"), "--samples", "5", "--seed", seed)
-        shown.append(re.findall(r"v\d+_0_1", (tmp_path / "p.html").read_text()))
-    assert len(shown[0]) == 5 and shown[0] == shown[1] != shown[2]
-
-
-def test_dropped_questions_are_shown_if_the_file_has_a_record(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_dropped_questions_are_shown(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_rows(tmp_path / "pairqa.jsonl", ROWS)
     types = {"2": {"written": 9, "kept": 3, "dropped": {"refusal": 6}}}
     made = {"pairs": 9, "undescribed": 4, "types": types, "examples": {"refusal": ["I <i>cannot</i>"]}}
@@ -224,7 +209,7 @@ def test_dropped_questions_are_shown_if_the_file_has_a_record(
     assert audit.main([str(tmp_path / "pairqa.jsonl")]) == 0
     assert "6 dropped: refusal" in capsys.readouterr().out
     (tmp_path / "pairqa.record.json").write_text("{}")
-    with pytest.raises(StepDiffError, match="not a record of annotate.pairqa"):
+    with pytest.raises(StepDiffError, match="not a record of stepdiff annotate pairqa"):
         audit.run(audit.AuditOptions(str(tmp_path / "pairqa.jsonl")))
 
 
@@ -232,20 +217,145 @@ def test_dropped_questions_are_shown_if_the_file_has_a_record(
     ("text", "message"),
     [
         ("", "no questions in it"),
-        ('{"reference": "a"}\n', ":1: not a PairQA row, it has no candidate"),
-        ('{"reference": "a", "candidate": "b", "question": 1, "answer": "c"}\n', ":1: not a PairQA row; clips"),
+        ('{"reference": "a"}\n', ":1: not a PairQA row: candidate is missing"),
+        (
+            '{"reference": "a", "candidate": "b", "question": 1, "answer": "c"}\n',
+            ":1: not a PairQA row: question should be",
+        ),
         ("[]\n", ":1: not a JSON object"),
     ],
 )
-def test_a_file_that_is_not_pairqa_is_refused_in_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, message: str
-) -> None:
+def test_a_file_without_pairqa(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, message: str) -> None:
     (tmp_path / "pairqa.jsonl").write_text(text)
     assert audit.main([str(tmp_path / "pairqa.jsonl")]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
 
 
-def test_pictures_and_test_sets_require_a_store(folder: Path) -> None:
-    with pytest.raises(StepDiffError, match="need --store"):
-        audit.run(audit.AuditOptions(str(folder / "pairqa.jsonl"), videos=str(folder)))
+# Texts of an attacker, for every value that the page shows.
+EVIL = [
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "'><svg/onload=alert(1)>",
+    'data:x" onerror="alert(1)',
+    "data:text/html;base64,PHNjcmlwdD4=",
+    "javascript:alert(1)",
+    "http://attacker.example/x.png",
+    "</style></table></main><iframe src=//attacker.example>",
+    "<!-- --!> <b>\x00\x0b</b> ]]> &lt;i&gt; &#x3c;u&#x3e;",
+    "[red]markup[/] {braces} %s \x1b[31m",
+]
+
+
+class Parsed(HTMLParser):
+    """The elements, attributes and words of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: Counter[tuple[str, tuple[str, ...]]] = Counter()
+        self.values: list[tuple[str, str]] = []
+        self.words = ""
+        self.comments: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements[tag, tuple(sorted(name for name, _ in attrs))] += 1
+        self.values += [(name, value or "") for name, value in attrs]
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+    def handle_comment(self, data: str) -> None:
+        self.comments.append(data)
+
+
+def page(folder: Path, texts: list[str], videos: list[str]) -> Parsed:
+    """Return the page of questions about clips of these videos; every text is one of `texts`."""
+    folder.mkdir()
+    write_video(folder / "real.mp4", [RED, BLUE])
+    clips = [f"{text}_{n}_{n + 1}".replace("\0", "") for n, text in enumerate(texts)]  # a key has no NUL
+    rows = {"key": clips, "video": videos, "start": [0.0] * len(clips), "end": [1.0] * len(clips)}
+    Store.open(folder / "features", create=True).catalog("clips").append(pl.DataFrame(rows))
+    questions: list[dict[str, Any]] = [
+        {"reference": one, "candidate": clips[n - 1], "type": [1, 2, None][n % 3], "question": f"{texts[n]} ?",
+         "answer": texts[n - 2]}
+        for n, one in enumerate(clips)
+    ]  # fmt: skip
+    (folder / "qa.jsonl").write_text("".join(json.dumps(row) + "\n" for row in questions))
+    dropped = {text: 2 for text in texts}
+    made = {"pairs": 9, "undescribed": 4, "types": {texts[0]: {"written": 9, "kept": 3, "dropped": dropped}}}
+    made |= {"examples": {text: [text] for text in texts}, "provenance": {}}
+    (folder / "qa.record.json").write_text(json.dumps(made))
+    out = folder / "page.html"
+    words = [str(folder / "qa.jsonl"), "--store", str(folder / "features"), "--out", str(out)]
+    with contextlib.chdir(folder):  # so that the reason for a missing picture begins with a text of the catalog
+        assert audit.main([*words, "--videos", "."]) in (0, 1)
+    return Parsed(out.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> tuple[Parsed, Parsed]:
+    """The page of hostile texts, and a page of harmless texts in the same positions."""
+    folder = tmp_path_factory.mktemp("pages")
+    plain = [re.sub("[<>\"'&]", "q", text) for text in EVIL]  # the same words give the same rows of every table
+    return tuple(
+        page(folder / name, texts, ["real.mp4", *(text.replace("\0", "") for text in texts[1:])])  # no NUL in a path
+        for name, texts in (("hostile", EVIL), ("plain", plain))
+    )  # type: ignore[return-value]
+
+
+@pytest.mark.full
+def test_no_element_and_no_attribute_comes_from_the_data(pages: tuple[Parsed, Parsed]) -> None:
+    hostile, plain = pages
+    assert hostile.elements == plain.elements and not hostile.comments
+    assert not any(name.startswith("on") or name in ("href", "srcset", "action") for name, _ in hostile.values)
+
+
+@pytest.mark.full
+def test_only_pictures_that_the_page_made_are_embedded(pages: tuple[Parsed, Parsed]) -> None:
+    for made in pages:
+        sources = [value for name, value in made.values if name == "src"]
+        assert len(sources) == 2  # the one clip that can be decoded, as reference and as candidate
+        assert all(source.startswith("data:image/jpeg;base64,/9j/") for source in sources)
+
+
+@pytest.mark.full
+def test_nothing_of_the_data_is_read_as_html(pages: tuple[Parsed, Parsed]) -> None:
+    hostile, _ = pages
+    for text in EVIL:
+        shown = text.replace("\x00", "\ufffd")
+        assert text in hostile.words or shown in hostile.words, text
+    assert 'data:x" onerror="alert(1) does not exist' in hostile.words  # the reason contains the path in the catalog
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"pairs": "<b>9</b>"},
+        {"types": {"1": {"written": 1, "kept": "x", "dropped": {}}}},
+        {"types": {"1": {"written": 1, "kept": 2, "dropped": {"reason": None}}}},
+        {"types": [1]},
+        {"examples": {"reason": [7]}},
+        {"examples": None},
+    ],
+)
+def test_a_wrong_record_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], change: dict[str, Any]) -> None:
+    row = {"reference": "a", "candidate": "b", "question": "?", "answer": "!"}
+    (tmp_path / "qa.jsonl").write_text(json.dumps(row) + "\n")
+    made: dict[str, Any] = {"pairs": 1, "undescribed": 0, "types": {}, "examples": {}, "provenance": {}}
+    (tmp_path / "qa.record.json").write_text(json.dumps(made | change))
+    assert audit.main([str(tmp_path / "qa.jsonl"), "--out", str(tmp_path / "p.html")]) == 2
+    error = capsys.readouterr().err
+    assert "not a record of stepdiff annotate pairqa" in error and error.count("\n") == 1
+
+
+def test_every_command_is_listed_with_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    files = Path(annotate.__file__).parent.glob("*.py")
+    runnable = {
+        file.stem for file in files if re.search("^if __name__", file.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    assert runnable - {"__main__"} == set(VERBS)
+    assert main(["--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert all(sum(line.startswith(f"  {verb} ") for line in lines) == 1 for verb in VERBS)

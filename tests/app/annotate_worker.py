@@ -6,10 +6,11 @@ import time
 from pathlib import Path
 from threading import Thread
 
-from app.annotating.collection import people, work
-from app.annotating.service import Annotating
-from app.site import RefusedError
-from tests.app.annotate_made import CATEGORIES
+from stepdiff.app.annotating import people, work
+from stepdiff.app.annotating.messages import Save, Submission
+from stepdiff.app.annotating.service import Annotating
+from stepdiff.app.site import RefusedError
+from tests.app.annotation_tasks import CATEGORIES
 
 
 def annotate(annotating: Annotating, name: str, failures: list[BaseException]) -> None:
@@ -29,14 +30,15 @@ def annotate(annotating: Annotating, name: str, failures: list[BaseException]) -
                 number += 1
                 with annotating.database.write(durable=False) as connection:
                     typed = {"texts": {"Visuals": f"{name} {letter}"}}
-                    work.save(connection, annotating.assigner, person, own.id, number, typed, time.time())
+                    sent = Save(number=number, changes=typed)
+                    work.save(connection, annotating.assigner, person, own.id, sent, time.time())
             rest = {
                 "keystep": "whisk the eggs",
                 "scores": dict.fromkeys(CATEGORIES, 5) | {"Visuals": rng.randint(1, 4)},
             }
             with annotating.database.write() as connection:
-                sent = (own.id, number + 1, rest, None, 1.0, time.time())
-                assert not work.submit(connection, annotating.assigner, person, *sent).problems
+                last = Submission(number=number + 1, changes=rest, seconds=1.0)
+                assert work.submit(connection, annotating.assigner, person, own.id, last, time.time()).done
             if rng.random() < 0.1:
                 with annotating.database.write() as connection:
                     work.undo(connection, annotating.assigner, person, time.time())

@@ -11,10 +11,21 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, BrowserContext, Page
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Allow more time where a test may be the first that needs the world and a browser."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(900))
+
+
+PATIENCE = 120_000.0
+"""milliseconds that a test waits for a state of a page: a busy machine is slow"""
 
 
 def command(*arguments: str) -> None:
@@ -27,7 +38,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `kitchen` (12 rendered videos of three steps) and `features` (images and texts of its clips)."""
     folder = tmp_path_factory.mktemp("world")
     kitchen, store = str(folder / "kitchen"), str(folder / "features")
-    command("kitchen", "--out", kitchen, "--videos", "12", "--steps", "3")
+    command("stepdiff.kitchen", "--out", kitchen, "--videos", "12", "--steps", "3")
     command("featurize", "--manifest", f"{kitchen}/clips.csv", "--store", store, "--encoder", "efficientnet-lite0")
     return folder
 
@@ -47,7 +58,7 @@ class Server:
         """Start it; log: file of its standard error, where it may also have 1,024 files open and no more."""
         self._log = log
         folder = str(world / "kitchen") if videos is None else videos
-        self._command = ["app", "--store", str(world / "features"), "--cache", str(cache), *options]
+        self._command = ["stepdiff.app", "--store", str(world / "features"), "--cache", str(cache), *options]
         self._command += ["--videos", folder] if folder else []
         self.process: subprocess.Popen[str]
         self.url = ""
@@ -94,6 +105,14 @@ def browser() -> Iterator["Browser"]:
     with sync_playwright() as playwright:
         sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=sandbox)
+        new_context = browser.new_context
+
+        def patient(**options: Any) -> "BrowserContext":
+            context = new_context(**options)
+            context.set_default_timeout(PATIENCE)
+            return context
+
+        browser.new_context = patient  # type: ignore[method-assign]
         yield browser
         browser.close()
 

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +10,20 @@ import pytest
 from sqlalchemy import func, select
 from starlette.testclient import TestClient
 
-from annotate.people.answers import read_answers
-from app.annotating.collection.database import Database, default_url
-from app.annotating.collection.people import add, link, named, revoke
-from app.annotating.collection.tables import assignments, events
-from app.annotating.service import ADDRESS_BURST, PERSON_BURST
-from app.server import MOST_BODY, create_app
-from app.site import Site
+from stepdiff.annotate.people.answers import read_answers
+from stepdiff.app.annotating.database import Database, default_url
+from stepdiff.app.annotating.events import assignments, events
+from stepdiff.app.annotating.people import add, link, named, revoke
+from stepdiff.app.annotating.service import ADDRESS_BURST, PERSON_BURST
+from stepdiff.app.server import MOST_BODY, create_app
+from stepdiff.app.site import Site
 from store import Store
-from tests.app.annotate_made import CATEGORIES, EMPTY, write_task
+from tests.app.annotation_tasks import CATEGORIES, EMPTY, write_task
 
+pytestmark = pytest.mark.full
 SCRIPT = "</script><script>alert('x')</script><img src=x onerror=alert(1)>"
 SQL = "x'); DROP TABLE people; DELETE FROM events; --"
 PLAIN: dict[str, Any] = {"keystep": "whisk the eggs", "texts": EMPTY}
-Visit = Callable[..., TestClient]
 
 
 class Place:
@@ -306,10 +306,8 @@ def test_a_file_that_is_no_export_of_label_studio_changes_nothing(place: Place, 
     assert place.count() == before
 
 
-def test_too_many_requests_of_a_person_are_429_and_others_are_not_concerned(
-    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("app.annotating.service.PERSON_RATE", 1.0)  # slower than any machine that runs this
+def test_too_many_requests_of_a_person(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stepdiff.app.annotating.service.PERSON_RATE", 1.0)  # slower than any machine that runs this
     place = Place(world, tmp_path)
     ann, bob = place.visit("Ann"), place.visit("Bob")
     own = work(ann)["assignment"]

@@ -1,7 +1,10 @@
-"""The rules of assignment against a naive model of them, and events against the state that they make."""
+"""The rules of assignment against a naive model, and several processes on one database, of which one is killed."""
 
+import subprocess
+import sys
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,19 +13,22 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from sqlalchemy import delete, func, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import create_engine, func, make_url, select, text, update
+from sqlalchemy.exc import DBAPIError
 
-from annotate.people.answers import Answer, Difference
-from app.annotating.collection import imports, people, results, work
-from app.annotating.collection.assigning import Assigner
-from app.annotating.collection.database import Database
-from app.annotating.collection.events import record
-from app.annotating.collection.people import Person
-from app.annotating.collection.tables import assignments, events
-from app.site import RefusedError, UnknownError
-from common.errors import StepDiffError
-from tests.app.annotate_made import CATEGORIES, EMPTY, Clock, names, opened, replayed, write_task
+from stepdiff.annotate.people.form import Answer, Difference
+from stepdiff.app.annotating import answers, people, work
+from stepdiff.app.annotating import events as tables
+from stepdiff.app.annotating.database import Database
+from stepdiff.app.annotating.events import assignments, events, history
+from stepdiff.app.annotating.messages import Adjudication, Save, Submission, SubmissionResult
+from stepdiff.app.annotating.people import Person
+from stepdiff.app.annotating.service import Annotating
+from stepdiff.app.annotating.work import Assigner
+from stepdiff.app.site import RefusedError, UnknownError
+from stepdiff.common.errors import StepDiffError
+from tests.app import postgres
+from tests.app.annotation_tasks import CATEGORIES, EMPTY, Clock, names, opened, replayed, write_task
 
 LIMIT = 30 * 60.0
 WORK, GOLD, TRAINING = names(3), names(1, "gold"), names(1, "training")
@@ -153,13 +159,14 @@ class Rules(RuleBasedStateMachine):
     @rule(data=st.data(), name=st.sampled_from(["Ann", "Bob", "Cid"]), stale=st.booleans())
     def save(self, data: st.DataObject, name: str, stale: bool) -> None:
         own = data.draw(st.sampled_from(self.held))
+        stale = stale and own.number > 0
         number = own.number if stale else own.number + 1
         assigner, text = self.annotating.assigner, {"keystep": f"save {number}"}
         now = self.clock()
 
         def change() -> None:
             with self.annotating.database.write() as connection:
-                work.save(connection, assigner, self.people[name], own.id, number, text, now)
+                work.save(connection, assigner, self.people[name], own.id, Save(number=number, changes=text), now)
 
         if own.person != name:
             with pytest.raises(UnknownError):
@@ -185,10 +192,11 @@ class Rules(RuleBasedStateMachine):
         before = own.state
         now, number = self.clock(), own.number + 1
 
-        def change() -> work.Submitted:
+        def change() -> SubmissionResult:
             with self.annotating.database.write() as connection:
                 sender = self.people[own.person]
-                return work.submit(connection, self.annotating.assigner, sender, own.id, number, FULL, reason, 9.0, now)
+                sent = Submission(number=number, changes=FULL, rejected=reason, seconds=9.0)
+                return work.submit(connection, self.annotating.assigner, sender, own.id, sent, now)
 
         if before == "submitted" or (before == "expired" and own.kind == "work" and self.full(own.pair)):
             with pytest.raises(RefusedError):
@@ -242,14 +250,12 @@ def change_again(machine: Rules, own: Held, reason: str | None) -> bool:
     """Send a submission again, as a page does that got no response; returns whether it is accepted."""
     with machine.annotating.database.write() as connection:
         sender = machine.people[own.person]
-        again = (own.number, FULL, reason, 9.0, machine.clock())
-        return not work.submit(connection, machine.annotating.assigner, sender, own.id, *again).problems
+        again = Submission(number=own.number, changes=FULL, rejected=reason, seconds=9.0)
+        return not work.submit(connection, machine.annotating.assigner, sender, own.id, again, machine.clock()).problems
 
 
-Rules.TestCase.settings = settings(
-    max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
-)
-test_the_rules_of_assignment_are_those_of_a_naive_model = Rules.TestCase
+Rules.TestCase.settings = settings(max_examples=40, stateful_step_count=40, suppress_health_check=list(HealthCheck))
+test_the_rules_of_assignment_are_those_of_a_naive_model = pytest.mark.full(Rules.TestCase)
 
 
 @pytest.fixture
@@ -273,9 +279,8 @@ def all_of(annotating: Any, person: Person, changes: dict[str, Any] = FULL) -> l
             own = annotating.assigner.next(connection, person, annotating.clock())
             if own is None:
                 return found
-            result = work.submit(
-                connection, annotating.assigner, person, own.id, 1, changes, None, 5.0, annotating.clock()
-            )
+            sent = Submission(number=1, changes=changes, seconds=5.0)
+            result = work.submit(connection, annotating.assigner, person, own.id, sent, annotating.clock())
             found.append((own, result))
 
 
@@ -302,35 +307,15 @@ def test_gold_rate_is_the_share_of_gold_pairs(made: Callable[..., Any], rate: fl
     assert kinds == ["gold"] * count + ["work"] * 40
 
 
-def test_gold_with_a_text_gives_feedback_and_is_final(made: Callable[..., Any]) -> None:
-    annotating, person = made(gold=names(30, "gold"), feedback="Salt was added.")
-    gold = [result.feedback for own, result in all_of(annotating, person) if own.kind == "gold"]
-    assert gold and all(own is not None and own.text == "Salt was added." for own in gold)
-    with annotating.database.write() as connection:
-        shown = assignments.c.kind == "gold"
-        last = select(func.max(assignments.c.id)).where(shown).scalar_subquery()
-        connection.execute(update(assignments).where(assignments.c.id == last).values(done=2**40))
-    with pytest.raises(RefusedError), annotating.database.write() as connection:
-        work.undo(connection, annotating.assigner, person, annotating.clock())
-
-
-def test_left_and_right_are_drawn_for_each_person_and_pair(made: Callable[..., Any]) -> None:
-    annotating, person = made()
-    left = [own.left for own, _ in all_of(annotating, person)]
-    assert 8 <= left.count("reference") <= 32
-    with annotating.database.write() as connection:
-        other, _ = people.add(connection, "Bob", 0.0)
-    assert [own.left for own, _ in all_of(annotating, other)] != left
-
-
 def test_a_score_that_nobody_chose_is_refused(made: Callable[..., Any]) -> None:
     """A category that nobody touched has no score; a text that was left empty means 5; a lower score needs a text."""
     annotating, person = made()
 
-    def submit(number: int, **changes: Any) -> work.Submitted:
+    def submit(number: int, **changes: Any) -> SubmissionResult:
         with annotating.database.write() as connection:
             own = annotating.assigner.next(connection, person, 1.0)
-            return work.submit(connection, annotating.assigner, person, own.id, number, changes, None, 5.0, 2.0)
+            sent = Submission(number=number, changes=changes, seconds=5.0)
+            return work.submit(connection, annotating.assigner, person, own.id, sent, 2.0)
 
     assert submit(1, texts=EMPTY).problems == ["Write the keystep that both clips show, in at most 10 words."]
     (problem,) = submit(1, keystep="whisk", texts=EMPTY, scores={"Visuals": 4}).problems
@@ -348,15 +333,6 @@ def test_a_score_that_nobody_chose_is_refused(made: Callable[..., Any]) -> None:
     assert all(f'"{name}": {{"text": "", "score": 5}}' in row for name in CATEGORIES)
 
 
-def test_the_state_is_what_the_events_make_of_empty_tables(made: Callable[..., Any], tmp_path: Path) -> None:
-    annotating, person = made(gold=names(30, "gold"), training=names(2, "training"))
-    all_of(annotating, person)
-    copy = Database.open(f"sqlite:///{tmp_path}/copy.db")
-    before, after = replayed(annotating.database, annotating.task, copy)
-    copy.close()
-    assert before == after and len(before["assignments"]) > 42
-
-
 def test_a_change_and_its_event_are_there_both_or_neither(made: Callable[..., Any]) -> None:
     annotating, person = made()
     with pytest.raises(ZeroDivisionError), annotating.database.write() as connection:
@@ -367,12 +343,6 @@ def test_a_change_and_its_event_are_there_both_or_neither(made: Callable[..., An
         assert "opened" not in kinds and connection.execute(select(assignments)).all() == []
 
 
-def test_names_are_unique(made: Callable[..., Any]) -> None:
-    annotating, _ = made()
-    with pytest.raises(StepDiffError, match="'Ann' is there already"), annotating.database.write() as connection:
-        people.add(connection, "Ann", 1.0)
-
-
 def test_an_answer_appears_once_as_it_was_submitted_last(made: Callable[..., Any]) -> None:
     annotating, person = made()
 
@@ -380,16 +350,15 @@ def test_an_answer_appears_once_as_it_was_submitted_last(made: Callable[..., Any
         with annotating.database.write() as connection:
             own = annotating.assigner.next(connection, person, annotating.clock())
             changes = FULL | {"texts": EMPTY | {"Visuals": text}}
-            assert not work.submit(
-                connection, annotating.assigner, person, own.id, number, changes, None, 5.0, annotating.clock()
-            ).problems
+            sent = Submission(number=number, changes=changes, seconds=5.0)
+            assert work.submit(connection, annotating.assigner, person, own.id, sent, annotating.clock()).done
 
     submit(1, "darker")
     with annotating.database.write() as connection:
         work.undo(connection, annotating.assigner, person, annotating.clock())
     submit(2, "brighter")
     with annotating.database.read() as connection:
-        (found,) = results.answers(connection)
+        (found,) = answers.collected(connection)
     assert found.differences["Visuals"].text == "brighter"
 
 
@@ -401,7 +370,7 @@ def taken(annotating: Any, person: Person, *found: Answer) -> dict[str, int]:
     with annotating.database.write() as connection:
         refused: list[str] = []
         placed = [(str(place), answer) for place, answer in enumerate(found)]
-        counts = dict(imports.take(connection, annotating.task, placed, person, 1.0, refused.append))
+        counts = dict(answers.take(connection, annotating.task, placed, person, 1.0, refused.append))
         return counts | ({"refused": len(refused)} if refused else {})
 
 
@@ -450,24 +419,6 @@ def test_an_answer_about_a_pair_that_is_not_part_of_the_task_is_left_out(made: C
     assert taken(annotating, person, turned) == {"not a pair of the task": 1}
 
 
-def test_events_are_never_changed_or_deleted(made: Callable[..., Any]) -> None:
-    annotating, _ = made()
-    for statement in (update(events).values(at=0), delete(events)):
-        with pytest.raises(IntegrityError, match="events are never changed"):
-            with annotating.database.write() as connection:
-                connection.execute(statement)
-
-
-def test_the_tables_refuse_a_second_assignment_and_a_slot_that_is_taken(made: Callable[..., Any]) -> None:
-    annotating, person = made()
-    with annotating.database.write() as connection:
-        own = annotating.assigner.next(connection, person, 1.0)
-    for who, slot in ((person.id, 2), (person.id + 1, 1)):
-        with pytest.raises(IntegrityError, match="UNIQUE"):
-            with annotating.database.write() as connection:
-                record(connection, "opened", 1.0, who, None, pair=own.pair.id, kind="work", left="reference", slot=slot)
-
-
 def test_pairs_that_leave_and_enter_the_task_are_followed(tmp_path: Path) -> None:
     annotating = opened(write_task(tmp_path, names(2), people=1))
     with annotating.database.write() as connection:
@@ -484,3 +435,219 @@ def test_pairs_that_leave_and_enter_the_task_are_followed(tmp_path: Path) -> Non
 def test_a_database_that_cannot_be_opened_is_one_line(url: str) -> None:
     with pytest.raises(StepDiffError, match=r"^database: [^\n]+$"):
         Database.open(url)
+
+
+ROOT = Path(__file__).parents[2]
+PAIRS, PEOPLE = 25, 3
+EVERYONE = [f"person {number}" for number in range(8)]
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """The URL of a running PostgreSQL server."""
+    yield from postgres.running()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def new_url(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], str]:
+    """Return a function that returns the URL of a new database of a name."""
+    if request.param == "sqlite":
+        return lambda name: f"sqlite:///{tmp_path}/{name}.db"
+    server = make_url(request.getfixturevalue("postgres_url"))
+
+    def make(name: str) -> str:
+        engine = create_engine(server, isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            connection.execute(text(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'))
+            connection.execute(text(f'CREATE DATABASE "{name}"'))
+        engine.dispose()
+        return server.set(database=name).render_as_string(hide_password=False)
+
+    return make
+
+
+def start(task: Path, url: str, group: list[str]) -> "subprocess.Popen[str]":
+    """Start a process in which a group of people annotates, and wait until it begins."""
+    command = [sys.executable, str(ROOT / "tests/app/annotate_worker.py"), str(task), url, *group]
+    process = subprocess.Popen(command, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    return process
+
+
+@pytest.mark.full
+def test_processes_on_one_database_lose_nothing(new_url: Callable[[str], str], tmp_path: Path) -> None:
+    url, task = new_url("together"), write_task(tmp_path, names(PAIRS), PEOPLE)
+    annotating = Annotating.open(task, url)
+    with annotating.database.write() as connection:
+        for name in EVERYONE:
+            people.add(connection, name, time.time())
+    killed = start(task, url, EVERYONE[6:])
+    others = [start(task, url, EVERYONE[:3]), start(task, url, EVERYONE[3:6])]
+    time.sleep(0.3)
+    killed.kill()
+    killed.communicate()
+    assert [process.wait(200) for process in others] == [0, 0]
+    for process in others:
+        process.communicate()
+    with annotating.database.read() as connection:
+        rows = connection.execute(select(assignments)).all()
+        found: list[Answer] = list(answers.collected(connection))
+    assert len({(row.person, row.pair) for row in rows}) == len(rows), "nobody sees a pair twice"
+    taken = {pair: [row.slot for row in rows if row.pair == pair] for pair in {row.pair for row in rows}}
+    assert len(taken) == PAIRS and all(sorted(slots) == [1, 2, 3] for slots in taken.values())
+    left_open = [row for row in rows if row.state == "open"]
+    assert len(found) == PAIRS * PEOPLE - len(left_open) and len(left_open) <= 2
+    assert all(answer.differences["Visuals"].text == f"{answer.annotator} c" for answer in found)
+    copy = Database.open(new_url("copy"))
+    before, after = replayed(annotating.database, annotating.task, copy)
+    assert before == after
+    copy.close()
+    annotating.database.close()
+
+
+@pytest.mark.full
+def test_consecutive_saves_of_one_field_are_one_event(new_url: Callable[[str], str], tmp_path: Path) -> None:
+    clock = Clock()
+    annotating = Annotating.open(write_task(tmp_path, names(2)), new_url("saves"), clock)
+    assigner = annotating.assigner
+    with annotating.database.write() as connection:
+        ann, bob = (people.add(connection, name, clock())[0] for name in ("Ann", "Bob"))
+    own = {}
+    for person in (ann, bob):
+        with annotating.database.write() as connection:
+            own[person.id] = assigner.next(connection, person, clock()).id  # type: ignore[union-attr]
+    numbers = {ann.id: 0, bob.id: 0}
+
+    def save(person: people.Person, **changes: dict[str, str | int]) -> None:
+        clock.now += 1
+        numbers[person.id] += 1
+        with annotating.database.write() as connection:
+            sent = Save(number=numbers[person.id], changes=changes)
+            work.save(connection, assigner, person, own[person.id], sent, clock())
+
+    def saved() -> list[tuple[int, dict[str, object]]]:
+        with annotating.database.read() as connection:
+            return [
+                (event.person or 0, event.data["changes"]) for event in history(connection) if event.kind == "saved"
+            ]
+
+    for length in range(1, 50):
+        save(ann, texts={"Visuals": "d" * length})
+        save(bob, texts={"Visuals": "b" * length})  # saves of another person do not end the run
+    assert saved() == [(ann.id, {"texts": {"Visuals": "d" * 49}}), (bob.id, {"texts": {"Visuals": "b" * 49}})]
+    save(ann, scores={"Visuals": 2})
+    save(ann, texts={"Visuals": "darker"})
+    save(ann, texts={"Visuals": "darker eggs"})
+    assert [changes for person, changes in saved() if person == ann.id] == [
+        {"texts": {"Visuals": "d" * 49}},
+        {"scores": {"Visuals": 2}},
+        {"texts": {"Visuals": "darker eggs"}},
+    ]
+    with pytest.raises(DBAPIError, match="events are never changed"), annotating.database.write() as connection:
+        last = select(func.max(events.c.seq)).where(events.c.kind == "saved").scalar_subquery()
+        connection.execute(update(events).where(events.c.kind == "saved", events.c.seq < last).values(data="{}"))
+    rest = {"keystep": "whisk", "texts": EMPTY | {"Visuals": "darker eggs"}}
+    for number in (100, 102):
+        with annotating.database.write() as connection:
+            sent = own[ann.id], Submission(number=number, changes=rest, seconds=1.0), clock()
+            assert not work.submit(connection, assigner, ann, *sent).problems
+        with annotating.database.write() as connection:
+            work.undo(connection, assigner, ann, clock())
+        numbers[ann.id] = number
+        save(ann, texts={"Visuals": "paler"})  # after an undo, a save is an event of its own
+    assert [changes for person, changes in saved() if person == ann.id][3:] == [{"texts": {"Visuals": "paler"}}] * 2
+    copy = Database.open(new_url("copy"))
+    before, after = replayed(annotating.database, annotating.task, copy)
+    assert before == after
+    with annotating.database.read() as connection:
+        written = connection.execute(select(tables.people.c.written).where(tables.people.c.id == ann.id)).scalar_one()
+        size = select(func.sum(func.length(events.c.data))).where(events.c.person == ann.id)
+        assert written == connection.execute(size).scalar_one()
+    copy.close()
+    annotating.database.close()
+
+
+@pytest.mark.full
+def test_order_is_that_of_events_also_where_the_clock_moves_back(new_url: Callable[[str], str], tmp_path: Path) -> None:
+    clock = Clock()
+    annotating = Annotating.open(write_task(tmp_path, names(4)), new_url("clock"), clock)
+    assigner, done = annotating.assigner, []
+    with annotating.database.write() as connection:
+        ann, _ = people.add(connection, "Ann", clock())
+    for seconds in range(3):
+        clock.now -= 3600
+        with annotating.database.write() as connection:
+            own = assigner.next(connection, ann, clock())
+            assert own is not None
+            changes = {"keystep": "whisk", "texts": EMPTY}
+            sent = own.id, Submission(number=1, changes=changes, seconds=10.0 + seconds), clock()
+            assert not work.submit(connection, assigner, ann, *sent).problems
+            done.append(own)
+        clock.now -= 3600
+    with annotating.database.read() as connection:
+        found = list(answers.collected(connection))
+        assert [answer.pair for answer in found] == [own.pair.id for own in done]
+        assert answers.progress(connection)[ann.id].last == clock() + 3600
+    with annotating.database.write() as connection:
+        opened = assigner.next(connection, ann, clock())
+        assert opened is not None and opened.id not in [own.id for own in done]
+    clock.now -= 3600
+    for own in reversed(done):
+        with annotating.database.write() as connection:
+            assert work.undo(connection, assigner, ann, clock()) == own.id
+            current = assigner.next(connection, ann, clock())
+            assert current is not None and current.id == own.id, "the page shows the pair that was opened last"
+        clock.now -= 3600
+    for score in (2, 3):
+        with annotating.database.write() as connection:
+            pair, scores = names(4)[score], dict.fromkeys(CATEGORIES, 5)
+            decision = Adjudication(pair=" ".join(pair), keystep="whisk", texts={}, scores=scores)
+            answers.adjudicate(connection, annotating.task, ann, decision, clock())
+        clock.now -= 3600
+    with annotating.database.read() as connection:
+        decided = [answer.pair for answer in answers.collected(connection)]
+    assert decided == [" ".join(pair) for pair in names(4)[2:]]
+    annotating.database.close()
+
+
+@pytest.mark.full
+def test_a_database_of_an_earlier_version_is_updated(new_url: Callable[[str], str], tmp_path: Path) -> None:
+    task, url, clock = write_task(tmp_path, names(3)), new_url("earlier"), Clock()
+    annotating = Annotating.open(task, url, clock)
+    with annotating.database.write() as connection:
+        ann, token = people.add(connection, "Ann", clock())
+        own = annotating.assigner.next(connection, ann, clock())
+        assert own is not None
+        sent = Save(number=1, changes={"texts": {"Visuals": "darker"}})
+        work.save(connection, annotating.assigner, ann, own.id, sent, clock())
+    with annotating.database.write() as connection:
+        before = {name: connection.execute(select(table)).all() for name, table in tables.METADATA.tables.items()}
+        for index in ("assignments_of_person_by_event", "events_of_person"):
+            connection.exec_driver_sql(f"DROP INDEX {index}")
+        for table, column in (("assignments", "last"), ("assignments", "done"), ("people", "written")):
+            connection.exec_driver_sql(f"ALTER TABLE {table} DROP COLUMN {column}")
+        connection.exec_driver_sql("ALTER TABLE adjudications RENAME COLUMN event TO at")
+    annotating.database.close()
+    later = Annotating.open(task, url, clock)
+    with later.database.write() as connection:
+        assert {
+            name: connection.execute(select(table)).all() for name, table in tables.METADATA.tables.items()
+        } == before
+        assert people.signed_in(connection, token) == ann
+        sent = Save(number=2, changes={"texts": {"Visuals": "darker eggs"}})
+        work.save(connection, later.assigner, ann, own.id, sent, clock())
+        assert sum(event.kind == "saved" for event in history(connection)) == 1
+    later.database.close()
+
+
+@pytest.mark.full
+def test_a_second_start_keeps_seed_admin_and_pairs(new_url: Callable[[str], str], tmp_path: Path) -> None:
+    task, url = write_task(tmp_path, names(3)), new_url("again")
+    first = Annotating.open(task, url)
+    second = Annotating.open(task, url)
+    assert first.new_admin is not None and second.new_admin is None
+    with first.database.read() as connection:
+        kinds = [row.kind for row in connection.execute(select(events.c.kind).order_by(events.c.seq))]
+    assert kinds == ["created", "task", "added"]
+    first.database.close()
+    second.database.close()

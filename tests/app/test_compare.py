@@ -1,31 +1,39 @@
-"""Guarantees of app/compare: files, alignment, filters and totals, against naive oracles and the reports of heads."""
+"""Methods side by side: files, filters and totals against naive oracles; the pages and their archive."""
 
 import json
 import math
 import os
+import shlex
+import subprocess
+import sys
+import urllib.request
+import zipfile
+from collections.abc import Callable
 from dataclasses import replace
-from itertools import permutations
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
 
-from app.compare import files, totals
-from app.compare.files import Answers, Broken, Library
-from app.compare.rows import highest_tau
-from app.compare.select import ROWS_AT_ONCE, Selection, choose
-from app.compare.sets import NEITHER, RIGHT, TestSet, grouped
-from app.compare.totals import Totals
-from app.compare.words import frequent, supported
-from app.site import UnknownError
-from heads import evaluate
+from heads import report, score, table
 from heads.reporting.entries import Entry
 from heads.reporting.figures import compare, measure
-from tasks.scoring import kendall_tau
-from tasks.testsets import DiffRank, Task, write_predictions, write_test_set
-from tests.app.compare_made import guesses, made, write
-from tests.tasks.viddiff_files import benchmark
+from stepdiff.app.compare import totals
+from stepdiff.app.compare.files import Answers, Broken, Library
+from stepdiff.app.compare.select import Selection, choose
+from stepdiff.app.compare.sets import RIGHT, TestSet, grouped, supported
+from stepdiff.app.compare.totals import Totals
+from stepdiff.app.site import UnknownError
+from stepdiff.tasks.scoring import kendall_tau
+from stepdiff.tasks.testsets import DiffRank, Task, read_test_set, write_predictions, write_test_set
+from store import Store
+from tests.app.conftest import ROOT, Server
+from tests.app.predictions import guesses, random_rows, write
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 TASKS: tuple[Task, ...] = ("diffcap", "diffmcq", "diffrank")
 
@@ -40,7 +48,7 @@ def read(folder: Path) -> tuple[list[TestSet], list[Broken]]:
 def tests(request: pytest.FixtureRequest, tmp_path: Path) -> TestSet:
     """A test set of 40 rows with two methods on all rows, and one on every second row, in another order."""
     task: Task = request.param
-    rows = made(task, 40)
+    rows = random_rows(task, 40)
     write(tmp_path, "good", task, rows, guesses(task, rows, 1, 2.0), method="video-lm", head="runs/good")
     write(tmp_path, "poor", task, rows, guesses(task, rows, 2, 0.2))
     half = rows[::-2]
@@ -84,15 +92,6 @@ def test_margins_and_losses_equal_a_loop_over_the_options(tests: TestSet) -> Non
                 assert column.losses[place] == pytest.approx(1 - (0 if math.isnan(tau) else tau))
         else:
             assert math.isnan(column.margins[place]) and math.isnan(column.losses[place])
-
-
-def test_a_right_order_of_diffrank_is_one_with_a_margin_above_0(tmp_path: Path) -> None:
-    rows = made("diffrank", 30)
-    write(tmp_path, "one", "diffrank", rows, [list(map(float, row.scores)) for row in rows])
-    (found,), _ = read(tmp_path)
-    ordered = np.array([len(set(row.scores)) > 1 for row in found.rows])
-    assert (found.columns[0].verdicts[ordered] == RIGHT).all()
-    assert (found.columns[0].verdicts[~ordered] == NEITHER).all()
 
 
 FILTERS: list[dict[str, Any]] = [
@@ -168,16 +167,6 @@ def test_the_order_of_rows_with_equal_values_is_that_of_the_test_set(tests: Test
     )
 
 
-def test_an_address_that_a_page_gives_leads_to_the_same_selection() -> None:
-    from urllib.parse import parse_qs, urlsplit
-
-    selection = Selection(show=["a/b", "c&d"], where="better", text="a+b ü", common=True, metric="CIDEr", page=3)
-    query = parse_qs(urlsplit(selection.address("/compare/diffcap", page=3)).query)
-    assert Selection(**{name: value if name == "show" else value[0] for name, value in query.items()}) == selection
-    assert Selection().address("/compare/diffcap") == "/compare/diffcap"
-    assert "page" not in selection.address("/compare/diffcap")
-
-
 def test_a_selection_without_rows_says_which_of_its_filters_excludes_them(tests: TestSet) -> None:
     chosen = choose(tests, Selection(text="zebra", category="Actions"))
     assert chosen.order.size == 0
@@ -192,10 +181,9 @@ def test_unknown_methods_and_figures_are_refused(tests: TestSet) -> None:
             choose(tests, Selection(**wrong))  # type: ignore[arg-type]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("given", [{}, {"category": "Visuals"}, {"where": "wrong", "a": "poor"}], ids=str)
-def test_totals_equal_the_report_of_a_test_set_with_the_selected_rows(
-    tests: TestSet, given: dict[str, Any], tmp_path: Path
-) -> None:
+def test_totals_equal_the_report_of_the_rows(tests: TestSet, given: dict[str, Any], tmp_path: Path) -> None:
     chosen = choose(tests, Selection(**{"show": ["good", "poor"], **given}))
     places = [place for place in range(40) if chosen.mask[place]]
     if not places:
@@ -233,23 +221,8 @@ def test_no_interval_of_fewer_than_two_videos(tests: TestSet) -> None:
     assert all(total.value is None and total.rows == 0 for total in empty.figures)
 
 
-def test_predictions_for_a_benchmark_are_listed_as_not_shown(tmp_path: Path) -> None:
-    folder, out = benchmark(tmp_path / "viddiff"), tmp_path / "answers" / "chance.jsonl"
-    given = ["--task", "viddiff-closed", "--data", str(folder), "--method", "random", "--bootstrap", "0"]
-    assert evaluate.main([*given, "--out", str(out)]) == 0
-    rows = made("diffmcq", 6)
-    write(out.parent, "good", "diffmcq", rows, guesses("diffmcq", rows, 0))
-    write_test_set("diffmcq", out.with_suffix(".rows.jsonl"), rows)  # of an earlier evaluation
-    (found,), (broken,) = read(out.parent)
-    assert [column.method.id for column in found.columns] == ["good"]
-    said = "answers the benchmark viddiff-closed, which has tables of python -m heads.report"
-    assert (broken.file, broken.reason) == (str(out), said)
-
-
-def test_a_file_that_cannot_be_used_is_listed_with_its_reason_and_the_others_are_shown(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rows = made("diffmcq", 6)
+def test_a_file_that_cannot_be_used_is_listed_with_its_reason_and_the_others_are_shown(tmp_path: Path) -> None:
+    rows = random_rows("diffmcq", 6)
     said = guesses("diffmcq", rows, 0)
     for name in ("good", "short", "record", "gone", "whole", "large"):
         write(tmp_path, name, "diffmcq", rows, said)
@@ -257,26 +230,25 @@ def test_a_file_that_cannot_be_used_is_listed_with_its_reason_and_the_others_are
     (tmp_path / "record.scores.json").write_text("{")
     (tmp_path / "gone.jsonl").unlink()
     (tmp_path / "whole.rows.jsonl").unlink()
-    ranked = [DiffRank("a", tuple("bcdef"), "Visuals", (1, 2, 3, 4, 5))]
-    write(tmp_path, "many", "diffrank", ranked, [[1.0, 2.0, 3.0, 4.0, 5.0]])
-    monkeypatch.setattr(files, "MOST_TARGETS", 4)
-    monkeypatch.setattr(files, "MOST_BYTES", 10_000)
-    with (tmp_path / "large.jsonl").open("a") as file:
-        file.write(" " * 10_000)
+    targets = tuple(f"clip {number}" for number in range(101))
+    write(tmp_path, "many", "diffrank", [DiffRank("a", targets, "Visuals", (1, 2) + (3,) * 99)], [[1.0] * 101])
+    os.truncate(tmp_path / "large.jsonl", 2**27)
     (found,), broken = read(tmp_path)
     assert [column.method.id for column in found.columns] == ["good"]
     reasons = {Path(each.file).stem: each.reason for each in broken}
-    assert "2 scores for a row that needs 4" in reasons["short"]
-    assert "not a score record" in reasons["record"]
-    assert "no such file" in reasons["gone"]
-    assert "test set test.jsonl of 6 rows is not in a given folder" in reasons["whole"]
-    assert "at most 10,000 are read" in reasons["large"]
-    assert "5 targets; at most 4 are shown" in reasons["many"]
-    assert all("\n" not in reason for reason in reasons.values())
+    for name, reason in {
+        "short": "2 scores for a row that needs 4",
+        "record": "not a score record",
+        "gone": "no such file",
+        "whole": "test set test.jsonl of 6 rows is not in a given folder",
+        "large": "at most 67,108,864 are read",
+        "many": "101 targets; at most 100 are shown",
+    }.items():
+        assert reason in reasons[name] and "\n" not in reasons[name]
 
 
 def test_rows_of_a_whole_test_set_are_found_by_its_name_in_the_given_folders(tmp_path: Path) -> None:
-    rows = made("diffmcq", 6)
+    rows = random_rows("diffmcq", 6)
     (tmp_path / "sets").mkdir()
     (tmp_path / "answers").mkdir()
     write(tmp_path / "answers", "one", "diffmcq", rows, guesses("diffmcq", rows, 0), test_set="/elsewhere/test.jsonl")
@@ -291,7 +263,7 @@ def test_rows_of_a_whole_test_set_are_found_by_its_name_in_the_given_folders(tmp
 
 
 def test_no_file_outside_the_given_folders_is_read(tmp_path: Path) -> None:
-    rows = made("diffmcq", 6)
+    rows = random_rows("diffmcq", 6)
     inside, outside = tmp_path / "inside", tmp_path / "outside"
     inside.mkdir()
     outside.mkdir()
@@ -302,32 +274,9 @@ def test_no_file_outside_the_given_folders_is_read(tmp_path: Path) -> None:
     assert "leads out of the given folders" in broken.reason
 
 
-def test_a_file_that_has_not_changed_is_not_read_again(tmp_path: Path) -> None:
-    rows = made("diffmcq", 6)
-    write(tmp_path, "one", "diffmcq", rows, guesses("diffmcq", rows, 0))
-    path = write(tmp_path, "two", "diffmcq", rows, guesses("diffmcq", rows, 1))
-    library = Library([tmp_path])
-    before = library.read()
-    assert library.read() == before
-    write_predictions("diffmcq", path, guesses("diffmcq", rows, 4))
-    os.utime(path, ns=(1, 1))
-    after = library.read()
-    assert after[0] is before[0] and after[1] is not before[1]
-    assert isinstance(after[1], Answers) and after[1].said == guesses("diffmcq", rows, 4)
-    assert after[1].method.notes and "its record states accuracy" in after[1].method.notes[0]
-
-
-def test_rows_of_equal_files_are_kept_once(tmp_path: Path) -> None:
-    rows = made("diffrank", 6)
-    for seed in range(3):
-        write(tmp_path, f"m{seed}", "diffrank", rows, guesses("diffrank", rows, seed))
-    found = [each for each in Library([tmp_path]).read() if isinstance(each, Answers)]
-    assert len({id(each.of) for each in found}) == 1
-
-
 def test_test_sets_of_one_name_and_other_rows_are_apart(tmp_path: Path) -> None:
     for name, seed in (("one", 0), ("two", 1)):
-        rows = made("diffmcq", 6, seed)
+        rows = random_rows("diffmcq", 6, seed)
         write(tmp_path, name, "diffmcq", rows, guesses("diffmcq", rows, 0))
     sets, _ = read(tmp_path)
     assert len(sets) == 2 and len({each.id for each in sets}) == 2
@@ -336,19 +285,11 @@ def test_test_sets_of_one_name_and_other_rows_are_apart(tmp_path: Path) -> None:
 
 def test_predictions_without_a_record_are_shown(tmp_path: Path) -> None:
     for task in TASKS:
-        rows = made(task, 6)
+        rows = random_rows(task, 6)
         write(tmp_path, task, task, rows, guesses(task, rows, 0)).with_suffix(".scores.json").unlink()
     sets, broken = read(tmp_path)
     assert broken == [] and [each.task for each in sets] == list(TASKS)
     assert [each.columns[0].method.name for each in sets] == list(TASKS)
-
-
-def test_methods_of_one_name_also_have_that_of_their_file(tmp_path: Path) -> None:
-    rows = made("diffmcq", 6)
-    for name in ("one", "two"):
-        write(tmp_path, name, "diffmcq", rows, guesses("diffmcq", rows, 0), head="runs/x", method="stepdiff")
-    (found,), _ = read(tmp_path)
-    assert [column.method.name for column in found.columns] == ["x (one)", "x (two)"]
 
 
 def test_the_pieces_of_a_caption_are_the_caption() -> None:
@@ -359,44 +300,288 @@ def test_the_pieces_of_a_caption_are_the_caption() -> None:
     assert [piece.text for piece in pieces if piece.supported] == ["Whisk", "bowl"]
 
 
-def test_words_of_grammar_and_frequent_words_are_never_marked() -> None:
-    text = "is in the of a with their not"
-    assert not any(piece.supported for piece in supported(text, [text]))
-    tools = ["whisk", "fork", "bowl", "egg", "sugar", "pan", "knife", "spoon", "ladle", "pot"]
-    rows = [[f"the person uses a {tool} instead of it", f"this cook takes the {tool}"] for tool in tools]
-    common = frequent([*rows, []])
-    assert {"person", "cook", "uses", "instead"} <= common and common.isdisjoint(tools)
-    pieces = supported("The person, not the cook, uses a whisk", rows[0], common)
-    assert [piece.text for piece in pieces if piece.supported] == ["whisk"]
-    assert frequent([["whisk"], ["whisk"], ["fork"]]) == set(), "few rows say nothing about frequency"
+@pytest.fixture(scope="session")
+def predictions(world: Path) -> Path:
+    """A folder with predictions of three methods on 60 rows of each task, and a broken file."""
+    folder = world / "predictions"
+    folder.mkdir()
+    clips = Store.open(world / "features").catalog("clips").frame()["key"].to_list()
+    for task in ("diffcap", "diffmcq", "diffrank"):
+        rows = random_rows(task, 60, clips=clips)
+        write(folder, f"{task}_good", task, rows, guesses(task, rows, 1, 2.0), method="video-lm", head="runs/good")
+        write(folder, f"{task}_poor", task, rows, guesses(task, rows, 2, 0.2))
+        write(folder, f"{task}_blind", task, rows[:30], guesses(task, rows[:30], 3), control="blind")
+    (folder / "bad.scores.json").write_text("{}")
+    (folder / "bad.jsonl").write_text("<script>alert(1)</script>\n")
+    return folder
 
 
+@pytest.fixture
+def url(serve: Callable[..., Server], predictions: Path) -> str:
+    return serve("--predictions", str(predictions)).url
+
+
+def fetched(address: str) -> Any:
+    request = urllib.request.Request(address, headers={"Accept": "application/json"})
+    with urllib.request.urlopen(request) as response:
+        return json.load(response)
+
+
+@pytest.mark.full
+def test_all_tools_agree_on_figures_regimes_and_controls(
+    serve: Callable[..., Server], tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A method that prefers an option in some row, one that prefers none, and controls: three commands and a page."""
+    folder, rows = tmp_path_factory.mktemp("tools"), random_rows("diffmcq", 60)
+    said = {
+        "vlemb": [[1.0, 1.0, 0.0, 0.0]] * 20 + guesses("diffmcq", rows[20:], 1),
+        "video-lm": [[-2.0] * 4 if number % 2 else [-2.0, -3.0, -2.0, -3.0] for number in range(60)],
+        "rarest": guesses("diffmcq", rows, 2),
+        "own:Control": guesses("diffmcq", rows, 3),
+    }
+    stated = {
+        "vlemb": ({"view": "clip"}, {"encoder": "clip"}),
+        "video-lm": ({"head": "r", "control": "blind"}, {"recipe": {"system": "VCLM", "regime": "s1"}}),
+        "rarest": ({}, {}),
+        "own:Control": ({}, {"registered": {"title": "mine", "regime": "supervised", "control": True}}),
+    }
+    files = []
+    for name, (options, disclosed) in stated.items():
+        path = write(folder, name.replace(":", "_"), "diffmcq", rows, said[name], method=name, **options)
+        record = json.loads(path.with_suffix(".scores.json").read_text()) | {"disclosed": disclosed}
+        path.with_suffix(".scores.json").write_text(json.dumps(record))
+        files.append((name, path))
+    found: dict[str, dict[str, list[Any]]] = {name: {} for name in said}  # method -> tool -> figure, interval, regime
+
+    for name, path in files:
+        given = ["--test-set", str(path.with_suffix(".rows.jsonl")), "--predictions", str(path)]
+        assert score.main(["--task", "diffmcq", *given, "--json"]) == 0
+        own = json.loads(capsys.readouterr().out)
+        method = own["method"]
+        found[name]["score"] = [own["accuracy"], own["intervals"]["accuracy"], method["regime"], method["control"]]
+        assert score.main(["--task", "diffmcq", *given]) == 0
+        assert ("undefined" in capsys.readouterr().out) == (name == "video-lm")
+
+    assert table.main([*(str(path.with_suffix(".scores.json")) for _, path in files), "--json"]) == 0
+    lines = list(json.loads(capsys.readouterr().out)["systems"].items())[1:]
+    for name, (title, line) in zip(said, lines, strict=True):
+        figure = line["accuracy"]
+        found[name]["table"] = [figure["value"], figure["interval"], line["regime"], "control: " in title]
+
+    entries = [
+        {
+            "method": name,
+            "task": "diffmcq",
+            "test_set": str(path.with_suffix(".rows.jsonl")),
+            "predictions": str(path),
+        }
+        for name, path in files
+    ]
+    config, out = folder / "report.yaml", folder / "report"
+    config.write_text(json.dumps({"predictions": entries, "bootstrap": 1000, "ours": ["vlemb"], "out": str(out)}))
+    assert report.main(["--config", str(config)]) == 0
+    assert "undefined" in capsys.readouterr().out
+    printed = json.loads((out / "report.json").read_text())
+    assert printed["comparisons"] == [], "no baseline is left"
+    for line in printed["scores"]:
+        method = printed["methods"][line["method"]]
+        is_control = line["method"] in printed["controls"]
+        found[line["method"]]["report"] = [line["value"], line["interval"], method["regime"], is_control]
+
+    site = serve("--predictions", str(folder)).url
+    record = fetched(f"{site}/compare/diffmcq")
+    for line in record["methods"]:
+        (figure,), own = line["totals"]["figures"], line["method"]
+        name = Path(own["file"]).stem.replace("_", ":")
+        found[name]["page"] = [figure["value"], figure["interval"], own["regime"], own["control"]]
+        chosen = 0 if name == "video-lm" else 60
+        assert line["right"]["rows"] + line["wrong"]["rows"] == chosen
+        assert name == "video-lm" or line["right"]["rows"] == pytest.approx(figure["value"] * 60)
+    with urllib.request.urlopen(f"{site}/compare") as page:
+        assert page.read().decode().count('<td class="number">undefined') == 1
+
+    regimes = {"vlemb": "none", "video-lm": "s1", "rarest": "none", "own:Control": "supervised"}
+    for name, tools in found.items():
+        assert len(tools) == 4 and all(own == tools["score"] for own in tools.values()), tools
+        assert tools["score"][2:] == [regimes[name], name != "vlemb"]
+        assert (tools["score"][0] is None) == (tools["score"][1] is None) == (name == "video-lm")
+
+
+@pytest.mark.full
+def test_the_list_has_the_test_sets_their_methods_and_what_is_broken(url: str, tab: "Page") -> None:
+    record = fetched(f"{url}/compare")
+    assert [(each["task"], each["rows"], each["common"]) for each in record["sets"]] == [
+        ("diffcap", 60, 30),
+        ("diffmcq", 60, 30),
+        ("diffrank", 60, 30),
+    ]
+    tab.goto(f"{url}/compare")
+    tab.get_by_role("heading", name="DiffMCQ").wait_for()
+    assert tab.get_by_text("bad.jsonl").is_visible()
+    tab.get_by_role("link", name="Compare row by row").nth(1).click()
+    tab.wait_for_url("**/compare/diffmcq?*")
+    tab.wait_for_load_state()
+    assert tab.locator("[data-row]").count() == 50
+
+
+@pytest.mark.full
+def test_one_click_shows_where_one_method_is_right_and_the_other_wrong(url: str, tab: "Page") -> None:
+    tab.goto(f"{url}/compare/diffmcq")
+    link = tab.get_by_role("link", name="rows where A is better than C")
+    count = int(link.inner_text())
+    link.click()
+    tab.wait_for_url("**where=better*")
+    tab.wait_for_load_state()
+    assert count > 0 and tab.locator("[data-row]").count() == min(count, 50)
+    for row in tab.locator("[data-row]").all():
+        cells = row.locator("td.number:not(.quiet)")
+        assert cells.nth(0).get_by_role("img", name="right").count() == 1
+        assert cells.nth(2).get_by_role("img", name="wrong").count() == 1
+    record = fetched(tab.url)
+    a = next(method for method in record["methods"] if method["letter"] == "A")
+    assert record["selected"] == count and a["totals"]["figures"][0]["value"] == 1.0
+
+
+@pytest.mark.full
 @pytest.mark.parametrize(
-    ("scores", "said", "most"),
-    [
-        ((3, 3, 3, 0), [4.0, 3.0, 2.0, 1.0], "0.71"),
-        ((3, 3, 3, 0), [1.0, 2.0, 3.0, 4.0], "0.71"),
-        ((3, 3, 3, 0), [2.0, 2.0, 2.0, 1.0], ""),
-        ((3, 2, 1, 0), [1.0, 2.0, 3.0, 4.0], ""),
-        ((3, 3, 3, 0), [1.0, 1.0, 1.0, 1.0], ""),
-    ],
+    ("task", "query"),
+    [("diffcap", "category=Visuals"), ("diffmcq", "where=better&category=Visuals"), ("diffrank", "text=1_")],
 )
-def test_tau_says_how_high_ties_of_the_truth_let_it_be(scores: Any, said: list[float], most: str) -> None:
-    row = DiffRank("a", tuple("bcde"), "Visuals", scores)
-    assert highest_tau(row, said, "ktau_all_rows") == most
-    taus = [kendall_tau(np.array([order]), np.array([scores], float))[0] for order in permutations(said)]
-    assert most in ("", f"{max(taus):.2f}")
-    assert highest_tau(row, said, "ktau_within_step_all_rows") == "", "their targets all tie, or none do"
+def test_an_export_scores_by_its_own_commands_as_the_page_shows_it(
+    url: str,
+    predictions: Path,
+    tab: "Page",
+    tmp_path: Path,
+    task: Task,
+    query: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tab.goto(f"{url}/compare/{task}?{query}")
+    record = fetched(tab.url)
+    with tab.expect_download() as download:
+        tab.get_by_role("link", name="with predictions").click()
+    with zipfile.ZipFile(download.value.path()) as packed:
+        packed.extractall(tmp_path)
+    folder = tmp_path / download.value.suggested_filename.removesuffix(".zip")
+    readme = (folder / "README.txt").read_text()
+    assert f"{record['selected']} of 60 rows" in readme and f"Page: /compare/{task}?" in readme
+    for own in record["filters"]:
+        assert own["words"] in readme.splitlines()[1]
+    rows = read_test_set(task, folder / "rows.jsonl")
+    assert len(rows) == record["selected"] > 0
+    commands = [line for line in readme.splitlines() if line.startswith("python -m heads.score ")]
+    assert len(commands) == 3
+    monkeypatch.chdir(folder)
+    for line, command in zip(record["methods"], commands, strict=True):
+        assert score.main([*shlex.split(command)[3:], "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found["rows"] == line["totals"]["figures"][0]["rows"] or task == "diffcap"
+        for figure in line["totals"]["figures"]:
+            name = figure["metric"]
+            if found["videos"] == figure["videos"]:
+                assert [found[name], found["intervals"][name]] == [figure["value"], figure["interval"]], name
+            assert found[name] == figure["value"], name
+    figure = record["methods"][0]["totals"]["figures"][0]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(commands[0], shell=True, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0 and f"{figure['value']:.4f}" in done.stdout, done.stderr
+    with pytest.raises(urllib.error.HTTPError, match="400"):
+        fetched(f"{url}/compare/{task}/export?text=zebra")
 
 
-def test_a_page_has_at_most_50_rows_and_the_list_shows_the_figures_of_the_record(tests: TestSet) -> None:
-    from app.compare.pages import set_line
+@pytest.mark.full
+@pytest.mark.parametrize("task", ["diffcap", "diffmcq", "diffrank"])
+def test_keys_move_between_rows_and_a_row_opens_with_its_clips(url: str, tab: "Page", task: str) -> None:
+    tab.goto(f"{url}/compare/{task}")
+    tab.keyboard.press("j")
+    tab.keyboard.press("j")
+    tab.keyboard.press("k")
+    tab.keyboard.press("j")
+    tab.keyboard.press("Enter")
+    drawer = tab.locator("#drawer")
+    drawer.wait_for()
+    second = tab.locator("[data-row]").nth(1)
+    drawer.get_by_text("Row 2 ·").wait_for()
+    frame = drawer.locator("iframe").content_frame
+    frame.locator("[data-player]").first.wait_for()
+    assert f"row={second.get_attribute('data-row')}" in tab.url
+    address = tab.url
+    tab.keyboard.press("j")
+    drawer.get_by_text("Row 3 ·").wait_for()
+    tab.keyboard.press("Escape")
+    drawer.wait_for(state="hidden")
+    tab.wait_for_url(lambda address: "row=" not in address)
+    tab.goto(address)
+    drawer.get_by_text("Row 2 ·").wait_for()
+    strips = drawer.locator("img.strip").all()
+    assert len(strips) >= 2
+    for strip in strips[:2]:
+        strip.evaluate("(image) => image.decode()")
 
-    line = set_line(tests, "/compare/x")
-    assert line.common == 20 and ROWS_AT_ONCE == 50
-    for method, column in zip(line.methods, tests.columns, strict=True):
-        path = Path(column.method.file).with_suffix(".scores.json")
-        recorded = json.loads(path.read_text())["scores"]
-        for total in method.totals.figures:
-            assert total.value == pytest.approx(recorded[total.metric], abs=1e-12)
-    assert replace(line, methods=[]).rows == 40
+
+@pytest.mark.full
+def test_filters_apply_at_once_and_are_in_the_address(url: str, tab: "Page") -> None:
+    tab.goto(f"{url}/compare/diffrank")
+    tab.get_by_label("Category").select_option("Actions")
+    tab.wait_for_url("**category=Actions*")
+    tab.get_by_label("Order").select_option("margin")
+    tab.wait_for_url("**sort=margin*")
+    assert "category=Actions" in tab.url and "show=" not in tab.url
+    tab.get_by_label("Show poor").or_(tab.get_by_label("Show diffrank_poor")).uncheck()
+    tab.wait_for_url("**show=*")
+    tab.wait_for_load_state()
+    assert tab.locator("[data-row]").first.locator("td.number:not(.quiet)").count() == 2
+    tab.goto(f"{url}/compare/diffrank?text=zebra&category=Actions")
+    assert tab.get_by_text("“text zebra” leaves 0").is_visible()
+    tab.get_by_role("link", name="remove it").nth(1).click()
+    tab.wait_for_url("**category=Actions*")
+    assert "zebra" not in tab.url
+
+
+@pytest.mark.full
+def test_new_predictions_are_shown_without_a_restart(url: str, predictions: Path) -> None:
+    rows = read_test_set("diffmcq", predictions / "diffmcq_good.rows.jsonl")
+    path = write(predictions, "diffmcq_new", "diffmcq", rows, guesses("diffmcq", rows, 9))
+    names = [method["method"]["id"] for method in fetched(f"{url}/compare/diffmcq")["methods"]]
+    assert "diffmcq_new" in names
+    for suffix in (".jsonl", ".rows.jsonl", ".scores.json"):
+        path.with_suffix(suffix).unlink()
+    names = [method["method"]["id"] for method in fetched(f"{url}/compare/diffmcq")["methods"]]
+    assert "diffmcq_new" not in names
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("query", ["set=none", "a=none", "show=none", "metric=none"])
+def test_an_unknown_name_is_an_error_of_one_line(url: str, query: str) -> None:
+    with pytest.raises(urllib.error.HTTPError) as error:
+        fetched(f"{url}/compare/diffmcq?{query}")
+    assert error.value.code == 404 and "none" in json.load(error.value)["error"]
+
+
+@pytest.mark.full
+def test_text_from_files_is_escaped_and_clips_that_the_store_lacks_have_no_pictures(
+    serve: Callable[..., Server], tab: "Page", tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("strange")
+    attack = '"><img src=x onerror=alert(1)><script>alert(1)</script>'
+    rows = [replace(row, category=attack, text=(attack,)) for row in random_rows("diffcap", 6)]
+    write(folder, "one", "diffcap", rows, [attack] * 6, method=attack, test_set=f"{attack}.jsonl")
+    more = random_rows("diffmcq", 6)
+    for number in range(12):
+        write(folder, f"m{number}", "diffmcq", more, guesses("diffmcq", more, number), method=f"{attack}{number}")
+    url = serve("--predictions", str(folder)).url
+    for address in (
+        "/compare",
+        "/compare/diffcap?strips=1",
+        f"/compare/diffcap?text={quote(attack)}",
+        "/compare/diffmcq",
+    ):
+        tab.goto(url + address)
+        assert tab.get_by_text("<script>alert(1)</script>").count() > 0
+        assert tab.locator("main script, main img").count() == 0
+    assert tab.get_by_text("not shown").count() == 2  # ten methods of twelve
+    tab.keyboard.press("j")
+    tab.keyboard.press("Enter")
+    assert tab.locator("#drawer").get_by_text("no pictures").count() == 8
+    assert tab.locator("#drawer iframe").is_hidden()

@@ -1,50 +1,55 @@
-"""Questions about a pair, log-odds and captions, with small random heads: app.pair over real connections."""
+"""A pair: questions, log-odds, captions and words of small random heads, the search for pairs, and their pages."""
 
 import asyncio
+import json
 import re
+import shutil
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.error import HTTPError
+from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.request import Request, urlopen
 
+import numpy as np
+import polars as pl
 import pytest
 import uvicorn
 from starlette.types import Message
-from torch import Tensor
 
-from app.kept import Kept
-from app.pair.alike import declines, similarity
-from app.pair.loading import RunHead, Runs
-from app.pair.stored import Stored
-from app.pair.streams import Events
-from app.pair.worker import MOST_WAITING, Job, Worker
-from app.server import create_app, listener
-from app.site import Site, UnknownError
 from heads import ask
-from heads.methods.stepdiff import StepDiff
-from heads.models.streaming import Words
-from tasks.testsets import CATEGORIES, Pair, read_predictions, read_test_set
-from tests.app.pair_made import HEADS, ROWS, Asked, write_runs
+from stepdiff.app.cache import LRUCache
+from stepdiff.app.pair.alike import MOST_KEPT, KeptOdds, declines
+from stepdiff.app.pair.finder import TIMES, Finder, Result, Search, chosen
+from stepdiff.app.pair.loading import RunHead, Runs
+from stepdiff.app.pair.pages import columns, shown
+from stepdiff.app.pair.stored import Stored
+from stepdiff.app.pair.worker import Events, Job, Worker
+from stepdiff.app.server import create_app, listener
+from stepdiff.app.site import Site, UnknownError
+from stepdiff.tasks.testsets import CATEGORIES, Pair, read_predictions, read_test_set
+from tests.app.conftest import Server
+from tests.app.pair_heads import HEADS, ROWS, Asked, write_head, write_runs, write_words
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
+pytestmark = pytest.mark.full
+
 
 @dataclass
 class Inside:
-    """A server in this process, whose tokens are counted and can be made slow."""
+    """A server in this process."""
 
     url: str
     site: Site
     said: Path
     runs: Path
-    tokens: list[float] = field(default_factory=list)
-    """when each token of a streamed answer was generated"""
-    pause: float = 0.0
-    """seconds after each token"""
 
 
 @pytest.fixture(scope="module")
@@ -56,36 +61,16 @@ def inside(world: Path, tiny_lm: str, tmp_path_factory: pytest.TempPathFactory) 
     socket = listener("127.0.0.1", 0)
     server = uvicorn.Server(uvicorn.Config(create_app(site), log_level="warning"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]}, daemon=True)
-    found = Inside(f"http://127.0.0.1:{socket.getsockname()[1]}", site, said, runs)
-    put = Words.put
-
-    def counted(self: Words, value: Tensor) -> None:
-        if value.ndim == 1:
-            found.tokens.append(time.monotonic())
-            time.sleep(found.pause)
-        put(self, value)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Words, "put", counted)
-        thread.start()
-        yield found
-        server.should_exit = True
-        thread.join(20)
+    thread.start()
+    yield Inside(f"http://127.0.0.1:{socket.getsockname()[1]}", site, said, runs)
+    server.should_exit = True
+    thread.join(20)
 
 
 @pytest.fixture(autouse=True)
 def closing() -> Iterator[None]:
     yield
     Asked.close_all()
-
-
-@pytest.fixture
-def slow(inside: Inside) -> Iterator[Inside]:
-    """The server with 50 ms a token, and no token counted yet."""
-    inside.pause = 0.05
-    inside.tokens.clear()
-    yield inside
-    inside.pause = 0.0
 
 
 @pytest.fixture(scope="module")
@@ -103,9 +88,7 @@ def question(inside: Inside, pair: dict[str, str], **more: object) -> Asked:
 
 
 @pytest.mark.parametrize("asked", [{"preset": "mistake"}, {"preset": "tools"}, {"question": "Why 3 eggs\n in *both*?"}])
-def test_a_streamed_answer_is_that_of_heads_ask_to_the_byte(
-    inside: Inside, pair: dict[str, str], asked: dict[str, str]
-) -> None:
+def test_a_streamed_answer_is_that_of_ask(inside: Inside, pair: dict[str, str], asked: dict[str, str]) -> None:
     events = list(question(inside, pair, **asked).events())
     said = "".join(data["text"] for name, data in events if name == "words")
     options = ask.AskOptions(
@@ -113,46 +96,6 @@ def test_a_streamed_answer_is_that_of_heads_ask_to_the_byte(
     )
     assert said == events[-1][1]["answer"] == ask.run(options)["answer"]
     assert len([name for name, _ in events if name == "words"]) > 1
-
-
-def test_a_cancelled_answer_stops_before_its_next_token(slow: Inside, pair: dict[str, str]) -> None:
-    asked = question(slow, pair, max_tokens=200)
-    assert next(name for name, _ in asked.events() if name == "words")
-    asked.close()
-    closed = time.monotonic()
-    time.sleep(0.5)
-    after = [when for when in slow.tokens if when > closed + 0.1]  # the server needs a moment to see it
-    assert len(slow.tokens) < 100 and after == []
-    assert question(slow, pair, max_tokens=3).last()[0] == "done"
-
-
-def test_escape_stops_the_answer_and_the_model(slow: Inside, pair: dict[str, str], tab: "Page") -> None:
-    tab.goto(f"{slow.url}/pair?reference={pair['reference']}&candidate={pair['candidate']}")
-    tab.wait_for_load_state("networkidle")
-    tab.get_by_role("button", name="mistake").click()
-    tab.locator(".answer:not(:empty)").wait_for()
-    tab.keyboard.press("Escape")
-    tab.locator(".note", has_text="stopped").wait_for()
-    time.sleep(0.2)
-    generated = len(slow.tokens)
-    time.sleep(0.5)
-    assert len(slow.tokens) == generated < 64
-    assert tab.locator("#stop").is_hidden()
-
-
-def test_requests_queue_and_a_full_queue_is_refused_with_a_sentence(slow: Inside, pair: dict[str, str]) -> None:
-    first = question(slow, pair, max_tokens=200)
-    assert next(name for name, _ in first.events() if name == "words")
-    waiting = [question(slow, pair, max_tokens=2) for _ in range(MOST_WAITING)]
-    places = [next(waiting[number].events()) for number in range(MOST_WAITING)]
-    assert places == [("queue", {"place": number + 1}) for number in range(MOST_WAITING)]
-    refused = question(slow, pair)
-    assert refused.status == 429
-    assert refused.error().endswith("requests wait already: try again in a few seconds")
-    waiting[0].close()
-    slow.pause = 0.0
-    first.close()
-    assert [asked.last()[0] for asked in waiting[1:]] == ["done"] * (MOST_WAITING - 1)
 
 
 def test_one_model_is_in_memory_and_another_one_is_loaded_on_request(inside: Inside, pair: dict[str, str]) -> None:
@@ -184,27 +127,8 @@ def test_the_log_odds_of_a_pair_are_those_that_diffrank_is_scored_with(inside: I
         values = {each["category"]: each for each in Asked(inside.url, "/pair/alike", **body).last()[1]["values"]}
         assert list(values) == list(CATEGORIES)
         assert values[row.category]["log_odds"] == pytest.approx(own[0], abs=1e-3)
-        (similar,) = stored.similar((row.reference, row.targets[0]))
-        assert similar.head == "small" and similarity(row.category, own[0]) in similar.values
+        assert stored.similar((row.reference, row.targets[0]))["small"][row.category] == own[0]
         assert stored.truth((row.reference, row.targets[0]))[row.category] == row.scores[0]
-
-
-def test_a_pair_and_category_is_computed_once_for_a_head(
-    inside: Inside, pair: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[str] = []
-    alike = StepDiff.alike
-
-    def counted(self: StepDiff, queries: Sequence[tuple[Pair, str]]) -> list[float]:
-        asked.extend(category for _, category in queries)
-        return alike(self, queries)
-
-    monkeypatch.setattr(StepDiff, "alike", counted)
-    swapped = {"reference": pair["candidate"], "candidate": pair["reference"]}
-    question(inside, swapped, preset="oil", head="other").last()
-    assert asked == ["Ingredients"]
-    both = [Asked(inside.url, "/pair/alike", head="other", **swapped).last()[1] for _ in range(2)]
-    assert both[0] == both[1] and sorted(asked) == sorted(CATEGORIES)
 
 
 def test_captions_that_are_written_are_those_of_heads_evaluate(inside: Inside) -> None:
@@ -259,18 +183,6 @@ def test_predictions_of_a_pair_in_the_other_order_are_not_shown_as_this_pairs(in
     assert other.swapped and not other.methods and not any(line.references for line in other.rows)
 
 
-def test_a_verdict_follows_a_stated_rule() -> None:
-    verdicts = {value: similarity("Actions", value).verdict for value in (-1.6, -0.21, -0.19, 0.0, 0.01, 1.6)}
-    assert list(verdicts.values()) == ["", "", "not sure", "not sure", "would decline", "would decline"]
-    assert "nearly equally likely" in similarity("Actions", -0.19).reason
-    assert "alike" in similarity("Actions", 0.01).reason
-    found = dict.fromkeys(CATEGORIES, 0.5)
-    assert "alike in every category" in declines(found, None)
-    assert "alike in Actions (log-odds +0.50, above 0)" in declines(found, "Actions")
-    assert not declines(found | {"Actions": 0.0}, "Actions")
-    assert not declines(found | {"Actions": -0.1}, None)
-
-
 def test_an_answer_says_whether_the_head_would_decline(inside: Inside, pair: dict[str, str]) -> None:
     values = Asked(inside.url, "/pair/alike", head="small", **pair).last()[1]["values"]
     known = {each["category"]: each["log_odds"] for each in values}
@@ -304,10 +216,301 @@ def test_a_request_whose_client_has_gone_cancels_its_job() -> None:
     assert job.cancelled.is_set()
 
 
-def test_what_is_kept_is_bounded() -> None:
-    kept: Kept[int, int] = Kept(3)
-    for number in range(5):
-        kept.put(number, number)
-        kept.get(2)
-    assert len(kept) == 3
-    assert [kept.get(number) for number in range(5)] == [None, None, 2, 3, 4]
+@pytest.fixture(scope="module")
+def word_runs(world: Path, tiny_lm: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A head of words, and a head that answers questions with a copy of it."""
+    folder = tmp_path_factory.mktemp("words") / "runs"
+    write_words(world, folder / "words")
+    write_head(world, tiny_lm, folder / "reads", evidence=folder / "words")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def word_pair(world: Path, word_runs: Path) -> Pair:
+    """Two clips, each with words of its own."""
+    evidence = Runs(Site.open(str(world / "features"), runs=str(word_runs))).evidence("words")
+    rows = read_test_set("diffcap", world / "kitchen/diffcap_test.jsonl")
+    return next(each for row in rows if all(evidence.why(*(each := (row.reference, row.candidate)))))
+
+
+@pytest.fixture
+def word_server(serve: Callable[..., Server], word_runs: Path) -> Server:
+    return serve("--runs", str(word_runs), "--device", "cpu")
+
+
+def address(word_pair: Pair, path: str = "/pair", **more: str) -> str:
+    return f"{path}?{urlencode({'reference': word_pair[0], 'candidate': word_pair[1], **more})}"
+
+
+def read_json(word_server: Server, path: str) -> dict[str, Any]:
+    with urlopen(Request(word_server.url + path, headers={"Accept": "application/json"}), timeout=60) as response:
+        return dict(json.load(response))
+
+
+def test_the_words_of_a_pair_are_those_of_heads_ask(
+    word_server: Server, world: Path, word_runs: Path, word_pair: Pair
+) -> None:
+    data = read_json(word_server, address(word_pair, "/pair/words", head="words"))
+    options = ask.AskOptions(*word_pair, why=True, words=str(word_runs / "words"), store=str(world / "features"))
+    assert data["head"] == "words" and data["problem"] == ""
+    for key, clip, reasons in zip(word_pair, data["clips"], ask.run(options)["why"], strict=True):
+        start, end = map(float, key.split("_")[2:])
+        assert clip["length"] == pytest.approx(end - start)
+        assert clip["times"] == pytest.approx(np.linspace(0, end - start, 8))
+        for word, reason in zip(clip["words"], reasons, strict=True):
+            assert {name: word[name] for name in ("term", "evidence", "other", "moments")} == {
+                name: reason[name] for name in ("term", "evidence", "other", "moments")
+            }
+            assert word["seconds"] == clip["times"][int(np.argmax(reason["moments"]))]
+            assert round(start + word["seconds"], 2) in reason["seconds"]
+
+
+def test_a_head_of_words_answers_no_questions(word_server: Server, word_pair: Pair) -> None:
+    data = read_json(word_server, address(word_pair))
+    assert [head["name"] for head in data["heads"]] == ["reads"] and data["words"] == ["words"]
+    with pytest.raises(HTTPError, match="404"):
+        read_json(word_server, address(word_pair, "/pair/words", head="reads"))
+
+
+def test_a_store_with_other_features_shows_the_reason(
+    serve: Callable[..., Server], word_runs: Path, tmp_path: Path, tab: "Page", word_pair: Pair
+) -> None:
+    for name in ("other", "words"):
+        shutil.copytree(word_runs / "words", tmp_path / name)
+    word_server, about = serve("--runs", str(tmp_path)), json.loads((word_runs / "words" / "words.json").read_text())
+    (tmp_path / "other" / about["weights"]["file"]).rename(tmp_path / "other" / "words-other.safetensors")
+    about["weights"]["file"] = "words-other.safetensors"
+    for change, reason in (
+        ({"view": "missing"}, "missing"),
+        ({"provenance": about["provenance"] | {"weights": "1" * 64}}, "computed from other features than view"),
+    ):
+        (tmp_path / "other" / "words.json").write_text(json.dumps(about | change))
+        data = read_json(word_server, address(word_pair, "/pair/words", head="other"))
+        assert reason in data["problem"] and data["clips"] == [] and "\n" not in data["problem"]
+    tab.goto(word_server.url + address(word_pair))
+    tab.locator("#words .problem", has_text="computed from other features").wait_for()
+    assert tab.locator("#words-by option").all_inner_texts() == ["other", "words"]
+    tab.locator("#words-by").select_option("words")
+    tab.locator("#words button").first.wait_for()
+
+
+def test_a_word_seeks_its_clearest_moment(word_server: Server, tab: "Page", word_pair: Pair) -> None:
+    data = read_json(word_server, address(word_pair, "/pair/words", head="words"))["clips"]
+    tab.emulate_media(reduced_motion="reduce")
+    tab.goto(word_server.url + address(word_pair))
+    tab.wait_for_function("() => document.querySelector('[data-player]').player.ready")
+    tab.locator("#words button").first.wait_for()
+    clock, length = (f"document.querySelector('[data-player]').player.{name}" for name in ("time", "length"))
+    for number, clip in enumerate(data):
+        section = tab.get_by_role("region", name=f"Words of Video {number + 1}")
+        assert section.get_by_role("button").all_inner_texts() == [word["term"] for word in clip["words"]]
+        for word in (clip["words"][0], clip["words"][-1]):
+            button = section.get_by_role("button", name=word["term"], exact=True)
+            button.focus()
+            tab.keyboard.press("Enter")
+            assert tab.evaluate(clock) == pytest.approx(min(word["seconds"], tab.evaluate(length)))
+            assert section.locator("[aria-current]").all_inner_texts() == [word["term"]]
+            assert section.locator(".moments rect").count() == len(word["moments"])
+    box = tab.locator("#words .moments").first.bounding_box()
+    assert box is not None
+    tab.mouse.click(box["x"] + box["width"] / 2, box["y"] + 4)
+    assert tab.evaluate(clock) == pytest.approx(data[0]["length"] / 2, abs=0.1)
+    before = tab.locator("#words .moments .marker").first.evaluate("mark => mark.style.left")
+    tab.keyboard.press("ArrowLeft")
+    assert tab.locator("#words .moments .marker").first.evaluate("mark => mark.style.left") != before
+
+
+def test_the_words_of_an_answer_are_kept_over_a_reload(word_server: Server, tab: "Page", word_pair: Pair) -> None:
+    tab.goto(word_server.url + address(word_pair))
+    tab.get_by_role("button", name="mistake").click()
+    tab.get_by_text("The answer rests on these words:").wait_for(timeout=60_000)
+    words = tab.locator("#answers .words").all_inner_texts()
+    tab.reload()
+    assert tab.locator("#answers .words").all_inner_texts() == words and len(words) == 2
+    tab.locator("#answers button.word").first.click()
+    assert tab.locator("#answers .moments").count() == 1
+
+
+VIEW = "efficientnet-lite0"
+
+
+@pytest.fixture(scope="module")
+def head_runs(world: Path, tiny_lm: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Folders of runs and of predictions."""
+    return write_runs(world, tiny_lm, tmp_path_factory.mktemp("pair"))
+
+
+@pytest.fixture
+def site(world: Path, tmp_path: Path) -> Site:
+    return Site.open(str(world / "features"), str(world / "kitchen"), cache=str(tmp_path))
+
+
+@pytest.fixture
+def finder(site: Site) -> Finder:
+    return Finder(site, Stored(site), LRUCache(MOST_KEPT))
+
+
+def naive(site: Site, step: str) -> list[tuple[float, frozenset[str]]]:
+    """Return all pairs of a step with their cosine, the most different first."""
+    clips = site.store.catalog("clips").frame().filter(pl.col("step") == step)
+    vectors = site.store.view("clips", VIEW).read("embedding", keys=clips["key"].to_list(), dtype="float32")
+    found = []
+    for one, other in combinations(range(len(clips)), 2):
+        if clips["video"][one] != clips["video"][other]:
+            cosine = vectors[one] @ vectors[other] / np.linalg.norm(vectors[one]) / np.linalg.norm(vectors[other])
+            found.append((float(cosine), frozenset((clips["key"][one], clips["key"][other]))))
+    return sorted(found, key=lambda pair: pair[0])
+
+
+def sets(result: Result) -> list[frozenset[str]]:
+    return [frozenset((pair.reference, pair.candidate)) for pair in result.pairs]
+
+
+@pytest.mark.parametrize("order", ["different", "alike"])
+def test_the_pairs_of_a_step_are_those_of_a_naive_search(site: Site, finder: Finder, order: str) -> None:
+    result = finder.search(Search("whisk the eggs", order=order, by=f"cosine:{VIEW}"), [])  # type: ignore[arg-type]
+    expected = naive(site, "whisk the eggs")[:: 1 if order == "different" else -1]
+    cosines = {pair: cosine for cosine, pair in expected}
+    assert len(result.pairs) > 10 and sets(result)[0] == expected[0][1]
+    assert [pair.score for pair in result.pairs] == pytest.approx([cosines[pair] for pair in sets(result)], abs=1e-6)
+    scores = [pair.score for pair in result.pairs]
+    assert scores == sorted(scores, reverse=order == "alike")
+    assert result.note.startswith(f"{len(expected)} pairs of all 12 clips")
+
+
+def test_a_clip_is_not_more_often_in_a_list_than_stated() -> None:
+    pairs = list(combinations(range(9), 2))
+    scores = np.random.default_rng(0).random(len(pairs))
+    for highest in (False, True):
+        found = [pairs[place] for place in chosen(pairs, scores, highest)]
+        assert max(np.bincount(np.array(found).reshape(-1))) == TIMES
+        best = int(np.argmax(scores) if highest else np.argmin(scores))
+        assert found[0] == pairs[best]
+
+
+def test_two_clips_of_one_video_are_no_pair(site: Site, finder: Finder) -> None:
+    videos = dict(site.store.catalog("clips").frame().select("row", "video").iter_rows())
+    pairs, _ = finder.candidates("", VIEW)
+    assert len(pairs) and all(videos[one] != videos[other] for one, other in pairs.tolist())
+    steps = dict(site.store.catalog("clips").frame().select("row", "step").iter_rows())
+    assert all(steps[one] == steps[other] for one, other in pairs.tolist())
+
+
+def test_a_head_scores_the_pairs_first(site: Site) -> None:
+    kept: KeptOdds = LRUCache(MOST_KEPT)
+    finder, head = Finder(site, Stored(site), kept), RunHead("small", 0, "VCLM", "tiny", VIEW)
+    search = Search("whisk the eggs", "Actions", "alike", "head:small")
+    assert finder.search(search, [head]).head == "small"
+    pairs, _ = finder.scored_pairs("whisk the eggs", VIEW)
+    for place, pair in enumerate(pairs):
+        kept.put((head, pair), {"Actions": place / 10})
+    result = finder.search(search, [head])
+    assert not result.head and sets(result)[0] == frozenset(pairs[-1])
+    assert finder.search(Search("whisk the eggs", "Visuals", "alike", "head:small"), [head]).head == "small"
+
+
+@pytest.mark.parametrize(
+    "search", [Search("no step"), Search(by="cosine:none"), Search(by="head:none"), Search(by="x")]
+)
+def test_an_unknown_name_is_refused(finder: Finder, search: Search) -> None:
+    with pytest.raises(UnknownError):
+        finder.search(search, [])
+
+
+def test_the_columns_of_both_clips_are_compared(site: Site) -> None:
+    frame = site.store.catalog("clips").frame().filter(pl.col("step") == "whisk the eggs")
+    one, other = frame["key"][0], frame["key"][1]
+    found = {column.name: column for column in columns(site, (one, other))}
+    assert set(found) == set(frame.columns) - {"key", "row"}
+    assert found["video"].differs and not found["step"].differs
+    assert found["start"].reference == str(frame["start"][0])
+    assert not any(column.differs for column in columns(site, (one, one)))
+    assert shown(site, site.clip(one)).picture.rate == 12
+    bare = shown(Site.open(str(site.store.path)), site.clip(one))
+    assert bare.missing == "no pictures: start the server with --videos FOLDER" and bare.path == frame["video"][0]
+
+
+def ordered(address: str) -> tuple[str, str]:
+    query = dict(parse_qsl(urlsplit(address).query))
+    return query["reference"], query["candidate"]
+
+
+def test_a_list_is_walked_by_keys(serve: Callable[..., Server], tab: "Page", head_runs: tuple[Path, Path]) -> None:
+    server = serve("--runs", str(head_runs[0]), "--predictions", str(head_runs[1]))
+    tab.goto(f"{server.url}/pair")
+    tab.get_by_label("Step").select_option("whisk the eggs")
+    tab.get_by_label("Order").select_option("alike")
+    tab.get_by_role("button", name="Find").click()
+    tab.wait_for_url("**step=whisk*")
+    pairs = [ordered(link.get_attribute("href") or "") for link in tab.locator(".pair-list a").all()]
+    assert len(pairs) >= 5
+    tab.locator(".pair-list a").first.click()
+    tab.get_by_text(f"pair 1 of {len(pairs)}").wait_for()
+    tab.wait_for_load_state("networkidle")
+    tab.keyboard.press("n")
+    tab.get_by_text(f"pair 2 of {len(pairs)}").wait_for()
+    assert ordered(tab.url) == pairs[1]
+    tab.wait_for_load_state("networkidle")
+    tab.keyboard.press("x")
+    tab.wait_for_url(f"**reference={pairs[1][1]}*")
+    assert ordered(tab.url) == pairs[1][::-1]
+    captions = tab.locator("figcaption").all_text_contents()
+    assert captions == [f"Video 1 {pairs[1][1]}", f"Video 2 {pairs[1][0]}"]
+    assert "one" in (tab.locator("figure").first.get_attribute("class") or "")
+    tab.get_by_text(f"pair 2 of {len(pairs)}").wait_for()  # the list is still in the address
+    tab.wait_for_load_state("networkidle")
+    tab.keyboard.press("n")
+    tab.get_by_text(f"pair 3 of {len(pairs)}").wait_for()
+
+
+def test_questions_bars_and_captions_of_a_head_in_the_browser(
+    serve: Callable[..., Server], tab: "Page", head_runs: tuple[Path, Path]
+) -> None:
+    server = serve("--runs", str(head_runs[0]), "--predictions", str(head_runs[1]))
+    tab.goto(f"{server.url}/pair?step=whisk+the+eggs")
+    tab.locator(".pair-list a").first.click()
+    tab.wait_for_url(re.compile("reference="))  # and for its scripts, which hear the selection
+    tab.locator("#head").select_option("small")
+    # The whole text: the page begins with "not in memory". The load imports torch, as long as the search below.
+    tab.locator("#progress", has_text=re.compile("^in memory$")).wait_for(timeout=120_000)
+    tab.get_by_role("button", name="mistake").click()
+    tab.locator(".note", has_text="first word after").wait_for()
+    assert tab.locator(".answer").text_content()
+    box = tab.locator(".pair-answers article").bounding_box()
+    assert box is not None and 0 <= box["y"] and box["y"] + box["height"] <= 720, "the answer is outside the window"
+    tab.keyboard.press("q")
+    tab.keyboard.type("Why?")
+    tab.keyboard.press("Enter")
+    tab.locator("article", has_text="Why?").locator(".note", has_text="in all").wait_for()
+    assert tab.evaluate("document.activeElement.id") == "question"
+    tab.keyboard.press("Escape")
+    assert tab.evaluate("document.activeElement === document.body")
+    asked = tab.locator(".asked").all_text_contents()
+    assert asked[0] == "Why?" and len(asked) == 2  # the newest first
+    tab.get_by_role("button", name="Compute with the model").click()
+    tab.locator(".pair-alike svg").nth(4).wait_for()
+    odds = tab.locator(".pair-odds").all_text_contents()
+    assert len(odds) == 5 and all(text[0] in "+−" for text in odds)
+    verdicts = zip(odds, tab.locator(".pair-verdict").all_text_contents(), strict=True)
+    assert all((verdict == "would decline") == odd.startswith("+") for odd, verdict in verdicts if odd != "+0.00")
+    tab.get_by_role("button", name="Write with the model").click()
+    tab.locator("#written-by", has_text="by small").wait_for()
+    answers = tab.locator(".pair-answers article").all_inner_texts()
+    tab.reload()
+    assert tab.locator(".pair-answers article").all_inner_texts() == answers and "in all" in answers[0]
+    tab.get_by_role("button", name="Clear the answers").click()
+    tab.reload()
+    tab.locator(".pair-alike").wait_for()
+    assert not tab.locator(".pair-answers article").count() and tab.locator("#forget").is_hidden()
+
+
+def test_a_head_scores_pairs_in_the_browser(
+    serve: Callable[..., Server], tab: "Page", head_runs: tuple[Path, Path]
+) -> None:
+    server = serve("--runs", str(head_runs[0]), "--predictions", str(head_runs[1]))
+    tab.goto(f"{server.url}/pair?step=whisk+the+eggs&by=head:small&category=Actions")
+    tab.wait_for_load_state("networkidle")
+    tab.keyboard.press("s")
+    tab.locator(".pair-list").wait_for(timeout=120_000)
+    scores = [float(text) for text in tab.locator(".pair-list span").all_text_contents()]
+    assert len(scores) > 5 and scores == sorted(scores)

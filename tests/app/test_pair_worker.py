@@ -1,4 +1,4 @@
-"""One thread, one model and a bounded queue: app.pair.worker."""
+"""One thread, one model and a bounded queue: stepdiff.app.pair.worker."""
 
 import gc
 import threading
@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from app.pair.worker import Event, Job, Worker
-from app.site import RefusedError
-from common.errors import StepDiffError
+from stepdiff.app.pair.worker import Event, Job, Worker
+from stepdiff.app.site import RefusedError
+from stepdiff.common.errors import StepDiffError
 
 
 @dataclass(frozen=True)
@@ -92,12 +92,6 @@ def test_at_most_one_model_is_in_memory() -> None:
     assert worker.head == ONE
 
 
-def test_loading_is_reported_and_the_same_head_is_not_loaded_again() -> None:
-    worker = Worker(lambda head: head.name)
-    assert names(worker.submit(Job(ONE, done))) == ["load", "loaded", "done"]
-    assert names(worker.submit(Job(ONE, done))) == ["done"]
-
-
 def test_jobs_run_one_at_a_time_in_the_order_in_which_they_were_submitted() -> None:
     ran: list[int] = []
     at_once = 0
@@ -161,9 +155,7 @@ def test_a_cancelled_job_that_waits_never_starts_and_one_that_runs_ends_at_its_n
     ("error", "line"),
     [(StepDiffError("no features of clip x"), "no features of clip x"), (ZeroDivisionError("oh"), "ZeroDivisionError")],
 )
-def test_a_job_that_fails_ends_with_one_event_that_says_why_and_the_next_one_runs(
-    error: Exception, line: str, capsys: pytest.CaptureFixture
-) -> None:
+def test_a_job_that_fails_says_why(error: Exception, line: str, capsys: pytest.CaptureFixture) -> None:
     def work(model: Any, job: Job) -> dict[str, Any]:
         raise error
 
@@ -171,17 +163,3 @@ def test_a_job_that_fails_ends_with_one_event_that_says_why_and_the_next_one_run
     last = all_of(worker.submit(Job(ONE, work)))[-1]
     assert last.name == "error" and line in last.data["error"]
     assert names(worker.submit(Job(ONE, done))) == ["done"]
-
-
-def test_a_head_that_cannot_be_loaded_is_tried_again() -> None:
-    tries: list[Named] = []
-
-    def load(head: Named) -> None:
-        tries.append(head)
-        if len(tries) == 1:
-            raise StepDiffError("damaged")
-
-    worker = Worker(load)
-    assert names(worker.submit(Job(ONE, done))) == ["load", "error"]
-    assert worker.head is None
-    assert names(worker.submit(Job(ONE, done))) == ["load", "loaded", "done"]

@@ -17,11 +17,12 @@ from typing import Any
 
 import pytest
 
-from app.annotating.service import ADDRESS_BURST
-from app.server import listener
-from tests.app.annotate_made import names, write_task
+from stepdiff.app.annotating.service import ADDRESS_BURST
+from stepdiff.app.server import listener
+from tests.app.annotation_tasks import names, write_task
 from tests.app.conftest import ROOT, Server
 
+pytestmark = pytest.mark.full
 NAME = "annotate.example.org"
 NGINX = "daemon off; master_process off; pid {0}/pid; error_log {0}/errors; events {{}} http {{ access_log off;\n"
 NGINX += "client_body_temp_path {0}/1; proxy_temp_path {0}/2; fastcgi_temp_path {0}/3; uwsgi_temp_path {0}/4;\n"
@@ -84,7 +85,7 @@ def proxied(request: pytest.FixtureRequest, world: Path, tmp_path: Path) -> Iter
     task, address = write_task(tmp_path, names(1)), f"https://{NAME}:{port}"
     options = ("--annotate", str(task), "--public-url", address, "--trust-proxy", "127.0.0.1")
     server = Server(world, tmp_path / "cache", *options, log=tmp_path / "log")
-    guide = (ROOT / "docs/guides/annotate-pairs.md").read_text()
+    guide = (ROOT / "docs/guides/annotation.md").read_text()
     (block,) = re.findall(rf"^```{request.param}\n(.*?)^```", guide, re.DOTALL | re.MULTILINE)
     block = block.replace("/etc/ssl/", f"{tmp_path}/").replace("127.0.0.1:8000", server.url.removeprefix("http://"))
     if request.param == "nginx":

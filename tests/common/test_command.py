@@ -1,30 +1,37 @@
-"""How every command ends, and that each uses the same wrapper."""
+"""How every command reads its options, shows its help and ends."""
 
 import ast
+import importlib
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
+from jsonargparse.typing import PositiveInt
 
-from _stepdiff import RUNNABLE as ROOMS
-from _stepdiff import module_of
+from stepdiff import RUNNABLE as ROOMS
+from stepdiff import module_of
+from stepdiff.common.cli.command import choose
+from stepdiff.common.cli.options import parse
+from stepdiff.common.errors import StepDiffError
 
 ROOT = Path(__file__).parents[2]
-RUNNABLES = sorted(
-    file
-    for folder in (*ROOMS, ".")
-    for file in (ROOT / folder).glob("*.py" if folder == "." else "**/*.py")
-    if re.search(r"^if __name__ == .__main__.:", file.read_text(encoding="utf-8"), re.MULTILINE)
-)
 
 
-def module(file: Path) -> str:
-    return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__")
+RUNNABLES = {
+    ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__"): file
+    for folder in (*sorted(ROOMS), ".")
+    for file in sorted((ROOT / folder).glob("*.py" if folder == "." else "**/*.py"))
+    if "common" not in file.parts
+    and re.search(r"^if __name__ == .__main__.:", file.read_text(encoding="utf-8"), re.MULTILINE)
+}
 
 
 def start(*arguments: str, **more: object) -> subprocess.Popen[str]:
@@ -35,7 +42,7 @@ def start(*arguments: str, **more: object) -> subprocess.Popen[str]:
 
 def script(body: str, **more: object) -> subprocess.Popen[str]:
     """Start a process that runs `main`, which `body` defines."""
-    head = "import os, signal, sys, time\nfrom common.cli import command\n"
+    head = "import os, signal, sys, time\nfrom stepdiff.common.cli import command\n"
     return start("-c", f"{head}{body}\ncommand.run(main)", **more)
 
 
@@ -48,37 +55,24 @@ def wait_for_handlers(process: subprocess.Popen[str]) -> None:
         time.sleep(0.001)
 
 
-@pytest.mark.parametrize("file", RUNNABLES, ids=module)
-def test_every_command_uses_the_wrapper(file: Path) -> None:
-    tree = ast.parse(file.read_text(encoding="utf-8"))
+@pytest.mark.parametrize("name", RUNNABLES)
+def test_every_command_uses_the_wrapper(name: str) -> None:
+    tree = ast.parse(RUNNABLES[name].read_text(encoding="utf-8"))
     (last,) = (node for node in tree.body if isinstance(node, ast.If) and "__main__" in ast.unparse(node.test))
-    assert ast.unparse(last.body[-1]).startswith("command.run(main")
-    room = file.relative_to(ROOT).parts[0]
-    if room in ROOMS:
-        first = next(
-            node
-            for node in ast.parse((ROOT / room / "__init__.py").read_text(encoding="utf-8")).body
-            if isinstance(node, ast.Import | ast.ImportFrom)
-        )
-        assert ast.unparse(first) == "import _stepdiff"
-
-
-def test_the_list_of_commands_is_complete() -> None:
-    found = {module(file) for file in RUNNABLES}
-    assert {"store", "weights", "kitchen", "featurize", "retrieval", "heads.train", "annotate.pairs"} < found
-    assert found >= {f"benchmarks.{name}" for name in ("search", "store.read", "train_step")}
+    assert ast.unparse(last.body[-1]).startswith("command.run(main") or name == "stepdiff"
 
 
 COMMANDS = {
-    "kitchen": ["kitchen", "--out", "{}/world", "--videos", "40"],
+    "kitchen": ["stepdiff.kitchen", "--out", "{}/world", "--videos", "40"],
     "store": ["store", "info", "{}"],
     "retrieval": ["retrieval", "plan", "--clips", "1e6", "--dim", "768"],
     "heads": ["heads.table", "{}/none.json"],
 }
 
 
-@pytest.mark.parametrize("seconds", [0.05, 0.2, 0.5, 1, 2])
+@pytest.mark.parametrize("seconds", [0.05, 0.5, 2])
 @pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.full
 def test_an_interrupt_prints_one_line_and_no_traceback(name: str, seconds: float, tmp_path: Path) -> None:
     process = start("-m", *(part.format(tmp_path) for part in COMMANDS[name]))
     wait_for_handlers(process)
@@ -94,95 +88,76 @@ def test_an_interrupt_prints_one_line_and_no_traceback(name: str, seconds: float
         assert process.returncode in (0, 1, 2, -signal.SIGINT)
 
 
+INTERRUPTED = "error: interrupted; run the same command again\n"
+WAITING = (
+    "def main():\n  try:\n    print('on', flush=True); time.sleep(60)\n  finally:\n    print('cleaning', flush=True)"
+)
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupt_runs_the_clean_up(number: signal.Signals, status: int) -> None:
-    process = script(
-        "def main():\n  try:\n    print('on', flush=True); time.sleep(60)\n  finally:\n    print('cleaned', flush=True)"
-    )
+def test_an_interrupt_runs_the_clean_up_and_a_second_one_ends_it(number: signal.Signals, status: int) -> None:
+    process = script(WAITING)
     assert process.stdout is not None and process.stdout.readline() == "on\n"
     process.send_signal(number)
-    wrote, message = process.communicate(timeout=60)
-    assert (process.returncode, wrote) == (status, "cleaned\n")
-    assert message == "error: interrupted; run the same command again\n"
-
-
-def test_a_second_interrupt_ends_the_process_at_once() -> None:
-    process = script(
-        "def main():\n  try:\n    print('on', flush=True); time.sleep(60)\n"
-        "  finally:\n    print('cleaning', flush=True); time.sleep(60)"
-    )
+    assert (*process.communicate(timeout=60), process.returncode) == ("cleaning\n", INTERRUPTED, status)
+    process = script(f"{WAITING}; time.sleep(60)")
     assert process.stdout is not None
     for line in ("on\n", "cleaning\n"):
         assert process.stdout.readline() == line
         process.send_signal(signal.SIGINT)
-    _, message = process.communicate(timeout=30)
-    assert process.returncode == -signal.SIGINT  # a shell reports 130
-    assert message == "error: interrupted; run the same command again\n"
+    assert process.communicate(timeout=30)[1] == INTERRUPTED and process.returncode == -signal.SIGINT
 
 
-def test_an_interrupt_that_a_library_swallows_still_ends_the_command() -> None:
-    swallowing = "class Odd:\n  def __del__(self): os.kill(os.getpid(), signal.SIGINT); time.sleep(1)\n"
-    process = script(swallowing + "def main():\n  Odd(); time.sleep(60)")
-    _, message = process.communicate(timeout=30)
-    assert (process.returncode, message) == (130, "error: interrupted; run the same command again\n")
-    process = script("def main():\n  try: os.kill(os.getpid(), 2); time.sleep(9)\n  except BaseException: return 0")
-    process.communicate(timeout=30)
-    assert process.returncode == 130
+SWALLOWED = "class Odd:\n  def __del__(self): os.kill(os.getpid(), signal.SIGINT); time.sleep(1)\n"
+ENDS = [
+    (SWALLOWED + "def main():\n  Odd(); time.sleep(60)", 130, INTERRUPTED),
+    ("def main():\n  try: os.kill(os.getpid(), 2); time.sleep(9)\n  except BaseException: return 0", 130, ""),
+    (
+        "def main():\n  with open('/dev/full', 'w') as file: file.write('x')",
+        1,
+        "error: .*: No space left on device; .*\n",
+    ),
+    ("def main():\n  bytes(2**62)", 1, "error: out of memory.*\n"),
+    ("def main():\n  return {}['key']", 1, "Traceback(.*\n)+KeyError: 'key'\n"),
+]
 
 
-def test_a_closed_pipe_ends_the_command_quietly() -> None:
+@pytest.mark.parametrize(("body", "status", "message"), ENDS, ids=range(len(ENDS)))
+def test_a_command_ends_with_one_line_unless_the_error_is_ours(body: str, status: int, message: str) -> None:
+    process = script(body)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == status and re.fullmatch(f"({message})", errors) is not None or not message
+
+
+def test_standard_output_that_is_closed_full_strict_or_ignored(tmp_path: Path) -> None:
     for body in ("for _ in range(10**6): print('x' * 80)", "print('x')", "print('x'); raise SystemExit(0)"):
         reading, writing = os.pipe()
         os.close(reading)
         process = script(f"def main():\n  {body}", stdout=writing)
         os.close(writing)
-        _, message = process.communicate(timeout=60)
-        assert (process.returncode, message) == (141, "")
-
-
-def test_a_full_disk_or_too_little_memory_is_reported_in_one_line(tmp_path: Path) -> None:
+        assert (process.communicate(timeout=60)[1], process.returncode) == ("", 141)
     with open("/dev/full", "w") as full:
         buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
         process = script("def main():\n  print('x')", stdout=full, env=buffered)
-        _, message = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert (
-        message == "error: standard output: No space left on device; free some space and run the same command again\n"
-    )
-    process = script("def main():\n  with open('/dev/full', 'w') as file: file.write('x')")
-    _, message = process.communicate(timeout=60)
-    assert process.returncode == 1 and message.startswith("error: standard output or a file: No space left on device; ")
-    process = script("def main():\n  bytes(2**62)")
-    _, message = process.communicate(timeout=60)
-    assert process.returncode == 1 and message.startswith("error: out of memory") and len(message.splitlines()) == 1
-
-
-def test_an_unexpected_exception_keeps_its_traceback() -> None:
-    process = script("def main():\n  return {}['key']")
-    _, message = process.communicate(timeout=60)
-    assert process.returncode == 1 and message.splitlines()[-1] == "KeyError: 'key'" and "Traceback" in message
-
-
-def test_a_file_name_that_is_not_utf_8_can_be_printed() -> None:
+        assert "error: standard output: No space left on device; " in process.communicate(timeout=60)[1]
     strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
-    process = script("def main():\n  print(os.fsdecode(bytes([255])))", env=strict)
-    wrote, _ = process.communicate(timeout=60)
-    assert (process.returncode, wrote) == (0, "\\udcff\n")
-
-
-def test_an_ignored_interrupt_stays_ignored() -> None:
+    process = script("def main():\n  print(os.fsdecode(bytes([255])))", env=strict)  # a file name that is not UTF-8
+    assert process.communicate(timeout=60)[0] == "\\udcff\n"
     body = "def main():\n  os.kill(os.getpid(), 2); print('done')"
     process = script(body, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))  # as nohup does
-    assert process.communicate(timeout=60)[0] == "done\n" and process.returncode == 0
+    assert process.communicate(timeout=60)[0] == "done\n"
 
 
+@pytest.mark.full
 def test_importing_a_room_keeps_the_signal_handlers_of_a_program() -> None:
-    process = start("-c", "import signal, heads, annotate; print(signal.getsignal(2) is signal.default_int_handler)")
+    process = start(
+        "-c", "import signal, heads, stepdiff.annotate; print(signal.getsignal(2) is signal.default_int_handler)"
+    )
     assert process.communicate(timeout=60)[0] == "True\n"
 
 
 @pytest.mark.parametrize(
-    ("line", "found"),
+    ("line", "module"),
     [
         ("python -m store info", "store"),
         ("python -um heads.train", "heads.train"),
@@ -196,16 +171,161 @@ def test_importing_a_room_keeps_the_signal_handlers_of_a_program() -> None:
         ("python -m", None),
     ],
 )
-def test_the_command_that_started_python_is_read_from_its_command_line(line: str, found: str | None) -> None:
-    assert module_of(line.split()) == found
+def test_the_command_that_started_python_is_read_from_its_command_line(line: str, module: str | None) -> None:
+    assert module_of(line.split()) == module
 
 
-def test_the_wrapper_imports_no_heavy_library() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", "import sys, common.cli.command, _stepdiff; print(*sys.modules)"],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=True,
+HEAVY = ("torch", "ray", "faiss", "transformers", "polars")
+SCRIPT = f"""
+import json, runpy, sys
+name, *sys.argv[1:] = sys.argv[1:]
+try:
+    runpy.run_module(name, run_name="__main__", alter_sys=True)
+except SystemExit as end:
+    print(json.dumps([end.code, [name for name in {HEAVY} if name in sys.modules]]), file=sys.stderr)
+"""
+
+
+def runnables() -> list[tuple[str, ...]]:
+    commands: list[tuple[str, ...]] = []
+    for name, file in RUNNABLES.items():
+        commands.append((name,))
+        if file.name == "__main__.py" and "VERBS" in file.read_text(encoding="utf-8"):
+            commands += [(name, verb) for verb in importlib.import_module(f"{name}.__main__").VERBS]
+    return commands
+
+
+@pytest.mark.parametrize(
+    "command",
+    [pytest.param(words, marks=[] if words == ("store", "info") else pytest.mark.full) for words in runnables()],
+    ids=" ".join,
+)
+def test_help_is_light_and_in_one_style(command: tuple[str, ...]) -> None:
+    run = [sys.executable, "-c", SCRIPT, *command, "--help"]
+    done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    status, heavy = json.loads(done.stderr.splitlines()[-1])
+    assert status in (0, None) and done.stderr.count("\n") == 1 and not heavy, done.stderr
+    assert not re.search(r"--[a-z-]*_", done.stdout), "flags have dashes"
+    flags = re.findall(r"^  (--[a-z][a-z0-9-]*)", done.stdout, re.MULTILINE)
+    assert (
+        "commands:" in done.stdout or command == ("stepdiff",) or ("--config" in flags and "default: " in done.stdout)
     )
-    assert not {"jsonargparse", "yaml", "numpy", "ray", "torch"} & set(done.stdout.split())
+    assert "<class" not in done.stdout and "{true,false}" not in done.stdout
+
+
+@dataclass(frozen=True)
+class Inner:
+    """Nested options."""
+
+    rate: float
+    """rate"""
+    names: tuple[Literal["a", "b"], ...] = ("a",)
+    """names"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of a test command."""
+
+    path: Path
+    """positional"""
+    test_set: str = "set"
+    """a text"""
+    number: int | None = None
+    """a number"""
+    k: int = field(default=8, metadata={"type": PositiveInt})
+    """limited"""
+    keys: tuple[str, ...] = ()
+    """a list"""
+    skip_it: bool = True
+    """a switch"""
+    kind: Literal["x", "y"] = "x"
+    """a choice"""
+    inner: Inner | None = None
+    """nested"""
+
+
+def execute(options: Options) -> dict[str, Any]:
+    if options.test_set == "none":
+        raise StepDiffError("none: no such test set; give another")
+    return {"options": repr(options), "failed": int(options.test_set == "half")}
+
+
+def parsed(*argv: str) -> int:
+    about = {"positional": ("path",), "status": lambda record: record["failed"]}
+    return parse(Options, list(argv), "room.verb", "Text.\n\n    a command to copy", execute, "{options}", **about)
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    """Return the one-line error of a refused command line."""
+    with pytest.raises(SystemExit) as end:
+        parsed(*argv)
+    assert end.value.code == 2
+    line = capsys.readouterr().err
+    assert line.startswith("error: ") and line.endswith("; see python -m room.verb --help\n") and line.count("\n") == 1
+    return line.removeprefix("error: ").removesuffix("; see python -m room.verb --help\n")
+
+
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        ("", "PATH must be given"),
+        ("p --number x", "--number expects a whole number, not x"),
+        ("p --kind z", "--kind expects one of x, y, not z"),
+        ("p -k 0", "--k expects a whole number with value >0"),
+        ("p --test-set", "--test-set expects a value"),
+        ("p --other 3", "no option or argument --other 3"),
+        ("p --inner.rate x", "--inner.rate expects a number, not x"),
+        ("p --inner.what 3", "no option --inner.what"),
+        ("p --inner.names [a]", "--inner.rate must be given"),
+        ("p --inner.rate 1 --inner.names [c]", "--inner.names expects a list of one of a, b, not c"),
+        ("p --config FILE", "no option --bogus"),
+    ],
+)
+def test_invalid_options_give_one_line_that_names_the_option_and_the_expected_value(
+    argv: str, line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "c.yaml").write_text("bogus: 1\n")
+    assert refusal(capsys, *argv.replace("FILE", str(tmp_path / "c.yaml")).split()) == line
+
+
+def test_flags_have_dashes_booleans_have_a_negation_and_lists_collect_values(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = "p --test-set a-b --keys c_d e --keys f --no-skip-it -k 3 --kind=y --inner.rate 2".split()
+    assert parsed(*words) == 0
+    expected = Options(Path("p"), "a-b", None, 3, ("c_d", "e", "f"), False, "y", Inner(2.0))
+    assert capsys.readouterr().out == f"{expected!r}\n"
+    assert parsed("p", "--skip-it", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"options": repr(Options(Path("p"))), "failed": 0}
+    assert parsed("--", "--odd_name") == 0
+    assert "--odd_name" in capsys.readouterr().out
+
+
+def test_exit_statuses(capsys: pytest.CaptureFixture[str]) -> None:
+    assert parsed("p", "--test-set", "half") == 1
+    assert parsed("p", "--test-set", "none") == 2
+    assert capsys.readouterr().err == "error: none: no such test set; give another\n"
+
+
+def test_help_keeps_line_breaks_and_shows_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        parsed("--help")
+    text = capsys.readouterr().out
+    assert end.value.code == 0 and "\n    a command to copy\n" in text
+    assert "--skip-it/--no-skip-it" in text and "default: set" in text and "usage: python -m room.verb PATH" in text
+
+
+def test_only_the_chosen_sub_command_is_imported(capsys: pytest.CaptureFixture[str]) -> None:
+    verbs = {"one": ("no.such.module", "first"), "two": (f"{__name__}:second", "second")}
+    assert choose("room", "About.", verbs, ["two", "a"]) == 7
+    assert choose("room", "About.", verbs, ["zwei"], aliases={"zwei": "two"}) == 7
+    assert choose("room", "About.", verbs, ["--help"]) == 0
+    assert "two  second" in capsys.readouterr().out
+    assert choose("room", "About.", verbs, []) == 2
+    assert choose("room", "About.", verbs, ["twp"]) == 2
+    assert capsys.readouterr().err.endswith("error: python -m room has no command twp: did you mean two?\n")
+
+
+def second(argv: list[str]) -> int:
+    return 7

@@ -11,15 +11,11 @@ import av
 import numpy as np
 import pytest
 
-from common.workers.cluster import connected
 from featurize.__main__ import main
+from stepdiff.common.workers.cluster import connected
 
 Writer = Callable[..., Path]
 Run = Callable[..., tuple[int, dict[str, object], str]]
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "slow: takes ten seconds or more")
 
 
 def write_video(

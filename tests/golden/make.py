@@ -25,10 +25,10 @@ LIMITS = (  # variables that choose other instructions than the processor's best
     "NPY_DISABLE_CPU_FEATURES OPENBLAS_CORETYPE ATEN_CPU_CAPABILITY MKL_ENABLE_INSTRUCTIONS ONEDNN_MAX_CPU_ISA "
     "NUMBA_CPU_NAME FAISS_SIMD_LEVEL GLIBC_TUNABLES"
 ).split()
-PACKAGES = ("polars", "h5py", "numpy", "torch", "transformers", "safetensors")
+PACKAGES = ("polars", "numpy", "torch", "transformers", "safetensors")
 PROVENANCE = f"--encoder golden --weights-sha256 {'0' * 64} --layer last --frames 4 --crop none"
 COMMANDS = {
-    "kitchen": ["kitchen --out world --videos 24 --seed 27 --seconds 2"],
+    "kitchen": ["stepdiff.kitchen --out world --videos 24 --seed 27 --seconds 2"],
     "clips": [
         f"featurize --manifest {manifest} --store {{store}} --encoder clip --weights clip --frames 4 --workers 1"
         for manifest in ("world/train.csv", "world/other.csv", "small.csv", "world/texts.csv")
@@ -44,12 +44,10 @@ COMMANDS = {
     ],
     "requantise": ["store requantise features --view clip --to {small} --dtype int8"],
     "import": [
-        "store export-hdf5 clips.h5 --store features --view clip",
-        "store export-hdf5 texts.h5 --store features --view clip --entity texts --layout rows",
-        f"store import-hdf5 clips.h5 --store {{store}} --view net --dtype int8 {PROVENANCE}",
-        f"store import-hdf5 clips.h5 --store {{store}} --view half --features embedding=embedding {PROVENANCE}",
-        f"store import-hdf5 texts.h5 --store {{store}} --view net --entity texts {PROVENANCE}",
-        f"store import-hdf5 texts.h5 --store {{store}} --view net2 --entity clips {PROVENANCE}",
+        f"store import clips.parquet --store {{store}} --view net --dtype int8 {PROVENANCE}",
+        f"store import clips.parquet --store {{store}} --view half --features embedding=embedding {PROVENANCE}",
+        f"store import texts.parquet --store {{store}} --view net --entity texts {PROVENANCE}",
+        f"store import texts.parquet --store {{store}} --view net2 --entity clips {PROVENANCE}",
         "store compact {store}",
     ],
     "train": [f"heads.train --config {head}.yaml --out {{runs}}/{head}" for head in ("align", "stepdiff")],
@@ -100,7 +98,6 @@ STEPDIFF = {
     "precision": "float32",
     "projector": {**PROJECTOR, "outputs": 4},
     "schedule": SCHEDULE,
-    "warm_start": {"texts": ["narration"], "steps": 2, "clips": 4},
     "lora": {"rank": 2},
     "validation": {"diffmcq": "out/diffmcq_val.jsonl", "diffrank": "world/diffrank_val.jsonl", "rows": 2},
 }
@@ -282,6 +279,20 @@ def make_inputs(folder: Path) -> None:
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(recipe))
 
 
+def make_tables(folder: Path) -> None:
+    """Write the golden features as Parquet of others, without metadata and provenance; clips in the order of keys."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from store import Store
+    from store.exchange.arrow import record_batches
+
+    for entity in ("clips", "texts"):
+        view = Store.open(folder / "features").view(entity, "clip")
+        table = pa.Table.from_batches(record_batches(view, columns=()))
+        pq.write_table(table.sort_by("key") if entity == "clips" else table, folder / f"{entity}.parquet")
+
+
 def pack(folder: Path) -> None:
     """Write the archive: the same files give the same bytes."""
     named = [path for name in PACKED for path in folder.glob(name)]
@@ -311,6 +322,7 @@ def main(folder: Path) -> None:
     places = {"store": "features", "runs": "runs", "out": "out", "small": "small", "aligned": "aligned"}
     print(run("clips order", folder, **places))
     print(run("requantise retrieval train embed evaluate", folder, **places))
+    make_tables(folder)
     print(run("import", folder, store="imported"))
     golden = {
         "machine": machine(),

@@ -14,10 +14,11 @@ from heads import train
 from heads.reporting.entries import Entry
 from heads.reporting.figures import compare, measure
 from heads.reporting.tables import Report
+from stepdiff.tasks.testsets import ROWS, write_predictions, write_test_set
 from store import Feature, Provenance, Store, text_key
-from tasks.testsets import ROWS, write_predictions, write_test_set
 from tests.llm_server import server as server
 
+Capture = pytest.CaptureFixture[str]
 TOKENS, CHANNELS = 16, 24
 TOOLS = ("whisk", "spoon", "fork")
 SYSTEMS = {"VCLM": ("clips",), "Interleaved": ("sequences", "images"), "StepDiff": ("sequences", "images", "pairs")}
@@ -138,7 +139,6 @@ def recipe(world: Path, tiny_lm: str, out: Path, **more: object) -> Path:
             "rows": 2,
         },
         "lora": {"rank": 2},
-        "warm_start": {"steps": 3, "clips": 4},
     }
     for key, value in more.items():
         video_lm[key] = value
@@ -154,6 +154,14 @@ def trained(world: Path, tiny_lm: str) -> Path:
     return out
 
 
+@pytest.fixture(scope="module")
+def frozen(world: Path, tiny_lm: str) -> Path:
+    """A head in float32, whose language model is frozen."""
+    out = world / "frozen"
+    assert train.main(["--config", str(recipe(world, tiny_lm, out, lora=None, precision="float32"))]) == 0
+    return out
+
+
 SKILL = {"StepDiff": 2.0, "VLEmb": 1.0, "weak | $x_1$": 0.3, "no video": 3.0}  # a control may have the best score
 
 
@@ -162,7 +170,7 @@ def clip(random: np.random.Generator) -> str:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> list[Entry]:
+def entries(tmp_path_factory: pytest.TempPathFactory) -> list[Entry]:
     """Predictions of four methods for the three tasks, 80 rows each; captions are raw, and VLEmb has none."""
     folder, random = tmp_path_factory.mktemp("report"), np.random.default_rng(0)
 
@@ -180,12 +188,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> list[Entry]:
         choices.append(ROWS["diffmcq"](words(), "Visuals", options, options[random.integers(4)]))  # type: ignore
     for task, rows in (("diffcap", caps), ("diffmcq", choices), ("diffrank", ranks)):
         write_test_set(task, folder / f"{task}.jsonl", rows)  # type: ignore
-    entries = []
+    written = []
 
     def add(method: str, task: Any, answers: list[Any], **more: Any) -> None:
-        path = folder / f"said_{len(entries)}.jsonl"
+        path = folder / f"said_{len(written)}.jsonl"
         write_predictions(task, path, answers)
-        entries.append(Entry(method, task, str(folder / f"{task}.jsonl"), str(path), **more))
+        written.append(Entry(method, task, str(folder / f"{task}.jsonl"), str(path), **more))
 
     def chosen(skill: float) -> list[list[float]]:
         return [[float(random.normal() + skill * (o == row.answer)) for o in row.options] for row in choices]
@@ -203,12 +211,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> list[Entry]:
         add(method, "diffrank", [[float(random.normal() + skill * s) for s in row.scores] for row in ranks])
     add("VLEmb", "diffmcq", chosen(0.7), pair="reference")
     add("StepDiff", "diffmcq", chosen(2.0), variant="V3")
-    return entries
+    return written
 
 
 def reported(entries: list[Entry], paper: bool = False, resamples: int = 200) -> Report:
     measured = measure(entries, resamples, seed=0)
-    scores = [found for found, _ in measured]
+    scores = [score for score, _ in measured]
     return Report(scores, compare(measured, ["StepDiff"], ["no video"]), ["no video"], resamples, paper)
 
 

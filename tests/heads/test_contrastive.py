@@ -1,25 +1,21 @@
-"""Guarantees of heads.training.contrastive_task, and of the view that heads.embed makes with such a head."""
+"""The contrastive head, and the view that heads.embed writes with it."""
 
 import json
 import shutil
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
-import torch
 import yaml
 
 from heads import embed, evaluate, table, train
-from heads.training.contrastive_task import ContrastiveTask
 from heads.training.log import read_metrics
-from heads.training.recipe import read_recipe
 from store import Store, text_key
 from store.view import OK
 
-from .small_task import unsealed
+from .conftest import Capture
+from .runs import unsealed
 
 
 def recipe(store: str, out: Path, **more: object) -> Path:
@@ -84,55 +80,16 @@ def test_vlemb_reads_the_view_that_a_contrastive_head_embeds(aligned: Path, worl
     ],
 )
 def test_numbers_that_are_too_small_are_refused(
-    world: Path, tmp_path: Path, more: dict, message: str, capsys: pytest.CaptureFixture
+    world: Path, tmp_path: Path, more: dict, message: str, capsys: Capture
 ) -> None:
     assert train.main(["--config", str(recipe(str(world / "features"), tmp_path / "run", **more))]) == 2
     assert message in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
-def test_validation_embeds_a_block_of_clips_at_a_time(
-    aligned: Path, world: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    options = read_recipe(aligned / "recipe.yaml")
-    assert options.contrastive is not None
-    task = ContrastiveTask(options.contrastive, Store.open(world / "features"), 0, "cpu")
-    with torch.inference_mode():
-        keys, texts = zip(*task.val, strict=True)
-        read = task.clips.read(keys), task.texts.read([text_key(text) for text in texts])
-        whole = float(task.module.loss(*read, len(keys)))
-    sizes: list[int] = []
-    embed_clips = task.module.embed_clips
-    monkeypatch.setattr(task.module, "embed_clips", lambda tokens: sizes.append(len(tokens)) or embed_clips(tokens))
-    monkeypatch.setattr("heads.training.contrastive_task.BLOCK", 2)
-    assert task.validate()["loss"] == pytest.approx(whole, rel=1e-5)
-    assert max(sizes) == 2 and sum(sizes) == len(task.val)
-    monkeypatch.setattr("heads.training.contrastive_task.VALIDATED", 3)
-    some = ContrastiveTask(options.contrastive, Store.open(world / "features"), 0, "cpu").val
-    assert len(some) == 3 and set(some) < set(task.val)
-
-
-def test_embed_is_refused_or_waits_while_another_process_writes(
-    aligned: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    features = str(tmp_path / "features")
-    shutil.copytree(world / "features", features)
-    command = ["--head", str(aligned), "--store", features, "--view", "awaited"]
-    with ThreadPoolExecutor(1) as pool, Store.open(features).lock():
-        assert embed.main(command) == 2
-        assert "is being written by process" in capsys.readouterr().err
-        waiting = pool.submit(embed.main, [*command, "--wait", "true"])
-        notice, end = "", time.monotonic() + 60
-        while "waiting until it ends" not in notice and time.monotonic() < end:
-            time.sleep(0.05)
-            notice += capsys.readouterr().err
-        assert "waiting until it ends" in notice and not waiting.done()
-        assert "awaited" not in Store.open(features).views("clips")
-    assert waiting.result() == 0 and "awaited" in Store.open(features).views("clips")
-
-
+@pytest.mark.full
 @pytest.mark.parametrize("entity", ["clips", "texts"])
 def test_a_head_for_another_view_is_refused_in_one_line(
-    aligned: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture, entity: str
+    aligned: Path, world: Path, tmp_path: Path, capsys: Capture, entity: str
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(aligned, run)
@@ -145,8 +102,9 @@ def test_a_head_for_another_view_is_refused_in_one_line(
     assert "other" not in Store.open(world / "features").views("clips")
 
 
+@pytest.mark.full
 def test_trained_on_pairs_it_is_validated_as_vlemb_evaluates_the_view_that_it_writes(
-    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+    world: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     features = str(tmp_path / "features")
     shutil.copytree(world / "features", features)
@@ -168,14 +126,6 @@ def test_trained_on_pairs_it_is_validated_as_vlemb_evaluates_the_view_that_it_wr
         tools = np.array([[tool in text for tool in ("whisk", "spoon", "fork")] for text in answers], np.float32)
         vectors = np.pad(tools, ((0, 0), (0, 5)))
         side.write_shard(0, np.arange(first, first + len(answers)), {"embedding": vectors}, {})
-    chooses = json.loads(Path(sets["diffrank"]).read_text().splitlines()[0])["reference"]
-    for clip, message in (("no_0_1", "no_0_1: no visual features"), (chooses, f"in the val test sets, e.g. {chooses}")):
-        (tmp_path / "qa.jsonl").write_text("".join(json.dumps(r) + "\n" for r in (*qa, qa[0] | {"candidate": clip})))
-        other = recipe(features, tmp_path / "other", pairs=pairs | {"pairqa": str(tmp_path / "qa.jsonl")})
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setattr("heads.data.paired_qa.refuse_held_out", lambda *arguments: None)  # a catalog without splits
-            assert train.main(["--config", str(other)]) == 2
-        assert message in capsys.readouterr().err and not (tmp_path / "other").exists()
     assert train.main(["--config", str(path)]) == 0
     assert embed.main(["--head", str(tmp_path / "run"), "--store", features, "--view", "paired"]) == 0
     best = json.loads((tmp_path / "run" / "best.json").read_text())
@@ -187,9 +137,9 @@ def test_trained_on_pairs_it_is_validated_as_vlemb_evaluates_the_view_that_it_wr
         command += ["--test-set", sets[task], "--out", str(tmp_path / f"{task}.jsonl")]
         capsys.readouterr()
         assert evaluate.main(command) == 0
-        found = json.loads(capsys.readouterr().out)
-        judged[figure] = found["scores"][figure]
-        assert found["disclosed"]["encoder"] == "contrastive head trained on pairs over visual"
+        printed_record = json.loads(capsys.readouterr().out)
+        judged[figure] = printed_record["scores"][figure]
+        assert printed_record["disclosed"]["encoder"] == "contrastive head trained on pairs over visual"
     assert record["val_accuracy"] == judged["accuracy"]
     assert record["val_ktau"] == pytest.approx(judged["ktau_all_rows"])
     view = store.view("clips", "paired")
@@ -200,8 +150,9 @@ def test_trained_on_pairs_it_is_validated_as_vlemb_evaluates_the_view_that_it_wr
     assert yes > no + 0.5
 
 
+@pytest.mark.full
 def test_heads_read_a_snapshot_and_write_no_view_into_it(
-    aligned: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    aligned: Path, world: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     features = str(tmp_path / "features")
     shutil.copytree(world / "features", features)

@@ -1,44 +1,58 @@
-"""Guarantees of heads/evaluate.py and heads/evaluation/options.py, and flags, on the small world."""
+"""heads.evaluate and heads.ask: predictions, refusals, continuing after a kill, rows that are selected or skipped."""
 
 import json
+import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from common.cli.parser import underscored
-from common.errors import StepDiffError
-from heads import evaluate, score
-from heads.data.clips import Features
+from heads import ask, evaluate, report, score, train
 from heads.data.packing import Turn
-from heads.evaluation import loading
-from heads.evaluation.answers import batch_starts
-from heads.evaluation.inputs import identity
-from heads.evaluation.loading import Loaded
-from heads.evaluation.options import EvaluateOptions, check
-from heads.methods.stepdiff import PairTexts, StepDiff
+from heads.evaluation.evaluation import Partial, identity
+from heads.evaluation.options import EvaluateOptions
+from heads.evaluation.rows import named, select
+from heads.methods.stepdiff import StepDiff
 from heads.methods.vlemb import VLEmb
-from heads.models.language_model import LanguageModel
-from heads.models.projector import Projector
-from heads.models.video_lm import VideoLM
-from heads.training.recipe import ProjectorOptions
-from store import Provenance, Store
-from tasks.declining import declines
-from tasks.postprocess import parse
-from tasks.prompts import DIFFERENCE_QUESTION, DIFFMCQ_SEED
-from tasks.testsets import DiffMCQ, DiffRank, Row, read_predictions, read_test_set, write_test_set
+from heads.models.language_model import autocast
+from heads.reporting.entries import Entry
+from heads.training.checkpoint import Run
+from heads.training.lineage import load_video_lm
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import place
+from stepdiff.tasks.declining import declines
+from stepdiff.tasks.postprocess import parse
+from stepdiff.tasks.prompts import DIFFERENCE_QUESTION, DIFFMCQ_SEED
+from stepdiff.tasks.testsets import (
+    DiffCap,
+    DiffMCQ,
+    DiffRank,
+    Row,
+    read_predictions,
+    read_test_set,
+    write_predictions,
+    write_test_set,
+)
+from store import Feature, Store
+from store.verbs.drop import drop
+from store.verbs.options import DropOptions
+
+from .conftest import Capture, config, provenance, recipe
+from .runs import unsealed
 
 CLIPS = [f"video-_{i}_0.0_{i + 1}.5" for i in range(24)]
 RAW = "The main difference in Visuals is that in Video 2, the person uses a fork, while in Video 1, they use a whisk."
 
 
-def ranking(world: Path, path: Path, extra: list[DiffRank] | None = None) -> Path:
+def ranking(path: Path, extra: list[DiffRank] | None = None) -> Path:
     rows: list[Row] = [
         DiffRank(CLIPS[i], tuple(CLIPS[i + 1 : i + 5]), ("Visuals", "Serving / Presentation")[i % 2], (5, 4, 5, 0))
         for i in range(12)
@@ -52,49 +66,37 @@ def command(world: Path, test_set: Path, out: Path, *more: str) -> list[str]:
     return [*given, "--test-set", str(test_set), "--out", str(out), "--bootstrap", "20", *more]
 
 
+class Dying:
+    """VLEmb as a user's own method, whose process is killed at its third batch, once."""
+
+    def __init__(self, store: Store, view: str, device: str) -> None:
+        self.method, self.log = VLEmb.of_view(store, view), Path(str(store.path)).parent / "asked"
+
+    def rank(self, rows: list[DiffRank]) -> list[list[float]]:
+        with self.log.open("a") as log:
+            log.write(f"{len(rows)} ")
+        if len(self.log.read_text().split()) == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.method.rank(rows)
+
+
 def test_a_killed_evaluation_ends_with_the_same_predictions(world: Path, tmp_path: Path) -> None:
-    given = command(world, ranking(world, tmp_path / "set.jsonl"), tmp_path / "killed.jsonl", "--rows-at-once", "3")
-    program = f"""
-import os, signal, sys
-from heads import evaluate
-from heads.evaluation.answers import Partial
-
-add, count = Partial.add, [0]
-
-def killed(self, predictions):
-    count[0] += 1
-    if count[0] == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
-    add(self, predictions)
-
-Partial.add = killed
-sys.exit(evaluate.main({given!r}))
-"""
-    assert subprocess.run([sys.executable, "-c", program], stderr=subprocess.DEVNULL).returncode == -signal.SIGKILL
+    shutil.copytree(world / "features", tmp_path / "features")
+    test_set = ranking(tmp_path / "set.jsonl")
+    given = command(tmp_path, test_set, tmp_path / "killed.jsonl", "--rows-at-once", "3")
+    given = [sys.executable, "-m", "heads.evaluate", *given, "--method", f"{__name__}:Dying"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    assert subprocess.run(given, stderr=subprocess.DEVNULL, env=environment).returncode == -signal.SIGKILL
     assert len((tmp_path / "killed.partial.jsonl").read_bytes().splitlines()) == 6
-    asked: list[int] = []
-    rank = VLEmb.rank
-
-    def counted(self: VLEmb, rows: Sequence[DiffRank]) -> list[list[float]]:
-        asked.append(len(rows))
-        return rank(self, rows)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(VLEmb, "rank", counted)
-        assert evaluate.main(given) == 0
-    assert asked == [3, 3], "only the rows that the killed run lacked"
-    again = command(world, tmp_path / "set.jsonl", tmp_path / "whole.jsonl", "--rows-at-once", "3")
-    assert evaluate.main(again) == 0
+    assert subprocess.run(given, env=environment).returncode == 0
+    assert (tmp_path / "asked").read_text().split() == ["3"] * 5, "after the kill only the rows that were missing"
+    assert evaluate.main(command(world, test_set, tmp_path / "whole.jsonl", "--rows-at-once", "3")) == 0
     assert (tmp_path / "killed.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
-    names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"set.jsonl", *(f"{w}{e}" for w in ("killed", "whole") for e in (".jsonl", ".scores.json"))}
+    assert not list(tmp_path.glob("*.partial*"))
 
 
-def test_answers_depend_only_on_the_rows_of_the_batch(world: Path, tiny_lm: str) -> None:
-    features = Features(Store.open(world / "features"), "visual", "tokens")
-    lm = LanguageModel.load(tiny_lm, "cpu")
-    projector = Projector(ProjectorOptions(16, 2, outputs=4), *features.shape, lm.width, lm.embedding_std)
-    model = VideoLM(lm, projector, 4)
+def test_answers_depend_only_on_the_rows_of_the_batch(world: Path, frozen: Path) -> None:
+    model, features, _ = load_video_lm(frozen, Store.open(world / "features"))
     rows = [DiffRank(CLIPS[i], tuple(CLIPS[i + 1 : i + 6]), "Visuals", (1, 2, 3, 4, 5)) for i in range(8)]
     with torch.inference_mode():
         method = StepDiff(model, features)
@@ -102,21 +104,7 @@ def test_answers_depend_only_on_the_rows_of_the_batch(world: Path, tiny_lm: str)
         assert after[1] == StepDiff(model, features).rank(rows[5:])
 
 
-@pytest.fixture
-def seeing(world: Path, tiny_lm: str, monkeypatch: pytest.MonkeyPatch) -> VideoLM:
-    """Replace the method video-lm with an untrained model in float32."""
-    features = Features(Store.open(world / "features"), "visual", "tokens")
-    lm = LanguageModel.load(tiny_lm, "cpu")
-    torch.manual_seed(3)
-    projector = Projector(ProjectorOptions(16, 2, outputs=4), *features.shape, lm.width, 1.0)
-    model = VideoLM(lm, projector, 4)
-    monkeypatch.setattr(
-        loading, "_load", lambda options, store, device, group: Loaded(StepDiff(model, features, options.control))
-    )
-    return model
-
-
-def choices(world: Path, path: Path) -> list[str]:
+def choices(world: Path, head: Path, path: Path) -> list[str]:
     """Return the command for a DiffMCQ set with 23 texts per pair in distant rows, and eight pairs."""
     pairs = [(CLIPS[i], CLIPS[i + 1]) for i in range(8)]
     rows = [
@@ -126,156 +114,90 @@ def choices(world: Path, path: Path) -> list[str]:
         for options in [tuple(pairs[(i + 2 * place) % 8] for place in range(4))]
     ]
     write_test_set("diffmcq", path, rows)
-    given = ["--task", "diffmcq", "--method", "video-lm", "--store", str(world / "features"), "--bootstrap", "0"]
-    return [*given, "--test-set", str(path), "--rows-at-once", "3"]
+    given = ["--task", "diffmcq", "--method", "video-lm", "--head", str(head), "--store", str(world / "features")]
+    return [*given, "--test-set", str(path), "--rows-at-once", "3", "--bootstrap", "0", "--allow-seen"]
 
 
-def test_a_video_language_model_reads_each_pair_once_for_all_questions_about_it(
-    seeing: VideoLM, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_score_of_a_text_is_that_of_its_pair_alone_and_without_video_all_options_tie(
+    world: Path, frozen: Path, tmp_path: Path
 ) -> None:
-    given = [*choices(world, tmp_path / "mcq.jsonl"), "--out", str(tmp_path / "p.jsonl")]
-    read: list[int] = []
-    likelihoods = VideoLM.log_likelihoods
-
-    def counted(
-        self: VideoLM, pairs: Sequence, clips: torch.Tensor | None, mean: bool, count: int | None
-    ) -> list[list[float]]:
-        read.append(len(pairs))
-        return likelihoods(self, pairs, clips, mean, count)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(VideoLM, "log_likelihoods", counted)
-        assert evaluate.main(given) == 0
-    assert read == [2, 3, 3], "eight pairs, in batches of similar size"
+    given = [*choices(world, frozen, tmp_path / "mcq.jsonl"), "--out", str(tmp_path / "p.jsonl")]
+    assert evaluate.main(given) == 0
     rows = read_test_set("diffmcq", tmp_path / "mcq.jsonl")
-    found = read_predictions("diffmcq", tmp_path / "p.jsonl", rows)
-    features = Features(Store.open(world / "features"), "visual", "tokens")
-    for row, scores in list(zip(rows, found, strict=True))[::7]:
+    predictions = read_predictions("diffmcq", tmp_path / "p.jsonl", rows)
+    model, features, _ = load_video_lm(frozen, Store.open(world / "features"))
+    for row, scores in list(zip(rows, predictions, strict=True))[::7]:
         turn = Turn(DIFFERENCE_QUESTION.format(category=row.category), row.difference, DIFFMCQ_SEED, ends=False)
         for pair, value in zip(row.options, scores, strict=True):
             with torch.inference_mode():
-                clips = seeing.project(features.read(list(pair)))
-            assert value == pytest.approx(seeing.log_likelihoods([[turn]], clips, mean=True)[0][0], abs=1e-4)
-    assert len({value for scores in found for value in scores}) == 8 * 23, "eight pairs, 23 texts each"
-
-
-def test_an_evaluation_stopped_between_pairs_ends_with_the_same_predictions(
-    seeing: VideoLM, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given = choices(world, tmp_path / "mcq.jsonl")
-    assert evaluate.main([*given, "--out", str(tmp_path / "whole.jsonl")]) == 0
-    score_texts, asked = StepDiff.score_texts, []
-
-    def stops(self: StepDiff, pairs: Sequence[PairTexts]) -> list[list[float]]:
-        asked.append(len(pairs))
-        if len(asked) == 2:
-            raise KeyboardInterrupt
-        return score_texts(self, pairs)
-
-    monkeypatch.setattr(StepDiff, "score_texts", stops)
-    with pytest.raises(KeyboardInterrupt):
-        evaluate.main([*given, "--out", str(tmp_path / "stopped.jsonl")])
-    assert len((tmp_path / "stopped.partial.jsonl").read_bytes().splitlines()) == 2
-    assert evaluate.main([*given, "--out", str(tmp_path / "stopped.jsonl")]) == 0
-    assert asked == [2, 3, 3, 3]
-    assert (tmp_path / "stopped.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
-    assert not list(tmp_path.glob("*.partial*"))
-
-
-def test_without_video_all_options_of_a_question_score_the_same_bits(
-    seeing: VideoLM, world: Path, tmp_path: Path
-) -> None:
-    given = choices(world, tmp_path / "mcq.jsonl")
-    assert evaluate.main([*given, "--out", str(tmp_path / "p.jsonl"), "--control", "blind"]) == 0
-    rows = read_test_set("diffmcq", tmp_path / "mcq.jsonl")
+                clips = model.project(features.read(list(pair)))
+                assert value == pytest.approx(model.log_likelihoods([[turn]], clips, mean=True)[0][0], abs=1e-4)
+    assert len({value for scores in predictions for value in scores}) == 8 * 23, "eight pairs, 23 texts each"
+    assert evaluate.main([*given, "--control", "blind"]) == 0
     assert all(len(set(scores)) == 1 for scores in read_predictions("diffmcq", tmp_path / "p.jsonl", rows))
 
 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (
-            ["--method", "video-lm"],
-            "--view is for vlemb, llava, idefics, vlm, a plug-in, and video-lm does not read it",
-        ),
-        (["--pair-embedding", "candidate"], "--pair-embedding is for diffmcq, and diffrank does not read it"),
-        (["--head", "runs/x"], "--head is for video-lm, stepdiff, .*, token-regression, and vlemb does not"),
-        (["--control", "blind"], "--control is for video-lm, .* and vlemb does not read it"),
+        (["--method", "video-lm"], "--view is for vlemb, llava, .*, and video-lm does not"),
+        (["--pair-embedding", "candidate"], "--pair-embedding is for diffmcq, and diffrank does not"),
+        (["--head", "runs/x"], "--head is for video-lm, .*, and vlemb does not"),
+        (["--control", "blind"], "--control is for video-lm, .* and vlemb does not"),
         (["--similarity"], "--similarity is for diffcap"),
+        (["--decline-at", "0"], "--decline-at is for diffcap, and diffrank does not"),
+        (["--no-seeded"], "--seeded is for diffcap, and diffrank does not"),
+        (["--ask-similar"], "--ask-similar is for "),
+        (["--no-difference", "x.jsonl"], "--no-difference is for diffcap, and diffrank does not"),
         (["--rows-at-once", "0"], "neither may be below 1"),
         (["--seed", "-1"], "neither may be below 0"),
-        (["--bootstrap", "-1"], "neither may be below 0"),
+        (["--workers", "0"], "--workers 0 is too few"),
+        (["--out", "s3://bucket/p.jsonl"], "--out s3://bucket/p.jsonl is a URL: give a path of a file system"),
     ],
 )
 def test_an_option_that_is_not_read_is_refused(
-    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], message: str
+    world: Path, tmp_path: Path, capsys: Capture, more: list[str], message: str
 ) -> None:
-    assert evaluate.main([*command(world, ranking(world, tmp_path / "set.jsonl"), tmp_path / "p.jsonl"), *more]) == 2
+    assert evaluate.main([*command(world, ranking(tmp_path / "set.jsonl"), tmp_path / "p.jsonl"), *more]) == 2
     error = capsys.readouterr().err.strip()
     assert re.search(message, error) and "\n" not in error
     assert [path.name for path in tmp_path.iterdir()] == ["set.jsonl"]
 
 
-@pytest.mark.parametrize("name", ["p.jsonl", "p.rows.jsonl", "p.scores.json", "p.partial.jsonl"])
-def test_no_file_that_is_read_is_written(
-    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+def test_answers_of_other_features_or_of_another_language_model_are_not_used(
+    world: Path, tiny_lm: str, tmp_path: Path
 ) -> None:
-    test_set = ranking(world, tmp_path / name)
+    features = str(shutil.copytree(world / "features", tmp_path / "features"))
+    shutil.copytree(tiny_lm, tmp_path / "lm")
+    (tmp_path / "texts.parquet").write_bytes(b"texts")
+    paths = {"texts": str(tmp_path / "texts.parquet"), "language_model": str(tmp_path / "lm")}
+    seeing = EvaluateOptions("diffrank", "vlemb", "p.jsonl", "set", store=features, view="visual")
+    reading = EvaluateOptions("diffrank", "socratic", "p.jsonl", "set", store=features, **paths)
+    before = [identity(options, [], Store.open(features)) for options in (seeing, reading)]
+    assert before == [identity(options, [], Store.open(features)) for options in (seeing, reading)]
+    (tmp_path / "lm/config.json").write_text((tmp_path / "lm/config.json").read_text() + " ")
+    assert drop(DropOptions(features, "visual", yes=True)).dropped
+    store = Store.open(features)
+    with store.lock():
+        store.create_view("clips", "visual", provenance("another"), {"embedding": Feature((24,), "float32")})
+    after = [identity(options, [], Store.open(features)) for options in (seeing, reading)]
+    assert after[0] != before[0] and after[1] != before[1]
+
+
+@pytest.mark.parametrize("name", ["p.jsonl", "p.rows.jsonl", "p.scores.json", "p.partial.jsonl"])
+def test_no_file_that_is_read_is_written(world: Path, tmp_path: Path, capsys: Capture, name: str) -> None:
+    test_set = ranking(tmp_path / name)
     before = test_set.read_bytes()
     assert evaluate.main(command(world, test_set, tmp_path / "p.jsonl")) == 2
     assert "would overwrite it; name another --out" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == [name] and test_set.read_bytes() == before
 
 
-def test_answers_from_another_version_of_a_view_are_not_used(
-    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A stopped evaluation continues with its answers if the view has the same provenance."""
-    asked = EvaluateOptions("diffrank", "vlemb", "p.jsonl", "set", store=str(world / "features"), view="visual")
-    rows = read_test_set("diffrank", ranking(world, tmp_path / "set.jsonl"))
-    first = identity(asked, rows, Store.open(asked.store))
-    assert first == identity(asked, rows, Store.open(asked.store))
-    as_dict = Provenance.as_dict
-    monkeypatch.setattr(Provenance, "as_dict", lambda made: as_dict(made) | {"weights": "1" * 64})
-    assert identity(asked, rows, Store.open(asked.store)) != first
-
-
-def test_answers_of_another_language_model_of_the_same_name_are_not_used(
-    world: Path, tiny_lm: str, tmp_path: Path
-) -> None:
-    shutil.copytree(tiny_lm, tmp_path / "lm")
-    (tmp_path / "texts.parquet").write_bytes(b"texts")
-    paths = {"texts": str(tmp_path / "texts.parquet"), "language_model": str(tmp_path / "lm")}
-    asked = EvaluateOptions("diffrank", "socratic", "p.jsonl", "set", store=str(world / "features"), **paths)
-    first = identity(asked, [], Store.open(asked.store))
-    assert first == identity(asked, [], Store.open(asked.store))
-    config = tmp_path / "lm/config.json"
-    config.write_text(config.read_text() + " ")
-    assert identity(asked, [], Store.open(asked.store)) != first
-
-
-def test_pair_embedding_is_refused_for_a_method_that_does_not_read_it() -> None:
-    asked = EvaluateOptions("diffmcq", "video-lm", "p.jsonl", "set", store="features", pair_embedding="candidate")
-    with pytest.raises(StepDiffError, match="--pair-embedding is for vlemb, and video-lm does not read it"):
-        check(asked)
-
-
-def test_batches_have_similar_sizes() -> None:
-    assert batch_starts(150, 50) == [0, 50, 100]
-    assert batch_starts(75, 50) == [0, 37]
-    assert batch_starts(1, 50) == [0]
-    for rows in range(1, 40):
-        for at_once in range(1, 12):
-            starts = [*batch_starts(rows, at_once), rows]
-            sizes = [end - start for start, end in zip(starts, starts[1:], strict=False)]
-            assert sum(sizes) == rows and max(sizes) <= at_once and max(sizes) - min(sizes) <= 1
-
-
 def test_a_clip_that_the_store_lacks_is_reported_before_anything_is_predicted(
-    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    world: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     lacking = DiffRank(CLIPS[0], (CLIPS[1], "no_0_1", "never_0_1", CLIPS[2]), "Visuals", (1, 2, 3, 4))
-    test_set = ranking(world, tmp_path / "set.jsonl", [lacking, lacking])
+    test_set = ranking(tmp_path / "set.jsonl", [lacking, lacking])
     given = command(world, test_set, tmp_path / "p.jsonl")
     assert evaluate.main(given) == 2
     error = capsys.readouterr().err
@@ -291,53 +213,41 @@ def test_a_clip_that_the_store_lacks_is_reported_before_anything_is_predicted(
     assert "every row has a clip that" in capsys.readouterr().err
 
 
-def test_a_refused_task_leaves_no_file(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    given = command(world, world / "diffcap_test.jsonl", tmp_path / "p.jsonl")
-    assert evaluate.main([*given, "--task", "diffcap"]) == 2
-    assert "--method vlemb does not answer diffcap: its class has no function caption" in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
-
-
-def test_only_a_named_subset_is_answered(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    test_set, out = ranking(world, tmp_path / "set.jsonl"), tmp_path / "p.jsonl"
+def test_only_a_named_subset_is_answered(world: Path, tmp_path: Path, capsys: Capture) -> None:
+    test_set, out = ranking(tmp_path / "set.jsonl"), tmp_path / "p.jsonl"
     (tmp_path / "names.txt").write_text("Serving / Presentation\nvideo-_2\n")
     assert evaluate.main(command(world, test_set, out, "--subset", str(tmp_path / "names.txt"), "--json")) == 0
-    found = json.loads(capsys.readouterr().out)["scores"]
-    assert {name: own["rows"] for name, own in found["per_category"].items()} == {
+    scores = json.loads(capsys.readouterr().out)["scores"]
+    assert {name: part["rows"] for name, part in scores["per_category"].items()} == {
         "Serving / Presentation": 6,
         "Visuals": 1,
     }
     rows = read_test_set("diffrank", out.with_suffix(".rows.jsonl"))
     assert [row.reference for row in rows] == [CLIPS[i] for i in (1, 2, 3, 5, 7, 9, 11)]
-    assert evaluate.main(command(world, test_set, out, "--subset", "Visuals", "--rows", "2")) == 0
-    assert {row.category for row in read_test_set("diffrank", out.with_suffix(".rows.jsonl"))} == {"Visuals"}
     assert evaluate.main(command(world, test_set, out)) == 0
     assert not out.with_suffix(".rows.jsonl").exists(), "all rows of the test set again"
-    capsys.readouterr()
-    assert evaluate.main(command(world, test_set, out, "--subset", "Tools")) == 2
-    assert "subset: 'Tools' is not a category" in capsys.readouterr().err
 
 
 class Writer:
     """A method that writes one caption for every pair."""
 
-    def __init__(self, caption: str) -> None:
-        self.written = caption
+    def __init__(self, store: Store, view: str | None, device: str) -> None:
+        pass
 
     def caption(self, rows: list) -> list[str]:
-        return [self.written] * len(rows)
+        return [RAW] * len(rows)
 
 
 @pytest.fixture
-def captions(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def captions(world: Path, tmp_path: Path) -> list[str]:
     """The command that evaluates a method whose captions are all RAW."""
-    monkeypatch.setattr(loading, "_load", lambda options, store, device, group: Loaded(Writer(RAW)))
-    given = ["--task", "diffcap", "--method", "vlemb", "--store", str(world / "features"), "--bootstrap", "20"]
-    return [*given, "--test-set", str(world / "diffcap_test.jsonl"), "--out", str(tmp_path / "p.jsonl")]
+    given = ["--task", "diffcap", "--method", f"{__name__}:Writer", "--store", str(world / "features")]
+    given += ["--bootstrap", "20", "--test-set", str(world / "diffcap_test.jsonl")]
+    return [*given, "--out", str(tmp_path / "p.jsonl")]
 
 
 def test_captions_are_post_processed_by_evaluate_or_by_score(
-    captions: list[str], world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    captions: list[str], world: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     assert evaluate.main([*captions, "--json"]) == 0
     parsed = json.loads(capsys.readouterr().out)["scores"]
@@ -356,26 +266,267 @@ def test_captions_are_post_processed_by_evaluate_or_by_score(
 
 
 def test_pairs_that_agree_are_evaluated_with_no_difference(
-    captions: list[str], world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    captions: list[str], world: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     assert not declines(RAW)
-    more = ["--no-difference", str(ranking(world, tmp_path / "rank.jsonl"))]
+    more = ["--no-difference", str(ranking(tmp_path / "rank.jsonl"))]
     assert evaluate.main([*captions, *more, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)["scores"]
-    assert (found["rows"], found["no_difference_rows"], found["invented"], found["declined"]) == (25, 24, 1, 0)
+    record = json.loads(capsys.readouterr().out)["scores"]
+    assert (record["rows"], record["no_difference_rows"], record["invented"], record["declined"]) == (25, 24, 1, 0)
     assert evaluate.main([*captions, *more, "--rows", "5", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["scores"]["no_difference_rows"] == 5
     rows = read_test_set("diffcap", tmp_path / "p.rows.jsonl")
     assert [bool(row.text) for row in rows] == [True] + [False] * 5
-    given = command(world, tmp_path / "rank.jsonl", tmp_path / "q.jsonl", *more)
-    assert evaluate.main(given) == 2
-    assert "--no-difference is for diffcap, and diffrank does not read it" in capsys.readouterr().err
 
 
-def test_a_boolean_flag_needs_no_value() -> None:
-    given = ["--parse", "--no-parse", "--parse", "false", "--skip-missing=true"]
-    given += ["--no-difference", "x", "--skip-missing"]
-    assert underscored(given, {"parse", "skip_missing"}) == [
-        "--parse=true", "--parse=false", "--parse", "false", "--skip_missing=true", "--no_difference", "x",
-        "--skip_missing=true",
-    ]  # fmt: skip
+RANKED = [DiffRank("a_0_1", ("b_0_1", "c_0_1"), "Visuals", (5, number % 5)) for number in range(10)]
+SCORED = [[number / 7, -number / 3] for number in range(10)]
+STARTS = [0, 4, 8]
+WHO: dict = {"options": {"method": "vlemb"}, "head": None}
+BATCHES = [SCORED[:4], SCORED[4:8], SCORED[8:]]
+
+
+def predict(out: Path, batches: int = 3, identity: dict = WHO) -> int:
+    """Predict at most n batches as heads.evaluate does; return the number of rows that existed before."""
+    with Partial("scores", out, identity) as partial:
+        stood = len(partial.resume(RANKED, STARTS))
+        for start, batch in list(zip(STARTS, BATCHES, strict=True))[:batches]:
+            if start >= stood:
+                partial.add(batch)
+        if batches == 3:
+            write_predictions("diffrank", out, SCORED)
+            partial.forget()
+    return stood
+
+
+def whole_file(tmp_path: Path) -> bytes:
+    write_predictions("diffrank", tmp_path / "whole.jsonl", SCORED)
+    return (tmp_path / "whole.jsonl").read_bytes()
+
+
+@pytest.mark.full
+@given(st.integers(0, 10_000), st.sampled_from([b"", b"\0\0\0", b"{", b'{"scores": [1]}\n', b"\xff\n"]))
+def test_whatever_the_end_of_the_partial_file_the_result_is_the_same(
+    tmp_path_factory: pytest.TempPathFactory, cut: int, rubbish: bytes
+) -> None:
+    folder = tmp_path_factory.mktemp("torn")
+    out = folder / "p.jsonl"
+    predict(out, 2)
+    partial = folder / "p.partial.jsonl"
+    data = partial.read_bytes()
+    partial.write_bytes(data[: cut % (len(data) + 1)] + rubbish)
+    assert predict(out) in (0, 4, 8)
+    assert out.read_bytes() == whole_file(folder)
+
+
+def test_answers_that_depend_on_anything_else_are_never_used(tmp_path: Path) -> None:
+    out = tmp_path / "p.jsonl"
+    predict(out, 2)
+    assert predict(out, 1, WHO | {"head": "another"}) == 0
+    assert predict(out) == 0, "those of the first are removed"
+    predict(out, 2)
+    assert predict(out) == 8
+    for spoil in (lambda path: path.write_text("{"), Path.unlink):
+        predict(out, 1)
+        spoil(tmp_path / "p.partial.json")
+        assert predict(out) == 0
+
+
+def test_two_evaluations_cannot_write_one_file_at_the_same_time(tmp_path: Path) -> None:
+    out = tmp_path / "p.jsonl"
+    with Partial("scores", out, WHO) as partial:
+        partial.resume(RANKED, STARTS)
+        with (
+            pytest.raises(StepDiffError, match="p.partial.jsonl: another evaluation is writing it"),
+            Partial("scores", out, WHO),
+        ):
+            pass
+        partial.add(SCORED[:4])
+    assert predict(out) == 4
+
+
+OPTIONS = (("a_0_1", "b_0_1"), ("v-_x_0_1", "d_0_1"), ("e_0_1", "f_0_1"), ("g_0_1", "h_0_1"))
+ROWS = [
+    DiffCap("a_0_1", "b_0_1", "Visuals", ("x",)),
+    DiffMCQ("x", "Serving / Presentation", OPTIONS, OPTIONS[1]),
+    DiffRank("a_2_3", ("b_0_1",), "Actions", (5,)),
+    DiffRank("b_0_1", ("a_0_1",), "Actions", (5,)),
+]
+
+
+@pytest.mark.parametrize(
+    ("names", "places"),
+    [
+        (["Actions"], [2, 3]),
+        (["Serving / Presentation"], [1]),
+        (["a"], [0, 2]),
+        (["a_2_3"], [2]),
+        (["v-_x"], [1]),
+        (["b", "Visuals", "a_0_1"], [0, 3]),
+    ],
+)
+def test_rows_keep_the_order_of_the_test_set(names: list[str], places: list[int]) -> None:
+    assert select(ROWS, names) == [ROWS[place] for place in places]
+
+
+def test_every_name_selects_a_row_or_is_refused() -> None:
+    with pytest.raises(StepDiffError, match="subset: 'h_0_1' is not a category, reference video or .* test set$"):
+        named(ROWS, "a,h_0_1")
+    with pytest.raises(StepDiffError, match=r"subset: 'actions' is not a .* \(2 such names\)"):
+        named(ROWS, "actions,b_0_9")
+    assert named(ROWS, "Actions, v-_x,b_0_1,") == ["Actions", "v-_x", "b_0_1"]
+
+
+@pytest.mark.full
+def test_an_unfinished_training_prints_a_notice_and_starts_no_other(
+    trained: Path, world: Path, tiny_lm: str, tmp_path: Path, capsys: Capture
+) -> None:
+    half = tmp_path / "half"
+    shutil.copytree(trained, half, ignore=shutil.ignore_patterns("checkpoint-*"))
+    shutil.copytree(trained / "checkpoint-000006", half / "checkpoint-000002")
+    state = half / "checkpoint-000002/state.json"
+    state.write_text(json.dumps(json.loads(state.read_text()) | {"step": 2, "best_step": 2, "best_score": 0.5}))
+    unsealed(half)
+    Run(half).name_best(half / "checkpoint-000002", 2, 0.5)
+    out = tmp_path / "p.jsonl"
+    command = ["--task", "diffrank", "--method", "video-lm", "--head", str(half), "--store", str(world / "features")]
+    command += ["--test-set", str(world / "diffrank_test.jsonl"), "--out", str(out), "--json"]
+    capsys.readouterr()
+    assert evaluate.main(command) == 0
+    printed = capsys.readouterr()
+    assert f"{half}: trained 2 of 6 steps so far; checkpoint-000002 is the best of them" in printed.err
+    disclosed = json.loads(printed.out)["disclosed"]["recipe"]
+    assert (disclosed["steps"], disclosed["trained"], disclosed["checkpoint"]) == (6, 2, "checkpoint-000002")
+    assert train.main(["--config", str(recipe(world, tiny_lm, tmp_path / "next", init=str(half)))]) == 2
+    assert f"{half}: trained only 2 of its 6 steps; finish it first" in capsys.readouterr().err
+    assert not (tmp_path / "next").exists()
+
+
+def test_evaluate_writes_predictions_that_score_again(
+    trained: Path, world: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    from heads import score
+
+    capsys.readouterr()
+    for task in ("diffmcq", "diffrank", "diffcap"):
+        out = tmp_path / f"{task}.jsonl"
+        test_set = str(world / f"{task}_test.jsonl")
+        command = ["--task", task, "--method", "stepdiff", "--head", str(trained), "--store", str(world / "features")]
+        command += ["--test_set", test_set, "--out", str(out), "--json"]
+        assert evaluate.main(command) == 0
+        record = json.loads(capsys.readouterr().out)
+        assert score.main(["--task", task, "--test_set", test_set, "--predictions", str(out), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["rows"] == record["scores"]["rows"]
+        assert record["disclosed"]["recipe"]["lora"]
+
+
+def test_controls_change_what_is_seen(trained: Path, world: Path, tmp_path: Path) -> None:
+    written = {}
+    for control in ("none", "blind", "shuffled"):
+        out = tmp_path / f"{control}.jsonl"
+        command = ["--task", "diffrank", "--method", "stepdiff", "--head", str(trained), "--control", control]
+        command += ["--store", str(world / "features"), "--test_set", str(world / "diffrank_test.jsonl")]
+        assert evaluate.main([*command, "--out", str(out), "--rows", "1"]) == 0
+        written[control] = json.loads(out.read_text())["scores"]
+        assert len(out.with_suffix(".rows.jsonl").read_text().splitlines()) == 1
+    assert len(set(written["blind"])) == 1, "without video every target is the same"
+    assert written["none"] != written["shuffled"] and len(set(written["none"])) > 1
+
+
+@pytest.mark.full
+def test_decline_at_answers_no_difference_for_similar_pairs_and_changes_no_other_caption(
+    trained: Path, world: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    out, store = tmp_path / "p.jsonl", str(world / "features")
+    command = ["--task", "diffcap", "--method", "video-lm", "--head", str(trained), "--store", store, "--no-parse"]
+    command += ["--test-set", str(world / "diffcap_test.jsonl"), "--out", str(out), "--json"]
+    command += ["--no-difference", str(world / "diffrank_test.jsonl")]
+
+    def captions_with(*more: str) -> list[str]:
+        assert evaluate.main([*command, *more]) == 0
+        return [json.loads(line)["generated_text"] for line in out.read_text().splitlines()]
+
+    captions, rows = captions_with(), read_test_set("diffcap", out.with_suffix(".rows.jsonl"))
+    model, features, _ = load_video_lm(trained, Store.open(store), "cpu")
+    with autocast("cpu", "bfloat16"):
+        alike = StepDiff(model, features).alike([((row.reference, row.candidate), row.category) for row in rows])
+    between = sorted(alike)[len(rows) // 2 - 1]
+    declined = [score > between for score in alike]
+    assert 0 < sum(declined) < len(rows) == 3
+    capsys.readouterr()
+    expected = [
+        f"There is no difference in {row.category}." if declines else caption
+        for row, declines, caption in zip(rows, declined, captions, strict=True)
+    ]
+    assert captions_with("--decline-at", str(between)) == expected
+    record = json.loads(capsys.readouterr().out)
+    agree = [not row.text for row in rows]
+    assert record["scores"]["invented"] == np.mean([not d for d, a in zip(declined, agree, strict=True) if a])
+    assert f"> {between:g}: Do the two videos share" in record["disclosed"]["protocol"]["declines"]
+    assert captions_with("--decline-at", "1000") == captions
+    assert evaluate.main([*command, "--decline-at", ".inf"]) == 2
+    assert "--decline-at inf is not finite" in capsys.readouterr().err
+
+
+@pytest.mark.full
+def test_with_ask_similar_the_captions_are_those_without_it_to_the_byte(
+    frozen: Path, world: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    from heads import score
+
+    store = str(world / "features")
+    command = ["--task", "diffcap", "--method", "video-lm", "--head", str(frozen), "--store", store, "--json"]
+    command += ["--test-set", str(world / "diffcap_test.jsonl"), "--bootstrap", "20"]
+    command += ["--no-difference", str(world / "diffrank_test.jsonl"), "--rows-at-once", "2"]
+    plain, asked = tmp_path / "plain.jsonl", tmp_path / "asked.jsonl"
+    assert evaluate.main([*command, "--out", str(plain)]) == 0
+    capsys.readouterr()
+    assert evaluate.main([*command, "--out", str(asked), "--ask-similar"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    lines = [json.loads(line) for line in asked.read_text().splitlines()]
+    assert [{"generated_text": line["generated_text"]} for line in lines] == [
+        json.loads(line) for line in plain.read_text().splitlines()
+    ]
+    rows = read_test_set("diffcap", asked.with_suffix(".rows.jsonl"))
+    model, features, _ = load_video_lm(frozen, Store.open(store), "cpu")
+    with autocast("cpu", "float32"):
+        alike = StepDiff(model, features).alike([((row.reference, row.candidate), row.category) for row in rows])
+    similar = [line["similar"] for line in lines]
+    np.testing.assert_allclose(similar, alike, atol=1e-4)
+    declined = [line["similar"] > 0 or "no difference" in line["generated_text"] for line in lines]
+    agree = [not row.text for row in rows]
+    expected = np.mean([not d for d, a in zip(declined, agree, strict=True) if a])
+    assert record["scores"]["asked_first"]["invented"] == expected
+    assert "Do the two videos share" in record["disclosed"]["protocol"]["similar"]["question"]
+    given = ["--task", "diffcap", "--test-set", str(asked.with_suffix(".rows.jsonl")), "--bootstrap", "20"]
+    given += ["--predictions", str(asked)]
+    assert score.main([*given, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["asked_first"] == record["scores"]["asked_first"]
+    assert score.main(given) == 0
+    assert "invented, asked first" in capsys.readouterr().out
+    assert evaluate.main([*command, "--out", str(tmp_path / "x.jsonl"), "--ask-similar", "--decline-at", "0"]) == 2
+    assert "--ask-similar keeps captions as written" in capsys.readouterr().err
+
+
+def test_ask_answers_and_refuses_in_one_line(trained: Path, world: Path, capsys: Capture) -> None:
+    both = ["--reference", "video-_0_0.0_1.5", "--candidate", "video-_1_0.0_2.5"]
+    where = ["--head", str(trained), "--store", str(world / "features"), "--max_tokens", "4"]
+    assert ask.main([*both, *where, "What differs?", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["question"] == "What differs?"
+    assert ask.main([*both, *where, "--preset", "mistake", "--json"]) == 0
+    assert "what mistake did I make" in json.loads(capsys.readouterr().out)["question"]
+    assert ask.main([*both, *where, "--preset", "nothing"]) == 2
+    assert "no preset 'nothing'; there are tools" in capsys.readouterr().err
+    assert ask.main(["--reference", "no_0_1", *both[2:], *where, "Why?"]) == 2
+    assert "no_0_1: no visual features in the store (unknown)" in capsys.readouterr().err
+
+
+def test_a_report_in_an_object_store_leaves_no_local_folder(
+    entries: list[Entry], bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = config(entries, tmp_path / "report.yaml")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert report.main(["--config", path, "--bootstrap", "0", "--out", f"{bucket}/report"]) == 0
+    assert {"report.json", "report.md", "report.tex"} <= {file.name for file in place(f"{bucket}/report").files()}
+    assert not list((tmp_path / "here").iterdir())

@@ -1,46 +1,38 @@
-"""Evaluation on other people's benchmarks: heads/evaluation/rows.py, heads/reporting/benchmarks.py, and what StepDiff
-chooses and writes."""
+"""Evaluation on other people's benchmarks, and the judges of texts, with a real server and models of random weights."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from heads import evaluate, report, score
-from heads import table as table_of_systems
-from heads.data.clips import Features
 from heads.data.packing import Turn
-from heads.evaluation import loading
-from heads.evaluation.inputs import identity
-from heads.evaluation.loading import Loaded
-from heads.evaluation.options import EvaluateOptions
+from heads.evaluation.judges import Answers, Entailment, JudgeOptions, load
+from heads.llm.server import ServedLLM
 from heads.methods.stepdiff import StepDiff
-from heads.models.language_model import LanguageModel
-from heads.models.projector import Projector
-from heads.models.video_lm import VideoLM
-from heads.training.recipe import ProjectorOptions
+from heads.training.lineage import load_video_lm
+from stepdiff.common.errors import StepDiffError
+from stepdiff.tasks import registry
+from stepdiff.tasks.benchmarks.judging import Inquiry, answers
+from stepdiff.tasks.benchmarks.rows import Choice, Writing
+from stepdiff.tasks.benchmarks.vidic import read
 from store import Store
-from tasks import benchmarks
-from tasks.benchmarks.rows import Choice, Writing
-from tasks.prompts import system
+from tests.llm_server import Reply, Server, said
 from tests.tasks.viddiff_files import benchmark as viddiff
 from tests.tasks.vidic_files import pair, write
+
+from .conftest import Capture
 
 CLIPS = [f"video-_{i}_0.0_{i + 1}.5" for i in range(24)]
 OPTIONS = ("They use a whisk.", "They use a fork.", "They use a spoon.", "They do nothing.")
 
 
-@pytest.fixture
-def seeing(world: Path, tiny_lm: str, monkeypatch: pytest.MonkeyPatch) -> StepDiff:
-    """Replace the method video-lm with an untrained model in float32."""
-    features = Features(Store.open(world / "features"), "visual", "tokens")
-    lm = LanguageModel.load(tiny_lm, "cpu")
-    torch.manual_seed(3)
-    projector = Projector(ProjectorOptions(16, 2, outputs=4), *features.shape, lm.width, 1.0)
-    method = StepDiff(VideoLM(lm, projector, 4), features)
-    monkeypatch.setattr(loading, "_load", lambda *_: Loaded(method))
-    return method
+@pytest.fixture(scope="module")
+def seeing(world: Path, frozen: Path) -> StepDiff:
+    model, features, _ = load_video_lm(frozen, Store.open(world / "features"))
+    return StepDiff(model, features)
 
 
 @pytest.fixture
@@ -67,53 +59,50 @@ def command(world: Path, folder: Path, out: Path, *more: str) -> list[str]:
 
 
 def test_a_line_of_a_benchmarks_predictions_names_its_row(
-    world: Path, seeing: StepDiff, crossvid: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    world: Path, frozen: Path, crossvid: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     given = ["--task", "crossvid-cc", "--data", str(crossvid), "--bootstrap", "20"]
-    out = tmp_path / "said.jsonl"
-    assert evaluate.main(command(world, crossvid, out, "--method", "video-lm", "--rows-at-once", "3")) == 0
+    out, head = tmp_path / "said.jsonl", ["--method", "video-lm", "--head", str(frozen), "--allow-seen"]
+    assert evaluate.main(command(world, crossvid, out, *head, "--rows-at-once", "3")) == 0
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     assert [line["key"] for line in lines] == [str(number) for number in range(8)]
     record = json.loads(out.with_suffix(".scores.json").read_text())
     right = sum(max(range(4), key=line["scores"].__getitem__) == place % 4 for place, line in enumerate(lines))
     assert record["scores"]["accuracy"] == right / 8
+    capsys.readouterr()
     assert score.main([*given, "--predictions", str(out), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert found.pop("method").keys() == {"regime", "control"} and found == record["scores"]
+    again = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert again.pop("method").keys() == {"regime", "control"} and again.pop("seen")["clips"] == 10
+    assert again == record["scores"]
     assert score.main([*given, "--predictions", str(out), "--export", str(tmp_path / "theirs")]) == 0
     assert "exported: " in capsys.readouterr().err and list((tmp_path / "theirs").rglob("*.json"))
     part = tmp_path / "part.jsonl"
-    assert evaluate.main(command(world, crossvid, part, "--method", "video-lm", "--subset", "2,5")) == 0
+    assert evaluate.main(command(world, crossvid, part, *head, "--subset", "2,5")) == 0
     assert [json.loads(line)["key"] for line in part.read_text().splitlines()] == ["2", "5"]
 
 
 def test_an_option_is_scored_as_the_answer_to_a_prompt_that_shows_its_clips(seeing: StepDiff) -> None:
     rows = [Choice(str(count), tuple(CLIPS[:count]), "Which tool?", OPTIONS) for count in (3, 1, 2)]
-    found = seeing.choose(rows)
-    for row, scores in zip(rows, found, strict=True):
-        clips = seeing.model.project(seeing.features.read(list(row.clips)))
-        turns = [Turn("Which tool?", option) for option in OPTIONS]
-        alone = [seeing.model.log_likelihoods([[turn]], clips, True, len(row.clips))[0][0] for turn in turns]
-        assert scores == pytest.approx(alone, abs=1e-4)
-    assert found[0] != pytest.approx(found[2], abs=1e-3)
+    with torch.inference_mode():
+        chosen = seeing.choose(rows)
+        for row, scores in zip(rows, chosen, strict=True):
+            clips = seeing.model.project(seeing.features.read(list(row.clips)))
+            turns = [Turn("Which tool?", option) for option in OPTIONS]
+            alone = [seeing.model.log_likelihoods([[turn]], clips, True, len(row.clips))[0][0] for turn in turns]
+            assert scores == pytest.approx(alone, abs=1e-4)
+    assert chosen[0] != pytest.approx(chosen[2], abs=1e-3)
 
 
-def test_a_system_prompt_shows_each_clip() -> None:
-    assert system(1).count("{video}") == 1
-    assert system(2).endswith("Here is Video 1: {video}. Here is Video 2: {video}.")
-    assert system(4).endswith("Here is Video 3: {video}. Here is Video 4: {video}.")
-
-
-def test_texts_are_written_about_any_number_of_clips(seeing: StepDiff, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("heads.methods.stepdiff.MOST_TOKENS_OF_TEXT", 4)
+@pytest.mark.full
+def test_texts_are_written_about_any_number_of_clips(seeing: StepDiff) -> None:
     rows = [Writing(str(count), tuple(CLIPS[:count]), "What differs?") for count in (2, 3)]
-    texts = seeing.write(rows)
-    assert [seeing.write([row])[0] for row in rows] == texts
-    assert all(texts)
+    with torch.inference_mode():
+        texts = seeing.write(rows)
+        assert [seeing.write([row])[0] for row in rows] == texts and all(texts)
 
 
 def test_a_published_row_is_marked_and_names_its_source(
-    world: Path, crossvid: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    world: Path, crossvid: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     out = tmp_path / "chance.jsonl"
     assert evaluate.main(command(world, crossvid, out, "--method", "random")) == 0
@@ -127,97 +116,34 @@ def test_a_published_row_is_marked_and_names_its_source(
     assert "As published: README of github.com/chuntianli666/CrossVid" in table
 
 
-def test_a_table_names_the_rows_and_the_judge_of_each_method_and_has_the_chance_of_the_most_rows(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    lines, given = [], {"options": {"task": "crossvid-cc"}}
-    for name, rows, level, more in (("part", 3, 0.9, ()), ("whole", 9, 0.25, ("judge: lm",))):
-        scores = {"accuracy": 0.5, "rows": rows, "intervals": {}, "chance": {"accuracy": level}}
-        record = given | {"scores": scores | {"notes": ["of all", *more]}}
-        (tmp_path / f"{name}.scores.json").write_text(json.dumps(record))
-        lines.append(f"- {{method: {name}, predictions: {tmp_path / name}.jsonl}}")
-    config, out = tmp_path / "report.yaml", tmp_path / "report"
-    config.write_text("\n".join(["benchmarks:", *lines]))
-    assert report.main(["--config", str(config), "--out", str(out)]) == 0
-    table = (out / "report.md").read_text()
-    assert "part (3 rows)" in table and "whole: judge: lm" in table and "0.250" in table and "0.900" not in table
-    assert "of all" in table and ": of all" not in table
-    capsys.readouterr()
-    for record in (given, {"options": {"task": "diffmcq"}, "scores": {"rows": 1, "intervals": {}}}, {"options": [1]}):
-        (tmp_path / "part.scores.json").write_text(json.dumps(record))
-        assert report.main(["--config", str(config)]) == 2
-        assert "no score record of a benchmark next to it" in capsys.readouterr().err
-    assert table_of_systems.main([str(tmp_path / "whole.scores.json")]) == 2
-    said = capsys.readouterr().err
-    assert "crossvid-cc is a benchmark of others; python -m heads.report has its table" in said
-
-
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "message"),
     [
         (("--subset", "20"), "subset: '20' is not a key, concept or clip of the benchmark"),
-        (("--test-set", "x.jsonl"), "--test-set is for diffcap, diffmcq, diffrank, and crossvid-cc does not read it"),
+        (("--test-set", "x.jsonl"), "--task crossvid-cc needs --data FOLDER, and no other source of rows"),
         (("--task", "crossvid"), "--task crossvid: no such task; give one of diffcap, "),
-        (("--method", "rarest"), "--method rarest does not answer crossvid-cc: its class has no function choose"),
-        (
-            ("--method", "token-regression"),
-            "--method token-regression answers the question of diffrank, not crossvid-cc",
-        ),
-        (("--seeded",), None),
+        (("--method", "rarest"), "--method rarest does not answer crossvid-cc"),
         (("--no-seeded",), "--seeded is for diffcap, and crossvid-cc does not read it"),
+        (("--out", "{data}/list.jsonl"), "would overwrite a file of --data; name another --out"),
+        (("--task", "vidic", "--data", "{vidic}"), "no judge: give --judge MODEL"),
+        (("--task", "vidic", "--data", "{vidic}", "--judge", "no model"), "no model"),
     ],
 )
 def test_an_option_that_a_benchmark_does_not_read_is_refused(
-    world: Path, crossvid: Path, tmp_path: Path, more: tuple[str, ...], said: str | None,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    status = evaluate.main(command(world, crossvid, tmp_path / "x.jsonl", "--method", "random", *more))
-    assert status == (0 if said is None else 2)
-    assert said is None or said in capsys.readouterr().err
-
-
-def test_no_file_of_a_benchmark_is_overwritten(
-    world: Path, crossvid: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    world: Path, crossvid: Path, tmp_path: Path, more: tuple[str, ...], message: str, capsys: Capture
 ) -> None:
-    theirs, ours = crossvid / "list.jsonl", crossvid / "said.jsonl"
-    theirs.write_text("{}\n")
-    assert evaluate.main(command(world, crossvid, theirs, "--method", "random")) == 2
-    assert "would overwrite a file of --data; name another --out" in capsys.readouterr().err
-    assert theirs.read_text() == "{}\n"
-    for _ in range(2):
-        assert evaluate.main(command(world, crossvid, ours, "--method", "random")) == 0
+    (crossvid / "list.jsonl").write_text("{}\n")
+    given = [one.format(data=crossvid, vidic=write(tmp_path / "vidic")) for one in more]
+    assert evaluate.main(command(world, crossvid, tmp_path / "x.jsonl", "--method", "random", *given)) == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "x.jsonl").exists()
+    assert (crossvid / "list.jsonl").read_text() == "{}\n"
 
 
-def test_texts_of_another_judge_are_not_written_again() -> None:
-    rows = [Writing("a", ("1", "2"), "What differs?")]
-    options = [
-        EvaluateOptions("viddiff-open", "random", "x.jsonl", data="x", judge=judge, entailment=other, similarity=both)
-        for judge, other, both in (("one", None, False), ("two", None, False), (None, "nli", True))
-    ]
-    first, *others = [identity(each, rows, None) for each in options]
-    assert others == [first, first]
-
-
-@pytest.mark.parametrize(
-    ("more", "said"),
-    [
-        (("--task", "diffcapp"), "--task diffcapp: no such task; give one of diffcap, "),
-        (("--task", "viddiff-open", "--parse", "true"), "--parse is for diffcap, and viddiff-open does not read it"),
-        (("--task", "vidic", "--entailment", "nli"), "--entailment is for viddiff-open, and vidic does not read it"),
-        (("--task", "convis", "--judge", "lm"), "--judge is for viddiff-open, vidic, and convis does not read it"),
-    ],
-)
-def test_an_option_that_a_scored_benchmark_does_not_read_is_refused(
-    more: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert score.main([*more, "--data", "x", "--predictions", "x.jsonl"]) == 2
-    assert said in capsys.readouterr().err
-
-
-def test_an_export_of_some_rows_keeps_the_places_of_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.full
+def test_an_export_of_some_rows_keeps_the_places_of_all(tmp_path: Path, capsys: Capture) -> None:
     """The authors' scorer of VidDiffBench joins predictions with pairs by their places."""
     folder = viddiff(tmp_path / "viddiff")
-    rows = benchmarks.get("viddiff-closed").read(folder).rows
+    rows = registry.get("viddiff-closed").read(folder).rows
     said = tmp_path / "said.jsonl"
     said.write_text(json.dumps({"key": rows[-1].key, "scores": [0, 1]}) + "\n")
     given = ["--task", "viddiff-closed", "--data", str(folder), "--predictions", str(said), "--bootstrap", "0"]
@@ -225,24 +151,18 @@ def test_an_export_of_some_rows_keeps_the_places_of_all(tmp_path: Path, capsys: 
     assert json.loads((tmp_path / "theirs/predictions.json").read_text()) == [{}, {}, {}, {}, {}, {"7": "b"}]
 
 
-def test_a_benchmark_needs_its_folder(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    given = ["--task", "crossvid-cc", "--method", "random", "--store", str(world / "features")]
-    assert evaluate.main([*given, "--out", str(tmp_path / "x.jsonl")]) == 2
-    assert "--task crossvid-cc needs --data FOLDER" in capsys.readouterr().err
-
-
+@pytest.mark.full
 def test_texts_are_judged_by_a_language_model_and_its_answers_are_kept(
-    world: Path, seeing: StepDiff, tiny_lm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: Path, frozen: Path, tiny_lm: str, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("heads.methods.stepdiff.MOST_TOKENS_OF_TEXT", 4)
-    monkeypatch.setattr("heads.evaluation.judges.LONGEST", 4)
     pairs = [pair(number, 1, 2) for number in range(3)]
     for number, own in enumerate(pairs):
         own |= {"video1_path": CLIPS[number], "video2_path": CLIPS[number + 1]}
     data, out = write(tmp_path / "vidic", pairs), tmp_path / "said.jsonl"
     given = ["--task", "vidic", "--data", str(data), "--bootstrap", "0"]
     judged = [*given, "--judge", tiny_lm]
-    command = [*judged, "--store", str(world / "features"), "--method", "video-lm", "--out", str(out)]
+    command = [*judged, "--store", str(world / "features"), "--method", "video-lm"]
+    command += ["--head", str(frozen), "--allow-seen", "--out", str(out)]
     assert evaluate.main(command) == 0
     kept = out.with_suffix(".judged.jsonl").read_text().splitlines()
     assert len(kept) == 9
@@ -258,19 +178,129 @@ def test_texts_are_judged_by_a_language_model_and_its_answers_are_kept(
     assert score.main([*judged, "--predictions", str(out)]) == 0, "half a character is no text for a tokenizer"
 
 
-def test_a_task_that_needs_a_judge_is_refused_without_one(
-    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    given = ["--task", "vidic", "--data", str(write(tmp_path / "vidic")), "--store", str(world / "features")]
-    assert evaluate.main([*given, "--method", "random", "--out", str(tmp_path / "x.jsonl")]) == 2
-    assert "no judge: give --judge MODEL" in capsys.readouterr().err
-    judge = ["--judge", str(tmp_path / "no model")]
-    assert evaluate.main([*given, "--method", "random", *judge, "--out", str(tmp_path / "x.jsonl")]) == 2
-    assert "no model" in capsys.readouterr().err and not (tmp_path / "x.jsonl").exists()
+QUESTIONS = [Inquiry(str(number), ({"role": "user", "content": f"question {number}"},)) for number in range(5)]
 
 
-def test_the_help_names_every_benchmark(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        evaluate.main(["--help"])
-    words = set(capsys.readouterr().out.replace(",", " ").split())
-    assert words >= benchmarks.MODULES.keys()
+def served(server: Server, kept: Path | None = None) -> Any:
+    return load(JudgeOptions(judge="llama", endpoint=server.url), kept, device="cpu")
+
+
+def test_a_served_judge_answers_and_is_kept(server: Server, tmp_path: Path) -> None:
+    judge = served(server, tmp_path / "out.judged.jsonl")
+    assert judge.name == "llama (as served)"
+    replies = answers(judge, QUESTIONS, {"prompt": "p"})
+    assert replies == [f"echo: question {number}" for number in range(5)]
+    assert {body["temperature"] for body in server.requests} == {0.0}
+    assert answers(served(server, judge.kept), QUESTIONS, {"prompt": "p"}) == replies and len(server.requests) == 5
+
+
+def test_an_answer_that_failed_for_good_is_kept(server: Server, tmp_path: Path) -> None:
+    server.answer = lambda body: Reply(b"too long", 400) if "3" in body["messages"][-1]["content"] else said("yes")
+    judge = served(server, tmp_path / "out.judged.jsonl")
+    assert answers(judge, QUESTIONS, {}) == ["yes", "yes", "yes", None, "yes"]
+    lines = [json.loads(line) for line in (tmp_path / "out.judged.jsonl").read_text().splitlines()]
+    (failed,) = [line for line in lines if "error" in line]
+    assert failed["key"] == "3" and "refuses this prompt (400" in failed["error"]
+    asked = len(server.requests)
+    assert answers(judge, QUESTIONS, {})[3] is None and len(server.requests) == asked
+
+
+@pytest.mark.full
+def test_a_server_that_stops_keeps_earlier_answers(server: Server, tmp_path: Path) -> None:
+    def answer(body: dict[str, Any]) -> Reply:
+        return said("yes") if len(server.requests) <= 2 else Reply(b"", 401)
+
+    server.answer = answer
+    judge = served(server, tmp_path / "out.judged.jsonl")
+    slow = Answers(ServedLLM(server.url, "llama", 1, 5.0, 0), judge.name)
+    with pytest.raises(
+        StepDiffError, match=r"llama \(as served\): 3 questions have no answer: .*refuses the key"
+    ) as caught:
+        answers(type(judge)(judge.name, slow, judge.kept), QUESTIONS, {})
+    assert "\n" not in str(caught.value)
+    assert len((tmp_path / "out.judged.jsonl").read_text().splitlines()) == 2
+    server.answer = lambda body: said("later")
+    assert answers(judge, QUESTIONS, {}) == ["yes", "yes", "later", "later", "later"]
+
+
+def entailment_model(folder: Path, labels: tuple[str, ...]) -> str:
+    """Write a classifier of text pairs with random weights."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "jump", "is", "higher", "lower", "late"]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(folder)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(words),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=64,
+        id2label=dict(enumerate(labels)),
+        initializer_range=1.0,
+    )
+    BertForSequenceClassification(config).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.full
+def test_an_entailment_model_compares_its_two_labels(tmp_path: Path) -> None:
+    """Against the logits of each pair alone, without padding."""
+    import torch
+
+    name = entailment_model(tmp_path / "nli", ("neutral", "CONTRADICTION", "Entailment"))
+    agrees = Entailment(name, "cpu")
+    texts = ["the jump is higher", "the jump is lower", "late", "is the", "lower jump late is higher"]
+    pairs = [(first, second) for first in texts for second in texts] * 2
+    with torch.inference_mode():
+        alone = [agrees.model(**agrees.tokenizer(*pair, return_tensors="pt")).logits[0] for pair in pairs]
+    assert agrees(pairs) == [bool(logits[2] > logits[1]) for logits in alone]
+    assert len(set(agrees(pairs))) == 2 and agrees([]) == []
+    judge = load(JudgeOptions(entailment=name, sentences=True), None, device="cpu")
+    assert judge.ask is None and judge.agrees is not None
+    wrong = entailment_model(tmp_path / "wrong", ("positive", "contradiction"))
+    with pytest.raises(StepDiffError, match="has labels positive, contradiction, not entailment; give an entailment"):
+        Entailment(wrong, "cpu")
+
+
+def test_texts_are_judged_by_a_command_that_continues(server: Server, tmp_path: Path, capsys: Capture) -> None:
+    """heads.score judges a file of texts; once a server that refused the key answers, the command asks the rest."""
+    folder = write(tmp_path / "vidic")
+    rows = read(folder).rows
+    predictions = tmp_path / "out.jsonl"
+    predictions.write_text("".join(json.dumps({"key": row.key, "generated_text": "same"}) + "\n" for row in rows))
+    argv = ["--task", "vidic", "--data", str(folder), "--predictions", str(predictions), "--bootstrap", "10"]
+    argv += ["--judge", "llama", "--endpoint", server.url]
+    server.answer = lambda body: said("answer: no") if "Similarities" in str(body["messages"]) else Reply(b"", 403)
+    assert score.main(argv) != 0 and "refuses the key" in capsys.readouterr().err
+    kept = tmp_path / "out.judged.jsonl"
+    first = len(kept.read_text().splitlines())
+    asked = len(server.requests)
+    server.answer = lambda body: said("answer: no")
+    assert score.main([*argv, "--json"]) == 0
+    assert len(server.requests) - asked == 14 - first and len(kept.read_text().splitlines()) == 14
+    record = json.loads(capsys.readouterr().out)
+    assert (record["similarities"], record["differences"], record["errors"]) == (1.0, 0.0, 0)
+    kept.write_text(kept.read_text().replace('"answer: no"', "5", 1))
+    assert score.main(argv) != 0
+    assert ".judged.jsonl:1: its answer is not a text; remove the file" in capsys.readouterr().err
+    assert "judge: llama (as served)" in record["notes"] and record["notes"][0].startswith("control 'no difference'")
+
+
+def test_options_that_name_no_judge_are_refused() -> None:
+    for given, message in (
+        ({}, "no judge: give --judge MODEL"),
+        ({"endpoint": "http://user:secret@host/v1"}, "--endpoint http://host/v1: name the model"),
+        ({"judge": "x", "judge_batch": 0}, "--judge-batch 0: give 1 or more"),
+        ({"entailment": "nli"}, "--entailment nli is read only with --similarity"),
+        ({"judge": "x", "entailment": "nli"}, "--entailment nli is read only with --similarity"),
+    ):
+        with pytest.raises(StepDiffError) as caught:
+            JudgeOptions(**given)  # type: ignore[arg-type]
+        assert message in str(caught.value)

@@ -1,8 +1,7 @@
-"""A share of the training data validates a run: heads.training.validation, and the hold-out of its videos."""
+"""A share of the training data validates a run, and its videos do not train."""
 
 import dataclasses
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import polars as pl
 import pytest
 import yaml
 
-from common.errors import StepDiffError
 from heads import evaluate, train
 from heads.data.hold_out import VALIDATES, HoldOut, drawn_clips
 from heads.data.packing import Turn
@@ -21,14 +19,15 @@ from heads.training.checkpoint import Run
 from heads.training.contrastive_task import ContrastiveTask
 from heads.training.lineage import load_video_lm
 from heads.training.log import read_metrics
-from heads.training.recipe import HardNegativeOptions, Validation, WarmStart, read_recipe
-from heads.training.validation import questions
+from heads.training.recipe import HardNegativeOptions, Validation, read_recipe
+from heads.training.validation import HeldOutPairs, questions
 from heads.training.video_task import VideoTask
+from stepdiff.common.errors import StepDiffError
 from store import Store, text_key
 from store.lineage.trained_on import hashes
 
-from .conftest import SYSTEMS, recipe, write_world
-from .ends import assert_same_weights
+from .conftest import SYSTEMS, Capture, recipe, write_world
+from .runs import assert_same_weights, interrupted_at
 
 CLIPS = [f"video-_{i}_0.0_{i + 1}.5" for i in range(24)]
 SHARE = {"share": 0.4, "rows": 4}
@@ -46,7 +45,7 @@ def held_clips(world: Path, seed: int = SEED) -> set[str]:
 
 
 def trains(world: Path, tiny_lm: str, out: Path, *flags: str, **more: object) -> int:
-    more = {"schedule": SHORT, "warm_start": None, "validation": SHARE} | more
+    more = {"schedule": SHORT, "validation": SHARE} | more
     return train.main(["--config", str(recipe(world, tiny_lm, out, **more)), "--seed", str(SEED), *flags])
 
 
@@ -89,25 +88,21 @@ def test_a_clip_that_validates_never_trains_and_a_clip_of_a_test_set_does_neithe
 def test_no_clip_of_a_video_that_is_held_out_for_validation_trains(world: Path, tiny_lm: str, tmp_path: Path) -> None:
     options = read_recipe(recipe(world, tiny_lm, tmp_path / "run", sources=[*SYSTEMS["StepDiff"], "clips"]))
     assert options.video_lm is not None
-    made = dataclasses.replace(
-        options.video_lm,
-        hard_negatives=HardNegativeOptions(),
-        warm_start=WarmStart(("narration", "caption"), 2),
-        validation=Validation(**SHARE),
-    )
+    made = dataclasses.replace(options.video_lm, hard_negatives=HardNegativeOptions(), validation=Validation(**SHARE))
     held = held_clips(world)
     assert 0 < len(held) < 12
     task = VideoTask(made, Store.open(world / "features"), SEED, "cpu")
     left = set(CLIPS[:12]) - held
     assert {clip for number in range(80) for clip in task.batch(number).clips} == left
-    assert task.warm_texts is not None and set(task.warm_texts["key"]) == left
     assert task.negatives is not None and set(task.catalog.keys(task.negatives.rows)) == left
     assert {clip for pair in task.pairs for clip in (pair.reference, pair.candidate)} == left
     assert set(task.trained_on().arrays["clips"]) == set(hashes(left))
     assert {clip for batch in task.held for clip in batch.clips} <= held
-    assert task.held_pairs is not None and set(task.held_pairs.clips()) <= held and len(task.held_pairs.pairs) == 4
+    assert isinstance(task.validator, HeldOutPairs) and set(task.validator.clips()) <= held
+    assert len(task.validator.pairs) == 4
 
 
+@pytest.mark.full
 def test_the_loss_is_the_mean_over_the_tokens_of_all_answers_and_the_smallest_one_chooses(
     world: Path, tiny_lm: str, tmp_path: Path
 ) -> None:
@@ -122,9 +117,9 @@ def test_the_loss_is_the_mean_over_the_tokens_of_all_answers_and_the_smallest_on
     assert made is not None
     task = VideoTask(made, store, SEED, "cpu")
     model, features, _ = load_video_lm(out, store)
-    assert task.held_pairs is not None
+    assert isinstance(task.validator, HeldOutPairs)
     total = tokens = 0.0
-    for pair in task.held_pairs.pairs:
+    for pair in task.validator.pairs:
         for question, answer in dict.fromkeys(pair.questions):
             turn, clips = Turn(question, answer), (pair.reference, pair.candidate)
             found = StepDiff(model, features).likelihoods({clips: {turn: None}}, mean=False)[clips, turn]
@@ -133,6 +128,7 @@ def test_the_loss_is_the_mean_over_the_tokens_of_all_answers_and_the_smallest_on
     assert -best["score"] == pytest.approx(total / tokens, rel=1e-4)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("system", ["VCLM", "Interleaved"])
 def test_a_recipe_without_pairs_is_validated_on_texts_of_held_out_videos(
     system: str, world: Path, tiny_lm: str, tmp_path: Path
@@ -147,29 +143,20 @@ def test_a_recipe_without_pairs_is_validated_on_texts_of_held_out_videos(
     assert {clip for batch in task.held for clip in batch.clips} <= held_clips(world)
 
 
-def test_a_resumed_run_holds_out_the_same_videos(
-    world: Path, tiny_lm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    schedule = {"steps": 3, "validate_every": 1}
+@pytest.mark.full
+def test_a_resumed_run_holds_out_the_same_videos(world: Path, tiny_lm: str, tmp_path: Path) -> None:
+    schedule = {"steps": 6, "validate_every": 1}
     assert trains(world, tiny_lm, tmp_path / "whole", schedule=schedule) == 0
-    save: Callable[..., Path] = Run.save
-
-    def dies(run: Run, step: int, *rest: Any) -> Path:
-        if step == 2:
-            raise KeyboardInterrupt
-        return save(run, step, *rest)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Run, "save", dies)
-        with pytest.raises(KeyboardInterrupt):
-            trains(world, tiny_lm, tmp_path / "killed", schedule=schedule)
+    with interrupted_at(tmp_path / "killed/checkpoint-000002"):
+        trains(world, tiny_lm, tmp_path / "killed", schedule=schedule)
     assert trains(world, tiny_lm, tmp_path / "killed", schedule=schedule) == 0
-    assert_same_weights(tmp_path / "killed", tmp_path / "whole", 3)
+    assert_same_weights(tmp_path / "killed", tmp_path / "whole")
     assert values(tmp_path / "whole", "val_loss") == values(tmp_path / "killed", "val_loss")
 
 
+@pytest.mark.full
 def test_a_run_does_not_validate_on_what_the_run_that_it_starts_from_was_trained_on(
-    world: Path, tiny_lm: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    world: Path, tiny_lm: str, tmp_path: Path, capsys: Capture
 ) -> None:
     texts = {"sources": ["clips"], "pairqa": None, "validation": SHARE | {"rows": 2}}
     assert trains(world, tiny_lm, tmp_path / "first", **texts) == 0
@@ -186,7 +173,7 @@ def test_a_run_does_not_validate_on_what_the_run_that_it_starts_from_was_trained
 
 
 def test_without_validation_the_last_checkpoint_is_the_best_one(
-    world: Path, tiny_lm: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    world: Path, tiny_lm: str, tmp_path: Path, capsys: Capture
 ) -> None:
     out, more = tmp_path / "run", {"validation": None, "schedule": SHORT | {"steps": 3}}
     assert trains(world, tiny_lm, out, **more) == 0
@@ -204,29 +191,6 @@ def test_without_validation_the_last_checkpoint_is_the_best_one(
     asked = ["--task", "diffmcq", "--method", "stepdiff", "--head", str(out), "--store", str(world / "features")]
     files = ["--test-set", str(world / "diffmcq_test.jsonl"), "--out", str(tmp_path / "predictions.jsonl")]
     assert evaluate.main([*asked, *files]) == 0
-
-
-@pytest.mark.parametrize(
-    ("validation", "message"),
-    [
-        ({"share": 0.1, "diffmcq": "x.jsonl"}, "has a share and diffmcq; set the share, or the files, to null"),
-        ({"diffmcq": "x.jsonl"}, "needs a share of the videos to hold out, or both diffmcq and diffrank"),
-        ({"share": 1.5}, "validation.share is 1.5; it must be above 0 and below 1"),
-        ({"share": 0.4, "rows": 1000}, "and its rows are 1000; raise the share"),
-        ({"share": 1e-9, "rows": 1}, "its share of 1e-09 holds out 0 pairs of two such clips, and its rows are 1"),
-    ],
-)
-def test_a_validation_that_cannot_choose_is_refused_in_one_line(
-    validation: dict[str, Any],
-    message: str,
-    world: Path,
-    tiny_lm: str,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert trains(world, tiny_lm, tmp_path / "run", validation=validation) == 2
-    error = capsys.readouterr().err
-    assert message in error and error.count("\n") == 1 and not (tmp_path / "run").exists()
 
 
 def pair(reference: str, candidate: str, *answers: str) -> PairQuestions:
@@ -257,6 +221,7 @@ def test_no_other_option_has_the_answer_of_a_question_and_an_answer_that_nothing
     assert not list(questions([declined], [declined, *same], {}, 0))
 
 
+@pytest.mark.full
 def test_clips_may_have_any_ids(world: Path, tiny_lm: str, tmp_path: Path) -> None:
     ids = ["a", "clip 7", "ü/x", "a_0", *(f"{i}" for i in range(20))]
     other, out = write_world(tmp_path, ids), tmp_path / "run"
@@ -278,6 +243,7 @@ def test_clips_may_have_any_ids(world: Path, tiny_lm: str, tmp_path: Path) -> No
         VideoTask(made, Store.open(other / "features"), SEED, "cpu", HoldOut([str(tmp_path / "all.jsonl")]))
 
 
+@pytest.mark.full
 def test_a_contrastive_head_on_pairs_is_validated_on_held_out_pairs(world: Path, tmp_path: Path) -> None:
     from .test_contrastive import recipe as contrastive
 
@@ -303,7 +269,7 @@ def test_a_contrastive_head_on_pairs_is_validated_on_held_out_pairs(world: Path,
     held = held_clips(other)
     assert task.pairs is not None and task.held is not None
     assert set(task.pairs.pair_clips()) == {key for key, _ in task.train} == set(CLIPS[:12]) - held
-    assert {key for key, _ in task.val} == held and set(task.held[1].pair_clips()) <= held
+    assert {key for key, _ in task.val} == held and set(task.held.pair_clips()) <= held
     off = yaml.safe_load(path.read_text())
     off["contrastive"]["pairs"]["validation"] = None
     (tmp_path / "off.yaml").write_text(yaml.safe_dump(off | {"out": str(tmp_path / "off")}))

@@ -1,13 +1,11 @@
-"""Guarantees of heads.workers.group, heads.models.parallelize, heads.training.loop for several processes."""
+"""Several processes: a divided training and a divided head are those of one process; launched by torchrun."""
 
 import json
 import os
 import shutil
-import signal
-import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -15,21 +13,22 @@ import torch
 import yaml
 from torch import nn
 
-from common.errors import StepDiffError
-from heads import train
+from heads import evaluate, train
+from heads.data.clips import Features
+from heads.methods import stepdiff
+from heads.models.video_lm import VideoLM
 from heads.planning import architecture
-from heads.planning.memory import weights as weights_of
 from heads.training.contrastive_task import ContrastiveTask
+from heads.training.lineage import division
 from heads.training.log import read_metrics
 from heads.training.recipe import Scaling, read_recipe
 from heads.training.video_task import VideoTask
-from heads.workers.group import ALONE, Group, joined
+from heads.workers.group import Group, joined
+from stepdiff.common.errors import StepDiffError
 from store import Store
 
-from .conftest import TOOLS, recipe
-from .ends import assert_same_weights, weights
-from .processes import in_processes
-from .small_task import trained as small_run
+from .conftest import TOOLS, Capture, recipe
+from .runs import RUNS, assert_same_weights, command, in_processes, near, weights
 
 pytestmark = pytest.mark.timeout(1000)
 LORA = {"lora": {"rank": 2}}
@@ -95,7 +94,8 @@ def planned(path: str, scaling: Scaling) -> float:
     recipe = read_recipe(Path(path)).video_lm
     assert recipe is not None
     config, _ = architecture.configuration(recipe.language_model)
-    memory = weights_of(architecture.language_model(config, recipe, torch.float32), nn.Module(), scaling).memory
+    lm = architecture.language_model(config, recipe, torch.float32)
+    memory = architecture.weights(lm, nn.Module(), scaling).memory
     return memory.frozen + memory.trained
 
 
@@ -116,6 +116,7 @@ def close(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
         )
 
 
+@pytest.mark.full
 def test_a_divided_model_has_the_losses_and_gradients_of_a_whole_one(world: Path, tiny_lm: str, tmp_path: Path) -> None:
     paths = {}
     for kind, modes in {"llama": list(MODES), "smollm2": ["lora"], "qwen2": ["full"], "qwen3": ["projector"]}.items():
@@ -123,7 +124,7 @@ def test_a_divided_model_has_the_losses_and_gradients_of_a_whole_one(world: Path
         for mode in modes:
             out = tmp_path / f"{kind} {mode}" / "recipe"
             out.parent.mkdir()
-            paths[out.parent.name] = str(recipe(world, lm, out, warm_start=None, precision="float32", **MODES[mode]))
+            paths[out.parent.name] = str(recipe(world, lm, out, precision="float32", **MODES[mode]))
     whole, divided = Scaling(workers=2), Scaling(workers=2, fsdp=True)
     (alone,) = in_processes(steps, 0, tmp_path / "alone", [*paths.values()], [Scaling()])
     first, second = in_processes(steps, 2, tmp_path / "two", [*paths.values()], [whole, divided])
@@ -139,6 +140,7 @@ def test_a_divided_model_has_the_losses_and_gradients_of_a_whole_one(world: Path
         assert max(held) < one["bytes"] < sum(held), "each holds its share of the layers, and the rest"
 
 
+@pytest.mark.full
 def test_tensor_parallel_layers_have_the_losses_and_gradients_of_whole_ones(
     world: Path, tiny_lm: str, tmp_path: Path
 ) -> None:
@@ -146,7 +148,7 @@ def test_tensor_parallel_layers_have_the_losses_and_gradients_of_whole_ones(
     for kind in ("llama", "qwen2", "qwen3"):
         lm, out = language_model(kind, tiny_lm, tmp_path), tmp_path / f"{kind} recipe" / "recipe"
         out.parent.mkdir()
-        paths.append(str(recipe(world, lm, out, warm_start=None, precision="float32", lora=None)))
+        paths.append(str(recipe(world, lm, out, precision="float32", lora=None)))
     (alone,) = in_processes(steps, 0, tmp_path / "alone", paths[:2], [Scaling()])
     together = Scaling(workers=2, tensor_parallel=2)
     first, second = in_processes(steps, 2, tmp_path / "two", paths[:2], [together])
@@ -212,6 +214,7 @@ def paired(world: Path, folder: Path) -> dict[str, Any]:
     return {"pairqa": str(path), "pairs": 5}
 
 
+@pytest.mark.full
 def test_negatives_are_gathered_from_all_processes_with_the_gradients_of_one(world: Path, tmp_path: Path) -> None:
     path = str(contrastive(world, tmp_path / "recipe", pairs=paired(world, tmp_path)))
     (one,) = in_processes(contrastive_step, 0, tmp_path / "alone", path)
@@ -222,73 +225,29 @@ def test_negatives_are_gathered_from_all_processes_with_the_gradients_of_one(wor
     assert first["figures"] == pytest.approx(one["figures"], rel=1e-5)
 
 
-def command(path: str, dies: tuple[int, int] | None = None, more: Sequence[str] = ()) -> int:
-    """Run heads.train; dies: the process of that rank is killed at that batch."""
-    if dies is not None and int(os.environ.get("RANK", "0")) == dies[0]:
-        loss = VideoTask.loss
-
-        def killed(task: VideoTask, batch: int) -> torch.Tensor:
-            if batch >= dies[1]:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return loss(task, batch)
-
-        VideoTask.loss = killed  # type: ignore[method-assign]
-    return train.main(["--config", path, *more])
-
-
-def test_a_contrastive_head_of_two_processes_is_that_of_one(world: Path, tmp_path: Path) -> None:
-    for count, name in ((0, "one"), (2, "two")):
-        schedule = {"steps": 6, "accumulate": 1, "warmup": 0, "validate_every": 2}
-        path = str(contrastive(world, tmp_path / name, pairs=paired(world, tmp_path), schedule=schedule))
-        assert set(in_processes(command, count, tmp_path / "logs" / name, path)) == {0}
-    near(tmp_path / "two", tmp_path / "one")
-
-
-def fails(path: str, late: bool) -> int:
-    """Run heads.train, in which the second process fails in the third batch: late, or out of memory."""
+def out_of_memory(path: str) -> int:
+    """Run heads.train, in which the second process fails in the third batch."""
     loss = VideoTask.loss
 
     def failing(task: VideoTask, batch: int) -> torch.Tensor:
         if batch == 3:
-            if not late:
-                raise torch.OutOfMemoryError("CUDA out of memory.")
-            time.sleep(40)
+            raise torch.OutOfMemoryError("CUDA out of memory.")
         return loss(task, batch)
 
     VideoTask.loss = failing  # type: ignore[method-assign]
-    return train.main(["--config", path, "--scaling.timeout", "15" if late else "1800"])
+    return train.main(["--config", path])
 
 
-@pytest.mark.parametrize(
-    ("late", "message"),
-    [
-        (False, "error: worker 1 is out of memory: halve batch and double schedule.accumulate, set video_lm.gradient"),
-        (True, "error: a worker did not answer for 15 s: raise scaling.timeout if a step or a validation takes longer"),
-    ],
-)
-def test_a_worker_out_of_memory_names_the_settings_to_change(
-    late: bool, message: str, world: Path, tiny_lm: str, tmp_path: Path
-) -> None:
-    path = str(recipe(world, tiny_lm, tmp_path / "run", warm_start=None, **RUNS))
-    assert in_processes(fails, 2, tmp_path / "logs", path, late) == [2, 2]
+@pytest.mark.full
+def test_a_worker_out_of_memory_names_the_settings_to_change(world: Path, tiny_lm: str, tmp_path: Path) -> None:
+    path = str(recipe(world, tiny_lm, tmp_path / "run", **RUNS))
+    assert in_processes(out_of_memory, 2, tmp_path / "logs", path) == [2, 2]
     logs = [(tmp_path / f"logs/rank-{rank}.log").read_text() for rank in (0, 1)]
-    assert any(message in log for log in logs) and not any("Traceback" in log for log in logs)
+    assert any("error: worker 1 is out of memory: halve batch and double" in log for log in logs)
+    assert not any("Traceback" in log for log in logs)
 
 
-def near(ours: Path, theirs: Path) -> None:
-    """Assert that two runs end with the same weights to 1e-4, relative to the largest of each.
-
-    Sums in another order differ in last bits, and AdamW divides a gradient near zero by its own size.
-    """
-    one, two = weights(ours), weights(theirs)
-    assert one.keys() == two.keys()
-    for name, value in two.items():
-        np.testing.assert_allclose(one[name], value, rtol=0, atol=1e-4 * np.abs(value).max(), err_msg=name)
-
-
-RUNS = {"schedule": {"steps": 6, "accumulate": 2, "warmup": 2, "validate_every": 3, "save_every": 1}}
-
-
+@pytest.mark.full
 def test_any_number_of_processes_that_divides_the_batches_of_a_step_trains_the_same_weights(
     world: Path, tiny_lm: str, tmp_path: Path
 ) -> None:
@@ -318,6 +277,7 @@ def test_any_number_of_processes_that_divides_the_batches_of_a_step_trains_the_s
     assert "two:" not in (tmp_path / "logs/two/rank-1.log").read_text()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("full", "shared"), [(True, ("--scaling.fsdp", "true")), (False, ("--scaling.tensor-parallel", "2"))]
 )
@@ -336,54 +296,176 @@ def test_a_divided_run_is_resumed_by_one_process(
     near(tmp_path / "run", tmp_path / "alone")
 
 
+def test_an_address_is_refused_under_torchrun(
+    world: Path, tiny_lm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    path = str(recipe(world, tiny_lm, tmp_path / "run", **RUNS))
+    assert train.main(["--config", path, "--address", "auto"]) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.startswith("error: --address auto starts workers on Ray, and torchrun has started its own")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.full
 @pytest.mark.parametrize(
-    ("more", "message"),
+    ("more", "said"),
     [
-        (["--workers", "4"], "accumulate 6, the batches of a step, does not divide among 4 workers; give 1 or 2 or 3"),
-        (["--workers", "4"], "or set accumulate to a multiple of 4 and reduce batch by the same factor"),
-        (["--workers", "2", "--scaling.tensor_parallel", "2"], "needs a frozen language model"),
-        (["--workers", "3", "--scaling.tensor_parallel", "2"], "tensor_parallel 2 does not divide scaling.workers 3"),
-        (["--scaling.frozen", "bfloat16", "--video_lm.precision", "float32"], "set video_lm.precision to bfloat16"),
+        (["--workers", "1"], "--workers 1"),
+        (["--scaling.workers", "3"], "scaling.workers 3"),
+        (["--workers", "2"], None),
     ],
 )
-def test_a_number_of_workers_that_does_not_divide_a_step_is_refused_with_those_that_do(
-    more: list[str], message: str, world: Path, tiny_lm: str, tmp_path: Path, capsys: pytest.CaptureFixture
+def test_a_number_of_workers_that_torchrun_does_not_start_is_reported_once(
+    more: list[str], said: str | None, world: Path, tiny_lm: str, tmp_path: Path
 ) -> None:
-    schedule = {"steps": 2, "accumulate": 6}
-    path = str(recipe(world, tiny_lm, tmp_path / "run", schedule=schedule))
-    assert train.main(["--config", path, *more]) == 2
-    error = capsys.readouterr().err
-    assert message in error and len(error.splitlines()) == 1 and not (tmp_path / "run").exists()
+    path = str(recipe(world, tiny_lm, tmp_path / "run", schedule={"steps": 2, "accumulate": 3}))
+    assert in_processes(command, 2, tmp_path / "logs", path, None, more) == [2, 2]
+    first, second = ((tmp_path / f"logs/rank-{rank}.log").read_text().splitlines() for rank in (0, 1))
+    notice = f"{said} is not used: the workers are the 2 processes that torchrun started"
+    refused = "error: video_lm.schedule.accumulate 3, the batches of a step, does not divide among 2 workers; "
+    assert first[:-1] == [notice] * (said is not None) and first[-1].startswith(refused)
+    assert len(second) == 1 and second[0].startswith(refused), "the other processes print no notice"
 
 
-def test_a_group_of_one_sends_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(torch.distributed, "init_process_group", None)
-    with joined(Scaling(), "cpu") as group:
-        assert group is ALONE and group.sum([0.1, 2]) == [0.1, 2] and group.spread(str, [1, 2]) == ["1", "2"]
-        small_run(tmp_path / "run")
-    assert not torch.distributed.is_initialized()
+METHODS = {"diffmcq": "video-lm", "diffcap": "video-lm", "diffrank": "stepdiff"}
+"""task -> method, by both of its names"""
 
 
-def errors() -> list[str]:
-    """Return the errors that a process sees when the first one fails, and the gradients that nobody has."""
-
-    def fails() -> None:
-        raise StepDiffError("no space")
-
-    with joined(Scaling(), "cpu") as group:
-        found = []
-        try:
-            group.from_first(fails)
-        except StepDiffError as error:
-            found.append(str(error))
-        weights = [torch.nn.Parameter(torch.ones(2)) for _ in range(3)]
-        weights[0].grad = torch.ones(2)
-        if group.first:
-            weights[1].grad = torch.full((2,), 3.0)
-        group.sum_gradients(weights)
-        return found + [str(None if weight.grad is None else weight.grad.tolist()) for weight in weights]
+@pytest.fixture(scope="module")
+def full(world: Path, tiny_lm: str) -> Path:
+    """A head whose language model was trained in full, in float32; its captions end at one of many tokens."""
+    out, lm = world / "full", world / "lm"
+    shutil.copytree(tiny_lm, lm)
+    vocabulary = json.loads((lm / "config.json").read_text())["vocab_size"]
+    (lm / "generation_config.json").write_text(json.dumps({"eos_token_id": list(range(0, vocabulary, 8))}))
+    made = recipe(world, str(lm), out, lora=None, full=True, precision="float32")
+    assert train.main(["--config", str(made)]) == 0
+    return out
 
 
-def test_an_error_of_the_first_process_is_raised_on_all(tmp_path: Path) -> None:
-    for found in in_processes(errors, 2, tmp_path):
-        assert found == ["no space", "[2.0, 2.0]", "[3.0, 3.0]", "None"]
+def evaluation(world: Path, task: str, method: str, *more: str) -> list[str]:
+    given = ["--task", task, "--method", method, "--store", str(world / "features"), "--bootstrap", "0"]
+    return [*given, "--test-set", str(world / f"{task}_test.jsonl"), "--rows-at-once", "1", "--allow-seen", *more]
+
+
+def commands(world: Path, head: Path, out: Path) -> list[list[str]]:
+    """Return one evaluation for each task."""
+    more, captions = ["--head", str(head), "--rows-at-once", "9"], out / "captions.jsonl"
+    rows = [json.loads(line) for line in (world / "diffmcq_test.jsonl").read_text().splitlines()]
+    pairs = [*dict.fromkeys((a, b) for row in rows for a, b in row["options"])]
+    pairs = pairs[::2] + pairs[1::2]  # of `full`, the second process's captions end early
+    asked = [{"reference": a, "candidate": b, "category": "Visuals", "text": ["a spoon"]} for a, b in pairs]
+    captions.write_text("".join(json.dumps(row) + "\n" for row in asked))
+    found = [
+        evaluation(world, task, method, *more, "--out", str(out / f"{task}.jsonl")) for task, method in METHODS.items()
+    ]
+    found[list(METHODS).index("diffcap")].append("--ask-similar")
+    return [[str(captions) if given.endswith("diffcap_test.jsonl") else given for given in one] for one in found]
+
+
+def evaluated(given: list[str]) -> int:
+    return evaluate.main(given)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("kind", ["frozen", "trained", "full"])
+def test_a_divided_head_answers_as_a_whole_one(
+    kind: str, world: Path, tmp_path: Path, capsys: Capture, request: pytest.FixtureRequest
+) -> None:
+    """Only the first process writes. frozen: by tensor parallelism; trained: with LoRA, layer by layer, as full."""
+    head = request.getfixturevalue(kind)
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir()
+    two.mkdir()
+    assert [evaluate.main(given) for given in commands(world, head, one)] == [0, 0, 0]
+    capsys.readouterr()
+    for task, given in zip(METHODS, commands(world, head, two), strict=True):
+        assert in_processes(evaluated, 2, tmp_path / task, given) == [0, 0]
+        logs = [(tmp_path / task / f"rank-{rank}.log").read_text() for rank in (0, 1)]
+        assert "predictions: " in logs[0] and "predictions: " not in logs[1]
+    assert {path.name for path in one.iterdir()} == {path.name for path in two.iterdir()}
+    if kind == "full":
+        lengths = {len(json.loads(line)["generated_text"]) for line in (one / "diffcap.jsonl").read_text().splitlines()}
+        assert len(lengths) > 1
+    for task in METHODS:
+        rows = [
+            [json.loads(line) for line in (folder / f"{task}.jsonl").read_text().splitlines()] for folder in (one, two)
+        ]
+        assert len(rows[0]) == len(rows[1]) > 0
+        for whole, divided in zip(*rows, strict=True):
+            assert whole.keys() == divided.keys()
+            for name, value in whole.items():
+                same = divided[name] if isinstance(value, str) else pytest.approx(divided[name], rel=1e-4, abs=1e-4)
+                assert value == same, (task, name)
+
+
+@pytest.mark.full
+def test_what_cannot_be_divided_is_refused(world: Path, trained: Path, tmp_path: Path) -> None:
+    (given, *_) = commands(world, trained, tmp_path)
+    assert in_processes(evaluated, 2, tmp_path / "workers", [*given, "--workers", "2"]) == [2, 2]
+    assert "torchrun divides the language model" in (tmp_path / "workers/rank-1.log").read_text()
+
+
+def failing(given: list[str], rank: int) -> int:
+    """Run a evaluation of which one process fails at its second batch of texts."""
+    own, calls = VideoLM.log_likelihoods, [0]
+
+    def fails(self: VideoLM, *more: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == 2 and int(os.environ["RANK"]) == rank:
+            raise StepDiffError("no such luck")
+        return own(self, *more)
+
+    with patch.object(VideoLM, "log_likelihoods", fails), patch.object(stepdiff, "ROWS_A_BATCH", 1):
+        return evaluate.main(given)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_fails_ends_the_others(rank: int, world: Path, trained: Path, tmp_path: Path) -> None:
+    (given, *_) = commands(world, trained, tmp_path)
+    assert in_processes(failing, 2, tmp_path / "logs", given, rank, seconds=500) == [2, 2]  # not after scaling.timeout
+    logs = [(tmp_path / f"logs/rank-{one}.log").read_text() for one in (rank, 1 - rank)]
+    assert "no such luck" in logs[0] and "another worker ended" in logs[1]
+
+
+def test_a_head_of_a_public_model_is_refused_before_processes_meet(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "public")
+    made = yaml.safe_load((trained / "recipe.yaml").read_text())
+    made["video_lm"]["public"] = True
+    (tmp_path / "public/recipe.yaml").write_text(yaml.safe_dump(made))
+    (tmp_path / "public/SHA256SUMS").unlink()
+    with pytest.raises(StepDiffError, match="public: a video_lm.public model is not divided; evaluate it without"):
+        division(tmp_path / "public", 2)
+    assert division(tmp_path / "public", 1) == Scaling()
+
+
+SCALINGS: dict[str, list[str]] = {
+    "one process": [],
+    "divided": ["--scaling.fsdp", "true"],
+    "in host memory": ["--scaling.fsdp", "true", "--scaling.cpu-offload", "true"],
+}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_features_on_a_gpu_are_those_on_a_cpu(world: Path) -> None:
+    store = Store.open(world / "features")
+    features, clips = Features(store, "visual", "tokens"), store.catalog("clips").keys(np.arange(24))
+    assert torch.equal(features.read(clips, "cuda").cpu(), features.read(clips))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("mode", [{"lora": None}, {"lora": {"rank": 2}}, {"lora": None, "full": True}])
+def test_fsdp_in_one_process_and_shares_in_host_memory_train_as_a_whole_model(
+    mode: dict[str, Any], world: Path, tiny_lm: str, tmp_path: Path
+) -> None:
+    ends = []
+    for name, more in SCALINGS.items():
+        made = recipe(world, tiny_lm, tmp_path / name, precision="float32", **mode)
+        assert train.main(["--config", str(made), "--device", "cuda", *more]) == 0
+        ends.append(weights(tmp_path / name))
+    for other in ends[1:]:
+        for name, value in ends[0].items():
+            np.testing.assert_allclose(other[name], value, rtol=0, atol=1e-3 * np.abs(value).max(), err_msg=name)

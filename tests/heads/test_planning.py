@@ -1,9 +1,12 @@
-"""Guarantees of heads/planning: its figures are those of real models, of torch's counters, and of a tokenizer."""
+"""heads.train --dry-run: plans of the recipes, refusals, and figures against real models and torch's counters."""
 
-from collections.abc import Callable, Iterator
+import json
+import re
+import socket
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
@@ -11,31 +14,158 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.flop_counter import FlopCounterMode
 
-from common.errors import StepDiffError
+from heads import train
 from heads.data.packing import Chat, Packer, Turn
 from heads.models import packed_attention
 from heads.models.language_model import LanguageModel
-from heads.models.parallelize import divide_layers, plain_weights
-from heads.models.projector import Comparison, Projector
-from heads.planning import architecture, memory, rows, work
-from heads.planning.rows import Rows
-from heads.training.contrastive_task import ContrastiveHead
+from heads.models.projector import Projector
+from heads.planning import architecture, batches
+from heads.planning.batches import Rows
+from heads.planning.plan import CARDS
 from heads.training.recipe import (
-    ContrastiveRecipe,
     EvidenceOptions,
     Lora,
     ProjectorOptions,
     Scaling,
     Schedule,
     VideoLMRecipe,
+    read_recipe,
 )
 from heads.training.sources import Sequences
-from tasks.prompts import DIFFERENCE_QUESTION, NARRATION_QUESTION, PAIR_SYSTEM, SYSTEM
-from weights import registry, resolve
+from stepdiff.tasks.prompts import DIFFERENCE_QUESTION, NARRATION_QUESTION, PAIR_SYSTEM, SYSTEM
+from stepdiff.weights import registry, resolve
+from store.testing import tiny_store
+
+from .conftest import CHANNELS, TOKENS, Capture, recipe
+
+ROOT = Path(__file__).parents[2]
+RECIPES = ROOT / "heads/recipes"
+DOCS = "\n".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs").rglob("*.md"))
+PUBLISHED = ("vclm", "interleaved", "stepdiff")
+
+
+@pytest.fixture(autouse=True)
+def without_store_and_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*given: object) -> NoReturn:
+        raise AssertionError("a plan uses no network")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+def dry_run(name: str, *more: str) -> int:
+    return train.main(["--config", str(RECIPES / f"{name}.yaml"), "--dry-run", *more])
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_published_recipes_fit_eight_cards_of_80_gb_and_the_docs_show_their_plans(
+    name: str, capsys: Capture
+) -> None:
+    options = read_recipe(RECIPES / f"{name}.yaml")
+    assert options.video_lm is not None and options.scaling.workers == 8 and CARDS["h100"].memory < 80 * 2**30
+    assert options.video_lm.schedule.accumulate % options.scaling.workers == 0
+    assert options.video_lm.batch * options.video_lm.schedule.accumulate == (256 if name == "stepdiff" else 512)
+    assert dry_run(name) == 0
+    shown = r"sum +([\d.]+) of 84.83.* time +([\d.]+) s per step, ([\d.]+) hours .* ([\d,]+) card"
+    figures = re.search(shown, capsys.readouterr().out, re.DOTALL)
+    assert figures and f"| `{name}.yaml` | {' | '.join(figures.groups())} |" in DOCS
+
+
+def test_a_plan_that_does_not_fit_is_refused_with_settings_that_fit(capsys: Capture) -> None:
+    one = ("--workers", "1", "--scaling.fsdp", "false")
+    assert dry_run("vclm", *one) == 2
+    shown = capsys.readouterr()
+    assert "sum" in shown.out and shown.err.count("\n") == 1
+    assert shown.err.startswith("error: runs/vclm: a process needs ") and "; it fits with --" in shown.err
+    assert shown.err in DOCS
+    assert dry_run("vclm", *one, "--json") == 2
+    plan = json.loads(capsys.readouterr().out)
+    assert not plan["fits"] and len(plan["alternatives"]) >= 2
+    for setting in plan["alternatives"]:
+        flags, size = re.fullmatch(r"(.*) \(([\d.]+) GB\)", setting).groups()  # type: ignore[union-attr]
+        assert dry_run("vclm", "--scaling.workers", "1", "--scaling.fsdp", "false", *flags.split(), "--json") == 0
+        record = json.loads(capsys.readouterr().out)
+        needed = sum(record["memory"].values()) - record["memory"]["host"]
+        assert needed / 1e9 == pytest.approx(float(size), abs=0.06) and record["samples"] == plan["samples"]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("name", "given", "named"),
+    [
+        (
+            "vclm",
+            "--card a100-40gb --workers 2 --scaling.fsdp false --scaling.tensor-parallel 2",
+            {"--workers 8 --scaling.fsdp true --scaling.tensor-parallel 1", "--workers 8 --scaling.tensor-parallel 8"},
+        ),
+        ("kitchen/align", "--card rtx4090 --contrastive.clips 200000", {"--contrastive.clips 1562"}),
+        (
+            "kitchen/align_pairs",
+            "--card rtx4090 --contrastive.clips 4000 --contrastive.pairs.pairs 500",
+            {"--workers 4", "--contrastive.clips 1000 --contrastive.pairs.pairs 125"},
+        ),
+    ],
+)
+def test_every_setting_that_is_named_fits(name: str, given: str, named: set[str], capsys: Capture) -> None:
+    assert dry_run(name, *given.split()) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "; it fits with --" in error
+    assert dry_run(name, *given.split(), "--json") == 2
+    alternatives = json.loads(capsys.readouterr().out)["alternatives"]
+    assert {setting.rpartition(" (")[0] for setting in alternatives} == named
+    for flags in named:
+        assert dry_run(name, *given.split(), *flags.split()) == 0
+        assert "sum" in capsys.readouterr().out
+
+
+def test_a_plan_of_a_store_has_the_shape_of_its_view(
+    world: Path, tiny_lm: str, tmp_path: Path, capsys: Capture
+) -> None:
+    path = recipe(world, tiny_lm, tmp_path / "run")
+    assert train.main(["--config", str(path), "--dry-run", "--card", "rtx4090", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["tokens"] == f"{TOKENS} x {CHANNELS} float16: view visual of {world / 'features'}"
+    # two batches of three pairs of clips
+    assert plan["read"] == 2 * 6 * TOKENS * CHANNELS * 2
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", ["stepdiff", "vclm", "interleaved", "align_pairs"])
+def test_the_kitchen_recipes_fit_a_small_card(name: str, capsys: Capture) -> None:
+    if not registry.source("smollm2-135m-instruct").is_complete():
+        pytest.skip("smollm2-135m-instruct is not fetched")
+    assert dry_run(f"kitchen/{name}", "--card", "rtx4090", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["hours"] > 0
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--card", "tpu"], "--card tpu is not known; give one of a100"),
+        (["--flops-share", "1.5"], "--flops-share is 1.5; it must be above 0 and at most 1"),
+        (["--workers", "3"], "does not divide among 3 workers"),
+        (["--video-lm.view", "mine"], "no encoder is named mine; give --store"),
+        (["--video-lm.language-model", "someone/unknown"], "someone/unknown: neither a folder nor in the hub's cache"),
+    ],
+)
+def test_a_plan_that_cannot_be_computed_is_refused_in_one_line(more: list[str], message: str, capsys: Capture) -> None:
+    assert dry_run("vclm", *more) == 2
+    shown = capsys.readouterr()
+    assert shown.out == "" and shown.err.count("\n") == 1 and message in shown.err
+
+
+def test_a_plan_reads_the_snapshot_of_its_recipe(tmp_path: Path, capsys: Capture) -> None:
+    store = tiny_store(tmp_path / "features")
+    store.tag("v1")
+    shape = ("--video_lm.view", "tiny", "--video_lm.projector.frames", "3")
+    assert dry_run("vclm", "--store", str(store.path), "--at", "v1", *shape) == 0
+    assert f"view tiny of {store.path}@v1" in capsys.readouterr().out
+
 
 CLIP = (16, 24)
 PERCEIVER = ProjectorOptions(width=16, heads=2, outputs=4)
-RECIPE = VideoLMRecipe(Schedule(1), projector=PERCEIVER, compare_tokens=True, pairqa="pairs")
+SMALL = VideoLMRecipe(Schedule(1), projector=PERCEIVER, pairqa="pairs")
 MODES: dict[str, dict[str, Any]] = {
     "projector": {},
     "lora": {"lora": Lora(4, targets=("q_proj", "v_proj", "down_proj"))},
@@ -48,7 +178,7 @@ ASKED = Rows(rows=3, clips=6, prefix=40, questions=4, question=24, answer=10, sa
 def language_model(request: pytest.FixtureRequest, tiny_lm: str) -> str:
     name = request.param
     if name != "tiny" and not registry.source(name).is_complete():
-        pytest.skip(f"{name} is not fetched; run python -m weights fetch {name}")
+        pytest.skip(f"{name} is not fetched; run stepdiff weights fetch {name}")
     return tiny_lm if name == "tiny" else name
 
 
@@ -59,77 +189,25 @@ def real(recipe: VideoLMRecipe) -> tuple[LanguageModel, nn.Module]:
         lm.add_lora(recipe.lora, 0)
     if recipe.full:
         lm.train_all()
-    parts = [Projector(recipe.projector, *CLIP, lm.width, 1.0), Comparison(lm.width, 1.0)]
-    return lm, nn.ModuleList(parts)
+    return lm, Projector(recipe.projector, *CLIP, lm.width, 1.0)
 
 
-def planned(recipe: VideoLMRecipe, scaling: Scaling | None = None) -> memory.Weights:
+def planned(recipe: VideoLMRecipe) -> architecture.Weights:
     config, _ = architecture.configuration(recipe.language_model)
     lm = architecture.language_model(config, recipe, torch.float32)
-    return memory.weights(lm, architecture.projector(recipe, CLIP, lm.width), scaling or Scaling())
+    return architecture.weights(lm, Projector(recipe.projector, *CLIP, lm.width, 1.0), Scaling())
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("mode", MODES)
 def test_the_parameters_of_a_planned_model_are_those_of_the_loaded_one(language_model: str, mode: str) -> None:
-    recipe = replace(RECIPE, language_model=language_model, **MODES[mode])
+    recipe = replace(SMALL, language_model=language_model, **MODES[mode])
     lm, head = real(recipe)
     weights = [*lm.parameters(), *head.parameters()]
-    found = planned(recipe)
-    assert found.trained == sum(w.numel() for w in weights if w.requires_grad) > 0
-    assert found.frozen == sum(w.numel() for w in weights if not w.requires_grad)
-    assert found.memory.trained == 4 * found.trained and found.memory.frozen == 4 * found.frozen
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_planned_weights_gradients_and_optimiser_state_are_those_of_the_real_ones(tiny_lm: str, mode: str) -> None:
-    recipe = replace(RECIPE, language_model=tiny_lm, **MODES[mode])
-    trained = [w for module in real(recipe) for w in module.parameters() if w.requires_grad]
-    optimizer = torch.optim.AdamW(trained)
-    for weight in trained:
-        weight.grad = torch.ones_like(weight)
-    optimizer.step()
-    found = planned(recipe).memory
-    assert found.gradients == sum(weight.grad.nbytes for weight in trained if weight.grad is not None)
-    averages = [value for state in optimizer.state.values() for value in state.values() if value.ndim]
-    assert found.optimizer == sum(value.nbytes for value in averages)
-
-
-@pytest.fixture
-def fake_group() -> Iterator[None]:
-    """A process group of eight, of which this process is one and the others do not exist."""
-    from torch.testing._internal.distributed.fake_pg import FakeStore
-
-    torch.distributed.init_process_group("fake", rank=0, world_size=8, store=FakeStore())
-    yield
-    torch.distributed.destroy_process_group()
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_planned_weights_of_a_process_are_those_that_fsdp_leaves_it(fake_group: None, tiny_lm: str, mode: str) -> None:
-    from torch.distributed.tensor import DTensor
-
-    recipe = replace(RECIPE, language_model=tiny_lm, **MODES[mode])
-    found = planned(recipe, Scaling(workers=8, fsdp=True))
-    config, _ = architecture.configuration(tiny_lm)
-    lm = architecture.language_model(config, replace(recipe, lora=None), torch.float32)
-    divide_layers(lm.model, torch.distributed.init_device_mesh("cpu", (8,)), offload=False)
-    if recipe.lora is not None:
-        with plain_weights(lm.model, "cpu"):
-            lm.add_lora(recipe.lora, 0)
-    head = architecture.projector(recipe, CLIP, lm.width)
-    ours = [
-        (w.requires_grad, w.to_local() if isinstance(w, DTensor) else w)
-        for w in [*lm.model.parameters(), *head.parameters()]
-    ]
-    assert any(isinstance(w, DTensor) for w in lm.model.parameters())
-    assert found.memory.frozen == sum(w.nbytes for trains, w in ours if not trains)
-    assert found.memory.trained == sum(w.nbytes for trains, w in ours if trains)
-
-
-def test_layers_that_tensor_parallelism_cannot_divide_are_refused_by_the_plan(tiny_lm: str) -> None:
-    recipe = replace(RECIPE, language_model=tiny_lm)
-    with pytest.raises(StepDiffError, match=r"3 processes cannot compute it together \(its key heads cannot be"):
-        planned(recipe, Scaling(workers=3, tensor_parallel=3))
+    plan = planned(recipe)
+    assert plan.trained == sum(w.numel() for w in weights if w.requires_grad) > 0
+    assert plan.frozen == sum(w.numel() for w in weights if not w.requires_grad)
+    assert plan.memory.trained == 4 * plan.trained and plan.memory.frozen == 4 * plan.frozen
 
 
 def asked(made: Rows, width: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -151,7 +229,7 @@ def small_llama(recipe: VideoLMRecipe, dtype: torch.dtype) -> tuple[LanguageMode
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32 if recipe.full else dtype)
     packed_attention.register()
     model.set_attn_implementation(packed_attention.NAME)
-    lm = LanguageModel(model, architecture.NoChat())
+    lm = LanguageModel(model, Chat.__new__(Chat))
     if recipe.lora is not None:
         lm.add_lora(recipe.lora, 0)
     if recipe.full:
@@ -187,44 +265,30 @@ def kept(compute: Callable[[], object], besides: list[Tensor]) -> int:
     return sum(t.untyped_storage().nbytes() for place, t in seen.items() if place not in known)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("mode", MODES)
 def test_planned_activations_are_close_to_what_autograd_keeps(
     as_on_a_gpu: None, mode: str, recompute: bool, dtype: torch.dtype
 ) -> None:
-    recipe = replace(RECIPE, gradient_checkpointing=recompute, **MODES[mode])
+    recipe = replace(SMALL, gradient_checkpointing=recompute, **MODES[mode])
     lm, sizes = small_llama(recipe, dtype)
     given, segment, places = asked(ASKED, sizes.width)
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
         embeddings = given.to(lm.model.dtype)
         measured = kept(lambda: lm.hidden(embeddings, segment, places), list(lm.parameters()))
-    estimate = memory.language(recipe, sizes, ASKED, dtype.itemsize)
+    estimate = batches.language(recipe, sizes, ASKED, dtype.itemsize)
     if recompute:  # the layer that is computed again exists in the backward pass only
-        estimate -= memory.layer(recipe, sizes, ASKED, dtype.itemsize)
+        estimate -= batches.layer(recipe, sizes, ASKED, dtype.itemsize)
     assert estimate == pytest.approx(measured, rel=0.15)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-def test_planned_activations_of_the_projector_are_close_to_what_autograd_keeps(dtype: torch.dtype) -> None:
-    options, clip = ProjectorOptions(width=64, heads=4, outputs=8, layers=3), (256, 96)
-    projector, tokens = Projector(options, *clip, 48, 1.0), torch.randn(5, *clip)
-    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-        measured = kept(lambda: projector(tokens), list(projector.parameters()))
-    assert 5 * memory.projected(options, clip, 48, dtype.itemsize) == pytest.approx(measured, rel=0.15)
-
-
-def test_planned_memory_of_a_contrastive_loss_is_close_to_what_autograd_keeps() -> None:
-    head = ContrastiveHead(ContrastiveRecipe(Schedule(1), width=16, projector=PERCEIVER), *CLIP, 8)
-    clips, texts = (torch.randn(500, 16, requires_grad=True) for _ in range(2))
-    measured = kept(lambda: head.match(clips, texts), [clips, texts])
-    assert memory.matched(500, 0) == memory.matched(0, 500) == pytest.approx(2 * measured, rel=0.05), "and gradients"
-
-
+@pytest.mark.full
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("mode", MODES)
 def test_planned_operations_are_those_that_torch_counts(mode: str, recompute: bool) -> None:
-    recipe = replace(RECIPE, compare_tokens=False, gradient_checkpointing=recompute, **MODES[mode])
+    recipe = replace(SMALL, gradient_checkpointing=recompute, **MODES[mode])
     lm, sizes = small_llama(recipe, torch.float32)
     projector, tokens = Projector(PERCEIVER, *CLIP, sizes.width, 1.0), torch.randn(ASKED.clips, *CLIP)
     given, segment, places = asked(ASKED, sizes.width)
@@ -234,7 +298,7 @@ def test_planned_operations_are_those_that_torch_counts(mode: str, recompute: bo
         shown = torch.cat([clips.flatten(0, 1).view(ASKED.rows, -1, sizes.width), given], dim=1)[:, : given.shape[1]]
         hidden = lm.hidden(shown, segment, places)
         lm.logits(hidden.flatten(0, 1)[targets % segment.numel()]).logsumexp(-1).sum().backward()
-    assert sum(work.operations(recipe, lm, sizes, ASKED, CLIP)) == pytest.approx(counter.get_total_flops(), rel=0.02)
+    assert sum(batches.operations(recipe, lm, sizes, ASKED, CLIP)) == pytest.approx(counter.get_total_flops(), rel=0.02)
 
 
 def text_of(words: int) -> str:
@@ -246,13 +310,14 @@ def text_of(words: int) -> str:
     return " ".join((text * (words // len(text) + 1))[:words])
 
 
+@pytest.mark.full
 def test_counted_rows_are_close_to_those_of_a_tokenizer() -> None:
     from transformers import AutoTokenizer
 
     if not registry.source("smollm2-135m-instruct").is_complete():
         pytest.skip("smollm2-135m-instruct is not fetched")
     chat, words = Chat(AutoTokenizer.from_pretrained(resolve("smollm2-135m-instruct"))), 40
-    recipe = replace(RECIPE, batch=2, questions=3)
+    recipe = replace(SMALL, batch=2, questions=3)
     narration, pair = Turn(NARRATION_QUESTION, text_of(words)), Turn(DIFFERENCE_QUESTION, text_of(words))
     run = [("a", text_of(words)), ("b", text_of(words)), ("c", text_of(words))]
     packed = {
@@ -261,18 +326,14 @@ def test_counted_rows_are_close_to_those_of_a_tokenizer() -> None:
         "sequences": Sequences([run, run], chat, 4, 2, 0).of([run, run]).rows,
     }
     for name, batch in packed.items():
-        counted = rows.batch(recipe, name, words)
+        counted = batches.batch(recipe, name, words)
         assert counted.tokens == pytest.approx(int((batch.segment >= 0).sum()), rel=0.2), name
         assert counted.targets == pytest.approx(int((batch.targets >= 0).sum()), rel=0.3), name
         assert counted.rows == len(batch.ids)
     terms = "copper pan, wooden spoon, oil, chopped red onion"
     asked = replace(pair, question=f"Video 1: {terms}. Video 2: {terms}. {DIFFERENCE_QUESTION}")
-    evidence = rows.batch(replace(recipe, evidence=EvidenceOptions()), "pairs", words)
+    evidence = batches.batch(replace(recipe, evidence=EvidenceOptions()), "pairs", words)
     tokens = int((Packer(chat, 4, PAIR_SYSTEM).pack([[asked] * 3] * 2).segment >= 0).sum())
     assert evidence.tokens == pytest.approx(tokens, rel=0.2)
-    assert rows.batch(replace(recipe, evidence=EvidenceOptions(asked=False)), "pairs", words).tokens < evidence.tokens
-
-
-def test_an_unknown_language_model_is_refused_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(StepDiffError, match="someone/unknown: neither a folder .* meta-llama/Llama-2-7b-chat-hf"):
-        architecture.configuration("someone/unknown")
+    silent = batches.batch(replace(recipe, evidence=EvidenceOptions(asked=False)), "pairs", words)
+    assert silent.tokens < evidence.tokens

@@ -1,34 +1,39 @@
-"""Guarantees of heads.report: figures, comparisons and tables."""
+"""heads.report and heads.table: figures, comparisons, tables, and the files for readers."""
 
 import json
 import re
 import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from common.errors import StepDiffError
-from heads import report
-from heads.reporting import figures
-from heads.reporting.entries import Entry, Setting, check_entries
-from heads.reporting.figures import Score, compare, measure
-from heads.reporting.grid import Cell
-from heads.reporting.picture import draw
+from heads import report, table
+from heads.methods.registry import Regime, stated
+from heads.reporting import tables as published_tables
+from heads.reporting.entries import Entry, Setting, Training, comparable, trainings
+from heads.reporting.figures import compare, measure
+from heads.reporting.grid import Block, Cell, Grid, escape_latex, to_latex, to_markdown
 from heads.reporting.tables import Report, grids
-from tasks.bootstrap import interval
-from tasks.postprocess import parse
-from tasks.scoring import score
-from tasks.testsets import read_predictions, read_test_set, write_predictions, write_test_set
+from heads.training.lineage import disclosure, regime
+from heads.training.recipe import read_recipe
+from stepdiff.common.errors import StepDiffError
+from stepdiff.kitchen.controls import MostDifferences
+from stepdiff.tasks.bootstrap import interval
+from stepdiff.tasks.postprocess import parse
+from stepdiff.tasks.prompts import SIMILAR_QUESTION
+from stepdiff.tasks.published import PUBLISHED
+from stepdiff.tasks.scoring import score
+from stepdiff.tasks.testsets import read_predictions, read_test_set, write_predictions, write_test_set
 
-from .conftest import SKILL, config, reported
+from .conftest import SKILL, Capture, config, reported
 
 
-def test_figures_and_intervals_are_those_of_heads_score(made: list[Entry]) -> None:
-    found = {(s.method, s.setting, s.metric): s for s, _ in measure(made, 200, seed=0)}
-    for entry in made:
+def test_figures_and_intervals_are_those_of_heads_score(entries: list[Entry]) -> None:
+    by_place = {(s.method, s.setting, s.metric): s for s, _ in measure(entries, 200, seed=0)}
+    for entry in entries:
         rows = read_test_set(entry.task, entry.test_set)
         predicted = read_predictions(entry.task, entry.predictions, rows)
         for setting, predictions in (
@@ -36,44 +41,22 @@ def test_figures_and_intervals_are_those_of_heads_score(made: list[Entry]) -> No
             *([] if entry.parsed else [(Setting("diffcap"), [parse(caption) for caption in predicted])]),
         ):
             expected = score(entry.task, rows, predictions, 200, 0)
-            for metric in figures.METRICS[entry.task] + figures.ADDITIONAL[entry.task]:
+            for metric in (*PUBLISHED[entry.task].figures, *PUBLISHED[entry.task].further):
                 if metric.startswith(("declined", "invented")):
                     continue  # every pair of these rows differs
-                own = found.pop((entry.method, setting, metric))
+                own = by_place.pop((entry.method, setting, metric))
                 assert own.value == expected[metric]
                 assert own.interval == tuple(expected["intervals"][metric])
                 assert (own.rows, own.videos) == (80, expected["videos"])
-    assert not found
+    assert not by_place
 
 
-def test_each_file_is_read_once_and_each_test_set_is_resampled_once(
-    made: list[Entry], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    counts: dict[str, int] = {}
-
-    def counted(name: str) -> None:
-        plain = getattr(figures, name)
-
-        def call(*arguments: Any) -> Any:
-            counts[name] = counts.get(name, 0) + 1
-            return plain(*arguments)
-
-        monkeypatch.setattr(figures, name, call)
-
-    for name in ("read_test_set", "Resamples", "read_predictions", "read_captions"):
-        counted(name)
-    measure(made, 20, 0)
-    captions = sum(entry.task == "diffcap" for entry in made)
-    answers = {"read_predictions": len(made) - captions, "read_captions": captions}
-    assert counts == {"read_test_set": 3, "Resamples": 3, **answers}
-
-
-def test_ours_are_compared_with_the_highest_baseline_on_the_same_resamples(made: list[Entry]) -> None:
-    measured = measure(made, 200, seed=0)
+def test_ours_are_compared_with_the_highest_baseline_on_the_same_resamples(entries: list[Entry]) -> None:
+    measured = measure(entries, 200, seed=0)
     values = {(s.method, s.setting, s.metric): (s, v) for s, v in measured}
-    found = compare(measured, ["StepDiff"], ["no video"])
-    assert len(found) == 9  # raw and parsed captions of three figures, V1, both ranks; V3 has no baseline
-    for comparison in found:
+    comparisons = compare(measured, ["StepDiff"], ["no video"])
+    assert len(comparisons) == 9  # raw and parsed captions of three figures, V1, both ranks; V3 has no baseline
+    for comparison in comparisons:
         assert comparison.method == "StepDiff"
         place = (comparison.setting, comparison.metric)
         others = {name: values[name, *place][0].value for name in SKILL if (name, *place) in values}
@@ -82,12 +65,13 @@ def test_ours_are_compared_with_the_highest_baseline_on_the_same_resamples(made:
         differences = values["StepDiff", *place][1] - values[comparison.baseline, *place][1]
         assert comparison.interval == interval(differences, 12)
         assert comparison.corrected_p >= comparison.p
-    choice = next(c for c in found if c.setting == Setting("diffmcq"))
+    choice = next(c for c in comparisons if c.setting == Setting("diffmcq"))
     assert choice.baseline == "VLEmb" and choice.difference > 0
 
 
-def test_only_figures_on_the_same_rows_are_compared(made: list[Entry], tmp_path: Path) -> None:
-    entry = next(e for e in made if (e.method, e.task, e.pair) == ("VLEmb", "diffmcq", "average"))
+@pytest.mark.full
+def test_only_figures_on_the_same_rows_are_compared(entries: list[Entry], tmp_path: Path) -> None:
+    entry = next(e for e in entries if (e.method, e.task, e.pair) == ("VLEmb", "diffmcq", "average"))
     rows = read_test_set("diffmcq", entry.test_set)
     write_test_set("diffmcq", tmp_path / "copy.jsonl", rows)
     write_test_set("diffmcq", tmp_path / "fewer.jsonl", rows[:50])
@@ -96,7 +80,7 @@ def test_only_figures_on_the_same_rows_are_compared(made: list[Entry], tmp_path:
 
     def baseline(test_set: str, predictions: str) -> tuple[str, list[str]]:
         other = Entry("VLEmb", "diffmcq", str(tmp_path / test_set), predictions)
-        report = reported([other if e is entry else e for e in made])
+        report = reported([other if e is entry else e for e in entries])
         grid = next(g for g in grids(report) if "S3" in g.title)
         return next(c.baseline for c in report.comparisons if c.setting == Setting("diffmcq")), grid.notes
 
@@ -106,19 +90,10 @@ def test_only_figures_on_the_same_rows_are_compared(made: list[Entry], tmp_path:
     assert any(re.search(r"DiffMCQ V1: .*80 rows of 12 videos for StepDiff.*; 50 rows .* for VLEmb", n) for n in notes)
 
 
-def test_given_parsed_captions_replace_those_parsed_here(made: list[Entry], tmp_path: Path) -> None:
-    raw = next(entry for entry in made if entry.task == "diffcap")
-    write_predictions("diffcap", tmp_path / "other.jsonl", ["something else"] * 80)
-    brought = Entry(raw.method, "diffcap", raw.test_set, str(tmp_path / "other.jsonl"))
-    found = [s for s, _ in measure([raw, brought], 0, 0) if s.metric == "BLEU"]
-    assert [s.setting.parsed for s in found] == [False, True]
-    assert found[1].value is not None and found[1].value < 1e-9
-    assert all(s.interval is None for s in found), "no resamples, no intervals"
-
-
-def test_a_method_of_several_seeds_has_the_mean_of_its_figures(made: list[Entry], tmp_path: Path) -> None:
-    own = next(e for e in made if (e.task, e.method, e.variant) == ("diffmcq", "StepDiff", "V1"))
-    weak = next(e for e in made if e.task == "diffmcq" and e.method.startswith("weak"))
+@pytest.mark.full
+def test_a_method_of_several_seeds_has_the_mean_of_its_figures(entries: list[Entry], tmp_path: Path) -> None:
+    own = next(e for e in entries if (e.task, e.method, e.variant) == ("diffmcq", "StepDiff", "V1"))
+    weak = next(e for e in entries if e.task == "diffmcq" and e.method.startswith("weak"))
     trainings = [replace(own, seed=0), replace(weak, method="StepDiff", seed=1)]
     apart = [measure([entry], 200, 0)[0] for entry in trainings]
     ((score, values),) = measure(trainings, 200, 0)
@@ -146,29 +121,8 @@ def test_a_method_of_several_seeds_has_the_mean_of_its_figures(made: list[Entry]
         measure([own, trainings[0]], 20, 0)
 
 
-def test_equal_rows_are_compared_whatever_the_format_of_their_file(made: list[Entry], tmp_path: Path) -> None:
-    first = {e.method: e for e in reversed(made) if (e.task, e.variant, e.pair) == ("diffmcq", "V1", "average")}
-    own, rival = first["StepDiff"], first["VLEmb"]
-    lines = [json.loads(line) for line in Path(own.test_set).read_text().splitlines()]
-    (tmp_path / "set.jsonl").write_text("".join(json.dumps(dict(reversed(row.items()))) + "\n" for row in lines))
-    again = replace(rival, test_set=str(tmp_path / "set.jsonl"))
-    (found,) = compare(measure([own, again], 50, 0), ["StepDiff"], [])
-    assert found.baseline == "VLEmb"
-    (other,) = [e for e in made if (e.task, e.method) == ("diffrank", "VLEmb")]
-    assert compare(measure([own, other], 50, 0), ["StepDiff"], []) == []
-
-
-def test_a_figure_that_rounds_to_zero_has_no_sign_and_is_equally_bold() -> None:
-    def tau(method: str, value: float) -> Score:
-        return Score(method, Setting("diffrank"), "ktau_all_rows", value, None, 9, 9, 0, "set")
-
-    (grid,) = [g for g in grids(Report([tau("a", 0.0), tau("b", -0.0002)], [], [], 0, False)) if "S3" in g.title]
-    cells = [cell for _, row in grid.blocks[0].rows for cell in row if cell is not None]
-    assert [(cell.main, cell.bold) for cell in cells] == [("0.000", True)] * 2
-
-
-def test_seed_in_the_name_of_predictions_is_replaced_by_each_training(made: list[Entry], tmp_path: Path) -> None:
-    entry = next(e for e in made if (e.task, e.method, e.variant) == ("diffmcq", "StepDiff", "V1"))
+def test_seed_in_the_name_of_predictions_is_replaced_by_each_training(entries: list[Entry], tmp_path: Path) -> None:
+    entry = next(e for e in entries if (e.task, e.method, e.variant) == ("diffmcq", "StepDiff", "V1"))
     for seed in range(2):
         shutil.copy(entry.predictions, tmp_path / f"said_{seed}.jsonl")
     named = replace(entry, predictions=str(tmp_path / "said_{seed}.jsonl"))
@@ -180,65 +134,27 @@ def test_seed_in_the_name_of_predictions_is_replaced_by_each_training(made: list
     assert report.main(["--config", path, "--seeds", "0"]) == 2
 
 
-REFUSED = [
-    ([Entry("a", "diffrank", "t", "p", variant="V2")], "entry 1 (a, p): variant and pair are for diffmcq"),
-    ([Entry("a", "diffmcq", "t", "p", parsed=False)], "entry 1 (a, p): only captions of diffcap can be raw or parsed"),
-    ([Entry("a", "diffmcq", "t", "p"), Entry("a", "diffmcq", "t", "q")], "entry 2 (a, q): entry 1 has the same place"),
-    ([], "no predictions to report on"),
-    ([Entry("b", "diffmcq", "t", "p")], "'a' is not among the methods: b"),
-]
+def test_an_invalid_entry_is_refused(entries: list[Entry], tmp_path: Path, capsys: Capture) -> None:
+    choice = next(e for e in entries if e.task == "diffmcq")
+    short, path = tmp_path / "said.jsonl", tmp_path / "report.yaml"
+    short.write_text("\n".join(Path(choice.predictions).read_text().splitlines()[:7]) + "\n")
+    ours = Entry("StepDiff", "diffmcq", "t", "p")
+    for given, more, message in (
+        ([replace(ours, task="diffrank", variant="V2")], {}, "entry 1 (StepDiff, p): variant and pair are for diffmcq"),
+        ([replace(ours, parsed=False)], {}, "entry 1 (StepDiff, p): only captions of diffcap"),
+        ([ours, replace(ours, predictions="q")], {}, "entry 2 (StepDiff, q): entry 1 has the same place"),
+        ([], {}, "no predictions to report on"),
+        ([replace(ours, method="b")], {}, "'StepDiff' is not among the methods: b"),
+        ([replace(choice, method="StepDiff", predictions=str(short))], {}, "said.jsonl:8: no such line"),
+        (entries, {"controls": ["no video"], "baselines": ["StepDiff"]}, "listed as ours and as a baseline"),
+    ):
+        assert report.main(["--config", config(given, path, **{"controls": []} | more)]) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
 
 
-@pytest.mark.parametrize(("entries", "message"), REFUSED)
-def test_an_invalid_entry_is_refused(entries: list[Entry], message: str) -> None:
-    with pytest.raises(StepDiffError, match=f"^{re.escape(message)}"):
-        check_entries(entries, ["a"], [])
-
-
-def test_a_control_is_never_the_best_of_a_column(made: list[Entry]) -> None:
-    def bold(controls: list[str]) -> list[bool]:
-        report = replace(reported(made), controls=controls)
-        (grid,) = [grid for grid in grids(report) if grid.title.startswith("Table S2")]
-        return [cell.bold for _, cells in grid.blocks[0].rows for cell in cells if cell is not None]
-
-    assert any(bold([])) and not any(bold(["VLEmb"]))
-
-
-def test_a_figure_that_was_not_measured_is_a_dash_and_the_best_is_bold(made: list[Entry]) -> None:
-    tables = {grid.title.split(":")[0]: grid for grid in grids(reported(made, resamples=10_000))}
-    assert list(tables) == [
-        "Table S1",
-        "DiffCap, captions parsed to the form of the annotations",
-        "Table S2",
-        "Table S3",
-        "Table S4",
-        "DiffRank",
-        "Against the best baseline",
-    ]
-    first, controls = tables["Table S3"].blocks
-    rows = dict(first.rows)
-    assert [cell is None for cell in rows["VLEmb"]] == [True, True, True, False, False]
-    assert all(cell is not None and cell.bold and cell.mark == "*" for cell in rows["StepDiff"][3:])
-    assert "95 % intervals from 10000 resamples of the reference videos" in tables["Table S3"].notes[-1]
-    ((name, cells),) = controls.rows
-    assert name == "no video" and not any(cell is not None and cell.bold for cell in cells)
-    assert "VLEmb" not in dict(tables["Table S1"].blocks[0].rows), "a row with only dashes is left out"
-    assert [cells[0] is None for _, cells in tables["Table S2"].blocks[0].rows] == [False, True, False]
-    assert [heading for _, heading in tables["Table S4"].columns] == ["accuracy"] * 3
-    (note,) = tables["Against the best baseline"].notes
-    assert "corrected for 9 comparisons (Holm)" in note
-
-
-def test_the_table_says_so_if_the_resamples_are_too_few(made: list[Entry]) -> None:
-    grid = grids(reported(made, resamples=200))[-1]
-    assert grid.notes[-1] == (
-        "200 resamples of 12 videos are too few for a mark among 9: raise --bootstrap, or compare fewer figures."
-    )
-    assert not any(cell is not None and cell.mark for _, cells in grid.blocks[0].rows for cell in cells)
-
-
-def test_a_figure_that_is_undefined_says_so(made: list[Entry], tmp_path: Path) -> None:
-    entry = next(e for e in made if e.task == "diffrank")
+def test_a_figure_that_is_undefined_says_so(entries: list[Entry], tmp_path: Path) -> None:
+    entry = next(e for e in entries if e.task == "diffrank")
     for name, predicted in (("all", [[1.0] * 4] * 80), ("one", [[1.0] * 4] + [[1.0, 2.0, 3.0, 4.0]] * 79)):
         write_predictions("diffrank", tmp_path / f"{name}.jsonl", predicted)
     methods = [Entry(name, "diffrank", entry.test_set, str(tmp_path / f"{name}.jsonl")) for name in ("all", "one")]
@@ -251,27 +167,8 @@ def test_a_figure_that_is_undefined_says_so(made: list[Entry], tmp_path: Path) -
     assert "DiffRank: τ counts as 0 in rows to which a method gives no order: all 80, one 1." in grid.notes
 
 
-def test_tau_within_the_step_of_a_method_that_knows_only_the_step_is_undefined(
-    made: list[Entry], tmp_path: Path
-) -> None:
-    entry = next(e for e in made if (e.task, e.method) == ("diffrank", "StepDiff"))
-    ranks = read_test_set("diffrank", entry.test_set)
-    write_predictions("diffrank", tmp_path / "step.jsonl", [[float(s > 0) for s in row.scores] for row in ranks])
-    step = Entry("knowing the step", "diffrank", entry.test_set, str(tmp_path / "step.jsonl"))
-    measured = measure([entry, step], 50, 0)
-    comparisons = compare(measured, ["StepDiff"], [])
-    assert [c.metric for c in comparisons] == ["ktau_all_rows"], "an undefined figure is not compared"
-    grid = next(g for g in grids(Report([s for s, _ in measured], comparisons, [], 50, False)) if "own step" in g.title)
-    assert grid.columns == [("DiffRank", "τ"), ("DiffRank within the step", "τ")]
-    rows = dict(grid.blocks[0].rows)
-    assert rows["knowing the step"][0] != Cell("undefined") and rows["knowing the step"][1] == Cell("undefined")
-    predicted = read_predictions("diffrank", entry.predictions, ranks)
-    expected = score("diffrank", ranks, predicted, 0)["ktau_within_step"]
-    assert rows["StepDiff"][1].main == f"{expected:.3f}" and rows["StepDiff"][1].bold
-
-
-def test_captions_of_pairs_that_agree_have_no_bleu(made: list[Entry], tmp_path: Path) -> None:
-    entry = next(e for e in made if (e.task, e.method) == ("diffcap", "StepDiff"))
+def test_captions_of_pairs_that_agree_have_no_bleu(entries: list[Entry], tmp_path: Path) -> None:
+    entry = next(e for e in entries if (e.task, e.method) == ("diffcap", "StepDiff"))
     caps = read_test_set("diffcap", entry.test_set)
     predicted = read_predictions("diffcap", entry.predictions, caps)
     both, none = [*caps, *(replace(row, text=()) for row in caps[:20])], "There is no difference."
@@ -279,12 +176,12 @@ def test_captions_of_pairs_that_agree_have_no_bleu(made: list[Entry], tmp_path: 
     write_predictions("diffcap", tmp_path / "said.jsonl", [none, *predicted[1:], none, *predicted[1:20]])
     other = Entry("StepDiff", "diffcap", str(tmp_path / "both.jsonl"), str(tmp_path / "said.jsonl"), parsed=False)
     measured = measure([other], 50, 0)
-    found = {(s.setting.parsed, s.metric): s for s, _ in measured}
+    by_place = {(s.setting.parsed, s.metric): s for s, _ in measured}
     plain = score("diffcap", caps, [none, *predicted[1:]], 0)
-    assert (found[False, "BLEU"].value, found[False, "BLEU"].rows) == (plain["BLEU"], 80)
-    assert (found[True, "invented"].value, found[True, "invented"].rows) == (19 / 20, 20)
-    assert (found[True, "declined"].value, found[True, "declined"].rows) == (1 / 80, 80)
-    assert (False, "invented") not in found
+    assert (by_place[False, "BLEU"].value, by_place[False, "BLEU"].rows) == (plain["BLEU"], 80)
+    assert (by_place[True, "invented"].value, by_place[True, "invented"].rows) == (19 / 20, 20)
+    assert (by_place[True, "declined"].value, by_place[True, "declined"].rows) == (1 / 80, 80)
+    assert (False, "invented") not in by_place
     table = grids(Report([s for s, _ in measured], [], [], 50, False))[-1]
     assert table.columns == [
         ("DiffCap, pairs that agree", "invented a difference, as written"),
@@ -294,65 +191,277 @@ def test_captions_of_pairs_that_agree_have_no_bleu(made: list[Entry], tmp_path: 
     assert "Bold" not in table.notes[-1] and any("pairs that agree: 20 rows of" in note for note in table.notes)
 
 
-def test_captions_with_similar_are_measured_as_written_and_as_if_the_method_had_been_asked_first(
-    made: list[Entry], tmp_path: Path
-) -> None:
-    entry = next(e for e in made if (e.task, e.method) == ("diffcap", "StepDiff"))
-    caps = read_test_set("diffcap", entry.test_set)
-    predicted = read_predictions("diffcap", entry.predictions, caps)
-    write_test_set("diffcap", tmp_path / "both.jsonl", [*caps, *(replace(row, text=()) for row in caps[:20])])
-    similar = [-0.5] * 78 + [0.0, 0.1] + [0.3] * 15 + [-0.1] * 5
-    said = [*predicted, "There is no difference.", *predicted[1:20]]
-    write_predictions("diffcap", tmp_path / "said.jsonl", said, similar)
-    other = Entry("StepDiff", "diffcap", str(tmp_path / "both.jsonl"), str(tmp_path / "said.jsonl"), parsed=False)
-    plain = replace(other, method="VCLM", predictions=str(tmp_path / "plain.jsonl"))
-    write_predictions("diffcap", tmp_path / "plain.jsonl", said)
-    scores = [s for s, _ in measure([other, plain], 50, 0)]
-    found = {(s.method, s.metric): s.value for s in scores if s.setting.parsed}
-    assert (found["StepDiff", "invented"], found["StepDiff", "invented_asked"]) == (19 / 20, 5 / 20)
-    assert (found["StepDiff", "declined"], found["StepDiff", "declined_asked"]) == (0, 1 / 80)
-    table = grids(Report(scores, [], [], 50, False))[-1]
-    assert [name.split(", ")[1] for _, name in table.columns] == ["as written", "asked first"] * 2
-    assert [cell and cell.main for cell in dict(table.blocks[0].rows)["VCLM"]] == ["0.950", None, "0.000", None]
-    assert any(note.startswith("Asked first:") for note in table.notes)
-    table = grids(Report([s for s in scores if s.method == "VCLM"], [], [], 50, False))[-1]
-    assert len(table.columns) == 2 and not any(note.startswith("Asked first:") for note in table.notes)
+SUPPLEMENT = Path(__file__).parents[3] / "shared/seeds"
 
 
-def test_rows_of_diffmcq_with_a_shared_highest_score_are_counted(made: list[Entry], tmp_path: Path) -> None:
-    entry = next(e for e in made if e.task == "diffmcq")
-    scores = [[1.0, 1.0, 0.0, 0.0] if n < 3 else [1.0, 0.5, 0.0, 0.0] for n in range(80)]
-    write_predictions("diffmcq", tmp_path / "ties.jsonl", scores)
-    ties = Entry("ties", "diffmcq", entry.test_set, str(tmp_path / "ties.jsonl"))
-    notes = [note for grid in grids(reported([entry, ties])) for note in grid.notes]
-    said = "the first option counts as chosen if several share the highest score (if they do in every row, the accuracy"
-    assert f"DiffMCQ V1: {said} is undefined): ties 3." in notes
-
-
-def test_the_accuracy_of_a_method_that_never_prefers_an_option_is_undefined(made: list[Entry], tmp_path: Path) -> None:
-    """Without video every pair has the same prompt; the first option would be right by chance."""
-    entry = next(e for e in made if e.task == "diffmcq")
-    for name, rows in (("blind", 80), ("once", 79)):
-        scores = [[-2.0] * 4 if n < rows else [1.0, 0.5, 0.0, 0.0] for n in range(80)]
-        write_predictions("diffmcq", tmp_path / f"{name}.jsonl", scores)
-    methods = [Entry(name, "diffmcq", entry.test_set, str(tmp_path / f"{name}.jsonl")) for name in ("blind", "once")]
-    measured = measure(methods, 50, 0)
-    assert [score.value is None for score, _ in measured] == [True, False]
-    assert compare(measured, ["blind"], []) == []
-    assert draw(Report([score for score, _ in measured], [], [], 50, False)) is not None
-
-
-def test_a_method_gains_nothing_from_ties(made: list[Entry], tmp_path: Path) -> None:
-    entry = next(e for e in made if e.task == "diffrank")
-    ranks = read_test_set("diffrank", entry.test_set)
-    predicted = {
-        "StepDiff": [[float(s) + (place == 0) * 9 for place, s in enumerate(row.scores)] for row in ranks],
-        "ties": [list(map(float, row.scores)) if n < 4 else [0.0] * len(row.scores) for n, row in enumerate(ranks)],
+@pytest.mark.skipif(not SUPPLEMENT.exists(), reason="the paper's supplement is not here")
+def test_every_published_number_is_that_of_the_supplement() -> None:
+    text = "".join(path.read_text() for path in SUPPLEMENT.glob("*.txt")).replace("VLEmbd", "VLEmb")
+    blocks = {
+        name: text.split(f"\n{before}\n", 1)[1].split("\nTable " + name, 1)[0]
+        for name, before in {
+            "S1": "\tBLEU\tCIDER\tROGUE-L",
+            "S2": "\tCLIP [40]\tInternVideo [55]",
+            "S3": "\tBLEU\tCIDER\tROGUE-L\tAcc %\t$\\tau$",
+            "S4": "\tV1\tV2\tV3",
+        }.items()
     }
-    methods = []
-    for name, scores in predicted.items():
-        write_predictions("diffrank", tmp_path / f"{name}.jsonl", scores)
-        methods.append(Entry(name, "diffrank", entry.test_set, str(tmp_path / f"{name}.jsonl")))
-    comparison, within = compare(measure(methods, 200, 0), ["StepDiff"], [])
-    assert (comparison.metric, within.metric) == ("ktau_all_rows", "ktau_within_step_all_rows")
-    assert comparison.difference > 0 and comparison.p < 0.05
+    names = {"$V_r$ only": "reference", "$V_c$ only": "candidate", "$avg(V_r, V_c)$": "average"}
+    for name, ours in (
+        ("S1", published_tables.TABLE_S1),
+        ("S3", published_tables.TABLE_S3),
+        ("S4", published_tables.TABLE_S4),
+        ("S2", published_tables.TABLE_S2),
+    ):
+        found = {}
+        for line in blocks[name].strip().splitlines():
+            method, *values = re.sub(r"</?b>|<b>", "", line).split("\t")
+            method = names.get(method, re.sub(r" \[\d+\]$", "", method))
+            if name != "S2" or method in names.values():
+                found[method.replace("Step desc.", "step desc.")] = tuple(map(float, values))
+        assert found == ours and list(found) == list(ours)
+
+
+ODD = r"a|b_*c* [d]\e <f> ~^ & % $x_1$ # {g} --- $\tau$ `h` \\ é ~~x~~ &amp; ``y'' ?`"
+GRID = Grid(
+    ODD,
+    "method",
+    [("DiffCap", "BLEU"), ("DiffCap", "τ"), ("", "p")],
+    [
+        Block("", [(ODD, [Cell("0.1", "[−0.2, 0.3]", True, "*"), None, Cell("†")]), ("*", [Cell("[x]"), None, None])]),
+        Block(ODD, [("x", [None, None, None])]),
+    ],
+    [ODD],
+)
+
+
+@pytest.mark.parametrize(
+    "name", [ODD, "a|b", "x\n| y | z |\n\n# t", "<script>alert(1)</script>", "[l](http://x.y) ![i](z)"]
+)
+def test_a_markdown_parser_reads_each_name_as_one_text(name: str) -> None:
+    """In an independent Markdown parser the columns are those of the grid and each name is one text."""
+    from markdown_it import MarkdownIt
+
+    cells = [Cell(name), Cell(name), None]
+    tokens = (
+        MarkdownIt("commonmark")
+        .enable(["table", "strikethrough"])
+        .parse(to_markdown(Grid(name, name, [("", name)] * 3, [Block(name, [(name, cells)])], [name])))
+    )
+    kinds = {child.type for token in tokens for child in token.children or []}
+    assert kinds <= {"text", "text_special", "em_open", "em_close"} and not any("html" in t.type for t in tokens)
+    seen = ["".join(child.content for child in token.children or []) for token in tokens if token.type == "inline"]
+    shown = " ".join(name.splitlines())
+    assert [text for text in seen if text] == [*[shown] * 9, "\u2013", shown]
+    assert sum(token.type == "tr_open" for token in tokens) == 3
+
+
+@pytest.mark.full
+def test_latex_renders_a_name_unchanged(entries: list[Entry], tmp_path: Path) -> None:
+    assert escape_latex("a\n\nb") == "a  b" and escape_latex("``y'' ?`") == "`{}`y'{}' ?{}`"
+    document = to_latex([GRID, *grids(reported(entries, paper=True))])
+    for line in document.splitlines():
+        if line.endswith(r" \\") and "multicolumn" not in line:
+            plain = re.sub(r"\\[&%$#_{}]", "", line)
+            assert not re.search(r"[%#_~^|<>]", plain.replace(r"\textasciitilde{}", "")), line
+    assert document.count(r"\begin{tabular}") == document.count(r"\bottomrule") == 8
+    compiler = shutil.which("pdflatex")
+    if compiler is None:
+        pytest.skip("no pdflatex on this machine to compile it")
+    (tmp_path / "report.tex").write_text(document)
+    command = [compiler, "-interaction=nonstopmode", "-halt-on-error", "report.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert (tmp_path / "report.pdf").stat().st_size > 10_000
+
+
+def test_the_command_writes_every_form(entries: list[Entry], tmp_path: Path, capsys: Capture) -> None:
+    command = ["--config", config(entries, tmp_path / "report.yaml"), "--bootstrap", "50"]
+    assert report.main(command) == 0
+    printed = capsys.readouterr().out
+    for piece in ("Table S1", "Table S4", "weak | $x_1$", "–", "Against the best baseline", "80 rows of 12 videos"):
+        assert piece in printed
+    out = tmp_path / "out"
+    assert report.main([*command, "--json", "--out", str(out), "--paper", "true"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert json.loads((out / "report.json").read_text()) == record
+    assert {path.name for path in out.iterdir()} == {"report.json", "report.md", "report.png", "report.tex"}
+    assert len(record["comparisons"]) == 9
+    assert record["scores"][0]["setting"] == {"task": "diffcap", "variant": "V1", "parsed": False, "pair": "average"}
+    assert (out / "report.md").read_text().count("## ") == 7
+
+
+KNOWN = [
+    Training("StepDiff", "s1", "paired QA", 1990),
+    Training("VLEmb", "supervised", "paired QA with DiffRank's question"),
+    Training("no video", "none"),
+]
+
+
+def with_methods(entries: list[Entry], methods: list[Training], baselines: tuple[str, ...] = ()) -> Report:
+    known = trainings(methods, entries)
+    measured = measure(entries, 200, 0)
+    scores = [score for score, _ in measured]
+    comparisons = compare(measured, ["StepDiff"], ["no video"], known, baselines)
+    return Report(scores, comparisons, ["no video"], 200, True, known, baselines)
+
+
+def test_a_method_is_compared_only_with_baselines_that_had_no_more_supervision(entries: list[Entry]) -> None:
+    def baseline(ours: Regime, theirs: Regime) -> str:
+        report = with_methods(entries, [Training("StepDiff", ours), Training("VLEmb", theirs)])
+        return next(c.baseline for c in report.comparisons if c.metric == "accuracy")
+
+    assert baseline("supervised", "supervised") == baseline("supervised", "s1") == baseline("s1", "none") == "VLEmb"
+    assert baseline("s1", "supervised") == baseline("none", "s1") == "weak | $x_1$", "VLEmb is the best"
+    assert comparable("a", "b", {"b": Training("b", "supervised")}), "unknown regimes are compared"
+    note = " ".join(grids(with_methods(entries, KNOWN))[-1].notes)
+    assert "A baseline with more supervision than ours is not compared" in note
+
+
+def test_every_table_shows_the_regime_of_its_methods(entries: list[Entry]) -> None:
+    first, *others = grids(with_methods(entries, KNOWN))
+    rows = dict(row for block in first.blocks for row in block.rows)
+    assert first.title == "Methods" and rows["StepDiff"] == [Cell("s1"), Cell("paired QA"), Cell("1,990")]
+    assert first.blocks[1].title == "controls" and rows["weak | $x_1$"] == [Cell("")] * 3, "a method without an entry"
+    for grid in others:
+        assert all(len(cells) == len(grid.columns) for block in grid.blocks for _, cells in block.rows), grid.title
+        assert "regime" in str(grid.columns) + str(grid.blocks[0].rows[0][0])
+    plain = grids(with_methods(entries, []))
+    assert [grid.title for grid in plain] == [grid.title for grid in others], "no methods, no regimes"
+    assert not any("regime" in str(grid.columns) for grid in plain)
+
+
+def test_a_number_of_steps_or_a_regime_that_a_score_record_contradicts_is_refused(
+    entries: list[Entry], tmp_path: Path
+) -> None:
+    entry = next(e for e in entries if (e.method, e.task, e.variant) == ("StepDiff", "diffmcq", "V1"))
+    said, record = tmp_path / "said.jsonl", tmp_path / "said.scores.json"
+    said.write_bytes(Path(entry.predictions).read_bytes())
+    given = [replace(entry, predictions=str(said))]
+    record.write_text(json.dumps({"disclosed": {"recipe": {"optimiser_steps": 1990}}}))
+    assert trainings([], given) == {"StepDiff": Training("StepDiff", steps=1990)}, "from the record"
+    assert trainings(KNOWN[:1], given) == {"StepDiff": KNOWN[0]}
+    supervised = {"disclosed": {"recipe": {"regime": "supervised"}}}
+    for recorded, methods, message in (
+        (None, [Training("StepDiff", "s1", steps=340)], "StepDiff has steps 340, but the score record of .* 1990"),
+        (supervised, KNOWN[:1], "StepDiff has regime s1, but the score record of .* supervised"),
+        (None, [Training("x")], "'x' has no predictions"),
+        (None, [KNOWN[0], KNOWN[0]], "'StepDiff' is listed twice"),
+    ):
+        if recorded:
+            record.write_text(json.dumps(recorded))
+        with pytest.raises(StepDiffError, match=message):
+            trainings(methods, given)
+
+
+def test_the_disclosure_counts_the_steps_of_earlier_runs(trained: Path) -> None:
+    recipe = read_recipe(trained / "recipe.yaml").video_lm
+    assert recipe is not None
+    disclosed = disclosure(recipe, trained)
+    assert disclosed["optimiser_steps"] == 6
+    lineage = trained / "lineage.json"
+    before = lineage.read_text()
+    try:
+        for earlier, expected in ((1500, 1506), (None, None)):
+            lineage.write_text(json.dumps(json.loads(before) | {"init": {"optimiser_steps": earlier}}))
+            assert disclosure(recipe, trained)["optimiser_steps"] == expected
+        lineage.write_text(json.dumps(json.loads(before) | {"init": {"trained": 150}}))
+        assert disclosure(recipe, trained)["optimiser_steps"] is None, "written by an earlier version"
+    finally:
+        lineage.write_text(before)
+
+
+def test_a_training_is_supervised_if_it_or_an_earlier_one_asks_diffranks_question(
+    trained: Path, tmp_path: Path
+) -> None:
+    recipe = read_recipe(trained / "recipe.yaml").video_lm
+    assert recipe is not None
+    path = tmp_path / "pairqa.jsonl"
+
+    def of(category: str, init: dict | None = None, sources: tuple = ("pairs",)) -> str | None:
+        path.write_text(json.dumps({"question": SIMILAR_QUESTION.format(category=category)}) + "\n")
+        return regime(replace(recipe, pairqa=str(path), sources=sources), init)
+
+    assert of("Visuals") == "supervised" and of("main action") == "s1", "S1 asks about the main action"
+    assert of("Visuals", None, ("clips",)) == "s1"
+    assert of("main action", {"regime": "supervised"}) == "supervised"
+    assert of("main action", {}) is None and of("Visuals", {}) == "supervised"
+
+
+def record(path: Path, task: str, **scores: float) -> str:
+    options = {"task": task, "method": "vlemb", "view": "aligned", "head": None}
+    by_place = {"options": options, "disclosed": {}, "scores": {**scores, "intervals": {}, "rows": 9}}
+    path.write_text(json.dumps(by_place))
+    return str(path)
+
+
+def test_each_cell_has_one_figure(tmp_path: Path, capsys: Capture) -> None:
+    """Tasks of one method share a row; a second test set of a task does not silently replace the first."""
+    rank = record(tmp_path / "r.scores.json", "diffrank", ktau_all_rows=0.25, ktau_within_step_all_rows=0.125)
+    first = record(tmp_path / "v1.scores.json", "diffmcq", accuracy=0.4)
+    other = record(tmp_path / "v2.scores.json", "diffmcq", accuracy=0.3)
+    assert table.main([first, rank, "--json"]) == 0
+    (row,) = [row for name, row in json.loads(capsys.readouterr().out)["systems"].items() if name != "chance"]
+    assert (row["accuracy"]["value"], row["ktau_all_rows"]["value"]) == (0.4, 0.25)
+    assert table.main([first, rank, other]) == 2
+    printed = capsys.readouterr().err
+    assert "v2.scores.json: a second diffmcq of VLEmb (aligned)" in printed and printed.count("\n") == 1
+
+
+def test_the_accuracy_of_a_method_that_prefers_no_option_in_any_row_is_undefined(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    for ties, shown in ((9, None), (8, 0.4)):
+        assert table.main([record(tmp_path / "m.scores.json", "diffmcq", accuracy=0.4, ties=ties), "--json"]) == 0
+        (row,) = [row for name, row in json.loads(capsys.readouterr().out)["systems"].items() if name != "chance"]
+        assert row["accuracy"]["value"] == shown
+
+
+def written(path: Path, options: dict, disclosed: dict, scores: dict) -> str:
+    given = {"task": "diffmcq", "view": None, "head": None, "control": "none", "test_set": "diffmcq_test.jsonl"}
+    record = {"options": given | options, "disclosed": disclosed, "scores": {**scores, "intervals": {}, "rows": 9}}
+    path.write_text(json.dumps(record))
+    return str(path)
+
+
+def test_test_sets_of_one_task_differ_in_the_variant_in_the_name_of_their_file(tmp_path: Path, capsys: Capture) -> None:
+    paths = [
+        written(tmp_path / f"{number}.scores.json", {"method": "random", "test_set": name}, {}, {"accuracy": value})
+        for number, (name, value) in enumerate(
+            [("x/diffmcq_test.jsonl", 0.1), ("V3/diffmcq_V2.jsonl", 0.2), ("a_V3_b.jsonl", 0.3)]
+        )
+    ]
+    assert table.main([*paths, "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)["systems"]["control: random scores"]
+    assert [row[f"accuracy{form}"]["value"] for form in ("", "_V2", "_V3")] == [0.1, 0.2, 0.3]
+    assert row["rows"] == {"diffmcq": 9, "diffmcq_V2": 9, "diffmcq_V3": 9}
+    assert table.main(paths[:2]) == 0
+    heading = capsys.readouterr().out
+    assert "V2" in heading and "V3" not in heading, "a column without figures is left out"
+    assert table.main([*paths, paths[1]]) == 2
+    assert "a second diffmcq_V2 of control: random scores; give one" in capsys.readouterr().err
+
+
+def test_controls_are_named_and_every_row_has_its_regime(tmp_path: Path, capsys: Capture) -> None:
+    plugin = {"registered": stated(MostDifferences, "stepdiff.kitchen.controls:MostDifferences")}
+    heads = {"recipe": {"system": "StepDiff", "regime": "supervised"}}
+    rows = [
+        ("random", {}, {}, "control: random scores", "none"),
+        ("stepdiff.kitchen.controls:MostDifferences", {}, plugin, "control: most differences, text not read", "none"),
+        ("captions-cosine", {"texts": "t.parquet"}, {}, "cosine of texts (t.parquet)", None),
+        ("medoid", {"texts": "q.jsonl"}, {}, "control: one caption a category (q.jsonl)", "s1"),
+        ("video-lm", {"head": "r"}, heads, "StepDiff (r)", "supervised"),
+        ("video-lm", {"head": "r", "control": "blind"}, heads, "StepDiff (r), control: no video", "supervised"),
+        ("vlemb", {"view": "clip"}, {"encoder": "clip"}, "VLEmb (clip)", "none"),
+        ("vlemb", {"view": "aligned"}, {"encoder": "contrastive head over x"}, "VLEmb (aligned)", "s1"),
+    ]
+    paths = [
+        written(tmp_path / f"{number}.scores.json", {"method": method, **options}, disclosed, {"accuracy": 0.5})
+        for number, (method, options, disclosed, *_) in enumerate(rows)
+    ]
+    assert table.main([*paths, "--json"]) == 0
+    systems = json.loads(capsys.readouterr().out)["systems"]
+    assert {name: row["regime"] for name, row in systems.items()} == {"chance": "none"} | {r[3]: r[4] for r in rows}
+    assert table.main(paths) == 0
+    printed = capsys.readouterr().out
+    assert "regime" in printed and "supervised" in printed

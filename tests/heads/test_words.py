@@ -1,4 +1,4 @@
-"""Guarantees of heads.words: sums, terms, sides, the pass over a store, and the method word-evidence."""
+"""heads.words and the method word-evidence: sums, terms, the pass over a store, evidence in StepDiff."""
 
 import json
 import shutil
@@ -15,31 +15,29 @@ import torch
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
-from common.errors import StepDiffError
-from common.workers.cluster import connected
 from heads import ask, evaluate, train, words
 from heads.data.clips import Features
 from heads.data.packing import Packed, Packer, Turn
-from heads.evidence.counting import Count, Counting
+from heads.evidence.counting import Counting
 from heads.evidence.head import WordHead, fold_of
-from heads.evidence.naming import ENDS, Naming
-from heads.evidence.options import WordOptions
+from heads.evidence.naming import Naming
 from heads.evidence.sums import Fit, Sums, calibrate, fit, squared_errors, total
-from heads.evidence.terms import Sides, occurrences, segments, terms_of
-from heads.methods.stepdiff import StepDiff, protocol
-from heads.methods.word_evidence import WordEvidence, frames_of, seconds_of
+from heads.evidence.terms import occurrences, segments, terms_of
+from heads.methods.stepdiff import StepDiff
+from heads.methods.word_evidence import WordEvidence
 from heads.models.language_model import LanguageModel
 from heads.models.projector import Projector
 from heads.models.video_lm import VideoLM
 from heads.training.recipe import EvidenceOptions, ProjectorOptions, read_recipe
-from heads.training.video_task import VideoTask
-from heads.workers.fit import _paths
+from heads.words import WordOptions
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.workers.cluster import connected
+from stepdiff.tasks.benchmarks.rows import Choice
+from stepdiff.tasks.prompts import DIFFCAP_SEED, NO_DIFFERENCE, SIMILAR_QUESTION
+from stepdiff.tasks.testsets import DiffCap, DiffRank, Pair, read_test_set
 from store import Feature, Store
-from tasks.benchmarks.rows import Choice
-from tasks.prompts import DIFFCAP_SEED, NO_DIFFERENCE, SIMILAR_QUESTION
-from tasks.testsets import DiffCap, DiffRank, Pair, read_test_set
-from tests.heads.conftest import CHANNELS, TOKENS, provenance, recipe
-from tests.heads.ends import assert_same_weights
+from tests.heads.conftest import CHANNELS, TOKENS, Capture, provenance, recipe
+from tests.heads.runs import assert_same_weights, interrupted_at
 
 
 def command(world: Path, out: Path, *more: str) -> list[str]:
@@ -119,21 +117,14 @@ def test_terms_do_not_cross_punctuation_and_mentions() -> None:
     assert [one.video for one in occurrences("a spoon", {"spoon"}, 2)] == [2]
 
 
-def test_sides_are_learned_from_the_words_before_a_term() -> None:
-    texts = ["a fork instead of a whisk", "a whisk instead of a fork", "a spoon instead of a whisk"] * 10
-    examples = [one for text in texts for one in occurrences(text, {"fork", "whisk", "spoon"}, 2)]
-    sides = Sides.learn(examples, [1.0, -1.0] * len(texts))
-    new = occurrences("a pot instead of a lid", {"pot", "lid"}, 2)
-    assert sides.of(new[0]) > 0.5 and sides.of(new[1]) < -0.5
-
-
 def test_a_world_with_planted_words_is_solved(head: WordHead) -> None:
     assert {"whisk", "spoon", "fork"} <= set(head.terms)
     evidence = head.evidence(means(head, [f"video-_{i}_0.0_{i + 1}.5" for i in range(12, 24)]))
     for place, tool in enumerate(("whisk", "spoon", "fork")):
         own = evidence[:, head.columns[tool]]
         assert own[place::3].min() > max(np.delete(own, np.arange(place, 12, 3))), tool
-    assert head.sides("In Video 1, a whisk, in Video 2, a fork.") == pytest.approx([-1, 1], abs=0.4)
+    sides = [head.side_model.of(one) for one in head.occurrences("In Video 1, a whisk, in Video 2, a fork.")]
+    assert sides == pytest.approx([-1, 1], abs=0.4)
 
 
 def means(head: WordHead, clips: list[str]) -> np.ndarray:
@@ -141,16 +132,7 @@ def means(head: WordHead, clips: list[str]) -> np.ndarray:
     return store.view("clips", "visual").read("tokens", keys=clips, dtype="float32").mean(axis=1, dtype=np.float64)
 
 
-def test_moments_average_to_the_evidence(head: WordHead) -> None:
-    store = Store.open(head.folder.parent / "features")
-    (tokens,) = store.view("clips", "visual").read("tokens", keys=["video-_13_0.0_14.5"], dtype="float32")
-    found = head.moments(tokens, 4)
-    np.testing.assert_allclose(found.mean(axis=0), head.evidence(tokens.mean(axis=0, dtype=float)[None])[0], atol=1e-9)
-    with pytest.raises(StepDiffError, match="16 tokens are not those of 3 frames"):
-        head.moments(tokens, 3)
-
-
-def test_cross_fitted_evidence_comes_from_other_videos(world: Path, head: WordHead, tmp_path: Path) -> None:
+def test_cross_fitted_evidence_comes_from_other_videos(head: WordHead) -> None:
     """Weights without a fold are those of a run whose store lacks its clips."""
     clips, videos = [f"video-_{i}_0.0_{i + 1}.5" for i in range(12)], [f"video {i // 4}" for i in range(12)]
     found = head.cross_fitted(means(head, clips), videos)
@@ -161,7 +143,7 @@ def test_cross_fitted_evidence_comes_from_other_videos(world: Path, head: WordHe
 
 
 def test_answers_to_all_tasks_are_scored_and_seen_clips_refused(
-    world: Path, head: WordHead, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    world: Path, head: WordHead, tmp_path: Path, capsys: Capture
 ) -> None:
     given = ["--method", "word-evidence", "--head", str(head.folder), "--store", str(world / "features")]
     for task in ("diffmcq", "diffrank", "diffcap"):
@@ -213,38 +195,22 @@ def with_shards(folder: Path, clips: int, copy_of: Path) -> Path:
     return folder
 
 
-def test_a_run_that_was_killed_or_has_more_shards_gives_the_bits_of_one_pass(
-    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_run_that_continues_with_more_shards_gives_the_bits_of_one_pass(
+    world: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     small = with_shards(tmp_path, 14, world)  # its last shard has two of four clips
-    whole = sums_of(small, tmp_path / "whole")
-    add, calls = Counting._add, iter(range(2))
-
-    def dies(self: Counting, *given: Any) -> None:
-        if next(calls, None) is None:
-            raise KeyboardInterrupt
-        add(self, *given)
-
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(Counting, "_add", dies)
-        sums_of(small, tmp_path / "killed")
-    assert list(Count.load(tmp_path / "killed" / "sums.safetensors").shards) == [0, 1]
-    assert_same(sums_of(small, tmp_path / "killed"), whole)
-    assert "2 shards are counted already, 2 are left" in capsys.readouterr().err
+    sums_of(small, tmp_path / "parts")
     with_shards(small, 22, world)
-    shutil.rmtree(tmp_path / "killed")
-    shutil.copytree(tmp_path / "whole", tmp_path / "killed")
-    more = sums_of(small, tmp_path / "whole")
-    fresh = Counting(options(small, tmp_path / "fresh"), Store.open(small / "features"))
-    assert fresh.count.wording == Count.load(tmp_path / "whole" / "sums.safetensors").wording
-    fresh.run()
-    assert_same([array for sums in fresh.count.groups for array in vars(sums).values()], more)
-    assert words.main(command(small, tmp_path / "whole")) == words.main(command(small, tmp_path / "fresh")) == 0
-    weights = [WordHead.load(tmp_path / name).about["weights"] for name in ("whole", "fresh")]
+    parts = sums_of(small, tmp_path / "parts")
+    assert "shards are counted already" in capsys.readouterr().err
+    assert_same(sums_of(small, tmp_path / "whole"), parts)
+    assert words.main(command(small, tmp_path / "parts")) == words.main(command(small, tmp_path / "whole")) == 0
+    weights = [WordHead.load(tmp_path / name).about["weights"] for name in ("parts", "whole")]
     assert weights[0] == weights[1]
 
 
-def test_sums_of_something_else_are_refused(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.full
+def test_sums_of_something_else_are_refused(world: Path, tmp_path: Path, capsys: Capture) -> None:
     small = with_shards(tmp_path, 20, world)
     out = tmp_path / "words"
     assert words.main(command(small, out)) == 0
@@ -274,14 +240,10 @@ def test_other_views_than_the_heads_are_refused(world: Path, head: WordHead, tmp
             view = store.create_view("clips", "other", provenance("other"), {feature: Feature(shape, "float32")})
         with pytest.raises(StepDiffError, match=message):
             head.check(view)
-    with pytest.raises(StepDiffError, match="no feature 'tokens'"):
-        Counting(replace(options(world, tmp_path), store=str(tmp_path / "embedding"), view="other"), store)
     view = Store.open(world / "features").view("clips", "visual")
     view.provenance = replace(view.provenance, weights="1" * 64)
     with pytest.raises(StepDiffError, match="computed from other features than view visual .*weights"):
         head.check(view)
-    with pytest.raises(StepDiffError, match=r"reads \[clips, 24\] means of tokens, not \[1, 8\]"):
-        head.evidence(np.zeros((1, 8)))
 
 
 def test_a_text_without_known_words_scores_zero_and_is_counted(world: Path, head: WordHead) -> None:
@@ -303,17 +265,7 @@ def test_captions_name_what_differs_and_decline(world: Path, head: WordHead) -> 
     assert similar[1] > similar[0]
 
 
-def test_a_caption_names_what_narrations_name(world: Path, head: WordHead) -> None:
-    """Other terms, such as "besides", score texts and set clips apart, but are no details."""
-    assert {"whisk", "spoon"} <= head.narrated < set(head.terms)
-    row = DiffCap(clip(18), clip(19), "Tools/Equipment", ("",))
-    for narrated, text in (({"spoon"}, "In Video 2, spoon."), (set(), "In Video 2, spoon, without whisk.")):
-        method = WordEvidence.of_store(replace(head, narrated=frozenset(narrated)), Store.open(world / "features"))
-        assert method.caption([row]) == [text], "all terms of a category that has none of them"
-        named = method.values((row.reference, row.candidate), (row.category,), "", 1.0)("")
-        assert ("whisk" in named) == (not narrated)
-
-
+@pytest.mark.full
 @pytest.mark.slow
 def test_workers_give_the_same_bits(world: Path, tmp_path: Path) -> None:
     small = with_shards(tmp_path, 22, world)
@@ -325,9 +277,7 @@ def test_workers_give_the_same_bits(world: Path, tmp_path: Path) -> None:
     assert weights[0] == weights[1]
 
 
-def test_ask_why_lists_words_and_the_moments_that_give_evidence(
-    world: Path, head: WordHead, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_ask_why_lists_words_and_the_moments_that_give_evidence(world: Path, head: WordHead, capsys: Capture) -> None:
     clips = ["--reference", "video-_18_0.0_19.5", "--candidate", "video-_19_0.0_20.5"]
     given = [*clips, "--store", str(world / "features"), "--words", str(head.folder)]
     assert ask.main([*given, "--why"]) == 0
@@ -344,16 +294,6 @@ def test_ask_why_lists_words_and_the_moments_that_give_evidence(
     assert f"error: {world}: holds no head of words (words.json is missing)" in capsys.readouterr().err
 
 
-def test_the_moments_of_frames_are_their_times() -> None:
-    assert frames_of("8 at linspace(0, n - 1) truncated", 392) == 8 and frames_of("all", 392) == 1
-    assert frames_of("3 frames", 392) == 1
-    assert seconds_of("2 at linspace", 2, 1.0, 3.0) == [1.0, 3.0] and seconds_of("2 at centres", 2, 1.0, 3.0) == [
-        1.5,
-        2.5,
-    ]
-    assert seconds_of("2 at linspace", 2, None, 3.0) == [] == seconds_of("", 1, 0.0, 1.0)
-
-
 LETTERS = {
     "of letters": (
         " ab.",
@@ -363,6 +303,7 @@ LETTERS = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("tokens", LETTERS)
 def test_the_tokens_of_a_word_get_its_value_in_total(tokens: str) -> None:
     """Of all sequences of five tokens, against the words along the longest paths of the sequence."""
@@ -396,26 +337,6 @@ def test_the_tokens_of_a_word_get_its_value_in_total(tokens: str) -> None:
         given += scores.gather(1, ids[:, length : length + 1])[:, 0]
         np.testing.assert_allclose(given[:-1], [expected(list(row[: length + 1])) for row in rows], atol=1e-5)
     assert not given[-1], "a row without values"
-
-
-def test_a_text_does_not_end_while_a_clear_word_is_left() -> None:
-    alphabet = " ab."
-
-    def values(text: str) -> dict[str, float]:
-        return {"a": -1.0 if "a" in text else 3.0, "b": -2.0}
-
-    def decode(ids: Sequence[int]) -> str:
-        return "".join(alphabet[each] for each in ids)
-
-    def added(ids: Sequence[int]) -> list[float]:
-        naming = Naming([values], lambda word: [alphabet.index(letter) for letter in word], decode, [3])
-        row: list[float] = []
-        for length in range(len(ids) + 1):
-            row = naming(torch.tensor([ids[:length]], dtype=torch.long), torch.zeros(1, 4))[0].tolist()
-        return row
-
-    assert added([])[3] == -ENDS * 3.0, "of the best word that is left"
-    assert added([0, 1])[3] == 0, "no other is clear"
 
 
 class Prompts:
@@ -484,6 +405,7 @@ def test_the_words_of_a_pair_are_before_its_questions(
     assert free == "Video 1: whisk. Video 2: nothing. Which tool?", "of the category that it names"
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("control", ["none", "shuffled", "blind"])
 def test_scores_have_the_evidence_of_the_clips_that_are_shown(
     control: str, world: Path, head: WordHead, method: Callable[..., StepDiff], monkeypatch: pytest.MonkeyPatch
@@ -538,17 +460,7 @@ def test_a_caption_begins_the_word_with_the_most_evidence_whatever_its_batch(
     assert declined == [NO_DIFFERENCE.format(category=category)], "of the same tool"
 
 
-def test_the_protocol_states_the_evidence() -> None:
-    how = EvidenceOptions(choice=2.0, naming=3.0)
-    assert "2 * (distance of the evidence" in protocol("rank", evidence=how)["score"]
-    assert "2 * log-probability of its terms" in protocol("score_options", evidence=how)["score"]
-    caption = protocol("caption", decline_at=1.0, evidence=how)
-    assert "3 * evidence of words" in caption["written"] and "; log p(YES)" in caption["declines"]
-    assert all("before_question" in protocol(name, evidence=how) for name in ("rank", "caption", "choose", "write"))
-    for name in ("rank", "score_options", "caption", "choose", "write"):
-        assert "evidence" not in str(protocol(name))
-
-
+@pytest.mark.full
 def test_evidence_of_training_clips_is_that_of_sums_without_their_fold(world: Path, head: WordHead) -> None:
     """The evidence of a term is the regression's prediction up to scale and shift."""
     counting = Counting(options(world, world / "folds"), Store.open(world / "features"))
@@ -575,29 +487,19 @@ def test_evidence_of_training_clips_is_that_of_sums_without_their_fold(world: Pa
         )
 
 
+@pytest.mark.full
 def test_a_run_keeps_its_head_of_words_and_resumes_to_the_same_bits_without_the_source(
-    world: Path, head: WordHead, tiny_lm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    world: Path, head: WordHead, tiny_lm: str, tmp_path: Path, capsys: Capture
 ) -> None:
     source = shutil.copytree(head.folder, tmp_path / "words")
     pairs = tmp_path / "pairqa.jsonl"  # of the first six clips; the head of words was trained on twelve
     rows = map(json.loads, (world / "pairqa.jsonl").read_text().splitlines())
     few = {clip(place) for place in range(6)}
     pairs.write_text("".join(json.dumps(row) + "\n" for row in rows if {row["reference"], row["candidate"]} <= few))
-    more = {"evidence": {"head": str(source)}, "pairqa": str(pairs), "warm_start": None, "precision": "float32"}
+    more = {"evidence": {"head": str(source)}, "pairqa": str(pairs), "precision": "float32"}
     whole, stopped = (recipe(world, tiny_lm, tmp_path / name, **more) for name in ("whole", "stopped"))
-    asked = Prompts(monkeypatch)
     assert train.main(["--config", str(whole)]) == 0
-    assert asked.questions and all(each.startswith("Video 1: ") for each in asked.questions)
-    assert any("Video 1: whisk. Video 2: fork. What differs?" in each for each in asked.questions)
-    loss = VideoTask.loss
-
-    def stop(task: VideoTask, batch: int) -> torch.Tensor:
-        if batch == 6:
-            raise KeyboardInterrupt
-        return loss(task, batch)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(VideoTask, "loss", stop)
+    with interrupted_at(tmp_path / "stopped/checkpoint-000002"):
         train.run(read_recipe(stopped))
     shutil.rmtree(source)
     assert train.main(["--config", str(stopped)]) == 0
@@ -621,23 +523,3 @@ def test_a_run_keeps_its_head_of_words_and_resumes_to_the_same_bits_without_the_
         assert ask.main([*where, "--reference", clip(18), "--candidate", clip(19), "Why?"]) == 2
         assert f"{copy}: not the head of words that the run began with" in capsys.readouterr().err
         shutil.rmtree(copy, ignore_errors=True)
-
-
-def test_a_recipe_with_evidence_that_cannot_be_used_is_refused_in_one_line(
-    world: Path, head: WordHead, tiny_lm: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    other = shutil.copytree(head.folder, tmp_path / "other")
-    record = json.loads((other / "words.json").read_text())
-    (other / "words.json").write_text(json.dumps(record | {"view": "elsewhere"}))
-    how = {"head": str(head.folder)}
-    for evidence, more, message in (
-        ({"head": str(tmp_path / "no")}, {}, f"{tmp_path / 'no'}: holds no head of words (words.json is missing)"),
-        ({"head": str(other)}, {}, "reads view elsewhere, and the recipe's is visual"),
-        (how | {"naming": -1}, {}, "video_lm.evidence.naming is -1.0; it must be 0 or more"),
-    ):
-        path = recipe(world, tiny_lm, tmp_path / "run", evidence=evidence, **more)
-        assert train.main(["--config", str(path)]) == 2
-        assert message in capsys.readouterr().err
-        assert not (tmp_path / "run").exists()
-    paths = dict(_paths(read_recipe(recipe(world, tiny_lm, tmp_path / "run", evidence=how))))
-    assert paths["evidence.head"] == str(head.folder)

@@ -1,21 +1,27 @@
-"""The FAISS index: correct rows and similarities, refused after its store has changed."""
+"""The index: built, resumed, extended, measured, refused after its store has changed, and stored on an object store."""
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from common.errors import DamageError, StepDiffError
-from common.io.sealed import crc32c
+from retrieval.__main__ import main
 from retrieval.index.builder import build_index
+from retrieval.index.factory import FLAT, Budgets, budgets, choose, memory_bytes
 from retrieval.index.index import open_index
-from retrieval.index.index_card import INDEX, SAMPLE, card_path, file_of
+from retrieval.index.index_card import card_path, index_file
+from retrieval.queries.search import compute, of_clips, resolve
 from retrieval.vectors import filled_rows, normalised
+from stepdiff.common.errors import StepDiffError
 from store import Store, View
-from store.format.shard import encode_chunk, read_chunk
 
 Fill = Callable[..., View]
 
@@ -28,32 +34,20 @@ def brute(store: Store, view: View) -> tuple[np.ndarray, np.ndarray]:
     return rows, vectors @ vectors.T
 
 
-def test_similarities_are_exact(store: Store, clips: View) -> None:
+def test_similarities_are_exact_and_ids_are_rows_of_the_store(store: Store, clips: View) -> None:
     build_index(store, clips)
     index = open_index(store, clips)
     rows, cosines = brute(store, clips)
-    queries = normalised(store, clips, "embedding", rows).astype(np.float32)
-    found, similarities = index.search(queries, len(rows))
+    assert len(index) == 27 and not {3, 8, 29} & set(rows.tolist())
+    hits, similarities = index.search(normalised(store, clips, "embedding", rows).astype(np.float32), len(rows))
     for at in range(len(rows)):
-        assert sorted(found[at]) == rows.tolist()
-        place = np.searchsorted(rows, found[at])
+        assert sorted(hits[at]) == rows.tolist() and rows[at] in hits[at, :2]  # 5 and 6 are equal
+        place = np.searchsorted(rows, hits[at])
         np.testing.assert_allclose(similarities[at], cosines[at, place], atol=1e-6)
         assert (np.diff(similarities[at]) <= 0).all()
 
 
-def test_ids_are_store_rows(store: Store, clips: View) -> None:
-    assert (clips.status()[[3, 8, 29]] == 2).all()
-    build_index(store, clips)
-    index = open_index(store, clips)
-    assert len(index) == 27
-    for row in filled_rows(clips):
-        query = normalised(store, clips, "embedding", np.array([row])).astype(np.float32)
-        found, _ = index.search(query, 27)
-        assert row in found[0, :2]  # 5 and 6 are equal
-        assert not set(found[0]) & {3, 8, 29}
-
-
-@pytest.mark.parametrize("factory", ["IVF4,SQfp16", "IVF8,PQ8x4", "HNSW8"])
+@pytest.mark.parametrize("factory", ["IVF4,SQfp16", "IVF8,PQ8x4", "HNSW8", "HNSW32,SQfp16"])
 def test_similarities_of_approximate_indexes_are_exact(store: Store, fill: Fill, factory: str) -> None:
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(20, 16))
@@ -71,23 +65,6 @@ def test_similarities_of_approximate_indexes_are_exact(store: Store, fill: Fill,
     assert recall > 0.9
 
 
-def test_the_card_describes_the_index(store: Store, clips: View) -> None:
-    build_index(store, clips)
-    path = card_path(store, "clips", "tiny")
-    assert path == store.path / "indexes" / "clips" / "tiny.json"
-    card = json.loads(path.read_text())
-    assert card["provenance"] == clips.provenance.as_dict()
-    assert (card["factory"], card["rows"], card["dim"]) == ("Flat", 27, 16)
-    assert (card["feature"], card["metric"]) == ("embedding", "inner product of L2-normalised rows")
-    assert {"digest", "faiss", "seconds", "latency", "why"} <= set(card)
-    assert card["files"] == {}  # an exact index has only a card
-    assert sorted(file.name for file in path.parent.iterdir()) == [".tiny.lock", "tiny.json"]
-    card = build_index(store, clips, factory="IVF2,SQfp16")
-    assert {name: known["bytes"] for name, known in card["files"].items()} == {
-        file.name: file.stat().st_size for file in path.parent.glob("tiny.*.*")
-    }
-
-
 def refused(store: Store, view: View, why: str, command: str = "--view tiny") -> None:
     with pytest.raises(StepDiffError, match=why) as caught:
         open_index(store, view)
@@ -96,25 +73,21 @@ def refused(store: Store, view: View, why: str, command: str = "--view tiny") ->
     assert line.endswith(f"run `python -m retrieval build --store {store.path} {command}`")
 
 
-def test_an_index_is_refused_after_an_append(store: Store, clips: View, fill: Fill) -> None:
+def test_an_index_is_refused_after_rows_were_added_or_written(store: Store, clips: View, fill: Fill) -> None:
     build_index(store, clips)
     fill(store, np.ones((1, 16), np.float32), ["new_0_1"])
-    refused(store, clips, "it holds 27 rows and the view now has 28")
+    refused(store, clips, "27 rows .* 28")
     build_index(store, clips)
     assert len(open_index(store, clips)) == 28
+    with store.lock():
+        clips.write_shard(0, np.array([3]), {"embedding": np.ones((1, 16), np.float32)}, {})
+    refused(store, clips, "28 rows .* 29")
 
 
 def test_new_rows_without_features_do_not_invalidate_an_index(store: Store, clips: View, fill: Fill) -> None:
     build_index(store, clips)
     fill(store, np.ones((1, 16), np.float32), ["new_0_1"], failed=[0])
     assert len(open_index(store, clips)) == 27
-
-
-def test_an_index_is_refused_after_rows_were_written(store: Store, clips: View) -> None:
-    build_index(store, clips)
-    with store.lock():
-        clips.write_shard(0, np.array([3]), {"embedding": np.ones((1, 16), np.float32)}, {})
-    refused(store, clips, "it holds 27 rows and the view now has 28")
 
 
 @pytest.mark.parametrize("change", ["values", "keys", "rows"])
@@ -151,33 +124,6 @@ def test_an_index_of_another_provenance_is_refused(store: Store, clips: View, fi
     refused(store, view, "its view was replaced .*layer 'last' against 'first'")
 
 
-@pytest.mark.parametrize("end", [INDEX, SAMPLE])
-def test_an_index_with_a_damaged_file_is_refused(store: Store, clips: View, end: str) -> None:
-    card = build_index(store, clips, factory="IVF2,SQfp16")
-    path = card_path(store, "clips", "tiny").with_name(file_of(card, end))
-    whole = path.read_bytes()
-    flipped = bytearray(whole)
-    flipped[len(whole) // 2] ^= 1
-    for content in (b"", whole[:10], whole[:-1], bytes(flipped)):
-        path.write_bytes(content)
-        refused(store, clips, "its file is damaged")
-    path.unlink()
-    refused(store, clips, "its file is damaged")
-    path.write_bytes(whole)
-    assert len(open_index(store, clips)) == 27
-
-
-@pytest.mark.parametrize("change", ["edited", "empty", "no object"])
-def test_an_index_with_a_damaged_card_is_refused(store: Store, clips: View, change: str) -> None:
-    build_index(store, clips, factory="IVF2,SQfp16")
-    card = card_path(store, "clips", "tiny")
-    if change == "edited":
-        card.write_text(card.read_text().replace('"IVF2,SQfp16"', '"HNSW32"'))
-    else:
-        card.write_text("" if change == "empty" else "[]")
-    refused(store, clips, r"its card \(the .json file next to it\) is missing or was changed")
-
-
 def test_the_message_for_a_missing_index_gives_the_command(store: Store, clips: View, fill: Fill) -> None:
     refused(store, clips, "view clips/tiny of .* has no index")
     texts = fill(store, np.ones((2, 4), np.float32), ["a", "b"], entity="texts")
@@ -187,7 +133,7 @@ def test_the_message_for_a_missing_index_gives_the_command(store: Store, clips: 
 def test_an_index_is_complete_or_absent(store: Store, clips: View, fill: Fill) -> None:
     build_index(store, clips, factory="IVF2,SQfp16")
     before = {path: path.read_bytes() for path in card_path(store, "clips", "tiny").parent.glob("tiny.*")}
-    assert len(before) == 3
+    assert len(before) == 2
     fill(store, np.zeros((1, 16), np.float32), ["zeros_0_1"])
     for factory in ("IVF2,SQfp16", "auto"):
         with pytest.raises(StepDiffError, match="the embedding of zeros_0_1 in clips/tiny is all zer"):
@@ -195,49 +141,280 @@ def test_an_index_is_complete_or_absent(store: Store, clips: View, fill: Fill) -
         assert {path: path.read_bytes() for path in before} == before
 
 
-def test_every_vector_has_length_1(store: Store, clips: View) -> None:
-    rows = filled_rows(clips)
-    vectors = normalised(store, clips, "embedding", rows)
-    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-15)
-
-
-def test_a_nan_is_refused_with_its_key(store: Store, clips: View) -> None:
-    """The store writes no NaN; here a shard file and its checksum are changed by hand."""
-    (shard,) = (store.path / "arrays.zarr/clips/tiny/embedding/c").glob("1/0")
-    content = bytearray(shard.read_bytes())
-    stored = clips.read("embedding", np.array([10]), dtype="float32")[0]
-    at = content.find(stored.tobytes())
-    content[at : at + 4] = np.float32("nan").tobytes()
-    shard.write_bytes(content)
-    with pytest.raises(DamageError, match="video_10_0_11: stored embedding of view tiny .* is not as it was written"):
-        build_index(store, store.view("clips", "tiny"))
-    path = clips.paths.checksum(1)
-    sums = read_chunk(path, (clips.rows_per_shard, 1), "uint32").copy()
-    sums[10 % clips.rows_per_shard] = crc32c(content[at : at + stored.nbytes])
-    path.write_bytes(encode_chunk(sums))
-    with pytest.raises(StepDiffError, match="embedding of video_10_0_11 .* holds NaN or infinity"):
-        build_index(store, store.view("clips", "tiny"))
-
-
-def test_unusable_factories_are_refused(store: Store, clips: View) -> None:
-    for factory in ("Nonsense", "IVF4096,Flat", "IVF4,PQ5", ""):
+def test_what_cannot_be_built_is_refused(store: Store, clips: View, fill: Fill) -> None:
+    for factory in ("Nonsense", "IVF4096,Flat", "IVF4,PQ5", "HNSW32,PQ5", ""):
         with pytest.raises(StepDiffError, match=f"FAISS cannot build '{factory}'") as caught:
             build_index(store, clips, factory=factory)
         assert "\n" not in str(caught.value)
-    assert not list(card_path(store, "clips", "tiny").parent.glob("tiny.*.*"))
-
-
-def test_unusable_features_are_refused(store: Store, clips: View) -> None:
-    with pytest.raises(StepDiffError, match="no embedding called tokens: it has embedding"):
+    with pytest.raises(StepDiffError, match="tokens: it has embedding"):
         build_index(store, clips, "tokens")
+    with pytest.raises(StepDiffError, match="clips/empty of .* has no features yet"):
+        build_index(store, fill(store, np.ones((1, 4), np.float32), ["a_0_1"], "empty", failed=[0]))
+    assert not list(card_path(store, "clips", "tiny").parent.glob("[!.]*.*.*"))
 
 
-def test_an_empty_view_is_refused(store: Store, fill: Fill) -> None:
-    view = fill(store, np.ones((1, 4), np.float32), ["a_0_1"], failed=[0])
-    with pytest.raises(StepDiffError, match="view clips/tiny of .* has no features yet"):
-        build_index(store, view)
+FACTORY = "IVF16,SQfp16"
+PART = 256  # rows
 
 
-def test_an_unknown_view_is_refused_by_the_store(store: Store, clips: View) -> None:
-    with pytest.raises(StepDiffError, match="tiny"):
-        store.view("clips", "huge")
+@pytest.fixture
+def clustered(store: Store, fill: Fill) -> View:
+    """A view of 1,500 rows around 20 centres in shards of 128; every ninth row has failed."""
+    return fill(store, clusters(1500, 0), [f"c{at}" for at in range(1500)], failed=range(0, 1500, 9), shard=128)
+
+
+def clusters(rows: int, seed: int, spread: float = 0.3) -> np.ndarray:
+    rng = np.random.default_rng(7)
+    centres = rng.normal(size=(20, 16))
+    rng = np.random.default_rng(seed)
+    return (centres[rng.integers(20, size=rows)] + spread * rng.normal(size=(rows, 16))).astype(np.float32)
+
+
+def built(store: Store, view: View, **how: object) -> dict:
+    return build_index(store, view, factory=FACTORY, workers=1, part_rows=PART, **how)  # type: ignore[arg-type]
+
+
+def files(store: Store) -> list[Path]:
+    """Return the files of the index without its card."""
+    return sorted(Path(str(card_path(store, "clips", "tiny").parent)).glob("tiny.*.*"))
+
+
+def content(store: Store) -> dict[str, bytes]:
+    return {path.suffix: path.read_bytes() for path in files(store)}
+
+
+def true_recall(store: Store, view: View, k: int = 10) -> float:
+    """Return the share of each row's k nearest rows in float64 that the index finds."""
+    rows = filled_rows(view)
+    unit = normalised(store, view, "embedding", rows)
+    cosines = unit @ unit.T
+    np.fill_diagonal(cosines, -2)
+    best = rows[np.argsort(-cosines, axis=1)[:, :k]]
+    found, _ = open_index(store, view).search(unit.astype(np.float32), k + 1)
+    return float(np.mean([len(set(f) & set(b)) / k for f, b in zip(found, best, strict=True)]))
+
+
+def test_recall_is_measured(store: Store, clustered: View) -> None:
+    card = built(store, clustered, given=Budgets(recall=0.9))
+    assert 0.9 <= card["recall"] <= 1 and card["probes"] < 16
+    assert card["recall"] == pytest.approx(true_recall(store, clustered), abs=0.03)  # 256 of 1,333 queries
+    few = json.loads(card_path(store, "clips", "tiny").read_text())
+    assert few["recall_queries"] == 256 and few["latency"] > 0
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("factory", [FACTORY, "IVF8,PQ4x4", "PCA8,IVF8,SQ8", "IVF16_HNSW8,Flat", "IVF200,SQ8"])
+def test_parts_equal_one_build(tmp_path: Path, fill: Fill, factory: str, capfd: pytest.CaptureFixture[str]) -> None:
+    found = []
+    for name, size in (("parts", PART), ("whole", 10**6)):
+        store = Store.open(tmp_path / name, create=True)
+        view = fill(store, clusters(1500, 0), [f"c{at}" for at in range(1500)], shard=128)
+        build_index(store, view, factory=factory, workers=1, part_rows=size)
+        found.append(
+            open_index(store, view).search(normalised(store, view, "embedding", np.arange(99)).astype("f4"), 9)
+        )
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    np.testing.assert_array_equal(found[0][1], found[1][1])
+    assert capfd.readouterr().out == ""
+
+
+def test_a_killed_build_keeps_the_old_index_and_resumes_from_its_parts(store: Store, clustered: View) -> None:
+    how: dict = {"factory": FACTORY, "workers": 1, "part_rows": 16}
+    build_index(store, clustered, **how)
+    unbroken = content(store)
+    code = (
+        "import sys; from retrieval.index.builder import build_index; from store import Store\n"
+        "store = Store.open(sys.argv[1])\n"
+        f"build_index(store, store.view('clips', 'tiny'), rebuild=True, **{how})"
+    )
+    work = store.path / "indexes/clips/tiny.building"
+    parts: list[Path] = []
+    while len(parts) < 2:  # a build that ends before it is killed is started again
+        run = subprocess.Popen([sys.executable, "-c", code, str(store.path)])
+        while len(list(work.glob("*/*-*.faiss"))) < 2 and run.poll() is None:
+            time.sleep(0.001)
+        run.kill()
+        assert run.wait() in (0, -signal.SIGKILL)
+        parts = sorted(work.glob("*/*-*.faiss"))
+    assert len(open_index(store, clustered)) == 1333 and unbroken[".faiss"] in content(store).values()
+    whole = parts[0].read_bytes()
+    parts[0].write_bytes(whole[:20])
+    with pytest.raises(StepDiffError, match=f"is damaged: .*; delete {parts[0].parent} and run the same command again"):
+        build_index(store, clustered, rebuild=True, **how)
+    parts[0].write_bytes(whole)
+    card = build_index(store, clustered, rebuild=True, **how)
+    assert content(store) == unbroken and card["rows"] == 1333 and not work.exists()
+
+
+def test_new_rows_are_added(store: Store, clustered: View, fill: Fill) -> None:
+    built(store, clustered)
+    with store.lock():  # a failed row in the middle is fixed
+        clustered.write_shard(0, np.array([9]), {"embedding": clusters(1, 5)}, {})
+    view = fill(store, clusters(300, 3), [f"new{at}" for at in range(300)], shard=128)
+    card = built(store, view)
+    assert (card["rows"], card["trained_rows"], card["new_share"], card["rebuild"]) == (1634, 1333, 0.1842, False)
+    assert true_recall(store, view) > 0.9 and card["recall"] >= 0.95
+    fill(store, clusters(600, 4), [f"newer{at}" for at in range(600)], shard=128)
+    assert built(store, view)["rebuild"] is True
+    card = built(store, view, rebuild=True)
+    assert (card["trained_rows"], card["new_share"], card["rebuild"]) == (2234, 0.0, False)
+
+
+@pytest.mark.full
+def test_new_rows_are_added_to_a_graph(store: Store, clustered: View, fill: Fill) -> None:
+    """A graph is neither divided into parts nor trained, so no row is new to it; its effort is measured as of lists."""
+    card = build_index(store, clustered, factory="HNSW32,SQfp16", given=Budgets(recall=0.99))
+    assert card["probes"] > 12 and card["recall"] >= 0.99 and card["rebuild"] is False
+    view = fill(store, clusters(900, 3), [f"new{at}" for at in range(900)], shard=128)
+    card = build_index(store, view, factory="HNSW32,SQfp16")
+    assert (card["rows"], card["trained_rows"], card["rebuild"]) == (2233, 2233, False)
+    assert card["recall"] == pytest.approx(true_recall(store, view), abs=0.03) and card["recall"] >= 0.95
+
+
+def test_a_second_build_adds_nothing(store: Store, clustered: View) -> None:
+    built(store, clustered)
+    before = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in files(store)}
+    built(store, clustered)
+    assert {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in files(store)} == before
+
+
+def test_an_exceeded_budget_is_reported(store: Store, clustered: View, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ["build", "--store", str(store.path), "--view", "tiny", "--factory", "IVF4,PQ1x2", "--workers", "1"]
+    assert main([*common, "--max-latency", "1us", "--max-memory", "1KB", "--min-recall", "0.999", "--json"]) == 1
+    printed = capsys.readouterr()
+    card = json.loads(printed.out)
+    lines = printed.err.splitlines()
+    assert [any(word in one for one in lines) for word in ("--max-latency", "--max-memory")] == [True, True]
+    assert card["recall"] < 0.999 and any("is below --min-recall 0.999" in one for one in lines)
+    assert main([*common[:5], "--min-recall", "0.5"]) == 0
+    assert "Flat over 1333 rows" in capsys.readouterr().out
+
+
+@pytest.mark.full
+def test_ray_fills_parts_in_parallel(store: Store, clustered: View) -> None:
+    built(store, clustered)
+    here = content(store)
+    card = build_index(store, clustered, factory=FACTORY, rebuild=True, workers=2, part_rows=PART)
+    assert content(store) == here and card["rows"] == 1333
+
+
+def test_a_snapshot_is_not_indexed_and_the_index_of_the_store_stays(store: Store, clips: View) -> None:
+    card = build_index(store, clips, factory="Flat")
+    path = card_path(store, "clips", clips.name)
+    before = path.read_bytes()
+    store.tag("v1")
+    with store.lock():
+        clips.withdraw(np.array([0]))
+    then = Store.open(f"{store.path}@v1")
+    with pytest.raises(StepDiffError, match="snapshot v1 of .* is not indexed: .* give the store without @v1"):
+        build_index(then, then.view("clips", clips.name), factory="Flat")
+    assert path.read_bytes() == before and open_index(then, then.view("clips", clips.name)).card == card
+
+
+def test_an_index_of_other_rows_than_a_snapshot_has_is_not_used_for_it(store: Store, clips: View) -> None:
+    store.tag("v1")
+    with store.lock():
+        clips.withdraw(np.array([0]))
+    build_index(store, clips, factory="Flat")
+    then = Store.open(f"{store.path}@v1")
+    view = then.view("clips", clips.name)
+    with pytest.raises(StepDiffError, match="is not of snapshot v1 .* give the store without @v1"):
+        open_index(then, view)
+    search = resolve(then, view, partial(of_clips, clips=["video_1_0_2"]))
+    assert search.index.faiss is None and "video_0_0_1" in compute(search, 27)["clip"].to_list()
+
+
+@pytest.mark.parametrize(
+    ("rows", "dim", "factory"),
+    [
+        (9_999, 1280, "Flat"),
+        (10_000, 1280, "HNSW32,SQfp16"),
+        (1_000_000, 1280, "HNSW32,SQfp16"),
+        (1_000_001, 1280, "IVF2000,SQfp16"),
+        (10_000_000, 1280, "IVF6325,SQfp16"),
+        (10_000_001, 1280, "IVF6325,PQ64"),
+        (20_000_000, 50, "IVF8944,PQ50"),
+        (136_000_000, 768, "IVF23324,PQ64"),
+    ],
+)
+def test_the_factory_depends_on_the_number_of_rows(rows: int, dim: int, factory: str) -> None:
+    assert choose(rows, dim, Budgets()).factory == factory
+
+
+def test_budgets_select_the_factory() -> None:
+    by_memory = {memory: choose(10**6, 768, Budgets(memory=memory * 10**6)) for memory in (2000, 1600, 1500, 700, 50)}
+    assert [choice.factory for choice in by_memory.values()] == [
+        "HNSW32,SQfp16", "IVF2000,SQfp16", "IVF2000,SQ8", "IVF2000,PQ64", "IVF2000,PQ32",
+    ]  # fmt: skip
+    assert all(memory_bytes(choice.factory, 10**6, 768) <= memory * 1e6 for memory, choice in by_memory.items())
+    with pytest.raises(StepDiffError, match="the smallest takes 0.02 GB"):
+        choose(10**6, 768, Budgets(memory=10**6))
+    assert choose(5_000, 768, Budgets(latency=1.0)).factory == FLAT
+    assert choose(5_000, 768, Budgets(latency=0.001)).factory == "HNSW32,SQfp16"
+    assert choose(10**7, 768, Budgets(recall=1.0)).factory == FLAT
+
+
+def test_common_spellings_of_amounts_are_read() -> None:
+    assert budgets("20GB", "10ms", 0.9) == Budgets(20 * 10**9, 0.01, 0.9)
+    assert budgets("1.5 gib", "2s", 0.9) == Budgets(3 * 2**29, 2.0, 0.9)
+    assert budgets("1e9", None, 0.9).memory == 10**9 and budgets("2T", None, 0.9).memory == 2 * 10**12
+    for size in ("", "GB", "ten GB", "-1GB", "1XB", "nan", "1.2.3GB", "20 apples"):
+        with pytest.raises(StepDiffError, match="is not a size"):
+            budgets(size, None, 0.9)
+    for duration in ("10", "fast", "-1ms", ""):
+        with pytest.raises(StepDiffError, match="is not a time"):
+            budgets(None, duration, 0.9)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("factory", ["HNSW32,SQfp16", "IVF40,SQfp16", "IVF40,SQ8", "IVF40,PQ2"])
+def test_planned_sizes_equal_those_of_a_built_index(store: Store, fill: Fill, factory: str) -> None:
+    vectors = np.random.default_rng(0).normal(size=(3000, 64)).astype(np.float32)
+    view = fill(store, vectors, [f"c{at}" for at in range(3000)], shard=1024)
+    card = build_index(store, view, factory=factory, workers=1)
+    assert memory_bytes(factory, 3000, 64) == pytest.approx(card["bytes"], rel=0.01)
+
+
+def test_plan_prints_a_table_and_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--clips", "136e6", "--dim", "96"]) == 0
+    assert capsys.readouterr().out.startswith("136,000,000 rows of 96 channels: IVF23324,PQ48 (")
+    assert main(["plan", "--clips", "5e6", "--dim", "96", "--max-memory", "600MB", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert (plan["rows"], plan["factory"]) == (5_000_000, "IVF4472,SQ8")
+    assert main(["plan", "--clips", "0"]) == 2
+    assert "--clips 0" in capsys.readouterr().err
+
+
+def test_an_index_in_an_object_store(bucket: str, fill: Fill, capsys: pytest.CaptureFixture[str]) -> None:
+    url = f"{bucket}/features"
+    store = Store.open(url, create=True)
+    vectors = np.random.default_rng(0).normal(size=(30, 16)).astype(np.float32)
+    fill(store, vectors, [f"c{n}" for n in range(30)], failed=[4])
+    assert main(["build", "--store", url, "--view", "tiny", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == 29
+    assert main(["query", "--store", url, "--view", "tiny", "--clip", "c7", "-k", "3", "--json"]) == 0
+    hits = json.loads(capsys.readouterr().out)["hits"]
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    cosines = unit @ unit[7]
+    cosines[[4, 7]] = -1
+    assert [hit["clip"] for hit in hits] == [f"c{n}" for n in np.argsort(-cosines)[:3]]
+
+
+@pytest.mark.full
+def test_a_stale_or_damaged_index_is_refused(bucket: str, fill: Fill) -> None:
+    store = Store.open(f"{bucket}/features", create=True)
+    vectors = np.random.default_rng(0).normal(size=(20, 16)).astype(np.float32)
+    view = fill(store, vectors, [f"c{n}" for n in range(20)])
+    with pytest.raises(StepDiffError, match=f"has no index: run .*--store {bucket}/features"):
+        open_index(store, view)
+    card = build_index(store, view, factory="IVF2,SQfp16")
+    path = card_path(store, "clips", "tiny").parent / index_file(card)
+    whole = path.read_bytes()
+    path.put([whole[:-1]])
+    with pytest.raises(StepDiffError, match="damaged or of another build"):
+        open_index(store, view)
+    path.put([whole])
+    assert len(open_index(store, view)) == 20
+    fill(store, vectors[:1] + 1, ["new"])
+    with pytest.raises(StepDiffError, match="holds 20 rows and the view now has 21"):
+        open_index(store, view)

@@ -1,17 +1,20 @@
-"""Guarantees of retrieval.projection."""
+"""Maps of a view, and the file of a map for Embedding Atlas."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
-from common.errors import StepDiffError
-from retrieval import projection
-from retrieval.projection import map_of, pooled_feature, project, sample_rows
+from retrieval.__main__ import main
+from retrieval.projection import pooled_feature, project, sample_rows
+from stepdiff.common.errors import StepDiffError
 from store import Feature, Provenance, Store, View
 
 
-def made(store: Store, arrays: dict[str, np.ndarray], dtype: str = "float32") -> View:
+def filled_view(store: Store, arrays: dict[str, np.ndarray], dtype: str = "float32") -> View:
     """A view of clips with these arrays."""
     import polars as pl
 
@@ -26,7 +29,7 @@ def made(store: Store, arrays: dict[str, np.ndarray], dtype: str = "float32") ->
     return store.view("clips", "tiny")
 
 
-def naive(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def naive_map(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """PCA of all rows by singular values."""
     unit = vectors.astype(np.float64)
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
@@ -42,47 +45,29 @@ def vectors() -> np.ndarray:
 
 
 def test_pca_equals_a_naive_one(store: Store, vectors: np.ndarray) -> None:
-    found = map_of(made(store, {"embedding": vectors}))
-    expected, shares = naive(vectors)
-    signs = np.sign((found.xy * expected).sum(axis=0))
-    np.testing.assert_allclose(found.xy, expected * signs, atol=1e-5)
-    np.testing.assert_allclose(found.shares, shares, rtol=1e-4)
-    assert found.rows.tolist() == list(range(90)) and found.total == 90
-
-
-def test_a_map_is_the_same_on_every_run(store: Store, vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    view = made(store, {"embedding": vectors})
-    monkeypatch.setattr(projection, "FIT", 40)
-    assert (map_of(view).xy == map_of(view).xy).all()
-    turned = made(Store.open(store.path.parent / "other", create=True), {"embedding": -vectors})  # type: ignore[attr-defined]
-    np.testing.assert_allclose(map_of(turned).xy, -map_of(view).xy, atol=1e-5)
+    view = filled_view(store, {"embedding": vectors})
+    rows, total = sample_rows(view, 90)
+    assert rows.tolist() == list(range(90)) and total == 90
+    xy, xy_shares = project(view, rows)
+    expected, shares = naive_map(vectors)
+    signs = np.sign((xy * expected).sum(axis=0))
+    np.testing.assert_allclose(xy, expected * signs, atol=1e-5)
+    np.testing.assert_allclose(xy_shares, shares, rtol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "int8"])
 def test_tokens_are_averaged(store: Store, dtype: str) -> None:
     tokens = np.random.default_rng(5).normal(size=(40, 6, 64)).astype(np.float32)
-    view = made(store, {"tokens": tokens}, dtype)
-    expected, _ = naive(tokens.mean(axis=1))
-    found = map_of(view).xy
+    view = filled_view(store, {"tokens": tokens}, dtype)
+    expected, _ = naive_map(tokens.mean(axis=1))
+    found, _ = project(view, np.arange(40))
     signs = np.sign((found * expected).sum(axis=0))
     np.testing.assert_allclose(found, expected * signs, atol=0.02)
 
 
-def test_a_map_needs_only_a_few_blocks_of_memory(
-    store: Store, vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    view = made(store, {"embedding": vectors})
-    monkeypatch.setattr("retrieval.vectors.BLOCK_ROWS", 16)
-    sizes = [len(block) for block in projection.pooled_blocks(view, "embedding", np.arange(90))]
-    assert max(sizes) == 16 and sum(sizes) == 90
-    counted: list[int] = []
-    map_of(view, advance=counted.append)
-    assert sum(counted) == 90 and len(counted) > 5
-
-
-def test_a_larger_view_is_sampled(store: Store, vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    view = made(store, {"embedding": vectors})
-    monkeypatch.setattr(projection, "_COUNTED", 7)
+@pytest.mark.full
+def test_a_larger_view_is_sampled(store: Store, vectors: np.ndarray) -> None:
+    view = filled_view(store, {"embedding": vectors})
     rows, total = sample_rows(view, 30)
     assert total == 90 and len(set(rows.tolist())) == 30 and (np.diff(rows) > 0).all()
     assert rows.max() < 90 and (rows != sample_rows(view, 30, seed=1)[0]).any()
@@ -91,19 +76,18 @@ def test_a_larger_view_is_sampled(store: Store, vectors: np.ndarray, monkeypatch
 
 
 def test_what_has_no_map_is_refused(store: Store) -> None:
-    view = made(store, {"frames": np.ones((3, 2, 2, 4), np.float32)})
+    view = filled_view(store, {"frames": np.ones((3, 2, 2, 4), np.float32)})
     with pytest.raises(StepDiffError, match="no embedding and no tokens to average: it has frames"):
         pooled_feature(view)
-    with pytest.raises(StepDiffError, match="no projection 'tsne': the projections are pca, umap"):
-        map_of(view, "tsne")
 
 
+@pytest.mark.full
 def test_umap_separates_clusters_and_is_seeded(tmp_path: Path) -> None:
     pytest.importorskip("umap", reason="UMAP is not installed: pip install 'stepdiff[umap]'")
     random = np.random.default_rng(2)
     groups = np.repeat(np.eye(3, 16), 20, axis=0) * 3
     store = Store.open(tmp_path / "features", create=True)
-    view = made(store, {"embedding": (groups + random.normal(size=(60, 16)) * 0.1).astype(np.float32)})
+    view = filled_view(store, {"embedding": (groups + random.normal(size=(60, 16)) * 0.1).astype(np.float32)})
     xy, _ = project(view, np.arange(60), "umap")
     middles = xy.reshape(3, 20, 2).mean(axis=1)
     spread = np.linalg.norm(xy.reshape(3, 20, 2) - middles[:, None], axis=2).max()
@@ -111,8 +95,90 @@ def test_umap_separates_clusters_and_is_seeded(tmp_path: Path) -> None:
     assert (project(view, np.arange(60), "umap")[0] == xy).all()
 
 
-def test_umap_without_its_package_names_the_extra(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    view = made(store, {"embedding": np.eye(5, 4, dtype=np.float32)})
-    monkeypatch.setattr(projection, "find_spec", lambda name: None)
-    with pytest.raises(StepDiffError, match=r"pip install 'stepdiff\[umap\]'"):
-        map_of(view, "umap")
+Fill = Callable[..., View]
+
+
+def written(store: Store, out: Path, capsys: pytest.CaptureFixture[str], *options: str) -> tuple[pl.DataFrame, dict]:
+    """Run the verb; return the file and the record."""
+    assert main(["atlas", "--store", str(store.path), "--view", "tiny", "--out", str(out), "--json", *options]) == 0
+    return pl.read_parquet(out), json.loads(capsys.readouterr().out)
+
+
+def naive(vectors: np.ndarray, k: int) -> tuple[list[list[int]], np.ndarray]:
+    """Places of the k nearest other vectors, and their distances."""
+    unit = vectors / np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+    cosines = unit @ unit.T
+    np.fill_diagonal(cosines, -np.inf)
+    order = np.lexsort((np.broadcast_to(np.arange(len(unit)), cosines.shape), -cosines.round(7)))[:, :k]
+    return order.tolist(), 1 - np.take_along_axis(cosines, order, axis=1)
+
+
+def test_coordinates_are_those_of_the_map(
+    store: Store, clips: View, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frame, record = written(store, tmp_path / "map.parquet", capsys)
+    rows = np.setdiff1d(np.arange(30), [3, 8, 29])
+    xy, _ = project(clips, rows)
+    assert (frame.select("x", "y").to_numpy() == xy).all()
+    assert frame["clip"].to_list() == [f"video_{at}_0_{at + 1}" for at in rows]
+    assert frame.columns == ["clip", "step", "video", "narration", "x", "y", "neighbors"]
+    assert frame["step"].to_list() == [f"step {at % 3}" for at in rows]
+    assert record["command"] == (
+        f"embedding-atlas {tmp_path / 'map.parquet'} --x x --y y --neighbors neighbors --text narration "
+        "--disable-projection"
+    )
+
+
+def test_neighbours_are_places_in_the_file(
+    store: Store, clips: View, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--neighbours", "4", "--where", "step != 'step 1'"]
+    frame, record = written(store, tmp_path / "map.parquet", capsys, *options)
+    rows = np.array([at for at in range(30) if at not in (3, 8, 29) and at % 3 != 1])
+    places, distances = naive(clips.read("embedding", rows, dtype="float32"), 4)
+    assert record["clips"] == frame.height == len(rows) and record["neighbours"] == 4
+    assert [near["ids"] for near in frame["neighbors"]] == places
+    written_distances = np.array([near["distances"] for near in frame["neighbors"]])
+    np.testing.assert_allclose(written_distances, distances, atol=1e-6)
+
+
+@pytest.mark.full
+def test_a_map_of_many_pieces_has_every_clip(
+    store: Store, fill: Fill, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """More clips than are fitted, written at a time, or compared without an index."""
+    vectors = np.random.default_rng(0).normal(size=(100_001, 4)).astype(np.float32)
+    fill(store, vectors, [f"c{at}" for at in range(100_001)], shard=16_384)
+    out = ["--store", str(store.path), "--view", "tiny", "--out", str(tmp_path / "map.parquet")]
+    assert main(["atlas", *out]) == 2
+    assert "has no index: run `python -m retrieval build" in capsys.readouterr().err
+    frame, _ = written(store, tmp_path / "map.parquet", capsys, "--neighbours", "0")
+    assert frame["clip"].to_list() == [f"c{at}" for at in range(100_001)]
+    np.testing.assert_array_equal(
+        frame.select("x", "y").to_numpy(), project(store.view("clips", "tiny"), np.arange(100_001))[0]
+    )
+
+
+def test_clips_with_few_neighbours_and_none(
+    store: Store, fill: Fill, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(store, np.eye(2, 4, dtype=np.float32), ["a", "b"], columns={"x": ["catalog's own", "x"]})
+    frame, record = written(store, tmp_path / "map.parquet", capsys)
+    assert frame["neighbors"].to_list() == [{"ids": [1], "distances": [1.0]}, {"ids": [0], "distances": [1.0]}]
+    assert frame.schema["x"] == pl.Float32 and record["neighbours"] == 1
+    frame, record = written(store, tmp_path / "map.parquet", capsys, "--neighbours", "0")
+    assert "neighbors" not in frame.columns and "--neighbors" not in record["command"]
+
+
+def test_what_cannot_be_written_is_one_line(
+    store: Store, clips: View, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--store", str(store.path), "--view", "tiny", "--out", str(tmp_path / "map.parquet")]
+    for words, why in (
+        (["--where", "step = 'none'"], "no clip of"),
+        (["--feature", "size"], "no embedding called size"),
+    ):
+        assert main(["atlas", *given, *words]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert why in line
+    assert not (tmp_path / "map.parquet").exists()

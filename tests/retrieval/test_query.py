@@ -1,21 +1,33 @@
-"""Queries by clip and by text, and the command line."""
+"""Queries by clip, pair, text and file: answers, files, contact sheets and refusals of the command."""
 
+import base64
+import io
 import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
+from html.parser import HTMLParser
 from pathlib import Path
 
+import av
 import numpy as np
 import polars as pl
 import pytest
+from PIL import Image
 
+from featurize.encoders import Encoder, load
+from featurize.plan import Task
+from featurize.shard import featurize_shard
+from featurize.video.decode import Source
 from retrieval import build_index
 from retrieval.__main__ import main
-from retrieval.index.index_card import card_path
-from retrieval.queries.search import compute, of_clips, resolve
-from store import Catalog, Store, View
+from retrieval.queries.search import compute, of_file, resolve
+from stepdiff.common.errors import StepDiffError
+from stepdiff.weights import resolve as resolve_weights
+from store import Store, View, text_key
+from store.__main__ import main as store_main
 
 Fill = Callable[..., View]
 
@@ -42,18 +54,6 @@ def query(store: Store, clips: View) -> tuple[object, ...]:
     return "query", "--store", store.path, "--view", "tiny"
 
 
-def test_build_describes_the_index(store: Store, clips: View, capsys: pytest.CaptureFixture[str]) -> None:
-    start = "build", "--store", store.path, "--view", "tiny"
-    status, out, err = run(capsys, *start)
-    assert (status, err) == (0, "")
-    assert out.startswith(f"{card_path(store, 'clips', 'tiny')}: Flat over 27 rows in ")
-    status, out, _ = run(capsys, *start, "--factory", "HNSW8", "--json")
-    assert json.loads(out)["factory"] == "HNSW8"
-    assert "FAISS cannot build 'Nonsense'" in error(capsys, *start, "--factory", "Nonsense")
-    assert "no feature store" in error(capsys, "build", "--store", "absent", "--view", "tiny")
-    assert "tiny" in error(capsys, "build", "--store", store.path, "--view", "huge")
-
-
 def test_a_query_by_clip_returns_its_neighbours(query: tuple, clips: View, capsys: pytest.CaptureFixture[str]) -> None:
     rows = np.flatnonzero(clips.status() == 1)
     vectors = clips.read("embedding", rows, dtype="float32")
@@ -73,30 +73,16 @@ def test_a_query_by_clip_returns_its_neighbours(query: tuple, clips: View, capsy
     assert set(hits[0]) == {"rank", "similarity", "clip", "step", "video", "narration"}
 
 
-def test_query_prints_a_table(query: tuple, capsys: pytest.CaptureFixture[str]) -> None:
-    status, out, err = run(capsys, *query, "--clip", "video_10_0_11", "-k", 2)
-    assert (status, err) == (0, "")
-    for word in (
-        "rank",
-        "similarity",
-        "clip",
-        "step",
-        "narration",
-        "nearest to clip video_10_0_11 in tiny",
-        "[bold]it[/bold]",
-        "…",
-    ):
+def test_a_table_shows_whole_ids(query: tuple, store: Store, fill: Fill, capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run(capsys, *query, "--clip", "video_10_0_11", "-k", 2)
+    for word in ("rank", "similarity", "step", "nearest to clip video_10_0_11 in tiny", "[bold]it[/bold]", "…"):
         assert word in out
-    assert "mp4" not in out
-
-
-def test_a_narrow_table_cuts_no_clip_id(store: Store, fill: Fill, capsys: pytest.CaptureFixture[str]) -> None:
     keys = [f"{'x' * 90}_{at}_{at + 1}" for at in range(3)]
     columns = {name: ["words " * 20] * 3 for name in ("step", "narration", "activity", "split", "more", "most")}
-    build_index(store, fill(store, np.eye(3, dtype=np.float32) + 1, keys, columns=columns))
-    _, out, _ = run(capsys, "query", "--store", store.path, "--view", "tiny", "--clip", keys[0], "-k", 2)
-    assert keys[1] in out and keys[2] in out
-    assert "step" in out and "most" not in out
+    wide = Store.open(store.path.with_name("wide"), create=True)
+    fill(wide, np.eye(3, dtype=np.float32) + 1, keys, columns=columns)
+    _, out, _ = run(capsys, "query", "--store", wide.path, "--view", "tiny", "--clip", keys[0], "-k", 2)
+    assert keys[1] in out and keys[2] in out and "step" in out and "most" not in out
 
 
 @pytest.mark.parametrize(("clip", "twin"), [(5, 6), (6, 5)])
@@ -110,21 +96,7 @@ def test_a_row_is_never_its_own_neighbour(
     assert f"video_{clip}_0_{clip + 1}" not in found
 
 
-def test_fewer_clips_than_k_are_all_returned(query: tuple, capsys: pytest.CaptureFixture[str]) -> None:
-    status, out, err = run(capsys, *query, "--clip", "video_10_0_11", "-k", 27, "--json")
-    assert (status, err) == (0, "-k 27: there are only 26 clips to choose from\n")
-    assert len({hit["clip"] for hit in json.loads(out)["hits"]} - {"video_10_0_11"}) == 26
-
-
-def test_an_unknown_clip_is_refused_with_the_nearest_ids(query: tuple, capsys: pytest.CaptureFixture[str]) -> None:
-    line = error(capsys, *query, "--clip", "vidoe_10_0_11")
-    assert "no clip 'vidoe_10_0_11' in" in line
-    assert "the nearest ids are video_10_0_11, " in line
-
-
-def test_a_clip_without_features_is_refused_with_the_reason(
-    query: tuple, store: Store, capsys: pytest.CaptureFixture[str], fill: Fill
-) -> None:
+def test_a_clip_without_features(query: tuple, store: Store, capsys: pytest.CaptureFixture[str], fill: Fill) -> None:
     line = error(capsys, *query, "--clip", "video_8_0_9")
     assert "clip video_8_0_9 failed in view clips/tiny (no frames)" in line
     assert "--retry-failed" in line
@@ -133,91 +105,40 @@ def test_a_clip_without_features_is_refused_with_the_reason(
     assert "clip late_0_1 has no features in view clips/tiny: run `python -m featurize" in line
 
 
-def test_a_stale_index_is_refused(query: tuple, store: Store, capsys: pytest.CaptureFixture[str], fill: Fill) -> None:
-    fill(store, np.ones((1, 16), np.float32), ["new_0_1"])
-    line = error(capsys, *query, "--clip", "video_10_0_11")
-    assert "is stale, it holds 27 rows and the view now has 28" in line
-    assert f"run `python -m retrieval build --store {store.path} --view tiny`" in line
-
-
 def test_a_query_by_a_text_of_the_store(
-    query: tuple,
-    store: Store,
-    clips: View,
-    fill_texts: Fill,
-    capsys: pytest.CaptureFixture[str],
+    query: tuple, store: Store, clips: View, fill_texts: Fill, capsys: pytest.CaptureFixture[str]
 ) -> None:
     line = error(capsys, *query, "--text", "whisk the eggs")
-    assert "'whisk the eggs' is not in texts/tiny of" in line
-    command = f"`python -m featurize --manifest TEXTS.jsonl --store {store.path} --encoder tiny`"
-    assert f"if tiny encodes texts too, put it into the column `text` of a file TEXTS.jsonl and run {command}; " in line
-    assert line.endswith(f"(`python -m heads.embed --head RUN --store {store.path}`)\n")
+    assert "'whisk the eggs' is not in texts/tiny of" in line and "python -m featurize --manifest TEXTS.jsonl" in line
     vectors = clips.read("embedding", np.array([12, 20]), dtype="float32") * 3
     fill_texts(store, vectors, ["whisk the eggs", "chop"], "tiny")
     _, out, _ = run(capsys, *query, "--text", "whisk the eggs", "-k", 27, "--json")
     answer = json.loads(out)
-    assert answer["text"] == "whisk the eggs"
-    assert answer["hits"][0]["clip"] == "video_12_0_13"
-    assert answer["hits"][0]["similarity"] == pytest.approx(1, abs=1e-6)
-    assert len(answer["hits"]) == 27
-    line = error(capsys, *query, "--text", "whisk the eggs ")
-    assert "is not in texts/tiny" in line and line.endswith(f"run {command}\n")
-
-
-def test_a_long_text_is_shortened_in_the_error(query: tuple, capsys: pytest.CaptureFixture[str]) -> None:
-    line = error(capsys, *query, "--text", "whisk\n" * 5000)
-    assert line.count("whisk") == 10 and "whisk…" in line
-
-
-def test_a_text_of_another_space_is_refused(
-    query: tuple, store: Store, fill_texts: Fill, capsys: pytest.CaptureFixture[str]
-) -> None:
-    fill_texts(store, np.ones((1, 8), np.float32), ["chop"], "tiny")
-    line = error(capsys, *query, "--text", "chop")
-    assert "texts/tiny and clips/tiny of" in line
-    assert "are different spaces (weights 000000000000 and 000000000000, 8 and 16 channels)" in line
-
-
-def test_the_message_for_a_text_in_the_space_of_a_head_gives_both_commands(
-    store: Store, fill: Fill, capsys: pytest.CaptureFixture[str]
-) -> None:
-    vectors = np.eye(4, dtype=np.float32)
-    build_index(store, fill(store, vectors, list("abcd"), "aligned", encoder="head over tiny"))
-    fill(store, vectors, list("abcd"), "aligned", "texts", encoder="head over words")
-    line = error(capsys, "query", "--store", store.path, "--view", "aligned", "--text", "chop")
-    path = store.path
-    assert f"`python -m featurize --manifest TEXTS.jsonl --store {path} --encoder ENCODER`" in line
-    assert (
-        f"then `python -m heads.embed --head RUN --store {path} --view aligned` (the view is a head over words)" in line
-    )
+    assert (answer["text"], answer["hits"][0]["clip"]) == ("whisk the eggs", "video_12_0_13")
+    assert answer["hits"][0]["similarity"] == pytest.approx(1, abs=1e-6) and len(answer["hits"]) == 27
+    assert error(capsys, *query, "--text", "whisk\n" * 5000).count("whisk") == 10
 
 
 @pytest.mark.parametrize(
-    "words",
+    ("words", "why"),
     [
-        [],
-        ["--clip", "a", "--text", "b"],
-        ["--reference", "a"],
-        ["--candidate", "a"],
-        ["--clip", "a", "--candidate", "a"],
-        ["--file", "a.mp4", "--reference", "a", "--candidate", "b"],
+        ([], "a query is one of a clip, a pair, a text or a file"),
+        (["--clip", "a", "--text", "b"], "a query is one of"),
+        (["--reference", "a"], "a query is one of"),
+        (["--candidate", "a"], "a query is one of"),
+        (["--clip", "a", "--candidate", "a"], "a query is one of"),
+        (["--file", "a.mp4", "--reference", "a", "--candidate", "b"], "a query is one of"),
+        (["--clip", "vidoe_10_0_11"], "the nearest ids are video_10_0_11, "),
+        (["--clip", "video_10_0_11", "--feature", "tokens"], "compares embedding, not tokens"),
+        (["--clip", "video_10_0_11", "--out", "hits.txt"], "hits.txt is none of .parquet, .csv, .jsonl"),
+        (["--text", "chop"], "are different spaces (weights 000000000000 and 000000000000, 8 and 16 channels)"),
     ],
 )
-def test_a_query_has_exactly_one_source(query: tuple, capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
-    line = error(capsys, *query, *words)
-    assert "a query is one of a clip, a pair, a text or a file: give --clip ID, --reference ID and" in line
-
-
-@pytest.mark.parametrize(
-    "words",
-    [["query", "--store", "s"], ["query", "--store", "s", "--view", "v", "-k", "0"], ["fly"], []],
-)
-def test_unusable_arguments_exit_with_2(words: list[str]) -> None:
-    try:
-        status: object = main(words)
-    except SystemExit as ending:
-        status = ending.code
-    assert status == 2
+def test_unusable_queries_are_refused(
+    query: tuple, store: Store, fill_texts: Fill, capsys: pytest.CaptureFixture[str], words: list[str], why: str
+) -> None:
+    fill_texts(store, np.ones((1, 8), np.float32), ["chop"], "tiny")
+    assert why in error(capsys, *query, *words)
 
 
 def test_negatives_from_the_command_line(
@@ -280,31 +201,7 @@ def test_every_option_has_features(
     assert not (tmp_path / "out.jsonl").exists()
 
 
-def test_the_file_of_questions_is_complete_or_absent(
-    store: Store, clips: View, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    test_set = tmp_path / "diffcap.jsonl"
-    ids = store.catalog("clips").frame()["key"].to_list()
-    rows = [{"reference": ids[a], "candidate": ids[a + 1], "category": "Visuals", "text": ["t"]} for a in (10, 12, 14)]
-    test_set.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    start = ["negatives", "--store", store.path, "--view", "tiny", "--test-set", test_set]
-    (tmp_path / "folder").mkdir()
-    line = error(capsys, *start, "--variant", "V3", "--out", tmp_path / "folder")
-    assert "cannot write" in line
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["diffcap.jsonl", "features", "folder"]
-
-
-def test_retrieval_runs_as_a_module(query: tuple) -> None:
-    words = [sys.executable, "-m", "retrieval", *map(str, query), "--clip", "nobody"]
-    done = subprocess.run(words, capture_output=True, text=True, cwd=Path(__file__).parents[2])
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: no clip 'nobody'")
-    assert done.stderr.count("\n") == 1
-
-
-def test_a_query_by_pair_returns_neighbours_of_the_average(
-    query: tuple, clips: View, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_query_by_pair(query: tuple, clips: View, capsys: pytest.CaptureFixture[str]) -> None:
     """The answers are nearest to the average of both normalised embeddings, without the two clips."""
     rows = np.flatnonzero(clips.status() == 1)
     vectors = clips.read("embedding", rows, dtype="float32").astype(np.float64)
@@ -327,21 +224,10 @@ def test_a_query_by_pair_returns_neighbours_of_the_average(
 def test_a_query_writes_a_file(query: tuple, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
     ask = *query, "--clip", "video_10_0_11", "-k", 3
     _, shown, _ = run(capsys, *ask, "--json")
-    status, out, err = run(capsys, *ask, "--out", tmp_path / name)
-    assert (status, err) == (0, "")
-    assert out == f"{tmp_path / name}: 3 clips nearest to clip video_10_0_11 in tiny\n"
-    read = {".parquet": pl.read_parquet, ".csv": pl.read_csv, ".jsonl": pl.read_ndjson}[Path(name).suffix]
-    assert read(tmp_path / name).to_dicts() == json.loads(shown)["hits"]
-    line = error(capsys, *ask, "--out", tmp_path / "hits.txt")
-    assert "hits.txt is none of .parquet, .csv, .jsonl" in line
+    assert run(capsys, *ask, "--out", tmp_path / name)[0] == 0
+    read_file = {".parquet": pl.read_parquet, ".csv": pl.read_csv, ".jsonl": pl.read_ndjson}[Path(name).suffix]
+    assert read_file(tmp_path / name).to_dicts() == json.loads(shown)["hits"]
     assert "cannot write" in error(capsys, *ask, "--out", tmp_path / "absent" / name)
-
-
-def test_a_feature_that_is_not_in_the_index_is_refused(query: tuple, capsys: pytest.CaptureFixture[str]) -> None:
-    ask = *query, "--clip", "video_10_0_11", "-k", 2
-    assert run(capsys, *ask, "--feature", "embedding")[0] == 0
-    line = error(capsys, *ask, "--feature", "tokens")
-    assert "the index of clips/tiny compares embedding, not tokens: leave --feature out, or build one with" in line
 
 
 @pytest.mark.parametrize("words", [["--help"], ["query", "--help"], ["build", "--help"]])
@@ -355,23 +241,316 @@ def test_help_imports_no_heavy_library(words: list[str]) -> None:
     subprocess.run([sys.executable, "-c", code, *words], check=True, cwd=Path(__file__).parents[2])
 
 
-def test_k_rows_of_the_catalog_are_read(
-    store: Store, clips: View, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("factory", ["Flat", "HNSW32", None])
+def test_a_forgotten_clip_is_in_no_answer(
+    store: Store, clips: View, factory: str | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With an index, a query reads the rows of its hits; without one, also the status of every row."""
-    build_index(store, clips, factory="Flat")
-    search = resolve(store, clips, partial(of_clips, clips=["video_5_0_6"]))
-    assert search.rows is None and len(search) == 26
+    view = ["--store", str(store.path), "--view", "tiny"]
+    query = ["query", *view, "--clip", "video_5_0_6", "-k", "30", "--json"]
+    if factory:
+        assert main(["build", *view, "--factory", factory]) == 0
+        capsys.readouterr()
+    assert main(query) == 0
+    assert json.loads(capsys.readouterr().out)["hits"][0]["clip"] == "video_6_0_7"
+    assert store_main(["forget", str(store.path), "video_6_0_7"]) == 0
+    assert ("tiny.json is stale" in capsys.readouterr().out) == bool(factory)
+    if factory:
+        assert main(query) == 2
+        out, err = capsys.readouterr()
+        assert out == "" and "is stale, it holds 27 rows and the view now has 26" in err
+        assert main(["build", *view, "--factory", factory]) == 0
+        capsys.readouterr()
+    assert main(query) == 0
+    hits = json.loads(capsys.readouterr().out)["hits"]
+    assert "video_6_0_7" not in {hit["clip"] for hit in hits} and len(hits) == 25
+    assert main(["query", *view, "--clip", "video_6_0_7"]) == 2
+    assert "video_6_0_7 of clips was forgotten: leave it out, or recall it" in capsys.readouterr().err
 
-    def whole(*_: object) -> pl.DataFrame:
-        raise AssertionError("the whole catalog is read")
 
-    monkeypatch.setattr("store.catalog.catalog.Catalog.frame", whole)
-    read: list[int] = []
-    select = Catalog.select
-    monkeypatch.setattr(
-        Catalog, "select", lambda self, rows, *like: read.append(len(rows)) or select(self, rows, *like)
+KEYS = ["a", "b", "c", "d"]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CLIP checkpoint of random weights whose tokenizer knows letters."""
+    import torch
+    from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    folder = tmp_path_factory.mktemp("clip")
+    letters = list(bytes_to_unicode().values())
+    pieces = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    CLIPTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[]).save_pretrained(folder)
+    small = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    ends = {"bos_token_id": len(pieces) - 2, "eos_token_id": len(pieces) - 1}
+    torch.manual_seed(0)
+    model = CLIPModel(
+        CLIPConfig(
+            text_config={**small, **ends, "vocab_size": len(pieces), "max_position_embeddings": 20},
+            vision_config={**small, "image_size": 32, "patch_size": 8},
+            projection_dim=12,
+        )
     )
-    assert compute(search, 3)["clip"].to_list()[0] == "video_6_0_7" and read == [3]
-    exact = resolve(store, clips, partial(of_clips, clips=["video_5_0_6"]), among=np.arange(10))
-    assert exact.rows is not None and len(compute(exact, 20)) == len(exact) < 10
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    model.save_pretrained(folder)
+    CLIPImageProcessorPil(size={"shortest_edge": 40}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+def filled(path: Path, encoder: Encoder, info: dict[str, object] | None = None) -> Store:
+    """Return a store whose view `space` has four clips of that encoder."""
+    store = Store.open(path, create=True)
+    frames = np.random.default_rng(0).integers(0, 256, (4, encoder.frames, 32, 32, 3), dtype=np.uint8)
+    made, features = encoder.provenance("clips"), encoder.features("clips")
+    with store.writer("clips", "space", made, features, info=info) as writer:
+        writer.write(pl.DataFrame({"key": KEYS}), encoder.encode_clips(frames))
+    return store
+
+
+def asked(capsys: pytest.CaptureFixture[str], store: Store, *words: object) -> tuple[int, str, str]:
+    status = main(["query", "--store", str(store.path), "--view", "space", *map(str, words)])
+    return status, *capsys.readouterr()
+
+
+def test_a_live_text_equals_a_stored_one(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No text was featurized. Then this one is, and the hits are the same."""
+    encoder = load("clip", str(weights), "cpu", frames=2)
+    store, words = filled(tmp_path / "store", encoder), "whisk the eggs"
+    status, out, err = asked(capsys, store, "--text", words, "-k", 10, "--json", "--weights", weights)
+    live = json.loads(out)["hits"]
+    assert status == 0 and sorted(hit["clip"] for hit in live) == KEYS
+    assert err == "-k 10: there are only 4 clips to choose from\n"
+    vector = encoder.encode_texts([words])["embedding"][0]
+    clips = store.view("clips", "space").read("embedding", keys=KEYS)
+    cosines = clips @ vector / np.linalg.norm(clips, axis=1)
+    assert [hit["clip"] for hit in live] == [KEYS[place] for place in np.argsort(-cosines)]
+    np.testing.assert_allclose([hit["similarity"] for hit in live], np.sort(cosines)[::-1], atol=1e-6)
+    assert np.ptp(cosines) > 0.01
+    with store.writer("texts", "space", encoder.provenance("texts"), encoder.features("texts")) as writer:
+        writer.write(pl.DataFrame({"key": [text_key(words)], "text": [words]}), {"embedding": vector[None]})
+    status, out, _ = asked(capsys, store, "--text", words, "-k", 10, "--json")  # needs no weights now
+    stored = json.loads(out)["hits"]
+    assert [hit["clip"] for hit in stored] == [hit["clip"] for hit in live]
+    np.testing.assert_allclose([hit["similarity"] for hit in stored], np.sort(cosines)[::-1], atol=1e-6)
+
+
+@pytest.mark.full
+def test_weights_are_those_that_a_view_records(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The record names the weights and the choices of the encoder; weights of another sha256 there are not used."""
+    encoder = load("clip", str(weights), "cpu", layer=1, frames=2)
+    choices = {"layer": 1, "frames": 2, "odd": 7, "sampling": 3}
+    store = filled(tmp_path / "store", encoder, {"weights": str(weights), "choices": choices})
+    assert asked(capsys, store, "--text", "whisk")[0] == 0
+    for name, source in (("gone", str(tmp_path / "gone")), ("other", str(tmp_path)), ("none", None)):
+        (tmp_path / "file").write_text("not these")
+        lost = filled(tmp_path / name / "store", encoder, {"weights": source, "choices": choices})
+        status, out, err = asked(capsys, lost, "--text", "whisk")
+        assert (status, out) == (2, "") and err.count("\n") == 1
+        assert f"the weights of view clips/space (clip, sha256 {encoder.fingerprint[:12]}) are not found" in err
+        assert (source is None or f" at {source}: " in err) and "--weights" in err
+        assert asked(capsys, lost, "--text", "whisk", "--weights", weights)[0] == 0
+
+
+def test_an_encoder_without_texts_says_what_to_query(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from store import Feature, Provenance
+
+    made = Provenance("videomae", "0" * 64, "last", "8", "centre", {"embedding": "float32"})
+    store = Store.open(tmp_path / "store", create=True)
+    with store.writer("clips", "space", made, {"embedding": Feature((4,), "float32")}) as writer:
+        writer.write(KEYS, {"embedding": np.eye(4, dtype=np.float32)})
+    status, _, err = asked(capsys, store, "--text", "whisk")
+    assert status == 2 and "videomae encodes no texts: query a view of an encoder that does" in err
+
+
+ENCODER = "efficientnet-lite0"
+CLIPS = [("stripes", 0.0, 1.0), ("stripes", 1.0, 2.0), ("blobs", 0.0, 1.0), ("blobs", 1.0, 2.0)]
+
+
+def write_video(path: Path, name: str, crf: int = 18, size: tuple[int, int] = (160, 120)) -> Path:
+    """Write two seconds of moving stripes or blobs, which change their colours after the first second."""
+    width, height = size
+    y, x = np.mgrid[:height, :width] / height
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt, stream.options = width, height, "yuv420p", {"crf": str(crf)}
+        for at in range(20):
+            wave = np.sin(20 * x + at) if name == "stripes" else np.sin(9 * x + at) * np.sin(9 * y)
+            colour = (230, 60, 40) if at < 10 else (40, 200, 220)
+            picture = ((wave[..., None] > 0) * np.array(colour) + 20).astype(np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.fixture(scope="module")
+def filmed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Path]:
+    """A store with four clips of two videos, written by featurize, and the folder of the videos."""
+    try:
+        resolve_weights(ENCODER)
+    except StepDiffError as problem:
+        pytest.skip(str(problem))
+    folder = tmp_path_factory.mktemp("filmed")
+    store, encoder = Store.open(folder / "features", create=True), load(ENCODER, device="cpu")
+    rows = [
+        {"key": f"{name}_{start:g}_{end:g}", "video": f"{name}.mp4", "start": start, "end": end, "step": "<b>chop</b>"}
+        for name, start, end in CLIPS
+    ]
+    for name in ("stripes", "blobs"):
+        write_video(folder / f"{name}.mp4", name)
+    with store.lock():
+        store.catalog("clips").append(pl.DataFrame(rows))
+        store.create_view("clips", ENCODER, encoder.provenance("clips"), encoder.features("clips"), 4).resize()
+    sources = {at: Source(str(folder / f"{name}.mp4"), start, end) for at, (name, start, end) in enumerate(CLIPS)}
+    task = Task(str(store.path), "clips", ENCODER, 0, (0, 1, 2, 3), {}, 4, sources)
+    assert featurize_shard(task, encoder, "cpu", lambda _: None).error is None
+    return store, folder
+
+
+def nearest_to_file(
+    store: Store, file: Path, k: int, start: float | None = None, end: float | None = None
+) -> pl.DataFrame:
+    source = partial(of_file, file=file, span=(start, end), weights=None)
+    return compute(resolve(store, store.view("clips", ENCODER), source), k)
+
+
+def test_a_file_is_nearest_to_its_own_clip(filmed: tuple[Store, Path], tmp_path: Path) -> None:
+    """A span of a file is nearest to its own clip, with cosine 1; so are a compressed copy of the video and a still."""
+    store, folder = filmed
+    for name, start, end in CLIPS[1:3]:
+        hits = nearest_to_file(store, folder / f"{name}.mp4", 4, start, end)
+        assert hits["clip"][0] == f"{name}_{start:g}_{end:g}"
+        assert hits["similarity"][0] == pytest.approx(1, abs=1e-5) and hits["similarity"][1] < 0.99
+    copy = write_video(tmp_path / "copy.mp4", "blobs", crf=28, size=(96, 72))
+    hits = nearest_to_file(store, copy, 1, end=1.0)
+    assert hits["clip"][0] == "blobs_0_1" and 0.9 < hits["similarity"][0] < 0.9999
+    with av.open(str(folder / "stripes.mp4")) as video:
+        frame = list(video.decode(video=0))[15]
+    frame.to_image().save(tmp_path / "still.png")
+    assert nearest_to_file(store, tmp_path / "still.png", 1)["clip"][0] == "stripes_1_2"
+
+
+@pytest.mark.full
+def test_a_file_that_cannot_be_encoded_like_the_view_is_refused(
+    filmed: tuple[Store, Path], tmp_path: Path, fill: Fill, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, folder = filmed
+    (tmp_path / "words.txt").write_text("no video")
+    (tmp_path / "cut.mp4").write_bytes((folder / "blobs.mp4").read_bytes()[:900])
+    other = Store.open(tmp_path / "other", create=True)
+    fill(other, np.eye(2, dtype=np.float32), ["a_0_1", "b_0_1"], "aligned", encoder="head over tiny")
+    made = store.view("clips", ENCODER)
+    with other.lock():
+        changed = replace(made.provenance, weights="0" * 64)
+        other.create_view("clips", "old", changed, made.features, 4).resize()
+        vectors = {name: np.ones((2, *one.shape), np.float32) for name, one in made.features.items()}
+        other.view("clips", "old").write_shard(0, np.arange(2), vectors, {})
+    video = folder / "blobs.mp4"
+    refused = {
+        (store.path, ENCODER, tmp_path / "none.mp4"): "no video",
+        (store.path, ENCODER, tmp_path / "words.txt"): "is not a video in a known format",
+        (store.path, ENCODER, tmp_path / "cut.mp4"): "cut.mp4",
+        (other.path, "aligned", video): "view clips/aligned was made by a head over tiny, not by an encoder of files",
+        (other.path, "old", video): "the weights of view clips/old (efficientnet-lite0, sha256 000000000000) are not "
+        "found: name them with --weights",
+    }
+    for (path, view, file), why in refused.items():
+        assert main(["query", "--store", str(path), "--view", view, "--file", str(file), "-k", "1"]) == 2
+        out, err = capsys.readouterr()
+        assert out == "" and err.startswith("error: ") and err.count("\n") == 1 and why in err
+    assert main(["query", "--store", str(store.path), "--view", ENCODER, "--file", str(video), "--start", "7"]) == 2
+    assert "the clip begins at 7 s" in capsys.readouterr().err
+
+
+MEAN_COLOUR = """
+from featurize.encoders import Encoder
+from store import Feature
+
+class MeanColour(Encoder):
+    name, entities, layer, size, short_side = "mean-colour", ("clips",), "mean colour", 32, 32
+
+    def __init__(self, weights, device):
+        super().__init__(weights)
+
+    def features(self, entity, dtype="float16"):
+        self.check_entity(entity)
+        return {"embedding": Feature((3,), "float32")}
+
+    def encode_clips(self, frames):
+        return {"embedding": frames.mean((1, 2, 3)).astype("float32")}
+"""
+
+
+@pytest.mark.full
+def test_a_file_queries_a_view_of_a_plugin_encoder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The encoder is found by the name that provenance records, which is not that of its entry point."""
+    installed = tmp_path / "mine-1.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
+    (tmp_path / "mean_colour.py").write_text(MEAN_COLOUR)
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "none.txt").write_text("none")
+    store, keys = Store.open(tmp_path / "store", create=True), ["stripes_0_1", "stripes_1_2"]
+    rows = [{"key": key, "video": "stripes.mp4", "start": float(at), "end": at + 1.0} for at, key in enumerate(keys)]
+    video = write_video(tmp_path / "stripes.mp4", "stripes")
+    monkeypatch.syspath_prepend(tmp_path)
+    encoder = load("mean_colour:MeanColour", str(tmp_path / "weights"), "cpu")
+    with store.lock():
+        store.catalog("clips").append(pl.DataFrame(rows))
+        store.create_view("clips", "mean-colour", encoder.provenance("clips"), encoder.features("clips"), 4).resize()
+    sources = {at: Source(str(video), float(at), at + 1.0) for at in range(2)}
+    task = Task(str(store.path), "clips", "mean-colour", 0, (0, 1), {}, 2, sources)
+    featurize_shard(task, encoder, "cpu", lambda _: None)
+    query = ["query", "--store", str(store.path), "--view", "mean-colour", "--file", str(video), "--start", "1"]
+    query += ["--weights", str(tmp_path / "weights"), "-k", "1", "--json"]
+    assert main(query) == 2
+    assert "view clips/mean-colour was made by a mean-colour, not by an encoder of files" in capsys.readouterr().err
+    (installed / "entry_points.txt").write_text("[stepdiff.encoders]\nmine = mean_colour:MeanColour\n")
+    assert main(query) == 0
+    assert "stripes_1_2" in capsys.readouterr().out
+
+
+class Page(HTMLParser):
+    """The pictures, tags and words of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.pictures: list[Image.Image] = []
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.words = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href")]
+        for name, value in attrs:
+            if name == "src" and (value or "").startswith("data:image/jpeg;base64,"):
+                self.pictures.append(Image.open(io.BytesIO(base64.b64decode(str(value).split(",")[1]))))
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+
+def test_a_contact_sheet_is_self_contained(
+    filmed: tuple[Store, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, folder = filmed
+    words = ["query", "--store", str(store.path), "--view", ENCODER, "-k", "2", "--html", str(tmp_path / "sheet.html")]
+    assert main([*words, "--clip", "stripes_0_1", "--videos", str(folder)]) == 0
+    text = (tmp_path / "sheet.html").read_text()
+    page = Page(text)
+    assert len(page.pictures) == 9 and {picture.size for picture in page.pictures} == {(192, 192)}
+    assert all(address.startswith("data:") for address in page.addresses) and "url(" not in text
+    assert "http" not in text and not {"script", "link", "b"} & set(page.tags)
+    assert page.tags.count("figure") == 3 and "<b>chop</b>" in page.words and "0.00 to 1.00 s" in page.words
+    means = [np.asarray(picture).mean(axis=(0, 1)) for picture in page.pictures]
+    assert all(red > 1.5 * blue for red, _, blue in means[:3])  # the first second of the same video
+    (tmp_path / "stripes.mp4").write_bytes((folder / "stripes.mp4").read_bytes())
+    assert main([*words, "-k", "3", "--clip", "stripes_0_1", "--videos", str(tmp_path)]) == 0
+    page = Page((tmp_path / "sheet.html").read_text())
+    assert len(page.pictures) == 6 and page.words.count(f"{tmp_path / 'blobs.mp4'} does not exist") == 2

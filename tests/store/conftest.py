@@ -1,15 +1,31 @@
-"""A small store to test on."""
+"""A small store to test on, and what tests of many files do with it."""
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 
 from store import Feature, Provenance, Store, View
+from store.__main__ import main
 
+ROOT = Path(__file__).parents[2]
 Values = dict[str, np.ndarray]
+
+
+def flip(path: Any, at: int, bit: int = 0) -> None:
+    """Flip a bit of a byte of a file or of an object."""
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1 << bit
+    path.write_bytes(data) if isinstance(path, Path) else path.put([bytes(data)])
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
+    """Run `python -m store` with these words; return exit status, output and errors."""
+    status = main([str(word) for word in words])
+    return status, *capsys.readouterr()
 
 
 @pytest.fixture

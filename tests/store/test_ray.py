@@ -12,14 +12,15 @@ import pytest
 import ray.data
 from ray.data.datasource import ReadTask
 
-from common.errors import StepDiffError
-from common.workers.cluster import local_ray
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.workers.cluster import local_ray
 from store import Feature, Provenance, Store, View
 from store.ray import ViewDatasource, read_view
 from store.verbs.drop import drop
 from store.verbs.options import DropOptions
 
 pytestmark = [
+    pytest.mark.full,
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning"),
 ]
@@ -43,10 +44,10 @@ def running(s3_server: str) -> Iterator[None]:
 def write(place: str) -> View:
     """Write a view in shards of four rows, of which every eleventh row has failed."""
     store = Store.open(place, create=True)
-    made = Provenance("net", "0" * 64, "last", "8 evenly", "centre 224", {"tokens": "int8"})
+    provenance = Provenance("net", "0" * 64, "last", "8 evenly", "centre 224", {"tokens": "int8"})
     rng = np.random.default_rng(0)
     store.catalog("clips").append(TABLE)
-    with store.writer("clips", "net", made, FORMS, rows_per_shard=4) as writer:
+    with store.writer("clips", "net", provenance, FORMS, rows_per_shard=4) as writer:
         good = TABLE[OK]
         writer.write(good, {n: rng.normal(size=(len(OK), *f.shape)).astype(np.float32) for n, f in FORMS.items()})
         writer.write([], {}, {f"c{row}": "no video" for row in range(0, COUNT, 11)})
@@ -65,28 +66,15 @@ def joined(dataset: ray.data.Dataset) -> dict[str, Any]:
 
 
 def test_batches_are_arrays_of_the_stored_shape_and_dtype(view: View) -> None:
-    found = joined(read_view(view.paths.store, "clips", "net", override_num_blocks=5))
+    arrays = joined(read_view(view.paths.store, "clips", "net", override_num_blocks=5))
     levels, scale = view.read_quantised("tokens", np.array(OK))
     expected = {name: view.read(name, OK) for name in ("embedding", "half")}
     expected |= {"tokens": levels, "tokens_scale": scale, "key": TABLE["key"].to_numpy()[OK]}
     expected |= {"step": TABLE["step"].to_numpy()[OK]}
-    assert found.keys() == expected.keys()
+    assert arrays.keys() == expected.keys()
     for name, values in expected.items():
-        assert found[name].shape == values.shape and (name == "key" or found[name].dtype == values.dtype), name
-        np.testing.assert_array_equal(found[name], values)
-
-
-def test_map_batches_receives_and_returns_arrays(view: View) -> None:
-    def doubled(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        assert batch["tokens"].dtype == np.float16 and batch["tokens"].shape[1:] == (3, 70)
-        return {"key": batch["key"], "twice": batch["tokens"] * np.float16(2)}
-
-    given = {"features": "tokens", "dtype": "float16", "columns": ()}
-    chosen = read_view(Store.open(view.paths.store), "clips", "net", filter=pl.col("step") > 2, **given)
-    found = joined(chosen.map_batches(doubled, batch_size=5))
-    rows = [row for row in OK if row % 5 > 2]
-    assert found["key"].tolist() == [f"c{row}" for row in rows]
-    np.testing.assert_array_equal(found["twice"], view.read("tokens", rows, dtype="float16") * np.float16(2))
+        assert arrays[name].shape == values.shape and (name == "key" or arrays[name].dtype == values.dtype), name
+        np.testing.assert_array_equal(arrays[name], values)
 
 
 def test_a_dataset_can_be_sorted_shuffled_and_written(view: View, tmp_path: Path) -> None:
@@ -131,18 +119,11 @@ def test_each_finished_row_is_read_once_also_when_a_worker_is_killed_in_the_midd
 
         return read_view
 
-    made = Killing(store, "clips", "net", ["embedding"], None, (), None, None, "first")
-    found = joined(ray.data.read_datasource(made, override_num_blocks=4))
+    source = Killing(store, "clips", "net", ["embedding"], None, (), None, None, "first")
+    arrays = joined(ray.data.read_datasource(source, override_num_blocks=4))
     assert sorted(path.name for path in kills.iterdir()) == ["1", "2"]
-    assert found["key"].tolist() == [f"c{row}" for row in OK]
-    np.testing.assert_array_equal(found["embedding"], view.read("embedding", OK))
-
-
-def test_a_relative_path_is_that_of_the_driver(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = Path(str(view.paths.store))
-    monkeypatch.chdir(folder.parent)
-    for store in (folder.name, Store.open(folder.name)):
-        assert read_view(store, "clips", "net", "half").count() == len(OK)
+    assert arrays["key"].tolist() == [f"c{row}" for row in OK]
+    np.testing.assert_array_equal(arrays["embedding"], view.read("embedding", OK))
 
 
 def test_errors_of_tasks_reach_the_driver(tmp_path: Path) -> None:
@@ -164,17 +145,10 @@ def test_a_view_in_an_object_store_is_read(bucket: str) -> None:
     url = f"{bucket}/features"
     view = write(url)
     for given in (url, Store.open(url)):
-        found = joined(
+        arrays = joined(
             read_view(given, "clips", "net", ["half", "tokens"], filter=pl.col("step") != 2, dtype="float32")
         )
         rows = [row for row in OK if row % 5 != 2]
-        assert found["key"].tolist() == [f"c{row}" for row in rows]
-        np.testing.assert_array_equal(found["tokens"], view.read("tokens", rows, dtype="float32"))
-        np.testing.assert_array_equal(found["half"], view.read("half", rows).astype(np.float32))
-    source = ViewDatasource(Store.open(url), "clips", "net", ["half"], None, (), None, None, "first")
-    (task,) = source.get_read_tasks(1)
-    running = iter(task())
-    next(running)
-    drop(DropOptions(url, "net", yes=True))
-    with pytest.raises(StepDiffError, match="view net of clips in .* was dropped"):
-        list(running)
+        assert arrays["key"].tolist() == [f"c{row}" for row in rows]
+        np.testing.assert_array_equal(arrays["tokens"], view.read("tokens", rows, dtype="float32"))
+        np.testing.assert_array_equal(arrays["half"], view.read("half", rows).astype(np.float32))

@@ -1,9 +1,10 @@
-"""The catalog: each row number is assigned once, whichever process appends."""
+"""The catalog: each row number is assigned once, whichever process appends; its index finds each key and no other."""
 
 import subprocess
 import sys
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -11,19 +12,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.errors import StepDiffError
-from common.io import sealed as table
-from featurize.manifest import read_manifest
-from featurize.windows import read_windows
+from featurize.manifest import read_manifest, read_windows
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.local import LocalPath
+from stepdiff.common.io.remote import RemotePath
 from store import Catalog, Feature, Provenance, Store, text_key
-from store.catalog.catalog import MOST_EQUAL, check_rows
-from store.catalog.key_index import pack
+from store.catalog.block_file import BLOCK
+from store.catalog.catalog import MOST_EQUAL
+from store.catalog.key_index import KeyIndex, built, in_memory, merged, pack
+from store.exchange.commands import ImportOptions
 from store.exchange.intake import take_in
-from store.exchange.options import ImportOptions
 from store.verbs.compact import compact
 from store.verbs.options import CompactOptions
+from tests.store.conftest import ROOT, flip
 
-ROOT = Path(__file__).parents[2]
+
+@pytest.fixture(params=["folder", pytest.param("object store", marks=pytest.mark.full)])
+def append_place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return f"{tmp_path if request.param == 'folder' else request.getfixturevalue('bucket')}/features"
 
 
 def frame(*keys: str, **columns: list[object]) -> pl.DataFrame:
@@ -42,12 +48,8 @@ def test_a_row_number_is_assigned_once_and_never_changes(catalog: Catalog) -> No
     assert len(catalog) == 3
     assert catalog.frame().rows() == [("b", 0, 1.5, None), ("a", 1, 2.5, None), ("c", 2, 3.0, "stir")]
     assert catalog.rows(["c", "nobody", "b", "b", "", "zz"]).tolist() == [2, -1, 0, 0, -1, -1]
-    assert [part.name for part in catalog.parts()] == ["000000000000.parquet", "000000000002.parquet"]
-
-
-def test_the_row_number_is_an_ordinary_column(catalog: Catalog) -> None:
-    catalog.append(frame("b", "a", start=[1.5, 2.5]))
-    assert catalog.frame(["start", "row"]).rows() == [(1.5, 0), (2.5, 1)]
+    assert pl.read_parquet(catalog.parts()[0]).rows() == [("b", 0, 1.5), ("a", 1, 2.5)]
+    assert Store.open(catalog.folder.parents[1]).catalog("texts").frame().schema == {"key": pl.String, "row": pl.Int64}
 
 
 def test_metadata_of_existing_rows_is_updated(tmp_path: Path, catalog: Catalog) -> None:
@@ -69,32 +71,6 @@ def test_metadata_of_existing_rows_is_updated(tmp_path: Path, catalog: Catalog) 
         catalog.update(frame("a", start=[["no", "number"]]))
 
 
-def test_an_empty_catalog_has_its_two_columns(catalog: Catalog) -> None:
-    assert len(catalog) == 0
-    assert catalog.frame().schema == {"key": pl.String, "row": pl.Int64}
-    assert catalog.rows(["a"]).tolist() == [-1]
-    assert catalog.rows([]).tolist() == []
-    assert catalog.append(frame()) == 0
-
-
-def test_any_parquet_reader_can_read_a_part(catalog: Catalog) -> None:
-    catalog.append(frame("b", "a"))
-    assert pl.read_parquet(catalog.parts()[0]).rows() == [("b", 0), ("a", 1)]
-
-
-def test_columns_of_parts_may_differ_in_dtype(catalog: Catalog) -> None:
-    catalog.append(frame("a", start=[1]))
-    catalog.append(frame("b", start=[1.5]))
-    assert catalog.frame()["start"].to_list() == [1.0, 1.5]
-
-
-def test_a_catalog_sees_rows_that_other_processes_append(tmp_path: Path, catalog: Catalog) -> None:
-    catalog.append(frame("a"))
-    assert (len(catalog), catalog.rows(["b"]).tolist()) == (1, [-1])
-    Store.open(tmp_path / "store").catalog("clips").append(frame("b"))
-    assert (len(catalog), catalog.rows(["b"]).tolist()) == (2, [1])
-
-
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
@@ -112,23 +88,6 @@ def test_a_frame_without_valid_keys_is_refused(catalog: Catalog, bad: pl.DataFra
     assert len(catalog) == 0 and not catalog.parts()
 
 
-def test_a_missing_part_is_named(catalog: Catalog) -> None:
-    for key in "abc":
-        catalog.append(frame(key))
-    catalog.parts()[1].unlink()
-    with pytest.raises(StepDiffError, match="no part for rows 1 to 1"):
-        catalog.frame()
-
-
-def test_opening_reads_no_part(tmp_path: Path, catalog: Catalog) -> None:
-    catalog.append(frame("a"))
-    catalog.parts()[0].write_bytes(b"damaged")
-    store = Store.open(tmp_path / "store")
-    assert store.entities() == ["clips"] and store.views("clips") == []
-    with pytest.raises(StepDiffError, match="000000000000.parquet is not as it was written"):
-        store.catalog("clips").frame()
-
-
 APPEND = """
 import sys, polars as pl
 from store import Store
@@ -136,88 +95,52 @@ catalog = Store.open(sys.argv[1]).catalog("clips")
 who = sys.argv[2]
 print("ready", flush=True)
 sys.stdin.readline()
-for n in range(30):
+for n in range(10):
     catalog.append(pl.DataFrame({"key": [f"shared{n}", f"{who}{n}"], "who": [who, who]}))
 """
 
 
-def test_concurrent_appends_never_assign_a_row_twice(tmp_path: Path, catalog: Catalog) -> None:
-    command = [sys.executable, "-c", APPEND, str(tmp_path / "store")]
-    writers = [
-        subprocess.Popen([*command, who], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
-        for who in "xyz"
-    ]
+def test_concurrent_appends_never_assign_a_row_twice(append_place: str) -> None:
+    catalog = Store.open(append_place, create=True).catalog("clips")
+    command = [sys.executable, "-c", APPEND, append_place]
+    writers = [subprocess.Popen([*command, who], stdin=-1, stdout=-1, text=True, cwd=ROOT) for who in "xyz"]
     for writer in writers:
         assert writer.stdout is not None and writer.stdout.readline() == "ready\n"
     for writer in writers:
-        writer.communicate("go\n", timeout=60)
+        writer.communicate("go\n", timeout=120)
     assert [writer.returncode for writer in writers] == [0, 0, 0]
-    found = catalog.frame()
-    assert found["row"].to_list() == list(range(30 * 4))
-    assert sorted(found["key"]) == sorted(f"{who}{n}" for who in ("shared", *"xyz") for n in range(30))
-    assert not [p for p in catalog.folder.iterdir() if p.name.startswith(".")]
-
-
-@given(st.text())
-def test_the_key_of_a_text_is_computed_from_its_exact_utf_8(text: str) -> None:
-    key = text_key(text)
-    assert len(key) == 64 and set(key) <= set("0123456789abcdef")
-    assert key != text_key(text + " ")
+    rows = catalog.frame()
+    assert rows["row"].to_list() == list(range(10 * 4))
+    assert sorted(rows["key"]) == sorted(f"{who}{n}" for who in ("shared", *"xyz") for n in range(10))
+    assert not [path for path in catalog.folder.iterdir() if path.name.startswith(".")]
 
 
 def test_the_key_of_a_text_is_sha256() -> None:
     assert text_key("") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
 
-def test_blocks_are_the_rows_of_the_frame_also_while_parts_are_merged(
-    tmp_path: Path, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("store.catalog.catalog.MOST_ROWS", 4)
-    assert catalog.append(frame(*(f"c{n}" for n in range(10)), start=list(range(10)))) == 10
-    assert [part.name for part in catalog.parts()] == [f"{first:012d}.parquet" for first in (0, 4, 8)]
+def test_blocks_are_the_rows_of_the_frame_also_while_parts_are_merged(tmp_path: Path, catalog: Catalog) -> None:
+    for first, end in ((0, 4), (4, 10)):
+        catalog.append(frame(*(f"c{n}" for n in range(first, end)), start=list(range(first, end))))
     assert catalog.append(frame("d", step=["stir"])) == 1
     assert catalog.schema() == {"key": pl.String, "row": pl.Int64, "start": pl.Int64, "step": pl.String}
     like = pl.DataFrame(schema={"key": pl.String, "start": pl.Float64, "no": pl.String})
     whole = catalog.frame(["row", "key", "start"]).with_columns(pl.col("start").cast(pl.Float64), no=pl.lit(None))
-    found = []
-    for block in catalog.blocks(like):
-        found.append(block)
-        if len(found) == 1:
-            compact(CompactOptions(str(tmp_path / "store")))
-            assert len(catalog.parts()) == 1
-    assert [len(block) for block in found] == [4, 7]
-    assert pl.concat(found).equals(whole.cast({"no": pl.String}))
+    blocks = catalog.blocks(like)
+    first_block = next(blocks)
+    compact(CompactOptions(str(tmp_path / "store")))
+    assert len(catalog.parts()) == 1 and len(first_block) == 4
+    assert pl.concat([first_block, *blocks]).equals(whole.cast({"no": pl.String}))
     assert list(Store.open(tmp_path / "store").catalog("texts").blocks(like)) == []
 
 
-def test_blocks_refuse_a_lost_part(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("store.catalog.catalog.MOST_ROWS", 2)
-    catalog.append(frame(*"abcde"))
+def test_a_missing_part_is_named_although_an_index_has_its_rows(catalog: Catalog) -> None:
+    for key in "abc":
+        catalog.append(frame(key))
     catalog.parts()[1].unlink()
-    with pytest.raises(StepDiffError, match="no part for rows 2 to 3"):
-        list(catalog.blocks(frame().select("key")))
-
-
-def test_a_look_up_decodes_the_row_groups_of_its_rows_alone(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
-    catalog.append(frame(*(f"c{n}" for n in range(1000)), step=[f"s{n}" for n in range(1000)]))
-    decoded: list[int] = []
-    read = table.read
-
-    def watched(*given: object, **more: object) -> pl.DataFrame:
-        decoded.append(len(found := read(*given, **more)))  # type: ignore[arg-type]
-        return found
-
-    monkeypatch.setattr("store.catalog.catalog.table.read", watched)
-    found = catalog.select(catalog.rows(["c7", "c900", "no"]))
-    assert found.select("row", "step").rows() == [(7, "s7"), (900, "s900")] and decoded == [2]
-
-
-def test_indexes_beyond_a_size_are_not_merged(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("store.catalog.key_indexes.MOST_ROWS", 8)
-    for first in range(0, 20, 4):
-        catalog.append(frame(*(f"c{n}" for n in range(first, first + 4))))
-    assert catalog.rows([f"c{n}" for n in range(20)]).tolist() == list(range(20))
-    assert len(list(catalog.folder.glob("*.keys"))) == 3
+    for ask in (lambda c: c.frame(), lambda c: c.rows(["a"]), lambda c: list(c.blocks(frame().select("key")))):
+        with pytest.raises(StepDiffError, match="no part for rows 1 to 1"):
+            ask(Catalog(catalog.folder))
 
 
 def test_a_column_of_a_type_that_the_catalog_cannot_take_is_refused_before_anything_is_written(tmp_path: Path) -> None:
@@ -284,23 +207,197 @@ def test_keys_paths_and_times_that_no_catalog_takes_are_refused_at_every_door_wi
     assert len(store.catalog("clips")) == 0 and not (tmp_path / "new").exists()
 
 
-def test_a_store_with_keys_that_no_door_takes_now_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    long = "a" * 5000
-    with monkeypatch.context() as earlier:
-        earlier.setattr("store.catalog.catalog.MOST_BYTES", 10_000)
-        Store.open(tmp_path / "s", create=True).catalog("clips").append(frame("b", long, start=[0.0, 1.0]))
-    store = Store.open(tmp_path / "s")
-    assert store.catalog("clips").rows([long, "b"]).tolist() == [1, 0]
-    assert store.catalog("clips").append(frame("c")) == 1
-    compact(CompactOptions(str(tmp_path / "s")))
-    assert store.catalog("clips").keys(np.arange(3)) == ["b", long, "c"]
+HERE = LocalPath("here.keys")
+MASK = 2**64 - 1
+PARTS = ((0, 10), (10, 19), (19, 30))  # each append merges the earlier indexes
+GOLDEN = [1667746891552174218, 16294208416658607535, 6774081908283191102]
 
 
-def test_keys_that_were_made_to_have_one_hash_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    keys = [f"{n}" for n in range(MOST_EQUAL + 2)]
-    check_rows(frame(*keys, *["7"] * 100), "f")  # equal keys are refused elsewhere, with a line that says so
-    hashes = pack(keys).hashes()
-    monkeypatch.setattr("store.catalog.key_index.PackedKeys.hashes", lambda keys: hashes[: len(keys)] * 0)
-    check_rows(frame(*keys[:MOST_EQUAL]), "f")
-    with pytest.raises(StepDiffError, match="f has keys that were made to have one hash"):
-        check_rows(frame(*keys), "f")
+def naive_mixed(z: Any) -> Any:
+    z = (z + 0x9E3779B97F4A7C15) & MASK
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 & MASK
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB & MASK
+    return z ^ (z >> 31)
+
+
+def naive_hash(key: bytes) -> int:
+    state = naive_mixed(len(key))
+    for at in range(0, len(key), 8):
+        state = naive_mixed(state ^ int.from_bytes(key[at : at + 8], "little"))
+    return state
+
+
+def colliding(count: int) -> list[str]:
+    """Return different keys of 16 ASCII characters with one hash, as someone can make them."""
+    first = np.random.default_rng(0).integers(33, 127, (2**18, 8), np.uint8).view("<u8").ravel()
+    second = naive_mixed(naive_mixed(16) ^ first) ^ np.uint64(0x6B6B6B6B6B6B6B6B)
+    text = np.stack([first, second], 1).view(np.uint8)
+    keys = [bytes(key).decode() for key in text[((text > 0) & (text < 128)).all(1)][:count]]
+    assert len(set(keys)) == count
+    return keys
+
+
+TEXTS = st.text("ab_0", max_size=30) | st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
+
+
+@given(st.lists(TEXTS) | st.lists(st.text("ab_\0", max_size=20)))
+def test_the_hash_agrees_with_a_plain_implementation(keys: list[str]) -> None:
+    expected = [naive_hash(key.encode()) for key in keys]
+    assert pack(keys).hashes().tolist() == expected
+    assert pack(pl.Series(keys, dtype=pl.String)).hashes().tolist() == expected
+    assert pack(keys).take(np.arange(len(keys))) == keys
+
+
+def test_the_hash_of_a_clip_id_is_pinned() -> None:
+    assert pack(["kitchen_0000_0.50_4.50", "", "a"]).hashes().tolist() == GOLDEN
+
+
+def index_of(keys: list[str], first: int = 0) -> KeyIndex:
+    return in_memory(HERE, built(first, pack(keys), {f"{first}.parquet": "0"}))
+
+
+def find(index: KeyIndex, keys: list[str]) -> list[int]:
+    wanted = pack(keys)
+    return index.find(wanted, wanted.hashes(), np.arange(len(keys))).tolist()
+
+
+@given(st.lists(st.text("ab_0", min_size=1), unique=True, min_size=1), st.data())
+def test_a_merged_index_finds_the_same_rows_as_a_dict(keys: list[str], data: st.DataObject) -> None:
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(keys)), max_size=3)) | {0, len(keys)})
+    indexes = [index_of(keys[a:b], a) for a, b in zip(cuts, cuts[1:], strict=False)]
+    index = in_memory(HERE, merged(indexes)) if len(indexes) > 1 else indexes[0]
+    assert (index.first, index.end, len(index.parts)) == (0, len(keys), len(indexes))
+    rows = {key: row for row, key in enumerate(keys)}
+    wanted = [*reversed(keys), "", "abc", *data.draw(st.lists(st.text("ab_0")))]
+    assert find(index, wanted) == [rows.get(key, -1) for key in wanted]
+    assert index.keys(np.arange(len(keys))) == keys
+
+
+def test_keys_with_equal_hashes_are_distinguished_and_too_many_are_refused(tmp_path: Path) -> None:
+    catalog, keys = Store.open(tmp_path / "store", create=True).catalog("clips"), colliding(MOST_EQUAL + 2)
+    assert set(pack(keys).hashes().tolist()) == {naive_hash(keys[0].encode())}
+    for part in (keys[:30], keys[30:60]):
+        catalog.append(frame(*part))
+    assert catalog.rows([*keys[:60], keys[60], "x"]).tolist() == [*range(60), -1, -1]
+    with pytest.raises(StepDiffError, match="has keys that were made to have one hash"):
+        Store.open(tmp_path / "other", create=True).catalog("clips").append(frame(*keys))
+
+
+@pytest.fixture
+def thirty(tmp_path: Path) -> Catalog:
+    """A catalog of thirty rows in three parts."""
+    catalog = Store.open(tmp_path / "store", create=True).catalog("clips")
+    for first, end in PARTS:
+        catalog.append(frame(*(f"c{n}" for n in range(first, end))))
+    return catalog
+
+
+def indexes(catalog: Catalog) -> list[Path]:
+    return sorted(catalog.folder.glob("*.keys"))
+
+
+def works(catalog: Catalog, rows: int = 30) -> None:
+    """Return whether a newly opened catalog finds rows and keys."""
+    catalog = Catalog(catalog.folder)
+    assert len(catalog) == rows
+    assert catalog.rows([*(f"c{n}" for n in range(rows)), "c", "nobody"]).tolist() == [*range(rows), -1, -1]
+    assert catalog.keys(np.arange(rows)[::-1]) == [f"c{n}" for n in reversed(range(rows))]
+
+
+@pytest.mark.parametrize("what", ["missing", "damaged", "cut", "empty", "of other parts"])
+def test_an_index_that_is_lost_or_wrong_is_rebuilt(thirty: Catalog, tmp_path: Path, what: str) -> None:
+    works(thirty)
+    (index,) = indexes(thirty)
+    good = index.read_bytes()
+    if what == "missing":
+        index.unlink()
+    elif what == "of other parts":
+        other = Store.open(tmp_path / "other", create=True).catalog("clips")
+        for first, end in PARTS:
+            other.append(frame(*(f"c{29 - n}" for n in range(first, end))))
+        assert indexes(other)[0].name == index.name
+        index.write_bytes(indexes(other)[0].read_bytes())
+    elif what != "damaged":
+        index.write_bytes(good[:-100] if what == "cut" else b"")
+    for at in (0, 3 * BLOCK, len(good) - 1) if what == "damaged" else (None,):
+        if at is not None:
+            flip(index, at)
+        works(thirty)
+        assert index.read_bytes() == good
+
+
+def test_many_appends_leave_few_index_files(tmp_path: Path) -> None:
+    catalog = Store.open(tmp_path / "store", create=True).catalog("clips")
+    catalog.folder.mkdir(parents=True)
+    (catalog.folder / "my own.keys").write_bytes(b"")  # of this process only
+    for row in range(100):
+        catalog.append(frame(f"c{row}"))
+        sizes = [int(b) - int(a) for a, b in (path.stem.split("-") for path in indexes(catalog)[:-1])]
+        assert sum(sizes) == row + 1 and all(a >= 2 * b for a, b in zip(sizes, sizes[1:], strict=False))
+    works(catalog, 100)
+
+
+ASK = """
+import sys
+from store import Store
+print("ready", flush=True)
+for line in sys.stdin:
+    rows = Store.open(sys.argv[1]).catalog("clips").rows([f"c{n}" for n in range(30)]).tolist()
+    print(rows == list(range(30)), flush=True)
+"""
+
+
+@pytest.mark.full
+def test_two_processes_that_build_indexes_concurrently_lose_nothing(thirty: Catalog) -> None:
+    command = [sys.executable, "-c", ASK, str(thirty.folder.parents[1])]
+    makers = [subprocess.Popen(command, stdin=-1, stdout=-1, text=True, cwd=ROOT) for _ in range(2)]
+    for maker in makers:
+        assert maker.stdout is not None and maker.stdout.readline() == "ready\n"
+    for round_ in range(30):
+        for index in indexes(thirty):
+            index.unlink()
+        for maker in makers:
+            assert maker.stdin is not None
+            maker.stdin.write(f"{round_}\n")
+            maker.stdin.flush()
+        for maker in makers:
+            assert maker.stdout is not None and maker.stdout.readline() == "True\n"
+    for maker in makers:
+        maker.communicate()
+    works(thirty)
+    assert not [path for path in thirty.folder.iterdir() if path.name.startswith(".")]
+
+
+ROWS = 30_000
+KEYS = pl.Series([f"video_{row % 97}_{row}.000_{row + 4}.000" for row in range(ROWS)])
+
+
+@pytest.fixture
+def place(bucket: str) -> str:
+    """A store of 30,000 rows in an object store."""
+    Store.open(f"{bucket}/features", create=True).catalog("clips").append(pl.DataFrame({"key": KEYS}))
+    return f"{bucket}/features"
+
+
+def opened(place: str) -> Catalog:
+    return Store.open(place).catalog("clips")
+
+
+def index_object(place: str) -> RemotePath:
+    (index,) = opened(place).folder.glob("*.keys")
+    assert isinstance(index, RemotePath)
+    return index
+
+
+@pytest.mark.full
+def test_an_index_that_is_merged_while_it_is_used(place: str) -> None:
+    catalog = opened(place)
+    assert catalog.keys(np.array([3])) == [KEYS[3]]  # its index is open, and most of it is not fetched yet
+    more = pl.Series([f"more_{row}" for row in range(ROWS)])
+    assert opened(place).append(pl.DataFrame({"key": more})) == ROWS
+    assert index_object(place).name.endswith(f"-{2 * ROWS:012d}.keys")
+    assert np.array_equal(catalog.rows(pl.concat([KEYS, more])), np.arange(2 * ROWS))
+    catalog = opened(place)
+    assert catalog.keys(np.array([3])) == [KEYS[3]]
+    index_object(place).unlink()
+    assert catalog.rows([more[-1]]).tolist() == [2 * ROWS - 1] and index_object(place).exists()

@@ -1,12 +1,8 @@
 """Compaction: at every moment each row and each failure is readable once; committed data is unchanged."""
 
-import itertools
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -18,19 +14,15 @@ import numpy as np
 import polars as pl
 import pytest
 
-from common.errors import StepDiffError
-from common.io.local import LocalPath
-from common.io.locks import locked
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.locks import locked
 from store import Store, View
 from store.__main__ import main
-from store.io.records import all_writes
-from store.verbs import compact as compacting
 from store.verbs.compact import compact
 from store.verbs.options import CompactOptions
 from store.verbs.verify import verify
 
 Make = Callable[..., Any]
-ROOT = Path(__file__).parents[2]
 ROWS = 40
 
 
@@ -61,7 +53,7 @@ def view(template: Path, tmp_path: Path, make_view: Make, fill: Make) -> View:
     return view
 
 
-def run(view: View) -> dict[str, Any]:
+def compacted(view: View) -> dict[str, Any]:
     return asdict(compact(CompactOptions(str(view.paths.store))))
 
 
@@ -76,7 +68,7 @@ def content(path: Path) -> tuple[Any, ...]:
 
 def test_parts_and_failures_are_merged_and_no_row_moves(view: View) -> None:
     before, path = content(view.paths.store), view.paths.store
-    done = run(view)
+    done = compacted(view)
     assert (done["catalog_parts"], done["failure_files"], done["orphans"]) == (8, 8, 0)
     merged = {f"000000000000-000000000040.{suffix}" for suffix in ("parquet", "keys")}
     assert {file.name for file in (path / "catalog" / "clips").iterdir()} == merged
@@ -85,56 +77,9 @@ def test_parts_and_failures_are_merged_and_no_row_moves(view: View) -> None:
     assert done["records"] == done["locks"] > 8
     assert content(path) == before and verify(Store.open(path)) == []
     files = {file: file.stat().st_mtime_ns for file in path.rglob("*") if file.is_file() and file.name != "lock.json"}
-    done = run(view)
+    done = compacted(view)
     assert (done["catalog_parts"], done["failure_files"], done["orphans"]) == (0, 0, 0)
     assert files == {file: file.stat().st_mtime_ns for file in files}, "there is nothing to do"
-
-
-def test_merged_records_are_read_as_those_of_each_shard(view: View, fill: Make) -> None:
-    before = dict(all_writes(view.paths, view.rows_per_shard))
-    assert len(before) > 8
-    run(view)
-    assert dict(all_writes(view.paths, view.rows_per_shard)) == before
-    again = np.flatnonzero(view.status() != 1)[:1]
-    shard = int(again[0]) // view.rows_per_shard
-    fill(view, again)
-    after = dict(all_writes(view.paths, view.rows_per_shard))
-    rows = {number: {row for write in writes for row in write.rows} for number, writes in before.items()}
-    rows.setdefault(shard, set()).add(int(again[0]))
-    assert {number: {row for write in writes for row in write.rows} for number, writes in after.items()} == rows
-    assert view.paths.info(shard).exists() and run(view)["records"] == 1
-    assert dict(all_writes(view.paths, view.rows_per_shard)) == after and verify(Store.open(view.paths.store)) == []
-    damaged = view.paths.merged_info(0)
-    Path(str(damaged)).write_bytes(Path(str(damaged)).read_bytes().replace(b"device", b"DEVICE", 1))
-    assert [(found.path, found.what) for found in verify(Store.open(view.paths.store))] == [
-        ("shards/clips/net/merged-0.json", "is not as it was written")
-    ]
-
-
-def test_a_process_that_waits_for_a_lock_that_is_deleted_takes_the_new_one(tmp_path: Path) -> None:
-    path = tmp_path / "a.lock"
-    taken: list[str] = []
-
-    def take(name: str, release: threading.Event) -> None:
-        with locked(path, wait=True):
-            taken.append(name)
-            release.wait(60)
-
-    events = [threading.Event(), threading.Event()]
-    threads = [threading.Thread(target=take, args=(name, event)) for name, event in zip("ab", events, strict=True)]
-    with locked(path, wait=False):
-        threads[0].start()
-        time.sleep(0.5)  # it waits for the old file
-        path.unlink()
-    threads[1].start()
-    while not taken:
-        time.sleep(0.01)
-    time.sleep(0.5)
-    assert len(taken) == 1, "two hold the lock"
-    for event, thread in zip(events, threads, strict=True):
-        event.set()
-        thread.join()
-    assert sorted(taken) == ["a", "b"]
 
 
 def test_open_readers_see_every_row_once(view: View) -> None:
@@ -143,29 +88,14 @@ def test_open_readers_see_every_row_once(view: View) -> None:
     reader, expected = store.view("clips", "net"), content(path)
     keys = [f"c{n}" for n in range(ROWS)]
     assert reader.catalog.rows(keys).tolist() == list(range(ROWS))
-    run(view)
+    compacted(view)
     assert reader.catalog.frame().rows() == expected[0] and reader.failures().rows() == expected[2]
     view.catalog.append(pl.DataFrame({"key": ["late"]}))
     assert reader.catalog.rows([*keys, "late"]).tolist() == list(range(ROWS + 1)) and len(reader.catalog) == ROWS + 1
     assert reader.catalog.keys(np.array([ROWS, 3])) == ["late", "c3"]
 
 
-def test_an_append_is_repeated_if_a_merge_was_faster(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
-    late, create = Store.open(view.paths.store).catalog("clips"), LocalPath.create
-
-    def overtaken(*given: Any) -> bool:
-        """Let another process append the same row, and merge it, before this part is written."""
-        monkeypatch.setattr(LocalPath, "create", create)
-        view.catalog.append(pl.DataFrame({"key": ["first"]}))
-        run(view)
-        return create(*given)
-
-    monkeypatch.setattr(LocalPath, "create", overtaken)
-    assert late.append(pl.DataFrame({"key": ["late"]})) == 1
-    assert late.rows(["first", "late"]).tolist() == [ROWS, ROWS + 1]
-    assert late.frame()["row"].to_list() == list(range(ROWS + 2))
-
-
+@pytest.mark.full
 def test_every_row_is_readable_once_at_every_moment(view: View, fill: Make) -> None:
     """Read repeatedly while parts and failures are merged."""
     path = view.paths.store
@@ -188,69 +118,16 @@ def test_every_row_is_readable_once_at_every_moment(view: View, fill: Make) -> N
     watcher.start()
     for n in range(25):
         view.catalog.append(pl.DataFrame({"key": [f"new{n}"]}))
-        run(view)
+        compacted(view)
     stop.set()
     watcher.join()
     assert not wrong and len(view.catalog) == ROWS + 25
 
 
-# A process with everything imported. It forks a compaction for each line of input: a path, and the file change before
-# which the compaction kills itself. It prints the exit status.
-KILLED = """
-import os, signal, sys
-from store.verbs.compact import compact
-from store.verbs.options import CompactOptions
-
-def count_down(name, left):
-    change = getattr(os, name)
-    def changed(*args, **more):
-        left[0] -= 1
-        if not left[0]:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return change(*args, **more)
-    setattr(os, name, changed)
-
-for line in sys.stdin:
-    path, step = line.split()
-    pid = os.fork()
-    if not pid:
-        left = [int(step)]
-        for name in ("link", "replace", "rename", "unlink"):
-            count_down(name, left)
-        compact(CompactOptions(path))
-        os._exit(0)
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
-"""
-
-
-def test_a_kill_before_any_file_change_loses_nothing(view: View, tmp_path: Path) -> None:
-    whole = tmp_path / "whole"
-    shutil.copytree(view.paths.store, whole)
-    expected = content(whole)
-    command = [sys.executable, "-W", "ignore:.*use of fork:DeprecationWarning", "-c", KILLED]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
-        assert process.stdin is not None and process.stdout is not None
-        for step in itertools.count(1):
-            path = tmp_path / f"store{step}"
-            shutil.copytree(whole, path)
-            process.stdin.write(f"{path} {step}\n")
-            process.stdin.flush()
-            status = int(process.stdout.readline())
-            assert content(path) == expected, f"killed before change {step}"
-            assert verify(Store.open(path)) == []
-            compact(CompactOptions(str(path)))
-            assert content(path) == expected
-            assert len(list((path / "catalog" / "clips").iterdir())) == 2 and not list(path.rglob(".tmp*"))
-            if not status:
-                break
-            assert status == -signal.SIGKILL
-    assert step > 18
-
-
 def test_only_orphans_are_deleted(view: View, capsys: pytest.CaptureFixture[str]) -> None:
     path = view.paths.store
     before = content(path)
-    run(view)
+    compacted(view)
     kept = {file for file in path.rglob("*") if file.is_file()}
     orphans = [
         path / ".tmp.elsewhere.1.00" / "left.bin",  # of a host that no longer exists: a day old
@@ -279,40 +156,11 @@ def test_a_shard_whose_writer_still_runs_is_unchanged(view: View) -> None:
     view.paths.checksum(9).parent.mkdir(parents=True, exist_ok=True)
     view.paths.checksum(9).write_bytes(b"of a commit")
     with locked(view.paths.lock(9), wait=False), locked(view.paths.lock(3), wait=False):
-        done = run(view)
+        done = compacted(view)
     assert view.paths.checksum(9).exists() and view.paths.failures(3).exists()
     assert (done["failure_files"], done["orphans"]) == (7, 0)
     assert verify(Store.open(view.paths.store)) == []
-    assert (run(view)["failure_files"], view.paths.checksum(9).exists()) == (1, False)
-
-
-def test_merged_failures_are_retried(view: View, fill: Make) -> None:
-    run(view)
-    fill(view, np.array([5]))
-    view.write_shard(5, np.array([], np.int64), {}, {20: "still bad"})
-    reasons = dict(view.failures().rows())
-    assert "c5" not in reasons and reasons["c20"] == "still bad" and reasons["c10"] == "bad 10"
-    before = content(view.paths.store)
-    run(view)
-    assert content(view.paths.store) == before and dict(view.failures().rows()) == reasons
-    merged = pl.read_parquet(view.paths.merged_failures(0))
-    assert sorted(merged["key"]) == sorted(reasons)
-
-
-def test_large_parts_and_parts_of_other_dtypes_are_not_merged(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
-    view.catalog.append(pl.DataFrame({"key": ["d0"], "start": ["early"]}))  # start was a number
-    view.catalog.append(pl.DataFrame({"key": ["d1"]}))
-    before = content(view.paths.store)
-    monkeypatch.setattr(compacting, "MOST_ROWS", 12)
-    run(view)
-    names = [part.name for part in view.catalog.parts()]
-    assert names == [
-        "000000000000-000000000010.parquet", "000000000010-000000000020.parquet", "000000000020-000000000030.parquet",
-        "000000000030-000000000040.parquet", "000000000040-000000000042.parquet",
-    ]  # fmt: skip
-    assert content(view.paths.store) == before
-    run(view)
-    assert [part.name for part in view.catalog.parts()] == names
+    assert (compacted(view)["failure_files"], view.paths.checksum(9).exists()) == (1, False)
 
 
 def test_damage_stops_compaction_before_anything_is_deleted(view: View, capsys: pytest.CaptureFixture[str]) -> None:
@@ -325,38 +173,10 @@ def test_damage_stops_compaction_before_anything_is_deleted(view: View, capsys: 
     assert "000000000015.parquet is not as it was written" in capsys.readouterr().err
     assert files == {file for file in path.rglob("*") if file.is_file()}
     part.write_bytes(good)
-    run(view)
+    compacted(view)
     merged = view.catalog.parts()[0]
     (merged.parent / part.name).write_bytes(good)  # as after a kill
     merged.write_bytes(merged.read_bytes()[:-9])
     with pytest.raises(StepDiffError, match="is not as it was written"):
-        run(view)
+        compacted(view)
     assert (merged.parent / part.name).exists(), "the hidden files may be the only copy"
-
-
-def test_a_flipped_byte_in_merged_files_is_found(view: View) -> None:
-    run(view)
-    store = Store.open(view.paths.store)
-    for path, clips in (
-        (view.paths.merged_failures(0), {f"c{n}" for n in range(0, 36, 5)}),
-        (view.catalog.parts()[0], None),
-    ):
-        good = bytearray(path.read_bytes())
-        good[len(good) // 2] ^= 1
-        path.write_bytes(good)
-        (found,) = [damage for damage in verify(Store.open(store.path)) if store.path / damage.path == path]
-        assert clips is None or set(found.clips) == clips
-        good[len(good) // 2] ^= 1
-        path.write_bytes(good)
-    view.paths.merged_failures(0).unlink()
-    assert {damage.path for damage in verify(Store.open(store.path))} == {
-        f"failures/clips/net/{shard}.parquet"
-        for shard in range(9)
-        if any(not r % 5 for r in range(4 * shard, 4 * shard + 4))
-    }
-
-
-def test_a_store_that_is_being_written_is_unchanged(view: View, capsys: pytest.CaptureFixture[str]) -> None:
-    with Store.open(view.paths.store).lock():
-        assert main(["compact", str(view.paths.store)]) == 2
-    assert "is being written by process" in capsys.readouterr().err and len(view.catalog.parts()) == 8

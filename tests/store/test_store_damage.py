@@ -1,34 +1,219 @@
-"""Damaged rows are withdrawn: what becomes absent, what stays, and what a kill at any moment leaves."""
+"""Damage: verify finds any flipped byte and names the clips, and damaged rows are withdrawn."""
 
-import shutil
-import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+import hashlib
+import json
+import os
+import random
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 
-from common.errors import StepDiffError
-from store import Store, View
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io import sealed
+from stepdiff.common.io.sealed import BLANK
+from store import Feature, Store, View
+from store.__main__ import main
 from store.damage.view_damage import view_damage
 from store.damage.withdrawal import LOST_REASON, rewrite_metadata, unfinished, withdraw_damaged
+from store.format.layout import write_json
 from store.verbs.compact import compact
 from store.verbs.forget import forget
 from store.verbs.options import CompactOptions, ForgetOptions
-from store.verbs.verify import verify
+from store.verbs.verify import NOT_COVERED, verify
+from tests.store.conftest import flip, run
 
 Make = Callable[..., Any]
-ROOT = Path(__file__).parents[2]
+SHARD1, ALL = {"c4", "c5", "c6", "c7"}, {f"c{n}" for n in range(11)}
+
+
+@pytest.fixture
+def every_file(make_view: Make, fill: Make) -> View:
+    """A view of a store with every kind of file: annotations and an index card with its two files too; c6 failed."""
+    view = make_view({"tokens": Feature((3, 70), "int8"), "embedding": Feature((7,), "float32")})
+    view.write_shard(1, np.array([], np.int64), {}, {6: "no video"})
+    fill(view, np.array([0, 1, 2, 3, 4, 5, 7, 8, 9, 10]))
+    version = view.paths.store / "annotations" / "captions" / "abc"
+    write_json(version / "provenance.json", {"provenance": {"model": "m", "prompt": "p"}, "seal": BLANK})
+    (version / "failures").mkdir()
+    for path in (version / "000000.parquet", version / "failures" / "000000.parquet"):
+        path.write_bytes(sealed.encode(pl.DataFrame({"key": ["c0"], "text": ["stir"]})))
+    folder = view.paths.store / "indexes" / "clips"
+    folder.mkdir(parents=True)
+    files = {"net.0123abcd.faiss": b"index", "net.0123abcd.sample.npz": b"sample"}
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    write_card(folder / "net.json", {n: {"bytes": len(d), "sha256": sha256(d)} for n, d in files.items()})
+    return view
+
+
+def damaged(view: View) -> tuple[set[str], set[str]]:
+    """Return the files and clips that verify names in a newly opened store."""
+    damages = verify(Store.open(view.paths.store))
+    return {damage.path for damage in damages}, {clip for damage in damages for clip in damage.clips}
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def write_card(path: Path, files: dict[str, Any]) -> None:
+    """Write a card with a checksum, as retrieval does."""
+    card = {"version": 2, "feature": "embedding", "files": files}
+    seal = sha256(json.dumps(card, sort_keys=True).encode())
+    path.write_text(json.dumps({**card, "seal": seal}, indent=2) + "\n")
+
+
+@pytest.mark.parametrize("places", [1, pytest.param(6, marks=pytest.mark.full)])
+def test_a_flipped_byte_in_any_file_is_found(every_file: View, places: int) -> None:
+    files = [p for p in sorted(every_file.paths.store.rglob("*")) if p.is_file() and p.suffix != ".lock"]
+    dice = random.Random(0)
+    for path in files:
+        if path.name in ("lock.json", "store.json"):  # names the current writer; tested with hostile files
+            continue
+        good, name = path.read_bytes(), str(path.relative_to(every_file.paths.store))
+        ends = [len(good) - 1, 0, len(good) // 2][:places]
+        for at in sorted({*ends, *(dice.randrange(len(good)) for _ in range(places))}):
+            flip(path, at, dice.randrange(8))
+            names, clips = damaged(every_file)
+            assert name in names, f"byte {at} of {path}"
+            assert clips or path.parent.name in ("arrays.zarr", "clips") or name.startswith(("annotations", "indexes"))
+            path.write_bytes(good)
+    assert damaged(every_file) == (set(), set())
+
+
+def test_a_missing_or_cut_file_is_found(every_file: View) -> None:
+    group, store = every_file.paths.group, every_file.paths.store
+    for path, clips in (
+        (group / "tokens/c/1/0/0", SHARD1 - {"c6"}),
+        (group / "checksum/c/0/0", {"c0", "c1", "c2", "c3"}),
+        (group / "embedding/zarr.json", ALL),
+        (group.parent / "zarr.json", set()),
+        (store / "annotations/captions/abc/provenance.json", set()),
+        (store / "indexes/clips/net.0123abcd.faiss", set()),
+    ):
+        good = path.read_bytes()
+        path.unlink()
+        assert damaged(every_file) == ({str(path.relative_to(store))}, clips)
+        path.write_bytes(good)
+    every_file.catalog.append(pl.DataFrame({"key": ["d0", "d1"]}))
+    first, second = every_file.catalog.parts()
+    with Store.open(store).lock():
+        every_file.resize()
+    second.write_bytes(second.read_bytes()[:-5])
+    assert damaged(every_file) == ({"catalog/clips/000000000011.parquet"}, {"row 11", "row 12"})
+    flip(first, 40)
+    names, clips = damaged(every_file)
+    assert names == {"catalog/clips/000000000000.parquet", "catalog/clips/000000000011.parquet"}
+    assert clips == {f"row {n}" for n in range(13)}
+
+
+def test_a_card_cannot_name_a_file_in_another_folder(every_file: View) -> None:
+    card = every_file.paths.store / "indexes" / "clips" / "net.json"
+
+    def what() -> dict[str, str]:
+        return {damage.path: damage.what for damage in verify(Store.open(every_file.paths.store))}
+
+    (every_file.paths.store.parent / "x.faiss").write_bytes(b"secret")
+    for name in ("../../../x.faiss", "/etc/hostname", "a/b.faiss", "..", "a\nb"):
+        write_card(card, {name: {"bytes": 6, "sha256": sha256(b"secret")}})
+        assert what()["indexes/clips/net.json"] == f"names a file {name!r} that is not in its folder"
+    write_card(card, {"net.0123abcd.faiss": 3})
+    assert "sha256" in what()["indexes/clips/net.0123abcd.faiss"]
+    os.mkfifo(card.parent / "fifo.faiss")  # no code writes here
+    write_card(card, {"fifo.faiss": {"bytes": 6, "sha256": sha256(b"secret")}})
+    assert what() == {"indexes/clips/fifo.faiss": "is missing"}
+
+
+def test_uncovered_files_are_listed(every_file: View, capsys: pytest.CaptureFixture[str]) -> None:
+    store = every_file.paths.store
+    left = {"indexes/clips/old.faiss", "annotations/captions/abc/lock.json", "annotations/notes.txt"}
+    for name in left:
+        (store / name).write_bytes(b"no card names it")
+    status, out, _ = run(capsys, "verify", store)
+    line = out.splitlines()[-1]
+    assert status == 0 and line.startswith("not covered: 3 files without a checksum (")
+    assert all(text in line for text in (*left, *NOT_COVERED)) and "videos" in line
+    record = json.loads(run(capsys, "verify", store, "--json")[1])["not_covered"]
+    assert set(record["files"]) == left and record["never"] == list(NOT_COVERED)
+
+
+@pytest.mark.full
+def test_verify_reports_no_damage_while_a_store_is_being_written(make_view: Make, fill: Make) -> None:
+    every_file = make_view()
+
+    def write() -> None:
+        for row in range(11):
+            fill(every_file, np.array([row]))
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    rounds = 0
+    while writer.is_alive():
+        assert damaged(every_file) == (set(), set())
+        rounds += 1
+    writer.join()
+    assert rounds > 1 and every_file.status().all()
+
+
+@pytest.mark.parametrize(
+    ("file", "at", "clips"),
+    [
+        ("tokens/c/1/0/0", 210 + 5, {"c5"}),  # the second stored row: 210 bytes each
+        ("scale/c/1/0/0", 2 * 12, {"c7"}),
+        ("embedding/c/0/0", 3 * 28 + 27, {"c3"}),
+        ("tokens/c/1/0/0", -1, SHARD1 - {"c6"}),  # its index
+        ("checksum/c/1/0", 0, SHARD1 - {"c6"}),
+        ("status/c/1", 2, SHARD1),
+        ("status/zarr.json", 30, ALL),
+        ("zarr.json", 100, ALL),
+    ],
+)
+def test_the_damaged_clips_are_named(every_file: View, file: str, at: int, clips: set[str]) -> None:
+    flip(every_file.paths.group / file, at)
+    assert damaged(every_file) == ({f"arrays.zarr/clips/net/{file}"}, clips)
+
+
+def test_the_verify_command_lists_damage_and_exits_with_1(every_file: View, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(every_file.paths.store)
+    assert main(["verify", path]) == 0
+    whole, left = capsys.readouterr().out.splitlines()
+    assert whole == f"{path} is whole" and left == f"not covered: {'; '.join(NOT_COVERED)}"
+    flip(every_file.paths.shard("tokens", 1, 3), 0)
+    assert main(["verify", path]) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "arrays.zarr/clips/net/tokens/c/1/0/0 has 1 rows that are not as they were written: c4",
+        "damaged files: 1, clips: 1",
+        f"what to do: delete {every_file.paths.status(1)} and repeat the command that filled view net of clips",
+        left,
+    ]
+    assert main(["verify", path, "--json"]) == 1
+    record = json.loads(capsys.readouterr().out)
+    assert record["ok"] is False and record["clips"] == ["c4"] and len(record["damage"]) == 1
+
+
+def test_info_lists_the_content_of_a_store(every_file: View, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(every_file.paths.store)
+    assert main(["info", path]) == 0
+    table = capsys.readouterr().out
+    for text in ("clips/net", "11 clips", "tokens 3x70 int8", "embedding 7 float32"):
+        assert text in table
+    assert main(["info", path, "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    (figures,) = record["views"]
+    assert record["rows"] == {"clips": 11}
+    assert {k: figures[k] for k in ("rows", "ok", "failed", "absent", "shards", "rows_per_shard")} == {
+        "rows": 11, "ok": 10, "failed": 1, "absent": 0, "shards": 3, "rows_per_shard": 4,
+    }  # fmt: skip
+    assert figures["features"]["tokens"] == {"shape": [3, 70], "dtype": "int8"}
+    assert figures["bytes"] == sum(p.stat().st_size for p in every_file.paths.group.rglob("*") if p.is_file())
+
+
 OK_ROWS = [0, 1, 2, 3, 4, 5, 7, 8, 10]  # of the fixture `filled`: row 6 failed, row 9 is absent
-
-
-def flip(path: Any, at: int) -> None:
-    data = bytearray(path.read_bytes())
-    data[at] ^= 16
-    path.write_bytes(data)
 
 
 def opened(view: View) -> View:
@@ -47,37 +232,6 @@ def withdraw(view: View) -> tuple[int, list[str]]:
 
 def states(view: View) -> list[int]:
     return opened(view).status().tolist()
-
-
-def test_a_flipped_byte_in_any_file_of_a_view_is_found_and_only_the_rows_that_it_affects_are_named(
-    filled: View,
-) -> None:
-    rows = {"tokens": {4}, "embedding": {4}, "checksum": {4, 5, 7}, "status": {4, 5, 6, 7}}
-    for file in (path for path in filled.paths.group.rglob("*") if path.is_file() and path.name != "zarr.json"):
-        array, _, shard = file.relative_to(filled.paths.group).parts[:3]
-        flip(file, 0)
-        (found,) = view_damage(opened(filled), 11)
-        assert found.path == file and found.shard == int(shard) and found.rows is not None
-        if shard == "1":
-            assert set(found.rows.tolist()) == rows[array]
-        flip(file, 0)
-    for array in ("tokens", "checksum", "status"):
-        flip(filled.paths.metadata(array), 50)
-        (found,) = view_damage(opened(filled), 11)
-        assert (found.kind, found.rows) == ("metadata", None)
-        flip(filled.paths.metadata(array), 50)
-    assert list(view_damage(opened(filled), 11)) == []
-
-
-def test_a_damaged_row_is_absent_before_anything_is_computed(filled: View) -> None:
-    flip(filled.paths.shard("tokens", 1, 3), 0)  # row 4
-    flip(filled.paths.shard("embedding", 1, 2), 30)  # row 5
-    flip(filled.paths.shard("embedding", 2, 2), -1)  # the index: rows 8 and 10
-    assert withdraw(filled) == (4, [])
-    assert states(filled) == [1, 1, 1, 1, 0, 0, 2, 1, 0, 0, 0]
-    assert verify(Store.open(filled.paths.store)) == []
-    assert sorted(unfinished(opened(filled))) == [4, 5, 8, 10]
-    assert withdraw(filled) == (0, [])
 
 
 def test_a_whole_row_keeps_its_status_and_its_bytes(filled: View, fill: Make) -> None:
@@ -117,9 +271,7 @@ def test_no_row_that_was_absent_forgotten_or_replaced_becomes_ok(filled: View) -
     assert withdraw(filled)[0] == 1
     assert states(filled) == [1, 1, 1, 1, 0, 0, 2, 0, 0, 0, 1]
     assert list(unfinished(opened(filled))) == [7]
-    with Store.open(store.path).lock():
-        forget_row = ForgetOptions(str(store.path), ("c7",), reason="asked")
-    forget(forget_row)
+    forget(ForgetOptions(str(store.path), ("c7",), reason="asked"))
     assert unfinished(opened(filled)) == {}
 
 
@@ -179,100 +331,5 @@ def test_arrays_that_are_longer_than_the_catalog_are_not_cut(filled: View) -> No
 def test_a_file_that_the_system_refuses_is_not_taken_for_a_damaged_one(filled: View) -> None:
     filled.paths.status(1).unlink()
     filled.paths.status(1).mkdir()
-    assert [damage.kind for damage in view_damage(opened(filled), 11)] == ["unreadable"]
+    assert [one.kind for one in view_damage(opened(filled), 11)] == ["unreadable"]
     assert withdraw(filled) == (0, [])
-
-
-def test_rows_are_withdrawn_only_under_the_lock(filled: View) -> None:
-    with pytest.raises(StepDiffError, match="only under the store's lock"):
-        withdraw_damaged(filled, [])
-
-
-# A process with everything imported. For each line "STORE N" it forks a child that repairs the store and is killed
-# before its Nth renaming or deletion of a file; it prints the exit status of the child.
-RUNS = """
-import os, signal, sys
-import numpy as np
-from store import Store
-from store.damage.view_damage import view_damage
-from store.damage.withdrawal import unfinished, withdraw_damaged
-
-def run(store, kill_at):
-    left = kill_at
-    def counted(real):
-        def call(*arguments, **options):
-            nonlocal left
-            left -= 1
-            if not left:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return real(*arguments, **options)
-        return call
-    os.replace, os.unlink = counted(os.replace), counted(os.unlink)
-    store = Store.open(store)
-    with store.lock():
-        view = store.view("clips", "net")
-        withdraw_damaged(view, list(view_damage(view, len(view.catalog))))
-        for row in sorted(unfinished(view)):
-            values = {
-                name: np.random.default_rng([0, row, len(name)]).normal(size=(1, *f.shape)).astype(np.float32)
-                for name, f in view.features.items()
-            }
-            info = {"device": "cpu", "repaired": True}
-            view.write_shard(row // view.rows_per_shard, np.array([row]), values, {}, info)
-
-for line in sys.stdin:
-    pid = os.fork()
-    if not pid:
-        store, kill_at = line.split()
-        run(store, int(kill_at))
-        os._exit(0)
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
-"""
-
-
-@pytest.fixture
-def runs() -> Iterator[Callable[[Path, int], int]]:
-    command = [sys.executable, "-W", "ignore:.*use of fork:DeprecationWarning", "-c", RUNS]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
-
-        def run(store: Path, kill_at: int = 0) -> int:
-            assert process.stdin is not None and process.stdout is not None
-            process.stdin.write(f"{store} {kill_at}\n")
-            process.stdin.flush()
-            return int(process.stdout.readline())
-
-        yield run
-
-
-def test_a_kill_at_any_step_leaves_a_store_in_which_the_same_call_does_the_rest(
-    filled: View, runs: Callable[..., int], values: Make, tmp_path: Path
-) -> None:
-    whole = states(filled)
-    expected = values(filled, np.arange(11))
-    stored = {name: filled.read(name, np.array(OK_ROWS)).tobytes() for name in filled.features}
-    flip(filled.paths.shard("tokens", 0, 3), 0)  # row 0
-    flip(filled.paths.shard("embedding", 1, 2), -1)  # rows 4, 5 and 7
-    flip(filled.paths.failures(1), 30)  # and why row 6 failed
-    flip(filled.paths.status(2), 0)
-    flip(filled.paths.shard("tokens", 2, 3), 0)  # row 8, of which no status is known either
-    for kill_at in range(1, 200):
-        killed = tmp_path / f"killed{kill_at}"
-        shutil.copytree(filled.paths.store, killed)
-        ended = runs(killed, kill_at)
-        view = Store.open(killed).view("clips", "net")
-        left = list(view_damage(view, 11))
-        damaged = {row for one in left if one.rows is not None for row in one.rows.tolist()}
-        for row in set(range(11)) - damaged:  # no step makes a damaged row ok, or a row that was not ok
-            status = int(view.status(np.array([row]))[0])
-            assert status in (whole[row], 0)
-            if status == 1:
-                found = view.read("embedding", np.array([row]), check="always")[0]
-                assert (found == expected["embedding"][row]).all()
-        if ended == 0:
-            break
-        assert ended == -signal.SIGKILL
-        assert runs(killed) == 0
-        view = Store.open(killed).view("clips", "net")
-        assert view.status().tolist() == whole and verify(Store.open(killed)) == [], kill_at
-        assert {name: view.read(name, np.array(OK_ROWS)).tobytes() for name in view.features} == stored
-    assert ended == 0 and kill_at > 20

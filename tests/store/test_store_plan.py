@@ -2,22 +2,21 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from common.errors import StepDiffError
 from featurize.encoders import load
+from stepdiff.common.errors import StepDiffError
 from store import Feature, Provenance, Store, View
 from store.__main__ import main
-from store.feature_store import shard_rows
 from store.provenance import with_dtype
 from store.verbs.compact import compact
 from store.verbs.options import CompactOptions, PlanOptions
 from store.verbs.plan import ENCODERS, measured_rates, plan, sizes
+from tests.store.conftest import run
 
 Make = Callable[..., Any]
 TOKENS = {"tokens": Feature((3, 130), "float16"), "embedding": Feature((7,), "float32")}
@@ -32,13 +31,13 @@ def files(view: View) -> list[Path]:
 def test_planned_sizes_equal_those_of_a_store_to_the_byte(make_view: Make, fill: Make, dtype: str, rows: int) -> None:
     view = make_view(with_dtype(TOKENS, dtype), rows=rows)
     fill(view)
-    found = sizes(rows, view.features, dtype, rows_per_shard=4)
+    planned = sizes(rows, view.features, dtype, rows_per_shard=4)
     arrays = [path for path in files(view) if "/c/" in str(path)]
-    assert found.bytes == sum(path.stat().st_size for path in arrays)
-    assert found.files == len(files(view))
-    assert found.shards == -(-rows // 4)
+    assert planned.bytes == sum(path.stat().st_size for path in arrays)
+    assert planned.files == len(files(view))
+    assert planned.shards == -(-rows // 4)
     compact(CompactOptions(str(view.paths.store)))
-    assert found.compacted == len(files(view))
+    assert planned.compacted == len(files(view))
 
 
 def test_a_month_long_job_is_planned(capsys: pytest.CaptureFixture[str]) -> None:
@@ -63,27 +62,6 @@ def test_a_month_long_job_is_planned(capsys: pytest.CaptureFixture[str]) -> None
     assert "int8 (chosen)" in table and "hours: unknown" in table and "--measured-in" in table
 
 
-def test_larger_shards_are_fewer_files() -> None:
-    options = PlanOptions(clips=136e6, encoder="internvideo-mm-l14", dtype="int8")
-    plans = [plan(options), plan(replace(options, shard_size=1024))]
-    before, after = (planned.sizes[-1] for planned in plans)
-    assert (before.rows_per_shard, after.rows_per_shard) == (128, 512)
-    assert (before.files, before.compacted) == (7_437_506, 5_313_544)
-    assert (after.files, after.compacted) == (1_859_381, 1_328_391)
-    with pytest.raises(StepDiffError, match="--shard-size 0 is too small"):
-        plan(replace(options, shard_size=0))
-
-
-def test_small_rows_are_in_as_many_shards_as_workers() -> None:
-    small, large = {"embedding": Feature((768,), "float32")}, {"tokens": Feature((2048, 1024), "int8")}
-    assert shard_rows(small) == shard_rows(small, None, 10**6, 1) == 65_536
-    assert shard_rows(small, None, 10**6, 32) == 16_384
-    assert shard_rows(small, None, 10_000, 32) == shard_rows(small, None, 3, 32) == 4_096
-    assert shard_rows(small, None, 10**9, 32) == 65_536
-    assert shard_rows(small, 1024) == 262_144
-    assert shard_rows(large, None, 1000, 32) == 128
-
-
 def test_a_plan_can_copy_the_features_of_an_existing_view(make_view: Make, fill: Make) -> None:
     view = make_view(TOKENS)
     fill(view)
@@ -106,32 +84,7 @@ def test_the_rate_comes_from_the_info_of_shards(make_view: Make, values: Make) -
     assert planned.hours[0].hours == 1.0
 
 
-def test_invalid_plan_options_are_refused_in_one_line(
-    make_view: Make, fill: Make, capsys: pytest.CaptureFixture[str]
-) -> None:
-    view = make_view()
-    fill(view)
-    net, store = f"{view.paths.store}/net", str(view.paths.store)
-    for options, message in (
-        ({"clips": 1.5, "like": net}, "is not a whole number"),
-        ({"clips": 0.0, "like": net}, "is not a whole number"),
-        ({"clips": float("inf"), "like": net}, "is not a whole number"),
-        ({"clips": 5.0}, "give either --encoder .*internvideo-mm-l14"),
-        ({"clips": 5.0, "like": net, "encoder": "mpnet-base"}, "give either"),
-        ({"clips": 5.0, "encoder": "resnet"}, "encoder 'resnet' is not known"),
-        ({"clips": 5.0, "like": f"{store}/gone"}, "no view 'gone'"),
-        ({"clips": 5.0, "like": net, "clips_per_second": 0.0}, "is not above 0"),
-        ({"clips": 5.0, "like": net, "workers": 0}, "is not 1 or more"),
-        ({"clips": 5.0, "like": net, "measured_in": store}, "has no measured rate of net on clips"),
-    ):
-        with pytest.raises(StepDiffError, match=message) as caught:
-            plan(PlanOptions(**options))
-        assert "\n" not in str(caught.value)
-    assert main(["plan", "--clips", "5"]) == 2
-    assert capsys.readouterr().err.startswith("error: give either --encoder")
-
-
-def declared(name: str, folder: Path) -> dict[str, Feature] | None:
+def declared(name: str) -> dict[str, Feature] | None:
     """Return the features that the encoder declares, or None if its weights are not available."""
     if name.startswith("internvideo"):
         from featurize.encoders.internvideo.mm import InternVideo
@@ -141,7 +94,7 @@ def declared(name: str, folder: Path) -> dict[str, Feature] | None:
         encoder._size = SIZES[name]
         return encoder.features("clips")
     if name.startswith("clip"):
-        return load("clip", str(shallow_clip(folder)), "cpu").features("clips")
+        return None
     if name == "efficientnet-lite0":
         from featurize.encoders.efficientnet_lite0 import EfficientNetLite0
 
@@ -152,31 +105,14 @@ def declared(name: str, folder: Path) -> dict[str, Feature] | None:
         return None
 
 
-def shallow_clip(folder: Path) -> Path:
-    """Save a CLIP model with the widths of ViT-L/14 and one block, in the format of transformers."""
-    from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
-
-    pieces = ["a</w>", "<|startoftext|>", "<|endoftext|>"]
-    CLIPTokenizer(vocab={piece: n for n, piece in enumerate(pieces)}, merges=[]).save_pretrained(folder)
-    shallow = {"intermediate_size": 8, "num_hidden_layers": 1}
-    config = CLIPConfig(
-        text_config={**shallow, "hidden_size": 8, "num_attention_heads": 2, "vocab_size": 3, "eos_token_id": 2},
-        vision_config={**shallow, "hidden_size": 1024, "num_attention_heads": 16, "image_size": 224, "patch_size": 14},
-        projection_dim=768,
-    )
-    CLIPModel(config).save_pretrained(folder)
-    crop = {"height": 224, "width": 224}
-    CLIPImageProcessorPil(size={"shortest_edge": 224}, crop_size=crop).save_pretrained(folder)
-    return folder
-
-
+@pytest.mark.full
 @pytest.mark.parametrize("name", list(ENCODERS))
-def test_known_features_equal_those_that_featurize_declares(name: str, tmp_path: Path) -> None:
-    features = declared(name, tmp_path)
+def test_known_features_equal_those_that_featurize_declares(name: str) -> None:
+    features = declared(name)
     if features is None:
-        pytest.skip(f"weights of {name} are not at hand: python -m weights fetch {name}")
-    assert {feature: made.shape for feature, made in features.items()} == ENCODERS[name].features
-    assert {made.dtype for feature, made in features.items() if feature != "tokens"} == {"float32"}
+        pytest.skip(f"weights of {name} are not at hand: stepdiff weights fetch {name}")
+    assert {feature: form.shape for feature, form in features.items()} == ENCODERS[name].features
+    assert {form.dtype for feature, form in features.items() if feature != "tokens"} == {"float32"}
 
 
 def test_a_rate_is_of_the_same_weights(tmp_path: Path) -> None:
@@ -184,10 +120,17 @@ def test_a_rate_is_of_the_same_weights(tmp_path: Path) -> None:
     store = Store.open(tmp_path / "store", create=True)
     features = {"embedding": Feature((2,), "float32")}
     for name, seconds in (("small", 1.0), ("large", 50.0)):
-        made = Provenance("hf", name[0] * 64, "last", "8", "centre", {"embedding": "float32"})
+        provenance = Provenance("hf", name[0] * 64, "last", "8", "centre", {"embedding": "float32"})
         info = {"device": "cpu", "rows": 2, "seconds": seconds}
-        with store.writer("clips", name, made, features, info=info) as writer:
+        with store.writer("clips", name, provenance, features, info=info) as writer:
             writer.write(["a", "b"], {"embedding": np.ones((2, 2))})
     (hours,) = plan(PlanOptions(100.0, like=f"{store.path}/large")).hours
     assert hours.clips_per_second == 2 / 50
     assert measured_rates(store, "clips", "hf") == {"cpu": (4, 51.0)}
+
+
+def test_a_plan_shows_the_bytes_of_pooled_tokens(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["plan", "--clips", "136e6", "--encoder", "internvideo-mm-l14", "--dtype", "int8", "--json"]
+    plans = [json.loads(run(capsys, *command, "--pool", side)[1]) for side in (1, 2)]
+    one, two = (next(size["bytes"] for size in plan["sizes"] if size["dtype"] == "int8") for plan in plans)
+    assert plans[1]["features"]["tokens"] == [512, 1024] and 3.9 < one / two < 4

@@ -1,4 +1,7 @@
-"""Quantisation to int8 with a float16 scale per 64 channels."""
+"""Quantisation to int8 with a float16 scale per 64 channels, and back to floats that give the same bits."""
+
+import uuid
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from common.errors import StepDiffError
-from store.format import quantise as quantising
-from store.format.quantise import BLOCK, dequantise, quantise, scale_shape
+from store import Store, text_key
+from store.format.quantise import BLOCK, Quantised, dequantise, exact_floats, quantise, scale_shape
+from store.testing import tiny_store
+from store.verbs.verify import verify
 
 
 def plain_quantise(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -18,10 +22,6 @@ def plain_quantise(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     scale = np.where(scale < exact, np.nextafter(scale, np.float16(np.inf)), scale)
     scale = np.where(exact == 0, np.float16(1), scale)
     return np.rint(values / spread(scale, values.shape[-1])).astype(np.int8), scale
-
-
-def plain_dequantise(levels: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    return levels * spread(scale, levels.shape[-1])
 
 
 def spread(scale: np.ndarray, channels: int) -> np.ndarray:
@@ -46,7 +46,7 @@ def block_errors(values: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 @pytest.mark.parametrize("outlier", [1, 10, 100])
-@pytest.mark.parametrize("size", [1e-2, 1.0, 300.0])
+@pytest.mark.parametrize("size", [1e-2, 300.0])
 def test_the_relative_error_is_bounded(outlier: int, size: float) -> None:
     rng = np.random.default_rng(outlier)
     values = rng.normal(0, size, (64, 49, 768)).astype(np.float32)
@@ -54,13 +54,6 @@ def test_the_relative_error_is_bounded(outlier: int, size: float) -> None:
     each, every = block_errors(values)
     assert each.max() < 0.032
     assert every < 0.019
-
-
-def test_an_outlier_does_not_affect_other_blocks() -> None:
-    values = np.random.default_rng(0).normal(size=(8, 128)).astype(np.float32)
-    values[:, 3] = 1e4
-    each, _ = block_errors(values)
-    assert each[:, 1].max() < 0.01
 
 
 finite = st.floats(-65504, 65504, width=16)
@@ -77,20 +70,16 @@ def test_no_scale_is_zero_and_no_level_exceeds_127(values: np.ndarray) -> None:
     assert (np.abs(dequantise(levels, scale) - wide) <= step * 0.5001).all(), "the scale is rounded up"
 
 
-@pytest.mark.parametrize("channels", [1, 63, 64, 65, 1000])
+@pytest.mark.parametrize("shape", [(7, 50, 1), (7, 50, 63), (7, 50, 64), (7, 50, 65), (60, 70, 130), (3, 10, 1000)])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
-@pytest.mark.parametrize("threads", [1, 3])
-def test_quantisation_equals_plain_numpy_bit_for_bit(
-    channels: int, dtype: type, threads: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(quantising, "cores", lambda: threads)
-    monkeypatch.setattr(quantising, "_LEAST", 1)
-    values = of_many_sizes((7, 50, channels + 2), dtype)[..., :channels]  # rows that are not adjacent
-    levels, scale = quantise(values)
+def test_quantisation_equals_plain_numpy_bit_for_bit(shape: tuple[int, ...], dtype: type) -> None:
+    values = of_many_sizes((*shape[:-1], shape[-1] + 2), dtype)[..., : shape[-1]]  # rows that are not adjacent
     expected = plain_quantise(values.astype(np.float32))
-    np.testing.assert_array_equal(levels, expected[0])
-    np.testing.assert_array_equal(scale, expected[1])
-    plain = plain_dequantise(levels, scale)
+    for threads in (1, 3):  # of more than 2^17 channels
+        levels, scale = quantise(values, threads)
+        np.testing.assert_array_equal(levels, expected[0])
+        np.testing.assert_array_equal(scale, expected[1])
+    plain = levels * spread(scale, shape[-1])
     assert dequantise(levels, scale).tobytes() == plain.tobytes()
     half = dequantise(levels, scale, np.empty(levels.shape, np.float16))
     assert half.tobytes() == plain.clip(-65504, 65504).astype(np.float16).tobytes()
@@ -104,14 +93,61 @@ def test_the_scale_of_a_float16_block_that_is_not_finite_is_nan(wrong: float) ->
     assert np.argwhere(~np.isfinite(scale)).tolist() == [[4, 1]] and np.isnan(scale[4, 1])
 
 
-def test_empty_arrays_are_quantised() -> None:
-    levels, scale = quantise(np.zeros((0, 3, 70), np.float32))
-    assert levels.shape == (0, 3, 70) and scale.shape == (0, 3, 2) and dequantise(levels, scale).shape == (0, 3, 70)
+def kept(given: Quantised) -> np.ndarray:
+    floats, same = exact_floats(given.levels, given.scale)
+    again = quantise(floats[same])
+    assert again.levels.tobytes() == given.levels[same].tobytes()
+    assert again.scale.tobytes() == given.scale[same].tobytes()
+    return same
 
 
-@pytest.mark.parametrize(
-    "out", [np.empty((2, 64)), np.empty((3, 64), np.float32), np.empty((2, 128), np.float32)[:, ::2]]
-)
-def test_an_out_that_does_not_fit_is_refused(out: np.ndarray) -> None:
-    with pytest.raises(StepDiffError, match="needs C-contiguous float32 or float16"):
-        dequantise(np.zeros((2, 64), np.int8), np.ones((2, 1), np.float16), out)
+@pytest.mark.parametrize("exponent", [-45, -30, -26, -20, -10, 0, 15])
+@pytest.mark.parametrize("width", [1, 64, 130])
+def test_levels_and_scales_that_a_store_wrote_are_kept_to_the_bit(exponent: int, width: int) -> None:
+    """Also where the scale is so small that the largest level of its block is below 127, or 0."""
+    dice = np.random.default_rng(width)
+    for dtype in (np.float32, np.float16):
+        values = dice.uniform(-1, 1, size=(200, 2, width)) * 2.0**exponent
+        values[:7] *= 2.0 ** -dice.integers(0, 8, size=(7, 2, width))
+        values[3] = 0
+        values = values.astype(dtype)
+        assert kept(quantise(values)).all()
+
+
+def test_levels_that_no_store_writes_are_found() -> None:
+    given = quantise(np.random.default_rng(0).normal(size=(6, 64)).astype(np.float32))
+    given.levels[0] = np.clip(given.levels[0], -100, 100)
+    given.scale[1], given.scale[2], given.scale[3] = np.nan, 0, -given.scale[3]
+    given.levels[4, 5] = -128
+    assert kept(given).tolist() == [False] * 5 + [True]
+
+
+@pytest.mark.parametrize("where", ["folder", "memory"])
+def test_the_tiny_store_has_the_documented_values(where: str, tmp_path: Path) -> None:
+    path = str(tmp_path / "store") if where == "folder" else f"memory://{uuid.uuid4().hex}/store"
+    assert tiny_store(path).path == Store.open(path).path
+    store = Store.open(path)
+    clips = store.catalog("clips").frame()
+    assert clips["key"].to_list() == [f"clip_{n}" for n in range(6)] and clips["end"].to_list() == [2.0] * 6
+    assert clips["step"].to_list() == ["crack", "whisk"] * 3
+    assert clips["split"].to_list() == ["train"] * 4 + ["test"] * 2
+    assert clips["video"][3] == "videos/clip_3.mp4"
+    view = store.view("clips", "tiny")
+    rows = np.arange(4)
+    tokens = view.read("tokens", rows)
+    assert tokens.dtype == np.float16 and tokens.shape == (4, 3, 4)
+    for row, n, d in np.ndindex(4, 3, 4):
+        assert tokens[row, n, d] == row + n / 4 + d / 16
+    assert (view.read("embedding", rows) == np.eye(4)).all() and view.features["embedding"].dtype == "float32"
+    int8 = store.view("clips", "tiny-int8")
+    levels, scale = int8.read_quantised("tokens", rows)
+    assert levels.dtype == np.int8 and (scale == 1).all()
+    for row, n in np.ndindex(4, 3):
+        assert levels[row, n].tolist() == [127, row, n, -row]
+    for one in (view, int8):
+        assert one.status().tolist() == [1, 1, 1, 1, 2, 0] and one.rows_per_shard == 4
+        assert one.failures().rows() == [("clip_4", "no video videos/clip_4.mp4")]
+    texts = store.view("texts", "tiny")
+    keys = [text_key(text) for text in ("crack", "whisk", "pour", "bake")]
+    assert (texts.read("embedding", keys=keys) == np.eye(4)).all() and texts.features["embedding"].dtype == "float16"
+    assert verify(store) == []

@@ -1,31 +1,176 @@
-"""The reader compared with zarr-python, and with a concurrent writer."""
+"""Reads: equal to those of other Zarr readers, from memory, from the disk and next to a writer."""
 
+import errno
+import fcntl
 import os
 import pickle
 import resource
 import signal
+import subprocess
+import sys
 import threading
+import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+import tensorstore
 import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from common.errors import StepDiffError
-from store import Feature, Store
-from store.batches import Batches
-from store.format.quantise import Quantised, dequantise
-from store.io import reader as reading
+from stepdiff.common.errors import DamageError, StepDiffError
+from stepdiff.common.io.direct_io import LEAST, PAGE, aligned_empty
+from store import Feature, Store, View
+from store.io.commit_group import CommitGroup
+from tests.store.conftest import ROOT, flip
 
 Make = Callable[..., Any]
+
+
+def with_zarr(view: View, array: str) -> np.ndarray:
+    return zarr.open_array(view.paths.group / array, mode="r")[:]
+
+
+def with_tensorstore(view: View, array: str) -> np.ndarray:
+    spec = {"driver": "zarr3", "kvstore": f"file://{view.paths.group / array}/"}
+    return np.asarray(tensorstore.open(spec).result().read().result())
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "int8"])
+def test_other_zarr_v3_readers_read_the_arrays(make_view: Make, fill: Make, values: Make, dtype: str) -> None:
+    view = make_view({"tokens": Feature((3, 70), dtype), "embedding": Feature((7,), "float32")})
+    done = np.array([0, 1, 2, 3, 5, 6, 10])
+    fill(view, done)
+    status = np.isin(np.arange(11), done).astype(np.uint8)
+    for read in (with_zarr, with_tensorstore):
+        assert (read(view, "status") == status).all()
+        for name in view.features:
+            whole = read(view, name)
+            assert whole.shape == (11, *view.features[name].shape)
+            assert whole.dtype == view.features[name].dtype
+            assert (whole[done] == view.read(name, done)).all()
+            assert not whole[status == 0].any()
+        if dtype == "int8":
+            scale = read(view, "scale")
+            assert scale.shape == (11, 3, 2) and scale.dtype == np.float16
+            channels = np.repeat(scale.astype(np.float32), 64, axis=-1)[..., :70]
+            assert (read(view, "tokens")[done] * channels[done] == view.read("tokens", done, dtype="float32")).all()
+    expected = values(view, done)
+    assert (view.read("embedding", done) == expected["embedding"]).all()
+    if dtype != "int8":
+        assert (view.read("tokens", done) == expected["tokens"].astype(dtype)).all()
+
+
+def test_the_zarr_hierarchy_contains_no_other_files(make_view: Make, fill: Make) -> None:
+    view = make_view()
+    fill(view)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # zarr warns about unknown files
+        members = dict(zarr.open_group(view.paths.store / "arrays.zarr", mode="r").members(max_depth=None))
+    arrays = {name for name, member in members.items() if isinstance(member, zarr.Array)}
+    assert arrays == {f"clips/net/{name}" for name in ("tokens", "embedding", "checksum", "status")}
+    assert members["clips/net"].attrs["provenance"]["encoder"] == "net"
+
+
+def rewrite(view: View, array: str, content: np.ndarray) -> None:
+    """Write the array with zarr-python, which leaves out rows equal to the fill value."""
+    zarr.open_array(view.paths.group / array, mode="r+")[:] = content
+
+
+def test_a_missing_index_entry_is_the_fill_value_where_status_is_1(make_view: Make, values: Make) -> None:
+    view = make_view()
+    for shard in range(3):
+        rows = np.arange(shard * 4, min(shard * 4 + 4, 11))
+        features = values(view, rows)
+        features["tokens"][np.isin(rows, [2, 4, 5, 6, 7])] = 0
+        view.write_shard(shard, rows, features, {})
+    tokens = with_zarr(view, "tokens")
+    rewrite(view, "tokens", tokens)
+    shard_bytes = view.paths.shard("tokens", 0, 3).stat().st_size
+    assert shard_bytes == 3 * 30 + 4 * 16 + 4, "zarr-python left out the row of zeros"
+    assert (view.read("tokens", np.arange(11)) == tokens).all()
+    assert not view.paths.shard("tokens", 1, 3).exists(), "zarr-python left out the shard of zeros"
+    view.paths.shard("tokens", 2, 3).unlink()
+    with pytest.raises(StepDiffError, match="^c8 and 2 more: stored tokens of view net"):
+        view.read("tokens", np.arange(8, 11))
+
+
+MASKS = """
+import sys
+import numpy as np
+from stepdiff.common.errors import DamageError, StepDiffError
+from store import Batches, Store
+from store.exchange.arrow import record_batches
+view = Store.open(sys.argv[1]).view("clips", "net")
+for rows in (np.array([False, False, True, True]), np.array([1.7]), np.array([[0, 1]])):
+    for read in (
+        lambda: view.read("tokens", rows),
+        lambda: view.in_place("tokens", rows),
+        lambda: view.read_quantised("q", rows),
+        lambda: Batches(view, "tokens", rows, batch_size=1),
+        lambda: list(record_batches(view, "tokens", rows)),
+    ):
+        try:
+            print("read", len(read()))
+        except StepDiffError as error:
+            print(error)
+"""
+
+
+def test_row_numbers_are_integers_and_a_mask_or_floats_are_never_cast(make_view: Make, values: Make) -> None:
+    """In a process whose calls are not checked by jaxtyping."""
+    view = make_view({"tokens": Feature((3, 5), "float16"), "q": Feature((4,), "int8")})
+    view.write_shard(0, np.arange(4), values(view, np.arange(4)), {})
+    command = [sys.executable, "-c", MASKS, str(view.paths.store)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    wrong = ["rows are bool of shape [4]: ", "rows are float64 of shape [1]: ", "rows are int64 of shape [1, 2]: "]
+    assert [line.split("give")[0] for line in done.stdout.splitlines()] == [text for text in wrong for _ in range(5)]
+
+
+def test_rows_are_read_by_keys_or_numbers_of_any_kind(filled: View) -> None:
+    expected = filled.read("tokens", np.array([3, 0]))
+    for keys in (["c3", "c0"], ("c3", "c0"), np.array(["c3", "c0"]), pl.Series(["c3", "c0"])):
+        assert (filled.read("tokens", keys=keys) == expected).all()
+    for rows in ([3, 0], (3, 0), np.array([3, 0], np.int32), pl.Series([3, 0], dtype=pl.UInt32)):
+        assert (filled.read("tokens", rows) == expected).all()
+    assert (filled.read("tokens", keys="c0", dtype="float32") == expected[1:]).all()
+    for nothing in ({"keys": []}, {"rows": []}, {"rows": pl.Series([], dtype=pl.Null)}):
+        assert filled.read("tokens", **nothing).shape == (0, 3, 5)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ({"keys": ["c0", "z"]}, "no key 'z' among the 11 clips"),
+        ({}, "by rows or by keys"),
+        ({"keys": ["c0"], "rows": [0]}, "by rows or by keys"),
+        ({"keys": ["c0"], "dtype": "int8"}, "tokens .* is float16: it cannot be read as int8"),
+        ({"rows": [0, -1]}, "no row -1"),
+        ({"rows": [0, 11]}, "row 11 is absent"),
+        ({"rows": [4000]}, "row 4000 is absent"),
+        ({"rows": [0, 6]}, "c6 is failed in view net of clips"),
+        ({"rows": [0, 9]}, "c9 is absent in view net of clips"),
+        ({"rows": [0, 1], "out": np.empty((2, 3, 4), np.float16)}, "needs C-contiguous float16"),
+        ({"rows": [0, 1], "out": np.empty((2, 3, 5), np.float32)}, "needs C-contiguous float16"),
+        ({"rows": [0, 1], "out": np.empty((4, 3, 5), np.float16)[::2]}, "needs C-contiguous float16"),
+    ],
+)
+def test_impossible_reads_are_refused(filled: View, wrong: dict[str, Any], why: str) -> None:
+    with pytest.raises(StepDiffError, match=why):
+        filled.read("tokens", **wrong)
+    with pytest.raises(StepDiffError, match="no feature 'scale' .*: it has tokens, embedding"):
+        filled.read("scale", np.array([0]))
+
+
 BIG = {"tokens": Feature((9, 4096), "float16"), "embedding": Feature((7,), "float32")}  # 72 KiB rows are mapped
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rows=st.lists(st.integers(0, 36), max_size=60),
     name=st.sampled_from(["tokens", "embedding"]),
@@ -46,25 +191,7 @@ def test_rows_are_returned_in_the_order_of_the_request(
     assert (view.read(name, wanted, dtype="float32") == whole[wanted].astype(np.float32)).all()
 
 
-@pytest.mark.parametrize("nowait", [reading._NOWAIT, 0])
-def test_memory_and_disk_give_the_same_rows(
-    make_view: Make, fill: Make, monkeypatch: pytest.MonkeyPatch, nowait: int
-) -> None:
-    monkeypatch.setattr(reading, "_NOWAIT", nowait)
-    view = make_view(BIG, rows=37, shard=8)
-    fill(view)
-    for path in view.paths.group.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    rows = np.random.default_rng(0).permutation(37)
-    for _ in range(2):  # from the disk, then from memory
-        got = view.read("tokens", rows)
-        assert (got == zarr.open_array(view.paths.group / "tokens", mode="r")[:][rows]).all()
-
-
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(st.integers(0, 36), max_size=9) | st.builds(range, st.integers(0, 36), st.integers(0, 37)))
 def test_in_place_rows_equal_rows_that_are_read(make_view: Make, fill: Make, rows: Sequence[int]) -> None:
     view = make_view(BIG, rows=37, shard=8)
@@ -90,45 +217,6 @@ def test_in_place_rows_skip_a_failed_row_and_survive_a_replaced_shard(make_view:
     assert np.array_equal(view.in_place("embedding", np.array([2, 3])), values[[1, 0]])
     with pytest.raises(StepDiffError, match="absent"):
         view.in_place("embedding", np.array([0, 5]))
-
-
-def test_rows_outside_the_page_cache_are_not_in_place(make_view: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    view = make_view({"embedding": Feature((7,), "float32")}, rows=8, shard=8)
-    view.write_shard(0, np.arange(8), {"embedding": np.ones((8, 7), np.float32)}, {})
-    monkeypatch.setattr(reading, "_is_resident", lambda run: False)
-    assert view.in_place("embedding", np.arange(8)) is None
-    (batch,) = Batches(view, "embedding", batch_size=8, shuffle=False, in_place=True)
-    assert (batch.arrays["embedding"] == 1).all()
-
-
-@pytest.mark.parametrize("wrong", ["shape", "dtype", "stride"])
-def test_an_out_that_does_not_fit_is_refused(make_view: Make, fill: Make, wrong: str) -> None:
-    view = make_view()
-    fill(view)
-    out = {
-        "shape": np.empty((2, 3, 4), np.float16),
-        "dtype": np.empty((2, 3, 5), np.float32),
-        "stride": np.empty((4, 3, 5), np.float16)[::2],
-    }[wrong]
-    with pytest.raises(StepDiffError, match="tokens needs C-contiguous float16"):
-        view.read("tokens", np.array([0, 1]), out)
-
-
-def test_int8_is_read_as_stored(make_view: Make, fill: Make) -> None:
-    view = make_view({"tokens": Feature((3, 70), "int8"), "embedding": Feature((7,), "float32")}, rows=11)
-    fill(view)
-    rows = np.array([9, 0, 9, 4])
-    levels, scale = view.read_quantised("tokens", rows)
-    for got, name in ((levels, "tokens"), (scale, "scale")):
-        whole = zarr.open_array(view.paths.group / name, mode="r")[:]
-        assert got.dtype == whole.dtype and (got == whole[rows]).all()
-    assert (view.read("tokens", rows, dtype="float32") == dequantise(levels, scale)).all()
-    out = Quantised(np.empty_like(levels), np.empty_like(scale))
-    again = view.read_quantised("tokens", rows, out)
-    assert again.levels is out.levels and again.scale is out.scale
-    assert (out.levels == levels).all() and (out.scale == scale).all()
-    with pytest.raises(StepDiffError, match="embedding of view net is float32, not int8"):
-        view.read_quantised("embedding", rows)
 
 
 @pytest.mark.parametrize("big", [False, True])
@@ -167,19 +255,9 @@ def test_reads_are_correct_while_a_writer_replaces_the_shard(
     assert done.is_set() and not errors and view.status().all()
 
 
-def test_more_shards_can_be_read_than_files_can_be_open(
-    make_view: Make, fill: Make, values: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(reading, "OPEN_FILES", 2)
-    view = make_view(rows=40, shard=4)
-    fill(view)
-    before = len(os.listdir("/proc/self/fd"))
-    rows = np.random.default_rng(0).integers(0, 40, 200)
-    assert (view.read("embedding", rows) == values(view, rows)["embedding"]).all()
-    assert len(os.listdir("/proc/self/fd")) <= before + 2, "files evicted from the cache are closed"
-
-
-@pytest.mark.parametrize("more", range(36, 46))  # at some, a file of checksums is the one too many
+@pytest.mark.parametrize(
+    "more", [36, *(pytest.param(more, marks=pytest.mark.full) for more in range(37, 46))]
+)  # at some, a file of checksums is the one too many
 def test_a_process_at_its_limit_of_open_files_closes_some(make_view: Make, fill: Make, values: Make, more: int) -> None:
     view = make_view(rows=400, shard=4)
     fill(view)
@@ -242,3 +320,94 @@ def forked(ask: Callable[[], object]) -> bool:
         finally:
             os._exit(2)
     return os.waitpid(pid, 0)[1] == 0
+
+
+SHAPES = {"whole pages": (2, LEAST), "between pages": (3, 433_000), "small": (3, 50)}  # float16: 4, 2.5 MiB, 300 bytes
+
+
+def drop_from_memory(folder: Path) -> None:
+    """Drop all files below `folder` from the page cache."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+@pytest.fixture(params=["can", pytest.param("refuses the flag", marks=pytest.mark.full), "refuses the read or write"])
+def system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Systems with direct I/O, and systems that refuse it at different calls."""
+
+    def refused(flags: int) -> None:
+        if flags & os.O_DIRECT:
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    def open_refused(path: str, flags: int, *mode: int, call: Callable[..., int] = os.open) -> int:
+        refused(flags)
+        return call(path, flags, *mode)
+
+    def refusing(call: Callable[..., int]) -> Callable[..., int]:
+        def refused_call(fd: int, *rest: Any) -> int:
+            refused(fcntl.fcntl(fd, fcntl.F_GETFL))
+            return call(fd, *rest)
+
+        return refused_call
+
+    if request.param == "refuses the flag":
+        monkeypatch.setattr(os, "open", open_refused)
+    elif request.param == "refuses the read or write":
+        monkeypatch.setattr(os, "preadv", refusing(os.preadv))
+        monkeypatch.setattr(os, "pwrite", refusing(os.pwrite))
+
+
+@pytest.mark.parametrize(
+    "shape", ["whole pages", *(pytest.param(name, marks=pytest.mark.full) for name in list(SHAPES)[1:])]
+)
+def test_a_read_gives_the_same_bytes(make_view: Make, fill: Make, system: None, shape: str) -> None:
+    view = make_view({"tokens": Feature(SHAPES[shape], "float16"), "embedding": Feature((7,), "float32")}, rows=7)
+    fill(view)
+    whole = zarr.open_array(view.paths.group / "tokens", mode="r")[:]
+    rows = np.array([6, 2, 3, 0, 3, 5])  # the last row is followed only by the index; two rows are adjacent
+    for out in (None, np.empty((6, *SHAPES[shape]), np.float16), unaligned((6, *SHAPES[shape]))):
+        drop_from_memory(view.paths.group)
+        got = view.read("tokens", rows, out, direct=True)
+        assert (got == whole[rows]).all() and (out is None or got is out)
+    flip(view.paths.shard("tokens", 0, 3), 5)
+    with pytest.raises(DamageError, match="^c0: "):
+        Store.open(view.paths.store).view("clips", "net").read("tokens", [0], direct=True)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("left", [0, 1, PAGE + 5])
+def test_a_truncated_file_is_named(make_view: Make, fill: Make, left: int) -> None:
+    view = make_view({"tokens": Feature((2, LEAST), "float16"), "embedding": Feature((7,), "float32")})
+    fill(view)
+    drop_from_memory(view.paths.group)
+    view.read("tokens", np.array([0]), direct=True)  # the file is open and its index is read
+    path = view.paths.shard("tokens", 0, 3)
+    times = path.stat()
+    os.truncate(path, 4 * LEAST + left)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(StepDiffError, match="it ends too early|index of .* run python -m store verify"):
+        view.read("tokens", np.array([0, 1]), direct=True)
+
+
+@pytest.mark.parametrize("first", [5, *(pytest.param(first, marks=pytest.mark.full) for first in (0, PAGE))])
+@pytest.mark.parametrize(
+    "size", [2 * LEAST + 7, *(pytest.param(size, marks=pytest.mark.full) for size in (2 * LEAST, 100))]
+)
+def test_a_write_gives_the_same_bytes(tmp_path: Path, system: None, first: int, size: int) -> None:
+    rng = np.random.default_rng(0)
+    pieces = [rng.integers(0, 256, n, np.uint8) for n in (first, 0, 0, 9)]
+    for place in (1, 2):
+        pieces[place] = aligned_empty((size,), np.uint8)
+        pieces[place][:] = rng.integers(0, 256, size, np.uint8)
+    with CommitGroup() as files:
+        files.replace(tmp_path / "file", pieces, sum(map(len, pieces)))
+    assert (tmp_path / "file").read_bytes() == b"".join(piece.tobytes() for piece in pieces)
+
+
+def unaligned(shape: tuple[int, ...]) -> np.ndarray:
+    """Return a float16 array that begins two bytes after the start of a page."""
+    size = int(np.prod(shape))
+    return aligned_empty((size + 1,), np.float16)[1:].reshape(shape)

@@ -1,38 +1,47 @@
-"""Paths in an object store, on moto's S3 server and in memory."""
+"""Stores in an object store, on moto's S3 server and in memory: paths, shards, commands and refusals."""
 
+import json
 import os
 import pickle
+import random
 import subprocess
 import sys
+import threading
 import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+import tensorstore
+import zarr
+from zarr.storage import ObjectStore
 
-from common.errors import StepDiffError
-from common.io import object_stores
-from common.io.files import place
-from common.io.remote import RemotePath, ReplacedError
-from store import Store
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io import object_stores
+from stepdiff.common.io.files import place
+from stepdiff.common.io.remote import RemotePath
+from store import Feature, Provenance, Store, View
 from store.__main__ import main
+from store.format.shard import index_bytes
+from store.verbs.verify import verify
+from tests.store.conftest import ROOT, flip, run
+from tests.store.test_store_killed import FEATURES, PROVENANCE, contents, write_in_rounds
 
-ROOT = Path(__file__).parents[2]
 PART = 16 * 2**20
+pytestmark = pytest.mark.full
 
 
 @pytest.fixture(params=["s3", "memory"])
 def root(request: pytest.FixtureRequest) -> RemotePath:
     """An empty remote folder of each kind."""
     url = request.getfixturevalue("bucket") if request.param == "s3" else f"memory://{uuid.uuid4().hex}"
-    found = place(f"{url}/features")
-    assert isinstance(found, RemotePath)
-    return found
+    folder = place(f"{url}/features")
+    assert isinstance(folder, RemotePath)
+    return folder
 
 
 @pytest.fixture
@@ -55,43 +64,6 @@ def refusing(s3_server: str) -> Iterator[None]:
     refuse_after(b"0")
     yield
     refuse_after(b"inf")
-
-
-@pytest.mark.parametrize(
-    ("given", "found"),
-    [
-        ("s3://bucket/a/b/", RemotePath("s3://bucket/a/b")),
-        ("s3://bucket", RemotePath("s3://bucket")),
-        (Path("s3://bucket/a"), RemotePath("s3://bucket/a")),  # pathlib collapses two slashes
-        ("gs://bucket/a", RemotePath("gs://bucket/a")),
-        ("memory:///a", RemotePath("memory://a")),
-        ("file:///tmp/a", Path("/tmp/a")),
-        ("/tmp/s3:/a", Path("/tmp/s3:/a")),
-        ("features", Path("features")),
-    ],
-)
-def test_a_url_is_a_remote_path_and_anything_else_a_local_path(given: str | Path, found: Path | RemotePath) -> None:
-    assert place(given) == found
-
-
-def test_a_url_of_an_unknown_scheme_is_refused() -> None:
-    with pytest.raises(StepDiffError, match="https://host/a is not a place for a store"):
-        place("https://host/a")
-
-
-names = st.text("abc.-_", min_size=1, max_size=8).filter(lambda name: name.strip(".") != "")
-
-
-@given(st.lists(names, min_size=1, max_size=4))
-def test_a_remote_path_is_split_as_pathlib_does(parts: list[str]) -> None:
-    above, pure = RemotePath("s3://bucket"), PurePosixPath("/bucket")
-    found, path = above, pure
-    for part in parts:
-        found, path = found / part, path / part
-    assert (found.name, found.stem, found.parent.name) == (path.name, path.stem, path.parent.name)
-    assert str(found.relative_to(above)) == str(path.relative_to(pure))
-    assert found.with_suffix(".lock").name == path.with_suffix(".lock").name
-    assert pickle.loads(pickle.dumps(found)) == found
 
 
 def test_existing_objects_are_listed_as_pathlib_does(root: RemotePath, tmp_path: Path) -> None:
@@ -145,60 +117,11 @@ def test_an_object_is_created_or_replaced_by_one_writer_only(root: RemotePath) -
     assert (root / "b").create([b"x"]) and not (root / "b").create([b"y"])
 
 
-def test_a_listing_gives_the_same_versions_as_single_requests(root: RemotePath) -> None:
-    for name in ("a", "b"):
-        (root / name).put([name.encode()])
-    assert root.identities() == {name: (root / name).identity() for name in ("a", "b")}
-
-
-def test_ranges_of_different_versions_are_refused(root: RemotePath) -> None:
-    (root / "a").put([bytes(range(100))])
-    tail, etag, size = (root / "a").read_tail(10)
-    assert (bytes(tail), size) == (bytes(range(90, 100)), 100)
-    assert bytes((root / "a").read_tail(1000)[0]) == bytes(range(100))
-    assert bytes((root / "a").read_range(5, 8, etag)) == bytes([5, 6, 7])
-    (root / "a").put([bytes(100)])
-    with pytest.raises(ReplacedError):
-        (root / "a").read_range(5, 8, etag)
-
-
 def test_credentials_are_never_stored(bucket: str) -> None:
     store = Store.open(f"{bucket}/features", create=True)
     store.catalog("clips")
     assert b"secret" not in pickle.dumps(store) and pickle.loads(pickle.dumps(store)).path == store.path
     assert "secret" not in repr(store.path)
-
-
-def one_line(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    assert main(["info", *arguments]) == 2
-    out, printed = capsys.readouterr()
-    assert not out and printed.startswith("error: ") and printed.count("\n") == 1 and len(printed) < 320, printed
-    return printed
-
-
-def test_a_missing_bucket_is_reported_in_one_line(
-    s3_server: str, impatient: None, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert "no such bucket" in one_line(capsys, "s3://no-bucket-here/features")
-    with pytest.raises(StepDiffError, match="s3://no-bucket-here/features.*no such bucket"):
-        Store.open("s3://no-bucket-here/features", create=True)
-
-
-def test_a_missing_store_is_reported_in_one_line(bucket: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert f"no feature store in {bucket}/features" in one_line(capsys, f"{bucket}/features")
-
-
-def test_an_unreachable_endpoint_is_reported_in_one_line(
-    impatient: None, s3_server: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    assert "check network and endpoint" in one_line(capsys, "s3://bucket/features")
-
-
-def test_refused_credentials_are_reported_in_one_line(
-    s3_bucket: str, impatient: None, refusing: None, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert "check the credentials" in one_line(capsys, f"{s3_bucket}/features")
 
 
 FORK = """
@@ -219,3 +142,181 @@ def test_a_forked_process_gets_an_error_about_the_fork(bucket: str) -> None:
     command = [sys.executable, "-W", "ignore", "-c", FORK, f"{bucket}/features"]
     done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=30)
     assert done.stdout.startswith("cannot use an object store in a forked process") and done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("s3://no-bucket-here/features", "no such bucket"),
+        ("BUCKET/features", "no feature store in BUCKET/features"),
+        ("unreachable", "check network and endpoint"),
+        ("refused", "check the credentials"),
+    ],
+)
+def test_a_store_that_cannot_be_reached_is_reported_in_one_line(
+    s3_server: str, s3_bucket: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    impatient: None, request: pytest.FixtureRequest, url: str, why: str,
+) -> None:  # fmt: skip
+    if url == "unreachable":
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    elif url == "refused":
+        request.getfixturevalue("refusing")
+    url = url.replace("BUCKET", s3_bucket) if "://" in url or "BUCKET" in url else f"{s3_bucket}/features"
+    status, out, errors = run(capsys, "info", url)
+    assert status == 2 and not out and errors.startswith("error: ") and why.replace("BUCKET", s3_bucket) in errors
+    assert errors.count("\n") == 1 and len(errors) < 320, errors
+
+
+ROWS, SHARD = 50, 16
+
+
+@pytest.fixture(params=["s3", "memory"])
+def view(request: pytest.FixtureRequest, provenance: Provenance, features: dict[str, Feature]) -> View:
+    """An empty view in an object store of each kind."""
+    url = request.getfixturevalue("bucket") if request.param == "s3" else f"memory://{uuid.uuid4().hex}"
+    store = Store.open(f"{url}/features", create=True)
+    store.catalog("clips").append(pl.DataFrame({"key": [f"c{i}" for i in range(ROWS)]}))
+    with store.lock():
+        return store.create_view("clips", "net", provenance, features, SHARD)
+
+
+def remote(view: View, name: str, shard: int) -> RemotePath:
+    path = view.paths.shard(name, shard, 1 + len(view.features[name].shape))
+    assert isinstance(path, RemotePath)
+    return path
+
+
+def test_reads_are_correct_while_a_writer_replaces_the_shard(
+    view: View, fill: Callable[..., None], values: Callable[..., dict]
+) -> None:
+    expected = values(view, np.arange(SHARD))["tokens"].astype(np.float16)
+    fill(view, np.arange(7, 8))
+    assert np.array_equal(view.read("tokens", np.array([7])), expected[[7]])  # the index is cached now
+    wrong: list[int] = []
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.is_set():
+            if not np.array_equal(view.read("tokens", np.array([7, 7])), expected[[7, 7]]):
+                wrong.append(1)
+
+    reader = threading.Thread(target=look)
+    reader.start()
+    for row in (0, 1, 2, 9, 15):  # row 7 moves within the object each time
+        fill(view, np.array([row]))
+    done.set()
+    reader.join()
+    assert not wrong
+    rows = np.array([0, 1, 2, 7, 9, 15])
+    assert np.array_equal(view.read("tokens", rows), expected[rows])
+
+
+def test_a_missing_shard_reads_as_the_fill_value_or_raises(view: View, fill: Callable[..., None]) -> None:
+    fill(view, np.arange(8))
+    path = remote(view, "tokens", 0)
+    present = np.zeros(SHARD, bool)
+    present[3] = True
+    row = np.arange(15, dtype=np.float16)
+    path.put([row, index_bytes(present, 30)])
+    rows = view.read("tokens", np.array([2, 3]), check="never")
+    assert not rows[0].any() and np.array_equal(rows[1].ravel(), row)
+    with pytest.raises(StepDiffError, match="^c2 and 1 more: stored tokens"):
+        view.read("tokens", np.array([2, 3]))
+    with pytest.raises(StepDiffError, match="c9 is absent"):
+        view.read("tokens", np.array([9]))
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "past the end"])
+def test_a_damaged_index_is_refused_in_one_line(view: View, fill: Callable[..., None], damage: str) -> None:
+    fill(view, np.arange(SHARD))
+    path = remote(view, "tokens", 0)
+    data = bytearray(path.read_bytes())
+    if damage == "past the end":
+        data = bytearray(index_bytes(np.ones(SHARD, bool), 30))
+    elif damage == "flipped":
+        data[-20] ^= 1
+    path.put([bytes(data[: {"empty": 0, "cut": 100}.get(damage, len(data))])])
+    with pytest.raises(StepDiffError, match="run python -m store verify"):
+        view.read("tokens", np.array([15]))
+
+
+def test_zarr_python_reads_the_array(s3_bucket: str, s3_server: str, values: Callable[..., dict]) -> None:
+    store = Store.open(f"{s3_bucket}/deep/features", create=True)
+    store.catalog("clips").append(pl.DataFrame({"key": [f"c{i}" for i in range(11)]}))
+    features = {"tokens": Feature((3, 130), "int8"), "embedding": Feature((7,), "float32")}
+    with store.lock():
+        view = store.create_view("clips", "net", Provenance("net", "0", "l", "f", "c", {}), features, 4)
+    for shard in range(3):
+        rows = np.arange(shard * 4, min(shard * 4 + 4, 11))
+        view.write_shard(shard, rows, values(view, rows), {})
+    ours = dict(zip(view.stored, view._read(np.arange(11), dict.fromkeys(view.stored)), strict=True))
+    group = zarr.open_group(ObjectStore(object_stores.objects(str(view.paths.group)), read_only=True), mode="r")
+    assert sorted(group.array_keys()) == ["checksum", "embedding", "scale", "status", "tokens"]
+    for name, expected in ours.items():
+        assert np.array_equal(group[name][:], expected)
+        base = {"driver": "s3", "bucket": s3_bucket.removeprefix("s3://"), "endpoint": s3_server}
+        spec = {
+            "driver": "zarr3",
+            "kvstore": {**base, "aws_region": "us-east-1", "path": f"deep/features/arrays.zarr/clips/net/{name}/"},
+        }
+        assert np.array_equal(tensorstore.open(spec, open=True).result().read().result(), expected)
+    assert group["status"][:].tolist() == [1] * 11
+
+
+@pytest.fixture
+def written(bucket: str) -> str:
+    """The URL of a store of 20 clips, three of which failed."""
+    write_in_rounds(f"{bucket}/features")
+    return f"{bucket}/features"
+
+
+def test_an_incomplete_view_is_not_a_view(written: str) -> None:
+    root = place(written)
+    group = root / "arrays.zarr" / "clips" / "half"
+    for array in ("tokens", "status"):
+        whole = root / "arrays.zarr" / "clips" / "net" / array / "zarr.json"
+        assert isinstance(group, RemotePath)
+        (group / array / "zarr.json").put([whole.read_bytes()])
+    store = Store.open(written)
+    assert store.views("clips") == ["net"] and verify(store) == []
+    with store.lock():
+        store.create_view("clips", "half", PROVENANCE, FEATURES)
+    assert store.views("clips") == ["half", "net"] and verify(store) == []
+
+
+def test_verify_finds_a_flipped_byte_in_any_object() -> None:
+    url = "memory://flipped"
+    write_in_rounds(url)
+    root = place(url)
+    dice = random.Random(0)
+    for path, size in root.files().items():
+        name = str(path.relative_to(root))
+        if name.endswith((".lock", "lock.json")):
+            continue
+        at, bit = dice.randrange(size), dice.randrange(8)
+        flip(path, at, bit)
+        try:
+            assert name in [damage.path for damage in verify(Store.open(url))]
+        except StepDiffError:
+            assert name == "store.json"
+        flip(path, at, bit)
+    assert verify(Store.open(url)) == []
+
+
+def test_the_commands_accept_a_url(written: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    url = written
+    figures = json.loads(run(capsys, "info", url, "--json")[1])
+    (view,) = figures["views"]
+    sizes = {name: len(data) for name, data in contents(url).items() if name.startswith("arrays.zarr/clips/net/")}
+    assert (figures["path"], view["ok"], view["failed"], view["bytes"]) == (url, 17, 3, sum(sizes.values()))
+    assert main(["requantise", url, "--view", "net", "--to", "small", "--dtype", "float16"]) == 0
+    assert main(["export", str(tmp_path / "clips.parquet"), "--store", url, "--view", "small"]) == 0
+    capsys.readouterr()
+    assert "2 catalog parts and 2 files of failures and 3 records" in run(capsys, "compact", url)[1]
+    assert "dropped view small" in run(capsys, "drop", url, "--view", "small", "--yes")[1]
+    assert not any("/small/" in name for name in contents(url))
+    assert run(capsys, "verify", url)[1].startswith(f"{url} is whole\nnot covered: ")
+    root = place(url)
+    assert isinstance(root, RemotePath)
+    (root / "arrays.zarr/clips/net/embedding/c/0/0").put([b"x"])
+    assert "arrays.zarr/clips/net/embedding/c/0/0 has a damaged index: c1, c2" in run(capsys, "verify", url)[1]

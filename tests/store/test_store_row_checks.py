@@ -1,7 +1,5 @@
-"""No read returns a damaged row: every row is compared with its stored checksum, once."""
+"""No read returns a damaged row: every row is compared with its stored checksum."""
 
-import contextlib
-import io
 import os
 import re
 import threading
@@ -13,21 +11,15 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-import torch
 
-from common.errors import DamageError, StepDiffError
-from common.io.local import LocalPath
-from common.io.remote import RemotePath
-from common.io.sealed import crc32c
+from stepdiff.common.errors import DamageError, StepDiffError
 from store import Feature, Provenance, Store, View
 from store.__main__ import main
 from store.batches import Batches
-from store.format.layout import ViewPaths
 from store.format.quantise import dequantise
 from store.format.shard import index_size
-from store.io import reader as reading
-from store.io import row_checks
 from store.verbs.verify import verify
+from tests.store.conftest import flip, run
 
 Make = Callable[..., Any]
 ROWS, SHARD = 11, 4
@@ -39,7 +31,9 @@ KINDS = {
 }
 
 
-@pytest.fixture(params=["local", "s3", "memory"])
+@pytest.fixture(
+    params=["local", pytest.param("s3", marks=pytest.mark.full), pytest.param("memory", marks=pytest.mark.full)]
+)
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "s3":
         return f"{request.getfixturevalue('bucket')}/features"
@@ -65,34 +59,23 @@ def shard_file(view: View, name: str, shard: int) -> Any:
     return view.paths.shard(name, shard, 1 + len(view.stored[name].shape))
 
 
-def write(path: Any, data: bytes) -> None:
-    path.put([data]) if isinstance(path, RemotePath) else path.write_bytes(data)
-
-
-def flip(path: Any, bit: int) -> bytes:
-    """Flip a bit of a file and return the old content."""
-    data = path.read_bytes()
-    changed = bytearray(data)
-    changed[bit // 8] ^= 1 << bit % 8
-    write(path, bytes(changed))
-    return data
-
-
 def damage(view: View, name: str, row: int) -> None:
-    """Flip a bit in the middle of a row."""
-    size = view.stored[name].row_bytes
-    flip(shard_file(view, name, row // SHARD), (row % SHARD * size + size // 2) * 8)
+    """Flip a bit in the middle of a row, without a change of the file's times, as bit rot does."""
+    size, path = view.stored[name].row_bytes, shard_file(view, name, row // SHARD)
+    known = path.stat() if isinstance(path, Path) else None
+    flip(path, row % SHARD * size + size // 2)
+    if known:
+        os.utime(path, ns=(known.st_atime_ns, known.st_mtime_ns))
 
 
 def flips(view: View, name: str, shard: int, count: int) -> Iterator[int]:
     """Flip about `count` evenly spaced bits of a shard's rows, yield the row of each and restore it."""
-    path = shard_file(view, name, shard)
-    size = view.stored[name].row_bytes
+    path, size = shard_file(view, name, shard), view.stored[name].row_bytes
     bits = (len(path.read_bytes()) - index_size(SHARD)) * 8
     for bit in range(3, bits, max(bits // count, 1) | 1):
-        data = flip(path, bit)
+        flip(path, bit // 8, bit % 8)
         yield shard * SHARD + bit // 8 // size
-        write(path, data)
+        flip(path, bit // 8, bit % 8)
 
 
 def reads(view: View, rows: np.ndarray) -> Iterator[tuple[str, Callable[[], Any]]]:
@@ -112,17 +95,12 @@ def reads(view: View, rows: np.ndarray) -> Iterator[tuple[str, Callable[[], Any]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_damaged_row_is_refused_with_its_key_at_the_first_read(
-    whole: Make, place: str, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(reading, "LEAST", 4096)  # so that `direct` applies to the small rows of a test
+def test_a_damaged_row_is_refused_with_its_key_at_the_first_read(whole: Make, place: str, kind: str) -> None:
     view = whole(place, KINDS[kind])
-    remote = not place.startswith("/")
-    count = 3 if remote or kind == "pieces" else 25
+    count = 5 if place.startswith("/") and kind != "pieces" else 3
     for name in view.stored if kind != "float16" else ["tokens"]:
-        for row in flips(view, name, row_shard := 1, count):
-            rows = np.arange(row_shard * SHARD, row_shard * SHARD + SHARD)
-            for how, read in reads(Store.open(place).view("clips", "net"), rows):
+        for row in flips(view, name, 1, count):
+            for how, read in reads(Store.open(place).view("clips", "net"), np.arange(SHARD, 2 * SHARD)):
                 if how == "in_place":
                     assert read() is None
                     continue
@@ -132,95 +110,32 @@ def test_a_damaged_row_is_refused_with_its_key_at_the_first_read(
         read()  # all flips are undone
 
 
-def test_rows_read_from_disk_are_checked(whole: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "_NOWAIT", 0)  # no row counts as resident
-    view = whole(str(tmp_path / "store"), KINDS["mapped"])
-    for row in flips(view, "tokens", 2, 5):
-        for direct in (False, True):
-            with pytest.raises(DamageError, match=f"^c{row}: "):
-                Store.open(view.paths.store).view("clips", "net").read("tokens", np.arange(ROWS)[::-1], direct=direct)
-
-
-def test_a_row_missing_from_the_shard_must_be_zeros(whole: Make, make_view: Make) -> None:
-    view = make_view(rows=8, shard=4)
-    zeros = {name: np.zeros((8, *f.shape), np.float32) for name, f in view.features.items()}
-    for shard in range(2):
-        rows = np.arange(shard * 4, shard * 4 + 4)
-        view.write_shard(shard, rows, {name: values[rows] for name, values in zeros.items()}, {})
-    shard_file(view, "tokens", 0).unlink()  # zarr-python leaves out rows equal to the fill value
-    assert not view.read("tokens", np.arange(8)).any()
-    other = whole(str(view.paths.store.parent / "other"), KINDS["float16"])
-    shard_file(other, "tokens", 1).unlink()
-    with pytest.raises(DamageError, match="^c4 and 3 more: stored tokens"):
-        other.read("tokens", np.arange(ROWS))
-    assert not other.read("tokens", np.arange(4, 8), check="never").any()
-
-
-@pytest.mark.parametrize("kind", ["float16", "int8", "mapped"])
-def test_a_row_is_checked_once(whole: Make, place: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    view = whole(place, KINDS[kind])
-    calls: list[int] = []
-
-    def counted(data: Any, before: int = 0) -> int:
-        calls.append(1)
-        return crc32c(data, before)
-
-    monkeypatch.setattr(reading, "crc32c", counted)
-    monkeypatch.setattr(row_checks, "crc32c", counted)
-    arrays = len(view.arrays_of(["tokens"]))
-    read = view.read_quantised if kind == "int8" else view.read
-    read("tokens", np.array([5, 1, 5]))
-    read("tokens", np.array([1, 5]))
-    assert len(calls) == 3 * arrays, "a row that occurs twice in a batch is copied and checked twice"
-    for _ in range(2):
-        list(Batches(view, "tokens", batch_size=3))
-        view.in_place("tokens", np.arange(4))
-    assert len(calls) == (3 + ROWS - 2) * arrays
-    read("tokens", np.arange(ROWS), check="always")
-    assert len(calls) == (3 + ROWS - 2 + ROWS) * arrays
-    read("tokens", np.arange(ROWS), check="never")
-    assert len(calls) == (3 + ROWS - 2 + ROWS) * arrays
-
-
 def test_always_finds_damage_after_the_first_read_and_never_does_not(whole: Make, place: str) -> None:
     view = whole(place, KINDS["float16"])
     before = view.read("tokens", np.arange(ROWS))
-    path = shard_file(view, "tokens", 1)
-    if isinstance(path, RemotePath):
-        damage(view, "tokens", 6)
-    else:
-        known = path.stat()
-        damage(view, "tokens", 6)  # bit rot does not change the file times
-        os.utime(path, ns=(known.st_atime_ns, known.st_mtime_ns))
+    damage(view, "tokens", 6)
+    if place.startswith("/"):
         assert view.read("tokens", np.arange(4, 8)).shape  # `first`: the row was right at its first read
-    again = Store.open(place).view("clips", "net", check="always")
-    for some in (view, again):
+    always, never = (Store.open(place).view("clips", "net", check=check) for check in ("always", "never"))
+    for read in (lambda: view.read("tokens", np.arange(ROWS), check="always"), lambda: always.read("tokens", [6])):
         with pytest.raises(DamageError, match="^c6: "):
-            some.read("tokens", np.arange(ROWS), check="always")
-    with pytest.raises(DamageError, match="^c6: "):
-        again.read("tokens", np.arange(ROWS))
-    for some in (again, Store.open(place).view("clips", "net", check="never")):
-        got = some.read("tokens", np.arange(ROWS), check="never")
-        assert (got != before).any(axis=(1, 2)).nonzero()[0].tolist() == [6]
-    with pytest.raises(StepDiffError, match="check='sometimes' is not known"):
-        row_checks.known_check("sometimes")
+            read()
+    for rows in (always.read("tokens", np.arange(ROWS), check="never"), never.read("tokens", np.arange(ROWS))):
+        assert (rows != before).any(axis=(1, 2)).nonzero()[0].tolist() == [6]
 
 
 def test_a_replaced_shard_is_checked_again(whole: Make, place: str) -> None:
     view = whole(place, KINDS["float16"])
-    rows = np.arange(ROWS)
-    before = view.read("tokens", rows)
-    path = shard_file(view, "tokens", 1)
-    data = path.read_bytes()
+    before, path = view.read("tokens", np.arange(ROWS)), shard_file(view, "tokens", 1)
+    good = path.read_bytes()
+    if isinstance(path, Path):
+        path.unlink()  # writers rename a new file
+        path.write_bytes(good)
     damage(view, "tokens", 6)
-    if not isinstance(path, RemotePath):  # with a rename, as writers do
-        damaged = path.read_bytes()
-        path.unlink()
-        path.write_bytes(damaged)
     with pytest.raises(DamageError, match="^c6: "):
-        view.read("tokens", rows)
-    write(path, data)
-    assert (view.read("tokens", rows) == before).all()
+        view.read("tokens", np.arange(ROWS))
+    damage(view, "tokens", 6)
+    assert (view.read("tokens", np.arange(ROWS)) == before).all()
 
 
 @pytest.mark.parametrize("what", ["row", "checksums"])
@@ -228,62 +143,48 @@ def test_following_the_error_message_recovers_the_rows(whole: Make, fill: Make, 
     """verify lists the damage; deleting the status chunk that the message names makes the shard recomputable."""
     view = whole(str(tmp_path / "store"), KINDS["int8"])
     expected = view.read("tokens", np.arange(ROWS), dtype="float32")
-    damage(view, "tokens", 6) if what == "row" else flip(view.paths.checksum(1), 17)
+    damage(view, "tokens", 6) if what == "row" else flip(view.paths.checksum(1), 2, 1)
     view = Store.open(view.paths.store).view("clips", "net")
     with pytest.raises(DamageError) as raised:
         view.read("tokens", np.arange(ROWS), dtype="float32")
-    found = re.search(r"run python -m store verify (\S+) to .* delete (\S+) and repeat", str(raised.value))
-    assert found and "\n" not in str(raised.value)
-    assert main(["verify", found[1]]) == 1
-    Path(found[2]).unlink()
+    advice = re.search(r"run python -m store verify (\S+) to .* delete (\S+) and repeat", str(raised.value))
+    assert advice and "\n" not in str(raised.value)
+    assert main(["verify", advice[1]]) == 1
+    Path(advice[2]).unlink()
     with pytest.raises(StepDiffError, match="^c4 is absent"):
-        Store.open(found[1]).view("clips", "net").read("tokens", np.arange(ROWS), dtype="float32")
-    fill(Store.open(found[1]).view("clips", "net"), np.arange(4, 8))
-    assert main(["verify", found[1]]) == 0
+        Store.open(advice[1]).view("clips", "net").read("tokens", np.arange(ROWS), dtype="float32")
+    fill(Store.open(advice[1]).view("clips", "net"), np.arange(4, 8))
+    assert main(["verify", advice[1]]) == 0
     assert (view.read("tokens", np.arange(ROWS), dtype="float32") == expected).all(), "also with the view that was open"
 
 
-def test_an_open_reader_sees_a_recomputed_shard(whole: Make, place: str, values: Make) -> None:
-    view = whole(place, KINDS["float16"])
-    view.read("embedding", np.arange(ROWS))
-    rows = np.arange(4, 8)
-    view.paths.status(1).unlink()
-    other = values(view, rows, seed=9)
-    Store.open(place).view("clips", "net").write_shard(1, rows, other, {})
-    assert (view.read("embedding", rows) == other["embedding"]).all()
-
-
 @pytest.mark.parametrize("array", ["tokens", "scale", "embedding", "checksum"])
-def test_no_damaged_row_is_copied(make_view: Make, fill: Make, tmp_path: Path, array: str) -> None:
-    """Neither requantise, export-hdf5 nor a writer that completes a shard copies one."""
+def test_no_damaged_row_is_copied(
+    make_view: Make, fill: Make, tmp_path: Path, array: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither requantise, export nor a writer that completes a shard copies one."""
     view = make_view({"tokens": Feature((3, 70), "int8"), "embedding": Feature((7,), "float32")})
     fill(view, np.setdiff1d(np.arange(ROWS), [7]))
-    store = str(view.paths.store)
-    flip(view.paths.checksum(1), 17) if array == "checksum" else damage(view, array, 6)
+    store = view.paths.store
+    flip(view.paths.checksum(1), 2) if array == "checksum" else damage(view, array, 6)
     named = "the checksums of shard 1" if array == "checksum" else f"c6: stored {array} of view net"
-    path, data = shard_file(view, "tokens", 1), shard_file(view, "tokens", 1).read_bytes()
+    path, before = shard_file(view, "tokens", 1), shard_file(view, "tokens", 1).read_bytes()
     with pytest.raises(DamageError, match=f"^{named}"):
         fill(view, np.array([7]))
-    assert path.read_bytes() == data and view.shard_status(1).tolist() == [1, 1, 1, 0]
+    assert path.read_bytes() == before and view.shard_status(1).tolist() == [1, 1, 1, 0]
     for command in (
         ["requantise", store, "--view", "net", "--to", "small", "--dtype", "float16"],
-        ["export-hdf5", str(tmp_path / "x.h5"), "--store", store, "--view", "net"],
-        ["export-hdf5", str(tmp_path / "x.h5"), "--store", store, "--view", "net", "--raw"],
+        ["export", tmp_path / "x.parquet", "--store", store, "--view", "net"],
     ):
-        assert _fails(command, named)
-    assert not (tmp_path / "x.h5").exists()
-    assert main(["compact", store]) == 0, "compaction moves no row"
-    made = verify(Store.open(store))
-    assert made and all("small" not in found.path for found in made)
+        status, _, errors = run(capsys, *command)
+        assert status == 2 and [named in line for line in errors.splitlines() if line.startswith("error: ")] == [True]
+    assert not list((tmp_path / "x.parquet").rglob("part-*"))
+    assert run(capsys, "compact", store)[0] == 0, "compaction moves no row"
+    damages = verify(Store.open(store))
+    assert damages and all("small" not in damage.path for damage in damages)
 
 
-def _fails(command: list[str], named: str) -> bool:
-    with contextlib.redirect_stderr(io.StringIO()) as errors:
-        code = main(command)
-    lines = [line for line in errors.getvalue().splitlines() if line.startswith("error: ")]
-    return code == 2 and len(lines) == 1 and named in lines[0]
-
-
+@pytest.mark.full
 def test_threads_check_rows_concurrently(whole: Make, tmp_path: Path) -> None:
     view = whole(str(tmp_path / "store"), KINDS["mapped"])
     expected = view.read("tokens", np.arange(ROWS), check="never")
@@ -310,58 +211,3 @@ def test_threads_check_rows_concurrently(whole: Make, tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert not problems
-
-
-class _Rows(torch.utils.data.Dataset[np.ndarray]):
-    """Rows of a view one at a time, or the error message of a refused row."""
-
-    def __init__(self, view: View) -> None:
-        self.view = view
-
-    def __len__(self) -> int:
-        return ROWS
-
-    def __getitem__(self, row: int) -> Any:
-        try:
-            return self.view.read("embedding", np.array([row]))[0]
-        except DamageError as error:
-            return str(error)
-
-
-@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
-@pytest.mark.parametrize("context", ["fork", "spawn"])
-def test_workers_of_a_dataloader_check_rows(whole: Make, tmp_path: Path, context: str) -> None:
-    view = whole(str(tmp_path / "store"), KINDS["float16"])
-    expected = view.read("embedding", np.arange(ROWS))  # the parent has checked its rows: a forked child inherits that
-    damage(view, "embedding", 9)
-    loader = torch.utils.data.DataLoader(
-        _Rows(view), batch_size=None, num_workers=2, multiprocessing_context=context, timeout=60
-    )
-    for _ in range(2):
-        for row, got in enumerate(loader):
-            if row == 9:
-                assert got.startswith("c9: stored embedding of view net")
-            else:
-                assert (np.asarray(got) == expected[row]).all()
-
-
-def test_the_checksum_chunks_in_memory_are_bounded(
-    whole: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    view = whole(str(tmp_path / "store"), KINDS["float16"])
-    a_chunk = SHARD * 2 * 4 + row_checks._CHUNK_BYTES
-    monkeypatch.setattr(row_checks, "MOST_BYTES", 2 * a_chunk)
-    assert not view._checksums.nbytes, "nothing is loaded before a row is read"
-    view.read("tokens", np.arange(4))
-    assert view._checksums.nbytes == a_chunk
-    view.read("tokens", np.arange(ROWS))
-    assert view._checksums.nbytes == 2 * a_chunk
-    monkeypatch.setattr(view.paths.__class__, "checksum", lambda paths, shard: paths.store / "nowhere")
-    view.read("tokens", np.arange(ROWS))  # all rows are checked: no chunk is needed
-
-
-def test_a_million_rows_take_125_kb_and_8_bytes_a_shard() -> None:
-    checksums = row_checks.Checksums(ViewPaths(LocalPath("store"), "clips", "net"), 2**11, 1)
-    checks = row_checks.RowChecks(checksums, 0, 2**11, 96 * 2**10)
-    checks._grow({2**20 // 2**11 - 1: None})
-    assert checks.nbytes == 2**20 // 8 + 2**20 // 2**11 * 8

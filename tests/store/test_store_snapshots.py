@@ -1,10 +1,13 @@
-"""Snapshots: made whole, read from anywhere, kept by writers, listed, deleted, and what they refuse."""
+"""Snapshots: made whole, kept while the store changes, listed, repaired, deleted, converted, and what they refuse."""
 
+import errno
 import json
 import os
 import pickle
 import shutil
 import subprocess
+import sys
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,18 +16,18 @@ import numpy as np
 import polars as pl
 import pytest
 
-from common.errors import StepDiffError
-from common.io import local
-from common.io.sealed import BLANK
+from stepdiff.common.errors import StepDiffError
 from store import Batches, Feature, Provenance, Store, View
 from store.__main__ import main
-from store.format.layout import write_json
-from store.snapshots.manifest import names, read_snapshot, snapshots
-from store.snapshots.rows_then import figures_of
-from store.snapshots.tag import tag
+from store.damage.view_damage import view_damage
+from store.damage.withdrawal import rewrite_metadata, withdraw_damaged
+from store.io.status import OK
+from store.snapshots.repair import repair_snapshots
+from store.snapshots.snapshot import figures_of, names, read_snapshot, tag
 from store.verbs.verify import verify
 
 ROOT = Path(__file__).parents[2]
+FINISHED = [0, 1, 2, 3, 4, 5, 7, 8, 10]
 Make = Callable[..., Any]
 
 
@@ -34,7 +37,7 @@ def store(filled: View, tmp_path: Path) -> Store:
     found = Store.open(tmp_path / "store")
     with found.lock():
         found.catalog("clips").update(pl.DataFrame({"key": ["c0", "c1"], "step": ["fry", "boil"]}))
-    tag(found, "v1", "the first")
+    found.tag("v1", "the first")
     return found
 
 
@@ -44,7 +47,7 @@ def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, s
 
 
 def rewrite(store: Store, values: Make, rows: list[int], seed: int = 1) -> None:
-    """Withdraw rows and compute them again, with other values."""
+    """Withdraw rows and compute them again, with other values but for seed 0."""
     view, wanted = store.view("clips", "net"), np.array(rows)
     with store.lock():
         view.withdraw(wanted)
@@ -53,46 +56,40 @@ def rewrite(store: Store, values: Make, rows: list[int], seed: int = 1) -> None:
             view.write_shard(shard, here, values(view, here, seed), {}, {"device": "cpu"})
 
 
-def test_a_row_that_a_snapshot_names_keeps_its_bytes_whatever_happens_to_it_afterwards(
-    store: Store, values: Make
+def flip(path: Any, at: int) -> None:
+    """Change a byte in place, under all names of the file."""
+    with open(path, "r+b") as file:
+        byte = os.pread(file.fileno(), 1, at)[0]
+        os.pwrite(file.fileno(), bytes([byte ^ 1]), at)
+
+
+def test_a_snapshot_keeps_its_bytes_and_takes_no_space(
+    store: Store, values: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = np.array([0, 1, 2, 3, 4, 5, 7, 8, 10])
-    before = store.view("clips", "net").read("tokens", rows)
-    for seed in (1, 2, 3):
+    folder = store.path / "snapshots/v1"
+    links = [path for path in folder.rglob("*") if path.is_file() and path.name != "about.json"]
+    assert len(links) > 20 and all(path.samefile(store.path / path.relative_to(folder)) for path in links)
+    view, frame = store.view("clips", "net"), store.catalog("clips").frame()
+    before = {name: view.read(name, FINISHED) for name in view.features}
+    for seed in (1, 2):
         rewrite(store, values, [0, 2, 4], seed)
-    then = Store.open(store.path, at="v1").view("clips", "net")
-    assert np.array_equal(then.read("tokens", rows), before)
-    now = store.view("clips", "net").read("tokens", rows)
-    assert (now != before).any(axis=(1, 2)).tolist() == [True, False, True, False, True, False, False, False, False]
-    assert len(list((store.path / "kept" / "clips" / "net").iterdir())) == 2  # shards; versions 2 and 3 have no name
-    assert verify(store) == []
-
-
-def test_metadata_are_those_of_the_snapshot_whatever_was_updated_appended_or_merged_since(
-    store: Store, capsys: pytest.CaptureFixture[str]
-) -> None:
-    before = store.catalog("clips").frame()
-    store.catalog("clips").append(pl.DataFrame({"key": ["later"], "step": ["cut"], "cook": ["me"]}))
     with store.lock():
+        store.catalog("clips").append(pl.DataFrame({"key": ["later"], "step": ["cut"], "cook": ["me"]}))
         store.catalog("clips").update(pl.DataFrame({"key": ["c1", "c2"], "step": ["bake", "stir"]}))
     assert run(capsys, "compact", store.path)[0] == 0
-    then = Store.open(store.path, at="v1").catalog("clips")
-    assert then.frame().equals(before) and len(then) == 11
-    assert then.rows(["c10", "later", "none"]).tolist() == [10, -1, -1]
-    assert then.keys(np.array([1, 10])) == ["c1", "c10"]
-    with pytest.raises(StepDiffError, match="no row 11 among the 11 clips of snapshot v1"):
-        then.keys(np.array([11]))
-    like = pl.DataFrame(schema={"key": pl.String, "step": pl.String})
-    assert pl.concat(then.blocks(like)).equals(before.select("row", "key", "step"))
-    assert then.select(np.array([1, 11]), like).rows() == [(1, "c1", "boil")]
-    assert store.catalog("clips").select(np.array([1]), like)["step"].to_list() == ["bake"]
+    then = Store.open(store.path, at="v1")
+    for name, expected in before.items():
+        assert np.array_equal(then.view("clips", "net").read(name, FINISHED), expected)
+    changed = (store.view("clips", "net").read("tokens", FINISHED) != before["tokens"]).any(axis=(1, 2))
+    assert np.flatnonzero(changed).tolist() == [0, 2, 4]
+    assert then.catalog("clips").frame().equals(frame)
+    assert then.catalog("clips").rows(["c10", "later", "none"]).tolist() == [10, -1, -1]
+    assert verify(store) == []
 
 
 def test_rows_have_the_status_that_they_had(store: Store, values: Make, capsys: pytest.CaptureFixture[str]) -> None:
     before = store.view("clips", "net").status().tolist()
     rewrite(store, values, [9])
-    with store.lock():
-        store.view("clips", "net").write_shard(0, np.array([], np.int64), {}, {})
     assert run(capsys, "forget", store.path, "c2", "--reason", "asked")[0] == 0
     then = Store.open(store.path, at="v1").view("clips", "net")
     assert then.status().tolist() == before
@@ -102,7 +99,7 @@ def test_rows_have_the_status_that_they_had(store: Store, values: Make, capsys: 
     with pytest.raises(StepDiffError, match="c6 was failed in view net"):
         then.read("tokens", keys="c6")
     then.read("tokens", keys="c2")  # forgotten afterwards
-    tag(store, "v2")
+    store.tag("v2")
     later = Store.open(store.path, at="v2")
     with pytest.raises(StepDiffError, match="c2 was absent"):
         later.view("clips", "net").read("tokens", keys="c2")
@@ -112,66 +109,25 @@ def test_rows_have_the_status_that_they_had(store: Store, values: Make, capsys: 
     assert run(capsys, "forget", store.path, "c2", "--undo")[0] == 0
     assert later.forgotten("clips").rows() == [(2, "c2", "asked")]
     assert "11 clips (1 forgotten)" in run(capsys, "info", later.location)[1]
-    assert "11 clips\n" in run(capsys, "info", f"{store.path}@v1")[1]
+    assert "@v1: 11 clips\n" in run(capsys, "info", f"{store.path}@v1")[1]
 
 
-def test_a_list_of_forgotten_rows_that_is_damaged_or_lost_is_found(
-    store: Store, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(capsys, "forget", store.path, "c2")[0] == 0
-    tag(store, "v2")
-    path = store.path / "snapshots/v2/clips/forgotten.parquet"
-    path.write_bytes(path.read_bytes()[:-9] + b"x" * 9)
-    assert "snapshots/v2/snapshot.json names what is damaged or gone (" in run(capsys, "verify", store.path)[1]
-    shutil.copy(store.path / "forgotten/clips.parquet", path)
-    assert run(capsys, "verify", store.path)[0] == 0
-    assert run(capsys, "forget", store.path, "c3")[0] == 0
-    shutil.copy(store.path / "forgotten/clips.parquet", path)
-    with pytest.raises(StepDiffError, match="forgotten.parquet has 2 rows, its snapshot 1: restore the file"):
-        Store.open(store.path, at="v2").forgotten("clips")
-
-
-def test_a_snapshot_of_an_earlier_version_has_no_list_of_forgotten_rows(
-    store: Store, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(capsys, "forget", store.path, "c2")[0] == 0
-    tag(store, "v2")
-    path = store.path / "snapshots/v2/snapshot.json"
-    old = json.loads(path.read_bytes())
-    assert old["catalogs"]["clips"].pop("forgotten") == 1
-    path.unlink()
-    write_json(path, {**old, "seal": BLANK})
-    assert len(Store.open(store.path, at="v2").forgotten("clips")) == 0
-    assert run(capsys, "verify", store.path)[0] == 0
-
-
-def test_a_row_that_is_recalled_and_computed_while_a_snapshot_is_made_is_not_in_its_list(
-    store: Store, values: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(capsys, "forget", store.path, "c2", "c9")[0] == 0
-
-    def recalled(*given: Any) -> Any:
-        assert run(capsys, "forget", store.path, "c2", "--undo")[0] == 0
-        rewrite(store, values, [2])
-        return figures_of(*given)
-
-    monkeypatch.setattr("store.snapshots.tag.figures_of", recalled)
-    tag(store, "v2")
-    assert Store.open(store.path, at="v2").forgotten("clips")["key"].to_list() == ["c9"]
-
-
-def test_a_snapshot_is_opened_by_its_name_after_the_path_and_travels_to_processes(store: Store) -> None:
-    rows = np.array([0, 3])
-    expected = store.view("clips", "net").read("tokens", rows)
+def test_a_snapshot_is_opened_by_its_name_or_folder_and_travels_to_processes(store: Store) -> None:
+    expected = store.view("clips", "net").read("tokens", [0, 3])
     then = Store.open(f"{store.path}@v1")
     view = pickle.loads(pickle.dumps(then.view("clips", "net")))
-    assert np.array_equal(view.read("tokens", rows), expected)
+    assert np.array_equal(view.read("tokens", [0, 3]), expected)
     assert pickle.loads(pickle.dumps(then)).at == "v1" and store.at is None
+    assert Store.open(store.path / "snapshots/v1").location == then.location
     batches = list(Batches(then.view("clips", "net"), "tokens", batch_size=4))
-    assert sorted(row for batch in batches for row in batch.rows.tolist()) == [0, 1, 2, 3, 4, 5, 7, 8, 10]
-    store.tag("v2", "the second")
-    assert store.snapshots() == ["v1", "v2"]
-    assert repr(then).endswith("clips: 11 rows; views: net")
+    assert sorted(row for batch in batches for row in batch.rows.tolist()) == FINISHED
+    with store.lock():
+        store.create_view("clips", "another", view.provenance, view.features)
+    for name in ("b", "a"):  # within one second
+        store.tag(name)
+    assert Store.open(store.path, at="a").views("clips") == ["another", "net"]
+    assert store.snapshots() == ["v1", "b", "a"]
+    assert repr(then) == f"Store({store.path}@v1)\n  clips: 11 rows; views: net"
 
 
 @pytest.mark.parametrize("name", ["none", "../store", "", "a b"])
@@ -183,171 +139,318 @@ def test_an_unknown_or_impossible_name_is_refused_in_one_line(store: Store, name
 def test_a_snapshot_cannot_be_changed(
     store: Store, provenance: Provenance, features: dict[str, Feature], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    then = Store.open(store.path, at="v1")
-    view, frame = then.view("clips", "net"), pl.DataFrame({"key": ["x"]})
+    then, frame = Store.open(store.path, at="v1"), pl.DataFrame({"key": ["x"]})
+    before = {path: path.read_bytes() for path in store.path.rglob("*") if path.is_file()}
     for change in (
-        lambda: then.lock(),
-        lambda: then.writer("clips", "net", provenance, features),
+        lambda: then.lock().__enter__(),
+        lambda: then.writer("clips", "net", provenance, features).__enter__(),
         lambda: then.create_view("clips", "other", provenance, features),
-        lambda: view.resize(),
-        lambda: view.withdraw(np.array([0])),
-        lambda: view.write_shard(0, np.array([0]), {}, {}),
+        lambda: then.tag("v2"),
+        lambda: then.view("clips", "net").write_shard(0, np.array([0]), {}, {}),
         lambda: then.catalog("clips").append(frame),
         lambda: then.catalog("clips").update(frame),
         lambda: Store.open(store.path, create=True, at="v1"),
         lambda: Store.open(f"{store.path}@v1", create=True),
+        lambda: Store.open(store.path / "snapshots/v1", create=True),
     ):
-        with pytest.raises(StepDiffError, match="snapshot v1.* cannot be changed"):
+        with pytest.raises(StepDiffError, match="snapshot v1.* cannot be changed: give the store without it"):
+            change()
+    for change in (
+        lambda: then.view("clips", "net").resize(),
+        lambda: then.view("clips", "net").withdraw(np.array([0])),
+    ):
+        with pytest.raises(StepDiffError, match="only under the store's lock"):
             change()
     for verb, *more in (["forget", "c0"], ["compact"], ["tag", "v2"], ["tag", "v1", "--delete"], ["verify"], ["log"]):
         assert run(capsys, verb, f"{store.path}@v1", *more)[0] == 2
+    assert "v1 of" in run(capsys, "tag", store.path, "v1")[2], "a name is given once"
+    error = run(capsys, "tag", store.path, "now")[2]
+    assert error.endswith("name now is refused: store log calls the current state so; give another name\n")
+    assert before == {path: path.read_bytes() for path in store.path.rglob("*") if path.is_file()}
 
 
-def test_a_name_is_given_once(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
-    status, _, error = run(capsys, "tag", store.path, "v1")
-    assert status == 2 and "snapshot v1 of" in error and "exists: give another name, or delete it" in error
+KILLED = """
+import os, signal, sys
+from store import Store
+from store.snapshots.snapshot import tag
+
+root, calls, most, pipe = sys.argv[1], 0, 0, os.pipe()
+def counted(do):
+    def call(*given, **named):
+        global calls
+        calls += 1
+        if calls == most:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return do(*given, **named)
+    return call
+
+def status_of(name):
+    child = os.fork()  # no thread runs yet
+    if not child:
+        for call in ("link", "rename", "replace", "unlink"):
+            setattr(os, call, counted(getattr(os, call)))
+        tag(Store.open(root).path, name)
+        os.write(pipe[1], str(calls).encode())
+        os._exit(0)
+    return os.waitpid(child, 0)[1]
+
+assert status_of("v2") == 0
+last = int(os.read(pipe[0], 10))
+assert last > 25
+for most in (1, 2, 3, 7, 20, last - 12, last - 2, last - 1, last):
+    assert os.WTERMSIG(status_of("v3")) == signal.SIGKILL
+    assert not os.path.exists(f"{root}/snapshots/v3")
+"""
 
 
-def test_a_snapshot_exists_completely_or_not_at_all(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, left = local.LocalPath.put, [0]
-
-    def failing(self: local.LocalPath, *given: Any, **named: Any) -> None:
-        left[0] -= 1
-        if left[0] < 0:
-            raise StepDiffError("no space")
-        real(self, *given, **named)
-
-    monkeypatch.setattr(local.LocalPath, "put", failing)
-    for puts in range(10):
-        left[0] = puts
-        try:
-            tag(store, "v2")
-            break
-        except StepDiffError:
-            assert names(store.path) == (["v1"], False)
-    assert 1 < puts < 9 and names(store.path) == (["v1", "v2"], False)
-
-
-def test_while_a_snapshot_is_being_made_writers_keep_whatever_it_might_name(store: Store, values: Make) -> None:
-    shutil.rmtree(store.path / "snapshots" / "v1")
-    (store.path / "snapshots" / "v2").mkdir()
-    rewrite(store, values, [0])
-    with store.lock():
-        store.catalog("clips").update(pl.DataFrame({"key": ["c0"], "step": ["cut"]}))
-    kept = {path.name for path in (store.path / "kept").rglob("*") if path.is_file()}
-    assert kept == {"tokens", "embedding", "checksum", "status", "000000000000.parquet"}
-
-
-def test_without_snapshots_nothing_is_kept(filled: View, values: Make, tmp_path: Path) -> None:
-    rewrite(Store.open(tmp_path / "store"), values, [0, 1])
-    assert not (tmp_path / "store" / "kept").exists()
-
-
-def test_compact_deletes_what_no_snapshot_names_any_more_and_nothing_else(
+def test_a_tag_that_is_killed_at_any_step_leaves_no_snapshot_and_what_it_leaves_is_removed(
     store: Store, values: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tag(store, "v2")
-    rewrite(store, values, [0])
-    with store.lock():
-        store.catalog("clips").update(pl.DataFrame({"key": ["c0"], "step": ["cut"]}))
-    tag(store, "v3")
-    rewrite(store, values, [0], 2)
-    kept = {path for path in (store.path / "kept").rglob("*") if path.is_file()}
-    for name, left in (("v2", len(kept)), ("v1", 4), ("v3", 0)):
-        assert run(capsys, "tag", store.path, name, "--delete")[0] == 0
-        assert run(capsys, "compact", store.path)[0] == 0
-        assert len([path for path in (store.path / "kept").rglob("*") if path.is_file()]) == left
-        for one in snapshots(store.path):
-            Store.open(store.path, at=one.name).view("clips", "net").read("tokens", [0, 1])
-    assert run(capsys, "tag", store.path, "v1", "--delete")[0] == 2
+    done = subprocess.run([sys.executable, "-c", KILLED, str(store.path)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert names(store.path)[0] == ["v1", "v2"] and len(names(store.path)[1]) == 9 and verify(store) == []
+    advice = f"made, or a killed process left it: python -m store compact {store.path} removes it once its process has"
+    assert advice in run(capsys, "log", store.path)[1]
+    rewrite(store, values, [0])  # takes the lock
+    assert names(store.path) == (["v1", "v2"], [])
 
 
-def test_a_row_that_a_snapshot_names_and_that_no_longer_has_its_bytes_anywhere_is_found(
+def test_files_that_cannot_have_more_links_are_copied(
+    filled: View, values: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of another user, or with 65,000 links in ext4."""
+
+    def refuse(*given: Any, **named: Any) -> None:
+        raise OSError(errno.EMLINK, "too many links")
+
+    store = Store.open(tmp_path / "store")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "link", refuse)
+        tag(store.path, "v1")
+    before = filled.read("tokens", FINISHED)
+    rewrite(store, values, [0, 10])
+    assert np.array_equal(Store.open(store.path, at="v1").view("clips", "net").read("tokens", FINISHED), before)
+    assert verify(store) == []
+
+
+@pytest.mark.parametrize("change", ["metadata", "forgotten", "compacted"])
+def test_a_tag_begins_again_where_the_store_changed_meanwhile(
+    store: Store, values: Make, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """A snapshot never has the features of one video with the metadata of another, nor a forgotten row."""
+    link, calls = os.link, list[Any]()
+
+    def other() -> None:
+        if change == "metadata":
+            rewrite(store, values, [0])
+            with store.lock():
+                store.catalog("clips").update(pl.DataFrame({"key": ["c0"], "step": ["bake"]}))
+        elif change == "forgotten":
+            assert main(["forget", str(store.path), "c0"]) == 0
+        else:
+            store.catalog("clips").append(pl.DataFrame({"key": ["new"]}))
+            assert main(["compact", str(store.path)]) == 0
+
+    def once(source: Any, target: Any, **named: Any) -> None:
+        link(source, target, **named)
+        if "/tokens/c/2/" in str(source) and not calls:
+            calls.append(source)
+            other()
+
+    monkeypatch.setattr(os, "link", once)
+    store.tag("v2")
+    assert calls
+    then = Store.open(store.path, at="v2")
+    assert then.catalog("clips").frame().equals(store.catalog("clips").frame())
+    assert then.forgotten("clips").equals(store.forgotten("clips"))
+    assert figures_of(then.view("clips", "net")) == figures_of(store.view("clips", "net"))
+    assert verify(store) == []
+
+
+def test_deleting_a_snapshot_frees_what_it_alone_has(
     store: Store, values: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rewrite(store, values, [0, 5])
-    (version,) = (store.path / "kept" / "clips" / "net").glob("0-*")
-    data = bytearray((version / "tokens").read_bytes())
-    data[3] ^= 1
-    (version / "tokens").write_bytes(data)
-    status, out, _ = run(capsys, "verify", store.path)
-    assert status == 1 and "names rows of view net whose features of then are gone or damaged" in out and ": c0" in out
-    with pytest.raises(StepDiffError, match="tokens is not as it was written"):
-        Store.open(store.path, at="v1").view("clips", "net").read("tokens", [0])
-    shutil.rmtree(store.path / "kept")
-    assert ": c0, c5" in run(capsys, "verify", store.path)[1]
-    with pytest.raises(StepDiffError, match="c5 of view net of clips is not as snapshot v1 names it, and its features"):
-        Store.open(store.path, at="v1").view("clips", "net").read("tokens", [4, 5])
-    assert len(Store.open(store.path, at="v1").view("clips", "net").read("tokens", [4, 7])) == 2
-
-
-def test_a_row_is_read_while_a_writer_has_replaced_the_features_and_not_yet_their_checksums(
-    store: Store, values: Make, capsys: pytest.CaptureFixture[str]
-) -> None:
-    before = store.view("clips", "net").read("tokens", [0, 1])
-    sums = store.path / "arrays.zarr/clips/net/checksum/c/0/0"
-    old, status = sums.read_bytes(), (store.path / "arrays.zarr/clips/net/status/c/0").read_bytes()
     rewrite(store, values, [0])
-    sums.write_bytes(old)  # as a writer that was killed between the renames leaves them
-    then = Store.open(store.path, at="v1").view("clips", "net")
-    assert np.array_equal(then.read("tokens", [0, 1]), before) and len(status) == 8
-    with store.lock():
-        store.view("clips", "net").withdraw(np.array([0]))
-    assert run(capsys, "verify", store.path)[0] == 0
-    shutil.rmtree(store.path / "kept")
-    with pytest.raises(StepDiffError, match="c0: stored tokens of view net of clips is not as snapshot v1 names it"):
-        Store.open(store.path, at="v1").view("clips", "net").read("tokens", [0, 1])
-    assert "names rows of view net whose features of then are gone or damaged" in run(capsys, "verify", store.path)[1]
-
-
-def test_rows_whose_checksums_are_damaged_are_kept_by_their_bytes(store: Store, values: Make) -> None:
-    before = store.view("clips", "net").read("tokens", [0, 1, 2, 3])
-    sums = store.path / "arrays.zarr/clips/net/checksum/c/0/0"
-    sums.write_bytes(b"x" + sums.read_bytes()[1:])
-    rewrite(store, values, [0, 1, 2, 3])
-    assert np.array_equal(Store.open(store.path, at="v1").view("clips", "net").read("tokens", [0, 1, 2, 3]), before)
-
-
-def test_a_damaged_or_impossible_snapshot_is_refused_in_one_line(
-    store: Store, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = store.path / "snapshots" / "v1" / "snapshot.json"
-    path.write_bytes(path.read_bytes().replace(b'"ok": 9', b'"ok": 8'))
-    with pytest.raises(StepDiffError, match=r"snapshot.json is no snapshot .*: restore it, or delete it"):
-        read_snapshot(store.path, "v1")
-    assert "snapshots/v1/snapshot.json is refused" in run(capsys, "verify", store.path)[1]
-    assert run(capsys, "log", store.path)[0] == 2
-
-
-def test_a_view_that_a_snapshot_names_is_not_dropped(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     status, _, error = run(capsys, "drop", store.path, "--view", "net", "--yes")
     assert status == 2 and "view net of clips" in error and "is in snapshot v1: delete that first" in error
-    assert run(capsys, "tag", store.path, "v1", "--delete")[0] == 0
-    (store.path / "snapshots" / "begun").mkdir()
-    assert "may be in a snapshot that is being made" in run(capsys, "drop", store.path, "--view", "net", "--yes")[2]
-    (store.path / "snapshots" / "begun").rmdir()
+    assert run(capsys, "tag", store.path, "v1", "--delete") == (0, f"snapshot v1 of {store.path} deleted\n", "")
+    assert not list((store.path / "snapshots").iterdir()) and run(capsys, "tag", store.path, "v1", "--delete")[0] == 2
+    assert all(path.stat().st_nlink == 1 for path in store.path.rglob("*") if path.is_file())
     assert run(capsys, "drop", store.path, "--view", "net", "--yes")[0] == 0
 
 
-def test_a_view_that_is_dropped_while_a_snapshot_is_made_ends_it(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    from store.snapshots import tag as module
+@pytest.mark.parametrize(
+    ("file", "at", "another", "left"),
+    [
+        ("tokens/c/0/0/0", 9, True, None),
+        ("status/c/0", 2, True, None),
+        ("checksum/c/0/0", 9, False, None),
+        ("checksum/c/0/0", 9, True, "has a wrong checksum"),
+        ("tokens/zarr.json", 9, True, None),
+    ],
+)
+def test_a_repair_of_the_store_reaches_its_snapshots(
+    store: Store, values: Make, file: str, at: int, another: bool, left: str | None
+) -> None:
+    """A repair ends with the same bits; `another`: row 1, of the same shard, has other features by then."""
+    before = store.view("clips", "net").read("tokens", FINISHED)
+    flip(store.path / "arrays.zarr/clips/net" / file, at)
+    paths = [found.path.removeprefix("snapshots/v1/") for found in verify(store)]
+    assert set(paths) == {f"arrays.zarr/clips/net/{file}"}
+    assert len(paths) == 1 + file.endswith("zarr.json"), "shards that both have are read once"
+    view = store.view("clips", "net")
+    with store.lock():
+        found = list(view_damage(view, 11))
+        if rewrite_metadata(view, found):
+            found = list(view_damage(view, 11))
+        withdraw_damaged(view, found)
+    rewrite(store, values, [row for row in FINISHED if view.status()[row] != OK] or [10], 0)
+    if another:
+        rewrite(store, values, [1])
+    assert [one.what for one in repair_snapshots(store, store.view("clips", "net"))] == ([left] if left else [])
+    if left is None:
+        assert np.array_equal(Store.open(store.path, at="v1").view("clips", "net").read("tokens", FINISHED), before)
+        assert verify(store) == []
 
-    real = module.write_group
 
-    def write(*given: Any) -> None:
-        real(*given)
-        shutil.rmtree(store.path / "arrays.zarr" / "clips" / "net")  # by a command that saw no snapshot
-
-    monkeypatch.setattr(module, "write_group", write)
-    with pytest.raises(StepDiffError, match="view net of clips in .* was dropped"):
-        tag(store, "v2")
-    assert names(store.path) == (["v1"], False)
-
-
-@pytest.mark.skipif(os.name != "posix", reason="modes of files")
-def test_a_snapshot_is_read_where_nothing_may_be_written(store: Store, values: Make) -> None:
+def test_what_is_lost_or_damaged_in_a_snapshot_is_found(
+    store: Store, values: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
     rewrite(store, values, [0])
-    done = subprocess.run(["chmod", "-R", "a-w", str(store.path)])
-    assert done.returncode == 0
-    assert Store.open(store.path, at="v1").catalog("clips").rows(["c3"]).tolist() == [3]
-    subprocess.run(["chmod", "-R", "u+w", str(store.path)], check=True)
+    folder = store.path / "snapshots/v1"
+    for path, message in (
+        ("arrays.zarr/clips/net/tokens/c/0/0/0", "tokens/c/0/0/0 has 1 rows that are not as they were written: c0\n"),
+        ("catalog/clips/000000000000.parquet", "parquet is not as it was written: row 0, row 1"),  # keys are lost too
+        ("about.json", "snapshots/v1/about.json is refused ("),
+    ):
+        data = (folder / path).read_bytes()
+        (folder / path).unlink()  # the link alone
+        (folder / path).write_bytes(data[:9] + bytes([data[9] ^ 1]) + data[10:])
+        status, out, _ = run(capsys, "verify", store.path)
+        assert status == 1 and message in out and f"python -m store tag {store.path} v1 --delete" in out
+        (folder / path).write_bytes(data)
+    (folder / "arrays.zarr/clips/net/status/c/0").rename(store.path / "elsewhere")
+    assert "about.json names rows of view net that are lost or changed" in run(capsys, "verify", store.path)[1]
+
+
+def test_the_log_says_what_changed(store: Store, values: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    rewrite(store, values, [9])
+    store.tag("v2")
+    with store.lock():
+        store.view("clips", "net").withdraw(np.array([0, 1]))
+    entries = json.loads(run(capsys, "log", store.path, "--json")[1])["entries"]
+    figures = [(one["name"], one["ok"], one["failed"], one["new"]) for one in entries]
+    assert figures == [("now", 8, 1, -2), ("v2", 10, 1, 1), ("v1", 9, 1, 9)]
+    commits = [one["commit"] for one in entries]
+    assert len(set(commits)) == 3 and commits[0] == figures_of(store.view("clips", "net")).commit
+    rewrite(store, values, [2])  # the same rows are finished
+    again = json.loads(run(capsys, "log", store.path, "--json")[1])["entries"]
+    assert [one["commit"] for one in again[1:]] == commits[1:] and again[0]["commit"] != commits[0]
+    out = run(capsys, "log", store.path)[1]
+    assert "the first" in out and "+1" in out and "-2" in out and commits[2] in out
+
+
+@pytest.mark.parametrize("remote", ["bucket", "memory"])
+def test_an_object_store_has_copies(
+    request: pytest.FixtureRequest, provenance: Provenance, features: dict[str, Feature], values: Make, remote: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    root = request.getfixturevalue("bucket") if remote == "bucket" else f"memory://{request.node.name}"
+    store = Store.open(f"{root}/features", create=True)
+    with store.writer("clips", "net", provenance, features, rows_per_shard=4) as writer:
+        made = {name: np.ones((6, *form.shape), np.float32) for name, form in features.items()}
+        writer.write([f"c{row}" for row in range(6)], made, {"c6": "no video"})
+    store.tag("v1")
+    before = Store.open(f"{store.path}@v1").view("clips", "net").read("tokens", range(6))
+    assert (before == 1).all()
+    rewrite(store, values, [0, 5])
+    then = Store.open(f"{store.path}@v1")
+    assert np.array_equal(then.view("clips", "net").read("tokens", range(6)), before)
+    assert then.view("clips", "net").failures().rows() == [("c6", "no video")] and verify(store) == []
+    (store.path / "snapshots" / "v2" / "begun.json").put([b"{}"])  # as a killed process leaves it
+    assert "another name, or delete it with store tag --delete v2" in run(capsys, "tag", store.path, "v2")[2]
+    assert f"left it: python -m store tag {store.path} v2 --delete removes it" in run(capsys, "log", store.path)[1]
+    assert run(capsys, "tag", store.path, "v2", "--delete")[0] == 0 and names(store.path) == (["v1"], [])
+    assert run(capsys, "compact", store.path)[0] == 0 and store.snapshots() == ["v1"]
+
+
+@pytest.fixture
+def earlier(tmp_path: Path) -> tuple[Store, dict[str, Any]]:
+    """A store with three snapshots of an earlier version, and what that version read of them.
+
+    Between them rows 0, 2, 3, 4, 5 and 6 were computed again, forgotten or withdrawn, and parts of the catalog were
+    updated and merged.
+    """
+    with tarfile.open(ROOT / "tests/golden/old_snapshots.tar.xz") as file:
+        file.extractall(tmp_path, filter="data")
+    return Store.open(tmp_path / "store"), json.loads((tmp_path / "expected.json").read_text())
+
+
+def check_earlier(store: Store, expected: dict[str, Any]) -> None:
+    assert store.snapshots() == list(expected)
+    for name, about in expected.items():
+        then, known = Store.open(store.path, at=name), read_snapshot(store.path, name)
+        assert (known.created, known.note) == (about["created"], about["note"])
+        assert then.entities() == list(about["entities"])
+        for entity, of in about["entities"].items():
+            assert then.catalog(entity).frame().to_dicts() == of["catalog"]
+            assert [list(row) for row in then.forgotten(entity).rows()] == of["forgotten"]
+            assert then.views(entity) == list(of["views"])
+            for view, rows in of["views"].items():
+                found = then.view(entity, view)
+                ok = np.flatnonzero(np.array(rows["status"]) == 1)
+                assert found.status().tolist() == rows["status"]
+                assert [list(row) for row in found.failures().rows()] == rows["failures"]
+                assert found.checksums(ok).tolist() == rows["checksums"]
+                for array, stored in rows["values"].items():
+                    assert found._read(ok, {array: None}, check="always")[0].tolist() == stored
+                figures = known.views[entity][view]
+                assert (figures.ok, figures.failed, figures.commit) == (rows["ok"], rows["failed"], rows["commit"])
+    assert verify(store) == []
+
+
+def test_snapshots_of_an_earlier_version_are_converted_by_one_command(
+    earlier: tuple[Store, dict[str, Any]], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, expected = earlier
+    advice = f"earlier version: run python -m store convert-snapshots {store.path} first\n"
+    for words in (["compact", store.path], ["info", f"{store.path}@v1"], ["log", store.path]):
+        status, _, error = run(capsys, *words)
+        assert status == 2 and error.endswith(advice) and error.count("\n") == 1
+    with pytest.raises(StepDiffError, match="convert-snapshots"), store.lock():
+        pass  # a writer would replace rows that they list
+    assert f"what to do: run python -m store convert-snapshots {store.path}\n" in run(capsys, "verify", store.path)[1]
+    live = {path: path.read_bytes() for path in (store.path / "arrays.zarr").rglob("*") if path.is_file()}
+    link, left = os.link, [8]
+
+    def killed(*given: Any, **named: Any) -> None:
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+        link(*given, **named)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(os, "link", killed)
+        main(["convert-snapshots", str(store.path)])
+    assert run(capsys, "convert-snapshots", store.path)[1] == f"{store.path}: v1, v2, v3 converted\n"
+    assert run(capsys, "convert-snapshots", store.path)[1] == f"{store.path}: no snapshot converted\n"
+    check_earlier(store, expected)
+    assert live == {path: path.read_bytes() for path in live}
+    assert not (store.path / "kept").exists()
+    folder = store.path / "snapshots/v3"
+    assert folder.joinpath("arrays.zarr/clips/net/tokens/c/0/0/0").stat().st_nlink > 1
+    assert run(capsys, "compact", store.path)[0] == 0
+    check_earlier(store, expected)
+
+
+def test_an_earlier_snapshot_whose_rows_are_lost_is_named(
+    earlier: tuple[Store, dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, expected = earlier
+    for version in (store.path / "kept/clips/net").glob("0-*"):
+        shutil.rmtree(version)
+    status, _, error = run(capsys, "convert-snapshots", store.path)
+    assert status == 2 and error == (
+        f"error: snapshot v1 of {store.path} cannot be converted (rows of view net are lost: c0, c2, c3): restore what "
+        f"is lost, or delete the snapshot with store tag {store.path} v1 --delete\n"
+    )

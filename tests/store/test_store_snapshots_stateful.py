@@ -20,10 +20,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from store import Feature, Provenance, Store
-from store.snapshots.manifest import delete_snapshot
-from store.snapshots.tag import tag
+from store.snapshots.snapshot import delete_snapshot
 from store.verbs.compact import compact
 from store.verbs.forget import forget
 from store.verbs.options import CompactOptions, ForgetOptions
@@ -105,7 +104,7 @@ class Machine(RuleBasedStateMachine):
     def tag(self) -> None:
         self.tags += 1  # the name of a deleted snapshot is not given again
         name = f"t{self.tags}"
-        tag(self.store, name)
+        self.store.tag(name)
         self.copies[name] = Copied.of(self.store)
 
     @precondition(lambda self: len(self.copies) > 1)
@@ -130,6 +129,7 @@ class Machine(RuleBasedStateMachine):
             self.check()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("remote", [False, True])
 def test_every_read_of_a_snapshot_gives_what_the_store_held_when_it_was_made(remote: bool) -> None:
     machine: Any = type("Machine", (Machine,), {"remote": remote})
@@ -168,6 +168,7 @@ def alike(values: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
+@pytest.mark.full
 def test_a_tag_that_is_made_while_a_process_writes_names_rows_that_can_all_be_read(tmp_path: Path) -> None:
     store = Store.open(tmp_path / "s", create=True)
     with store.writer("clips", "net", MADE, FEATURES, rows_per_shard=8) as writer:
@@ -187,7 +188,7 @@ def test_a_tag_that_is_made_while_a_process_writes_names_rows_that_can_all_be_re
             assert process.stdout is not None
             for name in names:
                 assert process.stdout.readline()
-                tag(store, name)
+                store.tag(name)
         finally:
             process.kill()
     versions = set()

@@ -1,6 +1,9 @@
-"""Commits: order of files, shards completed later, failures."""
+"""Writing: order of commits, shards completed later, failures, full disks, locks, and what is refused."""
 
 import os
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,10 +11,24 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
-from common.errors import StepDiffError
-from common.io import local as commit_files
+from stepdiff.common.errors import HeldError, StepDiffError
+from stepdiff.common.io import local as commit_files
+from stepdiff.common.io.direct_io import LEAST, aligned_empty
+from stepdiff.common.io.local import temporary
 from store import Feature, Provenance, Store, View
+from store.damage.withdrawal import withdraw_damaged
+from store.io.commit_group import CommitGroup
+from store.verbs.verify import verify
+from store.view import OK
+from tests.store.conftest import ROOT
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store.open(tmp_path / "store", create=True)
+
 
 Make = Callable[..., Any]
 
@@ -83,21 +100,11 @@ def test_rows_added_to_the_catalog_complete_the_last_shard(make_view: Make, fill
     assert reader.read("tokens", np.arange(15)).any(axis=(1, 2)).all()
 
 
-def test_arrays_grow_only_under_the_planners_lock(make_view: Make, provenance: Provenance) -> None:
-    view = make_view()
-    with pytest.raises(StepDiffError, match="only under the store's lock"):
-        view.resize()
-    with pytest.raises(StepDiffError, match="only under the store's lock"):
-        Store.open(view.paths.store).create_view("clips", "other", provenance, view.features)
-
-
 @pytest.mark.parametrize(
     ("bad", "dtype", "reason"),
     [
-        (np.nan, "float16", "tokens holds NaN"),
-        (np.inf, "float16", "tokens holds infinity"),
         (-np.inf, "float32", "tokens holds infinity"),
-        (-7e4, "float16", "tokens holds 7e+04, a magnitude past float16"),
+        (65520, "float16", "tokens holds 6.552e+04, a magnitude past float16"),  # rounds to infinity
         (7e4, "int8", "tokens holds 7e+04, a magnitude past float16"),
         (np.nan, "int8", "tokens holds NaN"),
     ],
@@ -115,62 +122,12 @@ def test_only_the_row_that_does_not_fit_fails(
     assert (view.read("embedding", np.array([4, 7])) == given["embedding"][[0, 3]]).all()
 
 
-def test_the_largest_float16_is_stored(make_view: Make, values: Make) -> None:
-    view = make_view()
-    given = values(view, np.array([0, 1]))
-    given["tokens"][0, 0, 0], given["tokens"][1, 0, 0] = 65519, 65520  # rounds down, rounds to infinity
-    view.write_shard(0, np.array([0, 1]), given, {})
-    assert view.status()[:2].tolist() == [1, 2]
-    assert view.read("tokens", np.array([0]))[0, 0, 0] == 65504
-
-
-def test_a_failure_that_succeeds_on_retry_is_removed_from_the_list(make_view: Make, values: Make) -> None:
-    view = make_view()
-    rows = np.array([4])
-    view.write_shard(1, rows, values(view, rows), {5: "no video", 6: "no frames", 7: "too short"})
-    view.write_shard(1, np.array([5]), values(view, np.array([5])), {6: "still no frames"})
-    assert view.failures().rows() == [("c6", "still no frames"), ("c7", "too short")]
-    on_file = pl.read_parquet(view.paths.failures(1))
-    assert on_file.sort("key").rows() == [("c6", "still no frames"), ("c7", "too short")]
-
-
-def test_a_shard_with_only_failures_is_committed(make_view: Make) -> None:
-    view = make_view()
-    view.write_shard(2, np.array([], np.int64), {}, {8: "a", 9: "b", 10: "c"})
-    assert view.status().tolist() == [0] * 8 + [2] * 3
-
-
 def test_writing_the_same_rows_again_changes_no_file(make_view: Make, fill: Make) -> None:
     view = make_view()
     fill(view)
     files = {p: p.stat().st_mtime_ns for p in view.paths.store.rglob("*") if p.is_file() and p.suffix != ".lock"}
     fill(view, seed=1)
     assert files == {p: p.stat().st_mtime_ns for p in files}
-
-
-@pytest.mark.parametrize(
-    ("rows", "failures", "message"),
-    [
-        ([3], {}, "takes rows 4 to 7, got 3 to 3"),
-        ([4, 4], {}, "a row is given twice"),
-        ([4], {4: "x"}, "a row is given twice, or both"),
-    ],
-)
-def test_rows_outside_the_shard_are_refused(
-    make_view: Make, values: Make, rows: list[int], failures: dict[int, str], message: str
-) -> None:
-    view = make_view()
-    with pytest.raises(StepDiffError, match=message):
-        view.write_shard(1, np.array(rows), values(view, np.array(rows)), failures)
-
-
-def test_features_that_do_not_fit_the_view_are_refused(make_view: Make, values: Make) -> None:
-    view = make_view()
-    given = values(view, np.array([4]))
-    with pytest.raises(StepDiffError, match=r"takes \['embedding', 'tokens'\], got \['tokens'\]"):
-        view.write_shard(1, np.array([4]), {"tokens": given["tokens"]}, {})
-    with pytest.raises(StepDiffError, match=r"tokens is \(1, 3, 4\), needs \(1, 3, 5\)"):
-        view.write_shard(1, np.array([4]), {**given, "tokens": given["tokens"][..., :4]}, {})
 
 
 def test_a_view_refuses_another_provenance_and_reports_the_difference(
@@ -188,39 +145,6 @@ def test_a_view_refuses_another_provenance_and_reports_the_difference(
         with pytest.raises(StepDiffError, match="was made differently: features"):
             store.create_view("clips", "net", provenance, {"tokens": Feature((3, 6), "float16")})
         assert store.create_view("clips", "net2", other, features).provenance == other
-
-
-@pytest.mark.parametrize("name", ["a/b", "..", "a.b", "", "-a", "__a", "é", "a b", "x" * 101])
-def test_an_unusable_name_is_refused(make_view: Make, provenance: Provenance, name: str) -> None:
-    view = make_view()
-    store = Store.open(view.paths.store)
-    with store.lock():
-        with pytest.raises(StepDiffError, match="is refused"):
-            store.create_view("clips", name, provenance, view.features)
-        with pytest.raises(StepDiffError, match="is refused"):
-            store.create_view("clips", "fine", provenance, {name: Feature((3,), "float16")})
-    for ask in (store.catalog, store.views):
-        with pytest.raises(StepDiffError, match="no entity"):
-            ask(name)
-
-
-def test_reserved_names_and_sizes_are_refused(make_view: Make, provenance: Provenance) -> None:
-    store = Store.open(make_view().paths.store)
-    with store.lock():
-        for features in ({}, {"scale": Feature((3,), "float16")}, dict.fromkeys("ab", Feature((3,), "int8"))):
-            with pytest.raises(StepDiffError):
-                store.create_view("clips", "fine", provenance, features)
-        with pytest.raises(StepDiffError, match="power of two"):
-            store.create_view("clips", "fine", provenance, {"a": Feature((3,), "int8")}, rows_per_shard=3)
-    for shape, dtype in (((), "float16"), ((0, 3), "float16"), ((3,), "float64")):
-        with pytest.raises(StepDiffError):
-            Feature(shape, dtype)
-    assert store.views("clips") == ["net"]
-
-
-def test_a_missing_view_is_refused_and_the_message_lists_the_views(make_view: Make) -> None:
-    with pytest.raises(StepDiffError, match="no view 'clip' of clips in .*: there is net"):
-        Store.open(make_view().paths.store).view("clips", "clip")
 
 
 def test_a_folder_that_is_not_a_store_is_refused(tmp_path: Path) -> None:
@@ -243,3 +167,234 @@ def test_a_folder_that_is_not_a_store_is_refused(tmp_path: Path) -> None:
         (store.path / "store.json").write_text(text)
         with pytest.raises(StepDiffError, match=message):
             Store.open(store.path)
+
+
+FORMS = {"tokens": Feature((3, 5), "float16")}
+
+
+@pytest.mark.parametrize(
+    ("rows", "changed", "failures", "message"),
+    [
+        ([3], {}, {}, "takes rows 4 to 7, got 3 to 3"),
+        ([4, 4], {}, {}, "a row is given twice"),
+        ([4], {}, {4: "x"}, "a row is given twice, or both"),
+        ([4], {"tokens": None}, {}, r"takes \['embedding', 'tokens'\], got \['embedding'\]"),
+        ([4], {"tokens": np.ones((1, 3, 4), np.float32)}, {}, r"tokens is \(1, 3, 4\), needs \(1, 3, 5\)"),
+    ],
+)
+def test_rows_that_do_not_fit_the_view_are_refused(
+    make_view: Make, values: Make, rows: list[int], changed: Any, failures: dict[int, str], message: str
+) -> None:
+    view = make_view()
+    given = {name: array for name, array in (values(view, np.array(rows)) | changed).items() if array is not None}
+    with pytest.raises(StepDiffError, match=message):
+        view.write_shard(1, np.array(rows), given, failures)
+    assert not view.status().any()
+
+
+def test_what_others_rely_on_changes_only_under_the_lock(filled: View, provenance: Provenance) -> None:
+    store = Store.open(filled.paths.store)
+    for change in (
+        filled.resize,
+        lambda: filled.withdraw(np.array([0])),
+        lambda: withdraw_damaged(filled, []),
+        lambda: store.create_view("clips", "other", provenance, filled.features),
+    ):
+        with pytest.raises(StepDiffError, match="only under the store's lock"):
+            change()
+    assert filled.status()[0] == 1 and store.views("clips") == ["net"]
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "a.b", "", "-a", "__a", "é", "a b", "x" * 101])
+def test_an_unusable_name_is_refused(filled: View, provenance: Provenance, name: str) -> None:
+    store = Store.open(filled.paths.store)
+    with store.lock():
+        for view, feature in ((name, "tokens"), ("fine", name)):
+            with pytest.raises(StepDiffError, match="is refused"):
+                store.create_view("clips", view, provenance, {feature: Feature((3,), "float16")})
+    for ask in (store.catalog, store.views):
+        with pytest.raises(StepDiffError, match="no entity"):
+            ask(name)
+    with pytest.raises(StepDiffError, match="no view 'clip' of clips in .*: there is net"):
+        store.view("clips", "clip")
+
+
+def test_reserved_names_and_impossible_sizes_are_refused(filled: View, provenance: Provenance) -> None:
+    store, int8 = Store.open(filled.paths.store), Feature((3,), "int8")
+    with store.lock():
+        for features in ({}, {"scale": Feature((3,), "float16")}, dict.fromkeys("ab", int8)):
+            with pytest.raises(StepDiffError):
+                store.create_view("clips", "fine", provenance, features)
+        with pytest.raises(StepDiffError, match="power of two"):
+            store.create_view("clips", "fine", provenance, {"a": int8}, rows_per_shard=3)
+    for shape, dtype in (((), "float16"), ((0, 3), "float16"), ((3,), "float64")):
+        with pytest.raises(StepDiffError):
+            Feature(shape, dtype)
+    assert store.views("clips") == ["net"]
+
+
+def numbered(count: int, first: int = 0) -> np.ndarray:
+    return np.arange(first * 15, (first + count) * 15, dtype=np.float32).reshape(count, 3, 5)
+
+
+def test_a_script_writes_a_view(tmp_path: Path, provenance: Provenance) -> None:
+    store = Store.open(tmp_path / "store", create=True)
+    frame = pl.DataFrame({"key": [f"c{row}" for row in range(21)], "step": ["pour", "cut", "stir"] * 7})
+    with store.writer("clips", "net", provenance, FORMS, info={"by": "a test"}, rows_per_shard=8) as writer:
+        assert writer.missing(["c1", "c0"]) == ["c1", "c0"]
+        buffer = torch.empty((5, 3, 5))
+        for start in range(0, 21, 5):
+            part = frame[start : start + 5]
+            buffer[: part.height] = torch.from_numpy(numbered(part.height, start))  # the caller reuses its memory
+            writer.write(part, {"tokens": buffer[: part.height]}, {f"bad{start}": "no video"})
+    view = store.view("clips", "net")
+    assert (view.read("tokens", keys=frame["key"]) == numbered(21).astype(np.float16)).all()
+    assert view.failures().rows() == [(f"bad{start}", "no video") for start in range(0, 21, 5)]
+    assert view.catalog.frame(["key", "step"]).drop_nulls().equals(frame) and verify(store) == []
+
+
+def test_a_script_that_runs_again_writes_only_missing_rows(store: Store, provenance: Provenance) -> None:
+    for keys in (["a", "b"], ["b", "c"]):
+        with store.writer("clips", "net", provenance, FORMS) as writer:
+            todo = writer.missing(keys)
+            writer.write(todo, {"tokens": numbered(len(todo))})
+            writer.write(keys[0], {"tokens": numbered(1) + 9})  # ok already: it keeps its bytes
+    view = store.view("clips", "net")
+    assert len(view.catalog) == 3 and (view.status() == OK).all()
+    assert (view.read("tokens", keys=["a", "b", "c"]) == np.concatenate([numbered(2), numbered(1)])).all()
+
+
+def test_a_writer_takes_the_lock_or_uses_that_of_the_caller(store: Store, provenance: Provenance) -> None:
+    with store.writer("clips", "net", provenance, FORMS):
+        with pytest.raises(HeldError), Store.open(store.path).lock():
+            pass
+    with store.lock(), store.writer("clips", "net", provenance, FORMS) as writer:
+        writer.write(["a"], {"tokens": numbered(1)})
+    with Store.open(store.path).lock(), pytest.raises(HeldError), store.writer("clips", "net", provenance, FORMS):
+        pass
+
+
+def test_invalid_rows_are_refused_when_they_are_added(store: Store, provenance: Provenance) -> None:
+    with store.writer("clips", "net", provenance, FORMS) as writer:
+        for wrong in ({"tokens": numbered(3)}, {"other": numbered(2)}, {}):
+            with pytest.raises(StepDiffError, match="view net of clips takes .*'tokens': .2, 3, 5.*, got"):
+                writer.write(["a", "b"], wrong)
+    other = {"tokens": Feature((3, 6), "float16")}
+    with pytest.raises(StepDiffError, match="was made differently"), store.writer("clips", "net", provenance, other):
+        pass
+    assert not len(store.catalog("clips"))
+
+
+def test_complete_shards_before_an_error_are_committed(store: Store, provenance: Provenance) -> None:
+    with pytest.raises(ZeroDivisionError):
+        with store.writer("clips", "net", provenance, FORMS, rows_per_shard=2) as writer:
+            writer.write(["a", "b"], {"tokens": numbered(2)})
+            writer.write(["c"], {"tokens": numbered(1)})
+            raise ZeroDivisionError
+    view = store.view("clips", "net")
+    assert view.status().tolist() == [OK, OK] and store.catalog("clips").rows(["c"]).tolist() == [-1]
+
+
+def test_no_file_is_renamed_before_all_are_complete_and_durable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def watched_fsync(fd: int) -> None:
+        fsync(fd)
+        events.append("fsync")
+
+    def watched_replace(source: Path, target: Path) -> None:
+        events.append(f"name {target.name} {source.stat().st_size}")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", watched_fsync)
+    monkeypatch.setattr(os, "replace", watched_replace)
+    with CommitGroup() as files:
+        files.replace(tmp_path / "deep" / "er" / "one", [b"1" * 10, b"2" * 5], 15)
+        files.replace(tmp_path / "two", [b"3"], 1)
+    named = [place for place, event in enumerate(events) if event.startswith("name")]
+    assert [events[place] for place in named] == ["name one 15", "name two 1"]
+    assert events[: named[0]] == ["fsync", "fsync"], "both files are durable before the first is renamed"
+    assert len(events) - named[-1] - 1 == 3, "then the folders: the root, deep and er"
+    assert (tmp_path / "deep" / "er" / "one").read_bytes() == b"1" * 10 + b"2" * 5
+
+
+def test_a_disk_that_is_full_during_a_large_write_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pieces = [aligned_empty((LEAST,), np.uint8) for _ in range(4)]
+    for piece in pieces:
+        piece[:] = 1
+
+    def filling(fd: int, data: memoryview, offset: int, call: Callable[..., int] = os.pwrite) -> int:
+        if offset >= 2 * LEAST:
+            raise OSError(28, "No space left on device")
+        return call(fd, data[: LEAST // 2], offset)  # a system may write less than requested
+
+    monkeypatch.setattr(os, "pwrite", filling)
+    (tmp_path / "one").write_bytes(b"old")
+    with pytest.raises(StepDiffError, match="no space to write .*one.* 4.0 MiB"), CommitGroup() as files:
+        files.replace(tmp_path / "one", pieces, 4 * LEAST)
+    assert [path.name for path in tmp_path.iterdir()] == ["one"] and (tmp_path / "one").read_bytes() == b"old"
+    with CommitGroup() as files:
+        files.replace(tmp_path / "two", pieces[:2], 2 * LEAST)
+    assert (tmp_path / "two").read_bytes() == b"\1" * 2 * LEAST
+
+
+# A limit on the size of a file acts like a full disk without root rights: EFBIG instead of ENOSPC.
+LIMITED = """
+import resource, signal, sys
+import numpy as np
+from store import Store, StepDiffError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
+view = Store.open(sys.argv[1]).view("clips", "net")
+rows = np.array([5, 6])
+try:
+    view.write_shard(1, rows, {n: np.ones((2, *f.shape), np.float32) for n, f in view.features.items()}, {})
+except StepDiffError as error:
+    print(error)
+    sys.exit(7)
+"""
+
+
+def files(store: Path) -> dict[Path, bytes]:
+    return {p: p.read_bytes() for p in store.rglob("*") if p.is_file() and p.suffix != ".lock"}
+
+
+def test_a_full_disk_loses_no_committed_data(make_view: Make, fill: Make) -> None:
+    view = make_view()
+    fill(view, np.array([0, 1, 4, 7]))
+    before = files(view.paths.store)
+    command = [sys.executable, "-c", LIMITED, str(view.paths.store)]
+    done = subprocess.run([*command, "150"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 7, done.stderr
+    largest = view.paths.shard("tokens", 1, 3)  # is written first
+    assert done.stdout.startswith(f"no space to write {largest}") and done.stdout.count("\n") == 1
+    assert files(view.paths.store) == before, "no file changed, no temporary file is left"
+    done = subprocess.run([*command, str(2**20)], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert view.status()[4:8].tolist() == [1, 1, 1, 1]
+
+
+def test_temporary_files_of_dead_writers_are_removed(make_view: Make, fill: Make) -> None:
+    view = make_view()
+    fill(view)
+    folder = view.paths.shard("tokens", 0, 3).parent
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    mine = temporary(folder)
+    left = mine.with_name(mine.name.replace(f".{os.getpid()}.", f".{dead.pid}."))
+    other_host = mine.with_name(mine.name.replace(socket.gethostname(), "another-host"))
+    old = other_host.with_name(other_host.name[:-12] + "0" * 12)
+    odd = folder / ".tmp.odd"
+    for path in (mine, left, other_host, old, odd):
+        path.write_bytes(b"x")
+    os.utime(old, (0, 0))
+    view_left = view.paths.store / left.name
+    view_left.mkdir()
+    with Store.open(view.paths.store).lock():
+        assert not left.exists() and not old.exists() and not view_left.exists()
+        assert mine.exists() and other_host.exists() and odd.exists(), "those of live writers are kept"

@@ -1,7 +1,7 @@
 """Training that is interrupted in the middle of an epoch: what follows is exactly what was not yet read.
 
-The case that users of other libraries report as broken is the first: read some batches, save the state, load it into a
-second loader, and go on.
+Users of other libraries report this case as broken: read some batches, save the state, load it into a second loader,
+and go on.
 """
 
 import json
@@ -19,9 +19,9 @@ import pytest
 from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError
 from store import Feature, Provenance, Store, View
-from store.torch import FeatureDataset, FeatureStream, prefetch
+from store.torch import FeatureStream, prefetch
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*use of fork:DeprecationWarning",
@@ -48,19 +48,12 @@ class Reader:
     """A stream with a loader of one kind: none, torch's or torchdata's, with some worker processes."""
 
     def __init__(self, view: View, kind: str, workers: int = 0, stream_options: Any = None, **options: Any) -> None:
-        self.stream, self.kind, self._options = stream(view, **stream_options or {}), kind, dict(options)
+        self.stream, self.kind = stream(view, **stream_options or {}), kind
         if workers:
-            self._options |= {"num_workers": workers, "multiprocessing_context": "fork", "timeout": 200}
-        self.loader = self.loads()
+            options |= {"num_workers": workers, "multiprocessing_context": "fork", "timeout": 200}
+        loaders = {"torch": DataLoader, "torchdata": StatefulDataLoader}
+        self.loader = loaders[kind](self.stream, batch_size=None, **options) if kind in loaders else self.stream
         self.epoch = self.received = 0
-
-    def loads(self) -> Any:
-        """Return a new loader over the stream."""
-        if self.kind == "stream":
-            return self.stream
-        return {"torch": DataLoader, "torchdata": StatefulDataLoader}[self.kind](
-            self.stream, batch_size=None, **self._options
-        )
 
     def state(self) -> str:
         """Return the state as a checkpoint has it."""
@@ -83,33 +76,18 @@ class Reader:
             self.epoch += 1
 
 
-KINDS = [("stream", 0), ("torch", 0), ("torch", 2), ("torchdata", 0), ("torchdata", 2)]
+KINDS = [
+    ("stream", 0),
+    pytest.param("torch", 0, marks=pytest.mark.full),
+    ("torch", 2),
+    pytest.param("torchdata", 0, marks=pytest.mark.full),
+    pytest.param("torchdata", 2, marks=pytest.mark.full),
+]
 kinds = pytest.mark.parametrize(("kind", "workers"), KINDS)
 
 
 @kinds
-@pytest.mark.parametrize("shuffle", [False, True])
-def test_a_second_loader_continues_after_the_batches_of_the_first(
-    view: View, kind: str, workers: int, shuffle: bool
-) -> None:
-    """The state is taken after five samples, a sixth is read, and a second loader goes on with the sixth."""
-    options = {"batch_size": 1, "shuffle": shuffle}
-    whole = list(Reader(view, "stream", stream_options=options).batches(1))
-    first = Reader(view, kind, workers, options)
-    reading = first.batches(1)
-    seen = list(islice(reading, 5))
-    saved = first.state()
-    seen.append(next(reading))
-    assert seen == whole[:6]
-    reading.close()
-    for second in (Reader(view, kind, workers, options), first):  # over another stream, and over the same
-        second.loader = second.loads()
-        second.load(saved)
-        assert list(second.batches(1)) == whole[5:]
-
-
-@kinds
-@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("shuffle", [pytest.param(False, marks=pytest.mark.full), True])
 def test_an_epoch_resumes_after_any_batch(view: View, kind: str, workers: int, shuffle: bool) -> None:
     """Also before the first batch, after the last one, and in the next epoch."""
     options = {"shuffle": shuffle}
@@ -128,6 +106,7 @@ def test_an_epoch_resumes_after_any_batch(view: View, kind: str, workers: int, s
         assert seen + list(second.batches(2)) == whole, stop
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "options",
     [{"prefetch_factor": 4}, {"persistent_workers": True}, {"snapshot_every_n_steps": 3}, {"prefetch_factor": 1}],
@@ -188,39 +167,17 @@ def test_an_epoch_that_was_resumed_is_followed_by_a_whole_one_or_refused(view: V
         ordered.state_dict(11)
 
 
-@pytest.mark.parametrize(("kind", "workers"), [("stream", 0), ("torch", 2), ("torchdata", 2)])
-def test_the_state_of_one_rank_resumes_all(view: View, kind: str, workers: int) -> None:
-    ranks = [{"rank": rank, "world": 2} for rank in range(2)]
-    whole = [list(Reader(view, "stream", stream_options=rank).batches(2)) for rank in ranks]
-    assert sorted(key for part in whole for batch in part[:5] for key in batch) == sorted(f"c{n}" for n in range(COUNT))
-    seen, states = [], []
-    for rank in ranks:
-        first = Reader(view, kind, workers, rank)
-        reading = first.batches(2)
-        seen.append(list(islice(reading, 3)))
-        states.append(first.state())
-        reading.close()
-    assert kind == "torchdata" or states[0] == states[1]
-    for rank, part, expected in zip(ranks, seen, whole, strict=True):
-        second = Reader(view, kind, workers, rank)
-        second.load(states[0])
-        assert part + list(second.batches(2)) == expected
-    if kind != "torchdata":
-        with pytest.raises(StepDiffError, match="the state is of other batches, which differ in world"):
-            Reader(view, kind, workers).load(states[0])
-
-
-@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.full
 @pytest.mark.parametrize(("kind", "workers"), [("stream", 0), ("torch", 2), ("torchdata", 2)])
 def test_another_number_of_ranks_that_reads_as_many_rows_a_step_continues_with_the_same_samples(
-    view: View, kind: str, workers: int, shuffle: bool
+    view: View, kind: str, workers: int
 ) -> None:
     """One rank, then two, then one: each step has the samples of an uninterrupted run, in its order."""
-    whole = list(Reader(view, "stream", stream_options={"shuffle": shuffle}).batches(2))
+    whole = list(Reader(view, "stream").batches(2))
     seen: list[list[str]] = []
     saved = None
     for world, steps in ((1, 3), (2, 9), (1, 2), (2, None)):
-        options = [{"rank": n, "world": world, "batch_size": 4 // world, "shuffle": shuffle} for n in range(world)]
+        options = [{"rank": n, "world": world, "batch_size": 4 // world} for n in range(world)]
         readers = [Reader(view, kind, workers, given) for given in options]
         for reader in readers if saved else ():
             reader.load(saved)
@@ -232,27 +189,6 @@ def test_another_number_of_ranks_that_reads_as_many_rows_a_step_continues_with_t
             one.close()
     assert [key for step in seen for key in step] == [key for step in whole for key in step]
     assert seen[:8] == whole[:8] and len(seen) == len(whole)
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_dataset_resumes_with_the_sampler_of_torchdata(view: View, workers: int) -> None:
-    import torch
-
-    def loader() -> StatefulDataLoader:
-        given: dict[str, Any] = {"multiprocessing_context": "fork"} if workers else {}
-        order = torch.Generator().manual_seed(0)
-        dataset = FeatureDataset(view, "embedding")
-        return StatefulDataLoader(dataset, 4, shuffle=True, generator=order, num_workers=workers, **given)
-
-    whole = [batch["key"] for batch in loader()]
-    first = loader()
-    reading = iter(first)
-    seen = [next(reading)["key"] for _ in range(4)]
-    saved = first.state_dict()
-    del reading
-    second = loader()
-    second.load_state_dict(saved)
-    assert seen + [batch["key"] for batch in second] == whole
 
 
 SCRIPT = """
@@ -282,6 +218,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.full
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["torch", "torchdata"])
 def test_a_training_that_is_killed_at_any_moment_sees_the_samples_of_an_uninterrupted_one(

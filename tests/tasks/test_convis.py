@@ -1,5 +1,6 @@
-"""Guarantees of tasks/benchmarks/convis: of a small folder, and of the published files."""
+"""ConViS-Bench: of a small folder, and of the published files."""
 
+import itertools
 import json
 import shutil
 from collections.abc import Callable
@@ -10,20 +11,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from common.errors import StepDiffError
-from tasks import benchmarks
-from tasks.benchmarks.convis.files import (
-    CONCEPTS,
-    Predicted,
-    clip_of,
-    export,
-    read_answers,
-    read_published_predictions,
-    split_pair,
-)
-from tasks.benchmarks.convis.pairs import people, read, score
-from tasks.benchmarks.rows import Rating
-from tasks.testsets import parts_of
+from stepdiff.common.errors import StepDiffError
+from stepdiff.tasks import registry
+from stepdiff.tasks.benchmarks.convis import CONCEPTS, clip_of, compare, export, read, read_answers, score
+from stepdiff.tasks.benchmarks.rows import Ranking, Rating
+from tests.tasks.convis_files import Predicted, ceilings, ordinal_alphas, read_published_predictions
 
 DATA = Path(__file__).parents[3] / "shared/data/convis"
 NAMES = [concept.name for concept in CONCEPTS]
@@ -64,11 +56,8 @@ def values_of(found: Predicted, concept: str) -> list[float]:
     return [p[0] for row, p in zip(found.rows, found.predictions, strict=True) if row.concept == concept]
 
 
-# ------------------------------------------------------------------------------------------------- a small folder
-
-
 def test_the_truth_is_the_mean_of_all_answers_about_a_pair(folder: Path) -> None:
-    asked = benchmarks.get("convis").read(folder)
+    asked = registry.get("convis").read(folder)
     assert [(row.clips, row.concept) for row in asked.rows] == [(pair, name) for pair in PAIRS for name in NAMES]
     assert [asked.truth[row.key] for row in asked.rows if row.concept == ACTION] == MEANS
     assert [asked.truth[row.key] for row in asked.rows if row.concept == LOCATION] == [6 - mean for mean in MEANS]
@@ -81,28 +70,21 @@ def test_a_flat_folder_reads_as_the_authors_repository(folder: Path) -> None:
     for file, name in (("vicos.user_inputs.json", "user_inputs.json"), ("to_be_ranked.json", "to_be_ranked.json")):
         shutil.copy(folder / "human_annotations" / file, flat / name)
     for name in ("convis", "convis-retrieval"):
-        assert benchmarks.get(name).read(flat) == benchmarks.get(name).read(folder)
+        assert registry.get(name).read(flat) == registry.get(name).read(folder)
 
 
 def test_the_figures_are_correlations_of_each_concept_times_100(folder: Path) -> None:
     asked = read(folder)
     ours = dict(zip(PAIRS, [4.0, 1.0, 2.0, 2.0], strict=True))
-    found = score(asked.rows, [[ours[row.clips]] for row in asked.rows], asked.truth, 0)
+    scores = score(asked.rows, [[ours[row.clips]] for row in asked.rows], asked.truth, 0)
     rho, tau = (100 * f([4, 1, 2, 2], MEANS).statistic for f in (stats.spearmanr, stats.kendalltau))
-    assert found["rho main action"] == pytest.approx(rho) and found["tau main action"] == pytest.approx(tau)
-    assert found["rho location"] == pytest.approx(-rho) and found["rho main objects"] is None  # its truths tie
-    both = {"rho": found["rho location"], "tau": found["tau location"]}
-    assert found["per_category"][LOCATION] == both | {"rows": 4, "missing": 0}
-    assert (found["task"], found["rows"], found["missing"], found["videos"]) == ("convis", 20, 0, 4)
-    assert found["intervals"] == {}
-    assert set(benchmarks.get("convis").figures) <= set(found)
-
-
-def test_a_constant_prediction_has_no_figure(folder: Path) -> None:
-    asked = read(folder)
-    found = score(asked.rows, [[0.1]] * 20, asked.truth, 50)
-    assert {found[f"{kind} {name}"] for kind in ("rho", "tau") for name in NAMES} == {None}
-    assert set(found["intervals"].values()) == {None}
+    assert scores["rho main action"] == pytest.approx(rho) and scores["tau main action"] == pytest.approx(tau)
+    assert scores["rho location"] == pytest.approx(-rho) and scores["rho main objects"] is None  # its truths tie
+    both = {"rho": scores["rho location"], "tau": scores["tau location"]}
+    assert scores["per_category"][LOCATION] == both | {"rows": 4, "missing": 0}
+    assert (scores["task"], scores["rows"], scores["missing"], scores["videos"]) == ("convis", 20, 0, 4)
+    assert scores["intervals"] == {}
+    assert set(registry.get("convis").figures) <= set(scores)
 
 
 def test_a_mean_over_concepts_has_all_five(folder: Path) -> None:
@@ -121,39 +103,26 @@ def test_an_interval_contains_its_figure_and_depends_on_the_seed_alone() -> None
     rows = [Rating(f"{i}: {ACTION}", (f"{i}_0", f"{i}_1"), ACTION) for i in range(80)]
     truth = {row.key: float(i) for i, row in enumerate(rows)}
     ours = [[truth[row.key] + 20 * rng.normal()] for row in rows]
-    found = score(rows, ours, truth, 200, 3)
+    scores = score(rows, ours, truth, 200, 3)
     for name in ("rho main action", "tau main action"):
-        low, high = found["intervals"][name]
-        assert low < found[name] < high and 1 < high - low < 40
-    assert found == score(rows, ours, truth, 200, 3) != score(rows, ours, truth, 200, 4)
+        low, high = scores["intervals"][name]
+        assert low < scores[name] < high and 1 < high - low < 40
+    assert scores == score(rows, ours, truth, 200, 3) != score(rows, ours, truth, 200, 4)
 
 
-def test_a_pair_without_a_prediction_is_not_scored_but_counted(folder: Path, tmp_path: Path) -> None:
+def test_a_pair_without_a_prediction_is_not_scored_but_counted(folder: Path) -> None:
     asked = read(folder)
-    scores = dict(zip(PAIRS[:3], [2.0, 3.0, 1.0], strict=True)) | {("9_000", "8_000"): 5.0}  # the last is no pair
-    found = read_published_predictions(predicted(tmp_path / "M_Main_Action_similarities.json", scores), asked.rows)
-    assert {row.concept for row in found.rows} == {ACTION} and values_of(found, ACTION) == [2.0, 3.0, 1.0]
-    assert "main action: 1 pairs without a prediction are not scored" in found.notes
-    result = score(found.rows, found.predictions, asked.truth, 0)
+    rows = [row for row in asked.rows if row.concept == ACTION][:3]
+    result = score(rows, [[2.0], [3.0], [1.0]], asked.truth, 0)
     assert result["rho main action"] == pytest.approx(100 * stats.spearmanr([2, 3, 1], MEANS[:3]).statistic)
     assert (result["missing"], result["per_category"][ACTION]["missing"]) == (17, 1)
     assert result["rho location"] is None and result["per_category"][LOCATION]["missing"] == 4
 
 
-def test_a_prediction_of_0_0_in_a_published_file_counts_as_3_0(folder: Path, tmp_path: Path) -> None:
+def test_a_prediction_of_0_0_is_a_score(folder: Path) -> None:
     asked = read(folder)
-    file = predicted(tmp_path / "global.json", dict(zip(PAIRS, [0.0, 1.0, 4.0, 2.0], strict=True)))
-    found = read_published_predictions(file, asked.rows)
-    assert found.rows == asked.rows and values_of(found, LOCATION) == [3.0, 1.0, 4.0, 2.0]
-    assert found.notes == ("5 predictions of 0.0, which mean that no score was found, count as 3.0",)
     ours = score(asked.rows, [[0.0 if row.clips == PAIRS[0] else 1.0] for row in asked.rows], asked.truth, 0)
-    assert ours["rho main action"] < 0  # a 0 of our own is a 0
-
-
-def test_a_pair_of_predictions_is_matched_by_its_clips_ids_in_the_given_order(folder: Path, tmp_path: Path) -> None:
-    file = predicted(tmp_path / "global.json", {PAIRS[0][::-1]: 1.0})
-    with pytest.raises(StepDiffError, match="has none of the 20 rows"):
-        read_published_predictions(file, read(folder).rows)
+    assert ours["rho main action"] < 0
 
 
 def test_exported_predictions_read_back_in_the_same_order_zeros_too(folder: Path, tmp_path: Path) -> None:
@@ -169,42 +138,23 @@ def test_exported_predictions_read_back_in_the_same_order_zeros_too(folder: Path
     )
     entry = json.loads(one.read_text())[0]
     assert entry == {"video1": "videos_trimmed/1_000.mp4", "video2": "videos_trimmed/2_000.mp4", "similarity": -1.0}
-    found = read_published_predictions(tmp_path / "mine", asked.rows)
-    assert found.notes[:-1] == tuple(f"{name}: 4 pairs without a prediction are not scored" for name in NAMES[1:3])
-    assert stats.rankdata(values_of(found, ACTION)).tolist() == stats.rankdata(ours, axis=None).tolist()
-    assert values_of(found, LOCATION) == values_of(found, ACTION)[::-1] and two.is_file()
+    published = read_published_predictions(tmp_path / "mine/**/*.json", asked.rows)
+    assert published.missing == {name: 4 for name in (*NAMES[1:3], NAMES[4])}
+    assert stats.rankdata(values_of(published, ACTION)).tolist() == stats.rankdata(ours, axis=None).tolist()
+    assert values_of(published, LOCATION) == values_of(published, ACTION)[::-1] and two.is_file()
 
 
 def test_the_videos_of_clips_come_from_the_published_list(folder: Path) -> None:
-    benchmark = benchmarks.get("convis")
+    benchmark = registry.get("convis")
     with pytest.raises(StepDiffError, match=r"ConVIS\.jsonl: no such file; get it with the videos from"):
         list(benchmark.clips(folder))
     lines = [
         {"video1": f"videos_trimmed/diy/{one}.mp4", "video2": f"videos_trimmed/music/{two}.mp4"} for one, two in PAIRS
     ]
     (folder / "ConVIS.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    found = list(benchmark.clips(folder))
-    assert [clip.clip for clip in found] == ["1_000", "2_000", "3_001", "4_000", "4_002"]
-    assert (found[2].video, found[2].metadata) == ("videos_trimmed/music/3_001.mp4", {"domain": "music"})
-
-
-def test_an_id_that_reads_as_seconds_of_a_video_is_refused() -> None:
-    assert clip_of("videos_trimmed/sports/1754_007.mp4") == "1754_007" and parts_of("1754_007") is None
-    with pytest.raises(StepDiffError, match="'a_0_10' is not a clip of ConViS-Bench"):
-        clip_of("a_0_10.mp4")
-    assert split_pair("1_0.mp4-2_0.mp4") == ("1_0", "2_0")
-
-
-def test_figures_of_agreement_are_those_of_the_last_answer_of_each_person_about_a_pair(folder: Path) -> None:
-    file = folder / "human_annotations/vicos.user_inputs.json"
-    before = people(folder)
-    assert before[ACTION]["ordinal"] is not None and before["main objects"]["ordinal"] is None  # all are the same
-    dump(file, [answer(PAIRS[0], "a", 1), *json.loads(file.read_text())])  # this person answers again below
-    after = people(folder)
-    assert [after[ACTION][level] for level in ("nominal", "ordinal")] == [
-        before[ACTION][level] for level in ("nominal", "ordinal")
-    ]
-    assert read(folder).truth[read(folder).rows[0].key] == pytest.approx(11 / 3)  # the truth counts every answer
+    files = list(benchmark.clips(folder))
+    assert [clip.clip for clip in files] == ["1_000", "2_000", "3_001", "4_000", "4_002"]
+    assert (files[2].video, files[2].metadata) == ("videos_trimmed/music/3_001.mp4", {"domain": "music"})
 
 
 Broken = Callable[[list[dict[str, Any]]], object]
@@ -214,12 +164,18 @@ Broken = Callable[[list[dict[str, Any]]], object]
     ("change", "message"),
     [
         (lambda rows: [], "not a list with at least one answer"),
-        (lambda rows: rows[0].pop("user_id"), "answer 1: no 'user_id'"),
-        (lambda rows: rows[1].update(video_pair_id="1_0.mp4"), "answer 2: '1_0.mp4' is not an id of a pair"),
+        (lambda rows: rows[0].pop("video_pair_id"), "answer 1: video_pair_id is missing"),
+        (
+            lambda rows: rows[1].update(video_pair_id="1_0.mp4"),
+            "answer 2: video_pair_id is '1_0.mp4', not",
+        ),
         (lambda rows: rows[1].update(video_pair_id="a_1_2.mp4-b_1.mp4"), "'a_1_2' is not a clip of ConViS-Bench"),
-        (lambda rows: rows[0]["user_inputs"].update(Location="6"), "answer 1: 'Location' is '6', not a text from"),
-        (lambda rows: rows[0]["user_inputs"].pop("OrderofActions"), "answer 1: no 'OrderofActions'"),
-        (lambda rows: rows[0].update(user_inputs=3), "answer 1: 'user_inputs' is 3, not an object"),
+        (
+            lambda rows: rows[0]["user_inputs"].update(Location="6"),
+            "answer 1: user_inputs: Location should be '1'",
+        ),
+        (lambda rows: rows[0]["user_inputs"].pop("OrderofActions"), "answer 1: user_inputs: OrderofActions is missing"),
+        (lambda rows: rows[0].update(user_inputs=3), "answer 1: user_inputs should be an object, not 3"),
     ],
 )
 def test_a_damaged_file_of_answers_is_refused_in_one_line(folder: Path, change: Broken, message: str) -> None:
@@ -238,25 +194,12 @@ def test_an_empty_folder_is_refused_in_one_line(tmp_path: Path) -> None:
         StepDiffError, match=r"has no human_annotations/vicos.user_inputs.json or user_inputs.json; get"
     ):
         read(tmp_path)
-    with pytest.raises(StepDiffError, match="no such file of predictions"):
-        read_published_predictions(tmp_path / "no.json", [])
 
 
-def test_damaged_predictions_are_refused_in_one_line(folder: Path, tmp_path: Path) -> None:
+def test_predictions_that_do_not_fit_are_refused(folder: Path) -> None:
     rows = read(folder).rows
-    for bad in (None, True, "4", float("nan"), 10**400):
-        file = dump(tmp_path / "x/g.json", [{"video1": "1_000.mp4", "video2": "2_000.mp4", "similarity": bad}])
-        with pytest.raises(StepDiffError, match=r"g\.json: prediction 1: 'similarity' is .*, not a finite number"):
-            read_published_predictions(file, rows)
-    for name in ("a", "b"):
-        predicted(tmp_path / f"y/{name}_Location.json", {PAIRS[0]: 1.0})
-    with pytest.raises(StepDiffError, match="are both about location; name the files of one method"):
-        read_published_predictions(tmp_path / "y", rows)
     with pytest.raises(StepDiffError, match="2 scores for a row that needs 1"):
         score(rows[:1], [[1.0, 2.0]], {rows[0].key: 1.0})
-
-
-# --------------------------------------------------------------------------------------------- the published files
 
 
 @pytest.fixture
@@ -274,6 +217,7 @@ PUBLISHED_FILES = [
 ]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("method", "files"), PUBLISHED_FILES)
 def test_figures_of_the_published_predictions_equal_the_published_table_to_its_digit(
     published_folder: Path, method: str, files: str
@@ -281,24 +225,14 @@ def test_figures_of_the_published_predictions_equal_the_published_table_to_its_d
     asked = read(published_folder)
     found = read_published_predictions(str(published_folder / files), asked.rows)
     result = score(found.rows, found.predictions, asked.truth, 0)
-    (row,) = [row for row in benchmarks.get("convis").published if row.method == method]
+    (row,) = [row for row in registry.get("convis").published if row.method == method]
     assert {name: round(result[name], 1) for name in row.figures} == row.figures
     without = 337 if method == "Gemini-2.0-Flash" else 0
     assert (result["missing"], result["per_category"][LOCATION]["rows"]) == (without, 610 - without)
-    assert found.notes == (("location: 337 pairs without a prediction are not scored",) if without else ())
+    assert found.missing == ({LOCATION: 337} if without else {})
 
 
-def test_the_published_table_has_the_figures_of_the_paper() -> None:
-    """Rows that do not come from a scorer of ours."""
-    rho = {row.method: [row.figures[f"rho {name}"] for name in NAMES] for row in benchmarks.get("convis").published}
-    assert len(rho) == 19
-    assert rho["LLaVA-OneVision-7B"] == [51.8, 48.4, 58.6, 58.9, 41.0]
-    assert rho["CLIPScore, InternVideo-MM-L-14"] == [43.1, 54.8, 54.5, 40.9, 40.2]
-    assert rho["cosine, DINOv2-L"] == [33.3, 40.9, 37.4, 57.4, 34.6]
-    (intern,) = [row for row in benchmarks.get("convis").published if "InternVideo" in row.method]
-    assert [intern.figures[f"tau {name}"] for name in NAMES] == [30.0, 38.7, 38.5, 28.4, 28.1]
-
-
+@pytest.mark.full
 def test_the_truth_equals_the_published_means(published_folder: Path) -> None:
     asked = read(published_folder)
     assert (len(asked.rows), len({clip for row in asked.rows for clip in row.clips})) == (3050, 543)
@@ -310,10 +244,72 @@ def test_the_truth_equals_the_published_means(published_folder: Path) -> None:
     assert [asked.truth[row.key] for row in asked.rows] == [
         published[row.clips][keys[row.concept]] for row in asked.rows
     ]
-    assert len(read_answers(published_folder)) == 3808
+    assert sum(map(len, read_answers(published_folder).values())) == 3808
 
 
+@pytest.mark.full
 def test_people_agree_as_published(published_folder: Path) -> None:
-    found = people(published_folder)
-    assert [round(found[name]["ordinal"] or 0, 3) for name in NAMES] == [0.322, 0.244, 0.288, 0.361, 0.319]
-    assert [found[name]["ceiling"] for name in NAMES] == pytest.approx([0.85, 0.77, 0.84, 0.86, 0.84], abs=0.01)
+    file = published_folder / "user_inputs.json"
+    assert [round(own, 3) for own in ordinal_alphas(file)] == [0.322, 0.244, 0.288, 0.361, 0.319]
+    assert ceilings(file) == pytest.approx([0.85, 0.77, 0.84, 0.86, 0.84], abs=0.01)
+
+
+RETRIEVAL = registry.get("convis-retrieval")
+
+
+@pytest.mark.full
+def test_targets_with_equal_scores_share_a_rank() -> None:
+    for ours, theirs in itertools.product(itertools.product((1.0, 2.0, 3.0), repeat=4), repeat=2):
+        if ours[0] < 2 or theirs[0] < 2:  # a third of all cases is enough
+            continue
+        best = {i for i in range(4) if ours[i] == max(ours)}
+        right = {i for i in range(4) if theirs[i] == max(theirs)}
+        precision, recall, f1, tau = compare(ours, theirs)
+        assert (precision, recall) == (len(best & right) / len(best), len(best & right) / len(right))
+        assert f1 == pytest.approx(2 * len(best & right) / (len(best) + len(right)))
+        if min(len(set(ours)), len(set(theirs))) > 1:
+            assert tau == pytest.approx(stats.kendalltau(ours, theirs).statistic)
+
+
+def test_a_clip_with_a_pair_that_people_did_not_score_is_not_a_row(folder: Path) -> None:
+    asked = RETRIEVAL.read(folder)
+    assert {(row.reference, row.targets) for row in asked.rows} == {("1_000", ("2_000", "3_001"))}
+    assert len(asked.rows) == 5 and asked.truth["1_000: main action"] == [5.0, 1.5]
+    assert asked.notes == ("1 of 2 lists, those whose pairs all have scores; their own ranking is not published",)
+
+
+def test_a_pair_counts_in_both_orders(folder: Path) -> None:
+    one, two = PAIRS[0]
+    dump(folder / "human_annotations/to_be_ranked.json", {f"{two}.mp4": [f"{one}.mp4", "3_001.mp4"]})
+    assert RETRIEVAL.read(folder).truth[f"{two}: main action"] == [5.0, 3.0]
+
+
+def test_a_row_without_a_tau_does_not_count_in_tau() -> None:
+    rows = [Ranking(name, name, ("1_0", "1_1"), "location") for name in ("a", "b")]
+    truth = {"a": [1.0, 2.0], "b": [2.0, 2.0]}
+    scores = RETRIEVAL.score(rows, [[1.0, 2.0], [2.0, 1.0]], truth, 0, 0)
+    assert (scores["tau"], scores["rows_with_tau"]) == (pytest.approx(100), 1)
+    assert (scores["P@1"], scores["R@1"], scores["F1@1"]) == (100, 75, pytest.approx(100 * (1 + 2 / 3) / 2))
+    assert scores["per_category"]["location"]["rows"] == 2
+    assert scores["chance"] == {"P@1": 75, "R@1": 50, "F1@1": pytest.approx(100 * (1 / 2 + 2 / 3) / 2), "tau": 0}
+
+
+@pytest.mark.parametrize("content", [[], {"1_0.mp4": []}, {"1_0.mp4": [3]}, {"a_1_2.mp4": ["1_0.mp4"]}])
+def test_a_damaged_list_is_refused_in_one_line(folder: Path, content: object) -> None:
+    file = dump(folder / "human_annotations/to_be_ranked.json", content)
+    with pytest.raises(StepDiffError, match="get it again from github.com/benedettaliberatori/convisbench") as caught:
+        RETRIEVAL.read(folder)
+    assert str(file) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.full
+def test_54_of_the_133_published_lists_have_scores() -> None:
+    if not DATA.is_dir():
+        pytest.skip("the files of ConViS-Bench are not here")
+    asked = RETRIEVAL.read(DATA)
+    assert len(json.loads((DATA / "to_be_ranked.json").read_text())) == 133
+    assert len(asked.rows) == 54 * 5 and {row.answers for row in asked.rows} == {4}
+    truth = RETRIEVAL.score(asked.rows, [asked.truth[row.key] for row in asked.rows], asked.truth, 0, 0)
+    assert [truth[name] for name in ("P@1", "R@1", "F1@1", "tau")] == pytest.approx([100] * 4)
+    level = RETRIEVAL.score(asked.rows, [[1.0] * 4] * 270, asked.truth, 0, 0)
+    assert level["R@1"] == 100 and level["P@1"] < 50 and level["tau"] is None

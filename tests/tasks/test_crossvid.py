@@ -1,15 +1,21 @@
-"""CrossVid's questions: the published keys, clips, scores, chance, groups and the export."""
+"""CrossVid, and the figures of choices, rankings and groups against slow definitions."""
 
 import json
 import re
+from itertools import permutations
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from common.errors import StepDiffError
-from tasks import benchmarks
-from tasks.benchmarks.crossvid import ERRORS, read, without_letters
+from stepdiff.common.errors import StepDiffError
+from stepdiff.tasks import registry
+from stepdiff.tasks.benchmarks.crossvid import ERRORS, read, without_letters
+from stepdiff.tasks.benchmarks.figures import CUTS, first_right, groups_of, score_rankings, share_right
+from stepdiff.tasks.benchmarks.rows import Ranking
 
 CC: list[dict[str, Any]] = [
     {
@@ -70,7 +76,7 @@ def broken(index: int = 0, of: list[dict[str, Any]] = CC, **values: Any) -> list
 
 
 def test_options_have_no_letters_and_the_answer_is_one_of_them(tmp_path: Path) -> None:
-    asked = benchmarks.get("crossvid-cc").read(folder_of(tmp_path, CC=CC))
+    asked = registry.get("crossvid-cc").read(folder_of(tmp_path, CC=CC))
     assert [row.key for row in asked.rows] == ["7", '"late"', "9"]
     assert asked.rows[0].clips == ("cook/a", "cook/b-_1", "cook/c", "cook/d")
     assert asked.rows[0].options == ("Video 1", "Video 2", "Video 3", "Video 4")
@@ -89,7 +95,7 @@ def test_rows_do_not_contain_the_truth(tmp_path: Path) -> None:
 
 
 def test_times_are_cut_to_whole_seconds_and_the_errors_precede_the_question(tmp_path: Path) -> None:
-    benchmark = benchmarks.get("crossvid-pea")
+    benchmark = registry.get("crossvid-pea")
     (row,) = benchmark.read(folder_of(tmp_path, PEA=PEA)).rows
     assert row.clips == ("assembly/u_3_10", "assembly/v_4_9", "assembly/u_0_8")
     assert row.question == f"{ERRORS} What is wrong in Video 2?"
@@ -108,16 +114,8 @@ def test_a_segment_without_a_whole_second_is_left_out_and_counted(tmp_path: Path
         read(folder_of(tmp_path, PEA=PEA[1:]), "PEA")
 
 
-def test_each_clip_is_listed_once(tmp_path: Path) -> None:
-    found = [clip.clip for clip in benchmarks.get("crossvid-cc").clips(folder_of(tmp_path, CC=CC))]
-    assert found == ["cook/a", "cook/b-_1", "cook/c", "cook/d", "cook/e", "cook/y", "cook/z"]
-    videos = ["cook/a.mp4", "cook/a.webm"]
-    with pytest.raises(StepDiffError, match=r"cook/a\.mp4 and videos/cook/a\.webm have one id; rename"):
-        list(benchmarks.get("crossvid-cc").clips(folder_of(tmp_path, CC=broken(videos=videos))))
-
-
 def test_accuracy_equals_the_count_of_right_letters(tmp_path: Path) -> None:
-    benchmark = benchmarks.get("crossvid-cc")
+    benchmark = registry.get("crossvid-cc")
     asked = benchmark.read(folder_of(tmp_path, CC=CC))
     predictions = [[0.0, -1.0, 5.0, 2.0], [-3.0, -2.0], [-1.0, -9.0, -1.0]]
     scores = benchmark.score(asked.rows, predictions, asked.truth, 100, 0)
@@ -131,7 +129,7 @@ def test_accuracy_equals_the_count_of_right_letters(tmp_path: Path) -> None:
 
 
 def test_an_export_has_the_ids_and_letters_of_the_published_file(tmp_path: Path) -> None:
-    benchmark = benchmarks.get("crossvid-cc")
+    benchmark = registry.get("crossvid-cc")
     rows = benchmark.read(folder_of(tmp_path, CC=CC)).rows
     assert benchmark.export is not None
     (path,) = benchmark.export(tmp_path, rows, [[0, 0, 1, 0], [1, 2], [3, 3, 0]], tmp_path / "out")
@@ -147,7 +145,7 @@ def test_the_interval_of_few_groups_is_that_of_resampled_groups(tmp_path: Path) 
         CC[1] | {"id": number, "videos": [f"cook/{number % 2}.mp4", f"cook/{number % 2}-{number}.mp4"]}
         for number in range(20)
     ]
-    benchmark = benchmarks.get("crossvid-cc")
+    benchmark = registry.get("crossvid-cc")
     asked = benchmark.read(folder_of(tmp_path, CC=entries))
     predictions = [[1.0, 0.0] if number % 2 else [0.0, 1.0] for number in range(20)]
     scores = benchmark.score(asked.rows, predictions, asked.truth, 200, 0)
@@ -155,65 +153,78 @@ def test_the_interval_of_few_groups_is_that_of_resampled_groups(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("entries", "message"),
+    ("name", "entries", "message"),
     [
-        (broken(question=None), "question 1: no 'question', only 'id', 'videos', 'options', 'answer'"),
-        (broken(1, answer="C"), "question 2: 'answer' is 'C', not one of A, B"),
-        (broken(answer="c"), "question 1: 'answer' is 'c', not one of A, B, C, D"),
-        (broken(options=["A. one", "C. two"]), "whose letters are not A, B, ... in order"),
-        (broken(options=["A. one", "two"]), "whose letters are not A, B, ... in order"),
-        (broken(options=["A. one"]), "not at least two texts"),
-        (broken(videos=[]), "question 1: 'videos' is [], not a list with at least one entry"),
-        (broken(videos=["a.mp4", 3]), "not only paths of files"),
-        (broken(id=True), "'id' is True, not a number or a text"),
-        (broken(1, id=7), "'7' is there twice (1 such rows); fetch the published file again"),
-        ({"questions": CC}, "not a list with at least one question; get it again from the folder QA"),
-        (["a question"], "question 1 is str, not an object"),
+        ("CC", broken(question=None), "question 1: question is missing"),
+        ("CC", broken(1, answer="C"), "question 2: answer is 'C', not one of A, B"),
+        ("CC", broken(options=["A. one", "C. two"]), "whose letters are not A, B, ... in order"),
+        ("CC", broken(options=["A. one"]), "options should have at least 2 items"),
+        ("CC", broken(videos=[]), "question 1: videos should have at least 1 item"),
+        ("CC", broken(videos=["a.mp4", 3]), "videos: 1 should be a valid string, not 3"),
+        ("CC", broken(id=True), "id: int should be a valid integer, not True"),
+        ("CC", broken(1, id=7), "'7' is there twice"),
+        ("CC", {"questions": CC}, "not a list with at least one question; get it again from the folder QA"),
+        ("CC", ["a question"], "question 1: should be an object, not 'a question'"),
+        ("PEA", broken(of=PEA, begin=[1, 2]), "question 1: begin has 2 times for 3 videos"),
+        ("PEA", broken(of=PEA, end=[9, 9, "soon"]), "end: 2 is 'soon', not a number of seconds"),
+        ("PEA", broken(of=PEA, begin=[-1, 0, 0]), "begin: 0 should be greater than or equal to 0, not -1"),
+        ("PEA", broken(of=PEA, begin=None), "question 1: begin is missing"),
+        ("CC", None, "no such file; get it from the folder QA of the data set"),
     ],
 )
-def test_bad_questions_are_refused_in_one_line(tmp_path: Path, entries: Any, message: str) -> None:
-    folder = folder_of(tmp_path, CC=entries)
+def test_bad_questions_are_refused_in_one_line(tmp_path: Path, name: str, entries: Any, message: str) -> None:
+    folder = folder_of(tmp_path, **({} if entries is None else {name: entries}))
     with pytest.raises(StepDiffError, match=re.escape(message)) as caught:
-        read(folder, "CC")
-    assert str(folder / "QA" / "CC.json") in str(caught.value) and "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"begin": [1, 2]}, "question 1: 'begin' has 2 times for 3 videos"),
-        ({"end": [9, 9, "soon"]}, "'end' holds [9, 9, 'soon'], not only seconds"),
-        ({"end": [9, 9, None]}, "'end' holds [9, 9, None], not only seconds"),
-        ({"begin": [-1, 0, 0]}, "'begin' holds -1, a negative time"),
-        ({"begin": None}, "question 1: no 'begin'"),
-    ],
-)
-def test_bad_times_are_refused_in_one_line(tmp_path: Path, values: dict[str, Any], message: str) -> None:
-    folder = folder_of(tmp_path, PEA=broken(of=PEA, **values))
-    with pytest.raises(StepDiffError, match=re.escape(message)):
-        read(folder, "PEA")
-
-
-def test_a_missing_or_damaged_file_is_named_with_its_source(tmp_path: Path) -> None:
-    with pytest.raises(StepDiffError, match=r"QA/PEA\.json: no such file; get it from the folder QA of the data set"):
-        read(tmp_path, "PEA")
-    folder_of(tmp_path, CC=CC)
-    (tmp_path / "QA" / "CC.json").write_bytes(b'[{"id": 1,')
-    with pytest.raises(StepDiffError, match=r"QA/CC\.json: not JSON .*; get it again from"):
-        read(tmp_path, "CC")
-
-
-def test_predictions_must_fit_their_rows(tmp_path: Path) -> None:
-    benchmark = benchmarks.get("crossvid-cc")
-    asked = benchmark.read(folder_of(tmp_path, CC=CC))
-    with pytest.raises(StepDiffError, match="row '\"late\"': 3 scores for a row that needs 2"):
-        benchmark.score(asked.rows, [[0] * 4, [0] * 3, [0] * 3], asked.truth, 0, 0)
-    with pytest.raises(StepDiffError, match="2 predictions for 3 rows"):
-        benchmark.score(asked.rows, [[0] * 4, [0] * 2], asked.truth, 0, 0)
-    with pytest.raises(StepDiffError, match="row '7' has no truth"):
-        benchmark.score(asked.rows[:1], [[0] * 4], {}, 0, 0)
+        read(folder, name)
+    assert str(folder / "QA" / f"{name}.json") in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_letter_is_not_taken_from_a_sentence() -> None:
     assert without_letters(["A pan", "A pot"]) == ("A pan", "A pot")
     assert without_letters(["A: one\n two ", "B: C. three"]) == ("one\n two", "C. three")
+
+
+@given(st.lists(st.sampled_from([0.0, 1.0, 2.0]), min_size=1, max_size=6), st.data())
+def test_a_tie_counts_its_share(scores: list[float], data: st.DataObject) -> None:
+    answer = data.draw(st.integers(0, len(scores) - 1))
+    orders = [sorted(order, key=lambda option: -scores[option]) for order in permutations(range(len(scores)))]
+    assert share_right(scores, answer) == pytest.approx(fmean(order[0] == answer for order in orders))
+
+
+@given(st.lists(st.tuples(st.sampled_from([0.0, 1.0, 2.0]), st.booleans()), min_size=1, max_size=6))
+def test_figures_of_ties_equal_the_mean_over_all_orders(targets: list[tuple[float, bool]]) -> None:
+    scores, right = [score for score, _ in targets], [own for _, own in targets]
+    if not any(right):
+        right[0] = True
+    ranks = []
+    for order in permutations(range(len(targets))):
+        ranked = sorted(order, key=lambda target: -scores[target])
+        ranks.append(1 + next(place for place, target in enumerate(ranked) if right[target]))
+    figures = first_right(scores, right)
+    for k in CUTS:
+        assert figures[f"recall@{k}"] == pytest.approx(fmean(rank <= k for rank in ranks))
+    assert figures["mean_rank"] == pytest.approx(fmean(ranks))
+    assert figures["MRR"] == pytest.approx(fmean(1 / rank for rank in ranks))
+
+
+def test_a_constant_prediction_scores_chance() -> None:
+    rows = [Ranking("a", "r_0_1", tuple("bcdef"), "step"), Ranking("b", "s_0_1", tuple("ghij"), "step")]
+    right = [{"c", "f"}, {"g"}]
+    groups = ["one", "two"]
+    scores = score_rankings("any", rows, [[0.5] * 5, [7] * 4], right, groups, {}, 100, 0)
+    assert scores["chance"] == {name: scores[name] for name in scores["chance"]}
+    assert scores["recall@1"] == pytest.approx((2 / 5 + 1 / 4) / 2) and scores["mean_rank"] == (6 / 3 + 5 / 2) / 2
+    assert scores["rows_with_ties"] == 2
+    best = score_rankings("any", rows, [[0, 9, 0, 0, 0], [1, 0, 0, 0]], right, groups, {}, 0, 0)
+    assert best["recall@1"] == best["MRR"] == best["mean_rank"] == 1 and best["chance"] == scores["chance"]
+
+
+@given(st.lists(st.sets(st.sampled_from("abcdefgh"), min_size=1, max_size=3), min_size=1, max_size=8))
+def test_rows_that_share_a_video_are_in_one_group(videos: list[set[str]]) -> None:
+    groups = groups_of([sorted(row) for row in videos])
+    linked = [{number} for number in range(len(videos))]
+    for _ in videos:  # a path between two rows is no longer than their number
+        for own in linked:
+            own |= {other for other, names in enumerate(videos) if any(names & videos[number] for number in list(own))}
+    for number, own in enumerate(linked):
+        assert {other for other, group in enumerate(groups) if group == groups[number]} == own

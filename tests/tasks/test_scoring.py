@@ -1,8 +1,8 @@
-"""Guarantees of tasks/scoring.py, and the command heads.score."""
+"""Scores of the three tasks against the published evaluation, and the command heads.score."""
 
 import json
-import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,23 @@ from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 from scipy.stats import kendalltau
 
-from common.errors import StepDiffError
+from heads import evaluate, report, table
 from heads.score import main
-from tasks.captions import cider_rows, count_corpus
-from tasks.scoring import score
-from tasks.testsets import DiffCap, DiffMCQ, DiffRank, Row, Task, read_test_set, write_predictions, write_test_set
+from stepdiff.common.errors import StepDiffError
+from stepdiff.kitchen.files.testsets import diffcap
+from stepdiff.kitchen.world import make_world
+from stepdiff.tasks.captions import cider_rows, count_corpus
+from stepdiff.tasks.scoring import score
+from stepdiff.tasks.testsets import (
+    DiffCap,
+    DiffMCQ,
+    DiffRank,
+    Row,
+    Task,
+    read_test_set,
+    write_predictions,
+    write_test_set,
+)
 
 REAL = Path(__file__).parents[3] / "shared/data/stepdiff/diffrank_dataset.jsonl"
 CATEGORIES = ("Actions", "Visuals", "[/odd]")
@@ -78,49 +90,41 @@ TASKS: list[Task] = ["diffcap", "diffmcq", "diffrank"]
 @pytest.mark.parametrize("task", TASKS)
 def test_equal_to_the_published_evaluation(task: Task) -> None:
     rows, predictions = world(task)
-    found = score(task, rows, predictions, bootstrap=50)
+    scores = score(task, rows, predictions, bootstrap=50)
     expected = published(task, rows, predictions)
     for name, value in expected.items():
-        assert found[name] == pytest.approx(value, rel=1e-12)
-        low, high = found["intervals"][name]
+        assert scores[name] == pytest.approx(value, rel=1e-12)
+        low, high = scores["intervals"][name]
         assert low < value < high
-    assert found["rows"] == 60 and found["videos"] == 12
+    assert scores["rows"] == 60 and scores["videos"] == 12
     for number, category in enumerate(CATEGORIES):
-        own = found["per_category"][category]
+        own = scores["per_category"][category]
         assert own["rows"] == 20
         alone = published(task, rows[number::3], predictions[number::3])
         for name in expected.keys() - {"CIDEr"}:
             assert own[name] == pytest.approx(alone[name], rel=1e-12)
 
 
-def test_the_order_of_preference_is_that_of_the_scores() -> None:
-    rows, _ = world("diffrank")
-    assert score("diffrank", rows, [list(row.scores) for row in rows])["ktau"] == 1
-    best, _ = world("diffmcq")
-    right = [[float(o == row.answer) for o in row.options] for row in best]
-    assert score("diffmcq", best, right)["accuracy"] == 1
-
-
 def test_a_categorys_cider_keeps_the_document_frequencies_of_the_whole_test_set() -> None:
     rows, predictions = world("diffcap")
     references = [row.text for row in rows]
-    found = score("diffcap", rows, predictions, bootstrap=0)["per_category"]["Actions"]["CIDEr"]
-    assert found == pytest.approx(cider_rows(count_corpus(references, predictions))[::3].mean(), rel=1e-12)
-    assert found != pytest.approx(cider_rows(count_corpus(references[::3], predictions[::3])).mean(), rel=1e-3)
+    scores = score("diffcap", rows, predictions, bootstrap=0)["per_category"]["Actions"]["CIDEr"]
+    assert scores == pytest.approx(cider_rows(count_corpus(references, predictions))[::3].mean(), rel=1e-12)
+    assert scores != pytest.approx(cider_rows(count_corpus(references[::3], predictions[::3])).mean(), rel=1e-3)
 
 
 def test_the_result_contains_null_instead_of_nan() -> None:
     rows, predictions = world("diffrank")
     whole = score("diffrank", rows, predictions, bootstrap=50)
     predictions[0] = [1.0] * len(predictions[0])
-    found = score("diffrank", rows, predictions, bootstrap=50)
-    assert found["ktau"] is None and found["intervals"]["ktau"] is None
-    assert found["nan_rows"] == 1
-    assert found["per_category"]["Actions"]["ktau"] is None
-    assert found["per_category"]["Visuals"] == whole["per_category"]["Visuals"]
+    scores = score("diffrank", rows, predictions, bootstrap=50)
+    assert scores["ktau"] is None and scores["intervals"]["ktau"] is None
+    assert scores["nan_rows"] == 1
+    assert scores["per_category"]["Actions"]["ktau"] is None
+    assert scores["per_category"]["Visuals"] == whole["per_category"]["Visuals"]
     rest = published("diffrank", rows[1:], predictions[1:])["ktau"]
-    assert found["ktau_defined"] == pytest.approx(rest, rel=1e-12)
-    json.dumps(found, allow_nan=False)
+    assert scores["ktau_defined"] == pytest.approx(rest, rel=1e-12)
+    json.dumps(scores, allow_nan=False)
     only = score("diffrank", rows[:1], predictions[:1])
     assert only["ktau_defined"] is only["ktau_all_rows"] is only["ktau_within_step"] is None
     json.dumps(only, allow_nan=False)
@@ -130,61 +134,51 @@ def test_within_the_step_only_targets_above_zero_count() -> None:
     row = DiffRank("a_0_1", ("b_0_1", "c_0_1", "d_0_1", "e_0_1"), "Visuals", (0, 0, 3, 5))
     swapped = [0.0, 0.0, 5.0, 3.0]
     constant = DiffRank("a_0_1", ("b_0_1", "c_0_1", "d_0_1", "e_0_1"), "Visuals", (0, 0, 3, 3))
-    found = score("diffrank", [row, constant], [swapped, [0.0, 1.0, 2.0, 3.0]])
-    assert found["ktau_within_step"] == -1 and found["within_step_rows"] == 1
-    assert found["ktau_defined"] > 0
+    scores = score("diffrank", [row, constant], [swapped, [0.0, 1.0, 2.0, 3.0]])
+    assert scores["ktau_within_step"] == -1 and scores["within_step_rows"] == 1
+    assert scores["ktau_defined"] > 0
 
 
 def test_ties_gain_a_method_nothing() -> None:
     rows = [DiffRank("a_0_1", ("b_0_1", "c_0_1", "d_0_1"), name, (0, 3, 5)) for name in ("Visuals", "Actions")]
-    found = score("diffrank", rows, [[1.0, 2.0, 3.0], [1.0, 2.0, 2.0]])
-    assert (found["ktau_within_step"], found["ktau_within_step_all_rows"]) == (1, 0.5)
-    found = score("diffrank", rows, [[1.0, 2.0, 3.0], [2.0, 2.0, 2.0]])
-    assert (found["ktau_defined"], found["ktau_all_rows"]) == (pytest.approx(1), pytest.approx(0.5))
-    assert found["per_category"]["Actions"]["ktau_all_rows"] == 0
-    found = score("diffrank", rows, [[2.0, 2.0, 2.0]] * 2)
-    assert found["ktau_all_rows"] is found["ktau_within_step_all_rows"] is None
+    scores = score("diffrank", rows, [[1.0, 2.0, 3.0], [1.0, 2.0, 2.0]])
+    assert (scores["ktau_within_step"], scores["ktau_within_step_all_rows"]) == (1, 0.5)
+    scores = score("diffrank", rows, [[1.0, 2.0, 3.0], [2.0, 2.0, 2.0]])
+    assert (scores["ktau_defined"], scores["ktau_all_rows"]) == (pytest.approx(1), pytest.approx(0.5))
+    assert scores["per_category"]["Actions"]["ktau_all_rows"] == 0
+    scores = score("diffrank", rows, [[2.0, 2.0, 2.0]] * 2)
+    assert scores["ktau_all_rows"] is scores["ktau_within_step_all_rows"] is None
 
 
 def test_ties_go_to_the_first_and_are_counted() -> None:
     options = (("a_0_1", "b_0_1"), ("c_0_1", "d_0_1"), ("e_0_1", "f_0_1"), ("g_0_1", "h_0_1"))
     rows = [DiffMCQ("x", "Visuals", options, options[i]) for i in (0, 1, 2)]
-    found = score("diffmcq", rows, [[1.0, 1.0, 0.0, 0.0]] * 2 + [[0.0, 0.0, 1.0, 0.5]])
-    assert found["ties"] == 2
-    assert found["accuracy"] == pytest.approx(2 / 3)
-
-
-def test_the_same_seed_gives_the_same_result() -> None:
-    rows, predictions = world("diffcap")
-    assert score("diffcap", rows, predictions, 50, 1) == score("diffcap", rows, predictions, 50, 1)
-    other = score("diffcap", rows, predictions, 50, 2)["intervals"]
-    assert other != score("diffcap", rows, predictions, 50, 1)["intervals"]
+    scores = score("diffmcq", rows, [[1.0, 1.0, 0.0, 0.0]] * 2 + [[0.0, 0.0, 1.0, 0.5]])
+    assert scores["ties"] == 2
+    assert scores["accuracy"] == pytest.approx(2 / 3)
 
 
 def test_predictions_that_do_not_fit_are_refused() -> None:
     rows, predictions = world("diffmcq", 3)
-    with pytest.raises(StepDiffError, match="prediction 3: 3 scores for a row that needs 4"):
-        score("diffmcq", rows, [*predictions[:2], [1.0, 2.0, 3.0]])
-    with pytest.raises(StepDiffError, match="2 predictions for 3 rows"):
-        score("diffmcq", rows, predictions[:2])
-    with pytest.raises(StepDiffError, match="0 predictions for 0 rows"):
-        score("diffmcq", [], [])
-    with pytest.raises(StepDiffError, match="not every row is one of diffrank"):
-        score("diffrank", rows, predictions)
-    with pytest.raises(StepDiffError, match="neither may be negative"):
-        score("diffmcq", rows, predictions, bootstrap=-1)
+    for task, given, said, message in (
+        ("diffmcq", rows, [*predictions[:2], [1.0, 2.0, 3.0]], "prediction 3: 3 scores"),
+        ("diffmcq", rows, predictions[:2], "2 predictions for 3 rows"),
+        ("diffmcq", [], [], "0 predictions for 0 rows"),
+        ("diffrank", rows, predictions, "not every row is one of diffrank"),
+    ):
+        with pytest.raises(StepDiffError, match=message):
+            score(task, given, said)  # type: ignore[arg-type]
 
 
+@pytest.mark.full
 @pytest.mark.skipif(not REAL.exists(), reason="the published DiffRank test set is not here")
 def test_the_published_test_set_is_scored_in_seconds() -> None:
     rows = read_test_set("diffrank", REAL)
     random = np.random.default_rng(0)
     predictions = [random.normal(size=4).tolist() for _ in rows]
-    start = time.perf_counter()
-    found = score("diffrank", rows, predictions)
-    assert time.perf_counter() - start < 5  # it takes 0.3 s on one free core
-    assert abs(found["ktau"]) < 0.05
-    assert found["per_category"].keys() == {row.category for row in rows}
+    figures = score("diffrank", rows, predictions)
+    assert abs(figures["ktau"]) < 0.05
+    assert figures["per_category"].keys() == {row.category for row in rows}
     steps = [[float(score > 0) for score in row.scores] for row in rows]
     oracle = score("diffrank", rows, steps, bootstrap=0)
     assert oracle["ktau_within_step"] is oracle["ktau_within_step_all_rows"] is None and oracle["ktau_defined"] > 0.7
@@ -204,25 +198,119 @@ def files(task: Task, folder: Path) -> list[str]:
 def test_the_command_prints_the_result_of_score(task: Task, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = files(task, tmp_path)
     assert main([*given, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found == score(task, *world(task), bootstrap=50)
+    record = json.loads(capsys.readouterr().out)
+    assert record == score(task, *world(task), bootstrap=50)
     assert main(given) == 0
     table = capsys.readouterr().out
     assert all(category in table for category in CATEGORIES)
-    for name, (low, high) in found["intervals"].items():
+    for name, (low, high) in record["intervals"].items():
         line = next(line for line in table.splitlines() if f" {name} " in line)
-        assert all(f"{value:.4f}" in line for value in (found[name], low, high))
+        assert all(f"{value:.4f}" in line for value in (record[name], low, high))
 
 
-def test_the_command_reports_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    given = files("diffmcq", tmp_path)
-    with open(tmp_path / "predictions.jsonl", "a") as file:
-        file.write('{"scores": [0, 0, 0, 0]}\n')
-    assert main(given) == 2
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert printed.err.startswith("error: ") and "predictions.jsonl:61:" in printed.err
-    assert printed.err.count("\n") == 1
-    with pytest.raises(SystemExit) as stopped:
-        main(["--task", "diffmouse"])
-    assert stopped.value.code == 2
+ROWS = [
+    {"reference": "a_0_1", "targets": ["b_0_1", "c_0_1"], "category": category, "scores": [5, 0]}
+    for category in ("Visuals", "Serving / Presentation", "Never seen before")
+]
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> list[str]:
+    (tmp_path / "set.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    given = ["--task", "diffrank", "--test-set", str(tmp_path / "set.jsonl"), "--bootstrap", "0"]
+    return [*given, "--predictions", str(tmp_path / "said.jsonl"), "--json"]
+
+
+@pytest.mark.parametrize(
+    ("predictions", "more", "message"),
+    [
+        (['{"scores": [1, 0]}'] * 2, [], "said.jsonl:3: "),
+        (['{"scores": [1, 0]}'] * 4, [], "said.jsonl:4: "),
+        (['{"scores": [1, 0]}', '{"score": [1, 0]}'], [], "said.jsonl:2: the row has no 'scores'"),
+        (['{"scores": [1, 0]}', '{"scores": [1]}'], [], "said.jsonl:2: 1 scores for a row that needs 2"),
+        (['{"scores": [1, 0]}'] * 3, ["--parse", "true"], "--parse is for diffcap"),
+        (['{"scores": [1, 0]}'] * 3, ["--similarity", "true"], "--similarity is for diffcap, viddiff-open"),
+        (['{"scores": [1, 0]}'] * 3, ["--truth", "attributes.jsonl"], "--truth is for diffcap"),
+        (['{"scores": [1, 0]}'] * 3, ["--store", "features"], "--store is read only with --similarity"),
+    ],
+)
+def test_predictions_that_do_not_fit_and_options_that_are_not_read_are_refused_in_one_line(
+    command: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    predictions: list[str],
+    more: list[str],
+    message: str,
+) -> None:
+    (tmp_path / "said.jsonl").write_text("".join(line + "\n" for line in predictions))
+    assert main([*command, *more]) == 2
+    shown = capsys.readouterr()
+    assert message in shown.err and shown.err.count("\n") == 1 and not shown.out
+
+
+@pytest.fixture
+def rendered(tmp_path: Path) -> Path:
+    """The test set and attributes of a world; predictions that are true, or of the other video in every second row."""
+    clips = [clip for video in make_world(60, 5) for clip in video.clips]
+    rows = diffcap([clip for clip in clips if clip.split == "test"], 8, 0, "test")
+    texts = [("In Video 1, " if at % 2 else "In Video 2, ") + row.text[0] for at, row in enumerate(rows)]
+    for name, lines in (
+        ("attributes", [{"clip": clip.id, **clip.truth.as_dict()} for clip in clips]),
+        ("set", [asdict(row) for row in rows]),
+        ("said", [{"generated_text": text} for text in texts]),
+    ):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return tmp_path
+
+
+@pytest.mark.full
+def test_the_truth_score_is_the_same_in_scores_tables_and_reports(
+    rendered: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    truth, given = (str(rendered / "attributes.jsonl"), (str(rendered / "set.jsonl"), str(rendered / "said.jsonl")))
+    command = ["--task", "diffcap", "--test-set", given[0], "--predictions", given[1], "--truth", truth]
+    assert main([*command, "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert 0.2 < record["truth_precision"] < 0.8
+    assert record["truth_swapped"] == pytest.approx(1 - record["truth_precision"]) and record["truth_invented"] == 0
+    assert main(command) == 0
+    assert "truth_precision" in (printed := capsys.readouterr().out) and "truth swapped" in printed
+
+    scores = {"options": {"task": "diffcap", "method": "medoid", "texts": "q"}, "disclosed": {}, "scores": record}
+    (rendered / "said.scores.json").write_text(json.dumps(scores))
+    assert table.main([str(rendered / "said.scores.json"), "--out", str(rendered / "table.json")]) == 0
+    assert "details that captions name" in (printed := capsys.readouterr().out)
+    assert f"{record['truth_recall']:.3f} [{record['intervals']['truth_recall'][0]:.2f}" in printed
+    assert json.loads((rendered / "table.json").read_text())["systems"]["control: one caption a category (q)"][
+        "truth_precision"
+    ] == {"value": record["truth_precision"], "interval": record["intervals"]["truth_precision"]}
+
+    (rendered / "said.scores.json").unlink()
+    entry = {"method": "ours", "task": "diffcap", "test_set": given[0], "predictions": given[1]}
+    config = rendered / "report.yaml"
+    config.write_text(json.dumps({"predictions": [entry], "truth": truth}))
+    assert report.main(["--config", str(config), "--json", "--bootstrap", "1000"]) == 0
+    reported = {score["metric"]: score for score in json.loads(capsys.readouterr().out)["scores"]}
+    for name in ("precision", "recall", "swapped", "shared", "invented"):
+        assert reported[f"truth_{name}"]["value"] == record[f"truth_{name}"]
+        assert reported[f"truth_{name}"]["interval"] == record["intervals"][f"truth_{name}"]
+
+
+def test_rows_of_another_world_are_refused_before_anything_is_predicted(
+    rendered: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = (rendered / "attributes.jsonl").read_text().splitlines(keepends=True)
+    (rendered / "attributes.jsonl").write_text("".join(lines[:9]))
+    command = [
+        "--task",
+        "diffcap",
+        "--test-set",
+        str(rendered / "set.jsonl"),
+        "--truth",
+        str(rendered / "attributes.jsonl"),
+    ]
+    more = ["--method", "medoid", "--texts", "none.jsonl", "--store", str(rendered), "--out", str(rendered / "p.jsonl")]
+    assert evaluate.main([*command, *more]) == 2
+    error = capsys.readouterr().err
+    assert "attributes.jsonl; name the attributes.jsonl of the test set's world" in error and error.count("\n") == 1
+    assert not list(rendered.glob("p.*"))

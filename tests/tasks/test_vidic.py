@@ -1,21 +1,19 @@
-"""ViDiC-1K: what is read, judged and scored, against a scorer written from its description."""
+"""ViDiC-1K: reading, judging and scores, against a scorer written from its description, and the file of a judge."""
 
+import fcntl
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from common.errors import StepDiffError
-from tasks import benchmarks
-from tasks.benchmarks.judging import Conversation, Judge, NoAnswer
-from tasks.benchmarks.vidic import checklist
-from tasks.benchmarks.vidic.checklist import CONTROLS, control, judged, parse_answer, score
-from tasks.benchmarks.vidic.files import clips, export, judge_template, read, read_responses
+from stepdiff.common.errors import StepDiffError
+from stepdiff.tasks import registry
+from stepdiff.tasks.benchmarks.judging import Conversation, Inquiry, Judge, NoAnswer, answers
+from stepdiff.tasks.benchmarks.vidic import clips, control, export, judge_template, judged, parse_answer, read, score
 from tests.tasks.vidic_files import PAIRS, write
 
 HUGE = "{description:>99999999999} {question}"
@@ -31,7 +29,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def test_a_pair_is_asked_once_with_the_published_prompt(folder: Path) -> None:
-    asked = benchmarks.get("vidic").read(folder)
+    asked = registry.get("vidic").read(folder)
     assert [row.clips for row in asked.rows] == [(own["video1_path"], own["video2_path"]) for own in PAIRS]
     assert asked.rows[0].key == "data/set 0/0_a.mp4 | data/set 0/0_b.mp4"
     assert {row.prompt.split("\n\n")[0] for row in asked.rows} == {"Compare Video A and Video B."}
@@ -59,9 +57,9 @@ def test_the_prompts_are_those_of_the_folder(folder: Path) -> None:
 
 
 def test_clips_are_whole_files(folder: Path) -> None:
-    found = list(clips(folder))
-    assert len(found) == 8 and found[0].clip == found[0].video == "data/set 0/0_a.mp4"
-    assert (found[0].start, found[0].end, found[0].metadata) == (None, None, {"source": "set 0"})
+    files = list(clips(folder))
+    assert len(files) == 8 and files[0].clip == files[0].video == "data/set 0/0_a.mp4"
+    assert (files[0].start, files[0].end, files[0].metadata) == (None, None, {"source": "set 0"})
 
 
 def naive(verdicts: Sequence[Sequence[str]], section: str | None, name: str | None) -> float:
@@ -83,50 +81,38 @@ def test_scores_are_micro_accuracies(folder: Path) -> None:
     rng = np.random.default_rng(0)
     for _ in range(20):
         verdicts = [rng.choice(["yes", "No", "error"], len(asked.truth[row.key])).tolist() for row in asked.rows]
-        found = score(asked.rows, verdicts, asked.truth, 20, 0)
-        assert found["accuracy"] == pytest.approx(naive(verdicts, None, None))
-        assert found["errors"] == sum(own.count("error") for own in verdicts) and found["questions"] == 14
-        for name, own in found["per_category"].items():
+        scores = score(asked.rows, verdicts, asked.truth, 20, 0)
+        assert scores["accuracy"] == pytest.approx(naive(verdicts, None, None))
+        assert scores["errors"] == sum(own.count("error") for own in verdicts) and scores["questions"] == 14
+        for name, own in scores["per_category"].items():
             assert own["accuracy"] == pytest.approx(naive(verdicts, None, name))
             assert own["similarities"] == pytest.approx(naive(verdicts, "Similarities", name))
-        assert found["similarities"] == pytest.approx(naive(verdicts, "Similarities", None))
-        assert found["differences"] == pytest.approx(naive(verdicts, "Differences", None))
-        low, high = found["intervals"]["accuracy"]
+        assert scores["similarities"] == pytest.approx(naive(verdicts, "Similarities", None))
+        assert scores["differences"] == pytest.approx(naive(verdicts, "Differences", None))
+        low, high = scores["intervals"]["accuracy"]
         assert low <= high
-
-
-def test_the_interval_draws_whole_pairs(folder: Path) -> None:
-    from tasks.bootstrap import draw_counts, tail_share
-
-    asked = read(folder)
-    verdicts = [["yes"] * len(asked.truth[row.key]) for row in asked.rows]
-    right, total = np.array([3, 1, 0, 4]), np.array([5, 1, 3, 5])
-    counts = draw_counts(4, 300, 5)
-    tail = tail_share(4)
-    expected = np.quantile(counts @ right / (counts @ total), [tail, 1 - tail])
-    assert score(asked.rows, verdicts, asked.truth, 300, 5)["intervals"]["accuracy"] == pytest.approx(expected.tolist())
 
 
 def test_similarities_and_differences_are_never_given_alone(folder: Path) -> None:
     asked = read(folder)
-    found = score(asked.rows, control(list(asked.truth.values()), "no"), asked.truth, 10, 0)
-    for part in (found, found["intervals"], *found["per_category"].values(), *found["controls"].values()):
+    scores = score(asked.rows, control(list(asked.truth.values()), "no"), asked.truth, 10, 0)
+    for part in (scores, scores["intervals"], *scores["per_category"].values(), *scores["controls"].values()):
         assert {"accuracy", "similarities", "differences"} <= part.keys()
-    assert found["controls"] == {
+    assert scores["controls"] == {
         "no difference": {"accuracy": 6 / 14, "similarities": 1.0, "differences": 0.0},
         "all differs": {"accuracy": 8 / 14, "similarities": 0.0, "differences": 1.0},
     }
-    assert found["notes"][0] == "control 'no difference': accuracy 0.4286, similarities 1.0000, differences 0.0000"
-    assert set(benchmarks.get("vidic").figures) == {"accuracy", "similarities", "differences"}
+    assert scores["notes"][0] == "control 'no difference': accuracy 0.4286, similarities 1.0000, differences 0.0000"
+    assert set(registry.get("vidic").figures) == {"accuracy", "similarities", "differences"}
 
 
 def test_a_part_of_the_pairs_is_scored(folder: Path) -> None:
     asked = read(folder)
-    found = score(asked.rows[1:2], [["yes"]], asked.truth, 10, 0)
-    assert (found["accuracy"], found["similarities"], found["differences"]) == (1.0, None, 1.0)
+    scores = score(asked.rows[1:2], [["yes"]], asked.truth, 10, 0)
+    assert (scores["accuracy"], scores["similarities"], scores["differences"]) == (1.0, None, 1.0)
     with pytest.raises(StepDiffError, match=r"no verdict on its 1 questions; judge its text first"):
         score(asked.rows[1:2], ["a text"], asked.truth, 0, 0)
-    with pytest.raises(StepDiffError, match="1 verdicts for 4 pairs"):
+    with pytest.raises(StepDiffError, match="1 verdicts for 4 rows"):
         score(asked.rows, [["yes"]], asked.truth, 0, 0)
 
 
@@ -185,8 +171,8 @@ def test_a_question_without_an_answer_counts_wrong(folder: Path) -> None:
     asked = read(folder)
     verdicts = judged(asked, ["x", None, "y", "z"], judge(lambda *_: NoAnswer("refused")))
     assert verdicts == [["error"] * len(asked.truth[row.key]) for row in asked.rows]
-    found = score(asked.rows, verdicts, asked.truth, 0, 0)
-    assert (found["accuracy"], found["errors"]) == (0.0, 14)
+    scores = score(asked.rows, verdicts, asked.truth, 0, 0)
+    assert (scores["accuracy"], scores["errors"]) == (0.0, 14)
     calls: list[str] = []
     judged(asked, ["x", None, "y", "z"], judge(lambda _, user: calls.append(user) or "answer: yes"))  # type: ignore[func-returns-value]
     assert len(calls) == 13  # nothing is asked about a text that is missing
@@ -194,59 +180,26 @@ def test_a_question_without_an_answer_counts_wrong(folder: Path) -> None:
         judged(asked, ["x"] * 4, Judge("none"))
 
 
-def test_a_killed_run_continues(folder: Path, tmp_path: Path) -> None:
-    asked, kept = read(folder), tmp_path / "out.judged.jsonl"
-    texts = ["a", "b", "c", "d"]
-    calls: list[str] = []
-
-    def said(_: str, user: str) -> str:
-        if len(calls) == 5:
-            raise KeyboardInterrupt
-        calls.append(user)
-        return "answer: yes"
-
-    with pytest.raises(KeyboardInterrupt):
-        judged(asked, texts, judge(said, kept))
-    lines = [json.loads(line) for line in kept.read_text().splitlines()]
-    assert len(lines) == 5 and {line["judge"] for line in lines} == {"fake"}
-    assert {line["checklist"] for line in lines} == {asked.digest} and {len(line["prompt"]) for line in lines} == {64}
-    with kept.open("a") as file:
-        file.write('{"key": "torn')
-    calls.clear()
-    verdicts = judged(asked, texts, judge(lambda *both: calls.append(both[1]) or "answer: yes", kept))  # type: ignore[func-returns-value]
-    assert len(calls) == 9 and verdicts == control(list(asked.truth.values()), "yes")
-    assert len(kept.read_text().splitlines()) == 14
-    calls.clear()
-    assert judged(asked, texts, judge(said, kept)) == verdicts and not calls
-
-
-def test_pairs_are_joined_by_their_paths(folder: Path, tmp_path: Path) -> None:
+def test_an_export_has_the_paths_of_the_pairs(folder: Path, tmp_path: Path) -> None:
     asked = read(folder)
     (path,) = export(folder, asked.rows, ["a", None, "c", "\ud800"], tmp_path / "part")
     assert [own["index"] for own in json.loads(path.read_text())] == [1, 3, 4]
     (path,) = export(folder, asked.rows, ["a", "b", "c", "d"], tmp_path / "out")
     entries = json.loads(path.read_text())
     assert [entry["index"] for entry in entries] == [1, 2, 3, 4]
-    entries = [entry | {"index": 7} for entry in entries[::-1] if entry["response"] != "c"]
-    path.write_text(json.dumps(entries))
-    assert read_responses(path, asked.rows) == ["a", "b", None, "d"]
-    path.write_text(json.dumps([entries[0] | {"response": {"Subject": "é"}}]))
-    assert read_responses(path, asked.rows) == [None, None, None, '{"Subject": "é"}']
-    for wrong, why in ((entries[0] | {"video1_path": "x"}, "not a pair of the checklist"), (entries[1], "there twice")):
-        path.write_text(json.dumps([entries[1], wrong]))
-        with pytest.raises(StepDiffError, match=rf"response 2: .* is {why}; remove it"):
-            read_responses(path, asked.rows)
+    assert [(entry["video1_path"], entry["video2_path"]) for entry in entries] == [row.clips for row in asked.rows]
+    assert [entry["response"] for entry in entries] == ["a", "b", "c", "d"]
 
 
 def test_bad_files_give_one_line(tmp_path: Path) -> None:
     question = PAIRS[0]["structured_analysis"]["Differences"][0]
     wrong: dict[str, Any] = {
         "not a list with at least one pair": [],
-        "pair 1 is str, not an object": ["x"],
-        "pair 1: no 'video2_path'": [{"video1_path": "x"}],
-        "other keys than Similarities and Differences": [PAIRS[0] | {"structured_analysis": {"Other": []}}],
-        "'Differences' is not a list of questions": [PAIRS[0] | {"structured_analysis": {"Differences": ["x"]}}],
-        "'correct_answer' is 'maybe', neither yes nor no": [
+        "pair 1: should be an object, not 'x'": ["x"],
+        "pair 1: video2_path is missing": [{"video1_path": "x"}],
+        "structured_analysis: Other is no key here": [PAIRS[0] | {"structured_analysis": {"Other": []}}],
+        "Differences: 0 should be an object, not 'x'": [PAIRS[0] | {"structured_analysis": {"Differences": ["x"]}}],
+        "correct_answer should be 'yes' or 'no', not 'maybe'": [
             PAIRS[0] | {"structured_analysis": {"Differences": [question | {"correct_answer": "maybe"}]}}
         ],
         "is there twice": [PAIRS[0], PAIRS[0]],
@@ -261,6 +214,7 @@ def test_bad_files_give_one_line(tmp_path: Path) -> None:
         read(folder)
 
 
+@pytest.mark.full
 @published
 def test_the_published_checklist_is_read() -> None:
     asked = read(PUBLISHED)
@@ -276,51 +230,54 @@ def test_the_published_checklist_is_read() -> None:
     assert template.endswith("【Model Description】\n{description}\n\n【Question】\n{question}\n")
 
 
-@published
-def test_the_controls_of_the_published_checklist() -> None:
-    asked = read(PUBLISHED)
-    found = {
-        name: score(asked.rows, control(list(asked.truth.values()), answer), asked.truth, 0, 0)
-        for name, answer in CONTROLS.items()
-    }
-    figures = {name: [own[f] for f in ("accuracy", "similarities", "differences")] for name, own in found.items()}
-    assert figures["no difference"] == pytest.approx([1056 / 4107, 1, 0])
-    assert figures["all differs"] == pytest.approx([3051 / 4107, 0, 1])
-    controls = found["no difference"]["controls"]
-    assert {name: list(own.values()) for name, own in controls.items()} == figures
+INQUIRIES = [Inquiry(str(number), [{"role": "user", "content": f"question {number}"}]) for number in range(4)]
 
 
-def test_published_rows_have_the_figures_of_the_table() -> None:
-    for own in benchmarks.get("vidic").published:
-        assert own.figures.keys() == checklist.BENCHMARK.figures.keys()
+class Asked:
+    """A judge that stops after some answers."""
+
+    def __init__(self, most: int = 4) -> None:
+        self.most, self.questions = most, list[str]()
+
+    def __call__(self, conversations: Sequence[Conversation]) -> Iterator[tuple[int, str | NoAnswer]]:
+        for place, messages in enumerate(conversations):
+            if len(self.questions) == self.most:
+                raise StepDiffError("the server is down")
+            self.questions.append(messages[0]["content"])
+            yield place, "yes"
 
 
-def test_another_judge_or_text_is_asked(folder: Path, tmp_path: Path) -> None:
-    asked, kept = read(folder), tmp_path / "out.judged.jsonl"
-    calls: list[str] = []
-
-    def said(_: str, user: str) -> str:
-        calls.append(user)
-        return "answer: yes"
-
-    texts = ["a", "b", "c", "d"]
-    other = replace(asked, prompts={"judge": "other {description}|{question}"})
-    for now, given, name, expected in (
-        (asked, texts, "fake", 14),
-        (asked, texts, "fake", 0),
-        (asked, texts, "fake 2", 14),
-        (asked, ["a", "b", "changed", "d"], "fake", 3),
-        (other, texts, "fake", 14),
-        (replace(asked, digest="0"), texts, "fake", 14),
-        (asked, texts, "fake", 0),
-    ):
-        calls.clear()
-        judged(now, given, judge(said, kept, name))
-        assert len(calls) == expected
+def test_a_killed_run_continues(tmp_path: Path) -> None:
+    kept, first, then = tmp_path / "out.judged.jsonl", Asked(2), Asked()
+    with pytest.raises(StepDiffError, match="the server is down"):
+        answers(Judge("j", first, kept), INQUIRIES, {})
+    assert answers(Judge("j", then, kept), INQUIRIES, {}) == ["yes"] * 4
+    assert first.questions + then.questions == [f"question {number}" for number in range(4)]
 
 
-def test_a_file_that_is_too_large_to_be_published_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (path,) = folder.rglob("checklist.json")
-    monkeypatch.setattr("tasks.benchmarks.published_files.MOST_BYTES", path.stat().st_size - 1)
-    with pytest.raises(StepDiffError, match="checklist.json: has more than 0 MiB; get the published file"):
-        read(folder)
+def test_an_incomplete_last_line_is_dropped(tmp_path: Path) -> None:
+    kept = tmp_path / "out.judged.jsonl"
+    answers(Judge("j", Asked(), kept), INQUIRIES, {})
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[:-5])
+    again = Asked()
+    assert answers(Judge("j", again, kept), INQUIRIES, {}) == ["yes"] * 4
+    assert again.questions == ["question 3"] and kept.read_bytes() == whole
+
+
+def test_an_answer_belongs_to_its_judge_and_its_messages(tmp_path: Path) -> None:
+    kept = tmp_path / "out.judged.jsonl"
+    answers(Judge("j", Asked(), kept), INQUIRIES, {"checklist": "1"})
+    for name, recorded in (("k", {"checklist": "1"}), ("j", {"checklist": "2"})):
+        again = Asked()
+        answers(Judge(name, again, kept), INQUIRIES, recorded)
+        assert len(again.questions) == 4
+
+
+def test_two_runs_cannot_write_one_file_at_the_same_time(tmp_path: Path) -> None:
+    kept = tmp_path / "out.judged.jsonl"
+    with kept.open("ab") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(StepDiffError, match="out.judged.jsonl: another run is writing it"):
+            answers(Judge("j", Asked(), kept), INQUIRIES, {})
+    assert answers(Judge("j", Asked(), kept), INQUIRIES, {}) == ["yes"] * 4

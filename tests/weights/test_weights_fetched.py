@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import StepDiffError
-from weights import NAMES, resolve
+from stepdiff.common.errors import StepDiffError
+from stepdiff.weights import NAMES, resolve
 
 
 def fetched(name: str) -> Path:
@@ -33,6 +33,7 @@ def smollm2() -> Path:
     return fetched("smollm2-135m-instruct")
 
 
+@pytest.mark.full
 def test_the_tokenizer_is_that_of_training(smollm2: Path) -> None:
     from transformers import AutoTokenizer
 
@@ -45,6 +46,7 @@ def test_the_tokenizer_is_that_of_training(smollm2: Path) -> None:
     assert tokenizer("a").input_ids == tokenizer("a", add_special_tokens=False).input_ids
 
 
+@pytest.mark.full
 def test_the_chat_template_is_that_of_the_model(smollm2: Path) -> None:
     from transformers import AutoTokenizer
 
@@ -55,6 +57,7 @@ def test_the_chat_template_is_that_of_the_model(smollm2: Path) -> None:
     )
 
 
+@pytest.mark.full
 def test_the_language_model_answers(smollm2: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -10,7 +10,6 @@ patch tokens of a clip, D channels, E numbers of an embedding, H W pixels.
 
 Guarantees
 - the numbers are those of the published model, within 1e-4 of the largest of each array
-  (`test_outputs_equal_those_of_the_published_model`)
 """
 
 from dataclasses import dataclass
@@ -20,15 +19,13 @@ from jaxtyping import Float, Int64
 from torch import nn
 from torch.nn import functional
 
-HEAD = 64
-"""channels of an attention head, in every published size"""
+HEAD = 64  # channels of an attention head, in every published size
 
 
 class Attention(nn.Module):
     """Multi-head attention with one matrix for queries, keys and values."""
 
     def __init__(self, width: int) -> None:
-        """`width` channels D, a multiple of HEAD."""
         super().__init__()
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
         self.in_proj_bias = nn.Parameter(torch.empty(3 * width))
@@ -78,7 +75,6 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(width)
 
     def forward(self, tokens: Float[torch.Tensor, "B N D"], causal: bool = False) -> Float[torch.Tensor, "B N D"]:
-        """`causal`: no token sees a later one."""
         tokens = tokens + self.attn(self.ln_1(tokens), causal)
         return tokens + self.mlp(self.ln_2(tokens))
 
@@ -104,7 +100,7 @@ class Extractor(Block):
     def forward(  # type: ignore[override]
         self, query: Float[torch.Tensor, "B 1 D"], tokens: Float[torch.Tensor, "B N D"]
     ) -> Float[torch.Tensor, "B 1 D"]:
-        """The query, with what it found."""
+        """Return the query with what it found."""
         query = query + self.attn.look(self.ln_1(query), self.ln_3(tokens))
         return query + self.mlp(self.ln_2(query))
 
@@ -113,7 +109,6 @@ class Transformer(nn.Module):
     """The ViT's blocks and the extractors after the last of them."""
 
     def __init__(self, width: int, layers: int) -> None:
-        """`width` channels D, `layers` blocks, EXTRACTORS or more."""
         super().__init__()
         self.temporal_cls_token = nn.Parameter(torch.empty(1, 1, width))
         self.balance = nn.Parameter(torch.empty(width))
@@ -122,16 +117,16 @@ class Transformer(nn.Module):
         self.dec = nn.ModuleList(Extractor(width) for _ in range(EXTRACTORS))
 
     def forward(self, tokens: Float[torch.Tensor, "F N D"]) -> tuple[Float[torch.Tensor, "F N D"], ...]:
-        """What each of the last EXTRACTORS blocks gives."""
-        kept = []
+        """Return what each of the last EXTRACTORS blocks gives."""
+        states = []
         for place, block in enumerate(self.resblocks, EXTRACTORS - len(self.resblocks)):
             tokens = block(tokens)
             if place >= 0:
-                kept.append(tokens)
-        return tuple(kept)
+                states.append(tokens)
+        return tuple(states)
 
     def extract(self, states: tuple[Float[torch.Tensor, "B T N D"], ...]) -> Float[torch.Tensor, "B D"]:
-        """One vector a clip out of what `forward` gave for its frames."""
+        """Return one vector a clip, from what `forward` gives for its frames."""
         query = self.temporal_cls_token.expand(len(states[0]), 1, -1)
         for state, position, extractor in zip(states, self.dpe, self.dec, strict=True):
             query = extractor(query, _placed(state, position).flatten(1, 2))
@@ -152,7 +147,7 @@ class VideoTower(nn.Module):
         self.transformer = Transformer(width, layers)
 
     def forward(self, frames: Float[torch.Tensor, "F 3 H W"]) -> tuple[Float[torch.Tensor, "F N D"], ...]:
-        """The class token and the patches of each frame after each of the last EXTRACTORS blocks."""
+        """Return the class token and the patches of each frame after each of the last EXTRACTORS blocks."""
         patches = self.conv1(frames.unsqueeze(2)).flatten(2).transpose(1, 2)
         classes = self.class_embedding.expand(len(frames), 1, -1)
         tokens = torch.cat([classes, patches], 1) + self.positional_embedding
@@ -160,7 +155,7 @@ class VideoTower(nn.Module):
 
 
 def _placed(state: Float[torch.Tensor, "B T N D"], position: nn.Module) -> Float[torch.Tensor, "B T N D"]:
-    """The tokens, to whose patches a convolution over frame, height and width is added."""
+    """Return the tokens, to whose patches a convolution over frame, height and width is added."""
     patches = state[:, :, 1:]
     side = round(patches.shape[2] ** 0.5)
     grid = patches.unflatten(2, (side, side)).permute(0, 4, 1, 2, 3)
@@ -172,24 +167,15 @@ def _placed(state: Float[torch.Tensor, "B T N D"], position: nn.Module) -> Float
 class Size:
     """The sizes of a model."""
 
-    patch: int
-    """pixels of a patch's side"""
-    width: int
-    """channels D of the video tower, a multiple of 64 as `text_width` is"""
-    layers: int
-    """blocks of the video tower, 4 or more"""
-    embedding: int
-    """numbers E of an embedding"""
-    text_width: int
-    """channels of the text tower"""
+    patch: int  # pixels of a patch's side
+    width: int  # channels D of the video tower, a multiple of 64 as `text_width` is
+    layers: int  # blocks of the video tower, 4 or more
+    embedding: int  # numbers E of an embedding
+    text_width: int  # channels of the text tower
     text_layers: int = 12
-    """blocks of the text tower"""
-    image: int = 224
-    """pixels of a frame's side"""
-    vocabulary: int = 49408
-    """token ids, the last of which ends a text"""
-    context: int = 77
-    """tokens of a text"""
+    image: int = 224  # pixels of a frame's side
+    vocabulary: int = 49408  # token ids, the last of which ends a text
+    context: int = 77  # tokens of a text
 
     @property
     def patches(self) -> int:
@@ -237,19 +223,19 @@ class InternVideoMM(nn.Module):
     def encode_video(
         self, pixels: Float[torch.Tensor, "B 3 T H W"]
     ) -> tuple[Float[torch.Tensor, "B E"], Float[torch.Tensor, "B M D"]]:
-        """Embeddings, not L2-normalised, and frame-major patch tokens of normalised pixels."""
+        """Return embeddings, not L2-normalised, and frame-major patch tokens of normalised pixels."""
         states = self.visual(pixels.transpose(1, 2).flatten(0, 1))
         return self.read_clips(tuple(state.unflatten(0, (len(pixels), -1)) for state in states))
 
     def read_clips(
         self, states: tuple[Float[torch.Tensor, "B T N D"], ...]
     ) -> tuple[Float[torch.Tensor, "B E"], Float[torch.Tensor, "B M D"]]:
-        """What `encode_video` gives, from what the video tower makes of the clips' frames."""
+        """Return what `encode_video` gives, from what the video tower makes of the clips' frames."""
         embedding = self.visual_ln_post(self.visual.transformer.extract(states)) @ self.visual_proj
         return embedding, states[-1][:, :, 1:].flatten(1, 2)
 
     def encode_text(self, ids: Int64[torch.Tensor, "B context"]) -> Float[torch.Tensor, "B E"]:
-        """Embeddings, not L2-normalised, read where each text ends: at the first of its largest id."""
+        """Return embeddings, not L2-normalised, read where each text ends: at the first of its largest id."""
         tokens = self.token_embedding(ids) + self.positional_embedding[: ids.shape[1]]
         tokens = self.ln_final(self.transformer(tokens))
         return tokens[torch.arange(len(ids)), ids.argmax(1)] @ self.text_projection

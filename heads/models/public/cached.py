@@ -6,9 +6,8 @@ A row is one question, because models differ in how they mask and number what th
 Notation: C clips, H rows of a layout, N tokens of a clip at most, D channels, B rows, S tokens of a row.
 
 Guarantees
-- logits and greedy text from the store are the whole model's from pixels
+- logits and greedy text from the store are the whole model's from pixels, for clips of different shapes too
 - the vision tower is neither made nor loaded, so that the model cannot see a pixel
-- positions are those that the model itself computes, for clips of different shapes too
 - a view of another checkpoint, and a model that takes no cached tokens, are refused
 """
 
@@ -24,18 +23,18 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
-from common.errors import StepDiffError
 from heads.data.clips import Features
 from heads.data.packing import PADDING, TEXT, Packed, Packer, Turn
 from heads.evidence.naming import Naming
 from heads.models.language_model import LanguageModel
-from heads.models.public.families import line, load_whole
+from heads.models.pretrained import load_model, load_processor
+from heads.models.public.families import check_view
 from heads.models.public.prompts import ClipLayout, ClipPacker, ProcessorChat
-from heads.models.streaming import Tokens, Words
-from heads.models.video_lm import VideoLM
+from heads.models.video_lm import Tokens, VideoLM, Words
+from stepdiff.common.errors import StepDiffError
+from stepdiff.tasks.prompts import system
+from stepdiff.weights import resolve
 from store import Store
-from tasks.prompts import system
-from weights import fingerprint, resolve
 
 ENCODER = "vlm"
 """name of the encoder in python -m featurize"""
@@ -66,10 +65,10 @@ class CachedClips(Features):
 
     def __init__(self, store: Store, view: str) -> None:
         """StepDiffError: the view has no such features."""
-        made = store.view("clips", view).provenance
-        if made.encoder != ENCODER:
+        source = store.view("clips", view).provenance
+        if source.encoder != ENCODER:
             raise StepDiffError(
-                f"view {view} holds tokens of {made.encoder}, not of a video language model: run python -m featurize "
+                f"view {view} holds tokens of {source.encoder}, not of a video language model: run python -m featurize "
                 f"--encoder {ENCODER} --weights WEIGHTS"
             )
         super().__init__(store, view, "tokens")
@@ -107,14 +106,14 @@ class CachedLM(VideoLM):
         self.whole, self.chat, self.clips = whole, chat, clips
         self._accepted = inspect.signature(whole.forward).parameters
         layer = clips.view.provenance.layer
-        if (found := _LAYER.fullmatch(layer)) is None:
+        if (match := _LAYER.fullmatch(layer)) is None:
             raise StepDiffError(f"view {clips.view.name} holds {layer!r}: run python -m featurize --encoder {ENCODER}")
-        self.axes = int(found["axes"])
-        self.kinds = [found["kind"]] + [found["level"]] * int(found["levels"] or 0)
+        self.axes = int(match["axes"])
+        self.kinds = [match["kind"]] + [match["level"]] * int(match["levels"] or 0)
         self.lm.check_logits(whole.name_or_path)
 
-    def project(self, tokens: Float[Tensor, "C H_N D"], leave_out: float = 0.0) -> Float[Tensor, "C H_N D"]:
-        """Return the clips as they are: their tokens are projected; leave_out is not used."""
+    def project(self, tokens: Float[Tensor, "C H_N D"]) -> Float[Tensor, "C H_N D"]:
+        """Return the clips as they are: their tokens are projected."""
         return tokens
 
     def pack(
@@ -137,19 +136,19 @@ class CachedLM(VideoLM):
 
         Without gradients, rows that show the same clips share the computation of their prompt.
         """
-        found: list[Tensor] = []
+        states: list[Tensor] = []
         shown = [self._shown(batch, row) for row in range(len(batch.ids))]
         for _, same in groupby(range(len(shown)), shown.__getitem__):
             rows = list(same)
             if len(rows) == 1 or clips is None or torch.is_grad_enabled():
-                found += [self._alone(batch, row, clips) for row in rows]
+                states += [self._alone(batch, row, clips) for row in rows]
             else:
-                found += [each for some in _batches(rows) for each in self._together(batch, some, clips)]
-        return torch.stack(found)
+                states += [each for some in _batches(rows) for each in self._together(batch, some, clips)]
+        return torch.stack(states)
 
     def _alone(self, batch: Packed, row: int, clips: Float[Tensor, "C H_N D"] | None) -> Float[Tensor, "S E"]:
-        found = self.whole.base_model(**self._inputs(batch, row, clips), use_cache=False).last_hidden_state[0]
-        return nn.functional.pad(found, (0, 0, 0, batch.ids.shape[1] - len(found)))
+        states = self.whole.base_model(**self._inputs(batch, row, clips), use_cache=False).last_hidden_state[0]
+        return nn.functional.pad(states, (0, 0, 0, batch.ids.shape[1] - len(states)))
 
     def _together(
         self, batch: Packed, rows: Sequence[int], clips: Float[Tensor, "C H_N D"]
@@ -217,9 +216,9 @@ class CachedLM(VideoLM):
         axes = (1,) * (self.axes - 2)  # each token is an item of its own, because clips differ in how many they have
         parts: list[Any] = []
         for place, kind in enumerate(self.kinds):
-            own = [each.chunk(len(self.kinds), dim=1)[place] for each in tokens]
-            own = [each.view(len(each), *axes, -1) for each in own]
-            parts.append(tuple(own) if kind == "list" else torch.cat(own))
+            level = [each.chunk(len(self.kinds), dim=1)[place] for each in tokens]
+            level = [each.view(len(each), *axes, -1) for each in level]
+            parts.append(tuple(level) if kind == "list" else torch.cat(level))
         return BaseModelOutputWithDeepstackFeatures(pooler_output=parts[0], deepstack_features=parts[1:] or None)
 
 
@@ -237,10 +236,6 @@ def load_cached(
 ) -> tuple[CachedLM, CachedClips, dict[str, Any]]:
     """Return the model without its vision tower, the clips that it reads, and what to disclose next to its scores.
 
-    Args:
-        weights: a folder or a hub id.
-        view: the view that `python -m featurize --encoder vlm` wrote with the same checkpoint.
-
     Raises:
         StepDiffError: the model takes no cached tokens, or the view is of another checkpoint.
     """
@@ -251,23 +246,14 @@ def load_cached(
 
 def cached_model(weights: str, clips: CachedClips, device: str = "cpu", exact: bool = False) -> CachedLM:
     """Return the model that reads these clips; exact: float32 on a GPU too. Raises as `load_cached`."""
-    from transformers import AutoConfig, AutoProcessor
-
-    folder, made = resolve(weights), clips.view.provenance
-    if made.weights != (own := fingerprint(folder)):
-        raise StepDiffError(
-            f"view {clips.view.name} holds tokens of another checkpoint (sha256 {made.weights[:12]}, {weights} has "
-            f"{own[:12]}): run python -m featurize --encoder {ENCODER} --weights {weights} --view ANOTHER_NAME"
-        )
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, ImportError, TypeError) as error:
-        raise StepDiffError(f"{folder}: no usable processor ({line(error)}); give a whole checkpoint") from error
+    check_view(clips.view, ENCODER, weights)
+    folder, provenance = resolve(weights), clips.view.provenance
+    config, processor = load_processor(weights, "AutoConfig"), load_processor(weights)
     named = [getattr(config, f"{kind}_token_{end}", None) for kind in ("image", "video") for end in ("id", "index")]
     places = tuple(place for place in named if place is not None)
-    chat = ProcessorChat(processor, made.crop.endswith("as a video"), places, clips)
-    return CachedLM(load_whole(folder, device, headless(config, folder), exact), chat, clips)
+    chat = ProcessorChat(processor, provenance.crop.endswith("as a video"), places, clips)
+    whole = load_model(headless(config, folder), weights, device, "float32" if exact else None, "sdpa")
+    return CachedLM(whole, chat, clips)
 
 
 def headless(config: Any, folder: Path) -> type:

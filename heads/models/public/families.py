@@ -10,7 +10,6 @@
 Guarantees
 - a word of IDEFICS 1 sees the frame that the model's own processor lets it see, and none before the first
 - a view of another encoder, or of another checkpoint's tower, is refused
-- weights are safetensors, complete, and of a model of a known family
 """
 
 import json
@@ -22,16 +21,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from common.errors import StepDiffError
 from heads.data.clips import Features
 from heads.data.packing import PADDING, TEXT, Packed
 from heads.evidence.naming import Naming
 from heads.models.packed_attention import may_see
+from heads.models.pretrained import load_model, load_processor
 from heads.models.public.model import IMAGE, TURN_ENDS, PublicLM, patches
-from heads.models.streaming import Tokens, Words
-from heads.models.video_lm import columns_to_front
-from store import Store
-from weights import fingerprint, resolve
+from heads.models.video_lm import Tokens, Words, columns_to_front
+from stepdiff.common.errors import StepDiffError
+from stepdiff.weights import fingerprint, resolve
+from store import Store, View
 
 _AROUND = "<fake_token_around_image>"
 
@@ -198,10 +197,10 @@ class Blip2(PublicLM):
     def connect(whole: Any, frames: Float[Tensor, "F N D"]) -> Float[Tensor, "F L E"]:
         queries = whole.query_tokens.expand(len(frames), -1, -1)
         seen = torch.ones(frames.shape[:2], dtype=torch.long, device=frames.device)
-        found = whole.qformer(
+        queried = whole.qformer(
             query_embeds=queries, encoder_hidden_states=frames.to(queries.dtype), encoder_attention_mask=seen
         )
-        return whole.language_projection(found.last_hidden_state.to(whole.language_projection.weight.dtype))
+        return whole.language_projection(queried.last_hidden_state.to(whole.language_projection.weight.dtype))
 
     @staticmethod
     def body(whole: Any) -> Any:
@@ -237,20 +236,15 @@ def load_public(
 ) -> tuple[PublicLM, Features, dict[str, Any]]:
     """Return the model without its tower, the tokens that it reads, and what to disclose next to its scores.
 
-    Args:
-        weights: a folder or a hub id.
-        view: the view that featurize wrote with the same checkpoint.
-        clips: 2 to compare a pair, 1 to describe a clip.
-
-    Raises:
-        StepDiffError: not such a checkpoint, or the view is of another.
+    clips: 2 to compare a pair, 1 to describe a clip. StepDiffError: not such a checkpoint, or the view is of another.
     """
     folder = resolve(weights)
     family = FAMILIES[_model_type(folder, allowed)]
     features = Features(store, view, "tokens")
-    _check_provenance(features, family, folder, weights)
+    check_view(features.view, family.encoder, weights)
     tokenizer = _tokenizer(folder, family)
-    model = family(load_whole(folder, device), tokenizer, features.shape, clips)
+    whole = load_model("AutoModelForImageTextToText", weights, device, attention="sdpa")
+    model = family(whole, tokenizer, features.shape, clips)
     disclosed = {"weights": weights, "view": view, "provenance": features.view.provenance.as_dict()}
     return model.eval(), features, disclosed
 
@@ -262,73 +256,36 @@ def families(method: str) -> tuple[str, ...]:
 
 def _model_type(folder: Path, allowed: tuple[str, ...]) -> str:
     try:
-        found = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     except (OSError, ValueError, AttributeError) as error:
         raise StepDiffError(f"{folder}: no config.json of a model ({error}); give a folder or a hub id") from error
-    if found not in allowed:
-        raise StepDiffError(f"{folder}: its config.json has model_type {found!r}; give one of {' or '.join(allowed)}")
-    return found
+    if kind not in allowed:
+        raise StepDiffError(f"{folder}: its config.json has model_type {kind!r}; give one of {' or '.join(allowed)}")
+    return kind
 
 
-def _check_provenance(features: Features, family: type[PublicLM], folder: Path, weights: str) -> None:
-    made, name = features.view.provenance, features.view.name
-    again = f"python -m featurize --encoder {family.encoder} --weights {weights}"
-    if made.encoder != family.encoder:
-        raise StepDiffError(f"view {name} holds tokens of {made.encoder}, not of the tower of {weights}: run {again}")
-    own = fingerprint(folder)
-    if made.weights != own:
+def check_view(view: View, encoder: str, weights: str) -> None:
+    """Raise StepDiffError if a view was not made by this encoder with the checkpoint `weights`."""
+    provenance, again = view.provenance, f"python -m featurize --encoder {encoder} --weights {weights}"
+    if provenance.encoder != encoder:
         raise StepDiffError(
-            f"view {name} holds tokens of another checkpoint (sha256 {made.weights[:12]}, {weights} has {own[:12]}): "
-            f"run {again} --view ANOTHER_NAME"
+            f"view {view.name} holds tokens of {provenance.encoder}, not of the tower of {weights}: run {again}"
+        )
+    if provenance.weights != (checkpoint := fingerprint(resolve(weights))):
+        raise StepDiffError(
+            f"view {view.name} holds tokens of another checkpoint (sha256 {provenance.weights[:12]}, {weights} has "
+            f"{checkpoint[:12]}): run {again} --view ANOTHER_NAME"
         )
 
 
 def _tokenizer(folder: Path, family: type[PublicLM]) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        older = folder / "chat_template.json"
-        if tokenizer.chat_template is None and older.exists():
+    tokenizer, older = load_processor(str(folder), "AutoTokenizer"), folder / "chat_template.json"
+    if tokenizer.chat_template is None and older.exists():
+        try:
             tokenizer.chat_template = json.loads(older.read_text(encoding="utf-8"))["chat_template"]
-    except (OSError, ValueError, ImportError, TypeError, KeyError) as error:
-        raise StepDiffError(f"{folder}: no usable tokenizer ({line(error)}); give a whole checkpoint") from error
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise StepDiffError(f"{older}: damaged ({error}); give a whole checkpoint") from error
     if tokenizer.chat_template is None and family.template is not None:
         end = TURN_ENDS if TURN_ENDS in tokenizer.get_vocab() else ""
         tokenizer.chat_template = family.template.replace("[begin]", tokenizer.bos_token).replace("[end]", end)
     return tokenizer
-
-
-def load_whole(folder: Path, device: str, kind: Any = None, exact: bool = False) -> Any:
-    """Return a frozen model of transformers. StepDiffError: it is not whole.
-
-    kind: its class; None: that of its config.json. exact: float32 on a GPU too.
-    """
-    import transformers
-    from safetensors import SafetensorError
-    from transformers import AutoModelForImageTextToText
-
-    transformers.utils.logging.disable_progress_bar()
-    loaded: Any
-    try:
-        loaded = (kind or AutoModelForImageTextToText).from_pretrained(
-            folder,
-            dtype=torch.bfloat16 if device.startswith("cuda") and not exact else torch.float32,
-            attn_implementation="sdpa",
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise StepDiffError(f"{folder}: cannot be loaded ({line(error)}); give a whole checkpoint") from error
-    model, report = loaded
-    if report["missing_keys"]:  # transformers would use random numbers for them
-        missing = sorted(report["missing_keys"])
-        raise StepDiffError(f"{folder}: lacks {len(missing)} tensors, first {missing[0]}; give a whole checkpoint")
-    return model.eval().requires_grad_(False).to(torch.device(device))
-
-
-def line(error: Exception) -> str:
-    """Return the first line of an error's message."""
-    return str(error).strip().splitlines()[0]

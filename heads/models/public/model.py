@@ -3,8 +3,7 @@
 Notation: C clips, T frames of a clip, F = C * T frames, N tokens of a frame, D channels, L outputs of a frame.
 
 Guarantees
-- logits from cached tokens are the whole model's logits from pixels
-- it has no image tower, so it cannot see a pixel
+- logits from cached tokens are the whole model's logits from pixels, although it has no image tower
 - token ids are those of the whole prompt cut in pieces: words do not change where pieces meet
 - a user's text never becomes a control token of the model
 """
@@ -18,11 +17,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from common.errors import StepDiffError
-from heads.data.packing import Chat, ChatPieces, Packer, Turn, space_after
+from heads.data.packing import Chat, ChatPieces, Packer, space_after
 from heads.models.language_model import LanguageModel
 from heads.models.video_lm import VideoLM
-from tasks.prompts import SYSTEM
+from stepdiff.common.errors import StepDiffError
+from stepdiff.tasks.prompts import SYSTEM
 
 IMAGE = "@@image@@"  # added to the tokenizer here, so that text around it is cut as around the model's own
 _QUESTION = "@@question@@"
@@ -45,8 +44,8 @@ class ImageChat(Chat):
         written = tokenizer.apply_chat_template(
             [{"role": "user", "content": turn}], tokenize=False, add_generation_prompt=True
         )
-        self.before, found, self.after = written.partition(_QUESTION)
-        if not found or str(turn) in written:
+        self.before, mark, self.after = written.partition(_QUESTION)
+        if not mark or str(turn) in written:
             raise StepDiffError(
                 f"{tokenizer.name_or_path}: its chat template drops a text, or takes no images; use another checkpoint"
             )
@@ -143,16 +142,10 @@ class PublicLM(VideoLM, ABC):
                 "featurize with fewer --frames"
             )
 
-    def project(self, tokens: Float[Tensor, "C T_N D"], leave_out: float = 0.0) -> Float[Tensor, "C T_L E"]:
-        """Return the language model's inputs for each clip; leave_out is not used."""
+    def project(self, tokens: Float[Tensor, "C T_N D"]) -> Float[Tensor, "C T_L E"]:
+        """Return the language model's inputs for each clip."""
         frames = tokens.unflatten(1, (self.frames, -1)).flatten(0, 1).to(self.whole.device, self.whole.dtype)
         return self.connect(self.whole, frames).unflatten(0, (-1, self.frames)).flatten(1, 2)
-
-    def describe(self, tokens: Float[Tensor, "C T_N D"], question: str, max_tokens: int) -> list[str]:
-        """Return greedy answers to one question about each clip (of a model made with clips=1)."""
-        turns = [Turn(question, "", ends=False)] * len(tokens)
-        with torch.inference_mode():
-            return self.generate(turns, self.project(tokens), max_tokens)
 
 
 def patches(vision: Any) -> int:

@@ -17,9 +17,9 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from torch import Tensor
 
-from common.errors import StepDiffError
 from heads.data.packing import TEXT, Chat, ChatPieces, Packed, Packer, Row, Turn, space_after
-from tasks.prompts import PAIR_SYSTEM
+from stepdiff.common.errors import StepDiffError
+from stepdiff.tasks.prompts import PAIR_SYSTEM
 
 _QUESTION, _ANSWER = "@@question@@", "@@answer@@"
 _PER_SECOND = 1000  # frames are numbered by their milliseconds
@@ -135,8 +135,8 @@ class ProcessorChat(Chat):
             from PIL import Image
 
             given["images"] = [Image.fromarray(frame) for clip in clips for frame in clip.blank]
-        made = dict(self.processor(**given, return_tensors="pt"))
-        ids = tuple(made.pop("input_ids")[0].tolist())
+        processed = dict(self.processor(**given, return_tensors="pt"))
+        ids = tuple(processed.pop("input_ids")[0].tolist())
         is_token = tuple(token in self.places for token in ids)
         expected = sum(clip.tokens for clip in clips)
         if sum(is_token) != expected:
@@ -144,9 +144,9 @@ class ProcessorChat(Chat):
                 f"{type(self.processor).__name__} makes {sum(is_token)} places for clips of {expected} tokens: it "
                 "chooses tokens by what the frames show, which is not supported; use another model"
             )
-        slot = "video" if "pixel_values_videos" in made else "image"
-        left_out = ("attention_mask", *(name for name in made if name.startswith("pixel_")))
-        return Shown(ids, is_token, slot, {name: value for name, value in made.items() if name not in left_out})
+        slot = "video" if "pixel_values_videos" in processed else "image"
+        left_out = ("attention_mask", *(name for name in processed if name.startswith("pixel_")))
+        return Shown(ids, is_token, slot, {name: value for name, value in processed.items() if name not in left_out})
 
     def _written(self, system: str, count: int) -> tuple[str, str, str]:
         """Return the text before the question, from there to the answer, and after the answer.
@@ -160,8 +160,8 @@ class ProcessorChat(Chat):
         asked = {"role": "user", "content": content}
         said = {"role": "assistant", "content": [{"type": "text", "text": _ANSWER}]}
         written = self.processor.apply_chat_template([asked], tokenize=False, add_generation_prompt=True)
-        before, found, to_answer = written.partition(_QUESTION)
-        if not found or str(content[-1]) in written:
+        before, mark, to_answer = written.partition(_QUESTION)
+        if not mark or str(content[-1]) in written:
             raise StepDiffError(
                 f"{self.tokenizer.name_or_path}: its chat template drops a text, or takes no clips; use another "
                 "checkpoint"

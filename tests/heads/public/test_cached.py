@@ -1,4 +1,4 @@
-"""Guarantees of heads.models.public.cached, compared with whole models that read pixels from their own processors."""
+"""Video language models on cached tokens, and their LoRA, compared with whole models that read pixels."""
 
 import json
 import shutil
@@ -9,24 +9,29 @@ from typing import Any
 import pytest
 import torch
 import transformers as hf
+import yaml
+from torch.nn import functional
 
-from annotate import captions
-from annotate.captioners.vision import caption
-from annotate.qa.prompts import QUESTIONS
-from annotate.stages import stage
-from annotate.stages.worker import StageWorkerOptions, Worker
-from common.errors import StepDiffError
-from heads import evaluate
+from heads import evaluate, train
 from heads.data.clip_texts import ClipTexts
-from heads.data.packing import Turn
+from heads.data.packing import Chat, Turn
+from heads.models.language_model import LanguageModel
 from heads.models.public.cached import PROVEN, CachedClips, CachedLM, headless, load_cached
+from heads.training.recipe import EvidenceOptions, HardNegativeOptions, Lora, Schedule, VideoLMRecipe
+from heads.training.video_task import VideoTask
+from stepdiff.annotate import captions
+from stepdiff.annotate.captioning import caption
+from stepdiff.annotate.qa.prompts import QUESTIONS
+from stepdiff.common.errors import StepDiffError
 from store import Feature, Provenance, Store
 
+from ..conftest import Capture
 from .vlm_models import MODELS
 from .vlms import CLIPS, Small
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")  # MiniCPM-V's processor
 Get = Callable[[str], Small]
+QUICK_FIRST = [case if case == "qwen3_vl" else pytest.param(case, marks=pytest.mark.full) for case in MODELS]
 QUESTION = "What differs?"
 TURN = Turn(QUESTION, "a fork.", "In Video 2,", ends=False)
 
@@ -43,7 +48,7 @@ def logits(model: CachedLM, clips: CachedClips, shown: list[int]) -> tuple[list[
         return batch.ids[0].tolist(), model.lm.logits(model.hidden(batch, tokens))[0]
 
 
-@pytest.mark.parametrize("case", MODELS)
+@pytest.mark.parametrize("case", QUICK_FIRST)
 def test_logits_and_greedy_text_from_the_store_are_the_whole_models_from_pixels(small: Get, case: str) -> None:
     """The clips of a prompt have different shapes."""
     made = small(case)
@@ -68,6 +73,7 @@ def test_logits_and_greedy_text_from_the_store_are_the_whole_models_from_pixels(
     assert case in PROVEN
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("case", ["qwen3_vl", "gemma3"])
 @pytest.mark.parametrize("shown", [[0], [0, 1, 2]])
 def test_prompts_show_any_number_of_clips(small: Get, case: str, shown: list[int]) -> None:
@@ -80,6 +86,7 @@ def test_prompts_show_any_number_of_clips(small: Get, case: str, shown: list[int
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("case", MODELS)
 def test_questions_that_share_a_prompt_have_the_log_likelihoods_of_separate_ones(small: Get, case: str) -> None:
     model, clips = loaded(small(case))
@@ -94,18 +101,7 @@ def test_questions_that_share_a_prompt_have_the_log_likelihoods_of_separate_ones
     assert max(abs(a - b) for a, b in zip(packed[0], blind, strict=True)) > 1e-2
 
 
-def test_the_vision_tower_is_neither_made_nor_loaded(small: Get) -> None:
-    from safetensors import safe_open
-
-    made = small("qwen3_vl")
-    model, _ = loaded(made)
-    assert model.whole.model.visual is None and not any("visual" in name for name, _ in model.named_parameters())
-    with safe_open(made.folder / "model.safetensors", "pt") as tensors:
-        language = {name for name in tensors.keys() if ".visual." not in name}
-    assert len(list(model.named_parameters())) == len(language)
-    assert not any(parameter.requires_grad for parameter in model.parameters())
-
-
+@pytest.mark.full
 def test_a_users_text_never_becomes_a_control_token_of_the_model(small: Get) -> None:
     made = small("qwen3_vl")
     model, clips = loaded(made)
@@ -118,6 +114,7 @@ def test_a_users_text_never_becomes_a_control_token_of_the_model(small: Get) -> 
     assert len(model.generate([Turn(turn.question, "", ends=False)], tokens, 2)) == 1
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("case", ["qwen3_vl", "gemma3", "minicpmv4_6"])
 def test_int8_tokens_change_logits_by_less_than_a_tenth_of_their_spread(small: Get, case: str) -> None:
     made = small(case)
@@ -133,6 +130,7 @@ def refusal(weights: Path, store: Store, view: str) -> str:
     return str(caught.value)
 
 
+@pytest.mark.full
 def test_a_view_of_another_checkpoint_and_a_model_that_takes_no_cached_tokens_are_refused(
     small: Get, tmp_path: Path
 ) -> None:
@@ -153,21 +151,7 @@ def test_a_view_of_another_checkpoint_and_a_model_that_takes_no_cached_tokens_ar
         headless(config, tmp_path)
 
 
-def test_a_processor_that_chooses_tokens_by_what_frames_show_is_refused(small: Get) -> None:
-    model, clips = loaded(small("qwen3_vl"))
-    tokens = clips.read(CLIPS[:2])
-    tokens[0, 0, 0] -= 1  # the number of tokens
-    with pytest.raises(StepDiffError, match="Qwen3VLProcessor makes 40 places for clips of 39 tokens"):
-        model.pack([[TURN]], tokens, True)
-
-
-def test_times_of_frames_are_in_the_prompt(small: Get) -> None:
-    model, clips = loaded(small("qwen3_vl"))
-    batch, _ = model.pack([[TURN]], clips.read(CLIPS[:2]), True)
-    written = model.lm.chat.tokenizer.decode(batch.ids[0])
-    assert written.count("<0.2 seconds>") == 2 and written.count("<1.2 seconds>") == 2
-
-
+@pytest.mark.full
 @pytest.mark.parametrize("case", ["qwen3_vl", "gemma3"])
 def test_evaluate_gives_the_scores_and_captions_of_the_whole_model(small: Get, tmp_path: Path, case: str) -> None:
     made, whole = small(case), small(case).whole()
@@ -207,15 +191,8 @@ def test_evaluate_gives_the_scores_and_captions_of_the_whole_model(small: Get, t
     assert evaluate.main(["--task", "diffmcq", *command[:2], *command[6:-2], *files]) == 2  # no weights
 
 
-def test_captions_are_those_of_the_whole_model(
-    small: Get, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    def work(options: Any, version: Any, job: Any, tasks: Any, *counts: int) -> list[Any]:
-        """Work in this process; test_stage tests the same on Ray."""
-        worker = Worker(StageWorkerOptions(options.store, version.stage, version.name, job, "cpu", 1))
-        return [worker.run(task) for task in tasks]
-
-    monkeypatch.setattr(stage, "_work", work)
+@pytest.mark.full
+def test_captions_are_those_of_the_whole_model(small: Get, tmp_path: Path, capsys: Capture) -> None:
     made = small("qwen3_vl")
     shutil.copytree(made.store.path, tmp_path / "features")
     asked = ["--model", str(made.folder), "--view", "float32", "--kind", "action", "--max-tokens", "8", "--json"]
@@ -227,3 +204,115 @@ def test_captions_are_those_of_the_whole_model(
     text = loaded(made)[0].lm.chat.tokenizer.decode(new, skip_special_tokens=True).strip()
     assert {"action": written[CLIPS[1]]} == caption("action", text)
     assert len(set(written.values())) > 1
+
+
+PAIRS = [(0, 1), (1, 2), (2, 3)]
+TAUGHT = {"What differs?": "a fork.", "The same tools?": "NO"}
+LORA = Lora(rank=2, alpha=4)
+
+
+def pairqa(path: Path) -> Path:
+    rows = [
+        {"reference": CLIPS[a], "candidate": CLIPS[b], "question": question, "answer": answer}
+        for a, b in PAIRS
+        for question, answer in TAUGHT.items()
+    ]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return path
+
+
+def options(made: Small, path: Path, **more: Any) -> VideoLMRecipe:
+    given = {"language_model": str(made.folder), "view": "float32", "pairqa": str(path), "batch": 3} | more
+    return VideoLMRecipe(Schedule(1, warmup=0), public=True, precision="float32", **{"lora": LORA} | given)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("case", ["qwen3_vl", "gemma3"])
+def test_a_step_from_cached_tokens_is_the_step_from_pixels(small: Get, tmp_path: Path, case: str) -> None:
+    made = small(case)
+    task = VideoTask(options(made, pairqa(tmp_path / "pairs.jsonl")), made.store, seed=0, device="cpu")
+    model, tokenizer = task.module.lm.model, task.module.lm.chat.tokenizer
+    whole = made.whole()
+    LanguageModel(whole, Chat(tokenizer)).add_lora(LORA, seed=0)
+    own = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    theirs = {name: weight for name, weight in whole.named_parameters() if name in own}
+    assert theirs.keys() == own.keys() and len(own) == 2 * 4 * 2  # A and B of four layers of two blocks
+    with torch.no_grad():
+        for name, weight in own.items():
+            if "lora_B" in name:  # zeros at first, so that A would have no gradient
+                torch.nn.init.normal_(weight, std=0.1)
+            theirs[name].copy_(weight)
+    optimizers = [torch.optim.AdamW(list(weights.values()), lr=1e-3) for weights in (own, theirs)]
+    loss = task.loss(0)
+    losses: list[torch.Tensor] = []
+    end = task.module.packer.pieces.end
+    for pair in PAIRS:
+        for question, answer in TAUGHT.items():
+            given = made.inputs(list(pair), question)
+            inputs = made.inputs(list(pair), question, answer)
+            start = given["input_ids"].shape[1]
+            ids = torch.cat([inputs["input_ids"], torch.tensor([end])], dim=1)
+            more = {name: pad(value, ids.shape) for name, value in inputs.items() if name != "input_ids"}
+            logits = whole(input_ids=ids, **more).logits[0, start - 1 : -1]
+            losses += functional.cross_entropy(logits, ids[0, start:], reduction="none")
+    expected = torch.stack(losses).mean()
+    torch.testing.assert_close(loss, expected, rtol=0, atol=1e-5)
+    for value, optimizer in zip((loss, expected), optimizers, strict=True):
+        value.backward()
+        optimizer.step()
+    for name, weight in own.items():
+        assert weight.grad is not None and theirs[name].grad is not None and weight.grad.abs().max() > 1e-6
+        torch.testing.assert_close(weight.grad, theirs[name].grad, rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(weight, theirs[name], rtol=0, atol=1e-5)
+    assert not [name for name, weight in task.module.named_parameters() if weight.requires_grad and "lora" not in name]
+
+
+def pad(value: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """Return what the processor gives for each token, with one more token."""
+    if value.ndim != 2 or value.shape[1] != shape[1] - 1:
+        return value
+    return functional.pad(value, (0, 1), value=int(value.min() == value.max() == 1))  # attention masks are ones
+
+
+@pytest.mark.full
+def test_a_run_trains_and_answers(small: Get, tmp_path: Path) -> None:
+    made, out = small("qwen3_vl"), tmp_path / "run"
+    recipe = {
+        "public": True,
+        "language_model": str(made.folder),
+        "view": "float32",
+        "pairqa": str(pairqa(tmp_path / "pairs.jsonl")),
+        "batch": 2,
+        "precision": "float32",
+        "lora": {"rank": 2},
+        "schedule": {"steps": 2, "accumulate": 2, "warmup": 1, "validate_every": 1},
+    }
+    config = tmp_path / "recipe.yaml"
+    config.write_text(yaml.safe_dump({"store": str(made.store.path), "out": str(out), "video_lm": recipe}))
+    assert train.main(["--config", str(config), "--device", "cpu"]) == 0
+    row = {"reference": CLIPS[0], "targets": CLIPS[1:], "category": "Tools", "scores": [1, 2, 0]}
+    (tmp_path / "rank.jsonl").write_text(json.dumps(row) + "\n")
+    command = ["--task", "diffrank", "--test_set", str(tmp_path / "rank.jsonl"), "--store", str(made.store.path)]
+    command += ["--device", "cpu", "--allow-seen"]
+    found = []
+    for place, method in enumerate(
+        (["video-lm", "--head", str(out)], ["vlm", "--view", "float32", "--weights", str(made.folder)])
+    ):
+        own = command if place == 0 else command[:-1]
+        assert evaluate.main([*own, "--method", *method, "--out", str(tmp_path / f"{place}.jsonl")]) == 0
+        found.append(json.loads((tmp_path / f"{place}.jsonl").read_text())["scores"])
+    assert found[0] != pytest.approx(found[1], abs=1e-6)  # LoRA has changed them
+
+
+def test_what_a_public_model_does_not_have_is_refused(small: Get, tmp_path: Path, capsys: Any) -> None:
+    path = pairqa(tmp_path / "pairs.jsonl")
+    with pytest.raises(StepDiffError, match="leave sequences out of sources"):
+        options(small("qwen3_vl"), path, sources=("sequences", "pairs")).check()
+    with pytest.raises(StepDiffError, match="has its own projector and prompts: leave out hard_negatives"):
+        options(small("qwen3_vl"), path, hard_negatives=HardNegativeOptions()).check()
+    with pytest.raises(StepDiffError, match="video_lm.evidence is for a projector"):
+        options(small("qwen3_vl"), path, evidence=EvidenceOptions()).check()
+    with pytest.raises(StepDiffError, match="trains nothing without video_lm.lora or video_lm.full"):
+        options(small("qwen3_vl"), path, lora=None).check()
+    assert train.main(["--config", "qwen3-vl", "--dry-run"]) == 2
+    assert "--dry-run does not estimate a video_lm.public model" in capsys.readouterr().err

@@ -9,16 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from annotate import captions
-from annotate.captioners.vision import caption
-from annotate.qa.prompts import QUESTIONS
-from annotate.stages import stage
-from annotate.stages.worker import StageWorkerOptions, Worker
-from common.errors import StepDiffError
 from heads import evaluate
 from heads.data.clip_texts import ClipTexts
 from heads.data.packing import TEXT, Turn
 from heads.models.public.families import load_public
+from stepdiff.annotate import captions
+from stepdiff.annotate.captioning import caption
+from stepdiff.annotate.qa.prompts import QUESTIONS
+from stepdiff.common.errors import StepDiffError
 from store import Store
 
 PAIR = (
@@ -34,8 +32,8 @@ ASKED = {  # the prompts that the models were trained with, written by hand
     "idefics3": "User: " + PAIR + " What differs?<end_of_utterance>\nAssistant:",
 }
 TURN = Turn("What differs?", "a fork.", "In Video 2,", ends=False)
-CASES = [("llava", 1), ("blip2", 1), ("idefics", 1), ("idefics2", 1), ("idefics3", 1)]
-MORE_FRAMES = [("llava", 2), ("blip2", 2), ("idefics", 2), ("idefics2", 2), ("idefics3", 2)]
+CASES = [(case, 1) for case in ASKED]
+MORE_FRAMES = [pytest.param(case, frames, marks=pytest.mark.full) for frames in (1, 2) for case in ASKED][1:]
 Get = Callable[..., Any]
 
 
@@ -49,7 +47,7 @@ def logits(model: Any, features: Any, keys: list[str], turn: Turn = TURN) -> tup
         return batch, model.lm.logits(model.hidden(batch, clips))[0]
 
 
-@pytest.mark.parametrize(("case", "frames"), CASES + MORE_FRAMES)
+@pytest.mark.parametrize(("case", "frames"), [CASES[0], *MORE_FRAMES])
 def test_logits_from_cached_tokens_are_the_whole_models_from_pixels(checkpoint: Get, case: str, frames: int) -> None:
     made, clips = checkpoint(case, frames), clips_of(case)
     model, features = made.load(len(clips))
@@ -74,6 +72,7 @@ def test_logits_from_cached_tokens_are_the_whole_models_from_pixels(checkpoint: 
         assert (other[~slots][-5:] - got[~slots][-5:]).abs().max() > 100 * 1e-4, f"clip {place} is not seen"
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("case", "frames"), CASES + [("idefics", 2)])
 def test_generated_text_equals_that_of_the_whole_model(checkpoint: Get, case: str, frames: int) -> None:
     made, clips = checkpoint(case, frames), clips_of(case)
@@ -89,10 +88,9 @@ def test_generated_text_equals_that_of_the_whole_model(checkpoint: Get, case: st
     assert model.generate([turn], tokens, 8) == [expected]
     both = model.generate([turn, longer], tokens.repeat(2, 1, 1), 8)
     assert both == [expected, *model.generate([longer], tokens, 8)]
-    if case == "blip2":
-        assert model.describe(features.read(keys), "What differs?", 8) == [expected]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("case", ["llava", "idefics", "idefics2", "idefics3"])
 def test_packed_questions_equal_separate_ones(checkpoint: Get, case: str) -> None:
     made = checkpoint(case)
@@ -108,29 +106,13 @@ def test_packed_questions_equal_separate_ones(checkpoint: Get, case: str) -> Non
     assert max(abs(a - b) for a, b in zip(packed[0], blind, strict=True)) > 1e-2
 
 
-def test_words_do_not_change_where_pieces_meet(checkpoint: Get) -> None:
-    """Sentence-piece tokenizers add a space before every text, so that a separate piece would have one too many."""
-    model, _ = checkpoint("llava").load()
-    words = model.lm.chat.tokenizer
-    batch, _ = model.pack([[TURN]], None, True)
-    written = words.decode(batch.ids[0])
-    assert written.endswith("Video 2: . What differs? ASSISTANT: In Video 2, a fork.") and "  " not in written
-    assert words.convert_tokens_to_ids("▁In") in batch.ids[0]
-
-
+@pytest.mark.full
 def test_a_users_text_never_becomes_a_control_token(checkpoint: Get) -> None:
     for case in ("llava", "idefics3"):
         chat = checkpoint(case).load()[0].lm.chat
         control = chat.tokenizer.convert_tokens_to_ids("<image>")
         assert control in chat.control_ids(" a <image>") and control not in chat.text_ids(" a <image> @@image@@")
         assert chat.image not in chat.text_ids(" @@image@@")
-
-
-def test_the_model_has_no_image_tower(checkpoint: Get) -> None:
-    for case, _ in CASES:
-        model, _ = checkpoint(case).load(len(clips_of(case)))
-        assert not [name for name, _ in model.named_parameters() if "vision_tower" in name or "vision_model" in name]
-        assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
 def refusal(weights: Path, store: Store, view: str, *allowed: str) -> str:
@@ -140,6 +122,7 @@ def refusal(weights: Path, store: Store, view: str, *allowed: str) -> str:
     return str(caught.value)
 
 
+@pytest.mark.full
 def test_a_view_of_another_encoder_or_checkpoint_is_refused(checkpoint: Get, tmp_path: Path) -> None:
     own, other = checkpoint("llava"), checkpoint("idefics2")
     assert "holds tokens of idefics2, not of the tower of" in refusal(own.folder, other.store, "idefics2")
@@ -157,45 +140,7 @@ def test_an_unsupported_checkpoint_is_refused(checkpoint: Get, tmp_path: Path) -
     assert "no config.json of a model" in refusal(tmp_path, own.store, "llava")
 
 
-def test_a_blip2_that_also_encodes_text_is_refused(checkpoint: Get) -> None:
-    from transformers import AutoTokenizer
-
-    from heads.models.public.families import Blip2
-
-    own = checkpoint("blip2")
-    whole = own.whole()
-    whole.config.use_decoder_only_language_model = False
-    words = AutoTokenizer.from_pretrained(own.folder)
-    words.chat_template = Blip2.template
-    with pytest.raises(StepDiffError, match="use a BLIP-2 with OPT"):
-        Blip2(whole, words, (17, 24), 1)
-
-
-def test_a_chat_template_that_takes_no_images_is_refused(checkpoint: Get, tmp_path: Path) -> None:
-    from transformers import AutoTokenizer
-
-    from heads.models.public.families import Llava
-
-    own = checkpoint("llava")
-    words = AutoTokenizer.from_pretrained(own.folder)
-    words.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
-    with pytest.raises(StepDiffError, match="takes no images; use another checkpoint"):
-        Llava(own.whole(), words, (16, 24))
-
-
-def test_more_frames_than_fit_the_model_are_refused(checkpoint: Get) -> None:
-    from transformers import AutoTokenizer
-
-    from heads.models.public.families import Llava
-
-    own = checkpoint("llava")
-    words = AutoTokenizer.from_pretrained(own.folder)
-    with pytest.raises(StepDiffError, match="128 frames of clips are .* featurize with fewer --frames"):
-        Llava(own.whole(), words, (64 * 16, 24))
-    with pytest.raises(StepDiffError, match=r"\[17, 24\] cached tokens of a clip are not whole frames of \[16, 24\]"):
-        Llava(own.whole(), words, (17, 24))
-
-
+@pytest.mark.full
 @pytest.mark.parametrize("case", ["llava", "idefics"])
 def test_evaluate_gives_the_scores_of_the_whole_model(checkpoint: Get, tmp_path: Path, case: str) -> None:
     made = checkpoint(case)
@@ -231,16 +176,11 @@ def test_evaluate_gives_the_scores_of_the_whole_model(checkpoint: Get, tmp_path:
     assert evaluate.main([*command[:4], *command[8:], "--out", str(tmp_path / "none.jsonl")]) == 2
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("case", ["llava", "blip2"])
 def test_socratic_reads_the_whole_models_caption_of_each_clip(
-    checkpoint: Get, case: str, tiny_lm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    checkpoint: Get, case: str, tiny_lm: str, tmp_path: Path, capsys: Any
 ) -> None:
-    def work(options: Any, version: Any, job: Any, tasks: Any, *counts: int) -> list[Any]:
-        """Work in this process; test_stage tests the same on Ray."""
-        worker = Worker(StageWorkerOptions(options.store, version.stage, version.name, job, "cpu", 1))
-        return [worker.run(task) for task in tasks]
-
-    monkeypatch.setattr(stage, "_work", work)
     made = checkpoint(case)
     shutil.copytree(made.store.path, tmp_path / "features")
     store = ["--store", str(tmp_path / "features")]

@@ -129,10 +129,7 @@ def glm4v() -> Made:
 
 def internvl() -> Made:
     words = tokenizer(
-        start_image_token="<img>",
-        end_image_token="</img>",
-        context_image_token="<IMG_CONTEXT>",
-        video_token="<video>",
+        start_image_token="<img>", end_image_token="</img>", context_image_token="<IMG_CONTEXT>", video_token="<video>"
     )
     config = hf.InternVLConfig(
         text_config={**TEXT, "vocab_size": len(words), "model_type": "qwen2"},

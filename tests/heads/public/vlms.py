@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from featurize.encoders import load
+from stepdiff.tasks.prompts import system
 from store import Store
-from tasks.prompts import system
 
 from .vlm_models import MODELS
 

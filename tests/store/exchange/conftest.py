@@ -13,7 +13,15 @@ from store.__main__ import main
 
 KEYS = ["c0", "cüp 1", "train/v.2", "c3", "c4", "日本.mp4", "c6", "c7", "%2E", "c9", "q\"'|8", "c11", "c12"]
 FAILED, ABSENT, FORGOTTEN = 6, 9, 4
-FORMATS = ("parquet", "lance", "huggingface", "webdataset")
+FORMATS = ["parquet", *(pytest.param(name, marks=pytest.mark.full) for name in ("lance", "huggingface", "webdataset"))]
+READABLE = ["parquet", pytest.param("lance", marks=pytest.mark.full)]
+"""formats that can be imported"""
+MADE_BY = {"encoder": "net", "weights_sha256": "ab" * 32, "layer": "last", "frames": "8 evenly", "crop": "centre 224"}
+
+
+def needs(format: str) -> None:
+    """Skip a test whose format needs a package that is not installed."""
+    pytest.importorskip({"huggingface": "datasets", "parquet": "pyarrow"}.get(format, format))
 
 
 @pytest.fixture

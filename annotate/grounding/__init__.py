@@ -1,1 +1,0 @@
-"""Objects that a clip really shows."""

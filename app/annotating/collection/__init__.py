@@ -1,1 +1,0 @@
-"""The database of collected annotations, and the rules of assignment."""

@@ -1,0 +1,251 @@
+"""The frame of a benchmark: its command line, stopwatch and report, memory of a process, and a small language model."""
+
+import json
+import multiprocessing
+import platform
+import resource
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from stepdiff.common.cli.options import parse
+from stepdiff.common.threads import cores
+
+if TYPE_CHECKING:
+    import numpy as np
+    import polars as pl
+
+    from store import Feature, View
+
+Row = Mapping[str, Any]
+"""one line of a table"""
+Result = TypeVar("Result")
+GIB = 2**30
+PAUSE = 0.2  # seconds, in which threads that still spin after one way give up their core to the next
+LOOK_EVERY = 0.02  # seconds between two looks at the memory
+
+
+def benchmark(
+    name: str, options: type, description: str | None, run: Callable[[Any], dict[str, Any]]
+) -> Callable[..., int]:
+    """Return the `main` of `python -m benchmarks.NAME`. `run` takes the options and returns the record for `report`."""
+
+    def main(argv: list[str] | None = None) -> int:
+        return parse(options, argv, f"benchmarks.{name}", description, run, partial(report, name))
+
+    return main
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Medians over rounds. Other programs disturb the processor's time less than the clock's."""
+
+    clock: float
+    cpu: float
+    """of all threads"""
+
+
+def measured(
+    ways: Mapping[str, Callable[[], object]],
+    rounds: int,
+    case: str = "",
+    before: Callable[[str], None] = lambda name: None,
+) -> dict[str, Seconds]:
+    """Run every way `rounds` times after once to warm up, each round beginning with another way.
+
+    Args:
+        case: begins the lines on stderr.
+        before: called with a way's name before each run; its time does not count.
+    """
+    names = list(ways)
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+    for turn in range(rounds + 1):
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            before(name)
+            time.sleep(PAUSE)
+            clock, cpu = time.perf_counter(), time.process_time()
+            ways[name]()
+            seconds = time.perf_counter() - clock, time.process_time() - cpu
+            if turn:
+                taken[name].append(seconds)
+                print(f"{case}{name}: {seconds[0]:.2f} s, {seconds[1]:.2f} s of CPU", file=sys.stderr)
+    return {name: Seconds(median(c for c, _ in times), median(p for _, p in times)) for name, times in taken.items()}
+
+
+def timed(work: Callable[[], Result]) -> tuple[float, Result]:
+    """Return the seconds that `work` took, and its result."""
+    begin = time.perf_counter()
+    result = work()
+    return time.perf_counter() - begin, result
+
+
+def race(case: str, speed: float, peer_speed: float, wanted: float | None, peer: str) -> Row:
+    """Return whether our speed is at least `wanted` times that of a peer, a ceiling or a target; None: no target.
+
+    Times are compared with their places exchanged: `race(case, peer_seconds, seconds, ...)`.
+    """
+    ratio = round(speed / peer_speed, 3)
+    met = wanted is None or ratio >= wanted
+    return {"case": case, "compared with": peer, "ratio": ratio, "wanted": wanted, "met": met}
+
+
+def report(name: str, record: Mapping[str, Any]) -> None:
+    """Print the record: `rows` and `races` as tables, each other list of rows too, and all of it as one JSON line."""
+    from rich.console import Console
+
+    console = Console(width=140)
+    shown = dict(record)
+    _print_table(console, name, shown.pop("rows"))
+    races = shown.pop("races")
+    words = {True: "met", False: "LOST"}
+    targets = ({"wanted": "", "met": ""} if one["wanted"] is None else {"met": words[one["met"]]} for one in races)
+    _print_table(console, "races", [{**one, **target} for one, target in zip(races, targets, strict=True)])
+    for fact, value in shown.items():
+        if isinstance(value, list):
+            _print_table(console, fact, value)
+        else:
+            console.print(f"{fact}: {value}")
+    lost = [f"{one['case']} ({one['compared with']})" for one in races if not one["met"]]
+    console.print(f"lost {len(lost)} of {len(races)}" + "".join(f"\n  {case}" for case in lost), highlight=False)
+    machine = {"machine": platform.machine(), "cores": cores(), "python": platform.python_version()}
+    print(json.dumps({"benchmark": name, **record, **machine}))
+
+
+def _print_table(console: Any, title: str, rows: Sequence[Row]) -> None:
+    from rich import box
+    from rich.table import Table
+
+    if not rows:
+        return
+    table = Table(title=title, box=box.SIMPLE, title_justify="left")
+    for column, value in rows[0].items():
+        table.add_column(column, justify="left" if isinstance(value, str) else "right")
+    for row in rows:
+        table.add_row(
+            *(f"{value:,.1f}" if isinstance(value, float) and value > 10 else str(value) for value in row.values())
+        )
+    console.print(table)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What some work took in a process of its own, and what it returned. Memory is in bytes."""
+
+    seconds: float
+    before: int
+    """private memory at the beginning: without mapped files, whose pages the kernel drops when memory is short"""
+    private: int
+    """peak of private memory"""
+    resident: int
+    """peak with mapped files"""
+    result: Any
+
+
+def private_bytes() -> int:
+    """Return the memory of this process without mapped files."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["RssAnon"].split()[0]) * 1024
+
+
+def apart(work: Callable[..., Any], *arguments: Any) -> Measured:
+    """Run `work` in a process of its own, whose memory is measured."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(watched, work, arguments).result()
+
+
+def watched(work: Callable[..., Any], arguments: tuple[Any, ...]) -> Measured:
+    """Run `work` in this process and measure it."""
+    before, over = private_bytes(), threading.Event()
+    peaks = [before]
+
+    def look() -> None:
+        while not over.wait(LOOK_EVERY):
+            peaks.append(max(peaks.pop(), private_bytes()))
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        seconds, result = timed(lambda: work(*arguments))
+    finally:
+        over.set()
+        thread.join()
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return Measured(seconds, before, max(*peaks, private_bytes()), resident, result)
+
+
+def write_view(
+    place: Path | str,
+    name: str,
+    features: "Mapping[str, Feature]",
+    blocks: "Iterable[tuple[pl.DataFrame, Mapping[str, np.ndarray]]]",
+    rows_per_shard: int | None = None,
+) -> "View":
+    """Write a new store with one view of clips. `blocks` are rows of the catalog with their features."""
+    from store import Provenance, Store
+
+    store = Store.open(place, create=True)
+    provenance = Provenance("synthetic", "0" * 64, "last", "1", "", {key: form.dtype for key, form in features.items()})
+    with store.writer("clips", name, provenance, features, rows_per_shard=rows_per_shard) as writer:
+        for frame, arrays in blocks:
+            writer.write(frame, arrays)
+    return store.view("clips", name)
+
+
+def render_kitchen(folder: Path, videos: int) -> "tuple[Path, pl.DataFrame]":
+    """Render a sample world of 384 x 288, 12 frames/s, if `folder` has none of that size.
+
+    Returns:
+        Its folder, and its clips: clip, video (a path), start, end (seconds), split.
+    """
+    import polars as pl
+
+    from stepdiff.kitchen.__main__ import Options, run
+
+    world = folder / f"kitchen_{videos}"
+    run(Options(world, videos=videos))
+    return world, pl.read_csv(world / "clips.csv").with_columns(video=pl.format("{}/{}", pl.lit(str(world)), "video"))
+
+
+def write_tiny_lm(folder: Path) -> str:
+    """Write a small Llama with random weights, a byte-level tokenizer and a chat template; return its folder."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    control = ["<|end|>", "<|im_start|>", "<|im_end|>"]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate(control + alphabet)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|im_end|>", additional_special_tokens=["<|im_start|>"]
+    )
+    fast.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    fast.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        eos_token_id=vocabulary["<|im_end|>"],
+        bos_token_id=None,
+        tie_word_embeddings=True,
+        initializer_range=0.2,  # with the usual 0.02 a random model hardly depends on its input
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return str(folder)

@@ -1,1 +1,0 @@
-"""What benchmarks share: their frame, the formats and libraries that they compare with, and videos."""

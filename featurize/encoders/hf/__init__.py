@@ -1,1 +1,0 @@
-"""Image and video models of transformers' `AutoModel`, as encoders."""

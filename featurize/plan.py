@@ -1,0 +1,208 @@
+"""The plan of a run: the rows to compute, shard by shard, the task of a worker for each, and its outcome.
+
+Tasks and outcomes hold names and numbers only: a manifest of any size travels shard by shard.
+
+Guarantees
+- a row that is ok or forgotten is not computed again, a failed one only with `retry_failed`
+- a shard has one task however many windows name its rows
+- in memory are a byte for each row of the catalog, and the rows of one window and one shard; others wait on disk
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+import polars as pl
+from jaxtyping import Bool, Int64, UInt8
+
+from featurize.changes import Changes
+from featurize.encoders import unusable
+from featurize.manifest import Manifest
+from featurize.scratch import Buckets
+from featurize.video.decode import Source
+from stepdiff.common.errors import StepDiffError
+from store import Store, View
+from store.catalog.forgotten import are_forgotten
+from store.view import ABSENT, FAILED
+
+FORGOTTEN = 3  # takes the place of the status of a row that was forgotten, which is absent in the store
+_NEVER = 255  # status of a row that no window has named
+_SPAN = 2**22  # rows whose waiting ones are read together
+_PENDING = {"row": pl.Int64, "place": pl.String, "start": pl.Float64, "end": pl.Float64, "reason": pl.String}
+"""a row to compute: its clip's file and interval, or why it cannot be computed"""
+
+
+def known_status(view: View, rows: Int64[np.ndarray, " asked"]) -> UInt8[np.ndarray, " asked"]:
+    """Return the status of rows, FORGOTTEN for those that were forgotten; rows of -1 are absent."""
+    status = np.where(rows < 0, np.uint8(ABSENT), view.status(np.maximum(rows, 0)))
+    return np.where(are_forgotten(view.paths.store, view.entity, rows), np.uint8(FORGOTTEN), status)
+
+
+def todo(status: UInt8[np.ndarray, " rows"], retry_failed: bool = False) -> Bool[np.ndarray, " rows"]:
+    """Return which rows of those status are computed; `retry_failed`: also those that failed."""
+    return (status == ABSENT) | (status == FAILED) if retry_failed else status == ABSENT
+
+
+def pending(asked: Manifest, rows: Int64[np.ndarray, " asked"], wanted: Bool[np.ndarray, " asked"]) -> pl.DataFrame:
+    """Return the `wanted` rows of a manifest as they are planned; `rows` are their places in the catalog."""
+    frame = asked.rows.with_columns(row=pl.Series(rows, dtype=pl.Int64)).filter(pl.Series(wanted))
+    if asked.entity == "clips":
+        names = pl.Series(list(asked.paths), dtype=pl.String)
+        places = pl.Series(list(map(str, asked.paths.values())), dtype=pl.String)
+        frame = frame.with_columns(place=pl.col("video").replace_strict(names, places, return_dtype=pl.String))
+    keys, reasons = (pl.Series(list(part), dtype=pl.String) for part in (asked.failures, asked.failures.values()))
+    frame = frame.with_columns(reason=pl.col("key").replace_strict(keys, reasons, default=None, return_dtype=pl.String))
+    absent = [pl.lit(None, dtype).alias(name) for name, dtype in _PENDING.items() if name not in frame.columns]
+    return frame.with_columns(absent).select(pl.col(name).cast(dtype) for name, dtype in _PENDING.items())
+
+
+class Plan:
+    """The rows that a run is asked for, window by window: their status before it, and what is to compute."""
+
+    def __init__(self, view: View, retry_failed: bool = False) -> None:
+        self.view = view
+        self.refused: StepDiffError | None = None  # why a window of `rows` was refused
+        self._size, self._retry_failed = view.rows_per_shard, retry_failed
+        self._before = np.empty(0, np.uint8)  # status of each row of the catalog before the run
+        self._named = np.zeros(0, np.int32)  # rows of each shard that were named so far
+        self._carried = pl.DataFrame(schema=_PENDING)  # rows of the last shard, which the next window may complete
+        self._waiting = Buckets()
+        self._put_off = np.zeros(0, np.int64)  # shards that have waiting rows
+
+    def is_finished(self, window: Manifest) -> bool:
+        """Return whether all rows of a window are in the catalog, and none of them is to compute."""
+        rows = self.view.catalog.rows(window.rows["key"])
+        return not (rows < 0).any() and not todo(known_status(self.view, rows), self._retry_failed).any()
+
+    def before(self, rows: int) -> tuple[Bool[np.ndarray, " rows"], UInt8[np.ndarray, " rows"]]:
+        """Return which of the first `rows` rows were asked for, and their status before the run."""
+        status = _longer(self._before, rows, _NEVER)[:rows]
+        return status != _NEVER, status
+
+    def rows(self, accepted: Changes, later: Iterator[Changes], store: Store, replace: bool) -> Iterator[pl.DataFrame]:
+        """Write windows to the catalog; yield the rows to compute, shards whole: of each window, and last what is left.
+
+        A later window that is refused ends them early.
+        """
+        changes: Changes | None = accepted
+        while changes is not None:
+            changes.write(store)
+            yield self.add(changes.asked)
+            try:
+                changes = next(later, None)
+                if changes is not None:
+                    changes.refuse(replace)
+            except StepDiffError as error:
+                changes, self.refused = None, error
+        yield from self.rest()
+
+    def rest(self) -> Iterator[pl.DataFrame]:
+        """Yield the rows of shards that no window completed, some whole shards at a time."""
+        if self._carried.height:  # the last window was refused
+            yield self._carried
+        for bucket in self._waiting:
+            yield self._waiting.read(bucket).sort("row")
+
+    def add(self, window: Manifest) -> pl.DataFrame:
+        """Add a window whose rows are in the catalog; return what is to compute of shards that it completes, ascending.
+
+        After the last window that is all that does not wait on disk.
+        """
+        self.view.resize()
+        rows = self.view.catalog.rows(window.rows["key"])
+        status = known_status(self.view, rows)
+        self._before = _longer(self._before, int(rows.max(initial=-1)) + 1, _NEVER)
+        self._before[rows] = status
+        shards, counts = np.unique(rows // self._size, return_counts=True)
+        self._named = _longer(self._named, int(shards.max(initial=-1)) + 1, 0)
+        self._named[shards] += counts.astype(np.int32)
+        wanted = pl.concat([self._carried, pending(window, rows, todo(status, self._retry_failed))]).sort("row")
+        shards = wanted["row"].to_numpy() // self._size
+        waiting = np.isin(shards, self._put_off)
+        complete = ~waiting & (window.last | (self._named[shards] == self._size))
+        carried = ~complete & ~waiting & (shards == shards.max(initial=0)) & (not window.last)
+        left = ~complete & ~carried
+        self._carried = wanted.filter(pl.Series(carried, dtype=pl.Boolean))
+        if left.any():
+            self._put_off = np.union1d(self._put_off, shards[left])
+            self._waiting.add(wanted.filter(pl.Series(left)), shards[left] // max(_SPAN // self._size, 1))
+        return wanted.filter(pl.Series(complete, dtype=pl.Boolean))
+
+
+def _longer(values: np.ndarray, length: int, fill: int) -> np.ndarray:
+    """Return an array of `length` or more: at least twice as long where it grows."""
+    missing = length - len(values)
+    return values if missing <= 0 else np.append(values, np.full(max(missing, len(values)), fill, values.dtype))
+
+
+def shards_of(rows: pl.DataFrame, size: int) -> Iterator[tuple[int, pl.DataFrame]]:
+    """Yield each shard of planned rows, ascending, with its rows; `size`: rows of a shard."""
+    numbers = rows["row"].to_numpy() // size
+    starts = np.flatnonzero(np.diff(numbers, prepend=-1)).tolist()
+    for start, end in pairwise([*starts, len(numbers)]):
+        yield int(numbers[start]), rows[start:end]
+
+
+def blocks(rows: Iterable[int], first: int, size: int) -> dict[int, tuple[int, ...]]:
+    """Return the rows of each batch that has any: batches are fixed runs of `size` rows from `first` on.
+
+    So the rows of a batch depend on the shard only, not on what else is to be computed.
+    """
+    members_of: dict[int, list[int]] = {}
+    for row in sorted(rows):
+        members_of.setdefault((row - first) // size, []).append(row)
+    return {block: tuple(members) for block, members in members_of.items()}
+
+
+FILLER = "."  # takes the place of a text that cannot be encoded in a batch
+
+
+@dataclass(frozen=True)
+class Task:
+    """A shard's rows to compute. A row is in `rows` or in `failures`, not in both."""
+
+    store: str
+    entity: str
+    view: str
+    shard: int
+    rows: tuple[int, ...]  # ascending
+    failures: dict[int, str]  # row known to be unusable -> why
+    batch_size: int
+    clips: dict[int, Source] = field(default_factory=dict)  # every one of `rows` -> its clip
+    texts: dict[int, str] = field(default_factory=dict)
+    """every row of the batches that hold `rows` -> its text, FILLER where it is unusable"""
+    threads: int = 1  # that decode
+    repair: bool = False  # whether the rows were damaged
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The outcome of a shard."""
+
+    shard: int
+    repeated: int = 0  # clips that show fewer frames than the encoder sees
+    truncated: int = 0  # texts of more tokens than the encoder sees
+    error: str | None = None  # why nothing of it was written
+
+
+def tasks(store: Store, view: View, planned: pl.DataFrame, batch_size: int, threads: int) -> Iterator[Task]:
+    """Yield the task of every shard of planned rows, which are ascending."""
+    catalog = store.catalog(view.entity)
+    for shard, rows in shards_of(planned, view.rows_per_shard):
+        failures = dict(rows.select("row", "reason").drop_nulls().iter_rows())
+        good = rows.filter(pl.col("reason").is_null())
+        usable = tuple(good["row"])
+        clips, texts = {}, {}
+        if view.entity == "clips":
+            clips = {row: Source(*source) for row, *source in good.select("row", "place", "start", "end").iter_rows()}
+        else:
+            first = shard * view.rows_per_shard
+            span = np.arange(first, first + view.rows_per_shard)
+            known = catalog.select(span, pl.DataFrame(schema={"text": pl.String})).sort("row")["text"]
+            texts = {
+                first + place: FILLER if unusable(text) else text
+                for block in blocks(usable, first, batch_size)
+                for place, text in enumerate(known[block * batch_size : (block + 1) * batch_size], block * batch_size)
+            }
+        yield Task(str(store.path), view.entity, view.name, shard, usable, failures, batch_size, clips, texts, threads)

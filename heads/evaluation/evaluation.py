@@ -1,0 +1,274 @@
+"""An evaluation: it reads its rows, has the method answer them, and writes predictions and scores.
+
+Answers are written batch by batch (`Partial`). At the end they become predictions, the rows that they answer, and
+scores with all that they depend on.
+
+Guarantees
+- a test set whose clips or videos trained the head is refused before the head is loaded
+- a killed evaluation resumes after its last complete batch; answers that depend on anything else are never used
+- the predictions are the same to the byte, whatever the number of workers, and captions with ask_similar
+"""
+
+import fcntl
+import json
+import os
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from math import ceil
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Any
+
+from heads.data.trained_on import Seen, TrainedOn
+from heads.evaluation.answerers import Answerer, Method, Question, answerer
+from heads.evaluation.loading import answered_rows
+from heads.evaluation.options import EvaluateOptions, check
+from heads.evaluation.rows import digest_of, load_truth, read_asked, read_rows, score_rows, write_files
+from heads.evaluation.workers import Part
+from heads.evidence.head import FILE, WordHead
+from heads.methods.similarity import CAPTIONS_MODEL
+from heads.methods.stepdiff import option_scores, pair_texts
+from heads.training import lineage
+from heads.training.checkpoint import Run
+from heads.training.recipe import read_recipe
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import make_folder, write_text
+from stepdiff.common.io.jsonl import parse_object
+from stepdiff.common.io.local import named_errors
+from stepdiff.common.progress import progress, say
+from stepdiff.common.threads import shares
+from stepdiff.tasks.benchmarks.rows import form_of
+from stepdiff.tasks.testsets import Form, Prediction, prediction_line, prediction_of
+from stepdiff.weights import fingerprint
+from stepdiff.weights import resolve as resolve_weights
+from store import Store
+
+
+class Partial:
+    """The answers of a killed evaluation in OUT.partial.jsonl, locked during the `with` block.
+
+    form: of the predictions; identity: what the answers depend on, as JSON, in OUT.partial.json. Answers of another
+    identity are dropped.
+    """
+
+    def __init__(self, form: Form, out: Path, identity: dict[str, Any]) -> None:
+        self.form, self.out, self.identity = form, out, identity
+        self.path = out.with_suffix(".partial.jsonl")
+        self.identity_path = out.with_suffix(".partial.json")
+
+    def __enter__(self) -> "Partial":
+        make_folder(self.out.parent)
+        with named_errors(self.path, 0):
+            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        if not self._lock():
+            os.close(self._file)
+            raise StepDiffError(f"{self.path}: another evaluation is writing it; wait for it, or name another --out")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self.path.exists() and os.fstat(self._file).st_size == 0:  # nothing to resume from
+            self.identity_path.unlink(missing_ok=True)
+            self.path.unlink()
+        os.close(self._file)
+
+    def resume(self, rows: Sequence[Any], starts: Sequence[int]) -> list[Prediction]:
+        """Return the existing answers of complete batches; starts: the first row of every batch."""
+        if self._read_identity() != self.identity:
+            # In this order, so that an existing identity always belongs to the answers.
+            self.identity_path.unlink(missing_ok=True)
+            os.ftruncate(self._file, 0)
+            os.fsync(self._file)
+            write_text(self.identity_path, json.dumps(self.identity))
+            return []
+        lines = self.path.read_bytes().split(b"\n")[:-1]  # drops an incomplete last line
+        answers: list[Prediction] = []
+        for row, line in zip(rows, lines, strict=False):
+            try:
+                answers.append(prediction_of(self.form, row, parse_object(line)))
+            except StepDiffError:  # damaged: this batch and the next ones are answered again
+                break
+        whole = max(place for place in (*starts, len(rows)) if place <= len(answers))
+        os.ftruncate(self._file, sum(len(line) + 1 for line in lines[:whole]))
+        return answers[:whole]
+
+    def add(self, answers: Sequence[Prediction]) -> None:
+        """Append the next batch; it is durable when this returns."""
+        data = "".join(prediction_line(self.form, answer) for answer in answers).encode()
+        with named_errors(self.path, len(data)):
+            while data:
+                data = data[os.write(self._file, data) :]
+            os.fsync(self._file)
+
+    def forget(self) -> None:
+        """Remove both files, after the predictions and scores are written."""
+        self.identity_path.unlink()
+        self.path.unlink()
+
+    def _lock(self) -> bool:
+        """Lock the open file; return False if another process has it, or removed it."""
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return self.path.exists() and os.path.samestat(os.fstat(self._file), self.path.stat())
+
+    def _read_identity(self) -> Any:
+        """Return the identity of the existing answers, None if it is unknown."""
+        try:
+            return json.loads(self.identity_path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return None
+
+
+class Evaluation:
+    """One method on the rows of a test set or of a benchmark."""
+
+    def __init__(self, options: EvaluateOptions) -> None:
+        """Read and check everything that the predictions depend on, except the method. StepDiffError: an option, file
+        or clip that cannot be used, or a test set that trained the head."""
+        check(options)
+        self.options = options
+        self.asked = read_asked(options)
+        """all rows of the test set or the benchmark, and what is true"""
+        self.rows = read_rows(options, self.asked)
+        if (truth := load_truth(options.truth)) is not None:
+            truth(self.rows, [""] * len(self.rows))  # refuses a file that lacks clips of the rows
+        self.store = None if options.store is None else Store.open(options.store)
+        self.seen = None if self.store is None else seen_by_head(options, self.rows, self.store)
+        """which clips trained the head; None for a method without one"""
+
+    def run(self) -> dict[str, Any]:
+        """Answer the rows, write all files and return the score record; {}: another process of torchrun's has it.
+        StepDiffError: the method cannot be used, lacks a clip, or does not answer."""
+        options = self.options
+        with answerer(options, self.store, self.rows) as chosen:
+            if chosen is None:
+                return {}
+            method = chosen.method
+            for notice in method.notices:
+                say(notice)
+            depends = identity(options, method.rows, self.store, method.disclosed)
+            with Partial(form_of(method.rows[0]), Path(options.out), depends) as partial:
+                if method.by_pair:
+                    pairs = pair_texts(method.rows)
+                    scores = self.answer(chosen, "texts", pairs, partial)
+                    predictions = option_scores(method.rows, pairs, scores)
+                else:
+                    predictions = self.answer(chosen, "task", method.rows, partial)
+                # These take a fraction of the time of the captions, so a killed evaluation computes them again.
+                similar = self.answer(chosen, "similar", method.rows) if options.ask_similar else None
+                record = self.write(method, predictions, similar)
+                partial.forget()
+        return record
+
+    def answer(
+        self, method: Answerer, question: Question, rows: Sequence[Any], partial: Partial | None = None
+    ) -> list[Any]:
+        """Return all answers; those in the partial file are not computed again, and others are appended to it."""
+        options = self.options
+        starts = batch_starts(len(rows), options.rows_at_once)
+        ends = [*starts[1:], len(rows)]
+        cut = enumerate(zip(starts, ends, strict=True))
+        batches = [Part(number, tuple(rows[start:end]), question) for number, (start, end) in cut]
+        answers = [] if partial is None else partial.resume(rows, starts)
+        what = "similar" if partial is None else f"{options.task}, {options.method}, control {options.control}"
+        if answers:
+            say(f"{what}: {len(answers)} of {len(rows)} answers exist already")
+        left = batches[bisect_left([*starts, len(rows)], len(answers)) :]
+        with progress(what, len(rows) - len(answers)) as advance:
+            for more in method.answer(left, advance):
+                if partial is not None:
+                    partial.add(more)
+                answers += more
+        return answers
+
+    def write(self, method: Method, predictions: Sequence[Any], similar: Sequence[float] | None) -> dict[str, Any]:
+        """Score the predictions and write all files; return the score record.
+
+        similar: log p(YES) - log p(NO) that the clips of each row share a similar category, if asked.
+        """
+        options, rows = self.options, method.rows
+        chosen = any(value is not None for value in (options.rows, options.subset, options.no_difference))
+        dropped = len(self.rows) - len(rows)
+        write_files(options, rows, predictions, not chosen and not dropped, similar)
+        scores = score_rows(options, self.asked, rows, predictions, options.out, similar)
+        record = {
+            "options": {name: value for name, value in asdict(options).items() if name not in ("workers", "address")},
+            "disclosed": method.disclosed,
+            "skipped": {"clips": method.absent, "rows": dropped},
+            "seen": None if self.seen is None else self.seen.counts(rows),
+            "scores": scores,
+        }
+        write_text(Path(options.out).with_suffix(".scores.json"), json.dumps(record, indent=1, allow_nan=False))
+        return record
+
+
+def batch_starts(rows: int, at_once: int) -> list[int]:
+    """Return the first row of each batch of at most `at_once` rows, all of similar size.
+
+    Similar sizes, because a small last batch would make a poor shuffled control.
+    """
+    return [first for first, _ in shares(rows, ceil(rows / at_once))]
+
+
+def seen_by_head(options: EvaluateOptions, rows: Sequence[Any], store: Store) -> Seen | None:
+    """Return which clips of the rows trained the head; None for a method without one. StepDiffError: some did, and
+    `allow_seen` is not set."""
+    trained = None
+    if options.head is not None:
+        head = Path(options.head)
+        if options.method == "word-evidence":
+            WordHead.load(head)
+        else:
+            read_recipe(head / "recipe.yaml")  # reports a folder without a head
+        trained = TrainedOn.of_run(head, lineage.read(head))
+    elif options.method == "vlemb" and options.view is not None:
+        trained = TrainedOn.of_view(store, options.view)
+    if trained is None:
+        return None
+    seen = trained.seen(rows, store)
+    for notice in seen.notices(options.source):
+        say(f"seen: {notice}")
+    if not options.allow_seen:
+        seen.refuse(rows, options.source)
+    return seen
+
+
+_FREE = (
+    *("bootstrap", "similarity", "truth", "judge", "endpoint", "entailment", "ask_similar"),  # of scores
+    *("test_set", "data", "rows", "subset", "no_difference", "skip_missing", "allow_seen"),  # of rows, see their digest
+    *("store", "out", "workers", "address"),
+)
+"""options on which predictions do not depend"""
+
+
+def identity(
+    options: EvaluateOptions,
+    rows: Sequence[Any],
+    store: Store | None,
+    disclosed: Mapping[str, Any] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """Return what predictions depend on: a partial file with another identity is not continued."""
+    depended = {name: value for name, value in asdict(options).items() if name not in _FREE}
+    head = None
+    if options.head is not None:
+        run, words = Path(options.head), options.method == "word-evidence"
+        head = fingerprint(run / FILE if words else Run(run).best() / "head.safetensors")
+    files = [None if options.weights is None else resolve_weights(options.weights), options.texts]
+    if options.method == "socratic":
+        files.append(resolve_weights(options.language_model))
+    if options.method == "shuffled-captions" and options.texts is not None:
+        files.append(answered_rows(options.texts))
+    if options.method == "captions-cosine" and options.weights is None:
+        files.append(resolve_weights(CAPTIONS_MODEL))
+    contents = [fingerprint(Path(path)) for path in files if path is not None]
+    views = {}
+    if options.view is not None and store is not None:
+        for entity in ("clips", "texts"):
+            if options.view in store.views(entity):
+                views[entity] = store.view(entity, options.view).provenance.as_dict()
+    folder = None if options.store is None else str(Path(options.store).absolute())
+    depends: dict[str, Any] = {"options": depended, "store": folder, "rows": digest_of(options, rows)}
+    depends |= {"head": head, "contents": contents, "views": views}
+    return depends | ({"source": disclosed["source"]} if "source" in disclosed else {})  # of a plug-in

@@ -1,0 +1,243 @@
+"""The commands that write a file of a whole view or test set: `negatives`, `neighbours`, `duplicates` and `atlas`."""
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
+
+from stepdiff.common.cli.options import parse
+from stepdiff.common.errors import StepDiffError
+
+SHOWN = 50  # rows of the printed table of duplicates
+NEGATIVES = """Make DiffMCQ questions from a DiffCap test set.
+
+python -m retrieval negatives --store data/features --view efficientnet-lite0 \\
+    --test-set data/kitchen/diffcap_test.jsonl --variant V1 --out data/diffmcq_v1.jsonl
+"""
+NEIGHBOURS = """Find the nearest neighbours of every clip among the clips of its own step, for whole training sets.
+
+python -m retrieval neighbours --store data/features --view efficientnet-lite0 -k 8 --out data/neighbours.parquet
+"""
+DUPLICATES = """Find near-duplicate clips: the same footage in different videos.
+
+python -m retrieval duplicates --store data/features --view efficientnet-lite0 --threshold 0.98
+python -m retrieval duplicates --store data/features --view efficientnet-lite0 --against split --out duplicates.parquet
+
+Every clip of a group is a duplicate of the group's first clip, which is listed first. `--against split` keeps only
+clips that chains of duplicates connect with another split: leave out the training clips among them, so that no
+duplicate of a test clip trains.
+"""
+ATLAS = """Write a view's clips as the Parquet file that Embedding Atlas opens: a 2-D map, neighbours and all columns.
+
+python -m retrieval atlas --store data/features --view efficientnet-lite0 --out map.parquet
+python -m retrieval atlas --store data/features --view efficientnet-lite0 --out map.parquet \\
+    --where "split = 'train' AND duration > 3" --projection umap --neighbours 0
+"""
+
+
+@dataclass(frozen=True)
+class Negatives:
+    """Options of `negatives`."""
+
+    store: Path
+    """folder of the feature store"""
+    view: str
+    """feature view of the clips, which decides which pairs look alike"""
+    test_set: Path
+    """DiffCap file (JSON lines with reference, candidate, category, text)"""
+    out: Path
+    """DiffMCQ file to write"""
+    variant: Literal["V1", "V2", "V3"] = "V1"
+    """V1: no clip shared with the true pair; V2: clips may be shared, the pair may not;
+    V3: one clip is kept, the other drawn at random"""
+    text_view: str = "mpnet-base"
+    """feature view of the texts, which decides which differences say the same (V1 and V2)"""
+    threshold: float = field(default=0.8, metadata={"type": ClosedUnitInterval})
+    """cosine of two difference texts above which they say the same (V1 and V2)"""
+    feature: str = "embedding"
+    """array of the clips' view to compare"""
+    allow_reversed: bool = False
+    """V2 may have the true pair reversed as an option, as supplement S5 is written; by default it counts as the pair"""
+    seed: int = 0
+    """decides the order of the options and the draws of V3"""
+
+
+def negatives(options: Negatives) -> dict[str, Any]:
+    """Run `negatives`; returns the counts."""
+    from retrieval.mining.negatives import draw
+    from stepdiff.tasks.testsets import write_test_set
+    from store import Store
+
+    store = Store.open(options.store)
+    drawn = draw(
+        store,
+        store.view("clips", options.view),
+        options.test_set,
+        options.variant,
+        options.text_view,
+        options.threshold,
+        options.feature,
+        options.seed,
+        options.allow_reversed,
+    )
+    total = len(drawn.questions) + drawn.dropped
+    if not drawn.questions:
+        raise StepDiffError(
+            f"none of the {total} differences of {options.test_set} has three negatives: the test set needs more pairs"
+        )
+    write_test_set("diffmcq", options.out, drawn.questions)
+    counts = {"questions": len(drawn.questions), "dropped": drawn.dropped}
+    given = {"variant": options.variant, "seed": options.seed, "threshold": options.threshold}
+    if options.allow_reversed:
+        given["allow_reversed"] = True
+    return {**counts, **given, "out": str(options.out)}
+
+
+def show_negatives(record: dict[str, Any]) -> None:
+    """Print the counts."""
+    print("{out}: {questions} {variant} questions".format(**record))
+    if record["dropped"]:
+        total = record["questions"] + record["dropped"]
+        print(f"{record['dropped']} of {total} had fewer than three negatives", file=sys.stderr)
+
+
+def negatives_main(argv: list[str]) -> int:
+    return parse(Negatives, argv, "retrieval negatives", NEGATIVES, negatives, show_negatives)
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Options of `neighbours`."""
+
+    store: Path
+    """folder of the feature store"""
+    view: str
+    """feature view of the clips"""
+    out: Path
+    """Parquet file to write: clip, the column of --within, neighbours and similarities (best first)"""
+    within: str = "step"
+    """column of the catalog in which neighbours have equal values; clips without a value are left out"""
+    k: int = field(default=8, metadata={"type": PositiveInt})
+    """neighbours of a clip, fewer if its step has fewer"""
+    other_videos: bool = False
+    """exclude neighbours from the clip's own video"""
+    feature: str = "embedding"
+    """array of the view to compare"""
+
+
+def neighbours(options: Neighbours) -> dict[str, Any]:
+    """Run `neighbours`; returns the counts."""
+    from retrieval.mining.neighbours import join
+    from store import Store
+
+    store = Store.open(options.store)
+    clips = join(
+        store,
+        store.view("clips", options.view),
+        options.out,
+        options.within,
+        options.k,
+        options.other_videos,
+        options.feature,
+    )
+    return {"clips": clips, "k": options.k, "within": options.within, "out": str(options.out)}
+
+
+def neighbours_main(argv: list[str]) -> int:
+    shown = "{out}: up to {k} neighbours for each of {clips} clips, from the same {within}"
+    return parse(Neighbours, argv, "retrieval neighbours", NEIGHBOURS, neighbours, shown)
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """Options of `duplicates`."""
+
+    store: Path
+    """folder of the feature store"""
+    view: str
+    """feature view of the clips"""
+    threshold: float = field(default=0.98, metadata={"type": ClosedUnitInterval})
+    """cosine from which two clips are duplicates; it depends on the encoder: look at some with `query --html`"""
+    against: str | None = None
+    """column of the catalog, e.g. split: keep only clips that chains of duplicates connect with another value of it"""
+    by: Literal["exact", "index"] = "exact"
+    """exact compares all pairs; index only the nearest that the view's index finds, for many millions of clips"""
+    out: Path | None = None
+    """file to write the groups to: .parquet, .csv or .jsonl"""
+    feature: str = "embedding"
+    """array of the view to compare"""
+    json: bool = False
+    """print one JSON object instead of a table"""
+
+
+def duplicates(options: Duplicates) -> int:
+    """Run `duplicates`; returns the exit status."""
+    from retrieval.mining.duplicates import duplicates
+    from stepdiff.common.io.tables import as_json, check_format, print_table, write_table
+    from store import Store
+
+    if options.out is not None:
+        check_format(options.out)
+    store = Store.open(options.store)
+    view = store.view("clips", options.view)
+    clips = duplicates(store, view, options.threshold, options.against, options.by, options.feature)
+    groups = clips["group"].n_unique()
+    of = f" that chains of duplicates connect with another {options.against}" if options.against else ""
+    title = (
+        f"{groups} {'group' if groups == 1 else 'groups'}{of}, {clips.height} clips with a copy at "
+        f"{options.threshold:g} or above in {options.view}"
+    )
+    if options.out is not None:
+        write_table(options.out, clips)
+    if options.json:
+        print(json.dumps({"groups": groups, "threshold": options.threshold, "clips": as_json(clips)}))
+    elif options.out is not None:
+        print(f"{options.out}: {title}")
+    else:
+        print_table(clips.head(SHOWN), ["group", "clip", "similarity", "copy"], title)
+        if clips.height > SHOWN:
+            print(f"the first {SHOWN} of {clips.height} clips: give --out FILE for all of them", file=sys.stderr)
+    return 0
+
+
+def duplicates_main(argv: list[str]) -> int:
+    return parse(Duplicates, argv, "retrieval duplicates", DUPLICATES, duplicates)
+
+
+@dataclass(frozen=True)
+class Atlas:
+    """Options of `atlas`."""
+
+    store: Path
+    """folder of the feature store"""
+    view: str
+    """feature view of the clips; one that has only tokens is mapped by their mean"""
+    out: Path
+    """Parquet file to write: clip, the catalog's columns, x, y and neighbours"""
+    where: str | None = None
+    """condition on the catalog as after SQL's WHERE: only clips that fulfil it are written"""
+    neighbours: int = field(default=15, metadata={"type": NonNegativeInt})
+    """nearest clips of each clip, among those that are written; beyond 100,000 clips they need an index; 0: none"""
+    projection: Literal["pca", "umap"] = "pca"
+    """pca, or umap (pip install 'stepdiff[umap]')"""
+    feature: str | None = None
+    """array of the view to compare; by default the index's, or embedding, or the mean of tokens"""
+
+
+def atlas(options: Atlas) -> dict[str, Any]:
+    """Run `atlas`; returns the count and the command that opens the file."""
+    from retrieval.atlas import write_atlas
+    from store import Store
+
+    store = Store.open(options.store)
+    view = store.view("clips", options.view)
+    given = (options.where, options.neighbours, options.projection, options.feature)
+    return {"out": str(options.out), **write_atlas(store, view, options.out, *given)}
+
+
+def atlas_main(argv: list[str]) -> int:
+    shown = "{out}: {clips} clips with x, y and up to {neighbours} neighbours each; open it with\n{command}"
+    return parse(Atlas, argv, "retrieval atlas", ATLAS, atlas, shown)

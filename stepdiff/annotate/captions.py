@@ -1,0 +1,91 @@
+"""stepdiff annotate captions --store data/features --head runs/vclm --kind action
+
+Writes one sentence about what the person in every clip does (8 frames), or lists the objects in use (--kind objects:
+the clip's centre frame, repeated), with the supplement's prompts (S1). A trained head reads cached tokens:
+
+    python -m featurize --manifest data/kitchen/clips.csv --store data/features --encoder efficientnet-lite0 \\
+        --sampling centre --view efficientnet-centre
+    stepdiff annotate captions --store data/features --head runs/vclm --kind objects --view efficientnet-centre
+
+A public model reads cached tokens of its own image tower (--model llava-hf/llava-1.5-7b-hf --view llava). Any
+image-text-to-text or image-to-text model of transformers reads the videos (--model ID --videos data/kitchen).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stepdiff.annotate.qa.prompts import QUESTIONS, CaptionKind
+from stepdiff.annotate.stages.job import HINT, Job, StageOptions, show
+from stepdiff.common.cli import command
+from stepdiff.common.cli.options import incomplete, parse
+from stepdiff.common.errors import StepDiffError
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionOptions(StageOptions):
+    kind: CaptionKind
+    """action, or objects"""
+    head: str | None = None
+    """run folder of a trained video language model, which reads cached tokens"""
+    model: str | None = None
+    """public model instead: a folder or hub id"""
+    view: str | None = None
+    """view whose tokens are read; null: the head's own. Object captions need one of centre frames"""
+    videos: str | None = None
+    """folder that the manifest's video paths begin in, for a model that reads videos"""
+    split: str | None = None
+    """only clips of this split; null: all"""
+    question: str | None = None
+    """replaces the supplement's prompt, e.g. for a head that was trained on narration alone"""
+    max_tokens: int = 48
+    """longest caption, tokens"""
+    batch: int = 16
+    """clips captioned at once"""
+
+
+def run(options: CaptionOptions) -> dict[str, Any]:
+    if options.batch < 1 or options.max_tokens < 1:
+        raise StepDiffError(f"--batch {options.batch}, --max-tokens {options.max_tokens}: both must be at least 1")
+    from stepdiff.annotate.captioning import check_videos, with_videos
+    from stepdiff.annotate.stages.stage import Items, clip_blocks, run_stage
+    from store import Store
+
+    job, folder, columns = make_job(options), options.videos, ["video", "start", "end"]
+    items = Items(lambda: clip_blocks(Store.open(options.store), options.split, columns if folder else []))
+    if folder is not None:
+        check_videos(items.blocks(), folder)
+        items = Items(items.blocks, lambda shard, rows: with_videos(rows, folder))
+    return run_stage(options, f"captions-{options.kind}", job, items)
+
+
+def make_job(options: CaptionOptions) -> Job:
+    """Return the job of the chosen captioner. StepDiffError: none is chosen, or more than one."""
+    from stepdiff.annotate.captioning import TokenJob, VideoJob
+    from stepdiff.annotate.stages.stage import absolute
+    from stepdiff.common.workers.cluster import refuse_relative
+
+    question = options.question or QUESTIONS[options.kind]
+    if (options.head is None) == (options.model is None):
+        raise StepDiffError("give --head, a trained head, or --model, a public model")
+    if options.model is not None and (options.view is None) == (options.videos is None):
+        raise StepDiffError("--model needs --view, cached tokens of its image tower, or --videos, a folder")
+    if options.head is not None and options.videos is not None:
+        raise StepDiffError("--head reads cached tokens, not videos: leave out --videos")
+    given = [(f"--{name}", getattr(options, name)) for name in ("head", "videos")]
+    refuse_relative([(name, path) for name, path in given if path is not None])
+    if options.model is not None and options.videos is not None:
+        return VideoJob(options.kind, options.model, question, options.max_tokens, options.batch)
+    if options.head is not None and options.kind == "objects" and options.view is None:
+        raise StepDiffError("object captions read centre frames: give --view, made by featurize --sampling centre")
+    head = options.head and str(Path(options.head).expanduser().absolute())
+    limits = (options.max_tokens, options.batch)
+    return TokenJob(absolute(options.store), options.kind, head, options.model, options.view, question, *limits)
+
+
+def main(argv: list[str] | None = None) -> int:
+    return parse(CaptionOptions, argv, "stepdiff.annotate.captions", __doc__, run, show, status=incomplete)
+
+
+if __name__ == "__main__":
+    command.run(main, HINT)

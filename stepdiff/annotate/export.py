@@ -1,0 +1,183 @@
+"""stepdiff annotate export data/people/answers.jsonl --diffcap data/people/diffcap.jsonl \\
+    --diffrank data/people/diffrank.jsonl --store data/features
+
+Turns collected answers into test sets and into the forms of other tools. FILE holds answers as JSON lines or CSV, a
+Label Studio export, or user_inputs.json of ConViS-Bench; --answers and --csv also convert them. DiffMCQ is made from
+the DiffCap file: python -m retrieval negatives. With --task and no FILE, --label-studio writes tasks to annotate.
+
+Scores: 5 = not different, 1 = very different, 0 = a clip of another step (DiffRank).
+
+    stepdiff annotate export --captaincook data/captaincook --diffcap data/captaincook/diffcap.jsonl
+
+makes a DiffCap file from CaptainCook4D's annotations: a mistake is how a clip differs from one done right.
+
+Guarantees
+- one command writes all forms, each file whole or not at all
+- answers converted to another form and back are equal
+- commands end with status 1 where answers are refused: one line names each of them, and the others count
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from stepdiff.common.cli import command
+from stepdiff.common.cli.options import incomplete, parse
+from stepdiff.common.errors import StepDiffError
+
+if TYPE_CHECKING:
+    from stepdiff.annotate.people.form import Answer, Form
+    from stepdiff.annotate.people.task import Task
+
+
+OUTPUTS = ("diffcap", "diffrank", "answers", "csv", "label_studio", "label_studio_config")
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    file: str | None = None
+    """collected answers"""
+    task: str | None = None
+    """YAML file of the annotation task: its categories and its pairs, also those that nobody answered"""
+    diffcap: str | None = None
+    """DiffCap file to write"""
+    diffrank: str | None = None
+    """DiffRank file to write"""
+    store: str | None = None
+    """feature store whose catalog has the steps of clips, for DiffRank's targets of another step; without it, the steps
+    of the task's pairs"""
+    answers: str | None = None
+    """JSON lines of answers to write"""
+    csv: str | None = None
+    """CSV file to write, one row for each pair, annotator and category"""
+    label_studio: str | None = None
+    """JSON file of Label Studio tasks to write"""
+    label_studio_config: str | None = None
+    """XML file with the labelling configuration of these tasks to write"""
+    video_url: str = "/data/local-files/?d=videos/{clip}.mp4"
+    """URL of a clip's video for Label Studio; {clip} is replaced by the clip's id. Default: a local storage of the
+    folder `videos` in the document root"""
+    seed: int = 0
+    """seed of DiffRank's targets"""
+    captaincook: str | None = None
+    """folder of CaptainCook4D's annotations, or a file of its data_splits, instead of FILE; only for diffcap"""
+    part: Literal["train", "val", "test"] = "test"
+    """recordings of captaincook, by its split"""
+
+
+def run(options: ExportOptions) -> dict[str, Any]:
+    from stepdiff.annotate.people import export
+    from stepdiff.annotate.people.answers import read_collected, write_answers, write_table
+    from stepdiff.annotate.people.label_studio import configuration, tasks_of, video_url, write_label_studio
+    from stepdiff.annotate.people.task import read_task
+    from stepdiff.common.io.files import write_text
+    from stepdiff.tasks.testsets import write_test_set
+
+    if options.captaincook is not None:
+        return _of_mistakes(options)
+    written = {name: getattr(options, name) for name in OUTPUTS if getattr(options, name) is not None}
+    if options.file is None and options.task is None or not written:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in OUTPUTS)
+        raise StepDiffError(f"give FILE or --task, and at least one output of {flags}")
+    task = None if options.task is None else read_task(options.task)
+    refused: list[str] = []
+    answers = [] if options.file is None else read_collected(options.file, refused.append)
+    decided, rejected = export.decide(answers)
+    rows: dict[str, int] = {}
+    if options.diffcap is not None:
+        diffcap = export.diffcap_rows(decided)
+        write_test_set("diffcap", options.diffcap, diffcap)
+        rows["diffcap"] = len(diffcap)
+    if options.diffrank is not None:
+        diffrank = export.diffrank_rows(decided, _steps(options, task), seed=options.seed)
+        write_test_set("diffrank", options.diffrank, diffrank)
+        rows["diffrank"] = len(diffrank)
+    if options.answers is not None:
+        write_answers(options.answers, answers)
+    if options.csv is not None:
+        write_table(options.csv, answers)
+    if options.label_studio is not None:
+        tasks = tasks_of(answers, video_url(options.video_url), task)
+        write_label_studio(options.label_studio, tasks)
+        rows["label_studio"] = len(tasks)
+    if options.label_studio_config is not None:
+        write_text(Path(options.label_studio_config), configuration(task or _form(answers)))
+    return {
+        "answers": len(answers),
+        "pairs": len(decided) + len(rejected),
+        "rejected": len(rejected),
+        "adjudicated": sum(pair.adjudicated for pair in decided),
+        "rows": rows,
+        "written": written,
+        "failed": refused,
+    }
+
+
+def _of_mistakes(options: ExportOptions) -> dict[str, Any]:
+    """Write the mistakes of CaptainCook4D as DiffCap rows; return the record."""
+    from stepdiff.tasks.benchmarks.captaincook import diffcap_rows
+    from stepdiff.tasks.testsets import write_test_set
+
+    others = ("file", "task", "store", *(name for name in OUTPUTS if name != "diffcap"))
+    if given := [name.replace("_", "-") for name in others if getattr(options, name) is not None]:
+        named = "FILE" if given[0] == "file" else f"--{given[0]}"
+        raise StepDiffError(f"--captaincook is annotations of its own; leave out {named}")
+    if options.captaincook is None or options.diffcap is None:
+        raise StepDiffError("--captaincook needs --diffcap, the file to write")
+    rows, left_out = diffcap_rows(Path(options.captaincook), options.part)
+    if not rows:
+        raise StepDiffError(
+            f"{options.captaincook}: no mistake of its part {options.part!r} is a row; give another part"
+        )
+    write_test_set("diffcap", options.diffcap, rows)
+    written = {"diffcap": options.diffcap}
+    return {"rows": {"diffcap": len(rows)}, "written": written, "left_out": left_out, "failed": []}
+
+
+def _steps(options: ExportOptions, task: "Task | None") -> dict[str, str]:
+    if options.store is not None:
+        from heads.data.hold_out import known_clips
+        from store import Store
+
+        frame = known_clips(Store.open(options.store), "step")
+        if "step" not in frame.columns:
+            raise StepDiffError(f"{options.store}: no clip has a step; featurize a manifest with that column")
+        return {clip: step for clip, step in frame.select("key", "step").iter_rows() if step}
+    pairs = () if task is None else task.pairs
+    return {clip: pair.step for pair in pairs for clip in (pair.reference, pair.candidate) if pair.step}
+
+
+def _form(answers: "Sequence[Answer]") -> "Form":
+    """Return a form with the categories of the answers; the default ones keep their rubric."""
+    from stepdiff.annotate.people.task import defaults, plain
+
+    usual = defaults()
+    known = {category.name: category for category in usual.categories}
+    names = dict.fromkeys(name for answer in answers for name in answer.differences)
+    return replace(usual, categories=tuple(known.get(name, plain(name)) for name in names))
+
+
+def show(record: dict[str, Any]) -> None:
+    from stepdiff.annotate.people.answers import show_refused
+
+    show_refused(record)
+    counts = "{answers:,} answers about {pairs:,} pairs: {rejected:,} pairs rejected, {adjudicated:,} adjudicated"
+    if "answers" in record:
+        print(counts.format(**record))
+    for reason, count in record.get("left_out", {}).items():
+        print(f"left out: {count:,} {reason}")
+    for name, path in record["written"].items():
+        rows = f": {record['rows'][name]:,} rows" if name in record["rows"] else ""
+        print(f"{path}{rows}")
+    if "diffcap" in record["written"]:
+        given = f"--store STORE --view VIEW --test-set {record['written']['diffcap']} --out DIFFMCQ.jsonl"
+        print(f"DiffMCQ: python -m retrieval negatives {given}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    return parse(ExportOptions, argv, "stepdiff.annotate.export", __doc__, run, show, ("file",), incomplete)
+
+
+if __name__ == "__main__":
+    command.run(main)

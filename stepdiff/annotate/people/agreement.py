@@ -1,0 +1,269 @@
+"""Agreement of people: of all answers, of each category, and of each person with the others.
+
+An item is a pair of clips in a category. Only work counts, without rejected pairs, and of several answers of one person
+about a pair only the last one. A person is compared with the median of the others. An undefined figure is None.
+
+Shape legend: R ratings; C couples, which are two ratings of one item by two people; U items; L levels of the score;
+P pairs of people.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean, median
+
+import numpy as np
+from jaxtyping import Float, Float64, Int64
+
+from stepdiff.annotate.people.answers import latest
+from stepdiff.annotate.people.form import DIRECTION, HIGHEST, LOWEST, Answer
+from stepdiff.annotate.people.task import Task
+from stepdiff.common.errors import StepDiffError
+from stepdiff.tasks.agreement import alpha
+
+COUPLES = 50_000_000
+"""two ratings of one item, at most: more need gigabytes"""
+
+
+@dataclass(frozen=True)
+class Ratings:
+    item: Int64[np.ndarray, " R"]
+    person: Int64[np.ndarray, " R"]
+    score: Int64[np.ndarray, " R"]
+    """from 0 to levels - 1"""
+    levels: int
+
+    def of(self, chosen: np.ndarray) -> "Ratings":
+        return Ratings(self.item[chosen], self.person[chosen], self.score[chosen], self.levels)
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Agreement of people about items that at least two of them rated. None: not defined."""
+
+    items: int
+    """items with at least two ratings"""
+    ratings: int
+    """ratings of these items"""
+    two_of_three: float | None
+    """share of all triples of people who rated one item in which at least two gave the same score"""
+    pairwise: float | None
+    """share of all pairs of people who rated one item that gave the same score"""
+    kappa: float | None
+    """Cohen's kappa, mean over pairs of people who share items"""
+    kappa_weighted: float | None
+    """the same, weighted by how many items a pair of people shares: with few shared items kappa is noise"""
+    kappa_pairs: int
+    """pairs of people with a kappa: it is not defined where both always give one and the same score"""
+    distance: float | None
+    """mean distance of two different scores of one item"""
+    nominal: float | None
+    """Krippendorff's alpha"""
+    ordinal: float | None
+    interval: float | None
+
+
+@dataclass(frozen=True)
+class Person:
+    annotator: str
+    answers: int
+    """pairs of work, also rejected ones"""
+    rejected: int
+    seconds: float | None
+    """median for a pair"""
+    distance: float | None
+    """mean distance of a score from the median of the others' scores"""
+    gold_scores: int
+    """scores of gold pairs"""
+    gold: float | None
+    """share of them within the tolerance of the known score"""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """All figures about a collection. Scores: 5 = not different, 1 = very different."""
+
+    pairs: int
+    people: int
+    answers: int
+    """answers of work that count, also rejected pairs"""
+    rejected: int
+    replaced: int
+    """earlier answers of a person about the same pair, which do not count"""
+    scores: str
+    """direction of the scores"""
+    overall: Figures
+    """over all pairs in all categories"""
+    categories: dict[str, Figures]
+    rejections: Figures
+    """of accepting or rejecting a pair: an item is a pair"""
+    annotators: list[Person]
+    """the most active first"""
+
+
+def agreement(answers: Iterable[Answer], task: Task | None = None) -> Agreement:
+    """Return the agreement in a collection; `task` has the known scores of gold pairs."""
+    given = list(answers)
+    counted = latest(given)
+    work = [answer for answer in counted if answer.kind == "work"]
+    people = {name: number for number, name in enumerate(dict.fromkeys(answer.annotator for answer in work))}
+    pairs = {name: number for number, name in enumerate(dict.fromkeys(answer.pair for answer in work))}
+    categories = list(dict.fromkeys(name for answer in work for name in answer.differences))
+    scored = [answer for answer in work if answer.rejected is None]
+    rows = [
+        (pairs[a.pair] * len(categories) + number, people[a.annotator], a.differences[name].score - LOWEST, number)
+        for a in scored
+        for number, name in enumerate(categories)
+        if name in a.differences
+    ]
+    item, person, score, category = np.array(rows, np.int64).reshape(-1, 4).T
+    ratings = Ratings(item, person, score, HIGHEST - LOWEST + 1)
+    both = [(pairs[a.pair], people[a.annotator], int(a.rejected is not None)) for a in work]
+    pair, who, rejected = np.array(both, np.int64).reshape(-1, 3).T
+    return Agreement(
+        pairs=len(pairs),
+        people=len(people),
+        answers=len(work),
+        rejected=len(work) - len(scored),
+        replaced=sum(answer.kind == "work" for answer in given) - len(work),
+        scores=DIRECTION,
+        overall=figures(ratings),
+        categories={name: figures(ratings.of(category == number)) for number, name in enumerate(categories)},
+        rejections=figures(Ratings(pair, who, rejected, 2)),
+        annotators=_people(counted, ratings, list(people), task),
+    )
+
+
+def _people(answers: Sequence[Answer], ratings: Ratings, names: Sequence[str], task: Task | None) -> list[Person]:
+    """Return all people, the most active first. names: of the people of the ratings."""
+    work = defaultdict(list)
+    close = defaultdict(list)  # whether scores of gold pairs are within the tolerance
+    for answer in answers:
+        if answer.kind == "work":
+            work[answer.annotator].append(answer)
+        if task is None or answer.kind != "gold" or answer.pair not in task.gold.by_id:
+            continue
+        for name, score in task.gold.by_id[answer.pair].scores.items():
+            if name in answer.differences:
+                close[answer.annotator].append(task.gold.agrees(score, answer.differences[name].score))
+            elif answer.rejected is not None:
+                close[answer.annotator].append(False)
+    apart = from_others(ratings)
+    known = ~np.isnan(apart)
+    sums = np.bincount(ratings.person[known], apart[known], minlength=len(names))
+    counts = np.bincount(ratings.person[known], minlength=len(names))
+    distances = {name: float(sums[i] / counts[i]) for i, name in enumerate(names) if counts[i]}
+    people = []
+    for name in dict.fromkeys([*work, *close]):
+        given, gold = work.get(name, []), close.get(name, [])
+        seconds = [answer.seconds for answer in given if answer.seconds is not None]
+        people.append(
+            Person(
+                annotator=name,
+                answers=len(given),
+                rejected=sum(answer.rejected is not None for answer in given),
+                seconds=median(seconds) if seconds else None,
+                distance=distances.get(name),
+                gold_scores=len(gold),
+                gold=fmean(gold) if gold else None,
+            )
+        )
+    return sorted(people, key=lambda person: (-person.answers, person.annotator))
+
+
+# ---------------------------------------------------------------------------------------------------- figures
+
+
+def figures(ratings: Ratings) -> Figures:
+    counts = _counts(ratings)
+    counts = counts[counts.sum(1) > 1]
+    one, two = couples(ratings)
+    kappas, shared = _kappas(ratings, one, two)
+    apart = np.abs(ratings.score[one] - ratings.score[two])
+    return Figures(
+        items=len(counts),
+        ratings=int(counts.sum()),
+        two_of_three=two_of_three(counts),
+        pairwise=_mean(apart == 0),
+        kappa=_mean(kappas),
+        kappa_weighted=float(np.average(kappas, weights=shared)) if len(kappas) else None,
+        kappa_pairs=len(kappas),
+        distance=_mean(apart[apart > 0]),
+        nominal=alpha(counts, "nominal"),
+        ordinal=alpha(counts, "ordinal"),
+        interval=alpha(counts, "interval"),
+    )
+
+
+def _counts(ratings: Ratings) -> Int64[np.ndarray, "U L"]:
+    _, item = np.unique(ratings.item, return_inverse=True)
+    items = int(item.max(initial=-1)) + 1
+    cells = np.bincount(item * ratings.levels + ratings.score, minlength=items * ratings.levels)
+    return cells.reshape(items, ratings.levels).astype(np.int64)
+
+
+def couples(ratings: Ratings) -> tuple[Int64[np.ndarray, " C"], Int64[np.ndarray, " C"]]:
+    """Return the places of all two ratings of one item, that of the person with the smaller number first.
+
+    Raises:
+        StepDiffError: More than COUPLES.
+    """
+    order = np.lexsort((ratings.person, ratings.item))
+    item = ratings.item[order]
+    sizes = np.unique(item, return_counts=True)[1]
+    if (count := int((sizes * (sizes - 1) // 2).sum())) > COUPLES:
+        raise StepDiffError(f"{count:,} pairs of ratings of one item, more than {COUPLES:,}; take fewer people an item")
+    first = [np.zeros(0, np.int64)]
+    second = [np.zeros(0, np.int64)]
+    for step in range(1, int(sizes.max(initial=1))):
+        same = np.flatnonzero(item[step:] == item[:-step])
+        first.append(order[same])
+        second.append(order[same + step])
+    return np.concatenate(first), np.concatenate(second)
+
+
+def two_of_three(counts: Int64[np.ndarray, "U L"]) -> float | None:
+    """Return the share of all triples of ratings of one item in which at least two are the same."""
+    n, counts = counts.sum(1), counts.astype(np.int64)
+    triples = n * (n - 1) * (n - 2) // 6
+    # Newton: the triples of three different scores are the third elementary symmetric polynomial of the counts.
+    different = (n**3 - 3 * n * (counts**2).sum(1) + 2 * (counts**3).sum(1)) // 6
+    return None if not triples.sum() else float(1 - different.sum() / triples.sum())
+
+
+def _kappas(
+    ratings: Ratings, one: Int64[np.ndarray, " C"], two: Int64[np.ndarray, " C"]
+) -> tuple[Float64[np.ndarray, " P"], Int64[np.ndarray, " P"]]:
+    """Return the kappa of each pair of people for which it is defined, and how many items they share."""
+    people, levels = int(ratings.person.max(initial=0)) + 1, ratings.levels
+    _, pair = np.unique(ratings.person[one] * people + ratings.person[two], return_inverse=True)
+    cells = (pair * levels + ratings.score[one]) * levels + ratings.score[two]
+    pairs = int(pair.max(initial=-1)) + 1
+    tables = np.bincount(cells, minlength=pairs * levels**2).reshape(pairs, levels, levels).astype(np.int64)
+    shared = tables.sum((1, 2))
+    observed = np.einsum("pll->p", tables) / shared
+    expected = (tables.sum(1) * tables.sum(2)).sum(1) / shared**2
+    known = expected < 1
+    return (observed[known] - expected[known]) / (1 - expected[known]), shared[known]
+
+
+def from_others(ratings: Ratings) -> Float[np.ndarray, " R"]:
+    """Return the distance of each rating from the median of the other ratings of its item; NaN where it is alone."""
+    order = np.lexsort((ratings.score, ratings.item))
+    item, score = ratings.item[order], ratings.score[order].astype(np.float64)
+    _, start, size = np.unique(item, return_index=True, return_counts=True)
+    start, size = np.repeat(start, size), np.repeat(size, size)
+    place = np.arange(len(item)) - start
+
+    def other(rank: Int64[np.ndarray, " R"]) -> Float64[np.ndarray, " R"]:
+        """Return the score of a rank among the others, which skips the rating itself."""
+        return score[np.minimum(start + rank + (rank >= place), len(score) - 1)]
+
+    median = (other(np.maximum(size - 2, 0) // 2) + other((size - 1) // 2)) / 2
+    distances = np.empty(len(item))
+    distances[order] = np.where(size > 1, np.abs(score - median), np.nan)
+    return distances
+
+
+def _mean(values: np.ndarray) -> float | None:
+    return float(values.mean()) if len(values) else None

@@ -1,0 +1,214 @@
+"""Files of collected answers: JSON lines, CSV, a Label Studio export, and `user_inputs.json` of ConViS-Bench.
+
+JSON lines have one answer a line, as `stepdiff.annotate.people.form` describes it. The CSV is for spreadsheets: one
+row for each pair, annotator and category; an answer without scores has one row without a category, and an empty
+`rejected`, `left`, `seconds` or `submitted` is null. A text that a spreadsheet would take for a formula has a quote
+before it.
+"""
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter
+
+from stepdiff.annotate.people.files import checked, first_byte, read_lines, read_text
+from stepdiff.annotate.people.form import Answer, Difference, Kind, answer_of
+from stepdiff.annotate.people.label_studio import answers_of
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import write_pieces, write_text
+from stepdiff.common.io.jsonl import object_line, parse_object
+from stepdiff.common.io.tables import escaped, unescaped
+
+if TYPE_CHECKING:
+    from heads.reporting.grid import Grid
+
+FORMS = "JSON lines or CSV of collected answers, a Label Studio export, or user_inputs.json of ConViS-Bench"
+HEAD = ("pair", "reference", "candidate", "annotator", "kind", "submitted", "left", "seconds", "keystep", "rejected")
+COLUMNS = (*HEAD, "category", "score", "text")
+_CONVIS = {"user_id", "video_pair_id", "user_inputs"}
+_VIDEO = ".mp4"
+_DIFFERENCE = TypeAdapter(Difference).validate_python
+
+
+def latest(answers: Iterable[Answer]) -> list[Answer]:
+    """Return the last answer of each person about each pair, by time and then by order in the file."""
+    last: dict[tuple[str, str, Kind], Answer] = {}
+    for answer in answers:
+        key = (answer.pair, answer.annotator, answer.kind)
+        if key not in last or answer.time >= last[key].time:
+            last[key] = answer
+    return list(last.values())
+
+
+def read_collected(path: str | Path, refused: Callable[[str], None] | None = None) -> list[Answer]:
+    """Return all answers of a file. StepDiffError: a file of no known form, a fault in it, or no answers.
+
+    refused: receives one line for each annotation of a Label Studio export that breaks a rule of the form, which Label
+    Studio does not check; the others are returned. None: the first one raises.
+    """
+    lines: list[str] = []
+    answers = _read(path, None if refused is None else lines.append)
+    if not answers and lines:
+        raise StepDiffError(f"{path}: all its answers are refused ({len(lines):,}); the first: {lines[0]}")
+    if not answers:
+        raise StepDiffError(f"{path}: has no answers; give {FORMS}")
+    if refused is not None:
+        for line in lines:
+            refused(line)
+    clips: dict[str, tuple[str, str]] = {}
+    for answer in answers:
+        both = (answer.reference, answer.candidate)
+        if clips.setdefault(answer.pair, both) != both:
+            raise StepDiffError(f"{path}: the pair {answer.pair!r:.80} has other clips in another answer; rename one")
+    return answers
+
+
+def show_refused(record: dict[str, Any]) -> None:
+    """Print the lines in a command's record about refused answers to standard error."""
+    for line in record["failed"]:
+        print(f"refused: {line}", file=sys.stderr)
+
+
+def show_tables(grids: "Iterable[Grid]") -> None:
+    """Print tables; 160 columns wide where the output is a file."""
+    from rich.console import Console
+
+    from heads.reporting.grid import to_text
+
+    console = Console(markup=False)
+    if not console.is_terminal:
+        console = Console(markup=False, width=160)
+    for grid in grids:
+        console.print(to_text(grid))
+
+
+def _read(path: str | Path, refused: Callable[[str], None] | None) -> list[Answer]:
+    first = first_byte(path)
+    if first == b"{":
+        return list(read_answers(path))
+    if first != b"[":
+        return read_table(path)
+    try:
+        rows = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise StepDiffError(f"{path}: not JSON ({error}); give {FORMS}") from None
+    if all(isinstance(row, dict) and _CONVIS <= row.keys() for row in rows):
+        return _convis(path, rows)
+    if not all(isinstance(row, dict) for row in rows):
+        raise StepDiffError(f"{path}: a list of another form; give {FORMS}")
+    return answers_of(rows, str(path), refused)
+
+
+@contextmanager
+def _at(place: str) -> Iterator[None]:
+    try:
+        yield
+    except StepDiffError as error:
+        raise StepDiffError(f"{place}: {error}") from None
+
+
+# ------------------------------------------------------------------------------------------------- JSON lines
+
+
+def read_answers(path: str | Path) -> Iterator[Answer]:
+    """Yield the answers of a file of JSON lines, one line in memory at a time."""
+    for number, line in read_lines(path):
+        with _at(f"{path}:{number}"):
+            answer = answer_of(parse_object(line))
+        yield answer
+
+
+def write_answers(path: str | Path, answers: Iterable[Answer]) -> None:
+    """Write one line an answer. The file appears whole or not at all."""
+    write_pieces(Path(path), (object_line(asdict(answer)).encode() for answer in answers))
+
+
+# -------------------------------------------------------------------------------------------------------- CSV
+
+
+def write_table(path: str | Path, answers: Iterable[Answer]) -> None:
+    text = io.StringIO()
+    # With another end of lines the module would not quote a text with a lone carriage return.
+    writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\r\n")
+    writer.writeheader()
+    for answer in answers:
+        head = {name: escaped(value) if isinstance(value := getattr(answer, name), str) else value for name in HEAD}
+        for category, one in answer.differences.items():
+            writer.writerow({**head, "category": escaped(category), "score": one.score, "text": escaped(one.text)})
+        if not answer.differences:
+            writer.writerow(head)
+    write_text(Path(path), text.getvalue())
+
+
+def read_table(path: str | Path) -> list[Answer]:
+    """Return the answers of a CSV, in the order of their first rows; rows may be in any order."""
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
+    try:
+        rows = list(reader)
+    except csv.Error as error:
+        raise StepDiffError(f"{path}: row {reader.line_num}: not CSV ({error}); write the file again") from None
+    if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
+        raise StepDiffError(f"{path}: no column {missing[0]!r}; a table of answers has {', '.join(COLUMNS)}")
+    answers: dict[tuple[str, ...], tuple[int, dict[str, Any]]] = {}
+    for number, row in enumerate(rows, 1):
+        place = f"{path}: row {number}"
+        if None in row or None in row.values():
+            raise StepDiffError(f"{place}: has other fields than the {len(reader.fieldnames or ())} columns")
+        row = {name: unescaped(text) for name, text in row.items()}
+        _, differences = answers.setdefault(tuple(row[name] for name in HEAD), (number, {}))
+        if row["category"] in differences:
+            raise StepDiffError(f"{place}: {row['category']!r:.80} of this answer is in an earlier row; keep one")
+        if row["category"]:
+            keys = {"text": row["text"], "score": _number(row["score"])}
+            differences[row["category"]] = checked(_DIFFERENCE, keys, f"{place}: ")
+    read = []
+    for key, (number, differences) in answers.items():
+        head: dict[str, Any] = dict(zip(HEAD, key, strict=True))
+        head |= {name: head[name] or None for name in ("submitted", "left", "rejected")}
+        head["seconds"] = _number(head["seconds"]) if head["seconds"] else None
+        with _at(f"{path}: row {number}"):
+            read.append(answer_of({**head, "differences": differences}))
+    return read
+
+
+def _number(text: str) -> int | float | str:
+    """Return the number in a field, or the field, which is refused later. A spreadsheet may write 5 as 5.0."""
+    try:
+        value = float(text)
+    except ValueError:
+        return text
+    return int(value) if value.is_integer() else value
+
+
+# ----------------------------------------------------------------------------------------------- ConViS-Bench
+
+
+def _convis(path: str | Path, rows: Sequence[dict[str, Any]]) -> list[Answer]:
+    """Return the answers of ConViS-Bench, whose scores have our direction. It has no texts, sides and times of day."""
+    answers = []
+    for number, row in enumerate(rows, 1):
+        pair, scores, seconds = row["video_pair_id"], row["user_inputs"], row.get("execution_time")
+        reference, middle, candidate = str(pair).partition(f"{_VIDEO}-")
+        with _at(f"{path}: answer {number}"):
+            if not middle or not isinstance(scores, dict):
+                raise StepDiffError("expects video_pair_id <clip>.mp4-<clip>.mp4, and user_inputs by concept")
+            numbers = {name: int(score) if str(score).isdecimal() else score for name, score in scores.items()}
+            keys = {
+                "pair": pair,
+                "reference": reference,
+                "candidate": candidate.removesuffix(_VIDEO),
+                "annotator": row["user_id"],
+                "keystep": "",
+                "differences": {name: {"text": "", "score": score} for name, score in numbers.items()},
+                # some of the published ones are negative
+                "seconds": seconds if isinstance(seconds, int | float) and seconds >= 0 else None,
+            }
+            answers.append(answer_of(keys))
+    return answers

@@ -1,0 +1,345 @@
+"""Published data sets of actions, and the clips that they give.
+
+    HT-Step              annotations.json {video: {"subset", "activity", "annotations": [{"id", "segment"}, ...]}},
+                         taxonomy.csv (global_step_index, activity, headline), video_splits.json {subset: [video, ...]}
+    captaincook          github.com/CaptainCook4D/annotations: a step of a recipe, with the mistakes in it
+    egoexo-exo           Ego-Exo4D: what an expert says about the seconds before a moment, in the best exocentric view
+    egoexo-ego           the same in the egocentric view
+    assembly101-fine     Assembly101: fine-grained actions of all views
+    assembly101-coarse   the same with coarse actions
+
+Videos have the paths that the authors use, from the folder of the dataset.
+"""
+
+import csv
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import polars as pl
+from pydantic import BaseModel, TypeAdapter
+
+from stepdiff.annotate.people.files import checked
+from stepdiff.annotate.sources.narration import heard, read_narration
+from stepdiff.common.errors import StepDiffError
+from stepdiff.tasks.benchmarks.captaincook import read_recorded
+from stepdiff.tasks.benchmarks.published_files import Text, read_entries, read_json
+
+SPLITS = ("train", "val", "test")
+T = TypeVar("T")
+
+
+class Step(NamedTuple):
+    activity: str
+    headline: str
+
+
+@dataclass(frozen=True)
+class Segment:
+    clip: str
+    video: str
+    start: float  # seconds
+    end: float
+    step_id: int  # global_step_index
+    step: Step
+    split: str
+
+
+class _Row(BaseModel):
+    id: int
+    segment: Any
+
+
+class _Video(BaseModel):
+    subset: str
+    annotations: list[_Row]
+
+
+_VIDEOS = TypeAdapter(dict[str, _Video]).validate_python
+_SPLITS = TypeAdapter(dict[str, list[str]]).validate_python
+
+
+def read_taxonomy(path: str | Path) -> dict[int, Step]:
+    """Read the steps by global_step_index. StepDiffError: not such a file, or an index twice."""
+    steps: dict[int, Step] = {}
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            for row in csv.DictReader(file):
+                index = int(row["global_step_index"])
+                if index in steps:
+                    raise StepDiffError(f"{path}: step {index} occurs twice; keep one")
+                steps[index] = Step(row["activity"].strip(), row["headline"].strip())
+    except (OSError, UnicodeDecodeError, csv.Error, KeyError, ValueError, AttributeError) as error:
+        raise StepDiffError(f"{path}: no taxonomy of HT-Step ({error!r}); give its taxonomy.csv") from error
+    return steps
+
+
+def read_splits(path: str | Path) -> dict[str, str]:
+    """Read the split (train, val, test) of each video. StepDiffError: another subset, or a video in two splits."""
+    splits: dict[str, str] = {}
+    for subset, videos in _read(path, _SPLITS).items():
+        split = split_of(subset, path)
+        for video in videos:
+            if splits.setdefault(video, split) != split:
+                raise StepDiffError(f"{path}: video {video} is of {splits[video]} and of {split}; keep one")
+    return splits
+
+
+def split_of(subset: str, path: str | Path) -> str:
+    """Return train, val or test: `val_seen` is of val. StepDiffError: another subset."""
+    split = subset.partition("_")[0]
+    if split not in SPLITS:
+        raise StepDiffError(f"{path}: subset {subset!r} is of none of {', '.join(SPLITS)}; correct it")
+    return split
+
+
+def read_annotations(
+    path: str | Path, taxonomy: dict[int, Step], splits: dict[str, str] | None = None
+) -> tuple[list[Segment], Counter[str]]:
+    """Read the usable segments of annotations.json, and the number of others by reason.
+
+    splits: as `read_splits` returns them, which must agree with the file's; None: the file's own subsets count.
+    """
+    segments: dict[str, Segment] = {}
+    unusable = Counter[str]()
+    for video, about in _read(path, _VIDEOS).items():
+        split = split_of(about.subset, path)
+        if splits is not None and splits.get(video) != split:
+            other = splits.get(video, "none")
+            raise StepDiffError(f"{path}: video {video} is of {split} here and of {other} in the splits; correct one")
+        for row in about.annotations:
+            segment = _segment(video, row.segment, row.id, taxonomy, split)
+            if isinstance(segment, str):
+                unusable[segment] += 1
+            elif segment.clip in segments:
+                unusable["its clip has a step already"] += 1
+            else:
+                segments[segment.clip] = segment
+    return list(segments.values()), unusable
+
+
+def read_htstep(
+    annotations: str,
+    taxonomy: str,
+    splits: str | None,
+    narration: str | None,
+    left_out: Counter[str],
+    faults: Counter[str],
+) -> Iterator[pl.DataFrame]:
+    """Yield the segments as one block of clips, with narration; count unusable segments and faults of the narration."""
+    of_videos = None if splits is None else read_splits(splits)
+    segments, unusable = read_annotations(annotations, read_taxonomy(taxonomy), of_videos)
+    left_out.update(unusable)
+    if not segments:
+        raise StepDiffError(f"{annotations}: no segment in it can be used ({dict(unusable) or 'it has none'})")
+    by_video: dict[str, list[Segment]] = {}
+    for segment in segments:
+        by_video.setdefault(segment.video, []).append(segment)
+    spoken = () if narration is None else read_narration(narration, by_video, faults)
+    speech = {one.clip: heard(pieces, one.start, one.end) for video, pieces in spoken for one in by_video[video]}
+    rows = [
+        _row(one.clip, one.video, one.start, one.end)
+        | {"step": one.step.headline, "step_id": one.step_id, "activity": one.step.activity, "split": one.split}
+        | {"narration": speech.get(one.clip, "")}
+        for one in segments
+    ]
+    yield _frame(rows)
+
+
+def _segment(video: str, written: Any, step_id: int, taxonomy: dict[int, Step], split: str) -> Segment | str:
+    try:
+        start, end = map(float, written)
+    except (TypeError, ValueError):
+        return "its segment is not two numbers"
+    if not (math.isfinite(start) and math.isfinite(end) and 0 <= start < end):
+        return "its segment does not end after its start"
+    if step_id not in taxonomy:
+        return "its step is not in the taxonomy"
+    clip = "_".join((video, *map(str, written)))
+    return Segment(clip, video, start, end, step_id, taxonomy[step_id], split)
+
+
+def _read(path: str | Path, validate: Callable[[Any], T]) -> T:
+    """Return what a JSON file of HT-Step has; numbers with a point stay as they are written."""
+    try:
+        keys = json.loads(Path(path).read_text(encoding="utf-8"), parse_float=str)
+    except (OSError, ValueError, RecursionError) as error:
+        raise StepDiffError(f"{path}: no JSON that can be read ({error}); copy it again") from error
+    return checked(validate, keys, f"{path}: ")
+
+
+EGOEXO = "docs.ego-exo4d-data.org"
+ASSEMBLY = "github.com/assembly-101/assembly101-annotations"
+RATE = 30
+"""frames a second, in which Assembly101 counts"""
+BEFORE = 8.0
+"""seconds before a moment that an expert comments, our choice: the annotations have the moment only"""
+TWICE = "actions of an interval that has one already"
+Rows = list[dict[str, Any]]
+
+
+class _Take(BaseModel):
+    take_uid: Text
+    root_dir: Text
+    best_exo: str | None = None
+    frame_aligned_videos: dict[str, dict[str, Any] | None]
+
+
+def _captaincook(folder: Path, seconds: float | None, left_out: Counter[str]) -> Iterator[pl.DataFrame]:
+    for part in SPLITS:
+        recorded = read_recorded(folder, part)
+        left_out.update(recorded.left_out)
+        rows = [
+            _row(step.clip, f"{step.recording}_360p.mp4", step.start, step.end)
+            | {"split": part, "step": step.instruction, "step_id": step.step_id, "activity": step.recipe}
+            | {"mistakes": " ".join(mistake.description.strip() for mistake in step.mistakes)}
+            for step in recorded.steps
+        ]
+        yield _frame(rows)
+
+
+def _egoexo(view: str) -> Callable[[Path, float | None, Counter[str]], Iterator[pl.DataFrame]]:
+    def read(folder: Path, seconds: float | None, left_out: Counter[str]) -> Iterator[pl.DataFrame]:
+        entries = read_entries(folder / "takes.json", EGOEXO, "take", _Take.model_validate)
+        takes = {take.take_uid: take for take in entries}
+        for part in SPLITS:
+            path = folder / "annotations" / f"expert_commentary_{part}.json"
+            if part != "train" and not path.exists():  # test is not public
+                continue
+            rows: Rows = []
+            commentary = read_json(path, EGOEXO)
+            try:
+                for uid, annotations in commentary["annotations"].items():
+                    if uid not in takes or (video := _view(takes[uid], view)) is None:
+                        left_out["takes without this view"] += 1
+                    else:
+                        rows += _commentary(annotations, video, part, seconds or BEFORE, left_out)
+            except (StepDiffError, AttributeError, KeyError, TypeError, ValueError) as error:
+                raise StepDiffError(f"{path}: not expert commentary ({error!r}); get it again from {EGOEXO}") from error
+            yield _frame(rows)
+
+    return read
+
+
+def _view(take: _Take, view: str) -> str | None:
+    """Return the video of a view of a take, from the folder of the dataset; None if it has none."""
+    cameras = take.frame_aligned_videos
+    if view == "exo":
+        camera = (cameras.get(take.best_exo or "") or {}).get("0")
+    else:
+        names = [name for name in cameras if name.lower().startswith("aria")]
+        camera = (cameras[names[0]] or {}).get("rgb") if names else None
+    return None if camera is None else f"{take.root_dir}/{camera['relative_path']}"
+
+
+def _commentary(
+    annotations: Sequence[dict[str, Any]], video: str, part: str, before: float, left_out: Counter[str]
+) -> Rows:
+    said: dict[tuple[float, float], list[str]] = {}
+    activity = ""
+    for annotation in annotations:
+        activity = annotation.get("task_name") or activity
+        for comment in annotation["commentary_data"]:
+            end, text = float(comment["video_time"]), comment.get("text")
+            if comment.get("error") or not isinstance(text, str) or not text.strip():
+                left_out["comments without a transcript"] += 1
+            elif not 0 < end < float("inf"):
+                left_out["comments before the video"] += 1
+            else:
+                said.setdefault((round(max(end - before, 0.0), 3), end), []).append(" ".join(text.split()))
+    name = video.removeprefix("takes/").replace("/frame_aligned_videos", "")
+    return [
+        _row(_id(name, start, end), video, start, end)
+        | {"split": part, "activity": activity, "narration": " ".join(said[start, end])}
+        for start, end in sorted(said)
+    ]
+
+
+def _fine(folder: Path, seconds: float | None, left_out: Counter[str]) -> Iterator[pl.DataFrame]:
+    for part in SPLITS:
+        path = folder / "fine-grained-annotations" / f"{'validation' if part == 'val' else part}.csv"
+        if part != "train" and not path.exists():
+            continue
+        actions: dict[tuple[str, int, int], tuple[str, str]] = {}
+        try:
+            with path.open(encoding="utf-8-sig", newline="") as file:
+                for row in csv.DictReader(file):
+                    place = row["video"], int(row["start_frame"]), int(row["end_frame"])
+                    left_out[TWICE] += place in actions
+                    actions.setdefault(place, (row["action_cls"], row["toy_name"]))
+        except (OSError, csv.Error, KeyError, TypeError, ValueError) as error:
+            raise StepDiffError(f"{path}: not annotations of Assembly101 ({error!r}); see {ASSEMBLY}") from error
+        yield _actions(actions, part, left_out)
+
+
+def _coarse(folder: Path, seconds: float | None, left_out: Counter[str]) -> Iterator[pl.DataFrame]:
+    root = folder / "coarse-annotations"
+    views: dict[str, list[str]] = {}
+    for line in _lines(root / "coarse_seq_views.txt"):
+        sequence, _, view = line.strip().rpartition("/")
+        views.setdefault(sequence, []).append(view)
+    for part in SPLITS:
+        actions: dict[tuple[str, int, int], tuple[str, str]] = {}
+        for kind in ("assembly", "disassembly"):
+            split = root / "coarse_splits" / f"{part}_coarse_{kind}.txt"
+            for line in _lines(split) if part == "train" or split.exists() else ():
+                name, *_, toy = line.rstrip("\n").split("\t")
+                labels = root / "coarse_labels" / name
+                for label in _lines(labels):
+                    start, end, *action = label.split(maxsplit=2)
+                    if not action:
+                        left_out["actions that are withheld"] += 1
+                        continue
+                    for view in views.get(name.removesuffix(".txt"), ()):
+                        video = f"{name.removesuffix('.txt').removeprefix(f'{kind}_')}/{view}"
+                        place = video, int(start), int(end)
+                        left_out[TWICE] += place in actions
+                        actions.setdefault(place, (action[0].strip(), toy))
+        yield _actions(actions, part, left_out)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise StepDiffError(f"{path}: cannot be read ({error}); get it from {ASSEMBLY}") from error
+
+
+def _actions(actions: dict[tuple[str, int, int], tuple[str, str]], part: str, left_out: Counter[str]) -> pl.DataFrame:
+    rows: Rows = []
+    for (name, first, last), (action, toy) in sorted(actions.items()):
+        if not 0 <= first < last:
+            left_out["actions that do not end after their start"] += 1
+            continue
+        start, end = round(first / RATE, 3), round(last / RATE, 3)
+        about = {"split": part, "step": action, "activity": toy}
+        rows.append(_row(_id(name, start, end), f"recordings/{name}", start, end) | about)
+    return _frame(rows)
+
+
+def _id(video: str, start: float, end: float) -> str:
+    return f"{video.rpartition('.')[0]}_{start!r}_{end!r}"
+
+
+def _row(clip: str, video: str, start: float, end: float) -> dict[str, Any]:
+    return {"clip": clip, "video": video, "start": start, "end": end}
+
+
+def _frame(rows: Rows) -> pl.DataFrame:
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+Read = Callable[[Path, float | None, Counter[str]], Iterator[pl.DataFrame]]
+DATASETS: dict[str, Read] = {
+    "captaincook": _captaincook,
+    "egoexo-exo": _egoexo("exo"),
+    "egoexo-ego": _egoexo("ego"),
+    "assembly101-fine": _fine,
+    "assembly101-coarse": _coarse,
+}
+"""name -> reader: takes the folder, the seconds of a clip about a moment (None: BEFORE) and a counter of what it leaves
+out, and yields blocks of clips. StepDiffError: a file is missing or of another form"""

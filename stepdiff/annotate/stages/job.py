@@ -1,0 +1,80 @@
+"""The contract between a stage and the model that does its work, and the options of every stage.
+
+It imports nothing heavy, so that the command lines of stages start fast.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from heads.llm.model import Failure
+from stepdiff.common.cli.options import FailureOptions
+
+SHOWN = 5  # failures in a record
+HINT = "answers so far are kept; run the same command for the rest"  # how to go on after an interrupt
+
+
+Item = Mapping[str, Any]  # `key`, and the fields that the model reads
+Answer = Mapping[str, str] | Failure  # kind -> text, or why there is none
+
+
+@runtime_checkable
+class Annotator(Protocol):
+    """A loaded model that answers the items of a stage."""
+
+    @property
+    def busy(self) -> float:
+        """Seconds that its model has worked so far."""
+
+    def annotate(self, items: Sequence[Item]) -> Iterator[tuple[str, Answer]]:
+        """Yield key and answer of every item, in any order. StepDiffError: the remaining items cannot be answered."""
+
+
+@runtime_checkable
+class Job(Protocol):
+    """What a worker receives: all that it needs to load an Annotator, in a few bytes."""
+
+    def provenance(self) -> dict[str, Any]:
+        """Return what determines the answers: model, sha256 of weights and prompt, sampling, inputs."""
+
+    def load(self, device: str, threads: int) -> Annotator:
+        """Load the model on `device` (cpu or cuda), with at most `threads` CPU threads."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageOptions(FailureOptions):
+    store: str
+    """feature store; answers are written into its folder"""
+    retry_failed: bool = False
+    """try items again that failed in an earlier run"""
+    workers: int | None = None
+    """processes that each load the model; null: one a GPU, else one for up to eight CPUs"""
+    device: str = "auto"
+    """where the model computes: auto, cpu, cuda"""
+    address: str | None = None
+    """Ray cluster to join, auto or HOST:6379; null: RAY_ADDRESS, else Ray is started on this machine"""
+
+    @property
+    def served(self) -> bool:
+        """Whether the model computes at a server, so that no worker needs a GPU."""
+        return False
+
+
+def plain(text: str) -> str:
+    """Return the text without halves of surrogate pairs and NUL, which UTF-8 or readers of files refuse."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "").strip()
+
+
+def show(record: dict[str, Any]) -> None:
+    print("{stage} {version}: {done} of {asked} done in {seconds:.0f} s, {already} there already".format(**record))
+    if record["busy"] is not None:
+        print(f"the model was busy {record['busy']:.1%} of the workers' {record['working']:.0f} s")
+    for failure in record["failures"]:
+        print("  failed: {key}: {reason}".format(**failure))
+    if record["failed"] > SHOWN:
+        print(f"  ... and {record['failed'] - SHOWN} more, in {record['folder']}/failures")
+    if record["failed"]:
+        print(f"{record['failed']} failed; fix the cause and run it again with --retry-failed")
+    if record["absent"]:
+        print(f"{record['absent']} are not done: run the same command again")
+    print(f"texts: {record['folder']}")

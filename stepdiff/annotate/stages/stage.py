@@ -1,0 +1,311 @@
+"""A stage over many items: in shards, on Ray workers that load the model once, each item answered once.
+
+Guarantees
+- an answered item is never answered again, a failed one only with `--retry-failed`
+- a killed run continues where it stopped, and ends with the same answers; a worker loses those of its last ten seconds
+- memory depends on the size of a block of the catalog, not on the number of items
+"""
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import polars as pl
+
+from stepdiff.annotate.stages.job import SHOWN, Annotator, Answer, Failure, Item, Job, StageOptions, plain
+from stepdiff.annotate.stages.versions import SCHEMA, Version
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import make_folder
+from stepdiff.common.io.locks import locked
+from stepdiff.common.io.sealed import copied
+from stepdiff.common.progress import progress, say
+from stepdiff.common.workers.cluster import connected, refuse_relative
+from stepdiff.common.workers.pool import WorkerPool, has_gpu, pool_size
+from store import Store
+from store.io.status import REASONS
+
+_COMMIT_EVERY = 10.0  # seconds
+
+
+@dataclass(frozen=True)
+class StageWorkerOptions:
+    store: str  # folder or URL
+    stage: str
+    version: str  # name of the version that is written
+    job: Job
+    device: str | None  # None is a GPU if the worker has one
+    cpus: int  # threads of the model
+
+
+@dataclass(frozen=True)
+class Task:
+    shard: int
+    rows: tuple[Item, ...]
+    failures: tuple[str, ...] = field(default=(), init=False)  # unknown before the work
+
+
+@dataclass(frozen=True)
+class Answered:
+    shard: int
+    error: str | None = None  # why items were not answered
+    done: int = 0  # items answered
+    busy: float = 0.0  # seconds that the model worked
+    seconds: float = 0.0  # seconds that the shard took
+
+
+class Worker:
+    """A Ray actor that answers one shard after another; a second thread may call `finished`."""
+
+    def __init__(self, options: StageWorkerOptions) -> None:
+        self._options, self._finished = options, 0
+
+    def run(self, task: Task) -> Answered:
+        """Answer a shard, or what a worker that died left of it, and commit the answers also when the model fails."""
+        try:
+            return self._answer(task, self._annotator)
+        except StepDiffError as error:
+            return Answered(task.shard, error=str(error))
+        finally:
+            self._finished = 0
+
+    def finished(self) -> int:
+        return self._finished
+
+    def _answer(self, task: Task, annotator: Annotator) -> Answered:
+        begin, busy = time.monotonic(), annotator.busy
+        shard = _Shard(self._version, task.shard)
+        rows = [row for row in task.rows if row["key"] not in shard.answered]  # by a worker that died
+        self._finished = len(task.rows) - len(rows)
+        error = None
+        try:
+            with shard.saved_regularly():
+                for key, answer in annotator.annotate(rows):
+                    shard.add(key, answer)
+                    self._finished += 1
+        except StepDiffError as problem:
+            error = str(problem)
+        finally:  # after any other error too, such as a GPU without memory
+            shard.commit()
+        worked, seconds = annotator.busy - busy, time.monotonic() - begin
+        return Answered(task.shard, error=error or shard.passing, done=shard.done, busy=worked, seconds=seconds)
+
+    @cached_property
+    def _version(self) -> Version:
+        options = self._options
+        version = Version(Store.open(options.store), options.stage, options.job.provenance())
+        if version.name != options.version:
+            why = f"the model's files on host {socket.gethostname()} are not those that the run began with"
+            raise StepDiffError(f"{options.stage}: {why}; make them the same")
+        return version
+
+    @cached_property
+    def _annotator(self) -> Annotator:
+        import torch
+
+        options = self._options
+        torch.set_num_threads(options.cpus)
+        device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        return options.job.load(device, options.cpus)
+
+
+class _Shard:
+    def __init__(self, version: Version, number: int) -> None:
+        self._version, self._number = version, number
+        self._rows = [version.shard(number)]
+        self.answered = set(self._rows[0]["key"])
+        self._failed = {row["key"]: row["reason"] for row in version.shard_failures(number).iter_rows(named=True)}
+        self.done = 0
+        self.passing: str | None = None  # why items were not answered that the next run tries again
+        self._lock = threading.Lock()
+        self._changed = False  # since the last commit
+
+    def add(self, key: str, answer: Answer) -> None:
+        if isinstance(answer, Failure) and answer.passing:
+            self.passing = self.passing or plain(answer.reason)
+            return
+        with self._lock:
+            self._changed = True
+            if isinstance(answer, Failure):
+                self._failed[key] = plain(answer.reason)
+                return
+            self.done += 1
+            self._failed.pop(key, None)
+            rows = [(key, kind, plain(text), self._version.line) for kind, text in answer.items()]
+            self._rows.append(pl.DataFrame(rows, schema=SCHEMA, orient="row"))
+
+    def commit(self) -> None:
+        with self._lock:
+            if not self._changed:
+                return
+            self._rows = [pl.concat(self._rows)]
+            failed = pl.DataFrame(list(self._failed.items()), schema=REASONS, orient="row")
+            self._version.write(self._number, self._rows[0], failed)
+            self._changed = False
+
+    @contextmanager
+    def saved_regularly(self) -> Iterator[None]:
+        """Commit every _COMMIT_EVERY seconds within this block, however long one call of the model takes."""
+        stop = threading.Event()
+
+        def save() -> None:
+            while not stop.wait(_COMMIT_EVERY):
+                with suppress(StepDiffError):  # the commit at the end meets the error again, and raises it
+                    self.commit()
+
+        thread = threading.Thread(target=save, name="save", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+
+SHARD = 256  # rows of a shard
+CPUS = 8  # of a worker without a GPU, at most
+
+
+@dataclass(frozen=True)
+class Items:
+    """Items of a stage, shard by shard: memory for all of them is never needed."""
+
+    blocks: Callable[[], Iterable[pl.DataFrame]]
+    """returns the items by rising row, in blocks: `key`, `row` (its permanent place, which decides its shard) and more;
+    called for every pass over them"""
+    complete: Callable[[int, pl.DataFrame], pl.DataFrame] = lambda shard, rows: rows
+    """adds the fields that the job's model reads to the items of a shard that are to be answered"""
+
+    @classmethod
+    def of(cls, items: "pl.DataFrame | Items") -> "Items":
+        return items if isinstance(items, Items) else cls(lambda: [items.sort("row")])
+
+    def shards(self) -> Iterator[tuple[int, pl.DataFrame]]:
+        left: pl.DataFrame | None = None
+        for block in self.blocks():
+            if left is not None:
+                block = pl.concat([left, block])
+            shards = [rows for _, rows in block.group_by(pl.col("row") // SHARD, maintain_order=True)]
+            yield from ((int(rows["row"][0]) // SHARD, rows) for rows in shards[:-1])
+            left = copied(shards[-1]) if shards else None
+        if left is not None:
+            yield int(left["row"][0]) // SHARD, left
+
+
+def run_stage(options: StageOptions, name: str, job: Job, items: pl.DataFrame | Items) -> dict[str, Any]:
+    """Answer the items of stage `name` that have no answer yet; return what `stepdiff.annotate.stages.job.show` prints.
+
+    StepDiffError: another run writes the version, no cluster answers, or the store is a snapshot.
+    """
+    store = Store.open(options.store)
+    if store.at is not None:
+        raise StepDiffError(f"snapshot {store.at} of {store.path} is not annotated: give the store without @{store.at}")
+    if not store.path.remote:
+        refuse_relative([("--store", options.store)])
+    version, items = Version(Store.open(absolute(options.store)), name, job.provenance()), Items.of(items)
+    make_folder(version.folder)
+    begin = time.monotonic()
+    done, working, busy = 0, 0.0, 0.0
+    errors: dict[str, None] = {}
+    with locked(version.folder / "lock.json", wait=False):
+        version.create()
+        shards = [rows.height for _, rows in unanswered(version, items, options.retry_failed)]
+        tasks = pending(version, items, options.retry_failed)
+        for outcome in _work(options, version, job, tasks, len(shards), sum(shards)) if shards else ():
+            done, working, busy = done + outcome.done, working + outcome.seconds, busy + outcome.busy
+            errors |= {outcome.error: None} if outcome.error else {}
+        record: dict[str, Any] = {
+            "stage": name,
+            "version": version.name,
+            "folder": str(version.folder),
+            **_counts(version, items, done),
+            "allowed": options.allow_failed,
+            "seconds": round(time.monotonic() - begin, 3),
+            "working": round(working, 3),
+            "busy": round(busy / working, 4) if working else None,
+            "errors": list(errors),
+        }
+    return record
+
+
+def unanswered(version: Version, items: Items, retry_failed: bool) -> Iterator[tuple[int, pl.DataFrame]]:
+    """Yield the number and the unanswered items of every shard that has some, in order."""
+    for number, rows in items.shards():
+        rows = rows.join(version.shard(number), on="key", how="anti", maintain_order="left")
+        if not retry_failed:
+            rows = rows.join(version.shard_failures(number), on="key", how="anti", maintain_order="left")
+        if rows.height:
+            yield number, rows
+
+
+def pending(version: Version, items: pl.DataFrame | Items, retry_failed: bool) -> Iterator[Task]:
+    """Yield the tasks of the shards with unanswered items, in order."""
+    items = Items.of(items)
+    for number, rows in unanswered(version, items, retry_failed):
+        yield Task(number, tuple(items.complete(number, rows).drop("row").to_dicts()))
+
+
+def _work(
+    options: StageOptions, version: Version, job: Job, tasks: Iterator[Task], count: int, total: int
+) -> Iterator[Answered]:
+    """Run all tasks on Ray; yield their outcomes. count: their shards; total: their items."""
+    device = None if options.device == "auto" else options.device
+    with connected(options.address, "stepdiff.annotate") as joined:
+        gpu = not options.served and has_gpu(device, joined)
+        workers, cpus = pool_size(options.workers, CPUS, gpu, joined)
+        of_workers = StageWorkerOptions(absolute(options.store), version.stage, version.name, job, device, cpus)
+        pool = WorkerPool(
+            Worker, of_workers, gpu, lambda shard, why: Answered(shard, error=why), joined=joined, unit="items"
+        )
+        with progress(version.stage, total, "items") as advance:
+            for outcome in pool.run(tasks, min(workers, count), advance):
+                yield outcome
+                if outcome.error:
+                    say(f"error: {outcome.error}")
+
+
+def _counts(version: Version, items: Items, done: int) -> dict[str, Any]:
+    """Count the items that have an answer, a failure or neither; `done` are those that this run answered."""
+    asked = answered = failed = 0
+    failures: list[dict[str, str]] = []
+    for number, rows in items.shards():
+        asked += rows.height
+        answered += rows.join(version.shard(number), on="key", how="semi").height
+        shard_failures = rows.select("key").join(version.shard_failures(number), on="key", maintain_order="left")
+        failed += shard_failures.height
+        failures += shard_failures.head(SHOWN - len(failures)).to_dicts()
+    absent = asked - answered - failed
+    counts = {"asked": asked, "done": done, "already": answered - done, "failed": failed, "absent": absent}
+    return {**counts, "failures": failures}
+
+
+def absolute(store: str) -> str:
+    """Return the absolute path or URL of a store, with its `@NAME`, for workers in another working folder."""
+    opened = Store.open(store)
+    return Store.open(opened.path.expanduser().absolute(), at=opened.at).location
+
+
+def clip_blocks(store: Store, split: str | None, columns: Sequence[str] = ()) -> Iterator[pl.DataFrame]:
+    """Yield `key`, `row` and `columns` of the clips of a split (None: all), in the store's order and in blocks.
+
+    StepDiffError: no such column, or no clips.
+    """
+    schema = store.catalog("clips").schema()
+    wanted = [*columns, *(["split"] if split is not None else [])]
+    if missing := [name for name in wanted if name not in schema]:
+        raise StepDiffError(f"{store.path}: no column {missing[0]!r} in its catalog; featurize a manifest that has it")
+    dtypes = {name: schema[name] for name in ("key", *wanted, *(["step"] if "step" in schema else []))}
+    empty = True
+    for block in store.catalog("clips").blocks(pl.DataFrame(schema=dtypes)):
+        if "step" in schema:
+            block = block.filter(pl.col("step").is_not_null())
+        if split is not None:
+            block = block.filter(pl.col("split") == split)
+        empty = empty and block.is_empty()
+        yield block.select("key", "row", *columns)
+    if empty:
+        raise StepDiffError(f"{store.path}: no clips{f' of split {split!r}' if split else ''}; featurize some")

@@ -1,0 +1,26 @@
+"""Pages in a browser: explore clips, ask about pairs, compare methods, annotate differences.
+
+Names are imported when they are first used.
+"""
+
+import stepdiff
+
+stepdiff.enter("stepdiff.app")
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from stepdiff.app.server import create_app
+    from stepdiff.app.site import Site
+    from stepdiff.common.errors import StepDiffError
+
+__all__ = ["Site", "StepDiffError", "create_app"]
+
+__getattr__ = stepdiff.lazy(
+    __name__,
+    {
+        "stepdiff.app.server": ("create_app",),
+        "stepdiff.app.site": ("Site",),
+        "stepdiff.common.errors": ("StepDiffError",),
+    },
+)

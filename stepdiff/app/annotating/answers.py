@@ -1,0 +1,272 @@
+"""Collected answers: progress, disagreements and their decisions, and answers of other tools.
+
+Guarantees
+- an answer appears once, as it was submitted last
+- imported answers keep the rules of the form and those of assignment; importing a file twice changes nothing
+"""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from statistics import median, median_high
+from typing import Any
+
+from sqlalchemy import Connection, case, func, select
+
+from stepdiff.annotate.people.form import HIGHEST, Answer, Form, answer_of
+from stepdiff.annotate.people.label_studio import CORRECT, SKIPPED
+from stepdiff.annotate.people.task import Task
+from stepdiff.app.annotating.events import adjudications, assignments, pair_key, pairs, people, record, utc
+from stepdiff.app.annotating.messages import Adjudication
+from stepdiff.app.annotating.people import MOST_NAME, Person, checked_name, named
+from stepdiff.app.annotating.people import add as add_person
+from stepdiff.app.annotating.work import free_slot
+from stepdiff.app.site import UnknownError
+from stepdiff.common.errors import StepDiffError
+
+OTHER_WAY = "(Video 1 compared with Video 2) "
+"""begins a text of a decision that says how the reference differs from the candidate"""
+
+
+@dataclass(frozen=True)
+class OwnProgress:
+    """Progress of one person."""
+
+    submitted: int
+    training: int
+    open: int
+    last: float | None
+    """time of the last change, in seconds since 1970"""
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """A pair about which people disagree."""
+
+    pair: str
+    reference: str
+    candidate: str
+    people: int
+    spread: int
+    """largest distance of two scores of a category"""
+    widest: str | None
+    """the category that has it"""
+    rejections: int
+    adjudicated: bool
+
+
+def collected(connection: Connection) -> Iterator[Answer]:
+    """Yield the submitted answers in the order of submission, and then the adjudications."""
+    submitted = assignments.c.state == "submitted"
+    final = select(adjudications.c.answer).order_by(adjudications.c.event)
+    rows = select(assignments.c.answer).where(submitted).order_by(assignments.c.done)
+    for query in (rows, final):
+        for row in connection.execute(query):
+            yield answer_of(json.loads(row.answer))
+
+
+def totals(connection: Connection, per_pair: int) -> dict[str, int]:
+    """Return the progress of all work, where `per_pair` people annotate each pair, by the names of the admin page."""
+    listed = pairs.c.place.is_not(None)
+    complete = func.count(case((pairs.c.taken >= per_pair, 1)))
+    row = connection.execute(select(func.count().label("all"), complete.label("complete")).where(listed)).one()
+    work = assignments.c.kind == "work"
+    counts = select(assignments.c.state, func.count().label("number")).where(work).group_by(assignments.c.state)
+    states = {row.state: row.number for row in connection.execute(counts)}
+    return {
+        "pairs": row.all,
+        "complete": row.complete,  # as many people as asked submitted or work on them
+        "wanted": row.all * per_pair,  # answers
+        "submitted": states.get("submitted", 0),
+        "open": states.get("open", 0),
+        "adjudicated": connection.execute(select(func.count()).select_from(adjudications)).scalar_one(),
+    }
+
+
+def progress(connection: Connection) -> dict[int, OwnProgress]:
+    """Return the progress of each person who has assignments."""
+    other = assignments.alias()
+    latest = select(other.c.touched).where(other.c.person == assignments.c.person).order_by(other.c.last.desc())
+    submitted, training = assignments.c.state == "submitted", assignments.c.kind == "training"
+    columns = (
+        func.count(case((submitted & ~training, 1))).label("submitted"),
+        func.count(case((submitted & training, 1))).label("training"),
+        func.count(case((assignments.c.state == "open", 1))).label("open"),
+        latest.limit(1).label("last"),
+    )
+    rows = connection.execute(select(assignments.c.person, *columns).group_by(assignments.c.person))
+    return {row.person: OwnProgress(row.submitted, row.training, row.open, row.last) for row in rows}
+
+
+def own_progress(connection: Connection, person: int, per_pair: int) -> tuple[int, int, float | None]:
+    """Return how many pairs of work and gold a person submitted, how many are left, and median seconds of the last 50.
+
+    Left are the open ones, and those of the work that the person has not had and that are not complete.
+    """
+    mine = (assignments.c.person == person) & (assignments.c.kind != "training")
+    submitted = mine & (assignments.c.state == "submitted")
+    count = connection.execute(select(func.count()).where(submitted)).scalar_one()
+    begun = connection.execute(select(func.count()).where(mine, assignments.c.state == "open")).scalar_one()
+    free = pairs.c.place.is_not(None) & (pairs.c.taken < per_pair)
+    had = select(func.count()).select_from(assignments).join(pairs, pairs.c.pair == assignments.c.pair)
+    had = had.where(mine, free, assignments.c.state != "expired")
+    left = connection.execute(select(func.count()).where(free)).scalar_one() - connection.execute(had).scalar_one()
+    last = select(assignments.c.answer).where(submitted).order_by(assignments.c.done.desc()).limit(50)
+    times = [json.loads(answer)["seconds"] for answer in connection.execute(last).scalars()]
+    seconds = [time for time in times if time is not None]
+    return count, begun + left, median_high(seconds) if seconds else None
+
+
+def disagreements(collected: list[Answer]) -> list[Disagreement]:
+    """Return the pairs of work with different scores or both rejections and scores, the widest first."""
+    by_pair: dict[str, list[Answer]] = defaultdict(list)
+    adjudicated = {answer.pair for answer in collected if answer.kind == "adjudication"}
+    for answer in collected:
+        if answer.kind == "work":
+            by_pair[answer.pair].append(answer)
+    rows = []
+    for pair, given in by_pair.items():
+        scores: dict[str, list[int]] = defaultdict(list)
+        for answer in given:
+            for name, difference in answer.differences.items():
+                scores[name].append(difference.score)
+        spreads = {name: max(each) - min(each) for name, each in scores.items()}
+        widest = max(spreads, key=lambda name: spreads[name], default=None)
+        spread = 0 if widest is None else spreads[widest]
+        rejections = sum(answer.rejected is not None for answer in given)
+        if spread or 0 < rejections < len(given):
+            reference, candidate, done = given[0].reference, given[0].candidate, pair in adjudicated
+            rows.append(Disagreement(pair, reference, candidate, len(given), spread, widest, rejections, done))
+    return sorted(rows, key=lambda row: (row.adjudicated, -row.spread, -row.rejections, row.pair))
+
+
+def people_of(connection: Connection, shown: Sequence[str]) -> dict[str, tuple[list[str], list[str]]]:
+    """Return for pairs the names of the people who submitted them, and of those who work on them."""
+    keys = {pair_key(pair): pair for pair in shown}
+    query = select(assignments.c.pair, assignments.c.state, people.c.name)
+    query = query.join(people, people.c.id == assignments.c.person).where(assignments.c.pair.in_(keys))
+    names: dict[str, tuple[list[str], list[str]]] = {pair: ([], []) for pair in shown}
+    for row in connection.execute(query.order_by(assignments.c.id)):
+        if row.state in ("submitted", "open"):
+            names[keys[row.pair]][row.state == "open"].append(row.name)
+    return names
+
+
+def suggestion(collected: Sequence[Answer], task: Form) -> dict[str, Any]:
+    """Return the form to begin a decision with, which can be confirmed as it is: the last decision, or what people say.
+
+    That is a rejection where at least half of them reject. Else it has the median score of each category with the text
+    of the nearest score, where the median is below 5. Texts say how the candidate differs from the reference, unless
+    all of them were written the other way; one of several that was begins with OTHER_WAY.
+    """
+    decided = [answer for answer in collected if answer.kind == "adjudication"]
+    answers = decided[-1:] or list(collected)
+    accepting = [answer for answer in answers if answer.rejected is None]
+    rejected = None
+    if 2 * len(accepting) <= len(answers) and answers:
+        known = Counter(answer.rejected for answer in answers if answer.rejected in task.reject_reasons)
+        rejected = max(known, key=lambda reason: known[reason], default=task.reject_reasons[-1])
+    chosen, scores = {}, {}
+    for name in task.names:
+        given = [answer for answer in accepting if name in answer.differences]
+        if given:
+            score = scores[name] = int(median(answer.differences[name].score for answer in given))
+            described = [answer for answer in given if answer.differences[name].text.strip()]
+            if described and (decided or score < HIGHEST):
+                chosen[name] = min(described, key=lambda answer: abs(answer.differences[name].score - score))
+    turned = bool(chosen) and all(answer.left == "candidate" for answer in chosen.values())
+    texts = {name: answer.differences[name].text for name, answer in chosen.items()}
+    if not turned:
+        texts |= {name: OTHER_WAY + texts[name] for name, answer in chosen.items() if answer.left == "candidate"}
+    return {
+        "keystep": next((answer.keystep for answer in [*accepting, *answers] if answer.keystep), ""),
+        "texts": texts,
+        "scores": scores,
+        "rejected": rejected,
+        "left": "candidate" if turned else "reference",
+    }
+
+
+class FaultsError(StepDiffError):
+    """An answer that breaks rules of the form: `fields` and the sentences about them."""
+
+    def __init__(self, faults: list[tuple[str, str]]) -> None:
+        super().__init__(" ".join(sentence for _, sentence in faults))
+        self.fields = dict(faults)
+
+
+def take(
+    connection: Connection,
+    task: Task,
+    answers: Iterable[tuple[str, Answer]],
+    by: Person,
+    now: float,
+    refused: Callable[[str], None],
+) -> Counter[str]:
+    """Add answers, each with its place in the file; return how many were taken, and left out for each reason.
+
+    refused: receives one line for each answer that breaks a rule of the form.
+    """
+    counts: Counter[str] = Counter()
+    for place, answer in answers:
+        if not task.knows(answer):
+            counts["not a pair of the task"] += 1
+        elif answer.rejected != SKIPPED and (broken := task.problems(answer)):
+            refused(f"{place}: {' '.join(broken)} {CORRECT}")
+        else:
+            counts[_take(connection, task, answer, by, now)] += 1
+    return counts
+
+
+def _take(connection: Connection, task: Task, answer: Answer, by: Person, now: float) -> str:
+    key, values = pair_key(answer.pair), asdict(answer)
+    if answer.kind == "adjudication":
+        known = connection.execute(select(adjudications.c.answer).where(adjudications.c.pair == key)).scalar()
+        if known is not None:
+            return "adjudicated already"
+        record(connection, "adjudicated", now, by.id, answer=values)
+        return "taken"
+    try:
+        name = checked_name(answer.annotator)
+    except StepDiffError:
+        return f"the annotator's name does not have 1 to {MOST_NAME} printable characters"
+    person = named(connection, name)
+    if person is None:
+        person, _ = add_person(connection, answer.annotator, now, origin="import", by=by.id)
+    mine = (assignments.c.person == person.id) & (assignments.c.pair == key)
+    if connection.execute(select(assignments.c.id).where(mine)).first() is not None:
+        return "answered by the same person already"
+    kind = "gold" if answer.pair in task.gold.by_id else "training" if answer.pair in task.training.by_id else "work"
+    slot = free_slot(connection, key, task.people) if kind == "work" else None
+    if slot is None and kind == "work":
+        return "answered by enough people already"
+    record(connection, "imported", now, by.id, id=person.id, slot=slot, answer={**values, "kind": kind})
+    return "taken"
+
+
+def adjudicate(connection: Connection, task: Task, by: Person, decision: Adjudication, now: float) -> Answer:
+    """Record the answer that decides about a pair; its texts say how the other clip differs from the `left` one.
+
+    Raises:
+        UnknownError: The task has no such pair.
+        FaultsError: The answer breaks rules of the task.
+    """
+    pair = task.by_id.get(decision.pair)
+    if pair is None:
+        raise UnknownError(f"the task has no pair {decision.pair!r:.200}")
+    about = {
+        "pair": pair.id,
+        "reference": pair.reference,
+        "candidate": pair.candidate,
+        "annotator": by.name,
+        "left": decision.left,
+        "submitted": utc(now),
+        "kind": "adjudication",
+    }
+    texts = {name: decision.texts.get(name, "") for name in decision.scores}
+    answer = answer_of(about | task.filled(decision.keystep, texts, decision.scores, decision.rejected))
+    if faults := list(task.faults(answer)):
+        raise FaultsError(faults)
+    record(connection, "adjudicated", now, by.id, answer=asdict(answer))
+    return answer

@@ -1,0 +1,137 @@
+"""Where annotations are kept: SQLite or PostgreSQL, with one writer at a time.
+
+Guarantees
+- processes on one database assign no pair too often and lose nothing: one transaction writes at a time, and is there
+  whole or not at all, also after SIGKILL
+- a database of an earlier version is updated where it is opened
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, func, inspect, make_url, select
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
+
+from stepdiff.app.annotating.events import METADATA, protect_events, rebuild
+from stepdiff.app.site import RefusedError
+from stepdiff.common.errors import StepDiffError
+
+URLS = "sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME"
+WAIT = 30.0
+"""seconds for which a writer waits for another process"""
+_LOCK = 0x57E9D1FF  # key of PostgreSQL's advisory lock
+
+
+class Database:
+    """An open database. Make it with `open`."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._lock = threading.Lock()  # a waiting thread takes no turn of SQLite's polling
+        self.postgres = engine.dialect.name == "postgresql"
+
+    @classmethod
+    def open(cls, url: str) -> "Database":
+        """Open a database, `sqlite:///PATH` or `postgresql+psycopg://USER:PASSWORD@HOST/NAME`, and create its tables.
+
+        Raises:
+            StepDiffError: Not such a URL, a missing package, or a database that does not answer.
+        """
+        try:
+            parsed = make_url(url)
+            shown = parsed.render_as_string(hide_password=True)
+            if parsed.get_backend_name() not in ("sqlite", "postgresql"):
+                raise StepDiffError(f"database: {shown} is none of {URLS}")
+            if parsed.get_backend_name() == "postgresql":
+                engine = create_engine(parsed, pool_size=8, max_overflow=40, pool_pre_ping=True)
+            else:
+                engine = create_engine(parsed, pool_size=8, max_overflow=40, connect_args={"timeout": WAIT})
+                event.listen(engine, "connect", _prepare)
+                event.listen(engine, "begin", _begin)
+        except ArgumentError:
+            raise StepDiffError(f"database: not a URL such as {URLS}") from None
+        except (ImportError, NoSuchModuleError) as error:
+            raise StepDiffError(f"database: {error}: pip install 'stepdiff[postgres]', and give {URLS}") from None
+        database = cls(engine)
+        try:
+            with database._locked() as connection:
+                _create(connection)
+        except DBAPIError as error:
+            why = str(error.orig).strip().partition("\n")[0]
+            raise StepDiffError(f"database: {shown} cannot be opened ({why})") from None
+        return database
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """Yield a connection for reading: it sees one state of the database."""
+        try:
+            with self._engine.connect() as connection, connection.begin():
+                yield connection
+        except OperationalError as error:
+            raise _unavailable(error) from error
+
+    @contextmanager
+    def write(self, durable: bool = True) -> Iterator[Connection]:
+        """Yield a connection of the only transaction that writes; it is committed at the end of the block.
+
+        durable: it survives a power failure; else the end of the process, and is faster.
+        """
+        try:
+            with self._locked(durable) as connection:
+                yield connection
+        except OperationalError as error:
+            raise _unavailable(error) from error
+
+    @contextmanager
+    def _locked(self, durable: bool = True) -> Iterator[Connection]:
+        with self._lock, self._engine.connect() as connection:
+            connection.execution_options(writes=True, durable=durable)
+            with connection.begin():
+                if self.postgres:
+                    connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
+                    if not durable:
+                        connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
+                yield connection
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+
+def _create(connection: Connection) -> None:
+    """Create the tables, or bring those of an earlier version up to date."""
+    known = inspect(connection)
+    new = not known.has_table("events")
+    earlier = not new and "last" not in {column["name"] for column in known.get_columns("assignments")}
+    METADATA.create_all(connection)
+    if earlier:
+        rebuild(connection)
+    if new or earlier:
+        protect_events(connection)
+
+
+def default_url(task: Path) -> str:
+    return f"sqlite:///{task.with_suffix('.db').absolute()}"
+
+
+def _prepare(connection: Any, record: object) -> None:
+    connection.isolation_level = None  # `_begin` begins transactions
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute(f"PRAGMA busy_timeout={int(WAIT * 1000)}")
+
+
+def _begin(connection: Connection) -> None:
+    """Begin a transaction of SQLite: a writer takes the lock at once, so that what it reads stays true."""
+    options = connection.get_execution_options()
+    if options.get("writes"):
+        connection.exec_driver_sql(f"PRAGMA synchronous={'FULL' if options.get('durable') else 'NORMAL'}")
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    else:
+        connection.exec_driver_sql("BEGIN")
+
+
+def _unavailable(error: OperationalError) -> RefusedError:
+    why = str(error.orig).strip().partition("\n")[0]
+    return RefusedError(f"the database does not answer ({why}): try again", status=503, retry_after=2)

@@ -1,0 +1,185 @@
+"""A task, its database and its limits, opened once for a server; and who sends a request: the token in a cookie.
+
+Guarantees
+- the cookie is HttpOnly and SameSite=Strict, and Secure where the public URL is https
+- too many requests of a person, or guesses of an address, are 429, and others are not concerned
+"""
+
+import json
+import math
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import Response
+from sqlalchemy import Connection, delete, insert, select, update
+
+from stepdiff.annotate.people.task import Task, read_task
+from stepdiff.app.annotating import people
+from stepdiff.app.annotating.database import Database, default_url
+from stepdiff.app.annotating.events import events, pair_key, pairs, record
+from stepdiff.app.annotating.people import Person, Role
+from stepdiff.app.annotating.work import Assigner
+from stepdiff.app.site import RefusedError
+
+PERSON_RATE, PERSON_BURST = 40.0, 120.0
+"""requests of a person in a second, and at once"""
+ADDRESS_RATE, ADDRESS_BURST = 5.0, 60.0
+"""requests of an address that are not of a person who signed in"""
+_BATCH = 1000
+_KEYS = 10_000
+
+
+class Limit:
+    """How many requests each of many keys may send: a bucket that is filled at a constant rate.
+
+    The keys are bounded, however many addresses send requests: the one that was used longest ago goes first.
+    """
+
+    def __init__(self, rate: float, burst: float, clock: Callable[[], float] = time.monotonic) -> None:
+        """Pass `rate` requests a second on average, and `burst` at once."""
+        self._rate, self._burst, self._clock = rate, burst, clock
+        self._lock = threading.Lock()
+        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()  # key -> requests left, and when
+
+    def take(self, key: str) -> int:
+        """Take one request; return 0, or after how many seconds there is one again."""
+        now = self._clock()
+        with self._lock:
+            left, at = self._left.pop(key, (self._burst, now))
+            left = min(self._burst, left + (now - at) * self._rate)
+            passed = left >= 1
+            self._left[key] = (left - 1 if passed else left, now)
+            while len(self._left) > _KEYS:
+                self._left.popitem(last=False)
+        return 0 if passed else math.ceil((1 - left) / self._rate)
+
+
+@dataclass(frozen=True)
+class Annotating:
+    """What the annotation pages use. Make it with `open`."""
+
+    task: Task
+    database: Database
+    assigner: Assigner
+    new_admin: str | None
+    """token of the admin link, where this start made it"""
+    clock: Callable[[], float] = time.time
+    persons: Limit = field(default_factory=lambda: Limit(PERSON_RATE, PERSON_BURST))
+    addresses: Limit = field(default_factory=lambda: Limit(ADDRESS_RATE, ADDRESS_BURST))
+
+    @classmethod
+    def open(cls, path: Path, url: str | None = None, clock: Callable[[], float] = time.time) -> "Annotating":
+        """Open a task, a YAML file, and its database, by default an SQLite file next to the task.
+
+        Raises:
+            StepDiffError: The task cannot be read, or the database cannot be opened.
+        """
+        task = read_task(path)
+        database = Database.open(url or default_url(path))
+        with database.write() as connection:
+            seed = _seed(connection, clock())
+            _add_pairs(connection, task, clock())
+            token = None
+            if people.named(connection, people.ADMIN) is None:
+                _, token = people.add(connection, people.ADMIN, clock(), role="admin")
+        return cls(task, database, Assigner(task, seed), token, clock)
+
+
+def _seed(connection: Connection, now: float) -> str:
+    """Return the seed of the database, a new one if it is new."""
+    created = connection.execute(select(events.c.data).where(events.c.kind == "created")).scalar()
+    if created is None:
+        return str(record(connection, "created", now, seed=secrets.token_hex(16)).data["seed"])
+    return str(json.loads(created)["seed"])
+
+
+def _add_pairs(connection: Connection, task: Task, now: float) -> None:
+    """Make the table of pairs that of the task, which may have changed since the last start."""
+    listed = sha256("\n".join(pair.id for pair in task.pairs).encode()).hexdigest()
+    state = {"digest": listed, "pairs": len(task.pairs), "people": task.people}
+    latest = select(events.c.data).where(events.c.kind == "task").order_by(events.c.seq.desc()).limit(1)
+    before = connection.execute(latest).scalar()
+    if before is None or json.loads(before) != state:
+        record(connection, "task", now, None, None, **state)
+        list_pairs(connection, task)
+
+
+def list_pairs(connection: Connection, task: Task) -> None:
+    """Give the pairs of the task their places; others lose theirs, and keep their count of used slots."""
+    connection.execute(update(pairs).values(place=None))
+    places = [(pair_key(pair.id), place) for place, pair in enumerate(task.pairs)]
+    for at in range(0, len(places), _BATCH):
+        batch = dict(places[at : at + _BATCH])
+        known = connection.execute(select(pairs).where(pairs.c.pair.in_(batch))).all()
+        taken = {row.pair: row.taken for row in known}
+        connection.execute(delete(pairs).where(pairs.c.pair.in_(batch)))
+        rows = [{"pair": key, "place": place, "taken": taken.get(key, 0)} for key, place in batch.items()]
+        connection.execute(insert(pairs), rows)
+
+
+PATH = "/annotate"
+_SECONDS = 180 * 24 * 3600
+_LONGEST = 100  # characters of a token
+
+
+def link(token: str, site: str = "") -> str:
+    """Return the address that signs in by a token, on the server at the address `site`."""
+    return f"{site.rstrip('/')}{PATH}/as/{token}"
+
+
+def sign_in(response: Response, request: Request, token: str, role: str) -> None:
+    """Set the cookie of a token. Each role has its own: one browser may have both."""
+    secure = (request.app.state.site.public_url or "").startswith("https:")
+    rules: dict[str, Any] = {"path": PATH, "secure": secure, "httponly": True, "samesite": "strict"}
+    response.set_cookie(f"stepdiff-{role}", token, max_age=_SECONDS, **rules)
+
+
+def person_of(annotating: Annotating, token: str, request: Request) -> Person | None:
+    """Return whose token it is. RefusedError: too many requests of this person, or of this address without one."""
+    person = None
+    if 0 < len(token) < _LONGEST and token.isascii():
+        with annotating.database.read() as connection:
+            person = people.signed_in(connection, token)
+    if person is None:
+        count_address(annotating, request)
+    else:
+        _pass(annotating.persons.take(str(person.id)))
+    return person
+
+
+def current(annotating: Annotating, request: Request, role: Role = "annotator") -> Person | None:
+    """Return who sends a request, None for nobody. RefusedError as `person_of`."""
+    person = person_of(annotating, request.cookies.get(f"stepdiff-{role}", ""), request)
+    return person if person is not None and person.role == role else None
+
+
+def required(annotating: Annotating, request: Request, role: Role = "annotator") -> Person:
+    """Return who sends a request. RefusedError: nobody who may, or too many requests."""
+    person = current(annotating, request, role)
+    if person is None:
+        whose = "personal link" if role == "annotator" else "admin link"
+        raise RefusedError(f"open your {whose} again, or ask for a new one", 401)
+    return person
+
+
+def _pass(seconds: int) -> None:
+    if seconds:
+        raise RefusedError(f"too many requests: wait {seconds} s", 429, seconds)
+
+
+def count_address(annotating: Annotating, request: Request) -> None:
+    """Count a request of somebody who is not signed in. RefusedError: too many of this address."""
+    address = request.client.host if request.client else ""
+    if request.app.state.site.trusts(
+        address
+    ):  # each proxy appends the address that it sees, after those that it was sent
+        address = ",".join(request.headers.getlist("x-forwarded-for")).rpartition(",")[2].strip() or address
+    _pass(annotating.addresses.take(address))

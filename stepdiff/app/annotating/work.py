@@ -1,0 +1,304 @@
+"""Which pair a person gets, and what they do with it: save changes, submit, reject, undo.
+
+Training pairs come first, then work; gold pairs are mixed into work. A pair of work has as many slots as people
+annotate it. An assignment takes one from the time it is opened until it expires: nothing was changed in it for the
+task's time limit, and somebody asks for a pair. Its person may resume it while a slot is free.
+
+Guarantees
+- nobody has two assignments of a pair, and a pair has at most as many open or submitted ones as the task has people
+- a pair that nobody changed for the time limit returns to the pool; a submission that was undone and left alone is
+  restored
+- a save or submission that is sent again changes nothing
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
+from typing import Any
+
+from sqlalchemy import Connection, exists, func, select
+
+from stepdiff.annotate.people.form import Answer, answer_of
+from stepdiff.annotate.people.task import Pair, Task
+from stepdiff.app.annotating.events import assignments, merged, pair_key, pairs, people, record, utc
+from stepdiff.app.annotating.messages import Feedback, Judged, Save, Submission, SubmissionResult
+from stepdiff.app.annotating.people import Person
+from stepdiff.app.site import RefusedError, UnknownError
+from stepdiff.common.errors import StepDiffError
+
+_EXPIRED_AT_ONCE = 1000
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A pair that a person has."""
+
+    id: int
+    pair: Pair
+    kind: str
+    """work, gold or training"""
+    left: str
+    """reference or candidate"""
+    state: str
+    """open, submitted or expired"""
+    opened: float
+    touched: float
+    number: int
+    form: dict[str, Any]
+    answer: dict[str, Any] | None
+
+    @property
+    def shown(self) -> tuple[str, str]:
+        """The left and the right clip."""
+        both = (self.pair.reference, self.pair.candidate)
+        return both if self.left == "reference" else both[::-1]
+
+
+class Assigner:
+    """Assigns the pairs of one task. Its methods take a connection that writes, and the time."""
+
+    def __init__(self, task: Task, seed: str) -> None:
+        """Use the seed of the database."""
+        self.task, self._seed = task, seed
+        self._pairs = {pair_key(identity): pair for identity, pair in task.by_id.items()}
+        self._training = [pair_key(row.id) for row in task.training.rows]
+        self._gold = [pair_key(row.id) for row in task.gold.rows]
+        self._limit = task.timeout_minutes * 60
+
+    def next(self, connection: Connection, person: Person, now: float) -> Assignment | None:
+        """Return the pair that a person works on: the last one, or a new one; None: nothing is left."""
+        self._expire(connection, person, now)
+        mine = assignments.c.person == person.id
+        latest = assignments.c.last.desc()
+        for row in connection.execute(select(assignments).where(mine, assignments.c.state == "open").order_by(latest)):
+            if row.pair in self._pairs:
+                if now - row.touched > self._limit / 2:
+                    record(connection, "seen", now, person.id, row.id)
+                return self.get(connection, person, row.id)
+        expired = select(assignments).where(mine, assignments.c.state == "expired").order_by(latest)
+        for row in connection.execute(expired).all():
+            if row.pair in self._pairs and self.resume(connection, person, row, now):
+                return self.get(connection, person, row.id)
+        return self._new(connection, person, now)
+
+    def get(self, connection: Connection, person: Person, identity: int) -> Assignment:
+        """Return an assignment of a person. UnknownError: it does not exist, is another person's, or left the task."""
+        row = self.row(connection, person, identity)
+        return Assignment(
+            id=row.id,
+            pair=self._pairs[row.pair],
+            kind=row.kind,
+            left=row.left,
+            state=row.state,
+            opened=row.opened,
+            touched=row.touched,
+            number=row.number,
+            form=json.loads(row.form),
+            answer=None if row.answer is None else json.loads(row.answer),
+        )
+
+    def row(self, connection: Connection, person: Person, identity: int) -> Any:
+        """Return the row of an assignment of a person. Raises as `get`."""
+        mine = (assignments.c.id == identity) & (assignments.c.person == person.id)
+        row = connection.execute(select(assignments).where(mine)).one_or_none() if identity < 2**63 else None
+        if row is None or row.pair not in self._pairs:
+            raise UnknownError(f"you have no assignment {identity}")
+        return row
+
+    def resume(self, connection: Connection, person: Person, row: Any, now: float) -> bool:
+        """Open an expired assignment again where its pair has a free slot; return whether that was possible."""
+        slot = free_slot(connection, row.pair, self.task.people) if row.kind == "work" else None
+        if row.kind == "work" and slot is None:
+            return False
+        record(connection, "resumed", now, person.id, row.id, slot=slot)
+        return True
+
+    def _expire(self, connection: Connection, person: Person, now: float) -> None:
+        """Return what others left alone; a person's own open work is theirs until somebody else asks."""
+        old = (assignments.c.state == "open") & (assignments.c.touched < now - self._limit)
+        counts = assignments.c.slot.is_not(None) | assignments.c.answer.is_not(None)
+        rows = select(assignments).where(old, counts, assignments.c.person != person.id)
+        rows = rows.order_by(assignments.c.last).limit(_EXPIRED_AT_ONCE)
+        for row in connection.execute(rows).all():
+            record(connection, "expired" if row.answer is None else "restored", now, None, row.id)
+
+    def ahead(self, connection: Connection, person: Person) -> Pair | None:
+        """Return the pair that a person would get next, if nothing else happens."""
+        choice = self._choice(connection, person)
+        return None if choice is None else self._pairs[choice[0]]
+
+    def _new(self, connection: Connection, person: Person, now: float) -> Assignment | None:
+        choice = self._choice(connection, person)
+        if choice is None:
+            return None
+        key, kind = choice
+        pair = self._pairs[key]
+        slot = free_slot(connection, key, self.task.people) if kind == "work" else None
+        left = "reference" if self._drawn("left", person.name, pair.id) < 0.5 else "candidate"
+        event = record(connection, "opened", now, person.id, None, pair=pair.id, kind=kind, left=left, slot=slot)
+        return self.get(connection, person, event.seq)
+
+    def _choice(self, connection: Connection, person: Person) -> tuple[str, str] | None:
+        """Return key and kind of the next new pair of a person."""
+        checks = select(assignments.c.pair).where(assignments.c.person == person.id, assignments.c.kind != "work")
+        seen = set(connection.execute(checks).scalars())
+        for key in self._training:
+            if key not in seen:
+                return key, "training"
+        work = self._work(connection, person)
+        gold = [key for key in self._gold if key not in seen]
+        others = select(func.count()).where(assignments.c.person == person.id, assignments.c.kind != "training")
+        done = connection.execute(others).scalar_one()
+        if work is not None and gold and self._drawn("gold", person.name, str(done)) < self.task.gold_rate:
+            return gold[int(self._drawn("which gold", person.name, str(done)) * len(gold))], "gold"
+        return None if work is None else (work, "work")
+
+    def _work(self, connection: Connection, person: Person) -> str | None:
+        """Return the pair that is nearest to complete, and first in the task, of those that the person has not seen."""
+        seen = exists().where(assignments.c.person == person.id, assignments.c.pair == pairs.c.pair)
+        open_pairs = select(pairs.c.pair).where(pairs.c.place.is_not(None), pairs.c.taken < self.task.people, ~seen)
+        return connection.execute(open_pairs.order_by(pairs.c.taken.desc(), pairs.c.place).limit(1)).scalar()
+
+    def _drawn(self, *what: str) -> float:
+        """Return a number from 0 to 1 that the seed and the words decide."""
+        digest = blake2b("\n".join((self._seed, *what)).encode(), digest_size=7).digest()
+        return int.from_bytes(digest) / 2**56
+
+
+def free_slot(connection: Connection, key: str, people: int) -> int | None:
+    """Return the first slot of a pair that is not in use, None where all are."""
+    used = {row.slot for row in connection.execute(select(assignments.c.slot).where(assignments.c.pair == key))}
+    return next((slot for slot in range(1, people + 1) if slot not in used), None)
+
+
+class StaleError(RefusedError):
+    """A save with a number that is not higher than `number`, that of the last save."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"save {number} is there already: send a higher number", 409)
+        self.number = number
+
+
+def save(connection: Connection, assigner: Assigner, person: Person, identity: int, sent: Save, now: float) -> None:
+    """Save changes of the form of an assignment.
+
+    Raises:
+        StaleError: The number is not higher.
+        RefusedError: The assignment is submitted, others have finished its pair, or the person has written too much.
+        UnknownError: The person has no such assignment.
+    """
+    _open(connection, assigner, person, identity, sent.number, now)
+    _refuse_over_quota(connection, assigner.task, person)
+    changes = _checked(sent.changes.fields(), assigner.task)
+    record(connection, "saved", now, person.id, identity, number=sent.number, changes=changes)
+
+
+def submit(
+    connection: Connection, assigner: Assigner, person: Person, identity: int, sent: Submission, now: float
+) -> SubmissionResult:
+    """Submit an assignment with its last changes, or reject its pair with a reason. Raises as `save`."""
+    task, number = assigner.task, sent.number
+    before = assigner.get(connection, person, identity)
+    if before.state == "submitted" and number == before.number:  # the response to it was lost
+        return SubmissionResult(done=True, number=number, feedback=feedback(task, before, answer_of(before.answer)))
+    assignment = _open(connection, assigner, person, identity, number, now)
+    changes = _checked(sent.changes.fields(), task)
+    answer = _answer(task, assignment, person, merged(assignment.form, changes), sent, now)
+    if problems := task.problems(answer):
+        return SubmissionResult(done=False, number=number, problems=problems)
+    _refuse_over_quota(connection, task, person)
+    record(connection, "submitted", now, person.id, identity, number=number, changes=changes, answer=asdict(answer))
+    return SubmissionResult(done=True, number=number, feedback=feedback(task, assignment, answer))
+
+
+def undo(connection: Connection, assigner: Assigner, person: Person, now: float) -> int:
+    """Open the last submitted assignment of a person again and return its id.
+
+    Raises:
+        RefusedError: There is none, its feedback was shown, or the person has written too much.
+    """
+    mine = (assignments.c.person == person.id) & (assignments.c.state == "submitted")
+    latest = select(assignments.c.id).where(mine).order_by(assignments.c.done.desc())
+    identity = connection.execute(latest.limit(1)).scalar()
+    if identity is None:
+        raise RefusedError("there is no submission to undo", 409)
+    assignment = assigner.get(connection, person, identity)
+    if feedback(assigner.task, assignment, answer_of(assignment.answer)) is not None:
+        raise RefusedError("the last pair had feedback: its answer is final", 409)
+    _refuse_over_quota(connection, assigner.task, person)
+    record(connection, "undone", now, person.id, identity)
+    return identity
+
+
+def feedback(task: Task, assignment: Assignment, answer: Answer) -> Feedback | None:
+    """Return what a person learns after a pair: always of training, and of gold where the task has a text for it.
+
+    Its answer is final.
+    """
+    check = task.training if assignment.pair.id in task.training.by_id else task.gold
+    known = check.by_id.get(assignment.pair.id)
+    if known is None or (check is task.gold and not known.feedback):
+        return None
+    judged = []
+    for category in task.categories:
+        if category.name in known.scores:
+            right, difference = known.scores[category.name], answer.differences.get(category.name)
+            yours = None if difference is None else difference.score
+            agrees = yours is not None and check.agrees(right, yours)
+            judged.append(Judged(category.name, category.title, yours, right, agrees))
+    return Feedback(judged, known.feedback)
+
+
+def _open(
+    connection: Connection, assigner: Assigner, person: Person, identity: int, number: int, now: float
+) -> Assignment:
+    """Return an assignment that may be changed by a save of a number."""
+    row = assigner.row(connection, person, identity)
+    if row.state == "submitted":
+        raise RefusedError("this pair is submitted already: undo that first", 409)
+    if row.state != "open" and not assigner.resume(connection, person, row, now):
+        minutes = assigner.task.timeout_minutes
+        raise RefusedError(f"nothing changed here for {minutes:g} minutes, and others have finished this pair", 410)
+    if number <= row.number:
+        raise StaleError(row.number)
+    return assigner.get(connection, person, identity)
+
+
+def _refuse_over_quota(connection: Connection, task: Task, person: Person) -> None:
+    """Raise RefusedError where the events of a person have as many bytes as the task allows."""
+    written = connection.execute(select(people.c.written).where(people.c.id == person.id)).scalar_one()
+    if written >= task.person_mib * 2**20:
+        raise RefusedError(
+            f"your changes have {task.person_mib:g} MiB, the most of a person in this task: "
+            "ask the person who collects to raise person_mib",
+            413,
+        )
+
+
+def _checked(changes: dict[str, Any], task: Task) -> dict[str, Any]:
+    """Return changes that name categories of the task only."""
+    for part in ("texts", "scores"):
+        if unknown := [name for name in changes.get(part, {}) if name not in task.names]:
+            raise StepDiffError(f"{unknown[0]!r:.80} is not a category of the task: reload the page")
+    return changes
+
+
+def _answer(
+    task: Task, assignment: Assignment, person: Person, form: dict[str, Any], sent: Submission, now: float
+) -> Answer:
+    since = now - assignment.opened
+    about = {
+        "pair": assignment.pair.id,
+        "reference": assignment.pair.reference,
+        "candidate": assignment.pair.candidate,
+        "annotator": person.name,
+        "left": assignment.left,
+        "seconds": round(min(sent.seconds, since) if since > 0 else sent.seconds, 1),  # the clock may move back
+        "submitted": utc(now),
+        "kind": assignment.kind,
+    }
+    # the task may have lost categories
+    texts, scores = (
+        {name: form[part][name] for name in task.names if name in form[part]} for part in ("texts", "scores")
+    )
+    return answer_of(about | task.filled(form["keystep"], texts, scores, sent.rejected))

@@ -1,0 +1,322 @@
+"""Files of predictions in the given folders: found, read within limits, and read again when they change.
+
+    X.jsonl          predictions, one line for each row
+    X.rows.jsonl     the rows that they answer; without it, the test set that the record names
+    X.scores.json    the record of heads.evaluate: options, disclosed, figures; optional next to X.rows.jsonl
+
+Guarantees
+- a file that cannot be used is listed with its reason, and the others are shown
+- a file that has not changed is not read again, and rows of equal files are kept once
+- no file outside the given folders is read, and none that is larger than its limit
+"""
+
+import hashlib
+import json
+import os
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
+
+from heads.evaluation.options import VIDEO_LM
+from heads.methods.registry import is_control, regime_of, regime_words, section
+from heads.reporting.entries import MARK, PAIRS, footnote, marked, score_record
+from stepdiff.common.errors import StepDiffError
+from stepdiff.tasks.bootstrap import Figure
+from stepdiff.tasks.scoring import Marks, task_figures
+from stepdiff.tasks.testsets import (
+    Task,
+    published_task,
+    read_captions,
+    read_predictions,
+    read_test_set,
+    reference_video,
+    task_of,
+)
+
+MOST_BYTES = 64 * 2**20
+"""of a file of predictions or rows"""
+MOST_RECORD_BYTES = 4 * 2**20
+"""of a score record"""
+MOST_FILES = 1000
+"""files of predictions in all folders"""
+MOST_TARGETS = 100
+"""of a row of DiffRank"""
+Signature = tuple[tuple[int, int, int] | None, ...]
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A file that is not shown."""
+
+    file: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """The rows of a file."""
+
+    task: Task
+    rows: list[Any]
+
+    @cached_property
+    def videos(self) -> list[str]:
+        """The video of each row's reference clip."""
+        return [reference_video(row) for row in self.rows]
+
+    @cached_property
+    def identities(self) -> dict[tuple[str, int], int]:
+        """The line of each row by (digest of its content, number among equal rows)."""
+        lines: dict[tuple[str, int], int] = {}
+        equal: Counter[str] = Counter()
+        for line, row in enumerate(self.rows):
+            key = hashlib.sha256(json.dumps(vars(row)).encode()).hexdigest()[:12]
+            lines[key, equal[key]] = line
+            equal[key] += 1
+        return lines
+
+
+@dataclass(frozen=True)
+class Method:
+    """What made the predictions of a file, as its record discloses it."""
+
+    id: str
+    name: str
+    file: str
+    control: bool
+    """whether it is a control: without video, with other clips, or without a look at the clips"""
+    trained: bool
+    regime: str
+    """none, s1, supervised; empty if it is not disclosed"""
+    regime_words: str
+    steps: int | None
+    notes: tuple[str, ...]
+    """what a reader must know: raw captions, clips that trained the head, differing figures"""
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """A file of predictions."""
+
+    method: Method
+    test_set: str
+    of: Rows
+    said: list[Any]
+    similar: list[float] | None
+    """diffcap: log p(YES) - log p(NO) that the clips are similar, if the file has it"""
+
+    @cached_property
+    def measured(self) -> tuple[dict[str, Figure], Marks]:
+        """Figures and marks over the rows of the file."""
+        return task_figures(self.of.task, self.of.rows, self.said)
+
+
+@dataclass
+class _Known:
+    """A file of predictions that has been read, and what it depended on."""
+
+    watched: list[Path]
+    signature: Signature
+    result: Answers | Broken
+
+
+@cache
+def library(folders: tuple[Path, ...], test_sets: tuple[Path, ...]) -> "Library":
+    """Return the library of these folders, one for all pages."""
+    return Library(folders, test_sets)
+
+
+class Library:
+    def __init__(self, folders: Sequence[Path], test_sets: Sequence[Path] = ()) -> None:
+        """Take predictions from `folders`, and test sets also from the folders `test_sets`. Nothing is read yet."""
+        self._folders = folders
+        self._test_sets = [*folders, *test_sets]
+        self._known: dict[Path, _Known] = {}
+        self._shared: WeakValueDictionary[tuple[Task, str], Rows] = WeakValueDictionary()
+        self._lock = threading.Lock()
+
+    def read(self) -> tuple[Answers | Broken, ...]:
+        """Return all files in the order of folders and names. Equal objects mean files that have not changed."""
+        with self._lock:
+            paths, skipped = self._paths()
+            known = {path: self._current(path, name) for path, name in paths.items()}
+            self._known = known
+            return (*(entry.result for entry in known.values()), *skipped)
+
+    def _paths(self) -> tuple[dict[Path, str], list[Broken]]:
+        """Return the files of predictions, each with its name in addresses, and what is left out."""
+        paths: dict[Path, str] = {}
+        names: set[str] = set()
+        skipped: list[Broken] = []
+        for folder in self._folders:
+            for stem in _stems(folder):
+                path, name = folder / f"{stem}.jsonl", stem
+                if path in paths:
+                    continue
+                if len(paths) == MOST_FILES:
+                    skipped.append(Broken(str(folder), f"more than {MOST_FILES} files: give fewer --predictions"))
+                    return paths, skipped
+                if name in names:
+                    name = f"{folder.name}/{stem}"
+                while name in names:
+                    name += "+"
+                names.add(name)
+                paths[path] = name
+        return paths, skipped
+
+    def _current(self, path: Path, name: str) -> _Known:
+        known = self._known.get(path)
+        if known is not None and known.signature == _signature(known.watched):
+            return known
+        watched = [path, path.with_suffix(".rows.jsonl"), path.with_suffix(".scores.json")]
+        signature = _signature(watched)  # before reading, so that a change while it is read is seen
+        try:
+            result: Answers | Broken = self._read(path, name, watched)
+        except StepDiffError as error:
+            reason = str(error)
+            result = Broken(str(path), reason if len(reason) <= 400 else reason[:400] + " ...")
+        return _Known(watched, (*signature, *_signature(watched[3:])), result)
+
+    def _read(self, path: Path, name: str, watched: list[Path]) -> Answers:
+        """Read a file of predictions; files that it depends on are added to `watched`."""
+        record_path, rows_path = path.with_suffix(".scores.json"), path.with_suffix(".rows.jsonl")
+        record = None
+        if record_path.exists():
+            self._check(record_path, MOST_RECORD_BYTES)
+            record = score_record(str(path))
+        record = record if isinstance(record, dict) else {}
+        options = section(record, "options")
+        task = published_task(options.get("task"))
+        if task is None and options.get("task"):
+            raise StepDiffError(f"answers the benchmark {options['task']}, which has tables of python -m heads.report")
+        self._check(path, MOST_BYTES)
+        if exists := rows_path.exists():
+            self._check(rows_path, MOST_BYTES)
+        task = task or (task_of(rows_path) if exists else None)
+        if task is None:
+            raise StepDiffError(f"{record_path}: has no task; evaluate again")
+        of = self._rows(task, rows_path) if exists else self._whole(task, options, record, watched)
+        test_set = Path(str(options.get("test_set") or path.stem)).stem
+        similar = None
+        if task == "diffcap":
+            said, similar = read_captions(path, of.rows)
+        else:
+            said = read_predictions(task, path, of.rows)
+        answers = Answers(_method(path, name, task, record), test_set, of, said, similar)
+        if note := _other_figures(answers, record):
+            answers = replace(answers, method=replace(answers.method, notes=(*answers.method.notes, note)))
+        return answers
+
+    def _rows(self, task: Task, path: Path) -> Rows:
+        self._check(path, MOST_BYTES)
+        try:
+            key = task, hashlib.sha256(path.read_bytes()).hexdigest()
+        except OSError as error:
+            raise StepDiffError(f"{path}: cannot be read ({error.strerror})") from error
+        shared = self._shared.get(key)
+        if shared is None:
+            rows = read_test_set(task, path)
+            if task == "diffrank" and (most := max(row.answers for row in rows)) > MOST_TARGETS:
+                raise StepDiffError(f"{path}: a row has {most:,} targets; at most {MOST_TARGETS} are shown")
+            shared = self._shared[key] = Rows(task, rows)
+        return shared
+
+    def _whole(self, task: Task, options: dict[str, Any], record: dict[str, Any], watched: list[Path]) -> Rows:
+        """Return the test set that a record names: a file of this name in a given folder, with as many rows."""
+        name, count = Path(str(options.get("test_set"))).name, section(record, "scores").get("rows")
+        for folder in self._test_sets:
+            path = folder / name
+            watched.append(path)
+            if path.is_file():
+                rows = self._rows(task, path)
+                if len(rows.rows) == count:
+                    return rows
+        raise StepDiffError(
+            f"its test set {name} of {count} rows is not in a given folder: add the folder that has it to --predictions"
+        )
+
+    def _check(self, path: Path, most: int) -> None:
+        """Raise StepDiffError for a file that leads out of the folders, does not exist or is too large."""
+        roots = [folder.resolve() for folder in self._test_sets]
+        file = path.resolve()
+        if not any(file.is_relative_to(root) for root in roots):
+            raise StepDiffError(f"{path}: leads out of the given folders")
+        if not file.is_file():
+            raise StepDiffError(f"{path}: no such file; evaluate again")
+        if (size := file.stat().st_size) > most:
+            raise StepDiffError(f"{path}: has {size:,} bytes; at most {most:,} are read")
+
+
+def _stems(folder: Path) -> list[str]:
+    """Return the names of predictions, without suffix, by the files next to them."""
+    suffixes = (".scores.json", ".rows.jsonl")
+    try:
+        names = [entry.name for entry in os.scandir(folder)]
+    except OSError:
+        return []
+    return sorted({name.removesuffix(end) for name in names for end in suffixes if name.endswith(end)} - {""})
+
+
+def _signature(paths: Sequence[Path]) -> Signature:
+    def state(path: Path) -> tuple[int, int, int] | None:
+        try:
+            about = path.stat()
+        except OSError:
+            return None
+        return about.st_mtime_ns, about.st_size, about.st_ino
+
+    return tuple(map(state, paths))
+
+
+def _method(path: Path, name: str, task: Task, record: dict[str, Any]) -> Method:
+    options, disclosed = section(record, "options"), section(record, "disclosed")
+    regime, steps = regime_of(options, disclosed), section(disclosed, "recipe").get("optimiser_steps")
+    return Method(
+        id=name,
+        name=", ".join(_names(path, options))[:120],
+        file=str(path),
+        control=is_control(options, disclosed),
+        trained=bool(options.get("head")),
+        regime=regime or "",
+        regime_words=regime_words(regime),
+        steps=steps if isinstance(steps, int) else None,
+        notes=_notes(task, options, record),
+    )
+
+
+def _names(path: Path, options: dict[str, Any]) -> Iterator[str]:
+    """Yield the run or method, and what else tells it from other predictions."""
+    method, head = str(options.get("method") or ""), options.get("head")
+    if head:
+        yield Path(str(head)).name + (f" ({method})" if method not in VIDEO_LM else "")
+    else:
+        yield method.split(":")[-1] or path.stem
+        if options.get("view"):
+            yield str(options["view"])
+    if options.get("pair_embedding", "average") in ("reference", "candidate"):
+        yield PAIRS[options["pair_embedding"]]
+    if options.get("control", "none") != "none":
+        yield f"control {options['control']}"
+
+
+def _notes(task: Task, options: dict[str, Any], record: dict[str, Any]) -> tuple[str, ...]:
+    notes = ["raw captions, not post-processed"] if task == "diffcap" and options.get("parse") is False else []
+    seen = marked(record)
+    if seen is not None and {"clips_of_videos", "of_clips", "clips"} <= seen.keys():
+        notes.append(f"{MARK} {footnote(seen)}")
+    return tuple(notes)
+
+
+def _other_figures(answers: Answers, record: dict[str, Any]) -> str:
+    """Return a note where the record's figures are not those of the files."""
+    recorded = section(record, "scores")
+    for name, figure in answers.measured[0].items():
+        value = recorded.get(name)
+        if isinstance(value, int | float) and abs(figure.of() - value) > 1e-6:
+            return f"its record states {name} {value:.4g}, these files have {figure.of():.4g}"
+    return ""

@@ -1,0 +1,171 @@
+"""Methods side by side, at /compare, and the rows that a page selects as an archive that scores without it.
+
+NAME_22_rows/README.txt       the filter in words, the methods, and the commands that print the figures of the page
+NAME_22_rows/rows.jsonl       the rows, a test set in the published format
+NAME_22_rows/A_run.jsonl      predictions of a method, one line for each row
+NAME_22_rows/B_run.rows.jsonl the rows of a method that has not answered all of them
+"""
+
+import io
+import re
+import threading
+import zipfile
+from dataclasses import asdict
+from typing import Annotated
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from fastapi import APIRouter, Request
+from fastapi import Path as InPath
+from fastapi.responses import Response
+
+from stepdiff.app.compare.files import Answers, Broken, library
+from stepdiff.app.compare.pages import ComparePage, RowsPage, SetLine, rows_page, set_line, steps_of
+from stepdiff.app.compare.select import Chosen, Selected, Selection, choose
+from stepdiff.app.compare.sets import Column, TestSet, grouped
+from stepdiff.app.pages import page
+from stepdiff.app.site import Site, UnknownError
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.jsonl import object_line
+from stepdiff.tasks.published import PUBLISHED
+from stepdiff.tasks.testsets import FORMS, Task, prediction_line
+
+AnyTask = Annotated[Task, InPath(description="task: diffcap, diffmcq, diffrank")]
+
+
+def router(site: Site) -> APIRouter:
+    routes = APIRouter(prefix="/compare", tags=["compare"])
+    shelf = Shelf(site)
+
+    @routes.get("", response_model=ComparePage)
+    def compare(request: Request) -> Response:
+        """The test sets, with the figures of every method on all rows that it has answered."""
+        sets, broken = shelf.read()
+        record = ComparePage("Methods side by side", [shelf.line(tests) for tests in sets], broken)
+        return page(request, "compare.html", record)
+
+    @routes.get("/{task}", response_model=RowsPage)
+    def rows(request: Request, task: AnyTask, selection: Selected) -> Response:
+        """The rows of a test set with each method's answer, and totals of what is selected."""
+        chosen = shelf.choose(task, selection)
+        others = [
+            (Selection(set=tests.id).address(f"/compare/{task}"), tests.id)
+            for tests in shelf.read()[0]
+            if tests.task == task and tests.id != chosen.tests.id
+        ]
+        record = rows_page(site, chosen, shelf.steps(chosen.tests), others, f"/compare/{task}")
+        return page(request, "compare_rows.html", record)
+
+    @routes.get("/{task}/export")
+    def export(task: AnyTask, selection: Selected) -> Response:
+        """The selected rows, the predictions of the methods shown, and the commands that score them: a zip file."""
+        chosen = shelf.choose(task, selection)
+        name, data = archive(chosen, chosen.selection.address(f"/compare/{task}"))
+        headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+        return Response(data, media_type="application/zip", headers=headers)
+
+    return routes
+
+
+class Shelf:
+    """The test sets of a site's predictions, as the files are now."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._library = library(site.predictions, () if site.videos is None else (site.videos,))
+        self._read: tuple[tuple[Answers | Broken, ...], list[TestSet], list[Broken]] = ((), [], [])
+        self._steps: WeakKeyDictionary[TestSet, list[str | None]] = WeakKeyDictionary()
+        self._lines: WeakKeyDictionary[TestSet, SetLine] = WeakKeyDictionary()
+        self._lock = threading.Lock()
+
+    def read(self) -> tuple[list[TestSet], list[Broken]]:
+        """Return the test sets and the files that are not shown."""
+        files = self._library.read()
+        with self._lock:
+            if files != self._read[0]:
+                sets = grouped([file for file in files if isinstance(file, Answers)])
+                self._read = files, sets, [file for file in files if isinstance(file, Broken)]
+            return self._read[1], self._read[2]
+
+    def choose(self, task: Task, selection: Selection) -> Chosen:
+        """Return what a selection means. Raises UnknownError where the predictions have no such test set."""
+        known = [tests for tests in self.read()[0] if tests.task == task]
+        if not known:
+            raise UnknownError(f"no predictions of {task}: give folders of heads.evaluate with --predictions")
+        for tests in known:
+            if selection.set in ("", tests.id):
+                return choose(tests, selection, self.steps)
+        names = ", ".join(tests.id for tests in known[:20])
+        raise UnknownError(f"{task} has no test set {selection.set[:200]!r}; it has {names}")
+
+    def steps(self, tests: TestSet) -> list[str | None]:
+        """Return the step of each row's reference clip."""
+        if tests not in self._steps:
+            self._steps[tests] = steps_of(self._site, tests)
+        return self._steps[tests]
+
+    def line(self, tests: TestSet) -> SetLine:
+        """Return the line of a test set in the list."""
+        if tests not in self._lines:
+            address = Selection(set=tests.id).address(f"/compare/{tests.task}")
+            self._lines[tests] = set_line(tests, address)
+        return self._lines[tests]
+
+
+_DATE = (1980, 1, 1, 0, 0, 0)
+"""of every file: equal selections are equal archives"""
+
+
+def archive(chosen: Chosen, address: str) -> tuple[str, bytes]:
+    """Return the name of a selection's archive and its bytes. address: of the page."""
+    tests, places = chosen.tests, np.sort(chosen.order).tolist()
+    if not places:
+        raise StepDiffError("no rows are selected: remove a filter")
+    folder = f"{_plain(tests.id)[:80]}_{len(places)}_rows"
+    files = {"rows.jsonl": _rows(chosen, places)}
+    methods, commands = [], []
+    for column in chosen.shown:
+        answered = [place for place in places if column.answered[place]]
+        stem = f"{column.letter}_{_plain(column.method.id)[:60]}"
+        about = [f"{len(answered)} rows", f"regime {column.method.regime or 'not recorded'}"]
+        about += ["control"] if column.method.control else []
+        methods.append(f"{column.letter}  {' '.join(column.method.name.split())}: {', '.join(about)}")
+        if not answered:
+            continue
+        rows = "rows.jsonl" if answered == places else f"{stem}.rows.jsonl"
+        files.setdefault(rows, _rows(chosen, answered))
+        files[f"{stem}.jsonl"] = _predictions(column, answered)
+        commands.append(f"python -m heads.score --task {tests.task} --test-set {rows} --predictions {stem}.jsonl")
+    words = [" ".join(words.split()) for words, _ in chosen.masks.values()]
+    readme = [
+        f"{PUBLISHED[tests.task].title}, {' '.join(tests.id.split())}: {len(places)} of {len(tests.rows)} rows",
+        f"Filter: {'; '.join(words) or 'none'}",
+        f"Page: {address}",
+        "",
+        "Methods:",
+        *methods,
+        "",
+        "Score them, in this folder:",
+        *commands,
+    ]
+    files["README.txt"] = "\n".join(readme) + "\n"
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as out:
+        for name, text in files.items():
+            out.writestr(zipfile.ZipInfo(f"{folder}/{name}", _DATE), text, zipfile.ZIP_DEFLATED)
+    return f"{folder}.zip", packed.getvalue()
+
+
+def _rows(chosen: Chosen, places: list[int]) -> str:
+    return "".join(object_line(asdict(chosen.tests.rows[place])) for place in places)
+
+
+def _predictions(column: Column, places: list[int]) -> str:
+    form, similar = FORMS[column.answers.of.task], column.answers.similar
+    more = [{} if similar is None else {"similar": similar[column.place[place]]} for place in places]
+    return "".join(prediction_line(form, column.said(place), own) for place, own in zip(places, more, strict=True))
+
+
+def _plain(name: str) -> str:
+    """Return a name that is safe in file names and commands."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", name)

@@ -1,0 +1,331 @@
+"""Test sets and the methods that answer them. Rows are equal by content, whatever their place in a file.
+
+Files of one task belong to one test set where they name the same one and share a row, or where one of them shares half
+of its rows with the set. The n-th of several equal rows of a file is the n-th of those of another file.
+
+A right order of DiffRank is one with a margin above 0.
+"""
+
+import hashlib
+import itertools
+import math
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int8, Int64
+
+from heads.reporting.figures import defined_rows
+from stepdiff.app.compare.files import Answers, Method
+from stepdiff.tasks.bootstrap import Figure
+from stepdiff.tasks.clauses import ADVERBS, AUXILIARIES, DETERMINERS, OBJECTS, PREPOSITIONS
+from stepdiff.tasks.published import PUBLISHED
+from stepdiff.tasks.testsets import DiffMCQ, DiffRank, Task
+
+RIGHT, WRONG, NEITHER = 1, 0, -1
+"""verdicts: NEITHER for a row without an answer, or whose answer is neither right nor wrong"""
+
+
+@dataclass(frozen=True, eq=False)
+class Column:
+    """A method on a test set: one entry for each row of the set."""
+
+    letter: str
+    method: Method
+    answers: Answers
+    place: Int64[np.ndarray, " rows"]
+    """line of the answer, from 0; -1: the method does not answer the row"""
+
+    @cached_property
+    def answered(self) -> Bool[np.ndarray, " rows"]:
+        return self.place >= 0
+
+    def said(self, row: int) -> Any:
+        """Return the prediction for a row, None if there is none."""
+        return self.answers.said[self.place[row]] if self.place[row] >= 0 else None
+
+    @cached_property
+    def captions(self) -> list[str]:
+        """The caption of each row without case, for searching; empty for a row without an answer."""
+        return [(self.said(row) or "").casefold() for row in range(len(self.place))]
+
+    @cached_property
+    def figures(self) -> dict[str, Figure]:
+        """The figures of the file, whose parts are spread over the rows of the set (0 for rows without an answer)."""
+        figures, _ = self.answers.measured
+        return {name: Figure(self._spread(figure.parts, 0.0), figure.value) for name, figure in figures.items()}
+
+    def values(self, metric: str) -> Float64[np.ndarray, " rows"]:
+        """Return a figure of each row by itself, NaN where it is undefined."""
+        if metric not in self._values:
+            figure = self.figures[metric]
+            with np.errstate(invalid="ignore", divide="ignore"):
+                values = np.asarray(figure.value(figure.parts), float)
+            if metric == "accuracy" and self.chooses:
+                values = figure.parts[:, 0]  # in a row with a tie the first option is chosen
+            self._values[metric] = np.where(self.answered, values, np.nan)
+        return self._values[metric]
+
+    @cached_property
+    def chooses(self) -> bool:
+        """Whether the method has chosen options of DiffMCQ: it prefers one in some row."""
+        return "accuracy" in self.figures and math.isfinite(self.figures["accuracy"].of())
+
+    def choice(self, row: int) -> int | None:
+        """Return the option that DiffMCQ's answer to a row chooses, None without an answer or a choice."""
+        said = self.said(row)
+        return said.index(max(said)) if said is not None and self.chooses else None
+
+    @cached_property
+    def _values(self) -> dict[str, Float64[np.ndarray, " rows"]]:
+        return {}
+
+    @cached_property
+    def verdicts(self) -> Int8[np.ndarray, " rows"]:
+        """RIGHT, WRONG or NEITHER for each row.
+
+        DiffMCQ: whether the choice is the answer; NEITHER for a method that prefers no option in any row. DiffRank:
+        whether all pairs of targets that the truth orders are in that order. DiffCap: whether a caption declines that
+        should, or does where the clips differ; all others NEITHER.
+        """
+        task = self.answers.of.task
+        verdicts = np.full(len(self.place), NEITHER, np.int8)
+        if task == "diffmcq":
+            values = self.values("accuracy")
+            verdicts[values == 1], verdicts[values == 0] = RIGHT, WRONG
+        elif task == "diffrank":
+            verdicts[self.margins > 0], verdicts[self.margins <= 0] = RIGHT, WRONG
+        else:
+            verdicts[self.values("declined") == 1] = WRONG
+            if "invented" in self.figures:
+                invented = self.values("invented")
+                verdicts[invented == 0], verdicts[invented == 1] = RIGHT, WRONG
+        return verdicts
+
+    @cached_property
+    def margins(self) -> Float64[np.ndarray, " rows"]:
+        """How clear the answer is: above 0 it is right. NaN where it has no margin.
+
+        DiffMCQ: score of the answer less the highest other score. DiffRank: the smallest score of a target less that of
+        one which is less similar in truth.
+        """
+        return self._per_row(margin)
+
+    @cached_property
+    def losses(self) -> Float64[np.ndarray, " rows"]:
+        """DiffMCQ: cross entropy of the softmax of the scores, in nats. DiffRank: 1 - tau. NaN where undefined."""
+        if self.answers.of.task == "diffrank":
+            return 1 - self.values("ktau_all_rows")
+        return self._per_row(cross_entropy)
+
+    @cached_property
+    def undecided(self) -> Bool[np.ndarray, " rows"]:
+        """The rows whose highest score several options share, or to which the method gives no order."""
+        marks = self.answers.measured[1]
+        unclear = marks.get("ties", marks.get("nan_rows", np.zeros(len(self.answers.said), bool)))
+        return self._spread(unclear.astype(float), 0.0) > 0
+
+    def _per_row(self, function: Callable[[Any, Sequence[float]], float]) -> Float64[np.ndarray, " rows"]:
+        if self.answers.of.task == "diffcap":
+            return np.full(len(self.place), np.nan)
+        values = [function(row, said) for row, said in zip(self.answers.of.rows, self.answers.said, strict=True)]
+        return self._spread(np.array(values, float), np.nan)
+
+    def _spread(self, of_file: np.ndarray, empty: float) -> np.ndarray:
+        """Entries of the file's rows as entries of the set's rows."""
+        values = np.full((len(self.place), *of_file.shape[1:]), empty)
+        values[self.answered] = of_file[self.place[self.answered]]
+        return values
+
+
+@dataclass(frozen=True, eq=False)
+class TestSet:
+    """Rows that methods answer."""
+
+    __test__ = False  # not a class of tests
+
+    id: str
+    """its name, also in addresses"""
+    task: Task
+    rows: list[Any]
+    """every row that some method answers, in the order of the largest file"""
+    keys: list[str]
+    """an id of each row, by its content"""
+    videos: list[str]
+    columns: list[Column]
+
+    @cached_property
+    def metrics(self) -> list[str]:
+        """The figures that are shown."""
+        names = [*PUBLISHED[self.task].figures, *PUBLISHED[self.task].further]
+        names = [name for name in names if name in self.columns[0].figures and self.defined(name).any()]
+        return [name for name in names if name != "declined" or "invented" in names]
+
+    def defined(self, metric: str) -> Bool[np.ndarray, " rows"]:
+        """Return the rows that a figure is defined on."""
+        if metric not in self._defined:
+            self._defined[metric] = np.asarray(defined_rows(metric, self.rows), bool)
+        return self._defined[metric]
+
+    @cached_property
+    def _defined(self) -> dict[str, Bool[np.ndarray, " rows"]]:
+        return {}
+
+    @cached_property
+    def categories(self) -> list[str]:
+        return [row.category for row in self.rows]
+
+    @cached_property
+    def texts(self) -> list[str]:
+        """What a search for words looks at in each row: its clips, category and texts, without case."""
+        return [" ".join(_strings(asdict(row))).casefold() for row in self.rows]
+
+    @cached_property
+    def frequent_words(self) -> frozenset[str]:
+        """The words of DiffCap's reference texts that many rows share."""
+        return frequent(row.text for row in self.rows) if self.task == "diffcap" else frozenset()
+
+    def column(self, name: str) -> Column | None:
+        return next((column for column in self.columns if column.method.id == name), None)
+
+
+def margin(row: DiffMCQ | DiffRank, said: Sequence[float]) -> float:
+    """Return the margin of one answer, as `Column.margins`."""
+    if isinstance(row, DiffMCQ):
+        truth = row.options.index(row.answer)
+        return said[truth] - max(score for place, score in enumerate(said) if place != truth)
+    levels: dict[int, list[float]] = {}
+    for true, score in zip(row.scores, said, strict=True):
+        levels.setdefault(true, []).append(score)
+    gaps, highest = list[float](), -float("inf")
+    for level in sorted(levels):
+        gaps.append(min(levels[level]) - highest)
+        highest = max(highest, *levels[level])
+    return min(gaps[1:], default=float("nan"))
+
+
+def cross_entropy(row: DiffMCQ, said: Sequence[float]) -> float:
+    """Return -log softmax(scores)[answer]."""
+    scores = np.array(said) - max(said)
+    return float(np.log(np.exp(scores).sum()) - scores[row.options.index(row.answer)])
+
+
+def grouped(files: Sequence[Answers]) -> list[TestSet]:
+    """Return the test sets of some files, in the order of tasks and names."""
+    groups: list[list[Answers]] = []
+    for answers in sorted(files, key=lambda answers: -len(answers.of.rows)):
+        joined = [group for group in groups if any(_same(member, answers) for member in group)]
+        groups = [*(group for group in groups if group not in joined), [*itertools.chain(*joined), answers]]
+    sets = [(members[0].of.task, _name(members), members) for members in groups]
+    sets.sort(key=lambda one: one[:2])
+    names = [(task, name) for task, name, _ in sets]
+    return [_test_set(task, name, members, unique=names.count((task, name)) == 1) for task, name, members in sets]
+
+
+def _same(one: Answers, other: Answers) -> bool:
+    """Return whether two files are about one test set."""
+    if one.of is other.of:
+        return True
+    if one.of.task != other.of.task:
+        return False
+    shared = len(one.of.identities.keys() & other.of.identities.keys())
+    fewer = min(len(one.of.rows), len(other.of.rows))
+    return shared * 2 >= fewer or (shared > 0 and one.test_set == other.test_set)
+
+
+def _name(members: Sequence[Answers]) -> str:
+    names = [answers.test_set for answers in members]
+    return max(dict.fromkeys(names), key=names.count)
+
+
+def _test_set(task: Task, name: str, members: Sequence[Answers], unique: bool) -> TestSet:
+    place: dict[tuple[str, int], int] = {}
+    rows: list[Any] = []
+    videos: list[str] = []
+    for of in dict.fromkeys(answers.of for answers in members):  # the largest first
+        for identity, line in of.identities.items():
+            if place.setdefault(identity, len(rows)) == len(rows):
+                rows.append(of.rows[line])
+                videos.append(of.videos[line])
+    keys = [key if count == 0 else f"{key}-{count}" for key, count in place]
+    if not unique:
+        name += "~" + hashlib.sha256("".join(keys).encode()).hexdigest()[:6]
+    columns = []
+    order = sorted(members, key=lambda answers: (answers.method.control, not answers.method.trained, answers.method.id))
+    names = Counter(answers.method.name for answers in order)
+    for letter, answers in zip(_letters(), order, strict=False):
+        lines = np.full(len(rows), -1, np.int64)
+        for identity, line in answers.of.identities.items():
+            lines[place[identity]] = line
+        method = answers.method
+        if names[method.name] > 1:
+            method = replace(method, name=f"{method.name} ({method.id})")
+        columns.append(Column(letter, method, answers, lines))
+    return TestSet(name, task, rows, keys, videos, columns)
+
+
+def _letters() -> Iterator[str]:
+    """Yield A, B, ..., Z, AA, AB, ..."""
+    for length in itertools.count(1):
+        yield from map("".join, itertools.product(string.ascii_uppercase, repeat=length))
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for one in value.values():
+            yield from _strings(one)
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _strings(one)
+
+
+FREQUENT = 0.2
+"""words in the texts of more than this share of the rows, and of more than two rows, are frequent"""
+_GRAMMAR = AUXILIARIES | DETERMINERS | OBJECTS | PREPOSITIONS | ADVERBS | {"and", "but", "or"}
+_WORD = re.compile(r"\w+(?:['’-]\w+)*")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a caption."""
+
+    text: str
+    supported: bool
+    """whether it is a word that a reference has too"""
+
+
+def frequent(rows: Iterable[Sequence[str]]) -> frozenset[str]:
+    """Return the words that the texts of many rows have, by the texts of each row; rows without a text do not count."""
+    words_of = [_words(texts) for texts in rows if texts]
+    counts = Counter(word for words in words_of for word in words)
+    return frozenset(word for word, count in counts.items() if count > max(2, FREQUENT * len(words_of)))
+
+
+def _words(texts: Iterable[str]) -> set[str]:
+    return {word.casefold() for text in texts for word in _WORD.findall(text)}
+
+
+def supported(caption: str, references: Sequence[str], common: Collection[str] = ()) -> list[Piece]:
+    """Return a caption in pieces: each word of content that a reference has, and what is between them.
+
+    common: words that are not marked, as `frequent` returns.
+    """
+    known = _words(references) - _GRAMMAR - set(common)
+    pieces: list[Piece] = []
+    end = 0
+    for word in _WORD.finditer(caption):
+        if word[0].casefold() in known:
+            if word.start() > end:
+                pieces.append(Piece(caption[end : word.start()], False))
+            pieces.append(Piece(word[0], True))
+            end = word.end()
+    if end < len(caption):
+        pieces.append(Piece(caption[end:], False))
+    return pieces

@@ -1,0 +1,104 @@
+"""A page: a record that is shown as HTML, or as JSON where the client asks for it. An error is a page too."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from pydantic_core import to_jsonable_python
+from starlette.exceptions import HTTPException
+
+from stepdiff.app.site import FieldError, RefusedError, Site, UnknownError
+
+_HERE = Path(__file__).parent
+STATIC = _HERE / "static"
+_TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(_HERE / "templates"),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+plain = partial(to_jsonable_python, inf_nan_mode="null")
+"""(record) -> the record as JSON values; numbers that JSON does not have are null"""
+
+
+@dataclass(frozen=True)
+class Page:
+    """What every page has, as a dataclass or a dictionary."""
+
+    title: str
+
+
+def page(request: Request, template: str, record: Page | dict[str, Any], status: int = 200) -> Response:
+    """Return `record` as HTML through a template, in which it is `page`, or as JSON (`Accept: application/json`)."""
+    headers = {"Vary": "Accept", "Cache-Control": "no-store"}
+    if wants_json(request):
+        return JSONResponse(plain(record), status, headers)
+    site, public = request.app.state.site, request.app.state.public
+    html = _TEMPLATES.get_template(template).render(
+        page=record,
+        sections=sections(site, public),
+        path=request.url.path,
+        plain=plain,
+        sheet=template.split("_")[0].removesuffix(".html"),
+    )
+    return HTMLResponse(html, status, headers)
+
+
+def sections(site: Site, public: bool) -> list[tuple[str, str]]:
+    """Return address and name of the sections that this site has; public: other machines reach it."""
+    annotate = [("/annotate", "Annotate")] if site.annotate is not None else []
+    if public:
+        return annotate
+    compare = [("/compare", "Compare")] if site.predictions else []
+    return [("/explore", "Explore"), ("/pair", "Pair"), *compare, *annotate, ("/docs", "API")]
+
+
+def wants_json(request: Request) -> bool:
+    """Return whether the client prefers JSON: the first of the two types in its Accept header decides."""
+    kinds = [kind.split(";")[0].strip() for kind in request.headers.get("accept", "").split(",")]
+    return next((kind == "application/json" for kind in kinds if kind in ("application/json", "text/html")), False)
+
+
+def failed(request: Request, error: Exception) -> Response:
+    """Return the page of a StepDiffError: status 404 where an address names something unknown, else 400 or its own."""
+    if isinstance(error, RefusedError):
+        response = page(request, "error.html", {"title": "Not now", "error": str(error)}, error.status)
+        if error.retry_after is not None:
+            response.headers["Retry-After"] = str(error.retry_after)
+        return response
+    status = 404 if isinstance(error, UnknownError) else 400
+    return _refused(request, status, str(error), error.field if isinstance(error, FieldError) else "")
+
+
+def missing(request: Request, error: Exception) -> Response:
+    """Return the page of an address without a page, or of a method that it does not have."""
+    assert isinstance(error, HTTPException)
+    address = request.url.path
+    if error.status_code != 404:
+        why = f"{address[:200]}: {error.detail}"
+    elif address.startswith("/annotate") and request.app.state.site.annotate is None:
+        why = "no annotation task: start the server with --annotate TASK"
+    else:
+        why = f"nothing has the address {address[:200]}"
+    response = _refused(request, error.status_code, why)
+    response.headers.update(error.headers or {})
+    return response
+
+
+def malformed(request: Request, error: Exception) -> Response:
+    """Return the page of a request with an unknown field or a value of another type; it does not repeat the value."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}".encode(errors="replace").decode()
+    return _refused(request, 422, why[:300], str(first["loc"][-1]))
+
+
+def _refused(request: Request, status: int, why: str, field: str = "") -> Response:
+    record = {"title": "Not found" if status == 404 else "Not possible", "error": why}
+    return page(request, "error.html", record | ({"field": field} if field else {}), status)

@@ -1,0 +1,240 @@
+"""Pairs of one step that are most different or most alike: by cosine, a head, stored predictions, or true scores.
+
+Work is bounded: of a large catalog a sample of rows is read, of a large step a sample of clips is compared, and a head
+scores a sample of pairs. The note of the result says so.
+
+Guarantees
+- the pairs of a small step are those of a comparison of all its pairs; two clips of one video are no pair
+- equal searches have equal results: the next pair of a list is always the same
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from typing import Annotated, Literal
+from urllib.parse import urlencode
+
+import numpy as np
+import polars as pl
+from fastapi import Query
+from jaxtyping import Int64
+
+from retrieval.vectors import unit
+from stepdiff.app.pair.alike import KeptOdds, embedding_views, has
+from stepdiff.app.pair.loading import RunHead
+from stepdiff.app.pair.stored import Stored
+from stepdiff.app.site import Site, UnknownError
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.streams import generator
+from stepdiff.tasks.testsets import CATEGORIES, Pair
+
+MOST_ROWS = 200_000
+"""rows of the catalog whose steps are read"""
+WINDOWS = 8
+"""places of a larger catalog at which they are read"""
+MOST_CLIPS = 200
+"""clips that are compared with each other"""
+FEWEST_OF_A_STEP = 25
+"""of them, where any step is asked for and there are many steps"""
+MOST_SCORED = 48
+"""pairs that a head scores"""
+MOST_FOUND = 48
+"""pairs in a list"""
+TIMES = 2
+"""how often a clip may be in a list: else one odd clip fills it"""
+Text = Annotated[str, Query(max_length=500)]
+
+
+@dataclass(frozen=True)
+class Search:
+    """What is searched, as it is written in addresses."""
+
+    step: Text = ""
+    """empty: any step, but one for both clips"""
+    category: Text = CATEGORIES[0]
+    order: Literal["different", "alike"] = "different"
+    by: Text = ""
+    """cosine:VIEW, head:NAME, stored:FILE, truth; empty: the cosine of the first view"""
+
+    def address(self, **more: str | int) -> str:
+        """Return the address of the search, or with the clips of a pair and its place, of that pair."""
+        return "/pair?" + urlencode({**more, **asdict(self)})
+
+
+@dataclass(frozen=True)
+class Found:
+    """A pair in a list."""
+
+    reference: str
+    candidate: str
+    score: float
+    address: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """The list of a search."""
+
+    pairs: list[Found]
+    note: str
+    head: str
+    """the head that has to score the pairs first; empty: none"""
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Rows of the catalog with their steps."""
+
+    total: int
+    rows: Int64[np.ndarray, " rows"]
+    steps: dict[str, Int64[np.ndarray, " clips"]]
+    """step -> its rows in the sample, by name"""
+
+
+class Finder:
+    def __init__(self, site: Site, stored: Stored, kept: KeptOdds) -> None:
+        self._site, self._stored, self._kept = site, stored, kept
+        self._sample: Sample | None = None
+
+    def sample(self) -> Sample:
+        """Return rows of the catalog; of a large one, those at a few places."""
+        catalog = self._site.store.catalog("clips")
+        total = len(catalog)
+        if self._sample is None or self._sample.total != total:
+            if total <= MOST_ROWS:
+                rows = np.arange(total)
+            else:
+                each = MOST_ROWS // WINDOWS
+                starts = generator(0, "windows of the catalog", total).choice(total // each, WINDOWS, replace=False)
+                rows = np.concatenate([np.arange(each) + start * each for start in sorted(starts.tolist())])
+            clips = catalog.select(rows, pl.DataFrame(schema={"step": pl.String})).drop_nulls("step").sort("row")
+            groups = clips.group_by("step", maintain_order=True)
+            steps = {str(step[0]): group["row"].to_numpy() for step, group in groups}
+            self._sample = Sample(total, rows, dict(sorted(steps.items())))
+        return self._sample
+
+    def candidates(self, step: str, view: str) -> tuple[Int64[np.ndarray, "pairs 2"], str]:
+        """Return pairs of rows of one step with features in a view, and a note on what they are."""
+        sample, rng = self.sample(), generator(0, "clips of a step", step)
+        if step and step not in sample.steps:
+            raise UnknownError(f"no clip of step {step[:200]!r} among {len(sample.rows):,} rows of the catalog")
+        if step:
+            groups = [_some(sample.steps[step], MOST_CLIPS, rng)]
+        elif sample.steps:
+            groups, most = [], max(FEWEST_OF_A_STEP, MOST_CLIPS // len(sample.steps))
+            for place in rng.permutation(len(sample.steps)):
+                if sum(map(len, groups)) < MOST_CLIPS:
+                    groups.append(_some(list(sample.steps.values())[place], most, rng))
+        else:
+            groups = [_some(sample.rows, MOST_CLIPS, rng)]
+        features = self._site.store.view("clips", view)
+        groups = [rows[has(features, rows)] for rows in groups]
+        rows = np.concatenate(groups)
+        catalog = self._site.store.catalog("clips")
+        videos = dict(catalog.select(rows, pl.DataFrame(schema={"video": pl.String})).iter_rows())
+        pairs = [
+            pair
+            for group in groups
+            for pair in combinations(np.sort(group).tolist(), 2)
+            if videos[pair[0]] is None or videos[pair[0]] != videos[pair[1]]
+        ]
+        of = len(sample.steps[step]) if step else sum(map(len, sample.steps.values())) or len(sample.rows)
+        note = f"{len(pairs):,} pairs of {'all ' if len(rows) == of else ''}{len(rows):,} clips"
+        note += "" if len(rows) == of else f" of {of:,}, drawn at random"
+        if len(sample.rows) < sample.total:
+            note += f"; the steps of {len(sample.rows):,} of {sample.total:,} clips were read"
+        return np.array(pairs, np.int64).reshape(-1, 2), note
+
+    def scored_pairs(self, step: str, view: str) -> tuple[list[Pair], str]:
+        """Return the pairs that a head scores, and a note on what they are."""
+        pairs, note = self.candidates(step, view)
+        if len(pairs) > MOST_SCORED:
+            pairs = pairs[np.sort(generator(0, "scored pairs", step).permutation(len(pairs))[:MOST_SCORED])]
+            note = f"{len(pairs)} pairs, drawn at random from {note}"
+        return self._keys(pairs), note
+
+    def search(self, search: Search, heads: Sequence[RunHead]) -> Result:
+        """Return the list of a search. heads: those that may be named; UnknownError: what it names does not exist."""
+        kind, _, name = search.by.partition(":")
+        if kind in ("", "cosine"):
+            return self._by_cosine(search, name)
+        if search.category not in CATEGORIES:
+            raise StepDiffError(f"category {search.category[:100]!r}: give {', '.join(CATEGORIES)}")
+        if kind == "head":
+            return self._by_head(search, next((head for head in heads if head.name == name), None))
+        if kind == "truth" or (kind == "stored" and name in dict(self._stored.rankings())):
+            return self._by_stored(search, name if kind == "stored" else None)
+        raise UnknownError(f"by {search.by[:200]!r}: give cosine:VIEW, head:NAME, stored:FILE or truth")
+
+    def _by_cosine(self, search: Search, name: str) -> Result:
+        views = embedding_views(self._site)
+        if not views:
+            raise UnknownError("the store has no view with one embedding a clip: featurize with another encoder")
+        name = name or views[0]
+        if name not in views:
+            raise UnknownError(f"no view {name[:200]!r} with one embedding a clip; there are {', '.join(views)}")
+        pairs, note = self.candidates(search.step, name)
+        if not len(pairs):
+            return Result([], note, "")
+        rows, places = np.unique(pairs, return_inverse=True)
+        vectors = unit(self._site.store.view("clips", name).read("embedding", rows, dtype="float32"))
+        scores = np.einsum("kd,kd->k", *np.moveaxis(vectors[places.reshape(-1, 2)], 1, 0))
+        note += f", by the cosine of {name}, which compares whole clips and not one category"
+        return self._ranked(search, pairs, scores, note)
+
+    def _by_head(self, search: Search, head: RunHead | None) -> Result:
+        if head is None:
+            raise UnknownError(f"by {search.by[:200]!r}: no such head among the runs")
+        pairs, note = self.scored_pairs(search.step, head.view)
+        odds = [self._kept.get((head, pair)) for pair in pairs]
+        known = [scores[search.category] for scores in odds if scores is not None and search.category in scores]
+        if len(known) < len(pairs):
+            return Result([], note, head.name)
+        return self._ranked(search, pairs, np.array(known), f"{note}, by log p(YES) - log p(NO) of {head.name}")
+
+    def _by_stored(self, search: Search, method: str | None) -> Result:
+        scores = self._stored.ranked(method, search.category)
+        catalog = self._site.store.catalog("clips")
+        clips = list(dict.fromkeys(clip for pair in scores for clip in pair))
+        frame = catalog.select(catalog.rows(clips), pl.DataFrame(schema={"key": pl.String, "step": pl.String}))
+        steps = dict(frame.select("key", "step").iter_rows())
+        pairs = [
+            (one, two)
+            for one, two in scores
+            if one in steps and two in steps and steps[one] == steps[two] and search.step in ("", steps[one])
+        ]
+        by = "the true scores of the test sets, 5 = most similar" if method is None else f"the scores of {method}"
+        note = f"{len(pairs):,} pairs of the DiffRank predictions, by {by}"
+        return self._ranked(search, pairs, np.array([scores[pair] for pair in pairs]), note)
+
+    def _ranked(self, search: Search, pairs: list[Pair] | np.ndarray, scores: np.ndarray, note: str) -> Result:
+        """Return the list of the best of some pairs of clips, or of rows of the catalog."""
+        best = chosen(pairs, scores, search.order == "alike")
+        keys = self._keys(pairs[best]) if isinstance(pairs, np.ndarray) else [pairs[place] for place in best]
+        listed = [
+            Found(*pair, float(score), search.address(reference=pair[0], candidate=pair[1], at=place))
+            for place, (pair, score) in enumerate(zip(keys, scores[best], strict=True))
+        ]
+        return Result(listed, note, "")
+
+    def _keys(self, pairs: Int64[np.ndarray, "pairs 2"]) -> list[Pair]:
+        keys = self._site.store.catalog("clips").keys(pairs.reshape(-1))
+        return list(zip(keys[::2], keys[1::2], strict=True))
+
+
+def chosen(pairs: Sequence[Sequence[object]] | np.ndarray, scores: np.ndarray, highest: bool) -> list[int]:
+    """Return the places of the pairs with the lowest or highest scores, best first; no clip more than TIMES times."""
+    order = np.argsort(-scores if highest else scores, kind="stable")
+    times: dict[object, int] = {}
+    places: list[int] = []
+    for place in order.tolist():
+        clips = list(pairs[place])
+        if len(places) < MOST_FOUND and all(times.get(clip, 0) < TIMES for clip in clips):
+            places.append(place)
+            for clip in clips:
+                times[clip] = times.get(clip, 0) + 1
+    return places
+
+
+def _some(rows: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
+    return rows if len(rows) <= most else np.sort(rng.choice(rows, most, replace=False))

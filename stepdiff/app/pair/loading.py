@@ -1,0 +1,184 @@
+"""The heads among a site's runs: those that answer questions, those of words with their words, and those in memory."""
+
+import threading
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from heads.evidence.head import COPY, FILE, WordHead
+from heads.training.recipe import read_recipe
+from stepdiff.app.cache import LRUCache
+from stepdiff.app.site import BEST, MOST_RUNS, Site, UnknownError
+from stepdiff.common.errors import StepDiffError
+from stepdiff.tasks.testsets import Pair
+
+if TYPE_CHECKING:
+    from heads.methods.stepdiff import StepDiff
+    from heads.methods.word_evidence import WordEvidence
+
+MOST_WORDS = 2
+"""heads of words in memory"""
+
+
+@dataclass(frozen=True)
+class RunHead:
+    """A run of `python -m heads.train` that can answer questions."""
+
+    name: str
+    stamp: int
+    """when its best checkpoint was chosen: a run that is trained again is another head"""
+    system: str
+    """VCLM, Interleaved or StepDiff, by its recipe"""
+    language_model: str
+    view: str
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    head: RunHead
+    method: "StepDiff"
+    device: str
+    precision: str
+
+    def computing(self) -> AbstractContextManager[Any]:
+        """Return the precision of the head's recipe, as `heads.ask` computes in it."""
+        from heads.models.language_model import autocast
+
+        return autocast(self.device, self.precision)
+
+
+class Runs:
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._known: dict[tuple[Path, int], RunHead | None] = {}
+        self._words: LRUCache[tuple[Path, int], WordEvidence] = LRUCache(MOST_WORDS)
+        self._lock = threading.Lock()
+
+    def heads(self) -> list[RunHead]:
+        """Return the heads that answer questions, by name; runs that cannot be read are left out."""
+        folders = [folder for folder in self._site.finished_runs() if (folder / "recipe.yaml").is_file()]
+        with self._lock:
+            return [head for folder in folders[:MOST_RUNS] if (head := self._head(folder)) is not None]
+
+    def head(self, name: str) -> RunHead:
+        """Return a head by its name. Raises UnknownError where the runs have none of that name."""
+        for head in self.heads():
+            if head.name == name:
+                return head
+        raise UnknownError(
+            f"no head {name[:200]!r} among the runs: start the server with --runs, the folder of a trained head"
+        )
+
+    def load(self, head: RunHead) -> Loaded:
+        """Load a head, as `heads.ask` does. Raises StepDiffError where that is not possible."""
+        from heads.models.language_model import pick_device
+        from heads.training.lineage import load_stepdiff
+
+        device = pick_device(self._site.device)
+        method, recipe = load_stepdiff(self._folder(head.name), self._site.store, device)
+        return Loaded(head, method, device, recipe.precision)
+
+    def words(self) -> list[str]:
+        """Return the names of the heads of words; of copies with equal weights, such as that of a run, the first."""
+        copies = [folder / COPY for folder in self._site.run_folders(f"{COPY}/{FILE}")]
+        of_weights: dict[object, Path] = {}
+        for folder in [*self._site.run_folders(FILE), *copies][:MOST_RUNS]:
+            of_weights.setdefault(tuple(file.name for file in folder.glob("words-*")) or folder, folder)
+        return [self._name(folder) for folder in of_weights.values()]
+
+    def evidence(self, name: str) -> "WordEvidence":
+        """Return a head of `words` over the store. StepDiffError: it is damaged, or reads other features."""
+        from heads.methods.word_evidence import WordEvidence
+
+        folder = self._folder(name)
+        key = folder, (folder / FILE).stat().st_mtime_ns
+        with self._lock:
+            evidence = self._words.get(key)
+            if evidence is None:
+                self._words.put(key, evidence := WordEvidence.of_store(WordHead.load(folder), self._site.store))
+        return evidence
+
+    def _name(self, folder: Path) -> str:
+        root = self._site.runs
+        assert root is not None
+        return root.name if folder == root else folder.relative_to(root).as_posix()
+
+    def _folder(self, name: str) -> Path:
+        assert self._site.runs is not None
+        return self._site.runs if name == self._site.runs.name else self._site.runs / name
+
+    def _head(self, folder: Path) -> RunHead | None:
+        key = folder, (folder / BEST).stat().st_mtime_ns
+        if key not in self._known:
+            try:
+                recipe = read_recipe(folder / "recipe.yaml").video_lm
+            except StepDiffError:
+                recipe = None
+            self._known[key] = None  # a contrastive head answers no questions
+            if recipe is not None:
+                about = recipe.system, recipe.language_model, recipe.view
+                self._known[key] = RunHead(self._name(folder), key[1], *about)
+        return self._known[key]
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word, or a phrase, that one of two clips gives more evidence for."""
+
+    term: str
+    evidence: float
+    """log-odds in this clip"""
+    other: float
+    seconds: float | None
+    """time in the clip of the frame with the most evidence; None: unknown"""
+    moments: list[float]
+    """evidence of each frame, of which `evidence` is the mean"""
+
+
+@dataclass(frozen=True)
+class ClipWords:
+    """The words of one of two clips, the clearest first."""
+
+    times: list[float]
+    """seconds in the clip of the frames of `moments`; empty: unknown"""
+    length: float
+    words: list[Word]
+
+
+@dataclass(frozen=True)
+class PairWords:
+    """The words of both clips by one head of words."""
+
+    head: str
+    clips: list[ClipWords]
+    """of Video 1 and Video 2; empty: see `problem`"""
+    problem: str = ""
+    """why there are none; empty: the evidence could be read"""
+
+
+def words_of(site: Site, evidence: "WordEvidence", pair: Pair, question: str = "") -> list[ClipWords]:
+    """Return the words of both clips. question: those that a head reads before it, which are more."""
+    from heads.methods.word_evidence import seconds_of
+
+    if question:
+        reasons = evidence.reasons(pair, evidence.likely(pair, evidence.about(question)))
+    else:
+        reasons = evidence.why(*pair)
+    clips = []
+    for clip, clip_reasons in zip(site.clips(pair), reasons, strict=True):
+        length = (clip.end or 0.0) - (clip.start or 0.0)
+        frames = len(clip_reasons[0].moments) if clip_reasons else 1
+        times = seconds_of(evidence.features.view.provenance.frames, frames, 0.0 if length > 0 else None, length)
+        words = [
+            Word(
+                reason.term,
+                reason.evidence,
+                reason.other,
+                times[max(range(frames), key=reason.moments.__getitem__)] if times else None,
+                reason.moments,
+            )
+            for reason in clip_reasons
+        ]
+        clips.append(ClipWords(times, length, words))
+    return clips

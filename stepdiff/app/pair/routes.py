@@ -1,0 +1,216 @@
+"""A pair of clips, and the search for pairs, at /pair.
+
+Guarantees
+- a streamed answer is that of heads.ask to the byte, and captions are post-processed as `heads.evaluate` does
+- a cancelled answer stops before its next token
+"""
+
+import time
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import Response, StreamingResponse
+from pydantic import BaseModel, Field
+
+from stepdiff.app.cache import LRUCache
+from stepdiff.app.pages import page
+from stepdiff.app.pair.alike import MOST_KEPT, PRESET_CATEGORIES, KeptOdds, declines, odds, score_pairs, similarity
+from stepdiff.app.pair.finder import Finder, Search
+from stepdiff.app.pair.loading import Loaded, PairWords, Runs, words_of
+from stepdiff.app.pair.pages import FinderPage, KeptCaptions, Pages, PairPage, Written
+from stepdiff.app.pair.stored import Stored
+from stepdiff.app.pair.worker import Events, Job, Worker
+from stepdiff.app.site import Site, UnknownError
+from stepdiff.common.errors import StepDiffError
+from stepdiff.tasks.postprocess import parse
+from stepdiff.tasks.prompts import PRESETS
+from stepdiff.tasks.testsets import CATEGORIES, DiffCap, Pair
+
+MOST_TOKENS = 64
+"""of an answer, as in heads.ask"""
+MOST_WRITTEN = 1000
+"""pairs whose captions are kept"""
+Clip = Annotated[str, Query(max_length=1000, description="clip id")]
+_STREAM: dict[int | str, dict[str, Any]] = {
+    200: {
+        "content": {"text/event-stream": {}},
+        "description": "Events: queue {place}, load {head}, loaded {head, seconds}, those of the request, and at the "
+        "end done or error {error}",
+    },
+    429: {"description": "The queue is full"},
+}
+_Work = Callable[[Loaded, Job], dict[str, Any]]
+
+
+class HeadBody(BaseModel):
+    """A head of the runs."""
+
+    head: str = Field(max_length=500, description="name of a head of the runs")
+
+
+class PairBody(HeadBody):
+    """A pair and a head."""
+
+    reference: str = Field(max_length=1000, description="clip id of Video 1")
+    candidate: str = Field(max_length=1000, description="clip id of Video 2")
+
+
+class AskBody(PairBody):
+    """A question about a pair: `question` or `preset`."""
+
+    question: str = Field("", max_length=500)
+    preset: str | None = Field(None, max_length=50, description=", ".join(PRESETS))
+    max_tokens: int = Field(MOST_TOKENS, ge=1, le=256, description="longest answer, in tokens")
+
+
+class FindBody(HeadBody):
+    """A search whose candidate pairs the head scores."""
+
+    step: str = Field("", max_length=500)
+    category: str = Field("", max_length=500)
+    order: Literal["different", "alike"] = "different"
+
+
+def router(site: Site) -> APIRouter:
+    routes = APIRouter(prefix="/pair", tags=["pair"])
+    runs, stored = Runs(site), Stored(site)
+    kept: KeptOdds = LRUCache(MOST_KEPT)
+    captions: KeptCaptions = LRUCache(MOST_WRITTEN)
+    finder = Finder(site, stored, kept)
+    pages = Pages(site, stored, finder, kept, captions)
+    worker = Worker(runs.load)
+
+    def begin(head: str, work: _Work) -> Events:
+        """Submit work with a head, and return the response that reports it."""
+        return Events(worker, worker.submit(Job(runs.head(head), work)))
+
+    def pair_of(body: PairBody) -> Pair:
+        site.clips([body.reference, body.candidate])  # refuses those that the store lacks
+        return body.reference, body.candidate
+
+    @routes.get("", response_model=PairPage | FinderPage)
+    def pair(
+        request: Request,
+        search: Annotated[Search, Depends()],
+        reference: Clip | None = None,
+        candidate: Clip | None = None,
+        at: Annotated[int, Query(ge=-1, le=10_000, description="place in the list of the search")] = -1,
+    ) -> Response:
+        """Two clips in step, what differs between them, and questions about them; without clips, a search for pairs."""
+        heads = runs.heads()
+        if reference is None and candidate is None:
+            return page(request, "pair_finder.html", pages.finder(search, heads))
+        if reference is None or candidate is None:
+            raise StepDiffError("a pair has two clips: give reference and candidate, or neither to search for pairs")
+        listed = search if "at" in request.query_params else None
+        loaded = None if worker.head is None else worker.head.name
+        record = pages.pair((reference, candidate), listed, at, heads, loaded, runs.words())
+        return page(request, "pair.html", record)
+
+    @routes.get("/words")
+    def words(reference: Clip, candidate: Clip, head: str = Query(max_length=500)) -> PairWords:
+        """Return the words for which each clip gives more evidence than the other, by a head of words of the runs."""
+        site.clips([reference, candidate])
+        if head not in runs.words():
+            raise UnknownError(f"no head of words {head[:200]!r} among the runs: run python -m heads.words")
+        try:
+            return PairWords(head, words_of(site, runs.evidence(head), (reference, candidate)))
+        except StepDiffError as error:
+            return PairWords(head, [], str(error))
+
+    @routes.post("/ask", response_class=StreamingResponse, responses=_STREAM)
+    def ask(body: AskBody) -> Response:
+        """Answer a question about a pair, word by word: events `words` {text}, whose texts joined are the answer.
+
+        `rests_on` of the event `done` has the words of each clip, as `/pair/words` returns them, that the head read
+        before the question; it is empty for a head without evidence of words.
+        """
+        pair = pair_of(body)
+        if (body.preset is None) == (not body.question.strip()):
+            raise StepDiffError(f"give one question, or one preset: {', '.join(PRESETS)}")
+        if body.preset is not None and body.preset not in PRESETS:
+            raise StepDiffError(f"no preset {body.preset!r}; there are {', '.join(PRESETS)}")
+        question = body.question if body.preset is None else PRESETS[body.preset]
+        category = None if body.preset is None else PRESET_CATEGORIES[body.preset]
+
+        def work(loaded: Loaded, job: Job) -> dict[str, Any]:
+            start, first = time.monotonic(), 0.0
+
+            def say(words: str) -> None:
+                nonlocal first
+                job.check()
+                if words:
+                    first = first or time.monotonic() - start
+                    job.send("words", text=words)
+
+            with loaded.computing():
+                answer = loaded.method.ask(*pair, question, body.max_tokens, say)
+            seconds = time.monotonic() - start
+            job.check()
+            known = odds(loaded, kept, pair, CATEGORIES if category is None else [category])
+            evidence = loaded.method.words if loaded.method.evidence.asked else None
+            return {
+                "answer": answer,
+                "rests_on": [] if evidence is None else words_of(site, evidence, pair, question),
+                "declines": declines(known, category),
+                "first": round(first, 3),
+                "seconds": round(seconds, 3),
+                "similar": [similarity(*each) for each in known.items()],
+            }
+
+        return begin(body.head, work)
+
+    @routes.post("/alike", response_class=StreamingResponse, responses=_STREAM)
+    def alike(body: PairBody) -> Response:
+        """Compute log p(YES) - log p(NO) that a pair is similar, for every category."""
+        pair = pair_of(body)
+
+        def work(loaded: Loaded, job: Job) -> dict[str, Any]:
+            known = odds(loaded, kept, pair)
+            return {"head": loaded.head.name, "values": [similarity(*each) for each in known.items()]}
+
+        return begin(body.head, work)
+
+    @routes.post("/captions", response_class=StreamingResponse, responses=_STREAM)
+    def write(body: PairBody) -> Response:
+        """Write the difference captions of a pair, one for every category."""
+        pair = pair_of(body)
+
+        def work(loaded: Loaded, job: Job) -> dict[str, Any]:
+            written = captions.get((loaded.head, pair))
+            if written is None:
+                rows = [DiffCap(*pair, category, ()) for category in CATEGORIES]
+                with loaded.computing():
+                    texts = [parse(text) for text in loaded.method.caption(rows, job.check)]
+                known, references = odds(loaded, kept, pair), stored.references(pair)
+                written = [
+                    Written(category, stored.caption(pair, category, text, references), declines(known, category))
+                    for category, text in zip(CATEGORIES, texts, strict=True)
+                ]
+                captions.put((loaded.head, pair), written)
+            return {"head": loaded.head.name, "captions": written}
+
+        return begin(body.head, work)
+
+    @routes.post("/load", response_class=StreamingResponse, responses=_STREAM)
+    def load(body: HeadBody) -> Response:
+        """Load a head, and drop the one that is in memory."""
+        return begin(body.head, lambda loaded, job: {"head": loaded.head.name})
+
+    @routes.post("/find", response_class=StreamingResponse, responses=_STREAM)
+    def find(body: FindBody) -> Response:
+        """Score the candidate pairs of a search by a head: events `progress` {done, total}, `done` {address}."""
+        head = runs.head(body.head)
+        if body.category not in CATEGORIES:
+            raise StepDiffError(f"no category {body.category[:100]!r}; there are {', '.join(CATEGORIES)}")
+        search = Search(body.step, body.category, body.order, f"head:{head.name}")
+        pairs, _ = finder.scored_pairs(body.step, head.view)
+
+        def work(loaded: Loaded, job: Job) -> dict[str, Any]:
+            score_pairs(loaded, kept, pairs, body.category, job)
+            return {"address": search.address()}
+
+        return begin(head.name, work)
+
+    return routes

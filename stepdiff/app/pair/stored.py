@@ -1,0 +1,186 @@
+"""What the given predictions say about a pair: captions, log-odds that it is similar, and the true scores.
+
+Guarantees
+- predictions of a pair in the other order are not shown as this pair's
+- details are checked only against a world whose clips show the steps of the catalog
+"""
+
+import threading
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from stepdiff.app.cache import LRUCache
+from stepdiff.app.compare.files import Answers, library
+from stepdiff.app.compare.sets import Piece, supported
+from stepdiff.app.pair.alike import Odds
+from stepdiff.app.site import Site
+from stepdiff.kitchen.attributes import Attributes
+from stepdiff.kitchen.steps import MAIN
+from stepdiff.kitchen.truth import Judgement, judgements, read_world
+from stepdiff.tasks.testsets import CATEGORIES, DiffRank, Pair, Task
+
+MOST_METHODS = 12
+"""columns of captions"""
+Lines = dict[Pair, list[tuple[int, int]]]
+"""pair -> (line, place in the line: the target's number) of a file"""
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A method's caption of a category."""
+
+    pieces: list[Piece]
+    details: list["Detail"]
+    """those that it names, if the videos are of the sample world"""
+
+
+@dataclass(frozen=True)
+class Detail:
+    """A detail that a caption names for a video, checked against the exact attributes of both."""
+
+    words: str
+    video: int
+    judgement: Judgement
+
+
+@dataclass(frozen=True)
+class CaptionRow:
+    """A category with the caption of each method, and the references of the test set."""
+
+    category: str
+    captions: list[Caption | None]
+    references: list[str]
+
+
+@dataclass(frozen=True)
+class Captions:
+    """The captions of a pair."""
+
+    methods: list[str]
+    rows: list[CaptionRow]
+    swapped: bool
+    """whether there are some for the pair in the other order"""
+
+
+class Stored:
+    """The predictions of a site, found by pair."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._worlds: LRUCache[tuple[Path, int], dict[str, Attributes]] = LRUCache(1)
+        self._library = library(site.predictions, () if site.videos is None else (site.videos,))
+        self._lines: WeakKeyDictionary[Answers, Lines] = WeakKeyDictionary()
+        self._lock = threading.Lock()
+
+    def captions(self, pair: Pair) -> Captions:
+        """Return the captions of a pair in all files, one column a file; files without it are left out."""
+        methods: list[str] = []
+        texts: list[dict[str, str]] = []  # of each method by category
+        references, swapped = self.references(pair), False
+        for answers, lines in self._files("diffcap"):
+            captions = {answers.of.rows[line].category: answers.said[line] for line, _ in lines.get(pair, ())}
+            swapped |= (pair[1], pair[0]) in lines
+            if captions and len(methods) < MOST_METHODS:
+                methods.append(answers.method.name)
+                texts.append(captions)
+        rows = []
+        for category in [*CATEGORIES, *sorted({*references}.union(*texts) - {*CATEGORIES})]:
+            shown = [
+                self.caption(pair, category, captions[category], references) if category in captions else None
+                for captions in texts
+            ]
+            rows.append(CaptionRow(category, shown, references.get(category, [])))
+        return Captions(methods, rows, swapped)
+
+    def caption(self, pair: Pair, category: str, text: str, references: dict[str, list[str]]) -> Caption:
+        """Return a caption of a pair with the words that references have, and its details."""
+        truth = self.truth_of(pair)
+        judged = judgements(text, category, *truth) if truth and category in CATEGORIES else {}
+        details = []
+        for (attribute, value, side), judgement in judged.items():
+            words = f"{attribute}: {value.replace('<', ' before ').replace(MAIN, 'the step itself')}"
+            details.append(Detail(words, 1 if side == "reference" else 2, judgement))
+        pieces = supported(text, references.get(category, ()))
+        return Caption(pieces, sorted(details, key=lambda detail: (detail.video, detail.words)))
+
+    def truth_of(self, pair: Pair) -> tuple[Attributes, Attributes] | None:
+        """Return the attributes of both clips, if the videos are of a sample world and show one step."""
+        folder = self._site.videos
+        if folder is None or not (folder / "world.json").is_file() or not (folder / "attributes.jsonl").is_file():
+            return None
+        file = folder / "attributes.jsonl"
+        version = file, file.stat().st_mtime_ns
+        world = self._worlds.get(version)
+        if world is None:
+            self._worlds.put(version, world := read_world(file))
+        truths = [world.get(clip) for clip in pair]
+        steps = {clip.step for clip in self._site.clips(pair)} | {truth and truth.step for truth in truths}
+        one, two = truths
+        return None if one is None or two is None or len(steps) > 1 else (one, two)
+
+    def references(self, pair: Pair) -> dict[str, list[str]]:
+        references: dict[str, dict[str, None]] = {}
+        for answers, lines in self._files("diffcap"):
+            for line, _ in lines.get(pair, ()):
+                row = answers.of.rows[line]
+                references.setdefault(row.category, {}).update(dict.fromkeys(row.text))
+        return {category: list(texts) for category, texts in references.items()}
+
+    def similar(self, pair: Pair) -> dict[str, Odds]:
+        """Return the log-odds of a pair in the predictions of each head, by category, without controls."""
+        odds: dict[str, Odds] = {}
+        for answers, lines in (*self._files("diffrank"), *self._files("diffcap")):
+            if not answers.method.trained or answers.method.control:
+                continue
+            for line, place in lines.get(pair, ()):
+                value = answers.said[line][place] if answers.of.task == "diffrank" else None
+                value = answers.similar[line] if answers.similar is not None else value
+                if value is not None:
+                    odds.setdefault(answers.method.name, {})[answers.of.rows[line].category] = value
+        return {name: dict(sorted(values.items())) for name, values in odds.items()}
+
+    def truth(self, pair: Pair) -> dict[str, int]:
+        """Return the scores of a pair in DiffRank test sets, by category: 5 is most similar."""
+        return {
+            answers.of.rows[line].category: answers.of.rows[line].scores[place]
+            for answers, lines in self._files("diffrank")
+            for line, place in lines.get(pair, ())
+        }
+
+    def rankings(self) -> list[tuple[str, str]]:
+        """Return id and name of the files that rank pairs."""
+        return [(answers.method.id, answers.method.name) for answers, _ in self._files("diffrank")]
+
+    def ranked(self, method: str | None, category: str) -> dict[Pair, float]:
+        """Return the pairs of a category with the scores of a file, by its id, or with the true ones (None)."""
+        scores: dict[Pair, float] = {}
+        for answers, lines in self._files("diffrank"):
+            if method in (None, answers.method.id):
+                for pair, places in lines.items():
+                    for line, place in places:
+                        row = answers.of.rows[line]
+                        if row.category == category:
+                            scores[pair] = row.scores[place] if method is None else answers.said[line][place]
+        return scores
+
+    def _files(self, task: Task) -> Iterator[tuple[Answers, Lines]]:
+        """Yield the files of a task, those of trained heads first and controls last, and the lines of their pairs."""
+        files = [each for each in self._library.read() if isinstance(each, Answers) and each.of.task == task]
+        for answers in sorted(files, key=lambda each: (each.method.control, not each.method.trained)):
+            with self._lock:
+                if answers not in self._lines:
+                    self._lines[answers] = _lines(answers.of.rows)
+                lines = self._lines[answers]
+            yield answers, lines
+
+
+def _lines(rows: Sequence[Any]) -> Lines:
+    lines: Lines = defaultdict(list)
+    for line, row in enumerate(rows):
+        for place, other in enumerate(row.targets if isinstance(row, DiffRank) else (row.candidate,)):
+            lines[row.reference, other].append((line, place))
+    return lines

@@ -1,0 +1,206 @@
+"""What the pages show: the store, the folder of its videos, runs and predictions. Opened once, before the server."""
+
+import ipaddress
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import polars as pl
+from pydantic import AnyHttpUrl, TypeAdapter, ValidationError
+
+from stepdiff.app.cache import Cache
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.tars import is_regular
+from store import Store
+
+LOCAL = ("127.0.0.1", "localhost", "[::1]", "::1")
+"""names of this machine, which only itself reaches"""
+NO_NUL = r"^[^\x00]*$"
+"""pattern of texts from outside: PostgreSQL and file names cannot have a NUL"""
+MOST_ROW = 2**40
+"""a row's number, at most"""
+BEST = "best.json"
+"""the file that names the checkpoint of a finished training"""
+MOST_SECONDS = 1e7
+"""end of a clip in its video"""
+MOST_RUNS = 200
+"""runs that are looked at"""
+CLIP = {"key": pl.String, "video": pl.String, "start": pl.Float64, "end": pl.Float64, "step": pl.String}
+"""columns of the catalog that every page needs; a catalog may lack all but `key`"""
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class UnknownError(StepDiffError):
+    """Something that an address names and that does not exist: status 404."""
+
+
+class RefusedError(StepDiffError):
+    """A request that is refused for another reason than its form; it may succeed after `retry_after` seconds."""
+
+    def __init__(self, message: str, status: int, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.status, self.retry_after = status, retry_after
+
+
+class FieldError(StepDiffError):
+    """A value of a parameter that is refused: the page marks the field with its name."""
+
+    def __init__(self, message: str, field: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+@dataclass(frozen=True)
+class ClipRecord:
+    """A clip of the catalog."""
+
+    key: str
+    video: str | None
+    """path in the folder of videos"""
+    start: float | None
+    """seconds"""
+    end: float | None
+    """seconds"""
+    step: str | None
+
+
+@dataclass(frozen=True)
+class Site:
+    """Everything that the pages read. Make it with `open`."""
+
+    store: Store
+    videos: Path | None
+    runs: Path | None
+    predictions: tuple[Path, ...]
+    annotate: Path | None
+    database: str | None
+    cache: Cache
+    device: str
+    weights: str | None = None
+    """of the encoder of texts"""
+    public_url: str | None = None
+    """scheme, host and port under which other machines reach the pages, as a browser's Origin header has it"""
+    proxies: tuple[Network, ...] = ()
+    """addresses that set X-Forwarded-For"""
+
+    @classmethod
+    def open(
+        cls,
+        store: str,
+        videos: str | None = None,
+        runs: str | None = None,
+        predictions: Sequence[str] = (),
+        annotate: str | None = None,
+        database: str | None = None,
+        cache: str | None = None,
+        cache_mib: int = 2048,
+        device: str = "auto",
+        weights: str | None = None,
+        public_url: str | None = None,
+        trust_proxy: Sequence[str] = (),
+    ) -> "Site":
+        """Open what the pages show; the arguments are the options of `stepdiff app`.
+
+        Raises:
+            StepDiffError: Something that is named does not exist or cannot be read.
+        """
+        if public_url is not None and annotate is None:
+            raise StepDiffError("--public-url: other machines reach the annotation pages only: give --annotate TASK")
+        if trust_proxy and public_url is None:
+            raise StepDiffError("--trust-proxy: give the address that the proxy has, with --public-url URL")
+        folder = cache or os.path.join(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "stepdiff", "app")
+        return cls(
+            store=Store.open(store),
+            videos=_folder(videos, "videos"),
+            runs=_folder(runs, "runs"),
+            predictions=tuple(given for path in predictions if (given := _folder(path, "predictions"))),
+            annotate=None if annotate is None else Path(annotate),
+            database=database,
+            cache=Cache(Path(folder).expanduser(), cache_mib * 2**20),
+            device=device,
+            weights=weights,
+            public_url=None if public_url is None else _origin(public_url),
+            proxies=tuple(map(_network, trust_proxy)),
+        )
+
+    def trusts(self, address: str) -> bool:
+        """Return whether an address is that of a proxy whose X-Forwarded-For counts."""
+        try:
+            known = ipaddress.ip_address(address)
+        except ValueError:  # of a client that has gone
+            return False
+        return any(known in network for network in self.proxies)
+
+    def clip(self, key: str) -> ClipRecord:
+        """Return a clip of the catalog. Raises UnknownError where it has none of that id."""
+        return self.clips([key])[0]
+
+    def clips(self, keys: Sequence[str]) -> list[ClipRecord]:
+        """Return clips of the catalog in the order of `keys`. Raises UnknownError where it has none of an id."""
+        catalog = self.store.catalog("clips")
+        rows = catalog.rows(list(keys))
+        for key, row in zip(keys, rows, strict=True):
+            if row < 0:
+                raise UnknownError(f"the store has no clip {key[:200]!r}")
+        records = {row["row"]: row for row in catalog.select(rows, pl.DataFrame(schema=CLIP)).to_dicts()}
+        return [ClipRecord(**{name: records[int(row)][name] for name in CLIP}) for row in rows]
+
+    def file(self, clip: ClipRecord) -> Path:
+        """Return the video file of a clip.
+
+        Raises:
+            UnknownError: There are no videos, the catalog does not know the clip's place in them, or the path leads out
+                of the folder of videos.
+        """
+        if self.videos is None:
+            raise UnknownError("no pictures: start the server with --videos FOLDER")
+        if clip.video is None or clip.start is None or clip.end is None:
+            raise UnknownError(f"the catalog has no video, start and end of clip {clip.key!r}")
+        if not 0 <= clip.start < clip.end <= MOST_SECONDS:
+            raise UnknownError(f"clip {clip.key!r} from {clip.start:g} to {clip.end:g} s is no part of a video")
+        path = None if "\0" in clip.video else (self._root / clip.video).resolve()
+        if path is None or not path.is_relative_to(self._root) or not is_regular(path):
+            raise UnknownError(f"{clip.video!r} is not a file in the folder of videos")
+        return path
+
+    def finished_runs(self) -> list[Path]:
+        return self.run_folders(BEST)
+
+    def run_folders(self, file: str) -> list[Path]:
+        """Return which have a file: the folder of runs, those in it, and those one level below."""
+        root = self.runs
+        folders = [] if root is None else [root, *sorted(root.glob("*/")), *sorted(root.glob("*/*/"))]
+        return [folder for folder in folders if (folder / file).is_file()]
+
+    @cached_property
+    def _root(self) -> Path:
+        assert self.videos is not None
+        return self.videos.resolve()
+
+
+def _folder(path: str | None, name: str) -> Path | None:
+    if path is None:
+        return None
+    if not Path(path).is_dir():
+        raise StepDiffError(f"{name}: {path} is not a folder: give another, or leave --{name} out")
+    return Path(path)
+
+
+def _origin(url: str) -> str:
+    try:
+        origin = str(TypeAdapter(AnyHttpUrl).validate_python(url)).removesuffix("/")
+    except ValidationError:
+        origin = ""
+    if not re.fullmatch(r"https?://[^/?#@]+", origin):
+        raise StepDiffError(f"--public-url {url!r}: give scheme and host only, such as https://annotate.example.org")
+    return origin
+
+
+def _network(address: str) -> Network:
+    try:
+        return ipaddress.ip_network(address)
+    except ValueError as error:
+        raise StepDiffError(f"--trust-proxy: {error}: give an IP address, or a network such as 10.0.0.0/8") from None

@@ -1,0 +1,86 @@
+"""Commands from dataclasses: each field is a flag, `--config FILE` and `--json` are always there.
+
+Guarantees
+- invalid options give one line that names the option and the expected value, a StepDiffError is one: exit status 2
+"""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Collection, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from stepdiff.common.errors import StepDiffError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FailureOptions:
+    """What a command that keeps the failures of single items does about them."""
+
+    allow_failed: bool = False
+    """exit with status 0 even if items failed for good, for scripts that go on with the others"""
+
+
+def incomplete(record: Mapping[str, Any]) -> int:
+    """Return the exit status of a command: 1 where items are absent, or failed and that is not allowed."""
+    return int(bool(record.get("absent") or (record.get("failed") and not record.get("allowed"))))
+
+
+def _imported(name: str) -> Callable[[Any], Any]:
+    """Return the function MODULE:FUNCTION."""
+    module, _, function = name.partition(":")
+    return getattr(import_module(module), function)
+
+
+def parse(
+    options: type,
+    argv: list[str] | None,
+    program: str,
+    description: str | None,
+    run: str | Callable[[Any], Any],
+    show: str | Callable[[Any], None] | None = None,
+    positional: Collection[str] = (),
+    status: Callable[[Any], int] = lambda record: 0,
+    recipes: Path | None = None,
+) -> int:
+    """Run a command and show its record; returns the exit status: 0 done, 1 some items failed, 2 unusable input.
+
+    Args:
+        options: Dataclass of the options.
+        argv: Arguments, by default those of the process.
+        program: Module of the command.
+        description: Printed by `--help`; None: the docstring of `options`.
+        run: Takes the options and returns the record: a dictionary or a dataclass. A text is MODULE:FUNCTION, which is
+            imported after the options were read, so that `--help` is fast.
+        show: Prints the record, or is its format string. None: `run` prints by itself and returns the exit status.
+        positional: Options without a flag; a list takes all values that follow.
+        status: The exit status of a record.
+        recipes: Folder whose YAML files `--config` also takes by name.
+    """
+    from stepdiff.common.cli.command import spoken
+    from stepdiff.common.cli.parser import Help, Parser
+
+    prog = spoken(program)
+    usage = " ".join([prog, *(name.upper() for name in positional), "[OPTIONS]"])
+    parser = Parser(prog=prog, usage=usage, description=description or options.__doc__, formatter_class=Help)
+    parser.add(options, positional, recipes)
+    if "json" not in {field.name for field in dataclasses.fields(options)}:
+        parser.add_argument("--json", type=bool, default=False, help="print one JSON object and nothing else")
+    given, as_json = parser.values(sys.argv[1:] if argv is None else argv)
+    try:
+        record = _imported(run)(given) if isinstance(run, str) else run(given)
+    except StepDiffError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if show is None:
+        return int(record)
+    values: Any = record if isinstance(record, dict) else dataclasses.asdict(record)
+    if as_json:
+        print(json.dumps(values, allow_nan=False))
+    elif isinstance(show, str):
+        print(show.format(**values))
+    else:
+        show(record)
+    return status(record)

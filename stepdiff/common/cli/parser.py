@@ -1,0 +1,250 @@
+"""The parser of every command line: jsonargparse with `--config`, dashed flags, `--x/--no-x` and errors in one line.
+
+Every value that jsonargparse reads as YAML is checked by `stepdiff.common.io.yaml_file.check`.
+"""
+
+import dataclasses
+import json
+import os
+import re
+import types
+import typing
+from argparse import SUPPRESS
+from collections.abc import Collection, Sequence
+from pathlib import Path, PurePath
+from typing import Any, NoReturn
+
+import docstring_parser
+import jsonargparse
+import yaml
+
+from stepdiff.common.io import yaml_file
+
+_FLAG = re.compile(r"--[a-z][a-z0-9_.-]*")
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+_load = jsonargparse.get_loader("yaml")
+
+
+def _checked(text: str) -> Any:
+    """As jsonargparse reads YAML, where `check` accepts it."""
+    yaml_file.check(text)
+    return _load(text)
+
+
+jsonargparse.set_loader("yaml", _checked, exceptions=(yaml.YAMLError,))
+
+
+class ConfigOption(jsonargparse.ActionConfigFile):
+    """The action of `--config`: a regular YAML file of options, or the name of one in the folder `recipes`."""
+
+    recipes: Path | None = None
+
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
+        try:
+            text = yaml_file.read_text(values if self.recipes is None else find_recipe(values, self.recipes))
+        except yaml_file.YamlError as error:
+            parser.exit(2, f"error: {error}\n")
+        # The first line keeps the text from being the name of another file, which jsonargparse would read.
+        super().__call__(parser, cfg, f"# options\n{text}", option_string)
+
+
+def find_recipe(name: str, recipes: Path) -> Path:
+    """Return the file `name`, or where no such file exists the recipe `name` of the folder `recipes`.
+
+    Raises:
+        YamlError: Neither exists.
+    """
+    known = {path.relative_to(recipes).with_suffix("").as_posix(): path for path in sorted(recipes.rglob("*.yaml"))}
+    if not os.path.lexists(name) and name.removesuffix(".yaml") not in known:
+        raise yaml_file.YamlError(f"{name}: no such file or recipe; give a YAML file or one of {', '.join(known)}")
+    return Path(name) if os.path.isfile(name) else known.get(name.removesuffix(".yaml"), Path(name))
+
+
+def add_config(parser: jsonargparse.ArgumentParser, recipes: Path | None = None) -> None:
+    """Give the parser the option `--config`. recipes: folder whose files can be given by name."""
+    more = "" if recipes is None else ", or the name of a packaged recipe such as kitchen/stepdiff"
+    parser.add_argument(
+        "--config", action=ConfigOption, help="YAML file with any of the options" + more
+    ).recipes = recipes
+
+
+class Help(jsonargparse.DefaultHelpFormatter):
+    """Keeps the lines of a description, which contain commands to copy, and writes flags with dashes."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text.strip()
+
+    def _format_action_invocation(self, action: Any) -> str:
+        if getattr(action, "_typehint", None) is bool:
+            (flag,) = action.option_strings
+            return f"{flag}/--no-{flag[2:]}"
+        return super()._format_action_invocation(action)
+
+    def format_help(self) -> str:
+        text = re.sub(r"<class\s+'(\w+)'>", r"\1", super().format_help())
+        return _FLAG.sub(lambda flag: flag[0].replace("_", "-"), text)
+
+
+class Parser(jsonargparse.ArgumentParser):
+    """The fields of a dataclass as options, with their docstrings as help.
+
+    A field's metadata may give a stricter `type`; a field of one letter also has a short flag.
+    """
+
+    options: type | None = None
+    positional: Collection[str] = ()
+
+    def add(self, options: type, positional: Collection[str] = (), recipes: Path | None = None) -> None:
+        """Add `--config` and the options. A positional list takes all values that follow."""
+        jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+        self.options, self.positional = options, positional
+        add_config(self, recipes=recipes)
+        fields: dict[str, Any] = {field.name: field for field in dataclasses.fields(options)}
+        hints = typing.get_type_hints(options)
+        about = {field.arg_name: field.description for field in docstring_parser.parse_from_object(options).params}
+        for name in positional:
+            how: dict[str, Any] = {"nargs": "?", "type": hints[name], "default": SUPPRESS}
+            if typing.get_origin(hints[name]) in (list, tuple):
+                how = {"nargs": "*", "type": str, "default": []}
+            self.add_argument(name, help=about.get(name), **how)
+        special = {name for name, field in fields.items() if "type" in field.metadata or len(name) == 1}
+        self.add_class_arguments(options, as_group=False, skip=special | set(positional))
+        for name in sorted(special):
+            flags = [f"-{name}"] * (len(name) == 1) + [f"--{name}"]
+            how = {"default": fields[name].default, "type": fields[name].metadata.get("type", hints[name])}
+            self.add_argument(*flags, help=about.get(name), **how)
+
+    def values(self, argv: Sequence[str]) -> tuple[Any, bool]:
+        """Return the options, and whether `--json` was given."""
+        assert self.options is not None
+        kinds = {action.dest: getattr(action, "_typehint", None) for action in self._actions}
+        switches = {name for name, kind in kinds.items() if kind is bool} | {"json"}
+        arguments = gathered(argv, {name for name, kind in kinds.items() if _holds_texts(kind)})
+        given = self.instantiate(self.parse_args(underscored(arguments, switches)))
+        fields = dataclasses.fields(self.options)
+        values = {field.name: given[field.name] if field.name in given else field.default for field in fields}
+        needed = [f.name for f in fields if f.name in self.positional and f.default is dataclasses.MISSING]
+        if absent := [name for name in needed if values[name] in (dataclasses.MISSING, [])]:
+            self.error(f"{' and '.join(absent).upper()} must be given")
+        values.update({name: tuple(value) for name, value in values.items() if type(value) is list})
+        return self.options(**values), bool("json" in given and given["json"])
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """End with exit status 2 and one line that names the option and what it expects."""
+        if not self.exit_on_error:  # of a nested option: the outer parser reports it
+            super().error(message, ex)
+        self.exit(2, f"error: {in_one_line(message, self.options)}; see {self.prog} --help\n")
+
+
+def in_one_line(message: str, options: type | None) -> str:
+    """Return jsonargparse's message about an option of the dataclass as one line."""
+    keys = re.findall(r'Parser key "([\w.]+)"', message)
+    if unknown := re.search(r"Option '([\w.]+)' is not accepted", message):
+        return f"no option {_flag([*keys, unknown[1]])}"
+    if needed := re.search(r"the following arguments are required: (.+)", message):
+        named = [_flag([*keys, name]) for name in needed[1].split(", ")]
+        return f"{' and '.join(named)} must be given"
+    if unknown := re.match(r"unrecognized arguments: (.+)", message, re.DOTALL):
+        return f"no option or argument {unknown[1]}"
+    if lone := re.match(r"argument (?:-\w/)?(--[\w.-]+): expected (?:one|at least one) argument", message):
+        return f"{_flag([lone[1][2:]])} expects a value"
+    kind = _kind(options, ".".join(keys))
+    if keys and kind is not None:
+        value = re.search(r"(?:Got|Given) value: (.*)", message)
+        got = f", not {value[1]}" if value and "(" not in value[1] else ""
+        return f"{_flag(keys)} expects {_expected(kind)}{got}"
+    return " ".join(message.split())
+
+
+def _flag(keys: Sequence[str]) -> str:
+    return "--" + ".".join(keys).replace("_", "-")
+
+
+def _kind(options: Any, key: str) -> Any:
+    """The type of a (nested) option, None where it cannot be known."""
+    kind = options
+    for name in key.split("."):
+        kind = next((each for each in _alternatives(kind) if dataclasses.is_dataclass(each)), None)
+        if kind is None or name not in kind.__dataclass_fields__:
+            return None
+        field = kind.__dataclass_fields__[name]
+        kind = field.metadata.get("type", typing.get_type_hints(kind)[name])
+    return kind
+
+
+def _alternatives(kind: Any) -> tuple[Any, ...]:
+    union = typing.get_origin(kind) in (typing.Union, types.UnionType)
+    return typing.get_args(kind) if union else (kind,)
+
+
+def _expected(kind: Any) -> str:
+    kinds: list[str] = []
+    for each in _alternatives(kind):
+        origin, arguments = typing.get_origin(each), typing.get_args(each)
+        if each is type(None):
+            continue
+        if origin is typing.Literal:
+            kinds.append(f"one of {', '.join(map(str, arguments))}")
+        elif origin in (list, tuple):
+            kinds.append(f"a list of {_expected(arguments[0]).removeprefix('a ')}")
+        elif dataclasses.is_dataclass(each):
+            kinds.append(f"options ({', '.join(field.name for field in dataclasses.fields(each))})")
+        elif limits := getattr(each, "_expression", None):
+            kinds.append(f"{_expected(getattr(each, '_type', float))} with {limits.replace('v', 'value ')}")
+        else:
+            kinds.append(_WORDS.get(each) or ("a path" if issubclass(each, PurePath) else each.__name__))
+    return " or ".join(kinds)
+
+
+def _holds_texts(kind: object) -> bool:
+    if typing.get_origin(kind) not in (list, tuple):
+        return False
+    first = typing.get_args(kind)[0]
+    return first is str or typing.get_origin(first) is typing.Literal
+
+
+def gathered(arguments: Sequence[str], lists: Collection[str]) -> list[str]:
+    """Return the arguments with each `--flag a b` whose field is in `lists` as one argument, a JSON list.
+
+    The values of a repeated flag are added to its earlier ones. A single value that begins with [ is a list.
+    """
+    merged, values = [], dict[str, list[str]]()
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        flag, equals, value = argument.partition("=")
+        name = flag[2:].replace("-", "_")
+        if flag.startswith("--") and name in lists:
+            items = [value] if equals else []
+            while not equals and rest and not rest[0].startswith("-"):
+                items.append(rest.pop(0))
+            if len(items) == 1 and items[0].startswith("["):
+                argument = f"{flag}={items[0]}"
+            elif items:  # a flag without a value is refused later
+                argument = f"{flag}={json.dumps(values.setdefault(name, []) + items)}"
+                values[name] += items
+        merged.append(argument)
+    return merged
+
+
+def underscored(arguments: Sequence[str], switches: Collection[str] = ()) -> list[str]:
+    """Return the arguments with flags as jsonargparse names them: `--test-set` is `--test_set`; values are kept.
+
+    Args:
+        arguments: The command line.
+        switches: Fields of type bool: `--parse` alone means true, `--no-parse` false.
+    """
+    renamed: list[str] = []
+    for place, (argument, following) in enumerate(zip(arguments, [*arguments, ""][1:], strict=True)):
+        if argument == "--":
+            return [*renamed, *arguments[place:]]
+        if argument.startswith("--"):
+            name, equals, value = argument[2:].partition("=")
+            name = name.replace("-", "_")
+            if name in switches and not equals and following not in ("true", "false"):
+                equals, value = "=", "true"
+            elif name.startswith("no_") and name[3:] in switches:
+                name, equals, value = name[3:], "=", "false"
+            argument = "--" + name + equals + value
+        renamed.append(argument)
+    return renamed

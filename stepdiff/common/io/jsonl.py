@@ -1,0 +1,75 @@
+"""JSON-lines files: one object per line. ARCHIVE.tar.xz/NAME is read as the file NAME of the archive."""
+
+import json
+import lzma
+import tarfile
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import write_text
+
+
+def read_objects(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (`path:line`, object) for each line. Lines end at \\n alone: a text may hold any other separator.
+
+    StepDiffError: no such file, or a line that is empty, not UTF-8, not JSON or not an object.
+    """
+    try:
+        lines = _content(Path(path)).split(b"\n")
+    except FileNotFoundError as error:
+        raise StepDiffError(f"{path}: no such file") from error
+    except OSError as error:
+        raise StepDiffError(f"{path}: cannot be read ({error.strerror})") from error
+    if not lines[-1]:  # after the last line's end
+        lines.pop()
+    for number, line in enumerate(lines, 1):
+        place = f"{path}:{number}"
+        try:
+            item = parse_object(line)
+        except StepDiffError as error:
+            raise StepDiffError(f"{place}: {error}") from error
+        yield place, item
+
+
+def _content(path: Path) -> bytes:
+    archive = next((parent for parent in path.parents if parent.suffixes[-2:] == [".tar", ".xz"]), None)
+    if archive is None:
+        return path.read_bytes()
+    try:
+        return _members(archive)[path.relative_to(archive).as_posix()]
+    except KeyError:
+        raise StepDiffError(f"{path}: no such file in the archive") from None
+    except (tarfile.TarError, lzma.LZMAError, EOFError) as error:
+        raise StepDiffError(f"{archive}: not a whole .tar.xz archive ({error})") from error
+
+
+@lru_cache(maxsize=1)  # a report reads a hundred small files of one archive
+def _members(archive: Path) -> dict[str, bytes]:
+    with tarfile.open(archive, "r:xz") as files:
+        return {member.name: files.extractfile(member).read() for member in files if member.isfile()}  # type: ignore[union-attr]
+
+
+def parse_object(line: bytes) -> dict[str, Any]:
+    """Return the object of one line. StepDiffError: empty, not UTF-8, not JSON or not an object."""
+    if not line.strip():
+        raise StepDiffError("an empty line; remove it")
+    try:
+        item = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise StepDiffError(f"not a JSON object ({error})") from error
+    if not isinstance(item, dict):
+        raise StepDiffError(f"not a JSON object but {type(item).__name__}")
+    return item
+
+
+def write_objects(path: str | Path, objects: Iterable[dict[str, Any]]) -> None:
+    """Write one line per object. StepDiffError where the file cannot be written."""
+    write_text(Path(path), "".join(map(object_line, objects)))
+
+
+def object_line(item: dict[str, Any]) -> str:
+    """Return one line with its end, in ASCII; ValueError on NaN."""
+    return json.dumps(item, allow_nan=False) + "\n"

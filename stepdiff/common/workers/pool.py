@@ -1,0 +1,340 @@
+"""A pool of workers on Ray, and what happens when one dies.
+
+Guarantees
+- a worker that is killed is replaced, and its shard is done again; a shard whose workers die ATTEMPTS times is given up
+- a shard is given to a worker that has started, so workers that find no room delay nothing
+- where not even one worker has room, the run ends within a minute, except on a cluster with an autoscaler
+"""
+
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sized
+from typing import Any, Protocol, runtime_checkable
+
+from stepdiff.common.errors import StepDiffError, first_line
+from stepdiff.common.progress import Advance, say
+
+ATTEMPTS = 3
+_CPUS_WITH_GPU = 8
+"""of a worker with a GPU, at most: all but one decode"""
+_CPUS_UNSEEN = 4
+"""of a worker with a GPU that the cluster has still to start"""
+_LOOK = 0.5
+"""seconds between two looks at the workers' progress"""
+_LOOK_AT_NODES = 5.0
+"""seconds between two looks at the nodes of a cluster"""
+_PATIENCE = 60.0
+"""seconds after which a line says that the cluster has started no worker yet"""
+_LOST = (2, 3)
+"""Ray's numbers of why a node is gone: it failed, or its cloud took it back; others are removed on purpose"""
+_NODE_GROUP = "ray.io/node-group"
+"""label that Ray gives the nodes of a cluster with an autoscaler"""
+_SAME_ERRORS = 3
+"""shards in a row that could not be written, after which the run ends: a full disk stays full"""
+
+
+@runtime_checkable
+class Task(Protocol):
+    """The work of one shard."""
+
+    @property
+    def shard(self) -> int: ...
+
+    @property
+    def rows(self) -> Sized:
+        """to do"""
+
+    @property
+    def failures(self) -> Sized:
+        """known to be unusable"""
+
+
+def has_gpu(device: str | None, joined: bool) -> bool:
+    """Return whether each worker takes a GPU: `device` asks for it, or the cluster has some.
+
+    Raises StepDiffError where `device` asks for one that cannot come: a Ray of our own (not `joined`) starts no more
+    nodes.
+    """
+    import ray
+
+    there = ray.cluster_resources().get("GPU", 0) > 0
+    if device is None or not device.startswith("cuda"):
+        return device is None and there
+    if not there and not joined:
+        raise StepDiffError(f"--device {device}, but this machine has no GPU: give cpu")
+    return True
+
+
+def pool_size(workers: int | None, most_cpus: int, gpu: bool, joined: bool) -> tuple[int, int]:
+    """Return how many workers to start (`workers`, else as many as have room), and the CPUs of each.
+
+    most_cpus: of a worker without a GPU. On this machine alone (not `joined`) a worker has at most OMP_NUM_THREADS:
+    threads that wait for each other wait ten times as long where another process has one of their cores.
+    """
+    resources = nodes()
+    if gpu:
+        with_gpu = [(cpus, gpus) for cpus, gpus in resources if gpus]
+        each = min((max(cpus // gpus, 1) for cpus, gpus in with_gpu), default=_CPUS_UNSEEN)
+        return workers or sum(gpus for _, gpus in with_gpu) or 1, min(each, _CPUS_WITH_GPU)
+    total, largest = sum(cpus for cpus, _ in resources), max((cpus for cpus, _ in resources), default=0)
+    count = workers or max(total // most_cpus, 1)
+    allowed = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    if not joined and allowed.isdecimal():
+        most_cpus = min(most_cpus, max(int(allowed), 1))
+    return count, max(min(total // count, most_cpus, largest), 1)
+
+
+def nodes() -> list[tuple[int, int]]:
+    """Return CPUs and GPUs of each node of the cluster."""
+    import ray
+
+    resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in resources]
+
+
+def room(cpus: int, gpu: bool) -> int:
+    """Return how many workers of `cpus` CPUs, and a GPU each where `gpu`, the nodes can run if nothing else does."""
+    return sum(min(its_cpus // cpus, its_gpus) if gpu else its_cpus // cpus for its_cpus, its_gpus in nodes())
+
+
+def need(cpus: int, gpu: bool) -> str:
+    """Return what a worker needs, in words."""
+    return f"{cpus} CPU{'s' * (cpus > 1)}" + " and a GPU" * gpu
+
+
+def autoscaled() -> bool:
+    """Return whether an autoscaler may add nodes to the cluster."""
+    import ray
+
+    return any(_NODE_GROUP in node.get("Labels", {}) for node in ray.nodes())
+
+
+def _lost_nodes() -> dict[str, str]:
+    """Return id and address of every node that the cluster has lost, also before this run."""
+    import ray
+
+    return {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node.get("DeathReason") in _LOST}
+
+
+def _without_memory(error: BaseException) -> bool:
+    """Return whether this is Python's, torch's or Ray's error for too little memory; torch is not imported for it."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+
+
+class _Slot:
+    """One worker of a pool, replaced where it dies."""
+
+    def __init__(self, start: Callable[[], Any]) -> None:
+        """Start a worker with `start`; the cluster may have no room for it yet."""
+        self._new = start
+        self._start()
+
+    def _start(self) -> None:
+        self.worker = self._new()
+        self.started = False
+        self.task: Any = None
+        self.call: Any = None
+        """the call of its task"""
+        self.finished = 0
+        """rows of its task that are finished"""
+        self.question: Any = self.worker.finished.remote()
+        self.node_lost = False
+
+    def replace(self) -> None:
+        """Start another worker instead of one that died."""
+        import ray
+
+        ray.kill(self.worker)  # it may only be out of reach
+        self._start()
+
+    def give(self, task: Task) -> None:
+        """Start a task."""
+        self.task, self.finished = task, 0
+        self.call = self.worker.run.remote(task)
+
+    def look(self) -> bool:
+        """Update `finished` if the answer has come. False: the worker died while it had no task."""
+        import ray
+        from ray.exceptions import OutOfMemoryError, RayActorError
+
+        if self.question is None:
+            self.question = self.worker.finished.remote() if self.task else None
+        elif ray.wait([self.question], timeout=0)[0]:
+            question, self.question = self.question, None
+            try:
+                self.finished = ray.get(question)
+                self.started = True
+            except (RayActorError, OutOfMemoryError):
+                if self.task is None:  # else its task ends the same way
+                    self._start()
+                    return False
+        return True
+
+    def outcome(self, lighter: str) -> Any | str | None:
+        """Return the outcome of the task that has ended, an error as text, or None where the worker died."""
+        import ray
+        from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayActorError, RayTaskError
+
+        task, self.task, self.finished = self.task, None, 0
+        self.question = None  # an answer still to come is about a task that is over
+        try:
+            return ray.get(self.call)
+        except (RayActorError, OutOfMemoryError) as error:  # the latter: Ray ended it before the node had no memory
+            self.replace()
+            self.node_lost = isinstance(error, ActorUnavailableError) or "node has died" in str(error)
+            return None
+        except RayTaskError as error:
+            why = f"shard {task.shard}: {type(error.cause).__name__}: {first_line(error.cause)}"
+            return f"{why}: {lighter}" if _without_memory(error.cause) else why
+
+
+class WorkerPool:
+    """Workers that each do one shard at a time."""
+
+    def __init__(
+        self,
+        worker: type,
+        options: Any,
+        gpu: bool,
+        failed: Callable[[int, str], Any],
+        lighter: str = "try fewer --workers",
+        *,
+        joined: bool,
+        by_threads: bool = False,
+        unit: str = "rows",
+    ) -> None:
+        """Start the first worker, with a GPU of its own where `gpu`.
+
+        Args:
+            worker: Class with `run(task)`, whose outcome has an `error` (why nothing was written, or None), and
+                `finished()`, the rows of the current task that are finished.
+            options: The argument of each worker; `options.cpus` are the CPUs of one.
+            failed: Makes the outcome of a shard that was given up, from its number and the reason.
+            lighter: What a user can do where a worker has too little memory.
+            joined: Whether nodes may join; a Ray of our own, on this machine, starts no more.
+            by_threads: Whether a worker has a CPU for each thread of this process.
+            unit: What the rows of a task are, in the plural.
+        """
+        import ray
+
+        # the second thread answers how far the first is; a death is ours to handle
+        actor: Any = ray.remote(worker).options(  # type: ignore[attr-defined]
+            num_cpus=options.cpus, num_gpus=int(gpu), max_concurrency=2, max_restarts=0
+        )
+        self._start = lambda: actor.remote(options)
+        self._slots = [_Slot(self._start)]
+        self._failed, self._lighter, self._unit = failed, lighter, unit
+        self._cpus, self._gpu, self._joined = options.cpus, gpu, joined
+        self._by_threads = by_threads and options.cpus > 1
+
+    def _wait(self) -> None:
+        """Say that no worker has started. StepDiffError if none ever will."""
+        if not room(self._cpus, self._gpu) and not autoscaled():
+            node = "no node of the cluster has" if self._joined else "this machine does not have"
+            advice = "start such nodes" if self._joined else "use a larger one"
+            advice += " or set a smaller OMP_NUM_THREADS" * self._by_threads
+            raise StepDiffError(f"{node} {need(self._cpus, self._gpu)}, which a worker needs: {advice}")
+        on = "waiting for free CPUs or GPUs of the cluster" if self._joined else "still starting Ray on this machine"
+        say(f"no worker has answered yet: {on}")
+
+    def call(self, method: str, *arguments: object) -> Any:
+        """Call a method of the first worker, which is replaced where it dies.
+
+        StepDiffError: ATTEMPTS workers died, or one answers a text, its error.
+        """
+        import ray
+        from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
+
+        for left in reversed(range(ATTEMPTS)):
+            call = getattr(self._slots[0].worker, method).remote(*arguments)
+            while not ray.wait([call], timeout=_PATIENCE)[0]:
+                self._wait()
+            try:
+                answer = ray.get(call)
+                break
+            except RayActorError as error:
+                why = f"a worker died in {method} ({first_line(error)})"
+                if not left:
+                    raise StepDiffError(f"{why}: run it again") from None
+                say(f"{why}: another does it again")
+                self._slots[0].replace()
+            except (OutOfMemoryError, RayTaskError) as error:
+                cause = error.cause if isinstance(error, RayTaskError) else error
+                if not _without_memory(cause):
+                    raise
+                why = f"{type(cause).__name__}: {first_line(cause)}"
+                raise StepDiffError(f"a worker had too little memory in {method} ({why}): {self._lighter}") from None
+        if isinstance(answer, str):
+            raise StepDiffError(answer)
+        return answer
+
+    def run(self, tasks: Iterable[Task], count: int, advance: Advance) -> Iterator[Any]:
+        """Yield the outcome of every task as it ends, done by `count` workers, or as many as have room.
+
+        `advance` receives the number of newly finished rows. Tasks after _SAME_ERRORS errors in a row have no outcome.
+        Raises StepDiffError where workers die before they start.
+        """
+        import ray
+
+        slots = self._slots
+        if count > (most := room(self._cpus, self._gpu)):
+            where = "the cluster" if self._joined else "this machine"
+            line = f"--workers {count}: {where} has room for {most} of {need(self._cpus, self._gpu)} each"
+            if self._joined:
+                others = "its autoscaler may add nodes" if autoscaled() else "the others wait for nodes that join it"
+                line = f"{line}; {others}"
+            say(line + "; a smaller OMP_NUM_THREADS makes room for more" * self._by_threads)
+        slots += [_Slot(self._start) for _ in range(count - len(slots))]
+        new, again, deaths = iter(tasks), deque[Any](), Counter[int]()
+        finished = shown = errors = stillborn = 0
+        waiting = looked = time.monotonic()
+        gone = _lost_nodes()
+        while True:
+            if self._joined and time.monotonic() - looked > _LOOK_AT_NODES:
+                looked, before, gone = time.monotonic(), gone, _lost_nodes()
+                for node in gone.keys() - before:
+                    say(f"node {gone[node]} was lost: {len(nodes())} nodes are left")
+            stillborn += sum(not slot.look() for slot in slots)
+            if stillborn > ATTEMPTS * count:
+                raise StepDiffError(
+                    f"{stillborn} workers died before they began: if memory is short, {self._lighter}; "
+                    "else see the logs of Ray's nodes"
+                )
+            for slot in slots:
+                if slot.started and slot.task is None and (task := again.popleft() if again else next(new, None)):
+                    slot.give(task)
+            busy = [slot for slot in slots if slot.task]
+            if not busy and any(slot.started for slot in slots):
+                return
+            if busy:
+                waiting = time.monotonic()
+            elif time.monotonic() - waiting > _PATIENCE:
+                waiting = time.monotonic()
+                self._wait()
+            calls = [slot.call for slot in busy] or [slot.question for slot in slots]
+            ended, _ = ray.wait(calls, num_returns=len(calls), timeout=_LOOK)
+            for slot in busy:
+                task = slot.task
+                if task is None or slot.call not in ended:
+                    continue
+                outcome = slot.outcome(self._lighter)
+                if outcome is None:
+                    deaths[task.shard] += 1
+                    if deaths[task.shard] < ATTEMPTS:
+                        why = " (its node does not answer)" if slot.node_lost else ""
+                        count_of = f"{len(task.rows)} {self._unit}"
+                        say(f"a worker died at shard {task.shard}{why}: its {count_of} start again on another worker")
+                        again.append(task)
+                        continue
+                    outcome = f"shard {task.shard}: {ATTEMPTS} workers died at it: if memory is short, {self._lighter}"
+                if isinstance(outcome, str):
+                    outcome = self._failed(task.shard, outcome)
+                finished += len(task.rows) + len(task.failures)
+                errors = errors + 1 if outcome.error else 0
+                yield outcome
+                if errors == _SAME_ERRORS:
+                    return
+            done = finished + sum(slot.finished for slot in slots)
+            advance(max(done - shown, 0))
+            shown = max(done, shown)

@@ -1,0 +1,69 @@
+"""The published tasks as data: test-set formats, prompts, post-processing, metrics and scorers.
+
+This room knows no model, no video and no store.
+"""
+
+import stepdiff
+
+stepdiff.enter("stepdiff.tasks")
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from stepdiff.tasks.declining import agreeing, declines
+    from stepdiff.tasks.postprocess import names_video, parse
+    from stepdiff.tasks.scoring import score
+    from stepdiff.tasks.testsets import (
+        DiffCap,
+        DiffMCQ,
+        DiffRank,
+        Prediction,
+        Row,
+        Task,
+        read_predictions,
+        read_test_set,
+        split_clip,
+        write_predictions,
+        write_test_set,
+    )
+
+__all__ = [
+    "DiffCap",
+    "DiffMCQ",
+    "DiffRank",
+    "Prediction",
+    "Row",
+    "Task",
+    "agreeing",
+    "declines",
+    "names_video",
+    "parse",
+    "read_predictions",
+    "read_test_set",
+    "score",
+    "split_clip",
+    "write_predictions",
+    "write_test_set",
+]
+
+__getattr__ = stepdiff.lazy(
+    __name__,
+    {
+        "stepdiff.tasks.declining": ("agreeing", "declines"),
+        "stepdiff.tasks.postprocess": ("names_video", "parse"),
+        "stepdiff.tasks.scoring": ("score",),
+        "stepdiff.tasks.testsets": (
+            "DiffCap",
+            "DiffMCQ",
+            "DiffRank",
+            "Prediction",
+            "Row",
+            "Task",
+            "read_predictions",
+            "read_test_set",
+            "split_clip",
+            "write_predictions",
+            "write_test_set",
+        ),
+    },
+)

@@ -1,0 +1,1 @@
+"""Benchmarks of others: readers of their published files, prompts, scorers and published figures."""

@@ -1,0 +1,337 @@
+"""ConViS-Bench (arXiv 2509.19245): how similar are two clips in a concept, in the scores of people?
+
+A folder holds the authors' repository, the data set that they publish, or both; a flat folder of the same files works
+too.
+
+    human_annotations/vicos.user_inputs.json, or user_inputs.json      scores of people, 1 (different) to 5 (the same)
+    human_annotations/to_be_ranked.json, or to_be_ranked.json          clips and the four clips to rank for each
+    ConVIS.jsonl                                                       the videos' files, videos_trimmed/DOMAIN/CLIP.mp4
+    captions/MODEL/CLIP.txt, or one JSON object {clip: text}           captions of the clips
+
+A clip's id is its file's name without folder and suffix, <video>_<number of the clip>: captions and features of the
+authors have the same names. Such an id has two parts and is never taken for <video_uid>_<start>_<end>, which has three.
+
+    convis             a pair of clips and one of five concepts; its truth is the mean of all answers about it. Figures:
+                       Spearman's rho and Kendall's tau-b of predictions and truths over the pairs, for each concept,
+                       times 100. A pair without a prediction is not scored but counted
+    convis-retrieval   which of four clips is the most similar one in a concept? The authors' ground truth (ranked.json)
+                       is not published, so the mean scores of pairs are the truth, and only clips whose four pairs all
+                       have scores are rows. P@1, R@1 and F1@1 compare the targets with the highest score of the method
+                       and those with the highest one of people: several where scores are equal, so ties gain a method
+                       recall. tau is the mean tau-b of the rows that have one. All are times 100
+
+Pairs are drawn for the intervals. They share clips, but those that share a video cannot be drawn together, because 483
+of the 610 are connected. Drawing videos, where a pair weighs the product of its videos, gives intervals 1.7 times as
+wide, which is what that procedure gives for pairs that are independent (the square root of 3).
+
+Guarantees
+- figures of the published predictions equal the published table to its digit
+- a mean over concepts has all five; a constant prediction has no figure
+"""
+
+import json
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, create_model
+
+from stepdiff.common.checked import checked
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import make_folder, write_text
+from stepdiff.common.io.jsonl import read_objects
+from stepdiff.tasks.agreement import kendall, spearman
+from stepdiff.tasks.benchmarks.figures import scores_of, summary, truths_of
+from stepdiff.tasks.benchmarks.published_files import read_entries, read_json
+from stepdiff.tasks.benchmarks.rows import Ranking, Rating
+from stepdiff.tasks.bootstrap import Resamples, interval, mean_figure
+from stepdiff.tasks.spec import Asked, ClipFile, Published, TaskSpec
+from stepdiff.tasks.testsets import Pair, Prediction, parts_of
+
+SOURCE = "github.com/benedettaliberatori/convisbench"
+VIDEOS = "the data set bliberatori/ConViS-Bench"
+ANSWERS = ("human_annotations/vicos.user_inputs.json", "user_inputs.json")
+RANKINGS = ("human_annotations/to_be_ranked.json", "to_be_ranked.json")
+LICENCE = "not stated by the authors"
+CORRELATIONS = {"rho": spearman, "tau": kendall}
+FIGURES = ("P@1", "R@1", "F1@1", "tau")
+"""of retrieval"""
+
+
+@dataclass(frozen=True)
+class Concept:
+    name: str
+    """in the words of a question"""
+    key: str
+    """in the answers"""
+    file: str
+    """in names of files of predictions"""
+
+
+CONCEPTS = (
+    Concept("main action", "MainAction", "Main_Action"),
+    Concept("main subjects", "MainSubjects", "Main_Subjects"),
+    Concept("main objects", "MainObjects", "Main_Objects"),
+    Concept("location", "Location", "Location"),
+    Concept("order of actions", "OrderofActions", "Order_Of_Actions"),
+)
+
+
+def clip_of(path: str) -> str:
+    """Return the id of the clip in a file. ValueError: an id with seconds of a video, or none."""
+    clip = PurePosixPath(path).stem
+    if not clip or parts_of(clip) is not None:
+        raise ValueError(f"holds {path!r}: {clip!r} is not a clip of ConViS-Bench, <video>_<number>")
+    return clip
+
+
+def _split_pair(text: Any) -> Pair:
+    one, dash, two = str(text).partition("-")
+    if not dash or not one or not two:
+        raise ValueError(f"is {text!r:.60}, not an id of a pair, <clip>.mp4-<clip>.mp4")
+    return clip_of(one), clip_of(two)
+
+
+def _file_of_clip(path: str) -> str:
+    clip_of(path)
+    return path
+
+
+_Clip = Annotated[str, AfterValidator(clip_of)]
+_ANSWER: Any = create_model(
+    "_Answer",
+    video_pair_id=Annotated[Pair, BeforeValidator(_split_pair)],
+    user_inputs=create_model("_Scores", **{concept.key: Literal[tuple("12345")] for concept in CONCEPTS}),  # type: ignore[call-overload, valid-type]
+)
+_LISTS = TypeAdapter(dict[_Clip, Annotated[tuple[_Clip, ...], Field(min_length=1)]])
+_VIDEO = Annotated[str, AfterValidator(_file_of_clip)]
+_VIDEOS: Any = create_model("_Videos", video1=_VIDEO, video2=_VIDEO)
+
+
+def read_answers(folder: Path) -> dict[Pair, list[tuple[int, ...]]]:
+    """Return the answers about each pair, in the order of the file: scores of 1 to 5 in the order of CONCEPTS."""
+    answers: dict[Pair, list[tuple[int, ...]]] = defaultdict(list)
+    for answer in read_entries(_file(folder, ANSWERS), SOURCE, "answer", _ANSWER.model_validate):
+        scores = answer.user_inputs.model_dump().values()
+        answers[answer.video_pair_id].append(tuple(map(int, scores)))
+    return answers
+
+
+def _file(folder: Path, names: Sequence[str]) -> Path:
+    """Return the first of the files that exists."""
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    raise StepDiffError(f"{folder}: has no {' or '.join(names)}; get it from {SOURCE}")
+
+
+def clips(folder: Path) -> Iterator[ClipFile]:
+    """Yield the clips of the pairs, each once."""
+    path = folder / "ConVIS.jsonl"
+    if not path.is_file():
+        raise StepDiffError(f"{path}: no such file; get it with the videos from {VIDEOS}")
+    seen = set()
+    for place, entry in read_objects(path):
+        advice = f"; get the file again from {VIDEOS}"
+        for video in checked(_VIDEOS.model_validate, entry, f"{place}: ", advice).model_dump().values():
+            if (clip := clip_of(video)) not in seen:
+                seen.add(clip)
+                yield ClipFile(clip, video, metadata={"domain": PurePosixPath(video).parent.name})
+
+
+def export(_: Path, rows: Sequence[Any], predictions: Sequence[Prediction | None], folder: Path) -> list[Path]:
+    """Write one file for each concept, where the authors' scorer looks for a model with the folder's name.
+
+    A score of 0 is written as the smallest number above it, because that scorer takes 0.0 for a missing score.
+    """
+    entries: dict[str, list[dict[str, Any]]] = {concept.name: [] for concept in CONCEPTS}
+    for row, prediction in zip(rows, predictions, strict=True):
+        if prediction is not None:
+            ((score,),) = scores_of([row], [prediction])
+            one, two = (f"videos_trimmed/{clip}.mp4" for clip in row.clips)
+            entries[row.concept].append({"video1": one, "video2": two, "similarity": score or 5e-324})
+    name = folder.absolute().name
+    files = []
+    for concept in CONCEPTS:
+        if entries[concept.name]:
+            place = folder / "computed_conditioned_similarities" / concept.file / name
+            make_folder(place)
+            files.append(place / f"{name}_{concept.file}_similarities.json")
+            write_text(files[-1], json.dumps(entries[concept.name], indent=4, allow_nan=False))
+    return files
+
+
+def read(folder: Path) -> Asked:
+    """Read the pairs and the people's scores, in the order of the answers."""
+    answers = read_answers(folder)
+    rows, truth = [], {}
+    for pair, scores in answers.items():
+        for concept, mean in zip(CONCEPTS, np.mean(scores, axis=0).tolist(), strict=True):
+            rows.append(Rating(f"{pair[0]}-{pair[1]}: {concept.name}", pair, concept.name))
+            truth[rows[-1].key] = mean
+    return Asked(rows, truth, (f"{len(answers)} pairs, {sum(map(len, answers.values()))} answers of people",))
+
+
+def score(
+    rows: Sequence[Rating],
+    predictions: Sequence[Prediction],
+    truth: Mapping[str, float],
+    bootstrap: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Return the scores as TaskSpec.score: "rho CONCEPT" and "tau CONCEPT" of each concept, "rho" and "tau", their
+    means over the concepts (ours), and "missing", the number of rows without a prediction."""
+    values = np.array(scores_of(rows, predictions))[:, 0]
+    means = np.array(truths_of(rows, truth))
+    draws = Resamples(["-".join(row.clips) for row in rows], bootstrap, seed)
+    asked = Counter(key.rpartition(": ")[2] for key in truth)
+    concepts = np.array([row.concept for row in rows])
+    parts: dict[str, Any] = {}
+    resampled: dict[str, np.ndarray] = {}
+    for concept in [c.name for c in CONCEPTS if asked[c.name]]:
+        chosen = np.flatnonzero(concepts == concept)
+        parts[concept] = {"rows": len(chosen), "missing": asked[concept] - len(chosen)}
+        both, weights = (values[chosen], means[chosen]), draws.counts[:, draws.member[chosen]]
+        for name, correlation in CORRELATIONS.items():
+            value = 100 * float(correlation(*both)[0]) if len(chosen) > 1 else math.nan
+            known = math.isfinite(value)
+            parts[concept][name] = value if known else None
+            resampled[f"{name} {concept}"] = (
+                100 * correlation(*both, weights) if known else np.full(len(weights), np.nan)
+            )
+    figures = {f"{name} {concept}": part[name] for name in CORRELATIONS for concept, part in parts.items()}
+    for name in CORRELATIONS:
+        keys = [f"{name} {concept}" for concept in parts]
+        each = [figures[key] for key in keys]
+        figures[name] = None if None in each else float(np.mean(each))
+        resampled[name] = np.mean([resampled[key] for key in keys], axis=0)
+    low_high = {name: interval(resampled[name], draws.groups) for name in figures} if bootstrap else {}
+    return {
+        "task": "convis",
+        **figures,
+        "rows": len(rows),
+        "missing": len(truth) - len(rows),
+        "videos": _videos(rows),
+        "chance": dict.fromkeys(figures, 0.0),
+        "intervals": {name: both and list(both) for name, both in low_high.items()},
+        "per_category": parts,
+    }
+
+
+def _videos(rows: Sequence[Rating | Ranking]) -> int:
+    """Return the number of videos that the clips are parts of."""
+    return len({clip.rpartition("_")[0] or clip for row in rows for clip in row.clips})
+
+
+def read_retrieval(folder: Path) -> Asked:
+    """Read the lists whose pairs have scores, each in five concepts; a pair counts in both orders."""
+    pairs = read(folder)
+    scores = {(frozenset(row.clips), row.concept): pairs.truth[row.key] for row in pairs.rows}
+    path = _file(folder, RANKINGS)
+    lists = checked(_LISTS.validate_python, read_json(path, SOURCE), f"{path}: ", f"; get it again from {SOURCE}")
+    rows, truth = [], {}
+    for reference, targets in lists.items():
+        for concept in CONCEPTS:
+            means = [scores.get((frozenset((reference, target)), concept.name)) for target in targets]
+            if None not in means:
+                rows.append(Ranking(f"{reference}: {concept.name}", reference, targets, concept.name))
+                truth[rows[-1].key] = means
+    count = len({row.reference for row in rows})
+    note = f"{count} of {len(lists)} lists, those whose pairs all have scores; their own ranking is not published"
+    return Asked(rows, truth, (note,))
+
+
+def compare(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float, float, float]:
+    """Return precision, recall and F1 of the best targets, and tau-b, which is NaN where all values of a side tie."""
+    best, right = ({i for i, value in enumerate(side) if value == max(side)} for side in (ours, theirs))
+    hits = len(best & right)
+    precision, recall = hits / len(best), hits / len(right)
+    f1 = 2 * precision * recall / (precision + recall) if hits else 0.0
+    return precision, recall, f1, float(kendall(np.array(ours, float), np.array(theirs, float))[0])
+
+
+def score_retrieval(
+    rows: Sequence[Ranking],
+    predictions: Sequence[Prediction],
+    truth: Mapping[str, Sequence[float]],
+    bootstrap: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Return the scores as TaskSpec.score; lists are drawn for the intervals, not their concepts. `chance` is that of
+    random orders without ties."""
+    truths = truths_of(rows, truth)
+    values = np.array([compare(*sides) for sides in zip(scores_of(rows, predictions), truths, strict=True)])
+    level = np.array([np.mean([compare(one, own)[:3] for one in np.eye(len(own)).tolist()], axis=0) for own in truths])
+    defined = ~np.isnan(values[:, 3])
+    figures = {name: mean_figure(100 * values[:, i]) for i, name in enumerate(FIGURES[:3])}
+    chance = {name: mean_figure(100 * level[:, i]) for i, name in enumerate(FIGURES[:3])}
+    figures["tau"], chance["tau"] = mean_figure(100 * values[:, 3], defined), mean_figure(np.zeros(len(rows)))
+    concepts = {c.name: np.array([row.concept == c.name for row in rows]) for c in CONCEPTS}
+    lists, counts = [row.reference for row in rows], {"rows_with_tau": defined}
+    scores = summary("convis-retrieval", rows, figures, chance, lists, counts, concepts, bootstrap, seed)
+    return scores | {"videos": _videos(rows)}
+
+
+def _published(method: str, rho: Sequence[float], tau: Sequence[float]) -> Published:
+    """Return a row of the authors' table, from the predictions in their repository.
+
+    Their scorer rounds to two digits first and then to one, so that 45.848 becomes 45.9. Here it is 45.8: eight figures
+    differ from its output by 0.1 for this reason.
+    """
+    figures = {
+        f"{kind} {c.name}": v for kind, own in (("rho", rho), ("tau", tau)) for c, v in zip(CONCEPTS, own, strict=True)
+    }
+    return Published(method, figures, f"arXiv 2509.19245; predictions in {SOURCE}, commit b8fa4ef")
+
+
+PUBLISHED = (
+    # one score of a pair for all concepts
+    _published("VQAScore, LLaVA-OneVision", (51.1, 55.8, 58.3, 46.5, 48.1), (36.1, 39.6, 41.4, 32.3, 33.9)),
+    _published("CLIPScore, InternVideo-MM-L-14", (43.1, 54.8, 54.5, 40.9, 40.2), (30.0, 38.7, 38.5, 28.4, 28.1)),
+    _published("CLIPScore, CLIP ViT-L/14", (35.7, 39.0, 39.0, 36.0, 30.9), (24.6, 27.0, 27.1, 24.9, 21.1)),
+    _published("cosine, DINOv2-L", (33.3, 40.9, 37.4, 57.4, 34.6), (22.7, 28.7, 25.7, 41.7, 24.0)),
+    _published("cosine, VideoMAE-L", (13.0, 23.1, 13.2, 37.8, 15.1), (8.7, 15.6, 8.8, 26.4, 10.3)),
+    _published("SBERT, mPLUG-Owl3-7B", (52.1, 45.5, 55.1, 28.4, 49.9), (36.2, 31.1, 38.9, 19.6, 34.9)),
+    _published("SBERT, InternVL2.5-8B", (39.4, 31.3, 45.0, 29.9, 42.0), (27.4, 21.4, 31.1, 20.5, 29.5)),
+    _published("SBERT, Qwen2.5-VL-7B", (42.3, 45.4, 45.4, 38.5, 40.8), (29.5, 31.7, 31.8, 26.7, 28.3)),
+    # a score for each concept; those of Gemini-2.0-Flash lack 337 pairs in location
+    _published("mPLUG-Owl3-7B", (30.6, 20.6, 28.5, 21.0, 23.1), (25.1, 16.8, 23.5, 17.0, 18.7)),
+    _published("LLaVA-OneVision-0.5B", (1.9, -5.1, -4.0, 5.7, 1.3), (1.5, -3.9, -3.2, 4.6, 0.9)),
+    _published("LLaVA-OneVision-7B", (51.8, 48.4, 58.6, 58.9, 41.0), (42.5, 39.1, 48.2, 47.7, 33.3)),
+    _published("LLaVA-OneVision-7B, HF", (23.5, 26.9, 28.0, 22.3, 18.6), (18.5, 21.2, 22.2, 17.6, 14.6)),
+    _published("LLaVA-NeXT-Video-7B", (44.2, 39.8, 45.8, 56.0, 41.3), (36.5, 32.8, 38.0, 46.3, 34.0)),
+    _published("Qwen2.5-VL-3B", (21.8, 8.6, 15.2, 13.4, 12.8), (18.1, 6.7, 12.6, 11.1, 10.6)),
+    _published("Qwen2.5-VL-7B", (37.9, 17.5, 27.0, 23.6, 23.9), (31.3, 14.4, 22.3, 19.2, 19.6)),
+    _published("InternVL2.5-4B", (13.2, 16.7, 15.0, 13.9, 9.9), (10.1, 12.9, 11.7, 10.7, 7.5)),
+    _published("InternVL2.5-8B", (28.7, 28.6, 25.1, 19.6, 18.2), (22.4, 22.1, 19.4, 15.2, 14.1)),
+    _published("InternVL3-8B", (40.7, 36.5, 42.5, 45.5, 32.7), (31.3, 27.8, 32.9, 35.0, 24.9)),
+    _published("Gemini-2.0-Flash", (44.9, 41.2, 38.4, 42.1, 32.4), (34.1, 31.6, 29.2, 34.5, 25.0)),
+)
+_KEYS = {f"{kind} {concept.name}": f"{concept.name}, {kind}" for kind in CORRELATIONS for concept in CONCEPTS}
+SPEC = TaskSpec(
+    name="convis",
+    title="ConViS-Bench",
+    figures=_KEYS,
+    read=read,
+    score=score,
+    clips=clips,
+    export=export,
+    published=PUBLISHED,
+    chance=dict.fromkeys(_KEYS, 0.0),
+    form=".1f",
+    licence=LICENCE,
+)
+RETRIEVAL = TaskSpec(
+    name="convis-retrieval",
+    title="ConViS-Bench, retrieval",
+    figures={name: name for name in FIGURES},
+    read=read_retrieval,
+    score=score_retrieval,
+    clips=clips,
+    form=".1f",
+    licence=LICENCE,
+)

@@ -1,0 +1,228 @@
+"""CrossVid (AAAI 2026): Culinary Comparison and Procedural Error Analysis, questions about several videos.
+
+A folder holds QA/CC.json and QA/PEA.json of the authors' data: lists of {id, videos [path, ...], question,
+options ["A. text", ...], answer "A"}, in PEA with begin [seconds, ...] and end [seconds, ...], one for each video.
+A row's key is its id in JSON. A clip's id is the path of its video without the suffix; in PEA, with _<begin>_<end>.
+
+As in the authors' evaluation, PEA's times are cut to whole seconds, and the four kinds of its errors precede the
+question. A segment without a whole second is left out and counted. A method chooses by the likelihood of each option,
+without its letter; the authors' models write a letter.
+
+Intervals draw groups of questions: those that share a video, directly or through other questions, are one group.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StrictInt, StrictStr, model_validator
+
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import write_text
+from stepdiff.tasks.benchmarks.figures import chosen, groups_of, score_choices, scores_of, truths_of
+from stepdiff.tasks.benchmarks.published_files import Text, read_entries
+from stepdiff.tasks.benchmarks.rows import BenchmarkRow, Choice, check_keys
+from stepdiff.tasks.spec import Asked, ClipFile, Published, TaskSpec
+from stepdiff.tasks.testsets import Prediction
+
+Name = Literal["CC", "PEA"]
+VIDEOS = "videos/"
+"""folder of the authors' videos, next to QA"""
+SOURCE = "the folder QA of the data set Chuntianli/CrossVid on Hugging Face"
+ERRORS = (
+    "Actions of an assembly can be wrong in four ways. Wrong order: the action comes too early or too late. Previous "
+    "one is mistake: it is out of order because an action before it is. Shouldn't have happened: the assembly does not "
+    "need it. Wrong position: the parts are joined in a wrong place."
+)
+"""precedes the questions of PEA"""
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_LETTER = re.compile(r"\(?([A-Z])[.):]\s*(\S.*)", re.DOTALL)
+
+
+def without_letters(options: Sequence[str]) -> tuple[str, ...]:
+    """Return options without the letters that name them: "A. text" becomes "text". Options of which none has a letter
+    are named A, B, ... by their places. ValueError: letters other than A, B, ... in order."""
+    texts = [option.strip() for option in options]
+    named = list(filter(None, map(_LETTER.fullmatch, texts)))
+    if named and [one[1] for one in named] != list(LETTERS[: len(texts)]):
+        raise ValueError(f"holds {options!r:.80}, whose letters are not A, B, ... in order")
+    return tuple(one[2] for one in named) or tuple(texts)
+
+
+def _path(path: str) -> str:
+    if not PurePosixPath(path).stem:
+        raise ValueError(f"is {path!r}, not the path of a file")
+    return path
+
+
+def _whole_second(time: Any) -> int:
+    try:
+        return int(time)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"is {time!r:.60}, not a number of seconds") from None
+
+
+_Seconds = list[Annotated[int, BeforeValidator(_whole_second), Field(ge=0)]]
+
+
+class _Question(BaseModel):
+    id: StrictInt | StrictStr
+    videos: Annotated[tuple[Annotated[str, AfterValidator(_path)], ...], Field(min_length=1)]
+    question: Text
+    options: Annotated[tuple[Text, ...], Field(min_length=2, max_length=26), AfterValidator(without_letters)]
+    answer: str
+
+    @model_validator(mode="after")
+    def _fits(self) -> "_Question":
+        letters = list(LETTERS[: len(self.options)])
+        if self.answer not in letters:
+            raise ValueError(f"answer is {self.answer!r:.60}, not one of {', '.join(letters)}")
+        return self
+
+
+class _TimedQuestion(_Question):
+    begin: _Seconds
+    end: _Seconds
+
+    @model_validator(mode="after")
+    def _one_time_for_each(self) -> "_TimedQuestion":
+        for edge, times in (("begin", self.begin), ("end", self.end)):
+            if len(times) != len(self.videos):
+                raise ValueError(f"{edge} has {len(times)} times for {len(self.videos)} videos")
+        return self
+
+
+class Truth(NamedTuple):
+    """What a question is scored against."""
+
+    answer: int
+    """position of the right option"""
+    videos: tuple[str, ...]
+    """files of its videos"""
+
+
+def path_of(folder: Path, name: Name) -> Path:
+    """Return the published file of a task."""
+    return folder / "QA" / f"{name}.json"
+
+
+def _questions(path: Path, name: Name) -> Iterator[tuple[_Question, tuple[ClipFile, ...] | None]]:
+    """Yield each question with its clips, None if one of its segments has no whole second."""
+    model = _TimedQuestion if name == "PEA" else _Question
+    for question in read_entries(path, SOURCE, "question", model.model_validate):
+        stems = [str(PurePosixPath(file).with_suffix("")) for file in question.videos]
+        if not isinstance(question, _TimedQuestion):
+            yield question, tuple(map(ClipFile, stems, (VIDEOS + file for file in question.videos)))
+            continue
+        segments = list(zip(stems, question.videos, question.begin, question.end, strict=True))
+        whole = all(begin < end for *_, begin, end in segments)
+        yield (
+            question,
+            tuple(
+                ClipFile(f"{stem}_{begin}_{end}", VIDEOS + file, float(begin), float(end))
+                for stem, file, begin, end in segments
+            )
+            if whole
+            else None,
+        )
+
+
+def read(folder: Path, name: Name) -> Asked:
+    """Read the questions of a task."""
+    path = path_of(folder, name)
+    rows, truth, left_out = [], {}, 0
+    for question, shown in _questions(path, name):
+        if shown is None:
+            left_out += 1
+            continue
+        text = f"{ERRORS if name == 'PEA' else ''} {question.question.strip()}".strip()
+        rows.append(Choice(json.dumps(question.id), tuple(clip.clip for clip in shown), text, question.options))
+        truth[rows[-1].key] = Truth(LETTERS.index(question.answer), question.videos)
+    if not rows:
+        raise StepDiffError(f"{path}: none of its {left_out} questions can be asked; get it again from {SOURCE}")
+    check_keys(rows, str(path))
+    notes = ["the options' likelihoods decide, not a written letter"]
+    if left_out:
+        notes.append(f"left out: {left_out} questions with a segment without a whole second")
+    return Asked(rows, truth, tuple(notes))
+
+
+def clips(folder: Path, name: Name) -> Iterator[ClipFile]:
+    """Yield the clips of a task's questions, each once. StepDiffError: also for two files with one id."""
+    path = path_of(folder, name)
+    known: dict[str, ClipFile] = {}
+    for clip in (clip for _, shown in _questions(path, name) for clip in shown or ()):
+        if (other := known.setdefault(clip.clip, clip)) is clip:
+            yield clip
+        elif other.video != clip.video:
+            raise StepDiffError(f"{path}: {other.video} and {clip.video} have one id; rename one of the files")
+
+
+def _score(
+    name: str,
+    rows: Sequence[Choice],
+    predictions: Sequence[Prediction],
+    truth: Mapping[str, Truth],
+    bootstrap: int,
+    seed: int,
+) -> dict[str, Any]:
+    truths = truths_of(rows, truth)
+    answers, groups = [own.answer for own in truths], groups_of([own.videos for own in truths])
+    return score_choices(name, rows, predictions, answers, groups, {}, {}, bootstrap, seed)
+
+
+def export(
+    name: Name, _: Path, rows: Sequence[BenchmarkRow], predictions: Sequence[Prediction | None], folder: Path
+) -> list[Path]:
+    """Write {"id", "answer": letter} of each row with a prediction, the most likely option; the first of those that
+    tie."""
+    answered = [(row, own) for row, own in zip(rows, predictions, strict=True) if own is not None]
+    scores = scores_of(*map(list, zip(*answered, strict=True)))
+    entries = [
+        {"id": json.loads(row.key), "answer": LETTERS[chosen(own)]}
+        for (row, _), own in zip(answered, scores, strict=True)
+    ]
+    path = folder / f"{name}_result.json"
+    write_text(path, json.dumps(entries, indent=4) + "\n")
+    return [path]
+
+
+_README = "README of github.com/chuntianli666/CrossVid: means over ten tasks (O.Avg) and over BU, NC, CC, PEA (C.Avg)"
+PUBLISHED = tuple(
+    Published(method, {"O.Avg": overall / 100, "C.Avg": comparative / 100}, _README)
+    for method, overall, comparative in (
+        ("Gemini-2.5-Pro", 50.4, 54.7),
+        ("GPT-4.1", 45.2, 47.6),
+        ("Doubao-1.5-VL-pro", 44.3, 53.8),
+        ("GPT-4o", 36.8, 43.1),
+        ("GLM-4.1V-9B-Thinking", 35.1, 44.7),
+        ("Qwen2.5-VL-72B", 34.4, 42.1),
+        ("LLaVA-Video-72B", 27.5, 33.9),
+        ("InternVL3-8B", 25.6, 26.1),
+        ("Qwen2.5-VL-7B", 18.3, 19.3),
+        ("VideoLLaMA3-7B", 15.3, 20.8),
+    )
+)
+"""Means over tasks; the authors' table has no accuracy of a single task."""
+
+
+def _benchmark(name: Name, title: str) -> TaskSpec:
+    task = f"crossvid-{name.lower()}"
+    return TaskSpec(
+        name=task,
+        title=f"CrossVid {name}: {title}",
+        figures={"accuracy": "accuracy", "C.Avg": "mean of BU, NC, CC, PEA"},
+        read=partial(read, name=name),
+        score=partial(_score, task),
+        clips=partial(clips, name=name),
+        export=partial(export, name),
+        published=PUBLISHED,
+        licence="questions: CC BY 4.0; videos: the licences of YouCook2 and Assembly101",
+    )
+
+
+CC = _benchmark("CC", "Culinary Comparison")
+PEA = _benchmark("PEA", "Procedural Error Analysis")

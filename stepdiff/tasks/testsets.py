@@ -1,0 +1,359 @@
+"""Test sets of the three published tasks, and files of predictions with one line per row.
+
+    diffcap    {"reference": clip, "candidate": clip, "category": str, "text": [str, ...]}
+    diffmcq    {"difference": str, "category": str, "options": [[clip, clip], ...4], "answer": [clip, clip]}
+    diffrank   {"reference": clip, "targets": [clip, ...], "category": str, "scores": [int, ...]}
+    A diffcap row with `"text": []` is a pair that does not differ in its category.
+    A clip id is any text that is not empty; the published ones are <video_uid>_<start>_<end>, in seconds.
+    predictions: {"generated_text": str} for diffcap, {"scores": [float, ...]} for the others
+    A diffcap prediction may have "similar": log p(YES) - log p(NO) that the two clips are similar in the category.
+
+Guarantees
+- written files read back equal
+- every row that is read can be scored
+"""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import write_text
+from stepdiff.common.io.jsonl import object_line, read_objects, write_objects
+
+Task = Literal["diffcap", "diffmcq", "diffrank"]
+Form = Literal["text", "scores"]
+"""of predictions"""
+Pair = tuple[str, str]
+Prediction = str | Sequence[float | int]
+CATEGORIES = ("Ingredients", "Tools/Equipment", "Technique", "Actions", "Visuals")
+"""those of the paper; test sets may have others"""
+OPTIONS = 4
+HIGHEST_SCORE = 5
+
+_SECONDS = r"[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?"
+_CLIP = re.compile(rf"(.+)_({_SECONDS})_({_SECONDS})")
+
+
+@dataclass(frozen=True)
+class DiffCap:
+    """Describe how the candidate differs from the reference in a category; `text` holds the human answers."""
+
+    reference: str
+    candidate: str
+    category: str
+    text: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class DiffMCQ:
+    """Choose which of four (reference, candidate) pairs shows the difference."""
+
+    difference: str
+    category: str
+    options: tuple[Pair, ...]
+    answer: Pair
+
+    @property
+    def answers(self) -> int:
+        return len(self.options)
+
+
+@dataclass(frozen=True)
+class DiffRank:
+    """Rank the targets by similarity to the reference: 5 = most similar, 0 = a clip of another step."""
+
+    reference: str
+    targets: tuple[str, ...]
+    category: str
+    scores: tuple[int, ...]
+
+    @property
+    def answers(self) -> int:
+        return len(self.targets)
+
+
+@runtime_checkable
+class Scored(Protocol):
+    """A row that is answered by a number of scores, its `answers`."""
+
+    @property
+    def answers(self) -> int: ...
+
+
+@runtime_checkable
+class Listed(Protocol):
+    """A row that lists its clips, as those of benchmarks do (stepdiff.tasks.benchmarks.rows)."""
+
+    @property
+    def clips(self) -> Sequence[str]: ...
+
+
+Row = DiffCap | DiffMCQ | DiffRank
+ROWS: dict[Task, type[Row]] = {"diffcap": DiffCap, "diffmcq": DiffMCQ, "diffrank": DiffRank}
+FORMS: dict[Task, Form] = {"diffcap": "text", "diffmcq": "scores", "diffrank": "scores"}
+_FIELDS: dict[str, Task] = {"options": "diffmcq", "targets": "diffrank", "candidate": "diffcap"}
+"""field that only rows of one task have -> the task"""
+_KEYS: dict[Form, str] = {"text": "generated_text", "scores": "scores"}
+
+
+def parts_of(clip: str) -> tuple[str, str, str] | None:
+    """Return (video_uid, start, end) of a published clip id, the seconds as text; None for an id of another form.
+
+    Video uids may contain `_` and `-`.
+    """
+    match = _CLIP.fullmatch(clip)
+    return None if match is None else (match[1], match[2], match[3])
+
+
+def split_clip(clip: str) -> tuple[str, str, str]:
+    """Return the parts of a published clip id, as `parts_of`. StepDiffError: an id of another form."""
+    if (parts := parts_of(clip)) is None:
+        raise StepDiffError(f"{clip!r} is not a clip id <video_uid>_<start>_<end>")
+    return parts
+
+
+def video_of(clip: str) -> str:
+    """Return the video that a clip's id names; a clip with an id of another form counts as a video of its own."""
+    parts = parts_of(clip)
+    return clip if parts is None else parts[0]
+
+
+def reference_video(row: Row) -> str:
+    """Return the video of a row's reference clip; in DiffMCQ, the reference of the answer."""
+    return video_of(row.answer[0] if isinstance(row, DiffMCQ) else row.reference)
+
+
+def clips_of(row: Row | Listed) -> list[str]:
+    """Return the clips of a row in its order, with repetitions."""
+    if isinstance(row, Listed):
+        return list(row.clips)
+    if isinstance(row, DiffMCQ):
+        return [clip for pair in row.options for clip in pair]
+    return [row.reference, *(row.targets if isinstance(row, DiffRank) else [row.candidate])]
+
+
+def published_task(name: object) -> Task | None:
+    """Return the published task of that name, None for another."""
+    return next((task for task in ROWS if task == name), None)
+
+
+def task_of(path: str | Path) -> Task:
+    """Return the task of a test set, by the fields of its first row."""
+    for _, row in read_objects(path):
+        for name, task in _FIELDS.items():
+            if name in row:
+                return task
+        break
+    raise StepDiffError(
+        f"{path}: not a test set, its rows have none of {', '.join(_FIELDS)}; name a published test set"
+    )
+
+
+def read_test_set(task: Task, path: str | Path) -> list[Any]:
+    """Return rows of the task's class in the order of the file."""
+    rows = []
+    for place, line in read_objects(path):
+        try:
+            rows.append(_READERS[task](line))
+        except StepDiffError as error:
+            raise StepDiffError(f"{place}: {error}") from error
+    if not rows:
+        raise StepDiffError(f"{path}: has no rows")
+    return rows
+
+
+def drawn(rows: Sequence[Any], count: int, rng: np.random.Generator) -> list[Any]:
+    """Draw `count` rows and return them in file order."""
+    places = rng.permutation(len(rows))[:count]
+    return [rows[i] for i in sorted(places)]
+
+
+def digest(rows: Sequence[Any]) -> str:
+    """Return a sha256 of the rows' content, independent of the formatting of their file."""
+    return hashlib.sha256(json.dumps([asdict(row) for row in rows]).encode()).hexdigest()
+
+
+def write_test_set(task: Task, path: str | Path, rows: Sequence[Row]) -> None:
+    """Write one line per row. Raises StepDiffError for a row of another task."""
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, ROWS[task]):
+            raise StepDiffError(f"{path}:{number}: a {type(row).__name__} is not a row of {task}")
+    write_objects(path, (asdict(row) for row in rows))
+
+
+def read_predictions(task: Task, path: str | Path, rows: Sequence[Row]) -> list[Any]:
+    """Return one prediction per row: str for diffcap, a list of finite floats for the others."""
+    return [prediction for _, prediction, _ in _answered(task, path, rows)]
+
+
+def read_captions(path: str | Path, rows: Sequence[DiffCap]) -> tuple[list[str], list[float] | None]:
+    """Return one caption per row, and the numbers "similar" of the lines, None if no line has one."""
+    captions: list[str] = []
+    similar: list[float] = []
+    for place, caption, line in _answered("diffcap", path, rows):
+        captions.append(caption)
+        if "similar" in line:
+            similar.append(_finite(line["similar"], f"{place}: similar"))
+        if len(similar) not in (0, len(captions)):
+            raise StepDiffError(f"{place}: some lines have 'similar' and others do not; evaluate again")
+    return captions, similar or None
+
+
+def _answered(task: Task, path: str | Path, rows: Sequence[Row]) -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    """Yield `path:line`, the prediction and the object of each line."""
+    number = 0
+    for place, line in read_objects(path):
+        if number == len(rows):
+            raise StepDiffError(f"{place}: the test set ends before this line, after {len(rows)} rows")
+        try:
+            yield place, prediction_of(FORMS[task], rows[number], line), line
+        except StepDiffError as error:
+            raise StepDiffError(f"{place}: {error}") from error
+        number += 1
+    if number < len(rows):
+        raise StepDiffError(
+            f"{path}:{number + 1}: no such line: {number} predictions for {len(rows)} rows of the test set"
+        )
+
+
+def prediction_of(form: Form, row: Any, line: dict[str, Any]) -> Prediction:
+    """Return the prediction in a line of a predictions file. Raises StepDiffError if it does not fit its row."""
+    return check_prediction(form, row, _field(line, _KEYS[form]))
+
+
+def write_predictions(
+    task: Task, path: str | Path, predictions: Sequence[Prediction], similar: Sequence[float] | None = None
+) -> None:
+    """Write one line per prediction, with its number "similar" if given. StepDiffError as `prediction_line`."""
+    lines = []
+    for number, prediction in enumerate(predictions, 1):
+        try:
+            more = {} if similar is None else {"similar": similar[number - 1]}
+            lines.append(prediction_line(FORMS[task], prediction, more))
+        except StepDiffError as error:
+            raise StepDiffError(f"{path}:{number}: {error}") from error
+    write_text(Path(path), "".join(lines))
+
+
+def prediction_line(form: Form, prediction: Prediction, more: Mapping[str, Any] | None = None) -> str:
+    """Return a line of a predictions file with its end. Raises StepDiffError for another form, NaN or infinity."""
+    return object_line({_KEYS[form]: _text_or_scores(form, prediction), **(more or {})})
+
+
+def check_prediction(form: Form, row: Any, prediction: Any) -> Prediction:
+    """Return the prediction as a text or a list of floats. Raises StepDiffError if it does not fit the row."""
+    value = _text_or_scores(form, prediction)
+    if isinstance(row, Scored) and len(value) != row.answers:
+        raise StepDiffError(f"{len(value)} scores for a row that needs {row.answers}")
+    return value
+
+
+def _text_or_scores(form: Form, prediction: Any) -> Prediction:
+    if form == "text":
+        if not isinstance(prediction, str):
+            raise StepDiffError(f"generated_text is {type(prediction).__name__}, not a text")
+        return prediction
+    if not isinstance(prediction, list | tuple):
+        raise StepDiffError(f"scores is {type(prediction).__name__}, not a list of numbers")
+    return [_finite(score) for score in prediction]
+
+
+def _finite(score: Any, what: str = "scores") -> float:
+    if isinstance(score, bool) or not isinstance(score, int | float):
+        raise StepDiffError(f"{what} holds {score!r}, which is not a number")
+    try:
+        value = float(score)
+    except OverflowError:
+        value = math.inf
+    if not math.isfinite(value):
+        raise StepDiffError(f"{what} holds {value}; a score is a finite number")
+    return value
+
+
+def _field(row: dict[str, Any], name: str) -> Any:
+    if name not in row:
+        raise StepDiffError(f"the row has no {name!r}, only {', '.join(map(repr, row)) or 'nothing'}")
+    return row[name]
+
+
+def _text(row: dict[str, Any], name: str) -> str:
+    value = _field(row, name)
+    if not isinstance(value, str):
+        raise StepDiffError(f"{name!r} is {type(value).__name__}, not a text")
+    return value
+
+
+def _list(row: dict[str, Any], name: str) -> list[Any]:
+    value = _field(row, name)
+    if not isinstance(value, list) or not value:
+        raise StepDiffError(f"{name!r} is not a list with at least one entry")
+    return value
+
+
+def _clip(value: Any, name: str) -> str:
+    if not isinstance(value, str):
+        raise StepDiffError(f"{name!r} holds {type(value).__name__} instead of a clip id")
+    if not value:
+        raise StepDiffError(f"{name!r} holds an empty text instead of a clip id")
+    return value
+
+
+def _pair(value: Any, name: str) -> Pair:
+    if not isinstance(value, list) or len(value) != 2:
+        raise StepDiffError(f"{name!r} holds {value!r} instead of a pair of clip ids")
+    return _clip(value[0], name), _clip(value[1], name)
+
+
+def _diffcap(row: dict[str, Any]) -> DiffCap:
+    texts = _field(row, "text")
+    if not isinstance(texts, list):
+        raise StepDiffError(f"'text' is {type(texts).__name__}, not a list of texts")
+    if not all(isinstance(text, str) for text in texts):
+        raise StepDiffError("'text' holds an entry that is not a text")
+    reference = _clip(_field(row, "reference"), "reference")
+    candidate = _clip(_field(row, "candidate"), "candidate")
+    if reference == candidate:
+        raise StepDiffError(f"the row pairs {reference} with itself; remove it")
+    return DiffCap(reference, candidate, _text(row, "category"), tuple(texts))
+
+
+def _diffmcq(row: dict[str, Any]) -> DiffMCQ:
+    options = tuple(_pair(option, "options") for option in _list(row, "options"))
+    answer = _pair(_field(row, "answer"), "answer")
+    if len(options) != OPTIONS:
+        raise StepDiffError(f"{len(options)} options instead of {OPTIONS}")
+    if answer not in options:
+        raise StepDiffError("'answer' is not one of the options")
+    if len(set(options)) == 1:
+        raise StepDiffError("all options are the same pair: nothing to choose from")
+    difference = _text(row, "difference")
+    if not difference.strip():
+        raise StepDiffError("difference is empty: nothing tells the options apart")
+    return DiffMCQ(difference, _text(row, "category"), options, answer)
+
+
+def _diffrank(row: dict[str, Any]) -> DiffRank:
+    targets = tuple(_clip(target, "targets") for target in _list(row, "targets"))
+    scores = _list(row, "scores")
+    if len(scores) != len(targets):
+        raise StepDiffError(f"{len(scores)} scores for {len(targets)} targets")
+    for score in scores:
+        if type(score) is not int or not 0 <= score <= HIGHEST_SCORE:
+            raise StepDiffError(f"'scores' holds {score!r}; they are whole numbers from 0 to {HIGHEST_SCORE}")
+    reference = _clip(_field(row, "reference"), "reference")
+    return DiffRank(reference, targets, _text(row, "category"), tuple(scores))
+
+
+_READERS: dict[Task, Callable[[dict[str, Any]], Row]] = {
+    "diffcap": _diffcap,
+    "diffmcq": _diffmcq,
+    "diffrank": _diffrank,
+}

@@ -1,0 +1,12 @@
+"""A model's name -> a local folder and its fingerprint."""
+
+import stepdiff
+
+stepdiff.enter("stepdiff.weights")
+
+from stepdiff.common.errors import StepDiffError
+from stepdiff.weights.download import fetch
+from stepdiff.weights.registry import NAMES
+from stepdiff.weights.resolving import fingerprint, resolve
+
+__all__ = ["NAMES", "StepDiffError", "fetch", "fingerprint", "resolve"]

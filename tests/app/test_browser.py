@@ -1,0 +1,380 @@
+"""The player under one clock, accessibility of all pages, and their pictures, in a real browser.
+
+`DEMO=FOLDER pytest tests/app/test_browser.py -k picture_of` writes the pictures of the docs; `make demo` ran in FOLDER.
+Without DEMO the pages of a small world are pictured, in a temporary folder, with no trained head.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import av
+import numpy as np
+import polars as pl
+import pytest
+from PIL import Image
+
+from retrieval.verbs import query
+from stepdiff.annotate import audit
+from store import Store
+from tests.app.annotation_tasks import write_task
+from tests.app.conftest import ROOT, Server
+from tests.app.pair_heads import write_words
+from tests.app.predictions import guesses, random_rows, write
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+pytestmark = pytest.mark.full
+PLAYER = "document.querySelector('[data-player]').player"
+FRAMES = """async (steps) => {
+  const {player} = document.querySelector("[data-player]"), [video] = player.videos;
+  const frame = () => new Promise((found) => video.requestVideoFrameCallback((_, data) => found(data.mediaTime)));
+  let next = frame();
+  player.seek(0.5);
+  const times = [await next];
+  for (const by of steps) {
+    next = frame();
+    player.step(by);
+    times.push(await next);
+  }
+  return times;
+}"""
+
+
+@pytest.fixture(scope="module")
+def pair(world: Path) -> list[str]:
+    """Two clips of one step with different lengths."""
+    clips = Store.open(world / "features").catalog("clips").frame().filter(pl.col("step") == "whisk the eggs")
+    clips = clips.with_columns(length=pl.col("end") - pl.col("start")).sort("length")
+    return [clips["key"][0], clips["key"][-1]]
+
+
+@pytest.fixture
+def opened(serve: Callable[..., Server], tab: "Page", pair: list[str]) -> "Page":
+    """The page of the pair, while both clips play: their first frames are shown, which tells where frames begin."""
+    tab.goto(f"{serve().url}/pair?reference={pair[0]}&candidate={pair[1]}")
+    tab.wait_for_function(f"() => {PLAYER}.playing && {PLAYER}.videos.every((video) => video.phase !== undefined)")
+    return tab
+
+
+LOOP = """async () => {
+  const {player} = document.querySelector("[data-player]"), [a, b] = player.videos, apart = [];
+  let loops = 0, before = 0;
+  while (loops < 1 || apart.length < 50) {
+    await new Promise(requestAnimationFrame);
+    if (player.time < before - 1) loops++;
+    before = player.time;
+    if ([a, b].some((video) => video.paused || video.ended || video.seeking)) continue;
+    apart.push(Math.abs(a.currentTime - b.currentTime));
+  }
+  return apart.sort((one, other) => one - other)[Math.floor(apart.length / 2)];
+}"""
+"""plays until both clips began again; returns the median of how far they are apart, in seconds"""
+
+
+def test_two_clips_stay_together_for_a_loop(opened: "Page") -> None:
+    assert opened.evaluate(LOOP) < 0.05
+
+
+def test_keys_play_step_and_change_speed(opened: "Page") -> None:
+    opened.keyboard.press("Space")
+    assert not opened.evaluate(f"{PLAYER}.playing")
+    opened.keyboard.press(".")
+    assert opened.evaluate(f"{PLAYER}.videos.map((video) => video.paused)") == [True, True]
+    opened.keyboard.press("]")
+    assert opened.evaluate(f"{PLAYER}.videos.map((video) => video.playbackRate)") == [2, 2]
+    opened.keyboard.press("?")
+    assert opened.get_by_role("dialog").get_by_text("one frame back").is_visible()
+
+
+def test_a_frame_step_shows_the_next_frame_of_the_video(opened: "Page") -> None:
+    rate = opened.evaluate("Number(document.querySelector('video').dataset.rate)")
+    assert rate == 12  # of the sample world
+    opened.keyboard.press("Space")
+    times = opened.evaluate(FRAMES, [1, 1, 1, -1, -1, 1])
+    moves = [(after - before) * rate for before, after in pairwise(times)]
+    assert moves == pytest.approx([1, 1, 1, -1, -1, 1], abs=0.02)
+
+
+def test_a_frame_step_follows_a_clip_that_begins_between_two_frames(opened: "Page") -> None:
+    opened.keyboard.press("Space")
+    opened.evaluate(f"{PLAYER}.seek(1)")
+    opened.evaluate(f"{PLAYER}.videos.forEach((video) => (video.phase = 0.03))")
+    opened.keyboard.press(".")
+    assert opened.evaluate(f"{PLAYER}.time") == pytest.approx(0.03 + (11 + 1 + 0.5) / 12)
+
+
+def test_a_filmstrip_has_a_marker_and_seeks(opened: "Page") -> None:
+    strip = opened.get_by_role("slider", name="Place in Video 2")
+    strip.click(position={"x": strip.bounding_box()["width"] * 0.5, "y": 5})  # type: ignore[index]
+    assert not opened.evaluate(f"{PLAYER}.playing")
+    place = opened.evaluate(f"{PLAYER}.time / {PLAYER}.videos[1].duration")
+    assert place == pytest.approx(0.5, abs=0.02)
+    assert strip.get_attribute("aria-valuenow") == "50"
+    left = opened.evaluate("document.querySelectorAll('.marker')[1].style.left")
+    assert float(left.removesuffix("%")) == pytest.approx(50, abs=2)
+
+
+def test_clips_of_equal_length_end_together(opened: "Page") -> None:
+    opened.keyboard.press("Space")
+    opened.keyboard.press("e")
+    opened.evaluate(f"{PLAYER}.seek({PLAYER}.length / 2)")
+    halves = opened.evaluate(f"{PLAYER}.videos.map((video) => video.currentTime / video.duration)")
+    assert halves == pytest.approx([0.5, 0.5], abs=0.01)
+
+
+def test_a_click_leaves_space_to_the_player_and_reduced_motion_leaves_it_paused(opened: "Page") -> None:
+    opened.get_by_role("button", name="Loop").click()
+    opened.keyboard.press("Space")
+    assert opened.evaluate(f"[{PLAYER}.playing, {PLAYER}.looping]") == [False, False]
+    opened.get_by_role("button", name="Loop").focus()  # as with the tab key: the button has its own space
+    opened.keyboard.press("Space")
+    assert opened.evaluate(f"[{PLAYER}.playing, {PLAYER}.looping]") == [False, True]
+    opened.emulate_media(reduced_motion="reduce")
+    opened.reload()
+    opened.wait_for_function(f"() => {PLAYER}.ready && {PLAYER}.length > 0")
+    assert not opened.evaluate(f"{PLAYER}.playing || {PLAYER}.wanted")
+
+
+def test_a_clip_that_cannot_be_shown_gives_its_reason(world: Path, browser: "Browser", tmp_path: Path) -> None:
+    """One video is gone, one is cut short, and one breaks off before the clip, which is found when it is cut."""
+    clips = Store.open(world / "features").catalog("clips").frame()
+    gone, short, early, there = (clips.filter(pl.col("video") == name) for name in clips["video"].unique().sort()[:4])
+    (tmp_path / "features").symlink_to(world / "features")
+    shutil.copytree(world / "kitchen/videos", tmp_path / "kitchen/videos")
+    paths = [tmp_path / "kitchen" / one["video"][0] for one in (gone, short, early)]
+    paths[0].unlink()
+    paths[1].write_bytes(paths[1].read_bytes()[:-9000])
+    index_first(paths[2])
+    paths[2].write_bytes(paths[2].read_bytes()[:100_000])
+    reasons = [
+        " is not a file in the folder of videos",
+        f"{paths[1]} is cut short",
+        " has no frame ",
+    ]
+    first, last = ([one["key"][at] for one in (gone, short, early)] for at in (0, -1))
+    cases = [*zip([first[0], first[1], last[2]], reasons, map(str, paths), strict=True)]
+    for videos in (None, ""):
+        server = Server(tmp_path, tmp_path / "cache", videos=videos)
+        try:
+            for key, reason, path in cases if videos is None else [(first[0], "--videos FOLDER", gone["video"][0])]:
+                with browser.new_context(viewport={"width": 1280, "height": 720}) as context:
+                    page = context.new_page()
+                    errors: list[object] = []
+                    page.on("pageerror", lambda error, errors=errors: errors.append(error))
+                    page.goto(f"{server.url}/pair?reference={key}&candidate={there['key'][0]}")
+                    hint = page.locator(".screen.one .hint")
+                    hint.get_by_text(reason).wait_for()
+                    assert path in hint.inner_text()
+                    assert not page.locator(".screen.one :is(video, img)").filter(visible=True).count()
+                    if videos is None:
+                        page.wait_for_function(f"() => {PLAYER}.playing && {PLAYER}.videos[1].currentTime > 0.1")
+                        page.get_by_role("button", name="Pause").click()
+                    page.get_by_role("button", name="Loop").click()
+                    assert page.evaluate(f"[{PLAYER}.playing, {PLAYER}.looping]") == [False, False] and not errors
+        finally:
+            server.kill()
+
+
+def index_first(path: Path) -> None:
+    """Write a video again with its index before its pictures, so that a part of the file can be opened."""
+    whole = path.with_suffix(".whole.mp4")
+    path.rename(whole)
+    with av.open(str(whole)) as source, av.open(str(path), "w", options={"movflags": "+faststart"}) as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(source.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = stream
+                target.mux(packet)
+    whole.unlink()
+
+
+axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+SIZES = {"desktop": (1280, 720), "phone": (390, 844)}
+PAGES = {
+    "explore": "/explore",
+    "pair": "/pair?reference={0}&candidate={1}",
+    "finder": "/pair",
+    "compare": "/compare",
+    "diffcap": "/compare/diffcap?strips=1",
+    "diffmcq": "/compare/diffmcq?strips=1",
+    "diffrank": "/compare/diffrank?strips=1",
+    "open row": "/compare/diffmcq",
+    "no row": "/compare/diffmcq?text=nothing",
+    "unknown clip": "/pair?reference=none&candidate=none",
+    "annotate": "/annotate",
+    "audit": "",
+    "sheet": "",
+}
+FILES = ("audit", "sheet")
+BROKEN = """() => {
+  const found = [], walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  for (let node = walker.nextNode(); node; node = walker.nextNode()) {
+    const element = node.parentElement;
+    if (!element.checkVisibility() || element.closest("code, script, option, .visually-hidden, .unseen")) continue;
+    for (const {0: word, index} of node.data.matchAll(/\\p{L}{2,20}/gu)) {
+      const range = document.createRange();
+      range.setStart(node, index);
+      range.setEnd(node, index + word.length);
+      if (new Set([...range.getClientRects()].map((box) => Math.round(box.top))).size > 1) found.push(word);
+    }
+  }
+  return found;
+}"""
+"""the words of up to 20 letters that the page shows on more than one line"""
+
+
+@pytest.fixture(scope="module")
+def site(serve: Callable[..., Server], world: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The address of each page."""
+    folder = tmp_path_factory.mktemp("answers")
+    store, videos = world / "features", world / "kitchen"
+    clips = Store.open(store).catalog("clips").frame()["key"].to_list()
+    for task in ("diffcap", "diffmcq", "diffrank"):
+        rows = random_rows(task, 6, clips=clips)
+        for seed, name in enumerate(("one", "two")):
+            write(folder, f"{task}_{name}", task, rows, guesses(task, rows, seed), control="none")
+    task = write_task(folder / "task", [(clips[0], clips[1])])
+    write_words(world, folder / "runs" / "words")
+    url = serve("--predictions", str(folder), "--annotate", str(task), "--runs", str(folder / "runs")).url
+    assert audit.main(
+        [str(videos / "pairqa_train.jsonl"), "--out", str(folder / "audit.html"), "--samples", "6"]
+        + ["--store", str(store), "--videos", str(videos)]
+    ) in (0, 1)
+    sheet = ["--view", "efficientnet-lite0", "--clip", clips[0], "-k", "9", "--html", str(folder / "sheet.html")]
+    assert query.main(["--store", str(store), "--videos", str(videos), *sheet]) == 0
+    return {name: url + address.format(*clips) for name, address in PAGES.items() if name not in FILES} | {
+        name: f"file://{folder / name}.html" for name in FILES
+    }
+
+
+@pytest.mark.parametrize(("size", "scheme"), [("desktop", "light"), ("desktop", "dark"), ("phone", "light")])
+@pytest.mark.parametrize("name", PAGES)
+def test_no_page_has_a_finding(site: dict[str, str], browser: "Browser", name: str, size: str, scheme: str) -> None:
+    width, height = SIZES[size]
+    with browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme) as context:  # type: ignore[arg-type]
+        page = context.new_page()
+        page.goto(site[name])
+        if name == "open row":
+            page.locator("[data-row]").first.click()
+            page.locator("#drawer").wait_for()
+        if name == "pair":
+            page.locator("#words button").first.wait_for()
+            for button in page.locator("#words li:first-child button").all():
+                button.click()
+            assert page.locator("#words .moments").count() == 2
+        if name == "annotate":
+            page.get_by_role("textbox").first.fill("Ann")
+            page.keyboard.press("Enter")
+            page.locator(".annotate").wait_for()
+        page.locator("main").wait_for()
+        page.wait_for_load_state("load")
+        found = axe.Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
+        serious = {
+            each["id"]: [f"{each['help']}: {node['html'][:200]}" for node in each["nodes"][:3]]
+            for each in found
+            if each["impact"] in ("serious", "critical")
+        }
+        assert serious == {}
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, "the page is wider than its window"
+        assert page.evaluate(BROKEN) == []
+
+
+DEMO = os.environ.get("DEMO")
+SHOWN = """() => document.fonts.status === "loaded"
+  && [...document.images].every((image) => image.complete || image.loading === "lazy")
+  && [...document.querySelectorAll("video")].every(
+    (video) => video.preload === "none" || video.readyState > 1 || video.error
+  )"""
+"""whether everything that the page shows is there"""
+QUESTION = "What did I do differently in video 2?"
+
+
+@pytest.fixture(scope="module")
+def shot_data(world: Path) -> Path:
+    """The folder with `kitchen` and `features`."""
+    return world if DEMO is None else Path(DEMO).resolve() / "data"
+
+
+@pytest.fixture(scope="module")
+def shot_pair(shot_data: Path) -> tuple[str, str]:
+    """Two clips of one step."""
+    clips = Store.open(shot_data / "features").catalog("clips").frame(["key", "step"])
+    of_step = clips.filter(pl.col("step") == "whisk the eggs")["key"]
+    return of_step[2], of_step[5]
+
+
+@pytest.fixture(scope="module")
+def shot_url(shot_data: Path, shot_pair: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a server with everything that can be shown."""
+    folder = tmp_path_factory.mktemp("shown")
+    predictions = shot_data / "demo"
+    if DEMO is None:
+        predictions = folder
+        clips = Store.open(shot_data / "features").catalog("clips").frame(["key"])["key"].to_list()
+        for seed, name in enumerate(("one", "two")):
+            rows = random_rows("diffmcq", 6, clips=clips)
+            write(folder, f"diffmcq_{name}", "diffmcq", rows, guesses("diffmcq", rows, seed), control="none")
+    options = ["--predictions", str(predictions), "--annotate", str(write_task(folder / "task", [shot_pair]))]
+    options += [] if DEMO is None else ["--runs", str(shot_data.parent / "runs")]
+    server = Server(shot_data, folder / "cache", *options)
+    yield server.url
+    server.kill()
+
+
+@pytest.fixture
+def shoot(browser: "Browser", shot_url: str, tmp_path: Path) -> Iterator[Callable[..., None]]:
+    """Return a function that opens a page, lets `ready` act on it, and writes its picture."""
+    folder = tmp_path if DEMO is None else ROOT / "docs" / "pages"
+    with browser.new_context(viewport={"width": 1280, "height": 800}, color_scheme="light") as context:
+        page = context.new_page()
+
+        def take(name: str, path: str, ready: Callable[["Page"], object], height: int = 800) -> None:
+            page.set_viewport_size({"width": 1280, "height": height})
+            page.goto(shot_url + path)
+            ready(page)
+            page.wait_for_function(SHOWN)
+            folder.mkdir(exist_ok=True)
+            page.screenshot(path=folder / f"{name}.jpg", type="jpeg", quality=82)
+            with Image.open(folder / f"{name}.jpg") as picture:
+                assert picture.size == (1280, height)
+                assert len(np.unique(picture.convert("L").resize((64, 40)))) > 20, "the page is empty"
+
+        yield take
+
+
+def test_picture_of_explore(shoot: Callable[..., None], shot_pair: tuple[str, str]) -> None:
+    def ready(page: "Page") -> None:
+        page.get_by_text("of the variance").wait_for(timeout=60_000)
+
+    shoot("explore", "/explore", ready)
+
+
+def test_picture_of_pair(shoot: Callable[..., None], shot_pair: tuple[str, str]) -> None:
+    def ready(page: "Page") -> None:
+        page.wait_for_function("() => document.querySelector('[data-player]').player.length > 0")
+        page.keyboard.press("Space")
+        if DEMO is not None:
+            page.get_by_role("textbox").first.fill(QUESTION)
+            page.keyboard.press("Enter")
+            page.locator(".note", has_text="in all").wait_for(timeout=300_000)
+        page.evaluate("document.querySelector('[data-player]').player.seek(1.2)")
+
+    shoot("pair", f"/pair?reference={shot_pair[0]}&candidate={shot_pair[1]}", ready, 1240)
+
+
+def test_picture_of_compare(shoot: Callable[..., None]) -> None:
+    shoot("compare", "/compare/diffmcq?strips=1", lambda page: page.locator("[data-row]").first.wait_for())
+
+
+def test_picture_of_annotate(shoot: Callable[..., None]) -> None:
+    def ready(page: "Page") -> None:
+        page.get_by_role("textbox").first.fill("Ann")
+        page.keyboard.press("Enter")
+        page.get_by_text("very different").first.wait_for()
+
+    shoot("annotate", "/annotate", ready)

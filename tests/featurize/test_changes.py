@@ -1,0 +1,624 @@
+"""Videos that changed and stores that were damaged: refused, replaced, repaired; kills."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from featurize.changes import compare
+from featurize.manifest import read_manifest
+from featurize.video.media_file import identity
+from stepdiff.common.io import sealed as table
+from stepdiff.common.io.files import place
+from store import Feature, Provenance, Store, View
+from store.__main__ import main as store_main
+from store.damage.withdrawal import unfinished
+from store.verbs.derive import requantise
+from store.verbs.options import RequantiseOptions
+from store.verbs.verify import verify
+
+Writer = Callable[..., Path]
+Run = Callable[..., tuple[int, dict[str, object], str]]
+
+
+@pytest.fixture
+def videos(tmp_path: Path, video: Writer) -> Path:
+    """Two folders with different videos of the same name and length."""
+    for folder, name, options in (("a", "good.mp4", {"g": 10}), ("b", "other.mp4", {"codec": "mpeg4"})):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "clip.mp4").write_bytes(video(name, **options).read_bytes())
+    return tmp_path
+
+
+@pytest.fixture
+def run(tmp_path: Path, tiny_clip: Path, featurize: Run) -> Run:
+    """Return a function that runs featurize with the tiny CLIP into one store."""
+
+    def one(*arguments: object) -> tuple[int, dict[str, object], str]:
+        return featurize(*arguments, "--store", tmp_path / "features", "--encoder", "clip", "--weights", tiny_clip)
+
+    return one
+
+
+def manifest(path: Path, *rows: tuple[str, str, float, float]) -> Path:
+    pl.DataFrame(rows, ["clip", "video", "start", "end"], orient="row").write_csv(path)
+    return path
+
+
+def view_of(videos: Path, name: str = "clip") -> View:
+    return Store.open(videos / "features").view("clips", name)
+
+
+def tokens(videos: Path, *keys: str, view: str = "clip") -> np.ndarray:
+    found = view_of(videos, view)
+    return found.read("tokens", found.catalog.rows(list(keys)))
+
+
+def known(videos: Path, key: str) -> dict[str, object]:
+    return Store.open(videos / "features").catalog("clips").frame().filter(key=key).row(0, named=True)
+
+
+@pytest.mark.full
+def test_another_file_of_one_name_and_length_is_refused(videos: Path, run: Run) -> None:
+    first, second = videos / "a" / "clip.mp4", videos / "b" / "clip.mp4"
+    assert run(first)[0] == 0
+    before = tokens(videos, "clip_0_2.000")
+    for view in ("clip", "again"):  # a finished run, and a new store
+        status, _, message = run(second, "--view", view)
+        assert status == 2 and message.count("\n") == 1, message
+        assert f"'clip_0_2.000' was made from another file: {first}" in message and f"{second} (" in message
+        assert "--id-from path" in message and "--replace" in message
+    assert Store.open(videos / "features").views("clips") == ["clip"]
+    assert known(videos, "clip_0_2.000")["video"] == str(first)
+    np.testing.assert_array_equal(tokens(videos, "clip_0_2.000"), before)
+
+    status, summary, _ = run(first, second, "--id-from", "path")
+    assert status == 0 and summary["done"] == 2
+    both = tokens(videos, f"{first}_0_2.000", f"{second}_0_2.000")
+    np.testing.assert_array_equal(both[:1], before)
+    assert (both[0] != both[1]).any()
+
+
+@pytest.mark.full
+def test_a_manifest_whose_video_is_another_file_now_is_refused(videos: Path, run: Run) -> None:
+    path = manifest(videos / "clips.csv", ("one", "a/clip.mp4", 0, 1), ("two", "a/clip.mp4", 1, 2))
+    assert run("--manifest", path)[0] == 0
+    before = tokens(videos, "one", "two")
+    manifest(path, ("one", "a/clip.mp4", 0, 1), ("two", "b/clip.mp4", 1, 2))
+    status, _, message = run("--manifest", path)
+    assert status == 2 and "clip 'two' was made from another file: a/clip.mp4" in message and "b/clip.mp4 (" in message
+    manifest(path, ("one", "a/clip.mp4", 0, 1), ("two", "a/clip.mp4", 1, 2))
+    (videos / "a" / "clip.mp4").write_bytes((videos / "b" / "clip.mp4").read_bytes())
+    status, _, message = run("--manifest", path)
+    assert status == 2 and "clip 'one' was made from another file" in message and "(and 1 more clips differ)" in message
+    np.testing.assert_array_equal(tokens(videos, "one", "two"), before)
+
+
+@pytest.mark.full
+def test_the_same_content_at_another_path_is_accepted(videos: Path, run: Run) -> None:
+    assert run(videos / "a" / "clip.mp4")[0] == 0
+    (videos / "b" / "clip.mp4").write_bytes((videos / "a" / "clip.mp4").read_bytes())
+    status, summary, message = run(videos / "b" / "clip.mp4")
+    assert status == 0 and summary["already"] == 1 and "metadata of 1 clips" in message
+    assert known(videos, "clip_0_2.000")["video"] == str(videos / "b" / "clip.mp4")
+
+
+@pytest.mark.full
+def test_replace_makes_rows_absent_in_every_view_and_recomputes_them(videos: Path, run: Run) -> None:
+    path = manifest(videos / "clips.csv", ("one", "a/clip.mp4", 0, 1), ("two", "a/clip.mp4", 1, 2))
+    other = ("three", "kept.mp4", 0, 1)
+    (videos / "kept.mp4").write_bytes((videos / "a" / "clip.mp4").read_bytes())
+    for view in ("clip", "second"):
+        assert run("--manifest", path, "--view", view)[0] == 0
+    assert run("--manifest", manifest(videos / "more.csv", other))[0] == 0
+    before = tokens(videos, "one", "three")
+    captions = videos / "features" / "annotations" / "captions" / "0123"
+    captions.mkdir(parents=True)
+    for n, keys in enumerate((["one", "three"], ["1 three two", "1 three three"])):
+        (captions / f"{n:06d}.parquet").write_bytes(table.encode(pl.DataFrame({"key": keys})))
+    (videos / "features" / "indexes" / "clips").mkdir(parents=True)
+    (videos / "features" / "indexes" / "clips" / "second.json").write_text("{}")
+
+    (videos / "a" / "clip.mp4").write_bytes((videos / "b" / "clip.mp4").read_bytes())
+    asked = manifest(videos / "one.csv", ("one", "a/clip.mp4", 0, 1))
+    status, summary, message = run("--manifest", asked, "--replace")
+    assert (status, summary["done"]) == (0, 1), message
+    assert "1 clips are replaced; rows that are absent now: 1 of view clip, 1 of view second" in message
+    assert "1 answers about replaced clips in annotations/captions/0123" in message
+    assert "the index of view second" in message and "the index of view clip" not in message
+    assert "1 more clips of the replaced files are not in this manifest" in message
+    assert view_of(videos, "second").status().tolist() == [0, 1, 0]
+    assert view_of(videos).status().tolist() == [1, 1, 1]
+    after = tokens(videos, "one", "three")
+    assert (after[0] != before[0]).any()
+    np.testing.assert_array_equal(after[1], before[1])
+    expected = run(videos / "b" / "clip.mp4", "--view", "whole")[0]
+    for made_by_hand in ("annotations", "indexes"):  # without damage that `store verify` finds
+        shutil.rmtree(videos / "features" / made_by_hand)
+    assert expected == 0 and verify(Store.open(videos / "features")) == []
+    status, _, message = run("--manifest", asked, "--replace")
+    assert status == 0 and "replaced" not in message
+
+
+@pytest.mark.full
+def test_a_changed_interval_is_refused_and_can_be_replaced(videos: Path, run: Run) -> None:
+    path = manifest(videos / "clips.csv", ("one", "a/clip.mp4", 0, 1), ("two", "a/clip.mp4", 1, 2))
+    assert run("--manifest", path)[0] == 0
+    manifest(path, ("one", "a/clip.mp4", 1, 2))
+    status, _, message = run("--manifest", path)
+    assert status == 2 and "is 0 to 1 s in the store and 1 to 2 s now" in message and "--replace" in message
+    status, _, message = run("--manifest", path, "--replace")
+    assert status == 0, message
+    np.testing.assert_array_equal(*np.split(tokens(videos, "one", "two"), 2))
+    assert (known(videos, "one")["start"], known(videos, "one")["end"]) == (1.0, 2.0)
+
+
+@pytest.mark.full
+def test_rows_that_cannot_be_computed_are_not_replaced(videos: Path, run: Run) -> None:
+    path = manifest(videos / "clips.csv", ("one", "a/clip.mp4", 0, 1), ("two", "b/clip.mp4", 0, 1))
+    assert run("--manifest", path)[0] == 0
+    before = tokens(videos, "one", "two")
+    (videos / "a" / "clip.mp4").write_text("no video")
+    status, _, message = run("--manifest", path, "--replace")
+    assert status == 2 and "clip 'one' cannot be replaced, its features are kept" in message
+    np.testing.assert_array_equal(tokens(videos, "one", "two"), before)
+
+
+@pytest.mark.full
+def test_a_failed_clip_is_retried_with_the_manifests_new_interval_or_file(videos: Path, run: Run) -> None:
+    (videos / "cut.mp4").write_bytes((videos / "a" / "clip.mp4").read_bytes()[:3000])
+    rows = [("good", "a/clip.mp4", 0, 1), ("late", "a/clip.mp4", 7, 8), ("cut", "cut.mp4", 0, 1)]
+    path = manifest(videos / "clips.csv", *rows, ("backwards", "a/clip.mp4", 2, 1))
+    status, summary, _ = run("--manifest", path)
+    assert (status, summary["done"], summary["failed"]) == (1, 1, 3)
+    assert run("--manifest", path)[1]["failed"] == 3
+    manifest(path, rows[0], ("late", "a/clip.mp4", 1, 2), rows[2], ("backwards", "a/clip.mp4", 1, 2))
+    (videos / "cut.mp4").write_bytes((videos / "a" / "clip.mp4").read_bytes())
+    status, summary, message = run("--manifest", path)
+    assert (status, summary["done"], summary["failed"]) == (0, 3, 0), message
+    assert "3 clips without features take their new file or interval" in message
+    np.testing.assert_array_equal(tokens(videos, "late"), tokens(videos, "backwards"))
+    assert (known(videos, "late")["start"], known(videos, "backwards")["start"]) == (1.0, 1.0)
+
+
+CLIPS = 10
+FAILED = 4
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, video: Writer, tiny_clip: Path, featurize: Run) -> Path:
+    """A folder with videos, a manifest of ten clips and a store with nine of them: c4 failed, c9 is absent."""
+    folder = tmp_path_factory.mktemp("world")
+    for name, options in (("good.mp4", {"g": 10}), ("other.mp4", {"codec": "mpeg4"})):
+        shutil.copy(video(name, **options), folder / name)
+    rows = [(f"c{n}", ("good.mp4", "other.mp4")[n % 2], n * 0.1, n * 0.1 + 0.9) for n in range(CLIPS)]
+    rows[FAILED] = (f"c{FAILED}", "gone.mp4", 0, 1)
+    manifest = pl.DataFrame(rows, ["clip", "video", "start", "end"], orient="row")
+    # rows are in video order: one file a video keeps the order of the list
+    manifest = manifest.sort("video", maintain_order=True)
+    manifest.head(CLIPS - 1).write_csv(folder / "first.csv")
+    manifest.write_csv(folder / "clips.csv")
+    status, summary, message = featurize(*options_of(folder, "first.csv", tiny_clip), "--batch-size", 3)
+    assert (status, summary["done"], summary["failed"]) == (1, CLIPS - 2, 1), message
+    store = Store.open(folder / "store")
+    with store.lock():
+        store.catalog("clips").append(pl.DataFrame({"key": ["never asked for"]}))
+        store.view("clips", "clip").resize()
+    return folder
+
+
+def options_of(folder: Path, manifest: str, weights: Path) -> list[object]:
+    files = ["--manifest", folder / manifest, "--store", folder / "store"]
+    return [*files, "--encoder", "clip", "--weights", weights, "--shard-size", 1]
+
+
+@pytest.fixture
+def copy(world: Path, tmp_path: Path) -> Path:
+    shutil.copytree(world, tmp_path / "world")
+    return tmp_path / "world"
+
+
+@pytest.fixture
+def repair(tiny_clip: Path, featurize: Run) -> Run:
+    def run(folder: Path, *more: object, manifest: str = "clips.csv") -> tuple[int, dict[str, object], str]:
+        return featurize(*options_of(folder, manifest, tiny_clip)[:-2], "--repair", *more)
+
+    return run
+
+
+def repaired_view(folder: Path) -> View:
+    return Store.open(folder / "store").view("clips", "clip")
+
+
+def content(view: View) -> tuple[list[int], dict[str, bytes], list[tuple[str, str]]]:
+    """Return status, the stored bytes of all finished rows, and failures."""
+    ok = np.flatnonzero(view.status() == 1)
+    stored = {name: view.read(name, ok, check="always").tobytes() for name in view.features}
+    return view.status().tolist(), stored, view.failures().rows()
+
+
+def flip(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 8
+    path.write_bytes(data)
+
+
+def row_bytes(view: View, row: int) -> tuple[Path, int]:
+    """Return the file of a row's tokens and the place of the row in it."""
+    size = view.stored["tokens"].row_bytes
+    before = np.count_nonzero(view.status()[:row] == 1)
+    return Path(str(view.paths.shard("tokens", 0, 3))), size * before
+
+
+def damage_rows(view: View) -> set[int]:
+    for row in (2, 5):
+        path, at = row_bytes(view, row)
+        flip(path, at + 7)
+    return {2, 5}
+
+
+def damage_index(view: View) -> set[int]:
+    flip(Path(str(view.paths.shard("embedding", 0, 2))), -3)
+    return set(np.flatnonzero(view.status() == 1).tolist())
+
+
+def damage_checksums(view: View) -> set[int]:
+    flip(view.paths.checksum(0), 5)
+    return set(np.flatnonzero(view.status() == 1).tolist())
+
+
+def lose_checksums(view: View) -> set[int]:
+    view.paths.checksum(0).unlink()
+    return set(np.flatnonzero(view.status() == 1).tolist())
+
+
+def lose_shard_file(view: View) -> set[int]:
+    Path(str(view.paths.shard("tokens", 0, 3))).unlink()
+    return set(np.flatnonzero(view.status() == 1).tolist())
+
+
+def damage_status(view: View) -> set[int]:
+    flip(view.paths.status(0), 1)
+    return set()
+
+
+def damage_status_and_row(view: View) -> set[int]:
+    path, at = row_bytes(view, 3)
+    flip(path, at)
+    view.paths.status(0).write_bytes(b"")
+    return {3}
+
+
+def damage_status_and_record(view: View) -> set[int]:
+    view.paths.status(0).write_bytes(bytes(view.rows_per_shard + 4)[:-1] + b"!")
+    flip(view.paths.info(0), 40)
+    return set(range(CLIPS - 1)) - {FAILED_ROW}
+
+
+DAMAGE = [
+    damage_rows, damage_index, damage_checksums, lose_checksums, lose_shard_file, damage_status, damage_status_and_row,
+    damage_status_and_record,
+]  # fmt: skip
+FAILED_ROW = 0  # of the clip of gone.mp4, the first video in the manifest
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_each_damage_is_repaired_exactly(copy: Path, repair: Run, damage: Callable[[View], set[int]]) -> None:
+    view = repaired_view(copy)
+    before = content(view)
+    assert before[0].count(1) == CLIPS - 2 and before[0].count(2) == 1 and before[0][-1] == 0
+    catalog = [path.read_bytes() for path in view.catalog.parts()]
+    rows = damage(view)
+    # last bits depend on the batch size, which a damaged record does not name
+    size = ["--batch-size", 3] if damage is damage_status_and_record else []
+    status, summary, message = repair(copy, *size)
+    assert (status, summary["damaged"], summary["done"]) == (0, len(rows), len(rows)), message
+    assert content(repaired_view(copy)) == before
+    assert verify(Store.open(copy / "store")) == []
+    assert [path.read_bytes() for path in view.catalog.parts()] == catalog
+    status, summary, message = repair(copy)
+    assert (status, summary["damaged"], summary["done"], summary["rewritten"]) == (0, 0, 0, [])
+
+
+@pytest.mark.full
+def test_a_clip_whose_file_is_another_one_now_is_refused_before_anything_is_written(copy: Path, repair: Run) -> None:
+    view = repaired_view(copy)
+    before = view.status().tolist()
+    damage_rows(view)
+    (copy / "other.mp4").write_text("no video")
+    damaged = {path: path.read_bytes() for path in (copy / "store").rglob("*") if path.is_file()}
+    status, _, message = repair(copy)
+    assert status == 2 and "was made from another file" in message and "--replace instead of --repair" in message
+    now = {path: path.read_bytes() for path in (copy / "store").rglob("*") if path.is_file()}
+    assert {path for path in now if now[path] != damaged.get(path)} <= {copy / "store" / "lock.json"}
+    assert repaired_view(copy).status().tolist() == before
+
+
+@pytest.mark.full
+def test_a_damaged_row_without_its_video_becomes_failed(copy: Path, repair: Run) -> None:
+    damage_rows(repaired_view(copy))
+    (copy / "other.mp4").unlink()
+    status, summary, message = repair(copy)
+    assert (status, summary["damaged"], summary["done"], summary["failed"]) == (1, 2, 1, 1), message
+    ((key, reason),) = [failure.values() for failure in summary["failures"]]  # type: ignore[attr-defined]
+    assert key == "c1" and "other.mp4" in reason
+    assert verify(Store.open(copy / "store")) == [] and repaired_view(copy).status().tolist()[5] == 2
+    assert repair(copy)[0] == 0, "a failed row is not tried again"
+
+
+@pytest.mark.full
+def test_damage_that_featurize_cannot_repair_is_listed_with_what_to_do(copy: Path, repair: Run) -> None:
+    store = Store.open(copy / "store")
+    requantise(RequantiseOptions(str(store.path), "clip", "small", "int8"))
+    rows = damage_rows(repaired_view(copy))
+    flip(store.view("clips", "small").paths.shard("tokens", 0, 3), 3)
+    (copy / "store" / "indexes" / "clips").mkdir(parents=True)
+    (copy / "store" / "indexes" / "clips" / "clip.json").write_text("{}")
+    status, summary, message = repair(copy)
+    assert (status, summary["done"]) == (1, len(rows)), message
+    remedies = {one["path"]: one["remedy"] for one in summary["not_repaired"]}  # type: ignore[index, attr-defined]
+    assert "retrieval build" in remedies.pop("indexes/clips/clip.json")
+    ((path, what),) = remedies.items()
+    assert path.startswith("arrays.zarr/clips/small/") and what.startswith("delete ") and "status/c/0" in what
+
+
+@pytest.mark.full
+def test_a_damaged_catalog_is_refused_before_anything_is_written(copy: Path, repair: Run) -> None:
+    view = repaired_view(copy)
+    damage_rows(view)
+    part = view.catalog.parts()[0]
+    flip(part, 20)
+    status, _, message = repair(copy)
+    assert status == 2 and part.name in message and "restore it from a copy" in message and message.count("error") == 1
+    flip(part, 20)
+    assert repaired_view(copy).status().tolist().count(1) == CLIPS - 2
+
+
+@pytest.mark.full
+def test_rows_that_the_command_does_not_name_are_listed(copy: Path, repair: Run) -> None:
+    before = content(repaired_view(copy))
+    damage_rows(repaired_view(copy))
+    manifest = pl.read_csv(copy / "clips.csv")
+    for name, videos in (("one.csv", "good.mp4"), ("none.csv", "gone.mp4")):
+        manifest.filter(pl.col("video") == videos).write_csv(copy / name)
+    status, _, message = repair(copy, manifest="none.csv")
+    assert status == 2 and "none of the 2 damaged clips" in message
+    assert repaired_view(copy).status().tolist() == before[0]
+    status, summary, _ = repair(copy, manifest="one.csv")
+    assert (status, summary["done"], summary["left"]) == (1, 1, 1)
+    assert verify(Store.open(copy / "store")) == []
+    status, summary, _ = repair(copy)
+    assert (status, summary["damaged"], summary["done"], summary["left"]) == (0, 1, 1, 0)
+    assert content(repaired_view(copy)) == before
+
+
+@pytest.mark.full
+def test_a_repair_fixes_the_rows_of_a_snapshot(copy: Path, repair: Run, tiny_clip: Path, featurize: Run) -> None:
+    assert store_main(["tag", str(copy / "store"), "before"]) == 0
+    expected = repaired_view(copy).read("tokens", np.arange(1, 6))
+    damage_rows(repaired_view(copy))
+    snapshot = ["--manifest", copy / "clips.csv", "--store", f"{copy / 'store'}@before", "--encoder", "clip"]
+    status, _, message = featurize(*snapshot, "--weights", tiny_clip, "--repair")
+    assert status == 2 and "without @before" in message
+    assert repair(copy)[0] == 0
+    then = Store.open(copy / "store", at="before").view("clips", "clip")
+    assert (then.read("tokens", np.arange(1, 6)) == expected).all() and verify(Store.open(copy / "store")) == []
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("option", ["--replace", "--retry-failed", "--shard-size=8", "--pool=2", "--frames=4"])
+def test_options_that_a_repair_cannot_take_are_refused(copy: Path, repair: Run, option: str) -> None:
+    view = repaired_view(copy)
+    damage_rows(view)
+    status, _, message = repair(copy, option)
+    assert status == 2 and message.count("error:") == 1
+    assert repaired_view(copy).status().tolist().count(1) == CLIPS - 2 and not list(
+        (copy / "store").rglob("*.parquet.tmp")
+    )
+
+
+ROOT = Path(__file__).parents[2]
+TEXTS = 300
+
+
+def flip_stored(path: object, at: int) -> None:
+    data = bytearray(path.read_bytes())  # type: ignore[attr-defined]
+    data[at] ^= 8
+    path.put([bytes(data)])  # type: ignore[attr-defined]
+
+
+def stored(path: object, entity: str) -> tuple[list[int], bytes]:
+    view = Store.open(path).view(entity, "clip")  # type: ignore[arg-type]
+    ok = np.flatnonzero(view.status() == 1)
+    return view.status().tolist(), view.read("embedding", ok, check="always").tobytes()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("where", ["folder", "object store"])
+def test_texts_are_repaired_with_the_same_bits(
+    where: str, request: pytest.FixtureRequest, tmp_path: Path, tiny_clip: Path, featurize: Run
+) -> None:
+    url = tmp_path / "store" if where == "folder" else f"{request.getfixturevalue('bucket')}/features"
+    pl.DataFrame({"text": [f"whisk {n} eggs" + " slowly" * (n % 3) for n in range(TEXTS)]}).write_csv(
+        tmp_path / "texts.csv"
+    )
+    options = ["--manifest", tmp_path / "texts.csv", "--store", url, "--encoder", "clip", "--weights", tiny_clip]
+    assert featurize(*options, "--batch-size", 7)[0] == 0
+    before = stored(url, "texts")
+    view = Store.open(url).view("texts", "clip")
+    for row in (0, 8, 299):
+        flip_stored(view.paths.shard("embedding", 0, 2), row * view.stored["embedding"].row_bytes)
+    status, summary, message = featurize(*options, "--repair")
+    assert (status, summary["damaged"], summary["done"]) == (0, 3, 3), message
+    assert stored(url, "texts") == before and verify(Store.open(url)) == []
+    place(str(view.paths.checksum(0))).unlink()
+    flip_stored(view.paths.status(0), 3)
+    status, summary, message = featurize(*options, "--repair")
+    assert (status, summary["done"]) == (0, TEXTS), message
+    assert stored(url, "texts") == before and verify(Store.open(url)) == []
+
+
+@pytest.mark.full
+@pytest.mark.timeout(300)
+def test_a_killed_repair_is_completed(
+    video: Callable[..., Path], tiny_clip: Path, tmp_path: Path, featurize: Run
+) -> None:
+    path = video("good.mp4", g=10)
+    rows = [(f"c{n}", str(path), n * 0.01, n * 0.01 + 0.9) for n in range(40)]
+    pl.DataFrame(rows, ["clip", "video", "start", "end"], orient="row").write_csv(tmp_path / "clips.csv")
+    pl.DataFrame(rows[:39], ["clip", "video", "start", "end"], orient="row").write_csv(tmp_path / "first.csv")
+    options = ["--store", tmp_path / "store", "--encoder", "clip", "--weights", tiny_clip]
+    assert featurize("--manifest", tmp_path / "first.csv", *options)[0] == 0
+    before = stored(tmp_path / "store", "clips")
+    view = Store.open(tmp_path / "store").view("clips", "clip")
+    shutil.rmtree(Path(str(view.paths.group)) / "tokens" / "c")
+    command = [sys.executable, "-m", "featurize", *map(str, ["--manifest", tmp_path / "clips.csv", *options])]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    process = subprocess.Popen([*command, "--repair"], cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 120
+    while len(unfinished(Store.open(tmp_path / "store").view("clips", "clip"))) < 39 and time.monotonic() < end:
+        assert process.poll() is None, "the repair ended before it could be killed"
+        time.sleep(0.001)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    time.sleep(1)  # a worker that is left over may still finish its shard
+    assert verify(Store.open(tmp_path / "store")) == [], "after a kill no damaged row is ok"
+    status, summary, message = featurize("--manifest", tmp_path / "clips.csv", *options, "--wait", "--repair")
+    assert status == 0, message
+    assert stored(tmp_path / "store", "clips") == (before[0], before[1])
+    assert verify(Store.open(tmp_path / "store")) == []
+
+
+VIEWS = ("clip", "second")
+# A process with everything imported. For each line "STORE MANIFEST N" it forks a child that replaces changed clips and
+# is killed before it renames its Nth file; it prints the exit status of the child.
+RUNS = """
+import os, signal, sys
+from pathlib import Path
+from featurize.changes import compare
+from featurize.manifest import read_manifest
+from store import Store
+
+def run(store, manifest, kill_at):
+    left = kill_at
+    def counted(real):
+        def call(*arguments, **options):
+            nonlocal left
+            left -= 1
+            if not left:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*arguments, **options)
+        return call
+    os.replace, os.link = counted(os.replace), counted(os.link)
+    store = Store.open(store)
+    with store.lock():
+        changes = compare(store, read_manifest(Path(manifest)))
+        changes.refuse(replace=True)
+        changes.write(store)
+
+for line in sys.stdin:
+    pid = os.fork()
+    if not pid:
+        store, manifest, kill_at = line.split()
+        run(store, manifest, int(kill_at))
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+
+
+@pytest.fixture
+def runs() -> Iterator[Callable[..., int]]:
+    command = [sys.executable, "-W", "ignore:.*use of fork:DeprecationWarning", "-c", RUNS]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+
+        def run(store: Path, manifest: Path, kill_at: int = 0) -> int:
+            assert process.stdin is not None and process.stdout is not None
+            process.stdin.write(f"{store} {manifest} {kill_at}\n")
+            process.stdin.flush()
+            return int(process.stdout.readline())
+
+        yield run
+
+
+def fill(store: Store, value: float) -> None:
+    """Write `value` as the features of all absent clips in each view."""
+    for name in VIEWS:
+        provenance = Provenance(name, "0", "l", "f", "c", {})
+        view = store.create_view("clips", name, provenance, {"tokens": Feature((2,), "float32")}, 2)
+        view.resize()
+        for row in np.flatnonzero(view.status() == 0).tolist():
+            view.write_shard(row // 2, np.array([row]), {"tokens": np.full((1, 2), value, np.float32)}, {})
+
+
+def states(path: Path, values: dict[object, float]) -> dict[str, list[int]]:
+    """Return the status of each view and check that ok rows have the features of the catalog's file."""
+    store = Store.open(path)
+    assert verify(store) == []
+    catalog = store.catalog("clips").frame()
+    found = {}
+    for name in VIEWS:
+        view = store.view("clips", name)
+        status = view.status()
+        ok = np.flatnonzero(status == 1)
+        expected = [values[digest] for digest in catalog["video_digest"].gather(ok)]
+        assert view.read("tokens", ok)[:, 0].tolist() == expected, "features of another video than the catalog's"
+        found[name] = status.tolist()
+    return found
+
+
+@pytest.mark.full
+def test_no_kill_leaves_old_features(tmp_path: Path, video: Callable[..., Path], runs: Callable[..., int]) -> None:
+    old, new = video("good.mp4", g=10), video("other.mp4", codec="mpeg4")
+    file = tmp_path / "clip.mp4"
+    file.write_bytes(old.read_bytes())
+    rows = [("one", str(file), 0, 1), ("two", str(file), 1, 2), ("three", str(old), 0, 1)]
+    pl.DataFrame(rows, ["clip", "video", "start", "end"], orient="row").write_csv(tmp_path / "clips.csv")
+    asked = read_manifest(tmp_path / "clips.csv")
+    store = Store.open(tmp_path / "store", create=True)
+    with store.lock():
+        compare(store, asked).write(store)
+        fill(store, 1.0)
+    file.write_bytes(new.read_bytes())
+    rows[1] = ("two", str(file), 0.5, 2)
+    pl.DataFrame(rows, ["clip", "video", "start", "end"], orient="row").write_csv(tmp_path / "clips.csv")
+    identities = identity(old), identity(new)
+    assert identities[0] is not None and identities[1] is not None
+    values: dict[object, float] = {identities[0].digest: 1.0, identities[1].digest: 2.0}
+    absent = {name: [0, 0, 1] for name in VIEWS}
+
+    seen = []
+    for kill_at in range(1, 100):
+        killed = tmp_path / f"killed{kill_at}"
+        shutil.copytree(tmp_path / "store", killed)
+        ended = runs(killed, tmp_path / "clips.csv", kill_at)
+        seen.append(states(killed, values))
+        if ended == 0:
+            break
+        assert ended == -signal.SIGKILL
+        assert runs(killed, tmp_path / "clips.csv") == 0
+        assert states(killed, values) == absent
+        with Store.open(killed).lock():
+            fill(Store.open(killed), 2.0)
+        assert states(killed, values) == {name: [1, 1, 1] for name in VIEWS}
+        catalog = Store.open(killed).catalog("clips").frame()
+        assert catalog["start"].to_list() == [0.0, 0.5, 0.0]
+    assert ended == 0 and kill_at > 4, "fewer writes than views and parts of the catalog"
+    assert seen[0] == {name: [1, 1, 1] for name in VIEWS} and seen[-1] == absent
+    assert {"clip": [0, 0, 1], "second": [1, 1, 1]} in seen
+
+
+def test_damaged_rows_are_computed_again_with_the_same_bits(copy: Path, repair: Run) -> None:
+    before = content(repaired_view(copy))
+    rows = damage_rows(repaired_view(copy))
+    status, summary, message = repair(copy)
+    assert (status, summary["damaged"], summary["done"]) == (0, len(rows), len(rows)), message
+    assert content(repaired_view(copy)) == before and verify(Store.open(copy / "store")) == []

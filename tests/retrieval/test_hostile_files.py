@@ -1,0 +1,305 @@
+"""Forged cards, damaged files and hostile words: one line of refusal, and no element of a page from the catalog."""
+
+import struct
+import tracemalloc
+from collections import Counter
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from retrieval.__main__ import main
+from retrieval.index.builder import build_index
+from retrieval.index.index import DamagedIndex, open_index, read_faiss
+from retrieval.index.index_card import Card, card_path, described, index_file, read_card, write_card
+from retrieval.queries.sheet import Tile, tile, write_sheet
+from stepdiff.common.errors import DamageError, StepDiffError
+from store import Store, View
+
+pytestmark = pytest.mark.full
+FACTORY = "IVF2,SQfp16"
+D, VECTORS, LISTS = 4, 8, 37  # offsets in a FAISS file of dimension, number of vectors and number of lists
+
+
+def refused(store: Store, view: View) -> str:
+    """Return the one-line error of a search, and check that nothing as large as a forged number is allocated."""
+    tracemalloc.start()
+    with pytest.raises(StepDiffError) as caught:
+        open_index(store, view)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    line = str(caught.value)
+    assert "\n" not in line and "run `python -m retrieval build" in line and peak < 50 * 2**20
+    return line
+
+
+def forge(store: Store, change: Callable[[Card], Any]) -> None:
+    """Change the card and write a matching checksum, as any writer of the store can."""
+    path = card_path(store, "clips", "tiny")
+    card = read_card(path)
+    assert not isinstance(card, str)
+    change(card)
+    write_card(path, card)
+
+
+def forge_file(store: Store, card: Card, at: int, value: bytes) -> None:
+    """Change the FAISS file and its size and sha256 in the card."""
+    path = card_path(store, "clips", "tiny").parent / index_file(card)
+    content = bytearray(path.read_bytes())
+    content[at : at + len(value)] = value
+    path.write_bytes(content)
+    forge(store, lambda card: card["files"].update({path.name: described(path)}))
+
+
+@pytest.mark.parametrize("name", ["../../../x.faiss", "/etc/passwd", "other.0123abcd.faiss", "tiny.faiss/../x.faiss"])
+def test_a_card_can_name_only_files_of_its_own_folder(store: Store, clips: View, tmp_path: Path, name: str) -> None:
+    build_index(store, clips, factory=FACTORY)
+    outside = tmp_path / "x.faiss"  # the same folder as indexes/clips/../../../x.faiss
+
+    def elsewhere(card: Card) -> None:
+        own = index_file(card)
+        outside.write_bytes((card_path(store, "clips", "tiny").parent / own).read_bytes())
+        card["files"][name] = card["files"].pop(own)
+
+    forge(store, elsewhere)
+    assert f"its card names {name!r}, which is not a file of this index" in refused(store, clips)
+    assert build_index(store, clips, factory=FACTORY)["rows"] == 27 and outside.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"rows": 2**60}, f"it holds {2**60} rows and the view now has 27"),
+        ({"rows": "27"}, "its card has no usable 'rows'"),
+        ({"rows": True}, "its card has no usable 'rows'"),
+        ({"dim": 2**40}, f"it compares {2**40} channels of 'embedding', which the view does not have"),
+        ({"feature": "tokens"}, "it compares 16 channels of 'tokens', which the view does not have"),
+        ({"probes": -1}, "its card has -1 lists a query"),
+        ({"provenance": {"encoder": 1}}, "its card has no usable 'provenance'"),
+        ({"provenance": []}, "its card has no usable 'provenance'"),
+        ({"view": "huge"}, "its card belongs to clips/huge"),
+        ({"entity": "texts"}, "its card belongs to texts/tiny"),
+        ({"files": {}}, "its card names 0 index files instead of 1"),
+        ({"exact": True}, "its card names 1 index files instead of 0"),
+        ({"version": None}, "is missing or was changed"),
+    ],
+)
+def test_a_card_unlike_its_store_is_refused(store: Store, clips: View, change: dict[str, Any], why: str) -> None:
+    build_index(store, clips, factory=FACTORY)
+    forge(store, lambda card: card.update(change))
+    assert why in refused(store, clips)
+
+
+def test_a_damaged_card_or_file_is_refused(store: Store, clips: View) -> None:
+    path = card_path(store, "clips", "tiny")
+    file = path.with_name(index_file(build_index(store, clips, factory=FACTORY)))
+    card, whole = path.read_bytes(), file.read_bytes()
+    for content in (
+        card.replace(b'"IVF2,SQfp16"', b'"HNSW32"'),
+        *(b"[" * 100_000, b'{"a": ' * 50_000, b"7", b"", b"[]", b"\xff\xfe", b'{"seal": 1}', b" " * 2**21 + b"{}"),
+    ):
+        path.write_bytes(content)
+        assert "is missing or was changed" in refused(store, clips)
+    path.write_bytes(card)
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1
+    for content in (b"", whole[:10], whole[:-1], bytes(flipped)):
+        file.write_bytes(content)
+        assert "its file is damaged" in refused(store, clips)
+    file.unlink()
+    assert "its file is damaged" in refused(store, clips)
+    file.write_bytes(whole)
+    assert len(open_index(store, clips)) == 27
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "why"),
+    [
+        (D, struct.pack("<i", 2**30), "declare 27 vectors of 1,073,741,824 channels, but the index has 27 of 16"),
+        (D, struct.pack("<i", -1), "that declare 27 vectors of -1 channels"),
+        (VECTORS, struct.pack("<q", 2**60), "that declare 1,152,921,504,606,846,976 vectors"),
+        (VECTORS, struct.pack("<q", -5), "that declare -5 vectors"),
+        (VECTORS, struct.pack("<q", 26), "that declare 26 vectors of 16 channels, but the index has 27"),
+        (LISTS, struct.pack("<Q", 2**40), "FAISS cannot read it ("),
+        (LISTS, struct.pack("<Q", 2**63), "FAISS cannot read it ("),
+        (0, b"XXXX", "FAISS cannot read it ("),
+    ],
+)
+def test_forged_sizes_allocate_nothing(store: Store, clips: View, at: int, value: bytes, why: str) -> None:
+    """The card contains the sha256 of the forged file, so that only its header is wrong."""
+    forge_file(store, build_index(store, clips, factory=FACTORY), at, value)
+    assert "is damaged: " in (line := refused(store, clips)) and why in line
+
+
+@pytest.mark.parametrize("factory", [FACTORY, "IVF2,PQ8x4", "HNSW8", "Flat"])
+def test_no_number_of_a_faiss_file_takes_more_memory_than_the_file(tmp_path: Path, factory: str) -> None:
+    """Eight bytes anywhere become a large number: FAISS reads the file or refuses it."""
+    import faiss
+
+    vectors = np.random.default_rng(0).normal(size=(700, 16)).astype(np.float32)
+    made = faiss.index_factory(16, factory, faiss.METRIC_INNER_PRODUCT)
+    index = made if factory.startswith("IVF") else faiss.IndexIDMap(made)
+    index.train(vectors)
+    index.add_with_ids(vectors, np.arange(700))
+    path = tmp_path / "x.faiss"
+    faiss.write_index(index, str(path))
+    whole = path.read_bytes()
+    assert read_faiss(path, 16, 700).ntotal == 700
+    refusals = 0
+    for at in [*range(0, 160, 3), *range(160, len(whole) - 8, len(whole) // 40)]:
+        for number in (2**62, 2**38, 2**64 - 1):
+            path.write_bytes(whole[:at] + struct.pack("<Q", number) + whole[at + 8 :])
+            try:
+                read_faiss(path, 16, 700)
+            except DamagedIndex as error:
+                assert "\n" not in str(error)
+                refusals += 1
+    assert refusals > 30
+
+
+@pytest.mark.parametrize("factory", [FACTORY, "HNSW8"])
+def test_ids_that_are_not_ok_rows_are_refused(store: Store, clips: View, factory: str) -> None:
+    """Every row number of an index must be an ok row of its view: rows 3, 8 and 29 have failed."""
+    import faiss
+
+    card = build_index(store, clips, factory=factory)
+    assert len(open_index(store, clips)) == 27
+    path = card_path(store, "clips", "tiny").parent / index_file(card)
+    content = path.read_bytes()
+    for wrong in (3, 30, -1, 2**62, 6):  # failed, after the last, negative, far too large, duplicate
+        at = content.rfind(struct.pack("<q", 7))
+        assert at > 0 and faiss.read_index(str(path)).ntotal == 27
+        path.write_bytes(content[:at] + struct.pack("<q", wrong) + content[at + 8 :])
+        forge(store, lambda card: card["files"].update({path.name: described(path)}))
+        assert "its numbers are not the rows of its view" in refused(store, clips)
+
+
+def test_an_index_of_an_older_version_is_searched_and_extended(store: Store, clips: View) -> None:
+    """It has a second file, with the sample queries of its recall, which is removed by the next build."""
+    card = build_index(store, clips, factory=FACTORY)
+    sample = card_path(store, "clips", "tiny").with_name(index_file(card).replace(".faiss", ".sample.npz"))
+    sample.write_bytes(b"queries")
+    forge(store, lambda card: card["files"].update({sample.name: described(sample)}))
+    assert len(open_index(store, clips)) == 27
+    with store.lock():
+        clips.write_shard(0, np.array([3]), {"embedding": np.ones((1, 16), np.float32)}, {})
+    card = build_index(store, clips, factory=FACTORY)
+    assert (card["rows"], card["trained_rows"], card["version"]) == (28, 27, 2) and not sample.exists()
+
+
+Fill = Callable[..., View]
+COUNT = 12
+
+
+@pytest.fixture
+def view(tmp_path: Path, fill: Fill) -> View:
+    store = Store.open(tmp_path / "store", create=True)
+    vectors = np.random.default_rng(0).normal(size=(COUNT, 8)).astype(np.float32)
+    columns = {"video": [f"v{n // 2}" for n in range(COUNT)], "step": [f"s{n % 3}" for n in range(COUNT)]}
+    return fill(store, vectors, [f"c{n}" for n in range(COUNT)], columns=columns)
+
+
+def commands(view: View, out: Path) -> list[list[str]]:
+    where = ["--store", str(view.paths.store), "--view", view.name]
+    return [
+        ["query", *where, "--clip", "c1", "-k", "3"],
+        ["build", *where],
+        ["neighbours", *where, "--out", str(out)],
+        ["duplicates", *where],
+    ]
+
+
+def test_a_bit_flip_is_harmless_or_one_line(view: View, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also in checksum/, status/ and each zarr.json, which used to give tracebacks."""
+
+    def run() -> list[tuple[int, str, list[str]]]:
+        found = []
+        for command in commands(view, tmp_path / "near.parquet"):
+            code = main(command)
+            printed = capsys.readouterr()
+            lines = [line for line in printed.err.splitlines() if line.startswith("error: ")]
+            assert "Traceback" not in printed.err
+            found.append((code, printed.out if command[0] in ("query", "duplicates") else "", lines))
+        return found
+
+    build_index(Store.open(view.paths.store), view)
+    whole = run()
+    assert all(code == 0 for code, _, _ in whole)
+    for path in sorted(path for path in view.paths.group.rglob("*") if path.is_file()):
+        data = path.read_bytes()
+        for at in range(1, len(data), max(len(data) // 3, 1)):
+            changed = bytearray(data)
+            changed[at] ^= 1 << at % 8
+            path.write_bytes(changed)
+            for now, before in zip(run(), whole, strict=True):
+                assert now == before or (now[0] == 2 and len(now[2]) == 1 and "python -m store verify" in now[2][0])
+        path.write_bytes(data)
+    assert run() == whole
+
+
+@pytest.mark.parametrize("array", ["embedding", "checksum"])
+def test_a_damaged_row_is_refused(view: View, array: str) -> None:
+    """Both in one build and in parts, although the rows were right at an earlier read."""
+    view.read("embedding", np.arange(COUNT))
+    path: Any = view.paths.checksum(1) if array == "checksum" else view.paths.shard("embedding", 1, 2)
+    data = bytearray(path.read_bytes())
+    data[5] ^= 4
+    path.write_bytes(data)
+    named = "the checksums of shard 1" if array == "checksum" else "c8: stored embedding"
+    for factory in ("Flat", "IVF2,SQfp16"):
+        with pytest.raises(DamageError, match=f"^{named}"):
+            build_index(Store.open(view.paths.store), view, factory=factory, workers=1)
+    assert not (view.paths.store / "indexes" / "clips" / "tiny.json").exists()
+
+
+PICTURE = np.full((1, 192, 192, 3), 90, np.uint8)
+EVIL = [
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "' onmouseover='alert(1)",
+    "data:x\" onerror='alert(1)",
+    "</title></style></div><iframe src=attacker>",
+    "<!-- javascript:alert(1) &lt;b&gt; &#x3c;u&#x3e;",
+]
+
+
+class Parsed(HTMLParser):
+    """The elements with attributes, the addresses and the words of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: Counter[tuple[str, tuple[str, ...]]] = Counter()
+        self.sources: list[str] = []
+        self.words = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements[tag, tuple(name for name, _ in attrs)] += 1
+        self.sources += [value or "" for name, value in attrs if name == "src"]
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+    def handle_comment(self, data: str) -> None:
+        raise AssertionError(data)
+
+
+def page(path: Path, text: str) -> Parsed:
+    """Return a sheet in which every text is `text`, with one picture and one clip whose video is missing."""
+    known = {"video": text, "start": 0.0, "end": 1.0, "step": text, "activity": text, "split": text, "narration": text}
+    gone = tile(text, known, Path(), 1, 0.5)
+    assert isinstance(gone.pictures, str) and text in gone.pictures
+    shown = Tile(text, PICTURE, [text], text, 2, 0.4)
+    write_sheet(path, text, text, [Tile(text, text)], [gone, shown])
+    return Parsed(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("text", EVIL)
+def test_no_element_and_no_attribute_comes_from_the_catalog(tmp_path: Path, text: str) -> None:
+    hostile, plain = page(tmp_path / "hostile.html", text), page(tmp_path / "plain.html", "harmless")
+    assert hostile.elements == plain.elements
+    assert len(hostile.sources) == 1 and hostile.sources[0].startswith("data:image/jpeg;base64,/9j/")
+    assert hostile.words.count(text) == plain.words.count("harmless")
