@@ -79,7 +79,7 @@ def write_parquet(path: Path, batches: pa.RecordBatchReader) -> None:
 
 def write_huggingface(path: Path, batches: pa.RecordBatchReader) -> None:
     """Write a part, with the features as nested lists, which share the memory of the batches."""
-    features, fields = feature_fields(batches.schema), datasets_schema(batches.schema)
+    features, (fields, _) = feature_fields(batches.schema), datasets_schema(batches.schema)
 
     def nested() -> Iterator[pa.RecordBatch]:
         for batch in batches:
@@ -95,8 +95,8 @@ def write_huggingface(path: Path, batches: pa.RecordBatchReader) -> None:
     write_parquet(path, pa.RecordBatchReader.from_batches(fields, nested()))
 
 
-def datasets_schema(fields: pa.Schema) -> pa.Schema:
-    """Return the schema of a Hugging Face dataset; StepDiffError where `datasets` has no type for a column."""
+def datasets_schema(fields: pa.Schema) -> tuple[pa.Schema, Any]:
+    """Return the schema of a Hugging Face dataset, and its types; StepDiffError where a column has none there."""
     import datasets
 
     features, columns, types = feature_fields(fields), [], {}
@@ -115,7 +115,8 @@ def datasets_schema(fields: pa.Schema) -> pa.Schema:
                 lacks = f"column {field.name} is {field.type}, which a Hugging Face dataset lacks"
                 raise StepDiffError(f"{lacks}: leave it out with --columns") from None
         columns.append(field)
-    return pa.schema(columns, {**(fields.metadata or {}), **datasets.Features(types).arrow_schema.metadata})
+    named = datasets.Features(types)
+    return pa.schema(columns, {**(fields.metadata or {}), **named.arrow_schema.metadata}), named
 
 
 def dataset_info(fields: pa.Schema) -> dict[str, Any]:
@@ -123,9 +124,8 @@ def dataset_info(fields: pa.Schema) -> dict[str, Any]:
     import datasets
     from huggingface_hub import DatasetCardData
 
-    noted = json.loads((datasets_schema(fields).metadata or {})[b"huggingface"])
     header = DatasetCardData()
-    types = datasets.Features.from_dict(noted["info"]["features"])
+    _, types = datasets_schema(fields)
     datasets.info.DatasetInfosDict(default=datasets.DatasetInfo(features=types)).to_dataset_card_data(header)
     return {"dataset_info": header.to_dict()["dataset_info"]}
 
