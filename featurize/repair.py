@@ -33,7 +33,7 @@ from stepdiff.common.io.files import place
 from stepdiff.common.progress import say
 from stepdiff.common.workers.cluster import connected
 from store import Store, View
-from store.damage.view_damage import view_damage
+from store.damage.view_damage import FileDamage, view_damage
 from store.damage.withdrawal import rewrite_metadata, unfinished, withdraw_damaged
 from store.snapshots.repair import repair_snapshots
 from store.verbs.verify import Damage, remedy, verify
@@ -147,12 +147,13 @@ def _repair(store: Store, view: View, options: Options, asked: Windows, others: 
     status = view.status(rows)
     failed = rows[status == FAILED]
     left = [{"path": one.path, "what": one.what, "remedy": one.remedy} for one in others]
-    again = "correct that, then run this command again"
-    files = [(one, again) for one in damage if one.kind in ("unreadable", "metadata")]
-    files += [(one, "") for one in repair_snapshots(store, view)]
-    for one, advice in files:
-        path = str(one.path.relative_to(store.path))  # type: ignore[arg-type]  # both local, or both remote
-        left.append({"path": path, "what": one.what, "remedy": advice or remedy(store.path, path)})
+    for one in damage:
+        if one.kind in ("unreadable", "metadata"):
+            again = "correct that, then run this command again"
+            left.append({"path": _relative(one, store), "what": one.what, "remedy": again})
+    for one in repair_snapshots(store, view):
+        path = _relative(one, store)
+        left.append({"path": path, "what": one.what, "remedy": remedy(store.path, path)})
     return Repaired(
         entity=view.entity,
         view=view.name,
@@ -167,6 +168,10 @@ def _repair(store: Store, view: View, options: Options, asked: Windows, others: 
         failures=view.failures(failed[:MOST_FAILURES]).to_dicts(),
         not_repaired=left,
     )
+
+
+def _relative(damage: FileDamage, store: Store) -> str:
+    return str(damage.path.relative_to(store.path))  # type: ignore[arg-type]  # both local, or both remote
 
 
 def _planned(store: Store, view: View, asked: Windows, damaged: set[int]) -> pl.DataFrame:
