@@ -11,7 +11,8 @@ Guarantees
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -30,7 +31,7 @@ from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import place
 from stepdiff.common.progress import progress, say
 from stepdiff.common.workers.cluster import connected, refuse_relative
-from stepdiff.common.workers.pool import WorkerPool, has_gpu, pool_size
+from stepdiff.common.workers.pool import Here, WorkerPool, has_gpu, pool_size
 from store import Store, View
 from store.feature_store import shard_rows
 from store.format.pool import pool_of
@@ -104,10 +105,14 @@ def requested(options: Options) -> Windows:
     """Return the rows that the options ask for. StepDiffError: they or the manifest are unusable."""
     if (options.manifest is None) == (not options.videos):
         raise StepDiffError("give either --manifest FILE or video files")
-    for name in ("workers", "batch_size", "frames", "pool", "window", "pixels", "shard_size"):
+    if options.workers == 0 and options.address is not None:
+        raise StepDiffError("--workers 0 is this process, which joins no cluster: leave --address out")
+    for name in ("batch_size", "frames", "pool", "window", "pixels", "shard_size"):
         number = getattr(options, name)
         if number is not None and number < 1:
             raise StepDiffError(f"--{name.replace('_', '-')} {number} is too few: give 1 or more")
+    if options.workers is not None and options.workers < 0:
+        raise StepDiffError(f"--workers {options.workers} is too few: give 1 or more, or 0 for this process")
     named = [("video", video) for video in options.videos]
     if not place(options.store).remote:
         named.append(("--store", options.store))
@@ -147,8 +152,7 @@ def run(options: Options, asked: Windows) -> Summary:
             return _summary(store, plan, Computed())
         if asked.entity == "clips":
             _refuse_hopeless(store, options, asked, changes)
-        with connected(options.address, "featurize") as joined:
-            pool, count, cpus = start_workers(options, asked.entity, joined)
+        with workers_of(options, asked.entity) as (pool, count, cpus):
             view = _described_view(store, options, pool, asked, count)
             plan = plan or Plan(view, options.retry_failed)
             planned = plan.rows(changes, windows, store, options.replace)
@@ -190,7 +194,7 @@ def made_by(view: View, options: Options, weights: Path | None) -> bool:
     )
 
 
-def _described_view(store: Store, options: Options, pool: WorkerPool, asked: Windows, count: int) -> View:
+def _described_view(store: Store, options: Options, pool: WorkerPool | Here, asked: Windows, count: int) -> View:
     """Return the view that the encoder of a pool fills, made where there is none. StepDiffError: it is another one."""
     provenance, features = pool.call("describe", asked.entity, options.dtype)
     size = shard_rows(features, options.shard_size, asked.rows, count)
@@ -203,23 +207,29 @@ def _described_view(store: Store, options: Options, pool: WorkerPool, asked: Win
     return view
 
 
-def start_workers(options: Options, entity: str, joined: bool) -> tuple[WorkerPool, int, int]:
-    """Return a pool whose first worker has started, how many workers to use, and the CPUs of each."""
-    gpu = has_gpu(options.device, joined)
-    count, cpus = pool_size(options.workers, CPUS[entity], gpu, joined)
-    weights = options.weights
+@contextmanager
+def workers_of(options: Options, entity: str) -> Iterator[tuple[WorkerPool | Here, int, int]]:
+    """Yield a pool whose first worker has started, how many workers to use, and the CPUs of each."""
+    weights, lighter = options.weights, "try a smaller --batch-size"
     if weights is not None and Path(weights).expanduser().exists():
         weights = str(Path(weights).expanduser().absolute())  # workers start elsewhere
-    pool = WorkerPool(
-        Worker,
-        WorkerOptions(replace(options, weights=weights, videos=()), cpus),
-        gpu,
-        lambda shard, why: Outcome(shard, error=why),
-        "try a smaller --batch-size, or fewer --workers on one node",
-        joined=joined,
-        unit=entity,
-    )
-    return pool, count, cpus
+    given = replace(options, weights=weights, videos=())
+
+    def failed(shard: int, why: str) -> Outcome:
+        return Outcome(shard, error=why)
+
+    if options.workers == 0:
+        import torch
+
+        cpus = torch.get_num_threads()
+        yield Here(Worker, WorkerOptions(given, cpus), failed, lighter), 1, cpus
+        return
+    with connected(options.address, "featurize") as joined:
+        gpu = has_gpu(options.device, joined)
+        count, cpus = pool_size(options.workers, CPUS[entity], gpu, joined)
+        lighter += ", or fewer --workers on one node"
+        how = WorkerOptions(given, cpus)
+        yield WorkerPool(Worker, how, gpu, failed, lighter, joined=joined, unit=entity), count, cpus
 
 
 @dataclass
@@ -232,7 +242,7 @@ class Computed:
     seconds: float = 0.0
 
 
-def compute(pool: WorkerPool, jobs: Iterable[Task], count: int, what: str, total: int, entity: str) -> Computed:
+def compute(pool: WorkerPool | Here, jobs: Iterable[Task], count: int, what: str, total: int, entity: str) -> Computed:
     """Give `jobs` to `count` workers; the progress line says `what` and counts `total` rows."""
     done, begin = Computed(), time.monotonic()
     with progress(what, total, entity) as advance:

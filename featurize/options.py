@@ -75,8 +75,8 @@ class Options(FailureOptions):
     """Ray cluster to join, `auto` or HOST:6379. Default: RAY_ADDRESS, else Ray is started
     here."""
     workers: int | None = None
-    """Worker processes, each with the encoder. Default: one a GPU, else one a CPU (for
-    texts one for eight CPUs)."""
+    """Worker processes, each with the encoder; 0: this process alone, without Ray. Default: one a GPU, else one a CPU
+    (for texts one for eight CPUs)."""
     device: str | None = None
     """Device of the encoder: cpu, or cuda for one GPU a worker. Default: a GPU where there is one."""
     batch_size: int | None = None

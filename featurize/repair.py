@@ -22,7 +22,7 @@ import polars as pl
 
 from featurize.changes import difference, differing
 from featurize.encoders import find_weights, proper_name
-from featurize.job import BATCH, MOST_FAILURES, Computed, compute, failed_lines, made_by, resolved, start_workers
+from featurize.job import BATCH, MOST_FAILURES, Computed, compute, failed_lines, made_by, resolved, workers_of
 from featurize.manifest import Windows
 from featurize.options import Options
 from featurize.plan import Task, pending, tasks
@@ -31,7 +31,6 @@ from stepdiff.common.cli.options import incomplete
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import place
 from stepdiff.common.progress import say
-from stepdiff.common.workers.cluster import connected
 from store import Store, View
 from store.damage.view_damage import FileDamage, view_damage
 from store.damage.withdrawal import rewrite_metadata, unfinished, withdraw_damaged
@@ -133,8 +132,7 @@ def _repair(store: Store, view: View, options: Options, asked: Windows, others: 
                 f"none of the {len(maybe)} damaged {view.entity} of view {view.name}, such as "
                 f"{view.catalog.name(min(maybe))}, is named by this command: repeat the one that filled the view"
             )
-        with connected(options.address, "featurize") as joined:
-            pool, count, cpus = start_workers(options, view.entity, joined)
+        with workers_of(options, view.entity) as (pool, count, cpus):
             provenance, features = pool.call("describe", view.entity, options.dtype)
             store.create_view(view.entity, view.name, provenance, features)  # refuses another provenance
             rewritten += withdraw_damaged(view, damage).rewritten

@@ -30,6 +30,7 @@ BELOW: dict[str, tuple[str, ...]] = {  # room -> the rooms that it may import
     "heads": ("stepdiff.common", "store", "stepdiff.tasks", "stepdiff.kitchen", "retrieval", "stepdiff.weights"),
 }
 BELOW["stepdiff.annotate"] = tuple(room for room in BELOW if room != "stepdiff.kitchen")
+BELOW["stepdiff.comparison"] = tuple(room for room in BELOW if room != "stepdiff.kitchen")
 BELOW["stepdiff.app"] = tuple(BELOW)
 PACKAGES = ("featurize", "heads", "retrieval", "stepdiff", "store")
 """what a wheel installs"""
@@ -42,6 +43,7 @@ EXTRAS: dict[str, tuple[str, tuple[str, ...]]] = {  # room -> its extra, and mod
     "featurize": ("featurize", _FEATURIZE),
     "retrieval": ("index", _INDEX),
     "heads": ("train", _INDEX + _TRAIN),
+    "stepdiff.comparison": ("compare", (*_FEATURIZE, *_INDEX, *_TRAIN)),
     "stepdiff.annotate": ("annotate", ("httpx2", "jinja2", *_FEATURIZE, *_INDEX, *_TRAIN)),
     "stepdiff.app": (
         "app",

@@ -24,7 +24,8 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "report": ("heads.report", "the tables of the paper, with paired tests"),
     },
     "ask and look": {
-        "ask": ("heads.ask", "what differs between two clips?"),
+        "compare": ("stepdiff.comparison.__main__", "two video files: how do they differ?"),
+        "ask": ("heads.ask", "a question about two clips of a store"),
         "app": ("stepdiff.app.__main__", "pages in a browser: explore, ask, compare methods, annotate"),
     },
     "make training data": {

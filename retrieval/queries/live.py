@@ -8,6 +8,7 @@ Guarantees
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 _RECORDS = 64  # shards whose records are read, at most
 Record = tuple[str | None, dict[str, Any] | None]
 """of a shard: where its encoder's weights were found, and the options of the encoder"""
-_CHOICES = {"layer": int, "frames": int, "sampling": str, "pooling": str, "window": int}
+_CHOICES = {"layer": int, "frames": int, "sampling": str, "pooling": str, "window": int, "pixels": int}
 
 
 def embed_text(
@@ -90,9 +91,9 @@ def encoder_of(store: Store, view: View, weights: str | None = None, device: str
             f"view clips/{view.name} was made by a {provenance.encoder}, not by an encoder of files: run {featurize}, "
             f"then {embed}, and query with --clip"
         ) from None
-    records = _records(view)
-    choices = next((choices for _, choices in records if choices is not None), None) or _choices(provenance)
-    named = weights or weights_of(view, records)
+    records = records_of(view)
+    named, choices = loading_of(provenance, records)
+    named = weights or named
     if named is None and version_of(provenance.encoder) is None:
         sources = _sources(records)
         where = f" at {' or '.join(sources)}" if sources else ""
@@ -111,7 +112,13 @@ def encoder_of(store: Store, view: View, weights: str | None = None, device: str
     return encoder
 
 
-def _records(view: View) -> list[Record]:
+def loading_of(provenance: Provenance, records: Sequence[Record] = ()) -> tuple[str | None, dict[str, Any]]:
+    """Return the place of an encoder's weights and its options, by what shards have recorded; None: no such weights."""
+    choices = next((choices for _, choices in records if choices is not None), None)
+    return weights_of(provenance, records), choices or _choices(provenance)
+
+
+def records_of(view: View) -> list[Record]:
     """Return what is recorded with at most _RECORDS shards; older versions recorded less."""
     writes = (write for _, writes in all_writes(view.paths, view.rows_per_shard) for write in writes)
     records: list[Record] = []
@@ -134,14 +141,13 @@ def _choices(provenance: Provenance) -> dict[str, Any]:
     return {"sampling": sampling, **({"frames": int(count)} if chosen else {})}
 
 
-def weights_of(view: View, records: list[Record] | None = None) -> str | None:
-    """Return where the weights of a view are: the recorded place, or the encoder's own name; None if they are gone."""
+def weights_of(provenance: Provenance, records: Sequence[Record]) -> str | None:
+    """Return where the weights of an encoder are: a recorded place, or the encoder's own name; None: they are gone."""
     from featurize.encoders import digest
     from stepdiff.weights import NAMES, resolve
 
-    provenance = view.provenance
     fetched = [provenance.encoder] if provenance.encoder in NAMES else []
-    for source in [*_sources(_records(view) if records is None else records), *fetched]:
+    for source in [*_sources(records), *fetched]:
         try:
             if digest(provenance.encoder, resolve(source)) == provenance.weights:
                 return source
@@ -150,6 +156,6 @@ def weights_of(view: View, records: list[Record] | None = None) -> str | None:
     return None
 
 
-def _sources(records: list[Record]) -> list[str]:
+def _sources(records: Sequence[Record]) -> list[str]:
     """Return the recorded places of a view's weights."""
     return list(dict.fromkeys(source for source, _ in records if source))

@@ -21,12 +21,12 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
+from featurize.video.cut import MOST_PIXELS, cut, filmstrip
 from stepdiff.app import connections
 from stepdiff.app.__main__ import AppOptions, main
 from stepdiff.app.annotating import people
 from stepdiff.app.annotating.database import Database, default_url
 from stepdiff.app.cache import Cache
-from stepdiff.app.media import MOST_PIXELS, cut, filmstrip
 from stepdiff.app.media import clip_file as made_media
 from stepdiff.app.server import HEADERS, MOST_BODY, create_app, listener
 from stepdiff.app.site import Site, UnknownError

@@ -254,11 +254,16 @@ def families(method: str) -> tuple[str, ...]:
     return tuple(name for name in FAMILIES if name.startswith(method))
 
 
-def _model_type(folder: Path, allowed: tuple[str, ...]) -> str:
+def model_type(folder: Path) -> str | None:
+    """Return the family of a checkpoint, by its config.json. StepDiffError: it has none."""
     try:
-        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+        return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     except (OSError, ValueError, AttributeError) as error:
         raise StepDiffError(f"{folder}: no config.json of a model ({error}); give a folder or a hub id") from error
+
+
+def _model_type(folder: Path, allowed: tuple[str, ...]) -> str:
+    kind = model_type(folder)
     if kind not in allowed:
         raise StepDiffError(f"{folder}: its config.json has model_type {kind!r}; give one of {' or '.join(allowed)}")
     return kind

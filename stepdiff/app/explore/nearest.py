@@ -21,7 +21,7 @@ from featurize.encoders import load, version_of
 from heads.methods.registry import ENCODER
 from retrieval.index.index import Index, open_index
 from retrieval.index.index_card import card_path
-from retrieval.queries.live import encoder_of, encodes, weights_of
+from retrieval.queries.live import encoder_of, encodes, loading_of, records_of
 from retrieval.queries.search import Query, check_space, compute, of_clips, of_text, resolve
 from retrieval.vectors import normalised
 from stepdiff.app.site import MOST_RUNS, Site, UnknownError
@@ -66,7 +66,7 @@ class LiveTexts:
         if texts.entity == "clips":
             own = encoder_of(self._site.store, texts, self._site.weights, self._device())
             return lambda text: own.encode_texts([text])["embedding"][0]
-        made, weights = texts.provenance, self._site.weights or weights_of(texts)
+        made, weights = texts.provenance, self._site.weights or loading_of(texts.provenance, records_of(texts))[0]
         if weights is None and not (encodes(texts, "texts") and version_of(made.encoder)):
             raise StepDiffError(
                 f"the text is not in texts/{texts.name}, and to encode it needs weights of {made.encoder}: start the "

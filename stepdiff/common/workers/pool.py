@@ -189,6 +189,39 @@ class _Slot:
             return f"{why}: {lighter}" if _without_memory(error.cause) else why
 
 
+class Here:
+    """The one worker of a run that needs no Ray: this process. It has the functions of `WorkerPool` that runs call."""
+
+    def __init__(self, worker: type, options: Any, failed: Callable[[int, str], Any], lighter: str) -> None:
+        """The arguments are those of `WorkerPool`."""
+        self._worker, self._failed, self._lighter = worker(options), failed, lighter
+
+    def call(self, method: str, *arguments: object) -> Any:
+        """Call a method of the worker. StepDiffError: it answers a text, its error, or has too little memory."""
+        try:
+            answer = getattr(self._worker, method)(*arguments)
+        except Exception as error:
+            if not _without_memory(error):
+                raise
+            why = f"{type(error).__name__}: {first_line(error)}"
+            raise StepDiffError(f"too little memory in {method} ({why}): {self._lighter}") from None
+        if isinstance(answer, str):
+            raise StepDiffError(answer)
+        return answer
+
+    def run(self, tasks: Iterable[Task], count: int, advance: Advance) -> Iterator[Any]:
+        """Yield the outcome of every task; `count` is 1. An error other than too little memory ends the run."""
+        for task in tasks:
+            try:
+                outcome = self._worker.run(task)
+            except Exception as error:
+                if not _without_memory(error):
+                    raise
+                outcome = self._failed(task.shard, f"shard {task.shard}: {first_line(error)}: {self._lighter}")
+            advance(len(task.rows) + len(task.failures))
+            yield outcome
+
+
 class WorkerPool:
     """Workers that each do one shard at a time."""
 

@@ -1,0 +1,29 @@
+"""Two videos, one call: how do they differ?
+
+    import stepdiff
+
+    comparison = stepdiff.compare("mine.mp4@12-20", "expert.mp4@3:05-3:15", ask="What mistake did I make?")
+    comparison.differences, comparison.alike, comparison.moments, comparison.answer
+
+Names are imported when they are first used.
+"""
+
+import stepdiff
+
+stepdiff.enter("stepdiff.comparison")
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from stepdiff.common.errors import StepDiffError
+    from stepdiff.comparison.comparing import Comparison, Ranking, compare, rank
+
+__all__ = ["Comparison", "Ranking", "StepDiffError", "compare", "rank"]
+
+__getattr__ = stepdiff.lazy(
+    __name__,
+    {
+        "stepdiff.common.errors": ("StepDiffError",),
+        "stepdiff.comparison.comparing": ("Comparison", "Ranking", "compare", "rank"),
+    },
+)

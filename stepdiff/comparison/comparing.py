@@ -1,0 +1,199 @@
+"""Compare clips of video files: their features are computed once and kept, then a model reads them.
+
+Features are in a store in the user's cache folder, one for each encoder, or in a store that is named.
+"""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from featurize import job
+from featurize.manifest import Manifest, one_window
+from heads.models.language_model import pick_device
+from heads.models.video_lm import Say
+from retrieval.vectors import unit
+from stepdiff.common.errors import StepDiffError
+from stepdiff.common.progress import say as report
+from stepdiff.comparison.clips import MOST, FileClip, notes, read_clips
+from stepdiff.comparison.models import Difference, Model, Moment, Reader, find_model
+from store import Store
+from store.format.pool import TOKENS
+from store.view import OK, View
+
+MOST_TOKENS = 64
+"""of an answer, by default"""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How two clips differ, by one model."""
+
+    clips: tuple[FileClip, FileClip]
+    """Video 1 and Video 2"""
+    model: str
+    differences: list[Difference]
+    """in each category"""
+    moments: list[Moment]
+    """terms with clear evidence; empty where the model has no head of words"""
+    cosine: float
+    """of the two clips' features as a whole"""
+    question: str = ""
+    answer: str = ""
+    """to the question; empty where none was asked"""
+    notes: tuple[str, ...] = ()
+    """what makes the comparison doubtful"""
+
+    @property
+    def alike(self) -> dict[str, float]:
+        """Category -> log-odds that the clips are alike in it."""
+        return {each.category: each.alike for each in self.differences}
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Which clips are most like the first one, by one model."""
+
+    clips: tuple[FileClip, ...]
+    model: str
+    alike: dict[str, list[float]]
+    """category -> log-odds that the second, third clip is alike to the first in it"""
+    cosines: list[float]
+    """of the second, third clip's features with the first's, as a whole"""
+    notes: tuple[str, ...] = ()
+
+    def order(self, category: str) -> list[int]:
+        """Return the numbers of the clips, 2 for the second, the most alike first."""
+        values = self.alike[category]
+        return [place + 2 for place in sorted(range(len(values)), key=lambda place: -values[place])]
+
+
+def compare(
+    reference: str | Path,
+    candidate: str | Path,
+    ask: str = "",
+    model: str | None = None,
+    store: str | Path | None = None,
+    max_tokens: int = MOST_TOKENS,
+    device: str = "auto",
+    say: Say | None = None,
+) -> Comparison:
+    """Compare two clips.
+
+    Args:
+        reference: Video 1, FILE or FILE@START-END.
+        candidate: Video 2.
+        ask: a question about them.
+        model: a folder of heads.train or heads.words, or the name of a video language model; None: runs/stepdiff, else
+            runs/words.
+        store: where features are kept; None: in the cache folder.
+        max_tokens: longest answer.
+        device: auto, cpu, cuda.
+        say: receives the words of the answer as they are written.
+
+    Raises:
+        StepDiffError: a file, span or model that cannot be used, or features that cannot be computed.
+    """
+    clips = read_clips([reference, candidate], 2)
+    chosen = find_model(model)
+    if ask and not chosen.answers:
+        raise StepDiffError(f"{chosen.name} names words and answers no questions: give --model a head, or ask nothing")
+    reader, view = _loaded(chosen, clips, store, device)
+    one, two = clips
+    pair = one.key, two.key
+    answer = reader.ask(pair, ask, max_tokens, say) if ask else ""
+    return Comparison(
+        clips=(one, two),
+        model=chosen.name,
+        differences=reader.differences(pair),
+        moments=reader.moments(pair),
+        cosine=_cosines(view, pair)[0],
+        question=ask,
+        answer=answer,
+        notes=tuple(notes(clips, _frames(view))),
+    )
+
+
+def rank(
+    *videos: str | Path, model: str | None = None, store: str | Path | None = None, device: str = "auto"
+) -> Ranking:
+    """Return which of the other clips are most like the first, by category; the arguments are those of `compare`."""
+    clips = read_clips(videos, MOST)
+    chosen = find_model(model)
+    reader, view = _loaded(chosen, clips, store, device)
+    first, *others = [clip.key for clip in clips]
+    alike = reader.alike([((first, other), category) for category in reader.categories for other in others])
+    by_category = np.reshape(alike, (len(reader.categories), len(others))).round(4).tolist()
+    return Ranking(
+        clips=tuple(clips),
+        model=chosen.name,
+        alike=dict(zip(reader.categories, by_category, strict=True)),
+        cosines=_cosines(view, [first, *others]),
+        notes=tuple(notes(clips, _frames(view))),
+    )
+
+
+def cache_folder(model: Model) -> Path:
+    """Return the store in the user's cache with the features of files that a model's encoder computes."""
+    name = f"{model.encoder.view}-{hashlib.sha256(model.identity.encode()).hexdigest()[:8]}"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "stepdiff", "features", name)
+
+
+def _loaded(model: Model, clips: Sequence[FileClip], store: str | Path | None, device: str) -> tuple[Reader, View]:
+    """Return the model over a store that has the features of the clips, and its view."""
+    device = pick_device(device)
+    features = featurized(model, clips, cache_folder(model) if store is None else Path(store), device)
+    report(f"loading {model.name}")
+    return model.load(features, device), features.view("clips", str(model.encoder.view))
+
+
+def featurized(model: Model, clips: Sequence[FileClip], folder: Path, device: str = "cpu") -> Store:
+    """Return the store in a folder with the features of clips, computed where it lacks them.
+
+    Raises:
+        StepDiffError: a clip that cannot be read, or a view of that name with other features.
+    """
+    rows = {clip.key: clip for clip in clips}
+    if _are_there(model, list(rows), folder):
+        return Store.open(folder)
+    table = [(key, str(clip.path), clip.start, clip.end) for key, clip in rows.items()]
+    schema = {"key": pl.String, "video": pl.String, "start": pl.Float64, "end": pl.Float64}
+    manifest = Manifest(
+        "clips", pl.DataFrame(table, schema, orient="row"), {str(clip.path): clip.path for clip in clips}, {}
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    summary = job.run(replace(model.encoder, store=str(folder), device=device), one_window(manifest))
+    if summary.failed or summary.absent:
+        reasons = [failure["reason"] for failure in summary.failures if failure["key"] in rows] + summary.errors
+        raise StepDiffError(reasons[0] if reasons else f"{summary.absent} clips could not be written to {folder}")
+    return Store.open(folder)
+
+
+def _are_there(model: Model, keys: Sequence[str], folder: Path) -> bool:
+    """Return whether a store has the features of all clips that the model was trained on: no encoder is loaded then."""
+    if model.provenance is None or not (folder / "store.json").exists():
+        return False
+    store, name = Store.open(folder), str(model.encoder.view)
+    if name not in store.views("clips"):
+        return False
+    view, rows = store.view("clips", name), store.catalog("clips").rows(keys)
+    return view.provenance == model.provenance and bool((rows >= 0).all() and (view.status(rows) == OK).all())
+
+
+def _frames(view: View) -> int:
+    """Return the frames that a model sees of a clip, by the rule of its view."""
+    number = view.provenance.frames.split(" ")[0]
+    return int(number) if number.isdecimal() else 1
+
+
+def _cosines(view: View, keys: Sequence[str]) -> list[float]:
+    """Return the cosine of the first clip with each other one: of embeddings, or else of the mean of tokens."""
+    rows = view.rows(keys)
+    name = next((name for name, feature in view.features.items() if len(feature.shape) == 1 and name != "layout"), None)
+    values = view.read(name or TOKENS, rows, dtype="float32")
+    first, *others = unit(values if name else values.mean(axis=1))
+    return [round(float(first @ other), 4) for other in others]

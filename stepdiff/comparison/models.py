@@ -1,0 +1,239 @@
+"""What compares two clips: a head, a head of words, or a public video language model, and the encoder that it needs.
+
+Guarantees
+- a model reads features of the encoder that it was trained on, or none
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from featurize.encoders import digest, find_weights, version_of, view_name
+from featurize.options import Options
+from heads.evidence.head import FILE, WordHead
+from heads.methods.stepdiff import StepDiff
+from heads.methods.word_evidence import WordEvidence
+from heads.models.language_model import autocast
+from heads.models.public.loading import encoder_of, load_for_pairs
+from heads.models.video_lm import Say
+from heads.training.lineage import load_stepdiff
+from heads.training.lineage import read as read_lineage
+from heads.training.recipe import read_recipe
+from retrieval.queries.live import Record, loading_of, records_of
+from stepdiff.common.errors import StepDiffError
+from stepdiff.tasks.declining import declines
+from stepdiff.tasks.prompts import DIFFCAP_SEED, GOES_ON
+from stepdiff.tasks.testsets import CATEGORIES, DiffCap, Pair
+from store import Provenance, Store
+from store.format.pool import TOKENS, pool_of, unpooled
+
+HEAD, WORDS = "runs/stepdiff", "runs/words"
+"""models that are looked for where none is named"""
+WORD_EVIDENCE = "word-evidence"
+"""another name of WORDS"""
+UNSURE = 0.2
+"""log-odds nearer to 0 than this are no answer: p(YES) is between 45 and 55 %"""
+HOW = (
+    "make demo trains a head and a head of words on a sample world; python -m heads.train and python -m heads.words do "
+    "on your own clips; a video language model needs no training: --model Qwen/Qwen3-VL-2B-Instruct"
+)
+"""how to get a model"""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What a model says that differs in a category."""
+
+    category: str
+    text: str
+    alike: float
+    """log-odds that the clips are alike in it: above 0 they are"""
+    doubt: str
+    """why a reader should not rely on the text; empty: nothing speaks against it"""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A term that one clip gives more evidence for than the other, and when."""
+
+    video: int
+    """1 or 2"""
+    term: str
+    evidence: float
+    """log-odds in this clip"""
+    other: float
+    """log-odds in the other clip"""
+    seconds: tuple[float, ...]
+    """times in the file of the frames with the most evidence"""
+
+
+class Reader:
+    """A loaded model over a store with the features of some clips."""
+
+    def __init__(
+        self, method: StepDiff | WordEvidence, words: WordEvidence | None, device: str = "cpu", precision: str = ""
+    ) -> None:
+        self._method, self._words, self._device, self._precision = method, words, device, precision
+        known = CATEGORIES if words is None else tuple(c for c in CATEGORIES if c in words.head.known_categories)
+        self.categories = known if isinstance(method, WordEvidence) else CATEGORIES
+
+    def _computing(self) -> Any:
+        return autocast(self._device, self._precision) if self._precision else nullcontext()
+
+    def differences(self, pair: Pair) -> list[Difference]:
+        """Return what differs in each category."""
+        rows = [DiffCap(*pair, category, ()) for category in self.categories]
+        with self._computing():
+            texts = self._method.caption(rows)
+        alike = self.alike([(pair, category) for category in self.categories])
+        return [
+            Difference(category, _short(text, category), round(value, 4), doubt(value, declines(text)))
+            for category, text, value in zip(self.categories, texts, alike, strict=True)
+        ]
+
+    def alike(self, queries: Sequence[tuple[Pair, str]]) -> list[float]:
+        """Return how alike each pair is in a category: log-odds of a language model, or of words the distance below
+        which they agree minus the pair's."""
+        if isinstance(self._method, WordEvidence):
+            head = self._method.head
+            return [
+                head.declines_below.get(category, 0.0) - head.distance(*self._method.both(pair), category)
+                for pair, category in queries
+            ]
+        with self._computing():
+            return self._method.alike(queries)
+
+    def moments(self, pair: Pair) -> list[Moment]:
+        """Return the terms of each clip with the most evidence, and when; none without a head of words."""
+        reasons = ([], []) if self._words is None else self._words.why(*pair)
+        return [
+            Moment(video, one.term, round(one.evidence, 4), round(one.other, 4), tuple(one.seconds))
+            for video, of_clip in enumerate(reasons, start=1)
+            for one in of_clip
+        ]
+
+    def ask(self, pair: Pair, question: str, max_tokens: int, say: Say | None = None) -> str:
+        """Return the answer to a question about a pair; `say` receives its words as they are written."""
+        assert isinstance(self._method, StepDiff)  # Model.answers
+        with self._computing():
+            return self._method.ask(*pair, question, max_tokens, say)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model by its name, before it is loaded."""
+
+    name: str
+    encoder: Options
+    """how its features are computed; `store` is empty"""
+    provenance: Provenance | None
+    """of its features; None: the encoder decides"""
+    identity: str
+    """of its features, as text"""
+    answers: bool
+    """whether it answers questions"""
+    load: Callable[[Store, str], Reader]
+    """(store with the features, device) -> the model"""
+
+
+def find_model(named: str | None) -> Model:
+    """Return the model of a name: a run folder of heads.train or heads.words, or the weights of a public model.
+
+    Raises:
+        StepDiffError: none is named and none is here, or the weights of its encoder are not found.
+    """
+    if named is None:
+        here = [folder for folder, file in ((HEAD, "recipe.yaml"), (WORDS, FILE)) if (Path(folder) / file).is_file()]
+        if not here:
+            raise StepDiffError(f"no model is named, and none is in {HEAD} or {WORDS}: {HOW}")
+        named = here[0]
+    named = WORDS if named == WORD_EVIDENCE else named
+    folder = Path(named).expanduser()
+    if (folder / "recipe.yaml").is_file():
+        return _head(named, folder)
+    if (folder / FILE).is_file():
+        return _words(named, folder)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise StepDiffError(f"{named} holds no head, no head of words and no model of transformers: {HOW}")
+    encoder = encoder_of(named)
+    options = _options(view_name(encoder, named), encoder, named)
+    identity = digest(encoder, find_weights(encoder, named))
+    return Model(named, options, None, identity, True, partial(_load_public, named, options))
+
+
+def _head(named: str, folder: Path) -> Model:
+    recipe, lineage = read_recipe(folder / "recipe.yaml").video_lm, read_lineage(folder)
+    if recipe is None:
+        raise StepDiffError(f"{folder}: holds a contrastive head, which compares no clips in words; name another run")
+    provenance = Provenance.from_dict(lineage["reads"]["clips"])
+    records = _records(str(lineage.get("store", {}).get("path", "")), recipe.view, provenance)
+    options = _made_so(named, recipe.view, provenance, records)
+
+    def load(store: Store, device: str) -> Reader:
+        method, recipe = load_stepdiff(folder, store, device)
+        return Reader(method, method.words, device, recipe.precision)
+
+    return Model(named, options, provenance, str(provenance), True, load)
+
+
+def _words(named: str, folder: Path) -> Model:
+    head = WordHead.load(folder)
+    provenance = Provenance.from_dict(head.about["provenance"])
+
+    def load(store: Store, device: str) -> Reader:
+        evidence = WordEvidence.of_store(head, store)
+        return Reader(evidence, evidence)
+
+    return Model(named, _made_so(named, head.view, provenance, ()), provenance, str(provenance), False, load)
+
+
+def _load_public(weights: str, options: Options, store: Store, device: str) -> Reader:
+    model, features, _ = load_for_pairs(weights, store, str(options.view), device)
+    return Reader(StepDiff(model, features), None, device)
+
+
+def _records(store: str, view: str, provenance: Provenance) -> list[Record]:
+    """Return what the store that trained a head records of its encoder; nothing where it is gone."""
+    try:
+        source = Store.open(store).view("clips", view)
+        return records_of(source) if source.provenance == provenance else []
+    except StepDiffError:
+        return []
+
+
+def _made_so(named: str, view: str, provenance: Provenance, records: Sequence[Record]) -> Options:
+    """Return how features of a provenance are computed. StepDiffError: its weights are not found."""
+    weights, choices = loading_of(unpooled(provenance), records)
+    if weights is None and version_of(provenance.encoder) is None:
+        raise StepDiffError(
+            f"{named} reads features of {provenance.encoder}, whose weights (sha256 {provenance.weights[:12]}) are not "
+            "found: fetch them with stepdiff weights fetch, or work where the store that trained it is"
+        )
+    options = _options(view, provenance.encoder, weights)
+    dtype: Any = provenance.dtypes.get(TOKENS, options.dtype)
+    return replace(options, dtype=dtype, pool=pool_of(provenance), **choices)
+
+
+def _options(view: str, encoder: str, weights: str | None) -> Options:
+    return Options(store="", encoder=encoder, weights=weights, view=view, workers=0, wait=True, retry_failed=True)
+
+
+def _short(text: str, category: str) -> str:
+    """Return a caption without the words that repeat its category."""
+    seed = DIFFCAP_SEED.format(category=category)
+    return f"In Video 2{text.removeprefix(seed.removesuffix(GOES_ON))}" if text.startswith(seed) else text
+
+
+def doubt(alike: float, declined: bool) -> str:
+    """Return why what a model says of a category is doubtful: its words and its log-odds contradict each other.
+
+    alike: log-odds that the clips are alike; declined: whether its words are that nothing differs.
+    """
+    if declined:
+        return "asked whether they are alike, the model says no" if alike < -UNSURE else ""
+    if alike > 0:
+        return "asked whether they are alike, the model says yes"
+    return "asked whether they are alike, the model is not sure" if alike > -UNSURE else ""
