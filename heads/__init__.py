@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from heads.methods import Method
     from heads.methods.stepdiff import StepDiff
     from heads.methods.vlemb import VLEmb
+    from heads.models.public.cached import load_cached
     from heads.training.lineage import load_contrastive, load_stepdiff, load_video_lm
     from heads.training.recipe import TrainOptions, read_recipe
     from stepdiff.common.errors import StepDiffError
@@ -30,6 +31,7 @@ __all__ = [
     "TrainOptions",
     "VLEmb",
     "WordHead",
+    "load_cached",
     "load_contrastive",
     "load_stepdiff",
     "load_video_lm",
@@ -46,6 +48,7 @@ __getattr__ = stepdiff.lazy(
         "heads.methods": ("Method",),
         "heads.methods.stepdiff": ("StepDiff",),
         "heads.methods.vlemb": ("VLEmb",),
+        "heads.models.public.cached": ("load_cached",),
         "heads.training.lineage": ("load_contrastive", "load_stepdiff", "load_video_lm"),
         "heads.training.recipe": ("TrainOptions", "read_recipe"),
     },

@@ -1,10 +1,13 @@
-"""Ask a trained StepDiff head a question about two clips of a store, or which words its clips give evidence for.
+"""Ask a model a question about two clips of a store, or which words its clips give evidence for.
 
 python -m heads.ask --reference CLIP --candidate CLIP "What did I do differently in video 2?"
 python -m heads.ask --reference CLIP --candidate CLIP --preset mistake    a question of the paper's figures
+python -m heads.ask --reference CLIP --candidate CLIP --model Qwen/Qwen3-VL-8B-Instruct "What differs?"
 python -m heads.ask --reference CLIP --candidate CLIP --why --words runs/words    words of each clip, and their moments
 """
 
+import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +18,7 @@ from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks.prompts import PRESETS
 
 if TYPE_CHECKING:
+    from heads.methods.stepdiff import StepDiff
     from store import Store
 
 
@@ -30,6 +34,8 @@ class AskOptions:
     """tools, technique, sanitary, larger, messy, mistake, oil, healthier: a predefined question"""
     head: str = "runs/stepdiff"
     """run folder of python -m heads.train"""
+    model: str | None = None
+    """a public video language model instead of a head: a folder or hub id whose tokens a view of the store has"""
     store: str = "data/features"
     """feature store"""
     max_tokens: int = 64
@@ -40,44 +46,79 @@ class AskOptions:
     """folder of python -m heads.words, for --why"""
     device: str = "auto"
     """auto, cpu, cuda"""
+    json: bool = False
+    """print one JSON object and nothing else"""
 
 
-def run(options: AskOptions) -> dict[str, Any]:
+def run(options: AskOptions) -> int:
+    """Answer, and print the words as they come; with --json print a record at the end."""
     if options.preset is not None and options.question or not (options.preset or options.question or options.why):
         raise StepDiffError(f"give one question, or one --preset: {', '.join(PRESETS)}")
     if options.preset is not None and options.preset not in PRESETS:
         raise StepDiffError(f"no preset {options.preset!r}; there are {', '.join(PRESETS)}")
+    from heads.models.language_model import autocast, pick_device
     from store import Store
 
     store = Store.open(options.store)
     record: dict[str, Any] = {"reference": options.reference, "candidate": options.candidate}
     if question := options.question or PRESETS.get(str(options.preset), ""):
-        record |= {"question": question, "answer": answer(options, store, question)}
+        method, precision = load(options, store)
+        streaming = None if options.json else Streaming(question)
+        with autocast(pick_device(options.device), precision):
+            answer = method.ask(options.reference, options.candidate, question, options.max_tokens, streaming)
+        if streaming is not None:
+            streaming.end(answer)
+        record |= {"question": question, "answer": answer}
     if options.why:
         from heads.evidence.head import WordHead
         from heads.methods.word_evidence import WordEvidence
 
-        method = WordEvidence.of_store(WordHead.load(options.words), store)
-        record["why"] = [list(map(asdict, words)) for words in method.why(options.reference, options.candidate)]
-    return record
+        evidence = WordEvidence.of_store(WordHead.load(options.words), store)
+        record["why"] = [list(map(asdict, words)) for words in evidence.why(options.reference, options.candidate)]
+    if options.json:
+        print(json.dumps(record, allow_nan=False))
+    else:
+        show_why(record.get("why", ()))
+    return 0
 
 
-def answer(options: AskOptions, store: "Store", question: str) -> str:
-    """Return the answer of the head."""
-    from heads.models.language_model import autocast, pick_device
-    from heads.training.lineage import load_stepdiff
+def load(options: AskOptions, store: "Store") -> tuple["StepDiff", str]:
+    """Return the head or the public model, and the precision of its matrix products."""
+    from heads.models.language_model import pick_device
 
     device = pick_device(options.device)
-    method, recipe = load_stepdiff(Path(options.head), store, device)
-    with autocast(device, recipe.precision):
-        return method.ask(options.reference, options.candidate, question, options.max_tokens)
+    if options.model is None:
+        from heads.training.lineage import load_stepdiff
+
+        method, recipe = load_stepdiff(Path(options.head), store, device)
+        return method, recipe.precision
+    from heads.methods.stepdiff import StepDiff
+    from heads.models.public.loading import load_for_pairs, view_of
+
+    model, features, _ = load_for_pairs(options.model, store, view_of(options.model, store), device)
+    return StepDiff(model, features), "float32"
 
 
-def show(record: dict[str, Any]) -> None:
-    """Print question and answer, and what gives evidence."""
-    if "question" in record:
-        print("Q: {question}\nA: {answer}".format(**record))
-    for video, words in enumerate(record.get("why", ()), start=1):
+class Streaming:
+    """Prints a question, then the words of its answer as they come."""
+
+    def __init__(self, question: str) -> None:
+        self._question, self._said = question, False
+
+    def __call__(self, words: str) -> None:
+        if words and not self._said:
+            print(f"Q: {self._question}\nA: ", end="")
+            self._said = True
+        print(words, end="", flush=True)
+
+    def end(self, answer: str) -> None:
+        """End the answer, of which no word may have come."""
+        print("" if self._said else f"Q: {self._question}\nA: {answer}")
+
+
+def show_why(clips: Iterable[list[dict[str, Any]]]) -> None:
+    """Print the words that give evidence in each clip."""
+    for video, words in enumerate(clips, start=1):
         title = "log-odds here against the other video" if words else "no word has clear evidence"
         print(f"Video {video}: {title}")
         for word in words:
@@ -87,7 +128,7 @@ def show(record: dict[str, Any]) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return parse(AskOptions, argv, "heads.ask", __doc__, run, show, ("question",))
+    return parse(AskOptions, argv, "heads.ask", __doc__, run, positional=("question",))
 
 
 if __name__ == "__main__":

@@ -164,5 +164,11 @@ def _end(number: int, frame: object) -> None:
         os._exit(128 + number)
 
 
+def __getattr__(name: str) -> object:
+    """Import `compare` when it is first used."""
+    return _LAZY(name)
+
+
+_LAZY = lazy(__name__, {"stepdiff.comparison.comparing": ("compare",)})
 if _is_command():
     install()

@@ -22,6 +22,8 @@ class AppOptions:
     """folder that the catalog's video paths begin in: that of the manifest; null: no pictures"""
     runs: str | None = None
     """folder of the runs of python -m heads.train, which answer questions and compare pairs"""
+    models: tuple[str, ...] = ()
+    """public video language models that answer questions too: folders or hub ids whose tokens the store has"""
     predictions: tuple[str, ...] = ()
     """folders with the files that python -m heads.evaluate writes"""
     annotate: str | None = None

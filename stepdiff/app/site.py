@@ -81,6 +81,8 @@ class Site:
     device: str
     weights: str | None = None
     """of the encoder of texts"""
+    models: tuple[str, ...] = ()
+    """public video language models that answer questions, by folder or hub id"""
     public_url: str | None = None
     """scheme, host and port under which other machines reach the pages, as a browser's Origin header has it"""
     proxies: tuple[Network, ...] = ()
@@ -99,6 +101,7 @@ class Site:
         cache_mib: int = 2048,
         device: str = "auto",
         weights: str | None = None,
+        models: Sequence[str] = (),
         public_url: str | None = None,
         trust_proxy: Sequence[str] = (),
     ) -> "Site":
@@ -122,6 +125,7 @@ class Site:
             cache=Cache(Path(folder).expanduser(), cache_mib * 2**20),
             device=device,
             weights=weights,
+            models=tuple(models),
             public_url=None if public_url is None else _origin(public_url),
             proxies=tuple(map(_network, trust_proxy)),
         )

@@ -52,13 +52,14 @@ def run(options: CompareOptions) -> int:
     if options.rank and (options.ask or options.html):
         raise StepDiffError("--rank compares three videos and writes no answer: leave --ask and --html out")
     if not options.rank and len(options.videos) != 2:
-        more = "; three with --rank" if len(options.videos) == 3 else ""
-        raise StepDiffError(f"{len(options.videos)} videos are given: give two, FILE or FILE@START-END{more}")
+        more = ", or three with --rank" if len(options.videos) == 3 else ""
+        raise StepDiffError(f"give two videos, FILE or FILE@START-END{more}; {len(options.videos)} given")
     if options.rank:
         from stepdiff.comparison.comparing import rank
 
         ranking = rank(*options.videos, model=options.model, store=options.store, device=options.device)
         return _print(options, ranking_record(ranking), lambda: show_ranking(ranking))
+    from heads.ask import Streaming
     from stepdiff.comparison.comparing import compare
 
     streaming = Streaming(options.ask) if options.ask and not options.json else None
@@ -67,6 +68,7 @@ def run(options: CompareOptions) -> int:
     comparison = compare(reference, candidate, **how, say=streaming)
     if streaming is not None:
         streaming.end(comparison.answer)
+        print()
     if options.html is not None:
         from pathlib import Path
 
@@ -75,23 +77,6 @@ def run(options: CompareOptions) -> int:
         write_report(Path(options.html), comparison)
         print(f"wrote {options.html}", file=sys.stderr)
     return _print(options, record(comparison), lambda: show(comparison))
-
-
-class Streaming:
-    """Prints a question, then the words of its answer as they come."""
-
-    def __init__(self, question: str) -> None:
-        self._question, self._said = question, False
-
-    def __call__(self, words: str) -> None:
-        if not self._said:
-            print(f"Q: {self._question}\nA: ", end="")
-            self._said = True
-        print(words, end="", flush=True)
-
-    def end(self, answer: str) -> None:
-        """End the answer, of which no word may have come."""
-        print("\n" if self._said else f"Q: {self._question}\nA: {answer}\n")
 
 
 def _print(options: CompareOptions, values: dict[str, Any], show: Any) -> int:
@@ -147,7 +132,7 @@ def show(comparison: "Comparison") -> None:
     console = Console(highlight=False, soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 160)
     console.print(table)
     print(
-        f"\nalike: log-odds that the videos are alike in the category, above 0 they are; cosine of the whole clips "
+        f"\nalike: above 0 the model finds the videos alike in the category; cosine of the whole clips "
         f"{comparison.cosine:.2f}"
     )
     for video in (1, 2):

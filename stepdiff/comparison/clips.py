@@ -20,7 +20,7 @@ UNLIKE = 4.0
 """ratio of two lengths, or of two frame rates, from which a note says that they differ"""
 SPARSE = 5.0
 """seconds between two frames that a model sees, from which a note says that it may miss actions"""
-_SPAN = re.compile(r"(?P<file>.+)@(?P<start>[\d:.]+)-(?P<end>[\d:.]+)")
+_SPAN = re.compile(r"(?P<file>.+)@(?P<start>[^@-]+)-(?P<end>[^@-]+)")
 _TIME = re.compile(r"(?:(?:(\d+):)?([0-5]?\d):)?(\d+(?:\.\d*)?)")
 _SLACK = 0.05  # seconds past the end of a file that are taken for its end
 
@@ -61,7 +61,9 @@ def read_clip(named: str | Path) -> FileClip:
     if not path.exists() and (match := _SPAN.fullmatch(named)) is not None:
         path, span = Path(match["file"]).expanduser(), (_seconds(match["start"], named), _seconds(match["end"], named))
     if not path.is_file():
-        raise StepDiffError(f"no video {path}: give FILE, or FILE@START-END such as {path.name}@12-20 or @3:05-3:15")
+        raise StepDiffError(
+            f"no video {path}: give FILE, or FILE@START-END such as clip.mp4@12-20 or clip.mp4@3:05-3:15"
+        )
     with opened(path) as video:
         if video.is_still:
             raise StepDiffError(f"{path} is a picture: give a video")
@@ -80,8 +82,7 @@ def read_clip(named: str | Path) -> FileClip:
 def read_clips(named: Sequence[str | Path], least: int) -> list[FileClip]:
     """Return `least` to MOST clips; raises as `read_clip`."""
     if not least <= len(named) <= MOST:
-        how = f"{least} to {MOST}" if least < MOST else f"{MOST}"
-        raise StepDiffError(f"{len(named)} videos are given: give {how}")
+        raise StepDiffError(f"give {f'{least} to ' if least < MOST else ''}{MOST} videos; {len(named)} given")
     return list(map(read_clip, named))
 
 

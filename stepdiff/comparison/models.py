@@ -24,7 +24,7 @@ from heads.training.lineage import read as read_lineage
 from heads.training.recipe import read_recipe
 from retrieval.queries.live import Record, loading_of, records_of
 from stepdiff.common.errors import StepDiffError
-from stepdiff.tasks.declining import declines
+from stepdiff.tasks.declining import UNSURE, declines
 from stepdiff.tasks.prompts import DIFFCAP_SEED, GOES_ON
 from stepdiff.tasks.testsets import CATEGORIES, DiffCap, Pair
 from store import Provenance, Store
@@ -34,8 +34,6 @@ HEAD, WORDS = "runs/stepdiff", "runs/words"
 """models that are looked for where none is named"""
 WORD_EVIDENCE = "word-evidence"
 """another name of WORDS"""
-UNSURE = 0.2
-"""log-odds nearer to 0 than this are no answer: p(YES) is between 45 and 55 %"""
 HOW = (
     "make demo trains a head and a head of words on a sample world; python -m heads.train and python -m heads.words do "
     "on your own clips; a video language model needs no training: --model Qwen/Qwen3-VL-2B-Instruct"

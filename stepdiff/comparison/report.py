@@ -21,8 +21,9 @@ FRAMES, HEIGHT = 8, 72
 STYLE = """
 body { margin: 0 auto; max-width: 1200px; padding: 12px 16px 48px; }
 .pair { display: grid; gap: 16px; grid-template-columns: repeat(auto-fit, minmax(min(420px, 100%), 1fr)); }
-.pair h2 { margin: 0 0 8px; overflow-wrap: anywhere; }
-.one h2 { color: var(--one); } .two h2 { color: var(--two); }
+figure { margin: 0; }
+figcaption { margin-bottom: 8px; font-weight: 600; overflow-wrap: anywhere; }
+.one figcaption { color: var(--one); } .two figcaption { color: var(--two); }
 video, .strip { display: block; width: 100%; border-radius: 4px; background: #000; }
 video { aspect-ratio: 16 / 9; }
 .strip { height: auto; margin: 8px 0; }
@@ -60,10 +61,10 @@ def write_report(path: Path, comparison: Comparison) -> None:
         f"<header><h1>How do these two clips differ?</h1><p class='quiet'>{escape(_below(comparison))}</p></header>",
         *_notes(comparison.notes),
         *_answer(comparison),
+        *_differences(comparison),
         "<p><button id='both'>play or pause both</button></p><div class='pair'>",
         *(_clip(clip, number, comparison.moments) for number, clip in enumerate(comparison.clips, start=1)),
         "</div>",
-        *_differences(comparison),
         f"</main><script>{SCRIPT}</script></body></html>",
     ]
     with whole(path) as temporary:
@@ -94,7 +95,7 @@ def _clip(clip: FileClip, number: int, moments: list[Moment]) -> str:
     words = "".join(_word(clip, number, moment) for moment in moments if moment.video == number)
     listed = f"<h3>Words with more evidence here</h3><ul class='words'>{words}</ul>" if words else ""
     return (
-        f"<figure class='{('one', 'two')[number - 1]}'><h2>Video {number}: {escape(str(clip))}</h2>"
+        f"<figure class='{('one', 'two')[number - 1]}'><figcaption>Video {number}: {escape(str(clip))}</figcaption>"
         f"<video id='video{number}' controls muted playsinline src='data:video/mp4;base64,{data}'></video>"
         f"<img class='strip' alt='{FRAMES} frames of Video {number}' src='data:image/jpeg;base64,{picture}'>"
         f"{listed}</figure>"
@@ -119,6 +120,6 @@ def _differences(comparison: Comparison) -> list[str]:
             f"<td class='number'>{each.alike:+.1f}</td></tr>"
         )
     head = "<tr><th scope='col'>category</th><th scope='col'>what differs</th><th scope='col'>alike</th></tr>"
-    about = "alike: log-odds that the model finds the clips alike in the category; above 0 it does"
+    about = "alike: above 0 the model finds the clips alike in the category"
     table = f"<table><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>"
-    return [f"<section><h2>By category</h2>{table}<p class='quiet small'>{about}</p></section>"]
+    return [f"<section>{table}<p class='quiet small'>{about}</p></section>"]

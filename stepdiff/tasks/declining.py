@@ -15,6 +15,8 @@ from stepdiff.tasks.postprocess import parse
 from stepdiff.tasks.prompts import NO_DIFFERENCE
 from stepdiff.tasks.testsets import HIGHEST_SCORE, DiffCap, DiffRank
 
+UNSURE = 0.2
+"""log-odds nearer to 0 than this are no answer: p(YES) is between 45 and 55 %"""
 ALLOWS_DIFFERENCES = ("Tools/Equipment",)  # score 5 allows some, see the supplement's scoring matrix (S3)
 
 _MANY = r"(?:(?!(?:longer|more|less)\b)[a-z-]+ ){0,3}"  # "no difference", "no visible or key difference"

@@ -7,7 +7,7 @@ from heads.models.public.cached import ENCODER, load_cached
 from heads.models.public.families import FAMILIES, Blip2, load_public, model_type
 from heads.models.video_lm import VideoLM
 from stepdiff.common.errors import StepDiffError
-from stepdiff.weights import resolve
+from stepdiff.weights import fingerprint, resolve
 from store import Store
 
 
@@ -18,6 +18,19 @@ def encoder_of(weights: str) -> str:
     if family is Blip2:
         raise StepDiffError(f"{weights}: a BLIP-2 reads one picture, not two videos; give another model")
     return ENCODER if family is None else family.encoder
+
+
+def view_of(weights: str, store: Store) -> str:
+    """Return the view of clips that was made by a public model's vision part. StepDiffError: the store has none."""
+    encoder, checkpoint = encoder_of(weights), fingerprint(resolve(weights))
+    for name in sorted(store.views("clips")):
+        provenance = store.view("clips", name).provenance
+        if (provenance.encoder, provenance.weights) == (encoder, checkpoint):
+            return name
+    raise StepDiffError(
+        f"{store.path}: no view of clips was made by {weights}; run python -m featurize --encoder {encoder} --weights "
+        f"{weights}"
+    )
 
 
 def load_for_pairs(

@@ -18,12 +18,11 @@ from stepdiff.app.cache import LRUCache
 from stepdiff.app.pair.loading import Loaded, RunHead
 from stepdiff.app.pair.worker import Job
 from stepdiff.app.site import Site
+from stepdiff.tasks.declining import UNSURE
 from stepdiff.tasks.prompts import PRESETS
 from stepdiff.tasks.testsets import CATEGORIES, Pair
 from store.view import OK, View
 
-UNSURE = 0.2
-"""log-odds"""
 DECLINES = 0.0
 """log-odds above which a head answers that nothing differs"""
 MOST_KEPT = 20_000

@@ -23,13 +23,13 @@ MOST_WORDS = 2
 
 @dataclass(frozen=True)
 class RunHead:
-    """A run of `python -m heads.train` that can answer questions."""
+    """A run of `python -m heads.train`, or a public model, that can answer questions."""
 
     name: str
     stamp: int
     """when its best checkpoint was chosen: a run that is trained again is another head"""
     system: str
-    """VCLM, Interleaved or StepDiff, by its recipe"""
+    """VCLM, Interleaved or StepDiff, by its recipe; or public model"""
     language_model: str
     view: str
 
@@ -54,12 +54,14 @@ class Runs:
         self._known: dict[tuple[Path, int], RunHead | None] = {}
         self._words: LRUCache[tuple[Path, int], WordEvidence] = LRUCache(MOST_WORDS)
         self._lock = threading.Lock()
+        self._models = list(map(self._model, site.models))
 
     def heads(self) -> list[RunHead]:
-        """Return the heads that answer questions, by name; runs that cannot be read are left out."""
+        """Return what answers questions: heads by name, then public models; runs that cannot be read are left out."""
         folders = [folder for folder in self._site.finished_runs() if (folder / "recipe.yaml").is_file()]
         with self._lock:
-            return [head for folder in folders[:MOST_RUNS] if (head := self._head(folder)) is not None]
+            heads = [head for folder in folders[:MOST_RUNS] if (head := self._head(folder)) is not None]
+        return heads + self._models
 
     def head(self, name: str) -> RunHead:
         """Return a head by its name. Raises UnknownError where the runs have none of that name."""
@@ -67,7 +69,8 @@ class Runs:
             if head.name == name:
                 return head
         raise UnknownError(
-            f"no head {name[:200]!r} among the runs: start the server with --runs, the folder of a trained head"
+            f"no head {name[:200]!r} among the runs: start the server with --runs, the folder of a trained head, or "
+            "with --models"
         )
 
     def load(self, head: RunHead) -> Loaded:
@@ -76,6 +79,12 @@ class Runs:
         from heads.training.lineage import load_stepdiff
 
         device = pick_device(self._site.device)
+        if head in self._models:
+            from heads.methods.stepdiff import StepDiff
+            from heads.models.public.loading import load_for_pairs
+
+            model, features, _ = load_for_pairs(head.name, self._site.store, head.view, device)
+            return Loaded(head, StepDiff(model, features), device, "float32")
         method, recipe = load_stepdiff(self._folder(head.name), self._site.store, device)
         return Loaded(head, method, device, recipe.precision)
 
@@ -107,6 +116,12 @@ class Runs:
     def _folder(self, name: str) -> Path:
         assert self._site.runs is not None
         return self._site.runs if name == self._site.runs.name else self._site.runs / name
+
+    def _model(self, weights: str) -> RunHead:
+        """Return a public model. StepDiffError: the store has no tokens of it."""
+        from heads.models.public.loading import view_of
+
+        return RunHead(weights, 0, "public model", weights, view_of(weights, self._site.store))
 
     def _head(self, folder: Path) -> RunHead | None:
         key = folder, (folder / BEST).stat().st_mtime_ns

@@ -12,7 +12,6 @@ from stepdiff.app.pages import Page
 from stepdiff.app.pair.alike import (
     DECLINES,
     PRESET_CATEGORIES,
-    UNSURE,
     Cosine,
     KeptOdds,
     Similarities,
@@ -25,6 +24,7 @@ from stepdiff.app.pair.loading import RunHead
 from stepdiff.app.pair.stored import Caption, Captions, Stored
 from stepdiff.app.site import ClipRecord, Site, UnknownError
 from stepdiff.common.errors import StepDiffError
+from stepdiff.tasks.declining import UNSURE
 from stepdiff.tasks.prompts import PRESETS, SIMILAR_QUESTION
 from stepdiff.tasks.testsets import CATEGORIES, Pair
 
