@@ -30,7 +30,7 @@ from stepdiff.common.cli.options import incomplete
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import place
 from stepdiff.common.progress import progress, say
-from stepdiff.common.workers.cluster import connected, refuse_relative
+from stepdiff.common.workers.cluster import connected, has_cluster, refuse_relative
 from stepdiff.common.workers.pool import Here, WorkerPool, has_gpu, pool_size
 from store import Store, View
 from store.feature_store import shard_rows
@@ -40,6 +40,8 @@ from store.view import ABSENT, FAILED, OK
 CPUS = {"clips": 1, "texts": 8}
 """of a worker without a GPU, at most. Clips fill many shards, and one thread an encoder beats threads that wait for
 each other (2 cores shared with others: 30 s against 78 s); texts fill one shard"""
+FEW = {"clips": 64, "texts": 4096}
+"""rows that this process computes by itself by default: less than a minute's work, where Ray takes 10 s to start"""
 BATCH = {"clips": 4, "texts": 128}  # rows of a batch by default
 SHOWN = 5  # reasons that the words of a summary give
 MOST_FAILURES = 10_000  # reasons that its figures give
@@ -152,7 +154,7 @@ def run(options: Options, asked: Windows) -> Summary:
             return _summary(store, plan, Computed())
         if asked.entity == "clips":
             _refuse_hopeless(store, options, asked, changes)
-        with workers_of(options, asked.entity) as (pool, count, cpus):
+        with workers_of(options, asked.entity, asked.rows) as (pool, count, cpus):
             view = _described_view(store, options, pool, asked, count)
             plan = plan or Plan(view, options.retry_failed)
             planned = plan.rows(changes, windows, store, options.replace)
@@ -208,8 +210,11 @@ def _described_view(store: Store, options: Options, pool: WorkerPool | Here, ask
 
 
 @contextmanager
-def workers_of(options: Options, entity: str) -> Iterator[tuple[WorkerPool | Here, int, int]]:
-    """Yield a pool whose first worker has started, how many workers to use, and the CPUs of each."""
+def workers_of(options: Options, entity: str, rows: int) -> Iterator[tuple[WorkerPool | Here, int, int]]:
+    """Yield a pool whose first worker has started, how many workers to use, and the CPUs of each.
+
+    Ray is not started for one worker, nor for few rows if the number of workers is left open.
+    """
     weights, lighter = options.weights, "try a smaller --batch-size"
     if weights is not None and Path(weights).expanduser().exists():
         weights = str(Path(weights).expanduser().absolute())  # workers start elsewhere
@@ -218,11 +223,16 @@ def workers_of(options: Options, entity: str) -> Iterator[tuple[WorkerPool | Her
     def failed(shard: int, why: str) -> Outcome:
         return Outcome(shard, error=why)
 
-    if options.workers == 0:
+    few = options.workers is None and rows <= FEW[entity]
+    if options.workers == 0 or (few or options.workers == 1) and not has_cluster(options.address):
         import torch
 
-        cpus = torch.get_num_threads()
-        yield Here(Worker, WorkerOptions(given, cpus), failed, lighter), 1, cpus
+        threads = torch.get_num_threads()
+        cpus = threads if options.workers == 0 else min(threads, CPUS[entity])
+        try:
+            yield Here(Worker, WorkerOptions(given, cpus), failed, lighter), 1, cpus
+        finally:
+            torch.set_num_threads(threads)  # of what this process does next
         return
     with connected(options.address, "featurize") as joined:
         gpu = has_gpu(options.device, joined)

@@ -72,11 +72,12 @@ class Options(FailureOptions):
     wait: bool = False
     """Wait while another run writes into the store, instead of giving up."""
     address: str | None = None
-    """Ray cluster to join, `auto` or HOST:6379. Default: RAY_ADDRESS, else Ray is started
-    here."""
+    """Ray cluster to join, `auto` or HOST:6379; `local` starts Ray here. Default: RAY_ADDRESS, else Ray is started here
+    where more than one worker is needed."""
     workers: int | None = None
-    """Worker processes, each with the encoder; 0: this process alone, without Ray. Default: one a GPU, else one a CPU
-    (for texts one for eight CPUs)."""
+    """Worker processes, each with the encoder. Default: one a GPU, else one a CPU (for texts one for eight CPUs). One
+    worker on this machine, and by default at most 64 clips or 4,096 texts, need no Ray: this process does the work. 0:
+    the same, with all threads of this process."""
     device: str | None = None
     """Device of the encoder: cpu, or cuda for one GPU a worker. Default: a GPU where there is one."""
     batch_size: int | None = None

@@ -132,7 +132,7 @@ def _repair(store: Store, view: View, options: Options, asked: Windows, others: 
                 f"none of the {len(maybe)} damaged {view.entity} of view {view.name}, such as "
                 f"{view.catalog.name(min(maybe))}, is named by this command: repeat the one that filled the view"
             )
-        with workers_of(options, view.entity) as (pool, count, cpus):
+        with workers_of(options, view.entity, planned.height) as (pool, count, cpus):
             provenance, features = pool.call("describe", view.entity, options.dtype)
             store.create_view(view.entity, view.name, provenance, features)  # refuses another provenance
             rewritten += withdraw_damaged(view, damage).rewritten

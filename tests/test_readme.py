@@ -34,6 +34,7 @@ SMALLER = {
     # A caption of another row needs two rows of a category.
     "heads.evaluate --store data/features --task diffcap": "--subset Ingredients",
     "heads.ask": "--max-tokens 4",
+    "stepdiff.comparison": "--max-tokens 4",
     "heads.report": "--bootstrap 50",
     "featurize --manifest data/kitchen/texts.csv": THREAD,
     "stepdiff.annotate.captions": f"--max-tokens 4 {THREAD}",
@@ -114,6 +115,8 @@ def small(command: str, folder: Path, lm: str) -> str:
         paired = f"--video-lm.pairqa {world}/pairqa_train.jsonl --video-lm.language-model {lm}"
         if "stepdiff.yaml" in command:
             extra += [paired, f"--video-lm.evidence.head {folder}/runs/words"]
+    if command.startswith("python -m stepdiff.comparison"):  # not in the cache of the user
+        extra.append(f"--store {folder}/data/compared")
     if command.startswith("python -m heads.words"):  # the val split of such a small world has no such rows
         extra.append(f"--validation {folder}/data/kitchen/diffrank_test.jsonl")
     extra += (

@@ -283,7 +283,18 @@ def test_a_killed_run_writes_the_same_arrays(tmp_path: Path, tiny_clip: Path, vi
 @pytest.mark.full
 @pytest.mark.timeout(900)
 def test_a_run_whose_worker_is_killed_continues(tmp_path: Path, tiny_clip: Path, video: Writer) -> None:
-    given = ["--manifest", many(tmp_path, video), "--encoder", "clip", "--weights", tiny_clip, "--workers", 1]
+    given = [
+        "--address",
+        "local",
+        "--manifest",
+        many(tmp_path, video),
+        "--encoder",
+        "clip",
+        "--weights",
+        tiny_clip,
+        "--workers",
+        1,
+    ]
     view = prepared(tmp_path / "worker", tiny_clip)
     run = started(*given, "--store", tmp_path / "worker")
     until(lambda: (view.status() == 1).sum() >= 3, run)

@@ -62,6 +62,13 @@ def inside_job() -> bool:
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
+def has_cluster(address: str | None) -> bool:
+    """Return whether a run joins a cluster: it is named, or this process is connected to one or runs in its job."""
+    ray = sys.modules.get("ray")
+    connected_to_one = ray is not None and bool(ray.is_initialized())
+    return bool(address or os.environ.get("RAY_ADDRESS")) or inside_job() or connected_to_one
+
+
 def refuse_relative(paths: Iterable[tuple[str, str]]) -> None:
     """Raise StepDiffError where, inside a Ray job, one of the paths (name, path) is relative."""
     for name, path in paths if inside_job() else ():

@@ -1,0 +1,166 @@
+"""`stepdiff compare` on real small videos, with a small random video language model from pixels to words."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import stepdiff
+from heads import ask
+from stepdiff.comparison.__main__ import main
+from stepdiff.comparison.clips import FileClip, clock, notes, read_clip
+from stepdiff.comparison.models import doubt
+
+from ..featurize.conftest import write_audio, write_video
+from ..heads.public.vlms import save
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three videos of 2 s at 20 frames/s, and a model."""
+    folder = tmp_path_factory.mktemp("compare")
+    for name, size in (("a", (96, 64)), ("b", (64, 64)), ("c", (64, 96))):
+        write_video(folder / f"{name}.mp4", size=size)
+    save("qwen3_vl", folder / "model")
+    return folder
+
+
+@pytest.fixture
+def compare(folder: Path, capsys: Capture) -> Callable[..., Any]:
+    """Return a function that runs the command and returns what it prints; JSON if it was asked for."""
+
+    def run(*arguments: object, status: int = 0) -> Any:
+        given = ["--model", str(folder / "model"), "--store", str(folder / "store"), "--max-tokens", "4"]
+        assert main([*map(str, arguments), *given]) == status
+        printed = capsys.readouterr()
+        if status:
+            return printed.err
+        return json.loads(printed.out) if "--json" in arguments else printed.out
+
+    return run
+
+
+def test_two_files_one_command(folder: Path, compare: Callable[..., Any], capsys: Capture) -> None:
+    a, b = folder / "a.mp4", f"{folder / 'b.mp4'}@0.5-1.5"
+    record = compare(a, b, "--ask", "What differs?", "--json")
+    first, second = record["clips"]
+    assert (first["start"], first["end"], second["start"], second["end"]) == (0.0, 2.0, 0.5, 1.5)
+    assert [each["category"] for each in record["differences"]] == list(stepdiff_categories())
+    # The same features and model by the commands that compare replaces: the same words.
+    where = ["--store", str(folder / "store"), "--model", str(folder / "model"), "--max-tokens", "4", "--json"]
+    assert ask.main(["--reference", first["clip"], "--candidate", second["clip"], *where, "What differs?"]) == 0
+    assert json.loads(capsys.readouterr().out)["answer"] == record["answer"]
+    printed = compare(a, b, "--ask", "What differs?")
+    assert printed.startswith(f"Q: What differs?\nA: {record['answer']}".rstrip())
+    comparison = stepdiff.compare(  # type: ignore[attr-defined]
+        a, b, model=str(folder / "model"), store=folder / "store", ask="What differs?", max_tokens=4
+    )
+    assert comparison.answer == record["answer"] and comparison.moments == []
+    assert comparison.alike == {each["category"]: each["alike"] for each in record["differences"]}
+
+
+def stepdiff_categories() -> tuple[str, ...]:
+    from stepdiff.tasks.testsets import CATEGORIES
+
+    return CATEGORIES
+
+
+def test_a_file_is_encoded_once_also_after_it_moved(
+    folder: Path, compare: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, c = folder / "a.mp4", folder / "c.mp4"
+    before = compare(a, c, "--json")
+    moved = shutil.copy(c, folder / "moved.mp4")
+    commits = sorted(path.name for path in (folder / "store").rglob("*") if "commit" in str(path))
+    from featurize.encoders.vlm import Vlm
+
+    monkeypatch.delattr(Vlm, "encode_whole")
+    after = compare(a, moved, "--json")
+    assert after["differences"] == before["differences"]
+    assert commits == sorted(path.name for path in (folder / "store").rglob("*") if "commit" in str(path))
+
+
+def test_a_report_is_one_file(folder: Path, compare: Callable[..., Any]) -> None:
+    report = folder / "report.html"
+    compare(folder / "a.mp4", folder / "b.mp4", "--ask", "<b>What?</b>", "--html", report)
+    page = report.read_text(encoding="utf-8")
+    assert page.count("data:video/mp4;base64,") == page.count("data:image/jpeg;base64,") == 2
+    assert "&lt;b&gt;What?&lt;/b&gt;" in page and "<b>What?" not in page
+    assert not re.search(r"(src|href)=['\"](?!data:)|url\(|@import|https?://", page)
+
+
+def test_which_is_most_like_the_first(folder: Path, compare: Callable[..., Any]) -> None:
+    record = compare(*(folder / f"{name}.mp4" for name in "aab"), "--rank", "--json")
+    assert record["cosines"][0] == 1.0 > record["cosines"][1]
+    for category, (one, two) in record["alike"].items():
+        assert record["order"][category] == ([2, 3] if one >= two else [3, 2])
+
+
+def test_unusable_input_is_one_line(folder: Path, compare: Callable[..., Any], tmp_path: Path) -> None:
+    a, b = folder / "a.mp4", folder / "b.mp4"
+    sound, text = write_audio(tmp_path / "sound.m4a"), tmp_path / "text.mp4"
+    text.write_text("no video " * 100)
+    for given, expected in (
+        ([a], "give two videos"),
+        ([a, b, a], "three with --rank"),
+        ([a, b, "--rank"], "give 3 videos"),
+        ([a, tmp_path / "gone.mp4"], "no video"),
+        ([a, sound], "no pictures"),
+        ([a, text], "not a video"),
+        ([a, f"{b}@1-9"], "is outside it"),
+        ([a, f"{b}@1.5-1"], "ends before it starts"),
+        ([a, f"{b}@x-1"], "'x' is not a time"),
+        ([a, b, a, "--rank", "--ask", "why?"], "leave --ask and --html out"),
+        ([a, b, "--device", "tpu9"], "no such device"),
+    ):
+        message = compare(*given, status=2)
+        assert expected in message and message.count("\n") == 1, message
+
+
+def test_a_model_that_cannot_compare_is_one_line(
+    folder: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "blip2").mkdir()
+    (tmp_path / "blip2/config.json").write_text('{"model_type": "blip-2"}')
+    videos = [str(folder / "a.mp4"), str(folder / "b.mp4")]
+    for given, expected in (
+        ([], "no model is named, and none is in runs/stepdiff or runs/words: make demo"),
+        (["--model", "."], "holds no head, no head of words and no model"),
+        (["--model", "blip2"], "reads one picture, not two videos"),
+        (["--model", "word-evidence"], "runs/words"),
+    ):
+        assert main([*videos, *given]) == 2
+        message = capsys.readouterr().err
+        assert expected in message and message.count("\n") == 1, message
+
+
+def test_notes_say_what_makes_a_comparison_doubtful(folder: Path) -> None:
+    clip = read_clip(folder / "a.mp4")
+    long = FileClip(clip.path, 0.0, 80.0, 5.0, clip.identity)
+    assert notes([clip, clip], 8) == []
+    lines = notes([clip, long], 8)
+    assert [line.split(" ")[0] for line in lines] == ["Video", "Video", "the"]
+    assert "lasts 2 s, Video 2 80 s" in lines[0] and "20 frames/s, Video 2 5 frames/s" in lines[1]
+    assert "8 frames of Video 2, one every 10 s" in lines[2]
+
+
+def test_times_and_doubts_in_words() -> None:
+    assert list(map(clock, (3.0, 65.25, 59.96, 3725.5))) == ["0:03", "1:05.2", "1:00", "1:02:05.5"]
+    assert doubt(-2.0, declined=False) == "" == doubt(1.0, declined=True)
+    assert "says yes" in doubt(0.1, declined=False) and "not sure" in doubt(-0.1, declined=False)
+    assert "says no" in doubt(-1.0, declined=True)
+
+
+def test_a_file_whose_name_ends_like_a_span_is_that_file(folder: Path) -> None:
+    named = shutil.copy(folder / "a.mp4", folder / "a.mp4@0-1")
+    clip = read_clip(named)
+    assert clip.path.name == "a.mp4@0-1" and clip.end == 2.0
+    part = read_clip(f"{named}@0:00.5-0:01")
+    assert (part.start, part.end) == (0.5, 1.0) and part.key.endswith("_0.500_1.000")
