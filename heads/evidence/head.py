@@ -77,7 +77,11 @@ class WordHead:
                 f"{folder}: holds no head of words ({Path(error.filename).name} is missing); run python -m heads.words "
                 f"--out {folder}"
             ) from None
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        except KeyError as error:
+            raise StepDiffError(
+                f"{path}: has no {error}, so an earlier version wrote it; run python -m heads.words again"
+            ) from error
+        except (OSError, ValueError, TypeError, SafetensorError) as error:
             raise StepDiffError(f"{path}: damaged ({error}); run python -m heads.words again") from error
 
     def save(self) -> None:
