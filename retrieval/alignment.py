@@ -3,20 +3,21 @@
     view = Store.open("data/features").view("clips", "efficientnet-lite0")
     alignment = align(read_moments(view, "kitchen_0002_0.50_4.25"), read_moments(view, "kitchen_0005_0.50_4.00"))
     alignment.warp(1.5)  # the time in the second clip
-    alignment.only_first  # [(2.4, 3.1)]: seconds of the first clip for which the second has nothing similar
+    alignment.only_first  # [(2.4, 3.1)]: seconds of the first clip; the second has nothing similar
 
 The path begins at the first moments of both clips and ends at the last ones. Each of its pairs costs the cosine
 distance of the two moments. From a pair it goes on to the next moment of the first clip, of the second clip or of
-both, and its sum of costs is the smallest (symmetric2 of Sakoe and Chiba: a step of both counts twice, so that all
-paths have the same weight). Actions in another order cannot be aligned: the path only goes forward.
+both (the standard step pattern), and its sum of costs is the smallest. Actions in another order cannot be aligned: the
+path only goes forward.
 
-A moment belongs to one clip only if its cheapest pair on the path costs more than `threshold` times the median over
-the moments of both clips. What differs all the time, such as another bowl, is part of the median.
+A moment is in one clip only if the other clip has nothing similar at any time: the distance to its nearest moment there
+is more than `margin` above the median of these distances, over the moments of both clips. What differs all the time,
+such as another bowl, is part of the median. The path is not used, so an action at another time is not missing.
 
 Guarantees
 - no other path costs less
 - `warp` never goes back in time
-- exchanging the clips exchanges `only_first` and `only_second`, unless two paths cost the same
+- exchanging the clips exchanges `only_first` and `only_second`
 """
 
 from dataclasses import dataclass
@@ -30,9 +31,8 @@ from stepdiff.common.errors import StepDiffError
 
 FEWEST = 8
 """moments of a clip below which an alignment has a warning"""
-THRESHOLD = 1.2
-"""chosen on val clips of the sample world (docs/guides/retrieval.md)"""
-_EQUAL = 1e-6  # cosine distance that rounding explains
+MARGIN = 0.05
+"""cosine distance; chosen on val clips of the sample world, for frames of efficientnet-lite0"""
 Spans = list[tuple[float, float]]
 """start and end in seconds"""
 
@@ -66,13 +66,13 @@ class Alignment:
         return _warped(seconds, self.path[:, ::-1], self.second, self.first)
 
 
-def align(first: Moments, second: Moments, threshold: float = THRESHOLD) -> Alignment:
+def align(first: Moments, second: Moments, margin: float = MARGIN) -> Alignment:
     """Align two clips by dynamic time warping.
 
     Args:
         first: T moments of a clip.
         second: U moments of another clip, with as many channels; T * U steps of Python, 0.1 s for 300 moments each.
-        threshold: Costs from which a moment is in one clip only, in medians of the pair.
+        margin: Cosine distance above the median from which a moment is in one clip only. It depends on the encoder.
 
     Raises:
         StepDiffError: Moments of different channels.
@@ -85,19 +85,16 @@ def align(first: Moments, second: Moments, threshold: float = THRESHOLD) -> Alig
     costs = np.maximum(1 - _unit(first.vectors) @ _unit(second.vectors).T, 0)
     path = cheapest_path(costs)
     cost = costs[path[:, 0], path[:, 1]]
-    least = [np.full(length, np.inf) for length in costs.shape]
-    for clip in (0, 1):
-        np.minimum.at(least[clip], path[:, clip], cost)
-    bar = threshold * float(np.median(np.concatenate(least))) + _EQUAL
-    only_first, only_second = (_spans(low > bar, m.seconds) for low, m in zip(least, (first, second), strict=True))
+    nearest = costs.min(axis=1), costs.min(axis=0)
+    bar = float(np.median(np.concatenate(nearest))) + margin
+    only_first, only_second = _spans(nearest[0] > bar, first.seconds), _spans(nearest[1] > bar, second.seconds)
     few = [f"{m.clip} has {len(m.seconds)}" for m in (first, second) if len(m.seconds) < FEWEST]
     warning = f"too few moments to rely on: {' and '.join(few)}, of {FEWEST} or more" if few else ""
     return Alignment(first, second, path, cost, only_first, only_second, warning)
 
 
 def cheapest_path(costs: Float64[np.ndarray, "T U"]) -> Int64[np.ndarray, "P 2"]:
-    """Return the pairs from the first to the last of both with the smallest sum of costs, in which a pair that is new
-    in both counts twice."""
+    """Return the pairs from the first to the last of both with the smallest sum of costs."""
     rows, columns = costs.shape
     total = np.full((rows + 1, columns + 1), np.inf)
     total[0, 0] = 0.0
@@ -105,10 +102,9 @@ def cheapest_path(costs: Float64[np.ndarray, "T U"]) -> Int64[np.ndarray, "P 2"]
     for row, values in enumerate(costs.tolist()):
         above, left = total[row].tolist(), np.inf
         for column, cost in enumerate(values):
-            ways = (above[column] + 2 * cost, above[column + 1] + cost, left + cost)
-            left = min(ways)
-            step[row, column] = ways.index(left)
-            total[row + 1, column + 1] = left
+            ways = (above[column], above[column + 1], left)
+            step[row, column] = way = ways.index(min(ways))
+            total[row + 1, column + 1] = left = ways[way] + cost
     row, column = rows - 1, columns - 1
     path = [(row, column)]
     while row or column:

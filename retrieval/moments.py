@@ -1,4 +1,4 @@
-"""Moments of a clip: one vector for each of its frames, or for each of several consecutive clips of one video.
+"""Moments of a clip or video: vectors with times, of its frames or of its consecutive clips.
 
 Guarantees
 - the moments of a clip are in the order of time, and their times are those of the video
@@ -24,63 +24,65 @@ class Moments:
     """T vectors of D channels with their times.
 
     Raises:
-        StepDiffError: No moments, times that do not rise or are not one for each moment, or a vector without a
-            direction.
+        StepDiffError: No moments, times that go back or are not one for each moment, or a vector without a direction.
     """
 
     vectors: Float[np.ndarray, "T D"]
     seconds: Float[np.ndarray, " times"]
-    """T times, rising"""
+    """T times that do not go back"""
     clip: str = "clip"
     """name for messages"""
 
     def __post_init__(self) -> None:
-        if not len(self.vectors):
-            raise StepDiffError(f"{self.clip} has no moments: give one vector or more")
+        if self.vectors.ndim != 2 or not self.vectors.size:
+            raise StepDiffError(f"{self.clip} has no moments, but an array {list(self.vectors.shape)}: give [T, D]")
         if len(self.seconds) != len(self.vectors):
             raise StepDiffError(
                 f"{self.clip} has {len(self.vectors)} moments and {len(self.seconds)} times: give one time for each"
             )
-        if not np.isfinite(self.seconds).all() or (np.diff(self.seconds) <= 0).any():
-            raise StepDiffError(f"times of {self.clip} do not rise: sort its moments, and give each its time once")
+        if not np.isfinite(self.seconds).all() or (np.diff(self.seconds) < 0).any():
+            raise StepDiffError(f"times of {self.clip} go back: sort its moments, and leave out clips that overlap")
         finite, zero = np.isfinite(self.vectors).all(axis=1), ~self.vectors.any(axis=1)
         for bad in np.flatnonzero(~finite | zero):
             fault = "is all zeros" if zero[bad] else "holds NaN or infinity"
             raise StepDiffError(f"moment {bad} of {self.clip} {fault}: it has no direction, leave it out")
 
 
-def read_moments(view: View, clips: str | Sequence[str]) -> Moments:
-    """Read the moments of a clip, or of a video that is cut into clips.
+def read_moments(view: View, clips: str | Sequence[str], feature: str = "tokens") -> Moments:
+    """Read the moments of a clip, or of several clips of one video in the order of time.
 
     Args:
         view: Of clips.
-        clips: A clip, whose moments are its frames: the mean of the `tokens` of each. Or the clips of one video, which
-            are one moment each: their `embedding`, at the middle of the clip.
+        clips: A clip, or clips of a video that do not overlap.
+        feature: With `tokens`, moments are the frames of each clip: the mean of a frame's tokens. With a feature that
+            is one vector, such as `embedding`, each clip is a moment, at its middle.
 
     Raises:
-        StepDiffError: A clip without features or times, a view without the tokens of frames, clips of several videos.
+        StepDiffError: A clip without features or times, a view without tokens of frames, clips of several videos or
+            clips that overlap.
     """
     keys = [clips] if isinstance(clips, str) else list(dict.fromkeys(clips))
     if not keys:
-        raise StepDiffError("no clip is given: name one, or the clips of a video")
-    known = view.catalog.select(view.rows(keys), pl.DataFrame(schema=_CATALOG)).sort("start", "end")
-    if missing := known.filter(pl.any_horizontal(pl.col("start", "end").is_null()))["key"].to_list():
+        raise StepDiffError("no clip is given: name one, or clips of a video")
+    rows = view.catalog.select(view.rows(keys), pl.DataFrame(schema=_CATALOG)).sort("start", "end")
+    if missing := rows.filter(pl.any_horizontal(pl.col("start", "end").is_null()))["key"].to_list():
         raise StepDiffError(f"the catalog has no start and end of {missing[0]}: featurize it from a manifest with them")
-    start, end = (known[name].to_numpy() for name in ("start", "end"))
-    if not isinstance(clips, str):
-        if known["video"].n_unique() > 1:
-            raise StepDiffError(f"{keys[0]} and {len(keys) - 1} more clips are of several videos: give those of one")
-        embedding = view.read("embedding", keys=known["key"], dtype="float32")
-        return Moments(embedding, (start + end) / 2, f"{known['key'][0]} to {known['key'][-1]}")
-    tokens = view.read("tokens", keys=keys, dtype="float32")[0]
-    frames = frames_of(view.provenance.frames, len(tokens))
-    if frames == 1 or "repeated" in view.provenance.frames:
+    if rows["video"].n_unique() > 1:
+        raise StepDiffError(f"{keys[0]} and the {len(keys) - 1} other clips are of several videos: give those of one")
+    values = view.read(feature, keys=rows["key"], dtype="float32")
+    name = " to ".join(dict.fromkeys(rows["key"][[0, -1]]))
+    if values.ndim == 2:
+        return Moments(values, ((rows["start"] + rows["end"]) / 2).to_numpy(), name)
+    rule = view.provenance.frames
+    frames = frames_of(rule, values.shape[1])
+    if frames == 1 or "repeated" in rule:
         raise StepDiffError(
-            f"view {view.name} has no tokens of several frames ({view.provenance.frames}): give the clips of a video, "
-            "or another view"
+            f"view {view.name} has no {feature} of several frames ({rule}): give the clips of a video and "
+            "feature='embedding', or another view"
         )
-    vectors = tokens.reshape(frames, -1, tokens.shape[-1]).mean(axis=1)
-    return Moments(vectors, np.array(seconds_of(view.provenance.frames, frames, start[0], end[0])), keys[0])
+    vectors = values.reshape(len(values) * frames, -1, values.shape[-1]).mean(axis=1)
+    seconds = [seconds_of(rule, frames, start, end) for start, end in rows.select("start", "end").iter_rows()]
+    return Moments(vectors, np.concatenate(seconds), name)
 
 
 def frames_of(rule: str, tokens: int) -> int:

@@ -24,12 +24,6 @@ def clip(actions: str, seconds: float = 1.0, clip: str = "clip") -> Moments:
     return Moments(ACTIONS[["abcde".index(action) for action in actions]], np.arange(len(actions)) * seconds, clip)
 
 
-def weighted(costs: np.ndarray, path: np.ndarray) -> float:
-    """Return the cost of a path, whose steps of both clips count twice."""
-    steps = np.diff(path, axis=0).sum(axis=1)
-    return float(costs[tuple(path.T)] @ np.concatenate([[2], steps]))
-
-
 @settings(max_examples=25, deadline=None)
 @given(COSTS)
 def test_the_path_is_whole_and_as_cheap_as_a_recursion_and_scipy_say(costs: np.ndarray) -> None:
@@ -38,23 +32,20 @@ def test_the_path_is_whole_and_as_cheap_as_a_recursion_and_scipy_say(costs: np.n
         if row < 0 or column < 0:
             return np.inf
         if row == column == 0:
-            return 2 * costs[0, 0]
-        here = costs[row, column]
-        both = naive(row - 1, column - 1) + 2 * here
-        return min(both, naive(row - 1, column) + here, naive(row, column - 1) + here)
+            return costs[0, 0]
+        return costs[row, column] + min(naive(row - 1, column - 1), naive(row - 1, column), naive(row, column - 1))
 
     path = cheapest_path(costs)
     assert (path[0] == 0).all() and (path[-1] == np.array(costs.shape) - 1).all()
     assert {tuple(step) for step in np.diff(path, axis=0).tolist()} <= {(0, 1), (1, 0), (1, 1)}
-    assert weighted(costs, path) == naive(costs.shape[0] - 1, costs.shape[1] - 1)
+    assert costs[tuple(path.T)].sum() == naive(costs.shape[0] - 1, costs.shape[1] - 1)
 
     number = np.arange(costs.size).reshape(costs.shape)
-    edges = [(number[:-1], number[1:], costs[1:]), (number[:, :-1], number[:, 1:], costs[:, 1:])]
-    edges.append((number[:-1, :-1], number[1:, 1:], 2 * costs[1:, 1:]))
-    start, end, weight = (np.concatenate([edge[part].ravel() for edge in edges]) for part in range(3))
+    steps = [(number[:-1], number[1:]), (number[:, :-1], number[:, 1:]), (number[:-1, :-1], number[1:, 1:])]
+    start, end = (np.concatenate([step[side].ravel() for step in steps]) for side in (0, 1))
     # scipy takes 0 for no edge; so small a cost leaves sums of integers as they are
-    graph = coo_array((weight + 1e-9, (start, end)), shape=(costs.size, costs.size))
-    assert weighted(costs, path) == pytest.approx(2 * costs[0, 0] + dijkstra(graph, indices=0)[-1], abs=1e-6)
+    graph = coo_array((costs.ravel()[end] + 1e-9, (start, end)), shape=(costs.size, costs.size))
+    assert costs[tuple(path.T)].sum() == pytest.approx(costs[0, 0] + dijkstra(graph, indices=0)[-1], abs=1e-6)
 
 
 def test_what_one_clip_lacks_and_the_times_that_go_together() -> None:
@@ -96,17 +87,17 @@ def test_warp_never_goes_back_and_an_exchange_of_the_clips_exchanges_the_result(
 
 @pytest.fixture
 def view(store: Store) -> View:
-    """Two clips of one video and one of another, with 8 frames of 2 tokens; the last has no times."""
+    """Clips of two videos, with 8 frames of 2 tokens; d has no times, e overlaps c."""
     random = np.random.default_rng(0)
     made_by = Provenance("net", "0" * 64, "last", "8 at linspace(0, n - 1) truncated", "crop", {"tokens": "float32"})
     features = {"tokens": Feature((16, 4), "float32"), "embedding": Feature((4,), "float32")}
-    tokens = random.normal(size=(4, 16, 4)).astype(np.float32)
+    tokens = random.normal(size=(5, 16, 4)).astype(np.float32)
     with store.lock():
-        columns = {"video": ["v", "v", "w", "w"], "start": [4.0, 0.0, 0.0, None], "end": [6.0, 4.0, 2.0, None]}
-        store.catalog("clips").append(pl.DataFrame({"key": list("abcd"), **columns}))
+        columns = {"video": [*"vvwww"], "start": [4.0, 0.0, 0.0, None, 1.0], "end": [6.0, 4.0, 2.0, None, 3.0]}
+        store.catalog("clips").append(pl.DataFrame({"key": list("abcde"), **columns}))
         view = store.create_view("clips", "net", made_by, features, 8)
         view.resize()
-        view.write_shard(0, np.arange(4), {"tokens": tokens, "embedding": tokens.mean(axis=1)}, {})
+        view.write_shard(0, np.arange(5), {"tokens": tokens, "embedding": tokens.mean(axis=1)}, {})
     return view
 
 
@@ -115,7 +106,10 @@ def test_moments_of_frames_and_of_the_clips_of_a_video(view: View) -> None:
     tokens = view.read("tokens", keys="a")[0]
     np.testing.assert_allclose(frames.vectors, (tokens[0::2] + tokens[1::2]) / 2, rtol=1e-6)
     assert frames.seconds.tolist() == pytest.approx(np.linspace(4, 6, 8).tolist())
-    windows = read_moments(view, ["a", "b"])
+    video = read_moments(view, ["a", "b"])
+    np.testing.assert_array_equal(video.vectors[8:], frames.vectors)
+    assert video.seconds.tolist() == pytest.approx([*np.linspace(0, 4, 8), *np.linspace(4, 6, 8)])
+    windows = read_moments(view, ["a", "b"], "embedding")
     np.testing.assert_array_equal(windows.vectors, view.read("embedding", keys=["b", "a"]))
     assert windows.seconds.tolist() == [2.0, 5.0]
     assert align(frames, windows).warning == "too few moments to rely on: b to a has 2, of 8 or more"
@@ -123,16 +117,17 @@ def test_moments_of_frames_and_of_the_clips_of_a_video(view: View) -> None:
 
 def test_bad_input_is_one_line(view: View) -> None:
     refusals = {
-        "v has no moments": lambda: Moments(np.empty((0, 3)), np.empty(0), "v"),
+        "v has no moments, but an array .0, 3.": lambda: Moments(np.empty((0, 3)), np.empty(0), "v"),
         "2 moments and 3 times": lambda: Moments(np.eye(2), np.arange(3.0)),
-        "times of clip do not rise": lambda: Moments(np.eye(2), np.zeros(2)),
+        "times of clip go back": lambda: Moments(np.eye(2), np.array([1.0, 0.0])),
         "moment 1 of v holds NaN": lambda: Moments(np.array([[1.0], [np.nan]]), np.arange(2.0), "v"),
         "moment 0 of v is all zeros": lambda: Moments(np.array([[0.0], [1.0]]), np.arange(2.0), "v"),
         "clip has 5 channels and w 2": lambda: align(clip("ab"), Moments(np.eye(2), np.arange(2.0), "w")),
         "no start and end of d": lambda: read_moments(view, "d"),
         "are of several videos": lambda: read_moments(view, ["a", "c"]),
+        "times of c to e go back": lambda: read_moments(view, ["c", "e"]),
         "no clip is given": lambda: read_moments(view, []),
-        "no key 'e'": lambda: read_moments(view, "e"),
+        "no key 'f'": lambda: read_moments(view, "f"),
     }
     for message, call in refusals.items():
         with pytest.raises(StepDiffError, match=message) as error:
