@@ -63,7 +63,7 @@ class Recording:
     @property
     def times(self) -> Float64[np.ndarray, " S"]:
         """Return times from begin to end, in seconds."""
-        return np.arange(*self.ends, EVERY)
+        return np.arange(self.ends[0], self.ends[1], EVERY)
 
     def lacking_in(self, other: "Recording") -> Bool[np.ndarray, " S"]:
         """Return whether each of `times` is in a part that another recording lacks."""
@@ -75,9 +75,10 @@ Pair = tuple[Recording, Recording]
 
 def inside(times: Float64[np.ndarray, " S"], spans: Sequence[tuple[float, float]]) -> Bool[np.ndarray, " S"]:
     """Return whether times are in one of the spans."""
-    return (
-        np.array([(start <= times) & (times < end) for start, end in spans], bool).reshape(-1, len(times)).any(axis=0)
-    )
+    answer = np.zeros(len(times), bool)
+    for start, end in spans:
+        answer |= (start <= times) & (times < end)
+    return answer
 
 
 def actions(row: dict[str, Any], start: float, end: float) -> Parts:
@@ -117,8 +118,8 @@ def drawn_pairs(view: "View", world: Path, most: int) -> dict[tuple[str, str], l
             else:
                 recording.parts[row["step"]] = row["start"], row["end"]
     pairs = {}
-    for place, videos in groups.items():
-        both = [pair for group in videos.values() for pair in itertools.combinations(group.values(), 2)]
+    for place, by_group in groups.items():
+        both = [pair for group in by_group.values() for pair in itertools.combinations(group.values(), 2)]
         both = [(one, other) for one, other in both if one.parts.keys() & other.parts.keys()]
         pairs[place] = random.Random(0).sample(both, min(most, len(both)))
     return pairs

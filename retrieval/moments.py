@@ -42,9 +42,9 @@ class Moments:
             )
         if not np.isfinite(self.seconds).all() or (np.diff(self.seconds) < 0).any():
             raise StepDiffError(f"times of {self.clip} go back: sort its moments, and leave out clips that overlap")
-        finite, zero = np.isfinite(self.vectors).all(axis=1), ~self.vectors.any(axis=1)
-        for bad in np.flatnonzero(~finite | zero):
-            fault = "is all zeros" if zero[bad] else "holds NaN or infinity"
+        lengths = np.sqrt(np.einsum("td,td->t", self.vectors, self.vectors, dtype=np.float64))
+        for bad in np.flatnonzero(~np.isfinite(lengths) | (lengths == 0)):
+            fault = "is all zeros" if lengths[bad] == 0 else "holds NaN or infinity"
             raise StepDiffError(f"moment {bad} of {self.clip} {fault}: it has no direction, leave it out")
 
 
