@@ -1,4 +1,4 @@
-"""Nearest neighbours, near-duplicates and DiffMCQ hard negatives over a feature store."""
+"""Nearest neighbours, near-duplicates, alignment and DiffMCQ hard negatives over a feature store."""
 
 import stepdiff
 
@@ -9,30 +9,38 @@ from typing import TYPE_CHECKING
 from stepdiff.common.errors import StepDiffError
 
 if TYPE_CHECKING:
+    from retrieval.alignment import Alignment, align
     from retrieval.exact import search_exactly
     from retrieval.index.builder import build_index
     from retrieval.index.index import Index, open_index
     from retrieval.mining.duplicates import duplicates
     from retrieval.mining.neighbours import nearest, neighbours
+    from retrieval.moments import Moments, read_moments
 
 __all__ = [
+    "Alignment",
     "Index",
+    "Moments",
     "StepDiffError",
+    "align",
     "build_index",
     "duplicates",
     "nearest",
     "neighbours",
     "open_index",
+    "read_moments",
     "search_exactly",
 ]
 
 __getattr__ = stepdiff.lazy(
     __name__,
     {
+        "retrieval.alignment": ("Alignment", "align"),
         "retrieval.exact": ("search_exactly",),
         "retrieval.index.builder": ("build_index",),
         "retrieval.index.index": ("Index", "open_index"),
         "retrieval.mining.duplicates": ("duplicates",),
         "retrieval.mining.neighbours": ("nearest", "neighbours"),
+        "retrieval.moments": ("Moments", "read_moments"),
     },
 )

@@ -27,6 +27,7 @@ from heads.evidence.fitting import evidence_of, training_videos
 from heads.evidence.head import WordHead, clipped
 from heads.evidence.naming import Values
 from heads.evidence.terms import next_in
+from retrieval.moments import frames_of, seconds_of
 from stepdiff.tasks.prompts import NO_DIFFERENCE, VIDEOS
 from stepdiff.tasks.testsets import DiffCap, DiffMCQ, DiffRank, Pair, clips_of
 from store import Store
@@ -244,21 +245,6 @@ class WordEvidence:
             values = [round(float(value), 4) for value in moments[:, place]]
             reasons.append(Reason(term, float(here[place]), float(there[place]), at, values))
         return sorted(reasons, key=lambda reason: (reason.other - reason.evidence, reason.term))
-
-
-def frames_of(rule: str, tokens: int) -> int:
-    """Return the frames of a clip that has so many tokens, by the rule of its view; 1 if tokens belong to no frame."""
-    number = re.match(r"[1-9]\d*", rule)
-    return int(number[0]) if number and tokens % int(number[0]) == 0 else 1
-
-
-def seconds_of(rule: str, frames: int, start: float | None, end: float | None) -> list[float]:
-    """Return the times of a clip's frames in its video, to about a frame; none if they are unknown."""
-    if start is None or end is None or frames == 1:
-        return []
-    if "linspace" in rule:
-        return [float(each) for each in np.linspace(start, end, frames)]
-    return [start + (frame + 0.5) / frames * (end - start) for frame in range(frames)]
 
 
 def _singular(text: str) -> set[str]:

@@ -174,7 +174,7 @@ class PairWords:
 
 def words_of(site: Site, evidence: "WordEvidence", pair: Pair, question: str = "") -> list[ClipWords]:
     """Return the words of both clips. question: those that a head reads before it, which are more."""
-    from heads.methods.word_evidence import seconds_of
+    from retrieval.moments import seconds_of
 
     if question:
         reasons = evidence.reasons(pair, evidence.likely(pair, evidence.about(question)))
