@@ -2,6 +2,7 @@
 
 `DEMO=FOLDER pytest tests/app/test_browser.py -k picture_of` writes the pictures of the docs; `make demo` ran in FOLDER.
 Without DEMO the pages of a small world are pictured, in a temporary folder, with no trained head.
+docs/recording.py records the page of a pair.
 """
 
 import os
@@ -291,7 +292,6 @@ SHOWN = """() => document.fonts.status === "loaded"
     (video) => video.preload === "none" || video.readyState > 1 || video.error
   )"""
 """whether everything that the page shows is there"""
-QUESTION = "What did I do differently in video 2?"
 
 
 @pytest.fixture(scope="module")
@@ -333,15 +333,14 @@ def shoot(browser: "Browser", shot_url: str, tmp_path: Path) -> Iterator[Callabl
     with browser.new_context(viewport={"width": 1280, "height": 800}, color_scheme="light") as context:
         page = context.new_page()
 
-        def take(name: str, path: str, ready: Callable[["Page"], object], height: int = 800) -> None:
-            page.set_viewport_size({"width": 1280, "height": height})
+        def take(name: str, path: str, ready: Callable[["Page"], object]) -> None:
             page.goto(shot_url + path)
             ready(page)
             page.wait_for_function(SHOWN)
             folder.mkdir(exist_ok=True)
             page.screenshot(path=folder / f"{name}.jpg", type="jpeg", quality=82)
             with Image.open(folder / f"{name}.jpg") as picture:
-                assert picture.size == (1280, height)
+                assert picture.size == (1280, 800)
                 assert len(np.unique(picture.convert("L").resize((64, 40)))) > 20, "the page is empty"
 
         yield take
@@ -352,19 +351,6 @@ def test_picture_of_explore(shoot: Callable[..., None], shot_pair: tuple[str, st
         page.get_by_text("of the variance").wait_for(timeout=60_000)
 
     shoot("explore", "/explore", ready)
-
-
-def test_picture_of_pair(shoot: Callable[..., None], shot_pair: tuple[str, str]) -> None:
-    def ready(page: "Page") -> None:
-        page.wait_for_function("() => document.querySelector('[data-player]').player.length > 0")
-        page.keyboard.press("Space")
-        if DEMO is not None:
-            page.get_by_role("textbox").first.fill(QUESTION)
-            page.keyboard.press("Enter")
-            page.locator(".note", has_text="in all").wait_for(timeout=300_000)
-        page.evaluate("document.querySelector('[data-player]').player.seek(1.2)")
-
-    shoot("pair", f"/pair?reference={shot_pair[0]}&candidate={shot_pair[1]}", ready, 1240)
 
 
 def test_picture_of_compare(shoot: Callable[..., None]) -> None:
