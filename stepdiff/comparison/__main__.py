@@ -135,6 +135,10 @@ def show(comparison: "Comparison") -> None:
         f"\nalike: above 0 the model finds the videos alike in the category; cosine of the whole clips "
         f"{comparison.cosine:.2f}"
     )
+    for video, spans in enumerate(comparison.only, start=1):
+        if spans:
+            shown = ", ".join(f"{start:.1f} to {end:.1f} s" for start, end in spans)
+            print(f"\nVideo {video}: {shown} looks like nothing in the other video")
     for video in (1, 2):
         words = [each for each in comparison.moments if each.video == video]
         if words:

@@ -15,7 +15,9 @@ import polars as pl
 from featurize import job
 from featurize.manifest import Manifest, one_window
 from heads.models.language_model import pick_device
+from heads.models.public.cached import ENCODER
 from heads.models.video_lm import Say
+from retrieval import align, read_moments
 from retrieval.vectors import unit
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.progress import say as report
@@ -25,6 +27,8 @@ from store import Store
 from store.format.pool import TOKENS
 from store.view import OK, View
 
+Span = tuple[float, float]
+"""start and end in seconds"""
 MOST_TOKENS = 64
 """of an answer, by default"""
 
@@ -42,6 +46,8 @@ class Comparison:
     """terms with clear evidence; empty where the model has no head of words"""
     cosine: float
     """of the two clips' features as a whole"""
+    only: tuple[list[Span], list[Span]] = ([], [])
+    """seconds in the file of Video 1, and of Video 2, that look like nothing in the other one"""
     question: str = ""
     answer: str = ""
     """to the question; empty where none was asked"""
@@ -106,15 +112,17 @@ def compare(
     one, two = clips
     pair = one.key, two.key
     answer = reader.ask(pair, ask, max_tokens, say) if ask else ""
+    only, warning = _aligned(view, pair)
     return Comparison(
         clips=(one, two),
         model=chosen.name,
         differences=reader.differences(pair),
         moments=reader.moments(pair),
         cosine=_cosines(view, pair)[0],
+        only=only,
         question=ask,
         answer=answer,
-        notes=tuple(notes(clips, _frames(view))),
+        notes=(*notes(clips, _frames(view)), *([warning] if warning else [])),
     )
 
 
@@ -182,6 +190,20 @@ def _are_there(model: Model, keys: Sequence[str], folder: Path) -> bool:
         return False
     view, rows = store.view("clips", name), store.catalog("clips").rows(keys)
     return view.provenance == model.provenance and bool((rows >= 0).all() and (view.status(rows) == OK).all())
+
+
+def _aligned(view: View, pair: tuple[str, str]) -> tuple[tuple[list[Span], list[Span]], str]:
+    """Return the seconds of each clip that look like nothing in the other, and why not to rely on them.
+
+    Of video language models the tokens of a clip belong to no frame: nothing is aligned.
+    """
+    if view.provenance.encoder == ENCODER or _frames(view) == 1:
+        return ([], []), ""
+    first, second = (read_moments(view, key) for key in pair)
+    alignment = align(first, second)
+    few = min(len(first.seconds), len(second.seconds))
+    warning = f"{few} frames of a clip are too few to say which part the other lacks" if alignment.warning else ""
+    return (alignment.only_first, alignment.only_second), warning
 
 
 def _frames(view: View) -> int:

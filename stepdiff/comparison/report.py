@@ -63,7 +63,7 @@ def write_report(path: Path, comparison: Comparison) -> None:
         *_answer(comparison),
         *_differences(comparison),
         "<p><button id='both'>play or pause both</button></p><div class='pair'>",
-        *(_clip(clip, number, comparison.moments) for number, clip in enumerate(comparison.clips, start=1)),
+        *(_clip(comparison, number) for number in (1, 2)),
         "</div>",
         f"</main><script>{SCRIPT}</script></body></html>",
     ]
@@ -86,7 +86,8 @@ def _answer(comparison: Comparison) -> list[str]:
     return [f"<section class='panel'><p class='quiet'>{question}</p><p class='answer'>{answer}</p></section>"]
 
 
-def _clip(clip: FileClip, number: int, moments: list[Moment]) -> str:
+def _clip(comparison: Comparison, number: int) -> str:
+    clip, moments, spans = comparison.clips[number - 1], comparison.moments, comparison.only[number - 1]
     with tempfile.TemporaryDirectory() as folder:
         video, strip = Path(folder, "clip.mp4"), Path(folder, "strip.jpg")
         cut(clip.path, clip.start, clip.end, video)
@@ -94,6 +95,9 @@ def _clip(clip: FileClip, number: int, moments: list[Moment]) -> str:
         data, picture = (base64.b64encode(file.read_bytes()).decode() for file in (video, strip))
     words = "".join(_word(clip, number, moment) for moment in moments if moment.video == number)
     listed = f"<h3>Words with more evidence here</h3><ul class='words'>{words}</ul>" if words else ""
+    if spans:
+        parts = " ".join(_seek(clip, number, start, f"{clock(start)} to {clock(end)}") for start, end in spans)
+        listed += f"<h3>Looks like nothing in the other clip</h3><p>{parts}</p>"
     return (
         f"<figure class='{('one', 'two')[number - 1]}'><figcaption>Video {number}: {escape(str(clip))}</figcaption>"
         f"<video id='video{number}' controls muted playsinline src='data:video/mp4;base64,{data}'></video>"
@@ -103,12 +107,14 @@ def _clip(clip: FileClip, number: int, moments: list[Moment]) -> str:
 
 
 def _word(clip: FileClip, number: int, moment: Moment) -> str:
-    buttons = " ".join(
-        f"<button data-video='video{number}' data-seconds='{max(second - clip.start, 0):.3f}'>{clock(second)}</button>"
-        for second in moment.seconds
-    )
+    buttons = " ".join(_seek(clip, number, second, clock(second)) for second in moment.seconds)
     evidence = f"{moment.evidence:+.1f} against {moment.other:+.1f}"
     return f"<li>{escape(moment.term)} <span class='quiet small'>{evidence}</span> {buttons}</li>"
+
+
+def _seek(clip: FileClip, number: int, second: float, label: str) -> str:
+    """Return a button that shows a second of the file."""
+    return f"<button data-video='video{number}' data-seconds='{max(second - clip.start, 0):.3f}'>{label}</button>"
 
 
 def _differences(comparison: Comparison) -> list[str]:
