@@ -19,6 +19,7 @@ MOST_PIXELS = 960
 MOST_SECONDS = 600.0
 """of a clip that is cut"""
 _ENCODER = {"crf": "23", "preset": "veryfast", "bf": "0", "g": "12"}  # a player that seeks decodes at most 12 frames
+_FRAME_SLACK = 1e-3  # seconds; a player's time is rounded too
 _SLACK = 1e-6  # seconds; times of the catalog are rounded
 
 
@@ -28,6 +29,17 @@ def filmstrip(path: Path, start: float, end: float, frames: int, height: int, ou
     if not isinstance(clip, Clip):
         raise StepDiffError(clip.reason)
     Image.fromarray(np.concatenate(list(clip.frames), axis=1)).save(out, "JPEG", quality=80)
+
+
+def frame(path: Path, start: float, end: float, second: float, height: int, out: Path) -> None:
+    """Write what a player shows of a clip at a second of its file, as JPEG: the last frame that is not later."""
+    spans = [(start, second + _FRAME_SLACK), (start, end)]  # a clip may begin before its first frame
+    clips = {clip.index: clip for clip in read_clips(path, spans, 2, Whole(height))}
+    earlier, whole = clips[0], clips[1]
+    if not isinstance(whole, Clip):
+        raise StepDiffError(whole.reason)
+    pixels = earlier.frames[-1] if isinstance(earlier, Clip) else whole.frames[0]
+    Image.fromarray(pixels).save(out, "JPEG", quality=85)
 
 
 def cut(path: Path, start: float, end: float, out: Path) -> None:

@@ -29,7 +29,7 @@ class AppOptions:
     annotate: str | None = None
     """annotation task, a YAML file"""
     database: str | None = None
-    """where annotations are kept, an SQLAlchemy URL; null: SQLite next to the task"""
+    """where annotations and notes are kept, an SQLAlchemy URL; null: SQLite next to the task, and next to the store"""
     host: str = "127.0.0.1"
     """address to listen on; any other than this machine's own needs --public-url"""
     port: int = 8000

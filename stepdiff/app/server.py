@@ -25,6 +25,7 @@ from stepdiff.app import media
 from stepdiff.app.annotating import routes as annotating
 from stepdiff.app.compare import routes as compare
 from stepdiff.app.explore import routes as explore
+from stepdiff.app.notes import routes as notes
 from stepdiff.app.pages import STATIC, Page, failed, malformed, missing, page
 from stepdiff.app.pair import routes as pair
 from stepdiff.app.site import LOCAL, Site
@@ -63,7 +64,7 @@ def create_app(site: Site) -> FastAPI:
     app.add_exception_handler(HTTPException, missing)
 
     app.mount("/static", StaticFiles(directory=STATIC, packages=[("stepdiff.common", "static")]), name="static")
-    for section in (annotating,) if public else (media, explore, pair, compare, annotating):
+    for section in (annotating,) if public else (media, explore, pair, notes, compare, annotating):
         app.include_router(section.router(site))
 
     @app.get("/", include_in_schema=False)

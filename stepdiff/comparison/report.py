@@ -4,49 +4,32 @@ Guarantees
 - the file refers to no other file or address; videos and pictures are inside
 """
 
-import base64
-import tempfile
 from html import escape
 from pathlib import Path
 
 from featurize.video.cut import cut, filmstrip
 from stepdiff.common.io.files import whole
-from stepdiff.common.look import look
 from stepdiff.comparison.clips import FileClip, clock
 from stepdiff.comparison.comparing import Comparison
+from stepdiff.comparison.document import PLAY, answered, document, inside
 from stepdiff.comparison.models import Moment
 
 FRAMES, HEIGHT = 8, 72
 """of a strip"""
 STYLE = """
-body { margin: 0 auto; max-width: 1200px; padding: 12px 16px 48px; }
 .pair { display: grid; gap: 16px; grid-template-columns: repeat(auto-fit, minmax(min(420px, 100%), 1fr)); }
-figure { margin: 0; }
-figcaption { margin-bottom: 8px; font-weight: 600; overflow-wrap: anywhere; }
-.one figcaption { color: var(--one); } .two figcaption { color: var(--two); }
-video, .strip { display: block; width: 100%; border-radius: 4px; background: #000; }
-video { aspect-ratio: 16 / 9; }
-.strip { height: auto; margin: 8px 0; }
+.strip { display: block; width: 100%; height: auto; margin: 8px 0; border-radius: 4px; background: #000; }
 table { width: 100%; border-collapse: collapse; }
 th, td { padding: 6px 12px 6px 0; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
 td.number { white-space: nowrap; text-align: right; }
-.answer { font-size: 18px; }
 ul.words { margin: 0; padding: 0; list-style: none; }
 ul.words li { padding: 3px 0; }
-button { padding: 1px 8px; border: 1px solid currentcolor; border-radius: 4px; background: none; color: var(--accent);
-  font: inherit; cursor: pointer; }
-section { margin-top: 24px; }
 """
 SCRIPT = """
 document.querySelectorAll('button[data-video]').forEach(button => button.addEventListener('click', () => {
   const video = document.getElementById(button.dataset.video);
   video.currentTime = Number(button.dataset.seconds); video.scrollIntoView({block: 'nearest'});
 }));
-const both = [...document.querySelectorAll('video')];
-document.getElementById('both').addEventListener('click', () => {
-  const playing = both.some(video => !video.paused && !video.ended);
-  both.forEach(video => { if (playing) video.pause(); else { if (video.ended) video.currentTime = 0; video.play(); } });
-});
 """
 
 
@@ -54,21 +37,16 @@ def write_report(path: Path, comparison: Comparison) -> None:
     """Write the page. StepDiffError: a clip cannot be cut, or the file cannot be written."""
     title = " and ".join(clip.path.name for clip in comparison.clips)
     page = [
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        '<meta name="color-scheme" content="light dark">',
-        f"<title>{escape(title)}: how they differ</title><style>{look()}{STYLE}</style></head><body><main>",
         f"<header><h1>How do these two clips differ?</h1><p class='quiet'>{escape(_below(comparison))}</p></header>",
         *_notes(comparison.notes),
-        *_answer(comparison),
+        *answered(comparison.question, comparison.answer),
         *_differences(comparison),
-        "<p><button id='both'>play or pause both</button></p><div class='pair'>",
+        f"{PLAY}<div class='pair'>",
         *(_clip(comparison, number) for number in (1, 2)),
         "</div>",
-        f"</main><script>{SCRIPT}</script></body></html>",
     ]
     with whole(path) as temporary:
-        temporary.write_text("\n".join(page) + "\n", encoding="utf-8")
+        temporary.write_text(document(f"{title}: how they differ", STYLE, page, SCRIPT), encoding="utf-8")
 
 
 def _below(comparison: Comparison) -> str:
@@ -79,20 +57,10 @@ def _notes(notes: tuple[str, ...]) -> list[str]:
     return [f"<p class='quiet'>Note: {escape(note)}</p>" for note in notes]
 
 
-def _answer(comparison: Comparison) -> list[str]:
-    if not comparison.question:
-        return []
-    question, answer = escape(comparison.question), escape(comparison.answer)
-    return [f"<section class='panel'><p class='quiet'>{question}</p><p class='answer'>{answer}</p></section>"]
-
-
 def _clip(comparison: Comparison, number: int) -> str:
     clip, moments, spans = comparison.clips[number - 1], comparison.moments, comparison.only[number - 1]
-    with tempfile.TemporaryDirectory() as folder:
-        video, strip = Path(folder, "clip.mp4"), Path(folder, "strip.jpg")
-        cut(clip.path, clip.start, clip.end, video)
-        filmstrip(clip.path, clip.start, clip.end, FRAMES, HEIGHT, strip)
-        data, picture = (base64.b64encode(file.read_bytes()).decode() for file in (video, strip))
+    data = inside("video/mp4", lambda out: cut(clip.path, clip.start, clip.end, out))
+    picture = inside("image/jpeg", lambda out: filmstrip(clip.path, clip.start, clip.end, FRAMES, HEIGHT, out))
     words = "".join(_word(clip, number, moment) for moment in moments if moment.video == number)
     listed = f"<h3>Words with more evidence here</h3><ul class='words'>{words}</ul>" if words else ""
     if spans:
@@ -100,8 +68,8 @@ def _clip(comparison: Comparison, number: int) -> str:
         listed += f"<h3>Looks like nothing in the other clip</h3><p>{parts}</p>"
     return (
         f"<figure class='{('one', 'two')[number - 1]}'><figcaption>Video {number}: {escape(str(clip))}</figcaption>"
-        f"<video id='video{number}' controls muted playsinline src='data:video/mp4;base64,{data}'></video>"
-        f"<img class='strip' alt='{FRAMES} frames of Video {number}' src='data:image/jpeg;base64,{picture}'>"
+        f"<video id='video{number}' controls muted playsinline src='{data}'></video>"
+        f"<img class='strip' alt='{FRAMES} frames of Video {number}' src='{picture}'>"
         f"{listed}</figure>"
     )
 

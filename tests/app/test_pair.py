@@ -447,7 +447,7 @@ def test_a_list_is_walked_by_keys(serve: Callable[..., Server], tab: "Page", hea
     tab.locator(".pair-list a").first.click()
     tab.get_by_text(f"pair 1 of {len(pairs)}").wait_for()
     tab.wait_for_load_state("networkidle")
-    tab.keyboard.press("n")
+    tab.keyboard.press("j")
     tab.get_by_text(f"pair 2 of {len(pairs)}").wait_for()
     assert ordered(tab.url) == pairs[1]
     tab.wait_for_load_state("networkidle")
@@ -459,7 +459,7 @@ def test_a_list_is_walked_by_keys(serve: Callable[..., Server], tab: "Page", hea
     assert "one" in (tab.locator("figure").first.get_attribute("class") or "")
     tab.get_by_text(f"pair 2 of {len(pairs)}").wait_for()  # the list is still in the address
     tab.wait_for_load_state("networkidle")
-    tab.keyboard.press("n")
+    tab.keyboard.press("j")
     tab.get_by_text(f"pair 3 of {len(pairs)}").wait_for()
 
 

@@ -1,4 +1,4 @@
-"""Where annotations are kept: SQLite or PostgreSQL, with one writer at a time.
+"""Where annotations and notes are kept: SQLite or PostgreSQL, with one writer at a time.
 
 Guarantees
 - processes on one database assign no pair too often and lose nothing: one transaction writes at a time, and is there
@@ -7,7 +7,7 @@ Guarantees
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,10 @@ class Database:
         self.postgres = engine.dialect.name == "postgresql"
 
     @classmethod
-    def open(cls, url: str) -> "Database":
+    def open(cls, url: str, create: Callable[[Connection], None] | None = None) -> "Database":
         """Open a database, `sqlite:///PATH` or `postgresql+psycopg://USER:PASSWORD@HOST/NAME`, and create its tables.
+
+        create: makes the tables where they do not exist; by default those of annotations.
 
         Raises:
             StepDiffError: Not such a URL, a missing package, or a database that does not answer.
@@ -58,7 +60,7 @@ class Database:
         database = cls(engine)
         try:
             with database._locked() as connection:
-                _create(connection)
+                (create or _create)(connection)
         except DBAPIError as error:
             why = str(error.orig).strip().partition("\n")[0]
             raise StepDiffError(f"database: {shown} cannot be opened ({why})") from None

@@ -108,33 +108,39 @@ _SAVED_AGAIN = (
     "AND NEW.assignment = OLD.assignment "
     "AND NOT EXISTS (SELECT 1 FROM events WHERE person = OLD.person AND seq > OLD.seq)"
 )
-_TRIGGERS = {
-    "sqlite": (
-        "DROP TRIGGER IF EXISTS no_update_of_events",
-        f"CREATE TRIGGER no_update_of_events BEFORE UPDATE ON events WHEN NOT ({_SAVED_AGAIN}) "
-        "BEGIN SELECT RAISE(ABORT, 'events are never changed'); END",
-        "DROP TRIGGER IF EXISTS no_delete_of_events",
-        "CREATE TRIGGER no_delete_of_events BEFORE DELETE ON events "
-        "BEGIN SELECT RAISE(ABORT, 'events are never changed'); END",
-    ),
-    "postgresql": (
-        "CREATE OR REPLACE FUNCTION refuse_change_of_events() RETURNS trigger LANGUAGE plpgsql AS "
-        f"$$ BEGIN IF TG_OP = 'UPDATE' THEN IF {_SAVED_AGAIN} THEN RETURN NEW; END IF; END IF; "
-        "RAISE EXCEPTION 'events are never changed'; END $$",
-        "DROP TRIGGER IF EXISTS no_change_of_events ON events",
-        "CREATE TRIGGER no_change_of_events BEFORE DELETE OR TRUNCATE ON events "
-        "EXECUTE FUNCTION refuse_change_of_events()",
-        "DROP TRIGGER IF EXISTS no_update_of_events ON events",
-        "CREATE TRIGGER no_update_of_events BEFORE UPDATE ON events FOR EACH ROW "
-        "EXECUTE FUNCTION refuse_change_of_events()",
-    ),
-}
+
+
+def append_only(connection: Connection, table: str, unless: str = "FALSE") -> None:
+    """Make the database refuse changes of a table's rows, except for updates that meet the condition `unless`."""
+    for statement in _TRIGGERS[connection.dialect.name]:
+        connection.exec_driver_sql(statement.format(table=table, unless=unless))
 
 
 def protect_events(connection: Connection) -> None:
-    for statement in _TRIGGERS[connection.dialect.name]:
-        connection.exec_driver_sql(statement)
+    append_only(connection, "events", _SAVED_AGAIN)
 
+
+_TRIGGERS = {
+    "sqlite": (
+        "DROP TRIGGER IF EXISTS no_update_of_{table}",
+        "CREATE TRIGGER no_update_of_{table} BEFORE UPDATE ON {table} WHEN NOT ({unless}) "
+        "BEGIN SELECT RAISE(ABORT, '{table} are never changed'); END",
+        "DROP TRIGGER IF EXISTS no_delete_of_{table}",
+        "CREATE TRIGGER no_delete_of_{table} BEFORE DELETE ON {table} "
+        "BEGIN SELECT RAISE(ABORT, '{table} are never changed'); END",
+    ),
+    "postgresql": (
+        "CREATE OR REPLACE FUNCTION refuse_change_of_{table}() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN IF TG_OP = 'UPDATE' THEN IF {unless} THEN RETURN NEW; END IF; END IF; "
+        "RAISE EXCEPTION '{table} are never changed'; END $$",
+        "DROP TRIGGER IF EXISTS no_change_of_{table} ON {table}",
+        "CREATE TRIGGER no_change_of_{table} BEFORE DELETE OR TRUNCATE ON {table} "
+        "EXECUTE FUNCTION refuse_change_of_{table}()",
+        "DROP TRIGGER IF EXISTS no_update_of_{table} ON {table}",
+        "CREATE TRIGGER no_update_of_{table} BEFORE UPDATE ON {table} FOR EACH ROW "
+        "EXECUTE FUNCTION refuse_change_of_{table}()",
+    ),
+}
 
 NO_FORM: dict[str, Any] = {"keystep": "", "texts": {}, "scores": {}}
 

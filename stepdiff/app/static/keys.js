@@ -47,8 +47,8 @@ document.addEventListener("keydown", (event) => {
   const found = registered.get(named(event));
   if (!found || (types(event.target) && !found.everywhere)) return;
   if (dialog.open && named(event) !== "?") return;
-  // space and enter belong to a button or a link that has the focus
-  if (["space", "enter"].includes(named(event)) && event.target.matches("button, a, summary, [role=button]")) return;
+  // space and enter belong to a button, a link or a box that has the focus
+  if (["space", "enter"].includes(named(event)) && event.target.matches("button, a, summary, [role=button], [type=checkbox]")) return;
   event.preventDefault();
   found.action(event);
 });

@@ -170,8 +170,8 @@ if (words) {
 }
 for (const {head: name, captions} of page.written) showWritten(name, captions);
 follow("#swap", "x", "swap the two clips");
-follow("#next", "n", page.listed ? "next pair of the list" : "find pairs");
-follow("#previous", "p", "previous pair of the list");
+follow("#next", "j", page.listed ? "next pair of the list" : "find pairs");
+follow("#previous", "k", "previous pair of the list");
 if (head) {
   const question = document.querySelector("#question");
   answers.forEach(addEntry);

@@ -1,0 +1,150 @@
+"""Notes about a pair, their files, and the coach's card, at /notes."""
+
+import re
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query
+from fastapi import Path as InPath
+from fastapi.responses import HTMLResponse, Response
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from stepdiff.app.annotating.people import MOST_NAME
+from stepdiff.app.notes.exports import Form, export, exported
+from stepdiff.app.notes.notebook import Note, Notebook
+from stepdiff.app.site import MOST_SECONDS, Site
+from stepdiff.common.errors import StepDiffError
+from stepdiff.comparison.card import MOST_NOTES, CardNote, CardSide, card
+
+MOST_TEXT = 500
+"""characters of a note"""
+PAST_END = 1.0
+"""seconds by which a player's clip may be longer than the catalog says"""
+
+
+def _one_line(text: str) -> str:
+    """Return a text with single spaces. ValueError: it is empty or has control characters."""
+    text = " ".join(text.split())
+    if not text or re.search(r"[\x00-\x1f\x7f-\x9f]", text):
+        raise ValueError("give a text without control characters")
+    return text
+
+
+Line = AfterValidator(_one_line)
+Author = Annotated[str, Field(max_length=MOST_NAME), Line]
+NoteText = Annotated[str, Field(max_length=MOST_TEXT), Line]
+ClipId = Annotated[str, Field(max_length=1000)]
+Seconds = Annotated[float, Field(ge=0, le=MOST_SECONDS, allow_inf_nan=False)]
+Identity = Annotated[str, InPath(pattern="^[0-9a-f]{32}$", description="id of a note")]
+Clip = Annotated[str | None, Query(max_length=1000, description="clip id; without one, notes of all pairs")]
+
+
+class _Sent(BaseModel):
+    """A body: no other keys, and no value of another type."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class NewNote(_Sent):
+    """A note at a moment of one video of a pair."""
+
+    reference: ClipId
+    candidate: ClipId
+    video: Literal[1, 2]
+    seconds: Seconds
+    author: Author
+    text: NoteText
+
+
+class Edit(_Sent):
+    """Another text of an author's note."""
+
+    author: Author
+    text: NoteText
+
+
+class Deletion(_Sent):
+    """The author whose note is deleted."""
+
+    author: Author
+
+
+class CardBody(_Sent):
+    """What a coach's card shows of a pair."""
+
+    reference: ClipId
+    candidate: ClipId
+    moments: Annotated[list[Seconds], Field(min_length=2, max_length=2, description="in each clip")]
+    notes: Annotated[list[Annotated[str, Field(max_length=32)]], Field(max_length=MOST_NOTES)] = []
+    question: Annotated[str, Field(max_length=500)] = ""
+    answer: Annotated[str, Field(max_length=4000)] = ""
+
+
+class Notes(BaseModel):
+    """Notes by their moments."""
+
+    notes: list[Note]
+
+
+def router(site: Site) -> APIRouter:
+    routes = APIRouter(prefix="/notes", tags=["notes"])
+    notebook = Notebook(site)
+
+    def chosen(reference: str | None, candidate: str | None) -> list[Note]:
+        if reference is None and candidate is None:
+            return notebook.every()
+        if reference is None or candidate is None:
+            raise StepDiffError("a pair has two clips: give reference and candidate, or neither for all notes")
+        return notebook.of_pair((reference, candidate))
+
+    @routes.get("")
+    def notes(reference: Clip = None, candidate: Clip = None) -> Notes:
+        """Return the notes of a pair, or all notes."""
+        return Notes(notes=chosen(reference, candidate))
+
+    @routes.get("/export", response_class=Response)
+    def file(form: Form, reference: Clip = None, candidate: Clip = None) -> Response:
+        """Return the notes of a pair, or all notes, as a file."""
+        name, kind, content = export(form, exported(site, chosen(reference, candidate)))
+        headers = {"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "no-store"}
+        return Response(content, media_type=kind, headers=headers)
+
+    @routes.post("")
+    def add(sent: NewNote) -> Note:
+        """Store a note."""
+        pair = sent.reference, sent.candidate
+        clip = site.clips(pair)[sent.video - 1]
+        if clip.start is not None and clip.end is not None and sent.seconds > clip.end - clip.start + PAST_END:
+            raise StepDiffError(f"Video {sent.video} has {clip.end - clip.start:.2f} s, not {sent.seconds:.2f} s")
+        return notebook.add(pair, sent.video, round(sent.seconds, 3), sent.author, sent.text)
+
+    @routes.post("/{identity}/edit")
+    def edit(identity: Identity, sent: Edit) -> Note:
+        """Store another text of a note."""
+        return notebook.edit(identity, sent.author, sent.text)
+
+    @routes.post("/{identity}/delete")
+    def delete(identity: Identity, sent: Deletion) -> dict[str, str]:
+        """Remove a note from the list; the database keeps its texts."""
+        notebook.delete(identity, sent.author)
+        return {"done": "the note is deleted"}
+
+    @routes.post("/card", response_class=HTMLResponse)
+    def coach_card(sent: CardBody) -> Response:
+        """Return a pair at two moments as one HTML file: frames, the parts around them, notes, question and answer."""
+        pair = sent.reference, sent.candidate
+        listed = [note for note in notebook.of_pair(pair) if note.id in sent.notes]
+        sides = [_side(site, key, moment) for key, moment in zip(pair, sent.moments, strict=True)]
+        title = (site.clip(pair[0]).step or "").capitalize() or "Two clips"
+        shown = [CardNote(note.video, note.seconds, note.author, note.text) for note in listed]
+        page = card(title, (sides[0], sides[1]), shown, sent.question, sent.answer)
+        headers = {"Content-Disposition": 'attachment; filename="card.html"', "Cache-Control": "no-store"}
+        return HTMLResponse(page, headers=headers)
+
+    return routes
+
+
+def _side(site: Site, key: str, moment: float) -> CardSide:
+    clip = site.clip(key)
+    path = site.file(clip)
+    assert clip.start is not None and clip.end is not None
+    return CardSide(key, path, clip.start, clip.end, min(clip.start + moment, clip.end))

@@ -1,0 +1,115 @@
+"""A coach's card: two clips at two moments, the parts around them as a loop, up to three notes, a question and answer.
+
+Guarantees
+- the file refers to no other file or address, and prints on one page
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+from featurize.video.cut import cut, frame
+from stepdiff.comparison.clips import clock
+from stepdiff.comparison.document import PLAY, answered, document, inside
+
+MOST_NOTES = 3
+AROUND = 1.5
+"""seconds before and after a moment that the loop shows"""
+HEIGHT = 540
+"""pixels of a frame's short side"""
+STYLE = """
+.pair { display: grid; gap: 12px; grid-template-columns: 1fr 1fr; }
+.pair img { display: block; width: 100%; max-height: 60vh; object-fit: contain; border-radius: 4px; background: #000; }
+.pair video { margin-top: 8px; }
+ol { margin: 16px 0 0; padding: 0; list-style: none; }
+li { padding: 6px 0; border-bottom: 1px solid var(--line); overflow-wrap: anywhere; }
+li b { color: var(--mine); }
+.panel p { margin: 0 0 4px; overflow-wrap: anywhere; }
+footer { margin-top: 16px; overflow-wrap: anywhere; }
+footer p { margin: 0; }
+@media print {
+  @page { margin: 10mm; }
+  body { padding: 0; font-size: 9pt; background: none; }
+  video, .play { display: none; }
+  .pair img { max-height: 75mm; }
+  section, ol, footer { margin-top: 8px; }
+  .answer { font-size: 10pt; }
+  .small { font-size: 7pt; }
+}
+"""
+SCRIPT = """
+for (const video of both)
+  video.addEventListener('ended', () => { if (both.every(other => other.ended)) both.forEach(begin); });
+if (!matchMedia('(prefers-reduced-motion: reduce)').matches) both.forEach(begin);
+"""
+
+
+@dataclass(frozen=True)
+class CardSide:
+    """A clip and its moment; times are seconds in the file."""
+
+    name: str
+    path: Path
+    start: float
+    end: float
+    moment: float
+
+
+@dataclass(frozen=True)
+class CardNote:
+    """A note at a moment of one video."""
+
+    video: int
+    """1 or 2"""
+    seconds: float
+    """in the clip"""
+    author: str
+    text: str
+
+
+def card(
+    title: str, sides: tuple[CardSide, CardSide], notes: Sequence[CardNote], question: str = "", answer: str = ""
+) -> str:
+    """Return the page. StepDiffError: a clip cannot be cut."""
+    page = [
+        f"<h1>{escape(title)}</h1><div class='pair'>",
+        *(_side(number, side) for number, side in enumerate(sides, start=1)),
+        f"</div>{PLAY}",
+        *_notes(notes),
+        *answered(question, answer),
+        "<footer class='quiet small'>",
+        *(_about(number, side) for number, side in enumerate(sides, start=1)),
+        "</footer>",
+    ]
+    return document(title, STYLE, page, SCRIPT)
+
+
+def _side(number: int, side: CardSide) -> str:
+    first, last = max(side.moment - AROUND, side.start), min(side.moment + AROUND, side.end)
+    picture = inside("image/jpeg", lambda out: frame(side.path, side.start, side.end, side.moment, HEIGHT, out))
+    video = inside("video/mp4", lambda out: cut(side.path, first, last, out))
+    at = clock(side.moment - side.start)
+    return (
+        f"<figure class='{_colour(number)}'><figcaption>Video {number} at {at}</figcaption>"
+        f"<img alt='Video {number} at {at}' src='{picture}'>"
+        f"<video controls muted playsinline src='{video}'></video></figure>"
+    )
+
+
+def _notes(notes: Sequence[CardNote]) -> list[str]:
+    rows = [
+        f"<li class='{_colour(note.video)}'><b>Video {note.video}, {clock(note.seconds)}</b> {escape(note.text)} "
+        f"<span class='quiet small'>{escape(note.author)}</span></li>"
+        for note in notes[:MOST_NOTES]
+    ]
+    return [f"<ol>{''.join(rows)}</ol>"] if rows else []
+
+
+def _about(number: int, side: CardSide) -> str:
+    times = f"{clock(side.start)} to {clock(side.end)}, frame at {clock(side.moment)}"
+    return f"<p>Video {number}: {escape(side.name)} ({escape(side.path.name)}, {times})</p>"
+
+
+def _colour(number: int) -> str:
+    return ("one", "two")[number - 1]
