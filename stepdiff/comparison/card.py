@@ -7,7 +7,9 @@ Guarantees
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from math import sqrt
 from pathlib import Path
+from unicodedata import east_asian_width
 
 from featurize.video.cut import cut, frame
 from stepdiff.comparison.clips import clock
@@ -16,12 +18,16 @@ from stepdiff.comparison.document import PLAY, answered, document, inside
 MOST_NOTES = 3
 AROUND = 1.5
 """seconds before and after a moment that the loop shows"""
+MOST_ANSWER = 2000
+"""characters"""
+POINTS, ROOM = 10.0, 480.0
+"""size of printed text, and what it times the square root of the number of characters may be on A4 and US Letter"""
 HEIGHT = 540
 """pixels of a frame's short side"""
 STYLE = """
 .pair { display: grid; gap: 12px; grid-template-columns: 1fr 1fr; }
 .pair img { display: block; width: 100%; max-height: 60vh; object-fit: contain; border-radius: 4px; background: #000; }
-.pair video { margin-top: 8px; }
+.pair video { margin-top: 8px; aspect-ratio: auto; }
 ol { margin: 16px 0 0; padding: 0; list-style: none; }
 li { padding: 6px 0; border-bottom: 1px solid var(--line); overflow-wrap: anywhere; }
 li b { color: var(--mine); }
@@ -30,12 +36,14 @@ footer { margin-top: 16px; overflow-wrap: anywhere; }
 footer p { margin: 0; }
 @media print {
   @page { margin: 10mm; }
-  body { padding: 0; font-size: 9pt; background: none; }
+  body { padding: 0; background: none; }
+  h1 { font-size: 1.5em; }
   video, .play { display: none; }
-  .pair img { max-height: 75mm; }
+  .pair img { max-height: 60mm; }
   section, ol, footer { margin-top: 8px; }
-  .answer { font-size: 10pt; }
-  .small { font-size: 7pt; }
+  li { padding: 3px 0; }
+  .answer { font-size: 1em; }
+  .small { font-size: 0.85em; }
 }
 """
 SCRIPT = """
@@ -72,6 +80,11 @@ def card(
     title: str, sides: tuple[CardSide, CardSide], notes: Sequence[CardNote], question: str = "", answer: str = ""
 ) -> str:
     """Return the page. StepDiffError: a clip cannot be cut."""
+    texts = [title, question, answer, *(side.name + side.path.name for side in sides)]
+    texts += [note.author + note.text for note in notes[:MOST_NOTES]]
+    characters = sum(2 if east_asian_width(character) in "WF" else 1 for character in "".join(texts))
+    points = min(POINTS, ROOM / sqrt(max(characters, 1)))
+    style = f"{STYLE}@media print {{ body {{ font-size: {points:.1f}pt; }} }}\n"
     page = [
         f"<h1>{escape(title)}</h1><div class='pair'>",
         *(_side(number, side) for number, side in enumerate(sides, start=1)),
@@ -82,7 +95,7 @@ def card(
         *(_about(number, side) for number, side in enumerate(sides, start=1)),
         "</footer>",
     ]
-    return document(title, STYLE, page, SCRIPT)
+    return document(title, style, page, SCRIPT)
 
 
 def _side(number: int, side: CardSide) -> str:

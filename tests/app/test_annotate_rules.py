@@ -4,7 +4,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from sqlalchemy import create_engine, func, make_url, select, text, update
+from sqlalchemy import func, select, update
 from sqlalchemy.exc import DBAPIError
 
 from stepdiff.annotate.people.form import Answer, Difference
@@ -27,7 +27,6 @@ from stepdiff.app.annotating.service import Annotating
 from stepdiff.app.annotating.work import Assigner
 from stepdiff.app.site import RefusedError, UnknownError
 from stepdiff.common.errors import StepDiffError
-from tests.app import postgres
 from tests.app.annotation_tasks import CATEGORIES, EMPTY, Clock, names, opened, replayed, write_task
 
 LIMIT = 30 * 60.0
@@ -440,30 +439,6 @@ def test_a_database_that_cannot_be_opened_is_one_line(url: str) -> None:
 ROOT = Path(__file__).parents[2]
 PAIRS, PEOPLE = 25, 3
 EVERYONE = [f"person {number}" for number in range(8)]
-
-
-@pytest.fixture(scope="session")
-def postgres_url() -> Iterator[str]:
-    """The URL of a running PostgreSQL server."""
-    yield from postgres.running()
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def new_url(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], str]:
-    """Return a function that returns the URL of a new database of a name."""
-    if request.param == "sqlite":
-        return lambda name: f"sqlite:///{tmp_path}/{name}.db"
-    server = make_url(request.getfixturevalue("postgres_url"))
-
-    def make(name: str) -> str:
-        engine = create_engine(server, isolation_level="AUTOCOMMIT")
-        with engine.connect() as connection:
-            connection.execute(text(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'))
-            connection.execute(text(f'CREATE DATABASE "{name}"'))
-        engine.dispose()
-        return server.set(database=name).render_as_string(hide_password=False)
-
-    return make
 
 
 def start(task: Path, url: str, group: list[str]) -> "subprocess.Popen[str]":

@@ -105,6 +105,10 @@ class Notebook:
         with self._opened().write() as connection:
             self._record(connection, _own(connection, identity, author), "deleted")
 
+    def close(self) -> None:
+        if self._database is not None:
+            self._database.close()
+
     def _record(self, connection: Connection, note: Note, kind: str, **data: Any) -> float:
         """Add a row; return its time."""
         now, key = self._clock(), _key((note.reference, note.candidate))

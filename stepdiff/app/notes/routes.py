@@ -13,7 +13,7 @@ from stepdiff.app.notes.exports import Form, export, exported
 from stepdiff.app.notes.notebook import Note, Notebook
 from stepdiff.app.site import MOST_SECONDS, Site
 from stepdiff.common.errors import StepDiffError
-from stepdiff.comparison.card import MOST_NOTES, CardNote, CardSide, card
+from stepdiff.comparison.card import MOST_ANSWER, MOST_NOTES, CardNote, CardSide, card
 
 MOST_TEXT = 500
 """characters of a note"""
@@ -76,7 +76,7 @@ class CardBody(_Sent):
     moments: Annotated[list[Seconds], Field(min_length=2, max_length=2, description="in each clip")]
     notes: Annotated[list[Annotated[str, Field(max_length=32)]], Field(max_length=MOST_NOTES)] = []
     question: Annotated[str, Field(max_length=500)] = ""
-    answer: Annotated[str, Field(max_length=4000)] = ""
+    answer: Annotated[str, Field(max_length=MOST_ANSWER)] = ""
 
 
 class Notes(BaseModel):
