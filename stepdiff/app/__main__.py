@@ -77,4 +77,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    command.run(main, "annotations, if any, are saved; run the same command again")
+    command.run(main, "annotations and notes, if any, are saved; run the same command again")

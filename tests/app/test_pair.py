@@ -175,6 +175,26 @@ def test_details_of_a_caption_are_checked_against_the_attributes_of_both_clips(i
     assert elsewhere.truth_of(pair) is None, "another world with clips of the same names"
 
 
+def test_scores_references_and_attributes_come_first_and_files_are_folded(inside: Inside, tab: "Page") -> None:
+    row = next(row for row in read_test_set("diffcap", inside.said / "diffcap_small.rows.jsonl") if row.text)
+    lines = (inside.site.videos / "attributes.jsonl").read_text().splitlines()  # type: ignore[operator]
+    truth = {known["clip"]: known for known in map(json.loads, lines)}
+    tab.goto(f"{inside.url}/pair?{urlencode({'reference': row.reference, 'candidate': row.candidate})}")
+    why = tab.get_by_role("region", name="Why these two")
+    titles = why.get_by_role("columnheader").filter(has_text=re.compile("Category|Attribute|Catalog|File"))
+    assert titles.all_inner_texts() == ["Category", "Attribute", "Catalog"]
+    for text in row.text:
+        assert text in why.get_by_role("row", name=row.category).first.inner_text()
+    for name in ("tool", "extras", "speed"):
+        one, two = (truth[clip][name] for clip in (row.reference, row.candidate))
+        one, two = (", ".join(value) if isinstance(value, list) else value for value in (one, two))
+        cells = why.get_by_role("row").filter(has=tab.get_by_role("rowheader", name=name, exact=True))
+        assert cells.get_by_role("cell").all_inner_texts() == ["≠" if one != two else "", one, two]
+    assert not why.get_by_text("video_digest").is_visible()
+    why.get_by_text("The video files").click()
+    why.get_by_text("video_digest").wait_for()
+
+
 def test_predictions_of_a_pair_in_the_other_order_are_not_shown_as_this_pairs(inside: Inside) -> None:
     stored = Stored(inside.site)
     row = read_test_set("diffcap", inside.said / "diffcap_small.rows.jsonl")[0]

@@ -1,6 +1,6 @@
 """The pages of a pair and of the finder: what the catalog, the videos, heads and predictions say about two clips."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -59,12 +59,17 @@ class Shown:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the catalog."""
+    """A column of the catalog, or a known attribute."""
 
     name: str
     reference: str
     candidate: str
     differs: bool
+
+    @property
+    def of_file(self) -> bool:
+        """Whether it identifies a video file, and says nothing about what the clip shows."""
+        return self.name.endswith(("_bytes", "_digest"))
 
 
 @dataclass(frozen=True)
@@ -129,6 +134,8 @@ class PairPage(Page):
     """address of the pair in the other order"""
     listed: Listed | None
     columns: list[Column]
+    attributes: list[Column]
+    """exact, of the sample world, those that differ first; empty: not known"""
     categories: list[str]
     heads: list[HeadChoice]
     words: list[str]
@@ -183,6 +190,7 @@ class Pages:
             swapped="/pair?" + urlencode(swapped) if search is None else search.address(**swapped, at=at),
             listed=None if search is None else self._listed(pair, search, at, heads),
             columns=columns(self._site, pair),
+            attributes=self._attributes(pair),
             categories=list(CATEGORIES),
             heads=[HeadChoice(head.name, _title(head), head.name == loaded) for head in heads],
             words=words,
@@ -211,6 +219,14 @@ class Pages:
         methods += [("truth", "true scores (DiffRank)")] if rankings else []
         steps = [(step, len(rows)) for step, rows in self._finder.sample().steps.items()][:MOST_STEPS]
         return FinderPage("Find a pair", search, result, problem, steps, list(CATEGORIES), methods)
+
+    def _attributes(self, pair: Pair) -> list[Column]:
+        truth = self._stored.truth_of(pair)
+        if truth is None:
+            return []
+        one, two = map(asdict, truth)
+        known = [_column(name, one[name], two[name]) for name in one if one[name] or two[name]]
+        return sorted(known, key=lambda column: not column.differs)
 
     def _similar(self, pair: Pair, heads: list[RunHead]) -> list[Similarities]:
         """Return the log-odds of a pair that were computed, and those of stored predictions where they were not."""
@@ -267,9 +283,13 @@ def columns(site: Site, pair: Pair) -> list[Column]:
     records = {row["row"]: row for row in catalog.select(rows).to_dicts()}
     one, two = (records[int(row)] for row in rows)
     names = [name for name in one if name not in ("row", "key")]
-    return [Column(name, _text(one[name]), _text(two[name]), one[name] != two[name]) for name in names]
+    return [_column(name, one[name], two[name]) for name in names]
+
+
+def _column(name: str, one: Any, two: Any) -> Column:
+    return Column(name, _text(one), _text(two), one != two)
 
 
 def _text(value: Any) -> str:
-    text = "" if value is None else str(value)
+    text = "" if value is None else ", ".join(value) if isinstance(value, tuple) else str(value)
     return text if len(text) <= MOST_CHARACTERS else text[:MOST_CHARACTERS] + " ..."

@@ -99,10 +99,11 @@ async function save() {
   announce("note saved");
 }
 
-/** List a stored note. */
+/** List a stored note; a new one is on the card while there is room. */
 function keep(note) {
-  notes = [...notes.filter(({id}) => id !== note.id), note];
-  if (ticked.size < MOST) ticked.add(note.id);
+  const others = notes.filter(({id}) => id !== note.id);
+  if (others.length === notes.length && ticked.size < MOST) ticked.add(note.id);
+  notes = [...others, note];
   draw();
 }
 
