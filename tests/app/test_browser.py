@@ -268,6 +268,8 @@ def test_no_page_has_a_finding(site: dict[str, str], browser: "Browser", name: s
             for button in page.locator("#words li:first-child button").all():
                 button.click()
             assert page.locator("#words .moments").count() == 2
+            page.keyboard.press("n")
+            page.get_by_label("Text of the note").wait_for()
         if name == "annotate":
             page.get_by_role("textbox").first.fill("Ann")
             page.keyboard.press("Enter")

@@ -11,6 +11,7 @@ const pair = {reference: reference.clip.key, candidate: candidate.clip.key};
 const {player} = document.querySelector("[data-player]");
 const form = document.querySelector("#note");
 const {video: side, text, author} = form.elements;
+const saveButton = form.querySelector("button.main");
 const list = document.querySelector("#notes");
 const cardButton = document.querySelector("#card");
 const MOST = 3; // notes on a card
@@ -85,9 +86,11 @@ function close() {
 async function save() {
   const body = {author: author.value, text: text.value};
   const number = Number(side.value);
+  saveButton.disabled = true; // enter does not store a second note
   const result = edited
     ? await send(`/notes/${edited.id}/edit`, body)
     : await send("/notes", {...pair, video: number, seconds: moments[number - 1], ...body});
+  saveButton.disabled = false;
   if (result.status !== 200) {
     line.textContent = `✗ not saved: ${reason(result)}`;
     return;
