@@ -32,9 +32,11 @@ from stepdiff.app.pair.stored import Stored
 from stepdiff.app.pair.worker import Events, Job, Worker
 from stepdiff.app.server import create_app, listener
 from stepdiff.app.site import Site, UnknownError
+from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks.testsets import CATEGORIES, Pair, read_predictions, read_test_set
 from tests.app.conftest import Server
 from tests.app.pair_heads import HEADS, ROWS, Asked, write_head, write_runs, write_words
+from tests.heads.public.vlms import CLIPS, featurized, save
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -94,8 +96,25 @@ def test_a_streamed_answer_is_that_of_ask(inside: Inside, pair: dict[str, str], 
     options = ask.AskOptions(
         **pair, **asked, head=str(inside.runs / "small"), store=str(inside.site.store.path), max_tokens=40, device="cpu"
     )
-    assert said == events[-1][1]["answer"] == ask.run(options)["answer"]
+    assert said == events[-1][1]["answer"] == ask.answered(options)["answer"]
     assert len([name for name, _ in events if name == "words"]) > 1
+
+
+def test_a_public_model_answers_as_ask_does(tmp_path: Path) -> None:
+    small = featurized("qwen3_vl", tmp_path / "model", tmp_path / "store")
+    weights, (one, two) = str(small.folder), CLIPS[:2]
+    site = Site.open(str(small.store.path), models=[weights], cache=str(tmp_path / "cache"), device="cpu")
+    runs = Runs(site)
+    (head,) = runs.heads()
+    assert (head.name, head.view, runs.words()) == (weights, "float32", [])
+    loaded = runs.load(head)
+    with loaded.computing():
+        answer = loaded.method.ask(one, two, "What differs?", 8)
+    where = {"store": str(small.store.path), "model": weights, "max_tokens": 8, "device": "cpu"}
+    assert ask.answered(ask.AskOptions(one, two, "What differs?", **where))["answer"] == answer
+    with pytest.raises(StepDiffError, match="no view of clips was made by"):
+        save("smolvlm", tmp_path / "other")
+        Runs(replace(site, models=(str(tmp_path / "other"),)))
 
 
 def test_one_model_is_in_memory_and_another_one_is_loaded_on_request(inside: Inside, pair: dict[str, str]) -> None:
@@ -253,7 +272,7 @@ def test_the_words_of_a_pair_are_those_of_heads_ask(
     data = read_json(word_server, address(word_pair, "/pair/words", head="words"))
     options = ask.AskOptions(*word_pair, why=True, words=str(word_runs / "words"), store=str(world / "features"))
     assert data["head"] == "words" and data["problem"] == ""
-    for key, clip, reasons in zip(word_pair, data["clips"], ask.run(options)["why"], strict=True):
+    for key, clip, reasons in zip(word_pair, data["clips"], ask.answered(options)["why"], strict=True):
         start, end = map(float, key.split("_")[2:])
         assert clip["length"] == pytest.approx(end - start)
         assert clip["times"] == pytest.approx(np.linspace(0, end - start, 8))
