@@ -6,7 +6,7 @@
 // clips from the clock: one that is more than DRIFT off is set to its place.
 //
 // Under warp the clock is that of Video 1 from its offset. Video 2 follows an alignment: its speed changes from moment to
-// moment, and is corrected by how far it is off. A seek would show it too late.
+// moment, and is corrected by how far it is off its place, because a seek takes longer than most of these errors.
 //
 // A clip that fails gives its place to the reason, and the other one plays.
 //
@@ -63,7 +63,10 @@ export class PairPlayer {
       this.seek(Number(this.slider.value));
     });
     for (const [number, field] of this.fields.entries())
-      field.addEventListener("change", () => this.setOffset(number, Number(field.value)));
+      field.addEventListener("change", () => {
+        this.setOffset(number, Number(field.value));
+        field.value = this.offsets[number].toFixed(2);
+      });
     for (const button of root.querySelectorAll("[data-do]"))
       button.addEventListener("click", () => this[button.dataset.do](button.dataset.with && Number(button.dataset.with)));
     if (keys) this.#keys();
@@ -137,6 +140,12 @@ export class PairPlayer {
 
   /** Set the clock, in seconds. */
   seek(time) {
+    this.#set(time);
+    if (this.playing) this.#start(); // a clip that had ended plays again
+    this.#changed();
+  }
+
+  #set(time) {
     this.time = Math.min(Math.max(time, 0), this.length);
     this.started = performance.now() / 1000 - this.time / this.speed;
     for (const video of this.#playable()) {
@@ -144,7 +153,6 @@ export class PairPlayer {
       if (Math.abs(video.currentTime - place) > 1e-3) video.currentTime = place;
     }
     this.#show();
-    this.#changed();
   }
 
   /** Pause and set the clock to a time of one clip, in seconds. */
@@ -156,9 +164,9 @@ export class PairPlayer {
   /** Pause and show another time of one clip, in seconds: its offset changes, and the other clip stays. */
   moveAlone(number, time) {
     this.pause();
-    const offset = this.offsets[number] + time - this.#place(this.videos[number]);
+    const offset = time - this.time;
     this.offsets[number] = Math.max(offset, 0);
-    if (offset < 0) { // it has no time before its begin: the clock begins later in the other clip
+    if (offset < 0) { // a clip has no time before its begin, so the other one begins later
       this.offsets[1 - number] -= offset;
       this.#shift(offset);
     }
@@ -256,7 +264,7 @@ export class PairPlayer {
   align(corners) {
     this.alignment = corners;
     this.root.querySelector("[data-do=warp]").disabled = !corners;
-    this.#pace(this.stretched, this.warped && Boolean(corners));
+    if (this.warped) this.#pace(false, Boolean(corners));
   }
 
   #pace(stretched, warped) {
@@ -399,7 +407,7 @@ export class PairPlayer {
 
   async #start() {
     this.#rates();
-    this.seek(this.time);
+    this.#set(this.time);
     const waiting = this.#playable().filter((video) => this.#place(video) < video.duration - 0.01);
     try {
       await Promise.all(waiting.map((video) => video.play().catch((error) => {
@@ -425,8 +433,8 @@ export class PairPlayer {
         this.time = this.begin;
         this.#start();
       } else {
-        this.seek(this.end);
         this.pause();
+        this.seek(this.end);
         return;
       }
     } else {
