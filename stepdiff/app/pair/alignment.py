@@ -60,7 +60,7 @@ def pair_alignment(site: Site, pair: Pair, preferred: str = "") -> PairAlignment
     if view is None:
         return PairAlignment("", problem="no alignment: no view of the store has several frames of both clips")
     try:
-        alignment = align(*(read_moments(view, key) for key in pair))
+        alignment = align(read_moments(view, pair[0]), read_moments(view, pair[1]))
     except StepDiffError as error:  # the catalog has no times, or a frame has no direction
         return PairAlignment(view.name, problem=f"no alignment: {error}")
     (start, end), (start_2, end_2) = ((clip.start or 0.0, clip.end or 0.0) for clip in site.clips(pair))

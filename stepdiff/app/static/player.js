@@ -223,10 +223,10 @@ export class PairPlayer {
     strip.remove();
   }
 
-  /** Pause and move by frames of the clip that has more of them a second. */
+  /** Pause and move by frames of the clip that has more of them a second, under warp of Video 1. */
   step(frames) {
     this.pause();
-    const [video] = this.#playable().sort((one, other) => this.#rate(other) - this.#rate(one));
+    const [video] = this.#follower ? this.videos : this.#playable().sort((one, other) => this.#rate(other) - this.#rate(one));
     if (!video) return;
     const rate = this.#rate(video);
     const phase = ((video.phase ?? 0) - this.#offset(video)) * this.#stretch(video);
