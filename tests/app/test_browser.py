@@ -93,6 +93,15 @@ def test_keys_play_step_and_change_speed(opened: "Page") -> None:
     assert opened.get_by_role("dialog").get_by_text("one frame back").is_visible()
 
 
+def test_a_clip_that_has_ended_plays_again_after_a_seek(opened: "Page") -> None:
+    opened.keyboard.press("l")
+    opened.evaluate(f"{PLAYER}.setSpeed(0.25)")
+    opened.evaluate(f"{PLAYER}.seek({PLAYER}.videos[0].duration - 0.05)")
+    opened.wait_for_function(f"() => {PLAYER}.videos[0].ended && {PLAYER}.playing")
+    opened.evaluate(f"{PLAYER}.seek(0.5)")
+    opened.wait_for_function(f"() => !{PLAYER}.videos[0].paused && {PLAYER}.videos[0].currentTime > 0.6")
+
+
 def test_a_frame_step_shows_the_next_frame_of_the_video(opened: "Page") -> None:
     rate = opened.evaluate("Number(document.querySelector('video').dataset.rate)")
     assert rate == 12  # of the sample world
