@@ -23,7 +23,9 @@ import uvicorn
 from starlette.types import Message
 
 from heads import ask
+from retrieval import align, read_moments
 from stepdiff.app.cache import LRUCache
+from stepdiff.app.pair.alignment import pair_alignment
 from stepdiff.app.pair.alike import MOST_KEPT, KeptOdds, declines
 from stepdiff.app.pair.finder import TIMES, Finder, Result, Search, chosen
 from stepdiff.app.pair.loading import RunHead, Runs
@@ -34,6 +36,7 @@ from stepdiff.app.server import create_app, listener
 from stepdiff.app.site import Site, UnknownError
 from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks.testsets import CATEGORIES, Pair, read_predictions, read_test_set
+from store import Feature, Provenance, Store
 from tests.app.conftest import Server
 from tests.app.pair_heads import HEADS, ROWS, Asked, write_head, write_runs, write_words
 from tests.heads.public.vlms import CLIPS, featurized, save
@@ -261,8 +264,8 @@ def address(word_pair: Pair, path: str = "/pair", **more: str) -> str:
     return f"{path}?{urlencode({'reference': word_pair[0], 'candidate': word_pair[1], **more})}"
 
 
-def read_json(word_server: Server, path: str) -> dict[str, Any]:
-    with urlopen(Request(word_server.url + path, headers={"Accept": "application/json"}), timeout=60) as response:
+def read_json(server: "Server | Inside", path: str) -> dict[str, Any]:
+    with urlopen(Request(server.url + path, headers={"Accept": "application/json"}), timeout=60) as response:
         return dict(json.load(response))
 
 
@@ -337,6 +340,39 @@ def test_a_word_seeks_its_clearest_moment(word_server: Server, tab: "Page", word
     before = tab.locator("#words .moments .marker").first.evaluate("mark => mark.style.left")
     tab.keyboard.press("ArrowLeft")
     assert tab.locator("#words .moments .marker").first.evaluate("mark => mark.style.left") != before
+
+
+def test_an_alignment_has_times_of_the_clips_and_says_why_it_is_missing_or_short(
+    inside: Inside, tmp_path: Path
+) -> None:
+    view = inside.site.store.view("clips", "efficientnet-lite0")
+    frame = inside.site.store.catalog("clips").frame(["key", "start"])
+    pair, starts = (frame["key"][1], frame["key"][5]), (frame["start"][1], frame["start"][5])
+    alignment = align(*(read_moments(view, key) for key in pair))
+    data = read_json(inside, address(pair, "/pair/alignment", head="small"))
+    assert (data["view"], data["warning"], data["problem"]) == (view.name, "", "")
+    path = [[match[name] for name in ("first", "second", "cost")] for match in data["path"]]
+    seconds = [alignment.first.seconds[alignment.path[:, 0]], alignment.second.seconds[alignment.path[:, 1]]]
+    np.testing.assert_allclose(np.transpose(path), [seconds[0] - starts[0], seconds[1] - starts[1], alignment.cost])
+    first, second = np.transpose(data["warp"])
+    np.testing.assert_allclose(second, alignment.warp(first + starts[0]) - starts[1], atol=1e-9)
+    for name, start in (("only_first", starts[0]), ("only_second", starts[1])):
+        np.testing.assert_allclose(np.array(data[name]) + start, np.array(getattr(alignment, name)))
+    assert np.average(data["costs"], weights=np.bincount(alignment.path[:, 0])) == pytest.approx(alignment.mean_cost)
+
+    columns = {"video": ["v", "w"], "start": [1.0, None], "end": [3.0, None]}
+    made_by = Provenance("net", "0" * 64, "last", "4 at segment centres", "crop", {"tokens": "float32"})
+    store = Store.open(tmp_path / "features", create=True)
+    site = replace(inside.site, store=store)
+    with store.lock():
+        store.catalog("clips").append(pl.DataFrame({"key": ["a", "b"], **columns}))
+        assert "no view of the store" in pair_alignment(site, ("a", "a")).problem
+        frames = store.create_view("clips", "net", made_by, {"tokens": Feature((4, 3), "float32")}, 2)
+        frames.resize()
+        frames.write_shard(0, np.arange(2), {"tokens": np.eye(4, 3, dtype=np.float32)[None].repeat(2, 0) + 1}, {})
+    assert "a has 4 and a has 4, of 8" in pair_alignment(site, ("a", "a")).warning
+    assert pair_alignment(site, ("a", "a")).warp == [(time, time) for time in (0, 0.25, 0.75, 1.25, 1.75, 2)]
+    assert "no start and end of b" in pair_alignment(site, ("a", "b")).problem
 
 
 def test_the_words_of_an_answer_are_kept_over_a_reload(word_server: Server, tab: "Page", word_pair: Pair) -> None:
