@@ -1,6 +1,6 @@
 """Alignment next to linear stretching, in the sample world, where the times of steps and sub-actions are known.
 
-python -m benchmarks.alignment --store data/features --world data/kitchen                     # a minute
+python -m benchmarks.alignment --store data/features --world data/kitchen                     # two minutes
 python -m benchmarks.alignment --store data/features --world data/kitchen --words runs/words
 
 Pairs are of different videos of one split: clips of one step, whose parts are its sub-actions, and whole videos of one

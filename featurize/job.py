@@ -30,8 +30,8 @@ from stepdiff.common.cli.options import incomplete
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import place
 from stepdiff.common.progress import progress, say
-from stepdiff.common.workers.cluster import connected, has_cluster, refuse_relative
-from stepdiff.common.workers.pool import Here, WorkerPool, has_gpu, pool_size
+from stepdiff.common.workers.cluster import connected, refuse_relative
+from stepdiff.common.workers.pool import Here, WorkerPool, has_gpu, is_alone, pool_size
 from store import Store, View
 from store.feature_store import shard_rows
 from store.format.pool import pool_of
@@ -223,12 +223,12 @@ def workers_of(options: Options, entity: str, rows: int) -> Iterator[tuple[Worke
     def failed(shard: int, why: str) -> Outcome:
         return Outcome(shard, error=why)
 
-    few = options.workers is None and rows <= FEW[entity]
-    if options.workers == 0 or (few or options.workers == 1) and not has_cluster(options.address):
+    workers = 1 if options.workers is None and rows <= FEW[entity] else options.workers
+    if workers == 0 or is_alone(workers, CPUS[entity], options.address):
         import torch
 
         threads = torch.get_num_threads()
-        cpus = threads if options.workers == 0 else min(threads, CPUS[entity])
+        cpus = threads if workers == 0 else min(threads, CPUS[entity])
         try:
             yield Here(Worker, WorkerOptions(given, cpus), failed, lighter), 1, cpus
         finally:

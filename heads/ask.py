@@ -52,6 +52,19 @@ class AskOptions:
 
 def run(options: AskOptions) -> int:
     """Answer, and print the words as they come; with --json print a record at the end."""
+    streaming = None if options.json else Streaming()
+    record = answered(options, streaming)
+    if streaming is None:
+        print(json.dumps(record, allow_nan=False))
+    elif "answer" in record:
+        streaming.end(record["answer"])
+    if streaming is not None:
+        show_why(record.get("why", ()))
+    return 0
+
+
+def answered(options: AskOptions, say: "Streaming | None" = None) -> dict[str, Any]:
+    """Return the question with its answer, and the words that give evidence; `say` prints the words as they come."""
     if options.preset is not None and options.question or not (options.preset or options.question or options.why):
         raise StepDiffError(f"give one question, or one --preset: {', '.join(PRESETS)}")
     if options.preset is not None and options.preset not in PRESETS:
@@ -63,11 +76,10 @@ def run(options: AskOptions) -> int:
     record: dict[str, Any] = {"reference": options.reference, "candidate": options.candidate}
     if question := options.question or PRESETS.get(str(options.preset), ""):
         method, precision = load(options, store)
-        streaming = None if options.json else Streaming(question)
+        if say is not None:
+            say.question = question
         with autocast(pick_device(options.device), precision):
-            answer = method.ask(options.reference, options.candidate, question, options.max_tokens, streaming)
-        if streaming is not None:
-            streaming.end(answer)
+            answer = method.ask(options.reference, options.candidate, question, options.max_tokens, say)
         record |= {"question": question, "answer": answer}
     if options.why:
         from heads.evidence.head import WordHead
@@ -75,11 +87,7 @@ def run(options: AskOptions) -> int:
 
         evidence = WordEvidence.of_store(WordHead.load(options.words), store)
         record["why"] = [list(map(asdict, words)) for words in evidence.why(options.reference, options.candidate)]
-    if options.json:
-        print(json.dumps(record, allow_nan=False))
-    else:
-        show_why(record.get("why", ()))
-    return 0
+    return record
 
 
 def load(options: AskOptions, store: "Store") -> tuple["StepDiff", str]:
@@ -102,18 +110,18 @@ def load(options: AskOptions, store: "Store") -> tuple["StepDiff", str]:
 class Streaming:
     """Prints a question, then the words of its answer as they come."""
 
-    def __init__(self, question: str) -> None:
-        self._question, self._said = question, False
+    def __init__(self, question: str = "") -> None:
+        self.question, self._said = question, False
 
     def __call__(self, words: str) -> None:
         if words and not self._said:
-            print(f"Q: {self._question}\nA: ", end="")
+            print(f"Q: {self.question}\nA: ", end="")
             self._said = True
         print(words, end="", flush=True)
 
     def end(self, answer: str) -> None:
         """End the answer, of which no word may have come."""
-        print("" if self._said else f"Q: {self._question}\nA: {answer}")
+        print("" if self._said else f"Q: {self.question}\nA: {answer}")
 
 
 def show_why(clips: Iterable[list[dict[str, Any]]]) -> None:

@@ -191,6 +191,9 @@ def plan(argv: list[str]) -> int:
                 "worker"
             )
 
+        if planned.video_bytes is not None:
+            print(_video_line(planned))
+
     return parse(options.PlanOptions, argv, "store plan", None, "store.verbs.plan:plan", show)
 
 
@@ -222,6 +225,17 @@ def _hours_line(hours: Any, planned: Any) -> str:
     line = f"{hours.worker_hours:,.1f} {kind} at {hours.clips_per_second:,.2f} {planned.entity}/s ({hours.measured})"
     days = f"{hours.hours:,.1f} hours ({hours.hours / 24:,.1f} days)"
     return f"{line}: {days} with {planned.workers:,} worker{'s' if planned.workers > 1 else ''}"
+
+
+def _video_line(planned: Any) -> str:
+    """Return whether to keep features or to encode again, in numbers."""
+    from store.verbs.info import readable_bytes
+
+    (stored,) = (size.bytes_per_row for size in planned.sizes if size.dtype == planned.dtype)
+    line = f"keep or encode again: the features of a clip are {readable_bytes(round(stored))}, its share of the video "
+    line += f"files {readable_bytes(round(planned.video_bytes))} ({stored / planned.video_bytes:.1f} times as much)"
+    again = [f"{1 / hours.clips_per_second:.2g} s by one {hours.device} worker" for hours in planned.hours]
+    return f"{line}; encoding it again takes {' or '.join(again)}" if again else line
 
 
 def _print_table(table: Any) -> None:

@@ -66,6 +66,7 @@ def test_every_room_is_in_the_api_reference(room: str) -> None:
     assert f"\n## {room}\n\n::: {room}\n" in reference and f"| [{room}](#{room.replace('.', '')}) |" in reference
 
 
+@pytest.mark.full
 def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     shutil.copy(ROOT / "zensical.toml", tmp_path)
     shutil.copytree(ROOT / "docs", tmp_path / "docs")

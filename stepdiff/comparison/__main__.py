@@ -123,16 +123,16 @@ def show(comparison: "Comparison") -> None:
     from rich.text import Text
 
     _head(comparison.clips, comparison.model, comparison.notes)
-    table = Table("category", "what differs", "alike", box=None, pad_edge=False, header_style="bold")
+    table = Table("", "", "", "", box=None, pad_edge=False, show_header=False)
     for each in comparison.differences:
         said = Text(each.text)
         if each.doubt:
             said.append(f"  ({each.doubt})", "dim")
-        table.add_row(each.category, said, f"{each.alike:+.1f}")
-    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 160)
+        table.add_row(each.category, "alike" if each.alike > 0 else "different", f"{each.alike:+.1f}", said)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     console.print(table)
     print(
-        f"\nalike: above 0 the model finds the videos alike in the category; cosine of the whole clips "
+        f"\nThe number is above 0 where the model finds the videos alike. Cosine of the whole clips: "
         f"{comparison.cosine:.2f}"
     )
     for video, spans in enumerate(comparison.only, start=1):

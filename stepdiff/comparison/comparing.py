@@ -175,6 +175,8 @@ def featurized(model: Model, clips: Sequence[FileClip], folder: Path, device: st
     )
     folder.mkdir(parents=True, exist_ok=True)
     summary = job.run(replace(model.encoder, store=str(folder), device=device), one_window(manifest))
+    if summary.done:
+        report(f"features: {summary.done} clips in {summary.seconds:.0f} s, kept in {folder}")
     if summary.failed or summary.absent:
         reasons = [failure["reason"] for failure in summary.failures if failure["key"] in rows] + summary.errors
         raise StepDiffError(reasons[0] if reasons else f"{summary.absent} clips could not be written to {folder}")

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from stepdiff.common.errors import StepDiffError
 from store.feature_store import Store, shard_rows
 from store.format.layout import MERGED_SHARDS
@@ -20,6 +22,8 @@ from store.io.records import all_writes
 from store.provenance import Feature, Provenance, with_dtype
 from store.verbs.options import PlanOptions
 
+_FILES = {"video": pl.String, "video_bytes": pl.Int64}
+"""columns of the catalog"""
 _MOST_COUNTED = 1e12  # rows of a shard, seconds for them
 
 
@@ -94,6 +98,8 @@ class Plan:
     """one per dtype, the chosen one included"""
     hours: list[Hours]
     """one per device; empty where no rate was measured"""
+    video_bytes: float | None
+    """bytes of the video files for each clip, in the store of --like or --measured-in; None: unknown"""
 
 
 def plan(options: PlanOptions) -> Plan:
@@ -120,6 +126,7 @@ def plan(options: PlanOptions) -> Plan:
     dtypes: tuple[str, ...] = ("float32", "float16", "int8")
     if options.encoder and TOKENS not in features:
         dtypes = ("float32",)  # featurize always stores embeddings so
+    source = options.measured_in or (str(Path(options.like).parent) if options.like else None)
     return Plan(
         rows=rows,
         entity=entity,
@@ -131,8 +138,18 @@ def plan(options: PlanOptions) -> Plan:
             sizes(rows, stored := with_dtype(features, dtype), dtype, shard_rows(stored, options.shard_size))
             for dtype in dtypes
         ],
-        hours=_hours(options, rows, entity, made),
+        hours=_hours(options, rows, entity, made, source),
+        video_bytes=video_bytes(Store.open(source)) if source and entity == "clips" else None,
     )
+
+
+def video_bytes(store: Store) -> float | None:
+    """Return the bytes of a store's video files, each once, divided by the clips that they have; None: unknown."""
+    files, clips = pl.DataFrame(schema=_FILES), 0
+    for block in store.catalog("clips").blocks(files):
+        known = block.drop_nulls("video_bytes").select(*_FILES)
+        files, clips = pl.concat([files, known]).unique("video"), clips + known.height
+    return float(files["video_bytes"].sum()) / clips if clips else None
 
 
 def sizes(rows: int, features: Mapping[str, Feature], dtype: str, rows_per_shard: int | None = None) -> Sizes:
@@ -182,12 +199,11 @@ def _is_count(value: Any) -> bool:
     return type(value) in (int, float) and 0 < value < _MOST_COUNTED
 
 
-def _hours(options: PlanOptions, rows: int, entity: str, made: Provenance) -> list[Hours]:
+def _hours(options: PlanOptions, rows: int, entity: str, made: Provenance, where: str | None) -> list[Hours]:
     if options.clips_per_second is not None:
         if not 0 < options.clips_per_second < math.inf:
             raise StepDiffError(f"--clips-per-second {options.clips_per_second} is not above 0")
         return [_hour(rows, options.clips_per_second, "worker", "as given", options.workers)]
-    where = options.measured_in or (str(Path(options.like).parent) if options.like else None)
     if where is None:
         return []
     rates = measured_rates(Store.open(where), entity, made.encoder, made.weights)

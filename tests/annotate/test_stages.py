@@ -203,6 +203,18 @@ def options(store: Store, **more: Any) -> StageOptions:
     return StageOptions(store=str(store.path), **more)
 
 
+def test_one_worker_is_this_process(
+    store: Store, job: Shout, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    record = run_stage(options(store, workers=1), "shout", job, items(["a", "b", None, "c"]))
+    assert (record["done"], record["failed"], record["absent"], record["errors"]) == (3, 1, 0, [])
+    record = run_stage(options(store, workers=1), "shout", job, items(["a", "b", None, "c", "d", "unforeseen"]))
+    assert (record["already"], record["absent"]) == (4, 1)
+    (error,) = record["errors"]
+    assert "MemoryError" in error and error.endswith("try fewer --workers") and error in capsys.readouterr().err
+
+
 @pytest.mark.full
 def test_a_run_on_ray_replaces_a_worker_that_dies(store: Store, job: Shout, ray: None) -> None:
     asked = items(["a", "b", "c", "d", "die", "e", None, "f"])

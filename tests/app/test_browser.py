@@ -1,4 +1,4 @@
-"""The player under one clock, accessibility of all pages, and their pictures, in a real browser.
+"""The player and its address, accessibility of all pages, and their pictures, in a real browser.
 
 `DEMO=FOLDER pytest tests/app/test_browser.py -k picture_of` writes the pictures of the docs; `make demo` ran in FOLDER.
 Without DEMO the pages of a small world are pictured, in a temporary folder, with no trained head.
@@ -8,7 +8,7 @@ docs/recording.py records the page of a pair.
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from itertools import pairwise
+from itertools import pairwise, permutations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
+from retrieval import Alignment, align, read_moments
 from retrieval.verbs import query
 from stepdiff.annotate import audit
 from store import Store
@@ -92,6 +93,15 @@ def test_keys_play_step_and_change_speed(opened: "Page") -> None:
     assert opened.get_by_role("dialog").get_by_text("one frame back").is_visible()
 
 
+def test_a_clip_that_has_ended_plays_again_after_a_seek(opened: "Page") -> None:
+    opened.keyboard.press("l")
+    opened.evaluate(f"{PLAYER}.setSpeed(0.25)")
+    opened.evaluate(f"{PLAYER}.seek({PLAYER}.videos[0].duration - 0.05)")
+    opened.wait_for_function(f"() => {PLAYER}.videos[0].ended && {PLAYER}.playing")
+    opened.evaluate(f"{PLAYER}.seek(0.5)")
+    opened.wait_for_function(f"() => !{PLAYER}.videos[0].paused && {PLAYER}.videos[0].currentTime > 0.6")
+
+
 def test_a_frame_step_shows_the_next_frame_of_the_video(opened: "Page") -> None:
     rate = opened.evaluate("Number(document.querySelector('video').dataset.rate)")
     assert rate == 12  # of the sample world
@@ -126,6 +136,113 @@ def test_clips_of_equal_length_end_together(opened: "Page") -> None:
     opened.evaluate(f"{PLAYER}.seek({PLAYER}.length / 2)")
     halves = opened.evaluate(f"{PLAYER}.videos.map((video) => video.currentTime / video.duration)")
     assert halves == pytest.approx([0.5, 0.5], abs=0.01)
+
+
+@pytest.fixture(scope="module")
+def alignment(world: Path) -> Alignment:
+    """The two clips of different videos whose alignment is least like stretching one of them."""
+    store = Store.open(world / "features")
+    view, frame = store.view("clips", "efficientnet-lite0"), store.catalog("clips").frame(["key", "video"])
+    clips = [(video, read_moments(view, key)) for key, video in frame.iter_rows()]
+    aligned = [align(one, two) for (video, one), (other, two) in permutations(clips, 2) if video != other]
+
+    def unlike_stretching(alignment: Alignment) -> float:
+        (one, two), times = (alignment.first.seconds, alignment.second.seconds), np.linspace(0, 1, 50)
+        warp = alignment.warp(one[0] + times * (one[-1] - one[0]))
+        return float(np.abs(warp - two[0] - times * (two[-1] - two[0])).max())
+
+    most = max(aligned, key=unlike_stretching)
+    assert unlike_stretching(most) > 0.5
+    return most
+
+
+FOLLOWED = """async () => {
+  const {player} = document.querySelector("[data-player]"), [a, b] = player.videos, times = [];
+  let loops = 0, before = 0;
+  while (loops < 2 || times.length < 50) {
+    await new Promise(requestAnimationFrame);
+    if (player.time < before - 1) loops++;
+    before = player.time;
+    if ([a, b].some((video) => video.paused || video.ended || video.seeking)) continue;
+    times.push([a.currentTime, b.currentTime]);
+  }
+  return times;
+}"""
+"""plays two loops; returns the times of both clips while both play"""
+
+
+def test_video_2_follows_the_alignment_within_a_frame(
+    serve: Callable[..., Server], tab: "Page", alignment: Alignment
+) -> None:
+    first, second = alignment.first, alignment.second
+    tab.goto(f"{serve().url}/pair?reference={first.clip}&candidate={second.clip}")
+    tab.locator("[data-costs] rect").first.wait_for()
+    assert tab.locator("[data-ribbon] svg > line").count() == len(alignment.path)
+    spans = len(alignment.only_first) + len(alignment.only_second)
+    assert tab.locator("[data-ribbon] rect").count() == spans
+    assert tab.locator("[data-costs] rect").count() == len(first.seconds)
+    tab.wait_for_function(f"() => {PLAYER}.playing")
+    tab.keyboard.press("w")
+    assert tab.get_by_role("button", name="Warp").get_attribute("aria-pressed") == "true"
+    times, other = np.array(tab.evaluate(FOLLOWED)).T
+    apart = np.abs(alignment.warp(first.seconds[0] + times) - second.seconds[0] - other)
+    assert np.median(apart) < 1 / 12, "a frame of the sample world"
+    tab.keyboard.press("Space")
+    strip = tab.get_by_role("slider", name="Place in Video 1")
+    strip.click(position={"x": strip.bounding_box()["width"] * 0.5, "y": 5})  # type: ignore[index]
+    time, place = tab.evaluate(f"[{PLAYER}.time, {PLAYER}.videos[1].currentTime]")
+    assert place == pytest.approx(alignment.warp(first.seconds[0] + time) - second.seconds[0], abs=0.01)
+
+
+def test_a_clip_is_moved_alone_and_both_begin_and_loop_where_they_are_set(opened: "Page") -> None:
+    opened.keyboard.press("Space")
+    opened.evaluate(f"{PLAYER}.seek(1)")
+    strip = opened.get_by_role("slider", name="Place in Video 2")
+    box, length = strip.bounding_box(), opened.evaluate(f"{PLAYER}.videos[1].duration")
+    for part in (0.6, 0.1):  # later and earlier than Video 1, which has no time before its begin
+        strip.click(modifiers=["Shift"], position={"x": box["width"] * part, "y": 5})  # type: ignore[index]
+        times = opened.evaluate(f"{PLAYER}.videos.map((video) => video.currentTime)")
+        assert times == pytest.approx([1, length * part], abs=0.03)
+    opened.keyboard.press("o")
+    assert opened.evaluate(f"{PLAYER}.time") == 0
+    assert opened.evaluate(f"{PLAYER}.videos.map((video) => video.currentTime)") == times
+    offsets = [float(field.input_value()) for field in opened.get_by_label("begins at, in seconds").all()]
+    assert offsets == pytest.approx(times, abs=0.01)
+    for time, name in ((0.3, "i"), (0.9, "u")):
+        opened.evaluate(f"{PLAYER}.seek({time})")
+        opened.keyboard.press(name)
+    opened.keyboard.press("Space")
+    played = [opened.evaluate(f"new Promise(requestAnimationFrame).then(() => {PLAYER}.time)") for _ in range(40)]
+    assert 0.29 < min(played) and max(played) < 1.2 and any(after < before for before, after in pairwise(played))
+    opened.keyboard.press("Space")
+    opened.keyboard.press("0")
+    assert opened.evaluate(f"[{PLAYER}.offsets, {PLAYER}.range]") == [[0, 0], [None, None]]
+
+
+def test_the_address_opens_what_another_person_sees(opened: "Page", browser: "Browser") -> None:
+    opened.keyboard.press("Space")
+    opened.get_by_label("Video 2 begins at").fill("0.25")
+    opened.keyboard.press("Enter")
+    opened.keyboard.press("Escape")
+    for pressed in ("[", "l", "w"):
+        opened.keyboard.press(pressed)
+    for time, pressed in ((0.5, "i"), (1.5, "u")):
+        opened.evaluate(f"{PLAYER}.seek({time})")
+        opened.keyboard.press(pressed)
+    opened.evaluate(f"{PLAYER}.seek(1.25)")
+    opened.wait_for_url("**time=1.25*")
+    times = f"{PLAYER}.videos.map((video) => video.currentTime)"
+    with browser.new_context() as context:
+        page = context.new_page()
+        page.goto(opened.url)
+        page.wait_for_function(f"() => {PLAYER}.ready && {PLAYER}.alignment && {PLAYER}.time > 0")
+        state = page.evaluate(f"{PLAYER}.state")
+        assert state == opened.evaluate(f"{PLAYER}.state")
+        assert state["speed"] == 0.5 and state["warped"] and not state["looping"] and state["offsets"] == [0, 0.25]
+        assert page.evaluate(times) == pytest.approx(opened.evaluate(times), abs=0.002)
+        page.goto(opened.url.replace("time=1.25", "time=x").replace("in=0.5", "in=-1").replace("speed=0.5", "speed=9"))
+        page.wait_for_function(f"() => {PLAYER}.playing")
+        assert page.evaluate(f"[{PLAYER}.speed, {PLAYER}.range]") == [1, [None, 1.5]]
 
 
 def test_a_click_leaves_space_to_the_player_and_reduced_motion_leaves_it_paused(opened: "Page") -> None:

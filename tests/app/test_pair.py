@@ -23,7 +23,9 @@ import uvicorn
 from starlette.types import Message
 
 from heads import ask
+from retrieval import align, read_moments
 from stepdiff.app.cache import LRUCache
+from stepdiff.app.pair.alignment import pair_alignment
 from stepdiff.app.pair.alike import MOST_KEPT, KeptOdds, declines
 from stepdiff.app.pair.finder import TIMES, Finder, Result, Search, chosen
 from stepdiff.app.pair.loading import RunHead, Runs
@@ -32,9 +34,12 @@ from stepdiff.app.pair.stored import Stored
 from stepdiff.app.pair.worker import Events, Job, Worker
 from stepdiff.app.server import create_app, listener
 from stepdiff.app.site import Site, UnknownError
+from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks.testsets import CATEGORIES, Pair, read_predictions, read_test_set
+from store import Feature, Provenance, Store
 from tests.app.conftest import Server
 from tests.app.pair_heads import HEADS, ROWS, Asked, write_head, write_runs, write_words
+from tests.heads.public.vlms import CLIPS, featurized, save
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -94,8 +99,25 @@ def test_a_streamed_answer_is_that_of_ask(inside: Inside, pair: dict[str, str], 
     options = ask.AskOptions(
         **pair, **asked, head=str(inside.runs / "small"), store=str(inside.site.store.path), max_tokens=40, device="cpu"
     )
-    assert said == events[-1][1]["answer"] == ask.run(options)["answer"]
+    assert said == events[-1][1]["answer"] == ask.answered(options)["answer"]
     assert len([name for name, _ in events if name == "words"]) > 1
+
+
+def test_a_public_model_answers_as_ask_does(tmp_path: Path) -> None:
+    small = featurized("qwen3_vl", tmp_path / "model", tmp_path / "store")
+    weights, (one, two) = str(small.folder), CLIPS[:2]
+    site = Site.open(str(small.store.path), models=[weights], cache=str(tmp_path / "cache"), device="cpu")
+    runs = Runs(site)
+    (head,) = runs.heads()
+    assert (head.name, head.view, runs.words()) == (weights, "float32", [])
+    loaded = runs.load(head)
+    with loaded.computing():
+        answer = loaded.method.ask(one, two, "What differs?", 8)
+    where = {"store": str(small.store.path), "model": weights, "max_tokens": 8, "device": "cpu"}
+    assert ask.answered(ask.AskOptions(one, two, "What differs?", **where))["answer"] == answer
+    with pytest.raises(StepDiffError, match="no view of clips was made by"):
+        save("smolvlm", tmp_path / "other")
+        Runs(replace(site, models=(str(tmp_path / "other"),)))
 
 
 def test_one_model_is_in_memory_and_another_one_is_loaded_on_request(inside: Inside, pair: dict[str, str]) -> None:
@@ -262,8 +284,8 @@ def address(word_pair: Pair, path: str = "/pair", **more: str) -> str:
     return f"{path}?{urlencode({'reference': word_pair[0], 'candidate': word_pair[1], **more})}"
 
 
-def read_json(word_server: Server, path: str) -> dict[str, Any]:
-    with urlopen(Request(word_server.url + path, headers={"Accept": "application/json"}), timeout=60) as response:
+def read_json(server: "Server | Inside", path: str) -> dict[str, Any]:
+    with urlopen(Request(server.url + path, headers={"Accept": "application/json"}), timeout=60) as response:
         return dict(json.load(response))
 
 
@@ -273,7 +295,7 @@ def test_the_words_of_a_pair_are_those_of_heads_ask(
     data = read_json(word_server, address(word_pair, "/pair/words", head="words"))
     options = ask.AskOptions(*word_pair, why=True, words=str(word_runs / "words"), store=str(world / "features"))
     assert data["head"] == "words" and data["problem"] == ""
-    for key, clip, reasons in zip(word_pair, data["clips"], ask.run(options)["why"], strict=True):
+    for key, clip, reasons in zip(word_pair, data["clips"], ask.answered(options)["why"], strict=True):
         start, end = map(float, key.split("_")[2:])
         assert clip["length"] == pytest.approx(end - start)
         assert clip["times"] == pytest.approx(np.linspace(0, end - start, 8))
@@ -338,6 +360,39 @@ def test_a_word_seeks_its_clearest_moment(word_server: Server, tab: "Page", word
     before = tab.locator("#words .moments .marker").first.evaluate("mark => mark.style.left")
     tab.keyboard.press("ArrowLeft")
     assert tab.locator("#words .moments .marker").first.evaluate("mark => mark.style.left") != before
+
+
+def test_an_alignment_has_times_of_the_clips_and_says_why_it_is_missing_or_short(
+    inside: Inside, tmp_path: Path
+) -> None:
+    view = inside.site.store.view("clips", "efficientnet-lite0")
+    frame = inside.site.store.catalog("clips").frame(["key", "start"])
+    pair, starts = (frame["key"][1], frame["key"][5]), (frame["start"][1], frame["start"][5])
+    alignment = align(*(read_moments(view, key) for key in pair))
+    data = read_json(inside, address(pair, "/pair/alignment", head="small"))
+    assert (data["view"], data["warning"], data["problem"]) == (view.name, "", "")
+    path = [[match[name] for name in ("first", "second", "cost")] for match in data["path"]]
+    seconds = [alignment.first.seconds[alignment.path[:, 0]], alignment.second.seconds[alignment.path[:, 1]]]
+    np.testing.assert_allclose(np.transpose(path), [seconds[0] - starts[0], seconds[1] - starts[1], alignment.cost])
+    first, second = np.transpose(data["warp"])
+    np.testing.assert_allclose(second, alignment.warp(first + starts[0]) - starts[1], atol=1e-9)
+    for name, start in (("only_first", starts[0]), ("only_second", starts[1])):
+        np.testing.assert_allclose(np.array(data[name]) + start, np.array(getattr(alignment, name)))
+    assert np.average(data["costs"], weights=np.bincount(alignment.path[:, 0])) == pytest.approx(alignment.mean_cost)
+
+    columns = {"video": ["v", "w"], "start": [1.0, None], "end": [3.0, None]}
+    made_by = Provenance("net", "0" * 64, "last", "4 at segment centres", "crop", {"tokens": "float32"})
+    store = Store.open(tmp_path / "features", create=True)
+    site = replace(inside.site, store=store)
+    with store.lock():
+        store.catalog("clips").append(pl.DataFrame({"key": ["a", "b"], **columns}))
+        assert "no view of the store" in pair_alignment(site, ("a", "a")).problem
+        frames = store.create_view("clips", "net", made_by, {"tokens": Feature((4, 3), "float32")}, 2)
+        frames.resize()
+        frames.write_shard(0, np.arange(2), {"tokens": np.eye(4, 3, dtype=np.float32)[None].repeat(2, 0) + 1}, {})
+    assert "a has 4 and a has 4, of 8" in pair_alignment(site, ("a", "a")).warning
+    assert pair_alignment(site, ("a", "a")).warp == [(time, time) for time in (0, 0.25, 0.75, 1.25, 1.75, 2)]
+    assert "no start and end of b" in pair_alignment(site, ("a", "b")).problem
 
 
 def test_the_words_of_an_answer_are_kept_over_a_reload(word_server: Server, tab: "Page", word_pair: Pair) -> None:

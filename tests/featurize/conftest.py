@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from fractions import Fraction
 from pathlib import Path
@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from featurize.__main__ import main
-from stepdiff.common.workers.cluster import connected
 
 Writer = Callable[..., Path]
 Run = Callable[..., tuple[int, dict[str, object], str]]
@@ -107,8 +106,8 @@ def audio(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def featurize(s3_server: str) -> Iterator[Run]:
-    """Return a function that runs `python -m featurize` in-process on a shared Ray: exit status, summary, stderr."""
+def featurize(s3_server: str) -> Run:
+    """Return a function that runs `python -m featurize` in this process, without Ray: exit status, summary, stderr."""
 
     def run(*arguments: object) -> tuple[int, dict[str, object], str]:
         out, errors = io.StringIO(), io.StringIO()
@@ -116,5 +115,4 @@ def featurize(s3_server: str) -> Iterator[Run]:
             status = main([*map(str, arguments), "--json"])
         return status, json.loads(out.getvalue()) if out.getvalue() else {}, errors.getvalue()
 
-    with connected("local", "featurize"):
-        yield run
+    return run

@@ -351,7 +351,7 @@ def test_no_ray_process_is_alive_after_the_end_of_the_driver_even_with_sigkill(
     driver: Callable[..., Driver], tmp_path: Path, tiny_clip: Path, video: Callable[..., Path]
 ) -> None:
     command = ["--store", str(tmp_path / "features"), "--encoder", "clip", "--weights", str(tiny_clip)]
-    run = driver("-m", "featurize", str(video("killed.mp4", g=10)), *command)
+    run = driver("-m", "featurize", str(video("killed.mp4", g=10)), *command, "--address", "local")
     run.wait_for("dashboard/agent.py")  # its imports take seconds, and only then it looks for its raylet
     run.process.kill()
     run.process.communicate(timeout=60)
@@ -371,7 +371,7 @@ def test_a_failed_start_is_reported_in_one_line_within_a_time_limit(
     driver: Callable[..., Driver], tmp_path: Path, tiny_clip: Path, video: Callable[..., Path]
 ) -> None:
     command = ["--store", str(tmp_path / "features"), "--encoder", "clip", "--weights", str(tiny_clip)]
-    run = driver("-m", "featurize", str(video("raylet.mp4", g=10)), *command)
+    run = driver("-m", "featurize", str(video("raylet.mp4", g=10)), *command, "--address", "local")
     os.kill(run.wait_for("raylet/raylet"), signal.SIGKILL)
     _, message = run.process.communicate(timeout=BOUND)
     assert run.process.returncode == 2

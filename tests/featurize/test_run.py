@@ -256,7 +256,9 @@ def until(done: Callable[[], bool], run: subprocess.Popen[str]) -> None:
 
 @pytest.mark.full
 @pytest.mark.timeout(900)
-def test_a_killed_run_writes_the_same_arrays(tmp_path: Path, tiny_clip: Path, video: Writer) -> None:
+def test_a_killed_run_writes_the_arrays_that_two_workers_of_ray_write(
+    tmp_path: Path, tiny_clip: Path, video: Writer
+) -> None:
     given = ["--manifest", many(tmp_path, video), "--encoder", "clip", "--weights", tiny_clip, "--workers", 1]
     view = prepared(tmp_path / "driver", tiny_clip)
     run = started(*given, "--store", tmp_path / "driver")
@@ -273,7 +275,7 @@ def test_a_killed_run_writes_the_same_arrays(tmp_path: Path, tiny_clip: Path, vi
     status, summary, _ = apart(*given, "--store", tmp_path / "driver")
     assert status == 0 and summary["already"] == finished and summary["done"] == 24 - finished
     prepared(tmp_path / "whole", tiny_clip)
-    assert apart(*given, "--store", tmp_path / "whole")[0] == 0
+    assert apart(*given, "--store", tmp_path / "whole", "--workers", 2)[0] == 0
     expected, got = arrays(tmp_path / "driver"), arrays(tmp_path / "whole")
     for name in FEATURES:
         assert expected[name].any(axis=tuple(range(1, expected[name].ndim))).all()
@@ -283,18 +285,8 @@ def test_a_killed_run_writes_the_same_arrays(tmp_path: Path, tiny_clip: Path, vi
 @pytest.mark.full
 @pytest.mark.timeout(900)
 def test_a_run_whose_worker_is_killed_continues(tmp_path: Path, tiny_clip: Path, video: Writer) -> None:
-    given = [
-        "--address",
-        "local",
-        "--manifest",
-        many(tmp_path, video),
-        "--encoder",
-        "clip",
-        "--weights",
-        tiny_clip,
-        "--workers",
-        1,
-    ]
+    given = ["--manifest", many(tmp_path, video), "--encoder", "clip", "--weights", tiny_clip]
+    given += ["--address", "local", "--workers", 1]
     view = prepared(tmp_path / "worker", tiny_clip)
     run = started(*given, "--store", tmp_path / "worker")
     until(lambda: (view.status() == 1).sum() >= 3, run)

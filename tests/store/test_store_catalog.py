@@ -326,6 +326,7 @@ def test_an_index_that_is_lost_or_wrong_is_rebuilt(thirty: Catalog, tmp_path: Pa
         assert index.read_bytes() == good
 
 
+@pytest.mark.full
 def test_many_appends_leave_few_index_files(tmp_path: Path) -> None:
     catalog = Store.open(tmp_path / "store", create=True).catalog("clips")
     catalog.folder.mkdir(parents=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 
 from featurize.encoders import load
@@ -82,6 +83,18 @@ def test_the_rate_comes_from_the_info_of_shards(make_view: Make, values: Make) -
         ("cuda", 8.0, 1.0),
     ]
     assert planned.hours[0].hours == 1.0
+
+
+def test_features_are_compared_with_the_video_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = Store.open(tmp_path / "store", create=True)
+    with store.lock():
+        files = {"video": ["a.mp4", "a.mp4", "b.mp4", "c.mp4"], "video_bytes": [3000, 3000, 600, None]}
+        store.catalog("clips").append(pl.DataFrame({"key": list("abcd"), **files}))
+        made = Provenance("net", "0" * 64, "last", "8", "none", {"tokens": "float16"})
+        store.create_view("clips", "net", made, {"tokens": Feature((2, 600), "float16")})
+    assert plan(PlanOptions(clips=10.0, like=f"{store.path}/net")).video_bytes == (3000 + 600) / 3
+    assert main(["plan", "--clips", "1e6", "--like", f"{store.path}/net"]) == 0
+    assert "its share of the video files 1.2 KiB (2.0 times as much)" in capsys.readouterr().out
 
 
 def declared(name: str) -> dict[str, Feature] | None:

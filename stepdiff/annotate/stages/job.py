@@ -48,11 +48,12 @@ class StageOptions(FailureOptions):
     retry_failed: bool = False
     """try items again that failed in an earlier run"""
     workers: int | None = None
-    """processes that each load the model; null: one a GPU, else one for up to eight CPUs"""
+    """processes that each load the model; null: one a GPU, else one for up to eight CPUs. One is this process"""
     device: str = "auto"
     """where the model computes: auto, cpu, cuda"""
     address: str | None = None
-    """Ray cluster to join, auto or HOST:6379; null: RAY_ADDRESS, else Ray is started on this machine"""
+    """Ray cluster to join, auto or HOST:6379; local: Ray is started here; null: RAY_ADDRESS, else Ray is started here
+    where more than one worker is needed"""
 
     @property
     def served(self) -> bool:

@@ -1,4 +1,4 @@
-"""A stage over many items: in shards, on Ray workers that load the model once, each item answered once.
+"""A stage over many items: in shards, on workers that load the model once, each item answered once.
 
 Guarantees
 - an answered item is never answered again, a failed one only with `--retry-failed`
@@ -25,7 +25,7 @@ from stepdiff.common.io.locks import locked
 from stepdiff.common.io.sealed import copied
 from stepdiff.common.progress import progress, say
 from stepdiff.common.workers.cluster import connected, refuse_relative
-from stepdiff.common.workers.pool import WorkerPool, has_gpu, pool_size
+from stepdiff.common.workers.pool import Here, WorkerPool, has_gpu, is_alone, pool_size
 from store import Store
 from store.io.status import REASONS
 
@@ -59,7 +59,7 @@ class Answered:
 
 
 class Worker:
-    """A Ray actor that answers one shard after another; a second thread may call `finished`."""
+    """Answers one shard after another, as a Ray actor or in this process; a second thread may call `finished`."""
 
     def __init__(self, options: StageWorkerOptions) -> None:
         self._options, self._finished = options, 0
@@ -252,20 +252,35 @@ def pending(version: Version, items: pl.DataFrame | Items, retry_failed: bool) -
 def _work(
     options: StageOptions, version: Version, job: Job, tasks: Iterator[Task], count: int, total: int
 ) -> Iterator[Answered]:
-    """Run all tasks on Ray; yield their outcomes. count: their shards; total: their items."""
+    """Run all tasks, on Ray where there are several workers; yield their outcomes. count: their shards; total: their
+    items."""
+    with _pool(options, version, job) as (pool, workers), progress(version.stage, total, "items") as advance:
+        for outcome in pool.run(tasks, min(workers, count), advance):
+            yield outcome
+            if outcome.error:
+                say(f"error: {outcome.error}")
+
+
+@contextmanager
+def _pool(options: StageOptions, version: Version, job: Job) -> Iterator[tuple[WorkerPool | Here, int]]:
+    """Yield the workers of a stage, and how many there are."""
     device = None if options.device == "auto" else options.device
+
+    def of_worker(cpus: int) -> StageWorkerOptions:
+        return StageWorkerOptions(absolute(options.store), version.stage, version.name, job, device, cpus)
+
+    def failed(shard: int, why: str) -> Answered:
+        return Answered(shard, error=why)
+
+    if is_alone(options.workers, CPUS, options.address):
+        import torch
+
+        yield Here(Worker, of_worker(min(torch.get_num_threads(), CPUS)), failed), 1
+        return
     with connected(options.address, "stepdiff.annotate") as joined:
         gpu = not options.served and has_gpu(device, joined)
         workers, cpus = pool_size(options.workers, CPUS, gpu, joined)
-        of_workers = StageWorkerOptions(absolute(options.store), version.stage, version.name, job, device, cpus)
-        pool = WorkerPool(
-            Worker, of_workers, gpu, lambda shard, why: Answered(shard, error=why), joined=joined, unit="items"
-        )
-        with progress(version.stage, total, "items") as advance:
-            for outcome in pool.run(tasks, min(workers, count), advance):
-                yield outcome
-                if outcome.error:
-                    say(f"error: {outcome.error}")
+        yield WorkerPool(Worker, of_worker(cpus), gpu, failed, joined=joined, unit="items"), workers
 
 
 def _counts(version: Version, items: Items, done: int) -> dict[str, Any]:

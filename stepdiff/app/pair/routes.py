@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field
 
 from stepdiff.app.cache import LRUCache
 from stepdiff.app.pages import page
+from stepdiff.app.pair.alignment import PairAlignment, pair_alignment
 from stepdiff.app.pair.alike import MOST_KEPT, PRESET_CATEGORIES, KeptOdds, declines, odds, score_pairs, similarity
 from stepdiff.app.pair.finder import Finder, Search
 from stepdiff.app.pair.loading import Loaded, PairWords, Runs, words_of
@@ -118,6 +119,16 @@ def router(site: Site) -> APIRouter:
             return PairWords(head, words_of(site, runs.evidence(head), (reference, candidate)))
         except StepDiffError as error:
             return PairWords(head, [], str(error))
+
+    @routes.get("/alignment")
+    def alignment(
+        reference: Clip,
+        candidate: Clip,
+        head: Annotated[str, Query(max_length=500, description="the view of this head, if it has frames")] = "",
+    ) -> PairAlignment:
+        """Return which moments of two clips go together, and what one of them lacks."""
+        site.clips([reference, candidate])
+        return pair_alignment(site, (reference, candidate), runs.head(head).view if head else "")
 
     @routes.post("/ask", response_class=StreamingResponse, responses=_STREAM)
     def ask(body: AskBody) -> Response:

@@ -186,7 +186,7 @@ if (head) {
     button.addEventListener("click", () => ask(button.title, button.dataset.preset));
   head.addEventListener("change", () => desk.run("/pair/load", {head: head.value}));
   key("h", "compute how alike they are", compute);
-  key("w", "write the differences", write);
+  key("d", "write the differences", write);
   key("q", "write a question", () => question.focus());
   key("z", "clear the answers", forget);
 }

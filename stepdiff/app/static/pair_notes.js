@@ -40,7 +40,11 @@ function draw() {
 function row(note) {
   const at = made("button", {type: "button", class: "at quiet"}, `${clock(note.seconds)} (${note.video})`);
   at.ariaLabel = `Show ${clock(note.seconds)} of Video ${note.video}`;
-  at.addEventListener("click", () => player.seekIn(note.video - 1, note.seconds));
+  at.addEventListener("click", () => {
+    player.seekIn(note.video - 1, note.seconds);
+    const off = Math.abs(now()[note.video - 1] - note.seconds);
+    if (off > 0.05) announce("this moment is before the offset of its clip: 0 shows the whole clips");
+  });
   const item = made("li", {class: note.video === 1 ? "one" : "two"}, at, made("span", {class: "text"}, note.text));
   const when = new Date(note.edited || note.written).toLocaleDateString();
   item.append(made("span", {class: "quiet small"}, `${note.author}, ${note.edited ? "edited " : ""}${when}`));

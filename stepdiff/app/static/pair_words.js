@@ -14,17 +14,17 @@ export function made(tag, attributes = {}, ...children) {
 
 export const signed = (value, digits = 2) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(digits);
 
-/** Return the evidence of each frame of a clip, on its time: upwards for the word, downwards against it. */
-function strip(word, {times, length}, number) {
+/** Return a value of each frame of a clip, on its time: upwards, such as evidence for a word, or downwards. */
+export function strip(moments, {times, length}, number) {
   const svg = document.createElementNS(SVG, "svg");
-  const most = Math.max(...word.moments.map(Math.abs), 1e-9);
-  const top = Math.max(...word.moments, 0) / most, bottom = Math.min(...word.moments, 0) / most;
+  const most = Math.max(...moments.map(Math.abs), 1e-9);
+  const top = Math.max(...moments, 0) / most, bottom = Math.min(...moments, 0) / most;
   svg.setAttribute("viewBox", `0 ${-top} 1 ${top - bottom || 1}`);
   svg.setAttribute("preserveAspectRatio", "none");
   times.forEach((time, frame) => {
     const first = frame ? (times[frame - 1] + time) / 2 : 0;
     const last = frame + 1 < times.length ? (time + times[frame + 1]) / 2 : length;
-    const value = word.moments[frame] / most;
+    const value = moments[frame] / most;
     const rect = document.createElementNS(SVG, "rect");
     const shape = {x: first / length, width: (last - first) / length, y: Math.min(-value, 0), height: Math.abs(value), class: value < 0 ? "against" : "for"};
     for (const [name, part] of Object.entries(shape)) rect.setAttribute(name, part);
@@ -44,7 +44,7 @@ function button(word, clip, number, below) {
     for (const other of list.querySelectorAll(".word[aria-current]")) other.removeAttribute("aria-current");
     for (const other of list.querySelectorAll(".moments")) player.leave(other);
     element.setAttribute("aria-current", "true");
-    const frames = strip(word, clip, number);
+    const frames = strip(word.moments, clip, number);
     below().append(frames);
     player.watch(frames);
     player.seekIn(number - 1, word.seconds);

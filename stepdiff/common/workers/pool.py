@@ -7,13 +7,19 @@ Guarantees
 """
 
 import os
+import sys
+import threading
 import time
+import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 from stepdiff.common.errors import StepDiffError, first_line
 from stepdiff.common.progress import Advance, say
+from stepdiff.common.threads import cores
+from stepdiff.common.workers.cluster import has_cluster
 
 ATTEMPTS = 3
 _CPUS_WITH_GPU = 8
@@ -30,6 +36,8 @@ _LOST = (2, 3)
 """Ray's numbers of why a node is gone: it failed, or its cloud took it back; others are removed on purpose"""
 _NODE_GROUP = "ray.io/node-group"
 """label that Ray gives the nodes of a cluster with an autoscaler"""
+_FEWER = "try fewer --workers"
+"""what a user can do where a worker has too little memory"""
 _SAME_ERRORS = 3
 """shards in a row that could not be written, after which the run ends: a full disk stays full"""
 
@@ -48,6 +56,20 @@ class Task(Protocol):
     @property
     def failures(self) -> Sized:
         """known to be unusable"""
+
+
+def is_alone(workers: int | None, most_cpus: int, address: str | None) -> bool:
+    """Return whether a run on this machine has one worker, which this process can be: then Ray is not needed.
+
+    workers: asked for; most_cpus: of a worker without a GPU.
+    """
+    if has_cluster(address):
+        return False
+    if workers is None:
+        import torch
+
+        workers = torch.cuda.device_count() or max(cores() // most_cpus, 1)
+    return workers == 1
 
 
 def has_gpu(device: str | None, joined: bool) -> bool:
@@ -192,7 +214,7 @@ class _Slot:
 class Here:
     """The one worker of a run that needs no Ray: this process. It has the functions of `WorkerPool` that runs call."""
 
-    def __init__(self, worker: type, options: Any, failed: Callable[[int, str], Any], lighter: str) -> None:
+    def __init__(self, worker: type, options: Any, failed: Callable[[int, str], Any], lighter: str = _FEWER) -> None:
         """The arguments are those of `WorkerPool`."""
         self._worker, self._failed, self._lighter = worker(options), failed, lighter
 
@@ -210,16 +232,46 @@ class Here:
         return answer
 
     def run(self, tasks: Iterable[Task], count: int, advance: Advance) -> Iterator[Any]:
-        """Yield the outcome of every task; `count` is 1. An error other than too little memory ends the run."""
+        """Yield the outcome of every task, as `WorkerPool.run` does; `count` is 1."""
+        errors = 0
         for task in tasks:
-            try:
-                outcome = self._worker.run(task)
-            except Exception as error:
-                if not _without_memory(error):
-                    raise
-                outcome = self._failed(task.shard, f"shard {task.shard}: {first_line(error)}: {self._lighter}")
-            advance(len(task.rows) + len(task.failures))
+            with self._watched(task, advance):
+                outcome = self._outcome(task)
+            errors = errors + 1 if outcome.error else 0
             yield outcome
+            if errors == _SAME_ERRORS:
+                return
+
+    def _outcome(self, task: Task) -> Any:
+        try:
+            return self._worker.run(task)
+        except Exception as error:
+            why = f"shard {task.shard}: {type(error).__name__}: {first_line(error)}"
+            if _without_memory(error):
+                return self._failed(task.shard, f"{why}: {self._lighter}")
+            traceback.print_exc(file=sys.stderr)  # a defect
+            return self._failed(task.shard, why)
+
+    @contextmanager
+    def _watched(self, task: Task, advance: Advance) -> Iterator[None]:
+        """Report how many rows of a task are finished while this block runs, and the others at its end."""
+        total, shown, done = len(task.rows) + len(task.failures), 0, threading.Event()
+
+        def watch() -> None:
+            nonlocal shown
+            while not done.wait(_LOOK):
+                finished = min(self._worker.finished(), total)
+                advance(max(finished - shown, 0))
+                shown = max(finished, shown)
+
+        thread = threading.Thread(target=watch, name="progress", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+        advance(total - shown)
 
 
 class WorkerPool:
@@ -231,7 +283,7 @@ class WorkerPool:
         options: Any,
         gpu: bool,
         failed: Callable[[int, str], Any],
-        lighter: str = "try fewer --workers",
+        lighter: str = _FEWER,
         *,
         joined: bool,
         by_threads: bool = False,
