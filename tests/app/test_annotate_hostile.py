@@ -85,7 +85,7 @@ def test_a_forged_origin_changes_nothing(place: Place) -> None:
     client = place.visit("Ann")
     work(client)
     before = place.count()
-    assert len(posts(place)) == 10
+    assert len(posts(place)) == 12
     for address in posts(place):
         for headers in ({"Origin": "http://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}):
             assert client.post(address, json={}, headers=headers).status_code == 403, address
