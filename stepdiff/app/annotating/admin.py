@@ -41,7 +41,7 @@ _FRESH = 2.0  # seconds for which figures of agreement are kept
 First = Annotated[int, Query(ge=0, le=2**31, description="first row")]
 Form = Literal["answers", "csv", "diffcap", "diffrank", "label-studio", "label-studio-config"]
 FILES = {"answers": "answers.jsonl", "csv": "answers.csv", "diffcap": "diffcap.jsonl", "diffrank": "diffrank.jsonl"}
-COLUMNS = {"name": "Name", "done": "Done", "training": "Training", "open": "Open", "seconds": "Median s"}
+COLUMNS = {"name": "Name", "done": "Done", "training": "Training", "open": "Open", "seconds": "Seconds"}
 COLUMNS |= {"distance": "Distance", "gold": "Gold", "flags": "Flags"}
 """of the table of people, which is sorted by any of them"""
 Column = Literal["name", "done", "training", "open", "seconds", "distance", "gold", "flags"]
@@ -165,9 +165,7 @@ def router(site: Site, path: Path, annotating: Annotating) -> APIRouter:
         with annotating.database.read() as connection:
             every, left_out = list(answers.collected(connection)), len(answers.excluded(connection))
         if not every and not form.startswith("label-studio"):
-            why = (
-                f"all {left_out:,} answers are of excluded people" if left_out else "nobody has submitted an answer yet"
-            )
+            why = f"all {left_out:,} answers are of excluded people" if left_out else "nobody submitted an answer yet"
             raise StepDiffError(f"{why}: there is nothing to export")
         folder = tempfile.TemporaryDirectory(prefix="stepdiff-export-")
         out, collected = Path(folder.name) / FILES[form], Path(folder.name) / "collected.jsonl"
