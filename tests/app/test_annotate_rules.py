@@ -402,8 +402,11 @@ def test_an_answer_appears_once_as_it_was_submitted_last(made: Callable[..., Any
     assert found.differences["Visuals"].text == "brighter"
 
 
-def test_pairs_of_an_excluded_person_go_to_others_and_count_again_later(tmp_path: Path) -> None:
-    annotating = opened(write_task(tmp_path, names(2), people=1))
+@pytest.mark.full
+def test_pairs_of_an_excluded_person_go_to_others_and_count_again_later(
+    new_url: Callable[[str], str], tmp_path: Path
+) -> None:
+    annotating = opened(write_task(tmp_path, names(2), people=1), new_url("excluded"))
     with annotating.database.write() as connection:
         admin = people.named(connection, people.ADMIN)
         ann, bob, cid = (people.add(connection, name, 0.0)[0] for name in ("Ann", "Bob", "Cid"))
@@ -432,6 +435,9 @@ def test_pairs_of_an_excluded_person_go_to_others_and_count_again_later(tmp_path
     assert acts == [("excluded", admin.id, {"id": ann.id}), ("included", admin.id, {"id": ann.id})]
     change(people.exclude, bob)
     assert all_of(annotating, cid) == [], "Ann's answer keeps the place that Bob's loses"
+    with annotating.database.read() as connection:
+        assert answers.own_progress(connection, ann.id, 1)[:2] == (2, 2)
+        assert answers.totals(connection, 1)["submitted"] == 3
     annotating.database.close()
 
 
