@@ -29,12 +29,7 @@ def router(site: Site) -> APIRouter:
         key: Key, frames: Annotated[int, Query(ge=1, le=16)] = 8, height: Annotated[int, Query(ge=32, le=480)] = 90
     ) -> FileResponse:
         """Frames of the clip, side by side, as JPEG; one frame is a thumbnail."""
-
-        def make(file: Path, start: float, end: float, out: Path) -> None:
-            filmstrip(file, start, end, frames, height, out)
-
-        path = clip_file(site, key, f"strip of {frames}, {height}", ".jpg", make)
-        return FileResponse(path, media_type="image/jpeg", headers=_HEADERS)
+        return clip_strip(site, key, frames, height)
 
     return routes
 
@@ -42,6 +37,16 @@ def router(site: Site) -> APIRouter:
 def clip_video(site: Site, key: str) -> FileResponse:
     """Return a clip as MP4. UnknownError: the store has no such clip, or no file of it."""
     return FileResponse(clip_file(site, key, "video", ".mp4", cut), media_type="video/mp4", headers=_HEADERS)
+
+
+def clip_strip(site: Site, key: str, frames: int, height: int) -> FileResponse:
+    """Return frames of a clip, side by side, as JPEG. Raises as `clip_video`."""
+
+    def make(file: Path, start: float, end: float, out: Path) -> None:
+        filmstrip(file, start, end, frames, height, out)
+
+    path = clip_file(site, key, f"strip of {frames}, {height}", ".jpg", make)
+    return FileResponse(path, media_type="image/jpeg", headers=_HEADERS)
 
 
 def clip_file(site: Site, key: str, kind: str, suffix: str, make: Callable[[Path, float, float, Path], None]) -> Path:

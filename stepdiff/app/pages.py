@@ -9,10 +9,24 @@ import jinja2
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
+from markdown_it import MarkdownIt  # a dependency of rich, which every install has
+from markupsafe import Markup
 from pydantic_core import to_jsonable_python
 from starlette.exceptions import HTTPException
 
 from stepdiff.app.site import FieldError, RefusedError, Site, UnknownError
+
+_MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
+
+
+def markdown(text: str) -> Markup:
+    """Return Markdown as HTML: HTML in it stays text, and a heading is one level lower, because a page has one h1."""
+    tokens = _MARKDOWN.parse(text)
+    for token in tokens:
+        if token.type in ("heading_open", "heading_close"):
+            token.tag = f"h{min(int(token.tag[1]) + 1, 6)}"
+    return Markup(_MARKDOWN.renderer.render(tokens, _MARKDOWN.options, {}))
+
 
 _HERE = Path(__file__).parent
 STATIC = _HERE / "static"
@@ -23,6 +37,7 @@ _TEMPLATES = jinja2.Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
+_TEMPLATES.filters["markdown"] = markdown
 plain = partial(to_jsonable_python, inf_nan_mode="null")
 """(record) -> the record as JSON values; numbers that JSON does not have are null"""
 

@@ -70,7 +70,11 @@ def _list(options: PeopleOptions, people: Any, connection: "Connection") -> list
 
     done = {person: progress.submitted for person, progress in answers.progress(connection).items()}
     return [
-        {"name": one.name, "state": "revoked" if one.revoked else one.role, "submitted": done.get(one.id, 0)}
+        {
+            "name": one.name,
+            "state": "excluded" if one.excluded is not None else "revoked" if one.revoked else one.role,
+            "submitted": done.get(one.id, 0),
+        }
         for one in people.everyone(connection)
     ]
 

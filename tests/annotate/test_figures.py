@@ -6,6 +6,7 @@ import re
 from collections import Counter, defaultdict
 from pathlib import Path
 from statistics import fmean, median
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,8 +17,9 @@ from PIL import Image
 from stepdiff.annotate import agreement as command
 from stepdiff.annotate import export
 from stepdiff.annotate import statistics as statistics_command
-from stepdiff.annotate.people.agreement import Ratings, agreement, figures, from_others, two_of_three
+from stepdiff.annotate.people.agreement import Person, Ratings, agreement, figures, from_others, two_of_three
 from stepdiff.annotate.people.answers import latest, read_collected, write_answers
+from stepdiff.annotate.people.flags import flags
 from stepdiff.annotate.people.form import Answer, Difference
 from stepdiff.annotate.people.pictures import clouds_figure, scores_figure
 from stepdiff.annotate.people.statistics import BINS, Collection, aggregates, read_files, statistics_of, terms
@@ -391,3 +393,52 @@ def test_an_unusable_file_is_one_line(
     assert statistics_command.main([str(tmp_path / "a.jsonl"), "--out", str(tmp_path / "out")]) == 2
     printed = capsys.readouterr()
     assert re.search(why, printed.err) and printed.err.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+def person(**figures: Any) -> Person:
+    """A person who raises no flag, but for these figures."""
+    usual = {"annotator": "ann", "answers": 40, "rejected": 0, "seconds": 60.0, "distance": 0.8, "shared": 100}
+    return Person(**(usual | {"scored": 40, "equal": 4, "gold_scores": 10, "gold": 0.9} | figures))
+
+
+@pytest.mark.parametrize(
+    ("figures", "reasons"),
+    [
+        ({}, []),
+        ({"distance": 1.3}, []),
+        ({"distance": 1.34}, ["1.3 from the scores of others, over 100 shared scores"]),
+        ({"distance": 3.0, "shared": 19}, []),
+        ({"gold": 0.6}, ["4 of 10 gold scores are too far from the known ones"]),
+        ({"gold": 0.7}, []),
+        ({"gold": 0.0, "gold_scores": 4}, []),
+        ({"seconds": 19.0}, ["19 s a pair, others take 60 s"]),
+        ({"seconds": 20.0}, []),
+        ({"seconds": 1.0, "answers": 4}, []),
+        ({"equal": 21}, ["one score in all categories for 21 of 40 pairs"]),
+        ({"equal": 20}, []),
+        ({"scored": 4, "equal": 4}, []),
+        ({"seconds": None, "distance": None, "gold": None, "scored": 0, "equal": 0}, []),
+    ],
+)
+def test_a_figure_that_passes_a_threshold_is_a_flag_in_words(figures: dict[str, Any], reasons: list[str]) -> None:
+    one = person(**figures)
+    others = [person(annotator=name, seconds=seconds) for name, seconds in (("bob", 50.0), ("cid", 70.0))]
+    beginner = person(annotator="dan", answers=1, seconds=9000.0)
+    assert flags(one, [one, *others, beginner]) == reasons
+    assert not one.seconds or not any("s a pair" in reason for reason in flags(one, [one])), "nobody to compare with"
+
+
+def test_flags_read_figures_of_answers() -> None:
+    """Five pairs: bob gives 5 everywhere in less time, where others give 1 to one category."""
+    given = [
+        answer(f"p{pair}", name, {"Visuals": 5 if name == "bob" else 1}, seconds=5.0 if name == "bob" else 40.0)
+        for pair in range(5)
+        for name in ("ann", "bob", "cid")
+    ]
+    figures = agreement(given).annotators
+    assert {one.annotator: flags(one, figures) for one in figures} == {
+        "ann": [],
+        "bob": ["5 s a pair, others take 40 s", "one score in all categories for 5 of 5 pairs"],
+        "cid": [],
+    }
+    assert [(one.shared, one.scored, one.equal) for one in figures] == [(25, 5, 0), (25, 5, 5), (25, 5, 0)]

@@ -614,6 +614,145 @@ def test_a_revoked_person_leaves_open_work_to_others(place: Place) -> None:
     assert work(ann)["person"] == "Ann", "a new link opens the pages again"
 
 
+def people_of(page: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {row["name"]: row for row in page["people"]}
+
+
+def test_an_excluded_person_counts_nowhere_until_included_again(place: Place, tmp_path: Path) -> None:
+    ann, admin = place.visit("Ann"), place.visit("admin")
+    work(ann)
+    names = [" ".join(pair) for pair in place.pairs]
+    before = admin.get("/annotate/admin").json()
+    person = {"person": people_of(before)["Ann"]["person"]["id"]}
+    assert admin.get("/annotate/admin/export/csv").headers["Left-Out"] == "0"
+
+    assert admin.post("/annotate/admin/people/exclude", json=person).status_code == 200
+    page = admin.get("/annotate/admin").json()
+    assert (page["totals"]["submitted"], page["totals"]["complete"], page["totals"]["open"]) == (3, 0, 0)
+    assert (page["left_out"], page["agreement"]["people"], page["agreement"]["overall"]["items"]) == (3, 1, 0)
+    row = people_of(page)["Ann"]
+    assert row["excluded"] and row["done"] == 3 and row["distance"] == people_of(before)["Ann"]["distance"]
+    for form in ("answers", "csv", "label-studio"):
+        assert {own.annotator for own in collected(admin, tmp_path / form, form)} == {"Bob"}
+        assert admin.get(f"/annotate/admin/export/{form}").headers["Left-Out"] == "3"
+    assert admin.get("/annotate/admin/disagreements").json()["rows"] == []
+    shown = admin.get("/annotate/admin/pair", params={"id": names[0]}).json()
+    assert [own["annotator"] for own in shown["answers"]] == ["Bob"]
+    refused = ann.get("/annotate")
+    assert refused.status_code == 403 and "do not count" in refused.json()["error"]
+    answer(place.visit("Cid"), 5, "")
+    rows = admin.get("/annotate/admin/pairs").json()["rows"]
+    assert [row["submitted"] for row in rows[:2]] == [["Bob", "Cid"], ["Bob"]]
+    assert "Ann: excluded, 3 pairs submitted" in listed(place)
+
+    assert admin.post("/annotate/admin/people/include", json=person).status_code == 200
+    page = admin.get("/annotate/admin").json()
+    assert (page["totals"]["submitted"], page["left_out"], people_of(page)["Ann"]["excluded"]) == (7, 0, None)
+    assert admin.get("/annotate/admin/pairs").json()["rows"][0]["submitted"] == ["Ann", "Bob", "Cid"]
+    assert work(ann)["person"] == "Ann"
+
+
+def listed(place: Place) -> list[str]:
+    run = [sys.executable, "-m", "stepdiff.app.people", "list", "--annotate", str(place.task)]
+    return subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+def test_the_table_of_people_is_sorted(place: Place) -> None:
+    answer(place.visit("cid"), 5, "")
+    place.visit("Ben")
+    admin = place.visit("admin")
+
+    def order(**query: str) -> list[str]:
+        return [row["name"] for row in admin.get("/annotate/admin", params=query).json()["people"]]
+
+    assert order() == ["Ann", "Bob", "cid", "Ben"]
+    assert order(sort="name") == ["Ann", "Ben", "Bob", "cid"]
+    assert order(sort="done", falling="true") == ["Ann", "Bob", "cid", "Ben"]
+    assert order(sort="done") == ["Ben", "cid", "Ann", "Bob"]
+    assert order(sort="seconds")[-1] == order(sort="seconds", falling="true")[-1] == "Ben", "no figure, so the last"
+    assert admin.get("/annotate/admin", params={"sort": "token"}).status_code == 422
+
+
+def test_thumbnails_are_those_of_pairs_and_of_the_admin(place: Place, clips: list[str]) -> None:
+    admin, (reference, _) = place.visit("admin"), place.pairs[0]
+    page = admin.get("/annotate/admin/pairs", headers={"Accept": "text/html"}).text
+    assert f'src="/annotate/admin/thumbnail/{reference}"' in page
+    thumbnail = admin.get(f"/annotate/admin/thumbnail/{reference}")
+    assert thumbnail.headers["content-type"] == "image/jpeg" and thumbnail.content[:2] == b"\xff\xd8"
+    others = set(clips) - {clip for pair in place.pairs for clip in pair}
+    assert admin.get(f"/annotate/admin/thumbnail/{min(others)}").status_code == 404
+    assert place.visit("Ann").get(f"/annotate/admin/thumbnail/{reference}").status_code == 401
+
+
+def test_people_are_sorted_excluded_and_included_with_the_keyboard(
+    serve: Callable[..., Server], browser: "Browser", world: Path, tmp_path: Path
+) -> None:
+    axe: Any = pytest.importorskip("axe_playwright_python.sync_playwright")
+    place = Place(world, tmp_path, people=2)
+    for name, count in (("Ann", 1), ("Bob", 0), ("Hasty Kim", 6)):
+        person = place.visit(name)
+        for _ in range(count):
+            answer(person, 5, "")
+    place.database.close()
+    url = serve("--annotate", str(place.task)).url
+    with browser.new_context(viewport={"width": 1280, "height": 720}) as context:
+        page = context.new_page()
+        page.goto(link(place.task, url, "admin")[0])
+        page.wait_for_url("**/annotate/admin")
+        names = page.locator("[data-person] th")
+
+        def press(key: str) -> None:
+            """Press a key that loads another page, and wait for its script."""
+            with page.expect_navigation():
+                page.keyboard.press(key)
+            page.wait_for_function("() => document.activeElement !== document.body")
+
+        def tab_to(text: str) -> None:
+            for _ in range(60):
+                page.keyboard.press("Tab")
+                if page.evaluate("() => document.activeElement.textContent").startswith(text):
+                    return
+            raise AssertionError(f"the keyboard does not reach {text}")
+
+        assert names.all_inner_texts() == ["Ann", "Bob", "Hasty Kim"]
+        tab_to("Flags")
+        press("Enter")
+        assert names.all_inner_texts()[0] == "Hasty Kim"
+        flags = page.locator("[data-person]").first.locator(".annotate-flags li").all_inner_texts()
+        assert flags == ["⚑ one score in all categories for 6 of 6 pairs"]
+        assert page.evaluate("() => document.activeElement.parentElement.ariaSort") == "descending"
+        press("Enter")
+        assert names.all_inner_texts()[-1] == "Hasty Kim"
+        press("Enter")
+        tab_to("Exclude")
+        press("Enter")
+        assert page.locator("[data-person]").first.get_by_text("✗ excluded").is_visible()
+        assert page.evaluate("() => document.activeElement.textContent") == "Include"
+        assert page.get_by_text("The files leave out 6 answers of excluded people.").is_visible()
+        assert names.all_inner_texts()[0] == "Hasty Kim", "the order stays"
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+            violations = axe.Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
+            assert [own["id"] for own in violations if own["impact"] in ("serious", "critical")] == []
+        press("Enter")
+        assert page.evaluate("() => document.activeElement.textContent") == "Exclude"
+        assert page.get_by_text("✗ excluded").count() == 0
+
+
+def test_guidelines_are_markdown_of_a_file_and_html_in_them_stays_text(world: Path, tmp_path: Path) -> None:
+    text = "# Tools\n\nA fork is *no* whisk.\n\n- one\n- two\n\n"
+    hostile = "<script>alert(1)</script> [x](javascript:alert(2)) ![y](https://evil.example/y.png)"
+    place = Place(world, tmp_path)
+    place.database.close()
+    (tmp_path / "guidelines.md").write_text(text + hostile)
+    place.task.write_text(place.task.read_text() + "guidelines: {file: guidelines.md}\n")
+    place = Place(world, tmp_path, task=place.task)
+    page = place.visit("Ann").get("/annotate/guidelines", headers={"Accept": "text/html"}).text
+    assert "<h2>Tools</h2>\n<p>A fork is <em>no</em> whisk.</p>\n<ul>\n<li>one</li>" in page
+    assert "&lt;script&gt;alert(1)" in page and "<script>alert" not in page
+    assert 'href="javascript' not in page and "<img" not in page
+
+
 def test_people_are_added_listed_and_revoked_by_command(world: Path, tmp_path: Path) -> None:
     place = Place(world, tmp_path)
 

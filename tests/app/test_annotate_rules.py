@@ -57,7 +57,7 @@ class Held:
 
 
 class Rules(RuleBasedStateMachine):
-    """People ask for pairs, save, submit, undo, go away, and are revoked."""
+    """People ask for pairs, save, submit, undo, go away, are revoked, excluded and included again."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,6 +66,7 @@ class Rules(RuleBasedStateMachine):
         self.held: list[Held] = []
         self.changes = 0
         self.people: dict[str, Person] = {}
+        self.excluded: set[str] = set()
 
     @initialize(pairs=st.integers(1, 3), per_pair=st.integers(1, 2), known=st.integers(0, 1))
     def begin(self, pairs: int, per_pair: int, known: int) -> None:
@@ -88,7 +89,8 @@ class Rules(RuleBasedStateMachine):
         assert before == after
 
     def taken(self, pair: str) -> int:
-        return sum(own.pair == pair and own.kind == "work" and own.state != "expired" for own in self.held)
+        held = [own for own in self.held if own.pair == pair and own.kind == "work" and own.state != "expired"]
+        return sum(own.person not in self.excluded for own in held)
 
     def full(self, pair: str) -> bool:
         return self.taken(pair) >= self.per_pair
@@ -105,8 +107,16 @@ class Rules(RuleBasedStateMachine):
     @rule(name=st.sampled_from(["Ann", "Bob", "Cid"]))
     def ask(self, name: str) -> None:
         now = self.clock()
-        with self.annotating.database.write() as connection:
-            found = self.annotating.assigner.next(connection, self.people[name], now)
+
+        def change() -> work.Assignment | None:
+            with self.annotating.database.write() as connection:
+                return self.annotating.assigner.next(connection, self.people[name], now)
+
+        if name in self.excluded:
+            with pytest.raises(RefusedError):
+                change()
+            return
+        found = change()
         for own in self.held:
             if own.state == "open" and own.person != name and now - own.touched > LIMIT:
                 if own.answered:
@@ -167,7 +177,10 @@ class Rules(RuleBasedStateMachine):
             with self.annotating.database.write() as connection:
                 work.save(connection, assigner, self.people[name], own.id, Save(number=number, changes=text), now)
 
-        if own.person != name:
+        if name in self.excluded:
+            with pytest.raises(RefusedError):
+                change()
+        elif own.person != name:
             with pytest.raises(UnknownError):
                 change()
         elif own.state == "submitted" or (own.state == "expired" and own.kind == "work" and self.full(own.pair)):
@@ -197,7 +210,8 @@ class Rules(RuleBasedStateMachine):
                 sent = Submission(number=number, changes=FULL, rejected=reason, seconds=9.0)
                 return work.submit(connection, self.annotating.assigner, sender, own.id, sent, now)
 
-        if before == "submitted" or (before == "expired" and own.kind == "work" and self.full(own.pair)):
+        gone = before == "submitted" or (before == "expired" and own.kind == "work" and self.full(own.pair))
+        if gone or own.person in self.excluded:
             with pytest.raises(RefusedError):
                 change()
             return
@@ -215,7 +229,7 @@ class Rules(RuleBasedStateMachine):
             with self.annotating.database.write() as connection:
                 return work.undo(connection, self.annotating.assigner, self.people[name], self.clock())
 
-        if not done or done[-1].kind == "training":
+        if not done or done[-1].kind == "training" or name in self.excluded:
             with pytest.raises(RefusedError):
                 change()
         else:
@@ -226,8 +240,24 @@ class Rules(RuleBasedStateMachine):
     def revoke(self, name: str) -> None:
         with self.annotating.database.write() as connection:
             people.revoke(connection, self.people[name], self.clock())
+        self.return_open(name)
+
+    def return_open(self, name: str) -> None:
         for own in self.mine(name, "open"):
             own.state = "submitted" if own.answered else "expired"
+
+    @rule(name=st.sampled_from(["Ann", "Bob", "Cid"]))
+    def exclude(self, name: str) -> None:
+        with self.annotating.database.write() as connection:
+            people.exclude(connection, people.by_id(connection, self.people[name].id), self.clock(), 1)
+        self.return_open(name)
+        self.excluded.add(name)
+
+    @rule(name=st.sampled_from(["Ann", "Bob", "Cid"]))
+    def include(self, name: str) -> None:
+        with self.annotating.database.write() as connection:
+            people.include(connection, people.by_id(connection, self.people[name].id), self.clock(), 1)
+        self.excluded.discard(name)
 
     @rule(seconds=st.sampled_from([1.0, 60.0, LIMIT / 2 + 1, LIMIT + 1, -1.0, -LIMIT]))
     def wait(self, seconds: float) -> None:
@@ -241,8 +271,18 @@ class Rules(RuleBasedStateMachine):
             (own.id, own.state, own.touched, own.number) for own in self.held
         ]
         assert len({(row.person, row.pair) for row in rows}) == len(rows)
-        for pair in self.work:
-            assert self.taken(identity(pair)) <= self.per_pair
+        with self.annotating.database.read() as connection:
+            taken = dict(map(tuple, connection.execute(select(tables.pairs.c.pair, tables.pairs.c.taken))))
+            counted = sorted((own.annotator, own.pair) for own in answers.collected(connection))
+            left_out = sorted((own.annotator, own.pair) for own in answers.excluded(connection))
+            totals = answers.totals(connection, self.per_pair)
+        assert taken == {tables.pair_key(identity(pair)): self.taken(identity(pair)) for pair in self.work}
+        submitted = [own for own in self.held if own.state == "submitted"]
+        assert counted == sorted((own.person, own.pair) for own in submitted if own.person not in self.excluded)
+        assert left_out == sorted((own.person, own.pair) for own in submitted if own.person in self.excluded)
+        in_work = [own for own in self.held if own.kind == "work" and own.person not in self.excluded]
+        assert totals["submitted"] == sum(own.state == "submitted" for own in in_work)
+        assert totals["complete"] == sum(self.full(identity(pair)) for pair in self.work)
 
 
 def change_again(machine: Rules, own: Held, reason: str | None) -> bool:
@@ -359,6 +399,64 @@ def test_an_answer_appears_once_as_it_was_submitted_last(made: Callable[..., Any
     with annotating.database.read() as connection:
         (found,) = answers.collected(connection)
     assert found.differences["Visuals"].text == "brighter"
+
+
+@pytest.mark.full
+def test_pairs_of_an_excluded_person_go_to_others_and_count_again_later(
+    new_url: Callable[[str], str], tmp_path: Path
+) -> None:
+    annotating = opened(write_task(tmp_path, names(2), people=1), new_url("excluded"))
+    with annotating.database.write() as connection:
+        admin = people.named(connection, people.ADMIN)
+        ann, bob, cid = (people.add(connection, name, 0.0)[0] for name in ("Ann", "Bob", "Cid"))
+        assert admin is not None
+        with pytest.raises(StepDiffError, match="only annotators are excluded"):
+            people.exclude(connection, admin, 1.0, admin.id)
+    assert (len(all_of(annotating, ann)), len(all_of(annotating, bob))) == (2, 0)
+
+    def change(act: Callable[..., None], person: Person) -> None:
+        with annotating.database.write() as connection:
+            act(connection, people.by_id(connection, person.id), 2.0, admin.id)
+
+    change(people.exclude, ann)
+    change(people.exclude, ann)  # again changes nothing
+    with pytest.raises(RefusedError, match="do not count"):
+        all_of(annotating, ann)
+    extra = taken(annotating, admin, answered(names(2)[0], "Ann"), answered(names(2)[0], "Dan"))
+    assert extra == {"answered by the same person already": 1, "taken": 1}
+    assert len(all_of(annotating, bob)) == 1, "Dan took the other pair"
+    change(people.include, ann)
+    with annotating.database.read() as connection:
+        counted = sorted((own.annotator, own.pair) for own in answers.collected(connection))
+        first, second = map(identity, names(2))
+        assert counted == [("Ann", first), ("Ann", second), ("Bob", second), ("Dan", first)]
+        acts = [(event.kind, event.person, event.data) for event in history(connection) if "cluded" in event.kind]
+    assert acts == [("excluded", admin.id, {"id": ann.id}), ("included", admin.id, {"id": ann.id})]
+    change(people.exclude, bob)
+    assert all_of(annotating, cid) == [], "Ann's answer keeps the place that Bob's loses"
+    with annotating.database.read() as connection:
+        assert answers.own_progress(connection, ann.id, 1)[:2] == (2, 2)
+        assert answers.totals(connection, 1)["submitted"] == 3
+    annotating.database.close()
+
+
+@pytest.mark.parametrize(("active", "submitted", "share"), [(1, 0, 10), (2, 0, 5), (3, 0, 4), (2, 3, 7), (4, 10, 10)])
+def test_the_share_of_a_person(tmp_path: Path, active: int, submitted: int, share: int) -> None:
+    """Ann's share of 10 pairs, also where people who are excluded or revoked could have others."""
+    annotating = opened(write_task(tmp_path, names(10), people=1))
+    with annotating.database.write() as connection:
+        everyone = [people.add(connection, f"person {number}", 0.0)[0] for number in range(active + 2)]
+        people.exclude(connection, everyone[-1], 1.0, 1)
+        people.revoke(connection, everyone[-2], 1.0, 1)
+    for number in range(submitted):
+        with annotating.database.write() as connection:
+            own = annotating.assigner.next(connection, everyone[0], 2.0)
+            sent = Submission(number=1, changes=FULL, seconds=5.0)
+            assert own is not None, number
+            work.submit(connection, annotating.assigner, everyone[0], own.id, sent, 2.0)
+    with annotating.database.read() as connection:
+        assert answers.own_progress(connection, everyone[0].id, 1)[:2] == (submitted, share)
+    annotating.database.close()
 
 
 def answered(pair: tuple[str, str], name: str) -> Answer:
@@ -599,7 +697,12 @@ def test_a_database_of_an_earlier_version_is_updated(new_url: Callable[[str], st
         before = {name: connection.execute(select(table)).all() for name, table in tables.METADATA.tables.items()}
         for index in ("assignments_of_person_by_event", "events_of_person"):
             connection.exec_driver_sql(f"DROP INDEX {index}")
-        for table, column in (("assignments", "last"), ("assignments", "done"), ("people", "written")):
+        for table, column in (
+            ("assignments", "last"),
+            ("assignments", "done"),
+            ("people", "written"),
+            ("people", "excluded"),
+        ):
             connection.exec_driver_sql(f"ALTER TABLE {table} DROP COLUMN {column}")
         connection.exec_driver_sql("ALTER TABLE adjudications RENAME COLUMN event TO at")
     annotating.database.close()

@@ -73,6 +73,12 @@ class Person:
     """median for a pair"""
     distance: float | None
     """mean distance of a score from the median of the others' scores"""
+    shared: int
+    """scores of which that is the mean: others scored the item too"""
+    scored: int
+    """pairs with scores in at least two categories"""
+    equal: int
+    """those of them with the same score in all categories"""
     gold_scores: int
     """scores of gold pairs"""
     gold: float | None
@@ -152,11 +158,14 @@ def _people(answers: Sequence[Answer], ratings: Ratings, names: Sequence[str], t
     known = ~np.isnan(apart)
     sums = np.bincount(ratings.person[known], apart[known], minlength=len(names))
     counts = np.bincount(ratings.person[known], minlength=len(names))
+    shared = dict(zip(names, map(int, counts), strict=True))
     distances = {name: float(sums[i] / counts[i]) for i, name in enumerate(names) if counts[i]}
     people = []
     for name in dict.fromkeys([*work, *close]):
         given, gold = work.get(name, []), close.get(name, [])
         seconds = [answer.seconds for answer in given if answer.seconds is not None]
+        scores = [[own.score for own in answer.differences.values()] for answer in given]
+        scored = [set(each) for each in scores if len(each) > 1]
         people.append(
             Person(
                 annotator=name,
@@ -164,6 +173,9 @@ def _people(answers: Sequence[Answer], ratings: Ratings, names: Sequence[str], t
                 rejected=sum(answer.rejected is not None for answer in given),
                 seconds=median(seconds) if seconds else None,
                 distance=distances.get(name),
+                shared=shared.get(name, 0),
+                scored=len(scored),
+                equal=sum(len(each) == 1 for each in scored),
                 gold_scores=len(gold),
                 gold=fmean(gold) if gold else None,
             )

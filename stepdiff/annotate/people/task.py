@@ -22,7 +22,7 @@ from typing import Annotated, Any
 import polars as pl
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Strict, TypeAdapter, with_config
 
-from stepdiff.annotate.people.files import checked, read_lines, read_whole
+from stepdiff.annotate.people.files import checked, read_lines, read_text, read_whole
 from stepdiff.annotate.people.form import (
     ID,
     LOWEST,
@@ -95,7 +95,7 @@ class Task(Form):
     person_mib: float = 64.0
     """most MiB of a person's changes in the database. A pair takes 1 to 3 KB as people type: 64 MiB are 20,000 pairs"""
     guidelines: str = ""
-    """more text of the guidelines page; paragraphs are separated by an empty line"""
+    """more text of the guidelines page, as Markdown"""
 
     @cached_property
     def by_id(self) -> dict[str, Pair]:
@@ -150,6 +150,15 @@ class _Check(BaseModel, extra="forbid"):
 _File = Annotated[_Check, BeforeValidator(lambda value: {"file": value} if isinstance(value, str) else value)]
 
 
+class _Guidelines(BaseModel, extra="forbid"):
+    text: Text = ""
+    file: Text | None = None
+
+
+_Given = Annotated[_Guidelines, BeforeValidator(lambda value: {"text": value} if isinstance(value, str) else value)]
+_GUIDELINES = TypeAdapter(Text).validate_python
+
+
 class _Task(BaseModel, extra="forbid"):
     pairs: Text
     categories: Annotated[tuple[_Category, ...], Field(min_length=1), AfterValidator(_different)]
@@ -162,7 +171,7 @@ class _Task(BaseModel, extra="forbid"):
     reject_reasons: Annotated[Texts, Field(min_length=1)] = REJECT_REASONS
     timeout_minutes: Positive = 30.0
     person_mib: Positive = 64.0
-    guidelines: Text = ""
+    guidelines: _Given = _Guidelines()
 
 
 _CATEGORIES = TypeAdapter(tuple[_Category, ...]).validate_python
@@ -180,7 +189,8 @@ def read_task(path: str | Path) -> Task:
         pairs=read_pairs(folder / file.pairs),
         gold=_check(file.gold, folder, names),
         training=_check(file.training, folder, names),
-        **file.model_dump(exclude={"categories", "pairs", "gold", "training"}),
+        guidelines=_guidelines(file.guidelines, folder),
+        **file.model_dump(exclude={"categories", "pairs", "gold", "training", "guidelines"}),
     )
     _refuse_repetitions(task, path)
     return task
@@ -202,6 +212,13 @@ def _category(keys: _Category, known: dict[str, Category]) -> Category:
     usual = known.get(keys.name, plain(keys.name))
     rubric = usual.rubric if keys.rubric is None else {score: keys.rubric.get(score, ()) for score in SCORES[::-1]}
     return Category(keys.name, keys.title or usual.title, rubric)
+
+
+def _guidelines(keys: _Guidelines, folder: Path) -> str:
+    if keys.file is None:
+        return keys.text
+    path = folder / keys.file
+    return checked(_GUIDELINES, read_text(path), f"{path}: ")
 
 
 def _check(keys: _Check | None, folder: Path, categories: Sequence[str]) -> Check:

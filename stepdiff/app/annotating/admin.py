@@ -3,10 +3,12 @@
 Guarantees
 - an annotator does not open the admin pages
 - only clips of the task are shown to the admin
+- answers of excluded people are in no figure and in no file
 """
 
 import tempfile
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,15 +19,18 @@ from starlette.background import BackgroundTask
 
 from stepdiff.annotate import export
 from stepdiff.annotate.people.agreement import Agreement, agreement
+from stepdiff.annotate.people.agreement import Person as FiguresOfPerson
 from stepdiff.annotate.people.answers import write_answers
+from stepdiff.annotate.people.flags import flags
 from stepdiff.annotate.people.form import ID, Answer
 from stepdiff.annotate.people.label_studio import placed_answers
 from stepdiff.app.annotating import answers, people, service
 from stepdiff.app.annotating.answers import OTHER_WAY, OwnProgress
+from stepdiff.app.annotating.events import utc
 from stepdiff.app.annotating.messages import Adjudication, Done, Faults, Import, Imported, Link, Name, Someone
 from stepdiff.app.annotating.people import Person
 from stepdiff.app.annotating.service import PATH, Annotating
-from stepdiff.app.media import clip_video
+from stepdiff.app.media import clip_strip, clip_video
 from stepdiff.app.pages import page
 from stepdiff.app.site import Site, UnknownError
 from stepdiff.common.errors import StepDiffError
@@ -36,6 +41,10 @@ _FRESH = 2.0  # seconds for which figures of agreement are kept
 First = Annotated[int, Query(ge=0, le=2**31, description="first row")]
 Form = Literal["answers", "csv", "diffcap", "diffrank", "label-studio", "label-studio-config"]
 FILES = {"answers": "answers.jsonl", "csv": "answers.csv", "diffcap": "diffcap.jsonl", "diffrank": "diffrank.jsonl"}
+COLUMNS = {"name": "Name", "done": "Done", "training": "Training", "open": "Open", "seconds": "Seconds"}
+COLUMNS |= {"distance": "Distance", "gold": "Gold", "flags": "Flags"}
+"""of the table of people, which is sorted by any of them"""
+Column = Literal["name", "done", "training", "open", "seconds", "distance", "gold", "flags"]
 FILES |= {"label-studio": "label-studio.json", "label-studio-config": "label-studio.xml"}
 
 
@@ -47,17 +56,17 @@ def router(site: Site, path: Path, annotating: Annotating) -> APIRouter:
 
     Admin = Annotated[Person, Depends(signed_in)]
     routes = APIRouter(prefix="/admin", dependencies=[Depends(signed_in)])
-    task, agreed = annotating.task, _Agreement(annotating)
+    task, agreed = annotating.task, _Current(annotating)
     clips = {clip for pair in task.by_id.values() for clip in (pair.reference, pair.candidate)}
 
     def linked(request: Request, person: Person, token: str) -> Link:
         return Link(name=person.name, address=service.link(token, site.public_url or str(request.base_url)))
 
     @routes.get("")
-    def overview(request: Request) -> Response:
-        """Progress, people and agreement."""
-        agreement = agreed.current()
-        figures = {person.annotator: person for person in agreement.annotators}
+    def overview(request: Request, sort: Column | None = None, falling: bool = False) -> Response:
+        """Progress, people, by default in the order in which they came, and agreement."""
+        figures = agreed.current()
+        agreement = figures.agreement
         with annotating.database.read() as connection:
             totals = answers.totals(connection, task.people)
             progress = answers.progress(connection)
@@ -66,22 +75,32 @@ def router(site: Site, path: Path, annotating: Annotating) -> APIRouter:
         rows = []
         for person in everyone:
             if person.role != "admin":
-                own = figures.get(person.name)
-                row = {"person": person, "progress": progress.get(person.id, OwnProgress(0, 0, 0, None))}
+                own, done = figures.people.get(person.name), progress.get(person.id, OwnProgress(0, 0, 0, None))
+                row = {"person": person, "name": person.name, "done": done.submitted, "progress": done}
+                row |= {"training": done.training, "open": done.open, "gold_scores": own.gold_scores if own else 0}
                 row |= {name: own and getattr(own, name) for name in ("seconds", "distance", "gold")}
-                rows.append(row | {"gold_scores": own.gold_scores if own else 0})
+                row["excluded"] = None if person.excluded is None else utc(person.excluded)
+                rows.append(row | {"flags": flags(own, agreement.annotators) if own else []})
+        if sort is not None:
+            rows = _sorted(rows, sort, falling)
         record = {"title": "Collection", "totals": totals, "per_pair": task.people, "people": rows}
+        record |= {"columns": COLUMNS, "sort": sort, "falling": falling, "left_out": figures.left_out}
         record |= {"agreement": agreement, "names_open": names_open, "files": FILES}
         return page(request, "annotate_admin.html", record)
 
     @routes.get("/pairs")
     def pairs(request: Request, first: First = 0) -> Response:
         """Progress of each pair, in the order of the task."""
-        shown = [pair.id for pair in task.pairs[first : first + ROWS]]
+        shown = task.pairs[first : first + ROWS]
         with annotating.database.read() as connection:
-            names = answers.people_of(connection, shown)
-        rows = [{"pair": pair, "submitted": names[pair][0], "open": names[pair][1]} for pair in shown]
+            names = answers.people_of(connection, [pair.id for pair in shown])
+        rows = [
+            {"pair": pair.id, "reference": pair.reference, "candidate": pair.candidate}
+            | {"submitted": names[pair.id][0], "open": names[pair.id][1]}
+            for pair in shown
+        ]
         record = {"title": "Pairs", "rows": rows, "per_pair": task.people, "first": first, "of": len(task.pairs)}
+        record["pictures"] = site.videos is not None
         return page(request, "annotate_pairs.html", record)
 
     @routes.get("/disagreements")
@@ -89,6 +108,7 @@ def router(site: Site, path: Path, annotating: Annotating) -> APIRouter:
         """Pairs about which people disagree, the widest spread first."""
         rows = answers.disagreements(_collected(annotating))
         record = {"title": "Disagreements", "rows": rows[first : first + ROWS], "first": first, "of": len(rows)}
+        record["pictures"] = site.videos is not None
         return page(request, "annotate_disagreements.html", record)
 
     @routes.get("/pair")
@@ -112,12 +132,22 @@ def router(site: Site, path: Path, annotating: Annotating) -> APIRouter:
         }
         return page(request, "annotate_pair.html", record)
 
-    @routes.get("/media/{clip:path}", response_class=FileResponse)
-    def media(clip: Annotated[str, InPath(max_length=1000)]) -> FileResponse:
-        """A clip of a pair of the task."""
+    def of_task(clip: Annotated[str, InPath(max_length=1000)]) -> str:
         if clip not in clips:
             raise UnknownError(f"no pair of the task has the clip {clip[:200]!r}")
+        return clip
+
+    Clip = Annotated[str, Depends(of_task)]
+
+    @routes.get("/media/{clip:path}", response_class=FileResponse)
+    def media(clip: Clip) -> FileResponse:
+        """A clip of a pair of the task."""
         return clip_video(site, clip)
+
+    @routes.get("/thumbnail/{clip:path}", response_class=FileResponse)
+    def thumbnail(clip: Clip) -> FileResponse:
+        """A frame of a clip of a pair of the task, as JPEG."""
+        return clip_strip(site, clip, frames=1, height=90)
 
     @routes.post("/adjudicate", response_model=Done, responses={400: {"model": Faults}})
     def adjudicate(sent: Adjudication, by: Admin) -> Response:
@@ -131,10 +161,12 @@ def router(site: Site, path: Path, annotating: Annotating) -> APIRouter:
 
     @routes.get("/export/{form}", response_class=FileResponse)
     def exported(form: Form) -> FileResponse:
-        """Everything that was submitted, in one of the forms."""
-        every = _collected(annotating)
+        """Everything that was submitted and counts, in one of the forms; the header Left-Out counts other answers."""
+        with annotating.database.read() as connection:
+            every, left_out = list(answers.collected(connection)), len(answers.excluded(connection))
         if not every and not form.startswith("label-studio"):
-            raise StepDiffError("nobody has submitted an answer yet: there is nothing to export")
+            why = f"all {left_out:,} answers are of excluded people" if left_out else "nobody submitted an answer yet"
+            raise StepDiffError(f"{why}: there is nothing to export")
         folder = tempfile.TemporaryDirectory(prefix="stepdiff-export-")
         out, collected = Path(folder.name) / FILES[form], Path(folder.name) / "collected.jsonl"
         try:
@@ -145,7 +177,8 @@ def router(site: Site, path: Path, annotating: Annotating) -> APIRouter:
         except BaseException:
             folder.cleanup()
             raise
-        return FileResponse(out, filename=FILES[form], background=BackgroundTask(folder.cleanup))
+        headers, cleanup = {"Left-Out": str(left_out)}, BackgroundTask(folder.cleanup)
+        return FileResponse(out, filename=FILES[form], headers=headers, background=cleanup)
 
     @routes.post("/import")
     def imported(sent: Import, by: Admin) -> Imported:
@@ -184,7 +217,37 @@ def router(site: Site, path: Path, annotating: Annotating) -> APIRouter:
             people.revoke(connection, person, annotating.clock(), by.id)
         return Done(done=f"{person.name} can no longer open the pages")
 
+    @routes.post("/people/exclude")
+    def exclude(sent: Someone, by: Admin) -> Done:
+        """Let a person's answers not count, and return their pairs to the pool."""
+        with annotating.database.write() as connection:
+            person = people.by_id(connection, sent.person)
+            people.exclude(connection, person, annotating.clock(), by.id)
+        agreed.forget()
+        return Done(done=f"the answers of {person.name} do not count")
+
+    @routes.post("/people/include")
+    def include(sent: Someone, by: Admin) -> Done:
+        """Let the answers of an excluded person count again."""
+        with annotating.database.write() as connection:
+            person = people.by_id(connection, sent.person)
+            people.include(connection, person, annotating.clock(), by.id)
+        agreed.forget()
+        return Done(done=f"the answers of {person.name} count")
+
     return routes
+
+
+def _sorted(rows: list[dict[str, Any]], column: str, falling: bool) -> list[dict[str, Any]]:
+    """Return rows by a column, those without a value last; of flags, their number counts."""
+
+    def value(row: dict[str, Any]) -> Any:
+        own = row[column]
+        return own.casefold() if isinstance(own, str) else len(own) if isinstance(own, list) else own
+
+    known = [row for row in rows if row[column] is not None]
+    unknown = [row for row in rows if row[column] is None]
+    return sorted(known, key=value, reverse=falling) + unknown
 
 
 def _collected(annotating: Annotating) -> list[Answer]:
@@ -192,17 +255,41 @@ def _collected(annotating: Annotating) -> list[Answer]:
         return list(answers.collected(connection))
 
 
-class _Agreement:
-    """The current figures of agreement, or those of up to _FRESH seconds ago."""
+@dataclass(frozen=True)
+class _Figures:
+    agreement: Agreement
+    """of the answers that count"""
+    people: dict[str, FiguresOfPerson]
+    """by name; those of an excluded person compare with everybody"""
+    left_out: int
+    """answers of excluded people"""
+
+
+class _Current:
+    """The current figures, or those of up to _FRESH seconds ago."""
 
     def __init__(self, annotating: Annotating) -> None:
         self._annotating = annotating
         self._lock = threading.Lock()
-        self._kept: tuple[float, Agreement] | None = None
+        self._kept: tuple[float, _Figures] | None = None
 
-    def current(self) -> Agreement:
+    def current(self) -> _Figures:
         with self._lock:
             now = self._annotating.clock()
             if self._kept is None or not 0 <= now - self._kept[0] < _FRESH:
-                self._kept = now, agreement(_collected(self._annotating), self._annotating.task)
+                self._kept = now, self._figures()
             return self._kept[1]
+
+    def forget(self) -> None:
+        """Compute the figures again at the next request."""
+        with self._lock:
+            self._kept = None
+
+    def _figures(self) -> _Figures:
+        task = self._annotating.task
+        with self._annotating.database.read() as connection:
+            counted, others = list(answers.collected(connection)), answers.excluded(connection)
+        agreed = agreement(counted, task)
+        everybody = agreement([*counted, *others], task).annotators if others else []
+        people = {person.annotator: person for person in (*everybody, *agreed.annotators)}
+        return _Figures(agreed, people, len(others))

@@ -1,7 +1,7 @@
 """Collected answers: progress, disagreements and their decisions, and answers of other tools.
 
 Guarantees
-- an answer appears once, as it was submitted last
+- an answer appears once, as it was submitted last; those of excluded people do not appear and are counted
 - imported answers keep the rules of the form and those of assignment; importing a file twice changes nothing
 """
 
@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from statistics import median, median_high
 from typing import Any
 
-from sqlalchemy import Connection, case, func, select
+from sqlalchemy import ColumnElement, Connection, Select, case, func, select
 
 from stepdiff.annotate.people.form import HIGHEST, Answer, Form, answer_of
 from stepdiff.annotate.people.label_studio import CORRECT, SKIPPED
@@ -57,13 +57,23 @@ class Disagreement:
 
 
 def collected(connection: Connection) -> Iterator[Answer]:
-    """Yield the submitted answers in the order of submission, and then the adjudications."""
-    submitted = assignments.c.state == "submitted"
+    """Yield the submitted answers that count in the order of submission, and then the adjudications."""
     final = select(adjudications.c.answer).order_by(adjudications.c.event)
-    rows = select(assignments.c.answer).where(submitted).order_by(assignments.c.done)
-    for query in (rows, final):
-        for row in connection.execute(query):
-            yield answer_of(json.loads(row.answer))
+    for query in (_submitted(people.c.excluded.is_(None)), final):
+        for text in connection.execute(query).scalars():
+            yield answer_of(json.loads(text))
+
+
+def excluded(connection: Connection) -> list[Answer]:
+    """Return the submitted answers of excluded people."""
+    rows = connection.execute(_submitted(people.c.excluded.is_not(None))).scalars()
+    return [answer_of(json.loads(text)) for text in rows]
+
+
+def _submitted(which: ColumnElement[bool]) -> Select[Any]:
+    """Select the submitted answers of some people, in the order of submission."""
+    rows = select(assignments.c.answer).join(people, people.c.id == assignments.c.person)
+    return rows.where(which, assignments.c.state == "submitted").order_by(assignments.c.done)
 
 
 def totals(connection: Connection, per_pair: int) -> dict[str, int]:
@@ -71,8 +81,9 @@ def totals(connection: Connection, per_pair: int) -> dict[str, int]:
     listed = pairs.c.place.is_not(None)
     complete = func.count(case((pairs.c.taken >= per_pair, 1)))
     row = connection.execute(select(func.count().label("all"), complete.label("complete")).where(listed)).one()
-    work = assignments.c.kind == "work"
-    counts = select(assignments.c.state, func.count().label("number")).where(work).group_by(assignments.c.state)
+    work = (assignments.c.kind == "work") & people.c.excluded.is_(None)
+    counts = select(assignments.c.state, func.count().label("number")).group_by(assignments.c.state)
+    counts = counts.join(people, people.c.id == assignments.c.person).where(work)
     states = {row.state: row.number for row in connection.execute(counts)}
     return {
         "pairs": row.all,
@@ -100,22 +111,27 @@ def progress(connection: Connection) -> dict[int, OwnProgress]:
 
 
 def own_progress(connection: Connection, person: int, per_pair: int) -> tuple[int, int, float | None]:
-    """Return how many pairs of work and gold a person submitted, how many are left, and median seconds of the last 50.
+    """Return how many pairs of work and gold a person submitted, the person's share, and median seconds of the last 50.
 
-    Left are the open ones, and those of the work that the person has not had and that are not complete.
+    The share is what the person submitted, and an equal part of the work that is left among all who may annotate: at
+    least the open pairs, and at most all pairs that the person may still get.
     """
     mine = (assignments.c.person == person) & (assignments.c.kind != "training")
     submitted = mine & (assignments.c.state == "submitted")
     count = connection.execute(select(func.count()).where(submitted)).scalar_one()
     begun = connection.execute(select(func.count()).where(mine, assignments.c.state == "open")).scalar_one()
     free = pairs.c.place.is_not(None) & (pairs.c.taken < per_pair)
+    slots = connection.execute(select(func.coalesce(func.sum(per_pair - pairs.c.taken), 0)).where(free)).scalar_one()
+    may_annotate = (people.c.role == "annotator") & people.c.token.is_not(None) & people.c.excluded.is_(None)
+    active = connection.execute(select(func.count()).where(may_annotate)).scalar_one()
     had = select(func.count()).select_from(assignments).join(pairs, pairs.c.pair == assignments.c.pair)
     had = had.where(mine, free, assignments.c.state != "expired")
     left = connection.execute(select(func.count()).where(free)).scalar_one() - connection.execute(had).scalar_one()
     last = select(assignments.c.answer).where(submitted).order_by(assignments.c.done.desc()).limit(50)
     times = [json.loads(answer)["seconds"] for answer in connection.execute(last).scalars()]
     seconds = [time for time in times if time is not None]
-    return count, begun + left, median_high(seconds) if seconds else None
+    share = min(begun + left, max(begun, -(-(begun + int(slots)) // max(active, 1))))
+    return count, count + share, median_high(seconds) if seconds else None
 
 
 def disagreements(collected: list[Answer]) -> list[Disagreement]:
@@ -142,10 +158,11 @@ def disagreements(collected: list[Answer]) -> list[Disagreement]:
 
 
 def people_of(connection: Connection, shown: Sequence[str]) -> dict[str, tuple[list[str], list[str]]]:
-    """Return for pairs the names of the people who submitted them, and of those who work on them."""
+    """Return for pairs the names of the people who submitted them and count, and of those who work on them."""
     keys = {pair_key(pair): pair for pair in shown}
     query = select(assignments.c.pair, assignments.c.state, people.c.name)
     query = query.join(people, people.c.id == assignments.c.person).where(assignments.c.pair.in_(keys))
+    query = query.where(people.c.excluded.is_(None))
     names: dict[str, tuple[list[str], list[str]]] = {pair: ([], []) for pair in shown}
     for row in connection.execute(query.order_by(assignments.c.id)):
         if row.state in ("submitted", "open"):
@@ -238,8 +255,9 @@ def _take(connection: Connection, task: Task, answer: Answer, by: Person, now: f
     if connection.execute(select(assignments.c.id).where(mine)).first() is not None:
         return "answered by the same person already"
     kind = "gold" if answer.pair in task.gold.by_id else "training" if answer.pair in task.training.by_id else "work"
-    slot = free_slot(connection, key, task.people) if kind == "work" else None
-    if slot is None and kind == "work":
+    takes_slot = kind == "work" and person.excluded is None
+    slot = free_slot(connection, key, task.people) if takes_slot else None
+    if slot is None and takes_slot:
         return "answered by enough people already"
     record(connection, "imported", now, by.id, id=person.id, slot=slot, answer={**values, "kind": kind})
     return "taken"

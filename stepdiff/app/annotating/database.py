@@ -106,7 +106,7 @@ def _create(connection: Connection) -> None:
     """Create the tables, or bring those of an earlier version up to date."""
     known = inspect(connection)
     new = not known.has_table("events")
-    earlier = not new and "last" not in {column["name"] for column in known.get_columns("assignments")}
+    earlier = not new and "excluded" not in {column["name"] for column in known.get_columns("people")}
     METADATA.create_all(connection)
     if earlier:
         rebuild(connection)

@@ -2,7 +2,8 @@
 
 The order of changes is that of events: a clock may move back. Times are for people, and for the limit of a pair.
 Unique constraints keep the rules of assignment whatever the program does: one assignment a person and pair, and one
-assignment a pair and slot, where a pair has as many slots as people annotate it.
+assignment a pair and slot, where a pair has as many slots as people annotate it. The assignments of an excluded person
+have no slots; where that person counts again, a pair may use more of them.
 
 Guarantees
 - the state is what the events make of empty tables, and a change and its event are there both or neither
@@ -20,6 +21,7 @@ from typing import Any
 from sqlalchemy import (
     BigInteger,
     Column,
+    ColumnElement,
     Connection,
     Float,
     Index,
@@ -29,6 +31,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    func,
     insert,
     select,
     update,
@@ -59,6 +62,7 @@ people = Table(
     Column("origin", String(16), nullable=False),  # link, name, import
     Column("token", String(64), unique=True),  # its SHA-256; null: no link opens the pages
     Column("revoked", Float(53)),
+    Column("excluded", Float(53)),  # null: the person's answers count
     Column("written", BigInteger, nullable=False),  # bytes of the person's events
 )
 
@@ -70,7 +74,7 @@ assignments = Table(
     Column("pair", String(64), nullable=False),  # pair_key of the id
     Column("kind", String(16), nullable=False),  # work, gold, training
     Column("left", String(16), nullable=False),  # the clip that is shown on the left: reference, candidate
-    Column("slot", Integer),  # 1 to the number of people of a pair; null: takes no place
+    Column("slot", Integer),  # from 1; null: takes no place
     Column("state", String(16), nullable=False),  # open, submitted, expired
     Column("opened", Float(53), nullable=False),
     Column("touched", Float(53), nullable=False),
@@ -264,6 +268,30 @@ def _revoked(connection: Connection, event: Event) -> None:
     connection.execute(update(people).where(people.c.id == event.data["id"]).values(token=None, revoked=event.at))
 
 
+def _excluded(connection: Connection, event: Event) -> None:
+    mine = (assignments.c.person == event.data["id"]) & assignments.c.slot.is_not(None)
+    _take_all(connection, mine, -1)
+    connection.execute(update(assignments).where(mine).values(slot=None))
+    connection.execute(update(people).where(people.c.id == event.data["id"]).values(excluded=event.at))
+
+
+def _included(connection: Connection, event: Event) -> None:
+    """Give each submitted pair of work of the person the slot after the last one in use."""
+    mine = (assignments.c.person == event.data["id"]) & (assignments.c.kind == "work")
+    mine &= assignments.c.state == "submitted"
+    other = assignments.alias()
+    last = select(func.coalesce(func.max(other.c.slot), 0)).where(other.c.pair == assignments.c.pair)
+    connection.execute(update(assignments).where(mine).values(slot=last.scalar_subquery() + 1))
+    _take_all(connection, mine, 1)
+    connection.execute(update(people).where(people.c.id == event.data["id"]).values(excluded=None))
+
+
+def _take_all(connection: Connection, which: ColumnElement[bool], slots: int) -> None:
+    """Change how many slots are in use of the pairs of some assignments."""
+    keys = select(assignments.c.pair).where(which)
+    connection.execute(update(pairs).where(pairs.c.pair.in_(keys)).values(taken=pairs.c.taken + slots))
+
+
 def _opened(connection: Connection, event: Event) -> None:
     values = _of(event.data, "kind", "left")
     _assign(connection, event, event.data["pair"], person=event.person, state="open", **values)
@@ -339,6 +367,8 @@ _KINDS: dict[str, Callable[[Connection, Event], None]] = {
     "added": _added,  # a person
     "linked": _linked,  # a person has a new link
     "revoked": _revoked,  # a person
+    "excluded": _excluded,  # a person, whose answers do not count
+    "included": _included,  # an excluded person, whose answers count again
     "opened": _opened,  # an assignment
     "saved": _saved,
     "submitted": _submitted,

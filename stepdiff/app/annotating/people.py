@@ -3,6 +3,7 @@
 Guarantees
 - the database has no token: of its 128 random bits, the SHA-256 is stored
 - a revoked or replaced token opens nothing
+- an excluded person has no open work, and their answers do not take the place of those of others
 """
 
 import secrets
@@ -34,6 +35,8 @@ class Person:
     """link, name (entered on this machine) or import"""
     active: bool
     revoked: bool
+    excluded: float | None = None
+    """since when the person's answers do not count, in seconds since 1970"""
 
 
 def checked_name(name: str) -> str:
@@ -73,6 +76,25 @@ def link(connection: Connection, person: Person, now: float, origin: Origin = "l
 def revoke(connection: Connection, person: Person, now: float, by: int | None = None) -> None:
     """End a person's link and return their open work to the pool; submitted answers stay."""
     record(connection, "revoked", now, by, id=person.id)
+    _return_open(connection, person, now, by)
+
+
+def exclude(connection: Connection, person: Person, now: float, by: int) -> None:
+    """Let the answers of an annotator not count, and return all their pairs to the pool. StepDiffError: an admin."""
+    if person.role == "admin":
+        raise StepDiffError(f"{person.name!r} does not annotate: only annotators are excluded")
+    if person.excluded is None:
+        _return_open(connection, person, now, by)
+        record(connection, "excluded", now, by, id=person.id)
+
+
+def include(connection: Connection, person: Person, now: float, by: int) -> None:
+    """Let the answers of an excluded person count again; pairs that others answered since have more answers."""
+    if person.excluded is not None:
+        record(connection, "included", now, by, id=person.id)
+
+
+def _return_open(connection: Connection, person: Person, now: float, by: int | None) -> None:
     mine = (assignments.c.person == person.id) & (assignments.c.state == "open")
     for row in connection.execute(select(assignments).where(mine).order_by(assignments.c.id)).all():
         record(connection, "expired" if row.answer is None else "restored", now, by, row.id)
@@ -114,4 +136,4 @@ def _person(connection: Connection, which: Any) -> Person | None:
 
 
 def _of(row: Any) -> Person:
-    return Person(row.id, row.name, row.role, row.origin, row.token is not None, row.revoked is not None)
+    return Person(row.id, row.name, row.role, row.origin, row.token is not None, row.revoked is not None, row.excluded)

@@ -76,7 +76,7 @@ def router(site: Site) -> APIRouter:
         with database.write() as connection:
             assignment = assigner.next(connection, person, clock())
         with database.read() as connection:
-            done, left, seconds = answers.own_progress(connection, person.id, task.people)
+            done, share, seconds = answers.own_progress(connection, person.id, task.people)
         if assignment is None:
             record = {"title": "Annotate", "person": person.name, "done": done}
             return page(request, "annotate_done.html", record)
@@ -95,7 +95,7 @@ def router(site: Site) -> APIRouter:
             "reject_reasons": task.reject_reasons,
             "most_text": FORM_TEXT,
             "done": done,
-            "of": done + left,  # those that are left for this person now: others may take them
+            "of": share,  # it grows where others do less than theirs
             "seconds": seconds,
         }
         response = page(request, "annotate.html", record)

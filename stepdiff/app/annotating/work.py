@@ -5,7 +5,9 @@ annotate it. An assignment takes one from the time it is opened until it expires
 task's time limit, and somebody asks for a pair. Its person may resume it while a slot is free.
 
 Guarantees
-- nobody has two assignments of a pair, and a pair has at most as many open or submitted ones as the task has people
+- nobody has two assignments of a pair, and nobody gets a pair that has as many open or submitted ones as the task has
+  people
+- an excluded person gets and changes nothing, and their assignments do not count
 - a pair that nobody changed for the time limit returns to the pool; a submission that was undone and left alone is
   restored
 - a save or submission that is sent again changes nothing
@@ -66,7 +68,12 @@ class Assigner:
         self._limit = task.timeout_minutes * 60
 
     def next(self, connection: Connection, person: Person, now: float) -> Assignment | None:
-        """Return the pair that a person works on: the last one, or a new one; None: nothing is left."""
+        """Return the pair that a person works on: the last one, or a new one; None: nothing is left.
+
+        Raises:
+            RefusedError: The person is excluded.
+        """
+        _refuse_excluded(connection, person)
         self._expire(connection, person, now)
         mine = assignments.c.person == person.id
         latest = assignments.c.last.desc()
@@ -166,9 +173,10 @@ class Assigner:
 
 
 def free_slot(connection: Connection, key: str, people: int) -> int | None:
-    """Return the first slot of a pair that is not in use, None where all are."""
-    used = {row.slot for row in connection.execute(select(assignments.c.slot).where(assignments.c.pair == key))}
-    return next((slot for slot in range(1, people + 1) if slot not in used), None)
+    """Return the first slot of a pair that is not in use, None where as many are as the task has people."""
+    slots = select(assignments.c.slot).where(assignments.c.pair == key, assignments.c.slot.is_not(None))
+    used = set(connection.execute(slots).scalars())
+    return None if len(used) >= people else min(set(range(1, people + 1)) - used)
 
 
 class StaleError(RefusedError):
@@ -184,7 +192,8 @@ def save(connection: Connection, assigner: Assigner, person: Person, identity: i
 
     Raises:
         StaleError: The number is not higher.
-        RefusedError: The assignment is submitted, others have finished its pair, or the person has written too much.
+        RefusedError: The assignment is submitted, others have finished its pair, or the person is excluded or has
+            written too much.
         UnknownError: The person has no such assignment.
     """
     _open(connection, assigner, person, identity, sent.number, now)
@@ -215,8 +224,9 @@ def undo(connection: Connection, assigner: Assigner, person: Person, now: float)
     """Open the last submitted assignment of a person again and return its id.
 
     Raises:
-        RefusedError: There is none, its feedback was shown, or the person has written too much.
+        RefusedError: There is none, its feedback was shown, or the person is excluded or has written too much.
     """
+    _refuse_excluded(connection, person)
     mine = (assignments.c.person == person.id) & (assignments.c.state == "submitted")
     latest = select(assignments.c.id).where(mine).order_by(assignments.c.done.desc())
     identity = connection.execute(latest.limit(1)).scalar()
@@ -253,6 +263,7 @@ def _open(
     connection: Connection, assigner: Assigner, person: Person, identity: int, number: int, now: float
 ) -> Assignment:
     """Return an assignment that may be changed by a save of a number."""
+    _refuse_excluded(connection, person)
     row = assigner.row(connection, person, identity)
     if row.state == "submitted":
         raise RefusedError("this pair is submitted already: undo that first", 409)
@@ -262,6 +273,12 @@ def _open(
     if number <= row.number:
         raise StaleError(row.number)
     return assigner.get(connection, person, identity)
+
+
+def _refuse_excluded(connection: Connection, person: Person) -> None:
+    excluded = select(people.c.excluded).where(people.c.id == person.id)
+    if connection.execute(excluded).scalar_one() is not None:
+        raise RefusedError("your answers do not count at present: ask the person who collects them", 403)
 
 
 def _refuse_over_quota(connection: Connection, task: Task, person: Person) -> None:

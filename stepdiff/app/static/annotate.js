@@ -191,6 +191,7 @@ for (const dialog of document.querySelectorAll("#reasons, #feedback"))
   dialog.addEventListener("keydown", (event) => event.stopPropagation()); // not the keys of the page
 key("ctrl+enter", "submit and go on", () => submit(null), {everywhere: true});
 key("u", "undo the last submission", undo);
+key("g", "open the guidelines", () => document.querySelector("#guidelines").click());
 key("r", "reject the pair with a reason", () => reasons.showModal());
 
 let active = 0; // when the person did something

@@ -38,7 +38,18 @@ for (const row of document.querySelectorAll("[data-person]")) {
   row.querySelector("[data-do=revoke]")?.addEventListener("click", async () => {
     if (confirm("Revoke this link? Open pairs of this person return to the pool.") && (await act("people/revoke", {person}))) location.reload();
   });
+  const button = row.querySelector("[data-do=exclude], [data-do=include]");
+  button.addEventListener("click", async () => {
+    const done = await act(`people/${button.dataset.do}`, {person});
+    if (!done) return;
+    history.replaceState(null, "", `#${row.id}`); // the page that follows begins there
+    location.reload();
+  });
 }
+
+// After a change or a new order, the keyboard goes on where it was.
+const place = location.hash && document.getElementById(location.hash.slice(1));
+(place?.querySelector("[data-do=exclude], [data-do=include]") ?? place)?.focus({preventScroll: true});
 
 function showImported({taken, leftOut, refused}, ended = "") {
   const words = [`${taken} answers taken`, ...Object.entries(leftOut).map(([why, count]) => `${count} left out: ${why}`)];
