@@ -48,7 +48,7 @@ for (const row of document.querySelectorAll("[data-person]")) {
 }
 
 // After a change or a new order, the keyboard goes on where it was.
-const place = location.hash && document.getElementById(location.hash.slice(1));
+const place = document.getElementById(location.hash.slice(1));
 (place?.querySelector("[data-do=exclude], [data-do=include]") ?? place)?.focus({preventScroll: true});
 
 function showImported({taken, leftOut, refused}, ended = "") {
