@@ -1,7 +1,7 @@
 # make demo             environment, weights, a small sample world, features, a head, and a table of scores with controls
 # make demo SEED=7      the same on a sample world of another seed, in an empty folder
 # make app              pages in a browser, on the demo's data: explore clips, ask about pairs, compare methods
-# make test             environment and the quick tests, in about twelve minutes on two cores
+# make test             environment and the quick tests, in about ten minutes on two cores
 # make test-all         all tests: browsers, clusters, kills at every step, hostile files, oracles at full size
 # make test SIMD=oldest the tests with the vector instructions of an old x86-64 processor; SIMD=avx2: those before AVX-512
 # make lint             ruff and mypy
