@@ -69,7 +69,6 @@ def main(address: str, *words: str) -> None:
             if said != (said := answer.locator(".answer").inner_text()):
                 take()
         take(2200)
-        scroll("#captions-title", 2500)
     (first, *rest), durations = zip(*pictures, strict=True)
     options = {"append_images": rest, "duration": durations, "quality": 80, "method": 6, "minimize_size": True}
     first.save("docs/pages/pair.webp", save_all=True, loop=0, **options)
