@@ -85,6 +85,17 @@ def read_moments(view: View, clips: str | Sequence[str], feature: str = "tokens"
     return Moments(vectors, np.concatenate(seconds), name)
 
 
+def has_frames(view: View) -> bool:
+    """Return whether `read_moments` can read frames of a view's clips from their tokens.
+
+    Tokens of a video language model, which have a layout, belong to no frame.
+    """
+    tokens, rule = view.features.get("tokens"), view.provenance.frames
+    if tokens is None or "layout" in view.features or "repeated" in rule:
+        return False
+    return frames_of(rule, tokens.shape[0]) > 1
+
+
 def frames_of(rule: str, tokens: int) -> int:
     """Return the frames of a clip that has so many tokens, by the rule of its view; 1 if tokens belong to no frame."""
     number = re.match(r"[1-9]\d*", rule)

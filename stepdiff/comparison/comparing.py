@@ -15,9 +15,9 @@ import polars as pl
 from featurize import job
 from featurize.manifest import Manifest, one_window
 from heads.models.language_model import pick_device
-from heads.models.public.cached import ENCODER
 from heads.models.video_lm import Say
 from retrieval import align, read_moments
+from retrieval.moments import has_frames
 from retrieval.vectors import unit
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.progress import say as report
@@ -197,9 +197,9 @@ def _are_there(model: Model, keys: Sequence[str], folder: Path) -> bool:
 def _aligned(view: View, pair: tuple[str, str]) -> tuple[tuple[list[Span], list[Span]], str]:
     """Return the seconds of each clip that look like nothing in the other, and why not to rely on them.
 
-    Of video language models the tokens of a clip belong to no frame: nothing is aligned.
+    Nothing is aligned by a view without frames, such as those of video language models.
     """
-    if view.provenance.encoder == ENCODER or _frames(view) == 1:
+    if not has_frames(view):
         return ([], []), ""
     first, second = (read_moments(view, key) for key in pair)
     alignment = align(first, second)

@@ -12,7 +12,7 @@ import numpy as np
 
 from retrieval import align, read_moments
 from retrieval.alignment import Spans
-from retrieval.moments import frames_of
+from retrieval.moments import has_frames
 from stepdiff.app.pair.alike import has
 from stepdiff.app.site import Site
 from stepdiff.common.errors import StepDiffError
@@ -80,12 +80,10 @@ def pair_alignment(site: Site, pair: Pair, preferred: str = "") -> PairAlignment
 
 
 def _view_of_frames(site: Site, pair: Pair, preferred: str) -> View | None:
-    """Return a view with tokens of frames; those of a video language model, which have a layout, belong to no frame."""
+    """Return a view with frames of both clips, the preferred one first."""
     rows = site.store.catalog("clips").rows(list(pair))
     for name in sorted(site.store.views("clips"), key=lambda name: (name != preferred, name)):
         view = site.store.view("clips", name)
-        if "tokens" not in view.features or "layout" in view.features or "repeated" in view.provenance.frames:
-            continue
-        if frames_of(view.provenance.frames, view.features["tokens"].shape[0]) > 1 and has(view, rows).all():
+        if has_frames(view) and has(view, rows).all():
             return view
     return None
