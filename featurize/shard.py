@@ -26,7 +26,7 @@ from featurize.video.picture import Crop
 from stepdiff.common.errors import StepDiffError
 from store import Feature, Provenance, Store, View
 from store.damage.withdrawal import REPAIRED
-from store.format.pool import TOKENS, pooled, pooled_view, time_steps
+from store.format.pool import TOKENS, pooled, pooled_view, square_grids
 
 _ENDS = 2  # tokens that a tokenizer sets around a text
 
@@ -46,8 +46,8 @@ def featurize_shard(task: Task, encoder: Encoder, device: str, tell: Callable[[i
     for finished, rows, values in shard.clip_batches() if task.entity == "clips" else shard.text_batches():
         if rows:
             if pool > 1:
-                steps = time_steps(values[TOKENS].shape[1], view.provenance.frames)
-                values = {**values, TOKENS: pooled(values[TOKENS], steps, pool)}
+                grids = square_grids(values[TOKENS].shape[1], view.provenance.frames)
+                values = {**values, TOKENS: pooled(values[TOKENS], grids, pool)}
             shard.keep(rows, values)
         tell(finished)
     done, order = np.unique(np.array(shard.rows, np.int64), return_index=True)
@@ -183,8 +183,8 @@ class Worker:
         """Return provenance and features of a view of the encoder, or why it cannot have one."""
         try:
             provenance, features = self._encoder.provenance(entity, dtype), self._encoder.features(entity, dtype)
-            if self._options.pool > 1:
-                provenance, features, _ = pooled_view(provenance, features, self._options.pool)
+            if self._pool > 1:
+                provenance, features, _ = pooled_view(provenance, features, self._pool)
             return provenance, features
         except StepDiffError as error:
             return str(error)
@@ -192,7 +192,7 @@ class Worker:
     def run(self, task: Task) -> Outcome:
         """Featurize and commit a shard."""
         try:
-            return featurize_shard(task, self._encoder, self._device, self._tell, self._options.pool)
+            return featurize_shard(task, self._encoder, self._device, self._tell, self._pool)
         except StepDiffError as error:
             return Outcome(task.shard, error=str(error))
         finally:
@@ -216,4 +216,12 @@ class Worker:
         import torch
 
         torch.set_num_threads(self._cpus)
-        return load(self._options.encoder, self._options.weights, self._device, **self._options.choices())
+        encoder = load(self._options.encoder, self._options.weights, self._device, **self._options.choices())
+        if encoder.pools:
+            encoder.pool = self._options.pool
+        return encoder
+
+    @property
+    def _pool(self) -> int:
+        """The squares of patches that are averaged after the encoder."""
+        return 1 if self._encoder.pools else self._options.pool

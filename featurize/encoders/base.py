@@ -55,6 +55,9 @@ class Encoder(ABC):
     """Pixels of the square that is fed; 0 where clips are not encoded."""
     resample: Resample = "bicubic"
     """Filter of the resize."""
+    pools: ClassVar[bool] = False
+    """Whether it averages its tokens itself, over squares of `pool` patches a side."""
+    pool: int = 1
     max_tokens: int | None = 0
     """Tokens of a text that are seen, None for all; 0 where texts are not encoded."""
     source: str | None = None

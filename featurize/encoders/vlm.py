@@ -8,6 +8,9 @@
 A clip is a video where the processor takes several videos in a prompt, else T images. N is the most tokens that a clip
 of ordinary aspect has; a clip with more fails.
 
+Tokens of a model whose processor makes more of them of a larger frame are pooled (`pool`) as if the frames were
+smaller: the layout has the height and width of frames that make as many.
+
 Guarantees
 - no tensor of the language model is loaded
 - tokens are those that the whole model computes of the same frames, padded; they do not depend on other
@@ -28,6 +31,7 @@ from featurize.encoders.folder import load_model, quiet_loading
 from featurize.video.picture import Bounded, Picture
 from stepdiff.common.errors import StepDiffError
 from store import Feature
+from store.format.pool import Grids, pooled, pooled_layer
 
 PIXELS = 448**2  # of a frame that the processor is given, at most, by default
 _ASPECTS = (1, 4 / 3, 16 / 9, 2.4)  # of the frames that decide N, and their inverses
@@ -39,6 +43,7 @@ class Vlm(Encoder):
     name = "vlm"
     entities = ("clips",)
     choices = ("frames", "pixels")
+    pools = True
     wanted = "a transformers folder of a video language model, or a hub id such as Qwen/Qwen3-VL-4B-Instruct"
 
     def __init__(self, weights: Path, device: torch.device, frames: int = FRAMES, pixels: int = PIXELS) -> None:
@@ -68,9 +73,14 @@ class Vlm(Encoder):
         names = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
         self._placeholders = [getattr(config, name) for name in names if getattr(config, name, None) is not None]
         self._video = self._takes_videos()
-        sizes = [round((pixels * ratio) ** 0.5) for aspect in _ASPECTS for ratio in (aspect, 1 / aspect)]
-        shapes = {(height, pixels // height) for height in sizes}
-        self._most = max(self._count(self._inputs(np.zeros((frames, *shape, 3), np.uint8))) for shape in shapes)
+        self._shrunk: dict[tuple[int, int], tuple[int, int]] = {}
+
+    @cached_property
+    def _most(self) -> int:
+        """N. StepDiffError: `pool` is not for this model."""
+        heights = [round((self._pixels * ratio) ** 0.5) for aspect in _ASPECTS for ratio in (aspect, 1 / aspect)]
+        shapes = {(height, self._pixels // height) for height in heights}
+        return max(self._count(self._blank(self._shrink(shape) if self.pool > 1 else shape)) for shape in shapes)
 
     @property
     def picture(self) -> Picture:
@@ -92,7 +102,7 @@ class Vlm(Encoder):
 
     @property
     def layer(self) -> str:  # type: ignore[override]
-        return self._probed[0]
+        return pooled_layer(self._probed[0], self.pool)
 
     def features(self, entity: str, dtype: str = "float16") -> dict[str, Feature]:
         self.check_entity(entity)
@@ -114,13 +124,16 @@ class Vlm(Encoder):
         expected = self._count(inputs)
         if len(tokens) != expected:
             raise StepDiffError(f"the model made {len(tokens)} tokens of it, and its processor expects {expected}")
-        if expected > self._most:
+        shape = frames.shape[1:3]
+        if self.pool > 1:
+            tokens, shape = pooled(tokens[None], self._grids(inputs)[0], self.pool)[0], self._shrink(shape)
+        if len(tokens) > self._most:
             raise StepDiffError(
-                f"frames of {frames.shape[2]} x {frames.shape[1]} pixels make {expected} tokens, and the view holds "
+                f"frames of {frames.shape[2]} x {frames.shape[1]} pixels make {len(tokens)} tokens, and the view holds "
                 f"{self._most} of a clip: crop the video"
             )
-        padded = np.pad(tokens, ((0, self._most - expected), (0, 0)))
-        layout = np.array([expected, *frames.shape[1:3], *seconds], np.float32)
+        padded = np.pad(tokens, ((0, self._most - len(tokens)), (0, 0)))
+        layout = np.array([len(tokens), *shape, *seconds], np.float32)
         return {"tokens": padded, "layout": layout}
 
     def _inputs(self, *clips: UInt8[np.ndarray, "T H W 3"]) -> dict[str, Any]:
@@ -142,6 +155,40 @@ class Vlm(Encoder):
             key: value.to(self._device) if isinstance(value, torch.Tensor) else value
             for key, value in self._processor(**given, return_tensors="pt").items()
         }
+
+    def _blank(self, shape: tuple[int, int]) -> dict[str, Any]:
+        """Return the processor's output for a blank clip."""
+        return self._inputs(np.zeros((self.frames, *shape, 3), np.uint8))
+
+    def _grids(self, inputs: dict[str, Any]) -> tuple[Grids, int]:
+        """Return the grids of a clip's tokens, and the side of a token's square of pixels.
+
+        Raises StepDiffError: the model has no grids that follow the size of the frames.
+        """
+        kind = "video" if self._video else "image"
+        patches, processor = inputs.get(f"{kind}_grid_thw"), getattr(self._processor, f"{kind}_processor")
+        merged = getattr(processor, "merge_size", None)
+        if patches is None or merged is None:
+            raise StepDiffError(
+                "--pool is for models whose tokens follow the size of the frames, such as Qwen3-VL: give "
+                f"{type(self._processor).__name__} fewer --frames, or --dtype int8"
+            )
+        _, down, across = (patches[0] // merged).tolist()
+        return (int(patches[:, 0].sum()), down, across), processor.patch_size * merged
+
+    def _shrink(self, shape: tuple[int, int]) -> tuple[int, int]:
+        """Return height and width of frames that make as many tokens as pooled ones. StepDiffError: there are none."""
+        if shape not in self._shrunk:
+            (steps, rows, columns), side = self._grids(self._blank(shape))
+            down, across = -(-rows // self.pool), -(-columns // self.pool)
+            smaller = down * side, across * side
+            if self._grids(self._blank(smaller))[0] != (steps, down, across):
+                raise StepDiffError(
+                    f"--pool {self.pool} leaves {down} x {across} tokens of {rows} x {columns}, fewer than "
+                    f"{type(self._processor).__name__} makes of any frame: give a smaller --pool"
+                )
+            self._shrunk[shape] = smaller
+        return self._shrunk[shape]
 
     def _takes_videos(self) -> bool:
         """Return whether the processor takes two videos in one prompt: some take none, Molmo2 takes one."""

@@ -65,14 +65,14 @@ def pool(options: PoolOptions) -> Derived:
     old = store.view(options.entity, options.view, check="always")
     if options.pool < 2:
         raise StepDiffError(f"--pool {options.pool} averages nothing: give 2 or more")
-    provenance, features, steps = pooled_view(old.provenance, old.features, options.pool)
+    provenance, features, grids = pooled_view(old.provenance, old.features, options.pool)
     before, dtype = old.features[TOKENS].dtype, options.dtype or old.features[TOKENS].dtype
     if (before, dtype) != ("float32", "float32"):  # the old view's tokens were rounded before they are averaged
         provenance = replace(provenance, dtypes=_made_from(old, TOKENS, dtype).dtypes)
     features[TOKENS] = replace(features[TOKENS], dtype=dtype)
 
     def averaged(values: Values) -> Values:
-        return {**values, TOKENS: pooled(values[TOKENS], steps, options.pool)}
+        return {**values, TOKENS: pooled(values[TOKENS], grids, options.pool)}
 
     return _derive(options, store, old, provenance, features, TOKENS, "pooled", averaged)
 

@@ -14,7 +14,7 @@ from stepdiff.common.errors import StepDiffError
 from store import Batches, Feature, Provenance, Store, View
 from store.__main__ import main
 from store.catalog.forgotten import read_forgotten
-from store.format.pool import pool_of, pooled, pooled_view, time_steps, unpooled
+from store.format.pool import pool_of, pooled, pooled_view, square_grids, unpooled
 from store.format.quantise import dequantise, quantise
 from store.verbs.derive import Derived, requantise
 from store.verbs.options import RequantiseOptions
@@ -171,7 +171,7 @@ def tokens() -> np.ndarray:
 
 
 def test_each_pooled_token_is_the_mean_of_neighbouring_patches_of_one_frame(tokens: np.ndarray) -> None:
-    means = pooled(tokens, FRAMES, 2)
+    means = pooled(tokens, (FRAMES, 4, 4), 2)
     assert means.shape == (3, FRAMES * 2 * 2, 5) and means.dtype == np.float32
     grid, small = tokens.reshape(3, FRAMES, 4, 4, 5), means.reshape(3, FRAMES, 2, 2, 5)
     for frame in range(FRAMES):
@@ -179,8 +179,18 @@ def test_each_pooled_token_is_the_mean_of_neighbouring_patches_of_one_frame(toke
             for x in range(2):
                 patches = grid[:, frame, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2]
                 np.testing.assert_allclose(small[:, frame, y, x], patches.mean((1, 2)), rtol=1e-5, atol=1e-6)
-    assert pooled(tokens[1:2], FRAMES, 2).tobytes() == means[1].tobytes(), "of the row only"
-    np.testing.assert_allclose(pooled(tokens, FRAMES, 4)[:, 0], grid[:, 0].mean((1, 2)), rtol=1e-5, atol=1e-6)
+    assert pooled(tokens[1:2], (FRAMES, 4, 4), 2).tobytes() == means[1].tobytes(), "of the row only"
+    np.testing.assert_allclose(pooled(tokens, (FRAMES, 4, 4), 4)[:, 0], grid[:, 0].mean((1, 2)), rtol=1e-5, atol=1e-6)
+
+
+def test_the_edges_of_a_grid_are_means_of_the_patches_that_there_are(tokens: np.ndarray) -> None:
+    grids = (FRAMES // 2, 4, 8)
+    means = pooled(tokens, grids, 3).reshape(3, FRAMES // 2, 2, 3, 5)
+    grid = tokens.reshape(3, *grids, 5)
+    for y in range(2):
+        for x in range(3):
+            patches = grid[:, :, 3 * y : 3 * y + 3, 3 * x : 3 * x + 3]
+            np.testing.assert_allclose(means[:, :, y, x], patches.mean((2, 3)), rtol=1e-5, atol=1e-6)
 
 
 def test_tokens_that_cannot_be_pooled_are_refused_in_one_line(provenance: Provenance) -> None:
@@ -204,7 +214,7 @@ def test_a_pooled_view_is_made_from_an_existing_one(
     view = make_view({"tokens": Feature(SHAPE, dtype), "embedding": Feature((7,), "float32")})
     view.write_shard(1, np.array([], np.int64), {}, {6: "no video"})
     fill(view, np.array([0, 1, 2, 3, 4, 5, 7, 8, 10]))
-    steps = time_steps(SHAPE[0], view.provenance.frames)
+    grids = square_grids(SHAPE[0], view.provenance.frames)
     command = ["pool", str(view.paths.store), "--view", view.name, "--to", "small", "--pool", "2"]
     assert run(capsys, *command)[0] == 0
     new = Store.open(view.paths.store).view("clips", "small")
@@ -212,7 +222,7 @@ def test_a_pooled_view_is_made_from_an_existing_one(
     assert new.failures().rows() == view.failures().rows()
     rows = np.flatnonzero(view.status() == 1)
     assert new.read("embedding", rows).tobytes() == view.read("embedding", rows).tobytes()
-    expected = pooled(view.read("tokens", rows, dtype="float32"), steps, 2)
+    expected = pooled(view.read("tokens", rows, dtype="float32"), grids, 2)
     if dtype == "int8":
         np.testing.assert_allclose(new.read("tokens", rows, dtype="float32"), expected, atol=0.05)
     else:

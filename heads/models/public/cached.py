@@ -35,6 +35,7 @@ from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks.prompts import system
 from stepdiff.weights import resolve
 from store import Store
+from store.format.pool import unpooled
 
 ENCODER = "vlm"
 """name of the encoder in python -m featurize"""
@@ -105,7 +106,7 @@ class CachedLM(VideoLM):
         super().__init__(LanguageModel(whole, chat), nn.Identity(), clips.most)
         self.whole, self.chat, self.clips = whole, chat, clips
         self._accepted = inspect.signature(whole.forward).parameters
-        layer = clips.view.provenance.layer
+        layer = unpooled(clips.view.provenance).layer
         if (match := _LAYER.fullmatch(layer)) is None:
             raise StepDiffError(f"view {clips.view.name} holds {layer!r}: run python -m featurize --encoder {ENCODER}")
         self.axes = int(match["axes"])

@@ -12,6 +12,7 @@ import transformers as hf
 import yaml
 from torch.nn import functional
 
+from featurize.encoders import load
 from heads import evaluate, train
 from heads.data.clip_texts import ClipTexts
 from heads.data.packing import Chat, Turn
@@ -27,11 +28,13 @@ from store import Feature, Provenance, Store
 
 from ..conftest import Capture
 from .vlm_models import MODELS
-from .vlms import CLIPS, Small
+from .vlms import CLIPS, Small, fill
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")  # MiniCPM-V's processor
 Get = Callable[[str], Small]
 QUICK_FIRST = [case if case == "qwen3_vl" else pytest.param(case, marks=pytest.mark.full) for case in MODELS]
+GRIDS = ["qwen2_5_vl", "glm4v"]
+"""families whose tokens follow the size of the frames, besides qwen3_vl"""
 QUESTION = "What differs?"
 TURN = Turn(QUESTION, "a fork.", "In Video 2,", ends=False)
 
@@ -71,6 +74,54 @@ def test_logits_and_greedy_text_from_the_store_are_the_whole_models_from_pixels(
     assert model.generate([turn], tokens, 8) == [text]
     assert model.generate([turn, turn], tokens.repeat(2, 1, 1), 8) == [text, text]
     assert case in PROVEN
+
+
+@pytest.mark.parametrize("case", ["qwen3_vl", *(pytest.param(case, marks=pytest.mark.full) for case in GRIDS)])
+def test_pooled_tokens_are_answered_as_by_the_whole_model_with_its_vision_output_averaged(
+    small: Get, case: str
+) -> None:
+    """The whole model gets frames of the smaller grid, and the means of what it makes of the larger frames."""
+    made, shown = small(case), [0, 2]
+    encoder = load("vlm", str(made.folder), "cpu", frames=4)
+    encoder.pool = 2
+    fill(made.store, "pooled", encoder)
+    model, clips = loaded(made, "pooled")
+    ids, got = logits(model, clips, shown)
+    whole, large = made.whole(), made.inputs(shown, QUESTION, "In Video 2, a fork.")
+    grids = [(int(t), int(h) // 2, int(w) // 2) for t, h, w in large["video_grid_thw"]]
+    with torch.inference_mode():
+        output = whole.model.get_video_features(large["pixel_values_videos"], large["video_grid_thw"], return_dict=True)
+        output.pooler_output = [naive_means(*each) for each in zip(output.pooler_output, grids, strict=True)]
+        if levels := getattr(output, "deepstack_features", None):
+            means = [[naive_means(*each) for each in zip(level, grids, strict=True)] for level in levels]
+            output.deepstack_features = [tuple(level) for level in means]
+        whole.model.get_video_features = lambda *_, **__: output
+        sizes = [(16 * ((h + 1) // 2), 16 * ((w + 1) // 2)) for _, h, w in grids]
+        expected = whole(**made.inputs(shown, QUESTION, "In Video 2, a fork.", sizes)).logits[0]
+    assert len(ids) == len(expected) < len(large["input_ids"][0])
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-4)
+    assert model.clips.layouts(CLIPS[:1])[0].tokens == grids[0][0] * ((grids[0][1] + 1) // 2) * ((grids[0][2] + 1) // 2)
+
+
+def naive_means(tokens: torch.Tensor, grid: tuple[int, int, int]) -> torch.Tensor:
+    """Return the means of squares of 2 x 2 tokens, at the edges of fewer."""
+    steps, rows, columns = grid
+    cells = tokens.view(steps, rows, columns, -1)
+    squares = [(t, y, x) for t in range(steps) for y in range(0, rows, 2) for x in range(0, columns, 2)]
+    return torch.stack([cells[t, y : y + 2, x : x + 2].flatten(0, 1).mean(0) for t, y, x in squares])
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("case", "message"), [("internvl", "follow the size"), ("qwen3_vl", "smaller --pool")])
+def test_pooling_that_a_model_cannot_have_is_refused(small: Get, tmp_path: Path, case: str, message: str) -> None:
+    """Of the second, the processor enlarges small frames."""
+    folder = shutil.copytree(small(case).folder, tmp_path / case)
+    for file in folder.glob("*processor_config.json"):
+        file.write_text(file.read_text().replace('"shortest_edge": 256', '"shortest_edge": 16384'))
+    encoder = load("vlm", str(folder), "cpu", frames=4)
+    encoder.pool = 4
+    with pytest.raises(StepDiffError, match=message):
+        encoder.features("clips")
 
 
 @pytest.mark.full

@@ -9,7 +9,7 @@ import polars as pl
 import torch
 from PIL import Image
 
-from featurize.encoders import load
+from featurize.encoders import Encoder, load
 from stepdiff.tasks.prompts import system
 from store import Store
 
@@ -49,8 +49,10 @@ class Small:
 
         return AutoModelForImageTextToText.from_pretrained(self.folder, dtype=torch.float32).eval()
 
-    def inputs(self, clips: list[int], question: str, answer: str = "") -> dict[str, torch.Tensor]:
-        """Return what the model's own processor makes of a prompt and the frames of clips."""
+    def inputs(
+        self, clips: list[int], question: str, answer: str = "", sizes: list[tuple[int, int]] | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Return what the model's own processor makes of a prompt and the frames of clips, blank ones if of `sizes`."""
         from transformers import AutoProcessor
 
         processor = AutoProcessor.from_pretrained(self.folder)
@@ -62,7 +64,8 @@ class Small:
         text = processor.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
         begins = {"add_special_tokens": not text.startswith("<bos>")}  # as apply_chat_template does
         text += answer if not answer or text[-1].isspace() else f" {answer}"
-        frames = [frames_of(clip) for clip in clips]
+        blank = [np.zeros((len(SECONDS), *size, 3), np.uint8) for size in sizes or ()]
+        frames = blank or [frames_of(clip) for clip in clips]
         if not self.as_videos:
             images = [Image.fromarray(frame) for clip in frames for frame in clip]
             return dict(processor(text=[text], images=images, **begins, return_tensors="pt"))
@@ -77,13 +80,19 @@ def featurized(case: str, folder: Path, path: Path) -> Small:
     save(case, folder)
     encoder = load("vlm", str(folder), "cpu", frames=len(SECONDS))
     store = Store.open(path, create=True)
-    found = [encoder.encode_whole(frames_of(clip), np.array(SECONDS)) for clip in range(len(CLIPS))]
-    features = {name: np.stack([one[name] for one in found]) for name in found[0]}
     with store.lock():
         store.catalog("clips").append(pl.DataFrame({"key": CLIPS}))
-        for dtype in ("float32", "int8"):
-            made = encoder.provenance("clips", dtype)
-            view = store.create_view("clips", dtype, made, encoder.features("clips", dtype), rows_per_shard=4)
-            view.resize()
-            view.write_shard(0, np.arange(len(CLIPS)), features, {})
+    for dtype in ("float32", "int8"):
+        fill(store, dtype, encoder, dtype)
     return Small(folder, store, "as a video" in encoder.crop)
+
+
+def fill(store: Store, view: str, encoder: Encoder, dtype: str = "float32") -> None:
+    """Add a view with the features of CLIPS."""
+    encoded = [encoder.encode_whole(frames_of(clip), np.array(SECONDS)) for clip in range(len(CLIPS))]
+    features = {name: np.stack([one[name] for one in encoded]) for name in encoded[0]}
+    with store.lock():
+        made, shapes = encoder.provenance("clips", dtype), encoder.features("clips", dtype)
+        filled = store.create_view("clips", view, made, shapes, rows_per_shard=4)
+        filled.resize()
+        filled.write_shard(0, np.arange(len(CLIPS)), features, {})
