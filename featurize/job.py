@@ -22,7 +22,7 @@ import polars as pl
 
 from featurize.changes import Changes, compare
 from featurize.encoders import digest, find_weights, proper_name, split, view_name
-from featurize.manifest import Windows, as_manifest, one_window, read_windows, unreadable
+from featurize.manifest import Windows, as_manifest, cut, one_window, read_windows, unreadable
 from featurize.options import Options
 from featurize.plan import FORGOTTEN, Outcome, Plan, Task, known_status, shards_of, tasks, todo
 from featurize.shard import Worker, WorkerOptions
@@ -121,6 +121,11 @@ def requested(options: Options) -> Windows:
     if options.manifest is not None:
         named.append(("--manifest", options.manifest))
     refuse_relative(named)
+    asked = _asked(options)
+    return asked if options.windows is None else cut(asked, options.windows)
+
+
+def _asked(options: Options) -> Windows:
     if options.manifest is None:
         return one_window(as_manifest([Path(video).expanduser() for video in options.videos], options.id_from))
     if options.id_from != "stem":

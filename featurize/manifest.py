@@ -22,7 +22,7 @@ Guarantees
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +75,53 @@ class Windows:
 def one_window(manifest: Manifest) -> Windows:
     """Return a manifest as its only window."""
     return Windows(manifest.entity, manifest.rows.height, lambda: iter([manifest]))
+
+
+def cut(asked: Windows, seconds: float) -> Windows:
+    """Return clips of so many seconds that follow one another within each clip; the last has a rest below half of that.
+
+    A clip whose id ends in its interval, as `whisk_0_12.500`, makes `whisk_0.000_2.000`; the clip `a` makes
+    `a_0.000_2.000`. One that is not cut keeps its id.
+
+    Raises:
+        StepDiffError: the rows are texts, the seconds no length, or two different clips get one id.
+    """
+    if asked.entity != "clips":
+        raise StepDiffError("--windows is for clips, not for texts: leave it out")
+    if not 0.01 <= seconds < MOST_SECONDS:
+        raise StepDiffError(f"--windows {seconds:g} is no length of a clip: give 0.01 seconds or more")
+
+    def windows() -> Iterator[Manifest]:
+        return (_cut(manifest, seconds) for manifest in asked)
+
+    return Windows("clips", sum(manifest.rows.height for manifest in windows()), windows)
+
+
+def _cut(manifest: Manifest, seconds: float) -> Manifest:
+    start, end, part, parts = (pl.col(name) for name in ("start", "end", "part", "parts"))
+    rows = manifest.rows.with_columns(parts=((end - start) / seconds + 0.5).floor().clip(1).cast(pl.Int64))
+    rows = rows.with_columns(part=pl.int_ranges(parts.fill_null(1))).explode("part")
+    interval = pl.col("key").str.extract_groups(r"^(?<stem>.+)_(?<first>[0-9.]+)_(?<last>[0-9.]+)$")
+    named = [
+        interval.struct.field(name).cast(pl.Float64, strict=False) == time
+        for name, time in (("first", start), ("last", end))
+    ]
+    stem = pl.when(*named).then(interval.struct.field("stem")).otherwise(pl.col("key"))
+    first = start + part * seconds
+    last = pl.when(part + 1 < parts).then(first + seconds).otherwise(end)
+    key = pl.format("{}_{}_{}", stem, _milliseconds(first), _milliseconds(last))
+    rows = rows.with_columns(key=pl.when(parts > 1).then(key).otherwise("key"), start=first, end=last).drop(
+        "part", "parts"
+    )
+    rows = rows.unique(["key", "video", "start", "end"], maintain_order=True)  # of clips that overlap
+    if (twice := rows["key"].filter(rows["key"].is_duplicated())).len():
+        raise StepDiffError(f"--windows makes two clips {twice[0]!r}: give clips of different videos other ids")
+    return replace(manifest, rows=rows)
+
+
+def _milliseconds(seconds: pl.Expr) -> pl.Expr:
+    """Return seconds as text with three digits after the point."""
+    return seconds.map_elements(lambda number: f"{number:.3f}", return_dtype=pl.String)
 
 
 def read_manifest(path: Path, column: str | None = None) -> Manifest:

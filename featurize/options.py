@@ -28,6 +28,9 @@ class Options(FailureOptions):
     id_from: IdFrom = "stem"
     """What the ids of video files' clips are made from: the file's stem, as in clip_0_12.500, or its absolute path,
     which also tells files of one stem apart."""
+    windows: float | None = None
+    """Cut every clip into clips of so many seconds that follow one another: a long video then has moments to align or
+    to search also where an encoder gives one vector for a clip. A rest below half of that belongs to the last."""
     column: str | None = None
     """Column of the manifest whose texts are wanted: a text, or a list of texts, a row. Default:
     text, where the manifest is not one of clips."""

@@ -15,7 +15,16 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from featurize.manifest import Manifest, Windows, as_manifest, columns_of_interest, parsed, read_manifest, read_windows
+from featurize.manifest import (
+    Manifest,
+    Windows,
+    as_manifest,
+    columns_of_interest,
+    cut,
+    parsed,
+    read_manifest,
+    read_windows,
+)
 from featurize.manifest_file import open_file
 from featurize.plan import Plan, shards_of
 from featurize.scratch import Scratch
@@ -130,6 +139,37 @@ def test_a_video_file_is_one_clip(tmp_path: Path, video: Writer) -> None:
     assert manifest.rows["key"].to_list() == ["uneven-length_0_1.233", "broken_0_0.000"]
     assert manifest.rows["end"].to_list() == [pytest.approx(37 / 30, abs=1e-3), None]
     assert list(manifest.failures) == ["broken_0_0.000"]
+
+
+def test_clips_are_cut_into_windows(tmp_path: Path) -> None:
+    rows = {
+        "clip": ["a_1_8.25", "b", "short", "bad", "a_1_6"],
+        "video": ["a.mp4", "b.mp4", "b.mp4", "b.mp4", "a.mp4"],
+        "start": ["1", "0", "4", "9", "1"],
+        "end": ["8.25", "5", "6.9", "8", "6"],
+    }
+    asked = cut(read_windows(written(pl.DataFrame(rows), tmp_path / "clips.csv")), 2.0)
+    (manifest,) = asked
+    intervals = {row["key"]: (row["start"], row["end"]) for row in manifest.rows.iter_rows(named=True)}
+    assert intervals == {
+        "a_1.000_3.000": (1, 3),
+        "a_3.000_5.000": (3, 5),
+        "a_5.000_7.000": (5, 7),
+        "a_7.000_8.250": (7, 8.25),
+        "a_5.000_6.000": (5, 6),
+        "b_0.000_2.000": (0, 2),
+        "b_2.000_4.000": (2, 4),
+        "b_4.000_5.000": (4, 5),
+        "short": (4, 6.9),
+        "bad": (None, None),
+    }
+    assert asked.rows == manifest.rows.height and set(manifest.failures) == {"bad"}
+    for seconds, entity in ((0.0, "clips"), (math.nan, "clips"), (2.0, "texts")):
+        with pytest.raises(StepDiffError, match="--windows"):
+            cut(Windows(entity, 0, asked.make), seconds)
+    rows = {"clip": ["a", "a_0_4"], "video": ["a.mp4", "b.mp4"], "start": ["0", "0"], "end": ["4", "4"]}
+    with pytest.raises(StepDiffError, match="two clips 'a_0.000_2.000'"):
+        cut(read_windows(written(pl.DataFrame(rows), tmp_path / "twice.csv")), 2.0)
 
 
 def test_files_with_the_same_stem_are_refused(tmp_path: Path, video: Writer) -> None:
