@@ -145,12 +145,7 @@ class ViewDatasource(Datasource):
         size = int(np.diff(spans).sum()) * self._row_bytes
         given = spans if self._rows is None or not len(spans) else self._rows[spans[0, 0] : spans[-1, 1]]
         about = BlockMetadata(num_rows=None, size_bytes=size, input_files=None, exec_stats=None)
-        reader = self._reader
-
-        def read_view() -> Iterator[pa.Table]:  # Ray's messages have its name
-            return reader.blocks(given)
-
-        return ReadTask(read_view, about, self._schema, limit)
+        return ReadTask(_Task(self._reader, given), about, self._schema, limit)
 
 
 def divide(shards: Spans, wanted: int) -> list[Spans]:
@@ -195,17 +190,7 @@ class _Reader:
     """empty frame with the columns of the filter"""
     tensors: dict[str, Feature]
 
-    def blocks(self, given: Int[np.ndarray, "..."]) -> Iterator[pa.Table]:
-        """Yield the blocks of a task: of some rows, or of spans of rows."""
-        if given.ndim == 1:
-            for start in range(0, len(given), BLOCK):
-                yield from self._read(given[start : start + BLOCK])
-            return
-        for first, end in given.tolist():
-            for start in range(first, end, BLOCK):
-                yield from self._read(np.arange(start, min(start + BLOCK, end)))
-
-    def _read(self, rows: Int[np.ndarray, " R"]) -> Iterator[pa.Table]:
+    def read(self, rows: Int[np.ndarray, " R"]) -> Iterator[pa.Table]:
         """Yield blocks of the finished ones of R ascending rows that fulfil the filter."""
         view = self._open()
         if self.filter is not None:
@@ -244,6 +229,23 @@ class _Reader:
                 "read_view again"
             )
         return view
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A read task: spans of rows, or rows."""
+
+    reader: _Reader
+    given: Int[np.ndarray, "..."]
+    __name__ = "read_view"  # in Ray's messages
+
+    def __call__(self) -> Iterator[pa.Table]:
+        """Yield the blocks of the task."""
+        spans = self.given.tolist() if self.given.ndim == 2 else [(0, len(self.given))]
+        for first, end in spans:
+            for start in range(first, end, BLOCK):
+                stop = min(start + BLOCK, end)
+                yield from self.reader.read(self.given[start:stop] if self.given.ndim == 1 else np.arange(start, stop))
 
 
 def _shared(store: Store | str | os.PathLike[str] | RemotePath) -> Store:

@@ -3,6 +3,7 @@
 What a command runs is imported then, so that --help is fast.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from store.verbs.options import (
 
 Format = Literal["parquet", "lance", "huggingface", "webdataset"]
 Readable = Literal["parquet", "lance"]
+SUFFIXES: Mapping[str, Readable] = {".parquet": "parquet", ".lance": "lance"}
 UNKNOWN_LICENSE = "unknown: features inherit the licence of the videos"
 _SHOWN = 10
 

@@ -159,6 +159,14 @@ def index_bytes(present: Bool[np.ndarray, " slots"], row_bytes: int) -> bytes:
     return data + crc32c(data).to_bytes(4, "little")
 
 
+def by_shard(rows: Int[np.ndarray, " R"], shard_rows: int) -> list[tuple[int, Int[np.ndarray, " _"]]]:
+    """Return each shard that has some of R rows, ascending, with their places in `rows`, in order."""
+    shards = rows // shard_rows
+    order = np.argsort(shards, kind="stable")
+    numbers, starts = np.unique(shards[order], return_index=True)
+    return list(zip(numbers.tolist(), np.split(order, starts[1:]), strict=False))  # of no rows, split gives one part
+
+
 def encode_chunk(values: Shaped[np.ndarray, "..."]) -> bytes:
     """Return a chunk of an unsharded array: little-endian bytes, then their crc32c."""
     data = values.tobytes()

@@ -17,7 +17,7 @@ from stepdiff.common.errors import DamageError
 from stepdiff.common.io.files import Place
 from stepdiff.common.io.object_stores import pool
 from stepdiff.common.io.remote import RemotePath, ReplacedError
-from store.format.shard import ShardFile, index_size, parse_index
+from store.format.shard import ShardFile, by_shard, index_size, parse_index
 from store.io.row_checks import Check, RowChecks, wrong_rows
 
 _INDEXES = 1024  # cached per feature
@@ -86,8 +86,8 @@ class RemoteReader:
         """
         if not len(rows):
             return []
-        shards, slots = np.divmod(rows, self._shard_rows)
-        wanted = np.unique(shards).tolist()
+        slots = rows % self._shard_rows
+        wanted, parts = zip(*by_shard(rows, self._shard_rows), strict=True)
         target = out.reshape(-1).view(np.uint8).reshape(len(rows), self._row_bytes)
         tries = 0
         while True:
@@ -95,8 +95,8 @@ class RemoteReader:
                 opened = list(pool().map(self._shard, wanted))
                 versions = {n: shard.identity if shard else None for n, shard in zip(wanted, opened, strict=True)}
                 now, sums = self.checks.to_check(rows, versions, check)
-                parts = [(shard, np.flatnonzero(shards == n)) for n, shard in zip(wanted, opened, strict=True)]
-                requests = [r for shard, places in parts for r in self._requests(shard, places, slots, target)]
+                pairs = zip(opened, parts, strict=True)
+                requests = [r for shard, places in pairs for r in self._requests(shard, places, slots, target)]
                 wrong = list(pool().map(partial(self._fetch, target=target, now=now, sums=sums), requests))
                 requested = np.concatenate([np.empty(0, np.int64), *(request.places for request in requests)])
                 missing = now.copy()

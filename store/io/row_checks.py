@@ -21,7 +21,7 @@ from stepdiff.common.errors import DamageError, StepDiffError
 from stepdiff.common.io.local import Identity
 from stepdiff.common.io.sealed import crc32c
 from store.format.layout import ViewPaths
-from store.format.shard import read_chunk
+from store.format.shard import by_shard, read_chunk
 from store.io.records import filled_by_featurize
 
 Check = Literal["always", "first", "never"]
@@ -55,13 +55,11 @@ class Checksums:
 
     def of_rows(self, rows: Int[np.ndarray, " R"]) -> UInt32[np.ndarray, "R arrays"]:
         """Return the checksums of rows of status 1. DamageError where a chunk is damaged or missing."""
-        shards, slots = np.divmod(rows, self._shape[0])
-        order = np.argsort(shards, kind="stable")
-        wanted, starts = np.unique(shards[order], return_index=True)
+        parts = by_shard(rows, self._shape[0])
         sums = np.empty((len(rows), self._shape[1]), np.uint32)
-        chunks = self._paths.store.map(self._chunk, wanted.tolist())
-        for here, chunk in zip(np.split(order, starts[1:]), chunks, strict=False):  # of no rows, split gives one part
-            sums[here] = chunk[slots[here]]
+        chunks = self._paths.store.map(self._chunk, [shard for shard, _ in parts])
+        for (_, here), chunk in zip(parts, chunks, strict=True):
+            sums[here] = chunk[rows[here] % self._shape[0]]
         return sums
 
     def forget(self, shards: Sequence[int]) -> None:
@@ -70,11 +68,6 @@ class Checksums:
             for shard in shards:
                 self._chunks.pop(shard, None)
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the chunks in memory."""
-        return len(self._chunks) * (self._shape[0] * self._shape[1] * 4 + _CHUNK_BYTES)
-
     def _chunk(self, shard: int) -> UInt32[np.ndarray, "slots arrays"]:
         with _guard:
             if shard in self._chunks:
@@ -82,22 +75,20 @@ class Checksums:
                 return self._chunks[shard]
         try:
             chunk = read_chunk(self._paths.checksum(shard), self._shape, "uint32")
+            state = "missing"
         except DamageError as error:
             cause = error.__cause__
             if isinstance(cause, OSError) and cause.errno in NO_MORE_FILES:
                 raise cause from None  # which is no damage
-            raise DamageError(
-                f"the checksums of shard {shard} of view {self._paths.view} ({self._paths.entity}) are damaged: "
-                f"{remedy(self._paths, shard)}"
-            ) from None
+            chunk, state = None, "damaged"
         if chunk is None:
             raise DamageError(
-                f"the checksums of shard {shard} of view {self._paths.view} ({self._paths.entity}) are missing: "
+                f"the checksums of shard {shard} of view {self._paths.view} ({self._paths.entity}) are {state}: "
                 f"{remedy(self._paths, shard)}"
             )
         with _guard:
             self._chunks[shard] = chunk
-            while self.nbytes > MOST_BYTES and len(self._chunks) > 1:
+            while len(self._chunks) > max(MOST_BYTES // (chunk.nbytes + _CHUNK_BYTES), 1):
                 self._chunks.popitem(last=False)
         return chunk
 
@@ -113,11 +104,6 @@ class RowChecks:
         self._row_bytes = row_bytes
         self._bits: UInt8[np.ndarray, " bytes"] = np.zeros(0, np.uint8)
         self._versions: Int[np.ndarray, " shards"] = np.zeros(0, np.int64)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of memory."""
-        return self._bits.nbytes + self._versions.nbytes
 
     def wrong_zeros(self, missing: Bool[np.ndarray, " B"], sums: UInt32[np.ndarray, " B"]) -> list[int]:
         """Return the places of rows that the shard file leaves out, although their checksums are not those of zeros."""
