@@ -25,9 +25,8 @@ from store.format.layout import (
     shard_number,
     shard_numbers,
 )
-from store.format.shard import read_chunk
+from store.format.shard import open_shard, read_chunk
 from store.format.view_metadata import array_shape
-from store.io.remote import open_shard
 from store.view import FAILED, OK, View
 
 _CANNOT = "cannot be read ("
@@ -102,15 +101,14 @@ def view_damage(view: View, known: int, same: Sequence[View] = ()) -> Iterator[F
 
 
 def shard_files(view: View, shard: int) -> list[Place]:
-    """Return the files with status, checksums and features of a shard."""
+    """Return the files of a shard: status, checksums, features, reasons of failures, and record."""
     paths = view.paths
     arrays = [paths.shard(name, shard, 1 + len(feature.shape)) for name, feature in view.stored.items()]
-    return [paths.status(shard), paths.checksum(shard), *arrays]
+    return [paths.status(shard), paths.checksum(shard), *arrays, paths.failures(shard), paths.info(shard)]
 
 
 def _versions(view: View, shard: int) -> list[Identity | None]:
-    beside = [view.paths.failures(shard), view.paths.info(shard)]
-    return [file.identity() for file in (*shard_files(view, shard), *beside)]
+    return [file.identity() for file in shard_files(view, shard)]
 
 
 def _metadata_damage(view: View, array: str) -> FileDamage | None:
@@ -227,9 +225,7 @@ def _array_damage(
     fill = bytes(feature.row_bytes)
     slots = rows % view.rows_per_shard
     try:
-        file = open_shard(path, view.rows_per_shard)
-    except FileNotFoundError:
-        file = None  # every row is the fill value: the checksums decide
+        file = open_shard(path, view.rows_per_shard)  # None: every row is the fill value, and the checksums decide
     except DamageError:
         yield FileDamage(path, "has a damaged index", "rows", rows, shard)
         return

@@ -28,11 +28,10 @@ from stepdiff.common.io.locks import holds
 from store.catalog.forgotten import are_forgotten
 from store.damage.view_damage import FileDamage, row_damage, rows_of_shard, shard_damage, shards_of
 from store.format.layout import LOCK, MERGED_SHARDS, array_metadata, read_json, shard_number, write_json
-from store.format.shard import encode_chunk
+from store.format.shard import encode_chunk, open_shard
 from store.format.view_metadata import array_shape
 from store.io.commit_group import CommitGroup
 from store.io.records import Write, all_writes, encode_writes, writes_of_shard
-from store.io.remote import open_shard
 from store.io.status import ABSENT, FAILED, OK, encode_failures, failures_of_shard, reasons_by_row
 from store.io.writer import ShardWriter
 from store.view import View
@@ -148,7 +147,7 @@ class _Shard:
                 paths.failures(self.shard).unlink()  # no row needs it
                 done.rewritten.append(str(paths.failures(self.shard)))
             if lost or len(rows):
-                paths.status(self.shard).put([encode_chunk(status)], check=held)
+                paths.status(self.shard).put([encode_chunk(status)], len(status), held)
             if lost:
                 done.rewritten.append(str(paths.status(self.shard)))
             done.rows += len(rows)
@@ -187,8 +186,9 @@ class _Shard:
         present = np.zeros(len(rows), bool)
         for name, feature in self.view.stored.items():
             path = self.view.paths.shard(name, self.shard, 1 + len(feature.shape))
-            with suppress(FileNotFoundError, DamageError):
-                present |= open_shard(path, self.view.rows_per_shard).present[: len(rows)]
+            with suppress(DamageError):
+                if file := open_shard(path, self.view.rows_per_shard):
+                    present |= file.present[: len(rows)]
         return present
 
 

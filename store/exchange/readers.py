@@ -152,26 +152,14 @@ class _Parquet:
         return int(np.searchsorted(places, self._starts[group]))
 
     def batches(self, places: Int[np.ndarray, " K"], columns: list[str], size: int) -> Iterator[pa.RecordBatch]:
-        """Yield columns of the rows at K ascending places of one row group."""
-        group = int(np.searchsorted(self._starts, places[0], "right")) - 1
-        wanted = places - self._starts[group]
-        for first, batch in self._from(group, int(wanted[0]), columns, size):
-            here = wanted[wanted < first + batch.num_rows] - first
-            wanted = wanted[len(here) :]
-            if len(here) and here[-1] - here[0] == len(here) - 1:
-                yield batch.slice(int(here[0]), len(here))  # neighbours, without a copy
-            elif len(here):
-                yield batch.take(pa.array(here))
-            if not len(wanted):
-                return
-
-    def _from(self, group: int, first: int, columns: list[str], size: int) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """Yield the batches of a row group from its row `first` on, each with its first row.
+        """Yield columns of the rows at K ascending places of one row group.
 
         A later call goes on where an earlier one ended, so that rows in ascending order are decoded once.
         """
+        group = int(np.searchsorted(self._starts, places[0], "right")) - 1
+        wanted = places - self._starts[group]
         cursor, self._cursor = self._cursor, None  # set again with each batch that can be decoded
-        if cursor and cursor[0] == group and cursor[1] <= first:
+        if cursor and cursor[0] == group and cursor[1] <= wanted[0]:
             _, row, batch, rest = cursor
         else:
             file, number = self._groups[group]
@@ -179,8 +167,14 @@ class _Parquet:
             row, batch = 0, next(rest, None)
         while batch is not None:
             self._cursor = group, row, batch, rest
-            if row + batch.num_rows > first:
-                yield row, batch
+            here = wanted[wanted < row + batch.num_rows] - row
+            wanted = wanted[len(here) :]
+            if len(here) and here[-1] - here[0] == len(here) - 1:
+                yield batch.slice(int(here[0]), len(here))  # neighbours, without a copy
+            elif len(here):
+                yield batch.take(pa.array(here))
+            if not len(wanted):
+                return
             row += batch.num_rows
             self._cursor = None
             batch = next(rest, None)

@@ -68,9 +68,7 @@ def read_json(path: Path | Place, sealed: bool = True) -> dict[str, Any]:
         raise
     except OSError as error:
         raise StepDiffError(f"cannot read {path}: {error.strerror}") from error
-    except RecursionError:
-        raise StepDiffError(f"{path} is damaged (nested too deeply): run python -m store verify") from None
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise StepDiffError(f"{path} is damaged ({error}): run python -m store verify") from error
     if not isinstance(value, dict) or (sealed and not is_sealed(data)):
         raise StepDiffError(f"{path} is not as it was written: run python -m store verify")

@@ -32,7 +32,7 @@ class StoredRows(NamedTuple):
 def stored_rows(
     slots: Int[np.ndarray, " K"], given: Mapping[str, Shaped[np.ndarray, "K ..."]], features: Mapping[str, Feature]
 ) -> Iterator[StoredRows]:
-    """Yield the rows of `slots` as `features` are stored, in parts, in order; int8 is given as floats, or as stored."""
+    """Yield the rows of `slots` as `features` are stored, in parts, in order; int8 comes as floats, or with `scale`."""
     row_bytes = sum(features[name].row_bytes for name in given)
     size = max(_PART_BYTES // max(row_bytes, 1), 1)
     fill = max(PAGE // gcd(features[name].row_bytes, PAGE) for name in given)  # rows that end at a page boundary
@@ -54,8 +54,8 @@ def _part(
     for name, values in given.items():
         dtype = features[name].dtype
         suspects, looked_at = np.arange(len(slots)), values
-        if values.dtype == np.int8:
-            arrays[name] = np.ascontiguousarray(values)
+        if dtype == "int8" and "scale" in given:
+            arrays[name] = np.ascontiguousarray(values, np.int8)
             continue
         if dtype == "int8":
             arrays[name], scale = quantise(values, threads=1)  # other parts are prepared at the same time

@@ -7,7 +7,7 @@ Guarantees
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from functools import cached_property, partial
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -17,44 +17,13 @@ from stepdiff.common.errors import DamageError
 from stepdiff.common.io.files import Place
 from stepdiff.common.io.object_stores import pool
 from stepdiff.common.io.remote import RemotePath, ReplacedError
-from store.format.shard import ShardFile, by_shard, index_size, parse_index
+from store.format.shard import RemoteShard, by_shard
 from store.io.row_checks import Check, RowChecks, wrong_rows
 
 _INDEXES = 1024  # cached per feature
 _GAP_BYTES = 512 * 2**10  # rows nearer than this are read with one request
 _REQUEST_BYTES = 8 * 2**20  # longer runs are several requests
 _TRIES = 10
-
-
-class RemoteShard:
-    """The index of a shard object as it was when it was opened."""
-
-    def __init__(self, path: RemotePath, slots: int) -> None:
-        """Open `path`, a shard of `slots` rows.
-
-        Raises FileNotFoundError where it does not exist, DamageError where its index is damaged.
-        """
-        self.path = path
-        tail, self.identity, self.nbytes = path.read_tail(index_size(slots))
-        self.offsets, self.lengths, self.present = parse_index(bytes(tail), slots, self.nbytes, path)
-
-    @cached_property
-    def _data(self) -> memoryview:
-        return self.path.read_range(0, self.nbytes, self.identity)
-
-    def row(self, slot: int) -> memoryview | None:
-        """Return the bytes of a row, None where it is missing. Reads the whole object once."""
-        if not self.present[slot]:
-            return None
-        return self._data[int(self.offsets[slot]) :][: int(self.lengths[slot])]
-
-
-def open_shard(path: Place, slots: int) -> ShardFile | RemoteShard:
-    """Return the shard of `slots` rows at `path`.
-
-    Raises FileNotFoundError where it does not exist, DamageError where its index is damaged.
-    """
-    return RemoteShard(path, slots) if isinstance(path, RemotePath) else ShardFile(path, slots)
 
 
 class _Request(NamedTuple):

@@ -27,10 +27,9 @@ from stepdiff.common.io.sealed import crc32c
 from store.catalog.catalog import check_rows
 from store.catalog.forgotten import are_forgotten, refuse_forgotten
 from store.format.rows import StoredRows, stored_rows
-from store.format.shard import by_shard, encode_chunk, pieces
+from store.format.shard import by_shard, encode_chunk, open_shard, pieces
 from store.io.commit_group import CommitGroup
 from store.io.records import Write, encode_writes, writes_of_shard
-from store.io.remote import open_shard
 from store.io.status import ABSENT, FAILED, OK, encode_failures, failures_of_shard, reasons_by_row
 from store.view import View
 
@@ -188,7 +187,7 @@ class ShardWriter:
             self.view.check_not_dropped()  # or rows would be ok in another view of that name
             status[slots] = OK
             status[failed - self.first] = FAILED
-            self.view.paths.status(self.shard).put([encode_chunk(status)], check=held)
+            self.view.paths.status(self.shard).put([encode_chunk(status)], len(status), held)
             still = {r: w for r, w in earlier.items() if status[r - self.first] == FAILED}
             if len(still) < len(earlier):
                 with CommitGroup(held) as files:
@@ -203,7 +202,7 @@ class ShardWriter:
             self._remove_from_record(frozenset(rows.tolist()), held)
             if status[slots].any():
                 status[slots] = ABSENT
-                self.view.paths.status(self.shard).put([encode_chunk(status)], check=held)
+                self.view.paths.status(self.shard).put([encode_chunk(status)], len(status), held)
         return count
 
     @contextmanager
@@ -226,7 +225,7 @@ class ShardWriter:
             return
         if any(write.rows & rows for write in writes):
             left = encode_writes(self.shard, [replace(write, rows=write.rows - rows) for write in writes])
-            self.view.paths.info(self.shard).put([left], check=held)
+            self.view.paths.info(self.shard).put([left], len(left), held)
 
     def _check(
         self,
@@ -244,7 +243,7 @@ class ShardWriter:
                 f"{where} takes rows {self.first} to {last - 1}, got {every.min()} to "
                 f"{every.max()}: call resize() after the catalog grew"
             )
-        takes = view.stored if any(values.dtype == np.int8 for values in features.values()) else view.features
+        takes = view.stored if "scale" in features else view.features
         if len(rows) and set(features) != set(takes):
             raise StepDiffError(f"{where} takes {sorted(takes)}, got {sorted(features)}")
         for name, values in features.items():
@@ -289,10 +288,7 @@ class ShardWriter:
     ) -> None:
         feature, slots = self.view.stored[name], self.view.rows_per_shard
         path = self.view.paths.shard(name, self.shard, 1 + len(feature.shape))
-        try:
-            old = open_shard(path, slots) if keep.any() else None
-        except FileNotFoundError:  # every kept row is the fill value
-            old = None
+        old = open_shard(path, slots) if keep.any() else None
         size = (int(keep.sum()) + count) * feature.row_bytes + slots * 16 + 4
         new = ((part.slots, part.arrays.pop(name)) for part in parts)  # frees its memory once written
 

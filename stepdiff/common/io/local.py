@@ -84,8 +84,7 @@ class LocalPath(PosixPath):
         try:
             with named_errors(self, nbytes, but):
                 yield temp
-                with temp.open("rb") as file:
-                    os.fsync(file.fileno())
+                sync_file(temp)
                 name(temp, self)
                 sync_folder(self.parent)
         finally:
@@ -105,8 +104,7 @@ class LocalPath(PosixPath):
                 if error.errno not in _NO_LINKS:
                     raise
                 shutil.copyfile(self, target)
-                with target.open("rb") as file:
-                    os.fsync(file.fileno())
+                sync_file(target)
 
     def make_folder(self) -> None:
         """Create this folder and its missing parents, durably."""
@@ -243,6 +241,12 @@ def check_size(path: object, size: int, most: int) -> None:
 def temporary(folder: Path) -> Path:
     """Return an unused name in `folder` that says which process made it."""
     return folder / f"{TEMPORARY}{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:12]}"
+
+
+def sync_file(path: Path) -> None:
+    """Make the content of a file durable."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import crc32c as _library
 import polars as pl
 
-from stepdiff.common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError, first_line
 from stepdiff.common.io.files import Place, place
 from stepdiff.common.io.parquet_sizes import BYTES_PER_BYTE, ImplausibleSizes, check_sizes
 from stepdiff.common.threads import NotForked
@@ -153,5 +153,4 @@ def _own_errors(path: Place) -> Iterator[None]:
     try:
         yield
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        why = str(error).strip().splitlines()[0]
-        raise StepDiffError(f"{path} is not a table of a store ({why}): restore the file") from None
+        raise StepDiffError(f"{path} is not a table of a store ({first_line(error)}): restore the file") from None
