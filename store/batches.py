@@ -109,8 +109,7 @@ class Batches:
         if not 0 <= rank < world:
             raise StepDiffError(f"rank is {rank} and world is {world}: give a rank of 0 or more, below world")
         for feature in self.features:
-            if feature not in view.features:
-                raise StepDiffError(f"no feature {feature!r} in view {view.name}: it has {', '.join(view.features)}")
+            view.check_feature(feature)
         self.direct = view.fill_memory(self.features, len(self.rows)) if direct is None else direct
         self._bounds = _steps(len(self.rows), world, batch_size, drop_last)
         self._order_of = {

@@ -37,10 +37,9 @@ from store.format.layout import (
     SNAPSHOTS,
     VERSION,
     ViewPaths,
-    chunked_metadata,
+    array_metadata,
     group_metadata,
     read_json,
-    sharded_metadata,
     snapshot_of,
     write_json,
 )
@@ -281,19 +280,9 @@ class Store:
         for folder in (paths.group, *paths.beside):  # remains of a dropped view of that name
             folder.remove_folder(self.path)
         with paths.group.whole_folder(self.path) as group:
-            _write_view(group, length, stored, attributes)
-
-
-def _write_view(group: Place, length: int, stored: Mapping[str, Feature], attributes: dict[str, Any]) -> None:
-    """Write the metadata of a view of `length` rows, that of its group last."""
-    rows = attributes["rows_per_shard"]
-    for name, feature in stored.items():
-        metadata = sharded_metadata((length, *feature.shape), feature.dtype, rows)
-        write_json(group / name / "zarr.json", metadata)
-    sums = chunked_metadata((length, len(stored)), "uint32", rows)
-    write_json(group / "checksum" / "zarr.json", sums)
-    write_json(group / "status" / "zarr.json", chunked_metadata((length,), "uint8", rows))
-    write_json(group / "zarr.json", group_metadata(attributes))
+            for array in (*stored, "checksum", "status"):
+                write_json(group / array / "zarr.json", array_metadata(array, length, stored, rows))
+            write_json(group / "zarr.json", group_metadata(attributes))
 
 
 def _create(path: Place) -> None:

@@ -82,11 +82,10 @@ class Provenance:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Provenance":
+    def from_dict(cls, values: Any) -> "Provenance":
         """Return the inverse of `as_dict`; StepDiffError where fields are missing or unknown."""
         names = {field.name for field in fields(cls)}
-        if set(values) != names:
-            odd = sorted(names ^ set(values))
+        if odd := sorted(names ^ set(values) if isinstance(values, dict) else names):
             raise StepDiffError(f"provenance with missing or unknown fields: {_short(odd)[1:-1]}")
         dtypes = values["dtypes"]
         if not isinstance(dtypes, dict) or not all(

@@ -38,7 +38,6 @@ from ray.data.datasource import Datasource, ReadTask
 from ray.data.extensions import ArrowTensorArray
 
 from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.files import Place
 from stepdiff.common.io.remote import RemotePath
 from store.catalog.catalog import BLOCK
 from store.exchange.arrow import KEY, feature_fields, record_batches, row_values, schema
@@ -112,25 +111,12 @@ class ViewDatasource(Datasource):
         super().__init__()
         opened = store.view(entity, view, check)
         fields = schema(opened, features, columns, dtype)
-        names = list(dict.fromkeys(features or opened.features))
         tensors = feature_fields(fields)
-        like = None if filter is None else _checked_filter(filter, opened)
         about = [name for name in fields.names if name not in tensors]
-        self._reader = _Reader(
-            store.path,
-            store.at,
-            entity,
-            view,
-            check,
-            _made(opened),
-            names,
-            about[1:],
-            dtype,
-            filter,
-            like,
-            fields.names,
-            tensors,
-        )
+        names = list(dict.fromkeys(features or opened.features))
+        like = None if filter is None else _checked_filter(filter, opened)
+        made = _made(opened)
+        self._reader = _Reader(store, entity, view, check, made, names, about[1:], dtype, filter, like, tensors)
         self._schema = pa.schema(
             [pa.field(f.name, _tensor_type(tensors[f.name])) if f.name in tensors else f for f in fields]
         )
@@ -191,9 +177,7 @@ def _joined(spans: Spans) -> Spans:
 class _Reader:
     """What all tasks of a dataset have in common."""
 
-    path: Place
-    at: str | None
-    """name of a snapshot"""
+    store: Store
     entity: str
     view: str
     check: Check
@@ -204,8 +188,6 @@ class _Reader:
     filter: pl.Expr | None
     like: pl.DataFrame | None
     """empty frame with the columns of the filter"""
-    names: list[str]
-    """columns of a block"""
     tensors: dict[str, Feature]
 
     def read(self, rows: Int[np.ndarray, " R"]) -> Iterator[pa.Table]:
@@ -223,7 +205,8 @@ class _Reader:
             view.check_not_dropped()  # files that are gone would be read as zeros, or their rows as absent
             if batch is None:
                 return
-            yield pa.table([self._column(batch, name) for name in self.names], self.names)
+            names = batch.schema.names
+            yield pa.table([self._column(batch, name) for name in names], names)
 
     def _column(self, batch: pa.RecordBatch, name: str) -> pa.Array:
         column = batch.column(name)
@@ -234,7 +217,7 @@ class _Reader:
     def _open(self) -> View:
         """Return the view in a worker; StepDiffError if the node does not see it, or if it is another one now."""
         try:
-            view = Store.open(self.path, at=self.at).view(self.entity, self.view, self.check)
+            view = Store.open(self.store.path, at=self.store.at).view(self.entity, self.view, self.check)
         except StepDiffError as error:
             raise StepDiffError(
                 f"node {socket.gethostname()} does not see the view: {error}; a view must exist until the dataset is "
@@ -242,29 +225,27 @@ class _Reader:
             ) from None
         if _made(view) != self.made:
             raise StepDiffError(
-                f"view {self.view} of {self.entity} in {self.path} was dropped and made differently: call "
+                f"view {self.view} of {self.entity} in {self.store.path} was dropped and made differently: call "
                 "read_view again"
             )
         return view
 
 
+@dataclass(frozen=True)
 class _Task:
     """A read task: spans of rows, or rows."""
 
+    reader: _Reader
+    given: Int[np.ndarray, "..."]
     __name__ = "read_view"  # in Ray's messages
-
-    def __init__(self, reader: _Reader, given: Int[np.ndarray, "..."]) -> None:
-        self._reader, self._given = reader, given
 
     def __call__(self) -> Iterator[pa.Table]:
         """Yield the blocks of the task."""
-        if self._given.ndim == 1:
-            for start in range(0, len(self._given), BLOCK):
-                yield from self._reader.read(self._given[start : start + BLOCK])
-            return
-        for first, end in self._given.tolist():
+        spans = self.given.tolist() if self.given.ndim == 2 else [(0, len(self.given))]
+        for first, end in spans:
             for start in range(first, end, BLOCK):
-                yield from self._reader.read(np.arange(start, min(start + BLOCK, end)))
+                stop = min(start + BLOCK, end)
+                yield from self.reader.read(self.given[start:stop] if self.given.ndim == 1 else np.arange(start, stop))
 
 
 def _shared(store: Store | str | os.PathLike[str] | RemotePath) -> Store:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float, Int, Int64, Shaped, UInt8, UInt32
+from jaxtyping import Int, Int64, Shaped, UInt8, UInt32
 
 from stepdiff.common.errors import DamageError, StepDiffError
 from stepdiff.common.io import sealed as table
@@ -28,6 +28,7 @@ from store.catalog.catalog import Catalog
 from store.catalog.forgotten import refuse_forgotten
 from store.format.layout import LOCK, ViewPaths, read_json, refuse_snapshot, snapshot_of, write_json
 from store.format.quantise import Quantised, dequantise
+from store.format.shard import by_shard
 from store.format.view_metadata import array_shape, read_view
 from store.io.reader import RowReader, read_together
 from store.io.remote import RemoteReader
@@ -75,6 +76,7 @@ class View:
         self.features = metadata.features
         self.stored = metadata.stored
         self.checksummed = metadata.checksummed
+        self.arrays = (*self.stored, "checksum", "status")  # status last: the view's length is its length
         self._length: tuple[Identity | None, int] = (None, 0)
         self._statuses = Statuses(self.paths, self.rows_per_shard)
         self._checksums = Checksums(self.paths, self.rows_per_shard, len(self.checksummed))
@@ -122,7 +124,7 @@ class View:
                 "resize it inside `with store.lock()`"
             )
         length = len(self.catalog)
-        for array in (*self.stored, "checksum", "status"):  # status last: the view's length is its length
+        for array in self.arrays:
             path = self.paths.metadata(array)
             metadata = read_json(path)
             if array_shape(path, metadata)[0] < length:
@@ -188,7 +190,7 @@ class View:
             StepDiffError: unknown feature or key, unsuitable `rows`, `out` or `dtype`; a row that is absent or failed.
             DamageError: a row that differs from its checksum.
         """
-        self._check_feature(feature)
+        self.check_feature(feature)
         if keys is None and rows is not None:
             rows = row_numbers(rows)
         elif keys is not None and rows is None:
@@ -215,7 +217,7 @@ class View:
         None if the rows are not consecutive rows of one shard, are not in memory or are in an object store, or if one
         differs from its checksum (`read` then names it).
         """
-        self._check_feature(feature)
+        self.check_feature(feature)
         rows = row_numbers(rows)
         self.check_ok(rows)
         reader, stored = self._readers[feature], self.stored[feature]
@@ -233,7 +235,7 @@ class View:
         check: Check | None = None,
     ) -> Quantised:
         """Read rows of an int8 feature as stored, for callers that dequantise elsewhere; raises as `read` does."""
-        self._check_feature(feature)
+        self.check_feature(feature)
         if self.features[feature].dtype != "int8":
             raise StepDiffError(f"{feature} of view {self.name} is {self.features[feature].dtype}, not int8: use read")
         rows = row_numbers(rows)
@@ -263,7 +265,7 @@ class View:
         self,
         shard: int,
         rows: Int[np.ndarray, " K"],
-        features: Mapping[str, Float[np.ndarray, "K ..."]],
+        features: Mapping[str, Shaped[np.ndarray, "K ..."]],
         failures: Mapping[int, str],
         info: dict[str, Any] | None = None,
     ) -> None:
@@ -275,7 +277,8 @@ class View:
             shard: the shard's number. Every shard has one writer at a time.
             rows: K row numbers of the shard.
             features: float32 or float16 values of every feature, which the view casts or quantises. A row with NaN,
-                infinity or (stored as float16 or int8) a magnitude past float16 becomes failed, with that reason.
+                infinity or (stored as float16 or int8) a magnitude past float16 becomes failed, with that reason. An
+                int8 feature may also be given as stored: its levels, and `scale`.
             failures: row number -> why the row could not be computed.
             info: what computed them (library versions, device), recorded with the shard.
 
@@ -306,9 +309,8 @@ class View:
                 "do it inside `with store.lock()`"
             )
         rows = np.unique(rows[(rows >= 0) & (rows < len(self))])
-        shards = rows // self.rows_per_shard
-        parts = np.split(rows, np.flatnonzero(np.diff(shards)) + 1) if len(rows) else []
-        count = sum(ShardWriter(self, int(part[0]) // self.rows_per_shard).withdraw(part) for part in parts)
+        parts = by_shard(rows, self.rows_per_shard)
+        count = sum(ShardWriter(self, shard).withdraw(rows[places]) for shard, places in parts)
         self._statuses.forget()
         return count
 
@@ -321,7 +323,8 @@ class View:
         lost = pl.col("reason").fill_null("the reason is lost: its file is missing")
         return frame.join(reasons, on="key", how="left", maintain_order="left").with_columns(lost)
 
-    def _check_feature(self, feature: str) -> None:
+    def check_feature(self, feature: str) -> None:
+        """Raise StepDiffError, naming the features of the view, where `feature` is not one of them."""
         if feature not in self.features:
             raise StepDiffError(
                 f"no feature {feature!r} in view {self.name} of {self.entity}: it has {', '.join(self.features)}"

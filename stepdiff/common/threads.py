@@ -15,6 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+from stepdiff.common.errors import StepDiffError
+
 READERS = 8
 """threads that read from a disk at once"""
 AHEAD = 2
@@ -23,6 +25,23 @@ _POLL = 0.1  # seconds
 Given = TypeVar("Given")
 Made = TypeVar("Made")
 _pool: list[ThreadPoolExecutor] = []
+
+
+class NotForked:
+    """The threads of a library, which a process that was forked off does not have: it would wait for them forever."""
+
+    def __init__(self) -> None:
+        self._started = self._lost = False
+        os.register_at_fork(after_in_child=self._after_fork)
+
+    def _after_fork(self) -> None:
+        self._lost = self._started
+
+    def use(self, refusal: str) -> None:
+        """Note that they are used from now on. StepDiffError, with that text, in a process without them."""
+        if self._lost:
+            raise StepDiffError(refusal)
+        self._started = True
 
 
 def each(do: Callable[[Given], Made], given: Sequence[Given]) -> list[Made]:

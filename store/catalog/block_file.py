@@ -132,14 +132,8 @@ def encode(arrays: Mapping[str, Iterable[Shaped[np.ndarray, " _"]]], about: dict
         rest, count, dtype = b"", 0, ""
         for part in parts:
             part = np.ascontiguousarray(part, part.dtype.newbyteorder("<"))
-            count, dtype, data = count + len(part), part.dtype.str, part.view(np.uint8).data
-            if rest:  # fill the block that the part before began
-                begun = rest + bytes(data[: BLOCK - len(rest)])
-                data, rest = data[BLOCK - len(rest) :], begun
-                if len(rest) < BLOCK:
-                    continue
-                yield rest
-                sums.append(crc32c(rest))
+            count, dtype = count + len(part), part.dtype.str
+            data = memoryview(rest + part.tobytes()) if rest else part.view(np.uint8).data
             whole = len(data) // BLOCK * BLOCK
             yield data[:whole]
             sums += (crc32c(data[at : at + BLOCK]) for at in range(0, whole, BLOCK))

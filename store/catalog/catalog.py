@@ -110,7 +110,7 @@ class Catalog:
                     check_follows(next(part for part in parts if first_row(part) > row), row)
                 return
             try:
-                block = self._block(current, like).filter(pl.col("row") >= row)
+                block = _like(read_part(current, ["row", *like.columns]), like).filter(pl.col("row") >= row)
             except StepDiffError:
                 if current in self.parts():
                     raise
@@ -119,9 +119,6 @@ class Catalog:
             if len(block):
                 yield from block.iter_slices(BLOCK)
                 row = int(block["row"][-1]) + 1
-
-    def _block(self, part: Place, like: pl.DataFrame) -> pl.DataFrame:
-        return _like(read_part(part, ["row", *like.columns]), like)
 
     def select(self, rows: Int[np.ndarray, " K"], like: pl.DataFrame | None = None) -> pl.DataFrame:
         """Return `row` and other columns of K rows in the order of the catalog, reading only the parts that hold them.

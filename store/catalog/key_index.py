@@ -275,7 +275,9 @@ def merged(indexes: Sequence[KeyIndex]) -> Iterator[Buffer]:
             start += ends[-1]
 
     def keys() -> Iterator[np.ndarray]:
-        yield from (index._keys.data[: index._keys.offsets[-1]] for index in indexes)
+        for index in indexes:
+            data = index._keys.data[: index._keys.offsets[-1]]
+            yield from (data[at : at + _RUN] for at in range(0, len(data), _RUN))
         yield np.zeros(SPARE, np.uint8)
 
     parts = {name: seal for index in indexes for name, seal in index.parts.items()}

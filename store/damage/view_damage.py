@@ -20,18 +20,16 @@ from stepdiff.common.io.local import Identity
 from stepdiff.common.io.sealed import crc32c, is_sealed
 from store.format.layout import (
     MERGED_SHARDS,
-    chunked_metadata,
+    array_metadata,
     read_json,
     shard_number,
     shard_numbers,
-    sharded_metadata,
 )
-from store.format.shard import read_chunk
+from store.format.shard import open_shard, read_chunk
 from store.format.view_metadata import array_shape
-from store.io.remote import open_shard
 from store.view import FAILED, OK, View
 
-_CANNOT = "cannot be read"
+_CANNOT = "cannot be read ("
 """how the reason begins where the system refused to read a file, which may be whole"""
 _MOST_SEALED = 2**40
 Kind = Literal["metadata", "status", "rows", "reasons", "record", "unreadable"]
@@ -68,9 +66,9 @@ def unreadable(path: Place) -> str | None:
     except FileNotFoundError:
         return None  # replaced since it was listed
     except OSError as error:
-        return f"{_CANNOT} ({error.strerror})"
+        return f"{_CANNOT}{error.strerror})"
     except StepDiffError as error:
-        return f"{_CANNOT} ({error})"
+        return f"{_CANNOT}{error})"
 
 
 def view_damage(view: View, known: int, same: Sequence[View] = ()) -> Iterator[FileDamage]:
@@ -80,7 +78,7 @@ def view_damage(view: View, known: int, same: Sequence[View] = ()) -> Iterator[F
     links to files of its store.
     """
     broken = None
-    for array in (*view.stored, "checksum", "status"):
+    for array in view.arrays:
         if broken := _metadata_damage(view, array):
             yield broken
     if broken:
@@ -97,44 +95,43 @@ def view_damage(view: View, known: int, same: Sequence[View] = ()) -> Iterator[F
     reasons, records = view.paths.beside
     for path, what in unsealed(listed(reasons, "merged-*.parquet")):
         group = shard_number(path.stem.removeprefix("merged-"))
-        yield _sealed_damage(path, what, "reasons", _no_rows() if group is None else _failed_in(view, group, length))
+        yield _damage(path, what, "reasons", _no_rows() if group is None else _failed_in(view, group, length))
     for path, what in unsealed(listed(records, "merged-*.json")):
-        yield _sealed_damage(path, what, "record", _no_rows())
+        yield _damage(path, what, "record", _no_rows())
 
 
 def shard_files(view: View, shard: int) -> list[Place]:
-    """Return the files with status, checksums and features of a shard."""
+    """Return the files of a shard: status, checksums, features, reasons of failures, and record."""
     paths = view.paths
     arrays = [paths.shard(name, shard, 1 + len(feature.shape)) for name, feature in view.stored.items()]
-    return [paths.status(shard), paths.checksum(shard), *arrays]
+    return [paths.status(shard), paths.checksum(shard), *arrays, paths.failures(shard), paths.info(shard)]
 
 
 def _versions(view: View, shard: int) -> list[Identity | None]:
-    beside = [view.paths.failures(shard), view.paths.info(shard)]
-    return [file.identity() for file in (*shard_files(view, shard), *beside)]
+    return [file.identity() for file in shard_files(view, shard)]
 
 
 def _metadata_damage(view: View, array: str) -> FileDamage | None:
     path = view.paths.metadata(array)
     for _, what in unsealed([path]):
-        return _sealed_damage(path, what, "metadata", None)
+        return _damage(path, what, "metadata", None)
     misfit = _misfit(view, array, path)
     return FileDamage(path, misfit, "metadata", None) if misfit else None
 
 
-def _sealed_damage(
-    path: Place, what: str, kind: Kind, rows: Int64[np.ndarray, " R"] | None, shard: int | None = None
+def _damage(
+    path: Place,
+    what: str,
+    kind: Kind,
+    rows: Int64[np.ndarray, " R"] | None,
+    shard: int | None = None,
+    error: Exception | None = None,
 ) -> FileDamage:
+    """Return the damage of a file; unless the disk itself or the content is at fault, `error` makes it unreadable."""
+    cause = error if isinstance(error, OSError) or error is None else error.__cause__
+    if isinstance(cause, OSError) and cause.errno != errno.EIO:
+        what = f"{_CANNOT}{cause.strerror})"
     return FileDamage(path, what, "unreadable" if what.startswith(_CANNOT) else kind, rows, shard)
-
-
-def metadata_of(view: View, array: str, length: int) -> dict[str, object]:
-    """Return the metadata that an array of a view of `length` rows has."""
-    if array in view.stored:
-        feature = view.stored[array]
-        return sharded_metadata((length, *feature.shape), feature.dtype, view.rows_per_shard)
-    shape, dtype = ((len(view.checksummed),), "uint32") if array == "checksum" else ((), "uint8")
-    return chunked_metadata((length, *shape), dtype, view.rows_per_shard)
 
 
 def _misfit(view: View, array: str, path: Place) -> str | None:
@@ -144,7 +141,7 @@ def _misfit(view: View, array: str, path: Place) -> str | None:
         array_shape(path, metadata)
     except StepDiffError as error:
         return f"is refused ({error})"
-    expected = metadata_of(view, array, 0)
+    expected = array_metadata(array, 0, view.stored, view.rows_per_shard)
     known = {**metadata, "shape": [0, *metadata["shape"][1:]]}
     differs = [name for name in ("shape", "data_type", "chunk_grid") if known.get(name) != expected[name]]
     return f"differs from the view in {', '.join(differs)}" if differs else None
@@ -175,16 +172,16 @@ def shard_damage(view: View, shard: int, length: int) -> Iterator[FileDamage]:
     try:
         status = view.shard_status(shard)
     except DamageError as error:
-        yield _unreadable(path, error, every, shard) or FileDamage(path, "has a wrong checksum", "status", every, shard)
+        yield _damage(path, "has a wrong checksum", "status", every, shard, error)
         return
     if (status > FAILED).any():
         yield FileDamage(path, "holds values other than 0, 1, 2", "status", every, shard)
     ok, failed = first + np.flatnonzero(status == OK), first + np.flatnonzero(status == FAILED)
     paths = view.paths
     for damaged in _own_or_merged(paths.failures(shard), paths.merged_failures(shard), len(failed) > 0):
-        yield _sealed_damage(*damaged, "reasons", failed, shard)
+        yield _damage(*damaged, "reasons", failed, shard)
     for damaged in _own_or_merged(paths.info(shard), paths.merged_info(shard), len(ok) + len(failed) > 0):
-        yield _sealed_damage(*damaged, "record", every, shard)
+        yield _damage(*damaged, "record", every, shard)
     if len(ok):
         yield from row_damage(view, shard, ok)
 
@@ -210,7 +207,7 @@ def row_damage(view: View, shard: int, rows: Int[np.ndarray, " R"]) -> Iterator[
     try:
         sums = read_chunk(path, (view.rows_per_shard, len(view.checksummed)), "uint32")
     except DamageError as error:
-        yield _unreadable(path, error, rows, shard) or FileDamage(path, "has a wrong checksum", "rows", rows, shard)
+        yield _damage(path, "has a wrong checksum", "rows", rows, shard, error)
         return
     if sums is None:
         yield FileDamage(path, "is missing", "rows", rows, shard)
@@ -228,36 +225,26 @@ def _array_damage(
     fill = bytes(feature.row_bytes)
     slots = rows % view.rows_per_shard
     try:
-        file = open_shard(path, view.rows_per_shard)
-    except FileNotFoundError:
-        file = None  # every row is the fill value: the checksums decide
+        file = open_shard(path, view.rows_per_shard)  # None: every row is the fill value, and the checksums decide
     except DamageError:
         yield FileDamage(path, "has a damaged index", "rows", rows, shard)
         return
     except OSError as error:
-        yield _unreadable(path, error, rows, shard) or FileDamage(path, "cannot be read", "rows", rows, shard)
+        yield _damage(path, "cannot be read", "rows", rows, shard, error)
         return
     wrong = np.zeros(len(rows), bool)
     for place, (slot, total) in enumerate(zip(slots.tolist(), sums[slots].tolist(), strict=True)):
         try:
             row = (file.row(slot) if file else None) or fill
         except OSError as error:
-            if found := _unreadable(path, error, rows, shard):
-                yield found
+            if error.errno != errno.EIO:
+                yield _damage(path, "cannot be read", "rows", rows, shard, error)
                 return
             row = b""
         wrong[place] = len(row) != feature.row_bytes or crc32c(row) != total
     if wrong.any():
         what = f"has {int(wrong.sum())} rows that are not as they were written"
         yield FileDamage(path, what if file else "is missing", "rows", rows[wrong], shard)
-
-
-def _unreadable(path: Place, error: Exception, rows: Int64[np.ndarray, " R"], shard: int) -> FileDamage | None:
-    """Return the file as one that cannot be read, None where the disk itself is at fault or its content."""
-    cause = error if isinstance(error, OSError) else error.__cause__
-    if not isinstance(cause, OSError) or cause.errno == errno.EIO:
-        return None
-    return FileDamage(path, f"cannot be read ({cause.strerror})", "unreadable", rows, shard)
 
 
 def _no_rows() -> Int64[np.ndarray, " 0"]:

@@ -16,26 +16,24 @@ Guarantees
 - no row that was absent, forgotten or replaced becomes ok
 """
 
-from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int64, UInt8
 
 from stepdiff.common.errors import DamageError, StepDiffError
-from stepdiff.common.io.files import listed
-from stepdiff.common.io.locks import check_held, holds, locked
+from stepdiff.common.io.locks import holds
 from store.catalog.forgotten import are_forgotten
-from store.damage.view_damage import FileDamage, metadata_of, row_damage, rows_of_shard, shard_damage, shards_of
-from store.format.layout import LOCK, MERGED_SHARDS, read_json, shard_number, shard_numbers, write_json
-from store.format.shard import encode_chunk
-from store.format.view_metadata import Write, array_shape, encode_writes, read_merged_writes, read_writes
+from store.damage.view_damage import FileDamage, row_damage, rows_of_shard, shard_damage, shards_of
+from store.format.layout import LOCK, MERGED_SHARDS, array_metadata, read_json, shard_number, write_json
+from store.format.shard import encode_chunk, open_shard
+from store.format.view_metadata import array_shape
 from store.io.commit_group import CommitGroup
-from store.io.records import writes_of_shard
-from store.io.remote import open_shard
+from store.io.records import Write, all_writes, encode_writes, writes_of_shard
 from store.io.status import ABSENT, FAILED, OK, encode_failures, failures_of_shard, reasons_by_row
+from store.io.writer import ShardWriter
 from store.view import View
 
 MARK = "damaged"
@@ -86,50 +84,30 @@ def rewrite_metadata(view: View, found: list[FileDamage]) -> list[str]:
     if another array of the view is longer than the catalog: arrays never shrink.
     """
     damaged = {str(damage.path) for damage in found if damage.kind == "metadata"}
-    arrays = {view.paths.metadata(array): array for array in (*view.stored, "checksum", "status")}
+    arrays = {view.paths.metadata(array): array for array in view.arrays}
     length = len(view.catalog)
     for path in arrays:
         if str(path) not in damaged and array_shape(path, read_json(path))[0] > length:
             raise StepDiffError(f"{path} has more rows than the catalog of {view.entity}, {length}: restore its parts")
     rewritten = [path for path in arrays if str(path) in damaged]  # status last: the view's length is its length
     for path in rewritten:
-        write_json(path, metadata_of(view, arrays[path], length))
+        write_json(path, array_metadata(arrays[path], length, view.stored, view.rows_per_shard))
     return [str(path) for path in rewritten]
 
 
 def unfinished(view: View) -> dict[int, dict[str, Any]]:
     """Return the rows that were withdrawn as damaged and are still absent, with the info of what wrote them."""
     rows: dict[int, dict[str, Any]] = {}
-    for shard, writes in _readable_records(view):
+    for shard, writes in all_writes(view.paths, view.rows_per_shard, skip_damaged=True):
         infos = [write for write in writes if True in (write.info.get(MARK), write.info.get(REPAIRED))]
         marked = {row: write.info for write in infos for row in write.rows}
-        if marked:
-            try:
-                status = view.shard_status(shard)
-            except DamageError:  # the rows are damaged once more
-                continue
-            first = shard * view.rows_per_shard
-            rows |= {row: info for row, info in marked.items() if status[row - first] == ABSENT}
+        if not marked:
+            continue
+        with suppress(DamageError):  # the rows are damaged once more
+            absent = set((shard * view.rows_per_shard + np.flatnonzero(view.shard_status(shard) == ABSENT)).tolist())
+            rows |= {row: info for row, info in marked.items() if row in absent}
     gone = are_forgotten(view.paths.store, view.entity, np.array(list(rows), np.int64))
     return {row: info for (row, info), forgotten in zip(rows.items(), gone.tolist(), strict=True) if not forgotten}
-
-
-def _readable_records(view: View) -> Iterator[tuple[int, list[Write]]]:
-    """Yield the record of every shard that has one which is not damaged."""
-    files = listed(view.paths.beside[1], "*.json")
-    shards = set(shard_numbers(path.stem for path in files))
-    for shard in sorted(shards):
-        try:
-            yield shard, read_writes(view.paths.info(shard), shard * view.rows_per_shard, view.rows_per_shard)
-        except (StepDiffError, FileNotFoundError):
-            continue
-    for path in files:
-        if path.name.startswith("merged-"):
-            try:
-                merged = read_merged_writes(path, view.rows_per_shard)
-            except (StepDiffError, FileNotFoundError):
-                continue
-            yield from ((shard, writes) for shard, writes in merged.items() if shard not in shards)
 
 
 class _Shard:
@@ -142,14 +120,11 @@ class _Shard:
     def withdraw(self, done: Withdrawn) -> None:
         """Look at the shard again, under its lock, and make its damaged rows absent."""
         view, paths = self.view, self.view.paths
-        lock = paths.lock(self.shard)
-        lock.parent.make_folder()
-        with locked(lock, wait=True):  # a worker of a dead run may still be writing
-            view.check_not_dropped()
+        with ShardWriter(view, self.shard).locked() as held:
             damage_now = list(shard_damage(view, self.shard, len(view)))
             if any(damage.kind == "unreadable" for damage in damage_now):
                 return
-            writes, reasons = self._record(), self._reasons()
+            writes, reasons = self._record_and_reasons()
             rows = _union([damage for damage in damage_now if damage.kind == "rows"])
             if lost := any(damage.kind == "status" for damage in damage_now):
                 status, rows = self._rebuilt(writes, reasons)
@@ -158,7 +133,6 @@ class _Shard:
                 status[rows - self.first] = ABSENT
             failed = (self.first + np.flatnonzero(status == FAILED)).tolist()
             finished = {*(self.first + np.flatnonzero(status == OK)).tolist(), *failed}
-            held = partial(check_held, lock)
             with CommitGroup(held) as files:
                 if len(rows) or not finished <= _rows_of(writes or []):
                     record = encode_writes(self.shard, _marked(writes or [], frozenset(rows.tolist()), finished))
@@ -173,26 +147,19 @@ class _Shard:
                 paths.failures(self.shard).unlink()  # no row needs it
                 done.rewritten.append(str(paths.failures(self.shard)))
             if lost or len(rows):
-                with CommitGroup(held) as files:
-                    files.put(paths.status(self.shard), encode_chunk(status))
+                paths.status(self.shard).put([encode_chunk(status)], len(status), held)
             if lost:
                 done.rewritten.append(str(paths.status(self.shard)))
             done.rows += len(rows)
 
-    def _record(self) -> list[Write] | None:
-        """Return the record of the shard, None where it is damaged."""
-        try:
-            return writes_of_shard(self.view.paths, self.shard, self.view.rows_per_shard)
-        except StepDiffError:
-            return None
-
-    def _reasons(self) -> dict[int, str] | None:
-        """Return row -> reason of the shard's file of failures, None where it is damaged."""
-        try:
+    def _record_and_reasons(self) -> tuple[list[Write] | None, dict[int, str] | None]:
+        """Return the record of the shard, and row -> reason of its failures; None where the file is damaged."""
+        writes, failures = None, None
+        with suppress(StepDiffError):
+            writes = writes_of_shard(self.view.paths, self.shard, self.view.rows_per_shard)
+        with suppress(StepDiffError):
             failures = failures_of_shard(self.view.paths, self.shard)
-        except StepDiffError:
-            return None
-        return reasons_by_row(self.view.catalog, failures)
+        return writes, None if failures is None else reasons_by_row(self.view.catalog, failures)
 
     def _rebuilt(
         self, writes: list[Write] | None, reasons: dict[int, str] | None
@@ -218,11 +185,10 @@ class _Shard:
         """Return which rows a shard file has."""
         present = np.zeros(len(rows), bool)
         for name, feature in self.view.stored.items():
-            try:
-                path = self.view.paths.shard(name, self.shard, 1 + len(feature.shape))
-                present |= open_shard(path, self.view.rows_per_shard).present[: len(rows)]
-            except (FileNotFoundError, DamageError):
-                continue
+            path = self.view.paths.shard(name, self.shard, 1 + len(feature.shape))
+            with suppress(DamageError):
+                if file := open_shard(path, self.view.rows_per_shard):
+                    present |= file.present[: len(rows)]
         return present
 
 

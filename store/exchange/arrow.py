@@ -70,13 +70,10 @@ def record_batches(
         StepDiffError: unknown feature, column or dtype, unsuitable `rows`, or a value past float16.
         DamageError: a row that differs from its checksum.
     """
-    fields, wanted = _plan(view, features, columns, dtype)
-    names = _names(view, features)
-    if rows is None:
-        finished = np.flatnonzero(view.status() == OK)
-    else:
-        numbers = row_numbers(rows)
-        finished = numbers[view.status(numbers) == OK]
+    fields, wanted, names = _plan(view, features, columns, dtype)
+    numbers = None if rows is None else row_numbers(rows)
+    status = view.status(numbers)
+    finished = np.flatnonzero(status == OK) if numbers is None else numbers[status == OK]
     row_bytes = sum(view.stored[name].row_bytes for name in view.arrays_of(names))
     count = max(BATCH_BYTES // row_bytes, 1) if batch_rows is None else batch_rows
     if count < 1:
@@ -160,9 +157,11 @@ def one_line(error: BaseException) -> str:
 
 def _plan(
     view: View, features: str | Sequence[str] | None, columns: Sequence[str] | None, dtype: str | None
-) -> tuple[pa.Schema, pl.DataFrame]:
-    """Return the schema, and an empty frame of the catalog's columns."""
-    names = _names(view, features)
+) -> tuple[pa.Schema, pl.DataFrame, list[str]]:
+    """Return the schema, an empty frame of the catalog's columns, and the names of the features."""
+    names = [features] if isinstance(features, str) else list(dict.fromkeys(features or view.features))
+    for name in names:
+        view.check_feature(name)
     if dtype not in (None, "float16", "float32"):
         raise StepDiffError(f"dtype {dtype!r} is refused: give float16 or float32, or none for values as stored")
     like = _frame_like(view.catalog, columns)
@@ -186,7 +185,7 @@ def _plan(
         )
         for name, feature in stored.items()
     ]
-    return pa.schema([*metadata, *lists]), like
+    return pa.schema([*metadata, *lists]), like, names
 
 
 def _features(view: View, names: Sequence[str], dtype: str | None) -> dict[str, Feature]:
@@ -216,16 +215,6 @@ def _frame_like(catalog: Catalog, columns: Sequence[str] | None) -> pl.DataFrame
         )
     wanted = known if columns is None else columns
     return pl.DataFrame(schema={KEY: pl.String(), **{name: known[name] for name in wanted if name != KEY}})
-
-
-def _names(view: View, features: str | Sequence[str] | None) -> list[str]:
-    names = [features] if isinstance(features, str) else list(dict.fromkeys(features or view.features))
-    for name in names:
-        if name not in view.features:
-            raise StepDiffError(
-                f"no feature {name!r} in view {view.name} of {view.entity}: it has {', '.join(view.features)}"
-            )
-    return names
 
 
 def _catalog_columns(catalog: Catalog) -> dict[str, Any]:

@@ -1,20 +1,30 @@
-"""The commands `python -m store export` and `import`, and their options."""
+"""The commands `python -m store export` and `import`, and their options.
 
+What a command runs is imported then, so that --help is fast.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from stepdiff.common.cli.options import parse
 from stepdiff.common.errors import some
-from store.verbs.options import Dtype, Entity, Floats  # what a command runs is imported then, so that --help is fast
+from store.verbs.options import (
+    Dtype,
+    Floats,
+    OfEntity,
+    Waiting,
+)  # what a command runs is imported then, so that --help is fast
 
 Format = Literal["parquet", "lance", "huggingface", "webdataset"]
 Readable = Literal["parquet", "lance"]
+SUFFIXES: Mapping[str, Readable] = {".parquet": "parquet", ".lance": "lance"}
 UNKNOWN_LICENSE = "unknown: features inherit the licence of the videos"
 _SHOWN = 10
 
 
 @dataclass(frozen=True)
-class ExportOptions:
+class ExportOptions(OfEntity):
     """Copy the finished rows of a view, with the catalog's metadata, into the files of another library.
 
     Failed and absent rows are left out and counted. A killed export continues with the same command, if the rows are
@@ -29,8 +39,6 @@ class ExportOptions:
     """name of the view"""
     format: Format | None = None
     """files to write. Default: by the suffix .parquet or .lance"""
-    entity: Entity = "clips"
-    """what a row is"""
     features: tuple[str, ...] = ()
     """features to export. Default: all"""
     columns: tuple[str, ...] = ()
@@ -42,7 +50,7 @@ class ExportOptions:
 
 
 @dataclass(frozen=True)
-class ImportOptions:
+class ImportOptions(OfEntity, Waiting):
     """Copy features from Parquet or Lance files into a view.
 
     Other columns than key and features become metadata of new clips; those that do not are listed. A second run copies
@@ -68,8 +76,6 @@ class ImportOptions:
     """provenance: how frames were sampled, `none` for texts"""
     crop: str | None = None
     """provenance: how frames were resized and cropped"""
-    entity: Entity = "clips"
-    """what a row is"""
     features: tuple[str, ...] = ()
     """features of the view, each NAME or NAME=COLUMN. Default: all columns of lists of floats"""
     columns: tuple[str, ...] = ()
@@ -80,8 +86,6 @@ class ImportOptions:
     """dtype of the largest feature. Default: float16 and int8 with scales remain, other floats become float32"""
     retry_failed: bool = False
     """retry rows that failed before"""
-    wait: bool = False
-    """wait while another run writes into the store, instead of failing"""
 
 
 def export(argv: list[str]) -> int:

@@ -11,7 +11,7 @@ Guarantees
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +30,7 @@ from store.exchange import card as cards
 from store.exchange import writers
 from store.exchange.arrow import feature_fields, readable, record_batches, schema
 from store.exchange.card import Card
-from store.exchange.commands import ExportOptions, Format
+from store.exchange.commands import SUFFIXES, ExportOptions, Format
 from store.feature_store import Store
 from store.view import OK, View
 
@@ -38,7 +38,6 @@ PART_BYTES = 256 * 2**20
 """bytes of features in a part, at most about, where a shard has fewer"""
 _LOCK = "_export.lock"
 _MOST_CARD = 64 * 2**20
-_SUFFIXES: Mapping[str, Format] = {".parquet": "parquet", ".lance": "lance"}
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ def export(options: ExportOptions) -> Exported:
 
 def chosen_format(options: ExportOptions) -> Format:
     """Return the format of an export; StepDiffError where neither option nor suffix says it."""
-    format = options.format or _SUFFIXES.get(Path(options.path).suffix.lower())
+    format = options.format or SUFFIXES.get(Path(options.path).suffix.lower())
     if format is None:
         raise StepDiffError(f"the name {options.path} has no known suffix: give --format {'|'.join(get_args(Format))}")
     return format

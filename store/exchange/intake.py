@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -25,10 +26,10 @@ from stepdiff.common.progress import progress
 from store.catalog.catalog import Catalog, check_rows
 from store.catalog.forgotten import are_forgotten
 from store.exchange.arrow import SCALE
-from store.exchange.commands import ImportOptions, Readable
+from store.exchange.commands import SUFFIXES, ImportOptions, Readable
 from store.exchange.readers import FileRows, opened
 from store.feature_store import Store
-from store.format.quantise import exact_floats, scale_shape
+from store.format.quantise import dequantise, scale_shape
 from store.io.writer import Values, ViewWriter
 from store.provenance import Feature, Provenance, with_dtype
 from store.view import ABSENT, FAILED, OK
@@ -36,15 +37,8 @@ from store.view import ABSENT, FAILED, OK
 MOST_FEATURES = 100
 """of an import, which writes files of each while it holds the store's lock"""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_FIELDS = {
-    "encoder": "encoder",
-    "weights": "weights_sha256",
-    "layer": "layer",
-    "frames": "frames",
-    "crop": "crop",
-}
-"""field of a provenance -> option"""
-_SUFFIXES: Mapping[str, Readable] = {".lance": "lance", ".parquet": "parquet"}
+_PROVENANCE = ("encoder", "weights_sha256", "layer", "frames", "crop")
+"""options"""
 
 
 @dataclass(frozen=True)
@@ -80,33 +74,28 @@ def take_in(options: ImportOptions) -> Imported:
     path = Path(options.path)
     refuse_links_out(path)
     format = options.format or format_of(path)
-    with opened(path, format, options.keys, options.features, options.columns) as files:
-        _check_keys(path, files.keys)
-        scales = _scales(files.kinds)
-        features = {name: kind for name, kind in files.kinds.items() if name not in scales.values()}
-        if len(features) > MOST_FEATURES:
-            raise StepDiffError(
-                f"{path} has {len(features):,} features, a view at most {MOST_FEATURES}: give --features"
-            )
-        if options.dtype:
-            features = with_dtype(features, options.dtype)
-        provenance = _provenance(path, options, features, files)
-        columns = _checked_columns(files)
-        store = Store.open(options.store, create=True)
-        _check_fits(path, store.catalog(options.entity), columns)
-        info = {"imported_from": path.name, **files.source.versions}
-        with store.writer(options.entity, options.view, provenance, features, info=info, wait=options.wait) as writer:
-            view = writer.view
-            rows = _add(writer, files)
-            before = view.status()[rows]
-            todo = before == ABSENT
-            if options.retry_failed:
-                todo |= before == FAILED
-            forgotten = are_forgotten(store.path, options.entity, rows)
-            todo &= ~forgotten
-            places = np.flatnonzero(todo)
-            with progress(f"import into {options.view}", len(places)) as advance:
-                _import(files, scales, writer, rows, places, advance)
+    files = opened(path, format, options.keys, options.features, options.columns)
+    _check_keys(path, files.keys)
+    scales = _scales(files.kinds)
+    features = {name: kind for name, kind in files.kinds.items() if name not in scales.values()}
+    if len(features) > MOST_FEATURES:
+        raise StepDiffError(f"{path} has {len(features):,} features, a view at most {MOST_FEATURES}: give --features")
+    if options.dtype:
+        features = with_dtype(features, options.dtype)
+    provenance = _provenance(path, options, features, files)
+    columns = _checked_columns(files)
+    store = Store.open(options.store, create=True)
+    _check_fits(path, store.catalog(options.entity), columns)
+    info = {"imported_from": path.name, **files.source.versions}
+    with store.writer(options.entity, options.view, provenance, features, info=info, wait=options.wait) as writer:
+        view = writer.view
+        rows = _add(writer, files)
+        before = view.status()[rows]
+        forgotten = are_forgotten(store.path, options.entity, rows)
+        todo = np.isin(before, [ABSENT, FAILED] if options.retry_failed else [ABSENT]) & ~forgotten
+        places = np.flatnonzero(todo)
+        with progress(f"import into {options.view}", len(places)) as advance:
+            _import(files, scales, writer, rows, places, advance)
     after = view.status()[rows]
     failed = rows[after == FAILED]
     return Imported(
@@ -133,7 +122,7 @@ def format_of(path: Path) -> Readable:
         return "lance"
     if path.is_dir() and any(path.rglob("*.parquet")):
         return "parquet"
-    format = _SUFFIXES.get(path.suffix.lower())
+    format = SUFFIXES.get(path.suffix.lower())
     if format is None:
         raise StepDiffError(f"the format of {path} is not known by its name or content: give --format")
     return format
@@ -152,20 +141,20 @@ def _scales(kinds: Mapping[str, Feature]) -> dict[str, str]:
 def _provenance(path: Path, options: ImportOptions, features: Mapping[str, Feature], files: FileRows) -> Provenance:
     """Return the provenance of the view; StepDiffError where an option is missing or contradicts the files."""
     card = files.layout.card
-    noted = Provenance.from_dict(card.provenance) if card else None
-    values = {name: getattr(options, option) for name, option in _FIELDS.items()}
-    for name, value in values.items():
-        flag = f"--{_FIELDS[name].replace('_', '-')}"
-        there = getattr(noted, name) if noted else None
-        if value is None and there is None:
+    noted = card.provenance if card else {"dtypes": {}}
+    values: dict[str, Any] = {}
+    for option in _PROVENANCE:
+        name, flag = option.removesuffix("_sha256"), f"--{option.replace('_', '-')}"
+        given, there = getattr(options, option), noted.get(name)
+        if given is None and there is None:
             raise StepDiffError(f"{flag} must be given: {path} does not say how its features were computed")
-        if value is not None and there is not None and value != there:
-            raise StepDiffError(f"{flag} {value!r} contradicts {path}, which says {there!r}: leave it out")
-        values[name] = there if value is None else value
-    dtypes = {name: feature.dtype for name, feature in features.items()}
-    for name, dtype in dtypes.items():
-        before = noted.dtypes.get(name, dtype) if noted else dtype
-        dtypes[name] = before if before.split(" ")[0] == dtype else f"{dtype} from {before}"
+        if None not in (given, there) and given != there:
+            raise StepDiffError(f"{flag} {given!r} contradicts {path}, which says {there!r}: leave it out")
+        values[name] = there if given is None else given
+    dtypes: dict[str, str] = {}
+    for name, feature in features.items():
+        before = noted["dtypes"].get(name, feature.dtype)
+        dtypes[name] = before if before.split(" ")[0] == feature.dtype else f"{feature.dtype} from {before}"
     return Provenance(**values, dtypes=dtypes)
 
 
@@ -216,9 +205,15 @@ def _import(
         with np.errstate(over="ignore"):  # a float64 that overflows becomes infinity, and its row fails
             features, reasons = files.read(here)
         for name, scale in scales.items():
-            features[name], same = exact_floats(features[name], features.pop(scale))
-            for at in np.flatnonzero(~same).tolist():
-                reasons.setdefault(at, f"{scale} are not scales that a store makes for these levels of {name}")
+            levels, factors = features[name], features.pop(scale)
+            flat = factors.reshape(len(here), -1)
+            fits = (levels.reshape(len(here), -1).min(1) >= -127) & (flat.min(1) > 0) & (flat.max(1) < np.inf)
+            for at in np.flatnonzero(~fits).tolist():
+                reasons.setdefault(at, f"{name} is not int8 as a store has it: levels from -127, {scale} above 0")
+            if writer.view.features[name].dtype == "int8":
+                features["scale"] = factors
+            else:
+                features[name] = dequantise(levels, factors)
         if reasons:
             good = np.setdiff1d(np.arange(len(here)), list(reasons))
             features = {name: values[good] for name, values in features.items()}

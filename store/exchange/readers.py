@@ -8,7 +8,6 @@ others.
 
 import mmap
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,27 +81,25 @@ class FileRows:
         return features, reasons
 
 
-@contextmanager
-def opened(
-    path: Path, format: str, keys: str | None, features: Sequence[str], columns: Sequence[str]
-) -> Iterator[FileRows]:
-    """Yield the rows of a Parquet file, of all below a folder, by name, or of the newest version of a Lance dataset.
+def opened(path: Path, format: str, keys: str | None, features: Sequence[str], columns: Sequence[str]) -> FileRows:
+    """Return the rows of a Parquet file, of all below a folder, by name, or of the newest version of a Lance dataset.
 
     Other arguments as of `columns.layout`. Raises StepDiffError where they cannot be used.
     """
-    with closing(_Lance(path) if format == "lance" else _Parquet(path)) as source:
-        if not source.count:
-            raise StepDiffError(f"{path} has no rows")
-        check_names(str(path), source.schema)
-        with readable(path):
-            ragged = ragged_columns(source.schema)
-            sample = next(source.each(ragged, _SAMPLE)) if ragged else None
-        taken = layout(str(path), source.schema, sample, keys, features, columns)
+    source = _Lance(path) if format == "lance" else _Parquet(path)
+    if not source.count:
+        raise StepDiffError(f"{path} has no rows")
+    check_names(str(path), source.schema)
+    with readable(path):
+        ragged = ragged_columns(source.schema)
+        sample = next(source.each(ragged, _SAMPLE)) if ragged else None
+    taken = layout(str(path), source.schema, sample, keys, features, columns)
+    if isinstance(source, _Parquet):  # a Lance dataset has one schema
         source.check(taken)
-        with readable(path):
-            blocks = (batch.column(0) for batch in source.each([taken.keys], _KEY_ROWS))
-            texts = texts_of(str(path), blocks, source.nbytes)
-        yield FileRows(str(path), taken, texts.rename(KEY), source)
+    with readable(path):
+        blocks = (batch.column(0) for batch in source.each([taken.keys], _KEY_ROWS))
+        texts = texts_of(str(path), blocks, source.nbytes)
+    return FileRows(str(path), taken, texts.rename(KEY), source)
 
 
 class _Parquet:
@@ -155,26 +152,14 @@ class _Parquet:
         return int(np.searchsorted(places, self._starts[group]))
 
     def batches(self, places: Int[np.ndarray, " K"], columns: list[str], size: int) -> Iterator[pa.RecordBatch]:
-        """Yield columns of the rows at K ascending places of one row group."""
-        group = int(np.searchsorted(self._starts, places[0], "right")) - 1
-        wanted = places - self._starts[group]
-        for first, batch in self._from(group, int(wanted[0]), columns, size):
-            here = wanted[wanted < first + batch.num_rows] - first
-            wanted = wanted[len(here) :]
-            if len(here) and here[-1] - here[0] == len(here) - 1:
-                yield batch.slice(int(here[0]), len(here))  # neighbours, without a copy
-            elif len(here):
-                yield batch.take(pa.array(here))
-            if not len(wanted):
-                return
-
-    def _from(self, group: int, first: int, columns: list[str], size: int) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """Yield the batches of a row group from its row `first` on, each with its first row.
+        """Yield columns of the rows at K ascending places of one row group.
 
         A later call goes on where an earlier one ended, so that rows in ascending order are decoded once.
         """
+        group = int(np.searchsorted(self._starts, places[0], "right")) - 1
+        wanted = places - self._starts[group]
         cursor, self._cursor = self._cursor, None  # set again with each batch that can be decoded
-        if cursor and cursor[0] == group and cursor[1] <= first:
+        if cursor and cursor[0] == group and cursor[1] <= wanted[0]:
             _, row, batch, rest = cursor
         else:
             file, number = self._groups[group]
@@ -182,25 +167,23 @@ class _Parquet:
             row, batch = 0, next(rest, None)
         while batch is not None:
             self._cursor = group, row, batch, rest
-            if row + batch.num_rows > first:
-                yield row, batch
+            here = wanted[wanted < row + batch.num_rows] - row
+            wanted = wanted[len(here) :]
+            if len(here) and here[-1] - here[0] == len(here) - 1:
+                yield batch.slice(int(here[0]), len(here))  # neighbours, without a copy
+            elif len(here):
+                yield batch.take(pa.array(here))
+            if not len(wanted):
+                return
             row += batch.num_rows
             self._cursor = None
             batch = next(rest, None)
 
     def _opened(self, number: int) -> pq.ParquetFile:
-        """Return an open file; the one before it is closed."""
+        """Return an open file, instead of the one before it."""
         if self._file is None or self._file[0] != number:
-            self.close()
             self._file = number, _open(self._paths[number])
         return self._file[1]
-
-    def close(self) -> None:
-        """Close the open file."""
-        self._cursor = None
-        if self._file is not None:
-            self._file[1].close()
-            self._file = None
 
 
 def _open(path: Path) -> pq.ParquetFile:
@@ -231,7 +214,7 @@ def _check_size(path: Path) -> None:
 
 
 class _Lance:
-    """A Lance dataset. The methods are those of `_Parquet`."""
+    """A Lance dataset, read with the methods of `_Parquet`."""
 
     def __init__(self, path: Path) -> None:
         stepdiff.require("the format lance", "export", ("lance",))
@@ -252,9 +235,6 @@ class _Lance:
         if self.count > max(FREE_ROWS, ROWS_PER_BYTE * self.nbytes):
             raise StepDiffError(f"{path} declares {self.count:,} rows in {self.nbytes:,} bytes: damaged?")
 
-    def check(self, taken: Layout) -> None:
-        """Do nothing: one dataset has one schema."""
-
     def each(self, columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
         yield from self._dataset.to_batches(columns=list(columns), batch_size=min(rows, _KEY_ROWS))
 
@@ -263,9 +243,6 @@ class _Lance:
 
     def batches(self, places: Int[np.ndarray, " K"], columns: list[str], size: int) -> Iterator[pa.RecordBatch]:
         yield from self._dataset.take(places.tolist(), columns=columns).combine_chunks().to_batches()
-
-    def close(self) -> None:
-        """Do nothing: a dataset closes its files itself."""
 
 
 def _has_base(metadata: object) -> bool:

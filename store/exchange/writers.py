@@ -14,7 +14,6 @@ dataset. Until then the folder is no Lance dataset.
 import io
 import json
 import math
-import os
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -27,7 +26,7 @@ import pyarrow.parquet as pq
 
 import stepdiff
 from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.local import LocalPath, sync_folder
+from stepdiff.common.io.local import LocalPath, sync_file, sync_folder
 from store.exchange.arrow import feature_fields, one_line, row_values
 
 UNFINISHED = ".unfinished"
@@ -174,7 +173,7 @@ def write_lance(path: Path, batches: pa.RecordBatchReader) -> None:
         raise StepDiffError(f"cannot write {root}: {one_line(error)}") from error
     record = [fragment.to_json() for fragment in fragments]
     for file in (file for fragment in record for file in fragment["files"]):
-        _sync(root / "data" / file["path"])
+        sync_file(root / "data" / file["path"])
     sync_folder(root / "data")
     path.write_text(json.dumps(record))
 
@@ -220,7 +219,7 @@ def finish(path: LocalPath, format: str, fields: pa.Schema, rows: int) -> None:
         fragments = [lance.FragmentMetadata.from_json(text) for text in texts]
         lance.LanceDataset.commit(str(path), lance.LanceOperation.Overwrite(fields, fragments))
         for file in (path / "_versions").iterdir():
-            _sync(file)
+            sync_file(file)
         sync_folder(path / "_versions")
     if (count := lance.dataset(str(path)).count_rows()) != rows:
         raise StepDiffError(f"{path} has {count:,} of {rows:,} rows: remove it and export again")
@@ -245,8 +244,3 @@ def _records(unfinished: LocalPath) -> list[list[dict[str, Any]]]:
 def _files(fragments: list[dict[str, Any]]) -> list[str]:
     """Return the names of the data files of fragments."""
     return [file["path"] for fragment in fragments for file in fragment["files"]]
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

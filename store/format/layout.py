@@ -14,7 +14,7 @@ snapshots/NAME/                       arrays.zarr, catalog, failures, forgotten,
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -27,6 +27,7 @@ from zarr.storage import MemoryStore
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import Place, place
 from stepdiff.common.io.sealed import BLANK, is_sealed, seal
+from store.provenance import Feature
 
 FORMAT = "stepdiff-store"
 VERSION = 1
@@ -67,9 +68,7 @@ def read_json(path: Path | Place, sealed: bool = True) -> dict[str, Any]:
         raise
     except OSError as error:
         raise StepDiffError(f"cannot read {path}: {error.strerror}") from error
-    except RecursionError:
-        raise StepDiffError(f"{path} is damaged (nested too deeply): run python -m store verify") from None
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise StepDiffError(f"{path} is damaged ({error}): run python -m store verify") from error
     if not isinstance(value, dict) or (sealed and not is_sealed(data)):
         raise StepDiffError(f"{path} is not as it was written: run python -m store verify")
@@ -112,16 +111,18 @@ def group_metadata(attributes: dict[str, Any] | None = None) -> dict[str, Any]:
     }
 
 
-def sharded_metadata(shape: tuple[int, ...], dtype: str, shard_rows: int) -> dict[str, Any]:
-    """Return the zarr.json of an array of rows: one inner chunk a row, `shard_rows` rows a shard."""
-    inner, shard = (1, *shape[1:]), (shard_rows, *shape[1:])
-    return json.loads(_array_json(shape=shape, dtype=dtype, chunks=inner, shards=shard, compressors=None))
+def array_metadata(array: str, length: int, stored: Mapping[str, Feature], shard_rows: int) -> dict[str, Any]:
+    """Return the zarr.json of an array of a view that has `length` rows, `shard_rows` a shard, and `stored` arrays.
 
-
-def chunked_metadata(shape: tuple[int, ...], dtype: str, shard_rows: int) -> dict[str, Any]:
-    """Return the zarr.json of an unsharded array, one crc32c'd chunk for the rows of a shard."""
-    chunk = (shard_rows, *shape[1:])
-    return json.loads(_array_json(shape=shape, dtype=dtype, chunks=chunk, compressors=(Crc32cCodec(),)))
+    A stored array has one inner chunk a row; `checksum` and `status` have one crc32c'd chunk for the rows of a shard.
+    """
+    if array in stored:
+        shape, dtype = stored[array].shape, stored[array].dtype
+        how: dict[str, Any] = {"chunks": (1, *shape), "shards": (shard_rows, *shape), "compressors": None}
+    else:
+        shape, dtype = ((len(stored),), "uint32") if array == "checksum" else ((), "uint8")
+        how = {"chunks": (shard_rows, *shape), "compressors": (Crc32cCodec(),)}
+    return json.loads(_array_json(shape=(length, *shape), dtype=dtype, **how))
 
 
 @lru_cache(64)  # zarr takes milliseconds
@@ -179,7 +180,7 @@ class ViewPaths:
 
     def lock(self, shard: int) -> Place:
         """Return the lock of a shard's one writer."""
-        return self.info(shard).with_suffix(".lock")
+        return self._info / f"{shard}.lock"
 
     @property
     def beside(self) -> tuple[Place, Place]:

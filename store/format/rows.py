@@ -30,9 +30,9 @@ class StoredRows(NamedTuple):
 
 
 def stored_rows(
-    slots: Int[np.ndarray, " K"], given: Mapping[str, Float[np.ndarray, "K ..."]], features: Mapping[str, Feature]
+    slots: Int[np.ndarray, " K"], given: Mapping[str, Shaped[np.ndarray, "K ..."]], features: Mapping[str, Feature]
 ) -> Iterator[StoredRows]:
-    """Yield the rows of `slots` as `features` are stored, in parts, in order."""
+    """Yield the rows of `slots` as `features` are stored, in parts, in order; int8 comes as floats, or with `scale`."""
     row_bytes = sum(features[name].row_bytes for name in given)
     size = max(_PART_BYTES // max(row_bytes, 1), 1)
     fill = max(PAGE // gcd(features[name].row_bytes, PAGE) for name in given)  # rows that end at a page boundary
@@ -43,7 +43,7 @@ def stored_rows(
 
 def _part(
     slots: Int[np.ndarray, " K"],
-    given: Mapping[str, Float[np.ndarray, "K ..."]],
+    given: Mapping[str, Shaped[np.ndarray, "K ..."]],
     features: Mapping[str, Feature],
     part: slice,
 ) -> StoredRows:
@@ -54,6 +54,9 @@ def _part(
     for name, values in given.items():
         dtype = features[name].dtype
         suspects, looked_at = np.arange(len(slots)), values
+        if dtype == "int8" and "scale" in given:
+            arrays[name] = np.ascontiguousarray(values, np.int8)
+            continue
         if dtype == "int8":
             arrays[name], scale = quantise(values, threads=1)  # other parts are prepared at the same time
             arrays["scale"] = np.ascontiguousarray(scale, "<f2")

@@ -15,14 +15,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Int, Shaped, UInt8, UInt64
 
 from stepdiff.common.errors import DamageError
 from stepdiff.common.io.direct_io import reopened
-from stepdiff.common.io.files import Place
+from stepdiff.common.io.files import Place, RemotePath
 from stepdiff.common.io.sealed import crc32c
 
 MISSING = np.uint64(2**64 - 1)
@@ -72,19 +71,42 @@ class ShardFile:
         return os.pread(self.fd, int(self.lengths[slot]), int(self.offsets[slot]))
 
 
-@runtime_checkable
-class Rows(Protocol):
-    """Whatever gives the rows of a shard by slot."""
+class RemoteShard:
+    """The index of a shard object as it was when it was opened."""
 
-    path: Any
-    """where they lie"""
+    def __init__(self, path: RemotePath, slots: int) -> None:
+        """Open `path`, a shard of `slots` rows.
 
-    def row(self, slot: int) -> bytes | memoryview | None:
-        """Return the bytes of a row, None where it is missing."""
+        Raises FileNotFoundError where it does not exist, DamageError where its index is damaged.
+        """
+        self.path = path
+        tail, self.identity, self.nbytes = path.read_tail(index_size(slots))
+        self.offsets, self.lengths, self.present = parse_index(bytes(tail), slots, self.nbytes, path)
+
+    @cached_property
+    def _data(self) -> memoryview:
+        return self.path.read_range(0, self.nbytes, self.identity)
+
+    def row(self, slot: int) -> memoryview | None:
+        """Return the bytes of a row, None where it is missing. Reads the whole object once."""
+        if not self.present[slot]:
+            return None
+        return self._data[int(self.offsets[slot]) :][: int(self.lengths[slot])]
+
+
+def open_shard(path: Place, slots: int) -> ShardFile | RemoteShard | None:
+    """Return the shard of `slots` rows at `path`; DamageError where its index is damaged.
+
+    None where it does not exist: every row is the fill value.
+    """
+    try:
+        return RemoteShard(path, slots) if isinstance(path, RemotePath) else ShardFile(path, slots)
+    except FileNotFoundError:
+        return None
 
 
 def pieces(
-    old: Rows | None,
+    old: ShardFile | RemoteShard | None,
     keep: Bool[np.ndarray, " slots"],
     new: Iterable[tuple[Int[np.ndarray, " G"], Shaped[np.ndarray, "G ..."]]],
     row_bytes: int,
@@ -112,7 +134,7 @@ def pieces(
 
 
 def _kept(
-    old: Rows | None, slot: int, row_bytes: int, check: Callable[[int, bytes | memoryview], None]
+    old: ShardFile | RemoteShard | None, slot: int, row_bytes: int, check: Callable[[int, bytes | memoryview], None]
 ) -> bytes | memoryview:
     row = old.row(slot) if old else None
     if old and row is not None and len(row) != row_bytes:
@@ -157,6 +179,14 @@ def index_bytes(present: Bool[np.ndarray, " slots"], row_bytes: int) -> bytes:
     index[present, 1] = row_bytes
     data = index.tobytes()
     return data + crc32c(data).to_bytes(4, "little")
+
+
+def by_shard(rows: Int[np.ndarray, " R"], shard_rows: int) -> list[tuple[int, Int[np.ndarray, " _"]]]:
+    """Return each shard that has some of R rows, ascending, with their places in `rows`, in order."""
+    shards = rows // shard_rows
+    order = np.argsort(shards, kind="stable")
+    numbers, starts = np.unique(shards[order], return_index=True)
+    return list(zip(numbers.tolist(), np.split(order, starts[1:]), strict=False))  # of no rows, split gives one part
 
 
 def encode_chunk(values: Shaped[np.ndarray, "..."]) -> bytes:

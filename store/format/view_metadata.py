@@ -1,16 +1,13 @@
-"""The metadata of a view and the records of its shards' writers, parsed and checked in one place.
+"""The metadata of a view. A store may come from a stranger: it is checked here, before it sizes an allocation."""
 
-A store may come from a stranger: the content of its JSON files is checked here, before it sizes an allocation.
-"""
-
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import index
 from typing import Any
 
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import Place
-from stepdiff.common.io.sealed import BLANK
-from store.format.layout import encode_json, read_json, shard_number
+from store.format.layout import read_json
 from store.format.quantise import scale_shape
 from store.provenance import INTERNAL, Feature, Provenance, check_name
 
@@ -35,11 +32,22 @@ class ViewMetadata:
 
 def read_view(path: Place) -> ViewMetadata:
     """Return the metadata in the zarr.json of a view's group. StepDiffError where no possible view has it."""
-    attributes = read_json(path).get("attributes")
+    attributes: Any = read_json(path).get("attributes")
     try:
-        return _parsed(_mapping(attributes, "attributes"))
-    except StepDiffError as error:
-        raise StepDiffError(f"{path} is not the metadata of a view ({error}): restore it, or drop the view") from None
+        rows, checksummed = attributes["rows_per_shard"], attributes["checksummed"]
+        if not is_shard_rows(rows):
+            raise StepDiffError(f"rows_per_shard {str(rows)[:100]} is no power of two up to {MOST_SHARD_ROWS:,}")
+        provenance = Provenance.from_dict(attributes["provenance"])
+        shapes = {name: tuple(map(index, feature["shape"])) for name, feature in attributes["features"].items()}
+        features = {name: Feature(shape, attributes["features"][name]["dtype"]) for name, shape in shapes.items()}
+        check_features(features)
+        stored = stored_features(features)
+        if not isinstance(checksummed, list) or sorted(map(str, checksummed)) != sorted(stored):
+            raise StepDiffError(f"checksummed {str(checksummed)[:100]} are not its arrays {', '.join(stored)}")
+    except (StepDiffError, KeyError, TypeError, AttributeError, ValueError) as error:
+        why = f"it has no {error}" if isinstance(error, KeyError) else error
+        raise StepDiffError(f"{path} is not the metadata of a view ({why}): restore it, or drop the view") from None
+    return ViewMetadata(provenance, rows, features, stored, checksummed)
 
 
 def array_shape(path: Place, metadata: Mapping[str, Any]) -> tuple[int, ...]:
@@ -78,114 +86,3 @@ def stored_features(features: Mapping[str, Feature]) -> dict[str, Feature]:
         if feature.dtype == "int8":
             stored["scale"] = Feature(scale_shape(feature.shape), "float16")
     return dict(sorted(stored.items()))
-
-
-def _parsed(attributes: Mapping[str, Any]) -> ViewMetadata:
-    rows = attributes.get("rows_per_shard")
-    if not is_shard_rows(rows):
-        raise StepDiffError(f"rows_per_shard {str(rows)[:100]} is no power of two up to {MOST_SHARD_ROWS:,}")
-    assert isinstance(rows, int)
-    provenance = Provenance.from_dict(_mapping(attributes.get("provenance"), "provenance"))
-    features = {name: _feature(feature) for name, feature in _mapping(attributes.get("features"), "features").items()}
-    check_features(features)
-    stored = stored_features(features)
-    checksummed = attributes.get("checksummed")
-    if not isinstance(checksummed, list) or sorted(map(str, checksummed)) != sorted(stored):
-        raise StepDiffError(f"checksummed {str(checksummed)[:100]} are not its arrays {', '.join(stored)}")
-    return ViewMetadata(provenance, rows, features, stored, checksummed)
-
-
-def _feature(about: object) -> Feature:
-    about = _mapping(about, "a feature")
-    shape, dtype = about.get("shape"), about.get("dtype")
-    if not isinstance(shape, list) or not isinstance(dtype, str):
-        raise StepDiffError("a feature has no shape and dtype")
-    if not all(type(length) is int for length in shape):
-        raise StepDiffError(f"feature shape {str(shape)[:100]} is not of whole numbers")
-    return Feature(tuple(shape), dtype)
-
-
-def _mapping(value: object, what: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise StepDiffError(f"{what} is no object")
-    return value
-
-
-@dataclass(frozen=True)
-class Write:
-    """Rows written by the same program and device."""
-
-    rows: frozenset[int]
-    info: dict[str, Any]
-    """library versions, device"""
-    date: str | None = None
-    """UTC, ISO 8601; None: an earlier version of this program wrote it"""
-
-
-def read_writes(path: Place, first: int, count: int) -> list[Write]:
-    """Return the record of the shard of rows `first` to `first + count` - 1. StepDiffError where it names others."""
-    writes = read_json(path).get("writes")
-    if not isinstance(writes, list):
-        raise StepDiffError(f"{path} does not say what wrote the shard: delete it, and run the command again")
-    return [_write(path, write, first, first + count) for write in writes]
-
-
-def encode_writes(shard: int, writes: Iterable[Write]) -> bytes:
-    """Return the file of a shard, sealed."""
-    return encode_json({"shard": shard, "writes": _spans(writes), "seal": BLANK})
-
-
-def _spans(writes: Iterable[Write]) -> list[dict[str, Any]]:
-    return [
-        {"rows": _to_ranges(write.rows), "info": write.info, **({"date": write.date} if write.date else {})}
-        for write in writes
-        if write.rows
-    ]
-
-
-def read_merged_writes(path: Place, rows_per_shard: int) -> dict[int, list[Write]]:
-    """Return the records of a group of shards, by shard. Raises as `read_writes` does."""
-    shards = read_json(path).get("shards")
-    records: dict[int, list[Write]] = {}
-    for name, writes in shards.items() if isinstance(shards, dict) else ():
-        shard = shard_number(name)
-        if shard is None or not isinstance(writes, list):
-            raise StepDiffError(f"{path} does not say what wrote the shards: delete it, and run the command again")
-        first = shard * rows_per_shard
-        records[shard] = [_write(path, write, first, first + rows_per_shard) for write in writes]
-    return records
-
-
-def encode_merged_writes(shards: Mapping[int, Iterable[Write]]) -> bytes:
-    """Return the file of a group of shards, sealed."""
-    return encode_json({"shards": {str(shard): _spans(shards[shard]) for shard in sorted(shards)}, "seal": BLANK})
-
-
-def _write(path: Place, write: object, first: int, end: int) -> Write:
-    rows: set[int] = set()
-    fits = isinstance(write, dict) and isinstance(write.get("info"), dict) and isinstance(write.get("rows"), list)
-    for span in write["rows"] if fits and isinstance(write, dict) else ():
-        fits = (
-            isinstance(span, list)
-            and len(span) == 2
-            and all(type(row) is int for row in span)
-            and first <= span[0] <= span[1] < end
-        )
-        if not fits:
-            break
-        rows |= set(range(span[0], span[1] + 1))
-    if not fits or not isinstance(write, dict):
-        raise StepDiffError(f"{path} names rows other than {first} to {end - 1}: delete it, and run the command again")
-    date = write.get("date")
-    return Write(frozenset(rows), write["info"], date if isinstance(date, str) else None)
-
-
-def _to_ranges(rows: Iterable[int]) -> list[list[int]]:
-    """Return rows as [first, last] of every unbroken run."""
-    ranges: list[list[int]] = []
-    for row in sorted(rows):
-        if ranges and row == ranges[-1][1] + 1:
-            ranges[-1][1] = row
-        else:
-            ranges.append([row, row])
-    return ranges

@@ -7,7 +7,7 @@ Guarantees
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from functools import cached_property, partial
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -17,44 +17,13 @@ from stepdiff.common.errors import DamageError
 from stepdiff.common.io.files import Place
 from stepdiff.common.io.object_stores import pool
 from stepdiff.common.io.remote import RemotePath, ReplacedError
-from store.format.shard import ShardFile, index_size, parse_index
+from store.format.shard import RemoteShard, by_shard
 from store.io.row_checks import Check, RowChecks, wrong_rows
 
 _INDEXES = 1024  # cached per feature
 _GAP_BYTES = 512 * 2**10  # rows nearer than this are read with one request
 _REQUEST_BYTES = 8 * 2**20  # longer runs are several requests
 _TRIES = 10
-
-
-class RemoteShard:
-    """The index of a shard object as it was when it was opened."""
-
-    def __init__(self, path: RemotePath, slots: int) -> None:
-        """Open `path`, a shard of `slots` rows.
-
-        Raises FileNotFoundError where it does not exist, DamageError where its index is damaged.
-        """
-        self.path = path
-        tail, self.identity, self.nbytes = path.read_tail(index_size(slots))
-        self.offsets, self.lengths, self.present = parse_index(bytes(tail), slots, self.nbytes, path)
-
-    @cached_property
-    def _data(self) -> memoryview:
-        return self.path.read_range(0, self.nbytes, self.identity)
-
-    def row(self, slot: int) -> memoryview | None:
-        """Return the bytes of a row, None where it is missing. Reads the whole object once."""
-        if not self.present[slot]:
-            return None
-        return self._data[int(self.offsets[slot]) :][: int(self.lengths[slot])]
-
-
-def open_shard(path: Place, slots: int) -> ShardFile | RemoteShard:
-    """Return the shard of `slots` rows at `path`.
-
-    Raises FileNotFoundError where it does not exist, DamageError where its index is damaged.
-    """
-    return RemoteShard(path, slots) if isinstance(path, RemotePath) else ShardFile(path, slots)
 
 
 class _Request(NamedTuple):
@@ -86,8 +55,8 @@ class RemoteReader:
         """
         if not len(rows):
             return []
-        shards, slots = np.divmod(rows, self._shard_rows)
-        wanted = np.unique(shards).tolist()
+        slots = rows % self._shard_rows
+        wanted, parts = zip(*by_shard(rows, self._shard_rows), strict=True)
         target = out.reshape(-1).view(np.uint8).reshape(len(rows), self._row_bytes)
         tries = 0
         while True:
@@ -95,8 +64,8 @@ class RemoteReader:
                 opened = list(pool().map(self._shard, wanted))
                 versions = {n: shard.identity if shard else None for n, shard in zip(wanted, opened, strict=True)}
                 now, sums = self.checks.to_check(rows, versions, check)
-                parts = [(shard, np.flatnonzero(shards == n)) for n, shard in zip(wanted, opened, strict=True)]
-                requests = [r for shard, places in parts for r in self._requests(shard, places, slots, target)]
+                pairs = zip(opened, parts, strict=True)
+                requests = [r for shard, places in pairs for r in self._requests(shard, places, slots, target)]
                 wrong = list(pool().map(partial(self._fetch, target=target, now=now, sums=sums), requests))
                 requested = np.concatenate([np.empty(0, np.int64), *(request.places for request in requests)])
                 missing = now.copy()

@@ -2,7 +2,7 @@
 
 Every row of every array has a crc32c in the view's array `checksum`. `RowChecks` remembers, one bit a row, which
 rows of one array were right; the bits of a shard are cleared when its file is replaced. A million rows take 125 kB
-per array, and a shard 8 bytes more. Chunks of checksums are loaded when a row of their shard is checked for the
+per array. Chunks of checksums are loaded when a row of their shard is checked for the
 first time, and at most `MOST_BYTES` of them are kept.
 """
 
@@ -21,7 +21,7 @@ from stepdiff.common.errors import DamageError, StepDiffError
 from stepdiff.common.io.local import Identity
 from stepdiff.common.io.sealed import crc32c
 from store.format.layout import ViewPaths
-from store.format.shard import read_chunk
+from store.format.shard import by_shard, read_chunk
 from store.io.records import filled_by_featurize
 
 Check = Literal["always", "first", "never"]
@@ -30,7 +30,6 @@ Versions = Mapping[int, Identity | None]
 """shard -> the identity of the shard file that was opened, None where it does not exist"""
 MOST_BYTES = 64 * 2**20
 _CHUNK_BYTES = 200  # of a chunk in memory besides its values, about
-_UNSEEN = 0
 _guard = threading.Lock()  # of every view's bits and chunks
 NO_MORE_FILES = (errno.EMFILE, errno.ENFILE)
 """errors of a process or machine at its limit of open files"""
@@ -55,13 +54,11 @@ class Checksums:
 
     def of_rows(self, rows: Int[np.ndarray, " R"]) -> UInt32[np.ndarray, "R arrays"]:
         """Return the checksums of rows of status 1. DamageError where a chunk is damaged or missing."""
-        shards, slots = np.divmod(rows, self._shape[0])
-        order = np.argsort(shards, kind="stable")
-        wanted, starts = np.unique(shards[order], return_index=True)
+        parts = by_shard(rows, self._shape[0])
         sums = np.empty((len(rows), self._shape[1]), np.uint32)
-        chunks = self._paths.store.map(self._chunk, wanted.tolist())
-        for here, chunk in zip(np.split(order, starts[1:]), chunks, strict=False):  # of no rows, split gives one part
-            sums[here] = chunk[slots[here]]
+        chunks = self._paths.store.map(self._chunk, [shard for shard, _ in parts])
+        for (_, here), chunk in zip(parts, chunks, strict=True):
+            sums[here] = chunk[rows[here] % self._shape[0]]
         return sums
 
     def forget(self, shards: Sequence[int]) -> None:
@@ -70,11 +67,6 @@ class Checksums:
             for shard in shards:
                 self._chunks.pop(shard, None)
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the chunks in memory."""
-        return len(self._chunks) * (self._shape[0] * self._shape[1] * 4 + _CHUNK_BYTES)
-
     def _chunk(self, shard: int) -> UInt32[np.ndarray, "slots arrays"]:
         with _guard:
             if shard in self._chunks:
@@ -82,22 +74,20 @@ class Checksums:
                 return self._chunks[shard]
         try:
             chunk = read_chunk(self._paths.checksum(shard), self._shape, "uint32")
+            state = "missing"
         except DamageError as error:
             cause = error.__cause__
             if isinstance(cause, OSError) and cause.errno in NO_MORE_FILES:
                 raise cause from None  # which is no damage
-            raise DamageError(
-                f"the checksums of shard {shard} of view {self._paths.view} ({self._paths.entity}) are damaged: "
-                f"{remedy(self._paths, shard)}"
-            ) from None
+            chunk, state = None, "damaged"
         if chunk is None:
             raise DamageError(
-                f"the checksums of shard {shard} of view {self._paths.view} ({self._paths.entity}) are missing: "
+                f"the checksums of shard {shard} of view {self._paths.view} ({self._paths.entity}) are {state}: "
                 f"{remedy(self._paths, shard)}"
             )
         with _guard:
             self._chunks[shard] = chunk
-            while self.nbytes > MOST_BYTES and len(self._chunks) > 1:
+            while len(self._chunks) > max(MOST_BYTES // (chunk.nbytes + _CHUNK_BYTES), 1):
                 self._chunks.popitem(last=False)
         return chunk
 
@@ -112,12 +102,7 @@ class RowChecks:
         self._shard_rows = rows_per_shard
         self._row_bytes = row_bytes
         self._bits: UInt8[np.ndarray, " bytes"] = np.zeros(0, np.uint8)
-        self._versions: Int[np.ndarray, " shards"] = np.zeros(0, np.int64)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of memory."""
-        return self._bits.nbytes + self._versions.nbytes
+        self._versions: dict[int, Identity | None] = {}
 
     def wrong_zeros(self, missing: Bool[np.ndarray, " B"], sums: UInt32[np.ndarray, " B"]) -> list[int]:
         """Return the places of rows that the shard file leaves out, although their checksums are not those of zeros."""
@@ -146,14 +131,15 @@ class RowChecks:
             return np.zeros(len(rows), bool)
         replaced = []
         with _guard:
-            self._grow(versions)
+            needed, room = -(-(max(versions, default=-1) + 1) * self._shard_rows // 8), len(self._bits)
+            if needed > room:
+                self._bits = np.append(self._bits, np.zeros(max(needed, room * 5 // 4) - room, np.uint8))
             for shard, version in versions.items():
-                seen, now = int(self._versions[shard]), _number(version)
-                if seen not in (_UNSEEN, now):
+                if self._versions.setdefault(shard, version) != version:
                     every = np.arange(shard * self._shard_rows, (shard + 1) * self._shard_rows)
                     np.bitwise_and.at(self._bits, every >> 3, ~_mask(every))
                     replaced.append(shard)
-                self._versions[shard] = now
+                    self._versions[shard] = version
             unchecked = (self._bits[rows >> 3] & _mask(rows)) == 0
         self._checksums.forget(replaced)
         return unchecked if check == "first" else np.ones(len(rows), bool)
@@ -163,19 +149,10 @@ class RowChecks:
         if not len(rows):
             return
         with _guard:
-            self._grow(versions)
-            same = [shard for shard, version in versions.items() if self._versions[shard] == _number(version)]
+            same = [shard for shard, version in versions.items() if self._versions[shard] == version]
             if len(same) < len(versions):  # another version was opened since: its rows are not known
                 rows = rows[np.isin(rows // self._shard_rows, same)]
             np.bitwise_or.at(self._bits, rows >> 3, _mask(rows))
-
-    def _grow(self, versions: Versions) -> None:
-        shards = max(versions, default=-1) + 1
-        if shards <= len(self._versions):
-            return
-        shards = max(shards, len(self._versions) * 5 // 4)
-        self._versions = _grown(self._versions, shards)
-        self._bits = _grown(self._bits, -(-shards * self._shard_rows // 8))
 
 
 def wrong_rows(
@@ -194,20 +171,9 @@ def remedy(paths: ViewPaths, shard: int) -> str:
     return f"{listing}delete {paths.status(shard)} and repeat the command that filled the view"
 
 
-def _number(version: Identity | None) -> int:
-    """Return a version in 64 bits, never `_UNSEEN`."""
-    return hash(version) or 1
-
-
 def _mask(rows: Int[np.ndarray, " R"]) -> UInt8[np.ndarray, " R"]:
     """Return the bit of each row in its byte."""
     return np.left_shift(1, rows & 7).astype(np.uint8)
-
-
-def _grown(array: np.ndarray, length: int) -> np.ndarray:
-    grown = np.zeros(length, array.dtype)
-    grown[: len(array)] = array
-    return grown
 
 
 def _after_fork() -> None:

@@ -16,7 +16,7 @@ from stepdiff.common.io.files import Place, listed
 from stepdiff.common.io.local import Identity
 from store.catalog.catalog import Catalog
 from store.format.layout import MERGED_SHARDS, ViewPaths, shard_number
-from store.format.shard import read_chunk
+from store.format.shard import by_shard, read_chunk
 
 ABSENT, OK, FAILED = 0, 1, 2
 """the values of the array `status`"""
@@ -37,13 +37,11 @@ class Statuses:
     def of_rows(self, rows: Int[np.ndarray, " K"]) -> UInt8[np.ndarray, " K"]:
         """Return the status of K rows. An object store gets all its requests at once."""
         status = np.zeros(len(rows), np.uint8)
-        order = np.argsort(rows, kind="stable")
-        shards = rows[order] // self._slots
-        parts = np.split(order, np.flatnonzero(np.diff(shards)) + 1) if len(rows) else []
-        chunks = self._paths.store.map(self._read, [int(rows[part[0]]) // self._slots for part in parts])
-        for part, chunk in zip(parts, chunks, strict=True):
+        parts = by_shard(rows, self._slots)
+        chunks = self._paths.store.map(self._read, [shard for shard, _ in parts])
+        for (_, here), chunk in zip(parts, chunks, strict=True):
             if chunk is not None:
-                status[part] = chunk[rows[part] % self._slots]
+                status[here] = chunk[rows[here] % self._slots]
         return status
 
     def existing(self) -> Iterator[tuple[int, UInt8[np.ndarray, " slots"]]]:
@@ -63,19 +61,17 @@ class Statuses:
 
         A row that was ok is taken to be ok still: if it was withdrawn, its checksum differs when it is read.
         """
-        shards = rows // self._slots
-        wanted = np.unique(shards).tolist()
-        new = [shard for shard in wanted if shard >= 0 and shard not in self._chunks]
+        parts = by_shard(rows, self._slots)
+        new = [shard for shard, _ in parts if shard not in self._chunks]
         list(self._paths.store.map(self.of_shard, new))  # of an object store all at the same time
-        for shard in wanted:
-            here = rows[shards == shard]
-            slots = here % self._slots
+        for shard, places in parts:
+            slots = rows[places] % self._slots
             if shard in self._chunks and (self._chunks[shard][1][slots] == OK).all():
                 continue
-            status = self.of_shard(shard)[slots] if shard >= 0 else np.zeros(len(here), np.uint8)
+            status = self.of_shard(shard)[slots]
             if (status != OK).any():
                 first = int(np.argmax(status != OK))
-                return int(here[first]), int(status[first])
+                return int(rows[places[first]]), int(status[first])
         return None
 
     def forget(self, shards: Iterable[int] | None = None) -> None:

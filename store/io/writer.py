@@ -9,7 +9,8 @@ Guarantees
 - rows that are withdrawn become absent at one moment, and no other row changes
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -18,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Float, Int, Int64, UInt8, UInt32
+from jaxtyping import Bool, Int, Int64, Shaped, UInt8, UInt32
 
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.locks import check_held, locked
@@ -26,16 +27,14 @@ from stepdiff.common.io.sealed import crc32c
 from store.catalog.catalog import check_rows
 from store.catalog.forgotten import are_forgotten, refuse_forgotten
 from store.format.rows import StoredRows, stored_rows
-from store.format.shard import encode_chunk, pieces
-from store.format.view_metadata import Write, encode_writes
+from store.format.shard import by_shard, encode_chunk, open_shard, pieces
 from store.io.commit_group import CommitGroup
-from store.io.records import writes_of_shard
-from store.io.remote import open_shard
+from store.io.records import Write, encode_writes, writes_of_shard
 from store.io.status import ABSENT, FAILED, OK, encode_failures, failures_of_shard, reasons_by_row
 from store.view import View
 
-Values = Mapping[str, Float[np.ndarray, "K ..."]]
-"""for every feature of a view, the values of K rows"""
+Values = Mapping[str, Shaped[np.ndarray, "K ..."]]
+"""for every feature of a view, the values of K rows: floats, or for int8 the levels, with the array `scale`"""
 
 
 class ViewWriter:
@@ -139,9 +138,8 @@ class ViewWriter:
             advance: called with the number of rows of every shard that is committed.
         """
         rows = np.sort(rows)
-        shards = rows // self.view.rows_per_shard
-        for shard in np.unique(shards).tolist():
-            here = rows[shards == shard]
+        for shard, places in by_shard(rows, self.view.rows_per_shard):
+            here = rows[places]
             features, failures = make(here)
             good = here[~np.isin(here, list(failures))] if failures else here
             self.view.write_shard(shard, good, features, failures, self.info)
@@ -166,11 +164,7 @@ class ShardWriter:
     ) -> None:
         """See `View.write_shard`."""
         self._check(rows, features, failures)
-        lock = self.view.paths.lock(self.shard)
-        lock.parent.make_folder()
-        held = partial(check_held, lock)
-        with locked(lock, wait=True):  # a writer left over from a dead run may still be writing
-            self.view.check_not_dropped()
+        with self.locked() as held:
             every = np.concatenate([rows, np.array(list(failures), np.int64)])
             refuse_forgotten(self.view.paths.store, self.view.entity, every, self.view.catalog.name)
             status = self.view.shard_status(self.shard).copy()
@@ -193,8 +187,7 @@ class ShardWriter:
             self.view.check_not_dropped()  # or rows would be ok in another view of that name
             status[slots] = OK
             status[failed - self.first] = FAILED
-            with CommitGroup(held) as files:
-                files.put(self.view.paths.status(self.shard), encode_chunk(status))
+            self.view.paths.status(self.shard).put([encode_chunk(status)], len(status), held)
             still = {r: w for r, w in earlier.items() if status[r - self.first] == FAILED}
             if len(still) < len(earlier):
                 with CommitGroup(held) as files:
@@ -202,21 +195,29 @@ class ShardWriter:
 
     def withdraw(self, rows: Int[np.ndarray, " K"]) -> int:
         """See `View.withdraw`; `rows` are of this shard."""
-        lock = self.view.paths.lock(self.shard)
-        lock.parent.make_folder()
-        with locked(lock, wait=True):  # a worker of an earlier run may still be writing the shard
-            self.view.check_not_dropped()
+        with self.locked() as held:
             status = self.view.shard_status(self.shard).copy()
             slots = rows - self.first
             count = int((status[slots] == OK).sum())
-            self._remove_from_record(frozenset(rows.tolist()))
+            self._remove_from_record(frozenset(rows.tolist()), held)
             if status[slots].any():
                 status[slots] = ABSENT
-                with CommitGroup(partial(check_held, lock)) as files:
-                    files.put(self.view.paths.status(self.shard), encode_chunk(status))
+                self.view.paths.status(self.shard).put([encode_chunk(status)], len(status), held)
         return count
 
-    def _remove_from_record(self, rows: frozenset[int]) -> None:
+    @contextmanager
+    def locked(self) -> Iterator[Callable[[], None]]:
+        """Hold the shard's lock; yield a function that raises StepDiffError once it is no longer held.
+
+        A writer left over from a dead run may still be writing. StepDiffError: the view was dropped.
+        """
+        lock = self.view.paths.lock(self.shard)
+        lock.parent.make_folder()
+        with locked(lock, wait=True):
+            self.view.check_not_dropped()
+            yield partial(check_held, lock)
+
+    def _remove_from_record(self, rows: frozenset[int], held: Callable[[], None]) -> None:
         """Remove rows from the record: `store.damage` keeps recorded rows alone where a status chunk is lost."""
         try:
             writes = writes_of_shard(self.view.paths, self.shard, self.view.rows_per_shard)
@@ -224,8 +225,7 @@ class ShardWriter:
             return
         if any(write.rows & rows for write in writes):
             left = encode_writes(self.shard, [replace(write, rows=write.rows - rows) for write in writes])
-            with CommitGroup(partial(check_held, self.view.paths.lock(self.shard))) as files:
-                files.put(self.view.paths.info(self.shard), left)
+            self.view.paths.info(self.shard).put([left], len(left), held)
 
     def _check(
         self,
@@ -243,13 +243,12 @@ class ShardWriter:
                 f"{where} takes rows {self.first} to {last - 1}, got {every.min()} to "
                 f"{every.max()}: call resize() after the catalog grew"
             )
-        if len(rows) and set(features) != set(view.features):
-            raise StepDiffError(f"{where} takes {sorted(view.features)}, got {sorted(features)}")
+        takes = view.stored if "scale" in features else view.features
+        if len(rows) and set(features) != set(takes):
+            raise StepDiffError(f"{where} takes {sorted(takes)}, got {sorted(features)}")
         for name, values in features.items():
-            if values.shape != (len(rows), *view.features[name].shape):
-                raise StepDiffError(
-                    f"{where}: {name} is {values.shape}, needs {(len(rows), *view.features[name].shape)}"
-                )
+            if values.shape != (len(rows), *takes[name].shape):
+                raise StepDiffError(f"{where}: {name} is {values.shape}, needs {(len(rows), *takes[name].shape)}")
 
     def _write_rows(
         self,
@@ -264,7 +263,7 @@ class ShardWriter:
         sums = np.zeros((view.rows_per_shard, len(names)), "<u4")
         if keep.any():
             sums[keep] = view.checksums(self.first + np.flatnonzero(keep))
-        rows, *parts = tee(stored_rows(slots, features, view.features), 1 + len(names))
+        rows, *parts = tee(stored_rows(slots, features, view.stored), 1 + len(names))
         for name, of_name in zip(names, parts, strict=True):  # the largest first
             sums_kept = sums[:, view.checksummed.index(name)]
             self._write_shard_file(files, name, keep, sums_kept, len(slots), of_name)
@@ -289,10 +288,7 @@ class ShardWriter:
     ) -> None:
         feature, slots = self.view.stored[name], self.view.rows_per_shard
         path = self.view.paths.shard(name, self.shard, 1 + len(feature.shape))
-        try:
-            old = open_shard(path, slots) if keep.any() else None
-        except FileNotFoundError:  # every kept row is the fill value
-            old = None
+        old = open_shard(path, slots) if keep.any() else None
         size = (int(keep.sum()) + count) * feature.row_bytes + slots * 16 + 4
         new = ((part.slots, part.arrays.pop(name)) for part in parts)  # frees its memory once written
 
@@ -318,17 +314,15 @@ class ShardWriter:
         """Record what wrote `rows`, next to what wrote the others."""
         writes = writes_of_shard(self.view.paths, self.shard, self.view.rows_per_shard)
         new, today = frozenset(rows.tolist()), datetime.now(UTC).date().isoformat()
-        writes_kept = [replace(write, rows=write.rows - new) for write in writes]
-        if not any((write.info, write.date) == (info, today) for write in writes_kept):
-            writes_kept.append(Write(frozenset(), info, today))
-        same = ((write.info, write.date) == (info, today) for write in writes_kept)
-        merged = [
-            replace(write, rows=write.rows | new) if one else write
-            for write, one in zip(writes_kept, same, strict=True)
-        ]
+        merged = [replace(write, rows=write.rows - new) for write in writes]
+        same = [place for place, write in enumerate(merged) if (write.info, write.date) == (info, today)]
+        if not same:
+            merged.append(Write(new, info, today))
+        for place in same:
+            merged[place] = replace(merged[place], rows=merged[place].rows | new)
         files.put(self.view.paths.info(self.shard), encode_writes(self.shard, merged))
 
 
-def _taken(values: Float[np.ndarray, "K ..."], places: Int[np.ndarray, " F"]) -> Float[np.ndarray, "F ..."]:
+def _taken(values: Shaped[np.ndarray, "K ..."], places: Int[np.ndarray, " F"]) -> Shaped[np.ndarray, "F ..."]:
     """Return the rows at `places`; without a copy if those are all, in order."""
     return values if np.array_equal(places, np.arange(len(values))) else values[places]

@@ -4,21 +4,19 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from stepdiff.common.cli.options import parse
-from store.verbs.options import Entity
+from store.verbs.options import Entity, InStore
 
 _DIGITS = 12  # of a sha256 that are shown
 
 
 @dataclass(frozen=True)
-class LineageOptions:
+class LineageOptions(InStore):
     """Say where rows come from, and what was trained on them; or what a head was trained on.
 
     Of a clip: its metadata, in each view its status, the encoder with its weights, and when and on what the row was
     written; the snapshots that name it; the heads that may have drawn it in training. Of a head, given as the
     folder of its run: the store, snapshot and views that it read, how many clips trained it, and the runs before it."""
 
-    path: str
-    """folder of the store"""
     names: tuple[str, ...]
     """ids of clips (or texts), or folders of runs of heads.train"""
     heads: str | None = None

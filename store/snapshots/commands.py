@@ -9,20 +9,19 @@ from typing import Any
 
 from stepdiff.common.cli.options import parse
 from stepdiff.common.io.local import TEMPORARY
+from store.verbs.options import InStore, Waiting
 
 _SECONDS = len("2026-11-29T12:00:00")
 
 
 @dataclass(frozen=True)
-class TagOptions:
+class TagOptions(InStore):
     """Name what a store holds now, so that it can be read as it is now at any later time.
 
     A snapshot gives the store's files second names (hard links): it takes no space until the store replaces them. In an
     object store it is a copy. A run may be writing meanwhile. Read it with Store.open(PATH, at="NAME"), or give
     PATH@NAME to any command that reads a store."""
 
-    path: str
-    """folder of the store"""
     name: str
     """name of the snapshot: letters, digits, '-' and '_'"""
     note: str = ""
@@ -32,23 +31,15 @@ class TagOptions:
 
 
 @dataclass(frozen=True)
-class LogOptions:
+class LogOptions(InStore):
     """List the snapshots of a store, the newest first, and what changed from each to the next."""
-
-    path: str
-    """folder of the store"""
 
 
 @dataclass(frozen=True)
-class ConvertOptions:
+class ConvertOptions(Waiting, InStore):
     """Convert the snapshots that earlier versions of this program made, so that they are read and kept as new ones.
 
     Until then nothing is written into the store. A conversion that was killed is completed by the same command."""
-
-    path: str
-    """folder of the store"""
-    wait: bool = False
-    """wait while another run writes the store, instead of failing"""
 
 
 def tag(argv: list[str]) -> int:

@@ -24,11 +24,9 @@ from stepdiff.common.io.locks import locked
 from store.catalog.catalog import Catalog
 from store.catalog.forgotten import forgotten_path
 from store.catalog.parts import is_part
-from store.damage.view_damage import metadata_of
-from store.format.layout import ARRAYS, EARLIER, LOCK, SNAPSHOTS, ViewPaths, read_json, write_json
+from store.format.layout import ARRAYS, EARLIER, LOCK, SNAPSHOTS, ViewPaths, array_metadata, read_json, write_json
 from store.format.shard import encode_chunk, read_chunk
-from store.format.view_metadata import Write, encode_writes
-from store.io.records import writes_of_shard
+from store.io.records import Write, encode_writes, writes_of_shard
 from store.io.status import FAILED, OK, REASONS
 from store.provenance import check_entity, check_name
 from store.snapshots.repair import write_array
@@ -91,8 +89,8 @@ def _convert_view(now: View, folder: Place, about: dict[str, Any]) -> None:
     if now.provenance.as_dict() != about["provenance"] or now.rows_per_shard != about["rows_per_shard"]:
         raise StepDiffError(f"view {now.name} was dropped and made again")
     paths, size, entity = ViewPaths(folder, now.entity, now.name), now.rows_per_shard, now.entity
-    for array in ("status", "checksum", *now.stored):
-        write_json(paths.metadata(array), metadata_of(now, array, about["rows"]))
+    for array in now.arrays:
+        write_json(paths.metadata(array), array_metadata(array, about["rows"], now.stored, size))
     for group in (paths.group, paths.group.parent):
         if not (group / "zarr.json").exists():
             moved(group / "zarr.json", folder, folder.parent.parent).link_as(group / "zarr.json")

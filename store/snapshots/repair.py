@@ -4,6 +4,7 @@ A damaged file has the same bytes under all its names, and a repair of the store
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
 
 import numpy as np
 from jaxtyping import Bool, Int64, UInt32
@@ -14,8 +15,7 @@ from stepdiff.common.io.sealed import crc32c
 from store.damage.view_damage import FileDamage, view_damage
 from store.feature_store import Store
 from store.format.layout import ABOUT
-from store.format.shard import Rows, index_bytes, read_chunk
-from store.io.remote import open_shard
+from store.format.shard import RemoteShard, ShardFile, index_bytes, open_shard, read_chunk
 from store.io.status import OK
 from store.provenance import Feature
 from store.snapshots.snapshot import figures_of, folder_of, moved, names, read_snapshot
@@ -87,14 +87,10 @@ def write_array(
 
     Returns the slots of rows that no source has; nothing is written where that is all of them.
     """
-    files: list[Rows | None] = []
+    files: list[ShardFile | RemoteShard | None] = []
     for source in sources:
-        try:
+        with suppress(DamageError):
             files.append(open_shard(source, len(sums)))
-        except FileNotFoundError:  # every row is the fill value
-            files.append(None)
-        except DamageError:
-            continue
     fill = bytes(feature.row_bytes)
     rows: dict[int, bytes | memoryview] = {}
     for slot in np.flatnonzero(wanted).tolist():

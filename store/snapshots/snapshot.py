@@ -235,13 +235,7 @@ def _settled(store: Place, views: Sequence[View]) -> dict[str, object]:
 def _link_shards(view: View, folder: Place) -> None:
     """Link the files of all committed shards of a view."""
     shards = shard_numbers(path.name for path in listed(view.paths.status(0).parent, "*"))
-
-    def link(shard: int) -> None:
-        beside = [view.paths.failures(shard), view.paths.info(shard)]
-        _link([*shard_files(view, shard), *beside], view.paths.store, folder)
-
-    for _ in folder.map(link, shards):
-        pass
+    list(folder.map(lambda shard: _link(shard_files(view, shard), view.paths.store, folder), shards))
 
 
 def _link(files: Sequence[Place], store: Place, folder: Place) -> None:

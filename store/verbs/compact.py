@@ -26,8 +26,7 @@ from store.catalog.catalog import Catalog
 from store.catalog.parts import MOST_ROWS, is_part, part_name, read_part, rows_of_merged
 from store.feature_store import Store
 from store.format.layout import ARRAYS, MERGED_SHARDS, ViewPaths, half_made, shard_numbers
-from store.format.view_metadata import encode_merged_writes, read_merged_writes
-from store.io.records import writes_of_shard
+from store.io.records import encode_merged_writes, read_merged_writes, writes_of_shard
 from store.io.status import failures_of_shards
 from store.provenance import ENTITIES
 from store.snapshots.convert import KEPT
@@ -191,11 +190,9 @@ def _remove_uncommitted(view: View, done: Compacted) -> None:
     for shard in _unwritten(view, [shard for shard in shards if not _is_committed(view, shard)]):
         if _is_committed(view, shard):  # since then
             continue
-        for path in (  # the arrays last: by them an interrupted run is found
-            view.paths.failures(shard),
-            view.paths.info(shard),
-            *(folder / str(shard) for folder in arrays),
-        ):
+        beside = (view.paths.failures(shard), view.paths.info(shard))
+        # the arrays last: by them an interrupted run is found
+        for path in (*beside, *(folder / str(shard) for folder in arrays)):
             done.count_orphans(path.files())
             check_held(view.paths.lock(shard))  # or another run may have written it
             path.remove()

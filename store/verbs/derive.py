@@ -24,7 +24,7 @@ from store.feature_store import Store
 from store.format.pool import TOKENS, pooled, pooled_view
 from store.io.writer import Values
 from store.provenance import Feature, Provenance, main_feature, with_dtype
-from store.verbs.options import PoolOptions, RequantiseOptions
+from store.verbs.options import DeriveOptions, PoolOptions, RequantiseOptions
 from store.view import ABSENT, FAILED, OK, View
 
 
@@ -84,7 +84,7 @@ def _made_from(old: View, feature: str, dtype: str) -> Provenance:
 
 
 def _derive(
-    options: RequantiseOptions | PoolOptions,
+    options: DeriveOptions,
     store: Store,
     old: View,
     provenance: Provenance,

@@ -153,7 +153,7 @@ def _longer(status: UInt8[np.ndarray, " rows"], count: int) -> UInt8[np.ndarray,
     return np.concatenate([status[:count], np.full(max(count - len(status), 0), ABSENT, np.uint8)])
 
 
-def _write_rows(options: FailuresOptions | RowsOptions, frame: pl.DataFrame) -> int:
+def _write_rows(options: FailuresOptions, frame: pl.DataFrame) -> int:
     """Print the table, as text or JSON, or write it to a file; return the exit status."""
     from stepdiff.common.io.tables import as_json, print_table, write_table
 

@@ -10,23 +10,41 @@ Floats = Literal["float16", "float32"]
 
 
 @dataclass(frozen=True)
-class InfoOptions:
-    """Show what a store holds: views, features, finished and failed rows, bytes."""
+class InStore:
+    """A command that reads a store."""
 
     path: str
     """folder of the store"""
 
 
+@dataclass(frozen=True, kw_only=True)
+class OfEntity:
+    """A command about the rows of one entity."""
+
+    entity: Entity = "clips"
+    """what a row is"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Waiting:
+    """A command that holds the lock of a store."""
+
+    wait: bool = False
+    """wait while another run writes into the store, instead of failing"""
+
+
 @dataclass(frozen=True)
-class VerifyOptions:
+class InfoOptions(InStore):
+    """Show what a store holds: views, features, finished and failed rows, bytes."""
+
+
+@dataclass(frozen=True)
+class VerifyOptions(InStore):
     """Read every file of a store that carries a checksum, and name the clips that damage touches.
 
     Covers the catalog, arrays, failures, the records of each shard's writer, annotations with their provenance, and
     index cards with the files that they name. Does not cover lock files, files without a checksum, anything outside
     the store, or whether features are what the encoder computes. Exit status 1 on damage."""
-
-    path: str
-    """folder of the store"""
 
 
 @dataclass(frozen=True)
@@ -58,78 +76,58 @@ class PlanOptions:
 
 
 @dataclass(frozen=True)
-class RequantiseOptions:
+class DeriveOptions(OfEntity, Waiting, InStore):
+    """A command that makes a view from another."""
+
+    view: str
+    """view to read"""
+    to: str
+    """view to create or continue"""
+
+
+@dataclass(frozen=True)
+class RequantiseOptions(DeriveOptions):
     """Create a view from an existing one, with its largest feature in another dtype.
 
     Its provenance records the source: int8 made from float16 is not int8 made from float32. A second run adds what is
     missing. Rows that failed in the old view are failed in the new one."""
 
-    path: str
-    """folder of the store"""
-    view: str
-    """view to read"""
-    to: str
-    """view to create or continue"""
     dtype: Dtype
     """dtype of the largest feature in the new view"""
-    entity: Entity = "clips"
-    """what a row is"""
-    wait: bool = False
-    """wait while another run writes into the store, instead of failing"""
 
 
 @dataclass(frozen=True)
-class PoolOptions:
+class PoolOptions(DeriveOptions):
     """Create a view from an existing one, with the tokens of neighbouring patches averaged.
 
     Its provenance records the pooling and the source. A second run adds what is missing. Rows that failed in the old
     view are failed in the new one."""
 
-    path: str
-    """folder of the store"""
-    view: str
-    """view to read"""
-    to: str
-    """view to create or continue"""
     pool: int
     """side of the squares of patches whose tokens are averaged, e.g. 2"""
     dtype: Dtype | None = None
     """dtype of the tokens in the new view. Default: as in the old view"""
-    entity: Entity = "clips"
-    """what a row is"""
-    wait: bool = False
-    """wait while another run writes into the store, instead of failing"""
 
 
 @dataclass(frozen=True)
-class DropOptions:
+class DropOptions(OfEntity, Waiting, InStore):
     """Remove a view permanently.
 
     It disappears at once or not at all, then its files are deleted. The catalog keeps its rows. Lists the indexes
     that were built from it."""
 
-    path: str
-    """folder of the store"""
     view: str
     """view to remove"""
-    entity: Entity = "clips"
-    """what a row is"""
     yes: bool = False
     """remove it; without this flag, print what would be removed and exit with status 1"""
-    wait: bool = False
-    """wait while another run writes into the store, instead of failing"""
 
 
 @dataclass(frozen=True)
-class FailuresOptions:
+class FailuresOptions(OfEntity, InStore):
     """List the rows that failed, with the reasons."""
 
-    path: str
-    """folder of the store"""
     view: str | None = None
     """view to list. Default: all of the entity"""
-    entity: Entity = "clips"
-    """what a row is"""
     limit: int = 20
     """rows to print; --out and --json have all"""
     out: Path | None = None
@@ -142,41 +140,28 @@ class FailuresOptions:
 class RowsOptions(FailuresOptions):
     """List rows with their status in each view."""
 
-    path: str
-    """folder of the store"""
     status: Literal["ok", "failed", "absent", "forgotten"] | None = None
     """only rows that have this status in a listed view. Default: all rows"""
 
 
 @dataclass(frozen=True)
-class ForgetOptions:
+class ForgetOptions(OfEntity, Waiting, InStore):
     """Forget rows: no view has features of them any more, and no run computes them again.
 
     Their numbers and their places in the catalog remain. Indexes of the views are stale afterwards and are refused
     until they are built again. The bytes of their features are deleted when their shard is written again."""
 
-    path: str
-    """folder of the store"""
     keys: tuple[str, ...]
     """ids of the clips (keys of the texts) to forget"""
     reason: str | None = None
     """why, recorded with the rows"""
     undo: bool = False
     """recall forgotten rows: they are absent, and the next run of featurize computes them"""
-    entity: Entity = "clips"
-    """what a row is"""
-    wait: bool = False
-    """wait while another run writes into the store, instead of failing"""
 
 
 @dataclass(frozen=True)
-class CompactOptions:
+class CompactOptions(Waiting, InStore):
     """Merge small files, and delete those that nothing refers to.
 
     Merges parts of the catalog and failures; deletes temporary files of dead runs, remains of dropped views, and
     shards that were written but never committed. No row moves, and readers may continue."""
-
-    path: str
-    """folder of the store"""
-    wait: bool = False
-    """wait while another run writes into the store, instead of failing"""

@@ -13,7 +13,7 @@ Guarantees
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -149,10 +149,9 @@ def _catalogs_and_views(
     yield from _unsealed([store.folder / ARRAYS / "zarr.json"], ())
     for entity in store.entities():
         while True:
-            parts = store.catalog(entity).parts()
             keys = _Keys(store.catalog(entity))
             damage = list(_catalog(store, entity, keys))
-            if store.catalog(entity).parts() == parts:  # else some were merged in the meantime
+            if store.catalog(entity).parts() == keys.parts:  # else some were merged in the meantime
                 break
         yield from damage
         yield from _indexes(store.catalog(entity))
@@ -168,7 +167,9 @@ def _catalogs_and_views(
             if not broken and without != (entity, folder.name):
                 try:
                     view, before = store.view(entity, folder.name), read.setdefault((entity, folder.name), [])
-                    yield from _view(view, keys, before)
+                    for one in view_damage(view, keys.rows(), before):
+                        rows = keys.all() if one.rows is None else keys(one.rows)
+                        yield one.path, one.what, rows
                     before.append(view)
                 except StepDiffError as error:
                     yield group, f"is refused ({error})", keys.all()
@@ -207,10 +208,18 @@ class _Keys:
     """Row -> key, from those parts of a catalog that can be read."""
 
     def __init__(self, catalog: Catalog) -> None:
+        self.parts = catalog.parts()
         self.known: dict[int, str] = {}
-        for part in catalog.parts():
-            with suppress(StepDiffError):  # `_catalog` reports the part
-                self.known |= enumerate(read_part(part, ["key"])["key"].to_list(), first_row(part))
+        self.heights: dict[Place, int] = {}
+        self.refused: dict[Place, str] = {}
+        """why a part has no height"""
+        for part in self.parts:
+            try:
+                frame = read_part(part, ["key"])
+                self.known |= enumerate(frame["key"].to_list(), first_row(part))
+                self.heights[part] = frame.height
+            except StepDiffError as error:
+                self.refused[part] = str(error)
 
     def all(self) -> list[str]:
         return list(self.known.values())
@@ -229,23 +238,17 @@ def _unsealed(paths: Iterable[Place], clips: Iterable[str]) -> Iterator[_Found]:
 
 
 def _catalog(store: Store, entity: str, keys: _Keys) -> Iterator[_Found]:
-    catalog = store.catalog(entity)
-    parts = catalog.parts()
-    starts = [first_row(part) for part in parts]
+    starts = [first_row(part) for part in keys.parts]
     row = 0
-    for part, start, end in zip(parts, starts, [*starts[1:], _longest(store, entity)], strict=False):
+    for part, start, end in zip(keys.parts, starts, [*starts[1:], _longest(store, entity)], strict=False):
         if start != row:
             lost = np.arange(row, min(start, row + _MOST_NAMED))
             yield part.parent, f"has no part for rows {row} to {start - 1}", keys(lost)
-        why = None
-        try:
-            height = read_part(part, ["key"]).height
-        except StepDiffError as error:
-            height, why = max(end - start, 1), str(error)
+        height = keys.heights.get(part) or max(end - start, 1)
         clips = keys(np.arange(start, start + min(height, _MOST_NAMED)))
         broken = list(_unsealed([part], clips))
-        if why and not broken:
-            broken = [(part, f"is refused ({why})", clips)]
+        if part in keys.refused and not broken:
+            broken = [(part, f"is refused ({keys.refused[part]})", clips)]
         yield from broken
         row = start + height
 
@@ -270,11 +273,6 @@ def _longest(store: Store, entity: str) -> int:
             path = store.view(entity, name).paths.metadata("status")
             lengths.append(array_shape(path, read_json(path))[0])
     return max(lengths)
-
-
-def _view(view: View, keys: _Keys, read: Sequence[View]) -> Iterator[_Found]:
-    for damage in view_damage(view, keys.rows(), read):
-        yield damage.path, damage.what, keys.all() if damage.rows is None else keys(damage.rows)
 
 
 def _annotations(root: Place) -> Iterator[_Found]:

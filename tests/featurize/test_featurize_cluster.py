@@ -25,7 +25,7 @@ import yaml
 from featurize.job import Options, requested
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.threads import cores
-from stepdiff.common.workers.cluster import inside_job, joined_ray
+from stepdiff.common.workers.cluster import connected, inside_job
 from stepdiff.common.workers.pool import ATTEMPTS
 from store import Store
 
@@ -178,11 +178,11 @@ def test_an_address_without_a_cluster_is_refused(tmp_path: Path, tiny_clip: Path
 @pytest.mark.full
 def test_an_address_of_another_program_is_refused_in_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(StepDiffError) as error:
-        with joined_ray(f"127.0.0.1:{silent.getsockname()[1]}"):
+        with connected(f"127.0.0.1:{silent.getsockname()[1]}", "featurize"):
             pass
     assert "something listens there, but did not answer as Ray in 10 s" in str(error.value)
     for address in ("nonsense", "127.0.0.1:99999999", "[::1"):
-        with pytest.raises(StepDiffError, match="no Ray cluster at") as error, joined_ray(address):
+        with pytest.raises(StepDiffError, match="no Ray cluster at") as error, connected(address, "featurize"):
             pass
         assert "\n" not in str(error.value)
 

@@ -398,3 +398,16 @@ def test_temporary_files_of_dead_writers_are_removed(make_view: Make, fill: Make
     with Store.open(view.paths.store).lock():
         assert not left.exists() and not old.exists() and not view_left.exists()
         assert mine.exists() and other_host.exists() and odd.exists(), "those of live writers are kept"
+
+
+def test_int8_is_also_written_as_stored_and_refused_without_its_scale(make_view: Callable[..., View]) -> None:
+    view = make_view({"q": Feature((70,), "int8"), "x": Feature((2,), "float32")})
+    levels = np.random.default_rng(0).integers(-100, 100, (2, 70)).astype(np.int8)
+    scale, x = np.array([[0.5, 2], [1, np.nan]], np.float16), np.ones((2, 2), np.float32)
+    view.write_shard(0, np.array([0, 1]), {"q": levels, "scale": scale, "x": x}, {})
+    assert view.status(np.array([0, 1])).tolist() == [1, 2]
+    assert view.failures()["reason"].to_list() == ["scale holds NaN"]
+    stored = view.read_quantised("q", np.array([0]))
+    assert stored.levels.tobytes() == levels[:1].tobytes() and stored.scale.tobytes() == scale[:1].tobytes()
+    with pytest.raises(StepDiffError, match=r"takes \['q', 'x'\], got \['q'\]"):
+        view.write_shard(0, np.array([2]), {"q": levels[:1]}, {})

@@ -101,7 +101,8 @@ class Parser(jsonargparse.ArgumentParser):
         add_config(self, recipes=recipes)
         fields: dict[str, Any] = {field.name: field for field in dataclasses.fields(options)}
         hints = typing.get_type_hints(options)
-        about = {field.arg_name: field.description for field in docstring_parser.parse_from_object(options).params}
+        documented = (docstring_parser.parse_from_object(kind).params for kind in reversed(options.__mro__[:-1]))
+        about = {field.arg_name: field.description for params in documented for field in params}
         for name in positional:
             how: dict[str, Any] = {"nargs": "?", "type": hints[name], "default": SUPPRESS}
             if typing.get_origin(hints[name]) in (list, tuple):

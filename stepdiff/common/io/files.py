@@ -7,6 +7,7 @@ A place is a local or a remote path with the same operations; `place` is the one
 import os
 import re
 import stat
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -117,8 +118,14 @@ def whole(path: Path | Place) -> AbstractContextManager[Path]:
 def local(path: Path | Place) -> Iterator[Path]:
     """Yield a local file with the content of `path`: itself, or a copy for as long as the block lasts."""
     where = place(path)
-    with where.parent.fetched([where.name]) as folder:
-        yield folder / where.name
+    if isinstance(where, LocalPath):
+        yield where
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder, where.name)
+        if where.exists():
+            copy.write_bytes(where.read_bytes())
+        yield copy
 
 
 def make_folder(folder: Path | Place) -> None:

@@ -52,53 +52,43 @@ class LocalPath(PosixPath):
         Raises StepDiffError where the disk is full or refuses; the old file is then unchanged.
         """
         check()
-        with self._written(pieces, nbytes) as temp:
-            os.replace(temp, self)
+        self.parent.make_folder()
+        with self._named(os.replace, nbytes) as temp:
+            _write(temp, pieces)
 
     def create(self, pieces: Iterable[Buffer], nbytes: int = 0) -> bool:
         """Write `pieces` as this file if it does not exist; False where another process was first."""
-        with self._written(pieces, nbytes) as temp:
-            try:
-                os.link(temp, self)
-            except FileExistsError:
-                return False
-            finally:
-                temp.unlink(missing_ok=True)
+        self.parent.make_folder()
+        try:
+            with self._named(os.link, nbytes, FileExistsError) as temp:
+                _write(temp, pieces)
+        except FileExistsError:
+            return False
         return True
 
     @contextmanager
-    def _written(self, pieces: Iterable[Buffer], nbytes: int) -> Iterator[Path]:
-        """Yield a durable temporary file; its new name is made durable at the end."""
-        self.parent.make_folder()
-        with temporary_of(self, nbytes) as temp:
-            fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-            try:
-                end = 0
-                for piece in pieces:
-                    end += write_all(fd, piece, end)
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-            yield temp
-            sync_folder(self.parent)
-
-    @contextmanager
-    def whole(self, nbytes: int = 0, new: bool = False) -> Iterator[Path]:
+    def whole(self) -> Iterator[Path]:
         """Yield a temporary path; what is written there replaces this file at the end, durably.
 
-        Where the block raises, this file is unchanged. Raises StepDiffError where the disk refuses; with `new` also
-        where the file exists by then.
+        Where the block raises, this file is unchanged. Raises StepDiffError where the disk refuses.
         """
-        with temporary_of(self, nbytes) as temp:
+        with self._named(os.replace) as temp:
             yield temp
-            with temp.open("rb") as file:
-                os.fsync(file.fileno())
-            try:
-                (os.link if new else os.replace)(temp, self)
-            except FileExistsError:
-                raise StepDiffError(f"{self} was made meanwhile: remove it, or give another name") from None
+
+    @contextmanager
+    def _named(
+        self, name: Callable[[Path, Path], None], nbytes: int = 0, but: type[OSError] | tuple[()] = ()
+    ) -> Iterator[Path]:
+        """Yield a temporary path whose file is made durable and gets this name at the end, by os.replace or os.link."""
+        temp = temporary(self.parent)
+        try:
+            with named_errors(self, nbytes, but):
+                yield temp
+                sync_file(temp)
+                name(temp, self)
+                sync_folder(self.parent)
+        finally:
             temp.unlink(missing_ok=True)
-            sync_folder(self.parent)
 
     def link_as(self, target: Any) -> None:
         """Give this file the new name `target` too, or copy it where that is not possible. The name is not durable yet.
@@ -114,8 +104,7 @@ class LocalPath(PosixPath):
                 if error.errno not in _NO_LINKS:
                     raise
                 shutil.copyfile(self, target)
-                with target.open("rb") as file:
-                    os.fsync(file.fileno())
+                sync_file(target)
 
     def make_folder(self) -> None:
         """Create this folder and its missing parents, durably."""
@@ -238,11 +227,6 @@ class LocalPath(PosixPath):
         finally:
             os.close(fd)
 
-    @contextmanager
-    def fetched(self, names: Sequence[str]) -> Iterator[Path]:
-        """Yield a local folder with those files of this folder that exist: this folder itself."""
-        yield self
-
     def map(self, do: Callable[[Given], Made], given: Sequence[Given]) -> Iterator[Made]:
         """Yield `do` of each, one after another."""
         return map(do, given)
@@ -259,16 +243,10 @@ def temporary(folder: Path) -> Path:
     return folder / f"{TEMPORARY}{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:12]}"
 
 
-@contextmanager
-def temporary_of(path: Path, nbytes: int) -> Iterator[Path]:
-    """Yield a temporary name next to `path`, removed where the block raises; OSErrors name `path`."""
-    temp = temporary(path.parent)
-    try:
-        with named_errors(path, nbytes):
-            yield temp
-    except BaseException:
-        temp.unlink(missing_ok=True)
-        raise
+def sync_file(path: Path) -> None:
+    """Make the content of a file durable."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
@@ -304,6 +282,15 @@ def make_names(folder: Path) -> list[Path]:
         for new in reversed(missing):
             new.mkdir(exist_ok=True)
     return [new.parent for new in reversed(missing)]
+
+
+def _write(path: Path, pieces: Iterable[Buffer]) -> None:
+    fd, end = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644), 0
+    try:
+        for piece in pieces:
+            end += write_all(fd, piece, end)
+    finally:
+        os.close(fd)
 
 
 def write_all(fd: int, piece: Buffer, offset: int) -> int:

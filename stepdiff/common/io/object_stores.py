@@ -4,7 +4,6 @@ Use in a forked process is refused: obstore would wait for threads that the chil
 """
 
 import errno
-import os
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from obstore.exceptions import BaseError, PermissionDeniedError, Unauthenticated
 from obstore.store import from_url
 
 from stepdiff.common.errors import StepDiffError
+from stepdiff.common.threads import NotForked
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -27,16 +27,7 @@ RETRY: Any = {"max_retries": 1000, "retry_timeout": timedelta(seconds=45)}
 """obstore's `retry_config`: failed requests are repeated at most 15 seconds later, until 45 seconds after the first"""
 _REQUESTS = 32  # at once: a connection to S3 carries some 90 MB/s, a process wants more
 
-_used = False  # obstore has started its threads
-_lost = False  # ... and this process was forked off without them
-
-
-def _after_fork() -> None:
-    global _lost
-    _lost = _used
-
-
-os.register_at_fork(after_in_child=_after_fork)
+_obstore = NotForked()
 
 
 def pool() -> ThreadPoolExecutor:
@@ -61,12 +52,9 @@ def objects(base: str) -> "ObjectStore":
 
 def check_threads() -> None:
     """Raise StepDiffError in a process that was forked from one that uses obstore."""
-    global _used
-    if _lost:
-        raise StepDiffError(
-            "cannot use an object store in a forked process: use it after the fork alone, or start workers with spawn"
-        )
-    _used = True
+    _obstore.use(
+        "cannot use an object store in a forked process: use it after the fork alone, or start workers with spawn"
+    )
 
 
 @contextmanager

@@ -69,10 +69,6 @@ class RemotePath:
     def parent(self) -> "RemotePath":
         return RemotePath(self.url.rpartition("/")[0])
 
-    def with_suffix(self, suffix: str) -> "RemotePath":
-        """Return the same with another suffix."""
-        return self.parent / f"{self.stem}{suffix}"
-
     def relative_to(self, above: "RemotePath") -> PurePosixPath:
         """Return the part after `above`."""
         return PurePosixPath(self.url).relative_to(PurePosixPath(above.url))
@@ -194,15 +190,6 @@ class RemotePath:
                 pass
 
         return data.data, fetch
-
-    @contextmanager
-    def fetched(self, names: Sequence[str]) -> Iterator[Path]:
-        """Yield a temporary local folder with copies of those objects below that exist."""
-        with tempfile.TemporaryDirectory() as folder:
-            for path in (self / name for name in names):
-                if path.exists():
-                    Path(folder, path.name).write_bytes(path.read_bytes())
-            yield Path(folder)
 
     def read_versioned(self) -> tuple[memoryview, str]:
         """Return the whole object and its ETag; FileNotFoundError where it does not exist."""

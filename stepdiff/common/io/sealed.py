@@ -11,7 +11,6 @@ Guarantees
 """
 
 import io
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,9 +19,10 @@ from typing import Any
 import crc32c as _library
 import polars as pl
 
-from stepdiff.common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError, first_line
 from stepdiff.common.io.files import Place, place
 from stepdiff.common.io.parquet_sizes import BYTES_PER_BYTE, ImplausibleSizes, check_sizes
+from stepdiff.common.threads import NotForked
 
 _MARK = b"stepdiff-crc32c-"
 _DIGITS = 8
@@ -57,24 +57,12 @@ _END = 8  # bytes at the end of a Parquet file: the length of its footer, and a 
 _TAIL = 2**16  # bytes in which most footers are
 _MOST_BYTES = 2**40  # of a file: what is no regular file is refused
 _FREE_TEXT = 2**30  # bytes of text that a file of any size may hold
-_used = False  # polars has started its threads
-_lost = False  # ... and this process was forked off without them
-
-
-def _after_fork() -> None:
-    global _lost
-    _lost = _used
-
-
-os.register_at_fork(after_in_child=_after_fork)
+_polars = NotForked()
 
 
 def check_threads(what: str) -> None:
     """Raise StepDiffError in a process that was forked from one that uses polars."""
-    global _used
-    if _lost:
-        raise StepDiffError(f"cannot {what} in a forked process: do it before the fork, or start workers with spawn")
-    _used = True
+    _polars.use(f"cannot {what} in a forked process: do it before the fork, or start workers with spawn")
 
 
 def encode(frame: pl.DataFrame) -> bytes:
@@ -165,5 +153,4 @@ def _own_errors(path: Place) -> Iterator[None]:
     try:
         yield
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        why = str(error).strip().splitlines()[0]
-        raise StepDiffError(f"{path} is not a table of a store ({why}): restore the file") from None
+        raise StepDiffError(f"{path} is not a table of a store ({first_line(error)}): restore the file") from None

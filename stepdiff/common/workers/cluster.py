@@ -96,20 +96,28 @@ def connected(address: str | None, room: str) -> Iterator[bool]:
             yield True
         return
     address = address or os.environ.get("RAY_ADDRESS") or "local"
-    joined = address != "local"
-    if joined:
+    if address != "local":
         # a job's working folder is on every node already; otherwise the rooms are sent
         packages = dict.fromkeys(name.partition(".")[0] for name in (*BELOW[room], room))
         folders = [str(_ROOT / name) for name in packages]
         travelling = {} if inside_job() else {"runtime_env": {"py_modules": folders}}
-        connection = joined_ray(address, **travelling)
-    else:
-        paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-        if str(_ROOT) not in [*paths, sysconfig.get_path("purelib")]:  # Ray's processes inherit it
-            os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_ROOT), *paths]))
-        connection = local_ray()
-    with redirect_stdout(sys.stderr), connection:  # Ray would print errors to standard output
-        yield joined
+        with redirect_stdout(sys.stderr):  # Ray would print errors to standard output
+            try:
+                _check_answers(address)
+                _init(address=address, **travelling)
+            except StepDiffError as error:
+                why = f"no Ray cluster at {address} ({error}): start one or leave --address out"
+                raise StepDiffError(why) from error
+            try:
+                yield True
+            finally:
+                ray.shutdown()
+        return
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if str(_ROOT) not in [*paths, sysconfig.get_path("purelib")]:  # Ray's processes inherit it
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_ROOT), *paths]))
+    with redirect_stdout(sys.stderr), local_ray():
+        yield False
 
 
 @contextmanager
@@ -138,26 +146,6 @@ def local_ray() -> Iterator[None]:
             yield
         finally:
             ray.shutdown()
-
-
-@contextmanager
-def joined_ray(address: str, **options: Any) -> Iterator[None]:
-    """Connect to the cluster at `address` within this block.
-
-    Raises:
-        StepDiffError: No cluster answers there, or it is of another version.
-    """
-    import ray
-
-    try:
-        _check_answers(address)
-        _init(address=address, **options)
-    except StepDiffError as error:
-        raise StepDiffError(f"no Ray cluster at {address} ({error}): start one or leave --address out") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def _check_answers(address: str) -> None:

@@ -144,6 +144,12 @@ def _without_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
+def _task_error(shard: int, error: BaseException, lighter: str) -> str:
+    """Return the error of a task in a line; `lighter` is what to do where memory was too little."""
+    why = f"shard {shard}: {type(error).__name__}: {first_line(error)}"
+    return f"{why}: {lighter}" if _without_memory(error) else why
+
+
 class _Slot:
     """One worker of a pool, replaced where it dies."""
 
@@ -207,8 +213,7 @@ class _Slot:
             self.node_lost = isinstance(error, ActorUnavailableError) or "node has died" in str(error)
             return None
         except RayTaskError as error:
-            why = f"shard {task.shard}: {type(error.cause).__name__}: {first_line(error.cause)}"
-            return f"{why}: {lighter}" if _without_memory(error.cause) else why
+            return _task_error(task.shard, error.cause, lighter)
 
 
 class Here:
@@ -246,11 +251,9 @@ class Here:
         try:
             return self._worker.run(task)
         except Exception as error:
-            why = f"shard {task.shard}: {type(error).__name__}: {first_line(error)}"
-            if _without_memory(error):
-                return self._failed(task.shard, f"{why}: {self._lighter}")
-            traceback.print_exc(file=sys.stderr)  # a defect
-            return self._failed(task.shard, why)
+            if not _without_memory(error):
+                traceback.print_exc(file=sys.stderr)  # a defect
+            return self._failed(task.shard, _task_error(task.shard, error, self._lighter))
 
     @contextmanager
     def _watched(self, task: Task, advance: Advance) -> Iterator[None]:

@@ -81,6 +81,21 @@ def test_float16_float32_and_int8_with_scales_keep_every_bit(
     assert KEYS[FAILED] not in catalog["key"].to_list()
 
 
+def test_int8_of_another_program_keeps_every_bit_where_its_scales_are_usable(tmp_path: Path) -> None:
+    levels = np.random.default_rng(0).integers(-100, 100, (6, 64)).astype(np.int8)
+    scale = np.array([[0.5], [1], [np.nan], [0], [-1], [2**-24]], np.float16)
+    levels[1, 5] = -128
+    write(tmp_path / "f.parquet", "parquet", {"key": list("abcdef"), "x": lists(levels), "x_scale": lists(scale)})
+    done = take_in(import_options(tmp_path / "f.parquet", **MADE_BY))
+    assert done.done == 2 and [failure["key"] for failure in done.failures] == list("bcde")
+    assert all("x is not int8 as a store has it: levels from -127" in failure["reason"] for failure in done.failures)
+    stored = opened(tmp_path / "f.parquet").read_quantised("x", np.array([0, 5]))
+    assert stored.levels.tobytes() == levels[[0, 5]].tobytes() and stored.scale.tobytes() == scale[[0, 5]].tobytes()
+    take_in(import_options(tmp_path / "f.parquet", view="floats", dtype="float32", **MADE_BY))
+    floats = Store.open(tmp_path / "other").view("clips", "floats").read("x", [0, 5])
+    assert floats.tobytes() == (levels[[0, 5]] * scale[[0, 5]].astype(np.float32)).tobytes()
+
+
 @pytest.mark.parametrize("format", READABLE)
 def test_the_provenance_in_the_files_of_store_export_is_used_and_one_that_contradicts_it_is_refused(
     view: View, run: Run, tmp_path: Path, format: str, capsys: pytest.CaptureFixture[str]
