@@ -101,13 +101,13 @@ def relation(first: Recording, second: Recording) -> str:
 
 def drawn_pairs(view: "View", world: Path, most: int) -> dict[tuple[str, str], list[Pair]]:
     """Return pairs by kind and split."""
+    from retrieval.vectors import filled_rows
+
     truth = {row["clip"]: row for row in map(json.loads, (world / "attributes.jsonl").read_text().splitlines())}
     groups: dict[tuple[str, str], dict[str, dict[str, Recording]]] = {}
-    rows = view.catalog.frame(["key", "row", "video", "start", "end", "step", "activity", "split"]).sort(
-        "video", "start"
-    )
-    for row, status in zip(rows.to_dicts(), view.status()[rows["row"].to_numpy()].tolist(), strict=True):
-        if row["key"] not in truth or status != 1:
+    frame = view.catalog.frame(["key", "video", "start", "end", "step", "activity", "split"])[filled_rows(view)]
+    for row in frame.sort("video", "start").iter_rows(named=True):
+        if row["key"] not in truth:
             continue
         for kind, group in (("clips", row["step"]), ("videos", row["activity"])):
             videos = groups.setdefault((kind, row["split"]), {}).setdefault(group, {})
@@ -181,16 +181,11 @@ def run(options: Options) -> dict[str, Any]:
             stretched = errors(first, second, (first.ends, second.ends))
             results.setdefault(relation(first, second), []).append((*warped, *stretched))
         for related, values in sorted(results.items()):
-            error, right, linear, linear_right = (round(float(value), 3) for value in np.mean(values, axis=0))
-            figures = {
-                "seconds": error,
-                "linear seconds": linear,
-                "right part": right,
-                "linear right part": linear_right,
-            }
+            names = ("seconds", "right part", "linear seconds", "linear right part")
+            figures = {name: round(float(np.mean(column)), 3) for name, *column in zip(names, *values, strict=True)}
             rows.append({"pairs of": kind, "with": related, "pairs": len(values), **figures})
-            if linear > 0.05:
-                races.append(race(f"{kind}, {related}", linear, error, 1.0, "linear stretching"))
+            if (linear := figures["linear seconds"]) > 0.05:
+                races.append(race(f"{kind}, {related}", linear, figures["seconds"], 1.0, "linear stretching"))
         margin = max(MARGINS, key=lambda each: f1(*agreement(drawn[kind, "val"], each)))
         right, said, true = agreement(drawn[kind, "test"], margin)
         figures = {"precision": right / max(said, 1e-9), "recall": right / true, "F1": f1(right, said, true)}

@@ -16,12 +16,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.harness import GIB, Row, apart, benchmark, private_bytes, race, timed
+from benchmarks.harness import GIB, Row, apart, benchmark, measured, private_bytes, race, timed
 from stepdiff.common.cli import command
 
 if TYPE_CHECKING:
@@ -102,15 +101,12 @@ def look_up(path: Path, rows: int, rounds: int, join: bool) -> dict[str, float |
             ways |= key_files(path.parent, places)
     for name, way in ways.items():
         assert np.array_equal(way(keys), expected), f"{name} gives other rows"
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(rounds):
-        for name, way in ways.items():
-            seconds[name].append(timed(partial(way, keys))[0])
+    seconds = measured({name: partial(way, keys) for name, way in ways.items()}, rounds, f"{rows:,} rows, ")
     new_keys = pl.DataFrame({"key": [f"another_{n}" for n in range(KEYS)]})
     return {
         "open_ms": _ms(opening + counting),
         "first_lookup_ms": _ms(first),
-        **{f"{name}_ms": _ms(median(seconds[name])) if name in ways else None for name in ("lookup", *WANTED)},
+        **{f"{name}_ms": _ms(seconds[name].clock) if name in ways else None for name in ("lookup", *WANTED)},
         "append_ms": _ms(timed(lambda: catalog.append(new_keys))[0]),
         "lookup_private_mib": round(private / 2**20, 1),
     }

@@ -10,19 +10,20 @@ only at answers. The ceiling is a forward pass of each token once, in one sequen
 scores are compared before times. On a GPU the processor's time means nothing.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice, product
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.harness import Row, benchmark, measured, race
+from benchmarks.harness import Row, benchmark, measured, races, times
 from stepdiff.common.cli import command
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from heads.data.packing import Turn
     from heads.methods.stepdiff import PairTexts
     from heads.models.video_lm import VideoLM
 
@@ -81,38 +82,36 @@ def pairs_with(texts: int, count: int) -> "list[PairTexts]":
     return pairs
 
 
-def one_by_one(model: "VideoLM", pairs: "list[PairTexts]") -> Scores:
-    """Run the whole model for every (pair, text)."""
+def one_by_one(model: "VideoLM", clips: "Tensor", turns: "list[Turn]") -> list[float]:
+    """Run the whole model for every text of a pair."""
     from heads.data.packing import NO_TARGET
+
+    scores = []
+    for turn in turns:
+        batch, _ = model.pack([[turn]], clips, True)
+        logs = model.lm.model(inputs_embeds=model.embed(batch, clips)).logits.log_softmax(-1)
+        places = batch.targets[0] != NO_TARGET
+        scores.append(float(logs[0, places].gather(1, batch.targets[0, places, None]).mean()))
+    return scores
+
+
+def in_batches(model: "VideoLM", clips: "Tensor", turns: "list[Turn]") -> list[float]:
+    """Run a prompt for every text of a pair, in batches as large as those of pairs in ours."""
+    from heads.methods.stepdiff import ROWS_A_BATCH
+
+    scores: list[float] = []
+    for start in range(0, len(turns), ROWS_A_BATCH):
+        some = [[turn] for turn in turns[start : start + ROWS_A_BATCH]]
+        scores += [value for (value,) in model.log_likelihoods(some, clips.repeat(len(some), 1, 1), mean=True)]
+    return scores
+
+
+def projected(model: "VideoLM", pairs: "list[PairTexts]") -> "Iterator[tuple[Tensor, list[Turn]]]":
+    """Yield the projected clips of each pair, and its texts as turns."""
     from heads.methods.stepdiff import difference_turn
 
-    every = []
     for pair in pairs:
-        clips = model.project(RandomTokens().read(pair.pair, model.lm.device))
-        scores = []
-        for text in pair.texts:
-            batch, _ = model.pack([[difference_turn(*text)]], clips, True)
-            logs = model.lm.model(inputs_embeds=model.embed(batch, clips)).logits.log_softmax(-1)
-            places = batch.targets[0] != NO_TARGET
-            scores.append(float(logs[0, places].gather(1, batch.targets[0, places, None]).mean()))
-        every.append(scores)
-    return every
-
-
-def in_batches(model: "VideoLM", pairs: "list[PairTexts]") -> Scores:
-    """Run a prompt for every (pair, text), in batches as large as those of pairs in ours."""
-    from heads.methods.stepdiff import ROWS_A_BATCH, difference_turn
-
-    every = []
-    for pair in pairs:
-        clips = model.project(RandomTokens().read(pair.pair, model.lm.device))
-        scores: list[float] = []
-        for start in range(0, len(pair.texts), ROWS_A_BATCH):
-            turns = [difference_turn(*text) for text in pair.texts[start : start + ROWS_A_BATCH]]
-            ends = clips.repeat(len(turns), 1, 1)
-            scores += [value for (value,) in model.log_likelihoods([[turn] for turn in turns], ends, mean=True)]
-        every.append(scores)
-    return every
+        yield model.project(RandomTokens().read(pair.pair, model.lm.device)), [difference_turn(*t) for t in pair.texts]
 
 
 def forward(model: "VideoLM", pairs: "list[PairTexts]") -> Callable[[], object]:
@@ -120,12 +119,10 @@ def forward(model: "VideoLM", pairs: "list[PairTexts]") -> Callable[[], object]:
     import torch
 
     from heads.data.packing import NO_TARGET
-    from heads.methods.stepdiff import difference_turn
 
     sequences = []
-    for pair in pairs:
-        clips = model.project(RandomTokens().read(pair.pair, model.lm.device))
-        batches = [model.pack([[difference_turn(*text)]], clips, True)[0] for text in pair.texts]
+    for clips, turns in projected(model, pairs):
+        batches = [model.pack([[turn]], clips, True)[0] for turn in turns]
         count = batches[0].targets.shape[1] + sum(int((batch.targets != NO_TARGET).sum()) for batch in batches[1:])
         sequences.append(torch.randn(1, count, model.lm.width, device=model.lm.device) * model.lm.embedding_std)
     return lambda: [model.lm.model(inputs_embeds=sequence, logits_to_keep=1) for sequence in sequences]
@@ -147,15 +144,15 @@ def run(options: Options) -> dict[str, Any]:
     shape = ProjectorOptions(width=64, heads=4)
     projector = Projector(shape, TOKENS, CHANNELS, lm.width, lm.embedding_std).to(options.device)
     model = VideoLM(lm, projector, shape.outputs)
-    naive, batches, ours = "one by one", f"in batches of {ROWS_A_BATCH}", "pair by pair, ours"
-    ceiling = "each token once"
+    naive, batches = "one by one", f"in batches of {ROWS_A_BATCH}"
+    ours, ceiling = "pair by pair, ours", "each token once"
     ways: dict[str, Callable[[list[PairTexts]], Scores]] = {
-        naive: partial(one_by_one, model),
-        batches: partial(in_batches, model),
+        naive: lambda pairs: [one_by_one(model, *pair) for pair in projected(model, pairs)],
+        batches: lambda pairs: [in_batches(model, *pair) for pair in projected(model, pairs)],
         ours: StepDiff(model, RandomTokens()).score_texts,
     }
     rows: list[Row] = []
-    races: list[Row] = []
+    held: list[Row] = []
     apart = 0.0
     for texts in options.texts:
         pairs, case = pairs_with(texts, options.pairs), f"{texts} texts a pair"
@@ -165,20 +162,11 @@ def run(options: Options) -> dict[str, Any]:
             assert apart <= CLOSE, f"{case}: scores differ by {apart}"
             calls: dict[str, Callable[[], object]] = {name: partial(way, pairs) for name, way in ways.items()}
             seconds = measured({**calls, ceiling: forward(model, pairs)}, options.rounds, f"{case}, ")
-        count = options.pairs * texts
-        rows += [
-            {
-                "texts a pair": texts,
-                "way": name,
-                "ms a text": round(1000 * took.clock / count, 1),
-                "CPU ms a text": round(1000 * took.cpu / count, 1),
-            }
-            for name, took in seconds.items()
-        ]
+        rows += times(seconds, options.pairs * texts, "text", **{"texts a pair": texts})
         wanted = {naive: 3.0 if texts >= MANY else 1.0, batches: 1.0, ceiling: None}
-        races += [race(case, seconds[peer].clock, seconds[ours].clock, least, peer) for peer, least in wanted.items()]
+        held += races(case, seconds, ours, wanted)
     facts = {"language_model": options.language_model, "device": options.device, "pairs": options.pairs}
-    return {"rows": rows, "races": races, **facts, "scores_apart": apart}
+    return {"rows": rows, "races": held, **facts, "scores_apart": apart}
 
 
 main = benchmark("evaluate", Options, __doc__, run)

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.harness import Row, benchmark, measured, race, render_kitchen
+from benchmarks.harness import Row, benchmark, measured, race, races, render_kitchen, times
 from stepdiff.common.cli import command
 from stepdiff.common.threads import cores
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from featurize.video.decode import Source
 
 BATCH = 4
-SEEK = "seek a clip, PyAV"
+OURS, FORWARD, DECODE, SEEK = "featurize", "bare forward", "bare decode", "seek a clip, PyAV"
 WIDTH, HEIGHT, RATE = 640, 360, 24  # of the long video
 SECONDS = 4.0  # of a clip of the long video
 CLIPS_A_KITCHEN_VIDEO = 4  # about
@@ -134,7 +134,7 @@ def ways(
         """Empty the folder; featurize gets a store with the clips' keys."""
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        if way == "featurize":
+        if way == OURS:
             store = Store.open(folder / "store", create=True)
             with store.writer("clips", "bench", encoder.provenance("clips"), encoder.features("clips")) as writer:
                 writer.add(pl.DataFrame({"key": [f"clip_{row}" for row in clips]}))
@@ -176,9 +176,9 @@ def ways(
                 np.save(folder / f"{number}_{name}.npy", values[0].astype(np.float16))
 
     every: dict[str, Callable[[], object]] = {
-        "featurize": featurize,
-        "bare forward": forward,
-        "bare decode": decode,
+        OURS: featurize,
+        FORWARD: forward,
+        DECODE: decode,
         "featurize's decoding": pictures,
         SEEK: partial(loop, True),
         f"{SEEK}, decoding": partial(loop, False),
@@ -205,34 +205,25 @@ def run(options: Options) -> dict[str, Any]:
         torch.set_num_threads(1)
     encoder = load(options.encoder, options.weights, options.device)
     rows: list[Row] = []
-    races: list[Row] = []
+    held: list[Row] = []
     for name, sources in footage.items():
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             every, clear = ways(sources, encoder, threads, options.device, Path(scratch, "run"))
             seconds = measured(every, options.rounds, f"{name}, ", before=clear)
-        for way, took in seconds.items():
-            rows.append(
-                {
-                    "videos": name,
-                    "way": way,
-                    "ms a clip": round(took.clock / len(sources) * 1e3, 1),
-                    "CPU ms a clip": round(took.cpu / len(sources) * 1e3, 1),
-                    "clips a second": round(len(sources) / took.clock, 2),
-                }
-            )
-        ours, forward, decode = seconds["featurize"], seconds["bare forward"], seconds["bare decode"]
+        rows += times(seconds, len(sources), "clip", videos=name)
+        case, ours, forward, decode = f"featurize, {name}", *(seconds[way] for way in (OURS, FORWARD, DECODE))
         if options.device == "cpu":
             ceiling = "forward + decode"
-            races.append(race(f"featurize, {name}", forward.clock + decode.clock, ours.clock, 0.9, ceiling))
-            races.append(race(f"featurize, {name}, CPU time", forward.cpu + decode.cpu, ours.cpu, 0.9, ceiling))
+            held.append(race(case, forward.clock + decode.clock, ours.clock, 0.9, ceiling))
+            held.append(race(f"{case}, CPU time", forward.cpu + decode.cpu, ours.cpu, 0.9, ceiling))
         else:
             slower = max(forward.clock, decode.clock)
-            races.append(race(f"featurize, {name}", slower, ours.clock, 0.95, "the slower of forward and decode"))
-        decoding, seeking = (seconds[way].clock for way in ("featurize's decoding", f"{SEEK}, decoding"))
-        races.append(race(f"featurize, {name}", seconds[SEEK].clock, ours.clock, 1.0, SEEK))
-        races.append(race(f"decoding, {name}", seeking, decoding, 2.0, SEEK))
+            held.append(race(case, slower, ours.clock, 0.95, "the slower of forward and decode"))
+        held += races(case, seconds, OURS, {SEEK: 1.0})
+        seeking = seconds[f"{SEEK}, decoding"].clock
+        held.append(race(f"decoding, {name}", seeking, seconds["featurize's decoding"].clock, 2.0, SEEK))
     facts = {"encoder": options.encoder, "device": options.device, "batch": BATCH, "clips": options.clips}
-    return {"rows": rows, "races": races, **facts, "gop": options.gop}
+    return {"rows": rows, "races": held, **facts, "gop": options.gop}
 
 
 main = benchmark("featurize", Options, __doc__, run)

@@ -80,6 +80,19 @@ def measured(
     return {name: Seconds(median(c for c, _ in times), median(p for _, p in times)) for name, times in taken.items()}
 
 
+def times(seconds: Mapping[str, Seconds], count: int, unit: str, **facts: Any) -> list[Row]:
+    """Return a line for each way: the milliseconds of one of `count` units, by the clock and of the processor."""
+    return [
+        {
+            **facts,
+            "way": way,
+            f"ms a {unit}": round(took.clock / count * 1e3, 3),
+            f"CPU ms a {unit}": round(took.cpu / count * 1e3, 3),
+        }
+        for way, took in seconds.items()
+    ]
+
+
 def timed(work: Callable[[], Result]) -> tuple[float, Result]:
     """Return the seconds that `work` took, and its result."""
     begin = time.perf_counter()
@@ -97,6 +110,11 @@ def race(case: str, speed: float, peer_speed: float, wanted: float | None, peer:
     return {"case": case, "compared with": peer, "ratio": ratio, "wanted": wanted, "met": met}
 
 
+def races(case: str, seconds: Mapping[str, Seconds], ours: str, wanted: Mapping[str, float | None]) -> list[Row]:
+    """Return the race of our way against each way in `wanted`, by the clock."""
+    return [race(case, seconds[peer].clock, seconds[ours].clock, least, peer) for peer, least in wanted.items()]
+
+
 def report(name: str, record: Mapping[str, Any]) -> None:
     """Print the record: `rows` and `races` as tables, each other list of rows too, and all of it as one JSON line."""
     from rich.console import Console
@@ -104,17 +122,16 @@ def report(name: str, record: Mapping[str, Any]) -> None:
     console = Console(width=140)
     shown = dict(record)
     _print_table(console, name, shown.pop("rows"))
-    races = shown.pop("races")
-    words = {True: "met", False: "LOST"}
-    targets = ({"wanted": "", "met": ""} if one["wanted"] is None else {"met": words[one["met"]]} for one in races)
-    _print_table(console, "races", [{**one, **target} for one, target in zip(races, targets, strict=True)])
+    held, words = shown.pop("races"), {True: "met", False: "LOST"}
+    targets = ({"wanted": "", "met": ""} if one["wanted"] is None else {"met": words[one["met"]]} for one in held)
+    _print_table(console, "races", [{**one, **target} for one, target in zip(held, targets, strict=True)])
     for fact, value in shown.items():
         if isinstance(value, list):
             _print_table(console, fact, value)
         else:
             console.print(f"{fact}: {value}")
-    lost = [f"{one['case']} ({one['compared with']})" for one in races if not one["met"]]
-    console.print(f"lost {len(lost)} of {len(races)}" + "".join(f"\n  {case}" for case in lost), highlight=False)
+    lost = [f"{one['case']} ({one['compared with']})" for one in held if not one["met"]]
+    console.print(f"lost {len(lost)} of {len(held)}" + "".join(f"\n  {case}" for case in lost), highlight=False)
     machine = {"machine": platform.machine(), "cores": cores(), "python": platform.python_version()}
     print(json.dumps({"benchmark": name, **record, **machine}))
 

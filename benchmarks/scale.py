@@ -24,7 +24,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -234,21 +234,20 @@ def query(folder: Path) -> dict[str, float]:
 
 def measure(folder: Path, count: int, lm: str) -> dict[str, Measured]:
     """Return what each work takes with `count` clips."""
-    works: dict[str, Callable[[], Measured]] = {
-        "build": lambda: apart(build, folder, count),
-        "train, pairs": lambda: apart(train, folder, lm, False),
-        "train, narration": lambda: apart(train, folder, lm, True),
-        "annotate": lambda: apart(annotate, folder),
-        "pairs": lambda: apart(pairs, folder),
-        "query": lambda: apart(query, folder),
-        "featurize": lambda: apart(featurize, write_manifest(folder / "videos", count, ".parquet"), folder / "planned"),
-        "featurize, CSV": lambda: apart(
-            featurize, write_manifest(folder / "csv", count, ".csv"), folder / "csv planned"
-        ),
+    manifests = [write_manifest(folder / f"videos{suffix}", count, suffix) for suffix in (".parquet", ".csv")]
+    works: dict[str, tuple[Any, ...]] = {
+        "build": (build, folder, count),
+        "train, pairs": (train, folder, lm, False),
+        "train, narration": (train, folder, lm, True),
+        "annotate": (annotate, folder),
+        "pairs": (pairs, folder),
+        "query": (query, folder),
+        "featurize": (featurize, manifests[0], folder / "planned"),
+        "featurize, CSV": (featurize, manifests[1], folder / "csv planned"),
     }
     measured = {}
     for name, work in works.items():
-        one = measured[name] = work()
+        one = measured[name] = apart(*work)
         print(f"{count:,} clips, {name}: {one.seconds:.1f} s, {one.private / GIB:.2f} GiB", file=sys.stderr)
     return measured
 

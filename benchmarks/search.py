@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.harness import Row, benchmark, measured, race, timed, write_view
+from benchmarks.harness import Row, benchmark, measured, race, races, timed, times, write_view
 from stepdiff.common.cli import command
 
 if TYPE_CHECKING:
@@ -50,9 +50,8 @@ PROBES = (*range(1, 17), 20, 24, 28, 32, 40, 48, 64, 96, 128, 192, 256)  # lists
 CANDIDATES = (10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 64, 80, 96, 128, 192, 256, 512)  # nodes of a graph
 FACTORIES = ("IVF,SQfp16", "HNSW32", "HNSW32,SQfp16")
 
-Search = Callable[[np.ndarray, int], np.ndarray]
-"""queries [Q, D], effort -> places of the K nearest [Q, K]. The effort trades speed for recall; exact searches have
-none"""
+Search = Callable[..., np.ndarray]
+"""queries [Q, D] -> places of the K nearest [Q, K]. `effort` trades speed for recall; exact searches have none"""
 
 
 @dataclass(frozen=True)
@@ -122,7 +121,7 @@ def with_faiss(factory: str, vectors: np.ndarray) -> Search:
     index.train(vectors[np.random.default_rng(0).permutation(len(vectors))[: 64 * lists]])
     index.add(vectors)
 
-    def search(queries: np.ndarray, effort: int) -> np.ndarray:
+    def search(queries: np.ndarray, effort: int = 0) -> np.ndarray:
         if "IVF" in factory:
             index.nprobe = effort
         elif "HNSW" in factory:
@@ -132,27 +131,12 @@ def with_faiss(factory: str, vectors: np.ndarray) -> Search:
     return search
 
 
-def with_numpy(vectors: np.ndarray) -> Search:
+def with_numpy(vectors: np.ndarray, queries: np.ndarray) -> np.ndarray:
     """Search as is usually written: one product with all rows, and argpartition."""
-
-    def search(queries: np.ndarray, effort: int) -> np.ndarray:
-        cosines = queries @ vectors.T
-        near = np.argpartition(-cosines, K - 1, axis=1)[:, :K]
-        order = np.argsort(-np.take_along_axis(cosines, near, axis=1), axis=1)
-        return np.take_along_axis(near, order, axis=1)
-
-    return search
-
-
-def with_effort(search: Search, effort: int) -> Callable[[np.ndarray], np.ndarray]:
-    return lambda queries: search(queries, effort)
-
-
-EXACT: dict[str, Callable[[np.ndarray], Search]] = {
-    "faiss flat": partial(with_faiss, "Flat"),
-    "numpy product + argpartition": with_numpy,
-}
-APPROXIMATE = {f"faiss {factory}": partial(with_faiss, factory) for factory in FACTORIES}
+    cosines = queries @ vectors.T
+    near = np.argpartition(-cosines, K - 1, axis=1)[:, :K]
+    order = np.argsort(-np.take_along_axis(cosines, near, axis=1), axis=1)
+    return np.take_along_axis(near, order, axis=1)
 
 
 def multiply(vectors: np.ndarray, queries: np.ndarray) -> None:
@@ -179,37 +163,24 @@ def exact(store: "Store", view: "View", options: Options) -> tuple[list[Row], li
 
     rows = filled_rows(view)  # all: a row's number is its place
     vectors = compact(store, view, "embedding", rows)
-    peers = {name: build(vectors) for name, build in EXACT.items()}
+    peers: dict[str, Search] = {
+        "faiss flat": with_faiss("Flat", vectors),
+        "numpy product + argpartition": partial(with_numpy, vectors),
+    }
     table: list[Row] = []
-    races: list[Row] = []
+    held: list[Row] = []
     for count in options.queries:
         queries, case = clip_queries(len(rows), options.dim, count), f"{count} queries at once"
         ways: dict[str, Callable[[], Any]] = {
             "ours": partial(search_exactly, store, view, "embedding", rows, queries, K),
-            **{name: partial(search, queries, 0) for name, search in peers.items()},
+            **{name: partial(search, queries) for name, search in peers.items()},
             CEILING: partial(multiply, vectors, queries),
         }
         different = compare(ways["ours"]()[0], ways["faiss flat"](), vectors, queries)
-        medians = measured(ways, options.rounds, f"{case}, ")
-        for way, seconds in medians.items():
-            table.append(
-                {
-                    "rows": len(rows),
-                    "queries": count,
-                    "search": way,
-                    "ms": round(seconds.clock * 1e3, 2),
-                    "CPU ms": round(seconds.cpu * 1e3, 2),
-                    "queries/s": round(count / seconds.clock, 1),
-                    "GFLOP/s": round(2 * vectors.size * count / seconds.clock / 1e9, 1),
-                    "differ in float32": different if way == "ours" else "",
-                }
-            )
-        ours = medians.pop("ours")
-        races += [
-            race(case, seconds.clock, ours.clock, OF_CEILING if peer == CEILING else 1.0, peer)
-            for peer, seconds in medians.items()
-        ]
-    return table, races
+        seconds = measured(ways, options.rounds, f"{case}, ")
+        table += times(seconds, count, "query", rows=len(rows), queries=count, **{"differ in float32": different})
+        held += races(case, seconds, "ours", {**dict.fromkeys(peers, 1.0), CEILING: OF_CEILING})
+    return table, held
 
 
 def approximate(store: "Store", view: "View", options: Options) -> tuple[list[Row], list[Row]]:
@@ -233,20 +204,21 @@ def approximate(store: "Store", view: "View", options: Options) -> tuple[list[Ro
     chooser = f"ours: {card['factory']}"
     for _ in range(IN_USE):
         wanted = recall(index.search(queries, K)[0])
-    ways: dict[str, Callable[[np.ndarray], np.ndarray]] = {chooser: lambda asked: index.search(asked, K)[0]}
+    ways: dict[str, Search] = {chooser: lambda asked: index.search(asked, K)[0]}
     facts = {chooser: (card["probes"], wanted, card["seconds"])}
     vectors = compact(store, view, "embedding", rows)
-    for name, build in APPROXIMATE.items():
-        build_s, search = timed(partial(build, vectors))
+    for factory in FACTORIES:
+        name = f"faiss {factory}"
+        build_s, search = timed(partial(with_faiss, factory, vectors))
         for effort in PROBES if "IVF" in name else CANDIDATES:
             if (reached := recall(search(queries, effort))) >= wanted:
-                ways[name] = with_effort(search, effort)
+                ways[name] = partial(search, effort=effort)
                 facts[name] = effort, reached, build_s
                 break
         else:
             print(f"{name} never reaches our recall of {wanted:.3f}", file=sys.stderr)
 
-    def one_by_one(search: Callable[[np.ndarray], np.ndarray]) -> None:
+    def one_by_one(search: Search) -> None:
         for query in queries[:ONE_BY_ONE]:
             search(query[None])
 
@@ -268,28 +240,26 @@ def approximate(store: "Store", view: "View", options: Options) -> tuple[list[Ro
         for way, (effort, reached, build_s) in facts.items()
     ]
     case = f"{len(rows):,} rows, approximate"
-    races = [race(f"{case}: recall", wanted, 1.0, 0.93, "the true neighbours")]
-    ours, rivals = medians[chooser], {way: medians[way] for way in ways if way != chooser}
-    for peer, seconds in rivals.items():
-        races.append(race(f"{case}, at its recall", seconds.clock, ours.clock, round(1 / SLOWER, 2), peer))
-    return table, races
+    recalled = race(f"{case}: recall", wanted, 1.0, 0.93, "the true neighbours")
+    peers = dict.fromkeys([way for way in ways if way != chooser], round(1 / SLOWER, 2))
+    return table, [recalled, *races(f"{case}, at its recall", medians, chooser, peers)]
 
 
 def run(options: Options) -> dict[str, Any]:
     """Return the record, with a table of the approximate searches."""
     table: list[Row] = []
     near: list[Row] = []
-    races: list[Row] = []
+    held: list[Row] = []
     for size in sorted({*options.approximate, options.rows} - {0}):
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:
             store, view = clustered(Path(folder, "store"), size, options.dim)
             if size in options.approximate:
-                rows, held = approximate(store, view, options)
-                near, races = near + rows, races + held
+                rows, more = approximate(store, view, options)
+                near, held = near + rows, held + more
             if size == options.rows:
-                table, held = exact(store, view, options)
-                races += held
-    return {"rows": table, "races": races, "approximate": near, "rounds": options.rounds, "dim": options.dim}
+                table, more = exact(store, view, options)
+                held += more
+    return {"rows": table, "races": held, "approximate": near, "rounds": options.rounds, "dim": options.dim}
 
 
 main = benchmark("search", Options, __doc__, run)

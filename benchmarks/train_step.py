@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.harness import Row, benchmark, measured, race, render_kitchen
+from benchmarks.harness import benchmark, measured, race, render_kitchen, times
 from stepdiff.common.cli import command
 
 if TYPE_CHECKING:
@@ -150,15 +150,6 @@ def run(options: Options) -> dict[str, Any]:
 
     seconds = measured({name: partial(steps, way) for name, way in ways.items()}, options.rounds)
     memory, from_store, raw, loader = seconds.values()
-    rows: list[Row] = [
-        {
-            "step": name,
-            "ms a step": round(1000 * took.clock / options.steps, 1),
-            "CPU ms a step": round(1000 * took.cpu / options.steps, 1),
-            "of a step in memory": round(took.clock / memory.clock, 4),
-        }
-        for name, took in seconds.items()
-    ]
     allowed = f"{LOADER:.0%} of a step in memory"
     races = [
         race("a step from the store", memory.clock, from_store.clock, round(1 / (1 + LOADER), 3), "one in memory"),
@@ -167,7 +158,7 @@ def run(options: Options) -> dict[str, Any]:
         race("a step from the store", raw.clock, from_store.clock, 1.0, "one from raw video"),
     ]
     facts = {"device": options.device, "steps": options.steps, "rounds": options.rounds}
-    return {"rows": rows, "races": races, **facts}
+    return {"rows": times(seconds, options.steps, "step"), "races": races, **facts}
 
 
 main = benchmark("train_step", Options, __doc__, run)

@@ -12,7 +12,7 @@ import codecs
 import csv
 import difflib
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,8 @@ from typing import Any
 
 import polars as pl
 
-from stepdiff.common.errors import StepDiffError
+from featurize.scratch import Scratch
+from stepdiff.common.errors import StepDiffError, first_line
 
 _SEPARATORS = ",;\t"
 _HEADER_BYTES = 2**20
@@ -30,13 +31,13 @@ _WHOLE_BYTES = 64 * 2**20  # of a text file that is read in one piece
 _GROUP_ROWS = 2**17  # of the copy of a large one
 
 
-def open_file(path: Path, wanted: Sequence[str], scratch: Callable[[], Path]) -> pl.LazyFrame:
+def open_file(path: Path, wanted: Sequence[str], scratch: Scratch) -> pl.LazyFrame:
     """Return the rows of a .csv, .parquet or .jsonl file, with columns named as they are there.
 
     Args:
         path: the file, which must not change while it is read.
         wanted: columns whose values in a .csv stay text: what looks like a number in a name is kept as it is written.
-        scratch: returns a folder for copies.
+        scratch: the folder of copies.
 
     Raises:
         StepDiffError: the file is missing, damaged, of another format or encoding.
@@ -50,7 +51,7 @@ def open_file(path: Path, wanted: Sequence[str], scratch: Callable[[], Path]) ->
         if path.suffix in (".jsonl", ".ndjson"):
             text = _plain_text(path, None, scratch)
             if large:
-                return _copied(pl.scan_ndjson(text, infer_schema_length=None), scratch() / "manifest.parquet")
+                return _copied(pl.scan_ndjson(text, infer_schema_length=None), scratch.folder / "manifest.parquet")
             return pl.read_ndjson(text, infer_schema_length=None).lazy()
     raise StepDiffError(f"manifest {path} is none of .csv, .parquet, .jsonl: convert it")
 
@@ -71,7 +72,7 @@ def readable(path: Path) -> Iterator[None]:
         raise StepDiffError(f"manifest {path} is not {error.encoding}: save it as UTF-8") from None
     except (OSError, csv.Error, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         # PanicException: polars panics on some damaged Parquet files
-        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        why = first_line(error)
         if "utf-8" in why.lower():
             raise StepDiffError(f"manifest {path} is not utf-8: save it as UTF-8") from None
         raise StepDiffError(f"manifest {path} cannot be read ({why}): correct it") from None
@@ -124,7 +125,7 @@ def _twins(first: str, second: str, path: Path) -> StepDiffError:
     return StepDiffError(f"columns {first!r} and {second!r} of {path} have {how}: rename or remove one")
 
 
-def _open_csv(path: Path, wanted: Sequence[str], scratch: Callable[[], Path], large: bool) -> pl.LazyFrame:
+def _open_csv(path: Path, wanted: Sequence[str], scratch: Scratch, large: bool) -> pl.LazyFrame:
     with open(path, encoding=_encoding(path) or "utf-8", newline="\n") as file:
         lines = (line.strip("\r\n") for line in iter(partial(file.readline, _HEADER_BYTES), ""))
         header = next(filter(None, lines), "")
@@ -143,13 +144,13 @@ def _open_csv(path: Path, wanted: Sequence[str], scratch: Callable[[], Path], la
         ).lazy()
     # all columns are copied as text first, because Polars needs memory for every row that it infers types from
     as_text = partial(pl.scan_csv, source, infer_schema_length=0, separator=separator, glob=False)
-    text = scratch() / "text.parquet"
+    text = scratch.folder / "text.parquet"
     rows = _copied(as_text(), text)
     others = [name for name in rows.collect_schema() if folded(name) not in map(folded, wanted)]
     types = {name: dtype for name, dtype in _types(rows, others).items() if dtype != pl.String}
     if not types:
         return rows
-    rows = _copied(as_text(schema_overrides=types), scratch() / "manifest.parquet")
+    rows = _copied(as_text(schema_overrides=types), scratch.folder / "manifest.parquet")
     text.unlink()
     return rows
 
@@ -176,7 +177,7 @@ def _types(rows: pl.LazyFrame, columns: Sequence[str]) -> dict[str, Any]:
     return types
 
 
-def _plain_text(path: Path, separator: str | None, scratch: Callable[[], Path]) -> Path:
+def _plain_text(path: Path, separator: str | None, scratch: Scratch) -> Path:
     """Return a file in UTF-8 without a byte order mark: `path`, or a copy.
 
     With `separator` it is a copy of a table without spaces around its values.
@@ -184,7 +185,7 @@ def _plain_text(path: Path, separator: str | None, scratch: Callable[[], Path]) 
     encoding = _encoding(path)
     if encoding is None and separator is None:
         return path
-    copy = scratch() / f"manifest{path.suffix}"
+    copy = scratch.folder / f"manifest{path.suffix}"
     with (
         open(path, encoding=encoding or "utf-8", newline="") as source,
         open(copy, "w", encoding="utf-8", newline="") as out,

@@ -22,14 +22,10 @@ class Scratch:
     """A temporary folder, made when it is first used."""
 
     @cached_property
-    def _folder(self) -> str:
-        folder = tempfile.mkdtemp(prefix="featurize-")
+    def folder(self) -> Path:
+        folder = Path(tempfile.mkdtemp(prefix="featurize-"))
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         return folder
-
-    def __call__(self) -> Path:
-        """Return the folder."""
-        return Path(self._folder)
 
 
 class Buckets:
@@ -55,7 +51,7 @@ class Buckets:
         starts = np.flatnonzero(np.diff(buckets[order], prepend=-1))
         frame = frame[order]
         for start, end in zip(starts.tolist(), [*starts[1:].tolist(), len(order)], strict=True):
-            path = self._scratch() / f"{self._count}.parquet"
+            path = self._scratch.folder / f"{self._count}.parquet"
             self._count += 1
             frame[start:end].write_parquet(path)
             self._files.setdefault(int(buckets[order[start]]), []).append(path)

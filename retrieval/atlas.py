@@ -21,6 +21,7 @@ from retrieval.index.index import check_feature, exact_index, open_index
 from retrieval.mining.neighbours import nearest
 from retrieval.projection import pooled_blocks, pooled_feature, project
 from retrieval.vectors import command, compact, filled_rows
+from retrieval.verbs.files import Atlas
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io import sealed
 from stepdiff.common.io.files import whole
@@ -32,19 +33,13 @@ READ = 16  # pieces whose columns are read from the catalog at a time
 _OWN = ("x", "y", "neighbors", "clip")  # columns that a catalog's column of that name would hide
 
 
-def write_atlas(
-    store: Store,
-    view: View,
-    out: Path,
-    where: str | None = None,
-    neighbours: int = 15,
-    projection: str = "pca",
-    feature: str | None = None,
-) -> dict[str, Any]:
+def write_atlas(options: Atlas) -> dict[str, Any]:
     """Write the file; return the numbers of clips and of neighbours, and the command that opens it.
 
     Raises StepDiffError: an invalid condition, no clips, or a missing or stale index.
     """
+    store, out, where, feature = Store.open(options.store), options.out, options.where, options.feature
+    view = store.view("clips", options.view)
     rows = filled_rows(view)
     if where is not None:
         from retrieval.queries.condition import rows_where  # loads sqlglot: 0.3 s
@@ -52,10 +47,10 @@ def write_atlas(
         rows = np.intersect1d(rows, rows_where(store, "clips", where))
         if not len(rows):
             raise StepDiffError(f"no clip with features in view {view.name} has {where}: widen --where")
-    k = min(neighbours, len(rows) - 1)
+    k = min(options.neighbours, len(rows) - 1)
     search = _Neighbours(store, view, rows, k, feature) if k > 0 else None
     with progress("projected clips", len(rows)) as advance:
-        xy, _ = project(view, rows, projection, search.feature if search else feature, advance)
+        xy, _ = project(view, rows, options.projection, search.feature if search else feature, advance)
     schema = _schema(view)
     with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder, whole(out) as temporary:
         files = []
@@ -72,7 +67,8 @@ def write_atlas(
     words = ["embedding-atlas", out, "--x", "x", "--y", "y", *(["--neighbors", "neighbors"] if search else [])]
     text = next((name for name in ("caption", "narration", "step") if name in schema), None)
     words += [*(["--text", text] if text else []), "--disable-projection"]
-    return {"clips": len(rows), "neighbours": search.k if search else 0, "command": command(*words).strip("`")}
+    count = search.k if search else 0
+    return {"out": str(out), "clips": len(rows), "neighbours": count, "command": command(*words).strip("`")}
 
 
 class _Neighbours:

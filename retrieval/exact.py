@@ -186,9 +186,7 @@ def without_itself(
 def nearest_of(
     queries: Float32[np.ndarray, "queries dim"],
     queries_apart: Int64[np.ndarray, " queries"],
-    candidates: Iterable[
-        tuple[Int64[np.ndarray, " some"], Float32[np.ndarray, "some dim"], Int64[np.ndarray, " some"]]
-    ],
+    candidates: Iterable[Candidates],
     k: int,
 ) -> Found:
     """Return the k best candidates of each query and their cosines in float32, best first.

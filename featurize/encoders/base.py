@@ -87,11 +87,6 @@ class Encoder(ABC):
         """The resize and the crop in words."""
         return str(self.picture)
 
-    @property
-    def frame_rule(self) -> str:
-        """Which frames of a clip the decoder must hand over, in words."""
-        return f"{self.frames} at {WORDS[self.sampling]}, start <= time < end"
-
     @cached_property
     def tokenizer(self) -> Any:
         """Return what cuts texts into tokens, where texts are encoded. StepDiffError where the weights have none."""
@@ -117,7 +112,7 @@ class Encoder(ABC):
         """What makes a view of this encoder the same view."""
         dtypes = {name: feature.dtype for name, feature in self.features(entity, dtype).items()}
         if entity == "clips":
-            frames, crop = self.frame_rule, self.crop
+            frames, crop = f"{self.frames} at {WORDS[self.sampling]}, start <= time < end", self.crop
         else:
             frames, crop = "none", "all tokens" if self.max_tokens is None else f"first {self.max_tokens} tokens"
         return Provenance(self.name, self.fingerprint, self.layer, frames, crop, dtypes)

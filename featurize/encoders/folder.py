@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from stepdiff.common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError, first_line
 
 
 def read_config(folder: Path, wanted: str, key: str, value: str) -> dict[str, Any]:
@@ -48,24 +48,15 @@ def load_model(kind: Any, folder: Path, device: torch.device, wanted: str, atten
     Raises:
         StepDiffError: the files are absent, damaged, another model's, or not safetensors.
     """
-    from safetensors import SafetensorError
-
-    try:
-        with quiet_loading():
-            model, report = kind.from_pretrained(
-                folder,
-                dtype=torch.float32,
-                attn_implementation=attention,
-                use_safetensors=True,
-                local_files_only=True,
-                output_loading_info=True,
-            )
-    except ImportError as problem:  # such as of timm
-        reason = " ".join(str(problem).split())
-        raise StepDiffError(f"{folder} cannot be loaded here: {reason}") from None
-    except (OSError, ValueError, RuntimeError, SafetensorError) as problem:
-        reason = str(problem).strip().splitlines()[0]
-        raise StepDiffError(f"{folder} cannot be loaded ({reason}): give {wanted}") from None
+    with loading(folder, wanted):
+        model, report = kind.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            attn_implementation=attention,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
     if report["missing_keys"]:  # transformers would go on with random numbers in their place
         missing = sorted(report["missing_keys"])
         what = type(model).__name__.removesuffix("Model")
@@ -77,11 +68,8 @@ def load_tokenizer(folder: Path, wanted: str) -> Any:
     """Return the folder's tokenizer. StepDiffError where it has none that can be loaded here."""
     from transformers import AutoTokenizer
 
-    try:
+    with loading(folder, wanted, "has no tokenizer that can be loaded"):
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, ImportError, TypeError) as problem:  # TypeError: files are absent
-        reason = str(problem).strip().splitlines()[0]
-        raise StepDiffError(f"{folder} has no tokenizer that can be loaded ({reason}): give {wanted}") from None
 
 
 def hidden_state(layer: int, blocks: int, what: str) -> int:
@@ -94,6 +82,20 @@ def hidden_state(layer: int, blocks: int, what: str) -> int:
             f"there is no layer {layer}: this {what} has hidden states 0 to {blocks} (or -{blocks + 1} to -1)"
         )
     return layer % (blocks + 1)
+
+
+@contextmanager
+def loading(folder: Path, wanted: str, fault: str = "cannot be loaded") -> Iterator[None]:
+    """Turn an error about the files of `folder` into one line: its `fault`, why, and what is `wanted` in its place."""
+    from safetensors import SafetensorError
+
+    try:
+        with quiet_loading():
+            yield
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as problem:
+        raise StepDiffError(f"{folder} {fault} ({first_line(problem)}): give {wanted}") from None
+    except ImportError as problem:  # a package that only some models need, such as timm
+        raise StepDiffError(f"{folder} {fault} here: {' '.join(str(problem).split())}") from None
 
 
 @contextmanager

@@ -40,7 +40,7 @@ from torch.nn.functional import normalize
 
 from featurize.encoders import hf_families as families
 from featurize.encoders.base import FRAMES, Encoder, check_texts
-from featurize.encoders.folder import hidden_state, load_model
+from featurize.encoders.folder import hidden_state, load_model, loading
 from featurize.encoders.preprocessing import (
     Settings,
     encode_distinct,
@@ -51,7 +51,7 @@ from featurize.encoders.preprocessing import (
     video_settings,
 )
 from featurize.video.picture import Bounded, Picture
-from stepdiff.common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError, first_line
 from store import Feature
 
 _FINER = 4  # times the pixels that the model sees: the processor's resize decides, not the decoder's
@@ -104,7 +104,7 @@ class HuggingFace(Encoder):
         self.frames = frames or (families.frames_of(self._model) if self._clips else None) or FRAMES
         self._window = self._checked_window(window)
         self._hidden = None if layer is None else self._checked_layer(layer)
-        self.max_tokens = self._most_tokens() if self._texts else 0
+        self.max_tokens = int(self._model.config.text_config.max_position_embeddings) if self._texts else 0
 
     @classmethod
     def variant(cls, weights: Path) -> type[Encoder]:
@@ -130,11 +130,8 @@ class HuggingFace(Encoder):
     def _config(self, weights: Path) -> Any:
         from transformers import AutoConfig
 
-        try:
+        with loading(weights, self.wanted):
             return AutoConfig.from_pretrained(weights, local_files_only=True, trust_remote_code=False)
-        except (OSError, ValueError, TypeError, ImportError) as problem:
-            reason = str(problem).strip().splitlines()[0]
-            raise StepDiffError(f"{weights} cannot be loaded ({reason}): give {self.wanted}") from None
 
     def _load(self, weights: Path, device: torch.device) -> Any:
         from transformers import AutoModel
@@ -196,13 +193,12 @@ class HuggingFace(Encoder):
             with torch.inference_mode():
                 return self._black(hidden)
         except (RuntimeError, ValueError, IndexError) as problem:
-            reason = str(problem).strip().splitlines()[0]
             if self._clips:
                 what, remedy = f"{self._window} frames at once", "give other --frames"
             else:
                 what = f"frames of {self.size} x {self.size} pixels"
                 remedy = "correct the size in the preprocessor_config.json of its folder"
-            raise StepDiffError(f"{self._title} cannot take {what} ({reason}): {remedy}") from None
+            raise StepDiffError(f"{self._title} cannot take {what} ({first_line(problem)}): {remedy}") from None
 
     def _black(self, hidden: bool) -> families.Seen:
         black = torch.zeros((1, self._window, self.size, self.size, 3), dtype=torch.uint8)
@@ -310,10 +306,6 @@ class HuggingFace(Encoder):
         if self._pooling != "model":
             raise StepDiffError(f"--pooling {self._pooling} gives embeddings outside the space of texts: leave it out")
         _ = self.tokenizer  # if it is missing, a run ends before it has written anything
-
-    def _most_tokens(self) -> int:
-        config = self._model.config.text_config
-        return int(config.max_position_embeddings)
 
 
 def _model_type(weights: Path) -> str:

@@ -169,11 +169,8 @@ class Llava(Tower):
         self._first = int(config.vision_feature_select_strategy == "default")
         super().__init__(weights, device, frames)
         self._hidden = self._layers[0]
-        layers, left_out = (
-            ", ".join(map(str, self._layers)),
-            "the first token left out" if self._first else "all tokens",
-        )
-        self.layer = f"hidden state {layers} of {blocks}, {left_out}"
+        layers, kept = ", ".join(map(str, self._layers)), "the first token left out" if self._first else "all tokens"
+        self.layer = f"hidden state {layers} of {blocks}, {kept}"
 
     def _build(self, vision: Any) -> torch.nn.Module:
         from transformers import AutoModel

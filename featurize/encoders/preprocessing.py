@@ -14,7 +14,7 @@ Guarantees
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -25,6 +25,7 @@ import torch
 from jaxtyping import Float32, UInt8
 from torch.nn.functional import pad
 
+from featurize.encoders.folder import loading
 from featurize.video.picture import Crop, Resample
 from stepdiff.common.errors import StepDiffError
 
@@ -58,22 +59,15 @@ def read_processor(folder: Path, wanted: str) -> Any:
     """The image processor that the folder describes, in Pillow's way. StepDiffError where there is none."""
     from transformers import AutoImageProcessor
 
-    try:
+    with loading(folder, wanted, "has no image processor"):
         return AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
-    except (OSError, ValueError, ImportError) as problem:
-        reason = str(problem).strip().splitlines()[0]
-        raise StepDiffError(f"{folder} has no image processor ({reason}): give {wanted}") from None
 
 
 def image_settings(folder: Path, wanted: str) -> Settings:
     """Return the settings of a folder's image processor. StepDiffError where it has none."""
     settings = read_processor(folder, wanted).to_dict()
-    return _convnext({name: value for name, value in settings.items() if value is not None})
-
-
-def _convnext(settings: dict[str, Any]) -> Settings:
-    """Return the settings with the crop of ConvNeXt's processor, which its file gives as a share of the picture."""
-    if str(settings.get("image_processor_type")).startswith("ConvNext"):
+    settings = {name: value for name, value in settings.items() if value is not None}
+    if str(settings.get("image_processor_type")).startswith("ConvNext"):  # its crop is a share of the picture
         side, share = int(settings["size"]["shortest_edge"]), settings.pop("crop_pct", 224 / 256)
         if side >= 384:
             return {**settings, "size": {"height": side, "width": side}}
@@ -99,15 +93,11 @@ def video_settings(folder: Path, wanted: str, defaults: Settings) -> Settings | 
         if isinstance(settings, dict):
             known = {**defaults, **{name: value for name, value in settings.items() if value is not None}}
             kind = str(known.get("video_processor_type"))
-            return _resized({**_COMMON, **_DEFAULTS.get(kind, {}), **known})
+            known = {**_COMMON, **_DEFAULTS.get(kind, {}), **known}
+            if kind == "VJEPA2VideoProcessor":  # it derives the size from its crop, whatever its file says
+                known["size"] = {"shortest_edge": int((_side(known["crop_size"]) or 256) * 256 / 224)}
+            return known
     return None
-
-
-def _resized(settings: dict[str, Any]) -> Settings:
-    """Return the settings with the size that V-JEPA 2's processor derives from its crop, whatever its file says."""
-    if settings.get("video_processor_type") == "VJEPA2VideoProcessor":
-        settings["size"] = {"shortest_edge": int((_side(settings["crop_size"]) or 256) * 256 / 224)}
-    return settings
 
 
 def timm_settings(config: Mapping[str, Any]) -> Settings:
@@ -151,20 +141,19 @@ def preprocessing_of(settings: Settings, folder: Path, device: torch.device) -> 
     elif short is not None and short < side:
         reason = f"its short side {short} is less than its crop {side}"
     else:
-        filter_ = FILTERS[int(settings["resample"])]
-        return _fed(settings, Crop(short, side, filter_), device)
+        return Preprocessing(Crop(short, side, FILTERS[int(settings["resample"])]), *_mean_and_std(settings, device))
     raise StepDiffError(f"the preprocessing of {folder} is not supported: {reason}")
 
 
-def _fed(settings: Settings, crop: Crop, device: torch.device) -> Preprocessing:
+def _mean_and_std(settings: Settings, device: torch.device) -> Iterator[Float32[torch.Tensor, "3 1 1"]]:
+    """Return both in units of a byte."""
     factor = float(settings.get("rescale_factor", 1 / 255))
     mean, std = [0.0] * 3, [1.0] * 3
     if settings.get("do_normalize", True):
         mean, std = settings["image_mean"], settings["image_std"]
     if settings.get("offset"):  # ViViT's processor subtracts 1 after it rescales
         mean = [value + 1 for value in mean]
-    scaled = (torch.tensor(list(value), device=device).view(3, 1, 1) / factor for value in (mean, std))
-    return Preprocessing(crop, *scaled)
+    return (torch.tensor(list(value), device=device).view(3, 1, 1) / factor for value in (mean, std))
 
 
 def _side(crop: Any) -> int | None:

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float32
 
 from featurize.encoders.base import Encoder, check_texts
-from featurize.encoders.folder import quiet_loading, read_config
+from featurize.encoders.folder import loading, read_config
 from stepdiff.common.errors import StepDiffError
 from store import Feature
 
@@ -31,23 +31,18 @@ class Sentence(Encoder):
     entities = ("texts",)
 
     def __init__(self, weights: Path, device: torch.device) -> None:
-        from safetensors import SafetensorError
         from sentence_transformers import SentenceTransformer
 
         super().__init__(weights)
         if not (weights / "modules.json").is_file():
             raise StepDiffError(f"{weights} is no sentence-transformers folder: give {self.wanted}")
-        try:
-            with quiet_loading():
-                self._model = SentenceTransformer(
-                    str(weights),
-                    device=str(device),
-                    local_files_only=True,
-                    model_kwargs={"use_safetensors": True, "dtype": torch.float32},
-                )
-        except (OSError, ValueError, RuntimeError, ImportError, KeyError, SafetensorError) as problem:
-            reason = (str(problem).strip() or repr(problem)).splitlines()[0]
-            raise StepDiffError(f"{weights} cannot be loaded ({reason}): give {self.wanted}") from None
+        with loading(weights, self.wanted):
+            self._model = SentenceTransformer(
+                str(weights),
+                device=str(device),
+                local_files_only=True,
+                model_kwargs={"use_safetensors": True, "dtype": torch.float32},
+            )
         self._model.eval()
         limit = self._model.max_seq_length
         self.max_tokens = None if limit is None or math.isinf(limit) else int(limit)

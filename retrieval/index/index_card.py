@@ -27,18 +27,11 @@ KEYS = 1_000_000  # digested at a time
 INDEX, SAMPLE = ".faiss", ".sample.npz"  # endings of files
 LARGEST = 2**20  # bytes of a card, at most; a usual one has about 2,000
 
-_FORM: dict[str, tuple[type, ...]] = {
-    "entity": (str,),
-    "view": (str,),
-    "feature": (str,),
-    "provenance": (dict,),
-    "factory": (str,),
-    "exact": (bool,),
-    "rows": (int,),
-    "dim": (int,),
-    "digest": (str,),
-    "files": (dict,),
-    "probes": (int,),
+_FORM: dict[type, tuple[str, ...]] = {
+    str: ("entity", "view", "feature", "factory", "digest"),
+    int: ("rows", "dim", "probes"),
+    dict: ("provenance", "files"),
+    bool: ("exact",),
 }  # fields that a search reads
 
 Card = dict[str, Any]
@@ -98,9 +91,10 @@ def read_card(path: Place) -> Card | str:
         valid = False
     if not valid:
         return "its card (the .json file next to it) is missing or was changed"
-    for name, kinds in _FORM.items():
-        if type(card.get(name)) not in kinds:
-            return f"its card has no usable {name!r}"
+    for kind, names in _FORM.items():
+        for name in names:
+            if type(card.get(name)) is not kind:
+                return f"its card has no usable {name!r}"
     if (card["entity"], card["view"]) != (path.parent.name, path.stem):
         return f"its card belongs to {card['entity']}/{card['view']}"
     return _fault_of_files(path, card) or card

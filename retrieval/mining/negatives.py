@@ -18,10 +18,9 @@ with the smallest estimates are sorted by their exact distance, and the walk sto
 certain. If that is not enough, four times as many pairs are sorted.
 
 Guarantees
-- every_option_has_features: a clip without features is refused, so every question can be answered
-- negatives_equal_the_naive_ones: the compiled walk sorts few pairs, with the result of walking all of them
-- the_order_of_options_depends_on_seed_and_content_only: random draws depend on the seed and the question's content, not
-  on its position in the file
+- a clip without features is refused, so every question can be answered
+- the compiled walk sorts few pairs, with the result of walking all of them
+- random draws depend on the seed and the question's content, not on its position in the file
 """
 
 from __future__ import annotations
@@ -31,18 +30,19 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 
 from retrieval.exact import compiled
 from retrieval.vectors import fill_command, normalised
+from retrieval.verbs.files import Negatives
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.tables import short
 from stepdiff.common.progress import progress
 from stepdiff.common.threads import each, shares
-from stepdiff.tasks.testsets import DiffCap, DiffMCQ, Pair, read_test_set
+from stepdiff.tasks.testsets import DiffCap, DiffMCQ, Pair, read_test_set, write_test_set
 from store import Store, View, text_key
 from store.view import OK
 
@@ -292,29 +292,35 @@ def _question(one: Difference, negatives: list[Pair], draw: random.Random) -> Di
     return DiffMCQ(one.text, one.category, tuple(options), one.pair)
 
 
-def draw(
-    store: Store,
-    view: View,
-    file: Path,
-    variant: Variant = "V1",
-    text_view: str = "mpnet-base",
-    threshold: float = 0.8,
-    feature: str = "embedding",
-    seed: int = 0,
-    allow_reversed: bool = False,
-) -> Drawn:
-    """Return the questions of a DiffCap file. StepDiffError names the command that adds missing features."""
-    if allow_reversed and variant != "V2":
+def write_questions(options: Negatives) -> dict[str, Any]:
+    """Write the questions of a DiffCap file; return the counts.
+
+    Raises StepDiffError: no question has three negatives, or features are missing; it names the command that adds them.
+    """
+    store, variant, seed = Store.open(options.store), options.variant, options.seed
+    view = store.view("clips", options.view)
+    if options.allow_reversed and variant != "V2":
         raise StepDiffError(f"--allow-reversed is for V2; {variant} never has the true pair reversed")
-    test_set = TestSet.of_rows(read_test_set("diffcap", file))
+    test_set = TestSet.of_rows(read_test_set("diffcap", options.test_set))
     if not test_set.differences:
-        raise StepDiffError(f"the test set {file} contains no difference text: name a DiffCap file")
+        raise StepDiffError(f"the test set {options.test_set} contains no difference text: name a DiffCap file")
     rows = _rows_of_clips(store, view, test_set.clips)
     if variant == "V3":
-        return random_negatives(test_set, seed)
-    clips = normalised(store, view, feature, rows)
-    texts = _texts(store, text_view, test_set, file)
-    return hard_negatives(test_set, clips, texts, variant, threshold, seed, allow_reversed)
+        drawn = random_negatives(test_set, seed)
+    else:
+        clips = normalised(store, view, options.feature, rows)
+        texts = _texts(store, options.text_view, test_set, options.test_set)
+        drawn = hard_negatives(test_set, clips, texts, variant, options.threshold, seed, options.allow_reversed)
+    if not drawn.questions:
+        raise StepDiffError(
+            f"none of the {drawn.dropped} differences of {options.test_set} has three negatives: the test set needs "
+            "more pairs"
+        )
+    write_test_set("diffmcq", options.out, drawn.questions)
+    counts = {"questions": len(drawn.questions), "dropped": drawn.dropped}
+    given = {"variant": variant, "seed": seed, "threshold": options.threshold}
+    reversed_ = {"allow_reversed": True} if options.allow_reversed else {}
+    return {**counts, **given, **reversed_, "out": str(options.out)}
 
 
 def _rows_of_clips(store: Store, view: View, clips: Sequence[str]) -> Int64[np.ndarray, " clips"]:

@@ -30,7 +30,8 @@ from retrieval.exact import Candidates, Found, nearest_of, without_itself
 from retrieval.index.index import open_index
 from retrieval.index.index_card import digest
 from retrieval.vectors import BLOCK, blocks, compact, filled_rows, normalised, width
-from stepdiff.common.errors import StepDiffError
+from retrieval.verbs.files import Neighbours
+from stepdiff.common.errors import StepDiffError, first_line
 from stepdiff.common.io.files import whole
 from stepdiff.common.progress import progress
 from store import Store, View
@@ -108,16 +109,10 @@ class Sorted:
     bounds: Int64[np.ndarray, " groups_and_one"]
 
 
-def join(
-    store: Store,
-    view: View,
-    out: Path,
-    within: str = "step",
-    k: int = 8,
-    other_videos: bool = False,
-    feature: str = "embedding",
-) -> int:
+def join(options: Neighbours) -> dict[str, Any]:
     """Write clip, `within`, neighbours and similarities of every clip as Parquet; return the number of clips."""
+    store, out, within, k = Store.open(options.store), options.out, options.within, options.k
+    view, feature, other_videos = store.view("clips", options.view), options.feature, options.other_videos
     frame = columns(store, "clips", ["key", within, *(["video"] if other_videos else [])])
     filled = filled_rows(view)
     frame = frame[filled].with_columns(row=pl.Series(filled))
@@ -131,11 +126,11 @@ def join(
     starts = np.flatnonzero(frame[within].rle_id().diff().fill_null(1).to_numpy())
     given = Sorted(store, view, feature, frame.drop("row"), rows, apart, np.append(starts, len(rows)))
     width(view, feature)  # refuses tokens before OUT.parts is made
-    options = {
+    made_of = {
         "rows": digest(store, view, given.rows), "groups": hashlib.sha256(given.bounds.tobytes()).hexdigest(),
         "view": view.name, "feature": feature, "within": within, "k": k, "other_videos": other_videos, "piece": PIECE,
     }  # fmt: skip
-    parts = _parts_folder(out, options)
+    parts = _parts_folder(out, made_of)
     files, clips = [], 0
     with progress("joined clips", len(given.rows)) as advance:
         for piece in pieces(given.bounds, PIECE):
@@ -154,10 +149,10 @@ def join(
                 raise pl.exceptions.ComputeError(f"{count} clips of {clips}")
             written.sink_parquet(temporary)
         except pl.exceptions.PolarsError as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = first_line(error)
             raise StepDiffError(f"a piece in {parts} is damaged ({reason}): delete that folder and repeat") from error
     shutil.rmtree(parts)
-    return len(given.rows)
+    return {"clips": clips, "k": k, "within": within, "out": str(out)}
 
 
 def pieces(bounds: Int64[np.ndarray, " groups_and_one"], most: int) -> Iterator[slice]:

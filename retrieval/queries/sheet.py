@@ -1,8 +1,8 @@
 """A contact sheet: the query and its neighbours as strips of frames, in one self-contained HTML file.
 
 Guarantees
-- a_contact_sheet_is_self_contained: the page refers to no other file or address; pictures are embedded
-- a_missing_video_is_shown_as_a_grey_tile: it gives the reason why a clip's frames cannot be read
+- the page refers to no other file or address; pictures are embedded
+- a clip whose frames cannot be read is a grey tile with the reason
 """
 
 from __future__ import annotations

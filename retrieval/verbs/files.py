@@ -9,7 +9,6 @@ from typing import Any, Literal
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
 
 from stepdiff.common.cli.options import parse
-from stepdiff.common.errors import StepDiffError
 
 SHOWN = 50  # rows of the printed table of duplicates
 NEGATIVES = """Make DiffMCQ questions from a DiffCap test set.
@@ -65,37 +64,6 @@ class Negatives:
     """decides the order of the options and the draws of V3"""
 
 
-def negatives(options: Negatives) -> dict[str, Any]:
-    """Run `negatives`; returns the counts."""
-    from retrieval.mining.negatives import draw
-    from stepdiff.tasks.testsets import write_test_set
-    from store import Store
-
-    store = Store.open(options.store)
-    drawn = draw(
-        store,
-        store.view("clips", options.view),
-        options.test_set,
-        options.variant,
-        options.text_view,
-        options.threshold,
-        options.feature,
-        options.seed,
-        options.allow_reversed,
-    )
-    total = len(drawn.questions) + drawn.dropped
-    if not drawn.questions:
-        raise StepDiffError(
-            f"none of the {total} differences of {options.test_set} has three negatives: the test set needs more pairs"
-        )
-    write_test_set("diffmcq", options.out, drawn.questions)
-    counts = {"questions": len(drawn.questions), "dropped": drawn.dropped}
-    given = {"variant": options.variant, "seed": options.seed, "threshold": options.threshold}
-    if options.allow_reversed:
-        given["allow_reversed"] = True
-    return {**counts, **given, "out": str(options.out)}
-
-
 def show_negatives(record: dict[str, Any]) -> None:
     """Print the counts."""
     print("{out}: {questions} {variant} questions".format(**record))
@@ -105,7 +73,8 @@ def show_negatives(record: dict[str, Any]) -> None:
 
 
 def negatives_main(argv: list[str]) -> int:
-    return parse(Negatives, argv, "retrieval negatives", NEGATIVES, negatives, show_negatives)
+    run = "retrieval.mining.negatives:write_questions"
+    return parse(Negatives, argv, "retrieval negatives", NEGATIVES, run, show_negatives)
 
 
 @dataclass(frozen=True)
@@ -128,27 +97,9 @@ class Neighbours:
     """array of the view to compare"""
 
 
-def neighbours(options: Neighbours) -> dict[str, Any]:
-    """Run `neighbours`; returns the counts."""
-    from retrieval.mining.neighbours import join
-    from store import Store
-
-    store = Store.open(options.store)
-    clips = join(
-        store,
-        store.view("clips", options.view),
-        options.out,
-        options.within,
-        options.k,
-        options.other_videos,
-        options.feature,
-    )
-    return {"clips": clips, "k": options.k, "within": options.within, "out": str(options.out)}
-
-
 def neighbours_main(argv: list[str]) -> int:
     shown = "{out}: up to {k} neighbours for each of {clips} clips, from the same {within}"
-    return parse(Neighbours, argv, "retrieval neighbours", NEIGHBOURS, neighbours, shown)
+    return parse(Neighbours, argv, "retrieval neighbours", NEIGHBOURS, "retrieval.mining.neighbours:join", shown)
 
 
 @dataclass(frozen=True)
@@ -227,17 +178,6 @@ class Atlas:
     """array of the view to compare; by default the index's, or embedding, or the mean of tokens"""
 
 
-def atlas(options: Atlas) -> dict[str, Any]:
-    """Run `atlas`; returns the count and the command that opens the file."""
-    from retrieval.atlas import write_atlas
-    from store import Store
-
-    store = Store.open(options.store)
-    view = store.view("clips", options.view)
-    given = (options.where, options.neighbours, options.projection, options.feature)
-    return {"out": str(options.out), **write_atlas(store, view, options.out, *given)}
-
-
 def atlas_main(argv: list[str]) -> int:
     shown = "{out}: {clips} clips with x, y and up to {neighbours} neighbours each; open it with\n{command}"
-    return parse(Atlas, argv, "retrieval atlas", ATLAS, atlas, shown)
+    return parse(Atlas, argv, "retrieval atlas", ATLAS, "retrieval.atlas:write_atlas", shown)

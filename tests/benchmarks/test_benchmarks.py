@@ -200,7 +200,7 @@ def test_raw_video_gives_the_tokens_of_the_store_and_the_last_line_is_json(
     assert train_step.main(small) == 0
     record = last_line(capsys)
     assert record["benchmark"] == "train_step"
-    assert [row["step"] for row in record["rows"]] == [
+    assert [row["way"] for row in record["rows"]] == [
         "batch in memory", "from the store", "from raw video", "loader alone",
     ]  # fmt: skip
     assert all(row["ms a step"] > 0 for row in record["rows"])

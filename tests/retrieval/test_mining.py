@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -20,9 +21,11 @@ from hypothesis import strategies as st
 
 from retrieval import build_index, duplicates
 from retrieval.__main__ import main
-from retrieval.mining.negatives import Difference, Drawn, TestSet, draw, hard_negatives, random_negatives
+from retrieval.mining.negatives import Difference, Drawn, TestSet, hard_negatives, random_negatives, write_questions
 from retrieval.mining.neighbours import join
+from retrieval.verbs.files import Negatives, Neighbours
 from stepdiff.common.errors import StepDiffError
+from stepdiff.tasks.testsets import read_test_set
 from store import Store, View
 
 Fill = Callable[..., View]
@@ -212,7 +215,7 @@ def check_neighbours(out: Path, expected: dict[str, list[tuple[str, float]]]) ->
 @pytest.mark.parametrize("other_videos", [False, True])
 def test_neighbours_equal_those_of_a_naive_join(store: Store, steps: View, tmp_path: Path, other_videos: bool) -> None:
     out = tmp_path / "neighbours.parquet"
-    assert join(store, store.view("clips", "tiny"), out, k=9, other_videos=other_videos) == 67
+    assert join(Neighbours(store.path, "tiny", out, k=9, other_videos=other_videos))["clips"] == 67
     check_neighbours(out, naive_neighbours(store, steps, 9, other_videos))
     assert sorted(file.name for file in tmp_path.iterdir()) == ["features", "neighbours.parquet"]
 
@@ -221,7 +224,7 @@ def test_neighbours_equal_those_of_a_naive_join(store: Store, steps: View, tmp_p
 def test_neighbours_in_a_step_of_many_blocks(store: Store, fill: Fill, tmp_path: Path) -> None:
     vectors = np.random.default_rng(0).normal(size=(9000, 16)).astype(np.float32)
     fill(store, vectors, [f"c{at}" for at in range(9000)], columns={"step": ["chop"] * 9000}, shard=4096)
-    assert join(store, store.view("clips", "tiny"), tmp_path / "n.parquet", k=3) == 9000
+    assert join(Neighbours(store.path, "tiny", tmp_path / "n.parquet", k=3))["clips"] == 9000
     frame = pl.read_parquet(tmp_path / "n.parquet")
     unit_vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float64)
     for row in frame[::97].iter_rows(named=True):
@@ -236,7 +239,7 @@ def test_a_killed_run_resumes_with_the_same_file(store: Store, fill: Fill, tmp_p
     clips = 140_000
     columns = {"step": [f"step {at // 40}" for at in range(clips)]}
     vectors = np.random.default_rng(0).normal(size=(clips, 4)).astype(np.float32)
-    view = fill(store, vectors, [f"c{at}" for at in range(clips)], columns=columns, shard=32_768)
+    fill(store, vectors, [f"c{at}" for at in range(clips)], columns=columns, shard=32_768)
     out = tmp_path / "killed.parquet"
     words = ["neighbours", "--store", str(store.path), "--view", "tiny", "--out", str(out)]
     folder = tmp_path / "killed.parquet.parts"
@@ -253,19 +256,19 @@ def test_a_killed_run_resumes_with_the_same_file(store: Store, fill: Fill, tmp_p
     for content in (b"", whole[:-9], b"PAR1" * 9, (tmp_path / "shorter.parquet").read_bytes()):
         piece.write_bytes(content)
         with pytest.raises(StepDiffError, match=f"a piece in {folder} is damaged .*: delete that folder") as refused:
-            join(store, view, out)
+            join(Neighbours(store.path, "tiny", out))
         assert "\n" not in str(refused.value) and not out.exists()
     piece.write_bytes(whole)
     card = (folder / "join.json").read_bytes()
     for content in (b"[]", b"7", b"[" * 100_000, b"{"):
         (folder / "join.json").write_bytes(content)
         with pytest.raises(StepDiffError, match="holds pieces of another join"):
-            join(store, view, out)
+            join(Neighbours(store.path, "tiny", out))
     (folder / "join.json").write_bytes(card)
     with pytest.raises(StepDiffError, match=r"killed.parquet.parts holds pieces of another join \(k differ\): delete"):
-        join(store, view, out, k=5)
-    join(store, view, out)
-    join(store, view, tmp_path / "whole.parquet")
+        join(Neighbours(store.path, "tiny", out, k=5))
+    join(Neighbours(store.path, "tiny", out))
+    join(Neighbours(store.path, "tiny", tmp_path / "whole.parquet"))
     assert out.read_bytes() == (tmp_path / "whole.parquet").read_bytes() and not folder.exists()
 
 
@@ -530,11 +533,13 @@ def test_negatives_from_a_store(tmp_path: Path, store: Store, fill: Fill, fill_t
     fill(store, np.stack([*clip.values()])[::-1], [*clip][::-1])
     fill_texts(store, np.stack([*text.values()]), [*text], "mpnet-base")
     path = write_diffcap(tmp_path / "diffcap.jsonl", rows)
-    view, reverse = store.view("clips", "tiny"), variant == "V2 reversed"
-    drawn = draw(store, view, path, variant[:2], seed=3, allow_reversed=reverse)  # type: ignore[arg-type]
+    options = Negatives(store.path, "tiny", path, tmp_path / "diffmcq.jsonl", seed=3)
     with pytest.raises(StepDiffError, match="--allow-reversed is for V2; V1 never has"):
-        draw(store, view, path, "V1", allow_reversed=True)
+        write_questions(replace(options, allow_reversed=True))
+    counts = write_questions(
+        replace(options, variant=variant[:2], allow_reversed=variant == "V2 reversed")  # type: ignore[arg-type]
+    )
     naive = naive_random(rows, 3) if variant == "V3" else naive_negatives(rows, clip, text, variant)
     whole = [sorted([row.pair, *n]) for row, n in zip(rows, naive, strict=True) if len(n) == 3]
-    assert [sorted(question.options) for question in drawn.questions] == whole
-    assert drawn.dropped == len(rows) - len(whole)
+    assert [sorted(question.options) for question in read_test_set("diffmcq", options.out)] == whole
+    assert counts["dropped"] == len(rows) - len(whole)

@@ -34,7 +34,7 @@ from featurize.encoders.base import Encoder, check_texts
 from featurize.encoders.folder import checkpoint_file
 from featurize.encoders.internvideo.model import SIZES, InternVideoMM, Size, halve
 from featurize.encoders.preprocessing import encode_distinct
-from stepdiff.common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError, first_line
 from stepdiff.weights import fingerprint
 from store import Feature, Provenance
 
@@ -174,7 +174,7 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         state = load_file(path)
     except (OSError, SafetensorError) as problem:
-        raise StepDiffError(f"{path} cannot be read ({_first_line(problem)}): give {_WANTED}") from None
+        raise StepDiffError(f"{path} cannot be read ({first_line(problem)}): give {_WANTED}") from None
     if any(name.startswith(_PREFIX) for name in state):
         return state
     return {_PREFIX + name: values for name, values in state.items()}
@@ -189,15 +189,11 @@ def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
         reason = next((line.strip() for line in lines if "GLOBAL" in line), lines[0])
         raise StepDiffError(f"{path} is refused, {reason}: give {_WANTED}") from None
     except (OSError, EOFError, RuntimeError, ValueError, KeyError) as problem:
-        raise StepDiffError(f"{path} is cut short or no checkpoint ({_first_line(problem)}): copy it again") from None
+        raise StepDiffError(f"{path} is cut short or no checkpoint ({first_line(problem)}): copy it again") from None
     state = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(state, dict):
         raise StepDiffError(f"{path} has no state_dict: give {_WANTED}")
     return {str(name): values for name, values in state.items() if isinstance(values, torch.Tensor)}
-
-
-def _first_line(problem: Exception) -> str:
-    return (str(problem).strip().splitlines() or [type(problem).__name__])[0].rstrip(".")
 
 
 def _shapes(size: Size) -> dict[str, tuple[int, ...]]:
