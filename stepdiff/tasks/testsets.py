@@ -16,9 +16,10 @@ Guarantees
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -30,8 +31,6 @@ from stepdiff.common.io.files import write_text
 from stepdiff.common.io.jsonl import object_line, read_objects, write_objects
 
 Task = Literal["diffcap", "diffmcq", "diffrank"]
-Form = Literal["text", "scores"]
-"""of predictions"""
 Clip = Annotated[str, Field(min_length=1)]
 Pair = tuple[Clip, Clip]
 Prediction = str | Sequence[float | int]
@@ -100,10 +99,8 @@ class Listed(Protocol):
 
 Row = DiffCap | DiffMCQ | DiffRank
 ROWS: dict[Task, type[Row]] = {"diffcap": DiffCap, "diffmcq": DiffMCQ, "diffrank": DiffRank}
-FORMS: dict[Task, Form] = {"diffcap": "text", "diffmcq": "scores", "diffrank": "scores"}
 _FIELDS: dict[str, Task] = {"options": "diffmcq", "targets": "diffrank", "candidate": "diffcap"}
 """field that only rows of one task have -> the task"""
-_KEYS: dict[Form, str] = {"text": "generated_text", "scores": "scores"}
 
 
 def parts_of(clip: str) -> tuple[str, str, str] | None:
@@ -188,44 +185,30 @@ def write_test_set(task: Task, path: str | Path, rows: Sequence[Row]) -> None:
 
 def read_predictions(task: Task, path: str | Path, rows: Sequence[Row]) -> list[Any]:
     """Return one prediction per row: str for diffcap, a list of finite floats for the others."""
-    return [prediction for _, prediction, _ in _answered(task, path, rows)]
+    return read_with_similar(task, path, rows)[0]
 
 
-def read_captions(path: str | Path, rows: Sequence[DiffCap]) -> tuple[list[str], list[float] | None]:
-    """Return one caption per row, and the numbers "similar" of the lines, None if no line has one."""
-    captions: list[str] = []
+def read_with_similar(task: Task, path: str | Path, rows: Sequence[Row]) -> tuple[list[Any], list[float] | None]:
+    """Return one prediction per row, and the numbers "similar" of captions, None if no line has one."""
+    predictions: list[Any] = []
     similar: list[float] = []
-    for place, caption, line in _answered("diffcap", path, rows):
-        captions.append(caption)
-        if "similar" in line:
-            similar.append(checked(_NUMBER.validate_python, line["similar"], f"{place}: similar "))
-        if len(similar) not in (0, len(captions)):
-            raise StepDiffError(f"{place}: some lines have 'similar' and others do not; evaluate again")
-    return captions, similar or None
-
-
-def _answered(task: Task, path: str | Path, rows: Sequence[Row]) -> Iterator[tuple[str, Any, dict[str, Any]]]:
-    """Yield `path:line`, the prediction and the object of each line."""
-    number = 0
     for place, line in read_objects(path):
-        if number == len(rows):
+        if len(predictions) == len(rows):
             raise StepDiffError(f"{place}: the test set ends before this line, after {len(rows)} rows")
         try:
-            yield place, prediction_of(FORMS[task], rows[number], line), line
+            predictions.append(prediction_of(rows[len(predictions)], line))
         except StepDiffError as error:
             raise StepDiffError(f"{place}: {error}") from error
-        number += 1
-    if number < len(rows):
+        if task == "diffcap":
+            if "similar" in line:
+                similar.append(checked(_NUMBER.validate_python, line["similar"], f"{place}: similar "))
+            if len(similar) not in (0, len(predictions)):
+                raise StepDiffError(f"{place}: some lines have 'similar' and others do not; evaluate again")
+    if (count := len(predictions)) < len(rows):
         raise StepDiffError(
-            f"{path}:{number + 1}: no such line: {number} predictions for {len(rows)} rows of the test set"
+            f"{path}:{count + 1}: no such line: {count} predictions for {len(rows)} rows of the test set"
         )
-
-
-def prediction_of(form: Form, row: Any, line: dict[str, Any]) -> Prediction:
-    """Return the prediction in a line of a predictions file. Raises StepDiffError if it does not fit its row."""
-    if _KEYS[form] not in line:
-        raise StepDiffError(f"the row has no {_KEYS[form]!r}, only {', '.join(map(repr, line)) or 'nothing'}")
-    return check_prediction(form, row, line[_KEYS[form]])
+    return predictions, similar or None
 
 
 def write_predictions(
@@ -235,28 +218,41 @@ def write_predictions(
     lines = []
     for number, prediction in enumerate(predictions, 1):
         try:
-            more = {} if similar is None else {"similar": similar[number - 1]}
-            lines.append(prediction_line(FORMS[task], prediction, more))
+            if isinstance(prediction, str) != (task == "diffcap"):
+                raise StepDiffError(f"{type(prediction).__name__} is no prediction of {task}")
+            lines.append(prediction_line(prediction, {} if similar is None else {"similar": similar[number - 1]}))
         except StepDiffError as error:
             raise StepDiffError(f"{path}:{number}: {error}") from error
     write_text(Path(path), "".join(lines))
 
 
-def prediction_line(form: Form, prediction: Prediction, more: Mapping[str, Any] | None = None) -> str:
+def prediction_line(prediction: Prediction, more: Mapping[str, Any] = MappingProxyType({})) -> str:
     """Return a line of a predictions file with its end. Raises StepDiffError for another form, NaN or infinity."""
-    return object_line({_KEYS[form]: _value(form, prediction), **(more or {})})
+    key = _TEXT if isinstance(prediction, str) else _SCORES
+    return object_line({key: _value(key, prediction), **more})
 
 
-def check_prediction(form: Form, row: Any, prediction: Any) -> Prediction:
+def prediction_of(row: Any, line: Mapping[str, Any]) -> Prediction:
+    """Return the prediction in a line of a predictions file. Raises StepDiffError if it does not fit its row."""
+    if (key := _key(row)) not in line:
+        raise StepDiffError(f"the row has no {key!r}, only {', '.join(map(repr, line)) or 'nothing'}")
+    return check_prediction(row, line[key])
+
+
+def check_prediction(row: Any, prediction: Any) -> Prediction:
     """Return the prediction as a text or a list of floats. Raises StepDiffError if it does not fit the row."""
-    value = _value(form, prediction)
+    value = _value(_key(row), prediction)
     if isinstance(row, Scored) and len(value) != row.answers:
         raise StepDiffError(f"{len(value)} scores for a row that needs {row.answers}")
     return value
 
 
-def _value(form: Form, prediction: Any) -> Prediction:
-    return checked(_VALUES[form].validate_python, prediction, f"{_KEYS[form]} ")
+def _key(row: Any) -> str:
+    return _SCORES if isinstance(row, Scored) else _TEXT
+
+
+def _value(key: str, prediction: Any) -> Prediction:
+    return checked(_VALUES[key].validate_python, prediction, f"{key} ")
 
 
 def _is_answerable(row: Row) -> Row:
@@ -276,10 +272,13 @@ def _is_answerable(row: Row) -> Row:
 
 
 _ROWS: dict[Task, TypeAdapter[Any]] = {
-    task: TypeAdapter(Annotated[kind, AfterValidator(_is_answerable)]) for task, kind in ROWS.items()
+    "diffcap": TypeAdapter(Annotated[DiffCap, AfterValidator(_is_answerable)]),
+    "diffmcq": TypeAdapter(Annotated[DiffMCQ, AfterValidator(_is_answerable)]),
+    "diffrank": TypeAdapter(Annotated[DiffRank, AfterValidator(_is_answerable)]),
 }
 _NUMBER = TypeAdapter(Annotated[float, Field(strict=True, allow_inf_nan=False)])
-_VALUES: dict[Form, TypeAdapter[Any]] = {
-    "text": TypeAdapter(Annotated[str, Field(strict=True)]),
-    "scores": TypeAdapter(list[Annotated[float, Field(strict=True, allow_inf_nan=False)]]),
+_TEXT, _SCORES = "generated_text", "scores"
+_VALUES: dict[str, TypeAdapter[Any]] = {
+    _TEXT: TypeAdapter(Annotated[str, Field(strict=True)]),
+    _SCORES: TypeAdapter(list[Annotated[float, Field(strict=True, allow_inf_nan=False)]]),
 }

@@ -19,9 +19,9 @@ from stepdiff.tasks.testsets import (
     Row,
     Task,
     clips_of,
-    read_captions,
     read_predictions,
     read_test_set,
+    read_with_similar,
     reference_video,
     split_clip,
     write_predictions,
@@ -57,11 +57,11 @@ def test_written_files_read_back_equal(task: Task, tmp_path: Path) -> None:
 def test_a_caption_may_have_the_number_similar_and_then_every_line_has_it(tmp_path: Path) -> None:
     path, rows = tmp_path / "said.jsonl", [CAP] * 3
     write_predictions("diffcap", path, ["a", "b", "c"], [0.5, -1.0, 0.0])
-    assert read_captions(path, rows) == (["a", "b", "c"], [0.5, -1.0, 0.0])
+    assert read_with_similar("diffcap", path, rows) == (["a", "b", "c"], [0.5, -1.0, 0.0])
     assert read_predictions("diffcap", path, rows) == ["a", "b", "c"], "other readers ignore it"
     whole = path.read_text().splitlines(keepends=True)
     write_predictions("diffcap", path, ["a", "b", "c"])
-    assert read_captions(path, rows) == (["a", "b", "c"], None)
+    assert read_with_similar("diffcap", path, rows) == (["a", "b", "c"], None)
     plain = path.read_text().splitlines(keepends=True)
     wrong = [whole[0].replace("0.5", value) for value in ("true", "NaN", '"x"')]
     for lines, message in (
@@ -71,7 +71,7 @@ def test_a_caption_may_have_the_number_similar_and_then_every_line_has_it(tmp_pa
     ):
         path.write_text("".join(lines))
         with pytest.raises(StepDiffError, match=message):
-            read_captions(path, rows)
+            read_with_similar("diffcap", path, rows)
 
 
 def test_the_clips_of_a_row_are_all_that_it_names() -> None:
