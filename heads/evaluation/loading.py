@@ -4,6 +4,7 @@ import inspect
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,10 +104,8 @@ def _load(options: EvaluateOptions, store: Store, device: str, group: Group) -> 
     if options.method in PUBLIC:
         weights = needed(options, "weights", "its checkpoint")
         view = needed(options, "view", "the tokens of its vision part")
-        if options.method == "vlm":
-            model, clips, disclosed = load_cached(weights, store, view, device)
-        else:
-            model, clips, disclosed = load_public(weights, store, view, device, families(options.method))
+        load = load_cached if options.method == "vlm" else partial(load_public, allowed=families(options.method))
+        model, clips, disclosed = load(weights, store, view, device)
         return Loaded(StepDiff(model, clips, **_how(options)), disclosed=disclosed)
     head = Path(needed(options, "head", HEAD))
     method, recipe = load_stepdiff(head, store, device, group, **_how(options))
