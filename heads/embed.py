@@ -9,14 +9,13 @@ Retrieval and vlemb read that view as they read a frozen encoder's. A second run
 The embeddings are the same, bit for bit, whatever the number of workers.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stepdiff.common.cli import command
-from stepdiff.common.cli.options import parse
-from stepdiff.common.errors import StepDiffError
+from stepdiff.common.cli.options import at_least, parse
 
 if TYPE_CHECKING:
     from heads.evaluation.workers import Part
@@ -101,39 +100,20 @@ def parts(entity: str, source: "View", view: "View", size: int, first: int) -> l
     return [Part(first + n, rows, (entity, int(rows[0]) // view.rows_per_shard)) for n, rows in enumerate(cut)]
 
 
-def write_parts(options: EmbedOptions, embedder: Embedder, todo: Sequence[Any]) -> None:
-    """Embed and commit all parts, here or on workers."""
-    from heads.evaluation.workers import computed, worker_pool
-    from stepdiff.common.progress import progress
-
-    with progress(f"embeddings {options.view}", sum(len(part.rows) for part in todo), "rows") as advance:
-        if not on_ray(options):
-            for part in todo:
-                embedder(part)
-                advance(len(part.rows))
-        elif todo:
-            with worker_pool(options, load, "try fewer --workers on one node") as pool:
-                for _ in computed(pool, todo, options.workers, advance):
-                    pass
-
-
-def on_ray(options: EmbedOptions) -> bool:
-    return options.workers > 1 or options.address is not None
-
-
 def run(options: EmbedOptions) -> dict[str, Any]:
     from heads.data.trained_on import copy_to_store
+    from heads.evaluation.workers import on_ray, results
     from heads.methods.registry import ENCODER, PAIRS
     from heads.models.language_model import pick_device
     from heads.training import lineage
     from heads.training.checkpoint import Run
     from stepdiff.common.io.files import place
+    from stepdiff.common.progress import progress
     from stepdiff.common.workers.cluster import refuse_relative
     from stepdiff.weights import fingerprint
     from store import Feature, Provenance
 
-    if options.workers < 1:
-        raise StepDiffError(f"--workers {options.workers} is too few: give 1 or more")
+    at_least(options, workers=1)
     refuse_relative([("--head", options.head), *([] if place(options.store).remote else [("--store", options.store)])])
     embedder = Embedder(options, "cpu" if on_ray(options) else pick_device(options.device))
     store, recipe = embedder.store, embedder.recipe
@@ -158,7 +138,9 @@ def run(options: EmbedOptions) -> dict[str, Any]:
                 missing = parts(entity, source, writer.view, size, len(todo))
             written[entity] = sum(len(part.rows) for part in missing)
             todo += missing
-        write_parts(options, embedder, todo)
+        with progress(f"embeddings {options.view}", sum(len(part.rows) for part in todo), "rows") as advance:
+            for _ in results(options, load, embedder, todo, advance):
+                pass
     return written
 
 

@@ -29,8 +29,7 @@ from typing import TYPE_CHECKING
 
 from heads.reporting.entries import BenchmarkEntry, Entry, Training, check_entries, recorded_controls, trainings
 from stepdiff.common.cli import command
-from stepdiff.common.cli.options import parse
-from stepdiff.common.errors import StepDiffError
+from stepdiff.common.cli.options import at_least, parse
 
 if TYPE_CHECKING:
     from heads.reporting.tables import Report
@@ -70,11 +69,7 @@ def run(options: ReportOptions) -> "Report":
     from heads.reporting.figures import compare, measure
     from heads.reporting.tables import Report, read_scores
 
-    if options.bootstrap < 0 or options.seed < 0 or options.seeds < 1:
-        raise StepDiffError(
-            f"--bootstrap {options.bootstrap}, --seed {options.seed}, --seeds {options.seeds}: they must be at least "
-            "0, 0 and 1"
-        )
+    at_least(options, bootstrap=0, seed=0, seeds=1)
     entries = [training for entry in options.predictions for training in entry.trainings(options.seeds)]
     if entries or not options.benchmarks:
         check_entries(entries, options.ours, options.controls, options.baselines)
@@ -103,10 +98,9 @@ def write(report: "Report", folder: str) -> None:
     from heads.reporting.grid import to_latex, to_markdown
     from heads.reporting.picture import draw
     from heads.reporting.tables import grids
-    from stepdiff.common.io.files import make_folder, place, write_bytes, write_text
+    from stepdiff.common.io.files import place, write_bytes, write_text
 
     out = place(folder)
-    make_folder(out)
     tables, picture = grids(report), draw(report)
     write_text(out / "report.md", "".join(map(to_markdown, tables)))
     write_text(out / "report.tex", to_latex(tables))
@@ -117,14 +111,10 @@ def write(report: "Report", folder: str) -> None:
 
 
 def show(report: "Report") -> None:
-    from rich.console import Console
-
-    from heads.reporting.grid import to_text
+    from heads.reporting import grid
     from heads.reporting.tables import grids
 
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    for grid in grids(report):
-        console.print(to_text(grid))
+    grid.show(grids(report))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -7,8 +7,7 @@ python -m heads.score --task diffrank --test-set diffrank_test.jsonl --predictio
 python -m heads.score --task convis --data data/convis --predictions predictions.jsonl
 """
 
-import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,53 +81,44 @@ def show_scores(task: str, scores: dict[str, Any], seen: dict[str, Any] | None =
 
     seen: counts of heads.data.trained_on.Seen, if the head was trained on clips or videos of the test set.
     """
-    from rich.console import Console
-    from rich.table import Column, Table
-
     from heads.reporting.entries import MARK, footnote
+    from heads.reporting.grid import Block, Cell, Grid, Row, figure_cell, show
 
-    categories: dict[str, dict[str, Any]] = scores["per_category"]
-    figures = [name for name, value in scores.items() if value is None or isinstance(value, float)]
+    def figures(values: dict[str, Any]) -> list[str]:
+        return [name for name, value in values.items() if value is None or isinstance(value, float)]
+
+    def cell(values: dict[str, Any], name: str) -> Cell | None:
+        if name not in values:
+            return None
+        value, intervals = values[name], values.get("intervals", {})
+        return Cell(str(value)) if isinstance(value, int) else figure_cell(value, intervals.get(name), ".4f")
+
     integers = [name for name, value in scores.items() if isinstance(value, int)]
     counts = sorted(integers, key=lambda name: COUNTS.index(name) if name in COUNTS else len(COUNTS))
-    chance: dict[str, float | None] = scores.get("chance", {})
-    columns = ["value", "95 % interval", *(["chance"] if chance else [])]
-    whole = Table("figure", *(Column(name, justify="right") for name in columns))
-    asked: dict[str, Any] = scores.get("asked_first", {})
-    for values, names, after in (
-        (scores, figures, ""),
-        (asked, [n for n in asked if n != "intervals"], ", asked first"),
-    ):
-        for name in names:
-            interval = values["intervals"].get(name)
-            between = "" if interval is None else f"{interval[0]:.4f} to {interval[1]:.4f}"
-            by_chance = [_shown(chance[name])] if name in chance else []
-            whole.add_row(name + after, _shown(values[name]), between, *by_chance)
-    tables = [whole]
+    chance = scores.get("chance", {})
+    columns = [("", "value [95 % interval]"), *([("", "chance")] if chance else [])]
+    rows: list[Row] = [
+        (name + after, [cell(values, name), *([cell(chance, name)] if chance else [])])
+        for values, after in ((scores, ""), (scores.get("asked_first", {}), ", asked first"))
+        for name in figures(values)
+    ]
+    sizes = ", ".join(f"{scores[name]} {name}" for name in counts)
+    grids = [Grid(f"{task}{'' if seen is None else f' {MARK}'}: {sizes}", "figure", columns, [Block("", rows)])]
+    categories: dict[str, dict[str, Any]] = scores["per_category"]
     known = {name for values in categories.values() for name in values} - {"videos"}
     for checked in (False, True):
-        names = [name for name in (*figures, *counts) if name in known and name.startswith("truth_") == checked]
+        names = [n for n in (*figures(scores), *counts) if n in known and n.startswith("truth_") == checked]
         if names:
-            headings = (Column(name.replace("_", " "), justify="right") for name in names)  # wrap between words
-            tables.append(Table(Column("category", no_wrap=True), *headings))
-            for category, values in categories.items():
-                tables[-1].add_row(category, *(_shown(values[name]) if name in values else "" for name in names))
-    console = Console(width=None if sys.stdout.isatty() else 120, markup=False)  # a category is not markup
-    sizes = ", ".join(f"{scores[name]} {name}" for name in counts)
-    console.print(f"{task}{'' if seen is None else f' {MARK}'}: {sizes}", *tables, sep="\n")
+            headings = [("", name.replace("_", " ")) for name in names]  # wrap between words
+            rows = [(category, [cell(values, name) for name in names]) for category, values in categories.items()]
+            grids.append(Grid("by category", "category", headings, [Block("", rows)]))
+    notes = list(scores.get("notes", ()))
     if method := scores.get("method"):
         kind = "a control, " if method["control"] else ""
-        console.print(f"method: {kind}regime {method['regime'] or 'not recorded'}")
-    for note in scores.get("notes", ()):
-        console.print(note, soft_wrap=True)
+        notes.insert(0, f"method: {kind}regime {method['regime'] or 'not recorded'}")
     if seen is not None:
-        console.print(f"{MARK} {footnote(seen)}", soft_wrap=True)
-
-
-def _shown(value: float | int | None) -> str:
-    if value is None:
-        return "undefined"
-    return str(value) if isinstance(value, int) else f"{value:.4f}"
+        notes.append(f"{MARK} {footnote(seen)}")
+    show([*grids[:-1], replace(grids[-1], notes=notes)], 120)
 
 
 def main(argv: list[str] | None = None) -> int:

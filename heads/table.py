@@ -14,13 +14,15 @@ A row marked ‡ is of a head that was trained on clips or videos of its test se
 
 import json
 import re
-import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from heads.methods.registry import regime_of, regime_words, title_of
+from heads.reporting import grid
 from heads.reporting.entries import CHANCE, MARK, TRUTH_METRICS, footnote, marked
+from heads.reporting.grid import Block, Cell, Grid, figure_cell
 from stepdiff.common.cli import command
 from stepdiff.common.cli.options import parse
 from stepdiff.common.errors import StepDiffError
@@ -90,15 +92,6 @@ def run(options: TableOptions) -> dict[str, Any]:
     return table
 
 
-def cell(figure: dict[str, Any] | None) -> str:
-    if figure is None:
-        return ""
-    if figure["value"] is None:
-        return "undefined"
-    interval = figure.get("interval")
-    return f"{figure['value']:.3f}" + (f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else "")
-
-
 def plain(value: Any) -> str:
     """Return a recipe's value in words."""
     if isinstance(value, list):
@@ -111,31 +104,36 @@ def plain(value: Any) -> str:
 
 
 def show(record: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Column, Table
-
+    """Print the table, one of the truth score if records have it, and how each head was trained."""
     systems = record["systems"]
     measured = {metric for name, row in systems.items() if name != "chance" for metric in row}
     variants = {name: name[-2:] for name in ("accuracy_V2", "accuracy_V3") if name in measured}
     columns = COLUMNS["diffmcq"] | variants | COLUMNS["diffrank"] | COLUMNS["diffcap"]
-    tables = [("scores with 95 % intervals", columns, systems)]
-    if checked := {name: row for name, row in systems.items() if not TRUTH_METRICS.keys().isdisjoint(row)}:
-        tables.append(("details that captions name, checked against the truth", TRUTH_METRICS, checked))
-    for title, headings, rows in tables:
-        table = Table(Column("system", overflow="fold"), "regime", *headings.values(), title=title)
-        for name, row in rows.items():
-            cells = (cell(row.get(metric)) for metric in headings)
-            table.add_row(f"{name} {MARK}" if "seen" in row else name, regime_words(row["regime"]), *cells)
-        Console(width=None if sys.stdout.isatty() else 180, markup=False).print(table)  # a folder's name is not markup
-    for name, row in systems.items():
-        for task, seen in row.get("seen", {}).items():
-            print(f"{MARK} {name}, {task}: {footnote(seen)}")
     trained: dict[str, str] = {}  # recipe in words -> the first row with it; its controls have the same
     for name, disclosed in record["disclosed"].items():
         if recipe := disclosed.get("recipe"):
             trained.setdefault(", ".join(f"{key} {plain(value)}" for key, value in recipe.items()), name)
-    for facts, name in trained.items():
-        print(f"{name}: {facts}")
+    notes = [
+        f"{MARK} {name}, {task}: {footnote(seen)}"
+        for name, row in systems.items()
+        for task, seen in row.get("seen", {}).items()
+    ]
+    notes += [f"{name}: {facts}" for facts, name in trained.items()]
+    tables = [table("scores with 95 % intervals", columns, systems, notes)]
+    if checked := {name: row for name, row in systems.items() if not TRUTH_METRICS.keys().isdisjoint(row)}:
+        tables.append(table("details that captions name, checked against the truth", TRUTH_METRICS, checked))
+    grid.show(tables, 180)
+
+
+def table(title: str, headings: Mapping[str, str], systems: Mapping[str, Any], notes: Sequence[str] = ()) -> Grid:
+    """Return a table with a row for each system, and a column for each figure."""
+    rows: list[grid.Row] = []
+    for name, row in systems.items():
+        given = (row.get(metric) for metric in headings)
+        cells = [None if figure is None else figure_cell(figure["value"], figure.get("interval")) for figure in given]
+        rows.append((f"{name} {MARK}" if "seen" in row else name, [Cell(regime_words(row["regime"])), *cells]))
+    columns = [("", heading) for heading in ("regime", *headings.values())]
+    return Grid(title, "system", columns, [Block("", rows)], notes)
 
 
 def main(argv: list[str] | None = None) -> int:

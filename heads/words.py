@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from stepdiff.common.cli import command
-from stepdiff.common.cli.options import parse
-from stepdiff.common.errors import StepDiffError
+from stepdiff.common.cli.options import at_least, parse
 from stepdiff.common.io.files import place
 from stepdiff.common.workers.cluster import refuse_relative
 
@@ -57,10 +56,7 @@ class WordOptions:
         files = {"out": self.out, "pairqa": self.pairqa, "validation": self.validation}
         files |= {} if place(self.store).remote else {"store": self.store}
         refuse_relative([(f"--{name}", path) for name, path in files.items() if path is not None])
-        if self.least < 1 or self.folds < 2 or self.workers < 1:
-            raise StepDiffError(
-                f"--least {self.least}, --folds {self.folds}, --workers {self.workers}: give at least 1, 2 and 1"
-            )
+        at_least(self, least=1, folds=2, workers=1)
 
 
 def run(options: WordOptions) -> dict[str, Any]:

@@ -18,14 +18,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import torch
 
 from heads.evaluation.loading import ANSWERS, HEAD, load_method, needed, present_rows
 from heads.evaluation.options import VIDEO_LM, EvaluateOptions
 from heads.evaluation.rows import read_asked, read_rows
-from heads.evaluation.workers import Part, Worker, computed, worker_pool
+from heads.evaluation.workers import Part, Worker, computed, on_ray, worker_pool
 from heads.methods.stepdiff import StepDiff, protocol
 from heads.methods.word_evidence import WordEvidence
 from heads.models.language_model import autocast, pick_device
@@ -34,8 +34,8 @@ from heads.workers.group import ALONE, Group, joined, launched, own_device, worl
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.progress import Advance
 from stepdiff.common.workers.pool import WorkerPool
-from stepdiff.tasks.benchmarks.rows import Writing
 from stepdiff.tasks.postprocess import parse
+from stepdiff.tasks.testsets import Scored, check_prediction
 from store import Store
 
 Question = Literal["task", "texts", "similar"]
@@ -56,14 +56,6 @@ class Method:
     """whether a DiffMCQ set is answered pair by pair, so that each pair is read once"""
     notices: tuple[str, ...] = ()
     """lines that the method printed while it was loaded in another process"""
-
-
-@runtime_checkable
-class Answerer(Protocol):
-    method: Method
-
-    def answer(self, batches: Sequence[Part], advance: Advance) -> Iterator[list[Any]]:
-        """Yield the answers of each batch, in order. StepDiffError: a batch cannot be answered."""
 
 
 class LocalAnswerer:
@@ -91,6 +83,7 @@ class LocalAnswerer:
         self.method = Method(rows, absent, disclosed, by_pair)
 
     def answer(self, batches: Sequence[Part], advance: Advance) -> Iterator[list[Any]]:
+        """Yield the answers of each batch, in order. StepDiffError: a batch cannot be answered."""
         for batch in batches:
             yield self(batch)
             advance(len(batch.rows))
@@ -106,11 +99,11 @@ class LocalAnswerer:
             answers = list(getattr(method, ANSWERS[type(rows[0])])(rows))
         if len(answers) != len(rows):
             raise StepDiffError(f"--method {options.method}: {len(answers)} answers to {len(rows)} rows")
-        if options.task == "diffcap":
-            return [parse(caption) for caption in answers] if options.parse else answers
-        if isinstance(rows[0], Writing):
-            return answers
-        return [[float(value) for value in scores] for scores in answers]
+        if options.task == "diffcap" and options.parse:
+            answers = list(map(parse, answers))
+        if isinstance(rows[0], Scored):
+            answers = [[float(value) for value in scores] for scores in answers]
+        return list(map(check_prediction, rows, answers))
 
 
 def load(options: EvaluateOptions) -> LocalAnswerer:
@@ -141,37 +134,41 @@ class RayAnswerer:
         self.method: Method = pool.call("describe")
 
     def answer(self, batches: Sequence[Part], advance: Advance) -> Iterator[list[Any]]:
+        """Yield the answers of each batch, as LocalAnswerer does."""
         return computed(self._pool, batches, self._workers, advance)
 
 
-class AtomicGroup:
-    """Answers with all processes of a group, which end together; used by the first one."""
+class AtomicGroup(LocalAnswerer):
+    """Answers with all processes of a group, which end together."""
 
-    def __init__(self, local: LocalAnswerer, group: Group) -> None:
-        self._local, self._group, self.method = local, group, local.method
+    def __init__(self, options: EvaluateOptions, store: Store | None, rows: list[Any], group: Group) -> None:
+        super().__init__(options, store, rows, group)
+        self._group = group
         self.computing = False
         """whether the others compute a batch, or did when this process failed"""
 
-    def answer(self, batches: Sequence[Part], advance: Advance) -> Iterator[list[Any]]:
-        for batch in batches:
-            _passed(self._group, batch)
-            self.computing = True
-            answers = self._local(batch)
-            self.computing = False
-            yield answers
-            advance(len(batch.rows))
+    def __call__(self, batch: Part) -> list[Any]:
+        self.passed(batch)
+        self.computing = True
+        answers = super().__call__(batch)
+        self.computing = False
+        return answers
 
+    def passed(self, batch: Part | None = None) -> Part | None:
+        """Return the batch that the first process passes to all; None: it has none left."""
+        return self._group.from_first(lambda: batch)
 
-def _passed(group: Group, batch: Part | None = None) -> Part | None:
-    """Return the batch that the first process passes to all; None: it has none left."""
-    return group.from_first(lambda: batch)
+    def follow(self) -> None:
+        """Compute what the first process passes, until it has none left."""
+        while (batch := self.passed()) is not None:
+            super().__call__(batch)
 
 
 @contextmanager
 def sharded_answerer(options: EvaluateOptions, store: Store | None, rows: list[Any]) -> Iterator[AtomicGroup | None]:
     """Load this process's share of a head; None: not the first process, and there is nothing left to compute.
     StepDiffError: the method has no language model that can be divided among so many processes; or no such head."""
-    if options.method not in VIDEO_LM or options.workers > 1 or options.address is not None:
+    if options.method not in VIDEO_LM or on_ray(options):
         raise StepDiffError(
             "torchrun divides the language model of --method video-lm; start python -m heads.evaluate by itself for "
             "other methods, and for --workers or --address"
@@ -179,19 +176,20 @@ def sharded_answerer(options: EvaluateOptions, store: Store | None, rows: list[A
     device = own_device(pick_device(options.device))
     head = Path(needed(options, "head", HEAD))
     with joined(division(head, world_size()), device) as group:
-        local = LocalAnswerer(options, store, rows, group)
+        member = AtomicGroup(options, store, rows, group)
         if not group.first:
-            while (batch := _passed(group)) is not None:
-                local(batch)
+            member.follow()
             yield None
             return
-        first = AtomicGroup(local, group)
         try:
-            yield first
+            yield member
         finally:
-            if not first.computing:  # else they wait in a layer, and end once this process has left the group
+            if not member.computing:  # else they wait in a layer, and end once this process has left the group
                 with suppress(RuntimeError):  # they have gone
-                    _passed(group)
+                    member.passed()
+
+
+Answerer = LocalAnswerer | RayAnswerer
 
 
 @contextmanager
@@ -201,7 +199,7 @@ def answerer(options: EvaluateOptions, store: Store | None, rows: list[Any]) -> 
     if launched():
         with sharded_answerer(options, store, rows) as method:
             yield method
-    elif options.workers == 1 and options.address is None:
+    elif not on_ray(options):
         yield LocalAnswerer(options, store, rows)
     else:
         lighter = "try a smaller --rows-at-once, or fewer --workers on one node"

@@ -9,22 +9,19 @@ Guarantees
 - the predictions are the same to the byte, whatever the number of workers, and captions with ask_similar
 """
 
-import fcntl
 import json
-import os
-from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from math import ceil
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import Any
 
 from heads.data.trained_on import Seen, TrainedOn
 from heads.evaluation.answerers import Answerer, Method, Question, answerer
 from heads.evaluation.loading import answered_rows
 from heads.evaluation.options import EvaluateOptions, check
-from heads.evaluation.rows import digest_of, load_truth, read_asked, read_rows, score_rows, write_files
+from heads.evaluation.rows import load_truth, read_asked, read_rows, score_rows, write_files
 from heads.evaluation.workers import Part
 from heads.evidence.head import FILE, WordHead
 from heads.methods.similarity import CAPTIONS_MODEL
@@ -33,92 +30,56 @@ from heads.training import lineage
 from heads.training.checkpoint import Run
 from heads.training.recipe import read_recipe
 from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.files import make_folder, write_text
-from stepdiff.common.io.jsonl import parse_object
-from stepdiff.common.io.local import named_errors
+from stepdiff.common.io.files import write_text
+from stepdiff.common.io.jsonl import LineFile, parse_object
 from stepdiff.common.progress import progress, say
 from stepdiff.common.threads import shares
-from stepdiff.tasks.benchmarks.rows import form_of
-from stepdiff.tasks.testsets import Form, Prediction, prediction_line, prediction_of
+from stepdiff.tasks.testsets import Prediction, digest, prediction_line, prediction_of
 from stepdiff.weights import fingerprint
 from stepdiff.weights import resolve as resolve_weights
 from store import Store
 
 
-class Partial:
-    """The answers of a killed evaluation in OUT.partial.jsonl, locked during the `with` block.
+class Partial(LineFile):
+    """The answers of a killed evaluation in OUT.partial.jsonl.
 
-    form: of the predictions; identity: what the answers depend on, as JSON, in OUT.partial.json. Answers of another
-    identity are dropped.
+    identity: what the answers depend on, as JSON, in OUT.partial.json. Answers of another identity are dropped.
     """
 
-    def __init__(self, form: Form, out: Path, identity: dict[str, Any]) -> None:
-        self.form, self.out, self.identity = form, out, identity
-        self.path = out.with_suffix(".partial.jsonl")
+    def __init__(self, out: Path, identity: dict[str, Any]) -> None:
+        super().__init__(out.with_suffix(".partial.jsonl"))
+        self.identity = identity
         self.identity_path = out.with_suffix(".partial.json")
 
-    def __enter__(self) -> "Partial":
-        make_folder(self.out.parent)
-        with named_errors(self.path, 0):
-            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        if not self._lock():
-            os.close(self._file)
-            raise StepDiffError(f"{self.path}: another evaluation is writing it; wait for it, or name another --out")
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if self.path.exists() and os.fstat(self._file).st_size == 0:  # nothing to resume from
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
+        if not self.path.exists():  # nothing to resume from
             self.identity_path.unlink(missing_ok=True)
-            self.path.unlink()
-        os.close(self._file)
 
     def resume(self, rows: Sequence[Any], starts: Sequence[int]) -> list[Prediction]:
         """Return the existing answers of complete batches; starts: the first row of every batch."""
-        if self._read_identity() != self.identity:
+        try:
+            existing = json.loads(self.identity_path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            existing = None
+        if existing != self.identity:
             # In this order, so that an existing identity always belongs to the answers.
             self.identity_path.unlink(missing_ok=True)
-            os.ftruncate(self._file, 0)
-            os.fsync(self._file)
+            self.keep([])
             write_text(self.identity_path, json.dumps(self.identity))
-            return []
-        lines = self.path.read_bytes().split(b"\n")[:-1]  # drops an incomplete last line
-        answers: list[Prediction] = []
+        lines, answers = self.lines(), list[Prediction]()
         for row, line in zip(rows, lines, strict=False):
             try:
-                answers.append(prediction_of(self.form, row, parse_object(line)))
+                answers.append(prediction_of(row, parse_object(line)))
             except StepDiffError:  # damaged: this batch and the next ones are answered again
                 break
         whole = max(place for place in (*starts, len(rows)) if place <= len(answers))
-        os.ftruncate(self._file, sum(len(line) + 1 for line in lines[:whole]))
+        self.keep(lines[:whole])
         return answers[:whole]
 
     def add(self, answers: Sequence[Prediction]) -> None:
         """Append the next batch; it is durable when this returns."""
-        data = "".join(prediction_line(self.form, answer) for answer in answers).encode()
-        with named_errors(self.path, len(data)):
-            while data:
-                data = data[os.write(self._file, data) :]
-            os.fsync(self._file)
-
-    def forget(self) -> None:
-        """Remove both files, after the predictions and scores are written."""
-        self.identity_path.unlink()
-        self.path.unlink()
-
-    def _lock(self) -> bool:
-        """Lock the open file; return False if another process has it, or removed it."""
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return self.path.exists() and os.path.samestat(os.fstat(self._file), self.path.stat())
-
-    def _read_identity(self) -> Any:
-        """Return the identity of the existing answers, None if it is unknown."""
-        try:
-            return json.loads(self.identity_path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
-            return None
+        self.append("".join(map(prediction_line, answers)))
 
 
 class Evaluation:
@@ -149,7 +110,7 @@ class Evaluation:
             for notice in method.notices:
                 say(notice)
             depends = identity(options, method.rows, self.store, method.disclosed)
-            with Partial(form_of(method.rows[0]), Path(options.out), depends) as partial:
+            with Partial(Path(options.out), depends) as partial:
                 if method.by_pair:
                     pairs = pair_texts(method.rows)
                     scores = self.answer(chosen, "texts", pairs, partial)
@@ -159,7 +120,7 @@ class Evaluation:
                 # These take a fraction of the time of the captions, so a killed evaluation computes them again.
                 similar = self.answer(chosen, "similar", method.rows) if options.ask_similar else None
                 record = self.write(method, predictions, similar)
-                partial.forget()
+                partial.keep([])
         return record
 
     def answer(
@@ -167,15 +128,17 @@ class Evaluation:
     ) -> list[Any]:
         """Return all answers; those in the partial file are not computed again, and others are appended to it."""
         options = self.options
-        starts = batch_starts(len(rows), options.rows_at_once)
-        ends = [*starts[1:], len(rows)]
-        cut = enumerate(zip(starts, ends, strict=True))
-        batches = [Part(number, tuple(rows[start:end]), question) for number, (start, end) in cut]
-        answers = [] if partial is None else partial.resume(rows, starts)
+        # Of similar size, because a small last batch would make a poor shuffled control.
+        spans = shares(len(rows), ceil(len(rows) / options.rows_at_once))
+        answers = [] if partial is None else partial.resume(rows, [start for start, _ in spans])
+        left = [
+            Part(number, tuple(rows[start:end]), question)
+            for number, (start, end) in enumerate(spans)
+            if start >= len(answers)
+        ]
         what = "similar" if partial is None else f"{options.task}, {options.method}, control {options.control}"
         if answers:
             say(f"{what}: {len(answers)} of {len(rows)} answers exist already")
-        left = batches[bisect_left([*starts, len(rows)], len(answers)) :]
         with progress(what, len(rows) - len(answers)) as advance:
             for more in method.answer(left, advance):
                 if partial is not None:
@@ -202,14 +165,6 @@ class Evaluation:
         }
         write_text(Path(options.out).with_suffix(".scores.json"), json.dumps(record, indent=1, allow_nan=False))
         return record
-
-
-def batch_starts(rows: int, at_once: int) -> list[int]:
-    """Return the first row of each batch of at most `at_once` rows, all of similar size.
-
-    Similar sizes, because a small last batch would make a poor shuffled control.
-    """
-    return [first for first, _ in shares(rows, ceil(rows / at_once))]
 
 
 def seen_by_head(options: EvaluateOptions, rows: Sequence[Any], store: Store) -> Seen | None:
@@ -269,6 +224,6 @@ def identity(
             if options.view in store.views(entity):
                 views[entity] = store.view(entity, options.view).provenance.as_dict()
     folder = None if options.store is None else str(Path(options.store).absolute())
-    depends: dict[str, Any] = {"options": depended, "store": folder, "rows": digest_of(options, rows)}
+    depends: dict[str, Any] = {"options": depended, "store": folder, "rows": digest(rows)}
     depends |= {"head": head, "contents": contents, "views": views}
     return depends | ({"source": disclosed["source"]} if "source" in disclosed else {})  # of a plug-in

@@ -1,6 +1,6 @@
 """Judges of written answers: a language model in this process or at a server, sentence embeddings, an entailment model.
 
-    judge = load(JudgeOptions(judge="qwen3-32b", endpoint="http://127.0.0.1:8000/v1"), Path("out.judged.jsonl"))
+    judge = load(options, Path("out.judged.jsonl"))
     verdicts = benchmark.judge(asked, texts, judge)
 
 Guarantees
@@ -9,13 +9,14 @@ Guarantees
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from heads.llm.model import LLM, Failure, LLMOptions, Sampling, shown
+from heads.methods.similarity import sentences
+from heads.models.language_model import pick_device
 from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks.benchmarks.judging import Conversation, Judge, NoAnswer
 from stepdiff.weights import resolve
@@ -26,60 +27,39 @@ PAIRS_AT_ONCE = 32
 """of the entailment model"""
 
 
-@dataclass(frozen=True)
-class JudgeOptions:
-    judge: str | None = None
-    """language model that judges texts: a name, folder or hub id; with endpoint the name of the model that is served"""
-    endpoint: str | None = None
-    """URL of an OpenAI-compatible server; its key is taken from OPENAI_API_KEY"""
-    entailment: str | None = None
-    """for viddiff-open: folder or hub id of a classifier of text pairs with labels entailment and contradiction"""
-    sentences: bool = False
-    """for viddiff-open: also match by the sentence embeddings of mpnet-base, the figures "ours" """
-    judge_batch: int = 16
-    """conversations that a judge answers at once"""
+def check(options: Any) -> None:
+    """Raise StepDiffError if no judge is named, or a model of this machine is missing, before any text is written.
 
-    def __post_init__(self) -> None:
-        if self.endpoint is not None and self.judge is None:
-            raise StepDiffError(f"--endpoint {shown(self.endpoint)}: name the model that it serves with --judge")
-        if self.judge is None and self.entailment is None:
-            raise StepDiffError("no judge: give --judge MODEL, or --judge NAME --endpoint URL")
-        if self.entailment is not None and not self.sentences:
-            raise StepDiffError(
-                f"--entailment {self.entailment} is read only with --similarity, whose matches it judges; give both"
-            )
-        if self.judge_batch < 1:
-            raise StepDiffError(f"--judge-batch {self.judge_batch}: give 1 or more")
-
-    def check_models(self) -> None:
-        """Raise StepDiffError if a model of this machine is missing, before any text is written."""
-        local = None if self.endpoint is not None else self.judge
-        for name in (local, self.entailment):
-            if name is not None:
-                resolve(name)
-
-
-def load(options: JudgeOptions, kept: Path | None, store: str | None = None, device: str = "auto") -> Judge:
-    """Load the models of a judge. StepDiffError: a model cannot be loaded.
-
-    kept: file of a language model's answers; store: with mpnet-base embeddings of texts, else they are computed.
+    options: of heads.evaluate or heads.score.
     """
-    from heads.models.language_model import pick_device
+    judge, endpoint, entailment = options.judge, options.endpoint, options.entailment
+    if endpoint is not None and judge is None:
+        raise StepDiffError(f"--endpoint {shown(endpoint)}: name the model that it serves with --judge")
+    if judge is None and entailment is None:
+        raise StepDiffError("no judge: give --judge MODEL, or --judge NAME --endpoint URL")
+    if entailment is not None and not options.similarity:
+        raise StepDiffError(
+            f"--entailment {entailment} is read only with --similarity, whose matches it judges; give both"
+        )
+    for name in (None if endpoint is not None else judge, entailment):
+        if name is not None:
+            resolve(name)
 
-    chosen = pick_device(device)
-    embed = agrees = None
-    if options.sentences:
-        from heads.methods.similarity import sentences
 
-        embed = sentences(store, chosen)
-    if options.entailment is not None:
-        agrees = Entailment(options.entailment, chosen)
+def load(options: Any, kept: Path | None) -> Judge:
+    """Load the models of a judge. options: that `check` accepts; kept: file of a language model's answers.
+
+    StepDiffError: a model cannot be loaded.
+    """
+    device, entailment = pick_device(options.device), options.entailment
+    embed = sentences(options.store, device) if options.similarity else None
+    agrees = None if entailment is None else Entailment(entailment, device)
     if options.judge is None:
-        return Judge(f"{options.entailment}", None, kept, embed, agrees)
-    named = LLMOptions(llm=options.judge, endpoint=options.endpoint, batch=options.judge_batch)
+        return Judge(f"{entailment}", None, kept, embed, agrees)
+    named = LLMOptions(llm=options.judge, endpoint=options.endpoint)
     provenance = named.provenance()
     name = f"{provenance['model']} ({provenance['weights'][:12]})"
-    return Judge(name, Answers(named.load(chosen), name), kept, embed, agrees)
+    return Judge(name, Answers(named.load(device), name), kept, embed, agrees)
 
 
 class Answers:

@@ -4,13 +4,13 @@ import inspect
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from heads.data.clip_texts import ClipTexts
-from heads.data.clips import Reads
 from heads.evaluation.options import PLUGINS, PUBLIC, EvaluateOptions
 from heads.evidence.head import WordHead
 from heads.methods import controls
@@ -23,7 +23,6 @@ from heads.methods.word_evidence import WordEvidence
 from heads.models.language_model import pick_device, pick_precision
 from heads.models.public.cached import load_cached
 from heads.models.public.families import families, load_public
-from heads.models.video_lm import VideoLM
 from heads.training.lineage import disclosure, load_stepdiff
 from heads.workers.group import ALONE, Group
 from stepdiff.common import plugins
@@ -58,28 +57,41 @@ class Loaded:
     """printed next to the scores"""
 
 
+CLASSES: dict[str, type] = {
+    **dict.fromkeys(("video-lm", "stepdiff", "llava", "idefics", "vlm", "socratic"), StepDiff),
+    "word-evidence": WordEvidence,
+    "vlemb": VLEmb,
+    "captions-cosine": CaptionsCosine,
+    "random": controls.Chance,
+    "step-oracle": controls.StepOracle,
+    "rarest": controls.Rarest,
+    "medoid": controls.Medoid,
+    "shuffled-captions": controls.ShuffledCaptions,
+}
+"""name in the registry -> class"""
+
+
 def load_method(options: EvaluateOptions, store: Store | None, rows: Sequence[Any], group: Group = ALONE) -> Loaded:
     """Load the method, a head divided among a group. StepDiffError: an option that it needs is missing, or it does not
     answer the task."""
-    device = pick_device(options.device)
-    method = REGISTRY.get(options.method, PLUGIN)
-    if not method.store:
-        loaded = _load_storeless(options, device)
-    else:
-        assert store is not None  # heads.evaluation.options.check
-        loaded = _load_control(options, store, rows, device) if method.control else _load(options, store, device, group)
-    function = ANSWERS[type(rows[0])]
-    if not hasattr(loaded.method, function):
+    kind, function = CLASSES.get(options.method) or method_class(options.method), ANSWERS[type(rows[0])]
+    if not hasattr(kind, function):
         raise StepDiffError(
             f"--method {options.method} does not answer {options.task}: its class has no function {function}"
         )
-    return loaded
+    device = pick_device(options.device)
+    method = REGISTRY.get(options.method, PLUGIN)
+    if not method.store:
+        return _load_storeless(options, device)
+    assert store is not None  # heads.evaluation.options.check
+    if method is PLUGIN:
+        return _load_plugin(kind, options, store, device)
+    return _load_control(options, store, rows) if method.control else _load(options, store, device, group)
 
 
 def _load(options: EvaluateOptions, store: Store, device: str, group: Group) -> Loaded:
+    """Load a method that reads features."""
     disclosed: dict[str, Any]
-    if options.method not in REGISTRY:
-        return _plugin(options, store, device)
     if options.method == "word-evidence":
         words = WordHead.load(needed(options, "head", "a folder of python -m heads.words"))
         disclosed = {"head": str(options.head), "view": words.view, "recipe": words.disclosure()}
@@ -92,17 +104,13 @@ def _load(options: EvaluateOptions, store: Store, device: str, group: Group) -> 
     if options.method in PUBLIC:
         weights = needed(options, "weights", "its checkpoint")
         view = needed(options, "view", "the tokens of its vision part")
-        if options.method == "vlm":
-            return _loaded(options, *load_cached(weights, store, view, device))
-        return _loaded(options, *load_public(weights, store, view, device, families(options.method)))
+        load = load_cached if options.method == "vlm" else partial(load_public, allowed=families(options.method))
+        model, clips, disclosed = load(weights, store, view, device)
+        return Loaded(StepDiff(model, clips, **_how(options)), disclosed=disclosed)
     head = Path(needed(options, "head", HEAD))
     method, recipe = load_stepdiff(head, store, device, group, **_how(options))
     disclosed = {"head": str(options.head), "view": recipe.view, "recipe": disclosure(recipe, head)}
     return Loaded(method, pick_precision(device, recipe.precision), disclosed)
-
-
-def _loaded(options: EvaluateOptions, model: VideoLM, clips: Reads, disclosed: dict[str, Any]) -> Loaded:
-    return Loaded(StepDiff(model, clips, **_how(options)), disclosed=disclosed)
 
 
 def _how(options: EvaluateOptions) -> dict[str, Any]:
@@ -123,19 +131,8 @@ def _load_storeless(options: EvaluateOptions, device: str) -> Loaded:
     return Loaded(StepDiff(reader, ids, **_how(options)), pick_precision(device, options.precision), disclosed)
 
 
-_CONTROLS: dict[str, type] = {
-    "step-oracle": controls.StepOracle,
-    "rarest": controls.Rarest,
-    "medoid": controls.Medoid,
-    "shuffled-captions": controls.ShuffledCaptions,
-}
-
-
-def _load_control(options: EvaluateOptions, store: Store, rows: Sequence[Any], device: str) -> Loaded:
+def _load_control(options: EvaluateOptions, store: Store, rows: Sequence[Any]) -> Loaded:
     """Load a control. Rows with a clip that the store lacks do not count."""
-    kind = _CONTROLS[options.method]
-    if not hasattr(kind, ANSWERS[type(rows[0])]):
-        return Loaded(kind)  # load_method refuses it
     absent = set(absent_clips(rows, store, None))
     rows = [row for row in rows if absent.isdisjoint(clips_of(row))]
     if options.method == "step-oracle":
@@ -153,6 +150,16 @@ def _load_control(options: EvaluateOptions, store: Store, rows: Sequence[Any], d
     return Loaded(medoid, disclosed={"texts": texts, "captions": medoid.captions})
 
 
+def _load_plugin(kind: type, options: EvaluateOptions, store: Store, device: str) -> Loaded:
+    file = inspect.getsourcefile(kind)
+    disclosed: dict[str, Any] = {"method": f"{kind.__module__}:{kind.__qualname__}"}
+    disclosed["source"] = None if file is None else fingerprint(file)
+    disclosed["registered"] = stated(kind, options.method)
+    if options.view is not None:
+        disclosed |= {"view": options.view, "encoder": store.view("clips", options.view).provenance.encoder}
+    return Loaded(kind(store, options.view, device), disclosed=disclosed)
+
+
 def answered_rows(predictions: str) -> Path | None:
     """Return the file of the rows that predictions answer; None if they answer a whole test set."""
     rows = Path(predictions).with_suffix(".rows.jsonl")
@@ -168,17 +175,6 @@ def method_class(name: str) -> type:
         names = [key for key, value in vars(sys.modules[module]).items() if getattr(value, "__module__", "") == module]
         raise StepDiffError(f"--method {name}: {module} has no class {attribute}; it has {', '.join(names) or 'none'}")
     return kind
-
-
-def _plugin(options: EvaluateOptions, store: Store, device: str) -> Loaded:
-    kind = method_class(options.method)
-    file = inspect.getsourcefile(kind)
-    disclosed: dict[str, Any] = {"method": f"{kind.__module__}:{kind.__qualname__}"}
-    disclosed["source"] = None if file is None else fingerprint(file)
-    disclosed["registered"] = stated(kind, options.method)
-    if options.view is not None:
-        disclosed |= {"view": options.view, "encoder": store.view("clips", options.view).provenance.encoder}
-    return Loaded(kind(store, options.view, device), disclosed=disclosed)
 
 
 def needed(options: EvaluateOptions, name: str, what: str) -> str:

@@ -8,9 +8,10 @@ Guarantees
 import math
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from heads.methods.registry import PLUGIN, REGISTRY
+from stepdiff.common.cli.options import at_least
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import place, refuse_url
 from stepdiff.common.plugins import installed
@@ -18,18 +19,10 @@ from stepdiff.common.workers.cluster import refuse_relative
 from stepdiff.tasks import registry
 from stepdiff.tasks.spec import TaskSpec
 
-if TYPE_CHECKING:
-    from heads.evaluation.judges import JudgeOptions
-
 VIDEO_LM = ("video-lm", "stepdiff")
 PUBLIC = ("llava", "idefics", "vlm")
 PLUGINS = "stepdiff.methods"
 """entry-point group of other packages' methods"""
-METHODS: dict[str, tuple[str, ...]] = {
-    option: tuple(method.name for method in (*REGISTRY.values(), PLUGIN) if option in method.options)
-    for option in dict.fromkeys(option for method in REGISTRY.values() for option in method.options)
-}
-"""option -> the methods that read it"""
 OF_TASKS = (
     *("pair_embedding", "no_difference", "similarity", "truth", "judge", "endpoint", "entailment", "parse", "seeded"),
     *("decline_at", "ask_similar"),
@@ -139,16 +132,10 @@ class EvaluateOptions:
         return self.test_set or self.data or ""
 
 
-def judge_options(options: Any) -> "JudgeOptions":
-    """Return the options of the judge. StepDiffError: none is given. options: of heads.evaluate or heads.score."""
-    from heads.evaluation.judges import JudgeOptions
-
-    return JudgeOptions(options.judge, options.endpoint, options.entailment, options.similarity)
-
-
 def check_task(options: Any) -> TaskSpec:
     """Return the spec of the task. options: of heads.evaluate or heads.score. StepDiffError: no such task, no or
     another source of rows than it has, or an option that it does not read."""
+    at_least(options, bootstrap=0, seed=0)
     spec = registry.get(options.task)
     name, needed = ("test_set", "test-set FILE") if spec.test_set else ("data", "data FOLDER")
     if getattr(options, name) is None or None not in (options.test_set, options.data):
@@ -159,6 +146,10 @@ def check_task(options: Any) -> TaskSpec:
             raise StepDiffError(
                 f"{_flag(field.name)} is for {readers}, and {options.task} does not read it; leave it out"
             )
+    if spec.judge is not None:
+        from heads.evaluation import judges
+
+        judges.check(options)
     return spec
 
 
@@ -171,38 +162,27 @@ def check(options: EvaluateOptions) -> None:
     if method is PLUGIN and ":" not in options.method and options.method not in (plugins := installed(PLUGINS)):
         names = ", ".join([*REGISTRY, *plugins])
         raise StepDiffError(f"--method {options.method}: no such method; give {names}, or package.module:Class")
-    spec = check_task(options)
-    defaults = {field.name: field.default for field in fields(EvaluateOptions)}
-    for name, known in METHODS.items():
-        if method.name not in known and getattr(options, name) != defaults[name]:
+    check_task(options)
+    for field in fields(EvaluateOptions):
+        readers = [each.name for each in (*REGISTRY.values(), PLUGIN) if field.name in each.options]
+        if readers and method.name not in readers and getattr(options, field.name) != field.default:
             raise StepDiffError(
-                f"{_flag(name)} is for {', '.join(known)}, and {method.name} does not read it; leave it out"
+                f"{_flag(field.name)} is for {', '.join(readers)}, and {method.name} does not read it; leave it out"
             )
     if options.store is None and method.store:
         raise StepDiffError(f"--method {options.method} needs --store, the feature store that it reads")
-    if spec.judge is not None:
-        judge_options(options).check_models()  # refuses a missing judge
-    _check_numbers(options)
-    _check_files(options)
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
-
-
-def _check_numbers(options: EvaluateOptions) -> None:
-    if options.rows_at_once < 1 or (options.rows is not None and options.rows < 1):
-        raise StepDiffError(f"--rows {options.rows}, --rows-at-once {options.rows_at_once}: neither may be below 1")
-    if options.workers < 1:
-        raise StepDiffError(f"--workers {options.workers} is too few: give 1 or more")
+    at_least(options, rows=1, rows_at_once=1, workers=1)
     if options.decline_at is not None and not math.isfinite(options.decline_at):
         raise StepDiffError(
             f"--decline-at {options.decline_at} is not finite; 0 declines where YES is likelier than NO"
         )
     if options.ask_similar and options.decline_at is not None:
         raise StepDiffError("--ask-similar keeps captions as written, and --decline-at replaces some; choose one")
-    if options.seed < 0 or options.bootstrap < 0:
-        raise StepDiffError(f"--seed {options.seed}, --bootstrap {options.bootstrap}: neither may be below 0")
+    _check_files(options)
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _check_files(options: EvaluateOptions) -> None:

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from heads.evaluation.judges import load as load_judge
-from heads.evaluation.options import EvaluateOptions, judge_options
+from heads.evaluation.options import EvaluateOptions
 from heads.methods.similarity import sentences
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.progress import say
 from stepdiff.common.streams import published
 from stepdiff.tasks import registry
-from stepdiff.tasks.benchmarks import rows as benchmark_rows
 from stepdiff.tasks.benchmarks.rows import BenchmarkRow, Ranking, Rating, read_answers, write_answers
 from stepdiff.tasks.declining import agreeing
 from stepdiff.tasks.postprocess import parse
@@ -25,12 +24,10 @@ from stepdiff.tasks.scoring import TruthFigures, score, score_asked
 from stepdiff.tasks.spec import Asked
 from stepdiff.tasks.testsets import (
     DiffMCQ,
-    digest,
     drawn,
     published_task,
-    read_captions,
-    read_predictions,
     read_test_set,
+    read_with_similar,
     reference_video,
     write_predictions,
     write_test_set,
@@ -55,11 +52,6 @@ def read_rows(options: EvaluateOptions, asked: Asked) -> list[Any]:
     if options.rows is not None:
         groups = [drawn(rows, options.rows, published(options.seed)) for rows in groups]
     return [row for group in groups for row in group]
-
-
-def digest_of(options: EvaluateOptions, rows: Sequence[Any]) -> str:
-    """Return a sha256 of what the rows ask."""
-    return digest(rows) if registry.get(options.task).test_set else benchmark_rows.digest(rows)
 
 
 def named(rows: Sequence[Any], subset: str) -> list[str]:
@@ -165,7 +157,7 @@ def _benchmark_scores(
     """Return the scores with the benchmark's notes and the number of rows left out."""
     benchmark, notes = registry.get(options.task), list(asked.notes)
     if benchmark.judge is not None:
-        judge = load_judge(judge_options(options), file.with_suffix(".judged.jsonl"), options.store, options.device)
+        judge = load_judge(options, file.with_suffix(".judged.jsonl"))
         texts = [text.encode("utf-8", "replace").decode() for text in predictions]  # no lone surrogates
         predictions = benchmark.judge(replace(asked, rows=list(rows)), texts, judge)
         notes.append(f"judge: {judge.name}" + (f"; entailment: {options.entailment}" if options.entailment else ""))
@@ -183,10 +175,8 @@ def read_predicted(options: Any, asked: Asked) -> tuple[list[Any], list[Any], li
     task, file = published_task(options.task), options.predictions
     if task is None:
         return *read_answers(file, asked.rows), None
-    if task != "diffcap":
-        return asked.rows, read_predictions(task, file, asked.rows), None
-    captions, similar = read_captions(file, asked.rows)
-    return asked.rows, [parse(caption) for caption in captions] if options.parse else captions, similar
+    predictions, similar = read_with_similar(task, file, asked.rows)
+    return asked.rows, list(map(parse, predictions)) if options.parse else predictions, similar
 
 
 def export_predicted(options: Any, asked: Asked, rows: Sequence[Any], predictions: Sequence[Any]) -> None:

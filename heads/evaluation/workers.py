@@ -110,6 +110,25 @@ def worker_pool(
         yield WorkerPool(worker, given, gpu, failed, lighter, joined=joined, by_threads=not gpu)
 
 
+def on_ray(options: Any) -> bool:
+    """Return whether the options `workers` and `address` of a command ask for Ray."""
+    return options.workers > 1 or options.address is not None
+
+
+def results(
+    options: Any, load: Callable[[Any], Any], here: Callable[[Part], Any], parts: Sequence[Part], advance: Advance
+) -> Iterator[Any]:
+    """Yield the value of each part, in order: computed by workers (`load`, see WorkerOptions), or by `here` in this
+    process. StepDiffError: a part was not computed."""
+    if not on_ray(options):
+        for part in parts:
+            yield here(part)
+            advance(len(part.rows))
+    elif parts:
+        with worker_pool(options, load, "try fewer --workers on one node") as pool:
+            yield from computed(pool, parts, options.workers, advance)
+
+
 def computed(pool: WorkerPool, parts: Sequence[Part], workers: int, advance: Advance) -> Iterator[Any]:
     """Yield the values of parts in their order: one that ends early waits for those before it. StepDiffError: a part
     was not computed."""

@@ -1,4 +1,7 @@
-"""One pass over a store: the sums of its training clips, shard by shard, and the head that follows from them.
+"""One pass over a store: the sums of its training clips, shard by shard.
+
+X [n, D] are the pooled features of n clips, Y [n, V] their labels. All that a regression needs are their sums: the Gram
+matrix of the standardised features is (X'X - n mm') / ss', with the mean m and the spread s of X.
 
 Guarantees
 - a killed run resumes after its last saved shard, and a run with more shards continues: the same bits as in one pass
@@ -16,15 +19,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
+import scipy.sparse as sparse
 from jaxtyping import Float64, Int8, Int64
 
 from heads.data.catalog_rows import of_keys, of_rows
 from heads.data.clips import Features, split_texts
 from heads.data.hold_out import VIDEO, HoldOut
 from heads.data.paired_qa import read_divided
-from heads.evaluation.workers import Part, computed, worker_pool
+from heads.evaluation.workers import Part, results
 from heads.evidence.head import fold_of
-from heads.evidence.sums import Sums
 from heads.evidence.wording import CLIPS, Wording, learn
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import make_folder, whole
@@ -39,6 +42,45 @@ if TYPE_CHECKING:
 FILE = "sums.safetensors"
 _AT_ONCE = 16
 """clips whose tokens are in memory"""
+
+
+@dataclass
+class Sums:
+    """Sums over clips. D channels, V terms."""
+
+    clips: Float64[np.ndarray, ""]
+    x: Float64[np.ndarray, " D"]
+    xx: Float64[np.ndarray, "D D"]
+    xy: Float64[np.ndarray, "V D"]
+    y: Float64[np.ndarray, " V"]
+    yy: Float64[np.ndarray, " V"]
+
+    @classmethod
+    def zeros(cls, channels: int, terms: int) -> "Sums":
+        """Return the sums over no clip."""
+        shapes = ((), (channels,), (channels, channels), (terms, channels), (terms,), (terms,))
+        return cls(*map(np.zeros, shapes))
+
+    @classmethod
+    def of(cls, values: Float64[np.ndarray, "n D"], labels: sparse.csr_matrix) -> "Sums":
+        """Return the sums over n clips. labels: [n, V]."""
+        y, yy = (np.asarray(each.sum(axis=0), np.float64)[0] for each in (labels, labels.multiply(labels).tocsr()))
+        xy = np.asarray(labels.T.tocsr() @ values)
+        return cls(np.array(float(len(values))), values.sum(axis=0), values.T @ values, xy, y, yy)
+
+    def add(self, more: "Sums") -> None:
+        """Add the sums over other clips, in place."""
+        for field in fields(self):
+            mine = getattr(self, field.name)
+            np.add(mine, getattr(more, field.name), out=mine)
+
+
+def total(parts: Sequence[Sums]) -> Sums:
+    """Return the sums over the clips of all parts, added in order."""
+    sums = Sums.zeros(len(parts[0].x), len(parts[0].y))
+    for part in parts:
+        sums.add(part)
+    return sums
 
 
 def pooled(features: Features, rows: Int64[np.ndarray, " n"]) -> Float64[np.ndarray, "n D"]:
@@ -248,15 +290,9 @@ class Counting:
 
     def _values(self, advance: Advance) -> Iterator[tuple[Part, Float64[np.ndarray, "n D"]]]:
         """Yield the shards that are left with the features of their clips, in order."""
-        options = self.options
-        if options.workers == 1 and options.address is None:
-            for shard in self.shards:
-                yield shard, pooled(self.features, shard.rows)
-                advance(len(shard.rows))
-        elif self.shards:
-            reading = Reading(self.store, options.view, options.workers, options.address)
-            with worker_pool(reading, Reading.load, "try fewer --workers on one node") as pool:
-                yield from zip(self.shards, computed(pool, self.shards, options.workers, advance), strict=True)
+        reading = Reading(self.store, self.options.view, self.options.workers, self.options.address)
+        values = results(reading, Reading.load, Reading.load(reading), self.shards, advance)
+        yield from zip(self.shards, values, strict=True)
 
     def _add(self, shard: Part, narrated: Sequence[tuple[str, str]], values: Float64[np.ndarray, "n D"]) -> None:
         labels = self.count.wording.targets(narrated, self.signs)

@@ -1,6 +1,7 @@
-"""The head that follows from the sums of a pass, in closed form.
+"""The head that follows from the sums of a pass, in closed form: standardised, cross-fitted and calibrated.
 
 Guarantees
+- a channel that is constant has weight 0
 - clips of split val choose the ridge, and train nothing
 - a term's evidence is calibrated on clips of videos that its weights have not seen
 """
@@ -8,20 +9,21 @@ Guarantees
 import json
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+import scipy.linalg
 from jaxtyping import Bool, Float64
 
 from heads.data.catalog_rows import Clips, of_keys
 from heads.data.clips import Features
 from heads.data.hold_out import VIDEO
 from heads.data.trained_on import TrainedOn
-from heads.evidence.counting import Counting, pooled
+from heads.evidence.counting import Counting, Sums, pooled, total
 from heads.evidence.head import WordHead
-from heads.evidence.sums import Fit, Sums, calibrate, fit, squared_errors, total
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import make_folder, write_text
 from stepdiff.common.progress import say
@@ -32,6 +34,83 @@ from store.lineage.answers import RECORD, read_of
 RIDGES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 AGREES = 5
 """DiffRank score of clips between which nothing differs"""
+_CONSTANT = 1e-12  # of a variance next to the mean square
+_NO_VARIANCE = 1e-6  # of predictions
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Linear predictions of the labels from features that are not standardised."""
+
+    weights: Float64[np.ndarray, "V D"]
+    bias: Float64[np.ndarray, " V"]
+
+
+def fit(sums: Sums, ridges: Sequence[float]) -> Iterator[Fit]:
+    """Yield for each c of `ridges` the regression on standardised features with the penalty c * trace / D of the Gram
+    matrix; the constant is not penalised."""
+    mean = sums.x / sums.clips
+    variance = np.diag(sums.xx) / sums.clips - mean**2
+    varies = variance > _CONSTANT * np.diag(sums.xx) / sums.clips
+    scale = np.where(varies, 1 / np.sqrt(np.where(varies, variance, 1)), 0)
+    gram = (sums.xx - sums.clips * np.outer(mean, mean)) * np.outer(scale, scale)
+    shared = (sums.xy - np.outer(sums.y, mean)) * scale
+    for ridge in ridges:
+        penalty = ridge * max(float(np.trace(gram)), _CONSTANT) / len(mean)
+        factor = scipy.linalg.cho_factor(gram + penalty * np.eye(len(mean)))
+        weights = scipy.linalg.cho_solve(factor, shared.T).T * scale
+        yield Fit(weights, sums.y / sums.clips - weights @ mean)
+
+
+def moments(model: Fit, sums: Sums) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return for each term, over the clips of `sums`, the sum of its prediction, of the label times the prediction, and
+    of the prediction squared. Each is [V]."""
+    weights, bias = model.weights, model.bias
+    linear = weights @ sums.x
+    return (
+        linear + sums.clips * bias,
+        np.einsum("vd,vd->v", weights, sums.xy) + bias * sums.y,
+        np.einsum("vd,vd->v", weights @ sums.xx, weights) + 2 * bias * linear + sums.clips * bias**2,
+    )
+
+
+def squared_errors(model: Fit, sums: Sums) -> Float64[np.ndarray, " V"]:
+    """Return the sum of squared errors of each term over the clips of `sums`."""
+    _, product, square = moments(model, sums)
+    return sums.yy - 2 * product + square
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Two Gaussians of one variance: predictions where a term's label is 1, and where it is 0."""
+
+    with_term: Float64[np.ndarray, " V"]
+    """mean where the label is 1"""
+    without: Float64[np.ndarray, " V"]
+    variance: Float64[np.ndarray, " V"]
+
+    @property
+    def distance(self) -> Float64[np.ndarray, " V"]:
+        """d': distance of the means in standard deviations, at least 0."""
+        return np.maximum(self.with_term - self.without, 0) / np.sqrt(self.variance)
+
+    def log_odds(self, model: Fit) -> Fit:
+        """Return the predictions as log-odds of the term, without its prior."""
+        slope = np.maximum(self.with_term - self.without, 0) / self.variance
+        middle = (self.with_term + self.without) / 2
+        return Fit(model.weights * slope[:, None], (model.bias - middle) * slope)
+
+
+def calibrate(models: Sequence[Fit], parts: Sequence[Sums]) -> Calibration:
+    """Return the Gaussians of predictions. models: for each part, one that was fitted without it."""
+    means, products, squares = (sum(each) for each in zip(*map(moments, models, parts), strict=True))
+    clips, y = sum(part.clips for part in parts), sum(part.y for part in parts)
+    with_term = products / np.maximum(y, 1)
+    without = (means - products) / np.maximum(clips - y, 1)
+    # of weighted points: sum w (p - m)^2 = sum w p^2 - 2 m sum w p + m^2 sum w, over labels and their complements
+    spread = squares - 2 * with_term * products + with_term**2 * y
+    spread += -2 * without * (means - products) + without**2 * (clips - y)
+    return Calibration(with_term, without, np.maximum(spread, 0) / clips + _NO_VARIANCE)
 
 
 def fitted(counting: Counting, began: float) -> WordHead:

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
 
-from heads.evidence.terms import Occurrence, Sides, occurrences
+from heads.evidence.wording import Occurrence, Sides, occurrences
 from stepdiff.common.errors import StepDiffError, some
 from stepdiff.common.io.files import write_bytes, write_text
 from store import Provenance, View
@@ -174,12 +174,6 @@ class WordHead:
         return self.evidence(means) if video is None else self.cross_fitted(means, [video] * frames)
 
     def _evidence(self, features: Float[np.ndarray, "C D"], models: Sequence[int]) -> Float64[np.ndarray, "C T"]:
-        channels = self.weights.shape[-1]
-        if features.ndim != 2 or features.shape[1] != channels:
-            raise StepDiffError(
-                f"{self.folder}: reads [clips, {channels}] means of tokens, not {list(features.shape)}; use view "
-                f"{self.view}"
-            )
         evidence = np.empty((len(features), len(self.terms)))
         for place, (row, model) in enumerate(zip(features, models, strict=True)):  # the sums of a row stay the same
             evidence[place] = self.weights[model] @ row.astype(np.float64) + self.bias[model]

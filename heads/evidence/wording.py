@@ -1,4 +1,9 @@
-"""What the texts of a training say, before any feature is read: which terms count, and which clips they name.
+"""What texts say, before any feature is read: their terms, which video each is about, and which clips they name.
+
+Terms are phrases of one to four words. Text is split at punctuation, and a term does not cross it. "Video 1" and "first
+video", "Video 2" and "second video" are mentions, not words. The rest of a text's grammar is learned: `Sides` predicts
+from the last mention and the words around a term which of the two videos the term is about. It is a ridge regression
+over counts, so it knows "instead of" and "skips" as far as the answers have them.
 
 Labels of a clip are the terms of its narration. Paired questions correct them: "Which video ...?" labels the terms of
 the question in both clips, and an answer the terms that it says of each video. `Sides` says which those are. It is
@@ -6,24 +11,26 @@ learned from terms that the narration of exactly one of two clips has, and only 
 where one of the narrations has them.
 
 Guarantees
+- a text is read from left to right, and each word is part of at most one occurrence, the longest known term
 - every term is in enough narrations or in enough questions and answers, and in at most nine of ten narrations
 - memory depends on the number of paired questions and on CLIPS, not on the number of clips
 """
 
+import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from itertools import islice
+from itertools import islice, takewhile
 from math import sqrt
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import scipy.sparse as sparse
 
 from heads.data.paired_qa import PairQuestions, kind
-from heads.evidence.terms import Sides, occurrences, terms_of
 from stepdiff.common.errors import StepDiffError
+from stepdiff.tasks.clauses import AUXILIARIES, DETERMINERS, OBJECTS, PREPOSITIONS
 from stepdiff.tasks.prompts import VIDEOS
 
 CLIPS = 2**17
@@ -32,6 +39,159 @@ _MOST_COMMON = 0.9  # share of the narrations
 _FOLLOWS = 4.0  # standard errors by which an answer has a term more often where one narration has it
 _CERTAIN = 0.3  # sum of signs from which questions and answers decide a label
 _OF_CATEGORY = 0.6  # share of a term's occurrences in answers
+LONGEST = 4
+"""words of a term"""
+NEAR = 4
+"""words before a term, and words after it, that tell its side"""
+_FUNCTION = {*AUXILIARIES, *DETERMINERS, *OBJECTS, *PREPOSITIONS} | set(
+    "and or but nor not than while whereas also too so then there here he she they we you i me us who which what be "
+    "been being someone somebody person people".split()
+)
+"""words that name nothing: no term begins or ends with one"""
+_TOKEN = re.compile(
+    r"(?P<one>\b(?:video (?:1|one)|first video)\b)|(?P<two>\b(?:video (?:2|two)|second video)\b)"
+    r"|(?P<word>[^\W_][\w'-]*)|[^\w\s]"
+)
+_GAP = "_"  # takes the place of a term among the words before another
+_LEAST = 5  # occurrences of a feature of a side
+_PENALTY = 3.0
+_SLOPE = 2.5  # the regression shrinks towards 0
+
+
+def segments(text: str) -> Iterator[list[str]]:
+    """Yield the words of each part of a text between punctuation and mentions, in lower case."""
+    words: list[str] = []
+    for token in _TOKEN.finditer(text.lower()):
+        if token["word"]:
+            words.append(token[0])
+        elif words:
+            yield words
+            words = []
+    if words:
+        yield words
+
+
+def terms_of(text: str) -> set[str]:
+    """Return all phrases of one to LONGEST words that neither begin nor end with a function word."""
+    return {
+        " ".join(words[start:end])
+        for words in segments(text)
+        for start in range(len(words))
+        for end in range(start + 1, min(start + LONGEST, len(words)) + 1)
+        if not _FUNCTION.intersection((words[start], words[end - 1]))
+    }
+
+
+@dataclass(frozen=True)
+class Occurrence:
+    """One term in a text about a pair."""
+
+    term: str
+    video: int
+    """the last one mentioned before it, 1 or 2; 0: none"""
+    before: tuple[str, ...]
+    """words and marks since that mention, at most NEAR, with "_" for terms"""
+    after: tuple[str, ...] = ()
+    """words and marks up to the next term or mention, at most NEAR"""
+    follows: str = "end"
+    """kind of what comes next: other, term, mention or end"""
+    clause: frozenset[str] = frozenset()
+    """words since the last mark or mention"""
+
+    def features(self) -> set[str]:
+        """Return what its side is predicted from: its context, and the same context with the video."""
+        context = {f"{place} {word}" for place, word in enumerate(reversed(self.before))}
+        context |= {f"any {word}" for word in self.before} | {f"clause {word}" for word in self.clause}
+        context |= {f"+{place} {word}" for place, word in enumerate(self.after)}
+        context |= {f"+any {word}" for word in self.after}
+        if len(self.before) > 1:
+            context.add(" ".join(("pair", *self.before[-2:])))
+        if not self.after:
+            context.add(f"then {self.follows}")
+        return {f"video {self.video}"} | context | {f"video {self.video} {name}" for name in context}
+
+
+_Item = tuple[Literal["mention", "term", "other"], str]
+
+
+def _items(text: str, terms: Collection[str]) -> list[_Item]:
+    """Return the mentions, the longest known terms, and the other words and marks of a text, in order."""
+    items: list[_Item] = []
+    tokens = list(_TOKEN.finditer(text.lower()))
+    words = [token["word"] for token in tokens]
+    place = 0
+    while place < len(tokens):
+        token = tokens[place]
+        if token["one"] or token["two"]:
+            items.append(("mention", "1" if token["one"] else "2"))
+            place += 1
+            continue
+        for length in range(LONGEST, 0, -1):
+            phrase = words[place : place + length]
+            if len(phrase) == length and None not in phrase and (term := " ".join(phrase)) in terms:
+                items.append(("term", term))
+                place += length
+                break
+        else:
+            items.append(("other", token[0]))
+            place += 1
+    return items
+
+
+def _read(items: Sequence[_Item], video: int) -> Iterator[Occurrence]:
+    """Yield the terms of a text with their contexts."""
+    before: list[str] = []
+    clause: list[str] = []
+    for place, (sort, value) in enumerate(items):
+        if sort == "mention":
+            video, before, clause = int(value), [], []
+        elif sort == "other":
+            before.append(value)
+            clause = [*clause, value] if value[0].isalnum() else []
+        else:
+            after = [name for _, name in takewhile(lambda item: item[0] == "other", items[place + 1 :])][:NEAR]
+            follows = items[place + 1][0] if place + 1 < len(items) else "end"
+            yield Occurrence(value, video, tuple(before[-NEAR:]), tuple(after), follows, frozenset(clause))
+            before.append(_GAP)
+
+
+def occurrences(text: str, terms: Collection[str], video: int = 0) -> list[Occurrence]:
+    """Return the known terms of a text in order. video: the one that the text is about before its first mention."""
+    return list(_read(_items(text, terms), video))
+
+
+def next_in(text: str, terms: Collection[str]) -> Occurrence:
+    """Return the context of whatever term may follow a text."""
+    *_, last = _read([*_items(text, terms), ("term", "")], 0)
+    return last
+
+
+@dataclass(frozen=True)
+class Sides:
+    """A linear model of the video that an occurrence is about."""
+
+    weights: Mapping[str, float]
+    """feature of an occurrence -> its weight; "" is the constant"""
+
+    @classmethod
+    def learn(cls, examples: Sequence[Occurrence], labels: Sequence[float]) -> "Sides":
+        """Fit a ridge regression. labels: 1 for Video 2, -1 for Video 1."""
+        rows = [one.features() for one in examples]
+        counts = Counter(feature for row in rows for feature in row)
+        columns = {feature: place for place, (feature, count) in enumerate(counts.items()) if count >= _LEAST}
+        columns = {feature: place for place, feature in enumerate(["", *columns])}
+        cells = [
+            (row, columns[name]) for row, names in enumerate(rows) for name in ("", *sorted(names)) if name in columns
+        ]
+        at = tuple(np.array(cells, int).reshape(-1, 2).T)
+        table = sparse.csr_matrix((np.ones(len(cells)), at), (len(rows), len(columns)))
+        gram = (table.T @ table).toarray() + _PENALTY * np.eye(len(columns))
+        return cls(dict(zip(columns, np.linalg.solve(gram, table.T @ np.asarray(labels, float)).tolist(), strict=True)))
+
+    def of(self, occurrence: Occurrence) -> float:
+        """Return the side of an occurrence, from -1 (surely Video 1) to 1 (surely Video 2)."""
+        side = self.weights.get("", 0.0) + sum(self.weights.get(name, 0.0) for name in sorted(occurrence.features()))
+        return float(np.clip(_SLOPE * side, -1, 1))
 
 
 @dataclass(frozen=True)
@@ -141,10 +301,9 @@ _Asked = tuple[PairQuestions, str, str, str]
 def _asked(pairs: Iterable[PairQuestions]) -> Iterator[_Asked]:
     """Yield pair, question, answer and category of what is answered by a video or by a text."""
     for pair in pairs:
-        categories = pair.categories or ("",) * len(pair.questions)
-        for (question, answer), category in zip(pair.questions, categories, strict=True):
-            if kind(answer) != "decision":
-                yield pair, question, answer, category
+        for turn in pair.turns:
+            if kind(turn.answer) != "decision":
+                yield pair, turn.question, turn.answer, turn.about
 
 
 def _followed(asked: Sequence[_Asked], of_clip: Mapping[str, str], terms: set[str]) -> Iterator[str]:

@@ -21,9 +21,8 @@ import numpy as np
 
 from heads.data.catalog_rows import need_columns
 from heads.data.hold_out import NAMESAKE, held_out, read_test_clips
-from heads.data.paired_qa import kind, refuse_held_out
+from heads.data.paired_qa import kind, read_paired_qa
 from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.jsonl import read_objects
 from stepdiff.common.streams import generator
 from stepdiff.tasks.benchmarks.rows import Choice, Ranking, Rating
 from stepdiff.tasks.postprocess import parse
@@ -102,23 +101,19 @@ class Medoid:
     """One caption a category: the medoid of its post-processed open answers in a file of paired QA."""
 
     def __init__(self, path: str, store: Store, rows: Sequence[DiffCap], test_set: str) -> None:
-        answers: dict[str, list[str]] = {row.category: [] for row in rows}
-        clips: set[str] = set()
-        for place, row in read_objects(path):
-            try:
-                clips |= {row["reference"], row["candidate"]}
-                if kind(row["answer"]) == "text" and row["category"] in answers:
-                    answers[row["category"]].append(parse(row["answer"]))
-            except (KeyError, TypeError) as error:
-                raise StepDiffError(f"{place}: not a PairQA row with a category ({error})") from error
         catalog = store.catalog("clips")
+        pairs = read_paired_qa(path, catalog)
+        clips = {clip for pair in pairs for clip in (pair.reference, pair.candidate)}
         tested = held_out(catalog, read_test_clips([test_set]))
         if tests := sorted(clips.intersection(tested.filter(tested["reason"] != NAMESAKE)["key"])):
             raise StepDiffError(
                 f"{path}: {len(tests)} clips are of the test set's videos, e.g. {tests[0]}; name the paired QA of "
                 "training clips"
             )
-        refuse_held_out(clips, catalog, path)
+        answers: dict[str, list[str]] = {row.category: [] for row in rows}
+        for turn in (turn for pair in pairs for turn in pair.turns):
+            if kind(turn.answer) == "text" and turn.about in answers:
+                answers[turn.about].append(parse(turn.answer))
         if lacking := [category for category, texts in answers.items() if not any(map(str.split, texts))]:
             raise StepDiffError(f"{path}: no open answers about {', '.join(lacking)}; medoid needs some to choose from")
         self.captions = {

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from stepdiff.common.errors import StepDiffError
-from stepdiff.tasks.testsets import FORMS, Task
+from stepdiff.tasks.testsets import ROWS, Task
 
 Regime = Literal["none", "s1", "supervised"]
 ORDER: tuple[Regime, ...] = ("none", "s1", "supervised")
@@ -34,7 +34,7 @@ class Registered:
     """what trained it; None: as its recipe or the encoder of its view states"""
     control: bool = False
     """whether it shows how far a task can be solved without understanding a difference"""
-    tasks: tuple[Task, ...] = tuple(FORMS)
+    tasks: tuple[Task, ...] = tuple(ROWS)
     """published tasks that it answers; figures of the others are not defined"""
     options: tuple[str, ...] = ()
     """options of heads.evaluate that not every method reads"""

@@ -17,13 +17,13 @@ import numpy as np
 from jaxtyping import Float32
 
 from heads.data.clip_texts import ClipTexts
+from heads.data.clips import Features
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.progress import progress
 from stepdiff.tasks.benchmarks.rows import Ranking, Rating
 from stepdiff.tasks.testsets import DiffRank
 from stepdiff.weights import fingerprint, resolve
 from store import Store, text_key
-from store.view import OK
 
 MODEL = "mpnet-base"
 CAPTIONS_MODEL = "minilm-l6"
@@ -43,19 +43,18 @@ class Sentences:
         texts = [text.encode("utf-8", "replace").decode() for text in texts]  # no lone surrogates
         if self.store is None or MODEL not in self.store.views("texts"):
             return self._encode(texts)
-        view = self.store.view("texts", MODEL)
-        rows = np.asarray(self.store.catalog("texts").rows([text_key(text) for text in texts]))
-        present = rows >= 0
-        present[present] = view.status()[rows[present]] == OK
+        stored = Features(self.store, MODEL, "embedding", "texts")
+        keys = [text_key(text) for text in texts]
+        present = stored.has(keys)
         if not present.any():
             return self._encode(texts)
-        cached = np.asarray(view.read("embedding", rows[present], dtype="float32"))
+        cached = stored.read([key for key, is_present in zip(keys, present, strict=True) if is_present]).numpy()
         vectors = np.empty((len(texts), cached.shape[1]), np.float32)
         vectors[present] = cached
         missing = [text for text, is_present in zip(texts, present, strict=True) if not is_present]
         if missing:
             folder = resolve(self.model)
-            if view.provenance.weights != fingerprint(folder):
+            if stored.view.provenance.weights != fingerprint(folder):
                 raise StepDiffError(
                     f"{self.store.path}: {MODEL} of texts was made with other weights than {folder}, so their "
                     "embeddings cannot be compared; leave the store out, or fetch the weights that made it"

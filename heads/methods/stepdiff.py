@@ -89,15 +89,14 @@ Shown = TypeVar("Shown", bound=tuple[str, ...])
 """the clips of a prompt"""
 
 
-def evenly(turns: Collection[Turn], most: int) -> list[list[Turn]]:
-    """Split turns into the fewest lists of at most `most`, of similar length: rows are padded to the longest."""
-    ordered = list(turns)
-    return [ordered[first:end] for first, end in shares(len(ordered), ceil(len(ordered) / most))]
-
-
 def batches(queries: Mapping[Shown, Collection[Turn]]) -> Iterator[list[tuple[Shown, list[Turn]]]]:
-    """Yield batches of pairs with their turns, pairs with similarly many turns together."""
-    rows = [(pair, part) for pair, turns in queries.items() for part in evenly(turns, TURNS_A_BATCH)]
+    """Yield batches of pairs with their turns, pairs with similarly many turns together: rows are padded to the
+    longest."""
+    rows = [
+        (pair, list(turns)[first:end])
+        for pair, turns in queries.items()
+        for first, end in shares(len(turns), ceil(len(turns) / TURNS_A_BATCH))
+    ]
     batch: list[tuple[Shown, list[Turn]]] = []
     for row in sorted(rows, key=lambda row: len(row[1])):
         if len(batch) == ROWS_A_BATCH or sum(len(turns) for _, turns in [*batch, row]) > TURNS_A_BATCH:
@@ -146,21 +145,6 @@ def protocol(
         declines.append(f"{protocol('rank', evidence=evidence)['score']} > {decline_at:g}: {SIMILAR_QUESTION}")
     caption = {"question": DIFFERENCE_QUESTION, "seed": DIFFCAP_SEED if seeded else None, "written": written}
     return how | caption | {"most_tokens": MOST_TOKENS, "declines": "; ".join(declines) or None}
-
-
-AnyShowing = TypeVar("AnyShowing", Choice, Writing)
-
-
-def of_each_count(rows: Sequence[AnyShowing]) -> list[list[AnyShowing]]:
-    """Return rows that show equally many clips together, in the order of first appearance."""
-    by_count: dict[int, list[AnyShowing]] = {}
-    for row in rows:
-        by_count.setdefault(len(row.clips), []).append(row)
-    return list(by_count.values())
-
-
-def _options(row: Choice) -> list[Turn]:
-    return [Turn(row.question, option) for option in row.options]
 
 
 class StepDiff:
@@ -222,6 +206,10 @@ class StepDiff:
         """Return the clips that the model sees in place of some."""
         return tuple(self.stand_in[clip] for clip in clips) if self.control == "shuffled" else clips  # type: ignore
 
+    def _known(self, category: str) -> WordEvidence | None:
+        """Return the evidence of words of a category, None without any."""
+        return self.words if self.words is not None and category in self.words.head.known_categories else None
+
     def _asked(self, clips: tuple[str, ...], turn: Turn) -> Turn:
         """Return a question about a pair with the evidence of its words."""
         if self.words is None or not self.evidence.asked or len(clips) != 2:
@@ -231,19 +219,23 @@ class StepDiff:
     def _clips(self, pairs: Sequence[tuple[str, ...]]) -> Float[Tensor, "C L E"] | None:
         if self.control == "blind":
             return None
-        ids = [clip for pair in pairs for clip in pair]
-        if self.control == "shuffled":
-            ids = [self.stand_in[clip] for clip in ids]
-        return torch.stack([self.projected[clip] for clip in ids])
+        return torch.stack([self.projected[clip] for pair in pairs for clip in self._shown(pair)])
 
-    def likelihoods(self, queries: Mapping[Shown, Collection[Turn]], mean: bool) -> dict[tuple[Shown, Turn], float]:
-        """Return the log-likelihood of every turn of every pair, or of other prompts that all show so many clips."""
-        if self.control == "blind":  # without video all pairs are the same prompt
-            first = next(iter(queries))
-            once = self._score({first: dict.fromkeys(turn for turns in queries.values() for turn in turns)}, mean)
-            return {(pair, turn): once[first, turn] for pair, turns in queries.items() for turn in turns}
-        self._prepare(clip for pair in queries for clip in pair)
-        return self._score(queries, mean)
+    def likelihoods(self, asked: Iterable[tuple[Shown, Turn]], mean: bool) -> dict[tuple[Shown, Turn], float]:
+        """Return the log-likelihood of every turn about its clips."""
+        of_count: dict[int, dict[Shown, dict[Turn, None]]] = {}
+        for clips, turn in asked:
+            of_count.setdefault(len(clips), {}).setdefault(clips, {})[turn] = None
+        likelihoods: dict[tuple[Shown, Turn], float] = {}
+        for queries in of_count.values():  # prompts of a batch show equally many clips
+            if self.control == "blind":  # without video all of them are the same prompt
+                first = next(iter(queries))
+                once = self._score({first: dict.fromkeys(turn for turns in queries.values() for turn in turns)}, mean)
+                likelihoods |= {(clips, turn): once[first, turn] for clips, turns in queries.items() for turn in turns}
+            else:
+                self._prepare(clip for clips in queries for clip in clips)
+                likelihoods |= self._score(queries, mean)
+        return likelihoods
 
     def _score(self, queries: Mapping[Shown, Collection[Turn]], mean: bool) -> dict[tuple[Shown, Turn], float]:
         count = len(next(iter(queries)))
@@ -269,17 +261,14 @@ class StepDiff:
         """Return the mean log-likelihood of each option's whole answer, `difference`, to a question of paired QA, which
         is the row's `category`. about: category of each question."""
         turns = [Turn(row.category, row.difference, about=about[row.category]) for row in rows]
-        queries: dict[Pair, dict[Turn, None]] = {}
-        for row, turn in zip(rows, turns, strict=True):
-            for pair in row.options:
-                queries.setdefault(pair, {})[turn] = None
-        likelihoods = self.likelihoods(queries, mean=True)
+        asked = ((pair, turn) for row, turn in zip(rows, turns, strict=True) for pair in row.options)
+        likelihoods = self.likelihoods(asked, mean=True)
         return [[likelihoods[pair, turn] for pair in row.options] for row, turn in zip(rows, turns, strict=True)]
 
     def score_texts(self, pairs: Sequence[PairTexts]) -> list[list[float]]:
         """Return the mean log-likelihood of each difference text's tokens after its seed, for each distinct pair."""
         queries = {each.pair: [difference_turn(*text) for text in each.texts] for each in pairs}
-        likelihoods = self.likelihoods({pair: dict.fromkeys(turns) for pair, turns in queries.items()}, mean=True)
+        likelihoods = self.likelihoods(((pair, turn) for pair, turns in queries.items() for turn in turns), mean=True)
         return [[likelihoods[pair, turn] + self._true(pair, turn) for turn in turns] for pair, turns in queries.items()]
 
     def _true(self, pair: Pair, turn: Turn) -> float:
@@ -299,10 +288,8 @@ class StepDiff:
             category: [Turn(SIMILAR_QUESTION.format(category=category), word, about=category) for word in (YES, NO)]
             for _, category in queries
         }
-        of_pair: dict[Pair, dict[Turn, None]] = {}
-        for pair, category in queries:
-            of_pair.setdefault(pair, {}).update(dict.fromkeys(turns[category]))
-        likelihoods = self.likelihoods(of_pair, mean=False)
+        asked = ((pair, turn) for pair, category in queries for turn in turns[category])
+        likelihoods = self.likelihoods(asked, mean=False)
         both = [[likelihoods[pair, turn] for turn in turns[category]] for pair, category in queries]
         return [
             float(np.float32(yes - no)) - self._apart(pair, category)
@@ -311,25 +298,25 @@ class StepDiff:
 
     def _apart(self, pair: Pair, category: str) -> float:
         """Return the weighted distance of a pair in a category, past the one below which nothing differs."""
-        if self.words is None or category not in self.words.head.known_categories:
+        if (words := self._known(category)) is None:
             return 0.0
-        distance = self.words.head.distance(*self.words.both(self._shown(pair)), category)
-        return self.evidence.choice * (distance - self.words.head.declines_below.get(category, 0.0))
+        distance = words.head.distance(*words.both(self._shown(pair)), category)
+        return self.evidence.choice * (distance - words.head.declines_below.get(category, 0.0))
 
     def choose(self, rows: Sequence[Choice]) -> list[list[float]]:
         """Return the mean log-likelihood of each option as the answer to its row's question."""
-        likelihoods: dict[tuple[tuple[str, ...], Turn], float] = {}
-        for same_count in of_each_count(rows):
-            queries: dict[tuple[str, ...], dict[Turn, None]] = {}
-            for row in same_count:
-                queries.setdefault(row.clips, {}).update(dict.fromkeys(_options(row)))
-            likelihoods |= self.likelihoods(queries, mean=True)
-        return [[likelihoods[row.clips, turn] for turn in _options(row)] for row in rows]
+        turns = [[Turn(row.question, option) for option in row.options] for row in rows]
+        asked = ((row.clips, turn) for row, options in zip(rows, turns, strict=True) for turn in options)
+        likelihoods = self.likelihoods(asked, mean=True)
+        return [[likelihoods[row.clips, turn] for turn in options] for row, options in zip(rows, turns, strict=True)]
 
     def write(self, rows: Sequence[Writing]) -> list[str]:
         """Return greedy answers to the prompts of the rows."""
         answers: dict[str, str] = {}
-        for same_count in of_each_count(rows):
+        of_count: dict[int, list[Writing]] = {}
+        for row in rows:
+            of_count.setdefault(len(row.clips), []).append(row)
+        for same_count in of_count.values():
             if self.control != "blind":
                 self._prepare(clip for row in same_count for clip in row.clips)
             turns = [Turn(row.prompt, "", ends=False) for row in same_count]
@@ -343,25 +330,17 @@ class StepDiff:
         each_token: called after every token of the captions; what it raises ends the generation.
         """
         captions = self._written(rows, None if each_token is None else Tokens(each_token))
-        if self.words is not None:
-            captions = [
-                NO_DIFFERENCE.format(category=row.category) if self._agree(row) else caption
-                for row, caption in zip(rows, captions, strict=True)
-            ]
-        if self.decline_at is None:
-            return captions
-        alike = self.alike([((row.reference, row.candidate), row.category) for row in rows])
-        return [
-            NO_DIFFERENCE.format(category=row.category) if score > self.decline_at else caption
-            for row, score, caption in zip(rows, alike, captions, strict=True)
+        pairs = [((row.reference, row.candidate), row.category) for row in rows]
+        agree = [
+            (words := self._known(category)) is not None and words.agree(self._shown(pair), category)
+            for pair, category in pairs
         ]
-
-    def _agree(self, row: DiffCap) -> bool:
-        """Return whether the evidence of words names no difference in the row's category."""
-        words = self.words
-        if words is None or row.category not in words.head.known_categories:
-            return False
-        return words.agree(self._shown((row.reference, row.candidate)), row.category)
+        if self.decline_at is not None:
+            agree = [one or score > self.decline_at for one, score in zip(agree, self.alike(pairs), strict=True)]
+        return [
+            NO_DIFFERENCE.format(category=row.category) if one else caption
+            for row, one, caption in zip(rows, agree, captions, strict=True)
+        ]
 
     def _written(self, rows: Sequence[DiffCap], streamer: Tokens | None = None) -> list[str]:
         self._prepare(clip for row in rows for clip in (row.reference, row.candidate))
@@ -397,13 +376,13 @@ class StepDiff:
 
     def _naming(self, turns: Sequence[Turn], shown: Sequence[tuple[str, ...]]) -> Naming | None:
         """Return what adds evidence to the logits of answers about categories with words; None: no answer is."""
-        words, weight = self.words, self.evidence.naming
-        if words is None or not weight or not any(turn.about in words.head.known_categories for turn in turns):
+        weight = self.evidence.naming
+        rows: list[Values | None] = [None] * len(turns)
+        for place, (turn, clips) in enumerate(zip(turns, shown, strict=True)):
+            if weight and (words := self._known(turn.about)) is not None:
+                rows[place] = words.values(self._shown((clips[0], clips[1])), (turn.about,), turn.given, weight)
+        if not any(rows):
             return None
-        rows: list[Values | None] = []
-        for turn, clips in zip(turns, shown, strict=True):
-            pair, known = self._shown((clips[0], clips[1])), turn.about in words.head.known_categories
-            rows.append(words.values(pair, (turn.about,), turn.given, weight) if known else None)
         chat = self.model.lm.chat
         ends = [chat.tokenizer.eos_token_id, *chat.text_ids(".")]
         return Naming(rows, chat.text_ids, self.model.decode, ends)

@@ -3,7 +3,7 @@
 A text is scored by its known terms: each adds the log-probability that it is true of the video that it is about, and
 only of it.
 Clips are ranked by the distance of their evidence over the terms of the category. A caption names the terms that differ
-most. The words of a text and their sides are all that is read of it: see heads.evidence.terms.
+most. The words of a text and their sides are all that is read of it: see heads.evidence.wording.
 
 Guarantees
 - the answers to a row do not depend on its batch
@@ -26,7 +26,7 @@ from heads.data.packing import Turn
 from heads.evidence.fitting import evidence_of, training_videos
 from heads.evidence.head import WordHead, clipped
 from heads.evidence.naming import Values
-from heads.evidence.terms import next_in
+from heads.evidence.wording import next_in
 from retrieval.moments import frames_of, seconds_of
 from stepdiff.tasks.prompts import NO_DIFFERENCE, VIDEOS
 from stepdiff.tasks.testsets import DiffCap, DiffMCQ, DiffRank, Pair, clips_of
@@ -66,9 +66,8 @@ class Reason:
 
 
 class WordEvidence:
-    def __init__(self, head: WordHead, features: Features, decline: bool = True) -> None:
-        """decline: answer "no difference" below the head's distance."""
-        self.head, self.features, self.decline = head, features, decline
+    def __init__(self, head: WordHead, features: Features) -> None:
+        self.head, self.features = head, features
         self._evidence: dict[str, Float64[np.ndarray, " T"]] = {}
 
     @classmethod
@@ -189,7 +188,7 @@ class WordEvidence:
     def agree(self, pair: Pair, category: str) -> bool:
         """Return whether nothing differs: no term is clear, or the clips are nearer than the head's distance."""
         evidence = self.both(pair)
-        below = self.head.declines_below.get(category, 0.0) if self.decline else 0.0
+        below = self.head.declines_below.get(category, 0.0)
         return self.head.distance(*evidence, category) < below or not any(self.named(*evidence, category))
 
     def named(

@@ -30,7 +30,7 @@ from stepdiff.tasks.declining import asked_first
 from stepdiff.tasks.postprocess import parse
 from stepdiff.tasks.published import ASKED, PUBLISHED
 from stepdiff.tasks.scoring import Marks, TruthFigures, ordered, task_figures
-from stepdiff.tasks.testsets import Task, digest, read_captions, read_predictions, read_test_set, reference_video
+from stepdiff.tasks.testsets import Task, digest, read_test_set, read_with_similar, reference_video
 
 COMPARED = {"BLEU", "CIDEr", "ROUGE-L", "accuracy", "ktau_all_rows", "ktau_within_step_all_rows"}
 
@@ -103,21 +103,15 @@ def measure(entries: Sequence[Entry], resamples: int, seed: int, truth: TruthFig
             )
     files = sorted({(entry.task, entry.test_set) for entry in entries})
     rows_of = {(task, path): read_test_set(task, path) for task, path in files}
-    first_file: dict[tuple[Task, str], str] = {}
-    draws_of: dict[tuple[Task, str], Resamples] = {}
+    first_of: dict[tuple[Task, str], tuple[str, Resamples]] = {}
     measured: Measured = []
     for entry in entries:
         task, rows = entry.task, rows_of[entry.task, entry.test_set]
-        name = first_file.setdefault((task, digest(rows)), entry.test_set)
-        videos = [reference_video(row) for row in rows]
-        if (task, name) not in draws_of:
-            draws_of[task, name] = Resamples(videos, resamples, seed)
-        similar: list[float] | None = None
-        predictions: list[Any]
-        if task == "diffcap":
-            predictions, similar = read_captions(entry.predictions, rows)
-        else:
-            predictions = read_predictions(task, entry.predictions, rows)
+        videos, content = [reference_video(row) for row in rows], digest(rows)
+        if (task, content) not in first_of:
+            first_of[task, content] = entry.test_set, Resamples(videos, resamples, seed)
+        name, draws = first_of[task, content]
+        predictions, similar = read_with_similar(task, entry.predictions, rows)
         readings = [(entry.setting, predictions)]
         if not entry.parsed and (entry.method, Setting(task), entry.seed) not in listed:
             readings.append((Setting(task), [parse(caption) for caption in predictions]))
@@ -134,7 +128,7 @@ def measure(entries: Sequence[Entry], resamples: int, seed: int, truth: TruthFig
                 if metric not in figures:
                     continue
                 figure, counted = figures[metric], defined_rows(metric, rows)
-                value, values = figure.of(), draws_of[task, name].values(figure)
+                value, values = figure.of(), draws.values(figure)
                 groups = len(set(compress(videos, counted)))
                 within = interval(values, groups) if groups > 1 else None
                 counts = int(counted.sum()), groups, _undecided(metric, marks, counted)

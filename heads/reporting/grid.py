@@ -6,11 +6,12 @@ Guarantees
 """
 
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from rich.console import Group
+from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
@@ -62,12 +63,19 @@ class Grid:
     columns: list[tuple[str, str]]
     """(group, heading); neighbouring columns of one group share its heading"""
     blocks: list[Block]
-    notes: list[str]
+    notes: Sequence[str] = ()
+
+
+def show(grids: Iterable[Grid], width: int = 160) -> None:
+    """Print tables, `width` columns wide where standard output is no terminal."""
+    console = Console(width=None if sys.stdout.isatty() else width)
+    for grid in grids:
+        console.print(to_text(grid))
 
 
 def to_text(grid: Grid) -> Group:
     """Return the table and its notes for rich. Names are not markup."""
-    table = Table(title=Text(grid.title, style="bold"), title_justify="left")
+    table = Table()
     table.add_column(grid.first, overflow="fold")
     for group, name in grid.columns:
         table.add_column(Text(f"{group}\n{name}" if group else name), justify="left", overflow="fold")
@@ -77,7 +85,7 @@ def to_text(grid: Grid) -> Group:
             table.add_row(Text(f"{block.title}:", style="italic"))
         for name, cells in block.rows:
             table.add_row(Text(name), *map(_text_cell, cells))
-    return Group(table, *map(Text, grid.notes), "")
+    return Group(Text(grid.title, style="bold"), table, *map(Text, grid.notes), "")
 
 
 def _text_cell(cell: Cell | None) -> Text:

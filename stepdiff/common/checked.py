@@ -17,6 +17,8 @@ _WORDS = {
     "string_pattern_mismatch": "should not be empty",
     "dataclass_type": "should be an object",
     "model_type": "should be an object",
+    "tuple_type": "should be a list",
+    "list_type": "should be a list",
 }
 
 

@@ -19,16 +19,17 @@ Guarantees
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float64
 from scipy import stats
 
-from stepdiff.common.errors import StepDiffError
 from stepdiff.common.streams import published
 
+Mask = Bool[np.ndarray, " rows"]
 CONFIDENCE = 0.95
 DRAWS_AT_ONCE = 64
 GRID = 2.0**-30
@@ -44,12 +45,12 @@ class Figure:
     parts: Float64[np.ndarray, "rows parts"]
     value: Callable[[Float64[np.ndarray, "*batch parts"]], Float64[np.ndarray, "*batch"]]
 
-    def of(self, rows: Bool[np.ndarray, " rows"] | None = None) -> float:
+    def of(self, rows: Mask | None = None) -> float:
         """Return the figure over the marked rows (default: all), NaN where it is undefined."""
         return float(self.value(self.parts[() if rows is None else rows].sum(axis=0)))
 
 
-def mean_figure(values: Float64[np.ndarray, " rows"], counted: Bool[np.ndarray, " rows"] | None = None) -> Figure:
+def mean_figure(values: Float64[np.ndarray, " rows"], counted: Mask | None = None) -> Figure:
     """Return the mean of the counted values (default: all) as a figure, NaN for none."""
     if counted is None:
         counted = np.ones(len(values), bool)
@@ -82,8 +83,6 @@ class Resamples:
 
     def __init__(self, groups: Sequence[str], resamples: int, seed: int) -> None:
         """Draw; `groups` [rows] names the group of each row. Fewer than two groups have no resamples."""
-        if resamples < 0 or seed < 0:
-            raise StepDiffError(f"bootstrap {resamples}, seed {seed}: neither may be negative")
         numbers: dict[str, int] = {}
         self.member = np.array([numbers.setdefault(group, len(numbers)) for group in groups], np.int64)
         self.groups = len(numbers)
@@ -118,11 +117,27 @@ def interval(values: Float64[np.ndarray, " resamples"], groups: int) -> tuple[fl
 
 
 def intervals(
-    figures: dict[str, Figure], groups: Sequence[str], resamples: int = 1000, seed: int = 0
-) -> dict[str, tuple[float, float] | None]:
-    """Return (low, high) of each figure, from one set of draws; `groups` [rows] names the group of each row."""
+    figures: Mapping[str, Figure], groups: Sequence[str], resamples: int = 1000, seed: int = 0
+) -> dict[str, list[float] | None]:
+    """Return [low, high] of each figure, from one set of draws; nothing without resamples.
+
+    `groups` [rows] names the group of each row.
+    """
     draws = Resamples(groups, resamples, seed)
-    return {name: interval(draws.values(figure), draws.groups) for name, figure in figures.items()}
+    both = {name: interval(draws.values(figure), draws.groups) for name, figure in figures.items() if resamples}
+    return {name: None if ends is None else list(ends) for name, ends in both.items()}
+
+
+def values_and_counts(figures: Mapping[str, Figure], counts: Mapping[str, Mask], rows: Mask) -> dict[str, Any]:
+    """Return figures over the marked rows, how many of them each of `counts` marks, and their number, for JSON."""
+    numbers = {name: int((counted & rows).sum()) for name, counted in counts.items()}
+    return {**values_of(figures, rows), **numbers, "rows": int(rows.sum())}
+
+
+def values_of(figures: Mapping[str, Figure], rows: Mask | None = None) -> dict[str, float | None]:
+    """Return figures over the marked rows (default: all), None where one is undefined."""
+    values = {name: figure.of(rows) for name, figure in figures.items()}
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
 def paired_p(differences: Float64[np.ndarray, " resamples"], groups: int) -> float | None:

@@ -29,18 +29,13 @@ BUILT_IN = {
 """name -> module and attribute of the spec, which is imported when it is asked for"""
 
 
-def names() -> list[str]:
-    """Return the names of all tasks that are installed, ours first."""
-    return [*BUILT_IN, *(name for name in installed(GROUP) if name not in BUILT_IN)]
-
-
 def get(name: str, flag: str = "--task") -> TaskSpec:
     """Return the spec of a task, by its name or package.module:SPEC; flag: the option that names it.
 
     Raises:
         StepDiffError: No such task, or its module cannot be imported.
     """
-    if ":" not in name and name not in (known := names()):
+    if ":" not in name and name not in (known := dict.fromkeys([*BUILT_IN, *installed(GROUP)])):
         raise StepDiffError(f"{flag} {name}: no such task; give one of {', '.join(known)}, or package.module:SPEC")
     place, spec = load(BUILT_IN.get(name, name), GROUP, flag)
     if not isinstance(spec, TaskSpec):

@@ -26,7 +26,6 @@ Guarantees
 - ties gain a method nothing: one that orders no row has no ktau_all_rows, one that prefers no option no accuracy
 """
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -34,12 +33,11 @@ import numpy as np
 from jaxtyping import Bool, Float64
 
 from stepdiff.common.errors import StepDiffError
-from stepdiff.tasks.bootstrap import Figure, intervals, mean_figure
+from stepdiff.tasks.bootstrap import Figure, intervals, mean_figure, values_and_counts
 from stepdiff.tasks.captions import Embed, bleu, bleu_parts, cider_rows, count_corpus, rouge_rows, similarity_rows
 from stepdiff.tasks.declining import asked_first, declines
 from stepdiff.tasks.postprocess import names_video
 from stepdiff.tasks.testsets import (
-    FORMS,
     ROWS,
     DiffCap,
     DiffMCQ,
@@ -113,7 +111,7 @@ def score(
     checked: list[Any] = []
     for number, (row, prediction) in enumerate(zip(rows, predictions, strict=True), 1):
         try:
-            checked.append(check_prediction(FORMS[task], row, prediction))
+            checked.append(check_prediction(row, prediction))
         except StepDiffError as error:
             raise StepDiffError(f"prediction {number}: {error}") from error
     figures, marks = task_figures(task, rows, checked)
@@ -125,13 +123,14 @@ def score(
         figures["MPNet"] = _similarity(rows, checked, embed)
     videos = [reference_video(row) for row in rows]
     categories = np.array([row.category for row in rows], object)
-    low_high = intervals(figures, videos, bootstrap, seed) if bootstrap else {}
     return {
         "task": task,
-        **_summary(figures, marks, np.ones(len(rows), bool)),
+        **values_and_counts(figures, marks, np.ones(len(rows), bool)),
         "videos": len(set(videos)),
-        "intervals": {name: both and list(both) for name, both in low_high.items()},
-        "per_category": {name: _summary(figures, marks, categories == name) for name in sorted(set(categories))},
+        "intervals": intervals(figures, videos, bootstrap, seed),
+        "per_category": {
+            name: values_and_counts(figures, marks, categories == name) for name in sorted(set(categories))
+        },
     }
 
 
@@ -149,13 +148,6 @@ def score_asked(
 def task_figures(task: Task, rows: Sequence[Any], predictions: Sequence[Any]) -> tuple[dict[str, Figure], Marks]:
     """Return the task's figures and marks by name, from predictions that fit their rows."""
     return _TASKS[task](rows, predictions)
-
-
-def _summary(figures: dict[str, Figure], marks: Marks, chosen: np.ndarray) -> dict[str, Any]:
-    values = {name: figure.of(chosen) for name, figure in figures.items()}
-    counts = {name: int((marked & chosen).sum()) for name, marked in marks.items()}
-    finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
-    return {**finite, **counts, "rows": int(chosen.sum())}
 
 
 def _diffcap(rows: Sequence[DiffCap], predictions: Sequence[str]) -> tuple[dict[str, Figure], Marks]:

@@ -15,23 +15,24 @@ Guarantees
 
 import hashlib
 import json
-import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
+from pydantic import AfterValidator, Field, TypeAdapter
 
+from stepdiff.common.checked import checked
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import write_text
 from stepdiff.common.io.jsonl import object_line, read_objects, write_objects
 
 Task = Literal["diffcap", "diffmcq", "diffrank"]
-Form = Literal["text", "scores"]
-"""of predictions"""
-Pair = tuple[str, str]
+Clip = Annotated[str, Field(min_length=1)]
+Pair = tuple[Clip, Clip]
 Prediction = str | Sequence[float | int]
 CATEGORIES = ("Ingredients", "Tools/Equipment", "Technique", "Actions", "Visuals")
 """those of the paper; test sets may have others"""
@@ -46,8 +47,8 @@ _CLIP = re.compile(rf"(.+)_({_SECONDS})_({_SECONDS})")
 class DiffCap:
     """Describe how the candidate differs from the reference in a category; `text` holds the human answers."""
 
-    reference: str
-    candidate: str
+    reference: Clip
+    candidate: Clip
     category: str
     text: tuple[str, ...]
 
@@ -58,7 +59,7 @@ class DiffMCQ:
 
     difference: str
     category: str
-    options: tuple[Pair, ...]
+    options: Annotated[tuple[Pair, ...], Field(min_length=OPTIONS, max_length=OPTIONS)]
     answer: Pair
 
     @property
@@ -70,10 +71,10 @@ class DiffMCQ:
 class DiffRank:
     """Rank the targets by similarity to the reference: 5 = most similar, 0 = a clip of another step."""
 
-    reference: str
-    targets: tuple[str, ...]
+    reference: Clip
+    targets: Annotated[tuple[Clip, ...], Field(min_length=1)]
     category: str
-    scores: tuple[int, ...]
+    scores: tuple[Annotated[int, Field(strict=True, ge=0, le=HIGHEST_SCORE)], ...]
 
     @property
     def answers(self) -> int:
@@ -98,10 +99,8 @@ class Listed(Protocol):
 
 Row = DiffCap | DiffMCQ | DiffRank
 ROWS: dict[Task, type[Row]] = {"diffcap": DiffCap, "diffmcq": DiffMCQ, "diffrank": DiffRank}
-FORMS: dict[Task, Form] = {"diffcap": "text", "diffmcq": "scores", "diffrank": "scores"}
 _FIELDS: dict[str, Task] = {"options": "diffmcq", "targets": "diffrank", "candidate": "diffcap"}
 """field that only rows of one task have -> the task"""
-_KEYS: dict[Form, str] = {"text": "generated_text", "scores": "scores"}
 
 
 def parts_of(clip: str) -> tuple[str, str, str] | None:
@@ -159,12 +158,7 @@ def task_of(path: str | Path) -> Task:
 
 def read_test_set(task: Task, path: str | Path) -> list[Any]:
     """Return rows of the task's class in the order of the file."""
-    rows = []
-    for place, line in read_objects(path):
-        try:
-            rows.append(_READERS[task](line))
-        except StepDiffError as error:
-            raise StepDiffError(f"{place}: {error}") from error
+    rows = [checked(_ROWS[task].validate_python, line, f"{place}: ") for place, line in read_objects(path)]
     if not rows:
         raise StepDiffError(f"{path}: has no rows")
     return rows
@@ -191,42 +185,30 @@ def write_test_set(task: Task, path: str | Path, rows: Sequence[Row]) -> None:
 
 def read_predictions(task: Task, path: str | Path, rows: Sequence[Row]) -> list[Any]:
     """Return one prediction per row: str for diffcap, a list of finite floats for the others."""
-    return [prediction for _, prediction, _ in _answered(task, path, rows)]
+    return read_with_similar(task, path, rows)[0]
 
 
-def read_captions(path: str | Path, rows: Sequence[DiffCap]) -> tuple[list[str], list[float] | None]:
-    """Return one caption per row, and the numbers "similar" of the lines, None if no line has one."""
-    captions: list[str] = []
+def read_with_similar(task: Task, path: str | Path, rows: Sequence[Row]) -> tuple[list[Any], list[float] | None]:
+    """Return one prediction per row, and the numbers "similar" of captions, None if no line has one."""
+    predictions: list[Any] = []
     similar: list[float] = []
-    for place, caption, line in _answered("diffcap", path, rows):
-        captions.append(caption)
-        if "similar" in line:
-            similar.append(_finite(line["similar"], f"{place}: similar"))
-        if len(similar) not in (0, len(captions)):
-            raise StepDiffError(f"{place}: some lines have 'similar' and others do not; evaluate again")
-    return captions, similar or None
-
-
-def _answered(task: Task, path: str | Path, rows: Sequence[Row]) -> Iterator[tuple[str, Any, dict[str, Any]]]:
-    """Yield `path:line`, the prediction and the object of each line."""
-    number = 0
     for place, line in read_objects(path):
-        if number == len(rows):
+        if len(predictions) == len(rows):
             raise StepDiffError(f"{place}: the test set ends before this line, after {len(rows)} rows")
         try:
-            yield place, prediction_of(FORMS[task], rows[number], line), line
+            predictions.append(prediction_of(rows[len(predictions)], line))
         except StepDiffError as error:
             raise StepDiffError(f"{place}: {error}") from error
-        number += 1
-    if number < len(rows):
+        if task == "diffcap":
+            if "similar" in line:
+                similar.append(checked(_NUMBER.validate_python, line["similar"], f"{place}: similar "))
+            if len(similar) not in (0, len(predictions)):
+                raise StepDiffError(f"{place}: some lines have 'similar' and others do not; evaluate again")
+    if (count := len(predictions)) < len(rows):
         raise StepDiffError(
-            f"{path}:{number + 1}: no such line: {number} predictions for {len(rows)} rows of the test set"
+            f"{path}:{count + 1}: no such line: {count} predictions for {len(rows)} rows of the test set"
         )
-
-
-def prediction_of(form: Form, row: Any, line: dict[str, Any]) -> Prediction:
-    """Return the prediction in a line of a predictions file. Raises StepDiffError if it does not fit its row."""
-    return check_prediction(form, row, _field(line, _KEYS[form]))
+    return predictions, similar or None
 
 
 def write_predictions(
@@ -236,124 +218,67 @@ def write_predictions(
     lines = []
     for number, prediction in enumerate(predictions, 1):
         try:
-            more = {} if similar is None else {"similar": similar[number - 1]}
-            lines.append(prediction_line(FORMS[task], prediction, more))
+            if isinstance(prediction, str) != (task == "diffcap"):
+                raise StepDiffError(f"{type(prediction).__name__} is no prediction of {task}")
+            lines.append(prediction_line(prediction, {} if similar is None else {"similar": similar[number - 1]}))
         except StepDiffError as error:
             raise StepDiffError(f"{path}:{number}: {error}") from error
     write_text(Path(path), "".join(lines))
 
 
-def prediction_line(form: Form, prediction: Prediction, more: Mapping[str, Any] | None = None) -> str:
+def prediction_line(prediction: Prediction, more: Mapping[str, Any] = MappingProxyType({})) -> str:
     """Return a line of a predictions file with its end. Raises StepDiffError for another form, NaN or infinity."""
-    return object_line({_KEYS[form]: _text_or_scores(form, prediction), **(more or {})})
+    key = _TEXT if isinstance(prediction, str) else _SCORES
+    return object_line({key: _value(key, prediction), **more})
 
 
-def check_prediction(form: Form, row: Any, prediction: Any) -> Prediction:
+def prediction_of(row: Any, line: Mapping[str, Any]) -> Prediction:
+    """Return the prediction in a line of a predictions file. Raises StepDiffError if it does not fit its row."""
+    if (key := _key(row)) not in line:
+        raise StepDiffError(f"the row has no {key!r}, only {', '.join(map(repr, line)) or 'nothing'}")
+    return check_prediction(row, line[key])
+
+
+def check_prediction(row: Any, prediction: Any) -> Prediction:
     """Return the prediction as a text or a list of floats. Raises StepDiffError if it does not fit the row."""
-    value = _text_or_scores(form, prediction)
+    value = _value(_key(row), prediction)
     if isinstance(row, Scored) and len(value) != row.answers:
         raise StepDiffError(f"{len(value)} scores for a row that needs {row.answers}")
     return value
 
 
-def _text_or_scores(form: Form, prediction: Any) -> Prediction:
-    if form == "text":
-        if not isinstance(prediction, str):
-            raise StepDiffError(f"generated_text is {type(prediction).__name__}, not a text")
-        return prediction
-    if not isinstance(prediction, list | tuple):
-        raise StepDiffError(f"scores is {type(prediction).__name__}, not a list of numbers")
-    return [_finite(score) for score in prediction]
+def _key(row: Any) -> str:
+    return _SCORES if isinstance(row, Scored) else _TEXT
 
 
-def _finite(score: Any, what: str = "scores") -> float:
-    if isinstance(score, bool) or not isinstance(score, int | float):
-        raise StepDiffError(f"{what} holds {score!r}, which is not a number")
-    try:
-        value = float(score)
-    except OverflowError:
-        value = math.inf
-    if not math.isfinite(value):
-        raise StepDiffError(f"{what} holds {value}; a score is a finite number")
-    return value
+def _value(key: str, prediction: Any) -> Prediction:
+    return checked(_VALUES[key].validate_python, prediction, f"{key} ")
 
 
-def _field(row: dict[str, Any], name: str) -> Any:
-    if name not in row:
-        raise StepDiffError(f"the row has no {name!r}, only {', '.join(map(repr, row)) or 'nothing'}")
-    return row[name]
+def _is_answerable(row: Row) -> Row:
+    """Return a row whose fields fit one another. ValueError: they do not."""
+    if isinstance(row, DiffCap) and row.reference == row.candidate:
+        raise ValueError(f"the row pairs {row.reference} with itself; remove it")
+    if isinstance(row, DiffMCQ):
+        if row.answer not in row.options:
+            raise ValueError("'answer' is not one of the options")
+        if len(set(row.options)) == 1:
+            raise ValueError("all options are the same pair: nothing to choose from")
+        if not row.difference.strip():
+            raise ValueError("difference is empty: nothing tells the options apart")
+    if isinstance(row, DiffRank) and len(row.scores) != len(row.targets):
+        raise ValueError(f"{len(row.scores)} scores for {len(row.targets)} targets")
+    return row
 
 
-def _text(row: dict[str, Any], name: str) -> str:
-    value = _field(row, name)
-    if not isinstance(value, str):
-        raise StepDiffError(f"{name!r} is {type(value).__name__}, not a text")
-    return value
-
-
-def _list(row: dict[str, Any], name: str) -> list[Any]:
-    value = _field(row, name)
-    if not isinstance(value, list) or not value:
-        raise StepDiffError(f"{name!r} is not a list with at least one entry")
-    return value
-
-
-def _clip(value: Any, name: str) -> str:
-    if not isinstance(value, str):
-        raise StepDiffError(f"{name!r} holds {type(value).__name__} instead of a clip id")
-    if not value:
-        raise StepDiffError(f"{name!r} holds an empty text instead of a clip id")
-    return value
-
-
-def _pair(value: Any, name: str) -> Pair:
-    if not isinstance(value, list) or len(value) != 2:
-        raise StepDiffError(f"{name!r} holds {value!r} instead of a pair of clip ids")
-    return _clip(value[0], name), _clip(value[1], name)
-
-
-def _diffcap(row: dict[str, Any]) -> DiffCap:
-    texts = _field(row, "text")
-    if not isinstance(texts, list):
-        raise StepDiffError(f"'text' is {type(texts).__name__}, not a list of texts")
-    if not all(isinstance(text, str) for text in texts):
-        raise StepDiffError("'text' holds an entry that is not a text")
-    reference = _clip(_field(row, "reference"), "reference")
-    candidate = _clip(_field(row, "candidate"), "candidate")
-    if reference == candidate:
-        raise StepDiffError(f"the row pairs {reference} with itself; remove it")
-    return DiffCap(reference, candidate, _text(row, "category"), tuple(texts))
-
-
-def _diffmcq(row: dict[str, Any]) -> DiffMCQ:
-    options = tuple(_pair(option, "options") for option in _list(row, "options"))
-    answer = _pair(_field(row, "answer"), "answer")
-    if len(options) != OPTIONS:
-        raise StepDiffError(f"{len(options)} options instead of {OPTIONS}")
-    if answer not in options:
-        raise StepDiffError("'answer' is not one of the options")
-    if len(set(options)) == 1:
-        raise StepDiffError("all options are the same pair: nothing to choose from")
-    difference = _text(row, "difference")
-    if not difference.strip():
-        raise StepDiffError("difference is empty: nothing tells the options apart")
-    return DiffMCQ(difference, _text(row, "category"), options, answer)
-
-
-def _diffrank(row: dict[str, Any]) -> DiffRank:
-    targets = tuple(_clip(target, "targets") for target in _list(row, "targets"))
-    scores = _list(row, "scores")
-    if len(scores) != len(targets):
-        raise StepDiffError(f"{len(scores)} scores for {len(targets)} targets")
-    for score in scores:
-        if type(score) is not int or not 0 <= score <= HIGHEST_SCORE:
-            raise StepDiffError(f"'scores' holds {score!r}; they are whole numbers from 0 to {HIGHEST_SCORE}")
-    reference = _clip(_field(row, "reference"), "reference")
-    return DiffRank(reference, targets, _text(row, "category"), tuple(scores))
-
-
-_READERS: dict[Task, Callable[[dict[str, Any]], Row]] = {
-    "diffcap": _diffcap,
-    "diffmcq": _diffmcq,
-    "diffrank": _diffrank,
+_ROWS: dict[Task, TypeAdapter[Any]] = {
+    "diffcap": TypeAdapter(Annotated[DiffCap, AfterValidator(_is_answerable)]),
+    "diffmcq": TypeAdapter(Annotated[DiffMCQ, AfterValidator(_is_answerable)]),
+    "diffrank": TypeAdapter(Annotated[DiffRank, AfterValidator(_is_answerable)]),
+}
+_NUMBER = TypeAdapter(Annotated[float, Field(strict=True, allow_inf_nan=False)])
+_TEXT, _SCORES = "generated_text", "scores"
+_VALUES: dict[str, TypeAdapter[Any]] = {
+    _TEXT: TypeAdapter(Annotated[str, Field(strict=True)]),
+    _SCORES: TypeAdapter(list[Annotated[float, Field(strict=True, allow_inf_nan=False)]]),
 }

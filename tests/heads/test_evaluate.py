@@ -149,9 +149,9 @@ def test_the_score_of_a_text_is_that_of_its_pair_alone_and_without_video_all_opt
         (["--no-seeded"], "--seeded is for diffcap, and diffrank does not"),
         (["--ask-similar"], "--ask-similar is for "),
         (["--no-difference", "x.jsonl"], "--no-difference is for diffcap, and diffrank does not"),
-        (["--rows-at-once", "0"], "neither may be below 1"),
-        (["--seed", "-1"], "neither may be below 0"),
-        (["--workers", "0"], "--workers 0 is too few"),
+        (["--rows-at-once", "0"], "--rows-at-once 0 is too small: give 1 or more"),
+        (["--seed", "-1"], "--seed -1 is too small: give 0 or more"),
+        (["--workers", "0"], "--workers 0 is too small"),
         (["--out", "s3://bucket/p.jsonl"], "--out s3://bucket/p.jsonl is a URL: give a path of a file system"),
     ],
 )
@@ -288,14 +288,14 @@ BATCHES = [SCORED[:4], SCORED[4:8], SCORED[8:]]
 
 def predict(out: Path, batches: int = 3, identity: dict = WHO) -> int:
     """Predict at most n batches as heads.evaluate does; return the number of rows that existed before."""
-    with Partial("scores", out, identity) as partial:
+    with Partial(out, identity) as partial:
         stood = len(partial.resume(RANKED, STARTS))
         for start, batch in list(zip(STARTS, BATCHES, strict=True))[:batches]:
             if start >= stood:
                 partial.add(batch)
         if batches == 3:
             write_predictions("diffrank", out, SCORED)
-            partial.forget()
+            partial.keep([])
     return stood
 
 
@@ -334,11 +334,11 @@ def test_answers_that_depend_on_anything_else_are_never_used(tmp_path: Path) -> 
 
 def test_two_evaluations_cannot_write_one_file_at_the_same_time(tmp_path: Path) -> None:
     out = tmp_path / "p.jsonl"
-    with Partial("scores", out, WHO) as partial:
+    with Partial(out, WHO) as partial:
         partial.resume(RANKED, STARTS)
         with (
-            pytest.raises(StepDiffError, match="p.partial.jsonl: another evaluation is writing it"),
-            Partial("scores", out, WHO),
+            pytest.raises(StepDiffError, match="p.partial.jsonl: another run is writing it"),
+            Partial(out, WHO),
         ):
             pass
         partial.add(SCORED[:4])

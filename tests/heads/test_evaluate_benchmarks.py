@@ -9,9 +9,10 @@ import torch
 
 from heads import evaluate, report, score
 from heads.data.packing import Turn
-from heads.evaluation.judges import Answers, Entailment, JudgeOptions, load
+from heads.evaluation.judges import Answers, Entailment, check, load
 from heads.llm.server import ServedLLM
 from heads.methods.stepdiff import StepDiff
+from heads.score import ScoreOptions
 from heads.training.lineage import load_video_lm
 from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks import registry
@@ -181,8 +182,12 @@ def test_texts_are_judged_by_a_language_model_and_its_answers_are_kept(
 QUESTIONS = [Inquiry(str(number), ({"role": "user", "content": f"question {number}"},)) for number in range(5)]
 
 
+def options(**given: Any) -> ScoreOptions:
+    return ScoreOptions("viddiff-open", "out.jsonl", device="cpu", **given)
+
+
 def served(server: Server, kept: Path | None = None) -> Any:
-    return load(JudgeOptions(judge="llama", endpoint=server.url), kept, device="cpu")
+    return load(options(judge="llama", endpoint=server.url), kept)
 
 
 def test_a_served_judge_answers_and_is_kept(server: Server, tmp_path: Path) -> None:
@@ -262,7 +267,7 @@ def test_an_entailment_model_compares_its_two_labels(tmp_path: Path) -> None:
         alone = [agrees.model(**agrees.tokenizer(*pair, return_tensors="pt")).logits[0] for pair in pairs]
     assert agrees(pairs) == [bool(logits[2] > logits[1]) for logits in alone]
     assert len(set(agrees(pairs))) == 2 and agrees([]) == []
-    judge = load(JudgeOptions(entailment=name, sentences=True), None, device="cpu")
+    judge = load(options(entailment=name, similarity=True), None)
     assert judge.ask is None and judge.agrees is not None
     wrong = entailment_model(tmp_path / "wrong", ("positive", "contradiction"))
     with pytest.raises(StepDiffError, match="has labels positive, contradiction, not entailment; give an entailment"):
@@ -297,10 +302,9 @@ def test_options_that_name_no_judge_are_refused() -> None:
     for given, message in (
         ({}, "no judge: give --judge MODEL"),
         ({"endpoint": "http://user:secret@host/v1"}, "--endpoint http://host/v1: name the model"),
-        ({"judge": "x", "judge_batch": 0}, "--judge-batch 0: give 1 or more"),
         ({"entailment": "nli"}, "--entailment nli is read only with --similarity"),
         ({"judge": "x", "entailment": "nli"}, "--entailment nli is read only with --similarity"),
     ):
         with pytest.raises(StepDiffError) as caught:
-            JudgeOptions(**given)  # type: ignore[arg-type]
+            check(options(**given))
         assert message in str(caught.value)

@@ -122,8 +122,8 @@ def test_the_loss_is_the_mean_over_the_tokens_of_all_answers_and_the_smallest_on
     for pair in task.validator.pairs:
         for question, answer in dict.fromkeys(pair.questions):
             turn, clips = Turn(question, answer), (pair.reference, pair.candidate)
-            found = StepDiff(model, features).likelihoods({clips: {turn: None}}, mean=False)[clips, turn]
-            average = StepDiff(model, features).likelihoods({clips: {turn: None}}, mean=True)[clips, turn]
+            found = StepDiff(model, features).likelihoods([(clips, turn)], mean=False)[clips, turn]
+            average = StepDiff(model, features).likelihoods([(clips, turn)], mean=True)[clips, turn]
             total, tokens = total - found, tokens + found / average
     assert -best["score"] == pytest.approx(total / tokens, rel=1e-4)
 

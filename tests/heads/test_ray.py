@@ -284,5 +284,5 @@ def test_the_embeddings_are_the_same_files_whatever_the_number_of_workers(
     one, two = (Store.open(tmp_path / name).view("texts", "on_workers") for name in ("one", "two"))
     np.testing.assert_array_equal(*(view.read("embedding", np.arange(24)) for view in (one, two)))
     assert embed.run(embed.EmbedOptions(str(aligned), str(tmp_path / "two"), "on_workers", workers=2))["clips"] == 0
-    with pytest.raises(StepDiffError, match="--workers 0 is too few"):
+    with pytest.raises(StepDiffError, match="--workers 0 is too small"):
         embed.run(embed.EmbedOptions(str(aligned), str(tmp_path / "two"), "on_workers", workers=0))

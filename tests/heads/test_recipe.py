@@ -14,9 +14,8 @@ import yaml
 
 from heads import train
 from heads.data.packing import Turn
-from heads.evaluation.loading import ANSWERS, method_class
+from heads.evaluation.loading import ANSWERS, CLASSES, method_class
 from heads.evaluation.options import EvaluateOptions, check
-from heads.methods import controls, similarity, stepdiff, vlemb, word_evidence
 from heads.methods.registry import REGISTRY, stated
 from heads.training.lineage import load_video_lm
 from heads.training.log import read_metrics
@@ -132,17 +131,6 @@ def test_a_differing_recipe_names_each_option_with_both_values() -> None:
 
 
 ROOT = Path(__file__).parents[2]
-CLASSES = {
-    **dict.fromkeys(("video-lm", "stepdiff", "llava", "idefics", "vlm", "socratic"), stepdiff.StepDiff),
-    "word-evidence": word_evidence.WordEvidence,
-    "vlemb": vlemb.VLEmb,
-    "captions-cosine": similarity.CaptionsCosine,
-    "random": controls.Chance,
-    "step-oracle": controls.StepOracle,
-    "rarest": controls.Rarest,
-    "medoid": controls.Medoid,
-    "shuffled-captions": controls.ShuffledCaptions,
-}
 
 
 def answered(kind: type) -> tuple[str, ...]:

@@ -18,11 +18,11 @@ from sklearn.preprocessing import StandardScaler
 from heads import ask, evaluate, train, words
 from heads.data.clips import Features
 from heads.data.packing import Packed, Packer, Turn
-from heads.evidence.counting import Counting
+from heads.evidence.counting import Counting, Sums, total
+from heads.evidence.fitting import Fit, calibrate, fit, squared_errors
 from heads.evidence.head import WordHead, fold_of
 from heads.evidence.naming import Naming
-from heads.evidence.sums import Fit, Sums, calibrate, fit, squared_errors, total
-from heads.evidence.terms import occurrences, segments, terms_of
+from heads.evidence.wording import occurrences, segments, terms_of
 from heads.methods.stepdiff import StepDiff
 from heads.methods.word_evidence import WordEvidence
 from heads.models.language_model import LanguageModel

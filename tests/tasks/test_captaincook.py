@@ -310,7 +310,7 @@ def test_a_split_can_be_chosen(write: Callable[..., Path]) -> None:
             changed(errors=[{"tag": "Taste Error", "description": "salty"}]),
             "tag should be 'Preparation', 'Me",
         ),
-        (changed(errors="yes"), "0: errors should be a valid tuple, not 'yes'"),
+        (changed(errors="yes"), "0: errors should be a list, not 'yes'"),
         (changed(errors=[{"tag": "Other"}]), "errors: 0: description is missing"),
         ([RECORDINGS[0] | {"step_annotations": [3]}], "recording 1: step_annotations: 0 should be an object, not 3"),
         ([RECORDINGS[0] | {"activity_id": None}], "recording 1: activity_id should be a valid integer, not None"),

@@ -146,7 +146,7 @@ def test_exported_predictions_read_back_in_the_same_order_zeros_too(folder: Path
 
 def test_the_videos_of_clips_come_from_the_published_list(folder: Path) -> None:
     benchmark = registry.get("convis")
-    with pytest.raises(StepDiffError, match=r"ConVIS\.jsonl: no such file; get it with the videos from"):
+    with pytest.raises(StepDiffError, match=r"has no ConVIS\.jsonl; get it from the data set"):
         list(benchmark.clips(folder))
     lines = [
         {"video1": f"videos_trimmed/diy/{one}.mp4", "video2": f"videos_trimmed/music/{two}.mp4"} for one, two in PAIRS
@@ -297,7 +297,9 @@ def test_a_row_without_a_tau_does_not_count_in_tau() -> None:
 @pytest.mark.parametrize("content", [[], {"1_0.mp4": []}, {"1_0.mp4": [3]}, {"a_1_2.mp4": ["1_0.mp4"]}])
 def test_a_damaged_list_is_refused_in_one_line(folder: Path, content: object) -> None:
     file = dump(folder / "human_annotations/to_be_ranked.json", content)
-    with pytest.raises(StepDiffError, match="get it again from github.com/benedettaliberatori/convisbench") as caught:
+    with pytest.raises(
+        StepDiffError, match="get the file again from github.com/benedettaliberatori/convisbench"
+    ) as caught:
         RETRIEVAL.read(folder)
     assert str(file) in str(caught.value) and "\n" not in str(caught.value)
 

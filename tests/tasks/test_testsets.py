@@ -19,9 +19,9 @@ from stepdiff.tasks.testsets import (
     Row,
     Task,
     clips_of,
-    read_captions,
     read_predictions,
     read_test_set,
+    read_with_similar,
     reference_video,
     split_clip,
     write_predictions,
@@ -57,21 +57,21 @@ def test_written_files_read_back_equal(task: Task, tmp_path: Path) -> None:
 def test_a_caption_may_have_the_number_similar_and_then_every_line_has_it(tmp_path: Path) -> None:
     path, rows = tmp_path / "said.jsonl", [CAP] * 3
     write_predictions("diffcap", path, ["a", "b", "c"], [0.5, -1.0, 0.0])
-    assert read_captions(path, rows) == (["a", "b", "c"], [0.5, -1.0, 0.0])
+    assert read_with_similar("diffcap", path, rows) == (["a", "b", "c"], [0.5, -1.0, 0.0])
     assert read_predictions("diffcap", path, rows) == ["a", "b", "c"], "other readers ignore it"
     whole = path.read_text().splitlines(keepends=True)
     write_predictions("diffcap", path, ["a", "b", "c"])
-    assert read_captions(path, rows) == (["a", "b", "c"], None)
+    assert read_with_similar("diffcap", path, rows) == (["a", "b", "c"], None)
     plain = path.read_text().splitlines(keepends=True)
     wrong = [whole[0].replace("0.5", value) for value in ("true", "NaN", '"x"')]
     for lines, message in (
         ([whole[0], plain[1], whole[2]], ":2: some lines have 'similar' and others do not"),
         ([plain[0], whole[1], whole[2]], ":2: some lines have 'similar' and others do not"),
-        *(([line, *whole[1:]], ":1: similar holds") for line in wrong),
+        *(([line, *whole[1:]], ":1: similar should be a ") for line in wrong),
     ):
         path.write_text("".join(lines))
         with pytest.raises(StepDiffError, match=message):
-            read_captions(path, rows)
+            read_with_similar("diffcap", path, rows)
 
 
 def test_the_clips_of_a_row_are_all_that_it_names() -> None:
@@ -93,19 +93,19 @@ def test_files_are_in_the_published_format(tmp_path: Path) -> None:
 
 
 FAULTS: list[tuple[Task, dict[str, Any], str]] = [
-    ("diffcap", {"reference": None}, "'reference' holds NoneType instead of a clip id"),
-    ("diffcap", {"candidate": ""}, "'candidate' holds an empty text instead of a clip id"),
-    ("diffcap", {"text": "words"}, "'text' is str, not a list of texts"),
-    ("diffcap", {"text": ["a", 1]}, "'text' holds an entry that is not a text"),
-    ("diffcap", {"category": 3}, "'category' is int, not a text"),
-    ("diffmcq", {"options": [[A, B]] * 3}, "3 options instead of 4"),
-    ("diffmcq", {"options": [[A, B, C]] * 4}, "'options' holds .* instead of a pair of clip ids"),
+    ("diffcap", {"reference": None}, "reference should be a valid string, not None"),
+    ("diffcap", {"candidate": ""}, "candidate should have at least 1 character"),
+    ("diffcap", {"text": "words"}, "text should be a list, not 'words'"),
+    ("diffcap", {"text": ["a", 1]}, "text: 1 should be a valid string, not 1"),
+    ("diffcap", {"category": 3}, "category should be a valid string, not 3"),
+    ("diffmcq", {"options": [[A, B]] * 3}, "options should have at least 4 items"),
+    ("diffmcq", {"options": [[A, B, C]] * 4}, "options: 0 should have at most 2 items"),
     ("diffmcq", {"options": [[A, B]] * 4, "answer": [A, B]}, "all options are the same pair"),
     ("diffmcq", {"answer": [A, D]}, "'answer' is not one of the options"),
     ("diffrank", {"scores": [5, 0]}, "2 scores for 3 targets"),
-    ("diffrank", {"scores": [5, 0, 6]}, "'scores' holds 6; they are whole numbers from 0 to 5"),
-    ("diffrank", {"scores": [5, 0, 2.0]}, "'scores' holds 2.0; they are whole numbers"),
-    ("diffrank", {"scores": [5, 0, True]}, "'scores' holds True; they are whole numbers"),
+    ("diffrank", {"scores": [5, 0, 6]}, "scores: 2 should be less than or equal to 5, not 6"),
+    ("diffrank", {"scores": [5, 0, 2.0]}, "scores: 2 should be a valid integer, not 2.0"),
+    ("diffrank", {"scores": [5, 0, True]}, "scores: 2 should be a valid integer, not True"),
 ]
 
 
@@ -119,20 +119,20 @@ def test_every_row_that_is_read_can_be_scored(task: Task, change: dict[str, Any]
         read_test_set(task, path)
     del row[next(iter(change))]
     path.write_text(json.dumps(row))
-    with pytest.raises(StepDiffError, match=f":1: the row has no '{next(iter(change))}', only '"):
+    with pytest.raises(StepDiffError, match=f":1: {next(iter(change))} is missing"):
         read_test_set(task, path)
 
 
 BAD_PREDICTIONS: list[tuple[Task, str, str]] = [
-    ("diffcap", '{"generated_text": 3}', "generated_text is int, not a text"),
+    ("diffcap", '{"generated_text": 3}', "generated_text should be a valid string, not 3"),
     ("diffcap", '{"text": "x"}', "the row has no 'generated_text', only 'text'"),
     ("diffrank", '{"scores": [1, 2]}', "2 scores for a row that needs 3"),
-    ("diffrank", '{"scores": [1, 2, NaN]}', "scores holds nan; a score is a finite number"),
-    ("diffrank", '{"scores": [1, 2, -Infinity]}', "scores holds -inf; a score is a finite number"),
-    ("diffrank", f'{{"scores": [1, 2, 1{"0" * 400}]}}', "scores holds inf; a score is a finite"),
-    ("diffrank", '{"scores": [1, 2, "3"]}', "scores holds '3', which is not a number"),
-    ("diffrank", '{"scores": [1, 2, true]}', "scores holds True, which is not a number"),
-    ("diffmcq", '{"scores": 1}', "scores is int, not a list of numbers"),
+    ("diffrank", '{"scores": [1, 2, NaN]}', "scores 2 should be a finite number, not nan"),
+    ("diffrank", '{"scores": [1, 2, -Infinity]}', "scores 2 should be a finite number, not -inf"),
+    ("diffrank", f'{{"scores": [1, 2, 1{"0" * 400}]}}', "scores 2 should be a valid number, not 1"),
+    ("diffrank", '{"scores": [1, 2, "3"]}', "scores 2 should be a valid number, not '3'"),
+    ("diffrank", '{"scores": [1, 2, true]}', "scores 2 should be a valid number, not True"),
+    ("diffmcq", '{"scores": 1}', "scores should be a list, not 1"),
     ("diffmcq", "[1, 2]", "not a JSON object but list"),
     ("diffmcq", '{"scores": [1, 2', "not a JSON object \\("),
     ("diffmcq", "", "an empty line; remove it"),
@@ -165,7 +165,7 @@ def test_a_missing_or_empty_file_is_refused(tmp_path: Path) -> None:
 def test_a_failed_write_leaves_the_file_that_was_there(tmp_path: Path) -> None:
     path = tmp_path / "predictions.jsonl"
     write_predictions("diffrank", path, [[1.0]])
-    with pytest.raises(StepDiffError, match="jsonl:2: scores holds nan"):
+    with pytest.raises(StepDiffError, match="jsonl:2: scores 0 should be a finite number, not nan"):
         write_predictions("diffrank", path, [[1.0], [float("nan")]])
     with pytest.raises(StepDiffError, match="jsonl:1: a DiffRank is not a row of diffmcq"):
         write_test_set("diffmcq", path, [RANK])

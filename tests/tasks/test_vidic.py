@@ -52,7 +52,9 @@ def test_the_prompts_are_those_of_the_folder(folder: Path) -> None:
         with pytest.raises(StepDiffError, match="its fields are not {description} and {question}; get it again"):
             read(folder)
     path.unlink()
-    with pytest.raises(StepDiffError, match="has no prompt_judge.txt; get it from NJU-LINK/ViDiC-1K"):
+    with pytest.raises(
+        StepDiffError, match="has no prompt_judge.txt or prompt/prompt_judge.txt; get it from NJU-LINK/ViDiC-1K"
+    ):
         read(folder)
 
 

@@ -31,9 +31,8 @@ from stepdiff.tasks.scoring import Marks, task_figures
 from stepdiff.tasks.testsets import (
     Task,
     published_task,
-    read_captions,
-    read_predictions,
     read_test_set,
+    read_with_similar,
     reference_video,
     task_of,
 )
@@ -202,11 +201,7 @@ class Library:
             raise StepDiffError(f"{record_path}: has no task; evaluate again")
         of = self._rows(task, rows_path) if exists else self._whole(task, options, record, watched)
         test_set = Path(str(options.get("test_set") or path.stem)).stem
-        similar = None
-        if task == "diffcap":
-            said, similar = read_captions(path, of.rows)
-        else:
-            said = read_predictions(task, path, of.rows)
+        said, similar = read_with_similar(task, path, of.rows)
         answers = Answers(_method(path, name, task, record), test_set, of, said, similar)
         if note := _other_figures(answers, record):
             answers = replace(answers, method=replace(answers.method, notes=(*answers.method.notes, note)))

@@ -28,7 +28,7 @@ from stepdiff.app.site import Site, UnknownError
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.jsonl import object_line
 from stepdiff.tasks.published import PUBLISHED
-from stepdiff.tasks.testsets import FORMS, Task, prediction_line
+from stepdiff.tasks.testsets import Task, prediction_line
 
 AnyTask = Annotated[Task, InPath(description="task: diffcap, diffmcq, diffrank")]
 
@@ -161,9 +161,9 @@ def _rows(chosen: Chosen, places: list[int]) -> str:
 
 
 def _predictions(column: Column, places: list[int]) -> str:
-    form, similar = FORMS[column.answers.of.task], column.answers.similar
+    similar = column.answers.similar
     more = [{} if similar is None else {"similar": similar[column.place[place]]} for place in places]
-    return "".join(prediction_line(form, column.said(place), own) for place, own in zip(places, more, strict=True))
+    return "".join(prediction_line(column.said(place), own) for place, own in zip(places, more, strict=True))
 
 
 def _plain(name: str) -> str:

@@ -23,6 +23,13 @@ class FailureOptions:
     """exit with status 0 even if items failed for good, for scripts that go on with the others"""
 
 
+def at_least(options: Any, **smallest: int) -> None:
+    """Raise StepDiffError for an option below its smallest value; one that is None has none."""
+    for name, least in smallest.items():
+        if (value := getattr(options, name)) is not None and value < least:
+            raise StepDiffError(f"--{name.replace('_', '-')} {value} is too small: give {least} or more")
+
+
 def incomplete(record: Mapping[str, Any]) -> int:
     """Return the exit status of a command: 1 where items are absent, or failed and that is not allowed."""
     return int(bool(record.get("absent") or (record.get("failed") and not record.get("allowed"))))

@@ -1,15 +1,21 @@
 """JSON-lines files: one object per line. ARCHIVE.tar.xz/NAME is read as the file NAME of the archive."""
 
+import fcntl
 import json
 import lzma
+import os
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.files import write_text
+from stepdiff.common.io.files import make_folder, write_text
+from stepdiff.common.io.local import named_errors
+
+Kind = TypeVar("Kind", bound="LineFile")
 
 
 def read_objects(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -73,3 +79,49 @@ def write_objects(path: str | Path, objects: Iterable[dict[str, Any]]) -> None:
 def object_line(item: dict[str, Any]) -> str:
     """Return one line with its end, in ASCII; ValueError on NaN."""
     return json.dumps(item, allow_nan=False) + "\n"
+
+
+class LineFile:
+    """A file of lines that one process at a time appends to, in a `with` block; without lines it is removed at its end.
+
+    A line is on disk when `append` returns. A killed process leaves whole lines, and part of one, which `lines` drops.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self: Kind) -> Kind:
+        """Lock the file. StepDiffError: another process has it."""
+        make_folder(self.path.parent)
+        with named_errors(self.path, 0):
+            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        with suppress(BlockingIOError):
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if self.path.exists() and os.path.samestat(os.fstat(self._file), self.path.stat()):
+                return self
+        os.close(self._file)
+        raise StepDiffError(f"{self.path}: another run is writing it; wait for it, or name another file")
+
+    def __exit__(self, *_: object) -> None:
+        if self.path.exists() and os.fstat(self._file).st_size == 0:
+            self.path.unlink()
+        os.close(self._file)
+
+    def lines(self) -> list[bytes]:
+        """Return the whole lines, without their ends."""
+        lines = self.path.read_bytes().split(b"\n")[:-1]
+        self.keep(lines)
+        return lines
+
+    def keep(self, lines: Sequence[bytes]) -> None:
+        """Remove what comes after the first lines."""
+        os.ftruncate(self._file, sum(len(line) + 1 for line in lines))
+        os.fsync(self._file)
+
+    def append(self, text: str) -> None:
+        """Append whole lines."""
+        data = text.encode()
+        with named_errors(self.path, len(data)):
+            while data:
+                data = data[os.write(self._file, data) :]
+            os.fsync(self._file)

@@ -35,11 +35,10 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StrictInt, TypeAdapter
 
-from stepdiff.common.checked import checked
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.streams import generator
 from stepdiff.tasks.benchmarks.figures import RANKING, Mask, score_choices, score_rankings, truths_of
-from stepdiff.tasks.benchmarks.published_files import Text, read_entries, read_json
+from stepdiff.tasks.benchmarks.published_files import Text, entry, read_entries, read_json
 from stepdiff.tasks.benchmarks.rows import Choice, Ranking, check_keys
 from stepdiff.tasks.prompts import VIDEOS
 from stepdiff.tasks.spec import Asked, ClipFile, TaskSpec
@@ -169,9 +168,7 @@ def read_recorded(folder: Path, part: str = PART) -> Recorded:
     """Read the clips of a part (train, val or test) of a split. folder: of the annotations, or a file of its
     data_splits. StepDiffError: a file is missing or damaged, or the part has no recordings."""
     split = folder if folder.suffix == ".json" else folder / SPLIT
-    recordings = checked(
-        _SPLIT.validate_python, read_json(split, SOURCE), f"{split}: ", f"; get the file again from {SOURCE}"
-    ).get(part)
+    recordings = entry(_SPLIT.validate_python, read_json(split, SOURCE), str(split), SOURCE).get(part)
     if not recordings:
         raise StepDiffError(f"{split}: {part!r} has no recordings; choose another file of {split.parent}")
     path = split.parent.parent / "annotation_json" / "error_annotations.json"

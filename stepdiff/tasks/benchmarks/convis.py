@@ -40,13 +40,11 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, create_model
 
-from stepdiff.common.checked import checked
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.files import make_folder, write_text
+from stepdiff.common.io.files import write_text
 from stepdiff.common.io.jsonl import read_objects
 from stepdiff.tasks.agreement import kendall, spearman
 from stepdiff.tasks.benchmarks.figures import scores_of, summary, truths_of
-from stepdiff.tasks.benchmarks.published_files import read_entries, read_json
+from stepdiff.tasks.benchmarks.published_files import entry, find, read_entries, read_json
 from stepdiff.tasks.benchmarks.rows import Ranking, Rating
 from stepdiff.tasks.bootstrap import Resamples, interval, mean_figure
 from stepdiff.tasks.spec import Asked, ClipFile, Published, TaskSpec
@@ -96,9 +94,8 @@ def _split_pair(text: Any) -> Pair:
     return clip_of(one), clip_of(two)
 
 
-def _file_of_clip(path: str) -> str:
-    clip_of(path)
-    return path
+def _clip_file(path: str) -> ClipFile:
+    return ClipFile(clip_of(path), path, metadata={"domain": PurePosixPath(path).parent.name})
 
 
 _Clip = Annotated[str, AfterValidator(clip_of)]
@@ -108,39 +105,27 @@ _ANSWER: Any = create_model(
     user_inputs=create_model("_Scores", **{concept.key: Literal[tuple("12345")] for concept in CONCEPTS}),  # type: ignore[call-overload, valid-type]
 )
 _LISTS = TypeAdapter(dict[_Clip, Annotated[tuple[_Clip, ...], Field(min_length=1)]])
-_VIDEO = Annotated[str, AfterValidator(_file_of_clip)]
+_VIDEO = Annotated[str, AfterValidator(_clip_file)]
 _VIDEOS: Any = create_model("_Videos", video1=_VIDEO, video2=_VIDEO)
 
 
 def read_answers(folder: Path) -> dict[Pair, list[tuple[int, ...]]]:
     """Return the answers about each pair, in the order of the file: scores of 1 to 5 in the order of CONCEPTS."""
     answers: dict[Pair, list[tuple[int, ...]]] = defaultdict(list)
-    for answer in read_entries(_file(folder, ANSWERS), SOURCE, "answer", _ANSWER.model_validate):
+    for answer in read_entries(find(folder, ANSWERS, SOURCE), SOURCE, "answer", _ANSWER.model_validate):
         scores = answer.user_inputs.model_dump().values()
         answers[answer.video_pair_id].append(tuple(map(int, scores)))
     return answers
 
 
-def _file(folder: Path, names: Sequence[str]) -> Path:
-    """Return the first of the files that exists."""
-    for name in names:
-        if (folder / name).is_file():
-            return folder / name
-    raise StepDiffError(f"{folder}: has no {' or '.join(names)}; get it from {SOURCE}")
-
-
 def clips(folder: Path) -> Iterator[ClipFile]:
     """Yield the clips of the pairs, each once."""
-    path = folder / "ConVIS.jsonl"
-    if not path.is_file():
-        raise StepDiffError(f"{path}: no such file; get it with the videos from {VIDEOS}")
-    seen = set()
-    for place, entry in read_objects(path):
-        advice = f"; get the file again from {VIDEOS}"
-        for video in checked(_VIDEOS.model_validate, entry, f"{place}: ", advice).model_dump().values():
-            if (clip := clip_of(video)) not in seen:
-                seen.add(clip)
-                yield ClipFile(clip, video, metadata={"domain": PurePosixPath(video).parent.name})
+    files: dict[str, ClipFile] = {}
+    for place, line in read_objects(find(folder, ["ConVIS.jsonl"], VIDEOS)):
+        pair = entry(_VIDEOS.model_validate, line, place, VIDEOS)
+        for clip in (pair.video1, pair.video2):
+            files.setdefault(clip.clip, clip)
+    yield from files.values()
 
 
 def export(_: Path, rows: Sequence[Any], predictions: Sequence[Prediction | None], folder: Path) -> list[Path]:
@@ -159,7 +144,6 @@ def export(_: Path, rows: Sequence[Any], predictions: Sequence[Prediction | None
     for concept in CONCEPTS:
         if entries[concept.name]:
             place = folder / "computed_conditioned_similarities" / concept.file / name
-            make_folder(place)
             files.append(place / f"{name}_{concept.file}_similarities.json")
             write_text(files[-1], json.dumps(entries[concept.name], indent=4, allow_nan=False))
     return files
@@ -231,8 +215,8 @@ def read_retrieval(folder: Path) -> Asked:
     """Read the lists whose pairs have scores, each in five concepts; a pair counts in both orders."""
     pairs = read(folder)
     scores = {(frozenset(row.clips), row.concept): pairs.truth[row.key] for row in pairs.rows}
-    path = _file(folder, RANKINGS)
-    lists = checked(_LISTS.validate_python, read_json(path, SOURCE), f"{path}: ", f"; get it again from {SOURCE}")
+    path = find(folder, RANKINGS, SOURCE)
+    lists = entry(_LISTS.validate_python, read_json(path, SOURCE), str(path), SOURCE)
     rows, truth = [], {}
     for reference, targets in lists.items():
         for concept in CONCEPTS:

@@ -14,6 +14,7 @@ Intervals draw groups of questions: those that share a video, directly or throug
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, NamedTuple
@@ -104,35 +105,25 @@ class Truth(NamedTuple):
     """files of its videos"""
 
 
-def path_of(folder: Path, name: Name) -> Path:
-    """Return the published file of a task."""
-    return folder / "QA" / f"{name}.json"
-
-
 def _questions(path: Path, name: Name) -> Iterator[tuple[_Question, tuple[ClipFile, ...] | None]]:
     """Yield each question with its clips, None if one of its segments has no whole second."""
     model = _TimedQuestion if name == "PEA" else _Question
     for question in read_entries(path, SOURCE, "question", model.model_validate):
-        stems = [str(PurePosixPath(file).with_suffix("")) for file in question.videos]
+        clips = [ClipFile(str(PurePosixPath(file).with_suffix("")), VIDEOS + file) for file in question.videos]
         if not isinstance(question, _TimedQuestion):
-            yield question, tuple(map(ClipFile, stems, (VIDEOS + file for file in question.videos)))
+            yield question, tuple(clips)
             continue
-        segments = list(zip(stems, question.videos, question.begin, question.end, strict=True))
-        whole = all(begin < end for *_, begin, end in segments)
-        yield (
-            question,
-            tuple(
-                ClipFile(f"{stem}_{begin}_{end}", VIDEOS + file, float(begin), float(end))
-                for stem, file, begin, end in segments
-            )
-            if whole
-            else None,
+        times = list(zip(question.begin, question.end, strict=True))
+        segments = tuple(
+            replace(clip, clip=f"{clip.clip}_{begin}_{end}", start=float(begin), end=float(end))
+            for clip, (begin, end) in zip(clips, times, strict=True)
         )
+        yield question, segments if all(begin < end for begin, end in times) else None
 
 
 def read(folder: Path, name: Name) -> Asked:
     """Read the questions of a task."""
-    path = path_of(folder, name)
+    path = folder / "QA" / f"{name}.json"
     rows, truth, left_out = [], {}, 0
     for question, shown in _questions(path, name):
         if shown is None:
@@ -152,7 +143,7 @@ def read(folder: Path, name: Name) -> Asked:
 
 def clips(folder: Path, name: Name) -> Iterator[ClipFile]:
     """Yield the clips of a task's questions, each once. StepDiffError: also for two files with one id."""
-    path = path_of(folder, name)
+    path = folder / "QA" / f"{name}.json"
     known: dict[str, ClipFile] = {}
     for clip in (clip for _, shown in _questions(path, name) for clip in shown or ()):
         if (other := known.setdefault(clip.clip, clip)) is clip:

@@ -18,18 +18,19 @@ Guarantees
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from itertools import chain
 from typing import Any, TypeVar
 
 import numpy as np
-from jaxtyping import Bool
+from scipy import sparse
+from scipy.sparse.csgraph import connected_components
 
 from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks.benchmarks.rows import BenchmarkRow, Choice, Ranking
-from stepdiff.tasks.bootstrap import Figure, intervals, mean_figure
+from stepdiff.tasks.bootstrap import Figure, Mask, intervals, mean_figure, values_and_counts, values_of
 from stepdiff.tasks.testsets import Prediction, check_prediction, video_of
 
 Truth = TypeVar("Truth")
-Mask = Bool[np.ndarray, " rows"]
 CUTS = (1, 5, 10)
 RANKING = {**{f"recall@{k}": f"R@{k}" for k in CUTS}, "mean_rank": "mean rank", "MRR": "MRR"}
 """figure of a ranking -> heading of its column"""
@@ -38,13 +39,7 @@ RANKING = {**{f"recall@{k}": f"R@{k}" for k in CUTS}, "mean_rank": "mean rank", 
 def scores_of(rows: Sequence[BenchmarkRow], predictions: Sequence[Prediction]) -> list[list[float]]:
     """Return the scores of each row. StepDiffError: no rows, or predictions that do not fit them."""
     check_count(rows, predictions)
-    scores = []
-    for row, prediction in zip(rows, predictions, strict=True):
-        try:
-            scores.append(list(map(float, check_prediction("scores", row, prediction))))
-        except StepDiffError as error:
-            raise StepDiffError(f"row {row.key!r}: {error}") from error
-    return scores
+    return [list(map(float, check_prediction(row, said))) for row, said in zip(rows, predictions, strict=True)]
 
 
 def check_count(rows: Sequence[BenchmarkRow], answers: Sequence[Any], what: str = "predictions") -> None:
@@ -65,19 +60,11 @@ def truths_of(rows: Sequence[BenchmarkRow], truth: Mapping[str, Truth]) -> list[
 def groups_of(videos: Sequence[Collection[str]]) -> list[str]:
     """Return the name of each row's group, from the videos of each row, at least one. Rows that share a video are in
     one group, as are rows that other rows connect."""
-    parent: dict[str, str] = {}
-
-    def root(video: str) -> str:
-        while parent.setdefault(video, video) != video:
-            parent[video] = parent[parent[video]]
-            video = parent[video]
-        return video
-
-    for first, *others in videos:
-        for other in others:
-            one, two = sorted((root(first), root(other)))
-            parent[two] = one
-    return [root(next(iter(row))) for row in videos]
+    places = {video: place for place, video in enumerate(dict.fromkeys(chain.from_iterable(videos)))}
+    ends = np.array([(places[next(iter(row))], places[video]) for row in videos for video in row], int).reshape(-1, 2)
+    links = sparse.coo_matrix((np.ones(len(ends)), tuple(ends.T)), (len(places), len(places)))
+    _, groups = connected_components(links, directed=False)
+    return [str(groups[places[next(iter(row))]]) for row in videos]
 
 
 def share_right(scores: Sequence[float], answer: int) -> float:
@@ -177,37 +164,19 @@ def summary(
     bootstrap: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Return the scores as a dict for JSON.
+    """Return the scores as a dict for JSON; the arguments are those of `score_choices`.
 
-    Args:
-        task: Name of the benchmark.
-        rows: The rows that were answered.
-        figures: Figure -> its parts of the rows.
-        chance: The same for constant predictions.
-        groups: The group of each row, which is drawn whole.
-        counts: Name -> the rows that are counted under it.
-        categories: Category -> its rows; a row may be in several.
-        bootstrap: Resamples of the groups for each 95 % interval; 0 omits the intervals.
-        seed: Seed of the resamples.
+    chance: the figures of constant predictions; counts: name -> the rows that are counted under it; categories: a row
+    may be in several.
     """
-    low_high = intervals(dict(figures), groups, bootstrap, seed) if bootstrap else {}
-
-    def part(mask: Mask) -> dict[str, Any]:
-        numbers = {name: int((counted & mask).sum()) for name, counted in counts.items()}
-        return {**values_of(figures, mask), **numbers, "rows": int(mask.sum())}
-
     return {
         "task": task,
-        **part(np.ones(len(rows), bool)),
+        **values_and_counts(figures, counts, np.ones(len(rows), bool)),
         "videos": len({video_of(clip) for row in rows for clip in row.clips}),
         "groups": len(set(groups)),
         "chance": values_of(chance),
-        "intervals": {name: both and list(both) for name, both in low_high.items()},
-        "per_category": {name: part(mask) for name, mask in categories.items() if mask.any()},
+        "intervals": intervals(figures, groups, bootstrap, seed),
+        "per_category": {
+            name: values_and_counts(figures, counts, mask) for name, mask in categories.items() if mask.any()
+        },
     }
-
-
-def values_of(figures: Mapping[str, Figure], mask: Mask | None = None) -> dict[str, float | None]:
-    """Return figures over the marked rows (default: all), None where one is undefined."""
-    values = {name: figure.of(mask) for name, figure in figures.items()}
-    return {name: value if math.isfinite(value) else None for name, value in values.items()}

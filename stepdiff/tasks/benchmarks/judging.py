@@ -11,21 +11,17 @@ Guarantees
 - two runs cannot write one file at the same time
 """
 
-import fcntl
 import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass
-from io import FileIO
 from pathlib import Path
 from typing import Any
 
 from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.files import make_folder
-from stepdiff.common.io.jsonl import object_line, parse_object
-from stepdiff.common.io.local import named_errors
+from stepdiff.common.io.jsonl import LineFile, object_line, parse_object
 from stepdiff.tasks.captions import Embed
 
 _OPENED = re.compile(r"[{\[]")
@@ -90,19 +86,16 @@ def answers(judge: Judge, inquiries: Sequence[Inquiry], recorded: Mapping[str, s
     for own in inquiries:
         asked = sha256(json.dumps([dict(message) for message in own.messages]))
         stamps.append({"key": own.key, "judge": judge.name, "asked": asked, **recorded})
-    with _locked(judge.kept) as file:
-        known = {} if file is None else _read(file, judge.kept)
+    with nullcontext() if judge.kept is None else LineFile(judge.kept) as file:
+        known = {} if file is None else _read(file)
         said = {place: known[_name(stamp)] for place, stamp in enumerate(stamps) if _name(stamp) in known}
         missing = [place for place in range(len(inquiries)) if place not in said]
         for number, answer in judge.ask([inquiries[place].messages for place in missing]) if missing else ():
             place = missing[number]
             outcome = {"error": answer.reason} if isinstance(answer, NoAnswer) else {"answer": answer}
             said[place] = outcome.get("answer")
-            if file is not None and judge.kept is not None:
-                data = object_line(stamps[place] | outcome).encode()
-                with named_errors(judge.kept, len(data)):
-                    while data:
-                        data = data[file.write(data) :]
+            if file is not None:
+                file.append(object_line(stamps[place] | outcome))
     if absent := [own.key for place, own in enumerate(inquiries) if place not in said]:
         raise StepDiffError(f"{judge.name} did not answer {absent[0]!r} ({len(absent)} such); run the command again")
     return [said[place] for place in range(len(inquiries))]
@@ -113,41 +106,17 @@ def _name(line: Mapping[str, Any]) -> str:
     return json.dumps({name: value for name, value in line.items() if name not in ("answer", "error")}, sort_keys=True)
 
 
-@contextmanager
-def _locked(path: Path | None) -> Iterator[FileIO | None]:
-    """Open a file of answers and lock it; a line is on disk when its write returns. Without answers it is removed."""
-    if path is None:
-        yield None
-        return
-    make_folder(path.parent)
-    with named_errors(path, 0):
-        file = path.open("a+b", buffering=0)
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StepDiffError(f"{path}: another run is writing it; wait for it") from None
-        try:
-            yield file
-        finally:
-            if not path.stat().st_size:
-                path.unlink()
-
-
-def _read(file: FileIO, path: Path | None) -> dict[str, str | None]:
-    """Return the answers by what they depend on. An incomplete last line is removed from the file."""
-    file.seek(0)
-    data = file.readall()
-    end = data.rfind(b"\n") + 1
-    file.truncate(end)
+def _read(file: LineFile) -> dict[str, str | None]:
+    """Return the answers by what they depend on."""
     known = {}
-    for number, line in enumerate(data[:end].split(b"\n")[:-1], 1):
+    for number, line in enumerate(file.lines(), 1):
         try:
             item = parse_object(line)
             if not isinstance(item.get("answer"), str | None):
                 raise StepDiffError("its answer is not a text")
         except StepDiffError as error:
-            raise StepDiffError(f"{path}:{number}: {error}; remove the file, and the judge is asked again") from error
+            advice = "remove the file, and the judge is asked again"
+            raise StepDiffError(f"{file.path}:{number}: {error}; {advice}") from error
         known[_name(item)] = item.get("answer")
     return known
 

@@ -1,7 +1,7 @@
 """Published files of benchmarks, read with errors that name the file, the entry and what to do next."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -40,10 +40,23 @@ def read_json(path: Path, source: str) -> Any:
         raise StepDiffError(f"{path}: not JSON ({error}); get it again from {source}") from None
 
 
+def find(folder: Path, names: Sequence[str], source: str) -> Path:
+    """Return the first of the files in a folder that exists. StepDiffError: none does."""
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    raise StepDiffError(f"{folder}: has no {' or '.join(names)}; get it from {source}")
+
+
+def entry(validate: Callable[[Any], Entry], value: Any, place: str, source: str) -> Entry:
+    """Return what pydantic makes of an entry at a place of a published file, or of a whole file."""
+    return checked(validate, value, f"{place}: ", f"; get the file again from {source}")
+
+
 def read_entries(path: Path, source: str, what: str, validate: Callable[[Any], Entry]) -> Iterator[Entry]:
     """Yield the entries of a JSON list as pydantic makes them; `what` names one of them, e.g. "question"."""
     entries = read_json(path, source)
     if not isinstance(entries, list) or not entries:
         raise StepDiffError(f"{path}: not a list with at least one {what}; get it again from {source}")
-    for number, entry in enumerate(entries, 1):
-        yield checked(validate, entry, f"{path}: {what} {number}: ", f"; get the file again from {source}")
+    for number, value in enumerate(entries, 1):
+        yield entry(validate, value, f"{path}: {what} {number}", source)

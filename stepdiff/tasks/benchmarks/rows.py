@@ -12,18 +12,16 @@ A line of a file of predictions names its row by key, so lines may be in any ord
     {"key": str, "scores": [float, ...]}, or for texts {"key": str, "generated_text": str}
 """
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import write_text
 from stepdiff.common.io.jsonl import read_objects
-from stepdiff.tasks.testsets import DiffCap, Form, Pair, Prediction, prediction_line, prediction_of
+from stepdiff.tasks.testsets import Pair, Prediction, prediction_line, prediction_of
 
 
 @dataclass(frozen=True)
@@ -116,16 +114,6 @@ def check_keys(rows: Sequence[BenchmarkRow], where: str) -> None:
         )
 
 
-def digest(rows: Sequence[BenchmarkRow]) -> str:
-    """Return a sha256 of the rows' content."""
-    return hashlib.sha256(json.dumps([[type(row).__name__, asdict(row)] for row in rows]).encode()).hexdigest()
-
-
-def form_of(row: Any) -> Form:
-    """Return the form of the prediction of a row, of a benchmark or of a published task."""
-    return "text" if isinstance(row, Writing | DiffCap) else "scores"
-
-
 def read_answers(path: str | Path, rows: Sequence[BenchmarkRow]) -> tuple[list[Any], list[Prediction]]:
     """Return the rows that a file answers, in the order of the benchmark, and their predictions.
 
@@ -140,7 +128,7 @@ def read_answers(path: str | Path, rows: Sequence[BenchmarkRow]) -> tuple[list[A
         if key in by_key:
             raise StepDiffError(f"{place}: a second line of the row {key!r}; remove one of them")
         try:
-            by_key[key] = prediction_of(form_of(known[key]), known[key], line)
+            by_key[key] = prediction_of(known[key], line)
         except StepDiffError as error:
             raise StepDiffError(f"{place}: {error}") from error
     if not by_key:
@@ -151,8 +139,5 @@ def read_answers(path: str | Path, rows: Sequence[BenchmarkRow]) -> tuple[list[A
 
 def write_answers(path: Path, rows: Sequence[BenchmarkRow], predictions: Sequence[Prediction]) -> None:
     """Write one line for each row. StepDiffError: a prediction of another form, NaN or infinity."""
-    lines = [
-        prediction_line(form_of(row), prediction, {"key": row.key})
-        for row, prediction in zip(rows, predictions, strict=True)
-    ]
+    lines = (prediction_line(said, {"key": row.key}) for row, said in zip(rows, predictions, strict=True))
     write_text(path, "".join(lines))

@@ -20,11 +20,10 @@ import polars as pl
 from jaxtyping import Float64
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Json, StrictInt, model_validator
 
-from stepdiff.common.checked import checked
 from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.files import make_folder, write_text
+from stepdiff.common.io.files import write_text
 from stepdiff.tasks.benchmarks.figures import Mask, check_count, chosen, scores_of, share_right, summary, truths_of
-from stepdiff.tasks.benchmarks.published_files import Text
+from stepdiff.tasks.benchmarks.published_files import Text, entry
 from stepdiff.tasks.benchmarks.rows import BenchmarkRow, Choice, Writing, check_keys
 from stepdiff.tasks.bootstrap import Figure, mean_figure, ratio_figure
 from stepdiff.tasks.spec import Asked, ClipFile, Published, TaskSpec
@@ -142,8 +141,7 @@ def read_samples(folder: Path) -> list[Sample]:
             why = str(error).strip().splitlines()[0]
             raise StepDiffError(f"{path}: not a whole Parquet file ({why}); get it again from {SOURCE}") from None
         for number, row in enumerate(frame.iter_rows(named=True), 1):
-            advice = f"; get the file again from {SOURCE}"
-            samples.append(_sample(checked(_Row.model_validate, row, f"{path}: row {number}: ", advice)))
+            samples.append(_sample(entry(_Row.model_validate, row, f"{path}: row {number}", SOURCE)))
     check_keys([Writing(sample.key, sample.clips, "") for sample in samples], str(folder))
     return samples
 
@@ -187,7 +185,6 @@ def digest(samples: Sequence[Sample]) -> str:
 
 def write_published(predictions: Mapping[str, Any], folder: Path) -> list[Path]:
     """Write predictions by pair, as a list and as an object."""
-    make_folder(folder)
     files = {"predictions.json": list(predictions.values()), "input_predictions.json": dict(predictions)}
     for name, content in files.items():
         write_text(folder / name, json.dumps(content, indent=2))

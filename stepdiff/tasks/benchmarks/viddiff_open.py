@@ -288,34 +288,27 @@ def letters_of(
     return letters
 
 
-def _opposites(asked: Asked, texts: Sequence[tuple[str, str]], judge: Judge) -> list[bool | None]:
+def _opposites(
+    asked: Asked, texts: Sequence[tuple[str, str]], judge: Judge, together: int = TOGETHER
+) -> list[bool | None]:
     """Return whether each pair of texts states opposites, None where the model's answer has another form.
 
     A question whose answer has another form is asked again, each pair alone.
     """
-    parts = [texts[start : start + TOGETHER] for start in range(0, len(texts), TOGETHER)]
-    opposite: list[bool | None] = []
-    for part, results in zip(parts, _ask_opposites(asked, parts, judge), strict=True):
-        if results is not None:
-            opposite += results
-        elif len(part) == 1:
-            opposite.append(None)
-        else:
-            alone = _ask_opposites(asked, [[pair] for pair in part], judge)
-            opposite += [None if one is None else one[0] for one in alone]
-    return opposite
-
-
-def _ask_opposites(
-    asked: Asked, parts: Sequence[Sequence[tuple[str, str]]], judge: Judge
-) -> list[list[bool | None] | None]:
     template = asked.prompts["opposites"]
+    parts = [texts[start : start + together] for start in range(0, len(texts), together)]
     inquiries = []
     for part in parts:
         statements = str([list(pair) for pair in part])
         inquiries.append(Inquiry(f"opposites {sha256(statements)}", _message(template, {"statements": statements})))
-    texts = answers(judge, inquiries, {"prompt": sha256(template), "checklist": asked.digest})
-    return [parse_opposites(text, len(part)) for text, part in zip(texts, parts, strict=True)]
+    said = answers(judge, inquiries, {"prompt": sha256(template), "checklist": asked.digest})
+    opposite: list[bool | None] = []
+    for part, text in zip(parts, said, strict=True):
+        results = parse_opposites(text, len(part))
+        if results is None:
+            results = [None] if len(part) == 1 else _opposites(asked, part, judge, 1)
+        opposite += results
+    return opposite
 
 
 def parse_opposites(text: str | None, count: int) -> list[bool | None] | None:

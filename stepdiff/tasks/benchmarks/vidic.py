@@ -24,17 +24,19 @@ import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.files import make_folder, write_text
-from stepdiff.tasks.benchmarks.figures import check_count, summary, truths_of, values_of
+from stepdiff.common.io.files import write_text
+from stepdiff.tasks.benchmarks.figures import check_count, summary, truths_of
 from stepdiff.tasks.benchmarks.judging import Inquiry, Judge, answers, sha256
-from stepdiff.tasks.benchmarks.published_files import Text, read_entries, read_whole
+from stepdiff.tasks.benchmarks.published_files import Text, find, read_entries, read_whole
 from stepdiff.tasks.benchmarks.rows import BenchmarkRow, Writing, check_keys
-from stepdiff.tasks.bootstrap import Figure, ratio_figure
+from stepdiff.tasks.bootstrap import Figure, ratio_figure, values_of
 from stepdiff.tasks.spec import Asked, ClipFile, Published, TaskSpec
 
 SOURCE = "NJU-LINK/ViDiC-1K on Hugging Face (checklist) and on GitHub (prompts)"
 Section = Literal["Similarities", "Differences"]
 SECTIONS: tuple[Section, ...] = get_args(Section)
+FILES = {"checklist.json": "checklist", "prompt_get_response.txt": "prompt", "prompt_judge.txt": "prompt"}
+"""published file -> its folder"""
 NUMBERED = "\n\nVideo A is Video 1. Video B is Video 2."
 """ours, after the published prompt: methods show clips under numbers"""
 SYSTEM = "You are a rigorous video analysis assistant. This is a {section} problem."
@@ -77,9 +79,8 @@ class Check:
 
 def read(folder: Path) -> Asked:
     """Read checklist and prompts."""
-    path = _file(folder, "checklist.json", "checklist")
-    prompt = _text(_file(folder, "prompt_get_response.txt", "prompt")) + NUMBERED
-    template = judge_template(_file(folder, "prompt_judge.txt", "prompt"))
+    path, prompts, judging = (find(folder, (name, f"{inside}/{name}"), SOURCE) for name, inside in FILES.items())
+    prompt, template = _text(prompts) + NUMBERED, judge_template(judging)
     rows, truth = [], {}
     for pair in read_entries(path, SOURCE, "pair", _Pair.model_validate):
         clips = pair.video1_path, pair.video2_path
@@ -98,13 +99,6 @@ def read(folder: Path) -> Asked:
         "compare figures of one digest only",
     )
     return Asked(rows, truth, notes, {"judge": template}, digest)
-
-
-def _file(folder: Path, name: str, inside: str) -> Path:
-    for path in (folder / name, folder / inside / name):
-        if path.is_file():
-            return path
-    raise StepDiffError(f"{folder}: has no {name}; get it from {SOURCE}")
 
 
 def _text(path: Path) -> str:
@@ -148,7 +142,6 @@ def export(_: Path, rows: Sequence[BenchmarkRow], predictions: Sequence[Any], fo
         for number, (row, text) in enumerate(zip(rows, predictions, strict=True), 1)
         if text is not None
     ]
-    make_folder(folder)
     write_text(folder / "response.json", json.dumps(entries, indent=2))
     return [folder / "response.json"]
 
