@@ -46,15 +46,13 @@ class Task(Protocol):
         """Return which of a step's batches this process computes, whole or its rows of them."""
         ...
 
-    def expect(self, batch: int | None) -> None:
-        """Receive the number of the batch after the next one, to read it ahead; None: do not."""
-        ...
-
     def groups(self) -> list[dict[str, Any]]: ...
 
     def prepare(self, say: Callable[[str], None]) -> None: ...
 
-    def loss(self, batch: int) -> Tensor: ...
+    def loss(self, batch: int, following: int | None = None) -> Tensor:
+        """Return the loss of a batch, and begin to read the `following` one."""
+        ...
 
     def validate(self) -> dict[str, float | None]: ...
 
@@ -221,8 +219,7 @@ class _Training:
         for batch, following in zip(own, [*own[1:], after], strict=True):
             # Each batch has its own stream, so that a resumed run draws the same, in any process.
             torch.manual_seed(torch_seed(self.seed, "dropout", batch))
-            task.expect(following)
-            loss = task.loss(batch) / schedule.accumulate
+            loss = task.loss(batch, following) / schedule.accumulate
             loss.backward()
             total += loss.item()
         weights = optimized(optimizer)

@@ -238,23 +238,20 @@ class VideoTask:
         """Return the batches of a step that this process computes."""
         return self.group.own(batches)
 
-    def expect(self, batch: int | None) -> None:
-        """Receive the number of the batch after the next one, None for none, to read it ahead."""
-        # A batch after a search for neighbours depends on its result.
-        self.ahead.following = None if batch is None or self._mines(batch) else batch
-
     def read(self, batch: int) -> tuple[Batch, Tensor]:
         """Return a training batch, and the features of its clips on the device."""
         drawn_batch = self.batch(batch)
         return drawn_batch, self.features.read(drawn_batch.clips, self.device)
 
-    def loss(self, batch: int) -> Tensor:
-        """Return the loss of the training batch of that number."""
+    def loss(self, batch: int, following: int | None = None) -> Tensor:
+        """Return the loss of the training batch of that number, and begin to read the following one."""
         if self._mines(batch):
             self.mine()
             self.mined = batch // self.recipe.schedule.accumulate
         started = time.monotonic()
-        drawn_batch, tokens = self.ahead.take(batch)
+        if following is not None and self._mines(following):  # it depends on the neighbours that are found then
+            following = None
+        drawn_batch, tokens = self.ahead.take(batch, following)
         self.counts += Counts(
             self.recipe.batch,
             int((drawn_batch.rows.segment != PADDING).sum()),

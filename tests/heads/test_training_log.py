@@ -46,7 +46,7 @@ def test_a_full_file_system_during_the_log_ends_in_one_line_and_the_run_resumes_
     run, schedule, filler = small_disk / "run", Schedule(100, warmup=2, validate_every=100), small_disk / "filler"
 
     class Filling(SmallTask):
-        def loss(self, batch: int) -> torch.Tensor:
+        def loss(self, batch: int, following: int | None = None) -> torch.Tensor:
             if batch == 12:
                 with open(filler, "wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
                     while True:
