@@ -198,7 +198,6 @@ class ContrastiveTask:
         group: Group = ALONE,
     ) -> None:
         """hold_out: the test sets whose clips never train."""
-        recipe.check()
         hold_out = hold_out or HoldOut()
         self.counts, self.group = Counts(), group
         self.recipe, self.seed, self.device = recipe, seed, device

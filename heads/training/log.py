@@ -30,7 +30,7 @@ from typing import Any
 
 import torch
 
-from heads.tracking.trackers import Trackers
+from heads.tracking import Trackers
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import make_folder, write_bytes
 from stepdiff.common.io.jsonl import parse_object
@@ -85,7 +85,7 @@ class TrainingLog:
     """
 
     def __init__(self, folder: Path, step: int, log_to: Sequence[str] = ()) -> None:
-        """Keep the records up to `step`; log_to: trackers that get the figures too (heads.tracking.trackers).
+        """Keep the records up to `step`; log_to: trackers that get the figures too (heads.tracking).
 
         StepDiffError: a damaged line, metrics.jsonl cannot be written, or a tracker is missing.
         """

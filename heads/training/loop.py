@@ -19,7 +19,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from heads.tracking.curve import draw_curve
+from heads.tracking import draw_curve
 from heads.training.checkpoint import Run, optimized
 from heads.training.log import Counts, TrainingLog, read_metrics, speed
 from heads.training.recipe import Schedule
@@ -86,7 +86,6 @@ def train(
     task: Task,
     schedule: Schedule,
     folder: Path,
-    name: str,
     seed: int,
     group: Group = ALONE,
     patience: float = 0.0,
@@ -115,7 +114,7 @@ def train(
                     time.sleep(0.5)
 
         group.from_first(lock)
-        return _Training(task, schedule, folder, name, seed, group, log_to).run()
+        return _Training(task, schedule, folder, seed, group, log_to).run()
 
 
 class _Training:
@@ -126,12 +125,11 @@ class _Training:
         task: Task,
         schedule: Schedule,
         folder: Path,
-        name: str,
         seed: int,
         group: Group,
         log_to: Sequence[str],
     ) -> None:
-        self.task, self.schedule, self.name, self.seed, self.group = task, schedule, name, seed, group
+        self.task, self.schedule, self.name, self.seed, self.group = task, schedule, folder.name, seed, group
         self.kept = Run(folder)
         self.optimizer = torch.optim.AdamW(
             task.groups(),

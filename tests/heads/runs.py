@@ -157,7 +157,7 @@ class SmallTask:
 def train_small(folder: Path, seed: int = 0, schedule: Schedule = SCHEDULE, task: SmallTask | None = None) -> SmallTask:
     """Train a small task in the folder, or resume it."""
     task = SmallTask() if task is None else task
-    train(task, schedule, folder, folder.name, seed)
+    train(task, schedule, folder, seed)
     return task
 
 

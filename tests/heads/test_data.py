@@ -64,7 +64,7 @@ def losses(model: VideoLM, runs: list[list[tuple[str, str]]], clips: torch.Tenso
     source = Sequences(runs, model.lm.chat, OUTPUTS, len(runs), 0)
     rows = collate([source.row(place, run) for place, run in enumerate(runs)])
     with torch.inference_mode():
-        found, _, turn = model.token_losses(rows, clips)
+        found, turn = model.token_losses(rows, clips)
     return {int(number): found[turn == number].tolist() for number in turn.unique()}
 
 
@@ -121,7 +121,7 @@ def test_batched_clips_with_a_text_have_the_losses_of_single_ones(model: VideoLM
     batch = source.batch(0)
     assert sorted(batch.clips) == list("abc")
     with torch.inference_mode():
-        found, _, turn = model.token_losses(batch.rows, clips[:3])
+        found, turn = model.token_losses(batch.rows, clips[:3])
         for place, key in enumerate(batch.clips):
             alone = source.packer.pack([[Turn(NARRATION_QUESTION, dict(texts)[key])]])
             assert found[turn == place].tolist() == pytest.approx(
