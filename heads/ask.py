@@ -101,7 +101,7 @@ def load(options: AskOptions, store: "Store") -> tuple["StepDiff", str]:
         method, recipe = load_stepdiff(Path(options.head), store, device)
         return method, recipe.precision
     from heads.methods.stepdiff import StepDiff
-    from heads.models.public.loading import load_for_pairs, view_of
+    from heads.models.public.cached import load_for_pairs, view_of
 
     model, features, _ = load_for_pairs(options.model, store, view_of(options.model, store), device)
     return StepDiff(model, features), "float32"

@@ -16,8 +16,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from heads.planning import PlanOptions
-from heads.training.recipe import TrainOptions
+from heads.training.recipe import PlanOptions, TrainOptions
 from heads.workers import first_prints, is_first
 from stepdiff.common.cli import command
 from stepdiff.common.cli.options import parse
@@ -40,7 +39,7 @@ def run(options: TrainOptions) -> Any:
     """Train a recipe, in this process, as one of torchrun's, or on Ray, and return the record of best.json; with
     --dry-run return its Plan (heads.planning.plan)."""
     from heads.models.language_model import pick_device
-    from heads.tracking.trackers import need
+    from heads.tracking import need
     from heads.workers.fit import check, fit, refuse_relative_paths
     from heads.workers.group import joined, launched, own_device
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from stepdiff.common.errors import StepDiffError
@@ -113,7 +113,6 @@ class Turn:
     question: str
     answer: str
     given: str = ""
-    weight: float = 1.0
     ends: bool = True
     about: str = ""
     """category of the question, whose words of evidence it shows; empty: unknown"""
@@ -122,14 +121,13 @@ class Turn:
 @dataclass
 class Row:
     """One row, built from left to right: ids [L], video slot [L] (TEXT, or clip * outputs + token), segment [L],
-    positions [L], targets [L], weights [L], turn [L]."""
+    positions [L], targets [L], turn [L]."""
 
     ids: list[int] = field(default_factory=list)
     video: list[int] = field(default_factory=list)
     segment: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
     targets: list[int] = field(default_factory=list)
-    weights: list[float] = field(default_factory=list)
     turn: list[int] = field(default_factory=list)
 
     def read(self, ids: Sequence[int], segment: int = 0) -> None:
@@ -140,15 +138,12 @@ class Row:
         """Append the tokens of a clip of the batch."""
         self._add([0] * outputs, range(clip * outputs, (clip + 1) * outputs), segment, len(self.ids))
 
-    def say(
-        self, given: Sequence[int], answer: Sequence[int], segment: int, start: int, turn: int, weight: float = 1.0
-    ) -> None:
+    def say(self, given: Sequence[int], answer: Sequence[int], segment: int, start: int, turn: int) -> None:
         """Append text from position `start` on, and an answer that is scored or learned."""
         ids = [*given, *answer]
         first = len(self.ids) + len(given) - 1
         self._add(ids, [TEXT] * len(ids), segment, start)
         self.targets[first : first + len(answer)] = answer
-        self.weights[-len(ids) :] = [weight] * len(ids)
         self.turn[-len(ids) :] = [turn] * len(ids)
 
     def _add(self, ids: Sequence[int], video: Sequence[int], segment: int, start: int) -> None:
@@ -157,7 +152,6 @@ class Row:
         self.segment += [segment] * len(ids)
         self.positions += range(start, start + len(ids))
         self.targets += [NO_TARGET] * len(ids)
-        self.weights += [0.0] * len(ids)
         self.turn += [-1] * len(ids)
 
 
@@ -170,7 +164,6 @@ class Packed:
     segment: Int[Tensor, "B L"]
     positions: Int[Tensor, "B L"]
     targets: Int[Tensor, "B L"]
-    weights: Float[Tensor, "B L"]
     turn: Int[Tensor, "B L"]
 
     def to(self, device: torch.device) -> "Packed":
@@ -207,7 +200,7 @@ class Packer:
         space = " " if turn.given else pieces.before_answer
         answer = chat.text_ids(space + turn.answer if turn.answer else "")
         answer += pieces.end if turn.ends else ()
-        into.say(question, answer, segment, start, number, turn.weight)
+        into.say(question, answer, segment, start, number)
 
     def pack(self, prompts: Sequence[Sequence[Turn]], packed: bool = True, clips: Sequence[str] = ()) -> Packed:
         """Return one row per prompt (a pair, or one clip), or with packed=False one row per turn, all with the same
@@ -231,9 +224,9 @@ class Packer:
 def collate(rows: list[Row]) -> Packed:
     length = max(len(row.ids) for row in rows)
 
-    def stack(name: str, fill: int | float, dtype: torch.dtype = torch.long) -> Tensor:
+    def stack(name: str, fill: int) -> Tensor:
         values = [list(getattr(row, name)) for row in rows]
-        return torch.tensor([v + [fill] * (length - len(v)) for v in values], dtype=dtype)
+        return torch.tensor([v + [fill] * (length - len(v)) for v in values], dtype=torch.long)
 
     return Packed(
         stack("ids", 0),
@@ -241,6 +234,5 @@ def collate(rows: list[Row]) -> Packed:
         stack("segment", PADDING),
         stack("positions", 0),
         stack("targets", NO_TARGET),
-        stack("weights", 0.0, torch.float32),
         stack("turn", -1),
     )

@@ -123,7 +123,7 @@ class TrainedOn:
     @classmethod
     def of(cls, clips: Iterable[pl.DataFrame]) -> "TrainedOn":
         """Return the hashes of clips (key and, if known, video), given in blocks."""
-        arrays = {kind: np.empty(0, np.uint64) for kind in KINDS}
+        growing = {kind: bytearray() for kind in KINDS}  # which moves its pages where np.concatenate copies gigabytes
         for block in clips:
             (known,) = blocks_of(block, COLUMNS)
             known = identified(known)
@@ -134,8 +134,8 @@ class TrainedOn:
                 "names": pl.concat([filed["uid"], filed["stem"]]),
             }
             for kind, values in texts.items():
-                _append(arrays[kind], hashes(values.drop_nulls().unique()))
-        return cls({kind: _sorted(arrays.pop(kind)) for kind in KINDS})
+                growing[kind] += hashes(values.drop_nulls().unique()).data
+        return cls({kind: _sorted(np.frombuffer(growing.pop(kind), np.uint64)) for kind in KINDS})
 
     @classmethod
     def of_catalog(cls, catalog: Catalog, parts: Iterable[np.ndarray]) -> "TrainedOn":
@@ -246,13 +246,6 @@ def _record_folder(store: Store, weights: str) -> Place:
 
 def _joined(parts: Iterable[np.ndarray]) -> Hashes:
     return np.concatenate([np.empty(0, np.uint64), *parts])
-
-
-def _append(every: np.ndarray, more: np.ndarray) -> None:
-    """Append to an array, in place: where np.concatenate copies a gigabyte, this moves its pages."""
-    end = len(every)
-    every.resize(end + len(more), refcheck=False)
-    every[end:] = more
 
 
 def _sorted(every: Hashes) -> UInt64[np.ndarray, " K"]:

@@ -7,7 +7,7 @@ Guarantees
 """
 
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -20,9 +20,6 @@ from heads.training.recipe import Lora
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.streams import torch_seed
 
-if TYPE_CHECKING:
-    from transformers.modeling_layers import GradientCheckpointingLayer
-
 
 class LanguageModel(nn.Module):
     """The model's body and its output layer, called separately so that logits are computed only at answers."""
@@ -31,7 +28,7 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.model = model.eval().requires_grad_(False)
         self.chat = chat
-        self.recomputed: list[GradientCheckpointingLayer] = []
+        self.recomputed: list[nn.Module] = []
 
     def train(self, mode: bool = True) -> "LanguageModel":
         """Keep evaluation mode, so that dropout is off; only recomputed layers get `mode`."""
@@ -166,9 +163,7 @@ class LanguageModel(nn.Module):
 
     def recompute_layers(self) -> None:
         """Use gradient checkpointing: keep each layer's input, and recompute the layer in the backward pass."""
-        from transformers.modeling_layers import GradientCheckpointingLayer
-
-        self.recomputed = [layer for layer in self.model.modules() if isinstance(layer, GradientCheckpointingLayer)]
+        self.recomputed = decoder_layers(self.model)
         if not self.recomputed:
             raise StepDiffError(
                 f"{type(self.model).__name__} does not support gradient checkpointing; set "
@@ -189,6 +184,13 @@ class LanguageModel(nn.Module):
         for layer in self.model.modules():
             if isinstance(layer, nn.Linear) and layer.weight is not output.weight and not layer.weight.requires_grad:
                 layer.to(dtype)
+
+
+def decoder_layers(model: nn.Module) -> list[nn.Module]:
+    """Return the layers of a model of transformers, none if it does not mark them."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    return [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
 
 
 def pick_device(device: str) -> str:

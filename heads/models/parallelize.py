@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from heads.data.packing import Chat
-from heads.models.language_model import LanguageModel, autocast
+from heads.models.language_model import LanguageModel, autocast, decoder_layers
 from stepdiff.common.errors import StepDiffError
 from stepdiff.weights import resolve
 
@@ -162,11 +162,7 @@ class _OnMeta:
 
 def layers(model: Any) -> list[nn.Module]:
     """Return the decoder layers. StepDiffError: the model does not mark them."""
-    from transformers.modeling_layers import GradientCheckpointingLayer
-
-    marked: list[nn.Module] = [
-        layer for layer in model.base_model.modules() if isinstance(layer, GradientCheckpointingLayer)
-    ]
+    marked = decoder_layers(model.base_model)
     if not marked:
         raise StepDiffError(
             f"{type(model).__name__} does not name its layers, so several processes cannot divide them: {WHOLE}"

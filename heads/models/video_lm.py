@@ -106,8 +106,8 @@ class VideoLM(nn.Module):
 
     def token_losses(
         self, batch: Packed, clips: Float[Tensor, "C L E"] | None, exact: bool = False
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return negative log-likelihood [K], weight [K] and turn number [K] of every target token of the batch.
+    ) -> tuple[Tensor, Tensor]:
+        """Return negative log-likelihood [K] and turn number [K] of every target token of the batch.
 
         clips: projected tokens, in the order of the batch's numbers; None for the blind control.
         exact: compute logits in float32, not in the precision of autocast.
@@ -116,7 +116,7 @@ class VideoLM(nn.Module):
         places = batch.targets != NO_TARGET
         logits = (self.lm.exact_logits if exact else self.lm.logits)(hidden[places]).float()
         losses = functional.cross_entropy(logits, batch.targets[places], reduction="none")
-        return losses, batch.weights[places], batch.turn[places]
+        return losses, batch.turn[places]
 
     def hidden(self, batch: Packed, clips: Float[Tensor, "C L E"] | None) -> Float[Tensor, "B S E"]:
         """Return the last hidden states of the batch's tokens."""
@@ -147,7 +147,7 @@ class VideoLM(nn.Module):
         count: the number of clips of a prompt, as `packer_of` takes it.
         """
         # bfloat16 logits above 16 are 0.125 apart: likely answers of similar videos would tie or swap.
-        losses, _, turn = self.token_losses(*self.pack(pairs, clips, self.lm.packs, count), exact=True)
+        losses, turn = self.token_losses(*self.pack(pairs, clips, self.lm.packs, count), exact=True)
         total = sum(len(turns) for turns in pairs)
         sums = torch.zeros(total, dtype=torch.float64).index_add_(0, turn.cpu(), -losses.double().cpu())
         if mean:
@@ -170,25 +170,19 @@ class VideoLM(nn.Module):
         streamer: receives the tokens as they are generated; count: as `packer_of` takes it; naming: adds evidence to
         the logits.
         """
-        return self.go_on(*self.pack([[turn] for turn in turns], clips, True, count), max_tokens, streamer, naming)
+        how: dict[str, Any] = {"max_new_tokens": max_tokens, "streamer": streamer}
+        if naming is not None:
+            how["logits_processor"] = [naming]
+        return self.go_on(*self.pack([[turn] for turn in turns], clips, True, count), **how)
 
-    def go_on(
-        self,
-        batch: Packed,
-        clips: Float[Tensor, "C L E"] | None,
-        max_tokens: int,
-        streamer: Tokens | Words | None = None,
-        naming: Naming | None = None,
-    ) -> list[str]:
-        """Return the greedy continuation of every row."""
+    def go_on(self, batch: Packed, clips: Float[Tensor, "C L E"] | None, **how: Any) -> list[str]:
+        """Return the greedy continuation of every row; how: further arguments of transformers' generate."""
         columns = columns_to_front(batch.segment)
         embeddings = self.embed(batch, clips)
         return self.write(
             inputs_embeds=embeddings.gather(1, columns[..., None].expand_as(embeddings)),
             attention_mask=(batch.segment != PADDING).gather(1, columns).long(),
-            max_new_tokens=max_tokens,
-            streamer=streamer,
-            **({} if naming is None else {"logits_processor": [naming]}),
+            **how,
         )
 
     def write(self, **inputs: Any) -> list[str]:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from heads.data.packing import Chat
-from heads.models.language_model import LanguageModel
+from heads.models.language_model import LanguageModel, decoder_layers
 from heads.models.parallelize import divided_matrices, tensor_plan
 from heads.training.recipe import Scaling, VideoLMRecipe
 from stepdiff.common.errors import StepDiffError
@@ -158,16 +158,9 @@ def language_model(config: Any, recipe: VideoLMRecipe, dtype: torch.dtype) -> La
     return lm
 
 
-def decoder_layers(lm: LanguageModel | None) -> list[nn.Module]:
-    """Return the decoder layers of a language model."""
-    from transformers.modeling_layers import GradientCheckpointingLayer
-
-    return [] if lm is None else [m for m in lm.model.modules() if isinstance(m, GradientCheckpointingLayer)]
-
-
 def weights(lm: LanguageModel | None, head: nn.Module, scaling: Scaling) -> Weights:
     """Return the weights of a model. lm: None for a contrastive head."""
-    together, layers = scaling.tensor_parallel, decoder_layers(lm)
+    together, layers = scaling.tensor_parallel, [] if lm is None else decoder_layers(lm.model)
     workers = scaling.workers // together
     inside = divided_matrices(lm.model) if lm is not None and scaling.fsdp else set[int]()
     plan = tensor_plan(lm.model, lm.model.config.model_type, together) if lm is not None and together > 1 else {}

@@ -31,8 +31,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from heads.methods.word_evidence import NAMED
-from heads.models.language_model import LanguageModel
-from heads.planning.architecture import FLOAT, Sizes, Weights, decoder_layers
+from heads.models.language_model import LanguageModel, decoder_layers
+from heads.planning.architecture import FLOAT, Sizes, Weights
 from heads.training.recipe import Lora, ProjectorOptions, Scaling, VideoLMRecipe
 from heads.training.sources import SEQUENCE
 from stepdiff.tasks.prompts import (
@@ -177,7 +177,7 @@ def operations(
 
     lm: only its shapes are read; clip: shape [N, D] of a clip's tokens.
     """
-    linear = {id(m): m for part in decoder_layers(lm) for m in part.modules() if isinstance(m, nn.Linear)}
+    linear = {id(m): m for part in decoder_layers(lm.model) for m in part.modules() if isinstance(m, nn.Linear)}
     weights = [m.weight for m in linear.values()]
     trained = 2.0 * rows.tokens * sum(w.numel() for w in weights if w.requires_grad)
     frozen = 2.0 * rows.tokens * sum(w.numel() for w in weights if not w.requires_grad)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from heads.models.projector import Projector
-from heads.planning import PlanOptions, architecture
+from heads.planning import architecture
 from heads.planning.architecture import FLOAT, Memory, weights
 from heads.planning.batches import (
     batch,
@@ -27,7 +27,7 @@ from heads.planning.batches import (
     projector_operations,
 )
 from heads.training.contrastive_task import ContrastiveHead
-from heads.training.recipe import ContrastiveRecipe, Scaling, Schedule, TrainOptions, VideoLMRecipe
+from heads.training.recipe import ContrastiveRecipe, PlanOptions, Scaling, Schedule, TrainOptions, VideoLMRecipe
 from stepdiff.common.errors import StepDiffError
 from store import Feature, Store
 from store.format.view_metadata import stored_features

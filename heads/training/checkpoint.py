@@ -20,21 +20,20 @@ import json
 import os
 import re
 import shutil
-import uuid
 from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from heads.workers.group import ALONE, Group
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import write_text
-from stepdiff.common.io.local import sync_folder
+from stepdiff.common.io.local import TEMPORARY, LocalPath
 from stepdiff.common.progress import say
 
 SUMS = "SHA256SUMS"
@@ -181,29 +180,25 @@ class Run:
         return group.from_first(lambda: self._write(step, weights, moments, state))
 
     def _write(self, step: int, weights: dict[str, Tensor], moments: dict[str, Tensor], state: dict[str, Any]) -> Path:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        target = self.folder / f"checkpoint-{step:06d}"
-        temporary = self.folder / f".checkpoint.{uuid.uuid4().hex}"
+        target = LocalPath(self.folder / f"checkpoint-{step:06d}")
         try:
-            temporary.mkdir()
-            save_file({k: v.contiguous() for k, v in weights.items()}, temporary / "head.safetensors")
-            save_file(moments, temporary / "optimizer.safetensors")
-            write_text(temporary / "state.json", json.dumps({"step": step} | state, indent=1))
-            names = os.listdir(temporary)
-            for name in names:
-                with open(temporary / name, "rb") as handle:
-                    os.fsync(handle.fileno())
-            write_sums(temporary, names)
-            if target.exists():
-                shutil.rmtree(target)
-            os.replace(temporary, target)
-            sync_folder(self.folder)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with target.whole_folder(self.folder) as temporary:
+                temporary.mkdir()
+                save_file({k: v.contiguous() for k, v in weights.items()}, temporary / "head.safetensors")
+                save_file(moments, temporary / "optimizer.safetensors")
+                write_text(temporary / "state.json", json.dumps({"step": step} | state, indent=1))
+                names = os.listdir(temporary)
+                for name in names:
+                    with open(temporary / name, "rb") as handle:
+                        os.fsync(handle.fileno())
+                write_sums(temporary, names)
+                target.remove()
         except (OSError, SafetensorError, StepDiffError) as error:
-            shutil.rmtree(temporary, ignore_errors=True)
             raise StepDiffError(
                 f"{target}: cannot be written ({error}); make room and run again: it resumes from the last checkpoint"
             ) from error
-        return target
+        return Path(target)
 
     def load(
         self,
@@ -227,7 +222,7 @@ class Run:
                     f"{checkpoint}: made by another recipe ({len(odd)} weights differ, e.g. {odd[0]}); train into a "
                     "new folder"
                 )
-            _check_shapes(_shapes(stored), wanted, checkpoint, "train into a new folder")
+            _check_shapes(stored, wanted, checkpoint, "train into a new folder")
             if optimizer is not None:
                 path = checkpoint / "optimizer.safetensors"
                 moments.update(_read_tensors(path))
@@ -246,30 +241,20 @@ class Run:
             restore_optimizer(optimizer, restored)
         return state
 
-    def check_start(self, module: nn.Module) -> Path:
-        """Return the best checkpoint if the module can start from its weights; copy none. StepDiffError: a damaged
-        file, weights that the module does not train, or weights of another shape."""
+    def start(self, module: nn.Module) -> Path:
+        """Copy the weights of the best checkpoint into the module and return it. StepDiffError: a damaged file, weights
+        that the module does not train, or weights of another shape."""
         self.check_made_by()
         checkpoint, wanted = self.best(), trainable(module)
         _check(checkpoint)
-        path = checkpoint / "head.safetensors"
-        try:
-            with safe_open(path, "pt") as file:
-                shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
-        except (OSError, SafetensorError) as error:
-            raise _damaged(path, error) from error
-        if odd := sorted(shapes.keys() - wanted.keys()):
+        stored = _read_tensors(checkpoint / "head.safetensors")
+        if odd := sorted(stored.keys() - wanted.keys()):
             raise StepDiffError(
                 f"{checkpoint}: holds {len(odd)} weights that this recipe does not train, e.g. {odd[0]}; give it the "
                 "lora, full and projector of that run"
             )
-        _check_shapes(shapes, wanted, checkpoint, "give the recipe the projector and lora of that run")
-        return checkpoint
-
-    def start(self, module: nn.Module) -> Path:
-        """Copy the weights of the best checkpoint into the module and return it; raises as `check_start`."""
-        checkpoint, wanted = self.check_start(module), trainable(module)
-        for name, value in _read_tensors(checkpoint / "head.safetensors").items():
+        _check_shapes(stored, wanted, checkpoint, "give the recipe the projector and lora of that run")
+        for name, value in stored.items():
             ALONE.fill(wanted[name], value)
         return checkpoint
 
@@ -288,8 +273,9 @@ class Run:
         for checkpoint in self.checkpoints():
             if checkpoint not in keep:
                 shutil.rmtree(checkpoint)
-        for rest in self.folder.glob(".checkpoint.*"):
-            shutil.rmtree(rest)
+        for rest in self.folder.glob(f"{TEMPORARY}*"):
+            if rest.is_dir():  # a file may be that of another driver, which waits for the lock
+                shutil.rmtree(rest)
 
 
 def _like(weights: Sequence[Tensor], name: str) -> Tensor:
@@ -298,16 +284,12 @@ def _like(weights: Sequence[Tensor], name: str) -> Tensor:
     return torch.zeros(()) if kind == "step" else torch.zeros_like(weights[int(index)])
 
 
-def _shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(value.shape) for name, value in tensors.items()}
-
-
-def _check_shapes(stored: dict[str, tuple[int, ...]], wanted: dict[str, Tensor], checkpoint: Path, advice: str) -> None:
+def _check_shapes(stored: dict[str, Tensor], wanted: dict[str, Tensor], checkpoint: Path, advice: str) -> None:
     """Raise StepDiffError if a tensor does not have the shape of the wanted tensor of its name."""
-    needed = _shapes(wanted)
-    for name, shape in stored.items():
-        if needed[name] != shape:
-            raise StepDiffError(f"{checkpoint}: {name} is {shape}, the recipe's is {needed[name]}; {advice}")
+    for name, value in stored.items():
+        shape, needed = tuple(value.shape), tuple(wanted[name].shape)
+        if shape != needed:
+            raise StepDiffError(f"{checkpoint}: {name} is {shape}, the recipe's is {needed}; {advice}")
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

@@ -198,7 +198,6 @@ class ContrastiveTask:
         group: Group = ALONE,
     ) -> None:
         """hold_out: the test sets whose clips never train."""
-        recipe.check()
         hold_out = hold_out or HoldOut()
         self.counts, self.group = Counts(), group
         self.recipe, self.seed, self.device = recipe, seed, device
@@ -252,10 +251,6 @@ class ContrastiveTask:
         """Return all batches of a step: each process computes its share of the rows."""
         return batches
 
-    def expect(self, batch: int | None) -> None:
-        """Receive the number of the batch after the next one, None for none, to read it ahead."""
-        self.ahead.following = batch
-
     def read(self, batch: int) -> tuple[Tensor, Tensor, PairBatch | None]:
         """Return this process's share of a training batch on the device: clips, their texts, and pairs."""
         places = self.order.draw(self.size, batch)
@@ -269,10 +264,10 @@ class ContrastiveTask:
         """Clips of a batch."""
         return min(self.recipe.clips, len(self.train))
 
-    def loss(self, batch: int) -> Tensor:
+    def loss(self, batch: int, following: int | None = None) -> Tensor:
         """Return the loss of the batch, of which each process has an equal part: their gradients add up."""
         started = time.monotonic()
-        clips, texts, pairs = self.ahead.take(batch)
+        clips, texts, pairs = self.ahead.take(batch, following)
         number = 0 if pairs is None else len(pairs.differing) + len(pairs.judged)
         self.counts += Counts(
             samples=len(clips) + number, clips=len(clips) + 2 * number, waited=time.monotonic() - started

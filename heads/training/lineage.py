@@ -200,7 +200,7 @@ def _start(
             f"{folder}: trained only {reached} of its {before.schedule.steps} steps; finish it first: "
             f"python -m heads.train --config RECIPE.yaml --out {folder}"
         )
-    Run(folder).check_start(module)
+    Run(folder).start(module)  # in this process, as a check: every process reads it again where the training begins
     compared = [("projector.heads", recipe.projector.heads, before.projector.heads)]
     if recipe.lora is not None and before.lora is not None:
         compared.append(("lora.alpha", recipe.lora.alpha, before.lora.alpha))

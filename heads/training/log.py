@@ -16,6 +16,7 @@ Guarantees
 - a disk that fills up during the log ends in one line, and the run resumes exactly
 """
 
+import io
 import json
 import os
 import resource
@@ -29,9 +30,9 @@ from typing import Any
 
 import torch
 
-from heads.tracking.trackers import Trackers
+from heads.tracking import Trackers
 from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.files import make_folder, write_text
+from stepdiff.common.io.files import make_folder, write_bytes
 from stepdiff.common.io.jsonl import parse_object
 from stepdiff.common.io.local import named_errors
 
@@ -84,7 +85,7 @@ class TrainingLog:
     """
 
     def __init__(self, folder: Path, step: int, log_to: Sequence[str] = ()) -> None:
-        """Keep the records up to `step`; log_to: trackers that get the figures too (heads.tracking.trackers).
+        """Keep the records up to `step`; log_to: trackers that get the figures too (heads.tracking).
 
         StepDiffError: a damaged line, metrics.jsonl cannot be written, or a tracker is missing.
         """
@@ -92,19 +93,19 @@ class TrainingLog:
         self.path, self.speed_path = folder / "metrics.jsonl", folder / "speed.jsonl"
         for path in (self.path, self.speed_path):
             records = [record for record in read_metrics(path) if record["step"] <= step]
-            write_text(path, "".join(json.dumps(record) + "\n" for record in records))
+            write_bytes(path, b"".join(map(_line, records)))
         self.events = Events(folder / "tensorboard", purge_step=step + 1)
         self.trackers = Trackers(log_to, folder)
 
     def step(self, step: int, figures: Mapping[str, float], speed: Mapping[str, float]) -> None:
         """Append the records of a step, from 1. figures: depend on recipe and data only; speed: on the machine."""
-        append(self.path, {"step": step, **figures})
-        append(self.speed_path, {"step": step, **speed})
+        append(self.path, _line({"step": step, **figures}))
+        append(self.speed_path, _line({"step": step, **speed}))
         self._show(step, {**figures, **speed})
 
     def add(self, step: int, **values: float | None) -> None:
         """Append one record; None is an undefined figure, which TensorBoard does not show."""
-        append(self.path, {"step": step, **values})
+        append(self.path, _line({"step": step, **values}))
         self._show(step, {name: value for name, value in values.items() if value is not None})
 
     def _show(self, step: int, values: dict[str, float]) -> None:
@@ -116,11 +117,11 @@ class TrainingLog:
         self.trackers.close()
 
 
-def append(path: Path, record: dict[str, Any]) -> None:
-    """Append one line of JSON. StepDiffError: the disk is full."""
-    line = (json.dumps(record) + "\n").encode()
-    with named_errors(path, len(line)), Appended(path) as file:
-        file.write(line)
+def append(path: Path, data: bytes) -> None:
+    """Append to a file, without a buffer: closing it retries nothing. StepDiffError: the disk is full."""
+    with named_errors(path, len(data)), open(path, "ab", buffering=0) as file:
+        while data:
+            data = data[file.write(data) :]
 
 
 class Events:
@@ -148,26 +149,13 @@ class Events:
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         event.wall_time = time.time()
-        data = event.SerializeToString()
-        with named_errors(self.path, len(data)), Appended(self.path) as file:
-            RecordWriter(file).write(data)
+        record = io.BytesIO()
+        RecordWriter(record).write(event.SerializeToString())
+        append(self.path, record.getvalue())
 
 
-class Appended:
-    """A file opened for appending without a buffer: closing it does not retry what a full disk refused."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 (__exit__ closes it)
-
-    def write(self, data: bytes) -> None:
-        while data:
-            data = data[self._file.write(data) :]
-
-    def __enter__(self) -> "Appended":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._file.close()
+def _line(record: Mapping[str, Any]) -> bytes:
+    return (json.dumps(record) + "\n").encode()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from heads.tracking.curve import draw_curve
+from heads.tracking import draw_curve
 from heads.training.checkpoint import Run, optimized
 from heads.training.log import Counts, TrainingLog, read_metrics, speed
 from heads.training.recipe import Schedule
@@ -46,15 +46,13 @@ class Task(Protocol):
         """Return which of a step's batches this process computes, whole or its rows of them."""
         ...
 
-    def expect(self, batch: int | None) -> None:
-        """Receive the number of the batch after the next one, to read it ahead; None: do not."""
-        ...
-
     def groups(self) -> list[dict[str, Any]]: ...
 
     def prepare(self, say: Callable[[str], None]) -> None: ...
 
-    def loss(self, batch: int) -> Tensor: ...
+    def loss(self, batch: int, following: int | None = None) -> Tensor:
+        """Return the loss of a batch, and begin to read the `following` one."""
+        ...
 
     def validate(self) -> dict[str, float | None]: ...
 
@@ -88,7 +86,6 @@ def train(
     task: Task,
     schedule: Schedule,
     folder: Path,
-    name: str,
     seed: int,
     group: Group = ALONE,
     patience: float = 0.0,
@@ -117,7 +114,7 @@ def train(
                     time.sleep(0.5)
 
         group.from_first(lock)
-        return _Training(task, schedule, folder, name, seed, group, log_to).run()
+        return _Training(task, schedule, folder, seed, group, log_to).run()
 
 
 class _Training:
@@ -128,12 +125,11 @@ class _Training:
         task: Task,
         schedule: Schedule,
         folder: Path,
-        name: str,
         seed: int,
         group: Group,
         log_to: Sequence[str],
     ) -> None:
-        self.task, self.schedule, self.name, self.seed, self.group = task, schedule, name, seed, group
+        self.task, self.schedule, self.name, self.seed, self.group = task, schedule, folder.name, seed, group
         self.kept = Run(folder)
         self.optimizer = torch.optim.AdamW(
             task.groups(),
@@ -221,8 +217,7 @@ class _Training:
         for batch, following in zip(own, [*own[1:], after], strict=True):
             # Each batch has its own stream, so that a resumed run draws the same, in any process.
             torch.manual_seed(torch_seed(self.seed, "dropout", batch))
-            task.expect(following)
-            loss = task.loss(batch) / schedule.accumulate
+            loss = task.loss(batch, following) / schedule.accumulate
             loss.backward()
             total += loss.item()
         weights = optimized(optimizer)

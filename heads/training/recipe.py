@@ -341,6 +341,18 @@ class TrainOptions:
     """experiment trackers that get the figures of each step too; each needs its own library"""
 
 
+@dataclass(frozen=True)
+class PlanOptions:
+    """Options of `python -m heads.train --dry-run`."""
+
+    card: str = "h100"
+    """GPU of each worker: a100, a100-40gb, b200, h100, h200, l40s, rtx4090"""
+    flops_share: float = 0.4
+    """share of the card's peak that the training reaches"""
+    mean_words: float | None = None
+    """words of an average text, for operations and hours; null: video_lm.words, the most"""
+
+
 def read_recipe(path: Path) -> TrainOptions:
     """Read the recipe of a run's folder, without options of training that only earlier versions had.
 
@@ -391,7 +403,7 @@ def as_yaml(options: TrainOptions) -> dict[str, Any]:
 
 def differences(old: TrainOptions, new: TrainOptions) -> list[str]:
     """Return the options that differ, as "NAME is OLD there and NEW here", except those that change no weight."""
-    before, after = (dict(_flat(as_yaml(options))) for options in (old, new))
+    before, after = (dict(flat(as_yaml(options))) for options in (old, new))
     return [
         f"{name} is {before.get(name)} there and {after.get(name)} here"
         for name in {**before, **after}
@@ -401,9 +413,10 @@ def differences(old: TrainOptions, new: TrainOptions) -> list[str]:
     ]
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted name and the value of every option."""
     for name, value in values.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
+            yield from flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value

@@ -10,7 +10,6 @@ Guarantees
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import polars as pl
@@ -41,13 +40,6 @@ class Batch:
     clips: list[str]
     """clip ids, in the order in which the rows number them"""
     rows: Packed
-
-
-@runtime_checkable
-class Source(Protocol):
-    def batch(self, number: int) -> Batch:
-        """Return the source's batch of that number (from 0)."""
-        ...
 
 
 class TextedClips:
@@ -222,7 +214,7 @@ class PairedSource:
         return Batch(clips, self.packer.pack([own for _, own in questions], self.packed, clips))
 
     def of(self, pairs: Sequence[PairQuestions]) -> Iterator[Batch]:
-        """Yield batches of all questions of some pairs, each with the same weight."""
+        """Yield batches of all questions of some pairs."""
         queries = {(pair.reference, pair.candidate): dict.fromkeys(pair.turns) for pair in pairs}
         for rows in packed_batches(queries):
             clips = [clip for pair, _ in rows for clip in pair]

@@ -14,7 +14,7 @@ Guarantees
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -32,15 +32,6 @@ from stepdiff.tasks.testsets import OPTIONS, DiffMCQ, DiffRank, Pair, clips_of, 
 from store import Catalog
 
 
-@runtime_checkable
-class Compares(Protocol):
-    """A method that scores options and ranks targets (heads.methods)."""
-
-    def score_options(self, rows: Sequence[DiffMCQ]) -> list[list[float]]: ...
-
-    def rank(self, rows: Sequence[DiffRank]) -> list[list[float]]: ...
-
-
 class Validator:
     """Rows of DiffMCQ and DiffRank files, drawn by seed."""
 
@@ -56,9 +47,9 @@ class Validator:
         rows: list[DiffMCQ | DiffRank] = [*self.choices, *self.ranks]
         return list(dict.fromkeys(clip for row in rows for clip in clips_of(row)))
 
-    def figures(self, method: Compares) -> dict[str, float | None]:
+    def figures(self, method: Any) -> dict[str, float | None]:
         """Return "score", the mean of accuracy and tau, and its parts; None for an undefined figure, which counts as by
-        chance."""
+        chance. method: with `score_options` and `rank` (heads.methods.Method)."""
         choices = score("diffmcq", self.choices, method.score_options(self.choices), 0)
         ranks = score("diffrank", self.ranks, method.rank(self.ranks), 0)
         accuracy, tau = choices["accuracy"], ranks["ktau_all_rows"]

@@ -42,7 +42,6 @@ from heads.training.sources import (
     HardNegatives,
     PairedSource,
     Sequences,
-    Source,
     TextedClips,
     read_texts,
 )
@@ -107,25 +106,22 @@ def build(
 
 
 def answer_loss(model: VideoLM, rows: Packed, tokens: Float[Tensor, "C N D"]) -> Float[Tensor, ""]:
-    """Return the mean loss over the answer tokens of a batch, weighted by turn; tokens: of the rows' clips."""
-    losses, weights, _ = model.token_losses(rows.to(model.lm.device), model.project(tokens))
-    return (losses * weights).sum() / weights.sum()
+    """Return the mean loss over the answer tokens of a batch; tokens: of the rows' clips."""
+    losses, _ = model.token_losses(rows.to(model.lm.device), model.project(tokens))
+    return losses.sum() / losses.new_full((), len(losses))  # divided on the device: its last bit is the same everywhere
 
 
 @torch.no_grad()
 def mean_loss(model: VideoLM, features: Features, batches: Sequence[Batch], group: Group = ALONE) -> float:
-    """Return the mean loss over the answer tokens of some batches, weighted by turn."""
+    """Return the mean loss over the answer tokens of some batches."""
 
-    def sums(batch: Batch) -> tuple[float, float]:
+    def sums(batch: Batch) -> tuple[float, int]:
         tokens = features.read(batch.clips, model.lm.device)
-        losses, weights, _ = model.token_losses(batch.rows.to(model.lm.device), model.project(tokens))
-        return float((losses * weights).sum()), float(weights.sum())
+        losses, _ = model.token_losses(batch.rows.to(model.lm.device), model.project(tokens))
+        return float(losses.sum()), len(losses)
 
-    total = weight = 0.0
-    for own_total, own_weight in group.spread(sums, batches):
-        total += own_total
-        weight += own_weight
-    return total / weight
+    totals, counts = zip(*group.spread(sums, batches), strict=True)
+    return sum(totals) / sum(counts)
 
 
 class VideoTask:
@@ -142,7 +138,6 @@ class VideoTask:
     ) -> None:
         """hold_out: the test sets whose clips never train; the clips that validate are added to it. words: the
         evidence of a recipe that uses it (heads.training.lineage.words_of)."""
-        recipe.check()
         assert (words is None) == (recipe.evidence is None)
         self.counts, self.group = Counts(), group
         self.hold_out = hold_out or HoldOut()
@@ -172,7 +167,7 @@ class VideoTask:
         self.mined: int | None = None
         """step of the last search for neighbours"""
 
-    def _source(self, name: str) -> Source:
+    def _source(self, name: str) -> PairedSource | TextedClips | Sequences:
         recipe, validation = self.recipe, self.recipe.validation
         if name == "pairs":
             chat, packs = self.module.lm.chat, self.module.lm.packs
@@ -238,23 +233,20 @@ class VideoTask:
         """Return the batches of a step that this process computes."""
         return self.group.own(batches)
 
-    def expect(self, batch: int | None) -> None:
-        """Receive the number of the batch after the next one, None for none, to read it ahead."""
-        # A batch after a search for neighbours depends on its result.
-        self.ahead.following = None if batch is None or self._mines(batch) else batch
-
     def read(self, batch: int) -> tuple[Batch, Tensor]:
         """Return a training batch, and the features of its clips on the device."""
         drawn_batch = self.batch(batch)
         return drawn_batch, self.features.read(drawn_batch.clips, self.device)
 
-    def loss(self, batch: int) -> Tensor:
-        """Return the loss of the training batch of that number."""
+    def loss(self, batch: int, following: int | None = None) -> Tensor:
+        """Return the loss of the training batch of that number, and begin to read the following one."""
         if self._mines(batch):
             self.mine()
             self.mined = batch // self.recipe.schedule.accumulate
         started = time.monotonic()
-        drawn_batch, tokens = self.ahead.take(batch)
+        if following is not None and self._mines(following):  # it depends on the neighbours that are found then
+            following = None
+        drawn_batch, tokens = self.ahead.take(batch, following)
         self.counts += Counts(
             self.recipe.batch,
             int((drawn_batch.rows.segment != PADDING).sum()),

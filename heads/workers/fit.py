@@ -6,7 +6,6 @@ Guarantees
 - a worker out of memory names the settings to change
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from heads.training import lineage
 from heads.training.checkpoint import Run
 from heads.training.contrastive_task import ContrastiveTask
 from heads.training.loop import train
-from heads.training.recipe import TrainOptions, as_yaml, differences, earlier_options, read_recipe
+from heads.training.recipe import TrainOptions, as_yaml, differences, earlier_options, flat, read_recipe
 from heads.training.video_task import VideoTask
 from heads.workers.group import ALONE, Group
 from stepdiff.common.errors import StepDiffError
@@ -29,6 +28,8 @@ from stepdiff.weights import NAMES
 from store import Store
 
 RECIPE = "recipe.yaml"
+_PATHS = ("out", "store", "pairqa", "init", "head", "diffmcq", "diffrank", "language_model")
+"""options that are paths"""
 
 
 def check(options: TrainOptions) -> None:
@@ -80,24 +81,13 @@ def refuse_other(options: TrainOptions, folder: Path) -> None:
 
 def refuse_relative_paths(options: TrainOptions) -> None:
     """Raise StepDiffError where, inside a Ray job, a path of the recipe is relative."""
-    refuse_relative((name, path) for name, path in _paths(options) if path is not None)
-
-
-def _paths(options: TrainOptions) -> Iterator[tuple[str, str | None]]:
-    recipe = options.video_lm or (options.contrastive and options.contrastive.pairs)
-    validation = recipe.validation if recipe else None
-    if not place(options.store).remote:
-        yield "--store", options.store
-    yield from (("--out", options.out), *(("--hold-out", one) for one in options.hold_out))
-    yield "pairqa", recipe.pairqa if recipe else None
-    if options.video_lm is not None:
-        yield "init", options.video_lm.init
-        yield "evidence.head", options.video_lm.evidence.head if options.video_lm.evidence else None
-        name = options.video_lm.language_model
-        if name not in NAMES and Path(name).expanduser().exists():  # else an id of the hub, see weights.resolve
-            yield "video_lm.language_model", name
-    yield "validation.diffmcq", validation.diffmcq if validation else None
-    yield "validation.diffrank", validation.diffrank if validation else None
+    for option, value in flat(as_yaml(options)):
+        name = option.rpartition(".")[2]
+        # A language model that is not a folder is a name or an id of the hub, see weights.resolve.
+        known = name == "language_model" and (value in NAMES or not Path(value).expanduser().exists())
+        if name in _PATHS and value is not None and not known and not place(value).remote:
+            refuse_relative([(f"--{option.replace('_', '-')}", value)])
+    refuse_relative(("--hold-out", path) for path in options.hold_out)
 
 
 def fit(options: TrainOptions, device: str, group: Group = ALONE, patience: float = 0.0) -> dict[str, Any]:
@@ -164,4 +154,4 @@ def _fit(options: TrainOptions, device: str, group: Group, patience: float) -> d
         run.write_made_by(yaml.safe_dump(as_yaml(options), sort_keys=False))
 
     group.from_first(record)
-    return train(task, schedule, folder, folder.name, options.seed, group, patience, options.log_to)
+    return train(task, schedule, folder, options.seed, group, patience, options.log_to)

@@ -255,20 +255,17 @@ def joined(scaling: Scaling, device: str) -> Iterator[Group]:
         return
     import torch.distributed as dist
 
-    ours = not dist.is_initialized()
-    if ours:
-        wait, alone = timedelta(seconds=scaling.timeout), not launched()
-        start: dict[str, Any] = {"store": dist.HashStore(), "rank": 0, "world_size": 1} if alone else {}
-        with in_one_line(scaling):
-            dist.init_process_group(BACKEND[kind], timeout=wait, **start)
-    try:
-        together = scaling.tensor_parallel
-        mesh = dist.init_device_mesh(kind, (size // together, together), mesh_dim_names=("data", "tensor"))
-        with in_one_line(scaling):
-            yield Group(dist.get_rank(), size, together, mesh)
-    finally:
+    ours, together = not dist.is_initialized(), scaling.tensor_parallel
+    with in_one_line(scaling):
         if ours:
-            dist.destroy_process_group()
+            start: dict[str, Any] = {} if launched() else {"store": dist.HashStore(), "rank": 0, "world_size": 1}
+            dist.init_process_group(BACKEND[kind], timeout=timedelta(seconds=scaling.timeout), **start)
+        try:
+            mesh = dist.init_device_mesh(kind, (size // together, together), mesh_dim_names=("data", "tensor"))
+            yield Group(dist.get_rank(), size, together, mesh)
+        finally:
+            if ours:
+                dist.destroy_process_group()
 
 
 @contextmanager

@@ -60,19 +60,16 @@ class Outcome:
         self.begun: list[int] = []
         self.died = ""
 
-    def begin(self, step: int) -> str | None:
-        """Receive the step that a start resumes from; return why it must not, if so."""
+    def begin(self, step: int) -> tuple[str | None, float]:
+        """Receive the step that a start resumes from; return why it must not, if so, and the seconds that it waits for
+        a process that still writes the folder."""
         self.begun.append(step)
         if self.error is None and self.begun.count(step) > ATTEMPTS:
             self.error = (
                 f"the workers died {ATTEMPTS} times after step {step}: if memory is short, {self.lighter}; else see "
                 f"the logs of Ray's nodes{self.died and ', '}{self.died}"
             )
-        return self.error
-
-    def patience(self) -> float:
-        """Return the seconds that this start waits for a process that still writes the folder."""
-        return PATIENCE if len(self.begun) < 2 else LEFT_LOCK
+        return self.error, PATIENCE if len(self.begun) < 2 else LEFT_LOCK
 
     def failed(self) -> str | None:
         """Return the error that ended the run, if one did."""
@@ -299,8 +296,8 @@ def _work(config: dict[str, Any]) -> None:
                 f"{options.out} is not the driver's folder on host {socket.gethostname()}: use a file system that all "
                 "nodes mount"
             )
-        ended = ray.get(outcome.begin.remote(Run(Path(options.out)).reached())) if first else None
-        patience = ray.get(outcome.patience.remote())
+        begin = outcome.begin.remote(Run(Path(options.out)).reached()) if first else None
+        ended, patience = (None, 0.0) if begin is None else ray.get(begin)  # the first worker locks the folder
         device = own_device(pick_device(options.device))
         with joined(options.scaling, device) as group:
             if group.from_first(lambda: ended) is not None:

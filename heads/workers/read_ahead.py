@@ -30,20 +30,17 @@ class ReadAhead(Generic[Made]):
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
         self._next: tuple[int, Future[Made]] | None = None
         self._used: Made | None = None
-        self.following: int | None = None
-        """number of the batch to read once the current one is taken"""
 
-    def take(self, number: int) -> Made:
-        """Return the batch of that number, and begin to read the following one."""
+    def take(self, number: int, following: int | None = None) -> Made:
+        """Return the batch of that number, and begin to read the following one, if there is one."""
         if self._next is None or self._next[0] != number:
             self._start(number)
         assert self._next is not None
         # Memory of the side stream is given out again when its tensor goes, also while another stream reads it. The
         # batch is therefore held until the next one is taken: the loop has then waited for its loss.
         self._used, self._next = self._next[1].result(), None
-        if self.following is not None:
-            self._start(self.following)
-        self.following = None
+        if following is not None:
+            self._start(following)
         return self._used
 
     def _start(self, number: int) -> None:

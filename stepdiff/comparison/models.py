@@ -17,7 +17,7 @@ from heads.evidence.head import FILE, WordHead
 from heads.methods.stepdiff import StepDiff
 from heads.methods.word_evidence import WordEvidence
 from heads.models.language_model import autocast
-from heads.models.public.loading import encoder_of, load_for_pairs
+from heads.models.public.cached import encoder_of, load_for_pairs
 from heads.models.video_lm import Say
 from heads.training.lineage import load_stepdiff
 from heads.training.lineage import read as read_lineage

@@ -129,14 +129,10 @@ class SmallTask:
         self.points = torch.randn(16, 32)
         self.masks: dict[int, tuple[bool, ...]] = {}
         self.counts, self.group = Counts(), group
-        self.expected: list[int | None] = []
         self.scores = None if scores is None else iter(scores)
 
     def own(self, batches: range) -> range:
         return self.group.own(batches)
-
-    def expect(self, batch: int | None) -> None:
-        self.expected.append(batch)
 
     def groups(self) -> list[dict[str, Any]]:
         return [{"params": list(self.module.parameters())}]
@@ -144,7 +140,7 @@ class SmallTask:
     def prepare(self, say: Callable[[str], None]) -> None:
         say("nothing to prepare")
 
-    def loss(self, batch: int) -> Tensor:
+    def loss(self, batch: int, following: int | None = None) -> Tensor:
         self.counts += Counts(samples=3, tokens=30, clips=3)
         kept = functional.dropout(torch.ones(32), 0.5)
         self.masks[batch] = tuple((kept > 0).tolist())
@@ -161,7 +157,7 @@ class SmallTask:
 def train_small(folder: Path, seed: int = 0, schedule: Schedule = SCHEDULE, task: SmallTask | None = None) -> SmallTask:
     """Train a small task in the folder, or resume it."""
     task = SmallTask() if task is None else task
-    train(task, schedule, folder, folder.name, seed)
+    train(task, schedule, folder, seed)
     return task
 
 
@@ -182,10 +178,10 @@ def command(path: str, dies: tuple[int, int] | None = None, more: Sequence[str] 
     if dies is not None and int(os.environ.get("RANK", "0")) == dies[0]:
         loss = VideoTask.loss
 
-        def killed(task: VideoTask, batch: int) -> Tensor:
+        def killed(task: VideoTask, batch: int, following: int | None = None) -> Tensor:
             if batch >= dies[1]:
                 os.kill(os.getpid(), signal.SIGKILL)
-            return loss(task, batch)
+            return loss(task, batch, following)
 
         VideoTask.loss = killed  # type: ignore[method-assign]
     return train_command.main(["--config", path, *more])

@@ -64,7 +64,7 @@ def losses(model: VideoLM, runs: list[list[tuple[str, str]]], clips: torch.Tenso
     source = Sequences(runs, model.lm.chat, OUTPUTS, len(runs), 0)
     rows = collate([source.row(place, run) for place, run in enumerate(runs)])
     with torch.inference_mode():
-        found, _, turn = model.token_losses(rows, clips)
+        found, turn = model.token_losses(rows, clips)
     return {int(number): found[turn == number].tolist() for number in turn.unique()}
 
 
@@ -121,7 +121,7 @@ def test_batched_clips_with_a_text_have_the_losses_of_single_ones(model: VideoLM
     batch = source.batch(0)
     assert sorted(batch.clips) == list("abc")
     with torch.inference_mode():
-        found, _, turn = model.token_losses(batch.rows, clips[:3])
+        found, turn = model.token_losses(batch.rows, clips[:3])
         for place, key in enumerate(batch.clips):
             alone = source.packer.pack([[Turn(NARRATION_QUESTION, dict(texts)[key])]])
             assert found[turn == place].tolist() == pytest.approx(
@@ -329,8 +329,7 @@ def test_a_batch_is_read_while_the_one_before_it_is_used() -> None:
         return number * 10
 
     ahead = ReadAhead(read, "cpu")
-    ahead.following = 1
-    assert ahead.take(0) == 0
+    assert ahead.take(0, 1) == 0
     assert begun[1].wait(30) and not begun[2].is_set(), "one batch ahead, and no more"
     assert ahead.take(1) == 10 and ahead.take(2) == 20
     assert threading.get_ident() not in threads.values()
@@ -343,8 +342,7 @@ def test_an_error_of_a_batch_that_is_read_ahead_is_raised_where_the_batch_is_use
         return number
 
     ahead = ReadAhead(read, "cpu")
-    ahead.following = 1
-    assert ahead.take(0) == 0
+    assert ahead.take(0, 1) == 0
     with pytest.raises(StepDiffError, match="a damaged row"):
         ahead.take(1)
 

@@ -232,7 +232,7 @@ def test_two_seeds_share_no_dropout_mask_in_any_of_the_first_steps(tmp_path: Pat
 class Interrupted(SmallTask):
     """A small task that Ctrl-C ends in its fourth step."""
 
-    def loss(self, batch: int) -> torch.Tensor:
+    def loss(self, batch: int, following: int | None = None) -> torch.Tensor:
         if batch == 7:
             raise KeyboardInterrupt
         return super().loss(batch)
@@ -252,7 +252,7 @@ def test_a_resumed_run_draws_the_same_as_an_uninterrupted_one(tmp_path: Path) ->
 
 def test_a_non_finite_loss_ends_the_run_before_it_reaches_any_weight(tmp_path: Path) -> None:
     class Wrong(SmallTask):
-        def loss(self, batch: int) -> torch.Tensor:
+        def loss(self, batch: int, following: int | None = None) -> torch.Tensor:
             return super().loss(batch) * (math.nan if batch > 7 else 1)
 
     with pytest.raises(StepDiffError, match="step 5 has loss nan"):

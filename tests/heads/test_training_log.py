@@ -13,9 +13,8 @@ import pytest
 import torch
 from PIL import ImageColor
 
-from heads import train
-from heads.tracking import trackers
-from heads.tracking.curve import COLOURS, RAW, draw_curve
+from heads import tracking, train
+from heads.tracking import COLOURS, RAW, draw_curve
 from heads.training.checkpoint import Run
 from heads.training.log import TrainingLog, read_metrics
 from heads.training.recipe import Schedule
@@ -46,7 +45,7 @@ def test_a_full_file_system_during_the_log_ends_in_one_line_and_the_run_resumes_
     run, schedule, filler = small_disk / "run", Schedule(100, warmup=2, validate_every=100), small_disk / "filler"
 
     class Filling(SmallTask):
-        def loss(self, batch: int) -> torch.Tensor:
+        def loss(self, batch: int, following: int | None = None) -> torch.Tensor:
             if batch == 12:
                 with open(filler, "wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
                     while True:
@@ -155,7 +154,7 @@ def test_the_loss_of_each_step_is_visible_in_the_curve(tmp_path: Path, steps: in
 def test_a_tracker_whose_library_is_missing_is_refused_before_anything_trains(
     world: Path, tiny_lm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    monkeypatch.setattr(trackers, "find_spec", lambda name: None)
+    monkeypatch.setattr(tracking, "find_spec", lambda name: None)
     path = recipe(world, tiny_lm, tmp_path / "run")
     assert train.main(["--config", str(path), "--log-to", "wandb", "mlflow"]) == 2
     message = "error: --log-to wandb mlflow: the library is not installed; run pip install 'stepdiff[trackers]'"
@@ -182,8 +181,8 @@ class Broken:
 def test_a_tracker_that_fails_ends_no_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    monkeypatch.setitem(trackers.KINDS, "wandb", Broken)
-    monkeypatch.setattr(trackers, "find_spec", lambda name: True)
+    monkeypatch.setitem(tracking.KINDS, "wandb", Broken)
+    monkeypatch.setattr(tracking, "find_spec", lambda name: True)
     log = TrainingLog(tmp_path, -1, ["wandb"])
     (broken,) = log.trackers._open.values()
     for step in (1, 2, 3):

@@ -14,26 +14,27 @@ Guarantees
 import inspect
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from itertools import groupby
 from math import ceil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
 from heads.data.clips import Features
-from heads.data.packing import PADDING, TEXT, Packed, Packer, Turn
-from heads.evidence.naming import Naming
+from heads.data.packing import PADDING, TEXT, Chat, ChatPieces, Packed, Packer, Row, Turn, space_after
 from heads.models.language_model import LanguageModel
 from heads.models.pretrained import load_model, load_processor
-from heads.models.public.families import check_view
-from heads.models.public.prompts import ClipLayout, ClipPacker, ProcessorChat
-from heads.models.video_lm import Tokens, VideoLM, Words
+from heads.models.public.families import FAMILIES, Blip2, check_view, load_public, model_type
+from heads.models.video_lm import VideoLM
 from stepdiff.common.errors import StepDiffError
-from stepdiff.tasks.prompts import system
-from stepdiff.weights import resolve
+from stepdiff.tasks.prompts import PAIR_SYSTEM, system
+from stepdiff.weights import fingerprint, resolve
 from store import Store
 from store.format.pool import unpooled
 
@@ -59,6 +60,176 @@ _LAYER = re.compile(
     r"get_\w+_features: (?P<kind>list|array) of (?P<axes>\d) axes"
     r"(; (?P<levels>\d+) deepstack levels: (?P<level>list|array) of .*)?"
 )
+_QUESTION, _ANSWER = "@@question@@", "@@answer@@"
+_PER_SECOND = 1000  # frames are numbered by their milliseconds
+_KEPT = 256  # prompts
+
+
+@dataclass(frozen=True)
+class ClipLayout:
+    """The shape of a clip's frames and tokens."""
+
+    tokens: int
+    height: int
+    """pixels of the frames that the processor was given"""
+    width: int
+    seconds: tuple[float, ...]
+    """of each frame, from the start of the clip"""
+
+    @property
+    def blank(self) -> np.ndarray:
+        """Blank frames [T, height, width, 3]."""
+        return np.zeros((len(self.seconds), self.height, self.width, 3), np.uint8)
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What a video processor receives about the clip."""
+        numbers = [round(_PER_SECOND * second) for second in self.seconds]
+        step = (numbers[-1] - numbers[0]) / (len(numbers) - 1) if len(numbers) > 1 else 0
+        whole = max(round(step * len(numbers)), 1)
+        return {
+            "fps": float(_PER_SECOND),
+            "frames_indices": numbers,
+            "total_num_frames": whole,
+            "duration": whole / _PER_SECOND,
+        }
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A prompt up to its question."""
+
+    ids: tuple[int, ...]
+    is_token: tuple[bool, ...]
+    """whether a place takes a token of a clip"""
+    slot: str
+    """of mm_encoder_outputs: image or video"""
+    given: dict[str, Tensor]
+    """what else the processor gives to the model: sizes of grids [items, ...], types of tokens [1, len(ids)]"""
+
+
+class ProcessorChat(Chat):
+    """The prompts of a model: clips and question in one user turn, as its chat template and its processor write them.
+
+    The processor writes the text of a clip, and numbers what the model needs to place its tokens, from the shape and
+    the times of its frames. So it is given blank frames in the shape of the clip's, and their pixels are dropped. Token
+    ids are those of the whole prompt, and a user's text never becomes a control token of the model.
+
+    Args:
+        processor: of transformers.
+        as_videos: whether a clip is a video, else an image per frame.
+        places: ids of the tokens whose places take tokens of clips.
+        clips: those that prompts may show.
+    """
+
+    def __init__(self, processor: Any, as_videos: bool, places: tuple[int, ...], clips: "CachedClips") -> None:
+        tokenizer = processor.tokenizer
+        if processor.chat_template is None and tokenizer.chat_template is None:
+            raise StepDiffError(f"{tokenizer.name_or_path}: no chat template in its files; use an instruct/chat model")
+        tokenizer.chat_template = tokenizer.chat_template or processor.chat_template
+        super().__init__(tokenizer)
+        self.processor, self.as_videos, self.places, self.clips = processor, as_videos, places, clips
+        self.shown = lru_cache(_KEPT)(self._shown)
+
+    def packer(self, outputs: int, system: str = PAIR_SYSTEM) -> Packer:
+        """See Chat; outputs: 0 for prompts without clips, else not used."""
+        return ClipPacker(self, system) if outputs else Packer(self, 0, system)
+
+    def pieces(self, system: str, shows: bool = False) -> ChatPieces:
+        """Return the pieces of a prompt. Its first part has no clips; where it `shows` some, use `shown` instead."""
+        before, to_answer, after = self._written(system, int(shows))
+        ids = [] if shows else self.tokenizer(before.rstrip(" "), **self._begins(before))["input_ids"]
+        end = [token for token in self.control_ids(after)[:1] if token in self.tokenizer.all_special_ids]
+        return ChatPieces(
+            (tuple(ids),),
+            self.control_ids(to_answer),
+            tuple(end) or (self.tokenizer.eos_token_id,),
+            before[len(before.rstrip(" ")) :],
+            space_after(to_answer),
+        )
+
+    def _shown(self, system: str, clips: tuple[ClipLayout, ...]) -> Shown:
+        """Return a prompt that shows clips at the {video} marks of `system`. StepDiffError: the processor makes another
+        number of places than the clips have tokens."""
+        before = self._written(system, 1 if self.as_videos else len(clips[0].seconds))[0]
+        given: dict[str, Any] = {"text": [before.rstrip(" ")], **self._begins(before)}
+        if self.as_videos:
+            given |= {"videos": [clip.blank for clip in clips], "do_sample_frames": False}
+            given["video_metadata"] = [clip.metadata for clip in clips]
+        else:
+            from PIL import Image
+
+            given["images"] = [Image.fromarray(frame) for clip in clips for frame in clip.blank]
+        processed = dict(self.processor(**given, return_tensors="pt"))
+        ids = tuple(processed.pop("input_ids")[0].tolist())
+        is_token = tuple(token in self.places for token in ids)
+        expected = sum(clip.tokens for clip in clips)
+        if sum(is_token) != expected:
+            raise StepDiffError(
+                f"{type(self.processor).__name__} makes {sum(is_token)} places for clips of {expected} tokens: it "
+                "chooses tokens by what the frames show, which is not supported; use another model"
+            )
+        slot = "video" if "pixel_values_videos" in processed else "image"
+        left_out = ("attention_mask", *(name for name in processed if name.startswith("pixel_")))
+        return Shown(ids, is_token, slot, {name: value for name, value in processed.items() if name not in left_out})
+
+    def _written(self, system: str, count: int) -> tuple[str, str, str]:
+        """Return the text before the question, from there to the answer, and after the answer.
+
+        count: videos or images at each {video} mark.
+        """
+        content: list[dict[str, str]] = []
+        for place, text in enumerate(f"{system} {_QUESTION}".split("{video}")):
+            content += [{"type": "video" if self.as_videos else "image"}] * (count if place else 0)
+            content.append({"type": "text", "text": text})
+        asked = {"role": "user", "content": content}
+        said = {"role": "assistant", "content": [{"type": "text", "text": _ANSWER}]}
+        written = self.processor.apply_chat_template([asked], tokenize=False, add_generation_prompt=True)
+        before, mark, to_answer = written.partition(_QUESTION)
+        if not mark or str(content[-1]) in written:
+            raise StepDiffError(
+                f"{self.tokenizer.name_or_path}: its chat template drops a text, or takes no clips; use another "
+                "checkpoint"
+            )
+        whole = self.processor.apply_chat_template([asked, said], tokenize=False)
+        return before, to_answer, whole.partition(_ANSWER)[2]
+
+    def _begins(self, before: str) -> dict[str, bool]:
+        """Return whether the tokenizer adds what it begins a text with: not if the template wrote it."""
+        bos = self.tokenizer.bos_token
+        return {"add_special_tokens": bos is None or not before.startswith(bos)}
+
+
+class ClipPacker(Packer):
+    """Builder of prompts that show clips; a row is one question."""
+
+    chat: ProcessorChat
+
+    def __init__(self, chat: ProcessorChat, system: str) -> None:
+        super().__init__(chat, 0, system)
+        self.pieces = chat.pieces(system, shows=True)
+        self._system = system
+        self._shown: list[tuple[ClipLayout, ...]] = []
+
+    def pack(self, prompts: Sequence[Sequence[Turn]], packed: bool = True, clips: Sequence[str] = ()) -> Packed:
+        """See Packer; packed: not used."""
+        return self.pack_layouts(prompts, self.chat.clips.layouts(clips))
+
+    def pack_layouts(self, prompts: Sequence[Sequence[Turn]], layouts: Sequence[ClipLayout]) -> Packed:
+        """Return one row per turn; layouts: of the prompts' clips, of equally many for each."""
+        each = len(layouts) // len(prompts)
+        self._shown = [tuple(layouts[first : first + each]) for first in range(0, len(layouts), each)]
+        return super().pack(prompts, packed=False)
+
+    def prefix(self, number: int) -> Row:
+        """See Packer; a token of a clip is numbered as in Packed, with room for the most tokens of each."""
+        layouts, most = self._shown[number], self.chat.clips.most
+        shown, row = self.chat.shown(self._system, layouts), Row()
+        row.read(shown.ids)
+        first = number * len(layouts)
+        tokens = iter([(first + at) * most + n for at, clip in enumerate(layouts) for n in range(clip.tokens)])
+        row.video = [next(tokens) if is_token else TEXT for is_token in shown.is_token]
+        return row
 
 
 class CachedClips(Features):
@@ -168,21 +339,10 @@ class CachedLM(VideoLM):
         for states in asked.last_hidden_state:
             yield torch.cat([prompt, states])
 
-    def go_on(
-        self,
-        batch: Packed,
-        clips: Float[Tensor, "C H_N D"] | None,
-        max_tokens: int,
-        streamer: Tokens | Words | None = None,
-        naming: Naming | None = None,
-    ) -> list[str]:
+    def go_on(self, batch: Packed, clips: Float[Tensor, "C H_N D"] | None, **how: Any) -> list[str]:
         """Return the greedy continuation of every row."""
-        assert naming is None  # recipes of public models have no evidence
-        return [
-            text
-            for row in range(len(batch.ids))
-            for text in self.write(**self._inputs(batch, row, clips), max_new_tokens=max_tokens, streamer=streamer)
-        ]
+        rows = range(len(batch.ids))
+        return [text for row in rows for text in self.write(**self._inputs(batch, row, clips), **how)]
 
     def _shown(self, batch: Packed, row: int) -> tuple[int, ...]:
         """Return the numbers of the clips that a row shows."""
@@ -280,3 +440,36 @@ def headless(config: Any, folder: Path) -> type:
     # transformers renames the tensors of older checkpoints by the name and module of the class.
     Headless.__name__, Headless.__module__ = kind.__name__, kind.__module__
     return Headless
+
+
+def encoder_of(weights: str) -> str:
+    """Return the encoder of python -m featurize whose tokens a public model reads. StepDiffError: no such model, or one
+    that sees one clip only."""
+    family = FAMILIES.get(str(model_type(resolve(weights))))
+    if family is Blip2:
+        raise StepDiffError(f"{weights}: a BLIP-2 reads one picture, not two videos; give another model")
+    return ENCODER if family is None else family.encoder
+
+
+def view_of(weights: str, store: Store) -> str:
+    """Return the view of clips that was made by a public model's vision part. StepDiffError: the store has none."""
+    encoder, checkpoint = encoder_of(weights), fingerprint(resolve(weights))
+    for name in sorted(store.views("clips")):
+        provenance = store.view("clips", name).provenance
+        if (provenance.encoder, provenance.weights) == (encoder, checkpoint):
+            return name
+    raise StepDiffError(
+        f"{store.path}: no view of clips was made by {weights}; run python -m featurize --encoder {encoder} --weights "
+        f"{weights}"
+    )
+
+
+def load_for_pairs(
+    weights: str, store: Store, view: str, device: str = "cpu"
+) -> tuple[VideoLM, Features, dict[str, Any]]:
+    """Return the model without its vision part, the clips that it reads, and what to disclose next to its scores.
+
+    Raises StepDiffError as `load_cached` and `load_public`.
+    """
+    load = load_cached if store.view("clips", view).provenance.encoder == ENCODER else load_public
+    return load(weights, store, view, device)

@@ -81,7 +81,7 @@ class Runs:
         device = pick_device(self._site.device)
         if head in self._models:
             from heads.methods.stepdiff import StepDiff
-            from heads.models.public.loading import load_for_pairs
+            from heads.models.public.cached import load_for_pairs
 
             model, features, _ = load_for_pairs(head.name, self._site.store, head.view, device)
             return Loaded(head, StepDiff(model, features), device, "float32")
@@ -119,7 +119,7 @@ class Runs:
 
     def _model(self, weights: str) -> RunHead:
         """Return a public model. StepDiffError: the store has no tokens of it."""
-        from heads.models.public.loading import view_of
+        from heads.models.public.cached import view_of
 
         return RunHead(weights, 0, "public model", weights, view_of(weights, self._site.store))
 

@@ -13,8 +13,7 @@ from PIL import Image
 
 from featurize.encoders import load
 from heads.data.clips import Features
-from heads.models.public.families import load_public
-from heads.models.public.model import PublicLM
+from heads.models.public.families import PublicLM, load_public
 from store import Store
 
 from .vlms import Small

@@ -1,1 +1,0 @@
-"""What shows a training while it runs: the loss curve, and experiment trackers."""
