@@ -25,7 +25,11 @@ NOTES = (
     "Distance: mean distance of two different scores of one item. "
     "Alpha: Krippendorff's; 0 = chance, 1 = all agree.",
 )
-PERSON = ("answers", "rejected", "seconds", "distance", "gold_scores", "gold")
+PERSON = {
+    "answers": ("pairs", ","), "rejected": ("rejected", ","), "seconds": ("median s", ".0f"),
+    "distance": ("distance", ".2f"), "gold_scores": ("gold scores", ","), "gold": ("gold", ".0%"),
+}  # fmt: skip
+"""figure of a person -> its heading, and its form"""
 PEOPLE_NOTE = (
     "Distance: of a person's score from the median of the others' scores, mean. Gold: share of scores of gold pairs "
     "within the tolerance of the known score."
@@ -85,14 +89,11 @@ def grids(record: dict[str, Any]) -> "list[Grid]":
         blocks.append(Block("", [row("rejecting the pair", record["rejections"])]))
     notes = [note.format(**record) for note in NOTES]
     people = [
-        (
-            person["annotator"],
-            [cell(person[key], form) for key, form in zip(PERSON, (",", ",", ".0f", ".2f", ",", ".0%"), strict=True)],
-        )
+        (person["annotator"], [cell(person[key], form) for key, (_, form) in PERSON.items()])
         for person in record["annotators"]
     ]
-    headings = ["pairs", "rejected", "median s", "distance", "gold scores", "gold"]
-    table = Grid("People", "annotator", [("", name) for name in headings], [Block("", people)], [PEOPLE_NOTE])
+    headings = [("", heading) for heading, _ in PERSON.values()]
+    table = Grid("People", "annotator", headings, [Block("", people)], [PEOPLE_NOTE])
     return [Grid("Agreement by category", "category", columns, blocks, notes), table]
 
 

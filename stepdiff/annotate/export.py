@@ -17,6 +17,7 @@ Guarantees
 - commands end with status 1 where answers are refused: one line names each of them, and the others count
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -69,7 +70,7 @@ class ExportOptions:
 def run(options: ExportOptions) -> dict[str, Any]:
     from stepdiff.annotate.people import export
     from stepdiff.annotate.people.answers import read_collected, write_answers, write_table
-    from stepdiff.annotate.people.label_studio import configuration, tasks_of, video_url, write_label_studio
+    from stepdiff.annotate.people.label_studio import configuration, tasks_of
     from stepdiff.annotate.people.task import read_task
     from stepdiff.common.io.files import write_text
     from stepdiff.tasks.testsets import write_test_set
@@ -98,8 +99,8 @@ def run(options: ExportOptions) -> dict[str, Any]:
     if options.csv is not None:
         write_table(options.csv, answers)
     if options.label_studio is not None:
-        tasks = tasks_of(answers, video_url(options.video_url), task)
-        write_label_studio(options.label_studio, tasks)
+        tasks = tasks_of(answers, options.video_url, task)
+        write_text(Path(options.label_studio), json.dumps(tasks, indent=1, allow_nan=False) + "\n")
         rows["label_studio"] = len(tasks)
     if options.label_studio_config is not None:
         write_text(Path(options.label_studio_config), configuration(task or _form(answers)))

@@ -170,28 +170,22 @@ def _blocks(
     options: ManifestOptions, source: str, selection: "Selection", faults: Counter[str]
 ) -> Iterator["pl.DataFrame"]:
     """Return the clips of a source, in blocks; count what is left out."""
+    from stepdiff.annotate.sources import datasets, images, narration
+    from stepdiff.annotate.sources.blocks import benchmark_clips
+
     left_out, data = selection.left_out, Path(options.data or "")
-    if options.sentences is not None:
-        from stepdiff.annotate.sources.narration import SECONDS, read_sentences
-
-        return read_sentences(Path(options.sentences), options.seconds or SECONDS, faults)
+    if source == "sentences":
+        return narration.read_sentences(Path(options.sentences or ""), options.seconds or narration.SECONDS, faults)
     if source == "images":
-        from stepdiff.annotate.sources.images import read_images
-
-        return read_images(options.images, Path(options.out).parent, left_out)
+        return images.read_images(options.images, Path(options.out).parent, left_out)
     if source == "test_sets":
         return _of_test_sets(options)
-    if options.benchmark is not None:
-        from stepdiff.annotate.sources.blocks import benchmark_clips
-
-        return benchmark_clips(options.benchmark, data, selection)
-    from stepdiff.annotate.sources.datasets import DATASETS, read_htstep
-
-    if options.dataset is not None:
-        return DATASETS[options.dataset](data, options.seconds, left_out)
-    assert options.annotations is not None and options.taxonomy is not None
-    given = options.annotations, options.taxonomy, options.splits, options.narration
-    return read_htstep(*given, left_out, faults)
+    if source == "benchmark":
+        return benchmark_clips(options.benchmark or "", data, selection)
+    if source == "dataset":
+        return datasets.DATASETS[options.dataset or ""](data, options.seconds, left_out)
+    files = options.annotations or "", options.taxonomy or "", options.splits, options.narration
+    return datasets.read_htstep(*files, left_out, faults)
 
 
 def _of_test_sets(options: ManifestOptions) -> Iterator["pl.DataFrame"]:

@@ -56,17 +56,8 @@ def run(options: PairQAOptions) -> dict[str, Any]:
     from heads.data.hold_out import HoldOut
     from heads.methods.similarity import Sentences
     from heads.models.language_model import pick_device
+    from stepdiff.annotate.qa import questions
     from stepdiff.annotate.qa.prompts import PAIRQA
-    from stepdiff.annotate.qa.questions import (
-        CUT,
-        KINDS,
-        STAGE,
-        Ledger,
-        PairQAJob,
-        compose,
-        items,
-        read_pairs_file,
-    )
     from stepdiff.annotate.stages.stage import run_stage
     from stepdiff.annotate.stages.versions import Version, chosen
     from stepdiff.common.io.files import write_pieces, write_text
@@ -76,7 +67,7 @@ def run(options: PairQAOptions) -> dict[str, Any]:
     from store import Store
 
     hold_out = HoldOut(options.hold_out, options.hold_out_by)
-    store, pairs = Store.open(options.store), read_pairs_file(options.pairs)
+    store, pairs = Store.open(options.store), questions.read_pairs_file(options.pairs)
     if hold_out.files:
         hold_out.look_up(store.catalog("clips"))
         pairs = pairs.filter(pl.Series(hold_out.keep_pairs(pairs.select("reference", "candidate").rows(), "pairs")))
@@ -88,26 +79,26 @@ def run(options: PairQAOptions) -> dict[str, Any]:
         pl.col("reference", "candidate").is_in(pl.Series(list(text_of), dtype=pl.String).implode())
     )
     described = pairs.filter(both | ~pl.col("same_step"))
-    to_answer = items(described, text_of)
+    to_answer = questions.items(described, text_of)
     read = to_answer.select(PAIRQA[1].fields).write_ndjson().encode()
-    job = PairQAJob(
+    job = questions.PairQAJob(
         LLMOptions.of(options),
         fingerprint(Path(options.pairs)),
         tuple(texts.provenance),
         hashlib.sha256(read).hexdigest(),
     )
-    stage = run_stage(options, STAGE, job, to_answer)
+    stage = run_stage(options, questions.STAGE, job, to_answer)
     record = {**stage, "out": options.out, "pairs": pairs.height}
     record["undescribed"] = pairs.height - described.height
     record["hold_out"] = hold_out.record()
     if stage["absent"]:
         return record
-    version = Version(store, STAGE, job.provenance())
-    ledger = Ledger()
+    version = Version(store, questions.STAGE, job.provenance())
+    ledger = questions.Ledger()
     embed = Sentences(device=pick_device(options.device))
-    written = {key: text for kind in KINDS for key, text in version.texts(f"type {kind}").items()}
-    cut = {key for kind in KINDS for key in version.texts(f"type {kind}{CUT}")}
-    rows = compose(described.iter_rows(named=True), written, cut, embed, options.alike, ledger)
+    written = {key: text for kind in questions.KINDS for key, text in version.texts(f"type {kind}").items()}
+    cut = {key for kind in questions.KINDS for key in version.texts(f"type {kind}{questions.CUT}")}
+    rows = questions.compose(described.iter_rows(named=True), written, cut, embed, options.alike, ledger)
     out = Path(options.out)
     write_pieces(out, (object_line({**row, "provenance": version.name}).encode() for row in rows))
     record |= {"rows": ledger.rows, **ledger.record()}

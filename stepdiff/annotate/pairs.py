@@ -53,7 +53,7 @@ def run(options: PairsOptions) -> dict[str, Any]:
 
     from heads.data.hold_out import NAMESAKE, HoldOut
     from stepdiff.annotate.qa import pair_choice as choice
-    from stepdiff.common.io.files import stream_parquet
+    from stepdiff.annotate.sources.blocks import write_frames
     from stepdiff.common.streams import generator
 
     hold_out = HoldOut(options.hold_out, options.hold_out_by)
@@ -83,7 +83,7 @@ def run(options: PairsOptions) -> dict[str, Any]:
     }
     about = {"options": asdict(options), **record}
     rows = choice.rows(clips, pairs, order, len(same))
-    stream_parquet(Path(options.out), choice.SCHEMA, rows, {"provenance": json.dumps(about)})
+    write_frames(rows, choice.SCHEMA, Path(options.out), {"provenance": json.dumps(about)})
     return {"out": options.out, **record}
 
 

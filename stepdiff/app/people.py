@@ -68,7 +68,7 @@ def _revoke(options: NamedOptions, people: Any, connection: "Connection") -> lis
 def _list(options: PeopleOptions, people: Any, connection: "Connection") -> list[dict[str, Any]]:
     from stepdiff.app.annotating import answers
 
-    done = {person: progress.submitted for person, progress in answers.progress(connection).items()}
+    done = {person: progress["submitted"] for person, progress in answers.progress(connection).items()}
     return [
         {
             "name": one.name,

@@ -17,7 +17,7 @@ Guarantees
 """
 
 from collections import Counter
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 
 from stepdiff.kitchen.steps import MAIN, kind_of
 
@@ -60,13 +60,9 @@ class Attributes:
     size: str | None
     detail: str
 
-    def as_dict(self) -> dict[str, object]:
-        """Return the fields for JSON: tuples become lists."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
-
     @classmethod
     def from_dict(cls, row: dict[str, object]) -> "Attributes":
-        """Return the attributes of a row that `as_dict` made; other keys of `row` are ignored."""
+        """Return the attributes of a row of attributes.jsonl; other keys of `row` are ignored."""
         values = {field.name: row[field.name] for field in fields(cls)}
         for name in ("extras", "sequence"):
             values[name] = tuple(values[name])  # type: ignore[arg-type]

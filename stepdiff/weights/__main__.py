@@ -14,8 +14,7 @@ from typing import Any
 from stepdiff.common.cli import command
 from stepdiff.common.cli.command import choose
 from stepdiff.common.cli.options import parse
-from stepdiff.common.errors import StepDiffError
-from stepdiff.weights.registry import NAMES, SOURCES, cache_folder
+from stepdiff.weights.registry import NAMES, SOURCES, cache_folder, source
 
 VERBS = {
     "fetch": ("stepdiff.weights.__main__:fetch", "download, check, unpack and convert models, each once"),
@@ -37,12 +36,10 @@ class ListOptions:
 
 
 def _fetch(options: FetchOptions) -> int:
-    from stepdiff.weights.download import fetch
+    from stepdiff.weights.download import fetch_source
 
-    if unknown := [name for name in options.names if name not in NAMES]:
-        raise StepDiffError(f"no model named {', '.join(unknown)}: the models are {', '.join(NAMES)}")
-    for name in options.names:
-        fetch(name)
+    for known in [source(name) for name in options.names]:  # an unknown name ends it before the first download
+        fetch_source(known)
     return 0
 
 
@@ -58,13 +55,13 @@ def listing(argv: list[str]) -> int:
 def _models(options: ListOptions) -> dict[str, Any]:
     models = [
         {
-            "name": source.name,
-            "about": source.about,
-            "licence": source.licence,
-            "download_bytes": source.size,
-            "path": str(source.folder) if source.is_complete() else None,
+            "name": known.name,
+            "about": known.about,
+            "licence": known.licence,
+            "download_bytes": known.size,
+            "path": str(known.folder) if known.is_complete() else None,
         }
-        for source in SOURCES
+        for known in SOURCES
     ]
     return {"cache": str(cache_folder()), "models": models}
 

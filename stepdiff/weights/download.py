@@ -18,6 +18,7 @@ from pathlib import Path
 
 import stepdiff
 from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.local import sync_folder, sync_tree
 from stepdiff.common.io.locks import locked
 from stepdiff.common.progress import progress, say
 from stepdiff.weights import registry
@@ -71,22 +72,13 @@ def _staging(source: Source) -> Iterator[Path]:
 
 def _install(folder: Path, target: Path) -> None:
     """Move a finished folder to the model's place, its bytes on the disk first."""
-    for path in sorted(folder.rglob("*"), reverse=True):
+    for path in folder.rglob("*"):
         if path.is_file():
             path.chmod(0o644)  # safetensors writes 0600, and other users share this folder
-        _sync(path)
-    _sync(folder)
+    sync_tree(folder)
     shutil.rmtree(target, ignore_errors=True)  # exists only where one of its files was lost
     os.replace(folder, target)
-    _sync(target.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_folder(target.parent)
 
 
 def _download(source: Source, folder: Path) -> list[Path]:

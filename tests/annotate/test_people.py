@@ -4,6 +4,7 @@ import csv
 import json
 import random
 import re
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from stepdiff.annotate.people.answers import (
 )
 from stepdiff.annotate.people.export import TARGETS, decide, diffcap_rows, diffrank_rows
 from stepdiff.annotate.people.form import Answer, Difference
-from stepdiff.annotate.people.label_studio import answers_of, configuration, tasks_of, video_url, write_label_studio
+from stepdiff.annotate.people.label_studio import configuration, placed_answers, tasks_of
 from stepdiff.annotate.people.task import REJECT_REASONS, Pair, defaults, read_pairs, read_task
 from stepdiff.annotate.qa.pair_choice import SCHEMA
 from stepdiff.common.errors import StepDiffError
@@ -290,7 +291,13 @@ def test_a_text_says_how_the_right_video_differs_from_the_left_one() -> None:
     assert answer(left=None).shown == answer().shown == ("p1-a", "p1-b")
 
 
-URL = video_url("https://example.org/{clip}.mp4")
+URL = "https://example.org/{clip}.mp4"
+
+
+def answers_of(tasks: list[Any], where: str, refused: Callable[[str], None] | None = None) -> list[Answer]:
+    return [own for _, own in placed_answers(tasks, where, refused)]
+
+
 HOSTILE = "<img src=x onerror=alert(1)> & \"quoted\", 'single'\n=cmd() | \r\n\t{{7*7}} ${x}"
 with_files = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -318,7 +325,7 @@ def test_a_written_table_reads_back_equal_in_any_order(tmp_path: Path, made: lis
 def test_nothing_in_a_text_changes_the_form(tmp_path: Path) -> None:
     write_table(tmp_path / "a.csv", [hostile()])
     assert read_collected(tmp_path / "a.csv") == [hostile()]
-    write_label_studio(tmp_path / "a.json", tasks_of([hostile()], URL))
+    (tmp_path / "a.json").write_text(json.dumps(tasks_of([hostile()], URL)))
     assert read_collected(tmp_path / "a.json") == [hostile()]
 
 
@@ -564,12 +571,10 @@ def whole(own: Answer) -> Answer:
     return replace(own, keystep=" ".join(own.keystep.replace("\0", "").split()[:10]) or "x", differences=differences)
 
 
-@with_files
 @given(answers())
-def test_written_answers_read_back_equal(tmp_path: Path, made: list[Answer]) -> None:
+def test_written_answers_read_back_equal(made: list[Answer]) -> None:
     made = [whole(answer) for answer in made]
-    write_label_studio(tmp_path / "a.json", tasks_of(made, URL))
-    found = answers_of(json.loads((tmp_path / "a.json").read_text()), "a.json")
+    found = answers_of(json.loads(json.dumps(tasks_of(made, URL))), "a.json")
     assert len(found) == len(made) and all(each in found for each in made)
 
 
@@ -584,7 +589,7 @@ def test_the_left_clip_is_video_1_and_a_pair_without_answers_is_a_task(tmp_path:
     ]
     assert all("completed_by" not in annotation for each in made for annotation in each["annotations"])
     with pytest.raises(StepDiffError, match="has {clip} where the clip's id belongs"):
-        video_url("https://example.org/")
+        tasks_of([answer()], "https://example.org/")
 
 
 def native(*results: dict[str, Any], **more: Any) -> list[dict[str, Any]]:

@@ -43,13 +43,12 @@ def test_a_segments_clip_id_contains_its_seconds_as_the_file_writes_them(tmp_pat
     path = write(
         tmp_path / "a.json", annotated('{"id": 3, "segment": [75.29841, 114.30]}, {"id": 4, "segment": [102, 111]}')
     )
-    segments, unusable = read_annotations(path, TAXONOMY)
-    assert [s.clip for s in segments] == ["a_b-C_75.29841_114.30", "a_b-C_102_111"]
-    assert [(s.video, s.start, s.end, s.step_id, s.split) for s in segments] == [
-        ("a_b-C", 75.29841, 114.3, 3, "train"),
-        ("a_b-C", 102.0, 111.0, 4, "train"),
-    ]
-    assert segments[0].step == TAXONOMY[3] and not unusable
+    unusable = Counter[str]()
+    rows = read_annotations(path, TAXONOMY, None, unusable)
+    about = {"video": "a_b-C", "activity": "Make Tea", "split": "train"}
+    first = {"clip": "a_b-C_75.29841_114.30", "start": 75.29841, "end": 114.3, "step": "Boil the water.", "step_id": 3}
+    second = {"clip": "a_b-C_102_111", "start": 102.0, "end": 111.0, "step": "Serve.", "step_id": 4}
+    assert rows == [about | first, about | second] and not unusable
 
 
 def test_a_video_in_two_splits_is_refused(tmp_path: Path) -> None:
@@ -61,18 +60,19 @@ def test_a_video_in_two_splits_is_refused(tmp_path: Path) -> None:
         read_splits(write(tmp_path / "u.json", {"dev": ["a"]}))
     path = write(tmp_path / "a.json", annotated('{"id": 3, "segment": [1, 2]}', video="c"))
     with pytest.raises(StepDiffError, match="video c is of train here and of test in the splits"):
-        read_annotations(path, TAXONOMY, splits)
+        read_annotations(path, TAXONOMY, splits, Counter())
     path = write(tmp_path / "d.json", annotated('{"id": 3, "segment": [1, 2]}', video="d"))
     with pytest.raises(StepDiffError, match="video d is of train here and of none in the splits"):
-        read_annotations(path, TAXONOMY, splits)
+        read_annotations(path, TAXONOMY, splits, Counter())
 
 
 def test_an_unusable_segment_is_counted_with_its_reason_and_the_others_are_kept(tmp_path: Path) -> None:
     bad = ["[5, 5]", "[7, 5]", "[-1, 5]", "[1e999, 5]", '["x", 5]', "[5]", "null"]
     rows = [f'{{"id": 3, "segment": {segment}}}' for segment in [*bad, "[1, 2]", "[1, 2]"]]
     rows.append('{"id": 99, "segment": [3, 4]}')
-    segments, unusable = read_annotations(write(tmp_path / "a.json", annotated(", ".join(rows))), TAXONOMY)
-    assert [s.clip for s in segments] == ["a_b-C_1_2"]
+    unusable = Counter[str]()
+    usable = read_annotations(write(tmp_path / "a.json", annotated(", ".join(rows))), TAXONOMY, None, unusable)
+    assert [row["clip"] for row in usable] == ["a_b-C_1_2"]
     assert unusable == {
         "its segment does not end after its start": 4,
         "its segment is not two numbers": 3,
@@ -96,7 +96,7 @@ def test_an_unusable_segment_is_counted_with_its_reason_and_the_others_are_kept(
 )
 def test_a_file_that_is_not_annotations_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
     with pytest.raises(StepDiffError, match=r"a\.json: [^\n]+$"):
-        read_annotations(write(tmp_path / "a.json", text), TAXONOMY)
+        read_annotations(write(tmp_path / "a.json", text), TAXONOMY, None, Counter())
 
 
 @pytest.mark.full

@@ -80,17 +80,17 @@ def test_an_answered_item_is_never_answered_again(store: Store, job: Shout) -> N
 
 def test_a_failure_no_longer_counts_once_its_item_is_answered(store: Store, job: Shout) -> None:
     work(store, job, items(["a", None]))
-    assert chosen(store, "shout", None).failures()["key"].to_list() == ["v_1_1"]
+    assert chosen(store, "shout", None).shard_failures(0)["key"].to_list() == ["v_1_1"]
     Path(job.log).with_suffix(".repaired").touch()
     work(store, job, items(["a", None]), retry_failed=True)
     version = chosen(store, "shout", None)
-    assert version.texts("shout")["v_1_1"] == "NONE" and version.failures().is_empty()
+    assert version.texts("shout")["v_1_1"] == "NONE" and version.shard_failures(0).is_empty()
 
 
 def test_failures_are_recorded_with_their_reason(store: Store, job: Shout) -> None:
     (outcome,) = work(store, job, items(["a", None, "busy", "b"]))
     version = chosen(store, "shout", None)
-    assert version.failures().to_dicts() == [{"key": "v_1_1", "reason": "no narration: say something"}]
+    assert version.shard_failures(0).to_dicts() == [{"key": "v_1_1", "reason": "no narration: say something"}]
     assert outcome.done == 2 and outcome.error == "the server is busy"  # no failure is recorded
     Path(job.log).with_suffix(".repaired").touch()
     (outcome,) = work(store, job, items(["a", None, "busy", "b"]))  # retried without --retry-failed

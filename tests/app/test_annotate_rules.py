@@ -21,7 +21,7 @@ from stepdiff.app.annotating import answers, people, work
 from stepdiff.app.annotating import events as tables
 from stepdiff.app.annotating.database import Database
 from stepdiff.app.annotating.events import assignments, events, history
-from stepdiff.app.annotating.messages import Adjudication, Save, Submission, SubmissionResult
+from stepdiff.app.annotating.messages import Adjudication, Save, Submission
 from stepdiff.app.annotating.people import Person
 from stepdiff.app.annotating.service import Annotating
 from stepdiff.app.annotating.work import Assigner
@@ -204,7 +204,7 @@ class Rules(RuleBasedStateMachine):
         before = own.state
         now, number = self.clock(), own.number + 1
 
-        def change() -> SubmissionResult:
+        def change() -> dict[str, Any]:
             with self.annotating.database.write() as connection:
                 sender = self.people[own.person]
                 sent = Submission(number=number, changes=FULL, rejected=reason, seconds=9.0)
@@ -216,7 +216,7 @@ class Rules(RuleBasedStateMachine):
                 change()
             return
         result = change()
-        assert not result.problems and (result.feedback is not None) == (own.kind == "training")
+        assert not result["problems"] and (result["feedback"] is not None) == (own.kind == "training")
         self.touch(own, "submitted")
         own.done, own.number, own.answered = own.last, number, True
         assert number == own.number and change_again(self, own, reason)
@@ -290,7 +290,8 @@ def change_again(machine: Rules, own: Held, reason: str | None) -> bool:
     with machine.annotating.database.write() as connection:
         sender = machine.people[own.person]
         again = Submission(number=own.number, changes=FULL, rejected=reason, seconds=9.0)
-        return not work.submit(connection, machine.annotating.assigner, sender, own.id, again, machine.clock()).problems
+        result = work.submit(connection, machine.annotating.assigner, sender, own.id, again, machine.clock())
+        return not result["problems"]
 
 
 Rules.TestCase.settings = settings(max_examples=40, stateful_step_count=40, suppress_health_check=list(HealthCheck))
@@ -330,9 +331,9 @@ def test_training_comes_first_and_gold_is_mixed_in_by_the_seed(made: Callable[..
     assert kinds[:2] == ["training"] * 2 and kinds.count("work") == 40
     assert 1 <= kinds.count("gold") <= 14, "about one in ten"
     assert "training" not in kinds[2:] and kinds[-1] == "work"
-    assert [result.feedback is not None for _, result in found] == [kind == "training" for kind in kinds]
-    judged = found[0][1].feedback.scores
-    assert [(own.category, own.yours, own.known, own.agrees) for own in judged] == [
+    assert [result["feedback"] is not None for _, result in found] == [kind == "training" for kind in kinds]
+    judged = found[0][1]["feedback"]["scores"]
+    assert [(own["category"], own["yours"], own["known"], own["agrees"]) for own in judged] == [
         ("Ingredients", 5, 3, False),
         ("Actions", 5, 5, True),
     ]
@@ -350,23 +351,23 @@ def test_a_score_that_nobody_chose_is_refused(made: Callable[..., Any]) -> None:
     """A category that nobody touched has no score; a text that was left empty means 5; a lower score needs a text."""
     annotating, person = made()
 
-    def submit(number: int, **changes: Any) -> SubmissionResult:
+    def submit(number: int, **changes: Any) -> dict[str, Any]:
         with annotating.database.write() as connection:
             own = annotating.assigner.next(connection, person, 1.0)
             sent = Submission(number=number, changes=changes, seconds=5.0)
             return work.submit(connection, annotating.assigner, person, own.id, sent, 2.0)
 
-    assert submit(1, texts=EMPTY).problems == ["Write the keystep that both clips show, in at most 10 words."]
-    (problem,) = submit(1, keystep="whisk", texts=EMPTY, scores={"Visuals": 4}).problems
+    assert submit(1, texts=EMPTY)["problems"] == ["Write the keystep that both clips show, in at most 10 words."]
+    (problem,) = submit(1, keystep="whisk", texts=EMPTY, scores={"Visuals": 4})["problems"]
     assert problem == "Visual differences: describe the difference, or choose score 5 (not different)."
     choose = "choose a score from 1 (very different) to 5 (not different)."
-    (problem,) = submit(1, keystep="whisk", texts=EMPTY | {"Visuals": "darker"}).problems
+    (problem,) = submit(1, keystep="whisk", texts=EMPTY | {"Visuals": "darker"})["problems"]
     assert problem == f"Visual differences: {choose}"
     titles = ["Ingredients", "Tools / Equipment", "Techniques", "Action /steps", "Visual differences"]
-    assert submit(1, keystep="whisk").problems == [f"{title}: {choose}" for title in titles]
+    assert submit(1, keystep="whisk")["problems"] == [f"{title}: {choose}" for title in titles]
     untouched = {name: "" for name in CATEGORIES if name != "Actions"}
-    assert submit(1, keystep="whisk", texts=untouched).problems == [f"Action /steps: {choose}"]
-    assert submit(1, keystep="whisk", texts=untouched, scores={"Actions": 5}).problems == []
+    assert submit(1, keystep="whisk", texts=untouched)["problems"] == [f"Action /steps: {choose}"]
+    assert submit(1, keystep="whisk", texts=untouched, scores={"Actions": 5})["problems"] == []
     with annotating.database.read() as connection:
         row = connection.execute(select(assignments.c.answer)).scalar()
     assert all(f'"{name}": {{"text": "", "score": 5}}' in row for name in CATEGORIES)
@@ -390,7 +391,7 @@ def test_an_answer_appears_once_as_it_was_submitted_last(made: Callable[..., Any
             own = annotating.assigner.next(connection, person, annotating.clock())
             changes = FULL | {"texts": EMPTY | {"Visuals": text}}
             sent = Submission(number=number, changes=changes, seconds=5.0)
-            assert work.submit(connection, annotating.assigner, person, own.id, sent, annotating.clock()).done
+            assert work.submit(connection, annotating.assigner, person, own.id, sent, annotating.clock())["done"]
 
     submit(1, "darker")
     with annotating.database.write() as connection:
@@ -623,7 +624,7 @@ def test_consecutive_saves_of_one_field_are_one_event(new_url: Callable[[str], s
     for number in (100, 102):
         with annotating.database.write() as connection:
             sent = own[ann.id], Submission(number=number, changes=rest, seconds=1.0), clock()
-            assert not work.submit(connection, assigner, ann, *sent).problems
+            assert not work.submit(connection, assigner, ann, *sent)["problems"]
         with annotating.database.write() as connection:
             work.undo(connection, assigner, ann, clock())
         numbers[ann.id] = number
@@ -654,13 +655,13 @@ def test_order_is_that_of_events_also_where_the_clock_moves_back(new_url: Callab
             assert own is not None
             changes = {"keystep": "whisk", "texts": EMPTY}
             sent = own.id, Submission(number=1, changes=changes, seconds=10.0 + seconds), clock()
-            assert not work.submit(connection, assigner, ann, *sent).problems
+            assert not work.submit(connection, assigner, ann, *sent)["problems"]
             done.append(own)
         clock.now -= 3600
     with annotating.database.read() as connection:
         found = list(answers.collected(connection))
         assert [answer.pair for answer in found] == [own.pair.id for own in done]
-        assert answers.progress(connection)[ann.id].last == clock() + 3600
+        assert answers.progress(connection)[ann.id]["last"] == clock() + 3600
     with annotating.database.write() as connection:
         opened = assigner.next(connection, ann, clock())
         assert opened is not None and opened.id not in [own.id for own in done]

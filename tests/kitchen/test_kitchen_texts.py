@@ -4,6 +4,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -251,7 +252,7 @@ def test_any_text_can_be_judged(text: str, row: dict[str, str]) -> None:
 @pytest.fixture(scope="module")
 def attributes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("world") / "attributes.jsonl"
-    file.write_text("".join(json.dumps({"clip": c.id, **c.truth.as_dict()}) + "\n" for c in JUDGED_WORLD.values()))
+    file.write_text("".join(json.dumps({"clip": c.id, **asdict(c.truth)}) + "\n" for c in JUDGED_WORLD.values()))
     return file
 
 
@@ -310,7 +311,7 @@ def world_clips() -> list[Clip]:
 
 def write_world(world_clips: list[Clip], folder: Path) -> None:
     folder.mkdir()
-    lines = [json.dumps({"clip": clip.id, **clip.truth.as_dict()}) + "\n" for clip in world_clips]
+    lines = [json.dumps({"clip": clip.id, **asdict(clip.truth)}) + "\n" for clip in world_clips]
     (folder / "attributes.jsonl").write_text("".join(lines))
 
 

@@ -6,7 +6,7 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 
@@ -213,7 +213,7 @@ def test_scores_follow_from_attributes() -> None:
         for a, b in itertools.combinations(truths[:14], 2):
             for category in CATEGORIES:
                 found = score(category, a, b)
-                assert found == naive_score(category, a.as_dict(), b.as_dict())
+                assert found == naive_score(category, asdict(a), asdict(b))
                 seen.add((category, found))
     assert {s for c, s in seen if c == "Actions"} == {1, 2, 3, 4, 5}
     for category in CATEGORIES:

@@ -11,19 +11,19 @@ import io
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
-from stepdiff.annotate.people.files import checked, first_byte, read_lines, read_text
+from stepdiff.annotate.people.files import first_byte, read_objects, read_text
 from stepdiff.annotate.people.form import Answer, Difference, Kind, answer_of
-from stepdiff.annotate.people.label_studio import answers_of
+from stepdiff.annotate.people.label_studio import placed_answers
+from stepdiff.common.checked import checked
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import write_pieces, write_text
-from stepdiff.common.io.jsonl import object_line, parse_object
+from stepdiff.common.io.jsonl import object_line
 from stepdiff.common.io.tables import escaped, unescaped
 
 if TYPE_CHECKING:
@@ -103,15 +103,7 @@ def _read(path: str | Path, refused: Callable[[str], None] | None) -> list[Answe
         return _convis(path, rows)
     if not all(isinstance(row, dict) for row in rows):
         raise StepDiffError(f"{path}: a list of another form; give {FORMS}")
-    return answers_of(rows, str(path), refused)
-
-
-@contextmanager
-def _at(place: str) -> Iterator[None]:
-    try:
-        yield
-    except StepDiffError as error:
-        raise StepDiffError(f"{place}: {error}") from None
+    return [answer for _, answer in placed_answers(rows, str(path), refused)]
 
 
 # ------------------------------------------------------------------------------------------------- JSON lines
@@ -119,10 +111,8 @@ def _at(place: str) -> Iterator[None]:
 
 def read_answers(path: str | Path) -> Iterator[Answer]:
     """Yield the answers of a file of JSON lines, one line in memory at a time."""
-    for number, line in read_lines(path):
-        with _at(f"{path}:{number}"):
-            answer = answer_of(parse_object(line))
-        yield answer
+    for place, keys in read_objects(path):
+        yield answer_of(keys, f"{place}: ")
 
 
 def write_answers(path: str | Path, answers: Iterable[Answer]) -> None:
@@ -173,8 +163,7 @@ def read_table(path: str | Path) -> list[Answer]:
         head: dict[str, Any] = dict(zip(HEAD, key, strict=True))
         head |= {name: head[name] or None for name in ("submitted", "left", "rejected")}
         head["seconds"] = _number(head["seconds"]) if head["seconds"] else None
-        with _at(f"{path}: row {number}"):
-            read.append(answer_of({**head, "differences": differences}))
+        read.append(answer_of({**head, "differences": differences}, f"{path}: row {number}: "))
     return read
 
 
@@ -196,19 +185,19 @@ def _convis(path: str | Path, rows: Sequence[dict[str, Any]]) -> list[Answer]:
     for number, row in enumerate(rows, 1):
         pair, scores, seconds = row["video_pair_id"], row["user_inputs"], row.get("execution_time")
         reference, middle, candidate = str(pair).partition(f"{_VIDEO}-")
-        with _at(f"{path}: answer {number}"):
-            if not middle or not isinstance(scores, dict):
-                raise StepDiffError("expects video_pair_id <clip>.mp4-<clip>.mp4, and user_inputs by concept")
-            numbers = {name: int(score) if str(score).isdecimal() else score for name, score in scores.items()}
-            keys = {
-                "pair": pair,
-                "reference": reference,
-                "candidate": candidate.removesuffix(_VIDEO),
-                "annotator": row["user_id"],
-                "keystep": "",
-                "differences": {name: {"text": "", "score": score} for name, score in numbers.items()},
-                # some of the published ones are negative
-                "seconds": seconds if isinstance(seconds, int | float) and seconds >= 0 else None,
-            }
-            answers.append(answer_of(keys))
+        place = f"{path}: answer {number}: "
+        if not middle or not isinstance(scores, dict):
+            raise StepDiffError(f"{place}expects video_pair_id <clip>.mp4-<clip>.mp4, and user_inputs by concept")
+        numbers = {name: int(score) if str(score).isdecimal() else score for name, score in scores.items()}
+        keys = {
+            "pair": pair,
+            "reference": reference,
+            "candidate": candidate.removesuffix(_VIDEO),
+            "annotator": row["user_id"],
+            "keystep": "",
+            "differences": {name: {"text": "", "score": score} for name, score in numbers.items()},
+            # some of the published ones are negative
+            "seconds": seconds if isinstance(seconds, int | float) and seconds >= 0 else None,
+        }
+        answers.append(answer_of(keys, place))
     return answers

@@ -83,12 +83,10 @@ def diffcap_rows(decided: Iterable[Decided]) -> list[DiffCap]:
     return [DiffCap(*key, texts) for pair in decided for key, texts in pair.texts.items()]
 
 
-def diffrank_rows(
-    decided: Sequence[Decided], steps: Mapping[str, str] | None = None, targets: int = TARGETS, seed: int = 0
-) -> list[DiffRank]:
+def diffrank_rows(decided: Sequence[Decided], steps: Mapping[str, str] | None = None, seed: int = 0) -> list[DiffRank]:
     """Return rows of DiffRank, those of one reference next to each other.
 
-    A reference has the same targets, `targets` at most, in every category in which all of them have a score. A category
+    A reference has the same targets, TARGETS at most, in every category in which all of them have a score. A category
     in which all targets have the same score is left out, because it ranks nothing. `steps` (clip -> its step) allows
     targets of another step; `seed` decides which targets are taken, and their order.
     """
@@ -104,9 +102,9 @@ def diffrank_rows(
         step = steps.get(reference)
         others = [clip for clip in clips if step is not None and steps[clip] != step and clip not in scores]
         foreign = int(rng.choice(OTHER_STEP)) if others else 0
-        near_clips = _some(rng, sorted(scores), targets - foreign)
-        drawn = _some(rng, others, targets - len(near_clips))
-        chosen = _some(rng, [*near_clips, *drawn], targets)
+        near_clips = _some(rng, sorted(scores), TARGETS - foreign)
+        drawn = _some(rng, others, TARGETS - len(near_clips))
+        chosen = _some(rng, [*near_clips, *drawn], TARGETS)
         for category in categories:
             known = [0 if clip in drawn else scores[clip].get(category) for clip in chosen]
             values = tuple(score for score in known if score is not None)

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from stepdiff.common.checked import checked as checked  # used by all readers of this room
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import open_regular
+from stepdiff.common.io.jsonl import parse_object
 
 MOST = 2**28
 """bytes of a file that is read whole"""
@@ -30,15 +31,22 @@ def read_text(path: str | Path) -> str:
         raise StepDiffError(f"{path}: is not UTF-8 (byte {error.start}); save it as UTF-8") from None
 
 
-def read_lines(path: str | Path, most: int = LINE) -> Iterator[tuple[int, bytes]]:
-    """Yield the number and the bytes of each line, without its end. StepDiffError: as above, or a line is too long."""
+def read_objects(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield `path:line` and the object of each line, one line in memory at a time.
+
+    StepDiffError: not a regular file, or a line that is too long, empty, not UTF-8, not JSON or not an object.
+    """
     with open_regular(path) as file:
         number = 0
-        while line := file.readline(most + 1):
+        while line := file.readline(LINE + 1):
             number += 1
-            if len(line) > most:
-                raise StepDiffError(f"{path}:{number}: a line of more than {most:,} bytes; give one object a line")
-            yield number, line.removesuffix(b"\n")
+            if len(line) > LINE:
+                raise StepDiffError(f"{path}:{number}: a line of more than {LINE:,} bytes; give one object a line")
+            try:
+                keys = parse_object(line.removesuffix(b"\n"))
+            except StepDiffError as error:
+                raise StepDiffError(f"{path}:{number}: {error}") from None
+            yield f"{path}:{number}", keys
 
 
 def first_byte(path: str | Path) -> bytes:

@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, Strict, TypeAdapter, with_config
 
-from stepdiff.annotate.people.files import checked
+from stepdiff.common.checked import checked
 
 LOWEST, HIGHEST = 1, 5
 DIRECTION = "5 = not different, 1 = very different"
@@ -115,9 +115,9 @@ def two_clips(pair: Any) -> Any:
 _ANSWER = TypeAdapter(Annotated[Answer, AfterValidator(two_clips)]).validate_python
 
 
-def answer_of(keys: Any) -> Answer:
-    """Return the answer in a JSON object. StepDiffError: one line that names the key and what it should be."""
-    return checked(_ANSWER, keys)
+def answer_of(keys: Any, where: str = "") -> Answer:
+    """Return the answer in a JSON object. StepDiffError: `where`, and the key and what it should be, in one line."""
+    return checked(_ANSWER, keys, where)
 
 
 @dataclass(frozen=True)

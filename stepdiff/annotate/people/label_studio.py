@@ -15,20 +15,17 @@ Guarantees
 - who answered is a field of the task or of Label Studio, never a text that an annotator can write
 """
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
 from xml.etree import ElementTree
 
 from pydantic import AfterValidator, BaseModel, Field, Strict
 
-from stepdiff.annotate.people.files import checked
 from stepdiff.annotate.people.form import SCORES, Answer, Form, answer_of
 from stepdiff.annotate.people.task import Task, plain
+from stepdiff.common.checked import checked
 from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.files import write_text
 
 SKIPPED = "skipped"
 """the reason of a pair that was skipped in Label Studio"""
@@ -82,25 +79,21 @@ class _Annotation(BaseModel):
     result: list[_Result]
 
 
-def video_url(form: str) -> Callable[[str], str]:
-    """Return what makes a clip's URL of one with {clip} in it. StepDiffError: no {clip}."""
-    if "{clip}" not in form:
-        raise StepDiffError(f"{form}: a URL of videos has {{clip}} where the clip's id belongs")
-    return lambda clip: form.replace("{clip}", quote(clip, safe=""))
-
-
-def tasks_of(answers: Iterable[Answer], url: Callable[[str], str], task: Task | None = None) -> list[dict[str, Any]]:
+def tasks_of(answers: Iterable[Answer], url: str, task: Task | None = None) -> list[dict[str, Any]]:
     """Return one task for each pair and side, with its answers as annotations.
 
-    Pairs of `task` that nobody answered are tasks too. Its categories come first; those of the answers follow.
+    Pairs of `task` that nobody answered are tasks too. Its categories come first; those of the answers follow. `url` is
+    that of a clip's video, with {clip} in it. StepDiffError: no {clip}.
     """
+    if "{clip}" not in url:
+        raise StepDiffError(f"{url}: a URL of videos has {{clip}} where the clip's id belongs")
     answers, task = list(answers), task or Task(())
     names = list(dict.fromkeys([*task.names, *(name for answer in answers for name in answer.differences)]))
     tasks: dict[tuple[Any, ...], dict[str, Any]] = {}
 
     def of(pair: str, reference: str, candidate: str, left: str | None) -> dict[str, Any]:
         sides = (candidate, reference) if left == "candidate" else (reference, candidate)
-        videos = {f"video{number}": url(clip) for number, clip in enumerate(sides, 1)}
+        videos = {f"video{n}": url.replace("{clip}", quote(clip, safe="")) for n, clip in enumerate(sides, 1)}
         about = {"pair": pair, "reference": reference, "candidate": candidate, "left": left}
         form = {"categories": names, "keystep_words": task.keystep_words, "answers": []}
         return tasks.setdefault((*about.values(),), {"data": videos | about | form, "annotations": []})
@@ -114,10 +107,6 @@ def tasks_of(answers: Iterable[Answer], url: Callable[[str], str], task: Task | 
         if pair.id not in answered:
             of(pair.id, pair.reference, pair.candidate, "reference")
     return list(tasks.values())
-
-
-def write_label_studio(path: str | Path, tasks: Sequence[dict[str, Any]]) -> None:
-    write_text(Path(path), json.dumps(tasks, indent=1, allow_nan=False) + "\n")
 
 
 def _annotation(answer: Answer, names: Sequence[str], identity: int) -> dict[str, Any]:
@@ -144,10 +133,6 @@ def _annotation(answer: Answer, names: Sequence[str], identity: int) -> dict[str
         "was_cancelled": False,
         "ground_truth": answer.kind == "adjudication",
     }
-
-
-def answers_of(tasks: Sequence[Any], where: str, refused: Callable[[str], None] | None = None) -> list[Answer]:
-    return [answer for _, answer in placed_answers(tasks, where, refused)]
 
 
 def placed_answers(

@@ -21,9 +21,8 @@ from statistics import fmean
 from typing import Any
 
 from stepdiff.annotate.people.answers import latest, read_collected
-from stepdiff.annotate.people.files import first_byte, read_lines
+from stepdiff.annotate.people.files import first_byte, read_objects
 from stepdiff.annotate.people.form import DIRECTION, SCORES, Answer
-from stepdiff.common.io.jsonl import parse_object
 from stepdiff.tasks.testsets import DiffCap, DiffRank, read_test_set
 
 BINS = 16
@@ -137,7 +136,7 @@ def read_files(paths: Sequence[str | Path], refused: Callable[[str], None] | Non
     """
     collection = Collection()
     for path in paths:
-        keys = parse_object(next(read_lines(path))[1]).keys() if first_byte(path) == b"{" else ()
+        keys = next(read_objects(path))[1].keys() if first_byte(path) == b"{" else ()
         if "targets" in keys:
             collection.add_diffrank(read_test_set("diffrank", path))
         elif "text" in keys:

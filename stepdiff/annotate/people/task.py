@@ -22,7 +22,7 @@ from typing import Annotated, Any
 import polars as pl
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Strict, TypeAdapter, with_config
 
-from stepdiff.annotate.people.files import checked, read_lines, read_text, read_whole
+from stepdiff.annotate.people.files import read_objects, read_text, read_whole
 from stepdiff.annotate.people.form import (
     ID,
     LOWEST,
@@ -35,9 +35,9 @@ from stepdiff.annotate.people.form import (
     Score,
     two_clips,
 )
+from stepdiff.common.checked import checked
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io import yaml_file
-from stepdiff.common.io.jsonl import parse_object
 from stepdiff.common.io.parquet_sizes import ImplausibleSizes, check_sizes
 
 DEFAULTS = Path(__file__).parent / "rubric.yaml"
@@ -62,7 +62,7 @@ class Pair:
 class Known(Pair):
     """A pair whose scores are known, and a text that explains them."""
 
-    scores: Annotated[dict[str, Score], Field(min_length=1)] = field(default_factory=dict)
+    scores: Annotated[dict[str, Score], Field(min_length=1)] = field(kw_only=True)
     feedback: str = ""
 
 
@@ -227,15 +227,11 @@ def _check(keys: _Check | None, folder: Path, categories: Sequence[str]) -> Chec
         return Check()
     path = folder / keys.file
     rows: list[Known] = []
-    for number, line in read_lines(path):
-        place = f"{path}:{number}: "
-        try:
-            row = checked(_KNOWN, parse_object(line))
-        except StepDiffError as error:
-            raise StepDiffError(f"{place}{error}") from None
-        if not row.scores or (unknown := [name for name in row.scores if name not in categories]):
-            why = f"{unknown[0]!r:.80} is no category of the task" if row.scores else "is missing"
-            raise StepDiffError(f"{place}scores: {why}; the categories are {', '.join(categories)}")
+    for place, about in read_objects(path):
+        row = checked(_KNOWN, about, f"{place}: ")
+        if unknown := [name for name in row.scores if name not in categories]:
+            why = f"{unknown[0]!r:.80} is no category of the task; the categories are {', '.join(categories)}"
+            raise StepDiffError(f"{place}: scores: {why}")
         rows.append(row)
     if not rows:
         raise StepDiffError(f"{path}: has no pairs; give one JSON object a line, or leave out its key")
@@ -288,16 +284,13 @@ def read_pairs(path: Path) -> tuple[Pair, ...]:
 
 def _refuse_repetitions(task: Task, path: str | Path) -> None:
     """Raise StepDiffError where an id or the same two clips come twice in pairs, gold and training."""
-    ids: dict[str, str] = {}
-    clips: dict[frozenset[str], str] = {}
+    known: dict[str | frozenset[str], str] = {}
     for where, rows in (("pairs", task.pairs), ("gold", task.gold.rows), ("training", task.training.rows)):
         for pair in rows:
             both = frozenset((pair.reference, pair.candidate))
-            if both in clips:
+            if both in known:
                 named = f"{pair.reference!r:.80} and {pair.candidate!r:.80}"
-                raise StepDiffError(f"{path}: {where}: {named} are in {clips[both]} already; keep one, in any order")
-            if pair.id in ids:
-                raise StepDiffError(
-                    f"{path}: {where}: the id {pair.id!r} is in {ids[pair.id]} already; give another id"
-                )
-            ids[pair.id] = clips[both] = where
+                raise StepDiffError(f"{path}: {where}: {named} are in {known[both]} already; keep one, in any order")
+            if pair.id in known:
+                raise StepDiffError(f"{path}: {where}: the id {pair.id!r} is in {known[pair.id]} already; give another")
+            known[pair.id] = known[both] = where

@@ -20,11 +20,11 @@ import polars as pl
 from pydantic import Strict, TypeAdapter
 
 from heads.llm.model import LLM, CutOff, LLMOptions
-from stepdiff.annotate.people.files import checked
 from stepdiff.annotate.qa.pair_choice import SCHEMA
 from stepdiff.annotate.qa.prompts import PAIRQA
 from stepdiff.annotate.qa.reading import QA, Dropped, named, names_one, read_pairs, read_yes_no, turned, unsure
 from stepdiff.annotate.stages.job import Annotator, Answer, Failure, Item
+from stepdiff.common.checked import checked
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.jsonl import read_objects
 from stepdiff.tasks.captions import Embed
@@ -234,9 +234,6 @@ class Ledger:
 def kept_words(kind: str, counts: Mapping[str, Any]) -> str:
     words = f"{counts['kept']:,} questions kept, {counts['written']:,} texts written"
     return f"{words} (of pairs of different steps none: their answer is NO)" if kind == "3" else words
-
-
-_Questions = list[tuple[int, QA]]  # type, question and answer
 
 
 def compose(

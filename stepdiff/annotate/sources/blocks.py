@@ -23,6 +23,10 @@ from stepdiff.tasks import registry
 
 ROWS = 2**16
 """of a block, about"""
+CLIP = {"clip": pl.String, "video": pl.String, "start": pl.Float64, "end": pl.Float64, "split": pl.String}
+"""columns of a block of clips with one text each, which follows them"""
+Clip = tuple[str, str, float, float, str, str]
+"""clip, video, start, end (seconds), split, text"""
 _MARK = re.compile(r"\{(video|folder|name)\}")
 _TEXTS = ("narration", "caption")
 
@@ -159,7 +163,13 @@ def write_blocks(blocks: Iterator[pl.DataFrame], selection: Selection, out: Path
     write_frames(chain([first], selected), first.schema, out)
 
 
-def write_frames(frames: Iterator[pl.DataFrame], schema: Mapping[str, Any], out: Path) -> None:
+def write_frames(
+    frames: Iterator[pl.DataFrame], schema: Mapping[str, Any], out: Path, metadata: dict[str, str] | None = None
+) -> None:
+    """Write frames as they come, as .csv, .parquet or .jsonl; with metadata as Parquet, whatever the name.
+
+    StepDiffError where the disk refuses.
+    """
     from polars.io.plugins import register_io_source
 
     failure: list[Exception] = []
@@ -174,8 +184,11 @@ def write_frames(frames: Iterator[pl.DataFrame], schema: Mapping[str, Any], out:
     make_folder(out.parent)
     with whole(out) as temporary:
         rows = register_io_source(pieces, schema=schema)
-        write: Any = {".csv": rows.sink_csv, ".parquet": rows.sink_parquet, ".jsonl": rows.sink_ndjson}[out.suffix]
-        write(temporary, engine="streaming")
+        if metadata is not None or out.suffix == ".parquet":
+            rows.sink_parquet(temporary, metadata=metadata, engine="streaming")
+        else:
+            write = rows.sink_csv if out.suffix == ".csv" else rows.sink_ndjson
+            write(temporary, engine="streaming")
         if failure:
             raise failure[0]
 

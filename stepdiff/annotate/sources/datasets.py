@@ -16,37 +16,27 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import polars as pl
 from pydantic import BaseModel, TypeAdapter
 
-from stepdiff.annotate.people.files import checked
 from stepdiff.annotate.sources.narration import heard, read_narration
+from stepdiff.common.checked import checked
 from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks.benchmarks.captaincook import read_recorded
 from stepdiff.tasks.benchmarks.published_files import Text, read_entries, read_json
 
 SPLITS = ("train", "val", "test")
 T = TypeVar("T")
+Rows = list[dict[str, Any]]
 
 
 class Step(NamedTuple):
     activity: str
     headline: str
-
-
-@dataclass(frozen=True)
-class Segment:
-    clip: str
-    video: str
-    start: float  # seconds
-    end: float
-    step_id: int  # global_step_index
-    step: Step
-    split: str
 
 
 class _Row(BaseModel):
@@ -98,28 +88,36 @@ def split_of(subset: str, path: str | Path) -> str:
 
 
 def read_annotations(
-    path: str | Path, taxonomy: dict[int, Step], splits: dict[str, str] | None = None
-) -> tuple[list[Segment], Counter[str]]:
-    """Read the usable segments of annotations.json, and the number of others by reason.
+    path: str | Path, taxonomy: dict[int, Step], splits: dict[str, str] | None, left_out: Counter[str]
+) -> Rows:
+    """Read the usable segments of annotations.json as rows of clips; count the others by reason.
 
     splits: as `read_splits` returns them, which must agree with the file's; None: the file's own subsets count.
     """
-    segments: dict[str, Segment] = {}
-    unusable = Counter[str]()
+    rows: dict[str, dict[str, Any]] = {}
     for video, about in _read(path, _VIDEOS).items():
         split = split_of(about.subset, path)
         if splits is not None and splits.get(video) != split:
             other = splits.get(video, "none")
             raise StepDiffError(f"{path}: video {video} is of {split} here and of {other} in the splits; correct one")
         for row in about.annotations:
-            segment = _segment(video, row.segment, row.id, taxonomy, split)
-            if isinstance(segment, str):
-                unusable[segment] += 1
-            elif segment.clip in segments:
-                unusable["its clip has a step already"] += 1
+            try:
+                start, end = map(float, row.segment)
+            except (TypeError, ValueError):
+                left_out["its segment is not two numbers"] += 1
+                continue
+            clip = "_".join((video, *map(str, row.segment)))
+            if not 0 <= start < end < math.inf:
+                left_out["its segment does not end after its start"] += 1
+            elif row.id not in taxonomy:
+                left_out["its step is not in the taxonomy"] += 1
+            elif clip in rows:
+                left_out["its clip has a step already"] += 1
             else:
-                segments[segment.clip] = segment
-    return list(segments.values()), unusable
+                step = taxonomy[row.id]
+                about_step = {"step": step.headline, "step_id": row.id, "activity": step.activity, "split": split}
+                rows[clip] = _row(clip, video, start, end) | about_step
+    return list(rows.values())
 
 
 def read_htstep(
@@ -132,35 +130,17 @@ def read_htstep(
 ) -> Iterator[pl.DataFrame]:
     """Yield the segments as one block of clips, with narration; count unusable segments and faults of the narration."""
     of_videos = None if splits is None else read_splits(splits)
-    segments, unusable = read_annotations(annotations, read_taxonomy(taxonomy), of_videos)
-    left_out.update(unusable)
-    if not segments:
-        raise StepDiffError(f"{annotations}: no segment in it can be used ({dict(unusable) or 'it has none'})")
-    by_video: dict[str, list[Segment]] = {}
-    for segment in segments:
-        by_video.setdefault(segment.video, []).append(segment)
-    spoken = () if narration is None else read_narration(narration, by_video, faults)
-    speech = {one.clip: heard(pieces, one.start, one.end) for video, pieces in spoken for one in by_video[video]}
-    rows = [
-        _row(one.clip, one.video, one.start, one.end)
-        | {"step": one.step.headline, "step_id": one.step_id, "activity": one.step.activity, "split": one.split}
-        | {"narration": speech.get(one.clip, "")}
-        for one in segments
-    ]
+    rows = read_annotations(annotations, read_taxonomy(taxonomy), of_videos, left_out)
+    if not rows:
+        raise StepDiffError(f"{annotations}: no segment in it can be used ({dict(left_out) or 'it has none'})")
+    by_video: dict[str, Rows] = {}
+    for row in rows:
+        row["narration"] = ""
+        by_video.setdefault(row["video"], []).append(row)
+    for video, pieces in () if narration is None else read_narration(narration, by_video, faults):
+        for row in by_video[video]:
+            row["narration"] = heard(pieces, row["start"], row["end"])
     yield _frame(rows)
-
-
-def _segment(video: str, written: Any, step_id: int, taxonomy: dict[int, Step], split: str) -> Segment | str:
-    try:
-        start, end = map(float, written)
-    except (TypeError, ValueError):
-        return "its segment is not two numbers"
-    if not (math.isfinite(start) and math.isfinite(end) and 0 <= start < end):
-        return "its segment does not end after its start"
-    if step_id not in taxonomy:
-        return "its step is not in the taxonomy"
-    clip = "_".join((video, *map(str, written)))
-    return Segment(clip, video, start, end, step_id, taxonomy[step_id], split)
 
 
 def _read(path: str | Path, validate: Callable[[Any], T]) -> T:
@@ -179,7 +159,6 @@ RATE = 30
 BEFORE = 8.0
 """seconds before a moment that an expert comments, our choice: the annotations have the moment only"""
 TWICE = "actions of an interval that has one already"
-Rows = list[dict[str, Any]]
 
 
 class _Take(BaseModel):
@@ -202,27 +181,24 @@ def _captaincook(folder: Path, seconds: float | None, left_out: Counter[str]) ->
         yield _frame(rows)
 
 
-def _egoexo(view: str) -> Callable[[Path, float | None, Counter[str]], Iterator[pl.DataFrame]]:
-    def read(folder: Path, seconds: float | None, left_out: Counter[str]) -> Iterator[pl.DataFrame]:
-        entries = read_entries(folder / "takes.json", EGOEXO, "take", _Take.model_validate)
-        takes = {take.take_uid: take for take in entries}
-        for part in SPLITS:
-            path = folder / "annotations" / f"expert_commentary_{part}.json"
-            if part != "train" and not path.exists():  # test is not public
-                continue
-            rows: Rows = []
-            commentary = read_json(path, EGOEXO)
-            try:
-                for uid, annotations in commentary["annotations"].items():
-                    if uid not in takes or (video := _view(takes[uid], view)) is None:
-                        left_out["takes without this view"] += 1
-                    else:
-                        rows += _commentary(annotations, video, part, seconds or BEFORE, left_out)
-            except (StepDiffError, AttributeError, KeyError, TypeError, ValueError) as error:
-                raise StepDiffError(f"{path}: not expert commentary ({error!r}); get it again from {EGOEXO}") from error
-            yield _frame(rows)
-
-    return read
+def _egoexo(view: str, folder: Path, seconds: float | None, left_out: Counter[str]) -> Iterator[pl.DataFrame]:
+    entries = read_entries(folder / "takes.json", EGOEXO, "take", _Take.model_validate)
+    takes = {take.take_uid: take for take in entries}
+    for part in SPLITS:
+        path = folder / "annotations" / f"expert_commentary_{part}.json"
+        if part != "train" and not path.exists():  # test is not public
+            continue
+        rows: Rows = []
+        commentary = read_json(path, EGOEXO)
+        try:
+            for uid, annotations in commentary["annotations"].items():
+                if uid not in takes or (video := _view(takes[uid], view)) is None:
+                    left_out["takes without this view"] += 1
+                else:
+                    rows += _commentary(annotations, video, part, seconds or BEFORE, left_out)
+        except (StepDiffError, AttributeError, KeyError, TypeError, ValueError) as error:
+            raise StepDiffError(f"{path}: not expert commentary ({error!r}); get it again from {EGOEXO}") from error
+        yield _frame(rows)
 
 
 def _view(take: _Take, view: str) -> str | None:
@@ -336,8 +312,8 @@ def _frame(rows: Rows) -> pl.DataFrame:
 Read = Callable[[Path, float | None, Counter[str]], Iterator[pl.DataFrame]]
 DATASETS: dict[str, Read] = {
     "captaincook": _captaincook,
-    "egoexo-exo": _egoexo("exo"),
-    "egoexo-ego": _egoexo("ego"),
+    "egoexo-exo": partial(_egoexo, "exo"),
+    "egoexo-ego": partial(_egoexo, "ego"),
     "assembly101-fine": _fine,
     "assembly101-coarse": _coarse,
 }

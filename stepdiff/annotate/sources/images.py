@@ -20,7 +20,7 @@ from typing import IO, Any
 
 import polars as pl
 
-from stepdiff.annotate.sources.blocks import ROWS
+from stepdiff.annotate.sources.blocks import CLIP, ROWS, Clip
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import open_regular, refuse_links_out
 from stepdiff.common.io.tars import DamagedTar, Member, members, safe_name
@@ -35,16 +35,13 @@ NOT_DOWNLOADED = "images that img2dataset did not get"
 REFUSED = "links, devices, sparse files and unsafe names"
 TWICE = "images of a key that has one already"
 _RANGE = re.compile(r"\{([0-9]+)\.\.([0-9]+)\}")
-_CLIPS = {"clip": pl.String, "video": pl.String, "start": pl.Float64, "end": pl.Float64}
-_SCHEMA = {**_CLIPS, "split": pl.String, "caption": pl.String}
-Image = tuple[str, str, float, float, str, str]
-"""clip, video, start, end (seconds), split, caption"""
+_SCHEMA = {**CLIP, "caption": pl.String}
 
 
 def read_images(given: Sequence[str], folder: Path, left_out: Counter[str]) -> Iterator[pl.DataFrame]:
     """Yield blocks of images with captions; their videos are paths from `folder`, where the manifest will be."""
     files = _files(given)
-    images: list[Image] = []
+    images: list[Clip] = []
     with progress("tar files and tables", len(files), "files") as advance:
         for file in files:
             read = _of_tar if file.suffix == ".tar" else _of_table

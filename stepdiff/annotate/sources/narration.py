@@ -20,13 +20,13 @@ from collections.abc import Collection, Iterable, Iterator
 from itertools import islice
 from json.decoder import scanstring  # type: ignore[attr-defined]
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
 from featurize.scratch import Buckets
-from stepdiff.annotate.sources.blocks import ROWS
+from stepdiff.annotate.sources.blocks import CLIP, ROWS, Clip
 from stepdiff.common.errors import StepDiffError
 
 PIECE = 2**22  # characters read at once
@@ -43,31 +43,28 @@ def entries(path: str | Path) -> Iterator[tuple[str, Any]]:
     StepDiffError: no such file, not a JSON object, or damaged; entries before the damage are yielded.
     """
     try:
-        with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
-            yield from _entries(file, path)
+        file = open(path, encoding="utf-8-sig", errors="replace", newline="")
     except OSError as error:
         raise StepDiffError(f"{path}: cannot be read ({error.strerror}); correct its path") from error
-
-
-def _entries(file: TextIO, path: str | Path) -> Iterator[tuple[str, Any]]:
-    text, at, count = file.read(PIECE).lstrip(_BLANK), 0, 0
-    if not text.startswith("{"):
-        raise StepDiffError(f"{path}: not a JSON object; give a file that begins with {{")
-    if text[1:].lstrip(_BLANK).startswith("}"):
-        at = text.index("}")
-    while text[at] != "}":  # the mark before an entry
-        while (entry := _entry(text, at + 1)) is None:
-            text, at = text[at:], 0
-            more = file.read(max(PIECE, len(text)))
-            if not more or len(text) > LONGEST:
-                start = text[1:].lstrip(_BLANK)[:40]
-                raise StepDiffError(f"{path}: damaged after entry {count}: {start!r}; copy it again")
-            text += more
-        name, value, at = entry
-        yield name, value
-        count += 1
-    if rest := (text[at + 1 :] + file.read(PIECE)).strip(_BLANK):
-        raise StepDiffError(f"{path}: damaged after entry {count}: {rest[:40]!r}; copy it again")
+    with file:
+        text, at, count = file.read(PIECE).lstrip(_BLANK), 0, 0
+        if not text.startswith("{"):
+            raise StepDiffError(f"{path}: not a JSON object; give a file that begins with {{")
+        if text[1:].lstrip(_BLANK).startswith("}"):
+            at = text.index("}")
+        while text[at] != "}":  # the mark before an entry
+            while (entry := _entry(text, at + 1)) is None:
+                text, at = text[at:], 0
+                more = file.read(max(PIECE, len(text)))
+                if not more or len(text) > LONGEST:
+                    start = text[1:].lstrip(_BLANK)[:40]
+                    raise StepDiffError(f"{path}: damaged after entry {count}: {start!r}; copy it again")
+                text += more
+            name, value, at = entry
+            yield name, value
+            count += 1
+        if rest := (text[at + 1 :] + file.read(PIECE)).strip(_BLANK):
+            raise StepDiffError(f"{path}: damaged after entry {count}: {rest[:40]!r}; copy it again")
 
 
 def _entry(text: str, at: int) -> tuple[str, Any, int] | None:
@@ -173,10 +170,7 @@ SECONDS = 3.2
 """of a clip around a moment: 16 frames at 5 a second, as the authors of HTM-AA train on it"""
 UNALIGNED = "sentences that are not alignable"
 MOMENT = "sentences of no length"
-Clip = tuple[str, str, float, float, str, str]
-"""clip, video, start, end (seconds), split, narration"""
-_TIMES = {"clip": pl.String, "video": pl.String, "start": pl.Float64, "end": pl.Float64}
-_CLIPS = {**_TIMES, "split": pl.String, "narration": pl.String}
+_SCHEMA = {**CLIP, "narration": pl.String}
 _SAID = {"video": pl.String, "second": pl.String, "text": pl.String}
 _TOGETHER = 16  # blocks that are divided together
 _PART = 2**27  # bytes of a .csv file in one temporary part, about
@@ -188,10 +182,10 @@ def read_sentences(path: Path, seconds: float, faults: Counter[str]) -> Iterator
     for video, pieces in _videos(path, faults):
         clips += _clips(video, pieces, seconds if path.suffix == ".csv" else None, faults)
         if len(clips) >= ROWS:
-            yield pl.DataFrame(clips, _CLIPS, orient="row")
+            yield pl.DataFrame(clips, _SCHEMA, orient="row")
             clips = []
     if clips:
-        yield pl.DataFrame(clips, _CLIPS, orient="row")
+        yield pl.DataFrame(clips, _SCHEMA, orient="row")
 
 
 def _videos(path: Path, faults: Counter[str]) -> Iterator[tuple[str, list[Piece]]]:

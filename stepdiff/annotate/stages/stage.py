@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import polars as pl
@@ -265,22 +265,16 @@ def _work(
 def _pool(options: StageOptions, version: Version, job: Job) -> Iterator[tuple[WorkerPool | Here, int]]:
     """Yield the workers of a stage, and how many there are."""
     device = None if options.device == "auto" else options.device
-
-    def of_worker(cpus: int) -> StageWorkerOptions:
-        return StageWorkerOptions(absolute(options.store), version.stage, version.name, job, device, cpus)
-
-    def failed(shard: int, why: str) -> Answered:
-        return Answered(shard, error=why)
-
+    of_worker = partial(StageWorkerOptions, absolute(options.store), version.stage, version.name, job, device)
     if is_alone(options.workers, CPUS, options.address):
         import torch
 
-        yield Here(Worker, of_worker(min(torch.get_num_threads(), CPUS)), failed), 1
+        yield Here(Worker, of_worker(min(torch.get_num_threads(), CPUS)), Answered), 1
         return
     with connected(options.address, "stepdiff.annotate") as joined:
         gpu = not options.served and has_gpu(device, joined)
         workers, cpus = pool_size(options.workers, CPUS, gpu, joined)
-        yield WorkerPool(Worker, of_worker(cpus), gpu, failed, joined=joined, unit="items"), workers
+        yield WorkerPool(Worker, of_worker(cpus), gpu, Answered, joined=joined, unit="items"), workers
 
 
 def _counts(version: Version, items: Items, done: int) -> dict[str, Any]:

@@ -62,17 +62,9 @@ class Version:
 
     def texts(self, kind: str) -> dict[str, str]:
         """Return key and text of all answers of one kind."""
-        rows = self._all(self.folder, SCHEMA).filter(pl.col("kind") == kind)
+        paths: list[Place] = sorted(self.folder.glob("*.parquet"))
+        rows = pl.concat([pl.DataFrame(schema=SCHEMA), *map(table.read, paths)]).filter(pl.col("kind") == kind)
         return dict(zip(rows["key"], rows["text"], strict=True))
-
-    def failures(self) -> pl.DataFrame:
-        """Return key and reason of all failures that were not answered later."""
-        failed = self._all(self.folder / "failures", REASONS)
-        return failed.join(self._all(self.folder, SCHEMA), on="key", how="anti")
-
-    def _all(self, folder: Place, schema: Mapping[str, Any]) -> pl.DataFrame:
-        paths: list[Place] = sorted(folder.glob("*.parquet"))
-        return pl.concat([pl.DataFrame(schema=schema), *map(table.read, paths)])
 
 
 def versions(store: Store, stage: str) -> list[Version]:

@@ -7,27 +7,26 @@ Guarantees
 """
 
 import tempfile
-import threading
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi import Path as InPath
 from fastapi.responses import FileResponse, JSONResponse, Response
+from sqlalchemy import Connection
 from starlette.background import BackgroundTask
 
 from stepdiff.annotate import export
-from stepdiff.annotate.people.agreement import Agreement, agreement
-from stepdiff.annotate.people.agreement import Person as FiguresOfPerson
+from stepdiff.annotate.people.agreement import agreement
 from stepdiff.annotate.people.answers import write_answers
 from stepdiff.annotate.people.flags import flags
 from stepdiff.annotate.people.form import ID, Answer
 from stepdiff.annotate.people.label_studio import placed_answers
 from stepdiff.app.annotating import answers, people, service
-from stepdiff.app.annotating.answers import OTHER_WAY, OwnProgress
+from stepdiff.app.annotating.answers import OTHER_WAY
 from stepdiff.app.annotating.events import utc
-from stepdiff.app.annotating.messages import Adjudication, Done, Faults, Import, Imported, Link, Name, Someone
+from stepdiff.app.annotating.messages import Adjudication, Import, Name, Someone
 from stepdiff.app.annotating.people import Person
 from stepdiff.app.annotating.service import PATH, Annotating
 from stepdiff.app.media import clip_strip, clip_video
@@ -37,15 +36,16 @@ from stepdiff.common.errors import StepDiffError
 
 ROWS = 100
 """rows of a table on one page"""
-_FRESH = 2.0  # seconds for which figures of agreement are kept
 First = Annotated[int, Query(ge=0, le=2**31, description="first row")]
 Form = Literal["answers", "csv", "diffcap", "diffrank", "label-studio", "label-studio-config"]
 FILES = {"answers": "answers.jsonl", "csv": "answers.csv", "diffcap": "diffcap.jsonl", "diffrank": "diffrank.jsonl"}
+FILES |= {"label-studio": "label-studio.json", "label-studio-config": "label-studio.xml"}
 COLUMNS = {"name": "Name", "done": "Done", "training": "Training", "open": "Open", "seconds": "Seconds"}
 COLUMNS |= {"distance": "Distance", "gold": "Gold", "flags": "Flags"}
 """of the table of people, which is sorted by any of them"""
+NOTHING = {"submitted": 0, "training": 0, "open": 0, "last": None}
+"""progress of a person without assignments"""
 Column = Literal["name", "done", "training", "open", "seconds", "distance", "gold", "flags"]
-FILES |= {"label-studio": "label-studio.json", "label-studio-config": "label-studio.xml"}
 
 
 def router(site: Site, path: Path, annotating: Annotating) -> APIRouter:
@@ -56,36 +56,47 @@ def router(site: Site, path: Path, annotating: Annotating) -> APIRouter:
 
     Admin = Annotated[Person, Depends(signed_in)]
     routes = APIRouter(prefix="/admin", dependencies=[Depends(signed_in)])
-    task, agreed = annotating.task, _Current(annotating)
+    task = annotating.task
     clips = {clip for pair in task.by_id.values() for clip in (pair.reference, pair.candidate)}
 
-    def linked(request: Request, person: Person, token: str) -> Link:
-        return Link(name=person.name, address=service.link(token, site.public_url or str(request.base_url)))
+    def linked(request: Request, person: Person, token: str) -> dict[str, str]:
+        return {"name": person.name, "address": service.link(token, site.public_url or str(request.base_url))}
+
+    def change(sent: Someone, by: Person, act: Callable[[Connection, Person, float, int], None]) -> str:
+        """Change a person, and return the name."""
+        with annotating.database.write() as connection:
+            person = people.by_id(connection, sent.person)
+            act(connection, person, annotating.clock(), by.id)
+        return person.name
 
     @routes.get("")
     def overview(request: Request, sort: Column | None = None, falling: bool = False) -> Response:
         """Progress, people, by default in the order in which they came, and agreement."""
-        figures = agreed.current()
-        agreement = figures.agreement
         with annotating.database.read() as connection:
+            counted, left_out = list(answers.collected(connection)), answers.excluded(connection)
             totals = answers.totals(connection, task.people)
             progress = answers.progress(connection)
             everyone = people.everyone(connection)
             names_open = people.names_are_open(connection)
+        agreed = agreement(counted, task)
+        # The figures of an excluded person compare with everybody.
+        figures = agreement([*counted, *left_out], task).annotators if left_out else []
+        figures_of = {person.annotator: person for person in (*figures, *agreed.annotators)}
         rows = []
         for person in everyone:
             if person.role != "admin":
-                own, done = figures.people.get(person.name), progress.get(person.id, OwnProgress(0, 0, 0, None))
-                row = {"person": person, "name": person.name, "done": done.submitted, "progress": done}
-                row |= {"training": done.training, "open": done.open, "gold_scores": own.gold_scores if own else 0}
+                own, done = figures_of.get(person.name), progress.get(person.id, NOTHING)
+                row: dict[str, Any] = {"person": person, "name": person.name, "progress": done}
+                row |= {"done": done["submitted"], "training": done["training"], "open": done["open"]}
+                row["gold_scores"] = own.gold_scores if own else 0
                 row |= {name: own and getattr(own, name) for name in ("seconds", "distance", "gold")}
                 row["excluded"] = None if person.excluded is None else utc(person.excluded)
-                rows.append(row | {"flags": flags(own, agreement.annotators) if own else []})
+                rows.append(row | {"flags": flags(own, agreed.annotators) if own else []})
         if sort is not None:
             rows = _sorted(rows, sort, falling)
         record = {"title": "Collection", "totals": totals, "per_pair": task.people, "people": rows}
-        record |= {"columns": COLUMNS, "sort": sort, "falling": falling, "left_out": figures.left_out}
-        record |= {"agreement": agreement, "names_open": names_open, "files": FILES}
+        record |= {"columns": COLUMNS, "sort": sort, "falling": falling, "left_out": len(left_out)}
+        record |= {"agreement": agreed, "names_open": names_open, "files": FILES}
         return page(request, "annotate_admin.html", record)
 
     @routes.get("/pairs")
@@ -118,7 +129,7 @@ def router(site: Site, path: Path, annotating: Annotating) -> APIRouter:
             raise UnknownError(f"the task has no pair {id[:200]!r}")
         every, pair = _collected(annotating), task.by_id[id]
         own = [answer for answer in every if answer.pair == id]
-        others = [row.pair for row in answers.disagreements(every) if not row.adjudicated and row.pair != id]
+        others = [row["pair"] for row in answers.disagreements(every) if not row["adjudicated"] and row["pair"] != id]
         record = {
             "title": "One pair",
             "pair": pair,
@@ -149,7 +160,7 @@ def router(site: Site, path: Path, annotating: Annotating) -> APIRouter:
         """A frame of a clip of a pair of the task, as JPEG."""
         return clip_strip(site, clip, frames=1, height=90)
 
-    @routes.post("/adjudicate", response_model=Done, responses={400: {"model": Faults}})
+    @routes.post("/adjudicate")
     def adjudicate(sent: Adjudication, by: Admin) -> Response:
         """Decide about a pair. An earlier decision stays in the history."""
         try:
@@ -181,7 +192,7 @@ def router(site: Site, path: Path, annotating: Annotating) -> APIRouter:
         return FileResponse(out, filename=FILES[form], headers=headers, background=cleanup)
 
     @routes.post("/import")
-    def imported(sent: Import, by: Admin) -> Imported:
+    def imported(sent: Import, by: Admin) -> dict[str, Any]:
         """Take the answers of tasks of a Label Studio export: one line for each refused one, the others are taken."""
         refused: list[str] = []
         given = list(placed_answers(sent.tasks, "the file", refused.append, sent.first))
@@ -190,17 +201,17 @@ def router(site: Site, path: Path, annotating: Annotating) -> APIRouter:
         taken = left_out.pop("taken", 0)
         words = [f"{taken} answers taken", *(f"{count} left out: {why}" for why, count in left_out.items())]
         words += [f"{len(refused)} refused"] if refused else []
-        return Imported(done="; ".join(words), taken=taken, left_out=dict(left_out), refused=refused)
+        return {"done": "; ".join(words), "taken": taken, "left_out": left_out, "refused": refused}
 
     @routes.post("/people")
-    def add(request: Request, sent: Name, by: Admin) -> Link:
+    def add(request: Request, sent: Name, by: Admin) -> dict[str, str]:
         """Add a person, and show the personal link once."""
         with annotating.database.write() as connection:
             person, token = people.add(connection, sent.name, annotating.clock(), by=by.id)
         return linked(request, person, token)
 
     @routes.post("/people/link")
-    def link(request: Request, sent: Someone, by: Admin) -> Link:
+    def link(request: Request, sent: Someone, by: Admin) -> dict[str, str]:
         """Make a new personal link; the old one ends."""
         with annotating.database.write() as connection:
             person = people.by_id(connection, sent.person)
@@ -208,32 +219,21 @@ def router(site: Site, path: Path, annotating: Annotating) -> APIRouter:
         return linked(request, person, token)
 
     @routes.post("/people/revoke")
-    def revoke(sent: Someone, by: Admin) -> Done:
+    def revoke(sent: Someone, by: Admin) -> dict[str, str]:
         """End a person's link, and return open work to the pool."""
-        with annotating.database.write() as connection:
-            person = people.by_id(connection, sent.person)
-            if person.id == by.id:
-                raise StepDiffError("this is your own link: stepdiff people admin makes another")
-            people.revoke(connection, person, annotating.clock(), by.id)
-        return Done(done=f"{person.name} can no longer open the pages")
+        if sent.person == by.id:
+            raise StepDiffError("this is your own link: stepdiff people admin makes another")
+        return {"done": f"{change(sent, by, people.revoke)} can no longer open the pages"}
 
     @routes.post("/people/exclude")
-    def exclude(sent: Someone, by: Admin) -> Done:
+    def exclude(sent: Someone, by: Admin) -> dict[str, str]:
         """Let a person's answers not count, and return their pairs to the pool."""
-        with annotating.database.write() as connection:
-            person = people.by_id(connection, sent.person)
-            people.exclude(connection, person, annotating.clock(), by.id)
-        agreed.forget()
-        return Done(done=f"the answers of {person.name} do not count")
+        return {"done": f"the answers of {change(sent, by, people.exclude)} do not count"}
 
     @routes.post("/people/include")
-    def include(sent: Someone, by: Admin) -> Done:
+    def include(sent: Someone, by: Admin) -> dict[str, str]:
         """Let the answers of an excluded person count again."""
-        with annotating.database.write() as connection:
-            person = people.by_id(connection, sent.person)
-            people.include(connection, person, annotating.clock(), by.id)
-        agreed.forget()
-        return Done(done=f"the answers of {person.name} count")
+        return {"done": f"the answers of {change(sent, by, people.include)} count"}
 
     return routes
 
@@ -253,43 +253,3 @@ def _sorted(rows: list[dict[str, Any]], column: str, falling: bool) -> list[dict
 def _collected(annotating: Annotating) -> list[Answer]:
     with annotating.database.read() as connection:
         return list(answers.collected(connection))
-
-
-@dataclass(frozen=True)
-class _Figures:
-    agreement: Agreement
-    """of the answers that count"""
-    people: dict[str, FiguresOfPerson]
-    """by name; those of an excluded person compare with everybody"""
-    left_out: int
-    """answers of excluded people"""
-
-
-class _Current:
-    """The current figures, or those of up to _FRESH seconds ago."""
-
-    def __init__(self, annotating: Annotating) -> None:
-        self._annotating = annotating
-        self._lock = threading.Lock()
-        self._kept: tuple[float, _Figures] | None = None
-
-    def current(self) -> _Figures:
-        with self._lock:
-            now = self._annotating.clock()
-            if self._kept is None or not 0 <= now - self._kept[0] < _FRESH:
-                self._kept = now, self._figures()
-            return self._kept[1]
-
-    def forget(self) -> None:
-        """Compute the figures again at the next request."""
-        with self._lock:
-            self._kept = None
-
-    def _figures(self) -> _Figures:
-        task = self._annotating.task
-        with self._annotating.database.read() as connection:
-            counted, others = list(answers.collected(connection)), answers.excluded(connection)
-        agreed = agreement(counted, task)
-        everybody = agreement([*counted, *others], task).annotators if others else []
-        people = {person.annotator: person for person in (*everybody, *agreed.annotators)}
-        return _Figures(agreed, people, len(others))

@@ -8,20 +8,20 @@ Guarantees
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from statistics import median, median_high
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, case, func, select
+from sqlalchemy import ColumnElement, Connection, case, func, select
 
 from stepdiff.annotate.people.form import HIGHEST, Answer, Form, answer_of
 from stepdiff.annotate.people.label_studio import CORRECT, SKIPPED
 from stepdiff.annotate.people.task import Task
-from stepdiff.app.annotating.events import adjudications, assignments, pair_key, pairs, people, record, utc
+from stepdiff.app.annotating.events import adjudications, assignments, pair_key, pairs, people, record
 from stepdiff.app.annotating.messages import Adjudication
 from stepdiff.app.annotating.people import MOST_NAME, Person, checked_name, named
 from stepdiff.app.annotating.people import add as add_person
-from stepdiff.app.annotating.work import free_slot
+from stepdiff.app.annotating.work import free_slot, head_of
 from stepdiff.app.site import UnknownError
 from stepdiff.common.errors import StepDiffError
 
@@ -29,51 +29,25 @@ OTHER_WAY = "(Video 1 compared with Video 2) "
 """begins a text of a decision that says how the reference differs from the candidate"""
 
 
-@dataclass(frozen=True)
-class OwnProgress:
-    """Progress of one person."""
-
-    submitted: int
-    training: int
-    open: int
-    last: float | None
-    """time of the last change, in seconds since 1970"""
-
-
-@dataclass(frozen=True)
-class Disagreement:
-    """A pair about which people disagree."""
-
-    pair: str
-    reference: str
-    candidate: str
-    people: int
-    spread: int
-    """largest distance of two scores of a category"""
-    widest: str | None
-    """the category that has it"""
-    rejections: int
-    adjudicated: bool
-
-
 def collected(connection: Connection) -> Iterator[Answer]:
     """Yield the submitted answers that count in the order of submission, and then the adjudications."""
+    yield from _submitted(connection, people.c.excluded.is_(None))
     final = select(adjudications.c.answer).order_by(adjudications.c.event)
-    for query in (_submitted(people.c.excluded.is_(None)), final):
-        for text in connection.execute(query).scalars():
-            yield answer_of(json.loads(text))
+    for text in connection.execute(final).scalars():
+        yield answer_of(json.loads(text))
 
 
 def excluded(connection: Connection) -> list[Answer]:
     """Return the submitted answers of excluded people."""
-    rows = connection.execute(_submitted(people.c.excluded.is_not(None))).scalars()
-    return [answer_of(json.loads(text)) for text in rows]
+    return list(_submitted(connection, people.c.excluded.is_not(None)))
 
 
-def _submitted(which: ColumnElement[bool]) -> Select[Any]:
-    """Select the submitted answers of some people, in the order of submission."""
+def _submitted(connection: Connection, whose: ColumnElement[bool]) -> Iterator[Answer]:
+    """Yield the submitted answers of some people, in the order of submission."""
     rows = select(assignments.c.answer).join(people, people.c.id == assignments.c.person)
-    return rows.where(which, assignments.c.state == "submitted").order_by(assignments.c.done)
+    rows = rows.where(whose, assignments.c.state == "submitted").order_by(assignments.c.done)
+    for text in connection.execute(rows).scalars():
+        yield answer_of(json.loads(text))
 
 
 def totals(connection: Connection, per_pair: int) -> dict[str, int]:
@@ -95,19 +69,19 @@ def totals(connection: Connection, per_pair: int) -> dict[str, int]:
     }
 
 
-def progress(connection: Connection) -> dict[int, OwnProgress]:
-    """Return the progress of each person who has assignments."""
+def progress(connection: Connection) -> dict[int, dict[str, Any]]:
+    """Return by person how many assignments are submitted, training or open, and when the last one changed (`last`)."""
     other = assignments.alias()
     latest = select(other.c.touched).where(other.c.person == assignments.c.person).order_by(other.c.last.desc())
     submitted, training = assignments.c.state == "submitted", assignments.c.kind == "training"
-    columns = (
-        func.count(case((submitted & ~training, 1))).label("submitted"),
-        func.count(case((submitted & training, 1))).label("training"),
-        func.count(case((assignments.c.state == "open", 1))).label("open"),
-        latest.limit(1).label("last"),
-    )
-    rows = connection.execute(select(assignments.c.person, *columns).group_by(assignments.c.person))
-    return {row.person: OwnProgress(row.submitted, row.training, row.open, row.last) for row in rows}
+    columns = {
+        "submitted": func.count(case((submitted & ~training, 1))),
+        "training": func.count(case((submitted & training, 1))),
+        "open": func.count(case((assignments.c.state == "open", 1))),
+        "last": latest.limit(1).scalar_subquery(),
+    }
+    rows = connection.execute(select(assignments.c.person, *columns.values()).group_by(assignments.c.person))
+    return {person: dict(zip(columns, own, strict=True)) for person, *own in rows}
 
 
 def own_progress(connection: Connection, person: int, per_pair: int) -> tuple[int, int, float | None]:
@@ -134,8 +108,11 @@ def own_progress(connection: Connection, person: int, per_pair: int) -> tuple[in
     return count, count + share, median_high(seconds) if seconds else None
 
 
-def disagreements(collected: list[Answer]) -> list[Disagreement]:
-    """Return the pairs of work with different scores or both rejections and scores, the widest first."""
+def disagreements(collected: list[Answer]) -> list[dict[str, Any]]:
+    """Return the pairs of work with different scores or both rejections and scores, the widest first.
+
+    spread: the largest distance of two scores in a category; widest: the category that has it.
+    """
     by_pair: dict[str, list[Answer]] = defaultdict(list)
     adjudicated = {answer.pair for answer in collected if answer.kind == "adjudication"}
     for answer in collected:
@@ -152,9 +129,10 @@ def disagreements(collected: list[Answer]) -> list[Disagreement]:
         spread = 0 if widest is None else spreads[widest]
         rejections = sum(answer.rejected is not None for answer in given)
         if spread or 0 < rejections < len(given):
-            reference, candidate, done = given[0].reference, given[0].candidate, pair in adjudicated
-            rows.append(Disagreement(pair, reference, candidate, len(given), spread, widest, rejections, done))
-    return sorted(rows, key=lambda row: (row.adjudicated, -row.spread, -row.rejections, row.pair))
+            row: dict[str, Any] = {"pair": pair, "reference": given[0].reference, "candidate": given[0].candidate}
+            row |= {"people": len(given), "spread": spread, "widest": widest, "rejections": rejections}
+            rows.append(row | {"adjudicated": pair in adjudicated})
+    return sorted(rows, key=lambda row: (row["adjudicated"], -row["spread"], -row["rejections"], row["pair"]))
 
 
 def people_of(connection: Connection, shown: Sequence[str]) -> dict[str, tuple[list[str], list[str]]]:
@@ -273,15 +251,7 @@ def adjudicate(connection: Connection, task: Task, by: Person, decision: Adjudic
     pair = task.by_id.get(decision.pair)
     if pair is None:
         raise UnknownError(f"the task has no pair {decision.pair!r:.200}")
-    about = {
-        "pair": pair.id,
-        "reference": pair.reference,
-        "candidate": pair.candidate,
-        "annotator": by.name,
-        "left": decision.left,
-        "submitted": utc(now),
-        "kind": "adjudication",
-    }
+    about = head_of(pair, by.name, decision.left, "adjudication", now)
     texts = {name: decision.texts.get(name, "") for name in decision.scores}
     answer = answer_of(about | task.filled(decision.keystep, texts, decision.scores, decision.rejected))
     if faults := list(task.faults(answer)):

@@ -11,99 +11,82 @@ Guarantees
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from hashlib import blake2b
 from typing import Any
 
-from sqlalchemy import (
-    BigInteger,
-    Column,
-    ColumnElement,
-    Connection,
-    Float,
-    Index,
-    Integer,
-    MetaData,
-    String,
-    Table,
-    Text,
-    UniqueConstraint,
-    func,
-    insert,
-    select,
-    update,
-)
+import sqlalchemy as sa
+from sqlalchemy import ColumnElement, Connection, func, insert, select, update
 
-METADATA = MetaData()
-_Key = BigInteger().with_variant(Integer, "sqlite")
+METADATA = sa.MetaData()
+_Key = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
-events = Table(
+events = sa.Table(
     "events",
     METADATA,
-    Column("seq", _Key, primary_key=True, autoincrement=True),
-    Column("at", Float(53), nullable=False),  # seconds since 1970
-    Column("kind", String(16), nullable=False),
-    Column("person", _Key),
-    Column("assignment", _Key),
-    Column("data", Text, nullable=False),  # a JSON object
+    sa.Column("seq", _Key, primary_key=True, autoincrement=True),
+    sa.Column("at", sa.Float(53), nullable=False),  # seconds since 1970
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("person", _Key),
+    sa.Column("assignment", _Key),
+    sa.Column("data", sa.Text, nullable=False),  # a JSON object
     sqlite_autoincrement=True,
 )
-Index("events_of_person", events.c.person, events.c.seq)
+sa.Index("events_of_person", events.c.person, events.c.seq)
 
-people = Table(
+people = sa.Table(
     "people",
     METADATA,
-    Column("id", _Key, primary_key=True, autoincrement=False),  # the event that added the person
-    Column("name", Text, nullable=False, unique=True),
-    Column("role", String(16), nullable=False),  # annotator, admin
-    Column("origin", String(16), nullable=False),  # link, name, import
-    Column("token", String(64), unique=True),  # its SHA-256; null: no link opens the pages
-    Column("revoked", Float(53)),
-    Column("excluded", Float(53)),  # null: the person's answers count
-    Column("written", BigInteger, nullable=False),  # bytes of the person's events
+    sa.Column("id", _Key, primary_key=True, autoincrement=False),  # the event that added the person
+    sa.Column("name", sa.Text, nullable=False, unique=True),
+    sa.Column("role", sa.String(16), nullable=False),  # annotator, admin
+    sa.Column("origin", sa.String(16), nullable=False),  # link, name, import
+    sa.Column("token", sa.String(64), unique=True),  # its SHA-256; null: no link opens the pages
+    sa.Column("revoked", sa.Float(53)),
+    sa.Column("excluded", sa.Float(53)),  # null: the person's answers count
+    sa.Column("written", sa.BigInteger, nullable=False),  # bytes of the person's events
 )
 
-assignments = Table(
+assignments = sa.Table(
     "assignments",
     METADATA,
-    Column("id", _Key, primary_key=True, autoincrement=False),  # the event that opened it
-    Column("person", _Key, nullable=False),
-    Column("pair", String(64), nullable=False),  # pair_key of the id
-    Column("kind", String(16), nullable=False),  # work, gold, training
-    Column("left", String(16), nullable=False),  # the clip that is shown on the left: reference, candidate
-    Column("slot", Integer),  # from 1; null: takes no place
-    Column("state", String(16), nullable=False),  # open, submitted, expired
-    Column("opened", Float(53), nullable=False),
-    Column("touched", Float(53), nullable=False),
-    Column("last", _Key, nullable=False),  # the last event that changed or showed it
-    Column("done", _Key),  # the event of the last submission
-    Column("number", Integer, nullable=False),  # of the last save
-    Column("form", Text, nullable=False),  # JSON: what was typed
-    Column("answer", Text),  # JSON: the last submitted answer
-    UniqueConstraint("person", "pair"),
-    UniqueConstraint("pair", "slot"),
+    sa.Column("id", _Key, primary_key=True, autoincrement=False),  # the event that opened it
+    sa.Column("person", _Key, nullable=False),
+    sa.Column("pair", sa.String(64), nullable=False),  # pair_key of the id
+    sa.Column("kind", sa.String(16), nullable=False),  # work, gold, training
+    sa.Column("left", sa.String(16), nullable=False),  # the clip that is shown on the left: reference, candidate
+    sa.Column("slot", sa.Integer),  # from 1; null: takes no place
+    sa.Column("state", sa.String(16), nullable=False),  # open, submitted, expired
+    sa.Column("opened", sa.Float(53), nullable=False),
+    sa.Column("touched", sa.Float(53), nullable=False),
+    sa.Column("last", _Key, nullable=False),  # the last event that changed or showed it
+    sa.Column("done", _Key),  # the event of the last submission
+    sa.Column("number", sa.Integer, nullable=False),  # of the last save
+    sa.Column("form", sa.Text, nullable=False),  # JSON: what was typed
+    sa.Column("answer", sa.Text),  # JSON: the last submitted answer
+    sa.UniqueConstraint("person", "pair"),
+    sa.UniqueConstraint("pair", "slot"),
 )
-Index("assignments_of_person_by_event", assignments.c.person, assignments.c.state, assignments.c.last)
-Index("assignments_by_age", assignments.c.state, assignments.c.touched)
+sa.Index("assignments_of_person_by_event", assignments.c.person, assignments.c.state, assignments.c.last)
+sa.Index("assignments_by_age", assignments.c.state, assignments.c.touched)
 
-pairs = Table(
+pairs = sa.Table(
     "pairs",
     METADATA,
-    Column("pair", String(64), primary_key=True),
-    Column("place", Integer),  # in the task; null: no longer part of it
-    Column("taken", Integer, nullable=False),  # slots in use
+    sa.Column("pair", sa.String(64), primary_key=True),
+    sa.Column("place", sa.Integer),  # in the task; null: no longer part of it
+    sa.Column("taken", sa.Integer, nullable=False),  # slots in use
 )
-Index("pairs_by_need", pairs.c.taken.desc(), pairs.c.place)
+sa.Index("pairs_by_need", pairs.c.taken.desc(), pairs.c.place)
 
-adjudications = Table(
+adjudications = sa.Table(
     "adjudications",
     METADATA,
-    Column("pair", String(64), primary_key=True),
-    Column("event", _Key, nullable=False),
-    Column("answer", Text, nullable=False),
+    sa.Column("pair", sa.String(64), primary_key=True),
+    sa.Column("event", _Key, nullable=False),
+    sa.Column("answer", sa.Text, nullable=False),
 )
 
 # A later save of the same fields replaces the last event of a person; no other event is ever changed.
@@ -215,7 +198,64 @@ def fields(changes: dict[str, Any]) -> set[str]:
 
 
 def apply(connection: Connection, event: Event) -> None:
-    _KINDS[event.kind](connection, event)
+    """Change the state by an event, and count its bytes."""
+    data, run = event.data, connection.execute
+    of_person, it = assignments.c.person == data.get("id"), assignments.c.id == event.assignment
+    person, assignment = update(people).where(people.c.id == data.get("id")), update(assignments).where(it)
+    touched = {"touched": event.at, "last": event.seq}  # where an assignment's own person does something
+    match event.kind:
+        case "created" | "task":  # a new database, with its seed; other pairs of the task than before
+            pass
+        case "added":  # a person
+            values = {name: data[name] for name in ("name", "role", "origin", "token")}
+            run(insert(people).values(id=event.seq, written=0, **values))
+        case "linked":  # a person has a new link
+            run(person.values(token=data["token"], origin=data["origin"], revoked=None))
+        case "revoked":  # a person
+            run(person.values(token=None, revoked=event.at))
+        case "excluded":  # a person, whose answers do not count
+            _take(connection, of_person, -1)
+            run(update(assignments).where(of_person).values(slot=None))
+            run(person.values(excluded=event.at))
+        case "included":  # an excluded person, whose pairs of work get the slots after the last ones in use
+            mine = of_person & (assignments.c.kind == "work") & (assignments.c.state == "submitted")
+            other = assignments.alias()
+            last = select(func.coalesce(func.max(other.c.slot), 0)).where(other.c.pair == assignments.c.pair)
+            run(update(assignments).where(mine).values(slot=last.scalar_subquery() + 1))
+            _take(connection, mine, 1)
+            run(person.values(excluded=None))
+        case "opened":  # an assignment
+            values = {"person": event.person, "kind": data["kind"], "left": data["left"], "state": "open"}
+            _assign(connection, event, data["pair"], **values)
+        case "imported":  # an answer of another tool
+            answer = data["answer"]
+            values = {"person": data["id"], "kind": answer["kind"], "left": answer["left"] or "reference"}
+            values |= {"state": "submitted", "done": event.seq, "answer": json.dumps(answer)}
+            _assign(connection, event, answer["pair"], **values)
+        case "saved" | "submitted":  # a submission brings the last changes
+            form = json.loads(run(select(assignments.c.form).where(it)).scalar_one())
+            run(assignment.values(form=json.dumps(merged(form, data["changes"])), number=data["number"], **touched))
+            if event.kind == "submitted":
+                run(assignment.values(state="submitted", done=event.seq, answer=json.dumps(data["answer"])))
+        case "undone":  # a submission
+            run(assignment.values(state="open", **touched))
+        case "restored":  # a submission that was undone and not made again
+            run(assignment.values(state="submitted"))
+        case "seen":  # an assignment that was opened long ago is shown again
+            run(assignment.values(**touched))
+        case "expired":  # an assignment
+            _take(connection, it, -1)
+            run(assignment.values(state="expired", slot=None))
+        case "resumed":  # an expired assignment
+            run(assignment.values(state="open", slot=data["slot"], **touched))
+            _take(connection, it, 1)
+        case "adjudicated":  # an answer that decides
+            values = {"event": event.seq, "answer": json.dumps(data["answer"])}
+            key = pair_key(data["answer"]["pair"])
+            if not run(update(adjudications).where(adjudications.c.pair == key).values(**values)).rowcount:
+                run(insert(adjudications).values(pair=key, **values))
+        case kind:
+            raise KeyError(kind)
     _count(connection, event.person, event.size)
 
 
@@ -254,129 +294,14 @@ def merged(form: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _added(connection: Connection, event: Event) -> None:
-    values = _of(event.data, "name", "role", "origin", "token")
-    connection.execute(insert(people).values(id=event.seq, written=0, **values))
-
-
-def _linked(connection: Connection, event: Event) -> None:
-    values = _of(event.data, "token", "origin")
-    connection.execute(update(people).where(people.c.id == event.data["id"]).values(**values, revoked=None))
-
-
-def _revoked(connection: Connection, event: Event) -> None:
-    connection.execute(update(people).where(people.c.id == event.data["id"]).values(token=None, revoked=event.at))
-
-
-def _excluded(connection: Connection, event: Event) -> None:
-    mine = (assignments.c.person == event.data["id"]) & assignments.c.slot.is_not(None)
-    _take_all(connection, mine, -1)
-    connection.execute(update(assignments).where(mine).values(slot=None))
-    connection.execute(update(people).where(people.c.id == event.data["id"]).values(excluded=event.at))
-
-
-def _included(connection: Connection, event: Event) -> None:
-    """Give each submitted pair of work of the person the slot after the last one in use."""
-    mine = (assignments.c.person == event.data["id"]) & (assignments.c.kind == "work")
-    mine &= assignments.c.state == "submitted"
-    other = assignments.alias()
-    last = select(func.coalesce(func.max(other.c.slot), 0)).where(other.c.pair == assignments.c.pair)
-    connection.execute(update(assignments).where(mine).values(slot=last.scalar_subquery() + 1))
-    _take_all(connection, mine, 1)
-    connection.execute(update(people).where(people.c.id == event.data["id"]).values(excluded=None))
-
-
-def _take_all(connection: Connection, which: ColumnElement[bool], slots: int) -> None:
-    """Change how many slots are in use of the pairs of some assignments."""
-    keys = select(assignments.c.pair).where(which)
+def _take(connection: Connection, which: ColumnElement[bool], slots: int) -> None:
+    """Change how many slots are in use of the pairs of those of some assignments that have one."""
+    keys = select(assignments.c.pair).where(which, assignments.c.slot.is_not(None))
     connection.execute(update(pairs).where(pairs.c.pair.in_(keys)).values(taken=pairs.c.taken + slots))
 
 
-def _opened(connection: Connection, event: Event) -> None:
-    values = _of(event.data, "kind", "left")
-    _assign(connection, event, event.data["pair"], person=event.person, state="open", **values)
-
-
-def _imported(connection: Connection, event: Event) -> None:
-    answer = event.data["answer"]
-    values = {"kind": answer["kind"], "left": answer["left"] or "reference", "answer": json.dumps(answer)}
-    _assign(connection, event, answer["pair"], person=event.data["id"], state="submitted", done=event.seq, **values)
-
-
-def _of(data: dict[str, Any], *names: str) -> dict[str, Any]:
-    return {name: data[name] for name in names}
-
-
 def _assign(connection: Connection, event: Event, pair: str, **values: Any) -> None:
-    key, slot, form = pair_key(pair), event.data["slot"], json.dumps(NO_FORM)
-    times = {"opened": event.at, "touched": event.at, "last": event.seq}
-    connection.execute(
-        insert(assignments).values(id=event.seq, pair=key, slot=slot, number=0, form=form, **times, **values)
-    )
-    _take(connection, key, int(slot is not None))
-
-
-def _take(connection: Connection, key: str, slots: int) -> None:
-    if slots:
-        connection.execute(update(pairs).where(pairs.c.pair == key).values(taken=pairs.c.taken + slots))
-
-
-def _touch(connection: Connection, event: Event, **values: Any) -> None:
-    """Change an assignment by something that its person does."""
-    _change(connection, event, touched=event.at, last=event.seq, **values)
-
-
-def _change(connection: Connection, event: Event, **values: Any) -> None:
-    connection.execute(update(assignments).where(assignments.c.id == event.assignment).values(**values))
-
-
-def _saved(connection: Connection, event: Event) -> None:
-    """Also the changes that a submission brings."""
-    row = connection.execute(select(assignments.c.form).where(assignments.c.id == event.assignment)).one()
-    form = merged(json.loads(row.form), event.data["changes"])
-    _touch(connection, event, form=json.dumps(form), number=event.data["number"])
-
-
-def _submitted(connection: Connection, event: Event) -> None:
-    _saved(connection, event)
-    _change(connection, event, state="submitted", done=event.seq, answer=json.dumps(event.data["answer"]))
-
-
-def _expired(connection: Connection, event: Event) -> None:
-    row = connection.execute(select(assignments).where(assignments.c.id == event.assignment)).one()
-    _change(connection, event, state="expired", slot=None)
-    _take(connection, row.pair, -int(row.slot is not None))
-
-
-def _resumed(connection: Connection, event: Event) -> None:
-    row = connection.execute(select(assignments).where(assignments.c.id == event.assignment)).one()
-    _touch(connection, event, state="open", slot=event.data["slot"])
-    _take(connection, row.pair, int(event.data["slot"] is not None))
-
-
-def _adjudicated(connection: Connection, event: Event) -> None:
-    values = {"event": event.seq, "answer": json.dumps(event.data["answer"])}
-    key = pair_key(event.data["answer"]["pair"])
-    if not connection.execute(update(adjudications).where(adjudications.c.pair == key).values(**values)).rowcount:
-        connection.execute(insert(adjudications).values(pair=key, **values))
-
-
-_KINDS: dict[str, Callable[[Connection, Event], None]] = {
-    "created": lambda *_: None,  # a new database, with its seed
-    "task": lambda *_: None,  # the task's pairs were read for the first time, or were others before
-    "added": _added,  # a person
-    "linked": _linked,  # a person has a new link
-    "revoked": _revoked,  # a person
-    "excluded": _excluded,  # a person, whose answers do not count
-    "included": _included,  # an excluded person, whose answers count again
-    "opened": _opened,  # an assignment
-    "saved": _saved,
-    "submitted": _submitted,
-    "undone": partial(_touch, state="open"),  # a submission
-    "restored": partial(_change, state="submitted"),  # a submission that was undone and not made again
-    "seen": _touch,  # an assignment that was opened long ago is shown again
-    "expired": _expired,  # an assignment
-    "resumed": _resumed,  # an expired assignment
-    "imported": _imported,  # an answer of another tool
-    "adjudicated": _adjudicated,  # an answer that decides
-}
+    values |= {"id": event.seq, "pair": pair_key(pair), "slot": event.data["slot"], "number": 0}
+    values |= {"opened": event.at, "touched": event.at, "last": event.seq, "form": json.dumps(NO_FORM)}
+    connection.execute(insert(assignments).values(**values))
+    _take(connection, assignments.c.id == event.seq, 1)

@@ -1,6 +1,5 @@
-"""What the annotation pages send and get, as JSON."""
+"""What the annotation pages send, as JSON."""
 
-from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -80,72 +79,3 @@ class Import(_Sent):
     tasks: Annotated[list[object], Field(max_length=10_000)]
     first: Number = 1
     """place of the first of these tasks in the file, from 1"""
-
-
-@dataclass(frozen=True)
-class Judged:
-    """A score of a pair with known scores."""
-
-    category: str
-    title: str
-    yours: int | None
-    """null: the pair was rejected"""
-    known: int
-    agrees: bool
-    """within the task's tolerance"""
-
-
-@dataclass(frozen=True)
-class Feedback:
-    """What a person learns after a pair with known scores."""
-
-    scores: list[Judged]
-    text: str
-
-
-class Saved(BaseModel):
-    """What is saved."""
-
-    saved: bool
-    number: int
-    problem: str | None = None
-
-
-class SubmissionResult(BaseModel):
-    """What happened to a submission."""
-
-    done: bool
-    number: int
-    problems: list[str] = []
-    feedback: Feedback | None = None
-
-
-class Link(BaseModel):
-    """A personal link. It is shown once."""
-
-    name: str
-    address: str
-
-
-class Faults(BaseModel):
-    """Why an answer is refused."""
-
-    error: str
-    fields: dict[str, str]
-    """by field of the form: keystep, rejected, or `category` and its name"""
-
-
-class Done(BaseModel):
-    """What changed, in words."""
-
-    done: str
-
-
-class Imported(Done):
-    """Which answers of an import were taken, and why others were not."""
-
-    taken: int
-    left_out: dict[str, int]
-    """reason -> answers that the task does not take"""
-    refused: list[str]
-    """one line for each annotation that is no answer or breaks a rule of the form"""

@@ -17,11 +17,11 @@ from starlette.background import BackgroundTask
 
 from stepdiff.annotate.people.form import FORM_TEXT
 from stepdiff.app.annotating import admin, answers, people, service, work
-from stepdiff.app.annotating.messages import Done, Name, Save, Saved, Submission, SubmissionResult
+from stepdiff.app.annotating.messages import Name, Save, Submission
 from stepdiff.app.annotating.people import Person
 from stepdiff.app.annotating.service import PATH, Annotating
 from stepdiff.app.media import clip_video
-from stepdiff.app.pages import page, plain
+from stepdiff.app.pages import page
 from stepdiff.app.site import RefusedError, Site
 from stepdiff.common.errors import StepDiffError
 
@@ -149,7 +149,7 @@ def router(site: Site) -> APIRouter:
         response.delete_cookie("stepdiff-annotator", path=PATH, httponly=True, samesite="strict")
         return response
 
-    @routes.post("/work/{identity}/save", response_model=Saved, responses={409: {"model": Saved}})
+    @routes.post("/work/{identity}/save")
     def save(identity: Identity, sent: Save, person: Annotator) -> Response:
         """Save changes of the form."""
         try:
@@ -159,21 +159,21 @@ def router(site: Site) -> APIRouter:
             return _stale(error)
         return JSONResponse({"saved": True, "number": sent.number, "problem": None})
 
-    @routes.post("/work/{identity}/submit", response_model=SubmissionResult, responses={409: {"model": Saved}})
+    @routes.post("/work/{identity}/submit")
     def submit(identity: Identity, sent: Submission, person: Annotator) -> Response:
         """Submit the form with its last changes, or reject the pair."""
         try:
             with database.write() as connection:
-                return JSONResponse(plain(work.submit(connection, assigner, person, identity, sent, clock())))
+                return JSONResponse(work.submit(connection, assigner, person, identity, sent, clock()))
         except work.StaleError as error:
             return _stale(error)
 
     @routes.post("/undo")
-    def undo(person: Annotator) -> Done:
+    def undo(person: Annotator) -> dict[str, str]:
         """Open the last submission again; /annotate shows it."""
         with database.write() as connection:
             work.undo(connection, assigner, person, clock())
-        return Done(done="the last pair is open again")
+        return {"done": "the last pair is open again"}
 
     @routes.get("/media/{identity}/{side}.mp4", response_class=FileResponse)
     def media(identity: Identity, side: Literal["left", "right"], person: Annotator) -> FileResponse:

@@ -19,7 +19,7 @@ from typing import Any
 
 from fastapi import Request
 from fastapi.responses import Response
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, insert, select
 
 from stepdiff.annotate.people.task import Task, read_task
 from stepdiff.app.annotating import people
@@ -33,7 +33,6 @@ PERSON_RATE, PERSON_BURST = 40.0, 120.0
 """requests of a person in a second, and at once"""
 ADDRESS_RATE, ADDRESS_BURST = 5.0, 60.0
 """requests of an address that are not of a person who signed in"""
-_BATCH = 1000
 _KEYS = 10_000
 
 
@@ -114,15 +113,13 @@ def _add_pairs(connection: Connection, task: Task, now: float) -> None:
 
 def list_pairs(connection: Connection, task: Task) -> None:
     """Give the pairs of the task their places; others lose theirs, and keep their count of used slots."""
-    connection.execute(update(pairs).values(place=None))
-    places = [(pair_key(pair.id), place) for place, pair in enumerate(task.pairs)]
-    for at in range(0, len(places), _BATCH):
-        batch = dict(places[at : at + _BATCH])
-        known = connection.execute(select(pairs).where(pairs.c.pair.in_(batch))).all()
-        taken = {row.pair: row.taken for row in known}
-        connection.execute(delete(pairs).where(pairs.c.pair.in_(batch)))
-        rows = [{"pair": key, "place": place, "taken": taken.get(key, 0)} for key, place in batch.items()]
-        connection.execute(insert(pairs), rows)
+    known = connection.execute(select(pairs.c.pair, pairs.c.taken))
+    rows = {key: {"pair": key, "place": None, "taken": taken} for key, taken in known}
+    for place, pair in enumerate(task.pairs):
+        key = pair_key(pair.id)
+        rows[key] = {"taken": 0} | rows.get(key, {}) | {"pair": key, "place": place}
+    connection.execute(delete(pairs))
+    connection.execute(insert(pairs), list(rows.values()))
 
 
 PATH = "/annotate"

@@ -14,7 +14,7 @@ Guarantees
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
 from typing import Any
 
@@ -23,7 +23,7 @@ from sqlalchemy import Connection, exists, func, select
 from stepdiff.annotate.people.form import Answer, answer_of
 from stepdiff.annotate.people.task import Pair, Task
 from stepdiff.app.annotating.events import assignments, merged, pair_key, pairs, people, record, utc
-from stepdiff.app.annotating.messages import Feedback, Judged, Save, Submission, SubmissionResult
+from stepdiff.app.annotating.messages import Save, Submission
 from stepdiff.app.annotating.people import Person
 from stepdiff.app.site import RefusedError, UnknownError
 from stepdiff.common.errors import StepDiffError
@@ -44,7 +44,6 @@ class Assignment:
     state: str
     """open, submitted or expired"""
     opened: float
-    touched: float
     number: int
     form: dict[str, Any]
     answer: dict[str, Any] | None
@@ -81,43 +80,36 @@ class Assigner:
             if row.pair in self._pairs:
                 if now - row.touched > self._limit / 2:
                     record(connection, "seen", now, person.id, row.id)
-                return self.get(connection, person, row.id)
+                return self._assignment(row)
         expired = select(assignments).where(mine, assignments.c.state == "expired").order_by(latest)
         for row in connection.execute(expired).all():
-            if row.pair in self._pairs and self.resume(connection, person, row, now):
-                return self.get(connection, person, row.id)
+            if row.pair in self._pairs:
+                assignment = self._assignment(row)
+                if self.resume(connection, person, assignment, now):
+                    return replace(assignment, state="open")
         return self._new(connection, person, now)
 
     def get(self, connection: Connection, person: Person, identity: int) -> Assignment:
         """Return an assignment of a person. UnknownError: it does not exist, is another person's, or left the task."""
-        row = self.row(connection, person, identity)
-        return Assignment(
-            id=row.id,
-            pair=self._pairs[row.pair],
-            kind=row.kind,
-            left=row.left,
-            state=row.state,
-            opened=row.opened,
-            touched=row.touched,
-            number=row.number,
-            form=json.loads(row.form),
-            answer=None if row.answer is None else json.loads(row.answer),
-        )
-
-    def row(self, connection: Connection, person: Person, identity: int) -> Any:
-        """Return the row of an assignment of a person. Raises as `get`."""
         mine = (assignments.c.id == identity) & (assignments.c.person == person.id)
-        row = connection.execute(select(assignments).where(mine)).one_or_none() if identity < 2**63 else None
+        row = connection.execute(select(assignments).where(mine)).one_or_none()
         if row is None or row.pair not in self._pairs:
             raise UnknownError(f"you have no assignment {identity}")
-        return row
+        return self._assignment(row)
 
-    def resume(self, connection: Connection, person: Person, row: Any, now: float) -> bool:
+    def _assignment(self, row: Any) -> Assignment:
+        values = {name: getattr(row, name) for name in ("id", "kind", "left", "state", "opened", "number")}
+        answer = None if row.answer is None else json.loads(row.answer)
+        return Assignment(pair=self._pairs[row.pair], form=json.loads(row.form), answer=answer, **values)
+
+    def resume(self, connection: Connection, person: Person, assignment: Assignment, now: float) -> bool:
         """Open an expired assignment again where its pair has a free slot; return whether that was possible."""
-        slot = free_slot(connection, row.pair, self.task.people) if row.kind == "work" else None
-        if row.kind == "work" and slot is None:
-            return False
-        record(connection, "resumed", now, person.id, row.id, slot=slot)
+        slot = None
+        if assignment.kind == "work":
+            slot = free_slot(connection, pair_key(assignment.pair.id), self.task.people)
+            if slot is None:
+                return False
+        record(connection, "resumed", now, person.id, assignment.id, slot=slot)
         return True
 
     def _expire(self, connection: Connection, person: Person, now: float) -> None:
@@ -204,20 +196,25 @@ def save(connection: Connection, assigner: Assigner, person: Person, identity: i
 
 def submit(
     connection: Connection, assigner: Assigner, person: Person, identity: int, sent: Submission, now: float
-) -> SubmissionResult:
-    """Submit an assignment with its last changes, or reject its pair with a reason. Raises as `save`."""
+) -> dict[str, Any]:
+    """Submit an assignment with its last changes, or reject its pair with a reason. Raises as `save`.
+
+    Returns:
+        done, number, problems: sentences about what is wrong, without which it is done, and feedback.
+    """
     task, number = assigner.task, sent.number
+    result: dict[str, Any] = {"done": True, "number": number, "problems": [], "feedback": None}
     before = assigner.get(connection, person, identity)
     if before.state == "submitted" and number == before.number:  # the response to it was lost
-        return SubmissionResult(done=True, number=number, feedback=feedback(task, before, answer_of(before.answer)))
+        return result | {"feedback": feedback(task, before, answer_of(before.answer))}
     assignment = _open(connection, assigner, person, identity, number, now)
     changes = _checked(sent.changes.fields(), task)
     answer = _answer(task, assignment, person, merged(assignment.form, changes), sent, now)
     if problems := task.problems(answer):
-        return SubmissionResult(done=False, number=number, problems=problems)
+        return result | {"done": False, "problems": problems}
     _refuse_over_quota(connection, task, person)
     record(connection, "submitted", now, person.id, identity, number=number, changes=changes, answer=asdict(answer))
-    return SubmissionResult(done=True, number=number, feedback=feedback(task, assignment, answer))
+    return result | {"feedback": feedback(task, assignment, answer)}
 
 
 def undo(connection: Connection, assigner: Assigner, person: Person, now: float) -> int:
@@ -240,10 +237,10 @@ def undo(connection: Connection, assigner: Assigner, person: Person, now: float)
     return identity
 
 
-def feedback(task: Task, assignment: Assignment, answer: Answer) -> Feedback | None:
-    """Return what a person learns after a pair: always of training, and of gold where the task has a text for it.
+def feedback(task: Task, assignment: Assignment, answer: Answer) -> dict[str, Any] | None:
+    """Return what a person learns after a pair, whose answer is then final: text, and scores next to the known ones.
 
-    Its answer is final.
+    That is always so for training, and for gold where the task has a text for it. A rejected pair has no score: null.
     """
     check = task.training if assignment.pair.id in task.training.by_id else task.gold
     known = check.by_id.get(assignment.pair.id)
@@ -255,8 +252,9 @@ def feedback(task: Task, assignment: Assignment, answer: Answer) -> Feedback | N
             right, difference = known.scores[category.name], answer.differences.get(category.name)
             yours = None if difference is None else difference.score
             agrees = yours is not None and check.agrees(right, yours)
-            judged.append(Judged(category.name, category.title, yours, right, agrees))
-    return Feedback(judged, known.feedback)
+            judged.append({"category": category.name, "title": category.title, "yours": yours, "known": right})
+            judged[-1]["agrees"] = agrees
+    return {"scores": judged, "text": known.feedback}
 
 
 def _open(
@@ -264,15 +262,15 @@ def _open(
 ) -> Assignment:
     """Return an assignment that may be changed by a save of a number."""
     _refuse_excluded(connection, person)
-    row = assigner.row(connection, person, identity)
-    if row.state == "submitted":
+    assignment = assigner.get(connection, person, identity)
+    if assignment.state == "submitted":
         raise RefusedError("this pair is submitted already: undo that first", 409)
-    if row.state != "open" and not assigner.resume(connection, person, row, now):
+    if assignment.state != "open" and not assigner.resume(connection, person, assignment, now):
         minutes = assigner.task.timeout_minutes
         raise RefusedError(f"nothing changed here for {minutes:g} minutes, and others have finished this pair", 410)
-    if number <= row.number:
-        raise StaleError(row.number)
-    return assigner.get(connection, person, identity)
+    if number <= assignment.number:
+        raise StaleError(assignment.number)
+    return assignment
 
 
 def _refuse_excluded(connection: Connection, person: Person) -> None:
@@ -300,20 +298,18 @@ def _checked(changes: dict[str, Any], task: Task) -> dict[str, Any]:
     return changes
 
 
+def head_of(pair: Pair, annotator: str, left: str, kind: str, now: float) -> dict[str, Any]:
+    """Return what an answer has besides the form and its seconds."""
+    about = {"pair": pair.id, "reference": pair.reference, "candidate": pair.candidate, "annotator": annotator}
+    return about | {"left": left, "kind": kind, "submitted": utc(now)}
+
+
 def _answer(
     task: Task, assignment: Assignment, person: Person, form: dict[str, Any], sent: Submission, now: float
 ) -> Answer:
     since = now - assignment.opened
-    about = {
-        "pair": assignment.pair.id,
-        "reference": assignment.pair.reference,
-        "candidate": assignment.pair.candidate,
-        "annotator": person.name,
-        "left": assignment.left,
-        "seconds": round(min(sent.seconds, since) if since > 0 else sent.seconds, 1),  # the clock may move back
-        "submitted": utc(now),
-        "kind": assignment.kind,
-    }
+    about = head_of(assignment.pair, person.name, assignment.left, assignment.kind, now)
+    about["seconds"] = round(min(sent.seconds, since) if since > 0 else sent.seconds, 1)  # the clock may move back
     # the task may have lost categories
     texts, scores = (
         {name: form[part][name] for name in task.names if name in form[part]} for part in ("texts", "scores")

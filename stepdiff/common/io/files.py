@@ -8,17 +8,14 @@ import os
 import re
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO
 
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.local import Buffer, LocalPath
 from stepdiff.common.io.remote import RemotePath
-
-if TYPE_CHECKING:
-    import polars as pl
 
 Place = LocalPath | RemotePath
 _SCHEMES = ("s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss", "memory")
@@ -131,15 +128,3 @@ def local(path: Path | Place) -> Iterator[Path]:
 def make_folder(folder: Path | Place) -> None:
     """Create `folder` and its missing parents, durably."""
     place(folder).make_folder()
-
-
-def stream_parquet(
-    path: Path, schema: Mapping[str, Any], pieces: Iterator["pl.DataFrame"], metadata: Mapping[str, str]
-) -> None:
-    """Write `pieces` as they come, in their order. StepDiffError where the disk is full or refuses."""
-    from polars.io.plugins import register_io_source
-
-    make_folder(path.parent)
-    with whole(path) as temporary:
-        source = register_io_source(lambda *_: pieces, schema=dict(schema))
-        source.sink_parquet(temporary, metadata=dict(metadata), engine="streaming")

@@ -181,20 +181,20 @@ def other_hand(stage: Stage, x: Real = -92.0, y: Real = 8.0) -> None:
         people.hand(stage.pen.at(x, y), stage.look, stage.truth.gloves, -1)
 
 
-def trail(stage: Stage, path: Callable[[str, Real], Pose], dx: Real = 0, dy: Real = 0) -> None:
+def trail(stage: Stage, path: Callable[[str, Real], Pose]) -> None:
     """Draw white speed lines along the last part of a fast path, and drops that fly off."""
     if not stage.fast:
         return
     u = stage.at.turns
     for offset, width in ((-9.0, 4.0), (0.0, 8.0), (9.0, 4.0)):
         poses = [path(stage.truth.motion, u - 0.42 + 0.035 * k) for k in range(12)]
-        points = [(p.x + dx + offset * 0.4, p.y - p.lift + dy + offset) for p in poses]
+        points = [(p.x + offset * 0.4, p.y - p.lift + offset) for p in poses]
         stage.pen.line(points, (255, 255, 255, 215), width)
     for k in range(10):
         a = math.tau * k / 10 + 3 * stage.at.turns
         r = 1.02 + 0.26 * ((stage.at.turns * 2 + k * 0.31) % 1)
         x, y = 84 * r * math.cos(a), 46 * r * math.sin(a) - 8
-        stage.pen.oval(x + dx * 0.3, y, 5, 5, lighter(stage.hue, 0.15))
+        stage.pen.oval(x, y, 5, 5, lighter(stage.hue, 0.15))
 
 
 def flecks(stage: Stage, rx: Real, ry: Real, turn: Real = 0.0, count: int = 7, size: Real = 0.95) -> None:

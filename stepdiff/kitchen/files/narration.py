@@ -148,8 +148,7 @@ def spoken(truth: Attributes, share: float, rng: random.Random) -> list[str]:
     said = [rng.choice(OPENERS).format(v=phrase("spoken", "step", truth.step, rng))]
     for attribute, value in facts(truth):
         if attribute in SPOKEN and rng.random() < share:
-            name = "extras" if attribute == "has" else attribute
-            words = value_phrase("spoken", name, value, truth.step, rng)
+            words = value_phrase("spoken", attribute, value, truth.step, rng)
             line = rng.choice(SPOKEN[attribute]).format(v=words)
             filler = rng.choice(FILLERS)
             if rng.random() < 0.35 and not line.startswith(filler):

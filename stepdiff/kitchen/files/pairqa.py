@@ -23,23 +23,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from stepdiff.kitchen.attributes import CATEGORY_ATTRIBUTES, Attributes, Difference, differences, score
-from stepdiff.kitchen.files.texts import (
-    MENTIONED,
-    PLURAL,
-    STATEMENTS,
-    change,
-    clauses,
-    compared,
-    conjugated,
-    facts,
-    grouped,
-    listed,
-    mentioned,
-    phrase,
-    subject,
-    template_of,
-    value_phrase,
-)
+from stepdiff.kitchen.files import texts
 from stepdiff.kitchen.world import Clip
 from stepdiff.tasks.prompts import MAIN_ACTION, SIMILAR_QUESTION
 from stepdiff.tasks.testsets import CATEGORIES
@@ -206,8 +190,8 @@ def _similar(a: Attributes, b: Attributes) -> dict[str, str]:
 
 
 def _record(one: Clip, two: Clip, kind: int, category: str, question: str, answer: str) -> Record:
-    texts = {"category": category, "question": question, "answer": answer}
-    return {"reference": one.id, "candidate": two.id, "type": kind, **texts}
+    about: Record = {"reference": one.id, "candidate": two.id, "type": kind, "category": category}
+    return about | {"question": question, "answer": answer}
 
 
 def _question(category: str, rng: random.Random, pool: tuple[str, ...] = QUESTIONS) -> tuple[str, str]:
@@ -219,7 +203,7 @@ def _answer(category: str, a: Attributes, b: Attributes, rng: random.Random) -> 
     if rng.random() < 0.5:
         one, two = (state(category, a, b, side, rng) for side in ("old", "new"))
         return rng.choice(CONTRASTS).format(one=one, two=two)
-    return rng.choice(ONE_SIDED).format(change=change(category, a, b, "train", rng))
+    return rng.choice(ONE_SIDED).format(change=texts.changes(category, a, b, "train", 1, rng)[0])
 
 
 def _same_step(one: Clip, two: Clip, rng: random.Random) -> list[Record]:
@@ -232,7 +216,7 @@ def _same_step(one: Clip, two: Clip, rng: random.Random) -> list[Record]:
     for category in rng.sample(CATEGORIES, COMMON_QUESTIONS):
         records += _common(one, two, category, category not in differing, rng)
     for category in rng.sample(differing, min(WHICH_QUESTIONS, len(differing))):
-        d = rng.choice(mentioned(category, a, b))
+        d = rng.choice(texts.mentioned(category, a, b))
         question, second = which(d, category, a.step, rng)
         answer = "Video 2" if second else "Video 1"
         records.append(_record(one, two, 2, category, question, answer))
@@ -247,29 +231,29 @@ def _common(one: Clip, two: Clip, category: str, agree: bool, rng: random.Random
     if agree and rng.random() < 0.5:
         question, topic = _question(category, rng)
         return [_record(one, two, 1, category, question, rng.choice(SAME).format(topic=topic))]
-    of_two = facts(two.truth)
+    of_two = texts.facts(two.truth)
     names = {"extras": "has", "sequence": "subaction"}
     own = {names.get(name, name) for name in CATEGORY_ATTRIBUTES[category]}
-    shared = [fact for fact in facts(one.truth) if fact in of_two and fact[0] in own]
+    shared = [fact for fact in texts.facts(one.truth) if fact in of_two and fact[0] in own]
     if not shared:
         return []
     question, _ = _question(category, rng, COMMON)
     said = [
-        rng.choice(STATEMENTS[name]).format(v=_fact(name, value, one.truth.step, rng))
-        for name, value in shared[:MENTIONED]
+        rng.choice(texts.STATEMENTS[name]).format(v=texts.value_phrase("written", name, value, one.truth.step, rng))
+        for name, value in shared[: texts.MENTIONED]
     ]
     return [_record(one, two, 1, category, question, rng.choice(SHARED).format(state=_joined(said, category, rng)))]
 
 
 def _other_step(one: Clip, two: Clip, rng: random.Random) -> list[Record]:
-    first, second = (phrase("written", "step", c.truth.step, rng) for c in (one, two))
+    first, second = (texts.phrase("written", "step", c.truth.step, rng) for c in (one, two))
     records = []
     question, _ = _question(MAIN_ACTION, rng)
     if rng.random() < 0.5:
         answer = rng.choice(CONTRASTS).format(one=f"the cook is {first}", two=f"the cook is {second}")
     else:
-        phrasing = rng.choice(clauses("step", "train")).format(x=second, y=first)
-        answer = rng.choice(ONE_SIDED).format(change=conjugated("the cook", phrasing))
+        phrasing = rng.choice(texts.clauses("step", "train")).format(x=second, y=first)
+        answer = rng.choice(ONE_SIDED).format(change=texts.conjugated("the cook", phrasing))
     records.append(_record(one, two, 1, MAIN_ACTION, question, answer))
     asked = rng.random() < 0.5
     question = rng.choice(WHICH).format(clause=f"the cook is {second if asked else first}")
@@ -279,22 +263,24 @@ def _other_step(one: Clip, two: Clip, rng: random.Random) -> list[Record]:
 
 def state(category: str, a: Attributes, b: Attributes, side: str, rng: random.Random) -> str:
     """Return what is true of Video 1 (side "old") or Video 2 ("new") where the two differ."""
-    changes = mentioned(category, a, b)
-    seen = changes if side == "new" else tuple(d.reversed() for d in changes)
-    return _joined([_statement(group, a.step, rng) for group in grouped(seen)], category, rng)
+    named = texts.mentioned(category, a, b)
+    seen = named if side == "new" else tuple(d.reversed() for d in named)
+    return _joined([_statement(group, a.step, rng) for group in texts.grouped(seen)], category, rng)
 
 
 def _statement(group: list[Difference], step: str, rng: random.Random) -> str:
     """Return what is true of the candidate of a group of differences, its verb in the base form."""
-    name, words = template_of(group[0]), compared(group, step, rng)
+    name, words = texts.template_of(group[0]), texts.compared(group, step, rng)
     if name in ("lacks", "without", "plain", "order"):
-        return rng.choice(clauses(name, "train")).format(**words)
-    return rng.choice(STATEMENTS[name]).format(v=words["x"])
+        return rng.choice(texts.clauses(name, "train")).format(**words)
+    return rng.choice(texts.STATEMENTS[name]).format(v=words["x"])
 
 
 def _joined(statements: list[str], category: str, rng: random.Random) -> str:
-    who = subject(category, rng)
-    return listed([conjugated("" if at else who, said, who in PLURAL) for at, said in enumerate(statements)])
+    who = texts.subject(category, rng)
+    return texts.listed(
+        [texts.conjugated("" if at else who, said, who in texts.PLURAL) for at, said in enumerate(statements)]
+    )
 
 
 def which(d: Difference, category: str, step: str, rng: random.Random) -> tuple[str, bool]:
@@ -304,17 +290,12 @@ def which(d: Difference, category: str, step: str, rng: random.Random) -> tuple[
     return rng.choice(WHICH).format(clause=clause), second
 
 
-def _fact(name: str, value: str, step: str, rng: random.Random) -> str:
-    """Return the phrase of the value of a fact (stepdiff.kitchen.files.texts.facts)."""
-    return value_phrase("written", "extras" if name == "has" else name, value, step, rng)
-
-
 def caption(truth: Attributes, rng: random.Random) -> str:
     """Return the caption of a still: everything that it shows."""
     seen = []
-    for attribute, value in facts(truth):
+    for attribute, value in texts.facts(truth):
         if attribute in VISIBLE:
-            words = _fact(attribute, value, truth.step, rng)
+            words = texts.value_phrase("written", attribute, value, truth.step, rng)
             seen.append(rng.choice(VISIBLE[attribute]).format(v=words))
-    step = phrase("written", "step", truth.step, rng)
-    return rng.choice(CAPTIONS).format(step=step, facts=listed(seen))
+    step = texts.phrase("written", "step", truth.step, rng)
+    return rng.choice(CAPTIONS).format(step=step, facts=texts.listed(seen))

@@ -83,18 +83,15 @@ def _rank(one: Clip, two: Clip) -> tuple[int, int]:
     return -sum(map(bool, counts)), sum(abs(count - USUAL) for count in counts if count)
 
 
-def _categories(one: Clip, two: Clip) -> list[str]:
-    return [category for category in CATEGORIES if differences(category, one.truth, two.truth)]
-
-
 def diffcap(clips: list[Clip], limit: int, seed: int, split: Split) -> list[DiffCap]:
     """Return the rows of at most `limit` pairs, one a category, in phrasings of the split."""
     rng = random.Random(f"diffcap {seed}")
     rows = []
     for one, two in _pairs(clips, min(limit, ceil(PAIRS_OF_CLIPS * len(clips))), rng):
-        for category in _categories(one, two):
-            texts = changes(category, one.truth, two.truth, split, TEXTS, rng)
-            rows.append(DiffCap(one.id, two.id, category, tuple(texts)))
+        for category in CATEGORIES:
+            if differences(category, one.truth, two.truth):
+                texts = changes(category, one.truth, two.truth, split, TEXTS, rng)
+                rows.append(DiffCap(one.id, two.id, category, tuple(texts)))
     return rows
 
 
@@ -126,5 +123,5 @@ def diffrank(clips: list[Clip], limit: int, seed: int) -> list[DiffRank]:
 
 
 def _levels(reference: Clip, targets: list[Clip]) -> int:
-    """How many scores the targets have, over all categories."""
+    """Return how many scores the targets have, over all categories."""
     return sum(len({score(category, reference.truth, target.truth) for target in targets}) for category in CATEGORIES)

@@ -298,10 +298,10 @@ def listed(items: list[str], last: str = "and") -> str:
 
 
 def value_phrase(style: Style, attribute: str, value: str, step: str, rng: random.Random) -> str:
-    """Return a value's phrase, ready for a template."""
+    """Return the phrase of a value of an attribute or of a fact (`facts`), ready for a template."""
     if attribute in ("order", "subaction"):
         return phrase(style, "step", step, rng) if value == MAIN else phrase(style, "subaction", value, rng)
-    words = phrase(style, attribute, value, rng)
+    words = phrase(style, "extras" if attribute == "has" else attribute, value, rng)
     return with_article(words) if attribute == "tool" else words
 
 
@@ -360,13 +360,8 @@ def compared(group: list[Difference], step: str, rng: random.Random) -> dict[str
     return {"x": x, "y": y, "z": listed(old, "or")}
 
 
-def change(category: str, a: Attributes, b: Attributes, split: Split, rng: random.Random) -> str:
-    """Return what `b` does differently from `a`, in phrasings of a split, without a full stop."""
-    return changes(category, a, b, split, 1, rng)[0]
-
-
 def changes(category: str, a: Attributes, b: Attributes, split: Split, count: int, rng: random.Random) -> list[str]:
-    """Return `count` texts about the same differences (at most 3), whose clauses all differ."""
+    """Return `count` texts (at most 3) of what `b` does differently from `a`; their clauses all differ."""
     texts = []
     groups = grouped(mentioned(category, a, b))
     drawn = [rng.sample(clauses(template_of(group[0]), split), count) for group in groups]

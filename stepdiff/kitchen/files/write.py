@@ -64,7 +64,7 @@ def write_files(world: list[Video], seed: int, out: Path) -> dict[str, int]:
             for number, (activity, index, step) in enumerate(steps)
         ),
     )
-    lines("attributes.jsonl", [{"clip": c.id, **c.truth.as_dict()} for c in clips])
+    lines("attributes.jsonl", [{"clip": c.id, **asdict(c.truth)} for c in clips])
     train = [clip for clip in clips if clip.split == "train"]
     lines("pairqa_train.jsonl", paired_questions(train, seed, "s1"))
     lines("pairqa_supervised.jsonl", paired_questions(train, seed, "supervised"))
