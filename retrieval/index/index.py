@@ -33,6 +33,7 @@ from retrieval.index.index_card import Card, build_command, card_path, damaged, 
 from retrieval.vectors import BLOCK, filled_rows
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.direct_io import fill_memory
+from stepdiff.common.io.files import local_files
 from store import Store, View
 from store.view import OK
 
@@ -312,7 +313,7 @@ def read_files(store: Store, view: View, card: Card, mapped: bool = True) -> fai
     `mapped` leaves the inverted lists in the file, if it is on this machine.
     """
     home = card_path(store, view.entity, view.name).parent
-    with home.fetched(list(card["files"])) as folder:
+    with local_files(home, card["files"]) as folder:
         if damaged(card, folder):
             raise DamagedIndex("its file is damaged or of another build")
         index = read_faiss(folder / index_file(card), card["dim"], card["rows"], mapped and folder == home)

@@ -115,14 +115,21 @@ def whole(path: Path | Place) -> AbstractContextManager[Path]:
 def local(path: Path | Place) -> Iterator[Path]:
     """Yield a local file with the content of `path`: itself, or a copy for as long as the block lasts."""
     where = place(path)
-    if isinstance(where, LocalPath):
-        yield where
+    with local_files(where.parent, [where.name]) as folder:
+        yield folder / where.name
+
+
+@contextmanager
+def local_files(folder: Place, names: Iterable[str]) -> Iterator[Path]:
+    """Yield a local folder with those files of `folder` that exist: itself, or copies for as long as the block lasts."""
+    if isinstance(folder, LocalPath):
+        yield folder
         return
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder, where.name)
-        if where.exists():
-            copy.write_bytes(where.read_bytes())
-        yield copy
+    with tempfile.TemporaryDirectory() as copies:
+        for name in names:
+            if (folder / name).exists():
+                Path(copies, name).write_bytes((folder / name).read_bytes())
+        yield Path(copies)
 
 
 def make_folder(folder: Path | Place) -> None:
