@@ -121,7 +121,7 @@ def local(path: Path | Place) -> Iterator[Path]:
 
 @contextmanager
 def local_files(folder: Place, names: Iterable[str]) -> Iterator[Path]:
-    """Yield a local folder with those files of `folder` that exist: itself, or copies for as long as the block lasts."""
+    """Yield a local folder with those files of `folder` that exist: itself, or copies while the block lasts."""
     if isinstance(folder, LocalPath):
         yield folder
         return
