@@ -39,6 +39,8 @@ def check(options: TrainOptions) -> None:
     if (recipe is None) == (options.contrastive is None):
         raise StepDiffError("a recipe has one of video_lm and contrastive, as kitchen/stepdiff and kitchen/align do")
     scaling.check()
+    if options.contrastive is not None:
+        options.contrastive.check()
     if recipe is None:
         if scaling.fsdp or scaling.tensor_parallel > 1:
             raise StepDiffError("scaling.fsdp and tensor_parallel divide a language model; a contrastive head has none")
