@@ -84,7 +84,7 @@ def cut(asked: Windows, seconds: float) -> Windows:
     `a_0.000_2.000`. One that is not cut keeps its id.
 
     Raises:
-        StepDiffError: the rows are texts, the seconds no length, or two different clips get one id.
+        StepDiffError: the rows are texts, the seconds no length, or clips of two videos get one id.
     """
     if asked.entity != "clips":
         raise StepDiffError("--windows is for clips, not for texts: leave it out")
@@ -92,31 +92,49 @@ def cut(asked: Windows, seconds: float) -> Windows:
         raise StepDiffError(f"--windows {seconds:g} is no length of a clip: give 0.01 seconds or more")
 
     def windows() -> Iterator[Manifest]:
-        return (_cut(manifest, seconds) for manifest in asked)
+        for manifest in asked:
+            parts, long = _parts(manifest.rows, seconds)
+            why = f"it is more than {WINDOW:,} windows long: correct its end"
+            failures = manifest.failures | dict.fromkeys(manifest.rows["key"].filter(long), why)
+            places = np.unique((parts.cum_sum() - parts).to_numpy() // WINDOW, return_index=True)[1].tolist()
+            for first, end in zip(places, [*places[1:], len(parts)], strict=True):
+                rows = _cut(manifest.rows[first:end], parts[first:end], seconds)
+                here = {key: failures[key] for key in rows["key"] if key in failures}
+                yield replace(manifest, rows=rows, failures=here, last=manifest.last and end == len(parts))
 
-    return Windows("clips", sum(manifest.rows.height for manifest in windows()), windows)
+    return Windows("clips", sum(int(_parts(manifest.rows, seconds)[0].sum()) for manifest in asked), windows)
 
 
-def _cut(manifest: Manifest, seconds: float) -> Manifest:
-    start, end, part, parts = (pl.col(name) for name in ("start", "end", "part", "parts"))
-    rows = manifest.rows.with_columns(parts=((end - start) / seconds + 0.5).floor().clip(1).cast(pl.Int64))
-    rows = rows.with_columns(part=pl.int_ranges(parts.fill_null(1))).explode("part")
+def _parts(rows: pl.DataFrame, seconds: float) -> tuple[pl.Series, pl.Series]:
+    """Return how many windows each clip has, and which have too many; 1 for these, and where an interval is unknown."""
+    parts = ((rows["end"] - rows["start"]) / seconds + 0.5).floor().fill_null(1)
+    long = parts > WINDOW
+    return parts.set(long, 1).clip(1).cast(pl.Int64), long
+
+
+def _cut(rows: pl.DataFrame, parts: pl.Series, seconds: float) -> pl.DataFrame:
+    """Return the windows of some clips, each clip in so many parts, in the order of videos and starts."""
+    seen = rows["video"].unique(maintain_order=True)
+    start, end, part = (pl.col(name) for name in ("start", "end", "_part"))
+    rows = rows.with_columns(_parts=parts).with_columns(_part=pl.int_ranges("_parts")).explode("_part")
     interval = pl.col("key").str.extract_groups(r"^(?<stem>.+)_(?<first>[0-9.]+)_(?<last>[0-9.]+)$")
     named = [
-        interval.struct.field(name).cast(pl.Float64, strict=False) == time
+        interval.struct.field(name).cast(pl.Float64, strict=False).round(3) == time.round(3)
         for name, time in (("first", start), ("last", end))
     ]
-    stem = pl.when(*named).then(interval.struct.field("stem")).otherwise(pl.col("key"))
-    first = start + part * seconds
-    last = pl.when(part + 1 < parts).then(first + seconds).otherwise(end)
+    stem = pl.when(*named).then(interval.struct.field("stem")).otherwise("key")
+    first = (start + part * seconds).round(6)  # windows of clips that overlap are the same to the bit
+    last = pl.when(part + 1 < pl.col("_parts")).then((start + (part + 1) * seconds).round(6)).otherwise(end)
     key = pl.format("{}_{}_{}", stem, _milliseconds(first), _milliseconds(last))
-    rows = rows.with_columns(key=pl.when(parts > 1).then(key).otherwise("key"), start=first, end=last).drop(
-        "part", "parts"
+    whole = pl.col("_parts") == 1
+    rows = rows.with_columns(
+        key=pl.when(whole).then("key").otherwise(key), start=pl.when(whole).then(start).otherwise(first), end=last
     )
-    rows = rows.unique(["key", "video", "start", "end"], maintain_order=True)  # of clips that overlap
+    rows = rows.unique(["key", "video"], keep="first", maintain_order=True).drop("_part", "_parts")
     if (twice := rows["key"].filter(rows["key"].is_duplicated())).len():
         raise StepDiffError(f"--windows makes two clips {twice[0]!r}: give clips of different videos other ids")
-    return replace(manifest, rows=rows)
+    order = pl.col("video").replace_strict(seen, pl.int_range(len(seen), eager=True))
+    return rows.sort(order, "start", "end", nulls_last=True, maintain_order=True)
 
 
 def _milliseconds(seconds: pl.Expr) -> pl.Expr:

@@ -18,6 +18,7 @@ Guarantees
 """
 
 import inspect
+import math
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ import torch
 from jaxtyping import Float, Float32, UInt8
 
 from featurize.encoders.base import FRAMES, Encoder
-from featurize.encoders.folder import load_model, quiet_loading
+from featurize.encoders.folder import load_model, loading
 from featurize.video.picture import Bounded, Picture
 from stepdiff.common.errors import StepDiffError
 from store import Feature
@@ -62,13 +63,9 @@ class Vlm(Encoder):
 
         super().__init__(weights)
         self.frames, self._pixels, self._device = frames, pixels, device
-        try:
-            with quiet_loading():
-                config = AutoConfig.from_pretrained(weights, trust_remote_code=False, local_files_only=True)
-                self._processor = AutoProcessor.from_pretrained(weights, trust_remote_code=False, local_files_only=True)
-        except (OSError, ValueError, ImportError, TypeError) as problem:
-            reason = str(problem).strip().splitlines()[0]
-            raise StepDiffError(f"{weights} cannot be loaded ({reason}): give {self.wanted}") from None
+        with loading(weights, self.wanted):
+            config = AutoConfig.from_pretrained(weights, trust_remote_code=False, local_files_only=True)
+            self._processor = AutoProcessor.from_pretrained(weights, trust_remote_code=False, local_files_only=True)
         self._model = load_model(_vision_class(config, weights), weights, device, self.wanted)
         names = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
         self._placeholders = [getattr(config, name) for name in names if getattr(config, name, None) is not None]
@@ -168,13 +165,15 @@ class Vlm(Encoder):
         kind = "video" if self._video else "image"
         patches, processor = inputs.get(f"{kind}_grid_thw"), getattr(self._processor, f"{kind}_processor")
         merged = getattr(processor, "merge_size", None)
-        if patches is None or merged is None:
-            raise StepDiffError(
-                "--pool is for models whose tokens follow the size of the frames, such as Qwen3-VL: give "
-                f"{type(self._processor).__name__} fewer --frames, or --dtype int8"
-            )
-        _, down, across = (patches[0] // merged).tolist()
-        return (int(patches[:, 0].sum()), down, across), processor.patch_size * merged
+        if patches is not None and merged is not None:
+            _, down, across = (patches[0] // merged).tolist()
+            grids = int(patches[:, 0].sum()), down, across
+            if math.prod(grids) == self._count(inputs):
+                return grids, processor.patch_size * merged
+        raise StepDiffError(
+            "--pool is for models whose tokens follow the size of the frames, such as Qwen3-VL: give "
+            f"{type(self._processor).__name__} fewer --frames, or --dtype int8"
+        )
 
     def _shrink(self, shape: tuple[int, int]) -> tuple[int, int]:
         """Return height and width of frames that make as many tokens as pooled ones. StepDiffError: there are none."""

@@ -49,7 +49,7 @@ from stepdiff.tasks.declining import declines
 from stepdiff.tasks.scoring import TruthFigures
 from stepdiff.tasks.testsets import DiffCap
 
-Side = Literal["candidate", "reference"]
+Side = Literal["reference", "candidate"]
 Detail = tuple[str, str, Side]
 """attribute, value, and the clip that has it; of an order of two actions, the value is "first<second" """
 Judgement = Literal["true", "swapped", "shared", "invented"]

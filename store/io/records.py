@@ -53,7 +53,7 @@ def read_merged_writes(path: Place, rows_per_shard: int) -> dict[int, list[Write
 def all_writes(paths: ViewPaths, rows_per_shard: int, skip_damaged: bool = False) -> Iterator[tuple[int, list[Write]]]:
     """Yield every shard that has a record, with it. StepDiffError where one is damaged, unless these are skipped."""
     names = {path.stem for path in listed(paths.info(0).parent, "*.json")}
-    skipped = (StepDiffError,) if skip_damaged else ()
+    skipped = (StepDiffError, FileNotFoundError) if skip_damaged else ()
     shards = shard_numbers(names)
     for shard in shards:
         with suppress(*skipped):
@@ -100,7 +100,7 @@ def _writes(path: Place, writes: Any, shard: int, rows_per_shard: int) -> list[W
     """Return the record of a shard, parsed. StepDiffError where it names rows of others."""
     first, parsed = shard * rows_per_shard, []
     try:
-        for write in writes:
+        for write in writes if isinstance(writes, list) else [writes]:
             spans = [range(low, high + 1) for low, high in write["rows"]]
             if not all(first <= span.start < span.stop <= first + rows_per_shard for span in spans):
                 raise ValueError(f"it names rows other than {first} to {first + rows_per_shard - 1}")

@@ -2,8 +2,8 @@
 
 Every row of every array has a crc32c in the view's array `checksum`. `RowChecks` remembers, one bit a row, which
 rows of one array were right; the bits of a shard are cleared when its file is replaced. A million rows take 125 kB
-per array. Chunks of checksums are loaded when a row of their shard is checked for the
-first time, and at most `MOST_BYTES` of them are kept.
+per array, and a shard of which a row was read about 250 bytes. Chunks of checksums are loaded when a row of their shard
+is checked for the first time, and at most `MOST_BYTES` of them are kept.
 """
 
 import errno

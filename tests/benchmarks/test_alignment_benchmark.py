@@ -1,6 +1,7 @@
 """The alignment benchmark on a world whose frames show nothing but the step and its sub-action."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ def shown(truth: Attributes, seconds: float) -> list[tuple[str, str]]:
 def world(tmp_path: Path) -> Path:
     """A folder with attributes.jsonl and a store whose view `exact` has one token a frame."""
     clips = [clip for video in make_world(60, 0) for clip in video.clips]
-    lines = [json.dumps({"clip": clip.id, **clip.truth.as_dict()}) + "\n" for clip in clips]
+    lines = [json.dumps({"clip": clip.id, **asdict(clip.truth)}) + "\n" for clip in clips]
     (tmp_path / "attributes.jsonl").write_text("".join(lines))
     frames = [shown(clip.truth, clip.end - clip.start) for clip in clips]
     names = sorted({name for frame in frames for pair in frame for name in pair})

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from featurize.manifest import WINDOW as WINDOW_ROWS
 from featurize.manifest import (
     Manifest,
     Windows,
@@ -163,13 +164,31 @@ def test_clips_are_cut_into_windows(tmp_path: Path) -> None:
         "short": (4, 6.9),
         "bad": (None, None),
     }
-    assert asked.rows == manifest.rows.height and set(manifest.failures) == {"bad"}
+    assert asked.rows == manifest.rows.height + 2 and set(manifest.failures) == {"bad"}  # two are windows of two clips
+    assert manifest.rows["start"].to_list()[:5] == sorted(manifest.rows["start"].to_list()[:5])
     for seconds, entity in ((0.0, "clips"), (math.nan, "clips"), (2.0, "texts")):
         with pytest.raises(StepDiffError, match="--windows"):
             cut(Windows(entity, 0, asked.make), seconds)
+    far = {"clip": ["u", "typed", "v", "w_0_12.346"], "video": ["u.mp4", "u.mp4", "v.mp4", "w.mp4"], "start": ["0"] * 4}
+    far["end"] = ["250000", "9e8", "250000", "12.345678"]
+    parts = list(asked := cut(read_windows(written(pl.DataFrame(far), tmp_path / "long.csv")), 2.2))
+    assert [part.last for part in parts] == [False] * (len(parts) - 1) + [True] and len(parts) > 1
+    assert max(part.rows.height for part in parts) <= 2 * WINDOW_ROWS and asked.rows == sum(
+        p.rows.height for p in parts
+    )
+    assert {key: why for part in parts for key, why in part.failures.items()}.keys() == {"typed"}
+    assert parts[-1].rows["key"].to_list()[0] == "w_0.000_2.200"
+    overlapping = {
+        "clip": ["v_0_22", "v_2.2_24.2"],
+        "video": ["v.mp4"] * 2,
+        "start": ["0", "2.2"],
+        "end": ["22", "24.2"],
+    }
+    (manifest,) = cut(read_windows(written(pl.DataFrame(overlapping), tmp_path / "overlap.csv")), 2.2)
+    assert manifest.rows.height == 11
     rows = {"clip": ["a", "a_0_4"], "video": ["a.mp4", "b.mp4"], "start": ["0", "0"], "end": ["4", "4"]}
     with pytest.raises(StepDiffError, match="two clips 'a_0.000_2.000'"):
-        cut(read_windows(written(pl.DataFrame(rows), tmp_path / "twice.csv")), 2.0)
+        list(cut(read_windows(written(pl.DataFrame(rows), tmp_path / "twice.csv")), 2.0))
 
 
 def test_files_with_the_same_stem_are_refused(tmp_path: Path, video: Writer) -> None:

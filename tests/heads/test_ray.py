@@ -109,17 +109,17 @@ def test_a_second_driver_on_one_run_folder_is_refused_in_one_line(
 
 def test_workers_that_die_at_the_same_step_again_and_again_end_the_run() -> None:
     outcome = Outcome("halve batch")
-    assert outcome.patience() == PATIENCE
-    assert [outcome.begin(0), outcome.begin(3), outcome.begin(0)] == [None] * 3
-    assert [outcome.begin(3) for _ in range(ATTEMPTS - 1)] == [None] * (ATTEMPTS - 1)
-    assert outcome.patience() == LEFT_LOCK, "the lock of a worker that was lost"
+    assert outcome.begin(0) == (None, PATIENCE)
+    lost = (None, LEFT_LOCK)  # the lock of a worker that was lost
+    assert [outcome.begin(3), outcome.begin(0)] == [lost] * 2
+    assert [outcome.begin(3) for _ in range(ATTEMPTS - 1)] == [lost] * (ATTEMPTS - 1)
     outcome.die("ValueError: no such row")
-    error = outcome.begin(3)
+    error = outcome.begin(3)[0]
     assert error == (
         f"the workers died {ATTEMPTS} times after step 3: if memory is short, halve batch; else see the logs of Ray's "
         "nodes, the last one with ValueError: no such row"
     )
-    assert outcome.begin(9) == outcome.failed() == outcome.look()[2] == error, "later starts end at once"
+    assert outcome.begin(9)[0] == outcome.failed() == outcome.look()[2] == error, "later starts end at once"
 
 
 @pytest.mark.full

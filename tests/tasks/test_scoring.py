@@ -255,7 +255,7 @@ def rendered(tmp_path: Path) -> Path:
     rows = diffcap([clip for clip in clips if clip.split == "test"], 8, 0, "test")
     texts = [("In Video 1, " if at % 2 else "In Video 2, ") + row.text[0] for at, row in enumerate(rows)]
     for name, lines in (
-        ("attributes", [{"clip": clip.id, **clip.truth.as_dict()} for clip in clips]),
+        ("attributes", [{"clip": clip.id, **asdict(clip.truth)} for clip in clips]),
         ("set", [asdict(row) for row in rows]),
         ("said", [{"generated_text": text} for text in texts]),
     ):

@@ -74,17 +74,17 @@ class LocalPath(PosixPath):
         """
         with self._named(os.replace) as temp:
             yield temp
+            sync_file(temp)
 
     @contextmanager
     def _named(
         self, name: Callable[[Path, Path], None], nbytes: int = 0, but: type[OSError] | tuple[()] = ()
     ) -> Iterator[Path]:
-        """Yield a temporary path whose file is made durable and gets this name at the end, by os.replace or os.link."""
+        """Yield a temporary path; its durable file gets this name at the end, durably, by os.replace or os.link."""
         temp = temporary(self.parent)
         try:
             with named_errors(self, nbytes, but):
                 yield temp
-                sync_file(temp)
                 name(temp, self)
                 sync_folder(self.parent)
         finally:
@@ -289,6 +289,7 @@ def _write(path: Path, pieces: Iterable[Buffer]) -> None:
     try:
         for piece in pieces:
             end += write_all(fd, piece, end)
+        os.fsync(fd)
     finally:
         os.close(fd)
 
