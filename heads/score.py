@@ -57,7 +57,7 @@ class ScoreOptions:
 
 
 def run(options: ScoreOptions) -> dict[str, Any]:
-    from heads.evaluation.options import check_task
+    from heads.evaluation.options import check_judge, check_task
     from heads.evaluation.rows import export_predicted, read_predicted, score_rows
     from heads.reporting.entries import marked, recorded_method, score_record
 
@@ -71,6 +71,7 @@ def run(options: ScoreOptions) -> dict[str, Any]:
     rows, predictions, similar = read_predicted(options, asked)
     if options.export is not None:
         export_predicted(options, asked, rows, predictions)
+    check_judge(spec, options)  # the authors' scorers, which read what is exported, have their own
     scores = score_rows(options, asked, rows, predictions, options.predictions, similar)
     return scores | {name: value for name, value in next_to_it.items() if value is not None}
 

@@ -130,7 +130,10 @@ def table(title: str, headings: Mapping[str, str], systems: Mapping[str, Any], n
     rows: list[grid.Row] = []
     for name, row in systems.items():
         given = (row.get(metric) for metric in headings)
-        cells = [None if figure is None else figure_cell(figure["value"], figure.get("interval")) for figure in given]
+        cells = [
+            None if figure is None else figure_cell(figure["value"], figure.get("interval"), ends=".2f")
+            for figure in given
+        ]
         rows.append((f"{name} {MARK}" if "seen" in row else name, [Cell(regime_words(row["regime"])), *cells]))
     columns = [("", heading) for heading in ("regime", *headings.values())]
     return Grid(title, "system", columns, [Block("", rows)], notes)

@@ -52,9 +52,9 @@ class Partial(LineFile):
         self.identity_path = out.with_suffix(".partial.json")
 
     def __exit__(self, *_: object) -> None:
-        super().__exit__()
-        if not self.path.exists():  # nothing to resume from
+        if not self.path.exists() or not self.path.stat().st_size:  # nothing to resume from
             self.identity_path.unlink(missing_ok=True)
+        super().__exit__()
 
     def resume(self, rows: Sequence[Any], starts: Sequence[int]) -> list[Prediction]:
         """Return the existing answers of complete batches; starts: the first row of every batch."""

@@ -32,12 +32,17 @@ class Cell:
 
 
 def figure_cell(
-    value: float | None, interval: Sequence[float] | None, form: str = ".3f", bold: bool = False, mark: str = ""
+    value: float | None,
+    interval: Sequence[float] | None,
+    form: str = ".3f",
+    bold: bool = False,
+    mark: str = "",
+    ends: str = "",
 ) -> Cell:
-    """Return the cell of a figure with its interval; None: the figure is undefined."""
+    """Return the cell of a figure with its interval, whose `ends` may have their own form; None: it is undefined."""
     if value is None:
         return Cell("undefined")
-    return Cell(number(value, form), between(interval, form), bold, mark)
+    return Cell(number(value, form), between(interval, ends or form), bold, mark)
 
 
 def between(interval: Sequence[float] | None, form: str = ".3f") -> str:
@@ -71,10 +76,13 @@ def show(grids: Iterable[Grid], width: int = 160) -> None:
     console = Console(width=None if sys.stdout.isatty() else width)
     for grid in grids:
         console.print(to_text(grid))
+        for note in grid.notes:
+            console.print(Text(note), soft_wrap=True)
+        console.print()
 
 
 def to_text(grid: Grid) -> Group:
-    """Return the table and its notes for rich. Names are not markup."""
+    """Return title and table for rich, with the minus of ASCII, which programs read. Names are not markup."""
     table = Table()
     table.add_column(grid.first, overflow="fold")
     for group, name in grid.columns:
@@ -85,14 +93,15 @@ def to_text(grid: Grid) -> Group:
             table.add_row(Text(f"{block.title}:", style="italic"))
         for name, cells in block.rows:
             table.add_row(Text(name), *map(_text_cell, cells))
-    return Group(Text(grid.title, style="bold"), table, *map(Text, grid.notes), "")
+    return Group(Text(grid.title, style="bold"), table)
 
 
 def _text_cell(cell: Cell | None) -> Text:
     if cell is None:
         return Text("–")
-    text = Text(cell.main, style="bold" if cell.bold else "")
-    return text.append(cell.mark, style="not bold").append(f" {cell.interval}" if cell.interval else "", "not bold")
+    main, interval = (shown.replace("−", "-") for shown in (cell.main, cell.interval))
+    text = Text(main, style="bold" if cell.bold else "")
+    return text.append(cell.mark, style="not bold").append(f" {interval}" if interval else "", "not bold")
 
 
 def to_markdown(grid: Grid) -> str:

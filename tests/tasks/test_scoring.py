@@ -205,7 +205,7 @@ def test_the_command_prints_the_result_of_score(task: Task, tmp_path: Path, caps
     assert all(category in table for category in CATEGORIES)
     for name, (low, high) in record["intervals"].items():
         line = next(line for line in table.splitlines() if f" {name} " in line)
-        assert all(f"{value:.4f}".replace("-", "−") in line for value in (record[name], low, high))
+        assert all(f"{value:.4f}" in line for value in (record[name], low, high))
 
 
 ROWS = [

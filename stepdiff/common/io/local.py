@@ -261,7 +261,9 @@ def sync_folder(folder: Path) -> None:
 def sync_tree(folder: Path) -> None:
     """Make all files and names below `folder` durable, with one wait for the disk where the system can do that."""
     if not hasattr(_libc, "syncfs"):
-        for path, _, _ in os.walk(folder):
+        for path, _, files in os.walk(folder):
+            for name in files:
+                sync_file(Path(path, name))
             sync_folder(Path(path))
         return
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

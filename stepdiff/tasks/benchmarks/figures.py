@@ -39,7 +39,13 @@ RANKING = {**{f"recall@{k}": f"R@{k}" for k in CUTS}, "mean_rank": "mean rank", 
 def scores_of(rows: Sequence[BenchmarkRow], predictions: Sequence[Prediction]) -> list[list[float]]:
     """Return the scores of each row. StepDiffError: no rows, or predictions that do not fit them."""
     check_count(rows, predictions)
-    return [list(map(float, check_prediction(row, said))) for row, said in zip(rows, predictions, strict=True)]
+    scores = []
+    for row, said in zip(rows, predictions, strict=True):
+        try:
+            scores.append(list(map(float, check_prediction(row, said))))
+        except StepDiffError as error:
+            raise StepDiffError(f"row {row.key!r}: {error}") from error
+    return scores
 
 
 def check_count(rows: Sequence[BenchmarkRow], answers: Sequence[Any], what: str = "predictions") -> None:
