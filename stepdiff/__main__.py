@@ -26,6 +26,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "ask and look": {
         "compare": ("stepdiff.comparison.__main__", "two video files: how do they differ?"),
         "ask": ("heads.ask", "a question about two clips of a store"),
+        "differences": ("heads.differences", "pairs of clips that differ as two clips do, or as a sentence says"),
         "app": ("stepdiff.app.__main__", "pages in a browser: explore, ask, compare methods, annotate"),
     },
     "make training data": {

@@ -18,7 +18,7 @@ from operator import ge
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float64, Int64
 
 from heads.data.clips import Features
 from heads.data.hold_out import clip_times, locate
@@ -202,7 +202,17 @@ class WordEvidence:
 
         clear: the difference of their log-odds, at least.
         """
-        places, shares = self.head.nameable(category)
+        return self.named_of(reference, candidate, *self.head.nameable(category), clear)
+
+    def named_of(
+        self,
+        reference: Float64[np.ndarray, " T"],
+        candidate: Float64[np.ndarray, " T"],
+        places: Int64[np.ndarray, " c"],
+        shares: Float64[np.ndarray, " c"],
+        clear: float,
+    ) -> tuple[list[str], list[str]]:
+        """Return what `named` does, of the terms at some places."""
         weights = np.sqrt(shares)
         terms = [self.head.terms[place] for place in places]
         differences = clipped(candidate[places]) - clipped(reference[places])

@@ -15,7 +15,7 @@ import torch
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
-from heads import ask, evaluate, train, words
+from heads import ask, differences, evaluate, train, words
 from heads.data.clips import Features
 from heads.data.packing import Packed, Packer, Turn
 from heads.evidence.counting import Counting, Sums, total
@@ -292,6 +292,75 @@ def test_ask_why_lists_words_and_the_moments_that_give_evidence(world: Path, hea
     assert "error: give one question, or one --preset" in capsys.readouterr().err
     assert ask.main([*clips, "--store", str(world / "features"), "--words", str(world), "--why"]) == 2
     assert f"error: {world}: holds no head of words (words.json is missing)" in capsys.readouterr().err
+
+
+SAME = {"reference": "video-_18_0.0_19.5", "candidate": "video-_19_0.0_20.5"}  # a whisk, then a spoon
+
+
+def looked_for(world: Path, head: WordHead, *more: str) -> list[str]:
+    return ["--store", str(world / "features"), "--words", str(head.folder), *more]
+
+
+def naive(world: Path, head: WordHead, category: str) -> dict[tuple[str, str], float]:
+    """Return all pairs that could have the difference of SAME, and how near theirs is."""
+    method = WordEvidence.of_store(head, Store.open(world / "features"))
+    clips = Store.open(world / "features").catalog("clips").frame(["key", "step", "video"]).to_dicts()
+    places, shares = head.of_category(category)
+    vectors = [np.clip(one[places], -4, 4) * shares**0.5 for one in method.evidence([clip["key"] for clip in clips])]
+    of_key = dict(zip((clip["key"] for clip in clips), vectors, strict=True))
+    wanted = of_key[SAME["candidate"]] - of_key[SAME["reference"]]
+    near = {}
+    for one, other in product(clips, clips):
+        if one["step"] == other["step"] and len({one["video"], other["video"], "video 4"}) == 3:
+            own = of_key[other["key"]] - of_key[one["key"]]
+            length = np.linalg.norm(wanted)
+            near[one["key"], other["key"]] = own @ wanted / (max(np.linalg.norm(own), 1e-6) * length**3) ** 0.5
+    return near
+
+
+def test_the_same_difference_is_found_elsewhere(world: Path, head: WordHead, capsys: Capture) -> None:
+    given = looked_for(world, head, *(f"--{name}={clip}" for name, clip in SAME.items()))
+    assert differences.main([*given, "-k", "4", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["category"] == "Tools/Equipment" and record["words"] == "spoon instead of whisk"
+    near = naive(world, head, record["category"])
+    found = {(pair["reference"], pair["candidate"]): pair for pair in record["pairs"]}
+    assert record["pairs"][0]["score"] == pytest.approx(max(near.values()), abs=1e-4)
+    assert len(found) == 4 and len({clip for pair in found for clip in pair}) == 8
+    for (one, other), pair in found.items():
+        assert pair["score"] == pytest.approx(near[one, other], abs=1e-4) and pair["words"] == record["words"]
+        assert [int(clip.split("_")[1]) % 3 for clip in (one, other)] == [0, 1]
+    sentence = "In Video 1, a spoon, in Video 2, a fork."
+    assert differences.main(looked_for(world, head, sentence, "--step", "step 0", "-k", "3")) == 0
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first.startswith("fork instead of spoon: 3 pairs of 12 clips")
+    for clips in (line.split()[-6:-4] for line in lines):
+        assert [int(clip.split("_")[1]) % 3 for clip in clips] == [1, 2]
+    assert differences.main([*given, "--view", "visual", "-k", "1", "--json"]) == 0
+    (pair,) = json.loads(capsys.readouterr().out)["pairs"]
+    assert [int(pair[name].split("_")[1]) % 3 for name in SAME] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ([], "give a reference and a candidate, or a sentence"),
+        (["--reference", SAME["reference"]], "give a reference and a candidate, or a sentence"),
+        (["--reference", "video-_18", "--candidate", SAME["candidate"]], "no clip 'video-_18'"),
+        (["--reference", SAME["reference"], "--candidate", SAME["reference"]], "no word of Tools/Equipment differs"),
+        ([f"--{name}={clip}" for name, clip in SAME.items()] + ["--category", "Mood"], "category 'Mood': the words of"),
+        (["a fork", "--step", "no step"], "no clip of step 'no step'"),
+        (["xyzzy"], "no word of 'xyzzy' has evidence; the words of"),
+        (["a fork", "--view", "visual"], "a sentence is compared by its words"),
+        (["a fork", "--words", "nowhere"], "nowhere: holds no head of words"),
+    ],
+)
+def test_a_difference_that_cannot_be_looked_for(
+    world: Path, head: WordHead, capsys: Capture, more: list[str], message: str
+) -> None:
+    assert differences.main(looked_for(world, head, *more)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and message in line
 
 
 LETTERS = {
