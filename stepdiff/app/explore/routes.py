@@ -22,10 +22,13 @@ from stepdiff.app.pages import page, plain
 from stepdiff.app.site import MOST_ROW, FieldError, Site, UnknownError
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.tables import short
+from stepdiff.common.streams import generator
 from store import View
 
 MOST_ROWS = 200
 """of one page of the grid and the table"""
+MOST_OF_GROUP = 50
+"""clips of a group, whose mean is compared with that of another"""
 LONGEST = 300
 """characters of a text in a table"""
 _UNFINISHED: dict[int | str, dict[str, Any]] = {202: {"description": "the map is still being computed: ask again"}}
@@ -145,6 +148,15 @@ def router(site: Site) -> APIRouter:
             values = part["similarity"].round(4).to_list()
             records = [{"similarity": value, **record} for value, record in zip(values, records, strict=True)]
         return JSONResponse(plain({"total": total, "offset": offset, "clips": records}))
+
+    @routes.get("/group", responses=_UNFINISHED)
+    def group(choice: Annotated[Choice, Depends()]) -> list[str]:
+        """The ids of the chosen clips; of more than MOST_OF_GROUP, some drawn at random."""
+        chosen = _choose(maps, searcher, choice)
+        rows = chosen.shown.map.rows[chosen.listed] if chosen.hits is None else chosen.hits.rows
+        if len(rows) > MOST_OF_GROUP:
+            rows = generator(0, "averaged clips").choice(rows, MOST_OF_GROUP, replace=False)
+        return site.store.catalog("clips").keys(np.sort(rows))
 
     @routes.get("/clip", responses=_UNFINISHED)
     def clip(

@@ -19,6 +19,7 @@ import polars as pl
 from fastapi import Query
 from jaxtyping import Int64
 
+from retrieval.differences import Sample, chosen, sampled
 from retrieval.vectors import unit
 from stepdiff.app.pair.alike import KeptOdds, embedding_views, has
 from stepdiff.app.pair.loading import RunHead
@@ -28,14 +29,8 @@ from stepdiff.common.errors import StepDiffError
 from stepdiff.common.streams import generator
 from stepdiff.tasks.testsets import CATEGORIES, Pair
 
-MOST_ROWS = 200_000
-"""rows of the catalog whose steps are read"""
-WINDOWS = 8
-"""places of a larger catalog at which they are read"""
 MOST_CLIPS = 200
 """clips that are compared with each other"""
-FEWEST_OF_A_STEP = 25
-"""of them, where any step is asked for and there are many steps"""
 MOST_SCORED = 48
 """pairs that a head scores"""
 MOST_FOUND = 48
@@ -81,52 +76,24 @@ class Result:
     """the head that has to score the pairs first; empty: none"""
 
 
-@dataclass(frozen=True, eq=False)
-class Sample:
-    """Rows of the catalog with their steps."""
-
-    total: int
-    rows: Int64[np.ndarray, " rows"]
-    steps: dict[str, Int64[np.ndarray, " clips"]]
-    """step -> its rows in the sample, by name"""
-
-
 class Finder:
     def __init__(self, site: Site, stored: Stored, kept: KeptOdds) -> None:
         self._site, self._stored, self._kept = site, stored, kept
         self._sample: Sample | None = None
 
     def sample(self) -> Sample:
-        """Return rows of the catalog; of a large one, those at a few places."""
+        """Return rows of the catalog with their steps; they are read again where the catalog has grown."""
         catalog = self._site.store.catalog("clips")
-        total = len(catalog)
-        if self._sample is None or self._sample.total != total:
-            if total <= MOST_ROWS:
-                rows = np.arange(total)
-            else:
-                each = MOST_ROWS // WINDOWS
-                starts = generator(0, "windows of the catalog", total).choice(total // each, WINDOWS, replace=False)
-                rows = np.concatenate([np.arange(each) + start * each for start in sorted(starts.tolist())])
-            clips = catalog.select(rows, pl.DataFrame(schema={"step": pl.String})).drop_nulls("step").sort("row")
-            groups = clips.group_by("step", maintain_order=True)
-            steps = {str(step[0]): group["row"].to_numpy() for step, group in groups}
-            self._sample = Sample(total, rows, dict(sorted(steps.items())))
+        if self._sample is None or self._sample.total != len(catalog):
+            self._sample = sampled(catalog)
         return self._sample
 
     def candidates(self, step: str, view: str) -> tuple[Int64[np.ndarray, "pairs 2"], str]:
         """Return pairs of rows of one step with features in a view, and a note on what they are."""
-        sample, rng = self.sample(), generator(0, "clips of a step", step)
+        sample = self.sample()
         if step and step not in sample.steps:
-            raise UnknownError(f"no clip of step {step[:200]!r} among {len(sample.rows):,} rows of the catalog")
-        if step:
-            groups = [_some(sample.steps[step], MOST_CLIPS, rng)]
-        elif sample.steps:
-            groups, most = [], max(FEWEST_OF_A_STEP, MOST_CLIPS // len(sample.steps))
-            for place in rng.permutation(len(sample.steps)):
-                if sum(map(len, groups)) < MOST_CLIPS:
-                    groups.append(_some(list(sample.steps.values())[place], most, rng))
-        else:
-            groups = [_some(sample.rows, MOST_CLIPS, rng)]
+            raise UnknownError(sample.lacks(step))
+        groups = sample.groups(step, MOST_CLIPS)
         features = self._site.store.view("clips", view)
         groups = [rows[has(features, rows)] for rows in groups]
         rows = np.concatenate(groups)
@@ -209,7 +176,7 @@ class Finder:
 
     def _ranked(self, search: Search, pairs: list[Pair] | np.ndarray, scores: np.ndarray, note: str) -> Result:
         """Return the list of the best of some pairs of clips, or of rows of the catalog."""
-        best = chosen(pairs, scores, search.order == "alike")
+        best = chosen(pairs, scores if search.order == "alike" else -scores, MOST_FOUND, TIMES)
         keys = self._keys(pairs[best]) if isinstance(pairs, np.ndarray) else [pairs[place] for place in best]
         listed = [
             Found(*pair, float(score), search.address(reference=pair[0], candidate=pair[1], at=place))
@@ -220,21 +187,3 @@ class Finder:
     def _keys(self, pairs: Int64[np.ndarray, "pairs 2"]) -> list[Pair]:
         keys = self._site.store.catalog("clips").keys(pairs.reshape(-1))
         return list(zip(keys[::2], keys[1::2], strict=True))
-
-
-def chosen(pairs: Sequence[Sequence[object]] | np.ndarray, scores: np.ndarray, highest: bool) -> list[int]:
-    """Return the places of the pairs with the lowest or highest scores, best first; no clip more than TIMES times."""
-    order = np.argsort(-scores if highest else scores, kind="stable")
-    times: dict[object, int] = {}
-    places: list[int] = []
-    for place in order.tolist():
-        clips = list(pairs[place])
-        if len(places) < MOST_FOUND and all(times.get(clip, 0) < TIMES for clip in clips):
-            places.append(place)
-            for clip in clips:
-                times[clip] = times.get(clip, 0) + 1
-    return places
-
-
-def _some(rows: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
-    return rows if len(rows) <= most else np.sort(rng.choice(rows, most, replace=False))

@@ -13,11 +13,14 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, Field
 
+from heads.differences import DifferencesOptions
 from stepdiff.app.cache import LRUCache
+from stepdiff.app.explore.routes import MOST_OF_GROUP
 from stepdiff.app.pages import page
 from stepdiff.app.pair.alignment import PairAlignment, pair_alignment
 from stepdiff.app.pair.alike import MOST_KEPT, PRESET_CATEGORIES, KeptOdds, declines, odds, score_pairs, similarity
-from stepdiff.app.pair.finder import Finder, Search
+from stepdiff.app.pair.elsewhere import MOST_LISTED, ElsewherePage, elsewhere_page
+from stepdiff.app.pair.finder import Finder, Search, Text
 from stepdiff.app.pair.loading import Loaded, PairWords, Runs, words_of
 from stepdiff.app.pair.pages import FinderPage, KeptCaptions, Pages, PairPage, Written
 from stepdiff.app.pair.stored import Stored
@@ -33,6 +36,7 @@ MOST_TOKENS = 64
 MOST_WRITTEN = 1000
 """pairs whose captions are kept"""
 Clip = Annotated[str, Query(max_length=1000, description="clip id")]
+Group = Annotated[tuple[Clip, ...], Query(max_length=MOST_OF_GROUP, description="clip id, or ids of a group")]
 _STREAM: dict[int | str, dict[str, Any]] = {
     200: {
         "content": {"text/event-stream": {}},
@@ -108,6 +112,19 @@ def router(site: Site) -> APIRouter:
         loaded = None if worker.head is None else worker.head.name
         record = pages.pair((reference, candidate), listed, at, heads, loaded, runs.words())
         return page(request, "pair.html", record)
+
+    @routes.get("/elsewhere", response_model=ElsewherePage)
+    def elsewhere(
+        request: Request,
+        reference: Group = (),
+        candidate: Group = (),
+        text: Text = "",
+        category: Text = "",
+        step: Text = "",
+    ) -> Response:
+        """Pairs that differ as two clips do, as the means of two groups of clips do, or as a sentence says."""
+        wanted = DifferencesOptions(text.strip(), reference, candidate, category, step, k=MOST_LISTED)
+        return page(request, "pair_elsewhere.html", elsewhere_page(site, runs, finder.sample(), wanted))
 
     @routes.get("/words")
     def words(reference: Clip, candidate: Clip, head: str = Query(max_length=500)) -> PairWords:

@@ -186,6 +186,8 @@ function note() {
 function fillControls() {
   for (const name of ["view", "projection", "where", "words", "text"]) $(name).value = state[name];
   $("by").value = state.by || state.view;
+  for (const name of ["first", "second"]) Object.assign($(name), {ariaPressed: Boolean(state[name]), title: state[name] ? `Chosen by ${decodeURIComponent(state[name])}` : "The clips of the lasso, the filter or the search"});
+  $("same").disabled = !(pinned[1] || (state.first && state.second));
   const view = views.find((one) => one.name === ($("by").value || state.view));
   $("text").disabled = !view?.texts;
   $("text").placeholder = view?.texts ? "the cook uses a fork" : "this view has no texts";
@@ -290,6 +292,7 @@ async function loadPins() {
   if (second) link.href = `/pair?${new URLSearchParams({reference: first.key, candidate: second.key})}`;
   else link.removeAttribute("href");
   $("unpin").disabled = !first;
+  $("same").disabled = !(second || (state.first && state.second));
   mark();
 }
 
@@ -324,6 +327,27 @@ function neighbours() {
   change(state.lasso && !pinned.length ? {by, lassoed: true, near: [], text: "", sort: ""} : {by, near: state.pins, lassoed: false, text: "", lasso: "", sort: ""});
 }
 
+/** Keep the chosen clips as a group, or give the kept ones up. */
+function keepGroup(name) {
+  if (!state[name] && chosen.selected === null && chosen.passing === about?.count) return announce("Choose the clips of a group by the lasso, the filter or a search");
+  change({[name]: state[name] ? "" : choiceOf(state).toString()});
+}
+
+/** Open the pairs that differ as the two groups do, or without groups as the two pinned clips. */
+async function same() {
+  const address = new URLSearchParams();
+  try {
+    const groups = state.first && state.second ? [state.first, state.second] : null;
+    for (const [n, name] of ["reference", "candidate"].entries()) {
+      const keys = groups ? await (await ask(`/explore/group?${groups[n]}`)).json() : [pinned[n].key];
+      for (const key of keys) address.append(name, key);
+    }
+    location.assign(`/pair/elsewhere?${address}`);
+  } catch (error) {
+    refused(error);
+  }
+}
+
 /** Clear the innermost choice: neighbours, then the lasso, then the filter. */
 function clear() {
   if (state.near.length || state.lassoed || state.text) change({near: [], lassoed: false, text: "", sort: ""});
@@ -353,7 +377,8 @@ function bind() {
   });
   $("by").addEventListener("change", () => (state.near.length || state.lassoed || state.text ? change({by: $("by").value}) : fillControls()));
   const does = {
-    near: neighbours, clear, lasso: () => lassoing(!map.lassoing), unpin: () => change({pins: []}),
+    near: neighbours, clear, lasso: () => lassoing(!map.lassoing), unpin: () => change({pins: []}), same,
+    first: () => keepGroup("first"), second: () => keepGroup("second"),
     in: () => map.zoom(1.5), out: () => map.zoom(1 / 1.5), fit: () => { map.fit(); moved(); },
     before: () => change({offset: Math.max(0, state.offset - PAGE)}), after: () => change({offset: state.offset + PAGE}),
   };
@@ -373,6 +398,9 @@ function bind() {
   key("n", "neighbours of the pinned clips, or of the lasso", neighbours);
   key("c", "compare the two pinned clips", () => $("compare").href && $("compare").click());
   key("u", "unpin", press("unpin"));
+  key("1", "keep the chosen clips as group 1", press("first"));
+  key("2", "keep the chosen clips as group 2", press("second"));
+  key("d", "pairs with the same difference", press("same"));
   key("x", "clear neighbours, lasso, then filter", clear);
   key("[", "page before", press("before"));
   key("]", "next page", press("after"));

@@ -1,6 +1,6 @@
 // The state of the explorer is the address: what can be seen can be sent to a colleague, and the back button works.
 
-const TEXTS = ["view", "projection", "colour", "where", "words", "lasso", "text", "by", "sort"];
+const TEXTS = ["view", "projection", "colour", "where", "words", "lasso", "text", "by", "sort", "first", "second"];
 const FIRST = {projection: "pca"};
 const MOST_PINS = 2;
 
@@ -37,7 +37,7 @@ export function writeState(state, {push}) {
   const asked = choiceOf(state);
   if (state.projection === FIRST.projection) asked.delete("projection");
   if (state.colour !== null) asked.set("colour", state.colour);
-  if (state.sort) asked.set("sort", state.sort);
+  for (const name of ["sort", "first", "second"]) if (state[name]) asked.set(name, state[name]);
   if (state.offset) asked.set("offset", state.offset);
   for (const key of state.pins) asked.append("pin", key);
   if (state.at) asked.set("at", [state.at.cx, state.at.cy, state.at.zoom].join(","));

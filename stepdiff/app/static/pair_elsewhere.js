@@ -1,0 +1,24 @@
+// The same difference elsewhere: on the page of a pair, the list of /pair/elsewhere is shown below its form.
+
+import {key} from "/static/keys.js";
+
+const form = document.querySelector("#elsewhere-form"), place = document.querySelector("#elsewhere");
+
+async function find() {
+  place.textContent = "Comparing pairs …";
+  try {
+    const response = await fetch(`${form.action}?${new URLSearchParams(new FormData(form))}`, {headers: {Accept: "text/html"}});
+    const page = new DOMParser().parseFromString(await response.text(), "text/html");
+    place.replaceChildren(...(page.querySelector("#elsewhere") ?? page.querySelector("main")).childNodes);
+  } catch (error) {
+    place.textContent = error.message;
+  }
+}
+
+if (document.querySelector("#pair-data")) {
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    find();
+  });
+}
+key("f", "find the same difference elsewhere", () => form.requestSubmit());
