@@ -49,7 +49,7 @@ def main(address: str, *words: str) -> None:
                 take(shown)
 
         page.goto(address)  # ask about another pair before: then the model is in memory
-        page.locator("#words button").first.wait_for()
+        page.locator("#words a").first.wait_for()
         page.wait_for_function(f"{PLAYER}.length > 0")
         page.evaluate(f"{POINTER}; {PLAYER}.root.dataset.playing = ''")  # each of its pictures is set below
         for time in range(0, int(1000 * page.evaluate(f"{PLAYER}.length")), STEP):
@@ -57,7 +57,7 @@ def main(address: str, *words: str) -> None:
             page.wait_for_function(f"{PLAYER}.videos.every((video) => !video.seeking)")
             take()
         for video, word in zip(("one", "two"), words, strict=True):
-            click(page.locator(f"#words .{video}").get_by_role("button", name=word, exact=True), 1200)
+            click(page.locator(f"#words .{video}").get_by_role("link", name=word, exact=True), 1200)
         scroll(".pair-model", STEP)
         click(page.locator("#question"))
         for end in range(4, len(QUESTION) + 4, 4):

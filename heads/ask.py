@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from heads.llm.model import CutOff
 from stepdiff.common.cli import command
 from stepdiff.common.cli.options import parse
 from stepdiff.common.errors import StepDiffError
@@ -20,6 +21,10 @@ from stepdiff.tasks.prompts import PRESETS
 if TYPE_CHECKING:
     from heads.methods.stepdiff import StepDiff
     from store import Store
+
+
+CUT = "cut off at the longest answer: raise --max-tokens"
+"""what is said of an answer that the model did not end"""
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,7 @@ def answered(options: AskOptions, say: "Streaming | None" = None) -> dict[str, A
             say.question = question
         with autocast(pick_device(options.device), precision):
             answer = method.ask(options.reference, options.candidate, question, options.max_tokens, say)
-        record |= {"question": question, "answer": answer}
+        record |= {"question": question, "answer": answer, "cut": isinstance(answer, CutOff)}
     if options.why:
         from heads.evidence.head import WordHead
         from heads.methods.word_evidence import WordEvidence
@@ -120,8 +125,10 @@ class Streaming:
         print(words, end="", flush=True)
 
     def end(self, answer: str) -> None:
-        """End the answer, of which no word may have come."""
+        """End the answer, of which no word may have come, and say so where the model did not end it."""
         print("" if self._said else f"Q: {self.question}\nA: {answer}")
+        if isinstance(answer, CutOff):
+            print(f"({CUT})")
 
 
 def show_why(clips: Iterable[list[dict[str, Any]]]) -> None:

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
 
-from heads.evidence.wording import Occurrence, Sides, occurrences
+from heads.evidence.wording import Occurrence, Sides, occurrences, pieces
 from stepdiff.common.errors import StepDiffError, some
 from stepdiff.common.io.files import write_bytes, write_text
 from store import Provenance, View
@@ -182,6 +182,10 @@ class WordHead:
     def occurrences(self, text: str, video: int = 0) -> list[Occurrence]:
         """Return the terms of a text that have evidence. video: the one that it is about before its first mention."""
         return occurrences(text, self.columns, video)
+
+    def pieces(self, text: str) -> list[tuple[str, str]]:
+        """Split a text into the terms that have evidence and what is between them: parts with their term, or ""."""
+        return pieces(text, self.columns)
 
     @cached_property
     def columns(self) -> dict[str, int]:

@@ -111,7 +111,8 @@ class Occurrence:
         return {f"video {self.video}"} | context | {f"video {self.video} {name}" for name in context}
 
 
-_Item = tuple[Literal["mention", "term", "other"], str]
+_Item = tuple[Literal["mention", "term", "other"], str, int, int]
+"""kind, words, and where they begin and end in the text"""
 
 
 def _items(text: str, terms: Collection[str]) -> list[_Item]:
@@ -123,17 +124,17 @@ def _items(text: str, terms: Collection[str]) -> list[_Item]:
     while place < len(tokens):
         token = tokens[place]
         if token["one"] or token["two"]:
-            items.append(("mention", "1" if token["one"] else "2"))
+            items.append(("mention", "1" if token["one"] else "2", *token.span()))
             place += 1
             continue
         for length in range(LONGEST, 0, -1):
             phrase = words[place : place + length]
             if len(phrase) == length and None not in phrase and (term := " ".join(phrase)) in terms:
-                items.append(("term", term))
                 place += length
+                items.append(("term", term, token.start(), tokens[place - 1].end()))
                 break
         else:
-            items.append(("other", token[0]))
+            items.append(("other", token[0], *token.span()))
             place += 1
     return items
 
@@ -142,14 +143,14 @@ def _read(items: Sequence[_Item], video: int) -> Iterator[Occurrence]:
     """Yield the terms of a text with their contexts."""
     before: list[str] = []
     clause: list[str] = []
-    for place, (sort, value) in enumerate(items):
+    for place, (sort, value, *_) in enumerate(items):
         if sort == "mention":
             video, before, clause = int(value), [], []
         elif sort == "other":
             before.append(value)
             clause = [*clause, value] if value[0].isalnum() else []
         else:
-            after = [name for _, name in takewhile(lambda item: item[0] == "other", items[place + 1 :])][:NEAR]
+            after = [name for _, name, *_ in takewhile(lambda item: item[0] == "other", items[place + 1 :])][:NEAR]
             follows = items[place + 1][0] if place + 1 < len(items) else "end"
             yield Occurrence(value, video, tuple(before[-NEAR:]), tuple(after), follows, frozenset(clause))
             before.append(_GAP)
@@ -160,9 +161,21 @@ def occurrences(text: str, terms: Collection[str], video: int = 0) -> list[Occur
     return list(_read(_items(text, terms), video))
 
 
+def pieces(text: str, terms: Collection[str]) -> list[tuple[str, str]]:
+    """Split a text into its known terms and what is between them: parts with their term, "" where it has none."""
+    if len(text.lower()) != len(text):  # "İ": the places of terms are those of another text
+        return [(text, "")]
+    parts, end = [], 0
+    for sort, term, start, stop in _items(text, terms):
+        if sort == "term":
+            parts += [(text[end:start], ""), (text[start:stop], term)]
+            end = stop
+    return [(part, term) for part, term in [*parts, (text[end:], "")] if part]
+
+
 def next_in(text: str, terms: Collection[str]) -> Occurrence:
     """Return the context of whatever term may follow a text."""
-    *_, last = _read([*_items(text, terms), ("term", "")], 0)
+    *_, last = _read([*_items(text, terms), ("term", "", 0, 0)], 0)
     return last
 
 

@@ -39,7 +39,7 @@ class Sampling:
 
 
 class CutOff(str):
-    """An answer that Sampling.max_tokens ended, not the model."""
+    """An answer that the most tokens that it may have ended, not the model."""
 
 
 @runtime_checkable

@@ -388,7 +388,7 @@ class StepDiff:
         return Naming(rows, chat.text_ids, self.model.decode, ends)
 
     def ask(self, reference: str, candidate: str, question: str, max_tokens: int, say: Say | None = None) -> str:
-        """Return a greedy answer to a question about two clips.
+        """Return a greedy answer to a question about two clips; CutOff: one that max_tokens ended.
 
         say: receives its words as they are generated.
         """

@@ -63,6 +63,8 @@ class Reason:
     """times in the video of the frames with the most evidence; empty if unknown"""
     moments: list[float]
     """evidence of each frame, of which `evidence` is the mean"""
+    clearest: float | None
+    """time in the video of the frame with the most evidence"""
 
 
 class WordEvidence:
@@ -249,10 +251,11 @@ class WordEvidence:
         reasons = []
         for term in terms:
             place = self.head.columns[term]
-            clearest = sorted(np.argsort(-moments[:, place], kind="stable")[:MOMENTS].tolist())
-            at = [round(seconds[frame], 2) for frame in clearest if seconds]
+            frames = np.argsort(-moments[:, place], kind="stable")[:MOMENTS].tolist()
+            at = [round(seconds[frame], 2) for frame in frames if seconds]
             values = [round(float(value), 4) for value in moments[:, place]]
-            reasons.append(Reason(term, float(here[place]), float(there[place]), at, values))
+            evidence = float(here[place]), float(there[place])
+            reasons.append(Reason(term, *evidence, sorted(at), values, at[0] if at else None))
         return sorted(reasons, key=lambda reason: (reason.other - reason.evidence, reason.term))
 
 

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from heads.data.packing import NO_TARGET, PADDING, TEXT, Packed, Packer, Turn
 from heads.evidence.naming import Naming
+from heads.llm.model import CutOff
 from heads.models.language_model import LanguageModel
 from heads.models.projector import Projector
 from stepdiff.tasks.prompts import system
@@ -165,7 +166,8 @@ class VideoLM(nn.Module):
         count: int | None = None,
         naming: Naming | None = None,
     ) -> list[str]:
-        """Return greedy answers to one question about each pair, after the words of Turn.given.
+        """Return greedy answers to one question about each pair, after the words of Turn.given; CutOff: one that
+        max_tokens ended.
 
         streamer: receives the tokens as they are generated; count: as `packer_of` takes it; naming: adds evidence to
         the logits.
@@ -198,7 +200,10 @@ class VideoLM(nn.Module):
         )
         # After ids the whole text is returned, after embeddings only what is new.
         new = written[:, inputs["input_ids"].shape[1] :] if "input_ids" in inputs else written
-        return [self.decode(ids) for ids in new]
+        ends = self.lm.model.generation_config.eos_token_id
+        stops = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
+        full = new.shape[1] == inputs["max_new_tokens"]
+        return [(CutOff if full and stops.isdisjoint(ids.tolist()) else str)(self.decode(ids)) for ids in new]
 
     def decode(self, ids: Sequence[int] | Int[Tensor, " L"]) -> str:
         """Return the text of an answer's tokens."""

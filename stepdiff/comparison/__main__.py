@@ -96,8 +96,10 @@ def record(comparison: "Comparison") -> dict[str, Any]:
     """Return a comparison for JSON."""
     from dataclasses import asdict
 
+    from heads.llm.model import CutOff
+
     values = {name: value for name, value in asdict(comparison).items() if name != "clips"}
-    return {"clips": list(map(clip_record, comparison.clips))} | values
+    return {"clips": list(map(clip_record, comparison.clips))} | values | {"cut": isinstance(comparison.answer, CutOff)}
 
 
 def ranking_record(ranking: "Ranking") -> dict[str, Any]:

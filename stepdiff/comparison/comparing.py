@@ -6,7 +6,7 @@ Features are in a store in the user's cache folder, one for each encoder, or in 
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -46,11 +46,13 @@ class Comparison:
     """terms with clear evidence; empty where the model has no head of words"""
     cosine: float
     """of the two clips' features as a whole"""
+    clearest: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """term of these texts -> the second in the file of Video 1, and of Video 2, with the most evidence for it"""
     only: tuple[list[Span], list[Span]] = ([], [])
     """seconds in the file of Video 1, and of Video 2, that look like nothing in the other one"""
     question: str = ""
     answer: str = ""
-    """to the question; empty where none was asked"""
+    """to the question; empty where none was asked; CutOff: max_tokens ended it, not the model"""
     notes: tuple[str, ...] = ()
     """what makes the comparison doubtful"""
 
@@ -112,12 +114,15 @@ def compare(
     one, two = clips
     pair = one.key, two.key
     answer = reader.ask(pair, ask, max_tokens, say) if ask else ""
+    differences, moments = reader.differences(pair), reader.moments(pair)
+    texts = [answer, *(each.text for each in differences), *(each.term for each in moments)]
     only, warning = _aligned(view, pair)
     return Comparison(
         clips=(one, two),
         model=chosen.name,
-        differences=reader.differences(pair),
-        moments=reader.moments(pair),
+        differences=differences,
+        moments=moments,
+        clearest=reader.clearest(pair, texts),
         cosine=_cosines(view, pair)[0],
         only=only,
         question=ask,

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from html import escape
 from pathlib import Path
 
+from heads.ask import CUT
+from heads.llm.model import CutOff
 from stepdiff.common.look import look
 
 STYLE = """
@@ -19,6 +21,7 @@ figcaption { margin-bottom: 8px; font-weight: 600; overflow-wrap: anywhere; }
 .one figcaption { color: var(--one); } .two figcaption { color: var(--two); }
 video { display: block; width: 100%; border-radius: 4px; background: #000; aspect-ratio: 16 / 9; }
 .answer { font-size: 18px; }
+a { color: var(--accent); }
 button { padding: 1px 8px; border: 1px solid currentcolor; border-radius: 4px; background: none; color: var(--accent);
   font: inherit; cursor: pointer; }
 section { margin-top: 24px; }
@@ -56,9 +59,10 @@ def inside(kind: str, write: Callable[[Path], None]) -> str:
         return f"data:{kind};base64,{base64.b64encode(file.read_bytes()).decode()}"
 
 
-def answered(question: str, answer: str) -> list[str]:
-    """Return a question and its answer, nothing without a question."""
+def answered(question: str, answer: str, written: Callable[[str], str] = escape) -> list[str]:
+    """Return a question and its answer, which is HTML by `written`; nothing without a question."""
     if not question:
         return []
-    question, answer = escape(question), escape(answer)
-    return [f"<section class='panel'><p class='quiet'>{question}</p><p class='answer'>{answer}</p></section>"]
+    cut = f"<p class='quiet small'>{CUT}</p>" if isinstance(answer, CutOff) else ""
+    said = f"<p class='quiet'>{escape(question)}</p><p class='answer'>{written(answer)}</p>"
+    return [f"<section class='panel'>{said}{cut}</section>"]

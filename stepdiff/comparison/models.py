@@ -4,7 +4,7 @@ Guarantees
 - a model reads features of the encoder that it was trained on, or none
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -112,6 +112,18 @@ class Reader:
             for video, of_clip in enumerate(reasons, start=1)
             for one in of_clip
         ]
+
+    def clearest(self, pair: Pair, texts: Iterable[str]) -> dict[str, tuple[float, float]]:
+        """Return the terms of texts with the second of each file that has the most evidence; none without a head of
+        words."""
+        if self._words is None:
+            return {}
+        terms = {term for text in texts for _, term in self._words.head.pieces(text) if term}
+        first, second = (
+            {one.term: one.clearest for one in of_clip} for of_clip in self._words.reasons(pair, (terms, terms))
+        )
+        both = ((term, first[term], second[term]) for term in sorted(terms))
+        return {term: (one, two) for term, one, two in both if one is not None and two is not None}
 
     def ask(self, pair: Pair, question: str, max_tokens: int, say: Say | None = None) -> str:
         """Return the answer to a question about a pair; `say` receives its words as they are written."""

@@ -4,10 +4,12 @@ Guarantees
 - the file refers to no other file or address; videos and pictures are inside
 """
 
+from functools import partial
 from html import escape
 from pathlib import Path
 
 from featurize.video.cut import cut, filmstrip
+from heads.evidence.wording import pieces
 from stepdiff.common.io.files import whole
 from stepdiff.comparison.clips import FileClip, clock
 from stepdiff.comparison.comparing import Comparison
@@ -30,6 +32,13 @@ document.querySelectorAll('button[data-video]').forEach(button => button.addEven
   const video = document.getElementById(button.dataset.video);
   video.currentTime = Number(button.dataset.seconds); video.scrollIntoView({block: 'nearest'});
 }));
+document.querySelectorAll('a[data-seconds]').forEach(link => link.addEventListener('click', event => {
+  event.preventDefault();
+  const seconds = link.dataset.seconds.split(' ');
+  both.forEach((video, place) => { video.pause(); video.currentTime = seconds[place]; });
+  document.getElementById('at').textContent = link.title;
+  document.querySelector('.play').scrollIntoView({block: 'nearest'});
+}));
 """
 
 
@@ -39,9 +48,9 @@ def write_report(path: Path, comparison: Comparison) -> None:
     page = [
         f"<header><h1>How do these two clips differ?</h1><p class='quiet'>{escape(_below(comparison))}</p></header>",
         *_notes(comparison.notes),
-        *answered(comparison.question, comparison.answer),
+        *answered(comparison.question, comparison.answer, partial(_linked, comparison)),
         *_differences(comparison),
-        f"{PLAY}<div class='pair'>",
+        f"{PLAY}<p id='at' class='quiet small' role='status'></p><div class='pair'>",
         *(_clip(comparison, number) for number in (1, 2)),
         "</div>",
     ]
@@ -61,7 +70,7 @@ def _clip(comparison: Comparison, number: int) -> str:
     clip, moments, spans = comparison.clips[number - 1], comparison.moments, comparison.only[number - 1]
     data = inside("video/mp4", lambda out: cut(clip.path, clip.start, clip.end, out))
     picture = inside("image/jpeg", lambda out: filmstrip(clip.path, clip.start, clip.end, FRAMES, HEIGHT, out))
-    words = "".join(_word(clip, number, moment) for moment in moments if moment.video == number)
+    words = "".join(_word(comparison, number, moment) for moment in moments if moment.video == number)
     listed = f"<h3>Words with more evidence here</h3><ul class='words'>{words}</ul>" if words else ""
     if spans:
         parts = " ".join(_seek(clip, number, start, f"{clock(start)} to {clock(end)}") for start, end in spans)
@@ -74,10 +83,26 @@ def _clip(comparison: Comparison, number: int) -> str:
     )
 
 
-def _word(clip: FileClip, number: int, moment: Moment) -> str:
+def _linked(comparison: Comparison, text: str) -> str:
+    """Return a text as HTML, with a link from each known term to its clearest moments in both clips."""
+    return "".join(
+        _link(comparison, part, term) if term else escape(part) for part, term in pieces(text, comparison.clearest)
+    )
+
+
+def _link(comparison: Comparison, part: str, term: str) -> str:
+    times = comparison.clearest[term]
+    said = ", ".join(f"{clock(time)} in video {number}" for number, time in enumerate(times, start=1))
+    in_clips = (max(time - clip.start, 0) for time, clip in zip(times, comparison.clips, strict=True))
+    seconds = " ".join(f"{time:.3f}" for time in in_clips)
+    return f"<a href='#video1' data-seconds='{seconds}' title='{escape(term)}: {said}'>{escape(part)}</a>"
+
+
+def _word(comparison: Comparison, number: int, moment: Moment) -> str:
+    clip = comparison.clips[number - 1]
     buttons = " ".join(_seek(clip, number, second, clock(second)) for second in moment.seconds)
     evidence = f"{moment.evidence:+.1f} against {moment.other:+.1f}"
-    return f"<li>{escape(moment.term)} <span class='quiet small'>{evidence}</span> {buttons}</li>"
+    return f"<li>{_linked(comparison, moment.term)} <span class='quiet small'>{evidence}</span> {buttons}</li>"
 
 
 def _seek(clip: FileClip, number: int, second: float, label: str) -> str:
@@ -90,7 +115,7 @@ def _differences(comparison: Comparison) -> list[str]:
     for each in comparison.differences:
         doubt = f"<br><span class='quiet small'>{escape(each.doubt)}</span>" if each.doubt else ""
         rows.append(
-            f"<tr><th scope='row'>{escape(each.category)}</th><td>{escape(each.text)}{doubt}</td>"
+            f"<tr><th scope='row'>{escape(each.category)}</th><td>{_linked(comparison, each.text)}{doubt}</td>"
             f"<td class='number'>{each.alike:+.1f}</td></tr>"
         )
     head = "<tr><th scope='col'>category</th><th scope='col'>what differs</th><th scope='col'>alike</th></tr>"

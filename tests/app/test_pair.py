@@ -23,6 +23,9 @@ import uvicorn
 from starlette.types import Message
 
 from heads import ask, differences
+from heads.evidence.fitting import training_videos
+from heads.evidence.head import WordHead
+from heads.methods.word_evidence import WordEvidence
 from retrieval import align, read_moments
 from retrieval.differences import chosen
 from stepdiff.app.cache import LRUCache
@@ -36,6 +39,7 @@ from stepdiff.app.pair.worker import Events, Job, Worker
 from stepdiff.app.server import create_app, listener
 from stepdiff.app.site import Site, UnknownError
 from stepdiff.common.errors import StepDiffError
+from stepdiff.comparison.models import Reader
 from stepdiff.tasks.testsets import CATEGORIES, Pair, read_predictions, read_test_set
 from store import Feature, Provenance, Store
 from tests.app.conftest import Server
@@ -100,7 +104,9 @@ def test_a_streamed_answer_is_that_of_ask(inside: Inside, pair: dict[str, str], 
     options = ask.AskOptions(
         **pair, **asked, head=str(inside.runs / "small"), store=str(inside.site.store.path), max_tokens=40, device="cpu"
     )
-    assert said == events[-1][1]["answer"] == ask.answered(options)["answer"]
+    record, last = ask.answered(options), events[-1][1]
+    assert said == last["answer"] == record["answer"]
+    assert last["cut_at"] == (40 if record["cut"] else 0)
     assert len([name for name, _ in events if name == "words"]) > 1
 
 
@@ -123,7 +129,7 @@ def test_a_public_model_answers_as_ask_does(tmp_path: Path) -> None:
 
 def test_one_model_is_in_memory_and_another_one_is_loaded_on_request(inside: Inside, pair: dict[str, str]) -> None:
     found = {name: list(Asked(inside.url, "/pair/load", head=name).events()) for name in ("small", "other")}
-    assert [name for name, _ in found["other"]] == ["load", "loaded", "done"]
+    assert [name for name, _ in found["other"]] == ["load", "loaded", "start", "done"]
     answers = [question(inside, pair, head=name).last()[1]["answer"] for name in HEADS]
     assert answers[0] != answers[1]
 
@@ -290,6 +296,12 @@ def read_json(server: "Server | Inside", path: str) -> dict[str, Any]:
         return dict(json.load(response))
 
 
+def post_json(server: Server, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    headers = {"Accept": "application/json", "Content-Type": "application/json"}
+    with urlopen(Request(server.url + path, json.dumps(body).encode(), headers), timeout=60) as response:
+        return dict(json.load(response))
+
+
 def test_the_words_of_a_pair_are_those_of_heads_ask(
     word_server: Server, world: Path, word_runs: Path, word_pair: Pair
 ) -> None:
@@ -304,7 +316,7 @@ def test_the_words_of_a_pair_are_those_of_heads_ask(
             assert {name: word[name] for name in ("term", "evidence", "other", "moments")} == {
                 name: reason[name] for name in ("term", "evidence", "other", "moments")
             }
-            assert word["seconds"] == clip["times"][int(np.argmax(reason["moments"]))]
+            assert word["seconds"] == pytest.approx(clip["times"][int(np.argmax(reason["moments"]))], abs=0.01)
             assert round(start + word["seconds"], 2) in reason["seconds"]
 
 
@@ -334,33 +346,89 @@ def test_a_store_with_other_features_shows_the_reason(
     tab.locator("#words .problem", has_text="computed from other features").wait_for()
     assert tab.locator("#words-by option").all_inner_texts() == ["other", "words"]
     tab.locator("#words-by").select_option("words")
-    tab.locator("#words button").first.wait_for()
+    tab.locator("#words a").first.wait_for()
 
 
-def test_a_word_seeks_its_clearest_moment(word_server: Server, tab: "Page", word_pair: Pair) -> None:
-    data = read_json(word_server, address(word_pair, "/pair/words", head="words"))["clips"]
+def test_words_of_texts_have_their_moments_in_both_clips(
+    word_server: Server, world: Path, word_runs: Path, word_pair: Pair
+) -> None:
+    head = WordHead.load(word_runs / "words")
+    phrase = next(term for term in head.terms if " " in term)
+    texts = [f"Not <b>a</b> {phrase.upper()}, but {head.terms[0]} 😀", "nothing known, zzz", ""]
+    body = {"reference": word_pair[0], "candidate": word_pair[1], "head": "words", "texts": texts}
+    data = post_json(word_server, "/pair/moments", body)
+    assert data["problem"] == ""
+    assert [[(piece["text"], piece["term"]) for piece in split] for split in data["texts"]] == [
+        head.pieces(text) for text in texts
+    ]
+    evidence = WordEvidence.of_store(head, Store.open(world / "features"))
+    assert {word["term"] for word in data["clips"][0]["words"]} >= {phrase, head.terms[0]}
+    for key, clip in zip(word_pair, data["clips"], strict=True):
+        tokens = evidence.features.read([key]).numpy()[0]
+        video = training_videos(evidence.features.catalog, [key]).get(key)
+        frames = head.moments(tokens, 8, video)
+        for word in clip["words"]:
+            of_frames = frames[:, head.columns[word["term"]]]
+            assert word["moments"] == pytest.approx(of_frames, abs=1e-4)
+            assert word["seconds"] == pytest.approx(clip["times"][int(np.argmax(of_frames))], abs=0.01)
+    starts = [float(key.split("_")[2]) for key in word_pair]
+    in_files = Reader(evidence, evidence).clearest(word_pair, texts)
+    for term, seconds in in_files.items():
+        of_clips = [next(word["seconds"] for word in clip["words"] if word["term"] == term) for clip in data["clips"]]
+        assert [at - start for at, start in zip(seconds, starts, strict=True)] == pytest.approx(of_clips)
+    assert in_files.keys() == {word["term"] for word in data["clips"][0]["words"]}
+    with pytest.raises(HTTPError, match="404"):
+        post_json(word_server, "/pair/moments", body | {"head": "reads"})
+    with pytest.raises(HTTPError, match="422"):
+        post_json(word_server, "/pair/moments", body | {"texts": ["x" * 5001]})
+
+
+def test_a_word_is_a_link_to_its_clearest_moment_in_each_clip(
+    word_server: Server, tab: "Page", word_pair: Pair, browser: "Browser"
+) -> None:
+    """Wherever it is, with the keyboard alone."""
+    words = [clip["words"] for clip in read_json(word_server, address(word_pair, "/pair/words", head="words"))["clips"]]
+    terms = [word["term"] for word in (words[0][0], words[1][-1])]
+    body = {"reference": word_pair[0], "candidate": word_pair[1], "head": "words", "texts": terms}
+    moments = [
+        {word["term"]: word["seconds"] for word in clip["words"]}
+        for clip in post_json(word_server, "/pair/moments", body)["clips"]
+    ]
     tab.emulate_media(reduced_motion="reduce")
     tab.goto(word_server.url + address(word_pair))
     tab.wait_for_function("() => document.querySelector('[data-player]').player.ready")
-    tab.locator("#words button").first.wait_for()
-    clock, length = (f"document.querySelector('[data-player]').player.{name}" for name in ("time", "length"))
-    for number, clip in enumerate(data):
-        section = tab.get_by_role("region", name=f"Words of Video {number + 1}")
-        assert section.get_by_role("button").all_inner_texts() == [word["term"] for word in clip["words"]]
-        for word in (clip["words"][0], clip["words"][-1]):
-            button = section.get_by_role("button", name=word["term"], exact=True)
-            button.focus()
-            tab.keyboard.press("Enter")
-            assert tab.evaluate(clock) == pytest.approx(min(word["seconds"], tab.evaluate(length)))
-            assert section.locator("[aria-current]").all_inner_texts() == [word["term"]]
-            assert section.locator(".moments rect").count() == len(word["moments"])
-    box = tab.locator("#words .moments").first.bounding_box()
-    assert box is not None
-    tab.mouse.click(box["x"] + box["width"] / 2, box["y"] + 4)
-    assert tab.evaluate(clock) == pytest.approx(data[0]["length"] / 2, abs=0.1)
-    before = tab.locator("#words .moments .marker").first.evaluate("mark => mark.style.left")
-    tab.keyboard.press("ArrowLeft")
-    assert tab.locator("#words .moments .marker").first.evaluate("mark => mark.style.left") != before
+    before = tab.url
+    times = "document.querySelector('[data-player]').player.videos.map((video) => video.currentTime)"
+    for number, term in enumerate(terms, start=1):
+        link = tab.get_by_role("region", name=f"Words of Video {number}").get_by_role("link", name=term, exact=True)
+        link.focus()
+        tab.keyboard.press("Enter")
+        one, two = (clip[term] for clip in moments)
+        assert tab.evaluate(times) == pytest.approx([one, two], abs=0.005)
+        said = tab.locator("#status").inner_text().replace(" (no evidence there)", "")
+        assert said == f"{term}: {minutes(one)} in video 1, {minutes(two)} in video 2"
+        assert link.get_attribute("aria-current") == "true" and tab.locator("[aria-current].term").count() == 1
+        assert tab.locator(".tracks .flag").all_inner_texts() == [f"{term} {minutes(each)}" for each in (one, two)]
+        assert tab.evaluate("document.activeElement.textContent") == term
+    with browser.new_context(reduced_motion="reduce") as context:  # as a link that is opened in another tab
+        page = context.new_page()
+        page.goto(f"{word_server.url}{link.get_attribute('href')}")
+        page.wait_for_function(f"() => document.querySelector('[data-player]').player.ready && {times}.some(Boolean)")
+        assert page.evaluate(times) == pytest.approx([one, two], abs=0.005)
+    tab.go_back()
+    first = (clip[terms[0]] for clip in moments)
+    tab.wait_for_function(
+        f"(at) => {times}.every((time, place) => Math.abs(time - at[place]) < 0.005)", arg=list(first)
+    )
+    tab.go_back()
+    tab.wait_for_function(f"() => {times}.every((time) => time === 0)")
+    assert tab.url.split("&time=0")[0] == before
+
+
+def minutes(seconds: float) -> str:
+    """Return seconds as 0:02.3."""
+    tenths = int(10 * seconds + 0.5 + 1e-9)
+    return f"{tenths // 600}:{tenths % 600 // 10:02}.{tenths % 10}"
 
 
 def test_an_alignment_has_times_of_the_clips_and_says_why_it_is_missing_or_short(
@@ -403,8 +471,73 @@ def test_the_words_of_an_answer_are_kept_over_a_reload(word_server: Server, tab:
     words = tab.locator("#answers .words").all_inner_texts()
     tab.reload()
     assert tab.locator("#answers .words").all_inner_texts() == words and len(words) == 2
-    tab.locator("#answers button.word").first.click()
-    assert tab.locator("#answers .moments").count() == 1
+    tab.locator("#answers .word a").first.click()
+    assert tab.locator(".tracks .moment").count() == 2
+
+
+def test_each_section_says_what_it_waits_for(word_server: Server, tab: "Page", word_pair: Pair) -> None:
+    held: list[Any] | None = []
+    late = re.compile("/media/|/pair/words|/pair/alignment|/notes")
+    tab.route(late, lambda route: route.continue_() if held is None else held.append(route))
+    tab.goto(word_server.url + address(word_pair), wait_until="commit")
+    waits = tab.locator(".waiting, #words, [data-aligned], #notes")
+    for words in (
+        "Video 1: its clip is being cut",
+        "Frames of Video 2 are being cut",
+        "Aligning the frames of both clips, 1 s",
+        "Reading the features of both clips, and the evidence of words",
+        "Reading the notes of this pair",
+    ):
+        waits.filter(has_text=words).wait_for()
+    waiting, held = held, None
+    for route in waiting:
+        route.continue_()
+    tab.wait_for_function("() => [...document.querySelectorAll('.waiting')].every((each) => !each.textContent)")
+    tab.get_by_text("No notes yet.").wait_for()
+    tab.get_by_text("By frames of").wait_for()
+
+
+def test_a_question_that_waits_says_for_what_and_an_answer_that_is_cut_off_says_so(
+    word_server: Server, tab: "Page", word_pair: Pair
+) -> None:
+    one, two = word_pair[::-1]  # no other test asks about them in this order
+    tab.goto(word_server.url + address((one, two)))
+    assert tab.get_by_text("Not computed yet.").is_visible() and tab.locator("#captions").is_hidden()
+    for preset in ("mistake", "tools"):
+        tab.get_by_role("button", name=preset).focus()
+        tab.keyboard.press("Enter")
+    second, first = tab.locator("#answers article").all()
+    second.locator(".note", has_text="waits: the model is busy with a question").wait_for()
+    second.locator(".note", has_text="in all").wait_for()
+    cuts = 0
+    for preset, entry in (("mistake", first), ("tools", second)):
+        body = {"head": "reads", "preset": preset, "reference": one, "candidate": two}
+        cut_at = Asked(word_server.url, "/pair/ask", **body).last()[1]["cut_at"]
+        cuts += bool(cut_at)
+        said = "cut off at the longest answer, 64 tokens" in entry.locator(".note").inner_text()
+        assert said == bool(cut_at)
+    assert cuts, "no answer of the small random model was cut off"
+    tab.get_by_role("button", name="Write with the model").focus()
+    tab.keyboard.press("Enter")
+    tab.locator("td.written").first.wait_for()
+    assert tab.locator("td.written").first.inner_text()  # the state, then the caption
+    tab.locator(".written .said").first.wait_for()
+
+
+def test_what_is_missing_is_named_with_the_command_that_makes_it(
+    serve: Callable[..., Server], tab: "Page", word_pair: Pair
+) -> None:
+    tab.goto(serve().url + address(word_pair))
+    tab.get_by_text("By frames of").wait_for()
+    for title, words in (
+        ("Words with the most evidence", "python -m heads.words"),
+        ("How alike", "--predictions"),
+        ("Ask about these two", "--models"),
+        ("Differences by category", "python -m heads.evaluate --task diffcap"),
+    ):
+        section = tab.get_by_role("region", name=title)
+        assert words in section.inner_text() and not section.get_by_role("table").filter(visible=True).count()
+    assert not tab.locator("a.term").count()
 
 
 def test_the_same_difference_elsewhere_is_that_of_the_command(
@@ -588,9 +721,16 @@ def test_a_list_is_walked_by_keys(serve: Callable[..., Server], tab: "Page", hea
     tab.locator(".pair-list a").first.click()
     tab.get_by_text(f"pair 1 of {len(pairs)}").wait_for()
     tab.wait_for_load_state("networkidle")
-    tab.keyboard.press("j")
+    tab.locator("#head").select_option("small")
+    tab.get_by_label("Question about").fill("Which tool?")
+    tab.keyboard.press("Escape")
+    for pressed in ("Space", "]", "l", "o", "i", "j"):  # o, i: of this pair alone
+        tab.keyboard.press(pressed)
     tab.get_by_text(f"pair 2 of {len(pairs)}").wait_for()
     assert ordered(tab.url) == pairs[1]
+    carried = {"speed": "2", "loop": "0", "model": "small", "question": "Which tool?"}
+    query = dict(parse_qsl(urlsplit(tab.url).query))
+    assert query | carried == query and not {"time", "offset", "in"} & query.keys()
     tab.wait_for_load_state("networkidle")
     tab.keyboard.press("x")
     tab.wait_for_url(f"**reference={pairs[1][1]}*")
@@ -643,6 +783,43 @@ def test_questions_bars_and_captions_of_a_head_in_the_browser(
     tab.reload()
     tab.locator(".pair-alike").wait_for()
     assert not tab.locator(".pair-answers article").count() and tab.locator("#forget").is_hidden()
+
+
+@pytest.fixture(scope="module")
+def many(head_runs: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The predictions of DiffRank, by five heads."""
+    folder = tmp_path_factory.mktemp("many")
+    for name in ("small", "interleaved_seed0", "interleaved_seed1", "stepdiff_with_evidence", "plain"):
+        for kind in (".jsonl", ".rows.jsonl", ".scores.json"):
+            text = (head_runs[1] / f"diffrank_small{kind}").read_text().replace("runs/small", f"runs/{name}")
+            (folder / f"diffrank_{name}{kind}").write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize("width", [320, 360, 960])
+def test_the_page_fits_its_window(
+    serve: Callable[..., Server], browser: "Browser", word_runs: Path, many: Path, site: Site, width: int
+) -> None:
+    """With many heads, after a word was pressed."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    rows = read_test_set("diffrank", many / "diffrank_small.rows.jsonl")
+    evidence = Runs(replace(site, runs=word_runs)).evidence("words")
+    pair = next(each for row in rows for target in row.targets if any(evidence.why(*(each := (row.reference, target)))))
+    server = serve("--runs", str(word_runs), "--predictions", str(many), "--device", "cpu")
+    with browser.new_context(viewport={"width": width, "height": 780}, reduced_motion="reduce") as context:
+        page = context.new_page()
+        page.goto(server.url + address(pair))
+        page.wait_for_function("() => document.querySelector('[data-player]').player.ready")
+        page.locator("#words a").first.focus()
+        page.keyboard.press("Enter")
+        page.locator(".tracks .flag").first.wait_for()
+        assert page.locator(".pair-alike.many tbody").count() == len(CATEGORIES)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        place = page.locator(".pair-alike").bounding_box()
+        assert place is not None and place["x"] + place["width"] <= width
+        assert width < 960 or page.locator(".controls").bounding_box()["height"] < 60, "two rows of controls"  # type: ignore[index]
+        found = axe.Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
+        assert [each["id"] for each in found if each["impact"] in ("serious", "critical")] == []
 
 
 def test_a_head_scores_pairs_in_the_browser(

@@ -124,19 +124,23 @@ def test_a_job_that_is_submitted_to_a_full_queue_is_refused() -> None:
     assert refused.value.status == 429
     gate.open.set()
     assert [names(job)[-1] for job in (first, *waiting)] == ["done"] * 3
-    assert names(worker.submit(Job(ONE, done))) == ["done"]
+    assert names(worker.submit(Job(ONE, done))) == ["start", "done"]
 
 
 def test_waiting_jobs_know_their_place() -> None:
     worker, gate = Worker(lambda head: None), Gate()
-    worker.submit(Job(ONE, gate))
+    worker.submit(Job(ONE, gate, "a question"))
     gate.began.wait(10)
     jobs = [worker.submit(Job(ONE, done)) for _ in range(3)]
-    assert [job.taken() for job in jobs] == [[Event("queue", {"place": place})] for place in (1, 2, 3)]
+    assert [job.taken() for job in jobs] == [[waits(place)] for place in (1, 2, 3)]
     worker.cancel(jobs[0])
-    assert [job.taken() for job in jobs[1:]] == [[Event("queue", {"place": place})] for place in (1, 2)]
+    assert [job.taken() for job in jobs[1:]] == [[waits(place)] for place in (1, 2)]
     gate.open.set()
-    assert names(jobs[1]) == ["done"]
+    assert names(jobs[1]) == ["start", "done"]
+
+
+def waits(place: int) -> Event:
+    return Event("queue", {"place": place, "busy": "a question"})
 
 
 def test_a_cancelled_job_that_waits_never_starts_and_one_that_runs_ends_at_its_next_check() -> None:
@@ -147,7 +151,7 @@ def test_a_cancelled_job_that_waits_never_starts_and_one_that_runs_ends_at_its_n
     worker.cancel(waiting)
     worker.cancel(running)
     assert all_of(running)[-1] == Event("error", {"error": "cancelled"})
-    assert names(worker.submit(Job(ONE, done))) == ["done"]
+    assert names(worker.submit(Job(ONE, done))) == ["start", "done"]
     assert not never.began.is_set()
 
 
@@ -162,4 +166,4 @@ def test_a_job_that_fails_says_why(error: Exception, line: str, capsys: pytest.C
     worker = Worker(lambda head: None)
     last = all_of(worker.submit(Job(ONE, work)))[-1]
     assert last.name == "error" and line in last.data["error"]
-    assert names(worker.submit(Job(ONE, done))) == ["done"]
+    assert names(worker.submit(Job(ONE, done))) == ["start", "done"]

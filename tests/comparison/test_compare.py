@@ -13,7 +13,9 @@ import stepdiff
 from heads import ask
 from stepdiff.comparison.__main__ import main
 from stepdiff.comparison.clips import FileClip, clock, notes, read_clip
-from stepdiff.comparison.models import doubt
+from stepdiff.comparison.comparing import Comparison
+from stepdiff.comparison.models import Difference, doubt
+from stepdiff.comparison.report import write_report
 
 from ..featurize.conftest import write_audio, write_video
 from ..heads.public.vlms import save
@@ -58,6 +60,7 @@ def test_two_files_one_command(folder: Path, compare: Callable[..., Any], capsys
     assert json.loads(capsys.readouterr().out)["answer"] == record["answer"]
     printed = compare(a, b, "--ask", "What differs?")
     assert printed.startswith(f"Q: What differs?\nA: {record['answer']}".rstrip())
+    assert record["cut"] and "(cut off at the longest answer: raise --max-tokens)" in printed
     comparison = stepdiff.compare(  # type: ignore[attr-defined]
         a, b, model=str(folder / "model"), store=folder / "store", ask="What differs?", max_tokens=4
     )
@@ -93,6 +96,18 @@ def test_a_report_is_one_file(folder: Path, compare: Callable[..., Any]) -> None
     assert page.count("data:video/mp4;base64,") == page.count("data:image/jpeg;base64,") == 2
     assert "&lt;b&gt;What?&lt;/b&gt;" in page and "<b>What?" not in page
     assert not re.search(r"(src|href)=['\"](?!data:)|url\(|@import|https?://", page)
+    assert "cut off at the longest answer" in page
+
+
+def test_a_word_of_a_report_leads_to_its_moment_in_each_clip(folder: Path, tmp_path: Path) -> None:
+    one, two = read_clip(folder / "a.mp4"), read_clip(f"{folder / 'b.mp4'}@0.5-1.5")
+    said = Difference("Tools/Equipment", "In Video 2, a <Red  pan>.", -1.0, "")
+    comparison = Comparison((one, two), "words", [said], [], 0.5, {"red pan": (0.5, 1.25)}, question="?", answer="red")
+    write_report(tmp_path / "report.html", comparison)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    title = "red pan: 0:00.5 in video 1, 0:01.2 in video 2"
+    link = f"<a href='#video1' data-seconds='0.500 0.750' title='{title}'>Red  pan</a>"
+    assert f"<td>In Video 2, a &lt;{link}&gt;.</td>" in page and page.count("data-seconds='0") == 1
 
 
 def test_which_is_most_like_the_first(folder: Path, compare: Callable[..., Any]) -> None:

@@ -14,6 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from heads import ask
 from heads.data.packing import NO_TARGET, TEXT, Chat, Packer, Turn
+from heads.llm.model import CutOff
 from heads.methods.stepdiff import StepDiff
 from heads.models.language_model import LanguageModel, Lora, autocast
 from heads.models.packed_attention import Layout, may_see, packed_attention
@@ -350,6 +351,19 @@ def test_the_words_that_were_passed_on_joined_are_the_answer_to_the_byte(head: S
     said: list[str] = []
     answer = head.ask(*PAIR, question, 48, said.append)
     assert "".join(said) == answer == head.ask(*PAIR, question, 48)
+
+
+def test_an_answer_that_is_cut_off_is_told_from_one_that_the_model_ended(
+    head: StepDiff, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids: list[list[int]] = []
+    decode = head.model.decode
+    monkeypatch.setattr(head.model, "decode", lambda given: (ids.append(list(map(int, given))), decode(given))[1])
+    cut = head.ask(*PAIR, "What differs?", 6)
+    assert isinstance(cut, CutOff) and len(ids[-1]) == 6
+    monkeypatch.setattr(head.model.lm.model.generation_config, "eos_token_id", [ids[-1][2]])
+    ended = head.ask(*PAIR, "What differs?", 6)
+    assert not isinstance(ended, CutOff) and len(ids[-1]) <= 3
 
 
 @pytest.mark.full

@@ -22,7 +22,7 @@ from heads.evidence.counting import Counting, Sums, total
 from heads.evidence.fitting import Fit, calibrate, fit, squared_errors
 from heads.evidence.head import WordHead, fold_of
 from heads.evidence.naming import Naming
-from heads.evidence.wording import occurrences, segments, terms_of
+from heads.evidence.wording import occurrences, pieces, segments, terms_of
 from heads.methods.stepdiff import StepDiff
 from heads.methods.word_evidence import WordEvidence
 from heads.models.language_model import LanguageModel
@@ -115,6 +115,19 @@ def test_terms_do_not_cross_punctuation_and_mentions() -> None:
     assert [(one.term, one.video) for one in found] == [("red pan", 1), ("spoon", 2)]
     assert found[0].before == (",", "a") and found[1].before == ("no",)
     assert [one.video for one in occurrences("a spoon", {"spoon"}, 2)] == [2]
+
+
+def test_a_text_is_split_into_its_terms_and_the_rest() -> None:
+    terms = {"red", "red pan", "pan", "spoon"}
+    text = "A Red  pan; red. In Video 2: no spoon😀"
+    split = pieces(text, terms)
+    assert split[1:4] == [("Red  pan", "red pan"), ("; ", ""), ("red", "red")] and split[-2:] == [
+        ("spoon", "spoon"),
+        ("😀", ""),
+    ]
+    assert "".join(part for part, _ in split) == text
+    assert [term for _, term in split if term] == [one.term for one in occurrences(text, terms)]
+    assert pieces("İ red", terms) == [("İ red", "")] and pieces("", terms) == []
 
 
 def test_a_world_with_planted_words_is_solved(head: WordHead) -> None:

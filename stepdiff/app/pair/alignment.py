@@ -58,7 +58,8 @@ def pair_alignment(site: Site, pair: Pair, preferred: str = "") -> PairAlignment
     """Align two clips by the preferred view if it has frames of both, or else by the first view that has."""
     view = _view_of_frames(site, pair, preferred)
     if view is None:
-        return PairAlignment("", problem="no alignment: no view of the store has several frames of both clips")
+        missing = "no view of the store has several frames of both clips"
+        return PairAlignment("", problem=f"no alignment: {missing}; run python -m featurize with such an encoder")
     try:
         alignment = align(read_moments(view, pair[0]), read_moments(view, pair[1]))
     except StepDiffError as error:  # the catalog has no times, or a frame has no direction

@@ -1,6 +1,7 @@
 """The heads among a site's runs: those that answer questions, those of words with their words, and those in memory."""
 
 import threading
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from stepdiff.tasks.testsets import Pair
 
 if TYPE_CHECKING:
     from heads.methods.stepdiff import StepDiff
-    from heads.methods.word_evidence import WordEvidence
+    from heads.methods.word_evidence import Reason, WordEvidence
 
 MOST_WORDS = 2
 """heads of words in memory"""
@@ -172,14 +173,48 @@ class PairWords:
     """why there are none; empty: the evidence could be read"""
 
 
+@dataclass(frozen=True)
+class TextPiece:
+    """A part of a text."""
+
+    text: str
+    term: str
+    """that the head of words knows; empty: none"""
+
+
+@dataclass(frozen=True)
+class TextMoments:
+    """Texts with the moments of their words, by one head of words."""
+
+    texts: list[list[TextPiece]]
+    """the pieces of each text, which joined are the text"""
+    clips: list[ClipWords]
+    """the terms of all texts, each in Video 1 and in Video 2"""
+    problem: str = ""
+    """why no word has moments; empty: the evidence could be read"""
+
+
 def words_of(site: Site, evidence: "WordEvidence", pair: Pair, question: str = "") -> list[ClipWords]:
     """Return the words of both clips. question: those that a head reads before it, which are more."""
-    from retrieval.moments import seconds_of
-
     if question:
         reasons = evidence.reasons(pair, evidence.likely(pair, evidence.about(question)))
     else:
         reasons = evidence.why(*pair)
+    return _of_clips(site, evidence, pair, reasons)
+
+
+def moments_of(site: Site, evidence: "WordEvidence", pair: Pair, texts: Sequence[str]) -> TextMoments:
+    """Return texts with the moments of their words in both clips."""
+    pieces = [[TextPiece(*piece) for piece in evidence.head.pieces(text)] for text in texts]
+    terms = {piece.term for of_text in pieces for piece in of_text if piece.term}
+    return TextMoments(pieces, _of_clips(site, evidence, pair, evidence.reasons(pair, (terms, terms))))
+
+
+def _of_clips(
+    site: Site, evidence: "WordEvidence", pair: Pair, reasons: tuple[list["Reason"], list["Reason"]]
+) -> list[ClipWords]:
+    from retrieval.moments import seconds_of
+
     clips = []
     for clip, clip_reasons in zip(site.clips(pair), reasons, strict=True):
         length = (clip.end or 0.0) - (clip.start or 0.0)
@@ -190,7 +225,7 @@ def words_of(site: Site, evidence: "WordEvidence", pair: Pair, question: str = "
                 reason.term,
                 reason.evidence,
                 reason.other,
-                times[max(range(frames), key=reason.moments.__getitem__)] if times else None,
+                None if reason.clearest is None else max(reason.clearest - (clip.start or 0.0), 0.0),
                 reason.moments,
             )
             for reason in clip_reasons

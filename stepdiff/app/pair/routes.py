@@ -14,6 +14,7 @@ from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, Field
 
 from heads.differences import DifferencesOptions
+from heads.llm.model import CutOff
 from stepdiff.app.cache import LRUCache
 from stepdiff.app.explore.routes import MOST_OF_GROUP
 from stepdiff.app.pages import page
@@ -21,7 +22,7 @@ from stepdiff.app.pair.alignment import PairAlignment, pair_alignment
 from stepdiff.app.pair.alike import MOST_KEPT, PRESET_CATEGORIES, KeptOdds, declines, odds, score_pairs, similarity
 from stepdiff.app.pair.elsewhere import MOST_LISTED, ElsewherePage, elsewhere_page
 from stepdiff.app.pair.finder import Finder, Search, Text
-from stepdiff.app.pair.loading import Loaded, PairWords, Runs, words_of
+from stepdiff.app.pair.loading import Loaded, PairWords, Runs, TextMoments, moments_of, words_of
 from stepdiff.app.pair.pages import FinderPage, KeptCaptions, Pages, PairPage, Written
 from stepdiff.app.pair.stored import Stored
 from stepdiff.app.pair.worker import Events, Job, Worker
@@ -33,6 +34,8 @@ from stepdiff.tasks.testsets import CATEGORIES, DiffCap, Pair
 
 MOST_TOKENS = 64
 """of an answer, as in heads.ask"""
+MOST_TEXTS = 500
+"""whose words are asked for at once: captions, answers and words of a page"""
 MOST_WRITTEN = 1000
 """pairs whose captions are kept"""
 Clip = Annotated[str, Query(max_length=1000, description="clip id")]
@@ -40,8 +43,8 @@ Group = Annotated[tuple[Clip, ...], Query(max_length=MOST_OF_GROUP, description=
 _STREAM: dict[int | str, dict[str, Any]] = {
     200: {
         "content": {"text/event-stream": {}},
-        "description": "Events: queue {place}, load {head}, loaded {head, seconds}, those of the request, and at the "
-        "end done or error {error}",
+        "description": "Events: queue {place, busy}, load {head}, loaded {head, seconds}, start, those of the request, "
+        "and at the end done or error {error}",
     },
     429: {"description": "The queue is full"},
 }
@@ -69,6 +72,12 @@ class AskBody(PairBody):
     max_tokens: int = Field(MOST_TOKENS, ge=1, le=256, description="longest answer, in tokens")
 
 
+class TextsBody(PairBody):
+    """Texts about a pair, and a head of words."""
+
+    texts: list[Annotated[str, Field(max_length=5000)]] = Field(max_length=MOST_TEXTS)
+
+
 class FindBody(HeadBody):
     """A search whose candidate pairs the head scores."""
 
@@ -86,13 +95,17 @@ def router(site: Site) -> APIRouter:
     pages = Pages(site, stored, finder, kept, captions)
     worker = Worker(runs.load)
 
-    def begin(head: str, work: _Work) -> Events:
+    def begin(head: str, work: _Work, what: str) -> Events:
         """Submit work with a head, and return the response that reports it."""
-        return Events(worker, worker.submit(Job(runs.head(head), work)))
+        return Events(worker, worker.submit(Job(runs.head(head), work, what)))
 
     def pair_of(body: PairBody) -> Pair:
         site.clips([body.reference, body.candidate])  # refuses those that the store lacks
         return body.reference, body.candidate
+
+    def check_words(head: str) -> None:
+        if head not in runs.words():
+            raise UnknownError(f"no head of words {head[:200]!r} among the runs: run python -m heads.words")
 
     @routes.get("", response_model=PairPage | FinderPage)
     def pair(
@@ -130,12 +143,21 @@ def router(site: Site) -> APIRouter:
     def words(reference: Clip, candidate: Clip, head: str = Query(max_length=500)) -> PairWords:
         """Return the words for which each clip gives more evidence than the other, by a head of words of the runs."""
         site.clips([reference, candidate])
-        if head not in runs.words():
-            raise UnknownError(f"no head of words {head[:200]!r} among the runs: run python -m heads.words")
+        check_words(head)
         try:
             return PairWords(head, words_of(site, runs.evidence(head), (reference, candidate)))
         except StepDiffError as error:
             return PairWords(head, [], str(error))
+
+    @routes.post("/moments")
+    def moments(body: TextsBody) -> TextMoments:
+        """Find the words of texts that a head of words knows, and the moments of both clips with most evidence."""
+        pair = pair_of(body)
+        check_words(body.head)
+        try:
+            return moments_of(site, runs.evidence(body.head), pair, body.texts)
+        except StepDiffError as error:
+            return TextMoments([], [], str(error))
 
     @routes.get("/alignment")
     def alignment(
@@ -151,8 +173,9 @@ def router(site: Site) -> APIRouter:
     def ask(body: AskBody) -> Response:
         """Answer a question about a pair, word by word: events `words` {text}, whose texts joined are the answer.
 
-        `rests_on` of the event `done` has the words of each clip, as `/pair/words` returns them, that the head read
-        before the question; it is empty for a head without evidence of words.
+        Of the event `done`, `cut_at` is the tokens at which the answer was cut off (0: the model ended it), and
+        `rests_on` the words of each clip, as `/pair/words` returns them, that the head read before the question; it is
+        empty for a head without evidence of words.
         """
         pair = pair_of(body)
         if (body.preset is None) == (not body.question.strip()):
@@ -180,6 +203,7 @@ def router(site: Site) -> APIRouter:
             evidence = loaded.method.words if loaded.method.evidence.asked else None
             return {
                 "answer": answer,
+                "cut_at": body.max_tokens if isinstance(answer, CutOff) else 0,
                 "rests_on": [] if evidence is None else words_of(site, evidence, pair, question),
                 "declines": declines(known, category),
                 "first": round(first, 3),
@@ -187,7 +211,7 @@ def router(site: Site) -> APIRouter:
                 "similar": [similarity(*each) for each in known.items()],
             }
 
-        return begin(body.head, work)
+        return begin(body.head, work, "a question")
 
     @routes.post("/alike", response_class=StreamingResponse, responses=_STREAM)
     def alike(body: PairBody) -> Response:
@@ -198,7 +222,7 @@ def router(site: Site) -> APIRouter:
             known = odds(loaded, kept, pair)
             return {"head": loaded.head.name, "values": [similarity(*each) for each in known.items()]}
 
-        return begin(body.head, work)
+        return begin(body.head, work, "how alike two clips are")
 
     @routes.post("/captions", response_class=StreamingResponse, responses=_STREAM)
     def write(body: PairBody) -> Response:
@@ -219,12 +243,12 @@ def router(site: Site) -> APIRouter:
                 captions.put((loaded.head, pair), written)
             return {"head": loaded.head.name, "captions": written}
 
-        return begin(body.head, work)
+        return begin(body.head, work, "differences by category")
 
     @routes.post("/load", response_class=StreamingResponse, responses=_STREAM)
     def load(body: HeadBody) -> Response:
         """Load a head, and drop the one that is in memory."""
-        return begin(body.head, lambda loaded, job: {"head": loaded.head.name})
+        return begin(body.head, lambda loaded, job: {"head": loaded.head.name}, "loading a model")
 
     @routes.post("/find", response_class=StreamingResponse, responses=_STREAM)
     def find(body: FindBody) -> Response:
@@ -239,6 +263,6 @@ def router(site: Site) -> APIRouter:
             score_pairs(loaded, kept, pairs, body.category, job)
             return {"address": search.address()}
 
-        return begin(head.name, work)
+        return begin(head.name, work, "a search for pairs")
 
     return routes

@@ -37,7 +37,8 @@ class Event:
     """Something that a job reports."""
 
     name: str
-    """queue (place), load (head), done (what the job returned), error (one line), or a name that the job chose"""
+    """queue (place; busy: what runs), load (head), loaded (head, seconds), start, done (what the job returned), error
+    (one line), or a name that the job chose"""
     data: dict[str, Any]
 
 
@@ -56,6 +57,8 @@ class Job:
     """has a name; a head that differs is another model"""
     work: Callable[[Any, "Job"], dict[str, Any]]
     """(loaded model, this job) -> the data of the event `done`"""
+    what: str = "another request"
+    """in words, for those that wait"""
     cancelled: threading.Event = field(default_factory=threading.Event)
     _events: deque[Event] = field(default_factory=deque)
     _bell: Callable[[], None] | None = None
@@ -129,7 +132,7 @@ class Worker:
         for place, job in enumerate(self._queue):
             before = place + (self._running is not None)
             if place >= first and before:
-                job.send("queue", place=before)
+                job.send("queue", place=before, busy=(self._running or self._queue[0]).what)
 
     def _run(self) -> None:
         while True:
@@ -149,6 +152,7 @@ class Worker:
             job.check()
             model = self._ready(job)
             job.check()
+            job.send("start")
             job.send("done", **job.work(model, job))
         except CancelledError:
             job.send("error", error="cancelled")

@@ -28,6 +28,16 @@ export function announce(text) {
   announce.timer = setTimeout(() => status.classList.remove("shown"), 4000);
 }
 
+/** Show words and, after a second, for how long since `start` they are true; return a function that ends the counting. */
+export function waiting(element, text, start = performance.now()) {
+  const [line, seconds] = [1, 2].map(() => document.createElement("span"));
+  seconds.ariaHidden = "true"; // is not read out each second
+  line.append(text, seconds);
+  element.replaceChildren(line);
+  const timer = setInterval(() => (seconds.textContent = `, ${Math.floor((performance.now() - start) / 1000)} s`), 1000);
+  return () => clearInterval(timer);
+}
+
 function named(event) {
   const main = {" ": "space", ArrowLeft: "left", ArrowRight: "right", ArrowUp: "up", ArrowDown: "down"}[event.key] ?? event.key.toLowerCase();
   return (event.ctrlKey || event.metaKey ? "ctrl+" : "") + main;

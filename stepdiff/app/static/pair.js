@@ -2,7 +2,7 @@
 
 import {key} from "/static/keys.js";
 import {Desk} from "/static/pair_events.js";
-import {basis, made, showWords, signed} from "/static/pair_words.js";
+import {basis, link, made, signed} from "/static/pair_words.js";
 
 const page = JSON.parse(document.querySelector("#pair-data").textContent);
 const pair = {reference: page.reference.clip.key, candidate: page.candidate.clip.key};
@@ -36,31 +36,32 @@ function bar(value, most) {
 /** Draw the bars of all heads, category by category. */
 function drawAlike() {
   const place = document.querySelector("#alike");
+  if (!page.similar.length) return; // the section says what to do
+  document.querySelector("#alike-state").replaceChildren();
   const all = page.similar.flatMap((each) => each.values.map((value) => Math.abs(value.log_odds)));
   const most = Math.max(1, Math.ceil(Math.max(0, ...all)));
-  const body = made("tbody");
+  const many = page.similar.length > 1; // then each category has a line of its own above its heads
   const extra = page.similar.flatMap((each) => each.values.map((value) => value.category));
-  for (const category of new Set([...page.categories, ...extra])) {
-    const heads = page.similar.length ? page.similar : [{head: "", values: []}];
-    heads.forEach((each, number) => {
-      const value = each.values.find((found) => found.category === category);
-      const row = made("tr");
-      if (number === 0) {
-        const truth = page.truth[category];
-        const note = truth === undefined ? [] : [made("span", {class: "quiet small"}, ` true score ${truth} of 5`)];
-        row.append(made("th", {scope: "row", rowspan: heads.length}, category, ...note));
-      }
-      if (page.similar.length > 1) row.append(made("td", {class: "small quiet"}, each.head));
-      row.append(made("td", {class: "pair-bars"}, ...(value ? [bar(value.log_odds, most)] : [])));
-      row.append(made("td", {class: "pair-odds"}, value ? signed(value.log_odds) : "–"));
-      row.append(made("td", {class: "pair-verdict"}, ...(value?.verdict ? [made("b", {class: "verdict", title: value.reason}, value.verdict)] : [])));
-      body.append(row);
+  const bodies = [...new Set([...page.categories, ...extra])].map((category) => {
+    const truth = page.truth[category];
+    const note = truth === undefined ? [] : [made("span", {class: "quiet small"}, ` true score ${truth} of 5`)];
+    if (many && !page.similar.some(({values}) => values.some((value) => value.category === category))) note.push(" –");
+    const title = made("th", many ? {scope: "rowgroup", colspan: 4} : {scope: "row"}, category, ...note);
+    const rows = page.similar.flatMap(({head: name, values}) => {
+      const value = values.find((found) => found.category === category);
+      if (many && !value) return [];
+      return made("tr", {},
+        many ? made("th", {scope: "row", class: "small quiet"}, ...name.match(/[^_/-]{1,14}[_/-]*|[_/-]+/g).flatMap((part) => [part, made("wbr")])) : title,
+        made("td", {class: "pair-bars"}, ...(value ? [bar(value.log_odds, most)] : [])),
+        made("td", {class: "pair-odds"}, value ? signed(value.log_odds) : "–"),
+        made("td", {class: "pair-verdict"}, ...(value?.verdict ? [made("b", {class: "verdict", title: value.reason}, value.verdict)] : [])));
     });
-  }
-  const scale = made("tr", {class: "quiet small"}, made("td"), ...(page.similar.length > 1 ? [made("td")] : []));
-  scale.append(made("td", {class: "pair-scale"}, made("span", {}, `−${most}: different`), made("span", {}, "0"), made("span", {}, `alike: +${most}`)), made("td"), made("td"));
-  const caption = page.similar.length === 1 ? page.similar[0].head : page.similar.length ? "" : "not computed yet";
-  place.replaceChildren(made("table", {class: "pair-alike"}, made("caption", {class: "quiet small"}, caption), body, made("tfoot", {}, scale)));
+    return made("tbody", {}, ...(many ? [made("tr", {}, title)] : []), ...rows);
+  });
+  const scale = made("td", {class: "pair-scale"}, made("span", {}, `−${most}: different`), made("span", {}, "0"), made("span", {}, `alike: +${most}`));
+  const foot = made("tfoot", {}, made("tr", {class: "quiet small"}, made("td"), scale, made("td"), made("td")));
+  const caption = made("caption", {class: "quiet small"}, many ? "" : page.similar[0].head);
+  place.replaceChildren(made("table", {class: many ? "pair-alike many" : "pair-alike"}, caption, ...bodies, foot));
 }
 
 /** Keep log-odds of a head and draw all. */
@@ -72,24 +73,28 @@ function keepAlike(name, values) {
 }
 
 async function compute() {
-  const found = await desk.run("/pair/alike", {head: head.value, ...pair});
+  const place = document.querySelector("#alike-state");
+  const failed = (error) => (place.textContent = error.message);
+  const found = await desk.run("/pair/alike", {head: head.value, ...pair}, "reading both clips, category by category",
+    {failed, stopped: () => (place.textContent = "stopped")}, [place]);
   if (found) keepAlike(found.head, found.values);
 }
 
 /** Add an entry above the earlier ones; return it with its answer and the note below. */
-function addEntry({question, answer, declines, note, rests}) {
+function addEntry({question, answer, declines, note, rests, cut}) {
   const entry = made("article", {"aria-label": question}, made("p", {class: "asked"}, question));
   const words = made("p", {class: "answer"}, answer);
   const below = made("p", {class: "small quiet note"});
   entry.append(words, below);
-  fillNote(below, note, declines, rests);
+  fillNote(below, note, declines, rests, cut);
   document.querySelector("#answers").prepend(entry);
   document.querySelector("#forget").hidden = false;
   return [entry, words, below];
 }
 
-function fillNote(below, note, declines, rests = []) {
-  below.replaceChildren(...(declines ? [made("b", {class: "verdict"}, "would decline"), `: ${declines}. `] : []), note);
+function fillNote(below, note, declines, rests = [], cut = 0) {
+  const end = cut ? [made("b", {class: "verdict cut"}, "cut off"), ` at the longest answer, ${cut} tokens. `] : [];
+  below.replaceChildren(...end, ...(declines ? [made("b", {class: "verdict"}, "would decline"), `: ${declines}. `] : []), note);
   if (rests.length) below.after(...basis(rests));
 }
 
@@ -98,29 +103,29 @@ async function ask(question, preset) {
   const model = head.value;
   const kept = {question, answer: "", declines: "", note: "not finished"};
   const [entry, words, below] = addEntry(kept);
-  const end = (note, declines = "", rests = []) => {
+  const end = (note, declines = "", rests = [], cut = 0) => {
     entry.removeAttribute("aria-busy");
-    fillNote(below, note, declines, rests);
-    Object.assign(kept, {answer: words.textContent, note, declines, rests});
+    fillNote(below, note, declines, rests, cut);
+    Object.assign(kept, {answer: words.textContent, note, declines, rests, cut});
     save();
+    link(words, ...entry.querySelectorAll(".word"));
   };
   entry.setAttribute("aria-busy", "true");
   answers.push(kept);
   answers.splice(0, answers.length - MOST_ANSWERS);
   save();
   const body = {head: model, ...pair, ...(preset ? {preset} : {question})};
-  const found = await desk.run("/pair/ask", body, {
-    status: (text) => (below.textContent = text),
+  const found = await desk.run("/pair/ask", body, "reading both clips and answering", {
     words: ({text}) => {
       if (!words.textContent) entry.scrollIntoView({block: "nearest"}); // later words do not move the page
       words.append(text);
     },
     stopped: () => end("stopped"),
     failed: (error) => end(error.message),
-  });
+  }, [below]);
   if (!found) return;
   words.textContent = found.answer;
-  end(`${model}, first word after ${found.first.toFixed(1)} s, ${found.seconds.toFixed(1)} s in all`, found.declines, found.rests_on);
+  end(`${model}, first word after ${found.first.toFixed(1)} s, ${found.seconds.toFixed(1)} s in all`, found.declines, found.rests_on, found.cut_at);
   keepAlike(model, found.similar);
 }
 
@@ -135,26 +140,39 @@ function forget() {
   document.querySelector("#forget").hidden = true;
 }
 
-/** Show the captions that a head has written, in the last column. */
+/** Show the last column of the captions, which a model writes. */
+function openWritten(name) {
+  document.querySelector("#written-by").textContent = name;
+  document.querySelector("#captions").hidden = false;
+  document.querySelector("#no-captions")?.remove();
+  for (const cell of document.querySelectorAll("#captions :is(.written, .by)")) cell.hidden = false;
+  for (const cell of document.querySelectorAll("#captions .references td")) cell.colSpan = page.captions.methods.length + 1;
+}
+
+/** Show the captions that a head has written. */
 function showWritten(name, captions) {
-  document.querySelector("#written-by").textContent = `by ${name}`;
+  openWritten(name);
   for (const {category, caption, declines} of captions) {
     const row = [...document.querySelectorAll("[data-category]")].find((each) => each.dataset.category === category);
     const pieces = caption.pieces.map((piece) => (piece.supported ? made("u", {}, piece.text) : piece.text));
     const note = declines ? [made("p", {class: "small"}, made("b", {class: "verdict", title: declines}, "would decline"))] : [];
     const details = caption.details.map(({words, video, judgement}) =>
       made("li", {}, made("b", {class: `verdict ${judgement}`}, judgement), ` ${words} `, made("span", {class: "quiet"}, `(Video ${video})`)));
-    row.querySelector(".written").replaceChildren(...pieces, ...(details.length ? [made("ul", {class: "details"}, ...details)] : []), ...note);
+    row.querySelector(".written").replaceChildren(made("span", {class: "said"}, ...pieces), ...(details.length ? [made("ul", {class: "details"}, ...details)] : []), ...note);
   }
 }
 
 async function write() {
-  for (const cell of document.querySelectorAll(".written")) cell.textContent = "…";
-  const clear = () => {
-    for (const cell of document.querySelectorAll(".written")) cell.textContent = "";
-  };
-  const found = await desk.run("/pair/captions", {head: head.value, ...pair}, {stopped: clear, failed: clear});
+  const name = head.value;
+  openWritten(name);
+  const cells = [...document.querySelectorAll("td.written")];
+  const fill = (text) => cells.forEach((cell) => cell.replaceChildren(made("span", {class: "quiet"}, text)));
+  fill("");
+  const on = {stopped: () => fill("stopped"), failed: (error) => fill(error.message)};
+  const found = await desk.run("/pair/captions", {head: name, ...pair}, "writing the difference of each category", on,
+    cells.map((cell) => cell.firstChild));
   if (found) showWritten(found.head, found.captions);
+  if (found) link(...document.querySelectorAll(".written .said"));
 }
 
 function follow(id, name, words) {
@@ -163,11 +181,6 @@ function follow(id, name, words) {
 }
 
 drawAlike();
-const words = document.querySelector("#words");
-if (words) {
-  showWords(words, pair);
-  document.querySelector("#words-by").addEventListener("change", () => showWords(words, pair));
-}
 for (const {head: name, captions} of page.written) showWritten(name, captions);
 follow("#swap", "x", "swap the two clips");
 follow("#next", "j", page.listed ? "next pair of the list" : "find pairs");
@@ -184,7 +197,7 @@ if (head) {
   });
   for (const button of document.querySelectorAll("[data-preset]"))
     button.addEventListener("click", () => ask(button.title, button.dataset.preset));
-  head.addEventListener("change", () => desk.run("/pair/load", {head: head.value}));
+  head.addEventListener("change", () => desk.run("/pair/load", {head: head.value}, "loaded"));
   key("h", "compute how alike they are", compute);
   key("d", "write the differences", write);
   key("q", "write a question", () => question.focus());

@@ -1,6 +1,7 @@
 // The alignment of a pair: lines between the moments that go together, what one clip lacks, and how different they are.
 
-import {made, strip} from "/static/pair_words.js";
+import {waiting} from "/static/keys.js";
+import {bars, made} from "/static/pair_words.js";
 
 const {player} = document.querySelector("[data-player]");
 const {reference, candidate} = JSON.parse(document.querySelector("#pair-data").textContent);
@@ -38,11 +39,14 @@ function words({only_first, only_second}) {
 
 async function showAlignment() {
   const address = new URLSearchParams({reference: reference.clip.key, candidate: candidate.clip.key, head: head?.value ?? ""});
+  const end = waiting(about, "Aligning the frames of both clips");
   let alignment;
   try {
     alignment = await (await fetch(`/pair/alignment?${address}`, {headers: {Accept: "application/json"}})).json();
   } catch (error) {
     alignment = {problem: error.message};
+  } finally {
+    end();
   }
   if (address.get("head") !== (head?.value ?? "")) return; // another one was chosen meanwhile
   for (const old of costs.querySelectorAll("[data-strip]")) player.leave(old);
@@ -51,12 +55,14 @@ async function showAlignment() {
   ribbon.replaceChildren(...(problem ? [] : [drawn(alignment)]));
   ribbon.setAttribute("aria-label", problem ? "No alignment" : words(alignment));
   about.replaceChildren(made("b", {}, problem || alignment.warning));
+  ribbon.hidden = costs.hidden = Boolean(problem);
   if (problem) return;
   const most = Math.max(...alignment.costs).toFixed(2);
   about.append(` By frames of ${alignment.view}: cosine distance up to ${most}.`);
-  const bars = strip(alignment.costs, {times: alignment.times, length: lengths[0]}, 1);
-  costs.append(bars);
-  player.watch(bars);
+  const drawing = bars(alignment.costs, alignment.times, lengths[0]);
+  const strip = made("div", {class: "filmstrip moments", "data-strip": 0, "aria-hidden": "true"}, drawing, made("span", {class: "marker"}));
+  costs.append(strip);
+  player.watch(strip);
 }
 
 showAlignment();

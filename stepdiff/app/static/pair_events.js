@@ -6,7 +6,7 @@
 // A request that ends here, by `stop` or because the page is closed, ends in the model too. The page has #busy,
 // #progress and #stop.
 
-import {key} from "/static/keys.js";
+import {key, waiting} from "/static/keys.js";
 
 /** Yield [name, data] of the events of a response. */
 async function* events(response) {
@@ -40,19 +40,22 @@ export class Desk {
   }
 
   /**
-   * Send a request and pass on its events by name, and what happens to it as `status` (text), `stopped` and `failed`;
-   * return the data of the event `done`, or undefined.
+   * Send a request and pass on its events by name, and what happens to it as `stopped` and `failed`; return the data of
+   * the event `done`, or undefined.
+   *
+   * doing: words for what the model does with it; lines: elements that say, as #progress does, what it waits for.
    */
-  async run(address, body, on = {}) {
+  async run(address, body, doing, on = {}, lines = []) {
     const abort = new AbortController();
     this.running.push(abort);
-    const show = (text) => {
-      clearInterval(timer);
-      this.#show(text);
-      on.status?.(text);
+    this.#work();
+    let ends = [];
+    const show = (text, start) => {
+      for (const end of ends) end();
+      ends = [this.line, ...lines].map((line) => waiting(line, text, start));
     };
-    let timer, since;
-    show("sent to the model");
+    let queued, since;
+    show("sent to the server");
     try {
       const response = await fetch(address, {
         method: "POST",
@@ -63,14 +66,12 @@ export class Desk {
       if (!response.ok) throw new Error(await sentence(response));
       for await (const [name, data] of events(response)) {
         if (name === "error") throw new Error(data.error);
-        if (name === "queue") show(data.place === 1 ? "waits for 1 request before it" : `waits for ${data.place} requests before it`);
-        if (name === "load") {
-          const start = performance.now();
-          show(`loading ${data.head}`);
-          const wait = () => this.#show(`loading ${data.head}, ${((performance.now() - start) / 1000).toFixed(0)} s`);
-          timer = setInterval(wait, 1000);
+        if (name === "queue") {
+          const before = data.place === 1 ? "waits" : `waits for ${data.place} requests`;
+          show(`${before}: the model is busy with ${data.busy}`, (queued ??= performance.now()));
         }
-        if (name === "loaded") show(`${data.head} loaded in ${data.seconds.toFixed(1)} s`);
+        if (name === "load") show(`loading ${data.head} into memory`);
+        if (name === "start") show(doing);
         if (name === "progress") {
           since ??= performance.now();
           this.#part(data, since);
@@ -88,24 +89,24 @@ export class Desk {
       (stopped ? on.stopped : on.failed)?.(error);
       return undefined;
     } finally {
-      clearInterval(timer);
+      for (const end of ends) end();
     }
   }
 
   #part({done, total}, start) {
     const left = done ? `, about ${(((performance.now() - start) / 1000) * (total / done - 1)).toFixed(0)} s left` : "";
-    this.#show(`${done} of ${total} pairs${left}`);
+    this.line.textContent = `${done} of ${total} pairs${left}`;
     this.busy.max = total;
     this.busy.value = done;
   }
 
   #end(abort, text) {
     this.running = this.running.filter((each) => each !== abort);
-    this.#show(text);
+    this.line.textContent = this.running.length ? `${text}; another request is at work` : text;
+    this.#work();
   }
 
-  #show(text) {
-    this.line.textContent = text;
+  #work() {
     this.busy.hidden = this.button.hidden = this.running.length === 0;
   }
 }

@@ -8,7 +8,7 @@ if (scoring) {
   const desk = new Desk();
   const score = async () => {
     const {head, step, category, order} = scoring.dataset;
-    const found = await desk.run("/pair/find", {head, step, category, order});
+    const found = await desk.run("/pair/find", {head, step, category, order}, "reading the clips");
     if (found) location.assign(found.address);
   };
   document.querySelector("#score").addEventListener("click", score);

@@ -4,7 +4,7 @@
 
 import {reason, send} from "/static/annotate_send.js";
 import {announce, key} from "/static/keys.js";
-import {made} from "/static/pair_words.js";
+import {clock, made} from "/static/pair_words.js";
 
 const {reference, candidate} = JSON.parse(document.querySelector("#pair-data").textContent);
 const pair = {reference: reference.clip.key, candidate: candidate.clip.key};
@@ -21,10 +21,6 @@ let edited = null; // the note in the form; null: a new one
 let moments = [0, 0]; // of a new note, in each clip
 let opener = null; // what has the focus again after the form
 
-const clock = (seconds) => {
-  const hundredths = Math.round(seconds * 100);
-  return `${Math.floor(hundredths / 6000)}:${((hundredths % 6000) / 100).toFixed(2).padStart(5, "0")}`;
-};
 const now = () => player.videos.map((video) => video.currentTime);
 const line = form.querySelector("[role=alert]");
 
@@ -128,7 +124,9 @@ async function drop(note) {
 async function card() {
   cardButton.disabled = true;
   announce("the card is being made");
-  const [asked, answer] = ["asked", "answer"].map((name) => document.querySelector(`#answers .${name}`)?.textContent ?? "");
+  const last = document.querySelector("#answers article");
+  const [asked, said] = ["asked", "answer"].map((name) => last?.querySelector(`.${name}`).textContent ?? "");
+  const answer = last?.querySelector(".cut") ? `${said} … (cut off)` : said;
   const body = {...pair, moments: now(), notes: [...ticked], ...(answer ? {question: asked, answer} : {})};
   try {
     const headers = {"Content-Type": "application/json", Accept: "application/json"};
@@ -165,4 +163,4 @@ if (response.ok) {
   notes = stored.notes;
   for (const {id} of notes.slice(0, MOST)) ticked.add(id);
   draw();
-} else list.append(made("li", {class: "error"}, stored.error));
+} else list.replaceChildren(made("li", {class: "error"}, stored.error));

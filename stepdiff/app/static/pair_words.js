@@ -1,7 +1,18 @@
-// The words that two clips give evidence for: lists of them, and the moments that carry one.
+// The words that two clips give evidence for, and the moments of words.
 //
-// A press on a word sets the clock to the frame of its clip with the most evidence, and shows the evidence of all frames.
+// A word that the chosen head of words knows is a link, wherever the page shows it: in the lists, in captions, in answers.
+// It leads to the frame of each clip with the most evidence for it. Its address opens the page there.
 
+import {send} from "/static/annotate_send.js";
+import {announce, waiting} from "/static/keys.js";
+import {visit} from "/static/pair_address.js";
+
+const {reference, candidate} = JSON.parse(document.querySelector("#pair-data").textContent);
+const pair = {reference: reference.clip.key, candidate: candidate.clip.key};
+const lengths = [reference, candidate].map(({clip}) => clip.end - clip.start);
+const {player} = document.querySelector("[data-player]");
+const choice = document.querySelector("#words-by");
+const terms = new Map(); // word -> [what Video 1 gives for it, Video 2], with `times` of the frames
 const SVG = "http://www.w3.org/2000/svg";
 
 /** Return an element with text or children. */
@@ -14,60 +25,123 @@ export function made(tag, attributes = {}, ...children) {
 
 export const signed = (value, digits = 2) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(digits);
 
+/** Return seconds as 0:02.30. */
+export function clock(seconds, digits = 2) {
+  const parts = Math.round(seconds * 10 ** digits);
+  const minute = 60 * 10 ** digits;
+  return `${Math.floor(parts / minute)}:${((parts % minute) / 10 ** digits).toFixed(digits).padStart(3 + digits, "0")}`;
+}
+
 /** Return a value of each frame of a clip, on its time: upwards, such as evidence for a word, or downwards. */
-export function strip(moments, {times, length}, number) {
+export function bars(values, times, length) {
   const svg = document.createElementNS(SVG, "svg");
-  const most = Math.max(...moments.map(Math.abs), 1e-9);
-  const top = Math.max(...moments, 0) / most, bottom = Math.min(...moments, 0) / most;
+  const most = Math.max(...values.map(Math.abs), 1e-9);
+  const top = Math.max(...values, 0) / most, bottom = Math.min(...values, 0) / most;
   svg.setAttribute("viewBox", `0 ${-top} 1 ${top - bottom || 1}`);
   svg.setAttribute("preserveAspectRatio", "none");
   times.forEach((time, frame) => {
     const first = frame ? (times[frame - 1] + time) / 2 : 0;
     const last = frame + 1 < times.length ? (time + times[frame + 1]) / 2 : length;
-    const value = moments[frame] / most;
+    const value = values[frame] / most;
     const rect = document.createElementNS(SVG, "rect");
     const shape = {x: first / length, width: (last - first) / length, y: Math.min(-value, 0), height: Math.abs(value), class: value < 0 ? "against" : "for"};
     for (const [name, part] of Object.entries(shape)) rect.setAttribute(name, part);
     svg.append(rect);
   });
-  return made("div", {class: "filmstrip moments", "data-strip": number - 1, "aria-hidden": "true"}, svg, made("span", {class: "marker"}));
+  return svg;
 }
 
-/** Return the button of a word; `below` returns the element that its frames are added to. */
-function button(word, clip, number, below) {
-  const evidence = `log-odds ${signed(word.evidence, 1)} here, ${signed(word.other, 1)} in Video ${3 - number}`;
-  if (word.seconds === null) return made("span", {class: "word", title: evidence}, word.term);
-  const element = made("button", {type: "button", class: "word", title: `${evidence}; most at ${word.seconds.toFixed(1)} s`}, word.term);
-  element.addEventListener("click", () => {
-    const {player} = document.querySelector("[data-player]");
-    const list = element.closest(".words");
-    for (const other of list.querySelectorAll(".word[aria-current]")) other.removeAttribute("aria-current");
-    for (const other of list.querySelectorAll(".moments")) player.leave(other);
-    element.setAttribute("aria-current", "true");
-    const frames = strip(word.moments, clip, number);
-    below().append(frames);
-    player.watch(frames);
-    player.seekIn(number - 1, word.seconds);
+/** Return the words that say when each clip gives most evidence for a word. */
+function inWords(term) {
+  const at = terms.get(term).map(({seconds, evidence, moments}, number) =>
+    `${clock(seconds, 1)} in video ${number + 1}${Math.max(...moments) > 0 ? "" : " (no evidence there)"}`);
+  return `${term}: ${at.join(", ")}`;
+}
+
+/** Return the address of the page at the moments of a word. */
+function address(term) {
+  const times = terms.get(term).map(({seconds}) => seconds);
+  const time = Math.min(...times);
+  const rounded = (seconds) => Math.round(1000 * seconds) / 1000;
+  return `/pair?${new URLSearchParams({...pair, time: rounded(time), offset: times.map((each) => rounded(each - time)).join()})}`;
+}
+
+/** Show both clips at the moments of a word, mark them on the filmstrips, and say when they are. */
+function show(link) {
+  const {term} = link.dataset;
+  visit(() => player.seekEach(terms.get(term).map(({seconds}) => seconds)));
+  for (const other of document.querySelectorAll(".term[aria-current]")) other.removeAttribute("aria-current");
+  link.setAttribute("aria-current", "true");
+  for (const old of document.querySelectorAll(".tracks .moment")) old.remove();
+  terms.get(term).forEach(({seconds, moments, times}, number) => {
+    const mark = made("span", {class: "flag small"}, `${term} ${clock(seconds, 1)}`);
+    const moment = made("div", {class: "moment", "aria-hidden": "true"}, bars(moments, times, lengths[number]), mark);
+    mark.style.left = `${(100 * seconds) / lengths[number]}%`;
+    mark.classList.toggle("late", seconds > lengths[number] / 2);
+    document.querySelector(`.tracks > [data-strip="${number}"]`)?.append(moment);
   });
-  return element;
+  document.querySelector(".screens").scrollIntoView({block: "nearest"});
+  announce(inWords(term));
+}
+
+document.addEventListener("click", (event) => {
+  const link = event.target.closest("a.term");
+  if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return; // opens another tab or window
+  event.preventDefault();
+  show(link);
+});
+
+/** Return where a place in the text of an element is: a text node and a place in it. */
+function point(element, place, isEnd) {
+  const walker = document.createTreeWalker(element, NodeFilter.SHOW_TEXT);
+  for (let node = walker.nextNode(), rest = place; node; rest -= node.data.length, node = walker.nextNode())
+    if (rest < node.data.length || (isEnd && rest === node.data.length)) return [node, rest];
+  return [element, element.childNodes.length];
+}
+
+/** Make the words of some elements links to their moments, if the chosen head of words knows them. */
+export async function link(...elements) {
+  const said = elements.filter((element) => element.textContent.trim() && !element.querySelector(".term"));
+  const head = choice?.value;
+  if (!head || !said.length) return;
+  const {status, body} = await send("/pair/moments", {...pair, head, texts: said.map((element) => element.textContent)});
+  if (status !== 200 || body.problem || choice.value !== head) return; // the list of words says why
+  const [first, second] = body.clips.map(({times, words}) => new Map(words.map((word) => [word.term, {...word, times}])));
+  for (const [term, word] of first) if (word.seconds !== null && second.get(term).seconds !== null) terms.set(term, [word, second.get(term)]);
+  said.forEach((element, number) => {
+    const pieces = body.texts[number];
+    let end = element.textContent.length;
+    if (element.querySelector(".term") || element.textContent !== pieces.map(({text}) => text).join("")) return;
+    for (const {text, term} of pieces.reverse()) { // the last first: places before it stay
+      const range = document.createRange();
+      if (term && terms.has(term)) {
+        range.setStart(...point(element, end - text.length));
+        range.setEnd(...point(element, end, true));
+        const word = made("a", {class: "term", href: address(term), title: inWords(term), "data-term": term}, range.extractContents());
+        range.insertNode(word);
+      }
+      end -= text.length;
+    }
+  });
+}
+
+/** Return a word of a list. */
+function word({term, evidence, other}, number) {
+  return made("span", {class: "word", title: `log-odds ${signed(evidence, 1)} here, ${signed(other, 1)} in Video ${3 - number}`}, term);
 }
 
 /** Return the lists of the words of both clips, with bars of the difference of their log-odds. */
-export function lists(clips) {
-  const most = Math.max(...clips.flatMap(({words}) => words.map((word) => word.evidence - word.other)));
+function lists(clips) {
+  const most = Math.max(...clips.flatMap(({words}) => words.map((each) => each.evidence - each.other)));
   return clips.map((clip, index) => {
-    const rows = clip.words.map((word) => {
-      const difference = word.evidence - word.other;
+    const rows = clip.words.map((each) => {
+      const difference = each.evidence - each.other;
       const fill = made("span");
       fill.style.width = `${(100 * difference) / most}%`;
-      const at = word.seconds === null ? "" : `${word.seconds.toFixed(1)} s`;
-      const row = made("li");
-      row.append(
-        button(word, clip, index + 1, () => row),
+      return made("li", {}, word(each, index + 1),
         made("span", {class: "length", "aria-hidden": "true"}, fill),
         made("span", {class: "number"}, signed(difference, 1)),
-        made("span", {class: "number quiet"}, at));
-      return row;
+        made("span", {class: "number quiet"}, each.seconds === null ? "" : clock(each.seconds, 1)));
     });
     const list = rows.length ? made("ol", {}, ...rows) : made("p", {class: "quiet"}, "No word has clear evidence.");
     return made("section", {class: `words ${index ? "two" : "one"}`, "aria-label": `Words of Video ${index + 1}`}, made("h3", {}, `Video ${index + 1}`), list);
@@ -78,27 +152,38 @@ export function lists(clips) {
 export function basis(clips) {
   const lines = clips.map((clip, index) => {
     const line = made("div", {class: `words line ${index ? "two" : "one"}`}, made("b", {}, `Video ${index + 1}`));
-    line.append(...clip.words.map((word) => button(word, clip, index + 1, () => line)), ...(clip.words.length ? [] : ["nothing clear"]));
+    line.append(...clip.words.map((each) => word(each, index + 1)), ...(clip.words.length ? [] : ["nothing clear"]));
     return line;
   });
   return [made("p", {class: "small"}, "The answer rests on these words:"), ...lines];
 }
 
-/** Fill the part of the page that shows the words of a pair, by the chosen head. */
-export async function showWords(place, pair) {
-  const choice = document.querySelector("#words-by");
-  const address = `/pair/words?${new URLSearchParams({...pair, head: choice.value})}`;
+/** Fill the part of the page that shows the words of a pair, by the chosen head, and link all words by it. */
+async function showWords(place) {
+  const end = waiting(place, `Reading the features of both clips, and the evidence of ${choice.value}`);
   place.setAttribute("aria-busy", "true");
+  for (const old of document.querySelectorAll("a.term")) old.replaceWith(...old.childNodes);
+  terms.clear();
+  const head = choice.value;
   let problem;
   try {
-    const response = await fetch(address, {headers: {Accept: "application/json"}});
+    const response = await fetch(`/pair/words?${new URLSearchParams({...pair, head})}`, {headers: {Accept: "application/json"}});
     const data = await response.json();
-    if (choice.value !== (data.head ?? choice.value)) return; // another one was chosen meanwhile
+    if (choice.value !== head) return; // another one was chosen meanwhile
     problem = data.problem ?? data.error;
     if (!problem) place.replaceChildren(...lists(data.clips));
   } catch (error) {
     problem = error.message;
+  } finally {
+    end();
   }
   if (problem) place.replaceChildren(made("p", {class: "problem"}, problem));
   place.removeAttribute("aria-busy");
+  if (!problem) link(...document.querySelectorAll(".word, .said, .answer:not([aria-busy] *)"));
+}
+
+if (choice) {
+  const place = document.querySelector("#words");
+  showWords(place);
+  choice.addEventListener("change", () => showWords(place));
 }

@@ -1,9 +1,13 @@
 // Two clips under one clock: play, loop, frame step, speed, sound, filmstrips, offsets, in and out, warp.
 //
-// At 0 of the clock each clip is at its offset. The clock runs to the end of the clip that lasts longer, or from the in
-// point to the out point. A clip that has ended keeps its last picture until the clock returns, or, with "same length",
-// both clips are played so fast that they end together. While it plays, the clock is corrected from the clips and the
-// clips from the clock: one that is more than DRIFT off is set to its place.
+// At 0 of the clock each clip is at its offset. The clock runs to the end of the clip that lasts longer. A clip that has
+// ended keeps its last picture until the clock returns, or, with "same length", both clips are played so fast that they
+// end together. While it plays, the clock is corrected from the clips and the clips from the clock: one that is more than
+// DRIFT off is set to its place.
+//
+// Each clip may have an in and an out point, in seconds of the clip. One point is for both clips: the other one begins or
+// ends there too. Two in points set the offsets, so that both begin together. With two out points, the clip that reaches
+// its own first keeps its picture until the other one is there, as does, under warp, one that waits at its in point.
 //
 // Under warp the clock is that of Video 1 from its offset. Video 2 follows an alignment: its speed changes from moment to
 // moment, and is corrected by how far it is off its place, because a seek takes longer than most of these errors.
@@ -16,7 +20,7 @@
 //   <div class="player" data-player data-reference="..." data-candidate="..."> (templates/player.html)
 //   const player = new PairPlayer(document.querySelector("[data-player]"));
 
-import {announce, key} from "/static/keys.js";
+import {announce, key, waiting} from "/static/keys.js";
 
 const DRIFT = 0.04; // seconds
 const SPEEDS = [0.25, 0.5, 1, 2];
@@ -41,7 +45,8 @@ export class PairPlayer {
     this.time = 0; // seconds of the clock
     this.speed = 1;
     this.offsets = [0, 0]; // seconds of each clip at 0 of the clock
-    this.range = [null, null]; // in and out, seconds of the clock; null: begin and end
+    this.ranges = [[null, null], [null, null]]; // in and out of each clip, in its seconds; null: none
+    this.held = false; // whether clips stay between their points: while it plays, and until the next seek
     this.looping = true;
     this.stretched = false;
     this.warped = false;
@@ -51,6 +56,7 @@ export class PairPlayer {
     this.fields = [...root.querySelectorAll("[data-offset]")];
     this.strips = [...root.querySelectorAll("[data-strip]")];
     for (const strip of this.strips) this.#press(strip);
+    for (const line of root.querySelectorAll("[data-waiting]")) this.#wait(line);
     for (const video of this.videos) {
       video.addEventListener("loadedmetadata", () => this.#measured());
       video.addEventListener("error", () => this.#failed(video));
@@ -79,21 +85,27 @@ export class PairPlayer {
   /** Seconds of the clock: those of the clip that lasts longer from its offset, under warp those of Video 1. */
   get length() {
     const videos = this.#follower ? [this.videos[0]] : this.#playable();
-    return Math.max(0, ...videos.map((video) => this.#rest(video)));
+    return Math.max(0, ...videos.map((video) => this.#clockAt(video, video.duration || 0)));
   }
 
   get begin() {
-    return Math.min(this.range[0] ?? 0, this.length);
+    return Math.min(Math.max(this.#point(0, Math.min) ?? 0, 0), this.length);
   }
 
   get end() {
-    return Math.min(this.range[1] ?? this.length, this.length);
+    return Math.min(this.#point(1, Math.max) ?? this.length, this.length);
+  }
+
+  /** The clock at the in (0) or out points (1) of both clips, by `which` if both have one; undefined: none has. */
+  #point(end, which) {
+    const clocks = this.#playable().map((video) => [video, this.#range(video)[end]]).filter(([, time]) => time !== null);
+    return clocks.length ? which(...clocks.map(([video, time]) => this.#clockAt(video, time))) : undefined;
   }
 
   /** What an address holds of it; time is null while it plays. */
   get state() {
-    const {offsets, range, speed, looping, stretched, warped} = this;
-    return {time: this.playing || this.wanted ? null : this.time, offsets, range, speed, looping, stretched, warped};
+    const {offsets, ranges, speed, looping, stretched, warped} = this;
+    return {time: this.playing || this.wanted ? null : this.opening ?? this.time, offsets, ranges, speed, looping, stretched, warped};
   }
 
   /** Show such a state; the time as soon as both clips are there. */
@@ -120,7 +132,7 @@ export class PairPlayer {
       return;
     }
     if (this.time >= this.end - 1e-3) this.seek(this.begin);
-    this.playing = true;
+    this.playing = this.held = true;
     this.root.dataset.playing = "";
     this.#changed();
     this.started = performance.now() / 1000 - this.time / this.speed;
@@ -140,6 +152,7 @@ export class PairPlayer {
 
   /** Set the clock, in seconds. */
   seek(time) {
+    this.held = this.playing;
     this.#set(time);
     if (this.playing) this.#start(); // a clip that had ended plays again
     this.#changed();
@@ -149,7 +162,7 @@ export class PairPlayer {
     this.time = Math.min(Math.max(time, 0), this.length);
     this.started = performance.now() / 1000 - this.time / this.speed;
     for (const video of this.#playable()) {
-      const place = this.#place(video);
+      const place = this.#shown(video);
       if (Math.abs(video.currentTime - place) > 1e-3) video.currentTime = place;
     }
     this.#show();
@@ -161,6 +174,13 @@ export class PairPlayer {
     this.seek(this.#clockAt(this.videos[number], time));
   }
 
+  /** Pause and show a time of each clip, in seconds: both play on from there. */
+  seekEach(times) {
+    const time = Math.min(...times);
+    this.restore({...this.state, time, offsets: times.map((each) => each - time), stretched: false, warped: false});
+    this.#changed();
+  }
+
   /** Pause and show another time of one clip, in seconds: its offset changes, and the other clip stays. */
   moveAlone(number, time) {
     this.pause();
@@ -168,7 +188,7 @@ export class PairPlayer {
     this.offsets[number] = Math.max(offset, 0);
     if (offset < 0) { // a clip has no time before its begin, so the other one begins later
       this.offsets[1 - number] -= offset;
-      this.#shift(offset);
+      this.time += offset;
     }
     this.#measured();
     this.seek(this.time);
@@ -184,27 +204,54 @@ export class PairPlayer {
 
   /** Let both clips begin at what they show. */
   setBoth() {
-    this.offsets = this.videos.map((video, number) => (video.dataset.failed ? this.offsets[number] : this.#place(video)));
-    this.#shift(-this.time);
+    this.offsets = this.videos.map((video, number) => (video.dataset.failed ? this.offsets[number] : this.#shown(video)));
     this.#measured();
     this.seek(0);
     announce("both clips begin here");
   }
 
-  /** Begin here, or end here (1): when it plays, it stays between the two. */
-  mark(end) {
-    this.range[end] = this.time;
-    const [first, last] = this.range;
-    if (first !== null && last !== null && first >= last) this.range[1 - end] = null;
-    this.#show();
+  /** Set the in point of a clip (0, 1), or of both, to what is shown; remove one that is there already. */
+  markIn(number) {
+    this.#mark(0, number);
+    const ins = this.ranges.map(([first]) => first);
+    if (ins.includes(null)) return;
+    const [one, two] = this.videos.map((video, place) => this.#clockAt(video, ins[place]));
+    if (Math.abs(one - two) < 1e-3) return;
+    const time = Math.min(...ins);
+    this.offsets = ins.map((each) => each - time);
+    this.#measured();
+    this.seek(time);
+    announce("both clips begin together, each at its in point");
+  }
+
+  /** Set or remove the out point of a clip, or of both. */
+  markOut(number) {
+    this.#mark(1, number);
+  }
+
+  #mark(end, number) {
+    const videos = this.#playable().filter((video) => number === undefined || video === this.videos[number]);
+    if (!videos.length) return;
+    const shown = new Map(videos.map((video) => [video, this.#shown(video)]));
+    const is = (point, time) => point !== null && Math.abs(point - time) < 5e-3;
+    const removes = videos.every((video) => is(this.#range(video)[end], shown.get(video)));
+    this.ranges = this.videos.map((video, place) => {
+      if (!shown.has(video)) return this.ranges[place];
+      const points = [...this.ranges[place]];
+      points[end] = removes ? null : shown.get(video);
+      if (points.every((point) => point !== null) && points[0] >= points[1]) points[1 - end] = null;
+      return points;
+    });
+    this.#measured();
     this.#changed();
-    announce(`${end ? "plays until" : "plays from"} ${this.time.toFixed(2)} s`);
+    const at = [...shown].map(([video, time]) => `${time.toFixed(2)} s of Video ${this.videos.indexOf(video) + 1}`);
+    announce(removes ? `no ${end ? "out" : "in"} point here` : `${end ? "plays until" : "plays from"} ${at.join(" and ")}`);
   }
 
   /** Undo offsets, in and out. */
   whole() {
     this.offsets = [0, 0];
-    this.range = [null, null];
+    this.ranges = [[null, null], [null, null]];
     this.#measured();
     this.seek(this.time);
     announce("whole clips");
@@ -229,7 +276,7 @@ export class PairPlayer {
     const [video] = this.#follower ? this.videos : this.#playable().sort((one, other) => this.#rate(other) - this.#rate(one));
     if (!video) return;
     const rate = this.#rate(video);
-    const phase = ((video.phase ?? 0) - this.#offset(video)) * this.#stretch(video);
+    const phase = this.#clockAt(video, video.phase ?? 0);
     const first = ((phase * rate) % 1 + 1) % 1 / rate; // the time of a frame
     const last = Math.ceil((this.length - first) * rate - 1e-3) - 1;
     const now = Math.min(Math.floor((this.time - first) * rate + 1e-3), last);
@@ -294,11 +341,21 @@ export class PairPlayer {
     key("e", "both clips take the same time, or their own", () => this.stretch());
     key("m", "sound on or off", () => this.mute());
     if (!this.fields.length) return;
-    key("i", "in: play from here", () => this.mark(0));
-    key("u", "out: play until here", () => this.mark(1));
+    key("i", "in: both clips play from here", () => this.markIn());
+    key("u", "out: both clips play until here", () => this.markOut());
     key("o", "set both here: both clips begin at what they show", () => this.setBoth());
     key("0", "whole clips: no offset, no in and out", () => this.whole());
     key("w", "warp: Video 2 follows the alignment, or its own time", () => this.warp());
+  }
+
+  /** Say what is being made until the video or the picture next to the words is there. */
+  #wait(line) {
+    const media = line.parentElement.querySelector("video, img");
+    if (media.complete || media.readyState >= 2 || media.dataset.failed) return;
+    const end = waiting(line, line.dataset.waiting);
+    const there = () => [end(), line.replaceChildren()];
+    for (const event of ["load", "loadeddata"]) media.addEventListener(event, there, {once: true});
+    media.addEventListener("error", () => [there(), media.matches("img") && line.append("no frames: the clip cannot be cut")], {once: true});
   }
 
   #playable() {
@@ -314,20 +371,21 @@ export class PairPlayer {
     return this.offsets[this.videos.indexOf(video)];
   }
 
-  /** Seconds of a clip from its offset. */
-  #rest(video) {
-    return Math.max(0, (video.duration || 0) - this.#offset(video));
+  #range(video) {
+    return this.ranges[this.videos.indexOf(video)];
+  }
+
+  /** The clock at both in points if they are at one time; else 0. "Same length" stretches what comes after it. */
+  get #anchor() {
+    const [one, two] = this.ranges.map(([first], number) => (first === null ? NaN : first - this.offsets[number]));
+    return Math.abs(one - two) < 1e-3 ? one : 0;
   }
 
   /** Seconds of the clock for a second of a clip. */
   #stretch(video) {
-    return this.stretched && this.#rest(video) ? this.length / this.#rest(video) : 1;
-  }
-
-  /** Let the times of the clock begin `by` later. */
-  #shift(by) {
-    this.time += by;
-    this.range = this.range.map((time) => (time === null || time + by <= 0 ? null : time + by));
+    if (!this.stretched) return 1;
+    const rest = (each) => Math.max(0, (this.#range(each)[1] ?? (each.duration || 0)) - this.#offset(each) - this.#anchor);
+    return rest(video) ? Math.max(...this.#playable().map(rest)) / rest(video) : 1;
   }
 
   /** Frames of a clip in a second of the clock. */
@@ -352,21 +410,43 @@ export class PairPlayer {
     strip.addEventListener("pointermove", (event) => strip.hasPointerCapture(event.pointerId) && seek(event));
   }
 
-  #mark(strip, video) {
+  #markStrip(strip, video) {
     if (!video.duration) return;
-    const part = Math.min(this.#place(video) / video.duration, 1);
-    strip.marker.style.left = `${100 * part}%`;
-    strip.style.setProperty("--from", String(this.#place(video, this.begin) / video.duration));
-    strip.style.setProperty("--to", String(this.end < this.length ? this.#place(video, this.end) / video.duration : 1));
+    const part = (seconds) => Math.min(Math.max(seconds / video.duration, 0), 1);
+    const [first, last] = this.#range(video);
+    strip.marker.style.left = `${100 * part(this.#shown(video))}%`;
+    strip.style.setProperty("--from", String(part(first ?? this.#place(video, this.begin))));
+    strip.style.setProperty("--to", String(last === null && this.end === this.length ? 1 : part(last ?? this.#place(video, this.end))));
     if (strip.role !== "slider") return;
-    strip.setAttribute("aria-valuenow", String(Math.round(100 * part)));
-    strip.setAttribute("aria-valuetext", `${this.#place(video).toFixed(2)} seconds`);
+    strip.setAttribute("aria-valuenow", String(Math.round(100 * part(this.#shown(video)))));
+    strip.setAttribute("aria-valuetext", `${this.#shown(video).toFixed(2)} seconds`);
   }
 
   /** The time of a clip at a time of the clock. */
   #place(video, clock = this.time) {
-    const time = video === this.#follower ? this.#followed(clock)[0] : this.#offset(video) + clock / this.#stretch(video);
+    const after = this.#anchor; // what is before it is not stretched
+    const time = video === this.#follower ? this.#followed(clock)[0] : this.#offset(video) + after + (clock - after) / this.#stretch(video);
     return Math.min(time, Math.max(0, video.duration - 1e-3));
+  }
+
+  /** The time of a clip that it shows: while clips are held, one between its in and out points. */
+  #shown(video) {
+    const place = this.#place(video), [first, last] = this.#range(video);
+    if (!this.held || this.time < this.begin || this.time > this.end) return place;
+    return Math.min(Math.max(place, first ?? place), last ?? Infinity);
+  }
+
+  #waits(video) {
+    return Math.abs(this.#shown(video) - this.#place(video)) > 1e-3;
+  }
+
+  /** Hold a clip that is not between its points, and let it go on when it is. */
+  #hold(video) {
+    if (this.#waits(video)) {
+      if (video.paused) return;
+      video.pause();
+      video.currentTime = this.#shown(video);
+    } else if (this.#range(video)[0] !== null && video.paused && !video.ended) video.play().catch(() => this.pause());
   }
 
   /** [time of Video 2, its seconds for a second of the clock] under warp. */
@@ -376,7 +456,8 @@ export class PairPlayer {
 
   /** The time of the clock at a time of a clip. */
   #clockAt(video, time) {
-    if (video !== this.#follower) return (time - this.#offset(video)) * this.#stretch(video);
+    const after = this.#anchor;
+    if (video !== this.#follower) return after + (time - this.#offset(video) - after) * this.#stretch(video);
     return along(this.alignment.map(([first, second]) => [second, first]), time)[0] - this.offsets[0];
   }
 
@@ -397,7 +478,7 @@ export class PairPlayer {
 
   /** Set the speed of Video 2 under warp so that it is at its place soon. */
   #follow(video) {
-    if (video.seeking) return;
+    if (video.seeking || this.#waits(video)) return;
     const [place, slope] = this.#followed(this.time);
     const behind = place - video.currentTime;
     if (Math.abs(behind) > LOST) video.currentTime = this.#place(video);
@@ -408,7 +489,7 @@ export class PairPlayer {
   async #start() {
     this.#rates();
     this.#set(this.time);
-    const waiting = this.#playable().filter((video) => this.#place(video) < video.duration - 0.01);
+    const waiting = this.#playable().filter((video) => this.#place(video) < video.duration - 0.01 && !this.#waits(video));
     try {
       await Promise.all(waiting.map((video) => video.play().catch((error) => {
         if (!video.error) throw error; // one that fails leaves the other playing
@@ -425,16 +506,20 @@ export class PairPlayer {
     if (!this.playing) return;
     // Seconds by the clips that play: a browser that cannot keep up slows the clock, not one of the clips.
     const follower = this.#follower;
+    for (const video of this.#playable()) this.#hold(video);
     const shown = this.#playable().filter((video) => video !== follower && !video.ended && !video.paused);
     const times = shown.map((video) => this.#clockAt(video, video.currentTime));
-    this.time = times.length ? Math.min(...times) : performance.now() / 1000 * this.speed - this.started * this.speed;
+    const now = performance.now() / 1000;
+    this.time = times.length ? Math.min(...times) : (now - this.started) * this.speed;
+    this.started = now - this.time / this.speed;
     if (this.time >= this.end - 0.02 || (!shown.length && this.#playable().every((video) => video.ended))) {
       if (this.looping) {
         this.time = this.begin;
         this.#start();
       } else {
         this.pause();
-        this.seek(this.end);
+        this.#set(this.end);
+        this.#changed();
         return;
       }
     } else {
@@ -481,11 +566,11 @@ export class PairPlayer {
     if (clock) clock.textContent = `${this.time.toFixed(2)} / ${this.length.toFixed(2)} s`;
     for (const [number, field] of this.fields.entries())
       if (field !== document.activeElement) field.value = this.offsets[number].toFixed(2);
-    for (const [number, time] of this.range.entries()) {
-      const place = this.root.querySelector(`[data-mark="${number}"]`);
-      if (place) place.textContent = time === null ? "" : time.toFixed(2);
+    for (const place of this.root.querySelectorAll("[data-mark]")) {
+      const [number, end] = place.dataset.mark.split(" ");
+      place.textContent = this.ranges[number][end]?.toFixed(2) ?? "";
     }
-    for (const strip of this.strips) this.#mark(strip, this.videos[Number(strip.dataset.strip)]);
+    for (const strip of this.strips) this.#markStrip(strip, this.videos[Number(strip.dataset.strip)]);
   }
 
   #pressed(name, on) {
