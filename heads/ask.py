@@ -74,6 +74,12 @@ def answered(options: AskOptions, say: "Streaming | None" = None) -> dict[str, A
         raise StepDiffError(f"give one question, or one --preset: {', '.join(PRESETS)}")
     if options.preset is not None and options.preset not in PRESETS:
         raise StepDiffError(f"no preset {options.preset!r}; there are {', '.join(PRESETS)}")
+    for clip in (options.reference, options.candidate):
+        if Path(clip).suffix and Path(clip).is_file():  # heads read features, never a video
+            raise StepDiffError(
+                f"{clip} is a file, and this command takes ids of clips in a store: for files run stepdiff compare "
+                f"{options.reference} {options.candidate} --ask QUESTION"
+            )
     from heads.models.language_model import autocast, pick_device
     from store import Store
 

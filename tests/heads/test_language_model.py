@@ -366,6 +366,12 @@ def test_an_answer_that_is_cut_off_is_told_from_one_that_the_model_ended(
     assert not isinstance(ended, CutOff) and len(ids[-1]) <= 3
 
 
+def test_a_file_instead_of_a_clip_is_refused_with_the_command_for_files(tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"")
+    assert ask.main(["--reference", str(tmp_path / "a.mp4"), "--candidate", "b", "Why?"]) == 2
+    assert "for files run stepdiff compare" in capsys.readouterr().err
+
+
 @pytest.mark.full
 def test_the_answer_of_the_command_is_the_same(head: StepDiff, trained: Path, world: Path, capsys: Capture) -> None:
     where = ["--head", str(trained), "--store", str(world / "features"), "--device", "cpu"]
