@@ -378,8 +378,9 @@ def test_the_answer_of_the_command_is_the_same(head: StepDiff, trained: Path, wo
     capsys.readouterr()
     assert ask.main(["--reference", PAIR[0], "--candidate", PAIR[1], *where, "--preset", "mistake"]) == 0
     said: list[str] = []
-    head.ask(*PAIR, PRESETS["mistake"], 64, said.append)
-    assert capsys.readouterr().out.endswith(f"A: {''.join(said)}\n")
+    answer = head.ask(*PAIR, PRESETS["mistake"], 64, said.append)
+    end = f"({ask.CUT})\n" if isinstance(answer, CutOff) else ""
+    assert capsys.readouterr().out.endswith(f"A: {''.join(said)}\n{end}")
 
 
 class EnoughError(Exception):
