@@ -62,17 +62,19 @@ def run(options: Options) -> dict[str, Any]:
         def changes(*pair: str) -> tuple[Any, ...]:
             return differences(category, *(truth[clip] for clip in pair))  # noqa: B023
 
-        def right(by: Any, wanted: Wanted, change: Any) -> float:
+        def right(by: Any, wanted: Wanted, change: Any) -> float | None:
             try:
                 found = find(store, by, wanted, sample).pairs
             except StepDiffError:  # the head sees no difference
-                return 0.0
+                return None
             return fmean(change in changes(pair.reference, pair.candidate) for pair in found)  # noqa: B023
 
         asked = [pair for pair in rng.sample(own, len(own)) if len(changes(*pair)) == 1][: options.queries]
         said = [row for row in read_test_set("diffcap", world / f"diffcap_{options.split}.jsonl") if row.text]
         said = [row for row in said if row.category == category and len(changes(row.reference, row.candidate)) == 1]
-        shares: dict[str, list[float]] = {name: [] for name in ("chance", "image embeddings", "words", "sentences")}
+        shares: dict[str, list[float | None]] = {
+            name: [] for name in ("chance", "image embeddings", "words", "sentences")
+        }
         for one, other in asked:
             (change,), drawn = changes(one, other), rng.choices(of_step[truth[one].step], k=CHANCE)
             shares["chance"].append(fmean(change in changes(*pair) for pair in drawn))
@@ -81,8 +83,9 @@ def run(options: Options) -> dict[str, Any]:
         for row in rng.sample(said, min(len(said), options.queries)):
             change = changes(row.reference, row.candidate)[0]
             shares["sentences"].append(right(words, Wanted(row.text[0]), change))
-        figures = {name: round(fmean(values), 3) for name, values in shares.items()}
-        rows.append({"category": category, "pairs": len(asked), **figures, "texts": len(shares["sentences"])})
+        figures = {name: round(fmean(value or 0.0 for value in values), 3) for name, values in shares.items()}
+        counts = {"pairs": len(asked), "unanswered": shares["words"].count(None), "texts": len(shares["sentences"])}
+        rows.append({"category": category, **figures, **counts})
     return {"rows": rows, "races": []}
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from operator import index
 from typing import Any
 
 from stepdiff.common.errors import StepDiffError
@@ -38,8 +37,7 @@ def read_view(path: Place) -> ViewMetadata:
         if not is_shard_rows(rows):
             raise StepDiffError(f"rows_per_shard {str(rows)[:100]} is no power of two up to {MOST_SHARD_ROWS:,}")
         provenance = Provenance.from_dict(attributes["provenance"])
-        shapes = {name: tuple(map(index, feature["shape"])) for name, feature in attributes["features"].items()}
-        features = {name: Feature(shape, attributes["features"][name]["dtype"]) for name, shape in shapes.items()}
+        features = {name: _feature(feature) for name, feature in attributes["features"].items()}
         check_features(features)
         stored = stored_features(features)
         if not isinstance(checksummed, list) or sorted(map(str, checksummed)) != sorted(stored):
@@ -48,6 +46,15 @@ def read_view(path: Place) -> ViewMetadata:
         why = f"it has no {error}" if isinstance(error, KeyError) else error
         raise StepDiffError(f"{path} is not the metadata of a view ({why}): restore it, or drop the view") from None
     return ViewMetadata(provenance, rows, features, stored, checksummed)
+
+
+def _feature(about: Mapping[str, Any]) -> Feature:
+    shape, dtype = about["shape"], about["dtype"]
+    if not isinstance(shape, list) or not isinstance(dtype, str):
+        raise StepDiffError("a feature has no shape and dtype")
+    if not all(type(length) is int for length in shape):
+        raise StepDiffError(f"feature shape {str(shape)[:100]} is not of whole numbers")
+    return Feature(tuple(shape), dtype)
 
 
 def array_shape(path: Place, metadata: Mapping[str, Any]) -> tuple[int, ...]:
