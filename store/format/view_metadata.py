@@ -48,7 +48,7 @@ def read_view(path: Place) -> ViewMetadata:
     return ViewMetadata(provenance, rows, features, stored, checksummed)
 
 
-def _feature(about: Mapping[str, Any]) -> Feature:
+def _feature(about: Any) -> Feature:
     shape, dtype = about["shape"], about["dtype"]
     if not isinstance(shape, list) or not isinstance(dtype, str):
         raise StepDiffError("a feature has no shape and dtype")
