@@ -775,7 +775,8 @@ def test_questions_bars_and_captions_of_a_head_in_the_browser(
     verdicts = zip(odds, tab.locator(".pair-verdict").all_text_contents(), strict=True)
     assert all((verdict == "would decline") == odd.startswith("+") for odd, verdict in verdicts if odd != "+0.00")
     tab.get_by_role("button", name="Write with the model").click()
-    tab.locator("#written-by", has_text="by small").wait_for()
+    tab.locator(".written .said").nth(4).wait_for()
+    assert tab.get_by_role("columnheader", name="written by small").is_visible()
     answers = tab.locator(".pair-answers article").all_inner_texts()
     tab.reload()
     assert tab.locator(".pair-answers article").all_inner_texts() == answers and "in all" in answers[0]
