@@ -75,13 +75,13 @@ def show(grids: Iterable[Grid], width: int = 160) -> None:
     """Print tables, `width` columns wide where standard output is no terminal."""
     console = Console(width=None if sys.stdout.isatty() else width)
     for grid in grids:
-        console.print(to_text(grid))
+        console.print(_text(grid))
         for note in grid.notes:
             console.print(Text(note), soft_wrap=True)
         console.print()
 
 
-def to_text(grid: Grid) -> Group:
+def _text(grid: Grid) -> Group:
     """Return title and table for rich, with the minus of ASCII, which programs read. Names are not markup."""
     table = Table()
     table.add_column(grid.first, overflow="fold")

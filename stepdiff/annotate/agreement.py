@@ -105,7 +105,8 @@ def cell(value: int | float | None, form: str) -> "Cell | None":
 
 
 def show(record: dict[str, Any]) -> None:
-    from stepdiff.annotate.people.answers import show_refused, show_tables
+    from heads.reporting.grid import show as show_tables
+    from stepdiff.annotate.people.answers import show_refused
 
     show_refused(record)
     print(f"{record['file']}: {summary(record)}")

@@ -105,7 +105,8 @@ def _grids(record: dict[str, Any]) -> "list[Grid]":
 
 
 def show(record: dict[str, Any]) -> None:
-    from stepdiff.annotate.people.answers import show_refused, show_tables
+    from heads.reporting.grid import show as show_tables
+    from stepdiff.annotate.people.answers import show_refused
 
     show_refused(record)
     print(f"{record['sentence']}.")

@@ -27,7 +27,7 @@ from stepdiff.common.io.jsonl import object_line
 from stepdiff.common.io.tables import escaped, unescaped
 
 if TYPE_CHECKING:
-    from heads.reporting.grid import Grid
+    pass
 
 FORMS = "JSON lines or CSV of collected answers, a Label Studio export, or user_inputs.json of ConViS-Bench"
 HEAD = ("pair", "reference", "candidate", "annotator", "kind", "submitted", "left", "seconds", "keystep", "rejected")
@@ -74,19 +74,6 @@ def show_refused(record: dict[str, Any]) -> None:
     """Print the lines in a command's record about refused answers to standard error."""
     for line in record["failed"]:
         print(f"refused: {line}", file=sys.stderr)
-
-
-def show_tables(grids: "Iterable[Grid]") -> None:
-    """Print tables; 160 columns wide where the output is a file."""
-    from rich.console import Console
-
-    from heads.reporting.grid import to_text
-
-    console = Console(markup=False)
-    if not console.is_terminal:
-        console = Console(markup=False, width=160)
-    for grid in grids:
-        console.print(to_text(grid))
 
 
 def _read(path: str | Path, refused: Callable[[str], None] | None) -> list[Answer]:
