@@ -114,7 +114,6 @@ def _parts(rows: pl.DataFrame, seconds: float) -> tuple[pl.Series, pl.Series]:
 
 def _cut(rows: pl.DataFrame, parts: pl.Series, seconds: float) -> pl.DataFrame:
     """Return the windows of some clips, each clip in so many parts, in the order of videos and starts."""
-    seen = rows["video"].unique(maintain_order=True)
     start, end, part = (pl.col(name) for name in ("start", "end", "_part"))
     rows = rows.with_columns(_parts=parts).with_columns(_part=pl.int_ranges("_parts")).explode("_part")
     interval = pl.col("key").str.extract_groups(r"^(?<stem>.+)_(?<first>[0-9.]+)_(?<last>[0-9.]+)$")
@@ -133,8 +132,7 @@ def _cut(rows: pl.DataFrame, parts: pl.Series, seconds: float) -> pl.DataFrame:
     rows = rows.unique(["key", "video"], keep="first", maintain_order=True).drop("_part", "_parts")
     if (twice := rows["key"].filter(rows["key"].is_duplicated())).len():
         raise StepDiffError(f"--windows makes two clips {twice[0]!r}: give clips of different videos other ids")
-    order = pl.col("video").replace_strict(seen, pl.int_range(len(seen), eager=True))
-    return rows.sort(order, "start", "end", nulls_last=True, maintain_order=True)
+    return _in_video_order(rows)
 
 
 def _milliseconds(seconds: pl.Expr) -> pl.Expr:
@@ -266,11 +264,16 @@ def _clips(frame: pl.DataFrame, path: Path, last: bool = True) -> Manifest:
         for row, key, *times in zip(*(column.filter(~good) for column in columns), strict=True)
     }
     frame = frame.with_columns(pl.when(good).then(seconds[time]).alias(time) for time in ("start", "end"))
+    folder = path.absolute().parent
+    paths = {video: folder / video for video in frame["video"].unique(maintain_order=True)}
+    return Manifest("clips", _in_video_order(frame).drop("row"), paths, failures, last)
+
+
+def _in_video_order(frame: pl.DataFrame) -> pl.DataFrame:
+    """Return clips by video, as these first appear, and by start and end."""
     seen = frame["video"].unique(maintain_order=True)
     order = pl.col("video").replace_strict(seen, pl.int_range(len(seen), eager=True))
-    frame = frame.sort(order, "start", "end", nulls_last=True, maintain_order=True).drop("row")
-    folder = path.absolute().parent
-    return Manifest("clips", frame, {video: folder / video for video in seen}, failures, last)
+    return frame.sort(order, "start", "end", nulls_last=True, maintain_order=True)
 
 
 _USABLE = ((pl.col("start") >= 0) & (pl.col("end") > pl.col("start")) & (pl.col("end") < MOST_SECONDS)).fill_null(
