@@ -1,12 +1,13 @@
 """Bounded reads of files that people and other tools wrote."""
 
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import open_regular
-from stepdiff.common.io.jsonl import parse_object
+from stepdiff.common.io.jsonl import objects_of
 
 MOST = 2**28
 """bytes of a file that is read whole"""
@@ -36,17 +37,18 @@ def read_objects(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
     StepDiffError: not a regular file, or a line that is too long, empty, not UTF-8, not JSON or not an object.
     """
+    return objects_of(_lines(path), path)
+
+
+def _lines(path: str | Path) -> Iterator[bytes]:
     with open_regular(path) as file:
-        number = 0
-        while line := file.readline(LINE + 1):
-            number += 1
+        for number in count(1):
+            line = file.readline(LINE + 1)
             if len(line) > LINE:
                 raise StepDiffError(f"{path}:{number}: a line of more than {LINE:,} bytes; give one object a line")
-            try:
-                keys = parse_object(line.removesuffix(b"\n"))
-            except StepDiffError as error:
-                raise StepDiffError(f"{path}:{number}: {error}") from None
-            yield f"{path}:{number}", keys
+            if not line:
+                return
+            yield line.removesuffix(b"\n")
 
 
 def first_byte(path: str | Path) -> bytes:

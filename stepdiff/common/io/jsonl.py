@@ -31,6 +31,11 @@ def read_objects(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise StepDiffError(f"{path}: cannot be read ({error.strerror})") from error
     if not lines[-1]:  # after the last line's end
         lines.pop()
+    yield from objects_of(lines, path)
+
+
+def objects_of(lines: Iterable[bytes], path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (`path:line`, object) for each line of a file. StepDiffError as `parse_object`, with the place."""
     for number, line in enumerate(lines, 1):
         place = f"{path}:{number}"
         try:
