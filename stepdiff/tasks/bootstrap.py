@@ -25,7 +25,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float64
-from scipy import stats
 
 from stepdiff.common.streams import published
 
@@ -102,6 +101,8 @@ def tail_share(groups: int) -> float:
     Student's quantile, widened by that factor (Hesterberg 2015, "What Teachers Should Know About the Bootstrap", the
     expanded percentile interval).
     """
+    from scipy import stats  # here: it takes half a second, and commands that print a table do not need it
+
     student = stats.t.ppf((1 + CONFIDENCE) / 2, groups - 1)
     return float(stats.norm.cdf(-student * math.sqrt(groups / (groups - 1))))
 
@@ -152,6 +153,8 @@ def paired_p(differences: Float64[np.ndarray, " resamples"], groups: int) -> flo
     if len(known) == 0:
         return None
     fewer = min(np.sum(known <= TIE), np.sum(known >= -TIE))
+    from scipy import stats
+
     distance = stats.norm.ppf(min(0.5, (1 + fewer) / (1 + len(known))))
     return float(2 * stats.t.cdf(distance * math.sqrt((groups - 1) / groups), groups - 1))
 
