@@ -1,17 +1,19 @@
 // The same difference elsewhere: on the page of a pair, the list of /pair/elsewhere is shown below its form.
 
-import {key} from "/static/keys.js";
+import {key, waiting} from "/static/keys.js";
 
 const form = document.querySelector("#elsewhere-form"), place = document.querySelector("#elsewhere");
 
 async function find() {
-  place.textContent = "Comparing pairs …";
+  const end = waiting(place, "Comparing pairs of clips");
   try {
     const response = await fetch(`${form.action}?${new URLSearchParams(new FormData(form))}`, {headers: {Accept: "text/html"}});
     const page = new DOMParser().parseFromString(await response.text(), "text/html");
     place.replaceChildren(...(page.querySelector("#elsewhere") ?? page.querySelector("main")).childNodes);
   } catch (error) {
     place.textContent = error.message;
+  } finally {
+    end();
   }
 }
 
