@@ -9,12 +9,7 @@ from typing import Any, Literal
 
 from stepdiff.common.cli.options import parse
 from stepdiff.common.errors import some
-from store.verbs.options import (
-    Dtype,
-    Floats,
-    OfEntity,
-    Waiting,
-)  # what a command runs is imported then, so that --help is fast
+from store.verbs.options import Dtype, Floats, OfEntity, Waiting
 
 Format = Literal["parquet", "lance", "huggingface", "webdataset"]
 Readable = Literal["parquet", "lance"]

@@ -100,7 +100,9 @@ def _writes(path: Place, writes: Any, shard: int, rows_per_shard: int) -> list[W
     """Return the record of a shard, parsed. StepDiffError where it names rows of others."""
     first, parsed = shard * rows_per_shard, []
     try:
-        for write in writes if isinstance(writes, list) else [writes]:
+        if not isinstance(writes, list):
+            raise TypeError("it has no list of writes")
+        for write in writes:
             spans = [range(low, high + 1) for low, high in write["rows"]]
             if not all(first <= span.start < span.stop <= first + rows_per_shard for span in spans):
                 raise ValueError(f"it names rows other than {first} to {first + rows_per_shard - 1}")
