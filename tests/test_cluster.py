@@ -248,15 +248,15 @@ def held(config):
 
     loss, node = VideoTask.loss, ray.get_runtime_context().get_node_id()
 
-    def waits(task, batch):
+    def waits(task, batch, following=None):
         if batch >= 6 and node != head and not marker.exists():  # the fourth of six steps
             try:
                 with marker.with_name("waits").open("x") as file:
                     file.write(node)
             except FileExistsError:
-                return loss(task, batch)
+                return loss(task, batch, following)
             time.sleep(300)  # until the node is killed
-        return loss(task, batch)
+        return loss(task, batch, following)
 
     VideoTask.loss = waits
     work(config)

@@ -229,10 +229,10 @@ def out_of_memory(path: str) -> int:
     """Run heads.train, in which the second process fails in the third batch."""
     loss = VideoTask.loss
 
-    def failing(task: VideoTask, batch: int) -> torch.Tensor:
+    def failing(task: VideoTask, batch: int, following: int | None = None) -> torch.Tensor:
         if batch == 3:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return loss(task, batch)
+        return loss(task, batch, following)
 
     VideoTask.loss = failing  # type: ignore[method-assign]
     return train.main(["--config", path])
