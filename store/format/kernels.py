@@ -1,4 +1,4 @@
-"""The loops of `store.format.quantise`, compiled: rows [R, D] in blocks of 64 channels, one pass over memory.
+"""The loops of `store.format.quantise`, compiled: rows [R, D], for int8 in blocks of 64 channels, one pass over memory.
 
 numba knows no float16 on a CPU, so a float16 is its 16 bits here, and every bit is as numpy would
 round it. The kernels hold no lock: threads share the rows out, and not numba's own threads, which
@@ -16,6 +16,7 @@ BLOCK = 64
 _BIAS = np.int32(112 << 23)  # between the exponents of float16 and float32
 _SMALLEST = np.int32(0x38800000)  # float32 bits of 2**-14, the least normal float16
 _LARGEST = np.int32(0x477FE000)  # float32 bits of 65504, the greatest float16
+_PAST = np.int32(0x47800000)  # float32 bits of 65536, an infinity in float16
 _MAGNITUDE = np.int32(0x7FFFFFFF)
 _NAN = np.uint16(0x7E00)
 _STEP = np.float32(2**-24)  # of float16 below its normal range
@@ -29,6 +30,16 @@ def _from_float16(bits: int) -> np.float32:
     if bits < 0x400:
         return np.float32(bits) * _STEP
     return np.int32((bits << 13) + _BIAS).view(np.float32)
+
+
+@compiled
+def _float16_bits(value: np.float32, largest: np.int32) -> np.uint16:
+    """Return a float32 rounded to the nearest float16, half to even; `largest`: bits of the greatest magnitude."""
+    bits = np.float32(value).view(np.int32)
+    size = np.int32(min(np.int32(bits & _MAGNITUDE), largest))
+    normal = (size - _BIAS + np.int32(0xFFF) + ((size >> 13) & 1)) >> 13
+    tiny = np.float32(size.view(np.float32) + _HALF).view(np.int32) - _HALF_BITS
+    return np.uint16(((bits >> 16) & 0x8000) | (tiny if size < _SMALLEST else normal))
 
 
 @compiled
@@ -112,9 +123,12 @@ def to_float16(
             given, made = levels[row, start : start + BLOCK], out[row, start : start + BLOCK]
             step = np.float32(_from_float16(scale[row, block]))
             for d in range(len(given)):
-                bits = np.float32(np.float32(given[d]) * step).view(np.int32)
-                size = np.int32(min(np.int32(bits & _MAGNITUDE), _LARGEST))
-                normal = (size - _BIAS + np.int32(0xFFF) + ((size >> 13) & 1)) >> 13
-                tiny = np.float32(size.view(np.float32) + _HALF).view(np.int32) - _HALF_BITS
-                half = tiny if size < _SMALLEST else normal
-                made[d] = np.uint16(((bits >> 16) & 0x8000) | half)
+                made[d] = _float16_bits(np.float32(given[d]) * step, _LARGEST)
+
+
+@compiled
+def round_float32(values: Float32[np.ndarray, "R D"], out: UInt16[np.ndarray, "R D"]) -> None:
+    """Fill `out` with the float16 bits of `values`; what is past float16, and NaN, is infinity."""
+    for row in range(values.shape[0]):
+        for d in range(values.shape[1]):
+            out[row, d] = _float16_bits(values[row, d], _PAST)

@@ -4,12 +4,13 @@ import uuid
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from store import Store, text_key
+from store import Feature, Provenance, Store, text_key
 from store.format.quantise import BLOCK, dequantise, quantise, scale_shape
 from store.testing import tiny_store
 from store.verbs.verify import verify
@@ -54,6 +55,25 @@ def test_the_relative_error_is_bounded(outlier: int, size: float) -> None:
     each, every = block_errors(values)
     assert each.max() < 0.032
     assert every < 0.019
+
+
+@pytest.mark.full
+def test_float32_in_a_float16_view_is_rounded_as_numpy_rounds_it(tmp_path: Path, provenance: Provenance) -> None:
+    """Compiled loops round calls of 2**28 bytes and more: values at, between and next to all float16."""
+    halves = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)
+    between = (halves[1:] + halves[:-1]) / 2
+    ties = np.concatenate([halves, between, np.nextafter(between, np.float32(0)), np.nextafter(between, halves[1:])])
+    dice = np.random.default_rng(0).integers(0, 0x477FE000, 2**26, np.uint32).view(np.float32)
+    values = np.resize(np.concatenate([ties, -ties, dice]), (64, 2**20))
+    values[1, 7], values[2, 7], values[3, 7], values[4, 7] = 65520, np.nan, -np.inf, 65519.99
+    store = Store.open(tmp_path, create=True)
+    store.catalog("clips").append(pl.DataFrame({"key": [f"c{row}" for row in range(64)]}))
+    with store.lock():
+        view = store.create_view("clips", "net", provenance, {"tokens": Feature((2**20,), "float16")}, 64)
+    view.write_shard(0, np.arange(64), {"tokens": values}, {})
+    assert view.failures()["key"].to_list() == ["c1", "c2", "c3"]
+    good = np.delete(np.arange(64), [1, 2, 3])
+    np.testing.assert_array_equal(view.read("tokens", good).view(np.uint16), values[good].astype("<f2").view(np.uint16))
 
 
 finite = st.floats(-65504, 65504, width=16)
