@@ -237,6 +237,8 @@ class Options:
     """limited"""
     keys: tuple[str, ...] = ()
     """a list"""
+    sizes: tuple[float, ...] = ()
+    """a list of numbers"""
     skip_it: bool = True
     """a switch"""
     kind: Literal["x", "y"] = "x"
@@ -279,6 +281,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
         ("p --inner.what 3", "no option --inner.what"),
         ("p --inner.names [a]", "--inner.rate must be given"),
         ("p --inner.rate 1 --inner.names [c]", "--inner.names expects a list of one of a, b, not c"),
+        ("p --sizes 1 x", "--sizes expects a list of numbers, not x"),
         ("p --config FILE", "no option --bogus"),
     ],
 )
@@ -292,9 +295,9 @@ def test_invalid_options_give_one_line_that_names_the_option_and_the_expected_va
 def test_flags_have_dashes_booleans_have_a_negation_and_lists_collect_values(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    words = "p --test-set a-b --keys c_d e --keys f --no-skip-it -k 3 --kind=y --inner.rate 2".split()
+    words = "p --test-set a-b --keys c_d e --keys f --sizes 1e6 2 --no-skip-it -k 3 --kind=y --inner.rate 2".split()
     assert parsed(*words) == 0
-    expected = Options(Path("p"), "a-b", None, 3, ("c_d", "e", "f"), False, "y", Inner(2.0))
+    expected = Options(Path("p"), "a-b", None, 3, ("c_d", "e", "f"), (1e6, 2.0), False, "y", Inner(2.0))
     assert capsys.readouterr().out == f"{expected!r}\n"
     assert parsed("p", "--skip-it", "--json") == 0
     assert json.loads(capsys.readouterr().out) == {"options": repr(Options(Path("p"))), "failed": 0}

@@ -10,7 +10,7 @@ import re
 import types
 import typing
 from argparse import SUPPRESS
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any, NoReturn
 
@@ -120,7 +120,7 @@ class Parser(jsonargparse.ArgumentParser):
         assert self.options is not None
         kinds = {action.dest: getattr(action, "_typehint", None) for action in self._actions}
         switches = {name for name, kind in kinds.items() if kind is bool} | {"json"}
-        arguments = gathered(argv, {name for name, kind in kinds.items() if _holds_texts(kind)})
+        arguments = gathered(argv, {name: item for name, kind in kinds.items() if (item := _item(kind))})
         given = self.instantiate(self.parse_args(underscored(arguments, switches)))
         fields = dataclasses.fields(self.options)
         values = {field.name: given[field.name] if field.name in given else field.default for field in fields}
@@ -187,7 +187,8 @@ def _expected(kind: Any) -> str:
         if origin is typing.Literal:
             kinds.append(f"one of {', '.join(map(str, arguments))}")
         elif origin in (list, tuple):
-            kinds.append(f"a list of {_expected(arguments[0]).removeprefix('a ')}")
+            item = _expected(arguments[0])
+            kinds.append(f"a list of {item[2:] + 's' if item.startswith('a ') else item}")
         elif dataclasses.is_dataclass(each):
             kinds.append(f"options ({', '.join(field.name for field in dataclasses.fields(each))})")
         elif limits := getattr(each, "_expression", None):
@@ -197,17 +198,20 @@ def _expected(kind: Any) -> str:
     return " or ".join(kinds)
 
 
-def _holds_texts(kind: object) -> bool:
-    if typing.get_origin(kind) not in (list, tuple):
-        return False
-    first = typing.get_args(kind)[0]
-    return first is str or typing.get_origin(first) is typing.Literal
+def _item(kind: object) -> Any:
+    """Return the type of a list's values, None where it is no list of texts or numbers."""
+    first = typing.get_args(kind)[0] if typing.get_origin(kind) in (list, tuple) else None
+    return str if typing.get_origin(first) is typing.Literal else first if first in (str, int, float) else None
 
 
-def gathered(arguments: Sequence[str], lists: Collection[str]) -> list[str]:
-    """Return the arguments with each `--flag a b` whose field is in `lists` as one argument, a JSON list.
+def gathered(arguments: Sequence[str], lists: Mapping[str, type]) -> list[str]:
+    """Return the arguments with each `--flag a b` whose field is in `lists` as one argument, a list in YAML.
 
     The values of a repeated flag are added to its earlier ones. A single value that begins with [ is a list.
+
+    Args:
+        arguments: The command line.
+        lists: Field -> type of its values.
     """
     merged, values = [], dict[str, list[str]]()
     rest = list(arguments)
@@ -222,8 +226,8 @@ def gathered(arguments: Sequence[str], lists: Collection[str]) -> list[str]:
             if len(items) == 1 and items[0].startswith("["):
                 argument = f"{flag}={items[0]}"
             elif items:  # a flag without a value is refused later
-                argument = f"{flag}={json.dumps(values.setdefault(name, []) + items)}"
-                values[name] += items
+                values.setdefault(name, []).extend(json.dumps(item) if lists[name] is str else item for item in items)
+                argument = f"{flag}=[{', '.join(values[name])}]"
         merged.append(argument)
     return merged
 
