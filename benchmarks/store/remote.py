@@ -23,6 +23,7 @@ import numpy as np
 
 from benchmarks.harness import Row, benchmark, race
 from stepdiff.common.cli import command
+from stepdiff.common.errors import StepDiffError
 
 if TYPE_CHECKING:
     from store import View
@@ -55,6 +56,10 @@ def run(options: Options) -> dict[str, Any]:
             for name in CASES:
                 shape, dtype, _ = SHAPES[name]
                 count = options.mib * 2**20 // (int(np.prod(shape)) * 2)
+                if count < options.batch:
+                    raise StepDiffError(
+                        f"--mib {options.mib} holds {count} rows of {name}; give more, or a smaller --batch"
+                    )
                 url = f"s3://bench/{name.replace(' ', '')}"
                 rates = measure(write_random_view(url, shape, dtype, count, options.batch), endpoint, options)
                 case = f"{name}, {delay:g} ms"
