@@ -42,7 +42,9 @@ def random_features(shape: tuple[int, ...], rows: int, seed: int) -> np.ndarray:
     return (bits & 0xBFFF).view(np.float16)
 
 
-def write_random_view(place: Path | str, shape: tuple[int, ...], dtype: str, rows: int, at_once: int) -> View:
+def write_random_view(
+    place: Path | str, shape: tuple[int, ...], dtype: str, rows: int, at_once: int, rows_per_shard: int | None = None
+) -> View:
     """Write a view of random rows, `at_once` at a time, its feature called tokens."""
 
     def blocks() -> Iterator[tuple[pl.DataFrame, Arrays]]:
@@ -51,7 +53,7 @@ def write_random_view(place: Path | str, shape: tuple[int, ...], dtype: str, row
             keys = pl.DataFrame({"key": [f"c{row}" for row in range(start, start + count)]})
             yield keys, {"tokens": random_features(shape, count, start)}
 
-    return write_view(place, VIEW, {"tokens": Feature(shape, dtype)}, blocks())
+    return write_view(place, VIEW, {"tokens": Feature(shape, dtype)}, blocks(), rows_per_shard)
 
 
 def read_view(view: View, rows: np.ndarray, out: Arrays | None = None, direct: bool = False) -> Arrays:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 CEILING = "one request"
 CASES = ("96 KiB float16", "4 MiB float16")
+SHARD_BYTES = 32 * 2**20  # moto copies a whole object for each request
 
 
 @dataclass(frozen=True)
@@ -55,13 +56,17 @@ def run(options: Options) -> dict[str, Any]:
         with server(delay / 1000) as endpoint:
             for name in CASES:
                 shape, dtype, _ = SHAPES[name]
-                count = options.mib * 2**20 // (int(np.prod(shape)) * 2)
+                row_bytes = int(np.prod(shape)) * 2
+                count = options.mib * 2**20 // row_bytes
                 if count < options.batch:
                     raise StepDiffError(
                         f"--mib {options.mib} holds {count} rows of {name}; give more, or a smaller --batch"
                     )
-                url = f"s3://bench/{name.replace(' ', '')}"
-                rates = measure(write_random_view(url, shape, dtype, count, options.batch), endpoint, options)
+                shard = 2 ** ((SHARD_BYTES // row_bytes).bit_length() - 1)
+                view = write_random_view(
+                    f"s3://bench/{name.replace(' ', '')}", shape, dtype, count, options.batch, shard
+                )
+                rates = measure(view, endpoint, options)
                 case = f"{name}, {delay:g} ms"
                 rows += [{"case": case, "reader": reader, "MB/s": round(rate, 1)} for reader, rate in rates.items()]
                 ours = rates.pop("store")
