@@ -21,6 +21,7 @@
 """
 
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from stepdiff.common.cli import command
@@ -191,8 +192,8 @@ def plan(argv: list[str]) -> int:
                 "worker"
             )
 
-        if planned.video_bytes is not None:
-            print(_video_line(planned))
+        for line in _advice(planned):
+            print(line)
 
     return parse(options.PlanOptions, argv, "store plan", None, "store.verbs.plan:plan", show)
 
@@ -227,15 +228,24 @@ def _hours_line(hours: Any, planned: Any) -> str:
     return f"{line}: {days} with {planned.workers:,} worker{'s' if planned.workers > 1 else ''}"
 
 
-def _video_line(planned: Any) -> str:
-    """Return whether to keep features or to encode again, in numbers."""
+def _advice(planned: Any) -> Iterator[str]:
+    """Yield the recommended setting, and in numbers whether to keep features or to encode again."""
     from store.verbs.info import readable_bytes
 
+    if (advised := planned.setting) is not None:
+        flags = f"--pool {advised.pool} " * (advised.pool > 1) + f"--dtype {advised.dtype}"
+        yield f"recommended: {flags}, {readable_bytes(round(advised.bytes_per_row))} a clip; {advised.cost}"
     (stored,) = (size.bytes_per_row for size in planned.sizes if size.dtype == planned.dtype)
-    line = f"keep or encode again: the features of a clip are {readable_bytes(round(stored))}, its share of the video "
-    line += f"files {readable_bytes(round(planned.video_bytes))} ({stored / planned.video_bytes:.1f} times as much)"
-    again = [f"{1 / hours.clips_per_second:.2g} s by one {hours.device} worker" for hours in planned.hours]
-    return f"{line}; encoding it again takes {' or '.join(again)}" if again else line
+    unit = planned.entity[:-1]
+    if planned.video_bytes is not None:
+        line = f"cache or encode again? the features of a {unit} are {readable_bytes(round(stored))}, its share of the "
+        line += f"video files {readable_bytes(round(planned.video_bytes))} ({stored / planned.video_bytes:.1f} times)"
+        yield line
+    for device in planned.caching:
+        line = f"cache or encode again? encoding a {unit} takes {device.encode_seconds:.2g} s of a {device.device} "
+        line += f"worker, reading it {device.read_seconds:.2g} s at {planned.read_mb_per_second:,.0f} MB/s: "
+        wins = f"caching wins from {device.reads} reads; each read of 1 GiB saves {device.hours_per_gib:.2g} hours"
+        yield line + (wins if device.reads else "encode again, because reading takes longer")
 
 
 def _print_table(table: Any) -> None:
