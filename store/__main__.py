@@ -236,16 +236,16 @@ def _advice(planned: Any) -> Iterator[str]:
         flags = f"--pool {advised.pool} " * (advised.pool > 1) + f"--dtype {advised.dtype}"
         yield f"recommended: {flags}, {readable_bytes(round(advised.bytes_per_row))} a clip; {advised.cost}"
     (stored,) = (size.bytes_per_row for size in planned.sizes if size.dtype == planned.dtype)
-    unit = planned.entity[:-1]
-    if planned.video_bytes is not None:
-        line = f"cache or encode again? the features of a {unit} are {readable_bytes(round(stored))}, its share of the "
-        line += f"video files {readable_bytes(round(planned.video_bytes))} ({stored / planned.video_bytes:.1f} times)"
-        yield line
-    for device in planned.caching:
-        line = f"cache or encode again? encoding a {unit} takes {device.encode_seconds:.2g} s of a {device.device} "
-        line += f"worker, reading it {device.read_seconds:.2g} s at {planned.read_mb_per_second:,.0f} MB/s: "
-        wins = f"caching wins from {device.reads} reads; each read of 1 GiB saves {device.hours_per_gib:.2g} hours"
-        yield line + (wins if device.reads else "encode again, because reading takes longer")
+    if planned.video_bytes is not None or planned.caching:
+        yield f"cache or encode again? A row of this plan: {readable_bytes(round(stored))}"
+    if (video := planned.video_bytes) is not None:
+        times = f"features: {stored / video:.1f} times as much"
+        yield f"  its share of the video files: {readable_bytes(round(video))} ({times})"
+    for it in planned.caching:
+        worker = "one worker" if it.device == "worker" else f"one {it.device} worker"
+        read = f"reading it {it.read_seconds:.2g} s ({planned.read_mb_per_second:,.0f} MB/s)"
+        wins = f"features that are read {it.reads} times or more save time" if it.reads else "encode again"
+        yield f"  encoding it takes {it.encode_seconds:.2g} s of {worker}, {read}: {wins}"
 
 
 def _print_table(table: Any) -> None:

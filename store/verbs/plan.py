@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Int64
 
 from stepdiff.common.errors import StepDiffError
 from store.feature_store import Store, shard_rows
@@ -24,7 +23,7 @@ from store.format.view_metadata import stored_features
 from store.io.records import all_writes
 from store.provenance import Feature, Provenance, with_dtype
 from store.verbs.options import PlanOptions
-from store.view import OK, View
+from store.view import OK
 
 _FILES = {"video": pl.String, "video_bytes": pl.Int64}
 """columns of the catalog"""
@@ -110,10 +109,8 @@ class Caching:
     """of one worker"""
     read_seconds: float
     reads: int | None
-    """from which encoding once, writing and reading takes less time than encoding for each read; None: never. Writing
-    counts as one more read"""
-    hours_per_gib: float
-    """worker-hours that each read of a GiB of features saves"""
+    """from which encoding once, writing (counted as a read) and reading takes less time than encoding for each read;
+    None: never"""
 
 
 @dataclass(frozen=True)
@@ -209,26 +206,22 @@ def caching(hours: Hours, bytes_per_row: float, mb_per_second: float) -> Caching
     encode, read = 1 / hours.clips_per_second, bytes_per_row / mb_per_second / 1e6
     saved = encode - read
     reads = math.floor((encode + read) / saved) + 1 if saved > 0 else None
-    return Caching(hours.device, encode, read, reads, 2**30 / bytes_per_row * saved / 3600)
+    return Caching(hours.device, encode, read, reads)
 
 
 def read_rate(store: Store, entity: str, made: Provenance) -> float | None:
     """Return the MB/s at which rows of a view of the encoder are read here, single and spread; None: it has none."""
-    views = (store.view(entity, name) for name in store.views(entity))
-    for view in views:
-        if view.provenance.encoder == made.encoder and len(rows := np.flatnonzero(view.status() == OK)):
-            return _read_rate(view, rows)
+    for view in (store.view(entity, name) for name in store.views(entity)):
+        if view.provenance.encoder != made.encoder or not len(rows := np.flatnonzero(view.status() == OK)):
+            continue
+        size = sum(feature.row_bytes for feature in stored_features(view.features).values())
+        count = max(min(_ROWS_READ, len(rows), _BYTES_READ // size), 1)
+        spread = rows[np.linspace(0, len(rows) - 1, count).astype(np.int64)]
+        begin = time.monotonic()
+        for name, feature in view.features.items():
+            view.read(name, spread, dtype="float32" if feature.dtype == "int8" else None)
+        return count * size / (time.monotonic() - begin) / 1e6
     return None
-
-
-def _read_rate(view: View, rows: Int64[np.ndarray, " n"]) -> float:
-    size = sum(feature.row_bytes for feature in stored_features(view.features).values())
-    count = max(min(_ROWS_READ, len(rows), _BYTES_READ // size), 1)
-    spread = rows[np.linspace(0, len(rows) - 1, count).astype(np.int64)]
-    begin = time.monotonic()
-    for name, feature in view.features.items():
-        view.read(name, spread, dtype="float32" if feature.dtype == "int8" else None)
-    return count * size / (time.monotonic() - begin) / 1e6
 
 
 def video_bytes(store: Store) -> float | None:

@@ -173,16 +173,16 @@ def test_a_line_has_the_rate_of_the_last_minute_the_stages_and_what_was_lost(
                 progress.lost("worker", "process 7 on node 10.0.0.2", "a worker died")
                 progress.spent({"decode": 6.0, "forward": 3.0, "write": 1.0, "rest": 0.0})
             advance(100 if turn < 2 else 10)
-    *_, told, last = capsys.readouterr().err.splitlines()[: 9 if as_json else None]
+    *_, event, last = capsys.readouterr().err.splitlines()[: 9 if as_json else None]
     left = (10_000 - 260) / (260 / 80)
     if not as_json:
-        assert told == "a worker died"
+        assert event == "a worker died"
         assert last == (
             "net on clips: 260 of 10,000 clips, 1.0/s now, 3.2/s on average; 2,997 s left; "
             "workers' time: decode 60%, forward 30%, write 10%; lost: worker process 7 on node 10.0.0.2"
         )
         return
-    assert json.loads(told) == {"message": "a worker died", "lost": "worker", "name": "process 7 on node 10.0.0.2"}
+    assert json.loads(event) == {"message": "a worker died", "lost": "worker", "name": "process 7 on node 10.0.0.2"}
     assert json.loads(last) == {
         "job": "net on clips",
         "done": 260,
