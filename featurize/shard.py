@@ -92,8 +92,8 @@ class _Shard:
         task, encoder = self._task, self._encoder
         clips: dict[int, dict[int, Clip]] = {block: {} for block in self._blocks}
         left = {block: len(rows) for block, rows in self._blocks.items()}
-        decoded = decoded_clips(task.clips, encoder.frames, encoder.picture, task.threads, encoder.sampling)
-        for row, done in timed(decoded, self._stages, "decode"):
+        frames = decoded_clips(task.clips, encoder.frames, encoder.picture, task.threads, encoder.sampling)
+        for row, done in timed(frames, self._stages, "decode"):
             block = (row - self._first) // task.batch_size
             if isinstance(done, Clip):
                 clips[block][row] = done
@@ -103,8 +103,8 @@ class _Shard:
             left[block] -= 1
             if not left[block]:
                 encode = self._encode_squares if isinstance(encoder.picture, Crop) else self._encode_whole
-                complete = dict(sorted(clips.pop(block).items()))
-                encoded: Encoded = encode(block, complete) if complete else ((), {})
+                decoded = dict(sorted(clips.pop(block).items()))
+                encoded: Encoded = encode(block, decoded) if decoded else ((), {})
                 yield len(self._blocks[block]), *encoded
 
     def text_batches(self) -> Iterator[Batch]:

@@ -111,7 +111,8 @@ class Progress:
         seconds, (begin, before) = self._now - self._start, self._looks[0]
         rate = self.done / seconds if seconds else 0.0
         total = sum(self.stages.values())
-        shares = {stage: round(spent / total, 3) for stage, spent in sorted(self.stages.items(), key=lambda s: -s[1])}
+        slowest_first = sorted(self.stages, key=lambda stage: -self.stages[stage])
+        shares = {stage: round(self.stages[stage] / total, 3) for stage in slowest_first}
         return {
             "job": self.what,
             "done": self.done,
@@ -135,7 +136,7 @@ class Progress:
             hours = facts["hours_left"]
             now, mean = (_rate(facts[name], self.unit) for name in ("per_second_now", "per_second"))
             left = f"{_time(hours)} left" if hours is not None else "time left unknown"
-            shares = ", ".join(f"{stage} {share:.0%}" for stage, share in facts["stages"].items())
+            shares = ", ".join(f"{stage} {100 * share:.0f} %" for stage, share in facts["stages"].items())
             parts = [f"{now} now, {mean} on average", left, shares and f"workers' time: {shares}"]
             parts.append(self.lost and f"lost: {some(self.lost, _LOST_SHOWN)}")
             say(f"{self.what}: {self.count()}, {'; '.join(filter(None, parts))}")

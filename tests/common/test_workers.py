@@ -179,7 +179,7 @@ def test_a_line_has_the_rate_of_the_last_minute_the_stages_and_what_was_lost(
         assert event == "a worker died"
         assert last == (
             "net on clips: 260 of 10,000 clips, 1.0/s now, 3.2/s on average; 2,997 s left; "
-            "workers' time: decode 60%, forward 30%, write 10%; lost: worker process 7 on node 10.0.0.2"
+            "workers' time: decode 60 %, forward 30 %, write 10 %; lost: worker process 7 on node 10.0.0.2"
         )
         return
     assert json.loads(event) == {"message": "a worker died", "lost": "worker", "name": "process 7 on node 10.0.0.2"}
