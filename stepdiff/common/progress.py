@@ -138,7 +138,7 @@ class Progress:
             left = f"{_time(hours)} left" if hours is not None else "time left unknown"
             shares = ", ".join(f"{stage} {100 * share:.0f} %" for stage, share in facts["stages"].items())
             parts = [f"{now} now, {mean} on average", left, shares and f"workers' time: {shares}"]
-            parts.append(self.lost and f"lost: {some(self.lost, _LOST_SHOWN)}")
+            parts += [f"lost: {some(self.lost, _LOST_SHOWN)}"] if self.lost else []
             say(f"{self.what}: {self.count()}, {'; '.join(filter(None, parts))}")
 
     def count(self) -> str:
