@@ -126,6 +126,9 @@ def test_a_plan_recommends_a_setting_and_measures_reading(make_view: Make, value
     planned = plan(PlanOptions(clips=100.0, like=f"{view.paths.store}/net"))
     assert planned.setting is not None and (planned.setting.pool, planned.setting.dtype) == (1, "int8")
     assert planned.setting.bytes_per_row == sizes(1, with_dtype(view.features, "int8"), "int8", 1).bytes_per_row
+    known = plan(PlanOptions(clips=1e6, encoder="efficientnet-lite0")).setting
+    assert known is not None and (known.pool, known.dtype) == (7, "int8") and "DiffMCQ" in known.cost
+    assert 15_700 < known.bytes_per_row < 16_100
     (caching,) = planned.caching
     assert planned.read_mb_per_second and caching.read_seconds > 0 and caching.reads == 2
 
