@@ -9,12 +9,12 @@
 """
 
 import json
-import sys
 from dataclasses import asdict
 
 from featurize.options import Options
 from stepdiff.common.cli import command
 from stepdiff.common.cli.options import parse
+from stepdiff.common.progress import say
 
 INTERRUPTED = "finished rows are kept; run the same command for the rest"
 """what an interrupted run leaves and how to continue"""
@@ -26,7 +26,8 @@ def run(options: Options) -> int:
 
     asked = job.requested(options)
     summary = repair.run(options, asked) if options.repair else job.run(options, asked)
-    print("\n".join(summary.lines()), file=sys.stderr if options.json else sys.stdout)
+    for line in summary.lines():
+        say(line) if options.json else print(line)
     if options.json:
         print(json.dumps(asdict(summary)))
     return summary.status(options.allow_failed)

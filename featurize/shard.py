@@ -24,6 +24,7 @@ from featurize.plan import Outcome, Task, blocks
 from featurize.video.decode import Clip, decoded_clips
 from featurize.video.picture import Crop
 from stepdiff.common.errors import StepDiffError
+from stepdiff.common.progress import timed
 from store import Feature, Provenance, Store, View
 from store.damage.withdrawal import REPAIRED
 from store.format.pool import TOKENS, pooled, pooled_view, square_grids
@@ -34,16 +35,26 @@ Encoded = tuple[tuple[int, ...], dict[str, np.ndarray]]  # B rows and their feat
 Batch = tuple[int, tuple[int, ...], dict[str, np.ndarray]]  # first how many rows of the task it finishes
 
 
-def featurize_shard(task: Task, encoder: Encoder, device: str, tell: Callable[[int], None], pool: int = 1) -> Outcome:
+def featurize_shard(
+    task: Task,
+    encoder: Encoder,
+    device: str,
+    tell: Callable[[int], None],
+    pool: int = 1,
+    stages: dict[str, float] | None = None,
+) -> Outcome:
     """Compute and commit the rows of a task, tokens as means of `pool` x `pool` patches.
 
-    `tell` receives how many more rows are finished. StepDiffError where they cannot be written.
+    `tell` receives how many more rows are finished, `stages` the seconds of each stage. StepDiffError where rows cannot
+    be written.
     """
+    stages = {} if stages is None else stages
     view = Store.open(task.store).view(task.entity, task.view)
     begin = time.monotonic()
-    shard = _Shard(task, encoder, view)
+    shard = _Shard(task, encoder, view, stages)
     tell(len(task.failures))
-    for finished, rows, values in shard.clip_batches() if task.entity == "clips" else shard.text_batches():
+    batches = shard.clip_batches() if task.entity == "clips" else shard.text_batches()
+    for finished, rows, values in timed(batches, stages, "forward"):
         if rows:
             if pool > 1:
                 grids = square_grids(values[TOKENS].shape[1], view.provenance.frames)
@@ -54,15 +65,17 @@ def featurize_shard(task: Task, encoder: Encoder, device: str, tell: Callable[[i
     arrays = {name: array[: len(done)] for name, array in shard.arrays.items()}
     if (np.diff(order) < 0).any():
         arrays = {name: array[order] for name, array in arrays.items()}
-    took = {"rows": len(done), "seconds": round(time.monotonic() - begin, 3)}
+    written = time.monotonic()
+    took = {"rows": len(done), "seconds": round(written - begin, 3)}
     view.write_shard(task.shard, done, arrays, shard.failures, {**_info(task, encoder, device), **took})
+    stages["write"] = stages.get("write", 0.0) + time.monotonic() - written
     return Outcome(task.shard, shard.repeated, _truncated(task, encoder))
 
 
 class _Shard:
     """The rows of a task, batch by batch, and what became of them."""
 
-    def __init__(self, task: Task, encoder: Encoder, view: View) -> None:
+    def __init__(self, task: Task, encoder: Encoder, view: View, stages: dict[str, float]) -> None:
         self.failures = dict(task.failures)
         self.repeated = 0
         self.rows: list[int] = []  # rows of `arrays`, as they were finished
@@ -70,7 +83,7 @@ class _Shard:
             name: np.empty((len(task.rows), *feature.shape), np.float32 if feature.dtype == "float32" else np.float16)
             for name, feature in view.features.items()
         }
-        self._task, self._encoder = task, encoder
+        self._task, self._encoder, self._stages = task, encoder, stages
         self._first = task.shard * view.rows_per_shard
         self._blocks = blocks(task.rows, self._first, task.batch_size)
 
@@ -79,7 +92,8 @@ class _Shard:
         task, encoder = self._task, self._encoder
         clips: dict[int, dict[int, Clip]] = {block: {} for block in self._blocks}
         left = {block: len(rows) for block, rows in self._blocks.items()}
-        for row, done in decoded_clips(task.clips, encoder.frames, encoder.picture, task.threads, encoder.sampling):
+        frames = decoded_clips(task.clips, encoder.frames, encoder.picture, task.threads, encoder.sampling)
+        for row, done in timed(frames, self._stages, "decode"):
             block = (row - self._first) // task.batch_size
             if isinstance(done, Clip):
                 clips[block][row] = done
@@ -178,6 +192,8 @@ class Worker:
 
     def __init__(self, given: WorkerOptions) -> None:
         self._options, self._cpus, self._finished = given.options, given.cpus, 0
+        self.stages = {"decode": 0.0, "forward": 0.0, "write": 0.0}
+        """seconds of all shards: waiting for frames, computing, writing"""
 
     def describe(self, entity: str, dtype: str) -> tuple[Provenance, dict[str, Feature]] | str:
         """Return provenance and features of a view of the encoder, or why it cannot have one."""
@@ -192,7 +208,7 @@ class Worker:
     def run(self, task: Task) -> Outcome:
         """Featurize and commit a shard."""
         try:
-            return featurize_shard(task, self._encoder, self._device, self._tell, self._pool)
+            return featurize_shard(task, self._encoder, self._device, self._tell, self._pool, self.stages)
         except StepDiffError as error:
             return Outcome(task.shard, error=str(error))
         finally:

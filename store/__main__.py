@@ -21,6 +21,7 @@
 """
 
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from stepdiff.common.cli import command
@@ -191,8 +192,8 @@ def plan(argv: list[str]) -> int:
                 "worker"
             )
 
-        if planned.video_bytes is not None:
-            print(_video_line(planned))
+        for line in _advice(planned):
+            print(line)
 
     return parse(options.PlanOptions, argv, "store plan", None, "store.verbs.plan:plan", show)
 
@@ -227,15 +228,24 @@ def _hours_line(hours: Any, planned: Any) -> str:
     return f"{line}: {days} with {planned.workers:,} worker{'s' if planned.workers > 1 else ''}"
 
 
-def _video_line(planned: Any) -> str:
-    """Return whether to keep features or to encode again, in numbers."""
+def _advice(planned: Any) -> Iterator[str]:
+    """Yield the recommended setting, and in numbers whether to keep features or to encode again."""
     from store.verbs.info import readable_bytes
 
+    if (advised := planned.setting) is not None:
+        flags = f"--pool {advised.pool} " * (advised.pool > 1) + f"--dtype {advised.dtype}"
+        yield f"recommended: {flags}, {readable_bytes(round(advised.bytes_per_row))} a clip; {advised.cost}"
     (stored,) = (size.bytes_per_row for size in planned.sizes if size.dtype == planned.dtype)
-    line = f"keep or encode again: the features of a clip are {readable_bytes(round(stored))}, its share of the video "
-    line += f"files {readable_bytes(round(planned.video_bytes))} ({stored / planned.video_bytes:.1f} times as much)"
-    again = [f"{1 / hours.clips_per_second:.2g} s by one {hours.device} worker" for hours in planned.hours]
-    return f"{line}; encoding it again takes {' or '.join(again)}" if again else line
+    if planned.video_bytes is not None or planned.caching:
+        yield f"cache or encode again? A row of this plan: {readable_bytes(round(stored))}"
+    if (video := planned.video_bytes) is not None:
+        times = f"features: {stored / video:.1f} times as much"
+        yield f"  its share of the video files: {readable_bytes(round(video))} ({times})"
+    for it in planned.caching:
+        worker = "one worker" if it.device == "worker" else f"one {it.device} worker"
+        read = f"reading it {it.read_seconds:.2g} s ({planned.read_mb_per_second:,.0f} MB/s)"
+        wins = f"features that are read {it.reads} times or more save time" if it.reads else "encode again"
+        yield f"  encoding it takes {it.encode_seconds:.2g} s of {worker}, {read}: {wins}"
 
 
 def _print_table(table: Any) -> None:

@@ -109,8 +109,8 @@ def test_featurize(
     monkeypatch.setattr(pool, "_LOOK_AT_NODES", 0.0)
     assert featurize([*given, "--store", str(tmp_path / "three"), "--workers", "3"]) == 0
     log = capsys.readouterr().err
-    died = r"^a worker died at shard \d \(its node does not answer\): its 2 clips start again on another worker$"
-    assert re.search(died, log, re.MULTILINE)
+    died = r"^a worker died at shard \d \(process \d+ on node [\d.]+, which does not answer\): "
+    assert re.search(died + "its 2 clips start again on another worker$", log, re.MULTILINE)
     assert re.search(r"^node [\d.]+ was lost: 2 nodes are left$", log, re.MULTILINE)
     assert featurize([*given, "--store", str(tmp_path / "one"), "--workers", "1"]) == 0
     three, one = (Store.open(tmp_path / name).view("clips", "clip") for name in ("three", "one"))

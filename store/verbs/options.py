@@ -71,6 +71,8 @@ class PlanOptions:
     """measured rows per second of one worker"""
     measured_in: str | None = None
     """a store whose shards record how long the encoder took. Default: the store of --like"""
+    read_mb_per_second: float | None = None
+    """rate at which features will be read. Default: measured on rows of that store, which may be in memory already"""
     workers: int = 1
     """workers that share the job"""
 

@@ -2,12 +2,14 @@
 
 import ast
 import itertools
+import json
 import os
 import pty
 import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -152,9 +154,65 @@ def test_a_plain_line_shows_count_rate_and_time_left(
             advance(count)
     out, err = capsys.readouterr()
     assert out == "" and err.splitlines() == [
-        "clip on clips: 0 of 40 clips, 0.0/s, time left unknown",
-        "clip on clips: 11 of 40 clips, 0.5/s, 61 s left",
+        "clip on clips: 0 of 40 clips, 0.0/s now, 0.0/s on average; time left unknown",
+        "clip on clips: 11 of 40 clips, 0.5/s now, 0.5/s on average; 61 s left",
     ]
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_line_has_the_rate_of_the_last_minute_the_stages_and_what_was_lost(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], as_json: bool
+) -> None:
+    seconds = [0.0, *(10.0 * turn for turn in range(1, 9))]
+    clock = iter(seconds)
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(progress, "_as_json", as_json)
+    with progress.progress("net on clips", 10_000, "clips") as advance:
+        for turn in range(8):
+            if turn == 7:
+                progress.lost("worker", "process 7 on node 10.0.0.2", "a worker died")
+                progress.spent({"decode": 6.0, "forward": 3.0, "write": 1.0, "rest": 0.0})
+            advance(100 if turn < 2 else 10)
+    *_, event, last = capsys.readouterr().err.splitlines()[: 9 if as_json else None]
+    left = (10_000 - 260) / (260 / 80)
+    if not as_json:
+        assert event == "a worker died"
+        assert last == (
+            "net on clips: 260 of 10,000 clips, 1.0/s now, 3.2/s on average; 2,997 s left; "
+            "workers' time: decode 60 %, forward 30 %, write 10 %; lost: worker process 7 on node 10.0.0.2"
+        )
+        return
+    assert json.loads(event) == {"message": "a worker died", "lost": "worker", "name": "process 7 on node 10.0.0.2"}
+    assert json.loads(last) == {
+        "job": "net on clips",
+        "done": 260,
+        "total": 10_000,
+        "unit": "clips",
+        "seconds": 80.0,
+        "per_second_now": 1.0,
+        "per_second": 3.25,
+        "hours_left": round(left / 3600, 6),
+        "stages": {"decode": 0.6, "forward": 0.3, "write": 0.1},
+        "slowest": "decode",
+        "lost": ["worker process 7 on node 10.0.0.2"],
+    }
+
+
+def test_the_time_of_a_stage_is_without_that_of_the_stages_within_it() -> None:
+    stages: dict[str, float] = {}
+
+    def frames() -> Iterator[int]:
+        for number in range(3):
+            time.sleep(0.02)
+            yield number
+
+    def features() -> Iterator[int]:
+        for number in progress.timed(frames(), stages, "decode"):
+            time.sleep(0.01)
+            yield number
+
+    assert list(progress.timed(features(), stages, "forward")) == [0, 1, 2]
+    assert stages["decode"] >= 0.06 and 0.03 <= stages["forward"] < stages["decode"] + 0.06
 
 
 def test_short_work_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -286,7 +286,7 @@ def test_a_killed_run_writes_the_arrays_that_two_workers_of_ray_write(
 @pytest.mark.timeout(900)
 def test_a_run_whose_worker_is_killed_continues(tmp_path: Path, tiny_clip: Path, video: Writer) -> None:
     given = ["--manifest", many(tmp_path, video), "--encoder", "clip", "--weights", tiny_clip]
-    given += ["--address", "local", "--workers", 1]
+    given += ["--address", "local", "--workers", 1, "--progress", "json"]
     view = prepared(tmp_path / "worker", tiny_clip)
     run = started(*given, "--store", tmp_path / "worker")
     until(lambda: (view.status() == 1).sum() >= 3, run)
@@ -298,7 +298,13 @@ def test_a_run_whose_worker_is_killed_continues(tmp_path: Path, tiny_clip: Path,
     worker.kill()
     out, message = run.communicate(timeout=600)
     assert run.returncode == 0, message
-    assert "a worker died at shard" in message and json.loads(out)["done"] == 24
+    assert json.loads(out)["done"] == 24
+    lines = [json.loads(line) for line in message.splitlines() if line.startswith("{")]  # others are Ray's
+    (event,) = (line for line in lines if "lost" in line and "message" in line)
+    assert event["message"].startswith("a worker died at shard") and f"process {worker.pid} on node" in event["name"]
+    last = [line for line in lines if "job" in line][-1]
+    assert last["done"] == last["total"] == 24 and last["lost"] == [f"worker {event['name']}"]
+    assert set(last["stages"]) == {"decode", "forward", "write"} and last["slowest"] in last["stages"]
     arrays(tmp_path / "worker")
 
 

@@ -94,7 +94,43 @@ def test_features_are_compared_with_the_video_files(tmp_path: Path, capsys: pyte
         store.create_view("clips", "net", made, {"tokens": Feature((2, 600), "float16")})
     assert plan(PlanOptions(clips=10.0, like=f"{store.path}/net")).video_bytes == (3000 + 600) / 3
     assert main(["plan", "--clips", "1e6", "--like", f"{store.path}/net"]) == 0
-    assert "its share of the video files 1.2 KiB (2.0 times as much)" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "cache or encode again? A row of this plan: 2.4 KiB" in out
+    assert "its share of the video files: 1.2 KiB (features: 2.0 times as much)" in out
+    assert "encoding it" not in out, "no rate was measured"
+
+
+@pytest.mark.parametrize(
+    ("mb_per_second", "reads"),
+    [(100.0, 2), (0.06, 4), (0.05, 5), (0.005, None)],
+)
+def test_caching_wins_from_the_read_that_pays_for_encoding_once_and_writing(
+    capsys: pytest.CaptureFixture[str], mb_per_second: float, reads: int | None
+) -> None:
+    command = ["plan", "--clips", "1e6", "--encoder", "mpnet-base", "--clips-per-second", "10"]
+    record = json.loads(run(capsys, *command, "--read-mb-per-second", str(mb_per_second), "--json")[1])
+    (caching,) = record["caching"]
+    assert caching["reads"] == reads
+    encode, read = caching["encode_seconds"], caching["read_seconds"]
+    assert encode == 0.1
+    if reads is None:
+        assert read > encode
+    else:
+        assert encode + (reads + 1) * read < reads * encode
+        assert encode + reads * read >= (reads - 1) * encode
+
+
+def test_a_plan_recommends_a_setting_and_measures_reading(make_view: Make, values: Make) -> None:
+    view = make_view({"tokens": Feature((8, 64), "float16")})
+    view.write_shard(0, np.arange(4), values(view, np.arange(4)), {}, {"device": "cpu", "rows": 4, "seconds": 400.0})
+    planned = plan(PlanOptions(clips=100.0, like=f"{view.paths.store}/net"))
+    assert planned.setting is not None and (planned.setting.pool, planned.setting.dtype) == (1, "int8")
+    assert planned.setting.bytes_per_row == sizes(1, with_dtype(view.features, "int8"), "int8", 1).bytes_per_row
+    known = plan(PlanOptions(clips=1e6, encoder="efficientnet-lite0")).setting
+    assert known is not None and (known.pool, known.dtype) == (7, "int8") and "DiffMCQ" in known.cost
+    assert 15_700 < known.bytes_per_row < 16_100
+    (caching,) = planned.caching
+    assert planned.read_mb_per_second and caching.read_seconds > 0 and caching.reads == 2
 
 
 def declared(name: str) -> dict[str, Feature] | None:

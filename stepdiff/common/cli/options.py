@@ -10,9 +10,10 @@ import sys
 from collections.abc import Callable, Collection, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from stepdiff.common.errors import StepDiffError
+from stepdiff.common.progress import use_json
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,7 +76,10 @@ def parse(
     parser.add(options, positional, recipes)
     if "json" not in {field.name for field in dataclasses.fields(options)}:
         parser.add_argument("--json", type=bool, default=False, help="print one JSON object and nothing else")
-    given, as_json = parser.values(sys.argv[1:] if argv is None else argv)
+    lines = "what is printed to standard error while the command runs: text, or json, an object a line"
+    parser.add_argument("--progress", type=Literal["text", "json"], default="text", help=lines)
+    given, as_json, json_lines = parser.values(sys.argv[1:] if argv is None else argv)
+    use_json(json_lines)
     try:
         record = _imported(run)(given) if isinstance(run, str) else run(given)
     except StepDiffError as error:

@@ -115,8 +115,8 @@ class Parser(jsonargparse.ArgumentParser):
             how = {"default": fields[name].default, "type": fields[name].metadata.get("type", hints[name])}
             self.add_argument(*flags, help=about.get(name), **how)
 
-    def values(self, argv: Sequence[str]) -> tuple[Any, bool]:
-        """Return the options, and whether `--json` was given."""
+    def values(self, argv: Sequence[str]) -> tuple[Any, bool, bool]:
+        """Return the options, and whether `--json` and `--progress json` were given."""
         assert self.options is not None
         kinds = {action.dest: getattr(action, "_typehint", None) for action in self._actions}
         switches = {name for name, kind in kinds.items() if kind is bool} | {"json"}
@@ -128,7 +128,7 @@ class Parser(jsonargparse.ArgumentParser):
         if absent := [name for name in needed if values[name] in (dataclasses.MISSING, [])]:
             self.error(f"{' and '.join(absent).upper()} must be given")
         values.update({name: tuple(value) for name, value in values.items() if type(value) is list})
-        return self.options(**values), bool("json" in given and given["json"])
+        return self.options(**values), bool("json" in given and given["json"]), given["progress"] == "json"
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """End with exit status 2 and one line that names the option and what it expects."""

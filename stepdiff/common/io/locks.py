@@ -20,7 +20,6 @@ import json
 import os
 import re
 import socket
-import sys
 import threading
 import time
 import uuid
@@ -31,6 +30,7 @@ from typing import Any
 
 from stepdiff.common.errors import HeldError, StepDiffError
 from stepdiff.common.io.files import LocalPath, Place, RemotePath, place
+from stepdiff.common.progress import say
 
 LEASE = 360.0
 """seconds; a lease is renewed 24 times as often"""
@@ -68,7 +68,7 @@ class FileLock:
                 held = f"{self.path.parent} is being written by {_holder(fd)}"
                 if not wait:
                     raise HeldError(f"{held}: wait until it ends") from None
-                print(f"{held}: waiting until it ends", file=sys.stderr, flush=True)
+                say(f"{held}: waiting until it ends")
                 fcntl.flock(fd, fcntl.LOCK_EX)
             ours = _is_named(fd, self.path)
         except BaseException:
@@ -139,7 +139,7 @@ class Lease:
                 raise HeldError(f"{self.path.parent} is being written by {who}: wait until it ends")
             if holder and alive is None and not said:
                 seconds = f"{LEASE:.0f} seconds, which is when its lease runs out if it is dead"
-                print(f"{self.path.parent} is held by {who}: waiting up to {seconds}", file=sys.stderr, flush=True)
+                say(f"{self.path.parent} is held by {who}: waiting up to {seconds}")
                 said = True
             time.sleep(min(_LOOK, LEASE / 10))
             holder, etag = self._look()

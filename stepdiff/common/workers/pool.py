@@ -12,12 +12,13 @@ import threading
 import time
 import traceback
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from stepdiff.common.errors import StepDiffError, first_line
-from stepdiff.common.progress import Advance, say
+from stepdiff.common.progress import Advance, lost, say, spent
 from stepdiff.common.threads import cores
 from stepdiff.common.workers.cluster import has_cluster
 
@@ -139,6 +140,34 @@ def _lost_nodes() -> dict[str, str]:
     return {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node.get("DeathReason") in _LOST}
 
 
+@dataclass(frozen=True)
+class _State:
+    """What a worker answers while it runs."""
+
+    finished: int = 0
+    """rows of its task"""
+    stages: Mapping[str, float] = field(default_factory=dict)
+    """seconds since it started, in each stage of its tasks, where it measures them"""
+    node: str = ""
+    process: int = 0
+
+    @staticmethod
+    def of(worker: Any) -> "_State":
+        """Return the state of the worker of this process."""
+        import ray
+
+        node = ray.get_runtime_context().get_node_id()
+        return _State(worker.finished(), dict(getattr(worker, "stages", {})), node, os.getpid())
+
+    @property
+    def name(self) -> str:
+        """The worker's process and the address of its node."""
+        import ray
+
+        addresses = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes()}
+        return f"process {self.process} on node {addresses.get(self.node, self.node)}"
+
+
 def _without_memory(error: BaseException) -> bool:
     """Return whether this is Python's, torch's or Ray's error for too little memory; torch is not imported for it."""
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
@@ -150,12 +179,22 @@ def _task_error(shard: int, error: BaseException, lighter: str) -> str:
     return f"{why}: {lighter}" if _without_memory(error) else why
 
 
+def _added(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Return the sum of the seconds in each stage."""
+    seconds: dict[str, float] = {}
+    for part in parts:
+        seconds |= {stage: seconds.get(stage, 0.0) + more for stage, more in part.items()}
+    return seconds
+
+
 class _Slot:
     """One worker of a pool, replaced where it dies."""
 
     def __init__(self, start: Callable[[], Any]) -> None:
         """Start a worker with `start`; the cluster may have no room for it yet."""
         self._new = start
+        self.before: dict[str, float] = {}
+        """seconds in each stage of the workers that died"""
         self._start()
 
     def _start(self) -> None:
@@ -164,17 +203,26 @@ class _Slot:
         self.task: Any = None
         self.call: Any = None
         """the call of its task"""
+        self.state = _State()
         self.finished = 0
         """rows of its task that are finished"""
-        self.question: Any = self.worker.finished.remote()
+        self._ask()
         self.node_lost = False
+
+    def _ask(self) -> None:
+        self.question: Any = self.worker.__ray_call__.remote(_State.of)
 
     def replace(self) -> None:
         """Start another worker instead of one that died."""
         import ray
 
         ray.kill(self.worker)  # it may only be out of reach
+        self.before = self.stages()
         self._start()
+
+    def stages(self) -> dict[str, float]:
+        """Return the seconds that its workers have spent in each stage."""
+        return _added([self.before, self.state.stages])
 
     def give(self, task: Task) -> None:
         """Start a task."""
@@ -187,12 +235,13 @@ class _Slot:
         from ray.exceptions import OutOfMemoryError, RayActorError
 
         if self.question is None:
-            self.question = self.worker.finished.remote() if self.task else None
+            if self.task:
+                self._ask()
         elif ray.wait([self.question], timeout=0)[0]:
             question, self.question = self.question, None
             try:
-                self.finished = ray.get(question)
-                self.started = True
+                self.state = ray.get(question)
+                self.finished, self.started = self.state.finished, True
             except (RayActorError, OutOfMemoryError):
                 if self.task is None:  # else its task ends the same way
                     self._start()
@@ -264,6 +313,7 @@ class Here:
             nonlocal shown
             while not done.wait(_LOOK):
                 finished = min(self._worker.finished(), total)
+                spent(getattr(self._worker, "stages", {}))
                 advance(max(finished - shown, 0))
                 shown = max(finished, shown)
 
@@ -296,7 +346,8 @@ class WorkerPool:
 
         Args:
             worker: Class with `run(task)`, whose outcome has an `error` (why nothing was written, or None), and
-                `finished()`, the rows of the current task that are finished.
+                `finished()`, the rows of the current task that are finished. Lines of progress show the shares of
+                `stages`, its seconds in each stage of all its tasks, where it has them.
             options: The argument of each worker; `options.cpus` are the CPUs of one.
             failed: Makes the outcome of a shard that was given up, from its number and the reason.
             lighter: What a user can do where a worker has too little memory.
@@ -382,8 +433,9 @@ class WorkerPool:
             if self._joined and time.monotonic() - looked > _LOOK_AT_NODES:
                 looked, before, gone = time.monotonic(), gone, _lost_nodes()
                 for node in gone.keys() - before:
-                    say(f"node {gone[node]} was lost: {len(nodes())} nodes are left")
+                    lost("node", gone[node], f"node {gone[node]} was lost: {len(nodes())} nodes are left")
             stillborn += sum(not slot.look() for slot in slots)
+            spent(_added(slot.stages() for slot in slots))
             if stillborn > ATTEMPTS * count:
                 raise StepDiffError(
                     f"{stillborn} workers died before they began: if memory is short, {self._lighter}; "
@@ -406,13 +458,15 @@ class WorkerPool:
                 task = slot.task
                 if task is None or slot.call not in ended:
                     continue
+                state = slot.state
                 outcome = slot.outcome(self._lighter)
                 if outcome is None:
                     deaths[task.shard] += 1
-                    if deaths[task.shard] < ATTEMPTS:
-                        why = " (its node does not answer)" if slot.node_lost else ""
-                        count_of = f"{len(task.rows)} {self._unit}"
-                        say(f"a worker died at shard {task.shard}{why}: its {count_of} start again on another worker")
+                    name, last = state.name, deaths[task.shard] == ATTEMPTS
+                    line = f"a worker died at shard {task.shard} ({name}{', which does not answer' * slot.node_lost}): "
+                    line += f"its {len(task.rows)} {self._unit} "
+                    lost("worker", name, line + ("are given up" if last else "start again on another worker"))
+                    if not last:
                         again.append(task)
                         continue
                     outcome = f"shard {task.shard}: {ATTEMPTS} workers died at it: if memory is short, {self._lighter}"
