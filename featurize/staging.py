@@ -15,7 +15,7 @@ Guarantees
 
 import math
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -117,8 +117,8 @@ class Batch:
 class Spent:
     """Seconds of each stage, by its name, for reports."""
 
-    waiting: Counter[str] = field(default_factory=Counter)  # for the stage before
-    working: Counter[str] = field(default_factory=Counter)
+    waiting: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))  # for the stage before
+    working: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
 
 def staged(batches: Iterator[Batch], device: Device, spent: Spent) -> Iterator[Batch]:

@@ -3,7 +3,6 @@
 import json
 import os
 import time
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
@@ -118,8 +117,9 @@ def test_featurize(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_where_the_time_of_a_gpu_goes() -> None:
-    waiting = Counter({"upload": 2.0, "forward": 1.0, "download": 3.0, "write": 0.5})
-    spent = Spent(waiting, Counter({"upload": 0.5, "forward": 4.0, "write": 1.0}))
+    spent = Spent()
+    spent.waiting.update(upload=2.0, forward=1.0, download=3.0, write=0.5)
+    spent.working.update(upload=0.5, forward=4.0, write=1.0)
     row = featurize.stages("videos", 100, 2, spent, seconds=5.0, forward=2.0)
     assert (row["clips/s"], row["of forward"], row["waits for decoding"], row["copy back"]) == (20.0, 0.4, 10.0, 0.0)
     assert (row["forward"], row["forward waits"], row["write"], row["waits for writing"]) == (20.0, 5.0, 5.0, 2.5)
