@@ -171,8 +171,8 @@ def ways(
 
     def forward() -> None:
         """Run the encoder alone, on frames in memory, in the same batches; on a GPU without copies."""
-        for some in on_gpu:
-            encoder.forward_clips(some)
+        for there in on_gpu:
+            encoder.forward_clips(there)
         if on_gpu:
             torch.cuda.synchronize()
             return

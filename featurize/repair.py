@@ -204,8 +204,8 @@ def _tasks(
     threads: int,
 ) -> list[Shards]:
     """Return the tasks of rows, with the batch size that each was computed with, unless one is given."""
-    sizes = [batch_size if isinstance(batch_size, int) else records[row].get("batch_size") for row in rows["row"]]
-    sizes = [size if isinstance(size, int) and size > 0 else BATCH[view.entity] for size in sizes]
+    recorded = (records[row].get("batch_size") if batch_size == "auto" else batch_size for row in rows["row"])
+    sizes = [size if isinstance(size, int) and size > 0 else BATCH[view.entity] for size in recorded]
     of_each = (
         replace(task, repair=True)
         for size in sorted(set(sizes))

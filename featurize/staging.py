@@ -16,7 +16,7 @@ Guarantees
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -28,7 +28,9 @@ from featurize.encoders import Encoder
 from featurize.video.picture import Bounded, Crop
 from stepdiff.common.threads import prefetched
 
-MOST_BYTES = 256 << 20  # of the frames of a batch whose size is chosen by memory: three batches are in pinned memory
+MOST_BYTES = (
+    256 << 20
+)  # of the frames of a batch whose size is chosen by memory: three such batches are in pinned memory
 MEMORY_SHARE = 0.8  # of the GPU's memory that such a batch may need
 
 Computed = tuple[dict[str, Float[np.ndarray, "B ..."]], dict[str, Float32[np.ndarray, " B"]]]
@@ -121,8 +123,9 @@ class Spent:
     working: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
 
-def staged(batches: Iterator[Batch], device: Device, spent: Spent) -> Iterator[Batch]:
+def staged(batches: Iterator[Batch], device: Device, spent: Spent) -> Generator[Batch, None, None]:
     """Yield batches of frames with their features."""
+    batches = prefetched([batches], waiting=1)  # a shard's decoding begins while the last batch before is uploaded
     for work in (device.upload, device.forward, device.download):
         batches = prefetched([_through(work, batches, spent)], waiting=1)
     yield from batches
