@@ -3,12 +3,19 @@
 python -m benchmarks.featurize                               # EfficientNet-Lite0, about 5 minutes
 python -m benchmarks.featurize --encoder internvideo-mm-b16 --weights B16.ckpt
 python -m benchmarks.featurize --clips 3 --rounds 1          # a first look
+python -m benchmarks.featurize --device cuda --clips 1024    # a GPU, whose stages overlap; a table says what waits
 
 A run is what a worker does with a shard: open, decode, encode, write, fsync, commit, on one CPU core (or a GPU and all
 cores), with the encoder loaded before. Its ceiling, on the same clips: the forward pass alone on frames in memory, and
 decoding the videos from end to end without converting a frame. The peer seeks each clip with PyAV, converts only the
 chosen frames, and encodes one clip at a time. They take turns; medians count. The processor's seconds are
 reported too: other programs disturb them less.
+
+On a GPU the ceiling is the slower of the forward pass, of frames that are on the GPU, and the decoding by all cores.
+The table `stages` has the clips a second, their share of the rate of the forward pass alone, and where the time goes,
+in milliseconds a clip: in `waits for decoding` no decoded batch was there to copy, `copy to` and `copy back` are the
+copies, in `forward waits` the GPU had no frames, in `waits for writing` the shard before was still being written.
+Stages run at the same time, so their sum is more than the whole.
 
 The videos are rendered kitchen videos of a few clips each, and one long video of many clips.
 """
@@ -32,10 +39,13 @@ from stepdiff.common.threads import cores
 
 if TYPE_CHECKING:
     from featurize.encoders import Encoder
+    from featurize.staging import Spent
     from featurize.video.decode import Source
 
-BATCH = 4
+BATCH = 4  # clips, on a CPU
+BATCHES = 8  # of a GPU, at least, so that stages can overlap
 OURS, FORWARD, DECODE, SEEK = "featurize", "bare forward", "bare decode", "seek a clip, PyAV"
+PICTURES = "featurize's decoding"
 WIDTH, HEIGHT, RATE = 640, 360, 24  # of the long video
 SECONDS = 4.0  # of a clip of the long video
 CLIPS_A_KITCHEN_VIDEO = 4  # about
@@ -49,6 +59,8 @@ class Options:
     """its weights, as `python -m featurize` takes them"""
     device: str = "cpu"
     """cpu (one core) or cuda"""
+    batch_size: int | None = None
+    """clips of a batch; default: 4, or on a GPU what it has memory for, at most an eighth of the clips"""
     clips: int = 48
     """clips of each kind of video"""
     gop: int = 250
@@ -114,14 +126,18 @@ def with_pyav(clip: "Source", encoder: "Encoder") -> np.ndarray:
 
 
 def ways(
-    sources: "list[Source]", encoder: "Encoder", threads: int, device: str, folder: Path
+    sources: "list[Source]", encoder: "Encoder", threads: int, device: str, batch: int, folder: Path, spent: "Spent"
 ) -> tuple[dict[str, Callable[[], object]], Callable[[str], None]]:
-    """Return every way to read or encode the clips, and what empties the folder before each."""
+    """Return every way to read or encode the clips, and what empties the folder before each.
+
+    `spent` receives the seconds of a GPU's stages.
+    """
     import av
     import polars as pl
+    import torch
 
     from featurize.plan import Task
-    from featurize.shard import featurize_shard
+    from featurize.shard import featurize_shards
     from featurize.video.decode import Clip, decoded_clips
     from store import Store
 
@@ -129,6 +145,8 @@ def ways(
     decoded = dict(decoded_clips(clips, encoder.frames, encoder.picture, threads))
     frames = np.stack([clip.frames for _, clip in sorted(decoded.items()) if isinstance(clip, Clip)])
     assert len(frames) == len(clips), "a clip could not be decoded"
+    batches = [frames[start : start + batch] for start in range(0, len(frames), batch)]
+    on_gpu = [torch.from_numpy(some).to(device) for some in batches] if device != "cpu" and encoder.forwards else []
 
     def clear(way: str) -> None:
         """Empty the folder; featurize gets a store with the clips' keys."""
@@ -143,17 +161,23 @@ def ways(
         """Do what a worker does with its shards."""
         store = Store.open(folder / "store")
         view = store.view("clips", "bench")
+        shards = []
         for shard in range(-(-len(clips) // view.rows_per_shard)):
             rows = tuple(row for row in clips if row // view.rows_per_shard == shard)
             sources = {row: clips[row] for row in rows}
-            task = Task(str(store.path), "clips", "bench", shard, rows, {}, BATCH, sources, threads=threads)
-            featurize_shard(task, encoder, device, lambda rows: None)
+            shards.append(Task(str(store.path), "clips", "bench", shard, rows, {}, batch, sources, threads=threads))
+        featurize_shards(shards, encoder, device, lambda rows: None, spent=spent)
         assert (view.status() == 1).all(), "a clip failed"
 
     def forward() -> None:
-        """Run the encoder alone, on frames in memory, in the same batches."""
-        for start in range(0, len(frames), BATCH):
-            encoder.encode_clips(frames[start : start + BATCH])
+        """Run the encoder alone, on frames in memory, in the same batches; on a GPU without copies."""
+        for there in on_gpu:
+            encoder.forward_clips(there)
+        if on_gpu:
+            torch.cuda.synchronize()
+            return
+        for some in batches:
+            encoder.encode_clips(some)
 
     def decode() -> None:
         """Decode every frame of every video, in one thread."""
@@ -179,11 +203,40 @@ def ways(
         OURS: featurize,
         FORWARD: forward,
         DECODE: decode,
-        "featurize's decoding": pictures,
+        PICTURES: pictures,
         SEEK: partial(loop, True),
         f"{SEEK}, decoding": partial(loop, False),
     }
     return every, clear
+
+
+def stages(videos: str, clips: int, runs: int, spent: "Spent", seconds: float, forward: float) -> Row:
+    """Return where the time of `runs` runs of `clips` clips went on a GPU.
+
+    Args:
+        videos: Which they are of.
+        clips: Of a run.
+        runs: Whose stages `spent` sums.
+        spent: Seconds of the stages.
+        seconds: Of a run.
+        forward: Seconds of the forward pass alone.
+    """
+    waiting, working = spent.waiting, spent.working
+    ms = {
+        "waits for decoding": waiting["upload"],
+        "copy to": working["upload"],
+        "forward": working["forward"],
+        "forward waits": waiting["forward"],
+        "copy back": working["download"],
+        "write": working["write"],
+        "waits for writing": waiting["write"],
+    }
+    return {
+        "videos": videos,
+        "clips/s": round(clips / seconds, 1),
+        "of forward": round(forward / seconds, 3),
+        **{name: round(total / runs / clips * 1e3, 3) for name, total in ms.items()},
+    }
 
 
 def run(options: Options) -> dict[str, Any]:
@@ -191,6 +244,7 @@ def run(options: Options) -> dict[str, Any]:
     import torch
 
     from featurize.encoders import load
+    from featurize.staging import Spent, batch_by_memory
     from featurize.video.decode import Source
 
     folder = options.folder.absolute()
@@ -204,11 +258,16 @@ def run(options: Options) -> dict[str, Any]:
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
         torch.set_num_threads(1)
     encoder = load(options.encoder, options.weights, options.device)
+    batch = options.batch_size or BATCH
+    if options.batch_size is None and options.device != "cpu":
+        batch = batch_by_memory(encoder, options.device, max(options.clips // BATCHES, 1))
     rows: list[Row] = []
     held: list[Row] = []
+    of_stages: list[Row] = []
     for name, sources in footage.items():
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            every, clear = ways(sources, encoder, threads, options.device, Path(scratch, "run"))
+            spent = Spent()
+            every, clear = ways(sources, encoder, threads, options.device, batch, Path(scratch, "run"), spent)
             seconds = measured(every, options.rounds, f"{name}, ", before=clear)
         rows += times(seconds, len(sources), "clip", videos=name)
         case, ours, forward, decode = f"featurize, {name}", *(seconds[way] for way in (OURS, FORWARD, DECODE))
@@ -217,13 +276,14 @@ def run(options: Options) -> dict[str, Any]:
             held.append(race(case, forward.clock + decode.clock, ours.clock, 0.9, ceiling))
             held.append(race(f"{case}, CPU time", forward.cpu + decode.cpu, ours.cpu, 0.9, ceiling))
         else:
-            slower = max(forward.clock, decode.clock)
-            held.append(race(case, slower, ours.clock, 0.95, "the slower of forward and decode"))
+            slower = max(forward.clock, seconds[PICTURES].clock)
+            held.append(race(case, slower, ours.clock, 0.95, "the slower of forward and decoding"))
+            of_stages.append(stages(name, len(sources), options.rounds + 1, spent, ours.clock, forward.clock))
         held += races(case, seconds, OURS, {SEEK: 1.0})
         seeking = seconds[f"{SEEK}, decoding"].clock
-        held.append(race(f"decoding, {name}", seeking, seconds["featurize's decoding"].clock, 2.0, SEEK))
-    facts = {"encoder": options.encoder, "device": options.device, "batch": BATCH, "clips": options.clips}
-    return {"rows": rows, "races": held, **facts, "gop": options.gop}
+        held.append(race(f"decoding, {name}", seeking, seconds[PICTURES].clock, 2.0, SEEK))
+    facts = {"encoder": options.encoder, "device": options.device, "batch": batch, "clips": options.clips}
+    return {"rows": rows, "races": held, "stages": of_stages, **facts, "gop": options.gop}
 
 
 main = benchmark("featurize", Options, __doc__, run)

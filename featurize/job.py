@@ -24,12 +24,13 @@ from featurize.changes import Changes, compare
 from featurize.encoders import digest, find_weights, proper_name, split, view_name
 from featurize.manifest import Windows, as_manifest, cut, one_window, read_windows, unreadable
 from featurize.options import Options
-from featurize.plan import FORGOTTEN, Outcome, Plan, Task, known_status, shards_of, tasks, todo
+from featurize.plan import BATCH, FORGOTTEN, Outcome, Plan, Shards, known_status, shards_of, tasks, todo, together
 from featurize.shard import Worker, WorkerOptions
 from stepdiff.common.cli.options import incomplete
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import place
 from stepdiff.common.progress import progress, say
+from stepdiff.common.threads import cores
 from stepdiff.common.workers.cluster import connected, refuse_relative
 from stepdiff.common.workers.pool import Here, WorkerPool, has_gpu, is_alone, pool_size
 from store import Store, View
@@ -42,7 +43,7 @@ CPUS = {"clips": 1, "texts": 8}
 each other (2 cores shared with others: 30 s against 78 s); texts fill one shard"""
 FEW = {"clips": 64, "texts": 4096}
 """rows that this process computes by itself by default: less than a minute's work, where Ray takes 10 s to start"""
-BATCH = {"clips": 4, "texts": 128}  # rows of a batch by default
+IN_A_ROW = 4  # shards that a worker with a GPU gets at once, so that it computes the next while one is written
 SHOWN = 5  # reasons that the words of a summary give
 MOST_FAILURES = 10_000  # reasons that its figures give
 
@@ -109,9 +110,9 @@ def requested(options: Options) -> Windows:
         raise StepDiffError("give either --manifest FILE or video files")
     if options.workers == 0 and options.address is not None:
         raise StepDiffError("--workers 0 is this process, which joins no cluster: leave --address out")
-    for name in ("batch_size", "frames", "pool", "window", "pixels", "shard_size"):
+    for name in ("batch_size", "frames", "pool", "window", "pixels", "shard_size", "workers_per_gpu"):
         number = getattr(options, name)
-        if number is not None and number < 1:
+        if isinstance(number, int) and number < 1:
             raise StepDiffError(f"--{name.replace('_', '-')} {number} is too few: give 1 or more")
     if options.workers is not None and options.workers < 0:
         raise StepDiffError(f"--workers {options.workers} is too few: give 1 or more, or 0 for this process")
@@ -159,16 +160,24 @@ def run(options: Options, asked: Windows) -> Summary:
             return _summary(store, plan, Computed())
         if asked.entity == "clips":
             _refuse_hopeless(store, options, asked, changes)
-        with workers_of(options, asked.entity, asked.rows) as (pool, count, cpus):
+        with workers_of(options, asked.entity, asked.rows) as (pool, count, cpus, in_a_row):
             view = _described_view(store, options, pool, asked, count)
             plan = plan or Plan(view, options.retry_failed)
             planned = plan.rows(changes, windows, store, options.replace)
             first, total = next(planned), asked.rows
             if changes.asked.last:
-                total, count = first.height, min(count, sum(1 for _ in shards_of(first, view.rows_per_shard)))
-            batch = options.batch_size or BATCH[asked.entity]
+                shards = sum(1 for _ in shards_of(first, view.rows_per_shard))
+                total, count = first.height, min(count, shards)
+                in_a_row = min(in_a_row, max(shards // max(count, 1), 1))
+            batch = options.batch_size
+            if batch == "auto":
+                batch = pool.call("batch_size", asked.entity, min(view.rows_per_shard, asked.rows))
+                if batch != BATCH[asked.entity]:
+                    say(f"the GPU has memory for batches of {batch} {asked.entity}")
             jobs = (
-                job for rows in chain([first], planned) for job in tasks(store, view, rows, batch, max(cpus - 1, 1))
+                job
+                for rows in chain([first], planned)
+                for job in together(tasks(store, view, rows, batch, max(cpus - 1, 1)), in_a_row)
             )
             done = compute(pool, jobs, count, f"{proper_name(options.encoder)} on {asked.entity}", total, asked.entity)
         if plan.refused:
@@ -215,8 +224,8 @@ def _described_view(store: Store, options: Options, pool: WorkerPool | Here, ask
 
 
 @contextmanager
-def workers_of(options: Options, entity: str, rows: int) -> Iterator[tuple[WorkerPool | Here, int, int]]:
-    """Yield a pool whose first worker has started, how many workers to use, and the CPUs of each.
+def workers_of(options: Options, entity: str, rows: int) -> Iterator[tuple[WorkerPool | Here, int, int, int]]:
+    """Yield a pool whose first worker has started, how many workers to use, the CPUs of each, and shards of a task.
 
     Ray is not started for one worker, nor for few rows if the number of workers is left open.
     """
@@ -229,22 +238,35 @@ def workers_of(options: Options, entity: str, rows: int) -> Iterator[tuple[Worke
         return Outcome(shard, error=why)
 
     workers = 1 if options.workers is None and rows <= FEW[entity] else options.workers
-    if workers == 0 or is_alone(workers, CPUS[entity], options.address):
+    if workers == 0 or is_alone(workers, CPUS[entity], options.address, options.workers_per_gpu):
         import torch
 
         threads = torch.get_num_threads()
+        gpu = (options.device or "cuda").startswith("cuda") and torch.cuda.is_available()
         cpus = threads if workers == 0 else min(threads, CPUS[entity])
+        if gpu:
+            cpus = max(cores() // torch.cuda.device_count(), 1)
+        _check_shared(options, gpu)
         try:
-            yield Here(Worker, WorkerOptions(given, cpus), failed, lighter), 1, cpus
+            yield Here(Worker, WorkerOptions(given, cpus), failed, lighter), 1, cpus, IN_A_ROW if gpu else 1
         finally:
             torch.set_num_threads(threads)  # of what this process does next
         return
     with connected(options.address, "featurize") as joined:
         gpu = has_gpu(options.device, joined)
-        count, cpus = pool_size(options.workers, CPUS[entity], gpu, joined)
+        _check_shared(options, gpu)
+        per_gpu = options.workers_per_gpu if gpu else 0
+        count, cpus = pool_size(options.workers, CPUS[entity], per_gpu, joined)
         lighter += ", or fewer --workers on one node"
         how = WorkerOptions(given, cpus)
-        yield WorkerPool(Worker, how, gpu, failed, lighter, joined=joined, unit=entity), count, cpus
+        pool = WorkerPool(Worker, how, per_gpu, failed, lighter, joined=joined, unit=entity)
+        yield pool, count, cpus, IN_A_ROW if per_gpu else 1
+
+
+def _check_shared(options: Options, gpu: bool) -> None:
+    """Raise StepDiffError where workers shall share a GPU and have none."""
+    if options.workers_per_gpu > 1 and not gpu:
+        raise StepDiffError(f"--workers-per-gpu {options.workers_per_gpu}, but no worker has a GPU: leave it out")
 
 
 @dataclass
@@ -257,7 +279,9 @@ class Computed:
     seconds: float = 0.0
 
 
-def compute(pool: WorkerPool | Here, jobs: Iterable[Task], count: int, what: str, total: int, entity: str) -> Computed:
+def compute(
+    pool: WorkerPool | Here, jobs: Iterable[Shards], count: int, what: str, total: int, entity: str
+) -> Computed:
     """Give `jobs` to `count` workers; the progress line says `what` and counts `total` rows."""
     done, begin = Computed(), time.monotonic()
     with progress(what, total, entity) as advance:

@@ -78,13 +78,17 @@ class Options(FailureOptions):
     """Ray cluster to join, `auto` or HOST:6379; `local` starts Ray here. Default: RAY_ADDRESS, else Ray is started here
     where more than one worker is needed."""
     workers: int | None = None
-    """Worker processes, each with the encoder. Default: one a GPU, else one a CPU (for texts one for eight CPUs). One
-    worker on this machine, and by default at most 64 clips or 4,096 texts, need no Ray: this process does the work. 0:
-    the same, with all threads of this process."""
+    """Worker processes, each with the encoder. Default: --workers-per-gpu a GPU, else one a CPU (for texts one for
+    eight CPUs). One worker on this machine, and by default at most 64 clips or 4,096 texts, need no Ray: this process
+    does the work. 0: the same, with all threads of this process."""
     device: str | None = None
     """Device of the encoder: cpu, or cuda for one GPU a worker. Default: a GPU where there is one."""
-    batch_size: int | None = None
-    """Clips (default 4) or texts (default 128) of one batch; part of what decides a feature's last bits."""
+    workers_per_gpu: int = 1
+    """Worker processes that share a GPU, each with a copy of the encoder and its share of the node's CPUs."""
+    batch_size: int | Literal["auto"] = "auto"
+    """Clips or texts of one batch. On a GPU a model sees as many frames, windows or clips at once, and auto is the
+    largest power of two for which the GPU has memory; else auto is 4 clips. Of texts it is 128. Part of what decides
+    a feature's last bits."""
     json: bool = False
     """Print the summary as one JSON object on standard output."""
 

@@ -10,7 +10,7 @@ Guarantees
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import numpy as np
 import polars as pl
@@ -155,6 +155,8 @@ def blocks(rows: Iterable[int], first: int, size: int) -> dict[int, tuple[int, .
     return {block: tuple(members) for block, members in members_of.items()}
 
 
+BATCH = {"clips": 4, "texts": 128}
+"""rows of a batch, where neither the user nor a GPU's memory decides"""
 FILLER = "."  # takes the place of a text that cannot be encoded in a batch
 
 
@@ -177,8 +179,37 @@ class Task:
 
 
 @dataclass(frozen=True)
+class Shards:
+    """Tasks that one worker does one after another: on a GPU the next begins while one is written."""
+
+    tasks: tuple[Task, ...]
+
+    @property
+    def shard(self) -> int:
+        """The number of the first shard."""
+        return self.tasks[0].shard
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """The rows to compute."""
+        return tuple(row for task in self.tasks for row in task.rows)
+
+    @property
+    def failures(self) -> dict[int, str]:
+        """The rows known to be unusable -> why."""
+        return {row: why for task in self.tasks for row, why in task.failures.items()}
+
+
+def together(tasks: Iterable[Task], count: int) -> Iterator[Shards]:
+    """Yield tasks, `count` at a time."""
+    left = iter(tasks)
+    while some := tuple(islice(left, count)):
+        yield Shards(some)
+
+
+@dataclass(frozen=True)
 class Outcome:
-    """The outcome of a shard."""
+    """The outcome of a task."""
 
     shard: int
     repeated: int = 0  # clips that show fewer frames than the encoder sees

@@ -15,17 +15,17 @@ Guarantees
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 
 from featurize.changes import difference, differing
 from featurize.encoders import find_weights, proper_name
-from featurize.job import BATCH, MOST_FAILURES, Computed, compute, failed_lines, made_by, resolved, workers_of
+from featurize.job import MOST_FAILURES, Computed, compute, failed_lines, made_by, resolved, workers_of
 from featurize.manifest import Windows
 from featurize.options import Options
-from featurize.plan import Task, pending, tasks
+from featurize.plan import BATCH, Shards, pending, tasks, together
 from featurize.video.media_file import identities
 from stepdiff.common.cli.options import incomplete
 from stepdiff.common.errors import StepDiffError
@@ -132,7 +132,7 @@ def _repair(store: Store, view: View, options: Options, asked: Windows, others: 
                 f"none of the {len(maybe)} damaged {view.entity} of view {view.name}, such as "
                 f"{view.catalog.name(min(maybe))}, is named by this command: repeat the one that filled the view"
             )
-        with workers_of(options, view.entity, planned.height) as (pool, count, cpus):
+        with workers_of(options, view.entity, planned.height) as (pool, count, cpus, _):
             provenance, features = pool.call("describe", view.entity, options.dtype)
             store.create_view(view.entity, view.name, provenance, features)  # refuses another provenance
             rewritten += withdraw_damaged(view, damage).rewritten
@@ -200,14 +200,15 @@ def _tasks(
     view: View,
     rows: pl.DataFrame,
     records: dict[int, dict[str, Any]],
-    batch_size: int | None,
+    batch_size: int | Literal["auto"],
     threads: int,
-) -> list[Task]:
+) -> list[Shards]:
     """Return the tasks of rows, with the batch size that each was computed with, unless one is given."""
-    recorded = (records[row].get("batch_size") for row in rows["row"])
-    sizes = [batch_size or (size if isinstance(size, int) and size > 0 else BATCH[view.entity]) for size in recorded]
-    return [
+    recorded = (records[row].get("batch_size") if batch_size == "auto" else batch_size for row in rows["row"])
+    sizes = [size if isinstance(size, int) and size > 0 else BATCH[view.entity] for size in recorded]
+    of_each = (
         replace(task, repair=True)
         for size in sorted(set(sizes))
         for task in tasks(store, view, rows.filter(pl.Series([one == size for one in sizes])), size, threads)
-    ]
+    )
+    return list(together(of_each, 1))

@@ -4,23 +4,27 @@ Guarantees
 - batches are fixed runs of the shard's rows, filled up: a part of a shard, or the shard again, gives every row the same
   bits
 - a clip that fails is recorded with its reason and changes no other
-- in memory are the frames of a few batches and the features of one shard
+- in memory are the frames of a few batches and the features of one shard, on a GPU of two
 """
 
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
 from featurize.encoders import Encoder, load
 from featurize.options import Options
-from featurize.plan import Outcome, Task, blocks
+from featurize.plan import BATCH, Outcome, Shards, Task, blocks
+from featurize.staging import Batch, Device, Gpu, Spent, batch_by_memory, staged
 from featurize.video.decode import Clip, decoded_clips
 from featurize.video.picture import Crop
 from stepdiff.common.errors import StepDiffError
@@ -32,50 +36,78 @@ from store.format.pool import TOKENS, pooled, pooled_view, square_grids
 _ENDS = 2  # tokens that a tokenizer sets around a text
 
 Encoded = tuple[tuple[int, ...], dict[str, np.ndarray]]  # B rows and their features [B, ...]
-Batch = tuple[int, tuple[int, ...], dict[str, np.ndarray]]  # first how many rows of the task it finishes
+Finished = tuple[int, tuple[int, ...], dict[str, np.ndarray]]  # first how many rows of the task it finishes
 
 
-def featurize_shard(
-    task: Task,
+def featurize_shards(
+    tasks: Sequence[Task],
     encoder: Encoder,
     device: str,
     tell: Callable[[int], None],
     pool: int = 1,
-    stages: dict[str, float] | None = None,
+    stages: Device | None = None,
+    spent: Spent | None = None,
 ) -> Outcome:
-    """Compute and commit the rows of a task, tokens as means of `pool` x `pool` patches.
+    """Compute and commit the rows of tasks of one view, one shard after another.
 
-    `tell` receives how many more rows are finished, `stages` the seconds of each stage. StepDiffError where rows cannot
-    be written.
+    Args:
+        tasks: Of shards. On a GPU the next is decoded and computed while one is written.
+        encoder: Of the view.
+        device: Of the encoder.
+        tell: Receives how many more rows are finished.
+        pool: Tokens are means of `pool` x `pool` patches.
+        stages: What computes batches, where it is not the encoder in this thread or a GPU.
+        spent: Receives the seconds of each stage.
+
+    Raises:
+        StepDiffError: Rows cannot be written.
     """
-    stages = {} if stages is None else stages
-    view = Store.open(task.store).view(task.entity, task.view)
-    begin = time.monotonic()
-    shard = _Shard(task, encoder, view, stages)
-    tell(len(task.failures))
-    batches = shard.clip_batches() if task.entity == "clips" else shard.text_batches()
-    for finished, rows, values in timed(batches, stages, "forward"):
-        if rows:
-            if pool > 1:
-                grids = square_grids(values[TOKENS].shape[1], view.provenance.frames)
-                values = {**values, TOKENS: pooled(values[TOKENS], grids, pool)}
-            shard.keep(rows, values)
-        tell(finished)
-    done, order = np.unique(np.array(shard.rows, np.int64), return_index=True)
-    arrays = {name: array[: len(done)] for name, array in shard.arrays.items()}
-    if (np.diff(order) < 0).any():
-        arrays = {name: array[order] for name, array in arrays.items()}
-    written = time.monotonic()
-    took = {"rows": len(done), "seconds": round(written - begin, 3)}
-    view.write_shard(task.shard, done, arrays, shard.failures, {**_info(task, encoder, device), **took})
-    stages["write"] = stages.get("write", 0.0) + time.monotonic() - written
-    return Outcome(task.shard, shard.repeated, _truncated(task, encoder))
+    spent = spent or Spent()
+    view = Store.open(tasks[0].store).view(tasks[0].entity, tasks[0].view)
+    shards = (_Shard(task, encoder, device, view, pool, spent) for task in tasks)
+    squares = view.entity == "clips" and isinstance(encoder.picture, Crop)
+    if stages is None and device.startswith("cuda") and squares and encoder.forwards:
+        half = {name for name, feature in view.features.items() if feature.dtype != "float32"}
+        stages = Gpu(encoder, device, half - {TOKENS} if pool > 1 else half)
+    if stages is None:
+        outcomes = [shard.compute(tell) for shard in shards]
+    else:
+        outcomes = _compute_staged(shards, stages, tell, spent)
+    return Outcome(
+        tasks[0].shard, sum(outcome.repeated for outcome in outcomes), sum(outcome.truncated for outcome in outcomes)
+    )
+
+
+def _compute_staged(
+    shards: Iterable["_Shard"], stages: Device, tell: Callable[[int], None], spent: Spent
+) -> list[Outcome]:
+    """Compute and commit shards; one is written while the next is computed."""
+    since, outcomes = time.monotonic(), list[Outcome]()
+
+    def wait_for(writing: Future[Outcome] | None) -> None:
+        begin = time.monotonic()
+        outcomes.extend([] if writing is None else [writing.result()])
+        spent.waiting["write"] += time.monotonic() - begin
+
+    batches = staged((batch for shard in shards for batch in shard.batches(stages.buffer)), stages, spent)
+    with ThreadPoolExecutor(1, thread_name_prefix="write") as thread, closing(batches):
+        writing = None
+        for batch in batches:
+            if batch.data is not None:
+                batch.shard.keep(batch.rows, *batch.data, batch.places)
+            tell(batch.finished)
+            if batch.last:
+                wait_for(writing)
+                now = time.monotonic()
+                since, writing = now, thread.submit(batch.shard.write, now - since)
+        wait_for(writing)
+    return outcomes
 
 
 class _Shard:
     """The rows of a task, batch by batch, and what became of them."""
 
-    def __init__(self, task: Task, encoder: Encoder, view: View, stages: dict[str, float]) -> None:
+    def __init__(self, task: Task, encoder: Encoder, device: str, view: View, pool: int, spent: Spent) -> None:
         self.failures = dict(task.failures)
         self.repeated = 0
         self.rows: list[int] = []  # rows of `arrays`, as they were finished
@@ -83,17 +115,56 @@ class _Shard:
             name: np.empty((len(task.rows), *feature.shape), np.float32 if feature.dtype == "float32" else np.float16)
             for name, feature in view.features.items()
         }
-        self._task, self._encoder, self._stages = task, encoder, stages
+        self._task, self._encoder, self._device, self._view, self._pool = task, encoder, device, view, pool
+        self._spent = spent.working
         self._first = task.shard * view.rows_per_shard
         self._blocks = blocks(task.rows, self._first, task.batch_size)
 
-    def clip_batches(self) -> Iterator[Batch]:
+    def compute(self, tell: Callable[[int], None]) -> Outcome:
+        """Compute and commit all rows in this thread; `tell` receives how many more are finished."""
+        begin = time.monotonic()
+        tell(len(self._task.failures))
+        batches = self.clip_batches() if self._task.entity == "clips" else self.text_batches()
+        for finished, rows, values in timed(batches, self._spent, "forward", ["decode"]):
+            if rows:
+                self.keep(rows, values)
+            tell(finished)
+        return self.write(time.monotonic() - begin)
+
+    def write(self, seconds: float) -> Outcome:
+        """Commit what was kept, which took so many seconds. StepDiffError where it cannot be written."""
+        begin = time.monotonic()
+        done, order = np.unique(np.array(self.rows, np.int64), return_index=True)
+        arrays = {name: array[: len(done)] for name, array in self.arrays.items()}
+        if (np.diff(order) < 0).any():
+            arrays = {name: array[order] for name, array in arrays.items()}
+        took = {"rows": len(done), "seconds": round(seconds + time.monotonic() - begin, 3)}
+        info = {**_info(self._task, self._encoder, self._device), **took}
+        self._view.write_shard(self._task.shard, done, arrays, self.failures, info)
+        self._spent["write"] += time.monotonic() - begin
+        return Outcome(self._task.shard, self.repeated, _truncated(self._task, self._encoder))
+
+    def batches(self, buffer: Callable[[tuple[int, ...]], np.ndarray]) -> Iterator[Batch]:
+        """Yield batches of squares as the decoder completes them, and last one without rows."""
+        for block, clips in self._decoded():
+            places, frames = self._packed(block, clips, buffer) if clips else ((), None)
+            yield Batch(self, len(self._blocks[block]), tuple(clips), places, frames)
+        yield Batch(self, len(self._task.failures), last=True)
+
+    def clip_batches(self) -> Iterator[Finished]:
         """Yield batches of clips as the decoder completes them."""
+        encode = self._encode_squares if isinstance(self._encoder.picture, Crop) else self._encode_whole
+        for block, clips in self._decoded():
+            encoded: Encoded = encode(block, clips) if clips else ((), {})
+            yield len(self._blocks[block]), *encoded
+
+    def _decoded(self) -> Iterator[tuple[int, dict[int, Clip]]]:
+        """Yield each batch's number and its clips by row, without those that failed."""
         task, encoder = self._task, self._encoder
         clips: dict[int, dict[int, Clip]] = {block: {} for block in self._blocks}
         left = {block: len(rows) for block, rows in self._blocks.items()}
         frames = decoded_clips(task.clips, encoder.frames, encoder.picture, task.threads, encoder.sampling)
-        for row, done in timed(frames, self._stages, "decode"):
+        for row, done in timed(frames, self._spent, "decode"):
             block = (row - self._first) // task.batch_size
             if isinstance(done, Clip):
                 clips[block][row] = done
@@ -102,12 +173,9 @@ class _Shard:
                 self.failures[row] = done.reason
             left[block] -= 1
             if not left[block]:
-                encode = self._encode_squares if isinstance(encoder.picture, Crop) else self._encode_whole
-                decoded = dict(sorted(clips.pop(block).items()))
-                encoded: Encoded = encode(block, decoded) if decoded else ((), {})
-                yield len(self._blocks[block]), *encoded
+                yield block, dict(sorted(clips.pop(block).items()))
 
-    def text_batches(self) -> Iterator[Batch]:
+    def text_batches(self) -> Iterator[Finished]:
         """Yield batches of texts."""
         size, texts = self._task.batch_size, self._task.texts
         for block, rows in self._blocks.items():
@@ -115,32 +183,52 @@ class _Shard:
             features = self._encoder.encode_texts([texts[row] for row in range(start, start + size) if row in texts])
             yield len(rows), rows, {name: values[[row - start for row in rows]] for name, values in features.items()}
 
-    def _encode_squares(self, block: int, clips: Mapping[int, Clip]) -> Encoded:
+    def _packed(
+        self, block: int, clips: Mapping[int, Clip], buffer: Callable[[tuple[int, ...]], np.ndarray]
+    ) -> tuple[tuple[int, ...], UInt8[np.ndarray, "B T size size 3"]]:
+        """Return the places of clips in their batch, and its frames; those of other rows are black."""
         size, side = self._task.batch_size, self._encoder.size
-        places = [row - self._first - block * size for row in clips]
-        batch = np.zeros((size, self._encoder.frames, side, side, 3), np.uint8)
+        places = tuple(row - self._first - block * size for row in clips)
+        batch = buffer((size, self._encoder.frames, side, side, 3))
         for place, clip in zip(places, clips.values(), strict=True):
             batch[place] = clip.frames
-        return tuple(clips), {name: values[places] for name, values in self._encoder.encode_clips(batch).items()}
+        return places, batch
+
+    def _encode_squares(self, block: int, clips: Mapping[int, Clip]) -> Encoded:
+        places, batch = self._packed(block, clips, partial(np.zeros, dtype=np.uint8))
+        return tuple(clips), {name: v[list(places)] for name, v in self._encoder.encode_clips(batch).items()}
 
     def _encode_whole(self, _: int, clips: Mapping[int, Clip]) -> Encoded:
-        """Encode clips of any shape one by one: one that cannot be encoded fails alone."""
+        """Encode clips of any shape: one that cannot be encoded fails alone."""
         features: dict[int, dict[str, np.ndarray]] = {}
-        for row, clip in clips.items():
-            try:
-                features[row] = self._encoder.encode_whole(clip.frames, clip.seconds)
-            except StepDiffError as error:
-                self.failures[row] = str(error)
+        encoded = self._encoder.encode_wholes([(clip.frames, clip.seconds) for clip in clips.values()])
+        for row, values in zip(clips, encoded, strict=True):
+            if isinstance(values, StepDiffError):
+                self.failures[row] = str(values)
+            else:
+                features[row] = values
         names = next(iter(features.values()), {})
         return tuple(features), {name: np.stack([values[name] for values in features.values()]) for name in names}
 
-    def keep(self, rows: tuple[int, ...], features: Mapping[str, Float[np.ndarray, "B ..."]]) -> None:
-        """Keep the features of B rows; one whose numbers are too large to be stored fails."""
+    def keep(
+        self,
+        rows: tuple[int, ...],
+        features: Mapping[str, Float[np.ndarray, "B ..."]],
+        peaks: Mapping[str, Float[np.ndarray, " B"]] = MappingProxyType({}),
+        places: Sequence[int] | None = None,
+    ) -> None:
+        """Keep the features of rows; one whose numbers are too large to be stored fails.
+
+        peaks: largest magnitudes, of features that are in half precision already; places: of the rows in the batch.
+        """
         from torch import from_numpy
 
-        for place, row in enumerate(rows):
+        if self._pool > 1:
+            grids = square_grids(features[TOKENS].shape[1], self._view.provenance.frames)
+            features = {**features, TOKENS: pooled(features[TOKENS], grids, self._pool)}
+        for row, place in zip(rows, range(len(rows)) if places is None else places, strict=True):
             for name, array in self.arrays.items():
-                peak = np.abs(features[name][place]).max()
+                peak = peaks[name][place] if name in peaks else np.abs(features[name][place]).max()
                 if np.isfinite(peak) and peak > np.finfo(array.dtype).max:
                     self.failures[row] = f"{name} holds {peak:.4g}, a magnitude past {array.dtype}"
             if row in self.failures:
@@ -192,8 +280,9 @@ class Worker:
 
     def __init__(self, given: WorkerOptions) -> None:
         self._options, self._cpus, self._finished = given.options, given.cpus, 0
-        self.stages = {"decode": 0.0, "forward": 0.0, "write": 0.0}
-        """seconds of all shards: waiting for frames, computing, writing"""
+        self._spent = Spent()
+        self.stages = self._spent.working
+        """seconds of all shards in each stage"""
 
     def describe(self, entity: str, dtype: str) -> tuple[Provenance, dict[str, Feature]] | str:
         """Return provenance and features of a view of the encoder, or why it cannot have one."""
@@ -205,10 +294,19 @@ class Worker:
         except StepDiffError as error:
             return str(error)
 
-    def run(self, task: Task) -> Outcome:
-        """Featurize and commit a shard."""
+    def batch_size(self, entity: str, rows: int) -> int:
+        """Return the rows of a batch where `--batch-size` is `auto`: of clips on a GPU what it has memory for.
+
+        rows: the most.
+        """
+        if entity == "texts" or not self._device.startswith("cuda"):
+            return BATCH[entity]
+        return batch_by_memory(self._encoder, self._device, rows, self._options.workers_per_gpu)
+
+    def run(self, task: Shards) -> Outcome:
+        """Featurize and commit shards."""
         try:
-            return featurize_shard(task, self._encoder, self._device, self._tell, self._pool, self.stages)
+            return featurize_shards(task.tasks, self._encoder, self._device, self._tell, self._pool, spent=self._spent)
         except StepDiffError as error:
             return Outcome(task.shard, error=str(error))
         finally:

@@ -10,13 +10,14 @@ Guarantees
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from jaxtyping import Float, Float32, UInt8
 
 from featurize.encoders.folder import load_tokenizer
@@ -27,6 +28,8 @@ from stepdiff.weights import fingerprint
 from store import Feature, Provenance
 
 FRAMES = 8  # of a clip, the published InternVideo rule
+Whole = tuple[UInt8[np.ndarray, "T _ _ 3"], Float[np.ndarray, " T"]]
+"""whole frames of a clip, and their seconds from its start"""
 
 
 class Encoder(ABC):
@@ -60,6 +63,9 @@ class Encoder(ABC):
     pool: int = 1
     max_tokens: int | None = 0
     """Tokens of a text that are seen, None for all; 0 where texts are not encoded."""
+    whole_batches: bool = False
+    """Whether a model sees as many frames, windows or texts at once as a batch has rows, as on a GPU. Else it sees
+    parts of a fixed size: on a CPU no bit of a clip depends on its batch."""
     source: str | None = None
     """Name, path or hub id by which its weights were found; recorded with each shard, never compared."""
     chosen: Mapping[str, int | str] = MappingProxyType({})
@@ -117,9 +123,33 @@ class Encoder(ABC):
             frames, crop = "none", "all tokens" if self.max_tokens is None else f"first {self.max_tokens} tokens"
         return Provenance(self.name, self.fingerprint, self.layer, frames, crop, dtypes)
 
+    @torch.inference_mode()
     def encode_clips(self, frames: UInt8[np.ndarray, "B T size size 3"]) -> dict[str, Float32[np.ndarray, "B ..."]]:
-        """Return features of clips from RGB frames, resized and cropped as `crop` says."""
+        """Return features of clips from RGB frames, resized and cropped as `crop` says.
+
+        A class overrides this function or `forward_clips`.
+        """
+        features = self.forward_clips(torch.from_numpy(frames))
+        return {name: values.float().cpu().numpy() for name, values in features.items()}
+
+    def forward_clips(self, frames: UInt8[torch.Tensor, "B T size size 3"]) -> dict[str, Float[torch.Tensor, "B ..."]]:
+        """Return features of clips on the encoder's device, where frames may be already.
+
+        A GPU computes a batch while others are copied (see `featurize.staging`), for classes that have this function.
+        """
         raise self._refusal("clips")
+
+    @property
+    def forwards(self) -> bool:
+        """Whether `encode_clips` is nothing but `forward_clips` with copies."""
+        for kind in type(self).__mro__:
+            if "encode_clips" in vars(kind) or "forward_clips" in vars(kind):
+                return kind is not Encoder and "encode_clips" not in vars(kind)
+        return False
+
+    def at_once(self, rows: int, part: int) -> int:
+        """Return how many frames, windows or texts the model sees at once, of a batch of `rows`; part: on a CPU."""
+        return rows if self.whole_batches else part
 
     def encode_whole(
         self, frames: UInt8[np.ndarray, "T H W 3"], seconds: Float[np.ndarray, " T"]
@@ -135,6 +165,18 @@ class Encoder(ABC):
         """
         raise self._refusal("whole frames of clips")
 
+    def encode_wholes(self, clips: Sequence[Whole]) -> list[dict[str, Float32[np.ndarray, "..."]] | StepDiffError]:
+        """Return for each clip, its frames and seconds, what `encode_whole` returns or raises."""
+        return [self._encoded_alone(*clip) for clip in clips]
+
+    def _encoded_alone(
+        self, frames: UInt8[np.ndarray, "T H W 3"], seconds: Float[np.ndarray, " T"]
+    ) -> dict[str, Float32[np.ndarray, "..."]] | StepDiffError:
+        try:
+            return self.encode_whole(frames, seconds)
+        except StepDiffError as error:
+            return error
+
     def encode_texts(self, texts: list[str]) -> dict[str, Float32[np.ndarray, "B ..."]]:
         """Return features of texts; tokens after the first `max_tokens` are not seen."""
         raise self._refusal("texts")
@@ -148,7 +190,7 @@ class Encoder(ABC):
         able = " and ".join(self.entities)
         return StepDiffError(f"encoder {self.name} encodes {able}, not {entity}: choose another")
 
-    def check_frames(self, frames: UInt8[np.ndarray, "..."]) -> None:
+    def check_frames(self, frames: UInt8[torch.Tensor, "..."]) -> None:
         """Raise StepDiffError where frames have not the shape [B, T, size, size, 3]."""
         expected = (self.frames, self.size, self.size, 3)
         if frames.ndim != 5 or frames.shape[1:] != expected:

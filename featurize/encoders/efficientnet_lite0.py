@@ -9,10 +9,9 @@ Guarantees
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from efficientnet_lite_pytorch import EfficientNet
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float, Float32, UInt8
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from featurize.encoders.base import FRAMES, Encoder
@@ -53,18 +52,18 @@ class EfficientNetLite0(Encoder):
         }
 
     @torch.inference_mode()
-    def encode_clips(self, frames: UInt8[np.ndarray, "B T size size 3"]) -> dict[str, Float32[np.ndarray, "B ..."]]:
+    def forward_clips(self, frames: UInt8[torch.Tensor, "B T size size 3"]) -> dict[str, Float[torch.Tensor, "B ..."]]:
         """Tokens [B, 392, 1280], frame-major, and their mean as `embedding` [B, 1280]."""
         self.check_frames(frames)
-        (maps,) = encode_distinct(self._maps, frames, _CHUNK)
+        (maps,) = encode_distinct(self._maps, frames, self.at_once(len(frames), _CHUNK))
         tokens = maps.reshape(len(frames), -1, _CHANNELS)
-        return {"tokens": tokens.numpy(), "embedding": tokens.mean(1).numpy()}
+        return {"tokens": tokens, "embedding": tokens.mean(1)}
 
     def _maps(self, frames: UInt8[torch.Tensor, "N size size 3"]) -> tuple[Float32[torch.Tensor, "N 7 7 1280"]]:
         pixels = frames.permute(0, 3, 1, 2)  # seen through N size size 3: channels last without a copy
         values = (pixels.to(self._device).float() - self._mean) / self._std
         with torch.autocast("cuda", torch.bfloat16, enabled=self._device.type == "cuda"):
-            maps = self._model.extract_features(values).float().cpu()
+            maps = self._model.extract_features(values).float()
         return (maps.permute(0, 2, 3, 1),)
 
 

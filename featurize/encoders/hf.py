@@ -65,7 +65,7 @@ class HuggingFace(Encoder):
     entities: tuple[str, ...] = ("clips", "texts")
     choices: ClassVar[tuple[str, ...]] = ("layer", "frames", "pooling", "window")
     wanted = "a folder of an image or video model of transformers, or a hub id such as facebook/dinov2-base"
-    chunk: ClassVar[int] = 16  # frames that an image model sees at once
+    chunk: ClassVar[int] = 16  # frames that an image model sees at once on a CPU
 
     def __init__(
         self,
@@ -254,28 +254,28 @@ class HuggingFace(Encoder):
         return found
 
     @torch.inference_mode()
-    def encode_clips(self, frames: UInt8[np.ndarray, "B T size size 3"]) -> dict[str, Float32[np.ndarray, "B ..."]]:
+    def forward_clips(self, frames: UInt8[torch.Tensor, "B T size size 3"]) -> dict[str, Float[torch.Tensor, "B ..."]]:
         self.check_frames(frames)
         if self._clips:
-            windows = torch.from_numpy(frames).unflatten(1, (-1, self._window))
-            parts = [self._encode(window[None]) for clip in windows for window in clip]
+            windows = frames.unflatten(1, (-1, self._window)).flatten(0, 1)
+            parts = [self._encode(part) for part in windows.split(self.at_once(len(frames), 1))]
             encoded = [torch.cat(part).unflatten(0, (len(frames), -1)) for part in zip(*parts, strict=True)]
         else:
-            encoded = encode_distinct(self._encode, frames, self.chunk)
-        values = {"tokens": encoded[0].flatten(1, 2).numpy()}
+            encoded = encode_distinct(self._encode, frames, self.at_once(len(frames), self.chunk))
+        values = {"tokens": encoded[0].flatten(1, 2)}
         if len(encoded) > 1:
             if not self._clips:
-                values["frame_embedding"] = encoded[1].numpy()
-            values["embedding"] = encoded[1].mean(1).numpy()
+                values["frame_embedding"] = encoded[1]
+            values["embedding"] = encoded[1].mean(1)
         return values
 
     def _encode(self, frames: UInt8[torch.Tensor, "*N H W 3"]) -> tuple[torch.Tensor, ...]:
-        """Return tokens [N, P, D], and embeddings [N, E] if any, in main memory."""
+        """Return tokens [N, P, D], and embeddings [N, E] if any."""
         seen = self._see(frames, self._hidden is not None)
         state, first = self._state(seen)
         tokens = state[:, first:].float()
         embedded = self._embedded(seen, state, tokens.mean(1))
-        return (tokens.cpu(),) if embedded is None else (tokens.cpu(), embedded.cpu())
+        return (tokens,) if embedded is None else (tokens, embedded)
 
     def _embedded(self, seen: families.Seen, state: torch.Tensor, mean: torch.Tensor) -> torch.Tensor | None:
         """Return embeddings [N, E] of frames or windows, if there are any, from the mean of their tokens and others."""

@@ -170,6 +170,7 @@ def load(
     if place.type == "cuda" and not torch.cuda.is_available():
         raise StepDiffError("no CUDA device here: give cpu")
     encoder = (kind if folder is None else kind.variant(folder))(folder, place, **chosen)  # type: ignore[call-arg]
+    encoder.whole_batches = place.type == "cuda"
     encoder.source, encoder.chosen = None if folder is None else weights or name, chosen
     if sampling is not None:
         encoder.sampling = sampling

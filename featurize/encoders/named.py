@@ -17,9 +17,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float, UInt8
 
 from featurize.encoders.base import FRAMES, Encoder
 from featurize.encoders.folder import hidden_state, load_part, read_config
@@ -87,9 +86,9 @@ class _Video(Named):
     entities = ("clips",)
 
     @torch.inference_mode()
-    def encode_clips(self, frames: UInt8[np.ndarray, "B T size size 3"]) -> dict[str, Float32[np.ndarray, "B ..."]]:
-        tokens = super().encode_clips(frames)["tokens"]
-        return {"tokens": tokens, "embedding": torch.from_numpy(tokens).mean(1).numpy()}
+    def forward_clips(self, frames: UInt8[torch.Tensor, "B T size size 3"]) -> dict[str, Float[torch.Tensor, "B ..."]]:
+        tokens = super().forward_clips(frames)["tokens"]
+        return {"tokens": tokens, "embedding": tokens.mean(1)}
 
 
 class VideoMae(_Video):

@@ -5,7 +5,8 @@ the same pixels whether torchvision is installed or not. The filter is Pillow's,
 level of 255 in a few pixels.
 
 A frame that repeats the previous one is encoded once: a still image is one frame, eight times. The saving depends on
-the batch, because chunks are filled up: four stills take one chunk of 16 instead of two.
+the batch, because chunks are filled up: four stills take one chunk of 16 instead of two. On a GPU a chunk has as many
+frames as the batch has clips.
 
 Guarantees
 - pixels equal those of the folder's own processor; settings that the decoder cannot follow are refused
@@ -20,7 +21,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float32, UInt8
 from torch.nn.functional import pad
@@ -168,15 +168,15 @@ Encode = Callable[[UInt8[torch.Tensor, "chunk H W 3"]], tuple[torch.Tensor, ...]
 """features [chunk, ...] of so many frames"""
 
 
-def encode_distinct(encode: Encode, frames: UInt8[np.ndarray, "B T H W 3"], chunk: int) -> list[torch.Tensor]:
+def encode_distinct(encode: Encode, frames: UInt8[torch.Tensor, "B T H W 3"], chunk: int) -> list[torch.Tensor]:
     """Features [B, T, ...] of all frames, of which those are encoded, `chunk` at once, that differ from the one before.
 
     The last chunk is filled up, since a library may compute another number of frames another way.
     """
-    new = np.ones(frames.shape[:2], bool)
-    new[:, 1:] = (frames[:, 1:] != frames[:, :-1]).any(axis=(2, 3, 4))
-    places = torch.from_numpy(new.cumsum().reshape(new.shape) - 1)
-    shown = torch.from_numpy(frames[new])
+    new = torch.ones(frames.shape[:2], dtype=torch.bool, device=frames.device)
+    new[:, 1:] = (frames[:, 1:] != frames[:, :-1]).flatten(2).any(2)
+    places = new.flatten().cumsum(0).view(new.shape) - 1
+    shown = frames[new]
     shown = pad(shown, (0, 0) * 3 + (0, -len(shown) % chunk))
     encoded = [encode(part) for part in shown.split(chunk)]
     return [torch.cat(parts)[places] for parts in zip(*encoded, strict=True)]

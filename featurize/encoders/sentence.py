@@ -17,7 +17,7 @@ from featurize.encoders.folder import loading, read_config
 from stepdiff.common.errors import StepDiffError
 from store import Feature
 
-_CHUNK = 16  # texts per batch, of similar length, so that little is padding
+_CHUNK = 16  # texts at once on a CPU, of similar length, so that little is padding
 
 
 class Sentence(Encoder):
@@ -65,7 +65,7 @@ class Sentence(Encoder):
         check_texts(texts)
         embedding = self._model.encode(
             texts,
-            batch_size=_CHUNK,
+            batch_size=self.at_once(len(texts), _CHUNK),
             normalize_embeddings=True,
             convert_to_numpy=True,
             show_progress_bar=False,

@@ -19,6 +19,7 @@ Guarantees
 
 import inspect
 import math
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32, UInt8
 
-from featurize.encoders.base import FRAMES, Encoder
+from featurize.encoders.base import FRAMES, Encoder, Whole
 from featurize.encoders.folder import load_model, loading
 from featurize.video.picture import Bounded, Picture
 from stepdiff.common.errors import StepDiffError
@@ -106,12 +107,32 @@ class Vlm(Encoder):
         tokens = Feature((self._most, self._probed[1]), dtype)
         return {"tokens": tokens, "layout": Feature((3 + self.frames,), "float32")}
 
-    @torch.inference_mode()
     def encode_whole(
         self, frames: UInt8[np.ndarray, "T H W 3"], seconds: Float[np.ndarray, " T"]
     ) -> dict[str, Float32[np.ndarray, "..."]]:
+        return self._encode_alike([(frames, seconds)])[0]
+
+    def encode_wholes(self, clips: Sequence[Whole]) -> list[dict[str, Float32[np.ndarray, "..."]] | StepDiffError]:
+        """Return what `encode_whole` does of each; where `whole_batches`, clips of one shape are encoded at once."""
+        if not self.whole_batches:
+            return super().encode_wholes(clips)
+        places_of: dict[tuple[int, ...], list[int]] = {}
+        for place, (frames, _) in enumerate(clips):
+            places_of.setdefault(frames.shape, []).append(place)
+        encoded: dict[int, Any] = {}
+        for places in places_of.values():
+            alike = [clips[place] for place in places]
+            try:
+                encoded.update(zip(places, self._encode_alike(alike), strict=True))
+            except StepDiffError:  # each fails, or not, for itself
+                encoded.update(zip(places, super().encode_wholes(alike), strict=True))
+        return [encoded[place] for place in range(len(clips))]
+
+    @torch.inference_mode()
+    def _encode_alike(self, clips: Sequence[Whole]) -> list[dict[str, Float32[np.ndarray, "..."]]]:
+        """Return features of clips whose frames have one shape, from one forward pass."""
         try:
-            inputs = self._inputs(frames)
+            inputs = self._inputs(*(frames for frames, _ in clips))
         except ValueError as problem:  # such as an aspect that the processor refuses
             reason = str(problem).strip().splitlines()[0]
             raise StepDiffError(f"{type(self._processor).__name__} refuses its frames ({reason})") from None
@@ -121,17 +142,23 @@ class Vlm(Encoder):
         expected = self._count(inputs)
         if len(tokens) != expected:
             raise StepDiffError(f"the model made {len(tokens)} tokens of it, and its processor expects {expected}")
-        shape = frames.shape[1:3]
+        height, width = shape = clips[0][0].shape[1:3]
         if self.pool > 1:
             tokens, shape = pooled(tokens[None], self._grids(inputs)[0], self.pool)[0], self._shrink(shape)
-        if len(tokens) > self._most:
+        tokens = tokens.reshape(len(clips), -1, tokens.shape[-1])
+        count = tokens.shape[1]
+        if count > self._most:
             raise StepDiffError(
-                f"frames of {frames.shape[2]} x {frames.shape[1]} pixels make {len(tokens)} tokens, and the view holds "
-                f"{self._most} of a clip: crop the video"
+                f"frames of {width} x {height} pixels make {count} tokens, and the view holds {self._most} of a clip: "
+                "crop the video"
             )
-        padded = np.pad(tokens, ((0, self._most - len(tokens)), (0, 0)))
-        layout = np.array([len(tokens), *shape, *seconds], np.float32)
-        return {"tokens": padded, "layout": layout}
+        return [
+            {
+                "tokens": np.pad(values, ((0, self._most - count), (0, 0))),
+                "layout": np.array([count, *shape, *seconds], np.float32),
+            }
+            for values, (_, seconds) in zip(tokens, clips, strict=True)
+        ]
 
     def _inputs(self, *clips: UInt8[np.ndarray, "T H W 3"]) -> dict[str, Any]:
         """Return the processor's output for clips in one prompt. Times change its words, which are not used here."""

@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal, TypeVar
 
@@ -54,17 +54,20 @@ def spent(stages: Mapping[str, float]) -> None:
         _running[-1].stages = {stage: seconds for stage, seconds in stages.items() if seconds > 0}
 
 
-def timed(items: Iterable[_Item], stages: dict[str, float], stage: str) -> Iterator[_Item]:
-    """Yield the items; add to `stage` the seconds for which they were waited for, without those of other stages."""
+def timed(
+    items: Iterable[_Item], stages: dict[str, float], stage: str, within: Collection[str] = ()
+) -> Iterator[_Item]:
+    """Yield the items; add to `stage` the seconds for which they were waited for, without those of stages `within`."""
+    stages.setdefault(stage, 0.0)
     iterator = iter(items)
     while True:
-        begin = time.monotonic() - sum(stages.values())
+        begin = time.monotonic() - sum(stages.get(other, 0.0) for other in within)
         try:
             item = next(iterator)
         except StopIteration:
             return
         finally:
-            stages[stage] = stages.get(stage, 0.0) + time.monotonic() - sum(stages.values()) - begin
+            stages[stage] += time.monotonic() - sum(stages.get(other, 0.0) for other in within) - begin
         yield item
 
 

@@ -20,6 +20,7 @@ from benchmarks.scale import MOST_GIB, Options, run
 from benchmarks.search import compare
 from benchmarks.store import read, remote, write
 from benchmarks.train_step import World
+from featurize.staging import Spent
 from heads.data.clips import Features
 from stepdiff.common.errors import StepDiffError
 from stepdiff.weights import resolve
@@ -113,6 +114,15 @@ def test_featurize(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert all(row["ms a clip"] > 0 and row["CPU ms a clip"] > 0 for row in record["rows"])
     assert ("featurize, one long video", "forward + decode") in races(record)
     assert ("decoding, kitchen videos", "seek a clip, PyAV") in races(record)
+
+
+def test_where_the_time_of_a_gpu_goes() -> None:
+    spent = Spent()
+    spent.waiting.update(upload=2.0, forward=1.0, download=3.0, write=0.5)
+    spent.working.update(upload=0.5, forward=4.0, write=1.0)
+    row = featurize.stages("videos", 100, 2, spent, seconds=5.0, forward=2.0)
+    assert (row["clips/s"], row["of forward"], row["waits for decoding"], row["copy back"]) == (20.0, 0.4, 10.0, 0.0)
+    assert (row["forward"], row["forward waits"], row["write"], row["waits for writing"]) == (20.0, 5.0, 5.0, 2.5)
 
 
 def test_metrics(capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,6 +21,7 @@ from stepdiff.common import plugins, progress
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.streams import PURPOSES, generator, torch_seed
 from stepdiff.common.threads import AHEAD, ahead, cgroup_cores, cores, prefetched
+from stepdiff.common.workers import pool
 from stepdiff.common.workers.cluster import connected
 from stepdiff.common.workers.pool import ATTEMPTS, WorkerPool
 
@@ -61,11 +62,11 @@ def ray() -> Iterator[None]:
 def test_a_worker_that_dies_while_it_loads_is_replaced_as_often_as_one_that_dies_at_a_shard(
     ray: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def pool(name: str, times: int) -> WorkerPool:
+    def started(name: str, times: int) -> WorkerPool:
         worker = dying(tmp_path / name, times)
         return WorkerPool(worker, SimpleNamespace(cpus=1), False, lambda shard, why: why, joined=False)
 
-    last = pool("last", ATTEMPTS - 1)
+    last = started("last", ATTEMPTS - 1)
     assert last.call("describe", "loaded") == ["loaded"]
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == ATTEMPTS - 1
@@ -74,8 +75,18 @@ def test_a_worker_that_dies_while_it_loads_is_replaced_as_often_as_one_that_dies
     assert [done.shard for done in last.run([task], 1, lambda count: None)] == [3], "its worker is the new one"
     del last  # its worker's CPU
     with pytest.raises(StepDiffError, match=r"^a worker died in describe \([^\n]*\): run it again$"):
-        pool("never", 99).call("describe", "loaded")
+        started("never", 99).call("describe", "loaded")
     assert len((tmp_path / "never").read_text()) == ATTEMPTS
+
+
+def test_a_worker_with_a_gpu_has_its_share_of_the_cpus_of_a_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of nodes of 64 CPUs with 4 GPUs, and one without a GPU."""
+    monkeypatch.setattr(pool, "nodes", lambda: [(64, 4), (64, 4), (32, 0)])
+    assert pool.pool_size(None, 1, 1, True) == (8, 16) and pool.room(16, 1) == 8
+    assert pool.pool_size(None, 1, 2, True) == (16, 8) and pool.room(8, 2) == 16
+    assert pool.pool_size(3, 1, 2, True) == (3, 8)
+    assert pool.pool_size(None, 1, 0, True) == (160, 1) and pool.room(1, 0) == 160
+    assert [pool.need(8, per_gpu) for per_gpu in (0, 1, 2)] == ["8 CPUs", "8 CPUs and a GPU", "8 CPUs and 1/2 of a GPU"]
 
 
 def test_prefetched_items_come_in_order_are_few_and_end_with_the_error() -> None:
@@ -211,7 +222,7 @@ def test_the_time_of_a_stage_is_without_that_of_the_stages_within_it() -> None:
             time.sleep(0.01)
             yield number
 
-    assert list(progress.timed(features(), stages, "forward")) == [0, 1, 2]
+    assert list(progress.timed(features(), stages, "forward", ["decode"])) == [0, 1, 2]
     assert stages["decode"] >= 0.06 and 0.03 <= stages["forward"] < stages["decode"] + 0.06
 
 

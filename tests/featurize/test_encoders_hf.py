@@ -19,7 +19,7 @@ from featurize.encoders.preprocessing import preprocessing_of, timm_settings
 from featurize.encoders.vlm import Vlm
 from featurize.manifest import Manifest
 from featurize.plan import pending, tasks
-from featurize.shard import featurize_shard
+from featurize.shard import featurize_shards
 from featurize.video.decode import Clip, read_clips
 from featurize.video.picture import pixels_of
 from retrieval.__main__ import main as retrieval
@@ -260,6 +260,9 @@ def test_windows_divide_the_frames(folder: Folder) -> None:
     parts = [halves.encode_clips(frames[:, at : at + 4]) for at in (0, 4)]
     np.testing.assert_array_equal(got["tokens"], np.concatenate([part["tokens"] for part in parts], 1))
     np.testing.assert_allclose(got["embedding"], (parts[0]["embedding"] + parts[1]["embedding"]) / 2, atol=1e-6)
+    whole.whole_batches = True  # as on a GPU: windows of both clips at once
+    for name, values in whole.encode_clips(frames).items():
+        close(values, torch.from_numpy(got[name]))
     for refused, reason in (
         ((8, 3), "--window 3 does not divide 8 frames"),
         ((3, None), "sees 2 frames as one, and 3 are no multiple"),
@@ -538,7 +541,7 @@ def test_clips_of_several_shapes(vlm_encoder: Vlm, video: Callable[..., Path], t
     known = store.catalog("clips").rows(asked.rows["key"])
     wanted = pending(asked, known, np.ones(3, bool)).sort("row")
     (task,) = tasks(store, view, wanted, 4, threads=1)
-    featurize_shard(task, vlm_encoder, "cpu", lambda rows: None)
+    featurize_shards([task], vlm_encoder, "cpu", lambda rows: None)
     assert view.status().tolist() == [1, 1, 2]
     ((key, reason),) = view.failures().rows()
     assert key == "strip.mp4_0.5_1.5" and reason.startswith("Qwen3VLProcessor refuses its frames (absolute aspect")

@@ -351,13 +351,18 @@ def test_nothing_to_compute(bad: Path, video: Writer, tiny_clip: Path, capsys: p
         assert not new.exists()
 
 
-def test_options_without_meaning_are_refused(bad: Path, tiny_clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_without_meaning_are_refused(
+    bad: Path, video: Writer, tiny_clip: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = write_manifest(bad / "clips.csv", ("a", "a.mp4", 0, 1))
     message = refused(capsys, bad / "features", tiny_clip, "--manifest", path, "--id-from", "path")
     assert "--id-from is for video files" in message
     (bad / "texts.csv").write_text("text\nwhisk\n")
     message = refused(capsys, bad / "features", tiny_clip, "--manifest", bad / "texts.csv", "--replace")
     assert "--replace is for clips" in message
+    shared = ["--workers", 1, "--device", "cpu", "--workers-per-gpu", 2]
+    message = refused(capsys, bad / "features", tiny_clip, video("good.mp4", g=10), *shared)
+    assert message == "error: --workers-per-gpu 2, but no worker has a GPU: leave it out\n"
 
 
 @pytest.mark.full

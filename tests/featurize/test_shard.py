@@ -11,7 +11,7 @@ from PIL import Image
 from featurize.encoders import Encoder, load
 from featurize.manifest import Manifest
 from featurize.plan import Outcome, Task, pending, tasks
-from featurize.shard import featurize_shard
+from featurize.shard import featurize_shards
 from featurize.video.decode import Source, decoded_clips
 from store import Store, View, text_key
 from store.format.pool import pooled_view
@@ -56,7 +56,7 @@ def planned(store: Store, view: View, asked: Manifest, rows: Iterable[int], batc
 
 def do(store: Store, view: View, asked: Manifest, encoder: Encoder, rows: Iterable[int], batch: int = 4) -> Outcome:
     (task,) = planned(store, view, asked, rows, batch)
-    return featurize_shard(task, encoder, "cpu", lambda rows: None)
+    return featurize_shards([task], encoder, "cpu", lambda rows: None)
 
 
 @pytest.mark.full
@@ -71,7 +71,7 @@ def test_pooling_equals_that_of_a_view(tmp_path: Path, encoder: Encoder, clips: 
         small = store.create_view("clips", "small", smaller, fewer, ROWS)
     for view, pool in ((whole, 1), (small, 2)):
         (task,) = planned(store, view, clips, range(10))
-        featurize_shard(task, encoder, "cpu", lambda rows: None, pool)
+        featurize_shards([task], encoder, "cpu", lambda rows: None, pool)
     derive.pool(PoolOptions(str(store.path), "whole", "after", 2))
     after = store.view("clips", "after")
     good = np.flatnonzero(whole.status() == 1).tolist()

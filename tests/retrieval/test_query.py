@@ -19,7 +19,7 @@ from PIL import Image
 
 from featurize.encoders import Encoder, load
 from featurize.plan import Task
-from featurize.shard import featurize_shard
+from featurize.shard import featurize_shards
 from featurize.video.decode import Source
 from retrieval import build_index
 from retrieval.__main__ import main
@@ -405,7 +405,7 @@ def filmed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Path]:
         store.create_view("clips", ENCODER, encoder.provenance("clips"), encoder.features("clips"), 4).resize()
     sources = {at: Source(str(folder / f"{name}.mp4"), start, end) for at, (name, start, end) in enumerate(CLIPS)}
     task = Task(str(store.path), "clips", ENCODER, 0, (0, 1, 2, 3), {}, 4, sources)
-    assert featurize_shard(task, encoder, "cpu", lambda _: None).error is None
+    assert featurize_shards([task], encoder, "cpu", lambda _: None).error is None
     return store, folder
 
 
@@ -504,7 +504,7 @@ def test_a_file_queries_a_view_of_a_plugin_encoder(
         store.create_view("clips", "mean-colour", encoder.provenance("clips"), encoder.features("clips"), 4).resize()
     sources = {at: Source(str(video), float(at), at + 1.0) for at in range(2)}
     task = Task(str(store.path), "clips", "mean-colour", 0, (0, 1), {}, 2, sources)
-    featurize_shard(task, encoder, "cpu", lambda _: None)
+    featurize_shards([task], encoder, "cpu", lambda _: None)
     query = ["query", "--store", str(store.path), "--view", "mean-colour", "--file", str(video), "--start", "1"]
     query += ["--weights", str(tmp_path / "weights"), "-k", "1", "--json"]
     assert main(query) == 2

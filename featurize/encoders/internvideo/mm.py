@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64, UInt8
+from jaxtyping import Float, Float32, Int64, UInt8
 from torch.nn.functional import normalize
 
 from featurize.encoders.base import Encoder, check_texts
@@ -40,8 +40,8 @@ from store import Feature, Provenance
 
 _MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 _SHORT_SIDE = 256 / 224  # of the crop
-_CHUNK, _CHUNK_GPU = 8, 64  # frames at once, a bound on memory
-_TEXTS = 32  # at once
+_CHUNK = 8  # frames at once on a CPU
+_TEXTS = 32  # at once on a CPU
 
 
 class InternVideo(Encoder):
@@ -95,22 +95,20 @@ class InternVideo(Encoder):
         return replace(made, crop=f"{made.crop}, vocabulary {self._vocabulary[1]}")
 
     @torch.inference_mode()
-    def encode_clips(self, frames: UInt8[np.ndarray, "B T size size 3"]) -> dict[str, Float32[np.ndarray, "B ..."]]:
+    def forward_clips(self, frames: UInt8[torch.Tensor, "B T size size 3"]) -> dict[str, Float[torch.Tensor, "B ..."]]:
         self.check_frames(frames)
-        states = encode_distinct(self._see, frames, _CHUNK_GPU if self._device.type == "cuda" else _CHUNK)
+        states = encode_distinct(self._see, frames, self.at_once(len(frames), _CHUNK))
         with self._precision():
             embedding, tokens = self.module.read_clips(tuple(states))
-        return {
-            "tokens": tokens.float().cpu().numpy(),
-            "embedding": normalize(embedding.float(), dim=-1).cpu().numpy(),
-        }
+        return {"tokens": tokens, "embedding": normalize(embedding.float(), dim=-1)}
 
     @torch.inference_mode()
     def encode_texts(self, texts: list[str]) -> dict[str, Float32[np.ndarray, "B ..."]]:
         check_texts(texts)
         ids = self.token_ids(texts).to(self._device)
         with self._precision():
-            embedding = torch.cat([self.module.encode_text(part).float() for part in ids.split(_TEXTS)])
+            parts = ids.split(self.at_once(len(texts), _TEXTS))
+            embedding = torch.cat([self.module.encode_text(part).float() for part in parts])
         return {"embedding": normalize(embedding, dim=-1).cpu().numpy()}
 
     def token_ids(self, texts: list[str]) -> Int64[torch.Tensor, "B context"]:

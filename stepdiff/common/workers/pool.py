@@ -23,8 +23,6 @@ from stepdiff.common.threads import cores
 from stepdiff.common.workers.cluster import has_cluster
 
 ATTEMPTS = 3
-_CPUS_WITH_GPU = 8
-"""of a worker with a GPU, at most: all but one decode"""
 _CPUS_UNSEEN = 4
 """of a worker with a GPU that the cluster has still to start"""
 _LOOK = 0.5
@@ -59,17 +57,17 @@ class Task(Protocol):
         """known to be unusable"""
 
 
-def is_alone(workers: int | None, most_cpus: int, address: str | None) -> bool:
+def is_alone(workers: int | None, most_cpus: int, address: str | None, per_gpu: int = 1) -> bool:
     """Return whether a run on this machine has one worker, which this process can be: then Ray is not needed.
 
-    workers: asked for; most_cpus: of a worker without a GPU.
+    workers: asked for; most_cpus: of a worker without a GPU; per_gpu: workers that share a GPU.
     """
     if has_cluster(address):
         return False
     if workers is None:
         import torch
 
-        workers = torch.cuda.device_count() or max(cores() // most_cpus, 1)
+        workers = torch.cuda.device_count() * per_gpu or max(cores() // most_cpus, 1)
     return workers == 1
 
 
@@ -89,17 +87,18 @@ def has_gpu(device: str | None, joined: bool) -> bool:
     return True
 
 
-def pool_size(workers: int | None, most_cpus: int, gpu: bool, joined: bool) -> tuple[int, int]:
+def pool_size(workers: int | None, most_cpus: int, per_gpu: int, joined: bool) -> tuple[int, int]:
     """Return how many workers to start (`workers`, else as many as have room), and the CPUs of each.
 
-    most_cpus: of a worker without a GPU. On this machine alone (not `joined`) a worker has at most OMP_NUM_THREADS:
-    threads that wait for each other wait ten times as long where another process has one of their cores.
+    per_gpu: workers that share a GPU, 0 without one. With one a worker has its share of the node's CPUs.
+    most_cpus: of a worker without a GPU. On this machine alone (not `joined`) it has at most OMP_NUM_THREADS: threads
+    that wait for each other wait ten times as long where another process has one of their cores.
     """
     resources = nodes()
-    if gpu:
-        with_gpu = [(cpus, gpus) for cpus, gpus in resources if gpus]
-        each = min((max(cpus // gpus, 1) for cpus, gpus in with_gpu), default=_CPUS_UNSEEN)
-        return workers or sum(gpus for _, gpus in with_gpu) or 1, min(each, _CPUS_WITH_GPU)
+    if per_gpu:
+        with_gpu = [(cpus, gpus * per_gpu) for cpus, gpus in resources if gpus]
+        each = min((max(cpus // its_workers, 1) for cpus, its_workers in with_gpu), default=_CPUS_UNSEEN)
+        return workers or sum(its_workers for _, its_workers in with_gpu) or 1, each
     total, largest = sum(cpus for cpus, _ in resources), max((cpus for cpus, _ in resources), default=0)
     count = workers or max(total // most_cpus, 1)
     allowed = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
@@ -116,14 +115,20 @@ def nodes() -> list[tuple[int, int]]:
     return [(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in resources]
 
 
-def room(cpus: int, gpu: bool) -> int:
-    """Return how many workers of `cpus` CPUs, and a GPU each where `gpu`, the nodes can run if nothing else does."""
-    return sum(min(its_cpus // cpus, its_gpus) if gpu else its_cpus // cpus for its_cpus, its_gpus in nodes())
+def room(cpus: int, per_gpu: int) -> int:
+    """Return how many workers of `cpus` CPUs the nodes can run if nothing else does.
+
+    per_gpu: workers that share a GPU, 0 without one.
+    """
+    return sum(
+        min(its_cpus // cpus, its_gpus * per_gpu) if per_gpu else its_cpus // cpus for its_cpus, its_gpus in nodes()
+    )
 
 
-def need(cpus: int, gpu: bool) -> str:
+def need(cpus: int, per_gpu: int) -> str:
     """Return what a worker needs, in words."""
-    return f"{cpus} CPU{'s' * (cpus > 1)}" + " and a GPU" * gpu
+    gpu = " and a GPU" if per_gpu == 1 else f" and 1/{per_gpu} of a GPU" if per_gpu else ""
+    return f"{cpus} CPU{'s' * (cpus > 1)}{gpu}"
 
 
 def autoscaled() -> bool:
@@ -334,7 +339,7 @@ class WorkerPool:
         self,
         worker: type,
         options: Any,
-        gpu: bool,
+        per_gpu: int,
         failed: Callable[[int, str], Any],
         lighter: str = _FEWER,
         *,
@@ -342,13 +347,14 @@ class WorkerPool:
         by_threads: bool = False,
         unit: str = "rows",
     ) -> None:
-        """Start the first worker, with a GPU of its own where `gpu`.
+        """Start the first worker.
 
         Args:
             worker: Class with `run(task)`, whose outcome has an `error` (why nothing was written, or None), and
                 `finished()`, the rows of the current task that are finished. Lines of progress show the shares of
                 `stages`, its seconds in each stage of all its tasks, where it has them.
             options: The argument of each worker; `options.cpus` are the CPUs of one.
+            per_gpu: Workers that share a GPU, 0 without one.
             failed: Makes the outcome of a shard that was given up, from its number and the reason.
             lighter: What a user can do where a worker has too little memory.
             joined: Whether nodes may join; a Ray of our own, on this machine, starts no more.
@@ -359,21 +365,21 @@ class WorkerPool:
 
         # the second thread answers how far the first is; a death is ours to handle
         actor: Any = ray.remote(worker).options(  # type: ignore[attr-defined]
-            num_cpus=options.cpus, num_gpus=int(gpu), max_concurrency=2, max_restarts=0
+            num_cpus=options.cpus, num_gpus=1 / per_gpu if per_gpu else 0, max_concurrency=2, max_restarts=0
         )
         self._start = lambda: actor.remote(options)
         self._slots = [_Slot(self._start)]
         self._failed, self._lighter, self._unit = failed, lighter, unit
-        self._cpus, self._gpu, self._joined = options.cpus, gpu, joined
+        self._cpus, self._per_gpu, self._joined = options.cpus, per_gpu, joined
         self._by_threads = by_threads and options.cpus > 1
 
     def _wait(self) -> None:
         """Say that no worker has started. StepDiffError if none ever will."""
-        if not room(self._cpus, self._gpu) and not autoscaled():
+        if not room(self._cpus, self._per_gpu) and not autoscaled():
             node = "no node of the cluster has" if self._joined else "this machine does not have"
             advice = "start such nodes" if self._joined else "use a larger one"
             advice += " or set a smaller OMP_NUM_THREADS" * self._by_threads
-            raise StepDiffError(f"{node} {need(self._cpus, self._gpu)}, which a worker needs: {advice}")
+            raise StepDiffError(f"{node} {need(self._cpus, self._per_gpu)}, which a worker needs: {advice}")
         on = "waiting for free CPUs or GPUs of the cluster" if self._joined else "still starting Ray on this machine"
         say(f"no worker has answered yet: {on}")
 
@@ -417,9 +423,9 @@ class WorkerPool:
         import ray
 
         slots = self._slots
-        if count > (most := room(self._cpus, self._gpu)):
+        if count > (most := room(self._cpus, self._per_gpu)):
             where = "the cluster" if self._joined else "this machine"
-            line = f"--workers {count}: {where} has room for {most} of {need(self._cpus, self._gpu)} each"
+            line = f"--workers {count}: {where} has room for {most} of {need(self._cpus, self._per_gpu)} each"
             if self._joined:
                 others = "its autoscaler may add nodes" if autoscaled() else "the others wait for nodes that join it"
                 line = f"{line}; {others}"

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers as hf
@@ -28,7 +29,7 @@ from store import Feature, Provenance, Store
 
 from ..conftest import Capture
 from .vlm_models import MODELS
-from .vlms import CLIPS, Small, fill
+from .vlms import CLIPS, SECONDS, Small, fill, frames_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")  # MiniCPM-V's processor
 Get = Callable[[str], Small]
@@ -49,6 +50,21 @@ def logits(model: CachedLM, clips: CachedClips, shown: list[int]) -> tuple[list[
         tokens = model.project(clips.read([CLIPS[clip] for clip in shown]))
         batch, tokens = model.pack([[TURN]], tokens, True, count=len(shown))
         return batch.ids[0].tolist(), model.lm.logits(model.hidden(batch, tokens))[0]
+
+
+@pytest.mark.parametrize("case", QUICK_FIRST)
+def test_clips_of_a_batch_have_the_features_of_clips_one_by_one(small: Get, case: str) -> None:
+    """As a GPU encodes them: clips of one shape at once, here the first and the second."""
+    encoder = load("vlm", str(small(case).folder), "cpu", frames=len(SECONDS))
+    clips = [(frames_of(clip), np.array(SECONDS)) for clip in (0, 3, 1)]
+    alone = encoder.encode_wholes(clips)
+    encoder.whole_batches = True
+    for one, together in zip(alone, encoder.encode_wholes(clips), strict=True):
+        assert isinstance(one, dict) and isinstance(together, dict)
+        np.testing.assert_array_equal(together["layout"], one["layout"])
+        most = np.abs(one["tokens"]).max()
+        np.testing.assert_allclose(together["tokens"], one["tokens"], rtol=0, atol=1e-5 * most)
+        assert most > 0
 
 
 @pytest.mark.parametrize("case", QUICK_FIRST)
