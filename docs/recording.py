@@ -70,7 +70,7 @@ def main(address: str, *words: str) -> None:
                 take()
         take(2200)
     (first, *rest), durations = zip(*pictures, strict=True)
-    options = {"append_images": rest, "duration": durations, "quality": 80, "method": 6, "minimize_size": True}
+    options = {"append_images": rest, "duration": durations, "quality": 72, "method": 6, "minimize_size": True}
     first.save("docs/pages/pair.webp", save_all=True, loop=0, **options)
 
 

@@ -325,7 +325,8 @@ class StepDiff:
         return [answers[row.key] for row in rows]
 
     def caption(self, rows: Sequence[DiffCap], each_token: Callable[[], None] | None = None) -> list[str]:
-        """Return greedily generated captions, or "no difference" where decline_at says so.
+        """Return greedily generated captions, or "no difference" where decline_at says so; CutOff: one that MOST_TOKENS
+        ended.
 
         each_token: called after every token of the captions; what it raises ends the generation.
         """
@@ -355,7 +356,7 @@ class StepDiff:
             for row in rows
         ]
         written = self._go_on(turns, [(row.reference, row.candidate) for row in rows], MOST_TOKENS, streamer)
-        return [f"{turn.given} {text}".strip() for turn, text in zip(turns, written, strict=True)]
+        return [type(text)(f"{turn.given} {text}".strip()) for turn, text in zip(turns, written, strict=True)]
 
     def _go_on(
         self, turns: Sequence[Turn], shown: Sequence[tuple[str, ...]], most: int, streamer: Tokens | None = None

@@ -14,6 +14,7 @@ from typing import Any
 from featurize.encoders import digest, find_weights, version_of, view_name
 from featurize.options import Options
 from heads.evidence.head import FILE, WordHead
+from heads.llm.model import CutOff
 from heads.methods.stepdiff import StepDiff
 from heads.methods.word_evidence import WordEvidence
 from heads.models.language_model import autocast
@@ -88,7 +89,7 @@ class Reader:
             texts = self._method.caption(rows)
         alike = self.alike([(pair, category) for category in self.categories])
         return [
-            Difference(category, _short(text, category), round(value, 4), doubt(value, declines(text)))
+            Difference(category, _short(text, category), round(value, 4), _doubts(text, value))
             for category, text, value in zip(self.categories, texts, alike, strict=True)
         ]
 
@@ -235,6 +236,12 @@ def _short(text: str, category: str) -> str:
     """Return a caption without the words that repeat its category."""
     seed = DIFFCAP_SEED.format(category=category)
     return f"In Video 2{text.removeprefix(seed.removesuffix(GOES_ON))}" if text.startswith(seed) else text
+
+
+def _doubts(text: str, alike: float) -> str:
+    """Return all reasons why a caption is doubtful."""
+    cut = ["cut off at the longest caption"] if isinstance(text, CutOff) else []
+    return "; ".join(filter(None, [*cut, doubt(alike, declines(text))]))
 
 
 def doubt(alike: float, declined: bool) -> str:

@@ -530,6 +530,10 @@ def shoot(browser: "Browser", shot_url: str, tmp_path: Path) -> Iterator[Callabl
 def test_picture_of_explore(shoot: Callable[..., None], shot_pair: tuple[str, str]) -> None:
     def ready(page: "Page") -> None:
         page.get_by_text("of the variance").wait_for(timeout=60_000)
+        shown = (
+            "() => [...document.querySelectorAll('.explore-tile img')].slice(0, 16).every((each) => each.naturalWidth)"
+        )
+        page.wait_for_function(shown, timeout=60_000)
 
     shoot("explore", "/explore", ready)
 

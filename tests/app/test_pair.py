@@ -25,6 +25,7 @@ from starlette.types import Message
 from heads import ask, differences
 from heads.evidence.fitting import training_videos
 from heads.evidence.head import WordHead
+from heads.llm.model import CutOff
 from heads.methods.word_evidence import WordEvidence
 from retrieval import align, read_moments
 from retrieval.differences import chosen
@@ -40,7 +41,7 @@ from stepdiff.app.server import create_app, listener
 from stepdiff.app.site import Site, UnknownError
 from stepdiff.common.errors import StepDiffError
 from stepdiff.comparison.models import Reader
-from stepdiff.tasks.testsets import CATEGORIES, Pair, read_predictions, read_test_set
+from stepdiff.tasks.testsets import CATEGORIES, DiffCap, Pair, read_predictions, read_test_set
 from store import Feature, Provenance, Store
 from tests.app.conftest import Server
 from tests.app.pair_heads import HEADS, ROWS, Asked, write_head, write_runs, write_words
@@ -166,6 +167,11 @@ def test_captions_that_are_written_are_those_of_heads_evaluate(inside: Inside) -
     body = {"head": "small", "reference": rows[0].reference, "candidate": rows[0].candidate}
     written = {each["category"]: each for each in Asked(inside.url, "/pair/captions", **body).last()[1]["captions"]}
     assert "".join(piece["text"] for piece in written[rows[0].category]["caption"]["pieces"]) == captions[0]
+    runs = Runs(inside.site)
+    loaded = runs.load(runs.head("small"))
+    with loaded.computing():
+        texts = loaded.method.caption([DiffCap(rows[0].reference, rows[0].candidate, each, ()) for each in written])
+    assert [isinstance(text, CutOff) for text in texts] == [each["cut"] for each in written.values()]
 
 
 def test_a_caption_is_shown_with_the_references_of_its_pair_and_category(inside: Inside) -> None:
@@ -182,6 +188,17 @@ def test_a_caption_is_shown_with_the_references_of_its_pair_and_category(inside:
         assert "".join(piece.text for piece in line.captions[0].pieces) == caption
         words = " ".join(row.text).lower()
         assert all(piece.text.lower() in words for piece in line.captions[0].pieces if piece.supported)
+
+
+def test_heads_of_one_name_are_named_with_the_folders_of_their_files(inside: Inside, tmp_path: Path) -> None:
+    folders = tuple(tmp_path / seed for seed in ("seed0", "seed1"))
+    for folder in folders:
+        shutil.copytree(inside.said, folder)
+    stored = Stored(replace(inside.site, predictions=folders))
+    row = read_test_set("diffcap", inside.said / "diffcap_small.rows.jsonl")[0]
+    assert stored.captions((row.reference, row.candidate)).methods == ["seed0/small", "seed1/small"]
+    row = read_test_set("diffrank", inside.said / "diffrank_small.rows.jsonl")[0]
+    assert list(stored.similar((row.reference, row.targets[0]))) == ["seed0/small", "seed1/small"]
 
 
 def test_details_of_a_caption_are_checked_against_the_attributes_of_both_clips(inside: Inside, tmp_path: Path) -> None:
@@ -204,16 +221,16 @@ def test_details_of_a_caption_are_checked_against_the_attributes_of_both_clips(i
     assert elsewhere.truth_of(pair) is None, "another world with clips of the same names"
 
 
-def test_scores_references_and_attributes_come_first_and_files_are_folded(inside: Inside, tab: "Page") -> None:
+def test_references_are_below_captions_attributes_come_first_and_files_are_folded(inside: Inside, tab: "Page") -> None:
     row = next(row for row in read_test_set("diffcap", inside.said / "diffcap_small.rows.jsonl") if row.text)
     lines = (inside.site.videos / "attributes.jsonl").read_text().splitlines()  # type: ignore[operator]
     truth = {known["clip"]: known for known in map(json.loads, lines)}
     tab.goto(f"{inside.url}/pair?{urlencode({'reference': row.reference, 'candidate': row.candidate})}")
-    why = tab.get_by_role("region", name="Why these two")
+    why = tab.get_by_role("region", name="What is known about the clips")
     titles = why.get_by_role("columnheader").filter(has_text=re.compile("Category|Attribute|Catalog|File"))
-    assert titles.all_inner_texts() == ["Category", "Attribute", "Catalog"]
-    for text in row.text:
-        assert text in why.get_by_role("row", name=row.category).first.inner_text()
+    assert titles.all_inner_texts()[-2:] == ["Attribute", "Catalog"]
+    below = tab.locator(f"#captions [data-category='{row.category}'] + .references")
+    assert all(text in below.inner_text() for text in row.text)
     for name in ("tool", "extras", "speed"):
         one, two = (truth[clip][name] for clip in (row.reference, row.candidate))
         one, two = (", ".join(value) if isinstance(value, list) else value for value in (one, two))
@@ -777,6 +794,10 @@ def test_questions_bars_and_captions_of_a_head_in_the_browser(
     tab.get_by_role("button", name="Write with the model").click()
     tab.locator(".written .said").nth(4).wait_for()
     assert tab.get_by_role("columnheader", name="written by small").is_visible()
+    (by_small,) = read_json(server, tab.url.removeprefix(server.url))["written"]
+    cut = [category["category"] for category in by_small["captions"] if category["cut"]]
+    said = tab.locator("tr", has=tab.locator(".written", has_text="cut off at the longest caption"))
+    assert cut and said.evaluate_all("rows => rows.map(row => row.dataset.category)") == cut
     answers = tab.locator(".pair-answers article").all_inner_texts()
     tab.reload()
     assert tab.locator(".pair-answers article").all_inner_texts() == answers and "in all" in answers[0]
@@ -799,14 +820,25 @@ def many(head_runs: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.mark.parametrize("width", [320, 360, 960])
 def test_the_page_fits_its_window(
-    serve: Callable[..., Server], browser: "Browser", word_runs: Path, many: Path, site: Site, width: int
+    serve: Callable[..., Server],
+    browser: "Browser",
+    word_runs: Path,
+    many: Path,
+    site: Site,
+    tmp_path: Path,
+    width: int,
 ) -> None:
-    """With many heads, after a word was pressed."""
+    """With many heads and captions of three methods, after a word was pressed."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
     rows = read_test_set("diffrank", many / "diffrank_small.rows.jsonl")
     evidence = Runs(replace(site, runs=word_runs)).evidence("words")
     pair = next(each for row in rows for target in row.targets if any(evidence.why(*(each := (row.reference, target)))))
-    server = serve("--runs", str(word_runs), "--predictions", str(many), "--device", "cpu")
+    for name in ("first", "second", "third"):
+        row = {"reference": pair[0], "candidate": pair[1], "category": "Actions", "text": ["uses a fork"]}
+        caption = {"generated_text": f"In Video 2, the cook of the {name} method whisks with a fork in a metal bowl."}
+        (tmp_path / f"{name}.rows.jsonl").write_text(json.dumps(row) + "\n")
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(caption) + "\n")
+    server = serve("--runs", str(word_runs), "--predictions", str(many), str(tmp_path), "--device", "cpu")
     with browser.new_context(viewport={"width": width, "height": 780}, reduced_motion="reduce") as context:
         page = context.new_page()
         page.goto(server.url + address(pair))
@@ -814,7 +846,12 @@ def test_the_page_fits_its_window(
         page.locator("#words a").first.focus()
         page.keyboard.press("Enter")
         page.locator(".tracks .flag").first.wait_for()
-        assert page.locator(".pair-alike.many tbody").count() == len(CATEGORIES)
+        assert page.locator(".pair-alike tbody").count() == len(CATEGORIES)
+        assert all(caption.is_visible() for caption in page.locator("#captions .said").all())
+        assert page.locator("#captions .said").count() == 3
+        assert page.evaluate(
+            "[...document.querySelectorAll('.wide, .panel')].every((box) => box.scrollWidth <= box.clientWidth)"
+        )
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         place = page.locator(".pair-alike").bounding_box()
         assert place is not None and place["x"] + place["width"] <= width

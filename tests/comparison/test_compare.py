@@ -11,11 +11,16 @@ import pytest
 
 import stepdiff
 from heads import ask
+from heads.llm.model import CutOff
+from heads.methods.stepdiff import StepDiff
+from heads.models.public.cached import load_for_pairs, view_of
 from stepdiff.comparison.__main__ import main
 from stepdiff.comparison.clips import FileClip, clock, notes, read_clip
 from stepdiff.comparison.comparing import Comparison
 from stepdiff.comparison.models import Difference, doubt
 from stepdiff.comparison.report import write_report
+from stepdiff.tasks.testsets import DiffCap
+from store import Store
 
 from ..featurize.conftest import write_audio, write_video
 from ..heads.public.vlms import save
@@ -61,6 +66,15 @@ def test_two_files_one_command(folder: Path, compare: Callable[..., Any], capsys
     printed = compare(a, b, "--ask", "What differs?")
     assert printed.startswith(f"Q: What differs?\nA: {record['answer']}".rstrip())
     assert record["cut"] and "(cut off at the longest answer: raise --max-tokens)" in printed
+    weights, store = str(folder / "model"), Store.open(folder / "store")
+    method = StepDiff(*load_for_pairs(weights, store, view_of(weights, store), "cpu")[:2])
+    captions = method.caption([DiffCap(first["clip"], second["clip"], each, ()) for each in stepdiff_categories()])
+    doubts = [each["doubt"] for each in record["differences"]]
+    assert [isinstance(text, CutOff) for text in captions] == [
+        "cut off at the longest caption" in each for each in doubts
+    ]
+    assert any(isinstance(text, CutOff) for text in captions)
+    assert "cut off at the longest caption" in " ".join(printed.split())
     comparison = stepdiff.compare(  # type: ignore[attr-defined]
         a, b, model=str(folder / "model"), store=folder / "store", ask="What differs?", max_tokens=4
     )

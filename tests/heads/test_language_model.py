@@ -20,7 +20,7 @@ from heads.models.language_model import LanguageModel, Lora, autocast
 from heads.models.packed_attention import Layout, may_see, packed_attention
 from heads.models.pretrained import load_model, load_processor
 from heads.models.projector import Projector, ProjectorOptions
-from heads.models.video_lm import VideoLM
+from heads.models.video_lm import Tokens, VideoLM
 from heads.training.lineage import load_video_lm
 from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks.prompts import PRESETS
@@ -353,17 +353,33 @@ def test_the_words_that_were_passed_on_joined_are_the_answer_to_the_byte(head: S
     assert "".join(said) == answer == head.ask(*PAIR, question, 48)
 
 
+class Ids(Tokens):
+    """Keeps the tokens that are generated."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda: None)
+        self.ids: list[int] = []
+
+    def put(self, value: torch.Tensor) -> None:
+        if value.ndim == 1:
+            self.ids += value.tolist()
+
+
 def test_an_answer_that_is_cut_off_is_told_from_one_that_the_model_ended(
-    head: StepDiff, monkeypatch: pytest.MonkeyPatch
+    tiny_lm: str, model: VideoLM, clips: torch.Tensor
 ) -> None:
-    ids: list[list[int]] = []
-    decode = head.model.decode
-    monkeypatch.setattr(head.model, "decode", lambda given: (ids.append(list(map(int, given))), decode(given))[1])
-    cut = head.ask(*PAIR, "What differs?", 6)
-    assert isinstance(cut, CutOff) and len(ids[-1]) == 6
-    monkeypatch.setattr(head.model.lm.model.generation_config, "eos_token_id", [ids[-1][2]])
-    ended = head.ask(*PAIR, "What differs?", 6)
-    assert not isinstance(ended, CutOff) and len(ids[-1]) <= 3
+    own = VideoLM(LanguageModel.load(tiny_lm), model.projector, OUTPUTS)
+
+    def answer(most: int) -> tuple[str, list[int]]:
+        streamer = Ids()
+        return own.generate([Turn("What differs?", "", ends=False)], clips[:2], most, streamer)[0], streamer.ids
+
+    cut, ids = answer(6)
+    assert isinstance(cut, CutOff) and len(ids) == 6
+    own.lm.model.generation_config.eos_token_id = [ids[2]]
+    ended, first = answer(6)
+    assert not isinstance(ended, CutOff) and first == ids[: len(first)] and first[-1] == ids[2]
+    assert answer(len(first)) == (ended, first) and not isinstance(answer(len(first))[0], CutOff), "ended at the limit"
 
 
 def test_a_file_instead_of_a_clip_is_refused_with_the_command_for_files(tmp_path: Path, capsys: Capture) -> None:

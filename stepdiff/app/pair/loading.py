@@ -58,11 +58,12 @@ class Runs:
         self._models = list(map(self._model, site.models))
 
     def heads(self) -> list[RunHead]:
-        """Return what answers questions: heads by name, then public models; runs that cannot be read are left out."""
+        """Return what answers questions: StepDiff heads, other heads, public models; runs that cannot be read are left
+        out."""
         folders = [folder for folder in self._site.finished_runs() if (folder / "recipe.yaml").is_file()]
         with self._lock:
             heads = [head for folder in folders[:MOST_RUNS] if (head := self._head(folder)) is not None]
-        return heads + self._models
+        return sorted(heads, key=lambda head: head.system != "StepDiff") + self._models
 
     def head(self, name: str) -> RunHead:
         """Return a head by its name. Raises UnknownError where the runs have none of that name."""

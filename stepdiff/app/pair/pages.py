@@ -80,6 +80,8 @@ class Written:
     caption: Caption
     declines: str
     """why the head would decline to name a difference; empty: it would not"""
+    cut: bool
+    """whether it was cut off at the longest caption"""
 
 
 KeptCaptions = LRUCache[tuple[RunHead, Pair], list[Written]]

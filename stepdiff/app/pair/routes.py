@@ -226,7 +226,7 @@ def router(site: Site) -> APIRouter:
 
     @routes.post("/captions", response_class=StreamingResponse, responses=_STREAM)
     def write(body: PairBody) -> Response:
-        """Write the difference captions of a pair, one for every category."""
+        """Write the difference captions of a pair, one for every category; `cut`: the longest caption ended it."""
         pair = pair_of(body)
 
         def work(loaded: Loaded, job: Job) -> dict[str, Any]:
@@ -234,10 +234,15 @@ def router(site: Site) -> APIRouter:
             if written is None:
                 rows = [DiffCap(*pair, category, ()) for category in CATEGORIES]
                 with loaded.computing():
-                    texts = [parse(text) for text in loaded.method.caption(rows, job.check)]
+                    texts = loaded.method.caption(rows, job.check)
                 known, references = odds(loaded, kept, pair), stored.references(pair)
                 written = [
-                    Written(category, stored.caption(pair, category, text, references), declines(known, category))
+                    Written(
+                        category,
+                        stored.caption(pair, category, parse(text), references),
+                        declines(known, category),
+                        isinstance(text, CutOff),
+                    )
                     for category, text in zip(CATEGORIES, texts, strict=True)
                 ]
                 captions.put((loaded.head, pair), written)

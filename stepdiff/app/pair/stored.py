@@ -6,7 +6,7 @@ Guarantees
 """
 
 import threading
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,11 +81,11 @@ class Stored:
         methods: list[str] = []
         texts: list[dict[str, str]] = []  # of each method by category
         references, swapped = self.references(pair), False
-        for answers, lines in self._files("diffcap"):
+        for name, answers, lines in self._files("diffcap"):
             captions = {answers.of.rows[line].category: answers.said[line] for line, _ in lines.get(pair, ())}
             swapped |= (pair[1], pair[0]) in lines
             if captions and len(methods) < MOST_METHODS:
-                methods.append(answers.method.name)
+                methods.append(name)
                 texts.append(captions)
         rows = []
         for category in [*CATEGORIES, *sorted({*references}.union(*texts) - {*CATEGORIES})]:
@@ -124,7 +124,7 @@ class Stored:
 
     def references(self, pair: Pair) -> dict[str, list[str]]:
         references: dict[str, dict[str, None]] = {}
-        for answers, lines in self._files("diffcap"):
+        for _, answers, lines in self._files("diffcap"):
             for line, _ in lines.get(pair, ()):
                 row = answers.of.rows[line]
                 references.setdefault(row.category, {}).update(dict.fromkeys(row.text))
@@ -133,32 +133,32 @@ class Stored:
     def similar(self, pair: Pair) -> dict[str, Odds]:
         """Return the log-odds of a pair in the predictions of each head, by category, without controls."""
         odds: dict[str, Odds] = {}
-        for answers, lines in (*self._files("diffrank"), *self._files("diffcap")):
+        for name, answers, lines in (*self._files("diffrank"), *self._files("diffcap")):
             if not answers.method.trained or answers.method.control:
                 continue
             for line, place in lines.get(pair, ()):
                 value = answers.said[line][place] if answers.of.task == "diffrank" else None
                 value = answers.similar[line] if answers.similar is not None else value
                 if value is not None:
-                    odds.setdefault(answers.method.name, {})[answers.of.rows[line].category] = value
+                    odds.setdefault(name, {})[answers.of.rows[line].category] = value
         return {name: dict(sorted(values.items())) for name, values in odds.items()}
 
     def truth(self, pair: Pair) -> dict[str, int]:
         """Return the scores of a pair in DiffRank test sets, by category: 5 is most similar."""
         return {
             answers.of.rows[line].category: answers.of.rows[line].scores[place]
-            for answers, lines in self._files("diffrank")
+            for _, answers, lines in self._files("diffrank")
             for line, place in lines.get(pair, ())
         }
 
     def rankings(self) -> list[tuple[str, str]]:
         """Return id and name of the files that rank pairs."""
-        return [(answers.method.id, answers.method.name) for answers, _ in self._files("diffrank")]
+        return [(answers.method.id, name) for name, answers, _ in self._files("diffrank")]
 
     def ranked(self, method: str | None, category: str) -> dict[Pair, float]:
         """Return the pairs of a category with the scores of a file, by its id, or with the true ones (None)."""
         scores: dict[Pair, float] = {}
-        for answers, lines in self._files("diffrank"):
+        for _, answers, lines in self._files("diffrank"):
             if method in (None, answers.method.id):
                 for pair, places in lines.items():
                     for line, place in places:
@@ -167,15 +167,20 @@ class Stored:
                             scores[pair] = row.scores[place] if method is None else answers.said[line][place]
         return scores
 
-    def _files(self, task: Task) -> Iterator[tuple[Answers, Lines]]:
-        """Yield the files of a task, those of trained heads first and controls last, and the lines of their pairs."""
+    def _files(self, task: Task) -> Iterator[tuple[str, Answers, Lines]]:
+        """Yield the files of a task, those of trained heads first and controls last: name, answers, lines of pairs.
+
+        Methods of one name, such as one head of several seeds, are named with the folders of their files.
+        """
         files = [each for each in self._library.read() if isinstance(each, Answers) and each.of.task == task]
+        names = Counter(answers.method.name for answers in files)
         for answers in sorted(files, key=lambda each: (each.method.control, not each.method.trained)):
             with self._lock:
                 if answers not in self._lines:
                     self._lines[answers] = _lines(answers.of.rows)
                 lines = self._lines[answers]
-            yield answers, lines
+            name = answers.method.name
+            yield f"{Path(answers.method.file).parent.name}/{name}" if names[name] > 1 else name, answers, lines
 
 
 def _lines(rows: Sequence[Any]) -> Lines:

@@ -40,28 +40,22 @@ function drawAlike() {
   document.querySelector("#alike-state").replaceChildren();
   const all = page.similar.flatMap((each) => each.values.map((value) => Math.abs(value.log_odds)));
   const most = Math.max(1, Math.ceil(Math.max(0, ...all)));
-  const many = page.similar.length > 1; // then each category has a line of its own above its heads
   const extra = page.similar.flatMap((each) => each.values.map((value) => value.category));
   const bodies = [...new Set([...page.categories, ...extra])].map((category) => {
     const truth = page.truth[category];
+    const rows = page.similar.flatMap(({head: name, values}) =>
+      values.filter((value) => value.category === category).map((value) => made("tr", {},
+        made("th", {scope: "row", class: "small quiet"}, ...name.match(/[^_/-]{1,14}[_/-]*|[_/-]+/g).flatMap((part) => [part, made("wbr")])),
+        made("td", {class: "pair-bars"}, bar(value.log_odds, most)),
+        made("td", {class: "pair-odds"}, signed(value.log_odds)),
+        made("td", {class: "pair-verdict"}, ...(value.verdict ? [made("b", {class: "verdict", title: value.reason}, value.verdict)] : [])))));
     const note = truth === undefined ? [] : [made("span", {class: "quiet small"}, ` true score ${truth} of 5`)];
-    if (many && !page.similar.some(({values}) => values.some((value) => value.category === category))) note.push(" –");
-    const title = made("th", many ? {scope: "rowgroup", colspan: 4} : {scope: "row"}, category, ...note);
-    const rows = page.similar.flatMap(({head: name, values}) => {
-      const value = values.find((found) => found.category === category);
-      if (many && !value) return [];
-      return made("tr", {},
-        many ? made("th", {scope: "row", class: "small quiet"}, ...name.match(/[^_/-]{1,14}[_/-]*|[_/-]+/g).flatMap((part) => [part, made("wbr")])) : title,
-        made("td", {class: "pair-bars"}, ...(value ? [bar(value.log_odds, most)] : [])),
-        made("td", {class: "pair-odds"}, value ? signed(value.log_odds) : "–"),
-        made("td", {class: "pair-verdict"}, ...(value?.verdict ? [made("b", {class: "verdict", title: value.reason}, value.verdict)] : [])));
-    });
-    return made("tbody", {}, ...(many ? [made("tr", {}, title)] : []), ...rows);
+    const title = made("th", {scope: "rowgroup", colspan: 4}, category, ...note, ...(rows.length ? [] : [" –"]));
+    return made("tbody", {}, made("tr", {}, title), ...rows);
   });
   const scale = made("td", {class: "pair-scale"}, made("span", {}, `−${most}: different`), made("span", {}, "0"), made("span", {}, `alike: +${most}`));
   const foot = made("tfoot", {}, made("tr", {class: "quiet small"}, made("td"), scale, made("td"), made("td")));
-  const caption = made("caption", {class: "quiet small"}, many ? "" : page.similar[0].head);
-  place.replaceChildren(made("table", {class: many ? "pair-alike many" : "pair-alike"}, caption, ...bodies, foot));
+  place.replaceChildren(made("table", {class: "pair-alike", "aria-labelledby": "alike-title"}, ...bodies, foot));
 }
 
 /** Keep log-odds of a head and draw all. */
@@ -146,16 +140,20 @@ function openWritten(name) {
   document.querySelector("#captions").hidden = false;
   document.querySelector("#no-captions")?.remove();
   for (const cell of document.querySelectorAll("#captions :is(.written, .by)")) cell.hidden = false;
+  for (const cell of document.querySelectorAll("#captions .written")) cell.dataset.by = `written by ${name}`;
   for (const cell of document.querySelectorAll("#captions .references td")) cell.colSpan = page.captions.methods.length + 1;
 }
 
 /** Show the captions that a head has written. */
 function showWritten(name, captions) {
   openWritten(name);
-  for (const {category, caption, declines} of captions) {
+  for (const {category, caption, declines, cut} of captions) {
     const row = [...document.querySelectorAll("[data-category]")].find((each) => each.dataset.category === category);
     const pieces = caption.pieces.map((piece) => (piece.supported ? made("u", {}, piece.text) : piece.text));
-    const note = declines ? [made("p", {class: "small"}, made("b", {class: "verdict", title: declines}, "would decline"))] : [];
+    const note = [
+      ...(cut ? [made("p", {class: "small"}, made("b", {class: "verdict"}, "cut off"), " at the longest caption")] : []),
+      ...(declines ? [made("p", {class: "small"}, made("b", {class: "verdict", title: declines}, "would decline"))] : []),
+    ];
     const details = caption.details.map(({words, video, judgement}) =>
       made("li", {}, made("b", {class: `verdict ${judgement}`}, judgement), ` ${words} `, made("span", {class: "quiet"}, `(Video ${video})`)));
     row.querySelector(".written").replaceChildren(made("span", {class: "said"}, ...pieces), ...(details.length ? [made("ul", {class: "details"}, ...details)] : []), ...note);

@@ -481,7 +481,8 @@ export class PairPlayer {
     if (video.seeking || this.#waits(video)) return;
     const [place, slope] = this.#followed(this.time);
     const behind = place - video.currentTime;
-    if (Math.abs(behind) > LOST) video.currentTime = this.#place(video);
+    const most = slope ? LOST : DRIFT; // where Video 2 waits, a seek interrupts nothing
+    if (Math.abs(behind) > most) video.currentTime = this.#place(video);
     const rate = this.speed * slope + behind / CATCH;
     video.playbackRate = rate < SLOWEST ? 0 : Math.min(rate, FASTEST);
   }
