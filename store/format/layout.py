@@ -113,14 +113,15 @@ def array_metadata(array: str, length: int, stored: Mapping[str, Feature], shard
     A stored array has one inner chunk a row; `checksum` and `status` have one crc32c'd chunk for the rows of a shard.
     """
     little: dict[str, Any] = {"name": "bytes", "configuration": {"endian": "little"}}
-    one_byte, crc32c = {"name": "bytes"}, {"name": "crc32c"}
+    one_byte: dict[str, Any] = {"name": "bytes"}
+    crc32c: dict[str, Any] = {"name": "crc32c"}
     shape: tuple[int, ...] = ()
     dtype, codecs = "uint8", [one_byte, crc32c]
     if array == "checksum":
         shape, dtype, codecs = (len(stored),), "uint32", [little, crc32c]
     elif array in stored:
         shape, dtype = stored[array].shape, stored[array].dtype
-        inner = {
+        inner: dict[str, Any] = {
             "chunk_shape": [1, *shape],
             "codecs": [one_byte if dtype == "int8" else little],
             "index_codecs": [little, crc32c],

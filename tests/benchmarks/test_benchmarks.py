@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import evaluate, featurize, metrics, negatives, scale, search, train_step
+from benchmarks import evaluate, featurize, metrics, negatives, scale, search, start, train_step
 from benchmarks.catalog import build, look_up
 from benchmarks.harness import GIB, Measured, apart, watched
 from benchmarks.pages import annotate
@@ -23,8 +23,10 @@ from benchmarks.train_step import World
 from heads.data.clips import Features
 from stepdiff.common.errors import StepDiffError
 from stepdiff.weights import resolve
+from tests.featurize.conftest import tiny_clip
 
 pytestmark = pytest.mark.full
+__all__ = ["tiny_clip"]  # a fixture
 
 
 def last_line(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
@@ -113,6 +115,25 @@ def test_featurize(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert all(row["ms a clip"] > 0 and row["CPU ms a clip"] > 0 for row in record["rows"])
     assert ("featurize, one long video", "forward + decode") in races(record)
     assert ("decoding, kitchen videos", "seek a clip, PyAV") in races(record)
+
+
+@pytest.mark.timeout(900)  # sixteen processes that import transformers
+def test_start(
+    tmp_path: Path, tiny_clip: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("lancedb")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # set by the benchmark, and set back at the end
+    allowed = os.sched_getaffinity(0)
+    small = ["--clips", "6", "--rounds", "1", "--threads", "1", "--weights", str(tiny_clip), "--folder", str(tmp_path)]
+    try:
+        assert start.main(small) == 0
+    finally:
+        os.sched_setaffinity(0, allowed)
+    record = last_line(capsys)
+    names = [start.OURS, start.QUERY, start.LOOP, start.LANCE]
+    assert [row["way"] for row in record["rows"]] == 2 * names
+    assert 0 < record["vectors_apart"] <= start.TOLERANCE
+    assert races(record) >= {("6 clips", start.LOOP), ("6 clips, with search", start.LANCE)}
 
 
 def test_metrics(capsys: pytest.CaptureFixture[str]) -> None:
