@@ -49,7 +49,13 @@ class Seconds:
 
     clock: float
     cpu: float
-    """of all threads"""
+    """of all threads, and of processes that were started and have ended"""
+
+
+def cpu_seconds() -> float:
+    """Return the processor's seconds of this process and of those that it started and waited for."""
+    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
 def measured(
@@ -57,24 +63,26 @@ def measured(
     rounds: int,
     case: str = "",
     before: Callable[[str], None] = lambda name: None,
+    warm_up: bool = True,
 ) -> dict[str, Seconds]:
     """Run every way `rounds` times after once to warm up, each round beginning with another way.
 
     Args:
         case: begins the lines on stderr.
         before: called with a way's name before each run; its time does not count.
+        warm_up: whether the ways run once before the rounds.
     """
     names = list(ways)
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
-    for turn in range(rounds + 1):
+    for turn in range(rounds + warm_up):
         first = turn % len(names)
         for name in names[first:] + names[:first]:
             before(name)
             time.sleep(PAUSE)
-            clock, cpu = time.perf_counter(), time.process_time()
+            clock, cpu = time.perf_counter(), cpu_seconds()
             ways[name]()
-            seconds = time.perf_counter() - clock, time.process_time() - cpu
-            if turn:
+            seconds = time.perf_counter() - clock, cpu_seconds() - cpu
+            if turn >= warm_up:
                 taken[name].append(seconds)
                 print(f"{case}{name}: {seconds[0]:.2f} s, {seconds[1]:.2f} s of CPU", file=sys.stderr)
     return {name: Seconds(median(c for c, _ in times), median(p for _, p in times)) for name, times in taken.items()}

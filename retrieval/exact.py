@@ -208,8 +208,13 @@ def nearest_of(
     return np.concatenate([rows for rows, _ in hits]), np.concatenate([scores for _, scores in hits])
 
 
-@compiled
-def fill_cosines(
+@cache
+def fill_cosines() -> Callable[..., None]:
+    """Return the loop `_fill_cosines`, compiled at its first use: numba is slow to import."""
+    return compiled(_fill_cosines)
+
+
+def _fill_cosines(
     vectors: Float32[np.ndarray, "rows dim"],
     places: Int64[np.ndarray, " pairs"],
     queries: Float32[np.ndarray, "queries dim"],
@@ -241,14 +246,14 @@ def cosines(
 
     Raises StepDiffError that names a row without a direction.
     """
-    out = np.empty(len(rows))
+    out, fill = np.empty(len(rows)), fill_cosines()
     order = np.argsort(rows, kind="stable")
     for start in range(0, len(rows), COMPARED):
         part = order[start : start + COMPARED]
         near, places = np.unique(rows[part], return_inverse=True)
         vectors, exact = view.read(feature, near, dtype="float32"), np.empty(len(part))
         given = vectors, places, queries, query[part]
-        each(lambda share: fill_cosines(*given, *share, exact), shares(len(part)))  # noqa: B023
+        each(lambda share: fill(*given, *share, exact), shares(len(part)))  # noqa: B023
         check_directions(store, view, feature, rows[part], exact)
         out[part] = exact
     return out

@@ -10,11 +10,12 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from stepdiff.common.errors import StepDiffError, first_line
+
+if TYPE_CHECKING:  # a run with nothing to do needs no torch
+    import torch
 
 
 def read_config(folder: Path, wanted: str, key: str, value: str) -> dict[str, Any]:
@@ -35,7 +36,7 @@ def read_config(folder: Path, wanted: str, key: str, value: str) -> dict[str, An
     return config
 
 
-def load_model(kind: Any, folder: Path, device: torch.device, wanted: str, attention: str | None = "sdpa") -> Any:
+def load_model(kind: Any, folder: Path, device: "torch.device", wanted: str, attention: str | None = "sdpa") -> Any:
     """Return a model of transformers in float32, frozen.
 
     Args:
@@ -48,6 +49,8 @@ def load_model(kind: Any, folder: Path, device: torch.device, wanted: str, atten
     Raises:
         StepDiffError: the files are absent, damaged, another model's, or not safetensors.
     """
+    import torch
+
     with loading(folder, wanted):
         model, report = kind.from_pretrained(
             folder,
@@ -128,7 +131,7 @@ def checkpoint_file(weights: Path) -> Path:
 _BUFFERS = ("position_ids",)  # that old checkpoints hold and that are computed
 
 
-def load_part(module: torch.nn.Module, folder: Path, wanted: str, prefix: str = "") -> None:
+def load_part(module: "torch.nn.Module", folder: Path, wanted: str, prefix: str = "") -> None:
     """Fill a module from those safetensors of a folder whose names begin with a prefix, which are exactly its tensors.
 
     Args:

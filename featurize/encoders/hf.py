@@ -103,7 +103,11 @@ class HuggingFace(Encoder):
         self._prepare(settings)
         self.frames = frames or (families.frames_of(self._model) if self._clips else None) or FRAMES
         self._window = self._checked_window(window)
-        self._hidden = None if layer is None else self._checked_layer(layer)
+        self._hidden: int | None = None
+        if layer is not None:
+            seen = self._probed(hidden=True)  # the one pass that `_shape` needs too
+            self._hidden = self._checked_layer(layer, seen)
+            self._shape = self._shape_of(seen)
         self.max_tokens = int(self._model.config.text_config.max_position_embeddings) if self._texts else 0
 
     @classmethod
@@ -172,11 +176,11 @@ class HuggingFace(Encoder):
             )
         return window
 
-    def _checked_layer(self, layer: int) -> int:
-        state = self._probed(hidden=True).hidden
+    def _checked_layer(self, layer: int, seen: families.Seen) -> int:
+        state = seen.hidden
         if state is None:
             raise StepDiffError(f"{self._title} gives no hidden states: leave --layer out")
-        index, last = hidden_state(layer, len(state) - 1, self._title), self._probed().tokens
+        index, last = hidden_state(layer, len(state) - 1, self._title), seen.tokens
         if state[index].ndim == 3 and state[index].shape[:2] != last.shape[:2]:
             raise StepDiffError(
                 f"hidden state {index} of {self._title} has other tokens than its last one: leave --layer out"
@@ -187,7 +191,7 @@ class HuggingFace(Encoder):
     def _title(self) -> str:
         return type(self._model).__name__
 
-    def _probed(self, hidden: bool = False) -> families.Seen:
+    def _probed(self, hidden: bool) -> families.Seen:
         """Return what the model gives for a black frame or window. StepDiffError where it cannot take one."""
         try:
             with torch.inference_mode():
@@ -222,7 +226,9 @@ class HuggingFace(Encoder):
     @cached_property
     def _shape(self) -> "_Shape":
         """The shape of what the model gives for a frame or window."""
-        seen = self._probed(hidden=self._hidden is not None)
+        return self._shape_of(self._probed(hidden=self._hidden is not None))
+
+    def _shape_of(self, seen: families.Seen) -> "_Shape":
         tokens, first = self._state(seen)
         if self._pooling == "cls" and not first:
             raise StepDiffError(f"{self._title} has no class token: give --pooling mean or none")

@@ -171,7 +171,9 @@ class Hits:
             vectors = self._vectors(run, len(places), versions)
             if vectors is not None:
                 here = np.empty(len(places))
-                fill_cosines(vectors, wanted[places] - self._starts[run], queries, query[places], 0, len(places), here)
+                fill_cosines()(
+                    vectors, wanted[places] - self._starts[run], queries, query[places], 0, len(places), here
+                )
                 out[places], left[places] = here, False
         store, view, feature = self._given
         check_directions(store, view, feature, wanted[~left], out[~left])

@@ -16,13 +16,9 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
-
-import zarr
-from zarr.codecs import Crc32cCodec
-from zarr.storage import MemoryStore
 
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import Place, place
@@ -116,21 +112,34 @@ def array_metadata(array: str, length: int, stored: Mapping[str, Feature], shard
 
     A stored array has one inner chunk a row; `checksum` and `status` have one crc32c'd chunk for the rows of a shard.
     """
-    if array in stored:
+    little: dict[str, Any] = {"name": "bytes", "configuration": {"endian": "little"}}
+    one_byte: dict[str, Any] = {"name": "bytes"}
+    crc32c: dict[str, Any] = {"name": "crc32c"}
+    shape: tuple[int, ...] = ()
+    dtype, codecs = "uint8", [one_byte, crc32c]
+    if array == "checksum":
+        shape, dtype, codecs = (len(stored),), "uint32", [little, crc32c]
+    elif array in stored:
         shape, dtype = stored[array].shape, stored[array].dtype
-        how: dict[str, Any] = {"chunks": (1, *shape), "shards": (shard_rows, *shape), "compressors": None}
-    else:
-        shape, dtype = ((len(stored),), "uint32") if array == "checksum" else ((), "uint8")
-        how = {"chunks": (shard_rows, *shape), "compressors": (Crc32cCodec(),)}
-    return json.loads(_array_json(shape=(length, *shape), dtype=dtype, **how))
-
-
-@lru_cache(64)  # zarr takes milliseconds
-def _array_json(**options: Any) -> bytes:
-    files: dict[str, Any] = {}
-    memory = MemoryStore(store_dict=files)
-    zarr.create_array(memory, filters=None, fill_value=0, attributes={"seal": BLANK}, **options)
-    return files["zarr.json"].to_bytes()
+        inner: dict[str, Any] = {
+            "chunk_shape": [1, *shape],
+            "codecs": [one_byte if dtype == "int8" else little],
+            "index_codecs": [little, crc32c],
+            "index_location": "end",
+        }
+        codecs = [{"name": "sharding_indexed", "configuration": inner}]
+    return {
+        "shape": [length, *shape],
+        "data_type": dtype,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [shard_rows, *shape]}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": 0.0 if dtype.startswith("float") else 0,
+        "codecs": codecs,
+        "attributes": {"seal": BLANK},
+        "zarr_format": 3,
+        "node_type": "array",
+        "storage_transformers": [],
+    }
 
 
 @dataclass(frozen=True)

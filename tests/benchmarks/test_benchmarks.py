@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import evaluate, featurize, metrics, negatives, scale, search, train_step
+from benchmarks import evaluate, featurize, metrics, negatives, scale, search, start, train_step
 from benchmarks.catalog import build, look_up
 from benchmarks.harness import GIB, Measured, apart, watched
 from benchmarks.pages import annotate
@@ -24,8 +24,10 @@ from featurize.staging import Spent
 from heads.data.clips import Features
 from stepdiff.common.errors import StepDiffError
 from stepdiff.weights import resolve
+from tests.featurize.conftest import tiny_clip
 
 pytestmark = pytest.mark.full
+__all__ = ["tiny_clip"]  # a fixture
 
 
 def last_line(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
@@ -123,6 +125,26 @@ def test_where_the_time_of_a_gpu_goes() -> None:
     row = featurize.stages("videos", 100, 2, spent, seconds=5.0, forward=2.0)
     assert (row["clips/s"], row["of forward"], row["waits for decoding"], row["copy back"]) == (20.0, 0.4, 10.0, 0.0)
     assert (row["forward"], row["forward waits"], row["write"], row["waits for writing"]) == (20.0, 5.0, 5.0, 2.5)
+
+
+@pytest.mark.full
+@pytest.mark.timeout(900)  # sixteen processes that import transformers
+def test_start(
+    tmp_path: Path, tiny_clip: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("lancedb")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # set by the benchmark, and set back at the end
+    allowed = os.sched_getaffinity(0)
+    small = ["--clips", "6", "--rounds", "1", "--threads", "1", "--weights", str(tiny_clip), "--folder", str(tmp_path)]
+    try:
+        assert start.main(small) == 0
+    finally:
+        os.sched_setaffinity(0, allowed)
+    record = last_line(capsys)
+    names = [start.OURS, start.QUERY, start.LOOP, start.LANCE]
+    assert [row["way"] for row in record["rows"]] == 2 * names
+    assert 0 < record["vectors_apart"] <= start.TOLERANCE
+    assert races(record) >= {("6 clips", start.LOOP), ("6 clips, with search", start.LANCE)}
 
 
 def test_metrics(capsys: pytest.CaptureFixture[str]) -> None:

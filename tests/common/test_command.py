@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import polars as pl
 import pytest
 from jsonargparse.typing import PositiveInt
 
@@ -21,6 +23,9 @@ from stepdiff import module_of
 from stepdiff.common.cli.command import choose
 from stepdiff.common.cli.options import parse
 from stepdiff.common.errors import StepDiffError
+from stepdiff.weights import fingerprint
+from store import Feature, Provenance, Store
+from store.provenance import text_key
 
 ROOT = Path(__file__).parents[2]
 
@@ -175,12 +180,13 @@ def test_the_command_that_started_python_is_read_from_its_command_line(line: str
     assert module_of(line.split()) == module
 
 
-HEAVY = ("torch", "ray", "faiss", "transformers", "polars")
+HEAVY = ("polars", "numba", "scipy", "torch", "transformers", "faiss", "ray", "pandas", "pyarrow", "matplotlib", "zarr")
 SCRIPT = f"""
 import json, runpy, sys
 name, *sys.argv[1:] = sys.argv[1:]
 try:
     runpy.run_module(name, run_name="__main__", alter_sys=True)
+    raise SystemExit
 except SystemExit as end:
     print(json.dumps([end.code, [name for name in {HEAVY} if name in sys.modules]]), file=sys.stderr)
 """
@@ -211,6 +217,50 @@ def test_help_is_light_and_in_one_style(command: tuple[str, ...]) -> None:
         "commands:" in done.stdout or command == ("stepdiff",) or ("--config" in flags and "default: " in done.stdout)
     )
     assert "<class" not in done.stdout and "{true,false}" not in done.stdout
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small store, a manifest of its text, a DiffMCQ test set and a score record."""
+    folder = tmp_path_factory.mktemp("small")
+    (folder / "weights").mkdir()
+    (folder / "weights/config.json").write_text("{}")
+    (folder / "texts.csv").write_text("text\nwhisk the eggs\n")
+    store = Store.open(folder / "store", create=True)
+    texts = pl.DataFrame({"key": [text_key("whisk the eggs")], "text": ["whisk the eggs"]})
+    for entity, encoder, frame in (("clips", "net", pl.DataFrame({"key": ["a", "b"]})), ("texts", "sentence", texts)):
+        made = Provenance(encoder, fingerprint(folder / "weights"), "last", "none", "none", {"embedding": "float32"})
+        with store.writer(entity, encoder, made, {"embedding": Feature((2,), "float32")}) as writer:
+            writer.write(frame, {"embedding": np.eye(2, dtype=np.float32)[: len(frame)]})
+    pairs = [["a", "b"], ["b", "a"], ["a", "c"], ["c", "a"]]
+    row = {"difference": "wetter", "category": "Visuals", "options": pairs, "answer": pairs[0]}
+    (folder / "diffmcq.jsonl").write_text(json.dumps(row) + "\n")
+    scores = {"accuracy": 1.0, "intervals": None, "rows": 1}
+    record = {"options": {"task": "diffmcq", "method": "random"}, "scores": scores, "disclosed": {}}
+    (folder / "record.json").write_text(json.dumps(record))
+    return folder
+
+
+WORK = {
+    "store info {}/store": {"polars"},
+    "retrieval query --store {}/store --view net --clip a -k 1": {"polars", "numba", "scipy"},
+    "featurize --manifest {}/texts.csv --store {}/store --encoder sentence --weights {}/weights": {"polars"},
+    "heads.evaluate --task diffmcq --method random --test-set {}/diffmcq.jsonl --bootstrap 10 --out {}/out.jsonl": {
+        *("polars", "scipy", "torch")
+    },
+    "heads.table {}/record.json": set(),
+    "stepdiff.app.server": {"polars", "scipy", "torch"},
+}
+"""a command, or a module that one imports -> the slow modules that it may import for small work"""
+
+
+@pytest.mark.parametrize("line", WORK)
+def test_small_work_imports_no_other_slow_module(line: str, small: Path) -> None:
+    run = [sys.executable, "-c", SCRIPT, *line.replace("{}", str(small)).split()]
+    done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    status, heavy = json.loads(done.stderr.splitlines()[-1])
+    assert status in (0, None), done.stderr
+    assert set(heavy) <= WORK[line]
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,6 @@
 import base64
 import io
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -228,17 +226,6 @@ def test_a_query_writes_a_file(query: tuple, tmp_path: Path, capsys: pytest.Capt
     read_file = {".parquet": pl.read_parquet, ".csv": pl.read_csv, ".jsonl": pl.read_ndjson}[Path(name).suffix]
     assert read_file(tmp_path / name).to_dicts() == json.loads(shown)["hits"]
     assert "cannot write" in error(capsys, *ask, "--out", tmp_path / "absent" / name)
-
-
-@pytest.mark.parametrize("words", [["--help"], ["query", "--help"], ["build", "--help"]])
-def test_help_imports_no_heavy_library(words: list[str]) -> None:
-    code = (
-        "import sys; from retrieval.__main__ import main\n"
-        "try: main(sys.argv[1:])\n"
-        "except SystemExit: pass\n"
-        "assert not {'faiss', 'numba', 'polars', 'torch'} & set(sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code, *words], check=True, cwd=Path(__file__).parents[2])
 
 
 @pytest.mark.parametrize("factory", ["Flat", "HNSW32", None])

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import json
 import os
 import pickle
 import resource
@@ -24,7 +25,9 @@ from hypothesis import strategies as st
 
 from stepdiff.common.errors import DamageError, StepDiffError
 from stepdiff.common.io.direct_io import LEAST, PAGE, aligned_empty
+from stepdiff.common.io.sealed import BLANK
 from store import Feature, Store, View
+from store.format.layout import array_metadata
 from store.io.commit_group import CommitGroup
 from tests.store.conftest import ROOT, flip
 
@@ -63,6 +66,30 @@ def test_other_zarr_v3_readers_read_the_arrays(make_view: Make, fill: Make, valu
     assert (view.read("embedding", done) == expected["embedding"]).all()
     if dtype != "int8":
         assert (view.read("tokens", done) == expected["tokens"].astype(dtype)).all()
+
+
+def test_the_metadata_of_arrays_is_what_zarr_python_writes() -> None:
+    stored = {"tokens": Feature((3, 70), "int8"), "scale": Feature((3, 2), "float16"), "mean": Feature((7,), "float32")}
+    cases: dict[str, tuple[tuple[int, ...], str, Any]] = {
+        "checksum": ((3,), "uint32", zarr.codecs.Crc32cCodec()),
+        "status": ((), "uint8", zarr.codecs.Crc32cCodec()),
+        **{name: (feature.shape, feature.dtype, None) for name, feature in stored.items()},
+    }
+    for array, (shape, dtype, codec) in cases.items():
+        chunks = {"chunks": (4, *shape)} if codec else {"chunks": (1, *shape), "shards": (4, *shape)}
+        files: dict[str, Any] = {}
+        zarr.create_array(
+            zarr.storage.MemoryStore(store_dict=files),
+            shape=(11, *shape),
+            dtype=dtype,
+            compressors=codec,
+            filters=None,
+            fill_value=0,
+            attributes={"seal": BLANK},
+            **chunks,
+        )
+        written = json.dumps(array_metadata(array, 11, stored, 4), indent=2)
+        assert written == files["zarr.json"].to_bytes().decode(), array
 
 
 def test_the_zarr_hierarchy_contains_no_other_files(make_view: Make, fill: Make) -> None:
