@@ -17,8 +17,9 @@ from PIL import Image
 from featurize.encoders import NAMES, Encoder, encoder_class, load, proper_name
 from featurize.video.picture import square
 from stepdiff.common.errors import StepDiffError
-from stepdiff.weights import fingerprint, resolve
+from stepdiff.weights import fingerprint
 from store import Store
+from tests.conftest import fetched
 
 from .conftest import Run, refusal
 
@@ -65,13 +66,6 @@ def test_every_encoder_loads_and_documents_its_weights(name: str, tmp_path: Path
     if name not in ("efficientnet-lite0", "mpnet-base"):
         assert f"encoder {name} needs weights: " in (message := refusal(name))
         assert ("the published .ckpt" if name.startswith("internvideo") else "hub id such as") in message
-
-
-def fetched(name: str) -> Path:
-    try:
-        return resolve(name)
-    except StepDiffError as problem:
-        pytest.skip(str(problem))
 
 
 @pytest.fixture(scope="module")
