@@ -6,6 +6,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from glob import glob
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -47,6 +48,17 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the README's commands first: they take longest."""
     items.sort(key=lambda item: item.path.name != "test_readme.py")
+
+
+def fetched(name: str) -> Path:
+    """Return the folder of fetched weights; skip the test if they are not fetched."""
+    from stepdiff.common.errors import StepDiffError
+    from stepdiff.weights import resolve
+
+    try:
+        return resolve(name)
+    except StepDiffError as problem:
+        pytest.skip(str(problem))
 
 
 @pytest.fixture(autouse=True)

@@ -87,9 +87,12 @@ def losing(nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     monkeypatch.setattr(WorkerPool, "__init__", init)
     killer = threading.Thread(target=nodes.lose_chosen, args=(marker, stop, lost))
     killer.start()
-    yield
-    stop.set()
-    killer.join()
+    try:
+        yield
+    finally:
+        stop.set()
+        killer.join()
+        marker.touch()  # workers that still wait go on
     assert len(lost) == 1
 
 
@@ -270,9 +273,10 @@ if __name__ == "__main__":
 
 
 class Training:
-    """The same training as often as it is started, from this process."""
+    """The same training as often as it is started, from this process; `end` ends what is left of it."""
 
     def __init__(self, nodes: Nodes, path: str, folder: Path) -> None:
+        self.run, self.drivers = folder / "run", list[subprocess.Popen[str]]()
         self.script, self.marker, self.waits = folder / "held.py", folder / "now", folder / "waits"
         self.script.write_text(HELD)
         self._head = nodes.head
@@ -282,15 +286,34 @@ class Training:
         """Start the driver; with `held` a worker waits in the fourth step."""
         program = [str(self.script), str(self.marker), self._head] if held else ["-m", "heads.train"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
-        asked = [sys.executable, *program, *self._given]
-        return subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+        asked, pipe = [sys.executable, *program, *self._given], subprocess.PIPE
+        self.drivers.append(subprocess.Popen(asked, stdout=pipe, stderr=pipe, text=True, env=environment))
+        return self.drivers[-1]
 
     def waiting(self, driver: subprocess.Popen[str]) -> str:
         """Return the node of the worker that waits, as soon as one does."""
+        last = time.monotonic() + 400
         while not self.waits.exists() or not self.waits.read_text():
             assert driver.poll() is None, driver.communicate()
+            assert time.monotonic() < last, "no worker outside of the head node has come to its fourth step"
             time.sleep(0.05)
         return self.waits.read_text()
+
+    def end(self) -> None:
+        for driver in self.drivers:
+            driver.kill()
+            driver.communicate(timeout=60)
+
+
+@pytest.fixture
+def training(nodes: Nodes, world: Path, tiny_lm: str, tmp_path: Path) -> Iterator[Training]:
+    """A training on three free nodes, of which no driver is left after the test."""
+    nodes.complete()
+    made = Training(nodes, str(recipe(world, tiny_lm, tmp_path / "run", **RUNS)), tmp_path)
+    try:
+        yield made
+    finally:
+        made.end()
 
 
 @pytest.fixture(scope="module")
@@ -304,46 +327,29 @@ def whole(world: Path, tiny_lm: str, tmp_path_factory: pytest.TempPathFactory) -
 
 def check_resumed(driver: subprocess.Popen[str], run: Path, whole: Path) -> None:
     """Wait for a training; assert that it resumed once and has the weights of the run that nothing interrupted."""
-    try:
-        out, err = driver.communicate(timeout=400)
-    finally:
-        driver.kill()
+    out, err = driver.communicate(timeout=400)
     assert driver.returncode == 0, err
     assert err.count("run: resumes from checkpoint-000003") == 1 and "best checkpoint: step" in out, err
     assert_same_weights(run, whole)
 
 
-def test_a_training_that_loses_a_node_resumes(
-    nodes: Nodes, whole: Path, world: Path, tiny_lm: str, tmp_path: Path
-) -> None:
-    nodes.complete()
-    training = Training(nodes, str(recipe(world, tiny_lm, tmp_path / "run", **RUNS)), tmp_path)
+def test_a_training_that_loses_a_node_resumes(nodes: Nodes, whole: Path, training: Training) -> None:
     driver = training.start(held=True)
-    try:
-        node = training.waiting(driver)
-        second = training.start(held=False)
-        _, refused = second.communicate(timeout=200)
-        assert second.returncode == 2 and len(refused.splitlines()) == 1, refused
-        assert f"run is being written by process {driver.pid} on host" in refused
-        training.marker.write_text(node)
-        nodes.lose(node)
-        check_resumed(driver, tmp_path / "run", whole)
-    finally:
-        driver.kill()
+    node = training.waiting(driver)
+    second = training.start(held=False)
+    _, refused = second.communicate(timeout=200)
+    assert second.returncode == 2 and len(refused.splitlines()) == 1, refused
+    assert f"run is being written by process {driver.pid} on host" in refused
+    training.marker.write_text(node)
+    nodes.lose(node)
+    check_resumed(driver, training.run, whole)
 
 
-def test_a_training_whose_driver_is_killed_continues_when_it_is_started_again(
-    nodes: Nodes, whole: Path, world: Path, tiny_lm: str, tmp_path: Path
-) -> None:
-    nodes.complete()
-    training = Training(nodes, str(recipe(world, tiny_lm, tmp_path / "run", **RUNS)), tmp_path)
+def test_a_training_whose_driver_is_killed_continues_when_it_is_started_again(whole: Path, training: Training) -> None:
     driver = training.start(held=True)
-    try:
-        training.waiting(driver)
-        driver.send_signal(signal.SIGKILL)
-        driver.communicate()
-        assert len(list((tmp_path / "run").glob(".ray-*"))) == 1
-    finally:
-        driver.kill()
-    check_resumed(training.start(held=False), tmp_path / "run", whole)
-    assert not list((tmp_path / "run").glob(".ray-*"))
+    training.waiting(driver)
+    driver.send_signal(signal.SIGKILL)
+    driver.communicate()
+    assert len(list(training.run.glob(".ray-*"))) == 1
+    check_resumed(training.start(held=False), training.run, whole)
+    assert not list(training.run.glob(".ray-*"))

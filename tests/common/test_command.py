@@ -19,7 +19,6 @@ import pytest
 from jsonargparse.typing import PositiveInt
 
 from stepdiff import RUNNABLE as ROOMS
-from stepdiff import module_of
 from stepdiff.common.cli.command import choose
 from stepdiff.common.cli.options import parse
 from stepdiff.common.errors import StepDiffError
@@ -161,26 +160,26 @@ def test_importing_a_room_keeps_the_signal_handlers_of_a_program() -> None:
     assert process.communicate(timeout=60)[0] == "True\n"
 
 
-@pytest.mark.parametrize(
-    ("line", "module"),
-    [
-        ("python -m store info", "store"),
-        ("python -um heads.train", "heads.train"),
-        ("python -mstore", "store"),
-        ("python -W ignore -X dev -m kitchen", "kitchen"),
-        ("python -Wignore -m kitchen", "kitchen"),
-        ("python -c import -m store", None),
-        ("python x.py -m store", None),
-        ("python -", None),
-        ("python", None),
-        ("python -m", None),
-    ],
-)
-def test_the_command_that_started_python_is_read_from_its_command_line(line: str, module: str | None) -> None:
-    assert module_of(line.split()) == module
-
-
 HEAVY = ("polars", "numba", "scipy", "torch", "transformers", "faiss", "ray", "pandas", "pyarrow", "matplotlib", "zarr")
+# Runs the help of each command in a fork of one process, which has imported what all commands share.
+HELPS = f"""
+import contextlib, io, json, os, runpy, sys
+import stepdiff.common.cli.command, stepdiff.common.cli.options
+for line in sys.stdin:
+    if not os.fork():
+        name, *sys.argv[1:] = json.loads(line)
+        out, errors, status = io.StringIO(), io.StringIO(), None
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+            try:
+                runpy.run_module(name, run_name="__main__", alter_sys=True)
+            except SystemExit as end:
+                status = end.code
+        heavy = [name for name in {HEAVY} if name in sys.modules]
+        print(json.dumps([status, heavy, out.getvalue(), errors.getvalue()]), flush=True)
+        os._exit(0)
+    os.wait()
+"""
+
 SCRIPT = f"""
 import json, runpy, sys
 name, *sys.argv[1:] = sys.argv[1:]
@@ -201,22 +200,21 @@ def runnables() -> list[tuple[str, ...]]:
     return commands
 
 
-@pytest.mark.parametrize(
-    "command",
-    [pytest.param(words, marks=[] if words == ("store", "info") else pytest.mark.full) for words in runnables()],
-    ids=" ".join,
-)
-def test_help_is_light_and_in_one_style(command: tuple[str, ...]) -> None:
-    run = [sys.executable, "-c", SCRIPT, *command, "--help"]
-    done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    status, heavy = json.loads(done.stderr.splitlines()[-1])
-    assert status in (0, None) and done.stderr.count("\n") == 1 and not heavy, done.stderr
-    assert not re.search(r"--[a-z-]*_", done.stdout), "flags have dashes"
-    flags = re.findall(r"^  (--[a-z][a-z0-9-]*)", done.stdout, re.MULTILINE)
-    assert (
-        "commands:" in done.stdout or command == ("stepdiff",) or ("--config" in flags and "default: " in done.stdout)
-    )
-    assert "<class" not in done.stdout and "{true,false}" not in done.stdout
+@pytest.mark.parametrize("which", ["one", pytest.param("all", marks=pytest.mark.full)])
+def test_help_is_light_and_in_one_style(which: str) -> None:
+    commands = runnables() if which == "all" else [("store", "info")]
+    asked = "".join(json.dumps([*command, "--help"]) + "\n" for command in commands)
+    run = [sys.executable, "-W", "ignore", "-c", HELPS]
+    done = subprocess.run(run, input=asked, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.stderr == ""
+    for command, answer in zip(commands, done.stdout.splitlines(), strict=True):
+        status, heavy, out, errors = json.loads(answer)
+        assert status in (0, None) and errors == "" and not heavy, (command, answer)
+        assert not re.search(r"--[a-z-]*_", out), f"flags of {command} have no dashes"
+        flags = re.findall(r"^  (--[a-z][a-z0-9-]*)", out, re.MULTILINE)
+        options = "--config" in flags and "default: " in out
+        assert options or "commands:" in out or command == ("stepdiff",), command
+        assert "<class" not in out and "{true,false}" not in out, command
 
 
 @pytest.fixture(scope="module")

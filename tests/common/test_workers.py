@@ -21,7 +21,7 @@ from stepdiff.common import plugins, progress
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.streams import PURPOSES, generator, torch_seed
 from stepdiff.common.threads import AHEAD, ahead, cgroup_cores, cores, prefetched
-from stepdiff.common.workers import pool
+from stepdiff.common.workers import pool as pools
 from stepdiff.common.workers.cluster import connected
 from stepdiff.common.workers.pool import ATTEMPTS, WorkerPool
 
@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def dying(log: Path, times: int) -> type:
-    """Return a worker class whose first `times` workers die in `describe`. Ray can pickle it."""
+    """Return a worker class whose first `times` workers die in `describe`, and each at shard 1. Ray can pickle it."""
 
     class Dying:
         def __init__(self, given: Any) -> None:
@@ -46,6 +46,10 @@ def dying(log: Path, times: int) -> type:
             return 0
 
         def run(self, task: Any) -> Any:
+            if task.shard == 1:
+                os._exit(1)
+            if task.shard == 2:
+                raise MemoryError("too large")
             return SimpleNamespace(shard=task.shard, error=None)
 
     return Dying
@@ -81,12 +85,48 @@ def test_a_worker_that_dies_while_it_loads_is_replaced_as_often_as_one_that_dies
 
 def test_a_worker_with_a_gpu_has_its_share_of_the_cpus_of_a_node(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of nodes of 64 CPUs with 4 GPUs, and one without a GPU."""
-    monkeypatch.setattr(pool, "nodes", lambda: [(64, 4), (64, 4), (32, 0)])
-    assert pool.pool_size(None, 1, 1, True) == (8, 16) and pool.room(16, 1) == 8
-    assert pool.pool_size(None, 1, 2, True) == (16, 8) and pool.room(8, 2) == 16
-    assert pool.pool_size(3, 1, 2, True) == (3, 8)
-    assert pool.pool_size(None, 1, 0, True) == (160, 1) and pool.room(1, 0) == 160
-    assert [pool.need(8, per_gpu) for per_gpu in (0, 1, 2)] == ["8 CPUs", "8 CPUs and a GPU", "8 CPUs and 1/2 of a GPU"]
+    monkeypatch.setattr(pools, "nodes", lambda: [(64, 4), (64, 4), (32, 0)])
+    assert pools.pool_size(None, 1, 1, True) == (8, 16) and pools.room(16, 1) == 8
+    assert pools.pool_size(None, 1, 2, True) == (16, 8) and pools.room(8, 2) == 16
+    assert pools.pool_size(3, 1, 2, True) == (3, 8)
+    assert pools.pool_size(None, 1, 0, True) == (160, 1) and pools.room(1, 0) == 160
+    assert [pools.need(8, per_gpu) for per_gpu in (0, 1, 2)] == [
+        "8 CPUs",
+        "8 CPUs and a GPU",
+        "8 CPUs and 1/2 of a GPU",
+    ]
+
+
+@pytest.mark.full
+@pytest.mark.slow
+def test_workers_that_die_are_reported_and_other_shards_continue(
+    ray: None, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pool(cpus: int, joined: bool) -> WorkerPool:
+        def failed(shard: int, why: str) -> SimpleNamespace:
+            return SimpleNamespace(shard=shard, error=why)
+
+        worker = dying(tmp_path / "log", 0)
+        return WorkerPool(worker, SimpleNamespace(cpus=cpus), False, failed, "try less", joined=joined)
+
+    tasks = [SimpleNamespace(shard=shard, rows=(shard,), failures=()) for shard in range(4)]
+    outcomes = list(pool(1, False).run(tasks, 2 + cores(), lambda count: None))  # more workers than there is room for
+    assert {outcome.shard: outcome.error for outcome in outcomes} == {
+        0: None,
+        1: f"shard 1: {ATTEMPTS} workers died at it: if memory is short, try less",
+        2: "shard 2: MemoryError: too large: try less",
+        3: None,
+    }
+    lines = capsys.readouterr().err.splitlines()
+    again = re.compile(r"a worker died at shard 1.*: its 1 \w+ start again on another worker")
+    assert sum(bool(again.fullmatch(line)) for line in lines) == ATTEMPTS - 1
+    assert f"--workers {cores() + 2}: this machine has room for {cores()} of 1 CPU each" in lines
+    monkeypatch.setattr(pools, "_PATIENCE", 1.0)
+    large = pool(cores() + 1, True)
+    need = f"no node of the cluster has {cores() + 1} CPUs, which a worker needs: start such nodes"
+    for never in (lambda: large.call("describe", "x"), lambda: list(large.run(tasks, 1, lambda count: None))):
+        with pytest.raises(StepDiffError, match=need):
+            never()
 
 
 def test_prefetched_items_come_in_order_are_few_and_end_with_the_error() -> None:
@@ -153,21 +193,6 @@ def test_cores_are_those_that_the_cgroups_allow(
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     assert cgroup_cores(tmp_path) == cores
-
-
-def test_a_plain_line_shows_count_rate_and_time_left(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    clock = iter((0.0, 9.0, 12.0, 20.0, 23.0))
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
-    with progress.progress("clip on clips", 40, "clips") as advance:
-        for count in (0, 0, 10, 1):
-            advance(count)
-    out, err = capsys.readouterr()
-    assert out == "" and err.splitlines() == [
-        "clip on clips: 0 of 40 clips, 0.0/s now, 0.0/s on average; time left unknown",
-        "clip on clips: 11 of 40 clips, 0.5/s now, 0.5/s on average; 61 s left",
-    ]
 
 
 @pytest.mark.parametrize("as_json", [False, True])

@@ -6,15 +6,26 @@ from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
 
 from featurize.__main__ import main
+from featurize.encoders import load
+from stepdiff.common.errors import StepDiffError
 
 Writer = Callable[..., Path]
 Run = Callable[..., tuple[int, dict[str, object], str]]
+
+
+def refusal(name: str, weights: object = None, device: str | None = "cpu", **choices: Any) -> str:
+    """Return the one line in which an encoder with these weights is refused."""
+    with pytest.raises(StepDiffError) as caught:
+        load(name, None if weights is None else str(weights), device, **choices)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
 
 
 def write_video(

@@ -58,95 +58,34 @@ def save_tokenizer(folder: Path) -> None:
     ).save_pretrained(folder)
 
 
-def _dinov2(folder: Path) -> Any:
-    picture_settings(folder, "BitImageProcessor", **CROPPED)
-    sizes = {"hidden_size": 24, "mlp_ratio": 2, "num_hidden_layers": 2, "num_attention_heads": 2, **PICTURE}
-    return tf.Dinov2Model(tf.Dinov2Config(**sizes))
+def _of(model: str, config: str, processor: str, settings: dict[str, Any], **sizes: Any) -> Callable[[Path], Any]:
+    """Return a function that makes a model of pictures or videos of these classes, and writes its preprocessing."""
+
+    def make(folder: Path) -> Any:
+        picture_settings(folder, processor, **settings)
+        return getattr(tf, model)(getattr(tf, config)(**sizes))
+
+    return make
 
 
-def _dinov2_registers(folder: Path) -> Any:
-    picture_settings(folder, "BitImageProcessor", **CROPPED)
-    sizes = {"hidden_size": 24, "mlp_ratio": 2, "num_hidden_layers": 2, "num_attention_heads": 2, **PICTURE}
-    return tf.Dinov2WithRegistersModel(tf.Dinov2WithRegistersConfig(**sizes))
+def _with_texts(model: str, config: str, processor: str, settings: dict[str, Any], **sizes: Any) -> Any:
+    """Return a function that makes a model of pictures and texts, with a tokenizer."""
+    vision = sizes.pop("vision", {**SMALL, **PICTURE})
+    parts = {"text_config": {**SMALL, **WORDS, **sizes.pop("text", {})}, "vision_config": vision}
+    of_pictures = _of(model, config, processor, settings, **parts, **sizes)
 
+    def make(folder: Path) -> Any:
+        save_tokenizer(folder)
+        return of_pictures(folder)
 
-def _dinov3(folder: Path) -> Any:
-    picture_settings(folder, "DINOv3ViTImageProcessorFast", **SQUARE, resample=2)
-    return tf.DINOv3ViTModel(tf.DINOv3ViTConfig(**SMALL, **PICTURE, num_register_tokens=4))
-
-
-def _dinov3_convnext(folder: Path) -> Any:
-    picture_settings(folder, "DINOv3ViTImageProcessorFast", **SQUARE, resample=2)
-    return tf.DINOv3ConvNextModel(tf.DINOv3ConvNextConfig(hidden_sizes=[8, 8, 16, 24], depths=[1, 1, 1, 1]))
-
-
-def _aimv2(folder: Path) -> Any:
-    picture_settings(folder, "CLIPImageProcessor", **CROPPED)
-    return tf.Aimv2VisionModel(tf.Aimv2VisionConfig(**SMALL, **PICTURE))
-
-
-def _aimv2_lit(folder: Path) -> Any:
-    picture_settings(folder, "CLIPImageProcessor", **CROPPED)
-    save_tokenizer(folder)
-    parts = {"text_config": {**SMALL, **WORDS}, "vision_config": {**SMALL, **PICTURE}}
-    return tf.Aimv2Model(tf.Aimv2Config(**parts, projection_dim=12))
-
-
-def _clip(folder: Path) -> Any:
-    picture_settings(folder, "CLIPImageProcessor", **CROPPED)
-    save_tokenizer(folder)
-    parts = {"text_config": {**SMALL, **WORDS}, "vision_config": {**SMALL, **PICTURE}}
-    return tf.CLIPModel(tf.CLIPConfig(**parts, projection_dim=12))
-
-
-def _metaclip2(folder: Path) -> Any:
-    picture_settings(folder, "CLIPImageProcessor", **CROPPED)
-    save_tokenizer(folder)
-    parts = {"text_config": {**SMALL, **WORDS}, "vision_config": {**SMALL, **PICTURE}}
-    return tf.MetaClip2Model(tf.MetaClip2Config(**parts, projection_dim=12))
-
-
-def _siglip(folder: Path) -> Any:
-    picture_settings(folder, "SiglipImageProcessor", **SQUARE)
-    save_tokenizer(folder)
-    text = {**SMALL, **WORDS, "projection_size": 24}
-    return tf.SiglipModel(tf.SiglipConfig(text_config=text, vision_config={**SMALL, **PICTURE}))
+    return make
 
 
 def _siglip2_naflex(folder: Path) -> Any:
-    tf.Siglip2ImageProcessorPil(patch_size=8, max_num_patches=16).save_pretrained(folder)
-    save_tokenizer(folder)
-    text = {**SMALL, **WORDS, "projection_size": 24}
     vision = {**SMALL, "num_patches": 16, "patch_size": 8}
-    return tf.Siglip2Model(tf.Siglip2Config(text_config=text, vision_config=vision))
-
-
-def _mlcd(folder: Path) -> Any:
-    picture_settings(folder, "CLIPImageProcessor", **CROPPED)
-    return tf.MLCDVisionModel(tf.MLCDVisionConfig(**SMALL, **PICTURE, num_key_value_groups=1))
-
-
-def _radio(folder: Path) -> Any:
-    picture_settings(folder, "CLIPImageProcessor", **SQUARE | {"do_normalize": False})
-    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, **PICTURE, "max_img_size": 64}
-    return tf.RadioModel(tf.RadioConfig(**sizes))
-
-
-def _vit(folder: Path) -> Any:
-    picture_settings(folder, "ViTImageProcessor", **SQUARE)
-    return tf.ViTModel(tf.ViTConfig(**SMALL, **PICTURE))
-
-
-def _convnextv2(folder: Path) -> Any:
-    picture_settings(folder, "ConvNextImageProcessor", size={"shortest_edge": 32}, crop_pct=0.8)
-    return tf.ConvNextV2Model(tf.ConvNextV2Config(hidden_sizes=[8, 8, 16, 24], depths=[1, 1, 1, 1]))
-
-
-def _tipsv2(folder: Path) -> Any:
-    picture_settings(folder, "Tipsv2ImageProcessor", **SQUARE | {"do_normalize": False}, resample=2)
-    save_tokenizer(folder)
-    vision = {"hidden_size": 24, "mlp_ratio": 2, "num_hidden_layers": 2, "num_attention_heads": 2, **PICTURE}
-    return tf.Tipsv2Model(tf.Tipsv2Config(text_config={**SMALL, **WORDS}, vision_config=vision))
+    made = _with_texts("Siglip2Model", "Siglip2Config", "", {}, text={"projection_size": 24}, vision=vision)(folder)
+    tf.Siglip2ImageProcessorPil(patch_size=8, max_num_patches=16).save_pretrained(folder)
+    return made
 
 
 def _timm(folder: Path) -> Any:
@@ -162,21 +101,6 @@ def _vjepa2(folder: Path) -> Any:
     sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 8, "crop_size": 32}
     sizes |= {"pred_hidden_size": 12, "pred_num_attention_heads": 2, "pred_num_hidden_layers": 1, "frames_per_clip": 4}
     return tf.VJEPA2Model(tf.VJEPA2Config(**sizes))
-
-
-def _videomae(folder: Path) -> Any:
-    picture_settings(folder, "VideoMAEImageProcessor", **CROPPED)
-    return tf.VideoMAEModel(tf.VideoMAEConfig(**SMALL, **PICTURE, num_frames=4))
-
-
-def _timesformer(folder: Path) -> Any:
-    picture_settings(folder, "VideoMAEImageProcessor", **CROPPED)
-    return tf.TimesformerModel(tf.TimesformerConfig(**SMALL, **PICTURE, num_frames=4))
-
-
-def _vivit(folder: Path) -> Any:
-    picture_settings(folder, "VivitImageProcessor", **CROPPED)
-    return tf.VivitModel(tf.VivitConfig(**SMALL, image_size=32, tubelet_size=[2, 8, 8], num_frames=4))
 
 
 def _videoprism_vision(folder: Path) -> Any:
@@ -199,33 +123,54 @@ def _pe_video(folder: Path) -> Any:
     return tf.PeVideoModel(tf.PeVideoConfig(text_config=text, video_config=video))
 
 
+RATIO = {"hidden_size": 24, "mlp_ratio": 2, "num_hidden_layers": 2, "num_attention_heads": 2, **PICTURE}
+UNIT = SQUARE | {"do_normalize": False}
+STAGES = {"hidden_sizes": [8, 8, 16, 24], "depths": [1, 1, 1, 1]}
+SMALL_CROP = {"size": {"shortest_edge": 32}, "crop_pct": 0.8}
+BILINEAR = {"resample": 2}
+CLIPS = {**SMALL, **PICTURE, "num_frames": 4}
 IMAGES: dict[str, Callable[[Path], Any]] = {
-    "dinov2": _dinov2,
-    "dinov2-registers": _dinov2_registers,
-    "dinov3": _dinov3,
-    "dinov3-convnext": _dinov3_convnext,
-    "aimv2": _aimv2,
-    "aimv2-lit": _aimv2_lit,
-    "clip": _clip,
-    "metaclip2": _metaclip2,
-    "siglip": _siglip,
-    "mlcd": _mlcd,
-    "radio": _radio,
-    "vit": _vit,
-    "convnextv2": _convnextv2,
-    "tipsv2": _tipsv2,
+    "dinov2": _of("Dinov2Model", "Dinov2Config", "BitImageProcessor", CROPPED, **RATIO),
+    "dinov2-registers": _of(
+        "Dinov2WithRegistersModel", "Dinov2WithRegistersConfig", "BitImageProcessor", CROPPED, **RATIO
+    ),
+    "dinov3": _of(
+        "DINOv3ViTModel", "DINOv3ViTConfig", "DINOv3ViTImageProcessorFast", SQUARE | BILINEAR,
+        **SMALL, **PICTURE, num_register_tokens=4,
+    ),
+    "dinov3-convnext": _of(
+        "DINOv3ConvNextModel", "DINOv3ConvNextConfig", "DINOv3ViTImageProcessorFast", SQUARE | BILINEAR, **STAGES
+    ),
+    "aimv2": _of("Aimv2VisionModel", "Aimv2VisionConfig", "CLIPImageProcessor", CROPPED, **SMALL, **PICTURE),
+    "aimv2-lit": _with_texts("Aimv2Model", "Aimv2Config", "CLIPImageProcessor", CROPPED, projection_dim=12),
+    "clip": _with_texts("CLIPModel", "CLIPConfig", "CLIPImageProcessor", CROPPED, projection_dim=12),
+    "metaclip2": _with_texts("MetaClip2Model", "MetaClip2Config", "CLIPImageProcessor", CROPPED, projection_dim=12),
+    "siglip": _with_texts("SiglipModel", "SiglipConfig", "SiglipImageProcessor", SQUARE, text={"projection_size": 24}),
+    "mlcd": _of(
+        "MLCDVisionModel", "MLCDVisionConfig", "CLIPImageProcessor", CROPPED,
+        **SMALL, **PICTURE, num_key_value_groups=1,
+    ),
+    "radio": _of(
+        "RadioModel", "RadioConfig", "CLIPImageProcessor", UNIT,
+        hidden_size=24, num_hidden_layers=2, num_attention_heads=2, **PICTURE, max_img_size=64,
+    ),
+    "vit": _of("ViTModel", "ViTConfig", "ViTImageProcessor", SQUARE, **SMALL, **PICTURE),
+    "convnextv2": _of("ConvNextV2Model", "ConvNextV2Config", "ConvNextImageProcessor", SMALL_CROP, **STAGES),
+    "tipsv2": _with_texts("Tipsv2Model", "Tipsv2Config", "Tipsv2ImageProcessor", UNIT | BILINEAR, vision=RATIO),
     "timm": _timm,
-}
+}  # fmt: skip
 VIDEOS: dict[str, Callable[[Path], Any]] = {
     "vjepa2": _vjepa2,
-    "videomae": _videomae,
-    "timesformer": _timesformer,
-    "vivit": _vivit,
+    "videomae": _of("VideoMAEModel", "VideoMAEConfig", "VideoMAEImageProcessor", CROPPED, **CLIPS),
+    "timesformer": _of("TimesformerModel", "TimesformerConfig", "VideoMAEImageProcessor", CROPPED, **CLIPS),
+    "vivit": _of(
+        "VivitModel", "VivitConfig", "VivitImageProcessor", CROPPED,
+        **SMALL, image_size=32, tubelet_size=[2, 8, 8], num_frames=4,
+    ),
     "videoprism-vision": _videoprism_vision,
     "videoprism": _videoprism,
     "pe-video": _pe_video,
-}
+}  # fmt: skip
 NAFLEX: dict[str, Callable[[Path], Any]] = {"siglip2-naflex": _siglip2_naflex}
-NEED_TIMM = ("timm", "pe-video")
 TEXTS = ("aimv2-lit", "clip", "metaclip2", "siglip", "siglip2-naflex", "tipsv2", "videoprism", "pe-video")
 EVERY = {**IMAGES, **VIDEOS, **NAFLEX}

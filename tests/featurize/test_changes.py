@@ -24,9 +24,10 @@ from store.damage.withdrawal import unfinished
 from store.verbs.derive import requantise
 from store.verbs.options import RequantiseOptions
 from store.verbs.verify import verify
+from tests.store.conftest import flip
+from tests.store.forks import Forks
 
-Writer = Callable[..., Path]
-Run = Callable[..., tuple[int, dict[str, object], str]]
+from .conftest import Run, Writer
 
 
 @pytest.fixture
@@ -245,12 +246,6 @@ def content(view: View) -> tuple[list[int], dict[str, bytes], list[tuple[str, st
     return view.status().tolist(), stored, view.failures().rows()
 
 
-def flip(path: Path, at: int) -> None:
-    data = bytearray(path.read_bytes())
-    data[at] ^= 8
-    path.write_bytes(data)
-
-
 def row_bytes(view: View, row: int) -> tuple[Path, int]:
     """Return the file of a row's tokens and the place of the row in it."""
     size = view.stored["tokens"].row_bytes
@@ -304,14 +299,13 @@ def damage_status_and_record(view: View) -> set[int]:
 
 
 DAMAGE = [
-    damage_rows, damage_index, damage_checksums, lose_checksums, lose_shard_file, damage_status, damage_status_and_row,
+    damage_index, damage_checksums, lose_checksums, lose_shard_file, damage_status, damage_status_and_row,
     damage_status_and_record,
 ]  # fmt: skip
 FAILED_ROW = 0  # of the clip of gone.mp4, the first video in the manifest
 
 
-@pytest.mark.full
-@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("damage", [damage_rows, *(pytest.param(one, marks=pytest.mark.full) for one in DAMAGE)])
 def test_each_damage_is_repaired_exactly(copy: Path, repair: Run, damage: Callable[[View], set[int]]) -> None:
     view = repaired_view(copy)
     before = content(view)
@@ -415,25 +409,17 @@ def test_a_repair_fixes_the_rows_of_a_snapshot(copy: Path, repair: Run, tiny_cli
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("option", ["--replace", "--retry-failed", "--shard-size=8", "--pool=2", "--frames=4"])
-def test_options_that_a_repair_cannot_take_are_refused(copy: Path, repair: Run, option: str) -> None:
-    view = repaired_view(copy)
-    damage_rows(view)
-    status, _, message = repair(copy, option)
-    assert status == 2 and message.count("error:") == 1
-    assert repaired_view(copy).status().tolist().count(1) == CLIPS - 2 and not list(
-        (copy / "store").rglob("*.parquet.tmp")
-    )
+def test_options_that_a_repair_cannot_take_are_refused(copy: Path, repair: Run) -> None:
+    damage_rows(repaired_view(copy))
+    for option in ("--replace", "--retry-failed", "--shard-size=8", "--pool=2", "--frames=4"):
+        status, _, message = repair(copy, option)
+        assert status == 2 and message.count("error:") == 1, option
+    assert repaired_view(copy).status().tolist().count(1) == CLIPS - 2
+    assert not list((copy / "store").rglob("*.parquet.tmp"))
 
 
 ROOT = Path(__file__).parents[2]
 TEXTS = 300
-
-
-def flip_stored(path: object, at: int) -> None:
-    data = bytearray(path.read_bytes())  # type: ignore[attr-defined]
-    data[at] ^= 8
-    path.put([bytes(data)])  # type: ignore[attr-defined]
 
 
 def stored(path: object, entity: str) -> tuple[list[int], bytes]:
@@ -443,11 +429,10 @@ def stored(path: object, entity: str) -> tuple[list[int], bytes]:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("where", ["folder", "object store"])
-def test_texts_are_repaired_with_the_same_bits(
-    where: str, request: pytest.FixtureRequest, tmp_path: Path, tiny_clip: Path, featurize: Run
+def test_texts_in_an_object_store_are_repaired_with_the_same_bits(
+    bucket: str, tmp_path: Path, tiny_clip: Path, featurize: Run
 ) -> None:
-    url = tmp_path / "store" if where == "folder" else f"{request.getfixturevalue('bucket')}/features"
+    url = f"{bucket}/features"
     pl.DataFrame({"text": [f"whisk {n} eggs" + " slowly" * (n % 3) for n in range(TEXTS)]}).write_csv(
         tmp_path / "texts.csv"
     )
@@ -456,12 +441,12 @@ def test_texts_are_repaired_with_the_same_bits(
     before = stored(url, "texts")
     view = Store.open(url).view("texts", "clip")
     for row in (0, 8, 299):
-        flip_stored(view.paths.shard("embedding", 0, 2), row * view.stored["embedding"].row_bytes)
+        flip(view.paths.shard("embedding", 0, 2), row * view.stored["embedding"].row_bytes)
     status, summary, message = featurize(*options, "--repair")
     assert (status, summary["damaged"], summary["done"]) == (0, 3, 3), message
     assert stored(url, "texts") == before and verify(Store.open(url)) == []
     place(str(view.paths.checksum(0))).unlink()
-    flip_stored(view.paths.status(0), 3)
+    flip(view.paths.status(0), 3)
     status, summary, message = featurize(*options, "--repair")
     assert (status, summary["done"]) == (0, TEXTS), message
     assert stored(url, "texts") == before and verify(Store.open(url)) == []
@@ -499,54 +484,15 @@ def test_a_killed_repair_is_completed(
 
 
 VIEWS = ("clip", "second")
-# A process with everything imported. For each line "STORE MANIFEST N" it forks a child that replaces changed clips and
-# is killed before it renames its Nth file; it prints the exit status of the child.
-RUNS = """
-import os, signal, sys
-from pathlib import Path
-from featurize.changes import compare
-from featurize.manifest import read_manifest
-from store import Store
 
-def run(store, manifest, kill_at):
-    left = kill_at
-    def counted(real):
-        def call(*arguments, **options):
-            nonlocal left
-            left -= 1
-            if not left:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return real(*arguments, **options)
-        return call
-    os.replace, os.link = counted(os.replace), counted(os.link)
-    store = Store.open(store)
-    with store.lock():
-        changes = compare(store, read_manifest(Path(manifest)))
+
+def replace_changed(store: str, manifest: str) -> None:
+    """Withdraw the rows of changed clips and update the catalog, as `featurize --replace` does."""
+    opened = Store.open(store)
+    with opened.lock():
+        changes = compare(opened, read_manifest(Path(manifest)))
         changes.refuse(replace=True)
-        changes.write(store)
-
-for line in sys.stdin:
-    pid = os.fork()
-    if not pid:
-        store, manifest, kill_at = line.split()
-        run(store, manifest, int(kill_at))
-        os._exit(0)
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
-"""
-
-
-@pytest.fixture
-def runs() -> Iterator[Callable[..., int]]:
-    command = [sys.executable, "-W", "ignore:.*use of fork:DeprecationWarning", "-c", RUNS]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
-
-        def run(store: Path, manifest: Path, kill_at: int = 0) -> int:
-            assert process.stdin is not None and process.stdout is not None
-            process.stdin.write(f"{store} {manifest} {kill_at}\n")
-            process.stdin.flush()
-            return int(process.stdout.readline())
-
-        yield run
+        changes.write(opened)
 
 
 def fill(store: Store, value: float) -> None:
@@ -575,8 +521,15 @@ def states(path: Path, values: dict[object, float]) -> dict[str, list[int]]:
     return found
 
 
+@pytest.fixture
+def forks() -> Iterator[Forks]:
+    process = Forks(__name__)
+    yield process
+    process.end()
+
+
 @pytest.mark.full
-def test_no_kill_leaves_old_features(tmp_path: Path, video: Callable[..., Path], runs: Callable[..., int]) -> None:
+def test_no_kill_leaves_old_features(tmp_path: Path, video: Writer, forks: Forks) -> None:
     old, new = video("good.mp4", g=10), video("other.mp4", codec="mpeg4")
     file = tmp_path / "clip.mp4"
     file.write_bytes(old.read_bytes())
@@ -599,12 +552,13 @@ def test_no_kill_leaves_old_features(tmp_path: Path, video: Callable[..., Path],
     for kill_at in range(1, 100):
         killed = tmp_path / f"killed{kill_at}"
         shutil.copytree(tmp_path / "store", killed)
-        ended = runs(killed, tmp_path / "clips.csv", kill_at)
+        given = replace_changed, str(killed), str(tmp_path / "clips.csv")
+        ended = forks.run(*given, kill_at=kill_at, operations=("replace", "link"))
         seen.append(states(killed, values))
         if ended == 0:
             break
         assert ended == -signal.SIGKILL
-        assert runs(killed, tmp_path / "clips.csv") == 0
+        assert forks.run(*given) == 0
         assert states(killed, values) == absent
         with Store.open(killed).lock():
             fill(Store.open(killed), 2.0)
@@ -614,11 +568,3 @@ def test_no_kill_leaves_old_features(tmp_path: Path, video: Callable[..., Path],
     assert ended == 0 and kill_at > 4, "fewer writes than views and parts of the catalog"
     assert seen[0] == {name: [1, 1, 1] for name in VIEWS} and seen[-1] == absent
     assert {"clip": [0, 0, 1], "second": [1, 1, 1]} in seen
-
-
-def test_damaged_rows_are_computed_again_with_the_same_bits(copy: Path, repair: Run) -> None:
-    before = content(repaired_view(copy))
-    rows = damage_rows(repaired_view(copy))
-    status, summary, message = repair(copy)
-    assert (status, summary["damaged"], summary["done"]) == (0, len(rows), len(rows)), message
-    assert content(repaired_view(copy)) == before and verify(Store.open(copy / "store")) == []

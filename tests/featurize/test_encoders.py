@@ -2,93 +2,70 @@
 
 import hashlib
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
-import polars as pl
 import pytest
 import torch
 from PIL import Image
 
 from featurize.encoders import NAMES, Encoder, encoder_class, load, proper_name
-from featurize.video.frames import chosen
-from featurize.video.picture import Crop, square
+from featurize.video.picture import square
 from stepdiff.common.errors import StepDiffError
-from stepdiff.weights import fingerprint, resolve
+from stepdiff.weights import fingerprint
 from store import Store
-from store.format.quantise import BLOCK
+from tests.conftest import fetched
+
+from .conftest import Run, refusal
+
+FOUR = {"frames": 4, "sampling": "segment-centres"}
+REFUSED: list[tuple[str, str | None, dict[str, Any], str]] = [
+    ("resnet", None, {}, "efficientnet-lite0, mpnet-base, clip"),
+    ("efficientnet-lite0", None, {}, "stepdiff weights fetch efficientnet-lite0"),
+    ("mpnet-base", "empty", {"layer": 3}, "no choice of layer"),
+    ("mpnet-base", "empty", {"device": "warp"}, "'warp'"),
+    ("efficientnet-lite0", "empty", FOUR, "encoder efficientnet-lite0 has no choice of frames: leave it out"),
+    ("mpnet-base", "empty", FOUR, "encoder mpnet-base has no choice of frames or sampling: leave it out"),
+    ("sentence", "sentence", FOUR, "no choice of frames or sampling"),
+    ("clip", "empty", {"frames": 0}, "0 frames of a clip are too few"),
+    *((name, "empty", {}, "empty holds no config.json") for name in ("efficientnet-lite0", "mpnet-base")),
+    *((name, "broken", {}, "is no JSON") for name in ("efficientnet-lite0", "mpnet-base")),
+    *((name, "llama", {}, "'llama'") for name in ("efficientnet-lite0", "mpnet-base")),
+    ("sentence", "clip", {}, "is no sentence-transformers folder"),
+    ("sentence", "system", {}, "cannot be loaded"),
+]
+"""encoder, its weights, options, and why they are refused"""
 
 
-def loading_refusal(name: str, weights: str | None = None, device: str | None = "cpu", layer: int | None = None) -> str:
-    with pytest.raises(StepDiffError) as caught:
-        load(name, weights, device, layer)
-    line = str(caught.value)
-    assert "\n" not in line
-    return line
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "why"),
-    [
-        ("resnet", {}, "efficientnet-lite0, mpnet-base, clip"),
-        ("efficientnet-lite0", {}, "stepdiff weights fetch efficientnet-lite0"),
-        ("mpnet-base", {"layer": 3}, "no choice of layer"),
-        ("mpnet-base", {"device": "warp"}, "'warp'"),
-    ],
-)
-def test_names_and_options_that_cannot_be_used_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, options: dict[str, Any], why: str
+def test_unusable_names_weights_and_options_are_refused_in_one_line(
+    tmp_path: Path, checkpoint: Path, tiny_clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STEPDIFF_CACHE", str(tmp_path))
-    assert why in loading_refusal(name, str(tmp_path) if options else None, **options)
-
-
-@pytest.mark.parametrize("name", ["efficientnet-lite0", "mpnet-base"])
-def test_a_wrong_weights_folder_is_refused(tmp_path: Path, name: str) -> None:
-    assert f"{tmp_path} holds no config.json" in loading_refusal(name, str(tmp_path))
-    (tmp_path / "config.json").write_text("{")
-    assert "is no JSON" in loading_refusal(name, str(tmp_path))
-    (tmp_path / "config.json").write_text('{"model_type": "llama", "architecture": "llama"}')
-    assert "'llama'" in loading_refusal(name, str(tmp_path))
+    configs = {"broken": "{", "llama": '{"model_type": "llama", "architecture": "llama"}'}
+    for name in ("empty", "system", *configs):
+        (tmp_path / name).mkdir()
+    for name, text in configs.items():
+        (tmp_path / name / "config.json").write_text(text)
+    module = {"idx": 0, "name": "0", "path": "", "type": "os.system"}
+    (tmp_path / "system" / "modules.json").write_text(json.dumps([module]))
+    folders = {"clip": tiny_clip, "sentence": checkpoint}
+    for name, weights, options, why in REFUSED:
+        assert why in refusal(name, weights and folders.get(weights, tmp_path / weights), **options)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_encoder_loads_and_documents_its_weights(name: str, tmp_path: Path) -> None:
     """Each name of the table has a module that imports and a message for missing weights or an empty folder."""
-    line = loading_refusal(name, str(tmp_path))
+    line = refusal(name, tmp_path)
     assert str(tmp_path) in line and line.count(": give ") == 1
     if name not in ("efficientnet-lite0", "mpnet-base"):
-        assert f"encoder {name} needs weights: " in (message := loading_refusal(name))
+        assert f"encoder {name} needs weights: " in (message := refusal(name))
         assert ("the published .ckpt" if name.startswith("internvideo") else "hub id such as") in message
-
-
-def test_options_that_an_encoder_does_not_have_are_refused(tmp_path: Path) -> None:
-    given = {"frames": 4, "sampling": "segment-centres"}
-    for name, words in (("efficientnet-lite0", "frames"), ("mpnet-base", "frames or sampling")):
-        with pytest.raises(StepDiffError, match=f"encoder {name} has no choice of {words}: leave it out"):
-            load(name, str(tmp_path), "cpu", **given)
-    with pytest.raises(StepDiffError, match="0 frames of a clip are too few"):
-        load("clip", str(tmp_path), "cpu", frames=0)
-
-
-VIDEOS = Path(__file__).parents[2].parent / "shared" / "videos"
-# ImageNet classes: sharks, rays, sea snake, snorkel, scuba diver
-AQUATIC = [2, 3, 4, 5, 6, 65, 801, 983]
-
-
-def fetched(name: str) -> Path:
-    try:
-        return resolve(name)
-    except StepDiffError as problem:
-        pytest.skip(str(problem))
 
 
 @pytest.fixture(scope="module")
@@ -118,16 +95,6 @@ def as_trained(frames: np.ndarray) -> torch.Tensor:
     return (torch.from_numpy(frames).flatten(0, 1).permute(0, 3, 1, 2).float() - 127) / 128
 
 
-def clip_of(video: str) -> np.ndarray:
-    """Return the 8 frames [8, 224, 224, 3] of a whole video."""
-    path = VIDEOS / video
-    if not path.exists():
-        pytest.skip(f"the sample video {path.name} is not here")
-    with av.open(str(path)) as opened:
-        decoded = list(opened.decode(video=0))
-    return np.stack([square(decoded[i], Crop(224, 224)) for i in chosen(len(decoded), 8)])
-
-
 def test_tokens_equal_the_package(efficientnet: Encoder, package: torch.nn.Module) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (3, 8, 224, 224, 3), dtype=np.uint8)
     frames[0] = np.linspace(0, 255, 224).astype(np.uint8)[:, None, None]  # a smooth picture
@@ -142,16 +109,6 @@ def test_tokens_equal_the_package(efficientnet: Encoder, package: torch.nn.Modul
     expected = maps.permute(0, 2, 3, 1).reshape(3, 392, 1280).numpy()
     np.testing.assert_allclose(got["tokens"], expected, rtol=0, atol=1e-4 * expected.max())
     np.testing.assert_allclose(got["embedding"], expected.mean(1), rtol=0, atol=1e-4)
-
-
-def test_pretrained_features_distinguish_water_from_a_kitchen(efficientnet: Encoder, package: torch.nn.Module) -> None:
-    frames = np.stack([clip_of("cleaning_pool_a.mp4"), clip_of("flipping_a_pancake.mkv")])
-    pooled = torch.from_numpy(efficientnet.encode_clips(frames)["tokens"])
-    pooled = pooled.unflatten(1, (8, 49)).mean(2)
-    with torch.inference_mode():
-        chances = package._fc(pooled).softmax(-1)
-    pool, kitchen = chances[..., AQUATIC].sum(-1).mean(1)
-    assert pool > 0.1 > 5 * kitchen
 
 
 def test_sentences_of_similar_meaning_are_closer(mpnet: Encoder) -> None:
@@ -173,52 +130,6 @@ def test_a_frame_has_the_same_bits_in_any_batch(efficientnet: Encoder) -> None:
         alone = efficientnet.encode_clips(few)
         for name, values in together.items():
             assert alone[name][places].tobytes() == values[places].tobytes()
-
-
-@pytest.fixture(scope="module")
-def frames() -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (3, 8, 224, 224, 3), dtype=np.uint8)
-
-
-def stored(folder: Path, encoder: Encoder, features: dict[str, np.ndarray], dtype: str) -> dict[str, np.ndarray]:
-    """Return features after storing them with tokens of type `dtype`."""
-    rows = np.arange(len(features["tokens"]))
-    store = Store.open(folder, create=True)
-    store.catalog("clips").append(pl.DataFrame({"key": [f"c{row}" for row in rows]}))
-    with store.lock():
-        view = store.create_view("clips", "net", encoder.provenance("clips", dtype), encoder.features("clips", dtype))
-    view.write_shard(0, rows, features, {})
-    return {name: view.read(name, rows, dtype="float32") for name in view.features}
-
-
-def test_float32_features_are_stored_exactly(tmp_path: Path, efficientnet: Encoder, frames: np.ndarray) -> None:
-    features = efficientnet.encode_clips(frames)
-    got = stored(tmp_path / "store", efficientnet, features, "float32")
-    assert set(got) == set(features) == {"tokens", "embedding"}
-    for name, values in features.items():
-        assert got[name].tobytes() == values.tobytes()
-
-
-@pytest.mark.full
-def test_float16_features_are_rounded(tmp_path: Path, efficientnet: Encoder, frames: np.ndarray) -> None:
-    features = efficientnet.encode_clips(frames)
-    exact = features["tokens"].astype(np.float64)
-    error = np.abs(stored(tmp_path / "store", efficientnet, features, "float16")["tokens"] - exact)
-    assert (error <= np.where(np.abs(exact) < 2**-14, 2**-25, 2**-11 * np.abs(exact))).all() and error.any()
-
-
-@pytest.mark.parametrize("outlier", [1, 100])
-def test_int8_features_are_within_their_error_bounds(
-    tmp_path: Path, efficientnet: Encoder, frames: np.ndarray, outlier: int
-) -> None:
-    features = {name: values.copy() for name, values in efficientnet.encode_clips(frames).items()}
-    features["tokens"][..., [3, 200, 201, 700]] *= outlier
-    got = stored(tmp_path / "store", efficientnet, features, "int8")["tokens"].astype(np.float64)
-    blocks = features["tokens"].astype(np.float64).reshape(-1, BLOCK)
-    errors = np.square(got.reshape(-1, BLOCK) - blocks).sum(-1)
-    sizes = np.square(blocks).sum(-1)
-    assert (errors < 0.032**2 * sizes)[sizes > 0].all() and not errors[sizes == 0].any()
-    assert errors.sum() < 0.019**2 * sizes.sum()
 
 
 TEXTS = ["flip the pancake", "a", "clean the pool " * 20, "pour the batter slowly"]
@@ -273,20 +184,6 @@ def test_embeddings_equal_sentence_transformers(checkpoint: Path, sentence_encod
     assert np.abs(got[0] - got[3]).max() > 0.01
     assert sentence_encoder.features("texts")["embedding"].shape == got.shape[1:] == (24,)
     assert sentence_encoder.encode_texts(TEXTS)["embedding"].tobytes() == got.tobytes()
-
-
-def sentence_refusal(folder: Path, **choices: object) -> str:
-    with pytest.raises(StepDiffError) as caught:
-        load("sentence", str(folder), "cpu", **choices)  # type: ignore[arg-type]
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-def test_unusable_weights_are_refused_in_one_line(checkpoint: Path, tiny_clip: Path, tmp_path: Path) -> None:
-    assert "is no sentence-transformers folder" in sentence_refusal(tiny_clip)
-    assert "no choice of frames or sampling" in sentence_refusal(checkpoint, frames=4, sampling="segment-centres")
-    (tmp_path / "modules.json").write_text(json.dumps([{"idx": 0, "name": "0", "path": "", "type": "os.system"}]))
-    assert "cannot be loaded" in sentence_refusal(tmp_path)
 
 
 SIZE, PATCH, WIDTH = 32, 8, 24
@@ -379,23 +276,38 @@ def idefics3() -> Any:
     return Idefics3ForConditionalGeneration(config)
 
 
-# encoder name, whole model, its projector, its image processor, tokens and channels per frame
-MODELS: dict[str, tuple[str, Callable[[], Any], str, str, tuple[int, int]]] = {
-    "llava": ("llava", llava, "model.multi_modal_projector", "CLIPImageProcessorPil", (PATCHES, WIDTH)),
-    "llava-layers": (
-        "llava",
-        lambda: llava(vision_feature_layer=[-2, 1], vision_feature_select_strategy="full"),
-        "model.multi_modal_projector",
-        "CLIPImageProcessorPil",
-        (PATCHES + 1, 2 * WIDTH),
+# encoder, whole model, its projector, its image processor, tokens and channels per frame, recorded layer and filter
+MODELS: dict[str, tuple[str, Callable[[], Any], str, str, tuple[int, int], str, str]] = {
+    "llava": (
+        "llava", llava, "model.multi_modal_projector", "CLIPImageProcessorPil", (PATCHES, WIDTH),
+        "hidden state 2 of 3, the first token left out", "bicubic",
     ),
-    "llava-siglip": ("llava", llava_siglip, "model.multi_modal_projector", "SiglipImageProcessorPil", (PATCHES, WIDTH)),
-    "blip2": ("blip2", blip2, "qformer", "BlipImageProcessorPil", (PATCHES + 1, WIDTH)),
-    "idefics": ("idefics", idefics, "model.perceiver_resampler", "IdeficsImageProcessorPil", (PATCHES + 1, WIDTH)),
-    "idefics2": ("idefics2", idefics2, "model.connector", "Idefics2ImageProcessorPil", (PATCHES, WIDTH)),
-    "idefics3": ("idefics3", idefics3, "model.connector", "Idefics3ImageProcessorPil", (PATCHES, WIDTH)),
-}
-FILTERS = {"idefics2": "bilinear", "idefics3": "lanczos"}  # default of these processors; the others use bicubic
+    "llava-layers": (
+        "llava", lambda: llava(vision_feature_layer=[-2, 1], vision_feature_select_strategy="full"),
+        "model.multi_modal_projector", "CLIPImageProcessorPil", (PATCHES + 1, 2 * WIDTH),
+        "hidden state 2, 1 of 3, all tokens", "bicubic",
+    ),
+    "llava-siglip": (
+        "llava", llava_siglip, "model.multi_modal_projector", "SiglipImageProcessorPil", (PATCHES, WIDTH),
+        "hidden state 3 of 3, all tokens", "bicubic",
+    ),
+    "blip2": (
+        "blip2", blip2, "qformer", "BlipImageProcessorPil", (PATCHES + 1, WIDTH),
+        "last hidden state, final norm, class token first", "bicubic",
+    ),
+    "idefics": (
+        "idefics", idefics, "model.perceiver_resampler", "IdeficsImageProcessorPil", (PATCHES + 1, WIDTH),
+        "last hidden state, class token first", "bicubic",
+    ),
+    "idefics2": (
+        "idefics2", idefics2, "model.connector", "Idefics2ImageProcessorPil", (PATCHES, WIDTH),
+        "last hidden state, final norm", "bilinear",
+    ),
+    "idefics3": (
+        "idefics3", idefics3, "model.connector", "Idefics3ImageProcessorPil", (PATCHES, WIDTH),
+        "last hidden state, final norm", "lanczos",
+    ),
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -404,7 +316,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     import transformers
 
     made = {}
-    for case, (_, build, _, processor, _) in MODELS.items():
+    for case, (_, build, _, processor, *_) in MODELS.items():
         made[case] = tmp_path_factory.mktemp(case)
         torch.manual_seed(0)
         model = build()
@@ -431,7 +343,7 @@ def given_to_projector(case: str, folder: Path, pictures: np.ndarray) -> torch.T
     """Return the tokens [F, N, D] that the whole model passes to its projector, after its own image processor."""
     import transformers
 
-    _, _, place, processor, _ = MODELS[case]
+    _, _, place, processor, *_ = MODELS[case]
     kind = json.loads((folder / "config.json").read_text())["architectures"][0]
     model = getattr(transformers, kind).from_pretrained(folder).eval()
     process = getattr(transformers, processor).from_pretrained(folder)
@@ -468,7 +380,7 @@ def given_to_projector(case: str, folder: Path, pictures: np.ndarray) -> torch.T
 @pytest.mark.full
 @pytest.mark.parametrize("case", MODELS)
 def test_tokens_equal_the_input_of_the_projector(case: str, folders: dict[str, Path], pictures: np.ndarray) -> None:
-    name, _, _, _, shape = MODELS[case]
+    name, _, _, _, shape, layer, filter_ = MODELS[case]
     encoder = load(name, str(folders[case]), "cpu")
     expected = given_to_projector(case, folders[case], pictures).numpy()
     assert expected.shape == (6, *shape) and expected.std() > 0.1
@@ -477,28 +389,14 @@ def test_tokens_equal_the_input_of_the_projector(case: str, folders: dict[str, P
     np.testing.assert_allclose(got["tokens"], expected, rtol=0, atol=1e-5 * np.abs(expected).max())
     assert got["tokens"].tobytes() == again["tokens"].tobytes()
     assert {k: f.shape for k, f in encoder.features("clips").items()} == {"tokens": shape}
+    provenance = encoder.provenance("clips")
+    assert (provenance.encoder, provenance.layer) == (name, layer)
+    assert provenance.crop == f"square resize to {SIZE}, {filter_}, no tiling, no padding"
+    assert provenance.frames == "1 at the centres of equal segments of the n frames, start <= time < end"
     more = load(name, str(folders[case]), "cpu", frames=3)
     assert more.features("clips")["tokens"].shape == (3 * shape[0], shape[1])
     tokens = more.encode_clips(frames_of(more, pictures))["tokens"]
     np.testing.assert_allclose(tokens, expected.reshape(2, -1, shape[1]), rtol=0, atol=1e-5 * np.abs(expected).max())
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("case", MODELS)
-def test_provenance_records_size_crop_and_layer(case: str, folders: dict[str, Path]) -> None:
-    provenance = load(MODELS[case][0], str(folders[case]), "cpu").provenance("clips")
-    assert provenance.crop == f"square resize to {SIZE}, {FILTERS.get(case, 'bicubic')}, no tiling, no padding"
-    assert provenance.frames == "1 at the centres of equal segments of the n frames, start <= time < end"
-    layers = {
-        "llava": "hidden state 2 of 3, the first token left out",
-        "llava-layers": "hidden state 2, 1 of 3, all tokens",
-        "llava-siglip": "hidden state 3 of 3, all tokens",
-        "blip2": "last hidden state, final norm, class token first",
-        "idefics": "last hidden state, class token first",
-        "idefics2": "last hidden state, final norm",
-        "idefics3": "last hidden state, final norm",
-    }
-    assert provenance.layer == layers[case] and provenance.encoder == MODELS[case][0]
 
 
 @pytest.mark.full
@@ -526,28 +424,20 @@ def test_the_language_model_is_not_read(
     np.testing.assert_allclose(got, expected, rtol=0, atol=0.02 * np.abs(expected).max())  # half precision files
 
 
-def tower_refusal(name: str, folder: Path) -> str:
-    with pytest.raises(StepDiffError) as caught:
-        load(name, str(folder), "cpu")
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
 @pytest.mark.full
 @pytest.mark.parametrize("name", ["llava", "blip2", "idefics", "idefics2", "idefics3"])
 def test_another_model_is_refused_in_one_line(name: str, folders: dict[str, Path], tmp_path: Path) -> None:
     other = "idefics3" if name != "idefics3" else "idefics2"
-    assert f"has model_type {other!r}" in tower_refusal(name, folders[other])
-    assert "holds no config.json" in tower_refusal(name, tmp_path)
+    assert f"has model_type {other!r}" in refusal(name, folders[other])
+    assert "holds no config.json" in refusal(name, tmp_path)
     shutil.copytree(folders[name], tmp_path, dirs_exist_ok=True)
     different = "blip2" if name != "blip2" else "llava"
     shutil.copy(folders[different] / "model.safetensors", tmp_path)
-    line = tower_refusal(name, tmp_path)
+    line = refusal(name, tmp_path)
     assert "is unknown or of another shape" in line or "of the tensors, first" in line
 
 
 Writer = Callable[..., Path]
-ROOT = Path(__file__).parents[2]
 MODULE = '''
 import numpy as np
 import torch
@@ -599,22 +489,6 @@ def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.full
-def test_an_encoder_of_another_package_featurizes(plugin: Path, video: Writer, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "featurize", str(video("plugin.mp4")), "--store", str(tmp_path / "store")]
-    command += ["--encoder", "mymodule:DINOv3", "--weights", str(plugin / "weights"), "--workers", "1"]
-    paths = os.pathsep.join([str(plugin), os.environ.get("PYTHONPATH", "")])
-    given = {"cwd": ROOT, "env": {**os.environ, "PYTHONPATH": paths}, "capture_output": True, "text": True}
-    done = subprocess.run(command, **given)  # type: ignore[call-overload]
-    assert done.returncode == 0, done.stderr
-    view = Store.open(tmp_path / "store").view("clips", "dinov3")
-    assert (view.provenance.encoder, view.provenance.weights) == ("dinov3", fingerprint(plugin / "weights"))
-    assert {name: feature.shape for name, feature in view.features.items()} == {"tokens": (128, 24), "embedding": (24,)}
-    assert np.isfinite(view.read("tokens", np.array([0]))).all()
-    again = subprocess.run(command, **given)  # type: ignore[call-overload]
-    assert again.returncode == 0 and again.stdout.startswith("nothing to do: 1 clips in view dinov3"), again.stderr
-
-
 def test_an_unusable_encoder_is_refused_in_one_line(plugin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(StepDiffError, match=r"no_such_module:A cannot be imported .*PYTHONPATH.*--working-dir"):
         encoder_class("no_such_module:A")
@@ -646,43 +520,63 @@ class Colour(Encoder):
 """
 
 
-@pytest.mark.full
-def test_an_encoder_without_weights_has_a_version(video: Writer, tmp_path: Path) -> None:
-    """Two versions never share a view, and a finished view is recognised."""
-    clip, store = str(video("by_hand.mp4")), tmp_path / "store"
-    paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
+@pytest.fixture
+def importable(plugin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Modules of the plugin and of the test's folder can be imported, which workers need as well."""
+    monkeypatch.syspath_prepend(plugin)
+    monkeypatch.syspath_prepend(tmp_path)
 
-    def run(version: str, *more: str) -> tuple[int, str]:
-        (tmp_path / "by_hand.py").write_text(BY_HAND.replace("VERSION", version))
-        command = [sys.executable, "-m", "featurize", clip, "--store", str(store), "--encoder", "by_hand:Colour", *more]
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
-        return done.returncode, done.stdout + done.stderr
+
+@pytest.mark.full
+def test_an_encoder_of_another_package_featurizes(
+    plugin: Path, importable: None, video: Writer, tmp_path: Path, featurize: Run
+) -> None:
+    given = [video("plugin.mp4"), "--store", tmp_path / "store", "--encoder", "mymodule:DINOv3"]
+    given += ["--weights", plugin / "weights", "--workers", "1"]
+    status, summary, message = featurize(*given)
+    assert (status, summary["done"]) == (0, 1), message
+    view = Store.open(tmp_path / "store").view("clips", "dinov3")
+    assert (view.provenance.encoder, view.provenance.weights) == ("dinov3", fingerprint(plugin / "weights"))
+    assert {name: feature.shape for name, feature in view.features.items()} == {"tokens": (128, 24), "embedding": (24,)}
+    assert np.isfinite(view.read("tokens", np.array([0]))).all()
+    assert featurize(*given)[2].startswith("nothing to do: 1 clips in view dinov3")
+
+
+@pytest.mark.full
+def test_an_encoder_without_weights_has_a_version(
+    importable: None, video: Writer, tmp_path: Path, featurize: Run
+) -> None:
+    """Two versions never share a view, and a finished view is recognised."""
+    clip, store = video("by_hand.mp4"), tmp_path / "store"
+    for module, version in (("none", "None"), ("number", "2"), ("one", "'1'"), ("two", "'2'")):
+        (tmp_path / f"by_hand_{module}.py").write_text(BY_HAND.replace("VERSION", version))
+
+    def run(module: str, *more: str) -> tuple[int, str]:
+        status, _, message = featurize(clip, "--store", store, "--encoder", f"by_hand_{module}:Colour", *more)
+        return status, message
 
     needs = "needs weights: weights of that encoder; an encoder that computes without weights declares a `version`"
-    for version, more, why in (
-        ("None", (), f"error: encoder by_hand:Colour {needs}\n"),
-        ("2", (), "error: encoder by_hand:Colour has the version 2: give it a text, such as version = '1'\n"),
-        ("'1'", ("--weights", "any"), "error: encoder by_hand:Colour has no weights: leave --weights any out\n"),
+    for module, more, why in (
+        ("none", (), needs),
+        ("number", (), "has the version 2: give it a text, such as version = '1'"),
+        ("one", ("--weights", "any"), "has no weights: leave --weights any out"),
     ):
-        assert run(version, *more) == (2, why) and not store.exists()
-    status, shown = run("'1'")
-    assert status == 0, shown
+        assert run(module, *more) == (2, f"error: encoder by_hand_{module}:Colour {why}\n") and not store.exists()
+    status, message = run("one")
+    assert status == 0, message
     view = Store.open(store).view("clips", "colour")
     assert view.provenance.weights == hashlib.sha256(b"no weights, version 1\n").hexdigest()
     assert view.read("embedding", np.array([0])).all()
-    assert run("'1'")[1].startswith("nothing to do: 1 clips in view colour")
-    status, shown = run("'2'")
-    assert status == 2 and "weights" in shown.splitlines()[-1], "a view of another version is refused"
+    assert run("one")[1].startswith("nothing to do: 1 clips in view colour")
+    status, message = run("two")
+    assert status == 2 and "weights" in message.splitlines()[-1], "a view of another version is refused"
 
 
-def test_an_entry_point_registers_an_encoder(plugin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_entry_point_registers_an_encoder(plugin: Path, importable: None, tmp_path: Path) -> None:
     installed = tmp_path / "mine-1.0.dist-info"
     installed.mkdir()
     (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
     (installed / "entry_points.txt").write_text("[stepdiff.encoders]\ndino-small = mymodule:DINOv3\n")
-    monkeypatch.syspath_prepend(plugin)
-    monkeypatch.syspath_prepend(tmp_path)
     assert proper_name("dino-small") == "dinov3"
     assert load("dino-small", str(plugin / "weights"), "cpu").features("clips")["tokens"].shape == (128, 24)
     with pytest.raises(StepDiffError, match="dino-small; give your own"):

@@ -10,6 +10,7 @@ import av
 import numpy as np
 import polars as pl
 import pytest
+import timm
 import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
@@ -29,6 +30,7 @@ from store.io.records import all_writes
 from tests.heads.public.vlms import save
 
 from . import hf_models as models
+from .conftest import Run, Writer, refusal
 
 NORMAL = ([0.5, 0.4, 0.3], [0.2, 0.3, 0.4])
 PLAIN = ([0.0] * 3, [1.0] * 3)
@@ -50,12 +52,10 @@ EXACT = 1e-5
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
-    """Return a function that returns the checkpoint of a family, or skips the test."""
+    """Return a function that returns the checkpoint of a family."""
     made: dict[str, Path] = {}
 
     def build(family: str) -> Path:
-        if family in models.NEED_TIMM:
-            pytest.importorskip("timm", reason="timm is not installed")
         if family not in made:
             path = tmp_path_factory.mktemp(family)
             models.shaken(models.EVERY[family](path)).save_pretrained(path)
@@ -229,7 +229,6 @@ def test_an_image_model_has_no_texts(folder: Folder) -> None:
 @pytest.mark.parametrize("family", ["dinov3", "tipsv2", "vjepa2", "videoprism", "pe-video"])
 def test_pixels_equal_those_of_the_own_processor(family: str, folder: Folder, pictures: Pictures) -> None:
     """With torchvision, the processors that need it differ by at most two levels of 255."""
-    pytest.importorskip("torchvision", reason="torchvision is not installed")
     from transformers import AutoVideoProcessor
 
     path = folder(family)
@@ -372,7 +371,6 @@ def test_unsupported_settings_are_refused(settings: dict[str, Any], reason: str)
 def test_settings_of_timm(config: dict[str, Any], crop: str) -> None:
     found = preprocessing_of(timm_settings(config), Path("/folder"), torch.device("cpu"))
     assert str(found.crop) == crop
-    timm = pytest.importorskip("timm", reason="timm is not installed")
     transform = timm.data.create_transform(**timm.data.resolve_data_config(config, model=None), is_training=False)
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8))
     seen = pixels_of(av.VideoFrame.from_ndarray(np.array(picture), format="rgb24"), found.crop)
@@ -394,25 +392,11 @@ RECORDED = {  # by views of these names: layer, frames and crop
 }
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    paths = {name: tmp_path_factory.mktemp(name) for name in NAMES}
-    for name, path in paths.items():
-        models.shaken(models.EVERY[name](path)).save_pretrained(path)
-    return paths
-
-
-@pytest.fixture(scope="module")
-def three_clips() -> np.ndarray:
-    """Return decoded frames of three clips, wider than high."""
-    return np.random.default_rng(0).integers(0, 256, (3, FRAMES, 45, 61, 3), dtype=np.uint8)
-
-
 def named_reference(
-    name: str, path: Path, three_clips: np.ndarray, layer: int | None
+    name: str, path: Path, pictures: Pictures, layer: int | None
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Return tokens [B, N, D] and embeddings of frames [B, T, E] of the whole model's forward pass."""
-    model, pixels = AutoModel.from_pretrained(path).eval(), own_pixels(name, path, three_clips)
+    model, pixels = AutoModel.from_pretrained(path).eval(), own_pixels(name, path, pictures)
     with torch.inference_mode():
         if name in ("videomae", "vjepa2"):
             return model(pixels).last_hidden_state, None
@@ -420,7 +404,7 @@ def named_reference(
         output = model(input_ids=ids, pixel_values=pixels.flatten(0, 1), output_hidden_states=True)
     seen = output.vision_model_output
     state = seen.last_hidden_state if layer is None else seen.hidden_states[layer]
-    tokens = state[:, int(name == "clip") :].reshape(len(three_clips), FRAMES * TOKENS, WIDTH)
+    tokens = state[:, int(name == "clip") :].reshape(len(pictures), FRAMES * TOKENS, WIDTH)
     return tokens, output.image_embeds.unflatten(0, (-1, FRAMES))
 
 
@@ -428,16 +412,12 @@ def named_reference(
     ("name", "layer"),
     [("clip", None), ("clip", -1), ("clip", 0), ("siglip", None), ("siglip", 1), ("videomae", None), ("vjepa2", None)],
 )
-def test_features_equal_transformers(
-    name: str, layer: int | None, folders: dict[str, Path], three_clips: np.ndarray
-) -> None:
+def test_features_equal_transformers(name: str, layer: int | None, folder: Folder, pictures: Pictures) -> None:
     frames_of_images = FRAMES if name in ("clip", "siglip") else None
-    encoder = load(name, str(folders[name]), "cpu", layer, frames_of_images)
-    frames = decoded(encoder, three_clips)
+    encoder = load(name, str(folder(name)), "cpu", layer, frames_of_images)
+    frames = decoded(encoder, pictures)
     got, again = encoder.encode_clips(frames), encoder.encode_clips(frames)
-    tokens, embedded = named_reference(
-        name, folders[name], three_clips, -2 if name == "clip" and layer is None else layer
-    )
+    tokens, embedded = named_reference(name, folder(name), pictures, -2 if name == "clip" and layer is None else layer)
     assert tokens.std() > 0.1
     close(got["tokens"], tokens)
     if embedded is None:
@@ -454,59 +434,54 @@ def test_features_equal_transformers(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_recorded_provenance(name: str, folders: dict[str, Path]) -> None:
+def test_the_recorded_provenance(name: str, folder: Folder) -> None:
     """A view that exists must be continued: no word of its provenance may change."""
-    made = load(name, str(folders[name]), "cpu").provenance("clips", "int8")
+    made = load(name, str(folder(name)), "cpu").provenance("clips", "int8")
     assert (made.encoder, made.layer, made.frames, made.crop) == (name, *RECORDED[name])
     images = {"frame_embedding": "float32"} if name in ("clip", "siglip") else {}
     assert made.dtypes == {"tokens": "int8", **images, "embedding": "float32"}
     if images:
-        texts = load(name, str(folders[name]), "cpu").provenance("texts")
+        texts = load(name, str(folder(name)), "cpu").provenance("texts")
         assert (texts.layer, texts.frames, texts.crop) == (made.layer, "none", "first 20 tokens")
-        other = load(name, str(folders[name]), "cpu", -1, frames=3, sampling="segment-centres").provenance("clips")
+        other = load(name, str(folder(name)), "cpu", -1, frames=3, sampling="segment-centres").provenance("clips")
         assert other.layer == "hidden state 2 of 2, patch tokens"
         assert other.frames == "3 at the centres of equal segments of the n frames, start <= time < end"
 
 
-def refusal(name: str, folder: Path, **choices: int) -> str:
-    with pytest.raises(StepDiffError) as caught:
-        load(name, str(folder), "cpu", **choices)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
 @pytest.mark.full
 @pytest.mark.parametrize("name", NAMES)
-def test_other_weights_are_refused(name: str, folders: dict[str, Path], tmp_path: Path) -> None:
+def test_other_weights_are_refused(name: str, folder: Folder, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     other = "clip" if name != "clip" else "siglip"
-    assert f"{other!r}, not {name!r}" in refusal(name, folders[other])
+    assert f"{other!r}, not {name!r}" in refusal(name, folder(other))
     assert "holds no config.json" in refusal(name, tmp_path)
-    shutil.copytree(folders[name], tmp_path, dirs_exist_ok=True)
+    shutil.copytree(folder(name), tmp_path, dirs_exist_ok=True)
     state = load_file(tmp_path / "model.safetensors")
     lost = max(key for key in state if key.endswith("weight"))
     save_file({key: value for key, value in state.items() if key != lost}, tmp_path / "model.safetensors")
     line = refusal(name, tmp_path)
     assert "lacks 1 tensors of a" in line and lost in line
-    whole = (folders[name] / "model.safetensors").read_bytes()
+    whole = (folder(name) / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
     assert "cannot be loaded" in refusal(name, tmp_path)
 
 
-def test_choices_that_do_not_fit_are_refused(folders: dict[str, Path], tmp_path: Path) -> None:
-    assert "0 to 2" in refusal("clip", folders["clip"], layer=4)
-    assert "hidden states 0 to 2" in refusal("siglip", folders["siglip"], layer=4)
-    assert "no choice of frames" in refusal("videomae", folders["videomae"], frames=8)
-    assert "5 are no multiple: change --frames" in refusal("vjepa2", folders["vjepa2"], frames=5)
-    shutil.copytree(folders["siglip"], tmp_path, dirs_exist_ok=True)
-    config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "siglip2"}))
-    assert "'siglip2', not 'siglip'" in refusal("siglip", tmp_path)
+@pytest.mark.parametrize(
+    ("name", "choices", "why"),
+    [
+        ("clip", {"layer": 4}, "hidden states 0 to 2"),
+        ("siglip", {"layer": 4}, "hidden states 0 to 2"),
+        ("videomae", {"frames": 8}, "no choice of frames"),
+        ("vjepa2", {"frames": 5}, "5 are no multiple: change --frames"),
+    ],
+)
+def test_choices_that_do_not_fit_are_refused(folder: Folder, name: str, choices: dict[str, int], why: str) -> None:
+    assert why in refusal(name, folder(name), **choices)
 
 
-def test_without_a_tokenizer_clips_are_encoded_and_texts_refused(folders: dict[str, Path], tmp_path: Path) -> None:
-    shutil.copytree(folders["siglip"], tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("tokenizer*"))
+def test_without_a_tokenizer_clips_are_encoded_and_texts_refused(folder: Folder, tmp_path: Path) -> None:
+    shutil.copytree(folder("siglip"), tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("tokenizer*"))
     encoder = load("siglip", str(tmp_path), "cpu")
     assert set(encoder.features("clips")) == {"tokens", "frame_embedding", "embedding"}
     with pytest.raises(StepDiffError, match="has no tokenizer that can be loaded"):
@@ -563,10 +538,6 @@ def test_fewer_pixels_make_fewer_tokens_and_are_in_the_provenance(vlm_folder: Pa
     smaller = load(f"vlm:{vlm_folder}", device="cpu", frames=FRAMES, pixels=32 * 32)
     assert smaller.features("clips")["tokens"].shape[0] < vlm_encoder.features("clips")["tokens"].shape[0]
     assert "of at most 1024 pixels" in smaller.crop and smaller.fingerprint == vlm_encoder.fingerprint
-
-
-Run = Callable[..., tuple[int, dict[str, object], str]]
-Writer = Callable[..., Path]
 
 
 @pytest.mark.full

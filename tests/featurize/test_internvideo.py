@@ -75,14 +75,8 @@ def test_features_equal_the_modules_output(encoder: InternVideo, frames: np.ndar
     assert tokens.std() > 0.1
     np.testing.assert_allclose(got["tokens"], tokens, rtol=0, atol=1e-5 * tokens.abs().max().item())
     np.testing.assert_allclose(got["embedding"], torch.nn.functional.normalize(embedding), rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("entity", ["clips", "texts"])
-def test_declared_features_match_the_encoders_output(encoder: Encoder, frames: np.ndarray, entity: str) -> None:
-    got = encoder.encode_clips(frames) if entity == "clips" else encoder.encode_texts(TEXTS)
-    declared = encoder.features(entity)
-    assert {name: array.shape[1:] for name, array in got.items()} == {n: f.shape for n, f in declared.items()}
-    np.testing.assert_allclose(np.linalg.norm(got["embedding"], axis=1), 1, rtol=1e-5)
+    declared = {name: feature.shape for name, feature in encoder.features("clips").items()}
+    assert {name: array.shape[1:] for name, array in got.items()} == declared
     assert all(array.dtype == np.float32 for array in got.values())
 
 
@@ -122,7 +116,7 @@ def test_text_features_equal_the_modules_output(encoder: InternVideo) -> None:
     got = encoder.encode_texts(TEXTS)["embedding"]
     expected = torch.nn.functional.normalize(encoder.module.encode_text(encoder.token_ids(TEXTS)))
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
-    assert abs(got[0] @ got[1]) < 0.99
+    assert abs(got[0] @ got[1]) < 0.99 and got.shape[1:] == encoder.features("texts")["embedding"].shape
 
 
 def test_both_kinds_of_tokenizer_files_give_the_same_ids(encoder: InternVideo, weights: Path, tmp_path: Path) -> None:
@@ -275,20 +269,15 @@ def test_the_message_for_a_model_of_another_size_names_the_size(tmp_path: Path, 
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("write", [write_published, write_old])
-@pytest.mark.parametrize("kept", [0, 10, 0.2, 0.9, 0.999])
-def test_a_truncated_file_is_refused(
-    tmp_path: Path, state: State, write: Callable[[Path, State], None], kept: float
-) -> None:
+def test_a_truncated_file_is_refused(tmp_path: Path, state: State) -> None:
     path = tmp_path / "model.ckpt"
-    write(path, state)
-    size = path.stat().st_size
-    os.truncate(path, int(kept if kept >= 1 else kept * size))
-    assert "copy it again" in (line := refusal(path)) or "is refused" in line
-
-
-@pytest.mark.full
-def test_a_truncated_safetensors_file_is_refused(tmp_path: Path, state: State) -> None:
+    for write in (write_published, write_old):
+        write(path, state)
+        size = path.stat().st_size
+        for kept in (0.999 * size, 0.9 * size, 0.2 * size, 10, 0):
+            os.truncate(path, int(kept))
+            assert "copy it again" in (line := refusal(path)) or "is refused" in line
+    path.unlink()
     path = tmp_path / "model.safetensors"
     save_file(state, path)
     for size in (path.stat().st_size - 1, 100, 3, 0):

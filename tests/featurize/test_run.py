@@ -27,8 +27,8 @@ from store import Store, View
 from store.__main__ import main as store_main
 from store.verbs.verify import verify
 
-Writer = Callable[..., Path]
-Run = Callable[..., tuple[int, dict[str, object], str]]
+from .conftest import Run, Writer
+
 ROOT = Path(__file__).parents[2]
 NICENESS = "RAY_worker_niceness"  # as tests/conftest.py sets it
 FEATURES = ("tokens", "frame_embedding", "embedding")
@@ -101,7 +101,7 @@ def store(kitchen: Path, tiny_clip: Path, tmp_path_factory: pytest.TempPathFacto
     return path
 
 
-def options(kitchen: Path, store: Path, tiny_clip: Path) -> list[object]:
+def options(kitchen: Path, store: object, tiny_clip: Path) -> list[object]:
     return ["--manifest", kitchen / "clips.csv", "--store", store, "--encoder", "clip", "--weights", tiny_clip]
 
 
@@ -136,11 +136,6 @@ def test_a_repeated_run(store: Path, kitchen: Path, tiny_clip: Path, capsys: pyt
     summary = json.loads(printed.out)
     assert (summary["done"], summary["already"], summary["failed"]) == (0, 3, 8)
     assert "nothing to do" in printed.err and "--retry-failed" in printed.err
-
-
-def test_allow_failed_exits_with_status_0(
-    store: Path, kitchen: Path, tiny_clip: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
     assert main([*map(str, options(kitchen, store, tiny_clip)), "--allow-failed"]) == 0
     assert "8 of 11 clips failed:" in capsys.readouterr().out
 
@@ -157,33 +152,56 @@ def test_a_second_writer_is_refused(store: Path, kitchen: Path, tiny_clip: Path)
     assert json.loads(out)["already"] == 3
 
 
-def test_another_provenance_is_refused(store: Path, kitchen: Path, tiny_clip: Path, featurize: Run) -> None:
-    status, _, message = featurize(*options(kitchen, store, tiny_clip), "--dtype", "int8", "--retry-failed")
-    assert status == 2 and "was made differently" in message and "'int8'" in message
-
-
-def test_invalid_options_are_refused_before_anything_is_written(
-    tmp_path: Path, kitchen: Path, tiny_clip: Path, store: Path, capsys: pytest.CaptureFixture[str]
+def test_commands_that_cannot_be_run_are_refused_in_one_line_before_anything_is_written(
+    store: Path, kitchen: Path, tiny_clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """They do not start Ray either."""
     frame = pl.read_csv(kitchen / "clips.csv", infer_schema=False)
-    pl.concat([frame, frame[:1]]).write_csv(tmp_path / "twice.csv")
-    frame.drop("end").write_csv(tmp_path / "column.csv")
-    moved = pl.DataFrame({"clip": ["good_0_1"], "video": ["good.mp4"], "start": [0.0], "end": [1.5]})
-    moved.write_csv(tmp_path / "moved.csv")
-    new = tmp_path / "features"
-    encoder = ["--encoder", "clip", "--weights", str(tiny_clip)]
-    for name, reason in (("twice", "twice"), ("column", "no column end"), ("absent", "no manifest")):
-        assert main(["--manifest", str(tmp_path / f"{name}.csv"), "--store", str(new), *encoder]) == 2
-        assert reason in capsys.readouterr().err
-    assert main(["--store", str(new), *encoder]) == 2
-    assert main(["--store", str(new), "--manifest", "a.csv", *encoder, "b.mp4"]) == 2
-    unfetched = ["--encoder", "clip", "--weights", str(tmp_path / "no-weights")]
-    assert main(["--manifest", str(kitchen / "clips.csv"), "--store", str(new), *unfetched]) == 2
-    assert not new.exists()
-    rows = len(Store.open(store).catalog("clips"))
-    assert main(["--manifest", str(tmp_path / "moved.csv"), "--store", str(store), *encoder]) == 2
-    assert "is 0 to 1 s in the store and 0 to 1.5 s now" in capsys.readouterr().err
+    manifests = {
+        "twice": pl.concat([frame, frame[:1]]),
+        "column": frame.drop("end"),
+        "gone": frame.filter(pl.col("video").is_in(["gone.mp4", "text.mp4", "empty.mp4"])),
+        "intervals": frame.filter(clip="good_2_1"),
+        "moved": frame[:1].with_columns(end=pl.lit("1.5")),
+        "texts": pl.DataFrame({"text": ["whisk"]}),
+    }
+    path = {name: tmp_path / f"{name}.csv" for name in [*manifests, "absent"]}
+    for name, rows in manifests.items():
+        if "video" in rows.columns:
+            rows = rows.with_columns(pl.format("{}/{}", pl.lit(str(kitchen)), "video").alias("video"))
+        rows.write_csv(path[name])
+    files = {name: kitchen / f"{name}.mp4" for name in ("good", "text", "empty", "sound")}
+    new, encoder = tmp_path / "features", ["--encoder", "clip", "--weights", tiny_clip]
+    loaded, rows = set(sys.modules), len(Store.open(store).catalog("clips"))
+    for into, arguments, why in (
+        (new, ["--manifest", path["twice"], *encoder], "twice"),
+        (new, ["--manifest", path["column"], *encoder], "no column end"),
+        (new, ["--manifest", path["absent"], *encoder], "no manifest"),
+        (new, encoder, ""),
+        (new, ["--manifest", "a.csv", *encoder, "b.mp4"], ""),
+        (new, ["--manifest", path["gone"], "--encoder", "clip", "--weights", tmp_path / "no-weights"], ""),
+        (new, [files["good"], kitchen, *encoder], "is a folder: give the video files in it"),
+        (new, [files["good"], kitchen / "absent.mp4", *encoder], "no video"),
+        (new, [files["text"], *encoder], "text.mp4 is not a video"),
+        (
+            new,
+            [files["text"], files["empty"], files["sound"], *encoder],
+            "none of 3 clips can be computed; the first",
+        ),
+        (new, ["--manifest", path["gone"], *encoder], "gone.mp4 does not exist"),
+        (new, ["--manifest", path["intervals"], *encoder], "is not after start 2"),
+        (new, ["--manifest", path["moved"], "--id-from", "path", *encoder], "--id-from is for video files"),
+        (new, ["--manifest", path["texts"], "--replace", *encoder], "--replace is for clips"),
+        (new, [files["good"], *encoder, "--device", "cpu", "--workers", 1, "--workers-per-gpu", 2], "leave it out"),
+        (store, ["--manifest", path["moved"], *encoder], "is 0 to 1 s in the store and 0 to 1.5 s now"),
+        (store, [*options(kitchen, store, tiny_clip), "--dtype", "int8", "--retry-failed"], "'int8'"),
+    ):
+        status = main([*map(str, arguments), *([] if "--store" in arguments else ["--store", str(into)])])
+        message = capsys.readouterr().err
+        assert status in (1, 2) and message.startswith("error: ") and message.count("\n") == 1, message
+        assert why in message and not new.exists(), message
     assert len(Store.open(store).catalog("clips")) == rows
+    assert not any(name.startswith("ray.") for name in set(sys.modules) - loaded)
 
 
 def test_retry_failed_computes_fixed_clips(store: Path, kitchen: Path, tiny_clip: Path, featurize: Run) -> None:
@@ -308,63 +326,6 @@ def test_a_run_whose_worker_is_killed_continues(tmp_path: Path, tiny_clip: Path,
     arrays(tmp_path / "worker")
 
 
-@pytest.fixture
-def bad(tmp_path: Path, audio: Path) -> Path:
-    """A folder without videos."""
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "text.mp4").write_text("a recipe\n" * 100)
-    (tmp_path / "empty.mp4").touch()
-    (tmp_path / "sound.mp4").write_bytes(audio.read_bytes())
-    return tmp_path
-
-
-def write_manifest(path: Path, *rows: tuple[str, str, object, object]) -> Path:
-    pl.DataFrame(rows, ["clip", "video", "start", "end"], orient="row", strict=False).write_csv(path)
-    return path
-
-
-def refused(capsys: pytest.CaptureFixture[str], store: Path, weights: Path, *arguments: object) -> str:
-    """Run a command that is refused in one line without Ray; return the message."""
-    loaded = set(sys.modules)
-    given = [*arguments, "--store", store, "--encoder", "clip", "--weights", weights]
-    assert main([str(one) for one in given]) in (1, 2)
-    assert not any(name.startswith("ray.") for name in set(sys.modules) - loaded)
-    message = capsys.readouterr().err
-    assert message.startswith("error: ") and message.count("\n") == 1, message
-    return message
-
-
-def test_nothing_to_compute(bad: Path, video: Writer, tiny_clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    new, good = bad / "features", video("good.mp4", g=10)
-    rows = [("a", "gone.mp4", 0, 1), ("b", "text.mp4", 0, 1), ("c", "folder", 0, 1), ("d", "empty.mp4", 0, 1)]
-    intervals = [("a", str(good), 2, 1), ("b", str(good), "0:01", "0:02")]
-    cases: dict[str, list[object]] = {
-        "folder is a folder: give the video files in it": [good, bad / "folder"],
-        "no video": [good, bad / "absent.mp4"],
-        "text.mp4 is not a video": [bad / "text.mp4"],
-        "none of 3 clips can be computed; the first: ": [bad / name for name in ("text.mp4", "empty.mp4", "sound.mp4")],
-        "gone.mp4 does not exist": ["--manifest", write_manifest(bad / "gone.csv", *rows)],
-        "is not after start 2": ["--manifest", write_manifest(bad / "intervals.csv", *intervals)],
-    }
-    for reason, arguments in cases.items():
-        assert reason in refused(capsys, new, tiny_clip, *arguments)
-        assert not new.exists()
-
-
-def test_options_without_meaning_are_refused(
-    bad: Path, video: Writer, tiny_clip: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = write_manifest(bad / "clips.csv", ("a", "a.mp4", 0, 1))
-    message = refused(capsys, bad / "features", tiny_clip, "--manifest", path, "--id-from", "path")
-    assert "--id-from is for video files" in message
-    (bad / "texts.csv").write_text("text\nwhisk\n")
-    message = refused(capsys, bad / "features", tiny_clip, "--manifest", bad / "texts.csv", "--replace")
-    assert "--replace is for clips" in message
-    shared = ["--workers", 1, "--device", "cpu", "--workers-per-gpu", 2]
-    message = refused(capsys, bad / "features", tiny_clip, video("good.mp4", g=10), *shared)
-    assert message == "error: --workers-per-gpu 2, but no worker has a GPU: leave it out\n"
-
-
 @pytest.mark.full
 def test_a_forgotten_clip_is_not_computed_until_it_is_recalled(
     tmp_path: Path, video: Writer, tiny_clip: Path, featurize: Run, capsys: pytest.CaptureFixture[str]
@@ -372,7 +333,7 @@ def test_a_forgotten_clip_is_not_computed_until_it_is_recalled(
     source, store = video("good.mp4", g=10), tmp_path / "features"
     rows = [(f"clip_{n}", str(source), n / 2, n / 2 + 0.5) for n in range(3)]
     pl.DataFrame(rows, ["clip", "video", "start", "end"], orient="row").write_csv(tmp_path / "clips.csv")
-    given = ["--manifest", tmp_path / "clips.csv", "--store", store, "--encoder", "clip", "--weights", tiny_clip]
+    given = options(tmp_path, store, tiny_clip)
     assert featurize(*given)[0] == 0
     before = Store.open(store).view("clips", "clip").read("tokens", keys=["clip_0", "clip_1", "clip_2"])
     assert store_main(["forget", str(store), "clip_1"]) == 0
@@ -394,26 +355,17 @@ def test_a_forgotten_clip_is_not_computed_until_it_is_recalled(
     assert after.tobytes() == before.tobytes()
 
 
-def options_of(manifest: Path, store: object, weights: Path) -> list[object]:
-    return ["--manifest", manifest, "--store", store, "--encoder", "clip", "--weights", weights]
-
-
 @pytest.mark.full
 def test_a_run_into_an_object_store_writes_the_same_as_one_into_a_folder(
     bucket: str, video: Callable[..., Path], tiny_clip: Path, tmp_path: Path, featurize: Run
 ) -> None:
-    path = video("good.mp4", g=10)
-    manifest = tmp_path / "clips.csv"
-    rows = [("good_0_1", path, 0, 1), ("good_1_2", path, 1, 2), ("gone_0_1", tmp_path / "gone.mp4", 0, 1)]
-    pl.DataFrame(
-        [(clip, str(video), start, end) for clip, video, start, end in rows],
-        ["clip", "video", "start", "end"],
-        orient="row",
-    ).write_csv(manifest)
+    path = str(video("good.mp4", g=10))
+    rows = [("good_0_1", path, 0, 1), ("good_1_2", path, 1, 2), ("gone_0_1", str(tmp_path / "gone.mp4"), 0, 1)]
+    pl.DataFrame(rows, ["clip", "video", "start", "end"], orient="row").write_csv(tmp_path / "clips.csv")
     url = f"{bucket}/features"
     summaries = []
     for store in (url, tmp_path / "features"):
-        status, summary, message = featurize(*options_of(manifest, store, tiny_clip))
+        status, summary, message = featurize(*options(tmp_path, store, tiny_clip))
         assert status == 1, message
         assert (summary["done"], summary["failed"], summary["absent"], summary["store"]) == (2, 1, 0, str(store))
         summaries.append(summary)
@@ -423,10 +375,10 @@ def test_a_run_into_an_object_store_writes_the_same_as_one_into_a_folder(
     for name in local.features:
         assert np.array_equal(remote.read(name, np.array([1, 0])), local.read(name, np.array([1, 0])))
     assert verify(Store.open(url)) == []
-    status, summary, message = featurize(*options_of(manifest, url, tiny_clip))
+    status, summary, message = featurize(*options(tmp_path, url, tiny_clip))
     assert (status, summary["done"], summary["already"]) == (1, 0, 2)
     with Store.open(url).lock():
-        status, _, message = featurize(*options_of(manifest, url, tiny_clip))
+        status, _, message = featurize(*options(tmp_path, url, tiny_clip))
     assert status == 2 and f"is being written by process {os.getpid()} on host" in message and message.count("\n") == 1
 
 

@@ -6,7 +6,6 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from fractions import Fraction
-from itertools import pairwise
 from pathlib import Path
 from typing import get_args
 
@@ -47,46 +46,56 @@ VIDEOS: dict[str, dict[str, object]] = {
     "mpeg4.avi": {"codec": "mpeg4", "g": 7, "bf": 2},
     "vp9.webm": {"codec": "libvpx-vp9", "g": 10, "lag_in_frames": 16, "auto_alt_ref": 1, "deadline": "realtime"},
     "no-timestamps.h264": {"rate": 25, "g": 7, "bf": 2},
+    "turned.mp4": {"rotation": {"degrees": 90}, "g": 9, "bf": 2},
+    "mirrored.mp4": {"rotation": {"degrees": 180, "hflip": True}, "g": 9, "bf": 2},
 }
 
 
-def naive(path: Path) -> list[tuple[float, np.ndarray]]:
-    """Return seconds and pixels of every frame of a full decode."""
+def full_decode(path: Path) -> list[tuple[float, np.ndarray]]:
+    """Return seconds and pixels of every frame that a player shows, ordered by time."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
-        frames = list(container.decode(stream))
         zero = stream.start_time if path.suffix in (".ts", ".mpg") else 0
-        return [
+        shown = [
             (i / 25 if frame.pts is None else float((frame.pts - zero) * stream.time_base), square(frame, CROP))
-            for i, frame in enumerate(frames)
+            for i, frame in enumerate(container.decode(stream))
         ]
+    return sorted(shown, key=lambda frame: frame[0])
 
 
-def intervals(end: float, seed: int) -> list[tuple[float, float]]:
-    """Return overlapping, separate, long and short intervals in random order."""
-    draw = random.Random(seed)
-    starts = [draw.uniform(0, end) for _ in range(5)]
-    return [(0.0, end), *((start, min(start + draw.choice([0.1, 1, 5]), end)) for start in starts)]
+def check(path: Path, frames: list[tuple[float, np.ndarray]], sampling: Sampling = "linspace", count: int = 8) -> None:
+    """Check for overlapping clips of every length that the frames are sampled from all frames in the interval."""
+    draw = random.Random(0)
+    end = max(seconds for seconds, _ in frames)
+    starts = [draw.uniform(0, end) for _ in range(20)]
+    asked = [(0.0, end), *((start, min(start + draw.choice([0.1, 0.5, 1, 2, 5]), end)) for start in starts)]
+    got = {done.index: done for done in read_clips(path, asked, count, CROP, sampling=sampling)}
+    assert sorted(got) == list(range(len(asked)))
+    for index, (start, behind) in enumerate(asked):
+        inside = [pixels for seconds, pixels in frames if start <= seconds < behind]
+        done, n = got[index], len(inside)
+        if not inside:
+            assert isinstance(done, Failure) and "no frame" in done.reason
+            continue
+        places = np.linspace(0, n - 1, count).astype(int).tolist()
+        if sampling == "segment-centres":
+            places = [int((i + Fraction(1, 2)) * n / count) for i in range(count)]
+        assert isinstance(done, Clip)
+        np.testing.assert_array_equal(done.frames, [inside[place] for place in places])
+        assert done.repeats == (n < count)
 
 
+@pytest.mark.parametrize(
+    ("sampling", "count"),
+    [
+        ("linspace", 8),
+        *(pytest.param("segment-centres", count, marks=pytest.mark.full) for count in (8, 1)),
+    ],
+)
 @pytest.mark.parametrize("name", VIDEOS)
-def test_sampled_frames_equal_those_of_a_full_decode(name: str, video: Writer) -> None:
+def test_sampled_frames_equal_those_of_a_full_decode(name: str, sampling: Sampling, count: int, video: Writer) -> None:
     path = video(name, **VIDEOS[name])
-    frames = naive(path)
-    for seed in range(4):
-        asked = intervals(max(seconds for seconds, _ in frames), seed)
-        got = {done.index: done for done in read_clips(path, asked, 8, CROP)}
-        assert sorted(got) == list(range(len(asked)))
-        for index, (start, end) in enumerate(asked):
-            inside = [pixels for seconds, pixels in frames if start <= seconds < end]
-            done = got[index]
-            if not inside:
-                assert isinstance(done, Failure) and "no frame" in done.reason
-                continue
-            assert isinstance(done, Clip)
-            expected = [inside[i] for i in np.linspace(0, len(inside) - 1, 8).astype(int)]
-            np.testing.assert_array_equal(done.frames, expected)
-            assert done.repeats == (len(inside) < 8)
+    check(path, full_decode(path), sampling, count)
 
 
 @pytest.mark.full
@@ -108,97 +117,6 @@ def test_frames_of_a_stream_without_its_first_keyframe(tmp_path: Path, video: Wr
         frames = [square(frame, CROP) for frame in container.decode(video=0)]
     assert isinstance(done, Clip)
     np.testing.assert_array_equal(done.frames, [frames[i] for i in np.linspace(0, len(frames) - 1, 8).astype(int)])
-
-
-def test_an_image_is_a_video_of_one_frame(tmp_path: Path) -> None:
-    from PIL import Image
-
-    path = tmp_path / "still.png"
-    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(path)
-    (done,) = read_clips(path, [(0.0, 1.0)], 8, Crop(64, 64))
-    assert isinstance(done, Clip) and not done.repeats
-    np.testing.assert_array_equal(done.frames, [pixels] * 8)
-
-
-def test_every_clip_is_yielded_once(video: Writer) -> None:
-    path = video("b-frames.mp4", **VIDEOS["b-frames.mp4"])
-    asked = [(0.0, 1.0), (0.5, 0.9), (5.0, 6.0), (1.0, 2.9), (1.0, 4.0), (0.01, 0.02), (0.5, 0.9)]
-    got = {done.index: done for done in read_clips(path, asked, 8, CROP)}
-    reasons = {i: done.reason for i, done in got.items() if isinstance(done, Failure)}
-    assert sorted(got) == list(range(len(asked))) and sorted(reasons) == [2, 4, 5]
-    assert "begins at 5 s" in reasons[2] and "ends at 2.00 s" in reasons[2]
-    assert "ends at 4 s" in reasons[4] and "no frame from 0.01 to 0.02 s" in reasons[5]
-
-
-@pytest.mark.parametrize("name", ["cleaning_pool_a.mp4", "cleaning_pool_b.mp4", "flipping_a_pancake.mkv"])
-def test_real_videos(name: str) -> None:
-    path = Path(__file__).parents[3] / "shared" / "videos" / name
-    if not path.exists():
-        pytest.skip(f"{path.name} is not here")
-    line = from_packets(path)
-    assert line.exact and all(a < b for a, b in pairwise(line.times))
-    asked = [(0.0, line.end), (line.end / 3, line.end / 2)]
-    with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        frames = [(float(frame.pts * stream.time_base), frame) for frame in container.decode(stream)]
-        for done in read_clips(path, asked, 8, CROP):
-            start, end = asked[done.index]
-            inside = [frame for seconds, frame in frames if start <= seconds < end]
-            expected = [square(inside[i], CROP) for i in np.linspace(0, len(inside) - 1, 8).astype(int)]
-            assert isinstance(done, Clip)
-            np.testing.assert_array_equal(done.frames, expected)
-
-
-SQUARE = Crop(None, 32, "bilinear")
-OTHER_UNEVEN = np.cumsum(np.random.default_rng(1).integers(5, 200, 60)).tolist()
-
-
-def full_decode(path: Path) -> list[tuple[float, np.ndarray]]:
-    """Return seconds and pixels of every frame that a player shows, ordered by time."""
-    with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        frames = list(container.decode(stream))
-        times = [float(frame.pts * stream.time_base) for frame in frames]
-        shown = [(seconds, square(frame, SQUARE)) for seconds, frame in zip(times, frames, strict=True)]
-        return sorted(shown, key=lambda frame: frame[0])
-
-
-def check(path: Path, frames: list[tuple[float, np.ndarray]], sampling: Sampling, count: int) -> None:
-    """Check for clips of every length that the frames are sampled from all frames in the interval."""
-    draw = random.Random(0)
-    end = max(seconds for seconds, _ in frames)
-    starts = [draw.uniform(0, end) for _ in range(8)]
-    asked = [(0.0, end), *((start, min(start + draw.choice([0.1, 0.5, 2]), end)) for start in starts)]
-    got = {done.index: done for done in read_clips(path, asked, count, SQUARE, sampling=sampling)}
-    assert sorted(got) == list(range(len(asked)))
-    for index, (start, behind) in enumerate(asked):
-        inside = [pixels for seconds, pixels in frames if start <= seconds < behind]
-        done, n = got[index], len(inside)
-        if not inside:
-            assert isinstance(done, Failure) and "no frame" in done.reason
-            continue
-        places = np.linspace(0, n - 1, count).astype(int).tolist()
-        if sampling == "segment-centres":
-            places = [int((i + Fraction(1, 2)) * n / count) for i in range(count)]
-        assert isinstance(done, Clip)
-        np.testing.assert_array_equal(done.frames, [inside[place] for place in places])
-
-
-EXACT_VIDEOS: dict[str, dict[str, object]] = {
-    "uneven.mp4": {"milliseconds": OTHER_UNEVEN, "frames": 60, "g": 7, "bf": 2},
-    "b-frames.mkv": {"g": 12, "bf": 3, "sc_threshold": 0},
-    "turned.mp4": {"rotation": {"degrees": 90}, "g": 9, "bf": 2},
-    "mirrored.mp4": {"rotation": {"degrees": 180, "hflip": True}, "g": 9, "bf": 2},
-}
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("sampling, count", [("linspace", 8), ("segment-centres", 8), ("segment-centres", 1)])
-@pytest.mark.parametrize("name", EXACT_VIDEOS)
-def test_frames_equal_those_of_a_full_decode(name: str, sampling: Sampling, count: int, video: Writer) -> None:
-    path = video(f"exact-{name}", **EXACT_VIDEOS[name])
-    check(path, full_decode(path), sampling, count)
 
 
 def edited(source: Path, path: Path, entries: list[tuple[int, int]]) -> Path:
@@ -249,7 +167,7 @@ def test_an_edit_list_is_followed(name: str, sampling: Sampling, video: Writer, 
     path = edited(source, tmp_path / "edited.mp4", entries)
     shown = full_decode(path)
     assert len(shown) != 40 or name == "after a pause"
-    check(path, shown, sampling, 8)
+    check(path, shown, sampling)
 
 
 def remuxed(source: Path, path: Path, pts: Callable[[int], int]) -> Path:
@@ -283,7 +201,7 @@ def test_frames_with_unordered_times_are_sorted_by_time(
     assert len(stored) == 40 and stored != sorted(set(stored))
     frames = full_decode(path)
     assert from_packets(path).times.tolist() == by_decoding(path).times.tolist() == [time for time, _ in frames]
-    check(path, frames, sampling, 8)
+    check(path, frames, sampling)
 
 
 @pytest.mark.full
@@ -294,10 +212,10 @@ def test_a_broadcast_whose_clock_restarts_is_continued(video: Writer, tmp_path: 
     path.write_bytes(part.read_bytes() * 2)
     with av.open(str(path)) as container:
         whole = (packet for packet in container.demux(video=0) if not packet.is_corrupt)  # the joint is damaged
-        frames = [square(frame, SQUARE) for packet in whole for frame in packet.decode()]
+        frames = [square(frame, CROP) for packet in whole for frame in packet.decode()]
     assert len(frames) == 39
     line = by_decoding(path)
-    (done,) = read_clips(path, [(0.0, line.end)], 8, SQUARE)
+    (done,) = read_clips(path, [(0.0, line.end)], 8, CROP)
     assert isinstance(done, Clip)
     np.testing.assert_array_equal(done.frames, [frames[i] for i in np.linspace(0, len(frames) - 1, 8).astype(int)])
 
@@ -333,42 +251,30 @@ def test_a_resized_part_has_the_pixels_of_pillow(
     assert np.array_equal(part, np.asarray(whole)[top:bottom, left:right])
 
 
-@pytest.mark.full
-@pytest.mark.parametrize("size", [(640, 360), (360, 640), (1920, 1080), (320, 240), (398, 224), (300, 9000), (224, 5)])
-@pytest.mark.parametrize("resample", ["bicubic", "bilinear", "lanczos"])
-def test_the_sizes_of_videos_give_the_pixels_of_pillow(size: tuple[int, int], resample: Resample) -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (*reversed(size), 3), np.uint8)
-    turned = np.rot90(picture)  # a view with other strides
-    wide, high = (side * 224 // min(turned.shape[:2]) for side in (turned.shape[1], turned.shape[0]))
-    left, top = (wide - 224) // 2, (high - 224) // 2
-    whole = Image.fromarray(np.ascontiguousarray(turned)).resize((wide, high), Image.Resampling[resample.upper()])
-    part = resized_part(turned, (wide, high), (left, top, left + 224, top + 224), resample)
-    assert np.array_equal(part, np.asarray(whole)[top : top + 224, left : left + 224])
-
-
-def reason(path: Path) -> str:
-    with pytest.raises(StepDiffError) as error:
-        from_packets(path)
-    assert "\n" not in str(error.value) and str(path) in str(error.value)
-    return str(error.value)
+UNREADABLE = {
+    "missing.mp4": "does not exist",
+    "empty.mp4": "is empty (0 bytes)",
+    "text.mp4": "not a video",
+    "text.txt": "not a video",
+    "noise.mp4": "not a video",
+    "cut.mp4": "cut short",
+    "folder.mp4": "is a folder",
+    "sound.mp4": "audio but no pictures",
+}
 
 
 def test_a_file_that_cannot_be_read_has_one_reason(tmp_path: Path, video: Writer, audio: Path) -> None:
-    whole = video("whole.mp4", g=12).read_bytes()
-    (tmp_path / "empty.mp4").touch()
-    (tmp_path / "text.mp4").write_text("a recipe for pancakes\n" * 100)
-    (tmp_path / "text.txt").write_text("a recipe for pancakes\n" * 100)
-    (tmp_path / "noise.mp4").write_bytes(np.random.default_rng(0).bytes(5000))
-    (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) // 2])
+    whole, text = video("whole.mp4", g=12).read_bytes(), b"a recipe for pancakes\n" * 100
+    contents = {"empty.mp4": b"", "text.mp4": text, "text.txt": text, "noise.mp4": np.random.default_rng(0).bytes(5000)}
+    contents |= {"cut.mp4": whole[: len(whole) // 2], "sound.mp4": audio.read_bytes()}
+    for name, data in contents.items():
+        (tmp_path / name).write_bytes(data)
     (tmp_path / "folder.mp4").mkdir()
-    assert "does not exist" in reason(tmp_path / "missing.mp4")
-    assert "is empty (0 bytes)" in reason(tmp_path / "empty.mp4")
-    assert "not a video" in reason(tmp_path / "text.mp4")
-    assert "not a video" in reason(tmp_path / "text.txt")
-    assert "not a video" in reason(tmp_path / "noise.mp4")
-    assert "cut short" in reason(tmp_path / "cut.mp4")
-    assert "is a folder" in reason(tmp_path / "folder.mp4")
-    assert "audio but no pictures" in reason(audio)
+    for name, why in UNREADABLE.items():
+        with pytest.raises(StepDiffError) as error:
+            from_packets(tmp_path / name)
+        line = str(error.value)
+        assert why in line and str(tmp_path / name) in line and "\n" not in line
 
 
 @pytest.mark.full
@@ -383,8 +289,8 @@ def test_clips_before_the_cut_of_a_truncated_file_are_read(tmp_path: Path, video
                     packet.stream = copy
                     target.mux(packet)
     path.write_bytes(whole.read_bytes()[: whole.stat().st_size * 7 // 10])
-    kept, lost = sorted(read_clips(path, [(0.0, 0.5), (0.0, 2.0)], 8, Crop(36, 32)), key=lambda done: done.index)
-    (expected, *_) = read_clips(whole, [(0.0, 0.5)], 8, Crop(36, 32))
+    kept, lost = sorted(read_clips(path, [(0.0, 0.5), (0.0, 2.0)], 8, CROP), key=lambda done: done.index)
+    (expected, *_) = read_clips(whole, [(0.0, 0.5)], 8, CROP)
     assert isinstance(kept, Clip) and isinstance(expected, Clip)
     np.testing.assert_array_equal(kept.frames, expected.frames)
     assert isinstance(lost, Failure) and "promises 2.00 s" in lost.reason and "cut short" in lost.reason
@@ -401,10 +307,10 @@ def test_damage_fails_only_the_damaged_clips(tmp_path: Path, video: Writer) -> N
             data[packet.pos : packet.pos + packet.size] = bytes(packet.size)
     path.write_bytes(data)
     asked = [(0.0, 1.0), (1.0, 2.0), (2.0, 3.0)]
-    first, damaged, last = sorted(read_clips(path, asked, 8, Crop(36, 32)), key=lambda done: done.index)
+    first, damaged, last = sorted(read_clips(path, asked, 8, CROP), key=lambda done: done.index)
     assert isinstance(damaged, Failure) and "is damaged between 1 and 2 s" in damaged.reason
     for done, (start, end) in ((first, asked[0]), (last, asked[2])):
-        (expected,) = read_clips(source, [(start, end)], 8, Crop(36, 32))
+        (expected,) = read_clips(source, [(start, end)], 8, CROP)
         assert isinstance(done, Clip) and isinstance(expected, Clip)
         np.testing.assert_array_equal(done.frames, expected.frames)
 
@@ -469,14 +375,18 @@ def test_a_rotated_photograph_is_turned_upright(tmp_path: Path, orientation: int
 
 @pytest.mark.full
 @pytest.mark.parametrize("resample", ["bicubic", "bilinear", "lanczos"])
-@pytest.mark.parametrize("size", [(96, 64), (20, 30), (641, 359)])
+@pytest.mark.parametrize("size", [(96, 64), (20, 30), (641, 359), (360, 640), (1920, 1080), (300, 9000), (224, 5)])
 def test_both_sides_or_the_short_side_are_resized_with_the_filter(size: tuple[int, int], resample: Resample) -> None:
     width, height = size
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
     image, how = Image.fromarray(pixels), Image.Resampling[resample.upper()]
-    np.testing.assert_array_equal(square(frame, Crop(None, 32, resample)), np.asarray(image.resize((32, 32), how)))
-    scaled = image.resize((int(width * 32 / min(size)), int(height * 32 / min(size))), how)
+
+    def resized(wide: int, high: int) -> Image.Image:
+        return image.resize((wide, height), how).resize((wide, high), how)
+
+    np.testing.assert_array_equal(square(frame, Crop(None, 32, resample)), np.asarray(resized(32, 32)))
+    scaled = resized(width * 32 // min(size), height * 32 // min(size))
     left, top = (scaled.width - 32) // 2, (scaled.height - 32) // 2
     expected = np.asarray(scaled)[top : top + 32, left : left + 32]
     np.testing.assert_array_equal(square(frame, Crop(32, 32, resample)), expected)
@@ -561,10 +471,7 @@ def test_no_other_file_is_read(tmp_path: Path, video: Writer) -> None:
     for name, text in lists.items():
         path = tmp_path / name
         path.write_text(text)
-        expected = (
-            "is not a video in a known format (playlists and other lists of files are refused): give a video file"
-        )
-        assert failure(path) == f"{path} {expected}"
+        assert failure(path).startswith(f"{path} is not a video in a known format (playlists and other lists of files")
     (tmp_path / "alias.mov").write_bytes(alias_to("secret.mp4", secret.read_bytes()))
     with av.open(str(tmp_path / "alias.mov"), options={"enable_drefs": "1"}) as followed:
         assert len(list(followed.decode(video=0))) == 40
@@ -595,7 +502,7 @@ def test_a_file_name_is_not_a_pattern(tmp_path: Path, video: Writer, monkeypatch
         "naïve ☃.mp4",
         "new\nline.mp4",
     ]
-    for path in [*map(Path, names), Path(os.fsdecode(b"latin-\xe9.mp4"))]:
+    for path in [*map(Path, [*names, "new\nline.mp4"]), Path(os.fsdecode(b"latin-\xe9.mp4"))]:
         path.write_bytes(mine)
         np.testing.assert_array_equal(frames_of(path), expected, str(path))
 

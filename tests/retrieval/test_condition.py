@@ -1,7 +1,6 @@
 """Conditions over the catalog: a safe subset of SQL, compared with Polars' SQL; searches among the selected clips."""
 
 import json
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from retrieval.queries.condition import (
 from retrieval.queries.search import compute, of_clips, resolve
 from stepdiff.common.errors import StepDiffError
 from store import Store, View
+from tests.retrieval.conftest import Fill, error
 
 FRAME = pl.DataFrame(
     {
@@ -186,9 +186,6 @@ def test_too_complex_conditions_are_refused(text: str, why: str) -> None:
         read_condition(text)
 
 
-Fill = Callable[..., View]
-
-
 @pytest.fixture
 def cut(store: Store, fill: Fill) -> View:
     """A view of 60 clips with step, split, start and end; row 6 has failed; rows 50 and later have no split."""
@@ -278,9 +275,7 @@ def test_a_bad_filter_is_refused_in_one_line(
     store: Store, cut: View, capsys: pytest.CaptureFixture[str], where: str, why: str
 ) -> None:
     words = ["query", "--store", str(store.path), "--view", "tiny", "--clip", "clip_4", "--where", where]
-    assert main(words) == 2
-    out, err = capsys.readouterr()
-    assert out == "" and err.startswith("error: ") and err.count("\n") == 1 and why in err
+    assert why in error(capsys, *words)
 
 
 def nearest(store: Store, view: View, k: int, where: str | None = None) -> pl.DataFrame:

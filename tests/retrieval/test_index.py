@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -17,27 +16,18 @@ from retrieval.__main__ import main
 from retrieval.index.builder import build_index
 from retrieval.index.factory import FLAT, Budgets, budgets, choose, memory_bytes
 from retrieval.index.index import open_index
-from retrieval.index.index_card import card_path, index_file
+from retrieval.index.index_card import card_path
 from retrieval.queries.search import compute, of_clips, resolve
 from retrieval.vectors import filled_rows, normalised
 from stepdiff.common.errors import StepDiffError
 from store import Store, View
-
-Fill = Callable[..., View]
-
-
-def brute(store: Store, view: View) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ok rows and the cosines between all of them."""
-    rows = filled_rows(view)
-    vectors = view.read("embedding", rows, dtype="float32").astype(np.float64)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    return rows, vectors @ vectors.T
+from tests.retrieval.conftest import Fill, all_cosines
 
 
 def test_similarities_are_exact_and_ids_are_rows_of_the_store(store: Store, clips: View) -> None:
     build_index(store, clips)
     index = open_index(store, clips)
-    rows, cosines = brute(store, clips)
+    rows, cosines = all_cosines(clips)
     assert len(index) == 27 and not {3, 8, 29} & set(rows.tolist())
     hits, similarities = index.search(normalised(store, clips, "embedding", rows).astype(np.float32), len(rows))
     for at in range(len(rows)):
@@ -56,7 +46,7 @@ def test_similarities_of_approximate_indexes_are_exact(store: Store, fill: Fill,
     card = build_index(store, view, factory=factory)
     assert (card["factory"], card["exact"]) == (factory, False)
     index = open_index(store, view)
-    rows, cosines = brute(store, view)
+    rows, cosines = all_cosines(view)
     queries = normalised(store, view, "embedding", rows[:50]).astype(np.float32)
     found, similarities = index.search(queries, 10)
     np.testing.assert_allclose(similarities, np.take_along_axis(cosines[:50], found, 1), atol=1e-6)
@@ -398,23 +388,3 @@ def test_an_index_in_an_object_store(bucket: str, fill: Fill, capsys: pytest.Cap
     cosines = unit @ unit[7]
     cosines[[4, 7]] = -1
     assert [hit["clip"] for hit in hits] == [f"c{n}" for n in np.argsort(-cosines)[:3]]
-
-
-@pytest.mark.full
-def test_a_stale_or_damaged_index_is_refused(bucket: str, fill: Fill) -> None:
-    store = Store.open(f"{bucket}/features", create=True)
-    vectors = np.random.default_rng(0).normal(size=(20, 16)).astype(np.float32)
-    view = fill(store, vectors, [f"c{n}" for n in range(20)])
-    with pytest.raises(StepDiffError, match=f"has no index: run .*--store {bucket}/features"):
-        open_index(store, view)
-    card = build_index(store, view, factory="IVF2,SQfp16")
-    path = card_path(store, "clips", "tiny").parent / index_file(card)
-    whole = path.read_bytes()
-    path.put([whole[:-1]])
-    with pytest.raises(StepDiffError, match="damaged or of another build"):
-        open_index(store, view)
-    path.put([whole])
-    assert len(open_index(store, view)) == 20
-    fill(store, vectors[:1] + 1, ["new"])
-    with pytest.raises(StepDiffError, match="holds 20 rows and the view now has 21"):
-        open_index(store, view)

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -27,8 +26,7 @@ from retrieval.verbs.files import Negatives, Neighbours
 from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks.testsets import read_test_set
 from store import Store, View
-
-Fill = Callable[..., View]
+from tests.retrieval.conftest import Fill, error
 
 
 @pytest.fixture
@@ -160,9 +158,7 @@ def test_duplicates_from_the_command_line(
         ("--out", "duplicates.txt"): "duplicates.txt is none of .parquet, .csv, .jsonl",
     }
     for words, why in refused.items():
-        assert main([*start, *words]) == 2
-        out, err = capsys.readouterr()
-        assert out == "" and err.startswith("error: ") and err.count("\n") == 1 and why in err
+        assert why in error(capsys, *start, *words)
 
 
 STEPS = ["chop"] * 40 + ["whisk"] * 7 + ["alone"] + [None] * 3 + ["fry"] * 21
@@ -285,9 +281,7 @@ def test_neighbours_from_the_command_line(
         ("--feature", "tokens"): "has no embedding called tokens",
     }
     for words, why in refused.items():
-        assert main([*start, *words]) == 2
-        out, err = capsys.readouterr()
-        assert out == "" and err.startswith("error: ") and err.count("\n") == 1 and why in err
+        assert why in error(capsys, *start, *words)
 
 
 CATEGORIES = ["Actions", "Visuals", "Tools/Equipment"]

@@ -1,7 +1,6 @@
 """Maps of a view, and the file of a map for Embedding Atlas."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +11,11 @@ from retrieval.__main__ import main
 from retrieval.projection import pooled_feature, project, sample_rows
 from stepdiff.common.errors import StepDiffError
 from store import Feature, Provenance, Store, View
+from tests.retrieval.conftest import Fill, error
 
 
 def filled_view(store: Store, arrays: dict[str, np.ndarray], dtype: str = "float32") -> View:
     """A view of clips with these arrays."""
-    import polars as pl
-
     count = len(next(iter(arrays.values())))
     keys = [f"clip_{at}" for at in range(count)]
     about = Provenance("tiny", "0" * 64, "last", "8", "centre", {name: dtype for name in arrays})
@@ -93,9 +91,6 @@ def test_umap_separates_clusters_and_is_seeded(tmp_path: Path) -> None:
     spread = np.linalg.norm(xy.reshape(3, 20, 2) - middles[:, None], axis=2).max()
     assert min(np.linalg.norm(middles[a] - middles[b]) for a, b in ((0, 1), (0, 2), (1, 2))) > 2 * spread
     assert (project(view, np.arange(60), "umap")[0] == xy).all()
-
-
-Fill = Callable[..., View]
 
 
 def written(store: Store, out: Path, capsys: pytest.CaptureFixture[str], *options: str) -> tuple[pl.DataFrame, dict]:
@@ -178,7 +173,5 @@ def test_what_cannot_be_written_is_one_line(
         (["--where", "step = 'none'"], "no clip of"),
         (["--feature", "size"], "no embedding called size"),
     ):
-        assert main(["atlas", *given, *words]) == 2
-        (line,) = capsys.readouterr().err.splitlines()
-        assert why in line
+        assert why in error(capsys, "atlas", *given, *words)
     assert not (tmp_path / "map.parquet").exists()

@@ -1,19 +1,14 @@
 """Queries by clip, pair, text and file: answers, files, contact sheets and refusals of the command."""
 
-import base64
-import io
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from html.parser import HTMLParser
 from pathlib import Path
 
 import av
 import numpy as np
 import polars as pl
 import pytest
-from PIL import Image
 
 from featurize.encoders import Encoder, load
 from featurize.plan import Task
@@ -22,12 +17,13 @@ from featurize.video.decode import Source
 from retrieval import build_index
 from retrieval.__main__ import main
 from retrieval.queries.search import compute, of_file, resolve
-from stepdiff.common.errors import StepDiffError
-from stepdiff.weights import resolve as resolve_weights
 from store import Store, View, text_key
 from store.__main__ import main as store_main
+from tests.conftest import fetched
+from tests.featurize.conftest import tiny_clip
+from tests.retrieval.conftest import Fill, Page, all_cosines, error
 
-Fill = Callable[..., View]
+__all__ = ["tiny_clip"]  # a fixture
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
@@ -35,14 +31,6 @@ def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, s
     status = main([str(word) for word in words])
     out, err = capsys.readouterr()
     return status, out, err
-
-
-def error(capsys: pytest.CaptureFixture[str], *words: object) -> str:
-    """Return the one-line error of a command that must fail."""
-    status, out, err = run(capsys, *words)
-    assert (status, out) == (2, "")
-    assert err.startswith("error: ") and err.count("\n") == 1
-    return err
 
 
 @pytest.fixture
@@ -53,10 +41,8 @@ def query(store: Store, clips: View) -> tuple[object, ...]:
 
 
 def test_a_query_by_clip_returns_its_neighbours(query: tuple, clips: View, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = np.flatnonzero(clips.status() == 1)
-    vectors = clips.read("embedding", rows, dtype="float32")
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    cosines = vectors @ vectors[rows == 10][0]
+    rows, cosines = all_cosines(clips)
+    cosines = cosines[rows == 10][0]
     cosines[rows == 10] = -1
     best = np.argsort(-cosines)[:4]
     status, out, err = run(capsys, *query, "--clip", "video_10_0_11", "-k", 4, "--json")
@@ -159,6 +145,17 @@ def test_negatives_from_the_command_line(
     line = error(capsys, *start)
     assert "'t10' and 5 more of the difference texts are not in texts/mpnet-base" in line
     assert featurize in line
+    for row, why in (
+        (
+            {"candidate": "gone_0_1", "text": ["t"]},
+            "video_8_0_9 and 1 more of the test set have no features in clips/tiny",
+        ),
+        ({"reference": ids[1], "candidate": ids[2], "text": ["t"]}, "none of the 1 differences of"),
+        ({"reference": ids[1], "candidate": ids[2], "text": []}, "contains no difference text"),
+    ):
+        other = tmp_path / "other.jsonl"
+        other.write_text(json.dumps({"reference": ids[8], "category": "Visuals", **row}))
+        assert why in error(capsys, *start, "--test-set", other, "--variant", "V3")
     texts = ["t10", "t12", "t14", "t16", "t18"]
     fill_texts(store, np.eye(8, dtype=np.float32)[:5], texts, "mpnet-base")
     assert "'x' of the difference texts are not in" in error(capsys, *start)
@@ -180,32 +177,11 @@ def test_negatives_from_the_command_line(
     assert (status, err) == (0, "5 of 10 had fewer than three negatives\n")
 
 
-def test_every_option_has_features(
-    store: Store, clips: View, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    test_set = tmp_path / "diffcap.jsonl"
-    start = ["negatives", "--store", store.path, "--view", "tiny", "--test-set", test_set]
-    start += ["--out", tmp_path / "out.jsonl", "--variant", "V3"]
-    row = {"reference": "video_8_0_9", "candidate": "gone_0_1", "category": "Visuals", "text": ["t"]}
-    test_set.write_text(json.dumps(row))
-    line = error(capsys, *start)
-    assert "video_8_0_9 and 1 more of the test set have no features in clips/tiny" in line
-    row |= {"reference": "video_1_0_2", "candidate": "video_2_0_3"}
-    test_set.write_text(json.dumps(row))
-    assert "none of the 1 differences of" in error(capsys, *start)
-    row["text"] = []
-    test_set.write_text(json.dumps(row))
-    assert "contains no difference text" in error(capsys, *start)
-    assert not (tmp_path / "out.jsonl").exists()
-
-
 def test_a_query_by_pair(query: tuple, clips: View, capsys: pytest.CaptureFixture[str]) -> None:
     """The answers are nearest to the average of both normalised embeddings, without the two clips."""
-    rows = np.flatnonzero(clips.status() == 1)
-    vectors = clips.read("embedding", rows, dtype="float32").astype(np.float64)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    average = (vectors[rows == 10][0] + vectors[rows == 12][0]) / 2
-    cosines = vectors @ average / np.linalg.norm(average)
+    rows, cosines = all_cosines(clips)
+    between = cosines[rows == 10, rows == 12]  # the average of two vectors of length 1 has the length of (1 + this) / 2
+    cosines = (cosines[rows == 10][0] + cosines[rows == 12][0]) / 2 / np.sqrt((1 + between) / 2)
     cosines[(rows == 10) | (rows == 12)] = -1
     best = np.argsort(-cosines)[:12]
     pair = "--reference", "video_10_0_11", "--candidate", "video_12_0_13"
@@ -257,34 +233,6 @@ def test_a_forgotten_clip_is_in_no_answer(
 KEYS = ["a", "b", "c", "d"]
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A CLIP checkpoint of random weights whose tokenizer knows letters."""
-    import torch
-    from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
-    from transformers.convert_slow_tokenizer import bytes_to_unicode
-
-    folder = tmp_path_factory.mktemp("clip")
-    letters = list(bytes_to_unicode().values())
-    pieces = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    CLIPTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[]).save_pretrained(folder)
-    small = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    ends = {"bos_token_id": len(pieces) - 2, "eos_token_id": len(pieces) - 1}
-    torch.manual_seed(0)
-    model = CLIPModel(
-        CLIPConfig(
-            text_config={**small, **ends, "vocab_size": len(pieces), "max_position_embeddings": 20},
-            vision_config={**small, "image_size": 32, "patch_size": 8},
-            projection_dim=12,
-        )
-    )
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    model.save_pretrained(folder)
-    CLIPImageProcessorPil(size={"shortest_edge": 40}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
-    return folder
-
-
 def filled(path: Path, encoder: Encoder, info: dict[str, object] | None = None) -> Store:
     """Return a store whose view `space` has four clips of that encoder."""
     store = Store.open(path, create=True)
@@ -300,11 +248,11 @@ def asked(capsys: pytest.CaptureFixture[str], store: Store, *words: object) -> t
     return status, *capsys.readouterr()
 
 
-def test_a_live_text_equals_a_stored_one(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_live_text_equals_a_stored_one(tiny_clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """No text was featurized. Then this one is, and the hits are the same."""
-    encoder = load("clip", str(weights), "cpu", frames=2)
+    encoder = load("clip", str(tiny_clip), "cpu", frames=2)
     store, words = filled(tmp_path / "store", encoder), "whisk the eggs"
-    status, out, err = asked(capsys, store, "--text", words, "-k", 10, "--json", "--weights", weights)
+    status, out, err = asked(capsys, store, "--text", words, "-k", 10, "--json", "--weights", tiny_clip)
     live = json.loads(out)["hits"]
     assert status == 0 and sorted(hit["clip"] for hit in live) == KEYS
     assert err == "-k 10: there are only 4 clips to choose from\n"
@@ -324,12 +272,12 @@ def test_a_live_text_equals_a_stored_one(weights: Path, tmp_path: Path, capsys: 
 
 @pytest.mark.full
 def test_weights_are_those_that_a_view_records(
-    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The record names the weights and the choices of the encoder; weights of another sha256 there are not used."""
-    encoder = load("clip", str(weights), "cpu", layer=1, frames=2)
+    encoder = load("clip", str(tiny_clip), "cpu", layer=1, frames=2)
     choices = {"layer": 1, "frames": 2, "odd": 7, "sampling": 3}
-    store = filled(tmp_path / "store", encoder, {"weights": str(weights), "choices": choices})
+    store = filled(tmp_path / "store", encoder, {"weights": str(tiny_clip), "choices": choices})
     assert asked(capsys, store, "--text", "whisk")[0] == 0
     for name, source in (("gone", str(tmp_path / "gone")), ("other", str(tmp_path)), ("none", None)):
         (tmp_path / "file").write_text("not these")
@@ -338,7 +286,7 @@ def test_weights_are_those_that_a_view_records(
         assert (status, out) == (2, "") and err.count("\n") == 1
         assert f"the weights of view clips/space (clip, sha256 {encoder.fingerprint[:12]}) are not found" in err
         assert (source is None or f" at {source}: " in err) and "--weights" in err
-        assert asked(capsys, lost, "--text", "whisk", "--weights", weights)[0] == 0
+        assert asked(capsys, lost, "--text", "whisk", "--weights", tiny_clip)[0] == 0
 
 
 def test_an_encoder_without_texts_says_what_to_query(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -375,10 +323,7 @@ def write_video(path: Path, name: str, crf: int = 18, size: tuple[int, int] = (1
 @pytest.fixture(scope="module")
 def filmed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Path]:
     """A store with four clips of two videos, written by featurize, and the folder of the videos."""
-    try:
-        resolve_weights(ENCODER)
-    except StepDiffError as problem:
-        pytest.skip(str(problem))
+    fetched(ENCODER)
     folder = tmp_path_factory.mktemp("filmed")
     store, encoder = Store.open(folder / "features", create=True), load(ENCODER, device="cpu")
     rows = [
@@ -444,9 +389,7 @@ def test_a_file_that_cannot_be_encoded_like_the_view_is_refused(
         "found: name them with --weights",
     }
     for (path, view, file), why in refused.items():
-        assert main(["query", "--store", str(path), "--view", view, "--file", str(file), "-k", "1"]) == 2
-        out, err = capsys.readouterr()
-        assert out == "" and err.startswith("error: ") and err.count("\n") == 1 and why in err
+        assert why in error(capsys, "query", "--store", path, "--view", view, "--file", file, "-k", "1")
     assert main(["query", "--store", str(store.path), "--view", ENCODER, "--file", str(video), "--start", "7"]) == 2
     assert "the clip begins at 7 s" in capsys.readouterr().err
 
@@ -501,28 +444,6 @@ def test_a_file_queries_a_view_of_a_plugin_encoder(
     assert "stripes_1_2" in capsys.readouterr().out
 
 
-class Page(HTMLParser):
-    """The pictures, tags and words of a page."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.pictures: list[Image.Image] = []
-        self.tags: list[str] = []
-        self.addresses: list[str] = []
-        self.words = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.addresses += [value or "" for name, value in attrs if name in ("src", "href")]
-        for name, value in attrs:
-            if name == "src" and (value or "").startswith("data:image/jpeg;base64,"):
-                self.pictures.append(Image.open(io.BytesIO(base64.b64decode(str(value).split(",")[1]))))
-
-    def handle_data(self, data: str) -> None:
-        self.words += data
-
-
 def test_a_contact_sheet_is_self_contained(
     filmed: tuple[Store, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -530,14 +451,14 @@ def test_a_contact_sheet_is_self_contained(
     words = ["query", "--store", str(store.path), "--view", ENCODER, "-k", "2", "--html", str(tmp_path / "sheet.html")]
     assert main([*words, "--clip", "stripes_0_1", "--videos", str(folder)]) == 0
     text = (tmp_path / "sheet.html").read_text()
-    page = Page(text)
-    assert len(page.pictures) == 9 and {picture.size for picture in page.pictures} == {(192, 192)}
+    page = Page(tmp_path / "sheet.html")
+    assert len(page.pictures()) == 9 and {picture.size for picture in page.pictures()} == {(192, 192)}
     assert all(address.startswith("data:") for address in page.addresses) and "url(" not in text
-    assert "http" not in text and not {"script", "link", "b"} & set(page.tags)
-    assert page.tags.count("figure") == 3 and "<b>chop</b>" in page.words and "0.00 to 1.00 s" in page.words
-    means = [np.asarray(picture).mean(axis=(0, 1)) for picture in page.pictures]
+    assert "http" not in text and not {"script", "link", "b"} & page.tags.keys()
+    assert page.tags["figure"] == 3 and "<b>chop</b>" in page.words and "0.00 to 1.00 s" in page.words
+    means = [np.asarray(picture).mean(axis=(0, 1)) for picture in page.pictures()]
     assert all(red > 1.5 * blue for red, _, blue in means[:3])  # the first second of the same video
     (tmp_path / "stripes.mp4").write_bytes((folder / "stripes.mp4").read_bytes())
     assert main([*words, "-k", "3", "--clip", "stripes_0_1", "--videos", str(tmp_path)]) == 0
-    page = Page((tmp_path / "sheet.html").read_text())
-    assert len(page.pictures) == 6 and page.words.count(f"{tmp_path / 'blobs.mp4'} does not exist") == 2
+    page = Page(tmp_path / "sheet.html")
+    assert len(page.pictures()) == 6 and page.words.count(f"{tmp_path / 'blobs.mp4'} does not exist") == 2

@@ -1,6 +1,5 @@
 """Exact search, hits of an index and neighbours of rows equal a comparison of all rows in float64."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import faiss
@@ -16,8 +15,7 @@ from retrieval.index.index import Hits
 from retrieval.vectors import filled_rows, normalised
 from stepdiff.common.errors import StepDiffError
 from store import Store, View
-
-Fill = Callable[..., View]
+from tests.retrieval.conftest import Fill, all_cosines
 
 
 def naive(store: Store, view: View, rows: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -199,17 +197,13 @@ def test_the_nearest_rows_come_first(store: Store, clips: View) -> None:
 def test_neighbours_can_be_restricted_to_the_same_step(store: Store, clips: View) -> None:
     rows = np.array([5, 0, 28, 6, 0])
     found, cosines = neighbours(store, clips, rows, 9, same="step")  # needs no index
-    filled = np.flatnonzero(clips.status() == 1)
-    vectors = clips.read("embedding", np.arange(30)[filled], dtype="float32")
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    filled, all_of_them = all_cosines(clips)
     for row, own, near in zip(rows, found, cosines, strict=True):
-        alike = [other for other in filled if other % 3 == row % 3 and other != row]
-        own_vector = vectors[filled == row][0]
-        order = sorted(alike, key=lambda at: -float(vectors[filled == at][0] @ own_vector))  # noqa: B023
-        assert own[: len(alike)].tolist() == order[:9]
-        assert (own[len(alike) :] == -1).all()
-        expected = [vectors[filled == at][0] @ own_vector for at in order[:9]]
-        np.testing.assert_allclose(near[: len(alike)], expected, atol=1e-6)
+        to_row = dict(zip(filled.tolist(), all_of_them[filled == row][0].tolist(), strict=True))
+        alike = [other for other in to_row if other % 3 == row % 3 and other != row]
+        order = sorted(alike, key=lambda at: -to_row[at])[:9]  # noqa: B023
+        assert own.tolist() == order + [-1] * (9 - len(order))
+        np.testing.assert_allclose(near[: len(order)], [to_row[at] for at in order], atol=1e-6)
 
 
 def test_unusable_neighbours_requests_are_refused(store: Store, clips: View) -> None:

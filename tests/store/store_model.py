@@ -1,30 +1,17 @@
-"""A plain-dictionary model of a feature store, the oracle of the state machine, and the machine's writers.
+"""A plain-dictionary model of a feature store, the oracle of the state machine, and the commands of the machine.
 
 The model was written from the store's documented rules (words, formats, commit order), not from the implementation, and
 shares no code with it. All values are derived from the key and a seed, so that a view can be recomputed at any time.
-
-The writers run in the test's process or in a child that can be killed: `run_commands` reads commands as JSON lines and
-forks a child that executes each one. It prints the child's process id and then its exit status. With `crash_at` the
-child calls `os._exit` just before its n-th file operation.
 """
 
-import contextlib
 import hashlib
-import json
-import os
-import signal
-import subprocess
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from stepdiff.common.errors import StepDiffError
 from store import Feature, Provenance, Store
 from store.verbs.compact import compact
 from store.verbs.derive import requantise
@@ -147,24 +134,6 @@ class ModelStore:
         self.keys += [key for key in keys if key not in set(self.keys)]
 
 
-CRASHED, REFUSED = 77, 78
-"""exit statuses of a child that called `os._exit`, and of one whose command was refused"""
-_PROGRAM = "from tests.store.store_model import run_commands; run_commands()"
-_OPERATIONS = (
-    "open",
-    "pwrite",
-    "pwritev",
-    "fsync",
-    "replace",
-    "rename",
-    "link",
-    "mkdir",
-    "unlink",
-    "rmdir",
-    "truncate",
-)
-
-
 def provenance(seed: int, dtype: str) -> Provenance:
     """Return the provenance of a view of the state machine."""
     return Provenance("net", f"{seed:064d}", "last", "8 evenly", "crop", {"tokens": dtype, "embedding": "float32"})
@@ -197,6 +166,11 @@ def perform(store: Store, command: dict[str, Any]) -> None:
         raise AssertionError(op)
 
 
+def perform_in(path: str, command: dict[str, Any]) -> None:
+    """Execute a command in the store of that path, in a process of its own."""
+    perform(Store.open(path, create=True), command)
+
+
 def _fill(store: Store, command: dict[str, Any]) -> None:
     """Write rows shard by shard, as featurize does."""
     good, bad = command["good"], command["bad"]
@@ -221,68 +195,3 @@ def _fill(store: Store, command: dict[str, Any]) -> None:
             given = np.array([rows[key] for key in [*here, *unfit]], np.int64)
             reasons = {rows[key]: bad[key] for key in failed if key not in unfit}
             view.write_shard(shard, given, values, reasons, {"n": len(keys)})
-
-
-class Writers:
-    """The program below and its child processes."""
-
-    def __init__(self) -> None:
-        command = [sys.executable, "-W", "ignore:.*use of fork:DeprecationWarning", "-c", _PROGRAM]
-        search = os.pathsep.join(path for path in sys.path if path)
-        environment = {**os.environ, "PYTHONPATH": search, "NUMBA_NUM_THREADS": "1"}
-        pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
-
-    def run(self, command: dict[str, Any], kill_after: float | None = None) -> int:
-        """Execute a command in a child process and return its exit status. `kill_after`: seconds until SIGKILL."""
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write(json.dumps(command) + "\n")
-        self.process.stdin.flush()
-        pid = int(self.process.stdout.readline())
-        if kill_after is not None:
-            time.sleep(kill_after)
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        return int(self.process.stdout.readline())
-
-    def end(self) -> None:
-        """End the program."""
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.close()
-        self.process.wait()
-        self.process.stdout.close()
-
-
-def _crash_at(number: int) -> None:
-    """End this process just before its file operation number `number`."""
-    left, guard = [number], threading.Lock()
-
-    def counted(real: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **options: Any) -> Any:
-            with guard:
-                left[0] -= 1
-                if left[0] <= 0:
-                    os._exit(CRASHED)
-            return real(*args, **options)
-
-        return call
-
-    for name in _OPERATIONS:
-        setattr(os, name, counted(getattr(os, name)))
-
-
-def run_commands() -> None:
-    for line in sys.stdin:
-        pid = os.fork()
-        if not pid:
-            command = json.loads(line)
-            if command.get("crash_at"):
-                _crash_at(command["crash_at"])
-            try:
-                perform(Store.open(command["path"], create=True), command)
-            except StepDiffError as error:
-                print(error, file=sys.stderr)
-                os._exit(REFUSED)
-            os._exit(0)
-        print(pid, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from stepdiff.common.errors import StepDiffError
 from store import Feature, View
@@ -143,30 +142,6 @@ def test_an_iteration_that_is_stopped_early_leaves_no_thread(view: View) -> None
     assert threads() == 2, "two batches are read at once"
     del running
     assert threads() == 0
-
-
-class Loaded(IterableDataset):
-    def __init__(self, view: View) -> None:
-        self.view = view
-
-    def __iter__(self) -> Iterator[Batch]:
-        worker = get_worker_info()
-        yield from Batches(self.view, "tokens", batch_size=4, rank=worker.id, world=worker.num_workers, keep=None)
-
-
-@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
-@pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.full)])
-def test_batches_work_in_a_worker_of_a_torch_dataloader(view: View, start: str) -> None:
-    running = iter(Batches(view, "tokens", batch_size=4))
-    next(running)  # the parent reads too, with threads that a forked child does not have
-    loader = DataLoader(Loaded(view), batch_size=None, num_workers=2, multiprocessing_context=start, timeout=60)
-    seen = []
-    for batch in loader:
-        seen += batch.rows.tolist()
-        levels, scale = view.read_quantised("tokens", batch.rows.numpy())
-        assert (batch.arrays["tokens"].numpy() == levels).all() and (batch.arrays["scale"].numpy() == scale).all()
-    assert sorted(seen) == list(range(37))
-    running.close()
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,6 @@ import random
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -36,7 +34,8 @@ from store.damage.withdrawal import unfinished, withdraw_damaged
 from store.verbs.compact import compact
 from store.verbs.options import CompactOptions
 from store.verbs.verify import verify
-from tests.store.conftest import ROOT, flip
+from tests.store.conftest import flip
+from tests.store.forks import Forks
 
 KILLS = int(os.environ.get("STORE_KILLS", "20"))
 CUTS = int(os.environ.get("STORE_CUTS", "3"))
@@ -85,58 +84,19 @@ def repair(path: str) -> None:
             view.write_shard(shard, rows, computed(view, rows), {}, {"torch": "1", "repaired": True})
 
 
-def serve() -> None:
-    """Run each command of the input in a fork of this process, which has everything imported.
-
-    A line is JSON: the words of a command, before which renaming or deletion of a file it is killed (0: never), and
-    variables of the environment.
-    The answer is the process id, and then the exit status.
-    """
-
-    def counted(call: Callable[..., Any], left: list[int]) -> Callable[..., Any]:
-        def counted_call(*arguments: Any, **options: Any) -> Any:
-            left[0] -= 1
-            if not left[0]:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return call(*arguments, **options)
-
-        return counted_call
-
-    for line in sys.stdin:
-        words, kill_at, environment = json.loads(line)
-        pid = os.fork()
-        if not pid:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            os.environ.update(environment)
-            left = [kill_at]
-            for name in ("link", "replace", "rename", "unlink"):
-                setattr(os, name, counted(getattr(os, name), left))
-            functions = {"rounds": write_in_rounds, "repair": repair}
-            os._exit(int((functions[words[0]](words[1]) if words[0] in functions else main(words)) or 0))
-        print(pid, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
-
-
 @pytest.fixture(scope="module")
 def execute() -> Iterator[Callable[..., int]]:
     """Return a function that runs a command, kills it at a step or after some seconds, and returns its exit status."""
-    code = "from tests.store.test_store_killed import serve; serve()"
-    command = [sys.executable, "-W", "ignore:.*use of fork:DeprecationWarning", "-c", code]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+    forks = Forks(__name__)
 
-        def run(*words: str, kill_at: int = 0, kill_after: float | None = None) -> int:
-            assert process.stdin is not None and process.stdout is not None
-            server = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
-            process.stdin.write(json.dumps([words, kill_at, server]) + "\n")
-            process.stdin.flush()
-            pid = int(process.stdout.readline())
-            if kill_after is not None:
-                time.sleep(kill_after)
-                with contextlib.suppress(ProcessLookupError):  # it has ended already
-                    os.kill(pid, signal.SIGKILL)
-            return int(process.stdout.readline())
+    def run(*words: str, **kill: Any) -> int:
+        functions = {"rounds": write_in_rounds, "repair": repair}
+        if words[0] in functions:
+            return forks.run(functions[words[0]], *words[1:], **kill)
+        return forks.run(main, words, **kill)
 
-        yield run
+    yield run
+    forks.end()
 
 
 # -- every writer, killed before a renaming or deletion of a file ------------------------------------------------------
@@ -225,8 +185,8 @@ def test_a_kill_before_any_step_loses_nothing_and_the_same_command_does_the_rest
     for kill_at in [step] if steps == "one" else itertools.count(1):
         path = tmp_path / f"killed{kill_at}"
         shutil.copytree(start, path)
-        command = [word.format(path) for word in words]
-        ended = execute(*command, kill_at=kill_at)
+        given = [word.format(path) for word in words]
+        ended = execute(*given, kill_at=kill_at)
         if ended == 0 and steps == "all":
             break
         assert ended == -signal.SIGKILL
@@ -237,7 +197,7 @@ def test_a_kill_before_any_step_loses_nothing_and_the_same_command_does_the_rest
             withdrawn = name == "repair" and not unread and before[item][0] == -1 and now[item][0] == 0
             assert now.get(item) in (before.get(item), after.get(item)) or new_view or withdrawn or unread, kill_at
         assert verify(Store.open(path)) == [] or name == "repair", kill_at
-        assert execute(*command) == 0 or (name in ("drop", "tag") and content(path) == after)
+        assert execute(*given) == 0 or (name in ("drop", "tag") and content(path) == after)
         assert content(path) == after and verify(Store.open(path)) == [], kill_at
         shutil.rmtree(path)
     assert steps == "one" or kill_at > step

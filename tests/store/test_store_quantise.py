@@ -14,19 +14,7 @@ from store import Feature, Provenance, Store, text_key
 from store.format.quantise import BLOCK, dequantise, quantise, scale_shape
 from store.testing import tiny_store
 from store.verbs.verify import verify
-
-
-def plain_quantise(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the result that the compiled loops must give exactly."""
-    exact = np.maximum.reduceat(np.abs(values), np.arange(0, values.shape[-1], BLOCK), axis=-1) / np.float32(127)
-    scale = exact.astype(np.float16)
-    scale = np.where(scale < exact, np.nextafter(scale, np.float16(np.inf)), scale)
-    scale = np.where(exact == 0, np.float16(1), scale)
-    return np.rint(values / spread(scale, values.shape[-1])).astype(np.int8), scale
-
-
-def spread(scale: np.ndarray, channels: int) -> np.ndarray:
-    return np.repeat(scale.astype(np.float32), BLOCK, axis=-1)[..., :channels]
+from tests.store.store_model import quantised, spread
 
 
 def of_many_sizes(shape: tuple[int, ...], dtype: type) -> np.ndarray:
@@ -94,7 +82,7 @@ def test_no_scale_is_zero_and_no_level_exceeds_127(values: np.ndarray) -> None:
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_quantisation_equals_plain_numpy_bit_for_bit(shape: tuple[int, ...], dtype: type) -> None:
     values = of_many_sizes((*shape[:-1], shape[-1] + 2), dtype)[..., : shape[-1]]  # rows that are not adjacent
-    expected = plain_quantise(values.astype(np.float32))
+    expected = quantised(values.astype(np.float32))
     for threads in (1, 3):  # of more than 2^17 channels
         levels, scale = quantise(values, threads)
         np.testing.assert_array_equal(levels, expected[0])

@@ -283,22 +283,26 @@ def test_reads_are_correct_while_a_writer_replaces_the_shard(
 
 
 @pytest.mark.parametrize(
-    "more", [36, *(pytest.param(more, marks=pytest.mark.full) for more in range(37, 46))]
+    "limits", [(36,), pytest.param(range(37, 46), marks=pytest.mark.full)]
 )  # at some, a file of checksums is the one too many
-def test_a_process_at_its_limit_of_open_files_closes_some(make_view: Make, fill: Make, values: Make, more: int) -> None:
-    view = make_view(rows=400, shard=4)
-    fill(view)
+def test_a_process_at_its_limit_of_open_files_closes_some(
+    make_view: Make, fill: Make, values: Make, limits: Sequence[int]
+) -> None:
+    fill(make_view(rows=400, shard=4))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     rows = np.arange(400)
-    there = len(os.listdir("/proc/self/fd"))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (there + more, hard))
-    try:
-        for some in np.split(rows, 20):
-            assert (view.read("embedding", some) == values(view, some)["embedding"]).all()
-        with pytest.raises(StepDiffError, match="raise ulimit -n"):
-            view.read("embedding", rows)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    for more in limits:
+        view = make_view(rows=400, shard=4)
+        there = len(os.listdir("/proc/self/fd"))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (there + more, hard))
+        try:
+            for some in np.split(rows, 20):
+                assert (view.read("embedding", some) == values(view, some)["embedding"]).all()
+            with pytest.raises(StepDiffError, match="raise ulimit -n"):
+                view.read("embedding", rows)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        del view  # closes its files
 
 
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")

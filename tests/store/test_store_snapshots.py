@@ -5,8 +5,6 @@ import json
 import os
 import pickle
 import shutil
-import subprocess
-import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -25,8 +23,8 @@ from store.io.status import OK
 from store.snapshots.repair import repair_snapshots
 from store.snapshots.snapshot import figures_of, names, read_snapshot, tag
 from store.verbs.verify import verify
+from tests.store.conftest import ROOT, run
 
-ROOT = Path(__file__).parents[2]
 FINISHED = [0, 1, 2, 3, 4, 5, 7, 8, 10]
 Make = Callable[..., Any]
 
@@ -41,11 +39,6 @@ def store(filled: View, tmp_path: Path) -> Store:
     return found
 
 
-def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
-    status = main([str(word) for word in words])
-    return status, *capsys.readouterr()
-
-
 def rewrite(store: Store, values: Make, rows: list[int], seed: int = 1) -> None:
     """Withdraw rows and compute them again, with other values but for seed 0."""
     view, wanted = store.view("clips", "net"), np.array(rows)
@@ -54,13 +47,6 @@ def rewrite(store: Store, values: Make, rows: list[int], seed: int = 1) -> None:
         for shard in np.unique(wanted // view.rows_per_shard).tolist():
             here = wanted[wanted // view.rows_per_shard == shard]
             view.write_shard(shard, here, values(view, here, seed), {}, {"device": "cpu"})
-
-
-def flip(path: Any, at: int) -> None:
-    """Change a byte in place, under all names of the file."""
-    with open(path, "r+b") as file:
-        byte = os.pread(file.fileno(), 1, at)[0]
-        os.pwrite(file.fileno(), bytes([byte ^ 1]), at)
 
 
 def test_a_snapshot_keeps_its_bytes_and_takes_no_space(
@@ -169,52 +155,6 @@ def test_a_snapshot_cannot_be_changed(
     assert before == {path: path.read_bytes() for path in store.path.rglob("*") if path.is_file()}
 
 
-KILLED = """
-import os, signal, sys
-from store import Store
-from store.snapshots.snapshot import tag
-
-root, calls, most, pipe = sys.argv[1], 0, 0, os.pipe()
-def counted(do):
-    def call(*given, **named):
-        global calls
-        calls += 1
-        if calls == most:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return do(*given, **named)
-    return call
-
-def status_of(name):
-    child = os.fork()  # no thread runs yet
-    if not child:
-        for call in ("link", "rename", "replace", "unlink"):
-            setattr(os, call, counted(getattr(os, call)))
-        tag(Store.open(root).path, name)
-        os.write(pipe[1], str(calls).encode())
-        os._exit(0)
-    return os.waitpid(child, 0)[1]
-
-assert status_of("v2") == 0
-last = int(os.read(pipe[0], 10))
-assert last > 25
-for most in (1, 2, 3, 7, 20, last - 12, last - 2, last - 1, last):
-    assert os.WTERMSIG(status_of("v3")) == signal.SIGKILL
-    assert not os.path.exists(f"{root}/snapshots/v3")
-"""
-
-
-def test_a_tag_that_is_killed_at_any_step_leaves_no_snapshot_and_what_it_leaves_is_removed(
-    store: Store, values: Make, capsys: pytest.CaptureFixture[str]
-) -> None:
-    done = subprocess.run([sys.executable, "-c", KILLED, str(store.path)], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert names(store.path)[0] == ["v1", "v2"] and len(names(store.path)[1]) == 9 and verify(store) == []
-    advice = f"made, or a killed process left it: python -m store compact {store.path} removes it once its process has"
-    assert advice in run(capsys, "log", store.path)[1]
-    rewrite(store, values, [0])  # takes the lock
-    assert names(store.path) == (["v1", "v2"], [])
-
-
 def test_files_that_cannot_have_more_links_are_copied(
     filled: View, values: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -294,7 +234,9 @@ def test_a_repair_of_the_store_reaches_its_snapshots(
 ) -> None:
     """A repair ends with the same bits; `another`: row 1, of the same shard, has other features by then."""
     before = store.view("clips", "net").read("tokens", FINISHED)
-    flip(store.path / "arrays.zarr/clips/net" / file, at)
+    with open(store.path / "arrays.zarr/clips/net" / file, "r+b") as damaged:  # in place, under all names of the file
+        byte = os.pread(damaged.fileno(), 1, at)[0]
+        os.pwrite(damaged.fileno(), bytes([byte ^ 1]), at)
     paths = [found.path.removeprefix("snapshots/v1/") for found in verify(store)]
     assert set(paths) == {f"arrays.zarr/clips/net/{file}"}
     assert len(paths) == 1 + file.endswith("zarr.json"), "shards that both have are read once"

@@ -1,16 +1,11 @@
 """Snapshots of a store that is randomly written, withdrawn, forgotten, updated and compacted, compared with copies.
 
-Guarantees
-- every read of a snapshot gives what the store held when it was made, locally and in an object store
-- a tag that is made while a process writes names rows that can all be read
+Every read of a snapshot gives what the store held when it was made, locally and in an object store.
 """
 
-import subprocess
-import sys
 import tempfile
 import uuid
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +23,6 @@ from store.verbs.forget import forget
 from store.verbs.options import CompactOptions, ForgetOptions
 from store.verbs.verify import verify
 
-ROOT = Path(__file__).parents[2]
 FEATURES = {"tokens": Feature((2, 70), "int8"), "embedding": Feature((3,), "float32")}
 MADE = Provenance("net", "0" * 64, "last", "8", "centre", {"tokens": "int8", "embedding": "float32"})
 ROWS = st.lists(st.integers(0, 11), min_size=1, max_size=6, unique=True)
@@ -139,66 +133,3 @@ def test_every_read_of_a_snapshot_gives_what_the_store_held_when_it_was_made(rem
             max_examples=8, stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )
-
-
-WRITER = """
-import sys
-import numpy as np, polars as pl
-from store import Store
-from tests.store.test_store_snapshots_stateful import FEATURES, MADE, alike
-
-store = Store.open(sys.argv[1])
-for version in range(1, 1000):
-    rows = np.sort(np.random.default_rng(version).choice(32, 9, replace=False))
-    keys = pl.DataFrame({"key": [f"c{row}" for row in rows]})
-    with store.writer("clips", "net", MADE, FEATURES) as writer:
-        writer.view.withdraw(rows)
-        writer.write(keys, alike(rows + 100 * version))
-    with store.lock():
-        store.catalog("clips").update(keys.with_columns(version=pl.lit(version)))
-    print(version, flush=True)
-"""
-
-
-def alike(values: np.ndarray) -> dict[str, np.ndarray]:
-    """Return features whose elements are the row's value."""
-    return {
-        name: np.repeat(values, np.prod(form.shape)).reshape(-1, *form.shape).astype(np.float32)
-        for name, form in FEATURES.items()
-    }
-
-
-@pytest.mark.full
-def test_a_tag_that_is_made_while_a_process_writes_names_rows_that_can_all_be_read(tmp_path: Path) -> None:
-    store = Store.open(tmp_path / "s", create=True)
-    with store.writer("clips", "net", MADE, FEATURES, rows_per_shard=8) as writer:
-        keys = pl.DataFrame({"key": [f"c{row}" for row in range(32)], "version": [0] * 32})
-        values = np.arange(32, dtype=np.float32)
-        writer.write(
-            keys,
-            {
-                name: np.broadcast_to(values.reshape(-1, *[1] * len(f.shape)), (32, *f.shape))
-                for name, f in FEATURES.items()
-            },
-        )
-    command = [sys.executable, "-c", WRITER, str(tmp_path / "s")]
-    names = [f"t{number}" for number in range(12)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            for name in names:
-                assert process.stdout.readline()
-                store.tag(name)
-        finally:
-            process.kill()
-    versions = set()
-    for name in names:
-        then = Store.open(tmp_path / "s", at=name)
-        view, frame = then.view("clips", "net"), then.catalog("clips").frame()
-        ok = np.flatnonzero(view.status() == 1)
-        read = view.read("embedding", ok)
-        assert len(frame) == 32 and (read == read[:, :1]).all()
-        assert (read[:, 0].astype(int) % 100 == ok).all()  # each row has its own value, of some version
-        versions.add(tuple(read[:, 0]))
-    assert len(versions) > 1
-    assert [found for found in verify(store) if "snapshot" in found.path] == []

@@ -351,18 +351,3 @@ def test_verify_finds_a_damaged_list_and_features_of_forgotten_rows(
     flip(store / "forgotten" / "clips.parquet", 40)
     (damage,) = verify(Store.open(store))
     assert damage.path == "forgotten/clips.parquet" and "is refused" in damage.what
-
-
-@pytest.mark.full
-def test_rows_of_a_remote_store_are_forgotten(
-    bucket: str, provenance: Provenance, capsys: pytest.CaptureFixture[str]
-) -> None:
-    store = Store.open(f"{bucket}/store", create=True)
-    with store.writer("clips", "net", provenance, {"embedding": Feature((2,), "float32")}) as writer:
-        writer.write(["a", "b"], {"embedding": np.ones((2, 2))})
-    assert run(capsys, "forget", f"{bucket}/store", "a", "--reason", "asked for")[0] == 0
-    assert store.view("clips", "net").status().tolist() == [0, 1] and verify(store) == []
-    rows = json.loads(run(capsys, "rows", f"{bucket}/store", "--status", "forgotten", "--json")[1])["rows"]
-    assert rows == [{"row": 0, "key": "a", "net": "forgotten", "reason": "asked for"}]
-    with pytest.raises(StepDiffError, match="a of clips was forgotten"):
-        store.view("clips", "net").write_shard(0, np.array([0]), {"embedding": np.ones((1, 2), np.float32)}, {})

@@ -14,7 +14,6 @@ import pytest
 import torch
 
 from stepdiff.common.errors import HeldError, StepDiffError
-from stepdiff.common.io import local as commit_files
 from stepdiff.common.io.direct_io import LEAST, aligned_empty
 from stepdiff.common.io.local import temporary
 from store import Feature, Provenance, Store, View
@@ -33,46 +32,15 @@ def store(tmp_path: Path) -> Store:
 Make = Callable[..., Any]
 
 
-def row_bytes(view: View, array: str, rows: np.ndarray) -> list[bytes]:
-    return [row.tobytes() for row in view.read(array, rows)]
-
-
-def test_each_shard_is_one_commit_and_its_status_is_written_last(
-    make_view: Make, values: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    view = make_view()
-    written: list[str] = []
-    replace = os.replace
-
-    def spy(source: Path, target: Path) -> None:
-        written.append(str(Path(target).relative_to(view.paths.store)))
-        if "status" not in written[-1]:
-            assert not view.status().any(), "no row is ok before its status is written"
-        replace(source, target)
-
-    monkeypatch.setattr(commit_files.os, "replace", spy)
-    rows = np.array([4, 5, 7])
-    view.write_shard(1, rows, values(view, rows), {6: "no video"})
-    assert written == [
-        "arrays.zarr/clips/net/tokens/c/1/0/0",
-        "arrays.zarr/clips/net/embedding/c/1/0",
-        "arrays.zarr/clips/net/checksum/c/1/0",
-        "failures/clips/net/1.parquet",
-        "shards/clips/net/1.json",
-        "arrays.zarr/clips/net/status/c/1",
-    ]
-    assert view.status().tolist() == [0, 0, 0, 0, 1, 1, 2, 1, 0, 0, 0]
-
-
 def test_completing_a_shard_keeps_the_bytes_of_its_ok_rows(make_view: Make, fill: Make, values: Make) -> None:
     view = make_view()
     early = np.array([5, 7])
     fill(view, early)
-    before = {name: row_bytes(view, name, early) for name in view.features}
+    before = {name: view.read(name, early).tobytes() for name in view.features}
     sums = view.paths.checksum(1).read_bytes()[8:16]
     every = np.arange(4, 8)
     view.write_shard(1, every, values(view, every, seed=1), {})  # other values for rows 5 and 7 too
-    assert {name: row_bytes(view, name, early) for name in view.features} == before
+    assert {name: view.read(name, early).tobytes() for name in view.features} == before
     assert view.paths.checksum(1).read_bytes()[8:16] == sums
     late = np.array([4, 6])
     assert (view.read("embedding", late) == values(view, late, seed=1)["embedding"]).all()
@@ -84,7 +52,7 @@ def test_rows_added_to_the_catalog_complete_the_last_shard(make_view: Make, fill
     fill(view)
     reader = Store.open(view.paths.store).view("clips", "net")  # stays open meanwhile
     assert len(reader.status()) == 11
-    before = row_bytes(view, "tokens", np.arange(11))
+    before = view.read("tokens", np.arange(11)).tobytes()
     store = Store.open(view.paths.store)
     store.catalog("clips").append(pl.DataFrame({"key": [f"d{i}" for i in range(4)]}))
     assert reader.status().tolist() == [1] * 11 + [0] * 4, "an array shorter than the catalog reads as absent"
@@ -95,7 +63,7 @@ def test_rows_added_to_the_catalog_complete_the_last_shard(make_view: Make, fill
     with store.lock():
         view.resize()
     fill(view, np.arange(11, 15))
-    assert row_bytes(view, "tokens", np.arange(11)) == before
+    assert view.read("tokens", np.arange(11)).tobytes() == before
     assert reader.status().tolist() == [1] * 15, "an open view sees rows that others add"
     assert reader.read("tokens", np.arange(15)).any(axis=(1, 2)).all()
 
@@ -205,28 +173,24 @@ def test_what_others_rely_on_changes_only_under_the_lock(filled: View, provenanc
     assert filled.status()[0] == 1 and store.views("clips") == ["net"]
 
 
-@pytest.mark.parametrize("name", ["a/b", "..", "a.b", "", "-a", "__a", "é", "a b", "x" * 101])
-def test_an_unusable_name_is_refused(filled: View, provenance: Provenance, name: str) -> None:
-    store = Store.open(filled.paths.store)
-    with store.lock():
-        for view, feature in ((name, "tokens"), ("fine", name)):
-            with pytest.raises(StepDiffError, match="is refused"):
-                store.create_view("clips", view, provenance, {feature: Feature((3,), "float16")})
-    for ask in (store.catalog, store.views):
-        with pytest.raises(StepDiffError, match="no entity"):
-            ask(name)
-    with pytest.raises(StepDiffError, match="no view 'clip' of clips in .*: there is net"):
-        store.view("clips", "clip")
-
-
-def test_reserved_names_and_impossible_sizes_are_refused(filled: View, provenance: Provenance) -> None:
+def test_unusable_names_reserved_names_and_impossible_sizes_are_refused(filled: View, provenance: Provenance) -> None:
     store, int8 = Store.open(filled.paths.store), Feature((3,), "int8")
+    one = {"tokens": Feature((3,), "float16")}
     with store.lock():
+        for name in ("a/b", "..", "a.b", "", "-a", "__a", "é", "a b", "x" * 101):
+            for view, features in ((name, one), ("fine", {name: one["tokens"]})):
+                with pytest.raises(StepDiffError, match="is refused"):
+                    store.create_view("clips", view, provenance, features)
+            for ask in (store.catalog, store.views):
+                with pytest.raises(StepDiffError, match="no entity"):
+                    ask(name)
         for features in ({}, {"scale": Feature((3,), "float16")}, dict.fromkeys("ab", int8)):
             with pytest.raises(StepDiffError):
                 store.create_view("clips", "fine", provenance, features)
         with pytest.raises(StepDiffError, match="power of two"):
             store.create_view("clips", "fine", provenance, {"a": int8}, rows_per_shard=3)
+    with pytest.raises(StepDiffError, match="no view 'clip' of clips in .*: there is net"):
+        store.view("clips", "clip")
     for shape, dtype in (((), "float16"), ((0, 3), "float16"), ((3,), "float64")):
         with pytest.raises(StepDiffError):
             Feature(shape, dtype)

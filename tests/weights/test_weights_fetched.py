@@ -5,15 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from stepdiff.common.errors import StepDiffError
-from stepdiff.weights import NAMES, resolve
-
-
-def fetched(name: str) -> Path:
-    try:
-        return resolve(name)
-    except StepDiffError as problem:
-        pytest.skip(str(problem))
+from stepdiff.weights import NAMES
+from tests.conftest import fetched
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -31,30 +24,6 @@ def test_folders_contain_nothing_about_machine_or_versions(name: str) -> None:
 @pytest.fixture(scope="module")
 def smollm2() -> Path:
     return fetched("smollm2-135m-instruct")
-
-
-@pytest.mark.full
-def test_the_tokenizer_is_that_of_training(smollm2: Path) -> None:
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(smollm2)
-    assert len(tokenizer) == 49152
-    assert (tokenizer.bos_token, tokenizer.eos_token) == ("<|im_start|>", "<|im_end|>")
-    assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (1, 2, 2)
-    # single digits, and a run of spaces before them is one token
-    assert tokenizer.tokenize("in  2024") == ["in", "ĠĠ", "2", "0", "2", "4"]
-    assert tokenizer("a").input_ids == tokenizer("a", add_special_tokens=False).input_ids
-
-
-@pytest.mark.full
-def test_the_chat_template_is_that_of_the_model(smollm2: Path) -> None:
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(smollm2)
-    talk = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
-    assert tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=True) == (
-        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n"
-    )
 
 
 @pytest.mark.full

@@ -3,13 +3,17 @@
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 
+from stepdiff.common.errors import StepDiffError
 from store import Feature, Provenance, Store, View
 from store.__main__ import main
+from store.exchange.commands import ImportOptions
+from store.exchange.intake import take_in
 
 KEYS = ["c0", "cüp 1", "train/v.2", "c3", "c4", "日本.mp4", "c6", "c7", "%2E", "c9", "q\"'|8", "c11", "c12"]
 FAILED, ABSENT, FORGOTTEN = 6, 9, 4
@@ -19,9 +23,13 @@ READABLE = ["parquet", pytest.param("lance", marks=pytest.mark.full)]
 MADE_BY = {"encoder": "net", "weights_sha256": "ab" * 32, "layer": "last", "frames": "8 evenly", "crop": "centre 224"}
 
 
-def needs(format: str) -> None:
-    """Skip a test whose format needs a package that is not installed."""
-    pytest.importorskip({"huggingface": "datasets", "parquet": "pyarrow"}.get(format, format))
+def refused(path: Path, **options: Any) -> str:
+    """Return the one line in which an import of a file is refused; nothing is written."""
+    given = {"path": str(path), "store": str(path.parent / "s"), "view": "v", **MADE_BY, **options}
+    with pytest.raises(StepDiffError) as caught:
+        take_in(ImportOptions(**given))
+    assert "\n" not in str(caught.value) and not (path.parent / "s").exists()
+    return str(caught.value)
 
 
 @pytest.fixture

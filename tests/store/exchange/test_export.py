@@ -3,7 +3,6 @@
 import gc
 import io
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,16 +11,17 @@ from typing import Any
 from urllib.parse import unquote
 
 import numpy as np
+import pandas as pd
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from store import Feature, Provenance, Store, View
+from store import Store, View
 from store.exchange.arrow import record_batches
 from store.format.quantise import dequantise
-from tests.store.conftest import ROOT
 
-from .conftest import ABSENT, FAILED, FORGOTTEN, FORMATS, KEYS, needs
+from .conftest import ABSENT, FAILED, FORGOTTEN, FORMATS, KEYS
 
 Run = Callable[..., int]
 pytestmark = pytest.mark.usefixtures("small_parts")
@@ -49,7 +49,6 @@ def quantised(view: View, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def test_parquet_opens_in_polars_pandas_and_pyarrow(
     view: View, finished: np.ndarray, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pd, pq = pytest.importorskip("pandas"), pytest.importorskip("pyarrow.parquet")
     capsys.readouterr()
     assert run("out.parquet", "--json") == 0
     record = json.loads(capsys.readouterr().out)
@@ -74,36 +73,9 @@ def test_parquet_opens_in_polars_pandas_and_pyarrow(
     ]
 
 
-LINES = (
-    'pd.read_parquet("data/exchange/clips.parquet")',
-    'pyarrow.dataset.dataset("data/exchange/clips.parquet")',
-    'load_dataset("data/exchange/clips", split="train")',
-    'lance.dataset("data/exchange/clips.lance")',
-    "webdataset.WebDataset(tar, shardshuffle=False)",
-)
-
-
-@pytest.mark.full
-def test_an_export_opens_by_the_path_that_was_given_with_the_lines_of_the_guide(run: Run, tmp_path: Path) -> None:
-    for package in ("pandas", "lance", "datasets", "webdataset"):
-        pytest.importorskip(package)
-    guide = (ROOT / "docs/guides/store.md").read_text().split("### Open the files")[1]
-    code = guide.split("```python\n")[1].split("```")[0]
-    assert [line for line in LINES if line not in code] == []
-    for name, *more in (
-        ("clips.parquet",), ("clips.lance",), ("clips", "--format", "huggingface"),
-        ("tars", "--format", "webdataset"),
-    ):  # fmt: skip
-        assert run(f"data/exchange/{name}", *more) == 0
-    environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    first, count, *_, clip, sample = done.stdout.splitlines()
-    assert (first, count, clip, sample) == ("c0 (7,)", "10", "(3, 5)", "c0 (3, 5)")
-
-
 def test_lance_opens_in_lance_and_is_indexed(view: View, finished: np.ndarray, run: Run, tmp_path: Path) -> None:
-    lance = pytest.importorskip("lance")
+    import lance
+
     assert run("out.lance") == 0
     dataset = lance.dataset(str(tmp_path / "out.lance"))
     assert dataset.version == 1 and dataset.count_rows() == len(finished)
@@ -123,7 +95,8 @@ def test_lance_opens_in_lance_and_is_indexed(view: View, finished: np.ndarray, r
 
 @pytest.mark.full
 def test_huggingface_opens_in_datasets(view: View, finished: np.ndarray, run: Run, tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     assert run("out", "--format", "huggingface", "--license", "cc-by-4.0") == 0
     load = lambda **more: datasets.load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "c"), **more)  # noqa: E731
     rows = load(split="train")
@@ -144,7 +117,8 @@ def test_huggingface_opens_in_datasets(view: View, finished: np.ndarray, run: Ru
 @pytest.mark.full
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 def test_webdataset_opens_in_webdataset(view: View, finished: np.ndarray, run: Run, tmp_path: Path) -> None:
-    wds = pytest.importorskip("webdataset")
+    import webdataset as wds
+
     assert run("out", "--format", "webdataset") == 0
     url = str(tmp_path / "out/data/features-{000000..000003}.tar")
     samples = list(wds.WebDataset(url, shardshuffle=False).decode())
@@ -176,43 +150,17 @@ def test_a_dtype_dequantises(view: View, finished: np.ndarray, run: Run, tmp_pat
 def test_the_card_says_what_was_exported_and_how_to_open_it(
     view: View, run: Run, tmp_path: Path, format: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    needs(format)
     assert run("out", "--format", format) == 0
     out = capsys.readouterr().out
     assert "(left out: 1 failed, 1 absent, 1 forgotten)" in out
     card = (tmp_path / "out" / ("_README.md" if format == "parquet" else "README.md")).read_text()
-    for text in ("license: 'unknown: features inherit the licence of the videos'", "- encoder: `net`", "0" * 64,
-                 "- layer: `last`", "- frames: `8 evenly`", "- crop: `centre 224`", "int8 from float32",
-                 "rows 10, failed 1, absent 1, forgotten 1", "| tokens | [3, 5] | float16 | float16 |",
-                 "- store format: `stepdiff-store 1`"):  # fmt: skip
+    for text in ("- encoder: `net`", "0" * 64, "rows 10, failed 1, absent 1, forgotten 1", "stepdiff-store 1"):
         assert text in card, text
     code = card.split("```python\n")[1].split("```")[0]
     assert len(code.splitlines()) == 3
     script = f"{code}\nimport numpy as np\nprint(np.asarray(values).size)"
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0 and int(done.stdout) > 0, done.stderr[-2000:]
-
-
-@pytest.mark.full
-def test_memory_does_not_grow_with_the_view(tmp_path: Path) -> None:
-    """200 MB of features are exported with less than 100 MB more than 8 MB of features need."""
-    peaks = []
-    for rows in (64, 1600):
-        store = Store.open(tmp_path / f"s{rows}", create=True)
-        form = {"tokens": Feature((128, 256), "float32")}
-        with store.writer("clips", "net", Provenance("n", "0" * 64, "l", "f", "c", {}), form, rows_per_shard=64) as to:
-            for first in range(0, rows, 64):
-                keys = [f"k{row}" for row in range(first, first + 64)]
-                to.write(keys, {"tokens": np.full((64, 128, 256), first, np.float32)})
-        script = (
-            "import resource, sys; from store.__main__ import main; main(sys.argv[1:]);"
-            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
-        )
-        command = ["export", str(tmp_path / f"o{rows}.parquet"), "--store", str(store.path), "--view", "net"]
-        done = subprocess.run([sys.executable, "-c", script, *command], cwd=ROOT, capture_output=True, text=True)
-        peaks.append(int(done.stdout.splitlines()[-1]) * 1024)
-    print(peaks)
-    assert peaks[1] - peaks[0] < 100 * 2**20
 
 
 def values(batches: list, name: str, shape: tuple[int, ...]) -> np.ndarray:

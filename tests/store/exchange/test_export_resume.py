@@ -12,38 +12,22 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 
 from stepdiff.common.errors import DamageError, StepDiffError
 from store import Store, View
 from store.__main__ import main
-from store.exchange import writers  # noqa: E402
+from store.exchange import card, writers
+from store.exchange import export as export_module
 from store.exchange.commands import ExportOptions
-from store.exchange.export import export  # noqa: E402
+from store.exchange.export import export
 from tests.store.conftest import ROOT
+from tests.store.forks import Forks
 
-from .conftest import ABSENT, FORMATS, KEYS, needs
+from .conftest import ABSENT, FORMATS, KEYS
 
-pq = pytest.importorskip("pyarrow.parquet")
 Run = Callable[..., int]
-KILLED = """
-import os, signal, sys
-from datetime import datetime
-from types import SimpleNamespace
-import store.exchange.card, store.exchange.export
-from store.__main__ import main
-store.exchange.export.PART_BYTES = 1
-store.exchange.card.datetime = SimpleNamespace(now=lambda zone: datetime(2026, 11, 29, tzinfo=zone))
-left, sync = int(sys.argv[1]), os.fsync
-def fsync(fd):
-    global left
-    left -= 1
-    if left < 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    sync(fd)
-os.fsync = fsync
-sys.exit(main(sys.argv[2:]))
-"""
 pytestmark = pytest.mark.usefixtures("small_parts", "one_date")
 
 
@@ -52,6 +36,13 @@ def one_date(monkeypatch: pytest.MonkeyPatch) -> None:
     """All exports begin at one moment, so that equal exports have equal bytes."""
     clock = SimpleNamespace(now=lambda zone: datetime(2026, 11, 29, tzinfo=zone))
     monkeypatch.setattr("store.exchange.card.datetime", clock)
+
+
+def export_in_parts(*words: str) -> int:
+    """Run a command as the fixtures above do, in a process of its own."""
+    export_module.PART_BYTES = 1
+    card.datetime = SimpleNamespace(now=lambda zone: datetime(2026, 11, 29, tzinfo=zone))  # type: ignore[misc]
+    return main(list(words))
 
 
 def options(view: View, path: Path, format: Any = "parquet", at: str = "", **more: Any) -> ExportOptions:
@@ -113,28 +104,30 @@ def rewrite(view: View, row: int) -> None:
     view.write_shard(row // 4, np.array([row]), ones, {})
 
 
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Forks]:
+    process = Forks(__name__)
+    yield process
+    process.end()
+
+
 @pytest.mark.full
 @pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_killed_export_continues_and_ends_with_the_same_content(
-    view: View, run: Run, tmp_path: Path, format: str
+    view: View, run: Run, forks: Forks, tmp_path: Path, format: str
 ) -> None:
     """Each run is killed by SIGKILL when it is about to make its next file but three durable."""
-    needs(format)
     assert run("whole", "--format", format) == 0
     whole, out = content(tmp_path / "whole", format), tmp_path / "out"
     command = ["export", str(out), "--format", format, "--store", str(view.paths.store), "--view", "net"]
     runs = 0
-    while True:
-        done = subprocess.run([sys.executable, "-c", KILLED, "3", *command], cwd=ROOT, capture_output=True, text=True)
+    while ended := forks.run(export_in_parts, *command, kill_at=4, operations=("fsync",)):
         runs += 1
-        if done.returncode == 0:
-            break
-        assert done.returncode == -9, done.stderr
-        assert runs < 30, "each run goes further"
+        assert ended == -9 and runs < 30, "each run goes further"
         if writers.is_whole(out, format):  # type: ignore[arg-type]
             assert content(out, format).get("rows") == whole.get("rows")
-    assert runs > 3
+    assert runs > 2
     assert content(out, format) == whole
 
 
@@ -142,7 +135,6 @@ def test_a_killed_export_continues_and_ends_with_the_same_content(
 def test_an_export_that_ended_in_the_middle_looks_empty_and_continues(
     view: View, run: Run, tmp_path: Path, format: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    needs(format)
     out = tmp_path / "out"
     assert run("whole", "--format", format) == 0
     begin(view, options(view, out, format))
@@ -175,7 +167,6 @@ OTHER_OPTIONS = [
 @pytest.mark.parametrize("format", FORMATS)
 def test_an_export_with_other_options_is_refused(view: View, tmp_path: Path, format: str, whole: bool) -> None:
     """Lance numbers the columns of each part by their order: parts in two orders would exchange their values."""
-    needs(format)
     store, out = Store.open(view.paths.store), tmp_path / "out"
     assert main(["requantise", str(store.path), "--view", "net", "--to", "small", "--dtype", "float16"]) == 0
     store.tag("v1")
@@ -327,7 +318,6 @@ def test_impossible_exports_are_refused_in_one_line(
 @pytest.mark.full
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_full_disk_is_reported_in_one_line(view: View, run: Run, tmp_path: Path, format: str) -> None:
-    needs(format)
     script = (
         "import resource, signal, sys; import store.exchange.export; from store.__main__ import main;"
         "store.exchange.export.PART_BYTES = 1;"

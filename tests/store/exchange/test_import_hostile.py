@@ -21,22 +21,13 @@ from store import Store
 from store.exchange.commands import ImportOptions
 from store.exchange.intake import take_in
 
-from .conftest import MADE_BY
+from .conftest import MADE_BY, refused
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
 pytestmark = pytest.mark.full
 KEYS = ["a", "b", "c"]
 FLOATS = pa.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], pa.list_(pa.float32(), 2))
-
-
-def refused(path: Path, **options: Any) -> str:
-    with pytest.raises(StepDiffError) as caught:
-        take_in(
-            ImportOptions(**{"path": str(path), "store": str(path.parent / "s"), "view": "v", **MADE_BY, **options})
-        )
-    assert "\n" not in str(caught.value) and not (path.parent / "s").exists()
-    return str(caught.value)
 
 
 @pytest.fixture
