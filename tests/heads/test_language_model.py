@@ -78,14 +78,6 @@ def test_log_likelihoods_equal_those_of_the_models_own_forward(model: VideoLM, c
     assert mean == pytest.approx(naive / len(answer), abs=1e-4)
 
 
-def test_the_video_affects_the_scores(model: VideoLM, clips: torch.Tensor) -> None:
-    own = model.log_likelihoods(TURNS, clips, mean=False)
-    other = model.log_likelihoods(TURNS, clips.flip(0), mean=False)
-    blind = model.log_likelihoods(TURNS, None, mean=False)
-    assert abs(own[0][0] - other[0][0]) > 1e-2
-    assert abs(own[0][0] - blind[0][0]) > 1e-2
-
-
 def lora_weights(lm: LanguageModel) -> dict[str, torch.Tensor]:
     return {name: weight for name, weight in lm.named_parameters() if "lora_" in name}
 
@@ -346,30 +338,11 @@ def head(trained: Path, world: Path) -> Iterator[StepDiff]:
 PAIR = ("video-_18_0.0_19.5", "video-_19_0.0_20.5")
 
 
-@pytest.mark.parametrize("question", PRESETS.values())
-def test_the_words_that_were_passed_on_joined_are_the_answer_to_the_byte(head: StepDiff, question: str) -> None:
-    said: list[str] = []
-    answer = head.ask(*PAIR, question, 48, said.append)
-    assert "".join(said) == answer == head.ask(*PAIR, question, 48)
-
-
-def test_an_answer_that_is_cut_off_is_told_from_one_that_the_model_ended(
-    head: StepDiff, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ids: list[list[int]] = []
-    decode = head.model.decode
-    monkeypatch.setattr(head.model, "decode", lambda given: (ids.append(list(map(int, given))), decode(given))[1])
-    cut = head.ask(*PAIR, "What differs?", 6)
-    assert isinstance(cut, CutOff) and len(ids[-1]) == 6
-    monkeypatch.setattr(head.model.lm.model.generation_config, "eos_token_id", [ids[-1][2]])
-    ended = head.ask(*PAIR, "What differs?", 6)
-    assert not isinstance(ended, CutOff) and len(ids[-1]) <= 3
-
-
-def test_a_file_instead_of_a_clip_is_refused_with_the_command_for_files(tmp_path: Path, capsys: Capture) -> None:
-    (tmp_path / "a.mp4").write_bytes(b"")
-    assert ask.main(["--reference", str(tmp_path / "a.mp4"), "--candidate", "b", "Why?"]) == 2
-    assert "for files run stepdiff compare" in capsys.readouterr().err
+def test_the_words_that_were_passed_on_joined_are_the_answer_to_the_byte(head: StepDiff) -> None:
+    for question in PRESETS.values():
+        said: list[str] = []
+        answer = head.ask(*PAIR, question, 48, said.append)
+        assert "".join(said) == answer == head.ask(*PAIR, question, 48)
 
 
 @pytest.mark.full
