@@ -21,8 +21,8 @@ from stepdiff.annotate import audit
 from stepdiff.annotate.__main__ import VERBS, main
 from stepdiff.annotate.qa.auditing import FRAMES, SIDE, contact_sheets, figures, leaks, overlap
 from stepdiff.annotate.qa.questions import Question, read_questions
-from stepdiff.common.errors import StepDiffError
 from store import Store
+from tests.refusals import refuses
 
 RED, BLUE = (220, 30, 30), (30, 30, 220)
 SIMILAR = "Do the two videos share a similar main action? Answer with a single word: YES or NO."
@@ -76,19 +76,11 @@ def audited(folder: Path, capsys: pytest.CaptureFixture[str], *more: str, status
     return json.loads(capsys.readouterr().out)
 
 
-def test_every_question_and_every_pair_is_counted_each_unordered_pair_once(folder: Path) -> None:
+def test_figures_count_each_unordered_pair_once_and_lengths_and_words_of_types_1_and_2(folder: Path) -> None:
     found = figures(read_questions(folder / "pairqa.jsonl"))
     counts = [found[name] for name in ("questions", "pairs", "in_both_orders", "clips")]
     assert counts == [7, 2, 1, 4] and found["types"] == {"1": 2, "2": 3, "3": 2}
-
-
-def test_answers_are_counted_by_the_video_that_they_name_and_as_yes_and_no(folder: Path) -> None:
-    found = figures(read_questions(folder / "pairqa.jsonl"))["answers"]
-    assert found == {"Video 1": 2, "Video 2": 1, "YES": 1, "NO": 1, "other": 2}
-
-
-def test_lengths_and_words_are_those_of_types_1_and_2(folder: Path) -> None:
-    found = figures(read_questions(folder / "pairqa.jsonl"))
+    assert found["answers"] == {"Video 1": 2, "Video 2": 1, "YES": 1, "NO": 1, "other": 2}
     assert found["words"]["questions"]["counts"] == {"2": 1, "4": 2, "6": 2}
     assert found["words"]["answers"]["median"] == 3 and found["words"]["answers"]["most"] == 12
     assert found["n_grams"]["questions"]["3"][:2] == [("video is red", 3), ("which video is", 3)]
@@ -165,30 +157,13 @@ def test_an_unreadable_file_is_reported_in_its_own_contact_sheet(folder: Path, t
     assert isinstance(sheets["c"], bytes) and sheets["c"].startswith(b"\xff\xd8\xff")  # a JPEG
 
 
-class _Page(HTMLParser):
-    """The words of a page, and the sources of its pictures and styles."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.sources: list[str] = []
-        self.words = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.sources += [value or "" for name, value in attrs if name in ("src", "href")]
-
-    def handle_data(self, data: str) -> None:
-        self.words += data
-
-
 def test_the_page_is_one_file_without_markup(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     more = ("--store", str(folder / "features"), "--videos", str(folder), "--out", str(tmp_path / "audit.html"))
     audited(folder, capsys, *more)
-    page = _Page((tmp_path / "audit.html").read_text())
-    assert len(page.sources) == 3 and all(source.startswith("data:image/jpeg;base64,") for source in page.sources)
-    assert page.tags.count("img") == 3 and "script" not in page.tags and "link" not in page.tags
+    page = Parsed((tmp_path / "audit.html").read_text())
+    sources = [value for name, value in page.values if name in ("src", "href")]
+    assert len(sources) == 3 and all(source.startswith("data:image/jpeg;base64,") for source in sources)
+    assert not {"script", "link"} & {tag for tag, _ in page.elements}
     for row in ROWS[4:]:
         assert row[3] in page.words and row[4] in page.words
     assert ROWS[0][3] in page.words or ROWS[3][3] in page.words  # one of the two orders
@@ -204,13 +179,10 @@ def test_dropped_questions_are_shown(folder: Path, tmp_path: Path, capsys: pytes
     made["provenance"] = {}
     (tmp_path / "pairqa.record.json").write_text(json.dumps(made))
     assert audited(tmp_path, capsys, "--out", str(tmp_path / "p.html"))["made"] == made
-    words = _Page((tmp_path / "p.html").read_text()).words
+    words = Parsed((tmp_path / "p.html").read_text()).words
     assert "4 left out because they lack a description" in words and "I <i>cannot</i>" in words
     assert audit.main([str(tmp_path / "pairqa.jsonl")]) == 0
     assert "6 dropped: refusal" in capsys.readouterr().out
-    (tmp_path / "pairqa.record.json").write_text("{}")
-    with pytest.raises(StepDiffError, match="not a record of stepdiff annotate pairqa"):
-        audit.run(audit.AuditOptions(str(tmp_path / "pairqa.jsonl")))
 
 
 @pytest.mark.parametrize(
@@ -227,9 +199,7 @@ def test_dropped_questions_are_shown(folder: Path, tmp_path: Path, capsys: pytes
 )
 def test_a_file_without_pairqa(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, message: str) -> None:
     (tmp_path / "pairqa.jsonl").write_text(text)
-    assert audit.main([str(tmp_path / "pairqa.jsonl")]) == 2
-    error = capsys.readouterr().err
-    assert message in error and error.count("\n") == 1
+    refuses(audit.main, [str(tmp_path / "pairqa.jsonl")], capsys, message)
 
 
 # Texts of an attacker, for every value that the page shows.
@@ -293,35 +263,20 @@ def page(folder: Path, texts: list[str], videos: list[str]) -> Parsed:
     return Parsed(out.read_text(encoding="utf-8"))
 
 
-@pytest.fixture(scope="module")
-def pages(tmp_path_factory: pytest.TempPathFactory) -> tuple[Parsed, Parsed]:
-    """The page of hostile texts, and a page of harmless texts in the same positions."""
-    folder = tmp_path_factory.mktemp("pages")
+@pytest.mark.full
+def test_nothing_of_the_data_is_read_as_html(tmp_path: Path) -> None:
+    """The page of hostile texts has the elements of a page of harmless texts in the same positions."""
     plain = [re.sub("[<>\"'&]", "q", text) for text in EVIL]  # the same words give the same rows of every table
-    return tuple(
-        page(folder / name, texts, ["real.mp4", *(text.replace("\0", "") for text in texts[1:])])  # no NUL in a path
+    hostile, harmless = (
+        page(tmp_path / name, texts, ["real.mp4", *(text.replace("\0", "") for text in texts[1:])])  # no NUL in a path
         for name, texts in (("hostile", EVIL), ("plain", plain))
-    )  # type: ignore[return-value]
-
-
-@pytest.mark.full
-def test_no_element_and_no_attribute_comes_from_the_data(pages: tuple[Parsed, Parsed]) -> None:
-    hostile, plain = pages
-    assert hostile.elements == plain.elements and not hostile.comments
+    )
+    assert hostile.elements == harmless.elements and not hostile.comments
     assert not any(name.startswith("on") or name in ("href", "srcset", "action") for name, _ in hostile.values)
-
-
-@pytest.mark.full
-def test_only_pictures_that_the_page_made_are_embedded(pages: tuple[Parsed, Parsed]) -> None:
-    for made in pages:
+    for made in (hostile, harmless):
         sources = [value for name, value in made.values if name == "src"]
         assert len(sources) == 2  # the one clip that can be decoded, as reference and as candidate
         assert all(source.startswith("data:image/jpeg;base64,/9j/") for source in sources)
-
-
-@pytest.mark.full
-def test_nothing_of_the_data_is_read_as_html(pages: tuple[Parsed, Parsed]) -> None:
-    hostile, _ = pages
     for text in EVIL:
         shown = text.replace("\x00", "\ufffd")
         assert text in hostile.words or shown in hostile.words, text
@@ -345,9 +300,8 @@ def test_a_wrong_record_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture
     (tmp_path / "qa.jsonl").write_text(json.dumps(row) + "\n")
     made: dict[str, Any] = {"pairs": 1, "undescribed": 0, "types": {}, "examples": {}, "provenance": {}}
     (tmp_path / "qa.record.json").write_text(json.dumps(made | change))
-    assert audit.main([str(tmp_path / "qa.jsonl"), "--out", str(tmp_path / "p.html")]) == 2
-    error = capsys.readouterr().err
-    assert "not a record of stepdiff annotate pairqa" in error and error.count("\n") == 1
+    command = [str(tmp_path / "qa.jsonl"), "--out", str(tmp_path / "p.html")]
+    refuses(audit.main, command, capsys, "not a record of stepdiff annotate pairqa")
 
 
 def test_every_command_is_listed_with_one_line(capsys: pytest.CaptureFixture[str]) -> None:

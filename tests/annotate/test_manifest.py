@@ -15,12 +15,12 @@ from PIL import Image
 from featurize.manifest import read_manifest
 from heads.data.hold_out import BY_ID
 from stepdiff.annotate import manifest
-from stepdiff.annotate.manifest import ManifestOptions, run, show
 from stepdiff.annotate.sources import datasets, images
 from stepdiff.common.errors import StepDiffError
 from stepdiff.kitchen.files.write import write_files
 from stepdiff.kitchen.world import make_world
 from tests.annotate.test_audit import write_video
+from tests.refusals import refuses
 from tests.tasks.viddiff_files import benchmark
 
 
@@ -134,10 +134,8 @@ def test_a_manifest_of_test_sets(world: Path, tmp_path: Path, capsys: pytest.Cap
         video, start, end = row["key"].rsplit("_", 2)
         assert (row["video"], row["start"], row["end"]) == (f"videos/{video}.mp4", float(start), float(end))
     assert set(found["split"]) == {"test"} and "steps" in record
-    assert manifest.main([*command, "--annotations", str(world / "annotations.json")]) == 2
-    assert "leave out --annotations" in capsys.readouterr().err
-    assert manifest.main(["--out", str(out)]) == 2
-    assert "give --annotations and --taxonomy of HT-Step, or --test-sets" in capsys.readouterr().err
+    more = ["--annotations", str(world / "annotations.json")]
+    refuses(manifest.main, [*command, *more], capsys, "leave out --annotations")
 
 
 @pytest.mark.parametrize(
@@ -154,10 +152,35 @@ def test_unusable_input_is_refused_in_one_line(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: dict[str, str], message: str
 ) -> None:
     out = tmp_path / more.get("out", "m.csv")
-    assert manifest.main(options(world, out, **{name: more[name] for name in more if name != "out"})) == 2
-    error = capsys.readouterr().err
-    assert message in error and error.count("\n") == 1
+    command = options(world, out, **{name: more[name] for name in more if name != "out"})
+    refuses(manifest.main, command, capsys, message)
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ([], "give --annotations and --taxonomy of HT-Step, or --test-sets"),
+        (["--benchmark", "crossvid-cc"], "--benchmark crossvid-cc needs --data"),
+        (["--benchmark", "crossvid"], "no such task; give one of "),
+        (["--data", "x"], "--data is the folder of a --benchmark"),
+        (["--benchmark", "crossvid-cc", "--data", "x", "--taxonomy", "t.csv"], "leave out --taxonomy"),
+        (["--benchmark", "crossvid-cc", "--data", "x", "--texts"], "x/QA/CC.json: no such file"),
+        (["--sentences", "s.json", "--annotations", "a.json", "--taxonomy", "t.csv"], "is a manifest of its own"),
+        (["--sentences", "s.json", "--data", "d"], "--sentences does not use all of these options; leave out --data"),
+        (["--sentences", "s.json", "--videos", "videos"], "write {video} in the place"),
+        (["--images", "a.tar", "--videos", "{video}"], "leave out --videos"),
+        (["--images", "a.txt"], "a.txt: neither a .tar file nor a .parquet"),
+        (["--images", "gone-{0..2}.tar"], "gone-0.tar: no such file; correct --images"),
+        (["--dataset", "captaincook"], "--dataset captaincook needs --data"),
+        (["--dataset", "ego", "--data", "d"], "no such dataset; known: captaincook, egoexo-exo"),
+        (["--dataset", "egoexo-exo", "--data", "d"], "d/takes.json: no such file"),
+    ],
+)
+def test_options_of_another_source_are_refused(
+    given: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refuses(manifest.main, [*given, "--out", str(tmp_path / "m.parquet")], capsys, said)
 
 
 @pytest.fixture
@@ -199,8 +222,8 @@ def test_a_missing_video_is_listed_and_its_clips_are_left_out(folder: Path, caps
 
 def test_without_any_video_nothing_is_written(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = folder / "cc.parquet"
-    assert manifest.main(["--benchmark", "crossvid-cc", "--data", str(folder), "--out", str(out)]) == 2
-    assert "none of the 3 videos of CrossVid CC" in capsys.readouterr().err
+    command = ["--benchmark", "crossvid-cc", "--data", str(folder), "--out", str(out)]
+    refuses(manifest.main, command, capsys, "none of the 3 videos of CrossVid CC")
     assert not out.exists()
 
 
@@ -209,8 +232,8 @@ def test_no_published_file_is_overwritten(tmp_path: Path, capsys: pytest.Capture
     data = benchmark(tmp_path / "viddiff")
     (published,) = data.iterdir()
     before, given = published.read_bytes(), ["--benchmark", "viddiff-closed", "--data", str(data), "--texts"]
-    assert manifest.main([*given, "--out", str(published)]) == 2
-    assert "would overwrite a file of --data; name another --out" in capsys.readouterr().err
+    overwriting = "would overwrite a file of --data; name another --out"
+    refuses(manifest.main, [*given, "--out", str(published)], capsys, overwriting)
     assert published.read_bytes() == before
     for _ in range(2):
         assert manifest.main([*given, "--out", str(data / "texts.parquet")]) == 0
@@ -222,23 +245,6 @@ def test_the_texts_of_a_benchmark_are_a_manifest(tmp_path: Path, capsys: pytest.
     asked = read_manifest(out)
     assert asked.entity == "texts" and "statement 0 of 0" in asked.rows["text"].to_list()
     assert f"{out}: {asked.rows.height} texts" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("given", "said"),
-    [
-        (["--benchmark", "crossvid-cc"], "--benchmark crossvid-cc needs --data"),
-        (["--benchmark", "crossvid"], "no such task; give one of "),
-        (["--data", "x"], "--data is the folder of a --benchmark"),
-        (["--benchmark", "crossvid-cc", "--data", "x", "--taxonomy", "t.csv"], "leave out --taxonomy"),
-        (["--benchmark", "crossvid-cc", "--data", "x", "--texts"], "x/QA/CC.json: no such file"),
-    ],
-)
-def test_options_of_another_source_are_refused(
-    given: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert manifest.main([*given, "--out", str(tmp_path / "m.parquet")]) == 2
-    assert said in capsys.readouterr().err
 
 
 SEQUENCE = "nusar-2021_action_both_9033-a30_9033_user_id_2021-02-04_131528"
@@ -320,15 +326,8 @@ def assembly(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run_dataset(name: str, folder: Path, **more: Any) -> tuple[dict[str, Any], pl.DataFrame]:
-    given = {"dataset": name, "data": str(folder), "on_disk": False, **more}
-    record = run(ManifestOptions(str(folder / "m.parquet"), **given))
-    show(record)
-    return record, pl.read_parquet(folder / "m.parquet")
-
-
 def test_each_dataset_gives_the_clips_of_its_published_files(captaincook: Path) -> None:
-    record, clips = run_dataset("captaincook", captaincook)
+    record, clips = run_manifest(captaincook, "dataset", "captaincook", "data", str(captaincook), "on_disk", False)
     assert clips["split"].to_list() == ["train"] * 2 + ["val"] * 2 + ["test"] * 2
     assert clips.head(2).drop("split").rows() == [
         ("1_7_0.5_9", "1_7_360p.mp4", 0.5, 9.0, "Add 1 egg", "3", "1", ""),
@@ -339,7 +338,7 @@ def test_each_dataset_gives_the_clips_of_its_published_files(captaincook: Path) 
 
 
 def test_what_an_expert_says_is_about_the_seconds_before_the_moment(egoexo: Path) -> None:
-    record, clips = run_dataset("egoexo-exo", egoexo)
+    record, clips = run_manifest(egoexo, "dataset", "egoexo-exo", "data", str(egoexo), "on_disk", False)
     video = "takes/unc_basketball_1/frame_aligned_videos/cam02"
     assert clips.rows() == [
         ("unc_basketball_1/cam02_0.0_3.0", f"{video}.mp4", 0.0, 3.0, "train", "Reverse Layup", "early"),
@@ -358,16 +357,17 @@ def test_what_an_expert_says_is_about_the_seconds_before_the_moment(egoexo: Path
         "comments without a transcript": 2,
         "comments before the video": 1,
     }
-    _, ego = run_dataset("egoexo-ego", egoexo, seconds=2.0)
+    _, ego = run_manifest(egoexo, "dataset", "egoexo-ego", "data", str(egoexo), "on_disk", False, "seconds", 2.0)
     assert ego["split"].to_list() == ["train", "train", "val"]
     assert ego["video"].unique().to_list() == [f"{video.replace('cam02', 'aria02_214-1')}.mp4"]
     assert ego.select("start", "end").rows() == [(1.0, 3.0), (10.25, 12.25), (7.0, 9.0)]
-    _, small = run_dataset("egoexo-exo", egoexo, videos="{folder}/downscaled/448/{name}")
+    larger = ("videos", "{folder}/downscaled/448/{name}")
+    _, small = run_manifest(egoexo, "dataset", "egoexo-exo", "data", str(egoexo), "on_disk", False, *larger)
     assert small["video"][0] == "takes/unc_basketball_1/frame_aligned_videos/downscaled/448/cam02.mp4"
 
 
 def test_two_actions_of_one_interval_are_one_clip(assembly: Path) -> None:
-    record, clips = run_dataset("assembly101-fine", assembly)
+    record, clips = run_manifest(assembly, "dataset", "assembly101-fine", "data", str(assembly), "on_disk", False)
     video = f"recordings/{SEQUENCE}/C10404_rgb"
     assert clips.filter(split="train").drop("split").rows() == [
         (f"{SEQUENCE}/C10404_rgb_0.0_1.0", f"{video}.mp4", 0.0, 1.0, "remove excavator arm", "suv"),
@@ -378,19 +378,12 @@ def test_two_actions_of_one_interval_are_one_clip(assembly: Path) -> None:
 
 
 def test_coarse_actions_are_clips_of_every_view(assembly: Path) -> None:
-    record, clips = run_dataset("assembly101-coarse", assembly)
+    record, clips = run_manifest(assembly, "dataset", "assembly101-coarse", "data", str(assembly), "on_disk", False)
     assert clips.drop("clip").rows() == [
         (f"recordings/{SEQUENCE}/{view}_rgb.mp4", 1.0, 2.5, "train", "attempt to screw chassis", "suv")
         for view in ("C10115", "C10404")
     ]
     assert record["unusable"] == {"actions that are withheld": 1}
-
-
-def test_videos_of_a_dataset_that_are_missing_are_listed(assembly: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    put(assembly / f"recordings/{SEQUENCE}/C10115_rgb.mp4", "a video")
-    record, clips = run_dataset("assembly101-coarse", assembly, on_disk=True)
-    assert record["missing"] == [f"recordings/{SEQUENCE}/C10404_rgb.mp4"] and clips.height == 1
-    assert "1 of 2 videos (50.0%) are on disk" in capsys.readouterr().out
 
 
 @pytest.mark.full
@@ -413,17 +406,14 @@ def test_videos_of_a_dataset_that_are_missing_are_listed(assembly: Path, capsys:
             "video,start_frame\nx,1\n",
             "not annotations of Assembly",
         ),
-        ("assembly101-coarse", "coarse-annotations/coarse_labels/none.txt", "", ""),
     ],
 )
-def test_wrong_files_are_refused(egoexo: Path, assembly: Path, name: str, file: str, content: Any, said: str) -> None:
+def test_wrong_files_are_refused(
+    egoexo: Path, assembly: Path, name: str, file: str, content: Any, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     put(egoexo / file, content)
-    if not said:
-        (assembly / "coarse-annotations/coarse_seq_views.txt").unlink()
-        said = "coarse_seq_views.txt: cannot be read"
-    with pytest.raises(StepDiffError) as error:
-        run_dataset(name, egoexo)
-    assert said in str(error.value) and "\n" not in str(error.value)
+    command = ["--dataset", name, "--data", str(egoexo), "--no-on-disk", "--out", str(egoexo / "m.parquet")]
+    refuses(manifest.main, command, capsys, said)
     assert not (egoexo / "m.parquet").exists()
 
 
@@ -510,9 +500,7 @@ def test_clips_of_a_video_not_on_disk_are_left_out(tmp_path: Path, capsys: pytes
     assert "1 of 2 videos (50.0%) are on disk" in printed and "missing: 1 videos, e.g. howto/abc" in printed
     given[-1] = "elsewhere/{video}.webm"
     os.remove(tmp_path / "m.parquet")
-    assert manifest.main(given) == 2
-    error = capsys.readouterr().err
-    assert "none of the 2 videos is on disk" in error and "--no-on-disk" in error and error.count("\n") == 1
+    refuses(manifest.main, given, capsys, "none of the 2 videos is on disk", "--no-on-disk")
     assert not (tmp_path / "m.parquet").exists()
     assert manifest.main([*given, "--no-on-disk"]) == 0 and pl.read_parquet(tmp_path / "m.parquet").height == 4
 
@@ -536,39 +524,8 @@ def test_a_source_that_fails_leaves_no_manifest(tmp_path: Path, capsys: pytest.C
         ("gone.json", "cannot be"),
     ):
         given = ["--sentences", str(tmp_path / file), "--out", str(tmp_path / "m.csv"), "--no-on-disk"]
-        assert manifest.main(given) == 2
-        error = capsys.readouterr().err
-        assert said in error and error.count("\n") == 1 and not list(tmp_path.glob("*m.csv*"))
-
-
-def test_sentences_of_held_out_videos_get_the_split_test(tmp_path: Path) -> None:
-    (tmp_path / "s.json").write_text(json.dumps(SENTENCIFIED))
-    row = {"reference": "lmnopqrstuv_3_9", "targets": ["elsewhere_0_1"], "category": "Visuals", "scores": [1]}
-    (tmp_path / "diffrank.jsonl").write_text(json.dumps(row))
-    given = ("sentences", str(tmp_path / "s.json"), "on_disk", False, "hold_out", (str(tmp_path / "diffrank.jsonl"),))
-    record, clips = run_manifest(tmp_path, *given)
-    assert clips.filter(split="test")["clip"].to_list() == ["lmnopqrstuv_0.5_0.9"]
-    assert record["held_out_of"] == {"train": 1} and record["splits"] == {"train": 3, "test": 1}
-
-
-@pytest.mark.full
-@pytest.mark.parametrize(
-    ("given", "said"),
-    [
-        (["--sentences", "s.json", "--annotations", "a.json", "--taxonomy", "t.csv"], "is a manifest of its own"),
-        (["--sentences", "s.json", "--data", "d"], "--sentences does not use all of these options; leave out --data"),
-        (["--images", "a.tar", "--videos", "{video}"], "leave out --videos"),
-        (["--images", "a.txt"], "a.txt: neither a .tar file nor a .parquet"),
-        (["--images", "gone-{0..2}.tar"], "gone-0.tar: no such file; correct --images"),
-        (["--dataset", "captaincook"], "--dataset captaincook needs --data"),
-        (["--dataset", "ego", "--data", "d"], "no such dataset; known: captaincook, egoexo-exo"),
-        (["--dataset", "egoexo-exo", "--data", "d"], "d/takes.json: no such file"),
-        (["--sentences", "s.json", "--videos", "videos"], "write {video} in the place"),
-    ],
-)
-def test_unused_options(given: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert manifest.main([*given, "--out", str(tmp_path / "m.parquet")]) == 2
-    assert said in capsys.readouterr().err
+        refuses(manifest.main, given, capsys, said)
+        assert not list(tmp_path.glob("*m.csv*"))
 
 
 def test_sentences_of_a_folder_are_those_of_its_files(tmp_path: Path) -> None:

@@ -32,8 +32,9 @@ from stepdiff.annotate.people.task import REJECT_REASONS, Pair, defaults, read_p
 from stepdiff.annotate.qa.pair_choice import SCHEMA
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.jsonl import object_line
-from stepdiff.tasks.testsets import DiffCap, DiffRank, read_test_set, write_test_set
+from stepdiff.tasks.testsets import DiffCap, DiffRank, read_test_set
 from store import Store
+from tests.refusals import refuses
 
 from .people_answers import CATEGORIES, answer, answers, task, usual
 
@@ -96,22 +97,15 @@ def test_a_task_of_all_keys(tmp_path: Path) -> None:
     [
         ({"peple": 3}, "task.yaml: peple is no key"),
         ({"people": 0}, "people should be"),
-        ({"people": True}, "people should be"),
-        ({"people": 2.5}, "people should be"),
-        ({"pairs": 3}, "pairs should be a valid string, not 3"),
         ({"pairs": "none.csv"}, "none.csv: cannot be read"),
         ({"categories": []}, "categories should have at least 1"),
         ({"categories": ["Visuals"]}, "categories: 0 should be an object, not 'Visuals'"),
         ({"categories": [{"title": "x"}]}, "categories: 0: name is missing"),
         ({"categories": [{"name": "a"}, {"name": "a"}]}, "categories has 'a' twice"),
-        ({"categories": [{"name": "a", "rubric": [1]}]}, "rubric should be"),
         ({"categories": [{"name": "a", "rubric": {"6": []}}]}, "rubric: 6 should be less"),
         ({"reject_reasons": ["a", "a"]}, "reject_reasons has 'a' twice"),
         ({"reject_reasons": ["a\x00"]}, "reject_reasons: 0 should be a text"),
-        ({"reject_reasons": "a"}, "reject_reasons should be"),
         ({"gold_rate": 1.1}, "gold_rate should be"),
-        ({"gold_rate": -0.1}, "gold_rate should be"),
-        ({"gold_rate": True}, "gold_rate should be"),
         ({"gold_rate": float("nan")}, "gold_rate should be"),
         ({"timeout_minutes": 0}, "timeout_minutes should be greater than 0"),
         ({"gold": {"tolerance": 1}}, "gold: file is missing"),
@@ -184,7 +178,6 @@ TASK = replace(usual(), pairs=(Pair("p1", "p1-a", "p1-b"),))
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"pair": 3}, "pair should be"),
         ({"pair": " "}, "pair should not be empty"),
         ({"candidate": "p1-a"}, "pairs 'p1-a' with itself"),
         ({"annotator": ""}, "annotator should have at least 1"),
@@ -198,21 +191,15 @@ TASK = replace(usual(), pairs=(Pair("p1", "p1-a", "p1-b"),))
         ),
         ({"differences": {"Visuals": 5}}, "differences: Visuals should be an object, not 5"),
         ({"differences": {"Visuals": {"text": "", "score": 6}}}, "Visuals: score should be less than or equal to 5"),
-        ({"differences": {"Visuals": {"text": "", "score": True}}}, "not True"),
-        ({"differences": {"Visuals": {"text": "", "score": float("nan")}}}, "not nan"),
         ({"differences": {"Visuals": {"text": "", "score": "5"}}}, "not '5'"),
         ({"differences": {"Visuals": {"text": "", "score": 5, "x": 1}}}, "Visuals: x is no key"),
         ({"rejected": ""}, "rejected should have at least 1"),
         ({"left": "top"}, "left should be 'reference' or 'candidate', not 'top'"),
-        ({"seconds": float("inf")}, "seconds should be"),
         ({"seconds": float("nan")}, "seconds should be"),
         ({"seconds": -1}, "seconds should be"),
-        ({"seconds": True}, "seconds should be"),
         ({"submitted": "yesterday"}, "submitted should be a time in UTC such as"),
-        ({"submitted": "2026-11-28T09:30:00"}, "submitted should be a time in UTC"),
         ({"submitted": "2026-11-28T09:30:00+02:00"}, "submitted should be a time in UTC"),
         ({"kind": "play"}, "kind should be 'work', 'gold'"),
-        ({"kind": ["work"]}, "kind should be"),
         ({"extra": 1}, "extra is no key"),
     ],
 )
@@ -223,22 +210,6 @@ def test_an_error_names_the_file_and_the_line(change: dict[str, Any], named: str
     with pytest.raises(StepDiffError, match="answers.jsonl:2: .*" + re.escape(named)) as error:
         list(read_answers(path))
     assert "\n" not in str(error.value) and len(str(error.value)) < 500
-
-
-def test_a_line_of_another_kind_is_refused_by_its_number(tmp_path: Path) -> None:
-    path = tmp_path / "answers.jsonl"
-    for line, why in (
-        (b"[]", "not a JSON object"),
-        (b"\xff", "not a JSON"),
-        (b"", "empty line"),
-        (b"{}", "is missing"),
-    ):
-        path.write_bytes(object_line(asdict(answer())).encode() + line + b"\n")
-        with pytest.raises(StepDiffError, match=f"answers.jsonl:2: .*{why}"):
-            list(read_answers(path))
-    path.write_bytes(b"[" * 100_000)
-    with pytest.raises(StepDiffError, match="answers.jsonl:1: not a JSON object"):
-        list(read_answers(path))
 
 
 def changed(name: str, text: str, score: int) -> Answer:
@@ -335,10 +306,8 @@ def test_nothing_in_a_text_changes_the_form(tmp_path: Path) -> None:
     [
         (("score", "7"), "row 2: score should be .*, not 7"),
         (("score", "4.5"), "not 4.5"),
-        (("score", "nan"), "not nan"),
         (("score", ""), "not ''"),
         (("seconds", "1e999"), "seconds should be a finite number"),
-        (("seconds", "soon"), "seconds should be .*, not 'soon'"),
         (("category", "Ingredients"), "row 2: 'Ingredients' of this answer is in an earlier row"),
     ],
 )
@@ -483,16 +452,6 @@ def test_clips_of_another_step_have_score_0_and_fill_a_row() -> None:
     ]
 
 
-@given(answers())
-def test_written_rows_read_back_as_test_sets(tmp_path_factory: pytest.TempPathFactory, made: list[Answer]) -> None:
-    folder = tmp_path_factory.mktemp("rows")
-    decided, _ = decide(made)
-    for name, rows in (("diffcap", diffcap_rows(decided)), ("diffrank", diffrank_rows(decided))):
-        if rows:
-            write_test_set(name, folder / name, rows)
-            assert read_test_set(name, folder / name) == rows
-
-
 @pytest.fixture
 def collected(tmp_path: Path) -> Path:
     """Answers of three people about three pairs of one clip."""
@@ -552,9 +511,7 @@ def test_the_steps_of_a_task_are_known_without_a_store(tmp_path: Path) -> None:
 )
 def test_an_unusable_command_is_one_line(flags: list[str], collected: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = {"FILE": str(collected / "answers.jsonl"), "OUT": str(collected / "out")}
-    assert command.main([names.get(flag, flag) for flag in flags]) == 2
-    printed = capsys.readouterr()
-    assert printed.out == "" and printed.err.startswith("error: ") and printed.err.count("\n") == 1
+    refuses(command.main, [names.get(flag, flag) for flag in flags], capsys)
     assert not (collected / "out").exists()
 
 
@@ -650,11 +607,8 @@ def native_with(**data: Any) -> list[dict[str, Any]]:
     [
         ([1], "file: task 1: should be an object"),
         (without(0, "data"), "task 1: data is missing; make the project with"),
-        (without(0, "annotations"), "task 1: annotations is missing"),
         (without(0, "data", "video2"), "task 1: data: video2 is missing"),
         (native_with(keystep_words="10"), "task 1: data: keystep_words should be"),
-        (without(0, "data", "categories"), "task 1: data: categories is missing; make the project with"),
-        (without(0, "annotations", 0, "result"), "task 1: annotation 7: result is missing"),
         (without(0, "annotations", 0, "completed_by"), "annotation 7: has no completed_by"),
         (native({"from_name": "x"}), "annotation 7: result: 0: value is missing"),
         (native(result("keystep", labels=["x"])), "a value has text, choices or rating"),
@@ -665,7 +619,6 @@ def native_with(**data: Any) -> list[dict[str, Any]]:
         ),
         (native(result("record", text=["{"])), "only its text 'record' names who answered, which anybody may change"),
         (native(created_at="once"), "submitted should be a time in UTC"),
-        (native(lead_time="long"), "seconds should be"),
     ],
 )
 def test_a_line_about_a_fault_names_the_task_and_the_annotation_by_their_ids(given: list[Any], why: str) -> None:
@@ -718,42 +671,27 @@ def sent() -> dict[str, Answer]:
     return {f"{each.pair} {each.annotator}": each for each in made}
 
 
-def test_what_label_studio_imported_and_nobody_changed_is_exported_equal() -> None:
+def test_an_export_of_label_studio_has_what_was_imported_changed_and_annotated_there() -> None:
     refused: list[str] = []
     found = read_collected(EXPORT, refused.append)
     for name in ("p1 judge", "p2 ann", "p2 bob"):
-        assert sent()[name] in found
-    assert len(found) + len(refused) == 6 + 3, "three were added there"
-
-
-def test_a_changed_annotation_keeps_its_annotator_and_has_the_time_of_the_change() -> None:
-    own = next(each for each in read_collected(EXPORT, lambda line: None) if each.annotator == "ann")
+        assert sent()[name] in found, "nobody changed it"
     before = sent()["p1 ann"]
     visuals = replace(before.differences["Visuals"], score=4)
     changed = replace(before, differences={**before.differences, "Visuals": visuals})
-    assert own == replace(changed, submitted="2026-11-28T17:33:44.447115Z")
-
-
-def test_pairs_annotated_and_skipped_in_label_studio_are_answers() -> None:
-    found = {each.pair: each for each in read_collected(EXPORT, lambda line: None)}
-    assert found["p4"].rejected == "skipped" and found["p4"].candidate == "a b/ä&c=d?"
-    own = found["p5"]
+    assert replace(changed, submitted="2026-11-28T17:33:44.447115Z") in found, (
+        "its annotator, and the time of the change"
+    )
+    by_pair = {each.pair: each for each in found}
+    assert by_pair["p4"].rejected == "skipped" and by_pair["p4"].candidate == "a b/ä&c=d?"
+    own = by_pair["p5"]
     assert (own.keystep, own.annotator, own.seconds, own.left) == ("clean", "1", 11.469, "reference")
     assert own.differences["Ingredients"] == Difference("less salt", 2) and own.differences["Actions"].score == 5
-
-
-REFUSED = [
-    "task 16: annotation 18: Write the keystep that both clips show, in at most 10 words. Correct this in Label Studio",
-    "task 18: annotation 23: Visuals: describe the difference, or choose score 5 (not different). Correct this in",
-    "task 19: annotation 21: Write the keystep that both clips show, in at most 10 words. Ingredients: choose a score",
-]
-
-
-def test_an_annotation_that_breaks_a_rule_of_the_form_is_refused_in_one_line_and_the_others_are_read() -> None:
-    refused: list[str] = []
-    assert len(read_collected(EXPORT, refused.append)) == 6
-    assert [line.startswith(f"{EXPORT}: {start}") for line, start in zip(refused, REFUSED, strict=True)] == [True] * 3
-    with pytest.raises(StepDiffError, match="task 16: annotation 18: Write the keystep") as error:
+    assert len(found) == 6
+    places = ("task 16: annotation 18: ", "task 18: annotation 23: ", "task 19: annotation 21: ")
+    for line, place in zip(refused, places, strict=True):
+        assert line.startswith(f"{EXPORT}: {place}") and "Correct this in Label Studio" in line
+    with pytest.raises(StepDiffError) as error:
         read_collected(EXPORT)
     assert str(error.value) == refused[0]
 
@@ -761,10 +699,8 @@ def test_an_annotation_that_breaks_a_rule_of_the_form_is_refused_in_one_line_and
 @pytest.mark.parametrize(
     ("results", "words", "why"),
     [
-        ([], 10, "Write the keystep that both clips show, in at most 10 words."),
         ([result("keystep", text=["a b c"])], 2, "The keystep has 3 words; write at most 2."),
         ([result("text_5", text=["less"])], 10, "in at most 10 words. Visuals: choose a score from 1"),
-        ([result("keystep", text=["a"]), result("score_4", choices=["4"])], 10, "Actions: describe the difference"),
         (
             [result("keystep", text=["a"]), result("score_4", choices=["0"])],
             10,

@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 from heads.data.hold_out import BY_ID, BY_OVERLAP, BY_VIDEO
 from heads.data.paired_qa import read_paired_qa
 from heads.llm.model import LLMOptions, Sampling
-from heads.methods.similarity import MODEL, Sentences
+from heads.methods.similarity import MODEL
 from stepdiff.annotate import pairqa, pairs
 from stepdiff.annotate.pairs import PairsOptions, run
 from stepdiff.annotate.qa import prompts
 from stepdiff.annotate.qa import questions as qa_rules
 from stepdiff.annotate.qa import reading as parsing
-from stepdiff.annotate.qa.pair_choice import SCHEMA, other_step, same_step
+from stepdiff.annotate.qa.pair_choice import SCHEMA, same_step
 from stepdiff.annotate.qa.prompts import DESCRIBE, PAIRQA, Prompt, read_prompt
 from stepdiff.annotate.qa.questions import (
     ALIKE,
@@ -45,6 +45,7 @@ from stepdiff.tasks.prompts import SYSTEM
 from stepdiff.weights import resolve
 from store import Store
 from tests.llm_server import Reply, Server, said
+from tests.refusals import refuses
 
 from .conftest import CLIPS
 
@@ -172,9 +173,9 @@ def test_the_same_seed_and_clips_give_the_same_file(folder: Path) -> None:
 def test_unusable_options_of_pairs_are_refused(
     folder: Path, capsys: pytest.CaptureFixture[str], more: list[str], message: str
 ) -> None:
-    assert pairs.main(["--store", str(folder / "features"), "--out", str(folder / "p.parquet"), *more]) == 2
-    error = capsys.readouterr().err
-    assert message in error and error.count("\n") == 1 and not (folder / "p.parquet").exists()
+    command = ["--store", str(folder / "features"), "--out", str(folder / "p.parquet"), *more]
+    refuses(pairs.main, command, capsys, message)
+    assert not (folder / "p.parquet").exists()
 
 
 def test_a_store_of_one_video_has_no_pair(tmp_path: Path) -> None:
@@ -246,13 +247,6 @@ def test_the_pairs_of_a_step_depend_on_the_seed_its_name_and_its_clips_on_no_oth
     assert of_whisk.tolist() == alone.tolist()
     assert same_step(*columns(whisk), ["whisk"], 10, 6).tolist() != alone.tolist()
     assert same_step(*columns(whisk), ["bake"], 10, 5).tolist() != alone.tolist()
-
-
-@given(STEPS_AND_VIDEOS, st.integers(0, 10), st.integers(0, 3))
-def test_pairs_of_different_steps_are_of_two_videos(clips: list[tuple[int, int]], count: int, seed: int) -> None:
-    pairs = [frozenset(pair) for pair in other_step(*columns(clips), count, seed).tolist()]
-    assert len(pairs) == len(set(pairs)) <= count
-    assert set(pairs) <= allowed(clips, False)
 
 
 SUPPLEMENT = Path(__file__).parents[3] / "shared/seeds"
@@ -340,33 +334,23 @@ def test_an_endless_answer_is_dropped() -> None:
 YES_NO = {
     "YES": "YES",
     "NO": "NO",
-    "yes": "YES",
     "Yes.": "YES",
-    "No.": "NO",
     "**YES**": "YES",
     '"NO"': "NO",
-    "A: YES": "YES",
     "Answer: NO": "NO",
     "Q: Do the two videos share a similar main action?\nA: YES": "YES",
     "YES. Both videos show a person who whisks eggs.": "YES",
     "No, the two videos do not share a similar main action.": "NO",
-    "The answer is YES.": "YES",
     "The two videos differ, so the answer is: no": "NO",
     "YES<|im_end|>\n<|im_start|>user NO": "YES",
-    " YES</s>": "YES",
     "YES or NO": parsing.NOT_YES_NO,
-    "Yes and no.": parsing.NOT_YES_NO,
-    "Q: Do they?\nA: Yes": "YES",
     "A: YES\nQ: And the tools?\nA: NO": "YES",
     "Yes they do.": "YES",
     "No idea": parsing.NOT_YES_NO,
     "NO information is available": parsing.NOT_YES_NO,
     "yes \u2014 NO": parsing.NOT_YES_NO,
     "Video NO. 1": parsing.NOT_YES_NO,
-    "YES/NO": parsing.NOT_YES_NO,
     "Nothing is similar.": parsing.NOT_YES_NO,
-    "The two videos both show cooking.": parsing.NOT_YES_NO,
-    "I cannot answer that.": parsing.REFUSAL,
     "As an AI, I do not have access to videos.": parsing.REFUSAL,
     "": parsing.EMPTY,
 }
@@ -386,20 +370,13 @@ ANY = st.one_of(st.text(), st.lists(st.one_of(PIECES, st.text(max_size=8)), max_
 
 
 @given(ANY)
-def test_any_text_is_read_without_an_error(text: str) -> None:
-    reading = read_pairs(text)
-    assert isinstance(reading, Reading)
-    assert reading.pairs or reading.dropped
-    assert all(dropped.reason for dropped in reading.dropped)
-    found = read_yes_no(text)
-    assert found in ("YES", "NO") or (isinstance(found, Dropped) and found.reason)
-
-
-@given(ANY)
 @example("Q:Q:*A:0")
 @example("Q:Q:what is whisked?\nA:*A:Video 1")
-def test_a_question_or_answer_is_one_line_without_markers_formatting_or_control_tokens(text: str) -> None:
-    for pair in read_pairs(text).pairs:
+def test_any_text_is_read_and_a_question_or_answer_is_one_line_without_markers_or_control_tokens(text: str) -> None:
+    reading, decision = read_pairs(text), read_yes_no(text)
+    assert reading.pairs or reading.dropped
+    assert decision in ("YES", "NO") or (isinstance(decision, Dropped) and decision.reason)
+    for pair in reading.pairs:
         for part in pair:
             assert part == part.strip() and len(part.splitlines()) == 1
             assert "**" not in part and "<|im_end|>" not in part and not re.match(r"(?:Q|A|Question|Answer):", part)
@@ -418,36 +395,23 @@ def test_pairs_written_as_q_and_a_lines_are_read_back(words: list[tuple[list[str
 
 ONE = {
     "Video 1": 1,
-    "Video 2.": 2,
     "video one": 1,
-    "VIDEO 2": 2,
     "Video #2": 2,
     "Video_1": 1,
     "Clip 2 shows a whisk.": 2,
-    "The first video shows a silver mixer.": 1,
     "The second one": 2,
-    "In the second clip, the person uses a fork.": 2,
     "the latter": 2,
-    "Video 1 features a stand mixer, and Video 1 is brighter.": 1,
     "Video II": 2,
     "Both videos": None,
-    "Neither video": None,
-    "Video 1 and Video 2": None,
     "Videos 1 and 2": None,
     "Video 1, but also the second one": None,
-    "The person uses a whisk.": None,
     "the first step": None,
     "Video 10": None,
-    "Video 1 and 2": None,
-    "Both of the videos show it, Video 1 longer": None,
     "Neither, though Video 1 comes near": None,
     "Video 1, with both hands": 1,
     "Video 1, two eggs are used.": 1,
-    "Video B": 2,
     "V2": 2,
-    "Video (1)": 1,
     "The second instructional video": 2,
-    "Videos 1, 2": None,
     "In the video one egg is used.": None,
     "In the video I see a pan.": None,
     "The first": None,
@@ -523,22 +487,15 @@ def test_an_ordinal_that_may_mean_a_video_or_something_in_it_is_reported(text: s
 
 
 WHICH = "Which video uses a whisk?"
-KEPT = {
-    (2, WHICH, "Video 1"): "Video 1",
+RULES = {
     (2, WHICH, "video 2."): "Video 2",
-    (2, WHICH, "The second video."): "Video 2",
     (2, WHICH, "In the first video"): "Video 1",
     (2, WHICH, "Answer: Video 1."): "Video 1",
     (2, WHICH, "Video 1, because its bowl is foamy."): "Video 1, because its bowl is foamy.",
     (2, "In which of the two videos is the pan hot?", "Video 2"): "Video 2",
     (2, "Which video, Video 1 or Video 2, is brighter?", "Video 2"): "Video 2",
-    (1, "How do they differ?", "In Video 1 it is red, while in Video 2 it is blue."): None,
-    (1, "What do both share?", "Both videos show onions."): None,
-}
-DROPPED = {
+    (1, "What do both share?", "Both videos show onions."): "Both videos show onions.",
     (2, WHICH, "Both videos"): qa_rules.NOT_ONE,
-    (2, WHICH, "Neither."): qa_rules.NOT_ONE,
-    (2, WHICH, "Video 1 and Video 2"): qa_rules.NOT_ONE,
     (2, WHICH, "The person does."): qa_rules.NOT_ONE,
     (2, "Does Video 1 use a whisk?", "Video 1"): qa_rules.NOT_WHICH,
     (2, "Which video, like Video 1, uses a whisk?", "Video 1"): qa_rules.GIVEN_AWAY,
@@ -551,17 +508,13 @@ DROPPED = {
 }
 
 
-@pytest.mark.parametrize("case", KEPT)
-def test_usable_pairs_are_kept_and_a_bare_video_name_is_normalised(case: tuple[int, str, str]) -> None:
-    kind, question, answer = case
-    assert rule_checked(kind, QA(question, answer)) == QA(question, KEPT[case] or answer)
-
-
-@pytest.mark.parametrize("case", DROPPED)
-def test_a_pair_that_breaks_a_rule_is_dropped_with_its_reason(case: tuple[int, str, str]) -> None:
+@pytest.mark.parametrize("case", RULES)
+def test_a_pair_is_kept_with_a_bare_video_name_or_dropped_with_the_rule_that_it_breaks(
+    case: tuple[int, str, str],
+) -> None:
     kind, question, answer = case
     found = rule_checked(kind, QA(question, answer))
-    assert isinstance(found, Dropped) and found.reason == DROPPED[case]
+    assert (found.reason if isinstance(found, Dropped) else found.answer) == RULES[case]
 
 
 def angles(texts: Sequence[str]) -> np.ndarray:
@@ -575,27 +528,7 @@ def test_of_similar_questions_the_first_is_kept() -> None:
     assert first_of_alike(asked, angles, np.cos(np.radians(10))) == [[True, False, True, False], [], [True]]
     # 9 is similar to 0, which is kept; 18 is similar to 9, which is dropped
     assert first_of_alike([["0", "9", "18"]], angles, np.cos(np.radians(10))) == [[True, False, True]]
-
-
-def test_only_questions_of_one_pair_are_compared() -> None:
-    assert first_of_alike([["0"], ["0"], ["1"]], angles, 0.5) == [[True]] * 3
-    assert first_of_alike([[], []], angles, 0.5) == [[], []]
-
-
-@pytest.mark.full
-def test_the_real_mpnet_distinguishes_a_paraphrase_from_another_question() -> None:
-    try:
-        resolve(MODEL)
-    except StepDiffError as error:
-        pytest.skip(str(error))
-    asked = [
-        "What is the main difference between the two videos?",
-        "What's the main difference between these two videos?",
-        "Which video uses a whisk?",
-        "Which video uses a fork?",
-        "Which of the videos uses a whisk?",
-    ]
-    assert first_of_alike([asked], Sentences(), 0.9) == [[True, False, True, True, False]]
+    assert first_of_alike([["0"], ["0"], ["1"]], angles, 0.5) == [[True]] * 3, "only questions of one pair"
 
 
 def by_last_letter(texts: Sequence[str]) -> np.ndarray:
@@ -723,14 +656,6 @@ def job(server: Server) -> PairQAJob:
     return PairQAJob(llm, "sha", ('{"by": "hand"}',), "of texts")
 
 
-def test_a_pair_of_one_step_gets_three_prompts_and_a_pair_of_different_steps_none() -> None:
-    asked = items(JOB_PAIRS, JOB_TEXTS)
-    assert asked["key"].to_list() == [
-        item_key(kind, *clips) for clips in (("a", "b"), ("c", "a")) for kind in (1, 2, 3)
-    ]
-    assert asked["row"].to_list() == [0, 1, 2, 6, 7, 8]
-
-
 def test_each_type_has_the_supplements_prompt_and_type_3_a_limit_of_one_word(server: Server) -> None:
     def answer(body: dict[str, Any]) -> Reply:
         return said(f"{body['max_tokens']} {json.dumps(body['messages'])}")
@@ -849,9 +774,7 @@ def test_unusable_input_is_refused_in_one_line(
     reported: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert pairqa.main([*qa_options, more]) == 2
-    error = capsys.readouterr().err
-    assert reported in error and error.count("\n") == 1
+    refuses(pairqa.main, [*qa_options, more], capsys, reported)
 
 
 @pytest.mark.full

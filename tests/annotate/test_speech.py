@@ -11,7 +11,6 @@ import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given
-from hypothesis import given as examples
 from hypothesis import strategies as st
 
 from heads import train
@@ -25,6 +24,7 @@ from stepdiff.annotate.sources.narration import UNDECODED, UNUSABLE, Piece, entr
 from stepdiff.common.errors import StepDiffError
 from stepdiff.weights import fingerprint, resolve
 from store import Feature, Provenance, Store, text_key
+from tests.refusals import refuses
 
 PUBLISHED = Path(__file__).parents[3] / "shared/data/htstep"
 TAXONOMY = {3: Step("Make Tea", "Boil the water."), 4: Step("Make Tea", "Serve.")}
@@ -100,22 +100,14 @@ def test_a_file_that_is_not_annotations_is_refused_in_one_line(tmp_path: Path, t
 
 
 @pytest.mark.full
-def test_a_file_that_is_not_a_taxonomy_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_taxonomy_or_a_list_of_splits_is_refused_in_one_line(tmp_path: Path) -> None:
     header = "global_step_index,activity,headline\n"
-    for text in ("", "a,b\n1,2\n", header + "x,a,b\n", header + "1,a\n", header + "1,a,b\n1,a,c\n"):
-        path = write(tmp_path / "t.csv", text)
-        if text:
-            with pytest.raises(StepDiffError, match=r"t\.csv: [^\n]+$"):
-                read_taxonomy(path)
-        else:
-            assert read_taxonomy(path) == {}
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("text", ['{"train": null}', '{"train": [{}]}', '{"night": []}'])
-def test_a_file_that_is_not_a_list_of_splits_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
-    with pytest.raises(StepDiffError, match=r"s\.json: [^\n]+$"):
-        read_splits(write(tmp_path / "s.json", text))
+    for text in ("a,b\n1,2\n", header + "x,a,b\n", header + "1,a\n", header + "1,a,b\n1,a,c\n"):
+        with pytest.raises(StepDiffError, match=r"t\.csv: [^\n]+$"):
+            read_taxonomy(write(tmp_path / "t.csv", text))
+    for text in ('{"train": null}', '{"train": [{}]}', '{"night": []}'):
+        with pytest.raises(StepDiffError, match=r"s\.json: [^\n]+$"):
+            read_splits(write(tmp_path / "s.json", text))
 
 
 @pytest.mark.skipif(not PUBLISHED.is_dir(), reason="the published HT-Step files are not here")
@@ -208,17 +200,8 @@ def test_a_byte_that_is_not_utf_8_becomes_u_fffd_and_is_counted(tmp_path: Path) 
     assert +faults == {UNDECODED: 1}
 
 
-@pytest.mark.parametrize("value", [{"start": [1], "end": [2]}, {"start": [1], "end": [2], "text": []}, [[1, 2]], 5])
-def test_a_video_with_lists_of_different_lengths_is_named(tmp_path: Path, value: object) -> None:
-    path = tmp_path / "caption.json"
-    path.write_text(json.dumps({"a": value}))
-    with pytest.raises(StepDiffError, match="caption.json: video a has no lists"):
-        list(read_narration(path, ["a"], Counter()))
-
-
 @pytest.mark.full
-@pytest.mark.parametrize("indent", [None, 1])
-@pytest.mark.parametrize("ascii_only", [True, False])
+@pytest.mark.parametrize(("indent", "ascii_only"), [(None, False), (1, True)])
 def test_entries_are_those_of_json_load(tmp_path: Path, indent: int | None, ascii_only: bool) -> None:
     """The file has more characters than are read at once."""
     draw = random.Random(0)
@@ -233,7 +216,7 @@ def test_entries_are_those_of_json_load(tmp_path: Path, indent: int | None, asci
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[1]", '{"a": 1', '{"a" 1}', '{"a": 1 "b": 2}', '{"a": tru', "{a: 1}", '{"a": 1,', '{"a": 1} x', "{} {}"],
+    ["", "[1]", '{"a": 1', '{"a" 1}', '{"a": 1 "b": 2}', '{"a": tru', '{"a": 1,', '{"a": 1} x'],
 )
 def test_a_damaged_file_is_refused_at_the_damage(tmp_path: Path, text: str) -> None:
     path = tmp_path / "damaged.json"
@@ -246,7 +229,7 @@ TIMES = st.tuples(st.integers(0, 60), st.integers(1, 10)).map(lambda pair: (floa
 COSINES = st.integers(-100, 100).map(lambda hundredth: hundredth / 100)
 
 
-@examples(st.lists(TIMES, max_size=6), st.lists(TIMES, max_size=5), st.integers(0, 15), COSINES, st.data())
+@given(st.lists(TIMES, max_size=6), st.lists(TIMES, max_size=5), st.integers(0, 15), COSINES, st.data())
 def test_a_piece_is_assigned_to_the_most_similar_clip_nearby_or_to_none_in_order_of_time(
     spoken: list[tuple[float, float]], clips: list[tuple[float, float]], window: int, least: float, data: st.DataObject
 ) -> None:
@@ -265,14 +248,6 @@ def test_a_piece_is_assigned_to_the_most_similar_clip_nearby_or_to_none_in_order
         if near:
             expected[max(near, key=lambda place: (cosine[number, place], -place))].append(piece.text)
     assert found == [" ".join(texts) for texts in expected]
-
-
-def test_speech_near_a_clip_is_assigned_to_it() -> None:
-    pieces = [Piece(1.0, 2.0, "we whisk"), Piece(2.0, 4.0, "then we pour"), Piece(5.0, 6.0, "subscribe")]
-    clips = [(0.0, 4.0), (5.0, 9.0)]
-    cosine = np.array([[0.9, 0.1], [0.2, 0.8], [-0.1, -0.2]])
-    assert assigned(pieces, clips, cosine, 10.0, 0.0) == ["we whisk", "then we pour"]
-    assert assigned(pieces, clips, cosine, 0.5, 0.0) == ["we whisk then we pour", ""]
 
 
 SAID = ("we whisk the eggs now", "chop these onions finely", "pour oil into the pan")
@@ -366,20 +341,12 @@ def test_clips_without_tokens_receive_no_speech(world: World, capsys: pytest.Cap
     assert (record["clips"], record["pieces"]) == (len(rows), len(rows))
     given = dict(ClipTexts(folder / "said.parquet").items())
     assert record["narrated"] == len(given) and "without_tokens_0_1" not in given
+    (line,) = ClipTexts(folder / "said.parquet").provenance
+    assert json.loads(line)["head"] == fingerprint(Run(folder / "align").best() / "head.safetensors")
+    assert json.loads(line)["narration"] == fingerprint(folder / "narration.json")
     (folder / "none.json").write_text('{"another video": {"start": [], "end": [], "text": []}}')
     for more, message in (
         ("--window=-1", "give seconds, 0 or more"),
         (f"--narration={folder}/none.json", "no speech near a clip"),
     ):
-        assert align.main(aligned(folder, more)) == 2
-        assert message in capsys.readouterr().err.splitlines()[-1]
-
-
-@pytest.mark.full
-def test_the_texts_record_what_made_them(world: World) -> None:
-    folder, _, _ = world
-    assert align.main(aligned(folder, "--window=5", "--least=-1")) == 0
-    (line,) = ClipTexts(folder / "said.parquet").provenance
-    weights = fingerprint(Run(folder / "align").best() / "head.safetensors")
-    said = fingerprint(folder / "narration.json")
-    assert json.loads(line) == {"head": weights, "narration": said, "window": 5.0, "least": -1.0}
+        refuses(align.main, aligned(folder, more), capsys, message)

@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
-SIZE, PATCH, WIDTH, STD = 32, 8, 24, 0.5
+from tests.heads.public import conftest as tiny
+from tests.heads.public.conftest import PATCH, SIZE, VISION, WIDTH
+
 SMALL = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-VISION = {**SMALL, "image_size": SIZE, "patch_size": PATCH}
-LANGUAGE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 1024}
 CHAT = (
     "{% for m in messages %}USER:{% for part in m.content %}{% if part.type == 'image' %} <image>{% else %} "
     "{{ part.text }}{% endif %}{% endfor %}{% endfor %} ASSISTANT:"
@@ -35,56 +35,30 @@ def saved(folder: Path, model: Any, processor: Any) -> Path:
     torch.manual_seed(0)
     for parameter in model.parameters():  # with the default scale outputs are nearly constant
         if parameter.dim() > 1:
-            torch.nn.init.normal_(parameter, std=STD)
+            torch.nn.init.normal_(parameter, std=0.5)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
 
 
 def llava(folder: Path) -> Path:
-    from transformers import (
-        CLIPImageProcessorPil,
-        CLIPVisionConfig,
-        LlamaConfig,
-        LlavaConfig,
-        LlavaForConditionalGeneration,
-        LlavaProcessor,
-    )
+    from transformers import CLIPImageProcessorPil, LlavaProcessor
 
     tokenizer = words()
-    text = LlamaConfig(**LANGUAGE, intermediate_size=48, vocab_size=len(tokenizer), num_key_value_heads=2)
-    image = tokenizer.convert_tokens_to_ids("<image>")
-    config = LlavaConfig(vision_config=CLIPVisionConfig(**VISION), text_config=text, image_token_index=image)
+    model = tiny.llava(len(tokenizer), tokenizer.convert_tokens_to_ids("<image>"))
     crop = {"height": SIZE, "width": SIZE}
     pictures = CLIPImageProcessorPil(size={"shortest_edge": SIZE}, crop_size=crop)
     processor = LlavaProcessor(pictures, tokenizer, PATCH, "default", chat_template=CHAT, num_additional_image_tokens=1)
-    return saved(folder, LlavaForConditionalGeneration(config), processor)
+    return saved(folder, model, processor)
 
 
 def blip2(folder: Path) -> Path:
-    from transformers import (
-        Blip2Config,
-        Blip2ForConditionalGeneration,
-        Blip2Processor,
-        Blip2QFormerConfig,
-        Blip2VisionConfig,
-        BlipImageProcessorPil,
-        OPTConfig,
-    )
+    from transformers import Blip2Processor, BlipImageProcessorPil
 
     tokenizer = words()
-    small = {**SMALL, "hidden_size": 16}
-    former = Blip2QFormerConfig(**small, vocab_size=len(tokenizer), encoder_hidden_size=WIDTH)
-    text = OPTConfig(**LANGUAGE, ffn_dim=48, word_embed_proj_dim=32, vocab_size=len(tokenizer), pad_token_id=3)
-    config = Blip2Config(
-        vision_config=Blip2VisionConfig(**VISION),
-        qformer_config=former,
-        text_config=text,
-        num_query_tokens=4,
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-    )
+    model = tiny.blip2(len(tokenizer), tokenizer.convert_tokens_to_ids("<image>"))
     pictures = BlipImageProcessorPil(size={"height": SIZE, "width": SIZE})
-    return saved(folder, Blip2ForConditionalGeneration(config), Blip2Processor(pictures, tokenizer, num_query_tokens=4))
+    return saved(folder, model, Blip2Processor(pictures, tokenizer, num_query_tokens=4))
 
 
 def blip(folder: Path) -> Path:

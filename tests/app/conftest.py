@@ -1,5 +1,6 @@
 """A small real world with features, a server of the pages in its own process, and a real browser."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -7,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.request import Request, urlopen
 
 import pytest
 from sqlalchemy import create_engine, make_url, text
@@ -131,6 +133,22 @@ def tab(browser: "Browser") -> Iterator["Page"]:
     yield page
     context.close()
     assert problems == []
+
+
+def serious_findings(page: "Page") -> dict[str, list[str]]:
+    """Return the serious findings about accessibility on a page, and what they are about."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    found = axe.Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
+    serious = [each for each in found if each["impact"] in ("serious", "critical")]
+    return {each["id"]: [node["html"][:200] for node in each["nodes"][:3]] for each in serious}
+
+
+def read_json(address: str, body: Any = None) -> Any:
+    """Return the JSON at an address, or the answer to a body that is posted there."""
+    headers = {"Accept": "application/json", "Content-Type": "application/json"}
+    data = None if body is None else json.dumps(body).encode()
+    with urlopen(Request(address, data, headers), timeout=60) as response:
+        return json.load(response)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 
 from stepdiff.annotate.people.answers import read_answers
 from stepdiff.app.annotating.database import Database, default_url
-from stepdiff.app.annotating.events import assignments, events
+from stepdiff.app.annotating.events import events
 from stepdiff.app.annotating.people import add, link, named, revoke
 from stepdiff.app.annotating.service import ADDRESS_BURST, PERSON_BURST
 from stepdiff.app.server import MOST_BODY, create_app
@@ -103,11 +103,6 @@ def test_a_body_of_another_type_than_json_changes_nothing(place: Place) -> None:
     assert place.count("saved") == 0
 
 
-def test_a_foreign_host_header_is_refused(place: Place) -> None:
-    client = place.visit("Ann")
-    assert client.get("/annotate", headers={"Host": "evil.example"}).status_code == 400
-
-
 def test_script_in_texts_and_names_stays_text(world: Path, tmp_path: Path) -> None:
     place = Place(world, tmp_path, people=2)
     for name, score in ((f"{SCRIPT[:90]}1", 1), (f"{SCRIPT[:90]}2", 4)):
@@ -132,18 +127,17 @@ def test_script_in_texts_and_names_stays_text(world: Path, tmp_path: Path) -> No
 PATHS = ("../../../../etc/passwd", "..%2f..%2f..%2fetc%2fpasswd", "%2e%2e/%2e%2e/etc/passwd", "....//etc/passwd", "%00")
 
 
-@pytest.mark.parametrize("path", PATHS)
-def test_no_path_leads_out_of_the_videos(place: Place, path: str) -> None:
+def test_no_path_leads_out_of_the_videos(place: Place) -> None:
     client, admin = place.visit("Ann"), place.visit("admin")
-    own = work(client)["assignment"]
-    tried = [f"/annotate/media/{own}/{path}", f"/annotate/media/{own}/{path}.mp4", f"/annotate/media/{path}/left.mp4"]
-    tried += [f"/annotate/as/{path}", f"/annotate/work/{path}/save"]
-    tried += [f"/annotate/admin/{part}/{path}" for part in ("media", "export")]
-    for address in tried:
-        for visitor in (client, admin):
-            response = visitor.get(address)
-            assert response.status_code in (400, 401, 404, 405, 422), address
-            assert "root:" not in response.text
+    media = f"/annotate/media/{work(client)['assignment']}"
+    for path in PATHS:
+        tried = [f"{media}/{path}", f"{media}/{path}.mp4", f"/annotate/media/{path}/left.mp4", f"/annotate/as/{path}"]
+        tried += [f"/annotate/work/{path}/save", f"/annotate/admin/media/{path}", f"/annotate/admin/export/{path}"]
+        for address in tried:
+            for visitor in (client, admin):
+                response = visitor.get(address)
+                assert response.status_code in (400, 401, 404, 405, 422), address
+                assert "root:" not in response.text
 
 
 def test_only_clips_of_the_task_are_shown_to_the_admin(place: Place, world: Path) -> None:
@@ -282,29 +276,22 @@ WRONG: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("wrong", WRONG, ids=repr)
-def test_wrong_types_are_refused_and_change_nothing(place: Place, wrong: dict[str, Any]) -> None:
-    client = place.visit("Ann")
-    own = work(client)["assignment"]
+def test_wrong_types_are_refused_and_change_nothing(place: Place) -> None:
+    client, sound = place.visit("Ann"), {"number": 1, "changes": PLAIN, "rejected": None, "seconds": 0.25}
+    address, headers = f"/annotate/work/{work(client)['assignment']}/submit", {"Content-Type": "application/json"}
     before = place.count()
-    body = {"number": 1, "changes": PLAIN, "rejected": None, "seconds": 1.0, **wrong}
-    headers = {"Content-Type": "application/json"}
-    sent = json.dumps(body).encode()
-    response = client.post(f"/annotate/work/{own}/submit", content=sent, headers=headers)
-    assert response.status_code in (400, 422), response.text
-    for number in (b"NaN", b"Infinity", b"1e999"):
-        spoiled = json.dumps({**body, "seconds": 0.25}).encode().replace(b"0.25", number)
-        assert client.post(f"/annotate/work/{own}/submit", content=spoiled, headers=headers).status_code in (400, 422)
+    sent = [json.dumps({**sound, **wrong}).encode() for wrong in WRONG]
+    sent += [json.dumps(sound).encode().replace(b"0.25", number) for number in (b"NaN", b"Infinity", b"1e999")]
+    for body in sent:
+        assert client.post(address, content=body, headers=headers).status_code in (400, 422), body
     assert place.count() == before
 
 
-@pytest.mark.parametrize(
-    "tasks", [[5], [{}], [{"data": {}, "annotations": [{}]}], [[[[]]]], "x", [{"data": 1}] * 10_001]
-)
-def test_a_file_that_is_no_export_of_label_studio_changes_nothing(place: Place, tasks: Any) -> None:
+def test_a_file_that_is_no_export_of_label_studio_changes_nothing(place: Place) -> None:
     admin = place.visit("admin")
     before = place.count()
-    assert admin.post("/annotate/admin/import", json={"tasks": tasks}).status_code in (400, 422)
+    for tasks in ([5], [{}], [{"data": {}, "annotations": [{}]}], [[[[]]]], "x", [{"data": 1}] * 10_001):
+        assert admin.post("/annotate/admin/import", json={"tasks": tasks}).status_code in (400, 422)
     assert place.count() == before
 
 
@@ -384,14 +371,3 @@ def test_the_database_has_no_token(place: Place) -> None:
     place.database.close()
     content = b"".join(path.read_bytes() for path in place.task.parent.glob("task.db*"))
     assert token.encode() not in content and b"Ann" in content
-
-
-def test_every_response_is_an_answer_or_a_refusal(place: Place) -> None:
-    """No address of the pages fails with 500 for odd values."""
-    admin = place.visit("admin")
-    odd = ["", "1", "-1", "x", SQL, SCRIPT, "\u202e", "%", "%7f", "%00", "%ff", "a" * 3000]
-    for address in ("/annotate/admin/pair?id=", "/annotate/admin/pairs?first=", "/annotate/admin/media/"):
-        for value in odd:
-            assert admin.get(address + value).status_code < 500, (address, value)
-    with place.database.read() as connection:
-        assert connection.execute(select(func.count()).select_from(assignments)).scalar_one() == 0

@@ -25,11 +25,10 @@ from stepdiff.app.compare.files import Answers, Broken, Library
 from stepdiff.app.compare.select import Selection, choose
 from stepdiff.app.compare.sets import RIGHT, TestSet, grouped, supported
 from stepdiff.app.compare.totals import Totals
-from stepdiff.app.site import UnknownError
 from stepdiff.tasks.scoring import kendall_tau
 from stepdiff.tasks.testsets import DiffRank, Task, read_test_set, write_predictions, write_test_set
 from store import Store
-from tests.app.conftest import ROOT, Server
+from tests.app.conftest import ROOT, Server, read_json
 from tests.app.predictions import guesses, random_rows, write
 
 if TYPE_CHECKING:
@@ -44,16 +43,16 @@ def read(folder: Path) -> tuple[list[TestSet], list[Broken]]:
     return sets, [each for each in found if isinstance(each, Broken)]
 
 
-@pytest.fixture(params=TASKS)
-def tests(request: pytest.FixtureRequest, tmp_path: Path) -> TestSet:
+@pytest.fixture(scope="module", params=TASKS)
+def tests(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TestSet:
     """A test set of 40 rows with two methods on all rows, and one on every second row, in another order."""
     task: Task = request.param
-    rows = random_rows(task, 40)
-    write(tmp_path, "good", task, rows, guesses(task, rows, 1, 2.0), method="video-lm", head="runs/good")
-    write(tmp_path, "poor", task, rows, guesses(task, rows, 2, 0.2))
+    folder, rows = tmp_path_factory.mktemp(task), random_rows(task, 40)
+    write(folder, "good", task, rows, guesses(task, rows, 1, 2.0), method="video-lm", head="runs/good")
+    write(folder, "poor", task, rows, guesses(task, rows, 2, 0.2))
     half = rows[::-2]
-    write(tmp_path, "half", task, half, guesses(task, half, 3), control="blind")
-    (found,), broken = read(tmp_path)
+    write(folder, "half", task, half, guesses(task, half, 3), control="blind")
+    (found,), broken = read(folder)
     assert broken == []
     return found
 
@@ -175,12 +174,6 @@ def test_a_selection_without_rows_says_which_of_its_filters_excludes_them(tests:
     assert found["text"].without == "/compare/x?category=Actions"
 
 
-def test_unknown_methods_and_figures_are_refused(tests: TestSet) -> None:
-    for wrong in ({"a": "nobody"}, {"b": "nobody"}, {"show": ["nobody"]}, {"metric": "nothing"}):
-        with pytest.raises(UnknownError, match="no"):
-            choose(tests, Selection(**wrong))  # type: ignore[arg-type]
-
-
 @pytest.mark.full
 @pytest.mark.parametrize("given", [{}, {"category": "Visuals"}, {"where": "wrong", "a": "poor"}], ids=str)
 def test_totals_equal_the_report_of_the_rows(tests: TestSet, given: dict[str, Any], tmp_path: Path) -> None:
@@ -208,17 +201,6 @@ def test_totals_equal_the_report_of_the_rows(tests: TestSet, given: dict[str, An
     for found in compare(measured, ["poor"], []):
         versus = mine.versus(tests.columns[1], tests.columns[0], found.metric)
         assert (versus.difference, versus.interval, versus.p) == (found.difference, found.interval, found.p)
-
-
-def test_no_interval_of_fewer_than_two_videos(tests: TestSet) -> None:
-    mask = np.zeros(40, bool)
-    mask[2] = True
-    found = Totals(tests, mask)
-    assert all(total.interval is None for total in found.of(tests.columns[0]).figures)
-    versus = found.versus(tests.columns[1], tests.columns[0], tests.metrics[0])
-    assert versus.interval is None and versus.p is None
-    empty = Totals(tests, np.zeros(40, bool)).of(tests.columns[0])
-    assert all(total.value is None and total.rows == 0 for total in empty.figures)
 
 
 def test_a_file_that_cannot_be_used_is_listed_with_its_reason_and_the_others_are_shown(tmp_path: Path) -> None:
@@ -321,12 +303,6 @@ def url(serve: Callable[..., Server], predictions: Path) -> str:
     return serve("--predictions", str(predictions)).url
 
 
-def fetched(address: str) -> Any:
-    request = urllib.request.Request(address, headers={"Accept": "application/json"})
-    with urllib.request.urlopen(request) as response:
-        return json.load(response)
-
-
 @pytest.mark.full
 def test_all_tools_agree_on_figures_regimes_and_controls(
     serve: Callable[..., Server], tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
@@ -368,14 +344,9 @@ def test_all_tools_agree_on_figures_regimes_and_controls(
         figure = line["accuracy"]
         found[name]["table"] = [figure["value"], figure["interval"], line["regime"], "control: " in title]
 
+    sets = {path: str(path.with_suffix(".rows.jsonl")) for _, path in files}
     entries = [
-        {
-            "method": name,
-            "task": "diffmcq",
-            "test_set": str(path.with_suffix(".rows.jsonl")),
-            "predictions": str(path),
-        }
-        for name, path in files
+        {"method": name, "task": "diffmcq", "test_set": sets[path], "predictions": str(path)} for name, path in files
     ]
     config, out = folder / "report.yaml", folder / "report"
     config.write_text(json.dumps({"predictions": entries, "bootstrap": 1000, "ours": ["vlemb"], "out": str(out)}))
@@ -389,7 +360,7 @@ def test_all_tools_agree_on_figures_regimes_and_controls(
         found[line["method"]]["report"] = [line["value"], line["interval"], method["regime"], is_control]
 
     site = serve("--predictions", str(folder)).url
-    record = fetched(f"{site}/compare/diffmcq")
+    record = read_json(f"{site}/compare/diffmcq")
     for line in record["methods"]:
         (figure,), own = line["totals"]["figures"], line["method"]
         name = Path(own["file"]).stem.replace("_", ":")
@@ -409,7 +380,7 @@ def test_all_tools_agree_on_figures_regimes_and_controls(
 
 @pytest.mark.full
 def test_the_list_has_the_test_sets_their_methods_and_what_is_broken(url: str, tab: "Page") -> None:
-    record = fetched(f"{url}/compare")
+    record = read_json(f"{url}/compare")
     assert [(each["task"], each["rows"], each["common"]) for each in record["sets"]] == [
         ("diffcap", 60, 30),
         ("diffmcq", 60, 30),
@@ -437,7 +408,7 @@ def test_one_click_shows_where_one_method_is_right_and_the_other_wrong(url: str,
         cells = row.locator("td.number:not(.quiet)")
         assert cells.nth(0).get_by_role("img", name="right").count() == 1
         assert cells.nth(2).get_by_role("img", name="wrong").count() == 1
-    record = fetched(tab.url)
+    record = read_json(tab.url)
     a = next(method for method in record["methods"] if method["letter"] == "A")
     assert record["selected"] == count and a["totals"]["figures"][0]["value"] == 1.0
 
@@ -458,7 +429,7 @@ def test_an_export_scores_by_its_own_commands_as_the_page_shows_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tab.goto(f"{url}/compare/{task}?{query}")
-    record = fetched(tab.url)
+    record = read_json(tab.url)
     with tab.expect_download() as download:
         tab.get_by_role("link", name="with predictions").click()
     with zipfile.ZipFile(download.value.path()) as packed:
@@ -487,7 +458,7 @@ def test_an_export_scores_by_its_own_commands_as_the_page_shows_it(
     done = subprocess.run(commands[0], shell=True, capture_output=True, text=True, env=environment)
     assert done.returncode == 0 and f"{figure['value']:.4f}" in done.stdout, done.stderr
     with pytest.raises(urllib.error.HTTPError, match="400"):
-        fetched(f"{url}/compare/{task}/export?text=zebra")
+        read_json(f"{url}/compare/{task}/export?text=zebra")
 
 
 @pytest.mark.full
@@ -543,20 +514,20 @@ def test_filters_apply_at_once_and_are_in_the_address(url: str, tab: "Page") -> 
 def test_new_predictions_are_shown_without_a_restart(url: str, predictions: Path) -> None:
     rows = read_test_set("diffmcq", predictions / "diffmcq_good.rows.jsonl")
     path = write(predictions, "diffmcq_new", "diffmcq", rows, guesses("diffmcq", rows, 9))
-    names = [method["method"]["id"] for method in fetched(f"{url}/compare/diffmcq")["methods"]]
+    names = [method["method"]["id"] for method in read_json(f"{url}/compare/diffmcq")["methods"]]
     assert "diffmcq_new" in names
     for suffix in (".jsonl", ".rows.jsonl", ".scores.json"):
         path.with_suffix(suffix).unlink()
-    names = [method["method"]["id"] for method in fetched(f"{url}/compare/diffmcq")["methods"]]
+    names = [method["method"]["id"] for method in read_json(f"{url}/compare/diffmcq")["methods"]]
     assert "diffmcq_new" not in names
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("query", ["set=none", "a=none", "show=none", "metric=none"])
-def test_an_unknown_name_is_an_error_of_one_line(url: str, query: str) -> None:
-    with pytest.raises(urllib.error.HTTPError) as error:
-        fetched(f"{url}/compare/diffmcq?{query}")
-    assert error.value.code == 404 and "none" in json.load(error.value)["error"]
+def test_an_unknown_name_is_an_error_of_one_line(url: str) -> None:
+    for name in ("set", "a", "show", "metric"):
+        with pytest.raises(urllib.error.HTTPError) as error:
+            read_json(f"{url}/compare/diffmcq?{name}=none")
+        assert error.value.code == 404 and "none" in json.load(error.value)["error"]
 
 
 @pytest.mark.full

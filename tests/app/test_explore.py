@@ -4,9 +4,9 @@ import json
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
-from urllib.request import Request, urlopen
+from urllib.request import urlopen
 
 import numpy as np
 import polars as pl
@@ -18,7 +18,7 @@ from stepdiff.app.explore import routes
 from stepdiff.app.explore.choosing import inside, read_lasso
 from stepdiff.app.site import Site
 from store import Feature, Provenance, Store
-from tests.app.conftest import Server
+from tests.app.conftest import Server, read_json
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -41,12 +41,6 @@ def opened(serve: Callable[..., Server], tab: "Page") -> "Page":
     tab.goto(f"{serve().url}/")
     tab.wait_for_function(READY)
     return tab
-
-
-def fetched(server: Server, path: str) -> Any:
-    """Return the JSON at an address."""
-    with urlopen(Request(server.url + path, headers={"Accept": "application/json"})) as answer:
-        return json.load(answer)
 
 
 def listed(page: "Page", count: int) -> list[str]:
@@ -239,7 +233,7 @@ def test_only_with_keys(opened: "Page", clips: pl.DataFrame) -> None:
 
 def test_the_page_and_its_data_are_documented(serve: Callable[..., Server], world: Path, clips: pl.DataFrame) -> None:
     server = serve()
-    page = fetched(server, "/explore")
+    page = read_json(server.url + "/explore")
     assert page["views"][0] | {"arrays": ""} == {
         "name": VIEW, "encoder": VIEW, "arrays": "", "embedded": True, "texts": False,
     }  # fmt: skip
@@ -251,10 +245,10 @@ def test_the_page_and_its_data_are_documented(serve: Callable[..., Server], worl
     rows = np.frombuffer(data, "<i4", clips.height, 4 + size + 12 * clips.height)
     assert about["count"] == clips.height and rows.tolist() == [*range(clips.height)]
     assert size % 4 == 0 and len(data) == 4 + size + 16 * clips.height
-    part = fetched(server, f"/explore/clips?view={VIEW}&sort=-start&limit=3&offset=2")
+    part = read_json(server.url + f"/explore/clips?view={VIEW}&sort=-start&limit=3&offset=2")
     starts = clips.sort("start", descending=True, maintain_order=True)
     assert part["total"] == clips.height and [one["key"] for one in part["clips"]] == starts["key"][2:5].to_list()
-    one = fetched(server, f"/explore/clip?view={VIEW}&key={clips['key'][3]}")
+    one = read_json(server.url + f"/explore/clip?view={VIEW}&key={clips['key'][3]}")
     assert one["row"] == one["place"] == 3 and one["step"] == clips["step"][3]
     own = FastAPI()
     own.include_router(routes.router(Site.open(str(world / "features"))))
@@ -289,22 +283,7 @@ def million(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.mark.full
 def test_a_million_points_are_opened_and_drawn(million: Server, tab: "Page") -> None:
     tab.set_default_timeout(120_000)
-    for _ in range(2):  # the first computes the map
-        tab.goto(f"{million.url}/explore?view=tiny")
-        tab.wait_for_function("() => window.explorer?.map.took && document.querySelector('#progress').hidden")
-        opened_in = tab.evaluate("performance.now()")
-        tab.wait_for_function(READY)
+    tab.goto(f"{million.url}/explore?view=tiny")
+    tab.wait_for_function("() => window.explorer?.map.took && document.querySelector('#progress').hidden")
+    tab.wait_for_function(READY)
     assert tab.locator("#summary").inner_text() == "1,000,000 clips"
-    drawn = tab.evaluate(
-        """async () => {
-          const {map} = explorer, took = [];
-          for (let n = 0; n < 40; n++) {
-            map.pan(n < 20 ? 0.01 : -0.01, 0.005);
-            await new Promise(requestAnimationFrame);
-            took.push(map.took);
-          }
-          return took.sort((a, b) => a - b)[10];
-        }"""
-    )
-    print(f"opened in {opened_in / 1000:.1f} s, drawn in {drawn:.0f} ms")  # of this machine, which may be busy
-    assert drawn > 0

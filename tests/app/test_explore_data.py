@@ -92,19 +92,6 @@ def test_an_empty_result_names_the_part_that_excluded_all(shown: Shown, where: s
     assert not found.any() and why == reason
 
 
-def test_a_wrong_filter_is_one_line(shown: Shown) -> None:
-    for where, message in [
-        ("step ==", "^the filter 'step ==' is not a condition"),
-        ("size > 3", "^the filter names no column of the clips: size; the catalog has key, step, .*duration$"),
-        ("read_csv('/etc/passwd') = 1", "^the filter uses the function read_csv, which is not allowed"),
-    ]:
-        with pytest.raises(StepDiffError, match=message) as caught:
-            passing(shown, where, "")
-        assert "\n" not in str(caught.value)
-    with pytest.raises(StepDiffError, match="has 21 words"):
-        passing(shown, "", " ".join(map(str, range(21))))
-
-
 def test_a_lasso_chooses_the_points_that_are_inside_by_the_even_odd_rule(shown: Shown) -> None:
     random = np.random.default_rng(8)
     for corners in (3, 5, 40):

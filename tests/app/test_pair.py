@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError
 from urllib.parse import parse_qsl, urlencode, urlsplit
-from urllib.request import Request, urlopen
 
 import numpy as np
 import polars as pl
@@ -28,13 +27,11 @@ from heads.evidence.head import WordHead
 from heads.llm.model import CutOff
 from heads.methods.word_evidence import WordEvidence
 from retrieval import align, read_moments
-from retrieval.differences import chosen
 from stepdiff.app.cache import LRUCache
 from stepdiff.app.pair.alignment import pair_alignment
-from stepdiff.app.pair.alike import MOST_KEPT, KeptOdds, declines
-from stepdiff.app.pair.finder import MOST_FOUND, TIMES, Finder, Result, Search
+from stepdiff.app.pair.alike import MOST_KEPT, declines
+from stepdiff.app.pair.finder import Finder, Result, Search
 from stepdiff.app.pair.loading import RunHead, Runs
-from stepdiff.app.pair.pages import columns, shown
 from stepdiff.app.pair.stored import Stored
 from stepdiff.app.pair.worker import Events, Job, Worker
 from stepdiff.app.server import create_app, listener
@@ -43,7 +40,7 @@ from stepdiff.common.errors import StepDiffError
 from stepdiff.comparison.models import Reader
 from stepdiff.tasks.testsets import CATEGORIES, DiffCap, Pair, read_predictions, read_test_set
 from store import Feature, Provenance, Store
-from tests.app.conftest import Server
+from tests.app.conftest import Server, read_json, serious_findings
 from tests.app.pair_heads import HEADS, ROWS, Asked, write_head, write_runs, write_words
 from tests.heads.public.vlms import CLIPS, featurized, save
 
@@ -221,26 +218,6 @@ def test_details_of_a_caption_are_checked_against_the_attributes_of_both_clips(i
     assert elsewhere.truth_of(pair) is None, "another world with clips of the same names"
 
 
-def test_references_are_below_captions_attributes_come_first_and_files_are_folded(inside: Inside, tab: "Page") -> None:
-    row = next(row for row in read_test_set("diffcap", inside.said / "diffcap_small.rows.jsonl") if row.text)
-    lines = (inside.site.videos / "attributes.jsonl").read_text().splitlines()  # type: ignore[operator]
-    truth = {known["clip"]: known for known in map(json.loads, lines)}
-    tab.goto(f"{inside.url}/pair?{urlencode({'reference': row.reference, 'candidate': row.candidate})}")
-    why = tab.get_by_role("region", name="What is known about the clips")
-    titles = why.get_by_role("columnheader").filter(has_text=re.compile("Category|Attribute|Catalog|File"))
-    assert titles.all_inner_texts()[-2:] == ["Attribute", "Catalog"]
-    below = tab.locator(f"#captions [data-category='{row.category}'] + .references")
-    assert all(text in below.inner_text() for text in row.text)
-    for name in ("tool", "extras", "speed"):
-        one, two = (truth[clip][name] for clip in (row.reference, row.candidate))
-        one, two = (", ".join(value) if isinstance(value, list) else value for value in (one, two))
-        cells = why.get_by_role("row").filter(has=tab.get_by_role("rowheader", name=name, exact=True))
-        assert cells.get_by_role("cell").all_inner_texts() == ["≠" if one != two else "", one, two]
-    assert not why.get_by_text("video_digest").is_visible()
-    why.get_by_text("The video files").click()
-    why.get_by_text("video_digest").wait_for()
-
-
 def test_predictions_of_a_pair_in_the_other_order_are_not_shown_as_this_pairs(inside: Inside) -> None:
     stored = Stored(inside.site)
     row = read_test_set("diffcap", inside.said / "diffcap_small.rows.jsonl")[0]
@@ -308,21 +285,10 @@ def address(word_pair: Pair, path: str = "/pair", **more: str) -> str:
     return f"{path}?{urlencode({'reference': word_pair[0], 'candidate': word_pair[1], **more})}"
 
 
-def read_json(server: "Server | Inside", path: str) -> dict[str, Any]:
-    with urlopen(Request(server.url + path, headers={"Accept": "application/json"}), timeout=60) as response:
-        return dict(json.load(response))
-
-
-def post_json(server: Server, path: str, body: dict[str, Any]) -> dict[str, Any]:
-    headers = {"Accept": "application/json", "Content-Type": "application/json"}
-    with urlopen(Request(server.url + path, json.dumps(body).encode(), headers), timeout=60) as response:
-        return dict(json.load(response))
-
-
 def test_the_words_of_a_pair_are_those_of_heads_ask(
     word_server: Server, world: Path, word_runs: Path, word_pair: Pair
 ) -> None:
-    data = read_json(word_server, address(word_pair, "/pair/words", head="words"))
+    data = read_json(word_server.url + address(word_pair, "/pair/words", head="words"))
     options = ask.AskOptions(*word_pair, why=True, words=str(word_runs / "words"), store=str(world / "features"))
     assert data["head"] == "words" and data["problem"] == ""
     for key, clip, reasons in zip(word_pair, data["clips"], ask.answered(options)["why"], strict=True):
@@ -338,10 +304,10 @@ def test_the_words_of_a_pair_are_those_of_heads_ask(
 
 
 def test_a_head_of_words_answers_no_questions(word_server: Server, word_pair: Pair) -> None:
-    data = read_json(word_server, address(word_pair))
+    data = read_json(word_server.url + address(word_pair))
     assert [head["name"] for head in data["heads"]] == ["reads"] and data["words"] == ["words"]
     with pytest.raises(HTTPError, match="404"):
-        read_json(word_server, address(word_pair, "/pair/words", head="reads"))
+        read_json(word_server.url + address(word_pair, "/pair/words", head="reads"))
 
 
 def test_a_store_with_other_features_shows_the_reason(
@@ -357,7 +323,7 @@ def test_a_store_with_other_features_shows_the_reason(
         ({"provenance": about["provenance"] | {"weights": "1" * 64}}, "computed from other features than view"),
     ):
         (tmp_path / "other" / "words.json").write_text(json.dumps(about | change))
-        data = read_json(word_server, address(word_pair, "/pair/words", head="other"))
+        data = read_json(word_server.url + address(word_pair, "/pair/words", head="other"))
         assert reason in data["problem"] and data["clips"] == [] and "\n" not in data["problem"]
     tab.goto(word_server.url + address(word_pair))
     tab.locator("#words .problem", has_text="computed from other features").wait_for()
@@ -373,7 +339,7 @@ def test_words_of_texts_have_their_moments_in_both_clips(
     phrase = next(term for term in head.terms if " " in term)
     texts = [f"Not <b>a</b> {phrase.upper()}, but {head.terms[0]} 😀", "nothing known, zzz", ""]
     body = {"reference": word_pair[0], "candidate": word_pair[1], "head": "words", "texts": texts}
-    data = post_json(word_server, "/pair/moments", body)
+    data = read_json(word_server.url + "/pair/moments", body)
     assert data["problem"] == ""
     assert [[(piece["text"], piece["term"]) for piece in split] for split in data["texts"]] == [
         head.pieces(text) for text in texts
@@ -395,21 +361,23 @@ def test_words_of_texts_have_their_moments_in_both_clips(
         assert [at - start for at, start in zip(seconds, starts, strict=True)] == pytest.approx(of_clips)
     assert in_files.keys() == {word["term"] for word in data["clips"][0]["words"]}
     with pytest.raises(HTTPError, match="404"):
-        post_json(word_server, "/pair/moments", body | {"head": "reads"})
+        read_json(word_server.url + "/pair/moments", body | {"head": "reads"})
     with pytest.raises(HTTPError, match="422"):
-        post_json(word_server, "/pair/moments", body | {"texts": ["x" * 5001]})
+        read_json(word_server.url + "/pair/moments", body | {"texts": ["x" * 5001]})
 
 
 def test_a_word_is_a_link_to_its_clearest_moment_in_each_clip(
     word_server: Server, tab: "Page", word_pair: Pair, browser: "Browser"
 ) -> None:
     """Wherever it is, with the keyboard alone."""
-    words = [clip["words"] for clip in read_json(word_server, address(word_pair, "/pair/words", head="words"))["clips"]]
+    words = [
+        clip["words"] for clip in read_json(word_server.url + address(word_pair, "/pair/words", head="words"))["clips"]
+    ]
     terms = [word["term"] for word in (words[0][0], words[1][-1])]
     body = {"reference": word_pair[0], "candidate": word_pair[1], "head": "words", "texts": terms}
     moments = [
         {word["term"]: word["seconds"] for word in clip["words"]}
-        for clip in post_json(word_server, "/pair/moments", body)["clips"]
+        for clip in read_json(word_server.url + "/pair/moments", body)["clips"]
     ]
     tab.emulate_media(reduced_motion="reduce")
     tab.goto(word_server.url + address(word_pair))
@@ -455,7 +423,7 @@ def test_an_alignment_has_times_of_the_clips_and_says_why_it_is_missing_or_short
     frame = inside.site.store.catalog("clips").frame(["key", "start"])
     pair, starts = (frame["key"][1], frame["key"][5]), (frame["start"][1], frame["start"][5])
     alignment = align(*(read_moments(view, key) for key in pair))
-    data = read_json(inside, address(pair, "/pair/alignment", head="small"))
+    data = read_json(inside.url + address(pair, "/pair/alignment", head="small"))
     assert (data["view"], data["warning"], data["problem"]) == (view.name, "", "")
     path = [[match[name] for name in ("first", "second", "cost")] for match in data["path"]]
     seconds = [alignment.first.seconds[alignment.path[:, 0]], alignment.second.seconds[alignment.path[:, 1]]]
@@ -563,21 +531,21 @@ def test_the_same_difference_elsewhere_is_that_of_the_command(
     options = differences.DifferencesOptions(
         "", *((clip,) for clip in word_pair), store=str(world / "features"), words=str(word_runs / "words"), k=12
     )
-    data = read_json(word_server, address(word_pair, "/pair/elsewhere"))
+    data = read_json(word_server.url + address(word_pair, "/pair/elsewhere"))
     assert data["same"] == json.loads(json.dumps(differences.run(options))) and data["same"]["pairs"]
     assert data["category"] == data["same"]["category"] != "" and data["problem"] == ""
-    none = read_json(word_server, "/pair/elsewhere?" + urlencode({"text": "xyzzy"}))
+    none = read_json(word_server.url + "/pair/elsewhere?" + urlencode({"text": "xyzzy"}))
     assert none["same"] is None and "no word of 'xyzzy' has evidence" in none["problem"]
     with pytest.raises(HTTPError, match="404"):
-        read_json(word_server, "/pair/elsewhere?reference=none&candidate=none")
+        read_json(word_server.url + "/pair/elsewhere?reference=none&candidate=none")
     with pytest.raises(HTTPError, match="422"):
-        read_json(word_server, "/pair/elsewhere?candidate=a&" + "reference=a&" * 51)
+        read_json(word_server.url + "/pair/elsewhere?candidate=a&" + "reference=a&" * 51)
 
 
 def test_the_same_difference_is_found_by_keys(
     word_server: Server, tab: "Page", browser: "Browser", word_pair: Pair
 ) -> None:
-    same = read_json(word_server, address(word_pair, "/pair/elsewhere"))["same"]
+    same = read_json(word_server.url + address(word_pair, "/pair/elsewhere"))["same"]
     expected = [(pair["reference"], pair["candidate"]) for pair in same["pairs"]]
     tab.goto(word_server.url + address(word_pair))
     tab.wait_for_load_state("networkidle")
@@ -593,14 +561,12 @@ def test_the_same_difference_is_found_by_keys(
     tab.get_by_label("A difference in words").fill("xyzzy")
     tab.keyboard.press("Enter")
     tab.locator("#elsewhere .error", has_text="no word of 'xyzzy' has evidence").wait_for()
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
     for width in (390, 1280):
         with browser.new_context(viewport={"width": width, "height": 720}) as context:
             page = context.new_page()
             page.goto(word_server.url + address(word_pair, "/pair/elsewhere"))
             page.locator("#elsewhere .pair-list a").first.wait_for()
-            found = axe.Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
-            assert [each["id"] for each in found if each["impact"] in ("serious", "critical")] == []
+            assert serious_findings(page) == {}
             assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
@@ -669,56 +635,12 @@ def test_the_pairs_of_a_step_are_those_of_a_naive_search(site: Site, finder: Fin
     assert result.note.startswith(f"{len(expected)} pairs of all 12 clips")
 
 
-def test_a_clip_is_not_more_often_in_a_list_than_stated() -> None:
-    pairs = list(combinations(range(9), 2))
-    scores = np.random.default_rng(0).random(len(pairs))
-    for highest in (False, True):
-        found = [pairs[place] for place in chosen(pairs, scores if highest else -scores, MOST_FOUND, TIMES)]
-        assert max(np.bincount(np.array(found).reshape(-1))) == TIMES
-        best = int(np.argmax(scores) if highest else np.argmin(scores))
-        assert found[0] == pairs[best]
-
-
-def test_two_clips_of_one_video_are_no_pair(site: Site, finder: Finder) -> None:
-    videos = dict(site.store.catalog("clips").frame().select("row", "video").iter_rows())
-    pairs, _ = finder.candidates("", VIEW)
-    assert len(pairs) and all(videos[one] != videos[other] for one, other in pairs.tolist())
-    steps = dict(site.store.catalog("clips").frame().select("row", "step").iter_rows())
-    assert all(steps[one] == steps[other] for one, other in pairs.tolist())
-
-
-def test_a_head_scores_the_pairs_first(site: Site) -> None:
-    kept: KeptOdds = LRUCache(MOST_KEPT)
-    finder, head = Finder(site, Stored(site), kept), RunHead("small", 0, "VCLM", "tiny", VIEW)
-    search = Search("whisk the eggs", "Actions", "alike", "head:small")
-    assert finder.search(search, [head]).head == "small"
-    pairs, _ = finder.scored_pairs("whisk the eggs", VIEW)
-    for place, pair in enumerate(pairs):
-        kept.put((head, pair), {"Actions": place / 10})
-    result = finder.search(search, [head])
-    assert not result.head and sets(result)[0] == frozenset(pairs[-1])
-    assert finder.search(Search("whisk the eggs", "Visuals", "alike", "head:small"), [head]).head == "small"
-
-
 @pytest.mark.parametrize(
     "search", [Search("no step"), Search(by="cosine:none"), Search(by="head:none"), Search(by="x")]
 )
 def test_an_unknown_name_is_refused(finder: Finder, search: Search) -> None:
     with pytest.raises(UnknownError):
         finder.search(search, [])
-
-
-def test_the_columns_of_both_clips_are_compared(site: Site) -> None:
-    frame = site.store.catalog("clips").frame().filter(pl.col("step") == "whisk the eggs")
-    one, other = frame["key"][0], frame["key"][1]
-    found = {column.name: column for column in columns(site, (one, other))}
-    assert set(found) == set(frame.columns) - {"key", "row"}
-    assert found["video"].differs and not found["step"].differs
-    assert found["start"].reference == str(frame["start"][0])
-    assert not any(column.differs for column in columns(site, (one, one)))
-    assert shown(site, site.clip(one)).picture.rate == 12
-    bare = shown(Site.open(str(site.store.path)), site.clip(one))
-    assert bare.missing == "no pictures: start the server with --videos FOLDER" and bare.path == frame["video"][0]
 
 
 def ordered(address: str) -> tuple[str, str]:
@@ -829,7 +751,6 @@ def test_the_page_fits_its_window(
     width: int,
 ) -> None:
     """With many heads and captions of three methods, after a word was pressed."""
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
     rows = read_test_set("diffrank", many / "diffrank_small.rows.jsonl")
     evidence = Runs(replace(site, runs=word_runs)).evidence("words")
     pair = next(each for row in rows for target in row.targets if any(evidence.why(*(each := (row.reference, target)))))
@@ -856,8 +777,7 @@ def test_the_page_fits_its_window(
         place = page.locator(".pair-alike").bounding_box()
         assert place is not None and place["x"] + place["width"] <= width
         assert width < 960 or page.locator(".controls").bounding_box()["height"] < 60, "two rows of controls"  # type: ignore[index]
-        found = axe.Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
-        assert [each["id"] for each in found if each["impact"] in ("serious", "critical")] == []
+        assert serious_findings(page) == {}
 
 
 def test_a_head_scores_pairs_in_the_browser(

@@ -92,28 +92,6 @@ def test_at_most_one_model_is_in_memory() -> None:
     assert worker.head == ONE
 
 
-def test_jobs_run_one_at_a_time_in_the_order_in_which_they_were_submitted() -> None:
-    ran: list[int] = []
-    at_once = 0
-
-    def work(number: int) -> Callable[[Any, Job], dict[str, Any]]:
-        def run(model: Any, job: Job) -> dict[str, Any]:
-            nonlocal at_once
-            at_once += 1
-            assert at_once == 1
-            time.sleep(0.002)
-            ran.append(number)
-            at_once -= 1
-            return {}
-
-        return run
-
-    worker = Worker(lambda head: None, waiting=20)
-    jobs = [worker.submit(Job(ONE, work(number))) for number in range(20)]
-    assert {names(job)[-1] for job in jobs} == {"done"}
-    assert ran == list(range(20))
-
-
 def test_a_job_that_is_submitted_to_a_full_queue_is_refused() -> None:
     worker, gate = Worker(lambda head: None, waiting=2), Gate()
     first = worker.submit(Job(ONE, gate))
@@ -125,22 +103,6 @@ def test_a_job_that_is_submitted_to_a_full_queue_is_refused() -> None:
     gate.open.set()
     assert [names(job)[-1] for job in (first, *waiting)] == ["done"] * 3
     assert names(worker.submit(Job(ONE, done))) == ["start", "done"]
-
-
-def test_waiting_jobs_know_their_place() -> None:
-    worker, gate = Worker(lambda head: None), Gate()
-    worker.submit(Job(ONE, gate, "a question"))
-    gate.began.wait(10)
-    jobs = [worker.submit(Job(ONE, done)) for _ in range(3)]
-    assert [job.taken() for job in jobs] == [[waits(place)] for place in (1, 2, 3)]
-    worker.cancel(jobs[0])
-    assert [job.taken() for job in jobs[1:]] == [[waits(place)] for place in (1, 2)]
-    gate.open.set()
-    assert names(jobs[1]) == ["start", "done"]
-
-
-def waits(place: int) -> Event:
-    return Event("queue", {"place": place, "busy": "a question"})
 
 
 def test_a_cancelled_job_that_waits_never_starts_and_one_that_runs_ends_at_its_next_check() -> None:

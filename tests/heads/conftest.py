@@ -12,8 +12,7 @@ import yaml
 
 from heads import train
 from heads.reporting.entries import Entry
-from heads.reporting.figures import compare, measure
-from heads.reporting.tables import Report
+from heads.reporting.figures import Measured, measure
 from stepdiff.tasks.testsets import ROWS, write_predictions, write_test_set
 from store import Feature, Provenance, Store, text_key
 from tests.llm_server import server as server
@@ -22,6 +21,8 @@ Capture = pytest.CaptureFixture[str]
 TOKENS, CHANNELS = 16, 24
 TOOLS = ("whisk", "spoon", "fork")
 SYSTEMS = {"VCLM": ("clips",), "Interleaved": ("sequences", "images"), "StepDiff": ("sequences", "images", "pairs")}
+CLIPS = [f"video-_{i}_0.0_{i + 1}.5" for i in range(24)]
+"""of the world, in its order"""
 
 
 def provenance(encoder: str) -> Provenance:
@@ -31,7 +32,7 @@ def provenance(encoder: str) -> Provenance:
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with `features` (24 clips, two steps, a tool planted in their tokens) and files in published formats."""
-    return write_world(tmp_path_factory.mktemp("world"), [f"video-_{i}_0.0_{i + 1}.5" for i in range(24)])
+    return write_world(tmp_path_factory.mktemp("world"), CLIPS)
 
 
 def write_world(folder: Path, clips: list[str]) -> Path:
@@ -147,18 +148,57 @@ def recipe(world: Path, tiny_lm: str, out: Path, **more: object) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
+def evaluation(world: Path, task: str, method: str, out: Path, *more: str) -> list[str]:
+    """Return the arguments of heads.evaluate for a test set of a world."""
+    given = ["--task", task, "--method", method, "--store", str(world / "features"), "--bootstrap", "0"]
+    return [*given, "--test-set", str(world / f"{task}_test.jsonl"), "--out", str(out), *more]
+
+
+def contrastive(store: str, out: Path, **more: object) -> Path:
+    """Write a recipe of a contrastive head of a few steps on the tiny world."""
+    options = {
+        "view": "visual",
+        "text_view": "words",
+        "width": 8,
+        "clips": 6,
+        "projector": {"width": 16, "heads": 2, "outputs": 1},
+        "schedule": {"steps": 30, "validate_every": 10, "learning_rate": 0.003},
+    }
+    path = out.with_suffix(".yaml")
+    path.write_text(yaml.safe_dump({"store": store, "out": str(out), "contrastive": options | more}))
+    return path
+
+
+def add_texts(store: Store, texts: list[str], vectors: np.ndarray) -> None:
+    """Add texts and their embeddings to the view `words` of a copy of the world's store."""
+    with store.lock():
+        first = len(store.catalog("texts"))
+        store.catalog("texts").append(pl.DataFrame({"key": [text_key(text) for text in texts], "text": texts}))
+        side = store.view("texts", "words")
+        side.resize()
+        side.write_shard(0, np.arange(first, first + len(texts)), {"embedding": vectors.astype(np.float32)}, {})
+
+
+@pytest.fixture(scope="session")
 def trained(world: Path, tiny_lm: str) -> Path:
     out = world / "run"
     assert train.main(["--config", str(recipe(world, tiny_lm, out))]) == 0
     return out
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def frozen(world: Path, tiny_lm: str) -> Path:
     """A head in float32, whose language model is frozen."""
     out = world / "frozen"
     assert train.main(["--config", str(recipe(world, tiny_lm, out, lora=None, precision="float32"))]) == 0
+    return out
+
+
+@pytest.fixture(scope="session")
+def aligned(world: Path) -> Path:
+    """A contrastive head."""
+    out = world / "align"
+    assert train.main(["--config", str(contrastive(str(world / "features"), out))]) == 0
     return out
 
 
@@ -169,7 +209,7 @@ def clip(random: np.random.Generator) -> str:
     return f"video_{random.integers(12)}_{random.integers(50)}.5_{random.integers(50, 99)}"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def entries(tmp_path_factory: pytest.TempPathFactory) -> list[Entry]:
     """Predictions of four methods for the three tasks, 80 rows each; captions are raw, and VLEmb has none."""
     folder, random = tmp_path_factory.mktemp("report"), np.random.default_rng(0)
@@ -214,10 +254,10 @@ def entries(tmp_path_factory: pytest.TempPathFactory) -> list[Entry]:
     return written
 
 
-def reported(entries: list[Entry], paper: bool = False, resamples: int = 200) -> Report:
-    measured = measure(entries, resamples, seed=0)
-    scores = [score for score, _ in measured]
-    return Report(scores, compare(measured, ["StepDiff"], ["no video"]), ["no video"], resamples, paper)
+@pytest.fixture(scope="session")
+def measured(entries: list[Entry]) -> Measured:
+    """The figures of the entries, over 200 resamples."""
+    return measure(entries, 200, seed=0)
 
 
 def config(entries: list[Entry], path: Path, **more: Any) -> str:

@@ -5,39 +5,16 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 import pytest
-import yaml
 
 from heads import embed, evaluate, table, train
 from heads.training.log import read_metrics
-from store import Store, text_key
+from store import Store
 from store.view import OK
+from tests.refusals import refuses
 
-from .conftest import Capture
+from .conftest import Capture, add_texts, contrastive, evaluation
 from .runs import unsealed
-
-
-def recipe(store: str, out: Path, **more: object) -> Path:
-    """Write a recipe of a few steps on the tiny world."""
-    contrastive = {
-        "view": "visual",
-        "text_view": "words",
-        "width": 8,
-        "clips": 6,
-        "projector": {"width": 16, "heads": 2, "outputs": 1},
-        "schedule": {"steps": 30, "validate_every": 10, "learning_rate": 0.003},
-    }
-    path = out.with_suffix(".yaml")
-    path.write_text(yaml.safe_dump({"store": store, "out": str(out), "contrastive": contrastive | more}))
-    return path
-
-
-@pytest.fixture(scope="module")
-def aligned(world: Path) -> Path:
-    out = world / "align"
-    assert train.main(["--config", str(recipe(str(world / "features"), out))]) == 0
-    return out
 
 
 def test_vlemb_reads_the_view_that_a_contrastive_head_embeds(aligned: Path, world: Path, tmp_path: Path) -> None:
@@ -57,8 +34,7 @@ def test_vlemb_reads_the_view_that_a_contrastive_head_embeds(aligned: Path, worl
     scores = []
     for task in ("diffmcq", "diffrank"):
         out = tmp_path / f"{task}.jsonl"
-        command = ["--task", task, "--method", "vlemb", "--view", "aligned", "--store", str(world / "features")]
-        assert evaluate.main([*command, "--test_set", str(world / f"{task}_test.jsonl"), "--out", str(out)]) == 0
+        assert evaluate.main(evaluation(world, task, "vlemb", out, "--view", "aligned")) == 0
         scores.append(str(out.with_suffix(".scores.json")))
     assert table.main([*scores, "--out", str(tmp_path / "table.json")]) == 0
     systems = json.loads((tmp_path / "table.json").read_text())["systems"]
@@ -82,8 +58,9 @@ def test_vlemb_reads_the_view_that_a_contrastive_head_embeds(aligned: Path, worl
 def test_numbers_that_are_too_small_are_refused(
     world: Path, tmp_path: Path, more: dict, message: str, capsys: Capture
 ) -> None:
-    assert train.main(["--config", str(recipe(str(world / "features"), tmp_path / "run", **more))]) == 2
-    assert message in capsys.readouterr().err and not (tmp_path / "run").exists()
+    command = ["--config", str(contrastive(str(world / "features"), tmp_path / "run", **more))]
+    refuses(train.main, command, capsys, message)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.full
@@ -113,19 +90,12 @@ def test_trained_on_pairs_it_is_validated_as_vlemb_evaluates_the_view_that_it_wr
     answers = list(dict.fromkeys(row["answer"] for row in qa if row["type"] == 1))
     sets = {task: str(world / f"{task}_val.jsonl") for task in ("diffmcq", "diffrank")}
     pairs = {"pairqa": str(world / "pairqa.jsonl"), "pairs": 16, "validation": sets}
-    path = recipe(features, tmp_path / "run", pairs=pairs)
-    assert train.main(["--config", str(path)]) == 2
-    refused = capsys.readouterr().err
-    assert f"{len(answers)} of {len(answers)} texts of differences have no words features" in refused
+    path = contrastive(features, tmp_path / "run", pairs=pairs)
+    lacking = f"{len(answers)} of {len(answers)} texts of differences have no words features"
+    refuses(train.main, ["--config", str(path)], capsys, lacking)
     assert not (tmp_path / "run").exists()
-    with store.lock():
-        first = len(store.catalog("texts"))
-        store.catalog("texts").append(pl.DataFrame({"key": [text_key(text) for text in answers], "text": answers}))
-        side = store.view("texts", "words")
-        side.resize()
-        tools = np.array([[tool in text for tool in ("whisk", "spoon", "fork")] for text in answers], np.float32)
-        vectors = np.pad(tools, ((0, 0), (0, 5)))
-        side.write_shard(0, np.arange(first, first + len(answers)), {"embedding": vectors}, {})
+    tools = np.array([[tool in text for tool in ("whisk", "spoon", "fork")] for text in answers])
+    add_texts(store, answers, np.pad(tools, ((0, 0), (0, 5))))
     assert train.main(["--config", str(path)]) == 0
     assert embed.main(["--head", str(tmp_path / "run"), "--store", features, "--view", "paired"]) == 0
     best = json.loads((tmp_path / "run" / "best.json").read_text())
@@ -175,7 +145,6 @@ def test_heads_read_a_snapshot_and_write_no_view_into_it(
     with store.writer("clips", "own", view.provenance, view.features) as writer:
         writer.write(store.catalog("clips").keys(rows), {"embedding": np.roll(values, 5, axis=0)})
     assert predicted(f"{features}@v1", "v1") == then != predicted(features, "now")
-    capsys.readouterr()
-    assert embed.main([*command[:-1], "other", "--store", f"{features}@v1"]) == 2
-    assert capsys.readouterr().err == f"error: snapshot v1 of {features} cannot be changed: give the store without it\n"
+    fixed = f"snapshot v1 of {features} cannot be changed: give the store without it"
+    refuses(embed.main, [*command[:-1], "other", "--store", f"{features}@v1"], capsys, fixed)
     assert "other" not in store.views("clips")

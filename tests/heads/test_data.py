@@ -1,7 +1,6 @@
 """What a training reads: paired QA, sources, hard negatives, batches in the order of their numbers."""
 
 import json
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,8 +26,6 @@ from heads.workers.read_ahead import ReadAhead
 from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks.prompts import NARRATION_QUESTION
 from store import Feature, Provenance, Store
-from store.verbs.drop import drop
-from store.verbs.options import DropOptions
 
 OUTPUTS = 4
 NARRATED = [
@@ -192,15 +189,6 @@ def test_only_which_video_questions_get_another_pair_and_their_answer_stays_true
     assert set(others) == set(near[a]), "all neighbours are drawn"
 
 
-def test_a_row_of_paired_qa_without_words_is_named(world: Path, tmp_path: Path) -> None:
-    catalog = Store.open(world / "features").catalog("clips").frame()
-    row = json.loads((world / "pairqa.jsonl").read_text().splitlines()[0])
-    for name, value in (("answer", ""), ("question", None), ("reference", ["a"])):
-        (tmp_path / "qa.jsonl").write_text(json.dumps(row) + "\n" + json.dumps(row | {name: value}) + "\n")
-        with pytest.raises(StepDiffError, match=r"qa\.jsonl:2: not a PairQA row"):
-            read_paired_qa(str(tmp_path / "qa.jsonl"), catalog)
-
-
 def test_an_epoch_draws_every_pair_once_from_any_step() -> None:
     order = Order(10, 3, "order of pairs")
     both = [i for step in range(10) for i in order.draw(2, step)]
@@ -282,57 +270,19 @@ def test_a_batch_depends_only_on_seed_and_number(world: Path, catalog: pl.DataFr
     assert not all(other.equal(first.judged) for other in others)
 
 
-def write_view(path: str, encoder: str, tokens: np.ndarray) -> None:
-    """Write the view `net` of an encoder: rows 0 and 2 of three clips."""
-    store = Store.open(path)
-    with store.lock():
-        features = {"tokens": Feature((4, 8), "float32")}
-        view = store.create_view("clips", "net", Provenance(encoder, "0", "l", "f", "c", {}), features)
-        view.write_shard(0, np.array([0, 2]), {"tokens": tokens}, {})
-
-
 def test_features_of_a_store_in_an_object_store_are_read_by_key(bucket: str) -> None:
     store = Store.open(f"{bucket}/features", create=True)
     store.catalog("clips").append(pl.DataFrame({"key": ["a", "b", "c"]}))
     tokens = np.random.default_rng(0).normal(size=(2, 4, 8)).astype(np.float32)
-    write_view(f"{bucket}/features", "net", tokens)
+    with store.lock():
+        provenance = Provenance("net", "0", "l", "f", "c", {})
+        view = store.create_view("clips", "net", provenance, {"tokens": Feature((4, 8), "float32")})
+        view.write_shard(0, np.array([0, 2]), {"tokens": tokens}, {})
     cached = Features(Store.open(f"{bucket}/features"), "net", "tokens")
     assert np.array_equal(cached.read(["c", "a", "c"]).numpy(), tokens[[1, 0, 1]])
     assert cached.has(["a", "b", "nobody"]).tolist() == [True, False, False]
     with pytest.raises(StepDiffError, match="b is absent in view net"):
         cached.read(["b"])
-
-
-@pytest.mark.full
-def test_a_view_that_was_dropped_or_replaced_since_it_was_opened_is_not_read(bucket: str) -> None:
-    path, tokens = f"{bucket}/features", np.ones((2, 4, 8), np.float32)
-    Store.open(path, create=True).catalog("clips").append(pl.DataFrame({"key": ["a", "b", "c"]}))
-    write_view(path, "net", tokens)
-    cached = Features(Store.open(path), "net", "tokens")
-    cached.read(["a"])
-    drop(DropOptions(path, "net", yes=True))
-    for key in ("a", "c"):  # one that was read before, and one that was not
-        with pytest.raises(StepDiffError, match="view net of clips in .* was dropped: open it again"):
-            cached.read([key])
-    write_view(path, "other", tokens + 1)
-    with pytest.raises(StepDiffError, match="view net of clips in .* was dropped: open it again"):
-        cached.read(["a"])
-
-
-def test_a_batch_is_read_while_the_one_before_it_is_used() -> None:
-    threads: dict[int, int] = {}
-    begun = {number: threading.Event() for number in range(3)}
-
-    def read(number: int) -> int:
-        threads[number] = threading.get_ident()
-        begun[number].set()
-        return number * 10
-
-    ahead = ReadAhead(read, "cpu")
-    assert ahead.take(0, 1) == 0
-    assert begun[1].wait(30) and not begun[2].is_set(), "one batch ahead, and no more"
-    assert ahead.take(1) == 10 and ahead.take(2) == 20
-    assert threading.get_ident() not in threads.values()
 
 
 def test_an_error_of_a_batch_that_is_read_ahead_is_raised_where_the_batch_is_used() -> None:
@@ -345,19 +295,6 @@ def test_an_error_of_a_batch_that_is_read_ahead_is_raised_where_the_batch_is_use
     assert ahead.take(0, 1) == 0
     with pytest.raises(StepDiffError, match="a damaged row"):
         ahead.take(1)
-
-
-def test_a_row_whose_targets_all_get_the_same_score_counts_0(world: Path) -> None:
-    class Half:
-        def score_options(self, rows: list) -> list[list[float]]:
-            return [[1.0, 0.0, 0.0, 0.0] for _ in rows]
-
-        def rank(self, rows: list) -> list[list[float]]:
-            return [[float(s) for s in row.scores] if n else [1.0] * len(row.scores) for n, row in enumerate(rows)]
-
-    files = str(world / "diffmcq_val.jsonl"), str(world / "diffrank_val.jsonl")
-    figures = Validator(Validation(*files, 2), 0).figures(Half())
-    assert figures["ktau"] == figures["ktau_within_step"] == 0.5
 
 
 def test_no_clip_that_trains_chooses_the_checkpoint(world: Path, store: Store) -> None:

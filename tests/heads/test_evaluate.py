@@ -44,11 +44,11 @@ from stepdiff.tasks.testsets import (
 from store import Feature, Store
 from store.verbs.drop import drop
 from store.verbs.options import DropOptions
+from tests.refusals import refuses
 
-from .conftest import Capture, config, provenance, recipe
+from .conftest import CLIPS, Capture, config, evaluation, provenance, recipe
 from .runs import unsealed
 
-CLIPS = [f"video-_{i}_0.0_{i + 1}.5" for i in range(24)]
 RAW = "The main difference in Visuals is that in Video 2, the person uses a fork, while in Video 1, they use a whisk."
 
 
@@ -188,8 +188,7 @@ def test_answers_of_other_features_or_of_another_language_model_are_not_used(
 def test_no_file_that_is_read_is_written(world: Path, tmp_path: Path, capsys: Capture, name: str) -> None:
     test_set = ranking(tmp_path / name)
     before = test_set.read_bytes()
-    assert evaluate.main(command(world, test_set, tmp_path / "p.jsonl")) == 2
-    assert "would overwrite it; name another --out" in capsys.readouterr().err
+    refuses(evaluate.main, command(world, test_set, tmp_path / "p.jsonl"), capsys, "would overwrite it; name another")
     assert [path.name for path in tmp_path.iterdir()] == [name] and test_set.read_bytes() == before
 
 
@@ -199,9 +198,7 @@ def test_a_clip_that_the_store_lacks_is_reported_before_anything_is_predicted(
     lacking = DiffRank(CLIPS[0], (CLIPS[1], "no_0_1", "never_0_1", CLIPS[2]), "Visuals", (1, 2, 3, 4))
     test_set = ranking(tmp_path / "set.jsonl", [lacking, lacking])
     given = command(world, test_set, tmp_path / "p.jsonl")
-    assert evaluate.main(given) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: no_0_1: no visual features in ") and "(absent: 2 clips" in error
+    refuses(evaluate.main, given, capsys, "error: no_0_1: no visual features in ", "(absent: 2 clips")
     assert not (tmp_path / "p.jsonl").exists() and not list(tmp_path.glob("*.partial*"))
     assert evaluate.main([*given, "--skip-missing", "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
@@ -209,8 +206,7 @@ def test_a_clip_that_the_store_lacks_is_reported_before_anything_is_predicted(
     rows = read_test_set("diffrank", tmp_path / "p.rows.jsonl")
     assert len(rows) == len(read_predictions("diffrank", tmp_path / "p.jsonl", rows)) == 12
     write_test_set("diffrank", test_set, [lacking])
-    assert evaluate.main([*given, "--skip-missing"]) == 2
-    assert "every row has a clip that" in capsys.readouterr().err
+    refuses(evaluate.main, [*given, "--skip-missing"], capsys, "every row has a clip that")
 
 
 def test_only_a_named_subset_is_answered(world: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -354,27 +350,14 @@ ROWS = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("names", "places"),
-    [
-        (["Actions"], [2, 3]),
-        (["Serving / Presentation"], [1]),
-        (["a"], [0, 2]),
-        (["a_2_3"], [2]),
-        (["v-_x"], [1]),
-        (["b", "Visuals", "a_0_1"], [0, 3]),
-    ],
-)
-def test_rows_keep_the_order_of_the_test_set(names: list[str], places: list[int]) -> None:
-    assert select(ROWS, names) == [ROWS[place] for place in places]
-
-
 def test_every_name_selects_a_row_or_is_refused() -> None:
     with pytest.raises(StepDiffError, match="subset: 'h_0_1' is not a category, reference video or .* test set$"):
         named(ROWS, "a,h_0_1")
     with pytest.raises(StepDiffError, match=r"subset: 'actions' is not a .* \(2 such names\)"):
         named(ROWS, "actions,b_0_9")
     assert named(ROWS, "Actions, v-_x,b_0_1,") == ["Actions", "v-_x", "b_0_1"]
+    for names, places in ((["Actions"], [2, 3]), (["a"], [0, 2]), (["a_2_3"], [2]), (["b", "Visuals"], [0, 3])):
+        assert select(ROWS, names) == [ROWS[place] for place in places], "in the order of the test set"
 
 
 @pytest.mark.full
@@ -397,23 +380,19 @@ def test_an_unfinished_training_prints_a_notice_and_starts_no_other(
     assert f"{half}: trained 2 of 6 steps so far; checkpoint-000002 is the best of them" in printed.err
     disclosed = json.loads(printed.out)["disclosed"]["recipe"]
     assert (disclosed["steps"], disclosed["trained"], disclosed["checkpoint"]) == (6, 2, "checkpoint-000002")
-    assert train.main(["--config", str(recipe(world, tiny_lm, tmp_path / "next", init=str(half)))]) == 2
-    assert f"{half}: trained only 2 of its 6 steps; finish it first" in capsys.readouterr().err
+    start = ["--config", str(recipe(world, tiny_lm, tmp_path / "next", init=str(half)))]
+    refuses(train.main, start, capsys, f"{half}: trained only 2 of its 6 steps; finish it first")
     assert not (tmp_path / "next").exists()
 
 
 def test_evaluate_writes_predictions_that_score_again(
     trained: Path, world: Path, tmp_path: Path, capsys: Capture
 ) -> None:
-    from heads import score
-
     capsys.readouterr()
     for task in ("diffmcq", "diffrank", "diffcap"):
         out = tmp_path / f"{task}.jsonl"
         test_set = str(world / f"{task}_test.jsonl")
-        command = ["--task", task, "--method", "stepdiff", "--head", str(trained), "--store", str(world / "features")]
-        command += ["--test_set", test_set, "--out", str(out), "--json"]
-        assert evaluate.main(command) == 0
+        assert evaluate.main(evaluation(world, task, "stepdiff", out, "--head", str(trained), "--json")) == 0
         record = json.loads(capsys.readouterr().out)
         assert score.main(["--task", task, "--test_set", test_set, "--predictions", str(out), "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["rows"] == record["scores"]["rows"]
@@ -424,9 +403,8 @@ def test_controls_change_what_is_seen(trained: Path, world: Path, tmp_path: Path
     written = {}
     for control in ("none", "blind", "shuffled"):
         out = tmp_path / f"{control}.jsonl"
-        command = ["--task", "diffrank", "--method", "stepdiff", "--head", str(trained), "--control", control]
-        command += ["--store", str(world / "features"), "--test_set", str(world / "diffrank_test.jsonl")]
-        assert evaluate.main([*command, "--out", str(out), "--rows", "1"]) == 0
+        more = ["--head", str(trained), "--control", control, "--rows", "1"]
+        assert evaluate.main(evaluation(world, "diffrank", "stepdiff", out, *more)) == 0
         written[control] = json.loads(out.read_text())["scores"]
         assert len(out.with_suffix(".rows.jsonl").read_text().splitlines()) == 1
     assert len(set(written["blind"])) == 1, "without video every target is the same"
@@ -437,17 +415,16 @@ def test_controls_change_what_is_seen(trained: Path, world: Path, tmp_path: Path
 def test_decline_at_answers_no_difference_for_similar_pairs_and_changes_no_other_caption(
     trained: Path, world: Path, tmp_path: Path, capsys: Capture
 ) -> None:
-    out, store = tmp_path / "p.jsonl", str(world / "features")
-    command = ["--task", "diffcap", "--method", "video-lm", "--head", str(trained), "--store", store, "--no-parse"]
-    command += ["--test-set", str(world / "diffcap_test.jsonl"), "--out", str(out), "--json"]
-    command += ["--no-difference", str(world / "diffrank_test.jsonl")]
+    out = tmp_path / "p.jsonl"
+    more = ["--head", str(trained), "--no-parse", "--json", "--no-difference", str(world / "diffrank_test.jsonl")]
+    command = evaluation(world, "diffcap", "video-lm", out, *more)
 
     def captions_with(*more: str) -> list[str]:
         assert evaluate.main([*command, *more]) == 0
         return [json.loads(line)["generated_text"] for line in out.read_text().splitlines()]
 
     captions, rows = captions_with(), read_test_set("diffcap", out.with_suffix(".rows.jsonl"))
-    model, features, _ = load_video_lm(trained, Store.open(store), "cpu")
+    model, features, _ = load_video_lm(trained, Store.open(world / "features"), "cpu")
     with autocast("cpu", "bfloat16"):
         alike = StepDiff(model, features).alike([((row.reference, row.candidate), row.category) for row in rows])
     between = sorted(alike)[len(rows) // 2 - 1]
@@ -464,31 +441,29 @@ def test_decline_at_answers_no_difference_for_similar_pairs_and_changes_no_other
     assert record["scores"]["invented"] == np.mean([not d for d, a in zip(declined, agree, strict=True) if a])
     assert f"> {between:g}: Do the two videos share" in record["disclosed"]["protocol"]["declines"]
     assert captions_with("--decline-at", "1000") == captions
-    assert evaluate.main([*command, "--decline-at", ".inf"]) == 2
-    assert "--decline-at inf is not finite" in capsys.readouterr().err
+    capsys.readouterr()
+    assert captions_with("--no-seeded") != captions, "the model is not made to begin with a difference"
+    assert json.loads(capsys.readouterr().out)["disclosed"]["protocol"]["seed"] is None
+    refuses(evaluate.main, [*command, "--decline-at", ".inf"], capsys, "--decline-at inf is not finite")
 
 
 @pytest.mark.full
 def test_with_ask_similar_the_captions_are_those_without_it_to_the_byte(
     frozen: Path, world: Path, tmp_path: Path, capsys: Capture
 ) -> None:
-    from heads import score
-
-    store = str(world / "features")
-    command = ["--task", "diffcap", "--method", "video-lm", "--head", str(frozen), "--store", store, "--json"]
-    command += ["--test-set", str(world / "diffcap_test.jsonl"), "--bootstrap", "20"]
-    command += ["--no-difference", str(world / "diffrank_test.jsonl"), "--rows-at-once", "2"]
     plain, asked = tmp_path / "plain.jsonl", tmp_path / "asked.jsonl"
-    assert evaluate.main([*command, "--out", str(plain)]) == 0
+    more = ["--head", str(frozen), "--json", "--rows-at-once", "2"]
+    more += ["--no-difference", str(world / "diffrank_test.jsonl"), "--bootstrap", "20"]
+    assert evaluate.main(evaluation(world, "diffcap", "video-lm", plain, *more)) == 0
     capsys.readouterr()
-    assert evaluate.main([*command, "--out", str(asked), "--ask-similar"]) == 0
+    assert evaluate.main(evaluation(world, "diffcap", "video-lm", asked, *more, "--ask-similar")) == 0
     record = json.loads(capsys.readouterr().out)
     lines = [json.loads(line) for line in asked.read_text().splitlines()]
     assert [{"generated_text": line["generated_text"]} for line in lines] == [
         json.loads(line) for line in plain.read_text().splitlines()
     ]
     rows = read_test_set("diffcap", asked.with_suffix(".rows.jsonl"))
-    model, features, _ = load_video_lm(frozen, Store.open(store), "cpu")
+    model, features, _ = load_video_lm(frozen, Store.open(world / "features"), "cpu")
     with autocast("cpu", "float32"):
         alike = StepDiff(model, features).alike([((row.reference, row.candidate), row.category) for row in rows])
     similar = [line["similar"] for line in lines]
@@ -504,21 +479,24 @@ def test_with_ask_similar_the_captions_are_those_without_it_to_the_byte(
     assert json.loads(capsys.readouterr().out)["asked_first"] == record["scores"]["asked_first"]
     assert score.main(given) == 0
     assert "invented, asked first" in capsys.readouterr().out
-    assert evaluate.main([*command, "--out", str(tmp_path / "x.jsonl"), "--ask-similar", "--decline-at", "0"]) == 2
-    assert "--ask-similar keeps captions as written" in capsys.readouterr().err
+    both = [*more, "--ask-similar", "--decline-at", "0"]
+    given = evaluation(world, "diffcap", "video-lm", tmp_path / "x.jsonl", *both)
+    refuses(evaluate.main, given, capsys, "--ask-similar keeps captions as written")
 
 
-def test_ask_answers_and_refuses_in_one_line(trained: Path, world: Path, capsys: Capture) -> None:
-    both = ["--reference", "video-_0_0.0_1.5", "--candidate", "video-_1_0.0_2.5"]
+def test_ask_answers_and_refuses_in_one_line(trained: Path, world: Path, tmp_path: Path, capsys: Capture) -> None:
+    both = ["--reference", CLIPS[0], "--candidate", CLIPS[1]]
     where = ["--head", str(trained), "--store", str(world / "features"), "--max_tokens", "4"]
     assert ask.main([*both, *where, "What differs?", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["question"] == "What differs?"
     assert ask.main([*both, *where, "--preset", "mistake", "--json"]) == 0
     assert "what mistake did I make" in json.loads(capsys.readouterr().out)["question"]
-    assert ask.main([*both, *where, "--preset", "nothing"]) == 2
-    assert "no preset 'nothing'; there are tools" in capsys.readouterr().err
-    assert ask.main(["--reference", "no_0_1", *both[2:], *where, "Why?"]) == 2
-    assert "no_0_1: no visual features in the store (unknown)" in capsys.readouterr().err
+    refuses(ask.main, [*both, *where, "--preset", "nothing"], capsys, "no preset 'nothing'; there are tools")
+    unknown = ["--reference", "no_0_1", *both[2:], *where, "Why?"]
+    refuses(ask.main, unknown, capsys, "no_0_1: no visual features in the store (unknown)")
+    (tmp_path / "a.mp4").write_bytes(b"")
+    file = ["--reference", str(tmp_path / "a.mp4"), *both[2:], *where, "Why?"]
+    refuses(ask.main, file, capsys, "for files run stepdiff compare")
 
 
 def test_a_report_in_an_object_store_leaves_no_local_folder(

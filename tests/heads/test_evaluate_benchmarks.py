@@ -9,8 +9,7 @@ import torch
 
 from heads import evaluate, report, score
 from heads.data.packing import Turn
-from heads.evaluation.judges import Answers, Entailment, check, load
-from heads.llm.server import ServedLLM
+from heads.evaluation.judges import Entailment, check, load
 from heads.methods.stepdiff import StepDiff
 from heads.score import ScoreOptions
 from heads.training.lineage import load_video_lm
@@ -21,12 +20,12 @@ from stepdiff.tasks.benchmarks.rows import Choice, Writing
 from stepdiff.tasks.benchmarks.vidic import read
 from store import Store
 from tests.llm_server import Reply, Server, said
+from tests.refusals import refuses
 from tests.tasks.viddiff_files import benchmark as viddiff
 from tests.tasks.vidic_files import pair, write
 
-from .conftest import Capture
+from .conftest import CLIPS, Capture
 
-CLIPS = [f"video-_{i}_0.0_{i + 1}.5" for i in range(24)]
 OPTIONS = ("They use a whisk.", "They use a fork.", "They use a spoon.", "They do nothing.")
 
 
@@ -135,8 +134,10 @@ def test_an_option_that_a_benchmark_does_not_read_is_refused(
 ) -> None:
     (crossvid / "list.jsonl").write_text("{}\n")
     given = [one.format(data=crossvid, vidic=write(tmp_path / "vidic")) for one in more]
-    assert evaluate.main(command(world, crossvid, tmp_path / "x.jsonl", "--method", "random", *given)) == 2
-    assert message in capsys.readouterr().err and not (tmp_path / "x.jsonl").exists()
+    refuses(
+        evaluate.main, command(world, crossvid, tmp_path / "x.jsonl", "--method", "random", *given), capsys, message
+    )
+    assert not (tmp_path / "x.jsonl").exists()
     assert (crossvid / "list.jsonl").read_text() == "{}\n"
 
 
@@ -190,15 +191,6 @@ def served(server: Server, kept: Path | None = None) -> Any:
     return load(options(judge="llama", endpoint=server.url), kept)
 
 
-def test_a_served_judge_answers_and_is_kept(server: Server, tmp_path: Path) -> None:
-    judge = served(server, tmp_path / "out.judged.jsonl")
-    assert judge.name == "llama (as served)"
-    replies = answers(judge, QUESTIONS, {"prompt": "p"})
-    assert replies == [f"echo: question {number}" for number in range(5)]
-    assert {body["temperature"] for body in server.requests} == {0.0}
-    assert answers(served(server, judge.kept), QUESTIONS, {"prompt": "p"}) == replies and len(server.requests) == 5
-
-
 def test_an_answer_that_failed_for_good_is_kept(server: Server, tmp_path: Path) -> None:
     server.answer = lambda body: Reply(b"too long", 400) if "3" in body["messages"][-1]["content"] else said("yes")
     judge = served(server, tmp_path / "out.judged.jsonl")
@@ -208,24 +200,6 @@ def test_an_answer_that_failed_for_good_is_kept(server: Server, tmp_path: Path) 
     assert failed["key"] == "3" and "refuses this prompt (400" in failed["error"]
     asked = len(server.requests)
     assert answers(judge, QUESTIONS, {})[3] is None and len(server.requests) == asked
-
-
-@pytest.mark.full
-def test_a_server_that_stops_keeps_earlier_answers(server: Server, tmp_path: Path) -> None:
-    def answer(body: dict[str, Any]) -> Reply:
-        return said("yes") if len(server.requests) <= 2 else Reply(b"", 401)
-
-    server.answer = answer
-    judge = served(server, tmp_path / "out.judged.jsonl")
-    slow = Answers(ServedLLM(server.url, "llama", 1, 5.0, 0), judge.name)
-    with pytest.raises(
-        StepDiffError, match=r"llama \(as served\): 3 questions have no answer: .*refuses the key"
-    ) as caught:
-        answers(type(judge)(judge.name, slow, judge.kept), QUESTIONS, {})
-    assert "\n" not in str(caught.value)
-    assert len((tmp_path / "out.judged.jsonl").read_text().splitlines()) == 2
-    server.answer = lambda body: said("later")
-    assert answers(judge, QUESTIONS, {}) == ["yes", "yes", "later", "later", "later"]
 
 
 def entailment_model(folder: Path, labels: tuple[str, ...]) -> str:

@@ -23,13 +23,12 @@ from heads.training.recipe import HardNegativeOptions, Validation, read_recipe
 from heads.training.validation import HeldOutPairs, questions
 from heads.training.video_task import VideoTask
 from stepdiff.common.errors import StepDiffError
-from store import Store, text_key
+from store import Store
 from store.lineage.trained_on import hashes
 
-from .conftest import SYSTEMS, Capture, recipe, write_world
+from .conftest import CLIPS, SYSTEMS, Capture, add_texts, contrastive, evaluation, recipe, write_world
 from .runs import assert_same_weights, interrupted_at
 
-CLIPS = [f"video-_{i}_0.0_{i + 1}.5" for i in range(24)]
 SHARE = {"share": 0.4, "rows": 4}
 SHORT = {"steps": 2, "validate_every": 1}
 SEED = 1  # holds out two of the three videos with training clips
@@ -188,9 +187,8 @@ def test_without_validation_the_last_checkpoint_is_the_best_one(
     assert (out / "loss.png").stat().st_size > 0
     assert trains(world, tiny_lm, out, "--json", **more) == 0
     assert json.loads(capsys.readouterr().out) == {"step": 3, "score": None}
-    asked = ["--task", "diffmcq", "--method", "stepdiff", "--head", str(out), "--store", str(world / "features")]
-    files = ["--test-set", str(world / "diffmcq_test.jsonl"), "--out", str(tmp_path / "predictions.jsonl")]
-    assert evaluate.main([*asked, *files]) == 0
+    asked = evaluation(world, "diffmcq", "stepdiff", tmp_path / "predictions.jsonl", "--head", str(out))
+    assert evaluate.main(asked) == 0
 
 
 def pair(reference: str, candidate: str, *answers: str) -> PairQuestions:
@@ -228,13 +226,9 @@ def test_clips_may_have_any_ids(world: Path, tiny_lm: str, tmp_path: Path) -> No
     assert trains(other, tiny_lm, out, sources=[*SYSTEMS["StepDiff"]], precision="float32") == 0
     assert trains(world, tiny_lm, tmp_path / "published", sources=[*SYSTEMS["StepDiff"]], precision="float32") == 0
     assert values(out, "val_loss") == values(tmp_path / "published", "val_loss"), "the catalog names the videos"
-    files = {name: str(other / f"{name}_val.jsonl") for name in ("diffmcq", "diffrank")}
-    test = str(other / "diffcap_test.jsonl")
-    assert trains(other, tiny_lm, tmp_path / "files", f"--hold-out={test}", validation=files | {"rows": 2}) == 0
     for task in ("diffcap", "diffmcq", "diffrank"):
-        asked = ["--task", task, "--method", "stepdiff", "--head", str(out), "--store", str(other / "features")]
-        said = ["--test-set", str(other / f"{task}_test.jsonl"), "--out", str(tmp_path / f"{task}.jsonl")]
-        assert evaluate.main([*asked, *said]) == 0
+        asked = evaluation(other, task, "stepdiff", tmp_path / f"{task}.jsonl", "--head", str(out))
+        assert evaluate.main(asked) == 0
     with pytest.raises(StepDiffError, match="hold_out leaves nothing of pairs"):
         rows = [{"reference": ids[i], "candidate": ids[20], "category": "x", "text": ["x"]} for i in (0, 4, 8)]
         (tmp_path / "all.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -245,19 +239,11 @@ def test_clips_may_have_any_ids(world: Path, tiny_lm: str, tmp_path: Path) -> No
 
 @pytest.mark.full
 def test_a_contrastive_head_on_pairs_is_validated_on_held_out_pairs(world: Path, tmp_path: Path) -> None:
-    from .test_contrastive import recipe as contrastive
-
     other = write_world(tmp_path, CLIPS)
     qa = [json.loads(line) for line in (other / "pairqa.jsonl").read_text().splitlines()]
     answers = list(dict.fromkeys(row["answer"] for row in qa if row["type"] == 1))
     store = Store.open(other / "features")
-    with store.lock():
-        first = len(store.catalog("texts"))
-        store.catalog("texts").append(pl.DataFrame({"key": [text_key(text) for text in answers], "text": answers}))
-        side = store.view("texts", "words")
-        side.resize()
-        vectors = np.random.default_rng(0).standard_normal((len(answers), 8)).astype(np.float32)
-        side.write_shard(0, np.arange(first, first + len(answers)), {"embedding": vectors}, {})
+    add_texts(store, answers, np.random.default_rng(0).standard_normal((len(answers), 8)))
     pairs = {"pairqa": str(other / "pairqa.jsonl"), "pairs": 3, "validation": SHARE}
     path = contrastive(str(other / "features"), tmp_path / "run", pairs=pairs, schedule=SHORT)
     assert train.main(["--config", str(path), "--seed", str(SEED)]) == 0

@@ -15,30 +15,23 @@ import yaml
 from safetensors.numpy import load_file, save_file
 
 from heads import embed, evaluate, report, score, table, train
-from heads.data.hold_out import BY_ID, BY_OVERLAP, BY_VIDEO, NAMESAKE, By, HoldOut, held_out, read_test_clips, task_of
+from heads.data.hold_out import BY_ID, BY_OVERLAP, BY_VIDEO, NAMESAKE, By, HoldOut, held_out, read_test_clips
 from heads.data.paired_qa import read_divided
 from heads.data.trained_on import TrainedOn
 from heads.training.checkpoint import Run
-from heads.training.contrastive_task import contrast_pairs
+from heads.training.contrastive_task import ContrastiveTask, contrast_pairs
 from heads.training.recipe import HardNegativeOptions, read_recipe
 from heads.training.video_task import VideoTask
 from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks.testsets import DiffRank, write_test_set
 from store import Store
 from store.lineage.trained_on import KINDS, hashes
+from tests.refusals import refuses
 
-from .conftest import SYSTEMS, Capture, recipe
+from .conftest import CLIPS, SYSTEMS, Capture, contrastive, recipe
 from .runs import assert_same_weights, unsealed
-from .test_contrastive import recipe as contrastive
 
 CAP = {"reference": "v_-1_10_20", "candidate": "w_5.0_7.50", "category": "Visuals", "text": ["redder"]}
-MCQ = {
-    "difference": "x",
-    "category": "Visuals",
-    "options": [["a_0_1", "b_0_1"], ["a_2_3", "b_2_3"], ["a_4_5", "b_4_5"], ["a_6_7", "b_6_7"]],
-    "answer": ["a_0_1", "b_0_1"],
-}
-RANK = {"reference": "r_0_1", "targets": ["s_0_1", "t_0_1"], "category": "Visuals", "scores": [5, 1]}
 SHARED = Path(__file__).parents[3] / "shared/data"
 SCHEMA = {"key": pl.String, "video": pl.String, "start": pl.Float64, "end": pl.Float64}
 
@@ -46,16 +39,6 @@ SCHEMA = {"key": pl.String, "video": pl.String, "start": pl.Float64, "end": pl.F
 def write(path: Path, *rows: Any) -> str:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(path)
-
-
-def test_every_clip_of_the_three_test_sets_is_read(tmp_path: Path) -> None:
-    paths = [write(tmp_path / f"{name}.jsonl", row) for name, row in (("c", CAP), ("m", MCQ), ("r", RANK))]
-    assert [task_of(path) for path in paths] == ["diffcap", "diffmcq", "diffrank"]
-    clips = read_test_clips(paths)
-    assert set(clips["key"]) == {"v_-1_10_20", "w_5.0_7.50", "r_0_1", "s_0_1", "t_0_1"} | {
-        f"{video}_{start}_{start + 1}" for video in "ab" for start in (0, 2, 4, 6)
-    }
-    assert clips.filter(pl.col("key") == "v_-1_10_20").row(0) == ("v_-1_10_20", 10.0, 20.0)
 
 
 # clip, its file, start, end -> why v_-1_10_20 and w_5.0_7.50, which are not in the catalog, hold it out
@@ -141,7 +124,6 @@ def test_a_test_clip_whose_times_are_unknown_overlaps_every_clip_of_its_video(tm
 
 
 def test_overlap_among_many_test_clips_of_a_video_equals_a_comparison_of_all_pairs(tmp_path: Path) -> None:
-
     random = np.random.default_rng(0)
     spans = {(int(a), int(a + n)) for a, n in zip(random.integers(0, 900, 60), random.integers(1, 40, 60), strict=True)}
     rows = [CAP | {"reference": f"v{a % 3}_{a}_{b}", "candidate": "w_0_1"} for a, b in sorted(spans)]
@@ -155,26 +137,6 @@ def test_overlap_among_many_test_clips_of_a_video_equals_a_comparison_of_all_pai
     by_clip = found(clips, test, "clip")
     assert set(by_clip) == expected and set(by_clip.values()) == {BY_OVERLAP} and 0 < len(expected) < 300
     assert set(found(clips, test)) == {key for key, video, _, _ in clips if video != "x/v3.mp4"}
-
-
-def test_dropped_rows_are_counted_by_source_and_a_source_without_rows_is_refused(tmp_path: Path) -> None:
-    path = write(tmp_path / "c.jsonl", CAP)
-    catalog = pl.DataFrame(list(SPANS | KNOWN), schema=SCHEMA, orient="row")
-    held = HoldOut([path])
-    held.look_up(catalog)
-    pairs = [("v_10_20", "-1_10_20"), ("v_10_20", "v_-1_12_13"), ("w_5.0_7.50", "v_-1_0_10"), ("no file", "v_-1_0_10")]
-    assert held.keep_pairs(pairs, "pairs") == [True, False, False, False]
-    assert held.sources == {"pairs": {"of": 4, BY_ID: 1, BY_OVERLAP: 1, BY_VIDEO: 1}}
-    assert held.lines() == [
-        "hold-out by video: 2 clips of 1 test sets",
-        "hold-out, pairs: 3 of 4 dropped (1 clip of a test set, 1 overlaps a clip of a test set, 1 of the video of a "
-        "test clip)",
-    ]
-    assert held.record() == {"by": "video", "files": [path], "test_clips": 2, "sources": held.sources}
-    with pytest.raises(StepDiffError, match="hold_out leaves nothing of clips to train on: 2 of 2 dropped"):
-        held.keep(catalog.filter(pl.col("key").is_in(["v_-1_12_13", "w_5.0_7.50"])), "clips")
-    with pytest.raises(StepDiffError, match="hold_out leaves nothing of pairs"):
-        held.keep_pairs(pairs[1:], "pairs")
 
 
 @pytest.mark.full
@@ -210,13 +172,8 @@ def test_most_published_diffrank_clips_are_of_train_videos_and_none_of_them_trai
         assert kept.height == others.height + (0 if of_video else 5046)
 
 
-CLIPS = [f"video-_{i}_0.0_{i + 1}.5" for i in range(24)]
-
-
 def write_diffcap(path: Path, *clips: str) -> str:
-    rows = [{"reference": clip, "candidate": CLIPS[20], "category": "Visuals", "text": ["x"]} for clip in clips]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
+    return write(path, *(CAP | {"reference": clip, "candidate": CLIPS[20]} for clip in clips))
 
 
 def first_eight_bytes_of_blake2b(*texts: str) -> list[int]:
@@ -233,21 +190,14 @@ def test_no_source_draws_a_clip_of_a_test_set_or_of_its_video(world: Path, tiny_
     assert drawn == set(CLIPS[4:12])
     assert task.negatives is not None and set(task.catalog.keys(task.negatives.rows)) == set(CLIPS[4:12])
     assert {pair.reference for pair in task.pairs} | {pair.candidate for pair in task.pairs} == set(CLIPS[4:12])
-    counts = {source: counts["of"] for source, counts in hold_out.sources.items()}
-    # six captions of the twelve training clips
-    assert counts == {
-        "pairs": 132, "hard-negative mining": 12, "sequences": 12, "images": 6, "clips": 12
-    }  # fmt: skip
+    counts = {source: counts["of"] for source, counts in hold_out.sources.items()}  # of the twelve training clips
+    assert counts == {"pairs": 132, "hard-negative mining": 12, "sequences": 12, "images": 6, "clips": 12}
     assert hold_out.sources["clips"] == {"of": 12, BY_ID: 1, BY_OVERLAP: 3, BY_VIDEO: 0}  # no start times
     assert sum(hold_out.sources["pairs"][reason] for reason in (BY_ID, BY_OVERLAP)) == 132 - 8 * 7
     assert set(task.trained_on().arrays["clips"]) == set(hashes(CLIPS[4:12]))
 
 
 def test_the_contrastive_head_drops_test_clips_from_its_clips_and_pairs(world: Path, tmp_path: Path) -> None:
-    from heads.training.contrastive_task import ContrastiveTask
-
-    from .test_contrastive import recipe as contrastive
-
     made = read_recipe(contrastive(str(world / "features"), tmp_path / "run")).contrastive
     assert made is not None
     store, hold_out = Store.open(world / "features"), HoldOut([write_diffcap(tmp_path / "test.jsonl", CLIPS[0])])
@@ -310,9 +260,8 @@ def test_a_hold_out_that_leaves_nothing_or_is_not_a_test_set_is_refused_in_one_l
     command = ["--config", str(recipe(world, tiny_lm, tmp_path / "run")), "--hold-out", file]
     if not clips:
         command += ["--store", str(tmp_path / "no store")]  # the error is found before a store is opened
-    assert train.main(command) == 2
-    error = capsys.readouterr().err
-    assert message in error and error.count("\n") == 1 and not (tmp_path / "run").exists()
+    refuses(train.main, command, capsys, message)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.full
@@ -325,11 +274,9 @@ def test_a_run_whose_hold_out_has_changed_is_not_resumed(
     command = ["--config", str(path), f"--hold-out={file}"]
     assert train.main(command) == 0 and train.main(command) == 0
     write_diffcap(tmp_path / "test.jsonl", CLIPS[0], CLIPS[4])
-    capsys.readouterr()
-    assert train.main(command) == 2
-    assert f"its training began with another {file}, so it cannot be resumed" in capsys.readouterr().err
-    assert train.main([*command, "--hold-out-by", "clip"]) == 2
-    assert "holds a run of another recipe (hold_out_by is video there and clip here)" in capsys.readouterr().err
+    refuses(train.main, command, capsys, f"its training began with another {file}, so it cannot be resumed")
+    by_clip = [*command, "--hold-out-by", "clip"]
+    refuses(train.main, by_clip, capsys, "holds a run of another recipe (hold_out_by is video there and clip here)")
 
 
 @pytest.mark.full
@@ -348,8 +295,7 @@ def test_a_run_that_would_draw_clips_that_it_did_not_know_at_its_start_is_not_re
     command = ["--config", str(recipe(world, tiny_lm, run))]
     assert train.main(command) == 0, "a finished run draws no more clips"
     (run / "checkpoint-000006").rename(run / "checkpoint-000004")
-    assert train.main(command) == 2
-    assert "the store has 2 more training clips than when its training began" in capsys.readouterr().err
+    refuses(train.main, command, capsys, "the store has 2 more training clips than when its training began")
 
 
 @pytest.mark.full
@@ -398,14 +344,10 @@ def test_a_test_set_that_shares_clips_or_videos_with_training_is_refused_or_mark
 ) -> None:
     out, head = tmp_path / "p.jsonl", ["--method", "video-lm", "--head", str(trained)]
     for control in ("none", "blind"):
-        capsys.readouterr()
-        assert evaluate.main(evaluation(world, partly_seen, out, *head, "--control", control)) == 2
-        error = capsys.readouterr().err
-        assert (
-            f"{partly_seen}: {trained} was trained on 2 of its 7 clips, and 2 of them are from 2 videos that trained "
-            f"it (1 of 2 rows); train with --hold-out {partly_seen}, or pass --allow-seen, which marks the scores"
-        ) in error
-        assert error.count("\n") == 1 and not out.exists()
+        overlap = f"{partly_seen}: {trained} was trained on 2 of its 7 clips, and 2 of them are from 2 videos"
+        given = evaluation(world, partly_seen, out, *head, "--control", control)
+        refuses(evaluate.main, given, capsys, overlap, f"--hold-out {partly_seen}", "--allow-seen")
+        assert not out.exists()
     assert evaluate.main(evaluation(world, partly_seen, out, *head, "--allow-seen")) == 0
     record = json.loads(capsys.readouterr().out)
     assert record["seen"] == {
@@ -460,9 +402,8 @@ def test_a_test_set_of_other_videos_is_evaluated_and_has_no_mark(
     assert "‡" not in capsys.readouterr().out
     assert evaluate.main(evaluation(world, test_set, out, "--method", "step-oracle")) == 0
     assert json.loads(capsys.readouterr().out)["seen"] is None, "a method without a head was not trained"
-    assert evaluate.main(evaluation(world, test_set, out, "--method", "step-oracle", "--allow-seen")) == 2
-    readers = "video-lm, stepdiff, word-evidence, vlemb"
-    assert f"--allow-seen is for {readers}, and step-oracle" in capsys.readouterr().err
+    oracle = evaluation(world, test_set, out, "--method", "step-oracle", "--allow-seen")
+    refuses(evaluate.main, oracle, capsys, "--allow-seen is for video-lm, ", ", and step-oracle")
 
 
 @pytest.mark.full
@@ -473,8 +414,7 @@ def test_a_head_whose_training_clips_are_not_recorded_is_reported_and_evaluated(
     shutil.copytree(trained, run)
     given = evaluation(world, partly_seen, out, "--method", "video-lm", "--head", str(run))
     (run / "trained_on.safetensors").unlink()
-    assert evaluate.main(given) == 2
-    assert "trained_on.safetensors: missing or damaged" in capsys.readouterr().err
+    refuses(evaluate.main, given, capsys, "trained_on.safetensors: missing or damaged")
     lineage = json.loads((unsealed(run) / "lineage.json").read_text())
     del lineage["trained_on"], lineage["hold_out"]  # as an earlier version wrote it
     (run / "lineage.json").write_text(json.dumps(lineage))
@@ -497,18 +437,16 @@ def test_a_view_that_a_head_made_is_checked_against_the_training_clips_of_the_he
     assert embed.main(["--head", str(run), "--store", str(features), "--view", "own"]) == 0
     given = evaluation(tmp_path, partly_seen, out, "--method", "vlemb", "--view")
     shutil.rmtree(run)  # the store has its own record
-    capsys.readouterr()
-    assert evaluate.main([*given, "own"]) == 2
-    error = capsys.readouterr().err
-    assert f"view own (head {run}) was trained on 2 of its 7 clips" in error and error.count("\n") == 1
+    overlap = f"view own (head {run}) was trained on 2 of its 7 clips"
+    refuses(evaluate.main, [*given, "own"], capsys, overlap)
     assert evaluate.main([*given, "own", "--allow-seen"]) == 0
     assert json.loads(capsys.readouterr().out)["seen"]["clips"] == 2
     assert evaluate.main([*given, "visual"]) == 0, "a frozen encoder"
     assert json.loads(capsys.readouterr().out)["seen"] is None
     (record,) = records.iterdir()
     (record / "clips-000000.parquet").unlink()
-    assert evaluate.main([*given, "own"]) == 2
-    assert "holds 0 hashes of clips where 12 were written; embed the view again" in capsys.readouterr().err
+    lost = "holds 0 hashes of clips where 12 were written; embed the view again"
+    refuses(evaluate.main, [*given, "own"], capsys, lost)
     shutil.rmtree(record)
     assert evaluate.main([*given, "own"]) == 0
     assert f"view own of {features}: its training clips are not recorded" in capsys.readouterr().err

@@ -78,14 +78,6 @@ def test_log_likelihoods_equal_those_of_the_models_own_forward(model: VideoLM, c
     assert mean == pytest.approx(naive / len(answer), abs=1e-4)
 
 
-def test_the_video_affects_the_scores(model: VideoLM, clips: torch.Tensor) -> None:
-    own = model.log_likelihoods(TURNS, clips, mean=False)
-    other = model.log_likelihoods(TURNS, clips.flip(0), mean=False)
-    blind = model.log_likelihoods(TURNS, None, mean=False)
-    assert abs(own[0][0] - other[0][0]) > 1e-2
-    assert abs(own[0][0] - blind[0][0]) > 1e-2
-
-
 def lora_weights(lm: LanguageModel) -> dict[str, torch.Tensor]:
     return {name: weight for name, weight in lm.named_parameters() if "lora_" in name}
 
@@ -346,11 +338,11 @@ def head(trained: Path, world: Path) -> Iterator[StepDiff]:
 PAIR = ("video-_18_0.0_19.5", "video-_19_0.0_20.5")
 
 
-@pytest.mark.parametrize("question", PRESETS.values())
-def test_the_words_that_were_passed_on_joined_are_the_answer_to_the_byte(head: StepDiff, question: str) -> None:
-    said: list[str] = []
-    answer = head.ask(*PAIR, question, 48, said.append)
-    assert "".join(said) == answer == head.ask(*PAIR, question, 48)
+def test_the_words_that_were_passed_on_joined_are_the_answer_to_the_byte(head: StepDiff) -> None:
+    for question in PRESETS.values():
+        said: list[str] = []
+        answer = head.ask(*PAIR, question, 48, said.append)
+        assert "".join(said) == answer == head.ask(*PAIR, question, 48)
 
 
 class Ids(Tokens):

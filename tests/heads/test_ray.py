@@ -26,9 +26,10 @@ from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.locks import locked
 from stepdiff.common.workers.cluster import connected
 from store import Store
+from tests.refusals import refuses
 
 from ..featurize.test_featurize_cluster import Head, head
-from .conftest import Capture, recipe
+from .conftest import Capture, evaluation, recipe
 from .runs import RUNS, assert_same_weights, command, in_processes, near
 
 __all__ = ["head"]  # a fixture
@@ -158,9 +159,7 @@ def test_inside_a_ray_job_a_relative_path_is_refused(
         ["--store", "features"],
         ["--video-lm.language-model", "./models/llama"],
     ):
-        assert train.main([*given, *more]) == 2
-        (error,) = capsys.readouterr().err.splitlines()
-        assert f"{more[1]!r} is relative: inside a Ray job" in error
+        refuses(train.main, [*given, *more], capsys, f"{more[1]!r} is relative: inside a Ray job")
     options = read_recipe(tmp_path / "run.yaml")
     refuse_relative_paths(dataclasses.replace(options, store="s3://bucket/features"))
 
@@ -170,11 +169,6 @@ def ray() -> Iterator[None]:
     """A local Ray that every evaluation of this file joins."""
     with connected("local", "heads"):
         yield
-
-
-def evaluation(world: Path, task: str, method: str, *more: str) -> list[str]:
-    given = ["--task", task, "--method", method, "--store", str(world / "features"), "--bootstrap", "0"]
-    return [*given, "--test-set", str(world / f"{task}_test.jsonl"), "--rows-at-once", "1", "--allow-seen", *more]
 
 
 class Once:
@@ -209,8 +203,8 @@ def test_the_predictions_are_the_same_to_the_byte_whatever_the_number_of_workers
 ) -> None:
     more = [str(world / "diffrank_test.jsonl") if value == "RANK" else value for value in more]
     head = ["--head", str(trained)] if method == "video-lm" else []
-    given = [value for value in evaluation(world, task, method, *head, *more) if head or value != "--allow-seen"]
-    assert evaluate.main([*given, "--out", str(tmp_path / "one.jsonl")]) == 0
+    given = evaluation(world, task, method, tmp_path / "one.jsonl", "--rows-at-once", "1", *head, *more)
+    assert evaluate.main(given) == 0
     assert evaluate.main([*given, "--out", str(tmp_path / "two.jsonl"), "--workers", "2"]) == 0
     assert (tmp_path / "one.jsonl").read_bytes() == (tmp_path / "two.jsonl").read_bytes()
     one, two = (yaml.safe_load((tmp_path / f"{name}.scores.json").read_text()) for name in ("one", "two"))
@@ -229,8 +223,8 @@ def test_a_worker_that_is_killed_is_replaced_and_what_workers_print_or_refuse_re
         (tmp_path / name).symlink_to(world / name)
 
     def run(task: str, method: str, *more: str) -> int:
-        given = [value for value in evaluation(tmp_path, task, method) if value != "--allow-seen"]
-        return evaluate.main([*given, "--out", str(tmp_path / f"{method[-4:]}.jsonl"), *more])
+        out = tmp_path / f"{method[-4:]}.jsonl"
+        return evaluate.main(evaluation(tmp_path, task, method, out, "--rows-at-once", "1", *more))
 
     assert run("diffrank", "random") == run("diffrank", f"{__name__}:Once", "--workers", "2") == 0
     errors = capsys.readouterr().err
@@ -244,24 +238,6 @@ def test_a_worker_that_is_killed_is_replaced_and_what_workers_print_or_refuse_re
     )
     errors = capsys.readouterr().err.splitlines()
     assert errors == ["error: --method vlemb does not answer diffcap: its class has no function caption"]
-
-
-@pytest.fixture(scope="module")
-def aligned(world: Path) -> Path:
-    """A contrastive head of a few steps."""
-    contrastive = {
-        "view": "visual",
-        "text_view": "words",
-        "width": 8,
-        "clips": 6,
-        "projector": {"width": 16, "heads": 2, "outputs": 1},
-        "schedule": {"steps": 4, "validate_every": 2},
-    }
-    path = world / "on_workers.yaml"
-    recipe = {"store": str(world / "features"), "out": str(world / "on_workers"), "contrastive": contrastive}
-    path.write_text(yaml.safe_dump(recipe))
-    assert train.main(["--config", str(path)]) == 0
-    return world / "on_workers"
 
 
 @pytest.mark.full

@@ -11,28 +11,33 @@ import numpy as np
 import pytest
 
 from heads import report, table
-from heads.methods.registry import Regime, stated
+from heads.methods.registry import Regime
 from heads.reporting import tables as published_tables
 from heads.reporting.entries import Entry, Setting, Training, comparable, trainings
-from heads.reporting.figures import compare, measure
+from heads.reporting.figures import Comparison, Measured, compare, measure
 from heads.reporting.grid import Block, Cell, Grid, escape_latex, to_latex, to_markdown
 from heads.reporting.tables import Report, grids
 from heads.training.lineage import disclosure, regime
 from heads.training.recipe import read_recipe
 from stepdiff.common.errors import StepDiffError
-from stepdiff.kitchen.controls import MostDifferences
 from stepdiff.tasks.bootstrap import interval
 from stepdiff.tasks.postprocess import parse
 from stepdiff.tasks.prompts import SIMILAR_QUESTION
 from stepdiff.tasks.published import PUBLISHED
 from stepdiff.tasks.scoring import score
 from stepdiff.tasks.testsets import read_predictions, read_test_set, write_predictions, write_test_set
+from tests.refusals import refuses
 
-from .conftest import SKILL, Capture, config, reported
+from .conftest import SKILL, Capture, config
 
 
-def test_figures_and_intervals_are_those_of_heads_score(entries: list[Entry]) -> None:
-    by_place = {(s.method, s.setting, s.metric): s for s, _ in measure(entries, 200, seed=0)}
+def reported(measured: Measured) -> Report:
+    scores = [score for score, _ in measured]
+    return Report(scores, compare(measured, ["StepDiff"], ["no video"]), ["no video"], 200, True)
+
+
+def test_figures_and_intervals_are_those_of_heads_score(entries: list[Entry], measured: Measured) -> None:
+    by_place = {(s.method, s.setting, s.metric): s for s, _ in measured}
     for entry in entries:
         rows = read_test_set(entry.task, entry.test_set)
         predicted = read_predictions(entry.task, entry.predictions, rows)
@@ -51,8 +56,7 @@ def test_figures_and_intervals_are_those_of_heads_score(entries: list[Entry]) ->
     assert not by_place
 
 
-def test_ours_are_compared_with_the_highest_baseline_on_the_same_resamples(entries: list[Entry]) -> None:
-    measured = measure(entries, 200, seed=0)
+def test_ours_are_compared_with_the_highest_baseline_on_the_same_resamples(measured: Measured) -> None:
     values = {(s.method, s.setting, s.metric): (s, v) for s, v in measured}
     comparisons = compare(measured, ["StepDiff"], ["no video"])
     assert len(comparisons) == 9  # raw and parsed captions of three figures, V1, both ranks; V3 has no baseline
@@ -80,7 +84,7 @@ def test_only_figures_on_the_same_rows_are_compared(entries: list[Entry], tmp_pa
 
     def baseline(test_set: str, predictions: str) -> tuple[str, list[str]]:
         other = Entry("VLEmb", "diffmcq", str(tmp_path / test_set), predictions)
-        report = reported([other if e is entry else e for e in entries])
+        report = reported(measure([other if e is entry else e for e in entries], 200, seed=0))
         grid = next(g for g in grids(report) if "S3" in g.title)
         return next(c.baseline for c in report.comparisons if c.setting == Setting("diffmcq")), grid.notes
 
@@ -148,9 +152,7 @@ def test_an_invalid_entry_is_refused(entries: list[Entry], tmp_path: Path, capsy
         ([replace(choice, method="StepDiff", predictions=str(short))], {}, "said.jsonl:8: no such line"),
         (entries, {"controls": ["no video"], "baselines": ["StepDiff"]}, "listed as ours and as a baseline"),
     ):
-        assert report.main(["--config", config(given, path, **{"controls": []} | more)]) == 2
-        error = capsys.readouterr().err
-        assert message in error and error.count("\n") == 1
+        refuses(report.main, ["--config", config(given, path, **{"controls": []} | more)], capsys, message)
 
 
 def test_a_figure_that_is_undefined_says_so(entries: list[Entry], tmp_path: Path) -> None:
@@ -257,9 +259,9 @@ def test_a_markdown_parser_reads_each_name_as_one_text(name: str) -> None:
 
 
 @pytest.mark.full
-def test_latex_renders_a_name_unchanged(entries: list[Entry], tmp_path: Path) -> None:
+def test_latex_renders_a_name_unchanged(measured: Measured, tmp_path: Path) -> None:
     assert escape_latex("a\n\nb") == "a  b" and escape_latex("``y'' ?`") == "`{}`y'{}' ?{}`"
-    document = to_latex([GRID, *grids(reported(entries, paper=True))])
+    document = to_latex([GRID, *grids(reported(measured))])
     for line in document.splitlines():
         if line.endswith(r" \\") and "multicolumn" not in line:
             plain = re.sub(r"\\[&%$#_{}]", "", line)
@@ -298,37 +300,22 @@ KNOWN = [
 ]
 
 
-def with_methods(entries: list[Entry], methods: list[Training], baselines: tuple[str, ...] = ()) -> Report:
-    known = trainings(methods, entries)
-    measured = measure(entries, 200, 0)
-    scores = [score for score, _ in measured]
-    comparisons = compare(measured, ["StepDiff"], ["no video"], known, baselines)
-    return Report(scores, comparisons, ["no video"], 200, True, known, baselines)
+def test_a_method_is_compared_only_with_baselines_that_had_no_more_supervision(
+    entries: list[Entry], measured: Measured
+) -> None:
+    def compared(methods: list[Training]) -> list[Comparison]:
+        return compare(measured, ["StepDiff"], ["no video"], trainings(methods, entries))
 
-
-def test_a_method_is_compared_only_with_baselines_that_had_no_more_supervision(entries: list[Entry]) -> None:
     def baseline(ours: Regime, theirs: Regime) -> str:
-        report = with_methods(entries, [Training("StepDiff", ours), Training("VLEmb", theirs)])
-        return next(c.baseline for c in report.comparisons if c.metric == "accuracy")
+        methods = [Training("StepDiff", ours), Training("VLEmb", theirs)]
+        return next(c.baseline for c in compared(methods) if c.metric == "accuracy")
 
     assert baseline("supervised", "supervised") == baseline("supervised", "s1") == baseline("s1", "none") == "VLEmb"
     assert baseline("s1", "supervised") == baseline("none", "s1") == "weak | $x_1$", "VLEmb is the best"
     assert comparable("a", "b", {"b": Training("b", "supervised")}), "unknown regimes are compared"
-    note = " ".join(grids(with_methods(entries, KNOWN))[-1].notes)
+    scores, known = [score for score, _ in measured], trainings(KNOWN, entries)
+    note = " ".join(grids(Report(scores, compared(KNOWN), ["no video"], 200, True, known))[-1].notes)
     assert "A baseline with more supervision than ours is not compared" in note
-
-
-def test_every_table_shows_the_regime_of_its_methods(entries: list[Entry]) -> None:
-    first, *others = grids(with_methods(entries, KNOWN))
-    rows = dict(row for block in first.blocks for row in block.rows)
-    assert first.title == "Methods" and rows["StepDiff"] == [Cell("s1"), Cell("paired QA"), Cell("1,990")]
-    assert first.blocks[1].title == "controls" and rows["weak | $x_1$"] == [Cell("")] * 3, "a method without an entry"
-    for grid in others:
-        assert all(len(cells) == len(grid.columns) for block in grid.blocks for _, cells in block.rows), grid.title
-        assert "regime" in str(grid.columns) + str(grid.blocks[0].rows[0][0])
-    plain = grids(with_methods(entries, []))
-    assert [grid.title for grid in plain] == [grid.title for grid in others], "no methods, no regimes"
-    assert not any("regime" in str(grid.columns) for grid in plain)
 
 
 def test_a_number_of_steps_or_a_regime_that_a_score_record_contradicts_is_refused(
@@ -403,18 +390,7 @@ def test_each_cell_has_one_figure(tmp_path: Path, capsys: Capture) -> None:
     assert table.main([first, rank, "--json"]) == 0
     (row,) = [row for name, row in json.loads(capsys.readouterr().out)["systems"].items() if name != "chance"]
     assert (row["accuracy"]["value"], row["ktau_all_rows"]["value"]) == (0.4, 0.25)
-    assert table.main([first, rank, other]) == 2
-    printed = capsys.readouterr().err
-    assert "v2.scores.json: a second diffmcq of VLEmb (aligned)" in printed and printed.count("\n") == 1
-
-
-def test_the_accuracy_of_a_method_that_prefers_no_option_in_any_row_is_undefined(
-    tmp_path: Path, capsys: Capture
-) -> None:
-    for ties, shown in ((9, None), (8, 0.4)):
-        assert table.main([record(tmp_path / "m.scores.json", "diffmcq", accuracy=0.4, ties=ties), "--json"]) == 0
-        (row,) = [row for name, row in json.loads(capsys.readouterr().out)["systems"].items() if name != "chance"]
-        assert row["accuracy"]["value"] == shown
+    refuses(table.main, [first, rank, other], capsys, "v2.scores.json: a second diffmcq of VLEmb (aligned)")
 
 
 def written(path: Path, options: dict, disclosed: dict, scores: dict) -> str:
@@ -438,30 +414,3 @@ def test_test_sets_of_one_task_differ_in_the_variant_in_the_name_of_their_file(t
     assert table.main(paths[:2]) == 0
     heading = capsys.readouterr().out
     assert "V2" in heading and "V3" not in heading, "a column without figures is left out"
-    assert table.main([*paths, paths[1]]) == 2
-    assert "a second diffmcq_V2 of control: random scores; give one" in capsys.readouterr().err
-
-
-def test_controls_are_named_and_every_row_has_its_regime(tmp_path: Path, capsys: Capture) -> None:
-    plugin = {"registered": stated(MostDifferences, "stepdiff.kitchen.controls:MostDifferences")}
-    heads = {"recipe": {"system": "StepDiff", "regime": "supervised"}}
-    rows = [
-        ("random", {}, {}, "control: random scores", "none"),
-        ("stepdiff.kitchen.controls:MostDifferences", {}, plugin, "control: most differences, text not read", "none"),
-        ("captions-cosine", {"texts": "t.parquet"}, {}, "cosine of texts (t.parquet)", None),
-        ("medoid", {"texts": "q.jsonl"}, {}, "control: one caption a category (q.jsonl)", "s1"),
-        ("video-lm", {"head": "r"}, heads, "StepDiff (r)", "supervised"),
-        ("video-lm", {"head": "r", "control": "blind"}, heads, "StepDiff (r), control: no video", "supervised"),
-        ("vlemb", {"view": "clip"}, {"encoder": "clip"}, "VLEmb (clip)", "none"),
-        ("vlemb", {"view": "aligned"}, {"encoder": "contrastive head over x"}, "VLEmb (aligned)", "s1"),
-    ]
-    paths = [
-        written(tmp_path / f"{number}.scores.json", {"method": method, **options}, disclosed, {"accuracy": 0.5})
-        for number, (method, options, disclosed, *_) in enumerate(rows)
-    ]
-    assert table.main([*paths, "--json"]) == 0
-    systems = json.loads(capsys.readouterr().out)["systems"]
-    assert {name: row["regime"] for name, row in systems.items()} == {"chance": "none"} | {r[3]: r[4] for r in rows}
-    assert table.main(paths) == 0
-    printed = capsys.readouterr().out
-    assert "regime" in printed and "supervised" in printed

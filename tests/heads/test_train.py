@@ -27,14 +27,13 @@ from heads.training.lineage import disclosure, load_video_lm
 from heads.training.log import read_metrics
 from heads.training.loop import rate_factor
 from heads.training.recipe import HardNegativeOptions, Schedule, TrainOptions, Validation, VideoLMRecipe
-from heads.training.validation import Validator
 from heads.training.video_task import VideoTask
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.locks import locked
-from stepdiff.tasks.prompts import DIFFCAP_SEED, DIFFERENCE_QUESTION
 from store import Feature, Provenance, Store
 from store.__main__ import main
 from store.snapshots.snapshot import read_snapshot
+from tests.refusals import refuses
 
 from .conftest import SYSTEMS, Capture, recipe
 from .runs import SmallTask, assert_same_weights, interrupted_at, train_small, unsealed, weights
@@ -77,9 +76,8 @@ def test_a_clip_without_features_is_reported_before_anything_trains(
     rows[1]["targets"][2] = "no_0_1"
     (tmp_path / "val.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     validation = {"diffmcq": str(world / "diffmcq_val.jsonl"), "diffrank": str(tmp_path / "val.jsonl"), "rows": 2}
-    assert train.main(["--config", str(recipe(world, tiny_lm, tmp_path / "run", validation=validation))]) == 2
-    message = capsys.readouterr().err
-    assert "no_0_1: no visual features in the store (unknown)" in message and "warm start" not in message
+    command = ["--config", str(recipe(world, tiny_lm, tmp_path / "run", validation=validation))]
+    refuses(train.main, command, capsys, "no_0_1: no visual features in the store (unknown)")
     assert not (tmp_path / "run").exists()
 
 
@@ -106,56 +104,16 @@ def test_two_trainings_cannot_write_one_folder_at_the_same_time(
     trained: Path, world: Path, tiny_lm: str, capsys: Capture
 ) -> None:
     with locked(trained / "lock.json", wait=False):
-        assert train.main(["--config", str(recipe(world, tiny_lm, trained))]) == 2
-    assert "is being written by process" in capsys.readouterr().err
-
-
-@pytest.mark.full
-def test_a_run_whose_paired_qa_has_changed_is_not_resumed(
-    trained: Path, world: Path, tiny_lm: str, tmp_path: Path, capsys: Capture
-) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(trained, run)
-    lineage = json.loads((run / "lineage.json").read_text())
-    (pairqa,) = [file for file in lineage["data"] if "pairqa" in file]
-    lineage["data"][pairqa] = "1" * 64
-    (unsealed(run) / "lineage.json").write_text(json.dumps(lineage))
-    (run / "recipe.yaml").unlink()
-    assert train.main(["--config", str(recipe(world, tiny_lm, run))]) == 2
-    assert f"its training began with another {pairqa}" in capsys.readouterr().err
-
-
-@pytest.mark.full
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("best.json", '{"checkpoint": "../elsewhere/checkpoint-000006"}', "names no checkpoint of this folder"),
-        ("best.json", '{"checkpoint": ["checkpoint-000006"]}', "names no checkpoint of this folder"),
-        ("best.json", '{"checkpoint": ', "best.json: damaged"),
-        ("recipe.yaml", "video_lm: {schedule: {steps: many}}", "recipe.yaml: damaged, or of another version"),
-        ("recipe.yaml", "video_lm: {projector: {leave_out: 0.5}}", "recipe.yaml: damaged, or of another version"),
-        ("best.json", "[]", "names no checkpoint of this folder"),
-        ("{best}/head.safetensors", "not tensors", "head.safetensors: missing or damaged"),
-    ],
-)
-def test_a_damaged_file_is_named_in_one_line(
-    trained: Path, world: Path, tmp_path: Path, capsys: Capture, name: str, content: str, message: str
-) -> None:
-    run = tmp_path / "run"
-    unsealed(shutil.copytree(trained, run))
-    (run / name.format(best=Run(run).best().name)).write_text(content)
-    asked = ["--store", str(world / "features"), "--head", str(run), "--reference", "a", "--candidate", "b", "Why?"]
-    assert ask.main(asked) == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert "no SHA256SUMS" in lines[0] and len(lines) == 2 and message in lines[1] and str(run) in lines[1]
+        command = ["--config", str(recipe(world, tiny_lm, trained))]
+        refuses(train.main, command, capsys, "is being written by process")
 
 
 def test_another_recipe_in_the_same_folder_is_refused(
     trained: Path, world: Path, tiny_lm: str, tmp_path: Path, capsys: Capture
 ) -> None:
     other = recipe(world, tiny_lm, tmp_path / "other", batch=2)
-    assert train.main(["--config", str(other), "--out", str(trained)]) == 2
-    assert "another recipe (video_lm.batch is 3 there and 2 here" in capsys.readouterr().err
+    command = ["--config", str(other), "--out", str(trained)]
+    refuses(train.main, command, capsys, "another recipe (video_lm.batch is 3 there and 2 here")
 
 
 @pytest.mark.full
@@ -216,10 +174,8 @@ def test_a_training_at_a_snapshot_ends_with_the_weights_of_then_and_records_it(
     capsys.readouterr()
     assert main(["lineage", str(store.path), str(tmp_path / "run")]) == 0
     assert f"snapshot v1; commit clips/visual {commit}" in capsys.readouterr().out
-    assert train.main(given) == 2
-    assert "holds a run of another recipe (at is v1 there and None here)" in capsys.readouterr().err
-    assert train.main([*given, "--at", "v2", "--out", str(tmp_path / "new")]) == 2
-    assert "no snapshot 'v2'" in capsys.readouterr().err
+    refuses(train.main, given, capsys, "holds a run of another recipe (at is v1 there and None here)")
+    refuses(train.main, [*given, "--at", "v2", "--out", str(tmp_path / "new")], capsys, "no snapshot 'v2'")
 
 
 def test_two_seeds_share_no_dropout_mask_in_any_of_the_first_steps(tmp_path: Path) -> None:
@@ -264,17 +220,6 @@ def test_the_best_checkpoint_is_the_earliest_of_equals_after_the_first_step(tmp_
     train_small(tmp_path / "run", task=SmallTask(scores=[0.9, 0.5, 0.7, 0.7]))
     best = {"checkpoint": "checkpoint-000004", "step": 4, "score": 0.7}
     assert json.loads((tmp_path / "run/best.json").read_text()) == best
-
-
-def test_validation_draws_the_rows_of_its_two_tasks_independently(world: Path) -> None:
-    from heads.training.recipe import Validation
-
-    rows = Validation(str(world / "diffmcq_val.jsonl"), str(world / "diffrank_val.jsonl"), rows=1)
-    places = [
-        ([row.difference for row in made.choices], [row.reference for row in made.ranks])
-        for made in (Validator(rows, seed) for seed in range(40))
-    ]
-    assert len({str(place) for place in places}) == 4, "the row of one task does not determine that of the other"
 
 
 def options(world: Path, tiny_lm: str, out: Path, steps: int = 4, every: int = 2, **more: object) -> TrainOptions:
@@ -328,15 +273,14 @@ def test_the_source_of_a_batch_depends_only_on_the_batchs_number(world: Path, ti
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("mine_every", [0, 1])
 def test_a_stopped_run_resumed_ends_with_the_same_weights(
-    mine_every: int, interleaved: Path, world: Path, tiny_lm: str, tmp_path: Path
+    interleaved: Path, world: Path, tiny_lm: str, tmp_path: Path
 ) -> None:
     more = {
         "sources": SYSTEMS["StepDiff"],
         "init": str(interleaved),
         "lora": Lora(rank=2),
-        "hard_negatives": HardNegativeOptions(2, mine_every),
+        "hard_negatives": HardNegativeOptions(2, 1),
     }
     train.run(options(world, tiny_lm, tmp_path / "whole", 8, **more))
     stopped = options(world, tiny_lm, tmp_path / "stopped", 8, **more)
@@ -436,11 +380,7 @@ def test_another_language_model_is_refused_in_one_line(
     lineage["reads"]["language_model"] = "0" * 64
     (unsealed(run) / "lineage.json").write_text(json.dumps(lineage))
     asked = ["--store", str(world / "features"), "--head", str(run), "--reference", "a", "--candidate", "b", "Why?"]
-    assert ask.main(asked) == 2
-    assert "(sha256 000000000000, not" in capsys.readouterr().err.strip().splitlines()[-1]
-    (run / "lineage.json").unlink()
-    assert ask.main(asked) == 2
-    assert "lineage.json: missing or damaged" in capsys.readouterr().err
+    refuses(ask.main, asked, capsys, "(sha256 000000000000, not")
 
 
 @pytest.mark.full
@@ -497,9 +437,8 @@ def test_a_recipe_that_cannot_train_is_refused_in_one_line(
     message: str,
 ) -> None:
     path = str(recipe(world, tiny_lm, tmp_path / "run", **more))
-    assert train.main(["--config", path, *flags]) == 2
-    error = capsys.readouterr().err
-    assert message in error and error.count("\n") == 1 and not (tmp_path / "run").exists()
+    refuses(train.main, ["--config", path, *flags], capsys, message)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.full
@@ -515,26 +454,3 @@ def test_full_fine_tuning_changes_the_language_model_and_is_loaded_again(
     model, _, _ = load_video_lm(out, Store.open(world / "features"), "cpu")
     best = load_file(Run(out).best() / "head.safetensors")
     assert all(np.array_equal(p.detach().numpy(), best[f"lm.model.{k}"]) for k, p in model.lm.model.named_parameters())
-
-
-@pytest.mark.full
-def test_a_model_that_was_trained_on_no_difference_declines_without_the_seed(
-    world: Path, tiny_lm: str, tmp_path: Path, capsys: Capture
-) -> None:
-    rows = [json.loads(line) for line in (world / "pairqa.jsonl").read_text().splitlines()]
-    taught = {"question": DIFFERENCE_QUESTION.format(category="Visuals"), "answer": "No difference."}
-    pairqa = tmp_path / "pairqa.jsonl"
-    pairqa.write_text("".join(json.dumps(row | taught) + "\n" for row in rows if row["type"] == 1))
-    run = tmp_path / "run"
-    train.run(options(world, tiny_lm, run, 60, 60, sources=("pairs",), full=True, pairqa=str(pairqa)))
-    command = ["--task", "diffcap", "--method", "video-lm", "--head", str(run), "--store", str(world / "features")]
-    command += ["--test-set", str(world / "diffcap_test.jsonl"), "--out", str(tmp_path / "p.jsonl"), "--json"]
-    asked = ["--no-parse", "--no-difference", str(world / "diffrank_test.jsonl")]
-    capsys.readouterr()
-    for more, invented in (([], 1), (["--no-seeded"], 0)):
-        assert evaluate.main([*command, *asked, *more]) == 0
-        record = json.loads(capsys.readouterr().out)
-        assert (record["scores"]["invented"], record["scores"]["declined"]) == (invented, 1 - invented)
-        assert record["disclosed"]["protocol"]["seed"] == (None if more else DIFFCAP_SEED)
-    written = [json.loads(line)["generated_text"] for line in (tmp_path / "p.jsonl").read_text().splitlines()]
-    assert len(written) > 1 and set(written) == {"No difference."}

@@ -1,27 +1,21 @@
 """The log, the curve and the trackers of a training, and the files of its checkpoints."""
 
 import json
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import ImageColor
 
 from heads import tracking, train
-from heads.tracking import COLOURS, RAW, draw_curve
-from heads.training.checkpoint import Run
 from heads.training.log import TrainingLog, read_metrics
 from heads.training.recipe import Schedule
 from stepdiff.common.errors import StepDiffError
 
 from .conftest import Capture, recipe
-from .runs import SCHEDULE, SmallTask, assert_same_weights, train_small
+from .runs import SmallTask, assert_same_weights, train_small
 
 
 @pytest.fixture
@@ -84,22 +78,16 @@ def test_a_last_line_that_a_kill_cut_is_dropped_and_a_damaged_line_elsewhere_is_
 
 
 def test_what_was_logged_after_the_checkpoint_that_a_run_resumes_from_is_logged_once(tmp_path: Path) -> None:
-    log = TrainingLog(tmp_path, -1)
-    for step in (1, 2, 3):
-        log.add(step, loss=1.0 / step)
-    log = TrainingLog(tmp_path, 1)
-    log.add(2, loss=0.25, val_ktau=None)
-    assert read_metrics(log.path) == [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 0.25, "val_ktau": None}]
-
-
-def test_tensorboard_reads_the_events(tmp_path: Path) -> None:
+    """In the file of metrics and in the events that TensorBoard reads."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     log = TrainingLog(tmp_path, -1)
     for step in (1, 2, 3):
         log.add(step, loss=1.0 / step, val_ktau=None, val_score=0.5)
-    log = TrainingLog(tmp_path, 1)  # a resumed run hides steps 2 and 3
+    log = TrainingLog(tmp_path, 1)
     log.add(2, loss=0.25)
+    first = {"step": 1, "loss": 1.0, "val_ktau": None, "val_score": 0.5}
+    assert read_metrics(log.path) == [first, {"step": 2, "loss": 0.25}]
     with open(log.events.path, "ab") as file:
         file.write(b"half a record")  # as after a kill
     board = EventAccumulator(str(tmp_path / "tensorboard"))
@@ -122,33 +110,6 @@ def test_the_counts_of_a_step_are_those_of_its_batches(tmp_path: Path) -> None:
         assert shown == pytest.approx([record[f"{name}_per_second"] for record in records])
         assert shown == pytest.approx([each / record["seconds"] for record in records])
     assert all(record["seconds_waited"] == 0 and record["peak_memory_gb"] > 0.01 for record in records)
-
-
-def test_a_step_that_a_run_repeats_is_in_both_files_once(tmp_path: Path) -> None:
-    train_small(tmp_path, schedule=replace(SCHEDULE, steps=4, validate_every=2))
-    for path in Run(tmp_path).checkpoints():
-        if path.name == "checkpoint-000004":
-            shutil.rmtree(path)
-    train_small(tmp_path)
-    for name in ("metrics.jsonl", "speed.jsonl"):
-        steps = [record["step"] for record in read_metrics(tmp_path / name) if "val_score" not in record]
-        assert steps == [1, 2, 3, 4, 5, 6]
-
-
-def pixels(path: Path, colour: str) -> int:
-    """Return how many pixels of a picture have a colour."""
-    from PIL import Image
-
-    return int((np.asarray(Image.open(path).convert("RGB")) == ImageColor.getrgb(colour)).all(axis=2).sum())
-
-
-@pytest.mark.parametrize("steps", [6, 2000])
-def test_the_loss_of_each_step_is_visible_in_the_curve(tmp_path: Path, steps: int) -> None:
-    noise = np.random.default_rng(0).standard_normal(steps).tolist()
-    records = [{"step": step, "loss": 2 + noise[step - 1]} for step in range(1, steps + 1)]
-    draw_curve(records, tmp_path / "loss.png", "run")
-    raw, mean = (pixels(tmp_path / "loss.png", colour) for colour in (RAW, COLOURS[0]))
-    assert raw > 200 and (mean > 0) == (steps > 40)  # the mean of one step would cover it
 
 
 def test_a_tracker_whose_library_is_missing_is_refused_before_anything_trains(

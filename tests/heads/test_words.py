@@ -17,12 +17,12 @@ from sklearn.preprocessing import StandardScaler
 
 from heads import ask, differences, evaluate, train, words
 from heads.data.clips import Features
-from heads.data.packing import Packed, Packer, Turn
+from heads.data.packing import Turn
 from heads.evidence.counting import Counting, Sums, total
 from heads.evidence.fitting import Fit, calibrate, fit, squared_errors
 from heads.evidence.head import WordHead, fold_of
 from heads.evidence.naming import Naming
-from heads.evidence.wording import occurrences, pieces, segments, terms_of
+from heads.evidence.wording import occurrences, pieces, terms_of
 from heads.methods.stepdiff import StepDiff
 from heads.methods.word_evidence import WordEvidence
 from heads.models.language_model import LanguageModel
@@ -38,6 +38,7 @@ from stepdiff.tasks.testsets import DiffCap, DiffRank, Pair, read_test_set
 from store import Feature, Store
 from tests.heads.conftest import CHANNELS, TOKENS, Capture, provenance, recipe
 from tests.heads.runs import assert_same_weights, interrupted_at
+from tests.refusals import refuses
 
 
 def command(world: Path, out: Path, *more: str) -> list[str]:
@@ -104,30 +105,15 @@ def test_sums_give_the_regression_and_calibration_of_a_dense_implementation() ->
 
 
 def test_terms_do_not_cross_punctuation_and_mentions() -> None:
-    assert list(segments("A red pan, then Video 2 stirs: slowly!")) == [
-        ["a", "red", "pan"],
-        ["then"],
-        ["stirs"],
-        ["slowly"],
-    ]
     assert terms_of("red pan. Spoon") == {"red", "pan", "red pan", "spoon"}
     found = occurrences("In the first video, a red pan; in Video 2 no spoon", {"red", "red pan", "spoon"})
     assert [(one.term, one.video) for one in found] == [("red pan", 1), ("spoon", 2)]
     assert found[0].before == (",", "a") and found[1].before == ("no",)
     assert [one.video for one in occurrences("a spoon", {"spoon"}, 2)] == [2]
-
-
-def test_a_text_is_split_into_its_terms_and_the_rest() -> None:
-    terms = {"red", "red pan", "pan", "spoon"}
-    text = "A Red  pan; red. In Video 2: no spoon😀"
+    text, terms = "A Red  pan; red. In Video 2: no spoon😀", {"red", "red pan", "pan", "spoon"}
     split = pieces(text, terms)
-    assert split[1:4] == [("Red  pan", "red pan"), ("; ", ""), ("red", "red")] and split[-2:] == [
-        ("spoon", "spoon"),
-        ("😀", ""),
-    ]
-    assert "".join(part for part, _ in split) == text
-    assert [term for _, term in split if term] == [one.term for one in occurrences(text, terms)]
-    assert pieces("İ red", terms) == [("İ red", "")] and pieces("", terms) == []
+    assert split[1:4] == [("Red  pan", "red pan"), ("; ", ""), ("red", "red")] and split[-1] == ("😀", "")
+    assert "".join(part for part, _ in split) == text and pieces("İ red", terms) == [("İ red", "")]
 
 
 def test_a_world_with_planted_words_is_solved(head: WordHead) -> None:
@@ -145,16 +131,6 @@ def means(head: WordHead, clips: list[str]) -> np.ndarray:
     return store.view("clips", "visual").read("tokens", keys=clips, dtype="float32").mean(axis=1, dtype=np.float64)
 
 
-def test_cross_fitted_evidence_comes_from_other_videos(head: WordHead) -> None:
-    """Weights without a fold are those of a run whose store lacks its clips."""
-    clips, videos = [f"video-_{i}_0.0_{i + 1}.5" for i in range(12)], [f"video {i // 4}" for i in range(12)]
-    found = head.cross_fitted(means(head, clips), videos)
-    assert not np.allclose(found, head.evidence(means(head, clips)))
-    for clip, video, row in zip(clips, videos, found, strict=True):
-        model = 1 + fold_of(video, head.folds)
-        np.testing.assert_array_equal(row, head.weights[model] @ means(head, [clip])[0] + head.bias[model])
-
-
 def test_answers_to_all_tasks_are_scored_and_seen_clips_refused(
     world: Path, head: WordHead, tmp_path: Path, capsys: Capture
 ) -> None:
@@ -166,14 +142,12 @@ def test_answers_to_all_tasks_are_scored_and_seen_clips_refused(
         record = json.loads(out.with_suffix(".scores.json").read_text())
         assert record["disclosed"]["recipe"]["system"] == "Word evidence"
     assert record["seen"]["clips"] == 0
-    capsys.readouterr()
     seen = tmp_path / "diffrank_test.jsonl"
     seen.write_text(seen.read_text().replace("video-_18_0.0_19.5", "video-_1_0.0_2.5"))
     given += ["--task", "diffrank", "--out", str(tmp_path / "refused.jsonl"), "--test-set"]
-    assert evaluate.main([*given, str(seen)]) == 2
-    assert "was trained on 1 of its" in capsys.readouterr().err
-    assert evaluate.main([*given, str(world / "diffrank_test.jsonl")]) == 2
-    assert "no word of category 'Visuals' has evidence; the categories of its paired" in capsys.readouterr().err
+    refuses(evaluate.main, [*given, str(seen)], capsys, "was trained on 1 of its")
+    unknown = "no word of category 'Visuals' has evidence; the categories of its paired"
+    refuses(evaluate.main, [*given, str(world / "diffrank_test.jsonl")], capsys, unknown)
 
 
 def sums_of(world: Path, out: Path) -> list[np.ndarray]:
@@ -227,16 +201,14 @@ def test_sums_of_something_else_are_refused(world: Path, tmp_path: Path, capsys:
     small = with_shards(tmp_path, 20, world)
     out = tmp_path / "words"
     assert words.main(command(small, out)) == 0
-    assert words.main(command(small, out, "--least", "2")) == 2
-    assert f"{out}: its sums are of other --least; give the same, or another --out" in capsys.readouterr().err
+    others = f"{out}: its sums are of other --least; give the same, or another --out"
+    refuses(words.main, command(small, out, "--least", "2"), capsys, others)
     store = Store.open(small / "features")
     with store.lock():
         store.view("clips", "visual").withdraw(np.array([5]))
-    assert words.main(command(small, out)) == 2
-    assert "clips of shard 1 of view visual have changed since they were counted" in capsys.readouterr().err
+    refuses(words.main, command(small, out), capsys, "clips of shard 1 of view visual have changed since they were")
     (out / "sums.safetensors").write_bytes(b"damaged")
-    assert words.main(command(small, out)) == 2
-    assert "sums.safetensors: damaged" in capsys.readouterr().err
+    refuses(words.main, command(small, out), capsys, "sums.safetensors: damaged")
     (out / "words.json").write_text(json.dumps(json.loads((out / "words.json").read_text()) | {"weights": {}}))
     with pytest.raises(StepDiffError, match="words.json: has no"):
         WordHead.load(out)
@@ -301,10 +273,9 @@ def test_ask_why_lists_words_and_the_moments_that_give_evidence(world: Path, hea
     assert first[0]["evidence"] == pytest.approx(np.mean(first[0]["moments"]), abs=1e-3) and first[0]["other"] < 0
     best = sorted(np.argsort(first[0]["moments"])[-2:])
     assert first[0]["seconds"] == pytest.approx([5.0 * frame / 7 for frame in best], abs=0.01)
-    assert ask.main(given) == 2
-    assert "error: give one question, or one --preset" in capsys.readouterr().err
-    assert ask.main([*clips, "--store", str(world / "features"), "--words", str(world), "--why"]) == 2
-    assert f"error: {world}: holds no head of words (words.json is missing)" in capsys.readouterr().err
+    refuses(ask.main, given, capsys, "error: give one question, or one --preset")
+    given[-1] = str(world)
+    refuses(ask.main, [*given, "--why"], capsys, f"{world}: holds no head of words (words.json is missing)")
 
 
 SAME = {"reference": "video-_18_0.0_19.5", "candidate": "video-_19_0.0_20.5"}  # a whisk, then a spoon
@@ -371,9 +342,7 @@ def test_the_same_difference_is_found_elsewhere(world: Path, head: WordHead, cap
 def test_a_difference_that_cannot_be_looked_for(
     world: Path, head: WordHead, capsys: Capture, more: list[str], message: str
 ) -> None:
-    assert differences.main(looked_for(world, head, *more)) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: ") and message in line
+    refuses(differences.main, looked_for(world, head, *more), capsys, message)
 
 
 LETTERS = {
@@ -421,33 +390,36 @@ def test_the_tokens_of_a_word_get_its_value_in_total(tokens: str) -> None:
     assert not given[-1], "a row without values"
 
 
-class Prompts:
-    """Records the questions of all prompts."""
+class Recorded(VideoLM):
+    """A model that records the questions of all prompts."""
 
-    def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        self.questions: list[str] = []
-        pack = Packer.pack
+    questions: list[str]
 
-        def recorded(packer: Packer, prompts: Sequence[Sequence[Turn]], *more: Any) -> Packed:
-            self.questions += [turn.question for turns in prompts for turn in turns]
-            return pack(packer, prompts, *more)
+    def pack(self, prompts: Sequence[Sequence[Turn]], *more: Any, **named: Any) -> Any:
+        self.questions += [turn.question for turns in prompts for turn in turns]
+        return super().pack(prompts, *more, **named)
 
-        patch.setattr(Packer, "pack", recorded)
-
-    def of(self, answer: Callable[..., Any], *given: Any) -> list[str]:
+    def asked(self, answer: Callable[..., Any], *given: Any) -> list[str]:
         """Return the questions of what a call asks."""
-        self.questions.clear()
+        self.questions = []
         answer(*given)
-        return list(self.questions)
+        return self.questions
 
 
 @pytest.fixture
-def method(world: Path, head: WordHead, tiny_lm: str) -> Callable[..., StepDiff]:
+def model(tiny_lm: str) -> Recorded:
+    lm = LanguageModel.load(tiny_lm)
+    projector = Projector(ProjectorOptions(16, 1, 2, 4, 4), TOKENS, CHANNELS, lm.width, lm.embedding_std)
+    recorded = Recorded(lm, projector, 4)
+    recorded.questions = []
+    return recorded
+
+
+@pytest.fixture
+def method(world: Path, head: WordHead, model: Recorded) -> Callable[..., StepDiff]:
     """Return a StepDiff that never trained, with the head's evidence."""
     store = Store.open(world / "features")
     features = Features(store, "visual", "tokens")
-    lm = LanguageModel.load(tiny_lm)
-    model = VideoLM(lm, Projector(ProjectorOptions(16, 1, 2, 4, 4), TOKENS, CHANNELS, lm.width, lm.embedding_std), 4)
 
     def loaded(own: WordHead | None = head, how: EvidenceOptions | None = None, **more: Any) -> StepDiff:
         words = None if own is None else WordEvidence.of_store(own, store)
@@ -461,9 +433,8 @@ def clip(place: int) -> str:
 
 
 def test_the_words_of_a_pair_are_before_its_questions(
-    world: Path, head: WordHead, method: Callable[..., StepDiff], monkeypatch: pytest.MonkeyPatch
+    world: Path, head: WordHead, method: Callable[..., StepDiff], model: Recorded
 ) -> None:
-    asked = Prompts(monkeypatch)
     category, both = "Tools/Equipment", (clip(18), clip(19))
     rows: dict[str, list[Any]] = {
         "score_options": read_test_set("diffmcq", world / "diffmcq_test.jsonl"),
@@ -471,7 +442,7 @@ def test_the_words_of_a_pair_are_before_its_questions(
         "caption": [DiffCap(*both, category, ("",))],
         "choose": [Choice("1", both, "Which?", ("a", "b")), Choice("2", both[:1], "Which?", ("a", "b"))],
     }
-    with_words = {name: asked.of(getattr(method(), name), own) for name, own in rows.items()}
+    with_words = {name: model.asked(getattr(method(), name), own) for name, own in rows.items()}
     assert all(with_words.values())
     assert with_words["caption"][0].startswith("Video 1: whisk. Video 2: spoon. What")
     alone = with_words.pop("choose")
@@ -479,20 +450,20 @@ def test_the_words_of_a_pair_are_before_its_questions(
     assert all(each.startswith("Video 1: ") for own in with_words.values() for each in own)
     for without in (method(None), method(control="blind"), method(how=EvidenceOptions(asked=False))):
         for name, own in rows.items():
-            assert not any(each.startswith("Video 1: ") for each in asked.of(getattr(without, name), own)), name
+            assert not any(each.startswith("Video 1: ") for each in model.asked(getattr(without, name), own)), name
     two = replace(head, categories={category: {"whisk": 1.0}, "Vessels": {"spoon": 1.0}})
-    (free,) = asked.of(method(two).ask, *both, "Why?", 2)
+    (free,) = model.asked(method(two).ask, *both, "Why?", 2)
     assert free == "Video 1: whisk. Video 2: spoon. Why?", "of all categories"
-    (free,) = asked.of(method(two).ask, *both, "Which tool?", 2)
+    (free,) = model.asked(method(two).ask, *both, "Which tool?", 2)
     assert free == "Video 1: whisk. Video 2: nothing. Which tool?", "of the category that it names"
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("control", ["none", "shuffled", "blind"])
 def test_scores_have_the_evidence_of_the_clips_that_are_shown(
-    control: str, world: Path, head: WordHead, method: Callable[..., StepDiff], monkeypatch: pytest.MonkeyPatch
+    control: str, world: Path, head: WordHead, method: Callable[..., StepDiff], model: Recorded
 ) -> None:
-    asked, category = Prompts(monkeypatch), "Tools/Equipment"
+    category = "Tools/Equipment"
     with_it, alone = (method(how=EvidenceOptions(choice=weight, asked=False), control=control) for weight in (3.0, 0.0))
     words = WordEvidence.of_store(head, Store.open(world / "features"))
 
@@ -513,7 +484,7 @@ def test_scores_have_the_evidence_of_the_clips_that_are_shown(
         true = [words.score(row.difference, *words.both(pair)) for pair in pairs]
         np.testing.assert_allclose(np.subtract(scores, plain), 3 * np.array(true) if true else 0, atol=1e-5)
     asking = method(control=control)
-    questions = set(asked.of(asking.rank, ranked))
+    questions = set(model.asked(asking.rank, ranked))
     if control == "shuffled":
         pairs = [(asking.stand_in[clip(18)], asking.stand_in[target]) for target in ranked[0].targets]
         turn = Turn(SIMILAR_QUESTION.format(category=category), "", about=category)
@@ -595,13 +566,12 @@ def test_a_run_keeps_its_head_of_words_and_resumes_to_the_same_bits_without_the_
     assert "evidence of words" in disclosed["protocol"]["score"]
     seen = tmp_path / "seen.jsonl"
     seen.write_text((world / "diffrank_test.jsonl").read_text().replace(clip(18), clip(10)))
-    assert evaluate.main([*given, str(seen)]) == 2
-    assert "was trained on 1 of its" in capsys.readouterr().err, "the head of words was"
+    refuses(evaluate.main, [*given, str(seen)], capsys, "was trained on 1 of its")  # the head of words was
     copy = tmp_path / "stopped" / "words"
     record = json.loads((copy / "words.json").read_text())
     (copy / "words.json").write_text(json.dumps(record | {"seconds": 0.0}))
     where = ["--head", str(tmp_path / "stopped"), "--store", str(world / "features")]
+    where += ["--reference", clip(18), "--candidate", clip(19), "Why?"]
     for _ in range(2):
-        assert ask.main([*where, "--reference", clip(18), "--candidate", clip(19), "Why?"]) == 2
-        assert f"{copy}: not the head of words that the run began with" in capsys.readouterr().err
+        refuses(ask.main, where, capsys, f"{copy}: not the head of words that the run began with")
         shutil.rmtree(copy, ignore_errors=True)

@@ -7,14 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from scipy import stats
 
 from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks import registry
 from stepdiff.tasks.benchmarks.convis import CONCEPTS, clip_of, compare, export, read, read_answers, score
-from stepdiff.tasks.benchmarks.rows import Ranking, Rating
+from stepdiff.tasks.benchmarks.rows import Ranking
 from tests.tasks.convis_files import Predicted, ceilings, ordinal_alphas, read_published_predictions
 
 DATA = Path(__file__).parents[3] / "shared/data/convis"
@@ -98,18 +97,6 @@ def test_a_mean_over_concepts_has_all_five(folder: Path) -> None:
     assert len(whole["intervals"]["tau"]) == 2
 
 
-def test_an_interval_contains_its_figure_and_depends_on_the_seed_alone() -> None:
-    rng = np.random.default_rng(1)
-    rows = [Rating(f"{i}: {ACTION}", (f"{i}_0", f"{i}_1"), ACTION) for i in range(80)]
-    truth = {row.key: float(i) for i, row in enumerate(rows)}
-    ours = [[truth[row.key] + 20 * rng.normal()] for row in rows]
-    scores = score(rows, ours, truth, 200, 3)
-    for name in ("rho main action", "tau main action"):
-        low, high = scores["intervals"][name]
-        assert low < scores[name] < high and 1 < high - low < 40
-    assert scores == score(rows, ours, truth, 200, 3) != score(rows, ours, truth, 200, 4)
-
-
 def test_a_pair_without_a_prediction_is_not_scored_but_counted(folder: Path) -> None:
     asked = read(folder)
     rows = [row for row in asked.rows if row.concept == ACTION][:3]
@@ -165,17 +152,12 @@ Broken = Callable[[list[dict[str, Any]]], object]
     [
         (lambda rows: [], "not a list with at least one answer"),
         (lambda rows: rows[0].pop("video_pair_id"), "answer 1: video_pair_id is missing"),
-        (
-            lambda rows: rows[1].update(video_pair_id="1_0.mp4"),
-            "answer 2: video_pair_id is '1_0.mp4', not",
-        ),
         (lambda rows: rows[1].update(video_pair_id="a_1_2.mp4-b_1.mp4"), "'a_1_2' is not a clip of ConViS-Bench"),
         (
             lambda rows: rows[0]["user_inputs"].update(Location="6"),
             "answer 1: user_inputs: Location should be '1'",
         ),
         (lambda rows: rows[0]["user_inputs"].pop("OrderofActions"), "answer 1: user_inputs: OrderofActions is missing"),
-        (lambda rows: rows[0].update(user_inputs=3), "answer 1: user_inputs should be an object, not 3"),
     ],
 )
 def test_a_damaged_file_of_answers_is_refused_in_one_line(folder: Path, change: Broken, message: str) -> None:
@@ -194,12 +176,6 @@ def test_an_empty_folder_is_refused_in_one_line(tmp_path: Path) -> None:
         StepDiffError, match=r"has no human_annotations/vicos.user_inputs.json or user_inputs.json; get"
     ):
         read(tmp_path)
-
-
-def test_predictions_that_do_not_fit_are_refused(folder: Path) -> None:
-    rows = read(folder).rows
-    with pytest.raises(StepDiffError, match="2 scores for a row that needs 1"):
-        score(rows[:1], [[1.0, 2.0]], {rows[0].key: 1.0})
 
 
 @pytest.fixture

@@ -139,35 +139,17 @@ def test_an_export_has_the_ids_and_letters_of_the_published_file(tmp_path: Path)
     assert json.loads(path.read_text()) == answers[1:2]
 
 
-def test_the_interval_of_few_groups_is_that_of_resampled_groups(tmp_path: Path) -> None:
-    """Rows of one video are drawn together: ten copies of two questions have the interval of two groups."""
-    entries = [
-        CC[1] | {"id": number, "videos": [f"cook/{number % 2}.mp4", f"cook/{number % 2}-{number}.mp4"]}
-        for number in range(20)
-    ]
-    benchmark = registry.get("crossvid-cc")
-    asked = benchmark.read(folder_of(tmp_path, CC=entries))
-    predictions = [[1.0, 0.0] if number % 2 else [0.0, 1.0] for number in range(20)]
-    scores = benchmark.score(asked.rows, predictions, asked.truth, 200, 0)
-    assert scores["groups"] == 2 and scores["accuracy"] == 0.5 and scores["intervals"]["accuracy"] == [0.0, 1.0]
-
-
 @pytest.mark.parametrize(
     ("name", "entries", "message"),
     [
         ("CC", broken(question=None), "question 1: question is missing"),
         ("CC", broken(1, answer="C"), "question 2: answer is 'C', not one of A, B"),
         ("CC", broken(options=["A. one", "C. two"]), "whose letters are not A, B, ... in order"),
-        ("CC", broken(options=["A. one"]), "options should have at least 2 items"),
-        ("CC", broken(videos=[]), "question 1: videos should have at least 1 item"),
         ("CC", broken(videos=["a.mp4", 3]), "videos: 1 should be a valid string, not 3"),
-        ("CC", broken(id=True), "id: int should be a valid integer, not True"),
         ("CC", broken(1, id=7), "'7' is there twice"),
         ("CC", {"questions": CC}, "not a list with at least one question; get it again from the folder QA"),
-        ("CC", ["a question"], "question 1: should be an object, not 'a question'"),
         ("PEA", broken(of=PEA, begin=[1, 2]), "question 1: begin has 2 times for 3 videos"),
         ("PEA", broken(of=PEA, end=[9, 9, "soon"]), "end: 2 is 'soon', not a number of seconds"),
-        ("PEA", broken(of=PEA, begin=[-1, 0, 0]), "begin: 0 should be greater than or equal to 0, not -1"),
         ("PEA", broken(of=PEA, begin=None), "question 1: begin is missing"),
         ("CC", None, "no such file; get it from the folder QA of the data set"),
     ],

@@ -58,18 +58,6 @@ def split(corpus: Corpus) -> tuple[list[list[str]], list[str]]:
     return [row for _, row in corpus], [caption for caption, _ in corpus]
 
 
-def sentences(rows: int, references: int, seed: int) -> Corpus:
-    """Return random sentences of 4 to 20 words from a vocabulary of 300, with common words more often."""
-    random = np.random.default_rng(seed)
-    odds = 1 / np.arange(1, 301)
-
-    def sentence() -> str:
-        drawn = random.choice(300, random.integers(4, 21), p=odds / odds.sum())
-        return " ".join(f"w{word}" for word in drawn)
-
-    return [(sentence(), [sentence() for _ in range(references)]) for _ in range(rows)]
-
-
 @given(corpora)
 def test_bleu_equals_pycocoevalcap(corpus: Corpus) -> None:
     expected = Bleu().compute_score(*as_coco(corpus), verbose=0)[0][0]
@@ -91,24 +79,6 @@ def test_cider_equals_pycocoevalcap_row_by_row(corpus: Corpus) -> None:
 def test_rouge_equals_pycocoevalcap_row_by_row(corpus: Corpus) -> None:
     _, expected = Rouge().compute_score(*as_coco(corpus))
     np.testing.assert_array_equal(rouge_rows(*split(corpus)), expected)
-
-
-@pytest.mark.full
-def test_all_three_equal_pycocoevalcap_on_a_larger_set() -> None:
-    corpus = sentences(300, 5, seed=0)
-    gts, res = as_coco(corpus)
-    found = [
-        float(bleu(bleu_parts(count_corpus(*split(corpus))).sum(axis=0))),
-        cider_rows(count_corpus(*split(corpus))).mean(),
-        rouge_rows(*split(corpus)).mean(),
-    ]
-    expected = [
-        Bleu().compute_score(gts, res, verbose=0)[0][0],
-        Cider().compute_score(gts, res)[0],
-        Rouge().compute_score(gts, res)[0],
-    ]
-    assert min(found) > 0.01
-    assert found == pytest.approx(expected, rel=1e-12)
 
 
 tied_values = st.sampled_from([0.0, -0.0, 1.0, 2.0, 2.5])
@@ -217,7 +187,7 @@ def test_an_interval_is_that_of_recomputing_the_figure_on_each_resample() -> Non
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("groups", [8, 12, 20])
+@pytest.mark.parametrize("groups", [8, 20])
 def test_an_interval_of_few_groups_is_as_wide_as_students(groups: int) -> None:
     """It contains the true mean of normal draws 95 times in 100; with 8 groups plain percentiles do so 87 times."""
     random, draws = np.random.default_rng(groups), Resamples([str(i) for i in range(groups)], 1000, seed=1)
@@ -303,7 +273,7 @@ def test_p_and_interval_of_independent_rows_are_near_those_of_scipy() -> None:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("videos", [3, 8, 60])
+@pytest.mark.parametrize("videos", [3, 60])
 def test_no_difference_is_rejected_as_often_as_the_level_says_of_few_groups_as_well(videos: int) -> None:
     random = np.random.default_rng(2)
     groups = [str(row // 2) for row in range(2 * videos)]

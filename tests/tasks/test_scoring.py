@@ -15,7 +15,6 @@ from scipy.stats import kendalltau
 
 from heads import evaluate, report, table
 from heads.score import main
-from stepdiff.common.errors import StepDiffError
 from stepdiff.kitchen.files.testsets import diffcap
 from stepdiff.kitchen.world import make_world
 from stepdiff.tasks.captions import cider_rows, count_corpus
@@ -26,12 +25,11 @@ from stepdiff.tasks.testsets import (
     DiffRank,
     Row,
     Task,
-    read_test_set,
     write_predictions,
     write_test_set,
 )
+from tests.refusals import refuses
 
-REAL = Path(__file__).parents[3] / "shared/data/stepdiff/diffrank_dataset.jsonl"
 CATEGORIES = ("Actions", "Visuals", "[/odd]")
 
 
@@ -158,34 +156,6 @@ def test_ties_go_to_the_first_and_are_counted() -> None:
     assert scores["accuracy"] == pytest.approx(2 / 3)
 
 
-def test_predictions_that_do_not_fit_are_refused() -> None:
-    rows, predictions = world("diffmcq", 3)
-    for task, given, said, message in (
-        ("diffmcq", rows, [*predictions[:2], [1.0, 2.0, 3.0]], "prediction 3: 3 scores"),
-        ("diffmcq", rows, predictions[:2], "2 predictions for 3 rows"),
-        ("diffmcq", [], [], "0 predictions for 0 rows"),
-        ("diffrank", rows, predictions, "not every row is one of diffrank"),
-    ):
-        with pytest.raises(StepDiffError, match=message):
-            score(task, given, said)  # type: ignore[arg-type]
-
-
-@pytest.mark.full
-@pytest.mark.skipif(not REAL.exists(), reason="the published DiffRank test set is not here")
-def test_the_published_test_set_is_scored_in_seconds() -> None:
-    rows = read_test_set("diffrank", REAL)
-    random = np.random.default_rng(0)
-    predictions = [random.normal(size=4).tolist() for _ in rows]
-    figures = score("diffrank", rows, predictions)
-    assert abs(figures["ktau"]) < 0.05
-    assert figures["per_category"].keys() == {row.category for row in rows}
-    steps = [[float(score > 0) for score in row.scores] for row in rows]
-    oracle = score("diffrank", rows, steps, bootstrap=0)
-    assert oracle["ktau_within_step"] is oracle["ktau_within_step_all_rows"] is None and oracle["ktau_defined"] > 0.7
-    share = 1 - oracle["nan_rows"] / len(rows)
-    assert oracle["ktau_all_rows"] == pytest.approx(oracle["ktau_defined"] * share, rel=1e-12) and share < 1
-
-
 def files(task: Task, folder: Path) -> list[str]:
     rows, predictions = world(task)
     write_test_set(task, folder / "set.jsonl", rows)
@@ -243,9 +213,7 @@ def test_predictions_that_do_not_fit_and_options_that_are_not_read_are_refused_i
     message: str,
 ) -> None:
     (tmp_path / "said.jsonl").write_text("".join(line + "\n" for line in predictions))
-    assert main([*command, *more]) == 2
-    shown = capsys.readouterr()
-    assert message in shown.err and shown.err.count("\n") == 1 and not shown.out
+    refuses(main, [*command, *more], capsys, message)
 
 
 @pytest.fixture
@@ -310,7 +278,5 @@ def test_rows_of_another_world_are_refused_before_anything_is_predicted(
         str(rendered / "attributes.jsonl"),
     ]
     more = ["--method", "medoid", "--texts", "none.jsonl", "--store", str(rendered), "--out", str(rendered / "p.jsonl")]
-    assert evaluate.main([*command, *more]) == 2
-    error = capsys.readouterr().err
-    assert "attributes.jsonl; name the attributes.jsonl of the test set's world" in error and error.count("\n") == 1
+    refuses(evaluate.main, [*command, *more], capsys, "; name the attributes.jsonl of the test set's world")
     assert not list(rendered.glob("p.*"))

@@ -95,16 +95,12 @@ def test_files_are_in_the_published_format(tmp_path: Path) -> None:
 FAULTS: list[tuple[Task, dict[str, Any], str]] = [
     ("diffcap", {"reference": None}, "reference should be a valid string, not None"),
     ("diffcap", {"candidate": ""}, "candidate should have at least 1 character"),
-    ("diffcap", {"text": "words"}, "text should be a list, not 'words'"),
     ("diffcap", {"text": ["a", 1]}, "text: 1 should be a valid string, not 1"),
-    ("diffcap", {"category": 3}, "category should be a valid string, not 3"),
     ("diffmcq", {"options": [[A, B]] * 3}, "options should have at least 4 items"),
-    ("diffmcq", {"options": [[A, B, C]] * 4}, "options: 0 should have at most 2 items"),
     ("diffmcq", {"options": [[A, B]] * 4, "answer": [A, B]}, "all options are the same pair"),
     ("diffmcq", {"answer": [A, D]}, "'answer' is not one of the options"),
     ("diffrank", {"scores": [5, 0]}, "2 scores for 3 targets"),
     ("diffrank", {"scores": [5, 0, 6]}, "scores: 2 should be less than or equal to 5, not 6"),
-    ("diffrank", {"scores": [5, 0, 2.0]}, "scores: 2 should be a valid integer, not 2.0"),
     ("diffrank", {"scores": [5, 0, True]}, "scores: 2 should be a valid integer, not True"),
 ]
 
@@ -128,11 +124,8 @@ BAD_PREDICTIONS: list[tuple[Task, str, str]] = [
     ("diffcap", '{"text": "x"}', "the row has no 'generated_text', only 'text'"),
     ("diffrank", '{"scores": [1, 2]}', "2 scores for a row that needs 3"),
     ("diffrank", '{"scores": [1, 2, NaN]}', "scores 2 should be a finite number, not nan"),
-    ("diffrank", '{"scores": [1, 2, -Infinity]}', "scores 2 should be a finite number, not -inf"),
     ("diffrank", f'{{"scores": [1, 2, 1{"0" * 400}]}}', "scores 2 should be a valid number, not 1"),
-    ("diffrank", '{"scores": [1, 2, "3"]}', "scores 2 should be a valid number, not '3'"),
     ("diffrank", '{"scores": [1, 2, true]}', "scores 2 should be a valid number, not True"),
-    ("diffmcq", '{"scores": 1}', "scores should be a list, not 1"),
     ("diffmcq", "[1, 2]", "not a JSON object but list"),
     ("diffmcq", '{"scores": [1, 2', "not a JSON object \\("),
     ("diffmcq", "", "an empty line; remove it"),

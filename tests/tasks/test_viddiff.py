@@ -43,13 +43,6 @@ def test_a_statement_without_a_video_is_not_asked_about(folder: Path) -> None:
     assert asked.notes[0] == "6 pairs, 14 annotated statements (6 a, 6 b, 2 c; c is not scored)"
 
 
-def test_a_statement_that_is_not_annotated_is_dropped(folder: Path) -> None:
-    samples = read_samples(folder)
-    expected = [[key for key, letter in truth.items() if letter is not None] for truth in TRUTHS]
-    assert [list(sample.statements) for sample in samples] == expected
-    assert samples[0].statements["3"].truth == "c"
-
-
 def test_clips_are_slices_of_frames_in_seconds(folder: Path) -> None:
     files = list(clips(folder))
     assert len(files) == 12 == len({clip.clip for clip in files})
@@ -121,27 +114,17 @@ def test_exported_predictions_are_letters_by_pair_and_statement(folder: Path, tm
     assert len(listed) == 6 and listed[2].keys() == {"1"}
 
 
-def test_a_tie_counts_its_share(folder: Path) -> None:
-    asked = closed.read(folder)
-    scores = closed.score(asked.rows, [[0.0, 0.0]] * len(asked.rows), asked.truth, 0, 0)
-    assert (scores["accuracy"], scores["average"], scores["ties"]) == (0.5, 0.5, 12)
-
-
 def test_bad_files_give_one_line(tmp_path: Path) -> None:
     with pytest.raises(StepDiffError, match=r"has no test-\*\.parquet; get it from the folder data of jmhb"):
         closed.read(tmp_path)
     good = entry(0, {"0": "a"}, "easy")
     wrong = {
-        "split is missing": {k: v for k, v in good.items() if k != "split"},
         "split should be 'easy', 'medium' or 'hard', not 'x'": good | {"split": "x"},
         "differences_gt is not JSON": good | {"differences_gt": "{"},
         "differences_gt: 0 should be 'a', 'b' or 'c', not 'd'": good | {"differences_gt": '{"0": "d"}'},
         "differences_annotated has no '1'": good | {"differences_gt": '{"1": "a"}'},
-        "videos: 0 is missing": good | {"videos": "{}"},
         "holds no frame": good
         | {"videos": json.dumps({s: {"path": "p", "fps_original": 3, "frames_trim": [4, 4]} for s in "01"})},
-        "frames_trim: 0 should be greater than or equal to 0, not -4": good
-        | {"videos": json.dumps({s: {"path": "p", "fps_original": 3, "frames_trim": [-4, 4]} for s in "01"})},
         "frames_trim: 1 should be less than 1000000000000, not 1000": good
         | {"videos": json.dumps({s: {"path": "p", "fps_original": 3, "frames_trim": [0, 10**400]} for s in "01"})},
         "fps_original should be greater than 0, not 0": good

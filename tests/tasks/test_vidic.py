@@ -197,10 +197,8 @@ def test_bad_files_give_one_line(tmp_path: Path) -> None:
     question = PAIRS[0]["structured_analysis"]["Differences"][0]
     wrong: dict[str, Any] = {
         "not a list with at least one pair": [],
-        "pair 1: should be an object, not 'x'": ["x"],
         "pair 1: video2_path is missing": [{"video1_path": "x"}],
         "structured_analysis: Other is no key here": [PAIRS[0] | {"structured_analysis": {"Other": []}}],
-        "Differences: 0 should be an object, not 'x'": [PAIRS[0] | {"structured_analysis": {"Differences": ["x"]}}],
         "correct_answer should be 'yes' or 'no', not 'maybe'": [
             PAIRS[0] | {"structured_analysis": {"Differences": [question | {"correct_answer": "maybe"}]}}
         ],
@@ -247,14 +245,6 @@ class Asked:
                 raise StepDiffError("the server is down")
             self.questions.append(messages[0]["content"])
             yield place, "yes"
-
-
-def test_a_killed_run_continues(tmp_path: Path) -> None:
-    kept, first, then = tmp_path / "out.judged.jsonl", Asked(2), Asked()
-    with pytest.raises(StepDiffError, match="the server is down"):
-        answers(Judge("j", first, kept), INQUIRIES, {})
-    assert answers(Judge("j", then, kept), INQUIRIES, {}) == ["yes"] * 4
-    assert first.questions + then.questions == [f"question {number}" for number in range(4)]
 
 
 def test_an_incomplete_last_line_is_dropped(tmp_path: Path) -> None:

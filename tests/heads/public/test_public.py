@@ -19,6 +19,8 @@ from stepdiff.annotate.qa.prompts import QUESTIONS
 from stepdiff.common.errors import StepDiffError
 from store import Store
 
+from .vlms import mean_log_likelihood
+
 PAIR = (
     "You are a multimodal assistant. Designed to provide direct answers to users' video related questions. "
     "Here is Video 1: {video}. Here is Video 2: {video}."
@@ -106,15 +108,6 @@ def test_packed_questions_equal_separate_ones(checkpoint: Get, case: str) -> Non
     assert max(abs(a - b) for a, b in zip(packed[0], blind, strict=True)) > 1e-2
 
 
-@pytest.mark.full
-def test_a_users_text_never_becomes_a_control_token(checkpoint: Get) -> None:
-    for case in ("llava", "idefics3"):
-        chat = checkpoint(case).load()[0].lm.chat
-        control = chat.tokenizer.convert_tokens_to_ids("<image>")
-        assert control in chat.control_ids(" a <image>") and control not in chat.text_ids(" a <image> @@image@@")
-        assert chat.image not in chat.text_ids(" @@image@@")
-
-
 def refusal(weights: Path, store: Store, view: str, *allowed: str) -> str:
     with pytest.raises(StepDiffError) as caught:
         load_public(str(weights), store, view, "cpu", *([allowed] if allowed else []))
@@ -156,12 +149,8 @@ def test_evaluate_gives_the_scores_of_the_whole_model(checkpoint: Get, tmp_path:
     asked = ASKED[case].replace("What differs?", 'What is the main difference in "Tools" between these videos?')
     naive = []
     for pair in pairs:
-        given = made.inputs(asked + " In Video 2,", list(pair))["input_ids"].shape[1]
-        inputs = made.inputs(asked + " In Video 2, a fork.", list(pair))
-        with torch.inference_mode():
-            log_probs = whole(**inputs).logits[0].log_softmax(-1)
-        answer = inputs["input_ids"][0, given:]
-        naive.append(float(log_probs[given - 1 : -1].gather(1, answer[:, None]).mean()))
+        given, inputs = (made.inputs(f"{asked} In Video 2,{answer}", list(pair)) for answer in ("", " a fork."))
+        naive.append(mean_log_likelihood(whole, given, inputs))
     assert json.loads((tmp_path / "out.jsonl").read_text())["scores"] == pytest.approx(naive, abs=1e-4)
     record = json.loads((tmp_path / "out.scores.json").read_text())
     assert record["disclosed"]["provenance"]["encoder"] == case

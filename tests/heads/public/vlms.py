@@ -75,6 +75,14 @@ class Small:
         return dict(processor(text=[text], **given, **begins, return_tensors="pt"))
 
 
+def mean_log_likelihood(whole: Any, given: dict[str, torch.Tensor], inputs: dict[str, torch.Tensor]) -> float:
+    """Return the mean log-likelihood of the tokens that `inputs` has after those of `given`."""
+    start = given["input_ids"].shape[1]
+    with torch.inference_mode():
+        log_probs = whole(**inputs).logits[0, start - 1 : -1].log_softmax(-1)
+    return float(log_probs.gather(1, inputs["input_ids"][0, start:, None]).mean())
+
+
 def featurized(case: str, folder: Path, path: Path) -> Small:
     """Write the model to `folder` and its store to `path`."""
     save(case, folder)
