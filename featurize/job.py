@@ -25,7 +25,6 @@ from featurize.encoders import digest, find_weights, proper_name, split, view_na
 from featurize.manifest import Windows, as_manifest, cut, one_window, read_windows, unreadable
 from featurize.options import Options
 from featurize.plan import BATCH, FORGOTTEN, Outcome, Plan, Shards, known_status, shards_of, tasks, todo, together
-from featurize.shard import Worker, WorkerOptions
 from stepdiff.common.cli.options import incomplete
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import place
@@ -229,6 +228,8 @@ def workers_of(options: Options, entity: str, rows: int) -> Iterator[tuple[Worke
 
     Ray is not started for one worker, nor for few rows if the number of workers is left open.
     """
+    from featurize.shard import Worker, WorkerOptions  # imports torch, which a run with nothing to do needs not
+
     weights, lighter = options.weights, "try a smaller --batch-size"
     if weights is not None and Path(weights).expanduser().exists():
         weights = str(Path(weights).expanduser().absolute())  # workers start elsewhere

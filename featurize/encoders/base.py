@@ -17,7 +17,6 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from jaxtyping import Float, Float32, UInt8
 
 from featurize.encoders.folder import load_tokenizer
@@ -123,19 +122,22 @@ class Encoder(ABC):
             frames, crop = "none", "all tokens" if self.max_tokens is None else f"first {self.max_tokens} tokens"
         return Provenance(self.name, self.fingerprint, self.layer, frames, crop, dtypes)
 
-    @torch.inference_mode()
     def encode_clips(self, frames: UInt8[np.ndarray, "B T size size 3"]) -> dict[str, Float32[np.ndarray, "B ..."]]:
         """Return features of clips from RGB frames, resized and cropped as `crop` says.
 
         A class overrides this function or `forward_clips`.
         """
-        features = self.forward_clips(torch.from_numpy(frames))
-        return {name: values.float().cpu().numpy() for name, values in features.items()}
+        import torch  # not above: a run with nothing to do needs none
 
-    def forward_clips(self, frames: UInt8[torch.Tensor, "B T size size 3"]) -> dict[str, Float[torch.Tensor, "B ..."]]:
-        """Return features of clips on the encoder's device, where frames may be already.
+        with torch.inference_mode():
+            features = self.forward_clips(torch.from_numpy(frames))
+            return {name: values.float().cpu().numpy() for name, values in features.items()}
 
-        A GPU computes a batch while others are copied (see `featurize.staging`), for classes that have this function.
+    def forward_clips(self, frames: Any) -> dict[str, Any]:
+        """Return features of clips, tensors [B, ...], on the encoder's device, where frames may be already.
+
+        frames: a tensor of bytes [B, T, size, size, 3]. A GPU computes a batch while others are copied (see
+        `featurize.staging`), for classes that have this function.
         """
         raise self._refusal("clips")
 
@@ -190,7 +192,7 @@ class Encoder(ABC):
         able = " and ".join(self.entities)
         return StepDiffError(f"encoder {self.name} encodes {able}, not {entity}: choose another")
 
-    def check_frames(self, frames: UInt8[torch.Tensor, "..."]) -> None:
+    def check_frames(self, frames: Any) -> None:
         """Raise StepDiffError where frames have not the shape [B, T, size, size, 3]."""
         expected = (self.frames, self.size, self.size, 3)
         if frames.ndim != 5 or frames.shape[1:] != expected:
