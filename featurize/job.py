@@ -113,6 +113,8 @@ def requested(options: Options) -> Windows:
         number = getattr(options, name)
         if isinstance(number, int) and number < 1:
             raise StepDiffError(f"--{name.replace('_', '-')} {number} is too few: give 1 or more")
+    if options.device == "cpu":
+        _check_shared(options, gpu=False)
     if options.workers is not None and options.workers < 0:
         raise StepDiffError(f"--workers {options.workers} is too few: give 1 or more, or 0 for this process")
     named = [("video", video) for video in options.videos]
@@ -163,16 +165,17 @@ def run(options: Options, asked: Windows) -> Summary:
             view = _described_view(store, options, pool, asked, count)
             plan = plan or Plan(view, options.retry_failed)
             planned = plan.rows(changes, windows, store, options.replace)
-            first, total = next(planned), asked.rows
+            first, total, gpu = next(planned), asked.rows, in_a_row > 1
             if changes.asked.last:
                 shards = sum(1 for _ in shards_of(first, view.rows_per_shard))
                 total, count = first.height, min(count, shards)
                 in_a_row = min(in_a_row, max(shards // max(count, 1), 1))
             batch = options.batch_size
             if batch == "auto":
-                batch = pool.call("batch_size", asked.entity, min(view.rows_per_shard, asked.rows))
-                if batch != BATCH[asked.entity]:
-                    say(f"the GPU has memory for batches of {batch} {asked.entity}")
+                batch = BATCH[asked.entity]
+                if gpu and asked.entity == "clips":
+                    batch = pool.call("batch_size", min(view.rows_per_shard, asked.rows))
+                    say(f"the GPU has memory for batches of {batch} clips")
             jobs = (
                 job
                 for rows in chain([first], planned)

@@ -23,7 +23,7 @@ from jaxtyping import Float, UInt8
 
 from featurize.encoders import Encoder, load
 from featurize.options import Options
-from featurize.plan import BATCH, Outcome, Shards, Task, blocks
+from featurize.plan import Outcome, Shards, Task, blocks
 from featurize.staging import Batch, Device, Gpu, Spent, batch_by_memory, staged
 from featurize.video.decode import Clip, decoded_clips
 from featurize.video.picture import Crop
@@ -294,13 +294,8 @@ class Worker:
         except StepDiffError as error:
             return str(error)
 
-    def batch_size(self, entity: str, rows: int) -> int:
-        """Return the rows of a batch where `--batch-size` is `auto`: of clips on a GPU what it has memory for.
-
-        rows: the most.
-        """
-        if entity == "texts" or not self._device.startswith("cuda"):
-            return BATCH[entity]
+    def batch_size(self, rows: int) -> int:
+        """Return the clips of a batch that a GPU has memory for, of at most `rows`."""
         return batch_by_memory(self._encoder, self._device, rows, self._options.workers_per_gpu)
 
     def run(self, task: Shards) -> Outcome:

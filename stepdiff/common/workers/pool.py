@@ -13,7 +13,7 @@ import time
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -256,12 +256,21 @@ class _Slot:
     def outcome(self, lighter: str) -> Any | str | None:
         """Return the outcome of the task that has ended, an error as text, or None where the worker died."""
         import ray
-        from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayActorError, RayTaskError
+        from ray.exceptions import (
+            ActorUnavailableError,
+            GetTimeoutError,
+            OutOfMemoryError,
+            RayActorError,
+            RayTaskError,
+        )
 
         task, self.task, self.finished = self.task, None, 0
         self.question = None  # an answer still to come is about a task that is over
         try:
-            return ray.get(self.call)
+            outcome = ray.get(self.call)
+            with suppress(RayActorError, OutOfMemoryError, GetTimeoutError):  # a short task has not been asked yet
+                self.state = ray.get(self.worker.__ray_call__.remote(_State.of), timeout=_LOOK)
+            return outcome
         except (RayActorError, OutOfMemoryError) as error:  # the latter: Ray ended it before the node had no memory
             self.replace()
             self.node_lost = isinstance(error, ActorUnavailableError) or "node has died" in str(error)
