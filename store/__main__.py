@@ -141,7 +141,9 @@ def forget(argv: list[str]) -> int:
         for card in done.stale:
             print(f"  {card} is stale: run python -m retrieval build")
 
-    return parse(options.ForgetOptions, argv, "store forget", None, "store.verbs.forget:forget", show, ("path", "keys"))
+    return parse(
+        options.ForgetOptions, argv, "store forget", None, "store.verbs.removal:forget", show, ("path", "keys")
+    )
 
 
 def drop(argv: list[str]) -> int:
@@ -156,7 +158,7 @@ def drop(argv: list[str]) -> int:
         for path in found.stale:
             print(f"  {path} was built from it: remove it too" if found.dropped else f"  {path} was built from it")
 
-    run = "store.verbs.drop:drop"
+    run = "store.verbs.removal:drop"
     return parse(options.DropOptions, argv, "store drop", None, run, show, ("path",), lambda it: int(not it.dropped))
 
 

@@ -26,7 +26,7 @@ import polars as pl
 
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import Place, RemotePath, place
-from stepdiff.common.io.locks import holds, locked
+from stepdiff.common.io.locks import locked
 from stepdiff.common.io.sealed import BLANK
 from store.catalog.catalog import Catalog
 from store.catalog.forgotten import read_forgotten
@@ -34,16 +34,20 @@ from store.format.layout import (
     ARRAYS,
     FORMAT,
     LOCK,
+    MOST_SHARD_ROWS,
     SNAPSHOTS,
     VERSION,
     ViewPaths,
     array_metadata,
+    check_features,
+    check_locked,
     group_metadata,
+    is_shard_rows,
     read_json,
     snapshot_of,
+    stored_features,
     write_json,
 )
-from store.format.view_metadata import MOST_SHARD_ROWS, check_features, is_shard_rows, stored_features
 from store.io.row_checks import Check
 from store.io.writer import ViewWriter
 from store.provenance import ENTITIES, Feature, Provenance, check_entity, check_name
@@ -192,10 +196,7 @@ class Store:
             check_features(features)
         except StepDiffError as error:
             raise StepDiffError(f"view {name}: {error}") from None
-        if not holds(self.path / LOCK):
-            raise StepDiffError(
-                f"view {name} is made only under the store's lock: use `store.writer`, or `with store.lock()`"
-            )
+        check_locked(self.path, f"view {name} of {entity} is made")
         if name in self.views(entity):
             view = self.view(entity, name)
             differs = view.provenance.difference(provenance)

@@ -22,16 +22,23 @@ from stepdiff.common.io import sealed as table
 from stepdiff.common.io.direct_io import aligned_empty, fill_memory
 from stepdiff.common.io.files import Place
 from stepdiff.common.io.local import Identity
-from stepdiff.common.io.locks import holds
 from stepdiff.common.io.sealed import BLANK
 from store.catalog.catalog import Catalog
 from store.catalog.forgotten import refuse_forgotten
-from store.format.layout import LOCK, ViewPaths, read_json, refuse_snapshot, snapshot_of, write_json
+from store.format.layout import (
+    ViewPaths,
+    array_shape,
+    check_locked,
+    read_json,
+    read_view,
+    refuse_snapshot,
+    snapshot_of,
+    stored_features,
+    write_json,
+)
 from store.format.quantise import Quantised, dequantise
 from store.format.shard import by_shard
-from store.format.view_metadata import array_shape, read_view
-from store.io.reader import RowReader, read_together
-from store.io.remote import RemoteReader
+from store.io.reader import RemoteReader, RowReader, read_together
 from store.io.row_checks import Check, Checksums, RowChecks, known_check, remedy
 from store.io.status import ABSENT, FAILED, OK, Statuses, failures_of_shards
 from store.provenance import Feature
@@ -70,12 +77,9 @@ class View:
         self.paths = ViewPaths(store, entity, name)
         self.catalog = catalog
         self._made = (self.paths.group / "zarr.json").identity()
-        metadata = read_view(self.paths.group / "zarr.json")
-        self.provenance = metadata.provenance
-        self.rows_per_shard = metadata.rows_per_shard
-        self.features = metadata.features
-        self.stored = metadata.stored
-        self.checksummed = metadata.checksummed
+        described = read_view(self.paths.group / "zarr.json")
+        self.provenance, self.rows_per_shard, self.features, self.checksummed = described
+        self.stored = stored_features(self.features)
         self.arrays = (*self.stored, "checksum", "status")  # status last: the view's length is its length
         self._length: tuple[Identity | None, int] = (None, 0)
         self._statuses = Statuses(self.paths, self.rows_per_shard)
@@ -118,11 +122,7 @@ class View:
 
     def resize(self) -> None:
         """Grow the arrays to the catalog's length. The caller holds the store's lock."""
-        if not holds(self.paths.store / LOCK):
-            raise StepDiffError(
-                f"view {self.name} of {self.entity} grows only under the store's lock: "
-                "resize it inside `with store.lock()`"
-            )
+        check_locked(self.paths.store, f"view {self.name} of {self.entity} grows")
         length = len(self.catalog)
         for array in self.arrays:
             path = self.paths.metadata(array)
@@ -303,11 +303,7 @@ class View:
         """
         from store.io.writer import ShardWriter  # which imports this module
 
-        if not holds(self.paths.store / LOCK):
-            raise StepDiffError(
-                f"rows of view {self.name} of {self.entity} are withdrawn only under the store's lock: "
-                "do it inside `with store.lock()`"
-            )
+        check_locked(self.paths.store, f"rows of view {self.name} of {self.entity} are withdrawn")
         rows = np.unique(rows[(rows >= 0) & (rows < len(self))])
         parts = by_shard(rows, self.rows_per_shard)
         count = sum(ShardWriter(self, shard).withdraw(rows[places]) for shard, places in parts)

@@ -17,8 +17,7 @@ from jaxtyping import Int, Int64
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io import sealed as table
 from stepdiff.common.io.files import Place, place
-from store.catalog.key_index import pack
-from store.catalog.key_indexes import KeyIndexes
+from store.catalog.key_index import KeyIndexes, pack
 from store.catalog.parts import (
     MOST_ROWS,
     Parts,

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Int64, UInt32
 from stepdiff.common.errors import DamageError, StepDiffError
 from stepdiff.common.io.files import Place
 from stepdiff.common.io.sealed import crc32c
-from store.damage.view_damage import FileDamage, view_damage
+from store.damage import FileDamage, view_damage
 from store.feature_store import Store
 from store.format.layout import ABOUT
 from store.format.shard import RemoteShard, ShardFile, index_bytes, open_shard, read_chunk

@@ -30,7 +30,7 @@ from store.catalog.catalog import Catalog
 from store.catalog.forgotten import FOLDER as FORGOTTEN
 from store.catalog.forgotten import forgotten_path
 from store.catalog.parts import is_part
-from store.damage.view_damage import shard_files
+from store.damage import shard_files
 from store.format.layout import ABOUT, ARRAYS, EARLIER, SNAPSHOTS, read_json, shard_numbers, write_json
 from store.io.status import FAILED, OK
 from store.provenance import ENTITIES, check_name

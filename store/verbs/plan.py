@@ -17,9 +17,8 @@ import polars as pl
 
 from stepdiff.common.errors import StepDiffError
 from store.feature_store import Store, shard_rows
-from store.format.layout import MERGED_SHARDS
+from store.format.layout import MERGED_SHARDS, stored_features
 from store.format.pool import TOKENS, pool_of, pooled_view
-from store.format.view_metadata import stored_features
 from store.io.records import all_writes
 from store.provenance import Feature, Provenance, with_dtype
 from store.verbs.options import PlanOptions

@@ -28,7 +28,7 @@ from stepdiff.common.io.local import TEMPORARY
 from store.catalog.catalog import Catalog
 from store.catalog.key_index import open_index
 from store.catalog.parts import first_row, read_part
-from store.damage.view_damage import unreadable, unsealed, view_damage
+from store.damage import unreadable, unsealed, view_damage
 from store.feature_store import Store
 from store.format.layout import (
     ABOUT,
@@ -37,14 +37,14 @@ from store.format.layout import (
     LOCK,
     SNAPSHOTS,
     ViewPaths,
+    array_shape,
     half_made,
     read_json,
     shard_number,
 )
-from store.format.view_metadata import array_shape
 from store.io.records import filled_by_featurize
 from store.snapshots.snapshot import figures_of, folder_of, names, read_snapshot
-from store.verbs.forget import wrongly_forgotten
+from store.verbs.removal import wrongly_forgotten
 from store.view import View
 
 NOT_COVERED = (

@@ -20,7 +20,7 @@ from stepdiff.common.io import sealed as table
 from stepdiff.common.io.files import place
 from store import Feature, Provenance, Store, View
 from store.__main__ import main as store_main
-from store.damage.withdrawal import unfinished
+from store.damage import unfinished
 from store.verbs.derive import requantise
 from store.verbs.options import RequantiseOptions
 from store.verbs.verify import verify

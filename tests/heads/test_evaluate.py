@@ -42,8 +42,8 @@ from stepdiff.tasks.testsets import (
     write_test_set,
 )
 from store import Feature, Store
-from store.verbs.drop import drop
 from store.verbs.options import DropOptions
+from store.verbs.removal import drop
 from tests.refusals import refuses
 
 from .conftest import CLIPS, Capture, config, evaluation, provenance, recipe

@@ -18,12 +18,11 @@ from stepdiff.common.io import sealed
 from stepdiff.common.io.sealed import BLANK
 from store import Feature, Store, View
 from store.__main__ import main
-from store.damage.view_damage import view_damage
-from store.damage.withdrawal import LOST_REASON, rewrite_metadata, unfinished, withdraw_damaged
+from store.damage import LOST_REASON, rewrite_metadata, unfinished, view_damage, withdraw_damaged
 from store.format.layout import write_json
 from store.verbs.compact import compact
-from store.verbs.forget import forget
 from store.verbs.options import CompactOptions, ForgetOptions
+from store.verbs.removal import forget
 from store.verbs.verify import NOT_COVERED, verify
 from tests.store.conftest import flip, run
 

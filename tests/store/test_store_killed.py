@@ -29,8 +29,7 @@ from stepdiff.common.io import object_stores
 from stepdiff.common.io.files import place
 from store import Feature, Provenance, Store, View
 from store.__main__ import main
-from store.damage.view_damage import view_damage
-from store.damage.withdrawal import unfinished, withdraw_damaged
+from store.damage import unfinished, view_damage, withdraw_damaged
 from store.verbs.compact import compact
 from store.verbs.options import CompactOptions
 from store.verbs.verify import verify

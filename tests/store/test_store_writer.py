@@ -17,7 +17,7 @@ from stepdiff.common.errors import HeldError, StepDiffError
 from stepdiff.common.io.direct_io import LEAST, aligned_empty
 from stepdiff.common.io.local import temporary
 from store import Feature, Provenance, Store, View
-from store.damage.withdrawal import withdraw_damaged
+from store.damage import withdraw_damaged
 from store.io.commit_group import CommitGroup
 from store.verbs.verify import verify
 from store.view import OK
