@@ -28,7 +28,7 @@ from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.direct_io import aligned_empty
 from stepdiff.common.io.sealed import crc32c
 from store.format.quantise import Quantised
-from store.io.row_checks import Check, known_check
+from store.io.reader import Check, known_check
 from store.view import OK, View, row_numbers
 
 _READERS = 2  # batches that are read at once, so that the disk is never idle

@@ -1,8 +1,21 @@
-"""The damage of one view, shard by shard: which rows a damaged file affects. `verify` and `withdrawal` use it.
+"""The damage of one view, shard by shard: which rows a damaged file affects, and how these become absent.
+
+A later run computes absent rows. A row that is withdrawn keeps its place in the record of its shard, with
+`"damaged": true` in its info. A repair writes `"repaired": true` in its place. Rows with one of these marks that are
+absent are computed after a kill. A record is written before the status.
+
+Where a status chunk is damaged, the truth about its rows is unknown. A row is ok if the record of its shard names it,
+no reason of a failure does, and its bytes match their checksums; it failed if a reason names it and its bytes do not
+match. Other rows that the record names are withdrawn. Forgotten rows, and rows that no record names, are absent.
+`View.withdraw` removes rows from the record, so that features of a video that was replaced do not return. Where the
+record or the reasons are damaged too, every row that a shard file has is withdrawn.
 
 Guarantees
 - a flipped byte in any file of a view is found, and only the rows that it affects are named
 - a file that the system refuses is not taken for a damaged one
+- a damaged row is absent before anything is computed
+- a kill at any step leaves a store in which the same call does the rest
+- no row that was absent, forgotten or replaced becomes ok
 """
 
 import errno
@@ -16,9 +29,8 @@ from jaxtyping import Bool, Int, Int64, UInt8, UInt32
 
 from stepdiff.common.errors import DamageError, StepDiffError
 from stepdiff.common.io.files import Place, listed
-from stepdiff.common.io.local import Identity
 from stepdiff.common.io.sealed import crc32c, is_sealed
-from store.catalog.forgotten import are_forgotten
+from store.catalog.catalog import are_forgotten
 from store.format.layout import (
     MERGED_SHARDS,
     array_metadata,
@@ -30,10 +42,19 @@ from store.format.layout import (
     write_json,
 )
 from store.format.shard import encode_chunk, open_shard, read_chunk
-from store.io.commit_group import CommitGroup
-from store.io.records import Write, all_writes, encode_writes, writes_of_shard
-from store.io.status import ABSENT, FAILED, OK, encode_failures, failures_of_shard, reasons_by_row
-from store.io.writer import ShardWriter
+from store.io.records import (
+    ABSENT,
+    FAILED,
+    OK,
+    Write,
+    all_writes,
+    encode_failures,
+    encode_writes,
+    failures_of_shard,
+    reasons_by_row,
+    writes_of_shard,
+)
+from store.io.writer import CommitGroup, ShardWriter
 from store.view import View
 
 _CANNOT = "cannot be read ("
@@ -84,20 +105,18 @@ def view_damage(view: View, known: int, same: Sequence[View] = ()) -> Iterator[F
     A shard whose files are those of one of the views `same`, which were read before, is not read again: a snapshot has
     links to files of its store.
     """
-    broken = None
-    for array in view.arrays:
-        if broken := _metadata_damage(view, array):
-            yield broken
-    if broken:
-        return  # without the metadata of `status` the number of rows is not known
+    broken = [damage for array in view.arrays if (damage := _metadata_damage(view, array))]
+    yield from broken
+    if any(damage.path == view.paths.metadata("status") for damage in broken):
+        return  # without it the number of rows is not known
     try:
         length = len(view)
     except StepDiffError as error:
         yield FileDamage(view.paths.metadata("status"), f"is refused ({error})", "unreadable", None)
         length = known
     for shard in shards_of(view, length):
-        files = _versions(view, shard) if same else []
-        if not any(files == _versions(other, shard) for other in same):
+        files, *others = ([file.identity() for file in shard_files(one, shard)] for one in (view, *same))
+        if files not in others:
             yield from shard_damage(view, shard, length)
     reasons, records = view.paths.beside
     for path, what in unsealed(listed(reasons, "merged-*.parquet")):
@@ -110,20 +129,24 @@ def view_damage(view: View, known: int, same: Sequence[View] = ()) -> Iterator[F
 def shard_files(view: View, shard: int) -> list[Place]:
     """Return the files of a shard: status, checksums, features, reasons of failures, and record."""
     paths = view.paths
-    arrays = [paths.shard(name, shard, 1 + len(feature.shape)) for name, feature in view.stored.items()]
+    arrays = (view.shard_path(name, shard) for name in view.stored)
     return [paths.status(shard), paths.checksum(shard), *arrays, paths.failures(shard), paths.info(shard)]
 
 
-def _versions(view: View, shard: int) -> list[Identity | None]:
-    return [file.identity() for file in shard_files(view, shard)]
-
-
 def _metadata_damage(view: View, array: str) -> FileDamage | None:
+    """Return the damage of the metadata of an array, which other readers use, or how they differ from the view's."""
     path = view.paths.metadata(array)
     for _, what in unsealed([path]):
         return _damage(path, what, "metadata", None)
-    misfit = _misfit(view, array, path)
-    return FileDamage(path, misfit, "metadata", None) if misfit else None
+    try:
+        metadata = read_json(path)
+        array_shape(path, metadata)
+    except StepDiffError as error:
+        return FileDamage(path, f"is refused ({error})", "metadata", None)
+    expected = array_metadata(array, 0, view.stored, view.rows_per_shard)
+    known = {**metadata, "shape": [0, *metadata["shape"][1:]]}
+    differs = [name for name in ("shape", "data_type", "chunk_grid") if known.get(name) != expected[name]]
+    return FileDamage(path, f"differs from the view in {', '.join(differs)}", "metadata", None) if differs else None
 
 
 def _damage(
@@ -139,19 +162,6 @@ def _damage(
     if isinstance(cause, OSError) and cause.errno != errno.EIO:
         what = f"{_CANNOT}{cause.strerror})"
     return FileDamage(path, what, "unreadable" if what.startswith(_CANNOT) else kind, rows, shard)
-
-
-def _misfit(view: View, array: str, path: Place) -> str | None:
-    """Return how the metadata of an array, which other readers use, differs from the view's; None where it does not."""
-    try:
-        metadata = read_json(path)
-        array_shape(path, metadata)
-    except StepDiffError as error:
-        return f"is refused ({error})"
-    expected = array_metadata(array, 0, view.stored, view.rows_per_shard)
-    known = {**metadata, "shape": [0, *metadata["shape"][1:]]}
-    differs = [name for name in ("shape", "data_type", "chunk_grid") if known.get(name) != expected[name]]
-    return f"differs from the view in {', '.join(differs)}" if differs else None
 
 
 def shards_of(view: View, length: int) -> list[int]:
@@ -227,31 +237,27 @@ def _array_damage(
     view: View, name: str, shard: int, sums: UInt32[np.ndarray, " slots"], rows: Int[np.ndarray, " R"]
 ) -> Iterator[FileDamage]:
     """Yield the shard file of an array if some of R rows differ from their checksums."""
-    feature = view.stored[name]
-    path = view.paths.shard(name, shard, 1 + len(feature.shape))
-    fill = bytes(feature.row_bytes)
+    path, fill = view.shard_path(name, shard), bytes(view.stored[name].row_bytes)
     slots = rows % view.rows_per_shard
+    wrong = np.zeros(len(rows), bool)
     try:
         file = open_shard(path, view.rows_per_shard)  # None: every row is the fill value, and the checksums decide
+        for place, (slot, total) in enumerate(zip(slots.tolist(), sums[slots].tolist(), strict=True)):
+            try:
+                row = (file.row(slot) if file else None) or fill
+            except OSError as error:
+                if error.errno != errno.EIO:
+                    raise
+                row = b""
+            wrong[place] = len(row) != len(fill) or crc32c(row) != total
     except DamageError:
         yield FileDamage(path, "has a damaged index", "rows", rows, shard)
-        return
     except OSError as error:
         yield _damage(path, "cannot be read", "rows", rows, shard, error)
-        return
-    wrong = np.zeros(len(rows), bool)
-    for place, (slot, total) in enumerate(zip(slots.tolist(), sums[slots].tolist(), strict=True)):
-        try:
-            row = (file.row(slot) if file else None) or fill
-        except OSError as error:
-            if error.errno != errno.EIO:
-                yield _damage(path, "cannot be read", "rows", rows, shard, error)
-                return
-            row = b""
-        wrong[place] = len(row) != feature.row_bytes or crc32c(row) != total
-    if wrong.any():
-        what = f"has {int(wrong.sum())} rows that are not as they were written"
-        yield FileDamage(path, what if file else "is missing", "rows", rows[wrong], shard)
+    else:
+        if wrong.any():
+            what = f"has {int(wrong.sum())} rows that are not as they were written" if file else "is missing"
+            yield FileDamage(path, what, "rows", rows[wrong], shard)
 
 
 def _no_rows() -> Int64[np.ndarray, " 0"]:
@@ -291,7 +297,7 @@ def withdraw_damaged(view: View, found: list[FileDamage]) -> Withdrawn:
         group = shard_number(damage.path.stem.removeprefix("merged-"))
         shards |= {shard for shard in shards_of(view, len(view)) if shard // MERGED_SHARDS == group}
     for shard in sorted(shards):
-        _Shard(view, shard).withdraw(done)
+        _withdraw_shard(view, shard, done)
     for damage in merged:  # every shard of its group has a file of its own now
         damage.path.unlink()
         done.rewritten.append(str(damage.path))
@@ -331,86 +337,82 @@ def unfinished(view: View) -> dict[int, dict[str, Any]]:
     return {row: info for (row, info), forgotten in zip(rows.items(), gone.tolist(), strict=True) if not forgotten}
 
 
-class _Shard:
-    """A shard of which a file is damaged."""
+def _withdraw_shard(view: View, shard: int, done: Withdrawn) -> None:
+    """Look at a shard again, under its lock, and make its damaged rows absent."""
+    paths, first = view.paths, shard * view.rows_per_shard
+    with ShardWriter(view, shard).locked() as held:
+        damage_now = list(shard_damage(view, shard, len(view)))
+        if any(damage.kind == "unreadable" for damage in damage_now):
+            return
+        writes, reasons = _record_and_reasons(view, shard)
+        rows = _union([damage for damage in damage_now if damage.kind == "rows"])
+        if lost := any(damage.kind == "status" for damage in damage_now):
+            status, rows = _rebuilt(view, shard, writes, reasons)
+        else:
+            status = view.shard_status(shard).copy()
+            status[rows - first] = ABSENT
+        failed = (first + np.flatnonzero(status == FAILED)).tolist()
+        finished = {*(first + np.flatnonzero(status == OK)).tolist(), *failed}
+        rewritten: list[Place] = []
+        with CommitGroup(held) as files:
+            if len(rows) or not finished <= _rows_of(writes or []):
+                record = encode_writes(shard, _marked(writes or [], frozenset(rows.tolist()), finished))
+                files.put(paths.info(shard), record)
+            if writes is None or not finished <= _rows_of(writes):
+                rewritten.append(paths.info(shard))
+            if any(row not in (reasons or {}) for row in failed):
+                known = {row: (reasons or {}).get(row, LOST_REASON) for row in failed}
+                files.put(paths.failures(shard), encode_failures(view.catalog, known))
+                rewritten.append(paths.failures(shard))
+        if reasons is None and not failed and paths.failures(shard).exists():
+            paths.failures(shard).unlink()  # no row needs it
+            rewritten.append(paths.failures(shard))
+        if lost or len(rows):
+            paths.status(shard).put([encode_chunk(status)], len(status), held)
+        if lost:
+            rewritten.append(paths.status(shard))
+        done.rewritten += map(str, rewritten)
+        done.rows += len(rows)
 
-    def __init__(self, view: View, shard: int) -> None:
-        self.view, self.shard = view, shard
-        self.first = shard * view.rows_per_shard
 
-    def withdraw(self, done: Withdrawn) -> None:
-        """Look at the shard again, under its lock, and make its damaged rows absent."""
-        view, paths = self.view, self.view.paths
-        with ShardWriter(view, self.shard).locked() as held:
-            damage_now = list(shard_damage(view, self.shard, len(view)))
-            if any(damage.kind == "unreadable" for damage in damage_now):
-                return
-            writes, reasons = self._record_and_reasons()
-            rows = _union([damage for damage in damage_now if damage.kind == "rows"])
-            if lost := any(damage.kind == "status" for damage in damage_now):
-                status, rows = self._rebuilt(writes, reasons)
-            else:
-                status = view.shard_status(self.shard).copy()
-                status[rows - self.first] = ABSENT
-            failed = (self.first + np.flatnonzero(status == FAILED)).tolist()
-            finished = {*(self.first + np.flatnonzero(status == OK)).tolist(), *failed}
-            with CommitGroup(held) as files:
-                if len(rows) or not finished <= _rows_of(writes or []):
-                    record = encode_writes(self.shard, _marked(writes or [], frozenset(rows.tolist()), finished))
-                    files.put(paths.info(self.shard), record)
-                if writes is None or not finished <= _rows_of(writes):
-                    done.rewritten.append(str(paths.info(self.shard)))
-                if any(row not in (reasons or {}) for row in failed):
-                    known = {row: (reasons or {}).get(row, LOST_REASON) for row in failed}
-                    files.put(paths.failures(self.shard), encode_failures(view.catalog, known))
-                    done.rewritten.append(str(paths.failures(self.shard)))
-            if reasons is None and not failed and paths.failures(self.shard).exists():
-                paths.failures(self.shard).unlink()  # no row needs it
-                done.rewritten.append(str(paths.failures(self.shard)))
-            if lost or len(rows):
-                paths.status(self.shard).put([encode_chunk(status)], len(status), held)
-            if lost:
-                done.rewritten.append(str(paths.status(self.shard)))
-            done.rows += len(rows)
+def _record_and_reasons(view: View, shard: int) -> tuple[list[Write] | None, dict[int, str] | None]:
+    """Return the record of a shard, and row -> reason of its failures; None where the file is damaged."""
+    writes, failures = None, None
+    with suppress(StepDiffError):
+        writes = writes_of_shard(view.paths, shard, view.rows_per_shard)
+    with suppress(StepDiffError):
+        failures = failures_of_shard(view.paths, shard)
+    return writes, None if failures is None else reasons_by_row(view.catalog, failures)
 
-    def _record_and_reasons(self) -> tuple[list[Write] | None, dict[int, str] | None]:
-        """Return the record of the shard, and row -> reason of its failures; None where the file is damaged."""
-        writes, failures = None, None
-        with suppress(StepDiffError):
-            writes = writes_of_shard(self.view.paths, self.shard, self.view.rows_per_shard)
-        with suppress(StepDiffError):
-            failures = failures_of_shard(self.view.paths, self.shard)
-        return writes, None if failures is None else reasons_by_row(self.view.catalog, failures)
 
-    def _rebuilt(
-        self, writes: list[Write] | None, reasons: dict[int, str] | None
-    ) -> tuple[UInt8[np.ndarray, " slots"], Int64[np.ndarray, " R"]]:
-        """Return the status of the shard, whose chunk is damaged, and the rows that are withdrawn."""
-        rows = rows_of_shard(self.view, self.shard, len(self.view))
-        known = ~are_forgotten(self.view.paths.store, self.view.entity, rows)
-        damaged = list(row_damage(self.view, self.shard, rows))
-        for damage in damaged:
-            if damage.kind == "unreadable":  # its rows may be whole
-                raise StepDiffError(f"{damage.path} {damage.what}: correct that, then run the command again")
-        trusted = writes is not None and reasons is not None
-        written = np.isin(rows, list(_rows_of(writes))) if writes is not None else self._present(rows)
-        failed = np.isin(rows, list(reasons or {})) & known
-        whole = ~np.isin(rows, _union(damaged)) & known
-        status = np.zeros(self.view.rows_per_shard, np.uint8)
-        status[: len(rows)][failed & ~whole] = FAILED
-        if trusted:
-            status[: len(rows)][written & whole & ~failed] = OK
-        return status, rows[written & known & (status[: len(rows)] == ABSENT)]
+def _rebuilt(
+    view: View, shard: int, writes: list[Write] | None, reasons: dict[int, str] | None
+) -> tuple[UInt8[np.ndarray, " slots"], Int64[np.ndarray, " R"]]:
+    """Return the status of a shard, whose chunk is damaged, and the rows that are withdrawn."""
+    rows = rows_of_shard(view, shard, len(view))
+    known = ~are_forgotten(view.paths.store, view.entity, rows)
+    damaged = list(row_damage(view, shard, rows))
+    for damage in damaged:
+        if damage.kind == "unreadable":  # its rows may be whole
+            raise StepDiffError(f"{damage.path} {damage.what}: correct that, then run the command again")
+    written = np.isin(rows, list(_rows_of(writes))) if writes is not None else _present(view, shard, rows)
+    failed = np.isin(rows, list(reasons or {})) & known
+    whole = ~np.isin(rows, _union(damaged)) & known
+    status = np.zeros(view.rows_per_shard, np.uint8)
+    status[: len(rows)][failed & ~whole] = FAILED
+    if writes is not None and reasons is not None:
+        status[: len(rows)][written & whole & ~failed] = OK
+    return status, rows[written & known & (status[: len(rows)] == ABSENT)]
 
-    def _present(self, rows: Int64[np.ndarray, " R"]) -> Bool[np.ndarray, " R"]:
-        """Return which rows a shard file has."""
-        present = np.zeros(len(rows), bool)
-        for name, feature in self.view.stored.items():
-            path = self.view.paths.shard(name, self.shard, 1 + len(feature.shape))
-            with suppress(DamageError):
-                if file := open_shard(path, self.view.rows_per_shard):
-                    present |= file.present[: len(rows)]
-        return present
+
+def _present(view: View, shard: int, rows: Int64[np.ndarray, " R"]) -> Bool[np.ndarray, " R"]:
+    """Return which rows a shard file has."""
+    present = np.zeros(len(rows), bool)
+    for name in view.stored:
+        with suppress(DamageError):
+            if file := open_shard(view.shard_path(name, shard), view.rows_per_shard):
+                present |= file.present[: len(rows)]
+    return present
 
 
 def _union(found: list[FileDamage]) -> Int64[np.ndarray, " rows"]:

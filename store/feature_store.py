@@ -28,8 +28,7 @@ from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import Place, RemotePath, place
 from stepdiff.common.io.locks import locked
 from stepdiff.common.io.sealed import BLANK
-from store.catalog.catalog import Catalog
-from store.catalog.forgotten import read_forgotten
+from store.catalog.catalog import Catalog, read_forgotten
 from store.format.layout import (
     ARRAYS,
     FORMAT,
@@ -48,7 +47,7 @@ from store.format.layout import (
     stored_features,
     write_json,
 )
-from store.io.row_checks import Check
+from store.io.reader import Check
 from store.io.writer import ViewWriter
 from store.provenance import ENTITIES, Feature, Provenance, check_entity, check_name
 from store.snapshots.snapshot import folder_of, read_snapshot, refuse_earlier, snapshots, tag

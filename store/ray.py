@@ -43,7 +43,7 @@ from store.catalog.catalog import BLOCK
 from store.exchange.arrow import KEY, feature_fields, record_batches, row_values, schema
 from store.feature_store import Store
 from store.format.layout import shard_numbers
-from store.io.row_checks import Check
+from store.io.reader import Check
 from store.provenance import Feature
 from store.view import Rows, View, row_numbers
 

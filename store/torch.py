@@ -40,8 +40,8 @@ from stepdiff.common.errors import StepDiffError
 from store.batches import Batch, Batches
 from store.catalog.key_index import pack
 from store.format.quantise import BLOCK
-from store.io.row_checks import Check
-from store.io.status import OK
+from store.io.reader import Check
+from store.io.records import OK
 from store.view import Keys, View
 
 KEY = "key"

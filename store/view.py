@@ -11,6 +11,8 @@ Guarantees
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -23,8 +25,7 @@ from stepdiff.common.io.direct_io import aligned_empty, fill_memory
 from stepdiff.common.io.files import Place
 from stepdiff.common.io.local import Identity
 from stepdiff.common.io.sealed import BLANK
-from store.catalog.catalog import Catalog
-from store.catalog.forgotten import refuse_forgotten
+from store.catalog.catalog import Catalog, refuse_forgotten
 from store.format.layout import (
     ViewPaths,
     array_shape,
@@ -38,9 +39,8 @@ from store.format.layout import (
 )
 from store.format.quantise import Quantised, dequantise
 from store.format.shard import by_shard
-from store.io.reader import RemoteReader, RowReader, read_together
-from store.io.row_checks import Check, Checksums, RowChecks, known_check, remedy
-from store.io.status import ABSENT, FAILED, OK, Statuses, failures_of_shards
+from store.io.reader import Check, Checksums, RemoteReader, RowChecks, RowReader, known_check, read_together, remedy
+from store.io.records import ABSENT, FAILED, OK, Statuses, failures_of_shards
 from store.provenance import Feature
 
 Keys = str | Sequence[str] | Shaped[np.ndarray, " B"] | pl.Series
@@ -319,6 +319,10 @@ class View:
         lost = pl.col("reason").fill_null("the reason is lost: its file is missing")
         return frame.join(reasons, on="key", how="left", maintain_order="left").with_columns(lost)
 
+    def shard_path(self, array: str, shard: int) -> Place:
+        """Return the shard file of a stored array."""
+        return self.paths.shard(array, shard, 1 + len(self.stored[array].shape))
+
     def check_feature(self, feature: str) -> None:
         """Raise StepDiffError, naming the features of the view, where `feature` is not one of them."""
         if feature not in self.features:
@@ -366,19 +370,16 @@ class View:
         self, rows: Int[np.ndarray, " B"], filled: Mapping[str, Shaped[np.ndarray, "B ..."]], direct: bool, check: Check
     ) -> tuple[list[str], list[int]] | None:
         """Fill arrays with rows; return the arrays and the places of rows that differ from their checksums."""
-        wrong: dict[str, list[int]] = {}
-        given = {name: self._readers[name] for name in filled}
-        local = {name: reader for name, reader in given.items() if isinstance(reader, RowReader)}
+        pairs = [(self._readers[name], out) for name, out in filled.items()]
+        local = [(reader, out) for reader, out in pairs if isinstance(reader, RowReader)]
+        remote = [(reader, out) for reader, out in pairs if isinstance(reader, RemoteReader)]  # all, or none
         try:
-            together = [(reader, filled[name]) for name, reader in local.items()]
-            wrong |= zip(local, read_together(rows, together, direct, check), strict=True)
-            for name, reader in given.items():
-                if isinstance(reader, RemoteReader):
-                    wrong[name] = reader.read(rows, filled[name], check)
+            places = read_together(rows, local, direct, check)
+            places += (reader.read(rows, out, check) for reader, out in remote)
         finally:
             self.check_not_dropped()  # then missing files are not damage, nor rows of zeros
-        names = [name for name, places in wrong.items() if places]
-        return (names, sorted({place for name in names for place in wrong[name]})) if names else None
+        wrong = {name: of_array for name, of_array in zip(filled, places, strict=True) if of_array}
+        return (list(wrong), sorted(set(chain(*wrong.values())))) if wrong else None
 
     def damage(self, arrays: Sequence[str], rows: Int[np.ndarray, " R"]) -> DamageError:
         """Return the error for rows that differ from their checksums in these arrays."""
@@ -409,9 +410,8 @@ class View:
             raise StepDiffError(f"view {self.name} of {self.entity} in {self.paths.store} was dropped: open it again")
 
     def _reader(self, name: str) -> RowReader | RemoteReader:
-        feature, paths = self.stored[name], self.paths
-        path: Callable[[int], Any] = lambda shard: paths.shard(name, shard, 1 + len(feature.shape))  # noqa: E731
-        reader = RemoteReader if paths.store.remote else RowReader
-        column = self.checksummed.index(name)
-        checks = RowChecks(self._checksums, column, self.rows_per_shard, feature.row_bytes)
-        return reader(path, self.rows_per_shard, feature.row_bytes, checks)
+        stored = self.stored[name]
+        path: Callable[[int], Any] = partial(self.paths.shard, name, axes=1 + len(stored.shape))
+        reader, row_bytes = RemoteReader if self.paths.store.remote else RowReader, stored.row_bytes
+        checks = RowChecks(self._checksums, self.checksummed.index(name), self.rows_per_shard, row_bytes)
+        return reader(path, self.rows_per_shard, row_bytes, checks)

@@ -22,7 +22,7 @@ from store.exchange.arrow import KEY, catalog_digest, feature_fields
 from store.feature_store import Store
 from store.format.layout import FORMAT, VERSION
 from store.format.quantise import BLOCK
-from store.io.status import ABSENT, FAILED
+from store.io.records import ABSENT, FAILED
 from store.provenance import Feature, Provenance
 from store.view import View
 

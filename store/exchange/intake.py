@@ -23,15 +23,14 @@ from jaxtyping import Int64
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import refuse_links_out
 from stepdiff.common.progress import progress
-from store.catalog.catalog import Catalog, check_rows
-from store.catalog.forgotten import are_forgotten
+from store.catalog.catalog import Catalog, are_forgotten, check_rows
 from store.exchange.arrow import SCALE
-from store.exchange.commands import SUFFIXES, ImportOptions, Readable
 from store.exchange.readers import FileRows, opened
 from store.feature_store import Store
 from store.format.quantise import dequantise, scale_shape
 from store.io.writer import Values, ViewWriter
 from store.provenance import Feature, Provenance, with_dtype
+from store.verbs.options import SUFFIXES, ImportOptions, Readable
 from store.view import ABSENT, FAILED, OK
 
 MOST_FEATURES = 100

@@ -28,7 +28,7 @@ from stepdiff.common.io.parquet_sizes import BYTES_PER_BYTE, FREE_ROWS, ROWS_PER
 from store.exchange import card as cards
 from store.exchange.arrow import BATCH_BYTES, KEY, SCALE, is_damage, one_line, readable
 from store.exchange.card import Card, read_card
-from store.exchange.writers import UNFINISHED
+from store.exchange.export import UNFINISHED
 from store.provenance import Feature, check_name
 
 _RESERVED = (KEY, "row")  # columns that a store gives its catalog

@@ -6,7 +6,7 @@ Guarantees
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,10 @@ import numpy as np
 
 from stepdiff.common.errors import StepDiffError
 from store.feature_store import Store
-from store.io.records import writes_of_shard
-from store.io.status import FAILED, OK
+from store.io.records import FAILED, OK, writes_of_shard
 from store.lineage import trained_on
-from store.lineage.commands import LineageOptions
 from store.snapshots.snapshot import figures_of
+from store.verbs.options import LineageOptions
 from store.view import View
 
 RECORD = "lineage.json"
@@ -63,16 +62,20 @@ class HeadLineage:
     """runs before it, the latest first"""
 
 
-def lineage(options: LineageOptions) -> list[RowLineage | HeadLineage]:
-    """Answer for each name. StepDiffError: a name is neither a key nor a run."""
+def lineage(options: LineageOptions) -> dict[str, Any]:
+    """Return `path`, `rows` (of RowLineage) and `heads` (of HeadLineage), in the order of the names.
+
+    StepDiffError: a name is neither a key nor a run.
+    """
     store = Store.open(options.path)
-    keys = [name for name in options.names if not (Path(name) / RECORD).is_file()]
+    runs = [Path(name) for name in options.names if (Path(name) / RECORD).is_file()]
+    keys = [name for name in options.names if Path(name) not in runs]
     rows = store.catalog(options.entity).rows(keys)
     if (rows < 0).any():
         unknown = keys[int(np.argmax(rows < 0))]
         raise StepDiffError(f"{unknown!r} is no key of the {options.entity} of {store.path}, and no folder of a run")
-    answers = dict(zip(keys, _rows(store, options, rows, keys), strict=True))
-    return [answers[name] if name in answers else head_lineage(Path(name)) for name in options.names]
+    answers = [asdict(answer) for answer in _rows(store, options, rows, keys)]
+    return {"path": options.path, "rows": answers, "heads": [asdict(head_lineage(run)) for run in runs]}
 
 
 def _rows(store: Store, options: LineageOptions, rows: np.ndarray, keys: list[str]) -> Iterator[RowLineage]:

@@ -21,13 +21,11 @@ from stepdiff.common.errors import StepDiffError, some
 from stepdiff.common.io import sealed as table
 from stepdiff.common.io.files import Place, listed
 from stepdiff.common.io.locks import locked
-from store.catalog.catalog import Catalog
-from store.catalog.forgotten import forgotten_path
+from store.catalog.catalog import Catalog, forgotten_path
 from store.catalog.parts import is_part
 from store.format.layout import ARRAYS, EARLIER, LOCK, SNAPSHOTS, ViewPaths, array_metadata, read_json, write_json
 from store.format.shard import encode_chunk, read_chunk
-from store.io.records import Write, encode_writes, writes_of_shard
-from store.io.status import FAILED, OK, REASONS
+from store.io.records import FAILED, OK, REASONS, Write, encode_writes, writes_of_shard
 from store.provenance import check_entity, check_name
 from store.snapshots.repair import write_array
 from store.snapshots.snapshot import CONTENT, moved, names, row_digests, write_about

@@ -16,7 +16,7 @@ from store.damage import FileDamage, view_damage
 from store.feature_store import Store
 from store.format.layout import ABOUT
 from store.format.shard import RemoteShard, ShardFile, index_bytes, open_shard, read_chunk
-from store.io.status import OK
+from store.io.records import OK
 from store.provenance import Feature
 from store.snapshots.snapshot import figures_of, folder_of, moved, names, read_snapshot
 from store.view import View

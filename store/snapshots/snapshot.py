@@ -26,13 +26,12 @@ from stepdiff.common.io.files import Place, RemotePath, listed
 from stepdiff.common.io.local import TEMPORARY, sync_tree
 from stepdiff.common.io.sealed import BLANK, crc32c
 from stepdiff.common.progress import progress
-from store.catalog.catalog import Catalog
-from store.catalog.forgotten import FOLDER as FORGOTTEN
-from store.catalog.forgotten import forgotten_path
+from store.catalog.catalog import FOLDER as FORGOTTEN
+from store.catalog.catalog import Catalog, forgotten_path
 from store.catalog.parts import is_part
 from store.damage import shard_files
 from store.format.layout import ABOUT, ARRAYS, EARLIER, SNAPSHOTS, read_json, shard_numbers, write_json
-from store.io.status import FAILED, OK
+from store.io.records import FAILED, OK
 from store.provenance import ENTITIES, check_name
 from store.view import View
 

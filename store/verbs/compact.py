@@ -26,8 +26,7 @@ from store.catalog.catalog import Catalog
 from store.catalog.parts import MOST_ROWS, is_part, part_name, read_part, rows_of_merged
 from store.feature_store import Store
 from store.format.layout import ARRAYS, MERGED_SHARDS, ViewPaths, half_made, shard_numbers
-from store.io.records import encode_merged_writes, read_merged_writes, writes_of_shard
-from store.io.status import failures_of_shards
+from store.io.records import encode_merged_writes, failures_of_shards, read_merged_writes, writes_of_shard
 from store.provenance import ENTITIES
 from store.snapshots.convert import KEPT
 from store.verbs.options import CompactOptions

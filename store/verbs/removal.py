@@ -17,7 +17,7 @@ import polars as pl
 
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import Place, listed
-from store.catalog.forgotten import are_forgotten, forgotten_path, read_forgotten, write_forgotten
+from store.catalog.catalog import are_forgotten, forgotten_path, read_forgotten, write_forgotten
 from store.feature_store import Store
 from store.format.layout import ViewPaths
 from store.provenance import check_entity, check_name

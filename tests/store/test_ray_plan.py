@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from stepdiff.common.errors import StepDiffError
 from store import Feature, Provenance, Store, View
 from store.format.layout import ViewPaths
-from store.io.status import OK
+from store.io.records import OK
 from store.ray import ViewDatasource
 from store.verbs.options import DropOptions
 from store.verbs.removal import drop

@@ -13,7 +13,7 @@ import pytest
 from stepdiff.common.errors import StepDiffError
 from store import Batches, Feature, Provenance, Store, View
 from store.__main__ import main
-from store.catalog.forgotten import read_forgotten
+from store.catalog.catalog import read_forgotten
 from store.format.pool import pool_of, pooled, pooled_view, square_grids, unpooled
 from store.format.quantise import dequantise, quantise
 from store.verbs.derive import Derived, requantise

@@ -18,7 +18,7 @@ from stepdiff.common.io.direct_io import LEAST, aligned_empty
 from stepdiff.common.io.local import temporary
 from store import Feature, Provenance, Store, View
 from store.damage import withdraw_damaged
-from store.io.commit_group import CommitGroup
+from store.io.writer import CommitGroup
 from store.verbs.verify import verify
 from store.view import OK
 from tests.store.conftest import ROOT

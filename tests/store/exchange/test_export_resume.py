@@ -18,10 +18,10 @@ import pytest
 from stepdiff.common.errors import DamageError, StepDiffError
 from store import Store, View
 from store.__main__ import main
-from store.exchange import card, writers
+from store.exchange import card
 from store.exchange import export as export_module
-from store.exchange.commands import ExportOptions
 from store.exchange.export import export
+from store.verbs.options import ExportOptions
 from tests.store.conftest import ROOT
 from tests.store.forks import Forks
 
@@ -125,7 +125,7 @@ def test_a_killed_export_continues_and_ends_with_the_same_content(
     while ended := forks.run(export_in_parts, *command, kill_at=4, operations=("fsync",)):
         runs += 1
         assert ended == -9 and runs < 30, "each run goes further"
-        if writers.is_whole(out, format):  # type: ignore[arg-type]
+        if export_module.is_whole(out, format):  # type: ignore[arg-type]
             assert content(out, format).get("rows") == whole.get("rows")
     assert runs > 2
     assert content(out, format) == whole
@@ -138,7 +138,7 @@ def test_an_export_that_ended_in_the_middle_looks_empty_and_continues(
     out = tmp_path / "out"
     assert run("whole", "--format", format) == 0
     begin(view, options(view, out, format))
-    assert not writers.is_whole(out, format) and not list(out.glob("*README.md"))  # type: ignore[arg-type]
+    assert not export_module.is_whole(out, format) and not list(out.glob("*README.md"))  # type: ignore[arg-type]
     if format == "parquet":
         assert len(pytest.importorskip("pandas").read_parquet(out)) == 0
         capsys.readouterr()

@@ -14,8 +14,8 @@ import pytest
 
 from store import Feature, Provenance, Store, View
 from store.__main__ import main
-from store.exchange.commands import ImportOptions
 from store.exchange.intake import take_in
+from store.verbs.options import ImportOptions
 from store.verbs.verify import verify
 from tests.store.conftest import ROOT
 

@@ -18,8 +18,8 @@ import pytest
 from stepdiff.annotate.sources.images import read_images
 from stepdiff.common.errors import StepDiffError
 from store import Store
-from store.exchange.commands import ImportOptions
 from store.exchange.intake import take_in
+from store.verbs.options import ImportOptions
 
 from .conftest import MADE_BY, refused
 
