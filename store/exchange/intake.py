@@ -27,7 +27,7 @@ from store.catalog.catalog import Catalog, are_forgotten, check_rows
 from store.exchange.arrow import SCALE
 from store.exchange.readers import FileRows, opened
 from store.feature_store import Store
-from store.format.quantise import dequantise, scale_shape
+from store.format.quantise import dequantise, misfits, scale_shape
 from store.io.writer import Values, ViewWriter
 from store.provenance import Feature, Provenance, with_dtype
 from store.verbs.options import SUFFIXES, ImportOptions, Readable
@@ -36,8 +36,6 @@ from store.view import ABSENT, FAILED, OK
 MOST_FEATURES = 100
 """of an import, which writes files of each while it holds the store's lock"""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_SCALE = 516
-"""of int8, at most: the least float16 whose product with 127 is that of the largest float16"""
 _PROVENANCE = ("encoder", "weights_sha256", "layer", "frames", "crop")
 """options"""
 
@@ -207,11 +205,7 @@ def _import(
             features, reasons = files.read(here)
         for name, scale in scales.items():
             levels, factors = features[name], features.pop(scale)
-            flat = factors.reshape(len(here), -1)
-            fits = (levels.reshape(len(here), -1).min(1) >= -127) & (flat.min(1) > 0) & (flat.max(1) <= _SCALE)
-            for at in np.flatnonzero(~fits).tolist():
-                why = f"levels from -127, {scale} above 0 and at most {_SCALE}"
-                reasons.setdefault(at, f"{name} is not int8 as a store has it: {why}")
+            reasons = misfits(name, levels, factors) | reasons
             if writer.view.features[name].dtype == "int8":
                 features["scale"] = factors
             else:
