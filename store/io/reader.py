@@ -32,7 +32,6 @@ from stepdiff.common.io.sealed import crc32c
 from stepdiff.common.threads import cores, each, shares
 from store.format.layout import ViewPaths
 from store.format.shard import RemoteShard, ShardFile, by_shard, read_chunk
-from store.io.records import filled_by_featurize
 
 Check = Literal["always", "first", "never"]
 """when a row is compared with its checksum: at every read, at the first one through an open view, or never"""
@@ -175,10 +174,11 @@ def wrong_rows(
 
 def remedy(paths: ViewPaths, shard: int) -> str:
     """Return the end of a message: what to do about a damaged row."""
-    listing = f"run python -m store verify {paths.store} to list all damage; to compute the shard again, "
-    if filled_by_featurize(paths, shard):
-        return f"{listing}repeat the featurize command that filled the view, with --repair"
-    return f"{listing}delete {paths.status(shard)} and repeat the command that filled the view"
+    return (
+        f"run python -m store verify {paths.store} to list all damage; to compute the shard again, repeat the "
+        "featurize command that filled the view, with --repair; if another command filled it, delete "
+        f"{paths.status(shard)} and repeat that command"
+    )
 
 
 def _mask(rows: Int[np.ndarray, " R"]) -> UInt8[np.ndarray, " R"]:

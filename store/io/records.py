@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -23,9 +23,6 @@ from stepdiff.common.io.sealed import BLANK
 from store.catalog.catalog import Catalog
 from store.format.layout import MERGED_SHARDS, ViewPaths, encode_json, read_json, shard_number, shard_numbers
 from store.format.shard import by_shard, read_chunk
-
-_FEATURIZE = "batch_size"  # in the info of what featurize writes, and of nothing else
-_LOOKED_AT = 8  # records
 
 
 @dataclass(frozen=True)
@@ -81,28 +78,6 @@ def encode_writes(shard: int, writes: Iterable[Write]) -> bytes:
 def encode_merged_writes(shards: Mapping[int, Iterable[Write]]) -> bytes:
     """Return the file of a group of shards, sealed."""
     return encode_json({"shards": {str(shard): _spans(shards[shard]) for shard in sorted(shards)}, "seal": BLANK})
-
-
-def filled_by_featurize(paths: ViewPaths, shard: int | None) -> bool:
-    """Return whether featurize wrote a shard, as its record says; where it has none that can be read, another one."""
-    own = [] if shard is None else [paths.info(shard), paths.merged_info(shard)]
-    others = (path for path in listed(paths.info(0).parent, "*.json"))
-    for path in chain(own, islice(others, _LOOKED_AT)):
-        if infos := _infos(path, shard if path in own else None):
-            return any(_FEATURIZE in info for info in infos)
-    return False
-
-
-def _infos(path: Place, shard: int | None) -> list[dict[str, Any]]:
-    """Return what wrote a shard, or any shard that the file has; nothing where it is damaged or does not exist."""
-    try:
-        about = read_json(path)
-    except (StepDiffError, FileNotFoundError):
-        return []
-    shards = about["shards"] if isinstance(about.get("shards"), dict) else {str(shard): about.get("writes")}
-    lists = [writes for number, writes in shards.items() if shard is None or number == str(shard)]
-    writes = [write for some in lists if isinstance(some, list) for write in some if isinstance(write, dict)]
-    return [info for write in writes if isinstance(info := write.get("info"), dict)]
 
 
 def _writes(path: Place, writes: Any, shard: int, rows_per_shard: int) -> list[Write]:

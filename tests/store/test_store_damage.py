@@ -187,7 +187,8 @@ def test_the_verify_command_lists_damage_and_exits_with_1(every_file: View, caps
     assert capsys.readouterr().out.splitlines() == [
         "arrays.zarr/clips/net/tokens/c/1/0/0 has 1 rows that are not as they were written: c4",
         "damaged files: 1, clips: 1",
-        f"what to do: delete {every_file.paths.status(1)} and repeat the command that filled view net of clips",
+        "what to do: repeat the featurize command that filled view net of clips, with --repair; if another command "
+        f"filled it, delete {every_file.paths.status(1)} and repeat that command",
         left,
     ]
     assert main(["verify", path, "--json"]) == 1
