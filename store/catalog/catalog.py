@@ -84,15 +84,9 @@ class Catalog:
         return frame if columns is None else frame.select(name for name in columns if name in frame.columns)
 
     def schema(self) -> dict[str, Any]:
-        """Return the columns that any part has, with the dtype of the first part that has values in it."""
-        return self._settled(self._schema)
-
-    def _schema(self, parts: Parts) -> dict[str, Any]:
-        dtypes: dict[str, Any] = {}
-        for name, dtype in (column for part in parts for column in table.schema(part).items()):
-            if dtypes.get(name, pl.Null) == pl.Null:
-                dtypes[name] = dtype
-        return dtypes
+        """Return the columns that any part has, with dtypes that hold the values of every part."""
+        frames = self._settled(lambda parts: [pl.DataFrame(schema=table.schema(part)) for part in parts])
+        return dict(pl.concat(frames, how="diagonal_relaxed").schema) if frames else {}
 
     def blocks(self, like: pl.DataFrame) -> Iterator[pl.DataFrame]:
         """Yield `row` and other columns of all rows in order, at most BLOCK at a time.
@@ -132,13 +126,13 @@ class Catalog:
     def _select(self, parts: Parts, rows: Int[np.ndarray, " K"], like: pl.DataFrame | None) -> pl.DataFrame:
         frames = [pl.DataFrame(schema={"row": pl.Int64(), **({"key": pl.String()} if like is None else like.schema)})]
         wanted = np.unique(rows[rows >= 0])
+        columns = None if like is None else ["row", *like.columns]
         for part, end in with_ends(parts):
             here = pl.Series(wanted[slice(*np.searchsorted(wanted, (first_row(part), end)))])
-            if not len(here):
-                continue
-            columns = None if like is None else ["row", *like.columns]
-            frame = table.copied(table.read(part, columns, strict=False, where=pl.col("row").is_in(here.implode())))
-            frames.append(frame if like is None else _like(frame, like))
+            if len(here):
+                where = pl.col("row").is_in(here.implode())
+                frame = table.copied(table.read(part, columns, strict=False, where=where))
+                frames.append(frame if like is None else _like(frame, like))
         return pl.concat(frames, how="diagonal_relaxed")
 
     def append(self, frame: pl.DataFrame) -> int:
@@ -154,12 +148,12 @@ class Catalog:
 
     def _check_dtypes(self, frame: pl.DataFrame) -> None:
         """Raise StepDiffError where a column has a type that does not go together with that of the catalog."""
-        known = {**self._dtypes, **self.schema()} if set(frame.columns) - self._dtypes.keys() else self._dtypes
-        self._dtypes = known
+        if set(frame.columns) - self._dtypes.keys():
+            self._dtypes |= self.schema()
         for name, dtype in frame.schema.items():
-            if not _go_together(known.get(name, dtype), dtype):
+            if not _go_together(known := self._dtypes.get(name, dtype), dtype):
                 raise StepDiffError(
-                    f"column {name!r} of {self.entity} is {known[name]} in the catalog and {dtype} here: give values "
+                    f"column {name!r} of {self.entity} is {known} in the catalog and {dtype} here: give values "
                     "of its type, or another name"
                 )
 

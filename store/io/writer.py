@@ -14,8 +14,8 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import tee
@@ -58,14 +58,6 @@ _SYNC_FILE_RANGE_WRITE = 2
 _libc = ctypes.CDLL(None)
 
 
-@dataclass(frozen=True)
-class _Written:
-    temp: Path
-    path: Path
-    nbytes: int
-    synced: "Future[None]"
-
-
 class CommitGroup:
     """Use as `with CommitGroup() as files: files.replace(...)`: the files get their names at the end of the block."""
 
@@ -73,7 +65,7 @@ class CommitGroup:
         """`check` is called before each request to an object store; an exception of it stops the write."""
         self._check = check
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="store-commit")
-        self._files: list[_Written] = []
+        self._files: list[tuple[Path, Path, int, Future[None]]] = []  # temporary and final path, bytes, fsync
         self._folders: set[Path] = set()
 
     def __enter__(self) -> "CommitGroup":
@@ -96,7 +88,7 @@ class CommitGroup:
                 os.close(fd)
                 temp.unlink(missing_ok=True)
                 raise
-        self._files.append(_Written(temp, path, nbytes, self._threads.submit(_sync, fd)))
+        self._files.append((temp, path, nbytes, self._threads.submit(_sync, fd)))
 
     def put(self, path: Place, data: bytes) -> None:
         """Write a small file, as `replace` does."""
@@ -116,8 +108,8 @@ class CommitGroup:
                         under_way.popleft().result()
                 else:
                     unsent += write_all(fd, data, end)
-                if unsent >= _SEND_BYTES:
-                    _send(fd)
+                if unsent >= _SEND_BYTES and hasattr(_libc, "sync_file_range"):  # the disk begins with what there is
+                    _libc.sync_file_range(fd, ctypes.c_int64(0), ctypes.c_int64(0), _SYNC_FILE_RANGE_WRITE)
                     unsent = 0
                 end += len(data)
             for writing in under_way:
@@ -131,30 +123,24 @@ class CommitGroup:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            for file in self._files:
-                with named_errors(file.path, file.nbytes):
-                    file.synced.result()
+            for _, path, nbytes, synced in self._files:
+                with named_errors(path, nbytes):
+                    synced.result()
             if error is None:
-                for file in self._files:
-                    with named_errors(file.path, file.nbytes):
-                        os.replace(file.temp, file.path)
+                for temp, path, nbytes, _ in self._files:
+                    with named_errors(path, nbytes):
+                        os.replace(temp, path)
                 list(self._threads.map(sync_folder, self._folders))
         finally:
             self._threads.shutdown()
-            for file in self._files:
-                file.temp.unlink(missing_ok=True)
+            for temp, *_ in self._files:
+                temp.unlink(missing_ok=True)
 
 
 def _write_at(fd: int, direct: int, data: UInt8[np.ndarray, " bytes"], offset: int) -> None:
     """Write all of `data`: past the page cache through `direct`, the rest through `fd`."""
     count = write_direct(direct, data, offset)
     write_all(fd, data[count:], offset + count)
-
-
-def _send(fd: int) -> None:
-    """Let the disk begin with what is written so far, where the system supports that."""
-    if hasattr(_libc, "sync_file_range"):
-        _libc.sync_file_range(fd, ctypes.c_int64(0), ctypes.c_int64(0), _SYNC_FILE_RANGE_WRITE)
 
 
 def _sync(fd: int) -> None:
@@ -318,11 +304,9 @@ class ViewWriter:
 
         def made(here: Int64[np.ndarray, " S"]) -> tuple[Values, Mapping[int, str]]:
             places = first[np.searchsorted(rows, here)]  # of a key that was given twice the first, and rather ok
-            good, bad = places < count, places >= count
-            return (
-                {name: values[places[good]] for name, values in arrays.items()},
-                {row: why[place - count] for row, place in zip(here[bad].tolist(), places[bad].tolist(), strict=True)},
-            )
+            pairs = zip(here.tolist(), places.tolist(), strict=True)
+            failures = {row: why[place - count] for row, place in pairs if place >= count}
+            return {name: values[places[places < count]] for name, values in arrays.items()}, failures
 
         self.fill(rows, made)
 
@@ -374,7 +358,8 @@ class ShardWriter:
             fresh = np.flatnonzero(status[rows - self.first] != OK)
             fresh = fresh[np.argsort(rows[fresh])]
             slots = rows[fresh] - self.first
-            features = {name: _taken(values, fresh) for name, values in features.items()}
+            if not np.array_equal(fresh, np.arange(len(rows))):  # else no copy
+                features = {name: values[fresh] for name, values in features.items()}
             reasons = {row: why for row, why in failures.items() if status[row - self.first] != OK}
             if not len(slots) and not reasons:
                 return
@@ -422,30 +407,22 @@ class ShardWriter:
 
     def _remove_from_record(self, rows: frozenset[int], held: Callable[[], None]) -> None:
         """Remove rows from the record: `store.damage` keeps recorded rows alone where a status chunk is lost."""
-        try:
+        writes: list[Write] = []
+        with suppress(StepDiffError):  # a damaged record keeps no row
             writes = writes_of_shard(self.view.paths, self.shard, self.view.rows_per_shard)
-        except StepDiffError:  # a damaged record, which keeps no row
-            return
         if any(write.rows & rows for write in writes):
             left = encode_writes(self.shard, [replace(write, rows=write.rows - rows) for write in writes])
             self.view.paths.info(self.shard).put([left], len(left), held)
 
-    def _check(
-        self,
-        rows: Int[np.ndarray, " K"],
-        features: Values,
-        failures: Mapping[int, str],
-    ) -> None:
+    def _check(self, rows: Int[np.ndarray, " K"], features: Values, failures: Mapping[int, str]) -> None:
         view, where = self.view, f"shard {self.shard} of view {self.view.name} ({self.view.entity})"
         every = np.concatenate([rows, np.array(list(failures), np.int64)]).astype(np.int64)
         last = min(self.first + view.rows_per_shard, len(view))
         if len(np.unique(every)) != len(every):
             raise StepDiffError(f"{where}: a row is given twice, or both with features and as failed")
         if len(every) and (every.min() < self.first or every.max() >= last):
-            raise StepDiffError(
-                f"{where} takes rows {self.first} to {last - 1}, got {every.min()} to "
-                f"{every.max()}: call resize() after the catalog grew"
-            )
+            given = f"{where} takes rows {self.first} to {last - 1}, got {every.min()} to {every.max()}"
+            raise StepDiffError(f"{given}: call resize() after the catalog grew")
         takes = view.stored if "scale" in features else view.features
         if len(rows) and set(features) != set(takes):
             raise StepDiffError(f"{where} takes {sorted(takes)}, got {sorted(features)}")
@@ -490,7 +467,7 @@ class ShardWriter:
         parts: Iterable[StoredRows],
     ) -> None:
         feature, slots = self.view.stored[name], self.view.rows_per_shard
-        path = self.view.paths.shard(name, self.shard, 1 + len(feature.shape))
+        path = self.view.shard_path(name, self.shard)
         old = open_shard(path, slots) if keep.any() else None
         size = (int(keep.sum()) + count) * feature.row_bytes + slots * 16 + 4
         new = ((part.slots, part.arrays.pop(name)) for part in parts)  # frees its memory once written
@@ -502,10 +479,9 @@ class ShardWriter:
         files.replace(path, pieces(old, keep, new, feature.row_bytes, check), size)
 
     def _earlier_reasons(self, status: UInt8[np.ndarray, " slots"]) -> dict[int, str]:
-        if not (status == FAILED).any():
+        if not (failed := (np.flatnonzero(status == FAILED) + self.first).tolist()):
             return {}
         reasons = reasons_by_row(self.view.catalog, failures_of_shard(self.view.paths, self.shard))
-        failed = (np.flatnonzero(status == FAILED) + self.first).tolist()
         return {row: reasons[row] for row in failed if row in reasons}
 
     def _write_failures(self, files: CommitGroup, reasons: Mapping[int, str]) -> None:
@@ -517,15 +493,10 @@ class ShardWriter:
         """Record what wrote `rows`, next to what wrote the others."""
         writes = writes_of_shard(self.view.paths, self.shard, self.view.rows_per_shard)
         new, today = frozenset(rows.tolist()), datetime.now(UTC).date().isoformat()
-        merged = [replace(write, rows=write.rows - new) for write in writes]
-        same = [place for place, write in enumerate(merged) if (write.info, write.date) == (info, today)]
-        if not same:
-            merged.append(Write(new, info, today))
-        for place in same:
-            merged[place] = replace(merged[place], rows=merged[place].rows | new)
+        if not any((write.info, write.date) == (info, today) for write in writes):
+            writes = [*writes, Write(frozenset(), info, today)]
+        merged = [
+            replace(write, rows=write.rows | new if (write.info, write.date) == (info, today) else write.rows - new)
+            for write in writes
+        ]
         files.put(self.view.paths.info(self.shard), encode_writes(self.shard, merged))
-
-
-def _taken(values: Shaped[np.ndarray, "K ..."], places: Int[np.ndarray, " F"]) -> Shaped[np.ndarray, "F ..."]:
-    """Return the rows at `places`; without a copy if those are all, in order."""
-    return values if np.array_equal(places, np.arange(len(values))) else values[places]

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Int64
 
 from stepdiff.common.errors import HeldError
 from stepdiff.common.io import sealed as table
@@ -88,19 +87,16 @@ def _merge_parts(catalog: Catalog, done: Compacted) -> None:
     for part in catalog.parts():
         if rows_of_merged(part) > MOST_ROWS / 2:
             _merge(catalog, run)
-            run = []
             continue
         frame = read_part(part)
         if run and (sum(map(len, run)) + len(frame) > MOST_ROWS or not _follows(run, frame)):
             _merge(catalog, run)
-            run = []
         run.append(frame)
     _merge(catalog, run)
     current = catalog.parts()
     hidden = {path for path in catalog.folder.glob("*.parquet") if is_part(path)} - set(current)
-    for part in current if hidden else ():
-        if rows_of_merged(part):
-            read_part(part)  # delete others only if the merged part is sound
+    for part in filter(rows_of_merged, current if hidden else ()):
+        read_part(part)  # delete others only if the merged part is sound
     for part in hidden:
         part.unlink()
     catalog.sweep()  # their indexes are stale
@@ -115,11 +111,12 @@ def _follows(run: list[pl.DataFrame], frame: pl.DataFrame) -> bool:
 
 
 def _merge(catalog: Catalog, run: list[pl.DataFrame]) -> None:
-    if len(run) < 2:
-        return
-    data = table.encode(pl.concat(run, how="diagonal"))
-    name = part_name(int(run[0]["row"][0]), int(run[-1]["row"][-1]) + 1)
-    (catalog.folder / name).create([data], len(data))
+    """Write parts as one, if there are several, and empty the list."""
+    if len(run) > 1:
+        data = table.encode(pl.concat(run, how="diagonal"))
+        name = part_name(int(run[0]["row"][0]), int(run[-1]["row"][-1]) + 1)
+        (catalog.folder / name).create([data], len(data))
+    run.clear()
 
 
 def _merge_failures(view: View, done: Compacted) -> None:
@@ -128,7 +125,9 @@ def _merge_failures(view: View, done: Compacted) -> None:
     for merged, identities in _mergeable(path, "*.parquet", view.paths.merged_failures):
         first = min(identities) // MERGED_SHARDS * MERGED_SHARDS
         frame = failures_of_shards(view.paths, range(first, first + MERGED_SHARDS))
-        data = table.encode(frame[_may_fail(view, frame["key"])])
+        rows = view.catalog.rows(frame["key"])
+        order = np.argsort(rows, kind="stable")
+        data = table.encode(frame[order[view.status()[rows[order]] != OK]])
         merged.put([data], len(data))
         for shard in _unwritten(view, identities):
             if path(shard).identity() == identities[shard]:
@@ -173,13 +172,6 @@ def _unwritten(view: View, shards: Iterable[int]) -> Iterator[int]:
     for shard in shards:
         with suppress(HeldError), locked(view.paths.lock(shard), wait=False):
             yield shard
-
-
-def _may_fail(view: View, keys: pl.Series) -> Int64[np.ndarray, " some"]:
-    """Return the places of the keys whose rows are not ok, in the order of the rows."""
-    rows = view.catalog.rows(keys.to_list())
-    order = np.argsort(rows, kind="stable")
-    return order[view.status()[rows[order]] != OK]
 
 
 def _remove_uncommitted(view: View, done: Compacted) -> None:

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import UInt8
 from rich import box
 from rich.table import Table
 
@@ -132,7 +131,11 @@ def list_rows(options: RowsOptions) -> int:
     forgotten = store.forgotten(options.entity)
     count = len(catalog)
     gone = np.isin(np.arange(count), forgotten["row"].to_numpy())
-    status = {view.name: np.where(gone, _FORGOTTEN, _longer(view.status(), count)) for view in views}
+    status = {view.name: np.full(count, ABSENT) for view in views}
+    for view in views:
+        known = view.status()[:count]  # others were appended meanwhile
+        status[view.name][: len(known)] = known
+        status[view.name][gone] = _FORGOTTEN
     chosen = np.ones(count, bool)
     if options.status is not None:
         wanted = WORDS.index(options.status)
@@ -146,11 +149,6 @@ def list_rows(options: RowsOptions) -> int:
     if gone[places].any():
         frame = frame.join(forgotten.select("row", "reason"), on="row", how="left", maintain_order="left")
     return _write_rows(options, frame)
-
-
-def _longer(status: UInt8[np.ndarray, " rows"], count: int) -> UInt8[np.ndarray, " count"]:
-    """Return the status of the first `count` rows: others were appended meanwhile."""
-    return np.concatenate([status[:count], np.full(max(count - len(status), 0), ABSENT, np.uint8)])
 
 
 def _write_rows(options: FailuresOptions, frame: pl.DataFrame) -> int:
