@@ -66,14 +66,13 @@ def check_schema(format: str, fields: pa.Schema) -> None:
 
 def write_parquet(path: Path, batches: pa.RecordBatchReader) -> None:
     """Write a part. Each batch is a row group; features are neither compressed nor given statistics."""
-    features = [field.name for field in batches.schema if field.metadata]
-    metadata = [name for name in batches.schema.names if name not in features]
-    packing = {name: "zstd" for name in metadata}
-    for name in features:
-        kind, leaf = batches.schema.field(name).type, name
-        while pa.types.is_fixed_size_list(kind):
+    metadata = [field.name for field in batches.schema if not field.metadata]
+    packing = dict.fromkeys(metadata, "zstd")
+    for field in batches.schema:
+        kind, leaf = field.type, field.name
+        while field.metadata and pa.types.is_fixed_size_list(kind):
             kind, leaf = kind.value_type, f"{leaf}.list.element"
-        packing[leaf] = "none"
+        packing.setdefault(leaf, "none")
     with pq.ParquetWriter(
         path,
         batches.schema,
@@ -183,8 +182,8 @@ def write_lance(path: Path, batches: pa.RecordBatchReader) -> None:
     except (OSError, ValueError) as error:
         raise StepDiffError(f"cannot write {root}: {one_line(error)}") from error
     record = [fragment.to_json() for fragment in fragments]
-    for file in (file for fragment in record for file in fragment["files"]):
-        sync_file(root / "data" / file["path"])
+    for name in _files(record):
+        sync_file(root / "data" / name)
     sync_folder(root / "data")
     path.write_text(json.dumps(record))
 
@@ -210,10 +209,10 @@ def prepare(path: LocalPath, format: str) -> None:
     unfinished.make_folder()
     unfinished.remove_dead(deep=False)
     if format == "lance":
-        known = {file for record in _records(unfinished) for file in _files(record)}
-        left = [file for name in ("_versions", "_transactions") for file in (path / name).glob("*")]
-        for file in [*left, *(file for file in (path / "data").glob("*") if file.name not in known)]:
-            file.remove()
+        known = _files(_fragments(unfinished))
+        for file in (file for name in ("_versions", "_transactions", "data") for file in (path / name).glob("*")):
+            if file.parent.name != "data" or file.name not in known:
+                file.remove()
 
 
 def finish(path: LocalPath, format: str, fields: pa.Schema, rows: int) -> None:
@@ -226,8 +225,7 @@ def finish(path: LocalPath, format: str, fields: pa.Schema, rows: int) -> None:
     import lance
 
     if not is_whole(path, format):
-        texts = [json.dumps(fragment) for record in _records(unfinished) for fragment in record]
-        fragments = [lance.FragmentMetadata.from_json(text) for text in texts]
+        fragments = [lance.FragmentMetadata.from_json(json.dumps(one)) for one in _fragments(unfinished)]
         lance.LanceDataset.commit(str(path), lance.LanceOperation.Overwrite(fields, fragments))
         for file in (path / "_versions").iterdir():
             sync_file(file)
@@ -247,9 +245,10 @@ def data_files(path: LocalPath, format: str, parts: int) -> list[Path]:
     return [path / "data" / name for name in _files(fragments)]
 
 
-def _records(unfinished: LocalPath) -> list[list[dict[str, Any]]]:
-    """Return the fragments of each part of a Lance dataset, in their order."""
-    return [json.loads(record.read_bytes()) for record in sorted(unfinished.glob("*.json"))]
+def _fragments(unfinished: LocalPath) -> list[dict[str, Any]]:
+    """Return the fragments of all parts of a Lance dataset, in their order."""
+    records = (json.loads(record.read_bytes()) for record in sorted(unfinished.glob("*.json")))
+    return [fragment for record in records for fragment in record]
 
 
 def _files(fragments: list[dict[str, Any]]) -> list[str]:
@@ -288,7 +287,9 @@ class Exported:
 def export(options: ExportOptions) -> Exported:
     """Export what is missing. StepDiffError where the view lacks a feature, or the files cannot be written."""
     begin = time.monotonic()
-    format = chosen_format(options)
+    format = options.format or SUFFIXES.get(Path(options.path).suffix.lower())
+    if format is None:
+        raise StepDiffError(f"the name {options.path} has no known suffix: give --format {'|'.join(get_args(Format))}")
     if place(options.path).remote:
         raise StepDiffError(f"{options.path} is not a local path: export to a folder, then copy it")
     path, store = LocalPath(options.path), Store.open(options.store)
@@ -327,14 +328,6 @@ def export(options: ExportOptions) -> Exported:
         seconds=round(time.monotonic() - begin, 3),
         how_to_open=card.how_to_open(options.path),
     )
-
-
-def chosen_format(options: ExportOptions) -> Format:
-    """Return the format of an export; StepDiffError where neither option nor suffix says it."""
-    format = options.format or SUFFIXES.get(Path(options.path).suffix.lower())
-    if format is None:
-        raise StepDiffError(f"the name {options.path} has no known suffix: give --format {'|'.join(get_args(Format))}")
-    return format
 
 
 @contextmanager
