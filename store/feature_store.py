@@ -43,6 +43,7 @@ from store.format.layout import (
     group_metadata,
     is_shard_rows,
     read_json,
+    refuse_snapshot,
     snapshot_of,
     stored_features,
     write_json,
@@ -115,11 +116,12 @@ class Store:
 
     def __repr__(self) -> str:
         """Return location, rows and views, a line for each entity."""
-        lines = [
-            f"  {entity}: {len(self.catalog(entity)):,} rows; views: {', '.join(self.views(entity)) or 'none'}"
-            for entity in self.entities()
-        ]
-        return "\n".join([f"Store({self.location})", *lines])
+        lines = [f"Store({self.location})"]
+        for entity in self.entities():
+            lines.append(
+                f"  {entity}: {len(self.catalog(entity)):,} rows; views: {', '.join(self.views(entity)) or 'none'}"
+            )
+        return "\n".join(lines)
 
     @property
     def location(self) -> str:
@@ -128,9 +130,7 @@ class Store:
 
     def entities(self) -> list[str]:
         """Return the entities that have rows or views."""
-        return [
-            entity for entity in ENTITIES if self.catalog(entity).parts() or (self.folder / ARRAYS / entity).is_dir()
-        ]
+        return [e for e in ENTITIES if self.catalog(e).parts() or (self.folder / ARRAYS / e).is_dir()]
 
     def views(self, entity: str) -> list[str]:
         """Return the names of the views of an entity."""
@@ -159,8 +159,7 @@ class Store:
 
     def refuse_snapshot(self) -> None:
         """Raise StepDiffError for the store of a snapshot."""
-        if self.at is not None:
-            raise StepDiffError(f"snapshot {self.at} of {self.path} cannot be changed: give the store without it")
+        refuse_snapshot(self.folder)
 
     def view(self, entity: str, name: str, check: Check = "first") -> View:
         """Return a view; StepDiffError lists the existing ones if it does not exist.
@@ -202,10 +201,8 @@ class Store:
             if view.features != dict(features):
                 differs = differs or f"features {view.features} against {dict(features)}"
             if differs:
-                raise StepDiffError(
-                    f"view {name} of {entity} in {self.path} was made differently: {differs}; "
-                    "give the new view another name"
-                )
+                where = f"view {name} of {entity} in {self.path}"
+                raise StepDiffError(f"{where} was made differently: {differs}; give the new view another name")
             return view
         rows = shard_rows(features) if rows_per_shard is None else rows_per_shard
         if not is_shard_rows(rows):

@@ -117,12 +117,11 @@ class ViewDatasource(Datasource):
         like = None if filter is None else _checked_filter(filter, opened)
         made = _made(opened)
         self._reader = _Reader(store, entity, view, check, made, names, about[1:], dtype, filter, like, tensors)
-        self._schema = pa.schema(
-            [pa.field(f.name, _tensor_type(tensors[f.name])) if f.name in tensors else f for f in fields]
-        )
+        arrays = {f: ArrowTensorArray.from_numpy(np.empty((0, *t.shape), t.dtype)) for f, t in tensors.items()}
+        self._schema = pa.schema([pa.field(f.name, arrays[f.name].type) if f.name in arrays else f for f in fields])
         self._row_bytes = sum(tensor.row_bytes for tensor in tensors.values()) + _COLUMN_BYTES * len(about)
-        self._rows = None if rows is None else _known_rows(opened, rows)
-        self._spans = _shards(opened) if self._rows is None else _parts_of(self._rows, opened.rows_per_shard)
+        self._rows = None if rows is None else np.unique(row_numbers(rows))
+        self._spans = _shards(opened) if self._rows is None else _parts_of(self._rows, opened)
 
     def get_name(self) -> str:
         """Return the name that Ray shows."""
@@ -199,20 +198,14 @@ class _Reader:
         while True:
             try:
                 batch = next(batches, None)
-            except StepDiffError:
-                view.check_not_dropped()  # then other errors are its consequence
-                raise
-            view.check_not_dropped()  # files that are gone would be read as zeros, or their rows as absent
+            finally:  # errors may be a consequence; files that are gone would be read as zeros, or rows as absent
+                view.check_not_dropped()
             if batch is None:
                 return
-            names = batch.schema.names
-            yield pa.table([self._column(batch, name) for name in names], names)
-
-    def _column(self, batch: pa.RecordBatch, name: str) -> pa.Array:
-        column = batch.column(name)
-        if name not in self.tensors:
-            return column
-        return ArrowTensorArray.from_numpy(row_values(batch, name, self.tensors[name].shape))
+            columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+            for name, tensor in self.tensors.items():
+                columns[name] = ArrowTensorArray.from_numpy(row_values(batch, name, tensor.shape))
+            yield pa.table(list(columns.values()), list(columns))
 
     def _open(self) -> View:
         """Return the view in a worker; StepDiffError if the node does not see it, or if it is another one now."""
@@ -269,20 +262,13 @@ def _shards(view: View) -> Spans:
     return np.stack([first, np.minimum(first + view.rows_per_shard, length)], axis=1)
 
 
-def _known_rows(view: View, rows: Rows) -> Int64[np.ndarray, " R"]:
-    """Return the rows that are asked for, ascending, each once."""
-    asked = np.unique(row_numbers(rows))
+def _parts_of(rows: Int64[np.ndarray, " R"], view: View) -> Spans:
+    """Return where the rows of each shard begin and end among ascending `rows`; StepDiffError for an unknown row."""
     known = len(view.catalog)
-    if len(asked) and asked[-1] >= known:
-        raise StepDiffError(f"no row {asked[-1]} in the catalog of {view.entity}: it has rows 0 to {known - 1}")
-    return asked
-
-
-def _parts_of(rows: Int64[np.ndarray, " R"], shard_rows: int) -> Spans:
-    """Return where the rows of each shard begin and end among `rows`."""
-    cuts = np.flatnonzero(np.diff(rows // shard_rows)) + 1
-    edges = np.array([0, *cuts, len(rows)], np.int64) if len(rows) else np.zeros(1, np.int64)
-    return np.stack([edges[:-1], edges[1:]], axis=1)
+    if len(rows) and rows[-1] >= known:
+        raise StepDiffError(f"no row {rows[-1]} in the catalog of {view.entity}: it has rows 0 to {known - 1}")
+    _, first = np.unique(rows // view.rows_per_shard, return_index=True)
+    return np.stack([first, np.append(first, len(rows))[1:]], axis=1)
 
 
 def _checked_filter(filter: pl.Expr, view: View) -> pl.DataFrame:
@@ -306,7 +292,3 @@ def _checked_filter(filter: pl.Expr, view: View) -> pl.DataFrame:
             "parts: find the rows in the whole catalog and pass rows="
         )
     return like
-
-
-def _tensor_type(feature: Feature) -> pa.DataType:
-    return ArrowTensorArray.from_numpy(np.empty((0, *feature.shape), feature.dtype)).type

@@ -198,7 +198,10 @@ REASONS = {"key": pl.String, "reason": pl.String}
 
 def failures_of_shard(paths: ViewPaths, shard: int) -> pl.DataFrame:
     """Return key and reason of rows that failed in a shard, maybe of others too; StepDiffError where damaged."""
-    return own if (own := _read(paths.failures(shard))) is not None else _merged(paths, shard)
+    for path in (paths.failures(shard), paths.merged_failures(shard)):
+        if (frame := _read(path)) is not None:
+            return frame
+    return pl.DataFrame(schema=REASONS)
 
 
 def encode_failures(catalog: Catalog, reasons: Mapping[int, str]) -> bytes:
@@ -221,13 +224,9 @@ def failures_of_shards(paths: ViewPaths, shards: Iterable[int]) -> pl.DataFrame:
     frames_by_shard = {shard: frame for shard in named if (frame := _read(paths.failures(shard))) is not None}
     # merged files last: a file that was merged in the meantime is in them
     groups = {shard // MERGED_SHARDS: shard for shard in shards if shard not in frames_by_shard}
-    frames = [*frames_by_shard.values(), *(_merged(paths, shard) for shard in groups.values())]
+    merged = (_read(paths.merged_failures(shard)) for shard in groups.values())
+    frames = [*frames_by_shard.values(), *(frame for frame in merged if frame is not None)]
     return pl.concat([pl.DataFrame(schema=REASONS), *frames]).unique("key", keep="first", maintain_order=True)
-
-
-def _merged(paths: ViewPaths, shard: int) -> pl.DataFrame:
-    frame = _read(paths.merged_failures(shard))
-    return pl.DataFrame(schema=REASONS) if frame is None else frame
 
 
 def _read(path: Place) -> pl.DataFrame | None:

@@ -84,9 +84,10 @@ def _rows(store: Store, options: LineageOptions, rows: np.ndarray, keys: list[st
     gone = dict(store.forgotten(entity).select("row", "reason").iter_rows())
     views = [store.view(entity, name) for name in store.views(entity)]
     named = _named(store, entity, rows)
-    folder = None if store.path.remote else Path(str(store.path)).absolute().parent
-    heads = folder if options.heads is None else Path(options.heads)
-    trained, unknown = ({}, []) if heads is None or entity != "clips" else _trained(heads, keys)
+    trained, unknown = {}, []
+    if entity == "clips" and (options.heads is not None or not store.path.remote):
+        heads = Path(str(store.path)).absolute().parent if options.heads is None else Path(options.heads)
+        trained, unknown = _trained(heads, keys)
     for key, row in zip(keys, rows.tolist(), strict=True):
         metadata = {name: value for name, value in about[row].items() if name != "key" and value is not None}
         reason = (gone[row] or "") if row in gone else None

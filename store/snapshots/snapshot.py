@@ -195,7 +195,8 @@ def _link_store(store: Place, folder: Place) -> None:
         before = _settled(store, views)
         with progress("views tagged", len(views)) as advance:
             for view in views:
-                _link_shards(view, folder)
+                shards = shard_numbers(path.name for path in listed(view.paths.status(0).parent, "*"))
+                list(folder.map(lambda shard, view=view: _link(shard_files(view, shard), store, folder), shards))
                 advance(1)
         # what grows meanwhile, in an order in which no array is longer than its catalog
         for view in views:
@@ -205,9 +206,9 @@ def _link_store(store: Place, folder: Place) -> None:
         groups = [store / ARRAYS, *(store / ARRAYS / entity for entity in ENTITIES)]
         _link([group / "zarr.json" for group in groups], store, folder)
         _link([forgotten_path(store, entity) for entity in ENTITIES], store, folder)
-        for entity in ENTITIES:
-            _link(_catalog(store, entity).parts(), store, folder)
-            for index in listed(store / "catalog" / entity, "*.keys"):
+        for catalog in (_catalog(store, entity) for entity in ENTITIES):
+            _link(catalog.parts(), store, folder)
+            for index in listed(catalog.folder, "*.keys"):
                 _link([index], store, folder)
         if before.items() <= _settled(store, views).items():
             return
@@ -223,18 +224,10 @@ def _settled(store: Place, views: Sequence[View]) -> dict[str, object]:
         parts = (store / "catalog" / entity).identities()
         settled |= {f"{entity} {name}": version for name, version in parts.items() if is_part(store / name)}
     for view in views:
-        folders = view.paths.beside
-        merged = [
-            (name, now) for folder in folders for name, now in folder.identities().items() if name[:6] == "merged"
-        ]
-        settled[str(view.paths.group)] = (view.paths.group / "zarr.json").identity(), sorted(merged)
+        files = (file for folder in view.paths.beside for file in folder.identities().items())
+        merged = sorted((name, version) for name, version in files if name.startswith("merged"))
+        settled[str(view.paths.group)] = (view.paths.group / "zarr.json").identity(), merged
     return settled
-
-
-def _link_shards(view: View, folder: Place) -> None:
-    """Link the files of all committed shards of a view."""
-    shards = shard_numbers(path.name for path in listed(view.paths.status(0).parent, "*"))
-    list(folder.map(lambda shard: _link(shard_files(view, shard), view.paths.store, folder), shards))
 
 
 def _link(files: Sequence[Place], store: Place, folder: Place) -> None:

@@ -6,7 +6,6 @@ Guarantees
 
 import math
 import time
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -267,7 +266,7 @@ def measured_rates(store: Store, entity: str, encoder: str, weights: str = "") -
 
     With `weights`, a sha256, only of views with those: models of one encoder may differ in size.
     """
-    rates: dict[str, tuple[int, float]] = defaultdict(lambda: (0, 0.0))
+    rates: dict[str, tuple[int, float]] = {}
     for name in store.views(entity):
         view = store.view(entity, name)
         made = view.provenance
@@ -275,13 +274,11 @@ def measured_rates(store: Store, entity: str, encoder: str, weights: str = "") -
             continue
         for _, writes in all_writes(view.paths, view.rows_per_shard):
             for write in writes:
-                device: Any = write.info.get("device")
-                rows: Any = write.info.get("rows")
-                seconds: Any = write.info.get("seconds")
+                device, rows, seconds = (write.info.get(name) for name in ("device", "rows", "seconds"))
                 if isinstance(device, str) and _is_count(rows) and _is_count(seconds):
-                    before = rates[device]
+                    before = rates.get(device, (0, 0.0))
                     rates[device] = before[0] + rows, before[1] + seconds
-    return dict(rates)
+    return rates
 
 
 def _is_count(value: Any) -> bool:
