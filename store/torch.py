@@ -221,16 +221,11 @@ class FeatureStream(IterableDataset):
         features: str | Sequence[str],
         keys: Keys | None = None,
         *,
-        batch_size: int,
         where: pl.Expr | None = None,
         labels: Labels = (),
-        shuffle: bool = True,
-        seed: int = 0,
-        drop_last: bool = False,
         rank: int | None = None,
         world: int | None = None,
-        ahead: int = 3,
-        check: Check | None = None,
+        **options: Any,
     ) -> None:
         """Choose rows and labels, and plan the batches.
 
@@ -238,33 +233,18 @@ class FeatureStream(IterableDataset):
             view: the view to read.
             features: one or more of its features.
             keys: the rows to read; by default all that are ok, or those of them that `where` selects.
-            batch_size: rows of a batch of one rank.
             where: a Polars expression over the catalog's columns, such as `pl.col("split") == "train"`.
             labels: columns of the catalog, or Polars expressions over them, that each batch also has: numbers and
                 booleans as a tensor [B], anything else as a list.
-            shuffle: another order every epoch; without, the order of `keys` or of the catalog.
-            seed: decides the order, with the epoch.
-            drop_last: leave out the rows that fill no whole batch of every rank.
             rank: the part of the rows to read; by default the rank in `torch.distributed`, else $RANK, else 0.
             world: the number of ranks; by default that of `torch.distributed`, else $WORLD_SIZE, else 1.
-            ahead: batches that are read or being read while one is used, in every process.
-            check: when to compare rows with their stored checksums (`View.read`).
+            options: of `Batches`: `batch_size` (of one rank), `shuffle`, `seed`, `drop_last`, `ahead` (in every
+                process), `check`.
         """
         self._selection = _Selection(view, features, keys, where, labels)
         self.rank, self.world = _rank(rank, world)
         self._batches = Batches(
-            view,
-            features,
-            self._selection.rows,
-            batch_size=batch_size,
-            shuffle=shuffle,
-            seed=seed,
-            drop_last=drop_last,
-            rank=self.rank,
-            world=self.world,
-            ahead=ahead,
-            keep=None,
-            check=check,
+            view, features, self._selection.rows, rank=self.rank, world=self.world, keep=None, **options
         )
         self._state = self._begun = self._batches.state_dict()  # after the last batch; at the start of the iteration
         self._resumes = False  # the next iteration starts at the state's position

@@ -223,8 +223,8 @@ def _check_keys(path: Path, keys: pl.Series) -> None:
     missing = keys.is_null() | (keys == "")
     if missing.any():
         raise StepDiffError(f"{path} has no key for row {missing.arg_max()}: give every row one")
-    if not keys.is_unique().all():
-        twice = keys.filter(keys.is_duplicated())[0]
+    if (repeated := keys.filter(keys.is_duplicated())).len():
+        twice = repeated[0]
         first, second = (keys == twice).arg_true()[:2]
         raise StepDiffError(f"{path} has key {twice!r} in rows {first} and {second}: keys are unique")
     check_rows(keys.to_frame(), str(path))

@@ -22,6 +22,7 @@ from stepdiff.common.errors import StepDiffError
 from stepdiff.common.progress import progress
 from store.feature_store import Store
 from store.format.pool import TOKENS, pooled, pooled_view
+from store.io.records import reasons_by_row
 from store.io.writer import Values
 from store.provenance import Feature, Provenance, main_feature, with_dtype
 from store.verbs.options import DeriveOptions, PoolOptions, RequantiseOptions
@@ -104,15 +105,12 @@ def _derive(
         new = writer.view
         source, before = old.status(), new.status()
         todo = np.flatnonzero(((source == OK) & (before != OK)) | ((source == FAILED) & (before == ABSENT)))
-        failures = old.failures()
-        reasons = dict(zip(store.catalog(old.entity).rows(failures["key"]).tolist(), failures["reason"], strict=True))
+        reasons = reasons_by_row(old.catalog, old.failures())
 
         def copied(rows: Int64[np.ndarray, " S"]) -> tuple[Values, Mapping[int, str]]:
             good, failed = rows[source[rows] == OK], rows[source[rows] == FAILED]
-            values = {
-                name: old.read(name, good, dtype="float32" if made.dtype == "int8" else None)
-                for name, made in old.features.items()
-            }
+            dtypes = {name: "float32" if made.dtype == "int8" else None for name, made in old.features.items()}
+            values = {name: old.read(name, good, dtype=dtype) for name, dtype in dtypes.items()}
             return convert(values), {row: reasons[row] for row in failed.tolist()}
 
         with progress(f"{old.name} to {new.name}", len(todo)) as advance:

@@ -86,16 +86,10 @@ def info_table(views: list[ViewInfo]) -> Table:
     for heading in ("ok", "failed", "absent", "shards", "size"):
         table.add_column(heading, justify="right", no_wrap=True)
     for view in views:
-        features = "\n".join(
-            f"{name} {'x'.join(map(str, f['shape']))} {f['dtype']}" for name, f in view.features.items()
-        )
-        table.add_row(
-            f"{view.entity}/{view.view}",
-            view.provenance["encoder"],
-            features,
-            *(f"{n:,}" for n in (view.ok, view.failed, view.absent, view.shards)),
-            readable_bytes(view.bytes),
-        )
+        features = (f"{name} {'x'.join(map(str, f['shape']))} {f['dtype']}" for name, f in view.features.items())
+        counts = (f"{n:,}" for n in (view.ok, view.failed, view.absent, view.shards))
+        texts = (f"{view.entity}/{view.view}", view.provenance["encoder"], "\n".join(features))
+        table.add_row(*texts, *counts, readable_bytes(view.bytes))
     return table
 
 
@@ -115,10 +109,10 @@ _FORGOTTEN = 3
 def list_failures(options: FailuresOptions) -> int:
     """Print or write view, key and reason of the rows that failed."""
     store = Store.open(options.path)
-    frames = [pl.DataFrame(schema={"view": pl.String, "key": pl.String, "reason": pl.String})]
-    for view in _views(store, options.entity, options.view):
-        frames.append(view.failures().select(pl.lit(view.name).alias("view"), "key", "reason"))
-    return _write_rows(options, pl.concat(frames))
+    empty = pl.DataFrame(schema={"view": pl.String, "key": pl.String, "reason": pl.String})
+    views = _views(store, options.entity, options.view)
+    frames = (view.failures().select(pl.lit(view.name).alias("view"), "key", "reason") for view in views)
+    return _write_rows(options, pl.concat([empty, *frames]))
 
 
 def list_rows(options: RowsOptions) -> int:
@@ -139,9 +133,7 @@ def list_rows(options: RowsOptions) -> int:
     chosen = np.ones(count, bool)
     if options.status is not None:
         wanted = WORDS.index(options.status)
-        chosen = gone & (wanted == _FORGOTTEN)
-        for values in status.values():
-            chosen |= values == wanted
+        chosen = np.any([gone & (wanted == _FORGOTTEN), *(values == wanted for values in status.values())], axis=0)
     places = np.flatnonzero(chosen)
     frame = pl.DataFrame({"row": places, "key": catalog.keys(places)}, schema={"row": pl.Int64, "key": pl.String})
     words = np.array(WORDS, object)

@@ -200,8 +200,7 @@ def _setting(made: Provenance, features: Mapping[str, Feature]) -> Setting | Non
     """Return the recommended setting of an encoder with its bytes."""
     if TOKENS not in features or pool_of(made) != 1:
         return None
-    known = (each.setting for each in ENCODERS.values() if each.name == made.encoder)
-    setting = next(known, Setting())
+    setting = next((known.setting for known in ENCODERS.values() if known.name == made.encoder), Setting())
     if setting.pool != 1:
         _, features, _ = pooled_view(made, features, setting.pool)
     size = sizes(1, with_dtype(features, setting.dtype), setting.dtype, 1)
@@ -286,23 +285,20 @@ def _is_count(value: Any) -> bool:
 
 
 def _hours(options: PlanOptions, rows: int, entity: str, made: Provenance, where: str | None) -> list[Hours]:
-    if options.clips_per_second is not None:
-        if not 0 < options.clips_per_second < math.inf:
-            raise StepDiffError(f"--clips-per-second {options.clips_per_second} is not above 0")
-        return [_hour(rows, options.clips_per_second, "worker", "as given", options.workers)]
-    if where is None:
-        return []
-    rates = measured_rates(Store.open(where), entity, made.encoder, made.weights)
-    if options.measured_in and not rates:
-        raise StepDiffError(
-            f"{where} has no measured rate of {made.encoder} on {entity}: run python -m featurize first"
-        )
-    return [
-        _hour(rows, count / seconds, device, f"{count:,} {entity} in {seconds:,.1f} s in {where}", options.workers)
-        for device, (count, seconds) in sorted(rates.items())
-    ]
-
-
-def _hour(rows: int, rate: float, device: str, measured: str, workers: int) -> Hours:
-    hours = rows / rate / 3600
-    return Hours(rate, device, measured, hours, hours / workers)
+    """Return the hours at the given rate, or at the rates that the store `where` records."""
+    if (rate := options.clips_per_second) is not None:
+        if not 0 < rate < math.inf:
+            raise StepDiffError(f"--clips-per-second {rate} is not above 0")
+        measured = [(rate, "worker", "as given")]
+    else:
+        rates = {} if where is None else measured_rates(Store.open(where), entity, made.encoder, made.weights)
+        if options.measured_in and not rates:
+            raise StepDiffError(
+                f"{where} has no measured rate of {made.encoder} on {entity}: run python -m featurize first"
+            )
+        measured = [
+            (count / seconds, device, f"{count:,} {entity} in {seconds:,.1f} s in {where}")
+            for device, (count, seconds) in sorted(rates.items())
+        ]
+    hours = [rows / rate / 3600 for rate, _, _ in measured]
+    return [Hours(*of, took, took / options.workers) for of, took in zip(measured, hours, strict=True)]
