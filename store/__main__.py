@@ -40,14 +40,14 @@ _DIGITS = 12  # of a sha256 that are shown
 _SECONDS = len("2026-11-29T12:00:00")
 
 
-def _show_info(found: Any) -> None:
+def _show_info(found: dict[str, Any]) -> None:
     from store.verbs.info import info_table
 
-    gone = {entity: f" ({count:,} forgotten)" for entity, count in found.forgotten.items()}
-    rows = ", ".join(f"{count:,} {entity}{gone.get(entity, '')}" for entity, count in found.rows.items())
-    print(f"{found.path}: {rows or 'empty'}")
-    if found.views:
-        _print_table(info_table(found.views))
+    gone = {entity: f" ({count:,} forgotten)" for entity, count in found["forgotten"].items()}
+    rows = ", ".join(f"{count:,} {entity}{gone.get(entity, '')}" for entity, count in found["rows"].items())
+    print(f"{found['path']}: {rows or 'empty'}")
+    if found["views"]:
+        _print_table(info_table(found["views"]))
 
 
 def _verify(given: options.VerifyOptions) -> dict[str, Any]:
@@ -78,24 +78,24 @@ def _show_damage(record: dict[str, Any]) -> None:
     print(f"not covered: {files}{'; '.join(record['not_covered']['never'])}")
 
 
-def _show_forgotten(done: Any) -> None:
-    did, was = ("recalled", "not forgotten") if done.recalled else ("forgotten", "forgotten before")
-    already = f", {done.already:,} {was}" if done.already else ""
-    print(f"{done.rows:,} {done.entity} of {done.store} {did}{already}")
-    for view, count in done.withdrawn.items():
+def _show_forgotten(done: dict[str, Any]) -> None:
+    did, was = ("recalled", "not forgotten") if done["recalled"] else ("forgotten", "forgotten before")
+    already = f", {done['already']:,} {was}" if done["already"] else ""
+    print(f"{done['rows']:,} {done['entity']} of {done['store']} {did}{already}")
+    for view, count in done["withdrawn"].items():
         print(f"  view {view}: {count:,} finished rows are absent now")
-    for card in done.stale:
+    for card in done["stale"]:
         print(f"  {card} is stale: run python -m retrieval build")
 
 
-def _show_dropped(found: Any) -> None:
+def _show_dropped(found: dict[str, Any]) -> None:
     from store.verbs.info import readable_bytes
 
-    size = f"{readable_bytes(found.bytes)}, {found.files:,} files"
-    what = f"view {found.view} of {found.entity} in {found.store}: {size}"
-    print(f"dropped {what}" if found.dropped else f"would drop {what}; give --yes to do it")
-    for path in found.stale:
-        print(f"  {path} was built from it: remove it too" if found.dropped else f"  {path} was built from it")
+    size = f"{readable_bytes(found['bytes'])}, {found['files']:,} files"
+    what = f"view {found['view']} of {found['entity']} in {found['store']}: {size}"
+    print(f"dropped {what}" if found["dropped"] else f"would drop {what}; give --yes to do it")
+    for path in found["stale"]:
+        print(f"  {path} was built from it" + (": remove it too" if found["dropped"] else ""))
 
 
 def _show_compacted(done: Any) -> None:
@@ -171,17 +171,15 @@ def _advice(planned: Any) -> Iterator[str]:
         yield f"  encoding it takes {it.encode_seconds:.2g} s of {worker}, {read}: {wins}"
 
 
-def _show_export(done: Any) -> None:
+def _show_export(done: dict[str, Any]) -> None:
     from store.verbs.info import readable_bytes
 
-    left = [f"{getattr(done, name):,} {name}" for name in ("failed", "absent", "forgotten") if getattr(done, name)]
+    left = [f"{done[name]:,} {name}" for name in ("failed", "absent", "forgotten") if done[name]]
     out = f" (left out: {', '.join(left)})" if left else ""
-    before = "complete already, " if done.already == done.parts else ""
-    print(
-        f"{done.rows:,} {done.entity} of view {done.view} in {done.path}, {before}{done.format}, "
-        f"{readable_bytes(done.bytes)}{out}"
-    )
-    print("\n".join(f"  {line}" for line in done.how_to_open.splitlines()))
+    before = "complete already, " if done["already"] == done["parts"] else ""
+    size = readable_bytes(done["bytes"])
+    print("{rows:,} {entity} of view {view} in {path}, ".format(**done) + f"{before}{done['format']}, {size}{out}")
+    print("\n".join(f"  {line}" for line in done["how_to_open"].splitlines()))
 
 
 def _show_import(done: Any) -> None:
@@ -389,7 +387,7 @@ VERBS = {
     "rows": Verb(options.RowsOptions, "store.verbs.info:list_rows"),
     "forget": Verb(options.ForgetOptions, "store.verbs.removal:forget", _show_forgotten, ("path", "keys")),
     "drop": Verb(
-        options.DropOptions, "store.verbs.removal:drop", _show_dropped, status=lambda found: int(not found.dropped)
+        options.DropOptions, "store.verbs.removal:drop", _show_dropped, status=lambda found: int(not found["dropped"])
     ),
     "compact": Verb(options.CompactOptions, "store.verbs.compact:compact", _show_compacted),
     "tag": Verb(options.TagOptions, _tag, _show_tag, ("path", "name")),

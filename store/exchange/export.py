@@ -17,7 +17,7 @@ import tarfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 from urllib.parse import quote
@@ -262,30 +262,12 @@ _LOCK = "_export.lock"
 _MOST_CARD = 64 * 2**20
 
 
-@dataclass(frozen=True)
-class Exported:
-    """The content of an export; rows that failed, are absent or were forgotten are left out."""
+def export(options: ExportOptions) -> dict[str, Any]:
+    """Export what is missing. StepDiffError where the view lacks a feature, or the files cannot be written.
 
-    path: str
-    format: str
-    store: str
-    entity: str
-    view: str
-    rows: int
-    failed: int
-    absent: int
-    forgotten: int
-    parts: int
-    already: int
-    """parts that an earlier run wrote"""
-    bytes: int
-    """of all files"""
-    seconds: float
-    how_to_open: str
-
-
-def export(options: ExportOptions) -> Exported:
-    """Export what is missing. StepDiffError where the view lacks a feature, or the files cannot be written."""
+    Returns the content of the export: counts of its card, `parts`, those that an earlier run wrote (`already`), `bytes`
+    of all files.
+    """
     begin = time.monotonic()
     format = options.format or SUFFIXES.get(Path(options.path).suffix.lower())
     if format is None:
@@ -318,16 +300,16 @@ def export(options: ExportOptions) -> Exported:
         header = dataset_info(fields) if format == "huggingface" else {}
         write_text(path / ("_README.md" if format == "parquet" else "README.md"), card.readme(path.name, header))
     same = ("format", "entity", "view", "rows", "failed", "absent", "forgotten")
-    return Exported(
-        path=options.path,
-        store=store.location,
+    return {
+        "path": options.path,
+        "store": store.location,
         **{name: getattr(card, name) for name in same},
-        parts=len(card.parts),
-        already=already,
-        bytes=sum(path.files().values()),
-        seconds=round(time.monotonic() - begin, 3),
-        how_to_open=card.how_to_open(options.path),
-    )
+        "parts": len(card.parts),
+        "already": already,
+        "bytes": sum(path.files().values()),
+        "seconds": round(time.monotonic() - begin, 3),
+        "how_to_open": card.how_to_open(options.path),
+    }
 
 
 @contextmanager

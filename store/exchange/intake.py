@@ -109,7 +109,7 @@ def take_in(options: ImportOptions) -> Imported:
         forgotten=int(forgotten.sum()),
         seconds=round(time.monotonic() - begin, 3),
         failures=view.failures(np.sort(failed)).to_dicts() if len(failed) else [],
-        left_out=files.layout.left_out,
+        left_out=files.left_out,
     )
 
 
@@ -139,7 +139,7 @@ def _scales(kinds: Mapping[str, Feature]) -> dict[str, str]:
 
 def _provenance(path: Path, options: ImportOptions, features: Mapping[str, Feature], files: FileRows) -> Provenance:
     """Return the provenance of the view; StepDiffError where an option is missing or contradicts the files."""
-    card = files.layout.card
+    card = files.card
     noted = card.provenance if card else {"dtypes": {}}
     values: dict[str, Any] = {}
     for option in _PROVENANCE:
@@ -179,7 +179,7 @@ def _check_fits(path: Path, catalog: Catalog, columns: pl.DataFrame) -> None:
 
 def _add(writer: ViewWriter, files: FileRows) -> Int64[np.ndarray, " keys"]:
     """Give new keys rows, with their metadata; return the row of every key."""
-    if not files.layout.metadata:
+    if not files.columns:
         return writer.add(files.keys.to_frame())
     start = 0
     for block in files.metadata():

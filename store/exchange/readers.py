@@ -50,42 +50,6 @@ class Column:
     """shape of a row, and the dtype that holds its values"""
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Which columns of a table an import takes."""
-
-    keys: str
-    features: dict[str, Column]
-    """by the name of the feature"""
-    metadata: list[str]
-    left_out: list[str]
-    """other columns"""
-    card: Card | None
-    """of store export; None in files of others"""
-
-
-def layout(
-    where: str,
-    schema: pa.Schema,
-    sample: pa.RecordBatch | None,
-    keys: str | None,
-    features: Sequence[str],
-    columns: Sequence[str],
-) -> Layout:
-    """Return which columns to take. StepDiffError where columns do not exist or do not fit.
-
-    `sample` has some rows of `ragged_columns`, which say how long lists are. `keys`, `features` and `columns` are the
-    options of the import.
-    """
-    card = _card(where, schema)
-    key = _key_column(where, schema, keys)
-    names = _feature_columns(where, schema, features, card)
-    arrays = {name: _column(where, schema.field(column), sample) for name, column in names.items()}
-    metadata = _metadata_columns(where, schema, key, columns, card)
-    taken = {key, *metadata, *names.values()}
-    return Layout(key, arrays, metadata, [name for name in schema.names if name not in taken], card)
-
-
 def _key_column(where: str, schema: pa.Schema, keys: str | None) -> str:
     texts = [field.name for field in schema if is_text(field.type)]
     key = keys or (KEY if KEY in texts or len(texts) != 1 else texts[0])
@@ -149,21 +113,10 @@ def _metadata_columns(where: str, schema: pa.Schema, key: str, columns: Sequence
     return names
 
 
-def check_names(where: str, schema: pa.Schema) -> None:
-    """Raise StepDiffError where two columns have one name."""
-    if twice := [name for name, count in Counter(schema.names).items() if count > 1]:
-        raise StepDiffError(f"{where} has several columns {twice[0]!r}: give each a name of its own")
-
-
 def feature_columns(schema: pa.Schema) -> list[str]:
     """Return the columns of lists of floats or int8."""
     types = {field.name: unnested(field.type) for field in schema}
     return [name for name, (lengths, leaf) in types.items() if lengths and leaf in _DTYPES]
-
-
-def ragged_columns(schema: pa.Schema) -> list[str]:
-    """Return those of `feature_columns` whose type does not say how long the lists are."""
-    return [name for name in feature_columns(schema) if None in unnested(schema.field(name).type)[0]]
 
 
 def rows_of(array: pa.Array, column: Column) -> tuple[Shaped[np.ndarray, "B ..."], dict[int, str]]:
@@ -219,15 +172,6 @@ def frame_of(where: str, batch: pa.RecordBatch, nbytes: int) -> pl.DataFrame:
             for name, array in zip(batch.schema.names, batch.columns, strict=True)
         }
     )
-
-
-def check_same(where: str, schema: pa.Schema, first: pa.Schema, names: Iterable[str]) -> None:
-    """Raise StepDiffError where the columns `names` are not the same in two files."""
-    for name in names:
-        count = schema.names.count(name)
-        if count != 1 or schema.field(name).type != first.field(name).type:
-            kind = schema.field(name).type if count == 1 else "there several times" if count else "not there"
-            raise StepDiffError(f"column {name!r} is {kind} in {where} and {first.field(name).type} in the first file")
 
 
 def unnested(kind: pa.DataType) -> tuple[list[int | None], pa.DataType]:
@@ -324,26 +268,33 @@ class FileRows:
     """The rows of a file or folder, with the columns that an import takes."""
 
     where: str
-    layout: Layout
+    features: dict[str, Column]
+    """by the name of the feature"""
+    columns: list[str]
+    """of metadata"""
+    left_out: list[str]
+    """other columns"""
+    card: Card | None
+    """of store export; None in files of others"""
     keys: pl.Series
     source: "_Parquet | _Lance"
 
     @property
     def kinds(self) -> dict[str, Feature]:
         """Shape and dtype of each array: features, and the scales of an int8 feature."""
-        return {name: column.feature for name, column in self.layout.features.items()}
+        return {name: column.feature for name, column in self.features.items()}
 
     def metadata(self) -> Iterator[pl.DataFrame]:
         """Yield the metadata of all rows, in order; nothing where the files have none."""
         with readable(self.where):
-            for batch in self.source.each(self.layout.metadata, _BLOCK) if self.layout.metadata else ():
+            for batch in self.source.each(self.columns, _BLOCK) if self.columns else ():
                 yield frame_of(self.where, batch, self.source.nbytes)
 
     def read(self, places: Int[np.ndarray, " P"]) -> tuple[dict[str, np.ndarray], dict[int, str]]:
         """Return features [P, ...] of the rows at `places`, and why some of the P could not be read."""
         features = {name: np.zeros((len(places), *kind.shape), kind.dtype) for name, kind in self.kinds.items()}
         reasons: dict[int, str] = {}
-        columns = sorted({column.name for column in self.layout.features.values()})
+        columns = sorted({column.name for column in self.features.values()})
         size = max(BATCH_BYTES // sum(kind.row_bytes for kind in self.kinds.values()), 1)
         order = np.argsort(places, kind="stable")
         wanted, done = places[order], 0
@@ -353,7 +304,7 @@ class FileRows:
                 for batch in self.source.batches(wanted[done:end], columns, size):
                     batch.validate(full=True)
                     at = order[done : done + batch.num_rows]
-                    for name, column in self.layout.features.items():
+                    for name, column in self.features.items():
                         features[name][at], misfits = rows_of(batch.column(column.name), column)
                         for place, reason in misfits.items():
                             reasons.setdefault(int(at[place]), reason)
@@ -371,22 +322,30 @@ class FileRows:
 def opened(path: Path, format: str, keys: str | None, features: Sequence[str], columns: Sequence[str]) -> FileRows:
     """Return the rows of a Parquet file, of all below a folder, by name, or of the newest version of a Lance dataset.
 
-    Other arguments as of `columns.layout`. Raises StepDiffError where they cannot be used.
+    `keys`, `features` and `columns` are the options of the import. StepDiffError where they do not fit.
     """
-    source = _Lance(path) if format == "lance" else _Parquet(path)
+    where, source = str(path), _Lance(path) if format == "lance" else _Parquet(path)
+    schema = source.schema
     if not source.count:
         raise StepDiffError(f"{path} has no rows")
-    check_names(str(path), source.schema)
-    with readable(path):
-        ragged = ragged_columns(source.schema)
+    if twice := [name for name, count in Counter(schema.names).items() if count > 1]:
+        raise StepDiffError(f"{where} has several columns {twice[0]!r}: give each a name of its own")
+    with readable(path):  # some rows say how long lists are
+        ragged = [name for name in feature_columns(schema) if None in unnested(schema.field(name).type)[0]]
         sample = next(source.each(ragged, _SAMPLE)) if ragged else None
-    taken = layout(str(path), source.schema, sample, keys, features, columns)
+    card = _card(where, schema)
+    key = _key_column(where, schema, keys)
+    names = _feature_columns(where, schema, features, card)
+    arrays = {name: _column(where, schema.field(column), sample) for name, column in names.items()}
+    metadata = _metadata_columns(where, schema, key, columns, card)
+    taken = [key, *metadata, *names.values()]
     if isinstance(source, _Parquet):  # a Lance dataset has one schema
-        source.check(taken)
+        source.check(taken, card)
     with readable(path):
-        blocks = (batch.column(0) for batch in source.each([taken.keys], _KEY_ROWS))
-        texts = texts_of(str(path), blocks, source.nbytes)
-    return FileRows(str(path), taken, texts.rename(KEY), source)
+        blocks = (batch.column(0) for batch in source.each([key], _KEY_ROWS))
+        texts = texts_of(where, blocks, source.nbytes)
+    left_out = [name for name in schema.names if name not in taken]
+    return FileRows(where, arrays, metadata, left_out, card, texts.rename(KEY), source)
 
 
 class _Parquet:
@@ -418,14 +377,18 @@ class _Parquet:
         # the group that is being read, its last batch with its first row, and the batches that follow
         self._cursor: tuple[int, int, pa.RecordBatch, Iterator[pa.RecordBatch]] | None = None
 
-    def check(self, taken: Layout) -> None:
-        """Raise StepDiffError where a file lacks a column, or the folder a part."""
-        used = [taken.keys, *taken.metadata, *(column.name for column in taken.features.values())]
+    def check(self, used: Iterable[str], card: Card | None) -> None:
+        """Raise StepDiffError where a column is not the same in all files, or the folder lacks a part."""
         for number, path in enumerate(self._paths):
-            check_same(str(path), self._opened(number).schema_arrow, self.schema, used)
-        if taken.card and (self._path / cards.NAME).exists() and taken.card.rows != self.count:
+            schema = self._opened(number).schema_arrow
+            for name in used:
+                count, kind = schema.names.count(name), self.schema.field(name).type
+                if count != 1 or schema.field(name).type != kind:
+                    other = schema.field(name).type if count == 1 else "there several times" if count else "not there"
+                    raise StepDiffError(f"column {name!r} is {other} in {path} and {kind} in the first file")
+        if card and (self._path / cards.NAME).exists() and card.rows != self.count:
             raise StepDiffError(
-                f"{self._path} has {self.count:,} rows and its card says {taken.card.rows:,}: a part is missing"
+                f"{self._path} has {self.count:,} rows and its card says {card.rows:,}: a part is missing"
             )
 
     def each(self, columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:

@@ -95,8 +95,11 @@ def read_snapshot(store: Place, name: str) -> Snapshot:
         raise StepDiffError(_of_earlier(folder))
     try:
         about = read_json(folder / ABOUT)
-        rows = {entity: int(about["rows"][entity]) for entity in about["rows"]}
-        views = {e: {check_name("view", view): _figures(of[view]) for view in of} for e, of in about["views"].items()}
+        rows = {entity: int(count) for entity, count in about["rows"].items()}
+        views = {
+            entity: {check_name("view", view): _figures(figures) for view, figures in of.items()}
+            for entity, of in about["views"].items()
+        }
         if {*rows, *views} - set(ENTITIES):
             raise ValueError("it names unknown entities")
         return Snapshot(name, str(about["created"]), str(about["note"]), rows, views)

@@ -14,7 +14,7 @@ Guarantees
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -30,26 +30,12 @@ from store.verbs.options import DropOptions, ForgetOptions
 from store.view import ABSENT
 
 
-@dataclass(frozen=True)
-class Forgotten:
-    """The rows that were forgotten or recalled."""
+def forget(options: ForgetOptions) -> dict[str, Any]:
+    """Forget rows, or recall them. StepDiffError: a key is unknown, or another run is writing.
 
-    store: str
-    entity: str
-    recalled: bool
-    """whether they were recalled"""
-    rows: int
-    """forgotten or recalled by this run"""
-    already: int
-    """that were so before"""
-    withdrawn: dict[str, int]
-    """view -> finished rows that became absent"""
-    stale: list[str]
-    """cards of indexes of those views, which are refused from now on"""
-
-
-def forget(options: ForgetOptions) -> Forgotten:
-    """Forget rows, or recall them. StepDiffError: a key is unknown, or another run is writing."""
+    Returns how many `rows` changed and how many were so `already`; `withdrawn`, the finished rows of each view that
+    became absent; `stale`, the cards of indexes of those views, which are refused from now on.
+    """
     store, entity = Store.open(options.path), check_entity(options.entity)
     keys = list(dict.fromkeys(options.keys))
     with store.lock(options.wait):
@@ -75,7 +61,8 @@ def forget(options: ForgetOptions) -> Forgotten:
     changed = int((before if options.undo else ~before).sum())
     cards = (listed(store.path / "indexes" / entity, f"{view}.json") for view in withdrawn)
     stale = [str(path) for card in cards for path in card]
-    return Forgotten(str(store.path), entity, options.undo, changed, len(rows) - changed, withdrawn, stale)
+    counts = {"rows": changed, "already": len(rows) - changed, "withdrawn": withdrawn, "stale": stale}
+    return {"store": str(store.path), "entity": entity, "recalled": options.undo, **counts}
 
 
 def _withdraw(store: Store, entity: str, rows: np.ndarray) -> dict[str, int]:
@@ -101,23 +88,12 @@ def wrongly_forgotten(store: Store, entity: str) -> Iterator[tuple[Place, str, l
         yield path, f"is refused ({error})", []
 
 
-@dataclass(frozen=True)
-class Dropped:
-    """What is removed, or would be."""
+def drop(options: DropOptions) -> dict[str, Any]:
+    """Remove a view if `yes`. StepDiffError where it does not exist, or another run is writing.
 
-    store: str
-    entity: str
-    view: str
-    bytes: int
-    files: int
-    stale: list[str]
-    """files that were built from the view and stay: indexes and their cards"""
-    dropped: bool
-    """whether it was removed"""
-
-
-def drop(options: DropOptions) -> Dropped:
-    """Remove a view if `yes`. StepDiffError where it does not exist, or another run is writing."""
+    Returns its bytes and files; `stale`, the indexes and cards that were built from it and stay; and whether it is
+    `dropped`.
+    """
     store = Store.open(options.path)
     paths = ViewPaths(store.path, check_entity(options.entity), check_name("view", options.view))
     with store.lock(options.wait):
@@ -133,16 +109,8 @@ def drop(options: DropOptions) -> Dropped:
             there = ", ".join(store.views(options.entity)) or "none"
             raise StepDiffError(f"no view {options.view!r} of {options.entity} in {store.path}: it has {there}")
         sizes = [size for folder in folders for size in folder.files().values()]
-        dropped = Dropped(
-            store=str(store.path),
-            entity=options.entity,
-            view=options.view,
-            bytes=sum(sizes),
-            files=len(sizes),
-            stale=[str(path) for path in listed(store.path / "indexes" / options.entity, f"{options.view}.*")],
-            dropped=options.yes,
-        )
-        if options.yes:
-            for folder in folders:  # the group first: without it there is no view
-                folder.remove_folder(store.path)
-    return dropped
+        stale = [str(path) for path in listed(store.path / "indexes" / options.entity, f"{options.view}.*")]
+        for folder in folders if options.yes else ():  # the group first: without it there is no view
+            folder.remove_folder(store.path)
+    view = {"store": str(store.path), "entity": options.entity, "view": options.view}
+    return {**view, "bytes": sum(sizes), "files": len(sizes), "stale": stale, "dropped": options.yes}
