@@ -98,14 +98,14 @@ def _show_dropped(found: dict[str, Any]) -> None:
         print(f"  {path} was built from it" + (": remove it too" if found["dropped"] else ""))
 
 
-def _show_compacted(done: Any) -> None:
+def _show_compacted(done: dict[str, Any]) -> None:
     from store.verbs.info import readable_bytes
 
-    print(
-        f"{done.store}: {done.catalog_parts:,} catalog parts and {done.failure_files:,} files of failures and "
-        f"{done.records:,} records of writers merged, {done.locks:,} unused locks deleted, "
-        f"{done.orphans:,} orphan files deleted ({readable_bytes(done.orphan_bytes)})"
+    text = (
+        "{store}: {catalog_parts:,} catalog parts and {failure_files:,} files of failures and {records:,} records of "
+        "writers merged, {locks:,} unused locks deleted, {orphans:,} orphan files deleted"
     )
+    print(f"{text.format(**done)} ({readable_bytes(done['orphan_bytes'])})")
 
 
 def _show_plan(planned: Any) -> None:
@@ -182,18 +182,19 @@ def _show_export(done: dict[str, Any]) -> None:
     print("\n".join(f"  {line}" for line in done["how_to_open"].splitlines()))
 
 
-def _show_import(done: Any) -> None:
-    print(
-        f"{done.done:,} of {done.asked:,} {done.entity} of {done.path} imported into view {done.view} of "
-        f"{done.store} in {done.seconds:.1f} s, {done.already:,} were there already, {done.failed:,} failed"
-        + (f", {done.forgotten:,} were forgotten and left out" if done.forgotten else "")
+def _show_import(done: dict[str, Any]) -> None:
+    text = (
+        "{done:,} of {asked:,} {entity} of {path} imported into view {view} of {store} in {seconds:.1f} s, {already:,} "
+        "were there already, {failed:,} failed"
     )
-    if done.left_out:
-        print(f"  columns left out: {some(done.left_out, _SHOWN)}")
-    for failure in done.failures[:_SHOWN]:
+    forgotten = f", {done['forgotten']:,} were forgotten and left out" if done["forgotten"] else ""
+    print(text.format(**done) + forgotten)
+    if done["left_out"]:
+        print(f"  columns left out: {some(done['left_out'], _SHOWN)}")
+    for failure in done["failures"][:_SHOWN]:
         print(f"  {failure['key']}: {failure['reason']}")
-    if done.failed > _SHOWN:
-        print(f"  ... and {done.failed - _SHOWN:,} more")
+    if done["failed"] > _SHOWN:
+        print(f"  ... and {done['failed'] - _SHOWN:,} more")
 
 
 def _live(path: str) -> Any:
@@ -379,7 +380,10 @@ VERBS = {
     "plan": Verb(options.PlanOptions, "store.verbs.plan:plan", _show_plan, ()),
     "export": Verb(options.ExportOptions, "store.exchange.export:export", _show_export),
     "import": Verb(
-        options.ImportOptions, "store.exchange.intake:take_in", _show_import, status=lambda done: int(done.failed > 0)
+        options.ImportOptions,
+        "store.exchange.intake:take_in",
+        _show_import,
+        status=lambda done: int(done["failed"] > 0),
     ),
     "requantise": Verb(options.RequantiseOptions, "store.verbs.derive:requantise", _DERIVED),
     "pool": Verb(options.PoolOptions, "store.verbs.derive:pool", _DERIVED),

@@ -12,7 +12,6 @@ Guarantees
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,33 +39,12 @@ _PROVENANCE = ("encoder", "weights_sha256", "layer", "frames", "crop")
 """options"""
 
 
-@dataclass(frozen=True)
-class Imported:
-    """The outcome of an import."""
+def take_in(options: ImportOptions) -> dict[str, Any]:
+    """Import what is missing. StepDiffError where the files, the store or the view cannot be used.
 
-    path: str
-    store: str
-    entity: str
-    view: str
-    asked: int
-    """rows of the files"""
-    done: int
-    """imported by this run"""
-    already: int
-    """imported before"""
-    failed: int
-    """failed in this run or an earlier one"""
-    forgotten: int
-    """left out, because they were forgotten"""
-    seconds: float
-    failures: list[dict[str, str]] = field(default_factory=list)
-    """key and reason of the failed rows"""
-    left_out: list[str] = field(default_factory=list)
-    """columns of the files that were not taken"""
-
-
-def take_in(options: ImportOptions) -> Imported:
-    """Import what is missing. StepDiffError where the files, the store or the view cannot be used."""
+    Returns how many rows were `asked` for, `done` by this run, there `already`, `failed` in this run or an earlier one,
+    and left out because they were `forgotten`; key and reason of `failures`; columns that were `left_out`.
+    """
     if options.weights_sha256 is not None and not _SHA256.fullmatch(options.weights_sha256):
         raise StepDiffError(f"--weights-sha256 {options.weights_sha256!r} is not a sha256: give 64 hex digits")
     begin = time.monotonic()
@@ -97,20 +75,20 @@ def take_in(options: ImportOptions) -> Imported:
             _import(files, scales, writer, rows, places, advance)
     after = view.status()[rows]
     failed = rows[after == FAILED]
-    return Imported(
-        path=str(path),
-        store=str(store.path),
-        entity=options.entity,
-        view=options.view,
-        asked=len(rows),
-        done=int(((after == OK) & todo).sum()),
-        already=int((before == OK).sum()),
-        failed=len(failed),
-        forgotten=int(forgotten.sum()),
-        seconds=round(time.monotonic() - begin, 3),
-        failures=view.failures(np.sort(failed)).to_dicts() if len(failed) else [],
-        left_out=files.left_out,
-    )
+    return {
+        "path": str(path),
+        "store": str(store.path),
+        "entity": options.entity,
+        "view": options.view,
+        "asked": len(rows),
+        "done": int(((after == OK) & todo).sum()),
+        "already": int((before == OK).sum()),
+        "failed": len(failed),
+        "forgotten": int(forgotten.sum()),
+        "seconds": round(time.monotonic() - begin, 3),
+        "failures": view.failures(np.sort(failed)).to_dicts() if len(failed) else [],
+        "left_out": files.left_out,
+    }
 
 
 def format_of(path: Path) -> Readable:

@@ -29,7 +29,7 @@ def lineage(options: LineageOptions) -> dict[str, Any]:
 
     Of a row: key, row, entity, metadata; `forgotten`, the reason; `views`, with status, provenance, and when and on
     what it was written; `snapshots` in which it is finished; `trained`, the runs that may have drawn it; `unknown`,
-    runs that do not state, or not completely, what trained them. Of a head: its `run`; `store` with snapshot and commits;
+    runs that do not state, or not completely, what trained them. Of a head: `run`; `store` with snapshot and commits;
     `reads`, the provenance of each view; `clips` that may have trained it; fingerprints of other `data`; the runs that
     it `starts_from`, the latest first. None is what was not recorded. StepDiffError: a name is neither a key nor a run.
     """
