@@ -19,8 +19,9 @@ Guarantees
 
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,8 @@ class ViewDatasource(Datasource):
         names = list(dict.fromkeys(features or opened.features))
         like = None if filter is None else _checked_filter(filter, opened)
         made = _made(opened)
-        self._reader = _Reader(store, entity, view, check, made, names, about[1:], dtype, filter, like, tensors)
+        task = partial(_Reader, store, entity, view, check, made, names, about[1:], dtype, filter, like, tensors)
+        self._read_task: Callable[[np.ndarray], _Reader] = task
         arrays = {f: ArrowTensorArray.from_numpy(np.empty((0, *t.shape), t.dtype)) for f, t in tensors.items()}
         self._schema = pa.schema([pa.field(f.name, arrays[f.name].type) if f.name in arrays else f for f in fields])
         self._row_bytes = sum(tensor.row_bytes for tensor in tensors.values()) + _COLUMN_BYTES * len(about)
@@ -144,7 +146,7 @@ class ViewDatasource(Datasource):
         size = int(np.diff(spans).sum()) * self._row_bytes
         given = spans if self._rows is None or not len(spans) else self._rows[spans[0, 0] : spans[-1, 1]]
         about = BlockMetadata(num_rows=None, size_bytes=size, input_files=None, exec_stats=None)
-        return ReadTask(_Task(self._reader, given), about, self._schema, limit)
+        return ReadTask(self._read_task(given), about, self._schema, limit)
 
 
 def divide(shards: Spans, wanted: int) -> list[Spans]:
@@ -174,8 +176,9 @@ def _joined(spans: Spans) -> Spans:
 
 @dataclass(frozen=True)
 class _Reader:
-    """What all tasks of a dataset have in common."""
+    """A read task."""
 
+    __name__ = "read_view"  # in Ray's messages
     store: Store
     entity: str
     view: str
@@ -188,8 +191,18 @@ class _Reader:
     like: pl.DataFrame | None
     """empty frame with the columns of the filter"""
     tensors: dict[str, Feature]
+    given: Int[np.ndarray, "..."]
+    """spans of rows, or rows"""
 
-    def read(self, rows: Int[np.ndarray, " R"]) -> Iterator[pa.Table]:
+    def __call__(self) -> Iterator[pa.Table]:
+        """Yield the blocks of the task."""
+        spans = self.given.tolist() if self.given.ndim == 2 else [(0, len(self.given))]
+        for first, end in spans:
+            for start in range(first, end, BLOCK):
+                stop = min(start + BLOCK, end)
+                yield from self._read(self.given[start:stop] if self.given.ndim == 1 else np.arange(start, stop))
+
+    def _read(self, rows: Int[np.ndarray, " R"]) -> Iterator[pa.Table]:
         """Yield blocks of the finished ones of R ascending rows that fulfil the filter."""
         view = self._open()
         if self.filter is not None:
@@ -222,23 +235,6 @@ class _Reader:
                 "read_view again"
             )
         return view
-
-
-@dataclass(frozen=True)
-class _Task:
-    """A read task: spans of rows, or rows."""
-
-    reader: _Reader
-    given: Int[np.ndarray, "..."]
-    __name__ = "read_view"  # in Ray's messages
-
-    def __call__(self) -> Iterator[pa.Table]:
-        """Yield the blocks of the task."""
-        spans = self.given.tolist() if self.given.ndim == 2 else [(0, len(self.given))]
-        for first, end in spans:
-            for start in range(first, end, BLOCK):
-                stop = min(start + BLOCK, end)
-                yield from self.reader.read(self.given[start:stop] if self.given.ndim == 1 else np.arange(start, stop))
 
 
 def _shared(store: Store | str | os.PathLike[str] | RemotePath) -> Store:

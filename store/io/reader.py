@@ -130,14 +130,9 @@ class RowChecks:
 
         Checksums of other rows are 0. DamageError where they cannot be read.
         """
-        now, sums = self._unchecked(rows, versions, check), np.zeros(len(rows), np.uint32)
-        if now.any():
-            sums[now] = self._checksums.of_rows(rows[now])[:, self._column]
-        return now, sums
-
-    def _unchecked(self, rows: Int[np.ndarray, " B"], versions: Versions, check: Check) -> Bool[np.ndarray, " B"]:
+        now, sums = np.full(len(rows), check == "always"), np.zeros(len(rows), np.uint32)
         if check == "never":
-            return np.zeros(len(rows), bool)
+            return now, sums
         replaced = []
         with _guard:
             needed, room = -(-(max(versions, default=-1) + 1) * self._shard_rows // 8), len(self._bits)
@@ -149,9 +144,11 @@ class RowChecks:
                     np.bitwise_and.at(self._bits, every >> 3, ~_mask(every))
                     replaced.append(shard)
                     self._versions[shard] = version
-            unchecked = (self._bits[rows >> 3] & _mask(rows)) == 0
+            now |= (self._bits[rows >> 3] & _mask(rows)) == 0
         self._checksums.forget(replaced)
-        return unchecked if check == "first" else np.ones(len(rows), bool)
+        if now.any():
+            sums[now] = self._checksums.of_rows(rows[now])[:, self._column]
+        return now, sums
 
     def passed(self, rows: Int[np.ndarray, " R"], versions: Versions) -> None:
         """Remember that rows of shard files of these versions were right."""
@@ -258,23 +255,19 @@ class RowReader:
                 self._open.move_to_end(shard)
             return file
 
-    def _with_files(self, do: Callable[[], Answer], what: object) -> Answer:
+    def _with_files(self, do: Callable[[], Answer], what: object, again: bool = True) -> Answer:
         """Return `do()`; close the files of this reader and repeat it where the process may open no more."""
         try:
             return do()
         except OSError as error:
             if error.errno not in NO_MORE_FILES:
                 raise
+            reason = f"cannot open {what} ({error.strerror}): raise ulimit -n, the limit of open files"
+        if not again:
+            raise StepDiffError(reason)
         with _guard:
             self._open.clear()
-        try:
-            return do()
-        except OSError as error:
-            if error.errno not in NO_MORE_FILES:
-                raise
-            raise StepDiffError(
-                f"cannot open {what} ({error.strerror}): raise ulimit -n, the limit of open files"
-            ) from None
+        return self._with_files(do, what, again=False)
 
     def _wanted(
         self, rows: Int[np.ndarray, " B"], out: Shaped[np.ndarray, "B ..."], check: Check
