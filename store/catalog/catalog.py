@@ -328,7 +328,11 @@ def forgotten_path(store: Place, entity: str) -> Place:
 
 
 def read_forgotten(store: Place, entity: str) -> pl.DataFrame:
-    """Return row, key and reason of the forgotten rows, by row. StepDiffError where the list is damaged."""
+    """Return row, key and reason of the forgotten rows, by row. StepDiffError where the list is damaged.
+
+    Their status is absent in every view, and no writer fills them until they are recalled. They keep their numbers and
+    their places in the catalog, because rows never move.
+    """
     path = forgotten_path(store, entity)
     if not path.exists():
         return pl.DataFrame(schema=_COLUMNS)

@@ -1,10 +1,11 @@
-"""Key -> row for consecutive rows of a catalog, in one mapped file.
+"""Key -> row for consecutive rows of a catalog, in one mapped file; and the files of a whole catalog.
 
 The file contains the hash of every key, ascending; the row of each hash; and the keys by row, so that a hit is compared
 with its key and a row gives its key. It names the parts of the catalog that it was built from, with their seals.
 
 Guarantees
 - a row is returned for its own key only: equal hashes, damage and a foreign index never return another
+- an index that is lost, damaged or stale is rebuilt
 - a key has the same hash on every machine and in every version: a file of hashes names HASH
 """
 
@@ -317,7 +318,13 @@ _Version = tuple[Place, Identity | None]
 
 
 class KeyIndexes:
-    """The indexes in the folder of a catalog. They work in a forked process."""
+    """The indexes in the folder of a catalog, next to its parts. They work in a forked process.
+
+    Indexes are merged like a log: each has at least RATIO times the rows of the next, so there are few of them, and a
+    small append rewrites little. All can be rebuilt from the parts: one that is lost, damaged or built from other parts
+    counts as missing. With 1,000,000 keys a look-up of 256 takes 1.2 ms (LMDB 0.4, sqlite3 2.5, sorted Parquet 59), of
+    100,000 keys 27 ms (LMDB 85, Parquet 85, a join 98, sqlite3 953).
+    """
 
     def __init__(self, folder: Place) -> None:
         """Open the indexes in `folder`, which need not exist yet."""

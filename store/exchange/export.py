@@ -4,6 +4,16 @@ The rows of whole shards of the view are one part, which is written whole to `.u
 folder becomes `data/` (Lance: one commit), and the card for readers is written. A run that finds the card of an equal
 export in the folder, with the same options and the same rows, skips the parts that exist.
 
+`parquet`: a feature is a fixed-size list of its flattened row. The canonical Arrow type `fixed_shape_tensor` would also
+have the shape, but `datasets` refuses it; so the shape is in the field's metadata.
+`huggingface`: Parquet in which features of two to five axes are nested lists, which `datasets` opens as Array2D to
+Array5D.
+`webdataset`: a tar file with KEY.FEATURE.npy for each feature, and KEY.json. Readers split the name of a file at its
+first dot, and take the rest as the field. A key is therefore percent-encoded: ASCII letters, digits, `_`, `-` and `~`
+stay, every other byte of its UTF-8, dots and slashes too, is %XX. The JSON has the key as it is, and the metadata.
+`lance`: the data files of a part, and a JSON record of them; one commit at the end makes all parts version 1 of the
+dataset. Until then the folder is no Lance dataset.
+
 Guarantees
 - a killed export continues, and ends with the same content; until then no reader finds rows
 - an export with other options, or of a store that changed, is refused, and so is a second run at the same time

@@ -4,6 +4,9 @@ A reader opens the file that was given, or files in the folder that was given, a
 base paths, which lead elsewhere, is refused before anything is read through them. Files that declare more than their
 size can hold are refused before they are decoded. A row group that cannot be decoded makes its rows fail, and no
 others.
+
+A feature is a column of lists: fixed-size or not, nested or flat, or an Arrow tensor. All rows of a feature have one
+shape; a row with another shape, a null or another number of values fails alone.
 """
 
 import json

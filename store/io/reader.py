@@ -17,17 +17,16 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
-from typing import Literal, NamedTuple, TypeVar, get_args
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 import numpy as np
 from jaxtyping import Bool, Int, Shaped, UInt8, UInt32
 
 from stepdiff.common.errors import DamageError, StepDiffError
 from stepdiff.common.io.direct_io import LEAST, read_direct
-from stepdiff.common.io.files import LocalPath, Place
 from stepdiff.common.io.local import Identity
 from stepdiff.common.io.object_stores import pool
-from stepdiff.common.io.remote import RemotePath, ReplacedError
+from stepdiff.common.io.remote import ReplacedError
 from stepdiff.common.io.sealed import crc32c
 from stepdiff.common.threads import cores, each, shares
 from store.format.layout import ViewPaths
@@ -102,7 +101,10 @@ class Checksums:
 
 
 class RowChecks:
-    """Which rows of one array were compared with their checksums. Safe to share between threads, and across a fork."""
+    """Which rows of one array were compared with their checksums: one bit a row, cleared when the shard is replaced.
+
+    Safe to share between threads, and across a fork.
+    """
 
     def __init__(self, checksums: Checksums, column: int, rows_per_shard: int, row_bytes: int) -> None:
         """Remember rows of the array whose checksums are column `column` of `checksums`."""
@@ -225,23 +227,25 @@ class _Run(NamedTuple):
                     wrong.append(place)
 
 
-class RowReader:
-    """Reads rows of one feature. Safe to share between threads, and across a fork."""
-
-    def __init__(self, path: Callable[[int], LocalPath], shard_rows: int, row_bytes: int, checks: RowChecks) -> None:
+class _Reader:
+    def __init__(self, path: Callable[[int], Any], shard_rows: int, row_bytes: int, checks: RowChecks) -> None:
         """`path` returns the file of a shard of `shard_rows` rows, each of `row_bytes` bytes with `checks`."""
         self._path = path
         self.checks = checks
         self._shard_rows = shard_rows
         self._row_bytes = row_bytes
-        self._open: OrderedDict[int, ShardFile] = OrderedDict()
+        self._open: OrderedDict[int, Any] = OrderedDict()  # shard -> its file, or the index of its object
+
+
+class RowReader(_Reader):
+    """Reads rows of one feature from local files. Safe to share between threads, and across a fork."""
 
     def shard(self, shard: int) -> ShardFile | None:
         """Return the shard's file as it is now, None where it does not exist."""
         path = self._path(shard)
         now = path.identity()
         with _guard:
-            file = self._open.get(shard)
+            file: ShardFile | None = self._open.get(shard)
             if file is None or file.identity != now:
                 self._open.pop(shard, None)
                 try:
@@ -534,17 +538,11 @@ class _Request(NamedTuple):
     """their places in the batch"""
 
 
-class RemoteReader:
-    """Reads rows of one feature. Safe to share between threads."""
+class RemoteReader(_Reader):
+    """Reads rows of one feature from an object store: index and rows are of one ETag, or read again.
 
-    def __init__(self, path: Callable[[int], Place], shard_rows: int, row_bytes: int, checks: RowChecks) -> None:
-        """`path` returns the object of a shard of `shard_rows` rows, each of `row_bytes` bytes with `checks`."""
-        self._path = path
-        self.checks = checks
-        self._shard_rows = shard_rows
-        self._row_bytes = row_bytes
-        self._open: OrderedDict[int, RemoteShard] = OrderedDict()
-        self._guard = threading.Lock()
+    Safe to share between threads.
+    """
 
     def read(self, rows: Int[np.ndarray, " B"], out: Shaped[np.ndarray, "B ..."], check: Check = "first") -> list[int]:
         """Fill `out`, C-contiguous, with the rows, all of status 1.
@@ -577,23 +575,21 @@ class RemoteReader:
                 tries += 1
                 if tries == _TRIES:
                     raise
-                with self._guard:
+                with _guard:
                     for n in wanted:
                         self._open.pop(n, None)
 
     def _shard(self, shard: int) -> RemoteShard | None:
         """Return the shard's index, as far as is known; None where it does not exist."""
-        with self._guard:
+        with _guard:
             if shard in self._open:
                 self._open.move_to_end(shard)
                 return self._open[shard]
-        path = self._path(shard)
-        assert isinstance(path, RemotePath)
         try:
-            opened = RemoteShard(path, self._shard_rows)
+            opened = RemoteShard(self._path(shard), self._shard_rows)
         except FileNotFoundError:
             return None
-        with self._guard:
+        with _guard:
             self._open[shard] = opened
             if len(self._open) > _INDEXES:
                 self._open.popitem(last=False)

@@ -197,7 +197,10 @@ REASONS = {"key": pl.String, "reason": pl.String}
 
 
 def failures_of_shard(paths: ViewPaths, shard: int) -> pl.DataFrame:
-    """Return key and reason of rows that failed in a shard, maybe of others too; StepDiffError where damaged."""
+    """Return key and reason of rows that failed in a shard, maybe of others too; StepDiffError where damaged.
+
+    A shard's own file has all its reasons; a merged file is for shards that have none.
+    """
     for path in (paths.failures(shard), paths.merged_failures(shard)):
         if (frame := _read(path)) is not None:
             return frame

@@ -59,7 +59,11 @@ _libc = ctypes.CDLL(None)
 
 
 class CommitGroup:
-    """Use as `with CommitGroup() as files: files.replace(...)`: the files get their names at the end of the block."""
+    """Files that are made durable together, with one wait for the disk. Large pieces bypass the page cache.
+
+    Use as `with CommitGroup() as files: files.replace(...)`: at the end of the block, once all of them are whole and
+    durable, they get their names.
+    """
 
     def __init__(self, check: Callable[[], None] = lambda: None) -> None:
         """`check` is called before each request to an object store; an exception of it stops the write."""
