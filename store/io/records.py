@@ -1,5 +1,4 @@
-"""The small files of a view: what wrote each shard (library versions, device, duration), the status of its rows, and why
-rows failed.
+"""The small files of a view: what wrote each shard (versions, device, duration), the status of rows, why rows failed.
 
 A writer replaces the file of its shard. `compact` merges the files of a group of shards into one; a shard's own file
 has precedence. A store may come from a stranger: the rows that a record names are checked when it is read.
