@@ -60,6 +60,7 @@ from store.view import View
 _CANNOT = "cannot be read ("
 """how the reason begins where the system refused to read a file, which may be whole"""
 _MOST_SEALED = 2**40
+_NO_ROWS = np.empty(0, np.int64)
 Kind = Literal["metadata", "status", "rows", "reasons", "record", "unreadable"]
 """what a damaged file holds: the metadata of an array; the status of rows; their features or checksums; why rows
 failed; what wrote them. `unreadable`: it may be whole, and the cause is another, such as its permissions"""
@@ -121,9 +122,9 @@ def view_damage(view: View, known: int, same: Sequence[View] = ()) -> Iterator[F
     reasons, records = view.paths.beside
     for path, what in unsealed(listed(reasons, "merged-*.parquet")):
         group = shard_number(path.stem.removeprefix("merged-"))
-        yield _damage(path, what, "reasons", _no_rows() if group is None else _failed_in(view, group, length))
+        yield _damage(path, what, "reasons", _NO_ROWS if group is None else _failed_in(view, group, length))
     for path, what in unsealed(listed(records, "merged-*.json")):
-        yield _damage(path, what, "record", _no_rows())
+        yield _damage(path, what, "record", _NO_ROWS)
 
 
 def shard_files(view: View, shard: int) -> list[Place]:
@@ -173,7 +174,7 @@ def shards_of(view: View, length: int) -> list[int]:
 
 def _failed_in(view: View, group: int, length: int) -> Int64[np.ndarray, " rows"]:
     """Return the rows whose failures are in the merged file of a group of shards."""
-    rows = [_no_rows()]
+    rows = [_NO_ROWS]
     for shard in (shard for shard in shards_of(view, length) if shard // MERGED_SHARDS == group):
         with suppress(DamageError):  # reported with the shard
             if not view.paths.failures(shard).exists():
@@ -258,10 +259,6 @@ def _array_damage(
         if wrong.any():
             what = f"has {int(wrong.sum())} rows that are not as they were written" if file else "is missing"
             yield FileDamage(path, what, "rows", rows[wrong], shard)
-
-
-def _no_rows() -> Int64[np.ndarray, " 0"]:
-    return np.empty(0, np.int64)
 
 
 MARK = "damaged"
@@ -417,7 +414,7 @@ def _present(view: View, shard: int, rows: Int64[np.ndarray, " R"]) -> Bool[np.n
 
 def _union(found: list[FileDamage]) -> Int64[np.ndarray, " rows"]:
     rows = [damage.rows for damage in found if damage.rows is not None]
-    return np.unique(np.concatenate([np.empty(0, np.int64), *rows]))
+    return np.unique(np.concatenate([_NO_ROWS, *rows]))
 
 
 def _rows_of(writes: list[Write]) -> frozenset[int]:

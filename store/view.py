@@ -206,8 +206,7 @@ class View:
             raise StepDiffError(f"{feature} of view {self.name} is {stored}: it cannot be read as {dtype}{into}")
         if stored != "int8":
             return self.read(feature, rows, None, direct, check).astype(dtype)
-        values = np.empty((len(rows), *self.features[feature].shape), dtype)
-        return dequantise(*self.read_quantised(feature, rows, None, direct, check), values)
+        return dequantise(*self.read_quantised(feature, rows, None, direct, check), dtype)
 
     def in_place(
         self, feature: str, rows: Int[np.ndarray, " B"], check: Check | None = None

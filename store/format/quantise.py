@@ -14,7 +14,6 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float16, Int8
 
-from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.direct_io import aligned_empty
 from stepdiff.common.threads import cores, each, shares
 
@@ -64,29 +63,17 @@ def misfits(
 
 
 def dequantise(
-    levels: Int8[np.ndarray, "*axes D"],
-    scale: Float16[np.ndarray, "*axes blocks"],
-    out: Float[np.ndarray, "..."] | None = None,
+    levels: Int8[np.ndarray, "*axes D"], scale: Float16[np.ndarray, "*axes blocks"], dtype: str = "float32"
 ) -> Float[np.ndarray, "*axes D"]:
-    """Return the values that `quantise` was given, within its error: float32, or as `out` is.
+    """Return the values that `quantise` was given, within its error.
 
-    `out` is C-contiguous float32 or float16; a float16 stops at 65504, where levels * scale may be
-    a little past it. StepDiffError on another `out`.
+    A float16 stops at 65504, where levels * scale may be a little past it.
     """
     from store.format import kernels
 
-    if out is None:
-        out = np.empty(levels.shape, np.float32)
-    if out.shape != levels.shape or out.dtype not in (np.float32, np.float16) or not out.flags.c_contiguous:
-        raise StepDiffError(
-            f"out is {out.dtype} {out.shape}: dequantise needs C-contiguous float32 or float16 {levels.shape}"
-        )
-    values = out if out.dtype == np.float32 else np.empty(levels.shape, np.float32)
-    bits = np.ascontiguousarray(scale).view(np.uint16)
+    values, bits = np.empty(levels.shape, np.float32), np.ascontiguousarray(scale).view(np.uint16)
     _shared_out(None, kernels.to_float32, np.ascontiguousarray(levels), bits, values)
-    if values is not out:
-        out[...] = values.clip(-65504, 65504, out=values)
-    return out
+    return values if dtype == "float32" else values.clip(-65504, 65504, out=values).astype(dtype)
 
 
 def _shared_out(threads: int | None, kernel: Callable[..., None], *arrays: np.ndarray) -> None:

@@ -16,7 +16,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 import numpy as np
@@ -119,11 +119,7 @@ class RowChecks:
         """Return the places of rows that the shard file leaves out, although their checksums are not those of zeros."""
         if not missing.any():
             return []
-        return np.flatnonzero(missing & (sums != self._sum_of_zeros)).tolist()
-
-    @cached_property
-    def _sum_of_zeros(self) -> int:
-        return crc32c(bytes(self._row_bytes))
+        return np.flatnonzero(missing & (sums != crc32c(bytes(self._row_bytes)))).tolist()
 
     def to_check(
         self, rows: Int[np.ndarray, " B"], versions: Versions, check: Check

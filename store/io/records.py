@@ -100,21 +100,17 @@ def _writes(path: Place, writes: Any, shard: int, rows_per_shard: int) -> list[W
 
 def _spans(writes: Iterable[Write]) -> list[dict[str, Any]]:
     return [
-        {"rows": _to_ranges(write.rows), "info": write.info, **({"date": write.date} if write.date else {})}
+        {"rows": _ranges(write.rows), "info": write.info, **({"date": write.date} if write.date else {})}
         for write in writes
         if write.rows
     ]
 
 
-def _to_ranges(rows: Iterable[int]) -> list[list[int]]:
+def _ranges(rows: Iterable[int]) -> list[list[int]]:
     """Return rows as [first, last] of every unbroken run."""
-    ranges: list[list[int]] = []
-    for row in sorted(rows):
-        if ranges and row == ranges[-1][1] + 1:
-            ranges[-1][1] = row
-        else:
-            ranges.append([row, row])
-    return ranges
+    ascending = np.array(sorted(rows), np.int64)
+    runs = np.split(ascending, np.flatnonzero(np.diff(ascending) > 1) + 1)
+    return [[int(run[0]), int(run[-1])] for run in runs]
 
 
 ABSENT, OK, FAILED = 0, 1, 2
