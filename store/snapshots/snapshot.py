@@ -198,8 +198,7 @@ def _link_store(store: Place, folder: Place) -> None:
         before = _settled(store, views)
         with progress("views tagged", len(views)) as advance:
             for view in views:
-                shards = shard_numbers(path.name for path in listed(view.paths.status(0).parent, "*"))
-                list(folder.map(lambda shard, view=view: _link(shard_files(view, shard), store, folder), shards))
+                _link_shards(view, folder)
                 advance(1)
         # what grows meanwhile, in an order in which no array is longer than its catalog
         for view in views:
@@ -231,6 +230,12 @@ def _settled(store: Place, views: Sequence[View]) -> dict[str, object]:
         merged = sorted((name, version) for name, version in files if name.startswith("merged"))
         settled[str(view.paths.group)] = (view.paths.group / "zarr.json").identity(), merged
     return settled
+
+
+def _link_shards(view: View, folder: Place) -> None:
+    """Link the files of all committed shards of a view."""
+    shards = shard_numbers(path.name for path in listed(view.paths.status(0).parent, "*"))
+    list(folder.map(lambda shard: _link(shard_files(view, shard), view.paths.store, folder), shards))
 
 
 def _link(files: Sequence[Place], store: Place, folder: Place) -> None:
