@@ -50,7 +50,7 @@ def _rows(store: Store, options: LineageOptions, rows: np.ndarray, keys: list[st
     gone = dict(store.forgotten(entity).select("row", "reason").iter_rows())
     views = [store.view(entity, name) for name in store.views(entity)]
     named = _named(store, entity, rows)
-    trained, unknown = {}, []
+    trained, unknown = dict[str, list[str]](), list[str]()
     if entity == "clips" and (options.heads is not None or not store.path.remote):
         heads = Path(str(store.path)).absolute().parent if options.heads is None else Path(options.heads)
         trained, unknown = _trained(heads, keys)

@@ -273,7 +273,8 @@ def measured_rates(store: Store, entity: str, encoder: str, weights: str = "") -
             continue
         for _, writes in all_writes(view.paths, view.rows_per_shard):
             for write in writes:
-                device, rows, seconds = (write.info.get(name) for name in ("device", "rows", "seconds"))
+                known: list[Any] = [write.info.get(name) for name in ("device", "rows", "seconds")]
+                device, rows, seconds = known
                 if isinstance(device, str) and _is_count(rows) and _is_count(seconds):
                     before = rates.get(device, (0, 0.0))
                     rates[device] = before[0] + rows, before[1] + seconds
