@@ -31,7 +31,6 @@ from stepdiff.common.cli import command
 from stepdiff.common.cli.command import choose
 from stepdiff.common.cli.options import parse
 from stepdiff.common.errors import some
-from stepdiff.common.io.local import TEMPORARY
 from store.verbs import options  # each command imports what it runs only then, so that --help is fast
 
 _SHOWN = 10
@@ -267,6 +266,8 @@ def _entries(store: Any) -> Iterator[dict[str, Any]]:
 def _show_log(record: dict[str, Any]) -> None:
     from rich import box
     from rich.table import Table
+
+    from stepdiff.common.io.local import TEMPORARY
 
     table = Table(box=box.SIMPLE_HEAD, padding=0)
     for head in ("snapshot", "made (UTC)", "view"):
