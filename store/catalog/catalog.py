@@ -308,14 +308,14 @@ def _like(frame: pl.DataFrame, like: pl.DataFrame) -> pl.DataFrame:
 def _go_together(one: Any, other: Any) -> bool:
     """Return whether values of both dtypes can be in one column; numbers and texts are, as text."""
     both = {one.base_type(), other.base_type()}
-    if len(both) == 1:
-        try:
-            pl.concat((pl.DataFrame(schema={"x": dtype}) for dtype in (one, other)), how="vertical_relaxed")
-            return True
-        except pl.exceptions.PolarsError:
-            return False
     plain = all(kind.is_numeric() or kind in (pl.String, pl.Boolean) for kind in both)
-    return pl.Null in both or plain or both <= {pl.String, pl.Categorical, pl.Enum}
+    if len(both) > 1 and not (plain or pl.Null in both or both <= {pl.String, pl.Categorical, pl.Enum}):
+        return False
+    try:
+        pl.concat((pl.DataFrame(schema={"x": dtype}) for dtype in (one, other)), how="vertical_relaxed")
+    except pl.exceptions.PolarsError:
+        return False
+    return True
 
 
 FOLDER = "forgotten"
