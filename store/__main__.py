@@ -107,18 +107,18 @@ def _show_compacted(done: dict[str, Any]) -> None:
     print(f"{text.format(**done)} ({readable_bytes(done['orphan_bytes'])})")
 
 
-def _show_plan(planned: Any) -> None:
-    shapes = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in planned.features.items())
-    print(f"{planned.rows:,} {planned.entity} of {planned.encoder}: {shapes}")
+def _show_plan(planned: dict[str, Any]) -> None:
+    shapes = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in planned["features"].items())
+    print(f"{planned['rows']:,} {planned['entity']} of {planned['encoder']}: {shapes}")
     _print_table(_sizes_table(planned))
-    for hours in planned.hours:
-        kind = {"cpu": "CPU-worker-hours", "cuda": "GPU-hours"}.get(hours.device, "worker-hours")
-        rate = f"{hours.clips_per_second:,.2f} {planned.entity}/s ({hours.measured})"
-        days = f"{hours.hours:,.1f} hours ({hours.hours / 24:,.1f} days)"
-        workers = f"{planned.workers:,} worker{'s' if planned.workers > 1 else ''}"
-        print(f"{hours.worker_hours:,.1f} {kind} at {rate}: {days} with {workers}")
-    if not planned.hours:
-        unit = planned.entity
+    for hours in planned["hours"]:
+        kind = {"cpu": "CPU-worker-hours", "cuda": "GPU-hours"}.get(hours["device"], "worker-hours")
+        rate = f"{hours['clips_per_second']:,.2f} {planned['entity']}/s ({hours['measured']})"
+        days = f"{hours['hours']:,.1f} hours ({hours['hours'] / 24:,.1f} days)"
+        workers = f"{planned['workers']:,} worker{'s' if planned['workers'] > 1 else ''}"
+        print(f"{hours['worker_hours']:,.1f} {kind} at {rate}: {days} with {workers}")
+    if not planned["hours"]:
+        unit = planned["entity"]
         print(
             f"hours: unknown, since no rate was measured. Run python -m featurize over some hundred {unit} into a "
             f"store S, then plan with --measured-in S; or give --clips-per-second, the {unit} a second of one worker"
@@ -127,7 +127,7 @@ def _show_plan(planned: Any) -> None:
         print(line)
 
 
-def _sizes_table(planned: Any) -> Any:
+def _sizes_table(planned: dict[str, Any]) -> Any:
     from rich import box
     from rich.table import Table
 
@@ -137,37 +137,37 @@ def _sizes_table(planned: Any) -> Any:
     table.add_column("dtype")
     for head in ("bytes a row", "bytes", "size", "rows a shard", "shards", "files", "compacted"):
         table.add_column(head, justify="right", no_wrap=True)
-    for size in planned.sizes:
-        chosen = size.dtype == planned.dtype and len(planned.sizes) > 1
+    for size in planned["sizes"]:
+        chosen = size["dtype"] == planned["dtype"] and len(planned["sizes"]) > 1
         table.add_row(
-            f"{size.dtype} (chosen)" if chosen else size.dtype,
-            f"{size.bytes_per_row:,.0f}",
-            f"{size.bytes:,}",
-            readable_bytes(size.bytes),
-            *(f"{count:,}" for count in (size.rows_per_shard, size.shards, size.files, size.compacted)),
+            f"{size['dtype']} (chosen)" if chosen else size["dtype"],
+            f"{size['bytes_per_row']:,.0f}",
+            f"{size['bytes']:,}",
+            readable_bytes(size["bytes"]),
+            *(f"{size[name]:,}" for name in ("rows_per_shard", "shards", "files", "compacted")),
             style="bold" if chosen else None,
         )
     return table
 
 
-def _advice(planned: Any) -> Iterator[str]:
+def _advice(planned: dict[str, Any]) -> Iterator[str]:
     """Yield the recommended setting, and in numbers whether to keep features or to encode again."""
     from store.verbs.info import readable_bytes
 
-    if (advised := planned.setting) is not None:
-        flags = f"--pool {advised.pool} " * (advised.pool > 1) + f"--dtype {advised.dtype}"
-        yield f"recommended: {flags}, {readable_bytes(round(advised.bytes_per_row))} a clip; {advised.cost}"
-    (stored,) = (size.bytes_per_row for size in planned.sizes if size.dtype == planned.dtype)
-    if planned.video_bytes is not None or planned.caching:
+    if (advised := planned["setting"]) is not None:
+        flags = f"--pool {advised['pool']} " * (advised["pool"] > 1) + f"--dtype {advised['dtype']}"
+        yield f"recommended: {flags}, {readable_bytes(round(advised['bytes_per_row']))} a clip; {advised['cost']}"
+    (stored,) = (size["bytes_per_row"] for size in planned["sizes"] if size["dtype"] == planned["dtype"])
+    if planned["video_bytes"] is not None or planned["caching"]:
         yield f"cache or encode again? A row of this plan: {readable_bytes(round(stored))}"
-    if (video := planned.video_bytes) is not None:
+    if (video := planned["video_bytes"]) is not None:
         times = f"features: {stored / video:.1f} times as much"
         yield f"  its share of the video files: {readable_bytes(round(video))} ({times})"
-    for it in planned.caching:
-        worker = "one worker" if it.device == "worker" else f"one {it.device} worker"
-        read = f"reading it {it.read_seconds:.2g} s ({planned.read_mb_per_second:,.0f} MB/s)"
-        wins = f"features that are read {it.reads} times or more save time" if it.reads else "encode again"
-        yield f"  encoding it takes {it.encode_seconds:.2g} s of {worker}, {read}: {wins}"
+    for it in planned["caching"]:
+        worker = "one worker" if it["device"] == "worker" else f"one {it['device']} worker"
+        read = f"reading it {it['read_seconds']:.2g} s ({planned['read_mb_per_second']:,.0f} MB/s)"
+        wins = f"features that are read {it['reads']} times or more save time" if it["reads"] else "encode again"
+        yield f"  encoding it takes {it['encode_seconds']:.2g} s of {worker}, {read}: {wins}"
 
 
 def _show_export(done: dict[str, Any]) -> None:
