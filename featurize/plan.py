@@ -23,7 +23,7 @@ from featurize.scratch import Buckets
 from featurize.video.decode import Source
 from stepdiff.common.errors import StepDiffError
 from store import Store, View
-from store.catalog.forgotten import are_forgotten
+from store.catalog.catalog import are_forgotten
 from store.view import ABSENT, FAILED
 
 FORGOTTEN = 3  # takes the place of the status of a row that was forgotten, which is absent in the store

@@ -1,7 +1,7 @@
 """A repair (`--repair`): the damaged rows of a view are computed again, and nothing else.
 
 The store's lock is held from the search for damage to the last row. First the whole store is read. Then damaged rows
-become absent, and files about rows are written again (see `store.damage.withdrawal`). Then those rows are computed,
+become absent, and files about rows are written again (see `store.damage`). Then those rows are computed,
 with the batch size that they were computed with. Rows that a killed repair left absent are marked in the store: the
 next repair computes them too.
 
@@ -32,8 +32,7 @@ from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import place
 from stepdiff.common.progress import say
 from store import Store, View
-from store.damage.view_damage import FileDamage, view_damage
-from store.damage.withdrawal import rewrite_metadata, unfinished, withdraw_damaged
+from store.damage import FileDamage, rewrite_metadata, unfinished, view_damage, withdraw_damaged
 from store.snapshots.repair import repair_snapshots
 from store.verbs.verify import Damage, remedy, verify
 from store.view import FAILED, OK

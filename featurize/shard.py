@@ -30,7 +30,7 @@ from featurize.video.picture import Crop
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.progress import timed
 from store import Feature, Provenance, Store, View
-from store.damage.withdrawal import REPAIRED
+from store.damage import REPAIRED
 from store.format.pool import TOKENS, pooled, pooled_view, square_grids
 
 _ENDS = 2  # tokens that a tokenizer sets around a text

@@ -21,8 +21,11 @@
 """
 
 import sys
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 from stepdiff.common.cli import command
 from stepdiff.common.cli.command import choose
@@ -30,175 +33,101 @@ from stepdiff.common.cli.options import parse
 from stepdiff.common.errors import some
 from store.verbs import options  # each command imports what it runs only then, so that --help is fast
 
-VERBS = {
-    "info": ("store.__main__:info", "list views, features, finished and failed rows, bytes"),
-    "verify": ("store.__main__:verify", "compare every file with its checksum and name the damaged clips"),
-    "plan": ("store.__main__:plan", "estimate the bytes, shards, files and hours of a job"),
-    "export": ("store.exchange.commands:export", "copy a view to Parquet, Lance, Hugging Face or WebDataset"),
-    "import": ("store.exchange.commands:import_", "copy features from Parquet or Lance into a view"),
-    "requantise": ("store.__main__:requantise", "make a new view with the largest feature in another dtype"),
-    "pool": ("store.__main__:pool", "make a new view with the tokens of neighbouring patches averaged"),
-    "failures": ("store.__main__:failures", "list the rows that failed, with reasons"),
-    "rows": ("store.__main__:rows", "list rows with their status in each view"),
-    "forget": ("store.__main__:forget", "retire rows: no reader returns them, no run computes them again"),
-    "drop": ("store.__main__:drop", "remove a view"),
-    "compact": ("store.__main__:compact", "merge small files and delete unused ones"),
-    "tag": ("store.snapshots.commands:tag", "name what the store holds now: a snapshot, without a copy"),
-    "log": ("store.snapshots.commands:log", "list the snapshots, and what changed from each to the next"),
-    "convert-snapshots": ("store.snapshots.commands:convert", "convert the snapshots of earlier versions"),
-    "lineage": ("store.lineage.commands:lineage", "say where a clip's rows come from, and what was trained on them"),
-}
-_DERIVED = (
-    "{done:,} {entity} of view {made_from} made into view {view}, {feature} in {dtype}, in {seconds:.1f} s; "
-    "{already:,} were there already, {failed:,} failed"
-)
 _SHOWN = 10
 _FILES_SHOWN = 3
+_DIGITS = 12  # of a sha256 that are shown
+_SECONDS = len("2026-11-29T12:00:00")
 
 
-def info(argv: list[str]) -> int:
-    """Print what the store contains."""
+def _show_info(found: dict[str, Any]) -> None:
+    from store.verbs.info import info_table
 
-    def show(found: Any) -> None:
-        from store.verbs.info import info_table
-
-        gone = {entity: f" ({count:,} forgotten)" for entity, count in found.forgotten.items()}
-        rows = ", ".join(f"{count:,} {entity}{gone.get(entity, '')}" for entity, count in found.rows.items())
-        print(f"{found.path}: {rows or 'empty'}")
-        if found.views:
-            _print_table(info_table(found.views))
-
-    return parse(options.InfoOptions, argv, "store info", None, "store.verbs.info:store_info", show, ("path",))
+    gone = {entity: f" ({count:,} forgotten)" for entity, count in found["forgotten"].items()}
+    rows = ", ".join(f"{count:,} {entity}{gone.get(entity, '')}" for entity, count in found["rows"].items())
+    print(f"{found['path']}: {rows or 'empty'}")
+    if found["views"]:
+        _print_table(info_table(found["views"]))
 
 
-def verify(argv: list[str]) -> int:
-    """Print the damage; the exit status is 1 if there is any."""
+def _verify(given: options.VerifyOptions) -> dict[str, Any]:
+    from store.feature_store import Store
+    from store.verbs.verify import NOT_COVERED, uncovered, verify
 
-    def run(given: options.VerifyOptions) -> dict[str, Any]:
-        from dataclasses import asdict
+    store = Store.open(given.path)
+    damage = verify(store)
+    return {
+        "path": str(store.path),
+        "ok": not damage,
+        "damage": [asdict(found) for found in damage],
+        "clips": sorted({clip for found in damage for clip in found.clips}),
+        "not_covered": {"files": uncovered(store), "never": NOT_COVERED},
+    }
 
-        from store.feature_store import Store
-        from store.verbs.verify import NOT_COVERED, uncovered, verify
 
-        store = Store.open(given.path)
-        damage = verify(store)
-        return {
-            "path": str(store.path),
-            "ok": not damage,
-            "damage": [asdict(found) for found in damage],
-            "clips": sorted({clip for found in damage for clip in found.clips}),
-            "not_covered": {"files": uncovered(store), "never": NOT_COVERED},
-        }
+def _show_damage(record: dict[str, Any]) -> None:
+    damage, left = record["damage"], record["not_covered"]["files"]
+    for found in damage:
+        clips = some(found["clips"], _SHOWN) if found["clips"] else "no clips"
+        print(f"{found['path']} {found['what']}: {clips}")
+    damaged = f"damaged files: {len(damage)}, clips: {len(record['clips'])}"
+    print(damaged if damage else f"{record['path']} is whole")
+    for remedy in dict.fromkeys(found["remedy"] for found in damage):
+        print(f"what to do: {remedy}")
+    files = f"{len(left):,} files without a checksum ({some(left, _FILES_SHOWN)}); " if left else ""
+    print(f"not covered: {files}{'; '.join(record['not_covered']['never'])}")
 
-    def show(record: dict[str, Any]) -> None:
-        damage, left = record["damage"], record["not_covered"]["files"]
-        for found in damage:
-            clips = some(found["clips"], _SHOWN) if found["clips"] else "no clips"
-            print(f"{found['path']} {found['what']}: {clips}")
-        damaged = f"damaged files: {len(damage)}, clips: {len(record['clips'])}"
-        print(damaged if damage else f"{record['path']} is whole")
-        for remedy in dict.fromkeys(found["remedy"] for found in damage):
-            print(f"what to do: {remedy}")
-        files = f"{len(left):,} files without a checksum ({some(left, _FILES_SHOWN)}); " if left else ""
-        print(f"not covered: {files}{'; '.join(record['not_covered']['never'])}")
 
-    return parse(
-        options.VerifyOptions, argv, "store verify", None, run, show, ("path",), lambda record: int(not record["ok"])
+def _show_forgotten(done: dict[str, Any]) -> None:
+    did, was = ("recalled", "not forgotten") if done["recalled"] else ("forgotten", "forgotten before")
+    already = f", {done['already']:,} {was}" if done["already"] else ""
+    print(f"{done['rows']:,} {done['entity']} of {done['store']} {did}{already}")
+    for view, count in done["withdrawn"].items():
+        print(f"  view {view}: {count:,} finished rows are absent now")
+    for card in done["stale"]:
+        print(f"  {card} is stale: run python -m retrieval build")
+
+
+def _show_dropped(found: dict[str, Any]) -> None:
+    from store.verbs.info import readable_bytes
+
+    size = f"{readable_bytes(found['bytes'])}, {found['files']:,} files"
+    what = f"view {found['view']} of {found['entity']} in {found['store']}: {size}"
+    print(f"dropped {what}" if found["dropped"] else f"would drop {what}; give --yes to do it")
+    for path in found["stale"]:
+        print(f"  {path} was built from it" + (": remove it too" if found["dropped"] else ""))
+
+
+def _show_compacted(done: dict[str, Any]) -> None:
+    from store.verbs.info import readable_bytes
+
+    text = (
+        "{store}: {catalog_parts:,} catalog parts and {failure_files:,} files of failures and {records:,} records of "
+        "writers merged, {locks:,} unused locks deleted, {orphans:,} orphan files deleted"
     )
+    print(f"{text.format(**done)} ({readable_bytes(done['orphan_bytes'])})")
 
 
-def requantise(argv: list[str]) -> int:
-    """Make the new view, and print what it contains."""
-    run = "store.verbs.derive:requantise"
-    return parse(options.RequantiseOptions, argv, "store requantise", None, run, _DERIVED, ("path",))
-
-
-def pool(argv: list[str]) -> int:
-    """Make the new view, and print what it contains."""
-    return parse(options.PoolOptions, argv, "store pool", None, "store.verbs.derive:pool", _DERIVED, ("path",))
-
-
-def failures(argv: list[str]) -> int:
-    """List the rows that failed: view, key and reason, view by view, in the order of the catalog."""
-    run = "store.verbs.info:list_failures"
-    return parse(options.FailuresOptions, argv, "store failures", None, run, None, ("path",))
-
-
-def rows(argv: list[str]) -> int:
-    """List rows with their status in each view."""
-    return parse(options.RowsOptions, argv, "store rows", None, "store.verbs.info:list_rows", None, ("path",))
-
-
-def forget(argv: list[str]) -> int:
-    """Forget rows, or recall them."""
-
-    def show(done: Any) -> None:
-        did, was = ("recalled", "not forgotten") if done.recalled else ("forgotten", "forgotten before")
-        already = f", {done.already:,} {was}" if done.already else ""
-        print(f"{done.rows:,} {done.entity} of {done.store} {did}{already}")
-        for view, count in done.withdrawn.items():
-            print(f"  view {view}: {count:,} finished rows are absent now")
-        for card in done.stale:
-            print(f"  {card} is stale: run python -m retrieval build")
-
-    return parse(options.ForgetOptions, argv, "store forget", None, "store.verbs.forget:forget", show, ("path", "keys"))
-
-
-def drop(argv: list[str]) -> int:
-    """Drop a view; the exit status is 1 without `--yes`."""
-
-    def show(found: Any) -> None:
-        from store.verbs.info import readable_bytes
-
-        size = f"{readable_bytes(found.bytes)}, {found.files:,} files"
-        what = f"view {found.view} of {found.entity} in {found.store}: {size}"
-        print(f"dropped {what}" if found.dropped else f"would drop {what}; give --yes to do it")
-        for path in found.stale:
-            print(f"  {path} was built from it: remove it too" if found.dropped else f"  {path} was built from it")
-
-    run = "store.verbs.drop:drop"
-    return parse(options.DropOptions, argv, "store drop", None, run, show, ("path",), lambda it: int(not it.dropped))
-
-
-def compact(argv: list[str]) -> int:
-    """Compact the store, and print what was done."""
-
-    def show(done: Any) -> None:
-        from store.verbs.info import readable_bytes
-
+def _show_plan(planned: dict[str, Any]) -> None:
+    shapes = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in planned["features"].items())
+    print(f"{planned['rows']:,} {planned['entity']} of {planned['encoder']}: {shapes}")
+    _print_table(_sizes_table(planned))
+    for hours in planned["hours"]:
+        kind = {"cpu": "CPU-worker-hours", "cuda": "GPU-hours"}.get(hours["device"], "worker-hours")
+        rate = f"{hours['clips_per_second']:,.2f} {planned['entity']}/s ({hours['measured']})"
+        days = f"{hours['hours']:,.1f} hours ({hours['hours'] / 24:,.1f} days)"
+        workers = f"{planned['workers']:,} worker{'s' if planned['workers'] > 1 else ''}"
+        print(f"{hours['worker_hours']:,.1f} {kind} at {rate}: {days} with {workers}")
+    if not planned["hours"]:
+        unit = planned["entity"]
         print(
-            f"{done.store}: {done.catalog_parts:,} catalog parts and {done.failure_files:,} files of failures and "
-            f"{done.records:,} records of writers merged, {done.locks:,} unused locks deleted, "
-            f"{done.orphans:,} orphan files deleted ({readable_bytes(done.orphan_bytes)})"
+            f"hours: unknown, since no rate was measured. Run python -m featurize over some hundred {unit} into a "
+            f"store S, then plan with --measured-in S; or give --clips-per-second, the {unit} a second of one worker"
         )
-
-    return parse(options.CompactOptions, argv, "store compact", None, "store.verbs.compact:compact", show, ("path",))
-
-
-def plan(argv: list[str]) -> int:
-    """Print the plan of a job."""
-
-    def show(planned: Any) -> None:
-        shapes = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in planned.features.items())
-        print(f"{planned.rows:,} {planned.entity} of {planned.encoder}: {shapes}")
-        _print_table(_sizes_table(planned))
-        for hours in planned.hours:
-            print(_hours_line(hours, planned))
-        if not planned.hours:
-            unit = planned.entity
-            print(
-                f"hours: unknown, since no rate was measured. Run python -m featurize over some hundred {unit} into a "
-                f"store S, then plan with --measured-in S; or give --clips-per-second, the {unit} a second of one "
-                "worker"
-            )
-
-        for line in _advice(planned):
-            print(line)
-
-    return parse(options.PlanOptions, argv, "store plan", None, "store.verbs.plan:plan", show)
+    for line in _advice(planned):
+        print(line)
 
 
-def _sizes_table(planned: Any) -> Any:
+def _sizes_table(planned: dict[str, Any]) -> Any:
     from rich import box
     from rich.table import Table
 
@@ -208,54 +137,278 @@ def _sizes_table(planned: Any) -> Any:
     table.add_column("dtype")
     for head in ("bytes a row", "bytes", "size", "rows a shard", "shards", "files", "compacted"):
         table.add_column(head, justify="right", no_wrap=True)
-    for size in planned.sizes:
-        chosen = size.dtype == planned.dtype and len(planned.sizes) > 1
+    for size in planned["sizes"]:
+        chosen = size["dtype"] == planned["dtype"] and len(planned["sizes"]) > 1
         table.add_row(
-            f"{size.dtype} (chosen)" if chosen else size.dtype,
-            f"{size.bytes_per_row:,.0f}",
-            f"{size.bytes:,}",
-            readable_bytes(size.bytes),
-            *(f"{count:,}" for count in (size.rows_per_shard, size.shards, size.files, size.compacted)),
+            f"{size['dtype']} (chosen)" if chosen else size["dtype"],
+            f"{size['bytes_per_row']:,.0f}",
+            f"{size['bytes']:,}",
+            readable_bytes(size["bytes"]),
+            *(f"{size[name]:,}" for name in ("rows_per_shard", "shards", "files", "compacted")),
             style="bold" if chosen else None,
         )
     return table
 
 
-def _hours_line(hours: Any, planned: Any) -> str:
-    kind = {"cpu": "CPU-worker-hours", "cuda": "GPU-hours"}.get(hours.device, "worker-hours")
-    line = f"{hours.worker_hours:,.1f} {kind} at {hours.clips_per_second:,.2f} {planned.entity}/s ({hours.measured})"
-    days = f"{hours.hours:,.1f} hours ({hours.hours / 24:,.1f} days)"
-    return f"{line}: {days} with {planned.workers:,} worker{'s' if planned.workers > 1 else ''}"
-
-
-def _advice(planned: Any) -> Iterator[str]:
+def _advice(planned: dict[str, Any]) -> Iterator[str]:
     """Yield the recommended setting, and in numbers whether to keep features or to encode again."""
     from store.verbs.info import readable_bytes
 
-    if (advised := planned.setting) is not None:
-        flags = f"--pool {advised.pool} " * (advised.pool > 1) + f"--dtype {advised.dtype}"
-        yield f"recommended: {flags}, {readable_bytes(round(advised.bytes_per_row))} a clip; {advised.cost}"
-    (stored,) = (size.bytes_per_row for size in planned.sizes if size.dtype == planned.dtype)
-    if planned.video_bytes is not None or planned.caching:
+    if (advised := planned["setting"]) is not None:
+        flags = f"--pool {advised['pool']} " * (advised["pool"] > 1) + f"--dtype {advised['dtype']}"
+        yield f"recommended: {flags}, {readable_bytes(round(advised['bytes_per_row']))} a clip; {advised['cost']}"
+    (stored,) = (size["bytes_per_row"] for size in planned["sizes"] if size["dtype"] == planned["dtype"])
+    if planned["video_bytes"] is not None or planned["caching"]:
         yield f"cache or encode again? A row of this plan: {readable_bytes(round(stored))}"
-    if (video := planned.video_bytes) is not None:
+    if (video := planned["video_bytes"]) is not None:
         times = f"features: {stored / video:.1f} times as much"
         yield f"  its share of the video files: {readable_bytes(round(video))} ({times})"
-    for it in planned.caching:
-        worker = "one worker" if it.device == "worker" else f"one {it.device} worker"
-        read = f"reading it {it.read_seconds:.2g} s ({planned.read_mb_per_second:,.0f} MB/s)"
-        wins = f"features that are read {it.reads} times or more save time" if it.reads else "encode again"
-        yield f"  encoding it takes {it.encode_seconds:.2g} s of {worker}, {read}: {wins}"
+    for it in planned["caching"]:
+        worker = "one worker" if it["device"] == "worker" else f"one {it['device']} worker"
+        read = f"reading it {it['read_seconds']:.2g} s ({planned['read_mb_per_second']:,.0f} MB/s)"
+        wins = f"features that are read {it['reads']} times or more save time" if it["reads"] else "encode again"
+        yield f"  encoding it takes {it['encode_seconds']:.2g} s of {worker}, {read}: {wins}"
 
 
-def _print_table(table: Any) -> None:
+def _show_export(done: dict[str, Any]) -> None:
+    from store.verbs.info import readable_bytes
+
+    left = [f"{done[name]:,} {name}" for name in ("failed", "absent", "forgotten") if done[name]]
+    out = f" (left out: {', '.join(left)})" if left else ""
+    before = "complete already, " if done["already"] == done["parts"] else ""
+    size = readable_bytes(done["bytes"])
+    print("{rows:,} {entity} of view {view} in {path}, ".format(**done) + f"{before}{done['format']}, {size}{out}")
+    print("\n".join(f"  {line}" for line in done["how_to_open"].splitlines()))
+
+
+def _show_import(done: dict[str, Any]) -> None:
+    text = (
+        "{done:,} of {asked:,} {entity} of {path} imported into view {view} of {store} in {seconds:.1f} s, {already:,} "
+        "were there already, {failed:,} failed"
+    )
+    forgotten = f", {done['forgotten']:,} were forgotten and left out" if done["forgotten"] else ""
+    print(text.format(**done) + forgotten)
+    if done["left_out"]:
+        print(f"  columns left out: {some(done['left_out'], _SHOWN)}")
+    for failure in done["failures"][:_SHOWN]:
+        print(f"  {failure['key']}: {failure['reason']}")
+    if done["failed"] > _SHOWN:
+        print(f"  ... and {done['failed'] - _SHOWN:,} more")
+
+
+def _live(path: str) -> Any:
+    """Return the store in `path`; StepDiffError where it is a snapshot."""
+    from store.feature_store import Store
+
+    store = Store.open(path)
+    store.refuse_snapshot()
+    return store
+
+
+def _tag(given: options.TagOptions) -> dict[str, Any]:
+    from store.snapshots import snapshot
+
+    store = _live(given.path)
+    if given.delete:
+        snapshot.delete_snapshot(store.path, given.name)
+        return {"path": str(store.path), "name": given.name, "deleted": True}
+    return {"path": str(store.path), **asdict(snapshot.tag(store.path, given.name, given.note)), "deleted": False}
+
+
+def _show_tag(made: dict[str, Any]) -> None:
+    if made["deleted"]:
+        print(f"snapshot {made['name']} of {made['path']} deleted")
+        return
+    rows = ", ".join(f"{count:,} {entity}" for entity, count in made["rows"].items()) or "nothing"
+    print(f"snapshot {made['name']} of {made['path']}: {rows}")
+    for entity, views in made["views"].items():
+        for view, about in views.items():
+            print(f"  {entity}/{view}: {about['ok']:,} ok, {about['failed']:,} failed, commit {about['commit']}")
+    print(f"read it with Store.open({made['path']!r}, at={made['name']!r}), or as {made['path']}@{made['name']}")
+
+
+def _log(given: options.LogOptions) -> dict[str, Any]:
+    from store.snapshots.snapshot import names
+
+    store = _live(given.path)
+    begun = names(store.path)[1]  # temporary names, but in object stores their own
+    entries = list(_entries(store))[::-1]
+    return {"path": str(store.path), "entries": entries, "unfinished": bool(begun), "begun": begun}
+
+
+def _entries(store: Any) -> Iterator[dict[str, Any]]:
+    """Yield the entries of a log, the oldest first: a view's figures, its `new` finished rows, whether it `changed`."""
+    from store.snapshots.snapshot import NOW, Figures, Snapshot, figures_of, snapshots
+
+    now = {
+        entity: {view: figures_of(store.view(entity, view)) for view in store.views(entity)}
+        for entity in store.entities()
+    }
+    empty = Figures(0, 0, 0, "")
+    before: dict[tuple[str, str], Figures] = {}
+    for one in (*snapshots(store.path), Snapshot(NOW, "", "", {}, now)):
+        figures = [((entity, view), about) for entity, views in one.views.items() for view, about in views.items()]
+        for (entity, view), about in reversed(figures or [(("", ""), empty)]):
+            old = before.get((entity, view), empty)
+            yield {
+                "name": one.name,
+                "created": one.created,
+                "note": one.note,
+                "entity": entity,
+                "view": view,
+                **asdict(about),
+                "new": about.ok - old.ok,
+                "changed": about.commit != old.commit,
+            }
+        before |= dict(figures)
+
+
+def _show_log(record: dict[str, Any]) -> None:
+    from rich import box
+    from rich.table import Table
+
+    from stepdiff.common.io.local import TEMPORARY
+
+    table = Table(box=box.SIMPLE_HEAD, padding=0)
+    for head in ("snapshot", "made (UTC)", "view"):
+        table.add_column(head, overflow="fold")
+    for head in ("ok", "change", "failed"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for head in ("commit", "note"):
+        table.add_column(head, overflow="fold")
+    for (name, created, note), entries in groupby(record["entries"], itemgetter("name", "created", "note")):
+        first = (name, created[:_SECONDS].replace("T", " "))
+        for one in entries:
+            if one["changed"]:
+                counts = (f"{one['ok']:,}", f"{one['new']:+,}", f"{one['failed']:,}")
+                table.add_row(*first, f"{one['entity']}/{one['view']}", *counts, one["commit"], note)
+                first, note = ("", ""), ""
+        if first[0]:
+            table.add_row(*first, "no change", "", "", "", "", note)
+    _print_table(table, 160)
+    for name in record["begun"]:
+        if name.startswith(TEMPORARY):
+            remedy = f"python -m store compact {record['path']} removes it once its process has ended"
+        else:
+            remedy = f"python -m store tag {record['path']} {name} --delete removes it"
+        print(f"a snapshot is being made, or a killed process left it: {remedy}")
+
+
+def _convert(given: options.ConvertOptions) -> dict[str, Any]:
+    from store.snapshots.convert import convert
+
+    store = _live(given.path)
+    return {"path": str(store.path), "converted": convert(store.path, given.wait)}
+
+
+def _show_converted(done: dict[str, Any]) -> None:
+    print(f"{done['path']}: {', '.join(done['converted']) or 'no snapshot'} converted")
+
+
+def _show_lineage(record: dict[str, Any]) -> None:
+    for row in record["rows"]:
+        _show_row(row)
+    for head in record["heads"]:
+        _show_head(head)
+
+
+def _show_row(row: dict[str, Any]) -> None:
+    print(f"{row['key']}: row {row['row']:,} of {row['entity']}")
+    if row["forgotten"] is not None:
+        print(f"  forgotten: {row['forgotten'] or 'no reason given'}")
+    for name, value in row["metadata"].items():
+        print(f"  {name}: {value}")
+    for view in row["views"]:
+        made, written = view["provenance"], view["written"]
+        print(f"  view {view['view']}: {view['status']}" + (f" ({view['reason']})" if "reason" in view else ""))
+        if view["status"] in ("absent", "forgotten"):
+            continue
+        print(f"    encoder {made['encoder']}, weights {made['weights'][:_DIGITS]}, layer {made['layer']}")
+        print(f"    frames {made['frames']}; crop {made['crop']}")
+        if not written:
+            print("    written: not recorded")
+        else:
+            date, *more = written.pop("date"), *(f"{name} {value}" for name, value in written.items())
+            print(f"    written {', '.join([date or 'on an unknown date', *more])}")
+    for what, name in (("in snapshots", "snapshots"), ("may have trained", "trained"), ("not known of", "unknown")):
+        if row[name]:
+            print(f"  {what}: {'; '.join(row[name])}")
+
+
+def _show_head(head: dict[str, Any]) -> None:
+    print(f"{head['run']}: a head")
+    if (store := head["store"]) is None:
+        print("  store: not recorded, an earlier version of this program trained it")
+    else:
+        at = "no snapshot" if store["at"] is None else f"snapshot {store['at']}"
+        print(f"  store: {store['path']}, {at}; commit {', '.join(f'{v} {c}' for v, c in store['commits'].items())}")
+    for name, made in head["reads"].items():
+        if isinstance(made, dict):
+            print(f"  {name}: encoder {made['encoder']}, weights {made['weights'][:_DIGITS]}, layer {made['layer']}")
+        else:
+            print(f"  {name.replace('_', ' ')}: {str(made)[:_DIGITS]}")
+    clips = "not recorded" if head["clips"] is None else f"{head['clips']:,}"
+    print(f"  clips that may have trained it: {clips}")
+    for file, digest in head["data"].items():
+        print(f"  data: {file} ({digest[:_DIGITS]})")
+    if head["starts_from"]:
+        print(f"  starts from: {' <- '.join(head['starts_from'])}")
+
+
+def _print_table(table: Any, width: int = 120) -> None:
     from rich.console import Console
 
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    Console(width=None if sys.stdout.isatty() else width).print(table)
+
+
+class Verb(NamedTuple):
+    """A command: arguments of `parse`."""
+
+    options: type
+    run: str | Callable[[Any], Any]
+    show: str | Callable[[Any], None] | None = None
+    positional: tuple[str, ...] = ("path",)
+    status: Callable[[Any], int] = lambda record: 0
+
+
+_DERIVED = (
+    "{done:,} {entity} of view {made_from} made into view {view}, {feature} in {dtype}, in {seconds:.1f} s; "
+    "{already:,} were there already, {failed:,} failed"
+)
+VERBS = {
+    "info": Verb(options.InfoOptions, "store.verbs.info:store_info", _show_info),
+    "verify": Verb(options.VerifyOptions, _verify, _show_damage, status=lambda record: int(not record["ok"])),
+    "plan": Verb(options.PlanOptions, "store.verbs.plan:plan", _show_plan, ()),
+    "export": Verb(options.ExportOptions, "store.exchange.export:export", _show_export),
+    "import": Verb(
+        options.ImportOptions,
+        "store.exchange.intake:take_in",
+        _show_import,
+        status=lambda done: int(done["failed"] > 0),
+    ),
+    "requantise": Verb(options.RequantiseOptions, "store.verbs.derive:requantise", _DERIVED),
+    "pool": Verb(options.PoolOptions, "store.verbs.derive:pool", _DERIVED),
+    "failures": Verb(options.FailuresOptions, "store.verbs.info:list_failures"),
+    "rows": Verb(options.RowsOptions, "store.verbs.info:list_rows"),
+    "forget": Verb(options.ForgetOptions, "store.verbs.removal:forget", _show_forgotten, ("path", "keys")),
+    "drop": Verb(
+        options.DropOptions, "store.verbs.removal:drop", _show_dropped, status=lambda found: int(not found["dropped"])
+    ),
+    "compact": Verb(options.CompactOptions, "store.verbs.compact:compact", _show_compacted),
+    "tag": Verb(options.TagOptions, _tag, _show_tag, ("path", "name")),
+    "log": Verb(options.LogOptions, _log, _show_log),
+    "convert-snapshots": Verb(options.ConvertOptions, _convert, _show_converted),
+    "lineage": Verb(options.LineageOptions, "store.lineage.answers:lineage", _show_lineage, ("path", "names")),
+}
 
 
 def main(argv: list[str] | None = None) -> int:
-    return choose("store", __doc__ or "", VERBS, argv, aliases={"requantize": "requantise"})
+    name, *rest = (sys.argv[1:] if argv is None else argv) or [""]
+    name = {"requantize": "requantise"}.get(name, name)
+    if (verb := VERBS.get(name)) is None:
+        abouts = {name: ("", (verb.options.__doc__ or "").partition(".")[0]) for name, verb in VERBS.items()}
+        return choose("store", __doc__ or "", abouts, [name, *rest])
+    return parse(verb.options, rest, f"store {name}", None, verb.run, verb.show, verb.positional, verb.status)
 
 
 if __name__ == "__main__":

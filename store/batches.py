@@ -17,7 +17,7 @@ Guarantees
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -28,11 +28,10 @@ from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.direct_io import aligned_empty
 from stepdiff.common.io.sealed import crc32c
 from store.format.quantise import Quantised
-from store.io.row_checks import Check, known_check
+from store.io.reader import Check, known_check
 from store.view import OK, View, row_numbers
 
 _READERS = 2  # batches that are read at once, so that the disk is never idle
-Allocate = Callable[[tuple[int, ...], np.dtype], np.ndarray]
 
 
 class Batch(NamedTuple):
@@ -61,7 +60,6 @@ class Batches:
         stride: int = 1,
         ahead: int = 3,
         keep: int | None = 1,
-        allocate: Allocate = aligned_empty,
         in_place: bool = False,
         direct: bool | None = None,
         check: Check | None = None,
@@ -82,7 +80,6 @@ class Batches:
             stride: give only every n-th batch, from the loaded position on: n processes of one rank take turns.
             ahead: batches that are read or being read while one is used.
             keep: batches that stay valid when the next one is asked for; None: all, each in new memory.
-            allocate: makes the memory of batches from shape and dtype, e.g. pinned memory.
             in_place: arrays may be read-only parts of the store's files (`View.in_place`): for rows in order.
             direct: read large rows past the page cache (`View.read`); by default if they take more than half of the
                 machine's memory, which could not keep them until the next epoch.
@@ -96,7 +93,7 @@ class Batches:
         self.rows = np.flatnonzero(view.status() == OK) if rows is None else row_numbers(rows)
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
         self.rank, self.world, self.stride = rank, world, stride
-        self.ahead, self.keep, self.allocate, self.in_place = ahead, keep, allocate, in_place
+        self.ahead, self.keep, self.in_place = ahead, keep, in_place
         self.check = view.check if check is None else known_check(check)
         self.epoch = 0
         self.position = 0
@@ -169,18 +166,16 @@ class Batches:
 
     def _iterate(self, first: int) -> Iterator[Batch]:
         order, pid = self._order(), os.getpid()
-        size, keep = min(self.batch_size, len(self.rows)), self.keep
-        buffers = [] if keep is None else [self._buffer(size) for _ in range(self.ahead + keep)]
+        size, count = min(self.batch_size, len(self.rows)), 0 if self.keep is None else self.ahead + self.keep
+        buffers = [self._buffer(size) for _ in range(count)]
         todo = iter(range(first, len(self), self.stride))
         pending: deque[Future[Batch]] = deque()
         reader = ThreadPoolExecutor(min(self.ahead, _READERS), thread_name_prefix="store-batches")
 
         def ask() -> None:
-            for step in todo:
-                rows = order[self._mine(step)]
+            if (step := next(todo, None)) is not None:
                 buffer = buffers[step // self.stride % len(buffers)] if buffers else None
-                pending.append(reader.submit(self.read, rows, buffer))
-                return
+                pending.append(reader.submit(self.read, order[self._mine(step)], buffer))
 
         try:
             for _ in range(self.ahead):
@@ -209,7 +204,7 @@ class Batches:
 
     def _buffer(self, rows: int) -> dict[str, np.ndarray]:
         return {
-            name: self.allocate((rows, *form.shape), np.dtype(form.dtype).newbyteorder("<"))
+            name: aligned_empty((rows, *form.shape), np.dtype(form.dtype).newbyteorder("<"))
             for name, form in self.view.arrays_of(self.features).items()
         }
 

@@ -26,25 +26,29 @@ import polars as pl
 
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import Place, RemotePath, place
-from stepdiff.common.io.locks import holds, locked
+from stepdiff.common.io.locks import locked
 from stepdiff.common.io.sealed import BLANK
-from store.catalog.catalog import Catalog
-from store.catalog.forgotten import read_forgotten
+from store.catalog.catalog import Catalog, read_forgotten
 from store.format.layout import (
     ARRAYS,
     FORMAT,
     LOCK,
+    MOST_SHARD_ROWS,
     SNAPSHOTS,
     VERSION,
     ViewPaths,
     array_metadata,
+    check_features,
+    check_locked,
     group_metadata,
+    is_shard_rows,
     read_json,
+    refuse_snapshot,
     snapshot_of,
+    stored_features,
     write_json,
 )
-from store.format.view_metadata import MOST_SHARD_ROWS, check_features, is_shard_rows, stored_features
-from store.io.row_checks import Check
+from store.io.reader import Check
 from store.io.writer import ViewWriter
 from store.provenance import ENTITIES, Feature, Provenance, check_entity, check_name
 from store.snapshots.snapshot import folder_of, read_snapshot, refuse_earlier, snapshots, tag
@@ -112,11 +116,12 @@ class Store:
 
     def __repr__(self) -> str:
         """Return location, rows and views, a line for each entity."""
-        lines = [
-            f"  {entity}: {len(self.catalog(entity)):,} rows; views: {', '.join(self.views(entity)) or 'none'}"
-            for entity in self.entities()
-        ]
-        return "\n".join([f"Store({self.location})", *lines])
+        lines = [f"Store({self.location})"]
+        for entity in self.entities():
+            lines.append(
+                f"  {entity}: {len(self.catalog(entity)):,} rows; views: {', '.join(self.views(entity)) or 'none'}"
+            )
+        return "\n".join(lines)
 
     @property
     def location(self) -> str:
@@ -125,9 +130,7 @@ class Store:
 
     def entities(self) -> list[str]:
         """Return the entities that have rows or views."""
-        return [
-            entity for entity in ENTITIES if self.catalog(entity).parts() or (self.folder / ARRAYS / entity).is_dir()
-        ]
+        return [e for e in ENTITIES if self.catalog(e).parts() or (self.folder / ARRAYS / e).is_dir()]
 
     def views(self, entity: str) -> list[str]:
         """Return the names of the views of an entity."""
@@ -156,8 +159,7 @@ class Store:
 
     def refuse_snapshot(self) -> None:
         """Raise StepDiffError for the store of a snapshot."""
-        if self.at is not None:
-            raise StepDiffError(f"snapshot {self.at} of {self.path} cannot be changed: give the store without it")
+        refuse_snapshot(self.folder)
 
     def view(self, entity: str, name: str, check: Check = "first") -> View:
         """Return a view; StepDiffError lists the existing ones if it does not exist.
@@ -192,20 +194,15 @@ class Store:
             check_features(features)
         except StepDiffError as error:
             raise StepDiffError(f"view {name}: {error}") from None
-        if not holds(self.path / LOCK):
-            raise StepDiffError(
-                f"view {name} is made only under the store's lock: use `store.writer`, or `with store.lock()`"
-            )
+        check_locked(self.path, f"view {name} of {entity} is made")
         if name in self.views(entity):
             view = self.view(entity, name)
             differs = view.provenance.difference(provenance)
             if view.features != dict(features):
                 differs = differs or f"features {view.features} against {dict(features)}"
             if differs:
-                raise StepDiffError(
-                    f"view {name} of {entity} in {self.path} was made differently: {differs}; "
-                    "give the new view another name"
-                )
+                where = f"view {name} of {entity} in {self.path}"
+                raise StepDiffError(f"{where} was made differently: {differs}; give the new view another name")
             return view
         rows = shard_rows(features) if rows_per_shard is None else rows_per_shard
         if not is_shard_rows(rows):

@@ -87,10 +87,8 @@ class Provenance:
         names = {field.name for field in fields(cls)}
         if odd := sorted(names ^ set(values) if isinstance(values, dict) else names):
             raise StepDiffError(f"provenance with missing or unknown fields: {_short(odd)[1:-1]}")
-        dtypes = values["dtypes"]
-        if not isinstance(dtypes, dict) or not all(
-            isinstance(text, str) for text in (*(values[name] for name in names - {"dtypes"}), *dtypes.values())
-        ):
+        dtypes, texts = values["dtypes"], [values[name] for name in names - {"dtypes"}]
+        if not isinstance(dtypes, dict) or not all(isinstance(text, str) for text in (*texts, *dtypes.values())):
             raise StepDiffError("provenance with fields that are not text")
         return cls(**{**values, "dtypes": dict(dtypes)})
 

@@ -19,8 +19,9 @@ Guarantees
 
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ from store.catalog.catalog import BLOCK
 from store.exchange.arrow import KEY, feature_fields, record_batches, row_values, schema
 from store.feature_store import Store
 from store.format.layout import shard_numbers
-from store.io.row_checks import Check
+from store.io.reader import Check
 from store.provenance import Feature
 from store.view import Rows, View, row_numbers
 
@@ -116,13 +117,13 @@ class ViewDatasource(Datasource):
         names = list(dict.fromkeys(features or opened.features))
         like = None if filter is None else _checked_filter(filter, opened)
         made = _made(opened)
-        self._reader = _Reader(store, entity, view, check, made, names, about[1:], dtype, filter, like, tensors)
-        self._schema = pa.schema(
-            [pa.field(f.name, _tensor_type(tensors[f.name])) if f.name in tensors else f for f in fields]
-        )
+        task = partial(_Reader, store, entity, view, check, made, names, about[1:], dtype, filter, like, tensors)
+        self._read_task: Callable[[np.ndarray], _Reader] = task
+        arrays = {f: ArrowTensorArray.from_numpy(np.empty((0, *t.shape), t.dtype)) for f, t in tensors.items()}
+        self._schema = pa.schema([pa.field(f.name, arrays[f.name].type) if f.name in arrays else f for f in fields])
         self._row_bytes = sum(tensor.row_bytes for tensor in tensors.values()) + _COLUMN_BYTES * len(about)
-        self._rows = None if rows is None else _known_rows(opened, rows)
-        self._spans = _shards(opened) if self._rows is None else _parts_of(self._rows, opened.rows_per_shard)
+        self._rows = None if rows is None else np.unique(row_numbers(rows))
+        self._spans = _shards(opened) if self._rows is None else _parts_of(self._rows, opened)
 
     def get_name(self) -> str:
         """Return the name that Ray shows."""
@@ -145,7 +146,7 @@ class ViewDatasource(Datasource):
         size = int(np.diff(spans).sum()) * self._row_bytes
         given = spans if self._rows is None or not len(spans) else self._rows[spans[0, 0] : spans[-1, 1]]
         about = BlockMetadata(num_rows=None, size_bytes=size, input_files=None, exec_stats=None)
-        return ReadTask(_Task(self._reader, given), about, self._schema, limit)
+        return ReadTask(self._read_task(given), about, self._schema, limit)
 
 
 def divide(shards: Spans, wanted: int) -> list[Spans]:
@@ -175,8 +176,9 @@ def _joined(spans: Spans) -> Spans:
 
 @dataclass(frozen=True)
 class _Reader:
-    """What all tasks of a dataset have in common."""
+    """A read task."""
 
+    __name__ = "read_view"  # in Ray's messages
     store: Store
     entity: str
     view: str
@@ -189,8 +191,18 @@ class _Reader:
     like: pl.DataFrame | None
     """empty frame with the columns of the filter"""
     tensors: dict[str, Feature]
+    given: Int[np.ndarray, "..."]
+    """spans of rows, or rows"""
 
-    def read(self, rows: Int[np.ndarray, " R"]) -> Iterator[pa.Table]:
+    def __call__(self) -> Iterator[pa.Table]:
+        """Yield the blocks of the task."""
+        spans = self.given.tolist() if self.given.ndim == 2 else [(0, len(self.given))]
+        for first, end in spans:
+            for start in range(first, end, BLOCK):
+                stop = min(start + BLOCK, end)
+                yield from self._read(self.given[start:stop] if self.given.ndim == 1 else np.arange(start, stop))
+
+    def _read(self, rows: Int[np.ndarray, " R"]) -> Iterator[pa.Table]:
         """Yield blocks of the finished ones of R ascending rows that fulfil the filter."""
         view = self._open()
         if self.filter is not None:
@@ -199,20 +211,14 @@ class _Reader:
         while True:
             try:
                 batch = next(batches, None)
-            except StepDiffError:
-                view.check_not_dropped()  # then other errors are its consequence
-                raise
-            view.check_not_dropped()  # files that are gone would be read as zeros, or their rows as absent
+            finally:  # errors may be a consequence; files that are gone would be read as zeros, or rows as absent
+                view.check_not_dropped()
             if batch is None:
                 return
-            names = batch.schema.names
-            yield pa.table([self._column(batch, name) for name in names], names)
-
-    def _column(self, batch: pa.RecordBatch, name: str) -> pa.Array:
-        column = batch.column(name)
-        if name not in self.tensors:
-            return column
-        return ArrowTensorArray.from_numpy(row_values(batch, name, self.tensors[name].shape))
+            columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+            for name, tensor in self.tensors.items():
+                columns[name] = ArrowTensorArray.from_numpy(row_values(batch, name, tensor.shape))
+            yield pa.table(list(columns.values()), list(columns))
 
     def _open(self) -> View:
         """Return the view in a worker; StepDiffError if the node does not see it, or if it is another one now."""
@@ -229,23 +235,6 @@ class _Reader:
                 "read_view again"
             )
         return view
-
-
-@dataclass(frozen=True)
-class _Task:
-    """A read task: spans of rows, or rows."""
-
-    reader: _Reader
-    given: Int[np.ndarray, "..."]
-    __name__ = "read_view"  # in Ray's messages
-
-    def __call__(self) -> Iterator[pa.Table]:
-        """Yield the blocks of the task."""
-        spans = self.given.tolist() if self.given.ndim == 2 else [(0, len(self.given))]
-        for first, end in spans:
-            for start in range(first, end, BLOCK):
-                stop = min(start + BLOCK, end)
-                yield from self.reader.read(self.given[start:stop] if self.given.ndim == 1 else np.arange(start, stop))
 
 
 def _shared(store: Store | str | os.PathLike[str] | RemotePath) -> Store:
@@ -269,20 +258,13 @@ def _shards(view: View) -> Spans:
     return np.stack([first, np.minimum(first + view.rows_per_shard, length)], axis=1)
 
 
-def _known_rows(view: View, rows: Rows) -> Int64[np.ndarray, " R"]:
-    """Return the rows that are asked for, ascending, each once."""
-    asked = np.unique(row_numbers(rows))
+def _parts_of(rows: Int64[np.ndarray, " R"], view: View) -> Spans:
+    """Return where the rows of each shard begin and end among ascending `rows`; StepDiffError for an unknown row."""
     known = len(view.catalog)
-    if len(asked) and asked[-1] >= known:
-        raise StepDiffError(f"no row {asked[-1]} in the catalog of {view.entity}: it has rows 0 to {known - 1}")
-    return asked
-
-
-def _parts_of(rows: Int64[np.ndarray, " R"], shard_rows: int) -> Spans:
-    """Return where the rows of each shard begin and end among `rows`."""
-    cuts = np.flatnonzero(np.diff(rows // shard_rows)) + 1
-    edges = np.array([0, *cuts, len(rows)], np.int64) if len(rows) else np.zeros(1, np.int64)
-    return np.stack([edges[:-1], edges[1:]], axis=1)
+    if len(rows) and rows[-1] >= known:
+        raise StepDiffError(f"no row {rows[-1]} in the catalog of {view.entity}: it has rows 0 to {known - 1}")
+    _, first = np.unique(rows // view.rows_per_shard, return_index=True)
+    return np.stack([first, np.append(first, len(rows))[1:]], axis=1)
 
 
 def _checked_filter(filter: pl.Expr, view: View) -> pl.DataFrame:
@@ -306,7 +288,3 @@ def _checked_filter(filter: pl.Expr, view: View) -> pl.DataFrame:
             "parts: find the rows in the whole catalog and pass rows="
         )
     return like
-
-
-def _tensor_type(feature: Feature) -> pa.DataType:
-    return ArrowTensorArray.from_numpy(np.empty((0, *feature.shape), feature.dtype)).type

@@ -15,7 +15,6 @@ encoder is `tiny`, its weights are 64 zeros.
 """
 
 import os
-from collections.abc import Iterable, Mapping
 
 import numpy as np
 import polars as pl
@@ -50,26 +49,18 @@ def tiny_store(path: str | os.PathLike[str] | RemotePath) -> Store:
     levels = np.choose(channel, [127, row, token, -row]).astype(np.float32)
     tokens = {dtype: Feature((3, 4), dtype) for dtype in ("float16", "int8")}
     reasons = {names[FAILED]: f"no video videos/{names[FAILED]}.mp4"}
+    features = {"tokens": tokens["float16"], "embedding": Feature((4,), "float32")}
+    views: list[tuple[str, str, dict[str, Feature], list[str], dict[str, np.ndarray], dict[str, str]]] = [
+        ("clips", "tiny", features, names[:FAILED], floats, reasons),
+        ("clips", "tiny-int8", {"tokens": tokens["int8"]}, names[:FAILED], {"tokens": levels}, reasons),
+        ("texts", "tiny", {"embedding": Feature((4,), "float16")}, texts["key"].to_list(), {"embedding": one_hot}, {}),
+    ]
     with store.lock():
         store.catalog("clips").append(clips)
         store.catalog("texts").append(texts)
-        features = {"tokens": tokens["float16"], "embedding": Feature((4,), "float32")}
-        _write(store, "clips", "tiny", features, names[:FAILED], floats, reasons)
-        _write(store, "clips", "tiny-int8", {"tokens": tokens["int8"]}, names[:FAILED], {"tokens": levels}, reasons)
-        _write(store, "texts", "tiny", {"embedding": Feature((4,), "float16")}, texts["key"], {"embedding": one_hot})
+        for entity, view, features, keys, values, failures in views:
+            dtypes = {name: feature.dtype for name, feature in features.items()}
+            made = Provenance("tiny", "0" * 64, "last", "8 evenly", "centre 224", dtypes)
+            with store.writer(entity, view, made, features, rows_per_shard=ROWS_PER_SHARD) as writer:
+                writer.write(keys, values, failures)
     return store
-
-
-def _write(
-    store: Store,
-    entity: str,
-    view: str,
-    features: Mapping[str, Feature],
-    keys: Iterable[str],
-    values: Mapping[str, np.ndarray],
-    reasons: Mapping[str, str] | None = None,
-) -> None:
-    dtypes = {name: feature.dtype for name, feature in features.items()}
-    made = Provenance("tiny", "0" * 64, "last", "8 evenly", "centre 224", dtypes)
-    with store.writer(entity, view, made, features, rows_per_shard=ROWS_PER_SHARD) as writer:
-        writer.write(list(keys), values, reasons)

@@ -21,7 +21,7 @@ Guarantees
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import stepdiff
@@ -37,12 +37,11 @@ from torch.nn.functional import pad
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.direct_io import aligned_empty
 from store.batches import Batch, Batches
 from store.catalog.key_index import pack
 from store.format.quantise import BLOCK
-from store.io.row_checks import Check
-from store.io.status import OK
+from store.io.reader import Check
+from store.io.records import OK
 from store.view import Keys, View
 
 KEY = "key"
@@ -77,13 +76,16 @@ def to_device(
     sample: Mapping[str, Any], device: str | torch.device, dtype: torch.dtype = torch.float32
 ) -> dict[str, Any]:
     """Move the tensors of a batch to `device`; int8 features are dequantised to `dtype` there."""
+    batch = _each_tensor(sample, lambda tensor: tensor.to(device, non_blocking=True))
+    return {name: x.dequantise(dtype) if isinstance(x, Quantised) else x for name, x in batch.items()}
 
-    def moved(value: Any) -> Any:
-        if isinstance(value, Quantised):
-            return Quantised(moved(value.levels), moved(value.scale)).dequantise(dtype)
-        return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
 
-    return {name: moved(value) for name, value in sample.items()}
+def _each_tensor(batch: Mapping[str, Any], do: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+    """Return a batch with `do` of each tensor, also of quantised ones."""
+    return {
+        name: Quantised(*map(do, x)) if isinstance(x, Quantised) else do(x) if isinstance(x, Tensor) else x
+        for name, x in batch.items()
+    }
 
 
 def prefetch(
@@ -101,7 +103,7 @@ def prefetch(
     copies = torch.cuda.Stream(device)
     for batch in batches:
         copies.synchronize()  # the last copy began a batch ago: its pinned memory may be reused
-        pinned = _pinned(batch)
+        pinned = _each_tensor(batch, lambda tensor: tensor.pin_memory() if tensor.device.type == "cpu" else tensor)
         with torch.cuda.stream(copies):
             moved = to_device(pinned, device, dtype)
         current = torch.cuda.current_stream(device)
@@ -219,17 +221,11 @@ class FeatureStream(IterableDataset):
         features: str | Sequence[str],
         keys: Keys | None = None,
         *,
-        batch_size: int,
         where: pl.Expr | None = None,
         labels: Labels = (),
-        shuffle: bool = True,
-        seed: int = 0,
-        drop_last: bool = False,
         rank: int | None = None,
         world: int | None = None,
-        ahead: int = 3,
-        pin_memory: bool = False,
-        check: Check | None = None,
+        **options: Any,
     ) -> None:
         """Choose rows and labels, and plan the batches.
 
@@ -237,35 +233,18 @@ class FeatureStream(IterableDataset):
             view: the view to read.
             features: one or more of its features.
             keys: the rows to read; by default all that are ok, or those of them that `where` selects.
-            batch_size: rows of a batch of one rank.
             where: a Polars expression over the catalog's columns, such as `pl.col("split") == "train"`.
             labels: columns of the catalog, or Polars expressions over them, that each batch also has: numbers and
                 booleans as a tensor [B], anything else as a list.
-            shuffle: another order every epoch; without, the order of `keys` or of the catalog.
-            seed: decides the order, with the epoch.
-            drop_last: leave out the rows that fill no whole batch of every rank.
             rank: the part of the rows to read; by default the rank in `torch.distributed`, else $RANK, else 0.
             world: the number of ranks; by default that of `torch.distributed`, else $WORLD_SIZE, else 1.
-            ahead: batches that are read or being read while one is used, in every process.
-            pin_memory: read into pinned memory. In worker processes use the DataLoader's own `pin_memory`.
-            check: when to compare rows with their stored checksums (`View.read`).
+            options: of `Batches`: `batch_size` (of one rank), `shuffle`, `seed`, `drop_last`, `ahead` (in every
+                process), `check`.
         """
         self._selection = _Selection(view, features, keys, where, labels)
         self.rank, self.world = _rank(rank, world)
         self._batches = Batches(
-            view,
-            features,
-            self._selection.rows,
-            batch_size=batch_size,
-            shuffle=shuffle,
-            seed=seed,
-            drop_last=drop_last,
-            rank=self.rank,
-            world=self.world,
-            ahead=ahead,
-            keep=None,
-            allocate=_pinned_empty if pin_memory else aligned_empty,
-            check=check,
+            view, features, self._selection.rows, rank=self.rank, world=self.world, keep=None, **options
         )
         self._state = self._begun = self._batches.state_dict()  # after the last batch; at the start of the iteration
         self._resumes = False  # the next iteration starts at the state's position
@@ -336,7 +315,7 @@ class FeatureStream(IterableDataset):
         if info:
             if info.id == 0:
                 self._shared[2] = int(state["position"] < len(self))
-            self._batches.stride, self._batches.allocate = info.num_workers, aligned_empty
+            self._batches.stride = info.num_workers
             if "workers" not in state:  # workers take turns, from the state's position on
                 state = {**state, "position": state["position"] + info.id, "workers": info.num_workers}
         self._batches.load_state_dict(state)
@@ -368,19 +347,3 @@ def _rank(rank: int | None, world: int | None) -> tuple[int, int]:
     if not 0 <= rank < world:
         raise StepDiffError(f"RANK is {rank} and WORLD_SIZE is {world}: set both variables")
     return rank, world
-
-
-def _pinned(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a batch whose tensors are in pinned memory."""
-
-    def pinned(value: Any) -> Any:
-        if isinstance(value, Quantised):
-            return Quantised(pinned(value.levels), pinned(value.scale))
-        return value.pin_memory() if isinstance(value, Tensor) and value.device.type == "cpu" else value
-
-    return {name: pinned(value) for name, value in batch.items()}
-
-
-def _pinned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    nbytes = int(np.prod(shape)) * dtype.itemsize
-    return torch.empty(nbytes, dtype=torch.uint8, pin_memory=True).numpy().view(dtype).reshape(shape)

@@ -11,6 +11,8 @@ Guarantees
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -22,18 +24,23 @@ from stepdiff.common.io import sealed as table
 from stepdiff.common.io.direct_io import aligned_empty, fill_memory
 from stepdiff.common.io.files import Place
 from stepdiff.common.io.local import Identity
-from stepdiff.common.io.locks import holds
 from stepdiff.common.io.sealed import BLANK
-from store.catalog.catalog import Catalog
-from store.catalog.forgotten import refuse_forgotten
-from store.format.layout import LOCK, ViewPaths, read_json, refuse_snapshot, snapshot_of, write_json
+from store.catalog.catalog import Catalog, refuse_forgotten
+from store.format.layout import (
+    ViewPaths,
+    array_shape,
+    check_locked,
+    read_json,
+    read_view,
+    refuse_snapshot,
+    snapshot_of,
+    stored_features,
+    write_json,
+)
 from store.format.quantise import Quantised, dequantise
 from store.format.shard import by_shard
-from store.format.view_metadata import array_shape, read_view
-from store.io.reader import RowReader, read_together
-from store.io.remote import RemoteReader
-from store.io.row_checks import Check, Checksums, RowChecks, known_check, remedy
-from store.io.status import ABSENT, FAILED, OK, Statuses, failures_of_shards
+from store.io.reader import Check, Checksums, RemoteReader, RowChecks, RowReader, known_check, read_together, remedy
+from store.io.records import ABSENT, FAILED, OK, Statuses, failures_of_shards
 from store.provenance import Feature
 
 Keys = str | Sequence[str] | Shaped[np.ndarray, " B"] | pl.Series
@@ -70,12 +77,9 @@ class View:
         self.paths = ViewPaths(store, entity, name)
         self.catalog = catalog
         self._made = (self.paths.group / "zarr.json").identity()
-        metadata = read_view(self.paths.group / "zarr.json")
-        self.provenance = metadata.provenance
-        self.rows_per_shard = metadata.rows_per_shard
-        self.features = metadata.features
-        self.stored = metadata.stored
-        self.checksummed = metadata.checksummed
+        described = read_view(self.paths.group / "zarr.json")
+        self.provenance, self.rows_per_shard, self.features, self.checksummed = described
+        self.stored = stored_features(self.features)
         self.arrays = (*self.stored, "checksum", "status")  # status last: the view's length is its length
         self._length: tuple[Identity | None, int] = (None, 0)
         self._statuses = Statuses(self.paths, self.rows_per_shard)
@@ -118,11 +122,7 @@ class View:
 
     def resize(self) -> None:
         """Grow the arrays to the catalog's length. The caller holds the store's lock."""
-        if not holds(self.paths.store / LOCK):
-            raise StepDiffError(
-                f"view {self.name} of {self.entity} grows only under the store's lock: "
-                "resize it inside `with store.lock()`"
-            )
+        check_locked(self.paths.store, f"view {self.name} of {self.entity} grows")
         length = len(self.catalog)
         for array in self.arrays:
             path = self.paths.metadata(array)
@@ -206,8 +206,7 @@ class View:
             raise StepDiffError(f"{feature} of view {self.name} is {stored}: it cannot be read as {dtype}{into}")
         if stored != "int8":
             return self.read(feature, rows, None, direct, check).astype(dtype)
-        values = np.empty((len(rows), *self.features[feature].shape), dtype)
-        return dequantise(*self.read_quantised(feature, rows, None, direct, check), values)
+        return dequantise(*self.read_quantised(feature, rows, None, direct, check), dtype)
 
     def in_place(
         self, feature: str, rows: Int[np.ndarray, " B"], check: Check | None = None
@@ -303,11 +302,7 @@ class View:
         """
         from store.io.writer import ShardWriter  # which imports this module
 
-        if not holds(self.paths.store / LOCK):
-            raise StepDiffError(
-                f"rows of view {self.name} of {self.entity} are withdrawn only under the store's lock: "
-                "do it inside `with store.lock()`"
-            )
+        check_locked(self.paths.store, f"rows of view {self.name} of {self.entity} are withdrawn")
         rows = np.unique(rows[(rows >= 0) & (rows < len(self))])
         parts = by_shard(rows, self.rows_per_shard)
         count = sum(ShardWriter(self, shard).withdraw(rows[places]) for shard, places in parts)
@@ -322,6 +317,10 @@ class View:
         reasons = failures_of_shards(self.paths, np.unique(rows // self.rows_per_shard).tolist())
         lost = pl.col("reason").fill_null("the reason is lost: its file is missing")
         return frame.join(reasons, on="key", how="left", maintain_order="left").with_columns(lost)
+
+    def shard_path(self, array: str, shard: int) -> Place:
+        """Return the shard file of a stored array."""
+        return self.paths.shard(array, shard, 1 + len(self.stored[array].shape))
 
     def check_feature(self, feature: str) -> None:
         """Raise StepDiffError, naming the features of the view, where `feature` is not one of them."""
@@ -370,19 +369,16 @@ class View:
         self, rows: Int[np.ndarray, " B"], filled: Mapping[str, Shaped[np.ndarray, "B ..."]], direct: bool, check: Check
     ) -> tuple[list[str], list[int]] | None:
         """Fill arrays with rows; return the arrays and the places of rows that differ from their checksums."""
-        wrong: dict[str, list[int]] = {}
-        given = {name: self._readers[name] for name in filled}
-        local = {name: reader for name, reader in given.items() if isinstance(reader, RowReader)}
+        pairs = [(self._readers[name], out) for name, out in filled.items()]
+        local = [(reader, out) for reader, out in pairs if isinstance(reader, RowReader)]
+        remote = [(reader, out) for reader, out in pairs if isinstance(reader, RemoteReader)]  # all, or none
         try:
-            together = [(reader, filled[name]) for name, reader in local.items()]
-            wrong |= zip(local, read_together(rows, together, direct, check), strict=True)
-            for name, reader in given.items():
-                if isinstance(reader, RemoteReader):
-                    wrong[name] = reader.read(rows, filled[name], check)
+            places = read_together(rows, local, direct, check)
+            places += (reader.read(rows, out, check) for reader, out in remote)
         finally:
             self.check_not_dropped()  # then missing files are not damage, nor rows of zeros
-        names = [name for name, places in wrong.items() if places]
-        return (names, sorted({place for name in names for place in wrong[name]})) if names else None
+        wrong = {name: of_array for name, of_array in zip(filled, places, strict=True) if of_array}
+        return (list(wrong), sorted(set(chain(*wrong.values())))) if wrong else None
 
     def damage(self, arrays: Sequence[str], rows: Int[np.ndarray, " R"]) -> DamageError:
         """Return the error for rows that differ from their checksums in these arrays."""
@@ -413,9 +409,8 @@ class View:
             raise StepDiffError(f"view {self.name} of {self.entity} in {self.paths.store} was dropped: open it again")
 
     def _reader(self, name: str) -> RowReader | RemoteReader:
-        feature, paths = self.stored[name], self.paths
-        path: Callable[[int], Any] = lambda shard: paths.shard(name, shard, 1 + len(feature.shape))  # noqa: E731
-        reader = RemoteReader if paths.store.remote else RowReader
-        column = self.checksummed.index(name)
-        checks = RowChecks(self._checksums, column, self.rows_per_shard, feature.row_bytes)
-        return reader(path, self.rows_per_shard, feature.row_bytes, checks)
+        stored = self.stored[name]
+        path: Callable[[int], Any] = partial(self.paths.shard, name, axes=1 + len(stored.shape))
+        reader, row_bytes = RemoteReader if self.paths.store.remote else RowReader, stored.row_bytes
+        checks = RowChecks(self._checksums, self.checksummed.index(name), self.rows_per_shard, row_bytes)
+        return reader(path, self.rows_per_shard, row_bytes, checks)

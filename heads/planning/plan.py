@@ -30,7 +30,7 @@ from heads.training.contrastive_task import ContrastiveHead
 from heads.training.recipe import ContrastiveRecipe, PlanOptions, Scaling, Schedule, TrainOptions, VideoLMRecipe
 from stepdiff.common.errors import StepDiffError
 from store import Feature, Store
-from store.format.view_metadata import stored_features
+from store.format.layout import stored_features
 from store.verbs.plan import ENCODERS
 
 

@@ -27,7 +27,7 @@ from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.sealed import copied
 from stepdiff.common.io.tables import short
 from store import Store, View, text_key
-from store.catalog.forgotten import refuse_forgotten
+from store.catalog.catalog import refuse_forgotten
 from store.view import FAILED, OK
 
 MOST_IDS, NEAR = 2**16, 3  # ids that are compared with an unknown one, and those that an error names

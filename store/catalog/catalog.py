@@ -12,13 +12,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
-from jaxtyping import Int, Int64
+from jaxtyping import Bool, Int, Int64
 
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io import sealed as table
 from stepdiff.common.io.files import Place, place
-from store.catalog.key_index import pack
-from store.catalog.key_indexes import KeyIndexes
+from store.catalog.key_index import KeyIndexes, pack
 from store.catalog.parts import (
     MOST_ROWS,
     Parts,
@@ -85,15 +84,9 @@ class Catalog:
         return frame if columns is None else frame.select(name for name in columns if name in frame.columns)
 
     def schema(self) -> dict[str, Any]:
-        """Return the columns that any part has, with the dtype of the first part that has values in it."""
-        return self._settled(self._schema)
-
-    def _schema(self, parts: Parts) -> dict[str, Any]:
-        dtypes: dict[str, Any] = {}
-        for name, dtype in (column for part in parts for column in table.schema(part).items()):
-            if dtypes.get(name, pl.Null) == pl.Null:
-                dtypes[name] = dtype
-        return dtypes
+        """Return the columns that any part has, with dtypes that hold the values of every part."""
+        frames = self._settled(lambda parts: [pl.DataFrame(schema=table.schema(part)) for part in parts])
+        return dict(pl.concat(frames, how="diagonal_relaxed").schema) if frames else {}
 
     def blocks(self, like: pl.DataFrame) -> Iterator[pl.DataFrame]:
         """Yield `row` and other columns of all rows in order, at most BLOCK at a time.
@@ -133,13 +126,13 @@ class Catalog:
     def _select(self, parts: Parts, rows: Int[np.ndarray, " K"], like: pl.DataFrame | None) -> pl.DataFrame:
         frames = [pl.DataFrame(schema={"row": pl.Int64(), **({"key": pl.String()} if like is None else like.schema)})]
         wanted = np.unique(rows[rows >= 0])
+        columns = None if like is None else ["row", *like.columns]
         for part, end in with_ends(parts):
             here = pl.Series(wanted[slice(*np.searchsorted(wanted, (first_row(part), end)))])
-            if not len(here):
-                continue
-            columns = None if like is None else ["row", *like.columns]
-            frame = table.copied(table.read(part, columns, strict=False, where=pl.col("row").is_in(here.implode())))
-            frames.append(frame if like is None else _like(frame, like))
+            if len(here):
+                where = pl.col("row").is_in(here.implode())
+                frame = table.copied(table.read(part, columns, strict=False, where=where))
+                frames.append(frame if like is None else _like(frame, like))
         return pl.concat(frames, how="diagonal_relaxed")
 
     def append(self, frame: pl.DataFrame) -> int:
@@ -155,12 +148,12 @@ class Catalog:
 
     def _check_dtypes(self, frame: pl.DataFrame) -> None:
         """Raise StepDiffError where a column has a type that does not go together with that of the catalog."""
-        known = {**self._dtypes, **self.schema()} if set(frame.columns) - self._dtypes.keys() else self._dtypes
-        self._dtypes = known
+        if set(frame.columns) - self._dtypes.keys():
+            self._dtypes |= self.schema()
         for name, dtype in frame.schema.items():
-            if not _go_together(known.get(name, dtype), dtype):
+            if not _go_together(known := self._dtypes.get(name, dtype), dtype):
                 raise StepDiffError(
-                    f"column {name!r} of {self.entity} is {known[name]} in the catalog and {dtype} here: give values "
+                    f"column {name!r} of {self.entity} is {known} in the catalog and {dtype} here: give values "
                     "of its type, or another name"
                 )
 
@@ -315,11 +308,59 @@ def _like(frame: pl.DataFrame, like: pl.DataFrame) -> pl.DataFrame:
 def _go_together(one: Any, other: Any) -> bool:
     """Return whether values of both dtypes can be in one column; numbers and texts are, as text."""
     both = {one.base_type(), other.base_type()}
-    if len(both) == 1:
-        try:
-            pl.concat((pl.DataFrame(schema={"x": dtype}) for dtype in (one, other)), how="vertical_relaxed")
-            return True
-        except pl.exceptions.PolarsError:
-            return False
     plain = all(kind.is_numeric() or kind in (pl.String, pl.Boolean) for kind in both)
-    return pl.Null in both or plain or both <= {pl.String, pl.Categorical, pl.Enum}
+    if len(both) > 1 and not (plain or pl.Null in both or both <= {pl.String, pl.Categorical, pl.Enum}):
+        return False
+    try:
+        pl.concat((pl.DataFrame(schema={"x": dtype}) for dtype in (one, other)), how="vertical_relaxed")
+    except pl.exceptions.PolarsError:
+        return False
+    return True
+
+
+FOLDER = "forgotten"
+_COLUMNS = {"row": pl.Int64, "key": pl.String, "reason": pl.String}
+
+
+def forgotten_path(store: Place, entity: str) -> Place:
+    """Return the path of the list of an entity."""
+    return store / FOLDER / f"{entity}.parquet"
+
+
+def read_forgotten(store: Place, entity: str) -> pl.DataFrame:
+    """Return row, key and reason of the forgotten rows, by row. StepDiffError where the list is damaged.
+
+    Their status is absent in every view, and no writer fills them until they are recalled. They keep their numbers and
+    their places in the catalog, because rows never move.
+    """
+    path = forgotten_path(store, entity)
+    if not path.exists():
+        return pl.DataFrame(schema=_COLUMNS)
+    frame = table.read(path)
+    if dict(frame.schema) != _COLUMNS or frame["row"].null_count():
+        raise StepDiffError(f"{path} is no list of forgotten rows: restore the file")
+    return frame.sort("row")
+
+
+def write_forgotten(store: Place, entity: str, frame: pl.DataFrame) -> None:
+    """Replace the list of an entity. The caller holds the store's lock."""
+    path = forgotten_path(store, entity)
+    path.parent.make_folder()
+    data = table.encode(frame.select(pl.col(name).cast(dtype) for name, dtype in _COLUMNS.items()).sort("row"))
+    path.put([data], len(data))
+
+
+def are_forgotten(store: Place, entity: str, rows: Int[np.ndarray, " K"]) -> Bool[np.ndarray, " K"]:
+    """Return which of K rows are forgotten."""
+    return np.isin(rows, read_forgotten(store, entity)["row"].to_numpy())
+
+
+def refuse_forgotten(store: Place, entity: str, rows: Int[np.ndarray, " K"], name: Callable[[int], str]) -> None:
+    """Raise StepDiffError that names the first forgotten row, if any of K rows is; `name` returns the key of a row."""
+    gone = rows[are_forgotten(store, entity, rows)]
+    if len(gone):
+        more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
+        raise StepDiffError(
+            f"{name(int(gone[0]))}{more} of {entity} was forgotten: leave it out, or recall it with python -m store "
+            "forget --undo"
+        )

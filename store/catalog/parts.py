@@ -81,17 +81,17 @@ def read_part(part: Place, columns: Sequence[str] | None = None) -> pl.DataFrame
     """
     wanted = None if columns is None else ["row", *(name for name in columns if name != "row")]
     frame = table.read(part, wanted, strict=False)
-    refuse = f"{part} is not a part of a catalog"
-    if frame.schema.get("row") != pl.Int64 or not frame.height:
-        raise StepDiffError(
-            f"{refuse} (column `row` is {frame.schema.get('row')}, {frame.height} rows): restore the file"
-        )
-    if "key" in frame.columns and (frame.schema["key"] != pl.String or frame["key"].null_count()):
-        raise StepDiffError(f"column `key` of {part} is not all text: restore the file")
-    if (columns is None or "key" in columns) and "key" not in frame.columns:
-        raise StepDiffError(f"{refuse} (it has no column `key`): restore the file")
-    first, merged = first_row(part), rows_of_merged(part)
-    rows = pl.int_range(first, first + frame.height, dtype=pl.Int64, eager=True)
-    if not frame["row"].eq_missing(rows).all() or merged not in (0, frame.height):
-        raise StepDiffError(f"{refuse} (its rows do not begin at {first} and follow one another): restore the file")
+    first, count = first_row(part), frame.height
+    rows = pl.int_range(first, first + count, dtype=pl.Int64, eager=True)
+    why = None
+    if frame.schema.get("row") != pl.Int64 or not count:
+        why = f"column `row` is {frame.schema.get('row')}, {count} rows"
+    elif (columns is None or "key" in columns) and "key" not in frame.columns:
+        why = "it has no column `key`"
+    elif "key" in frame.columns and (frame.schema["key"] != pl.String or frame["key"].null_count()):
+        why = "column `key` is not all text"
+    elif not frame["row"].eq_missing(rows).all() or rows_of_merged(part) not in (0, count):
+        why = f"its rows do not begin at {first} and follow one another"
+    if why is not None:
+        raise StepDiffError(f"{part} is not a part of a catalog ({why}): restore the file")
     return frame if columns is None else frame.select([n for n in dict.fromkeys(columns) if n in frame.columns])

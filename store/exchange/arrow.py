@@ -31,7 +31,6 @@ import pyarrow as pa
 from jaxtyping import Bool, Int, Int64, Shaped
 
 from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io import sealed as table
 from store.catalog.catalog import Catalog
 from store.provenance import Feature
 from store.view import OK, Rows, View, row_numbers
@@ -193,47 +192,28 @@ def _features(view: View, names: Sequence[str], dtype: str | None) -> dict[str, 
     columns: dict[str, Feature] = {}
     for name in names:
         feature = view.features[name]
-        if dtype is None and feature.dtype == "int8":
+        columns[name] = Feature(feature.shape, dtype or feature.dtype)
+        if columns[name].dtype == "int8":
             if name + SCALE in names:
                 raise StepDiffError(
                     f"feature {name + SCALE} of view {view.name} has the name of the scales of {name}: "
                     "leave it out with --features (features=), or give a dtype"
                 )
-            columns[name] = feature
             columns[name + SCALE] = view.stored["scale"]
-        else:
-            columns[name] = Feature(feature.shape, dtype or feature.dtype)
     return columns
 
 
 def _frame_like(catalog: Catalog, columns: Sequence[str] | None) -> pl.DataFrame:
     """Return an empty frame of key and metadata columns."""
-    known = _catalog_columns(catalog)
+    texts = (pl.Null, pl.Categorical, pl.Enum)  # Arrow readers differ in these
+    dtypes = {name: dtype for name, dtype in catalog.schema().items() if name not in (KEY, "row")}
+    known = {name: pl.String() if isinstance(dtype, texts) else dtype for name, dtype in dtypes.items()}
     if unknown := [name for name in columns or () if name not in known]:
         raise StepDiffError(
             f"no column {unknown[0]!r} in the catalog of {catalog.entity}: it has {', '.join(known) or 'only keys'}"
         )
     wanted = known if columns is None else columns
     return pl.DataFrame(schema={KEY: pl.String(), **{name: known[name] for name in wanted if name != KEY}})
-
-
-def _catalog_columns(catalog: Catalog) -> dict[str, Any]:
-    """Return name and dtype of each metadata column, wide enough for the values of every part."""
-    while True:
-        parts = catalog.parts()
-        try:
-            frames = [pl.DataFrame(schema=table.schema(part)) for part in parts]
-            break
-        except StepDiffError:
-            if catalog.parts() == parts:  # else a part was merged into another meanwhile
-                raise
-    columns = pl.concat(frames, how="diagonal_relaxed").schema if frames else {}
-    texts = (pl.Null, pl.Categorical, pl.Enum)  # Arrow readers differ in these
-    return {
-        name: pl.String() if isinstance(dtype, texts) else dtype
-        for name, dtype in columns.items()
-        if name not in (KEY, "row")
-    }
 
 
 def _as_json(name: str, dtype: Any) -> pl.Expr:
@@ -258,9 +238,9 @@ def _metadata(catalog: Catalog, rows: Int64[np.ndarray, " W"], like: pl.DataFram
 
 def _plain(kind: pa.DataType) -> pa.DataType:
     """Return the type without 64-bit offsets, which some readers lack; batches are far below their limit."""
-    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+    if kind in (pa.large_string(), pa.string_view()):
         return pa.string()
-    if pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
+    if kind in (pa.large_binary(), pa.binary_view()):
         return pa.binary()
     if pa.types.is_large_list(kind) or pa.types.is_list(kind):
         return pa.list_(_plain(kind.value_type))

@@ -22,7 +22,7 @@ from store.exchange.arrow import KEY, catalog_digest, feature_fields
 from store.feature_store import Store
 from store.format.layout import FORMAT, VERSION
 from store.format.quantise import BLOCK
-from store.io.status import ABSENT, FAILED
+from store.io.records import ABSENT, FAILED
 from store.provenance import Feature, Provenance
 from store.view import View
 
@@ -106,25 +106,23 @@ class Card:
         if self.format == "huggingface":
             files = [{"split": "train", "path": "data/*.parquet"}]
             header["configs"] = [{"config_name": "default", "data_files": files}]
-        made = Provenance.from_dict(self.provenance)
-        about = {
-            "encoder": made.encoder,
-            "weights (sha256)": made.weights,
-            "layer": made.layer,
-            "frames": made.frames,
-            "crop": made.crop,
-            "dtypes": json.dumps(made.dtypes),
-            "store format": f"{FORMAT} {self.store_format}",
-            **({"snapshot": self.snapshot} if self.snapshot else {}),
-            "date": self.date,
-        }
+        made = {name: value if isinstance(value, str) else json.dumps(value) for name, value in self.provenance.items()}
+        snapshot = {"snapshot": self.snapshot} if self.snapshot else {}
+        about = {**made, "store format": f"{FORMAT} {self.store_format}", **snapshot, "date": self.date}
         counts = {name: getattr(self, name) for name in ("rows", "failed", "absent", "forgotten")}
+        notes = []
+        if self.format in ("parquet", "lance"):
+            notes.append("A feature is a list of its flattened row; the shape is in the field's metadata.")
+        if self.format == "webdataset":
+            notes.append("File names have the key percent-encoded, dots too; the JSON file has the key as it is.")
+        if any(form["dtype"] == "int8" for form in self.features.values()):
+            notes.append(f"An int8 value is level * scale, with one scale for every {BLOCK} channels of the last axis.")
         lines = [
             "---",
             yaml.safe_dump(header, sort_keys=False, allow_unicode=True, width=1000).rstrip(),
             "---",
             "",
-            f"# {_code(self.view)}: features of {self.entity} by {_code(made.encoder)}",
+            f"# {_code(self.view)}: features of {self.entity} by {_code(made['encoder'])}",
             "",
             *(f"- {name}: {_code(value)}" for name, value in about.items()),
             f"- {', '.join(f'{name} {count:,}' for name, count in counts.items())} "
@@ -138,7 +136,7 @@ class Card:
             ),
             "",
             f"Other columns: key{''.join(f', {_code(name)}' for name in self.columns)}.",
-            *self._notes(),
+            *(["", *notes] if notes else []),
             "",
             "```python",
             self.how_to_open(path),
@@ -146,16 +144,6 @@ class Card:
             "",
         ]
         return "\n".join(lines)
-
-    def _notes(self) -> list[str]:
-        notes = []
-        if self.format in ("parquet", "lance"):
-            notes.append("A feature is a list of its flattened row; the shape is in the field's metadata.")
-        if self.format == "webdataset":
-            notes.append("File names have the key percent-encoded, dots too; the JSON file has the key as it is.")
-        if any(form["dtype"] == "int8" for form in self.features.values()):
-            notes.append(f"An int8 value is level * scale, with one scale for every {BLOCK} channels of the last axis.")
-        return notes and ["", *notes]
 
     def how_to_open(self, path: str) -> str:
         """Return three lines of Python that open the export at `path` and take the values of its first feature."""

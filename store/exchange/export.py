@@ -4,35 +4,267 @@ The rows of whole shards of the view are one part, which is written whole to `.u
 folder becomes `data/` (Lance: one commit), and the card for readers is written. A run that finds the card of an equal
 export in the folder, with the same options and the same rows, skips the parts that exist.
 
+`parquet`: a feature is a fixed-size list of its flattened row. The canonical Arrow type `fixed_shape_tensor` would also
+have the shape, but `datasets` refuses it; so the shape is in the field's metadata.
+`huggingface`: Parquet in which features of two to five axes are nested lists, which `datasets` opens as Array2D to
+Array5D.
+`webdataset`: a tar file with KEY.FEATURE.npy for each feature, and KEY.json. Readers split the name of a file at its
+first dot, and take the rest as the field. A key is therefore percent-encoded: ASCII letters, digits, `_`, `-` and `~`
+stay, every other byte of its UTF-8, dots and slashes too, is %XX. The JSON has the key as it is, and the metadata.
+`lance`: the data files of a part, and a JSON record of them; one commit at the end makes all parts version 1 of the
+dataset. Until then the folder is no Lance dataset.
+
 Guarantees
 - a killed export continues, and ends with the same content; until then no reader finds rows
 - an export with other options, or of a store that changed, is refused, and so is a second run at the same time
 - memory holds a batch, and two bytes a row of the view; a damaged row is never exported
 """
 
+import io
+import json
+import math
+import tarfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
+from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from jaxtyping import Bool
 
+import stepdiff
 from stepdiff.common.errors import StepDiffError, some
 from stepdiff.common.io.files import place, write_text
-from stepdiff.common.io.local import LocalPath
+from stepdiff.common.io.local import LocalPath, sync_file, sync_folder
 from stepdiff.common.io.locks import locked
 from stepdiff.common.progress import progress
 from store.exchange import card as cards
-from store.exchange import writers
-from store.exchange.arrow import feature_fields, readable, record_batches, schema
+from store.exchange.arrow import feature_fields, one_line, readable, record_batches, row_values, schema
 from store.exchange.card import Card
-from store.exchange.commands import SUFFIXES, ExportOptions, Format
 from store.feature_store import Store
+from store.verbs.options import SUFFIXES, ExportOptions, Format
 from store.view import OK, View
+
+UNFINISHED = ".unfinished"
+"""folder of the parts of an export that is not complete; no reader looks into it"""
+_AXES = range(2, 6)
+"""of Array2D to Array5D"""
+
+Write = Callable[[Path, pa.RecordBatchReader], None]
+
+
+def check_schema(format: str, fields: pa.Schema) -> None:
+    """Raise StepDiffError where a format cannot hold these columns."""
+    if format == "lance":
+        stepdiff.require("the format lance", "export", ("lance",))
+    if format == "huggingface":
+        stepdiff.require("the format huggingface", "export", ("datasets",))
+        datasets_schema(fields)
+    if format == "webdataset":
+        for name in feature_fields(fields):
+            if name != name.lower():
+                raise StepDiffError(
+                    f"feature {name} has upper case letters, which readers of WebDataset make lower case: leave it out "
+                    "with --features, or choose another format"
+                )
+
+
+def write_parquet(path: Path, batches: pa.RecordBatchReader) -> None:
+    """Write a part. Each batch is a row group; features are neither compressed nor given statistics."""
+    metadata = [field.name for field in batches.schema if not field.metadata]
+    packing = dict.fromkeys(metadata, "zstd")
+    for field in batches.schema:
+        kind, leaf = field.type, field.name
+        while field.metadata and pa.types.is_fixed_size_list(kind):
+            kind, leaf = kind.value_type, f"{leaf}.list.element"
+        packing.setdefault(leaf, "none")
+    with pq.ParquetWriter(
+        path,
+        batches.schema,
+        compression=packing,
+        use_dictionary=metadata,
+        write_statistics=metadata,
+        write_page_checksum=True,
+        version="2.6",
+    ) as writer:
+        for batch in batches:
+            writer.write_batch(batch, row_group_size=batch.num_rows)
+
+
+def write_huggingface(path: Path, batches: pa.RecordBatchReader) -> None:
+    """Write a part, with the features as nested lists, which share the memory of the batches."""
+    features, (fields, _) = feature_fields(batches.schema), datasets_schema(batches.schema)
+
+    def nested() -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            arrays = []
+            for name, array in zip(batch.schema.names, batch.columns, strict=True):
+                if name in features and len(features[name].shape) in _AXES:
+                    array = array.flatten()
+                    for length in reversed(features[name].shape):
+                        array = pa.FixedSizeListArray.from_arrays(array, length)
+                arrays.append(array)
+            yield pa.RecordBatch.from_arrays(arrays, schema=fields)
+
+    write_parquet(path, pa.RecordBatchReader.from_batches(fields, nested()))
+
+
+def datasets_schema(fields: pa.Schema) -> tuple[pa.Schema, Any]:
+    """Return the schema of a Hugging Face dataset, and its types; StepDiffError where a column has none there."""
+    import datasets
+
+    features, columns, types = feature_fields(fields), [], {}
+    for field in fields:
+        shape = features[field.name].shape if field.name in features else ()
+        if len(shape) in _AXES:
+            types[field.name] = getattr(datasets, f"Array{len(shape)}D")(shape, features[field.name].dtype)
+            kind = field.type.value_type
+            for length in reversed(shape):
+                kind = pa.list_(kind, length)
+            field = pa.field(field.name, kind, metadata=field.metadata)
+        else:
+            try:
+                types[field.name] = datasets.Features.from_arrow_schema(pa.schema([field]))[field.name]
+            except ValueError:
+                lacks = f"column {field.name} is {field.type}, which a Hugging Face dataset lacks"
+                raise StepDiffError(f"{lacks}: leave it out with --columns") from None
+        columns.append(field)
+    named = datasets.Features(types)
+    return pa.schema(columns, {**(fields.metadata or {}), **named.arrow_schema.metadata}), named
+
+
+def dataset_info(fields: pa.Schema) -> dict[str, Any]:
+    """Return the header of a README that tells `datasets` the types: it does not take them from the files."""
+    import datasets
+    from huggingface_hub import DatasetCardData
+
+    header = DatasetCardData()
+    _, types = datasets_schema(fields)
+    datasets.info.DatasetInfosDict(default=datasets.DatasetInfo(features=types)).to_dataset_card_data(header)
+    return {"dataset_info": header.to_dict()["dataset_info"]}
+
+
+def write_webdataset(path: Path, batches: pa.RecordBatchReader) -> None:
+    """Write a part."""
+    features = feature_fields(batches.schema)
+    metadata = [name for name in batches.schema.names if name not in features]
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+
+        def add(name: str, data: bytes) -> None:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+
+        for batch in batches:
+            arrays = {name: row_values(batch, name, feature.shape) for name, feature in features.items()}
+            for row, fields in enumerate(batch.select(metadata).to_pylist()):
+                name = quote(fields["key"], safe="").replace(".", "%2E")
+                for feature, array in arrays.items():
+                    data = io.BytesIO()
+                    np.lib.format.write_array(data, array[row], allow_pickle=False)
+                    add(f"{name}.{feature}.npy", data.getvalue())
+                add(f"{name}.json", json.dumps(_as_json(fields), ensure_ascii=False, allow_nan=False).encode())
+
+
+def _as_json(value: Any) -> Any:
+    """Return a value as JSON has it: numbers that are not finite become null, dates ISO 8601 texts."""
+    if isinstance(value, dict):
+        return {name: _as_json(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_as_json(one) for one in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, str | int | bool | None) else str(value)
+
+
+def write_lance(path: Path, batches: pa.RecordBatchReader) -> None:
+    """Write the data files of a part into the dataset two folders above `path`, and the record of them to `path`."""
+    from lance.fragment import write_fragments
+
+    root = path.parent.parent
+    try:
+        fragments = write_fragments(batches, str(root), schema=batches.schema, mode="create")
+    except (OSError, ValueError) as error:
+        raise StepDiffError(f"cannot write {root}: {one_line(error)}") from error
+    record = [fragment.to_json() for fragment in fragments]
+    for name in _files(record):
+        sync_file(root / "data" / name)
+    sync_folder(root / "data")
+    path.write_text(json.dumps(record))
+
+
+WRITERS: Mapping[str, tuple[str, Write]] = {
+    "parquet": ("part-{:06d}.parquet", write_parquet),
+    "huggingface": ("part-{:06d}.parquet", write_huggingface),
+    "webdataset": ("features-{:06d}.tar", write_webdataset),
+    "lance": ("part-{:06d}.json", write_lance),
+}
+"""name of the file of a part, with its number, and what writes it"""
+
+
+def is_whole(path: Path, format: str) -> bool:
+    """Return whether the parts of an export are readable as one."""
+    # Lance writes NAME.manifest#1 and links it to NAME.manifest: only with the link a version exists.
+    return any((path / "_versions").glob("*.manifest")) if format == "lance" else (path / "data").is_dir()
+
+
+def prepare(path: LocalPath, format: str) -> None:
+    """Make the folder of unfinished parts, and remove what a killed export left without finishing it."""
+    unfinished = path / UNFINISHED
+    unfinished.make_folder()
+    unfinished.remove_dead(deep=False)
+    if format == "lance":
+        known = _files(_fragments(unfinished))
+        for file in (file for name in ("_versions", "_transactions", "data") for file in (path / name).glob("*")):
+            if file.parent.name != "data" or file.name not in known:
+                file.remove()
+
+
+def finish(path: LocalPath, format: str, fields: pa.Schema, rows: int) -> None:
+    """Make the parts readable as one, if they are not; StepDiffError where files or rows are missing."""
+    unfinished = path / UNFINISHED
+    if format != "lance":
+        if not is_whole(path, format):
+            unfinished.rename(path / "data")
+        return
+    import lance
+
+    if not is_whole(path, format):
+        fragments = [lance.FragmentMetadata.from_json(json.dumps(one)) for one in _fragments(unfinished)]
+        lance.LanceDataset.commit(str(path), lance.LanceOperation.Overwrite(fields, fragments))
+        for file in (path / "_versions").iterdir():
+            sync_file(file)
+        sync_folder(path / "_versions")
+    if (count := lance.dataset(str(path)).count_rows()) != rows:
+        raise StepDiffError(f"{path} has {count:,} of {rows:,} rows: remove it and export again")
+    unfinished.remove()
+
+
+def data_files(path: LocalPath, format: str, parts: int) -> list[Path]:
+    """Return the data files that a whole export has, missing ones too."""
+    if format != "lance":
+        return [path / "data" / WRITERS[format][0].format(number) for number in range(parts)]
+    import lance
+
+    fragments = [fragment.metadata.to_json() for fragment in lance.dataset(str(path)).get_fragments()]
+    return [path / "data" / name for name in _files(fragments)]
+
+
+def _fragments(unfinished: LocalPath) -> list[dict[str, Any]]:
+    """Return the fragments of all parts of a Lance dataset, in their order."""
+    records = (json.loads(record.read_bytes()) for record in sorted(unfinished.glob("*.json")))
+    return [fragment for record in records for fragment in record]
+
+
+def _files(fragments: list[dict[str, Any]]) -> list[str]:
+    """Return the names of the data files of fragments."""
+    return [file["path"] for fragment in fragments for file in fragment["files"]]
+
 
 PART_BYTES = 256 * 2**20
 """bytes of features in a part, at most about, where a shard has fewer"""
@@ -40,38 +272,22 @@ _LOCK = "_export.lock"
 _MOST_CARD = 64 * 2**20
 
 
-@dataclass(frozen=True)
-class Exported:
-    """The content of an export; rows that failed, are absent or were forgotten are left out."""
+def export(options: ExportOptions) -> dict[str, Any]:
+    """Export what is missing. StepDiffError where the view lacks a feature, or the files cannot be written.
 
-    path: str
-    format: str
-    store: str
-    entity: str
-    view: str
-    rows: int
-    failed: int
-    absent: int
-    forgotten: int
-    parts: int
-    already: int
-    """parts that an earlier run wrote"""
-    bytes: int
-    """of all files"""
-    seconds: float
-    how_to_open: str
-
-
-def export(options: ExportOptions) -> Exported:
-    """Export what is missing. StepDiffError where the view lacks a feature, or the files cannot be written."""
+    Returns the content of the export: counts of its card, `parts`, those that an earlier run wrote (`already`), `bytes`
+    of all files.
+    """
     begin = time.monotonic()
-    format = chosen_format(options)
+    format = options.format or SUFFIXES.get(Path(options.path).suffix.lower())
+    if format is None:
+        raise StepDiffError(f"the name {options.path} has no known suffix: give --format {'|'.join(get_args(Format))}")
     if place(options.path).remote:
         raise StepDiffError(f"{options.path} is not a local path: export to a folder, then copy it")
     path, store = LocalPath(options.path), Store.open(options.store)
     view = store.view(options.entity, options.view, check="always")
     fields = schema(view, options.features or None, options.columns or None, options.dtype)
-    writers.check_schema(format, fields)
+    check_schema(format, fields)
     shard_bytes = view.rows_per_shard * sum(feature.row_bytes for feature in feature_fields(fields).values())
     shards = max(PART_BYTES // shard_bytes, 1)
     ok = view.status() == OK
@@ -79,39 +295,31 @@ def export(options: ExportOptions) -> Exported:
         card = _begin(path, cards.make_card(store, view, ok, shards, format, fields, options.license))
         fields = fields.with_metadata({"stepdiff": replace(card, parts=[], store="").as_json()})
         already = len(card.parts)
-        if not writers.is_whole(path, format):
+        if not is_whole(path, format):
             already = _write_parts(path, card, view, ok, shards * view.rows_per_shard, fields, options)
             now = cards.make_card(store, view, ok, shards, format, fields, options.license)
             if differs := card.difference(now):
                 raise StepDiffError(f"the store changed while {path} was written ({differs}): remove it, export again")
         with readable(path):
-            writers.finish(path, format, fields, card.rows)
-            gone = [str(file) for file in writers.data_files(path, format, len(card.parts)) if not file.exists()]
+            finish(path, format, fields, card.rows)
+            gone = [str(file) for file in data_files(path, format, len(card.parts)) if not file.exists()]
         if gone:
             raise StepDiffError(
                 f"{some(gone, 1)} of a complete export is missing: restore it, or remove {path} and repeat"
             )
-        header = writers.dataset_info(fields) if format == "huggingface" else {}
+        header = dataset_info(fields) if format == "huggingface" else {}
         write_text(path / ("_README.md" if format == "parquet" else "README.md"), card.readme(path.name, header))
     same = ("format", "entity", "view", "rows", "failed", "absent", "forgotten")
-    return Exported(
-        path=options.path,
-        store=store.location,
+    return {
+        "path": options.path,
+        "store": store.location,
         **{name: getattr(card, name) for name in same},
-        parts=len(card.parts),
-        already=already,
-        bytes=sum(path.files().values()),
-        seconds=round(time.monotonic() - begin, 3),
-        how_to_open=card.how_to_open(options.path),
-    )
-
-
-def chosen_format(options: ExportOptions) -> Format:
-    """Return the format of an export; StepDiffError where neither option nor suffix says it."""
-    format = options.format or SUFFIXES.get(Path(options.path).suffix.lower())
-    if format is None:
-        raise StepDiffError(f"the name {options.path} has no known suffix: give --format {'|'.join(get_args(Format))}")
-    return format
+        "parts": len(card.parts),
+        "already": already,
+        "bytes": sum(path.files().values()),
+        "seconds": round(time.monotonic() - begin, 3),
+        "how_to_open": card.how_to_open(options.path),
+    }
 
 
 @contextmanager
@@ -163,12 +371,12 @@ def _write_parts(
     options: ExportOptions,
 ) -> int:
     """Write the parts that do not exist, each of the rows in `size` slots of the view; return how many existed."""
-    name, write = writers.WRITERS[card.format]
-    writers.prepare(path, card.format)
+    name, write = WRITERS[card.format]
+    prepare(path, card.format)
     already = 0
     with progress(f"export of {view.name}", card.rows) as advance:
         for number, (shard, count) in enumerate(card.parts):
-            target = path / writers.UNFINISHED / name.format(number)
+            target = path / UNFINISHED / name.format(number)
             if target.exists():
                 already += 1
                 advance(count)

@@ -12,7 +12,6 @@ Guarantees
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,53 +22,29 @@ from jaxtyping import Int64
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import refuse_links_out
 from stepdiff.common.progress import progress
-from store.catalog.catalog import Catalog, check_rows
-from store.catalog.forgotten import are_forgotten
+from store.catalog.catalog import Catalog, are_forgotten, check_rows
 from store.exchange.arrow import SCALE
-from store.exchange.commands import SUFFIXES, ImportOptions, Readable
 from store.exchange.readers import FileRows, opened
 from store.feature_store import Store
-from store.format.quantise import dequantise, scale_shape
+from store.format.quantise import dequantise, misfits, scale_shape
 from store.io.writer import Values, ViewWriter
 from store.provenance import Feature, Provenance, with_dtype
+from store.verbs.options import SUFFIXES, ImportOptions, Readable
 from store.view import ABSENT, FAILED, OK
 
 MOST_FEATURES = 100
 """of an import, which writes files of each while it holds the store's lock"""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_SCALE = 516
-"""of int8, at most: the least float16 whose product with 127 is that of the largest float16"""
 _PROVENANCE = ("encoder", "weights_sha256", "layer", "frames", "crop")
 """options"""
 
 
-@dataclass(frozen=True)
-class Imported:
-    """The outcome of an import."""
+def take_in(options: ImportOptions) -> dict[str, Any]:
+    """Import what is missing. StepDiffError where the files, the store or the view cannot be used.
 
-    path: str
-    store: str
-    entity: str
-    view: str
-    asked: int
-    """rows of the files"""
-    done: int
-    """imported by this run"""
-    already: int
-    """imported before"""
-    failed: int
-    """failed in this run or an earlier one"""
-    forgotten: int
-    """left out, because they were forgotten"""
-    seconds: float
-    failures: list[dict[str, str]] = field(default_factory=list)
-    """key and reason of the failed rows"""
-    left_out: list[str] = field(default_factory=list)
-    """columns of the files that were not taken"""
-
-
-def take_in(options: ImportOptions) -> Imported:
-    """Import what is missing. StepDiffError where the files, the store or the view cannot be used."""
+    Returns how many rows were `asked` for, `done` by this run, there `already`, `failed` in this run or an earlier one,
+    and left out because they were `forgotten`; key and reason of `failures`; columns that were `left_out`.
+    """
     if options.weights_sha256 is not None and not _SHA256.fullmatch(options.weights_sha256):
         raise StepDiffError(f"--weights-sha256 {options.weights_sha256!r} is not a sha256: give 64 hex digits")
     begin = time.monotonic()
@@ -100,20 +75,20 @@ def take_in(options: ImportOptions) -> Imported:
             _import(files, scales, writer, rows, places, advance)
     after = view.status()[rows]
     failed = rows[after == FAILED]
-    return Imported(
-        path=str(path),
-        store=str(store.path),
-        entity=options.entity,
-        view=options.view,
-        asked=len(rows),
-        done=int(((after == OK) & todo).sum()),
-        already=int((before == OK).sum()),
-        failed=len(failed),
-        forgotten=int(forgotten.sum()),
-        seconds=round(time.monotonic() - begin, 3),
-        failures=view.failures(np.sort(failed)).to_dicts() if len(failed) else [],
-        left_out=files.layout.left_out,
-    )
+    return {
+        "path": str(path),
+        "store": str(store.path),
+        "entity": options.entity,
+        "view": options.view,
+        "asked": len(rows),
+        "done": int(((after == OK) & todo).sum()),
+        "already": int((before == OK).sum()),
+        "failed": len(failed),
+        "forgotten": int(forgotten.sum()),
+        "seconds": round(time.monotonic() - begin, 3),
+        "failures": view.failures(np.sort(failed)).to_dicts() if len(failed) else [],
+        "left_out": files.left_out,
+    }
 
 
 def format_of(path: Path) -> Readable:
@@ -142,7 +117,7 @@ def _scales(kinds: Mapping[str, Feature]) -> dict[str, str]:
 
 def _provenance(path: Path, options: ImportOptions, features: Mapping[str, Feature], files: FileRows) -> Provenance:
     """Return the provenance of the view; StepDiffError where an option is missing or contradicts the files."""
-    card = files.layout.card
+    card = files.card
     noted = card.provenance if card else {"dtypes": {}}
     values: dict[str, Any] = {}
     for option in _PROVENANCE:
@@ -182,7 +157,7 @@ def _check_fits(path: Path, catalog: Catalog, columns: pl.DataFrame) -> None:
 
 def _add(writer: ViewWriter, files: FileRows) -> Int64[np.ndarray, " keys"]:
     """Give new keys rows, with their metadata; return the row of every key."""
-    if not files.layout.metadata:
+    if not files.columns:
         return writer.add(files.keys.to_frame())
     start = 0
     for block in files.metadata():
@@ -208,11 +183,7 @@ def _import(
             features, reasons = files.read(here)
         for name, scale in scales.items():
             levels, factors = features[name], features.pop(scale)
-            flat = factors.reshape(len(here), -1)
-            fits = (levels.reshape(len(here), -1).min(1) >= -127) & (flat.min(1) > 0) & (flat.max(1) <= _SCALE)
-            for at in np.flatnonzero(~fits).tolist():
-                why = f"levels from -127, {scale} above 0 and at most {_SCALE}"
-                reasons.setdefault(at, f"{name} is not int8 as a store has it: {why}")
+            reasons = misfits(name, levels, factors) | reasons
             if writer.view.features[name].dtype == "int8":
                 features["scale"] = factors
             else:
@@ -230,8 +201,8 @@ def _check_keys(path: Path, keys: pl.Series) -> None:
     missing = keys.is_null() | (keys == "")
     if missing.any():
         raise StepDiffError(f"{path} has no key for row {missing.arg_max()}: give every row one")
-    if not keys.is_unique().all():
-        twice = keys.filter(keys.is_duplicated())[0]
+    if (repeated := keys.filter(keys.is_duplicated())).len():
+        twice = repeated[0]
         first, second = (keys == twice).arg_true()[:2]
         raise StepDiffError(f"{path} has key {twice!r} in rows {first} and {second}: keys are unique")
     check_rows(keys.to_frame(), str(path))

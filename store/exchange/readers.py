@@ -4,28 +4,262 @@ A reader opens the file that was given, or files in the folder that was given, a
 base paths, which lead elsewhere, is refused before anything is read through them. Files that declare more than their
 size can hold are refused before they are decoded. A row group that cannot be decoded makes its rows fail, and no
 others.
+
+A feature is a column of lists: fixed-size or not, nested or flat, or an Arrow tensor. All rows of a feature have one
+shape; a row with another shape, a null or another number of values fails alone.
 """
 
+import json
+import math
 import mmap
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute  # noqa: F401, pa.compute
 import pyarrow.parquet as pq
-from jaxtyping import Int, Int64
+from jaxtyping import Int, Int64, Shaped
 
 import stepdiff
-from stepdiff.common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError, some
 from stepdiff.common.io.files import open_regular
-from stepdiff.common.io.parquet_sizes import FREE_ROWS, ROWS_PER_BYTE, ImplausibleSizes, check_sizes
+from stepdiff.common.io.parquet_sizes import BYTES_PER_BYTE, FREE_ROWS, ROWS_PER_BYTE, ImplausibleSizes, check_sizes
 from store.exchange import card as cards
-from store.exchange.arrow import BATCH_BYTES, KEY, is_damage, one_line, readable
-from store.exchange.columns import Layout, check_names, check_same, frame_of, layout, ragged_columns, rows_of, texts_of
-from store.exchange.writers import UNFINISHED
-from store.provenance import Feature
+from store.exchange.arrow import BATCH_BYTES, KEY, SCALE, is_damage, one_line, readable
+from store.exchange.card import Card, read_card
+from store.exchange.export import UNFINISHED
+from store.provenance import Feature, check_name
+
+_RESERVED = (KEY, "row")  # columns that a store gives its catalog
+MOST_COLUMNS = 1000
+"""of metadata"""
+_FREE_TEXT = 2**30  # bytes of text that files of any size may hold
+_DTYPES = {pa.float16(): "float16", pa.float32(): "float32", pa.float64(): "float32", pa.int8(): "int8"}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of features."""
+
+    name: str
+    """of the column"""
+    sizes: tuple[int, ...]
+    """length of the lists, level by level"""
+    feature: Feature
+    """shape of a row, and the dtype that holds its values"""
+
+
+def _key_column(where: str, schema: pa.Schema, keys: str | None) -> str:
+    texts = [field.name for field in schema if is_text(field.type)]
+    key = keys or (KEY if KEY in texts or len(texts) != 1 else texts[0])
+    if key in texts:
+        return key
+    if key not in schema.names:
+        raise StepDiffError(
+            f"{where} has no column {key!r} of texts: name that of the keys with --keys ({some(texts)})"
+        )
+    raise StepDiffError(
+        f"column {key!r} of {where} is {schema.field(key).type}; keys are texts: cast it to text, or name another "
+        f"column with --keys ({some(texts)})"
+    )
+
+
+def _feature_columns(where: str, schema: pa.Schema, features: Sequence[str], card: Card | None) -> dict[str, str]:
+    """Return feature -> column, with the scales of int8 features."""
+    lists = feature_columns(schema)
+    floats = [name for name in lists if pa.types.is_floating(unnested(schema.field(name).type)[1])]
+    levels = [name for name in lists if name not in floats]
+    names = {name: column or name for name, _, column in (text.partition("=") for text in features)}
+    if not names:
+        scales = [name + SCALE for name in levels]
+        wanted = [c for c in floats if c not in scales] + [c for c in levels if c + SCALE in lists]
+        if card:
+            wanted = [c for c in card.features if c in wanted]
+        names = {check_name("feature", c): c for c in wanted}
+    if not names:
+        raise StepDiffError(f"{where} has no column of lists of floats: it has {some(schema.names)}")
+    for name, column in list(names.items()):
+        if column not in lists:
+            kind = f"is {schema.field(column).type}" if column in schema.names else "does not exist"
+            raise StepDiffError(f"column {column!r} of {where} {kind}: features are lists of floats ({some(lists)})")
+        if column in levels:
+            if column + SCALE not in lists:
+                raise StepDiffError(
+                    f"column {column!r} of {where} is int8 without a column {column + SCALE!r} of scales"
+                )
+            names[name + SCALE] = column + SCALE
+    return names
+
+
+def _metadata_columns(where: str, schema: pa.Schema, key: str, columns: Sequence[str], card: Card | None) -> list[str]:
+    taken = {key, *_RESERVED, *feature_columns(schema)}
+    others = [name for name in schema.names if name not in taken]
+    names = list(columns or (card.columns if card else others))
+    if len(names) > MOST_COLUMNS:
+        raise StepDiffError(
+            f"{where} has {len(names):,} columns of metadata: name at most {MOST_COLUMNS:,} with --columns"
+        )
+    for name in names:
+        if name in _RESERVED:
+            raise StepDiffError(f"column {name!r} cannot be metadata, the store has its own: leave it out of --columns")
+        if name not in schema.names:
+            raise StepDiffError(f"{where} has no column {name!r}: it has {some(schema.names)}")
+        if not is_plain(schema.field(name).type):
+            raise StepDiffError(
+                f"column {name!r} of {where} is {schema.field(name).type}, which is not taken as metadata: "
+                "name the columns to take with --columns"
+            )
+    return names
+
+
+def feature_columns(schema: pa.Schema) -> list[str]:
+    """Return the columns of lists of floats or int8."""
+    types = {field.name: unnested(field.type) for field in schema}
+    return [name for name, (lengths, leaf) in types.items() if lengths and leaf in _DTYPES]
+
+
+def rows_of(array: pa.Array, column: Column) -> tuple[Shaped[np.ndarray, "B ..."], dict[int, str]]:
+    """Return a feature column as an array, and why some of its rows do not fit: place -> reason."""
+    count = len(array)
+    out = np.zeros((count, math.prod(column.sizes)), column.feature.dtype)
+    reasons: dict[int, str] = {}
+    good = np.arange(count)
+
+    def keep(fits: np.ndarray, per: int, reason: str) -> None:
+        nonlocal array, good
+        if not fits.all():
+            reasons.update((place, f"{column.name} {reason}") for place in good[~fits].tolist())
+            array, good = array.filter(pa.array(np.repeat(fits, per))), good[fits]
+
+    array = array.storage if isinstance(array, pa.ExtensionArray) else array
+    keep(_not_null(array), 1, "is null")
+    per = 1
+    for size in column.sizes:
+        lengths = np.where(_not_null(array), _lengths(array), -1)
+        keep(
+            np.asarray((lengths == size).reshape(len(good), per).all(axis=1)),
+            per,
+            f"is not {list(column.feature.shape)}",
+        )
+        array, per = array.flatten(), per * size
+    keep(np.asarray(_not_null(array).reshape(len(good), per).all(axis=1)), per, "holds null")
+    with np.errstate(over="ignore"):  # a float64 that overflows becomes infinity, and its row fails
+        out[good] = array.to_numpy(zero_copy_only=False).reshape(len(good), per)
+    return out.reshape(count, *column.feature.shape), reasons
+
+
+def texts_of(where: str, arrays: Iterable[pa.Array], nbytes: int) -> pl.Series:
+    """Return a column of texts, as it is read. StepDiffError where it repeats text out of proportion to `nbytes`."""
+    most = max(_FREE_TEXT, BYTES_PER_BYTE * nbytes)
+    texts, total = [pl.Series([], dtype=pl.String)], 0
+    for array in arrays:
+        array.validate(full=True)
+        total += _text_bytes(array)
+        if total > most:
+            raise StepDiffError(f"{where} repeats text beyond {most:,} bytes: give a file without that")
+        array = array.cast(array.type.value_type) if pa.types.is_dictionary(array.type) else array
+        texts.append(pl.Series(pl.from_arrow(array)).cast(pl.String))
+    return pl.concat(texts)
+
+
+def frame_of(where: str, batch: pa.RecordBatch, nbytes: int) -> pl.DataFrame:
+    """Return metadata columns as a frame. StepDiffError as `texts_of`."""
+    batch.validate(full=True)
+    return pl.DataFrame(
+        {
+            name: texts_of(where, [array], nbytes) if is_text(array.type) else pl.from_arrow(array)
+            for name, array in zip(batch.schema.names, batch.columns, strict=True)
+        }
+    )
+
+
+def unnested(kind: pa.DataType) -> tuple[list[int | None], pa.DataType]:
+    """Return the lengths of nested lists, None where the type does not say it, and the type of the values in them."""
+    lengths: list[int | None] = []
+    while True:
+        kind = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
+        if pa.types.is_fixed_size_list(kind):
+            lengths.append(kind.list_size)
+        elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
+            lengths.append(None)
+        else:
+            return lengths, kind
+        kind = kind.value_type
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Return whether values are texts, of any kind."""
+    if pa.types.is_dictionary(kind):
+        return is_text(kind.value_type)
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def is_plain(kind: pa.DataType) -> bool:
+    """Return whether a catalog can have such values as metadata: no structs, and no lists of texts."""
+    lengths, leaf = unnested(kind)
+    numbers = pa.types.is_boolean(leaf) or pa.types.is_integer(leaf) or pa.types.is_floating(leaf)
+    return numbers or pa.types.is_temporal(leaf) or pa.types.is_null(leaf) or (is_text(leaf) and not lengths)
+
+
+def _card(where: str, schema: pa.Schema) -> Card | None:
+    data = (schema.metadata or {}).get(b"stepdiff")
+    try:
+        return None if data is None else read_card(data)
+    except StepDiffError as error:
+        raise StepDiffError(f"{where}: {error}") from None
+
+
+def _column(where: str, field: pa.Field, sample: pa.RecordBatch | None) -> Column:
+    kind = field.type
+    noted: list[int] | None = None
+    if isinstance(kind, pa.FixedShapeTensorType):
+        if kind.permutation not in (None, list(range(len(kind.shape)))):
+            raise StepDiffError(f"column {field.name!r} of {where} is a tensor with permuted axes: write it in order")
+        noted = list(kind.shape)
+    elif field.metadata and b"shape" in field.metadata:
+        try:
+            noted = [int(length) for length in json.loads(field.metadata[b"shape"])]
+        except (ValueError, TypeError, RecursionError):
+            raise StepDiffError(f"column {field.name!r} of {where} has a damaged shape in its metadata") from None
+    declared, leaf = unnested(kind)
+    array = sample.column(field.name) if sample and None in declared else None
+    array = array.storage if isinstance(array, pa.ExtensionArray) else array
+    sizes = []
+    for length in declared:
+        if array is not None:
+            lengths = Counter(_lengths(array)[_not_null(array)].tolist())
+            length = length or (lengths.most_common(1)[0][0] if lengths else 0)  # the commonest of the sample
+            array = array.flatten()
+        sizes.append(length or 0)
+    if min(sizes) < 1:
+        raise StepDiffError(f"column {field.name!r} of {where} has no values in its first rows: its shape is not known")
+    if noted is None or math.prod(noted) != math.prod(sizes) or min(noted, default=0) < 1:
+        noted = sizes
+    return Column(field.name, tuple(sizes), Feature(tuple(noted), _DTYPES[leaf]))
+
+
+def _lengths(array: pa.Array) -> np.ndarray:
+    if pa.types.is_fixed_size_list(array.type):
+        return np.full(len(array), array.type.list_size)
+    return array.value_lengths().fill_null(-1).to_numpy(zero_copy_only=False)
+
+
+def _not_null(array: pa.Array) -> np.ndarray:
+    return array.is_valid().to_numpy(zero_copy_only=False)
+
+
+def _text_bytes(array: pa.Array) -> int:
+    """Return the bytes of the texts once each row has its own."""
+    if pa.types.is_dictionary(array.type):
+        lengths = np.array(pa.compute.binary_length(array.dictionary).fill_null(0), np.int64)
+        indices = array.indices.drop_null().to_numpy(zero_copy_only=False)
+        return int(lengths[indices].sum()) if len(indices) else 0
+    return int(pa.compute.sum(pa.compute.binary_length(array)).as_py() or 0)
+
 
 _KEY_ROWS = 2**14  # keys that are decoded at a time
 _BLOCK = 2**18  # rows of a block of metadata
@@ -37,26 +271,33 @@ class FileRows:
     """The rows of a file or folder, with the columns that an import takes."""
 
     where: str
-    layout: Layout
+    features: dict[str, Column]
+    """by the name of the feature"""
+    columns: list[str]
+    """of metadata"""
+    left_out: list[str]
+    """other columns"""
+    card: Card | None
+    """of store export; None in files of others"""
     keys: pl.Series
     source: "_Parquet | _Lance"
 
     @property
     def kinds(self) -> dict[str, Feature]:
         """Shape and dtype of each array: features, and the scales of an int8 feature."""
-        return {name: column.feature for name, column in self.layout.features.items()}
+        return {name: column.feature for name, column in self.features.items()}
 
     def metadata(self) -> Iterator[pl.DataFrame]:
         """Yield the metadata of all rows, in order; nothing where the files have none."""
         with readable(self.where):
-            for batch in self.source.each(self.layout.metadata, _BLOCK) if self.layout.metadata else ():
+            for batch in self.source.each(self.columns, _BLOCK) if self.columns else ():
                 yield frame_of(self.where, batch, self.source.nbytes)
 
     def read(self, places: Int[np.ndarray, " P"]) -> tuple[dict[str, np.ndarray], dict[int, str]]:
         """Return features [P, ...] of the rows at `places`, and why some of the P could not be read."""
         features = {name: np.zeros((len(places), *kind.shape), kind.dtype) for name, kind in self.kinds.items()}
         reasons: dict[int, str] = {}
-        columns = sorted({column.name for column in self.layout.features.values()})
+        columns = sorted({column.name for column in self.features.values()})
         size = max(BATCH_BYTES // sum(kind.row_bytes for kind in self.kinds.values()), 1)
         order = np.argsort(places, kind="stable")
         wanted, done = places[order], 0
@@ -66,7 +307,7 @@ class FileRows:
                 for batch in self.source.batches(wanted[done:end], columns, size):
                     batch.validate(full=True)
                     at = order[done : done + batch.num_rows]
-                    for name, column in self.layout.features.items():
+                    for name, column in self.features.items():
                         features[name][at], misfits = rows_of(batch.column(column.name), column)
                         for place, reason in misfits.items():
                             reasons.setdefault(int(at[place]), reason)
@@ -84,22 +325,30 @@ class FileRows:
 def opened(path: Path, format: str, keys: str | None, features: Sequence[str], columns: Sequence[str]) -> FileRows:
     """Return the rows of a Parquet file, of all below a folder, by name, or of the newest version of a Lance dataset.
 
-    Other arguments as of `columns.layout`. Raises StepDiffError where they cannot be used.
+    `keys`, `features` and `columns` are the options of the import. StepDiffError where they do not fit.
     """
-    source = _Lance(path) if format == "lance" else _Parquet(path)
+    where, source = str(path), _Lance(path) if format == "lance" else _Parquet(path)
+    schema = source.schema
     if not source.count:
         raise StepDiffError(f"{path} has no rows")
-    check_names(str(path), source.schema)
-    with readable(path):
-        ragged = ragged_columns(source.schema)
+    if twice := [name for name, count in Counter(schema.names).items() if count > 1]:
+        raise StepDiffError(f"{where} has several columns {twice[0]!r}: give each a name of its own")
+    with readable(path):  # some rows say how long lists are
+        ragged = [name for name in feature_columns(schema) if None in unnested(schema.field(name).type)[0]]
         sample = next(source.each(ragged, _SAMPLE)) if ragged else None
-    taken = layout(str(path), source.schema, sample, keys, features, columns)
+    card = _card(where, schema)
+    key = _key_column(where, schema, keys)
+    names = _feature_columns(where, schema, features, card)
+    arrays = {name: _column(where, schema.field(column), sample) for name, column in names.items()}
+    metadata = _metadata_columns(where, schema, key, columns, card)
+    taken = [key, *metadata, *names.values()]
     if isinstance(source, _Parquet):  # a Lance dataset has one schema
-        source.check(taken)
+        source.check(taken, card)
     with readable(path):
-        blocks = (batch.column(0) for batch in source.each([taken.keys], _KEY_ROWS))
-        texts = texts_of(str(path), blocks, source.nbytes)
-    return FileRows(str(path), taken, texts.rename(KEY), source)
+        blocks = (batch.column(0) for batch in source.each([key], _KEY_ROWS))
+        texts = texts_of(where, blocks, source.nbytes)
+    left_out = [name for name in schema.names if name not in taken]
+    return FileRows(where, arrays, metadata, left_out, card, texts.rename(KEY), source)
 
 
 class _Parquet:
@@ -131,14 +380,18 @@ class _Parquet:
         # the group that is being read, its last batch with its first row, and the batches that follow
         self._cursor: tuple[int, int, pa.RecordBatch, Iterator[pa.RecordBatch]] | None = None
 
-    def check(self, taken: Layout) -> None:
-        """Raise StepDiffError where a file lacks a column, or the folder a part."""
-        used = [taken.keys, *taken.metadata, *(column.name for column in taken.features.values())]
+    def check(self, used: Iterable[str], card: Card | None) -> None:
+        """Raise StepDiffError where a column is not the same in all files, or the folder lacks a part."""
         for number, path in enumerate(self._paths):
-            check_same(str(path), self._opened(number).schema_arrow, self.schema, used)
-        if taken.card and (self._path / cards.NAME).exists() and taken.card.rows != self.count:
+            schema = self._opened(number).schema_arrow
+            for name in used:
+                count, kind = schema.names.count(name), self.schema.field(name).type
+                if count != 1 or schema.field(name).type != kind:
+                    other = schema.field(name).type if count == 1 else "there several times" if count else "not there"
+                    raise StepDiffError(f"column {name!r} is {other} in {path} and {kind} in the first file")
+        if card and (self._path / cards.NAME).exists() and card.rows != self.count:
             raise StepDiffError(
-                f"{self._path} has {self.count:,} rows and its card says {taken.card.rows:,}: a part is missing"
+                f"{self._path} has {self.count:,} rows and its card says {card.rows:,}: a part is missing"
             )
 
     def each(self, columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:

@@ -1,6 +1,5 @@
 """The folder layout of a store, and the metadata that any Zarr v3 reader needs.
 
-
 store.json                            format name and version
 arrays.zarr/ENTITY/VIEW/ARRAY/        a plain Zarr v3 hierarchy
 catalog/ENTITY/FIRST_ROW.parquet      key -> row; FIRST_ROW-END.parquet replaces several such parts
@@ -10,6 +9,8 @@ failures/ENTITY/VIEW/SHARD.parquet    key, reason; merged-GROUP.parquet has thos
 shards/ENTITY/VIEW/SHARD.json         the record of the shard's writer: library versions, device; merged-GROUP.json has
                                       those of many shards
 snapshots/NAME/                       arrays.zarr, catalog, failures, forgotten, shards as they were; about.json
+
+A store may come from a stranger: metadata are checked when they are read, before they size an allocation.
 """
 
 import json
@@ -22,8 +23,10 @@ from typing import Any
 
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import Place, place
+from stepdiff.common.io.locks import holds
 from stepdiff.common.io.sealed import BLANK, is_sealed, seal
-from store.provenance import Feature
+from store.format.quantise import scale_shape
+from store.provenance import INTERNAL, Feature, Provenance, check_name
 
 FORMAT = "stepdiff-store"
 VERSION = 1
@@ -39,6 +42,10 @@ MERGED_SHARDS = 1024
 _MOST_JSON = 64 * 2**20
 """bytes of a JSON file: the record of a shard's writer is the largest, 60 bytes per range of rows"""
 _SHARD = re.compile("0|[1-9][0-9]{0,11}")  # rows have at most 12 digits, see store.catalog.parts
+MOST_SHARD_ROWS = 2**24
+"""rows of a shard: its index, 16 bytes a row, is read whole"""
+_MOST_ROWS = 10**12
+"""rows of a catalog, whose parts are named by rows of 12 digits"""
 
 
 def write_json(path: Path | Place, value: dict[str, Any]) -> None:
@@ -96,6 +103,12 @@ def refuse_snapshot(store: Place) -> None:
     """Raise StepDiffError if `store` is the folder of a snapshot."""
     if (name := snapshot_of(store)) is not None:
         raise StepDiffError(f"snapshot {name} of {store.parent.parent} cannot be changed: give the store without it")
+
+
+def check_locked(store: Place, what: str) -> None:
+    """Raise StepDiffError where this process does not hold the store's lock, which `what` needs."""
+    if not holds(store / LOCK):
+        raise StepDiffError(f"{what} only under the store's lock: use `store.writer`, or `with store.lock()`")
 
 
 def group_metadata(attributes: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -203,3 +216,69 @@ class ViewPaths:
     @cached_property
     def _info(self) -> Place:
         return self.store / "shards" / self.entity / self.view
+
+
+def read_view(path: Place) -> tuple[Provenance, int, dict[str, Feature], list[str]]:
+    """Return the metadata in the zarr.json of a view's group: provenance, rows of a shard, features, and the names of
+    the stored arrays in the order of the columns of `checksum`. StepDiffError where no possible view has it."""
+    attributes: Any = read_json(path).get("attributes")
+    try:
+        rows, checksummed = attributes["rows_per_shard"], attributes["checksummed"]
+        if not is_shard_rows(rows):
+            raise StepDiffError(f"rows_per_shard {str(rows)[:100]} is no power of two up to {MOST_SHARD_ROWS:,}")
+        provenance = Provenance.from_dict(attributes["provenance"])
+        features = {name: _feature(feature) for name, feature in attributes["features"].items()}
+        check_features(features)
+        stored = stored_features(features)
+        if not isinstance(checksummed, list) or sorted(map(str, checksummed)) != sorted(stored):
+            raise StepDiffError(f"checksummed {str(checksummed)[:100]} are not its arrays {', '.join(stored)}")
+    except (StepDiffError, KeyError, TypeError, AttributeError, ValueError) as error:
+        why = f"it has no {error}" if isinstance(error, KeyError) else error
+        raise StepDiffError(f"{path} is not the metadata of a view ({why}): restore it, or drop the view") from None
+    return provenance, rows, features, checksummed
+
+
+def _feature(about: Any) -> Feature:
+    shape, dtype = about["shape"], about["dtype"]
+    if not isinstance(shape, list) or not isinstance(dtype, str):
+        raise StepDiffError("a feature has no shape and dtype")
+    if not all(type(length) is int for length in shape):
+        raise StepDiffError(f"feature shape {str(shape)[:100]} is not of whole numbers")
+    return Feature(tuple(shape), dtype)
+
+
+def array_shape(path: Place, metadata: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the shape in the metadata of an array, read from `path`; StepDiffError where it is not one."""
+    shape = metadata.get("shape")
+    if (
+        not isinstance(shape, list)
+        or not 1 <= len(shape) <= 32
+        or not all(type(length) is int and 0 <= length <= _MOST_ROWS for length in shape)
+    ):
+        raise StepDiffError(f"{path} is not the metadata of an array (shape {str(shape)[:100]}): restore the file")
+    return tuple(shape)
+
+
+def check_features(features: Mapping[str, Feature]) -> None:
+    """Raise StepDiffError where no view can have these features."""
+    if not features:
+        raise StepDiffError("it has no features: give one or more")
+    for name in features:
+        if check_name("feature", name) in INTERNAL:
+            raise StepDiffError(f"feature name {name!r} is reserved by the store: use another")
+    if sum(feature.dtype == "int8" for feature in features.values()) > 1:
+        raise StepDiffError("it has two int8 features: a view holds one, with its scale")
+
+
+def is_shard_rows(rows: object) -> bool:
+    """Return whether a view can have shards of `rows` rows: a power of two."""
+    return type(rows) is int and 1 <= rows <= MOST_SHARD_ROWS and not rows & (rows - 1)
+
+
+def stored_features(features: Mapping[str, Feature]) -> dict[str, Feature]:
+    """Return the arrays that hold `features`, by name: int8 brings the hidden array `scale`."""
+    stored = dict(features)
+    for feature in features.values():
+        if feature.dtype == "int8":
+            stored["scale"] = Feature(scale_shape(feature.shape), "float16")
+    return dict(sorted(stored.items()))

@@ -14,12 +14,13 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float16, Int8
 
-from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.direct_io import aligned_empty
 from stepdiff.common.threads import cores, each, shares
 
 BLOCK = 64
 _LEAST = 2**17  # channels worth a thread
+_MOST_SCALE = 516
+"""the least float16 whose product with 127 is that of the largest float16"""
 
 
 class Quantised(NamedTuple):
@@ -37,49 +38,42 @@ def scale_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 def quantise(values: Float[np.ndarray, "*axes D"], threads: int | None = None) -> Quantised:
     """Quantise finite values, float32 or float16, to int8 and scales.
 
-    A scale is max|value| / 127 of its block rounded up to float16; a block of zeros has scale 1. Float16 values need
-    not be finite: the scale of a block with one that is not is NaN, and the block is to be refused. `threads` are by
+    A scale is max|value| / 127 of its block rounded up to float16; a block of zeros has scale 1. `threads` are by
     default as many as there are cores.
     """
     from store.format import kernels  # imports numba: as slow as all other imports
 
     quantised = Quantised(aligned_empty(values.shape, np.int8), np.empty(scale_shape(values.shape), np.float16))
-    scale = quantised.scale.view(np.uint16)
     if values.dtype == np.float16:
-        _shared_out(
-            threads, kernels.quantise_float16, np.ascontiguousarray(values).view(np.uint16), quantised.levels, scale
-        )
+        kernel, given = kernels.quantise_float16, np.ascontiguousarray(values).view(np.uint16)
     else:
-        _shared_out(
-            threads, kernels.quantise_float32, np.ascontiguousarray(values, np.float32), quantised.levels, scale
-        )
+        kernel, given = kernels.quantise_float32, np.ascontiguousarray(values, np.float32)
+    _shared_out(threads, kernel, given, quantised.levels, quantised.scale.view(np.uint16))
     return quantised
 
 
-def dequantise(
-    levels: Int8[np.ndarray, "*axes D"],
-    scale: Float16[np.ndarray, "*axes blocks"],
-    out: Float[np.ndarray, "..."] | None = None,
-) -> Float[np.ndarray, "*axes D"]:
-    """Return the values that `quantise` was given, within its error: float32, or as `out` is.
+def misfits(
+    name: str, levels: Int8[np.ndarray, "K *axes D"], scale: Float16[np.ndarray, "K *axes blocks"]
+) -> dict[int, str]:
+    """Return why rows of a feature, given as stored, are none that `quantise` makes: place -> reason."""
+    axes = tuple(range(1, levels.ndim))
+    fits = (levels.min(axes) >= -127) & (scale.min(axes) > 0) & (scale.max(axes) <= _MOST_SCALE)
+    reason = f"{name} is not int8 as a store has it: levels from -127, scales above 0 and at most {_MOST_SCALE}"
+    return dict.fromkeys(np.flatnonzero(~fits).tolist(), reason)
 
-    `out` is C-contiguous float32 or float16; a float16 stops at 65504, where levels * scale may be
-    a little past it. StepDiffError on another `out`.
+
+def dequantise(
+    levels: Int8[np.ndarray, "*axes D"], scale: Float16[np.ndarray, "*axes blocks"], dtype: str = "float32"
+) -> Float[np.ndarray, "*axes D"]:
+    """Return the values that `quantise` was given, within its error.
+
+    A float16 stops at 65504, where levels * scale may be a little past it.
     """
     from store.format import kernels
 
-    if out is None:
-        out = np.empty(levels.shape, np.float32)
-    if out.shape != levels.shape or out.dtype not in (np.float32, np.float16) or not out.flags.c_contiguous:
-        raise StepDiffError(
-            f"out is {out.dtype} {out.shape}: dequantise needs C-contiguous float32 or float16 {levels.shape}"
-        )
-    bits = np.ascontiguousarray(scale).view(np.uint16)
-    if out.dtype == np.float32:
-        _shared_out(None, kernels.to_float32, np.ascontiguousarray(levels), bits, out)
-    else:
-        _shared_out(None, kernels.to_float16, np.ascontiguousarray(levels), bits, out.view(np.uint16))
-    return out
+    values, bits = np.empty(levels.shape, np.float32), np.ascontiguousarray(scale).view(np.uint16)
+    _shared_out(None, kernels.to_float32, np.ascontiguousarray(levels), bits, values)
+    return values if dtype == "float32" else values.clip(-65504, 65504, out=values).astype(dtype)
 
 
 def _shared_out(threads: int | None, kernel: Callable[..., None], *arrays: np.ndarray) -> None:

@@ -15,20 +15,171 @@ import errno
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 import numpy as np
 from jaxtyping import Bool, Int, Shaped, UInt8, UInt32
 
-from stepdiff.common.errors import StepDiffError
+from stepdiff.common.errors import DamageError, StepDiffError
 from stepdiff.common.io.direct_io import LEAST, read_direct
-from stepdiff.common.io.files import LocalPath
 from stepdiff.common.io.local import Identity
+from stepdiff.common.io.object_stores import pool
+from stepdiff.common.io.remote import ReplacedError
 from stepdiff.common.io.sealed import crc32c
 from stepdiff.common.threads import cores, each, shares
-from store.format.shard import ShardFile
-from store.io.row_checks import NO_MORE_FILES, Check, RowChecks, Versions, wrong_rows
+from store.format.layout import ViewPaths
+from store.format.shard import RemoteShard, ShardFile, by_shard, read_chunk
+
+Check = Literal["always", "first", "never"]
+"""when a row is compared with its checksum: at every read, at the first one through an open view, or never"""
+Versions = Mapping[int, Identity | None]
+"""shard -> the identity of the shard file that was opened, None where it does not exist"""
+MOST_BYTES = 64 * 2**20
+_CHUNK_BYTES = 200  # of a chunk in memory besides its values, about
+_guard = threading.RLock()  # of every reader's open files, bits and checksums
+NO_MORE_FILES = (errno.EMFILE, errno.ENFILE)
+"""errors of a process or machine at its limit of open files"""
+
+
+def known_check(check: str) -> Check:
+    """Return `check`, or StepDiffError where it is not a `Check`."""
+    for known in get_args(Check):
+        if check == known:
+            return known
+    raise StepDiffError(f"check={check!r} is not known: give one of {', '.join(get_args(Check))}")
+
+
+class Checksums:
+    """The array `checksum` of a view, one chunk per shard. Safe to share between threads, and across a fork."""
+
+    def __init__(self, paths: ViewPaths, rows_per_shard: int, arrays: int) -> None:
+        """Open the checksums of a view of `arrays` arrays."""
+        self._paths = paths
+        self._shape = (rows_per_shard, arrays)
+        self._chunks: OrderedDict[int, UInt32[np.ndarray, "slots arrays"]] = OrderedDict()
+
+    def of_rows(self, rows: Int[np.ndarray, " R"]) -> UInt32[np.ndarray, "R arrays"]:
+        """Return the checksums of rows of status 1. DamageError where a chunk is damaged or missing."""
+        parts = by_shard(rows, self._shape[0])
+        sums = np.empty((len(rows), self._shape[1]), np.uint32)
+        chunks = self._paths.store.map(self._chunk, [shard for shard, _ in parts])
+        for (_, here), chunk in zip(parts, chunks, strict=True):
+            sums[here] = chunk[rows[here] % self._shape[0]]
+        return sums
+
+    def forget(self, shards: Sequence[int]) -> None:
+        """Load the chunks of these shards again when they are next needed."""
+        with _guard:
+            for shard in shards:
+                self._chunks.pop(shard, None)
+
+    def _chunk(self, shard: int) -> UInt32[np.ndarray, "slots arrays"]:
+        with _guard:
+            if shard in self._chunks:
+                self._chunks.move_to_end(shard)
+                return self._chunks[shard]
+        try:
+            chunk = read_chunk(self._paths.checksum(shard), self._shape, "uint32")
+            state = "missing"
+        except DamageError as error:
+            cause = error.__cause__
+            if isinstance(cause, OSError) and cause.errno in NO_MORE_FILES:
+                raise cause from None  # which is no damage
+            chunk, state = None, "damaged"
+        if chunk is None:
+            raise DamageError(
+                f"the checksums of shard {shard} of view {self._paths.view} ({self._paths.entity}) are {state}: "
+                f"{remedy(self._paths, shard)}"
+            )
+        with _guard:
+            self._chunks[shard] = chunk
+            while len(self._chunks) > max(MOST_BYTES // (chunk.nbytes + _CHUNK_BYTES), 1):
+                self._chunks.popitem(last=False)
+        return chunk
+
+
+class RowChecks:
+    """Which rows of one array were compared with their checksums: one bit a row, cleared when the shard is replaced.
+
+    Safe to share between threads, and across a fork.
+    """
+
+    def __init__(self, checksums: Checksums, column: int, rows_per_shard: int, row_bytes: int) -> None:
+        """Remember rows of the array whose checksums are column `column` of `checksums`."""
+        self._checksums = checksums
+        self._column = column
+        self._shard_rows = rows_per_shard
+        self._row_bytes = row_bytes
+        self._bits: UInt8[np.ndarray, " bytes"] = np.zeros(0, np.uint8)
+        self._versions: dict[int, Identity | None] = {}
+
+    def wrong_zeros(self, missing: Bool[np.ndarray, " B"], sums: UInt32[np.ndarray, " B"]) -> list[int]:
+        """Return the places of rows that the shard file leaves out, although their checksums are not those of zeros."""
+        if not missing.any():
+            return []
+        return np.flatnonzero(missing & (sums != crc32c(bytes(self._row_bytes)))).tolist()
+
+    def to_check(
+        self, rows: Int[np.ndarray, " B"], versions: Versions, check: Check
+    ) -> tuple[Bool[np.ndarray, " B"], UInt32[np.ndarray, " B"]]:
+        """Return which rows, about to be read from shard files of these versions, to check now, and their checksums.
+
+        Checksums of other rows are 0. DamageError where they cannot be read.
+        """
+        now, sums = np.full(len(rows), check == "always"), np.zeros(len(rows), np.uint32)
+        if check == "never":
+            return now, sums
+        replaced = []
+        with _guard:
+            needed, room = -(-(max(versions, default=-1) + 1) * self._shard_rows // 8), len(self._bits)
+            if needed > room:
+                self._bits = np.append(self._bits, np.zeros(max(needed, room * 5 // 4) - room, np.uint8))
+            for shard, version in versions.items():
+                if self._versions.setdefault(shard, version) != version:
+                    every = np.arange(shard * self._shard_rows, (shard + 1) * self._shard_rows)
+                    np.bitwise_and.at(self._bits, every >> 3, ~_mask(every))
+                    replaced.append(shard)
+                    self._versions[shard] = version
+            now |= (self._bits[rows >> 3] & _mask(rows)) == 0
+        self._checksums.forget(replaced)
+        if now.any():
+            sums[now] = self._checksums.of_rows(rows[now])[:, self._column]
+        return now, sums
+
+    def passed(self, rows: Int[np.ndarray, " R"], versions: Versions) -> None:
+        """Remember that rows of shard files of these versions were right."""
+        if not len(rows):
+            return
+        with _guard:
+            same = [shard for shard, version in versions.items() if self._versions[shard] == version]
+            if len(same) < len(versions):  # another version was opened since: its rows are not known
+                rows = rows[np.isin(rows // self._shard_rows, same)]
+            np.bitwise_or.at(self._bits, rows >> 3, _mask(rows))
+
+
+def wrong_rows(
+    data: UInt8[np.ndarray, "B bytes"], sums: UInt32[np.ndarray, " B"], places: Int[np.ndarray, " R"]
+) -> list[int]:
+    """Return those of `places` where a row of `data` differs from its checksum."""
+    known = zip(places.tolist(), sums[places].tolist(), strict=True)
+    return [place for place, total in known if crc32c(data[place]) != total]
+
+
+def remedy(paths: ViewPaths, shard: int) -> str:
+    """Return the end of a message: what to do about a damaged row."""
+    return (
+        f"run python -m store verify {paths.store} to list all damage; to compute the shard again, repeat the "
+        "featurize command that filled the view, with --repair; if another command filled it, delete "
+        f"{paths.status(shard)} and repeat that command"
+    )
+
+
+def _mask(rows: Int[np.ndarray, " R"]) -> UInt8[np.ndarray, " R"]:
+    """Return the bit of each row in its byte."""
+    return np.left_shift(1, rows & 7).astype(np.uint8)
+
 
 OPEN_FILES = 128
 _RUN_BYTES = 4 * 2**20  # neighbours are read together up to this size
@@ -38,7 +189,6 @@ _TASK_BYTES = 2 * 2**20  # given to a waiting thread at a time, about
 _PIECE_BYTES = 512 * 2**10  # checked, then copied while they are in the cache
 _NOWAIT = getattr(os, "RWF_NOWAIT", 0)
 _BYTE = memoryview(bytearray(1))  # whatever a probe reads
-_guard = threading.RLock()  # of every reader's open files
 Answer = TypeVar("Answer")
 
 
@@ -73,23 +223,25 @@ class _Run(NamedTuple):
                     wrong.append(place)
 
 
-class RowReader:
-    """Reads rows of one feature. Safe to share between threads, and across a fork."""
-
-    def __init__(self, path: Callable[[int], LocalPath], shard_rows: int, row_bytes: int, checks: RowChecks) -> None:
+class _Reader:
+    def __init__(self, path: Callable[[int], Any], shard_rows: int, row_bytes: int, checks: RowChecks) -> None:
         """`path` returns the file of a shard of `shard_rows` rows, each of `row_bytes` bytes with `checks`."""
         self._path = path
         self.checks = checks
         self._shard_rows = shard_rows
         self._row_bytes = row_bytes
-        self._open: OrderedDict[int, ShardFile] = OrderedDict()
+        self._open: OrderedDict[int, Any] = OrderedDict()  # shard -> its file, or the index of its object
+
+
+class RowReader(_Reader):
+    """Reads rows of one feature from local files. Safe to share between threads, and across a fork."""
 
     def shard(self, shard: int) -> ShardFile | None:
         """Return the shard's file as it is now, None where it does not exist."""
         path = self._path(shard)
         now = path.identity()
         with _guard:
-            file = self._open.get(shard)
+            file: ShardFile | None = self._open.get(shard)
             if file is None or file.identity != now:
                 self._open.pop(shard, None)
                 try:
@@ -103,23 +255,19 @@ class RowReader:
                 self._open.move_to_end(shard)
             return file
 
-    def _with_files(self, do: Callable[[], Answer], what: object) -> Answer:
+    def _with_files(self, do: Callable[[], Answer], what: object, again: bool = True) -> Answer:
         """Return `do()`; close the files of this reader and repeat it where the process may open no more."""
         try:
             return do()
         except OSError as error:
             if error.errno not in NO_MORE_FILES:
                 raise
+            reason = f"cannot open {what} ({error.strerror}): raise ulimit -n, the limit of open files"
+        if not again:
+            raise StepDiffError(reason)
         with _guard:
             self._open.clear()
-        try:
-            return do()
-        except OSError as error:
-            if error.errno not in NO_MORE_FILES:
-                raise
-            raise StepDiffError(
-                f"cannot open {what} ({error.strerror}): raise ulimit -n, the limit of open files"
-            ) from None
+        return self._with_files(do, what, again=False)
 
     def _wanted(
         self, rows: Int[np.ndarray, " B"], out: Shaped[np.ndarray, "B ..."], check: Check
@@ -278,20 +426,14 @@ def _copy(run: _Run) -> None:
         np.copyto(target, source)
         return
     size = len(target) // run.rows
-    several = max(_PIECE_BYTES // size, 1)
-    for first in range(0, run.rows, several):
-        for row in range(first, min(first + several, run.rows)):
-            total, end = 0, (row + 1) * size
-            for start in range(row * size, end, _PIECE_BYTES):
-                piece = slice(start, min(start + _PIECE_BYTES, end))
-                total = crc32c(source[piece], total)
-                if several == 1:
-                    np.copyto(target[piece], source[piece])
-            if total != run.checked.sums[run.place + row]:
-                run.checked.wrong.append(run.place + row)
-        if several > 1:
-            piece = slice(first * size, (first + several) * size)
+    for place, first in enumerate(range(0, len(target), size), run.place):
+        total = 0
+        for start in range(first, first + size, _PIECE_BYTES):
+            piece = slice(start, min(start + _PIECE_BYTES, first + size))
+            total = crc32c(source[piece], total)
             np.copyto(target[piece], source[piece])
+        if total != run.checked.sums[place]:
+            run.checked.wrong.append(place)
 
 
 def _is_resident(run: _Run) -> bool:
@@ -374,3 +516,123 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
+
+
+_INDEXES = 1024  # cached per feature
+_GAP_BYTES = 512 * 2**10  # rows nearer than this are read with one request
+_REQUEST_BYTES = 8 * 2**20  # longer runs are several requests
+_TRIES = 10
+
+
+class _Request(NamedTuple):
+    shard: RemoteShard
+    start: int
+    end: int
+    offsets: np.ndarray
+    """where the rows begin, from `start`"""
+    places: np.ndarray
+    """their places in the batch"""
+
+
+class RemoteReader(_Reader):
+    """Reads rows of one feature from an object store: index and rows are of one ETag, or read again.
+
+    Safe to share between threads.
+    """
+
+    def read(self, rows: Int[np.ndarray, " B"], out: Shaped[np.ndarray, "B ..."], check: Check = "first") -> list[int]:
+        """Fill `out`, C-contiguous, with the rows, all of status 1.
+
+        Returns the places of rows that were checked and differ from their checksums.
+        """
+        if not len(rows):
+            return []
+        slots = rows % self._shard_rows
+        wanted, parts = zip(*by_shard(rows, self._shard_rows), strict=True)
+        target = out.reshape(-1).view(np.uint8).reshape(len(rows), self._row_bytes)
+        tries = 0
+        while True:
+            try:
+                opened = list(pool().map(self._shard, wanted))
+                versions = {n: shard.identity if shard else None for n, shard in zip(wanted, opened, strict=True)}
+                now, sums = self.checks.to_check(rows, versions, check)
+                pairs = zip(opened, parts, strict=True)
+                requests = [r for shard, places in pairs for r in self._requests(shard, places, slots, target)]
+                wrong = list(pool().map(partial(self._fetch, target=target, now=now, sums=sums), requests))
+                requested = np.concatenate([np.empty(0, np.int64), *(request.places for request in requests)])
+                missing = now.copy()
+                missing[requested] = False
+                wrong.append(self.checks.wrong_zeros(missing, sums))
+                places = sorted(place for some in wrong for place in some)
+                now[places] = False
+                self.checks.passed(rows[now], versions)
+                return places
+            except ReplacedError:  # a row that was ok is in the new object too
+                tries += 1
+                if tries == _TRIES:
+                    raise
+                with _guard:
+                    for n in wanted:
+                        self._open.pop(n, None)
+
+    def _shard(self, shard: int) -> RemoteShard | None:
+        """Return the shard's index, as far as is known; None where it does not exist."""
+        with _guard:
+            if shard in self._open:
+                self._open.move_to_end(shard)
+                return self._open[shard]
+        try:
+            opened = RemoteShard(self._path(shard), self._shard_rows)
+        except FileNotFoundError:
+            return None
+        with _guard:
+            self._open[shard] = opened
+            if len(self._open) > _INDEXES:
+                self._open.popitem(last=False)
+        return opened
+
+    def _requests(
+        self,
+        shard: RemoteShard | None,
+        places: Int[np.ndarray, " rows"],
+        slots: Int[np.ndarray, " B"],
+        target: UInt8[np.ndarray, "B bytes"],
+    ) -> Iterator[_Request]:
+        """Yield the requests for the rows of one shard; rows that are missing are filled at once."""
+        there = np.zeros(len(places), bool) if shard is None else shard.present[slots[places]]
+        target[places[~there]] = 0
+        places = places[there]
+        if shard is None or not len(places):
+            return
+        size = self._row_bytes
+        if (shard.lengths[slots[places]] != size).any():
+            raise DamageError(f"the index of {shard.path} does not fit: run python -m store verify")
+        offsets = shard.offsets[slots[places]].astype(np.int64)
+        order = np.argsort(offsets, kind="stable")
+        offsets, places = offsets[order], places[order]
+        first = 0
+        for end in range(1, len(offsets) + 1):
+            if (
+                end == len(offsets)
+                or offsets[end] - offsets[end - 1] - size > _GAP_BYTES
+                or offsets[end] + size - offsets[first] > _REQUEST_BYTES
+            ):
+                start = int(offsets[first])
+                yield _Request(
+                    shard, start, int(offsets[end - 1]) + size, offsets[first:end] - start, places[first:end]
+                )
+                first = end
+
+    def _fetch(
+        self,
+        request: _Request,
+        target: UInt8[np.ndarray, "B bytes"],
+        now: Bool[np.ndarray, " B"],
+        sums: UInt32[np.ndarray, " B"],
+    ) -> list[int]:
+        """Make a request and copy its rows; the places of rows that are checked and wrong."""
+        data = request.shard.path.read_range(request.start, request.end, request.shard.identity)
+        values = np.frombuffer(data, np.uint8)
+        for offset, place in zip(request.offsets.tolist(), request.places.tolist(), strict=True):
+            target[place] = values[offset : offset + self._row_bytes]
+        return wrong_rows(target, sums, request.places[now[request.places]])

@@ -9,29 +9,222 @@ Guarantees
 - rows that are withdrawn become absent at one moment, and no other row changes
 """
 
+import ctypes
+import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import tee
-from typing import Any
+from math import gcd
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Int, Int64, Shaped, UInt8, UInt32
+from jaxtyping import Bool, Float, Int, Int64, Shaped, UInt8, UInt32
 
 from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.direct_io import LEAST, PAGE, aligned_empty, goes_direct, reopened, write_direct
+from stepdiff.common.io.files import Place, RemotePath
+from stepdiff.common.io.local import Buffer, make_names, named_errors, sync_folder, temporary, write_all
 from stepdiff.common.io.locks import check_held, locked
 from stepdiff.common.io.sealed import crc32c
-from store.catalog.catalog import check_rows
-from store.catalog.forgotten import are_forgotten, refuse_forgotten
-from store.format.rows import StoredRows, stored_rows
+from stepdiff.common.threads import ahead
+from store.catalog.catalog import are_forgotten, check_rows, refuse_forgotten
+from store.format.quantise import misfits, quantise
 from store.format.shard import by_shard, encode_chunk, open_shard, pieces
-from store.io.commit_group import CommitGroup
-from store.io.records import Write, encode_writes, writes_of_shard
-from store.io.status import ABSENT, FAILED, OK, encode_failures, failures_of_shard, reasons_by_row
+from store.io.records import (
+    ABSENT,
+    FAILED,
+    OK,
+    Write,
+    encode_failures,
+    encode_writes,
+    failures_of_shard,
+    reasons_by_row,
+    writes_of_shard,
+)
+from store.provenance import Feature
 from store.view import View
+
+_THREADS = 8
+_SEND_BYTES = 16 * 2**20
+_SYNC_FILE_RANGE_WRITE = 2
+_libc = ctypes.CDLL(None)
+
+
+class CommitGroup:
+    """Files that are made durable together, with one wait for the disk. Large pieces bypass the page cache.
+
+    Use as `with CommitGroup() as files: files.replace(...)`: at the end of the block, once all of them are whole and
+    durable, they get their names.
+    """
+
+    def __init__(self, check: Callable[[], None] = lambda: None) -> None:
+        """`check` is called before each request to an object store; an exception of it stops the write."""
+        self._check = check
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="store-commit")
+        self._files: list[tuple[Path, Path, int, Future[None]]] = []  # temporary and final path, bytes, fsync
+        self._folders: set[Path] = set()
+
+    def __enter__(self) -> "CommitGroup":
+        return self
+
+    def replace(self, path: Path | Place, pieces: Iterable[Buffer], nbytes: int) -> None:
+        """Write `pieces` (about `nbytes` bytes) as the file `path`, which replaces any old one at the end of the block.
+
+        Raises StepDiffError where the disk is full or refuses. An object is put at once and is not visible before.
+        """
+        if isinstance(path, RemotePath):
+            return path.put(pieces, nbytes, self._check)
+        self._folders |= {*make_names(path.parent), path.parent}
+        temp = temporary(path.parent)
+        with named_errors(path, nbytes):
+            fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+            try:
+                self._write(fd, pieces, nbytes)
+            except BaseException:
+                os.close(fd)
+                temp.unlink(missing_ok=True)
+                raise
+        self._files.append((temp, path, nbytes, self._threads.submit(_sync, fd)))
+
+    def put(self, path: Place, data: bytes) -> None:
+        """Write a small file, as `replace` does."""
+        self.replace(path, [data], len(data))
+
+    def _write(self, fd: int, pieces: Iterable[Buffer], nbytes: int) -> None:
+        """Write the pieces one after another: large ones past the page cache, two of them at the same time."""
+        end = unsent = 0
+        direct = reopened(fd, os.O_WRONLY) if nbytes >= LEAST else None
+        under_way: deque[Future[None]] = deque()
+        try:
+            for piece in pieces:
+                data = np.frombuffer(piece, np.uint8)
+                if direct is not None and goes_direct(data, end):
+                    under_way.append(self._threads.submit(_write_at, fd, direct, data, end))
+                    if len(under_way) > 1:
+                        under_way.popleft().result()
+                else:
+                    unsent += write_all(fd, data, end)
+                if unsent >= _SEND_BYTES and hasattr(_libc, "sync_file_range"):  # the disk begins with what there is
+                    _libc.sync_file_range(fd, ctypes.c_int64(0), ctypes.c_int64(0), _SYNC_FILE_RANGE_WRITE)
+                    unsent = 0
+                end += len(data)
+            for writing in under_way:
+                writing.result()
+        finally:
+            wait(under_way)
+            if direct is not None:
+                os.close(direct)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            for _, path, nbytes, synced in self._files:
+                with named_errors(path, nbytes):
+                    synced.result()
+            if error is None:
+                for temp, path, nbytes, _ in self._files:
+                    with named_errors(path, nbytes):
+                        os.replace(temp, path)
+                list(self._threads.map(sync_folder, self._folders))
+        finally:
+            self._threads.shutdown()
+            for temp, *_ in self._files:
+                temp.unlink(missing_ok=True)
+
+
+def _write_at(fd: int, direct: int, data: UInt8[np.ndarray, " bytes"], offset: int) -> None:
+    """Write all of `data`: past the page cache through `direct`, the rest through `fd`."""
+    count = write_direct(direct, data, offset)
+    write_all(fd, data[count:], offset + count)
+
+
+def _sync(fd: int) -> None:
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+_PART_BYTES = 8 * 2**20  # of stored rows prepared at a time: smaller writes of int8 are slower
+
+
+class StoredRows(NamedTuple):
+    """Rows of one shard, G of them good."""
+
+    slots: Int[np.ndarray, " G"]
+    arrays: dict[str, Shaped[np.ndarray, "G ..."]]
+    """by the name of the stored array, each contiguous and little-endian"""
+    sums: dict[str, UInt32[np.ndarray, " G"]]
+    """crc32c of each row, likewise"""
+    reasons: dict[int, str]
+    """why a row cannot be stored, by its slot"""
+
+
+def stored_rows(
+    slots: Int[np.ndarray, " K"], given: Mapping[str, Shaped[np.ndarray, "K ..."]], features: Mapping[str, Feature]
+) -> Iterator[StoredRows]:
+    """Yield the rows of `slots` as `features` are stored, in parts, in order; int8 comes as floats, or with `scale`."""
+    row_bytes = sum(features[name].row_bytes for name in given)
+    size = max(_PART_BYTES // max(row_bytes, 1), 1)
+    fill = max(PAGE // gcd(features[name].row_bytes, PAGE) for name in given)  # rows that end at a page boundary
+    size -= size % fill if size > fill else 0
+    parts = [slice(at, at + size) for at in range(0, len(slots), size)]
+    return ahead(partial(_part, slots, given, features), parts)
+
+
+def _part(
+    slots: Int[np.ndarray, " K"],
+    given: Mapping[str, Shaped[np.ndarray, "K ..."]],
+    features: Mapping[str, Feature],
+    part: slice,
+) -> StoredRows:
+    slots = slots[part]
+    given = {name: values[part] for name, values in sorted(given.items())}
+    arrays: dict[str, np.ndarray] = {}
+    reasons: dict[int, str] = {}
+    for name, values in given.items():
+        dtype = features[name].dtype
+        if dtype == "int8" and "scale" in given:
+            arrays[name], unfit = np.ascontiguousarray(values, np.int8), misfits(name, values, given["scale"])
+        elif dtype == "int8":
+            arrays[name], scale = quantise(values, threads=1)  # other parts are prepared at the same time
+            arrays["scale"], unfit = np.ascontiguousarray(scale, "<f2"), _unfit(name, values, narrow=True)
+        else:
+            arrays[name] = aligned_empty(values.shape, np.dtype(dtype).newbyteorder("<"))
+            with np.errstate(over="ignore"):
+                arrays[name][...] = values
+            unfit = _unfit(name, values, narrow=dtype == "float16")
+        reasons = {int(slots[place]): reason for place, reason in unfit.items()} | reasons
+    if reasons:
+        good = ~np.isin(slots, list(reasons))
+        slots, arrays = slots[good], {name: rows[good] for name, rows in arrays.items()}
+    sums = {name: np.array([crc32c(row) for row in rows], np.uint32) for name, rows in arrays.items()}
+    return StoredRows(slots, arrays, sums, reasons)
+
+
+def _unfit(name: str, values: Float[np.ndarray, "S ..."], narrow: bool) -> dict[int, str]:
+    """Return why rows of a feature cannot be stored, as float16 or int8 where `narrow`: place -> reason."""
+    flat = values.reshape(len(values), -1)
+    if values.dtype == np.float16:  # as integers they compare alike, many times as fast
+        below_zero = (flat.view(np.uint16).max(1) & 0x7FFF).astype(np.int16)
+        peaks = np.maximum(flat.view(np.int16).max(1), below_zero).view(np.float16)
+    else:
+        peaks = np.maximum(flat.max(1), -flat.min(1))
+    with np.errstate(over="ignore"):
+        fits = np.isfinite(peaks.astype(np.float16) if narrow else peaks)
+    kinds = {row: "NaN" if np.isnan(peaks[row]) else "infinity" for row in np.flatnonzero(~fits).tolist()}
+    past = {row: f"{peaks[row]:.4g}, a magnitude past float16" for row in kinds if np.isfinite(peaks[row])}
+    return {row: f"{name} holds {kind}" for row, kind in (kinds | past).items()}
+
 
 Values = Mapping[str, Shaped[np.ndarray, "K ..."]]
 """for every feature of a view, the values of K rows: floats, or for int8 the levels, with the array `scale`"""
@@ -115,11 +308,9 @@ class ViewWriter:
 
         def made(here: Int64[np.ndarray, " S"]) -> tuple[Values, Mapping[int, str]]:
             places = first[np.searchsorted(rows, here)]  # of a key that was given twice the first, and rather ok
-            good, bad = places < count, places >= count
-            return (
-                {name: values[places[good]] for name, values in arrays.items()},
-                {row: why[place - count] for row, place in zip(here[bad].tolist(), places[bad].tolist(), strict=True)},
-            )
+            pairs = zip(here.tolist(), places.tolist(), strict=True)
+            failures = {row: why[place - count] for row, place in pairs if place >= count}
+            return {name: values[places[places < count]] for name, values in arrays.items()}, failures
 
         self.fill(rows, made)
 
@@ -171,7 +362,8 @@ class ShardWriter:
             fresh = np.flatnonzero(status[rows - self.first] != OK)
             fresh = fresh[np.argsort(rows[fresh])]
             slots = rows[fresh] - self.first
-            features = {name: _taken(values, fresh) for name, values in features.items()}
+            if not np.array_equal(fresh, np.arange(len(rows))):  # else no copy
+                features = {name: values[fresh] for name, values in features.items()}
             reasons = {row: why for row, why in failures.items() if status[row - self.first] != OK}
             if not len(slots) and not reasons:
                 return
@@ -219,30 +411,22 @@ class ShardWriter:
 
     def _remove_from_record(self, rows: frozenset[int], held: Callable[[], None]) -> None:
         """Remove rows from the record: `store.damage` keeps recorded rows alone where a status chunk is lost."""
-        try:
+        writes: list[Write] = []
+        with suppress(StepDiffError):  # a damaged record keeps no row
             writes = writes_of_shard(self.view.paths, self.shard, self.view.rows_per_shard)
-        except StepDiffError:  # a damaged record, which keeps no row
-            return
         if any(write.rows & rows for write in writes):
             left = encode_writes(self.shard, [replace(write, rows=write.rows - rows) for write in writes])
             self.view.paths.info(self.shard).put([left], len(left), held)
 
-    def _check(
-        self,
-        rows: Int[np.ndarray, " K"],
-        features: Values,
-        failures: Mapping[int, str],
-    ) -> None:
+    def _check(self, rows: Int[np.ndarray, " K"], features: Values, failures: Mapping[int, str]) -> None:
         view, where = self.view, f"shard {self.shard} of view {self.view.name} ({self.view.entity})"
         every = np.concatenate([rows, np.array(list(failures), np.int64)]).astype(np.int64)
         last = min(self.first + view.rows_per_shard, len(view))
         if len(np.unique(every)) != len(every):
             raise StepDiffError(f"{where}: a row is given twice, or both with features and as failed")
         if len(every) and (every.min() < self.first or every.max() >= last):
-            raise StepDiffError(
-                f"{where} takes rows {self.first} to {last - 1}, got {every.min()} to "
-                f"{every.max()}: call resize() after the catalog grew"
-            )
+            given = f"{where} takes rows {self.first} to {last - 1}, got {every.min()} to {every.max()}"
+            raise StepDiffError(f"{given}: call resize() after the catalog grew")
         takes = view.stored if "scale" in features else view.features
         if len(rows) and set(features) != set(takes):
             raise StepDiffError(f"{where} takes {sorted(takes)}, got {sorted(features)}")
@@ -287,7 +471,7 @@ class ShardWriter:
         parts: Iterable[StoredRows],
     ) -> None:
         feature, slots = self.view.stored[name], self.view.rows_per_shard
-        path = self.view.paths.shard(name, self.shard, 1 + len(feature.shape))
+        path = self.view.shard_path(name, self.shard)
         old = open_shard(path, slots) if keep.any() else None
         size = (int(keep.sum()) + count) * feature.row_bytes + slots * 16 + 4
         new = ((part.slots, part.arrays.pop(name)) for part in parts)  # frees its memory once written
@@ -299,10 +483,9 @@ class ShardWriter:
         files.replace(path, pieces(old, keep, new, feature.row_bytes, check), size)
 
     def _earlier_reasons(self, status: UInt8[np.ndarray, " slots"]) -> dict[int, str]:
-        if not (status == FAILED).any():
+        if not (failed := (np.flatnonzero(status == FAILED) + self.first).tolist()):
             return {}
         reasons = reasons_by_row(self.view.catalog, failures_of_shard(self.view.paths, self.shard))
-        failed = (np.flatnonzero(status == FAILED) + self.first).tolist()
         return {row: reasons[row] for row in failed if row in reasons}
 
     def _write_failures(self, files: CommitGroup, reasons: Mapping[int, str]) -> None:
@@ -314,15 +497,10 @@ class ShardWriter:
         """Record what wrote `rows`, next to what wrote the others."""
         writes = writes_of_shard(self.view.paths, self.shard, self.view.rows_per_shard)
         new, today = frozenset(rows.tolist()), datetime.now(UTC).date().isoformat()
-        merged = [replace(write, rows=write.rows - new) for write in writes]
-        same = [place for place, write in enumerate(merged) if (write.info, write.date) == (info, today)]
-        if not same:
-            merged.append(Write(new, info, today))
-        for place in same:
-            merged[place] = replace(merged[place], rows=merged[place].rows | new)
+        if not any((write.info, write.date) == (info, today) for write in writes):
+            writes = [*writes, Write(frozenset(), info, today)]
+        merged = [
+            replace(write, rows=write.rows | new if (write.info, write.date) == (info, today) else write.rows - new)
+            for write in writes
+        ]
         files.put(self.view.paths.info(self.shard), encode_writes(self.shard, merged))
-
-
-def _taken(values: Shaped[np.ndarray, "K ..."], places: Int[np.ndarray, " F"]) -> Shaped[np.ndarray, "F ..."]:
-    """Return the rows at `places`; without a copy if those are all, in order."""
-    return values if np.array_equal(places, np.arange(len(values))) else values[places]

@@ -6,7 +6,6 @@ Guarantees
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,10 @@ import numpy as np
 
 from stepdiff.common.errors import StepDiffError
 from store.feature_store import Store
-from store.io.records import writes_of_shard
-from store.io.status import FAILED, OK
+from store.io.records import FAILED, OK, writes_of_shard
 from store.lineage import trained_on
-from store.lineage.commands import LineageOptions
 from store.snapshots.snapshot import figures_of
+from store.verbs.options import LineageOptions
 from store.view import View
 
 RECORD = "lineage.json"
@@ -26,70 +24,52 @@ _DEPTH = 2  # of folders in which runs are looked for
 _MOST_BYTES = 64 * 2**20
 
 
-@dataclass(frozen=True)
-class RowLineage:
-    """Where one row comes from."""
+def lineage(options: LineageOptions) -> dict[str, Any]:
+    """Return `path`, and what is known of `rows` and `heads`, in the order of the names.
 
-    key: str
-    row: int
-    entity: str
-    metadata: dict[str, Any]
-    forgotten: str | None
-    """the reason, if the row was forgotten; empty if none was given"""
-    views: list[dict[str, Any]]
-    """view, status, provenance; written: date, device, library versions; reason: why it failed"""
-    snapshots: list[str]
-    """those that name the row as finished in some view"""
-    trained: list[str]
-    """runs that may have drawn the clip in training"""
-    unknown: list[str]
-    """runs that do not state, or not completely, what trained them, and why"""
-
-
-@dataclass(frozen=True)
-class HeadLineage:
-    """What a head was trained on."""
-
-    run: str
-    store: dict[str, Any] | None
-    """path of the store, snapshot, and commit of each view; None: not recorded"""
-    reads: dict[str, Any]
-    """provenance of each view, and the language model's sha256"""
-    clips: int | None
-    """that may have trained it; None: not recorded"""
-    data: dict[str, str]
-    """other files that trained it -> their fingerprints"""
-    starts_from: list[str]
-    """runs before it, the latest first"""
-
-
-def lineage(options: LineageOptions) -> list[RowLineage | HeadLineage]:
-    """Answer for each name. StepDiffError: a name is neither a key nor a run."""
+    Of a row: key, row, entity, metadata; `forgotten`, the reason; `views`, with status, provenance, and when and on
+    what it was written; `snapshots` in which it is finished; `trained`, the runs that may have drawn it; `unknown`,
+    runs that do not state, or not completely, what trained them. Of a head: `run`; `store` with snapshot and commits;
+    `reads`, the provenance of each view; `clips` that may have trained it; fingerprints of other `data`; the runs that
+    it `starts_from`, the latest first. None is what was not recorded. StepDiffError: a name is neither a key nor a run.
+    """
     store = Store.open(options.path)
-    keys = [name for name in options.names if not (Path(name) / RECORD).is_file()]
+    runs = [Path(name) for name in options.names if (Path(name) / RECORD).is_file()]
+    keys = [name for name in options.names if Path(name) not in runs]
     rows = store.catalog(options.entity).rows(keys)
     if (rows < 0).any():
         unknown = keys[int(np.argmax(rows < 0))]
         raise StepDiffError(f"{unknown!r} is no key of the {options.entity} of {store.path}, and no folder of a run")
-    answers = dict(zip(keys, _rows(store, options, rows, keys), strict=True))
-    return [answers[name] if name in answers else head_lineage(Path(name)) for name in options.names]
+    answers = list(_rows(store, options, rows, keys))
+    return {"path": options.path, "rows": answers, "heads": [_head(run) for run in runs]}
 
 
-def _rows(store: Store, options: LineageOptions, rows: np.ndarray, keys: list[str]) -> Iterator[RowLineage]:
+def _rows(store: Store, options: LineageOptions, rows: np.ndarray, keys: list[str]) -> Iterator[dict[str, Any]]:
     catalog, entity = store.catalog(options.entity), options.entity
     about = {row.pop("row"): row for row in catalog.select(rows).to_dicts()}
     gone = dict(store.forgotten(entity).select("row", "reason").iter_rows())
     views = [store.view(entity, name) for name in store.views(entity)]
     named = _named(store, entity, rows)
-    folder = None if store.path.remote else Path(str(store.path)).absolute().parent
-    heads = folder if options.heads is None else Path(options.heads)
-    trained, unknown = ({}, []) if heads is None or entity != "clips" else _trained(heads, keys)
+    trained, unknown = dict[str, list[str]](), list[str]()
+    if entity == "clips" and (options.heads is not None or not store.path.remote):
+        heads = Path(str(store.path)).absolute().parent if options.heads is None else Path(options.heads)
+        trained, unknown = _trained(heads, keys)
     for key, row in zip(keys, rows.tolist(), strict=True):
         metadata = {name: value for name, value in about[row].items() if name != "key" and value is not None}
         reason = (gone[row] or "") if row in gone else None
         absent = "absent" if reason is None else "forgotten"
         states = [_state(view, row, absent) for view in views]
-        yield RowLineage(key, row, entity, metadata, reason, states, named[row], trained.get(key, []), list(unknown))
+        yield {
+            "key": key,
+            "row": row,
+            "entity": entity,
+            "metadata": metadata,
+            "forgotten": reason,
+            "views": states,
+            "snapshots": named[row],
+            "trained": trained.get(key, []),
+            "unknown": unknown,
+        }
 
 
 def _state(view: View, row: int, absent: str) -> dict[str, Any]:
@@ -146,8 +126,7 @@ def _trained(folder: Path, keys: list[str]) -> tuple[dict[str, list[str]], list[
     return drawn, unknown
 
 
-def head_lineage(run: Path) -> HeadLineage:
-    """Return what the head of a run was trained on. StepDiffError: its record is damaged."""
+def _head(run: Path) -> dict[str, Any]:
     record = read_record(run)
     before, init = [], record.get("init")
     while isinstance(init, dict):
@@ -155,9 +134,8 @@ def head_lineage(run: Path) -> HeadLineage:
         init = init.get("init")
     trained = record.get("trained_on")
     clips = trained.get("clips") if isinstance(trained, dict) else None
-    return HeadLineage(
-        str(run), record.get("store"), record.get("reads") or {}, clips, record.get("data") or {}, before
-    )
+    known = {"store": record.get("store"), "reads": record.get("reads") or {}, "data": record.get("data") or {}}
+    return {"run": str(run), **known, "clips": clips, "starts_from": before}
 
 
 def read_record(run: Path) -> dict[str, Any]:

@@ -21,13 +21,11 @@ from stepdiff.common.errors import StepDiffError, some
 from stepdiff.common.io import sealed as table
 from stepdiff.common.io.files import Place, listed
 from stepdiff.common.io.locks import locked
-from store.catalog.catalog import Catalog
-from store.catalog.forgotten import forgotten_path
+from store.catalog.catalog import Catalog, forgotten_path
 from store.catalog.parts import is_part
 from store.format.layout import ARRAYS, EARLIER, LOCK, SNAPSHOTS, ViewPaths, array_metadata, read_json, write_json
 from store.format.shard import encode_chunk, read_chunk
-from store.io.records import Write, encode_writes, writes_of_shard
-from store.io.status import FAILED, OK, REASONS
+from store.io.records import FAILED, OK, REASONS, Write, encode_writes, writes_of_shard
 from store.provenance import check_entity, check_name
 from store.snapshots.repair import write_array
 from store.snapshots.snapshot import CONTENT, moved, names, row_digests, write_about
@@ -36,8 +34,6 @@ from store.view import View
 KEPT = "kept"
 _IMPOSSIBLE = KeyError, TypeError, AttributeError, ValueError, pl.exceptions.PolarsError
 """raised by content that no version wrote"""
-_Source = tuple[UInt32[np.ndarray, "slots arrays"], Place | None]
-"""checksums of the rows of a shard, and the folder of kept rows that has them; None: the store"""
 
 
 def convert(store: Place, wait: bool = False) -> list[str]:
@@ -122,14 +118,14 @@ def _convert_shard(
     digests: UInt32[np.ndarray, " slots"],
     kept: list[Place],
 ) -> list[int]:
-    """Link or write status, checksums, features and record of a shard; return the slots of lost rows."""
+    """Link or write status, checksums, features and record of a shard; return the slots of lost rows.
+
+    `kept` are folders of rows that the store has replaced. Of `sources`, None is the store.
+    """
     shape = now.rows_per_shard, len(now.checksummed)
-    sources: list[_Source] = []
-    for version in (None, *kept):
-        path = now.paths.checksum(shard) if version is None else version / "checksum"
-        sums = read_chunk(path, shape, "uint32")
-        if sums is not None:
-            sources.append((sums, version))
+    paths_of_sums = [(now.paths.checksum(shard), None), *((version / "checksum", version) for version in kept)]
+    chunks = [(read_chunk(path, shape, "uint32"), version) for path, version in paths_of_sums]
+    sources = [(sums, version) for sums, version in chunks if sums is not None]
     ok, unknown = status == OK, status == OK
     sums, of_now = np.zeros(shape, np.uint32), status == FAILED
     for known, version in sources:
@@ -142,8 +138,9 @@ def _convert_shard(
         paths.checksum(shard).put([encode_chunk(sums)])
     elif ok.any():
         now.paths.checksum(shard).link_as(paths.checksum(shard))
-    for column, (name, feature) in enumerate((name, now.stored[name]) for name in now.checksummed):
-        path, old = (view.shard(name, shard, 1 + len(feature.shape)) for view in (paths, now.paths))
+    for column, name in enumerate(now.checksummed):
+        feature, old = now.stored[name], now.shard_path(name, shard)
+        path = moved(old, now.paths.store, paths.store)
         if not linked:
             files = [old if version is None else version / name for _, version in sources]
             lost |= set(write_array(path, files, feature, sums[:, column], ok & ~unknown).tolist())

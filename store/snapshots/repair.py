@@ -12,11 +12,11 @@ from jaxtyping import Bool, Int64, UInt32
 from stepdiff.common.errors import DamageError, StepDiffError
 from stepdiff.common.io.files import Place
 from stepdiff.common.io.sealed import crc32c
-from store.damage.view_damage import FileDamage, view_damage
+from store.damage import FileDamage, view_damage
 from store.feature_store import Store
 from store.format.layout import ABOUT
-from store.format.shard import RemoteShard, ShardFile, index_bytes, open_shard, read_chunk
-from store.io.status import OK
+from store.format.shard import index_bytes, open_shard
+from store.io.records import OK
 from store.provenance import Feature
 from store.snapshots.snapshot import figures_of, folder_of, moved, names, read_snapshot
 from store.view import View
@@ -39,9 +39,8 @@ def repair_snapshots(store: Store, view: View) -> list[FileDamage]:
 
 def _repair(store: Store, then: View, now: View) -> list[FileDamage]:
     """Repair one view of the store of a snapshot; return what is left."""
-    if not (damage := _damage(then, now)):
-        return []
-    assert store.at is not None
+    if not (damage := _damage(then, now)) or store.at is None:
+        return damage
     commit = read_snapshot(store.path, store.at).views[then.entity][then.name].commit
     others = [one.path for one in damage if _array(then, one.path) is None]
     before = {path: path.read_whole(_MOST_BYTES) for path in others if path.exists()}
@@ -58,11 +57,11 @@ def _repair(store: Store, then: View, now: View) -> list[FileDamage]:
             path.put([data])
     for one in _damage(then, now):
         if one.shard is not None and (array := _array(then, one.path)) is not None:
-            sums = read_chunk(then.paths.checksum(one.shard), (then.rows_per_shard, len(then.checksummed)), "uint32")
-            assert sums is not None  # or the damage were that of the checksums
-            column, ok = sums[:, then.checksummed.index(array)], then.shard_status(one.shard) == OK
+            ok, column = then.shard_status(one.shard) == OK, then.checksummed.index(array)
+            sums = np.zeros(len(ok), np.uint32)
+            sums[ok] = then.checksums(one.shard * then.rows_per_shard + np.flatnonzero(ok))[:, column]
             files = [one.path, moved(one.path, then.paths.store, now.paths.store)]
-            write_array(one.path, files, then.stored[array], column, ok)
+            write_array(one.path, files, then.stored[array], sums, ok)
     return _damage(store.view(then.entity, then.name), now)
 
 
@@ -87,20 +86,18 @@ def write_array(
 
     Returns the slots of rows that no source has; nothing is written where that is all of them.
     """
-    files: list[ShardFile | RemoteShard | None] = []
-    for source in sources:
-        with suppress(DamageError):
-            files.append(open_shard(source, len(sums)))
     fill = bytes(feature.row_bytes)
     rows: dict[int, bytes | memoryview] = {}
-    for slot in np.flatnonzero(wanted).tolist():
-        for file in files:
-            row = (file.row(slot) if file else None) or fill
-            if len(row) == len(fill) and crc32c(row) == sums[slot]:
-                rows[slot] = row
-                break
+    for source in sources:
+        with suppress(DamageError):
+            file = open_shard(source, len(sums))
+            for slot in np.flatnonzero(wanted).tolist():
+                row = (file.row(slot) if file else None) or fill
+                if slot not in rows and len(row) == len(fill) and crc32c(row) == sums[slot]:
+                    rows[slot] = row
     present = np.zeros(len(sums), bool)
     present[list(rows)] = True
     if rows:
-        path.put([*rows.values(), index_bytes(present, len(fill))], len(rows) * len(fill))
+        data = [rows[slot] for slot in sorted(rows)]
+        path.put([*data, index_bytes(present, len(fill))], len(rows) * len(fill))
     return np.flatnonzero(wanted & ~present)

@@ -26,13 +26,12 @@ from stepdiff.common.io.files import Place, RemotePath, listed
 from stepdiff.common.io.local import TEMPORARY, sync_tree
 from stepdiff.common.io.sealed import BLANK, crc32c
 from stepdiff.common.progress import progress
-from store.catalog.catalog import Catalog
-from store.catalog.forgotten import FOLDER as FORGOTTEN
-from store.catalog.forgotten import forgotten_path
+from store.catalog.catalog import FOLDER as FORGOTTEN
+from store.catalog.catalog import Catalog, forgotten_path
 from store.catalog.parts import is_part
-from store.damage.view_damage import shard_files
+from store.damage import shard_files
 from store.format.layout import ABOUT, ARRAYS, EARLIER, SNAPSHOTS, read_json, shard_numbers, write_json
-from store.io.status import FAILED, OK
+from store.io.records import FAILED, OK
 from store.provenance import ENTITIES, check_name
 from store.view import View
 
@@ -96,8 +95,11 @@ def read_snapshot(store: Place, name: str) -> Snapshot:
         raise StepDiffError(_of_earlier(folder))
     try:
         about = read_json(folder / ABOUT)
-        rows = {entity: int(about["rows"][entity]) for entity in about["rows"]}
-        views = {e: {check_name("view", view): _figures(of[view]) for view in of} for e, of in about["views"].items()}
+        rows = {entity: int(count) for entity, count in about["rows"].items()}
+        views = {
+            entity: {check_name("view", view): _figures(figures) for view, figures in of.items()}
+            for entity, of in about["views"].items()
+        }
         if {*rows, *views} - set(ENTITIES):
             raise ValueError("it names unknown entities")
         return Snapshot(name, str(about["created"]), str(about["note"]), rows, views)
@@ -206,9 +208,9 @@ def _link_store(store: Place, folder: Place) -> None:
         groups = [store / ARRAYS, *(store / ARRAYS / entity for entity in ENTITIES)]
         _link([group / "zarr.json" for group in groups], store, folder)
         _link([forgotten_path(store, entity) for entity in ENTITIES], store, folder)
-        for entity in ENTITIES:
-            _link(_catalog(store, entity).parts(), store, folder)
-            for index in listed(store / "catalog" / entity, "*.keys"):
+        for catalog in (_catalog(store, entity) for entity in ENTITIES):
+            _link(catalog.parts(), store, folder)
+            for index in listed(catalog.folder, "*.keys"):
                 _link([index], store, folder)
         if before.items() <= _settled(store, views).items():
             return
@@ -224,11 +226,9 @@ def _settled(store: Place, views: Sequence[View]) -> dict[str, object]:
         parts = (store / "catalog" / entity).identities()
         settled |= {f"{entity} {name}": version for name, version in parts.items() if is_part(store / name)}
     for view in views:
-        folders = view.paths.beside
-        merged = [
-            (name, now) for folder in folders for name, now in folder.identities().items() if name[:6] == "merged"
-        ]
-        settled[str(view.paths.group)] = (view.paths.group / "zarr.json").identity(), sorted(merged)
+        files = (file for folder in view.paths.beside for file in folder.identities().items())
+        merged = sorted((name, version) for name, version in files if name.startswith("merged"))
+        settled[str(view.paths.group)] = (view.paths.group / "zarr.json").identity(), merged
     return settled
 
 

@@ -6,15 +6,14 @@ Guarantees
 - the store's lock is held; a shard that is still being written is left alone
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Int64
 
 from stepdiff.common.errors import HeldError
 from stepdiff.common.io import sealed as table
@@ -26,8 +25,7 @@ from store.catalog.catalog import Catalog
 from store.catalog.parts import MOST_ROWS, is_part, part_name, read_part, rows_of_merged
 from store.feature_store import Store
 from store.format.layout import ARRAYS, MERGED_SHARDS, ViewPaths, half_made, shard_numbers
-from store.io.records import encode_merged_writes, read_merged_writes, writes_of_shard
-from store.io.status import failures_of_shards
+from store.io.records import encode_merged_writes, failures_of_shards, read_merged_writes, writes_of_shard
 from store.provenance import ENTITIES
 from store.snapshots.convert import KEPT
 from store.verbs.options import CompactOptions
@@ -36,38 +34,20 @@ from store.view import ABSENT, OK, View
 _MOST_RECORD_BYTES = 16 * 2**20  # of the merged records of writers
 
 
-@dataclass
-class Compacted:
-    """What was done. Sizes in bytes."""
-
-    store: str
-    catalog_parts: int = 0
-    """parts merged into others"""
-    failure_files: int = 0
-    """files of failures merged into others"""
-    records: int = 0
-    """records of shards' writers merged into others"""
-    locks: int = 0
-    """files of locks deleted that nobody holds"""
-    orphans: int = 0
-    """files deleted that nothing referred to"""
-    orphan_bytes: int = 0
-
-    def count_orphans(self, files: Mapping[Any, int]) -> None:
-        """Count deleted files, given with their sizes."""
-        self.orphans += len(files)
-        self.orphan_bytes += sum(files.values())
+Done = Counter[str]
+"""`catalog_parts`, `failure_files` and `records` (of shards' writers) merged into others, `locks` deleted that nobody
+holds, `orphans` deleted, files that nothing referred to, and their `orphan_bytes`"""
 
 
-def compact(options: CompactOptions) -> Compacted:
-    """Compact a store. StepDiffError where it is damaged, or another run is writing."""
+def compact(options: CompactOptions) -> dict[str, Any]:
+    """Compact a store; return the counts of `Done`. StepDiffError where it is damaged, or another run is writing."""
     store = Store.open(options.path)
-    done = Compacted(str(store.path))
+    done = Done(catalog_parts=0, failure_files=0, records=0, locks=0, orphans=0, orphan_bytes=0)
     left = [(path, path.files()) for path in store.path.temporaries()]
     with store.lock(options.wait):  # removes temporary files of dead runs
         for path, files in left:
             if not path.exists():
-                done.count_orphans(files)
+                _count_orphans(done, files)
         _remove_dropped(store, done)
         views = [store.view(entity, name) for entity in store.entities() for name in store.views(entity)]
         for entity in store.entities():
@@ -78,34 +58,36 @@ def compact(options: CompactOptions) -> Compacted:
                 _merge_failures(view, done)
                 _merge_records(view, done)
                 advance(1)
-        done.count_orphans((store.path / KEPT).files())
+        _count_orphans(done, (store.path / KEPT).files())
         (store.path / KEPT).remove()
-    return done
+    return {"store": str(store.path), **done}
 
 
-def _merge_parts(catalog: Catalog, done: Compacted) -> None:
+def _count_orphans(done: Done, files: Mapping[Any, int]) -> None:
+    """Count deleted files, given with their sizes."""
+    done.update(orphans=len(files), orphan_bytes=sum(files.values()))
+
+
+def _merge_parts(catalog: Catalog, done: Done) -> None:
     """Merge neighbours of up to MOST_ROWS rows; then delete what a merged part hides."""
     run: list[pl.DataFrame] = []
     for part in catalog.parts():
         if rows_of_merged(part) > MOST_ROWS / 2:
             _merge(catalog, run)
-            run = []
             continue
         frame = read_part(part)
         if run and (sum(map(len, run)) + len(frame) > MOST_ROWS or not _follows(run, frame)):
             _merge(catalog, run)
-            run = []
         run.append(frame)
     _merge(catalog, run)
     current = catalog.parts()
     hidden = {path for path in catalog.folder.glob("*.parquet") if is_part(path)} - set(current)
-    for part in current if hidden else ():
-        if rows_of_merged(part):
-            read_part(part)  # delete others only if the merged part is sound
+    for part in filter(rows_of_merged, current if hidden else ()):
+        read_part(part)  # delete others only if the merged part is sound
     for part in hidden:
         part.unlink()
     catalog.sweep()  # their indexes are stale
-    done.catalog_parts += len(hidden)
+    done["catalog_parts"] += len(hidden)
 
 
 def _follows(run: list[pl.DataFrame], frame: pl.DataFrame) -> bool:
@@ -116,28 +98,31 @@ def _follows(run: list[pl.DataFrame], frame: pl.DataFrame) -> bool:
 
 
 def _merge(catalog: Catalog, run: list[pl.DataFrame]) -> None:
-    if len(run) < 2:
-        return
-    data = table.encode(pl.concat(run, how="diagonal"))
-    name = part_name(int(run[0]["row"][0]), int(run[-1]["row"][-1]) + 1)
-    (catalog.folder / name).create([data], len(data))
+    """Write parts as one, if there are several, and empty the list."""
+    if len(run) > 1:
+        data = table.encode(pl.concat(run, how="diagonal"))
+        name = part_name(int(run[0]["row"][0]), int(run[-1]["row"][-1]) + 1)
+        (catalog.folder / name).create([data], len(data))
+    run.clear()
 
 
-def _merge_failures(view: View, done: Compacted) -> None:
+def _merge_failures(view: View, done: Done) -> None:
     """Merge the failures of shards, group by group."""
     path = view.paths.failures
     for merged, identities in _mergeable(path, "*.parquet", view.paths.merged_failures):
         first = min(identities) // MERGED_SHARDS * MERGED_SHARDS
         frame = failures_of_shards(view.paths, range(first, first + MERGED_SHARDS))
-        data = table.encode(frame[_may_fail(view, frame["key"])])
+        rows = view.catalog.rows(frame["key"])
+        order = np.argsort(rows, kind="stable")
+        data = table.encode(frame[order[view.status()[rows[order]] != OK]])
         merged.put([data], len(data))
         for shard in _unwritten(view, identities):
             if path(shard).identity() == identities[shard]:
                 path(shard).unlink()
-                done.failure_files += 1
+                done["failure_files"] += 1
 
 
-def _merge_records(view: View, done: Compacted) -> None:
+def _merge_records(view: View, done: Done) -> None:
     """Merge the records of shards' writers, group by group, and delete their locks."""
     path = view.paths.info
     for merged, identities in _mergeable(path, "*.json", view.paths.merged_info):
@@ -150,11 +135,11 @@ def _merge_records(view: View, done: Compacted) -> None:
         for shard in _unwritten(view, identities):
             if path(shard).identity() == identities[shard]:
                 path(shard).unlink()
-                done.records += 1
+                done["records"] += 1
             lock = view.paths.lock(shard)
             if not lock.remote:  # a new lease might be deleted
                 lock.unlink()
-                done.locks += 1
+                done["locks"] += 1
 
 
 def _mergeable(
@@ -176,14 +161,7 @@ def _unwritten(view: View, shards: Iterable[int]) -> Iterator[int]:
             yield shard
 
 
-def _may_fail(view: View, keys: pl.Series) -> Int64[np.ndarray, " some"]:
-    """Return the places of the keys whose rows are not ok, in the order of the rows."""
-    rows = view.catalog.rows(keys.to_list())
-    order = np.argsort(rows, kind="stable")
-    return order[view.status()[rows[order]] != OK]
-
-
-def _remove_uncommitted(view: View, done: Compacted) -> None:
+def _remove_uncommitted(view: View, done: Done) -> None:
     """Delete the files of shards that a killed run wrote and did not commit."""
     arrays = [view.paths.group / array / "c" for array in (*view.stored, "checksum")]
     shards = shard_numbers(path.name for folder in arrays for path in folder.glob("*"))
@@ -193,7 +171,7 @@ def _remove_uncommitted(view: View, done: Compacted) -> None:
         beside = (view.paths.failures(shard), view.paths.info(shard))
         # the arrays last: by them an interrupted run is found
         for path in (*beside, *(folder / str(shard) for folder in arrays)):
-            done.count_orphans(path.files())
+            _count_orphans(done, path.files())
             check_held(view.paths.lock(shard))  # or another run may have written it
             path.remove()
 
@@ -202,15 +180,15 @@ def _is_committed(view: View, shard: int) -> bool:
     return bool((view.shard_status(shard) != ABSENT).any())
 
 
-def _remove_dropped(store: Store, done: Compacted) -> None:
+def _remove_dropped(store: Store, done: Done) -> None:
     """Delete what a killed `drop` left of a view."""
     for entity in ENTITIES:
         for group in filter(half_made, listed(store.path / ARRAYS / entity, "*")):
             if group.is_dir():
-                done.count_orphans(group.files())
+                _count_orphans(done, group.files())
                 group.remove_folder(store.path)
         for parent in {folder.parent for folder in ViewPaths(store.path, entity, "any").beside}:
             for folder in parent.glob("*"):
                 if folder.is_dir() and not (store.path / ARRAYS / entity / folder.name).is_dir():
-                    done.count_orphans(folder.files())
+                    _count_orphans(done, folder.files())
                     folder.remove_folder(store.path)

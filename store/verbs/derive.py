@@ -12,8 +12,9 @@ Guarantees
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
@@ -22,33 +23,14 @@ from stepdiff.common.errors import StepDiffError
 from stepdiff.common.progress import progress
 from store.feature_store import Store
 from store.format.pool import TOKENS, pooled, pooled_view
+from store.io.records import reasons_by_row
 from store.io.writer import Values
 from store.provenance import Feature, Provenance, main_feature, with_dtype
 from store.verbs.options import DeriveOptions, PoolOptions, RequantiseOptions
 from store.view import ABSENT, FAILED, OK, View
 
 
-@dataclass(frozen=True)
-class Derived:
-    """The new view. Counts are of rows that are finished or failed in the old view."""
-
-    store: str
-    entity: str
-    view: str
-    made_from: str
-    feature: str
-    """the feature that is converted"""
-    dtype: str
-    done: int
-    """converted by this run"""
-    already: int
-    """converted before"""
-    failed: int
-    """failed in the old view, or because they do not fit the dtype"""
-    seconds: float
-
-
-def requantise(options: RequantiseOptions) -> Derived:
+def requantise(options: RequantiseOptions) -> dict[str, Any]:
     """Convert the missing rows. StepDiffError where the old view does not exist, or the new one has another source."""
     store = Store.open(options.path)
     old = store.view(options.entity, options.view, check="always")
@@ -59,7 +41,7 @@ def requantise(options: RequantiseOptions) -> Derived:
     return _derive(options, store, old, provenance, features, main, "requantised", lambda values: values)
 
 
-def pool(options: PoolOptions) -> Derived:
+def pool(options: PoolOptions) -> dict[str, Any]:
     """Pool the missing rows. StepDiffError where the old view cannot be pooled, or the new one has another source."""
     store = Store.open(options.path)
     old = store.view(options.entity, options.view, check="always")
@@ -92,11 +74,12 @@ def _derive(
     feature: str,
     verb: str,
     convert: Callable[[Values], Values],
-) -> Derived:
+) -> dict[str, Any]:
     """Write the missing rows of a view of that provenance and those features, of which `feature` is converted.
 
     The record of each shard names the old view as `VERB_from`. `convert` makes the features of rows of the new view
-    from those of the old one, which are floats that keep every stored bit.
+    from those of the old one, which are floats that keep every stored bit. Returns the rows that are `done` by this
+    run, were `already`, and `failed` in the old view or because they do not fit the dtype.
     """
     begin = time.monotonic()
     info = {f"{verb}_from": old.name, "numpy": version("numpy"), "store": old.provenance.dtypes}
@@ -104,29 +87,26 @@ def _derive(
         new = writer.view
         source, before = old.status(), new.status()
         todo = np.flatnonzero(((source == OK) & (before != OK)) | ((source == FAILED) & (before == ABSENT)))
-        failures = old.failures()
-        reasons = dict(zip(store.catalog(old.entity).rows(failures["key"]).tolist(), failures["reason"], strict=True))
+        reasons = reasons_by_row(old.catalog, old.failures())
 
         def copied(rows: Int64[np.ndarray, " S"]) -> tuple[Values, Mapping[int, str]]:
             good, failed = rows[source[rows] == OK], rows[source[rows] == FAILED]
-            values = {
-                name: old.read(name, good, dtype="float32" if made.dtype == "int8" else None)
-                for name, made in old.features.items()
-            }
+            dtypes = {name: "float32" if made.dtype == "int8" else None for name, made in old.features.items()}
+            values = {name: old.read(name, good, dtype=dtype) for name, dtype in dtypes.items()}
             return convert(values), {row: reasons[row] for row in failed.tolist()}
 
         with progress(f"{old.name} to {new.name}", len(todo)) as advance:
             writer.fill(todo, copied, advance)
     after = new.status()
-    return Derived(
-        store=str(store.path),
-        entity=old.entity,
-        view=new.name,
-        made_from=old.name,
-        feature=feature,
-        dtype=features[feature].dtype,
-        done=int((after[todo] == OK).sum()),
-        already=int((before == OK).sum()),
-        failed=int((after == FAILED).sum()),
-        seconds=round(time.monotonic() - begin, 3),
-    )
+    return {
+        "store": str(store.path),
+        "entity": old.entity,
+        "view": new.name,
+        "made_from": old.name,
+        "feature": feature,
+        "dtype": features[feature].dtype,
+        "done": int((after[todo] == OK).sum()),
+        "already": int((before == OK).sum()),
+        "failed": int((after == FAILED).sum()),
+        "seconds": round(time.monotonic() - begin, 3),
+    }

@@ -1,12 +1,10 @@
 """The content of a store: figures of its views, its rows by status, and why rows failed."""
 
 import json
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import UInt8
 from rich import box
 from rich.table import Table
 
@@ -17,68 +15,42 @@ from store.verbs.options import FailuresOptions, InfoOptions, RowsOptions
 from store.view import ABSENT, FAILED, OK, View
 
 
-@dataclass(frozen=True)
-class ViewInfo:
-    """Figures of one view."""
+def store_info(options: InfoOptions) -> dict[str, Any]:
+    """Return the figures of a store: rows and forgotten rows of each entity, and its `views`.
 
-    entity: str
-    view: str
-    provenance: dict[str, Any]
-    features: dict[str, dict[str, Any]]
-    """feature -> shape of a row, dtype"""
-    rows_per_shard: int
-    rows: int
-    """rows of the catalog: ok + failed + absent"""
-    ok: int
-    failed: int
-    absent: int
-    shards: int
-    """shards committed so far"""
-    bytes: int
-    """bytes of the view's files"""
-
-
-def view_info(view: View) -> ViewInfo:
-    """Return the figures of `view`; StepDiffError where it is damaged."""
-    status = view.status()
-    count = np.bincount(status, minlength=3)
-    return ViewInfo(
-        entity=view.entity,
-        view=view.name,
-        provenance=view.provenance.as_dict(),
-        features={name: {"shape": list(f.shape), "dtype": f.dtype} for name, f in view.features.items()},
-        rows_per_shard=view.rows_per_shard,
-        rows=len(status),
-        ok=int(count[OK]),
-        failed=int(count[FAILED]),
-        absent=int(count[ABSENT]),
-        shards=len(np.unique(np.flatnonzero(status) // view.rows_per_shard)),
-        bytes=sum(view.paths.group.files().values()),
-    )
-
-
-@dataclass(frozen=True)
-class StoreInfo:
-    """Figures of a store."""
-
-    path: str
-    rows: dict[str, int]
-    """entity -> rows of its catalog"""
-    views: list[ViewInfo]
-    forgotten: dict[str, int]
-    """entity -> rows that were forgotten, where there are any"""
-
-
-def store_info(options: InfoOptions) -> StoreInfo:
-    """Return the figures of a store and of every view."""
+    Of a view: its `rows` in the catalog, which are ok, failed or absent; the `shards` committed so far; the `bytes` of
+    its files. StepDiffError where one is damaged.
+    """
     store = Store.open(options.path)
     rows = {entity: len(store.catalog(entity)) for entity in store.entities()}
-    views = [view_info(store.view(entity, name)) for entity in rows for name in store.views(entity)]
     forgotten = {entity: len(store.forgotten(entity)) for entity in rows}
-    return StoreInfo(store.location, rows, views, {entity: count for entity, count in forgotten.items() if count})
+    return {
+        "path": store.location,
+        "rows": rows,
+        "views": [_figures(store.view(entity, name)) for entity in rows for name in store.views(entity)],
+        "forgotten": {entity: count for entity, count in forgotten.items() if count},
+    }
 
 
-def info_table(views: list[ViewInfo]) -> Table:
+def _figures(view: View) -> dict[str, Any]:
+    status = view.status()
+    count = np.bincount(status, minlength=3).tolist()
+    return {
+        "entity": view.entity,
+        "view": view.name,
+        "provenance": view.provenance.as_dict(),
+        "features": {name: {"shape": list(f.shape), "dtype": f.dtype} for name, f in view.features.items()},
+        "rows_per_shard": view.rows_per_shard,
+        "rows": len(status),
+        "ok": count[OK],
+        "failed": count[FAILED],
+        "absent": count[ABSENT],
+        "shards": len(np.unique(np.flatnonzero(status) // view.rows_per_shard)),
+        "bytes": sum(view.paths.group.files().values()),
+    }
+
+
+def info_table(views: list[dict[str, Any]]) -> Table:
     """Return the figures as a table, one view a row."""
     table = Table(box=box.SIMPLE_HEAD, padding=0)
     table.add_column("view", overflow="fold", min_width=9)
@@ -87,16 +59,10 @@ def info_table(views: list[ViewInfo]) -> Table:
     for heading in ("ok", "failed", "absent", "shards", "size"):
         table.add_column(heading, justify="right", no_wrap=True)
     for view in views:
-        features = "\n".join(
-            f"{name} {'x'.join(map(str, f['shape']))} {f['dtype']}" for name, f in view.features.items()
-        )
-        table.add_row(
-            f"{view.entity}/{view.view}",
-            view.provenance["encoder"],
-            features,
-            *(f"{n:,}" for n in (view.ok, view.failed, view.absent, view.shards)),
-            readable_bytes(view.bytes),
-        )
+        features = (f"{name} {'x'.join(map(str, f['shape']))} {f['dtype']}" for name, f in view["features"].items())
+        counts = (f"{view[name]:,}" for name in ("ok", "failed", "absent", "shards"))
+        texts = (f"{view['entity']}/{view['view']}", view["provenance"]["encoder"], "\n".join(features))
+        table.add_row(*texts, *counts, readable_bytes(view["bytes"]))
     return table
 
 
@@ -116,10 +82,10 @@ _FORGOTTEN = 3
 def list_failures(options: FailuresOptions) -> int:
     """Print or write view, key and reason of the rows that failed."""
     store = Store.open(options.path)
-    frames = [pl.DataFrame(schema={"view": pl.String, "key": pl.String, "reason": pl.String})]
-    for view in _views(store, options.entity, options.view):
-        frames.append(view.failures().select(pl.lit(view.name).alias("view"), "key", "reason"))
-    return _write_rows(options, pl.concat(frames))
+    empty = pl.DataFrame(schema={"view": pl.String, "key": pl.String, "reason": pl.String})
+    views = _views(store, options.entity, options.view)
+    frames = (view.failures().select(pl.lit(view.name).alias("view"), "key", "reason") for view in views)
+    return _write_rows(options, pl.concat([empty, *frames]))
 
 
 def list_rows(options: RowsOptions) -> int:
@@ -132,13 +98,15 @@ def list_rows(options: RowsOptions) -> int:
     forgotten = store.forgotten(options.entity)
     count = len(catalog)
     gone = np.isin(np.arange(count), forgotten["row"].to_numpy())
-    status = {view.name: np.where(gone, _FORGOTTEN, _longer(view.status(), count)) for view in views}
+    status = {view.name: np.full(count, ABSENT) for view in views}
+    for view in views:
+        known = view.status()[:count]  # others were appended meanwhile
+        status[view.name][: len(known)] = known
+        status[view.name][gone] = _FORGOTTEN
     chosen = np.ones(count, bool)
     if options.status is not None:
         wanted = WORDS.index(options.status)
-        chosen = gone & (wanted == _FORGOTTEN)
-        for values in status.values():
-            chosen |= values == wanted
+        chosen = np.any([gone & (wanted == _FORGOTTEN), *(values == wanted for values in status.values())], axis=0)
     places = np.flatnonzero(chosen)
     frame = pl.DataFrame({"row": places, "key": catalog.keys(places)}, schema={"row": pl.Int64, "key": pl.String})
     words = np.array(WORDS, object)
@@ -146,11 +114,6 @@ def list_rows(options: RowsOptions) -> int:
     if gone[places].any():
         frame = frame.join(forgotten.select("row", "reason"), on="row", how="left", maintain_order="left")
     return _write_rows(options, frame)
-
-
-def _longer(status: UInt8[np.ndarray, " rows"], count: int) -> UInt8[np.ndarray, " count"]:
-    """Return the status of the first `count` rows: others were appended meanwhile."""
-    return np.concatenate([status[:count], np.full(max(count - len(status), 0), ABSENT, np.uint8)])
 
 
 def _write_rows(options: FailuresOptions, frame: pl.DataFrame) -> int:

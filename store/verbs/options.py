@@ -1,5 +1,6 @@
 """Options of the verbs of `python -m store`."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -7,6 +8,10 @@ from typing import Literal
 Entity = Literal["clips", "texts"]
 Dtype = Literal["float16", "float32", "int8"]
 Floats = Literal["float16", "float32"]
+Format = Literal["parquet", "lance", "huggingface", "webdataset"]
+Readable = Literal["parquet", "lance"]
+SUFFIXES: Mapping[str, Readable] = {".parquet": "parquet", ".lance": "lance"}
+UNKNOWN_LICENSE = "unknown: features inherit the licence of the videos"
 
 
 @dataclass(frozen=True)
@@ -167,3 +172,112 @@ class CompactOptions(Waiting, InStore):
 
     Merges parts of the catalog and failures; deletes temporary files of dead runs, remains of dropped views, and
     shards that were written but never committed. No row moves, and readers may continue."""
+
+
+@dataclass(frozen=True)
+class ExportOptions(OfEntity):
+    """Copy the finished rows of a view, with the catalog's metadata, into the files of another library.
+
+    Failed and absent rows are left out and counted. A killed export continues with the same command, if the rows are
+    the same: those of a snapshot (--store STORE@NAME) always are. A card in the result describes encoder, provenance,
+    counts and how to open it."""
+
+    path: str
+    """folder to create; an existing export is not replaced"""
+    store: str
+    """folder of the feature store"""
+    view: str
+    """name of the view"""
+    format: Format | None = None
+    """files to write. Default: by the suffix .parquet or .lance"""
+    features: tuple[str, ...] = ()
+    """features to export. Default: all"""
+    columns: tuple[str, ...] = ()
+    """columns of the catalog to export. Default: all"""
+    dtype: Floats | None = None
+    """dtype of all features; int8 is dequantised. Default: as stored, int8 with its float16 scales"""
+    license: str = UNKNOWN_LICENSE
+    """license of the features, for the dataset card"""
+
+
+@dataclass(frozen=True)
+class ImportOptions(OfEntity, Waiting):
+    """Copy features from Parquet or Lance files into a view.
+
+    Other columns than key and features become metadata of new clips; those that do not are listed. A second run copies
+    only what is missing. Rows that cannot be read, or do not fit, are recorded as failed with the reason; exit status 1
+    if there are any."""
+
+    path: str
+    """file or folder to read"""
+    store: str
+    """folder of the feature store; created if missing"""
+    view: str
+    """name of the view; created if missing"""
+    format: Readable | None = None
+    """files to read. Default: by suffix and content"""
+    encoder: str | None = None
+    """provenance: name of the frozen encoder that computed the features. Default, as of the next four: what the files
+    say, if store export wrote them"""
+    weights_sha256: str | None = None
+    """provenance: sha256, in hex, of the encoder's weights"""
+    layer: str | None = None
+    """provenance: the layer whose output the features are"""
+    frames: str | None = None
+    """provenance: how frames were sampled, `none` for texts"""
+    crop: str | None = None
+    """provenance: how frames were resized and cropped"""
+    features: tuple[str, ...] = ()
+    """features of the view, each NAME or NAME=COLUMN. Default: all columns of lists of floats"""
+    columns: tuple[str, ...] = ()
+    """columns to take as metadata of new rows. Default: all that are no lists of numbers"""
+    keys: str | None = None
+    """column of the rows' keys. Default: `key`, or the only one of texts"""
+    dtype: Dtype | None = None
+    """dtype of the largest feature. Default: float16 and int8 with scales remain, other floats become float32"""
+    retry_failed: bool = False
+    """retry rows that failed before"""
+
+
+@dataclass(frozen=True)
+class TagOptions(InStore):
+    """Name what a store holds now, so that it can be read as it is now at any later time.
+
+    A snapshot gives the store's files second names (hard links): it takes no space until the store replaces them. In an
+    object store it is a copy. A run may be writing meanwhile. Read it with Store.open(PATH, at="NAME"), or give
+    PATH@NAME to any command that reads a store."""
+
+    name: str
+    """name of the snapshot: letters, digits, '-' and '_'"""
+    note: str = ""
+    """text that `store log` shows"""
+    delete: bool = False
+    """delete the snapshot instead, and what it alone keeps"""
+
+
+@dataclass(frozen=True)
+class LogOptions(InStore):
+    """List the snapshots of a store, the newest first, and what changed from each to the next."""
+
+
+@dataclass(frozen=True)
+class ConvertOptions(Waiting, InStore):
+    """Convert the snapshots that earlier versions of this program made, so that they are read and kept as new ones.
+
+    Until then nothing is written into the store. A conversion that was killed is completed by the same command."""
+
+
+@dataclass(frozen=True)
+class LineageOptions(InStore):
+    """Say where rows come from, and what was trained on them; or what a head was trained on.
+
+    Of a clip: its metadata, in each view its status, the encoder with its weights, and when and on what the row was
+    written; the snapshots that name it; the heads that may have drawn it in training. Of a head, given as the
+    folder of its run: the store, snapshot and views that it read, how many clips trained it, and the runs before it."""
+
+    names: tuple[str, ...]
+    """ids of clips (or texts), or folders of runs of heads.train"""
+    heads: str | None = None
+    """folder with runs of heads.train, in it or up to two levels below; by default the one that contains the store"""
+    entity: Entity = "clips"
+    """what the ids name: clips or texts"""

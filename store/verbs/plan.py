@@ -6,9 +6,8 @@ Guarantees
 
 import math
 import time
-from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,8 @@ import polars as pl
 
 from stepdiff.common.errors import StepDiffError
 from store.feature_store import Store, shard_rows
-from store.format.layout import MERGED_SHARDS
+from store.format.layout import MERGED_SHARDS, stored_features
 from store.format.pool import TOKENS, pool_of, pooled_view
-from store.format.view_metadata import stored_features
 from store.io.records import all_writes
 from store.provenance import Feature, Provenance, with_dtype
 from store.verbs.options import PlanOptions
@@ -94,61 +92,15 @@ class Sizes:
     """files after `store compact`"""
 
 
-@dataclass(frozen=True)
-class Hours:
-    """Duration at one measured rate."""
+def plan(options: PlanOptions) -> dict[str, Any]:
+    """Return the plan. StepDiffError where options do not fit, or an encoder, view or rate is missing.
 
-    clips_per_second: float
-    """rows per second of one worker"""
-    device: str
-    """cpu, cuda, or `worker` where the rate was given"""
-    measured: str
-    """source of the rate"""
-    worker_hours: float
-    hours: float
-    """with all workers at once"""
-
-
-@dataclass(frozen=True)
-class Caching:
-    """Whether features of a clip that are read take less time than encoding the clip again."""
-
-    device: str
-    encode_seconds: float
-    """of one worker"""
-    read_seconds: float
-    reads: int | None
-    """from which encoding once, writing (counted as a read) and reading takes less time than encoding for each read;
-    None: never"""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The plan of a job."""
-
-    rows: int
-    entity: str
-    encoder: str
-    features: dict[str, list[int]]
-    """feature -> shape of a row"""
-    dtype: str
-    workers: int
-    sizes: list[Sizes]
-    """one per dtype, the chosen one included"""
-    hours: list[Hours]
-    """one per device; empty where no rate was measured"""
-    video_bytes: float | None
-    """bytes of the video files for each clip, in the store of --like or --measured-in; None: unknown"""
-    setting: Setting | None
-    """recommended; None: the encoder's features have one setting, or are pooled already"""
-    read_mb_per_second: float | None
-    """given, or measured by reading rows of that store; None: unknown"""
-    caching: list[Caching]
-    """one per device, for the chosen dtype; empty where encoding or reading was not measured"""
-
-
-def plan(options: PlanOptions) -> Plan:
-    """Return the plan. StepDiffError where options do not fit, or an encoder, view or rate is missing."""
+    It has `sizes` for each dtype, the chosen one included; `hours` for each device, empty where no rate was measured;
+    `video_bytes` of the video files for each clip, in the store of --like or --measured-in; the recommended `setting`,
+    None where the encoder's features have one setting, or are pooled already; `read_mb_per_second`, given or measured
+    by reading rows of that store; `caching` for each device, empty where encoding or reading was not measured. What is
+    not known is None.
+    """
     if not options.clips >= 1 or options.clips % 1:
         raise StepDiffError(f"--clips {options.clips} is not a whole number of at least 1")
     rows = int(options.clips)
@@ -182,40 +134,43 @@ def plan(options: PlanOptions) -> Plan:
     chosen = next((size for size in planned if size.dtype == options.dtype), planned[0])
     hours = _hours(options, rows, entity, made, source)
     rate = rate or (read_rate(Store.open(source), entity, made) if source else None)
-    return Plan(
-        rows=rows,
-        entity=entity,
-        encoder=made.encoder,
-        features={name: list(feature.shape) for name, feature in features.items()},
-        dtype=chosen.dtype,
-        workers=options.workers,
-        sizes=planned,
-        hours=hours,
-        video_bytes=video_bytes(Store.open(source)) if source and entity == "clips" else None,
-        setting=setting,
-        read_mb_per_second=rate,
-        caching=[caching(hour, chosen.bytes_per_row, rate) for hour in hours] if rate else [],
-    )
+    return {
+        "rows": rows,
+        "entity": entity,
+        "encoder": made.encoder,
+        "features": {name: list(feature.shape) for name, feature in features.items()},
+        "dtype": chosen.dtype,
+        "workers": options.workers,
+        "sizes": [asdict(size) for size in planned],
+        "hours": hours,
+        "video_bytes": video_bytes(Store.open(source)) if source and entity == "clips" else None,
+        "setting": setting and asdict(setting),
+        "read_mb_per_second": rate,
+        "caching": [caching(hour, chosen.bytes_per_row, rate) for hour in hours] if rate else [],
+    }
 
 
 def _setting(made: Provenance, features: Mapping[str, Feature]) -> Setting | None:
     """Return the recommended setting of an encoder with its bytes."""
     if TOKENS not in features or pool_of(made) != 1:
         return None
-    known = (each.setting for each in ENCODERS.values() if each.name == made.encoder)
-    setting = next(known, Setting())
+    setting = next((known.setting for known in ENCODERS.values() if known.name == made.encoder), Setting())
     if setting.pool != 1:
         _, features, _ = pooled_view(made, features, setting.pool)
     size = sizes(1, with_dtype(features, setting.dtype), setting.dtype, 1)
     return replace(setting, bytes_per_row=size.bytes_per_row)
 
 
-def caching(hours: Hours, bytes_per_row: float, mb_per_second: float) -> Caching:
-    """Return whether reading features of `bytes_per_row` takes less time than encoding at a rate."""
-    encode, read = 1 / hours.clips_per_second, bytes_per_row / mb_per_second / 1e6
+def caching(hours: dict[str, Any], bytes_per_row: float, mb_per_second: float) -> dict[str, Any]:
+    """Return whether reading features of a clip of `bytes_per_row` takes less time than encoding it, by one worker.
+
+    From `reads` on, encoding once, writing (counted as a read) and reading takes less time than encoding for each read;
+    None: never.
+    """
+    encode, read = 1 / hours["clips_per_second"], bytes_per_row / mb_per_second / 1e6
     saved = encode - read
     reads = math.floor((encode + read) / saved) + 1 if saved > 0 else None
-    return Caching(hours.device, encode, read, reads)
+    return {"device": hours["device"], "encode_seconds": encode, "read_seconds": read, "reads": reads}
 
 
 def read_rate(store: Store, entity: str, made: Provenance) -> float | None:
@@ -268,7 +223,7 @@ def measured_rates(store: Store, entity: str, encoder: str, weights: str = "") -
 
     With `weights`, a sha256, only of views with those: models of one encoder may differ in size.
     """
-    rates: dict[str, tuple[int, float]] = defaultdict(lambda: (0, 0.0))
+    rates: dict[str, tuple[int, float]] = {}
     for name in store.views(entity):
         view = store.view(entity, name)
         made = view.provenance
@@ -276,37 +231,41 @@ def measured_rates(store: Store, entity: str, encoder: str, weights: str = "") -
             continue
         for _, writes in all_writes(view.paths, view.rows_per_shard):
             for write in writes:
-                device: Any = write.info.get("device")
-                rows: Any = write.info.get("rows")
-                seconds: Any = write.info.get("seconds")
+                known: list[Any] = [write.info.get(name) for name in ("device", "rows", "seconds")]
+                device, rows, seconds = known
                 if isinstance(device, str) and _is_count(rows) and _is_count(seconds):
-                    before = rates[device]
+                    before = rates.get(device, (0, 0.0))
                     rates[device] = before[0] + rows, before[1] + seconds
-    return dict(rates)
+    return rates
 
 
 def _is_count(value: Any) -> bool:
     return type(value) in (int, float) and 0 < value < _MOST_COUNTED
 
 
-def _hours(options: PlanOptions, rows: int, entity: str, made: Provenance, where: str | None) -> list[Hours]:
-    if options.clips_per_second is not None:
-        if not 0 < options.clips_per_second < math.inf:
-            raise StepDiffError(f"--clips-per-second {options.clips_per_second} is not above 0")
-        return [_hour(rows, options.clips_per_second, "worker", "as given", options.workers)]
-    if where is None:
-        return []
-    rates = measured_rates(Store.open(where), entity, made.encoder, made.weights)
-    if options.measured_in and not rates:
-        raise StepDiffError(
-            f"{where} has no measured rate of {made.encoder} on {entity}: run python -m featurize first"
-        )
+def _hours(options: PlanOptions, rows: int, entity: str, made: Provenance, where: str | None) -> list[dict[str, Any]]:
+    """Return the hours at the given rate (of device `worker`), or at the rates of each device that a store records."""
+    if (rate := options.clips_per_second) is not None:
+        if not 0 < rate < math.inf:
+            raise StepDiffError(f"--clips-per-second {rate} is not above 0")
+        measured = [(rate, "worker", "as given")]
+    else:
+        rates = {} if where is None else measured_rates(Store.open(where), entity, made.encoder, made.weights)
+        if options.measured_in and not rates:
+            raise StepDiffError(
+                f"{where} has no measured rate of {made.encoder} on {entity}: run python -m featurize first"
+            )
+        measured = [
+            (count / seconds, device, f"{count:,} {entity} in {seconds:,.1f} s in {where}")
+            for device, (count, seconds) in sorted(rates.items())
+        ]
     return [
-        _hour(rows, count / seconds, device, f"{count:,} {entity} in {seconds:,.1f} s in {where}", options.workers)
-        for device, (count, seconds) in sorted(rates.items())
+        {
+            "clips_per_second": rate,
+            "device": device,
+            "measured": source,
+            "worker_hours": rows / rate / 3600,
+            "hours": rows / rate / 3600 / options.workers,
+        }
+        for rate, device, source in measured
     ]
-
-
-def _hour(rows: int, rate: float, device: str, measured: str, workers: int) -> Hours:
-    hours = rows / rate / 3600
-    return Hours(rate, device, measured, hours, hours / workers)

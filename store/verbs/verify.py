@@ -28,7 +28,7 @@ from stepdiff.common.io.local import TEMPORARY
 from store.catalog.catalog import Catalog
 from store.catalog.key_index import open_index
 from store.catalog.parts import first_row, read_part
-from store.damage.view_damage import unreadable, unsealed, view_damage
+from store.damage import unreadable, unsealed, view_damage
 from store.feature_store import Store
 from store.format.layout import (
     ABOUT,
@@ -37,14 +37,13 @@ from store.format.layout import (
     LOCK,
     SNAPSHOTS,
     ViewPaths,
+    array_shape,
     half_made,
     read_json,
     shard_number,
 )
-from store.format.view_metadata import array_shape
-from store.io.records import filled_by_featurize
 from store.snapshots.snapshot import figures_of, folder_of, names, read_snapshot
-from store.verbs.forget import wrongly_forgotten
+from store.verbs.removal import wrongly_forgotten
 from store.view import View
 
 NOT_COVERED = (
@@ -79,16 +78,35 @@ def verify(store: Store, without: tuple[str, str] | None = None) -> list[Damage]
     """Return all damage in `store` and its snapshots, but of the view `without` (entity, name); it raises nothing."""
     if store.at is not None:
         raise StepDiffError(f"{store.path} is verified with all its snapshots: give the store without @{store.at}")
-    damage = ((_below(store, path), what, tuple(clips)) for path, what, clips in _all(store, without))
-    return [Damage(path, what, clips, remedy(store.path, path)) for path, what, clips in damage]
+    read: dict[tuple[str, str], list[View]] = {}
+    damage = [
+        *_unsealed([store.path / "store.json"], ()),
+        *_catalogs_and_views(store, without, read),
+        *_annotations(store.path / "annotations"),
+        *_cards(store.path / "indexes"),
+    ]
+    for name in names(store.path)[0]:
+        damage += _snapshot(store, name, without, read)
+    paths = [_below(store, path) for path, _, _ in damage]
+    return [
+        Damage(path, what, tuple(clips), remedy(store.path, path))
+        for path, (_, what, clips) in zip(paths, damage, strict=True)
+    ]
 
 
 def remedy(store: Place, path: str) -> str:
     """Return what to do about the damaged file `path`, which is relative to the store."""
     parts = PurePosixPath(path).parts
     folder = parts[0] if parts else ""
-    if folder in (ARRAYS, "failures", "shards"):
-        return _remedy_of_view(store, parts[1:])
+    if folder in (ARRAYS, "failures", "shards") and len(parts) > 3:
+        shard = next((n for part in parts[3:] if (n := shard_number(part.split(".")[0])) is not None), None)
+        other = f"{_RESTORE}, or remove the view with python -m store drop and fill it again"
+        if parts[3] == "zarr.json":
+            return other
+        if shard is not None:
+            other = f"delete {ViewPaths(store, parts[1], parts[2]).status(shard)} and repeat that command"
+        again = f"repeat the featurize command that filled view {parts[2]} of {parts[1]}, with --repair"
+        return f"{again}; if another command filled it, {other}"
     if folder == SNAPSHOTS and parts[-1] == EARLIER:
         return f"run python -m store convert-snapshots {store}"
     if folder == SNAPSHOTS:
@@ -101,45 +119,18 @@ def remedy(store: Place, path: str) -> str:
     }.get(folder, _RESTORE)
 
 
-def _remedy_of_view(store: Place, parts: tuple[str, ...]) -> str:
-    if len(parts) < 3:
-        return _RESTORE
-    entity, view = parts[:2]
-    paths = ViewPaths(store, entity, view)
-    shard = next((n for part in parts[2:] if (n := shard_number(part.split(".")[0])) is not None), None)
-    if parts[2] != "zarr.json" and filled_by_featurize(paths, shard):
-        return f"repeat the featurize command that filled view {view} of {entity}, with --repair"
-    if parts[2] == "zarr.json" or shard is None:
-        return f"{_RESTORE}, or remove the view with python -m store drop and fill it again"
-    return f"delete {paths.status(shard)} and repeat the command that filled view {view} of {entity}"
-
-
 def _below(store: Store, path: Place) -> str:
     return str(path.relative_to(store.path))  # type: ignore[arg-type]  # both local, or both remote
 
 
 def uncovered(store: Store) -> list[str]:
     """Return the files below annotations/ and indexes/ that carry no checksum, relative to the store."""
-    paths: list[Place] = []
-    named: set[str] = set()
-    for path in _files(store.path / "indexes"):
-        if path.name.endswith(".json"):
-            named |= {str(path.parent / name) for name in _named_files(path) or ()}
-        else:
-            paths.append(path)
-    paths = [path for path in paths if str(path) not in named]
+    files = _files(store.path / "indexes")
+    cards = [path for path in files if path.name.endswith(".json")]
+    covered = {*cards, *(path.parent / name for path in cards for name in _named_files(path) or ())}
+    paths = [path for path in files if path not in covered]
     paths += [path for path in _files(store.path / "annotations") if not _is_sealed_file(path)]
     return [_below(store, path) for path in paths]
-
-
-def _all(store: Store, without: tuple[str, str] | None) -> Iterator[_Found]:
-    read: dict[tuple[str, str], list[View]] = {}
-    yield from _unsealed([store.path / "store.json"], ())
-    yield from _catalogs_and_views(store, without, read)
-    yield from _annotations(store.path / "annotations")
-    yield from _cards(store.path / "indexes")
-    for name in names(store.path)[0]:
-        yield from _snapshot(store, name, without, read)
 
 
 def _catalogs_and_views(
@@ -162,17 +153,15 @@ def _catalogs_and_views(
             yield from _unsealed([root / "zarr.json"], ())
         for folder in folders:
             group = folder / "zarr.json"
-            broken = list(_unsealed([group], keys.all()))
-            yield from broken
+            yield from (broken := list(_unsealed([group], keys.all)))
             if not broken and without != (entity, folder.name):
                 try:
                     view, before = store.view(entity, folder.name), read.setdefault((entity, folder.name), [])
-                    for one in view_damage(view, keys.rows(), before):
-                        rows = keys.all() if one.rows is None else keys(one.rows)
-                        yield one.path, one.what, rows
+                    for one in view_damage(view, keys.rows, before):
+                        yield one.path, one.what, keys.all if one.rows is None else keys(one.rows)
                     before.append(view)
                 except StepDiffError as error:
-                    yield group, f"is refused ({error})", keys.all()
+                    yield group, f"is refused ({error})", keys.all
                 except FileNotFoundError:
                     if group.exists():
                         raise
@@ -191,8 +180,7 @@ def _snapshot(
     except StepDiffError as error:
         yield path, f"is refused ({error})", ()
         return
-    damage = list(_catalogs_and_views(then, without, read))
-    yield from damage
+    yield from (damage := list(_catalogs_and_views(then, without, read)))
     for entity, count in about.rows.items() if not damage else ():
         views = {view: of for view, of in about.views.get(entity, {}).items() if (entity, view) != without}
         if len(then.catalog(entity)) != count or set(views) - set(then.views(entity)):
@@ -215,18 +203,14 @@ class _Keys:
         """why a part has no height"""
         for part in self.parts:
             try:
-                frame = read_part(part, ["key"])
-                self.known |= enumerate(frame["key"].to_list(), first_row(part))
-                self.heights[part] = frame.height
+                keys = read_part(part, ["key"])["key"].to_list()
+                self.known |= enumerate(keys, first_row(part))
+                self.heights[part] = len(keys)
             except StepDiffError as error:
                 self.refused[part] = str(error)
-
-    def all(self) -> list[str]:
-        return list(self.known.values())
-
-    def rows(self) -> int:
-        """Return the number of rows that the catalog has, as far as is known."""
-        return max(self.known, default=-1) + 1
+        self.all = list(self.known.values())
+        self.rows = max(self.known, default=-1) + 1
+        """of the catalog, as far as is known"""
 
     def __call__(self, rows: Int[np.ndarray, " rows"]) -> list[str]:
         return [self.known.get(row, f"row {row}") for row in rows.tolist()]

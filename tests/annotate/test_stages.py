@@ -25,7 +25,7 @@ from stepdiff.common.io.locks import locked
 from stepdiff.common.io.sealed import BLANK
 from store import Store
 from store.format.layout import write_json
-from store.io.status import REASONS
+from store.io.records import REASONS
 from tests.llm_server import Server, said
 from tests.refusals import refuses
 

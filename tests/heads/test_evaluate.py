@@ -42,8 +42,8 @@ from stepdiff.tasks.testsets import (
     write_test_set,
 )
 from store import Feature, Store
-from store.verbs.drop import drop
 from store.verbs.options import DropOptions
+from store.verbs.removal import drop
 from tests.refusals import refuses
 
 from .conftest import CLIPS, Capture, config, evaluation, provenance, recipe
@@ -176,7 +176,7 @@ def test_answers_of_other_features_or_of_another_language_model_are_not_used(
     before = [identity(options, [], Store.open(features)) for options in (seeing, reading)]
     assert before == [identity(options, [], Store.open(features)) for options in (seeing, reading)]
     (tmp_path / "lm/config.json").write_text((tmp_path / "lm/config.json").read_text() + " ")
-    assert drop(DropOptions(features, "visual", yes=True)).dropped
+    assert drop(DropOptions(features, "visual", yes=True))["dropped"]
     store = Store.open(features)
     with store.lock():
         store.create_view("clips", "visual", provenance("another"), {"embedding": Feature((24,), "float32")})

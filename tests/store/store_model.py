@@ -15,8 +15,8 @@ import polars as pl
 from store import Feature, Provenance, Store
 from store.verbs.compact import compact
 from store.verbs.derive import requantise
-from store.verbs.drop import drop
 from store.verbs.options import CompactOptions, DropOptions, RequantiseOptions
+from store.verbs.removal import drop
 
 ABSENT, OK, FAILED = 0, 1, 2
 BLOCK = 64  # channels per scale

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from stepdiff.common.errors import StepDiffError
 from store import Feature, Provenance, Store, View
 from store.format.layout import ViewPaths
-from store.io.status import OK
+from store.io.records import OK
 from store.ray import ViewDatasource
-from store.verbs.drop import drop
 from store.verbs.options import DropOptions
+from store.verbs.removal import drop
 
 FORMS = {"tokens": Feature((3, 70), "int8"), "embedding": Feature((7,), "float32"), "half": Feature((2, 4), "float16")}
 COUNT = 61

@@ -20,10 +20,9 @@ from store import Catalog, Feature, Provenance, Store
 from store.catalog.block_file import BLOCK
 from store.catalog.catalog import MOST_EQUAL
 from store.catalog.key_index import KeyIndex, built, in_memory, merged, pack
-from store.exchange.commands import ImportOptions
 from store.exchange.intake import take_in
 from store.verbs.compact import compact
-from store.verbs.options import CompactOptions
+from store.verbs.options import CompactOptions, ImportOptions
 from tests.store.conftest import ROOT, flip
 
 

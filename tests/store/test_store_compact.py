@@ -6,7 +6,6 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +53,7 @@ def view(template: Path, tmp_path: Path, make_view: Make, fill: Make) -> View:
 
 
 def compacted(view: View) -> dict[str, Any]:
-    return asdict(compact(CompactOptions(str(view.paths.store))))
+    return compact(CompactOptions(str(view.paths.store)))
 
 
 def content(path: Path) -> tuple[Any, ...]:

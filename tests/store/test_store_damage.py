@@ -18,12 +18,11 @@ from stepdiff.common.io import sealed
 from stepdiff.common.io.sealed import BLANK
 from store import Feature, Store, View
 from store.__main__ import main
-from store.damage.view_damage import view_damage
-from store.damage.withdrawal import LOST_REASON, rewrite_metadata, unfinished, withdraw_damaged
+from store.damage import LOST_REASON, rewrite_metadata, unfinished, view_damage, withdraw_damaged
 from store.format.layout import write_json
 from store.verbs.compact import compact
-from store.verbs.forget import forget
 from store.verbs.options import CompactOptions, ForgetOptions
+from store.verbs.removal import forget
 from store.verbs.verify import NOT_COVERED, verify
 from tests.store.conftest import flip, run
 
@@ -188,7 +187,8 @@ def test_the_verify_command_lists_damage_and_exits_with_1(every_file: View, caps
     assert capsys.readouterr().out.splitlines() == [
         "arrays.zarr/clips/net/tokens/c/1/0/0 has 1 rows that are not as they were written: c4",
         "damaged files: 1, clips: 1",
-        f"what to do: delete {every_file.paths.status(1)} and repeat the command that filled view net of clips",
+        "what to do: repeat the featurize command that filled view net of clips, with --repair; if another command "
+        f"filled it, delete {every_file.paths.status(1)} and repeat that command",
         left,
     ]
     assert main(["verify", path, "--json"]) == 1

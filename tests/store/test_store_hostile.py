@@ -28,8 +28,7 @@ from store.__main__ import main
 from store.catalog.key_index import built, pack
 from store.format.layout import FORMAT, ViewPaths, read_json, write_json
 from store.format.shard import ShardFile, index_bytes, pieces
-from store.io.reader import RowReader, read_together
-from store.io.row_checks import Checksums, RowChecks
+from store.io.reader import Checksums, RowChecks, RowReader, read_together
 from store.verbs.compact import compact
 from store.verbs.options import CompactOptions
 from store.verbs.verify import verify

@@ -15,7 +15,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,8 +28,7 @@ from stepdiff.common.io import object_stores
 from stepdiff.common.io.files import place
 from store import Feature, Provenance, Store, View
 from store.__main__ import main
-from store.damage.view_damage import view_damage
-from store.damage.withdrawal import unfinished, withdraw_damaged
+from store.damage import unfinished, view_damage, withdraw_damaged
 from store.verbs.compact import compact
 from store.verbs.options import CompactOptions
 from store.verbs.verify import verify
@@ -402,7 +400,7 @@ def test_compaction_of_an_object_store_gives_the_files_of_a_folder_even_after_a_
 
     folder = used(str(tmp_path / "features"))
     other = {"store": "", "locks": 0}  # an object store has no lock files
-    done = asdict(compact(CompactOptions(str(folder.path)))) | other
+    done = compact(CompactOptions(str(folder.path))) | other
     assert done["catalog_parts"] == 2 and done["failure_files"] == 2 and done["orphans"] > 3
     expected, whole = contents(str(folder.path)), used(f"{s3_bucket}/whole")
     reader = whole.view("clips", "net")

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +68,8 @@ def test_a_plan_can_copy_the_features_of_an_existing_view(make_view: Make, fill:
     view = make_view(TOKENS)
     fill(view)
     planned = plan(PlanOptions(clips=100.0, like=f"{view.paths.store}/net", dtype="int8"))
-    assert (planned.encoder, planned.entity, planned.hours) == ("net", "clips", [])
-    assert planned.sizes[-1] == sizes(100, with_dtype(TOKENS, "int8"), "int8")
+    assert (planned["encoder"], planned["entity"], planned["hours"]) == ("net", "clips", [])
+    assert planned["sizes"][-1] == asdict(sizes(100, with_dtype(TOKENS, "int8"), "int8"))
 
 
 def test_the_rate_comes_from_the_info_of_shards(make_view: Make, values: Make) -> None:
@@ -78,11 +79,11 @@ def test_the_rate_comes_from_the_info_of_shards(make_view: Make, values: Make) -
         info = {"device": device, "rows": len(rows), "seconds": seconds}
         view.write_shard(shard, rows, values(view, rows), {}, info)
     planned = plan(PlanOptions(clips=3600 * 8.0, like=f"{view.paths.store}/net", workers=4))
-    assert [(hours.device, hours.clips_per_second, hours.worker_hours) for hours in planned.hours] == [
+    assert [(hours["device"], hours["clips_per_second"], hours["worker_hours"]) for hours in planned["hours"]] == [
         ("cpu", 7 / 3.5, 4.0),
         ("cuda", 8.0, 1.0),
     ]
-    assert planned.hours[0].hours == 1.0
+    assert planned["hours"][0]["hours"] == 1.0
 
 
 def test_features_are_compared_with_the_video_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -92,7 +93,7 @@ def test_features_are_compared_with_the_video_files(tmp_path: Path, capsys: pyte
         store.catalog("clips").append(pl.DataFrame({"key": list("abcd"), **files}))
         made = Provenance("net", "0" * 64, "last", "8", "none", {"tokens": "float16"})
         store.create_view("clips", "net", made, {"tokens": Feature((2, 600), "float16")})
-    assert plan(PlanOptions(clips=10.0, like=f"{store.path}/net")).video_bytes == (3000 + 600) / 3
+    assert plan(PlanOptions(clips=10.0, like=f"{store.path}/net"))["video_bytes"] == (3000 + 600) / 3
     assert main(["plan", "--clips", "1e6", "--like", f"{store.path}/net"]) == 0
     out = capsys.readouterr().out
     assert "cache or encode again? A row of this plan: 2.4 KiB" in out
@@ -124,13 +125,13 @@ def test_a_plan_recommends_a_setting_and_measures_reading(make_view: Make, value
     view = make_view({"tokens": Feature((8, 64), "float16")})
     view.write_shard(0, np.arange(4), values(view, np.arange(4)), {}, {"device": "cpu", "rows": 4, "seconds": 400.0})
     planned = plan(PlanOptions(clips=100.0, like=f"{view.paths.store}/net"))
-    assert planned.setting is not None and (planned.setting.pool, planned.setting.dtype) == (1, "int8")
-    assert planned.setting.bytes_per_row == sizes(1, with_dtype(view.features, "int8"), "int8", 1).bytes_per_row
-    known = plan(PlanOptions(clips=1e6, encoder="efficientnet-lite0")).setting
-    assert known is not None and (known.pool, known.dtype) == (7, "int8") and "DiffMCQ" in known.cost
-    assert 15_700 < known.bytes_per_row < 16_100
-    (caching,) = planned.caching
-    assert planned.read_mb_per_second and caching.read_seconds > 0 and caching.reads == 2
+    assert (planned["setting"]["pool"], planned["setting"]["dtype"]) == (1, "int8")
+    assert planned["setting"]["bytes_per_row"] == sizes(1, with_dtype(view.features, "int8"), "int8", 1).bytes_per_row
+    known = plan(PlanOptions(clips=1e6, encoder="efficientnet-lite0"))["setting"]
+    assert (known["pool"], known["dtype"]) == (7, "int8") and "DiffMCQ" in known["cost"]
+    assert 15_700 < known["bytes_per_row"] < 16_100
+    (caching,) = planned["caching"]
+    assert planned["read_mb_per_second"] and caching["read_seconds"] > 0 and caching["reads"] == 2
 
 
 def declared(name: str) -> dict[str, Feature] | None:
@@ -173,8 +174,8 @@ def test_a_rate_is_of_the_same_weights(tmp_path: Path) -> None:
         info = {"device": "cpu", "rows": 2, "seconds": seconds}
         with store.writer("clips", name, provenance, features, info=info) as writer:
             writer.write(["a", "b"], {"embedding": np.ones((2, 2))})
-    (hours,) = plan(PlanOptions(100.0, like=f"{store.path}/large")).hours
-    assert hours.clips_per_second == 2 / 50
+    (hours,) = plan(PlanOptions(100.0, like=f"{store.path}/large"))["hours"]
+    assert hours["clips_per_second"] == 2 / 50
     assert measured_rates(store, "clips", "hf") == {"cpu": (4, 51.0)}
 
 

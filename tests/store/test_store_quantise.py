@@ -89,16 +89,8 @@ def test_quantisation_equals_plain_numpy_bit_for_bit(shape: tuple[int, ...], dty
         np.testing.assert_array_equal(scale, expected[1])
     plain = levels * spread(scale, shape[-1])
     assert dequantise(levels, scale).tobytes() == plain.tobytes()
-    half = dequantise(levels, scale, np.empty(levels.shape, np.float16))
+    half = dequantise(levels, scale, "float16")
     assert half.tobytes() == plain.clip(-65504, 65504).astype(np.float16).tobytes()
-
-
-@pytest.mark.parametrize("wrong", [np.nan, -np.nan, np.inf, -np.inf])
-def test_the_scale_of_a_float16_block_that_is_not_finite_is_nan(wrong: float) -> None:
-    values = of_many_sizes((6, 150), np.float16)
-    values[4, 70] = wrong
-    scale = quantise(values).scale
-    assert np.argwhere(~np.isfinite(scale)).tolist() == [[4, 1]] and np.isnan(scale[4, 1])
 
 
 @pytest.mark.parametrize("where", ["folder", "memory"])

@@ -28,7 +28,7 @@ from stepdiff.common.io.direct_io import LEAST, PAGE, aligned_empty
 from stepdiff.common.io.sealed import BLANK
 from store import Feature, Store, View
 from store.format.layout import array_metadata
-from store.io.commit_group import CommitGroup
+from store.io.writer import CommitGroup
 from tests.store.conftest import ROOT, flip
 
 Make = Callable[..., Any]

@@ -17,9 +17,8 @@ import pytest
 from stepdiff.common.errors import StepDiffError
 from store import Batches, Feature, Provenance, Store, View
 from store.__main__ import main
-from store.damage.view_damage import view_damage
-from store.damage.withdrawal import rewrite_metadata, withdraw_damaged
-from store.io.status import OK
+from store.damage import rewrite_metadata, view_damage, withdraw_damaged
+from store.io.records import OK
 from store.snapshots.repair import repair_snapshots
 from store.snapshots.snapshot import figures_of, names, read_snapshot, tag
 from store.verbs.verify import verify

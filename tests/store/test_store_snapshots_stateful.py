@@ -19,8 +19,8 @@ from stepdiff.common.errors import StepDiffError
 from store import Feature, Provenance, Store
 from store.snapshots.snapshot import delete_snapshot
 from store.verbs.compact import compact
-from store.verbs.forget import forget
 from store.verbs.options import CompactOptions, ForgetOptions
+from store.verbs.removal import forget
 from store.verbs.verify import verify
 
 FEATURES = {"tokens": Feature((2, 70), "int8"), "embedding": Feature((3,), "float32")}

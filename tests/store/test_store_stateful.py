@@ -34,8 +34,7 @@ from stepdiff.common.io.files import Place, place
 from stepdiff.common.io.object_stores import objects
 from store import Store, View
 from store.batches import Batches
-from store.damage.view_damage import view_damage
-from store.damage.withdrawal import unfinished, withdraw_damaged
+from store.damage import unfinished, view_damage, withdraw_damaged
 from store.verbs.verify import verify
 from tests.store import forks
 from tests.store.forks import Forks

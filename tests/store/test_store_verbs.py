@@ -13,10 +13,10 @@ import pytest
 from stepdiff.common.errors import StepDiffError
 from store import Batches, Feature, Provenance, Store, View
 from store.__main__ import main
-from store.catalog.forgotten import read_forgotten
+from store.catalog.catalog import read_forgotten
 from store.format.pool import pool_of, pooled, pooled_view, square_grids, unpooled
 from store.format.quantise import dequantise, quantise
-from store.verbs.derive import Derived, requantise
+from store.verbs.derive import requantise
 from store.verbs.options import RequantiseOptions
 from store.verbs.verify import verify
 from tests.store.conftest import flip, run
@@ -78,14 +78,14 @@ def test_impossible_commands_are_refused_in_one_line_and_change_nothing(
     assert files == {file: file.stat().st_mtime_ns for file in files}
 
 
-def requantised(old: View, dtype: str = "int8", to: str = "small") -> tuple[Derived, View]:
+def requantised(old: View, dtype: str = "int8", to: str = "small") -> tuple[dict[str, Any], View]:
     done = requantise(RequantiseOptions(str(old.paths.store), old.name, to, dtype))  # type: ignore[arg-type]
     return done, Store.open(old.paths.store).view("clips", to)
 
 
 def test_requantised_values_are_those_of_the_quantiser_and_failed_rows_keep_their_reason(filled: View) -> None:
     done, small = requantised(filled)
-    assert (done.done, done.already, done.failed, done.feature) == (9, 0, 1, "tokens")
+    assert (done["done"], done["already"], done["failed"], done["feature"]) == (9, 0, 1, "tokens")
     rows = np.flatnonzero(filled.status() == 1)
     levels, scale = quantise(filled.read("tokens", rows).astype(np.float32))
     stored = small.read_quantised("tokens", rows)
@@ -115,7 +115,7 @@ def test_a_later_run_adds_the_new_rows_of_the_source(filled: View, fill: Make) -
         filled.resize()
     fill(filled, np.array([6, 9, 11, 12]))  # 6 had failed
     done, new = requantised(filled)
-    assert (done.done, done.already, done.failed) == (4, 9, 0)
+    assert (done["done"], done["already"], done["failed"]) == (4, 9, 0)
     assert (new.status() == 1).all() and not len(new.failures())
 
 

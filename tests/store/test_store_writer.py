@@ -17,8 +17,8 @@ from stepdiff.common.errors import HeldError, StepDiffError
 from stepdiff.common.io.direct_io import LEAST, aligned_empty
 from stepdiff.common.io.local import temporary
 from store import Feature, Provenance, Store, View
-from store.damage.withdrawal import withdraw_damaged
-from store.io.commit_group import CommitGroup
+from store.damage import withdraw_damaged
+from store.io.writer import CommitGroup
 from store.verbs.verify import verify
 from store.view import OK
 from tests.store.conftest import ROOT
@@ -366,11 +366,14 @@ def test_temporary_files_of_dead_writers_are_removed(make_view: Make, fill: Make
 
 def test_int8_is_also_written_as_stored_and_refused_without_its_scale(make_view: Callable[..., View]) -> None:
     view = make_view({"q": Feature((70,), "int8"), "x": Feature((2,), "float32")})
-    levels = np.random.default_rng(0).integers(-100, 100, (2, 70)).astype(np.int8)
-    scale, x = np.array([[0.5, 2], [1, np.nan]], np.float16), np.ones((2, 2), np.float32)
-    view.write_shard(0, np.array([0, 1]), {"q": levels, "scale": scale, "x": x}, {})
-    assert view.status(np.array([0, 1])).tolist() == [1, 2]
-    assert view.failures()["reason"].to_list() == ["scale holds NaN"]
+    levels = np.random.default_rng(0).integers(-100, 100, (4, 70)).astype(np.int8)
+    levels[3, 5] = -128
+    scale, x = np.array([[0.5, 2], [1, np.nan], [1, 0], [1, 1]], np.float16), np.ones((4, 2), np.float32)
+    view.write_shard(0, np.arange(4), {"q": levels, "scale": scale, "x": x}, {})
+    assert view.status(np.arange(4)).tolist() == [1, 2, 2, 2]
+    assert set(view.failures()["reason"]) == {
+        "q is not int8 as a store has it: levels from -127, scales above 0 and at most 516"
+    }
     stored = view.read_quantised("q", np.array([0]))
     assert stored.levels.tobytes() == levels[:1].tobytes() and stored.scale.tobytes() == scale[:1].tobytes()
     with pytest.raises(StepDiffError, match=r"takes \['q', 'x'\], got \['q'\]"):

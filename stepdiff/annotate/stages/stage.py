@@ -27,7 +27,7 @@ from stepdiff.common.progress import progress, say
 from stepdiff.common.workers.cluster import connected, refuse_relative
 from stepdiff.common.workers.pool import Here, WorkerPool, has_gpu, is_alone, pool_size
 from store import Store
-from store.io.status import REASONS
+from store.io.records import REASONS
 
 _COMMIT_EVERY = 10.0  # seconds
 

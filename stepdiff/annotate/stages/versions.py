@@ -20,7 +20,7 @@ from stepdiff.common.io.files import Place, write_bytes
 from stepdiff.common.io.sealed import BLANK
 from store import Store
 from store.format.layout import read_json, write_json
-from store.io.status import REASONS
+from store.io.records import REASONS
 
 SCHEMA = dict.fromkeys(("key", "kind", "text", "provenance"), pl.String)
 _DIGITS = 16

@@ -12,8 +12,8 @@ import pytest
 from stepdiff.common.errors import StepDiffError
 from store import Feature, Provenance, Store, View
 from store.__main__ import main
-from store.exchange.commands import ImportOptions
 from store.exchange.intake import take_in
+from store.verbs.options import ImportOptions
 
 KEYS = ["c0", "cüp 1", "train/v.2", "c3", "c4", "日本.mp4", "c6", "c7", "%2E", "c9", "q\"'|8", "c11", "c12"]
 FAILED, ABSENT, FORGOTTEN = 6, 9, 4

@@ -18,10 +18,10 @@ import pytest
 from stepdiff.common.errors import DamageError, StepDiffError
 from store import Store, View
 from store.__main__ import main
-from store.exchange import card, writers
+from store.exchange import card
 from store.exchange import export as export_module
-from store.exchange.commands import ExportOptions
 from store.exchange.export import export
+from store.verbs.options import ExportOptions
 from tests.store.conftest import ROOT
 from tests.store.forks import Forks
 
@@ -125,7 +125,7 @@ def test_a_killed_export_continues_and_ends_with_the_same_content(
     while ended := forks.run(export_in_parts, *command, kill_at=4, operations=("fsync",)):
         runs += 1
         assert ended == -9 and runs < 30, "each run goes further"
-        if writers.is_whole(out, format):  # type: ignore[arg-type]
+        if export_module.is_whole(out, format):  # type: ignore[arg-type]
             assert content(out, format).get("rows") == whole.get("rows")
     assert runs > 2
     assert content(out, format) == whole
@@ -138,13 +138,13 @@ def test_an_export_that_ended_in_the_middle_looks_empty_and_continues(
     out = tmp_path / "out"
     assert run("whole", "--format", format) == 0
     begin(view, options(view, out, format))
-    assert not writers.is_whole(out, format) and not list(out.glob("*README.md"))  # type: ignore[arg-type]
+    assert not export_module.is_whole(out, format) and not list(out.glob("*README.md"))  # type: ignore[arg-type]
     if format == "parquet":
         assert len(pytest.importorskip("pandas").read_parquet(out)) == 0
         capsys.readouterr()
         assert main(["import", str(out), "--store", str(tmp_path / "b"), "--view", "net"]) == 2
         assert "is an export that is not complete: repeat its command first" in capsys.readouterr().err
-    assert export(options(view, out, format)).already == 1
+    assert export(options(view, out, format))["already"] == 1
     assert content(out, format) == content(tmp_path / "whole", format)
     assert run("out", "--format", format) == 0 and "complete already" in capsys.readouterr().out
 
@@ -181,7 +181,7 @@ def test_an_export_with_other_options_is_refused(view: View, tmp_path: Path, for
         assert f"holds an export that differs: {message}" in refused(ExportOptions(str(out), **changed))  # type: ignore[arg-type]
     (tmp_path / "link").symlink_to(store.path)
     same = ExportOptions(str(out), f"{tmp_path / 'link'}@v1", "net", format, **given)  # type: ignore[arg-type]
-    assert export(same).already == (4 if whole else 1), "it is the same store"
+    assert export(same)["already"] == (4 if whole else 1), "it is the same store"
 
 
 @pytest.mark.parametrize("whole", [True, pytest.param(False, marks=pytest.mark.full)])
@@ -213,7 +213,7 @@ def test_an_export_of_a_snapshot_continues_whatever_happens_to_the_store(view: V
     rewrite(view, 7)
     rewrite(view, ABSENT)
     view.catalog.append(pl.DataFrame({"key": ["later"], "new": ["column"]}))
-    assert export(given).already == 1
+    assert export(given)["already"] == 1
     frame = pl.read_parquet(tmp_path / "out.parquet/data/*.parquet")
     assert frame.height == 10 and frame["step"][0] == 0 and "new" not in frame.columns
     assert frame.filter(key=KEYS[7])["tokens"].to_numpy().tobytes() == before.tobytes()
@@ -265,7 +265,7 @@ def test_a_commit_of_lance_that_was_killed_is_repeated(
         patch.setattr(lance.LanceDataset, "commit", killed)
         assert refused(given) == "killed"
     assert not (out / "README.md").exists() and len(list((out / ".unfinished").iterdir())) == 4
-    assert export(given).already == 4
+    assert export(given)["already"] == 4
     dataset = lance.dataset(str(out))
     assert dataset.version == 1 and dataset.count_rows() == 10 and not list((out / "_versions").glob("*#1"))
 
@@ -280,7 +280,7 @@ def test_a_complete_export_of_which_a_file_is_missing_is_refused(view: View, tmp
     assert f"{first} and 1 more of a complete export is missing" in refused(given)
     first.write_bytes(kept)
     (tmp_path / "second").rename(second)
-    assert export(given).already == 4
+    assert export(given)["already"] == 4
 
 
 def test_impossible_exports_are_refused_in_one_line(

@@ -14,8 +14,8 @@ import pytest
 
 from store import Feature, Provenance, Store, View
 from store.__main__ import main
-from store.exchange.commands import ImportOptions
 from store.exchange.intake import take_in
+from store.verbs.options import ImportOptions
 from store.verbs.verify import verify
 from tests.store.conftest import ROOT
 
@@ -85,8 +85,8 @@ def test_int8_of_another_program_keeps_every_bit_where_its_scales_are_usable(tmp
     levels[1, 5] = -128
     write(tmp_path / "f.parquet", "parquet", {"key": list("abcdef"), "x": lists(levels), "x_scale": lists(scale)})
     done = take_in(import_options(tmp_path / "f.parquet", **MADE_BY))
-    assert done.done == 2 and [failure["key"] for failure in done.failures] == list("bcde")
-    assert all("x is not int8 as a store has it: levels from -127" in failure["reason"] for failure in done.failures)
+    assert done["done"] == 2 and [failure["key"] for failure in done["failures"]] == list("bcde")
+    assert all("x is not int8 as a store has it: levels from -127" in failure["reason"] for failure in done["failures"])
     stored = opened(tmp_path / "f.parquet").read_quantised("x", np.array([0, 5]))
     assert stored.levels.tobytes() == levels[[0, 5]].tobytes() and stored.scale.tobytes() == scale[[0, 5]].tobytes()
     take_in(import_options(tmp_path / "f.parquet", view="floats", dtype="float32", **MADE_BY))
@@ -127,15 +127,15 @@ def test_a_row_that_does_not_fit_fails_alone(tmp_path: Path, format: str) -> Non
     keys = [f"k{i}" for i in range(9)]
     write(path, format, {"id": keys, "vector": pa.array(values, pa.list_(pa.float32())), "n": list(range(9))})
     done = take_in(import_options(path, **MADE_BY))
-    assert (done.asked, done.done, done.failed) == (9, 5, 4)
-    assert {row["key"]: row["reason"] for row in done.failures} == {
+    assert (done["asked"], done["done"], done["failed"]) == (9, 5, 4)
+    assert {row["key"]: row["reason"] for row in done["failures"]} == {
         "k1": "vector is null", "k2": "vector holds null", "k3": "vector is not [4]", "k5": "vector holds NaN",
     }  # fmt: skip
     imported = opened(path)
     assert imported.read("vector", keys=["k0", "k8"]).tolist() == np.array([values[0], values[8]], np.float32).tolist()
     assert imported.catalog.frame()["n"].to_list() == list(range(9))
     again = take_in(import_options(path, **MADE_BY))
-    assert (again.done, again.already, again.failed) == (0, 5, 4)
+    assert (again["done"], again["already"], again["failed"]) == (0, 5, 4)
 
 
 def test_lists_of_every_kind_are_features(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_lists_of_every_kind_are_features(tmp_path: Path) -> None:
         path = tmp_path / name / "f.parquet"
         path.parent.mkdir()
         write(path, "parquet", {"key": pa.array([f"k{i}" for i in range(7)]).dictionary_encode(), name: column})
-        assert take_in(import_options(path, features=(f"tokens={name}",), **MADE_BY)).done == 7
+        assert take_in(import_options(path, features=(f"tokens={name}",), **MADE_BY))["done"] == 7
         values = opened(path).read("tokens", np.arange(7))
         expected = tokens.astype("float32") if name == "double" else tokens
         assert values.dtype == expected.dtype and values.tobytes() == expected.tobytes()
@@ -163,7 +163,7 @@ def test_rows_are_found_by_key_in_any_order(tmp_path: Path) -> None:
         rows = slice(part * 10, part * 10 + 10)
         keys = [f"k{i}" for i in range(40)][rows]
         write(folder / f"{part}.parquet", "parquet", {"key": keys, "tokens": lists(tokens[rows])})
-    assert take_in(import_options(folder, dtype="int8", **MADE_BY)).done == 40
+    assert take_in(import_options(folder, dtype="int8", **MADE_BY))["done"] == 40
     view = store.view("clips", "net")
     values = view.read("tokens", keys=[f"k{i}" for i in range(40)], dtype="float32")
     assert np.abs(values.reshape(40, -1) - tokens.reshape(40, -1)).max() < 0.05
@@ -216,7 +216,7 @@ def test_columns_that_are_left_out_are_named(run: Run, tmp_path: Path, capsys: p
         pa.table({"key": ["a"], "row": [7], "levels": levels, "x": floats, "m": [3]}), tmp_path / "f.parquet"
     )
     done = take_in(ImportOptions(str(tmp_path / "f.parquet"), str(tmp_path / "t"), "v", **MADE_BY))
-    assert done.left_out == ["row", "levels"]
+    assert done["left_out"] == ["row", "levels"]
     assert Store.open(tmp_path / "t").catalog("clips").frame().rows() == [("a", 0, 3)]
 
 

@@ -18,8 +18,8 @@ import pytest
 from stepdiff.annotate.sources.images import read_images
 from stepdiff.common.errors import StepDiffError
 from store import Store
-from store.exchange.commands import ImportOptions
 from store.exchange.intake import take_in
+from store.verbs.options import ImportOptions
 
 from .conftest import MADE_BY, refused
 
@@ -111,7 +111,7 @@ def test_links_inside_a_folder_are_followed(tmp_path: Path) -> None:
     pq.write_table(pa.table({"key": KEYS, "x": FLOATS}), tmp_path / "f/deep/0.data")
     (tmp_path / "f/0.parquet").symlink_to("deep/0.data")
     (tmp_path / "given").symlink_to("f")
-    assert take_in(ImportOptions(str(tmp_path / "given"), str(tmp_path / "s"), "v", **MADE_BY)).done == 3
+    assert take_in(ImportOptions(str(tmp_path / "given"), str(tmp_path / "s"), "v", **MADE_BY))["done"] == 3
 
 
 def test_a_name_that_several_columns_have_is_refused(tmp_path: Path) -> None:
@@ -187,9 +187,9 @@ def test_a_row_group_that_cannot_be_decoded_makes_its_rows_fail_and_no_others(tm
     data[data.index(values[4].tobytes()) + 5] ^= 4
     path.write_bytes(data)
     done = take_in(ImportOptions(str(path), str(tmp_path / "s"), "v", **MADE_BY))
-    assert (done.done, done.failed) == (6, 2)
-    assert {row["key"] for row in done.failures} == {"k4", "k5"}
-    assert all(row["reason"].startswith("cannot be read (") for row in done.failures)
+    assert (done["done"], done["failed"]) == (6, 2)
+    assert {row["key"] for row in done["failures"]} == {"k4", "k5"}
+    assert all(row["reason"].startswith("cannot be read (") for row in done["failures"])
     view = Store.open(tmp_path / "s").view("clips", "v")
     assert view.read("x", keys=["k3", "k6"]).tobytes() == values[[3, 6]].tobytes()
 

@@ -1,4 +1,4 @@
-"""Rows are forgotten, or recalled.
+"""Rows are forgotten, or recalled; a view is dropped.
 
 Order of a commit: the rows become absent in every view, then the list names them, then they are made absent once more,
 because a worker of a dead run may have finished one of them in between. From then on writers refuse them.
@@ -7,43 +7,35 @@ Guarantees
 - a forgotten row is absent in every view
 - a kill at any step leaves other rows as they are, and the same command completes the rest
 - an unknown key is refused before anything changes
+- a view is gone at once or not at all: its group is renamed away before a byte is deleted, or in an object store its
+  zarr.json is deleted before the rest
+- what a killed drop leaves is ignored, and removed by the next run or by compact; in an object store by the same
+  command or by the next view of that name, and until then verify may miss its zarr.json
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import Place, listed
-from store.catalog.forgotten import are_forgotten, forgotten_path, read_forgotten, write_forgotten
+from store.catalog.catalog import are_forgotten, forgotten_path, read_forgotten, write_forgotten
 from store.feature_store import Store
-from store.provenance import check_entity
-from store.verbs.options import ForgetOptions
+from store.format.layout import ViewPaths
+from store.provenance import check_entity, check_name
+from store.snapshots.snapshot import names, read_snapshot
+from store.verbs.options import DropOptions, ForgetOptions
 from store.view import ABSENT
 
 
-@dataclass(frozen=True)
-class Forgotten:
-    """The rows that were forgotten or recalled."""
+def forget(options: ForgetOptions) -> dict[str, Any]:
+    """Forget rows, or recall them. StepDiffError: a key is unknown, or another run is writing.
 
-    store: str
-    entity: str
-    recalled: bool
-    """whether they were recalled"""
-    rows: int
-    """forgotten or recalled by this run"""
-    already: int
-    """that were so before"""
-    withdrawn: dict[str, int]
-    """view -> finished rows that became absent"""
-    stale: list[str]
-    """cards of indexes of those views, which are refused from now on"""
-
-
-def forget(options: ForgetOptions) -> Forgotten:
-    """Forget rows, or recall them. StepDiffError: a key is unknown, or another run is writing."""
+    Returns how many `rows` changed and how many were so `already`; `withdrawn`, the finished rows of each view that
+    became absent; `stale`, the cards of indexes of those views, which are refused from now on.
+    """
     store, entity = Store.open(options.path), check_entity(options.entity)
     keys = list(dict.fromkeys(options.keys))
     with store.lock(options.wait):
@@ -69,7 +61,8 @@ def forget(options: ForgetOptions) -> Forgotten:
     changed = int((before if options.undo else ~before).sum())
     cards = (listed(store.path / "indexes" / entity, f"{view}.json") for view in withdrawn)
     stale = [str(path) for card in cards for path in card]
-    return Forgotten(str(store.path), entity, options.undo, changed, len(rows) - changed, withdrawn, stale)
+    counts = {"rows": changed, "already": len(rows) - changed, "withdrawn": withdrawn, "stale": stale}
+    return {"store": str(store.path), "entity": entity, "recalled": options.undo, **counts}
 
 
 def _withdraw(store: Store, entity: str, rows: np.ndarray) -> dict[str, int]:
@@ -93,3 +86,31 @@ def wrongly_forgotten(store: Store, entity: str) -> Iterator[tuple[Place, str, l
                 yield path, what, store.catalog(entity).keys(finished)
     except StepDiffError as error:
         yield path, f"is refused ({error})", []
+
+
+def drop(options: DropOptions) -> dict[str, Any]:
+    """Remove a view if `yes`. StepDiffError where it does not exist, or another run is writing.
+
+    Returns its bytes and files; `stale`, the indexes and cards that were built from it and stay; and whether it is
+    `dropped`.
+    """
+    store = Store.open(options.path)
+    paths = ViewPaths(store.path, check_entity(options.entity), check_name("view", options.view))
+    with store.lock(options.wait):
+        every = names(store.path)[0] if options.yes else []
+        views = {name: read_snapshot(store.path, name).views.get(options.entity, {}) for name in every}
+        if having := ", ".join(name for name in every if options.view in views[name]):  # which keeps its files
+            raise StepDiffError(
+                f"view {options.view} of {options.entity} in {store.path} is in snapshot {having}: delete that first, "
+                "with store tag --delete"
+            )
+        folders = [folder for folder in (paths.group, *paths.beside) if folder.is_dir()]
+        if not folders:
+            there = ", ".join(store.views(options.entity)) or "none"
+            raise StepDiffError(f"no view {options.view!r} of {options.entity} in {store.path}: it has {there}")
+        sizes = [size for folder in folders for size in folder.files().values()]
+        stale = [str(path) for path in listed(store.path / "indexes" / options.entity, f"{options.view}.*")]
+        for folder in folders if options.yes else ():  # the group first: without it there is no view
+            folder.remove_folder(store.path)
+    view = {"store": str(store.path), "entity": options.entity, "view": options.view}
+    return {**view, "bytes": sum(sizes), "files": len(sizes), "stale": stale, "dropped": options.yes}

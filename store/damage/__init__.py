@@ -1,1 +1,0 @@
-"""What is damaged in a store, and how damaged rows become absent."""
