@@ -13,33 +13,24 @@ scores are compared before times. On a GPU the processor's time means nothing.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice, product
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from benchmarks.harness import Row, benchmark, measured, races, times
+from heads.data.packing import NO_TARGET, Turn
+from heads.methods.stepdiff import ROWS_A_BATCH, PairTexts, StepDiff, difference_turn
+from heads.models.language_model import LanguageModel
+from heads.models.projector import Projector
+from heads.models.video_lm import VideoLM
+from heads.training.recipe import ProjectorOptions
 from stepdiff.common.cli import command
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from heads.data.packing import Turn
-    from heads.methods.stepdiff import PairTexts
-    from heads.models.video_lm import VideoLM
+from stepdiff.tasks.testsets import CATEGORIES
 
 CLOSE = 1e-4  # nats a token
 MANY = 8  # texts a pair from which on packing must pay
-CATEGORIES = ("Ingredients", "Tools/Equipment", "Technique", "Actions", "Visuals")
-WORDS = (
-    ("blue", "wooden", "small", "new"),
-    ("bowl", "spatula", "pan", "whisk"),
-    ("slowly", "by hand", "twice"),
-    ("red", "glass", "large"),
-    ("cup", "fork", "pot"),
-)
 TOKENS, CHANNELS = 16, 64  # of a clip before the projector
-
-Scores = list[list[float]]
 
 
 @dataclass(frozen=True)
@@ -49,7 +40,7 @@ class Options:
     pairs: int = 4
     """distinct pairs"""
     texts: tuple[int, ...] = (2, 8, 23)
-    """texts that are scored for each pair, one case each; 432 for all pairs at most"""
+    """texts that are scored for each pair, one case each"""
     rounds: int = 3
     """measurements of each way, whose median counts"""
     device: str = "cpu"
@@ -59,33 +50,24 @@ class Options:
 class RandomTokens:
     """Random features, the same for the same clip."""
 
-    def read(self, keys: Sequence[str], device: "str | torch.device" = "cpu") -> "Tensor":
+    def read(self, keys: Sequence[str], device: str | torch.device = "cpu") -> Tensor:
         """Return [K, TOKENS, CHANNELS]."""
-        import torch
-
         clips = [torch.randn(TOKENS, CHANNELS, generator=torch.Generator().manual_seed(int(key))) for key in keys]
         return torch.stack(clips).to(device)
 
 
-def pairs_with(texts: int, count: int) -> "list[PairTexts]":
+def pairs_with(texts: int, count: int) -> list[PairTexts]:
     """Return pairs with different texts, whose categories alternate."""
-    from heads.methods.stepdiff import PairTexts
-
-    sentences = product(*WORDS)
     pairs = []
     for pair in range(count):
-        differences = (f"uses a {a} {b} {c} instead of a {d} {e} for the step" for a, b, c, d, e in sentences)
-        by_category = tuple(
-            (CATEGORIES[place % len(CATEGORIES)], text) for place, text in enumerate(islice(differences, texts))
-        )
+        said = (f"uses {number} wooden spoons instead of a red cup for the step" for number in range(texts))
+        by_category = tuple((CATEGORIES[at % len(CATEGORIES)], f"{text} {pair}") for at, text in enumerate(said))
         pairs.append(PairTexts((str(2 * pair), str(2 * pair + 1)), by_category))
     return pairs
 
 
-def one_by_one(model: "VideoLM", clips: "Tensor", turns: "list[Turn]") -> list[float]:
+def one_by_one(model: VideoLM, clips: Tensor, turns: list[Turn]) -> list[float]:
     """Run the whole model for every text of a pair."""
-    from heads.data.packing import NO_TARGET
-
     scores = []
     for turn in turns:
         batch, _ = model.pack([[turn]], clips, True)
@@ -95,10 +77,8 @@ def one_by_one(model: "VideoLM", clips: "Tensor", turns: "list[Turn]") -> list[f
     return scores
 
 
-def in_batches(model: "VideoLM", clips: "Tensor", turns: "list[Turn]") -> list[float]:
+def in_batches(model: VideoLM, clips: Tensor, turns: list[Turn]) -> list[float]:
     """Run a prompt for every text of a pair, in batches as large as those of pairs in ours."""
-    from heads.methods.stepdiff import ROWS_A_BATCH
-
     scores: list[float] = []
     for start in range(0, len(turns), ROWS_A_BATCH):
         some = [[turn] for turn in turns[start : start + ROWS_A_BATCH]]
@@ -106,20 +86,14 @@ def in_batches(model: "VideoLM", clips: "Tensor", turns: "list[Turn]") -> list[f
     return scores
 
 
-def projected(model: "VideoLM", pairs: "list[PairTexts]") -> "Iterator[tuple[Tensor, list[Turn]]]":
+def projected(model: VideoLM, pairs: list[PairTexts]) -> Iterator[tuple[Tensor, list[Turn]]]:
     """Yield the projected clips of each pair, and its texts as turns."""
-    from heads.methods.stepdiff import difference_turn
-
     for pair in pairs:
         yield model.project(RandomTokens().read(pair.pair, model.lm.device)), [difference_turn(*t) for t in pair.texts]
 
 
-def forward(model: "VideoLM", pairs: "list[PairTexts]") -> Callable[[], object]:
+def forward(model: VideoLM, pairs: list[PairTexts]) -> Callable[[], object]:
     """Return a forward pass of each pair's tokens once: those of one prompt, and the answers of the others."""
-    import torch
-
-    from heads.data.packing import NO_TARGET
-
     sequences = []
     for clips, turns in projected(model, pairs):
         batches = [model.pack([[turn]], clips, True)[0] for turn in turns]
@@ -130,14 +104,6 @@ def forward(model: "VideoLM", pairs: "list[PairTexts]") -> Callable[[], object]:
 
 def run(options: Options) -> dict[str, Any]:
     """Return the record."""
-    import torch
-
-    from heads.methods.stepdiff import ROWS_A_BATCH, StepDiff
-    from heads.models.language_model import LanguageModel
-    from heads.models.projector import Projector
-    from heads.models.video_lm import VideoLM
-    from heads.training.recipe import ProjectorOptions
-
     lm = LanguageModel.load(options.language_model, options.device)
     lm.model.float()
     torch.manual_seed(0)
@@ -146,7 +112,7 @@ def run(options: Options) -> dict[str, Any]:
     model = VideoLM(lm, projector, shape.outputs)
     naive, batches = "one by one", f"in batches of {ROWS_A_BATCH}"
     ours, ceiling = "pair by pair, ours", "each token once"
-    ways: dict[str, Callable[[list[PairTexts]], Scores]] = {
+    ways: dict[str, Callable[[list[PairTexts]], list[list[float]]]] = {
         naive: lambda pairs: [one_by_one(model, *pair) for pair in projected(model, pairs)],
         batches: lambda pairs: [in_batches(model, *pair) for pair in projected(model, pairs)],
         ours: StepDiff(model, RandomTokens()).score_texts,

@@ -18,6 +18,8 @@ import numpy as np
 
 from benchmarks.harness import benchmark, measured, race, timed
 from stepdiff.common.cli import command
+from stepdiff.tasks.captions import bleu, bleu_parts, cider_rows, count_corpus, rouge_rows
+from stepdiff.tasks.scoring import kendall_tau
 
 SECONDS = 0.5  # for all figures, of the published sizes
 VOCABULARY = 4000
@@ -48,9 +50,6 @@ def ours(
     references: list[list[str]], captions: list[str], predicted: np.ndarray, truth: np.ndarray
 ) -> dict[str, float]:
     """Return the four figures of stepdiff.tasks.scoring."""
-    from stepdiff.tasks.captions import bleu, bleu_parts, cider_rows, count_corpus, rouge_rows
-    from stepdiff.tasks.scoring import kendall_tau
-
     corpus = count_corpus(references, captions)
     return {
         "BLEU": float(bleu(bleu_parts(corpus).sum(axis=0))),

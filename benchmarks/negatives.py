@@ -14,21 +14,18 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from benchmarks.harness import Row, benchmark, measured, race, timed
+from retrieval.mining.negatives import Difference, Drawn, TestSet, Variant, hard_negatives, random_negatives
 from stepdiff.common.cli import command
-
-if TYPE_CHECKING:
-    from retrieval.mining.negatives import Difference, Drawn, TestSet, Variant
-    from stepdiff.tasks.testsets import Pair
+from stepdiff.tasks.testsets import CATEGORIES, Pair
 
 SECONDS = 5.0  # for V1, V2 and V3 of the published size
-CATEGORIES = ("Visuals", "Ingredients", "Actions", "Technique", "Tools/Equipment", "Serving / Presentation")
 THRESHOLD = 0.8
-VARIANTS: "tuple[Variant, ...]" = ("V1", "V2", "V3")
+VARIANTS: tuple[Variant, ...] = ("V1", "V2", "V3")
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,7 @@ class Options:
 class World(NamedTuple):
     """A test set with its embeddings, all of length 1, in float64."""
 
-    test_set: "TestSet"
+    test_set: TestSet
     clips: np.ndarray
     """[clips, dim]"""
     texts: np.ndarray
@@ -59,8 +56,6 @@ class World(NamedTuple):
 
 def world(options: Options) -> World:
     """Return a test set of the shape of the published one."""
-    from retrieval.mining.negatives import Difference, TestSet
-
     rng = np.random.default_rng(0)
 
     def clusters(centre: np.ndarray, spread: float) -> np.ndarray:
@@ -83,18 +78,14 @@ def world(options: Options) -> World:
     names, every = list(pairs), np.arange(options.differences)
     pair_of = np.where(every < len(names), every, rng.integers(0, len(names), options.differences)) % len(names)
     test_set = TestSet(
-        [
-            Difference(names[pair], CATEGORIES[int(meaning[place]) % len(CATEGORIES)], f"text {place}")
-            for place, pair in enumerate(pair_of.tolist())
-        ]
+        Difference(names[pair], CATEGORIES[meant % len(CATEGORIES)], f"text {place}")
+        for place, (pair, meant) in enumerate(zip(pair_of.tolist(), meaning.tolist(), strict=True))
     )
     return World(test_set, clips[[int(clip.split("_")[1]) for clip in test_set.clips]], texts)
 
 
-def ours(given: World, variant: "Variant") -> "Drawn":
+def ours(given: World, variant: Variant) -> Drawn:
     """Return the questions of retrieval.mining."""
-    from retrieval.mining.negatives import hard_negatives, random_negatives
-
     if variant == "V3":
         return random_negatives(given.test_set, seed=0)
     return hard_negatives(*given, variant, THRESHOLD, seed=0)
@@ -106,7 +97,7 @@ def averages(given: World) -> np.ndarray:
     return np.stack([(clip[reference] + clip[candidate]) / 2 for reference, candidate in given.test_set.pairs])
 
 
-def naive_walk(given: World, true: list[int], variant: "Variant") -> "dict[Difference, set[Pair]]":
+def naive_walk(given: World, true: list[int], variant: Variant) -> dict[Difference, set[Pair]]:
     """Return the negatives of every question of the true pairs named, where three exist."""
     test_set, negatives = given.test_set, {}
     text = dict(zip(test_set.texts, given.texts, strict=True))
@@ -136,8 +127,6 @@ def naive_walk(given: World, true: list[int], variant: "Variant") -> "dict[Diffe
 
 def run(options: Options) -> dict[str, Any]:
     """Return the record, with the number of questions that were compared."""
-    from retrieval.mining.negatives import Difference
-
     given = world(options)
     true = np.random.default_rng(0).choice(options.pairs, min(options.naive, options.pairs), replace=False).tolist()
     wanted = {given.test_set.pairs[place] for place in true}

@@ -11,7 +11,6 @@ grows with their size. `python -m store plan` gives the bytes of a store of that
 are those of a driver's machine.
 
 - featurize: all windows of a manifest are read, compared, added to the catalog and planned; no worker runs
-- featurize, CSV: the same of a text file with a column of numbers, which is copied to Parquet first
 - train, pairs: start of a run on 20,000 pairs, to its first batch; a share of the videos and a test set are held out
 - train, narration: the same on sequences and on single clips of all videos
 - annotate: the tasks of a captioner for all clips
@@ -29,18 +28,17 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import polars as pl
 
 from benchmarks.harness import GIB, Measured, Row, apart, benchmark, race, write_tiny_lm, write_view
 from stepdiff.common.cli import command
 from stepdiff.common.errors import StepDiffError
+from store import Feature, Provenance, Store
 
-if TYPE_CHECKING:
-    import polars as pl
-
-MOST_GIB = {"featurize": 4.0, "featurize, CSV": 4.0, "train, pairs": 4.0, "train, narration": 4.0, "annotate": 2.0}
+MOST_GIB = {"featurize": 4.0, "train, pairs": 4.0, "train, narration": 4.0, "annotate": 2.0}
 """memory that each may take at the size of the fit"""
 PAIRS_GIB_A_CLIP = 4.0 / 1e7
 FIRST = 60.0
@@ -64,10 +62,8 @@ class Options:
     """where the stores are made, and removed (default: the folder for temporary files)"""
 
 
-def clip_blocks(count: int) -> "Iterator[pl.DataFrame]":
+def clip_blocks(count: int) -> Iterator[pl.DataFrame]:
     """Yield the catalog of `count` clips of ten seconds, block by block, in the order of their videos."""
-    import polars as pl
-
     place, start = pl.col("place"), (pl.col("place") % CLIPS_A_VIDEO) * 10.0
     video = pl.format("v{}", (place // CLIPS_A_VIDEO * 2654435761) % 2**36)
     for first in range(0, count, _BLOCK):
@@ -86,12 +82,11 @@ def clip_blocks(count: int) -> "Iterator[pl.DataFrame]":
 def build(folder: Path, count: int) -> None:
     """Write a store of `count` clips, its index, paired QA about clips spread over it, and a DiffCap test set."""
     from retrieval import build_index
-    from store import Feature, Store
 
     features = {"tokens": Feature((2, 8), "int8"), "embedding": Feature((8,), "float32")}
     dice = np.random.default_rng(0)
 
-    def rows() -> "Iterator[tuple[pl.DataFrame, dict[str, np.ndarray]]]":
+    def rows() -> Iterator[tuple[pl.DataFrame, dict[str, np.ndarray]]]:
         for block in clip_blocks(count):
             size = block.height
             yield block, {key: dice.standard_normal((size, *form.shape), np.float32) for key, form in features.items()}
@@ -112,31 +107,16 @@ def build(folder: Path, count: int) -> None:
             file.write(json.dumps({"reference": a, "candidate": b, "category": "Actions", "text": ["x"]}) + "\n")
 
 
-def write_manifest(folder: Path, count: int, suffix: str) -> Path:
+def write_manifest(folder: Path, count: int) -> Path:
     """Write a manifest of `count` clips of _FILES video files, which exist but hold no video."""
-    import polars as pl
-
     folder.mkdir()
     for number in range(_FILES):
         (folder / f"{number}.mp4").write_bytes(b"no video")
-    path, each = folder / f"clips{suffix}", -(-count // _FILES)
-    place, start = pl.col("place"), (pl.col("place") % each) * 10.0
-    rows = (
-        pl.int_range(0, count, eager=True)
-        .alias("place")
-        .to_frame()
-        .lazy()
-        .select(
-            clip=pl.format("v{}_{}", place // each, start),
-            video=pl.format("{}.mp4", place // each),
-            start=start,
-            end=start + 10,
-        )
-    )
-    if suffix == ".csv":
-        rows.with_columns(camera=pl.col("start") % 7).sink_csv(path, engine="streaming")
-    else:
-        rows.sink_parquet(path, engine="streaming")
+    path, each = folder / "clips.parquet", -(-count // _FILES)
+    place = pl.int_range(count)
+    start = place % each * 10.0
+    clip, video = pl.format("v{}_{}", place // each, start), pl.format("{}.mp4", place // each)
+    pl.select(clip=clip, video=video, start=start, end=start + 10).write_parquet(path)
     return path
 
 
@@ -146,7 +126,6 @@ def train(folder: Path, lm: str, narration: bool) -> dict[str, float]:
     from heads.models.projector import ProjectorOptions
     from heads.training.recipe import Schedule, Validation, VideoLMRecipe
     from heads.training.video_task import VideoTask
-    from store import Store
 
     recipe = VideoLMRecipe(
         schedule=Schedule(1),
@@ -173,7 +152,6 @@ def featurize(manifest: Path, store: Path) -> dict[str, float]:
     from featurize.changes import compare
     from featurize.manifest import read_windows
     from featurize.plan import Plan, tasks
-    from store import Feature, Provenance, Store
 
     begin = time.perf_counter()
     asked, opened, first, planned = read_windows(manifest), Store.open(store, create=True), 0.0, 0
@@ -193,7 +171,6 @@ def annotate(folder: Path) -> dict[str, float]:
     """Plan a captioner's work on all clips, and make every task; return seconds to the first."""
     from stepdiff.annotate.stages.stage import Items, clip_blocks, pending, unanswered
     from stepdiff.annotate.stages.versions import Version
-    from store import Store
 
     begin = time.perf_counter()
     store = Store.open(folder / "store")
@@ -219,7 +196,6 @@ def pairs(folder: Path) -> dict[str, float]:
 def query(folder: Path) -> dict[str, float]:
     """Open the index, which checks that it is of these rows, and name ten hits of a clip; return seconds of each."""
     from retrieval.queries.search import compute, of_clips, resolve
-    from store import Store
 
     store = Store.open(folder / "store")
     catalog, view = store.catalog("clips"), store.view("clips", VIEW)
@@ -234,7 +210,6 @@ def query(folder: Path) -> dict[str, float]:
 
 def measure(folder: Path, count: int, lm: str) -> dict[str, Measured]:
     """Return what each work takes with `count` clips."""
-    manifests = [write_manifest(folder / f"videos{suffix}", count, suffix) for suffix in (".parquet", ".csv")]
     works: dict[str, tuple[Any, ...]] = {
         "build": (build, folder, count),
         "train, pairs": (train, folder, lm, False),
@@ -242,13 +217,12 @@ def measure(folder: Path, count: int, lm: str) -> dict[str, Measured]:
         "annotate": (annotate, folder),
         "pairs": (pairs, folder),
         "query": (query, folder),
-        "featurize": (featurize, manifests[0], folder / "planned"),
-        "featurize, CSV": (featurize, manifests[1], folder / "csv planned"),
+        "featurize": (featurize, write_manifest(folder / "videos", count), folder / "planned"),
     }
     measured = {}
     for name, work in works.items():
         one = measured[name] = apart(*work)
-        print(f"{count:,} clips, {name}: {one.seconds:.1f} s, {one.private / GIB:.2f} GiB", file=sys.stderr)
+        print(f"{count:,} clips, {name}: {one.seconds:.1f} s, {one.peak / GIB:.2f} GiB", file=sys.stderr)
     return measured
 
 
@@ -270,9 +244,7 @@ def run(options: Options) -> dict[str, Any]:
             "clips": size,
             "work": name,
             "seconds": round(one.seconds, 1),
-            "peak GiB": round(one.private / GIB, 2),
-            "at its start": round(one.before / GIB, 2),
-            "with mapped files": round(one.resident / GIB, 2),
+            "peak GiB": round(one.peak / GIB, 2),
             "after s": ", ".join(f"{event} {seconds:.2f}" for event, seconds in (one.result or {}).items()),
         }
         for size, works in measured.items()
@@ -293,17 +265,11 @@ def run(options: Options) -> dict[str, Any]:
 
 def fit(name: str, sizes: list[int], measured: list[Measured], to: float) -> Row:
     """Return the line through the sizes, in clips, and its value at `to`."""
-    memory = np.polyfit(sizes, [one.private / GIB for one in measured], 1)
+    memory = np.polyfit(sizes, [one.peak / GIB for one in measured], 1)
     seconds = np.polyfit(sizes, [one.seconds for one in measured], 1)
-    return {
-        "work": name,
-        "bytes per clip": round(float(memory[0]) * GIB, 1),
-        "base GiB": round(float(memory[1]), 2),
-        "us per clip": round(float(seconds[0]) * 1e6, 2),
-        "base s": round(float(seconds[1]), 1),
-        "GiB": round(float(np.polyval(memory, to)), 2),
-        "seconds": round(float(np.polyval(seconds, to))),
-    }
+    slopes = {"bytes per clip": round(float(memory[0]) * GIB, 1), "us per clip": round(float(seconds[0]) * 1e6, 2)}
+    at = {"GiB": round(float(np.polyval(memory, to)), 2), "seconds": round(float(np.polyval(seconds, to)))}
+    return {"work": name, **slopes, **at}
 
 
 main = benchmark("scale", Options, __doc__, run)

@@ -13,20 +13,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
 
 from benchmarks.harness import benchmark, measured, race, render_kitchen, times
+from featurize.encoders import load
+from featurize.video.decode import Clip, Source, decoded_clips
+from heads.data.clips import Features, Reads
+from heads.data.paired_qa import read_paired_qa
+from heads.models.language_model import autocast
+from heads.training.recipe import VideoLMRecipe, read_recipe
+from heads.training.sources import Batch, PairedSource
+from heads.training.video_task import answer_loss, build
 from stepdiff.common.cli import command
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from heads.data.clips import Reads
-    from heads.training.recipe import VideoLMRecipe
-    from heads.training.sources import Batch
+from store import Store
 
 RECIPE = Path(__file__).parents[1] / "heads/recipes/kitchen/stepdiff.yaml"
 ENCODER = "efficientnet-lite0"
@@ -54,12 +58,6 @@ class World:
     """A small sample world and a store with the tokens of its training clips, made once in a folder; and its videos."""
 
     def __init__(self, folder: Path, videos: int, device: str) -> None:
-        import polars as pl
-
-        from featurize.encoders import load
-        from featurize.video.decode import Source
-        from store import Store
-
         world, clips = render_kitchen(folder, videos)
         rows = clips.filter(split="train").select("clip", "video", "start", "end").iter_rows()
         self.sources = {clip: Source(*place) for clip, *place in rows}
@@ -73,12 +71,8 @@ class World:
                 keys = missing[start : start + AT_ONCE]
                 writer.write(pl.DataFrame({"key": keys, "split": "train"}), {"tokens": self.read(keys).numpy()})
 
-    def read(self, keys: Sequence[str], device: "str | torch.device" = "cpu") -> "Tensor":
+    def read(self, keys: Sequence[str], device: str | torch.device = "cpu") -> Tensor:
         """Decode and encode clips; return their tokens [K, N, D], as `heads.data.clips.Features` reads them."""
-        import torch
-
-        from featurize.video.decode import Clip, decoded_clips
-
         sources = {place: self.sources[key] for place, key in enumerate(keys)}
         decoded = dict(decoded_clips(sources, self.encoder.frames, self.encoder.picture, torch.get_num_threads()))
         clips = [decoded[place] for place in sources]
@@ -89,14 +83,7 @@ class World:
 class Training:
     """The recipe's model in training, on the pairs of a world."""
 
-    def __init__(self, world: World, recipe: "VideoLMRecipe", device: str) -> None:
-        import torch
-
-        from heads.data.clips import Features
-        from heads.data.paired_qa import read_paired_qa
-        from heads.training.sources import PairedSource
-        from heads.training.video_task import build
-
+    def __init__(self, world: World, recipe: VideoLMRecipe, device: str) -> None:
         self.recipe, self.device = recipe, device
         self.features = Features(world.store, recipe.view, "tokens")
         self.model = build(recipe, self.features, 0, device)
@@ -104,18 +91,13 @@ class Training:
         self.source = PairedSource(recipe, pairs, self.model.lm.chat, self.model.lm.packs, 0, None)
         self.optimizer = torch.optim.AdamW([p for p in self.model.parameters() if p.requires_grad], lr=1e-5)
 
-    def load(self, number: int, features: "Reads") -> "tuple[Batch, Tensor]":
+    def load(self, number: int, features: Reads) -> tuple[Batch, Tensor]:
         """Return a batch and the tokens of its clips."""
         batch = self.source.batch(number)
         return batch, features.read(batch.clips, self.device)
 
-    def step(self, batch: "Batch", tokens: "Tensor") -> None:
+    def step(self, batch: Batch, tokens: Tensor) -> None:
         """Train on a batch."""
-        import torch
-
-        from heads.models.language_model import autocast
-        from heads.training.video_task import answer_loss
-
         self.model.train()
         self.optimizer.zero_grad()
         with autocast(self.device, self.recipe.precision):
@@ -128,8 +110,6 @@ class Training:
 
 def run(options: Options) -> dict[str, Any]:
     """Return the record."""
-    from heads.training.recipe import read_recipe
-
     world = World(options.folder.absolute(), options.videos, options.device)
     recipe = read_recipe(RECIPE).video_lm
     assert recipe is not None

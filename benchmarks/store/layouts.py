@@ -7,7 +7,6 @@ rows into arrays [B, ...] of the caller, or into its own where its library canno
 import ctypes
 import mmap
 import os
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -30,7 +29,6 @@ CASES: dict[str, tuple[tuple[int, int], str, int]] = {
 }
 """name: shape of a row, dtype, rows of a batch"""
 VIEW = "bench"
-CEILING_THREADS = (8, 16, 32)
 Arrays = dict[str, np.ndarray]
 Read = Callable[[np.ndarray, Arrays], Arrays]
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -141,36 +139,6 @@ def open_h5(folder: Path, arrays: Arrays, closing: ExitStack) -> Read:
     return read
 
 
-def write_lance(folder: Path, arrays: Arrays) -> None:
-    """Write a Lance dataset, a row of bytes an array: lists of numbers are slower."""
-    import lance
-    import pyarrow
-
-    columns = {}
-    for name, array in arrays.items():
-        kind, buffers = pyarrow.binary(array[0].nbytes), [None, pyarrow.py_buffer(array)]
-        columns[name] = pyarrow.FixedSizeBinaryArray.from_buffers(kind, len(array), buffers)
-    lance.write_dataset(pyarrow.table(columns), folder)
-
-
-def open_lance(folder: Path, arrays: Arrays, closing: ExitStack) -> Read:
-    import lance
-
-    dataset = lance.dataset(folder)
-
-    def read(rows: np.ndarray, out: Arrays) -> Arrays:
-        table = dataset.take(rows)
-        for name, array in arrays.items():
-            start, size = 0, array[0].nbytes
-            for chunk in table[name].chunks:
-                data = np.frombuffer(chunk.buffers()[1], np.uint8, len(chunk) * size, chunk.offset * size)
-                out[name][start : start + len(chunk)] = data.view(array.dtype).reshape(-1, *array.shape[1:])
-                start += len(chunk)
-        return out
-
-    return read
-
-
 def write_raw(folder: Path, arrays: Arrays) -> None:
     """Write one raw file an array: nothing can be missing, checked or replaced in it."""
     folder.mkdir(parents=True)
@@ -193,7 +161,6 @@ WRITERS: dict[str, Callable[[Path, Arrays], None]] = {
     "zarr-python": write_zarr,
     "h5py": write_h5,
     "h5py contiguous": partial(write_h5, chunked=False),
-    "lance": write_lance,
     "memmap": write_raw,
 }
 READERS: dict[str, Callable[[Path, Arrays, ExitStack], Read]] = {
@@ -204,7 +171,6 @@ READERS: dict[str, Callable[[Path, Arrays, ExitStack], Read]] = {
     "tensorstore": open_tensorstore,
     "h5py": open_h5,
     "h5py contiguous": open_h5,
-    "lance": open_lance,
     "memmap": open_memmap,
 }
 
@@ -235,23 +201,17 @@ def drop(folder: Path) -> None:
         raise RuntimeError(f"{resident / size:.0%} of {folder} stays in memory: a cold read cannot be measured")
 
 
-def plain_rate(path: Path, row_bytes: int, rows: np.ndarray, threads: int, direct: bool) -> float:
-    """Return the MB/s of reading rows of `row_bytes` bytes by preadv: past the page cache (O_DIRECT), or through it."""
+def read_plainly(path: Path, row_bytes: int, rows: np.ndarray, out: np.ndarray, threads: int, direct: bool) -> None:
+    """Read rows of `row_bytes` bytes into aligned bytes by preadv: past the page cache (O_DIRECT), or through it."""
     fd = os.open(path, os.O_RDONLY | (os.O_DIRECT if direct else 0))
-    target = np.frombuffer(mmap.mmap(-1, len(rows) * row_bytes), np.uint8)  # aligned, as O_DIRECT needs it
-    target[:] = 1
 
     def read(job: tuple[int, int]) -> None:
         place, row = job
-        left, offset = target[place * row_bytes : (place + 1) * row_bytes].data, row * row_bytes
+        left, offset = out[place * row_bytes : (place + 1) * row_bytes].data, row * row_bytes
         while left:
             count = os.preadv(fd, [left], offset)
             left, offset = left[count:], offset + count
 
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(time.sleep, [0.001] * threads))  # starts the threads
-        started = time.perf_counter()
         list(pool.map(read, enumerate(rows.tolist())))
-        seconds = time.perf_counter() - started
     os.close(fd)
-    return len(rows) * row_bytes / seconds / 1e6
