@@ -156,7 +156,7 @@ def compare(ours: np.ndarray, theirs: np.ndarray, vectors: np.ndarray, queries: 
 def exact(store: Store, view: View, options: Options) -> tuple[list[Row], list[Row]]:
     """Search one view exactly; return rows and races."""
     rows = filled_rows(view)  # all: a row's number is its place
-    vectors = compact(store, view, "embedding", rows)
+    vectors = compact(view, "embedding", rows)
     peers: dict[str, Search] = {
         "faiss flat": with_faiss("Flat", vectors),
         "numpy product + argpartition": partial(with_numpy, vectors),
@@ -166,7 +166,7 @@ def exact(store: Store, view: View, options: Options) -> tuple[list[Row], list[R
     for count in options.queries:
         queries, case = clip_queries(len(rows), options.dim, count), f"{count} queries at once"
         ways: dict[str, Callable[[], Any]] = {
-            "ours": partial(search_exactly, store, view, "embedding", rows, queries, K),
+            "ours": partial(search_exactly, view, "embedding", rows, queries, K),
             **{name: partial(search, queries) for name, search in peers.items()},
             CEILING: partial(multiply, vectors, queries),
         }
@@ -181,7 +181,7 @@ def approximate(store: Store, view: View, options: Options) -> tuple[list[Row], 
     """Search one view approximately; return rows and races."""
     rows = filled_rows(view)
     queries = clip_queries(len(rows), options.dim, options.asked)
-    nearest, _ = search_exactly(store, view, "embedding", rows, queries, K)
+    nearest, _ = search_exactly(view, "embedding", rows, queries, K)
 
     def recall(places: np.ndarray) -> float:
         return sum(len(set(a) & set(b)) for a, b in zip(places.tolist(), nearest.tolist(), strict=True)) / nearest.size
@@ -194,7 +194,7 @@ def approximate(store: Store, view: View, options: Options) -> tuple[list[Row], 
         wanted = recall(index.search(queries, K)[0])
     ways: dict[str, Search] = {chooser: lambda asked: index.search(asked, K)[0]}
     facts = {chooser: (card["probes"], wanted, card["seconds"])}
-    vectors = compact(store, view, "embedding", rows)
+    vectors = compact(view, "embedding", rows)
     for factory in FACTORIES:
         name = f"faiss {factory}"
         build_s, search = timed(partial(with_faiss, factory, vectors))

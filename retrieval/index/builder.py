@@ -24,7 +24,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32
 
 from retrieval.exact import search_exactly, without_itself
 from retrieval.index.factory import FLAT, Budgets, Choice, choose
@@ -52,7 +52,7 @@ from retrieval.index.index_card import (
     remove_others,
     write_card,
 )
-from retrieval.vectors import checked_norms, command, compact, filled_rows, normalised, raw_blocks, width
+from retrieval.vectors import Queries, Rows, checked_norms, command, compact, filled_rows, raw_blocks, width
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import Place, local, make_folder, whole
 from stepdiff.common.io.locks import locked
@@ -129,25 +129,23 @@ def build_index(
 
 
 class _Build:
-    def __init__(
-        self, store: Store, view: View, feature: str, choice: Choice, rows: Int64[np.ndarray, " rows"]
-    ) -> None:
+    def __init__(self, store: Store, view: View, feature: str, choice: Choice, rows: Rows) -> None:
         self.store, self.view, self.feature, self.choice, self.rows = store, view, feature, choice, rows
         self.path = card_path(store, view.entity, view.name)
         self.work = self.path.parent / f"{view.name}.building"
-        self.digest = digest(store, view, rows)
+        self.checked = store.view(view.entity, view.name, check="always")
+        self.digest = digest(view, rows)
         drawn = generator(0, "recall queries").choice(rows, min(QUERIES, len(rows)), replace=False)
         self.sample = np.sort(drawn)
 
     def exact(self) -> Card:
         """Check that every row has a direction; an exact index has no files."""
-        checked = self.store.view(self.view.entity, self.view.name, check="always")
         with progress("checked rows", len(self.rows)) as advance:
-            for rows, vectors in raw_blocks(checked, self.feature, self.rows):
-                checked_norms(self.store, self.view, self.feature, rows, vectors)
+            for rows, vectors in raw_blocks(self.checked, self.feature, self.rows):
+                checked_norms(self.view, self.feature, rows, vectors)
                 advance(len(rows))
         card = self._card(FLAT)
-        queries = normalised(self.store, self.view, self.feature, self.sample[:TIMED]).astype(np.float32)
+        queries = compact(self.view, self.feature, self.sample[:TIMED])
         latency = _latency(Index(self.store, self.view, card, None), queries)
         return card | {"recall": 1.0, "latency": latency, "memory": 0, "bytes": 0}
 
@@ -156,21 +154,19 @@ class _Build:
     ) -> Card:
         """Train or take the existing index, add the rows that it lacks, and measure."""
         old = None if rebuild else self._extendable()
-        if old is None:
-            factory, held, trained_rows = self.choice.factory, np.empty(0, np.int64), len(self.rows)
-            index = new_index(width(self.view, self.feature), factory, len(self.rows))
-        else:
-            card, index = old
-            factory, held, trained_rows = card["factory"], np.sort(rows_of(index)), card["trained_rows"]
+        card = old or {"factory": self.choice.factory, "trained_rows": len(self.rows)}
+        factory, trained_rows = card["factory"], card["trained_rows"]
+        index = self._existing(card) if old else new_index(width(self.view, self.feature), factory, len(self.rows))
+        held = np.sort(rows_of(index))
         new = np.setdiff1d(self.rows, held, assume_unique=True)
-        if old is not None and not len(new):  # the effort for another recall is found again
-            return self._measured(card, least_recall)
+        if old and not len(new):  # the effort for another recall is found again
+            return self._measured(old, least_recall)
         same = f"{VERSION} {faiss_version()} {factory} {self.feature} {self.digest} {len(held)} {part_rows}"
         folder = self.work / hashlib.sha256(same.encode()).hexdigest()[:16]
         if not folder.is_dir():  # what is there belongs to another build
             self.work.remove()
             make_folder(folder)
-        job = Job(self.store.path, self.view.entity, self.view.name, self.feature, folder)
+        job = Job(self.checked, self.feature, folder)
         with progress("indexed rows", len(new)) as advance:
             if ivf_of(index) is None:  # its rows cannot be divided into parts
                 trained_rows = len(self.rows)
@@ -225,15 +221,15 @@ class _Build:
             return None
         held = np.sort(rows_of(index))
         lost = len(np.setdiff1d(held, self.rows, assume_unique=True))
-        return None if lost or digest(self.store, self.view, held) != card["digest"] else (card, index)
+        return None if lost or digest(self.view, held) != card["digest"] else (card, index)
 
     def _measured(self, card: Card, least_recall: float) -> Card:
         """Find the least effort (lists, candidates) that reaches the recall; returns the card with the measurements."""
         index = read_files(self.store, self.view, card)
         check_ids(index, index_file(card), self.rows)
         opened = Index(self.store, self.view, card, index)
-        queries = normalised(self.store, self.view, self.feature, self.sample).astype(np.float32)
-        nearest = search_exactly(self.store, self.view, self.feature, self.rows, queries, K + 1)
+        queries = compact(self.view, self.feature, self.sample)
+        nearest = search_exactly(self.view, self.feature, self.rows, queries, K + 1)
         true = without_itself(nearest, self.sample, K)[1]
         ivf = ivf_of(index)
 
@@ -316,7 +312,7 @@ def recall(cosines: Float32[np.ndarray, "queries k"], true: Float32[np.ndarray, 
     return float(np.sum(hits) / max(np.sum(sought), 1))
 
 
-def _latency(index: Index, queries: Float32[np.ndarray, "queries dim"]) -> float:
+def _latency(index: Index, queries: Queries) -> float:
     """Median seconds of one query."""
     seconds = []
     for query in queries:
@@ -330,16 +326,9 @@ def _latency(index: Index, queries: Float32[np.ndarray, "queries dim"]) -> float
 class Job:
     """An index to build. Picklable."""
 
-    store: Place
-    entity: str
-    view: str
+    view: View  # compares each row that is read with its checksum
     feature: str
     folder: Place  # of the parts
-
-    def opened(self) -> tuple[Store, View]:
-        """Open the store and the view; each row read is compared with its checksum."""
-        store = Store.open(self.store)
-        return store, store.view(self.entity, self.view, check="always")
 
     @property
     def trained(self) -> Place:
@@ -358,7 +347,7 @@ class Part(NamedTuple):
     """A run of rows of a job."""
 
     job: Job
-    rows: Int64[np.ndarray, " rows"]
+    rows: Rows
 
     @property
     def shard(self) -> int:
@@ -380,7 +369,7 @@ class Filled(NamedTuple):
     error: str | None = None  # the reason if it was not filled
 
 
-def parts_of(job: Job, rows: Int64[np.ndarray, " rows"], rows_per_shard: int, size: int) -> list[Part]:
+def parts_of(job: Job, rows: Rows, rows_per_shard: int, size: int) -> list[Part]:
     """Split `rows` into parts of whole shards, about `size` rows each."""
     runs = rows // (rows_per_shard * max(size // rows_per_shard, 1))
     return [Part(job, part) for part in np.split(rows, np.flatnonzero(np.diff(runs)) + 1)]
@@ -399,18 +388,17 @@ def new_index(dim: int, factory: str, rows: int) -> faiss.Index:
         return index
 
 
-def train(job: Job, factory: str, index: faiss.Index, rows: Int64[np.ndarray, " rows"]) -> None:
+def train(job: Job, factory: str, index: faiss.Index, rows: Rows) -> None:
     """Train an empty index on a seeded sample of `rows`. Raises StepDiffError if these do not suit it."""
     import faiss
 
     if index.is_trained:
         return
-    store, view = job.opened()
     ivf = ivf_of(index)
     with _refusing(factory, len(rows), index.d):
         most = TRAINING_ROWS_A_LIST * (ivf.nlist if ivf is not None else 1024)
         chosen = generator(0, "index training rows").permutation(len(rows))[:most]
-        vectors = compact(store, view, job.feature, rows[np.sort(chosen)])
+        vectors = compact(job.view, job.feature, rows[np.sort(chosen)])
         clustered = ivf if faiss.get_num_gpus() else None  # by all GPUs, if FAISS has some (`pip install '.[gpu]'`)
         if clustered is not None:
             clustered.clustering_index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatIP(clustered.d))
@@ -432,11 +420,10 @@ def _refusing(factory: str, rows: int, dim: int) -> Iterator[None]:
         ) from error
 
 
-def add(index: faiss.Index, job: Job, rows: Int64[np.ndarray, " rows"]) -> Iterator[int]:
+def add(index: faiss.Index, job: Job, rows: Rows) -> Iterator[int]:
     """Add rows to an index block by block, and yield the number of rows of each block."""
-    store, view = job.opened()
-    for block, vectors in raw_blocks(view, job.feature, rows):
-        norms = checked_norms(store, view, job.feature, block, vectors)
+    for block, vectors in raw_blocks(job.view, job.feature, rows):
+        norms = checked_norms(job.view, job.feature, block, vectors)
         index.add_with_ids((vectors / norms[:, None]).astype(np.float32), block)
         yield len(block)
 
@@ -445,7 +432,7 @@ def fill(part: Part) -> None:
     """Add the rows of a part to its own lists."""
     job = part.job
     with job.naming_folder(), local(job.trained) as file:
-        index = read_faiss(file, width(job.opened()[1], job.feature), 0)
+        index = read_faiss(file, width(job.view, job.feature), 0)
     for _ in add(index, job, part.rows):
         pass
     with whole(part.lists) as temporary:

@@ -45,7 +45,7 @@ class Query:
 def of_clips(store: Store, view: View, feature: str, clips: list[str]) -> Query:
     """Return the query of one clip, or of a pair: the average of their normalised embeddings, normalised."""
     rows = np.array([row_of_clip(store, view, clip) for clip in clips])
-    average = normalised(store, view, feature, rows).mean(axis=0)
+    average = normalised(view, feature, rows).mean(axis=0)
     length = np.sqrt(np.sum(average * average))
     if length == 0:
         raise StepDiffError(f"{' and '.join(clips)} have opposite embeddings, whose average is zero: query with one")
@@ -111,7 +111,7 @@ def of_text(store: Store, view: View, feature: str, text: str, weights: str | No
     row = store.catalog("texts").rows([text_key(text)])
     if texts is not None and row[0] >= 0 and texts.status(row)[0] == OK:
         check_space(store, view, texts, feature)
-        return Query(title, normalised(store, texts, feature, row)[0].astype(np.float32), np.empty(0, np.int64))
+        return Query(title, normalised(texts, feature, row)[0].astype(np.float32), np.empty(0, np.int64))
     if encodes(view, "texts"):
         return Query(title, embed_text(store, view, feature, text, weights), np.empty(0, np.int64))
     where = f"the text {short(text)!r} is not in texts/{name} of {store.path}"
