@@ -77,7 +77,7 @@ class _Neighbours:
         self._pooled: Vectors | None = None
         small = len(rows) <= FLAT_BELOW  # compared exactly, whether the view has an index or not
         if len(view.features[self.feature].shape) == 1:
-            self._index = exact_index(store, view, self.feature) if small else open_index(store, view)
+            self._index = exact_index(view, self.feature) if small else open_index(store, view)
             check_feature(self._index, feature)
             self.feature = self._index.card["feature"]
         elif small:

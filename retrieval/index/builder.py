@@ -146,7 +146,7 @@ class _Build:
                 advance(len(rows))
         card = self._card(FLAT)
         queries = compact(self.view, self.feature, self.sample[:TIMED])
-        latency = _latency(Index(self.store, self.view, card, None), queries)
+        latency = _latency(Index(self.view, card, None), queries)
         return card | {"recall": 1.0, "latency": latency, "memory": 0, "bytes": 0}
 
     def approximate(
@@ -154,13 +154,16 @@ class _Build:
     ) -> Card:
         """Train or take the existing index, add the rows that it lacks, and measure."""
         old = None if rebuild else self._extendable()
-        card = old or {"factory": self.choice.factory, "trained_rows": len(self.rows)}
-        factory, trained_rows = card["factory"], card["trained_rows"]
-        index = self._existing(card) if old else new_index(width(self.view, self.feature), factory, len(self.rows))
+        factory, trained_rows = self.choice.factory, len(self.rows)
+        if old is None:
+            index = new_index(width(self.view, self.feature), factory, len(self.rows))
+        else:
+            card, index = old
+            factory, trained_rows = card["factory"], card["trained_rows"]
         held = np.sort(rows_of(index))
         new = np.setdiff1d(self.rows, held, assume_unique=True)
-        if old and not len(new):  # the effort for another recall is found again
-            return self._measured(old, least_recall)
+        if old is not None and not len(new):  # the effort for another recall is found again
+            return self._measured(card, least_recall)
         same = f"{VERSION} {faiss_version()} {factory} {self.feature} {self.digest} {len(held)} {part_rows}"
         folder = self.work / hashlib.sha256(same.encode()).hexdigest()[:16]
         if not folder.is_dir():  # what is there belongs to another build
@@ -204,7 +207,7 @@ class _Build:
             return self._measured(self._card(factory) | {"files": {file.name: entry}} | more, least_recall)
 
     def _extendable(self) -> tuple[Card, faiss.Index] | None:
-        """The existing card and index if they lack only newer rows."""
+        """Return the existing card and index if they lack only newer rows."""
         card = read_card(self.path)
         if isinstance(card, str) or not card["files"] or card["feature"] != self.feature:
             return None
@@ -227,19 +230,17 @@ class _Build:
         """Find the least effort (lists, candidates) that reaches the recall; returns the card with the measurements."""
         index = read_files(self.store, self.view, card)
         check_ids(index, index_file(card), self.rows)
-        opened = Index(self.store, self.view, card, index)
+        opened = Index(self.view, card, index)
         queries = compact(self.view, self.feature, self.sample)
         nearest = search_exactly(self.view, self.feature, self.rows, queries, K + 1)
         true = without_itself(nearest, self.sample, K)[1]
-        ivf = ivf_of(index)
 
         def reached(effort: int) -> float:
             set_effort(index, effort)
             return recall(without_itself(opened.search(queries, K + 1), self.sample, K)[1], true)
 
-        few, effort = 0, 1  # `few` finds too little
-        most = 1
-        if ivf is not None:
+        few, effort, most = 0, 1, 1  # `few` finds too little
+        if (ivf := ivf_of(index)) is not None:
             most = ivf.nlist
         elif graph_of(index) is not None:
             few, effort, most = K + NEAR, K + 1 + NEAR, MOST_CANDIDATES

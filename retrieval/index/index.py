@@ -211,7 +211,6 @@ _FINE = re.compile(r"(IVF\d+(_HNSW\d+)?|HNSW\d+),(SQfp16|Flat)")
 class Index:
     """An index that matches its store."""
 
-    store: Store
     view: View
     card: Card
     faiss: faiss.Index | None  # None for an exact index: the store itself is searched
@@ -261,9 +260,9 @@ def selecting(index: Any, rows: Rows) -> Any:
     return faiss.SearchParameters(sel=only)
 
 
-def exact_index(store: Store, view: View, feature: str) -> Index:
+def exact_index(view: View, feature: str) -> Index:
     """Return an index of a view that has none: the store itself is searched."""
-    return Index(store, view, {"feature": feature, "rows": int(np.count_nonzero(view.status() == OK))}, None)
+    return Index(view, {"feature": feature, "rows": int(np.count_nonzero(view.status() == OK))}, None)
 
 
 def check_feature(index: Index, feature: str | None) -> None:
@@ -290,10 +289,10 @@ def open_index(store: Store, view: View) -> Index:
     if reason is None:
         try:
             if card["exact"]:
-                return Index(store, view, card, None)
+                return Index(view, card, None)
             index = read_files(store, view, card)
             check_ids(index, index_file(card), filled_rows(view))
-            return Index(store, view, card, index)
+            return Index(view, card, index)
         except DamagedIndex as error:
             reason = str(error)
     if store.at is not None:

@@ -193,7 +193,7 @@ def resolve(
     elif store.at is not None or not card_path(store, "clips", view.name).exists():
         rows = filled_rows(view)
     if rows is not None and len(rows) <= FLAT_BELOW:
-        index = exact_index(store, view, feature or "embedding")
+        index = exact_index(view, feature or "embedding")
     else:
         index = opened(store, view)
         check_feature(index, feature)
