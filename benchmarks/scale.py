@@ -5,10 +5,9 @@ python -m benchmarks.scale                             one, four and ten million
 python -m benchmarks.scale --clips '[4e6, 2e7]' --to 50e6
 
 Every size is built, planned, trained and queried in processes of their own, of synthetic clips of which each has
-narration and a step. Memory is the peak without mapped files. A line through the two largest sizes is extrapolated.
-Smaller sizes are shown only: blocks of the catalog have up to a million rows, and until a few of them were read, memory
-grows with their size. `python -m store plan` gives the bytes of a store of that size. There are no peers: the limits
-are those of a driver's machine.
+narration and a step. Memory is the peak without mapped files. A line through the two largest sizes is extrapolated:
+until a few blocks of a million rows were read, memory grows with their size. There are no peers: the limits are of a
+driver's machine.
 
 - featurize: all windows of a manifest are read, compared, added to the catalog and planned; no worker runs
 - train, pairs: start of a run on 20,000 pairs, to its first batch; a share of the videos and a test set are held out
@@ -18,7 +17,6 @@ are those of a driver's machine.
 - query: an index over all clips is opened, and names ten hits
 """
 
-import json
 import shutil
 import sys
 import tempfile
@@ -26,7 +24,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +42,7 @@ FIRST = 60.0
 """seconds until featurize's first shard is planned, at the size of the fit"""
 LEAST = 20_000  # clips of a size: with fewer, no pairs are held out
 VIEW = "small"
-PAIRS, QUESTIONS = 20_000, 4  # of paired QA at most: as many as a language model answers in some days
+PAIRS = 20_000  # of paired QA at most
 CLIPS_A_VIDEO, CLIPS_A_STEP = 100, 100
 _BLOCK = 2**20  # clips made at a time
 _FILES = 1000  # video files of a manifest
@@ -94,17 +91,13 @@ def build(folder: Path, count: int) -> None:
     view = write_view(folder / "store", VIEW, features, rows(), rows_per_shard=_BLOCK)
     build_index(Store.open(folder / "store"), view, factory="Flat")
     every = max(count // (2 * PAIRS), 1)
-    keys = [key for block in clip_blocks(count) for key in block["key"].gather_every(every)]
-    with (folder / "pairqa.jsonl").open("w") as file:
-        for pair in zip(keys[::2], keys[1::2], strict=False):
-            for number in range(QUESTIONS):
-                answer = "YES" if number % 2 else f"In Video 2, the whisk is {number}."
-                row = dict(zip(("reference", "candidate"), pair, strict=True), question=f"Alike? {number}")
-                file.write(json.dumps({**row, "answer": answer}) + "\n")
-    tested = next(clip_blocks(count))["key"].gather_every(1 + min(count, _BLOCK) // 200).head(100).to_list()
-    with (folder / "test.jsonl").open("w") as file:
-        for a, b in pairwise(tested):
-            file.write(json.dumps({"reference": a, "candidate": b, "category": "Actions", "text": ["x"]}) + "\n")
+    keys = pl.concat([block["key"].gather_every(every) for block in clip_blocks(count)])
+    pairs = pl.DataFrame({"reference": keys.gather_every(2), "candidate": keys.gather_every(2, 1)})
+    asked = pl.DataFrame({"question": ["Alike?", "What differs?"], "answer": ["YES", "In Video 2, the whisk is red."]})
+    pairs.join(asked, how="cross").write_ndjson(folder / "pairqa.jsonl")
+    tested = next(clip_blocks(count))["key"].gather_every(1 + min(count, _BLOCK) // 200).head(100)
+    test_set = pl.DataFrame({"reference": tested[:-1], "candidate": tested[1:]})
+    test_set.with_columns(category=pl.lit("Actions"), text=pl.lit(["x"])).write_ndjson(folder / "test.jsonl")
 
 
 def write_manifest(folder: Path, count: int) -> Path:

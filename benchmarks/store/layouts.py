@@ -4,8 +4,6 @@ Rows are named arrays [R, ...]. A layout is a function that writes them, and one
 rows into arrays [B, ...] of the caller, or into its own where its library cannot fill the caller's.
 """
 
-import ctypes
-import mmap
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +29,6 @@ CASES: dict[str, tuple[tuple[int, int], str, int]] = {
 VIEW = "bench"
 Arrays = dict[str, np.ndarray]
 Read = Callable[[np.ndarray, Arrays], Arrays]
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def random_features(shape: tuple[int, ...], rows: int, seed: int) -> np.ndarray:
@@ -40,9 +37,7 @@ def random_features(shape: tuple[int, ...], rows: int, seed: int) -> np.ndarray:
     return (bits & 0xBFFF).view(np.float16)
 
 
-def write_random_view(
-    place: Path | str, shape: tuple[int, ...], dtype: str, rows: int, at_once: int, rows_per_shard: int | None = None
-) -> View:
+def write_random_view(place: Path, shape: tuple[int, ...], dtype: str, rows: int, at_once: int) -> View:
     """Write a view of random rows, `at_once` at a time, its feature called tokens."""
 
     def blocks() -> Iterator[tuple[pl.DataFrame, Arrays]]:
@@ -51,7 +46,7 @@ def write_random_view(
             keys = pl.DataFrame({"key": [f"c{row}" for row in range(start, start + count)]})
             yield keys, {"tokens": random_features(shape, count, start)}
 
-    return write_view(place, VIEW, {"tokens": Feature(shape, dtype)}, blocks(), rows_per_shard)
+    return write_view(place, VIEW, {"tokens": Feature(shape, dtype)}, blocks())
 
 
 def read_view(view: View, rows: np.ndarray, out: Arrays | None = None, direct: bool = False) -> Arrays:
@@ -184,21 +179,12 @@ def sync(folder: Path) -> None:
 
 
 def drop(folder: Path) -> None:
-    """Drop all files below `folder` from the page cache. RuntimeError: more than 2 % stays, as mapped pages do."""
-    size = resident = 0
-    for path in (path for path in folder.rglob("*") if path.is_file() and path.stat().st_size):
+    """Drop all files below `folder`, which nobody may have mapped, from the page cache."""
+    for path in (path for path in folder.rglob("*") if path.is_file()):
         fd = os.open(path, os.O_RDONLY)
         os.fsync(fd)
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         os.close(fd)
-        mapped = np.memmap(path, np.uint8, "r")
-        pages = np.zeros(-(-mapped.size // mmap.PAGESIZE), np.uint8)
-        address, length = ctypes.c_void_p(mapped.ctypes.data), ctypes.c_size_t(mapped.size)
-        if _libc.mincore(address, length, ctypes.c_void_p(pages.ctypes.data)):
-            raise OSError(ctypes.get_errno(), "mincore failed")
-        size, resident = size + mapped.size, resident + int((pages & 1).sum()) * mmap.PAGESIZE
-    if resident > 0.02 * size:
-        raise RuntimeError(f"{resident / size:.0%} of {folder} stays in memory: a cold read cannot be measured")
 
 
 def read_plainly(path: Path, row_bytes: int, rows: np.ndarray, out: np.ndarray, threads: int, direct: bool) -> None:

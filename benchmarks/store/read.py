@@ -5,8 +5,8 @@ python -m benchmarks.store.read --mib 32 --cold-mib 32 --repeats 1
 
 Every format holds the same rows. A measurement reads random distinct rows, batch by batch, into the same buffers;
 formats take turns in another order every time, and the median counts. Cold: files are written out, every reader is
-closed, and posix_fadvise(DONTNEED) puts them out of the page cache; mincore confirms it. Ceiling: a pool of threads
-with preadv on the raw file, the best of 8, 16 and 32 threads; with O_DIRECT that of the device, without that of the
+closed, and posix_fadvise(DONTNEED) puts them out of the page cache. Ceiling: a pool of threads with preadv on the raw
+file, the best of 8, 16 and 32 threads; with O_DIRECT that of the device, without that of the
 page cache. "store, direct" is how `Batches` reads what memory could not hold, "store" how it reads all else: memory
 keeps it for the next epoch. "store, always checked" compares each row with its checksum, as every first read does.
 Rates are MB/s (10^6 bytes) of tokens and scales.
