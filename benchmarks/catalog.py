@@ -12,7 +12,7 @@ those of the peers; figures are medians.
 import sqlite3
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from benchmarks.harness import GIB, Row, benchmark, measured, race, timed
+from benchmarks.harness import GIB, Row, Seconds, benchmark, measured, races, timed, times
 from stepdiff.common.cli import command
 from store import Store
 
@@ -30,7 +30,7 @@ KEYS = 100_000
 _PART = 10_000_000  # rows appended at a time
 _MOST_IN_MEMORY = 10_000_000  # rows of a join and of a dict
 _MOST_IN_FILES = 1_000_000  # rows of sqlite3 and Parquet
-CEILING = "dict"
+OURS, CEILING = "lookup", "dict"
 WANTED: dict[str, float | None] = {CEILING: None, "join": 5, "sqlite3": 1, "parquet": 1}
 """times the speed of each peer"""
 LookUp = Callable[[list[str]], np.ndarray]
@@ -53,30 +53,24 @@ def clip_ids(rows: pl.Series) -> pl.Series:
     return pl.select(pl.format("{}_{}.00_{}.50", video, start, start + 5).alias("key")).to_series()
 
 
-def parts(rows: int) -> Iterator[pl.Series]:
-    """Yield the keys of all rows, part by part."""
-    for start in range(0, rows, _PART):
-        yield clip_ids(pl.int_range(start, min(start + _PART, rows), eager=True))
-
-
 def build(path: Path, rows: int) -> Row:
     """Make the catalog; return the size of its files of keys."""
     catalog = Store.open(path, create=True).catalog("clips")
-    for keys in parts(rows):
-        catalog.append(keys.to_frame())
+    for start in range(0, rows, _PART):
+        catalog.append(clip_ids(pl.int_range(start, min(start + _PART, rows), eager=True)).to_frame())
     sizes = [file.stat().st_size for file in (path / "catalog" / "clips").glob("*.keys")]
     return {"indexes": len(sizes), "index_gib": round(sum(sizes) / GIB, 2)}
 
 
-def look_up(path: Path, rows: int, rounds: int) -> dict[str, float | None]:
-    """Open the catalog and look keys up, next to the peers, which must give the same rows."""
+def look_up(path: Path, rows: int, rounds: int) -> tuple[dict[str, Seconds], Row]:
+    """Return the seconds to look keys up, next to the peers, which must give the same rows; and those of other work."""
     keys = clip_ids(pl.Series(np.random.default_rng(0).integers(0, rows, KEYS))).to_list()
     opening, catalog = timed(lambda: Store.open(path).catalog("clips"))
     counting, length = timed(lambda: len(catalog))
     assert length == rows
     first, expected = timed(lambda: catalog.rows(keys))
     assert catalog.keys(expected) == keys
-    ways: dict[str, LookUp] = {"lookup": catalog.rows}
+    ways: dict[str, LookUp] = {OURS: catalog.rows}
     if rows <= _MOST_IN_MEMORY:
         frame = catalog.frame(["key", "row"])
         places = dict(frame.iter_rows())
@@ -88,12 +82,9 @@ def look_up(path: Path, rows: int, rounds: int) -> dict[str, float | None]:
         assert np.array_equal(way(keys), expected), f"{name} gives other rows"
     seconds = measured({name: partial(way, keys) for name, way in ways.items()}, rounds, f"{rows:,} rows, ")
     new_keys = pl.DataFrame({"key": [f"another_{n}" for n in range(KEYS)]})
-    return {
-        "open_ms": _ms(opening + counting),
-        "first_lookup_ms": _ms(first),
-        **{f"{name}_ms": _ms(seconds[name].clock) if name in ways else None for name in ("lookup", *WANTED)},
-        "append_ms": _ms(timed(lambda: catalog.append(new_keys))[0]),
-    }
+    appending, _ = timed(lambda: catalog.append(new_keys))
+    others = {"open ms": opening + counting, "first look-up ms": first, "append ms": appending}
+    return seconds, {name: round(took * 1e3, 2) for name, took in others.items()}
 
 
 def joined(frame: pl.DataFrame, keys: list[str]) -> np.ndarray:
@@ -123,26 +114,20 @@ def key_files(folder: Path, places: dict[str, int]) -> dict[str, LookUp]:
 
 
 def run(options: Options) -> dict[str, Any]:
-    """Return the record: look-ups in `rows`, and a table of appending."""
+    """Return the record: look-ups in `rows`, and a table of other work."""
     look_ups: list[Row] = []
-    appends: list[Row] = []
-    races: list[Row] = []
+    others: list[Row] = []
+    held: list[Row] = []
     for rows in map(round, options.sizes):
         print(f"{rows:,} rows", file=sys.stderr)
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:
             build_s, size = timed(lambda: build(Path(folder, "store"), rows))  # noqa: B023
-            looked = look_up(Path(folder, "store"), rows, options.rounds)
-        append = {name: looked.pop(name) for name in ("open_ms", "append_ms")}
-        look_ups.append({"rows": rows, **looked})
-        appends.append({"rows": rows, **append, "build_s": round(build_s, 1), **size})
-        for peer, wanted in WANTED.items():
-            if peer_ms := looked[f"{peer}_ms"]:
-                races.append(race(f"{rows:,} rows", peer_ms, looked["lookup_ms"] or 0.0, wanted, peer))
-    return {"rows": look_ups, "races": races, "append": appends, "keys": KEYS}
-
-
-def _ms(seconds: float) -> float:
-    return round(seconds * 1000, 2)
+            seconds, more = look_up(Path(folder, "store"), rows, options.rounds)
+        look_ups += times(seconds, 1, "look-up", rows=rows)
+        others.append({"rows": rows, **more, "build s": round(build_s, 1), **size})
+        wanted = {peer: least for peer, least in WANTED.items() if peer in seconds}
+        held += races(f"{rows:,} rows", seconds, OURS, wanted)
+    return {"rows": look_ups, "races": held, "other work": others, "keys": KEYS}
 
 
 main = benchmark("catalog", Options, __doc__, run)

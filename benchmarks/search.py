@@ -50,7 +50,7 @@ IN_USE = 32  # searches before the clock starts, so that rows that are often com
 CONSTRUCTION = 80  # candidates that a graph looks at for a new node
 PROBES = (*range(1, 17), 20, 24, 28, 32, 40, 48, 64, 96, 128, 192, 256)  # lists
 CANDIDATES = (10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 64, 80, 96, 128, 192, 256, 512)  # nodes of a graph
-FACTORIES = ("IVF,SQfp16", "HNSW32", "HNSW32,SQfp16")
+FACTORIES = ("IVF,SQfp16", "HNSW32,SQfp16")
 
 Search = Callable[..., np.ndarray]
 """queries [Q, D] -> places of the K nearest [Q, K]. `effort` trades speed for recall; exact searches have none"""
@@ -91,15 +91,14 @@ def clips(numbers: np.ndarray, rows: int, dim: int, others: bool = False) -> np.
     return (embeddings + 0.5) * (spectrum / np.linalg.norm(spectrum))
 
 
-def clustered(folder: Path, rows: int, dim: int) -> tuple[Store, View]:
-    """Write a store of clips; return it and its view."""
+def clustered(folder: Path, rows: int, dim: int) -> View:
+    """Write a store of clips; return its view."""
 
     def blocks() -> Iterator[tuple[pl.DataFrame, dict[str, np.ndarray]]]:
         for numbers in np.array_split(np.arange(rows), -(-rows // 2**16)):
             yield pl.DataFrame({"key": [f"c{number}" for number in numbers]}), {"embedding": clips(numbers, rows, dim)}
 
-    view = write_view(folder, "clustered", {"embedding": Feature((dim,), "float32")}, blocks())
-    return Store.open(folder), view
+    return write_view(folder, "clustered", {"embedding": Feature((dim,), "float32")}, blocks())
 
 
 def clip_queries(rows: int, dim: int, count: int) -> np.ndarray:
@@ -153,7 +152,7 @@ def compare(ours: np.ndarray, theirs: np.ndarray, vectors: np.ndarray, queries: 
     return len(differ)
 
 
-def exact(store: Store, view: View, options: Options) -> tuple[list[Row], list[Row]]:
+def exact(view: View, options: Options) -> tuple[list[Row], list[Row]]:
     """Search one view exactly; return rows and races."""
     rows = filled_rows(view)  # all: a row's number is its place
     vectors = compact(view, "embedding", rows)
@@ -177,8 +176,9 @@ def exact(store: Store, view: View, options: Options) -> tuple[list[Row], list[R
     return table, held
 
 
-def approximate(store: Store, view: View, options: Options) -> tuple[list[Row], list[Row]]:
+def approximate(view: View, options: Options) -> tuple[list[Row], list[Row]]:
     """Search one view approximately; return rows and races."""
+    store = Store.open(view.paths.store)
     rows = filled_rows(view)
     queries = clip_queries(len(rows), options.dim, options.asked)
     nearest, _ = search_exactly(view, "embedding", rows, queries, K)
@@ -234,12 +234,12 @@ def run(options: Options) -> dict[str, Any]:
     held: list[Row] = []
     for size in sorted({*options.approximate, options.rows} - {0}):
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-            store, view = clustered(Path(folder, "store"), size, options.dim)
+            view = clustered(Path(folder, "store"), size, options.dim)
             if size in options.approximate:
-                rows, more = approximate(store, view, options)
+                rows, more = approximate(view, options)
                 near, held = near + rows, held + more
             if size == options.rows:
-                table, more = exact(store, view, options)
+                table, more = exact(view, options)
                 held += more
     return {"rows": table, "races": held, "approximate": near, "rounds": options.rounds, "dim": options.dim}
 

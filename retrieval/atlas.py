@@ -22,7 +22,6 @@ from retrieval.projection import pooled_blocks, pooled_feature, project
 from retrieval.vectors import Rows, Vectors, command, compact, filled_rows
 from retrieval.verbs.files import Atlas
 from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io import sealed
 from stepdiff.common.io.files import whole
 from stepdiff.common.progress import progress
 from store import Store, View
@@ -50,7 +49,7 @@ def write_atlas(options: Atlas) -> dict[str, Any]:
     search = _Neighbours(store, view, rows, k, feature) if k > 0 else None
     with progress("projected clips", len(rows)) as advance:
         xy, _ = project(view, rows, options.projection, search.feature if search else feature, advance)
-    schema = _schema(view)
+    schema = {name: dtype for name, dtype in view.catalog.schema().items() if name not in ("key", "row", *_OWN)}
     like = pl.DataFrame(schema={"key": pl.String, **schema})
     with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder, whole(out) as temporary:
         files = []
@@ -96,14 +95,6 @@ class _Neighbours:
         among = None if len(self.rows) == len(self._index) else self.rows
         rows, cosines = without_itself(self._index.search(queries, self.k + 1, among), self.rows[piece], self.k)
         return np.where(rows < 0, -1, np.searchsorted(self.rows, rows)), cosines
-
-
-def _schema(view: View) -> dict[str, Any]:
-    """Return the columns of the catalog that are written, with their types."""
-    schema: dict[str, Any] = {}
-    for part in view.catalog.parts():
-        schema |= sealed.read(part).schema
-    return {name: dtype for name, dtype in schema.items() if name not in ("key", "row", *_OWN)}
 
 
 def _frame(

@@ -18,12 +18,10 @@ from importlib.util import find_spec
 import numpy as np
 from jaxtyping import Float32, Float64
 
-from retrieval.vectors import BLOCK_BYTES, Rows, Vectors, filled_rows, raw_blocks, unit
+from retrieval.vectors import Rows, Vectors, filled_rows, raw_blocks, unit
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.streams import generator
 from store import View
-from store.batches import Batches
-from store.format.quantise import dequantise
 
 PROJECTIONS = {"pca": "PCA", "umap": "UMAP"}  # name -> title
 MOST = {"pca": 1_000_000, "umap": 100_000}  # rows of a map; of a larger view, a seeded sample is mapped
@@ -96,16 +94,10 @@ def pooled_feature(view: View, feature: str | None = None) -> str:
 
 def pooled_blocks(view: View, feature: str, rows: Rows) -> Iterator[Vectors]:
     """Yield one vector of length 1 per row, block by block, in the order of `rows`; zero as in `unit`."""
-    if len(view.features[feature].shape) == 1:
-        for _, vectors in raw_blocks(view, feature, rows):
-            for start in range(0, len(vectors), _BLOCK):
-                yield unit(vectors[start : start + _BLOCK]).astype(np.float32)
-        return
-    size = max(BLOCK_BYTES // (4 * int(np.prod(view.features[feature].shape))), 1)
-    for batch in Batches(view, feature, rows, batch_size=size, shuffle=False, ahead=1):
-        tokens = batch.arrays[feature]
-        whole = dequantise(tokens, batch.arrays["scale"]) if tokens.dtype == np.int8 else tokens
-        yield unit(whole.mean(axis=1, dtype=np.float32)).astype(np.float32)
+    for _, values in raw_blocks(view, feature, rows):
+        vectors = values if values.ndim == 2 else values.mean(axis=1)
+        for start in range(0, len(vectors), _BLOCK):
+            yield unit(vectors[start : start + _BLOCK]).astype(np.float32)
 
 
 def sample_rows(view: View, most: int, seed: int = SEED) -> tuple[Rows, int]:

@@ -5,6 +5,7 @@ A row that holds NaN, infinity or only zeros has no direction, and is refused by
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from collections.abc import Iterator
@@ -77,19 +78,19 @@ def unit(vectors: Float[np.ndarray, "rows dim"]) -> Float64[np.ndarray, "rows di
     return np.where(good, vectors, 0) / np.where(good, lengths, 1)
 
 
-def raw_blocks(view: View, feature: str, rows: Rows) -> Iterator[Block]:
-    """Yield embeddings of `rows` as stored, in float32, block by block; the next block is prefetched.
+def raw_blocks(view: View, feature: str, rows: Rows) -> Iterator[tuple[Rows, Float32[np.ndarray, "rows ..."]]]:
+    """Yield features of `rows` as stored, in float32, block by block; the next block is prefetched.
 
     Mapped float32 rows are not copied. The memory of a block is reused for the block after the next.
     """
-    most = min(max(BLOCK_BYTES // (4 * width(view, feature)), 1), BLOCK_ROWS)
+    most = min(max(BLOCK_BYTES // (4 * math.prod(view.features[feature].shape)), 1), BLOCK_ROWS)
     size = 1 << (most.bit_length() - 1)  # a power of two as shards are, so few blocks cross a shard
     for batch in Batches(view, feature, rows, batch_size=size, shuffle=False, ahead=1, keep=1, in_place=True):
-        vectors = batch.arrays[feature]
-        if vectors.dtype == np.int8:
-            yield batch.rows, dequantise(vectors, batch.arrays["scale"])
+        values = batch.arrays[feature]
+        if values.dtype == np.int8:
+            yield batch.rows, dequantise(values, batch.arrays["scale"])
         else:
-            yield batch.rows, vectors.astype(np.float32, copy=False)
+            yield batch.rows, values.astype(np.float32, copy=False)
 
 
 def blocks(view: View, feature: str, rows: Rows) -> Iterator[Block]:

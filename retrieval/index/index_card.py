@@ -96,11 +96,6 @@ def read_card(path: Place) -> Card | str:
                 return f"its card has no usable {name!r}"
     if (card["entity"], card["view"]) != (path.parent.name, path.stem):
         return f"its card belongs to {card['entity']}/{card['view']}"
-    return _fault_of_files(path, card) or card
-
-
-def _fault_of_files(path: Place, card: Card) -> str | None:
-    """Return the fault of the files that the card at `path` names, which must be its own."""
     for name, known in card["files"].items():
         if not _own(path).fullmatch(name):
             return f"its card names {name!r}, which is not a file of this index"
@@ -108,7 +103,7 @@ def _fault_of_files(path: Place, card: Card) -> str | None:
             return f"its card does not describe {name!r}"
     if (count := len(card["files"])) != (not card["exact"]):
         return f"its card names {count} index files instead of {int(not card['exact'])}"
-    return None
+    return card
 
 
 def stale(view: View, card: Card) -> str | None:

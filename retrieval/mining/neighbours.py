@@ -37,15 +37,12 @@ from stepdiff.common.progress import progress
 from store import Store, View
 
 
-def neighbours(
-    store: Store, view: View, rows: Rows, k: int, same: str | None = None, feature: str = "embedding"
-) -> Found:
+def neighbours(store: Store, view: View, rows: Rows, k: int, same: str | None = None) -> Found:
     """Return the k nearest filled rows of each of `rows` and their cosines, best first; -1 and -inf after the last.
 
     Args:
         same: Catalog column, e.g. `step`: only rows with an equal value are neighbours, found exactly; a row without a
             value has none. By default the view's index is searched.
-        feature: Embedding to compare with `same`; an index has its own.
     """
     empty = np.flatnonzero(~np.isin(rows, filled_rows(view)))
     if len(empty):
@@ -69,7 +66,7 @@ def neighbours(
         asked = np.flatnonzero(np.isin(rows, members))
         if not len(asked):
             continue
-        vectors = compact(view, feature, members)
+        vectors = compact(view, "embedding", members)
         places, similarities[asked] = nearest(vectors, np.searchsorted(members, rows[asked]), k)
         hits[asked] = np.where(places < 0, -1, members[places])
     return hits, similarities
