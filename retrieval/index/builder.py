@@ -18,7 +18,6 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, NamedTuple
@@ -169,30 +168,29 @@ class _Build:
         if not folder.is_dir():  # what is there belongs to another build
             self.work.remove()
             make_folder(folder)
-        job = Job(self.checked, self.feature, folder)
+        trained, features = folder / "trained.faiss", (self.checked, self.feature)
         with progress("indexed rows", len(new)) as advance:
             if ivf_of(index) is None:  # its rows cannot be divided into parts
                 trained_rows = len(self.rows)
-                if old is None:
-                    train(job, factory, index, self.rows)
-                for count in add(index, job, new):
+                train(*features, factory, index, self.rows)
+                for count in add(*features, index, new):
                     advance(count)
             else:
-                parts = parts_of(job, new, self.view.rows_per_shard, part_rows) if len(new) else []
+                runs = new // (self.view.rows_per_shard * max(part_rows // self.view.rows_per_shard, 1))  # whole shards
+                rows = np.split(new, np.flatnonzero(np.diff(runs)) + 1) if len(new) else []
+                parts = [Part(*features, trained, some) for some in rows]
                 missing = [part for part in parts if not part.lists.exists()]
                 advance(len(new) - sum(len(part.rows) for part in missing))
-                if not job.trained.exists():
-                    if old is None:
-                        train(job, factory, index, self.rows)
-                    else:
-                        index.reset()
-                    with whole(job.trained) as temporary:
+                if not trained.exists():
+                    train(*features, factory, index, self.rows)
+                    index.reset()
+                    with whole(trained) as temporary:
                         write_index(index, temporary)
                 fill_all(missing, workers, address, advance)
-                with job.naming_folder(), ExitStack() as stack:
+                with naming(folder), ExitStack() as stack:
                     lists = {stack.enter_context(local(part.lists)): len(part.rows) for part in parts}
                     if old is None:
-                        index = read_faiss(stack.enter_context(local(job.trained)), index.d, 0)
+                        index = read_faiss(stack.enter_context(local(trained)), index.d, 0)
                     else:
                         index = read_files(self.store, self.view, card, mapped=False)
                     merge(index, lists)
@@ -203,7 +201,7 @@ class _Build:
             entry = described(temporary)
         share = round((len(self.rows) - trained_rows) / len(self.rows), 4)
         more = {"trained_rows": trained_rows, "new_share": share, "rebuild": share > REBUILD_FROM}
-        with job.naming_folder():
+        with naming(folder):
             return self._measured(self._card(factory) | {"files": {file.name: entry}} | more, least_recall)
 
     def _extendable(self) -> tuple[Card, faiss.Index] | None:
@@ -323,31 +321,21 @@ def _latency(index: Index, queries: Queries) -> float:
     return round(float(np.median(seconds)), 6)
 
 
-@dataclass(frozen=True)
-class Job:
-    """An index to build. Picklable."""
-
-    view: View  # compares each row that is read with its checksum
-    feature: str
-    folder: Place  # of the parts
-
-    @property
-    def trained(self) -> Place:
-        return self.folder / "trained.faiss"
-
-    @contextmanager
-    def naming_folder(self) -> Iterator[None]:
-        """Convert a DamagedIndex raised within the block into an error that names the folder to delete."""
-        try:
-            yield
-        except DamagedIndex as error:
-            raise StepDiffError(f"{error}; delete {self.folder} and run the same command again") from error
+@contextmanager
+def naming(folder: Place) -> Iterator[None]:
+    """Convert a DamagedIndex raised within the block into an error that names the folder to delete."""
+    try:
+        yield
+    except DamagedIndex as error:
+        raise StepDiffError(f"{error}; delete {folder} and run the same command again") from error
 
 
 class Part(NamedTuple):
-    """A run of rows of a job."""
+    """A run of rows to index. Picklable."""
 
-    job: Job
+    view: View  # compares each row that is read with its checksum
+    feature: str
+    trained: Place  # file of the index without rows
     rows: Rows
 
     @property
@@ -361,19 +349,13 @@ class Part(NamedTuple):
 
     @property
     def lists(self) -> Place:
-        return self.job.folder / f"{self.rows[0]}-{self.rows[-1] + 1}.faiss"
+        return self.trained.parent / f"{self.rows[0]}-{self.rows[-1] + 1}.faiss"
 
 
 class Filled(NamedTuple):
     """The outcome of a part."""
 
     error: str | None = None  # the reason if it was not filled
-
-
-def parts_of(job: Job, rows: Rows, rows_per_shard: int, size: int) -> list[Part]:
-    """Split `rows` into parts of whole shards, about `size` rows each."""
-    runs = rows // (rows_per_shard * max(size // rows_per_shard, 1))
-    return [Part(job, part) for part in np.split(rows, np.flatnonzero(np.diff(runs)) + 1)]
 
 
 def new_index(dim: int, factory: str, rows: int) -> faiss.Index:
@@ -389,8 +371,8 @@ def new_index(dim: int, factory: str, rows: int) -> faiss.Index:
         return index
 
 
-def train(job: Job, factory: str, index: faiss.Index, rows: Rows) -> None:
-    """Train an empty index on a seeded sample of `rows`. Raises StepDiffError if these do not suit it."""
+def train(view: View, feature: str, factory: str, index: faiss.Index, rows: Rows) -> None:
+    """Train an index that is not yet on a seeded sample of `rows`. Raises StepDiffError if these do not suit it."""
     import faiss
 
     if index.is_trained:
@@ -399,7 +381,7 @@ def train(job: Job, factory: str, index: faiss.Index, rows: Rows) -> None:
     with _refusing(factory, len(rows), index.d):
         most = TRAINING_ROWS_A_LIST * (ivf.nlist if ivf is not None else 1024)
         chosen = generator(0, "index training rows").permutation(len(rows))[:most]
-        vectors = compact(job.view, job.feature, rows[np.sort(chosen)])
+        vectors = compact(view, feature, rows[np.sort(chosen)])
         clustered = ivf if faiss.get_num_gpus() else None  # by all GPUs, if FAISS has some (`pip install '.[gpu]'`)
         if clustered is not None:
             clustered.clustering_index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatIP(clustered.d))
@@ -421,20 +403,19 @@ def _refusing(factory: str, rows: int, dim: int) -> Iterator[None]:
         ) from error
 
 
-def add(index: faiss.Index, job: Job, rows: Rows) -> Iterator[int]:
+def add(view: View, feature: str, index: faiss.Index, rows: Rows) -> Iterator[int]:
     """Add rows to an index block by block, and yield the number of rows of each block."""
-    for block, vectors in raw_blocks(job.view, job.feature, rows):
-        norms = checked_norms(job.view, job.feature, block, vectors)
+    for block, vectors in raw_blocks(view, feature, rows):
+        norms = checked_norms(view, feature, block, vectors)
         index.add_with_ids((vectors / norms[:, None]).astype(np.float32), block)
         yield len(block)
 
 
 def fill(part: Part) -> None:
     """Add the rows of a part to its own lists."""
-    job = part.job
-    with job.naming_folder(), local(job.trained) as file:
-        index = read_faiss(file, width(job.view, job.feature), 0)
-    for _ in add(index, job, part.rows):
+    with naming(part.trained.parent), local(part.trained) as file:
+        index = read_faiss(file, width(part.view, part.feature), 0)
+    for _ in add(part.view, part.feature, index, part.rows):
         pass
     with whole(part.lists) as temporary:
         write_index(index, temporary)
