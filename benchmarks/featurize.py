@@ -65,8 +65,6 @@ class Options:
     """its weights, as `python -m featurize` takes them"""
     device: str = "cpu"
     """cpu (one core) or cuda"""
-    batch_size: int | None = None
-    """clips of a batch; default: 4, or on a GPU what it has memory for, at most an eighth of the clips"""
     clips: int = 48
     """clips of each kind of video"""
     gop: int = 250
@@ -233,8 +231,8 @@ def run(options: Options) -> dict[str, Any]:
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
         torch.set_num_threads(1)
     encoder = load(options.encoder, options.weights, options.device)
-    batch = options.batch_size or BATCH
-    if options.batch_size is None and options.device != "cpu":
+    batch = BATCH
+    if options.device != "cpu":  # what the GPU has memory for
         batch = batch_by_memory(encoder, options.device, max(options.clips // BATCHES, 1))
     rows: list[Row] = []
     held: list[Row] = []
