@@ -11,11 +11,8 @@ decoding the videos from end to end without converting a frame. The peer seeks e
 chosen frames, and encodes one clip at a time. They take turns; medians count. The processor's seconds are
 reported too: other programs disturb them less.
 
-On a GPU the ceiling is the slower of the forward pass, of frames that are on the GPU, and the decoding by all cores.
-The table `stages` has the clips a second, their share of the rate of the forward pass alone, and where the time goes,
-in milliseconds a clip: in `waits for decoding` no decoded batch was there to copy, `copy to` and `copy back` are the
-copies, in `forward waits` the GPU had no frames, in `waits for writing` the shard before was still being written.
-Stages run at the same time, so their sum is more than the whole.
+On a GPU the ceiling is the slower of the forward pass, of frames that are on the GPU, and the decoding by all cores. A
+table `stages` has where the time goes (docs/benchmarks.md); stages run at the same time, so their sum is more than all.
 
 The videos are rendered kitchen videos of a few clips each, and one long video of many clips.
 """

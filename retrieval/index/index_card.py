@@ -17,7 +17,7 @@ import numpy as np
 
 from retrieval.vectors import Rows, command
 from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.files import LocalPath, Place, whole
+from stepdiff.common.io.files import LocalPath, Place, write_text
 from store import Store, View
 from store.view import OK
 
@@ -70,8 +70,7 @@ def build_command(store: Store, view: View, card: Card | None, *more: str) -> st
 
 def write_card(path: Place, card: Card) -> None:
     """Write a card with its seal."""
-    with whole(path) as temporary:
-        temporary.write_text(json.dumps({**card, "seal": _seal(card)}, indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps({**card, "seal": _seal(card)}, indent=2) + "\n")
 
 
 def read_card(path: Place) -> Card | str:

@@ -32,7 +32,7 @@ from retrieval.index.index_card import digest
 from retrieval.vectors import BLOCK, Rows, Vectors, blocks, compact, filled_rows, width
 from retrieval.verbs.files import Neighbours
 from stepdiff.common.errors import StepDiffError, first_line
-from stepdiff.common.io.files import whole
+from stepdiff.common.io.files import whole, write_text
 from stepdiff.common.progress import progress
 from store import Store, View
 
@@ -163,8 +163,7 @@ def _parts_folder(out: Path, options: dict[str, Any]) -> Path:
     try:
         folder.mkdir(exist_ok=True)
         if not card.exists():
-            with whole(card) as temporary:
-                temporary.write_text(json.dumps(options), encoding="utf-8")
+            write_text(card, json.dumps(options))
         known = json.loads(card.read_text(encoding="utf-8"))
     except OSError as error:
         raise StepDiffError(f"cannot write {folder}: {error.strerror or error}") from error

@@ -114,21 +114,20 @@ def of_text(store: Store, view: View, feature: str, text: str, weights: str | No
         return Query(title, normalised(texts, feature, row)[0].astype(np.float32), np.empty(0, np.int64))
     if encodes(view, "texts"):
         return Query(title, embed_text(store, view, feature, text, weights), np.empty(0, np.int64))
+    embed = command("python", "-m", "heads.embed", "--head", "RUN", "--store", store.path)
     where = f"the text {short(text)!r} is not in texts/{name} of {store.path}"
     if texts is None and encodes(view, "clips"):
         raise StepDiffError(
             f"{where}, and {view.provenance.encoder} encodes no texts: query a view of an encoder that does, such as "
-            f"clip, or one that a head trained on texts wrote "
-            f"({command('python', '-m', 'heads.embed', '--head', 'RUN', '--store', store.path)})"
+            f"clip, or one that a head trained on texts wrote ({embed})"
         )
     encoder = (view if texts is None else texts).provenance.encoder
-    add = "put it into the column `text` of a file TEXTS.jsonl and run "
-    add += fill_command(store, name, encoder, "TEXTS.jsonl")
+    fill = fill_command(store, name, encoder, "TEXTS.jsonl")
+    add = f"put it into the column `text` of a file TEXTS.jsonl and run {fill}"
     if texts is None:
-        aligned = command("python", "-m", "heads.embed", "--head", "RUN", "--store", store.path)
         raise StepDiffError(
             f"{where}, which has no texts yet: if {encoder} encodes texts too, {add}; otherwise query a view that a "
-            f"head trained on texts wrote ({aligned})"
+            f"head trained on texts wrote ({embed})"
         )
     raise StepDiffError(f"{where}: {add}")
 
