@@ -59,49 +59,37 @@ def search_exactly(view: View, feature: str, rows: Rows, queries: Queries, k: in
     dim = width(view, feature)
     best = Best(len(queries), k, 2 * error_of(dim))
     for block, vectors in raw_blocks(view, feature, rows):
-        near, odd = _estimate(vectors, queries, best)
-        for tile in odd:  # products overflow or underflow float32, or a row has no direction
-            norms = checked_norms(view, feature, block[tile], vectors[tile])
-            unit = (vectors[tile] / norms[:, None]).astype(np.float32)
-            near += _scores(unit, np.ones(len(unit), np.float32), queries, best, tile.start)
-        best.add([(query, block[place], scores) for query, place, scores in near])
+        best.add(_estimate(view, feature, block, vectors, queries, best))
         if len(best.rows) > len(queries) * (k + SPARE):  # many rows are nearly equal
             best.compare(cosines(view, feature, queries, best.query, best.rows))
     best.compare(cosines(view, feature, queries, best.query, best.rows))
     return best.found()
 
 
-def _estimate(vectors: Vectors, queries: Queries, best: Best) -> tuple[list[Near], list[slice]]:
-    """Return what may be among the best, with places in `vectors`, and the tiles that float32 cannot compare."""
+def _estimate(view: View, feature: str, rows: Rows, vectors: Vectors, queries: Queries, best: Best) -> list[Near]:
+    """Return the rows of a block that may be among the best."""
     size = max(TILE_BYTES // (4 * vectors.shape[1]), min(16 * len(queries), TILE_ROWS), 1)
-    odd: list[slice] = []
 
     def estimate(share: tuple[int, int]) -> list[Near]:
         near: list[Near] = []
         for start in range(*share, size):
-            tile = slice(start, min(start + size, share[1]))
-            squares = np.einsum("rd,rd->r", vectors[tile], vectors[tile])
+            some = slice(start, min(start + size, share[1]))
+            tile = vectors[some]
+            squares = np.einsum("rd,rd->r", tile, tile)
+            factors = np.ones(len(tile), np.float32)
             if ((squares > SHORTEST) & (squares < LONGEST)).all():
-                near += _scores(vectors[tile], 1 / np.sqrt(squares), queries, best, start)
-            else:
-                odd.append(tile)
+                factors = 1 / np.sqrt(squares)
+            else:  # products overflow or underflow float32, or a row has no direction
+                tile = (tile / checked_norms(view, feature, rows[some], tile)[:, None]).astype(np.float32)
+            for first in range(0, len(queries), QUERIES):
+                scores = queries[first : first + QUERIES] @ tile.T
+                scores *= factors
+                query, place, above = best.above(scores, first)
+                near.append((query, rows[start + place], above))
         return near
 
     with _one, blas().limit(limits=1):
-        return [one for share in each(estimate, shares(len(vectors))) for one in share], odd
-
-
-def _scores(
-    vectors: Vectors, factors: Float32[np.ndarray, " rows"], queries: Queries, best: Best, first: int
-) -> list[Near]:
-    """Return what may be among the best; places begin at `first`."""
-    near = []
-    for start in range(0, len(queries), QUERIES):
-        scores = queries[start : start + QUERIES] @ vectors.T
-        scores *= factors
-        query, place, above = best.above(scores, start)
-        near.append((query, place + first, above))
-    return near
+        return [one for share in each(estimate, shares(len(vectors))) for one in share]
 
 
 def error_of(dim: int) -> float:
