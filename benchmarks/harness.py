@@ -224,10 +224,10 @@ def write_tiny_lm(folder: Path) -> str:
     )
     fast.save_pretrained(folder)
     torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
-    ids = {"vocab_size": len(vocabulary), "eos_token_id": vocabulary["<|im_end|>"], "bos_token_id": None}
+    sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": len(vocabulary)}
+    ends = vocabulary["<|im_end|>"]
     # with the usual initializer_range of 0.02 a random model hardly depends on its input
-    config = LlamaConfig(**sizes, **heads, **ids, tie_word_embeddings=True, initializer_range=0.2)
+    config = LlamaConfig(**sizes, eos_token_id=ends, bos_token_id=None, tie_word_embeddings=True, initializer_range=0.2)
     LlamaForCausalLM(config).save_pretrained(folder)
     return str(folder)

@@ -10,6 +10,7 @@ ceiling is a raw file: one write and one fsync. Rates are MB/s (10^6 bytes) of s
 """
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -70,9 +71,11 @@ def measure(case: str, folder: Path, options: Options) -> dict[str, float]:
         if way == "store":
             views[:] = [new_view(folder, features, dtype)]
 
-    peers = {RAW if name == "memmap" else name: partial(write_peer, name, folder, arrays) for name in WRITERS}
-    ours = {"store": lambda: views[0].write_shard(0, np.arange(len(features)), {"tokens": features}, {})}
-    seconds = measured(ours | peers, options.repeats, f"{case}, ", clear)
+    ways: dict[str, Callable[[], object]] = {
+        RAW if name == "memmap" else name: partial(write_peer, name, folder, arrays) for name in WRITERS
+    }
+    ways["store"] = lambda: views[0].write_shard(0, np.arange(len(features)), {"tokens": features}, {})
+    seconds = measured(ways, options.repeats, f"{case}, ", clear)
     size = sum(array.nbytes for array in arrays.values())
     return {name: round(size / took.clock / 1e6, 1) for name, took in sorted(seconds.items())}
 
