@@ -104,6 +104,8 @@ def run(options: Options) -> dict[str, Any]:
                 delays = (place / len(people) * LONGEST for place in range(len(people)))
                 typing = [pool.submit(one.type, options, delay) for one, delay in zip(people, delays, strict=True)]
                 seconds, _ = timed(lambda: [one.result() for one in typing])
+            for one in people:
+                one.connection.close()
         finally:
             process.kill()
             process.communicate()
