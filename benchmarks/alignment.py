@@ -9,21 +9,24 @@ part is as far. The margin of `only_first` and `only_second` is chosen on val; a
 """
 
 import itertools
-import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float64
 
 from benchmarks.harness import benchmark, race
+from heads.evidence.head import WordHead
+from retrieval import Moments, align, read_moments
+from retrieval.vectors import filled_rows
 from stepdiff.common.cli import command
-
-if TYPE_CHECKING:
-    from store import View
+from stepdiff.kitchen.attributes import Attributes
+from stepdiff.kitchen.drawing.scenes import moment
+from stepdiff.kitchen.truth import read_world
+from store import Store, View
 
 EVERY = 0.05  # seconds between two times at which an alignment is compared with the truth
 MARGINS = (0.0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
@@ -81,13 +84,11 @@ def inside(times: Float64[np.ndarray, " S"], spans: Sequence[tuple[float, float]
     return answer
 
 
-def actions(row: dict[str, Any], start: float, end: float) -> Parts:
-    """Return the sub-actions of a clip, by its row of attributes.jsonl."""
-    from stepdiff.kitchen.drawing.scenes import moment
-
+def actions(truth: Attributes, start: float, end: float) -> Parts:
+    """Return the sub-actions of a clip."""
     times = np.arange(start, end, 0.01)
-    names = [moment(tuple(row["sequence"]), row["speed"], end - start, now - start).action for now in times.tolist()]
-    spans = {name: np.flatnonzero(np.array(names) == name) for name in row["sequence"]}
+    names = [moment(truth.sequence, truth.speed, end - start, now - start).action for now in times.tolist()]
+    spans = {name: np.flatnonzero(np.array(names) == name) for name in truth.sequence}
     return {name: (float(times[at[0]]), float(times[at[-1]]) + 0.01) for name, at in spans.items()}
 
 
@@ -99,11 +100,9 @@ def relation(first: Recording, second: Recording) -> str:
     return "some parts missing" if shared[0] == shared[1] else "another order"
 
 
-def drawn_pairs(view: "View", world: Path, most: int) -> dict[tuple[str, str], list[Pair]]:
+def drawn_pairs(view: View, world: Path, most: int) -> dict[tuple[str, str], list[Pair]]:
     """Return pairs by kind and split."""
-    from retrieval.vectors import filled_rows
-
-    truth = {row["clip"]: row for row in map(json.loads, (world / "attributes.jsonl").read_text().splitlines())}
+    truth = read_world(world / "attributes.jsonl")
     groups: dict[tuple[str, str], dict[str, dict[str, Recording]]] = {}
     frame = view.catalog.frame(["key", "video", "start", "end", "step", "activity", "split"])[filled_rows(view)]
     for row in frame.sort("video", "start").iter_rows(named=True):
@@ -142,10 +141,6 @@ def errors(
 
 def run(options: Options) -> dict[str, Any]:
     """Return the record: errors of times by kind of pair, and precision and recall of spans."""
-    from heads.evidence.head import WordHead
-    from retrieval import Moments, align, read_moments
-    from store import Store
-
     view = Store.open(options.store).view("clips", options.view)
     words = WordHead.load(options.words) if options.words else None
     terms = words.of_category(options.category)[0] if words and options.category else slice(None)

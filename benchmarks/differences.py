@@ -8,6 +8,7 @@ same value; a query without an answer counts as wrong. Pairs are searched in the
 """
 
 import random
+from collections import defaultdict
 from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
@@ -15,8 +16,17 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks.harness import benchmark
+from heads.differences import DifferencesOptions as Wanted
+from heads.evidence.differences import find
+from heads.evidence.head import WordHead
+from heads.methods.word_evidence import WordEvidence
+from retrieval.differences import sampled
 from stepdiff.common.cli import command
 from stepdiff.common.errors import StepDiffError
+from stepdiff.kitchen.attributes import differences
+from stepdiff.kitchen.truth import read_world
+from stepdiff.tasks.testsets import CATEGORIES, read_test_set
+from store import Store
 
 CHANCE = 200  # pairs of the step of a query, drawn at random
 
@@ -37,25 +47,15 @@ class Options:
 
 def run(options: Options) -> dict[str, Any]:
     """Return the record: precision by category."""
-    from heads.differences import DifferencesOptions as Wanted
-    from heads.evidence.differences import find
-    from heads.evidence.head import WordHead
-    from heads.methods.word_evidence import WordEvidence
-    from retrieval.differences import sampled
-    from stepdiff.kitchen.attributes import differences
-    from stepdiff.kitchen.truth import read_world
-    from stepdiff.tasks.testsets import CATEGORIES, read_test_set
-    from store import Store
-
     store, world, rng = Store.open(options.store), Path(options.world), random.Random(0)
     truth, sample = read_world(world / "attributes.jsonl"), sampled(store.catalog("clips"))
     words = WordEvidence.of_store(WordHead.load(options.words), store)
     clips = store.catalog("clips").frame(["key", "step", "video", "split"]).drop_nulls("step").iter_rows()
     pairs = [(a, b) for a, b in permutations(clips, 2) if a[1] == b[1] and a[2] != b[2]]
     own = [(a[0], b[0]) for a, b in pairs if a[3] == b[3] == options.split]
-    of_step: dict[str, list[tuple[str, str]]] = {}
+    of_step = defaultdict[str, list[tuple[str, str]]](list)
     for a, b in pairs:
-        of_step.setdefault(a[1], []).append((a[0], b[0]))
+        of_step[a[1]].append((a[0], b[0]))
     rows = []
     for category in CATEGORIES:
 
@@ -72,9 +72,7 @@ def run(options: Options) -> dict[str, Any]:
         asked = [pair for pair in rng.sample(own, len(own)) if len(changes(*pair)) == 1][: options.queries]
         said = [row for row in read_test_set("diffcap", world / f"diffcap_{options.split}.jsonl") if row.text]
         said = [row for row in said if row.category == category and len(changes(row.reference, row.candidate)) == 1]
-        shares: dict[str, list[float | None]] = {
-            name: [] for name in ("chance", "image embeddings", "words", "sentences")
-        }
+        shares = defaultdict[str, list[float | None]](list)
         for one, other in asked:
             (change,), drawn = changes(one, other), rng.choices(of_step[truth[one].step], k=CHANCE)
             shares["chance"].append(fmean(change in changes(*pair) for pair in drawn))

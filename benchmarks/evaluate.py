@@ -7,39 +7,30 @@ A pair's prefix is 32 tokens a clip and the words around them; after it comes ev
 as in the published set, which has 23 of each. The projected tokens are random: they cost what real ones cost. The peers
 are what is usually written, one whole prompt at a time through the whole model, and the prompts in batches, with logits
 only at answers. The ceiling is a forward pass of each token once, in one sequence, without logits. All are in float32;
-scores are compared before times. On a GPU the processor's time means nothing.
+scores are compared before times.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice, product
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from benchmarks.harness import Row, benchmark, measured, races, times
+from heads.data.packing import NO_TARGET, Turn
+from heads.methods.stepdiff import ROWS_A_BATCH, PairTexts, StepDiff, difference_turn
+from heads.models.language_model import LanguageModel
+from heads.models.projector import Projector
+from heads.models.video_lm import VideoLM
+from heads.training.recipe import ProjectorOptions
 from stepdiff.common.cli import command
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from heads.data.packing import Turn
-    from heads.methods.stepdiff import PairTexts
-    from heads.models.video_lm import VideoLM
+from stepdiff.tasks.testsets import CATEGORIES
 
 CLOSE = 1e-4  # nats a token
 MANY = 8  # texts a pair from which on packing must pay
-CATEGORIES = ("Ingredients", "Tools/Equipment", "Technique", "Actions", "Visuals")
-WORDS = (
-    ("blue", "wooden", "small", "new"),
-    ("bowl", "spatula", "pan", "whisk"),
-    ("slowly", "by hand", "twice"),
-    ("red", "glass", "large"),
-    ("cup", "fork", "pot"),
-)
 TOKENS, CHANNELS = 16, 64  # of a clip before the projector
-
-Scores = list[list[float]]
 
 
 @dataclass(frozen=True)
@@ -49,43 +40,32 @@ class Options:
     pairs: int = 4
     """distinct pairs"""
     texts: tuple[int, ...] = (2, 8, 23)
-    """texts that are scored for each pair, one case each; 432 for all pairs at most"""
+    """texts that are scored for each pair, one case each"""
     rounds: int = 3
     """measurements of each way, whose median counts"""
-    device: str = "cpu"
-    """cpu or cuda"""
 
 
 class RandomTokens:
     """Random features, the same for the same clip."""
 
-    def read(self, keys: Sequence[str], device: "str | torch.device" = "cpu") -> "Tensor":
+    def read(self, keys: Sequence[str], device: str | torch.device = "cpu") -> Tensor:
         """Return [K, TOKENS, CHANNELS]."""
-        import torch
-
         clips = [torch.randn(TOKENS, CHANNELS, generator=torch.Generator().manual_seed(int(key))) for key in keys]
         return torch.stack(clips).to(device)
 
 
-def pairs_with(texts: int, count: int) -> "list[PairTexts]":
+def pairs_with(texts: int, count: int) -> list[PairTexts]:
     """Return pairs with different texts, whose categories alternate."""
-    from heads.methods.stepdiff import PairTexts
-
-    sentences = product(*WORDS)
     pairs = []
     for pair in range(count):
-        differences = (f"uses a {a} {b} {c} instead of a {d} {e} for the step" for a, b, c, d, e in sentences)
-        by_category = tuple(
-            (CATEGORIES[place % len(CATEGORIES)], text) for place, text in enumerate(islice(differences, texts))
-        )
+        said = (f"uses {number} wooden spoons instead of a red cup for the step" for number in range(texts))
+        by_category = tuple((CATEGORIES[at % len(CATEGORIES)], f"{text} {pair}") for at, text in enumerate(said))
         pairs.append(PairTexts((str(2 * pair), str(2 * pair + 1)), by_category))
     return pairs
 
 
-def one_by_one(model: "VideoLM", clips: "Tensor", turns: "list[Turn]") -> list[float]:
+def one_by_one(model: VideoLM, clips: Tensor, turns: list[Turn]) -> list[float]:
     """Run the whole model for every text of a pair."""
-    from heads.data.packing import NO_TARGET
-
     scores = []
     for turn in turns:
         batch, _ = model.pack([[turn]], clips, True)
@@ -95,10 +75,8 @@ def one_by_one(model: "VideoLM", clips: "Tensor", turns: "list[Turn]") -> list[f
     return scores
 
 
-def in_batches(model: "VideoLM", clips: "Tensor", turns: "list[Turn]") -> list[float]:
+def in_batches(model: VideoLM, clips: Tensor, turns: list[Turn]) -> list[float]:
     """Run a prompt for every text of a pair, in batches as large as those of pairs in ours."""
-    from heads.methods.stepdiff import ROWS_A_BATCH
-
     scores: list[float] = []
     for start in range(0, len(turns), ROWS_A_BATCH):
         some = [[turn] for turn in turns[start : start + ROWS_A_BATCH]]
@@ -106,47 +84,33 @@ def in_batches(model: "VideoLM", clips: "Tensor", turns: "list[Turn]") -> list[f
     return scores
 
 
-def projected(model: "VideoLM", pairs: "list[PairTexts]") -> "Iterator[tuple[Tensor, list[Turn]]]":
+def projected(model: VideoLM, pairs: list[PairTexts]) -> Iterator[tuple[Tensor, list[Turn]]]:
     """Yield the projected clips of each pair, and its texts as turns."""
-    from heads.methods.stepdiff import difference_turn
-
     for pair in pairs:
-        yield model.project(RandomTokens().read(pair.pair, model.lm.device)), [difference_turn(*t) for t in pair.texts]
+        yield model.project(RandomTokens().read(pair.pair)), [difference_turn(*t) for t in pair.texts]
 
 
-def forward(model: "VideoLM", pairs: "list[PairTexts]") -> Callable[[], object]:
+def forward(model: VideoLM, pairs: list[PairTexts]) -> Callable[[], object]:
     """Return a forward pass of each pair's tokens once: those of one prompt, and the answers of the others."""
-    import torch
-
-    from heads.data.packing import NO_TARGET
-
     sequences = []
     for clips, turns in projected(model, pairs):
         batches = [model.pack([[turn]], clips, True)[0] for turn in turns]
         count = batches[0].targets.shape[1] + sum(int((batch.targets != NO_TARGET).sum()) for batch in batches[1:])
-        sequences.append(torch.randn(1, count, model.lm.width, device=model.lm.device) * model.lm.embedding_std)
+        sequences.append(torch.randn(1, count, model.lm.width) * model.lm.embedding_std)
     return lambda: [model.lm.model(inputs_embeds=sequence, logits_to_keep=1) for sequence in sequences]
 
 
 def run(options: Options) -> dict[str, Any]:
     """Return the record."""
-    import torch
-
-    from heads.methods.stepdiff import ROWS_A_BATCH, StepDiff
-    from heads.models.language_model import LanguageModel
-    from heads.models.projector import Projector
-    from heads.models.video_lm import VideoLM
-    from heads.training.recipe import ProjectorOptions
-
-    lm = LanguageModel.load(options.language_model, options.device)
+    lm = LanguageModel.load(options.language_model, "cpu")
     lm.model.float()
     torch.manual_seed(0)
     shape = ProjectorOptions(width=64, heads=4)
-    projector = Projector(shape, TOKENS, CHANNELS, lm.width, lm.embedding_std).to(options.device)
+    projector = Projector(shape, TOKENS, CHANNELS, lm.width, lm.embedding_std)
     model = VideoLM(lm, projector, shape.outputs)
     naive, batches = "one by one", f"in batches of {ROWS_A_BATCH}"
     ours, ceiling = "pair by pair, ours", "each token once"
-    ways: dict[str, Callable[[list[PairTexts]], Scores]] = {
+    ways: dict[str, Callable[[list[PairTexts]], list[list[float]]]] = {
         naive: lambda pairs: [one_by_one(model, *pair) for pair in projected(model, pairs)],
         batches: lambda pairs: [in_batches(model, *pair) for pair in projected(model, pairs)],
         ours: StepDiff(model, RandomTokens()).score_texts,
@@ -165,8 +129,8 @@ def run(options: Options) -> dict[str, Any]:
         rows += times(seconds, options.pairs * texts, "text", **{"texts a pair": texts})
         wanted = {naive: 3.0 if texts >= MANY else 1.0, batches: 1.0, ceiling: None}
         held += races(case, seconds, ours, wanted)
-    facts = {"language_model": options.language_model, "device": options.device, "pairs": options.pairs}
-    return {"rows": rows, "races": held, **facts, "scores_apart": apart}
+    facts = {"language_model": options.language_model, "pairs": options.pairs, "scores_apart": apart}
+    return {"rows": rows, "races": held, **facts}
 
 
 main = benchmark("evaluate", Options, __doc__, run)

@@ -11,11 +11,8 @@ decoding the videos from end to end without converting a frame. The peer seeks e
 chosen frames, and encodes one clip at a time. They take turns; medians count. The processor's seconds are
 reported too: other programs disturb them less.
 
-On a GPU the ceiling is the slower of the forward pass, of frames that are on the GPU, and the decoding by all cores.
-The table `stages` has the clips a second, their share of the rate of the forward pass alone, and where the time goes,
-in milliseconds a clip: in `waits for decoding` no decoded batch was there to copy, `copy to` and `copy back` are the
-copies, in `forward waits` the GPU had no frames, in `waits for writing` the shard before was still being written.
-Stages run at the same time, so their sum is more than the whole.
+On a GPU the ceiling is the slower of the forward pass, of frames that are on the GPU, and the decoding by all cores. A
+table `stages` has where the time goes (docs/benchmarks.md); stages run at the same time, so their sum is more than all.
 
 The videos are rendered kitchen videos of a few clips each, and one long video of many clips.
 """
@@ -26,21 +23,27 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import partial
 from itertools import chain, cycle, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import av
 import numpy as np
+import polars as pl
+import torch
+from av.video.frame import PictureType
+from PIL import Image
 
 from benchmarks.harness import Row, benchmark, measured, race, races, render_kitchen, times
+from featurize.encoders import Encoder, load
+from featurize.plan import Task
+from featurize.shard import featurize_shards
+from featurize.staging import Spent, batch_by_memory
+from featurize.video.decode import Clip, Source, decoded_clips
+from featurize.video.frames import chosen
 from stepdiff.common.cli import command
 from stepdiff.common.threads import cores
-
-if TYPE_CHECKING:
-    from featurize.encoders import Encoder
-    from featurize.staging import Spent
-    from featurize.video.decode import Source
+from store import Store
 
 BATCH = 4  # clips, on a CPU
 BATCHES = 8  # of a GPU, at least, so that stages can overlap
@@ -59,8 +62,6 @@ class Options:
     """its weights, as `python -m featurize` takes them"""
     device: str = "cpu"
     """cpu (one core) or cuda"""
-    batch_size: int | None = None
-    """clips of a batch; default: 4, or on a GPU what it has memory for, at most an eighth of the clips"""
     clips: int = 48
     """clips of each kind of video"""
     gop: int = 250
@@ -71,13 +72,8 @@ class Options:
     """where the videos are made and stay"""
 
 
-def long_video(folder: Path, sources: "list[Source]", gop: int) -> "list[Source]":
+def long_video(folder: Path, sources: list[Source], gop: int) -> list[Source]:
     """Encode one video of as many clips in a row, with a keyframe every `gop` frames of those videos."""
-    import av
-    from av.video.frame import PictureType
-
-    from featurize.video.decode import Source
-
     path = folder / f"long_{len(sources)}_{gop}.mp4"
     if not path.exists():
         videos = cycle(dict.fromkeys(source.video for source in sources))
@@ -97,13 +93,8 @@ def long_video(folder: Path, sources: "list[Source]", gop: int) -> "list[Source]
     return [Source(str(path), number * SECONDS, (number + 1) * SECONDS) for number in range(len(sources))]
 
 
-def with_pyav(clip: "Source", encoder: "Encoder") -> np.ndarray:
+def with_pyav(clip: Source, encoder: Encoder) -> np.ndarray:
     """Seek to the keyframe before the clip, decode to its end, resize the short side and crop the centre."""
-    import av
-    from PIL import Image
-
-    from featurize.video.frames import chosen
-
     with av.open(clip.video) as container:
         stream = container.streams.video[0]
         assert stream.time_base is not None
@@ -126,21 +117,12 @@ def with_pyav(clip: "Source", encoder: "Encoder") -> np.ndarray:
 
 
 def ways(
-    sources: "list[Source]", encoder: "Encoder", threads: int, device: str, batch: int, folder: Path, spent: "Spent"
+    sources: list[Source], encoder: Encoder, threads: int, device: str, batch: int, folder: Path, spent: Spent
 ) -> tuple[dict[str, Callable[[], object]], Callable[[str], None]]:
     """Return every way to read or encode the clips, and what empties the folder before each.
 
     `spent` receives the seconds of a GPU's stages.
     """
-    import av
-    import polars as pl
-    import torch
-
-    from featurize.plan import Task
-    from featurize.shard import featurize_shards
-    from featurize.video.decode import Clip, decoded_clips
-    from store import Store
-
     clips = dict(enumerate(sources))
     decoded = dict(decoded_clips(clips, encoder.frames, encoder.picture, threads))
     frames = np.stack([clip.frames for _, clip in sorted(decoded.items()) if isinstance(clip, Clip)])
@@ -192,11 +174,15 @@ def ways(
         for _ in decoded_clips(clips, encoder.frames, encoder.picture, threads):
             pass
 
-    def loop(encodes: bool) -> None:
+    def seek() -> None:
+        """Read every clip by a seek."""
+        for source in sources:
+            with_pyav(source, encoder)
+
+    def loop() -> None:
         """Read every clip by a seek, encode it and save its features with numpy."""
         for number, source in clips.items():
-            clip = with_pyav(source, encoder)[None]
-            for name, values in encoder.encode_clips(clip).items() if encodes else ():
+            for name, values in encoder.encode_clips(with_pyav(source, encoder)[None]).items():
                 np.save(folder / f"{number}_{name}.npy", values[0].astype(np.float16))
 
     every: dict[str, Callable[[], object]] = {
@@ -204,22 +190,16 @@ def ways(
         FORWARD: forward,
         DECODE: decode,
         PICTURES: pictures,
-        SEEK: partial(loop, True),
-        f"{SEEK}, decoding": partial(loop, False),
+        SEEK: loop,
+        f"{SEEK}, decoding": seek,
     }
     return every, clear
 
 
-def stages(videos: str, clips: int, runs: int, spent: "Spent", seconds: float, forward: float) -> Row:
-    """Return where the time of `runs` runs of `clips` clips went on a GPU.
+def stages(videos: str, clips: int, runs: int, spent: Spent, seconds: float, forward: float) -> Row:
+    """Return where the time of `runs` runs went on a GPU, whose stages `spent` sums.
 
-    Args:
-        videos: Which they are of.
-        clips: Of a run.
-        runs: Whose stages `spent` sums.
-        spent: Seconds of the stages.
-        seconds: Of a run.
-        forward: Seconds of the forward pass alone.
+    A run is of `clips` clips and takes `seconds`; `forward` are those of the forward pass alone.
     """
     waiting, working = spent.waiting, spent.working
     ms = {
@@ -231,22 +211,12 @@ def stages(videos: str, clips: int, runs: int, spent: "Spent", seconds: float, f
         "write": working["write"],
         "waits for writing": waiting["write"],
     }
-    return {
-        "videos": videos,
-        "clips/s": round(clips / seconds, 1),
-        "of forward": round(forward / seconds, 3),
-        **{name: round(total / runs / clips * 1e3, 3) for name, total in ms.items()},
-    }
+    rates = {"clips/s": round(clips / seconds, 1), "of forward": round(forward / seconds, 3)}
+    return {"videos": videos, **rates, **{name: round(total / runs / clips * 1e3, 3) for name, total in ms.items()}}
 
 
 def run(options: Options) -> dict[str, Any]:
     """Return the record."""
-    import torch
-
-    from featurize.encoders import load
-    from featurize.staging import Spent, batch_by_memory
-    from featurize.video.decode import Source
-
     folder = options.folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     _, clips = render_kitchen(folder, -(-options.clips // CLIPS_A_KITCHEN_VIDEO) + 2)
@@ -258,8 +228,8 @@ def run(options: Options) -> dict[str, Any]:
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
         torch.set_num_threads(1)
     encoder = load(options.encoder, options.weights, options.device)
-    batch = options.batch_size or BATCH
-    if options.batch_size is None and options.device != "cpu":
+    batch = BATCH
+    if options.device != "cpu":  # what the GPU has memory for
         batch = batch_by_memory(encoder, options.device, max(options.clips // BATCHES, 1))
     rows: list[Row] = []
     held: list[Row] = []

@@ -7,22 +7,22 @@ import resource
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
+
+import numpy as np
+import polars as pl
 
 from stepdiff.common.cli.options import parse
+from stepdiff.common.io.tables import print_table
 from stepdiff.common.threads import cores
-
-if TYPE_CHECKING:
-    import numpy as np
-    import polars as pl
-
-    from store import Feature, View
+from stepdiff.kitchen import __main__ as kitchen
+from store import Feature, Provenance, Store, View
 
 Row = Mapping[str, Any]
 """one line of a table"""
@@ -124,53 +124,26 @@ def races(case: str, seconds: Mapping[str, Seconds], ours: str, wanted: Mapping[
 
 
 def report(name: str, record: Mapping[str, Any]) -> None:
-    """Print the record: `rows` and `races` as tables, each other list of rows too, and all of it as one JSON line."""
-    from rich.console import Console
-
-    console = Console(width=140)
-    shown = dict(record)
-    _print_table(console, name, shown.pop("rows"))
-    held, words = shown.pop("races"), {True: "met", False: "LOST"}
-    targets = ({"wanted": "", "met": ""} if one["wanted"] is None else {"met": words[one["met"]]} for one in held)
-    _print_table(console, "races", [{**one, **target} for one, target in zip(held, targets, strict=True)])
-    for fact, value in shown.items():
-        if isinstance(value, list):
-            _print_table(console, fact, value)
-        else:
-            console.print(f"{fact}: {value}")
-    lost = [f"{one['case']} ({one['compared with']})" for one in held if not one["met"]]
-    console.print(f"lost {len(lost)} of {len(held)}" + "".join(f"\n  {case}" for case in lost), highlight=False)
+    """Print each list of rows of the record as a table, the races that are lost, and all of it as one JSON line."""
+    for fact, value in record.items():
+        if not isinstance(value, list):
+            print(f"{fact}: {value}")
+        elif value:
+            frame = pl.DataFrame(value, infer_schema_length=None)
+            print_table(frame, frame.columns, name if fact == "rows" else fact)
+    lost = [f"\n  {one['case']} ({one['compared with']})" for one in record["races"] if not one["met"]]
+    print(f"lost {len(lost)} of {len(record['races'])}" + "".join(lost))
     machine = {"machine": platform.machine(), "cores": cores(), "python": platform.python_version()}
     print(json.dumps({"benchmark": name, **record, **machine}))
 
 
-def _print_table(console: Any, title: str, rows: Sequence[Row]) -> None:
-    from rich import box
-    from rich.table import Table
-
-    if not rows:
-        return
-    table = Table(title=title, box=box.SIMPLE, title_justify="left")
-    for column, value in rows[0].items():
-        table.add_column(column, justify="left" if isinstance(value, str) else "right")
-    for row in rows:
-        table.add_row(
-            *(f"{value:,.1f}" if isinstance(value, float) and value > 10 else str(value) for value in row.values())
-        )
-    console.print(table)
-
-
 @dataclass(frozen=True)
 class Measured:
-    """What some work took in a process of its own, and what it returned. Memory is in bytes."""
+    """What some work took, and what it returned."""
 
     seconds: float
-    before: int
-    """private memory at the beginning: without mapped files, whose pages the kernel drops when memory is short"""
-    private: int
-    """peak of private memory"""
-    resident: int
-    """peak with mapped files"""
+    peak: int
+    """bytes of private memory: without mapped files, whose pages the kernel drops when memory is short"""
     result: Any
 
 
@@ -188,8 +161,7 @@ def apart(work: Callable[..., Any], *arguments: Any) -> Measured:
 
 def watched(work: Callable[..., Any], arguments: tuple[Any, ...]) -> Measured:
     """Run `work` in this process and measure it."""
-    before, over = private_bytes(), threading.Event()
-    peaks = [before]
+    peaks, over = [private_bytes()], threading.Event()
 
     def look() -> None:
         while not over.wait(LOOK_EVERY):
@@ -202,20 +174,17 @@ def watched(work: Callable[..., Any], arguments: tuple[Any, ...]) -> Measured:
     finally:
         over.set()
         thread.join()
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return Measured(seconds, before, max(*peaks, private_bytes()), resident, result)
+    return Measured(seconds, max(*peaks, private_bytes()), result)
 
 
 def write_view(
     place: Path | str,
     name: str,
-    features: "Mapping[str, Feature]",
-    blocks: "Iterable[tuple[pl.DataFrame, Mapping[str, np.ndarray]]]",
+    features: Mapping[str, Feature],
+    blocks: Iterable[tuple[pl.DataFrame, Mapping[str, np.ndarray]]],
     rows_per_shard: int | None = None,
-) -> "View":
+) -> View:
     """Write a new store with one view of clips. `blocks` are rows of the catalog with their features."""
-    from store import Provenance, Store
-
     store = Store.open(place, create=True)
     provenance = Provenance("synthetic", "0" * 64, "last", "1", "", {key: form.dtype for key, form in features.items()})
     with store.writer("clips", name, provenance, features, rows_per_shard=rows_per_shard) as writer:
@@ -224,18 +193,14 @@ def write_view(
     return store.view("clips", name)
 
 
-def render_kitchen(folder: Path, videos: int) -> "tuple[Path, pl.DataFrame]":
+def render_kitchen(folder: Path, videos: int) -> tuple[Path, pl.DataFrame]:
     """Render a sample world of 384 x 288, 12 frames/s, if `folder` has none of that size.
 
     Returns:
         Its folder, and its clips: clip, video (a path), start, end (seconds), split.
     """
-    import polars as pl
-
-    from stepdiff.kitchen.__main__ import Options, run
-
     world = folder / f"kitchen_{videos}"
-    run(Options(world, videos=videos))
+    kitchen.run(kitchen.Options(world, videos=videos))
     return world, pl.read_csv(world / "clips.csv").with_columns(video=pl.format("{}/{}", pl.lit(str(world)), "video"))
 
 
@@ -251,26 +216,18 @@ def write_tiny_lm(folder: Path) -> str:
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|im_end|>", additional_special_tokens=["<|im_start|>"]
-    )
+    special = {"eos_token": "<|im_end|>", "additional_special_tokens": ["<|im_start|>"]}
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
     fast.chat_template = (
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
     fast.save_pretrained(folder)
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        eos_token_id=vocabulary["<|im_end|>"],
-        bos_token_id=None,
-        tie_word_embeddings=True,
-        initializer_range=0.2,  # with the usual 0.02 a random model hardly depends on its input
-    )
+    sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": len(vocabulary)}
+    ends = vocabulary["<|im_end|>"]
+    # with the usual initializer_range of 0.02 a random model hardly depends on its input
+    config = LlamaConfig(**sizes, eos_token_id=ends, bos_token_id=None, tie_word_embeddings=True, initializer_range=0.2)
     LlamaForCausalLM(config).save_pretrained(folder)
     return str(folder)

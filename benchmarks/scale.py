@@ -5,13 +5,11 @@ python -m benchmarks.scale                             one, four and ten million
 python -m benchmarks.scale --clips '[4e6, 2e7]' --to 50e6
 
 Every size is built, planned, trained and queried in processes of their own, of synthetic clips of which each has
-narration and a step. Memory is the peak without mapped files. A line through the two largest sizes is extrapolated.
-Smaller sizes are shown only: blocks of the catalog have up to a million rows, and until a few of them were read, memory
-grows with their size. `python -m store plan` gives the bytes of a store of that size. There are no peers: the limits
-are those of a driver's machine.
+narration and a step. Memory is the peak without mapped files. A line through the two largest sizes is extrapolated:
+until a few blocks of a million rows were read, memory grows with their size. There are no peers: the limits are of a
+driver's machine.
 
 - featurize: all windows of a manifest are read, compared, added to the catalog and planned; no worker runs
-- featurize, CSV: the same of a text file with a column of numbers, which is copied to Parquet first
 - train, pairs: start of a run on 20,000 pairs, to its first batch; a share of the videos and a test set are held out
 - train, narration: the same on sequences and on single clips of all videos
 - annotate: the tasks of a captioner for all clips
@@ -19,7 +17,6 @@ are those of a driver's machine.
 - query: an index over all clips is opened, and names ten hits
 """
 
-import json
 import shutil
 import sys
 import tempfile
@@ -27,27 +24,25 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import polars as pl
 
 from benchmarks.harness import GIB, Measured, Row, apart, benchmark, race, write_tiny_lm, write_view
 from stepdiff.common.cli import command
 from stepdiff.common.errors import StepDiffError
+from store import Feature, Provenance, Store
 
-if TYPE_CHECKING:
-    import polars as pl
-
-MOST_GIB = {"featurize": 4.0, "featurize, CSV": 4.0, "train, pairs": 4.0, "train, narration": 4.0, "annotate": 2.0}
+MOST_GIB = {"featurize": 4.0, "train, pairs": 4.0, "train, narration": 4.0, "annotate": 2.0}
 """memory that each may take at the size of the fit"""
 PAIRS_GIB_A_CLIP = 4.0 / 1e7
 FIRST = 60.0
 """seconds until featurize's first shard is planned, at the size of the fit"""
 LEAST = 20_000  # clips of a size: with fewer, no pairs are held out
 VIEW = "small"
-PAIRS, QUESTIONS = 20_000, 4  # of paired QA at most: as many as a language model answers in some days
+PAIRS = 20_000  # of paired QA at most
 CLIPS_A_VIDEO, CLIPS_A_STEP = 100, 100
 _BLOCK = 2**20  # clips made at a time
 _FILES = 1000  # video files of a manifest
@@ -64,10 +59,8 @@ class Options:
     """where the stores are made, and removed (default: the folder for temporary files)"""
 
 
-def clip_blocks(count: int) -> "Iterator[pl.DataFrame]":
+def clip_blocks(count: int) -> Iterator[pl.DataFrame]:
     """Yield the catalog of `count` clips of ten seconds, block by block, in the order of their videos."""
-    import polars as pl
-
     place, start = pl.col("place"), (pl.col("place") % CLIPS_A_VIDEO) * 10.0
     video = pl.format("v{}", (place // CLIPS_A_VIDEO * 2654435761) % 2**36)
     for first in range(0, count, _BLOCK):
@@ -86,12 +79,11 @@ def clip_blocks(count: int) -> "Iterator[pl.DataFrame]":
 def build(folder: Path, count: int) -> None:
     """Write a store of `count` clips, its index, paired QA about clips spread over it, and a DiffCap test set."""
     from retrieval import build_index
-    from store import Feature, Store
 
     features = {"tokens": Feature((2, 8), "int8"), "embedding": Feature((8,), "float32")}
     dice = np.random.default_rng(0)
 
-    def rows() -> "Iterator[tuple[pl.DataFrame, dict[str, np.ndarray]]]":
+    def rows() -> Iterator[tuple[pl.DataFrame, dict[str, np.ndarray]]]:
         for block in clip_blocks(count):
             size = block.height
             yield block, {key: dice.standard_normal((size, *form.shape), np.float32) for key, form in features.items()}
@@ -99,44 +91,25 @@ def build(folder: Path, count: int) -> None:
     view = write_view(folder / "store", VIEW, features, rows(), rows_per_shard=_BLOCK)
     build_index(Store.open(folder / "store"), view, factory="Flat")
     every = max(count // (2 * PAIRS), 1)
-    keys = [key for block in clip_blocks(count) for key in block["key"].gather_every(every)]
-    with (folder / "pairqa.jsonl").open("w") as file:
-        for pair in zip(keys[::2], keys[1::2], strict=False):
-            for number in range(QUESTIONS):
-                answer = "YES" if number % 2 else f"In Video 2, the whisk is {number}."
-                row = dict(zip(("reference", "candidate"), pair, strict=True), question=f"Alike? {number}")
-                file.write(json.dumps({**row, "answer": answer}) + "\n")
-    tested = next(clip_blocks(count))["key"].gather_every(1 + min(count, _BLOCK) // 200).head(100).to_list()
-    with (folder / "test.jsonl").open("w") as file:
-        for a, b in pairwise(tested):
-            file.write(json.dumps({"reference": a, "candidate": b, "category": "Actions", "text": ["x"]}) + "\n")
+    keys = pl.concat([block["key"].gather_every(every) for block in clip_blocks(count)])
+    pairs = pl.DataFrame({"reference": keys.gather_every(2), "candidate": keys.gather_every(2, 1)})
+    asked = pl.DataFrame({"question": ["Alike?", "What differs?"], "answer": ["YES", "In Video 2, the whisk is red."]})
+    pairs.join(asked, how="cross").write_ndjson(folder / "pairqa.jsonl")
+    tested = next(clip_blocks(count))["key"].gather_every(1 + min(count, _BLOCK) // 200).head(100)
+    test_set = pl.DataFrame({"reference": tested[:-1], "candidate": tested[1:]})
+    test_set.with_columns(category=pl.lit("Actions"), text=pl.lit(["x"])).write_ndjson(folder / "test.jsonl")
 
 
-def write_manifest(folder: Path, count: int, suffix: str) -> Path:
+def write_manifest(folder: Path, count: int) -> Path:
     """Write a manifest of `count` clips of _FILES video files, which exist but hold no video."""
-    import polars as pl
-
     folder.mkdir()
     for number in range(_FILES):
         (folder / f"{number}.mp4").write_bytes(b"no video")
-    path, each = folder / f"clips{suffix}", -(-count // _FILES)
-    place, start = pl.col("place"), (pl.col("place") % each) * 10.0
-    rows = (
-        pl.int_range(0, count, eager=True)
-        .alias("place")
-        .to_frame()
-        .lazy()
-        .select(
-            clip=pl.format("v{}_{}", place // each, start),
-            video=pl.format("{}.mp4", place // each),
-            start=start,
-            end=start + 10,
-        )
-    )
-    if suffix == ".csv":
-        rows.with_columns(camera=pl.col("start") % 7).sink_csv(path, engine="streaming")
-    else:
-        rows.sink_parquet(path, engine="streaming")
+    path, each = folder / "clips.parquet", -(-count // _FILES)
+    place = pl.int_range(count)
+    start = place % each * 10.0
+    clip, video = pl.format("v{}_{}", place // each, start), pl.format("{}.mp4", place // each)
+    pl.select(clip=clip, video=video, start=start, end=start + 10).write_parquet(path)
     return path
 
 
@@ -146,7 +119,6 @@ def train(folder: Path, lm: str, narration: bool) -> dict[str, float]:
     from heads.models.projector import ProjectorOptions
     from heads.training.recipe import Schedule, Validation, VideoLMRecipe
     from heads.training.video_task import VideoTask
-    from store import Store
 
     recipe = VideoLMRecipe(
         schedule=Schedule(1),
@@ -173,7 +145,6 @@ def featurize(manifest: Path, store: Path) -> dict[str, float]:
     from featurize.changes import compare
     from featurize.manifest import read_windows
     from featurize.plan import Plan, tasks
-    from store import Feature, Provenance, Store
 
     begin = time.perf_counter()
     asked, opened, first, planned = read_windows(manifest), Store.open(store, create=True), 0.0, 0
@@ -193,7 +164,6 @@ def annotate(folder: Path) -> dict[str, float]:
     """Plan a captioner's work on all clips, and make every task; return seconds to the first."""
     from stepdiff.annotate.stages.stage import Items, clip_blocks, pending, unanswered
     from stepdiff.annotate.stages.versions import Version
-    from store import Store
 
     begin = time.perf_counter()
     store = Store.open(folder / "store")
@@ -219,7 +189,6 @@ def pairs(folder: Path) -> dict[str, float]:
 def query(folder: Path) -> dict[str, float]:
     """Open the index, which checks that it is of these rows, and name ten hits of a clip; return seconds of each."""
     from retrieval.queries.search import compute, of_clips, resolve
-    from store import Store
 
     store = Store.open(folder / "store")
     catalog, view = store.catalog("clips"), store.view("clips", VIEW)
@@ -234,7 +203,6 @@ def query(folder: Path) -> dict[str, float]:
 
 def measure(folder: Path, count: int, lm: str) -> dict[str, Measured]:
     """Return what each work takes with `count` clips."""
-    manifests = [write_manifest(folder / f"videos{suffix}", count, suffix) for suffix in (".parquet", ".csv")]
     works: dict[str, tuple[Any, ...]] = {
         "build": (build, folder, count),
         "train, pairs": (train, folder, lm, False),
@@ -242,13 +210,12 @@ def measure(folder: Path, count: int, lm: str) -> dict[str, Measured]:
         "annotate": (annotate, folder),
         "pairs": (pairs, folder),
         "query": (query, folder),
-        "featurize": (featurize, manifests[0], folder / "planned"),
-        "featurize, CSV": (featurize, manifests[1], folder / "csv planned"),
+        "featurize": (featurize, write_manifest(folder / "videos", count), folder / "planned"),
     }
     measured = {}
     for name, work in works.items():
         one = measured[name] = apart(*work)
-        print(f"{count:,} clips, {name}: {one.seconds:.1f} s, {one.private / GIB:.2f} GiB", file=sys.stderr)
+        print(f"{count:,} clips, {name}: {one.seconds:.1f} s, {one.peak / GIB:.2f} GiB", file=sys.stderr)
     return measured
 
 
@@ -270,9 +237,7 @@ def run(options: Options) -> dict[str, Any]:
             "clips": size,
             "work": name,
             "seconds": round(one.seconds, 1),
-            "peak GiB": round(one.private / GIB, 2),
-            "at its start": round(one.before / GIB, 2),
-            "with mapped files": round(one.resident / GIB, 2),
+            "peak GiB": round(one.peak / GIB, 2),
             "after s": ", ".join(f"{event} {seconds:.2f}" for event, seconds in (one.result or {}).items()),
         }
         for size, works in measured.items()
@@ -293,17 +258,11 @@ def run(options: Options) -> dict[str, Any]:
 
 def fit(name: str, sizes: list[int], measured: list[Measured], to: float) -> Row:
     """Return the line through the sizes, in clips, and its value at `to`."""
-    memory = np.polyfit(sizes, [one.private / GIB for one in measured], 1)
+    memory = np.polyfit(sizes, [one.peak / GIB for one in measured], 1)
     seconds = np.polyfit(sizes, [one.seconds for one in measured], 1)
-    return {
-        "work": name,
-        "bytes per clip": round(float(memory[0]) * GIB, 1),
-        "base GiB": round(float(memory[1]), 2),
-        "us per clip": round(float(seconds[0]) * 1e6, 2),
-        "base s": round(float(seconds[1]), 1),
-        "GiB": round(float(np.polyval(memory, to)), 2),
-        "seconds": round(float(np.polyval(seconds, to))),
-    }
+    slopes = {"bytes per clip": round(float(memory[0]) * GIB, 1), "us per clip": round(float(seconds[0]) * 1e6, 2)}
+    at = {"GiB": round(float(np.polyval(memory, to)), 2), "seconds": round(float(np.polyval(seconds, to)))}
+    return {"work": name, **slopes, **at}
 
 
 main = benchmark("scale", Options, __doc__, run)

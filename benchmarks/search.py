@@ -24,17 +24,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import faiss
 import numpy as np
+import polars as pl
 
 from benchmarks.harness import Row, benchmark, measured, race, races, timed, times, write_view
+from retrieval.exact import search_exactly
+from retrieval.index.builder import build_index
+from retrieval.index.factory import Budgets
+from retrieval.index.index import open_index
+from retrieval.vectors import compact, filled_rows
 from stepdiff.common.cli import command
-
-if TYPE_CHECKING:
-    import polars as pl
-
-    from store import Store, View
+from store import Feature, Store, View
 
 K = 10
 CLIPS_A_VIDEO, CLIPS_A_STEP, STEPS_AN_ACTIVITY = 10, 500, 12
@@ -43,12 +46,11 @@ CEILING = "the product alone"
 PRODUCT_ROWS = 8192  # multiplied at a time
 SLOWER = 1.1  # than the best peer at the same recall, at most
 SAME = 2e-6  # cosines as near as that are one number to float32
-ONE_BY_ONE = 16  # queries that are asked singly too
 IN_USE = 32  # searches before the clock starts, so that rows that are often compared are mapped
 CONSTRUCTION = 80  # candidates that a graph looks at for a new node
 PROBES = (*range(1, 17), 20, 24, 28, 32, 40, 48, 64, 96, 128, 192, 256)  # lists
 CANDIDATES = (10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 64, 80, 96, 128, 192, 256, 512)  # nodes of a graph
-FACTORIES = ("IVF,SQfp16", "HNSW32", "HNSW32,SQfp16")
+FACTORIES = ("IVF,SQfp16", "HNSW32,SQfp16")
 
 Search = Callable[..., np.ndarray]
 """queries [Q, D] -> places of the K nearest [Q, K]. `effort` trades speed for recall; exact searches have none"""
@@ -89,18 +91,14 @@ def clips(numbers: np.ndarray, rows: int, dim: int, others: bool = False) -> np.
     return (embeddings + 0.5) * (spectrum / np.linalg.norm(spectrum))
 
 
-def clustered(folder: Path, rows: int, dim: int) -> "tuple[Store, View]":
-    """Write a store of clips; return it and its view."""
-    import polars as pl
+def clustered(folder: Path, rows: int, dim: int) -> View:
+    """Write a store of clips; return its view."""
 
-    from store import Feature, Store
-
-    def blocks() -> "Iterator[tuple[pl.DataFrame, dict[str, np.ndarray]]]":
+    def blocks() -> Iterator[tuple[pl.DataFrame, dict[str, np.ndarray]]]:
         for numbers in np.array_split(np.arange(rows), -(-rows // 2**16)):
             yield pl.DataFrame({"key": [f"c{number}" for number in numbers]}), {"embedding": clips(numbers, rows, dim)}
 
-    view = write_view(folder, "clustered", {"embedding": Feature((dim,), "float32")}, blocks())
-    return Store.open(folder), view
+    return write_view(folder, "clustered", {"embedding": Feature((dim,), "float32")}, blocks())
 
 
 def clip_queries(rows: int, dim: int, count: int) -> np.ndarray:
@@ -111,8 +109,6 @@ def clip_queries(rows: int, dim: int, count: int) -> np.ndarray:
 
 def with_faiss(factory: str, vectors: np.ndarray) -> Search:
     """Index with FAISS; IVF has 4 sqrt(rows) lists, the number that it recommends."""
-    import faiss
-
     lists = max(min(round(4 * len(vectors) ** 0.5), len(vectors) // 39), 1)
     factory = factory.replace("IVF", f"IVF{lists}")
     index = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
@@ -156,13 +152,10 @@ def compare(ours: np.ndarray, theirs: np.ndarray, vectors: np.ndarray, queries: 
     return len(differ)
 
 
-def exact(store: "Store", view: "View", options: Options) -> tuple[list[Row], list[Row]]:
+def exact(view: View, options: Options) -> tuple[list[Row], list[Row]]:
     """Search one view exactly; return rows and races."""
-    from retrieval.exact import search_exactly
-    from retrieval.vectors import compact, filled_rows
-
     rows = filled_rows(view)  # all: a row's number is its place
-    vectors = compact(store, view, "embedding", rows)
+    vectors = compact(view, "embedding", rows)
     peers: dict[str, Search] = {
         "faiss flat": with_faiss("Flat", vectors),
         "numpy product + argpartition": partial(with_numpy, vectors),
@@ -172,7 +165,7 @@ def exact(store: "Store", view: "View", options: Options) -> tuple[list[Row], li
     for count in options.queries:
         queries, case = clip_queries(len(rows), options.dim, count), f"{count} queries at once"
         ways: dict[str, Callable[[], Any]] = {
-            "ours": partial(search_exactly, store, view, "embedding", rows, queries, K),
+            "ours": partial(search_exactly, view, "embedding", rows, queries, K),
             **{name: partial(search, queries) for name, search in peers.items()},
             CEILING: partial(multiply, vectors, queries),
         }
@@ -183,17 +176,12 @@ def exact(store: "Store", view: "View", options: Options) -> tuple[list[Row], li
     return table, held
 
 
-def approximate(store: "Store", view: "View", options: Options) -> tuple[list[Row], list[Row]]:
+def approximate(view: View, options: Options) -> tuple[list[Row], list[Row]]:
     """Search one view approximately; return rows and races."""
-    from retrieval.exact import search_exactly
-    from retrieval.index.builder import build_index
-    from retrieval.index.factory import Budgets
-    from retrieval.index.index import open_index
-    from retrieval.vectors import compact, filled_rows
-
+    store = Store.open(view.paths.store)
     rows = filled_rows(view)
     queries = clip_queries(len(rows), options.dim, options.asked)
-    nearest, _ = search_exactly(store, view, "embedding", rows, queries, K)
+    nearest, _ = search_exactly(view, "embedding", rows, queries, K)
 
     def recall(places: np.ndarray) -> float:
         return sum(len(set(a) & set(b)) for a, b in zip(places.tolist(), nearest.tolist(), strict=True)) / nearest.size
@@ -206,7 +194,7 @@ def approximate(store: "Store", view: "View", options: Options) -> tuple[list[Ro
         wanted = recall(index.search(queries, K)[0])
     ways: dict[str, Search] = {chooser: lambda asked: index.search(asked, K)[0]}
     facts = {chooser: (card["probes"], wanted, card["seconds"])}
-    vectors = compact(store, view, "embedding", rows)
+    vectors = compact(view, "embedding", rows)
     for factory in FACTORIES:
         name = f"faiss {factory}"
         build_s, search = timed(partial(with_faiss, factory, vectors))
@@ -218,13 +206,8 @@ def approximate(store: "Store", view: "View", options: Options) -> tuple[list[Ro
         else:
             print(f"{name} never reaches our recall of {wanted:.3f}", file=sys.stderr)
 
-    def one_by_one(search: Search) -> None:
-        for query in queries[:ONE_BY_ONE]:
-            search(query[None])
-
-    together: dict[str, Callable[[], object]] = {way: partial(search, queries) for way, search in ways.items()}
-    singly = {f"{way}, one": partial(one_by_one, search) for way, search in ways.items()}
-    medians = measured(together | singly, options.rounds, f"{len(rows):,} rows, ")
+    calls = {way: partial(search, queries) for way, search in ways.items()}
+    medians = measured(calls, options.rounds, f"{len(rows):,} rows, ")
     table: list[Row] = [
         {
             "rows": len(rows),
@@ -234,7 +217,6 @@ def approximate(store: "Store", view: "View", options: Options) -> tuple[list[Ro
             "recall@10": round(reached, 4),
             "queries/s": round(len(queries) / medians[way].clock, 1),
             "CPU us a query": round(medians[way].cpu / len(queries) * 1e6, 1),
-            "ms one by one": round(medians[f"{way}, one"].clock / ONE_BY_ONE * 1e3, 3),
             "build s": round(build_s, 1),
         }
         for way, (effort, reached, build_s) in facts.items()
@@ -252,12 +234,12 @@ def run(options: Options) -> dict[str, Any]:
     held: list[Row] = []
     for size in sorted({*options.approximate, options.rows} - {0}):
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-            store, view = clustered(Path(folder, "store"), size, options.dim)
+            view = clustered(Path(folder, "store"), size, options.dim)
             if size in options.approximate:
-                rows, more = approximate(store, view, options)
+                rows, more = approximate(view, options)
                 near, held = near + rows, held + more
             if size == options.rows:
-                table, more = exact(store, view, options)
+                table, more = exact(view, options)
                 held += more
     return {"rows": table, "races": held, "approximate": near, "rounds": options.rounds, "dim": options.dim}
 

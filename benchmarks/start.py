@@ -24,11 +24,14 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
-from benchmarks.harness import Row, benchmark, measured, race, races, render_kitchen
+import numpy as np
+
+from benchmarks.harness import Row, benchmark, measured, race, races, render_kitchen, times
 from stepdiff.common.cli import command
 from stepdiff.common.cli.options import at_least
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.threads import cores
+from store import Store
 
 ROOT = Path(__file__).parents[1]
 GUIDE = ROOT / "docs/guides/alternatives.md"
@@ -97,10 +100,6 @@ def started(words: list[str], folder: Path) -> None:
 
 def apart(folder: Path, keys: list[str]) -> float:
     """Return how far vectors of the loop are from those of the store at most, in mean distances from their mean."""
-    import numpy as np
-
-    from store import Store
-
     theirs = np.load(folder / FOLDERS[LOOP] / "vectors.npy")
     ours = Store.open(folder / FOLDERS[OURS] / "features").view("clips", "clip").read("embedding", keys=keys)
     spread = np.linalg.norm(ours - ours.mean(0), axis=1).mean()
@@ -134,11 +133,7 @@ def run(options: Options) -> dict[str, Any]:
             every = ways(Path(scratch), manifest, keys[0], weights)
             case, wanted = (f"{count} clips", WANTED) if count > 1 else ("first clip", None)
             seconds = measured(every, options.rounds, f"{case}, ", before=clear, warm_up=count == 1)
-            for name, took in seconds.items():
-                files = (file for file in Path(scratch, FOLDERS[name]).rglob("*") if file.is_file())
-                taken = {"seconds": round(took.clock, 2), "CPU seconds": round(took.cpu, 2)}
-                disk = {"MB on disk": round(sum(file.stat().st_size for file in files) / 1e6, 2)}
-                rows.append({"clips": count, "way": name, **taken, **disk})
+            rows += times(seconds, 1, "run", clips=count)
             ours, query, lance = (seconds[name].clock for name in (OURS, QUERY, LANCE))
             held += races(case, seconds, OURS, {LOOP: wanted})
             held.append(race(f"{case}, with search", lance, ours + query, wanted, LANCE))

@@ -13,20 +13,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
 
 from benchmarks.harness import benchmark, measured, race, render_kitchen, times
+from featurize.encoders import load
+from featurize.video.decode import Clip, Source, decoded_clips
+from heads.data.clips import Features, Reads
+from heads.data.paired_qa import read_paired_qa
+from heads.models.language_model import autocast
+from heads.training.recipe import VideoLMRecipe, read_recipe
+from heads.training.sources import Batch, PairedSource
+from heads.training.video_task import answer_loss, build
 from stepdiff.common.cli import command
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from heads.data.clips import Reads
-    from heads.training.recipe import VideoLMRecipe
-    from heads.training.sources import Batch
+from store import Store
 
 RECIPE = Path(__file__).parents[1] / "heads/recipes/kitchen/stepdiff.yaml"
 ENCODER = "efficientnet-lite0"
@@ -44,8 +48,6 @@ class Options:
     """measurements of each way, whose median counts"""
     language_model: str | None = None
     """another one than the recipe's: name, folder or hub id"""
-    device: str = "cpu"
-    """cpu or cuda"""
     folder: Path = Path("data/bench")
     """where the world is made and stays"""
 
@@ -53,18 +55,12 @@ class Options:
 class World:
     """A small sample world and a store with the tokens of its training clips, made once in a folder; and its videos."""
 
-    def __init__(self, folder: Path, videos: int, device: str) -> None:
-        import polars as pl
-
-        from featurize.encoders import load
-        from featurize.video.decode import Source
-        from store import Store
-
+    def __init__(self, folder: Path, videos: int) -> None:
         world, clips = render_kitchen(folder, videos)
         rows = clips.filter(split="train").select("clip", "video", "start", "end").iter_rows()
         self.sources = {clip: Source(*place) for clip, *place in rows}
         self.pairqa = world / "pairqa_train.jsonl"
-        self.encoder = load(ENCODER, None, device)
+        self.encoder = load(ENCODER, None, "cpu")
         self.store = Store.open(world / "features", create=True)
         features = {"tokens": self.encoder.features("clips")["tokens"]}
         with self.store.writer("clips", ENCODER, self.encoder.provenance("clips"), features) as writer:
@@ -73,12 +69,8 @@ class World:
                 keys = missing[start : start + AT_ONCE]
                 writer.write(pl.DataFrame({"key": keys, "split": "train"}), {"tokens": self.read(keys).numpy()})
 
-    def read(self, keys: Sequence[str], device: "str | torch.device" = "cpu") -> "Tensor":
+    def read(self, keys: Sequence[str], device: str | torch.device = "cpu") -> Tensor:
         """Decode and encode clips; return their tokens [K, N, D], as `heads.data.clips.Features` reads them."""
-        import torch
-
-        from featurize.video.decode import Clip, decoded_clips
-
         sources = {place: self.sources[key] for place, key in enumerate(keys)}
         decoded = dict(decoded_clips(sources, self.encoder.frames, self.encoder.picture, torch.get_num_threads()))
         clips = [decoded[place] for place in sources]
@@ -89,52 +81,37 @@ class World:
 class Training:
     """The recipe's model in training, on the pairs of a world."""
 
-    def __init__(self, world: World, recipe: "VideoLMRecipe", device: str) -> None:
-        import torch
-
-        from heads.data.clips import Features
-        from heads.data.paired_qa import read_paired_qa
-        from heads.training.sources import PairedSource
-        from heads.training.video_task import build
-
-        self.recipe, self.device = recipe, device
+    def __init__(self, world: World, recipe: VideoLMRecipe) -> None:
+        self.recipe = recipe
         self.features = Features(world.store, recipe.view, "tokens")
-        self.model = build(recipe, self.features, 0, device)
+        self.model = build(recipe, self.features, 0, "cpu")
         pairs = read_paired_qa(str(world.pairqa), world.store.catalog("clips"))
         self.source = PairedSource(recipe, pairs, self.model.lm.chat, self.model.lm.packs, 0, None)
         self.optimizer = torch.optim.AdamW([p for p in self.model.parameters() if p.requires_grad], lr=1e-5)
 
-    def load(self, number: int, features: "Reads") -> "tuple[Batch, Tensor]":
+    def load(self, number: int, features: Reads) -> tuple[Batch, Tensor]:
         """Return a batch and the tokens of its clips."""
         batch = self.source.batch(number)
-        return batch, features.read(batch.clips, self.device)
+        return batch, features.read(batch.clips)
 
-    def step(self, batch: "Batch", tokens: "Tensor") -> None:
+    def step(self, batch: Batch, tokens: Tensor) -> None:
         """Train on a batch."""
-        import torch
-
-        from heads.models.language_model import autocast
-        from heads.training.video_task import answer_loss
-
         self.model.train()
         self.optimizer.zero_grad()
-        with autocast(self.device, self.recipe.precision):
+        with autocast("cpu", self.recipe.precision):
             loss = answer_loss(self.model, batch.rows, tokens)
         loss.backward()
         torch.nn.utils.clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], 1.0)
         self.optimizer.step()
-        loss.item()  # on a GPU the clock waits for it
 
 
 def run(options: Options) -> dict[str, Any]:
     """Return the record."""
-    from heads.training.recipe import read_recipe
-
-    world = World(options.folder.absolute(), options.videos, options.device)
+    world = World(options.folder.absolute(), options.videos)
     recipe = read_recipe(RECIPE).video_lm
     assert recipe is not None
     recipe = replace(recipe, language_model=options.language_model or recipe.language_model)
-    training = Training(world, recipe, options.device)
+    training = Training(world, recipe)
     stored = training.features
     batches = [training.load(number, stored) for number in range(options.steps)]
     ways: dict[str, Callable[[int], object]] = {
@@ -157,7 +134,7 @@ def run(options: Options) -> dict[str, Any]:
         race("the loader alone, CPU time", LOADER * memory.cpu, loader.cpu, 1.0, allowed),
         race("a step from the store", raw.clock, from_store.clock, 1.0, "one from raw video"),
     ]
-    facts = {"device": options.device, "steps": options.steps, "rounds": options.rounds}
+    facts = {"steps": options.steps, "rounds": options.rounds}
     return {"rows": times(seconds, options.steps, "step"), "races": races, **facts}
 
 

@@ -1,8 +1,7 @@
 """A view's clips as the Parquet file that Embedding Atlas opens (github.com/apple/embedding-atlas, 0.26).
 
 Columns: `clip` (the id), those of the catalog, `x`, `y`, and `neighbors`, a struct of `ids` (places in this file, from
-zero, best first, never the row's own) and `distances` (1 - cosine). The file has a row group for each piece of clips,
-and is written piece by piece.
+zero, best first, never the row's own) and `distances` (1 - cosine). It is written piece by piece.
 """
 
 from __future__ import annotations
@@ -13,23 +12,22 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32
 
 from retrieval.exact import Found, without_itself
 from retrieval.index.factory import FLAT_BELOW
 from retrieval.index.index import check_feature, exact_index, open_index
 from retrieval.mining.neighbours import nearest
 from retrieval.projection import pooled_blocks, pooled_feature, project
-from retrieval.vectors import command, compact, filled_rows
+from retrieval.vectors import Rows, Vectors, command, compact, filled_rows
 from retrieval.verbs.files import Atlas
 from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io import sealed
 from stepdiff.common.io.files import whole
 from stepdiff.common.progress import progress
 from store import Store, View
 
-PIECE = 16_384  # clips of a row group
-READ = 16  # pieces whose columns are read from the catalog at a time
+PIECE = 65_536  # clips that are written at a time
+GROUP = 16_384  # clips of a row group
 _OWN = ("x", "y", "neighbors", "clip")  # columns that a catalog's column of that name would hide
 
 
@@ -51,19 +49,18 @@ def write_atlas(options: Atlas) -> dict[str, Any]:
     search = _Neighbours(store, view, rows, k, feature) if k > 0 else None
     with progress("projected clips", len(rows)) as advance:
         xy, _ = project(view, rows, options.projection, search.feature if search else feature, advance)
-    schema = _schema(view)
+    schema = {name: dtype for name, dtype in view.catalog.schema().items() if name not in ("key", "row", *_OWN)}
+    like = pl.DataFrame(schema={"key": pl.String, **schema})
     with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder, whole(out) as temporary:
         files = []
         with progress("written clips", len(rows)) as advance:
             for start in range(0, len(rows), PIECE):
                 piece = slice(start, start + PIECE)
-                if start % (PIECE * READ) == 0:
-                    columns = _columns(store, rows[start : start + PIECE * READ], schema)
-                frame = _frame(columns.slice(start % (PIECE * READ), PIECE), xy[piece], search, piece)
+                frame = _frame(store.catalog("clips").select(rows[piece], like), xy[piece], search, piece)
                 files.append(Path(folder) / f"{start:012d}.parquet")
                 frame.write_parquet(files[-1])
                 advance(frame.height)
-        pl.scan_parquet(files, glob=False).sink_parquet(temporary, row_group_size=PIECE)
+        pl.scan_parquet(files, glob=False).sink_parquet(temporary, row_group_size=GROUP)
     words = ["embedding-atlas", out, "--x", "x", "--y", "y", *(["--neighbors", "neighbors"] if search else [])]
     text = next((name for name in ("caption", "narration", "step") if name in schema), None)
     words += [*(["--text", text] if text else []), "--disable-projection"]
@@ -74,12 +71,12 @@ def write_atlas(options: Atlas) -> dict[str, Any]:
 class _Neighbours:
     """Finds the nearest of the written clips, piece by piece."""
 
-    def __init__(self, store: Store, view: View, rows: Int64[np.ndarray, " rows"], k: int, feature: str | None) -> None:
+    def __init__(self, store: Store, view: View, rows: Rows, k: int, feature: str | None) -> None:
         self.rows, self.k, self.feature = rows, k, pooled_feature(view, feature)
-        self._pooled: Float32[np.ndarray, "rows dim"] | None = None
+        self._pooled: Vectors | None = None
         small = len(rows) <= FLAT_BELOW  # compared exactly, whether the view has an index or not
         if len(view.features[self.feature].shape) == 1:
-            self._index = exact_index(store, view, self.feature) if small else open_index(store, view)
+            self._index = exact_index(view, self.feature) if small else open_index(store, view)
             check_feature(self._index, feature)
             self.feature = self._index.card["feature"]
         elif small:
@@ -94,29 +91,16 @@ class _Neighbours:
         """Return places and cosines of the neighbours of a piece; -1 and -inf where there are fewer."""
         if self._pooled is not None:
             return nearest(self._pooled, np.arange(len(self.rows))[piece], self.k)
-        queries = compact(self._index.store, self._index.view, self.feature, self.rows[piece])
+        queries = compact(self._index.view, self.feature, self.rows[piece])
         among = None if len(self.rows) == len(self._index) else self.rows
         rows, cosines = without_itself(self._index.search(queries, self.k + 1, among), self.rows[piece], self.k)
         return np.where(rows < 0, -1, np.searchsorted(self.rows, rows)), cosines
 
 
-def _schema(view: View) -> dict[str, Any]:
-    """Return the columns of the catalog that are written, with their types."""
-    schema: dict[str, Any] = {}
-    for part in view.catalog.parts():
-        schema |= sealed.read(part).schema
-    return {name: dtype for name, dtype in schema.items() if name not in ("key", "row", *_OWN)}
-
-
-def _columns(store: Store, rows: Int64[np.ndarray, " some"], schema: dict[str, Any]) -> pl.DataFrame:
-    like = pl.DataFrame(schema={"key": pl.String, **schema})
-    return store.catalog("clips").select(rows, like).rename({"key": "clip"}).drop("row")
-
-
 def _frame(
-    frame: pl.DataFrame, xy: Float32[np.ndarray, "piece 2"], search: _Neighbours | None, piece: slice
+    clips: pl.DataFrame, xy: Float32[np.ndarray, "piece 2"], search: _Neighbours | None, piece: slice
 ) -> pl.DataFrame:
-    frame = frame.with_columns(x=pl.Series(xy[:, 0]), y=pl.Series(xy[:, 1]))
+    frame = clips.rename({"key": "clip"}).drop("row").with_columns(x=pl.Series(xy[:, 0]), y=pl.Series(xy[:, 1]))
     if search is None:
         return frame
     places, cosines = search.of(piece)

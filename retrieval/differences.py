@@ -120,11 +120,11 @@ def embedded(
     """
     count, partners = int(np.count_nonzero(view.status() == OK)), drawn
     if count > len(drawn):
-        index = exact_index(store, view, "embedding") if count <= FLAT_BELOW else open_index(store, view)
-        ends = unit(compact(store, view, "embedding", drawn) + difference).astype(np.float32)
+        index = exact_index(view, "embedding") if count <= FLAT_BELOW else open_index(store, view)
+        ends = unit(compact(view, "embedding", drawn) + difference).astype(np.float32)
         partners = np.unique(index.search(ends, PARTNERS)[0])
     pool = Pool.of(store.catalog("clips"), drawn, partners[partners >= 0], apart)
-    return pool, compact(store, view, "embedding", pool.rows)
+    return pool, compact(view, "embedding", pool.rows)
 
 
 def nearest_pairs(

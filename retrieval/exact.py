@@ -21,10 +21,10 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64
 from threadpoolctl import ThreadpoolController
 
-from retrieval.vectors import checked_norms, raw_blocks, width
+from retrieval.vectors import Queries, Rows, Vectors, checked_norms, raw_blocks, width
 from stepdiff.common import threads
 from stepdiff.common.threads import each, shares
-from store import Store, View
+from store import View
 
 TILE_BYTES = 2**20  # of vectors multiplied with few queries: a core's cache keeps them while lengths are computed
 TILE_ROWS = 1024  # multiplied with many queries, which BLAS copies for every product
@@ -35,6 +35,9 @@ COMPARED = 16_384  # pairs compared in float64 at a time
 VECTORS = 4096  # vectors in memory multiplied at a time: with QUERIES, 17 MB of cosines
 SHORTEST, LONGEST = 1e-30, 1e30  # squared lengths of vectors that float32 can scale and multiply
 
+Pairs = Int64[np.ndarray, " pairs"]
+"""the query, or the row, of each pair of both"""
+Cosines = Float64[np.ndarray, " pairs"]
 Found = tuple[Int64[np.ndarray, "queries k"], Float32[np.ndarray, "queries k"]]
 Near = tuple[Int64[np.ndarray, " _"], Int64[np.ndarray, " _"], Float32[np.ndarray, " _"]]
 """queries, rows and scores, as many of each"""
@@ -48,14 +51,7 @@ def compiled(loop: Callable[..., Any]) -> Callable[..., Any]:
     return threads.compiled(loop, ("reassoc", "nsz"))
 
 
-def search_exactly(
-    store: Store,
-    view: View,
-    feature: str,
-    rows: Int64[np.ndarray, " rows"],
-    queries: Float32[np.ndarray, "queries dim"],
-    k: int,
-) -> Found:
+def search_exactly(view: View, feature: str, rows: Rows, queries: Queries, k: int) -> Found:
     """Return the k of `rows` (rising, all filled) nearest to each normalised query and their cosines, best first.
 
     Where fewer rows exist, the row is -1 and the cosine -inf. StepDiffError names a row without a direction.
@@ -63,55 +59,37 @@ def search_exactly(
     dim = width(view, feature)
     best = Best(len(queries), k, 2 * error_of(dim))
     for block, vectors in raw_blocks(view, feature, rows):
-        near, odd = _estimate(vectors, queries, best)
-        for tile in odd:  # products overflow or underflow float32, or a row has no direction
-            norms = checked_norms(store, view, feature, block[tile], vectors[tile])
-            unit = (vectors[tile] / norms[:, None]).astype(np.float32)
-            near += _scores(unit, np.ones(len(unit), np.float32), queries, best, tile.start)
-        best.add([(query, block[place], scores) for query, place, scores in near])
+        best.add(_estimate(view, feature, block, vectors, queries, best))
         if len(best.rows) > len(queries) * (k + SPARE):  # many rows are nearly equal
-            best.compare(cosines(store, view, feature, queries, best.query, best.rows))
-    best.compare(cosines(store, view, feature, queries, best.query, best.rows))
+            best.compare(cosines(view, feature, queries, best.query, best.rows))
+    best.compare(cosines(view, feature, queries, best.query, best.rows))
     return best.found()
 
 
-def _estimate(
-    vectors: Float32[np.ndarray, "rows dim"], queries: Float32[np.ndarray, "queries dim"], best: Best
-) -> tuple[list[Near], list[slice]]:
-    """Return what may be among the best, with places in `vectors`, and the tiles that float32 cannot compare."""
+def _estimate(view: View, feature: str, rows: Rows, vectors: Vectors, queries: Queries, best: Best) -> list[Near]:
+    """Return the rows of a block that may be among the best."""
     size = max(TILE_BYTES // (4 * vectors.shape[1]), min(16 * len(queries), TILE_ROWS), 1)
-    odd: list[slice] = []
 
     def estimate(share: tuple[int, int]) -> list[Near]:
         near: list[Near] = []
         for start in range(*share, size):
-            tile = slice(start, min(start + size, share[1]))
-            squares = np.einsum("rd,rd->r", vectors[tile], vectors[tile])
+            some = slice(start, min(start + size, share[1]))
+            tile = vectors[some]
+            squares = np.einsum("rd,rd->r", tile, tile)
+            factors = np.ones(len(tile), np.float32)
             if ((squares > SHORTEST) & (squares < LONGEST)).all():
-                near += _scores(vectors[tile], 1 / np.sqrt(squares), queries, best, start)
-            else:
-                odd.append(tile)
+                factors = 1 / np.sqrt(squares)
+            else:  # products overflow or underflow float32, or a row has no direction
+                tile = (tile / checked_norms(view, feature, rows[some], tile)[:, None]).astype(np.float32)
+            for first in range(0, len(queries), QUERIES):
+                scores = queries[first : first + QUERIES] @ tile.T
+                scores *= factors
+                query, place, above = best.above(scores, first)
+                near.append((query, rows[start + place], above))
         return near
 
     with _one, blas().limit(limits=1):
-        return [one for share in each(estimate, shares(len(vectors))) for one in share], odd
-
-
-def _scores(
-    vectors: Float32[np.ndarray, "rows dim"],
-    factors: Float32[np.ndarray, " rows"],
-    queries: Float32[np.ndarray, "queries dim"],
-    best: Best,
-    first: int,
-) -> list[Near]:
-    """Return what may be among the best; places begin at `first`."""
-    near = []
-    for start in range(0, len(queries), QUERIES):
-        scores = queries[start : start + QUERIES] @ vectors.T
-        scores *= factors
-        query, place, above = best.above(scores, start)
-        near.append((query, place + first, above))
-    return near
+        return [one for share in each(estimate, shares(len(vectors))) for one in share]
 
 
 def error_of(dim: int) -> float:
@@ -170,11 +148,7 @@ class Best:
         return rows, scores
 
 
-def without_itself(
-    hits: tuple[Int64[np.ndarray, "queries more"], Float32[np.ndarray, "queries more"]],
-    itself: Int64[np.ndarray, " queries"],
-    k: int,
-) -> Found:
+def without_itself(hits: tuple[np.ndarray, np.ndarray], itself: Int64[np.ndarray, " queries"], k: int) -> Found:
     """Return at most k found rows of each query and their cosines without its own row; -1 and -inf after the last."""
     rows, cosines = hits
     other = (rows >= 0) & (rows != itself[:, None])
@@ -184,10 +158,7 @@ def without_itself(
 
 
 def nearest_of(
-    queries: Float32[np.ndarray, "queries dim"],
-    queries_apart: Int64[np.ndarray, " queries"],
-    candidates: Iterable[Candidates],
-    k: int,
+    queries: Queries, queries_apart: Int64[np.ndarray, " queries"], candidates: Iterable[Candidates], k: int
 ) -> Found:
     """Return the k best candidates of each query and their cosines in float32, best first.
 
@@ -215,13 +186,7 @@ def fill_cosines() -> Callable[..., None]:
 
 
 def _fill_cosines(
-    vectors: Float32[np.ndarray, "rows dim"],
-    places: Int64[np.ndarray, " pairs"],
-    queries: Float32[np.ndarray, "queries dim"],
-    query: Int64[np.ndarray, " pairs"],
-    first: int,
-    last: int,
-    out: Float64[np.ndarray, " pairs"],
+    vectors: Vectors, places: Pairs, queries: Queries, query: Pairs, first: int, last: int, out: Cosines
 ) -> None:
     """Fill `out` from `first` to `last` (exclusive) with float64 cosines of vectors[places] and queries[query]."""
     for pair in range(first, last):
@@ -234,14 +199,7 @@ def _fill_cosines(
         out[pair] = product / np.sqrt(square)
 
 
-def cosines(
-    store: Store,
-    view: View,
-    feature: str,
-    queries: Float32[np.ndarray, "queries dim"],
-    query: Int64[np.ndarray, " pairs"],
-    rows: Int64[np.ndarray, " pairs"],
-) -> Float64[np.ndarray, " pairs"]:
+def cosines(view: View, feature: str, queries: Queries, query: Pairs, rows: Pairs) -> Cosines:
     """Return the float64 cosine of each pair of a normalised query and a row.
 
     Raises StepDiffError that names a row without a direction.
@@ -254,17 +212,15 @@ def cosines(
         vectors, exact = view.read(feature, near, dtype="float32"), np.empty(len(part))
         given = vectors, places, queries, query[part]
         each(lambda share: fill(*given, *share, exact), shares(len(part)))  # noqa: B023
-        check_directions(store, view, feature, rows[part], exact)
+        check_directions(view, feature, rows[part], exact)
         out[part] = exact
     return out
 
 
-def check_directions(
-    store: Store, view: View, feature: str, rows: Int64[np.ndarray, " pairs"], cosines: Float64[np.ndarray, " pairs"]
-) -> None:
+def check_directions(view: View, feature: str, rows: Pairs, cosines: Cosines) -> None:
     """Raise StepDiffError that names a row without a direction, which has no cosine."""
     if len(bad := np.unique(rows[~np.isfinite(cosines)])):
-        checked_norms(store, view, feature, bad, view.read(feature, bad, dtype="float32"))
+        checked_norms(view, feature, bad, view.read(feature, bad, dtype="float32"))
 
 
 @cache

@@ -16,14 +16,12 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Float32, Float64
 
-from retrieval.vectors import BLOCK_BYTES, filled_rows, raw_blocks, unit
+from retrieval.vectors import Rows, Vectors, filled_rows, raw_blocks, unit
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.streams import generator
 from store import View
-from store.batches import Batches
-from store.format.quantise import dequantise
 
 PROJECTIONS = {"pca": "PCA", "umap": "UMAP"}  # name -> title
 MOST = {"pca": 1_000_000, "umap": 100_000}  # rows of a map; of a larger view, a seeded sample is mapped
@@ -32,6 +30,7 @@ REDUCED = 50  # channels that UMAP reads, those of the largest variance
 SEED = 0
 _BLOCK = 4096  # rows of a block, at most
 
+Axes = Float32[np.ndarray, "dim axes"]
 Advance = Callable[[int], None]  # receives how many more rows are done
 
 
@@ -39,7 +38,7 @@ Advance = Callable[[int], None]  # receives how many more rows are done
 class Map:
     """Rows of a view and where they are."""
 
-    rows: Int64[np.ndarray, " rows"]  # rising
+    rows: Rows  # rising
     xy: Float32[np.ndarray, "rows 2"]
     shares: tuple[float, float]  # of the variance that each axis shows; zeros for UMAP, whose axes have no meaning
     total: int  # rows of the view with features; more than `rows` if these are a sample
@@ -54,7 +53,7 @@ def missing(projection: str) -> str | None:
 
 def project(
     view: View,
-    rows: Int64[np.ndarray, " rows"],
+    rows: Rows,
     projection: str = "pca",
     feature: str | None = None,
     advance: Advance = lambda count: None,
@@ -93,23 +92,15 @@ def pooled_feature(view: View, feature: str | None = None) -> str:
     return feature or usable[0]
 
 
-def pooled_blocks(
-    view: View, feature: str, rows: Int64[np.ndarray, " rows"]
-) -> Iterator[Float32[np.ndarray, "block dim"]]:
+def pooled_blocks(view: View, feature: str, rows: Rows) -> Iterator[Vectors]:
     """Yield one vector of length 1 per row, block by block, in the order of `rows`; zero as in `unit`."""
-    if len(view.features[feature].shape) == 1:
-        for _, vectors in raw_blocks(view, feature, rows):
-            for start in range(0, len(vectors), _BLOCK):
-                yield unit(vectors[start : start + _BLOCK]).astype(np.float32)
-        return
-    size = max(BLOCK_BYTES // (4 * int(np.prod(view.features[feature].shape))), 1)
-    for batch in Batches(view, feature, rows, batch_size=size, shuffle=False, ahead=1):
-        tokens = batch.arrays[feature]
-        whole = dequantise(tokens, batch.arrays["scale"]) if tokens.dtype == np.int8 else tokens
-        yield unit(whole.mean(axis=1, dtype=np.float32)).astype(np.float32)
+    for _, values in raw_blocks(view, feature, rows):
+        vectors = values if values.ndim == 2 else values.mean(axis=1)
+        for start in range(0, len(vectors), _BLOCK):
+            yield unit(vectors[start : start + _BLOCK]).astype(np.float32)
 
 
-def sample_rows(view: View, most: int, seed: int = SEED) -> tuple[Int64[np.ndarray, " rows"], int]:
+def sample_rows(view: View, most: int, seed: int = SEED) -> tuple[Rows, int]:
     """Return at most `most` filled rows, rising, and how many the view has; any sample is equally likely."""
     rows = filled_rows(view)
     if len(rows) <= most:
@@ -118,8 +109,8 @@ def sample_rows(view: View, most: int, seed: int = SEED) -> tuple[Int64[np.ndarr
 
 
 def _axes(
-    view: View, feature: str, rows: Int64[np.ndarray, " rows"], count: int
-) -> tuple[Float32[np.ndarray, "dim axes"], Float64[np.ndarray, " axes"], Float64[np.ndarray, " axes"]]:
+    view: View, feature: str, rows: Rows, count: int
+) -> tuple[Axes, Float64[np.ndarray, " axes"], Float64[np.ndarray, " axes"]]:
     """Return the directions of the largest variance, from at most FIT rows, the mean on each, and its share of the
     variance."""
     if len(rows) > FIT:
@@ -142,12 +133,7 @@ def _axes(
 
 
 def _projected(
-    view: View,
-    feature: str,
-    rows: Int64[np.ndarray, " rows"],
-    axes: Float32[np.ndarray, "dim axes"],
-    offset: Float64[np.ndarray, " axes"],
-    advance: Advance,
+    view: View, feature: str, rows: Rows, axes: Axes, offset: Float64[np.ndarray, " axes"], advance: Advance
 ) -> Float32[np.ndarray, "rows axes"]:
     out = np.empty((len(rows), axes.shape[1]), np.float32)
     at = 0

@@ -5,6 +5,7 @@ A row that holds NaN, infinity or only zeros has no direction, and is refused by
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from collections.abc import Iterator
@@ -21,6 +22,12 @@ from store.view import OK
 BLOCK = 4096  # rows read at a time: 42 MB of float64 at 1,280 channels
 BLOCK_BYTES = 32 * 2**20  # of float32, prefetched while the previous block is used
 BLOCK_ROWS = 2**15  # of a block, at most: scores of 1,024 queries take 128 MiB
+Rows = Int64[np.ndarray, " rows"]
+"""numbers of rows of a view"""
+Vectors = Float32[np.ndarray, "rows dim"]
+Queries = Float32[np.ndarray, "queries dim"]
+Block = tuple[Rows, Vectors]
+"""rows and their embeddings"""
 _ENCODER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")  # names that featurize accepts; the encoder of a head's view is not
 
 
@@ -35,37 +42,31 @@ def width(view: View, feature: str) -> int:
     return view.features[feature].shape[0]
 
 
-def filled_rows(view: View) -> Int64[np.ndarray, " filled"]:
+def filled_rows(view: View) -> Rows:
     """Return the rows with features (status 1), rising."""
     return np.flatnonzero(view.status() == OK).astype(np.int64)
 
 
-def normalised(
-    store: Store, view: View, feature: str, rows: Int64[np.ndarray, " rows"]
-) -> Float64[np.ndarray, "rows dim"]:
+def normalised(view: View, feature: str, rows: Rows) -> Float64[np.ndarray, "rows dim"]:
     """Return the embeddings of `rows`, each divided by its L2 norm. Raises StepDiffError as `checked_norms`."""
     vectors = np.empty((len(rows), width(view, feature)), np.float64)
     for start in range(0, len(rows), BLOCK):
         vectors[start : start + BLOCK] = view.read(feature, rows[start : start + BLOCK], dtype="float32")
-    vectors /= checked_norms(store, view, feature, rows, vectors)[:, None]
+    vectors /= checked_norms(view, feature, rows, vectors)[:, None]
     return vectors
 
 
 def checked_norms(
-    store: Store,
-    view: View,
-    feature: str,
-    rows: Int64[np.ndarray, " rows"],
-    vectors: Float[np.ndarray, "rows dim"],
+    view: View, feature: str, rows: Rows, vectors: Float[np.ndarray, "rows dim"]
 ) -> Float64[np.ndarray, " rows"]:
     """Return the L2 norms of embeddings. Raises StepDiffError that names a row without a direction."""
     norms = np.sqrt(np.sum(np.square(vectors, dtype=np.float64), axis=-1))
     for bad in np.flatnonzero(~np.isfinite(norms) | (norms == 0)):
-        key = store.catalog(view.entity).keys(rows[bad : bad + 1])[0]
+        key = view.catalog.keys(rows[bad : bad + 1])[0]
         what = "is all zeros" if norms[bad] == 0 else "holds NaN or infinity"
         raise StepDiffError(
             f"the {feature} of {key} in {view.entity}/{view.name} {what}: "
-            f"run {command('python', '-m', 'store', 'verify', store.path)}"
+            f"run {command('python', '-m', 'store', 'verify', view.paths.store)}"
         )
     return norms
 
@@ -77,41 +78,33 @@ def unit(vectors: Float[np.ndarray, "rows dim"]) -> Float64[np.ndarray, "rows di
     return np.where(good, vectors, 0) / np.where(good, lengths, 1)
 
 
-def raw_blocks(
-    view: View, feature: str, rows: Int64[np.ndarray, " rows"]
-) -> Iterator[tuple[Int64[np.ndarray, " block"], Float32[np.ndarray, "block dim"]]]:
-    """Yield embeddings of `rows` as stored, in float32, block by block; the next block is prefetched.
+def raw_blocks(view: View, feature: str, rows: Rows) -> Iterator[tuple[Rows, Float32[np.ndarray, "rows ..."]]]:
+    """Yield features of `rows` as stored, in float32, block by block; the next block is prefetched.
 
     Mapped float32 rows are not copied. The memory of a block is reused for the block after the next.
     """
-    most = min(max(BLOCK_BYTES // (4 * width(view, feature)), 1), BLOCK_ROWS)
+    most = min(max(BLOCK_BYTES // (4 * math.prod(view.features[feature].shape)), 1), BLOCK_ROWS)
     size = 1 << (most.bit_length() - 1)  # a power of two as shards are, so few blocks cross a shard
     for batch in Batches(view, feature, rows, batch_size=size, shuffle=False, ahead=1, keep=1, in_place=True):
-        vectors = batch.arrays[feature]
-        if vectors.dtype == np.int8:
-            yield batch.rows, dequantise(vectors, batch.arrays["scale"])
+        values = batch.arrays[feature]
+        if values.dtype == np.int8:
+            yield batch.rows, dequantise(values, batch.arrays["scale"])
         else:
-            yield batch.rows, vectors.astype(np.float32, copy=False)
+            yield batch.rows, values.astype(np.float32, copy=False)
 
 
-def blocks(
-    store: Store, view: View, feature: str, rows: Int64[np.ndarray, " rows"]
-) -> Iterator[tuple[Int64[np.ndarray, " block"], Float64[np.ndarray, "block dim"]]]:
-    """Yield rows and `normalised` embeddings block by block: memory does not grow with the view."""
+def blocks(view: View, feature: str, rows: Rows) -> Iterator[Block]:
+    """Yield rows and `normalised` embeddings in float32 block by block: memory does not grow with the view."""
     for start in range(0, len(rows), BLOCK):
         part = rows[start : start + BLOCK]
-        yield part, normalised(store, view, feature, part)
+        yield part, normalised(view, feature, part).astype(np.float32)
 
 
-def compact(
-    store: Store, view: View, feature: str, rows: Int64[np.ndarray, " rows"]
-) -> Float32[np.ndarray, "rows dim"]:
+def compact(view: View, feature: str, rows: Rows) -> Vectors:
     """Return `normalised` embeddings rounded to float32, without holding all of them in float64."""
     vectors = np.empty((len(rows), width(view, feature)), np.float32)
-    at = 0
-    for part, block in blocks(store, view, feature, rows):
-        vectors[at : at + len(part)] = block
-        at += len(part)
+    for start, (_, block) in zip(range(0, len(rows), BLOCK), blocks(view, feature, rows), strict=True):
+        vectors[start : start + BLOCK] = block
     return vectors
 
 

@@ -10,20 +10,22 @@ people and server share the machine, so its load and cores are printed. There ar
 writes nothing, `GET /annotate` of one person.
 """
 
-import asyncio
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from http.client import HTTPConnection
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.harness import benchmark, race
+from benchmarks.harness import benchmark, race, timed
 from stepdiff.common.cli import command
+from store import Store
 
 LIMIT = 100.0
 """ms that 95 of 100 saves should take at most"""
@@ -45,70 +47,41 @@ class Options:
 
 
 class Person:
-    """Someone who types into the form of one pair, over one kept connection.
+    """Someone who types into the form of one pair, over one kept connection."""
 
-    It reads only what this server sends: a status line, headers, a body of known length.
-    """
-
-    def __init__(self, port: int, cookie: str) -> None:
-        self.port, self.cookie = port, cookie
+    def __init__(self, port: int, link: str) -> None:
+        self.connection = HTTPConnection("127.0.0.1", port)
+        cookie = f"stepdiff-annotator={link.rpartition('/')[2]}"
+        self.headers = {"Accept": "application/json", "Content-Type": "application/json", "Cookie": cookie}
         self.saves: list[float] = []
         """milliseconds"""
         self.refused = 0
 
-    async def open(self) -> None:
-        self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self.port)
+    def send(self, method: str, path: str, body: dict[str, Any] | None = None) -> tuple[int, Any]:
+        """Send a request; return status and JSON body."""
+        self.connection.request(method, path, json.dumps(body) if body else None, self.headers)
+        answer = self.connection.getresponse()
+        return answer.status, json.loads(answer.read() or b"null")
 
-    async def close(self) -> None:
-        self.writer.close()
-        await self.writer.wait_closed()
-
-    async def send(self, method: str, path: str, body: dict[str, Any] | None = None) -> tuple[float, int, Any]:
-        """Send a request; return milliseconds, status and JSON body."""
-        begin = time.perf_counter()
-        data = b"" if body is None else json.dumps(body).encode()
-        head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: application/json\r\n"
-        head += f"Cookie: stepdiff-annotator={self.cookie}\r\nContent-Type: application/json\r\n"
-        self.writer.write(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
-        lines = (await self.reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
-        length = next(int(line.split(":")[1]) for line in lines if line.lower().startswith("content-length"))
-        answer = json.loads(await self.reader.readexactly(length) or b"null")
-        return 1000 * (time.perf_counter() - begin), int(lines[0].split()[1]), answer
-
-    async def type(self, options: Options, delay: float) -> None:
+    def type(self, options: Options, delay: float) -> None:
         """Type after `delay` seconds: pages are not opened at the same moment."""
-        await asyncio.sleep(delay)
-        await self.open()
-        _, status, page = await self.send("GET", "/annotate")
+        time.sleep(delay)
+        status, page = self.send("GET", "/annotate")
         assert status == 200, page
         address, text = f"/annotate/work/{page['assignment']}/save", ""
         due = time.perf_counter()
         for number in range(1, round(options.seconds / LONGEST) + 1):
             due += LONGEST
-            await asyncio.sleep(max(0.0, due - time.perf_counter()))
+            time.sleep(max(0.0, due - time.perf_counter()))
             text = (text + "a" * max(1, round(LONGEST * options.rate)))[-400:]
-            changes = {"texts": {"Visuals": text}}
-            milliseconds, status, _ = await self.send("POST", address, {"number": number, "changes": changes})
-            self.saves.append(milliseconds)
+            body = {"number": number, "changes": {"texts": {"Visuals": text}}}
+            seconds, (status, _) = timed(lambda: self.send("POST", address, body))  # noqa: B023
+            self.saves.append(1000 * seconds)
             self.refused += status != 200
-
-
-async def everyone(people: list[Person], options: Options) -> float:
-    """Let all type; return the milliseconds of a request that writes nothing, before they begin."""
-    await people[0].open()
-    reads = [(await people[0].send("GET", "/annotate"))[0] for _ in range(READS)]
-    await people[0].close()
-    delays = (place / len(people) * LONGEST for place in range(len(people)))
-    await asyncio.gather(*(person.type(options, delay) for person, delay in zip(people, delays, strict=True)))
-    for person in people:
-        await person.close()
-    return median(reads)
 
 
 def run(options: Options) -> dict[str, Any]:
     """Return the record."""
-    from store import Store
-
     with tempfile.TemporaryDirectory() as folder:
         Store.open(folder + "/store", create=True)
         pairs = "".join(f"clip_{number}a,clip_{number}b\n" for number in range(10 * options.people))
@@ -125,10 +98,14 @@ def run(options: Options) -> dict[str, Any]:
             assert process.stdout is not None
             port = int(process.stdout.readline().strip().rsplit(":", 1)[1])
             load = os.getloadavg()[0]
-            people = [Person(port, link.rsplit("/", 1)[1]) for link in links]
-            begin = time.perf_counter()
-            read = asyncio.run(everyone(people, options))
-            seconds = time.perf_counter() - begin
+            people = [Person(port, link) for link in links]
+            read = 1000 * median(timed(lambda: people[0].send("GET", "/annotate"))[0] for _ in range(READS))
+            with ThreadPoolExecutor(len(people)) as pool:
+                delays = (place / len(people) * LONGEST for place in range(len(people)))
+                typing = [pool.submit(one.type, options, delay) for one, delay in zip(people, delays, strict=True)]
+                seconds, _ = timed(lambda: [one.result() for one in typing])
+            for one in people:
+                one.connection.close()
         finally:
             process.kill()
             process.communicate()

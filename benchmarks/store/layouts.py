@@ -4,10 +4,7 @@ Rows are named arrays [R, ...]. A layout is a function that writes them, and one
 rows into arrays [B, ...] of the caller, or into its own where its library cannot fill the caller's.
 """
 
-import ctypes
-import mmap
 import os
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -30,10 +27,8 @@ CASES: dict[str, tuple[tuple[int, int], str, int]] = {
 }
 """name: shape of a row, dtype, rows of a batch"""
 VIEW = "bench"
-CEILING_THREADS = (8, 16, 32)
 Arrays = dict[str, np.ndarray]
 Read = Callable[[np.ndarray, Arrays], Arrays]
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def random_features(shape: tuple[int, ...], rows: int, seed: int) -> np.ndarray:
@@ -42,9 +37,7 @@ def random_features(shape: tuple[int, ...], rows: int, seed: int) -> np.ndarray:
     return (bits & 0xBFFF).view(np.float16)
 
 
-def write_random_view(
-    place: Path | str, shape: tuple[int, ...], dtype: str, rows: int, at_once: int, rows_per_shard: int | None = None
-) -> View:
+def write_random_view(place: Path, shape: tuple[int, ...], dtype: str, rows: int, at_once: int) -> View:
     """Write a view of random rows, `at_once` at a time, its feature called tokens."""
 
     def blocks() -> Iterator[tuple[pl.DataFrame, Arrays]]:
@@ -53,7 +46,7 @@ def write_random_view(
             keys = pl.DataFrame({"key": [f"c{row}" for row in range(start, start + count)]})
             yield keys, {"tokens": random_features(shape, count, start)}
 
-    return write_view(place, VIEW, {"tokens": Feature(shape, dtype)}, blocks(), rows_per_shard)
+    return write_view(place, VIEW, {"tokens": Feature(shape, dtype)}, blocks())
 
 
 def read_view(view: View, rows: np.ndarray, out: Arrays | None = None, direct: bool = False) -> Arrays:
@@ -141,36 +134,6 @@ def open_h5(folder: Path, arrays: Arrays, closing: ExitStack) -> Read:
     return read
 
 
-def write_lance(folder: Path, arrays: Arrays) -> None:
-    """Write a Lance dataset, a row of bytes an array: lists of numbers are slower."""
-    import lance
-    import pyarrow
-
-    columns = {}
-    for name, array in arrays.items():
-        kind, buffers = pyarrow.binary(array[0].nbytes), [None, pyarrow.py_buffer(array)]
-        columns[name] = pyarrow.FixedSizeBinaryArray.from_buffers(kind, len(array), buffers)
-    lance.write_dataset(pyarrow.table(columns), folder)
-
-
-def open_lance(folder: Path, arrays: Arrays, closing: ExitStack) -> Read:
-    import lance
-
-    dataset = lance.dataset(folder)
-
-    def read(rows: np.ndarray, out: Arrays) -> Arrays:
-        table = dataset.take(rows)
-        for name, array in arrays.items():
-            start, size = 0, array[0].nbytes
-            for chunk in table[name].chunks:
-                data = np.frombuffer(chunk.buffers()[1], np.uint8, len(chunk) * size, chunk.offset * size)
-                out[name][start : start + len(chunk)] = data.view(array.dtype).reshape(-1, *array.shape[1:])
-                start += len(chunk)
-        return out
-
-    return read
-
-
 def write_raw(folder: Path, arrays: Arrays) -> None:
     """Write one raw file an array: nothing can be missing, checked or replaced in it."""
     folder.mkdir(parents=True)
@@ -193,7 +156,6 @@ WRITERS: dict[str, Callable[[Path, Arrays], None]] = {
     "zarr-python": write_zarr,
     "h5py": write_h5,
     "h5py contiguous": partial(write_h5, chunked=False),
-    "lance": write_lance,
     "memmap": write_raw,
 }
 READERS: dict[str, Callable[[Path, Arrays, ExitStack], Read]] = {
@@ -204,7 +166,6 @@ READERS: dict[str, Callable[[Path, Arrays, ExitStack], Read]] = {
     "tensorstore": open_tensorstore,
     "h5py": open_h5,
     "h5py contiguous": open_h5,
-    "lance": open_lance,
     "memmap": open_memmap,
 }
 
@@ -218,40 +179,25 @@ def sync(folder: Path) -> None:
 
 
 def drop(folder: Path) -> None:
-    """Drop all files below `folder` from the page cache. RuntimeError: more than 2 % stays, as mapped pages do."""
-    size = resident = 0
-    for path in (path for path in folder.rglob("*") if path.is_file() and path.stat().st_size):
+    """Drop all files below `folder`, which nobody may have mapped, from the page cache."""
+    for path in (path for path in folder.rglob("*") if path.is_file()):
         fd = os.open(path, os.O_RDONLY)
         os.fsync(fd)
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         os.close(fd)
-        mapped = np.memmap(path, np.uint8, "r")
-        pages = np.zeros(-(-mapped.size // mmap.PAGESIZE), np.uint8)
-        address, length = ctypes.c_void_p(mapped.ctypes.data), ctypes.c_size_t(mapped.size)
-        if _libc.mincore(address, length, ctypes.c_void_p(pages.ctypes.data)):
-            raise OSError(ctypes.get_errno(), "mincore failed")
-        size, resident = size + mapped.size, resident + int((pages & 1).sum()) * mmap.PAGESIZE
-    if resident > 0.02 * size:
-        raise RuntimeError(f"{resident / size:.0%} of {folder} stays in memory: a cold read cannot be measured")
 
 
-def plain_rate(path: Path, row_bytes: int, rows: np.ndarray, threads: int, direct: bool) -> float:
-    """Return the MB/s of reading rows of `row_bytes` bytes by preadv: past the page cache (O_DIRECT), or through it."""
+def read_plainly(path: Path, row_bytes: int, rows: np.ndarray, out: np.ndarray, threads: int, direct: bool) -> None:
+    """Read rows of `row_bytes` bytes into aligned bytes by preadv: past the page cache (O_DIRECT), or through it."""
     fd = os.open(path, os.O_RDONLY | (os.O_DIRECT if direct else 0))
-    target = np.frombuffer(mmap.mmap(-1, len(rows) * row_bytes), np.uint8)  # aligned, as O_DIRECT needs it
-    target[:] = 1
 
     def read(job: tuple[int, int]) -> None:
         place, row = job
-        left, offset = target[place * row_bytes : (place + 1) * row_bytes].data, row * row_bytes
+        left, offset = out[place * row_bytes : (place + 1) * row_bytes].data, row * row_bytes
         while left:
             count = os.preadv(fd, [left], offset)
             left, offset = left[count:], offset + count
 
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(time.sleep, [0.001] * threads))  # starts the threads
-        started = time.perf_counter()
         list(pool.map(read, enumerate(rows.tolist())))
-        seconds = time.perf_counter() - started
     os.close(fd)
-    return len(rows) * row_bytes / seconds / 1e6

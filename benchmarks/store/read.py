@@ -5,30 +5,30 @@ python -m benchmarks.store.read --mib 32 --cold-mib 32 --repeats 1
 
 Every format holds the same rows. A measurement reads random distinct rows, batch by batch, into the same buffers;
 formats take turns in another order every time, and the median counts. Cold: files are written out, every reader is
-closed, and posix_fadvise(DONTNEED) puts them out of the page cache; mincore confirms it. Ceiling: a pool of threads
-with preadv on the raw file, the best of 8, 16 and 32 threads; with O_DIRECT that of the device, without that of the
+closed, and posix_fadvise(DONTNEED) puts them out of the page cache. Ceiling: a pool of threads with preadv on the raw
+file, the best of 8, 16 and 32 threads; with O_DIRECT that of the device, without that of the
 page cache. "store, direct" is how `Batches` reads what memory could not hold, "store" how it reads all else: memory
 keeps it for the next epoch. "store, always checked" compares each row with its checksum, as every first read does.
 Rates are MB/s (10^6 bytes) of tokens and scales.
 """
 
-import sys
 import tempfile
-import time
-from collections import defaultdict
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import Row, benchmark, race
+from benchmarks.harness import Row, benchmark, measured, race
+from benchmarks.store.layouts import CASES, READERS, WRITERS, Read, drop, read_plainly, read_view, write_random_view
 from stepdiff.common.cli import command
+from stepdiff.common.io.direct_io import aligned_empty
 
-Rates = dict[str, list[float]]
 CEILINGS = {"O_DIRECT ceiling": True, "page cache ceiling": False}
 """name: whether it bypasses the page cache"""
+CEILING_THREADS = (8, 16, 32)
 WANTED = (("memmap", 0.9), ("h5py", 2.0), ("h5py contiguous", 2.0), ("tensorstore", 4.0))
 """from memory, rows of 4 MiB"""
 
@@ -45,80 +45,76 @@ class Options:
     """where to write, on the disk to be measured; removed at the end; by default a temporary folder"""
 
 
-def measure(case: str, folder: Path, options: Options) -> tuple[Rates, Rates]:
-    """Return the rates of every format and ceiling from the disk, and of every format from memory."""
-    from benchmarks.store import layouts
-    from stepdiff.common.io.direct_io import aligned_empty
-
-    shape, dtype, batch = layouts.CASES[case]
+def measure(case: str, folder: Path, options: Options) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the MB/s of every format and ceiling from the disk, and of every format from memory."""
+    shape, dtype, batch = CASES[case]
     row_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
     count, cold_count = (mib * 2**20 // row_bytes for mib in (options.mib, options.cold_mib))
     batch = min(batch, count, cold_count)
-    view = layouts.write_random_view(folder / "store", shape, dtype, count, batch)
-    arrays = layouts.read_view(view, np.arange(count))
-    del view  # it maps files, which could not be dropped from the page cache
-    buffers = {key: aligned_empty((batch, *array.shape[1:]), array.dtype) for key, array in arrays.items()}
-    for buffer in buffers.values():
-        buffer[:] = 1
-    for name, write in layouts.WRITERS.items():
+    arrays = read_view(write_random_view(folder / "store", shape, dtype, count, batch), np.arange(count))
+    for name, write in WRITERS.items():
         if name != "zarr-python":  # reads the store's arrays
             write(folder / name, arrays)
-    dice = np.random.default_rng(0)
+    buffers = {key: aligned_empty((batch, *array.shape[1:]), array.dtype) for key, array in arrays.items()}
+    order = np.random.default_rng(0).permutation(count)
+    warm_rows = order[: count // batch * batch].reshape(-1, batch)
+    cold_rows = warm_rows[: cold_count // batch]
+    plain = aligned_empty((cold_rows.size * row_bytes,), np.dtype(np.uint8))
+    for buffer in (plain, *buffers.values()):
+        buffer[:] = 1
+    closing, opened = ExitStack(), dict[str, Read]()
 
-    def rate(name: str, rows: np.ndarray, again: bool) -> float:
-        """Read all rows; with `again` twice, and only the second time counts: mapped by now."""
-        seconds = 0.0
-        with ExitStack() as closing:
-            read = layouts.READERS[name](where(name), arrays, closing)
-            batches = rows[: len(rows) // batch * batch].reshape(-1, batch)
-            for places in batches if again else ():
-                read(places, buffers)
-            for places in batches:
-                started = time.perf_counter()
-                got = read(places, buffers)
-                seconds += time.perf_counter() - started
-                for key, array in got.items():
-                    assert np.array_equal(array[-1], arrays[key][places[-1]]), f"{name} read a wrong row"
-            del read, got, array  # their files are mapped
-        return batches.size * sum(array[0].nbytes for array in arrays.values()) / seconds / 1e6
-
-    def where(name: str) -> Path:
+    def place(way: str) -> Path:
+        name = "memmap" if way.startswith(tuple(CEILINGS)) else way
         return folder / name if (folder / name).is_dir() else folder / "store"
 
-    cold: Rates = defaultdict(list)
-    warm: Rates = defaultdict(list)
-    ceilings = [(name, threads) for name in CEILINGS for threads in layouts.CEILING_THREADS]
-    for repeat in range(options.repeats):
-        for turn in dice.permutation(len(layouts.READERS) + len(ceilings)).tolist():
-            rows = dice.permutation(count)[:cold_count]
-            if turn < len(ceilings):
-                name, threads = ceilings[turn]
-                layouts.drop(folder / "memmap")
-                speed = layouts.plain_rate(folder / "memmap" / "tokens", row_bytes, rows, threads, CEILINGS[name])
-                cold[f"{name}, {threads}"].append(speed)
-            else:
-                name = list(layouts.READERS)[turn - len(ceilings)]
-                layouts.drop(where(name))
-                cold[name].append(rate(name, rows, again=False))
-        print(f"{case}: {repeat + 1} of {options.repeats} from the disk", file=sys.stderr)
-    for _ in range(options.repeats):
-        for name in dice.permutation(list(layouts.READERS)).tolist():
-            warm[name].append(rate(name, dice.permutation(count), again=True))
-    return cold, warm
+    def open_cold(way: str) -> None:
+        """Close all files, which could not be dropped while they are mapped; drop those of a way, and open them."""
+        opened.clear()
+        closing.close()
+        drop(place(way))
+        if way in READERS:
+            opened[way] = READERS[way](place(way), arrays, closing)
+
+    def read(way: str, batches: np.ndarray) -> None:
+        for places in batches:
+            opened[way](places, buffers)
+
+    def check(way: str) -> None:
+        """Open the files, and compare the last row of each batch."""
+        opened[way] = READERS[way](place(way), arrays, closing)
+        for places in warm_rows:
+            for key, array in opened[way](places, buffers).items():
+                assert np.array_equal(array[-1], arrays[key][places[-1]]), f"{way} read a wrong row"
+
+    tokens = folder / "memmap" / "tokens", row_bytes, cold_rows.ravel(), plain
+    ways = {
+        f"{name}, {threads}": partial(read_plainly, *tokens, threads, direct)
+        for name, direct in CEILINGS.items()
+        for threads in CEILING_THREADS
+    }
+    ways |= {way: partial(read, way, cold_rows) for way in READERS}
+    cold = measured(ways, options.repeats, f"{case}, from the disk, ", open_cold, warm_up=False)
+    for way in READERS:
+        check(way)
+    ways_from_memory = {way: partial(read, way, warm_rows) for way in READERS}
+    warm = measured(ways_from_memory, options.repeats, f"{case}, from memory, ", warm_up=False)
+    closing.close()
+    stored = sum(array[0].nbytes for array in arrays.values())
+    sizes = {way: cold_rows.size * (stored if way in READERS else row_bytes) for way in ways}
+    return (
+        {way: round(sizes[way] / took.clock / 1e6, 1) for way, took in cold.items()},
+        {way: round(warm_rows.size * stored / took.clock / 1e6, 1) for way, took in warm.items()},
+    )
 
 
 def run(options: Options) -> dict[str, Any]:
     """Return the record."""
-    from benchmarks.store.layouts import CASES, CEILING_THREADS
-
     rows: list[Row] = []
     races: list[Row] = []
     for case in CASES:
         with tempfile.TemporaryDirectory(prefix="store_read_", dir=options.folder) as folder:
-            cold, warm = (
-                {name: round(float(np.median(taken)), 1) for name, taken in rates.items()}
-                for rates in measure(case, Path(folder), options)
-            )
+            cold, warm = measure(case, Path(folder), options)
         for ceiling in CEILINGS:
             cold[ceiling] = max(cold.pop(f"{ceiling}, {threads}") for threads in CEILING_THREADS)
         rows += [{"case": case, "format": n, "cold MB/s": cold[n], "warm MB/s": warm.get(n)} for n in sorted(cold)]

@@ -136,7 +136,7 @@ def find(store: Store, by: WordEvidence | View, wanted: DifferencesOptions, samp
     words = None
     if isinstance(by, View):
         width(by, "embedding")
-        ends = np.stack([compact(store, by, "embedding", group).mean(axis=0, dtype=np.float64) for group in rows])
+        ends = np.stack([compact(by, "embedding", group).mean(axis=0, dtype=np.float64) for group in rows])
         pool, vectors = embedded(store, by, drawn, ends[1] - ends[0], apart)
     else:
         words = WordDifference.of_text(by, wanted.text) if wanted.text else WordDifference.of_clips(by, wanted)

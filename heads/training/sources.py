@@ -145,7 +145,7 @@ class HardNegatives:
 
     def embeddings(self, store: Store, view: str) -> Callable[[Integer[np.ndarray, " C"]], Float[np.ndarray, "C D"]]:
         """Return what reads the view's embeddings of the clips at some places."""
-        return lambda places: normalised(store, store.view("clips", view), "embedding", self.rows[places])
+        return lambda places: normalised(store.view("clips", view), "embedding", self.rows[places])
 
     def mine(self, vectors: Callable[[Integer[np.ndarray, " C"]], Float[np.ndarray, "C D"]]) -> None:
         """Find the neighbours of every clip by the cosine of `vectors` of the clips at some places."""

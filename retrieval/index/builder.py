@@ -18,13 +18,12 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32
 
 from retrieval.exact import search_exactly, without_itself
 from retrieval.index.factory import FLAT, Budgets, Choice, choose
@@ -52,7 +51,7 @@ from retrieval.index.index_card import (
     remove_others,
     write_card,
 )
-from retrieval.vectors import checked_norms, command, compact, filled_rows, normalised, raw_blocks, width
+from retrieval.vectors import Queries, Rows, checked_norms, command, compact, filled_rows, raw_blocks, width
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import Place, local, make_folder, whole
 from stepdiff.common.io.locks import locked
@@ -129,26 +128,24 @@ def build_index(
 
 
 class _Build:
-    def __init__(
-        self, store: Store, view: View, feature: str, choice: Choice, rows: Int64[np.ndarray, " rows"]
-    ) -> None:
+    def __init__(self, store: Store, view: View, feature: str, choice: Choice, rows: Rows) -> None:
         self.store, self.view, self.feature, self.choice, self.rows = store, view, feature, choice, rows
         self.path = card_path(store, view.entity, view.name)
         self.work = self.path.parent / f"{view.name}.building"
-        self.digest = digest(store, view, rows)
+        self.checked = store.view(view.entity, view.name, check="always")
+        self.digest = digest(view, rows)
         drawn = generator(0, "recall queries").choice(rows, min(QUERIES, len(rows)), replace=False)
         self.sample = np.sort(drawn)
 
     def exact(self) -> Card:
         """Check that every row has a direction; an exact index has no files."""
-        checked = self.store.view(self.view.entity, self.view.name, check="always")
         with progress("checked rows", len(self.rows)) as advance:
-            for rows, vectors in raw_blocks(checked, self.feature, self.rows):
-                checked_norms(self.store, self.view, self.feature, rows, vectors)
+            for rows, vectors in raw_blocks(self.checked, self.feature, self.rows):
+                checked_norms(self.view, self.feature, rows, vectors)
                 advance(len(rows))
         card = self._card(FLAT)
-        queries = normalised(self.store, self.view, self.feature, self.sample[:TIMED]).astype(np.float32)
-        latency = _latency(Index(self.store, self.view, card, None), queries)
+        queries = compact(self.view, self.feature, self.sample[:TIMED])
+        latency = _latency(Index(self.view, card, None), queries)
         return card | {"recall": 1.0, "latency": latency, "memory": 0, "bytes": 0}
 
     def approximate(
@@ -156,12 +153,13 @@ class _Build:
     ) -> Card:
         """Train or take the existing index, add the rows that it lacks, and measure."""
         old = None if rebuild else self._extendable()
+        factory, trained_rows = self.choice.factory, len(self.rows)
         if old is None:
-            factory, held, trained_rows = self.choice.factory, np.empty(0, np.int64), len(self.rows)
             index = new_index(width(self.view, self.feature), factory, len(self.rows))
         else:
             card, index = old
-            factory, held, trained_rows = card["factory"], np.sort(rows_of(index)), card["trained_rows"]
+            factory, trained_rows = card["factory"], card["trained_rows"]
+        held = np.sort(rows_of(index))
         new = np.setdiff1d(self.rows, held, assume_unique=True)
         if old is not None and not len(new):  # the effort for another recall is found again
             return self._measured(card, least_recall)
@@ -170,30 +168,29 @@ class _Build:
         if not folder.is_dir():  # what is there belongs to another build
             self.work.remove()
             make_folder(folder)
-        job = Job(self.store.path, self.view.entity, self.view.name, self.feature, folder)
+        trained, features = folder / "trained.faiss", (self.checked, self.feature)
         with progress("indexed rows", len(new)) as advance:
             if ivf_of(index) is None:  # its rows cannot be divided into parts
                 trained_rows = len(self.rows)
-                if old is None:
-                    train(job, factory, index, self.rows)
-                for count in add(index, job, new):
+                train(*features, factory, index, self.rows)
+                for count in add(*features, index, new):
                     advance(count)
             else:
-                parts = parts_of(job, new, self.view.rows_per_shard, part_rows) if len(new) else []
+                runs = new // (self.view.rows_per_shard * max(part_rows // self.view.rows_per_shard, 1))  # whole shards
+                rows = np.split(new, np.flatnonzero(np.diff(runs)) + 1) if len(new) else []
+                parts = [Part(*features, trained, some) for some in rows]
                 missing = [part for part in parts if not part.lists.exists()]
                 advance(len(new) - sum(len(part.rows) for part in missing))
-                if not job.trained.exists():
-                    if old is None:
-                        train(job, factory, index, self.rows)
-                    else:
-                        index.reset()
-                    with whole(job.trained) as temporary:
+                if not trained.exists():
+                    train(*features, factory, index, self.rows)
+                    index.reset()
+                    with whole(trained) as temporary:
                         write_index(index, temporary)
                 fill_all(missing, workers, address, advance)
-                with job.naming_folder(), ExitStack() as stack:
+                with naming(folder), ExitStack() as stack:
                     lists = {stack.enter_context(local(part.lists)): len(part.rows) for part in parts}
                     if old is None:
-                        index = read_faiss(stack.enter_context(local(job.trained)), index.d, 0)
+                        index = read_faiss(stack.enter_context(local(trained)), index.d, 0)
                     else:
                         index = read_files(self.store, self.view, card, mapped=False)
                     merge(index, lists)
@@ -204,11 +201,11 @@ class _Build:
             entry = described(temporary)
         share = round((len(self.rows) - trained_rows) / len(self.rows), 4)
         more = {"trained_rows": trained_rows, "new_share": share, "rebuild": share > REBUILD_FROM}
-        with job.naming_folder():
+        with naming(folder):
             return self._measured(self._card(factory) | {"files": {file.name: entry}} | more, least_recall)
 
     def _extendable(self) -> tuple[Card, faiss.Index] | None:
-        """The existing card and index if they lack only newer rows."""
+        """Return the existing card and index if they lack only newer rows."""
         card = read_card(self.path)
         if isinstance(card, str) or not card["files"] or card["feature"] != self.feature:
             return None
@@ -225,25 +222,23 @@ class _Build:
             return None
         held = np.sort(rows_of(index))
         lost = len(np.setdiff1d(held, self.rows, assume_unique=True))
-        return None if lost or digest(self.store, self.view, held) != card["digest"] else (card, index)
+        return None if lost or digest(self.view, held) != card["digest"] else (card, index)
 
     def _measured(self, card: Card, least_recall: float) -> Card:
         """Find the least effort (lists, candidates) that reaches the recall; returns the card with the measurements."""
         index = read_files(self.store, self.view, card)
         check_ids(index, index_file(card), self.rows)
-        opened = Index(self.store, self.view, card, index)
-        queries = normalised(self.store, self.view, self.feature, self.sample).astype(np.float32)
-        nearest = search_exactly(self.store, self.view, self.feature, self.rows, queries, K + 1)
+        opened = Index(self.view, card, index)
+        queries = compact(self.view, self.feature, self.sample)
+        nearest = search_exactly(self.view, self.feature, self.rows, queries, K + 1)
         true = without_itself(nearest, self.sample, K)[1]
-        ivf = ivf_of(index)
 
         def reached(effort: int) -> float:
             set_effort(index, effort)
             return recall(without_itself(opened.search(queries, K + 1), self.sample, K)[1], true)
 
-        few, effort = 0, 1  # `few` finds too little
-        most = 1
-        if ivf is not None:
+        few, effort, most = 0, 1, 1  # `few` finds too little
+        if (ivf := ivf_of(index)) is not None:
             most = ivf.nlist
         elif graph_of(index) is not None:
             few, effort, most = K + NEAR, K + 1 + NEAR, MOST_CANDIDATES
@@ -316,7 +311,7 @@ def recall(cosines: Float32[np.ndarray, "queries k"], true: Float32[np.ndarray, 
     return float(np.sum(hits) / max(np.sum(sought), 1))
 
 
-def _latency(index: Index, queries: Float32[np.ndarray, "queries dim"]) -> float:
+def _latency(index: Index, queries: Queries) -> float:
     """Median seconds of one query."""
     seconds = []
     for query in queries:
@@ -326,39 +321,22 @@ def _latency(index: Index, queries: Float32[np.ndarray, "queries dim"]) -> float
     return round(float(np.median(seconds)), 6)
 
 
-@dataclass(frozen=True)
-class Job:
-    """An index to build. Picklable."""
-
-    store: Place
-    entity: str
-    view: str
-    feature: str
-    folder: Place  # of the parts
-
-    def opened(self) -> tuple[Store, View]:
-        """Open the store and the view; each row read is compared with its checksum."""
-        store = Store.open(self.store)
-        return store, store.view(self.entity, self.view, check="always")
-
-    @property
-    def trained(self) -> Place:
-        return self.folder / "trained.faiss"
-
-    @contextmanager
-    def naming_folder(self) -> Iterator[None]:
-        """Convert a DamagedIndex raised within the block into an error that names the folder to delete."""
-        try:
-            yield
-        except DamagedIndex as error:
-            raise StepDiffError(f"{error}; delete {self.folder} and run the same command again") from error
+@contextmanager
+def naming(folder: Place) -> Iterator[None]:
+    """Convert a DamagedIndex raised within the block into an error that names the folder to delete."""
+    try:
+        yield
+    except DamagedIndex as error:
+        raise StepDiffError(f"{error}; delete {folder} and run the same command again") from error
 
 
 class Part(NamedTuple):
-    """A run of rows of a job."""
+    """A run of rows to index. Picklable."""
 
-    job: Job
-    rows: Int64[np.ndarray, " rows"]
+    view: View  # compares each row that is read with its checksum
+    feature: str
+    trained: Place  # file of the index without rows
+    rows: Rows
 
     @property
     def shard(self) -> int:
@@ -371,19 +349,13 @@ class Part(NamedTuple):
 
     @property
     def lists(self) -> Place:
-        return self.job.folder / f"{self.rows[0]}-{self.rows[-1] + 1}.faiss"
+        return self.trained.parent / f"{self.rows[0]}-{self.rows[-1] + 1}.faiss"
 
 
 class Filled(NamedTuple):
     """The outcome of a part."""
 
     error: str | None = None  # the reason if it was not filled
-
-
-def parts_of(job: Job, rows: Int64[np.ndarray, " rows"], rows_per_shard: int, size: int) -> list[Part]:
-    """Split `rows` into parts of whole shards, about `size` rows each."""
-    runs = rows // (rows_per_shard * max(size // rows_per_shard, 1))
-    return [Part(job, part) for part in np.split(rows, np.flatnonzero(np.diff(runs)) + 1)]
 
 
 def new_index(dim: int, factory: str, rows: int) -> faiss.Index:
@@ -399,18 +371,17 @@ def new_index(dim: int, factory: str, rows: int) -> faiss.Index:
         return index
 
 
-def train(job: Job, factory: str, index: faiss.Index, rows: Int64[np.ndarray, " rows"]) -> None:
-    """Train an empty index on a seeded sample of `rows`. Raises StepDiffError if these do not suit it."""
+def train(view: View, feature: str, factory: str, index: faiss.Index, rows: Rows) -> None:
+    """Train an index that is not yet on a seeded sample of `rows`. Raises StepDiffError if these do not suit it."""
     import faiss
 
     if index.is_trained:
         return
-    store, view = job.opened()
     ivf = ivf_of(index)
     with _refusing(factory, len(rows), index.d):
         most = TRAINING_ROWS_A_LIST * (ivf.nlist if ivf is not None else 1024)
         chosen = generator(0, "index training rows").permutation(len(rows))[:most]
-        vectors = compact(store, view, job.feature, rows[np.sort(chosen)])
+        vectors = compact(view, feature, rows[np.sort(chosen)])
         clustered = ivf if faiss.get_num_gpus() else None  # by all GPUs, if FAISS has some (`pip install '.[gpu]'`)
         if clustered is not None:
             clustered.clustering_index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatIP(clustered.d))
@@ -432,21 +403,19 @@ def _refusing(factory: str, rows: int, dim: int) -> Iterator[None]:
         ) from error
 
 
-def add(index: faiss.Index, job: Job, rows: Int64[np.ndarray, " rows"]) -> Iterator[int]:
+def add(view: View, feature: str, index: faiss.Index, rows: Rows) -> Iterator[int]:
     """Add rows to an index block by block, and yield the number of rows of each block."""
-    store, view = job.opened()
-    for block, vectors in raw_blocks(view, job.feature, rows):
-        norms = checked_norms(store, view, job.feature, block, vectors)
+    for block, vectors in raw_blocks(view, feature, rows):
+        norms = checked_norms(view, feature, block, vectors)
         index.add_with_ids((vectors / norms[:, None]).astype(np.float32), block)
         yield len(block)
 
 
 def fill(part: Part) -> None:
     """Add the rows of a part to its own lists."""
-    job = part.job
-    with job.naming_folder(), local(job.trained) as file:
-        index = read_faiss(file, width(job.opened()[1], job.feature), 0)
-    for _ in add(index, job, part.rows):
+    with naming(part.trained.parent), local(part.trained) as file:
+        index = read_faiss(file, width(part.view, part.feature), 0)
+    for _ in add(part.view, part.feature, index, part.rows):
         pass
     with whole(part.lists) as temporary:
         write_index(index, temporary)

@@ -30,7 +30,7 @@ from jaxtyping import Float32, Float64, Int64
 
 from retrieval.exact import Found, check_directions, cosines, fill_cosines, search_exactly
 from retrieval.index.index_card import Card, build_command, card_path, damaged, index_file, read_card, stale
-from retrieval.vectors import BLOCK, filled_rows
+from retrieval.vectors import BLOCK, Queries, Rows, filled_rows
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.direct_io import fill_memory
 from stepdiff.common.io.files import local_files
@@ -107,7 +107,7 @@ def _limited(size: int) -> Iterator[None]:
             faiss.set_deserialization_loop_limit(before[1])
 
 
-def check_ids(index: faiss.Index, name: str, filled: Int64[np.ndarray, " rows"]) -> None:
+def check_ids(index: faiss.Index, name: str, filled: Rows) -> None:
     """Raise DamagedIndex unless the numbers in an index are the filled rows of its view, each exactly once."""
     rows, there = rows_of(index), np.zeros(int(filled.max(initial=0)) + 1, bool)
     valid = len(rows) == len(filled) and rows.min(initial=0) >= 0 and rows.max(initial=0) < len(there)
@@ -117,7 +117,7 @@ def check_ids(index: faiss.Index, name: str, filled: Int64[np.ndarray, " rows"])
         raise DamagedIndex(f"{name} is damaged: its numbers are not the rows of its view")
 
 
-def rows_of(index: faiss.Index) -> Int64[np.ndarray, " rows"]:
+def rows_of(index: faiss.Index) -> Rows:
     """Return the row numbers in an index, list by list."""
     import faiss
 
@@ -142,8 +142,8 @@ class Hits:
     Other rows are read from the store.
     """
 
-    def __init__(self, store: Store, view: View, feature: str, filled: Int64[np.ndarray, " filled"]) -> None:
-        self._given = store, view, feature
+    def __init__(self, view: View, feature: str, filled: Rows) -> None:
+        self._view, self._feature = view, feature
         size = min(BLOCK, view.rows_per_shard)  # powers of two: a run belongs to one shard
         first = np.flatnonzero((np.diff(filled, prepend=-2) > 1) | (filled % size == 0))
         self._starts, self._ends = filled[first], filled[[*first[1:] - 1, -1]] + 1
@@ -152,9 +152,7 @@ class Hits:
         self._in_place = view.features[feature].dtype == "float32" and not view.paths.store.remote
         self._fits = not fill_memory(len(view) * view.features[feature].shape[0] * 4)
 
-    def cosines(
-        self, queries: Float32[np.ndarray, "queries dim"], rows: Int64[np.ndarray, "queries some"]
-    ) -> Float64[np.ndarray, "queries some"]:
+    def cosines(self, queries: Queries, rows: Int64[np.ndarray, "queries k"]) -> Float64[np.ndarray, "queries k"]:
         """Return the float64 cosine of each normalised query to each of its own rows; -inf where the row is -1.
 
         Raises StepDiffError for a row without a direction, or one that can no longer be read.
@@ -175,15 +173,14 @@ class Hits:
                     vectors, wanted[places] - self._starts[run], queries, query[places], 0, len(places), here
                 )
                 out[places], left[places] = here, False
-        store, view, feature = self._given
-        check_directions(store, view, feature, wanted[~left], out[~left])
-        out[left] = cosines(store, view, feature, queries, query[left], wanted[left])
+        check_directions(self._view, self._feature, wanted[~left], out[~left])
+        out[left] = cosines(self._view, self._feature, queries, query[left], wanted[left])
         exact[query, rank] = out
         return exact
 
     def _vectors(self, run: int, count: int, versions: dict[int, Any]) -> Float32[np.ndarray, "run dim"] | None:
         """Return a mapped run, of which `count` rows are compared, or None. `versions`: of shards, in this search."""
-        _, view, feature = self._given
+        view, feature = self._view, self._feature
         shard = int(self._starts[run]) // view.rows_per_shard
         if shard not in versions:
             versions[shard] = view.paths.shard(feature, shard, 2).identity()
@@ -214,21 +211,18 @@ _FINE = re.compile(r"(IVF\d+(_HNSW\d+)?|HNSW\d+),(SQfp16|Flat)")
 class Index:
     """An index that matches its store."""
 
-    store: Store
     view: View
     card: Card
     faiss: faiss.Index | None  # None for an exact index: the store itself is searched
 
     @cached_property
     def hits(self) -> Hits:
-        return Hits(self.store, self.view, self.card["feature"], filled_rows(self.view))
+        return Hits(self.view, self.card["feature"], filled_rows(self.view))
 
     def __len__(self) -> int:
         return int(self.card["rows"])
 
-    def search(
-        self, queries: Float32[np.ndarray, "queries dim"], k: int, among: Int64[np.ndarray, " rows"] | None = None
-    ) -> Found:
+    def search(self, queries: Queries, k: int, among: Rows | None = None) -> Found:
         """Return the k nearest rows of each normalised query and their cosines, best first; -1 and -inf after the last.
 
         `among` limits the rows. Raises StepDiffError if this kind of index cannot do that.
@@ -236,7 +230,7 @@ class Index:
         feature = self.card["feature"]
         if self.faiss is None:
             rows = filled_rows(self.view) if among is None else among
-            return search_exactly(self.store, self.view, feature, rows, queries, k)
+            return search_exactly(self.view, feature, rows, queries, k)
         only = None if among is None else selecting(self.faiss, among)
         spare = NEAR if _FINE.fullmatch(self.card["factory"]) else SPARE
         more = max(k * AGAIN, 100) if "PQ" in self.card["factory"] else k + spare
@@ -252,7 +246,7 @@ class Index:
         return np.take_along_axis(rows, order, axis=1), np.take_along_axis(exact, order, axis=1).astype(np.float32)
 
 
-def selecting(index: Any, rows: Int64[np.ndarray, " rows"]) -> Any:
+def selecting(index: Any, rows: Rows) -> Any:
     """Return search parameters that select `rows`; of fewer rows, more of the index is visited."""
     faiss: Any = import_module("faiss")  # its stubs lack the selectors
     chosen = np.zeros(int(rows.max(initial=0)) + 1, bool)
@@ -266,9 +260,9 @@ def selecting(index: Any, rows: Int64[np.ndarray, " rows"]) -> Any:
     return faiss.SearchParameters(sel=only)
 
 
-def exact_index(store: Store, view: View, feature: str) -> Index:
+def exact_index(view: View, feature: str) -> Index:
     """Return an index of a view that has none: the store itself is searched."""
-    return Index(store, view, {"feature": feature, "rows": int(np.count_nonzero(view.status() == OK))}, None)
+    return Index(view, {"feature": feature, "rows": int(np.count_nonzero(view.status() == OK))}, None)
 
 
 def check_feature(index: Index, feature: str | None) -> None:
@@ -291,14 +285,14 @@ def open_index(store: Store, view: View) -> Index:
     card = read_card(path)
     if isinstance(card, str):
         raise StepDiffError(f"the index of {path} is stale, {card}: run {build_command(store, view, None)}")
-    reason = stale(store, view, card)
+    reason = stale(view, card)
     if reason is None:
         try:
             if card["exact"]:
-                return Index(store, view, card, None)
+                return Index(view, card, None)
             index = read_files(store, view, card)
             check_ids(index, index_file(card), filled_rows(view))
-            return Index(store, view, card, index)
+            return Index(view, card, index)
         except DamagedIndex as error:
             reason = str(error)
     if store.at is not None:
@@ -326,13 +320,12 @@ def read_files(store: Store, view: View, card: Card, mapped: bool = True) -> fai
 def set_effort(index: faiss.Index, effort: int) -> None:
     """Set the number of lists that an IVF index probes, or of candidates that a graph keeps; others have none.
 
-    Threads take a query at a time: as many queries for each, FAISS's default, take a fifth longer in all. Cards of
-    older versions have 1 for a graph: their recall was measured with 34 candidates.
+    Threads take a query at a time: as many queries for each, FAISS's default, take a fifth longer in all.
     """
     if (ivf := ivf_of(index)) is not None:
         ivf.nprobe, ivf.parallel_mode = effort, _QUERY_BY_QUERY
     elif (graph := graph_of(index)) is not None:
-        graph.efSearch = effort if effort > 1 else 34
+        graph.efSearch = effort if effort > 1 else 34  # 34 is in the file of a graph
 
 
 def ivf_of(index: faiss.Index) -> faiss.IndexIVF | None:

@@ -1,8 +1,8 @@
 """The card of an index: what the index was built from, and whether the store still matches.
 
 On disk: indexes/ENTITY/VIEW.json in the store. It names the index file in the same folder, VIEW.BUILD.faiss, with size
-and sha256; an exact index has none. Cards of older versions also name VIEW.BUILD.sample.npz. Each build uses a new name
-for its file, so one atomic write of the card replaces the index.
+and sha256; an exact index has none. Each build uses a new name for its file, so one atomic write of the card replaces
+the index.
 """
 
 from __future__ import annotations
@@ -14,17 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64
 
-from retrieval.vectors import command
+from retrieval.vectors import Rows, command
 from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.files import LocalPath, Place, whole
+from stepdiff.common.io.files import LocalPath, Place, write_text
 from store import Store, View
 from store.view import OK
 
 VERSION = 2
 KEYS = 1_000_000  # digested at a time
-INDEX, SAMPLE = ".faiss", ".sample.npz"  # endings of files
+INDEX = ".faiss"  # ending of files
 LARGEST = 2**20  # bytes of a card, at most; a usual one has about 2,000
 
 _FORM: dict[type, tuple[str, ...]] = {
@@ -44,7 +43,8 @@ def card_path(store: Store, entity: str, view: str) -> Place:
 
 def index_file(card: Card) -> str:
     """Return the name of the card's index file; an exact index has none."""
-    return next(name for name in card["files"] if name.endswith(INDEX))
+    (name,) = card["files"]
+    return str(name)
 
 
 def remove_others(path: Place, card: Card) -> None:
@@ -57,8 +57,7 @@ def remove_others(path: Place, card: Card) -> None:
 
 def _own(path: Place) -> re.Pattern[str]:
     """Return the pattern of names of files that belong to the card at `path`."""
-    ends = "|".join(map(re.escape, (INDEX, SAMPLE)))
-    return re.compile(rf"{re.escape(path.stem)}(\.[0-9a-f]{{8}})?({ends})")
+    return re.compile(rf"{re.escape(path.stem)}(\.[0-9a-f]{{8}})?{re.escape(INDEX)}")
 
 
 def build_command(store: Store, view: View, card: Card | None, *more: str) -> str:
@@ -71,8 +70,7 @@ def build_command(store: Store, view: View, card: Card | None, *more: str) -> st
 
 def write_card(path: Place, card: Card) -> None:
     """Write a card with its seal."""
-    with whole(path) as temporary:
-        temporary.write_text(json.dumps({**card, "seal": _seal(card)}, indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps({**card, "seal": _seal(card)}, indent=2) + "\n")
 
 
 def read_card(path: Place) -> Card | str:
@@ -97,23 +95,17 @@ def read_card(path: Place) -> Card | str:
                 return f"its card has no usable {name!r}"
     if (card["entity"], card["view"]) != (path.parent.name, path.stem):
         return f"its card belongs to {card['entity']}/{card['view']}"
-    return _fault_of_files(path, card) or card
-
-
-def _fault_of_files(path: Place, card: Card) -> str | None:
-    """Return the fault of the files that the card at `path` names, which must be its own."""
     for name, known in card["files"].items():
         if not _own(path).fullmatch(name):
             return f"its card names {name!r}, which is not a file of this index"
         if not isinstance(known, dict) or type(known.get("bytes")) is not int or type(known.get("sha256")) is not str:
             return f"its card does not describe {name!r}"
-    indexes = sum(name.endswith(INDEX) for name in card["files"])
-    if indexes != (not card["exact"]) or (card["exact"] and card["files"]):
-        return f"its card names {indexes} index files instead of {0 if card['exact'] else 1}"
-    return None
+    if (count := len(card["files"])) != (not card["exact"]):
+        return f"its card names {count} index files instead of {int(not card['exact'])}"
+    return card
 
 
-def stale(store: Store, view: View, card: Card) -> str | None:
+def stale(view: View, card: Card) -> str | None:
     """Return the reason why the index may not be searched, or None if the store still matches the card."""
     try:
         provenance = type(view.provenance).from_dict(card["provenance"])
@@ -129,7 +121,7 @@ def stale(store: Store, view: View, card: Card) -> str | None:
     rows = np.flatnonzero(view.status() == OK)
     if len(rows) != card["rows"]:
         return f"it holds {card['rows']} rows and the view now has {len(rows)}"
-    if digest(store, view, rows) != card["digest"]:
+    if digest(view, rows) != card["digest"]:
         return "rows of its view were rewritten"
     return None
 
@@ -148,16 +140,15 @@ def described(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": LocalPath(path).sha256()}
 
 
-def digest(store: Store, view: View, rows: Int64[np.ndarray, " rows"]) -> str:
+def digest(view: View, rows: Rows) -> str:
     """Return a sha256 in hex over the keys, rows and stored checksums of the filled `rows`.
 
     Raises DamageError where checksums are damaged or missing.
     """
-    catalog = store.catalog(view.entity)
     state = hashlib.sha256()
     for start in range(0, len(rows), KEYS):
         part = rows[start : start + KEYS]
-        state.update("\n".join(catalog.keys(part)).encode())
+        state.update("\n".join(view.catalog.keys(part)).encode())
         state.update(part.astype("<i8").tobytes())
         state.update(view.checksums(part).astype("<u4").tobytes())
     return state.hexdigest()

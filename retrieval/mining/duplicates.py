@@ -21,7 +21,7 @@ from jaxtyping import Float32, Int64
 from retrieval.exact import compiled
 from retrieval.index.index import open_index
 from retrieval.mining.neighbours import columns, video_numbers
-from retrieval.vectors import BLOCK, blocks, compact, filled_rows, width
+from retrieval.vectors import BLOCK, Rows, blocks, compact, filled_rows, width
 from stepdiff.common.progress import progress
 from store import Store, View
 
@@ -30,6 +30,8 @@ TILE = 1024  # rows compared with a block at a time
 CANDIDATES = 16  # nearest rows of each row that are requested from an index
 ROUNDING = 1e-6  # of a float32 cosine
 
+Clips = Int64[np.ndarray, " n"]
+"""a number for each clip"""
 Pairs = tuple[Int64[np.ndarray, " pairs"], Int64[np.ndarray, " pairs"], Float32[np.ndarray, " pairs"]]
 """positions of two clips, the lower first, and their cosine"""
 
@@ -63,7 +65,7 @@ def duplicates(
     if by == "index":
         pairs = _pairs_of_index(store, view, rows, bar)
     else:
-        pairs = _all_pairs(store, view, feature, rows, HELD_BYTES // (4 * width(view, feature)), bar)
+        pairs = _all_pairs(view, feature, rows, HELD_BYTES // (4 * width(view, feature)), bar)
     for first, second, cosines in pairs:
         join(first, second, cosines, video, first_of, parent, nearest, cosine)
     while (parent != parent[parent]).any():
@@ -84,9 +86,7 @@ def duplicates(
     )
 
 
-def _all_pairs(
-    store: Store, view: View, feature: str, rows: Int64[np.ndarray, " n"], most: int, bar: np.float32
-) -> Iterator[Pairs]:
+def _all_pairs(view: View, feature: str, rows: Rows, most: int, bar: np.float32) -> Iterator[Pairs]:
     """Yield all pairs that reach the bar, in the order that `join` needs.
 
     `most` rows at a time are held in memory, and compared with all rows from there.
@@ -94,10 +94,9 @@ def _all_pairs(
     starts = range(0, len(rows), most)
     with progress("compared blocks", sum(-(-(len(rows) - start) // BLOCK) for start in starts)) as advance:
         for start in starts:
-            held = compact(store, view, feature, rows[start : start + most])
+            held = compact(view, feature, rows[start : start + most])
             following = range(start, len(rows), BLOCK)
-            for other, (_, vectors) in zip(following, blocks(store, view, feature, rows[start:]), strict=True):
-                block = vectors.astype(np.float32)
+            for other, (_, block) in zip(following, blocks(view, feature, rows[start:]), strict=True):
                 for tile in range(0, min(len(held), other + len(block) - start), TILE):
                     cosines = held[tile : tile + TILE] @ block.T
                     first, second = np.nonzero(cosines >= bar)
@@ -105,13 +104,13 @@ def _all_pairs(
                 advance(1)
 
 
-def _pairs_of_index(store: Store, view: View, rows: Int64[np.ndarray, " n"], bar: np.float32) -> Iterator[Pairs]:
+def _pairs_of_index(store: Store, view: View, rows: Rows, bar: np.float32) -> Iterator[Pairs]:
     """Yield the pairs that reach the bar among each row and the nearest rows of the index, as `join` needs them."""
     index = open_index(store, view)
     k = min(CANDIDATES, len(rows))
     with progress("searched clips", len(rows)) as advance:
-        for part, vectors in blocks(store, view, index.card["feature"], rows):
-            hits, cosines = index.search(vectors.astype(np.float32), k)
+        for part, vectors in blocks(view, index.card["feature"], rows):
+            hits, cosines = index.search(vectors, k)
             one, rank = np.nonzero(cosines >= bar)
             first, second = np.searchsorted(rows, part[one]), np.searchsorted(rows, hits[one, rank])
             low, high = np.minimum(first, second), np.maximum(first, second)
@@ -125,10 +124,10 @@ def join(
     first: Int64[np.ndarray, " pairs"],
     second: Int64[np.ndarray, " pairs"],
     cosines: Float32[np.ndarray, " pairs"],
-    video: Int64[np.ndarray, " n"],
-    first_of: Int64[np.ndarray, " n"],
-    parent: Int64[np.ndarray, " n"],
-    nearest: Int64[np.ndarray, " n"],
+    video: Clips,
+    first_of: Clips,
+    parent: Clips,
+    nearest: Clips,
     cosine: Float32[np.ndarray, " n"],
 ) -> None:
     """Add pairs of different videos to groups and chains, and update the nearest duplicate of both clips.

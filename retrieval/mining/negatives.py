@@ -15,7 +15,7 @@ for the other place, regardless of distance or text, but never the true pair rev
 
 The walk is compiled. A float32 matrix product estimates the distances of a block of true pairs to all pairs. The pairs
 with the smallest estimates are sorted by their exact distance, and the walk stops where this order is no longer
-certain. If that is not enough, four times as many pairs are sorted.
+certain. If that is not enough, all pairs are sorted.
 
 Guarantees
 - a clip without features is refused, so every question can be answered
@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int64
+from jaxtyping import Float32, Float64, Int64
 
 from retrieval.exact import compiled
 from retrieval.vectors import fill_command, normalised
@@ -42,14 +42,13 @@ from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.tables import short
 from stepdiff.common.progress import progress
 from stepdiff.common.threads import each, shares
-from stepdiff.tasks.testsets import DiffCap, DiffMCQ, Pair, read_test_set, write_test_set
+from stepdiff.tasks.testsets import DiffMCQ, Pair, read_test_set, write_test_set
 from store import Store, View, text_key
 from store.view import OK
 
 NEGATIVES = 3
 BLOCK = 512  # true pairs estimated at a time
-SHORTLIST = 64  # pairs sorted exactly at first
-GROWTH = 4
+SHORTLIST = 256  # pairs sorted exactly at first
 
 Variant = Literal["V1", "V2", "V3"]
 MOST_SHARED = {"V1": 0, "V2": 1}  # clips that a negative may share with the true pair; 2: the reversed pair as well
@@ -75,26 +74,20 @@ def walk(
     question's category has a cosine above `threshold` to the question's text.
     """
     negatives = np.full((len(questions.text), NEGATIVES), -1, np.int64)
-    squares, ones, pairs = np.sum(averages * averages, axis=-1), np.ones(len(averages)), len(averages)
+    squares, ones = np.sum(averages * averages, axis=-1), np.ones(len(averages))
     one = np.column_stack([-2 * averages, squares, ones]).astype(np.float32)
     other = np.column_stack([averages, ones, squares]).astype(np.float32)  # one @ other is the squared distance
-    with progress("walked pairs", pairs) as advance:
-        for start in range(0, pairs, BLOCK):
-            true = np.arange(start, min(start + BLOCK, pairs))
-            estimates, size = one[true] @ other.T, SHORTLIST
-            advance(len(true))
-            while len(true):
+    with progress("walked pairs", len(averages)) as advance:
+        for start in range(0, len(averages), BLOCK):
+            estimates = one[start : start + BLOCK] @ other.T
+            limits, certain = _reach(estimates, averages.shape[1])
 
-                def some(part: tuple[int, int]) -> Bool[np.ndarray, " part"]:
-                    near = estimates[slice(*part)]  # noqa: B023
-                    limits, certain = _reach(near, size, averages.shape[1])  # noqa: B023
-                    given = true[slice(*part)], near, limits, certain, averages  # noqa: B023
-                    return _walk_some(*given, *questions, most_shared, threshold, negatives)
+            def some(part: tuple[int, int]) -> None:
+                given = (array[slice(*part)] for array in (estimates, limits, certain))  # noqa: B023
+                _walk_some(start + part[0], *given, averages, *questions, most_shared, threshold, negatives)  # noqa: B023
 
-                filled = np.concatenate(each(some, shares(len(true))))
-                if size >= pairs:
-                    break
-                true, estimates, size = true[~filled], estimates[~filled], size * GROWTH
+            each(some, shares(len(estimates)))
+            advance(len(estimates))
     return negatives
 
 
@@ -107,21 +100,21 @@ def error_of(dim: int) -> float:
 
 
 def _reach(
-    estimates: Float32[np.ndarray, "true pairs"], size: int, dim: int
-) -> tuple[Float32[np.ndarray, " true"], Float64[np.ndarray, " true"]]:
+    estimates: Float32[np.ndarray, "true pairs"], dim: int
+) -> tuple[Float64[np.ndarray, " true"], Float64[np.ndarray, " true"]]:
     """Return the estimate up to which pairs are sorted, and the distance up to which the order is then complete."""
-    if size >= estimates.shape[1]:
-        return np.full(len(estimates), np.inf, np.float32), np.full(len(estimates), np.inf)
-    limits = np.partition(estimates, size, axis=1)[:, size]
-    squares = limits.astype(np.float64) - error_of(dim)
+    limits = np.full(len(estimates), np.inf)
+    if SHORTLIST < estimates.shape[1]:
+        limits = np.partition(estimates, SHORTLIST, axis=1)[:, SHORTLIST].astype(np.float64)
+    squares = limits - error_of(dim)
     return limits, np.where(squares > 0, np.sqrt(np.abs(squares)), -1.0)
 
 
 @compiled
 def _walk_some(
-    true: Int64[np.ndarray, " some"],
+    first: int,
     estimates: Float32[np.ndarray, "some pairs"],
-    limits: Float32[np.ndarray, " some"],
+    limits: Float64[np.ndarray, " some"],
     certain: Float64[np.ndarray, " some"],
     averages: Float64[np.ndarray, "pairs dim"],
     clips: Int64[np.ndarray, "pairs 2"],
@@ -131,33 +124,35 @@ def _walk_some(
     most_shared: int,
     threshold: float,
     negatives: Int64[np.ndarray, "questions 3"],
-) -> Bool[np.ndarray, " some"]:
-    """Fill `found` for the questions of some true pairs; return whether all questions of a pair found three."""
+) -> None:
+    """Fill `negatives` for the questions of some true pairs, those from `first`."""
     categories = (len(bounds) - 1) // len(clips)
-    filled = np.ones(len(true), np.bool_)
-    for at in range(len(true)):
-        pair = true[at]
-        near = np.flatnonzero(estimates[at] <= limits[at])
-        distances = np.array([distance(averages[other], averages[pair]) for other in near])
-        order = np.argsort(distances, kind="mergesort")  # stable: equal distances keep the order of the pairs
-        for category in range(categories):
-            group = pair * categories + category
-            for question in range(bounds[group], bounds[group + 1]):
-                count = 0
-                for place in order:
-                    if count == negatives.shape[1] or distances[place] > certain[at]:
-                        break
-                    other = near[place]
-                    theirs = other * categories + category
-                    if (
-                        other != pair
-                        and _shared(clips[other], clips[pair]) <= most_shared
-                        and not _alike(texts, text[question], text[bounds[theirs] : bounds[theirs + 1]], threshold)
-                    ):
-                        negatives[question, count] = other
-                        count += 1
-                filled[at] &= count == negatives.shape[1]
-    return filled
+    for at in range(len(estimates)):
+        pair, limit, reach, filled = first + at, limits[at], certain[at], False
+        while not filled:
+            near = np.flatnonzero(estimates[at] <= limit)
+            distances = np.array([distance(averages[other], averages[pair]) for other in near])
+            order = np.argsort(distances, kind="mergesort")  # stable: equal distances keep the order of the pairs
+            filled = True
+            for category in range(categories):
+                group = pair * categories + category
+                for question in range(bounds[group], bounds[group + 1]):
+                    count = 0
+                    for place in order:
+                        if count == negatives.shape[1] or distances[place] > reach:
+                            break
+                        other = near[place]
+                        theirs = other * categories + category
+                        if (
+                            other != pair
+                            and _shared(clips[other], clips[pair]) <= most_shared
+                            and not _alike(texts, text[question], text[bounds[theirs] : bounds[theirs + 1]], threshold)
+                        ):
+                            negatives[question, count] = other
+                            count += 1
+                    filled = filled and count == negatives.shape[1]
+            filled = filled or limit == np.inf
+            limit = reach = np.inf
 
 
 @compiled
@@ -208,11 +203,6 @@ class TestSet:
         self.clips = list(dict.fromkeys(clip for one in self.differences for clip in one.pair))
         self.texts = list(dict.fromkeys(one.text for one in self.differences))
 
-    @classmethod
-    def of_rows(cls, rows: Iterable[DiffCap]) -> TestSet:
-        """Return the differences of DiffCap rows; a row has one for each of its texts."""
-        return cls(Difference((row.reference, row.candidate), row.category, text) for row in rows for text in row.text)
-
 
 @dataclass(frozen=True)
 class Drawn:
@@ -241,12 +231,10 @@ def hard_negatives(
     arrays, order = _arrays(test_set, pairs, texts)
     found = np.empty((len(order), NEGATIVES), np.int64)
     found[order] = walk(arrays, averages, 2 if allow_reversed else MOST_SHARED[variant], threshold)
-    source = random.Random()
     questions = []
     for one, negatives in zip(test_set.differences, found.tolist(), strict=True):
         if negatives[-1] >= 0:
-            reseed(source, seed, one)
-            questions.append(_question(one, [test_set.pairs[at] for at in negatives], source))
+            questions.append(_question(one, [test_set.pairs[at] for at in negatives], _source(seed, one)))
     return Drawn(questions, len(test_set.differences) - len(questions))
 
 
@@ -266,10 +254,9 @@ def _arrays(
 
 def random_negatives(test_set: TestSet, seed: int) -> Drawn:
     """Return the questions of V3: one clip of the true pair stays, the other is drawn from the test set."""
-    draw = random.Random()
     questions = []
     for one in test_set.differences:
-        reseed(draw, seed, one)
+        draw = _source(seed, one)
         keep_reference = draw.random() < 0.5
         spare = NEGATIVES + len(one.pair)  # the draw may contain the pair's own clips
         drawn = draw.sample(test_set.clips, min(spare, len(test_set.clips)))
@@ -281,9 +268,8 @@ def random_negatives(test_set: TestSet, seed: int) -> Drawn:
     return Drawn(questions, len(test_set.differences) - len(questions))
 
 
-def reseed(source: random.Random, seed: int, one: Difference) -> None:
-    """Seed `source` for one question; this is twice as fast as a new source per question."""
-    source.seed(json.dumps([seed, *one.pair, one.category, one.text]))
+def _source(seed: int, one: Difference) -> random.Random:
+    return random.Random(json.dumps([seed, *one.pair, one.category, one.text]))
 
 
 def _question(one: Difference, negatives: list[Pair], draw: random.Random) -> DiffMCQ:
@@ -301,14 +287,17 @@ def write_questions(options: Negatives) -> dict[str, Any]:
     view = store.view("clips", options.view)
     if options.allow_reversed and variant != "V2":
         raise StepDiffError(f"--allow-reversed is for V2; {variant} never has the true pair reversed")
-    test_set = TestSet.of_rows(read_test_set("diffcap", options.test_set))
+    rows = read_test_set("diffcap", options.test_set)
+    test_set = TestSet(
+        Difference((row.reference, row.candidate), row.category, text) for row in rows for text in row.text
+    )
     if not test_set.differences:
         raise StepDiffError(f"the test set {options.test_set} contains no difference text: name a DiffCap file")
-    rows = _rows_of_clips(store, view, test_set.clips)
+    of_clips = _rows_of_clips(store, view, test_set.clips)
     if variant == "V3":
         drawn = random_negatives(test_set, seed)
     else:
-        clips = normalised(store, view, options.feature, rows)
+        clips = normalised(view, options.feature, of_clips)
         texts = _texts(store, options.text_view, test_set, options.test_set)
         drawn = hard_negatives(test_set, clips, texts, variant, options.threshold, seed, options.allow_reversed)
     if not drawn.questions:
@@ -347,7 +336,7 @@ def _texts(store: Store, name: str, test_set: TestSet, file: Path) -> Float64[np
             f"{_and_more(first, len(missing))} of the difference texts are not in texts/{name} of "
             f"{store.path}: run {fill_command(store, name, encoder, file)}"
         )
-    return normalised(store, view, "embedding", rows)
+    return normalised(view, "embedding", rows)
 
 
 def _filled(view: View, rows: Int64[np.ndarray, " rows"]) -> np.ndarray:

@@ -24,35 +24,25 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float32, Int64
+from jaxtyping import Int64
 
 from retrieval.exact import Candidates, Found, nearest_of, without_itself
 from retrieval.index.index import open_index
 from retrieval.index.index_card import digest
-from retrieval.vectors import BLOCK, blocks, compact, filled_rows, normalised, width
+from retrieval.vectors import BLOCK, Rows, Vectors, blocks, compact, filled_rows, width
 from retrieval.verbs.files import Neighbours
 from stepdiff.common.errors import StepDiffError, first_line
-from stepdiff.common.io.files import whole
+from stepdiff.common.io.files import whole, write_text
 from stepdiff.common.progress import progress
 from store import Store, View
 
-QUERIES = 1024  # searched at a time in an index
 
-
-def neighbours(
-    store: Store,
-    view: View,
-    rows: Int64[np.ndarray, " rows"],
-    k: int,
-    same: str | None = None,
-    feature: str = "embedding",
-) -> Found:
+def neighbours(store: Store, view: View, rows: Rows, k: int, same: str | None = None) -> Found:
     """Return the k nearest filled rows of each of `rows` and their cosines, best first; -1 and -inf after the last.
 
     Args:
         same: Catalog column, e.g. `step`: only rows with an equal value are neighbours, found exactly; a row without a
             value has none. By default the view's index is searched.
-        feature: Embedding to compare with `same`; an index has its own.
     """
     empty = np.flatnonzero(~np.isin(rows, filled_rows(view)))
     if len(empty):
@@ -61,15 +51,14 @@ def neighbours(
             f"{keys[0]} and {len(empty) - 1} more rows have no features in "
             f"{view.entity}/{view.name}: leave them out, or run `python -m featurize` for them"
         )
-    found = np.full((len(rows), k), -1, np.int64), np.full((len(rows), k), -np.inf, np.float32)
+    hits, similarities = np.full((len(rows), k), -1, np.int64), np.full((len(rows), k), -np.inf, np.float32)
     if same is None:
         index = open_index(store, view)
-        for start in range(0, len(rows), QUERIES):
-            part = rows[start : start + QUERIES]
-            queries = normalised(store, view, index.card["feature"], part).astype(np.float32)
-            nearest_rows, cosines = without_itself(index.search(queries, k + 1), part, k)
-            found[0][start : start + QUERIES], found[1][start : start + QUERIES] = nearest_rows, cosines
-        return found
+        starts = range(0, len(rows), BLOCK)
+        for start, (part, queries) in zip(starts, blocks(view, index.card["feature"], rows), strict=True):
+            some = slice(start, start + len(part))
+            hits[some], similarities[some] = without_itself(index.search(queries, k + 1), part, k)
+        return hits, similarities
     frame = columns(store, view.entity, ["row", same])
     filled = filled_rows(view)
     for group in frame.filter(frame[same].is_not_null()).partition_by(same):
@@ -77,14 +66,13 @@ def neighbours(
         asked = np.flatnonzero(np.isin(rows, members))
         if not len(asked):
             continue
-        vectors = normalised(store, view, feature, members).astype(np.float32)
-        places, cosines = nearest(vectors, np.searchsorted(members, rows[asked]), k)
-        found[0][asked] = np.where(places < 0, -1, members[places])
-        found[1][asked] = cosines
-    return found
+        vectors = compact(view, "embedding", members)
+        places, similarities[asked] = nearest(vectors, np.searchsorted(members, rows[asked]), k)
+        hits[asked] = np.where(places < 0, -1, members[places])
+    return hits, similarities
 
 
-def nearest(vectors: Float32[np.ndarray, "vectors dim"], asked: Int64[np.ndarray, " asked"], k: int) -> Found:
+def nearest(vectors: Vectors, asked: Int64[np.ndarray, " asked"], k: int) -> Found:
     """Return the positions of the k other vectors nearest to each vector at `asked`, and their cosines, best first.
 
     `vectors` have length 1. Where fewer exist, the position is -1 and the cosine -inf.
@@ -100,11 +88,10 @@ PIECE = 65_536  # rows of a piece, at most: the work that an interruption can lo
 class Sorted:
     """The rows to join, sorted by group."""
 
-    store: Store
     view: View
     feature: str
     frame: pl.DataFrame  # key, the column of the groups, and video if it matters, of each row
-    rows: Int64[np.ndarray, " n"]
+    rows: Rows
     apart: Int64[np.ndarray, " n"]  # rows with equal values are not neighbours: the row itself, or its video
     bounds: Int64[np.ndarray, " groups_and_one"]
 
@@ -124,10 +111,10 @@ def join(options: Neighbours) -> dict[str, Any]:
     rows = frame["row"].to_numpy()
     apart = video_numbers(frame["video"]) if other_videos else rows
     starts = np.flatnonzero(frame[within].rle_id().diff().fill_null(1).to_numpy())
-    given = Sorted(store, view, feature, frame.drop("row"), rows, apart, np.append(starts, len(rows)))
+    given = Sorted(view, feature, frame.drop("row"), rows, apart, np.append(starts, len(rows)))
     width(view, feature)  # refuses tokens before OUT.parts is made
     made_of = {
-        "rows": digest(store, view, given.rows), "groups": hashlib.sha256(given.bounds.tobytes()).hexdigest(),
+        "rows": digest(view, given.rows), "groups": hashlib.sha256(given.bounds.tobytes()).hexdigest(),
         "view": view.name, "feature": feature, "within": within, "k": k, "other_videos": other_videos, "piece": PIECE,
     }  # fmt: skip
     parts = _parts_folder(out, made_of)
@@ -176,8 +163,7 @@ def _parts_folder(out: Path, options: dict[str, Any]) -> Path:
     try:
         folder.mkdir(exist_ok=True)
         if not card.exists():
-            with whole(card) as temporary:
-                temporary.write_text(json.dumps(options), encoding="utf-8")
+            write_text(card, json.dumps(options))
         known = json.loads(card.read_text(encoding="utf-8"))
     except OSError as error:
         raise StepDiffError(f"cannot write {folder}: {error.strerror or error}") from error
@@ -195,7 +181,7 @@ def _parts_folder(out: Path, options: dict[str, Any]) -> Path:
 
 def _join_piece(given: Sorted, within: str, k: int, piece: slice) -> pl.DataFrame:
     """Return the neighbours of the rows of a piece."""
-    queries = compact(given.store, given.view, given.feature, given.rows[piece])
+    queries = compact(given.view, given.feature, given.rows[piece])
     rows, cosines = np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float32)
     first = int(np.searchsorted(given.bounds, piece.start, side="right")) - 1
     for start, end in pairwise(given.bounds[first:].tolist()):
@@ -206,32 +192,24 @@ def _join_piece(given: Sorted, within: str, k: int, piece: slice) -> pl.DataFram
         candidates = _candidates(given, slice(start, end), piece, queries)
         rows[mine], cosines[mine] = nearest_of(queries[mine], given.apart[inside], candidates, k)
     query, rank = np.nonzero(rows >= 0)
-    pairs = pl.DataFrame(
-        {
-            "place": query,
-            "neighbours": given.frame["key"].gather(rows[query, rank]),
-            "similarities": cosines[query, rank],
-        }
-    )
+    keys = given.frame["key"].gather(rows[query, rank])
+    pairs = pl.DataFrame({"place": query, "neighbours": keys, "similarities": cosines[query, rank]})
     clips = given.frame[piece].select(pl.int_range(pl.len()).alias("place"), pl.col("key").alias("clip"), within)
     lists = pairs.group_by("place", maintain_order=True).all()
     joined = clips.join(lists, on="place", how="left", maintain_order="left").drop("place")
     return joined.with_columns(pl.col("neighbours", "similarities").fill_null([]))
 
 
-def _candidates(
-    given: Sorted, group: slice, piece: slice, held: Float32[np.ndarray, "piece dim"]
-) -> Iterator[Candidates]:
+def _candidates(given: Sorted, group: slice, piece: slice, held: Vectors) -> Iterator[Candidates]:
     """Yield positions, vectors and `apart` of a group: from the piece if it holds all of them, else block by block."""
     places = np.arange(group.start, group.stop)
     if piece.start <= group.start and group.stop <= piece.stop:
         yield places, held[group.start - piece.start : group.stop - piece.start], given.apart[places]
         return
-    for start, (rows, vectors) in zip(
-        range(0, len(places), BLOCK), blocks(given.store, given.view, given.feature, given.rows[group]), strict=True
-    ):
-        block = places[start : start + len(rows)]
-        yield block, vectors.astype(np.float32), given.apart[block]
+    starts = range(group.start, group.stop, BLOCK)
+    for start, (rows, vectors) in zip(starts, blocks(given.view, given.feature, given.rows[group]), strict=True):
+        block = places[start - group.start : start - group.start + len(rows)]
+        yield block, vectors, given.apart[block]
 
 
 def columns(store: Store, entity: str, names: Sequence[str]) -> pl.DataFrame:

@@ -45,7 +45,7 @@ class Query:
 def of_clips(store: Store, view: View, feature: str, clips: list[str]) -> Query:
     """Return the query of one clip, or of a pair: the average of their normalised embeddings, normalised."""
     rows = np.array([row_of_clip(store, view, clip) for clip in clips])
-    average = normalised(store, view, feature, rows).mean(axis=0)
+    average = normalised(view, feature, rows).mean(axis=0)
     length = np.sqrt(np.sum(average * average))
     if length == 0:
         raise StepDiffError(f"{' and '.join(clips)} have opposite embeddings, whose average is zero: query with one")
@@ -111,24 +111,23 @@ def of_text(store: Store, view: View, feature: str, text: str, weights: str | No
     row = store.catalog("texts").rows([text_key(text)])
     if texts is not None and row[0] >= 0 and texts.status(row)[0] == OK:
         check_space(store, view, texts, feature)
-        return Query(title, normalised(store, texts, feature, row)[0].astype(np.float32), np.empty(0, np.int64))
+        return Query(title, normalised(texts, feature, row)[0].astype(np.float32), np.empty(0, np.int64))
     if encodes(view, "texts"):
         return Query(title, embed_text(store, view, feature, text, weights), np.empty(0, np.int64))
+    embed = command("python", "-m", "heads.embed", "--head", "RUN", "--store", store.path)
     where = f"the text {short(text)!r} is not in texts/{name} of {store.path}"
     if texts is None and encodes(view, "clips"):
         raise StepDiffError(
             f"{where}, and {view.provenance.encoder} encodes no texts: query a view of an encoder that does, such as "
-            f"clip, or one that a head trained on texts wrote "
-            f"({command('python', '-m', 'heads.embed', '--head', 'RUN', '--store', store.path)})"
+            f"clip, or one that a head trained on texts wrote ({embed})"
         )
     encoder = (view if texts is None else texts).provenance.encoder
-    add = "put it into the column `text` of a file TEXTS.jsonl and run "
-    add += fill_command(store, name, encoder, "TEXTS.jsonl")
+    fill = fill_command(store, name, encoder, "TEXTS.jsonl")
+    add = f"put it into the column `text` of a file TEXTS.jsonl and run {fill}"
     if texts is None:
-        aligned = command("python", "-m", "heads.embed", "--head", "RUN", "--store", store.path)
         raise StepDiffError(
             f"{where}, which has no texts yet: if {encoder} encodes texts too, {add}; otherwise query a view that a "
-            f"head trained on texts wrote ({aligned})"
+            f"head trained on texts wrote ({embed})"
         )
     raise StepDiffError(f"{where}: {add}")
 
@@ -193,7 +192,7 @@ def resolve(
     elif store.at is not None or not card_path(store, "clips", view.name).exists():
         rows = filled_rows(view)
     if rows is not None and len(rows) <= FLAT_BELOW:
-        index = exact_index(store, view, feature or "embedding")
+        index = exact_index(view, feature or "embedding")
     else:
         index = opened(store, view)
         check_feature(index, feature)

@@ -20,7 +20,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from retrieval.queries.footage import Pictures, frames
-from stepdiff.common.io.files import whole
+from stepdiff.common.io.files import write_text
 from stepdiff.common.look import look
 
 STRIP = 3  # frames of a clip
@@ -79,8 +79,7 @@ def write_sheet(path: Path, title: str, below: str, asked: Sequence[Tile], found
         *map(_figure, found),
         "</section></main></body></html>",
     ]
-    with whole(path) as temporary:
-        temporary.write_text("\n".join(page) + "\n", encoding="utf-8")
+    write_text(path, "\n".join(page) + "\n")
 
 
 def tile(

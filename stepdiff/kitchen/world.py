@@ -15,6 +15,7 @@ Guarantees
 
 import random
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from statistics import fmean
 
@@ -86,6 +87,14 @@ class Video:
     look: Look
     clips: tuple[Clip, ...]
     duration: float
+
+
+def by_step(clips: Iterable[Clip]) -> dict[str, list[Clip]]:
+    """Return the clips of each step."""
+    groups: dict[str, list[Clip]] = {}
+    for clip in clips:
+        groups.setdefault(clip.truth.step, []).append(clip)
+    return groups
 
 
 def make_world(videos: int, seed: int, seconds: float = 3.5, steps: int = len(STEPS)) -> list[Video]:

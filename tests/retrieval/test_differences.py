@@ -37,7 +37,7 @@ def test_the_pairs_are_those_of_a_naive_search(
     view = fill(store, rng.normal(size=(60, 8)).astype(np.float32), [f"clip {at}" for at in range(60)], columns=values)
     catalog = store.catalog("clips")
     clips = catalog.select(np.arange(60), pl.DataFrame(schema=differences.CLIP))
-    one, two, other = compact(store, view, "embedding", np.array([1, 2, 5])).astype(float)
+    one, two, other = compact(view, "embedding", np.array([1, 2, 5])).astype(float)
     difference = (one + two) / 2 - other
     pool, vectors = embedded(store, view, sampled(catalog).drawn(view), difference)
     pairs, scores = nearest_pairs(vectors, pool, difference)

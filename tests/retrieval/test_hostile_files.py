@@ -175,19 +175,6 @@ def test_ids_that_are_not_ok_rows_are_refused(store: Store, clips: View, factory
         assert "its numbers are not the rows of its view" in refused(store, clips)
 
 
-def test_an_index_of_an_older_version_is_searched_and_extended(store: Store, clips: View) -> None:
-    """It has a second file, with the sample queries of its recall, which is removed by the next build."""
-    card = build_index(store, clips, factory=FACTORY)
-    sample = card_path(store, "clips", "tiny").with_name(index_file(card).replace(".faiss", ".sample.npz"))
-    sample.write_bytes(b"queries")
-    forge(store, lambda card: card["files"].update({sample.name: described(sample)}))
-    assert len(open_index(store, clips)) == 27
-    with store.lock():
-        clips.write_shard(0, np.array([3]), {"embedding": np.ones((1, 16), np.float32)}, {})
-    card = build_index(store, clips, factory=FACTORY)
-    assert (card["rows"], card["trained_rows"], card["version"]) == (28, 27, 2) and not sample.exists()
-
-
 @pytest.mark.parametrize("array", ["embedding", "checksum"])
 def test_a_damaged_row_is_refused(store: Store, clips: View, array: str) -> None:
     """Both in one build and in parts, although the rows were right at an earlier read."""

@@ -29,7 +29,7 @@ def test_similarities_are_exact_and_ids_are_rows_of_the_store(store: Store, clip
     index = open_index(store, clips)
     rows, cosines = all_cosines(clips)
     assert len(index) == 27 and not {3, 8, 29} & set(rows.tolist())
-    hits, similarities = index.search(normalised(store, clips, "embedding", rows).astype(np.float32), len(rows))
+    hits, similarities = index.search(normalised(clips, "embedding", rows).astype(np.float32), len(rows))
     for at in range(len(rows)):
         assert sorted(hits[at]) == rows.tolist() and rows[at] in hits[at, :2]  # 5 and 6 are equal
         place = np.searchsorted(rows, hits[at])
@@ -47,7 +47,7 @@ def test_similarities_of_approximate_indexes_are_exact(store: Store, fill: Fill,
     assert (card["factory"], card["exact"]) == (factory, False)
     index = open_index(store, view)
     rows, cosines = all_cosines(view)
-    queries = normalised(store, view, "embedding", rows[:50]).astype(np.float32)
+    queries = normalised(view, "embedding", rows[:50]).astype(np.float32)
     found, similarities = index.search(queries, 10)
     np.testing.assert_allclose(similarities, np.take_along_axis(cosines[:50], found, 1), atol=1e-6)
     best = np.argsort(-cosines[:50], axis=1)[:, :10]
@@ -176,7 +176,7 @@ def content(store: Store) -> dict[str, bytes]:
 def true_recall(store: Store, view: View, k: int = 10) -> float:
     """Return the share of each row's k nearest rows in float64 that the index finds."""
     rows = filled_rows(view)
-    unit = normalised(store, view, "embedding", rows)
+    unit = normalised(view, "embedding", rows)
     cosines = unit @ unit.T
     np.fill_diagonal(cosines, -2)
     best = rows[np.argsort(-cosines, axis=1)[:, :k]]
@@ -200,9 +200,7 @@ def test_parts_equal_one_build(tmp_path: Path, fill: Fill, factory: str, capfd: 
         store = Store.open(tmp_path / name, create=True)
         view = fill(store, clusters(1500, 0), [f"c{at}" for at in range(1500)], shard=128)
         build_index(store, view, factory=factory, workers=1, part_rows=size)
-        found.append(
-            open_index(store, view).search(normalised(store, view, "embedding", np.arange(99)).astype("f4"), 9)
-        )
+        found.append(open_index(store, view).search(normalised(view, "embedding", np.arange(99)).astype("f4"), 9))
     np.testing.assert_array_equal(found[0][0], found[1][0])
     np.testing.assert_array_equal(found[0][1], found[1][1])
     assert capfd.readouterr().out == ""

@@ -50,7 +50,7 @@ def test_exact_search_equals_float64(
 
 
 def check(store: Store, view: View, rows: np.ndarray, asked: np.ndarray, k: int) -> None:
-    hits, cosines = search_exactly(store, view, "embedding", rows, asked, k)
+    hits, cosines = search_exactly(view, "embedding", rows, asked, k)
     expected, expected_cosines = naive(store, view, rows, asked, k)
     np.testing.assert_array_equal(hits, expected)
     np.testing.assert_array_equal(cosines, expected_cosines.astype(np.float32))
@@ -86,9 +86,9 @@ def test_neighbours_equal_those_of_faiss_flat(tmp_path: Path, fill: Fill, dtype:
     view = fill(store, values, [f"c{at}" for at in range(3000)], shard=1024, dtype=dtype)
     rows, asked = filled_rows(view), unit(rng.normal(size=(200, 64)))
     index = faiss.IndexFlatIP(64)
-    index.add(normalised(store, view, "embedding", rows).astype(np.float32))
+    index.add(normalised(view, "embedding", rows).astype(np.float32))
     similarities, theirs = index.search(asked, 10)
-    found, cosines = search_exactly(store, view, "embedding", rows, asked, 10)
+    found, cosines = search_exactly(view, "embedding", rows, asked, 10)
     np.testing.assert_allclose(cosines, similarities, atol=2e-6)
     differ = found != theirs  # only if two cosines are equal in FAISS's precision
     assert differ.mean() < 0.01
@@ -100,7 +100,7 @@ def test_a_row_without_a_direction_is_refused_by_its_key(store: Store, fill: Fil
     values[13] = 0
     view = fill(store, values, [f"c{at}" for at in range(20)])
     with pytest.raises(StepDiffError, match="the embedding of c13 in clips/tiny is all zeros") as caught:
-        search_exactly(store, view, "embedding", filled_rows(view), unit(np.ones((1, 4))), 3)
+        search_exactly(view, "embedding", filled_rows(view), unit(np.ones((1, 4))), 3)
     assert "\n" not in str(caught.value)
 
 
@@ -146,7 +146,7 @@ def view(store: Store, fill: Fill, request: pytest.FixtureRequest) -> View:
 def asked(store: Store, view: View) -> tuple[np.ndarray, np.ndarray]:
     """40 queries, and 12 rows to compare with each, some of them missing."""
     rng = np.random.default_rng(1)
-    queries = normalised(store, view, "embedding", filled_rows(view)[:40]).astype(np.float32)
+    queries = normalised(view, "embedding", filled_rows(view)[:40]).astype(np.float32)
     rows = rng.choice(filled_rows(view), (40, 12))
     rows[rng.random(rows.shape) < 0.1] = -1
     return queries, rows
@@ -156,13 +156,13 @@ def read(store: Store, view: View, queries: np.ndarray, rows: np.ndarray) -> np.
     """Return the cosines of rows that are read from the store."""
     exact = np.full(rows.shape, -np.inf)
     query, rank = np.nonzero(rows >= 0)
-    exact[query, rank] = cosines(store, view, "embedding", queries, query, rows[query, rank])
+    exact[query, rank] = cosines(view, "embedding", queries, query, rows[query, rank])
     return exact
 
 
 def test_mapped_rows_give_the_same_cosines(store: Store, view: View, asked: tuple[np.ndarray, np.ndarray]) -> None:
     queries, rows = asked
-    expected, hits = read(store, view, queries, rows), Hits(store, view, "embedding", filled_rows(view))
+    expected, hits = read(store, view, queries, rows), Hits(view, "embedding", filled_rows(view))
     for _ in range(20):  # first from the store, then mapped
         np.testing.assert_array_equal(hits.cosines(queries, rows), expected)
 
@@ -170,7 +170,7 @@ def test_mapped_rows_give_the_same_cosines(store: Store, view: View, asked: tupl
 @pytest.mark.parametrize("view", ["float32"], indirect=True)
 def test_a_replaced_shard_is_mapped_again(store: Store, view: View, asked: tuple[np.ndarray, np.ndarray]) -> None:
     queries, rows = asked
-    found = Hits(store, view, "embedding", filled_rows(view))
+    found = Hits(view, "embedding", filled_rows(view))
     before = [found.cosines(queries, rows) for _ in range(2)][-1]
     with store.lock():
         view.withdraw(np.arange(SHARD))

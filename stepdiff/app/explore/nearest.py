@@ -156,7 +156,7 @@ class Searcher:
             there = np.sort(generator(0, "averaged clips").choice(there, AVERAGED, replace=False))
 
         def average(store: Store, view: View, feature: str) -> Query:
-            vector = normalised(store, view, feature, there).mean(axis=0)
+            vector = normalised(view, feature, there).mean(axis=0)
             length = np.sqrt(np.sum(vector * vector))
             if length == 0:
                 raise StepDiffError("the average of the chosen clips is zero: choose fewer")

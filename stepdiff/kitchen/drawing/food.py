@@ -292,7 +292,7 @@ def dish(pen: Pen, extra: str) -> None:
 # -- pieces: about 22 px wide at scale 1, centred on the origin --------------------------------------
 
 
-def piece(pen: Pen, main: str, hue: Colour, form: str | None, index: int) -> None:
+def piece(pen: Pen, main: str, hue: Colour, form: str | None) -> None:
     """Draw one cut piece of a main ingredient; `form` "slices" or "dice" replaces its own shape."""
     inner = lighter(hue, 0.55)
     if form == "dice":
@@ -321,11 +321,9 @@ def piece(pen: Pen, main: str, hue: Colour, form: str | None, index: int) -> Non
     elif main == "carrot":
         pen.oval(0, 0, 12, 10, hue)
         pen.oval(0, 0, 6, 5, lighter(hue, 0.35), darker(hue, 0.25), 1)
-    elif main == "sweet potato":
+    else:  # sweet potato
         pen.box(-17, -5, 17, 5, hue, radius=2)
         pen.line([(-13, -1), (13, -1)], lighter(hue, 0.4), 2)
-    else:
-        pen.oval(0, 0, 10, 8, hue if index % 2 else lighter(hue, 0.2))
 
 
 def scattered(seed: str, count: int, rx: Real, ry: Real) -> list[tuple[Real, Real, Real]]:

@@ -135,9 +135,8 @@ def steam(pen: Pen, phase: Real) -> None:
 
 
 def food_area(vessel: str) -> tuple[Real, Real]:
-    """Return half width and half height of the food around the vessel's middle."""
-    shape = vessel.split()[-1]
-    return {"bowl": (74, 36), "pan": (78, 36), "pot": (73, 35), "board": (92, 40)}.get(shape, (70, 38))
+    """Return half width and half height of the food around the middle of a bowl, pan or pot."""
+    return {"bowl": (74, 36), "pan": (78, 36), "pot": (73, 35)}[vessel.split()[-1]]
 
 
 def vessel(pen: Pen, name: str, trim: str, content: Colour | None = None) -> None:

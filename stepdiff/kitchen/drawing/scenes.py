@@ -276,7 +276,7 @@ def pieces(stage: Stage, count: int, rx: Real, ry: Real, form: str | None) -> No
             height = 92 if truth.motion == "tossing" else 58
             y -= height * abs(math.sin(math.pi * (u + (i % 5) * 0.06)))
         p = stage.pen.at(x, y, angle, size)
-        food.piece(p, truth.main, hue, form, i)
+        food.piece(p, truth.main, hue, form)
         if truth.detail == "charred edges":
             p.arc(0, 0, 11, 8, 20, 200, (30, 20, 18), 4.5)
         elif truth.detail == "seeds left in":

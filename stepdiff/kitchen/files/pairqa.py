@@ -24,7 +24,7 @@ from typing import Literal
 
 from stepdiff.kitchen.attributes import CATEGORY_ATTRIBUTES, Attributes, Difference, differences, score
 from stepdiff.kitchen.files import texts
-from stepdiff.kitchen.world import Clip
+from stepdiff.kitchen.world import Clip, by_step
 from stepdiff.tasks.prompts import MAIN_ACTION, SIMILAR_QUESTION
 from stepdiff.tasks.testsets import CATEGORIES
 
@@ -159,16 +159,14 @@ def paired_questions(clips: list[Clip], seed: int, regime: Regime) -> list[Recor
 
 def _pairs(clips: list[Clip], balance: Balance | None, rng: random.Random) -> Iterator[tuple[Clip, Clip]]:
     """Yield pairs, each after the questions of the earlier ones are in `balance`; those of one step are distinct."""
-    by_step: dict[str, list[Clip]] = {}
-    for clip in clips:
-        by_step.setdefault(clip.truth.step, []).append(clip)
-    left = [pair for group in by_step.values() for pair in itertools.permutations(group, 2)]
+    groups = by_step(clips)
+    left = [pair for group in groups.values() for pair in itertools.permutations(group, 2)]
     rng.shuffle(left)
     for _ in range(PAIRS):
         drawn = rng.random()
-        if drawn < OTHER_STEP and len(by_step) > 1:
-            first, second = rng.sample(sorted(by_step), 2)
-            yield rng.choice(by_step[first]), rng.choice(by_step[second])
+        if drawn < OTHER_STEP and len(groups) > 1:
+            first, second = rng.sample(sorted(groups), 2)
+            yield rng.choice(groups[first]), rng.choice(groups[second])
         elif balance is not None and drawn < OTHER_STEP + ITSELF:
             yield (rng.choice(clips),) * 2
         elif left and balance is None:

@@ -22,7 +22,7 @@ from math import ceil
 
 from stepdiff.kitchen.attributes import differences, score
 from stepdiff.kitchen.files.texts import Split, changes
-from stepdiff.kitchen.world import Clip
+from stepdiff.kitchen.world import Clip, by_step
 from stepdiff.tasks.testsets import CATEGORIES, DiffCap, DiffRank
 
 Pair = tuple[Clip, Clip]
@@ -46,18 +46,11 @@ TEXTS = 3
 """Texts of a row of DiffCap, as different people would write them."""
 
 
-def _by_step(clips: list[Clip]) -> dict[str, list[Clip]]:
-    groups: dict[str, list[Clip]] = {}
-    for clip in clips:
-        groups.setdefault(clip.truth.step, []).append(clip)
-    return groups
-
-
 def _pairs(clips: list[Clip], limit: int, rng: random.Random) -> list[Pair]:
     """Return (reference, candidate) of one step, the steps in turn: first pairs that differ in every category, of these
     the pairs with about as many differences in each."""
     queues = []
-    for group in _by_step(clips).values():
+    for group in by_step(clips).values():
         pairs = [rng.sample(pair, 2) for pair in itertools.combinations(group, 2)]
         rng.shuffle(pairs)
         ranked = [(_rank(one, two), (one, two)) for one, two in pairs]
@@ -99,7 +92,7 @@ def diffrank(clips: list[Clip], limit: int, seed: int) -> list[DiffRank]:
     """Return rows in which, as in the published set, a reference has the same targets in every category; categories
     with equal scores for all targets are left out."""
     rng = random.Random(f"diffrank {seed}")
-    groups = _by_step(clips)
+    groups = by_step(clips)
     rows: list[DiffRank] = []
     left: list[int] = []
     for reference in rng.sample(clips, len(clips)):
