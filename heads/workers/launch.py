@@ -171,40 +171,32 @@ class Lack:
     def __init__(self, workers: int, cpus: int, gpu: bool) -> None:
         """cpus: of each worker."""
         self.workers, self.cpus, self.gpu = workers, cpus, gpu
-        self.started = time.monotonic()
         self.since: float | None = None
-        """when the nodes were too few for the first time; None: they are enough"""
-        self.said = set[str]()
+        """when something lacked for the first time; None: nothing does"""
+        self.said = ""
 
     def look(self, begun: bool) -> None:
         """Say what has been lacking for MISSING seconds. StepDiffError: nodes, and no autoscaler adds some.
 
         begun: whether the workers of the first start have begun.
         """
-        now, places = time.monotonic(), room(self.cpus, self.gpu)
-        each = f"of {need(self.cpus, self.gpu)} each"
-        if places >= self.workers:
-            self.since = None
-            if not begun and now - self.started > MISSING:
-                self._say(
-                    f"no worker has begun yet: the cluster may have no free room for {self.workers} workers {each}"
-                )
+        places, each = room(self.cpus, self.gpu), f"{self.workers} workers of {need(self.cpus, self.gpu)} each"
+        lack = ""
+        if places < self.workers:
+            lack = f"the cluster has room for {places} of {each}"
+        elif not begun:
+            lack = f"no worker has begun yet: the cluster may have no free room for {each}"
+        self.since = (self.since or time.monotonic()) if lack else None
+        if self.since is None or time.monotonic() - self.since <= MISSING:
             return
-        self.since = self.since or now
-        if now - self.since <= MISSING:
-            return
-        lack = f"the cluster has room for {places} of {self.workers} workers {each}"
-        if not autoscaled():
+        if places < self.workers and not autoscaled():
             raise StepDiffError(
                 f"{lack}: run the command again with nodes added or with fewer --workers, it resumes from the last "
                 "checkpoint"
             )
-        self._say(f"waiting for the autoscaler: {lack}")
-
-    def _say(self, line: str) -> None:
-        if line not in self.said:
-            self.said.add(line)
-            say(line)
+        if lack != self.said:
+            self.said = lack
+            say(lack if places >= self.workers else f"waiting for the autoscaler: {lack}")
 
 
 @contextmanager
