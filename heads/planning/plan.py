@@ -16,9 +16,8 @@ from typing import NamedTuple
 import torch
 
 from heads.models.projector import Projector
-from heads.planning import architecture
-from heads.planning.architecture import Memory, weights
-from heads.planning.batches import batch, exchanged, language, logits, operations, projected
+from heads.planning import needs
+from heads.planning.needs import Memory, batch, exchanged, language, logits, operations, projected, weights
 from heads.training.recipe import PlanOptions, Scaling, TrainOptions, VideoLMRecipe
 from stepdiff.common.errors import StepDiffError
 from store import Feature, Store
@@ -124,15 +123,15 @@ def plan(options: TrainOptions, how: PlanOptions) -> Plan:
 
 def plans(options: TrainOptions, recipe: VideoLMRecipe, how: PlanOptions) -> Callable[[VideoLMRecipe, Scaling], Plan]:
     """Build a recipe's model on the meta device; return the function that plans it with other batches and scalings."""
-    config, origin = architecture.configuration(recipe.language_model)
-    sizes, gpu = architecture.sizes(config), CARDS[how.card]
+    config, origin = needs.configuration(recipe.language_model)
+    sizes, gpu = needs.sizes(config), CARDS[how.card]
     tokens, shape_of = clip_tokens(options, recipe.view)
     clip = (tokens.shape[0], tokens.shape[1])
     row_bytes = sum(part.row_bytes for part in stored_features({"tokens": tokens}).values())  # with the scales of int8
     precision = "bfloat16" if recipe.precision == "auto" else recipe.precision
     item = PRECISIONS[precision].itemsize
     frozen = options.scaling.frozen if options.scaling.frozen != "auto" else precision
-    lm = architecture.language_model(config, recipe, PRECISIONS[frozen])
+    lm = needs.language_model(config, recipe, PRECISIONS[frozen])
     with torch.device("meta"):
         head = Projector(recipe.projector, *clip, sizes.width, 1.0)
 
@@ -140,7 +139,7 @@ def plans(options: TrainOptions, recipe: VideoLMRecipe, how: PlanOptions) -> Cal
         held, together, schedule = weights(lm, head, scaling), scaling.tensor_parallel, recipe.schedule
         largest = [batch(recipe, source, recipe.words) for source in recipe.sources]
         usual = [batch(recipe, source, how.mean_words or recipe.words) for source in recipe.sources]
-        needs = [
+        kept = [
             (
                 language(recipe, sizes, rows, item, together)
                 + rows.clips * projected(recipe.projector, clip, sizes.width, item),
@@ -148,7 +147,7 @@ def plans(options: TrainOptions, recipe: VideoLMRecipe, how: PlanOptions) -> Cal
             )
             for rows in largest
         ]
-        activations, of_logits = max(needs, key=sum)
+        activations, of_logits = max(kept, key=sum)
         memory = replace(held.memory, activations=activations, logits=of_logits, reserve=RESERVE * gpu.memory)
         works = [operations(recipe, lm, sizes, rows, clip) for rows in usual]
         inside, outside = (sum(part) / len(usual) for part in zip(*works, strict=True))
@@ -293,10 +292,8 @@ def lines(plan: Plan) -> Iterator[str]:
     yield f"  language model    {plan.language_model}"
     yield f"  clip tokens       {plan.tokens}"
     yield f"  parameters        {plan.frozen_parameters:,} frozen, {plan.trained_parameters:,} trained"
-    yield (
-        f"  step              {plan.samples:,.0f} samples, {plan.step_operations / TERA:,.1f} TFLOP; at most "
-        f"{plan.batch_tokens:,} tokens in a batch"
-    )
+    step = f"{plan.samples:,.0f} samples, {plan.step_operations / TERA:,.1f} TFLOP"
+    yield f"  step              {step}; at most {plan.batch_tokens:,} tokens in a batch"
     yield "  each of the processes, in GB:"
     parts = {
         "frozen weights": memory.frozen,

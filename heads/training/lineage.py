@@ -53,11 +53,8 @@ def load_video_lm(
 ) -> tuple[VideoLM, Features, VideoLMRecipe]:
     """Load the best checkpoint of a run: the model, the features that it reads, and its recipe.
 
-    group: processes among which the language model is divided, as `division` says.
-
-    Raises:
-        StepDiffError: no such head, damage, a language model that cannot be divided, or a store with features of
-            another provenance.
+    group: processes among which the language model is divided, as `division` says. StepDiffError: no such head, damage,
+    a language model that cannot be divided, or a store with features of another provenance.
     """
     options = _recipe(folder)
     recipe = options.video_lm

@@ -205,7 +205,7 @@ class PairedSource:
         rng = generator(self.seed, "questions of a pair", number)
         pairs = [self.pairs[i] for i in self.order.draw(recipe.batch, number)]
         questions: list[tuple[tuple[str, str], list[Turn]]] = [
-            ((pair.reference, pair.candidate), turns(pair, recipe.questions, rng)) for pair in pairs
+            (pair.clips, turns(pair, recipe.questions, rng)) for pair in pairs
         ]
         if self.negatives is not None:
             questions = self.negatives.with_neighbours(questions, generator(self.seed, "hard negatives", number))
@@ -215,7 +215,7 @@ class PairedSource:
 
     def of(self, pairs: Sequence[PairQuestions]) -> Iterator[Batch]:
         """Yield batches of all questions of some pairs."""
-        queries = {(pair.reference, pair.candidate): dict.fromkeys(pair.turns) for pair in pairs}
+        queries = {pair.clips: dict.fromkeys(pair.turns) for pair in pairs}
         for rows in packed_batches(queries):
             clips = [clip for pair, _ in rows for clip in pair]
             asked = [self._asked(pair, own) for pair, own in rows]

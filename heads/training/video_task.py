@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from heads.data.catalog_rows import need_columns
-from heads.data.clips import Features, split_texts
+from heads.data.clips import Features, ReadAhead, split_texts
 from heads.data.hold_out import HoldOut
 from heads.data.packing import PADDING, Packed
 from heads.data.paired_qa import answered_by
@@ -47,7 +47,6 @@ from heads.training.sources import (
 )
 from heads.training.validation import Division, HeldOutPairs, Validator, need_rows
 from heads.workers.group import ALONE, Group
-from heads.workers.read_ahead import ReadAhead
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.streams import generator, torch_seed
 from stepdiff.tasks.prompts import CAPTION_QUESTION, NARRATION_QUESTION
@@ -149,7 +148,7 @@ class VideoTask:
         self.pairs, self.validator = division.pairs, division.validator
         if recipe.pairqa is not None:
             self.pairs = answered_by(self.pairs, recipe.answers, recipe.pairqa)
-        paired = list(dict.fromkeys(clip for pair in self.pairs for clip in (pair.reference, pair.candidate)))
+        paired = list(dict.fromkeys(clip for pair in self.pairs for clip in pair.clips))
         self.trained = [division.rows(paired, self.features).astype(np.int32)]
         """rows that may train, without those of texts"""
         self.negatives: HardNegatives | None = None

@@ -106,14 +106,10 @@ class Lines(TextIOBase):
 
 
 def launch(options: TrainOptions, address: str | None) -> dict[str, Any]:
-    """Train a recipe with `options.scaling.workers` workers; return the record of best.json.
+    """Train a recipe that was checked with its number of workers; return the record of best.json.
 
-    Args:
-        options: A recipe that was checked.
-        address: Of the cluster; None: RAY_ADDRESS, else Ray is started here.
-
-    Raises:
-        StepDiffError: No such cluster, too few CPUs or GPUs, another driver trains there, or the error of a worker.
+    address: of the cluster; None: RAY_ADDRESS, else Ray is started here. StepDiffError: no such cluster, too few CPUs
+    or GPUs, another driver trains there, or the error of a worker.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -137,11 +133,8 @@ def launch(options: TrainOptions, address: str | None) -> dict[str, Any]:
 def cpus_of_each(workers: int, gpu: bool, cluster: bool, fitting: Sequence[int]) -> int:
     """Return the CPUs of each worker. StepDiffError: the nodes have no room for all, and no autoscaler could add some.
 
-    Args:
-        workers: How many to start.
-        gpu: Whether each has one.
-        cluster: Whether nodes may still join.
-        fitting: Numbers of workers that the recipe accepts, of which the error names the largest that has room.
+    gpu: whether each worker has one; cluster: whether nodes may still join; fitting: numbers of workers that the recipe
+    accepts, of which the error names the largest that has room.
     """
     kind = "GPU" if gpu else "CPU"
     until = time.monotonic() + (PATIENCE if cluster else 0)

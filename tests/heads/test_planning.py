@@ -19,8 +19,8 @@ from heads.data.packing import Chat, Packer, Turn
 from heads.models import packed_attention
 from heads.models.language_model import LanguageModel
 from heads.models.projector import Projector
-from heads.planning import architecture, batches
-from heads.planning.batches import Rows
+from heads.planning import needs
+from heads.planning.needs import Rows
 from heads.planning.plan import CARDS
 from heads.training.recipe import (
     EvidenceOptions,
@@ -174,10 +174,10 @@ def real(recipe: VideoLMRecipe) -> tuple[LanguageModel, nn.Module]:
     return lm, Projector(recipe.projector, *CLIP, lm.width, 1.0)
 
 
-def planned(recipe: VideoLMRecipe) -> architecture.Weights:
-    config, _ = architecture.configuration(recipe.language_model)
-    lm = architecture.language_model(config, recipe, torch.float32)
-    return architecture.weights(lm, Projector(recipe.projector, *CLIP, lm.width, 1.0), Scaling())
+def planned(recipe: VideoLMRecipe) -> needs.Weights:
+    config, _ = needs.configuration(recipe.language_model)
+    lm = needs.language_model(config, recipe, torch.float32)
+    return needs.weights(lm, Projector(recipe.projector, *CLIP, lm.width, 1.0), Scaling())
 
 
 @pytest.mark.full
@@ -200,7 +200,7 @@ def asked(made: Rows, width: int) -> tuple[Tensor, Tensor, Tensor]:
     return torch.randn(*segment.shape, width, requires_grad=True), segment, places
 
 
-def small_llama(recipe: VideoLMRecipe, dtype: torch.dtype) -> tuple[LanguageModel, architecture.Sizes]:
+def small_llama(recipe: VideoLMRecipe, dtype: torch.dtype) -> tuple[LanguageModel, needs.Sizes]:
     """Return a Llama that attends as on a GPU, and its dimensions."""
     from transformers import AutoModelForCausalLM, LlamaConfig
 
@@ -219,7 +219,7 @@ def small_llama(recipe: VideoLMRecipe, dtype: torch.dtype) -> tuple[LanguageMode
     if recipe.gradient_checkpointing:
         lm.recompute_layers()
     lm.train(True)
-    return lm, architecture.sizes(config)
+    return lm, needs.sizes(config)
 
 
 @pytest.fixture
@@ -260,9 +260,9 @@ def test_planned_activations_are_close_to_what_autograd_keeps(
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
         embeddings = given.to(lm.model.dtype)
         measured = kept(lambda: lm.hidden(embeddings, segment, places), list(lm.parameters()))
-    estimate = batches.language(recipe, sizes, ASKED, dtype.itemsize)
+    estimate = needs.language(recipe, sizes, ASKED, dtype.itemsize)
     if recompute:  # the layer that is computed again exists in the backward pass only
-        estimate -= batches.layer(recipe, sizes, ASKED, dtype.itemsize)
+        estimate -= needs.layer(recipe, sizes, ASKED, dtype.itemsize)
     assert estimate == pytest.approx(measured, rel=0.15)
 
 
@@ -280,7 +280,7 @@ def test_planned_operations_are_those_that_torch_counts(mode: str, recompute: bo
         shown = torch.cat([clips.flatten(0, 1).view(ASKED.rows, -1, sizes.width), given], dim=1)[:, : given.shape[1]]
         hidden = lm.hidden(shown, segment, places)
         lm.logits(hidden.flatten(0, 1)[targets % segment.numel()]).logsumexp(-1).sum().backward()
-    assert sum(batches.operations(recipe, lm, sizes, ASKED, CLIP)) == pytest.approx(counter.get_total_flops(), rel=0.02)
+    assert sum(needs.operations(recipe, lm, sizes, ASKED, CLIP)) == pytest.approx(counter.get_total_flops(), rel=0.02)
 
 
 def text_of(words: int) -> str:
@@ -308,14 +308,14 @@ def test_counted_rows_are_close_to_those_of_a_tokenizer() -> None:
         "sequences": Sequences([run, run], chat, 4, 2, 0).of([run, run]).rows,
     }
     for name, batch in packed.items():
-        counted = batches.batch(recipe, name, words)
+        counted = needs.batch(recipe, name, words)
         assert counted.tokens == pytest.approx(int((batch.segment >= 0).sum()), rel=0.2), name
         assert counted.targets == pytest.approx(int((batch.targets >= 0).sum()), rel=0.3), name
         assert counted.rows == len(batch.ids)
     terms = "copper pan, wooden spoon, oil, chopped red onion"
     asked = replace(pair, question=f"Video 1: {terms}. Video 2: {terms}. {DIFFERENCE_QUESTION}")
-    evidence = batches.batch(replace(recipe, evidence=EvidenceOptions()), "pairs", words)
+    evidence = needs.batch(replace(recipe, evidence=EvidenceOptions()), "pairs", words)
     tokens = int((Packer(chat, 4, PAIR_SYSTEM).pack([[asked] * 3] * 2).segment >= 0).sum())
     assert evidence.tokens == pytest.approx(tokens, rel=0.2)
-    silent = batches.batch(replace(recipe, evidence=EvidenceOptions(asked=False)), "pairs", words)
+    silent = needs.batch(replace(recipe, evidence=EvidenceOptions(asked=False)), "pairs", words)
     assert silent.tokens < evidence.tokens
