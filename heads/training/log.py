@@ -159,7 +159,7 @@ def _line(record: Mapping[str, Any]) -> bytes:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the records of metrics.jsonl, none if the file does not exist. StepDiffError: a damaged line, by its number.
+    """Return the records of metrics.jsonl, none if the file does not exist. StepDiffError: a damaged line, by number.
 
     An incomplete last line, as a kill leaves it, is dropped with a notice on stderr.
     """
