@@ -37,14 +37,7 @@ from heads.models.video_lm import VideoLM
 from heads.training.checkpoint import Run
 from heads.training.log import Counts
 from heads.training.recipe import Scaling, VideoLMRecipe
-from heads.training.sources import (
-    Batch,
-    HardNegatives,
-    PairedSource,
-    Sequences,
-    TextedClips,
-    read_texts,
-)
+from heads.training.sources import SEQUENCE, Batch, HardNegatives, PairedSource, Sequences, TextedClips
 from heads.training.validation import Division, HeldOutPairs, Validator, need_rows
 from heads.workers.group import ALONE, Group
 from stepdiff.common.errors import StepDiffError
@@ -176,13 +169,14 @@ class VideoTask:
                 self.held += paired.of(self.validator.pairs)
             return paired
         column = recipe.caption if name == "images" else recipe.narration
+        read: Callable[..., Texts | Runs] = partial(Texts, words=recipe.words)
         if name == "sequences":
             need_columns(self.catalog, "video", "end")
+            read = partial(Runs, length=SEQUENCE, words=recipe.words)
         clips = partial(split_texts, self.catalog, column, self.features, "train")
-        texts = read_texts(name, self.hold_out.kept(clips(), name), recipe.words)
-        source = self._texted(name, texts)
+        source = self._texted(name, read(self.hold_out.kept(clips(), name)))
         if validation is not None and self.validator is None:
-            held_texts = read_texts(name, self.hold_out.validates(clips()), recipe.words)
+            held_texts = read(self.hold_out.validates(clips()))
             need_rows(len(held_texts), validation, name if name == "sequences" else f"texts of {name}")
             held = self._texted(name, held_texts)
             chosen = drawn(held.items, validation.rows, generator(self.seed, "validation texts", name))

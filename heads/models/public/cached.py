@@ -327,7 +327,10 @@ class CachedLM(VideoLM):
 
         inputs = self._inputs(batch, rows[0], clips)
         common = int((batch.segment[rows[0]] == 0).sum())
-        inputs = {name: _first(value, inputs["input_ids"].shape, common) for name, value in inputs.items()}
+        shape = inputs["input_ids"].shape  # of what has a number for each token
+        for name, value in inputs.items():
+            if isinstance(value, Tensor) and value.shape == shape:
+                inputs[name] = value[:, :common]
         cache = DynamicCache(config=self.whole.config.get_text_config(decoder=True))
         prompt = self.whole.base_model(**inputs, cache=cache, use_cache=True).last_hidden_state[0]
         cache.batch_repeat_interleave(len(rows))
@@ -378,11 +381,6 @@ class CachedLM(VideoLM):
             level = [each.view(len(each), *axes, -1) for each in level]
             parts.append(tuple(level) if kind == "list" else torch.cat(level))
         return BaseModelOutputWithDeepstackFeatures(pooler_output=parts[0], deepstack_features=parts[1:] or None)
-
-
-def _first(value: Any, shape: tuple[int, int], tokens: int) -> Any:
-    """Return an argument of the model for the first tokens; shape: of an argument that has a number for each token."""
-    return value[:, :tokens] if isinstance(value, Tensor) and value.shape == shape else value
 
 
 def load_cached(
