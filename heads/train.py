@@ -72,16 +72,8 @@ def run(options: TrainOptions) -> Any:
 
 
 def of_torchrun(options: TrainOptions, address: str | None, option: str) -> TrainOptions:
-    """Return the options with torchrun's processes as workers; say so where another number of workers was given.
-
-    Args:
-        options: Of the command.
-        address: Of a Ray cluster.
-        option: Which gave the number of workers; 1 in a recipe is the default.
-
-    Raises:
-        StepDiffError: An address was given.
-    """
+    """Return the options with torchrun's processes as workers; say so where `option` gave another number of them, which
+    1 in a recipe does not. StepDiffError: the address of a Ray cluster was given."""
     from heads.workers.group import world_size
 
     if address is not None:

@@ -1,4 +1,4 @@
-"""Cached features by clip id, all that a head knows of a video.
+"""Cached features by clip id, all that a head knows of a video; and batches of them, read ahead.
 
 int8 features are dequantised on the device that uses them, so that a quarter of the bytes is transferred; to a GPU from
 pinned memory, so that a thread that reads ahead does not wait for the transfer.
@@ -6,10 +6,12 @@ pinned memory, so that a thread that reads ahead does not wait for the transfer.
 Guarantees
 - rows are returned in the order of the ids; a clip without features is named, with the command to run
 - a view that was dropped or replaced since it was opened is not read
+- training with and without reading ahead is the same, bit for bit; an error of a batch is raised where it is used
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import polars as pl
@@ -22,6 +24,8 @@ from stepdiff.common.errors import StepDiffError
 from store import Catalog, Store
 from store.torch import dequantise
 from store.view import ABSENT, OK
+
+Made = TypeVar("Made")
 
 
 @runtime_checkable
@@ -106,3 +110,41 @@ def split_texts(catalog: Catalog, column: str, features: Features, split: str) -
     for block in blocks(catalog, dtypes):
         clips = block.filter((pl.col("split") == split) & (pl.col(column).str.len_chars() > 0))
         yield features.present(clips.select("row", "key", "video", "end", pl.col(column).alias("text")))
+
+
+class ReadAhead(Generic[Made]):
+    """Batches by number, of which one thread reads the next while the current one is computed.
+
+    On a GPU the thread copies and converts on a stream of its own, so that this overlaps with the computation.
+    """
+
+    def __init__(self, read: Callable[[int], Made], device: str) -> None:
+        """read: Returns the batch of a number; never called twice at the same time. device: of the batches."""
+        self._read = read
+        self._stream = torch.cuda.Stream(device) if torch.device(device).type == "cuda" else None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
+        self._next: tuple[int, Future[Made]] | None = None
+        self._used: Made | None = None
+
+    def take(self, number: int, following: int | None = None) -> Made:
+        """Return the batch of that number, and begin to read the following one, if there is one."""
+        if self._next is None or self._next[0] != number:
+            self._start(number)
+        assert self._next is not None
+        # Memory of the side stream is given out again when its tensor goes, also while another stream reads it. The
+        # batch is therefore held until the next one is taken: the loop has then waited for its loss.
+        self._used, self._next = self._next[1].result(), None
+        if following is not None:
+            self._start(following)
+        return self._used
+
+    def _start(self, number: int) -> None:
+        self._next = number, self._thread.submit(self._made, number)
+
+    def _made(self, number: int) -> Made:
+        if self._stream is None:
+            return self._read(number)
+        with torch.cuda.stream(self._stream):
+            batch = self._read(number)
+            self._stream.synchronize()
+        return batch

@@ -51,7 +51,7 @@ NAMESAKE = "another file with the name of a test video"
 """not a reason to hold a clip out"""
 COLUMNS = {"key": pl.String, "video": pl.String, "start": pl.Float64, "end": pl.Float64}
 """columns by which clips are compared"""
-_TIMES = ("start", "end")
+_TIMES, _NAMES = ("start", "end"), ("uid", "stem")
 UID = pl.col("key").str.extract(r"^(.+)_[0-9][0-9.eE+-]*_[0-9][0-9.eE+-]*$")
 """the video that a published id names"""
 _STEM = pl.col("video").str.extract(r"([^/]+?)(?:\.[^./]*)?$")
@@ -114,66 +114,29 @@ def held_out(catalog: Clips, test: pl.DataFrame, by: By = "video") -> pl.DataFra
     test: as `read_test_clips` returns them; by: whether other clips of a test clip's video are held out too.
     """
     tests = locate(catalog, test)
-    suspects = pl.concat(_suspects(identified(block), tests) for block in blocks(catalog, COLUMNS))
-    met = _met(_meeting_points(suspects, test=False), _meeting_points(tests, test=True))
+    theirs, point = _points(tests), ["what", "is_file"]
+    one_has_only_names = pl.any_horizontal(pl.col("file", "file_right").is_null())
+    apart = pl.any_horizontal(pl.col("start") >= pl.col("end_right"), pl.col("end") <= pl.col("start_right"))
+    found = {"of_video": pl.col("is_file") | one_has_only_names, "overlaps": ~apart.fill_null(False)}
+    parts = []
+    for block in blocks(catalog, COLUMNS):
+        pairs = _points(identified(block)).join(theirs, on=point)  # of a clip and a test clip at the same point
+        parts.append(copied(pairs.select("key", **found).unique().collect(engine="streaming")))
+    met = pl.concat(parts)
     reasons = [
         tests.select("key", reason=pl.lit(BY_ID)),
-        met.filter("overlaps").select("key", reason=pl.lit(BY_OVERLAP)),
-        met.filter(pl.col("where") != "namesake").select("key", reason=pl.lit(BY_VIDEO)),
-        met.filter(pl.col("where") == "namesake").select("key", reason=pl.lit(NAMESAKE)),
+        met.filter("of_video", "overlaps").select("key", reason=pl.lit(BY_OVERLAP)),
+        met.filter("of_video").select("key", reason=pl.lit(BY_VIDEO)),
+        met.filter(~pl.col("of_video")).select("key", reason=pl.lit(NAMESAKE)),
     ]
     first = pl.concat(reasons).unique("key", keep="first", maintain_order=True)
     return first if by == "video" else first.filter(pl.col("reason") != BY_VIDEO)
 
 
-def _suspects(clips: pl.DataFrame, tests: pl.DataFrame) -> pl.DataFrame:
-    """Return the clips with a file or a name of a test clip, so that the rest works on few."""
-    files, names = tests["file"].drop_nulls(), pl.concat([tests["uid"], tests["stem"]]).drop_nulls()
-    shared = pl.col("file").is_in(files.implode()) | pl.any_horizontal(pl.col("uid", "stem").is_in(names.implode()))
-    return copied(clips.filter(shared))
-
-
-def _meeting_points(clips: pl.DataFrame, test: bool) -> pl.DataFrame:
-    """Return each clip under every (where, what) at which it meets clips of the same video, or namesakes.
-
-    A test clip and another clip share a `where` other than "namesake" exactly if the module's rule compares them so: by
-    file, or by name if one of them has only names.
-    """
-    named = pl.concat([clips.with_columns(what=pl.col(name)) for name in ("uid", "stem")]).unique(["key", "what"])
-    has_file = pl.col("file").is_not_null()
-    at_names_of_tests = named.filter(~has_file) if test else named
-    at_names_of_others = named.filter(has_file == test)
-    points = {
-        "file": clips.with_columns(what=pl.col("file")),
-        "name of a test clip": at_names_of_tests,
-        "name of another clip": at_names_of_others,
-        "namesake": named.filter(has_file),
-    }
-    everywhere = pl.concat([frame.with_columns(where=pl.lit(where)) for where, frame in points.items()])
-    return everywhere.filter(pl.col("what").is_not_null()).select("key", *_TIMES, "where", "what")
-
-
-def _met(clips: pl.DataFrame, tests: pl.DataFrame) -> pl.DataFrame:
-    """Return key, where and overlaps of each clip at every point at which it meets a test clip.
-
-    Of the test clips that begin before a clip ends, the one that ends last decides whether any overlaps it.
-    """
-    point = ["where", "what"]
-    unknown = pl.col("start").fill_null(float("-inf")), pl.col("end").fill_null(float("inf"))
-    tests, clips = tests.with_columns(unknown), clips.with_columns(unknown)
-    latest = tests.sort("start").with_columns(latest=pl.col("end").cum_max().over(point)).drop("key", "end")
-    clips = clips.join(tests.select(point).unique(), on=point, how="semi")
-    met = clips.sort("end").join_asof(
-        latest.rename({"start": "begins"}),
-        left_on="end",
-        right_on="begins",
-        by=point,
-        strategy="backward",
-        allow_exact_matches=False,
-        check_sortedness=False,  # both sides are sorted; polars cannot check that within groups
-    )
-    overlaps = (pl.col("latest") > pl.col("start")).fill_null(False) & (pl.col("where") != "namesake")
-    return met.with_columns(overlaps=overlaps).select("key", "where", "overlaps")
+def _points(clips: pl.DataFrame) -> pl.LazyFrame:
+    """Return each clip at its file and at each of its names, where it meets clips of the same video, or namesakes."""
+    at = [clips.lazy().with_columns(what=pl.col(name), is_file=pl.lit(name == "file")) for name in ("file", *_NAMES)]
+    return pl.concat(at).filter(pl.col("what").is_not_null())
 
 
 def drawn_clips(catalog: Clips, share: float, by: By, seed: int) -> pl.Series:
@@ -223,16 +186,12 @@ class HoldOut:
 
     def validating_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
         """Return whether both clips of each pair validate."""
-        clips = pl.DataFrame(pairs, schema={"a": pl.String, "b": pl.String}, orient="row")
-        return clips.select(pl.all_horizontal(pl.all().is_in(self.validating.implode()))).to_series().to_list()
-
-    def keep(self, clips: pl.DataFrame, source: str) -> pl.DataFrame:
-        """Return the rows of `clips` (key, ...) that may train, in order, and count the others. StepDiffError: none is
-        left."""
-        return clips if not self.reasons else pl.concat(self.kept([clips], source))
+        reasons = self._reasons_of(self.clips, pairs)
+        return [all(reasons.get(clip) == VALIDATES for clip in pair) for pair in pairs]
 
     def kept(self, blocks: Iterable[pl.DataFrame], source: str) -> Iterator[pl.DataFrame]:
-        """Yield what `keep` returns, block by block; the counts are complete after the last one."""
+        """Yield the clips (key, ...) of the blocks that may train, in order, and count the others. StepDiffError, after
+        the last block: none is left."""
         if not self.reasons:
             yield from blocks
             return
@@ -255,19 +214,18 @@ class HoldOut:
         StepDiffError: none is left."""
         if not self.reasons:
             return [True] * len(pairs)
-        numbers = range(len(self.reasons))
-        frame = pl.DataFrame(pairs, schema={"a": pl.String, "b": pl.String}, orient="row")
-        ranks = pl.col("reason").replace_strict(self.reasons, numbers, return_dtype=pl.Int8)
-        rank = self.clips.select("key", rank=ranks)
-        for side in ("a", "b"):
-            of_side = rank.rename({"rank": f"rank_{side}", "key": side})
-            frame = frame.join(of_side, on=side, how="left", maintain_order="left")
-        first = frame.select(rank=pl.min_horizontal("rank_a", "rank_b"))["rank"]
-        reasons = first.drop_nulls().replace_strict(numbers, self.reasons, return_dtype=pl.String)
-        clips = pl.concat([frame["a"], frame["b"]]).unique().alias("key").to_frame()
-        namesakes = clips.join(self.namesakes, on="key", how="semi")["key"]
-        self._count(source, len(pairs), reasons, len(namesakes), namesakes[0] if len(namesakes) else "")
-        return first.is_null().to_list()
+        reasons, namesakes = self._reasons_of(self.clips, pairs), sorted(self._reasons_of(self.namesakes, pairs))
+        of_pairs = [{reasons[clip] for clip in pair if clip in reasons} for pair in pairs]
+        dropped = [min(of_pair, key=self.reasons.index) for of_pair in of_pairs if of_pair]
+        named = namesakes[0] if namesakes else ""
+        self._count(source, len(pairs), pl.Series("reason", dropped, pl.String), len(namesakes), named)
+        return [not of_pair for of_pair in of_pairs]
+
+    @staticmethod
+    def _reasons_of(clips: pl.DataFrame, pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
+        """Return key and reason of the `clips` that are in a pair."""
+        wanted = pl.Series(list({clip for pair in pairs for clip in pair}), dtype=pl.String)
+        return dict(clips.filter(pl.col("key").is_in(wanted.implode())).iter_rows())
 
     def _count(self, source: str, total: int, reasons: pl.Series, namesakes: int, example: str) -> None:
         """Record what a source dropped, and the namesakes that it kept. StepDiffError: nothing is left."""

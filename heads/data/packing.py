@@ -223,16 +223,9 @@ class Packer:
 
 def collate(rows: list[Row]) -> Packed:
     length = max(len(row.ids) for row in rows)
-
-    def stack(name: str, fill: int) -> Tensor:
+    filled = {"ids": 0, "video": TEXT, "segment": PADDING, "positions": 0, "targets": NO_TARGET, "turn": -1}
+    tensors = {}
+    for name, fill in filled.items():
         values = [list(getattr(row, name)) for row in rows]
-        return torch.tensor([v + [fill] * (length - len(v)) for v in values], dtype=torch.long)
-
-    return Packed(
-        stack("ids", 0),
-        stack("video", TEXT),
-        stack("segment", PADDING),
-        stack("positions", 0),
-        stack("targets", NO_TARGET),
-        stack("turn", -1),
-    )
+        tensors[name] = torch.tensor([v + [fill] * (length - len(v)) for v in values], dtype=torch.long)
+    return Packed(**tensors)

@@ -8,8 +8,9 @@ Guarantees
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import compress
+from operator import itemgetter
 
 import numpy as np
 import polars as pl
@@ -28,15 +29,12 @@ from stepdiff.tasks.prompts import NO, VIDEOS, YES
 class PairQuestions:
     reference: str
     candidate: str
-    questions: tuple[tuple[str, str], ...]
-    categories: tuple[str, ...] = ()
-    """of each question; empty where its row has none"""
+    turns: tuple[Turn, ...]
+    """its questions and answers, each about the category of its row"""
 
     @property
-    def turns(self) -> list[Turn]:
-        """All questions, as turns about their categories."""
-        about = self.categories or ("",) * len(self.questions)
-        return [Turn(*question, about=category) for question, category in zip(self.questions, about, strict=True)]
+    def clips(self) -> tuple[str, str]:
+        return self.reference, self.candidate
 
 
 def read_paired_qa(path: str, catalog: Clips) -> list[PairQuestions]:
@@ -47,12 +45,10 @@ def read_paired_qa(path: str, catalog: Clips) -> list[PairQuestions]:
 def read_divided(path: str, catalog: Clips, hold_out: HoldOut) -> tuple[list[PairQuestions], list[PairQuestions]]:
     """Return the pairs that train and those that validate, of rows `{"reference", "candidate", "question", "answer"}`.
 
-    hold_out: has looked up the catalog, which has key and, if known, split.
-
-    Raises:
-        StepDiffError: an invalid row, a clip of another split than train, or no pair that may train.
+    hold_out: has looked up the catalog, which has key and, if known, split. StepDiffError: an invalid row, a clip of
+    another split than train, or no pair that may train.
     """
-    pairs: dict[tuple[str, str], list[tuple[tuple[str, str], str]]] = {}
+    pairs: dict[tuple[str, str], list[Turn]] = {}
     for place, row in read_objects(path):
         try:
             pair, qa = (row["reference"], row["candidate"]), (row["question"], row["answer"])
@@ -62,13 +58,13 @@ def read_divided(path: str, catalog: Clips, hold_out: HoldOut) -> tuple[list[Pai
             raise StepDiffError(
                 f"{place}: not a PairQA row; its clips, question and answer must be texts that are not empty"
             )
-        pairs.setdefault(pair, []).append((qa, str(row.get("category") or "")))
+        pairs.setdefault(pair, []).append(Turn(*qa, about=str(row.get("category") or "")))
     if not pairs:
         raise StepDiffError(f"{path}: no questions in it")
-    every_pair = [PairQuestions(*pair, *zip(*questions, strict=True)) for pair, questions in pairs.items()]
+    every_pair = [PairQuestions(*pair, tuple(questions)) for pair, questions in pairs.items()]
     train = list(compress(every_pair, hold_out.keep_pairs(list(pairs), "pairs")))
     validate = list(compress(every_pair, hold_out.validating_pairs(list(pairs))))
-    refuse_held_out((clip for each in (*train, *validate) for clip in (each.reference, each.candidate)), catalog, path)
+    refuse_held_out((clip for each in (*train, *validate) for clip in each.clips), catalog, path)
     return train, validate
 
 
@@ -117,13 +113,8 @@ def kind(answer: str) -> str:
 
 def answered_by(pairs: Sequence[PairQuestions], kinds: Collection[str], path: str) -> list[PairQuestions]:
     """Return pairs with only their questions whose answers are of some kinds. StepDiffError: `path` has none."""
-    answered = []
-    for pair in pairs:
-        places = [place for place, (_, answer) in enumerate(pair.questions) if kind(answer) in kinds]
-        if places:
-            questions = tuple(pair.questions[place] for place in places)
-            categories = tuple(pair.categories[place] for place in places if pair.categories)
-            answered.append(PairQuestions(pair.reference, pair.candidate, questions, categories))
+    of_kinds = (replace(pair, turns=tuple(turn for turn in pair.turns if kind(turn.answer) in kinds)) for pair in pairs)
+    answered = [pair for pair in of_kinds if pair.turns]
     if not answered:
         raise StepDiffError(f"{path}: no question has an answer of video_lm.answers, {', '.join(kinds) or 'none'}")
     return answered
@@ -131,11 +122,10 @@ def answered_by(pairs: Sequence[PairQuestions], kinds: Collection[str], path: st
 
 def turns(pair: PairQuestions, limit: int, rng: np.random.Generator) -> list[Turn]:
     """Draw at most `limit` questions of a pair without repeats, alternating between kinds of answers."""
-    questions = pair.turns
-    order = rng.permutation(len(questions)).tolist()
     met = Counter[str]()
-    rounds: dict[int, int] = {}
-    for place in order:
-        rounds[place] = met[kind(questions[place].answer)]
-        met[kind(questions[place].answer)] += 1
-    return [questions[place] for place in sorted(order, key=rounds.__getitem__)[:limit]]
+    rounds: list[tuple[int, Turn]] = []
+    for place in rng.permutation(len(pair.turns)):
+        turn = pair.turns[place]
+        rounds.append((met[kind(turn.answer)], turn))
+        met[kind(turn.answer)] += 1
+    return [turn for _, turn in sorted(rounds, key=itemgetter(0))[:limit]]

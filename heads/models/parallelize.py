@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from heads.data.packing import Chat
-from heads.models.language_model import LanguageModel, autocast, decoder_layers
+from heads.models.language_model import LanguageModel, decoder_layers
 from stepdiff.common.errors import StepDiffError
 from stepdiff.weights import resolve
 
@@ -48,7 +48,7 @@ def load_divided(
     loaded = LanguageModel(empty.model, empty.chat)
     if full:
         loaded.train_all()
-    with autocast(device, precision_of(frozen)):
+    with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=frozen == torch.bfloat16):
         with torch.no_grad():  # what a first use in inference mode makes could never train
             empty.model.base_model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=device))
         loaded.prepare(name)
@@ -70,7 +70,7 @@ def load_tensor_parallel(name: str, mesh: Any, device: str, frozen: torch.dtype)
         raise _indivisible(name, mesh.size(), error) from error
     empty.fill(device)
     loaded = LanguageModel(empty.model, empty.chat)
-    with autocast(device, precision_of(frozen)):
+    with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=frozen == torch.bfloat16):
         loaded.prepare(name)
     return loaded
 
@@ -124,11 +124,6 @@ def plain_weights(model: nn.Module, device: str) -> Iterator[None]:
     for parameter in model.parameters():
         if id(parameter) not in before | stand_ins:
             parameter.data = parameter.data.to(device)
-
-
-def precision_of(dtype: torch.dtype) -> str:
-    """Return the name of a precision."""
-    return str(dtype).removeprefix("torch.")
 
 
 class _OnMeta:

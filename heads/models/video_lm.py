@@ -47,13 +47,10 @@ class Words:
 
     The last HELD characters of a word that goes on are held back, because the next token may change them, for example
     those of a cut-off byte sequence. So only words that are longer, as in scripts without spaces, arrive in parts.
-
-    Args:
-        decode: Token ids of the answer so far -> its text.
-        say: Receives what is new.
     """
 
     def __init__(self, decode: Callable[[list[int]], str], say: Say) -> None:
+        """decode: token ids of the answer so far -> its text; say: receives what is new."""
         self._decode, self._say = decode, say
         self._ids: list[int] = []
         self._said = ""

@@ -1,7 +1,7 @@
 """The plan of a training, computed from its recipe without weights, GPU or store; and as text.
 
 Guarantees
-- a plan that does not fit names settings that fit; those of a language model keep the samples of a step
+- a plan that does not fit names settings that fit, which keep the samples of a step
 - a plan needs no store and no network
 """
 
@@ -9,25 +9,16 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import product
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from heads.models.projector import Projector
-from heads.planning import architecture
-from heads.planning.architecture import FLOAT, Memory, weights
-from heads.planning.batches import (
-    batch,
-    exchanged,
-    language,
-    logits,
-    operations,
-    projected,
-    projector_operations,
-)
-from heads.training.contrastive_task import ContrastiveHead
-from heads.training.recipe import ContrastiveRecipe, PlanOptions, Scaling, Schedule, TrainOptions, VideoLMRecipe
+from heads.planning import needs
+from heads.planning.needs import Memory, batch, exchanged, language, logits, operations, projected, weights
+from heads.training.recipe import PlanOptions, Scaling, TrainOptions, VideoLMRecipe
 from stepdiff.common.errors import StepDiffError
 from store import Feature, Store
 from store.format.layout import stored_features
@@ -68,7 +59,7 @@ class Plan:
     """Needs of a training; memory and what is exchanged are those of one process."""
 
     recipe: str
-    language_model: str | None
+    language_model: str
     """name, and where its architecture comes from"""
     tokens: str
     """shape of a clip's tokens, and where it comes from"""
@@ -105,59 +96,42 @@ class Plan:
     """settings with which a plan that does not fit would"""
 
 
-class Setting(NamedTuple):
-    """A change of a recipe or of its scaling."""
-
-    recipe: Any
-    scaling: Scaling
-    changes: tuple[str, ...]
-    """flags of heads.train"""
-
-    @property
-    def cost(self) -> int:
-        """Number of changes; layers in host memory count twice, because they are slow."""
-        return len(self.changes) + any("cpu-offload" in change for change in self.changes)
-
-
 def plan(options: TrainOptions, how: PlanOptions) -> Plan:
     """Return the plan of a recipe that was checked (heads.workers.fit.check).
 
     Raises:
-        StepDiffError: a number is out of range; or the card, the language model's architecture or the view's shape is
-            not known.
+        StepDiffError: a number is out of range; the card, the language model's architecture or the view's shape is not
+            known; or the recipe is of a kind that is not planned.
     """
+    recipe = options.video_lm
     if not 0 < how.flops_share <= 1:
         raise StepDiffError(f"--flops-share is {how.flops_share:g}; it must be above 0 and at most 1")
     if how.mean_words is not None and not how.mean_words > 0:
         raise StepDiffError(f"--mean-words is {how.mean_words:g}; it must be above 0")
     if how.card not in CARDS:
         raise StepDiffError(f"--card {how.card} is not known; give one of {', '.join(CARDS)}")
-    recipe: Any = options.video_lm or options.contrastive
-    planned: Callable[[Any, Scaling], Plan]
-    if options.video_lm is not None:
-        planned, settings = video_plans(options, recipe, how), video_settings(recipe, options.scaling)
-    else:
-        planned, settings = contrastive_plans(options, recipe, how), contrastive_settings(recipe, options.scaling)
-    first = planned(recipe, options.scaling)
-    return first if first.fits else replace(first, alternatives=alternatives(settings, planned))
-
-
-def video_plans(
-    options: TrainOptions, recipe: VideoLMRecipe, how: PlanOptions
-) -> Callable[[VideoLMRecipe, Scaling], Plan]:
-    """Build a recipe's model on the meta device; return the function that plans it with other batches and scalings."""
+    if recipe is None:
+        raise StepDiffError("--dry-run plans language models, and a contrastive head is small; train a step")
     if recipe.public:
         raise StepDiffError(
             "--dry-run does not estimate a video_lm.public model, whose prompts depend on the clips; train a step"
         )
-    config, origin = architecture.configuration(recipe.language_model)
-    sizes = architecture.sizes(config)
-    tokens, shape_of = feature_of(options, "clips", recipe.view, "tokens", "float16")
+    planned = plans(options, recipe, how)
+    first = planned(recipe, options.scaling)
+    return first if first.fits else replace(first, alternatives=alternatives(recipe, options.scaling, planned))
+
+
+def plans(options: TrainOptions, recipe: VideoLMRecipe, how: PlanOptions) -> Callable[[VideoLMRecipe, Scaling], Plan]:
+    """Build a recipe's model on the meta device; return the function that plans it with other batches and scalings."""
+    config, origin = needs.configuration(recipe.language_model)
+    sizes, gpu = needs.sizes(config), CARDS[how.card]
+    tokens, shape_of = clip_tokens(options, recipe.view)
     clip = (tokens.shape[0], tokens.shape[1])
+    row_bytes = sum(part.row_bytes for part in stored_features({"tokens": tokens}).values())  # with the scales of int8
     precision = "bfloat16" if recipe.precision == "auto" else recipe.precision
     item = PRECISIONS[precision].itemsize
     frozen = options.scaling.frozen if options.scaling.frozen != "auto" else precision
-    lm = architecture.language_model(config, recipe, PRECISIONS[frozen])
+    lm = needs.language_model(config, recipe, PRECISIONS[frozen])
     with torch.device("meta"):
         head = Projector(recipe.projector, *clip, sizes.width, 1.0)
 
@@ -165,15 +139,16 @@ def video_plans(
         held, together, schedule = weights(lm, head, scaling), scaling.tensor_parallel, recipe.schedule
         largest = [batch(recipe, source, recipe.words) for source in recipe.sources]
         usual = [batch(recipe, source, how.mean_words or recipe.words) for source in recipe.sources]
-        needs = [
-            Memory(
-                activations=language(recipe, sizes, rows, item, together)
+        kept = [
+            (
+                language(recipe, sizes, rows, item, together)
                 + rows.clips * projected(recipe.projector, clip, sizes.width, item),
-                logits=logits(sizes, rows.targets, item),
+                logits(sizes, rows.targets, item),
             )
             for rows in largest
         ]
-        most = max(needs, key=lambda memory: memory.card)
+        activations, of_logits = max(kept, key=sum)
+        memory = replace(held.memory, activations=activations, logits=of_logits, reserve=RESERVE * gpu.memory)
         works = [operations(recipe, lm, sizes, rows, clip) for rows in usual]
         inside, outside = (sum(part) / len(usual) for part in zip(*works, strict=True))
         here = schedule.accumulate * together / scaling.workers  # batches of a step in one process
@@ -182,180 +157,114 @@ def video_plans(
         mean_tokens = sum(rows.tokens for rows in usual) / len(usual)
         hidden = 2 * passes * sizes.layers * sizes.width * mean_tokens * item
         received, from_host = exchanged(scaling, held, here, hidden)
-        return _plan(
-            options,
-            how,
-            scaling,
-            schedule,
-            # Tensor parallelism divides the layers; the projector is computed by each process.
-            here * (inside / together + outside),
+        # Tensor parallelism divides the layers; the projector is computed by each process.
+        work = here * (inside / together + outside)
+        seconds = work / (getattr(gpu, precision) * how.flops_share)
+        return Plan(
+            recipe=options.out,
             language_model=f"{recipe.language_model}: {origin}",
             tokens=f"{' x '.join(map(str, tokens.shape))} {tokens.dtype}: {shape_of}",
-            memory=replace(held.memory, activations=most.activations, logits=most.logits),
+            card=how.card,
+            workers=scaling.workers,
+            memory_limit=gpu.memory,
+            memory=memory,
             frozen_parameters=held.frozen,
             trained_parameters=held.trained,
             precision=precision,
             samples=schedule.accumulate * sum(rows.samples for rows in usual) / len(usual),
             batch_tokens=max(rows.tokens for rows in largest),
             step_operations=schedule.accumulate * (inside + outside),
+            share=how.flops_share,
+            step_seconds=seconds,
             received=received,
             from_host=from_host,
             # Processes that compute a batch together all read it.
-            read=schedule.accumulate * together * sum(rows.clips for rows in usual) / len(usual) * row_bytes(tokens),
+            read=schedule.accumulate * together * sum(rows.clips for rows in usual) / len(usual) * row_bytes,
+            steps=schedule.steps,
+            hours=schedule.steps * seconds / 3600,
+            fits=memory.card <= gpu.memory,
         )
 
     return planned
 
 
-def contrastive_plans(
-    options: TrainOptions, recipe: ContrastiveRecipe, how: PlanOptions
-) -> Callable[[ContrastiveRecipe, Scaling], Plan]:
-    """Return the function that plans a contrastive head, whose products are in float32."""
-    tokens, shape_of = feature_of(options, "clips", recipe.view, "tokens", "float16")
-    texts, _ = feature_of(options, "texts", recipe.text_view, "embedding", "float32")
-    clip = (tokens.shape[0], tokens.shape[1])
-    with torch.device("meta"):
-        head = ContrastiveHead(recipe, *clip, texts.shape[0])
-
-    def planned(recipe: ContrastiveRecipe, scaling: Scaling) -> Plan:
-        held, steps = weights(None, head, scaling), recipe.schedule.accumulate
-        pairs = 0 if recipe.pairs is None else recipe.pairs.pairs
-        clips, embedded = recipe.clips + 4 * pairs, recipe.clips + pairs
-        work = clips * projector_operations(recipe.projector, clip, recipe.width)
-        work += 3 * 2.0 * embedded * texts.shape[0] * recipe.width
-        received, _ = exchanged(scaling, held, float(steps), 0.0)
-        activations = clips / scaling.workers * projected(recipe.projector, clip, recipe.width, FLOAT)
-        # Both directions of the loss keep their log-probabilities, and each has a gradient, on every process.
-        matched = float(4 * FLOAT * (recipe.clips**2 + pairs**2))
-        return _plan(
-            options,
-            how,
-            scaling,
-            recipe.schedule,
-            steps * work / scaling.workers,
-            language_model=None,
-            tokens=f"{' x '.join(map(str, tokens.shape))} {tokens.dtype}: {shape_of}",
-            memory=replace(held.memory, activations=activations, logits=matched),
-            frozen_parameters=held.frozen,
-            trained_parameters=held.trained,
-            precision="float32",
-            samples=float(steps * (recipe.clips + 2 * pairs)),
-            batch_tokens=0,
-            step_operations=steps * work,
-            received=received,
-            from_host=0.0,
-            read=float(steps * (clips * row_bytes(tokens) + embedded * row_bytes(texts))),
-        )
-
-    return planned
-
-
-def _plan(
-    options: TrainOptions,
-    how: PlanOptions,
-    scaling: Scaling,
-    schedule: Schedule,
-    work: float,
-    *,
-    memory: Memory,
-    precision: str,
-    **facts: Any,
-) -> Plan:
-    """Return a plan. work: FLOP of a step in one process."""
-    gpu = CARDS[how.card]
-    memory = replace(memory, reserve=RESERVE * gpu.memory)
-    seconds = work / (getattr(gpu, precision) * how.flops_share)
-    return Plan(
-        recipe=options.out,
-        card=how.card,
-        workers=scaling.workers,
-        memory_limit=gpu.memory,
-        memory=memory,
-        precision=precision,
-        share=how.flops_share,
-        step_seconds=seconds,
-        steps=schedule.steps,
-        hours=schedule.steps * seconds / 3600,
-        fits=memory.card <= gpu.memory,
-        **facts,
-    )
-
-
-def feature_of(options: TrainOptions, entity: str, view: str, name: str, dtype: Any) -> tuple[Feature, str]:
-    """Return a feature of a view and where its shape comes from: the store, or a known encoder, then in `dtype`.
+def clip_tokens(options: TrainOptions, view: str) -> tuple[Feature, str]:
+    """Return the tokens of a view and where their shape comes from: the store, or a known encoder, then in float16.
 
     Raises:
-        StepDiffError: the store does not exist and no encoder has the view's name, or the view has no such feature.
+        StepDiffError: the store does not exist and no encoder has the view's name, or the view has no tokens.
     """
     store = options.store
     before = store.rpartition("@")[0]
     if "://" in store or Path(store).exists() or (before and (Path(before) / "store.json").exists()):
         opened = Store.open(store, at=options.at)
-        features = opened.view(entity, view).features
-        if name not in features:
+        features = opened.view("clips", view).features
+        if "tokens" not in features:
             raise StepDiffError(
-                f"{opened.location}: view {view} of {entity} has no feature {name!r}, which the recipe reads"
+                f"{opened.location}: view {view} of clips has no feature 'tokens', which the recipe reads"
             )
-        return features[name], f"view {view} of {opened.location}"
-    if view not in ENCODERS or name not in ENCODERS[view].features:
+        return features["tokens"], f"view {view} of {opened.location}"
+    if view not in ENCODERS or "tokens" not in ENCODERS[view].features:
         raise StepDiffError(
             f"{store}: no store here, and no encoder is named {view}; give --store a store with this view, or a view "
             f"named as one of {', '.join(ENCODERS)}"
         )
-    return Feature(ENCODERS[view].features[name], dtype), f"encoder {view}; no store at {store}"
+    return Feature(ENCODERS[view].features["tokens"], "float16"), f"encoder {view}; no store at {store}"
 
 
-def row_bytes(feature: Feature) -> int:
-    """Return the bytes that the store keeps of a row, with the scales of int8."""
-    return sum(part.row_bytes for part in stored_features({"tokens": feature}).values())
-
-
-def alternatives(settings: Iterator[Setting], planned: Callable[[Any, Scaling], Plan]) -> list[str]:
+def alternatives(
+    recipe: VideoLMRecipe, scaling: Scaling, planned: Callable[[VideoLMRecipe, Scaling], Plan]
+) -> list[str]:
     """Return the flags of the settings that fit with the fewest changes, and the bytes that each takes."""
     lines: list[str] = []
     fewest = None
     named: set[tuple[str, ...]] = set()  # what was changed, without values: the first that fits is enough
-    for setting in sorted(settings, key=lambda setting: setting.cost):
-        if fewest is not None and (setting.cost > fewest or len(lines) == SHOWN):
+    # Layers in host memory count as two changes, because they are slow.
+    costs = [
+        (len(flags) + (other.cpu_offload and not scaling.cpu_offload), flags, changed, other)
+        for flags, changed, other in settings(recipe, scaling)
+    ]
+    for cost, flags, changed, other in sorted(costs, key=itemgetter(0)):
+        if fewest is not None and (cost > fewest or len(lines) == SHOWN):
             break
-        what = tuple(re.sub(r" \d+", "", change) for change in setting.changes)
+        what = tuple(re.sub(r" \d+", "", flag) for flag in flags)
         if what in named:
             continue
         try:
-            tried = planned(setting.recipe, setting.scaling)
+            tried = planned(changed, other)
         except StepDiffError:  # so many processes cannot divide its key heads
             continue
         if tried.fits:
-            fewest = setting.cost
+            fewest = cost
             named.add(what)
-            lines.append(f"{' '.join(setting.changes)} ({tried.memory.card / GIGA:.1f} GB)")
+            lines.append(f"{' '.join(flags)} ({tried.memory.card / GIGA:.1f} GB)")
     return lines
 
 
-def video_settings(recipe: VideoLMRecipe, scaling: Scaling) -> Iterator[Setting]:
-    """Yield the combinations of more checkpointing, smaller batches, and layers divided among more workers."""
+def settings(recipe: VideoLMRecipe, scaling: Scaling) -> Iterator[tuple[tuple[str, ...], VideoLMRecipe, Scaling]]:
+    """Yield the combinations of more checkpointing, smaller batches, and layers divided among more workers; flags of
+    heads.train first."""
     size, accumulate = recipe.batch, recipe.schedule.accumulate
     halvings = [(size >> n, accumulate << n) for n in range(size.bit_length()) if not size % (1 << n)]
     scalings = [scaling, *_divided(recipe, scaling)]
     for recompute, (rows, batches), other in product((False, True), halvings, scalings):
         if recompute and recipe.gradient_checkpointing or batches % (other.workers // other.tensor_parallel):
             continue
-        changes = ["--video-lm.gradient-checkpointing true"] if recompute else []
+        flags = ["--video-lm.gradient-checkpointing true"] if recompute else []
         if rows != size:
-            changes.append(f"--video-lm.batch {rows} --video-lm.schedule.accumulate {batches}")
-        flags = {
-            "--workers": (scaling.workers, other.workers),
-            "--scaling.fsdp": (scaling.fsdp, other.fsdp),
-            "--scaling.tensor-parallel": (scaling.tensor_parallel, other.tensor_parallel),
-            "--scaling.cpu-offload": (scaling.cpu_offload, other.cpu_offload),
-        }
-        if other != scaling:
-            changes.append(" ".join(f"{flag} {str(new).lower()}" for flag, (old, new) in flags.items() if new != old))
+            flags.append(f"--video-lm.batch {rows} --video-lm.schedule.accumulate {batches}")
+        changes = [
+            f"--{'' if name == 'workers' else 'scaling.'}{name.replace('_', '-')} {str(new).lower()}"
+            for name, new in vars(other).items()
+            if new != getattr(scaling, name)
+        ]
         if changes:
+            flags.append(" ".join(changes))
+        if flags:
             checkpointing = recompute or recipe.gradient_checkpointing
             schedule = replace(recipe.schedule, accumulate=batches)
             changed = replace(recipe, batch=rows, gradient_checkpointing=checkpointing, schedule=schedule)
-            yield Setting(changed, other, tuple(changes))
+            yield tuple(flags), changed, other
 
 
 def _divided(recipe: VideoLMRecipe, scaling: Scaling) -> Iterator[Scaling]:
@@ -372,21 +281,6 @@ def _divided(recipe: VideoLMRecipe, scaling: Scaling) -> Iterator[Scaling]:
         yield replace(shared, cpu_offload=True)
 
 
-def contrastive_settings(recipe: ContrastiveRecipe, scaling: Scaling) -> Iterator[Setting]:
-    """Yield more workers, then batches of fewer clips and pairs."""
-    for workers in WORKERS:
-        if workers > scaling.workers:
-            yield Setting(recipe, replace(scaling, workers=workers), (f"--workers {workers}",))
-    smaller = recipe
-    while smaller.clips > 3:  # a clip is compared with at least one other
-        pairs = smaller.pairs and replace(smaller.pairs, pairs=max(smaller.pairs.pairs // 2, 1))
-        smaller = replace(smaller, clips=smaller.clips // 2, pairs=pairs)
-        flags = f"--contrastive.clips {smaller.clips}"
-        if pairs is not None:
-            flags += f" --contrastive.pairs.pairs {pairs.pairs}"
-        yield Setting(smaller, scaling, (flags,))
-
-
 def lines(plan: Plan) -> Iterator[str]:
     """Yield the lines that describe a plan."""
     memory, seconds = plan.memory, max(plan.step_seconds, 1e-12)
@@ -395,12 +289,11 @@ def lines(plan: Plan) -> Iterator[str]:
         return f"{nbytes / seconds / GIGA:,.2f} GB/s"
 
     yield f"{plan.recipe}: {plan.workers} x {plan.card}, products in {plan.precision}, {plan.share:.0%} of the peak"
-    if plan.language_model is not None:
-        yield f"  language model    {plan.language_model}"
+    yield f"  language model    {plan.language_model}"
     yield f"  clip tokens       {plan.tokens}"
     yield f"  parameters        {plan.frozen_parameters:,} frozen, {plan.trained_parameters:,} trained"
-    most = f"; at most {plan.batch_tokens:,} tokens in a batch" if plan.batch_tokens else ""
-    yield f"  step              {plan.samples:,.0f} samples, {plan.step_operations / TERA:,.1f} TFLOP{most}"
+    step = f"{plan.samples:,.0f} samples, {plan.step_operations / TERA:,.1f} TFLOP"
+    yield f"  step              {step}; at most {plan.batch_tokens:,} tokens in a batch"
     yield "  each of the processes, in GB:"
     parts = {
         "frozen weights": memory.frozen,
@@ -435,6 +328,4 @@ def refusal(plan: Plan) -> str:
     )
     if plan.alternatives:
         return f"{line}; it fits with {', or with '.join(plan.alternatives)}"
-    if plan.language_model is None:
-        return f"{line}; no batch and no number of workers up to 64 fits; give a larger --card or a smaller projector"
     return f"{line}; no batch, checkpointing or division among 64 workers fits; give a larger --card or a smaller model"

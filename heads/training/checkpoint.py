@@ -11,7 +11,7 @@ weights that are divided among processes: any number of processes reads it.
 
 Guarantees
 - a checkpoint exists completely or not at all; weights and optimiser are restored bit for bit, without pickle
-- nothing is read from a checkpoint whose files differ from its SHA256SUMS; one without them loads with one notice
+- nothing is read from a checkpoint whose files differ from its SHA256SUMS
 - best.json names a checkpoint of its own folder, with that checkpoint's step and score, or is refused
 """
 
@@ -20,8 +20,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Collection, Mapping, Sequence
-from functools import cache
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +33,10 @@ from heads.workers.group import ALONE, Group
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import write_text
 from stepdiff.common.io.local import TEMPORARY, LocalPath
-from stepdiff.common.progress import say
 
 SUMS = "SHA256SUMS"
-_SUM = re.compile(r"([0-9a-f]{64})  ([^/\\\n]+)")
+_SUM = re.compile(r"^([0-9a-f]{64})  ([^/\\\n]+)$", re.MULTILINE)
 _NAME = re.compile(r"checkpoint-\d+")
-_STATE_TENSORS = ("step", "exp_avg", "exp_avg_sq")
-"""AdamW's state of a weight"""
 MADE_BY = ("recipe.yaml", "lineage.json")
 """the files in the SHA256SUMS of a run's folder"""
 
@@ -61,28 +57,8 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     }
 
 
-def check_optimizer(weights: Sequence[Tensor], tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Raise StepDiffError for AdamW's tensors of the file `path` that do not fit the weights.
-
-    tensors: named `<number of the weight>.<name of the state>`; a weight that had no gradient yet has none.
-    """
-    known = {
-        f"{number}.{name}": () if name == "step" else tuple(weight.shape)
-        for number, weight in enumerate(weights)
-        for name in _STATE_TENSORS
-    }
-    for key, value in tensors.items():
-        if key not in known:
-            raise _damaged(path, f"AdamW has no {key!r} of its {len(weights)} weights")
-        if tuple(value.shape) != known[key]:
-            raise _damaged(path, f"{key} is {tuple(value.shape)} and not {known[key]}")
-        for name in _STATE_TENSORS:
-            if (other := f"{key.partition('.')[0]}.{name}") not in tensors:
-                raise _damaged(path, f"no {other}")
-
-
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Restore AdamW from its tensors, named as in `check_optimizer`."""
+    """Restore AdamW from its tensors, named `<number of the weight>.<name of the state>`."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         number, _, name = key.partition(".")
@@ -117,8 +93,8 @@ class Run:
     def check_made_by(self) -> None:
         """Compare recipe.yaml and lineage.json with SHA256SUMS. StepDiffError: one of them was changed."""
         advice = "the weights were made with its earlier content: restore it from a copy, or train into a new folder"
-        if self.folder.is_dir() and not check_sums(self.folder, advice, MADE_BY) and self.latest() is not None:
-            _notice(self.folder)
+        if (self.folder / SUMS).exists():
+            check_sums(self.folder, advice, MADE_BY)
 
     def write_made_by(self, recipe: str) -> None:
         """Write recipe.yaml, its digest and lineage.json's. A kill leaves no SHA256SUMS, never a wrong one."""
@@ -137,12 +113,13 @@ class Run:
         the checkpoint."""
         checkpoint, record = self._named_best()
         state = _read_state(checkpoint)
-        if (record["step"], record["score"]) != (state["best_step"], state["best_score"]):
+        step, score = state.get("best_step"), state.get("best_score")
+        if (record["step"], record["score"]) != (step, score):
             _check(checkpoint)  # names the checkpoint's file if that is the one that changed
             raise StepDiffError(
                 f"{self.folder / 'best.json'}: step {record['step']} and score {record['score']}, but "
-                f"{checkpoint.name}/state.json has step {state['best_step']} and score {state['best_score']}; restore "
-                "it from a copy, or train into a new folder"
+                f"{checkpoint.name}/state.json has step {step} and score {score}; restore it from a copy, or train "
+                "into a new folder"
             )
         return checkpoint
 
@@ -155,17 +132,12 @@ class Run:
             )
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            name, step, _ = record["checkpoint"], record["step"], record["score"]
+            if name != f"checkpoint-{step:06d}":
+                raise ValueError(f"{name} is not the checkpoint of step {step}")
+        except (OSError, ValueError, TypeError, LookupError) as error:
             raise StepDiffError(f"{path}: damaged ({error}); train into a new folder") from error
-        name = record.get("checkpoint") if isinstance(record, dict) else None
-        if not _NAME.fullmatch(str(name)):
-            raise StepDiffError(f"{path}: names no checkpoint of this folder ({name!r}); train into a new folder")
-        checkpoint = self.folder / str(name)
-        if record.get("step") != step_of(checkpoint) or "score" not in record:
-            raise StepDiffError(
-                f"{path}: damaged, it names {name} for step {record.get('step')}; train into a new folder"
-            )
-        return checkpoint, record
+        return self.folder / name, record
 
     def save(
         self,
@@ -210,7 +182,6 @@ class Run:
         """Read a checkpoint into the module and the optimiser; return its state. The group's first process reads.
         StepDiffError: a damaged file, or the weights of another recipe."""
         wanted = trainable(module)
-        weights: list[Tensor] = [] if optimizer is None else [*optimized(optimizer)]
         stored: dict[str, Tensor] = {}
         moments: dict[str, Tensor] = {}
 
@@ -224,9 +195,7 @@ class Run:
                 )
             _check_shapes(stored, wanted, checkpoint, "train into a new folder")
             if optimizer is not None:
-                path = checkpoint / "optimizer.safetensors"
-                moments.update(_read_tensors(path))
-                check_optimizer(weights, moments, path)
+                moments.update(_read_tensors(checkpoint / "optimizer.safetensors"))
             return _read_state(checkpoint), sorted(moments)
 
         state, names = group.from_first(read)
@@ -235,8 +204,11 @@ class Run:
         if optimizer is not None:
             restored = moments
             if group.size > 1:
-                restored = {name: _like(weights, name) for name in names}
+                weights = optimized(optimizer)
+                restored = {}
                 for name in names:
+                    number, _, kind = name.partition(".")
+                    restored[name] = torch.zeros(()) if kind == "step" else torch.zeros_like(weights[int(number)])
                     group.fill(restored[name], moments.get(name))
             restore_optimizer(optimizer, restored)
         return state
@@ -278,12 +250,6 @@ class Run:
                 shutil.rmtree(rest)
 
 
-def _like(weights: Sequence[Tensor], name: str) -> Tensor:
-    """Return an empty tensor for AdamW's state `<number of the weight>.<name>`, whole or divided as its weight is."""
-    index, _, kind = name.partition(".")
-    return torch.zeros(()) if kind == "step" else torch.zeros_like(weights[int(index)])
-
-
 def _check_shapes(stored: dict[str, Tensor], wanted: dict[str, Tensor], checkpoint: Path, advice: str) -> None:
     """Raise StepDiffError if a tensor does not have the shape of the wanted tensor of its name."""
     for name, value in stored.items():
@@ -306,30 +272,16 @@ def _read_state(checkpoint: Path) -> dict[str, Any]:
         state = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise _damaged(path, error) from error
-    step = state.get("step") if isinstance(state, dict) else None
-    if type(step) is not int or step != step_of(checkpoint):
-        raise _damaged(path, f"it is of step {step}")
-    best, score = state.get("best_step"), state.get("best_score", "missing")
-    if type(best) is not int or not 0 <= best <= step or type(score) not in (int, float, type(None)):
-        raise _damaged(path, f"step {best} with score {score!r} cannot be the best so far")
-    return dict(state)
+    if not isinstance(state, dict) or state.get("step") != step_of(checkpoint):
+        raise _damaged(path, "it is of another step")
+    return state
 
 
 def _check(checkpoint: Path) -> None:
     """Compare the files of a checkpoint with its SHA256SUMS. StepDiffError: damage."""
     if not checkpoint.is_dir():
         raise _damaged(checkpoint, "no such folder")
-    if not check_sums(checkpoint, _advice(checkpoint)):
-        _notice(checkpoint.parent)
-
-
-@cache
-def _notice(run: Path) -> None:
-    """Report once that damage of a run's files cannot be detected."""
-    say(
-        f"{run}: no SHA256SUMS, as in runs of older versions: damaged files go unnoticed, and a resumed training draws "
-        "from other random streams than it began with"
-    )
+    check_sums(checkpoint, _advice(checkpoint))
 
 
 def _damaged(path: Path, why: Exception | str) -> StepDiffError:
@@ -354,29 +306,21 @@ def write_sums(folder: Path, names: Collection[str]) -> None:
     write_text(folder / SUMS, "".join(f"{_digest(folder / name)}  {name}\n" for name in sorted(names)))
 
 
-def check_sums(folder: Path, advice: str, names: Collection[str] | None = None) -> bool:
-    """Compare every listed file with its digest; return False if the folder has no SHA256SUMS.
+def check_sums(folder: Path, advice: str, names: Collection[str] | None = None) -> None:
+    """Compare every file that SHA256SUMS lists with its digest.
 
-    advice: what to do about a damaged file; names: that must be listed, None for all files in the folder.
-
-    Raises:
-        StepDiffError: A file is damaged, missing, or not listed; the line names it.
+    advice: what to do about a damaged file; names: that must be listed, None for all files in the folder. StepDiffError
+    names a file that is damaged, missing, or not listed.
     """
     path = folder / SUMS
     try:
         text = path.read_text(encoding="ascii")
-    except FileNotFoundError:
-        return False
     except (OSError, ValueError) as error:
-        raise StepDiffError(f"{path}: damaged ({error}); {advice}") from error
-    if not text.endswith("\n"):
-        raise StepDiffError(f"{path}: damaged, it was cut short; {advice}")
-    listed: dict[str, str] = {}
-    for number, line in enumerate(text.removesuffix("\n").split("\n"), 1):
-        match = _SUM.fullmatch(line)
-        if match is None:
-            raise StepDiffError(f"{path}:{number}: damaged, not a sha256 and a file name; {advice}")
-        listed[match[2]] = match[1]
+        raise StepDiffError(f"{path}: missing or damaged ({error}); {advice}") from error
+    sums = _SUM.findall(text)
+    if "".join(f"{digest}  {name}\n" for digest, name in sums) != text:
+        raise StepDiffError(f"{path}: damaged, its lines are not each a sha256 and a file name; {advice}")
+    listed = {name: digest for digest, name in sums}
     present = {entry.name for entry in folder.iterdir()} - {SUMS} if names is None else set(names)
     if odd := sorted(present - listed.keys()):
         raise StepDiffError(f"{folder / odd[0]}: not listed in {SUMS}, so it is not part of what was saved; {advice}")
@@ -388,4 +332,3 @@ def check_sums(folder: Path, advice: str, names: Collection[str] | None = None) 
             raise StepDiffError(f"{folder / name}: {why}; {advice}") from error
         if digest != expected:
             raise StepDiffError(f"{folder / name}: damaged, its sha256 is not the one in {SUMS}; {advice}")
-    return True

@@ -20,7 +20,7 @@ from jaxtyping import Float, Float32
 from torch import Tensor, nn
 from torch.nn import functional
 
-from heads.data.clips import Features, split_texts
+from heads.data.clips import Features, ReadAhead, split_texts
 from heads.data.hold_out import HoldOut
 from heads.data.paired_qa import Order, PairQuestions, kind
 from heads.data.texts import Texts
@@ -31,7 +31,6 @@ from heads.training.log import Counts
 from heads.training.recipe import ContrastiveRecipe, PairsContrast
 from heads.training.validation import Division, HeldOutPairs, Validator
 from heads.workers.group import ALONE, Group
-from heads.workers.read_ahead import ReadAhead
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.streams import generator, torch_seed
 from stepdiff.tasks.declining import declines
@@ -50,7 +49,7 @@ def contrast_pairs(pairs: Sequence[PairQuestions], path: str) -> tuple[list[Diff
     differing: list[Differing] = []
     judged: list[Judged] = []
     for questions in pairs:
-        pair, answers = (questions.reference, questions.candidate), [answer for _, answer in questions.questions]
+        pair, answers = questions.clips, [turn.answer for turn in questions.turns]
         texts = tuple(answer for answer in answers if kind(answer) == "text" and not declines(answer))
         yes = [answer == YES for answer in answers if answer in (YES, NO)]
         if texts:

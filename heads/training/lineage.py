@@ -53,11 +53,8 @@ def load_video_lm(
 ) -> tuple[VideoLM, Features, VideoLMRecipe]:
     """Load the best checkpoint of a run: the model, the features that it reads, and its recipe.
 
-    group: processes among which the language model is divided, as `division` says.
-
-    Raises:
-        StepDiffError: no such head, damage, a language model that cannot be divided, or a store with features of
-            another provenance.
+    group: processes among which the language model is divided, as `division` says. StepDiffError: no such head, damage,
+    a language model that cannot be divided, or a store with features of another provenance.
     """
     options = _recipe(folder)
     recipe = options.video_lm
@@ -167,17 +164,15 @@ def views(options: TrainOptions) -> dict[str, str]:
 def check(folder: Path, options: TrainOptions, store: Store) -> None:
     """Raise StepDiffError if the run was trained on other features or models than `options` would read."""
     trained, now = read(folder)["reads"], reads(options, store)
-    for entity in ("clips", "texts"):
-        if entity in trained and entity in now:
-            differs = Provenance.from_dict(trained[entity]).difference(Provenance.from_dict(now[entity]))
-            if differs:
-                view = views(options)[entity]
-                raise StepDiffError(
-                    f"{folder}: trained on other features of {entity} than view {view} of {store.path} has "
-                    f"({differs}); name the store it was trained on, or train again"
-                )
     if trained.keys() != now.keys():
         raise StepDiffError(f"{folder}: holds another kind of head ({', '.join(trained)}, not {', '.join(now)})")
+    for entity, view in views(options).items():
+        differs = Provenance.from_dict(trained[entity]).difference(Provenance.from_dict(now[entity]))
+        if differs:
+            raise StepDiffError(
+                f"{folder}: trained on other features of {entity} than view {view} of {store.path} has ({differs}); "
+                "name the store it was trained on, or train again"
+            )
     if trained.get("language_model") != now.get("language_model"):
         assert options.video_lm is not None
         raise StepDiffError(

@@ -129,28 +129,27 @@ class Events:
 
     def __init__(self, folder: Path, purge_step: int) -> None:
         """purge_step: TensorBoard hides the events of this step and later ones in earlier files."""
-        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.compat.proto.event_pb2 import SessionLog
 
         make_folder(folder)
         now = time.time_ns()
         self.path = folder / f"events.out.tfevents.{now // 10**9:010d}.{socket.gethostname()}.{os.getpid()}.{now}"
-        self._write(Event(file_version="brain.Event:2"))
-        self._write(Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)))
+        self._write(file_version="brain.Event:2")
+        self._write(step=purge_step, session_log=SessionLog(status=SessionLog.START))
 
     def add(self, step: int, values: dict[str, float]) -> None:
         """Append one event with all values."""
-        from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         shown = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
-        self._write(Event(step=step, summary=Summary(value=shown)))
+        self._write(step=step, summary=Summary(value=shown))
 
-    def _write(self, event: Any) -> None:
+    def _write(self, **event: Any) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.summary.writer.record_writer import RecordWriter
 
-        event.wall_time = time.time()
         record = io.BytesIO()
-        RecordWriter(record).write(event.SerializeToString())
+        RecordWriter(record).write(Event(wall_time=time.time(), **event).SerializeToString())
         append(self.path, record.getvalue())
 
 
@@ -159,11 +158,9 @@ def _line(record: Mapping[str, Any]) -> bytes:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the records of metrics.jsonl, none if the file does not exist.
+    """Return the records of metrics.jsonl, none if the file does not exist. StepDiffError: a damaged line, by number.
 
     An incomplete last line, as a kill leaves it, is dropped with a notice on stderr.
-
-    StepDiffError: another line is damaged; the message names file and line number.
     """
     if not path.exists():
         return []

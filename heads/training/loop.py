@@ -93,12 +93,9 @@ def train(
 ) -> dict[str, Any]:
     """Train to schedule.steps, resuming the run in the folder; return the record of best.json.
 
-    seed: of the random draws inside `task.loss`, each batch's own; group: of which the first process writes; patience:
-    seconds to wait for a process that still writes the folder.
-
-    Raises:
-        StepDiffError: another process trains there, the log or a checkpoint cannot be written, a checkpoint is damaged,
-            or the loss is not finite.
+    seed: of the random draws inside `task.loss`, each batch's own; patience: seconds to wait for a process that still
+    writes the folder. StepDiffError: another one trains there, the log or a checkpoint cannot be written, a checkpoint
+    is damaged, or the loss is not finite.
     """
     with ExitStack() as held:
 

@@ -354,10 +354,8 @@ class PlanOptions:
 
 
 def read_recipe(path: Path) -> TrainOptions:
-    """Read the recipe of a run's folder, without options of training that only earlier versions had.
-
-    StepDiffError names the file, or an option that this version does not have.
-    """
+    """Read the recipe of a run's folder, without options of training that only earlier versions had. StepDiffError
+    names the file, or an option that this version does not have."""
     if not path.is_file():
         raise StepDiffError(
             f"{path.parent}: no trained head here; run python -m heads.train --config RECIPE.yaml --out {path.parent}"

@@ -8,7 +8,7 @@ Guarantees
 - in a sequence, a text is predicted from its own clip and what precedes it, never from what follows
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,6 @@ from heads.data.clips import Features
 from heads.data.hold_out import HoldOut
 from heads.data.packing import Chat, Packed, Row, Turn, collate
 from heads.data.paired_qa import Order, PairQuestions, turns
-from heads.data.texts import Runs, Texts
 from heads.methods.stepdiff import batches as packed_batches
 from heads.methods.word_evidence import WordEvidence
 from heads.training.recipe import VideoLMRecipe
@@ -103,14 +102,6 @@ class Sequences:
         """Return the batch of some of its items, runs of (key, text)."""
         rows = [self.row(place, run) for place, run in enumerate(chosen)]
         return Batch([key for run in chosen for key, _ in run], collate(rows))
-
-
-def read_texts(name: str, blocks: Iterable[pl.DataFrame], words: int) -> Texts | Runs:
-    """Return what the source of that name draws: texts, or runs of SEQUENCE clips for "sequences".
-
-    blocks: as `split_texts` yields them; words: a text is cut to so many.
-    """
-    return Runs(blocks, SEQUENCE, words) if name == "sequences" else Texts(blocks, words)
 
 
 class HardNegatives:
@@ -205,7 +196,7 @@ class PairedSource:
         rng = generator(self.seed, "questions of a pair", number)
         pairs = [self.pairs[i] for i in self.order.draw(recipe.batch, number)]
         questions: list[tuple[tuple[str, str], list[Turn]]] = [
-            ((pair.reference, pair.candidate), turns(pair, recipe.questions, rng)) for pair in pairs
+            (pair.clips, turns(pair, recipe.questions, rng)) for pair in pairs
         ]
         if self.negatives is not None:
             questions = self.negatives.with_neighbours(questions, generator(self.seed, "hard negatives", number))
@@ -215,7 +206,7 @@ class PairedSource:
 
     def of(self, pairs: Sequence[PairQuestions]) -> Iterator[Batch]:
         """Yield batches of all questions of some pairs."""
-        queries = {(pair.reference, pair.candidate): dict.fromkeys(pair.turns) for pair in pairs}
+        queries = {pair.clips: dict.fromkeys(pair.turns) for pair in pairs}
         for rows in packed_batches(queries):
             clips = [clip for pair, _ in rows for clip in pair]
             asked = [self._asked(pair, own) for pair, own in rows]

@@ -83,7 +83,7 @@ class HeldOutPairs:
         need_rows(len(pairs), options, "pairs of two such clips", 2)
         self.pairs: list[PairQuestions] = drawn(pairs, options.rows, generator(seed, "validation pairs"))
         """the pairs whose answers give the loss"""
-        clips = list(dict.fromkeys(clip for own in pairs for clip in (own.reference, own.candidate)))
+        clips = list(dict.fromkeys(clip for own in pairs for clip in own.clips))
         steps: dict[str, str | None] = dict(of_keys(catalog, clips, {"key": pl.String, "step": pl.String}).iter_rows())
         self.choices = list(questions(self.pairs, pairs, steps, seed))
         """a question for each of them, if there is one; its category is the question of the paired QA"""
@@ -92,7 +92,7 @@ class HeldOutPairs:
 
     def clips(self) -> list[str]:
         """Return the clips of its pairs and options, each once."""
-        pairs = [clip for own in self.pairs for clip in (own.reference, own.candidate)]
+        pairs = [clip for own in self.pairs for clip in own.clips]
         return list(dict.fromkeys([*pairs, *(clip for row in self.choices for clip in clips_of(row))]))
 
     def line(self) -> str:
@@ -163,29 +163,24 @@ def questions(
     rng = generator(seed, "validation questions")
     of_step: dict[tuple[str | None, ...], list[PairQuestions]] = {}
     for each in pairs:
-        of_step.setdefault(_steps(each, steps), []).append(each)
+        of_step.setdefault(tuple(map(steps.get, each.clips)), []).append(each)
     for each in asked:
-        open_ones = [(q, a) for q, a in each.questions if kind(a) == "text" and not declines(a)]
+        open_ones = [turn for turn in each.turns if kind(turn.answer) == "text" and not declines(turn.answer)]
         if not open_ones:
             continue
-        question, answer = open_ones[rng.integers(len(open_ones))]
-        options_drawn: list[Pair] = []
+        turn = open_ones[rng.integers(len(open_ones))]
+        others: list[Pair] = []
         for shared in (0, 1):  # clips that an option may share with the pair
-            for pool in (of_step[_steps(each, steps)], pairs):
-                for place in rng.permutation(len(pool)) if len(options_drawn) < OPTIONS - 1 else ():
-                    other = pool[place]
-                    pair = (other.reference, other.candidate)
-                    common = len({each.reference, each.candidate} & set(pair))
-                    fits = common == shared and other.reference != other.candidate and pair not in options_drawn
-                    if fits and answer not in (text for _, text in other.questions):
-                        options_drawn.append(pair)
-                    if len(options_drawn) == OPTIONS - 1:
+            for pool in (of_step[tuple(map(steps.get, each.clips))], pairs):
+                for place in rng.permutation(len(pool)) if len(others) < OPTIONS - 1 else ():
+                    other, pair = pool[place], pool[place].clips
+                    common = len(set(each.clips).intersection(pair))
+                    fits = common == shared and other.reference != other.candidate and pair not in others
+                    if fits and turn.answer not in (own.answer for own in other.turns):
+                        others.append(pair)
+                    if len(others) == OPTIONS - 1:
                         break
-        if len(options_drawn) == OPTIONS - 1:
-            options = [(each.reference, each.candidate), *options_drawn]
+        if len(others) == OPTIONS - 1:
+            options = [each.clips, *others]
             shown = tuple(options[place] for place in rng.permutation(OPTIONS))
-            yield DiffMCQ(answer, question, shown, options[0])
-
-
-def _steps(pair: PairQuestions, steps: Mapping[str, str | None]) -> tuple[str | None, ...]:
-    return steps.get(pair.reference), steps.get(pair.candidate)
+            yield DiffMCQ(turn.answer, turn.question, shown, options[0])

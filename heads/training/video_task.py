@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from heads.data.catalog_rows import need_columns
-from heads.data.clips import Features, split_texts
+from heads.data.clips import Features, ReadAhead, split_texts
 from heads.data.hold_out import HoldOut
 from heads.data.packing import PADDING, Packed
 from heads.data.paired_qa import answered_by
@@ -37,17 +37,9 @@ from heads.models.video_lm import VideoLM
 from heads.training.checkpoint import Run
 from heads.training.log import Counts
 from heads.training.recipe import Scaling, VideoLMRecipe
-from heads.training.sources import (
-    Batch,
-    HardNegatives,
-    PairedSource,
-    Sequences,
-    TextedClips,
-    read_texts,
-)
+from heads.training.sources import SEQUENCE, Batch, HardNegatives, PairedSource, Sequences, TextedClips
 from heads.training.validation import Division, HeldOutPairs, Validator, need_rows
 from heads.workers.group import ALONE, Group
-from heads.workers.read_ahead import ReadAhead
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.streams import generator, torch_seed
 from stepdiff.tasks.prompts import CAPTION_QUESTION, NARRATION_QUESTION
@@ -149,7 +141,7 @@ class VideoTask:
         self.pairs, self.validator = division.pairs, division.validator
         if recipe.pairqa is not None:
             self.pairs = answered_by(self.pairs, recipe.answers, recipe.pairqa)
-        paired = list(dict.fromkeys(clip for pair in self.pairs for clip in (pair.reference, pair.candidate)))
+        paired = list(dict.fromkeys(clip for pair in self.pairs for clip in pair.clips))
         self.trained = [division.rows(paired, self.features).astype(np.int32)]
         """rows that may train, without those of texts"""
         self.negatives: HardNegatives | None = None
@@ -177,13 +169,14 @@ class VideoTask:
                 self.held += paired.of(self.validator.pairs)
             return paired
         column = recipe.caption if name == "images" else recipe.narration
+        read: Callable[..., Texts | Runs] = partial(Texts, words=recipe.words)
         if name == "sequences":
             need_columns(self.catalog, "video", "end")
+            read = partial(Runs, length=SEQUENCE, words=recipe.words)
         clips = partial(split_texts, self.catalog, column, self.features, "train")
-        texts = read_texts(name, self.hold_out.kept(clips(), name), recipe.words)
-        source = self._texted(name, texts)
+        source = self._texted(name, read(self.hold_out.kept(clips(), name)))
         if validation is not None and self.validator is None:
-            held_texts = read_texts(name, self.hold_out.validates(clips()), recipe.words)
+            held_texts = read(self.hold_out.validates(clips()))
             need_rows(len(held_texts), validation, name if name == "sequences" else f"texts of {name}")
             held = self._texted(name, held_texts)
             chosen = drawn(held.items, validation.rows, generator(self.seed, "validation texts", name))

@@ -1,4 +1,4 @@
-"""The processes of a training: their group, their launch on Ray, and the batch that one reads ahead."""
+"""The processes of a training: their group, and their launch on Ray."""
 
 import os
 from collections.abc import Iterator

@@ -93,13 +93,9 @@ def refuse_relative_paths(options: TrainOptions) -> None:
 
 
 def fit(options: TrainOptions, device: str, group: Group = ALONE, patience: float = 0.0) -> dict[str, Any]:
-    """Train a recipe in this process; return the record of best.json.
+    """Train a recipe that was checked in this process, one of the group; return the record of best.json.
 
-    Args:
-        options: A recipe that was checked.
-        device: Of this process.
-        group: The processes that train together.
-        patience: Seconds to wait for a process that still writes the folder.
+    patience: seconds to wait for a process that still writes the folder.
     """
     try:
         return _fit(options, device, group, patience)

@@ -242,12 +242,7 @@ def own_device(device: str) -> str:
 
 @contextmanager
 def joined(scaling: Scaling, device: str) -> Iterator[Group]:
-    """Yield the group of this training's processes, which ends with this block.
-
-    Args:
-        scaling: The recipe's.
-        device: Of this process.
-    """
+    """Yield the group of this training's processes, which ends with this block. device: of this process."""
     kind = torch.device(device).type
     size = world_size() if launched() else 1
     if size == 1 and not scaling.fsdp:

@@ -106,14 +106,10 @@ class Lines(TextIOBase):
 
 
 def launch(options: TrainOptions, address: str | None) -> dict[str, Any]:
-    """Train a recipe with `options.scaling.workers` workers; return the record of best.json.
+    """Train a recipe that was checked with its number of workers; return the record of best.json.
 
-    Args:
-        options: A recipe that was checked.
-        address: Of the cluster; None: RAY_ADDRESS, else Ray is started here.
-
-    Raises:
-        StepDiffError: No such cluster, too few CPUs or GPUs, another driver trains there, or the error of a worker.
+    address: of the cluster; None: RAY_ADDRESS, else Ray is started here. StepDiffError: no such cluster, too few CPUs
+    or GPUs, another driver trains there, or the error of a worker.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -137,11 +133,8 @@ def launch(options: TrainOptions, address: str | None) -> dict[str, Any]:
 def cpus_of_each(workers: int, gpu: bool, cluster: bool, fitting: Sequence[int]) -> int:
     """Return the CPUs of each worker. StepDiffError: the nodes have no room for all, and no autoscaler could add some.
 
-    Args:
-        workers: How many to start.
-        gpu: Whether each has one.
-        cluster: Whether nodes may still join.
-        fitting: Numbers of workers that the recipe accepts, of which the error names the largest that has room.
+    gpu: whether each worker has one; cluster: whether nodes may still join; fitting: numbers of workers that the recipe
+    accepts, of which the error names the largest that has room.
     """
     kind = "GPU" if gpu else "CPU"
     until = time.monotonic() + (PATIENCE if cluster else 0)
@@ -171,40 +164,32 @@ class Lack:
     def __init__(self, workers: int, cpus: int, gpu: bool) -> None:
         """cpus: of each worker."""
         self.workers, self.cpus, self.gpu = workers, cpus, gpu
-        self.started = time.monotonic()
         self.since: float | None = None
-        """when the nodes were too few for the first time; None: they are enough"""
-        self.said = set[str]()
+        """when something lacked for the first time; None: nothing does"""
+        self.said = ""
 
     def look(self, begun: bool) -> None:
         """Say what has been lacking for MISSING seconds. StepDiffError: nodes, and no autoscaler adds some.
 
         begun: whether the workers of the first start have begun.
         """
-        now, places = time.monotonic(), room(self.cpus, self.gpu)
-        each = f"of {need(self.cpus, self.gpu)} each"
-        if places >= self.workers:
-            self.since = None
-            if not begun and now - self.started > MISSING:
-                self._say(
-                    f"no worker has begun yet: the cluster may have no free room for {self.workers} workers {each}"
-                )
+        places, each = room(self.cpus, self.gpu), f"{self.workers} workers of {need(self.cpus, self.gpu)} each"
+        lack = ""
+        if places < self.workers:
+            lack = f"the cluster has room for {places} of {each}"
+        elif not begun:
+            lack = f"no worker has begun yet: the cluster may have no free room for {each}"
+        self.since = (self.since or time.monotonic()) if lack else None
+        if self.since is None or time.monotonic() - self.since <= MISSING:
             return
-        self.since = self.since or now
-        if now - self.since <= MISSING:
-            return
-        lack = f"the cluster has room for {places} of {self.workers} workers {each}"
-        if not autoscaled():
+        if places < self.workers and not autoscaled():
             raise StepDiffError(
                 f"{lack}: run the command again with nodes added or with fewer --workers, it resumes from the last "
                 "checkpoint"
             )
-        self._say(f"waiting for the autoscaler: {lack}")
-
-    def _say(self, line: str) -> None:
-        if line not in self.said:
-            self.said.add(line)
-            say(line)
+        if lack != self.said:
+            self.said = lack
+            say(lack if places >= self.workers else f"waiting for the autoscaler: {lack}")
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Runs of a training for tests: in several processes as torchrun starts them, of a small task, interrupted."""
 
 import importlib
+import json
 import multiprocessing
 import os
 import signal
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from heads import train as train_command
+from heads.training.checkpoint import write_sums
 from heads.training.log import Counts
 from heads.training.loop import train
 from heads.training.recipe import Schedule
@@ -162,10 +164,16 @@ def train_small(folder: Path, seed: int = 0, schedule: Schedule = SCHEDULE, task
 
 
 def unsealed(run: Path) -> Path:
-    """Change the run to the form of versions before SHA256SUMS."""
-    for path in run.rglob("SHA256SUMS"):
-        path.unlink()
+    """Remove the digests of recipe.yaml and lineage.json, as a kill may leave a run, so that a test can change them."""
+    (run / "SHA256SUMS").unlink()
     return run
+
+
+def change_state(checkpoint: Path, **values: Any) -> None:
+    """Change values of a checkpoint's state.json, and its SHA256SUMS."""
+    path = checkpoint / "state.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    write_sums(checkpoint, [file.name for file in checkpoint.iterdir() if file.name != "SHA256SUMS"])
 
 
 RUNS = {"schedule": {"steps": 6, "accumulate": 2, "warmup": 2, "validate_every": 3, "save_every": 1}}

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 import torch
 
-from heads.data.clips import Features, split_texts
+from heads.data.clips import Features, ReadAhead, split_texts
 from heads.data.hold_out import HoldOut
 from heads.data.packing import NO_TARGET, TEXT, Turn, collate
 from heads.data.paired_qa import Order, PairQuestions, answered_by, kind, read_paired_qa, turns
@@ -22,7 +22,6 @@ from heads.training.contrastive_task import PairContrast, contrast_pairs
 from heads.training.recipe import PairsContrast, Validation
 from heads.training.sources import SEQUENCE, HardNegatives, Sequences, TextedClips
 from heads.training.validation import Division, Validator
-from heads.workers.read_ahead import ReadAhead
 from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks.prompts import NARRATION_QUESTION
 from store import Feature, Provenance, Store
@@ -197,11 +196,15 @@ def test_an_epoch_draws_every_pair_once_from_any_step() -> None:
 
 
 def test_only_questions_with_answers_of_the_given_kinds_train() -> None:
-    questions = (("What?", "a fork"), ("Which?", "Video 2"), ("Similar?", "NO"))
-    pairs = [PairQuestions("a", "b", questions, ("Tools", "", "main action")), PairQuestions("a", "c", questions[1:2])]
+    questions = (
+        Turn("What?", "a fork", about="Tools"),
+        Turn("Which?", "Video 2"),
+        Turn("Similar?", "NO", about="main action"),
+    )
+    pairs = [PairQuestions("a", "b", questions), PairQuestions("a", "c", questions[1:2])]
     assert answered_by(pairs, ("text", "video", "decision"), "file") == pairs
-    assert answered_by(pairs, ("text",), "file") == [PairQuestions("a", "b", questions[:1], ("Tools",))]
-    assert [len(own.questions) for own in answered_by(pairs, ("video", "decision"), "file")] == [2, 1]
+    assert answered_by(pairs, ("text",), "file") == [PairQuestions("a", "b", questions[:1])]
+    assert [len(own.turns) for own in answered_by(pairs, ("video", "decision"), "file")] == [2, 1]
     with pytest.raises(StepDiffError, match="file: no question has an answer of video_lm.answers, text"):
         answered_by(pairs[1:], ("text",), "file")
 
@@ -221,7 +224,7 @@ def test_every_kind_of_answer_is_drawn() -> None:
 
 
 def pair(reference: str, *answers: str) -> PairQuestions:
-    return PairQuestions(reference, "z", tuple((f"Question {i}?", answer) for i, answer in enumerate(answers)))
+    return PairQuestions(reference, "z", tuple(Turn(f"Question {i}?", answer) for i, answer in enumerate(answers)))
 
 
 A, B, C = (f"video-_{i}_0.0_{i + 1}.5" for i in range(3))  # of the train split

@@ -47,7 +47,7 @@ from store.verbs.removal import drop
 from tests.refusals import refuses
 
 from .conftest import CLIPS, Capture, config, evaluation, provenance, recipe
-from .runs import unsealed
+from .runs import change_state
 
 RAW = "The main difference in Visuals is that in Video 2, the person uses a fork, while in Video 1, they use a whisk."
 
@@ -367,9 +367,7 @@ def test_an_unfinished_training_prints_a_notice_and_starts_no_other(
     half = tmp_path / "half"
     shutil.copytree(trained, half, ignore=shutil.ignore_patterns("checkpoint-*"))
     shutil.copytree(trained / "checkpoint-000006", half / "checkpoint-000002")
-    state = half / "checkpoint-000002/state.json"
-    state.write_text(json.dumps(json.loads(state.read_text()) | {"step": 2, "best_step": 2, "best_score": 0.5}))
-    unsealed(half)
+    change_state(half / "checkpoint-000002", step=2, best_step=2, best_score=0.5)
     Run(half).name_best(half / "checkpoint-000002", 2, 0.5)
     out = tmp_path / "p.jsonl"
     command = ["--task", "diffrank", "--method", "video-lm", "--head", str(half), "--store", str(world / "features")]

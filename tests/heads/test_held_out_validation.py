@@ -119,8 +119,8 @@ def test_the_loss_is_the_mean_over_the_tokens_of_all_answers_and_the_smallest_on
     assert isinstance(task.validator, HeldOutPairs)
     total = tokens = 0.0
     for pair in task.validator.pairs:
-        for question, answer in dict.fromkeys(pair.questions):
-            turn, clips = Turn(question, answer), (pair.reference, pair.candidate)
+        clips = pair.clips
+        for turn in dict.fromkeys(Turn(turn.question, turn.answer) for turn in pair.turns):
             found = StepDiff(model, features).likelihoods([(clips, turn)], mean=False)[clips, turn]
             average = StepDiff(model, features).likelihoods([(clips, turn)], mean=True)[clips, turn]
             total, tokens = total - found, tokens + found / average
@@ -192,7 +192,7 @@ def test_without_validation_the_last_checkpoint_is_the_best_one(
 
 
 def pair(reference: str, candidate: str, *answers: str) -> PairQuestions:
-    return PairQuestions(reference, candidate, tuple(("What differs?", answer) for answer in answers))
+    return PairQuestions(reference, candidate, tuple(Turn("What differs?", answer) for answer in answers))
 
 
 def test_the_options_of_a_question_share_no_clip_with_its_pair_and_show_its_step_as_far_as_other_pairs_allow() -> None:

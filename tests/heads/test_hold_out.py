@@ -101,7 +101,7 @@ def test_a_test_clip_whose_file_the_catalog_knows_matches_by_that_file_and_names
     catalog = pl.DataFrame([*files, *more], schema=SCHEMA, orient="row")
     held = HoldOut([str(tmp_path / "files.jsonl")])
     held.look_up(catalog)
-    assert held.keep(catalog, "clips")["key"].to_list() == ["video_0_7.000", "y"]
+    assert pl.concat(held.kept([catalog], "clips"))["key"].to_list() == ["video_0_7.000", "y"]
     assert held.sources == {"clips": {"of": 5, BY_ID: 1, BY_OVERLAP: 1, BY_VIDEO: 1, NAMESAKE: 2}}
     assert "2 clips with the name of a test video, but another file, are kept" in held.lines()[-1]
 
@@ -162,7 +162,7 @@ def test_most_published_diffrank_clips_are_of_train_videos_and_none_of_them_trai
     for by, of_video in (("video", 5046), ("clip", 0)):
         hold_out = HoldOut([str(file)], by)  # type: ignore[arg-type]
         hold_out.look_up(catalog)
-        kept = hold_out.keep(catalog, "clips")
+        kept = pl.concat(hold_out.kept([catalog], "clips"))
         assert hold_out.sources["clips"] == {
             "of": 3 * 5046 + others.height,
             BY_ID: 5046,

@@ -17,7 +17,7 @@ from heads import evaluate, train
 from heads.data.clips import Features
 from heads.methods import stepdiff
 from heads.models.video_lm import VideoLM
-from heads.planning import architecture
+from heads.planning import needs
 from heads.training.contrastive_task import ContrastiveTask
 from heads.training.lineage import division
 from heads.training.log import read_metrics
@@ -94,9 +94,9 @@ def planned(path: str, scaling: Scaling) -> float:
     """Return the bytes of the language model's weights in a process, as --dry-run plans them."""
     recipe = read_recipe(Path(path)).video_lm
     assert recipe is not None
-    config, _ = architecture.configuration(recipe.language_model)
-    lm = architecture.language_model(config, recipe, torch.float32)
-    memory = architecture.weights(lm, nn.Module(), scaling).memory
+    config, _ = needs.configuration(recipe.language_model)
+    lm = needs.language_model(config, recipe, torch.float32)
+    memory = needs.weights(lm, nn.Module(), scaling).memory
     return memory.frozen + memory.trained
 
 

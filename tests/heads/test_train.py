@@ -36,7 +36,7 @@ from store.snapshots.snapshot import read_snapshot
 from tests.refusals import refuses
 
 from .conftest import SYSTEMS, Capture, recipe
-from .runs import SmallTask, assert_same_weights, interrupted_at, train_small, unsealed, weights
+from .runs import SmallTask, assert_same_weights, change_state, interrupted_at, train_small, unsealed, weights
 
 
 def test_the_learning_rate_warms_up_stays_and_decays() -> None:
@@ -126,8 +126,7 @@ def test_a_run_of_a_version_without_an_option_resumes_and_may_save_more_often(
     del made["video_lm"]["schedule"]["save_every"]
     (run / "recipe.yaml").write_text(yaml.safe_dump(made))
     (run / "checkpoint-000006").rename(run / "checkpoint-000004")
-    state = json.loads((run / "checkpoint-000004/state.json").read_text())
-    (run / "checkpoint-000004/state.json").write_text(json.dumps(state | {"step": 4, "best_step": 2}))
+    change_state(run / "checkpoint-000004", step=4, best_step=2)
     again = recipe(world, tiny_lm, run, schedule=schedule | {"save_every": 1})
     assert train.main(["--config", str(again)]) == 0
     assert "run: resumes from checkpoint-000004" in capsys.readouterr().err

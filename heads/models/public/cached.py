@@ -114,15 +114,11 @@ class ProcessorChat(Chat):
     The processor writes the text of a clip, and numbers what the model needs to place its tokens, from the shape and
     the times of its frames. So it is given blank frames in the shape of the clip's, and their pixels are dropped. Token
     ids are those of the whole prompt, and a user's text never becomes a control token of the model.
-
-    Args:
-        processor: of transformers.
-        as_videos: whether a clip is a video, else an image per frame.
-        places: ids of the tokens whose places take tokens of clips.
-        clips: those that prompts may show.
     """
 
     def __init__(self, processor: Any, as_videos: bool, places: tuple[int, ...], clips: "CachedClips") -> None:
+        """as_videos: whether a clip is a video, else an image per frame; places: ids of the tokens whose places take
+        tokens of clips; clips: those that prompts may show."""
         tokenizer = processor.tokenizer
         if processor.chat_template is None and tokenizer.chat_template is None:
             raise StepDiffError(f"{tokenizer.name_or_path}: no chat template in its files; use an instruct/chat model")
@@ -315,7 +311,8 @@ class CachedLM(VideoLM):
             if len(rows) == 1 or clips is None or torch.is_grad_enabled():
                 states += [self._alone(batch, row, clips) for row in rows]
             else:
-                states += [each for some in _batches(rows) for each in self._together(batch, some, clips)]
+                for first in range(0, len(rows), _ROWS):
+                    states += self._together(batch, rows[first : first + _ROWS], clips)
         return torch.stack(states)
 
     def _alone(self, batch: Packed, row: int, clips: Float[Tensor, "C H_N D"] | None) -> Float[Tensor, "S E"]:
@@ -330,7 +327,10 @@ class CachedLM(VideoLM):
 
         inputs = self._inputs(batch, rows[0], clips)
         common = int((batch.segment[rows[0]] == 0).sum())
-        inputs = {name: _first(value, inputs["input_ids"].shape, common) for name, value in inputs.items()}
+        shape = inputs["input_ids"].shape  # of what has a number for each token
+        for name, value in inputs.items():
+            if isinstance(value, Tensor) and value.shape == shape:
+                inputs[name] = value[:, :common]
         cache = DynamicCache(config=self.whole.config.get_text_config(decoder=True))
         prompt = self.whole.base_model(**inputs, cache=cache, use_cache=True).last_hidden_state[0]
         cache.batch_repeat_interleave(len(rows))
@@ -381,15 +381,6 @@ class CachedLM(VideoLM):
             level = [each.view(len(each), *axes, -1) for each in level]
             parts.append(tuple(level) if kind == "list" else torch.cat(level))
         return BaseModelOutputWithDeepstackFeatures(pooler_output=parts[0], deepstack_features=parts[1:] or None)
-
-
-def _batches(rows: list[int]) -> list[list[int]]:
-    return [rows[first : first + _ROWS] for first in range(0, len(rows), _ROWS)]
-
-
-def _first(value: Any, shape: tuple[int, int], tokens: int) -> Any:
-    """Return an argument of the model for the first tokens; shape: of an argument that has a number for each token."""
-    return value[:, :tokens] if isinstance(value, Tensor) and value.shape == shape else value
 
 
 def load_cached(

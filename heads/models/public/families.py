@@ -361,7 +361,10 @@ def load_public(
     clips: 2 to compare a pair, 1 to describe a clip. StepDiffError: not such a checkpoint, or the view is of another.
     """
     folder = resolve(weights)
-    family = FAMILIES[_model_type(folder, allowed)]
+    kind = model_type(folder)
+    if kind not in allowed:
+        raise StepDiffError(f"{folder}: its config.json has model_type {kind!r}; give one of {' or '.join(allowed)}")
+    family = FAMILIES[str(kind)]
     features = Features(store, view, "tokens")
     check_view(features.view, family.encoder, weights)
     tokenizer = _tokenizer(folder, family)
@@ -382,13 +385,6 @@ def model_type(folder: Path) -> str | None:
         return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     except (OSError, ValueError, AttributeError) as error:
         raise StepDiffError(f"{folder}: no config.json of a model ({error}); give a folder or a hub id") from error
-
-
-def _model_type(folder: Path, allowed: tuple[str, ...]) -> str:
-    kind = model_type(folder)
-    if kind not in allowed:
-        raise StepDiffError(f"{folder}: its config.json has model_type {kind!r}; give one of {' or '.join(allowed)}")
-    return kind
 
 
 def check_view(view: View, encoder: str, weights: str) -> None:

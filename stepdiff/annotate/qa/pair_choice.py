@@ -104,7 +104,7 @@ def candidates(store: str, column: str, texts: str | None, hold_out: HoldOut) ->
     if knows_splits(frame):
         keep(OTHER_SPLIT, (pl.col("split") == "train").fill_null(False))
     if hold_out.files:
-        frame = hold_out.keep(frame, "clips")
+        frame = pl.concat(hold_out.kept([frame], "clips"))
         left_out |= {reason: hold_out.sources["clips"][reason] for reason in REASONS}
     if texts is not None:
         described = pl.Series(list(dict(ClipTexts(texts).items())), dtype=pl.String)
