@@ -14,9 +14,10 @@ Guarantees
 """
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +26,7 @@ import torch
 from heads.evaluation.loading import ANSWERS, HEAD, load_method, needed, present_rows
 from heads.evaluation.options import VIDEO_LM, EvaluateOptions
 from heads.evaluation.rows import read_asked, read_rows
-from heads.evaluation.workers import Part, Worker, computed, on_ray, worker_pool
+from heads.evaluation.workers import Part, Worker, computed, in_order, on_ray, worker_pool
 from heads.methods.stepdiff import StepDiff, protocol
 from heads.methods.word_evidence import WordEvidence
 from heads.models.language_model import autocast, pick_device
@@ -33,13 +34,14 @@ from heads.training.lineage import division
 from heads.workers.group import ALONE, Group, joined, launched, own_device, world_size
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.progress import Advance
-from stepdiff.common.workers.pool import WorkerPool
 from stepdiff.tasks.postprocess import parse
 from stepdiff.tasks.testsets import Scored, check_prediction
 from store import Store
 
 Question = Literal["task", "texts", "similar"]
 """what a Part is about, a batch of rows: the task; all texts of pairs; whether the clips of diffcap are similar"""
+Answer = Callable[[Sequence[Part], Advance], Iterator[list[Any]]]
+"""yields the answers of each batch, in order. StepDiffError: a batch cannot be answered"""
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,8 @@ class Method:
     """lines that the method printed while it was loaded in another process"""
 
 
-class LocalAnswerer:
-    """Answers in this process."""
+class Answerer:
+    """Answers batches in this process."""
 
     def __init__(self, options: EvaluateOptions, store: Store | None, rows: list[Any], group: Group = ALONE) -> None:
         """Load the method, with a group its share. StepDiffError: it cannot be used, or the store lacks clips of the
@@ -82,12 +84,6 @@ class LocalAnswerer:
         by_pair = reads_pairs and options.task == "diffmcq" and options.control != "blind"
         self.method = Method(rows, absent, disclosed, by_pair)
 
-    def answer(self, batches: Sequence[Part], advance: Advance) -> Iterator[list[Any]]:
-        """Yield the answers of each batch, in order. StepDiffError: a batch cannot be answered."""
-        for batch in batches:
-            yield self(batch)
-            advance(len(batch.rows))
-
     def __call__(self, batch: Part) -> list[Any]:
         """Answer one batch."""
         options, method, rows = self._options, self._loaded.method, batch.rows
@@ -106,12 +102,6 @@ class LocalAnswerer:
         return list(map(check_prediction, rows, answers))
 
 
-def load(options: EvaluateOptions) -> LocalAnswerer:
-    """Return what answers batches in a worker."""
-    store = None if options.store is None else Store.open(options.store)
-    return LocalAnswerer(options, store, read_rows(options, read_asked(options)))
-
-
 class AnswerWorker(Worker):
     """Answers batches in a process of the worker pool."""
 
@@ -126,48 +116,34 @@ class AnswerWorker(Worker):
         return replace(method, notices=tuple(printed.getvalue().splitlines()))
 
 
-class RayAnswerer:
-    """Answers with workers on Ray."""
-
-    def __init__(self, pool: WorkerPool, workers: int) -> None:
-        self._pool, self._workers = pool, workers
-        self.method: Method = pool.call("describe")
-
-    def answer(self, batches: Sequence[Part], advance: Advance) -> Iterator[list[Any]]:
-        """Yield the answers of each batch, as LocalAnswerer does."""
-        return computed(self._pool, batches, self._workers, advance)
-
-
-class AtomicGroup(LocalAnswerer):
-    """Answers with all processes of a group, which end together."""
-
-    def __init__(self, options: EvaluateOptions, store: Store | None, rows: list[Any], group: Group) -> None:
-        super().__init__(options, store, rows, group)
-        self._group = group
-        self.computing = False
-        """whether the others compute a batch, or did when this process failed"""
-
-    def __call__(self, batch: Part) -> list[Any]:
-        self.passed(batch)
-        self.computing = True
-        answers = super().__call__(batch)
-        self.computing = False
-        return answers
-
-    def passed(self, batch: Part | None = None) -> Part | None:
-        """Return the batch that the first process passes to all; None: it has none left."""
-        return self._group.from_first(lambda: batch)
-
-    def follow(self) -> None:
-        """Compute what the first process passes, until it has none left."""
-        while (batch := self.passed()) is not None:
-            super().__call__(batch)
+def load(options: EvaluateOptions) -> Answerer:
+    """Return what answers batches in a worker."""
+    store = None if options.store is None else Store.open(options.store)
+    return Answerer(options, store, read_rows(options, read_asked(options)))
 
 
 @contextmanager
-def sharded_answerer(options: EvaluateOptions, store: Store | None, rows: list[Any]) -> Iterator[AtomicGroup | None]:
-    """Load this process's share of a head; None: not the first process, and there is nothing left to compute.
-    StepDiffError: the method has no language model that can be divided among so many processes; or no such head."""
+def answering(options: EvaluateOptions, store: Store | None, rows: list[Any]) -> Iterator[tuple[Method, Answer] | None]:
+    """Load the method, here, on workers or with torchrun's other processes; None: the first of those has it.
+    StepDiffError: it cannot be used, or Ray does not start."""
+    if launched():
+        with _answering_together(options, store, rows) as answering_first:
+            yield answering_first
+    elif not on_ray(options):
+        answerer = Answerer(options, store, rows)
+        yield answerer.method, partial(in_order, answerer)
+    else:
+        lighter = "try a smaller --rows-at-once, or fewer --workers on one node"
+        with worker_pool(options, load, lighter, AnswerWorker) as pool:
+            yield pool.call("describe"), partial(computed, pool, options.workers)
+
+
+@contextmanager
+def _answering_together(
+    options: EvaluateOptions, store: Store | None, rows: list[Any]
+) -> Iterator[tuple[Method, Answer] | None]:
+    """Load this process's share of a head; the others than the first compute what it passes them. StepDiffError: the
+    method has no language model that can be divided among so many processes; or no such head."""
     if options.method not in VIDEO_LM or on_ray(options):
         raise StepDiffError(
             "torchrun divides the language model of --method video-lm; start python -m heads.evaluate by itself for "
@@ -176,32 +152,30 @@ def sharded_answerer(options: EvaluateOptions, store: Store | None, rows: list[A
     device = own_device(pick_device(options.device))
     head = Path(needed(options, "head", HEAD))
     with joined(division(head, world_size()), device) as group:
-        member = AtomicGroup(options, store, rows, group)
+        answerer = Answerer(options, store, rows, group)
+
+        def passed(batch: Part | None = None) -> Part | None:
+            """Return the batch that the first process passes to all; None: it has none left."""
+            return group.from_first(lambda: batch)
+
         if not group.first:
-            member.follow()
+            while (batch := passed()) is not None:
+                answerer(batch)
             yield None
             return
+        computing = False
+
+        def answer(batch: Part) -> list[Any]:
+            nonlocal computing
+            passed(batch)
+            computing = True
+            answers = answerer(batch)
+            computing = False
+            return answers
+
         try:
-            yield member
+            yield answerer.method, partial(in_order, answer)
         finally:
-            if not member.computing:  # else they wait in a layer, and end once this process has left the group
+            if not computing:  # else they wait in a layer, and end once this process has left the group
                 with suppress(RuntimeError):  # they have gone
-                    member.passed()
-
-
-Answerer = LocalAnswerer | RayAnswerer
-
-
-@contextmanager
-def answerer(options: EvaluateOptions, store: Store | None, rows: list[Any]) -> Iterator[Answerer | None]:
-    """Load the method, here, on workers or with torchrun's other processes; None: the first of those has it.
-    StepDiffError: it cannot be used, or Ray does not start."""
-    if launched():
-        with sharded_answerer(options, store, rows) as method:
-            yield method
-    elif not on_ray(options):
-        yield LocalAnswerer(options, store, rows)
-    else:
-        lighter = "try a smaller --rows-at-once, or fewer --workers on one node"
-        with worker_pool(options, load, lighter, AnswerWorker) as pool:
-            yield RayAnswerer(pool, options.workers)
+                    passed()

@@ -10,15 +10,14 @@ Guarantees
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from math import ceil
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from heads.data.trained_on import Seen, TrainedOn
-from heads.evaluation.answerers import Answerer, Method, Question, answerer
+from heads.evaluation.answerers import Answer, Question, answering
 from heads.evaluation.loading import answered_rows
 from heads.evaluation.options import EvaluateOptions, check
 from heads.evaluation.rows import load_truth, read_asked, read_rows, score_rows, write_files
@@ -82,89 +81,72 @@ class Partial(LineFile):
         self.append("".join(map(prediction_line, answers)))
 
 
-class Evaluation:
-    """One method on the rows of a test set or of a benchmark."""
+def evaluate(options: EvaluateOptions) -> dict[str, Any]:
+    """Answer the rows, write all files and return the score record; {}: another process of torchrun's has it.
 
-    def __init__(self, options: EvaluateOptions) -> None:
-        """Read and check everything that the predictions depend on, except the method. StepDiffError: an option, file
-        or clip that cannot be used, or a test set that trained the head."""
-        check(options)
-        self.options = options
-        self.asked = read_asked(options)
-        """all rows of the test set or the benchmark, and what is true"""
-        self.rows = read_rows(options, self.asked)
-        if (truth := load_truth(options.truth)) is not None:
-            truth(self.rows, [""] * len(self.rows))  # refuses a file that lacks clips of the rows
-        self.store = None if options.store is None else Store.open(options.store)
-        self.seen = None if self.store is None else seen_by_head(options, self.rows, self.store)
-        """which clips trained the head; None for a method without one"""
+    Raises:
+        StepDiffError: An option, file or clip that cannot be used, a test set that trained the head, or a method that
+            does not answer.
+    """
+    check(options)
+    asked = read_asked(options)
+    rows = read_rows(options, asked)
+    if (truth := load_truth(options.truth)) is not None:
+        truth(rows, [""] * len(rows))  # refuses a file that lacks clips of the rows
+    store = None if options.store is None else Store.open(options.store)
+    seen = None if store is None else seen_by_head(options, rows, store)
+    with answering(options, store, rows) as loaded:
+        if loaded is None:
+            return {}
+        method, answer = loaded
+        for notice in method.notices:
+            say(notice)
+        depends, present = identity(options, method.rows, store, method.disclosed.get("source")), method.rows
+        with Partial(Path(options.out), depends) as partial:
+            if method.by_pair:
+                pairs = pair_texts(present)
+                predictions = option_scores(present, pairs, answered(options, answer, "texts", pairs, partial))
+            else:
+                predictions = answered(options, answer, "task", present, partial)
+            # These take a fraction of the time of the captions, so a killed evaluation computes them again.
+            similar = answered(options, answer, "similar", present) if options.ask_similar else None
+            dropped = len(rows) - len(present)
+            given = (options.rows, options.subset, options.no_difference)
+            is_part = dropped > 0 or any(value is not None for value in given)
+            write_files(options, present, predictions, not is_part, similar)
+            record = {
+                "options": {key: value for key, value in asdict(options).items() if key not in ("workers", "address")},
+                "disclosed": method.disclosed,
+                "skipped": {"clips": method.absent, "rows": dropped},
+                "seen": None if seen is None else seen.counts(present),
+                "scores": score_rows(options, asked, present, predictions, options.out, similar),
+            }
+            write_text(Path(options.out).with_suffix(".scores.json"), json.dumps(record, indent=1, allow_nan=False))
+            partial.keep([])
+    return record
 
-    def run(self) -> dict[str, Any]:
-        """Answer the rows, write all files and return the score record; {}: another process of torchrun's has it.
-        StepDiffError: the method cannot be used, lacks a clip, or does not answer."""
-        options = self.options
-        with answerer(options, self.store, self.rows) as chosen:
-            if chosen is None:
-                return {}
-            method = chosen.method
-            for notice in method.notices:
-                say(notice)
-            depends = identity(options, method.rows, self.store, method.disclosed)
-            with Partial(Path(options.out), depends) as partial:
-                if method.by_pair:
-                    pairs = pair_texts(method.rows)
-                    scores = self.answer(chosen, "texts", pairs, partial)
-                    predictions = option_scores(method.rows, pairs, scores)
-                else:
-                    predictions = self.answer(chosen, "task", method.rows, partial)
-                # These take a fraction of the time of the captions, so a killed evaluation computes them again.
-                similar = self.answer(chosen, "similar", method.rows) if options.ask_similar else None
-                record = self.write(method, predictions, similar)
-                partial.keep([])
-        return record
 
-    def answer(
-        self, method: Answerer, question: Question, rows: Sequence[Any], partial: Partial | None = None
-    ) -> list[Any]:
-        """Return all answers; those in the partial file are not computed again, and others are appended to it."""
-        options = self.options
-        # Of similar size, because a small last batch would make a poor shuffled control.
-        spans = shares(len(rows), ceil(len(rows) / options.rows_at_once))
-        answers = [] if partial is None else partial.resume(rows, [start for start, _ in spans])
-        left = [
-            Part(number, tuple(rows[start:end]), question)
-            for number, (start, end) in enumerate(spans)
-            if start >= len(answers)
-        ]
-        what = "similar" if partial is None else f"{options.task}, {options.method}, control {options.control}"
-        if answers:
-            say(f"{what}: {len(answers)} of {len(rows)} answers exist already")
-        with progress(what, len(rows) - len(answers)) as advance:
-            for more in method.answer(left, advance):
-                if partial is not None:
-                    partial.add(more)
-                answers += more
-        return answers
-
-    def write(self, method: Method, predictions: Sequence[Any], similar: Sequence[float] | None) -> dict[str, Any]:
-        """Score the predictions and write all files; return the score record.
-
-        similar: log p(YES) - log p(NO) that the clips of each row share a similar category, if asked.
-        """
-        options, rows = self.options, method.rows
-        chosen = any(value is not None for value in (options.rows, options.subset, options.no_difference))
-        dropped = len(self.rows) - len(rows)
-        write_files(options, rows, predictions, not chosen and not dropped, similar)
-        scores = score_rows(options, self.asked, rows, predictions, options.out, similar)
-        record = {
-            "options": {name: value for name, value in asdict(options).items() if name not in ("workers", "address")},
-            "disclosed": method.disclosed,
-            "skipped": {"clips": method.absent, "rows": dropped},
-            "seen": None if self.seen is None else self.seen.counts(rows),
-            "scores": scores,
-        }
-        write_text(Path(options.out).with_suffix(".scores.json"), json.dumps(record, indent=1, allow_nan=False))
-        return record
+def answered(
+    options: EvaluateOptions, answer: Answer, question: Question, rows: Sequence[Any], partial: Partial | None = None
+) -> list[Any]:
+    """Return all answers; those in the partial file are not computed again, and others are appended to it."""
+    # Of similar size, because a small last batch would make a poor shuffled control.
+    spans = shares(len(rows), ceil(len(rows) / options.rows_at_once))
+    answers = [] if partial is None else partial.resume(rows, [start for start, _ in spans])
+    left = [
+        Part(number, tuple(rows[start:end]), question)
+        for number, (start, end) in enumerate(spans)
+        if start >= len(answers)
+    ]
+    what = "similar" if partial is None else f"{options.task}, {options.method}, control {options.control}"
+    if answers:
+        say(f"{what}: {len(answers)} of {len(rows)} answers exist already")
+    with progress(what, len(rows) - len(answers)) as advance:
+        for more in answer(left, advance):
+            if partial is not None:
+                partial.add(more)
+            answers += more
+    return answers
 
 
 def seen_by_head(options: EvaluateOptions, rows: Sequence[Any], store: Store) -> Seen | None:
@@ -202,9 +184,12 @@ def identity(
     options: EvaluateOptions,
     rows: Sequence[Any],
     store: Store | None,
-    disclosed: Mapping[str, Any] = MappingProxyType({}),
+    source: str | None = None,
 ) -> dict[str, Any]:
-    """Return what predictions depend on: a partial file with another identity is not continued."""
+    """Return what predictions depend on: a partial file with another identity is not continued.
+
+    source: fingerprint of a plug-in's file.
+    """
     depended = {name: value for name, value in asdict(options).items() if name not in _FREE}
     head = None
     if options.head is not None:
@@ -226,4 +211,4 @@ def identity(
     folder = None if options.store is None else str(Path(options.store).absolute())
     depends: dict[str, Any] = {"options": depended, "store": folder, "rows": digest(rows)}
     depends |= {"head": head, "contents": contents, "views": views}
-    return depends | ({"source": disclosed["source"]} if "source" in disclosed else {})  # of a plug-in
+    return depends | ({} if source is None else {"source": source})

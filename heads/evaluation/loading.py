@@ -16,7 +16,7 @@ from heads.evidence.head import WordHead
 from heads.methods import controls
 from heads.methods.registry import PLUGIN, REGISTRY, stated
 from heads.methods.similarity import CAPTIONS_MODEL, CaptionsCosine
-from heads.methods.socratic import TokenIds, load_socratic
+from heads.methods.socratic import load_socratic
 from heads.methods.stepdiff import StepDiff
 from heads.methods.vlemb import VLEmb, text_of
 from heads.methods.word_evidence import WordEvidence
@@ -55,6 +55,8 @@ class Loaded:
     """of its matrix products"""
     disclosed: dict[str, Any] = field(default_factory=dict)
     """printed next to the scores"""
+    texts: ClipTexts | None = None
+    """texts that it reads instead of features"""
 
 
 CLASSES: dict[str, type] = {
@@ -126,9 +128,10 @@ def _load_storeless(options: EvaluateOptions, device: str) -> Loaded:
     if options.method == "captions-cosine":
         captions, model = ClipTexts(texts, options.kind), options.weights or CAPTIONS_MODEL
         disclosed = {"texts": texts, "kind": captions.kind, "provenance": captions.provenance, "sentences": model}
-        return Loaded(CaptionsCosine(captions, model, device), disclosed=disclosed)
+        return Loaded(CaptionsCosine(captions, model, device), disclosed=disclosed, texts=captions)
     reader, ids, disclosed = load_socratic(texts, options.kind, options.language_model, device, options.precision)
-    return Loaded(StepDiff(reader, ids, **_how(options)), pick_precision(device, options.precision), disclosed)
+    method = StepDiff(reader, ids, **_how(options))
+    return Loaded(method, pick_precision(device, options.precision), disclosed, ids.texts)
 
 
 def _load_control(options: EvaluateOptions, store: Store, rows: Sequence[Any]) -> Loaded:
@@ -190,10 +193,7 @@ def present_rows(
 ) -> tuple[list[Any], int]:
     """Return the rows whose clips and texts are present, and the number of absent clips. StepDiffError: one is absent
     and `skip_missing` is not set, or no row is left."""
-    method, view = loaded.method, loaded.disclosed.get("view")
-    features = getattr(method, "features", None)
-    texts = features.texts if isinstance(features, TokenIds) else getattr(method, "texts", None)
-    texts = texts if isinstance(texts, ClipTexts) else None
+    method, view, texts = loaded.method, loaded.disclosed.get("view"), loaded.texts
     absent = absent_clips(rows, store, view, texts)
     if absent and not options.skip_missing:
         if texts is not None:

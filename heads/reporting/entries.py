@@ -129,23 +129,17 @@ def score_record(predictions: str) -> Any:
         raise StepDiffError(f"{path}: not a score record of heads.evaluate ({error}); evaluate again") from error
 
 
-def _method_of(predictions: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return options and disclosed of the score record next to the predictions, {} if it states nothing."""
-    record = score_record(predictions)
-    return section(record, "options"), section(record, "disclosed")
-
-
 def recorded_controls(entries: Sequence[Entry]) -> list[str]:
     """Return the methods of which a score record next to their predictions is that of a control."""
-    return list(dict.fromkeys(entry.method for entry in entries if is_control(*_method_of(entry.predictions))))
+    return list(dict.fromkeys(entry.method for entry in entries if is_control(score_record(entry.predictions))))
 
 
 def recorded_method(predictions: str) -> dict[str, Any] | None:
     """Return regime and control by the score record next to the predictions, None without a record of a method."""
-    options, disclosed = _method_of(predictions)
-    if "method" not in options:
+    record = score_record(predictions)
+    if "method" not in section(record, "options"):
         return None
-    return {"regime": regime_of(options, disclosed), "control": is_control(options, disclosed)}
+    return {"regime": regime_of(record), "control": is_control(record)}
 
 
 def trainings(given: Sequence[Training], entries: Sequence[Entry]) -> dict[str, Training]:
@@ -160,9 +154,9 @@ def trainings(given: Sequence[Training], entries: Sequence[Entry]) -> dict[str, 
         known[training.method] = training
     chosen: dict[str, dict[int, int]] = {}
     for entry in entries:
-        options, disclosed = _method_of(entry.predictions)
-        recipe = section(disclosed, "recipe")
-        of_record: dict[str, Any] = {"regime": regime_of(options, disclosed), "steps": recipe.get("optimiser_steps")}
+        record = score_record(entry.predictions)
+        recipe = section(section(record, "disclosed"), "recipe")
+        of_record: dict[str, Any] = {"regime": regime_of(record), "steps": recipe.get("optimiser_steps")}
         for name, recorded in of_record.items():
             stated = getattr(known[entry.method], name)
             if recorded is None:
