@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from heads.data.trained_on import Seen, TrainedOn
+from heads.evaluation import judges
 from heads.evaluation.answerers import Answer, Question, answering
 from heads.evaluation.loading import answered_rows
 from heads.evaluation.options import EvaluateOptions, check
@@ -89,6 +90,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
             does not answer.
     """
     check(options)
+    judges.check(options)
     asked = read_asked(options)
     rows = read_rows(options, asked)
     if (truth := load_truth(options.truth)) is not None:

@@ -149,14 +149,6 @@ def check_task(options: Any) -> TaskSpec:
     return spec
 
 
-def check_judge(spec: TaskSpec, options: Any) -> None:
-    """Raise StepDiffError if a task needs a judge and the options of heads.evaluate or heads.score give none."""
-    if spec.judge is not None:
-        from heads.evaluation import judges
-
-        judges.check(options)
-
-
 def check(options: EvaluateOptions) -> None:
     """Raise StepDiffError for an unknown method or task, an option that is not read or out of range, or a file that is
     read and would be overwritten."""
@@ -166,7 +158,7 @@ def check(options: EvaluateOptions) -> None:
     if method is PLUGIN and ":" not in options.method and options.method not in (plugins := installed(PLUGINS)):
         names = ", ".join([*REGISTRY, *plugins])
         raise StepDiffError(f"--method {options.method}: no such method; give {names}, or package.module:Class")
-    check_judge(check_task(options), options)
+    check_task(options)
     for field in fields(EvaluateOptions):
         readers = [each.name for each in (*REGISTRY.values(), PLUGIN) if field.name in each.options]
         if readers and method.name not in readers and getattr(options, field.name) != field.default:

@@ -10,11 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from heads.evaluation.judges import load as load_judge
+from heads.evaluation import judges
 from heads.evaluation.options import EvaluateOptions
 from heads.methods.similarity import sentences
 from stepdiff.common.errors import StepDiffError
-from stepdiff.common.progress import say
 from stepdiff.common.streams import published
 from stepdiff.tasks import registry
 from stepdiff.tasks.benchmarks.rows import BenchmarkRow, Ranking, Rating, read_answers, write_answers
@@ -157,7 +156,7 @@ def _benchmark_scores(
     """Return the scores with the benchmark's notes and the number of rows left out."""
     benchmark, notes = registry.get(options.task), list(asked.notes)
     if benchmark.judge is not None:
-        judge = load_judge(options, file.with_suffix(".judged.jsonl"))
+        judge = judges.load(options, file.with_suffix(".judged.jsonl"))
         texts = [text.encode("utf-8", "replace").decode() for text in predictions]  # no lone surrogates
         predictions = benchmark.judge(replace(asked, rows=list(rows)), texts, judge)
         notes.append(f"judge: {judge.name}" + (f"; entailment: {options.entailment}" if options.entailment else ""))
@@ -177,15 +176,3 @@ def read_predicted(options: Any, asked: Asked) -> tuple[list[Any], list[Any], li
         return *read_answers(file, asked.rows), None
     predictions, similar = read_with_similar(task, file, asked.rows)
     return asked.rows, list(map(parse, predictions)) if options.parse else predictions, similar
-
-
-def export_predicted(options: Any, asked: Asked, rows: Sequence[Any], predictions: Sequence[Any]) -> None:
-    """Write predictions in the format of a benchmark's authors. StepDiffError: they have none."""
-    export = registry.get(options.task).export
-    if export is None:
-        raise StepDiffError(f"--export: {options.task} has no format of its own; leave it out")
-    given = {row.key: prediction for row, prediction in zip(rows, predictions, strict=True)}
-    for path in export(
-        Path(options.data), asked.rows, [given.get(row.key) for row in asked.rows], Path(options.export)
-    ):
-        say(f"exported: {path}")

@@ -134,14 +134,6 @@ def recorded_controls(entries: Sequence[Entry]) -> list[str]:
     return list(dict.fromkeys(entry.method for entry in entries if is_control(score_record(entry.predictions))))
 
 
-def recorded_method(predictions: str) -> dict[str, Any] | None:
-    """Return regime and control by the score record next to the predictions, None without a record of a method."""
-    record = score_record(predictions)
-    if "method" not in section(record, "options"):
-        return None
-    return {"regime": regime_of(record), "control": is_control(record)}
-
-
 def trainings(given: Sequence[Training], entries: Sequence[Entry]) -> dict[str, Training]:
     """Return the training of every method of the entries. StepDiffError: a method without predictions or with two
     trainings, or what a score record contradicts."""
