@@ -96,8 +96,8 @@ def show_scores(task: str, scores: dict[str, Any], seen: dict[str, Any] | None =
 
     seen: counts of heads.data.trained_on.Seen, if the head was trained on clips or videos of the test set.
     """
-    from heads.reporting.entries import MARK, footnote
     from heads.reporting import grid
+    from heads.reporting.entries import MARK, footnote
     from heads.reporting.grid import Block, Cell, Grid, Row, figure_cell
 
     def figures(values: dict[str, Any]) -> list[str]:

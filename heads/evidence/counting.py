@@ -12,8 +12,9 @@ Guarantees
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ from heads.evidence.head import fold_of
 from heads.evidence.wording import CLIPS, Wording, learn
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import make_folder, whole
-from stepdiff.common.progress import Advance, progress, say
+from stepdiff.common.progress import progress, say
 from stepdiff.tasks.testsets import DiffRank, read_test_set
 from stepdiff.weights import fingerprint
 from store import Store
@@ -92,21 +93,10 @@ def pooled(features: Features, rows: Int64[np.ndarray, " n"]) -> Float64[np.ndar
     return np.concatenate(parts)
 
 
-@dataclass(frozen=True)
-class Reading:
-    """What a worker reads: options of `worker_pool`."""
-
-    store: Store
-    view: str
-    workers: int
-    address: str | None
-    device: str = "cpu"
-
-    @staticmethod
-    def load(reading: "Reading") -> Callable[[Part], Float64[np.ndarray, "n D"]]:
-        """Return what averages the tokens of a shard's clips."""
-        features = Features(reading.store, reading.view, "tokens")
-        return lambda shard: pooled(features, shard.rows)
+def reader(options: "WordOptions") -> Callable[[Part], Float64[np.ndarray, "n D"]]:
+    """Return what averages the tokens of a shard's clips in a worker."""
+    features = Features(Store.open(options.store), options.view, "tokens")
+    return lambda shard: pooled(features, shard.rows)
 
 
 @dataclass
@@ -194,29 +184,23 @@ class Counting:
     def _clips(self) -> tuple[Int64[np.ndarray, " n"], Int8[np.ndarray, " n"]]:
         """Return rows and groups of the clips that count, by row."""
         options, folds = self.options, self.options.folds
-        rows, groups = [], []
+        texts = partial(split_texts, self.catalog, options.narration, self.features)
         held = self.hold_out.clips["key"].implode()
-        validating = (b.filter(~pl.col("key").is_in(held)) for b in self._texts("val"))
-        for split, blocks in (
-            ("train", self.hold_out.kept(self._texts("train"), options.narration)),
-            ("val", validating),
-        ):
+        val = (block.filter(~pl.col("key").is_in(held)) for block in texts("val"))
+        rows, groups = [], []
+        for blocks, is_val in ((self.hold_out.kept(texts("train"), options.narration), False), (val, True)):
             for block in blocks:
                 videos = block.select(pl.coalesce(VIDEO, "key"))["video"]
                 rows.append(block["row"].to_numpy())
-                clip_folds = [fold_of(video, folds) for video in videos] if split == "train" else [folds] * len(block)
-                groups.append(np.array(clip_folds, np.int8))
+                groups.append(np.array([folds if is_val else fold_of(video, folds) for video in videos], np.int8))
         every, of = np.concatenate(rows).astype(np.int64), np.concatenate(groups)
         if len(np.unique(of[of < folds])) < 2:
             raise StepDiffError(
-                f"{self.options.store}: its clips of split train with {options.view} features and a text in column "
+                f"{options.store}: its clips of split train with {options.view} features and a text in column "
                 f"{options.narration} are of too few videos; featurize more, or give a smaller --hold-out"
             )
         order = np.argsort(every, kind="stable")
         return every[order], of[order]
-
-    def _texts(self, split: str) -> Iterator[pl.DataFrame]:
-        return split_texts(self.catalog, self.options.narration, self.features, split)
 
     def _wording(self) -> Wording:
         """Learn what the texts say."""
@@ -236,18 +220,18 @@ class Counting:
         starts = np.flatnonzero(np.diff(numbers, prepend=-1))
         parts = zip(numbers[starts], np.split(self.rows, starts[1:]), np.split(self.groups, starts[1:]), strict=True)
         shards = {int(number): Part(int(number), rows, groups) for number, rows, groups in parts}
-        for number, digest in self.count.shards.items():
-            if number not in shards or self._digest(shards[number], self._narrated(shards[number])) != digest:
-                raise StepDiffError(
-                    f"{self.folder}: clips of shard {number} of view {self.options.view} have changed since they were "
-                    f"counted (features, text or split); give another --out, or remove {self.folder / FILE}"
-                )
         last = max(self.count.shards, default=-1)
         left = [shard for number, shard in shards.items() if number not in self.count.shards]
-        if left and left[0].shard < last:
+        changed = [shard.shard for shard in left if shard.shard < last]
+        changed += [
+            number
+            for number, digest in self.count.shards.items()
+            if number not in shards or self._digest(shards[number], self._narrated(shards[number])) != digest
+        ]
+        if changed:
             raise StepDiffError(
-                f"{self.folder}: shard {left[0].shard} of view {self.options.view} has clips now, and shard {last} was "
-                f"counted without them; give another --out, or remove {self.folder / FILE}"
+                f"{self.folder}: clips of shard {changed[0]} of view {self.options.view} have changed since they were "
+                f"counted (features, text or split); give another --out, or remove {self.folder / FILE}"
             )
         return left
 
@@ -270,29 +254,18 @@ class Counting:
         if self.count.shards:
             say(f"{self.folder}: {len(self.count.shards)} shards are counted already, {len(self.shards)} are left")
         with progress("words", sum(len(shard.rows) for shard in self.shards), "clips") as advance:
-            for shard, values in self._values(advance):
-                full = (shard.shard + 1) * per_shard <= catalog
-                if not full:  # rows may be added to it, and its sums are computed again
-                    self._save(fresh)
-                    fresh = False
+            values = results(self.options, reader, reader(self.options), self.shards, advance)
+            for shard, features in zip(self.shards, values, strict=True):
                 narrated = self._narrated(shard)
-                self._add(shard, narrated, values)
+                full = (shard.shard + 1) * per_shard <= catalog
+                if fresh and (not full or time.monotonic() - saved > self.options.save_every):
+                    self.count.save(self.folder / FILE)  # without a shard to which rows may be added
+                    saved, fresh = time.monotonic(), False
+                self._add(shard, narrated, features)
                 if full:
                     self.count.shards[shard.shard], fresh = self._digest(shard, narrated), True
-                    if time.monotonic() - saved > self.options.save_every:
-                        self._save(fresh)
-                        saved, fresh = time.monotonic(), False
-            self._save(fresh)
-
-    def _save(self, fresh: bool) -> None:
-        if fresh:
-            self.count.save(self.folder / FILE)
-
-    def _values(self, advance: Advance) -> Iterator[tuple[Part, Float64[np.ndarray, "n D"]]]:
-        """Yield the shards that are left with the features of their clips, in order."""
-        reading = Reading(self.store, self.options.view, self.options.workers, self.options.address)
-        values = results(reading, Reading.load, Reading.load(reading), self.shards, advance)
-        yield from zip(self.shards, values, strict=True)
+            if fresh:
+                self.count.save(self.folder / FILE)
 
     def _add(self, shard: Part, narrated: Sequence[tuple[str, str]], values: Float64[np.ndarray, "n D"]) -> None:
         labels = self.count.wording.targets(narrated, self.signs)
