@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
 
 from heads.evidence.wording import Occurrence, Sides, occurrences, pieces
-from stepdiff.common.errors import StepDiffError, some
+from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import write_bytes, write_text
 from store import Provenance, View
 
@@ -77,12 +77,13 @@ class WordHead:
                 f"{folder}: holds no head of words ({Path(error.filename).name} is missing); run python -m heads.words "
                 f"--out {folder}"
             ) from None
-        except KeyError as error:
-            raise StepDiffError(
-                f"{path}: has no {error}, so an earlier version wrote it; run python -m heads.words again"
-            ) from error
-        except (OSError, ValueError, TypeError, SafetensorError) as error:
-            raise StepDiffError(f"{path}: damaged ({error}); run python -m heads.words again") from error
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            what = (
+                f"has no {error}, so an earlier version wrote it"
+                if isinstance(error, KeyError)
+                else f"damaged ({error})"
+            )
+            raise StepDiffError(f"{path}: {what}; run python -m heads.words again") from error
 
     def save(self) -> None:
         """Write the head; words.json comes last."""
@@ -118,31 +119,14 @@ class WordHead:
         }
 
     @property
-    def folds(self) -> int:
-        return len(self.weights) - 1
-
-    @property
     def declines_below(self) -> dict[str, float]:
         """Category -> distance of two clips below which nothing differs; empty: not chosen."""
         declines = self.about["declines"]
         return {} if declines is None else dict(declines["below"])
 
     def check(self, view: View) -> None:
-        """Raise StepDiffError if a view's tokens are not those that the head was computed from."""
-        channels = self.weights.shape[-1]
-        feature = view.features.get("tokens")
-        if feature is None or len(feature.shape) != 2:
-            raise StepDiffError(
-                f"{self.folder}: reads tokens, and view {view.name} has {some(sorted(view.features))}; name a store "
-                f"with view {self.view}"
-            )
-        if feature.shape[-1] != channels:
-            raise StepDiffError(
-                f"{self.folder}: reads tokens of {channels} channels, and those of view {view.name} have "
-                f"{feature.shape[-1]}; name a store with view {self.view}, or run python -m heads.words for this one"
-            )
-        differs = Provenance.from_dict(self.about["provenance"]).difference(view.provenance)
-        if differs:
+        """Raise StepDiffError if a view has other features than the head was computed from."""
+        if differs := Provenance.from_dict(self.about["provenance"]).difference(view.provenance):
             raise StepDiffError(
                 f"{self.folder}: computed from other features than view {view.name} of {view.paths.store} has "
                 f"({differs}); name the store it was computed from, or run python -m heads.words again"
@@ -157,7 +141,7 @@ class WordHead:
 
         videos: as the catalog names them.
         """
-        return self._evidence(features, [1 + fold_of(video, self.folds) for video in videos])
+        return self._evidence(features, [1 + fold_of(video, len(self.weights) - 1) for video in videos])
 
     def moments(
         self, tokens: Float[np.ndarray, "N D"], frames: int, video: str | None = None

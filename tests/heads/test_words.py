@@ -210,21 +210,18 @@ def test_sums_of_something_else_are_refused(world: Path, tmp_path: Path, capsys:
     (out / "sums.safetensors").write_bytes(b"damaged")
     refuses(words.main, command(small, out), capsys, "sums.safetensors: damaged")
     (out / "words.json").write_text(json.dumps(json.loads((out / "words.json").read_text()) | {"weights": {}}))
-    with pytest.raises(StepDiffError, match="words.json: has no"):
+    with pytest.raises(StepDiffError, match="words.json: damaged, or of an earlier version"):
         WordHead.load(out)
     with pytest.raises(StepDiffError, match=r"holds no head of words \(words.json is missing\)"):
         WordHead.load(tmp_path)
 
 
 def test_other_views_than_the_heads_are_refused(world: Path, head: WordHead, tmp_path: Path) -> None:
-    shapes = {"tokens": ((4, 8), "reads tokens of 24 channels, and those of view other have 8")}
-    shapes["embedding"] = ((24,), "reads tokens, and view other has embedding")
-    for feature, (shape, message) in shapes.items():
-        store = Store.open(tmp_path / feature, create=True)
-        with store.lock():
-            view = store.create_view("clips", "other", provenance("other"), {feature: Feature(shape, "float32")})
-        with pytest.raises(StepDiffError, match=message):
-            head.check(view)
+    store = Store.open(tmp_path / "features", create=True)
+    with store.lock():
+        view = store.create_view("clips", "other", provenance("other"), {"tokens": Feature((4, 8), "float32")})
+    with pytest.raises(StepDiffError, match="computed from other features than view other .*encoder"):
+        head.check(view)
     view = Store.open(world / "features").view("clips", "visual")
     view.provenance = replace(view.provenance, weights="1" * 64)
     with pytest.raises(StepDiffError, match="computed from other features than view visual .*weights"):
@@ -525,7 +522,7 @@ def test_evidence_of_training_clips_is_that_of_sums_without_their_fold(world: Pa
     np.testing.assert_allclose(words.evidence([clip(18)])[0], head.evidence(means(head, [clip(18)]))[0])
     features = np.random.default_rng(0).standard_normal((50, CHANNELS))
     for place in range(0, 12, 4):
-        left_out = fold_of(f"video {place // 4}", head.folds)
+        left_out = fold_of(f"video {place // 4}", len(head.weights) - 1)
         (model,) = fit(
             total([one for fold, one in enumerate(folds) if fold != left_out]), [head.about["ridge"]["value"]]
         )
