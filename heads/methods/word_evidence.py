@@ -86,10 +86,9 @@ class WordEvidence:
     def evidence(self, clips: Sequence[str]) -> list[Float64[np.ndarray, " T"]]:
         """Return the evidence of clips; that of training clips is from clips of other videos."""
         held = self._evidence  # replaced, not changed: training reads batches ahead in another thread
-        new = [clip for clip in dict.fromkeys(clips) if clip not in held]
-        if len(held) + len(new) > _HELD:
-            held, new = {}, list(dict.fromkeys(clips))
-        if new:
+        if len(held.keys() | clips) > _HELD:
+            held = {}
+        if new := [clip for clip in dict.fromkeys(clips) if clip not in held]:
             self._evidence = held = held | evidence_of(self.head, self.features, new)
         return [held[clip] for clip in clips]
 
@@ -113,17 +112,11 @@ class WordEvidence:
         words, known = _singular(question), self.head.known_categories
         return tuple(name for name in known if words & _singular(name)) or known
 
-    def likely(self, pair: Pair, categories: Sequence[str]) -> tuple[list[str], list[str]]:
-        """Return the terms of each clip that are put before a question about some categories."""
-        return self._named_in(categories, pair, LIKELY)
-
-    def _named_in(self, categories: Sequence[str], pair: Pair, clear: float) -> tuple[list[str], list[str]]:
-        """Return the terms of each clip that `named` returns for some categories; none given: for all."""
-        of_clips: tuple[dict[str, None], dict[str, None]] = ({}, {})
-        for category in categories or self.head.known_categories:
-            for terms, named in zip(of_clips, self.named(*self.both(pair), category, clear), strict=True):
-                terms.update(dict.fromkeys(named))
-        return list(of_clips[0]), list(of_clips[1])
+    def likely(self, pair: Pair, categories: Sequence[str], clear: float = LIKELY) -> tuple[list[str], list[str]]:
+        """Return the terms of each clip that `named` returns for some categories, such as those of a question."""
+        named = [self.named(*self.both(pair), category, clear) for category in categories]
+        first, second = ([term for of_clips in named for term in of_clips[place]] for place in (0, 1))
+        return list(dict.fromkeys(first)), list(dict.fromkeys(second))
 
     def values(self, pair: Pair, categories: Sequence[str], given: str, weight: float) -> Values:
         """Return what is added to the logits of words while a text about a pair is written after the words `given`.
@@ -176,15 +169,14 @@ class WordEvidence:
         captions = []
         for row in rows:
             pair = row.reference, row.candidate
+            first, second = self.named(*self.both(pair), row.category)
+            said, without = " and ".join(second), " or ".join(first)
             if self.agree(pair, row.category):
                 captions.append(NO_DIFFERENCE.format(category=row.category))
-                continue
-            first, second = self.named(*self.both(pair), row.category)
-            without = " or ".join(first)
-            if first and second:
-                captions.append(f"In Video 2, {' and '.join(second)}, without {without}.")
+            elif said and without:
+                captions.append(f"In Video 2, {said}, without {without}.")
             else:
-                captions.append(f"In Video 2, {' and '.join(second) or f'no {without}'}.")
+                captions.append(f"In Video 2, {said or f'no {without}'}.")
         return captions
 
     def agree(self, pair: Pair, category: str) -> bool:
@@ -230,7 +222,8 @@ class WordEvidence:
     def why(self, reference: str, candidate: str) -> tuple[list[Reason], list[Reason]]:
         """Return the terms for which each clip gives more evidence than the other, over all categories, the clearest
         first."""
-        first, second = self.reasons((reference, candidate), self._named_in((), (reference, candidate), CLEAR))
+        pair = reference, candidate
+        first, second = self.reasons(pair, self.likely(pair, self.head.known_categories, CLEAR))
         return first[:REASONS], second[:REASONS]
 
     def reasons(self, pair: Pair, terms: tuple[Iterable[str], Iterable[str]]) -> tuple[list[Reason], list[Reason]]:
