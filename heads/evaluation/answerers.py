@@ -19,7 +19,7 @@ from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -35,11 +35,9 @@ from heads.workers.group import ALONE, Group, joined, launched, own_device, worl
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.progress import Advance
 from stepdiff.tasks.postprocess import parse
-from stepdiff.tasks.testsets import Scored, check_prediction
+from stepdiff.tasks.testsets import DiffCap, Scored, check_prediction
 from store import Store
 
-Question = Literal["task", "texts", "similar"]
-"""what a Part is about, a batch of rows: the task; all texts of pairs; whether the clips of diffcap are similar"""
 Answer = Callable[[Sequence[Part], Advance], Iterator[list[Any]]]
 """yields the answers of each batch, in order. StepDiffError: a batch cannot be answered"""
 
@@ -88,14 +86,10 @@ class Answerer:
         """Answer one batch."""
         options, method, rows = self._options, self._loaded.method, batch.rows
         with torch.inference_mode(), autocast(pick_device(options.device), self._loaded.precision):
-            if batch.about == "texts":
-                return list(method.score_texts(rows))
-            if batch.about == "similar":
-                return list(method.alike([((row.reference, row.candidate), row.category) for row in rows]))
             answers = list(getattr(method, ANSWERS[type(rows[0])])(rows))
         if len(answers) != len(rows):
             raise StepDiffError(f"--method {options.method}: {len(answers)} answers to {len(rows)} rows")
-        if options.task == "diffcap" and options.parse:
+        if isinstance(rows[0], DiffCap) and options.parse:
             answers = list(map(parse, answers))
         if isinstance(rows[0], Scored):
             answers = [[float(value) for value in scores] for scores in answers]

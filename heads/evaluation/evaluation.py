@@ -18,7 +18,7 @@ from typing import Any
 
 from heads.data.trained_on import Seen, TrainedOn
 from heads.evaluation import judges
-from heads.evaluation.answerers import Answer, Question, answering
+from heads.evaluation.answerers import Answer, answering
 from heads.evaluation.loading import answered_rows
 from heads.evaluation.options import EvaluateOptions, check
 from heads.evaluation.rows import load_truth, read_asked, read_rows, score_rows, write_files
@@ -34,7 +34,7 @@ from stepdiff.common.io.files import write_text
 from stepdiff.common.io.jsonl import LineFile, parse_object
 from stepdiff.common.progress import progress, say
 from stepdiff.common.threads import shares
-from stepdiff.tasks.testsets import Prediction, digest, prediction_line, prediction_of
+from stepdiff.tasks.testsets import DiffRank, Prediction, digest, prediction_line, prediction_of
 from stepdiff.weights import fingerprint
 from stepdiff.weights import resolve as resolve_weights
 from store import Store
@@ -107,11 +107,13 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
         with Partial(Path(options.out), depends) as partial:
             if method.by_pair:
                 pairs = pair_texts(present)
-                predictions = option_scores(present, pairs, answered(options, answer, "texts", pairs, partial))
+                predictions = option_scores(present, pairs, answered(options, answer, pairs, partial))
             else:
-                predictions = answered(options, answer, "task", present, partial)
-            # These take a fraction of the time of the captions, so a killed evaluation computes them again.
-            similar = answered(options, answer, "similar", present) if options.ask_similar else None
+                predictions = answered(options, answer, present, partial)
+            similar = None
+            if options.ask_similar:  # in a fraction of the time of the captions, so a killed evaluation asks again
+                alike = [DiffRank(row.reference, (row.candidate,), row.category, (0,)) for row in present]
+                similar = [score for (score,) in answered(options, answer, alike)]
             dropped = len(rows) - len(present)
             given = (options.rows, options.subset, options.no_difference)
             is_part = dropped > 0 or any(value is not None for value in given)
@@ -129,17 +131,13 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
 
 
 def answered(
-    options: EvaluateOptions, answer: Answer, question: Question, rows: Sequence[Any], partial: Partial | None = None
+    options: EvaluateOptions, answer: Answer, rows: Sequence[Any], partial: Partial | None = None
 ) -> list[Any]:
     """Return all answers; those in the partial file are not computed again, and others are appended to it."""
     # Of similar size, because a small last batch would make a poor shuffled control.
     spans = shares(len(rows), ceil(len(rows) / options.rows_at_once))
     answers = [] if partial is None else partial.resume(rows, [start for start, _ in spans])
-    left = [
-        Part(number, tuple(rows[start:end]), question)
-        for number, (start, end) in enumerate(spans)
-        if start >= len(answers)
-    ]
+    left = [Part(number, tuple(rows[start:end])) for number, (start, end) in enumerate(spans) if start >= len(answers)]
     what = "similar" if partial is None else f"{options.task}, {options.method}, control {options.control}"
     if answers:
         say(f"{what}: {len(answers)} of {len(rows)} answers exist already")

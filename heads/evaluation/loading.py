@@ -17,7 +17,7 @@ from heads.methods import controls
 from heads.methods.registry import REGISTRY, stated
 from heads.methods.similarity import CAPTIONS_MODEL, CaptionsCosine
 from heads.methods.socratic import load_socratic
-from heads.methods.stepdiff import StepDiff
+from heads.methods.stepdiff import PairTexts, StepDiff
 from heads.methods.vlemb import VLEmb, text_of
 from heads.methods.word_evidence import WordEvidence
 from heads.models.language_model import pick_device, pick_precision
@@ -36,6 +36,7 @@ from store.view import OK
 ANSWERS = {
     DiffCap: "caption",
     DiffMCQ: "score_options",
+    PairTexts: "score_texts",
     DiffRank: "rank",
     Rating: "rank",
     Ranking: "rank",
