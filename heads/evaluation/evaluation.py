@@ -1,7 +1,13 @@
-"""An evaluation: it reads its rows, has the method answer them, and writes predictions and scores.
+"""An evaluation: it reads its rows, has a method answer them in batches, and writes predictions and scores.
 
-Answers are written batch by batch (`Partial`). At the end they become predictions, the rows that they answer, and
-scores with all that they depend on.
+Batches are answered in this process, by workers on Ray, or by torchrun's processes together, which divide a language
+model that is too large for one device:
+
+    torchrun --nproc-per-node 8 -m heads.evaluate --method video-lm --head runs/stepdiff ...
+
+A frozen model is divided by tensor parallelism: the processes compute each batch together. One that trained, also with
+LoRA, is divided layer by layer (FSDP2), and the processes share the rows of a batch. The first process reads the rows
+and writes the answers; the others compute what it passes them, and end where one fails.
 
 Guarantees
 - a test set whose clips or videos trained the head is refused before the head is loaded
@@ -9,35 +15,188 @@ Guarantees
 - the predictions are the same to the byte, whatever the number of workers, and captions with ask_similar
 """
 
+import io
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, suppress
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from heads.data.trained_on import Seen, TrainedOn
 from heads.evaluation import judges
-from heads.evaluation.answerers import Answer, answering
-from heads.evaluation.loading import answered_rows
-from heads.evaluation.options import EvaluateOptions, check
+from heads.evaluation.loading import ANSWERS, HEAD, answered_rows, load_method, needed, present_rows
+from heads.evaluation.options import VIDEO_LM, EvaluateOptions, check
 from heads.evaluation.rows import load_truth, read_asked, read_rows, score_rows, write_files
-from heads.evaluation.workers import Part
+from heads.evaluation.workers import Part, Worker, computed, in_order, on_ray, worker_pool
 from heads.evidence.head import FILE, WordHead
 from heads.methods.similarity import CAPTIONS_MODEL
-from heads.methods.stepdiff import option_scores, pair_texts
+from heads.methods.stepdiff import StepDiff, option_scores, pair_texts, protocol
+from heads.methods.word_evidence import WordEvidence
+from heads.models.language_model import autocast, pick_device
 from heads.training import lineage
 from heads.training.checkpoint import Run
 from heads.training.recipe import read_recipe
+from heads.workers.group import ALONE, Group, joined, launched, own_device, world_size
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import write_text
 from stepdiff.common.io.jsonl import LineFile, parse_object
-from stepdiff.common.progress import progress, say
+from stepdiff.common.progress import Advance, progress, say
 from stepdiff.common.threads import shares
-from stepdiff.tasks.testsets import DiffRank, Prediction, digest, prediction_line, prediction_of
+from stepdiff.tasks.postprocess import parse
+from stepdiff.tasks.testsets import (
+    DiffCap,
+    DiffRank,
+    Prediction,
+    Scored,
+    check_prediction,
+    digest,
+    prediction_line,
+    prediction_of,
+)
 from stepdiff.weights import fingerprint
 from stepdiff.weights import resolve as resolve_weights
 from store import Store
+
+Answer = Callable[[Sequence[Part], Advance], Iterator[list[Any]]]
+"""yields the answers of each batch, in order. StepDiffError: a batch cannot be answered"""
+
+
+@dataclass(frozen=True)
+class Method:
+    """What the process that has loaded a method knows about it. Picklable."""
+
+    rows: list[Any]
+    """rows to answer: those whose clips and texts are present"""
+    absent: int
+    """clips that the store lacks"""
+    disclosed: dict[str, Any]
+    """printed next to the scores"""
+    by_pair: bool
+    """whether a DiffMCQ set is answered pair by pair, so that each pair is read once"""
+    notices: tuple[str, ...] = ()
+    """lines that the method printed while it was loaded in another process"""
+
+
+class Answerer:
+    """Answers batches in this process."""
+
+    def __init__(self, options: EvaluateOptions, store: Store | None, rows: list[Any], group: Group = ALONE) -> None:
+        """Load the method, with a group its share. StepDiffError: it cannot be used, or the store lacks clips of the
+        rows."""
+        self._options = options
+        self._loaded = loaded = load_method(options, store, rows, group)
+        rows, absent = present_rows(options, rows, store, loaded)
+        disclosed, reads_pairs = dict(loaded.disclosed), isinstance(loaded.method, StepDiff)
+        if isinstance(loaded.method, WordEvidence):
+            disclosed["rows_without_known_words"] = loaded.method.unknown(rows)
+        elif reads_pairs:
+            lm = loaded.method.model.lm
+            precision = {"precision": "bfloat16" if loaded.precision == "bfloat16" else lm.precision}
+            evidence = None if loaded.method.words is None else loaded.method.evidence
+            asked = protocol(ANSWERS[type(rows[0])], options.seeded, options.decline_at, evidence)
+            disclosed["protocol"] = asked | precision
+            if options.ask_similar:
+                disclosed["protocol"]["similar"] = protocol("rank", evidence=evidence)
+        # Without video all pairs are the same prompt, so rows are answered as they are.
+        by_pair = reads_pairs and options.task == "diffmcq" and options.control != "blind"
+        self.method = Method(rows, absent, disclosed, by_pair)
+
+    def __call__(self, batch: Part) -> list[Any]:
+        """Answer one batch."""
+        options, method, rows = self._options, self._loaded.method, batch.rows
+        with torch.inference_mode(), autocast(pick_device(options.device), self._loaded.precision):
+            answers = list(getattr(method, ANSWERS[type(rows[0])])(rows))
+        if len(answers) != len(rows):
+            raise StepDiffError(f"--method {options.method}: {len(answers)} answers to {len(rows)} rows")
+        if isinstance(rows[0], DiffCap) and options.parse:
+            answers = list(map(parse, answers))
+        if isinstance(rows[0], Scored):
+            answers = [[float(value) for value in scores] for scores in answers]
+        return list(map(check_prediction, rows, answers))
+
+
+class AnswerWorker(Worker):
+    """Answers batches in a process of the worker pool."""
+
+    def describe(self) -> Method | str:
+        """Return what is known about the loaded method, or why it cannot be used."""
+        printed = io.StringIO()
+        try:
+            with redirect_stderr(printed):  # Ray would keep it in its logs
+                method: Method = self.loaded.method
+        except StepDiffError as error:
+            return str(error)
+        return replace(method, notices=tuple(printed.getvalue().splitlines()))
+
+
+def load(options: EvaluateOptions) -> Answerer:
+    """Return what answers batches in a worker."""
+    store = None if options.store is None else Store.open(options.store)
+    return Answerer(options, store, read_rows(options, read_asked(options)))
+
+
+@contextmanager
+def answering(options: EvaluateOptions, store: Store | None, rows: list[Any]) -> Iterator[tuple[Method, Answer] | None]:
+    """Load the method, here, on workers or with torchrun's other processes; None: the first of those has it.
+    StepDiffError: it cannot be used, or Ray does not start."""
+    if launched():
+        with _answering_together(options, store, rows) as answering_first:
+            yield answering_first
+    elif not on_ray(options):
+        answerer = Answerer(options, store, rows)
+        yield answerer.method, partial(in_order, answerer)
+    else:
+        lighter = "try a smaller --rows-at-once, or fewer --workers on one node"
+        with worker_pool(options, load, lighter, AnswerWorker) as pool:
+            yield pool.call("describe"), partial(computed, pool, options.workers)
+
+
+@contextmanager
+def _answering_together(
+    options: EvaluateOptions, store: Store | None, rows: list[Any]
+) -> Iterator[tuple[Method, Answer] | None]:
+    """Load this process's share of a head; the others than the first compute what it passes them. StepDiffError: the
+    method has no language model that can be divided among so many processes; or no such head."""
+    if options.method not in VIDEO_LM or on_ray(options):
+        raise StepDiffError(
+            "torchrun divides the language model of --method video-lm; start python -m heads.evaluate by itself for "
+            "other methods, and for --workers or --address"
+        )
+    device = own_device(pick_device(options.device))
+    head = Path(needed(options, "head", HEAD))
+    with joined(lineage.division(head, world_size()), device) as group:
+        answerer = Answerer(options, store, rows, group)
+
+        def passed(batch: Part | None = None) -> Part | None:
+            """Return the batch that the first process passes to all; None: it has none left."""
+            return group.from_first(lambda: batch)
+
+        if not group.first:
+            while (batch := passed()) is not None:
+                answerer(batch)
+            yield None
+            return
+        computing = False
+
+        def answer(batch: Part) -> list[Any]:
+            nonlocal computing
+            passed(batch)
+            computing = True
+            answers = answerer(batch)
+            computing = False
+            return answers
+
+        try:
+            yield answerer.method, partial(in_order, answer)
+        finally:
+            if not computing:  # else they wait in a layer, and end once this process has left the group
+                with suppress(RuntimeError):  # they have gone
+                    passed()
 
 
 class Partial(LineFile):
@@ -104,12 +263,12 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
         for notice in method.notices:
             say(notice)
         depends, present = identity(options, method.rows, store, method.disclosed.get("source")), method.rows
-        with Partial(Path(options.out), depends) as partial:
+        with Partial(Path(options.out), depends) as kept:
             if method.by_pair:
                 pairs = pair_texts(present)
-                predictions = option_scores(present, pairs, answered(options, answer, pairs, partial))
+                predictions = option_scores(present, pairs, answered(options, answer, pairs, kept))
             else:
-                predictions = answered(options, answer, present, partial)
+                predictions = answered(options, answer, present, kept)
             similar = None
             if options.ask_similar:  # in a fraction of the time of the captions, so a killed evaluation asks again
                 alike = [DiffRank(row.reference, (row.candidate,), row.category, (0,)) for row in present]
@@ -126,25 +285,23 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
                 "scores": score_rows(options, asked, present, predictions, options.out, similar),
             }
             write_text(Path(options.out).with_suffix(".scores.json"), json.dumps(record, indent=1, allow_nan=False))
-            partial.keep([])
+            kept.keep([])
     return record
 
 
-def answered(
-    options: EvaluateOptions, answer: Answer, rows: Sequence[Any], partial: Partial | None = None
-) -> list[Any]:
+def answered(options: EvaluateOptions, answer: Answer, rows: Sequence[Any], kept: Partial | None = None) -> list[Any]:
     """Return all answers; those in the partial file are not computed again, and others are appended to it."""
     # Of similar size, because a small last batch would make a poor shuffled control.
     spans = shares(len(rows), ceil(len(rows) / options.rows_at_once))
-    answers = [] if partial is None else partial.resume(rows, [start for start, _ in spans])
+    answers = [] if kept is None else kept.resume(rows, [start for start, _ in spans])
     left = [Part(number, tuple(rows[start:end])) for number, (start, end) in enumerate(spans) if start >= len(answers)]
-    what = "similar" if partial is None else f"{options.task}, {options.method}, control {options.control}"
+    what = "similar" if kept is None else f"{options.task}, {options.method}, control {options.control}"
     if answers:
         say(f"{what}: {len(answers)} of {len(rows)} answers exist already")
     with progress(what, len(rows) - len(answers)) as advance:
         for more in answer(left, advance):
-            if partial is not None:
-                partial.add(more)
+            if kept is not None:
+                kept.add(more)
             answers += more
     return answers
 
