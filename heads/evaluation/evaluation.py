@@ -31,7 +31,7 @@ from heads.data.trained_on import Seen, TrainedOn
 from heads.evaluation import judges
 from heads.evaluation.loading import ANSWERS, HEAD, answered_rows, load_method, needed, present_rows
 from heads.evaluation.options import VIDEO_LM, EvaluateOptions, check
-from heads.evaluation.rows import load_truth, read_asked, read_rows, score_rows, write_files
+from heads.evaluation.rows import load_truth, read_asked, read_rows, score_rows
 from heads.evaluation.workers import Part, Worker, computed, in_order, on_ray, worker_pool
 from heads.evidence.head import FILE, WordHead
 from heads.methods.similarity import CAPTIONS_MODEL
@@ -47,6 +47,7 @@ from stepdiff.common.io.files import write_text
 from stepdiff.common.io.jsonl import LineFile, parse_object
 from stepdiff.common.progress import Advance, progress, say
 from stepdiff.common.threads import shares
+from stepdiff.tasks.benchmarks.rows import write_answers
 from stepdiff.tasks.postprocess import parse
 from stepdiff.tasks.testsets import (
     DiffCap,
@@ -57,6 +58,9 @@ from stepdiff.tasks.testsets import (
     digest,
     prediction_line,
     prediction_of,
+    published_task,
+    write_predictions,
+    write_test_set,
 )
 from stepdiff.weights import fingerprint
 from stepdiff.weights import resolve as resolve_weights
@@ -273,10 +277,15 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
             if options.ask_similar:  # in a fraction of the time of the captions, so a killed evaluation asks again
                 alike = [DiffRank(row.reference, (row.candidate,), row.category, (0,)) for row in present]
                 similar = [score for (score,) in answered(options, answer, alike)]
-            dropped = len(rows) - len(present)
-            given = (options.rows, options.subset, options.no_difference)
-            is_part = dropped > 0 or any(value is not None for value in given)
-            write_files(options, present, predictions, not is_part, similar)
+            out, task, dropped = Path(options.out), published_task(options.task), len(rows) - len(present)
+            out.with_suffix(".rows.jsonl").unlink(missing_ok=True)
+            if task is None:
+                write_answers(out, present, predictions)
+            else:
+                chosen = (options.rows, options.subset, options.no_difference)
+                if dropped or any(value is not None for value in chosen):
+                    write_test_set(task, out.with_suffix(".rows.jsonl"), present)
+                write_predictions(task, out, predictions, similar)
             record = {
                 "options": {key: value for key, value in asdict(options).items() if key not in ("workers", "address")},
                 "disclosed": method.disclosed,
@@ -284,7 +293,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
                 "seen": None if seen is None else seen.counts(present),
                 "scores": score_rows(options, asked, present, predictions, options.out, similar),
             }
-            write_text(Path(options.out).with_suffix(".scores.json"), json.dumps(record, indent=1, allow_nan=False))
+            write_text(out.with_suffix(".scores.json"), json.dumps(record, indent=1, allow_nan=False))
             kept.keep([])
     return record
 

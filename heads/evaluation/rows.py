@@ -16,7 +16,7 @@ from heads.methods.similarity import sentences
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.streams import published
 from stepdiff.tasks import registry
-from stepdiff.tasks.benchmarks.rows import BenchmarkRow, Ranking, Rating, read_answers, write_answers
+from stepdiff.tasks.benchmarks.rows import BenchmarkRow, Ranking, Rating, read_answers
 from stepdiff.tasks.declining import agreeing
 from stepdiff.tasks.postprocess import parse
 from stepdiff.tasks.scoring import TruthFigures, score, score_asked
@@ -28,8 +28,6 @@ from stepdiff.tasks.testsets import (
     read_test_set,
     read_with_similar,
     reference_video,
-    write_predictions,
-    write_test_set,
 )
 
 AnyRow = TypeVar("AnyRow")
@@ -57,11 +55,11 @@ def named(rows: Sequence[Any], subset: str) -> list[str]:
     """Return the names of a subset, separated by commas, or else the lines of a file. StepDiffError: no names, or one
     that selects none of the rows."""
     known = set().union(*map(_names, rows))
-    names = _stripped(subset.split(","))
+    names = list(filter(None, map(str.strip, subset.split(","))))
     if known.issuperset(names) and names:
         return names
     try:
-        names = _stripped(Path(subset).read_text(encoding="utf-8-sig").split("\n"))
+        names = list(filter(None, map(str.strip, Path(subset).read_text(encoding="utf-8-sig").split("\n"))))
     except UnicodeDecodeError as error:
         raise StepDiffError(f"{subset}: not UTF-8 ({error.reason}); give a file of names, one a line") from error
     except OSError:  # no file, or too long for a file's name
@@ -77,10 +75,6 @@ def named(rows: Sequence[Any], subset: str) -> list[str]:
     return names
 
 
-def _stripped(names: Sequence[str]) -> list[str]:
-    return [name.strip() for name in names if name.strip()]
-
-
 def select(rows: Sequence[AnyRow], names: Collection[str]) -> list[AnyRow]:
     """Return the rows that one of the names selects."""
     return [row for row in rows if _names(row).intersection(names)]
@@ -93,29 +87,6 @@ def _names(row: Any) -> set[str]:
         return {row.key, *row.clips, *([row.concept] if isinstance(row, Rating | Ranking) else [])}
     clip = row.answer[0] if isinstance(row, DiffMCQ) else row.reference
     return {row.category, reference_video(row), clip}
-
-
-def write_files(
-    options: EvaluateOptions,
-    rows: Sequence[Any],
-    predictions: Sequence[Any],
-    whole: bool,
-    similar: Sequence[float] | None,
-) -> None:
-    """Write the predictions, and unless they answer a whole test set, its answered rows.
-
-    Those of a benchmark name their rows. similar: the number "similar" of each line of captions.
-    """
-    out = Path(options.out)
-    answered = out.with_suffix(".rows.jsonl")
-    answered.unlink(missing_ok=True)
-    task = published_task(options.task)
-    if task is None:
-        write_answers(out, rows, predictions)
-        return
-    if not whole:
-        write_test_set(task, answered, rows)
-    write_predictions(task, out, predictions, similar)
 
 
 def score_rows(

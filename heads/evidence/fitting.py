@@ -27,13 +27,11 @@ from heads.evidence.head import WordHead
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import make_folder, write_text
 from stepdiff.common.progress import say
-from stepdiff.tasks.testsets import DiffRank, clips_of
+from stepdiff.tasks.testsets import HIGHEST_SCORE, DiffRank, clips_of
 from stepdiff.weights import fingerprint
 from store.lineage.answers import RECORD, read_of
 
 RIDGES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
-AGREES = 5
-"""DiffRank score of clips between which nothing differs"""
 _CONSTANT = 1e-12  # of a variance next to the mean square
 _NO_VARIANCE = 1e-6  # of predictions
 
@@ -192,14 +190,14 @@ def declines(head: WordHead, features: Features, rows: Sequence[DiffRank], sourc
     """
     evidence = evidence_of(head, features, list(dict.fromkeys(clip for row in rows for clip in clips_of(row))))
     scored = [
-        (row.category, head.distance(evidence[row.reference], evidence[target], row.category), score == AGREES)
+        (row.category, head.distance(evidence[row.reference], evidence[target], row.category), score == HIGHEST_SCORE)
         for row in rows
         if row.category in head.known_categories
         for target, score in zip(row.targets, row.scores, strict=True)
     ]
     if len({agree for *_, agree in scored}) < 2:
         raise StepDiffError(
-            f"--validation {source}: it needs pairs of score {AGREES} and others in {head.folder}'s categories"
+            f"--validation {source}: it needs pairs of score {HIGHEST_SCORE} and others in {head.folder}'s categories"
         )
     of_all = _threshold([(distance, agree) for _, distance, agree in scored])
     below, right = {}, []
