@@ -29,7 +29,7 @@ import torch
 
 from heads.data.trained_on import Seen, TrainedOn
 from heads.evaluation import judges
-from heads.evaluation.loading import ANSWERS, HEAD, answered_rows, load_method, needed, present_rows
+from heads.evaluation.loading import ANSWERS, CLASSES, HEAD, answered_rows, load_method, needed, present_rows
 from heads.evaluation.options import VIDEO_LM, EvaluateOptions, check
 from heads.evaluation.rows import load_truth, read_asked, read_rows, score_rows
 from heads.evaluation.workers import Part, Worker, computed, in_order, on_ray, worker_pool
@@ -80,8 +80,6 @@ class Method:
     """clips that the store lacks"""
     disclosed: dict[str, Any]
     """printed next to the scores"""
-    by_pair: bool
-    """whether a DiffMCQ set is answered pair by pair, so that each pair is read once"""
     notices: tuple[str, ...] = ()
     """lines that the method printed while it was loaded in another process"""
 
@@ -95,10 +93,10 @@ class Answerer:
         self._options = options
         self._loaded = loaded = load_method(options, store, rows, group)
         rows, absent = present_rows(options, rows, store, loaded)
-        disclosed, reads_pairs = dict(loaded.disclosed), isinstance(loaded.method, StepDiff)
+        disclosed = dict(loaded.disclosed)
         if isinstance(loaded.method, WordEvidence):
             disclosed["rows_without_known_words"] = loaded.method.unknown(rows)
-        elif reads_pairs:
+        elif isinstance(loaded.method, StepDiff):
             lm = loaded.method.model.lm
             precision = {"precision": "bfloat16" if loaded.precision == "bfloat16" else lm.precision}
             evidence = None if loaded.method.words is None else loaded.method.evidence
@@ -106,9 +104,7 @@ class Answerer:
             disclosed["protocol"] = asked | precision
             if options.ask_similar:
                 disclosed["protocol"]["similar"] = protocol("rank", evidence=evidence)
-        # Without video all pairs are the same prompt, so rows are answered as they are.
-        by_pair = reads_pairs and options.task == "diffmcq" and options.control != "blind"
-        self.method = Method(rows, absent, disclosed, by_pair)
+        self.method = Method(rows, absent, disclosed)
 
     def __call__(self, batch: Part) -> list[Any]:
         """Answer one batch."""
@@ -268,8 +264,9 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
             say(notice)
         depends, present = identity(options, method.rows, store, method.disclosed.get("source")), method.rows
         with Partial(Path(options.out), depends) as kept:
-            if method.by_pair:
-                pairs = pair_texts(present)
+            # Without video all pairs are the same prompt, so rows are answered as they are.
+            if CLASSES.get(options.method) is StepDiff and options.task == "diffmcq" and options.control != "blind":
+                pairs = pair_texts(present)  # so that each pair is read once
                 predictions = option_scores(present, pairs, answered(options, answer, pairs, kept))
             else:
                 predictions = answered(options, answer, present, kept)

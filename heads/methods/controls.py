@@ -26,7 +26,7 @@ from stepdiff.common.errors import StepDiffError
 from stepdiff.common.streams import generator
 from stepdiff.tasks.benchmarks.rows import Choice, Ranking, Rating
 from stepdiff.tasks.postprocess import parse
-from stepdiff.tasks.testsets import DiffCap, DiffMCQ, DiffRank, clips_of
+from stepdiff.tasks.testsets import DiffCap, DiffMCQ, DiffRank, Pair, clips_of
 from store import Store
 
 
@@ -78,10 +78,10 @@ class Rarest:
         self.counts, self.seed = Counter(clip for row in rows for clip in clips_of(row)), seed
 
     def score_options(self, rows: Sequence[DiffMCQ]) -> list[list[float]]:
-        return [
-            [draw - sum(map(self.counts.__getitem__, pair)) for pair, draw in zip(row.options, random, strict=True)]
-            for row, random in ((row, draws(self.seed, row)) for row in rows)
-        ]
+        return [list(map(self._score, row.options, draws(self.seed, row))) for row in rows]
+
+    def _score(self, pair: Pair, draw: float) -> float:
+        return draw - sum(self.counts[clip] for clip in pair)
 
 
 def medoid(texts: Sequence[str]) -> str:
