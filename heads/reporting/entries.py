@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from heads.methods.registry import ORDER, Regime, is_control, regime_of, section
+from heads.methods.registry import ORDER, Regime, regime_of, section
 from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks.published import PUBLISHED
 from stepdiff.tasks.testsets import Task
@@ -127,11 +127,6 @@ def score_record(predictions: str) -> Any:
         return None
     except (OSError, ValueError) as error:
         raise StepDiffError(f"{path}: not a score record of heads.evaluate ({error}); evaluate again") from error
-
-
-def recorded_controls(entries: Sequence[Entry]) -> list[str]:
-    """Return the methods of which a score record next to their predictions is that of a control."""
-    return list(dict.fromkeys(entry.method for entry in entries if is_control(score_record(entry.predictions))))
 
 
 def trainings(given: Sequence[Training], entries: Sequence[Entry]) -> dict[str, Training]:
