@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 
 from heads.evidence.wording import Occurrence, Sides, occurrences, pieces
 from stepdiff.common.errors import StepDiffError
@@ -202,10 +202,14 @@ class WordHead:
             )
         return self._of_category[category]
 
+    @cached_property
+    def _is_narrated(self) -> Bool[np.ndarray, " T"]:
+        return np.array([term in self.narrated for term in self.terms])
+
     def nameable(self, category: str) -> tuple[Int64[np.ndarray, " c"], Float64[np.ndarray, " c"]]:
         """Return what `of_category` does, of the terms that narrations have, if there are such."""
         places, weights = self.of_category(category)
-        narrated = np.array([self.terms[place] in self.narrated for place in places])
+        narrated = self._is_narrated[places]
         return (places[narrated], weights[narrated]) if narrated.any() else (places, weights)
 
     def distance(self, one: Float64[np.ndarray, " T"], other: Float64[np.ndarray, " T"], category: str) -> float:

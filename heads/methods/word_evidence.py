@@ -86,9 +86,10 @@ class WordEvidence:
     def evidence(self, clips: Sequence[str]) -> list[Float64[np.ndarray, " T"]]:
         """Return the evidence of clips; that of training clips is from clips of other videos."""
         held = self._evidence  # replaced, not changed: training reads batches ahead in another thread
-        if len(held.keys() | clips) > _HELD:
-            held = {}
-        if new := [clip for clip in dict.fromkeys(clips) if clip not in held]:
+        new = [clip for clip in dict.fromkeys(clips) if clip not in held]
+        if len(held) + len(new) > _HELD:
+            held, new = {}, list(dict.fromkeys(clips))
+        if new:
             self._evidence = held = held | evidence_of(self.head, self.features, new)
         return [held[clip] for clip in clips]
 
