@@ -61,8 +61,7 @@ class WordOptions:
 
 
 def run(options: WordOptions) -> dict[str, Any]:
-    from heads.evidence.counting import Counting
-    from heads.evidence.fitting import fitted, keep_lineage
+    from heads.evidence.fitting import Counting, fitted, keep_lineage
     from store import Store
 
     began = time.monotonic()

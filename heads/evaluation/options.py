@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from heads.methods.registry import PLUGIN, REGISTRY
+from heads.methods.registry import PLUGIN, REGISTRY, Control, PairEmbedding
 from stepdiff.common.cli.options import at_least
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import place, refuse_url
@@ -59,7 +59,7 @@ class EvaluateOptions:
     view: str | None = None
     """view with embeddings, for vlemb; with the tokens of the model's own vision part, for llava, idefics and vlm;
     passed to plug-ins"""
-    pair_embedding: Literal["average", "reference", "candidate"] = "average"
+    pair_embedding: PairEmbedding = "average"
     """vlemb on diffmcq: the clips whose embeddings represent a pair"""
     weights: str | None = None
     """folder or hub id of the checkpoint, for llava, idefics (1, 2 or 3) and vlm; for captions-cosine that of a
@@ -75,7 +75,7 @@ class EvaluateOptions:
     precision: Literal["auto", "bfloat16", "float32"] = "float32"
     """for socratic: precision of matrix products; auto: bfloat16 on GPUs and CPUs that are fast at it, else float32 (a
     trained head has that of its recipe)"""
-    control: Literal["none", "blind", "shuffled"] = "none"
+    control: Control = "none"
     """blind: without video tokens (without texts); shuffled: with those of another clip"""
     rows: int | None = None
     """evaluate this many rows, drawn by seed; null: all"""

@@ -5,7 +5,7 @@
 
     RUN/words.json             terms, categories, sides, calibration, the view, what trained it; names the weights' file
     RUN/words-*.safetensors    weights [1 + folds, terms, D] and bias: of all clips, then without each fold
-    RUN/sums.safetensors       the sums that it was computed from (heads.evidence.counting)
+    RUN/sums.safetensors       the sums that it was computed from (heads.evidence.fitting)
 
 Guarantees
 - the evidence of a clip does not depend on the clips that are computed with it

@@ -12,6 +12,8 @@ from typing import Any, Literal
 from stepdiff.common.errors import StepDiffError
 
 Regime = Literal["none", "s1", "supervised"]
+PairEmbedding = Literal["average", "reference", "candidate"]
+Control = Literal["none", "blind", "shuffled"]
 ORDER: tuple[Regime, ...] = ("none", "s1", "supervised")
 """from the least supervision to the most"""
 ENCODER = "contrastive head"

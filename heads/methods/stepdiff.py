@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from itertools import chain, islice
 from math import ceil
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from torch import Tensor
 from heads.data.clips import Reads
 from heads.data.packing import Turn
 from heads.evidence.naming import Naming, Values
+from heads.methods.registry import Control
 from heads.methods.word_evidence import WordEvidence
 from heads.models.video_lm import Say, Tokens, VideoLM, Words
 from heads.training.recipe import EvidenceOptions
@@ -79,7 +80,6 @@ def option_scores(
     return [[score_of[pair, (row.category, row.difference)] for pair in row.options] for row in rows]
 
 
-Control = Literal["none", "blind", "shuffled"]
 ROWS_A_BATCH = 8
 ROWS_WRITTEN = 25  # captions generated at a time: a step costs little more for many rows than for one
 MOST_TOKENS = 48  # of a caption

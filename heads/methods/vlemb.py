@@ -8,19 +8,17 @@ Guarantees
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 from jaxtyping import Float32
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from heads.data.clips import Features, Reads
+from heads.methods.registry import PairEmbedding
 from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks.benchmarks.rows import Choice, Ranking, Rating
 from stepdiff.tasks.testsets import DiffMCQ, DiffRank
 from store import Store, text_key
-
-PairEmbedding = Literal["average", "reference", "candidate"]
 
 
 def text_of(row: DiffMCQ | Choice) -> str | None:

@@ -12,13 +12,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from heads.methods.registry import ORDER, Regime, regime_of, section
+from heads.methods.registry import ORDER, PairEmbedding, Regime, regime_of, section
 from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks.published import PUBLISHED
 from stepdiff.tasks.testsets import Task
 
 Variant = Literal["V1", "V2", "V3"]
-PairEmbedding = Literal["average", "reference", "candidate"]
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,7 @@ from sklearn.preprocessing import StandardScaler
 from heads import ask, differences, evaluate, train, words
 from heads.data.clips import Features
 from heads.data.packing import Turn
-from heads.evidence.counting import Counting, Sums, total
-from heads.evidence.fitting import Fit, calibrate, fit, squared_errors
+from heads.evidence.fitting import Counting, Fit, Sums, calibrate, fit, squared_errors, total
 from heads.evidence.head import WordHead, fold_of
 from heads.evidence.naming import Naming
 from heads.evidence.wording import occurrences, pieces, terms_of
