@@ -200,45 +200,30 @@ def _answering_together(
 
 
 class Partial(LineFile):
-    """The answers of a killed evaluation in OUT.partial.jsonl.
-
-    identity: what the answers depend on, as JSON, in OUT.partial.json. Answers of another identity are dropped.
-    """
+    """The answers of a killed evaluation in OUT.partial.jsonl, after a line with all that they depend on."""
 
     def __init__(self, out: Path, identity: dict[str, Any]) -> None:
         super().__init__(out.with_suffix(".partial.jsonl"))
-        self.identity = identity
-        self.identity_path = out.with_suffix(".partial.json")
-
-    def __exit__(self, *_: object) -> None:
-        if not self.path.exists() or not self.path.stat().st_size:  # nothing to resume from
-            self.identity_path.unlink(missing_ok=True)
-        super().__exit__()
+        self._identity, self._begun = json.dumps(identity), False
 
     def resume(self, rows: Sequence[Any], starts: Sequence[int]) -> list[Prediction]:
-        """Return the existing answers of complete batches; starts: the first row of every batch."""
-        try:
-            existing = json.loads(self.identity_path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
-            existing = None
-        if existing != self.identity:
-            # In this order, so that an existing identity always belongs to the answers.
-            self.identity_path.unlink(missing_ok=True)
-            self.keep([])
-            write_text(self.identity_path, json.dumps(self.identity))
-        lines, answers = self.lines(), list[Prediction]()
-        for row, line in zip(rows, lines, strict=False):
+        """Return the answers of complete batches that depend on the same; starts: the first row of every batch."""
+        first, *lines = self.lines() or [b""]
+        answers = list[Prediction]()
+        for row, line in zip(rows, lines if first == self._identity.encode() else (), strict=False):
             try:
                 answers.append(prediction_of(row, parse_object(line)))
             except StepDiffError:  # damaged: this batch and the next ones are answered again
                 break
         whole = max(place for place in (*starts, len(rows)) if place <= len(answers))
-        self.keep(lines[:whole])
+        self.keep([first, *lines[:whole]] if whole else [])
+        self._begun = whole > 0
         return answers[:whole]
 
     def add(self, answers: Sequence[Prediction]) -> None:
         """Append the next batch; it is durable when this returns."""
-        self.append("".join(map(prediction_line, answers)))
+        self.append("".join(["" if self._begun else f"{self._identity}\n", *map(prediction_line, answers)]))
+        self._begun = True
 
 
 def evaluate(options: EvaluateOptions) -> dict[str, Any]:

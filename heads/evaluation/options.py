@@ -28,7 +28,7 @@ OF_TASKS = (
     *("decline_at", "ask_similar"),
 )
 """options that a task reads only if its spec lists them"""
-WRITTEN = ("rows.jsonl", "scores.json", "judged.jsonl", "partial.jsonl", "partial.json")
+WRITTEN = ("rows.jsonl", "scores.json", "judged.jsonl", "partial.jsonl")
 """suffixes of the files written next to OUT"""
 
 
