@@ -142,18 +142,17 @@ def trainings(given: Sequence[Training], entries: Sequence[Entry]) -> dict[str, 
     for entry in entries:
         record = score_record(entry.predictions)
         recipe = section(section(record, "disclosed"), "recipe")
-        of_record: dict[str, Any] = {"regime": regime_of(record), "steps": recipe.get("optimiser_steps")}
+        steps, trained, checkpoint = (recipe.get(name) for name in ("optimiser_steps", "trained", "checkpoint"))
+        of_record: dict[str, Any] = {"regime": regime_of(record), "steps": steps}
         for name, recorded in of_record.items():
             stated = getattr(known[entry.method], name)
-            if recorded is None:
-                continue
-            if stated not in (None, recorded):
+            if recorded is not None and stated not in (None, recorded):
                 raise StepDiffError(
                     f"methods: {entry.method} has {name} {stated}, but the score record of {entry.predictions} has "
                     f"{recorded}; correct the config"
                 )
-            known[entry.method] = replace(known[entry.method], **{name: recorded})
-        steps, trained, checkpoint = (recipe.get(name) for name in ("optimiser_steps", "trained", "checkpoint"))
+            if recorded is not None:
+                known[entry.method] = replace(known[entry.method], **{name: recorded})
         if steps is not None and trained is not None and isinstance(checkpoint, str):
             before_best = int(steps) - int(trained) + int(checkpoint.rpartition("-")[2])
             chosen.setdefault(entry.method, {})[entry.seed or 0] = before_best
