@@ -86,10 +86,10 @@ def load_method(options: EvaluateOptions, store: Store | None, rows: Sequence[An
     if name == "random":
         return Loaded(controls.Chance(options.seed))
     if name == "captions-cosine":
-        captions, model = ClipTexts(needed(options, "texts", TEXTS), options.kind), options.weights or CAPTIONS_MODEL
+        captions = ClipTexts(needed(options, "texts", TEXTS), options.kind)
+        cosine = CaptionsCosine(captions, options.weights or CAPTIONS_MODEL, device)
         disclosed = {"texts": options.texts, "kind": captions.kind, "provenance": captions.provenance}
-        cosine = CaptionsCosine(captions, model, device)
-        return Loaded(cosine, disclosed=disclosed | {"sentences": model}, texts=captions)
+        return Loaded(cosine, disclosed=disclosed | {"sentences": cosine.sentences.model}, texts=captions)
     if name == "socratic":
         texts, precision = needed(options, "texts", TEXTS), pick_precision(device, options.precision)
         reader, ids, disclosed = load_socratic(texts, options.kind, options.language_model, device, precision)

@@ -78,12 +78,9 @@ class WordHead:
                 f"--out {folder}"
             ) from None
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            what = (
-                f"has no {error}, so an earlier version wrote it"
-                if isinstance(error, KeyError)
-                else f"damaged ({error})"
-            )
-            raise StepDiffError(f"{path}: {what}; run python -m heads.words again") from error
+            raise StepDiffError(
+                f"{path}: damaged, or of an earlier version ({error!r}); run python -m heads.words again"
+            ) from error
 
     def save(self) -> None:
         """Write the head; words.json comes last."""
