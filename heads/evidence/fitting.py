@@ -13,7 +13,7 @@ Guarantees
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -106,48 +106,6 @@ def reader(options: "WordOptions") -> Callable[[Part], Float64[np.ndarray, "n D"
     return lambda shard: pooled(features, shard.rows)
 
 
-@dataclass
-class Count:
-    """The sums of each group, and what they depend on."""
-
-    identity: Mapping[str, Any]
-    wording: Wording
-    groups: list[Sums]
-    """of each fold of the training clips, and of the clips of split val"""
-    shards: dict[int, str]
-    """counted shards and the digests of their clips"""
-
-    def save(self, path: Path) -> None:
-        """Write the file of sums."""
-        from safetensors.numpy import save_file
-
-        arrays = {
-            f"{group}.{f.name}": getattr(sums, f.name) for group, sums in enumerate(self.groups) for f in fields(sums)
-        }
-        about = {"identity": self.identity, "wording": self.wording.as_dict(), "shards": list(self.shards.items())}
-        with whole(path) as temporary:
-            save_file(arrays, temporary, {"about": json.dumps(about)})
-
-    @classmethod
-    def load(cls, path: Path) -> "Count":
-        """Read a file of sums. StepDiffError: it is damaged."""
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(path, "np") as file:
-                about = json.loads(file.metadata()["about"])
-                names = [each.name for each in fields(Sums)]
-                groups = [
-                    Sums(*(file.get_tensor(f"{group}.{name}") for name in names))
-                    for group in range(len(file.keys()) // len(names))
-                ]
-            return cls(
-                about["identity"], Wording.from_dict(about["wording"]), groups, dict(map(tuple, about["shards"]))
-            )
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-            raise StepDiffError(f"{path}: damaged ({error}); remove it, and the next run counts all clips") from error
-
-
 class Counting:
     """A pass: the clips that count, what their texts say, and the sums so far."""
 
@@ -165,7 +123,7 @@ class Counting:
         self.hold_out.look_up(self.catalog)
         self.pairs, _ = read_divided(options.pairqa, self.catalog, self.hold_out)
         self.rows, self.groups = self._clips()
-        identity = {
+        self.identity = {
             "features": self.features.view.provenance.as_dict(),
             "--pairqa": fingerprint(options.pairqa),
             "--narration": options.narration,
@@ -175,18 +133,51 @@ class Counting:
             "--most": options.most,
             "--folds": options.folds,
         }
+        self.sums: list[Sums]
+        """of each fold of the training clips, and of the clips of split val"""
+        self.counted: dict[int, str]
+        """counted shards and the digests of their clips"""
         if (self.folder / FILE).exists():
-            self.count = Count.load(self.folder / FILE)
-            if differs := [name for name, value in identity.items() if self.count.identity.get(name) != value]:
-                raise StepDiffError(
-                    f"{self.folder}: its sums are of other {', '.join(differs)}; give the same, or another --out"
-                )
+            self._load()
         else:
-            wording, channels = self._wording(), self.features.shape[-1]
-            groups = [Sums.zeros(channels, len(wording.terms)) for _ in range(options.folds + 1)]
-            self.count = Count(identity, wording, groups, {})
-        self.signs = self.count.wording.signs(self.pairs)
+            self.wording, self.counted = self._wording(), {}
+            sizes = self.features.shape[-1], len(self.wording.terms)
+            self.sums = [Sums.zeros(*sizes) for _ in range(options.folds + 1)]
+        self.signs = self.wording.signs(self.pairs)
         self.shards = self._shards()
+
+    def _load(self) -> None:
+        """Read the sums of an earlier run. StepDiffError: they are damaged, or of something else."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(self.folder / FILE, "np") as file:
+                about = json.loads(file.metadata()["about"])
+                names = [each.name for each in fields(Sums)]
+                self.sums = [
+                    Sums(*(file.get_tensor(f"{group}.{name}") for name in names))
+                    for group in range(len(file.keys()) // len(names))
+                ]
+            self.wording, self.counted = Wording.from_dict(about["wording"]), dict(map(tuple, about["shards"]))
+            differs = [name for name, value in self.identity.items() if about["identity"].get(name) != value]
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise StepDiffError(
+                f"{self.folder / FILE}: damaged ({error}); remove it, and the next run counts all clips"
+            ) from error
+        if differs:
+            raise StepDiffError(
+                f"{self.folder}: its sums are of other {', '.join(differs)}; give the same, or another --out"
+            )
+
+    def _save(self) -> None:
+        from safetensors.numpy import save_file
+
+        arrays = {
+            f"{group}.{f.name}": getattr(sums, f.name) for group, sums in enumerate(self.sums) for f in fields(sums)
+        }
+        about = {"identity": self.identity, "wording": self.wording.as_dict(), "shards": list(self.counted.items())}
+        with whole(self.folder / FILE) as temporary:
+            save_file(arrays, temporary, {"about": json.dumps(about)})
 
     def _clips(self) -> tuple[Int64[np.ndarray, " n"], Int8[np.ndarray, " n"]]:
         """Return rows and groups of the clips that count, by row."""
@@ -227,12 +218,12 @@ class Counting:
         starts = np.flatnonzero(np.diff(numbers, prepend=-1))
         parts = zip(numbers[starts], np.split(self.rows, starts[1:]), np.split(self.groups, starts[1:]), strict=True)
         shards = {int(number): Part(int(number), rows, groups) for number, rows, groups in parts}
-        last = max(self.count.shards, default=-1)
-        left = [shard for number, shard in shards.items() if number not in self.count.shards]
+        last = max(self.counted, default=-1)
+        left = [shard for number, shard in shards.items() if number not in self.counted]
         changed = [shard.shard for shard in left if shard.shard < last]
         changed += [
             number
-            for number, digest in self.count.shards.items()
+            for number, digest in self.counted.items()
             if number not in shards or self._digest(shards[number], self._narrated(shards[number])) != digest
         ]
         if changed:
@@ -258,27 +249,27 @@ class Counting:
         """Count all shards that are left, and save the sums."""
         make_folder(self.folder)
         per_shard, catalog, saved, fresh = self.features.view.rows_per_shard, len(self.catalog), time.monotonic(), False
-        if self.count.shards:
-            say(f"{self.folder}: {len(self.count.shards)} shards are counted already, {len(self.shards)} are left")
+        if self.counted:
+            say(f"{self.folder}: {len(self.counted)} shards are counted already, {len(self.shards)} are left")
         with progress("words", sum(len(shard.rows) for shard in self.shards), "clips") as advance:
             values = results(self.options, reader, reader(self.options), self.shards, advance)
             for shard, features in zip(self.shards, values, strict=True):
                 narrated = self._narrated(shard)
                 full = (shard.shard + 1) * per_shard <= catalog
                 if fresh and (not full or time.monotonic() - saved > self.options.save_every):
-                    self.count.save(self.folder / FILE)  # without a shard to which rows may be added
+                    self._save()  # without a shard to which rows may be added
                     saved, fresh = time.monotonic(), False
                 self._add(shard, narrated, features)
                 if full:
-                    self.count.shards[shard.shard], fresh = self._digest(shard, narrated), True
+                    self.counted[shard.shard], fresh = self._digest(shard, narrated), True
             if fresh:
-                self.count.save(self.folder / FILE)
+                self._save()
 
     def _add(self, shard: Part, narrated: Sequence[tuple[str, str]], values: Float64[np.ndarray, "n D"]) -> None:
-        labels = self.count.wording.targets(narrated, self.signs)
+        labels = self.wording.targets(narrated, self.signs)
         for group in np.unique(shard.about):
             of_group = np.flatnonzero(shard.about == group)
-            self.count.groups[group].add(Sums.of(values[of_group], labels[of_group]))
+            self.sums[group].add(Sums.of(values[of_group], labels[of_group]))
 
 
 @dataclass(frozen=True)
@@ -358,8 +349,8 @@ def calibrate(models: Sequence[Fit], parts: Sequence[Sums]) -> Calibration:
 
 def fitted(counting: Counting, began: float) -> WordHead:
     """Return the head. began: when the run did, by time.monotonic."""
-    options, wording = counting.options, counting.count.wording
-    *folds, val = counting.count.groups
+    options, wording = counting.options, counting.wording
+    *folds, val = counting.sums
     train = total(folds)
     of_categories = {term for shares in wording.categories.values() for term in shares} or set(wording.terms)
     asked = np.array([term in of_categories for term in wording.terms])

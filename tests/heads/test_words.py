@@ -153,7 +153,7 @@ def sums_of(world: Path, out: Path) -> list[np.ndarray]:
     """Run the pass in the folder and return all sums, also of a shard that is not full."""
     counting = Counting(options(world, out), Store.open(world / "features"))
     counting.run()
-    return [array for sums in counting.count.groups for array in vars(sums).values()]
+    return [array for sums in counting.sums for array in vars(sums).values()]
 
 
 def assert_same(one: list[np.ndarray], other: list[np.ndarray]) -> None:
@@ -514,9 +514,9 @@ def test_evidence_of_training_clips_is_that_of_sums_without_their_fold(world: Pa
     """The evidence of a term is the regression's prediction up to scale and shift."""
     counting = Counting(options(world, world / "folds"), Store.open(world / "features"))
     counting.run()
-    *folds, _ = counting.count.groups
+    *folds, _ = counting.sums
     words = WordEvidence.of_store(head, Store.open(world / "features"))
-    kept = [counting.count.wording.terms.index(term) for term in head.terms]
+    kept = [counting.wording.terms.index(term) for term in head.terms]
     assert not np.allclose(words.evidence([clip(0)])[0], head.evidence(means(head, [clip(0)]))[0])
     np.testing.assert_allclose(words.evidence([clip(18)])[0], head.evidence(means(head, [clip(18)]))[0])
     features = np.random.default_rng(0).standard_normal((50, CHANNELS))
