@@ -92,7 +92,7 @@ class WordDifference:
         head, ends = method.head, np.zeros((2, len(method.head.terms)))
         said = head.occurrences(text, SEEDED)
         for one in said:
-            side = head.side_model.of(one)
+            side = one.side(head.sides)
             ends[:, head.columns[one.term]] = -MOST * side, MOST * side
         if not said:
             known = some([term for term in head.terms if term in head.narrated])

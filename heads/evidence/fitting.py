@@ -14,7 +14,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -175,7 +175,7 @@ class Counting:
         arrays = {
             f"{group}.{f.name}": getattr(sums, f.name) for group, sums in enumerate(self.sums) for f in fields(sums)
         }
-        about = {"identity": self.identity, "wording": self.wording.as_dict(), "shards": list(self.counted.items())}
+        about = {"identity": self.identity, "wording": asdict(self.wording), "shards": list(self.counted.items())}
         with whole(self.folder / FILE) as temporary:
             save_file(arrays, temporary, {"about": json.dumps(about)})
 

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
 
-from heads.evidence.wording import Occurrence, Sides, occurrences, pieces
+from heads.evidence.wording import Occurrence, occurrences, pieces
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import write_bytes, write_text
 from store import Provenance, View
@@ -49,7 +49,8 @@ class WordHead:
     weights: Float64[np.ndarray, "M T D"]
     """of all training clips, then of those outside each of the folds; values of float32, as they are stored"""
     bias: Float64[np.ndarray, "M T"]
-    side_model: Sides
+    sides: Mapping[str, float]
+    """weights of Occurrence.side"""
     categories: Mapping[str, Mapping[str, float]]
     """category -> term -> share of its answers that have the term"""
     narrated: frozenset[str]
@@ -69,9 +70,9 @@ class WordHead:
             if hashlib.sha256(data).hexdigest() != about["weights"]["sha256"]:
                 raise ValueError(f"the sha256 of {about['weights']['file']} differs")
             arrays = load(data)
-            terms, sides = tuple(about["terms"]), Sides(about["sides"])
             weights, bias = (arrays[name].astype(np.float64) for name in ("weights", "bias"))
-            return cls(folder, about, terms, weights, bias, sides, about["categories"], frozenset(about["narrated"]))
+            terms, narrated = tuple(about["terms"]), frozenset(about["narrated"])
+            return cls(folder, about, terms, weights, bias, about["sides"], about["categories"], narrated)
         except FileNotFoundError as error:
             raise StepDiffError(
                 f"{folder}: holds no head of words ({Path(error.filename).name} is missing); run python -m heads.words "
@@ -91,8 +92,7 @@ class WordHead:
         name = f"words-{sha256[:12]}.safetensors"
         write_bytes(self.folder / name, data)
         about = dict(self.about) | {"weights": {"file": name, "sha256": sha256}, "terms": list(self.terms)}
-        about |= {"sides": dict(self.side_model.weights), "categories": self.categories}
-        about["narrated"] = sorted(self.narrated)
+        about |= {"sides": self.sides, "categories": self.categories, "narrated": sorted(self.narrated)}
         write_text(self.folder / FILE, json.dumps(about, indent=1))
         for old in self.folder.glob("words-*.safetensors"):
             if old.name != name:

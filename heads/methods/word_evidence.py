@@ -135,7 +135,7 @@ class WordEvidence:
         words, of_words = list(best), np.array(list(best.values()))
 
         def values(text: str) -> dict[str, float]:
-            side = self.head.side_model.of(next_in(f"{given} {text}", self.head.columns))
+            side = next_in(f"{given} {text}", self.head.columns).side(self.head.sides)
             sure = _true(np.array(side), of_words[:, 0], of_words[:, 1])
             said = set(text.lower().replace(",", " ").replace(".", " ").split())
             new = np.array([word not in said for word in words])
@@ -152,7 +152,7 @@ class WordEvidence:
         """Return the log-probability that each term of a text is true of the video that it is about, and only of it."""
         terms = self.head.occurrences(text, SEEDED)
         places = [self.head.columns[one.term] for one in terms]
-        sides = np.array([self.head.side_model.of(one) for one in terms])
+        sides = np.array([one.side(self.head.sides) for one in terms])
         return float(_true(sides, *_only_one(reference, candidate, places)).sum())
 
     def rank(self, rows: Sequence[DiffRank]) -> list[list[float]]:
