@@ -16,6 +16,7 @@ from jaxtyping import Float64, Int64
 
 from heads.differences import DifferencesOptions
 from heads.evidence.head import MOST, clipped
+from heads.evidence.wording import occurrences
 from heads.methods.word_evidence import LIKELY, SEEDED, WordEvidence
 from retrieval.differences import CLIP, Pool, Sample, chosen, embedded, nearest_pairs, sampled
 from retrieval.queries.search import row_of_clip
@@ -90,7 +91,7 @@ class WordDifference:
     def of_text(cls, method: WordEvidence, text: str) -> "WordDifference":
         """Return the difference that a sentence about Video 2 states. StepDiffError: it has no word of the head."""
         head, ends = method.head, np.zeros((2, len(method.head.terms)))
-        said = head.occurrences(text, SEEDED)
+        said = occurrences(text, head.columns, SEEDED)
         for one in said:
             side = one.side(head.sides)
             ends[:, head.columns[one.term]] = -MOST * side, MOST * side

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
 
-from heads.evidence.wording import Occurrence, occurrences, pieces
+from heads.evidence.wording import pieces
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import write_bytes, write_text
 from store import Provenance, View
@@ -159,10 +159,6 @@ class WordHead:
         for place, (row, model) in enumerate(zip(features, models, strict=True)):  # the sums of a row stay the same
             evidence[place] = self.weights[model] @ row.astype(np.float64) + self.bias[model]
         return evidence
-
-    def occurrences(self, text: str, video: int = 0) -> list[Occurrence]:
-        """Return the terms of a text that have evidence. video: the one that it is about before its first mention."""
-        return occurrences(text, self.columns, video)
 
     def pieces(self, text: str) -> list[tuple[str, str]]:
         """Split a text into the terms that have evidence and what is between them: parts with their term, or ""."""

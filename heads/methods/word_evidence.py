@@ -26,7 +26,7 @@ from heads.data.packing import Turn
 from heads.evidence.fitting import evidence_of, training_videos
 from heads.evidence.head import WordHead, clipped
 from heads.evidence.naming import Values
-from heads.evidence.wording import next_in
+from heads.evidence.wording import next_in, occurrences
 from retrieval.moments import frames_of, seconds_of
 from stepdiff.tasks.prompts import NO_DIFFERENCE, VIDEOS
 from stepdiff.tasks.testsets import DiffCap, DiffMCQ, DiffRank, Pair, clips_of
@@ -81,7 +81,9 @@ class WordEvidence:
 
     def unknown(self, rows: Sequence[Any]) -> int:
         """Return the number of DiffMCQ rows whose text has no known term."""
-        return sum(isinstance(row, DiffMCQ) and not self.head.occurrences(row.difference, SEEDED) for row in rows)
+        return sum(
+            isinstance(row, DiffMCQ) and not occurrences(row.difference, self.head.columns, SEEDED) for row in rows
+        )
 
     def evidence(self, clips: Sequence[str]) -> list[Float64[np.ndarray, " T"]]:
         """Return the evidence of clips; that of training clips is from clips of other videos."""
@@ -150,7 +152,7 @@ class WordEvidence:
 
     def score(self, text: str, reference: Float64[np.ndarray, " T"], candidate: Float64[np.ndarray, " T"]) -> float:
         """Return the log-probability that each term of a text is true of the video that it is about, and only of it."""
-        terms = self.head.occurrences(text, SEEDED)
+        terms = occurrences(text, self.head.columns, SEEDED)
         places = [self.head.columns[one.term] for one in terms]
         sides = np.array([one.side(self.head.sides) for one in terms])
         return float(_true(sides, *_only_one(reference, candidate, places)).sum())

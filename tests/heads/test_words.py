@@ -121,7 +121,7 @@ def test_a_world_with_planted_words_is_solved(head: WordHead) -> None:
     for place, tool in enumerate(("whisk", "spoon", "fork")):
         own = evidence[:, head.columns[tool]]
         assert own[place::3].min() > max(np.delete(own, np.arange(place, 12, 3))), tool
-    sides = [one.side(head.sides) for one in head.occurrences("In Video 1, a whisk, in Video 2, a fork.")]
+    sides = [one.side(head.sides) for one in occurrences("In Video 1, a whisk, in Video 2, a fork.", head.columns)]
     assert sides == pytest.approx([-1, 1], abs=0.4)
 
 
