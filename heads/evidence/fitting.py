@@ -31,7 +31,7 @@ from heads.data.hold_out import VIDEO, HoldOut
 from heads.data.paired_qa import read_divided
 from heads.data.trained_on import TrainedOn
 from heads.evaluation.workers import Part, results
-from heads.evidence.head import WordHead, fold_of
+from heads.evidence.head import Evidence, WordHead, fold_of
 from heads.evidence.wording import CLIPS, Wording, learn
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import make_folder, whole, write_text
@@ -455,7 +455,7 @@ def _threshold(pairs: Sequence[tuple[float, bool]]) -> float:
     return float((edges[best] + edges[best + 1]) / 2)
 
 
-def evidence_of(head: WordHead, features: Features, clips: Sequence[str]) -> dict[str, Float64[np.ndarray, " T"]]:
+def evidence_of(head: WordHead, features: Features, clips: Sequence[str]) -> dict[str, Evidence]:
     """Return the evidence of clips, that of training clips from other videos. StepDiffError: one has no features."""
     means, videos = pooled(features, features.rows(clips)), training_videos(features.catalog, clips)
     train = [place for place, clip in enumerate(clips) if clip in videos]

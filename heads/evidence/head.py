@@ -33,6 +33,10 @@ FILE = "words.json"
 COPY = "words"
 """folder in the run of a StepDiff, with the head of words that it uses"""
 MOST = 4.0  # log-odds of a term, past which more changes nothing
+Evidence = Float64[np.ndarray, " T"]
+"""log-odds of each term in a clip"""
+Terms = tuple[Int64[np.ndarray, " _"], Float64[np.ndarray, " _"]]
+"""places of terms, and their weights"""
 
 
 def fold_of(video: str, folds: int) -> int:
@@ -170,7 +174,7 @@ class WordHead:
         return {term: place for place, term in enumerate(self.terms)}
 
     @cached_property
-    def _of_category(self) -> dict[str, tuple[Int64[np.ndarray, " c"], Float64[np.ndarray, " c"]]]:
+    def _of_category(self) -> dict[str, Terms]:
         """Places of the terms of each category, and their weights, which sum to 1."""
         places = {}
         for category, shares in self.categories.items():
@@ -185,7 +189,7 @@ class WordHead:
         """Categories that have terms with evidence."""
         return tuple(self._of_category)
 
-    def of_category(self, category: str) -> tuple[Int64[np.ndarray, " c"], Float64[np.ndarray, " c"]]:
+    def of_category(self, category: str) -> Terms:
         """Return the places of a category's terms and their weights, which sum to 1. StepDiffError: it has none."""
         if category not in self._of_category:
             known = ", ".join(self._of_category) or "none"
@@ -199,13 +203,13 @@ class WordHead:
     def _is_narrated(self) -> Bool[np.ndarray, " T"]:
         return np.array([term in self.narrated for term in self.terms])
 
-    def nameable(self, category: str) -> tuple[Int64[np.ndarray, " c"], Float64[np.ndarray, " c"]]:
+    def nameable(self, category: str) -> Terms:
         """Return what `of_category` does, of the terms that narrations have, if there are such."""
         places, weights = self.of_category(category)
         narrated = self._is_narrated[places]
         return (places[narrated], weights[narrated]) if narrated.any() else (places, weights)
 
-    def distance(self, one: Float64[np.ndarray, " T"], other: Float64[np.ndarray, " T"], category: str) -> float:
+    def distance(self, one: Evidence, other: Evidence, category: str) -> float:
         """Return how far the evidence of two clips is apart over the terms of a category, from 0 to 2 * MOST."""
         places, weights = self.of_category(category)
         return float(weights @ np.abs(clipped(one[places]) - clipped(other[places])))
