@@ -7,7 +7,6 @@ python -m heads.ask --reference CLIP --candidate CLIP --why --words runs/words  
 """
 
 import json
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,8 +58,14 @@ def run(options: AskOptions) -> int:
     record = answered(options)
     if options.json:
         print(json.dumps(record, allow_nan=False))
-    else:
-        show_why(record.get("why", ()))
+        return 0
+    for video, words in enumerate(record.get("why", ()), start=1):
+        title = "log-odds here against the other video" if words else "no word has clear evidence"
+        print(f"Video {video}: {title}")
+        for word in words:
+            at = ", ".join(f"{each:.1f} s" for each in word["seconds"])
+            shown = f"  {word['term']:<28} {word['evidence']:+.1f} against {word['other']:+.1f}"
+            print(shown + (f"   most at {at}" if at else ""))
     return 0
 
 
@@ -132,17 +137,6 @@ class Streaming:
         print("" if self._said else f"Q: {self.question}\nA: {answer}")
         if isinstance(answer, CutOff):
             print(f"({CUT})")
-
-
-def show_why(clips: Iterable[list[dict[str, Any]]]) -> None:
-    """Print the words that give evidence in each clip."""
-    for video, words in enumerate(clips, start=1):
-        title = "log-odds here against the other video" if words else "no word has clear evidence"
-        print(f"Video {video}: {title}")
-        for word in words:
-            at = ", ".join(f"{each:.1f} s" for each in word["seconds"])
-            shown = f"  {word['term']:<28} {word['evidence']:+.1f} against {word['other']:+.1f}"
-            print(shown + (f"   most at {at}" if at else ""))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -149,12 +149,8 @@ class WordHead:
     ) -> Float64[np.ndarray, "frames T"]:
         """Return the evidence of each frame of a clip; their mean is the evidence of the clip.
 
-        video: of a training clip, whose evidence is from clips of other videos.
-
-        StepDiffError: the tokens are not equally many for each frame.
+        frames: equally many tokens each; video: of a training clip, whose evidence is from clips of other videos.
         """
-        if len(tokens) % frames:
-            raise StepDiffError(f"{len(tokens)} tokens are not those of {frames} frames; give the frames of the view")
         means = tokens.reshape(frames, -1, tokens.shape[-1]).mean(axis=1, dtype=np.float64)
         return self.evidence(means) if video is None else self.cross_fitted(means, [video] * frames)
 
