@@ -343,13 +343,12 @@ def identity(
     if options.head is not None:
         run, words = Path(options.head), options.method == "word-evidence"
         head = fingerprint(run / FILE if words else Run(run).best() / "head.safetensors")
-    files = [None if options.weights is None else resolve_weights(options.weights), options.texts]
+    weights = options.weights or (CAPTIONS_MODEL if options.method == "captions-cosine" else None)
+    files = [None if weights is None else resolve_weights(weights), options.texts]
     if options.method == "socratic":
         files.append(resolve_weights(options.language_model))
     if options.method == "shuffled-captions" and options.texts is not None:
         files.append(answered_rows(options.texts))
-    if options.method == "captions-cosine" and options.weights is None:
-        files.append(resolve_weights(CAPTIONS_MODEL))
     contents = [fingerprint(Path(path)) for path in files if path is not None]
     views = {}
     if options.view is not None and store is not None:

@@ -14,10 +14,10 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -52,8 +52,7 @@ _CONSTANT = 1e-12  # of a variance next to the mean square
 _NO_VARIANCE = 1e-6  # of predictions
 
 
-@dataclass
-class Sums:
+class Sums(NamedTuple):
     """Sums over clips. D channels, V terms."""
 
     clips: Float64[np.ndarray, ""]
@@ -76,19 +75,10 @@ class Sums:
         xy = np.asarray(labels.T.tocsr() @ values)
         return cls(np.array(float(len(values))), values.sum(axis=0), values.T @ values, xy, y, yy)
 
-    def add(self, more: "Sums") -> None:
-        """Add the sums over other clips, in place."""
-        for field in fields(self):
-            mine = getattr(self, field.name)
-            np.add(mine, getattr(more, field.name), out=mine)
-
 
 def total(parts: Sequence[Sums]) -> Sums:
     """Return the sums over the clips of all parts, added in order."""
-    sums = Sums.zeros(len(parts[0].x), len(parts[0].y))
-    for part in parts:
-        sums.add(part)
-    return sums
+    return Sums(*(np.asarray(sum(arrays)) for arrays in zip(*parts, strict=True)))
 
 
 def pooled(features: Features, rows: Int64[np.ndarray, " n"]) -> Float64[np.ndarray, "n D"]:
@@ -153,10 +143,9 @@ class Counting:
         try:
             with safe_open(self.folder / FILE, "np") as file:
                 about = json.loads(file.metadata()["about"])
-                names = [each.name for each in fields(Sums)]
                 self.sums = [
-                    Sums(*(file.get_tensor(f"{group}.{name}") for name in names))
-                    for group in range(len(file.keys()) // len(names))
+                    Sums(*(file.get_tensor(f"{group}.{name}") for name in Sums._fields))
+                    for group in range(len(file.keys()) // len(Sums._fields))
                 ]
             self.wording, self.counted = Wording.from_dict(about["wording"]), dict(map(tuple, about["shards"]))
             differs = [name for name, value in self.identity.items() if about["identity"].get(name) != value]
@@ -173,7 +162,7 @@ class Counting:
         from safetensors.numpy import save_file
 
         arrays = {
-            f"{group}.{f.name}": getattr(sums, f.name) for group, sums in enumerate(self.sums) for f in fields(sums)
+            f"{group}.{name}": array for group, sums in enumerate(self.sums) for name, array in sums._asdict().items()
         }
         about = {"identity": self.identity, "wording": asdict(self.wording), "shards": list(self.counted.items())}
         with whole(self.folder / FILE) as temporary:
@@ -269,7 +258,8 @@ class Counting:
         labels = self.wording.targets(narrated, self.signs)
         for group in np.unique(shard.about):
             of_group = np.flatnonzero(shard.about == group)
-            self.sums[group].add(Sums.of(values[of_group], labels[of_group]))
+            for mine, more in zip(self.sums[group], Sums.of(values[of_group], labels[of_group]), strict=True):
+                np.add(mine, more, out=mine)
 
 
 @dataclass(frozen=True)

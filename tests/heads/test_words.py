@@ -153,7 +153,7 @@ def sums_of(world: Path, out: Path) -> list[np.ndarray]:
     """Run the pass in the folder and return all sums, also of a shard that is not full."""
     counting = Counting(options(world, out), Store.open(world / "features"))
     counting.run()
-    return [array for sums in counting.sums for array in vars(sums).values()]
+    return [array for sums in counting.sums for array in sums]
 
 
 def assert_same(one: list[np.ndarray], other: list[np.ndarray]) -> None:
