@@ -60,9 +60,12 @@ class ScoreOptions:
 def run(options: ScoreOptions) -> dict[str, Any]:
     from heads.evaluation import judges
     from heads.evaluation.options import check_task
-    from heads.evaluation.rows import read_predicted, score_rows
+    from heads.evaluation.rows import score_rows
     from heads.methods.registry import is_control, regime_of, section
     from heads.reporting.entries import marked, score_record
+    from stepdiff.tasks import postprocess
+    from stepdiff.tasks.benchmarks.rows import read_answers
+    from stepdiff.tasks.testsets import published_task, read_with_similar
 
     spec = check_task(options)
     if options.store is not None and not options.similarity:
@@ -71,7 +74,13 @@ def run(options: ScoreOptions) -> dict[str, Any]:
         raise StepDiffError(f"--export: {options.task} has no format of its own; leave it out")
     record = score_record(options.predictions)
     asked = spec.read(Path(options.test_set or options.data or ""))
-    rows, predictions, similar = read_predicted(options, asked)
+    task, rows, similar = published_task(options.task), asked.rows, None
+    if task is None:
+        rows, predictions = read_answers(options.predictions, rows)
+    else:
+        predictions, similar = read_with_similar(task, options.predictions, rows)
+    if options.parse:
+        predictions = list(map(postprocess.parse, predictions))
     if options.export is not None and spec.export is not None:
         given = {row.key: prediction for row, prediction in zip(rows, predictions, strict=True)}
         of_all = [given.get(row.key) for row in asked.rows]

@@ -16,9 +16,8 @@ from heads.methods.similarity import sentences
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.streams import published
 from stepdiff.tasks import registry
-from stepdiff.tasks.benchmarks.rows import BenchmarkRow, Ranking, Rating, read_answers
+from stepdiff.tasks.benchmarks.rows import BenchmarkRow, Ranking, Rating
 from stepdiff.tasks.declining import agreeing
-from stepdiff.tasks.postprocess import parse
 from stepdiff.tasks.scoring import TruthFigures, score, score_asked
 from stepdiff.tasks.spec import Asked
 from stepdiff.tasks.testsets import (
@@ -26,7 +25,6 @@ from stepdiff.tasks.testsets import (
     drawn,
     published_task,
     read_test_set,
-    read_with_similar,
     reference_video,
 )
 
@@ -135,15 +133,3 @@ def _benchmark_scores(
         notes.append(f"{left_out} of {len(asked.rows)} rows have no prediction")
     scores = benchmark.score(rows, predictions, asked.truth, options.bootstrap, options.seed)
     return scores | {"notes": [*scores.get("notes", ()), *notes]}
-
-
-def read_predicted(options: Any, asked: Asked) -> tuple[list[Any], list[Any], list[float] | None]:
-    """Return the rows that a file of predictions answers, the predictions, and "similar" of captions that have it.
-
-    options: of heads.score. StepDiffError: a fault in the file.
-    """
-    task, file = published_task(options.task), options.predictions
-    if task is None:
-        return *read_answers(file, asked.rows), None
-    predictions, similar = read_with_similar(task, file, asked.rows)
-    return asked.rows, list(map(parse, predictions)) if options.parse else predictions, similar
