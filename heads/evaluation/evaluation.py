@@ -329,10 +329,7 @@ _FREE = (
 
 
 def identity(
-    options: EvaluateOptions,
-    rows: Sequence[Any],
-    store: Store | None,
-    source: str | None = None,
+    options: EvaluateOptions, rows: Sequence[Any], store: Store | None, source: str | None = None
 ) -> dict[str, Any]:
     """Return what predictions depend on: a partial file with another identity is not continued.
 

@@ -20,13 +20,7 @@ from stepdiff.tasks.benchmarks.rows import BenchmarkRow, Ranking, Rating
 from stepdiff.tasks.declining import agreeing
 from stepdiff.tasks.scoring import TruthFigures, score, score_asked
 from stepdiff.tasks.spec import Asked
-from stepdiff.tasks.testsets import (
-    DiffMCQ,
-    drawn,
-    published_task,
-    read_test_set,
-    reference_video,
-)
+from stepdiff.tasks.testsets import DiffMCQ, drawn, published_task, read_test_set, reference_video
 
 AnyRow = TypeVar("AnyRow")
 
