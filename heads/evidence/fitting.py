@@ -448,10 +448,7 @@ def _threshold(pairs: Sequence[tuple[float, bool]]) -> float:
 def evidence_of(head: WordHead, features: Features, clips: Sequence[str]) -> dict[str, Evidence]:
     """Return the evidence of clips, that of training clips from other videos. StepDiffError: one has no features."""
     means, videos = pooled(features, features.rows(clips)), training_videos(features.catalog, clips)
-    train = [place for place, clip in enumerate(clips) if clip in videos]
-    evidence = head.evidence(means)
-    evidence[train] = head.cross_fitted(means[train], [videos[clips[place]] for place in train])
-    return dict(zip(clips, evidence, strict=True))
+    return dict(zip(clips, head.evidence(means, [videos.get(clip) for clip in clips]), strict=True))
 
 
 def training_videos(catalog: Clips, clips: Sequence[str]) -> dict[str, str]:

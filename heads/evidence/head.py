@@ -133,16 +133,19 @@ class WordHead:
                 f"({differs}); name the store it was computed from, or run python -m heads.words again"
             )
 
-    def evidence(self, features: Float[np.ndarray, "C D"]) -> Float64[np.ndarray, "C T"]:
-        """Return the log-odds of each term in each clip, without the term's prior. features: means of tokens."""
-        return self._evidence(features, [0] * len(features))
+    def evidence(
+        self, features: Float[np.ndarray, "C D"], videos: Sequence[str | None] | None = None
+    ) -> Float64[np.ndarray, "C T"]:
+        """Return the log-odds of each term in each clip, without the term's prior.
 
-    def cross_fitted(self, features: Float[np.ndarray, "C D"], videos: Sequence[str]) -> Float64[np.ndarray, "C T"]:
-        """Return the evidence of training clips, each from the clips outside the fold of its video.
-
-        videos: as the catalog names them.
+        features: means of tokens; videos: of training clips, whose evidence is from clips outside the fold of the
+        video; None for other clips.
         """
-        return self._evidence(features, [1 + fold_of(video, len(self.weights) - 1) for video in videos])
+        evidence = np.empty((len(features), len(self.terms)))
+        for place, (row, video) in enumerate(zip(features, videos or [None] * len(features), strict=True)):
+            model = 0 if video is None else 1 + fold_of(video, len(self.weights) - 1)
+            evidence[place] = self.weights[model] @ row.astype(np.float64) + self.bias[model]  # the same in any batch
+        return evidence
 
     def moments(
         self, tokens: Float[np.ndarray, "N D"], frames: int, video: str | None = None
@@ -152,13 +155,7 @@ class WordHead:
         frames: equally many tokens each; video: of a training clip, whose evidence is from clips of other videos.
         """
         means = tokens.reshape(frames, -1, tokens.shape[-1]).mean(axis=1, dtype=np.float64)
-        return self.evidence(means) if video is None else self.cross_fitted(means, [video] * frames)
-
-    def _evidence(self, features: Float[np.ndarray, "C D"], models: Sequence[int]) -> Float64[np.ndarray, "C T"]:
-        evidence = np.empty((len(features), len(self.terms)))
-        for place, (row, model) in enumerate(zip(features, models, strict=True)):  # the sums of a row stay the same
-            evidence[place] = self.weights[model] @ row.astype(np.float64) + self.bias[model]
-        return evidence
+        return self.evidence(means, [video] * frames)
 
     def pieces(self, text: str) -> list[tuple[str, str]]:
         """Split a text into the terms that have evidence and what is between them: parts with their term, or ""."""

@@ -526,12 +526,12 @@ def test_evidence_of_training_clips_is_that_of_sums_without_their_fold(world: Pa
             total([one for fold, one in enumerate(folds) if fold != left_out]), [head.about["ridge"]["value"]]
         )
         predictions = features @ model.weights[kept].T
-        evidence = head.cross_fitted(features, [f"video {place // 4}"] * 50)
+        evidence = head.evidence(features, [f"video {place // 4}"] * 50)
         for term in range(len(kept)):
             assert np.corrcoef(predictions[:, term], evidence[:, term])[0, 1] == pytest.approx(1, abs=1e-6)
         np.testing.assert_allclose(
             words.evidence([clip(place)])[0],
-            head.cross_fitted(means(head, [clip(place)]), [f"video {place // 4}"])[0],
+            head.evidence(means(head, [clip(place)]), [f"video {place // 4}"])[0],
             atol=1e-9,
         )
 
