@@ -112,13 +112,11 @@ class Medoid:
             )
         answers: dict[str, list[str]] = {row.category: [] for row in rows}
         for turn in (turn for pair in pairs for turn in pair.turns):
-            if kind(turn.answer) == "text" and turn.about in answers:
-                answers[turn.about].append(parse(turn.answer))
-        if lacking := [category for category, texts in answers.items() if not any(map(str.split, texts))]:
+            if kind(turn.answer) == "text" and turn.about in answers and (text := parse(turn.answer)).split():
+                answers[turn.about].append(text)
+        if lacking := [category for category, texts in answers.items() if not texts]:
             raise StepDiffError(f"{path}: no open answers about {', '.join(lacking)}; medoid needs some to choose from")
-        self.captions = {
-            category: medoid([text for text in texts if text.split()]) for category, texts in answers.items()
-        }
+        self.captions = {category: medoid(texts) for category, texts in answers.items()}
 
     def caption(self, rows: Sequence[DiffCap]) -> list[str]:
         return [self.captions[row.category] for row in rows]
