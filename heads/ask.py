@@ -7,7 +7,6 @@ python -m heads.ask --reference CLIP --candidate CLIP --why --words runs/words  
 """
 
 import json
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,20 +55,22 @@ class AskOptions:
 
 
 def run(options: AskOptions) -> int:
-    """Answer, and print the words as they come; with --json print a record at the end."""
-    streaming = None if options.json else Streaming()
-    record = answered(options, streaming)
-    if streaming is None:
+    record = answered(options)
+    if options.json:
         print(json.dumps(record, allow_nan=False))
-    elif "answer" in record:
-        streaming.end(record["answer"])
-    if streaming is not None:
-        show_why(record.get("why", ()))
+        return 0
+    for video, words in enumerate(record.get("why", ()), start=1):
+        title = "log-odds here against the other video" if words else "no word has clear evidence"
+        print(f"Video {video}: {title}")
+        for word in words:
+            at = ", ".join(f"{each:.1f} s" for each in word["seconds"])
+            shown = f"  {word['term']:<28} {word['evidence']:+.1f} against {word['other']:+.1f}"
+            print(shown + (f"   most at {at}" if at else ""))
     return 0
 
 
-def answered(options: AskOptions, say: "Streaming | None" = None) -> dict[str, Any]:
-    """Return the question with its answer, and the words that give evidence; `say` prints the words as they come."""
+def answered(options: AskOptions) -> dict[str, Any]:
+    """Return the question with its answer, whose words are printed as they come, and the words that give evidence."""
     if options.preset is not None and options.question or not (options.preset or options.question or options.why):
         raise StepDiffError(f"give one question, or one --preset: {', '.join(PRESETS)}")
     if options.preset is not None and options.preset not in PRESETS:
@@ -87,11 +88,12 @@ def answered(options: AskOptions, say: "Streaming | None" = None) -> dict[str, A
     record: dict[str, Any] = {"reference": options.reference, "candidate": options.candidate}
     if question := options.question or PRESETS.get(str(options.preset), ""):
         method, precision = load(options, store)
-        if say is not None:
-            say.question = question
+        say = None if options.json else Streaming(question)
         with autocast(pick_device(options.device), precision):
             answer = method.ask(options.reference, options.candidate, question, options.max_tokens, say)
         record |= {"question": question, "answer": answer, "cut": isinstance(answer, CutOff)}
+        if say is not None:
+            say.end(answer)
     if options.why:
         from heads.evidence.head import WordHead
         from heads.methods.word_evidence import WordEvidence
@@ -121,7 +123,7 @@ def load(options: AskOptions, store: "Store") -> tuple["StepDiff", str]:
 class Streaming:
     """Prints a question, then the words of its answer as they come."""
 
-    def __init__(self, question: str = "") -> None:
+    def __init__(self, question: str) -> None:
         self.question, self._said = question, False
 
     def __call__(self, words: str) -> None:
@@ -135,17 +137,6 @@ class Streaming:
         print("" if self._said else f"Q: {self.question}\nA: {answer}")
         if isinstance(answer, CutOff):
             print(f"({CUT})")
-
-
-def show_why(clips: Iterable[list[dict[str, Any]]]) -> None:
-    """Print the words that give evidence in each clip."""
-    for video, words in enumerate(clips, start=1):
-        title = "log-odds here against the other video" if words else "no word has clear evidence"
-        print(f"Video {video}: {title}")
-        for word in words:
-            at = ", ".join(f"{each:.1f} s" for each in word["seconds"])
-            shown = f"  {word['term']:<28} {word['evidence']:+.1f} against {word['other']:+.1f}"
-            print(shown + (f"   most at {at}" if at else ""))
 
 
 def main(argv: list[str] | None = None) -> int:

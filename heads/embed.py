@@ -48,14 +48,16 @@ class EmbedOptions:
 class Embedder:
     """A loaded head and its two sides."""
 
-    def __init__(self, options: EmbedOptions, device: str) -> None:
+    def __init__(self, options: EmbedOptions, device: str | None = None) -> None:
         """Load the head. StepDiffError: it is of no use for this store."""
         from heads.data.clips import Features
+        from heads.models.language_model import pick_device
         from heads.training.lineage import load_contrastive
         from store import Store
 
-        self.store, self.view, self.device = Store.open(options.store), options.view, device
-        head, self.recipe = load_contrastive(Path(options.head), self.store, device)
+        self.store, self.view = Store.open(options.store), options.view
+        self.device = device or pick_device(options.device)
+        head, self.recipe = load_contrastive(Path(options.head), self.store, self.device)
         self.sides: dict[str, tuple[Features, Callable[[Any], Any]]] = {
             "clips": (Features(self.store, self.recipe.view, "tokens"), head.embed_clips),
             "texts": (Features(self.store, self.recipe.text_view, "embedding", "texts"), head.embed_texts),
@@ -76,35 +78,21 @@ class Embedder:
         self.store.view(entity, self.view).write_shard(shard, part.rows, {"embedding": np.concatenate(blocks)}, {})
 
 
-def load(options: EmbedOptions) -> Embedder:
-    """Return what embeds parts in a worker."""
-    from heads.models.language_model import pick_device
-
-    return Embedder(options, pick_device(options.device))
-
-
-def parts(entity: str, source: "View", view: "View", size: int, first: int) -> list[Any]:
-    """Return the rows that `source` has and `view` lacks, in parts of one shard and at most `size` rows.
-
-    first: number of the first part.
-    """
+def missing(source: "View", view: "View", size: int) -> list[Any]:
+    """Return the rows that `source` has and `view` lacks, in arrays of rows of one shard, at most `size`."""
     import numpy as np
 
-    from heads.evaluation.workers import Part
     from store.view import OK
 
-    missing = np.flatnonzero((source.status() == OK) & (view.status() != OK))
-    shards = missing // view.rows_per_shard
-    runs = [run for run in np.split(missing, np.flatnonzero(np.diff(shards)) + 1) if len(run)]
-    cut = [run[start : start + size] for run in runs for start in range(0, len(run), size)]
-    return [Part(first + n, rows, (entity, int(rows[0]) // view.rows_per_shard)) for n, rows in enumerate(cut)]
+    rows = np.flatnonzero((source.status() == OK) & (view.status() != OK))
+    of_shards = np.split(rows, np.flatnonzero(np.diff(rows // view.rows_per_shard)) + 1)
+    return [run[start : start + size] for run in of_shards for start in range(0, len(run), size)]
 
 
 def run(options: EmbedOptions) -> dict[str, Any]:
     from heads.data.trained_on import copy_to_store
-    from heads.evaluation.workers import on_ray, results
+    from heads.evaluation.workers import Part, on_ray, results
     from heads.methods.registry import ENCODER, PAIRS
-    from heads.models.language_model import pick_device
     from heads.training import lineage
     from heads.training.checkpoint import Run
     from stepdiff.common.io.files import place
@@ -115,7 +103,7 @@ def run(options: EmbedOptions) -> dict[str, Any]:
 
     at_least(options, workers=1)
     refuse_relative([("--head", options.head), *([] if place(options.store).remote else [("--store", options.store)])])
-    embedder = Embedder(options, "cpu" if on_ray(options) else pick_device(options.device))
+    embedder = Embedder(options, "cpu" if on_ray(options) else None)
     store, recipe = embedder.store, embedder.recipe
     weights = fingerprint(Run(Path(options.head)).best() / "head.safetensors")
     written: dict[str, Any] = {"view": options.view}
@@ -134,12 +122,12 @@ def run(options: EmbedOptions) -> dict[str, Any]:
             )
             shape = {"embedding": Feature((recipe.width,), "float32")}
             with store.writer(entity, options.view, provenance, shape) as writer:
-                size = PART if on_ray(options) else writer.view.rows_per_shard
-                missing = parts(entity, source, writer.view, size, len(todo))
-            written[entity] = sum(len(part.rows) for part in missing)
-            todo += missing
+                per_shard = writer.view.rows_per_shard
+                parts = missing(source, writer.view, PART if on_ray(options) else per_shard)
+            written[entity] = sum(map(len, parts))
+            todo += [Part(len(todo) + n, rows, (entity, int(rows[0]) // per_shard)) for n, rows in enumerate(parts)]
         with progress(f"embeddings {options.view}", sum(len(part.rows) for part in todo), "rows") as advance:
-            for _ in results(options, load, embedder, todo, advance):
+            for _ in results(options, Embedder, embedder, todo, advance):
                 pass
     return written
 

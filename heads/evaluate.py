@@ -29,9 +29,9 @@ from stepdiff.common.cli.options import parse
 
 
 def run(options: EvaluateOptions) -> dict[str, Any]:
-    from heads.evaluation.evaluation import Evaluation
+    from heads.evaluation.evaluation import evaluate
 
-    return Evaluation(options).run()
+    return evaluate(options)
 
 
 def show(record: dict[str, Any]) -> None:

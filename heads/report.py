@@ -27,7 +27,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from heads.reporting.entries import BenchmarkEntry, Entry, Training, check_entries, recorded_controls, trainings
+from heads.methods.registry import is_control
+from heads.reporting.entries import BenchmarkEntry, Entry, Training, check_entries, score_record, trainings
 from stepdiff.common.cli import command
 from stepdiff.common.cli.options import at_least, parse
 
@@ -77,7 +78,9 @@ def run(options: ReportOptions) -> "Report":
     known = trainings(options.methods, entries)
     measured = measure(entries, options.bootstrap, options.seed, load_truth(options.truth))
     listed = {*options.ours, *options.controls, *options.baselines}
-    controls = (*options.controls, *(name for name in recorded_controls(entries) if name not in listed))
+    unlisted = [entry for entry in entries if entry.method not in listed]
+    recorded = dict.fromkeys(e.method for e in unlisted if is_control(score_record(e.predictions)))
+    controls = (*options.controls, *recorded)
     report = Report(
         [score for score, _ in measured],
         compare(measured, options.ours, controls, known, options.baselines),

@@ -14,6 +14,7 @@ from typing import Any
 from stepdiff.common.cli import command
 from stepdiff.common.cli.options import parse
 from stepdiff.common.errors import StepDiffError
+from stepdiff.common.progress import say
 
 COUNTS = ("rows", "videos", "ties", "nan_rows", "within_step_rows", "no_difference_rows", "unparsed_rows")
 
@@ -57,23 +58,45 @@ class ScoreOptions:
 
 
 def run(options: ScoreOptions) -> dict[str, Any]:
-    from heads.evaluation.options import check_judge, check_task
-    from heads.evaluation.rows import export_predicted, read_predicted, score_rows
-    from heads.reporting.entries import marked, recorded_method, score_record
+    from heads.evaluation import judges
+    from heads.evaluation.options import check_task
+    from heads.evaluation.rows import score_rows
+    from heads.methods.registry import is_control, regime_of, section
+    from heads.reporting.entries import marked, score_record
+    from stepdiff.tasks import postprocess
+    from stepdiff.tasks.benchmarks.rows import read_answers
+    from stepdiff.tasks.testsets import published_task, read_with_similar
 
     spec = check_task(options)
     if options.store is not None and not options.similarity:
         raise StepDiffError("--store is read only with --similarity; give both, or neither")
-    if options.export is not None and spec.test_set:
-        raise StepDiffError("--export is for benchmarks: the published tasks have one format; leave it out")
-    next_to_it = {"seen": marked(score_record(options.predictions)), "method": recorded_method(options.predictions)}
+    if options.export is not None and spec.export is None:
+        raise StepDiffError(f"--export: {options.task} has no format of its own; leave it out")
+    record = score_record(options.predictions)
     asked = spec.read(Path(options.test_set or options.data or ""))
-    rows, predictions, similar = read_predicted(options, asked)
-    if options.export is not None:
-        export_predicted(options, asked, rows, predictions)
-    check_judge(spec, options)  # the authors' scorers, which read what is exported, have their own
+    task, rows, similar = published_task(options.task), asked.rows, None
+    if task is None:
+        rows, predictions = read_answers(options.predictions, rows)
+    else:
+        predictions, similar = read_with_similar(task, options.predictions, rows)
+    if options.parse:
+        predictions = list(map(postprocess.parse, predictions))
+    if options.export is not None and spec.export is not None:
+        given = {row.key: prediction for row, prediction in zip(rows, predictions, strict=True)}
+        of_all = [given.get(row.key) for row in asked.rows]
+        for path in spec.export(Path(str(options.data)), asked.rows, of_all, Path(options.export)):
+            say(f"exported: {path}")
+    judges.check(options)  # the authors' scorers, which read what is exported, have their own
     scores = score_rows(options, asked, rows, predictions, options.predictions, similar)
-    return scores | {name: value for name, value in next_to_it.items() if value is not None}
+    if (seen := marked(record)) is not None:
+        scores["seen"] = seen
+    if "method" in section(record, "options"):
+        scores["method"] = {"regime": regime_of(record), "control": is_control(record)}
+    return scores
+
+
+def show(record: dict[str, Any]) -> None:
+    show_scores(record["task"], record, record.get("seen"))
 
 
 def show_scores(task: str, scores: dict[str, Any], seen: dict[str, Any] | None = None) -> None:
@@ -82,8 +105,9 @@ def show_scores(task: str, scores: dict[str, Any], seen: dict[str, Any] | None =
 
     seen: counts of heads.data.trained_on.Seen, if the head was trained on clips or videos of the test set.
     """
+    from heads.reporting import grid
     from heads.reporting.entries import MARK, footnote
-    from heads.reporting.grid import Block, Cell, Grid, Row, figure_cell, show
+    from heads.reporting.grid import Block, Cell, Grid, Row, figure_cell
 
     def figures(values: dict[str, Any]) -> list[str]:
         return [name for name, value in values.items() if value is None or isinstance(value, float)]
@@ -119,18 +143,11 @@ def show_scores(task: str, scores: dict[str, Any], seen: dict[str, Any] | None =
         notes.insert(0, f"method: {kind}regime {method['regime'] or 'not recorded'}")
     if seen is not None:
         notes.append(f"{MARK} {footnote(seen)}")
-    show([*grids[:-1], replace(grids[-1], notes=notes)], 120)
+    grid.show([*grids[:-1], replace(grids[-1], notes=notes)], 120)
 
 
 def main(argv: list[str] | None = None) -> int:
-    return parse(
-        ScoreOptions,
-        argv,
-        "heads.score",
-        __doc__,
-        run,
-        lambda record: show_scores(record["task"], record, record.get("seen")),
-    )
+    return parse(ScoreOptions, argv, "heads.score", __doc__, run, show)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,6 @@ from stepdiff.common.cli import command
 from stepdiff.common.cli.options import parse
 from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks.published import PUBLISHED
-from stepdiff.tasks.scoring import prefers
 
 COLUMNS: dict[str, dict[str, str]] = {
     task: {**spec.figures, **{figure: heading for figure, heading in spec.further.items() if heading}}
@@ -62,9 +61,7 @@ def run(options: TableOptions) -> dict[str, Any]:
             task = given["task"]
             if task not in COLUMNS:
                 raise StepDiffError(f"{path}: {task} is a benchmark of others; python -m heads.report has its table")
-            form, name = variant(given), title_of(given, record["disclosed"])
-            if not prefers(scores.get("ties", 0), scores["rows"]):  # earlier versions recorded an accuracy
-                scores = scores | {"accuracy": None}
+            form, name = variant(given), title_of(record)
             figures = {
                 metric + form: {"value": scores[metric], "interval": (scores["intervals"] or {}).get(metric)}
                 for metric in (*COLUMNS[task], *(metric for metric in TRUTH_METRICS if metric in scores))
@@ -79,7 +76,7 @@ def run(options: TableOptions) -> dict[str, Any]:
                 f"{path}: a second {task}{form} of {name}; give one test set per task, or of DiffMCQ one per variant, "
                 "with V2 or V3 in the name of its file"
             )
-        row |= figures | {"regime": regime_of(given, record["disclosed"])}
+        row |= figures | {"regime": regime_of(record)}
         row.setdefault("rows", {})[task + form] = scores["rows"]
         if seen := marked(record):
             row.setdefault("seen", {})[task + form] = seen

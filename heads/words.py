@@ -10,7 +10,7 @@ learning rate, no steps. A killed run resumes, and a run after `featurize` has a
 
 import time
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from stepdiff.common.cli import command
 from stepdiff.common.cli.options import at_least, parse
@@ -50,6 +50,7 @@ class WordOptions:
     """processes that read tokens; 1 without an address: this process, without Ray"""
     address: str | None = None
     """Ray cluster to join, auto or HOST:6379; null: RAY_ADDRESS, else Ray is started on this machine"""
+    device: ClassVar[str] = "cpu"
 
     def check(self) -> None:
         """Raise StepDiffError for a number out of range, or a relative path in a Ray job."""
@@ -60,8 +61,7 @@ class WordOptions:
 
 
 def run(options: WordOptions) -> dict[str, Any]:
-    from heads.evidence.counting import Counting
-    from heads.evidence.fitting import fitted, keep_lineage
+    from heads.evidence.fitting import Counting, fitted, keep_lineage
     from store import Store
 
     began = time.monotonic()

@@ -1,1 +1,1 @@
-"""An evaluation: its options, rows, method, answerers, partial file and judges."""
+"""An evaluation: its options, rows, method, partial file and judges."""

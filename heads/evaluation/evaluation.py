@@ -1,7 +1,13 @@
-"""An evaluation: it reads its rows, has the method answer them, and writes predictions and scores.
+"""An evaluation: it reads its rows, has a method answer them in batches, and writes predictions and scores.
 
-Answers are written batch by batch (`Partial`). At the end they become predictions, the rows that they answer, and
-scores with all that they depend on.
+Batches are answered in this process, by workers on Ray, or by torchrun's processes together, which divide a language
+model that is too large for one device:
+
+    torchrun --nproc-per-node 8 -m heads.evaluate --method video-lm --head runs/stepdiff ...
+
+A frozen model is divided by tensor parallelism: the processes compute each batch together. One that trained, also with
+LoRA, is divided layer by layer (FSDP2), and the processes share the rows of a batch. The first process reads the rows
+and writes the answers; the others compute what it passes them, and end where one fails.
 
 Guarantees
 - a test set whose clips or videos trained the head is refused before the head is loaded
@@ -9,162 +15,286 @@ Guarantees
 - the predictions are the same to the byte, whatever the number of workers, and captions with ask_similar
 """
 
+import io
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, suppress
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from math import ceil
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
+import torch
+
 from heads.data.trained_on import Seen, TrainedOn
-from heads.evaluation.answerers import Answerer, Method, Question, answerer
-from heads.evaluation.loading import answered_rows
-from heads.evaluation.options import EvaluateOptions, check
-from heads.evaluation.rows import load_truth, read_asked, read_rows, score_rows, write_files
-from heads.evaluation.workers import Part
+from heads.evaluation import judges
+from heads.evaluation.loading import ANSWERS, CLASSES, HEAD, answered_rows, load_method, needed, present_rows
+from heads.evaluation.options import VIDEO_LM, EvaluateOptions, check
+from heads.evaluation.rows import load_truth, read_asked, read_rows, score_rows
+from heads.evaluation.workers import Part, Worker, computed, in_order, on_ray, worker_pool
 from heads.evidence.head import FILE, WordHead
 from heads.methods.similarity import CAPTIONS_MODEL
-from heads.methods.stepdiff import option_scores, pair_texts
+from heads.methods.stepdiff import StepDiff, option_scores, pair_texts, protocol
+from heads.methods.word_evidence import WordEvidence
+from heads.models.language_model import autocast, pick_device
 from heads.training import lineage
 from heads.training.checkpoint import Run
 from heads.training.recipe import read_recipe
+from heads.workers.group import ALONE, Group, joined, launched, own_device, world_size
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import write_text
 from stepdiff.common.io.jsonl import LineFile, parse_object
-from stepdiff.common.progress import progress, say
+from stepdiff.common.progress import Advance, progress, say
 from stepdiff.common.threads import shares
-from stepdiff.tasks.testsets import Prediction, digest, prediction_line, prediction_of
+from stepdiff.tasks.benchmarks.rows import write_answers
+from stepdiff.tasks.postprocess import parse
+from stepdiff.tasks.testsets import (
+    DiffCap,
+    DiffRank,
+    Prediction,
+    Scored,
+    check_prediction,
+    digest,
+    prediction_line,
+    prediction_of,
+    published_task,
+    write_predictions,
+    write_test_set,
+)
 from stepdiff.weights import fingerprint
 from stepdiff.weights import resolve as resolve_weights
 from store import Store
 
+Answer = Callable[[Sequence[Part], Advance], Iterator[list[Any]]]
+"""yields the answers of each batch, in order. StepDiffError: a batch cannot be answered"""
+
+
+@dataclass(frozen=True)
+class Method:
+    """What the process that has loaded a method knows about it. Picklable."""
+
+    rows: list[Any]
+    """rows to answer: those whose clips and texts are present"""
+    absent: int
+    """clips that the store lacks"""
+    disclosed: dict[str, Any]
+    """printed next to the scores"""
+    notices: tuple[str, ...] = ()
+    """lines that the method printed while it was loaded in another process"""
+
+
+class Answerer:
+    """Answers batches in this process."""
+
+    def __init__(self, options: EvaluateOptions, store: Store | None, rows: list[Any], group: Group = ALONE) -> None:
+        """Load the method, with a group its share. StepDiffError: it cannot be used, or the store lacks clips of the
+        rows."""
+        self._options = options
+        self._loaded = loaded = load_method(options, store, rows, group)
+        rows, absent = present_rows(options, rows, store, loaded)
+        disclosed = dict(loaded.disclosed)
+        if isinstance(loaded.method, WordEvidence):
+            disclosed["rows_without_known_words"] = loaded.method.unknown(rows)
+        elif isinstance(loaded.method, StepDiff):
+            lm = loaded.method.model.lm
+            precision = {"precision": "bfloat16" if loaded.precision == "bfloat16" else lm.precision}
+            evidence = None if loaded.method.words is None else loaded.method.evidence
+            asked = protocol(ANSWERS[type(rows[0])], options.seeded, options.decline_at, evidence)
+            disclosed["protocol"] = asked | precision
+            if options.ask_similar:
+                disclosed["protocol"]["similar"] = protocol("rank", evidence=evidence)
+        self.method = Method(rows, absent, disclosed)
+
+    def __call__(self, batch: Part) -> list[Any]:
+        """Answer one batch."""
+        options, method, rows = self._options, self._loaded.method, batch.rows
+        with torch.inference_mode(), autocast(pick_device(options.device), self._loaded.precision):
+            answers = list(getattr(method, ANSWERS[type(rows[0])])(rows))
+        if len(answers) != len(rows):
+            raise StepDiffError(f"--method {options.method}: {len(answers)} answers to {len(rows)} rows")
+        if isinstance(rows[0], DiffCap) and options.parse:
+            answers = list(map(parse, answers))
+        if isinstance(rows[0], Scored):
+            answers = [[float(value) for value in scores] for scores in answers]
+        return list(map(check_prediction, rows, answers))
+
+
+class AnswerWorker(Worker):
+    """Answers batches in a process of the worker pool."""
+
+    def describe(self) -> Method | str:
+        """Return what is known about the loaded method, or why it cannot be used."""
+        printed = io.StringIO()
+        try:
+            with redirect_stderr(printed):  # Ray would keep it in its logs
+                method: Method = self.loaded.method
+        except StepDiffError as error:
+            return str(error)
+        return replace(method, notices=tuple(printed.getvalue().splitlines()))
+
+
+def load(options: EvaluateOptions) -> Answerer:
+    """Return what answers batches in a worker."""
+    store = None if options.store is None else Store.open(options.store)
+    return Answerer(options, store, read_rows(options, read_asked(options)))
+
+
+@contextmanager
+def answering(options: EvaluateOptions, store: Store | None, rows: list[Any]) -> Iterator[tuple[Method, Answer] | None]:
+    """Load the method, here, on workers or with torchrun's other processes; None: the first of those has it.
+    StepDiffError: it cannot be used, or Ray does not start."""
+    if launched():
+        with _answering_together(options, store, rows) as answering_first:
+            yield answering_first
+    elif not on_ray(options):
+        answerer = Answerer(options, store, rows)
+        yield answerer.method, partial(in_order, answerer)
+    else:
+        lighter = "try a smaller --rows-at-once, or fewer --workers on one node"
+        with worker_pool(options, load, lighter, AnswerWorker) as pool:
+            yield pool.call("describe"), partial(computed, pool, options.workers)
+
+
+@contextmanager
+def _answering_together(
+    options: EvaluateOptions, store: Store | None, rows: list[Any]
+) -> Iterator[tuple[Method, Answer] | None]:
+    """Load this process's share of a head; the others than the first compute what it passes them. StepDiffError: the
+    method has no language model that can be divided among so many processes; or no such head."""
+    if options.method not in VIDEO_LM or on_ray(options):
+        raise StepDiffError(
+            "torchrun divides the language model of --method video-lm; start python -m heads.evaluate by itself for "
+            "other methods, and for --workers or --address"
+        )
+    device = own_device(pick_device(options.device))
+    head = Path(needed(options, "head", HEAD))
+    with joined(lineage.division(head, world_size()), device) as group:
+        answerer = Answerer(options, store, rows, group)
+
+        def passed(batch: Part | None = None) -> Part | None:
+            """Return the batch that the first process passes to all; None: it has none left."""
+            return group.from_first(lambda: batch)
+
+        if not group.first:
+            while (batch := passed()) is not None:
+                answerer(batch)
+            yield None
+            return
+        computing = False
+
+        def answer(batch: Part) -> list[Any]:
+            nonlocal computing
+            passed(batch)
+            computing = True
+            answers = answerer(batch)
+            computing = False
+            return answers
+
+        try:
+            yield answerer.method, partial(in_order, answer)
+        finally:
+            if not computing:  # else they wait in a layer, and end once this process has left the group
+                with suppress(RuntimeError):  # they have gone
+                    passed()
+
 
 class Partial(LineFile):
-    """The answers of a killed evaluation in OUT.partial.jsonl.
-
-    identity: what the answers depend on, as JSON, in OUT.partial.json. Answers of another identity are dropped.
-    """
+    """The answers of a killed evaluation in OUT.partial.jsonl, after a line with all that they depend on."""
 
     def __init__(self, out: Path, identity: dict[str, Any]) -> None:
         super().__init__(out.with_suffix(".partial.jsonl"))
-        self.identity = identity
-        self.identity_path = out.with_suffix(".partial.json")
-
-    def __exit__(self, *_: object) -> None:
-        if not self.path.exists() or not self.path.stat().st_size:  # nothing to resume from
-            self.identity_path.unlink(missing_ok=True)
-        super().__exit__()
+        self._identity, self._begun = json.dumps(identity), False
 
     def resume(self, rows: Sequence[Any], starts: Sequence[int]) -> list[Prediction]:
-        """Return the existing answers of complete batches; starts: the first row of every batch."""
-        try:
-            existing = json.loads(self.identity_path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
-            existing = None
-        if existing != self.identity:
-            # In this order, so that an existing identity always belongs to the answers.
-            self.identity_path.unlink(missing_ok=True)
-            self.keep([])
-            write_text(self.identity_path, json.dumps(self.identity))
-        lines, answers = self.lines(), list[Prediction]()
-        for row, line in zip(rows, lines, strict=False):
+        """Return the answers of complete batches that depend on the same; starts: the first row of every batch."""
+        first, *lines = self.lines() or [b""]
+        answers = list[Prediction]()
+        for row, line in zip(rows, lines if first == self._identity.encode() else (), strict=False):
             try:
                 answers.append(prediction_of(row, parse_object(line)))
             except StepDiffError:  # damaged: this batch and the next ones are answered again
                 break
         whole = max(place for place in (*starts, len(rows)) if place <= len(answers))
-        self.keep(lines[:whole])
+        self.keep([first, *lines[:whole]] if whole else [])
+        self._begun = whole > 0
         return answers[:whole]
 
     def add(self, answers: Sequence[Prediction]) -> None:
         """Append the next batch; it is durable when this returns."""
-        self.append("".join(map(prediction_line, answers)))
+        self.append("".join(["" if self._begun else f"{self._identity}\n", *map(prediction_line, answers)]))
+        self._begun = True
 
 
-class Evaluation:
-    """One method on the rows of a test set or of a benchmark."""
+def evaluate(options: EvaluateOptions) -> dict[str, Any]:
+    """Answer the rows, write all files and return the score record; {}: another process of torchrun's has it.
 
-    def __init__(self, options: EvaluateOptions) -> None:
-        """Read and check everything that the predictions depend on, except the method. StepDiffError: an option, file
-        or clip that cannot be used, or a test set that trained the head."""
-        check(options)
-        self.options = options
-        self.asked = read_asked(options)
-        """all rows of the test set or the benchmark, and what is true"""
-        self.rows = read_rows(options, self.asked)
-        if (truth := load_truth(options.truth)) is not None:
-            truth(self.rows, [""] * len(self.rows))  # refuses a file that lacks clips of the rows
-        self.store = None if options.store is None else Store.open(options.store)
-        self.seen = None if self.store is None else seen_by_head(options, self.rows, self.store)
-        """which clips trained the head; None for a method without one"""
+    Raises:
+        StepDiffError: An option, file or clip that cannot be used, a test set that trained the head, or a method that
+            does not answer.
+    """
+    check(options)
+    judges.check(options)
+    asked = read_asked(options)
+    rows = read_rows(options, asked)
+    if (truth := load_truth(options.truth)) is not None:
+        truth(rows, [""] * len(rows))  # refuses a file that lacks clips of the rows
+    store = None if options.store is None else Store.open(options.store)
+    seen = None if store is None else seen_by_head(options, rows, store)
+    with answering(options, store, rows) as loaded:
+        if loaded is None:
+            return {}
+        method, answer = loaded
+        for notice in method.notices:
+            say(notice)
+        depends, present = identity(options, method.rows, store, method.disclosed.get("source")), method.rows
+        with Partial(Path(options.out), depends) as kept:
+            # Without video all pairs are the same prompt, so rows are answered as they are.
+            if CLASSES.get(options.method) is StepDiff and options.task == "diffmcq" and options.control != "blind":
+                pairs = pair_texts(present)  # so that each pair is read once
+                predictions = option_scores(present, pairs, answered(options, answer, pairs, kept))
+            else:
+                predictions = answered(options, answer, present, kept)
+            similar = None
+            if options.ask_similar:  # in a fraction of the time of the captions, so a killed evaluation asks again
+                alike = [DiffRank(row.reference, (row.candidate,), row.category, (0,)) for row in present]
+                similar = [score for (score,) in answered(options, answer, alike)]
+            out, task, dropped = Path(options.out), published_task(options.task), len(rows) - len(present)
+            out.with_suffix(".rows.jsonl").unlink(missing_ok=True)
+            if task is None:
+                write_answers(out, present, predictions)
+            else:
+                chosen = (options.rows, options.subset, options.no_difference)
+                if dropped or any(value is not None for value in chosen):
+                    write_test_set(task, out.with_suffix(".rows.jsonl"), present)
+                write_predictions(task, out, predictions, similar)
+            record = {
+                "options": {key: value for key, value in asdict(options).items() if key not in ("workers", "address")},
+                "disclosed": method.disclosed,
+                "skipped": {"clips": method.absent, "rows": dropped},
+                "seen": None if seen is None else seen.counts(present),
+                "scores": score_rows(options, asked, present, predictions, options.out, similar),
+            }
+            write_text(out.with_suffix(".scores.json"), json.dumps(record, indent=1, allow_nan=False))
+            kept.keep([])
+    return record
 
-    def run(self) -> dict[str, Any]:
-        """Answer the rows, write all files and return the score record; {}: another process of torchrun's has it.
-        StepDiffError: the method cannot be used, lacks a clip, or does not answer."""
-        options = self.options
-        with answerer(options, self.store, self.rows) as chosen:
-            if chosen is None:
-                return {}
-            method = chosen.method
-            for notice in method.notices:
-                say(notice)
-            depends = identity(options, method.rows, self.store, method.disclosed)
-            with Partial(Path(options.out), depends) as partial:
-                if method.by_pair:
-                    pairs = pair_texts(method.rows)
-                    scores = self.answer(chosen, "texts", pairs, partial)
-                    predictions = option_scores(method.rows, pairs, scores)
-                else:
-                    predictions = self.answer(chosen, "task", method.rows, partial)
-                # These take a fraction of the time of the captions, so a killed evaluation computes them again.
-                similar = self.answer(chosen, "similar", method.rows) if options.ask_similar else None
-                record = self.write(method, predictions, similar)
-                partial.keep([])
-        return record
 
-    def answer(
-        self, method: Answerer, question: Question, rows: Sequence[Any], partial: Partial | None = None
-    ) -> list[Any]:
-        """Return all answers; those in the partial file are not computed again, and others are appended to it."""
-        options = self.options
-        # Of similar size, because a small last batch would make a poor shuffled control.
-        spans = shares(len(rows), ceil(len(rows) / options.rows_at_once))
-        answers = [] if partial is None else partial.resume(rows, [start for start, _ in spans])
-        left = [
-            Part(number, tuple(rows[start:end]), question)
-            for number, (start, end) in enumerate(spans)
-            if start >= len(answers)
-        ]
-        what = "similar" if partial is None else f"{options.task}, {options.method}, control {options.control}"
-        if answers:
-            say(f"{what}: {len(answers)} of {len(rows)} answers exist already")
-        with progress(what, len(rows) - len(answers)) as advance:
-            for more in method.answer(left, advance):
-                if partial is not None:
-                    partial.add(more)
-                answers += more
-        return answers
-
-    def write(self, method: Method, predictions: Sequence[Any], similar: Sequence[float] | None) -> dict[str, Any]:
-        """Score the predictions and write all files; return the score record.
-
-        similar: log p(YES) - log p(NO) that the clips of each row share a similar category, if asked.
-        """
-        options, rows = self.options, method.rows
-        chosen = any(value is not None for value in (options.rows, options.subset, options.no_difference))
-        dropped = len(self.rows) - len(rows)
-        write_files(options, rows, predictions, not chosen and not dropped, similar)
-        scores = score_rows(options, self.asked, rows, predictions, options.out, similar)
-        record = {
-            "options": {name: value for name, value in asdict(options).items() if name not in ("workers", "address")},
-            "disclosed": method.disclosed,
-            "skipped": {"clips": method.absent, "rows": dropped},
-            "seen": None if self.seen is None else self.seen.counts(rows),
-            "scores": scores,
-        }
-        write_text(Path(options.out).with_suffix(".scores.json"), json.dumps(record, indent=1, allow_nan=False))
-        return record
+def answered(options: EvaluateOptions, answer: Answer, rows: Sequence[Any], kept: Partial | None = None) -> list[Any]:
+    """Return all answers; those in the partial file are not computed again, and others are appended to it."""
+    # Of similar size, because a small last batch would make a poor shuffled control.
+    spans = shares(len(rows), ceil(len(rows) / options.rows_at_once))
+    answers = [] if kept is None else kept.resume(rows, [start for start, _ in spans])
+    left = [Part(number, tuple(rows[start:end])) for number, (start, end) in enumerate(spans) if start >= len(answers)]
+    what = "similar" if kept is None else f"{options.task}, {options.method}, control {options.control}"
+    if answers:
+        say(f"{what}: {len(answers)} of {len(rows)} answers exist already")
+    with progress(what, len(rows) - len(answers)) as advance:
+        for more in answer(left, advance):
+            if kept is not None:
+                kept.add(more)
+            answers += more
+    return answers
 
 
 def seen_by_head(options: EvaluateOptions, rows: Sequence[Any], store: Store) -> Seen | None:
@@ -199,24 +329,23 @@ _FREE = (
 
 
 def identity(
-    options: EvaluateOptions,
-    rows: Sequence[Any],
-    store: Store | None,
-    disclosed: Mapping[str, Any] = MappingProxyType({}),
+    options: EvaluateOptions, rows: Sequence[Any], store: Store | None, source: str | None = None
 ) -> dict[str, Any]:
-    """Return what predictions depend on: a partial file with another identity is not continued."""
+    """Return what predictions depend on: a partial file with another identity is not continued.
+
+    source: fingerprint of a plug-in's file.
+    """
     depended = {name: value for name, value in asdict(options).items() if name not in _FREE}
     head = None
     if options.head is not None:
         run, words = Path(options.head), options.method == "word-evidence"
         head = fingerprint(run / FILE if words else Run(run).best() / "head.safetensors")
-    files = [None if options.weights is None else resolve_weights(options.weights), options.texts]
+    weights = options.weights or (CAPTIONS_MODEL if options.method == "captions-cosine" else None)
+    files = [None if weights is None else resolve_weights(weights), options.texts]
     if options.method == "socratic":
         files.append(resolve_weights(options.language_model))
     if options.method == "shuffled-captions" and options.texts is not None:
         files.append(answered_rows(options.texts))
-    if options.method == "captions-cosine" and options.weights is None:
-        files.append(resolve_weights(CAPTIONS_MODEL))
     contents = [fingerprint(Path(path)) for path in files if path is not None]
     views = {}
     if options.view is not None and store is not None:
@@ -226,4 +355,4 @@ def identity(
     folder = None if options.store is None else str(Path(options.store).absolute())
     depends: dict[str, Any] = {"options": depended, "store": folder, "rows": digest(rows)}
     depends |= {"head": head, "contents": contents, "views": views}
-    return depends | ({"source": disclosed["source"]} if "source" in disclosed else {})  # of a plug-in
+    return depends | ({} if source is None else {"source": source})

@@ -9,6 +9,7 @@ Guarantees
 """
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from heads.llm.model import LLM, Failure, LLMOptions, Sampling, shown
 from heads.methods.similarity import sentences
 from heads.models.language_model import pick_device
 from stepdiff.common.errors import StepDiffError
+from stepdiff.tasks import registry
 from stepdiff.tasks.benchmarks.judging import Conversation, Judge, NoAnswer
 from stepdiff.weights import resolve
 
@@ -28,10 +30,12 @@ PAIRS_AT_ONCE = 32
 
 
 def check(options: Any) -> None:
-    """Raise StepDiffError if no judge is named, or a model of this machine is missing, before any text is written.
+    """Raise StepDiffError if a task needs a judge and none is named, or a model of this machine is missing.
 
     options: of heads.evaluate or heads.score.
     """
+    if registry.get(options.task).judge is None:
+        return
     judge, endpoint, entailment = options.judge, options.endpoint, options.entailment
     if endpoint is not None and judge is None:
         raise StepDiffError(f"--endpoint {shown(endpoint)}: name the model that it serves with --judge")
@@ -59,30 +63,24 @@ def load(options: Any, kept: Path | None) -> Judge:
     named = LLMOptions(llm=options.judge, endpoint=options.endpoint)
     provenance = named.provenance()
     name = f"{provenance['model']} ({provenance['weights'][:12]})"
-    return Judge(name, Answers(named.load(device), name), kept, embed, agrees)
+    return Judge(name, partial(_answers, named.load(device), name), kept, embed, agrees)
 
 
-class Answers:
-    """A language model's answers, the most likely tokens."""
-
-    def __init__(self, llm: LLM, name: str) -> None:
-        self.llm, self.name = llm, name
-
-    def __call__(self, conversations: Sequence[Conversation]) -> Iterator[tuple[int, str | NoAnswer]]:
-        """Yield place and answer of each conversation as it comes. StepDiffError: a server stopped."""
-        messages = [[dict(message) for message in conversation] for conversation in conversations]
-        stopped: list[str] = []
-        for place, answer in self.llm.chat(messages, Sampling(LONGEST)):
-            if not isinstance(answer, Failure):
-                yield place, str(answer)
-            elif answer.passing:
-                stopped.append(answer.reason)
-            else:
-                yield place, NoAnswer(answer.reason)
-        if stopped:
-            # Only the question that the server failed at knows why; those after it find it down, and may end first.
-            reason = next((reason for reason in stopped if " is down; " not in reason), stopped[0])
-            raise StepDiffError(f"{self.name}: {len(stopped)} questions have no answer: {reason}")
+def _answers(llm: LLM, name: str, conversations: Sequence[Conversation]) -> Iterator[tuple[int, str | NoAnswer]]:
+    """Yield place and answer of each conversation as it comes, greedily. StepDiffError: a server stopped."""
+    messages = [[dict(message) for message in conversation] for conversation in conversations]
+    stopped: list[str] = []
+    for place, answer in llm.chat(messages, Sampling(LONGEST)):
+        if not isinstance(answer, Failure):
+            yield place, str(answer)
+        elif answer.passing:
+            stopped.append(answer.reason)
+        else:
+            yield place, NoAnswer(answer.reason)
+    if stopped:
+        # Only the question that the server failed at knows why; those after it find it down, and may end first.
+        reason = next((reason for reason in stopped if " is down; " not in reason), stopped[0])
+        raise StepDiffError(f"{name}: {len(stopped)} questions have no answer: {reason}")
 
 
 class Entailment:

@@ -14,10 +14,10 @@ from heads.data.clip_texts import ClipTexts
 from heads.evaluation.options import PLUGINS, PUBLIC, EvaluateOptions
 from heads.evidence.head import WordHead
 from heads.methods import controls
-from heads.methods.registry import PLUGIN, REGISTRY, stated
+from heads.methods.registry import REGISTRY, stated
 from heads.methods.similarity import CAPTIONS_MODEL, CaptionsCosine
-from heads.methods.socratic import TokenIds, load_socratic
-from heads.methods.stepdiff import StepDiff
+from heads.methods.socratic import load_socratic
+from heads.methods.stepdiff import PairTexts, StepDiff
 from heads.methods.vlemb import VLEmb, text_of
 from heads.methods.word_evidence import WordEvidence
 from heads.models.language_model import pick_device, pick_precision
@@ -36,6 +36,7 @@ from store.view import OK
 ANSWERS = {
     DiffCap: "caption",
     DiffMCQ: "score_options",
+    PairTexts: "score_texts",
     DiffRank: "rank",
     Rating: "rank",
     Ranking: "rank",
@@ -45,6 +46,7 @@ ANSWERS = {
 """row -> the method's function (heads.methods.Method)"""
 HEAD = "a run folder of python -m heads.train"
 """what --head names"""
+TEXTS = "a Parquet file of texts about clips"
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class Loaded:
     """of its matrix products"""
     disclosed: dict[str, Any] = field(default_factory=dict)
     """printed next to the scores"""
+    texts: ClipTexts | None = None
+    """texts that it reads instead of features"""
 
 
 CLASSES: dict[str, type] = {
@@ -74,39 +78,42 @@ CLASSES: dict[str, type] = {
 def load_method(options: EvaluateOptions, store: Store | None, rows: Sequence[Any], group: Group = ALONE) -> Loaded:
     """Load the method, a head divided among a group. StepDiffError: an option that it needs is missing, or it does not
     answer the task."""
-    kind, function = CLASSES.get(options.method) or method_class(options.method), ANSWERS[type(rows[0])]
+    name, device = options.method, pick_device(options.device)
+    kind, function = CLASSES.get(name) or method_class(name), ANSWERS[type(rows[0])]
     if not hasattr(kind, function):
-        raise StepDiffError(
-            f"--method {options.method} does not answer {options.task}: its class has no function {function}"
-        )
-    device = pick_device(options.device)
-    method = REGISTRY.get(options.method, PLUGIN)
-    if not method.store:
-        return _load_storeless(options, device)
-    assert store is not None  # heads.evaluation.options.check
-    if method is PLUGIN:
-        return _load_plugin(kind, options, store, device)
-    return _load_control(options, store, rows) if method.control else _load(options, store, device, group)
-
-
-def _load(options: EvaluateOptions, store: Store, device: str, group: Group) -> Loaded:
-    """Load a method that reads features."""
+        raise StepDiffError(f"--method {name} does not answer {options.task}: its class has no function {function}")
     disclosed: dict[str, Any]
-    if options.method == "word-evidence":
+    if name == "random":
+        return Loaded(controls.Chance(options.seed))
+    if name == "captions-cosine":
+        captions = ClipTexts(needed(options, "texts", TEXTS), options.kind)
+        cosine = CaptionsCosine(captions, options.weights or CAPTIONS_MODEL, device)
+        disclosed = {"texts": options.texts, "kind": captions.kind, "provenance": captions.provenance}
+        return Loaded(cosine, disclosed=disclosed | {"sentences": cosine.sentences.model}, texts=captions)
+    if name == "socratic":
+        texts, precision = needed(options, "texts", TEXTS), pick_precision(device, options.precision)
+        reader, ids, disclosed = load_socratic(texts, options.kind, options.language_model, device, precision)
+        return Loaded(StepDiff(reader, ids, **_how(options)), precision, disclosed, ids.texts)
+    assert store is not None  # heads.evaluation.options.check
+    if name not in REGISTRY:
+        return _load_plugin(kind, options, store, device)
+    if name == "word-evidence":
         words = WordHead.load(needed(options, "head", "a folder of python -m heads.words"))
         disclosed = {"head": str(options.head), "view": words.view, "recipe": words.disclosure()}
         return Loaded(WordEvidence.of_store(words, store), disclosed=disclosed)
-    if options.method == "vlemb":
+    if name == "vlemb":
         view = needed(options, "view", "a view of the store with embeddings")
         encoder = store.view("clips", view).provenance.encoder
         disclosed = {"view": view, "encoder": encoder, "pair_embedding": options.pair_embedding}
         return Loaded(VLEmb.of_view(store, view, options.pair_embedding), disclosed=disclosed)
-    if options.method in PUBLIC:
+    if name in PUBLIC:
         weights = needed(options, "weights", "its checkpoint")
         view = needed(options, "view", "the tokens of its vision part")
-        load = load_cached if options.method == "vlm" else partial(load_public, allowed=families(options.method))
+        load = load_cached if name == "vlm" else partial(load_public, allowed=families(name))
         model, clips, disclosed = load(weights, store, view, device)
         return Loaded(StepDiff(model, clips, **_how(options)), disclosed=disclosed)
+    if REGISTRY[name].control:
+        return _load_control(options, store, rows)
     head = Path(needed(options, "head", HEAD))
     method, recipe = load_stepdiff(head, store, device, group, **_how(options))
     disclosed = {"head": str(options.head), "view": recipe.view, "recipe": disclosure(recipe, head)}
@@ -116,19 +123,6 @@ def _load(options: EvaluateOptions, store: Store, device: str, group: Group) -> 
 def _how(options: EvaluateOptions) -> dict[str, Any]:
     """Return the options of StepDiff that do not depend on the model."""
     return {name: getattr(options, name) for name in ("control", "seed", "seeded", "decline_at")}
-
-
-def _load_storeless(options: EvaluateOptions, device: str) -> Loaded:
-    """Load a method that reads no features."""
-    if options.method == "random":
-        return Loaded(controls.Chance(options.seed))
-    texts = needed(options, "texts", "a Parquet file of texts about clips")
-    if options.method == "captions-cosine":
-        captions, model = ClipTexts(texts, options.kind), options.weights or CAPTIONS_MODEL
-        disclosed = {"texts": texts, "kind": captions.kind, "provenance": captions.provenance, "sentences": model}
-        return Loaded(CaptionsCosine(captions, model, device), disclosed=disclosed)
-    reader, ids, disclosed = load_socratic(texts, options.kind, options.language_model, device, options.precision)
-    return Loaded(StepDiff(reader, ids, **_how(options)), pick_precision(device, options.precision), disclosed)
 
 
 def _load_control(options: EvaluateOptions, store: Store, rows: Sequence[Any]) -> Loaded:
@@ -190,10 +184,7 @@ def present_rows(
 ) -> tuple[list[Any], int]:
     """Return the rows whose clips and texts are present, and the number of absent clips. StepDiffError: one is absent
     and `skip_missing` is not set, or no row is left."""
-    method, view = loaded.method, loaded.disclosed.get("view")
-    features = getattr(method, "features", None)
-    texts = features.texts if isinstance(features, TokenIds) else getattr(method, "texts", None)
-    texts = texts if isinstance(texts, ClipTexts) else None
+    method, view, texts = loaded.method, loaded.disclosed.get("view"), loaded.texts
     absent = absent_clips(rows, store, view, texts)
     if absent and not options.skip_missing:
         if texts is not None:

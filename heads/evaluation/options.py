@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from heads.methods.registry import PLUGIN, REGISTRY
+from heads.methods.registry import PLUGIN, REGISTRY, Control, PairEmbedding
 from stepdiff.common.cli.options import at_least
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import place, refuse_url
@@ -28,7 +28,7 @@ OF_TASKS = (
     *("decline_at", "ask_similar"),
 )
 """options that a task reads only if its spec lists them"""
-WRITTEN = ("rows.jsonl", "scores.json", "judged.jsonl", "partial.jsonl", "partial.json")
+WRITTEN = ("rows.jsonl", "scores.json", "judged.jsonl", "partial.jsonl")
 """suffixes of the files written next to OUT"""
 
 
@@ -59,7 +59,7 @@ class EvaluateOptions:
     view: str | None = None
     """view with embeddings, for vlemb; with the tokens of the model's own vision part, for llava, idefics and vlm;
     passed to plug-ins"""
-    pair_embedding: Literal["average", "reference", "candidate"] = "average"
+    pair_embedding: PairEmbedding = "average"
     """vlemb on diffmcq: the clips whose embeddings represent a pair"""
     weights: str | None = None
     """folder or hub id of the checkpoint, for llava, idefics (1, 2 or 3) and vlm; for captions-cosine that of a
@@ -75,7 +75,7 @@ class EvaluateOptions:
     precision: Literal["auto", "bfloat16", "float32"] = "float32"
     """for socratic: precision of matrix products; auto: bfloat16 on GPUs and CPUs that are fast at it, else float32 (a
     trained head has that of its recipe)"""
-    control: Literal["none", "blind", "shuffled"] = "none"
+    control: Control = "none"
     """blind: without video tokens (without texts); shuffled: with those of another clip"""
     rows: int | None = None
     """evaluate this many rows, drawn by seed; null: all"""
@@ -149,14 +149,6 @@ def check_task(options: Any) -> TaskSpec:
     return spec
 
 
-def check_judge(spec: TaskSpec, options: Any) -> None:
-    """Raise StepDiffError if a task needs a judge and the options of heads.evaluate or heads.score give none."""
-    if spec.judge is not None:
-        from heads.evaluation import judges
-
-        judges.check(options)
-
-
 def check(options: EvaluateOptions) -> None:
     """Raise StepDiffError for an unknown method or task, an option that is not read or out of range, or a file that is
     read and would be overwritten."""
@@ -166,7 +158,7 @@ def check(options: EvaluateOptions) -> None:
     if method is PLUGIN and ":" not in options.method and options.method not in (plugins := installed(PLUGINS)):
         names = ", ".join([*REGISTRY, *plugins])
         raise StepDiffError(f"--method {options.method}: no such method; give {names}, or package.module:Class")
-    check_judge(check_task(options), options)
+    check_task(options)
     for field in fields(EvaluateOptions):
         readers = [each.name for each in (*REGISTRY.values(), PLUGIN) if field.name in each.options]
         if readers and method.name not in readers and getattr(options, field.name) != field.default:

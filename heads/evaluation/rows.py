@@ -10,28 +10,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from heads.evaluation.judges import load as load_judge
+from heads.evaluation import judges
 from heads.evaluation.options import EvaluateOptions
 from heads.methods.similarity import sentences
 from stepdiff.common.errors import StepDiffError
-from stepdiff.common.progress import say
 from stepdiff.common.streams import published
 from stepdiff.tasks import registry
-from stepdiff.tasks.benchmarks.rows import BenchmarkRow, Ranking, Rating, read_answers, write_answers
+from stepdiff.tasks.benchmarks.rows import BenchmarkRow, Ranking, Rating
 from stepdiff.tasks.declining import agreeing
-from stepdiff.tasks.postprocess import parse
 from stepdiff.tasks.scoring import TruthFigures, score, score_asked
 from stepdiff.tasks.spec import Asked
-from stepdiff.tasks.testsets import (
-    DiffMCQ,
-    drawn,
-    published_task,
-    read_test_set,
-    read_with_similar,
-    reference_video,
-    write_predictions,
-    write_test_set,
-)
+from stepdiff.tasks.testsets import DiffMCQ, drawn, published_task, read_test_set, reference_video
 
 AnyRow = TypeVar("AnyRow")
 
@@ -58,11 +47,11 @@ def named(rows: Sequence[Any], subset: str) -> list[str]:
     """Return the names of a subset, separated by commas, or else the lines of a file. StepDiffError: no names, or one
     that selects none of the rows."""
     known = set().union(*map(_names, rows))
-    names = _stripped(subset.split(","))
+    names = list(filter(None, map(str.strip, subset.split(","))))
     if known.issuperset(names) and names:
         return names
     try:
-        names = _stripped(Path(subset).read_text(encoding="utf-8-sig").split("\n"))
+        names = list(filter(None, map(str.strip, Path(subset).read_text(encoding="utf-8-sig").split("\n"))))
     except UnicodeDecodeError as error:
         raise StepDiffError(f"{subset}: not UTF-8 ({error.reason}); give a file of names, one a line") from error
     except OSError:  # no file, or too long for a file's name
@@ -78,10 +67,6 @@ def named(rows: Sequence[Any], subset: str) -> list[str]:
     return names
 
 
-def _stripped(names: Sequence[str]) -> list[str]:
-    return [name.strip() for name in names if name.strip()]
-
-
 def select(rows: Sequence[AnyRow], names: Collection[str]) -> list[AnyRow]:
     """Return the rows that one of the names selects."""
     return [row for row in rows if _names(row).intersection(names)]
@@ -94,29 +79,6 @@ def _names(row: Any) -> set[str]:
         return {row.key, *row.clips, *([row.concept] if isinstance(row, Rating | Ranking) else [])}
     clip = row.answer[0] if isinstance(row, DiffMCQ) else row.reference
     return {row.category, reference_video(row), clip}
-
-
-def write_files(
-    options: EvaluateOptions,
-    rows: Sequence[Any],
-    predictions: Sequence[Any],
-    whole: bool,
-    similar: Sequence[float] | None,
-) -> None:
-    """Write the predictions, and unless they answer a whole test set, its answered rows.
-
-    Those of a benchmark name their rows. similar: the number "similar" of each line of captions.
-    """
-    out = Path(options.out)
-    answered = out.with_suffix(".rows.jsonl")
-    answered.unlink(missing_ok=True)
-    task = published_task(options.task)
-    if task is None:
-        write_answers(out, rows, predictions)
-        return
-    if not whole:
-        write_test_set(task, answered, rows)
-    write_predictions(task, out, predictions, similar)
 
 
 def score_rows(
@@ -157,7 +119,7 @@ def _benchmark_scores(
     """Return the scores with the benchmark's notes and the number of rows left out."""
     benchmark, notes = registry.get(options.task), list(asked.notes)
     if benchmark.judge is not None:
-        judge = load_judge(options, file.with_suffix(".judged.jsonl"))
+        judge = judges.load(options, file.with_suffix(".judged.jsonl"))
         texts = [text.encode("utf-8", "replace").decode() for text in predictions]  # no lone surrogates
         predictions = benchmark.judge(replace(asked, rows=list(rows)), texts, judge)
         notes.append(f"judge: {judge.name}" + (f"; entailment: {options.entailment}" if options.entailment else ""))
@@ -165,27 +127,3 @@ def _benchmark_scores(
         notes.append(f"{left_out} of {len(asked.rows)} rows have no prediction")
     scores = benchmark.score(rows, predictions, asked.truth, options.bootstrap, options.seed)
     return scores | {"notes": [*scores.get("notes", ()), *notes]}
-
-
-def read_predicted(options: Any, asked: Asked) -> tuple[list[Any], list[Any], list[float] | None]:
-    """Return the rows that a file of predictions answers, the predictions, and "similar" of captions that have it.
-
-    options: of heads.score. StepDiffError: a fault in the file.
-    """
-    task, file = published_task(options.task), options.predictions
-    if task is None:
-        return *read_answers(file, asked.rows), None
-    predictions, similar = read_with_similar(task, file, asked.rows)
-    return asked.rows, list(map(parse, predictions)) if options.parse else predictions, similar
-
-
-def export_predicted(options: Any, asked: Asked, rows: Sequence[Any], predictions: Sequence[Any]) -> None:
-    """Write predictions in the format of a benchmark's authors. StepDiffError: they have none."""
-    export = registry.get(options.task).export
-    if export is None:
-        raise StepDiffError(f"--export: {options.task} has no format of its own; leave it out")
-    given = {row.key: prediction for row, prediction in zip(rows, predictions, strict=True)}
-    for path in export(
-        Path(options.data), asked.rows, [given.get(row.key) for row in asked.rows], Path(options.export)
-    ):
-        say(f"exported: {path}")

@@ -36,9 +36,9 @@ class Part:
 @dataclass(frozen=True)
 class Computed:
     shard: int
-    value: Any = None
     error: str | None = None
     """why there is no value"""
+    value: Any = None
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,9 @@ class Worker:
         try:
             compute = self.loaded
             self._given.imitate_driver()
-            return Computed(part.shard, compute(part))
+            return Computed(part.shard, value=compute(part))
         except StepDiffError as error:
-            return Computed(part.shard, error=str(error))
+            return Computed(part.shard, str(error))
 
     def finished(self) -> int:
         """Return 0: rows count once their part is computed."""
@@ -103,11 +103,7 @@ def worker_pool(
         gpu = has_gpu(None if options.device == "auto" else options.device, joined)
         cpus = pool_size(options.workers, threads, gpu, joined)[1] if gpu else threads
         given = WorkerOptions(load, options, threads, folder, cpus)
-
-        def failed(shard: int, why: str) -> Computed:
-            return Computed(shard, error=why)
-
-        yield WorkerPool(worker, given, gpu, failed, lighter, joined=joined, by_threads=not gpu)
+        yield WorkerPool(worker, given, gpu, Computed, lighter, joined=joined, by_threads=not gpu)
 
 
 def on_ray(options: Any) -> bool:
@@ -121,15 +117,20 @@ def results(
     """Yield the value of each part, in order: computed by workers (`load`, see WorkerOptions), or by `here` in this
     process. StepDiffError: a part was not computed."""
     if not on_ray(options):
-        for part in parts:
-            yield here(part)
-            advance(len(part.rows))
+        yield from in_order(here, parts, advance)
     elif parts:
         with worker_pool(options, load, "try fewer --workers on one node") as pool:
-            yield from computed(pool, parts, options.workers, advance)
+            yield from computed(pool, options.workers, parts, advance)
 
 
-def computed(pool: WorkerPool, parts: Sequence[Part], workers: int, advance: Advance) -> Iterator[Any]:
+def in_order(compute: Callable[[Part], Any], parts: Sequence[Part], advance: Advance) -> Iterator[Any]:
+    """Yield the value of each part, computed in this process."""
+    for part in parts:
+        yield compute(part)
+        advance(len(part.rows))
+
+
+def computed(pool: WorkerPool, workers: int, parts: Sequence[Part], advance: Advance) -> Iterator[Any]:
     """Yield the values of parts in their order: one that ends early waits for those before it. StepDiffError: a part
     was not computed."""
     early: dict[int, Any] = {}

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64
 
 from heads.differences import DifferencesOptions
-from heads.evidence.head import MOST, clipped
+from heads.evidence.head import MOST, Evidence, Terms, clipped
+from heads.evidence.wording import occurrences
 from heads.methods.word_evidence import LIKELY, SEEDED, WordEvidence
 from retrieval.differences import CLIP, Pool, Sample, chosen, embedded, nearest_pairs, sampled
 from retrieval.queries.search import row_of_clip
@@ -26,8 +27,6 @@ from store import Store, View
 
 NEAR = {0.9: "very near", 0.8: "near", 0.6: "partly", -np.inf: "hardly"}
 """how near a pair is, at least -> in words"""
-Terms = tuple[Int64[np.ndarray, " _"], Float64[np.ndarray, " _"]]
-"""places of terms, and their weights"""
 
 
 @dataclass(frozen=True)
@@ -90,9 +89,9 @@ class WordDifference:
     def of_text(cls, method: WordEvidence, text: str) -> "WordDifference":
         """Return the difference that a sentence about Video 2 states. StepDiffError: it has no word of the head."""
         head, ends = method.head, np.zeros((2, len(method.head.terms)))
-        said = head.occurrences(text, SEEDED)
+        said = occurrences(text, head.columns, SEEDED)
         for one in said:
-            side = head.side_model.of(one)
+            side = one.side(head.sides)
             ends[:, head.columns[one.term]] = -MOST * side, MOST * side
         if not said:
             known = some([term for term in head.terms if term in head.narrated])
@@ -106,11 +105,11 @@ class WordDifference:
         places, weights = self.compared
         return clipped(evidence[:, places]) * np.sqrt(weights)
 
-    def shared(self, reference: Float64[np.ndarray, " T"], candidate: Float64[np.ndarray, " T"]) -> str:
+    def shared(self, reference: Evidence, candidate: Evidence) -> str:
         """Return the words in which a pair differs as this one does: those that the weaker of the two still has."""
         low, high = (f(self.ends, np.stack([reference, candidate])) for f in (np.minimum, np.maximum))
-        first = ", ".join(self.method.named_of(low[0], high[1], *self.named, LIKELY)[0])
-        second = ", ".join(self.method.named_of(high[0], low[1], *self.named, LIKELY)[1])
+        first = ", ".join(self.method.named(low[0], high[1], self.named, LIKELY)[0])
+        second = ", ".join(self.method.named(high[0], low[1], self.named, LIKELY)[1])
         return f"{second} instead of {first}" if first and second else second or (first and f"no {first}")
 
 

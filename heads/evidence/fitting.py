@@ -1,41 +1,265 @@
-"""The head that follows from the sums of a pass, in closed form: standardised, cross-fitted and calibrated.
+"""A head of words from a store: one pass that sums over its training clips, and what follows from the sums.
+
+X [n, D] are the pooled features of n clips, Y [n, V] their labels. All that a ridge regression needs are their sums:
+the Gram matrix of the standardised features is (X'X - n mm') / ss', with the mean m and the spread s of X. A channel
+that is constant has weight 0; clips of split val choose the ridge, and train nothing.
 
 Guarantees
-- a channel that is constant has weight 0
-- clips of split val choose the ridge, and train nothing
+- a killed run resumes after its last saved shard, and a run with more shards continues: the same bits as in one pass,
+  also by workers; sums of other features, texts or options, or of clips that have changed since, are refused
 - a term's evidence is calibrated on clips of videos that its weights have not seen
 """
 
+import hashlib
 import json
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import polars as pl
 import scipy.linalg
-from jaxtyping import Bool, Float64
+import scipy.sparse as sparse
+from jaxtyping import Bool, Float64, Int8, Int64
 
-from heads.data.catalog_rows import Clips, of_keys
-from heads.data.clips import Features
-from heads.data.hold_out import VIDEO
+from heads.data.catalog_rows import Clips, of_keys, of_rows
+from heads.data.clips import Features, split_texts
+from heads.data.hold_out import VIDEO, HoldOut
+from heads.data.paired_qa import read_divided
 from heads.data.trained_on import TrainedOn
-from heads.evidence.counting import Counting, Sums, pooled, total
-from heads.evidence.head import WordHead
+from heads.evaluation.workers import Part, results
+from heads.evidence.head import Evidence, WordHead, fold_of
+from heads.evidence.wording import CLIPS, Wording, learn
 from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.files import make_folder, write_text
-from stepdiff.common.progress import say
-from stepdiff.tasks.testsets import DiffRank, clips_of
+from stepdiff.common.io.files import make_folder, whole, write_text
+from stepdiff.common.progress import progress, say
+from stepdiff.tasks.testsets import HIGHEST_SCORE, DiffRank, clips_of, read_test_set
 from stepdiff.weights import fingerprint
+from store import Store
 from store.lineage.answers import RECORD, read_of
 
+if TYPE_CHECKING:
+    from heads.words import WordOptions
+
+FILE = "sums.safetensors"
 RIDGES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
-AGREES = 5
-"""DiffRank score of clips between which nothing differs"""
+_AT_ONCE = 16
+"""clips whose tokens are in memory"""
 _CONSTANT = 1e-12  # of a variance next to the mean square
 _NO_VARIANCE = 1e-6  # of predictions
+
+
+class Sums(NamedTuple):
+    """Sums over clips. D channels, V terms."""
+
+    clips: Float64[np.ndarray, ""]
+    x: Float64[np.ndarray, " D"]
+    xx: Float64[np.ndarray, "D D"]
+    xy: Float64[np.ndarray, "V D"]
+    y: Float64[np.ndarray, " V"]
+    yy: Float64[np.ndarray, " V"]
+
+    @classmethod
+    def zeros(cls, channels: int, terms: int) -> "Sums":
+        """Return the sums over no clip."""
+        shapes = ((), (channels,), (channels, channels), (terms, channels), (terms,), (terms,))
+        return cls(*map(np.zeros, shapes))
+
+    @classmethod
+    def of(cls, values: Float64[np.ndarray, "n D"], labels: sparse.csr_matrix) -> "Sums":
+        """Return the sums over n clips. labels: [n, V]."""
+        y, yy = (np.asarray(each.sum(axis=0), np.float64)[0] for each in (labels, labels.multiply(labels).tocsr()))
+        xy = np.asarray(labels.T.tocsr() @ values)
+        return cls(np.array(float(len(values))), values.sum(axis=0), values.T @ values, xy, y, yy)
+
+
+def total(parts: Sequence[Sums]) -> Sums:
+    """Return the sums over the clips of all parts, added in order."""
+    return Sums(*(np.asarray(sum(arrays)) for arrays in zip(*parts, strict=True)))
+
+
+def pooled(features: Features, rows: Int64[np.ndarray, " n"]) -> Float64[np.ndarray, "n D"]:
+    """Return the mean of the tokens of each clip."""
+    parts = [
+        features.read_rows(rows[start : start + _AT_ONCE]).numpy().mean(axis=1, dtype=np.float64)
+        for start in range(0, len(rows), _AT_ONCE)
+    ]
+    return np.concatenate(parts)
+
+
+def reader(options: "WordOptions") -> Callable[[Part], Float64[np.ndarray, "n D"]]:
+    """Return what averages the tokens of a shard's clips in a worker."""
+    features = Features(Store.open(options.store), options.view, "tokens")
+    return lambda shard: pooled(features, shard.rows)
+
+
+class Counting:
+    """A pass: the clips that count, what their texts say, and the sums so far."""
+
+    def __init__(self, options: "WordOptions", store: Store) -> None:
+        """Read the texts, and the sums of an earlier run. StepDiffError: they cannot be used."""
+        self.options, self.store, self.folder = options, store, Path(options.out)
+        self.validation: list[DiffRank] | None = None
+        if options.validation is not None:
+            self.validation = read_test_set("diffrank", options.validation)
+        self.features = Features(store, options.view, "tokens")
+        if len(self.features.shape) != 2:
+            raise StepDiffError(f"--view {options.view}: its tokens are {list(self.features.shape)}, not [N, D]")
+        self.catalog = store.catalog("clips")
+        self.hold_out = HoldOut(options.hold_out, options.hold_out_by)
+        self.hold_out.look_up(self.catalog)
+        self.pairs, _ = read_divided(options.pairqa, self.catalog, self.hold_out)
+        self.rows, self.groups = self._clips()
+        self.identity = {
+            "features": self.features.view.provenance.as_dict(),
+            "--pairqa": fingerprint(options.pairqa),
+            "--narration": options.narration,
+            "--hold-out": [fingerprint(file) for file in options.hold_out],
+            "--hold-out-by": options.hold_out_by,
+            "--least": options.least,
+            "--most": options.most,
+            "--folds": options.folds,
+        }
+        self.sums: list[Sums]
+        """of each fold of the training clips, and of the clips of split val"""
+        self.counted: dict[int, str]
+        """counted shards and the digests of their clips"""
+        if (self.folder / FILE).exists():
+            self._load()
+        else:
+            self.wording, self.counted = self._wording(), {}
+            sizes = self.features.shape[-1], len(self.wording.terms)
+            self.sums = [Sums.zeros(*sizes) for _ in range(options.folds + 1)]
+        self.signs = self.wording.signs(self.pairs)
+        self.shards = self._shards()
+
+    def _load(self) -> None:
+        """Read the sums of an earlier run. StepDiffError: they are damaged, or of something else."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(self.folder / FILE, "np") as file:
+                about = json.loads(file.metadata()["about"])
+                self.sums = [
+                    Sums(*(file.get_tensor(f"{group}.{name}") for name in Sums._fields))
+                    for group in range(len(file.keys()) // len(Sums._fields))
+                ]
+            self.wording, self.counted = Wording.from_dict(about["wording"]), dict(map(tuple, about["shards"]))
+            differs = [name for name, value in self.identity.items() if about["identity"].get(name) != value]
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise StepDiffError(
+                f"{self.folder / FILE}: damaged ({error}); remove it, and the next run counts all clips"
+            ) from error
+        if differs:
+            raise StepDiffError(
+                f"{self.folder}: its sums are of other {', '.join(differs)}; give the same, or another --out"
+            )
+
+    def _save(self) -> None:
+        from safetensors.numpy import save_file
+
+        arrays = {
+            f"{group}.{name}": array for group, sums in enumerate(self.sums) for name, array in sums._asdict().items()
+        }
+        about = {"identity": self.identity, "wording": asdict(self.wording), "shards": list(self.counted.items())}
+        with whole(self.folder / FILE) as temporary:
+            save_file(arrays, temporary, {"about": json.dumps(about)})
+
+    def _clips(self) -> tuple[Int64[np.ndarray, " n"], Int8[np.ndarray, " n"]]:
+        """Return rows and groups of the clips that count, by row."""
+        options, folds = self.options, self.options.folds
+        texts = partial(split_texts, self.catalog, options.narration, self.features)
+        held = self.hold_out.clips["key"].implode()
+        val = (block.filter(~pl.col("key").is_in(held)) for block in texts("val"))
+        rows, groups = [], []
+        for blocks, is_val in ((self.hold_out.kept(texts("train"), options.narration), False), (val, True)):
+            for block in blocks:
+                videos = block.select(pl.coalesce(VIDEO, "key"))["video"]
+                rows.append(block["row"].to_numpy())
+                groups.append(np.array([folds if is_val else fold_of(video, folds) for video in videos], np.int8))
+        every, of = np.concatenate(rows).astype(np.int64), np.concatenate(groups)
+        if len(np.unique(of[of < folds])) < 2:
+            raise StepDiffError(
+                f"{options.store}: its clips of split train with {options.view} features and a text in column "
+                f"{options.narration} are of too few videos; featurize more, or give a smaller --hold-out"
+            )
+        order = np.argsort(every, kind="stable")
+        return every[order], of[order]
+
+    def _wording(self) -> Wording:
+        """Learn what the texts say."""
+        column = {"key": pl.String, self.options.narration: pl.String}
+        train = self.rows[self.groups < self.options.folds]
+        texts = (
+            text for block in of_rows(self.catalog, train[:CLIPS], column) for text in block[self.options.narration]
+        )
+        keys = list(dict.fromkeys(clip for pair in self.pairs for clip in (pair.reference, pair.candidate)))
+        narrated = of_keys(self.catalog, keys, column).drop_nulls()
+        return learn(texts, dict(narrated.iter_rows()), self.pairs, self.options.least, self.options.most)
+
+    def _shards(self) -> list[Part]:
+        """Return the shards still to count, in order, each about the groups of its clips. StepDiffError: counted ones
+        have changed."""
+        numbers = self.rows // self.features.view.rows_per_shard
+        starts = np.flatnonzero(np.diff(numbers, prepend=-1))
+        parts = zip(numbers[starts], np.split(self.rows, starts[1:]), np.split(self.groups, starts[1:]), strict=True)
+        shards = {int(number): Part(int(number), rows, groups) for number, rows, groups in parts}
+        last = max(self.counted, default=-1)
+        left = [shard for number, shard in shards.items() if number not in self.counted]
+        changed = [shard.shard for shard in left if shard.shard < last]
+        changed += [
+            number
+            for number, digest in self.counted.items()
+            if number not in shards or self._digest(shards[number], self._narrated(shards[number])) != digest
+        ]
+        if changed:
+            raise StepDiffError(
+                f"{self.folder}: clips of shard {changed[0]} of view {self.options.view} have changed since they were "
+                f"counted (features, text or split); give another --out, or remove {self.folder / FILE}"
+            )
+        return left
+
+    def _narrated(self, shard: Part) -> list[tuple[str, str]]:
+        column = {"key": pl.String, self.options.narration: pl.String}
+        return [row[1:] for block in of_rows(self.catalog, shard.rows, column) for row in block.iter_rows()]
+
+    def _digest(self, shard: Part, narrated: Sequence[tuple[str, str]]) -> str:
+        """Return a digest of all that a shard adds: its rows, groups, checksums of tokens, and texts."""
+        view = self.features.view
+        sums = view.checksums(shard.rows)[:, view.checksummed.index("tokens")]
+        texts = json.dumps(narrated).encode()
+        data = b"".join((shard.rows.tobytes(), shard.about.tobytes(), np.ascontiguousarray(sums).tobytes(), texts))
+        return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+    def run(self) -> None:
+        """Count all shards that are left, and save the sums."""
+        make_folder(self.folder)
+        per_shard, catalog, saved, fresh = self.features.view.rows_per_shard, len(self.catalog), time.monotonic(), False
+        if self.counted:
+            say(f"{self.folder}: {len(self.counted)} shards are counted already, {len(self.shards)} are left")
+        with progress("words", sum(len(shard.rows) for shard in self.shards), "clips") as advance:
+            values = results(self.options, reader, reader(self.options), self.shards, advance)
+            for shard, features in zip(self.shards, values, strict=True):
+                narrated = self._narrated(shard)
+                full = (shard.shard + 1) * per_shard <= catalog
+                if fresh and (not full or time.monotonic() - saved > self.options.save_every):
+                    self._save()  # without a shard to which rows may be added
+                    saved, fresh = time.monotonic(), False
+                self._add(shard, narrated, features)
+                if full:
+                    self.counted[shard.shard], fresh = self._digest(shard, narrated), True
+            if fresh:
+                self._save()
+
+    def _add(self, shard: Part, narrated: Sequence[tuple[str, str]], values: Float64[np.ndarray, "n D"]) -> None:
+        labels = self.wording.targets(narrated, self.signs)
+        for group in np.unique(shard.about):
+            of_group = np.flatnonzero(shard.about == group)
+            for mine, more in zip(self.sums[group], Sums.of(values[of_group], labels[of_group]), strict=True):
+                np.add(mine, more, out=mine)
 
 
 @dataclass(frozen=True)
@@ -115,8 +339,8 @@ def calibrate(models: Sequence[Fit], parts: Sequence[Sums]) -> Calibration:
 
 def fitted(counting: Counting, began: float) -> WordHead:
     """Return the head. began: when the run did, by time.monotonic."""
-    options, wording = counting.options, counting.count.wording
-    *folds, val = counting.count.groups
+    options, wording = counting.options, counting.wording
+    *folds, val = counting.sums
     train = total(folds)
     of_categories = {term for shares in wording.categories.values() for term in shares} or set(wording.terms)
     asked = np.array([term in of_categories for term in wording.terms])
@@ -192,14 +416,14 @@ def declines(head: WordHead, features: Features, rows: Sequence[DiffRank], sourc
     """
     evidence = evidence_of(head, features, list(dict.fromkeys(clip for row in rows for clip in clips_of(row))))
     scored = [
-        (row.category, head.distance(evidence[row.reference], evidence[target], row.category), score == AGREES)
+        (row.category, head.distance(evidence[row.reference], evidence[target], row.category), score == HIGHEST_SCORE)
         for row in rows
         if row.category in head.known_categories
         for target, score in zip(row.targets, row.scores, strict=True)
     ]
     if len({agree for *_, agree in scored}) < 2:
         raise StepDiffError(
-            f"--validation {source}: it needs pairs of score {AGREES} and others in {head.folder}'s categories"
+            f"--validation {source}: it needs pairs of score {HIGHEST_SCORE} and others in {head.folder}'s categories"
         )
     of_all = _threshold([(distance, agree) for _, distance, agree in scored])
     below, right = {}, []
@@ -221,13 +445,10 @@ def _threshold(pairs: Sequence[tuple[float, bool]]) -> float:
     return float((edges[best] + edges[best + 1]) / 2)
 
 
-def evidence_of(head: WordHead, features: Features, clips: Sequence[str]) -> dict[str, Float64[np.ndarray, " T"]]:
+def evidence_of(head: WordHead, features: Features, clips: Sequence[str]) -> dict[str, Evidence]:
     """Return the evidence of clips, that of training clips from other videos. StepDiffError: one has no features."""
     means, videos = pooled(features, features.rows(clips)), training_videos(features.catalog, clips)
-    train = [place for place, clip in enumerate(clips) if clip in videos]
-    evidence = head.evidence(means)
-    evidence[train] = head.cross_fitted(means[train], [videos[clips[place]] for place in train])
-    return dict(zip(clips, evidence, strict=True))
+    return dict(zip(clips, head.evidence(means, [videos.get(clip) for clip in clips]), strict=True))
 
 
 def training_videos(catalog: Clips, clips: Sequence[str]) -> dict[str, str]:

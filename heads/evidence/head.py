@@ -5,7 +5,7 @@
 
     RUN/words.json             terms, categories, sides, calibration, the view, what trained it; names the weights' file
     RUN/words-*.safetensors    weights [1 + folds, terms, D] and bias: of all clips, then without each fold
-    RUN/sums.safetensors       the sums that it was computed from (heads.evidence.counting)
+    RUN/sums.safetensors       the sums that it was computed from (heads.evidence.fitting)
 
 Guarantees
 - the evidence of a clip does not depend on the clips that are computed with it
@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
 
-from heads.evidence.wording import Occurrence, Sides, occurrences, pieces
-from stepdiff.common.errors import StepDiffError, some
+from heads.evidence.wording import pieces
+from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import write_bytes, write_text
 from store import Provenance, View
 
@@ -33,6 +33,10 @@ FILE = "words.json"
 COPY = "words"
 """folder in the run of a StepDiff, with the head of words that it uses"""
 MOST = 4.0  # log-odds of a term, past which more changes nothing
+Evidence = Float64[np.ndarray, " T"]
+"""log-odds of each term in a clip"""
+Terms = tuple[Int64[np.ndarray, " _"], Float64[np.ndarray, " _"]]
+"""places of terms, and their weights"""
 
 
 def fold_of(video: str, folds: int) -> int:
@@ -49,7 +53,8 @@ class WordHead:
     weights: Float64[np.ndarray, "M T D"]
     """of all training clips, then of those outside each of the folds; values of float32, as they are stored"""
     bias: Float64[np.ndarray, "M T"]
-    side_model: Sides
+    sides: Mapping[str, float]
+    """weights of Occurrence.side"""
     categories: Mapping[str, Mapping[str, float]]
     """category -> term -> share of its answers that have the term"""
     narrated: frozenset[str]
@@ -69,20 +74,18 @@ class WordHead:
             if hashlib.sha256(data).hexdigest() != about["weights"]["sha256"]:
                 raise ValueError(f"the sha256 of {about['weights']['file']} differs")
             arrays = load(data)
-            terms, sides = tuple(about["terms"]), Sides(about["sides"])
             weights, bias = (arrays[name].astype(np.float64) for name in ("weights", "bias"))
-            return cls(folder, about, terms, weights, bias, sides, about["categories"], frozenset(about["narrated"]))
+            terms, narrated = tuple(about["terms"]), frozenset(about["narrated"])
+            return cls(folder, about, terms, weights, bias, about["sides"], about["categories"], narrated)
         except FileNotFoundError as error:
             raise StepDiffError(
                 f"{folder}: holds no head of words ({Path(error.filename).name} is missing); run python -m heads.words "
                 f"--out {folder}"
             ) from None
-        except KeyError as error:
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise StepDiffError(
-                f"{path}: has no {error}, so an earlier version wrote it; run python -m heads.words again"
+                f"{path}: damaged, or of an earlier version ({error!r}); run python -m heads.words again"
             ) from error
-        except (OSError, ValueError, TypeError, SafetensorError) as error:
-            raise StepDiffError(f"{path}: damaged ({error}); run python -m heads.words again") from error
 
     def save(self) -> None:
         """Write the head; words.json comes last."""
@@ -93,8 +96,7 @@ class WordHead:
         name = f"words-{sha256[:12]}.safetensors"
         write_bytes(self.folder / name, data)
         about = dict(self.about) | {"weights": {"file": name, "sha256": sha256}, "terms": list(self.terms)}
-        about |= {"sides": dict(self.side_model.weights), "categories": self.categories}
-        about["narrated"] = sorted(self.narrated)
+        about |= {"sides": self.sides, "categories": self.categories, "narrated": sorted(self.narrated)}
         write_text(self.folder / FILE, json.dumps(about, indent=1))
         for old in self.folder.glob("words-*.safetensors"):
             if old.name != name:
@@ -118,70 +120,42 @@ class WordHead:
         }
 
     @property
-    def folds(self) -> int:
-        return len(self.weights) - 1
-
-    @property
     def declines_below(self) -> dict[str, float]:
         """Category -> distance of two clips below which nothing differs; empty: not chosen."""
         declines = self.about["declines"]
         return {} if declines is None else dict(declines["below"])
 
     def check(self, view: View) -> None:
-        """Raise StepDiffError if a view's tokens are not those that the head was computed from."""
-        channels = self.weights.shape[-1]
-        feature = view.features.get("tokens")
-        if feature is None or len(feature.shape) != 2:
-            raise StepDiffError(
-                f"{self.folder}: reads tokens, and view {view.name} has {some(sorted(view.features))}; name a store "
-                f"with view {self.view}"
-            )
-        if feature.shape[-1] != channels:
-            raise StepDiffError(
-                f"{self.folder}: reads tokens of {channels} channels, and those of view {view.name} have "
-                f"{feature.shape[-1]}; name a store with view {self.view}, or run python -m heads.words for this one"
-            )
-        differs = Provenance.from_dict(self.about["provenance"]).difference(view.provenance)
-        if differs:
+        """Raise StepDiffError if a view has other features than the head was computed from."""
+        if differs := Provenance.from_dict(self.about["provenance"]).difference(view.provenance):
             raise StepDiffError(
                 f"{self.folder}: computed from other features than view {view.name} of {view.paths.store} has "
                 f"({differs}); name the store it was computed from, or run python -m heads.words again"
             )
 
-    def evidence(self, features: Float[np.ndarray, "C D"]) -> Float64[np.ndarray, "C T"]:
-        """Return the log-odds of each term in each clip, without the term's prior. features: means of tokens."""
-        return self._evidence(features, [0] * len(features))
+    def evidence(
+        self, features: Float[np.ndarray, "C D"], videos: Sequence[str | None] | None = None
+    ) -> Float64[np.ndarray, "C T"]:
+        """Return the log-odds of each term in each clip, without the term's prior.
 
-    def cross_fitted(self, features: Float[np.ndarray, "C D"], videos: Sequence[str]) -> Float64[np.ndarray, "C T"]:
-        """Return the evidence of training clips, each from the clips outside the fold of its video.
-
-        videos: as the catalog names them.
+        features: means of tokens; videos: of training clips, whose evidence is from clips outside the fold of the
+        video; None for other clips.
         """
-        return self._evidence(features, [1 + fold_of(video, self.folds) for video in videos])
+        evidence = np.empty((len(features), len(self.terms)))
+        for place, (row, video) in enumerate(zip(features, videos or [None] * len(features), strict=True)):
+            model = 0 if video is None else 1 + fold_of(video, len(self.weights) - 1)
+            evidence[place] = self.weights[model] @ row.astype(np.float64) + self.bias[model]  # the same in any batch
+        return evidence
 
     def moments(
         self, tokens: Float[np.ndarray, "N D"], frames: int, video: str | None = None
     ) -> Float64[np.ndarray, "frames T"]:
         """Return the evidence of each frame of a clip; their mean is the evidence of the clip.
 
-        video: of a training clip, whose evidence is from clips of other videos.
-
-        StepDiffError: the tokens are not equally many for each frame.
+        frames: equally many tokens each; video: of a training clip, whose evidence is from clips of other videos.
         """
-        if len(tokens) % frames:
-            raise StepDiffError(f"{len(tokens)} tokens are not those of {frames} frames; give the frames of the view")
         means = tokens.reshape(frames, -1, tokens.shape[-1]).mean(axis=1, dtype=np.float64)
-        return self.evidence(means) if video is None else self.cross_fitted(means, [video] * frames)
-
-    def _evidence(self, features: Float[np.ndarray, "C D"], models: Sequence[int]) -> Float64[np.ndarray, "C T"]:
-        evidence = np.empty((len(features), len(self.terms)))
-        for place, (row, model) in enumerate(zip(features, models, strict=True)):  # the sums of a row stay the same
-            evidence[place] = self.weights[model] @ row.astype(np.float64) + self.bias[model]
-        return evidence
-
-    def occurrences(self, text: str, video: int = 0) -> list[Occurrence]:
-        """Return the terms of a text that have evidence. video: the one that it is about before its first mention."""
-        return occurrences(text, self.columns, video)
+        return self.evidence(means, [video] * frames)
 
     def pieces(self, text: str) -> list[tuple[str, str]]:
         """Split a text into the terms that have evidence and what is between them: parts with their term, or ""."""
@@ -193,7 +167,7 @@ class WordHead:
         return {term: place for place, term in enumerate(self.terms)}
 
     @cached_property
-    def _of_category(self) -> dict[str, tuple[Int64[np.ndarray, " c"], Float64[np.ndarray, " c"]]]:
+    def _of_category(self) -> dict[str, Terms]:
         """Places of the terms of each category, and their weights, which sum to 1."""
         places = {}
         for category, shares in self.categories.items():
@@ -208,7 +182,7 @@ class WordHead:
         """Categories that have terms with evidence."""
         return tuple(self._of_category)
 
-    def of_category(self, category: str) -> tuple[Int64[np.ndarray, " c"], Float64[np.ndarray, " c"]]:
+    def of_category(self, category: str) -> Terms:
         """Return the places of a category's terms and their weights, which sum to 1. StepDiffError: it has none."""
         if category not in self._of_category:
             known = ", ".join(self._of_category) or "none"
@@ -222,13 +196,13 @@ class WordHead:
     def _is_narrated(self) -> Bool[np.ndarray, " T"]:
         return np.array([term in self.narrated for term in self.terms])
 
-    def nameable(self, category: str) -> tuple[Int64[np.ndarray, " c"], Float64[np.ndarray, " c"]]:
+    def nameable(self, category: str) -> Terms:
         """Return what `of_category` does, of the terms that narrations have, if there are such."""
         places, weights = self.of_category(category)
         narrated = self._is_narrated[places]
         return (places[narrated], weights[narrated]) if narrated.any() else (places, weights)
 
-    def distance(self, one: Float64[np.ndarray, " T"], other: Float64[np.ndarray, " T"], category: str) -> float:
+    def distance(self, one: Evidence, other: Evidence, category: str) -> float:
         """Return how far the evidence of two clips is apart over the terms of a category, from 0 to 2 * MOST."""
         places, weights = self.of_category(category)
         return float(weights @ np.abs(clipped(one[places]) - clipped(other[places])))

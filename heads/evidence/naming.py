@@ -14,7 +14,6 @@ Guarantees
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cache
 
 import torch
@@ -27,58 +26,49 @@ Values = Callable[[str], Mapping[str, float]]
 """text so far -> value of each word that may come next; always the same words"""
 
 
-@dataclass
-class _Node:
-    """A place in the tree of the words' tokens."""
-
-    children: dict[int, "_Node"] = field(default_factory=dict)
-    words: list[str] = field(default_factory=list)
-    """words whose tokens begin with those up to here"""
-    word: str | None = None
-    """the one that ends here"""
-
-    def most(self, values: Mapping[str, float]) -> float:
-        """Return the value of the best word that may still be written."""
-        return max(values[word] for word in self.words)
-
-
-def _tree(words: Sequence[str], encode: Callable[[str], Sequence[int]]) -> _Node:
-    root = _Node()
-    for word in words:
-        node = root
-        for token in encode(f" {word}"):
-            node = node.children.setdefault(token, _Node())
-            node.words.append(word)
-        node.word = word
-    return root
-
-
 class _Writing:
     """A row in progress."""
 
     def __init__(self, values: Values, encode: Callable[[str], Sequence[int]], ends: Sequence[int]) -> None:
-        self._values_after = values
-        self._ends = ends
+        self._values_after, self._ends = values, ends
         self._following = self._values = values("")
-        self._root = _tree(list(self._following), encode)
-        self._node: _Node | None = None
+        self._begun: tuple[int, ...] = ()
+        """tokens of the word in progress"""
+        self._words: dict[tuple[int, ...], list[str]] = {}
+        """first tokens -> the words that begin with them"""
+        self._next: dict[tuple[int, ...], dict[int, None]] = {}
+        """first tokens -> those that may come next"""
+        self._whole: dict[tuple[int, ...], str] = {}
+        for word in self._following:
+            ids = tuple(encode(f" {word}"))
+            self._whole[ids] = word
+            for end, token in enumerate(ids):
+                self._next.setdefault(ids[:end], {})[token] = None
+                self._words.setdefault(ids[: end + 1], []).append(word)
 
     def added(self, ids: Sequence[int], text: str) -> tuple[float, dict[int, float]]:
         """Return what all next tokens get, and what some get in addition. ids, text: generated so far."""
         if ids:
-            self._node = self._node.children.get(ids[-1]) if self._node is not None else None
-            if self._node is None and ids[-1] in self._root.children:
-                self._node, self._values = self._root.children[ids[-1]], self._following
+            begun = (*self._begun, ids[-1]) if self._begun else ()
+            self._begun = begun if begun in self._words else ()
+            if not self._begun and (ids[-1],) in self._words:
+                self._begun, self._values = (ids[-1],), self._following
         self._following = self._values_after(text)
         begins = dict.fromkeys(self._ends, -ENDS * max(*self._following.values(), 0.0))
-        begins |= {token: child.most(self._following) for token, child in self._root.children.items()}
-        node = self._node
-        if node is None:
+        begins |= self._best((), self._following)
+        if not self._begun:
             return 0.0, begins
         # The tokens so far got the value of the best word that they could become.
-        back = (0.0 if node.word is None else self._values[node.word]) - node.most(self._values)
-        goes_on = {token: child.most(self._values) - node.most(self._values) for token, child in node.children.items()}
-        return back, begins | {token: value - back for token, value in goes_on.items()}
+        given = max(self._values[word] for word in self._words[self._begun])
+        word = self._whole.get(self._begun)
+        back = (0.0 if word is None else self._values[word]) - given
+        goes_on = self._best(self._begun, self._values)
+        return back, begins | {token: value - given - back for token, value in goes_on.items()}
+
+    def _best(self, begun: tuple[int, ...], values: Mapping[str, float]) -> dict[int, float]:
+        """Return the value of the best word that may still be written after each next token."""
+        following = self._next.get(begun, ())
+        return {token: max(values[word] for word in self._words[*begun, token]) for token in following}
 
 
 class Naming:

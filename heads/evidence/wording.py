@@ -1,12 +1,12 @@
 """What texts say, before any feature is read: their terms, which video each is about, and which clips they name.
 
 Terms are phrases of one to four words. Text is split at punctuation, and a term does not cross it. "Video 1" and "first
-video", "Video 2" and "second video" are mentions, not words. The rest of a text's grammar is learned: `Sides` predicts
+video", "Video 2" and "second video" are mentions, not words. The rest of a text's grammar is learned: `side` predicts
 from the last mention and the words around a term which of the two videos the term is about. It is a ridge regression
 over counts, so it knows "instead of" and "skips" as far as the answers have them.
 
 Labels of a clip are the terms of its narration. Paired questions correct them: "Which video ...?" labels the terms of
-the question in both clips, and an answer the terms that it says of each video. `Sides` says which those are. It is
+the question in both clips, and an answer the terms that it says of each video. `side` says which those are. It is
 learned from terms that the narration of exactly one of two clips has, and only from terms that answers have more often
 where one of the narrations has them.
 
@@ -19,7 +19,7 @@ Guarantees
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice, takewhile
 from math import sqrt
@@ -99,7 +99,7 @@ class Occurrence:
     """words since the last mark or mention"""
 
     def features(self) -> set[str]:
-        """Return what its side is predicted from: its context, and the same context with the video."""
+        """Return what the side is predicted from: its context, and the same context with the video."""
         context = {f"{place} {word}" for place, word in enumerate(reversed(self.before))}
         context |= {f"any {word}" for word in self.before} | {f"clause {word}" for word in self.clause}
         context |= {f"+{place} {word}" for place, word in enumerate(self.after)}
@@ -109,6 +109,11 @@ class Occurrence:
         if not self.after:
             context.add(f"then {self.follows}")
         return {f"video {self.video}"} | context | {f"video {self.video} {name}" for name in context}
+
+    def side(self, weights: Mapping[str, float]) -> float:
+        """Return the video that it is about, from -1 (surely Video 1) to 1 (surely Video 2). weights: `learn_sides`."""
+        side = weights.get("", 0.0) + sum(weights.get(name, 0.0) for name in sorted(self.features()))
+        return float(np.clip(_SLOPE * side, -1, 1))
 
 
 _Item = tuple[Literal["mention", "term", "other"], str, int, int]
@@ -179,32 +184,21 @@ def next_in(text: str, terms: Collection[str]) -> Occurrence:
     return last
 
 
-@dataclass(frozen=True)
-class Sides:
-    """A linear model of the video that an occurrence is about."""
+def learn_sides(examples: Sequence[Occurrence], labels: Sequence[float]) -> dict[str, float]:
+    """Fit a ridge regression; return the weight of each feature of an occurrence, "" is the constant.
 
-    weights: Mapping[str, float]
-    """feature of an occurrence -> its weight; "" is the constant"""
-
-    @classmethod
-    def learn(cls, examples: Sequence[Occurrence], labels: Sequence[float]) -> "Sides":
-        """Fit a ridge regression. labels: 1 for Video 2, -1 for Video 1."""
-        rows = [one.features() for one in examples]
-        counts = Counter(feature for row in rows for feature in row)
-        columns = {feature: place for place, (feature, count) in enumerate(counts.items()) if count >= _LEAST}
-        columns = {feature: place for place, feature in enumerate(["", *columns])}
-        cells = [
-            (row, columns[name]) for row, names in enumerate(rows) for name in ("", *sorted(names)) if name in columns
-        ]
-        at = tuple(np.array(cells, int).reshape(-1, 2).T)
-        table = sparse.csr_matrix((np.ones(len(cells)), at), (len(rows), len(columns)))
-        gram = (table.T @ table).toarray() + _PENALTY * np.eye(len(columns))
-        return cls(dict(zip(columns, np.linalg.solve(gram, table.T @ np.asarray(labels, float)).tolist(), strict=True)))
-
-    def of(self, occurrence: Occurrence) -> float:
-        """Return the side of an occurrence, from -1 (surely Video 1) to 1 (surely Video 2)."""
-        side = self.weights.get("", 0.0) + sum(self.weights.get(name, 0.0) for name in sorted(occurrence.features()))
-        return float(np.clip(_SLOPE * side, -1, 1))
+    labels: 1 for Video 2, -1 for Video 1.
+    """
+    rows = [one.features() for one in examples]
+    counts = Counter(feature for row in rows for feature in row)
+    features = ["", *(feature for feature, count in counts.items() if count >= _LEAST)]
+    columns = {feature: place for place, feature in enumerate(features)}
+    cells = [(row, columns[name]) for row, names in enumerate(rows) for name in ("", *sorted(names)) if name in columns]
+    at = tuple(np.array(cells, int).reshape(-1, 2).T)
+    table = sparse.csr_matrix((np.ones(len(cells)), at), (len(rows), len(columns)))
+    gram = (table.T @ table).toarray() + _PENALTY * np.eye(len(columns))
+    weights = np.linalg.solve(gram, table.T @ np.asarray(labels, float))
+    return dict(zip(columns, weights.tolist(), strict=True))
 
 
 @dataclass(frozen=True)
@@ -214,7 +208,8 @@ class Wording:
     """terms that enough narrations have; the others are only in questions and answers"""
     followed: tuple[str, ...]
     """terms that answers take from what is seen; those label clips"""
-    sides: Sides
+    sides: Mapping[str, float]
+    """weights of `Occurrence.side`"""
     categories: Mapping[str, Mapping[str, float]]
     """category -> term -> share of its answers that have the term"""
 
@@ -223,15 +218,11 @@ class Wording:
         """Return the place of each term."""
         return {term: place for place, term in enumerate(self.terms)}
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the fields for JSON."""
-        return asdict(self) | {"sides": dict(self.sides.weights)}
-
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Wording":
-        """Return the inverse of `as_dict`."""
+        """Return the inverse of dataclasses.asdict, also from JSON."""
         terms, narrated, followed = (tuple(values[name]) for name in ("terms", "narrated", "followed"))
-        return cls(terms, narrated, followed, Sides(values["sides"]), values["categories"])
+        return cls(terms, narrated, followed, values["sides"], values["categories"])
 
     def signs(self, pairs: Iterable[PairQuestions]) -> dict[str, dict[int, float]]:
         """Return what questions and answers say of clips: clip -> place of a term -> sum of signs."""
@@ -242,7 +233,7 @@ class Wording:
                 side = 1.0 if answer == VIDEOS[1] else -1.0
                 named = [(term, side) for term in sorted(terms_of(question).intersection(self.columns))]
             else:
-                named = [(one.term, self.sides.of(one)) for one in occurrences(answer, followed)]
+                named = [(one.term, one.side(self.sides)) for one in occurrences(answer, followed)]
             for term, side in named:
                 of_clips[pair.candidate][self.columns[term]] += side
                 of_clips[pair.reference][self.columns[term]] -= side
@@ -304,7 +295,7 @@ def learn(
             "no answer of the paired questions has a word that the narration of one of its clips has, so it is unknown "
             "which video a word is about; give --pairqa with more answers about narrated clips"
         )
-    sides, categories = Sides.learn(examples, labels), _categories(asked, set(terms))
+    sides, categories = learn_sides(examples, labels), _categories(asked, set(terms))
     return Wording(tuple(terms), tuple(sorted(narrated)), followed, sides, categories)
 
 

@@ -26,7 +26,7 @@ from stepdiff.common.errors import StepDiffError
 from stepdiff.common.streams import generator
 from stepdiff.tasks.benchmarks.rows import Choice, Ranking, Rating
 from stepdiff.tasks.postprocess import parse
-from stepdiff.tasks.testsets import DiffCap, DiffMCQ, DiffRank, clips_of
+from stepdiff.tasks.testsets import DiffCap, DiffMCQ, DiffRank, Pair, clips_of
 from store import Store
 
 
@@ -78,10 +78,10 @@ class Rarest:
         self.counts, self.seed = Counter(clip for row in rows for clip in clips_of(row)), seed
 
     def score_options(self, rows: Sequence[DiffMCQ]) -> list[list[float]]:
-        return [
-            [draw - sum(map(self.counts.__getitem__, pair)) for pair, draw in zip(row.options, random, strict=True)]
-            for row, random in ((row, draws(self.seed, row)) for row in rows)
-        ]
+        return [list(map(self._score, row.options, draws(self.seed, row))) for row in rows]
+
+    def _score(self, pair: Pair, draw: float) -> float:
+        return draw - sum(self.counts[clip] for clip in pair)
 
 
 def medoid(texts: Sequence[str]) -> str:
@@ -112,13 +112,11 @@ class Medoid:
             )
         answers: dict[str, list[str]] = {row.category: [] for row in rows}
         for turn in (turn for pair in pairs for turn in pair.turns):
-            if kind(turn.answer) == "text" and turn.about in answers:
-                answers[turn.about].append(parse(turn.answer))
-        if lacking := [category for category, texts in answers.items() if not any(map(str.split, texts))]:
+            if kind(turn.answer) == "text" and turn.about in answers and (text := parse(turn.answer)).split():
+                answers[turn.about].append(text)
+        if lacking := [category for category, texts in answers.items() if not texts]:
             raise StepDiffError(f"{path}: no open answers about {', '.join(lacking)}; medoid needs some to choose from")
-        self.captions = {
-            category: medoid([text for text in texts if text.split()]) for category, texts in answers.items()
-        }
+        self.captions = {category: medoid(texts) for category, texts in answers.items()}
 
     def caption(self, rows: Sequence[DiffCap]) -> list[str]:
         return [self.captions[row.category] for row in rows]

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from stepdiff.common.errors import StepDiffError
-from stepdiff.tasks.testsets import ROWS, Task
 
 Regime = Literal["none", "s1", "supervised"]
+PairEmbedding = Literal["average", "reference", "candidate"]
+Control = Literal["none", "blind", "shuffled"]
 ORDER: tuple[Regime, ...] = ("none", "s1", "supervised")
 """from the least supervision to the most"""
 ENCODER = "contrastive head"
@@ -34,8 +35,6 @@ class Registered:
     """what trained it; None: as its recipe or the encoder of its view states"""
     control: bool = False
     """whether it shows how far a task can be solved without understanding a difference"""
-    tasks: tuple[Task, ...] = tuple(ROWS)
-    """published tasks that it answers; figures of the others are not defined"""
     options: tuple[str, ...] = ()
     """options of heads.evaluate that not every method reads"""
     store: bool = True
@@ -45,25 +44,21 @@ class Registered:
 _LM = ("control", "ask_similar")
 _HEAD = ("head", *_LM, "allow_seen")
 _PUBLIC = ("view", "weights", *_LM)
-_CAPTION: tuple[Task, ...] = ("diffcap",)
-_CHOOSE: tuple[Task, ...] = ("diffmcq",)
-_RANK: tuple[Task, ...] = ("diffrank",)
-_BOTH = _CHOOSE + _RANK
 _BUILT_IN = (
     Registered("video-lm", options=_HEAD),
     Registered("stepdiff", options=_HEAD),
     Registered("word-evidence", "Word evidence", "s1", options=("head", "allow_seen")),
-    Registered("vlemb", "VLEmb", tasks=_BOTH, options=("view", "pair_embedding", "allow_seen")),
+    Registered("vlemb", "VLEmb", options=("view", "pair_embedding", "allow_seen")),
     Registered("llava", "VCLM", options=_PUBLIC),
     Registered("idefics", "Interleaved", options=_PUBLIC),
     Registered("vlm", "VLM", options=_PUBLIC),
     Registered("socratic", "Socratic", options=("texts", "kind", "language_model", "precision", *_LM), store=False),
-    Registered("captions-cosine", "cosine of texts", tasks=_RANK, options=("weights", "texts", "kind"), store=False),
-    Registered("random", "random scores", "none", True, _BOTH, store=False),
-    Registered("step-oracle", "knows the step only", "none", True, _BOTH),
-    Registered("rarest", "rarest clips", "none", True, _CHOOSE),
-    Registered("medoid", "one caption a category", "s1", True, _CAPTION, ("texts",)),
-    Registered("shuffled-captions", "captions of other rows", None, True, _CAPTION, ("texts",)),
+    Registered("captions-cosine", "cosine of texts", options=("weights", "texts", "kind"), store=False),
+    Registered("random", "random scores", "none", True, store=False),
+    Registered("step-oracle", "knows the step only", "none", True),
+    Registered("rarest", "rarest clips", "none", True),
+    Registered("medoid", "one caption a category", "s1", True, ("texts",)),
+    Registered("shuffled-captions", "captions of other rows", None, True, ("texts",)),
 )
 REGISTRY: dict[str, Registered] = {method.name: method for method in _BUILT_IN}
 """value of --method -> the methods of this package"""
@@ -90,25 +85,25 @@ def section(record: Any, name: str) -> dict[str, Any]:
     return part if isinstance(part, dict) else {}
 
 
-def registered(options: Mapping[str, Any], disclosed: Mapping[str, Any]) -> Registered:
-    """Return the method of a score record. options, disclosed: parts of the record."""
-    name = str(options.get("method") or "")
+def registered(record: Any) -> Registered:
+    """Return the method of a score record."""
+    name = str(section(record, "options").get("method") or "")
     if name in REGISTRY:
         return REGISTRY[name]
-    given = section(disclosed, "registered")
+    given = section(section(record, "disclosed"), "registered")
     title, regime = given.get("title"), given.get("regime")
     known = regime if regime in ORDER else None
     return Registered(name, title if isinstance(title, str) else "", known, given.get("control") is True)
 
 
-def is_control(options: Mapping[str, Any], disclosed: Mapping[str, Any]) -> bool:
+def is_control(record: Any) -> bool:
     """Return whether a score record is of a control: such a method, or a model without the right video."""
-    return options.get("control") in CHANGED or registered(options, disclosed).control
+    return section(record, "options").get("control") in CHANGED or registered(record).control
 
 
-def regime_of(options: Mapping[str, Any], disclosed: Mapping[str, Any]) -> Regime | None:
+def regime_of(record: Any) -> Regime | None:
     """Return what trained the method of a score record, None if that is not recorded."""
-    method = registered(options, disclosed)
+    method, disclosed = registered(record), section(record, "disclosed")
     if method.name == "vlemb":
         encoder = str(disclosed.get("encoder", ENCODER + PAIRS))
         return None if PAIRS in encoder else "s1" if encoder.startswith(ENCODER) else "none"
@@ -121,9 +116,9 @@ def regime_words(regime: str | None) -> str:
     return {None: "", "none": "–"}.get(regime, str(regime))
 
 
-def title_of(options: Mapping[str, Any], disclosed: Mapping[str, Any]) -> str:
+def title_of(record: Mapping[str, Any]) -> str:
     """Return the name of a row of a table. KeyError: the record is of another version."""
-    method = registered(options, disclosed)
+    method, options = registered(record), record["options"]
     view, source = options.get("view"), options.get("head") or options.get("texts")
     if method.control:
         return f"control: {method.title or method.name}" + (f" ({source})" if source else "")
@@ -132,7 +127,7 @@ def title_of(options: Mapping[str, Any], disclosed: Mapping[str, Any]) -> str:
     if method.name == "vlemb":
         pair = options.get("pair_embedding", "average")
         return f"{method.title} ({view}" + (")" if pair == "average" else f", {pair} only)")
-    name = method.title or disclosed["recipe"]["system"]
+    name = method.title or record["disclosed"]["recipe"]["system"]
     source = options["head"] or options.get("weights") or options.get("kind") or options.get("texts")
     control = options["control"]
     return f"{name} ({source})" + (f", {CHANGED[control]}" if control in CHANGED else "")

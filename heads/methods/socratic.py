@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from heads.data.clip_texts import ClipTexts
 from heads.data.packing import PADDING, TEXT, Chat, Packed, Turn
-from heads.models.language_model import LanguageModel, pick_precision
+from heads.models.language_model import LanguageModel
 from heads.models.video_lm import VideoLM
 
 _NONE = -1  # padding after a shorter text
@@ -86,7 +86,7 @@ def load_socratic(
     """Return the model, the texts that it reads, and what to disclose next to its scores."""
     texts = ClipTexts(path, kind)
     lm = LanguageModel.load(language_model, device)
-    if pick_precision(device, precision) == "bfloat16":
+    if precision == "bfloat16":
         lm.hold_frozen(torch.bfloat16)
     ids = TokenIds(texts, lm.chat)
     disclosed = {"texts": path, "kind": texts.kind, "texts_cut": ids.cut, "provenance": texts.provenance}

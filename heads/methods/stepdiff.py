@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from itertools import chain, islice
 from math import ceil
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from torch import Tensor
 from heads.data.clips import Reads
 from heads.data.packing import Turn
 from heads.evidence.naming import Naming, Values
+from heads.methods.registry import Control
 from heads.methods.word_evidence import WordEvidence
 from heads.models.video_lm import Say, Tokens, VideoLM, Words
 from heads.training.recipe import EvidenceOptions
@@ -79,7 +80,6 @@ def option_scores(
     return [[score_of[pair, (row.category, row.difference)] for pair in row.options] for row in rows]
 
 
-Control = Literal["none", "blind", "shuffled"]
 ROWS_A_BATCH = 8
 ROWS_WRITTEN = 25  # captions generated at a time: a step costs little more for many rows than for one
 MOST_TOKENS = 48  # of a caption
@@ -117,8 +117,7 @@ def protocol(
 ) -> dict[str, Any]:
     """Return the question and the scoring rule: the supplement's, and ours where it leaves them open.
 
-    answer: the function of StepDiff that answers; seeded, decline_at: as in StepDiff; evidence: how it is used, if it
-    is.
+    answer: the function of StepDiff that answers; seeded, decline_at, evidence: as in StepDiff.
     """
     how: dict[str, Any] = {}
     if evidence is not None and evidence.asked:
@@ -126,11 +125,12 @@ def protocol(
             "the words of its category that differ most; without one, of the categories that it names, or of all"
         )
     weight = "" if evidence is None else f"{evidence.choice:g} *"
+    apart = weight and f" - {weight} (distance of the evidence of words - the distance below which pairs agree)"
+    true = weight and f" + {weight} log-probability of its terms by the evidence of words"
+    similar = f"log p({YES}) - log p({NO}){apart}"
     if answer == "rank":
-        apart = weight and f" - {weight} (distance of the evidence of words - the distance below which pairs agree)"
-        return how | {"question": SIMILAR_QUESTION, "score": f"log p({YES}) - log p({NO}){apart}"}
+        return how | {"question": SIMILAR_QUESTION, "score": similar}
     if answer == "score_options":
-        true = weight and f" + {weight} log-probability of its terms by the evidence of words"
         score = f"mean log-likelihood of the tokens of the difference text{true}"
         return how | {"question": DIFFERENCE_QUESTION, "seed": DIFFMCQ_SEED, "score": score}
     if answer == "choose":
@@ -142,7 +142,7 @@ def protocol(
         written += f", with {evidence.naming:g} * evidence of words on the logits; the end loses what is left to name"
         declines.append("no word of the category differs clearly, or its evidence is as near as in pairs that agree")
     if decline_at is not None:
-        declines.append(f"{protocol('rank', evidence=evidence)['score']} > {decline_at:g}: {SIMILAR_QUESTION}")
+        declines.append(f"{similar} > {decline_at:g}: {SIMILAR_QUESTION}")
     caption = {"question": DIFFERENCE_QUESTION, "seed": DIFFCAP_SEED if seeded else None, "written": written}
     return how | caption | {"most_tokens": MOST_TOKENS, "declines": "; ".join(declines) or None}
 
@@ -171,22 +171,18 @@ class StepDiff:
         words: WordEvidence | None = None,
         evidence: EvidenceOptions | None = None,
     ) -> None:
-        self.model, self.group = model.eval(), group
+        self.model, self.features, self.group = model.eval(), features, group
+        self.control, self.seed, self.seeded, self.decline_at = control, seed, seeded, decline_at
         self.words = None if control == "blind" else words
         self.evidence = evidence or EvidenceOptions()
-        self.features = features
-        self.control = control
-        self.seed = seed
-        self.seeded, self.decline_at = seeded, decline_at
         self.projected: dict[str, Tensor] = {}
         self.stand_in: dict[str, str] = {}
 
     def _prepare(self, clips: Iterable[str]) -> None:
-        """Project every clip once. Shuffled: each clip gets the tokens of the next one in a random cycle.
-
-        Earlier projections are dropped: their last bits depend on their batch, and answers must depend only on their
-        rows.
-        """
+        """Project every clip once. Shuffled: each clip gets the tokens of the next one in a random cycle."""
+        if self.control == "blind":
+            return
+        # Earlier projections are dropped: their last bits depend on their batch.
         wanted = list(dict.fromkeys(clips))
         if self.control == "shuffled" and len(wanted) < 3:
             raise StepDiffError(
@@ -317,8 +313,7 @@ class StepDiff:
         for row in rows:
             of_count.setdefault(len(row.clips), []).append(row)
         for same_count in of_count.values():
-            if self.control != "blind":
-                self._prepare(clip for row in same_count for clip in row.clips)
+            self._prepare(clip for row in same_count for clip in row.clips)
             turns = [Turn(row.prompt, "", ends=False) for row in same_count]
             texts = self._go_on(turns, [row.clips for row in same_count], MOST_TOKENS_OF_TEXT)
             answers |= {row.key: text for row, text in zip(same_count, texts, strict=True)}
@@ -330,8 +325,16 @@ class StepDiff:
 
         each_token: called after every token of the captions; what it raises ends the generation.
         """
-        captions = self._written(rows, None if each_token is None else Tokens(each_token))
         pairs = [((row.reference, row.candidate), row.category) for row in rows]
+        self._prepare(clip for pair, _ in pairs for clip in pair)
+        seed = DIFFCAP_SEED if self.seeded else ""
+        turns = [
+            Turn(DIFFERENCE_QUESTION.format(category=each), "", seed.format(category=each), ends=False, about=each)
+            for _, each in pairs
+        ]
+        streamer = None if each_token is None else Tokens(each_token)
+        written = self._go_on(turns, [pair for pair, _ in pairs], MOST_TOKENS, streamer)
+        captions = [type(text)(f"{turn.given} {text}".strip()) for turn, text in zip(turns, written, strict=True)]
         agree = [
             (words := self._known(category)) is not None and words.agree(self._shown(pair), category)
             for pair, category in pairs
@@ -343,26 +346,10 @@ class StepDiff:
             for row, one, caption in zip(rows, agree, captions, strict=True)
         ]
 
-    def _written(self, rows: Sequence[DiffCap], streamer: Tokens | None = None) -> list[str]:
-        self._prepare(clip for row in rows for clip in (row.reference, row.candidate))
-        turns = [
-            Turn(
-                DIFFERENCE_QUESTION.format(category=row.category),
-                "",
-                DIFFCAP_SEED.format(category=row.category) if self.seeded else "",
-                ends=False,
-                about=row.category,
-            )
-            for row in rows
-        ]
-        written = self._go_on(turns, [(row.reference, row.candidate) for row in rows], MOST_TOKENS, streamer)
-        return [type(text)(f"{turn.given} {text}".strip()) for turn, text in zip(turns, written, strict=True)]
-
     def _go_on(
         self, turns: Sequence[Turn], shown: Sequence[tuple[str, ...]], most: int, streamer: Tokens | None = None
     ) -> list[str]:
         """Return what follows each turn about its clips, greedily; shown: equally many clips for each turn."""
-
         size, processes = ROWS_WRITTEN, self.group.data_size
         if processes > 1 and turns:  # as few rounds as possible, with equally many rows in each
             size = ceil(len(turns) / (ceil(len(turns) / (ROWS_WRITTEN * processes)) * processes))

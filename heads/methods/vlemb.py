@@ -8,19 +8,17 @@ Guarantees
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 from jaxtyping import Float32
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from heads.data.clips import Features, Reads
+from heads.methods.registry import PairEmbedding
 from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks.benchmarks.rows import Choice, Ranking, Rating
 from stepdiff.tasks.testsets import DiffMCQ, DiffRank
 from store import Store, text_key
-
-PairEmbedding = Literal["average", "reference", "candidate"]
 
 
 def text_of(row: DiffMCQ | Choice) -> str | None:
@@ -51,11 +49,6 @@ class VLEmb:
     def _clips(self, ids: Sequence[str]) -> Float32[Tensor, "K E"]:
         return normalize(self.clips.read(ids), dim=-1)
 
-    def _pairs(self, ends: Float32[Tensor, "O 2 E"]) -> Float32[Tensor, "O E"]:
-        """Return one embedding per pair from those of (reference, candidate)."""
-        chosen = {"average": slice(None), "reference": slice(0, 1), "candidate": slice(1, 2)}[self.pair_embedding]
-        return normalize(ends[:, chosen].mean(dim=1), dim=-1)
-
     def _text(self, row: DiffMCQ | Choice) -> Float32[Tensor, " E"]:
         if self.texts is None:
             raise StepDiffError(
@@ -75,10 +68,12 @@ class VLEmb:
 
     def score_options(self, rows: Sequence[DiffMCQ]) -> list[list[float]]:
         """Return the cosine of each question's text and the embedding of each option's pair."""
+        chosen = {"average": slice(None), "reference": slice(0, 1), "candidate": slice(1, 2)}[self.pair_embedding]
         scores = []
         for row in rows:
-            ends = self._clips([clip for pair in row.options for clip in pair])
-            scores.append((self._pairs(ends.unflatten(0, (-1, 2))) @ self._text(row)).tolist())
+            ends = self._clips([clip for pair in row.options for clip in pair]).unflatten(0, (-1, 2))
+            pairs = normalize(ends[:, chosen].mean(dim=1), dim=-1)
+            scores.append((pairs @ self._text(row)).tolist())
         return scores
 
     def rank(self, rows: Sequence[DiffRank | Rating | Ranking]) -> list[list[float]]:

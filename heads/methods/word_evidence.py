@@ -18,15 +18,15 @@ from operator import ge
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float64
 
 from heads.data.clips import Features
 from heads.data.hold_out import clip_times, locate
 from heads.data.packing import Turn
 from heads.evidence.fitting import evidence_of, training_videos
-from heads.evidence.head import WordHead, clipped
+from heads.evidence.head import Evidence, Terms, WordHead, clipped
 from heads.evidence.naming import Values
-from heads.evidence.wording import next_in
+from heads.evidence.wording import next_in, occurrences
 from retrieval.moments import frames_of, seconds_of
 from stepdiff.tasks.prompts import NO_DIFFERENCE, VIDEOS
 from stepdiff.tasks.testsets import DiffCap, DiffMCQ, DiffRank, Pair, clips_of
@@ -48,6 +48,8 @@ _SURE = 0.98  # a side is never certain
 _HELD = 8192  # clips
 _NEW = 1.0  # added to the log-probability of a word that a caption has not named yet
 _SLOPE = 0.25  # evidence of the terms of a text is not independent
+OfTerms = Float64[np.ndarray, " c"]
+"""a number for each of some terms"""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Reason:
 class WordEvidence:
     def __init__(self, head: WordHead, features: Features) -> None:
         self.head, self.features = head, features
-        self._evidence: dict[str, Float64[np.ndarray, " T"]] = {}
+        self._evidence: dict[str, Evidence] = {}
 
     @classmethod
     def of_store(cls, head: WordHead, store: Store) -> "WordEvidence":
@@ -81,9 +83,11 @@ class WordEvidence:
 
     def unknown(self, rows: Sequence[Any]) -> int:
         """Return the number of DiffMCQ rows whose text has no known term."""
-        return sum(isinstance(row, DiffMCQ) and not self.head.occurrences(row.difference, SEEDED) for row in rows)
+        return sum(
+            isinstance(row, DiffMCQ) and not occurrences(row.difference, self.head.columns, SEEDED) for row in rows
+        )
 
-    def evidence(self, clips: Sequence[str]) -> list[Float64[np.ndarray, " T"]]:
+    def evidence(self, clips: Sequence[str]) -> list[Evidence]:
         """Return the evidence of clips; that of training clips is from clips of other videos."""
         held = self._evidence  # replaced, not changed: training reads batches ahead in another thread
         new = [clip for clip in dict.fromkeys(clips) if clip not in held]
@@ -93,7 +97,7 @@ class WordEvidence:
             self._evidence = held = held | evidence_of(self.head, self.features, new)
         return [held[clip] for clip in clips]
 
-    def both(self, pair: Pair) -> tuple[Float64[np.ndarray, " T"], Float64[np.ndarray, " T"]]:
+    def both(self, pair: Pair) -> tuple[Evidence, Evidence]:
         """Return the evidence of the two clips of a pair."""
         reference, candidate = self.evidence(pair)
         return reference, candidate
@@ -113,17 +117,11 @@ class WordEvidence:
         words, known = _singular(question), self.head.known_categories
         return tuple(name for name in known if words & _singular(name)) or known
 
-    def likely(self, pair: Pair, categories: Sequence[str]) -> tuple[list[str], list[str]]:
-        """Return the terms of each clip that are put before a question about some categories."""
-        return self._named_in(categories, pair, LIKELY)
-
-    def _named_in(self, categories: Sequence[str], pair: Pair, clear: float) -> tuple[list[str], list[str]]:
-        """Return the terms of each clip that `named` returns for some categories; none given: for all."""
-        of_clips: tuple[dict[str, None], dict[str, None]] = ({}, {})
-        for category in categories or self.head.known_categories:
-            for terms, named in zip(of_clips, self.named(*self.both(pair), category, clear), strict=True):
-                terms.update(dict.fromkeys(named))
-        return list(of_clips[0]), list(of_clips[1])
+    def likely(self, pair: Pair, categories: Sequence[str], clear: float = LIKELY) -> tuple[list[str], list[str]]:
+        """Return the terms of each clip that `named` returns for some categories, such as those of a question."""
+        named = [self.named(*self.both(pair), self.head.nameable(category), clear) for category in categories]
+        first, second = ([term for of_clips in named for term in of_clips[place]] for place in (0, 1))
+        return list(dict.fromkeys(first)), list(dict.fromkeys(second))
 
     def values(self, pair: Pair, categories: Sequence[str], given: str, weight: float) -> Values:
         """Return what is added to the logits of words while a text about a pair is written after the words `given`.
@@ -141,7 +139,7 @@ class WordEvidence:
         words, of_words = list(best), np.array(list(best.values()))
 
         def values(text: str) -> dict[str, float]:
-            side = self.head.side_model.of(next_in(f"{given} {text}", self.head.columns))
+            side = next_in(f"{given} {text}", self.head.columns).side(self.head.sides)
             sure = _true(np.array(side), of_words[:, 0], of_words[:, 1])
             said = set(text.lower().replace(",", " ").replace(".", " ").split())
             new = np.array([word not in said for word in words])
@@ -154,11 +152,11 @@ class WordEvidence:
         self.evidence([clip for row in rows for clip in clips_of(row)])
         return [[self.score(row.difference, *self.both(pair)) for pair in row.options] for row in rows]
 
-    def score(self, text: str, reference: Float64[np.ndarray, " T"], candidate: Float64[np.ndarray, " T"]) -> float:
+    def score(self, text: str, reference: Evidence, candidate: Evidence) -> float:
         """Return the log-probability that each term of a text is true of the video that it is about, and only of it."""
-        terms = self.head.occurrences(text, SEEDED)
+        terms = occurrences(text, self.head.columns, SEEDED)
         places = [self.head.columns[one.term] for one in terms]
-        sides = np.array([self.head.side_model.of(one) for one in terms])
+        sides = np.array([one.side(self.head.sides) for one in terms])
         return float(_true(sides, *_only_one(reference, candidate, places)).sum())
 
     def rank(self, rows: Sequence[DiffRank]) -> list[list[float]]:
@@ -176,52 +174,36 @@ class WordEvidence:
         captions = []
         for row in rows:
             pair = row.reference, row.candidate
+            first, second = self.named(*self.both(pair), self.head.nameable(row.category))
+            said, without = " and ".join(second), " or ".join(first)
             if self.agree(pair, row.category):
                 captions.append(NO_DIFFERENCE.format(category=row.category))
-                continue
-            first, second = self.named(*self.both(pair), row.category)
-            without = " or ".join(first)
-            if first and second:
-                captions.append(f"In Video 2, {' and '.join(second)}, without {without}.")
+            elif said and without:
+                captions.append(f"In Video 2, {said}, without {without}.")
             else:
-                captions.append(f"In Video 2, {' and '.join(second) or f'no {without}'}.")
+                captions.append(f"In Video 2, {said or f'no {without}'}.")
         return captions
 
     def agree(self, pair: Pair, category: str) -> bool:
         """Return whether nothing differs: no term is clear, or the clips are nearer than the head's distance."""
-        evidence = self.both(pair)
-        below = self.head.declines_below.get(category, 0.0)
-        return self.head.distance(*evidence, category) < below or not any(self.named(*evidence, category))
+        evidence, below = self.both(pair), self.head.declines_below.get(category, 0.0)
+        is_near = self.head.distance(*evidence, category) < below
+        return is_near or not any(self.named(*evidence, self.head.nameable(category)))
 
     def named(
-        self,
-        reference: Float64[np.ndarray, " T"],
-        candidate: Float64[np.ndarray, " T"],
-        category: str,
-        clear: float = CLEAR,
+        self, reference: Evidence, candidate: Evidence, terms: Terms, clear: float = CLEAR
     ) -> tuple[list[str], list[str]]:
-        """Return the terms of a category that a caption names of Video 1 and of Video 2, the strongest first.
+        """Return those of some terms that a caption names of Video 1 and of Video 2, the strongest first.
 
         clear: the difference of their log-odds, at least.
         """
-        return self.named_of(reference, candidate, *self.head.nameable(category), clear)
-
-    def named_of(
-        self,
-        reference: Float64[np.ndarray, " T"],
-        candidate: Float64[np.ndarray, " T"],
-        places: Int64[np.ndarray, " c"],
-        shares: Float64[np.ndarray, " c"],
-        clear: float,
-    ) -> tuple[list[str], list[str]]:
-        """Return what `named` does, of the terms at some places."""
-        weights = np.sqrt(shares)
-        terms = [self.head.terms[place] for place in places]
+        places, weights = terms[0], np.sqrt(terms[1])
+        names = [self.head.terms[place] for place in places]
         differences = clipped(candidate[places]) - clipped(reference[places])
         for least in (clear, LIKELY):  # where nothing is clear, what is likely
             named = (
-                _strongest(terms, -differences, weights, (reference[places] > 0) & (-differences >= least)),
-                _strongest(terms, differences, weights, (candidate[places] > 0) & (differences >= least)),
+                _strongest(names, -differences, weights, (reference[places] > 0) & (-differences >= least)),
+                _strongest(names, differences, weights, (candidate[places] > 0) & (differences >= least)),
             )
             if any(named):
                 break
@@ -230,7 +212,8 @@ class WordEvidence:
     def why(self, reference: str, candidate: str) -> tuple[list[Reason], list[Reason]]:
         """Return the terms for which each clip gives more evidence than the other, over all categories, the clearest
         first."""
-        first, second = self.reasons((reference, candidate), self._named_in((), (reference, candidate), CLEAR))
+        pair = reference, candidate
+        first, second = self.reasons(pair, self.likely(pair, self.head.known_categories, CLEAR))
         return first[:REASONS], second[:REASONS]
 
     def reasons(self, pair: Pair, terms: tuple[Iterable[str], Iterable[str]]) -> tuple[list[Reason], list[Reason]]:
@@ -238,9 +221,7 @@ class WordEvidence:
         one, other = self.both(pair)
         return self._reasons(pair[0], terms[0], one, other), self._reasons(pair[1], terms[1], other, one)
 
-    def _reasons(
-        self, clip: str, terms: Iterable[str], here: Float64[np.ndarray, " T"], there: Float64[np.ndarray, " T"]
-    ) -> list[Reason]:
+    def _reasons(self, clip: str, terms: Iterable[str], here: Evidence, there: Evidence) -> list[Reason]:
         """Return terms of a clip with the evidence of each of its frames."""
         (tokens,) = self.features.read([clip]).numpy()
         rule = self.features.view.provenance.frames
@@ -263,18 +244,14 @@ def _singular(text: str) -> set[str]:
     return {word.removesuffix("s") for word in re.findall(r"\w+", text.lower())}
 
 
-def _only_one(
-    reference: Float64[np.ndarray, " T"], candidate: Float64[np.ndarray, " T"], places: Any
-) -> tuple[Float64[np.ndarray, " c"], Float64[np.ndarray, " c"]]:
+def _only_one(reference: Evidence, candidate: Evidence, places: Any) -> tuple[OfTerms, OfTerms]:
     """Return the log-probability that only the reference shows the terms at some places, and that only the candidate
     does."""
     first, second = (_SLOPE * evidence[places] for evidence in (reference, candidate))
     return -np.logaddexp(0, -first) - np.logaddexp(0, second), -np.logaddexp(0, -second) - np.logaddexp(0, first)
 
 
-def _true(
-    sides: Float64[np.ndarray, "..."], only_first: Float64[np.ndarray, " c"], only_second: Float64[np.ndarray, " c"]
-) -> Float64[np.ndarray, " c"]:
+def _true(sides: Float64[np.ndarray, "..."], only_first: OfTerms, only_second: OfTerms) -> OfTerms:
     """Return the log-probability that terms are true of the video that they are about, and only of it.
 
     sides: from -1, surely about Video 1, to 1, surely about Video 2.
@@ -284,10 +261,7 @@ def _true(
 
 
 def _strongest(
-    terms: Sequence[str],
-    differences: Float64[np.ndarray, " c"],
-    weights: Float64[np.ndarray, " c"],
-    clear: Bool[np.ndarray, " c"],
+    terms: Sequence[str], differences: OfTerms, weights: OfTerms, clear: Bool[np.ndarray, " c"]
 ) -> list[str]:
     """Return at most NAMED terms with the largest weighted differences, none with a word of another.
 

@@ -12,13 +12,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from heads.methods.registry import ORDER, Regime, is_control, regime_of, section
+from heads.methods.registry import ORDER, PairEmbedding, Regime, regime_of, section
 from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks.published import PUBLISHED
 from stepdiff.tasks.testsets import Task
 
 Variant = Literal["V1", "V2", "V3"]
-PairEmbedding = Literal["average", "reference", "candidate"]
 
 
 @dataclass(frozen=True)
@@ -129,25 +128,6 @@ def score_record(predictions: str) -> Any:
         raise StepDiffError(f"{path}: not a score record of heads.evaluate ({error}); evaluate again") from error
 
 
-def _method_of(predictions: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return options and disclosed of the score record next to the predictions, {} if it states nothing."""
-    record = score_record(predictions)
-    return section(record, "options"), section(record, "disclosed")
-
-
-def recorded_controls(entries: Sequence[Entry]) -> list[str]:
-    """Return the methods of which a score record next to their predictions is that of a control."""
-    return list(dict.fromkeys(entry.method for entry in entries if is_control(*_method_of(entry.predictions))))
-
-
-def recorded_method(predictions: str) -> dict[str, Any] | None:
-    """Return regime and control by the score record next to the predictions, None without a record of a method."""
-    options, disclosed = _method_of(predictions)
-    if "method" not in options:
-        return None
-    return {"regime": regime_of(options, disclosed), "control": is_control(options, disclosed)}
-
-
 def trainings(given: Sequence[Training], entries: Sequence[Entry]) -> dict[str, Training]:
     """Return the training of every method of the entries. StepDiffError: a method without predictions or with two
     trainings, or what a score record contradicts."""
@@ -160,20 +140,19 @@ def trainings(given: Sequence[Training], entries: Sequence[Entry]) -> dict[str, 
         known[training.method] = training
     chosen: dict[str, dict[int, int]] = {}
     for entry in entries:
-        options, disclosed = _method_of(entry.predictions)
-        recipe = section(disclosed, "recipe")
-        of_record: dict[str, Any] = {"regime": regime_of(options, disclosed), "steps": recipe.get("optimiser_steps")}
+        record = score_record(entry.predictions)
+        recipe = section(section(record, "disclosed"), "recipe")
+        steps, trained, checkpoint = (recipe.get(name) for name in ("optimiser_steps", "trained", "checkpoint"))
+        of_record: dict[str, Any] = {"regime": regime_of(record), "steps": steps}
         for name, recorded in of_record.items():
             stated = getattr(known[entry.method], name)
-            if recorded is None:
-                continue
-            if stated not in (None, recorded):
+            if recorded is not None and stated not in (None, recorded):
                 raise StepDiffError(
                     f"methods: {entry.method} has {name} {stated}, but the score record of {entry.predictions} has "
                     f"{recorded}; correct the config"
                 )
-            known[entry.method] = replace(known[entry.method], **{name: recorded})
-        steps, trained, checkpoint = (recipe.get(name) for name in ("optimiser_steps", "trained", "checkpoint"))
+            if recorded is not None:
+                known[entry.method] = replace(known[entry.method], **{name: recorded})
         if steps is not None and trained is not None and isinstance(checkpoint, str):
             before_best = int(steps) - int(trained) + int(checkpoint.rpartition("-")[2])
             chosen.setdefault(entry.method, {})[entry.seed or 0] = before_best

@@ -15,15 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float64
 
-from heads.reporting.entries import (
-    TRUTH_METRICS,
-    Entry,
-    Setting,
-    Trainings,
-    comparable,
-    marked,
-    score_record,
-)
+from heads.reporting.entries import TRUTH_METRICS, Entry, Setting, Trainings, comparable, marked, score_record
 from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks.bootstrap import Resamples, holm, interval, paired_p
 from stepdiff.tasks.declining import asked_first

@@ -48,7 +48,9 @@ def draw(report: Report) -> bytes | None:
                     axis.plot([score.value], [at], marker, **point)
                     each = {"color": colour, "markersize": 6, "markeredgewidth": 1}
                     axis.plot(score.seeds, [at] * len(score.seeds), "|", **each)
-            axis.plot([], [], marker, **point, label=_label(place))
+            setting, metric = place
+            label = setting.variant if setting.task == "diffmcq" else METRICS[metric] + AMONG.get(metric, "")
+            axis.plot([], [], marker, **point, label=label)
             rows = [methods.index(name) + offset for name in published[place]]
             axis.plot(list(published[place].values()), rows, marker, **point, markerfacecolor="white")
         _dress(axis, panel, len(methods))
@@ -84,11 +86,6 @@ def _published(place: Place) -> dict[str, float]:
         return {name: values[CHOICES.index(place)] for name, values in TABLE_S4.items()}
     column = [*CAPTIONS, CHOICES[0], RANK].index(place)
     return {name: values[column] for name, values in TABLE_S3.items()}
-
-
-def _label(place: Place) -> str:
-    setting, metric = place
-    return setting.variant if setting.task == "diffmcq" else METRICS[metric] + AMONG.get(metric, "")
 
 
 def _dress(axis: Any, panel: list[Place], methods: int) -> None:

@@ -34,7 +34,6 @@ from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks import registry
 from stepdiff.tasks.bootstrap import CONFIDENCE, paired_p
 from stepdiff.tasks.published import ASKED, PUBLISHED
-from stepdiff.tasks.spec import TaskSpec
 from stepdiff.tasks.testsets import published_task
 
 ABOVE, BELOW = "*", "†"
@@ -186,7 +185,10 @@ LAYOUTS = [
 def grids(report: Report) -> list[Grid]:
     """Return the methods, the tables that have figures in the paper's order, the trainings and the comparisons."""
     raw, parsed, *others = (_layout_grid(report, layout) for layout in LAYOUTS)
-    last = [_trainings(report), _comparisons(report), *_benchmarks(report.benchmarks)]
+    benchmarks: dict[str, list[BenchmarkScore]] = {}
+    for score in report.benchmarks:
+        benchmarks.setdefault(score.task, []).append(score)
+    last = [_trainings(report), _comparisons(report), *map(_benchmark, benchmarks.values())]
     every = [methods_grid(report), raw, parsed, _pairs(report), *others, *last]
     return [grid for grid in every if any(block.rows for block in grid.blocks)]
 
@@ -267,19 +269,19 @@ def _pairs(report: Report) -> Grid:
 
 def _trainings(report: Report) -> Grid:
     """Return the table of trainings: a row per figure, a column per method."""
-    seeds = {(s.method, s.place): s.seeds for s in report.scores if len(s.seeds) > 1}
-    methods = list(dict.fromkeys(method for method, _ in seeds))
-    rows: list[Row] = [("regime", list(map(report.regime_cell, methods)))] if report.regimes and seeds else []
-    for place in dict.fromkeys(place for _, place in seeds):
+    cells = {
+        (s.method, s.place): Cell(f"{number(fmean(s.seeds), '.3f')} ± {number(stdev(s.seeds), '.3f')}")
+        for s in report.scores
+        if len(s.seeds) > 1
+    }
+    methods = list(dict.fromkeys(method for method, _ in cells))
+    rows: list[Row] = [("regime", list(map(report.regime_cell, methods)))] if report.regimes and cells else []
+    for place in dict.fromkeys(place for _, place in cells):
         pair = place[0].pair
         name = " ".join(heading(place)) + ("" if pair == "average" else f", {PAIRS[pair]}")
-        rows.append((name, [_seeds_cell(seeds.get((method, place))) for method in methods]))
+        rows.append((name, [cells.get((method, place)) for method in methods]))
     columns = [("", with_mark(method, report.scores)) for method in methods]
     return Grid("Trainings: how much seeds differ", "figure", columns, [Block("", rows)], [_SEEDS])
-
-
-def _seeds_cell(seeds: tuple[float, ...] | None) -> Cell | None:
-    return None if seeds is None else Cell(f"{number(fmean(seeds), '.3f')} ± {number(stdev(seeds), '.3f')}")
 
 
 def _comparisons(report: Report) -> Grid:
@@ -415,13 +417,9 @@ def read_scores(entries: Sequence[BenchmarkEntry]) -> list[BenchmarkScore]:
     return list(read.values())
 
 
-def _benchmarks(scores: Sequence[BenchmarkScore]) -> list[Grid]:
-    """Return a table for each benchmark, in the order of first appearance: ours, chance, and rows of its authors."""
-    names = dict.fromkeys(score.task for score in scores)
-    return [_benchmark(registry.get(name), [score for score in scores if score.task == name]) for name in names]
-
-
-def _benchmark(benchmark: TaskSpec, scores: Sequence[BenchmarkScore]) -> Grid:
+def _benchmark(scores: Sequence[BenchmarkScore]) -> Grid:
+    """Return the table of a benchmark: ours, chance, and rows of its authors."""
+    benchmark = registry.get(scores[0].task)
     largest = max(scores, key=lambda score: score.scores["rows"])
     most = largest.scores["rows"]
 

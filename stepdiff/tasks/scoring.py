@@ -209,16 +209,8 @@ def _diffmcq(rows: Sequence[DiffMCQ], predictions: Sequence[list[float]]) -> tup
 def _accuracy(sums: Float64[np.ndarray, "*batch 3"]) -> Float64[np.ndarray, "*batch"]:
     """Accuracy from sums of right rows, rows and ties."""
     right, rows, ties = np.moveaxis(sums, -1, 0)
-    with np.errstate(invalid="ignore"):
-        return np.where(prefers(ties, rows), right / rows, np.nan)
-
-
-def prefers(ties: Any, rows: Any) -> Any:
-    """Return whether a method of DiffMCQ prefers one option in any row, from numbers or arrays of them.
-
-    Otherwise, all its choices are first options, and their share of right ones says nothing about the method.
-    """
-    return ties < rows
+    with np.errstate(invalid="ignore"):  # where every row ties, all choices are first options, which says nothing
+        return np.where(ties < rows, right / rows, np.nan)
 
 
 def _diffrank(rows: Sequence[DiffRank], predictions: Sequence[list[float]]) -> tuple[dict[str, Figure], Marks]:

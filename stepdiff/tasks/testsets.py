@@ -38,6 +38,10 @@ CATEGORIES = ("Ingredients", "Tools/Equipment", "Technique", "Actions", "Visuals
 """those of the paper; test sets may have others"""
 OPTIONS = 4
 HIGHEST_SCORE = 5
+TARGETS = 4
+"""of a published DiffRank row"""
+OTHER_STEP = 3 * (0,) + 10 * (1,) + 7 * (2,)
+"""numbers of targets of another step of 20 references, as published: 85 % have some, 30 % of all targets are"""
 
 _SECONDS = r"[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?"
 _CLIP = re.compile(rf"(.+)_({_SECONDS})_({_SECONDS})")

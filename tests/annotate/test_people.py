@@ -25,14 +25,14 @@ from stepdiff.annotate.people.answers import (
     write_answers,
     write_table,
 )
-from stepdiff.annotate.people.export import TARGETS, decide, diffcap_rows, diffrank_rows
+from stepdiff.annotate.people.export import decide, diffcap_rows, diffrank_rows
 from stepdiff.annotate.people.form import Answer, Difference
 from stepdiff.annotate.people.label_studio import configuration, placed_answers, tasks_of
 from stepdiff.annotate.people.task import REJECT_REASONS, Pair, defaults, read_pairs, read_task
 from stepdiff.annotate.qa.pair_choice import SCHEMA
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.jsonl import object_line
-from stepdiff.tasks.testsets import DiffCap, DiffRank, read_test_set
+from stepdiff.tasks.testsets import TARGETS, DiffCap, DiffRank, read_test_set
 from store import Store
 from tests.refusals import refuses
 

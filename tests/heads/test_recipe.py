@@ -11,12 +11,12 @@ import pytest
 import yaml
 
 from heads import train
-from heads.evaluation.loading import ANSWERS, CLASSES, method_class
+from heads.evaluation.loading import CLASSES, method_class
 from heads.evaluation.options import EvaluateOptions, check
 from heads.methods.registry import REGISTRY, stated
 from heads.training.recipe import differences, read_recipe
 from stepdiff.common.errors import StepDiffError
-from stepdiff.tasks.testsets import ROWS, read_predictions, read_test_set
+from stepdiff.tasks.testsets import read_predictions, read_test_set
 from store import Store
 
 from .conftest import SYSTEMS, Capture
@@ -97,14 +97,9 @@ def test_a_differing_recipe_names_each_option_with_both_values() -> None:
     assert "video_lm.lora.rank is 16 there and None here" in found
 
 
-def answered(kind: type) -> tuple[str, ...]:
-    return tuple(task for task in ROWS if hasattr(kind, ANSWERS[ROWS[task]]))
-
-
-def test_every_method_answers_its_tasks_and_no_other() -> None:
+def test_every_method_has_a_class_and_reads_options_that_exist() -> None:
     assert CLASSES.keys() == REGISTRY.keys()
     for name, method in REGISTRY.items():
-        assert method.name == name and method.tasks == answered(CLASSES[name]), name
         assert set(method.options) <= set(EvaluateOptions.__dataclass_fields__)
         assert name in (EvaluateOptions.__doc__ or "") or name in (RECIPES.parent / "evaluation/options.py").read_text()
 

@@ -21,7 +21,7 @@ from stepdiff.kitchen.truth import Detail, details_of, judgements, truth_figures
 from stepdiff.kitchen.world import Clip, make_world
 from stepdiff.tasks.prompts import MAIN_ACTION
 from stepdiff.tasks.scoring import score as score_captions
-from stepdiff.tasks.testsets import CATEGORIES, DiffCap, DiffMCQ
+from stepdiff.tasks.testsets import CATEGORIES, TARGETS, DiffCap, DiffMCQ
 
 WORLD = make_world(132, 0)
 CLIPS = {clip.id: clip for video in WORLD for clip in video.clips}
@@ -109,7 +109,7 @@ def test_diffrank_scores_equal_the_documented_scores(split: Split) -> None:
         foreign += 0 in scores
         targets_elsewhere += scores.count(0)
     assert 0.80 < foreign / len(rows) < 0.90
-    assert 0.27 < targets_elsewhere / (testsets.TARGETS * len(rows)) < 0.33
+    assert 0.27 < targets_elsewhere / (TARGETS * len(rows)) < 0.33
     assert set(Counter(r.category for r in rows)) == set(CATEGORIES)
 
 

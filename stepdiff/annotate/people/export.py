@@ -20,12 +20,7 @@ import numpy as np
 from stepdiff.annotate.people.answers import latest
 from stepdiff.annotate.people.form import Answer
 from stepdiff.common.streams import generator
-from stepdiff.tasks.testsets import DiffCap, DiffRank
-
-TARGETS = 4
-"""of a published DiffRank row"""
-OTHER_STEP = 3 * (0,) + 10 * (1,) + 7 * (2,)
-"""Numbers of targets of another step of 20 references, as published: 85 % have some, 30 % of all targets are."""
+from stepdiff.tasks.testsets import OTHER_STEP, TARGETS, DiffCap, DiffRank
 
 
 @dataclass(frozen=True)

@@ -269,13 +269,13 @@ def _signature(paths: Sequence[Path]) -> Signature:
 
 
 def _method(path: Path, name: str, task: Task, record: dict[str, Any]) -> Method:
-    options, disclosed = section(record, "options"), section(record, "disclosed")
-    regime, steps = regime_of(options, disclosed), section(disclosed, "recipe").get("optimiser_steps")
+    options, regime = section(record, "options"), regime_of(record)
+    steps = section(section(record, "disclosed"), "recipe").get("optimiser_steps")
     return Method(
         id=name,
         name=", ".join(_names(path, options))[:120],
         file=str(path),
-        control=is_control(options, disclosed),
+        control=is_control(record),
         trained=bool(options.get("head")),
         regime=regime or "",
         regime_words=regime_words(regime),

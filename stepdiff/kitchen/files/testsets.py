@@ -23,7 +23,7 @@ from math import ceil
 from stepdiff.kitchen.attributes import differences, score
 from stepdiff.kitchen.files.texts import Split, changes
 from stepdiff.kitchen.world import Clip, by_step
-from stepdiff.tasks.testsets import CATEGORIES, DiffCap, DiffRank
+from stepdiff.tasks.testsets import CATEGORIES, OTHER_STEP, TARGETS, DiffCap, DiffRank
 
 Pair = tuple[Clip, Clip]
 
@@ -36,9 +36,6 @@ PAIRS_A_CLIP, AGAIN = 2, 0.3
 a clip, as in the published set."""
 USUAL = 2
 """Differences in a category of the pairs that DiffCap prefers."""
-TARGETS = 4
-OTHER_STEP = 3 * (0,) + 10 * (1,) + 7 * (2,)
-"""Numbers of targets of another step, of 20 references of DiffRank."""
 DRAWS = 20
 """Sets of targets that are drawn for a reference; the one with the most different scores is taken."""
 

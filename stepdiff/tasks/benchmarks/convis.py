@@ -121,7 +121,7 @@ def read_answers(folder: Path) -> dict[Pair, list[tuple[int, ...]]]:
 def clips(folder: Path) -> Iterator[ClipFile]:
     """Yield the clips of the pairs, each once."""
     files: dict[str, ClipFile] = {}
-    for place, line in read_objects(find(folder, ["ConVIS.jsonl"], VIDEOS)):
+    for place, line in read_objects(find(folder, ["ConVIS.jsonl"], f"{VIDEOS}, with the videos")):
         pair = entry(_VIDEOS.model_validate, line, place, VIDEOS)
         for clip in (pair.video1, pair.video2):
             files.setdefault(clip.clip, clip)
