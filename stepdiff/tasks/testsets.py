@@ -89,14 +89,6 @@ class Scored(Protocol):
     def answers(self) -> int: ...
 
 
-@runtime_checkable
-class Listed(Protocol):
-    """A row that lists its clips, as those of benchmarks do (stepdiff.tasks.benchmarks.rows)."""
-
-    @property
-    def clips(self) -> Sequence[str]: ...
-
-
 Row = DiffCap | DiffMCQ | DiffRank
 ROWS: dict[Task, type[Row]] = {"diffcap": DiffCap, "diffmcq": DiffMCQ, "diffrank": DiffRank}
 _FIELDS: dict[str, Task] = {"options": "diffmcq", "targets": "diffrank", "candidate": "diffcap"}
@@ -130,9 +122,9 @@ def reference_video(row: Row) -> str:
     return video_of(row.answer[0] if isinstance(row, DiffMCQ) else row.reference)
 
 
-def clips_of(row: Row | Listed) -> list[str]:
-    """Return the clips of a row in its order, with repetitions."""
-    if isinstance(row, Listed):
+def clips_of(row: Any) -> list[str]:
+    """Return the clips of a row of a published task or of a benchmark in its order, with repetitions."""
+    if not isinstance(row, Row):
         return list(row.clips)
     if isinstance(row, DiffMCQ):
         return [clip for pair in row.options for clip in pair]

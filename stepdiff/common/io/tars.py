@@ -25,7 +25,6 @@ from stepdiff.common.io.files import open_regular, shown
 
 MOST_NAME = 2**16
 """bytes of a member's headers, at most"""
-REFUSED = "links, devices, sparse files and unsafe names"
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 _KEPT = 4
 """tar files whose names are in memory"""
