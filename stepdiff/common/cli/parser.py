@@ -207,7 +207,8 @@ def _item(kind: object) -> Any:
 def plain(arguments: Sequence[str], lists: Mapping[str, type], switches: Collection[str] = ()) -> list[str]:
     """Return the arguments as jsonargparse reads them.
 
-    `--test-set` becomes `--test_set`, and `--flag a b` of a list becomes one argument, a list in YAML. The values of a repeated list are added to its earlier ones. A single value that begins with [ is a list.
+    `--test-set` becomes `--test_set`, and `--flag a b` of a list becomes one argument, a list in YAML. The values of a
+    repeated list are added to its earlier ones. A single value that begins with [ is a list.
 
     Args:
         arguments: The command line.

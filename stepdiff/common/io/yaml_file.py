@@ -52,8 +52,7 @@ def check(text: str) -> None:
     """Refuse what makes YAML expensive or ambiguous. The text is scanned once and nothing is built.
 
     Raises:
-        yaml.YAMLError: Not YAML, or an alias, anchor, tag, duplicate key, merge key, second document, or more than DEPTH
-            levels.
+        yaml.YAMLError: Not YAML, or an alias, anchor, tag, duplicate key, merge key, second document or too deep.
     """
     levels: list[set[str] | None] = []  # of the open mappings, the keys so far; None: an open list
     is_key: list[bool] = []
