@@ -35,7 +35,7 @@ from stepdiff.common.errors import StepDiffError
 from stepdiff.common.progress import Advance
 from stepdiff.common.workers.pool import WorkerPool
 from stepdiff.tasks.postprocess import parse
-from stepdiff.tasks.testsets import Scored, check_prediction
+from stepdiff.tasks.testsets import answers_of, check_prediction
 from store import Store
 
 Question = Literal["task", "texts", "similar"]
@@ -101,7 +101,7 @@ class LocalAnswerer:
             raise StepDiffError(f"--method {options.method}: {len(answers)} answers to {len(rows)} rows")
         if options.task == "diffcap" and options.parse:
             answers = list(map(parse, answers))
-        if isinstance(rows[0], Scored):
+        if answers_of(rows[0]):
             answers = [[float(value) for value in scores] for scores in answers]
         return list(map(check_prediction, rows, answers))
 
