@@ -50,17 +50,6 @@ class _State:
 _state = _State()
 
 
-def _install() -> None:
-    """Install the signal handlers. A signal that this process was started to ignore (`nohup`) stays ignored."""
-    if _state.pid != os.getpid():
-        _state.pid = os.getpid()
-        with suppress(OSError):  # standard error may be closed
-            _state.stderr = os.dup(2)
-    for number in _SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _interrupt)
-
-
 def run(main: Callable[[], int | None], hint: str = "run the same command again") -> NoReturn:
     """Call `main` and exit with the status that it returns (None is 0).
 
@@ -72,7 +61,13 @@ def run(main: Callable[[], int | None], hint: str = "run the same command again"
         SystemExit: Always, except for an unexpected exception, which passes.
     """
     _state.hint, _state.signal, _state.running = hint, None, True
-    _install()
+    if _state.pid != os.getpid():
+        _state.pid = os.getpid()
+        with suppress(OSError):  # standard error may be closed
+            _state.stderr = os.dup(2)
+    for number in _SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` started this process
+            signal.signal(number, _interrupt)
     sys.unraisablehook = _unraisable
     reconfigure = getattr(sys.stdout, "reconfigure", None)
     if reconfigure is not None and sys.stdout.errors == "strict":
