@@ -81,7 +81,7 @@ def server(delay: float) -> Iterator[str]:
     """Run moto's S3 server with an empty bucket; the environment names it."""
     import boto3
 
-    from stepdiff.common.io.object_stores import objects
+    from stepdiff.common.io.remote import objects
 
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -126,7 +126,7 @@ def measure(view: "View", endpoint: str, options: Options) -> dict[str, float]:
     import zarr
     from zarr.storage import ObjectStore
 
-    from stepdiff.common.io.object_stores import objects
+    from stepdiff.common.io.remote import objects
 
     tokens: Any = view.paths.group / "tokens"
     out = np.empty((options.batch, *view.features["tokens"].shape), np.float16)

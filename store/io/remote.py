@@ -15,8 +15,7 @@ from jaxtyping import Bool, Int, Shaped, UInt8, UInt32
 
 from stepdiff.common.errors import DamageError
 from stepdiff.common.io.files import Place
-from stepdiff.common.io.object_stores import pool
-from stepdiff.common.io.remote import RemotePath, ReplacedError
+from stepdiff.common.io.remote import RemotePath, ReplacedError, pool
 from store.format.shard import RemoteShard, by_shard
 from store.io.row_checks import Check, RowChecks, wrong_rows
 

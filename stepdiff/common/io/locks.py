@@ -35,8 +35,7 @@ from stepdiff.common.progress import say
 LEASE = 360.0
 """seconds; a lease is renewed 24 times as often"""
 # Of a lease, from when it was renewed: in the rest an object's last part waits for one before it, arrives or is given
-# up, and so does the request that puts the parts together: each within 90 seconds, see
-# stepdiff.common.io.object_stores.
+# up, and so does the request that puts the parts together: each within 90 seconds, see stepdiff.common.io.remote.
 _SAFE = 1 / 6
 _HOLDER = {"host": str, "pid": int, "pids": str, "free": bool}  # what the object says at least
 _LOOK = 0.5  # seconds between two looks at a lock that another holds
