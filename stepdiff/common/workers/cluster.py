@@ -89,17 +89,21 @@ def connected(address: str | None, room: str) -> Iterator[bool]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
 
-    if address is None and ray.is_initialized():
-        with redirect_stdout(sys.stderr):
+    with redirect_stdout(sys.stderr):  # where Ray prints
+        address = address or (None if ray.is_initialized() else os.environ.get("RAY_ADDRESS") or "local")
+        if address is None:
             yield True
-        return
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
-    if address != "local":
-        # a job's working folder is on every node already; otherwise the rooms are sent
-        packages = dict.fromkeys(name.partition(".")[0] for name in (*BELOW[room], room))
-        folders = [str(_ROOT / name) for name in packages]
-        travelling = {} if inside_job() else {"runtime_env": {"py_modules": folders}}
-        with redirect_stdout(sys.stderr):  # Ray would print errors to standard output
+        elif address == "local":
+            paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+            if str(_ROOT) not in [*paths, sysconfig.get_path("purelib")]:  # Ray's processes inherit it
+                os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_ROOT), *paths]))
+            with local_ray():
+                yield False
+        else:
+            # a job's working folder is on every node already; otherwise the rooms are sent
+            packages = dict.fromkeys(name.partition(".")[0] for name in (*BELOW[room], room))
+            folders = [str(_ROOT / name) for name in packages]
+            travelling = {} if inside_job() else {"runtime_env": {"py_modules": folders}}
             try:
                 _check_answers(address)
                 _init(address=address, **travelling)
@@ -110,12 +114,6 @@ def connected(address: str | None, room: str) -> Iterator[bool]:
                 yield True
             finally:
                 ray.shutdown()
-        return
-    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    if str(_ROOT) not in [*paths, sysconfig.get_path("purelib")]:  # Ray's processes inherit it
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_ROOT), *paths]))
-    with redirect_stdout(sys.stderr), local_ray():
-        yield False
 
 
 @contextmanager

@@ -306,19 +306,16 @@ class Here:
         errors = 0
         for task in tasks:
             with self._watched(task, advance):
-                outcome = self._outcome(task)
+                try:
+                    outcome = self._worker.run(task)
+                except Exception as error:
+                    if not _without_memory(error):
+                        traceback.print_exc(file=sys.stderr)  # a defect
+                    outcome = self._failed(task.shard, _task_error(task.shard, error, self._lighter))
             errors = errors + 1 if outcome.error else 0
             yield outcome
             if errors == _SAME_ERRORS:
                 return
-
-    def _outcome(self, task: Task) -> Any:
-        try:
-            return self._worker.run(task)
-        except Exception as error:
-            if not _without_memory(error):
-                traceback.print_exc(file=sys.stderr)  # a defect
-            return self._failed(task.shard, _task_error(task.shard, error, self._lighter))
 
     @contextmanager
     def _watched(self, task: Task, advance: Advance) -> Iterator[None]:
