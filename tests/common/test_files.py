@@ -22,7 +22,6 @@ from stepdiff.common.io.jsonl import read_objects
 from stepdiff.common.io.local import LocalPath
 from stepdiff.common.io.remote import RemotePath
 from stepdiff.common.io.tars import MOST_NAME, DamagedTar, Member, members, open_member, split_member
-from stepdiff.common.io.yaml_file import YamlError
 
 ROOT = Path(__file__).parents[2]
 
@@ -278,7 +277,7 @@ def test_expensive_or_ambiguous_yaml_is_refused(what: str, tmp_path: Path) -> No
     text, why = REFUSED[what]
     path = tmp_path / "options.yaml"
     path.write_text(text)
-    with pytest.raises(YamlError) as error:
+    with pytest.raises(StepDiffError) as error:
         yaml_file.read(path)
     message = str(error.value)
     assert message.startswith(f"{path}: ") and why in message and "\n" not in message

@@ -18,6 +18,7 @@ import docstring_parser
 import jsonargparse
 import yaml
 
+from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io import yaml_file
 
 _FLAG = re.compile(r"--[a-z][a-z0-9_.-]*")
@@ -42,7 +43,7 @@ class ConfigOption(jsonargparse.ActionConfigFile):
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
         try:
             text = yaml_file.read_text(values if self.recipes is None else find_recipe(values, self.recipes))
-        except yaml_file.YamlError as error:
+        except StepDiffError as error:
             parser.exit(2, f"error: {error}\n")
         # The first line keeps the text from being the name of another file, which jsonargparse would read.
         super().__call__(parser, cfg, f"# options\n{text}", option_string)
@@ -52,11 +53,11 @@ def find_recipe(name: str, recipes: Path) -> Path:
     """Return the file `name`, or where no such file exists the recipe `name` of the folder `recipes`.
 
     Raises:
-        YamlError: Neither exists.
+        StepDiffError: Neither exists.
     """
     known = {path.relative_to(recipes).with_suffix("").as_posix(): path for path in sorted(recipes.rglob("*.yaml"))}
     if not os.path.lexists(name) and name.removesuffix(".yaml") not in known:
-        raise yaml_file.YamlError(f"{name}: no such file or recipe; give a YAML file or one of {', '.join(known)}")
+        raise StepDiffError(f"{name}: no such file or recipe; give a YAML file or one of {', '.join(known)}")
     return Path(name) if os.path.isfile(name) else known.get(name.removesuffix(".yaml"), Path(name))
 
 

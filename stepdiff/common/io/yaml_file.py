@@ -16,35 +16,28 @@ SIZE = 2**20
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-class YamlError(StepDiffError):
-    """A file that cannot be used, in one line that names it."""
-
-
 def read(path: str | os.PathLike[str]) -> Any:
     """Return the content of a YAML file.
 
     Raises:
-        YamlError: Not a regular file, too large, not UTF-8, not YAML, or refused by `check`.
+        StepDiffError: Not a regular file, too large, not UTF-8, not YAML, or refused by `check`.
     """
     return yaml.load(read_text(path), Loader=_LOADER)
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
-    """Return the text of a YAML file that passes `check`. Raises YamlError as `read` does."""
-    try:
-        with open_regular(path, "a YAML file") as file:
-            data = file.read(SIZE + 1)
-    except StepDiffError as error:
-        raise YamlError(str(error)) from None
+    """Return the text of a YAML file that passes `check`. Raises StepDiffError as `read` does."""
+    with open_regular(path, "a YAML file") as file:
+        data = file.read(SIZE + 1)
     if len(data) > SIZE:
-        raise YamlError(f"{shown(path)}: is larger than {SIZE} bytes; give a YAML file of options")
+        raise StepDiffError(f"{shown(path)}: is larger than {SIZE} bytes; give a YAML file of options")
     try:
         text = data.decode("utf-8-sig")
         check(text)
     except UnicodeDecodeError as error:
-        raise YamlError(f"{shown(path)}: is not UTF-8 (byte {error.start}); save it as UTF-8") from None
+        raise StepDiffError(f"{shown(path)}: is not UTF-8 (byte {error.start}); save it as UTF-8") from None
     except yaml.YAMLError as error:
-        raise YamlError(f"{shown(path)}: {in_one_line(error)}") from None
+        raise StepDiffError(f"{shown(path)}: {in_one_line(error)}") from None
     return text
 
 
