@@ -153,10 +153,7 @@ def _reader_has_gone() -> bool:
     asked = select.poll()
     try:
         asked.register(sys.stdout.fileno(), select.POLLOUT)
-    except (
-        io.UnsupportedOperation,
-        AttributeError,
-    ):  # closed, or no descriptor, where a test or a notebook took its place
+    except (io.UnsupportedOperation, AttributeError):  # closed, or replaced by a test or a notebook
         return False
     return any(events & select.POLLERR for _, events in asked.poll(0))
 
