@@ -15,6 +15,4 @@ if TYPE_CHECKING:
 
 __all__ = ["NAMES", "Encoder", "StepDiffError", "load"]
 
-__getattr__ = stepdiff.lazy(
-    __name__, {"stepdiff.common.errors": ("StepDiffError",), "featurize.encoders": ("NAMES", "Encoder", "load")}
-)
+__getattr__ = stepdiff.lazy(__name__)

@@ -38,18 +38,4 @@ __all__ = [
     "read_recipe",
 ]
 
-__getattr__ = stepdiff.lazy(
-    __name__,
-    {
-        "stepdiff.common.errors": ("StepDiffError",),
-        "heads.data.clips": ("Features",),
-        "heads.data.hold_out": ("HoldOut",),
-        "heads.evidence.head": ("WordHead",),
-        "heads.methods": ("Method",),
-        "heads.methods.stepdiff": ("StepDiff",),
-        "heads.methods.vlemb": ("VLEmb",),
-        "heads.models.public.cached": ("load_cached",),
-        "heads.training.lineage": ("load_contrastive", "load_stepdiff", "load_video_lm"),
-        "heads.training.recipe": ("TrainOptions", "read_recipe"),
-    },
-)
+__getattr__ = stepdiff.lazy(__name__)

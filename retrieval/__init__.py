@@ -32,15 +32,4 @@ __all__ = [
     "search_exactly",
 ]
 
-__getattr__ = stepdiff.lazy(
-    __name__,
-    {
-        "retrieval.alignment": ("Alignment", "align"),
-        "retrieval.exact": ("search_exactly",),
-        "retrieval.index.builder": ("build_index",),
-        "retrieval.index.index": ("Index", "open_index"),
-        "retrieval.mining.duplicates": ("duplicates",),
-        "retrieval.mining.neighbours": ("nearest", "neighbours"),
-        "retrieval.moments": ("Moments", "read_moments"),
-    },
-)
+__getattr__ = stepdiff.lazy(__name__)

@@ -15,7 +15,7 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from importlib.machinery import ModuleSpec
     from typing import NoReturn
 
@@ -73,15 +73,24 @@ def enter(room: str) -> None:
         require(room, *EXTRAS[room])
 
 
-def lazy(room: str, modules: "Mapping[str, tuple[str, ...]]") -> "Callable[[str], object]":
-    """Return the `__getattr__` of a room: a name of `modules` (module -> names) is imported when it is first used."""
+def lazy(room: str) -> "Callable[[str], object]":
+    """Return the `__getattr__` of a room, whose names are imported when they are first used.
+
+    The room says where they are in the imports under its `if TYPE_CHECKING`, which type checkers and the API reference
+    read too, and which of them are public in its `__all__`.
+    """
 
     def find(name: str) -> object:
-        from importlib import import_module
+        module = sys.modules[room]
+        if name in module.__all__ and module.__file__:
+            import ast
+            from importlib import import_module
 
-        for module, names in modules.items():
-            if name in names:
-                return getattr(import_module(module), name)
+            with open(module.__file__, "rb") as file:
+                source = ast.parse(file.read())
+            for each in ast.walk(source):
+                if isinstance(each, ast.ImportFrom) and each.module and name in [alias.name for alias in each.names]:
+                    return getattr(import_module(each.module), name)
         raise AttributeError(f"module {room!r} has no attribute {name!r}")
 
     return find
@@ -111,39 +120,17 @@ def _is_ours(spec: "ModuleSpec") -> bool:
 
 
 def _refuse(message: str) -> "NoReturn":
-    if not _is_command():
+    if not IS_COMMAND:
         raise ImportError(message)
     os.write(2, f"error: {message}\n".encode(errors="backslashreplace"))
     raise SystemExit(2)
 
 
 def _is_command() -> bool:
-    """Return whether this process is a command: `python -m ROOM`, or the script `stepdiff`."""
-    script = os.path.basename(getattr(sys, "argv", [""])[0])
-    return script == "stepdiff" or (module_of(sys.orig_argv) or "").split(".")[0] in RUNNABLE
-
-
-def module_of(arguments: list[str]) -> str | None:
-    """Return the module that Python was started with (`-m`).
-
-    Args:
-        arguments: The process's command line, as in `sys.orig_argv`.
-    """
-    rest = iter(arguments[1:])
-    for argument in rest:
-        if not argument.startswith("-") or argument.startswith("--"):
-            return None
-        flags = argument[1:]
-        for place, flag in enumerate(flags, 1):
-            if flag == "c":
-                return None
-            if flag == "m":
-                return flags[place:] or next(rest, None)
-            if flag in "XW":  # what follows is its value
-                if place == len(flags):
-                    next(rest, None)
-                break
-    return None
+    """Return whether this process is a command: `python -m ROOM`, which imports the room first, or `stepdiff`."""
+    argv = getattr(sys, "argv", None) or [""]
+    started = sys.orig_argv[-len(argv) :][0].removeprefix("-m")  # of `python -m MODULE ARGUMENTS`, MODULE
+    return os.path.basename(argv[0]) == "stepdiff" or (argv[0] == "-m" and started.partition(".")[0] in RUNNABLE)
 
 
 def install() -> None:
@@ -166,9 +153,13 @@ def _end(number: int, frame: object) -> None:
 
 def __getattr__(name: str) -> object:
     """Import `compare` when it is first used."""
-    return _LAZY(name)
+    if name != "compare":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return import_module("stepdiff.comparison").compare
 
 
-_LAZY = lazy(__name__, {"stepdiff.comparison.comparing": ("compare",)})
-if _is_command():
+IS_COMMAND = _is_command()
+if IS_COMMAND:
     install()

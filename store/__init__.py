@@ -20,14 +20,4 @@ if TYPE_CHECKING:
 
 __all__ = ["Batch", "Batches", "Catalog", "Feature", "Provenance", "StepDiffError", "Store", "View", "text_key"]
 
-__getattr__ = stepdiff.lazy(
-    __name__,
-    {
-        "stepdiff.common.errors": ("StepDiffError",),
-        "store.batches": ("Batch", "Batches"),
-        "store.catalog.catalog": ("Catalog",),
-        "store.feature_store": ("Store",),
-        "store.provenance": ("Feature", "Provenance", "text_key"),
-        "store.view": ("View",),
-    },
-)
+__getattr__ = stepdiff.lazy(__name__)

@@ -16,7 +16,7 @@ import pytest
 
 import stepdiff
 from stepdiff.common.cli.parser import find_recipe
-from stepdiff.common.io.yaml_file import YamlError
+from stepdiff.common.errors import StepDiffError
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -83,7 +83,7 @@ def test_a_recipe_is_found_by_name_and_a_file_of_that_path_takes_precedence(
 ) -> None:
     recipes = ROOT / "heads/recipes"
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(YamlError, match=r"^kitchen/none: no such file or recipe; .*, kitchen/stepdiff, [^\n]*$"):
+    with pytest.raises(StepDiffError, match=r"^kitchen/none: no such file or recipe; .*, kitchen/stepdiff, [^\n]*$"):
         find_recipe("kitchen/none", recipes)
     assert find_recipe("kitchen/stepdiff", recipes) == recipes / "kitchen/stepdiff.yaml"
     (tmp_path / "kitchen").mkdir()

@@ -53,7 +53,7 @@ from stepdiff.tasks.testsets import (
     DiffCap,
     DiffRank,
     Prediction,
-    Scored,
+    answers_of,
     check_prediction,
     digest,
     prediction_line,
@@ -115,7 +115,7 @@ class Answerer:
             raise StepDiffError(f"--method {options.method}: {len(answers)} answers to {len(rows)} rows")
         if isinstance(rows[0], DiffCap) and options.parse:
             answers = list(map(parse, answers))
-        if isinstance(rows[0], Scored):
+        if answers_of(rows[0]):
             answers = [[float(value) for value in scores] for scores in answers]
         return list(map(check_prediction, rows, answers))
 

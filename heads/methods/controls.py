@@ -26,14 +26,14 @@ from stepdiff.common.errors import StepDiffError
 from stepdiff.common.streams import generator
 from stepdiff.tasks.benchmarks.rows import Choice, Ranking, Rating
 from stepdiff.tasks.postprocess import parse
-from stepdiff.tasks.testsets import DiffCap, DiffMCQ, DiffRank, Pair, clips_of
+from stepdiff.tasks.testsets import DiffCap, DiffMCQ, DiffRank, Pair, answers_of, clips_of
 from store import Store
 
 
 def draws(seed: int, row: DiffMCQ | DiffRank | Choice | Rating | Ranking) -> list[float]:
     """Return a random number in [0, 1) for each answer of a row; they do not depend on its text or its batch."""
     name = "\n".join([row.category if isinstance(row, DiffMCQ | DiffRank) else row.key, *clips_of(row)])
-    return generator(seed, "random scores of controls", name).random(row.answers).tolist()
+    return generator(seed, "random scores of controls", name).random(answers_of(row)).tolist()
 
 
 class Chance:

@@ -364,7 +364,7 @@ def read_recipe(path: Path) -> TrainOptions:
     parser.add_class_arguments(TrainOptions, as_group=False)
     try:
         parsed = parser.instantiate(parser.parse_object(_read(path)[0]))
-    except yaml_file.YamlError as error:
+    except StepDiffError as error:
         raise StepDiffError(f"{error}; or train into a new folder") from None
     except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
         why = in_one_line(str(error), TrainOptions)

@@ -44,19 +44,4 @@ __all__ = [
     "write_answers",
 ]
 
-__getattr__ = stepdiff.lazy(
-    __name__,
-    {
-        "heads.llm.model": ("LLMOptions", "Sampling"),
-        "stepdiff.annotate.qa.auditing": ("figures",),
-        "stepdiff.annotate.people.agreement": ("Agreement",),
-        "stepdiff.annotate.people.answers": ("read_collected", "write_answers"),
-        "stepdiff.annotate.people.export": ("decide", "diffcap_rows", "diffrank_rows"),
-        "stepdiff.annotate.people.form": ("Answer", "answer_of"),
-        "stepdiff.annotate.people.task": ("read_task",),
-        "stepdiff.annotate.qa.questions": ("Question", "read_questions"),
-        "stepdiff.annotate.qa.prompts": ("DESCRIBE", "PAIRQA"),
-        "stepdiff.annotate.stages.versions": ("Version", "versions"),
-        "stepdiff.common.errors": ("StepDiffError",),
-    },
-)
+__getattr__ = stepdiff.lazy(__name__)

@@ -16,11 +16,4 @@ if TYPE_CHECKING:
 
 __all__ = ["Site", "StepDiffError", "create_app"]
 
-__getattr__ = stepdiff.lazy(
-    __name__,
-    {
-        "stepdiff.app.server": ("create_app",),
-        "stepdiff.app.site": ("Site",),
-        "stepdiff.common.errors": ("StepDiffError",),
-    },
-)
+__getattr__ = stepdiff.lazy(__name__)

@@ -20,10 +20,4 @@ if TYPE_CHECKING:
 
 __all__ = ["Comparison", "Ranking", "StepDiffError", "compare", "rank"]
 
-__getattr__ = stepdiff.lazy(
-    __name__,
-    {
-        "stepdiff.common.errors": ("StepDiffError",),
-        "stepdiff.comparison.comparing": ("Comparison", "Ranking", "compare", "rank"),
-    },
-)
+__getattr__ = stepdiff.lazy(__name__)

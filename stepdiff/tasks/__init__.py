@@ -46,24 +46,4 @@ __all__ = [
     "write_test_set",
 ]
 
-__getattr__ = stepdiff.lazy(
-    __name__,
-    {
-        "stepdiff.tasks.declining": ("agreeing", "declines"),
-        "stepdiff.tasks.postprocess": ("names_video", "parse"),
-        "stepdiff.tasks.scoring": ("score",),
-        "stepdiff.tasks.testsets": (
-            "DiffCap",
-            "DiffMCQ",
-            "DiffRank",
-            "Prediction",
-            "Row",
-            "Task",
-            "read_predictions",
-            "read_test_set",
-            "split_clip",
-            "write_predictions",
-            "write_test_set",
-        ),
-    },
-)
+__getattr__ = stepdiff.lazy(__name__)

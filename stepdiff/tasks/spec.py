@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from stepdiff.common.io import yaml_file
 from stepdiff.tasks.benchmarks.judging import Judge
 from stepdiff.tasks.benchmarks.rows import BenchmarkRow
 from stepdiff.tasks.testsets import Prediction
@@ -66,6 +67,16 @@ class Published:
     """figure -> value, in the unit of the table"""
     source: str
     """paper or repository, with its table or file"""
+
+
+def published(table: str) -> tuple[Published, ...]:
+    """Return the rows of a table of benchmarks/published.yaml."""
+    about = yaml_file.read(Path(__file__).with_name("benchmarks") / "published.yaml")[table]
+    names, unit = about["figures"], about["unit"]
+    return tuple(
+        Published(method, {name: value / unit for name, value in zip(names, values, strict=True)}, about["source"])
+        for method, values in about["methods"].items()
+    )
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, Protocol, runtime_checkable
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import AfterValidator, Field, TypeAdapter
@@ -66,10 +66,6 @@ class DiffMCQ:
     options: Annotated[tuple[Pair, ...], Field(min_length=OPTIONS, max_length=OPTIONS)]
     answer: Pair
 
-    @property
-    def answers(self) -> int:
-        return len(self.options)
-
 
 @dataclass(frozen=True)
 class DiffRank:
@@ -79,26 +75,6 @@ class DiffRank:
     targets: Annotated[tuple[Clip, ...], Field(min_length=1)]
     category: str
     scores: tuple[Annotated[int, Field(strict=True, ge=0, le=HIGHEST_SCORE)], ...]
-
-    @property
-    def answers(self) -> int:
-        return len(self.targets)
-
-
-@runtime_checkable
-class Scored(Protocol):
-    """A row that is answered by a number of scores, its `answers`."""
-
-    @property
-    def answers(self) -> int: ...
-
-
-@runtime_checkable
-class Listed(Protocol):
-    """A row that lists its clips, as those of benchmarks do (stepdiff.tasks.benchmarks.rows)."""
-
-    @property
-    def clips(self) -> Sequence[str]: ...
 
 
 Row = DiffCap | DiffMCQ | DiffRank
@@ -134,13 +110,18 @@ def reference_video(row: Row) -> str:
     return video_of(row.answer[0] if isinstance(row, DiffMCQ) else row.reference)
 
 
-def clips_of(row: Row | Listed) -> list[str]:
-    """Return the clips of a row in its order, with repetitions."""
-    if isinstance(row, Listed):
+def clips_of(row: Any) -> list[str]:
+    """Return the clips of a row of a published task or of a benchmark in its order, with repetitions."""
+    if not isinstance(row, Row):
         return list(row.clips)
     if isinstance(row, DiffMCQ):
         return [clip for pair in row.options for clip in pair]
     return [row.reference, *(row.targets if isinstance(row, DiffRank) else [row.candidate])]
+
+
+def answers_of(row: Any) -> int:
+    """Return how many scores answer a row: one for each of its options or targets; 0: a text answers it."""
+    return len(getattr(row, "options", ()) or getattr(row, "targets", ()))
 
 
 def published_task(name: object) -> Task | None:
@@ -246,13 +227,13 @@ def prediction_of(row: Any, line: Mapping[str, Any]) -> Prediction:
 def check_prediction(row: Any, prediction: Any) -> Prediction:
     """Return the prediction as a text or a list of floats. Raises StepDiffError if it does not fit the row."""
     value = _value(_key(row), prediction)
-    if isinstance(row, Scored) and len(value) != row.answers:
-        raise StepDiffError(f"{len(value)} scores for a row that needs {row.answers}")
+    if (count := answers_of(row)) and len(value) != count:
+        raise StepDiffError(f"{len(value)} scores for a row that needs {count}")
     return value
 
 
 def _key(row: Any) -> str:
-    return _SCORES if isinstance(row, Scored) else _TEXT
+    return _SCORES if answers_of(row) else _TEXT
 
 
 def _value(key: str, prediction: Any) -> Prediction:

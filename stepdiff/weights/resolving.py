@@ -17,11 +17,12 @@ import hashlib
 import json
 import os
 import re
-import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import stepdiff
 from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import place, write_text
 from stepdiff.weights import registry
 from stepdiff.weights.registry import cache_folder
 
@@ -95,19 +96,20 @@ def fingerprint(path: Path | str) -> str:
     path = Path(path).absolute()
     files = _files(path)
     memory = cache_folder() / _MEMORY / f"{hashlib.sha256(bytes(path)).hexdigest()}.json"
-    known = _recall(memory)
+    known: dict[str, list[int | str]] = {}
+    with suppress(OSError, ValueError):  # another user's, or damaged: computed again
+        known = json.loads(memory.read_text())
     digests: dict[str, list[int | str]] = {}
     for name, file in files:
         state = file.stat()
         entry = known.get(name)
         seen = [state.st_size, state.st_mtime_ns, state.st_ctime_ns]  # the last is changed by whatever sets the other
         if entry is None or entry[:3] != seen:
-            with file.open("rb") as content:
-                sha256 = hashlib.file_digest(content, "sha256").hexdigest()
-            entry = [*seen, sha256]
+            entry = [*seen, place(file).sha256()]
         digests[name] = entry
     if digests != known:
-        _remember(memory, digests)
+        with suppress(StepDiffError, OSError):  # a cache that cannot be written costs time at the next call
+            write_text(memory, json.dumps(digests))
     listing = "".join(f"{entry[3]}  {name}\n" for name, entry in sorted(digests.items()))
     return hashlib.sha256(listing.encode()).hexdigest()
 
@@ -122,21 +124,3 @@ def _files(path: Path) -> list[tuple[str, Path]]:
     if not files:
         raise StepDiffError(f"no weights at {path}: there is no such file, or no file in the folder")
     return [(file.relative_to(path).as_posix(), file) for file in files]
-
-
-def _recall(memory: Path) -> dict[str, list[int | str]]:
-    try:
-        return json.loads(memory.read_text())
-    except (OSError, ValueError):  # another user's, or damaged: computed again
-        return {}
-
-
-def _remember(memory: Path, digests: dict[str, list[int | str]]) -> None:
-    try:
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=memory.parent, delete=False) as file:
-            json.dump(digests, file)
-        os.chmod(file.name, 0o644)  # other users share the cache
-        os.replace(file.name, memory)
-    except OSError:  # a cache folder that cannot be written costs time at the next call, and nothing else
-        return

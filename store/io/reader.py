@@ -25,8 +25,7 @@ from jaxtyping import Bool, Int, Shaped, UInt8, UInt32
 from stepdiff.common.errors import DamageError, StepDiffError
 from stepdiff.common.io.direct_io import LEAST, read_direct
 from stepdiff.common.io.local import Identity
-from stepdiff.common.io.object_stores import pool
-from stepdiff.common.io.remote import ReplacedError
+from stepdiff.common.io.remote import ReplacedError, pool
 from stepdiff.common.io.sealed import crc32c
 from stepdiff.common.threads import cores, each, shares
 from store.format.layout import ViewPaths

@@ -143,7 +143,7 @@ def test_standard_output_that_is_closed_full_strict_or_ignored(tmp_path: Path) -
     with open("/dev/full", "w") as full:
         buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
         process = script("def main():\n  print('x')", stdout=full, env=buffered)
-        assert "error: standard output: No space left on device; " in process.communicate(timeout=60)[1]
+        assert "error: standard output or a file: No space left on device; " in process.communicate(timeout=60)[1]
     strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
     process = script("def main():\n  print(os.fsdecode(bytes([255])))", env=strict)  # a file name that is not UTF-8
     assert process.communicate(timeout=60)[0] == "\\udcff\n"

@@ -214,7 +214,7 @@ class Driver:
         environment = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS",)}
         self.process = subprocess.Popen(
             [sys.executable, *command],
-            env={**environment, "PYTHONPATH": str(ROOT), "TEST_MARK": self._mark},
+            env={**environment, "PYTHONPATH": str(ROOT), "TEST_MARK": self._mark, "SPT_NOENV": "1"},  # titles keep it
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -24,7 +24,7 @@ import polars as pl
 import pytest
 
 from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io import object_stores
+from stepdiff.common.io import remote as object_stores
 from stepdiff.common.io.files import place
 from store import Feature, Provenance, Store, View
 from store.__main__ import main

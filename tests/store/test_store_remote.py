@@ -20,7 +20,7 @@ import zarr
 from zarr.storage import ObjectStore
 
 from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io import object_stores
+from stepdiff.common.io import remote as object_stores
 from stepdiff.common.io.files import place
 from stepdiff.common.io.remote import RemotePath
 from store import Feature, Provenance, Store, View

@@ -31,7 +31,7 @@ from zarr.storage import ObjectStore
 
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import Place, place
-from stepdiff.common.io.object_stores import objects
+from stepdiff.common.io.remote import objects
 from store import Store, View
 from store.batches import Batches
 from store.damage import unfinished, view_damage, withdraw_damaged

@@ -286,7 +286,7 @@ def test_54_of_the_133_published_lists_have_scores() -> None:
         pytest.skip("the files of ConViS-Bench are not here")
     asked = RETRIEVAL.read(DATA)
     assert len(json.loads((DATA / "to_be_ranked.json").read_text())) == 133
-    assert len(asked.rows) == 54 * 5 and {row.answers for row in asked.rows} == {4}
+    assert len(asked.rows) == 54 * 5 and {len(row.targets) for row in asked.rows} == {4}
     truth = RETRIEVAL.score(asked.rows, [asked.truth[row.key] for row in asked.rows], asked.truth, 0, 0)
     assert [truth[name] for name in ("P@1", "R@1", "F1@1", "tau")] == pytest.approx([100] * 4)
     level = RETRIEVAL.score(asked.rows, [[1.0] * 4] * 270, asked.truth, 0, 0)

@@ -102,7 +102,7 @@ def read_prompt(path: str | None, published: Prompt) -> Prompt:
         if not (isinstance(system, str) and isinstance(user, str)):
             raise TypeError("one of them is not text")
         return Prompt(f"{published.name} of {path}", system, user, published.fields)
-    except yaml_file.YamlError as error:
+    except StepDiffError as error:
         raise StepDiffError(f"{error}; no prompt of `system` and `user` was read") from None
     except (KeyError, TypeError) as error:
         why = str(error).strip().splitlines()[0]

@@ -22,7 +22,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from types import FrameType
-from typing import NoReturn, TextIO
+from typing import NoReturn
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -50,17 +50,6 @@ class _State:
 _state = _State()
 
 
-def _install() -> None:
-    """Install the signal handlers. A signal that this process was started to ignore (`nohup`) stays ignored."""
-    if _state.pid != os.getpid():
-        _state.pid = os.getpid()
-        with suppress(OSError):  # standard error may be closed
-            _state.stderr = os.dup(2)
-    for number in _SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _interrupt)
-
-
 def run(main: Callable[[], int | None], hint: str = "run the same command again") -> NoReturn:
     """Call `main` and exit with the status that it returns (None is 0).
 
@@ -72,7 +61,13 @@ def run(main: Callable[[], int | None], hint: str = "run the same command again"
         SystemExit: Always, except for an unexpected exception, which passes.
     """
     _state.hint, _state.signal, _state.running = hint, None, True
-    _install()
+    if _state.pid != os.getpid():
+        _state.pid = os.getpid()
+        with suppress(OSError):  # standard error may be closed
+            _state.stderr = os.dup(2)
+    for number in _SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` started this process
+            signal.signal(number, _interrupt)
     sys.unraisablehook = _unraisable
     reconfigure = getattr(sys.stdout, "reconfigure", None)
     if reconfigure is not None and sys.stdout.errors == "strict":
@@ -91,8 +86,8 @@ def _status(main: Callable[[], int | None]) -> int | str | None:
             status: int | str | None = main()
         except SystemExit as ending:  # argparse: --help, or a command line that it refuses
             status = ending.code
-        if (failed := _flushed()) is not None:
-            return failed
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except BaseException as error:  # only to recognise what is listed above: anything else is raised again
         if _state.signal is not None:  # whatever became of the interrupt on its way here
             return 128 + _state.signal
@@ -102,11 +97,14 @@ def _status(main: Callable[[], int | None]) -> int | str | None:
         if _is_memory(error):
             _say("out of memory: make the batch, the model or the number of workers smaller, or use a larger machine")
             return 1
-        if isinstance(error, OSError) and error.errno in (errno.EPIPE, *_FULL):
-            if (failed := _flushed(error.errno)) is not None:
-                return failed
-            if error.errno in _FULL:
-                return _full(error.filename or "standard output or a file", error)
+        if isinstance(error, OSError) and error.errno in _FULL:
+            where = error.filename or "standard output or a file"
+            _say(f"{where}: {error.strerror}; free some space and run the same command again")
+            _end_output()
+            return 1
+        if isinstance(error, BrokenPipeError) and _reader_has_gone():
+            _end_output()
+            return _PIPE_CLOSED
         raise
     # `main` may have answered an interrupt itself, or lost it in a library's `except BaseException`
     return status if _state.signal is None else 128 + _state.signal
@@ -142,41 +140,22 @@ def _say(what: str) -> None:
         os.write(_state.stderr, f"error: {what}\n".encode(errors="backslashreplace"))
 
 
-def _flushed(before: int = 0) -> int | None:
-    """Flush standard output; returns the exit status where it takes no more, and drops what is left of it.
-
-    Args:
-        before: errno of the failure that the command ended with, perhaps a write to standard output.
-    """
-    if sys.stdout is None:
-        return None
-    try:
+def _end_output() -> None:
+    """Drop what standard output does not take: Python would fail on it when it ends."""
+    with suppress(OSError, AttributeError):  # None where it was closed
         sys.stdout.flush()
-        if before != errno.EPIPE or not _reader_has_gone(sys.stdout):
-            return None
-        status = _PIPE_CLOSED
-    except BrokenPipeError:
-        status = _PIPE_CLOSED
-    except OSError as error:
-        status = _full("standard output", error)
-    with suppress(OSError):
+    with suppress(OSError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return status
 
 
-def _reader_has_gone(stdout: TextIO) -> bool:
-    """Whether standard output is a pipe that nobody reads: a large write that failed may leave nothing to flush."""
+def _reader_has_gone() -> bool:
+    """Whether standard output is a pipe that nobody reads; the error may be about another one."""
     asked = select.poll()
     try:
-        asked.register(stdout.fileno(), select.POLLOUT)
-    except io.UnsupportedOperation:  # no descriptor, where a test or a notebook took its place
+        asked.register(sys.stdout.fileno(), select.POLLOUT)
+    except (io.UnsupportedOperation, AttributeError):  # closed, or replaced by a test or a notebook
         return False
     return any(events & select.POLLERR for _, events in asked.poll(0))
-
-
-def _full(where: str, error: OSError) -> int:
-    _say(f"{where}: {error.strerror}; free some space and run the same command again")
-    return 1
 
 
 def _is_memory(error: BaseException) -> bool:

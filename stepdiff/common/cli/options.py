@@ -6,9 +6,9 @@ Guarantees
 
 import dataclasses
 import json
+import pkgutil
 import sys
 from collections.abc import Callable, Collection, Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,12 +34,6 @@ def at_least(options: Any, **smallest: int) -> None:
 def incomplete(record: Mapping[str, Any]) -> int:
     """Return the exit status of a command: 1 where items are absent, or failed and that is not allowed."""
     return int(bool(record.get("absent") or (record.get("failed") and not record.get("allowed"))))
-
-
-def _imported(name: str) -> Callable[[Any], Any]:
-    """Return the function MODULE:FUNCTION."""
-    module, _, function = name.partition(":")
-    return getattr(import_module(module), function)
 
 
 def parse(
@@ -81,7 +75,7 @@ def parse(
     given, as_json, json_lines = parser.values(sys.argv[1:] if argv is None else argv)
     use_json(json_lines)
     try:
-        record = _imported(run)(given) if isinstance(run, str) else run(given)
+        record = (pkgutil.resolve_name(run) if isinstance(run, str) else run)(given)
     except StepDiffError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -18,6 +18,7 @@ import docstring_parser
 import jsonargparse
 import yaml
 
+from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io import yaml_file
 
 _FLAG = re.compile(r"--[a-z][a-z0-9_.-]*")
@@ -42,7 +43,7 @@ class ConfigOption(jsonargparse.ActionConfigFile):
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
         try:
             text = yaml_file.read_text(values if self.recipes is None else find_recipe(values, self.recipes))
-        except yaml_file.YamlError as error:
+        except StepDiffError as error:
             parser.exit(2, f"error: {error}\n")
         # The first line keeps the text from being the name of another file, which jsonargparse would read.
         super().__call__(parser, cfg, f"# options\n{text}", option_string)
@@ -52,11 +53,11 @@ def find_recipe(name: str, recipes: Path) -> Path:
     """Return the file `name`, or where no such file exists the recipe `name` of the folder `recipes`.
 
     Raises:
-        YamlError: Neither exists.
+        StepDiffError: Neither exists.
     """
     known = {path.relative_to(recipes).with_suffix("").as_posix(): path for path in sorted(recipes.rglob("*.yaml"))}
     if not os.path.lexists(name) and name.removesuffix(".yaml") not in known:
-        raise yaml_file.YamlError(f"{name}: no such file or recipe; give a YAML file or one of {', '.join(known)}")
+        raise StepDiffError(f"{name}: no such file or recipe; give a YAML file or one of {', '.join(known)}")
     return Path(name) if os.path.isfile(name) else known.get(name.removesuffix(".yaml"), Path(name))
 
 
@@ -120,8 +121,8 @@ class Parser(jsonargparse.ArgumentParser):
         assert self.options is not None
         kinds = {action.dest: getattr(action, "_typehint", None) for action in self._actions}
         switches = {name for name, kind in kinds.items() if kind is bool} | {"json"}
-        arguments = gathered(argv, {name: item for name, kind in kinds.items() if (item := _item(kind))})
-        given = self.instantiate(self.parse_args(underscored(arguments, switches)))
+        lists = {name: item for name, kind in kinds.items() if (item := _item(kind))}
+        given = self.instantiate(self.parse_args(plain(argv, lists, switches)))
         fields = dataclasses.fields(self.options)
         values = {field.name: given[field.name] if field.name in given else field.default for field in fields}
         needed = [f.name for f in fields if f.name in self.positional and f.default is dataclasses.MISSING]
@@ -204,52 +205,41 @@ def _item(kind: object) -> Any:
     return str if typing.get_origin(first) is typing.Literal else first if first in (str, int, float) else None
 
 
-def gathered(arguments: Sequence[str], lists: Mapping[str, type]) -> list[str]:
-    """Return the arguments with each `--flag a b` whose field is in `lists` as one argument, a list in YAML.
+def plain(arguments: Sequence[str], lists: Mapping[str, type], switches: Collection[str] = ()) -> list[str]:
+    """Return the arguments as jsonargparse reads them.
 
-    The values of a repeated flag are added to its earlier ones. A single value that begins with [ is a list.
+    `--test-set` becomes `--test_set`, and `--flag a b` of a list becomes one argument, a list in YAML. The values of a
+    repeated list are added to its earlier ones. A single value that begins with [ is a list.
 
     Args:
         arguments: The command line.
         lists: Field -> type of its values.
+        switches: Fields of type bool: `--parse` alone means true, `--no-parse` false.
     """
-    merged, values = [], dict[str, list[str]]()
+    renamed, values = [], dict[str, list[str]]()
     rest = list(arguments)
     while rest:
         argument = rest.pop(0)
-        flag, equals, value = argument.partition("=")
-        name = flag[2:].replace("-", "_")
-        if flag.startswith("--") and name in lists:
-            items = [value] if equals else []
-            while not equals and rest and not rest[0].startswith("-"):
-                items.append(rest.pop(0))
-            if len(items) == 1 and items[0].startswith("["):
-                argument = f"{flag}={items[0]}"
-            elif items:  # a flag without a value is refused later
-                values.setdefault(name, []).extend(json.dumps(item) if lists[name] is str else item for item in items)
-                argument = f"{flag}=[{', '.join(values[name])}]"
-        merged.append(argument)
-    return merged
-
-
-def underscored(arguments: Sequence[str], switches: Collection[str] = ()) -> list[str]:
-    """Return the arguments with flags as jsonargparse names them: `--test-set` is `--test_set`; values are kept.
-
-    Args:
-        arguments: The command line.
-        switches: Fields of type bool: `--parse` alone means true, `--no-parse` false.
-    """
-    renamed: list[str] = []
-    for place, (argument, following) in enumerate(zip(arguments, [*arguments, ""][1:], strict=True)):
         if argument == "--":
-            return [*renamed, *arguments[place:]]
+            return [*renamed, argument, *rest]
         if argument.startswith("--"):
-            name, equals, value = argument[2:].partition("=")
-            name = name.replace("-", "_")
-            if name in switches and not equals and following not in ("true", "false"):
+            flag, equals, value = argument.partition("=")
+            name = flag[2:].replace("-", "_")
+            if name in lists:
+                items = [value] if equals else []
+                while not equals and rest and not rest[0].startswith("-"):
+                    items.append(rest.pop(0))
+                equals = "=" if items else ""  # a flag without a value is refused later
+                if len(items) == 1 and items[0].startswith("["):
+                    value = items[0]
+                elif items:
+                    texts = values.setdefault(name, [])
+                    texts += (json.dumps(item) if lists[name] is str else item for item in items)
+                    value = f"[{', '.join(texts)}]"
+            elif name in switches and not equals and rest[:1] not in (["true"], ["false"]):
                 equals, value = "=", "true"
             elif name.startswith("no_") and name[3:] in switches:
                 name, equals, value = name[3:], "=", "false"
-            argument = "--" + name + equals + value
+            argument = f"--{name}{equals}{value}"
         renamed.append(argument)
     return renamed

@@ -24,7 +24,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,7 @@ from stepdiff.common.progress import say
 LEASE = 360.0
 """seconds; a lease is renewed 24 times as often"""
 # Of a lease, from when it was renewed: in the rest an object's last part waits for one before it, arrives or is given
-# up, and so does the request that puts the parts together: each within 90 seconds, see
-# stepdiff.common.io.object_stores.
+# up, and so does the request that puts the parts together: each within 90 seconds, see stepdiff.common.io.remote.
 _SAFE = 1 / 6
 _HOLDER = {"host": str, "pid": int, "pids": str, "free": bool}  # what the object says at least
 _LOOK = 0.5  # seconds between two looks at a lock that another holds
@@ -61,7 +60,8 @@ class FileLock:
             fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         except OSError as error:
             raise StepDiffError(f"cannot write {self.path}: {error.strerror}") from error
-        try:
+        with ExitStack() as otherwise:
+            otherwise.callback(os.close, fd)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -70,13 +70,9 @@ class FileLock:
                     raise HeldError(f"{held}: wait until it ends") from None
                 say(f"{held}: waiting until it ends")
                 fcntl.flock(fd, fcntl.LOCK_EX)
-            ours = _is_named(fd, self.path)
-        except BaseException:
-            os.close(fd)
-            raise
-        if not ours:
-            os.close(fd)
-            return False
+            if not _is_named(fd, self.path):
+                return False
+            otherwise.pop_all()
         text = json.dumps({"host": socket.gethostname(), "pid": os.getpid()})
         with suppress(OSError):  # of a full disk: the lock is held without a name as well
             os.ftruncate(fd, 0)

@@ -13,6 +13,7 @@ Guarantees
 import io
 import os
 import stat
+import tarfile
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -22,13 +23,8 @@ from typing import IO, NamedTuple
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import open_regular, shown
 
-BLOCK = 512
 MOST_NAME = 2**16
-"""bytes of an extended header, at most"""
-REFUSED = "links, devices, sparse files and unsafe names"
-_REGULAR, _EMPTY = b"0\x007", b"123456"
-"""kinds of entries: files, and what has no content whatever its size says"""
-_CHECKSUM = slice(148, 156)
+"""bytes of a member's headers, at most"""
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 _KEPT = 4
 """tar files whose names are in memory"""
@@ -50,48 +46,46 @@ class DamagedTar(StepDiffError):
     """A tar file ends early or contains something else than headers and members."""
 
 
+class _Headers(io.FileIO):
+    """A tar file for `tarfile`, which would read as many bytes of a header as it claims."""
+
+    left = MOST_NAME
+    """bytes that the headers of the next member may have"""
+
+    def read(self, size: int | None = -1) -> bytes:
+        self.left -= size or 0
+        if size is None or size < 0 or self.left < 0:
+            raise tarfile.HeaderError(f"more than {MOST_NAME} bytes")
+        return super().read(size)
+
+
 def members(file: IO[bytes], path: Path) -> Iterator[Member]:
     """Yield the members of an open tar file in order, reading its headers only.
 
     Raises DamagedTar at the damage, after the members before it. StepDiffError: the file is compressed.
     """
-    end, at, count = os.fstat(file.fileno()).st_size, 0, 0
-    name: str | None = None
-    size: int | None = None
-    sparse = False
-    while at < end:
-        header = os.pread(file.fileno(), BLOCK, at)
-        if not at and header.startswith(_COMPRESSED):
-            raise StepDiffError(f"{shown(path)} is compressed; decompress it to a plain .tar")
-        if header == bytes(BLOCK):
-            return
-        if len(header) < BLOCK or not _is_sound(header):
-            raise DamagedTar(f"{shown(path)} is damaged at byte {at:,}, after {count:,} members; copy it again")
-        kind, length = header[156:157], _number(header[124:136])
-        at += BLOCK
-        if kind in b"LKxg":
-            if length is None or not 0 <= length <= min(MOST_NAME, end - at):
-                raise DamagedTar(f"{shown(path)} has a damaged name at byte {at:,}; copy it again")
-            content = os.pread(file.fileno(), length, at)
-            if kind == b"L":
-                name = _text(content.split(b"\0", 1)[0])
-            elif kind == b"x":
-                records = _records(content)
-                name = _text(records[b"path"]) if b"path" in records else name
-                size = _decimal(records[b"size"]) if b"size" in records else size
-                sparse = any(key.startswith(b"GNU.sparse") for key in records)
-            at += _blocks(length)
-            continue
-        length = length if size is None else size
-        if length is None or not 0 <= length <= end - at:
-            raise DamagedTar(f"{shown(path)} is cut short after {count:,} members; copy it again")
-        path_name = _name(header) if name is None else name
-        plain = kind in _REGULAR and not path_name.endswith("/") and not sparse
-        if kind != b"5" and not path_name.endswith("/"):
-            yield Member(safe_name(path_name) if plain else "", at, length)
-            count += 1
-        at += 0 if kind in _EMPTY else _blocks(length)
-        name, size, sparse = None, None, False
+    fd, at, count = file.fileno(), 0, 0
+    start, end = os.pread(fd, tarfile.BLOCKSIZE, 0), os.fstat(fd).st_size
+    if start.startswith(_COMPRESSED):
+        raise StepDiffError(f"{shown(path)} is compressed; decompress it to a plain .tar")
+    try:
+        with _Headers(fd, closefd=False) as headers:
+            headers.seek(0)
+            tar = tarfile.TarFile(fileobj=headers, encoding="utf-8") if start else None
+            while tar and (entry := tar.next()):
+                tar.members.clear()  # of a large file they would take much memory
+                headers.left, at = MOST_NAME, entry.offset_data
+                if not 0 <= entry.size <= end - at:
+                    raise DamagedTar(f"{shown(path)} is cut short after {count:,} members; copy it again")
+                if not entry.isdir() and not entry.name.endswith("/"):
+                    plain = entry.isreg() and not entry.issparse()
+                    yield Member(safe_name(entry.name) if plain else "", at, entry.size)
+                    count += 1
+                at = tar.offset
+    except (tarfile.TarError, ValueError) as error:
+        raise DamagedTar(f"{shown(path)} is damaged after byte {at:,} ({error}); copy it again") from None
+    if os.pread(fd, tarfile.BLOCKSIZE, at).strip(b"\0"):  # no header, and not the end either
+        raise DamagedTar(f"{shown(path)} is damaged at byte {at:,}, after {count:,} members; copy it again")
 
 
 class Part(io.RawIOBase):
@@ -179,63 +173,12 @@ def _index(tar: Path, stamp: tuple[int, int, int]) -> dict[str, tuple[int, int]]
     return names
 
 
-def _is_sound(header: bytes) -> bool:
-    """Whether the checksum of a header is right."""
-    blank = header[: _CHECKSUM.start] + b" " * 8 + header[_CHECKSUM.stop :]
-    return _number(header[_CHECKSUM]) == sum(blank)
-
-
-def _number(field: bytes) -> int | None:
-    """Return a number of a header: octal digits, or base 256; None if it is neither."""
-    if field[:1] == b"\x80":
-        return int.from_bytes(field[1:])
-    digits = field.strip(b" \0")
-    return int(digits or b"0", 8) if not digits.strip(b"01234567") else None
-
-
-def _decimal(digits: bytes) -> int:
-    """Return a size of a pax header, -1 if it is none."""
-    return int(digits) if digits.isdigit() and len(digits) < 20 else -1
-
-
-def _records(content: bytes) -> dict[bytes, bytes]:
-    """Return the records of a pax header, each `LENGTH KEY=VALUE` and a line feed, up to one that is not so."""
-    records: dict[bytes, bytes] = {}
-    while content:
-        digits, _, _ = content.partition(b" ")
-        length = _decimal(digits)
-        record = content[len(digits) + 1 : length - 1]
-        if length <= len(digits) or b"=" not in record:
-            break
-        key, _, value = record.partition(b"=")
-        records[key], content = value, content[length:]
-    return records
-
-
-def _name(header: bytes) -> str:
-    name, prefix = (part.split(b"\0", 1)[0] for part in (header[:100], header[345:500]))
-    return _text(prefix + b"/" + name if prefix and header[257:263] == b"ustar\0" else name)
-
-
-def _text(name: bytes) -> str:
-    """Return a name; one that is not UTF-8 becomes an unsafe one."""
-    try:
-        return name.decode()
-    except UnicodeDecodeError:
-        return ".."
-
-
 def safe_name(name: str) -> str:
     """Return a name without `./`, empty if it is absolute, leads upwards or is not printable."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if name.startswith("/") or ".." in parts or "\\" in name or not name.isprintable():
         return ""
     return "/".join(parts)
-
-
-def _blocks(size: int) -> int:
-    """Return the bytes that a content of `size` bytes takes."""
-    return -(-size // BLOCK) * BLOCK
 
 
 def is_regular(path: Path) -> bool:

@@ -1,6 +1,7 @@
 """YAML files written by users: one strict reader for the whole project."""
 
 import os
+from collections.abc import Collection
 from typing import Any
 
 import yaml
@@ -15,41 +16,28 @@ SIZE = 2**20
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-class YamlError(StepDiffError):
-    """A file that cannot be used, in one line that names it."""
-
-
-class Refused(yaml.YAMLError):
-    """YAML that is valid but not accepted here."""
-
-
 def read(path: str | os.PathLike[str]) -> Any:
     """Return the content of a YAML file.
 
     Raises:
-        YamlError: Not a regular file, too large, not UTF-8, not YAML, or refused by `check`.
+        StepDiffError: Not a regular file, too large, not UTF-8, not YAML, or refused by `check`.
     """
     return yaml.load(read_text(path), Loader=_LOADER)
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
-    """Return the text of a YAML file that passes `check`. Raises YamlError as `read` does."""
-    try:
-        with open_regular(path, "a YAML file") as file:
-            data = file.read(SIZE + 1)
-    except StepDiffError as error:
-        raise YamlError(str(error)) from None
+    """Return the text of a YAML file that passes `check`. Raises StepDiffError as `read` does."""
+    with open_regular(path, "a YAML file") as file:
+        data = file.read(SIZE + 1)
     if len(data) > SIZE:
-        raise YamlError(f"{shown(path)}: is larger than {SIZE} bytes; give a YAML file of options")
+        raise StepDiffError(f"{shown(path)}: is larger than {SIZE} bytes; give a YAML file of options")
     try:
         text = data.decode("utf-8-sig")
         check(text)
-        for _ in yaml.compose_all(text, Loader=_LOADER):
-            pass
     except UnicodeDecodeError as error:
-        raise YamlError(f"{shown(path)}: is not UTF-8 (byte {error.start}); save it as UTF-8") from None
+        raise StepDiffError(f"{shown(path)}: is not UTF-8 (byte {error.start}); save it as UTF-8") from None
     except yaml.YAMLError as error:
-        raise YamlError(f"{shown(path)}: {in_one_line(error)}") from None
+        raise StepDiffError(f"{shown(path)}: {in_one_line(error)}") from None
     return text
 
 
@@ -57,10 +45,10 @@ def check(text: str) -> None:
     """Refuse what makes YAML expensive or ambiguous. The text is scanned once and nothing is built.
 
     Raises:
-        Refused: An alias, anchor, tag, duplicate key, merge key, second document, or more than DEPTH levels.
-        yaml.YAMLError: The text is not YAML.
+        yaml.YAMLError: Not YAML, or an alias, anchor, tag, duplicate key, merge key, second document or too deep.
     """
-    open_levels: list[_Level] = []
+    levels: list[set[str] | None] = []  # of the open mappings, the keys so far; None: an open list
+    is_key: list[bool] = []
     documents = 0
     for event in yaml.parse(text, Loader=_LOADER):
         if isinstance(event, yaml.DocumentStartEvent):
@@ -72,36 +60,29 @@ def check(text: str) -> None:
         if (tag := getattr(event, "tag", None)) is not None:
             raise _refusal(event, f"tags are not accepted ({tag}); write the plain value")
         if isinstance(event, yaml.CollectionEndEvent):
-            open_levels.pop()
+            levels.pop()
+            is_key.pop()
         elif isinstance(event, yaml.NodeEvent):
-            if open_levels:
-                open_levels[-1].enter(event)
+            if levels and (keys := levels[-1]) is not None:
+                if is_key[-1]:
+                    keys.add(_new_key(event, keys))
+                is_key[-1] = not is_key[-1]
             if isinstance(event, yaml.CollectionStartEvent):
-                if len(open_levels) == DEPTH:
+                if len(levels) == DEPTH:
                     raise _refusal(event, f"more than {DEPTH} levels are not accepted")
-                open_levels.append(_Level(isinstance(event, yaml.MappingStartEvent)))
+                levels.append(set() if isinstance(event, yaml.MappingStartEvent) else None)
+                is_key.append(True)
 
 
-class _Level:
-    """A list or mapping that is being scanned."""
-
-    def __init__(self, is_mapping: bool) -> None:
-        self._is_mapping = is_mapping
-        self._nodes = 0
-        self._keys: set[str] = set()
-
-    def enter(self, event: yaml.Event) -> None:
-        """Take the next direct child. Raises Refused for a key that is not plain or not new."""
-        self._nodes += 1
-        if not self._is_mapping or self._nodes % 2 == 0:
-            return
-        if not isinstance(event, yaml.ScalarEvent):
-            raise _refusal(event, "a key is a list or mapping; give a name")
-        if event.value == "<<":
-            raise _refusal(event, "merge keys (<<) are not accepted; write the values out")
-        if event.value in self._keys:
-            raise _refusal(event, f"key {event.value!r} is given twice; keep one")
-        self._keys.add(event.value)
+def _new_key(event: yaml.Event, known: Collection[str]) -> str:
+    """Return a key of a mapping. Raises YAMLError where it is not plain or not new."""
+    if not isinstance(event, yaml.ScalarEvent):
+        raise _refusal(event, "a key is a list or mapping; give a name")
+    if event.value == "<<":
+        raise _refusal(event, "merge keys (<<) are not accepted; write the values out")
+    if event.value in known:
+        raise _refusal(event, f"key {event.value!r} is given twice; keep one")
+    return event.value
 
 
 def in_one_line(error: yaml.YAMLError) -> str:
@@ -112,7 +93,5 @@ def in_one_line(error: yaml.YAMLError) -> str:
     return f"line {mark.line + 1}, column {mark.column + 1}: {' '.join(problem.split())}"
 
 
-def _refusal(event: yaml.Event, why: str) -> Refused:
-    mark = event.start_mark
-    assert mark is not None
-    return Refused(f"line {mark.line + 1}, column {mark.column + 1}: {why}")
+def _refusal(event: yaml.Event, why: str) -> yaml.YAMLError:
+    return yaml.MarkedYAMLError(problem=why, problem_mark=event.start_mark)

@@ -9,13 +9,11 @@ Guarantees
 `ray.shutdown` asks the GCS to end the job. Where the same signal had ended the GCS, it took 8 s, and once longer than
 _RECONNECT, after which Ray's C++ code ends the driver with status 1.
 
-Without `reaper` (Ray 2.60, two busy cores, driver killed with SIGKILL), agents lived 16 s longer and workers 34 s. It
-needs `/proc`; other systems have Ray's own mechanism only.
+Without `reaper` (Ray 2.60, two busy cores, driver killed with SIGKILL), agents lived 16 s longer and workers 34 s.
 """
 
 import logging
 import os
-import secrets
 import signal
 import socket
 import subprocess
@@ -45,16 +43,16 @@ _ANSWER = 10.0
 """seconds within which a cluster accepts a connection"""
 _LOGS = "/tmp/ray/session_latest/logs"
 
-_starting = False
-"""whether this process starts a local Ray now"""
+_group = 0
+"""process group of the local Ray that this process starts now, else 0"""
 
 
-def _leave_group() -> None:
-    if _starting:
-        os.setpgrp()
+def _join_group() -> None:
+    if _group:
+        os.setpgid(0, _group)
 
 
-os.register_at_fork(after_in_child=_leave_group)  # Ray has no option for it; its Popen with a preexec_fn calls this
+os.register_at_fork(after_in_child=_join_group)  # Ray has no option for it; its Popen with a preexec_fn calls this
 
 
 def inside_job() -> bool:
@@ -91,17 +89,21 @@ def connected(address: str | None, room: str) -> Iterator[bool]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
 
-    if address is None and ray.is_initialized():
-        with redirect_stdout(sys.stderr):
+    with redirect_stdout(sys.stderr):  # where Ray prints
+        address = address or (None if ray.is_initialized() else os.environ.get("RAY_ADDRESS") or "local")
+        if address is None:
             yield True
-        return
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
-    if address != "local":
-        # a job's working folder is on every node already; otherwise the rooms are sent
-        packages = dict.fromkeys(name.partition(".")[0] for name in (*BELOW[room], room))
-        folders = [str(_ROOT / name) for name in packages]
-        travelling = {} if inside_job() else {"runtime_env": {"py_modules": folders}}
-        with redirect_stdout(sys.stderr):  # Ray would print errors to standard output
+        elif address == "local":
+            paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+            if str(_ROOT) not in [*paths, sysconfig.get_path("purelib")]:  # Ray's processes inherit it
+                os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_ROOT), *paths]))
+            with local_ray():
+                yield False
+        else:
+            # a job's working folder is on every node already; otherwise the rooms are sent
+            packages = dict.fromkeys(name.partition(".")[0] for name in (*BELOW[room], room))
+            folders = [str(_ROOT / name) for name in packages]
+            travelling = {} if inside_job() else {"runtime_env": {"py_modules": folders}}
             try:
                 _check_answers(address)
                 _init(address=address, **travelling)
@@ -112,12 +114,6 @@ def connected(address: str | None, room: str) -> Iterator[bool]:
                 yield True
             finally:
                 ray.shutdown()
-        return
-    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    if str(_ROOT) not in [*paths, sysconfig.get_path("purelib")]:  # Ray's processes inherit it
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_ROOT), *paths]))
-    with redirect_stdout(sys.stderr), local_ray():
-        yield False
 
 
 @contextmanager
@@ -199,31 +195,23 @@ def _init(**options: Any) -> None:
 @contextmanager
 def _reaped() -> Iterator[Callable[[], None]]:
     """End the Ray processes that start within this block with it; yield a function to call after the start."""
-    global _starting
-    if not Path("/proc/self/environ").exists():
-        yield lambda: None
-        return
-    mark = secrets.token_hex(16)
+    global _group
     process = subprocess.Popen(
-        [sys.executable, "-I", "-S", reaper.__file__, mark],
+        [sys.executable, "-I", "-S", reaper.__file__],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C of the terminal does not reach it
+        process_group=0,  # Ctrl-C of the terminal does not reach it
     )
     assert process.stdin is not None
     pipe = process.stdin.fileno()
 
     def said(word: bytes) -> None:
-        global _starting
-        _starting = False
-        for name in marks:  # processes that the caller starts from now on are not Ray's
-            os.environ.pop(name, None)
+        global _group
+        _group = 0  # processes that the caller starts from now on are not Ray's
         with suppress(BrokenPipeError):
             os.write(pipe, word)
 
-    marks = {reaper.VARIABLE: mark, reaper.KEEP: "1"}
-    os.environ.update(marks)
-    _starting = True
+    _group = process.pid
     try:
         yield partial(said, reaper.STARTED)
     finally:

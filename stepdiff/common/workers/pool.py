@@ -15,6 +15,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 from stepdiff.common.errors import StepDiffError, first_line
@@ -145,7 +146,7 @@ def _lost_nodes() -> dict[str, str]:
     return {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node.get("DeathReason") in _LOST}
 
 
-@dataclass(frozen=True)
+@dataclass
 class _State:
     """What a worker answers while it runs."""
 
@@ -155,6 +156,7 @@ class _State:
     """seconds since it started, in each stage of its tasks, where it measures them"""
     node: str = ""
     process: int = 0
+    """its id; 0: it has not started yet"""
 
     @staticmethod
     def of(worker: Any) -> "_State":
@@ -184,6 +186,22 @@ def _task_error(shard: int, error: BaseException, lighter: str) -> str:
     return f"{why}: {lighter}" if _without_memory(error) else why
 
 
+def _answered(method: str, ask: Callable[[], Any], lighter: str) -> Any:
+    """Return what `ask` does: a worker's answer to a call. StepDiffError: it is a text, its error, or a worker has too
+    little memory."""
+    try:
+        answer = ask()
+    except Exception as error:
+        cause = getattr(error, "cause", error)  # of Ray's error about an error in a worker
+        if not _without_memory(cause):
+            raise
+        why = f"{type(cause).__name__}: {first_line(cause)}"
+        raise StepDiffError(f"a worker had too little memory in {method} ({why}): {lighter}") from None
+    if isinstance(answer, str):
+        raise StepDiffError(answer)
+    return answer
+
+
 def _added(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
     """Return the sum of the seconds in each stage."""
     seconds: dict[str, float] = {}
@@ -203,19 +221,12 @@ class _Slot:
         self._start()
 
     def _start(self) -> None:
-        self.worker = self._new()
-        self.started = False
+        self.worker, self.state = self._new(), _State()
         self.task: Any = None
         self.call: Any = None
         """the call of its task"""
-        self.state = _State()
-        self.finished = 0
-        """rows of its task that are finished"""
-        self._ask()
-        self.node_lost = False
-
-    def _ask(self) -> None:
         self.question: Any = self.worker.__ray_call__.remote(_State.of)
+        self.node_lost = False
 
     def replace(self) -> None:
         """Start another worker instead of one that died."""
@@ -231,22 +242,21 @@ class _Slot:
 
     def give(self, task: Task) -> None:
         """Start a task."""
-        self.task, self.finished = task, 0
+        self.task, self.state.finished = task, 0
         self.call = self.worker.run.remote(task)
 
     def look(self) -> bool:
-        """Update `finished` if the answer has come. False: the worker died while it had no task."""
+        """Update `state` if the answer has come. False: the worker died while it had no task."""
         import ray
         from ray.exceptions import OutOfMemoryError, RayActorError
 
         if self.question is None:
             if self.task:
-                self._ask()
+                self.question = self.worker.__ray_call__.remote(_State.of)
         elif ray.wait([self.question], timeout=0)[0]:
             question, self.question = self.question, None
             try:
                 self.state = ray.get(question)
-                self.finished, self.started = self.state.finished, True
             except (RayActorError, OutOfMemoryError):
                 if self.task is None:  # else its task ends the same way
                     self._start()
@@ -264,12 +274,13 @@ class _Slot:
             RayTaskError,
         )
 
-        task, self.task, self.finished = self.task, None, 0
+        task, self.task, self.state.finished = self.task, None, 0
         self.question = None  # an answer still to come is about a task that is over
         try:
             outcome = ray.get(self.call)
             with suppress(RayActorError, OutOfMemoryError, GetTimeoutError):  # a short task has not been asked yet
                 self.state = ray.get(self.worker.__ray_call__.remote(_State.of), timeout=_LOOK)
+                self.state.finished = 0
             return outcome
         except (RayActorError, OutOfMemoryError) as error:  # the latter: Ray ended it before the node had no memory
             self.replace()
@@ -287,36 +298,24 @@ class Here:
         self._worker, self._failed, self._lighter = worker(options), failed, lighter
 
     def call(self, method: str, *arguments: object) -> Any:
-        """Call a method of the worker. StepDiffError: it answers a text, its error, or has too little memory."""
-        try:
-            answer = getattr(self._worker, method)(*arguments)
-        except Exception as error:
-            if not _without_memory(error):
-                raise
-            why = f"{type(error).__name__}: {first_line(error)}"
-            raise StepDiffError(f"too little memory in {method} ({why}): {self._lighter}") from None
-        if isinstance(answer, str):
-            raise StepDiffError(answer)
-        return answer
+        """Call a method of the worker, as `WorkerPool.call` does."""
+        return _answered(method, partial(getattr(self._worker, method), *arguments), self._lighter)
 
     def run(self, tasks: Iterable[Task], count: int, advance: Advance) -> Iterator[Any]:
         """Yield the outcome of every task, as `WorkerPool.run` does; `count` is 1."""
         errors = 0
         for task in tasks:
             with self._watched(task, advance):
-                outcome = self._outcome(task)
+                try:
+                    outcome = self._worker.run(task)
+                except Exception as error:
+                    if not _without_memory(error):
+                        traceback.print_exc(file=sys.stderr)  # a defect
+                    outcome = self._failed(task.shard, _task_error(task.shard, error, self._lighter))
             errors = errors + 1 if outcome.error else 0
             yield outcome
             if errors == _SAME_ERRORS:
                 return
-
-    def _outcome(self, task: Task) -> Any:
-        try:
-            return self._worker.run(task)
-        except Exception as error:
-            if not _without_memory(error):
-                traceback.print_exc(file=sys.stderr)  # a defect
-            return self._failed(task.shard, _task_error(task.shard, error, self._lighter))
 
     @contextmanager
     def _watched(self, task: Task, advance: Advance) -> Iterator[None]:
@@ -395,33 +394,23 @@ class WorkerPool:
     def call(self, method: str, *arguments: object) -> Any:
         """Call a method of the first worker, which is replaced where it dies.
 
-        StepDiffError: ATTEMPTS workers died, or one answers a text, its error.
+        StepDiffError: ATTEMPTS workers died, one answers a text, its error, or one has too little memory.
         """
         import ray
-        from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
+        from ray.exceptions import RayActorError
 
         for left in reversed(range(ATTEMPTS)):
             call = getattr(self._slots[0].worker, method).remote(*arguments)
             while not ray.wait([call], timeout=_PATIENCE)[0]:
                 self._wait()
             try:
-                answer = ray.get(call)
-                break
+                return _answered(method, partial(ray.get, call), self._lighter)
             except RayActorError as error:
                 why = f"a worker died in {method} ({first_line(error)})"
                 if not left:
                     raise StepDiffError(f"{why}: run it again") from None
                 say(f"{why}: another does it again")
                 self._slots[0].replace()
-            except (OutOfMemoryError, RayTaskError) as error:
-                cause = error.cause if isinstance(error, RayTaskError) else error
-                if not _without_memory(cause):
-                    raise
-                why = f"{type(cause).__name__}: {first_line(cause)}"
-                raise StepDiffError(f"a worker had too little memory in {method} ({why}): {self._lighter}") from None
-        if isinstance(answer, str):
-            raise StepDiffError(answer)
-        return answer
 
     def run(self, tasks: Iterable[Task], count: int, advance: Advance) -> Iterator[Any]:
         """Yield the outcome of every task as it ends, done by `count` workers, or as many as have room.
@@ -457,10 +446,10 @@ class WorkerPool:
                     "else see the logs of Ray's nodes"
                 )
             for slot in slots:
-                if slot.started and slot.task is None and (task := again.popleft() if again else next(new, None)):
+                if slot.state.process and slot.task is None and (task := again.popleft() if again else next(new, None)):
                     slot.give(task)
             busy = [slot for slot in slots if slot.task]
-            if not busy and any(slot.started for slot in slots):
+            if not busy and any(slot.state.process for slot in slots):
                 return
             if busy:
                 waiting = time.monotonic()
@@ -492,6 +481,6 @@ class WorkerPool:
                 yield outcome
                 if errors == _SAME_ERRORS:
                     return
-            done = finished + sum(slot.finished for slot in slots)
+            done = finished + sum(slot.state.finished for slot in slots)
             advance(max(done - shown, 0))
             shown = max(done, shown)

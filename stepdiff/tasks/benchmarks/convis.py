@@ -47,7 +47,7 @@ from stepdiff.tasks.benchmarks.figures import scores_of, summary, truths_of
 from stepdiff.tasks.benchmarks.published_files import entry, find, read_entries, read_json
 from stepdiff.tasks.benchmarks.rows import Ranking, Rating
 from stepdiff.tasks.bootstrap import Resamples, interval, mean_figure
-from stepdiff.tasks.spec import Asked, ClipFile, Published, TaskSpec
+from stepdiff.tasks.spec import Asked, ClipFile, TaskSpec, published
 from stepdiff.tasks.testsets import Pair, Prediction, parts_of
 
 SOURCE = "github.com/benedettaliberatori/convisbench"
@@ -260,41 +260,6 @@ def score_retrieval(
     return scores | {"videos": _videos(rows)}
 
 
-def _published(method: str, rho: Sequence[float], tau: Sequence[float]) -> Published:
-    """Return a row of the authors' table, from the predictions in their repository.
-
-    Their scorer rounds to two digits first and then to one, so that 45.848 becomes 45.9. Here it is 45.8: eight figures
-    differ from its output by 0.1 for this reason.
-    """
-    figures = {
-        f"{kind} {c.name}": v for kind, own in (("rho", rho), ("tau", tau)) for c, v in zip(CONCEPTS, own, strict=True)
-    }
-    return Published(method, figures, f"arXiv 2509.19245; predictions in {SOURCE}, commit b8fa4ef")
-
-
-PUBLISHED = (
-    # one score of a pair for all concepts
-    _published("VQAScore, LLaVA-OneVision", (51.1, 55.8, 58.3, 46.5, 48.1), (36.1, 39.6, 41.4, 32.3, 33.9)),
-    _published("CLIPScore, InternVideo-MM-L-14", (43.1, 54.8, 54.5, 40.9, 40.2), (30.0, 38.7, 38.5, 28.4, 28.1)),
-    _published("CLIPScore, CLIP ViT-L/14", (35.7, 39.0, 39.0, 36.0, 30.9), (24.6, 27.0, 27.1, 24.9, 21.1)),
-    _published("cosine, DINOv2-L", (33.3, 40.9, 37.4, 57.4, 34.6), (22.7, 28.7, 25.7, 41.7, 24.0)),
-    _published("cosine, VideoMAE-L", (13.0, 23.1, 13.2, 37.8, 15.1), (8.7, 15.6, 8.8, 26.4, 10.3)),
-    _published("SBERT, mPLUG-Owl3-7B", (52.1, 45.5, 55.1, 28.4, 49.9), (36.2, 31.1, 38.9, 19.6, 34.9)),
-    _published("SBERT, InternVL2.5-8B", (39.4, 31.3, 45.0, 29.9, 42.0), (27.4, 21.4, 31.1, 20.5, 29.5)),
-    _published("SBERT, Qwen2.5-VL-7B", (42.3, 45.4, 45.4, 38.5, 40.8), (29.5, 31.7, 31.8, 26.7, 28.3)),
-    # a score for each concept; those of Gemini-2.0-Flash lack 337 pairs in location
-    _published("mPLUG-Owl3-7B", (30.6, 20.6, 28.5, 21.0, 23.1), (25.1, 16.8, 23.5, 17.0, 18.7)),
-    _published("LLaVA-OneVision-0.5B", (1.9, -5.1, -4.0, 5.7, 1.3), (1.5, -3.9, -3.2, 4.6, 0.9)),
-    _published("LLaVA-OneVision-7B", (51.8, 48.4, 58.6, 58.9, 41.0), (42.5, 39.1, 48.2, 47.7, 33.3)),
-    _published("LLaVA-OneVision-7B, HF", (23.5, 26.9, 28.0, 22.3, 18.6), (18.5, 21.2, 22.2, 17.6, 14.6)),
-    _published("LLaVA-NeXT-Video-7B", (44.2, 39.8, 45.8, 56.0, 41.3), (36.5, 32.8, 38.0, 46.3, 34.0)),
-    _published("Qwen2.5-VL-3B", (21.8, 8.6, 15.2, 13.4, 12.8), (18.1, 6.7, 12.6, 11.1, 10.6)),
-    _published("Qwen2.5-VL-7B", (37.9, 17.5, 27.0, 23.6, 23.9), (31.3, 14.4, 22.3, 19.2, 19.6)),
-    _published("InternVL2.5-4B", (13.2, 16.7, 15.0, 13.9, 9.9), (10.1, 12.9, 11.7, 10.7, 7.5)),
-    _published("InternVL2.5-8B", (28.7, 28.6, 25.1, 19.6, 18.2), (22.4, 22.1, 19.4, 15.2, 14.1)),
-    _published("InternVL3-8B", (40.7, 36.5, 42.5, 45.5, 32.7), (31.3, 27.8, 32.9, 35.0, 24.9)),
-    _published("Gemini-2.0-Flash", (44.9, 41.2, 38.4, 42.1, 32.4), (34.1, 31.6, 29.2, 34.5, 25.0)),
-)
 _KEYS = {f"{kind} {concept.name}": f"{concept.name}, {kind}" for kind in CORRELATIONS for concept in CONCEPTS}
 SPEC = TaskSpec(
     name="convis",
@@ -304,7 +269,7 @@ SPEC = TaskSpec(
     score=score,
     clips=clips,
     export=export,
-    published=PUBLISHED,
+    published=published("convis"),
     chance=dict.fromkeys(_KEYS, 0.0),
     form=".1f",
     licence=LICENCE,

@@ -26,7 +26,7 @@ from stepdiff.common.io.files import write_text
 from stepdiff.tasks.benchmarks.figures import chosen, groups_of, score_choices, scores_of, truths_of
 from stepdiff.tasks.benchmarks.published_files import Text, read_entries
 from stepdiff.tasks.benchmarks.rows import BenchmarkRow, Choice, check_keys
-from stepdiff.tasks.spec import Asked, ClipFile, Published, TaskSpec
+from stepdiff.tasks.spec import Asked, ClipFile, TaskSpec, published
 from stepdiff.tasks.testsets import Prediction
 
 Name = Literal["CC", "PEA"]
@@ -181,25 +181,6 @@ def export(
     return [path]
 
 
-_README = "README of github.com/chuntianli666/CrossVid: means over ten tasks (O.Avg) and over BU, NC, CC, PEA (C.Avg)"
-PUBLISHED = tuple(
-    Published(method, {"O.Avg": overall / 100, "C.Avg": comparative / 100}, _README)
-    for method, overall, comparative in (
-        ("Gemini-2.5-Pro", 50.4, 54.7),
-        ("GPT-4.1", 45.2, 47.6),
-        ("Doubao-1.5-VL-pro", 44.3, 53.8),
-        ("GPT-4o", 36.8, 43.1),
-        ("GLM-4.1V-9B-Thinking", 35.1, 44.7),
-        ("Qwen2.5-VL-72B", 34.4, 42.1),
-        ("LLaVA-Video-72B", 27.5, 33.9),
-        ("InternVL3-8B", 25.6, 26.1),
-        ("Qwen2.5-VL-7B", 18.3, 19.3),
-        ("VideoLLaMA3-7B", 15.3, 20.8),
-    )
-)
-"""Means over tasks; the authors' table has no accuracy of a single task."""
-
-
 def _benchmark(name: Name, title: str) -> TaskSpec:
     task = f"crossvid-{name.lower()}"
     return TaskSpec(
@@ -210,7 +191,7 @@ def _benchmark(name: Name, title: str) -> TaskSpec:
         score=partial(_score, task),
         clips=partial(clips, name=name),
         export=partial(export, name),
-        published=PUBLISHED,
+        published=published("crossvid"),
         licence="questions: CC BY 4.0; videos: the licences of YouCook2 and Assembly101",
     )
 

@@ -47,10 +47,6 @@ class Rating:
     def category(self) -> str:
         return self.concept
 
-    @property
-    def answers(self) -> int:
-        return 1
-
 
 @dataclass(frozen=True)
 class Choice:
@@ -65,10 +61,6 @@ class Choice:
     about: str | None = None
     """a text that is truer of one clip than of the others, where option i says that it is clip i: embeddings can choose
     by it"""
-
-    @property
-    def answers(self) -> int:
-        return len(self.options)
 
 
 @dataclass(frozen=True)
@@ -87,10 +79,6 @@ class Ranking:
     @property
     def category(self) -> str:
         return self.concept
-
-    @property
-    def answers(self) -> int:
-        return len(self.targets)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from stepdiff.tasks.benchmarks.figures import Mask, check_count, chosen, scores_
 from stepdiff.tasks.benchmarks.published_files import Text, entry
 from stepdiff.tasks.benchmarks.rows import BenchmarkRow, Choice, Writing, check_keys
 from stepdiff.tasks.bootstrap import Figure, mean_figure, ratio_figure
-from stepdiff.tasks.spec import Asked, ClipFile, Published, TaskSpec
+from stepdiff.tasks.spec import Asked, ClipFile, TaskSpec, published
 from stepdiff.tasks.testsets import Prediction
 
 SOURCE = "jmhb/VidDiffBench on Hugging Face"
@@ -191,11 +191,6 @@ def write_published(predictions: Mapping[str, Any], folder: Path) -> list[Path]:
     return [folder / name for name in files]
 
 
-def published(method: str, easy: float, medium: float, hard: float, average: float) -> Published:
-    values = {"easy": easy, "medium": medium, "hard": hard, "average": average}
-    return Published(method, {name: value / 100 for name, value in values.items()}, "leaderboard of jmhb0/viddiff")
-
-
 def split_figures(
     right: Float64[np.ndarray, " rows"], asked: Float64[np.ndarray, " rows"], splits: Sequence[str]
 ) -> dict[str, Figure]:
@@ -299,14 +294,7 @@ SPEC = TaskSpec(
     score=score,
     clips=clips,
     export=export,
-    published=(
-        published("Gemini-1.5-Pro", 67.8, 53.6, 51.7, 57.7),
-        published("VidDiff", 62.7, 56.2, 50.0, 56.3),
-        published("GPT-4o", 58.3, 53.2, 48.9, 53.5),
-        published("Claude-3.5-Sonnet", 57.1, 50.5, 52.5, 53.4),
-        published("LLaVA-Video-7B", 56.6, 52.0, 48.3, 52.3),
-        published("Qwen2-VL-7B", 49.0, 52.6, 49.6, 50.4),
-    ),
+    published=published("viddiff-closed"),
     chance=dict.fromkeys(("average", *SPLITS, "accuracy"), 0.5),
     licence=LICENCE,
 )

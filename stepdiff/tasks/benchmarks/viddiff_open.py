@@ -44,7 +44,6 @@ from stepdiff.tasks.benchmarks.viddiff import (
     describe,
     digest,
     of_domains,
-    published,
     read_samples,
     split_figures,
     without_splits,
@@ -52,7 +51,7 @@ from stepdiff.tasks.benchmarks.viddiff import (
 )
 from stepdiff.tasks.bootstrap import Figure, ratio_figure
 from stepdiff.tasks.captions import Embed
-from stepdiff.tasks.spec import Asked, TaskSpec
+from stepdiff.tasks.spec import Asked, TaskSpec, published
 
 _LETTERS = {"1": "a", "2": "b", "a": "a", "b": "b"}
 THRESHOLD = 0.5
@@ -429,13 +428,6 @@ SPEC = TaskSpec(
     judge=judged,
     options=("judge", "endpoint", "entailment", "similarity"),
     export=export,
-    published=(
-        published("VidDiff", 49.9, 37.9, 38.5, 42.1),
-        published("GPT-4o", 45.7, 41.5, 38.0, 41.7),
-        published("Claude-3.5-Sonnet", 37.8, 34.6, 34.3, 35.6),
-        published("Gemini-1.5-Pro", 30.3, 30.5, 24.1, 28.3),
-        published("LLaVA-Video-7B", 7.8, 9.0, 8.5, 8.4),
-        published("Qwen2-VL-7B", 11.2, 8.8, 1.6, 7.2),
-    ),
+    published=published("viddiff-open"),
     licence=LICENCE,
 )

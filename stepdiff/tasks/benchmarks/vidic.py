@@ -30,7 +30,7 @@ from stepdiff.tasks.benchmarks.judging import Inquiry, Judge, answers, sha256
 from stepdiff.tasks.benchmarks.published_files import Text, find, read_entries, read_whole
 from stepdiff.tasks.benchmarks.rows import BenchmarkRow, Writing, check_keys
 from stepdiff.tasks.bootstrap import Figure, ratio_figure, values_of
-from stepdiff.tasks.spec import Asked, ClipFile, Published, TaskSpec
+from stepdiff.tasks.spec import Asked, ClipFile, TaskSpec, published
 
 SOURCE = "NJU-LINK/ViDiC-1K on Hugging Face (checklist) and on GitHub (prompts)"
 Section = Literal["Similarities", "Differences"]
@@ -246,11 +246,6 @@ def _figures(
     return {name: ratio_figure(right[:, part].sum(axis=1), asked[:, part].sum(axis=1)) for name, part in parts.items()}
 
 
-def _published(method: str, accuracy: float, similarities: float, differences: float) -> Published:
-    figures = {"accuracy": accuracy, "similarities": similarities, "differences": differences}
-    return Published(method, {name: value / 100 for name, value in figures.items()}, "README of NJU-LINK/ViDiC-1K")
-
-
 SPEC = TaskSpec(
     name="vidic",
     title="ViDiC-1K",
@@ -261,15 +256,6 @@ SPEC = TaskSpec(
     judge=judged,
     options=("judge", "endpoint"),
     export=export,
-    published=(
-        _published("people", 94.46, 98.57, 92.99),
-        _published("Gemini-2.5-Pro", 69.33, 76.27, 66.84),
-        _published("GPT-5", 62.26, 62.90, 62.03),
-        _published("Qwen3-VL-32B", 63.90, 67.11, 62.75),
-        _published("Qwen3-VL-8B", 55.75, 69.04, 50.99),
-        _published("ViDiC-Qwen-7B", 50.43, 74.69, 41.72),
-        _published("Qwen2.5-VL-7B", 38.68, 74.31, 25.90),
-        _published("LLaVA-1.6-Vicuna-7B", 25.19, 93.79, 0.58),
-    ),
+    published=published("vidic"),
     licence="data CC-BY-NC-SA-4.0, code and prompts MIT",
 )
