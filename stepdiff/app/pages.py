@@ -1,5 +1,7 @@
 """A page: a record that is shown as HTML, or as JSON where the client asks for it. An error is a page too."""
 
+import io
+import zipfile
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -78,6 +80,21 @@ def wants_json(request: Request) -> bool:
     """Return whether the client prefers JSON: the first of the two types in its Accept header decides."""
     kinds = [kind.split(";")[0].strip() for kind in request.headers.get("accept", "").split(",")]
     return next((kind == "application/json" for kind in kinds if kind in ("application/json", "text/html")), False)
+
+
+def download(name: str, content: str | bytes, kind: str) -> Response:
+    """Return a file that the browser saves. kind: its media type."""
+    headers = {"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "no-store"}
+    return Response(content, media_type=kind, headers=headers)
+
+
+def zipped(files: dict[str, str]) -> bytes:
+    """Return a ZIP archive of texts by their names; that of equal files is equal."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as out:
+        for name, text in files.items():
+            out.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), text, zipfile.ZIP_DEFLATED)
+    return packed.getvalue()
 
 
 def failed(request: Request, error: Exception) -> Response:

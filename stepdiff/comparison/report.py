@@ -13,7 +13,7 @@ from heads.evidence.wording import pieces
 from stepdiff.common.io.files import whole
 from stepdiff.comparison.clips import FileClip, clock
 from stepdiff.comparison.comparing import Comparison
-from stepdiff.comparison.document import PLAY, answered, document, inside
+from stepdiff.comparison.document import COLOURS, PLAY, answered, document, inside
 from stepdiff.comparison.models import Moment
 
 FRAMES, HEIGHT = 8, 72
@@ -76,7 +76,7 @@ def _clip(comparison: Comparison, number: int) -> str:
         parts = " ".join(_seek(clip, number, start, f"{clock(start)} to {clock(end)}") for start, end in spans)
         listed += f"<h3>Looks like nothing in the other clip</h3><p>{parts}</p>"
     return (
-        f"<figure class='{('one', 'two')[number - 1]}'><figcaption>Video {number}: {escape(str(clip))}</figcaption>"
+        f"<figure class='{COLOURS[number]}'><figcaption>Video {number}: {escape(str(clip))}</figcaption>"
         f"<video id='video{number}' controls muted playsinline src='{data}'></video>"
         f"<img class='strip' alt='{FRAMES} frames of Video {number}' src='{picture}'>"
         f"{listed}</figure>"

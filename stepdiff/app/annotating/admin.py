@@ -24,10 +24,9 @@ from stepdiff.annotate.people.flags import flags
 from stepdiff.annotate.people.form import ID, Answer
 from stepdiff.annotate.people.label_studio import placed_answers
 from stepdiff.app.annotating import answers, people, service
-from stepdiff.app.annotating.answers import OTHER_WAY
+from stepdiff.app.annotating.answers import OTHER_WAY, Adjudication, Import
 from stepdiff.app.annotating.events import utc
-from stepdiff.app.annotating.messages import Adjudication, Import, Name, Someone
-from stepdiff.app.annotating.people import Person
+from stepdiff.app.annotating.people import Name, Person, Someone
 from stepdiff.app.annotating.service import PATH, Annotating
 from stepdiff.app.media import clip_strip, clip_video
 from stepdiff.app.pages import page
@@ -45,6 +44,11 @@ COLUMNS |= {"distance": "Distance", "gold": "Gold", "flags": "Flags"}
 """of the table of people, which is sorted by any of them"""
 NOTHING = {"submitted": 0, "training": 0, "open": 0, "last": None}
 """progress of a person without assignments"""
+CHANGES: dict[str, tuple[Callable[[Connection, Person, float, int], None], str]] = {
+    "revoke": (people.revoke, "{} can no longer open the pages"),
+    "exclude": (people.exclude, "the answers of {} do not count"),
+    "include": (people.include, "the answers of {} count"),
+}
 Column = Literal["name", "done", "training", "open", "seconds", "distance", "gold", "flags"]
 
 
@@ -61,13 +65,6 @@ def router(site: Site, path: Path, annotating: Annotating) -> APIRouter:
 
     def linked(request: Request, person: Person, token: str) -> dict[str, str]:
         return {"name": person.name, "address": service.link(token, site.public_url or str(request.base_url))}
-
-    def change(sent: Someone, by: Person, act: Callable[[Connection, Person, float, int], None]) -> str:
-        """Change a person, and return the name."""
-        with annotating.database.write() as connection:
-            person = people.by_id(connection, sent.person)
-            act(connection, person, annotating.clock(), by.id)
-        return person.name
 
     @routes.get("")
     def overview(request: Request, sort: Column | None = None, falling: bool = False) -> Response:
@@ -92,8 +89,11 @@ def router(site: Site, path: Path, annotating: Annotating) -> APIRouter:
                 row |= {name: own and getattr(own, name) for name in ("seconds", "distance", "gold")}
                 row["excluded"] = None if person.excluded is None else utc(person.excluded)
                 rows.append(row | {"flags": flags(own, agreed.annotators) if own else []})
-        if sort is not None:
-            rows = _sorted(rows, sort, falling)
+        if sort is not None:  # those without a value last; of flags, their number counts
+            value: Callable[[Any], Any] = str.casefold if sort == "name" else len if sort == "flags" else float
+            known = [row for row in rows if row[sort] is not None]
+            unknown = [row for row in rows if row[sort] is None]
+            rows = sorted(known, key=lambda row: value(row[sort]), reverse=falling) + unknown
         record = {"title": "Collection", "totals": totals, "per_pair": task.people, "people": rows}
         record |= {"columns": COLUMNS, "sort": sort, "falling": falling, "left_out": len(left_out)}
         record |= {"agreement": agreed, "names_open": names_open, "files": FILES}
@@ -218,36 +218,21 @@ def router(site: Site, path: Path, annotating: Annotating) -> APIRouter:
             token = people.link(connection, person, annotating.clock(), by=by.id)
         return linked(request, person, token)
 
-    @routes.post("/people/revoke")
-    def revoke(sent: Someone, by: Admin) -> dict[str, str]:
-        """End a person's link, and return open work to the pool."""
-        if sent.person == by.id:
+    @routes.post("/people/{act}")
+    def change(act: Literal["revoke", "exclude", "include"], sent: Someone, by: Admin) -> dict[str, str]:
+        """End a person's link, let a person's answers not count, or let them count again.
+
+        Open work, and all pairs of an excluded person, return to the pool.
+        """
+        if act == "revoke" and sent.person == by.id:
             raise StepDiffError("this is your own link: stepdiff people admin makes another")
-        return {"done": f"{change(sent, by, people.revoke)} can no longer open the pages"}
-
-    @routes.post("/people/exclude")
-    def exclude(sent: Someone, by: Admin) -> dict[str, str]:
-        """Let a person's answers not count, and return their pairs to the pool."""
-        return {"done": f"the answers of {change(sent, by, people.exclude)} do not count"}
-
-    @routes.post("/people/include")
-    def include(sent: Someone, by: Admin) -> dict[str, str]:
-        """Let the answers of an excluded person count again."""
-        return {"done": f"the answers of {change(sent, by, people.include)} count"}
+        change, words = CHANGES[act]
+        with annotating.database.write() as connection:
+            person = people.by_id(connection, sent.person)
+            change(connection, person, annotating.clock(), by.id)
+        return {"done": words.format(person.name)}
 
     return routes
-
-
-def _sorted(rows: list[dict[str, Any]], column: str, falling: bool) -> list[dict[str, Any]]:
-    """Return rows by a column, those without a value last; of flags, their number counts."""
-
-    def value(row: dict[str, Any]) -> Any:
-        own = row[column]
-        return own.casefold() if isinstance(own, str) else len(own) if isinstance(own, list) else own
-
-    known = [row for row in rows if row[column] is not None]
-    unknown = [row for row in rows if row[column] is None]
-    return sorted(known, key=value, reverse=falling) + unknown
 
 
 def _collected(annotating: Annotating) -> list[Answer]:

@@ -10,23 +10,43 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from statistics import median, median_high
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
 from sqlalchemy import ColumnElement, Connection, case, func, select
 
-from stepdiff.annotate.people.form import HIGHEST, Answer, Form, answer_of
+from stepdiff.annotate.people.form import CATEGORIES, HIGHEST, ID, Answer, Form, Side, answer_of
 from stepdiff.annotate.people.label_studio import CORRECT, SKIPPED
 from stepdiff.annotate.people.task import Task
 from stepdiff.app.annotating.events import adjudications, assignments, pair_key, pairs, people, record
-from stepdiff.app.annotating.messages import Adjudication
 from stepdiff.app.annotating.people import MOST_NAME, Person, checked_name, named
 from stepdiff.app.annotating.people import add as add_person
-from stepdiff.app.annotating.work import free_slot, head_of
-from stepdiff.app.site import UnknownError
+from stepdiff.app.annotating.work import Category, Number, Reason, Score, Text, free_slot, head_of
+from stepdiff.app.site import NO_NUL, Sent, UnknownError
 from stepdiff.common.errors import StepDiffError
 
 OTHER_WAY = "(Video 1 compared with Video 2) "
 """begins a text of a decision that says how the reference differs from the candidate"""
+
+
+class Adjudication(Sent):
+    """The answer that decides about a pair."""
+
+    pair: Annotated[str, Field(max_length=ID, pattern=NO_NUL)]
+    keystep: Text
+    texts: dict[Category, Text] = Field(max_length=CATEGORIES)
+    scores: dict[Category, Score] = Field(max_length=CATEGORIES)
+    rejected: Reason | None = None
+    left: Side = "reference"
+    """the clip that the texts compare the other one with"""
+
+
+class Import(Sent):
+    """Tasks of a Label Studio export."""
+
+    tasks: Annotated[list[object], Field(max_length=10_000)]
+    first: Number = 1
+    """place of the first of these tasks in the file, from 1"""
 
 
 def collected(connection: Connection) -> Iterator[Answer]:

@@ -17,9 +17,9 @@ from starlette.background import BackgroundTask
 
 from stepdiff.annotate.people.form import FORM_TEXT
 from stepdiff.app.annotating import admin, answers, people, service, work
-from stepdiff.app.annotating.messages import Name, Save, Submission
-from stepdiff.app.annotating.people import Person
+from stepdiff.app.annotating.people import Name, Person
 from stepdiff.app.annotating.service import PATH, Annotating
+from stepdiff.app.annotating.work import Save, Submission
 from stepdiff.app.media import clip_video
 from stepdiff.app.pages import page
 from stepdiff.app.site import RefusedError, Site

@@ -16,19 +16,51 @@ Guarantees
 import json
 from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
 from sqlalchemy import Connection, exists, func, select
 
-from stepdiff.annotate.people.form import Answer, answer_of
+from stepdiff.annotate.people.form import CATEGORIES, FORM_TEXT, HIGHEST, ID, LOWEST, Answer, answer_of
 from stepdiff.annotate.people.task import Pair, Task
 from stepdiff.app.annotating.events import assignments, merged, pair_key, pairs, people, record, utc
-from stepdiff.app.annotating.messages import Save, Submission
 from stepdiff.app.annotating.people import Person
-from stepdiff.app.site import RefusedError, UnknownError
+from stepdiff.app.site import NO_NUL, RefusedError, Sent, UnknownError
 from stepdiff.common.errors import StepDiffError
 
 _EXPIRED_AT_ONCE = 1000
+Text = Annotated[str, Field(max_length=FORM_TEXT, pattern=NO_NUL)]
+Category = Annotated[str, Field(max_length=ID, pattern=NO_NUL)]
+Reason = Annotated[str, Field(max_length=200, pattern=NO_NUL)]
+Score = Annotated[int, Field(ge=LOWEST, le=HIGHEST)]
+Number = Annotated[int, Field(ge=1, le=2**31 - 1)]
+
+
+class Changes(Sent):
+    """Fields of the form that changed. A score of null: none is chosen."""
+
+    keystep: Text | None = None
+    texts: dict[Category, Text] = Field(default={}, max_length=CATEGORIES)
+    scores: dict[Category, Score | None] = Field(default={}, max_length=CATEGORIES)
+
+    def fields(self) -> dict[str, Any]:
+        return self.model_dump(exclude_unset=True, exclude={"keystep"} if self.keystep is None else None)
+
+
+class Save(Sent):
+    """Changes of an assignment."""
+
+    number: Number
+    """higher than that of the last save"""
+    changes: Changes
+
+
+class Submission(Save):
+    """The last changes, and the end of an assignment."""
+
+    rejected: Reason | None = None
+    """reason; null: the pair is accepted"""
+    seconds: Annotated[float, Field(ge=0, le=1e7, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,8 @@ NAME_22_rows/A_run.jsonl      predictions of a method, one line for each row
 NAME_22_rows/B_run.rows.jsonl the rows of a method that has not answered all of them
 """
 
-import io
 import re
 import threading
-import zipfile
 from dataclasses import asdict
 from typing import Annotated
 from weakref import WeakKeyDictionary
@@ -23,7 +21,7 @@ from stepdiff.app.compare.files import Answers, Broken, library
 from stepdiff.app.compare.pages import ComparePage, RowsPage, SetLine, rows_page, set_line, steps_of
 from stepdiff.app.compare.select import Chosen, Selected, Selection, choose
 from stepdiff.app.compare.sets import Column, TestSet, grouped
-from stepdiff.app.pages import page
+from stepdiff.app.pages import download, page, zipped
 from stepdiff.app.site import Site, UnknownError
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.jsonl import object_line
@@ -61,8 +59,7 @@ def router(site: Site) -> APIRouter:
         """The selected rows, the predictions of the methods shown, and the commands that score them: a zip file."""
         chosen = shelf.choose(task, selection)
         name, data = archive(chosen, chosen.selection.address(f"/compare/{task}"))
-        headers = {"Content-Disposition": f'attachment; filename="{name}"'}
-        return Response(data, media_type="application/zip", headers=headers)
+        return download(name, data, "application/zip")
 
     return routes
 
@@ -112,10 +109,6 @@ class Shelf:
         return self._lines[tests]
 
 
-_DATE = (1980, 1, 1, 0, 0, 0)
-"""of every file: equal selections are equal archives"""
-
-
 def archive(chosen: Chosen, address: str) -> tuple[str, bytes]:
     """Return the name of a selection's archive and its bytes. address: of the page."""
     tests, places = chosen.tests, np.sort(chosen.order).tolist()
@@ -149,11 +142,7 @@ def archive(chosen: Chosen, address: str) -> tuple[str, bytes]:
         *commands,
     ]
     files["README.txt"] = "\n".join(readme) + "\n"
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as out:
-        for name, text in files.items():
-            out.writestr(zipfile.ZipInfo(f"{folder}/{name}", _DATE), text, zipfile.ZIP_DEFLATED)
-    return f"{folder}.zip", packed.getvalue()
+    return f"{folder}.zip", zipped({f"{folder}/{name}": text for name, text in files.items()})
 
 
 def _rows(chosen: Chosen, places: list[int]) -> str:

@@ -24,7 +24,7 @@ from retrieval.index.index_card import card_path
 from retrieval.queries.live import encoder_of, encodes, loading_of, records_of
 from retrieval.queries.search import Query, check_space, compute, of_clips, of_text, resolve
 from retrieval.vectors import normalised
-from stepdiff.app.site import MOST_RUNS, Site, UnknownError
+from stepdiff.app.site import BEST, MOST_RUNS, Site, UnknownError
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.tables import short
 from stepdiff.common.streams import generator
@@ -100,7 +100,7 @@ class LiveTexts:
         """Return the folder of the run whose head wrote a view."""
         from heads.training.checkpoint import Run
 
-        for folder in self._site.finished_runs()[:MOST_RUNS]:
+        for folder in self._site.run_folders(BEST)[:MOST_RUNS]:
             try:
                 weights = Run(folder).best() / "head.safetensors"
             except StepDiffError:  # an unfinished or damaged run

@@ -9,20 +9,19 @@ import csv
 import io
 import json
 import re
-import zipfile
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Literal
+from html import escape
+from typing import Any, Literal
 
 from stepdiff.app.notes.notebook import Note
-from stepdiff.app.site import Site, UnknownError
+from stepdiff.app.pages import zipped
+from stepdiff.app.site import Site
 
 Form = Literal["csv", "json", "webvtt"]
 CUE = 3.0
 """seconds for which a player shows a note"""
-_DATE = (1980, 1, 1, 0, 0, 0)
-"""of every file: equal notes are equal archives"""
 
 
 @dataclass(frozen=True)
@@ -37,12 +36,13 @@ class ExportedNote(Note):
 
 def exported(site: Site, notes: Sequence[Note]) -> list[ExportedNote]:
     """Return notes with their moments in the video files."""
-    places = {key: _place(site, key) for key in {note.clip for note in notes}}
+    known = site.known(note.clip for note in notes)
     rows = []
     for note in notes:
-        file, start = places[note.clip]
-        seconds = None if start is None else round(start + note.seconds, 3)
-        rows.append(ExportedNote(**asdict(note), file=file, file_seconds=seconds))
+        clip, place = known.get(note.clip), dict[str, Any]()
+        if clip is not None and clip.video is not None and clip.start is not None:
+            place = {"file": clip.video, "file_seconds": round(clip.start + note.seconds, 3)}
+        rows.append(ExportedNote(**asdict(note), **place))
     return rows
 
 
@@ -54,15 +54,6 @@ def export(form: Form, notes: Sequence[ExportedNote]) -> tuple[str, str, bytes]:
         text = json.dumps(list(map(asdict, notes)), ensure_ascii=False, indent=1) + "\n"
         return "notes.json", "application/json", text.encode()
     return "notes_webvtt.zip", "application/zip", _archive(notes)
-
-
-def _place(site: Site, key: str) -> tuple[str, float | None]:
-    """Return the video of a clip and where the clip begins in it; ("", None) where the catalog does not know."""
-    try:
-        clip = site.clip(key)
-    except UnknownError:
-        return "", None
-    return ("", None) if clip.video is None or clip.start is None else (clip.video, clip.start)
 
 
 def _csv(notes: Sequence[ExportedNote]) -> str:
@@ -78,32 +69,23 @@ def _archive(notes: Sequence[ExportedNote]) -> bytes:
     by_video: dict[str, list[ExportedNote]] = defaultdict(list)
     for note in notes:
         by_video[note.file or note.clip].append(note)
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as out:
-        for number, video in enumerate(sorted(by_video), start=1):
-            name = re.sub(r"[^A-Za-z0-9_-]+", "_", re.sub(r"\.\w+$", "", video))[-80:]
-            entry = zipfile.ZipInfo(f"{number}_{name}.vtt", _DATE)
-            out.writestr(entry, webvtt(by_video[video]), zipfile.ZIP_DEFLATED)
-    return packed.getvalue()
+    files = {}
+    for number, video in enumerate(sorted(by_video), start=1):
+        name = re.sub(r"[^A-Za-z0-9_-]+", "_", re.sub(r"\.\w+$", "", video))[-80:]
+        files[f"{number}_{name}.vtt"] = webvtt(by_video[video])
+    return zipped(files)
 
 
 def webvtt(notes: Sequence[ExportedNote]) -> str:
     """Return the notes of one video as WebVTT, each spoken by its author."""
     cues = []
-    for start, note in sorted(((_start(note), note) for note in notes), key=lambda cue: cue[0]):
-        voice, text = _escaped(note.author), _escaped(note.text)
-        cues.append(f"{_stamp(start)} --> {_stamp(start + CUE)}\n<v {voice}>{text}\n")
-    return "\n".join(["WEBVTT\n", *cues])
-
-
-def _start(note: ExportedNote) -> float:
-    return note.seconds if note.file_seconds is None else note.file_seconds
+    for note in notes:
+        start = note.seconds if note.file_seconds is None else note.file_seconds
+        voice, text = (escape(said, quote=False) for said in (note.author, note.text))
+        cues.append((start, f"{_stamp(start)} --> {_stamp(start + CUE)}\n<v {voice}>{text}\n"))
+    return "\n".join(["WEBVTT\n", *(cue for _, cue in sorted(cues, key=lambda cue: cue[0]))])
 
 
 def _stamp(seconds: float) -> str:
     minutes, milliseconds = divmod(round(seconds * 1000), 60_000)
     return f"{minutes // 60:02}:{minutes % 60:02}:{milliseconds // 1000:02}.{milliseconds % 1000:03}"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -6,14 +6,15 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query
 from fastapi import Path as InPath
 from fastapi.responses import HTMLResponse, Response
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, Field
 
 from stepdiff.app.annotating.people import MOST_NAME
+from stepdiff.app.notes.card import MOST_ANSWER, MOST_NOTES, CardSide, card
 from stepdiff.app.notes.exports import Form, export, exported
 from stepdiff.app.notes.notebook import Note, Notebook
-from stepdiff.app.site import MOST_SECONDS, Site
+from stepdiff.app.pages import download
+from stepdiff.app.site import MOST_SECONDS, Sent, Site
 from stepdiff.common.errors import StepDiffError
-from stepdiff.comparison.card import MOST_ANSWER, MOST_NOTES, CardNote, CardSide, card
 
 MOST_TEXT = 500
 """characters of a note"""
@@ -38,13 +39,7 @@ Identity = Annotated[str, InPath(pattern="^[0-9a-f]{32}$", description="id of a 
 Clip = Annotated[str | None, Query(max_length=1000, description="clip id; without one, notes of all pairs")]
 
 
-class _Sent(BaseModel):
-    """A body: no other keys, and no value of another type."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
-
-
-class NewNote(_Sent):
+class NewNote(Sent):
     """A note at a moment of one video of a pair."""
 
     reference: ClipId
@@ -55,20 +50,20 @@ class NewNote(_Sent):
     text: NoteText
 
 
-class Edit(_Sent):
+class Edit(Sent):
     """Another text of an author's note."""
 
     author: Author
     text: NoteText
 
 
-class Deletion(_Sent):
+class Deletion(Sent):
     """The author whose note is deleted."""
 
     author: Author
 
 
-class CardBody(_Sent):
+class CardBody(Sent):
     """What a coach's card shows of a pair."""
 
     reference: ClipId
@@ -105,8 +100,7 @@ def router(site: Site) -> APIRouter:
     def file(form: Form, reference: Clip = None, candidate: Clip = None) -> Response:
         """Return the notes of a pair, or all notes, as a file."""
         name, kind, content = export(form, exported(site, chosen(reference, candidate)))
-        headers = {"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "no-store"}
-        return Response(content, media_type=kind, headers=headers)
+        return download(name, content, kind)
 
     @routes.post("")
     def add(sent: NewNote) -> Note:
@@ -135,10 +129,7 @@ def router(site: Site) -> APIRouter:
         listed = [note for note in notebook.of_pair(pair) if note.id in sent.notes]
         sides = [_side(site, key, moment) for key, moment in zip(pair, sent.moments, strict=True)]
         title = (site.clip(pair[0]).step or "").capitalize() or "Two clips"
-        shown = [CardNote(note.video, note.seconds, note.author, note.text) for note in listed]
-        page = card(title, (sides[0], sides[1]), shown, sent.question, sent.answer)
-        headers = {"Content-Disposition": 'attachment; filename="card.html"', "Cache-Control": "no-store"}
-        return HTMLResponse(page, headers=headers)
+        return download("card.html", card(title, sides, listed, sent.question, sent.answer), "text/html")
 
     return routes
 

@@ -60,7 +60,7 @@ class Runs:
     def heads(self) -> list[RunHead]:
         """Return what answers questions: StepDiff heads, other heads, public models; runs that cannot be read are left
         out."""
-        folders = [folder for folder in self._site.finished_runs() if (folder / "recipe.yaml").is_file()]
+        folders = [folder for folder in self._site.run_folders(BEST) if (folder / "recipe.yaml").is_file()]
         with self._lock:
             heads = [head for folder in folders[:MOST_RUNS] if (head := self._head(folder)) is not None]
         return sorted(heads, key=lambda head: head.system != "StepDiff") + self._models
